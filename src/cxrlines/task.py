@@ -29,7 +29,9 @@ def label_of(device: Device, state: State) -> str:
     """The label of a device in a state, e.g. `"ETT - Normal"`; `ValueError` if the task has no such label."""
     name = f"{device} {state}" if device is Device.SWAN else f"{device} - {state}"
     if name not in LABEL_INDEX:
-        raise ValueError(f"the task has no label for {device.name} in state {state.name}; it has: {', '.join(LABELS)}")
+        raise ValueError(
+            f"the task has no label for {device.name} in state {state.name}; it has: {', '.join(LABELS)}"
+        )
     return name
 
 
@@ -67,7 +69,10 @@ DEVICE_COLOURS: dict[Device, tuple[int, int, int]] = {
 """RGB, 0-255: a colour a device, told apart also by most colour-blind readers."""
 
 LABEL_COLOURS: dict[str, tuple[int, int, int]] = {
-    name: tuple(round(channel * (0.55 + 0.45 * (i + 1) / len(LABELS_OF[device]))) for channel in DEVICE_COLOURS[device])  # type: ignore[misc]
+    name: tuple(
+        round(channel * (0.55 + 0.45 * (i + 1) / len(LABELS_OF[device])))
+        for channel in DEVICE_COLOURS[device]
+    )  # type: ignore[misc]
     for device in Device
     for i, name in enumerate(LABELS_OF[device])
 }
