@@ -1,4 +1,4 @@
-"""The vocabulary of the task: devices, states, the 11 labels and their order. Nothing else in the project spells a label.
+"""The vocabulary of the task: devices, states, the 11 labels and their order. Nothing else spells a label.
 
 Labels and their order are those of the RANZCR CLiP challenge (`sample_submission.csv`).
 """
@@ -68,11 +68,14 @@ DEVICE_COLOURS: dict[Device, tuple[int, int, int]] = {
 }
 """RGB, 0-255: a colour a device, told apart also by most colour-blind readers."""
 
+
+def _shade(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
+    red, green, blue = (round(channel * (0.55 + 0.45 * share)) for channel in colour)
+    return red, green, blue
+
+
 LABEL_COLOURS: dict[str, tuple[int, int, int]] = {
-    name: tuple(
-        round(channel * (0.55 + 0.45 * (i + 1) / len(LABELS_OF[device])))
-        for channel in DEVICE_COLOURS[device]
-    )  # type: ignore[misc]
+    name: _shade(DEVICE_COLOURS[device], (i + 1) / len(LABELS_OF[device]))
     for device in Device
     for i, name in enumerate(LABELS_OF[device])
 }
