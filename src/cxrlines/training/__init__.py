@@ -1,0 +1,1 @@
+"""Training: one Lightning module for every stage of every recipe."""

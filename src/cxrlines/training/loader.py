@@ -1,0 +1,114 @@
+"""Films of a store as training batches.
+
+What a film becomes depends on (seed, epoch, row) alone: not on the worker that loads it, not on what was loaded
+before, so a run that was killed continues with exactly the batches it would have had. The view with the lines
+drawn in is drawn onto the already warped film, at the size it is used: `film` and `overlay` share one draw of
+the augmentation by construction.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cxrlines.augment.policy import Policy
+from cxrlines.data.lines import draw_lines
+from cxrlines.data.store import Store
+from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS
+
+View = Literal["plain", "overlay"]
+Key = tuple[int, int]
+"""(epoch, position among the films of the stage)"""
+
+LINE_WIDTH = 1 / 128
+"""Width of a drawn line as a share of the film's side: 4 px at 512."""
+
+
+@dataclass(frozen=True)
+class Films:
+    """The films of a stage: rows of the store, their targets, and their lines in px of the store's films.
+
+    `rows` is (n,) int, `targets` (n, 11) float32 in label order, `lines` for each film (label, (points, 2) xy).
+    """
+
+    store: Store
+    rows: np.ndarray
+    targets: np.ndarray
+    lines: Sequence[Sequence[tuple[str, np.ndarray]]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class FilmSet(Dataset[dict[str, Tensor]]):
+    """Warped films by (epoch, position): `film` uint8 (1, S, S), `overlay` uint8 (3, S, S) where wanted, `targets`."""
+
+    def __init__(
+        self, films: Films, policy: Policy, *, seed: int, overlay: bool, colour_by: Literal["label", "device"]
+    ) -> None:
+        self.films, self.policy, self.seed, self.overlay = films, policy, seed, overlay
+        self.colour_by = colour_by
+
+    def __getitem__(self, key: Key) -> dict[str, Tensor]:
+        cv2.setNumThreads(1)
+        epoch, position = key
+        row = int(self.films.rows[position])
+        lines = self.films.lines[position] if self.overlay else ()
+        rng = np.random.default_rng([self.seed, epoch, row])
+        warped = self.policy(self.films.store.films[row], rng, points=[points for _, points in lines])
+        sample = {
+            "film": torch.from_numpy(warped.film[None]),
+            "targets": torch.from_numpy(self.films.targets[position]),
+        }
+        if self.overlay:
+            labels = [label for label, _ in lines]
+            drawn = overlay(warped.film, labels, warped.points, self.colour_by)
+            sample["overlay"] = torch.from_numpy(np.ascontiguousarray(drawn.transpose(2, 0, 1)))
+        return sample
+
+
+def overlay(
+    film: np.ndarray,
+    labels: Sequence[str],
+    points: Sequence[np.ndarray],
+    colour_by: Literal["label", "device"],
+) -> np.ndarray:
+    """`film` (S, S) uint8 as (S, S, 3) uint8 RGB with each line drawn in the colour of its label or device."""
+    colours = [LABEL_COLOURS[label] if colour_by == "label" else DEVICE_COLOURS[DEVICE_OF[label]] for label in labels]
+    image = np.repeat(film[:, :, None], 3, axis=2)
+    return draw_lines(image, list(zip(points, colours, strict=True)), thickness=max(1.5, len(film) * LINE_WIDTH))
+
+
+class Batches(Sampler[list[Key]]):
+    """The batches of one epoch from the `start`-th to before the `stop`-th, in an order drawn from (seed, epoch)."""
+
+    def __init__(self, films: int, batch: int, *, seed: int, epoch: int, start: int = 0, stop: int | None = None):
+        order = np.random.default_rng([seed, epoch]).permutation(films)
+        count = batches_per_epoch(films, batch)
+        batches = [order[i * batch : (i + 1) * batch] for i in range(count)][start:stop]
+        self.batches = [[(epoch, int(position)) for position in positions] for positions in batches]
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def batches_per_epoch(films: int, batch: int) -> int:
+    """Whole batches only: a last one of a film or two would upset batch normalisation. At least one."""
+    return max(1, films // batch)
+
+
+def in_order(films: FilmSet, batch: int, workers: int = 0) -> DataLoader[dict[str, Tensor]]:
+    """Every film once, in order, as epoch 0: for validation and prediction."""
+    keys = [
+        [(0, i) for i in range(start, min(start + batch, len(films.films)))]
+        for start in range(0, len(films.films), batch)
+    ]
+    return DataLoader(films, batch_sampler=keys, num_workers=workers)

@@ -1,0 +1,51 @@
+"""What makes a processor fast at training: the allocator's settings, and one single-threaded process a core.
+
+glibc hands large buffers back to the kernel after every use and faults them in again; at training's buffer sizes
+that costs a factor of two to three (docs/experiments.md). The settings below keep them.
+"""
+
+import ctypes
+import os
+import platform
+import signal
+import sys
+
+import cv2
+import torch
+
+# malloc.h of glibc: the parameters of mallopt and values that never trim and never mmap.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_NEVER_TRIM, _TOP_PAD, _NO_MMAP = 2**31 - 1, 256 * 2**20, 0
+
+
+def keep_buffers() -> bool:
+    """Tell glibc's allocator to keep large buffers instead of returning them; False where there is no glibc."""
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(
+        mallopt(parameter, value) == 1
+        for parameter, value in (
+            (_M_MMAP_MAX, _NO_MMAP),
+            (_M_TRIM_THRESHOLD, _NEVER_TRIM),
+            (_M_TOP_PAD, _TOP_PAD),
+        )
+    )
+
+
+def use_threads(count: int) -> None:
+    """Let this process compute with `count` threads, image operations with one."""
+    torch.set_num_threads(count)
+    cv2.setNumThreads(1)
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends, however that comes about (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -1,0 +1,324 @@
+"""One Lightning module for every stage: a start, films, targets, losses, a schedule in; a classifier out."""
+
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+from cxrlines.evaluation.metrics import macro_auc
+from cxrlines.models.classifier import Classifier
+from cxrlines.training.checkpoint import Progress, State, cpu_copy, load_state, save_state
+from cxrlines.training.loader import Batches, FilmSet, View, batches_per_epoch, in_order
+from cxrlines.training.losses import feature_loss, label_loss
+from cxrlines.training.schedule import Shape, learning_rate
+
+Report = Callable[[dict[str, Any]], None]
+"""Told where a stage is: epoch, epochs, step, steps, films_per_s, loss, auc, seconds_left."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one stage is fitted; the fields of a recipe's schedule and targets, resolved to numbers."""
+
+    epochs: float
+    batch: int
+    lr: float
+    end_lr: float = 1e-6
+    shape: Shape = "cosine"
+    warmup_epochs: float = 0.0
+    restart_epochs: float = 0.0
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = 1e-6
+    clip: float | None = None
+    precision: Literal["32", "bf16", "16"] = "32"
+    ema: float | None = None
+    patience: int | None = None
+    label_weight: float = 1.0
+    feature_weight: float = 0.0
+    seed: int = 0
+
+
+class StageModule(lightning.LightningModule):
+    """Fits `model` on `films`, seen as `view`; with a `teacher`, also to the teacher's features of the overlay."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        fit: Fit,
+        films: FilmSet,
+        validation: FilmSet | None,
+        *,
+        view: View,
+        teacher: Classifier | None = None,
+        positive_weight: Tensor | None = None,
+        state: State | None = None,
+        keep: Callable[[State], None] = lambda state: None,
+        keep_every_s: float = 30.0,
+        report: Report = lambda status: None,
+        loader_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.model, self.fit_to, self.films, self.validation, self.view = model, fit, films, validation, view
+        self.frozen = [teacher.eval().requires_grad_(False)] if teacher else []  # a list: not part of what is saved
+        self.positive_weight = positive_weight
+        self.keep, self.keep_every_s, self.report, self.loader_workers = (
+            keep,
+            keep_every_s,
+            report,
+            loader_workers,
+        )
+        self.per_epoch = batches_per_epoch(len(films.films), fit.batch)
+        self.total = max(1, round(fit.epochs * self.per_epoch))
+        self.ema = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(fit.ema), use_buffers=True) if fit.ema else None
+        )
+        self.best: dict[str, Tensor] = {}
+        self.progress = Progress()
+        self.resumed_optimizer: dict[str, Any] = {}
+        self.resumed_scaler: dict[str, Any] = {}
+        if state:
+            self._restore(state)
+        self.scores: list[Tensor] = []
+        self.losses: list[Tensor] = []
+        self.loss = math.nan
+        self.clock = self.kept = self.told = time.monotonic()
+        self.started_at = self.step_now
+
+    # -- where we are
+
+    @property
+    def step_now(self) -> int:
+        """Optimiser steps done, resumed ones included."""
+        return self.progress.epoch * self.per_epoch + self.progress.batch
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.progress.stopped or self.step_now >= self.total
+
+    def _restore(self, state: State) -> None:
+        self.model.load_state_dict(state.tensors["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state.tensors["ema"])
+        self.best = state.tensors.get("best", {})
+        self.progress, self.resumed_optimizer, self.resumed_scaler = (
+            state.progress,
+            state.optimizer,
+            state.scaler,
+        )
+
+    def state(self) -> State:
+        """All that is needed to go on from here."""
+        tensors = {"model": cpu_copy(self.model.state_dict()), "best": self.best}
+        if self.ema is not None:
+            tensors["ema"] = cpu_copy(self.ema.state_dict())
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        self.progress.seconds += time.monotonic() - self.clock
+        self.clock = time.monotonic()
+        scaler = self.trainer.precision_plugin.state_dict()
+        return State(self.progress, tensors, optimizer.state_dict(), scaler)  # type: ignore[union-attr]
+
+    def result(self) -> dict[str, Tensor]:
+        """The weights this stage ends with: the best epoch's where it may stop early, else the average, else the last."""
+        if self.fit_to.patience is not None and self.best:
+            return self.best
+        return cpu_copy(self.judged.state_dict())
+
+    @property
+    def judged(self) -> Classifier:
+        """The model that is validated and handed on."""
+        return self.ema.module if self.ema is not None else self.model  # type: ignore[return-value]
+
+    # -- Lightning's hooks
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        kind = torch.optim.Adam if self.fit_to.optimizer == "adam" else torch.optim.AdamW
+        return kind(self.model.parameters(), lr=self.fit_to.lr, weight_decay=self.fit_to.weight_decay)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        stop = min(self.per_epoch, self.total - self.progress.epoch * self.per_epoch)
+        batches = Batches(
+            len(self.films.films),
+            self.fit_to.batch,
+            seed=self.fit_to.seed,
+            epoch=self.progress.epoch,
+            start=self.progress.batch,
+            stop=stop,
+        )
+        return DataLoader(
+            self.films,
+            batch_sampler=batches,
+            num_workers=self.loader_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
+        return in_order(self.validation, self.fit_to.batch * 2, self.loader_workers) if self.validation else []
+
+    def on_fit_start(self) -> None:
+        for teacher in self.frozen:
+            teacher.to(self.device)
+
+    def on_train_start(self) -> None:
+        if self.resumed_optimizer:
+            self.optimizers(use_pl_optimizer=False).load_state_dict(self.resumed_optimizer)  # type: ignore[union-attr]
+        if self.resumed_scaler:
+            self.trainer.precision_plugin.load_state_dict(self.resumed_scaler)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Dropout draws from the step alone, so that a resumed run draws what an uninterrupted one would.
+        torch.manual_seed(self.fit_to.seed * 1_000_003 + self.step_now)
+        rate = learning_rate(
+            self.step_now,
+            total=self.total,
+            per_epoch=self.per_epoch,
+            peak=self.fit_to.lr,
+            end=self.fit_to.end_lr,
+            shape=self.fit_to.shape,
+            warmup_epochs=self.fit_to.warmup_epochs,
+            restart_epochs=self.fit_to.restart_epochs,
+        )
+        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
+            group["lr"] = rate
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        features = self.model.features(batch["overlay" if self.view == "overlay" else "film"])
+        loss = features.new_zeros(())
+        if self.fit_to.label_weight:
+            logits = self.model.classify(features)
+            weight = self.positive_weight.to(logits.device) if self.positive_weight is not None else None
+            loss = loss + self.fit_to.label_weight * label_loss(logits, batch["targets"], weight)
+        for teacher in self.frozen:
+            with torch.no_grad():
+                wanted = teacher.features(batch["overlay"])
+            loss = loss + self.fit_to.feature_weight * feature_loss(features, wanted)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss became {loss.item()} at step {self.step_now}: lower schedule.lr (now {self.fit_to.lr}), "
+                "set schedule.clip, or use precision 32"
+            )
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.progress.batch += 1
+        self.losses.append(outputs["loss"].detach())
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        now = time.monotonic()
+        if now - self.told > 1:
+            self._tell(now)
+        if now - self.kept > self.keep_every_s and self.step_now < self.total and self.progress.batch < self.per_epoch:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Save; a model that is slow to save is saved less often, so that saving never takes over 5 % of the time."""
+        begun = time.monotonic()
+        self.keep(self.state())
+        self.kept = time.monotonic()
+        self.keep_every_s = max(self.keep_every_s, 20 * (self.kept - begun))
+
+    def _tell(self, now: float) -> None:
+        self.told = now
+        self.loss = float(torch.stack(self.losses[-50:]).mean())
+        seconds = self.progress.seconds + now - self.clock
+        speed = self.step_now / max(seconds, 1e-9)
+        self.report(
+            {
+                "epoch": self.progress.epoch + 1,
+                "epochs": math.ceil(self.fit_to.epochs),
+                "step": self.step_now,
+                "steps": self.total,
+                "films_per_s": speed * self.fit_to.batch,
+                "loss": self.loss,
+                "auc": self.progress.history[-1]["auc"] if self.progress.history else None,
+                "seconds_left": (self.total - self.step_now) / max(speed, 1e-9),
+            }
+        )
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        logits = self.judged(batch["overlay" if self.view == "overlay" else "film"])
+        self.scores.append(torch.sigmoid(logits.float()).cpu())
+
+    def on_train_epoch_end(self) -> None:
+        auc = None
+        if self.validation and self.scores:
+            auc = macro_auc(self.validation.films.targets, torch.cat(self.scores).numpy())
+        self.scores.clear()
+        loss = float(torch.stack(self.losses).mean()) if self.losses else math.nan
+        self.losses.clear()
+        rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
+        done = self.progress
+        done.history.append({"epoch": done.epoch + 1, "loss": loss, "auc": auc, "lr": rate})
+        if self.logger:
+            values = {"loss": loss, "lr": rate} | ({"auc": auc} if auc is not None else {})
+            self.logger.log_metrics(values, step=done.epoch + 1)
+        if auc is not None and (done.best is None or auc > done.best):
+            done.best, done.epochs_since_best = auc, 0
+            if self.fit_to.patience is not None:
+                self.best = cpu_copy(self.judged.state_dict())
+        else:
+            done.epochs_since_best += 1
+        if self.fit_to.patience is not None and done.epochs_since_best > self.fit_to.patience:
+            done.stopped = self.trainer.should_stop = True
+        done.epoch, done.batch = done.epoch + 1, 0
+        self._keep()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's advice on loader workers and unused hardware does not fit one process a core."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", category=UserWarning, message=".*lr_scheduler.*")
+        yield
+
+
+def fit_stage(module: StageModule, folder: Path) -> dict[str, Tensor]:
+    """Train what is left of `module`; curves for TensorBoard go under `folder`. Returns the final weights."""
+    left = math.ceil(module.total / module.per_epoch) - module.progress.epoch
+    if not module.finished and left > 0:
+        with _quiet():
+            trainer = lightning.Trainer(
+                max_epochs=left,
+                accelerator="auto",
+                devices=1,
+                precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[module.fit_to.precision],  # type: ignore[arg-type]
+                gradient_clip_val=module.fit_to.clip,
+                logger=TensorBoardLogger(str(folder), name="", version="tensorboard"),
+                reload_dataloaders_every_n_epochs=1,
+                num_sanity_val_steps=0,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            trainer.fit(module)
+    return module.result()
+
+
+def resume(path: Path, step: str) -> tuple[State | None, Callable[[State], None]]:
+    """The state a killed run of `step` left at `path`, and what keeps the next ones there."""
+    return load_state(path, step), lambda state: save_state(path, step, state)
+
+
+@torch.inference_mode()
+def predict_films(model: Classifier, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
+    """Probabilities (n, 11) float32 of every film in order, without augmentation."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.to(device).eval()
+    rows = [
+        torch.sigmoid(model(item[("overlay" if view == "overlay" else "film")].to(device)).float()).cpu()
+        for item in in_order(films, batch)
+    ]
+    return torch.cat(rows).numpy() if rows else np.zeros((0, films.films.targets.shape[1]), np.float32)
