@@ -1,0 +1,105 @@
+"""Any timm model as a feature extractor: films in, its last feature map out."""
+
+import difflib
+from typing import Any, Literal, get_args
+
+import timm
+from torch import Tensor, nn
+
+from cxrlines.models.weights import imagenet_tensors
+
+Start = Literal["imagenet", "none"]
+
+
+class Backbone(nn.Module):
+    """A timm model without its classifier.
+
+    Attributes:
+        channels: channels of the feature map.
+        source: where its weights came from, `"random"` if from nowhere.
+    """
+
+    net: Any  # timm's models share methods, but no type that has them
+
+    def __init__(self, net: nn.Module, source: str) -> None:
+        super().__init__()
+        self.net = net
+        self.channels = int(self.net.num_features)
+        self.source = source
+        # Transformers give tokens, or channels last; timm turns those into a map only on this other way.
+        self.tokens = hasattr(net, "patch_embed")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last feature map (b, channels, h, w) of normalised images x (b, in_channels, H, W)."""
+        if self.tokens:
+            return self.net.forward_intermediates(x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[
+                0
+            ]
+        return self.net.forward_features(x)
+
+
+def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet", drop_path: float = 0.0) -> Backbone:
+    """The timm model `name`, e.g. `resnet200d` or `tf_efficientnet_b7.ns_jft_in1k`, to see 1 or 3 channels.
+
+    With one channel the pretrained stem is summed over red, green and blue: it sees in a gray film what it saw in
+    the same film as red = green = blue. `drop_path` is the rate of stochastic depth, where the model has it.
+
+    Raises:
+        ValueError: a name timm does not know (the nearest are named), another number of channels, a `drop_path`
+            the model has no use for.
+        WeightsError: ImageNet weights that cannot be had.
+    """
+    check_backbone(name)
+    if in_channels not in (1, 3):
+        raise ValueError(f"in_channels: {in_channels!r} is not possible; 1 (gray film) or 3 (film with overlays)")
+    if weights not in get_args(Start):
+        raise ValueError(f"weights: {weights!r} is unknown; it is one of: {', '.join(get_args(Start))}")
+    options: dict[str, Any] = {"in_chans": in_channels}
+    if drop_path:
+        options["drop_path_rate"] = drop_path
+    if _cfg(name).fixed_input_size:
+        options["dynamic_img_size"] = True  # transformers: any size, positions interpolated
+    source = "random"
+    if weights == "imagenet":
+        tensors, source = imagenet_tensors(name)
+        # With its classifier still on, timm loads strictly: a tensor too few or too many is an error.
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": tensors}}
+    try:
+        net: Any = timm.create_model(name, **options)
+    except TypeError as error:
+        raise ValueError(f"backbone {name!r} cannot be made with {_said(options)}: {error}") from error
+    net.pretrained_cfg.pop("state_dict", None)  # else the weights are held twice
+    net.reset_classifier(0)
+    return Backbone(net, source)
+
+
+def check_backbone(name: str) -> None:
+    """`ValueError` with the nearest names unless timm has a model `name`."""
+    architecture, _, tag = name.partition(".")
+    if timm.is_model(architecture):
+        known = timm.list_pretrained(f"{architecture}.*")
+        if not tag or name in known:
+            return
+        raise ValueError(
+            f"backbone: timm has {architecture!r}, but not with weights {tag!r}; it has: {', '.join(known) or 'none'}"
+        )
+    near = difflib.get_close_matches(name, timm.list_models(), n=3)
+    hint = f"the nearest names are: {', '.join(near)}" if near else "see timm.list_models() for those it knows"
+    raise ValueError(f"backbone: {name!r} is not a timm model; {hint}")
+
+
+def pixel_statistics(name: str, in_channels: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of pixels in [0, 1] that the model was trained with; for gray those of the mean."""
+    cfg = _cfg(name)
+    mean, std = list(cfg.mean), list(cfg.std)
+    if in_channels == 1:
+        return [sum(mean) / len(mean)], [sum(std) / len(std)]
+    return mean, std
+
+
+def _cfg(name: str) -> Any:
+    return timm.get_pretrained_cfg(name)
+
+
+def _said(options: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in options.items() if not key.startswith("pretrained"))

@@ -1,0 +1,92 @@
+"""From a feature map (b, c, h, w) to one logit a label (b, 11), in `task.LABELS` order."""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from cxrlines.task import LABELS, LABELS_OF, Device
+
+
+class AveragePool(nn.Module):
+    """Global average pooling: (b, c, h, w) -> (b, c)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean(dim=(2, 3))
+
+
+class GeneralisedMeanPool(nn.Module):
+    """Generalised mean (Radenović et al., 2018): the mean of x^p to the power 1/p, p learnt from 3.
+
+    p = 1 is the average of the positive part, p -> infinity the maximum.
+    """
+
+    def __init__(self, p: float = 3.0, floor: float = 1e-6) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(p))
+        self.floor = floor
+
+    def forward(self, features: Tensor) -> Tensor:
+        # In float32: a cube leaves the range of half precision.
+        with torch.autocast(features.device.type, enabled=False):
+            powers = features.float().clamp(min=self.floor) ** self.p
+            return powers.mean(dim=(2, 3)) ** (1 / self.p)
+
+
+class AverageMaxPool(nn.Module):
+    """Average and maximum side by side: (b, c, h, w) -> (b, 2c)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat((features.mean(dim=(2, 3)), features.amax(dim=(2, 3))), dim=1)
+
+
+class AttentionHead(nn.Module):
+    """The head of one device: features gated by one learnt map, pooled, and read by a small net."""
+
+    def __init__(self, channels: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        steps: list[nn.Module] = []
+        widths = (channels, 64, 32, 16, 1)
+        for before, after in itertools.pairwise(widths):
+            steps += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        self.gate = nn.Sequential(*steps[:-1], nn.Sigmoid())
+        self.read = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(), nn.Dropout(dropout), nn.Linear(channels, outputs)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.read((features * self.gate(features)).mean(dim=(2, 3)))
+
+
+class DeviceHeads(nn.Module):
+    """The multi-head model: an attention head each for ETT, NGT, CVC and Swan-Ganz, with 3, 4, 3 and 1 outputs."""
+
+    def __init__(self, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict(
+            {device.name: AttentionHead(channels, len(LABELS_OF[device]), dropout) for device in Device}
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        # Devices and their labels are in LABELS order, so side by side they are the labels.
+        return torch.cat([self.heads[device.name](features) for device in Device], dim=1)
+
+
+HEADS = ("gap", "gem", "concat", "attention")
+
+
+def make_head(name: str, channels: int, dropout: float | None = None) -> nn.Module:
+    """The head `name` for a feature map of `channels`; `dropout` None means 0.5 for `attention`, else none.
+
+    Raises:
+        ValueError: an unknown name, or a dropout outside [0, 1).
+    """
+    if name not in HEADS:
+        raise ValueError(f"head: {name!r} is unknown; it is one of: {', '.join(HEADS)}")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ValueError(f"dropout: {dropout!r} is not possible; a share from 0 to below 1")
+    if name == "attention":
+        return DeviceHeads(channels, 0.5 if dropout is None else dropout)
+    pool = {"gap": AveragePool, "gem": GeneralisedMeanPool, "concat": AverageMaxPool}[name]()
+    pooled = 2 * channels if name == "concat" else channels
+    return nn.Sequential(pool, nn.Dropout(dropout or 0.0), nn.Linear(pooled, len(LABELS)))

