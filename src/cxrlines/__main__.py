@@ -1,0 +1,5 @@
+"""`python -m cxrlines`: the command line."""
+
+from cxrlines.cli import main
+
+main()

@@ -1,0 +1,299 @@
+"""The command line: thin; each command calls one function of a room. Errors are said, not thrown."""
+
+import json
+import os
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cxrlines import __version__
+
+app = typer.Typer(
+    help="Reads tubes and lines in frontal chest radiographs; trains such readers and proves how good they are. "
+    "For research; not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes side by side; default: one a core (or GPU).")]
+
+
+class Balance(StrEnum):
+    natural = "natural"
+    even = "even"
+
+
+class Site(StrEnum):
+    a = "a"
+    b = "b"
+
+
+class How(StrEnum):
+    mean = "mean"
+    rank = "rank"
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to write, in RANZCR's own layout.")],
+    studies: Annotated[int, typer.Option(help="Training films.")] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same films, whatever the workers.")] = 0,
+    test: Annotated[int | None, typer.Option(help="Test films, of other patients; default: an eighth.")] = None,
+    size: Annotated[int, typer.Option(help="Height and width of a film, px.")] = 512,
+    balance: Annotated[
+        Balance, typer.Option(help="Label frequencies: RANZCR's own, or all about even.")
+    ] = Balance.natural,
+    site: Annotated[Site, typer.Option(help="b is another hospital: other processing, mix, collimation.")] = Site.a,
+    difficulty: Annotated[float, typer.Option(help="0 easy; 0.5 like real ICU films; 1 harder.")] = 0.5,
+    annotated: Annotated[float, typer.Option(help="Share of training films whose lines are annotated.")] = 0.3,
+    workers: Workers = None,
+) -> None:
+    """Make phantom films: synthetic radiographs with known lines, tips, landmarks and labels."""
+    from cxrlines.phantom.write import write_phantom
+
+    summary = write_phantom(
+        out,
+        studies=studies,
+        seed=seed,
+        size=size,
+        balance=balance.value,
+        site=site.value,
+        difficulty=difficulty,
+        test=test,
+        annotated=annotated,
+        workers=workers,
+    )
+    typer.echo(f"{out}: {summary['studies']} training and {summary['test']} test films")
+
+
+@app.command()
+def show(
+    data: Annotated[Path, typer.Argument(help="A data folder, or any folder of films.")],
+    out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("sheet.png"),
+    films: Annotated[int, typer.Option(min=1, help="How many films.")] = 24,
+    columns: Annotated[int, typer.Option(min=1)] = 6,
+    size: Annotated[int, typer.Option(min=64, help="Width of a film on the sheet, px.")] = 384,
+    seed: int = 0,
+    lines: Annotated[bool, typer.Option(help="Draw the annotated lines over the films.")] = True,
+) -> None:
+    """Draw a contact sheet of films with their lines and labels."""
+    from cxrlines.data.sheet import contact_sheet
+
+    typer.echo(contact_sheet(data, out, films=films, columns=columns, size=size, seed=seed, lines=lines))
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="A data folder in RANZCR's layout.")],
+    folds: Annotated[Path | None, typer.Option(help="A folds file to check with it.")] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Audit films, tables, annotations and folds; every problem at once. Exit 0 clean, 1 problems."""
+    from cxrlines.data.audit import audit
+    from cxrlines.training.process import cores
+
+    found = audit(data, folds, workers=workers or cores())
+    typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.text())
+    raise typer.Exit(1 if found.problems else 0)
+
+
+@app.command()
+def folds(
+    train: Annotated[Path, typer.Argument(help="train.csv")],
+    out: Annotated[Path, typer.Option(help="File to write: StudyInstanceUID, PatientID, fold.")] = Path("folds.csv"),
+    count: Annotated[int, typer.Option(help="How many folds.")] = 5,
+    seed: int = 0,
+    against: Annotated[Path | None, typer.Option(help="Another folds file to compare with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw folds: no patient in two, every label level across them, whatever the order of rows."""
+    from cxrlines.data.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
+    from cxrlines.data.tables import read_labels
+
+    table = read_labels(train)
+    drawn = make_folds(table, count, seed)
+    write_folds(table, drawn, out)
+    mine = describe_folds(table, drawn)
+    other = describe_folds(table, folds_of(table, read_folds(against))) if against else None
+    if as_json:
+        typer.echo(json.dumps(mine.as_dict() | ({"against": other.as_dict()} if other else {}), indent=1))
+        return
+    typer.echo(f"{out}\n{mine.text()}")
+    if other:
+        typer.echo(f"\n{against}\n{other.text()}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="A shipped recipe (baseline, three-stage, multi-head, demo) or a YAML file.")
+    ],
+    data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are read if there.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on where it was.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="path.to.field=value, laid over the recipe.")
+    ] = None,
+    folds: Annotated[str | None, typer.Option(help="Only these folds, e.g. 0,1.")] = None,
+    workers: Workers = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the steps, do none.")] = False,
+) -> None:
+    """Train a recipe: store, folds, steps, predictions, metrics.json and report.html."""
+    from cxrlines.recipes import run as runs
+    from cxrlines.recipes.spec import load_recipe
+    from cxrlines.training.process import cores
+
+    chosen = load_recipe(recipe, settings)
+    wanted = _numbers("--folds", folds)
+    if dry_run:
+        prepared = runs.prepare(chosen, data, out, workers or cores())
+        typer.echo(runs.plan_text(prepared, runs.plan_of(prepared, wanted)))
+        return
+    runs.train(chosen, data, out, folds=wanted, workers=workers, command=_command(), say=_say)
+    typer.echo(f"{out / 'metrics.json'}\n{out / 'report.html'}")
+
+
+def _numbers(flag: str, text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{flag} is {text!r}; write whole numbers with commas, e.g. {flag} 0,1") from None
+
+
+@app.command()
+def ensemble(
+    predictions: Annotated[list[Path], typer.Argument(help="Two or more prediction files of the same studies.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    how: Annotated[How, typer.Option(help="Mean of probabilities, or of ranks.")] = How.mean,
+) -> None:
+    """Average predictions."""
+    from cxrlines.evaluation.ensemble import ensemble as average
+    from cxrlines.evaluation.evaluate import read_predictions
+
+    average([read_predictions(path) for path in predictions], how=how.value).to_csv(out, index=False)
+    typer.echo(out)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="StudyInstanceUID and the 11 labels.")],
+    truth: Annotated[Path, typer.Argument(help="train.csv, or another table with the labels (and PatientID).")],
+    resamples: Annotated[int, typer.Option(min=1, help="Resamples of patients behind an interval.")] = 1000,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Score predictions: AUC with 95 % intervals from resampling patients, Brier, calibration error."""
+    from cxrlines.data.tables import read_labels
+    from cxrlines.evaluation.evaluate import evaluate as score
+    from cxrlines.evaluation.evaluate import read_predictions
+
+    result = score(read_predictions(predictions), read_labels(truth), resamples=resamples, seed=seed)
+    typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
+
+
+@app.command()
+def bundle(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+) -> None:
+    """Pack what reading needs from a run: weights as safetensors, the rest as JSON."""
+    from cxrlines.recipes.pack import pack
+
+    typer.echo(pack(run, out))
+
+
+@app.command()
+def predict(
+    films: Annotated[list[Path], typer.Argument(help="Films, or folders of them: JPEG, PNG, TIFF, DICOM.")],
+    bundle: Annotated[Path, typer.Option(help="A bundle's folder.")],
+    out: Annotated[Path, typer.Option(help="CSV to write, with the columns of sample_submission.csv.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write OUT as JSON as well, with more about each film.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Films computed together.")] = 8,
+) -> None:
+    """Read films. Unreadable ones are listed on stderr and in OUT's .errors.csv; then the exit code is 2."""
+    from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.engine import predict as read
+    from cxrlines.inference.engine import write_predictions
+
+    result = read(films, load_bundle(bundle), batch_size=batch)
+    for path in write_predictions(result, out, as_json=as_json):
+        typer.echo(path)
+    for film, reason in result.errors:
+        _say(f"{film}: {reason}")
+    raise typer.Exit(2 if result.errors else 0)
+
+
+@bench.command("augment")
+def bench_augment(
+    seconds: Annotated[float, typer.Option(help="How long to measure each side.")] = 10.0, as_json: Json = False
+) -> None:
+    """The full augmentation list, one core, 512 px, against albumentations in the same run."""
+    from cxrlines.augment.bench import bench_augment as measure
+
+    _print(measure(seconds=seconds), as_json)
+
+
+@bench.command("train")
+def bench_train(
+    seconds: Annotated[float, typer.Option(help="How long to measure each side.")] = 20.0, as_json: Json = False
+) -> None:
+    """Training on the processor as cxrlines sets it up, against PyTorch's defaults in the same run."""
+    from cxrlines.training.bench import bench_train as measure
+
+    _print(measure(seconds=seconds), as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The demo's folder.")] = Path("runs/demo"),
+    workers: Workers = None,
+) -> None:
+    """The whole job on phantom films: make, check, train, prove, pack, read."""
+    from cxrlines.recipes.demo import run_demo
+
+    run_demo(out, workers=workers)
+
+
+def _print(figures: dict[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(figures) if as_json else "\n".join(f"{name}: {value}" for name, value in figures.items()))
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _command() -> str:
+    return shlex.join(["cxrlines", *sys.argv[1:]])
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run a command; an error is one message on stderr and exit code 2 (CXRLINES_DEBUG=1 shows where it arose)."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on from here")
+        sys.exit(130)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("CXRLINES_DEBUG"):
+            raise
+        _say(f"cxrlines: {error}")
+        sys.exit(2)

@@ -1,0 +1,274 @@
+"""One step done: its films, its start, its training, its predictions, its lineage, in a folder that is whole or absent."""
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cxrlines import __version__
+from cxrlines.augment.policy import make_policy
+from cxrlines.data.store import Store, open_store
+from cxrlines.data.tables import Dataset, read_dataset
+from cxrlines.models.classifier import Classifier
+from cxrlines.models.weights import load_into, load_weights, save_weights
+from cxrlines.recipes.plan import Key, Step, training_rows
+from cxrlines.recipes.spec import Recipe, ScheduleSpec, StageSpec
+from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.training.lineage import Lineage, read_lineage
+from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.losses import balanced_weights
+from cxrlines.training.stage import Fit, StageModule, fit_stage, predict_films, resume
+
+WEIGHTS, LINEAGE, RECORD = "weights.safetensors", "lineage.json", "step.json"
+HELD_OUT, TEST = "predictions.csv", "test_predictions.csv"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of a run shares. `folds` is the fold of each row of `train.studies`."""
+
+    root: Path
+    recipe: Recipe
+    train: Dataset
+    store: Store
+    folds: pd.Series
+    test: Dataset | None
+    test_store: Store | None
+
+    @classmethod
+    def open(cls, root: Path, data: Path) -> "Run":
+        """The run prepared in `root` on `data`."""
+        recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
+        train = read_dataset(data, "train")
+        folds = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}).set_index(STUDY_COLUMN)["fold"]
+        tested = (root / "store/test").is_dir()
+        return cls(
+            root,
+            recipe,
+            train,
+            open_store(root / "store/train"),
+            train.studies["study"].map(folds),
+            read_dataset(data, "test") if tested else None,
+            open_store(root / "store/test") if tested else None,
+        )
+
+    def folder(self, key: Key) -> Path:
+        """Where the finished step lies."""
+        member, fold, stage = key
+        return self.root / member / f"fold{fold}" / stage
+
+    def stored(self) -> np.ndarray:
+        """Of each row of `train.studies`, whether its film is in the store."""
+        return self.train.studies["study"].isin(set(self.store.studies)).to_numpy()
+
+    def is_done(self, step: Step) -> bool:
+        """Whether this very step is finished."""
+        return read_record(self.folder(step.key)).get("identity") == step.identity
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a finished step wrote of itself; empty where there is none."""
+    path = folder / RECORD
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool) -> Films:
+    """The films of some rows of a table, with targets and, where wanted, the lines in px of the store's films."""
+    studies = [str(study) for study in dataset.studies["study"].iloc[rows]]
+    places = np.array([store.row(study) for study in studies], np.int64)
+    if set(LABELS) <= set(dataset.studies):
+        targets = dataset.studies[list(LABELS)].iloc[rows].fillna(0).to_numpy(np.float32)
+    else:
+        targets = np.zeros((len(rows), len(LABELS)), np.float32)
+    drawn = [
+        [(line.label, store.placements[place].to_store(line.points)) for line in dataset.lines.get(study, [])]
+        if lines
+        else []
+        for study, place in zip(studies, places, strict=True)
+    ]
+    return Films(store, places, targets, drawn)
+
+
+def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], loader_workers: int = 0) -> None:
+    """Train one step, predict if it is its member's last, and put its folder in place in one move."""
+    member_name, fold, stage_name = step.key
+    member = run.recipe.members[member_name]
+    stage = member.stages[stage_name]
+    seed = _seed(run.recipe.seed, step)
+    work = run.root / ".work" / step.name.replace("/", ".")
+    work.mkdir(parents=True, exist_ok=True)
+
+    rows = training_rows(stage, run.train, run.stored(), run.folds, fold)
+    patients = run.train.studies["patient"].iloc[rows]
+    parents = {role: read_lineage(run.folder(key) / LINEAGE) for role, key in step.parents.items()}
+    lineage = Lineage.of(step.name, set(patients), parents.items())
+    held_out = np.flatnonzero(run.stored() & (run.folds.to_numpy() == fold))
+
+    torch.manual_seed(seed)
+    model = _start(run, step, stage)
+    teacher = _load(run, step.parents["teacher"]) if "teacher" in step.parents else None
+    state, keep = resume(work / "state.safetensors", step.identity)
+    films = films_of(run.train, run.store, rows, lines=stage.needs_lines)
+    size = run.recipe.size
+    policy = make_policy(stage.films.augment, size, flip=stage.films.flip)
+    plain = make_policy("none", size)
+
+    def film_set(which: Films, augment: bool, overlay: bool) -> FilmSet:
+        return FilmSet(which, policy if augment else plain, seed=seed, overlay=overlay, colour_by=stage.films.colour_by)
+
+    watched = _watched(run, stage, held_out, seed)
+    module = StageModule(
+        model,
+        _fit(stage, seed),
+        film_set(films, True, stage.needs_lines),
+        film_set(films_of(run.train, run.store, watched, lines=stage.needs_lines), False, stage.films.view == "overlay")
+        if len(watched)
+        else None,
+        view=stage.films.view,
+        teacher=teacher,
+        positive_weight=balanced_weights(films.targets)
+        if stage.targets.labels and stage.targets.labels.class_weights == "balanced"
+        else None,
+        state=state,
+        keep=keep,
+        report=report,
+        loader_workers=loader_workers,
+    )
+    weights = fit_stage(module, work)
+    model.load_state_dict(weights)
+
+    out = work / "done"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    save_weights(out / WEIGHTS, weights, {"config": json.dumps(model.config()), "step": step.name})
+    (out / LINEAGE).write_text(json.dumps(lineage.as_dict()))
+    pd.DataFrame(module.progress.history).to_csv(out / "history.csv", index=False)
+    if (work / "tensorboard").is_dir():
+        shutil.copytree(work / "tensorboard", out / "tensorboard")
+    begun = time.monotonic()
+    if step.last:
+        report({"doing": "predicting"})
+        _predict_rows(run.train, run.store, held_out, model, lineage, film_set, out / HELD_OUT)
+        if run.test is not None and run.test_store is not None:
+            present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
+            _predict_rows(run.test, run.test_store, present, model, lineage, film_set, out / TEST)
+    record = {
+        "identity": step.identity,
+        "step": step.name,
+        "films": len(rows),
+        "seconds": module.progress.seconds,
+        "predict_seconds": time.monotonic() - begun,
+        "spec": stage.model_dump(mode="json"),
+        "parents": {role: "/".join(map(str, key)) for role, key in step.parents.items()},
+        "versions": {"cxrlines": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads",
+    }
+    (out / RECORD).write_text(json.dumps(record, indent=1))
+    _put_in_place(out, run.folder(step.key))
+    shutil.rmtree(work)
+
+
+def _start(run: Run, step: Step, stage: StageSpec) -> Classifier:
+    """A model as the stage starts it: pretrained, random on purpose, or an earlier step's."""
+    member = run.recipe.members[step.key[0]]
+    channels = 3 if stage.films.view == "overlay" else 1
+    origin = "imagenet" if stage.start == "imagenet" else "none"
+    model = Classifier(member.backbone, member.head, in_channels=channels, weights=origin, dropout=member.dropout)
+    if "start" in step.parents:
+        tensors, _ = load_weights(run.folder(step.parents["start"]) / WEIGHTS)
+        load_into(model, tensors)
+    return model
+
+
+def _load(run: Run, key: Key) -> Classifier:
+    tensors, meta = load_weights(run.folder(key) / WEIGHTS)
+    model = Classifier.from_config(json.loads(meta["config"]))
+    load_into(model, tensors)
+    return model
+
+
+def _watched(run: Run, stage: StageSpec, held_out: np.ndarray, seed: int) -> np.ndarray:
+    """The held-out rows whose AUC is watched while training: annotated ones where the lines are seen."""
+    rows = held_out
+    if stage.films.view == "overlay":
+        rows = rows[np.asarray(run.train.annotated)[rows]]
+    most = stage.schedule.validate_films
+    if most is not None and most < len(rows):
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    return rows
+
+
+def _predict_rows(
+    dataset: Dataset,
+    store: Store,
+    rows: np.ndarray,
+    model: Classifier,
+    lineage: Lineage,
+    film_set: Callable[[Films, bool, bool], FilmSet],
+    out: Path,
+) -> None:
+    """Write the probabilities of some rows, after making sure that no ancestor of the model saw their patients."""
+    lineage.refuse_seen(dataset.studies["patient"].iloc[rows].astype(str))
+    scores = predict_films(model, film_set(films_of(dataset, store, rows, lines=False), False, False))
+    table = pd.DataFrame(scores, columns=list(LABELS))
+    table.insert(0, STUDY_COLUMN, dataset.studies["study"].iloc[rows].to_numpy())
+    table.to_csv(out, index=False)
+
+
+def _seed(seed: int, step: Step) -> int:
+    """A seed of its own for each member, fold and stage, from the recipe's; the same on every machine."""
+    return (
+        int.from_bytes(np.random.SeedSequence([seed, *step.name.encode()]).generate_state(1).tobytes(), "little") >> 1
+    )
+
+
+def _fit(stage: StageSpec, seed: int) -> Fit:
+    schedule: ScheduleSpec = stage.schedule
+    precision = schedule.precision
+    if precision == "auto":
+        precision = "16" if torch.cuda.is_available() else "32"
+    return Fit(
+        epochs=schedule.epochs,
+        batch=schedule.batch,
+        lr=schedule.lr,
+        end_lr=schedule.end_lr,
+        shape=schedule.shape,
+        warmup_epochs=schedule.warmup_epochs,
+        restart_epochs=schedule.restart_epochs or 0.0,
+        optimizer=schedule.optimizer,
+        weight_decay=schedule.weight_decay,
+        clip=schedule.clip,
+        precision=precision,
+        ema=schedule.ema,
+        patience=schedule.patience,
+        label_weight=stage.targets.labels.weight if stage.targets.labels else 0.0,
+        feature_weight=stage.targets.features.weight if stage.targets.features else 0.0,
+        seed=seed,
+    )
+
+
+def _put_in_place(done: Path, folder: Path) -> None:
+    """Sync a finished folder to the disk and rename it into place, moving aside one of another specification."""
+    for path in [p for p in done.rglob("*") if p.is_file()] + [done]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stale = done.with_name("stale")
+    shutil.rmtree(stale, ignore_errors=True)
+    if folder.exists():
+        folder.rename(stale)
+    done.rename(folder)
