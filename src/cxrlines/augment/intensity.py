@@ -1,0 +1,79 @@
+"""What changes the grays of a film and moves nothing. A film is uint8 (h, w); each function returns a new array."""
+
+import math
+
+import cv2
+import numpy as np
+
+BLACK = 0
+
+
+def tone_table(value_shift: float = 0.0, brightness: float = 0.0, contrast: float = 0.0) -> np.ndarray:
+    """All pointwise changes as one table (256,) uint8, to apply with `cv2.LUT`.
+
+    Args:
+        value_shift: gray levels added first: all that is left, on a gray film, of a shift in hue, saturation, value.
+        brightness: share of full white added.
+        contrast: share by which grays are multiplied more; gray' = gray * (1 + contrast) + 255 * brightness.
+    """
+    gray = np.clip(np.arange(256) + round(value_shift), 0, 255).astype(np.float32)
+    return np.clip(gray * np.float32(1 + contrast) + np.float32(255 * brightness), 0, 255).astype(np.uint8)
+
+
+def equalise(film: np.ndarray, clip_limit: float, tiles: int = 8) -> np.ndarray:
+    """Contrast-limited adaptive histogram equalisation on `tiles` x `tiles` tiles."""
+    return cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(film)
+
+
+def add_noise(film: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Adds Gaussian noise, independent from pixel to pixel, of standard deviation `sigma` gray levels."""
+    noise = rng.standard_normal(film.shape, dtype=np.float32) * np.float32(sigma)
+    return cv2.add(film, noise, dtype=cv2.CV_8U)
+
+
+def gaussian_blur(film: np.ndarray, kernel: int) -> np.ndarray:
+    """Gaussian of `kernel` x `kernel` px (odd), its sigma the one OpenCV derives: 0.15 kernel + 0.35."""
+    return cv2.GaussianBlur(film, (kernel, kernel), 0)
+
+
+def motion_blur(film: np.ndarray, kernel: int, degrees: float) -> np.ndarray:
+    """Mean along a line of `kernel` px (odd) through each pixel: symmetric, so that nothing shifts."""
+    half = kernel // 2
+    along = np.linspace(-half, half, kernel)
+    x = np.round(half + math.cos(math.radians(degrees)) * along).astype(int)
+    y = np.round(half + math.sin(math.radians(degrees)) * along).astype(int)
+    weights = np.zeros((kernel, kernel), np.float32)
+    weights[y, x] = 1
+    return cv2.filter2D(film, -1, weights / weights.sum())
+
+
+def median_blur(film: np.ndarray, kernel: int) -> np.ndarray:
+    """Median of `kernel` x `kernel` px (odd)."""
+    return cv2.medianBlur(film, kernel)
+
+
+def jpeg(film: np.ndarray, quality: int) -> np.ndarray:
+    """The film after JPEG of `quality` 1-100."""
+    data = cv2.imencode(".jpg", film, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
+
+
+def downscale(film: np.ndarray, scale: float) -> np.ndarray:
+    """The film shrunk by `scale` < 1 and enlarged again, both to the nearest pixel: blocks of 1 / scale px."""
+    small = cv2.resize(film, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(small, film.shape[::-1], interpolation=cv2.INTER_NEAREST)
+
+
+def sharpen(film: np.ndarray, alpha: float, lightness: float) -> np.ndarray:
+    """Mixes (1 - alpha) of the film with alpha of its 3 x 3 Laplacian, whose centre weighs 8 + lightness."""
+    weights = np.full((3, 3), -alpha, np.float32)
+    weights[1, 1] = 1 - alpha + alpha * (8 + lightness)
+    return cv2.filter2D(film, -1, weights)
+
+
+def cut_out(film: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+    """Blackens squares of `side` px whose upper left corners are `corners` (n, 2) int [x, y]."""
+    out = film.copy()
+    for x, y in corners:
+        out[y : y + side, x : x + side] = BLACK
+    return out

@@ -1,0 +1,267 @@
+"""How films are augmented in training: the named policies, and one call that carries a policy out.
+
+Where the write-up behind `hotwater` names a transform without its parameters, the defaults of the library it used
+(albumentations of early 2021, imgaug for the piecewise affine map and the sharpening) are taken. Departures:
+
+- All geometry comes first, in one resampling. In the list, the optical, grid and elastic distortions follow the
+  changes of gray and the piecewise affine map ends it. Pointwise changes commute with geometry; CLAHE nearly does.
+- On a gray film hue and saturation mean nothing; of their transform the shift in value is left.
+- Beyond the film all is black, where the library mirrored: a mirrored tube is in nobody's label.
+- A lens distortion below k = -0.35 is not drawn (the list allows -1): it folds the corners over, so that a line is
+  seen twice. A grid distortion is scaled to fill the film, as later versions of the library do.
+- Motion blur is symmetric, so that what is seen stays where its points are.
+- The elastic transform's displacement (alpha 3, sigma 50) is below 0.1 px; what it did in 2021 it did by moving three
+  points by up to 50 px (at 640 px), and so it does here. Later versions of the library dropped that part.
+- The piecewise affine map moves a mesh of 4 x 4 points and is affine between them, as imgaug's. albumentations 2
+  moves them by a third of that and blends between them otherwise. The list gives it no probability: 0.5, the default.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from cxrlines.augment import intensity, warp
+
+Range = tuple[float, float]
+
+
+class Augmented(NamedTuple):
+    """A film as a model sees it, and what lies on it.
+
+    Attributes:
+        film: (size, size) uint8.
+        points: for each array given, (n, 2) float64 [x, y] px of `film`; points that left it lie outside.
+        masks: for each mask given, (size, size) uint8.
+        flipped: whether left and right were swapped.
+    """
+
+    film: np.ndarray
+    points: list[np.ndarray]
+    masks: list[np.ndarray]
+    flipped: bool
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Probabilities and ranges of an augmentation; calling it augments a film. The default changes nothing.
+
+    A field named like a transform is its probability; a range is drawn from uniformly. Sizes in px are px of the
+    augmented film, shares are of its side.
+    """
+
+    size: int
+    # Geometry. The crop is always done.
+    crop_area: Range = (1.0, 1.0)  # share of the film's area; aspect ratio 3:4 to 4:3 where that fits
+    flip: float = 0.0
+    shift_scale_rotate: float = 0.0
+    shift: float = 0.0625  # at most, in x and y, as a share
+    scale: float = 0.1  # at most, up or down
+    rotate: float = 45.0  # degrees at most, either way
+    distort: float = 0.0  # one of optical, grid and elastic
+    lens: Range = (-0.35, 1.0)  # k of the optical distortion
+    grid_steps: int = 5
+    grid_limit: float = 1.0  # widths of columns and rows 1 - limit to 1 + limit
+    elastic_alpha: float = 3.0  # px
+    elastic_sigma: float = 50.0  # px
+    elastic_affine: float = 50 / 640  # three points move by at most this share
+    piecewise_affine: float = 0.0
+    piecewise_mesh: int = 4  # points a side
+    piecewise_scale: Range = (0.03, 0.05)  # standard deviation of their displacement, as a share
+    # Grays
+    value: float = 0.0
+    value_shift: float = 10.0  # gray levels at most, either way
+    brightness_contrast: float = 0.0
+    brightness: float = 0.2  # at most, either way, as a share of white
+    contrast: float = 0.2  # at most, either way
+    clahe: float = 0.0
+    clahe_clip: Range = (1.0, 4.0)
+    degrade: float = 0.0  # one of noise, Gaussian, motion and median blur
+    noise_variance: Range = (10.0, 50.0)  # gray levels squared
+    blur_kernels: tuple[int, ...] = (3, 5, 7)  # px, odd
+    coarsen: float = 0.0  # one of JPEG and downscaling
+    jpeg_quality: tuple[int, int] = (99, 100)
+    downscale: Range = (0.1, 0.15)
+    sharpen: float = 0.0
+    sharpen_alpha: Range = (0.2, 0.5)
+    sharpen_lightness: Range = (0.5, 1.0)
+    cutout: float = 0.0
+    cutout_holes: int = 5
+    cutout_side: float = 0.1  # as a share
+
+    def __call__(
+        self,
+        film: np.ndarray,
+        rng: np.random.Generator,
+        points: Sequence[np.ndarray] = (),
+        masks: Sequence[np.ndarray] = (),
+    ) -> Augmented:
+        """Augments a film, and moves what lies on it in the same way.
+
+        Args:
+            film: (h, w) uint8; the augmented film spans it, stretched where it is not square.
+            rng: draws the augmentation; the same state gives the same draw whatever points and masks there are.
+            points: arrays (n, 2) [x, y] px of `film`, pixel centres at whole numbers.
+            masks: (h, w) uint8 each. They are moved but keep their values.
+
+        Raises:
+            ValueError: for an array of another type or shape; says which and what it should be.
+        """
+        _check(film, points, masks)
+        the_warp, flipped = self.draw_warp(rng, film.shape[0], film.shape[1])
+        moved = the_warp.resample(film)
+        return Augmented(
+            self.change_grays(moved, rng),
+            [the_warp.move(line) for line in points],
+            [the_warp.resample(mask) for mask in masks],
+            flipped,
+        )
+
+    def draw_warp(self, rng: np.random.Generator, height: int, width: int) -> tuple[warp.Warp, bool]:
+        """Draws the geometry for a film of `height` x `width` px: the map, and whether it flips the film."""
+        size = self.size
+        matrix = warp.crop(_draw_box(rng, height, width, self.crop_area), size)
+        distortions: list[warp.Pull] = []
+        flipped = rng.random() < self.flip
+        if flipped:
+            matrix = matrix @ warp.mirror(size)
+        if rng.random() < self.shift_scale_rotate:
+            shift = rng.uniform(-self.shift, self.shift, 2)
+            scale = 1 + rng.uniform(-self.scale, self.scale)
+            degrees = rng.uniform(-self.rotate, self.rotate)
+            matrix = matrix @ warp.shift_scale_rotate(size, (shift[0], shift[1]), scale, degrees)
+        if rng.random() < self.piecewise_affine:
+            spread = rng.uniform(*self.piecewise_scale) * size
+            jitter = rng.normal(0, spread, (self.piecewise_mesh, self.piecewise_mesh, 2))
+            distortions.append(warp.piecewise_affine(size, jitter))
+        if rng.random() < self.distort:
+            match rng.integers(3):
+                case 0:
+                    distortions.append(warp.optical(size, rng.uniform(*self.lens)))
+                case 1:
+                    steps = 1 + rng.uniform(-self.grid_limit, self.grid_limit, (2, self.grid_steps))
+                    distortions.append(warp.grid(size, steps[0], steps[1]))
+                case _:
+                    distortions.append(warp.elastic(size, self.elastic_alpha, self.elastic_sigma, rng))
+                    reach = self.elastic_affine * size
+                    matrix = matrix @ warp.three_point(size, rng.uniform(-reach, reach, (3, 2)))
+        return warp.Warp(size, matrix, tuple(distortions)), flipped
+
+    def change_grays(self, film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draws and applies all that changes grays to a film (size, size) uint8; nothing moves. Returns a new film."""
+        shift = brightness = contrast = 0.0
+        if rng.random() < self.value:
+            shift = rng.uniform(-self.value_shift, self.value_shift)
+        if rng.random() < self.brightness_contrast:
+            brightness = rng.uniform(-self.brightness, self.brightness)
+            contrast = rng.uniform(-self.contrast, self.contrast)
+        film = cv2.LUT(film, intensity.tone_table(shift, brightness, contrast))
+        if rng.random() < self.clahe:
+            film = intensity.equalise(film, rng.uniform(*self.clahe_clip))
+        if rng.random() < self.degrade:
+            kernel = int(rng.choice(self.blur_kernels))
+            match rng.integers(4):
+                case 0:
+                    film = intensity.add_noise(film, rng.uniform(*self.noise_variance) ** 0.5, rng)
+                case 1:
+                    film = intensity.gaussian_blur(film, kernel)
+                case 2:
+                    film = intensity.motion_blur(film, kernel, rng.uniform(0, 180))
+                case _:
+                    film = intensity.median_blur(film, kernel)
+        if rng.random() < self.coarsen:
+            if rng.random() < 0.5:
+                film = intensity.jpeg(film, int(rng.integers(*self.jpeg_quality, endpoint=True)))
+            else:
+                film = intensity.downscale(film, rng.uniform(*self.downscale))
+        if rng.random() < self.sharpen:
+            alpha, lightness = rng.uniform(*self.sharpen_alpha), rng.uniform(*self.sharpen_lightness)
+            film = intensity.sharpen(film, alpha, lightness)
+        if rng.random() < self.cutout:
+            side = int(self.cutout_side * self.size)
+            corners = rng.integers(0, self.size - side, (self.cutout_holes, 2), endpoint=True)
+            film = intensity.cut_out(film, corners, side)
+        return film
+
+
+POLICIES: dict[str, dict[str, object]] = {
+    # The film shrunk to size.
+    "none": {},
+    # That of the public three-stage kernel.
+    "light": {"crop_area": (0.85, 1.0), "flip": 0.5},
+    # The list of the silver solution's write-up.
+    "hotwater": {
+        "crop_area": (0.9, 1.0),
+        "flip": 0.5,
+        "shift_scale_rotate": 0.5,
+        "value": 0.7,
+        "brightness_contrast": 0.7,
+        "clahe": 0.5,
+        "distort": 0.2,
+        "degrade": 0.2,
+        "coarsen": 0.2,
+        "piecewise_affine": 0.5,
+    },
+}
+"""What each named policy sets; everything else is as in `Policy`."""
+
+EXTRAS = {"sharpen": 0.2, "cutout": 0.5}
+"""Two more that the silver solution's code has and its write-up has not."""
+
+
+def make_policy(name: str, size: int, *, flip: bool = True, extras: bool = False) -> Policy:
+    """The policy of a name in `POLICIES`, for augmented films of `size` x `size` px.
+
+    Args:
+        name: "none", "light" or "hotwater".
+        size: side of the augmented films in px, 16 or more.
+        flip: False forbids left-right flips, which swap the patient's sides.
+        extras: True adds `EXTRAS`.
+
+    Raises:
+        ValueError: for another name or a smaller size.
+    """
+    if name not in POLICIES:
+        near = get_close_matches(name, POLICIES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no augmentation policy is named {name!r}; there are {', '.join(POLICIES)}{hint}")
+    if size < 16:
+        raise ValueError(f"size of augmented films: {size} px; it must be 16 or more")
+    fields = POLICIES[name] | (EXTRAS if extras else {})
+    if not flip:
+        fields = fields | {"flip": 0.0}
+    return Policy(size, **fields)  # type: ignore[arg-type]
+
+
+def _draw_box(rng: np.random.Generator, height: int, width: int, area: Range) -> warp.Box:
+    """A box (left, top, right, bottom) in px that takes a share of the film's area, aspect ratio 3:4 to 4:3.
+
+    Ten tries, then the whole film: what RandomResizedCrop does, but not bound to whole pixels. (Of a film longer
+    than 4:3 that transform would then take the middle.)
+    """
+    if area[0] < 1:
+        for _ in range(10):
+            taken = rng.uniform(*area) * height * width
+            ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+            across, down = np.sqrt(taken * ratio), np.sqrt(taken / ratio)
+            if across <= width and down <= height:
+                left, top = rng.random(2) * (width - across, height - down)
+                return left, top, left + across, top + down
+    return 0.0, 0.0, float(width), float(height)
+
+
+def _check(film: np.ndarray, points: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
+    def describe(array: np.ndarray) -> str:
+        return f"{array.dtype} {array.shape}"
+
+    if film.dtype != np.uint8 or film.ndim != 2:
+        raise ValueError(f"film: {describe(film)}; it must be uint8 (height, width): one channel, 0-255")
+    for i, mask in enumerate(masks):
+        if mask.dtype != np.uint8 or mask.shape != film.shape:
+            raise ValueError(f"masks[{i}]: {describe(mask)}; it must be uint8 {film.shape} like its film")
+    for i, line in enumerate(points):
+        if np.ndim(line) != 2 or np.shape(line)[1] != 2:
+            raise ValueError(f"points[{i}]: shape {np.shape(line)}; it must be (n, 2), [x, y] in px")

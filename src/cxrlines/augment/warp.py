@@ -1,0 +1,285 @@
+"""All geometry of an augmentation as ONE resampling, alike for a film, its masks and its points.
+
+Every transform is written as a *pull*: where in its input does a position of its output come from? Pulls compose by
+plain function application, so crop, flip, rotation and any distortions become one map from the augmented film
+(`size` x `size`, the *canvas*) to the original film. That map is evaluated at nodes `SPACING` px apart, interpolated
+in between, and applied by a single `cv2.remap`: a line one pixel wide is interpolated once, not seven times.
+
+Positions are `[x, y]` in px, y down, pixel centres at whole numbers; a film `w` px wide spans x in [-0.5, w - 0.5].
+A pull given as a matrix is (3, 3), acting on `[x, y, 1]`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+Pull = Callable[[np.ndarray], np.ndarray]
+"""Canvas positions (..., 2) float64 -> canvas positions (..., 2) they are taken from."""
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in px from the upper left corner of a film."""
+
+SPACING = 8
+"""px between the nodes of a map. A kink (of a grid or a piecewise affine map) is rounded off over this distance."""
+
+DENSEST = 1.25
+"""Film px per canvas px up to which one bilinear sample a canvas px still meets every film px at a fair weight."""
+
+RIM = 1
+"""px by which a film's border is repeated, so that the outer half of its border pixels does not fade to black."""
+
+_NO_SECOND_MAP = np.empty(0, np.float32)  # x and y are interleaved in the first
+
+
+# Pulls as matrices
+
+
+def crop(box: Box, size: int) -> np.ndarray:
+    """Pull (3, 3) that lets the canvas span `box` of the film."""
+    left, top, right, bottom = box
+    across, down = (right - left) / size, (bottom - top) / size
+    return np.array([[across, 0, left + (across - 1) / 2], [0, down, top + (down - 1) / 2], [0, 0, 1]])
+
+
+def mirror(size: int) -> np.ndarray:
+    """Pull (3, 3) that swaps left and right of the canvas; its own inverse."""
+    return np.array([[-1.0, 0, size - 1], [0, 1, 0], [0, 0, 1]])
+
+
+def shift_scale_rotate(size: int, shift: tuple[float, float], scale: float, degrees: float) -> np.ndarray:
+    """Pull (3, 3) of a rotation (counter-clockwise), a scale about the centre, then a shift.
+
+    Args:
+        size: side of the canvas in px.
+        shift: x and y as shares of `size`, positive to the right and down.
+        scale: above 1 enlarges.
+        degrees: angle of the rotation.
+    """
+    centre = (size - 1) / 2
+    cos, sin = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
+    push = np.array(
+        [
+            [cos, sin, centre * (1 - cos - sin) + shift[0] * size],
+            [-sin, cos, centre * (1 + sin - cos) + shift[1] * size],
+            [0, 0, 1],
+        ]
+    )
+    return np.linalg.inv(push)
+
+
+def three_point(size: int, jitter: np.ndarray) -> np.ndarray:
+    """Pull (3, 3) that moves three points a third of the canvas from its centre by `jitter`, (3, 2) in px."""
+    arm = size / 3
+    start = size / 2 + arm * np.array([[1, 1], [1, -1], [-1, -1]])
+    push = cv2.getAffineTransform(start.astype(np.float32), (start + jitter).astype(np.float32))
+    return np.linalg.inv(np.vstack([push, [0, 0, 1]]))
+
+
+# Pulls as functions of canvas positions
+
+
+def optical(size: int, k: float) -> Pull:
+    """Lens distortion r -> r (1 + k r^2 + k r^4), r in canvas widths from the centre (OpenCV's k1 = k2 = k).
+
+    k > 0 pulls the film in (barrel), k < 0 spreads it; below -0.36 the corners of the canvas would fold over.
+    """
+    centre = size / 2  # as OpenCV's users set it: half a pixel beside the true centre
+
+    def pull(at: np.ndarray) -> np.ndarray:
+        offset = (at - centre) / size
+        square = (offset**2).sum(axis=-1, keepdims=True)
+        return centre + size * offset * (1 + k * square + k * square**2)
+
+    return pull
+
+
+def grid(size: int, steps_x: np.ndarray, steps_y: np.ndarray) -> Pull:
+    """Columns and rows of equal width on the canvas, taken from columns and rows of widths `steps_x`, `steps_y`.
+
+    Args:
+        size: side of the canvas in px.
+        steps_x: (n,) positive relative widths of the columns the film is cut into; they are scaled to fill it.
+        steps_y: (n,) likewise the heights of the rows.
+    """
+
+    def edges(steps: np.ndarray) -> np.ndarray:
+        return np.concatenate([[0.0], np.cumsum(steps / steps.sum())]) * size - 0.5
+
+    even = np.linspace(0, size, len(steps_x) + 1) - 0.5, np.linspace(0, size, len(steps_y) + 1) - 0.5
+    taken = edges(steps_x), edges(steps_y)
+
+    def pull(at: np.ndarray) -> np.ndarray:
+        inside = np.clip(at, -0.5, size - 0.5)
+        return np.stack([np.interp(inside[..., i], even[i], taken[i]) for i in (0, 1)], axis=-1) + at - inside
+
+    return pull
+
+
+def elastic(size: int, alpha: float, sigma: float, rng: np.random.Generator) -> Pull:
+    """Smooth random displacement: uniform noise in [-1, 1] a px, blurred with a Gaussian of `sigma` px, times `alpha`.
+
+    The noise is drawn at the nodes only; its height is set so that the displacement has the variance and the
+    correlation length that noise at every pixel would give (`sigma` must be at least `SPACING` for that).
+    """
+    noise = rng.uniform(-1, 1, (*_node_shape(size), 2)).astype(np.float32)
+    # Blurring white noise leaves a standard deviation in proportion to node spacing / sigma.
+    field = cv2.GaussianBlur(noise, (0, 0), sigma / SPACING, borderType=cv2.BORDER_REFLECT) * (alpha / SPACING)
+
+    def pull(at: np.ndarray) -> np.ndarray:
+        return at + _interpolate(field.astype(np.float64), at)[0]
+
+    return pull
+
+
+def piecewise_affine(size: int, jitter: np.ndarray) -> Pull:
+    """Triangles between the points of a regular mesh; canvas point (i, j) is taken from itself moved by `jitter`.
+
+    Args:
+        size: side of the canvas in px; the mesh spans the pixel centres of its corners.
+        jitter: (rows, columns, 2) displacement [x, y] in px. Moved points are kept inside the canvas.
+    """
+    rows, columns = jitter.shape[:2]
+    mesh = np.stack(np.meshgrid(np.linspace(0, size - 1, columns), np.linspace(0, size - 1, rows)), axis=-1)
+    moved = np.clip(mesh + jitter, 0, size - 1) - mesh
+
+    def pull(at: np.ndarray) -> np.ndarray:
+        cell = np.clip(at, 0, size - 1) * np.array([columns - 1, rows - 1]) / (size - 1)
+        corner = np.minimum(cell.astype(int), [columns - 2, rows - 2])
+        u, v = np.moveaxis(cell - corner, -1, 0)[..., None]
+        x, y = corner[..., 0], corner[..., 1]
+        origin, far = moved[y, x], moved[y + 1, x + 1]
+        above = moved[y, x + 1] * (u - v) + origin * (1 - u) + far * v  # triangle right of the diagonal
+        below = moved[y + 1, x] * (v - u) + origin * (1 - v) + far * u
+        return at + np.where(u >= v, above, below)
+
+    return pull
+
+
+# The composed map
+
+
+def _node_shape(size: int) -> tuple[int, int]:
+    count = -(-size // SPACING) + 2  # one beyond the canvas on either side
+    return count, count
+
+
+def _node_positions(size: int) -> np.ndarray:
+    axis = (np.arange(_node_shape(size)[0]) - 0.5) * SPACING - 0.5
+    return np.stack(np.meshgrid(axis, axis), axis=-1)
+
+
+def _interpolate(nodes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bilinear values (..., 2) of `nodes` (rows, columns, 2) at canvas positions (..., 2), and their slopes.
+
+    The slopes are (..., 2, 2): d value[i] / d position[j]. Beyond the nodes the last cell goes on.
+    """
+    place = (at + 0.5) / SPACING + 0.5
+    corner = np.clip(np.floor(place), 0, np.array(nodes.shape[1::-1]) - 2).astype(int)
+    u, v = np.moveaxis(place - corner, -1, 0)[..., None]
+    x, y = corner[..., 0], corner[..., 1]
+    a, b, c, d = nodes[y, x], nodes[y, x + 1], nodes[y + 1, x], nodes[y + 1, x + 1]
+    value = (a * (1 - u) + b * u) * (1 - v) + (c * (1 - u) + d * u) * v
+    along_x, along_y = (b - a) * (1 - v) + (d - c) * v, (c - a) * (1 - u) + (d - b) * u
+    return value, np.stack([along_x, along_y], axis=-1) / SPACING
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A map from a square canvas to a film: distortions of the canvas first, then one affine pull.
+
+    Attributes:
+        size: side of the canvas in px.
+        matrix: (3, 3) affine pull, canvas -> film.
+        distortions: pulls on the canvas, the one nearest the output first.
+    """
+
+    size: int
+    matrix: np.ndarray
+    distortions: tuple[Pull, ...] = ()
+
+    @cached_property
+    def _nodes(self) -> np.ndarray:
+        """(n, n, 2): where the canvas is taken from at each node, before the affine pull."""
+        nodes = _node_positions(self.size)
+        for pull in self.distortions:
+            nodes = pull(nodes)
+        return nodes
+
+    @cached_property
+    def _film_nodes(self) -> np.ndarray:
+        """(n, n, 2) float64: film position of each node."""
+        return self._nodes @ self.matrix[:2, :2].T + self.matrix[:2, 2]
+
+    @cached_property
+    def _density(self) -> int:
+        """Samples a canvas px needs along each axis so that no film px between them is passed over."""
+        at = self._film_nodes
+        stretch = max(float(np.quantile(np.linalg.norm(np.diff(at, axis=axis), axis=-1), 0.95)) for axis in (0, 1))
+        return max(1, math.ceil(stretch / SPACING / DENSEST - 1e-6))
+
+    @cached_property
+    def _map(self) -> np.ndarray:
+        """(size * density, size * density, 2) float32: where every sample lies on the film in its rim."""
+        density, side = self._density, len(self._film_nodes) * SPACING * self._density
+        nodes = (self._film_nodes + RIM).astype(np.float32)
+        dense = cv2.resize(nodes, (side, side), interpolation=cv2.INTER_LINEAR)
+        inside = slice(SPACING * density, (SPACING + self.size) * density)
+        return dense[inside, inside]
+
+    def resample(self, film: np.ndarray) -> np.ndarray:
+        """The film or mask (h, w) uint8 as seen through the map: (size, size) uint8, a new array.
+
+        Bilinear; where the film shrinks, the mean of several samples a px, so that thin lines are kept in
+        proportion. Black beyond the film. A mask of 0 and 1 comes back as 0 and 1 (the nearer of the two); a mask
+        of 0 and 255 as coverage.
+        """
+        framed = cv2.copyMakeBorder(film, RIM, RIM, RIM, RIM, cv2.BORDER_REPLICATE)
+        out = cv2.remap(framed, self._map, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        if self._density > 1:
+            out = cv2.resize(out, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        return out
+
+    def move(self, points: np.ndarray) -> np.ndarray:
+        """Where points (n, 2) of the film lie on the canvas, (n, 2) float64; points off the canvas as well.
+
+        The inverse of the very map that `resample` uses, to about 0.01 px. Points off the canvas of a distorted
+        film are only roughly placed, yet off the canvas.
+        """
+        points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+        back = np.linalg.inv(self.matrix)
+        target = points @ back[:2, :2].T + back[:2, 2]
+        if not self.distortions or not len(points):
+            return target
+        return _invert(self._nodes, target, _node_positions(self.size))
+
+
+def _invert(nodes: np.ndarray, target: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Canvas positions (n, 2) where the interpolated `nodes` take the values `target` (n, 2).
+
+    Levenberg-Marquardt from the best node, a step at a time for all points together: it also ends, near the right
+    place, where the map is almost flat.
+    """
+    flat, start = nodes.reshape(-1, 2), positions.reshape(-1, 2)
+    miss = (flat**2).sum(-1) - 2 * target @ flat.T  # squared distance, less a constant per target
+    at = start[miss.argmin(axis=1)].copy()
+    value, slope = _interpolate(nodes, at)
+    error = ((value - target) ** 2).sum(-1)
+    damping = np.full(len(at), 1e-3)
+    for _ in range(40):
+        if (error < 1e-4).all():
+            break
+        turned = np.swapaxes(slope, -1, -2)
+        normal = turned @ slope + damping[:, None, None] * np.eye(2)
+        step = np.linalg.solve(normal, turned @ (target - value)[..., None])[..., 0]
+        tried, tried_slope = _interpolate(nodes, at + step)
+        tried_error = ((tried - target) ** 2).sum(-1)
+        better = tried_error < error
+        at[better] += step[better]
+        value[better], slope[better] = tried[better], tried_slope[better]
+        error[better] = tried_error[better]
+        damping = np.where(better, damping / 5, damping * 5).clip(1e-9, 1e6)
+    return at
