@@ -1,0 +1,237 @@
+"""A bundle: the folder that holds all that reading needs, weights as safetensors, everything else in one JSON file.
+
+    bundle.json                 the manifest below: models, preprocessing, sha256 and size of every file
+    <member>-fold<k>.safetensors
+
+Nothing in it is unpickled, and its manifest cannot name a file outside it.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cxrlines import __version__
+from cxrlines.models.classifier import Classifier
+from cxrlines.models.weights import WeightsError, load_into, load_weights, save_weights, sync
+from cxrlines.task import LABELS
+
+MANIFEST = "bundle.json"
+FORMAT = 1
+NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
+
+
+class BundleError(ValueError):
+    """A bundle that cannot be written or trusted; the message names the file and the way out."""
+
+
+@dataclass(frozen=True)
+class BundleMember:
+    """One trained model on its way into a bundle: `config` is `Classifier.config()`, `weights` a safetensors file."""
+
+    name: str
+    fold: int
+    config: Mapping[str, Any]
+    weights: Path
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}-fold{self.fold}.safetensors"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelEntry(_Part):
+    """One model of the ensemble."""
+
+    name: str
+    fold: int
+    file: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors$")]  # a plain name: no way out
+    config: dict[str, Any]
+
+
+class FileEntry(_Part):
+    """What a file must be."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class StoreEntry(_Part):
+    """How a film is shrunk before all else, as `data.store.shrink` takes it: px a side, and the aspect ratio."""
+
+    size: Annotated[int, Field(ge=16, le=8192)]
+    aspect: Literal["pad", "stretch"]
+
+
+class Manifest(_Part):
+    """`bundle.json`."""
+
+    format: Literal[1] = 1
+    notice: str = NOTICE
+    made_by: str = f"cxrlines {__version__}"
+    labels: tuple[str, ...] = LABELS
+    store: StoreEntry
+    input_size: Annotated[int, Field(ge=16, le=8192)]  # px a side of what the models see
+    ensemble: Literal["mean of probabilities"] = "mean of probabilities"
+    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
+    files: dict[str, FileEntry]
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle in memory: its models on the CPU, ready to evaluate, in the manifest's order."""
+
+    folder: Path
+    manifest: Manifest
+    identity: str  # 12 hex digits of the manifest's sha256, which fixes every file's
+    models: tuple[Classifier, ...]
+
+
+def write_bundle(
+    out: Path,
+    members: Sequence[BundleMember],
+    *,
+    store: Mapping[str, Any],
+    input_size: int,
+    meta: Mapping[str, Any],
+) -> Path:
+    """Write the bundle folder `out`, whole or not at all; an older bundle there is replaced.
+
+    Args:
+        store: `{"size", "aspect"}` of the store the models were trained from.
+        input_size: px a side of what the models see.
+        meta: JSON values for people: what it was trained on, its lineage. It travels with the bundle, so it must
+            name no patient. The headers of the weights files, which may, are left behind.
+
+    Raises:
+        BundleError: no members, two of one name and fold, weights that do not fit, or another folder in the way.
+    """
+    if not members:
+        raise BundleError("a bundle needs at least one trained model; none was given")
+    names = [member.file for member in members]
+    for name in names:
+        if names.count(name) > 1:
+            raise BundleError(f"two members of the bundle would be {name}; give each name and fold once")
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out} exists and is not a bundle; name another place, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        for member in members:
+            try:
+                tensors, _ = load_weights(member.weights)
+                load_into(Classifier.from_config(member.config), tensors)
+            except (WeightsError, ValueError, TypeError) as error:
+                raise BundleError(f"{member.name}, fold {member.fold}: {error}") from error
+            save_weights(aside / member.file, tensors, {"name": member.name, "fold": str(member.fold)})
+        try:
+            manifest = Manifest(
+                store=StoreEntry(**store),
+                input_size=input_size,
+                models=tuple(ModelEntry(name=m.name, fold=m.fold, file=m.file, config=dict(m.config)) for m in members),
+                files={name: _describe(aside / name) for name in names},
+                meta=dict(meta),
+            )
+        except ValidationError as error:
+            raise BundleError(f"the bundle's {_said(error)}") from error
+        (aside / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+        sync(aside / MANIFEST)
+        sync(aside)
+        _put_in_place(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return out
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read a bundle after checking its format and every file's size and sha256.
+
+    Raises:
+        BundleError: not a bundle, of a newer format, or with a file missing, cut, changed or unfit.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise BundleError(
+            f"{folder} is not a bundle: it has no {MANIFEST}. `cxrlines bundle RUN --out BUNDLE` makes one"
+        )
+    text = path.read_bytes()
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON ({error}); it was cut short or edited, copy the bundle again") from error
+    given = content.get("format") if isinstance(content, dict) else None
+    if isinstance(given, int) and given > FORMAT:
+        raise BundleError(
+            f"{path}: format {given} is newer than this cxrlines {__version__} reads (up to {FORMAT}); update cxrlines"
+        )
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        raise BundleError(f"{path}: {_said(error)}") from error
+    if manifest.labels != LABELS:
+        raise BundleError(f"{path}: its labels are not those of this task, in their order: {', '.join(LABELS)}")
+    for name in {entry.file for entry in manifest.models} | set(manifest.files):
+        _check_file(folder, name, manifest.files)
+    models = []
+    for entry in manifest.models:
+        try:
+            model = Classifier.from_config(entry.config)
+            load_into(model, load_weights(folder / entry.file)[0])
+        except (ValueError, TypeError) as error:
+            raise BundleError(f"{folder / entry.file}: {error}") from error
+        models.append(model.eval())
+    return Bundle(folder, manifest, hashlib.sha256(text).hexdigest()[:12], tuple(models))
+
+
+def _check_file(folder: Path, name: str, files: Mapping[str, FileEntry]) -> None:
+    if name not in files:
+        raise BundleError(f"{folder / MANIFEST}: files has no entry for {name}; copy the bundle again")
+    if Path(name).name != name or not (folder / name).is_file():
+        raise BundleError(f"{folder}: its file {name!r} is missing; copy the bundle again")
+    found = _describe(folder / name)
+    if found != files[name]:
+        what = (
+            f"has {found.bytes} bytes where {files[name].bytes} were written"
+            if found.bytes != files[name].bytes
+            else f"has other content than was written (sha256 {found.sha256[:12]}..., not {files[name].sha256[:12]}...)"
+        )
+        raise BundleError(f"{folder / name} {what}; copy the bundle again")
+
+
+def _describe(path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        return FileEntry(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
+
+
+def _put_in_place(aside: Path, out: Path) -> None:
+    """Rename `aside` to `out`; a folder cannot be replaced in one move, so an older bundle steps aside for a moment."""
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    if out.exists():
+        out.rename(old)
+    try:
+        aside.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    sync(out.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _said(error: ValidationError) -> str:
+    """The first problem of a manifest: its field, the value, and what is allowed."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or "content"
+    return f"field {field} is {str(first['input'])[:80]!r}: {first['msg']}"

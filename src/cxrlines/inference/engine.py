@@ -1,0 +1,269 @@
+"""Films in any mix of formats to probabilities: films are decoded in threads while the models compute."""
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cxrlines.augment.policy import make_policy
+from cxrlines.data.films import FilmError, read_film
+from cxrlines.data.store import shrink
+from cxrlines.inference.bundle import Bundle
+from cxrlines.task import LABELS, STUDY_COLUMN
+
+FILM_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom"})
+"""What a folder's films end in, in any case; a file of another name is one if it begins as a DICOM file does."""
+
+Shape = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was read, in the order of the sources.
+
+    Attributes:
+        rows: `StudyInstanceUID` and the labels in order, probabilities (float).
+        films: the file of each row.
+        mm_per_px: of each row's film as it was stored, (row, column) spacing in mm, None where unknown.
+        film_seconds: time each row took, decoding and its share of its batch.
+        errors: (file, what is wrong with it) of each film that could not be read.
+        skipped: files of other kinds in the folders, passed over.
+        renamed: films that share their name with another, and are called by their place instead.
+        seconds: for everything, on the clock.
+        bundle: the bundle's identity.
+    """
+
+    rows: pd.DataFrame
+    films: list[Path]
+    mm_per_px: list[Shape | None]
+    film_seconds: list[float]
+    errors: list[tuple[str, str]]
+    skipped: int
+    renamed: int
+    seconds: float
+    bundle: str
+
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """A JSON value for each film read."""
+        probabilities = self.rows[list(LABELS)].to_numpy()
+        return [
+            {
+                "film": str(film),
+                STUDY_COLUMN: study,
+                "labels": dict(zip(LABELS, row.tolist(), strict=True)),
+                "bundle": self.bundle,
+                "seconds": seconds,
+                "mm_per_px": mm_per_px,
+            }
+            for film, study, row, seconds, mm_per_px in zip(
+                self.films, self.rows[STUDY_COLUMN], probabilities, self.film_seconds, self.mm_per_px, strict=True
+            )
+        ]
+
+
+def predict(
+    sources: Iterable[Path],
+    bundle: Bundle,
+    *,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """The mean probability of a bundle's models for each film, on the GPU where there is one.
+
+    Folders are searched for films, through all their folders, in the order of their names; a file that is named must
+    be a film. What cannot be read becomes an error and stops nothing. A film is decoded and shrunk exactly as for
+    training. Memory does not grow with the number of films, but for their rows.
+
+    Args:
+        batch_size: films a pass.
+        progress: told (films done, films in all) after each batch.
+    """
+    begun = time.monotonic()
+    found = find_films(sources)
+    errors = dict(found.errors)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    models = [model.to(device).to(memory_format=torch.channels_last) for model in bundle.models]
+    prepare = _Preparation(bundle)
+    kept: list[_Prepared] = []
+    scores: list[np.ndarray] = []
+    pending: list[_Prepared] = []
+
+    def read_batch() -> None:
+        start = time.monotonic()
+        scores.extend(_mean_probability(models, [film.pixels for film in pending], device))
+        share = (time.monotonic() - start) / len(pending)
+        kept.extend(film.without_pixels(share) for film in pending)
+        pending.clear()
+
+    for done, (path, film) in enumerate(_ahead(prepare, found.films, 2 * batch_size), start=1):
+        if isinstance(film, _Prepared):
+            pending.append(film)
+        else:
+            errors[str(path)] = film
+        if len(pending) == batch_size or (pending and done == len(found.films)):
+            read_batch()
+        if progress and (done % batch_size == 0 or done == len(found.films)):
+            progress(done, len(found.films))
+    names = found.names()
+    rows = pd.DataFrame(np.array(scores).reshape(-1, len(LABELS)), columns=list(LABELS))
+    rows.insert(0, STUDY_COLUMN, [names[film.path] for film in kept])
+    return Predictions(
+        rows=rows,
+        films=[film.path for film in kept],
+        mm_per_px=[film.mm_per_px for film in kept],
+        film_seconds=[film.seconds for film in kept],
+        errors=list(errors.items()),
+        skipped=found.skipped,
+        renamed=sum(names[film.path] != _stem(film.path) for film in kept),
+        seconds=time.monotonic() - begun,
+        bundle=bundle.identity,
+    )
+
+
+def write_predictions(predictions: Predictions, out: Path) -> Path | None:
+    """Write `out` with the columns of `sample_submission.csv`, and beside it `*.errors.csv` if there are errors.
+
+    Returns the path of the errors' file, None without errors (an older one is then removed).
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    predictions.rows.to_csv(out, index=False)
+    errors = out.with_suffix(".errors.csv")
+    if not predictions.errors:
+        errors.unlink(missing_ok=True)
+        return None
+    pd.DataFrame(predictions.errors, columns=["file", "error"]).to_csv(errors, index=False)
+    return errors
+
+
+@dataclass(frozen=True)
+class Found:
+    """Films to read: each path with the folder it was found from."""
+
+    films: list[tuple[Path, Path]]
+    errors: list[tuple[str, str]]
+    skipped: int
+
+    def names(self) -> dict[Path, str]:
+        """What each film is called: its file's name without ending, or, where two share that, its place as well."""
+        names = {path: _stem(path) for path, _ in self.films}
+        for longer in (
+            lambda path, base: path.relative_to(base).with_name(_stem(path)).as_posix(),
+            lambda path, base: path.relative_to(base).as_posix(),
+            lambda path, base: path.as_posix(),
+        ):
+            count = Counter(names.values())
+            names |= {path: longer(path, base) for path, base in self.films if count[names[path]] > 1}
+        return names
+
+
+def find_films(sources: Iterable[Path]) -> Found:
+    """Every film of the sources once: files as they are named, folders searched in the order of names."""
+    films: dict[Path, tuple[Path, Path]] = {}  # by where it is, so that none is read twice
+    errors: list[tuple[str, str]] = []
+    skipped = 0
+    for source in sources:
+        if source.is_file():
+            films.setdefault(source.absolute(), (source, source.parent))
+        elif source.is_dir():
+            files = list(_files_below(source))
+            here = [path for path in files if _is_film(path)]
+            skipped += len(files) - len(here)
+            for path in here:
+                films.setdefault(path.absolute(), (path, source))
+            if not here:
+                kinds = ", ".join(sorted(FILM_SUFFIXES))
+                errors.append((str(source), f"the folder holds no film; films end in {kinds}, or are DICOM"))
+        else:
+            errors.append((str(source), "there is no such file or folder"))
+    return Found(list(films.values()), errors, skipped)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Plain files in a folder and its folders, by name; hidden ones and links to folders are left alone."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            path = Path(place) / name
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _is_film(path: Path) -> bool:
+    if path.suffix.lower() in FILM_SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _stem(path: Path) -> str:
+    """The name without a film's ending; a DICOM UID as a file name keeps its last number."""
+    return path.stem if path.suffix.lower() in FILM_SUFFIXES else path.name
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A film as the models see it, `pixels` uint8 (input_size, input_size)."""
+
+    path: Path
+    pixels: np.ndarray
+    mm_per_px: Shape | None
+    seconds: float
+
+    def without_pixels(self, more_seconds: float) -> "_Prepared":
+        return _Prepared(self.path, np.empty(0, np.uint8), self.mm_per_px, self.seconds + more_seconds)
+
+
+class _Preparation:
+    """From a file to what the models see, by training's own way: decode, shrink as the store does, plain policy."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.store = bundle.manifest.store
+        self.policy = make_policy("none", bundle.manifest.input_size)
+
+    def __call__(self, path: Path) -> _Prepared | str:
+        """The film, or what is wrong with it."""
+        start = time.monotonic()
+        try:
+            film = read_film(path)
+            stored, _ = shrink(film.pixels, self.store.size, self.store.aspect)
+            pixels = self.policy(stored, np.random.default_rng(0)).film
+        except FilmError as error:
+            return str(error)
+        except Exception as error:  # a file nobody foresaw must not cost the others their reading
+            return f"{path}: cannot be read as a film ({type(error).__name__})"
+        return _Prepared(path, pixels, film.mm_per_px, time.monotonic() - start)
+
+
+def _ahead(prepare: _Preparation, films: list[tuple[Path, Path]], ahead: int) -> Iterator[tuple[Path, _Prepared | str]]:
+    """Each path with its prepared film, in order, decoded in threads at most `ahead` films before it is needed."""
+    waiting: deque[tuple[Path, Future[_Prepared | str]]] = deque()
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+        try:
+            for path, _ in films:
+                waiting.append((path, pool.submit(prepare, path)))
+                if len(waiting) > ahead:
+                    ready, future = waiting.popleft()
+                    yield ready, future.result()
+            while waiting:
+                ready, future = waiting.popleft()
+                yield ready, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is decoded
+
+
+@torch.inference_mode()
+def _mean_probability(models: list[torch.nn.Module], films: list[np.ndarray], device: torch.device) -> np.ndarray:
+    """Mean of the models' probabilities, float64 (b, 11), of films uint8 (S, S)."""
+    batch = torch.from_numpy(np.stack(films)[:, None]).to(device)
+    return torch.stack([torch.sigmoid(model(batch).double()) for model in models]).mean(dim=0).cpu().numpy()
