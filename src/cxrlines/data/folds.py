@@ -33,8 +33,8 @@ def make_folds(table: pd.DataFrame, count: int = 5, seed: int = 0) -> pd.Series:
     totals = _per_patient(table)
     if len(totals) < count:
         raise ValueError(
-            f"{count} folds need at least {count} patients, the table has {len(totals)} (in {len(table)} "
-            "films); ask for fewer folds or add patients"
+            f"{count} folds need at least {count} patients, the table has {len(totals)} (in {len(table)} films); ask "
+            "for fewer folds or add patients"
         )
     totals = totals.iloc[np.random.default_rng(seed).permutation(len(totals))]
     counts = totals.to_numpy(np.float64)
@@ -127,10 +127,9 @@ class FoldTable:
     @property
     def worst(self) -> tuple[str, int]:
         """The label and the fold of the largest relative deviation."""
-        label, fold = np.unravel_index(
-            self._deviations_of_labels().argmax(), (len(LABELS), len(self.counts.columns))
-        )
-        return LABELS[label], int(self.counts.columns[fold])
+        deviations = self._deviations_of_labels()
+        label, fold = np.unravel_index(deviations.argmax(), deviations.shape)
+        return LABELS[label], int(self.counts.columns.to_list()[fold])
 
     def _deviations_of_labels(self) -> np.ndarray:
         return np.abs(self.deviations.loc[list(LABELS)].to_numpy(np.float64))
@@ -138,7 +137,7 @@ class FoldTable:
     def as_dict(self) -> dict:
         return {
             "deviation": self.deviation,
-            "films_deviation": float(self.deviations.loc["films"].abs().max()),
+            "films_deviation": float(np.abs(self.deviations.to_numpy()[0]).max()),
             "folds": {str(fold): self.counts[fold].astype(int).to_dict() for fold in self.counts},
         }
 
@@ -147,9 +146,10 @@ class FoldTable:
         wide = max(len(name) for name in self.counts.index)
         head = " ".join(f"{f'fold {fold}':>8}" for fold in self.counts)
         lines = [f"{'':{wide}} {head}    max dev"]
+        largest = self.deviations.abs().max(axis=1)
         for name, row in self.counts.iterrows():
             cells = " ".join(f"{value:8,d}" for value in row)
-            lines.append(f"{name!s:{wide}} {cells}    {self.deviations.loc[name].abs().max():6.1%}")
+            lines.append(f"{name!s:{wide}} {cells}    {largest[name]:6.1%}")
         label, fold = self.worst
         lines.append(f"largest relative deviation: {self.deviation:.4f} ({label}, fold {fold})")
         return "\n".join(lines)
@@ -159,13 +159,9 @@ def describe_folds(table: pd.DataFrame, folds: pd.Series) -> FoldTable:
     """Count films, patients and positives of every fold; `folds` is aligned to `table` by index."""
     _check_table(table)
     if not table.index.equals(folds.index):
-        raise ValueError(
-            "folds must have the index of the table; use folds_of(table, read_folds(...)) to align them"
-        )
+        raise ValueError("folds must have the index of the table; use folds_of(table, read_folds(...)) to align them")
     positives = table[list(LABELS)].fillna(0).astype(np.int64).groupby(folds).sum()
-    counts = positives.assign(
-        films=table.groupby(folds).size(), patients=table["patient"].groupby(folds).nunique()
-    )
+    counts = positives.assign(films=table.groupby(folds).size(), patients=table["patient"].groupby(folds).nunique())
     counts = counts[["films", "patients", *LABELS]].T.astype(np.int64)
     even = counts.sum(axis=1) / len(counts.columns)
     deviations = counts.sub(even, axis=0).div(even.where(even > 0), axis=0).fillna(0.0)
@@ -195,24 +191,22 @@ def read_folds(csv: Path) -> pd.DataFrame:
     missing = [name for name in (STUDY_COLUMN, PATIENT_COLUMN, FOLD_COLUMN) if name not in frame]
     if missing:
         raise ValueError(
-            f"{csv}: no column {', '.join(missing)}; a folds file has {STUDY_COLUMN}, {PATIENT_COLUMN}, "
-            f"{FOLD_COLUMN} (this one has {', '.join(map(str, frame.columns))}); make one with `cxrlines "
-            "folds`"
+            f"{csv}: no column {', '.join(missing)}; a folds file has {STUDY_COLUMN}, {PATIENT_COLUMN}, {FOLD_COLUMN} "
+            f"(this one has {', '.join(map(str, frame.columns))}); make one with `cxrlines folds`"
         )
     fold = pd.to_numeric(frame[FOLD_COLUMN], errors="coerce")
     wrong = fold.isna() | (fold < 0) | (fold % 1 != 0)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise ValueError(
-            f"{csv}, line {row + 2}: fold is {frame[FOLD_COLUMN].iloc[row]!r}; allowed are whole numbers "
-            f"from 0 ({int(wrong.sum())} such rows)"
+            f"{csv}, line {row + 2}: fold is {frame[FOLD_COLUMN].iloc[row]!r}; allowed are whole numbers from 0 "
+            f"({int(wrong.sum())} such rows)"
         )
     twice = frame[STUDY_COLUMN].duplicated()
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
         raise ValueError(
-            f"{csv}, line {row + 2}: this study is listed before; each is listed once ({int(twice.sum())} "
-            "such rows)"
+            f"{csv}, line {row + 2}: this study is listed before; each is listed once ({int(twice.sum())} such rows)"
         )
     frame = pd.DataFrame(
         {"study": frame[STUDY_COLUMN], "patient": frame[PATIENT_COLUMN], "fold": fold.astype(np.int64)}
@@ -221,8 +215,8 @@ def read_folds(csv: Path) -> pd.DataFrame:
     shared = int((split > 1).sum())
     if shared:
         raise ValueError(
-            f"{csv}: {shared} of {len(split)} patients are in more than one fold, so that a fold would be "
-            "scored on patients it trained on; make patient-disjoint folds with `cxrlines folds`"
+            f"{csv}: {shared} of {len(split)} patients are in more than one fold, so that a fold would be scored on "
+            "patients it trained on; make patient-disjoint folds with `cxrlines folds`"
         )
     return frame
 
@@ -232,9 +226,8 @@ def folds_of(table: pd.DataFrame, folds: pd.DataFrame) -> pd.Series:
     fold = table["study"].astype(str).map(folds.set_index("study")["fold"])
     if fold.isna().any():
         raise ValueError(
-            f"{int(fold.isna().sum())} of {len(table)} studies have no fold in the folds file, the first at "
-            f"row {int(np.flatnonzero(fold.isna())[0])}; make the folds from this very table with `cxrlines "
-            "folds`"
+            f"{int(fold.isna().sum())} of {len(table)} studies have no fold in the folds file, the first at row "
+            f"{int(np.flatnonzero(fold.isna())[0])}; make the folds from this very table with `cxrlines folds`"
         )
     return fold.astype(np.int64).rename(FOLD_COLUMN)
 
@@ -249,12 +242,11 @@ def _check_table(table: pd.DataFrame) -> None:
     missing = [name for name in ("study", "patient", *LABELS) if name not in table]
     if missing:
         raise ValueError(
-            f"the table has no column {', '.join(missing)}; folds need study, patient and the {len(LABELS)} "
-            "labels"
+            f"the table has no column {', '.join(missing)}; folds need study, patient and the {len(LABELS)} labels"
         )
     if table["patient"].isna().any():
         row = int(np.flatnonzero(table["patient"].isna())[0])
         raise ValueError(
-            f"row {row} of the table has no patient ({int(table['patient'].isna().sum())} such rows); name "
-            "the patient of every film, or leave these rows out"
+            f"row {row} of the table has no patient ({int(table['patient'].isna().sum())} such rows); name the patient "
+            "of every film, or leave these rows out"
         )

@@ -1,0 +1,257 @@
+"""Predictions against truth: every figure of merit with its interval, and what could not be scored, said."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cxrlines.evaluation.calibration import calibration_error
+from cxrlines.evaluation.ensemble import check_predictions
+from cxrlines.evaluation.intervals import RESAMPLES, Interval, macro_of, percentile_interval, resampled_aucs
+from cxrlines.evaluation.metrics import auc, brier, why_undefined
+from cxrlines.task import LABELS, PATIENT_COLUMN
+
+FEW_PATIENTS = 10
+"""Below so many patients with a label, resampling them says little about its interval; the text says so."""
+
+
+@dataclass(frozen=True)
+class LabelFigures:
+    """One label's figures. `auc` and `ci95` are None where it has one class only; `undefined` says why.
+
+    `patients` are those with a positive film; `resamples` those in which the AUC was defined.
+    """
+
+    auc: float | None
+    ci95: Interval | None
+    positives: int
+    patients: int
+    brier: float | None
+    ece: float | None
+    resamples: int
+    undefined: str | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one prediction.
+
+    Attributes:
+        macro_auc, ci95: mean AUC over the labels that have both classes, and its 95 % interval.
+        labels: the figures of each of the 11 labels, in their order.
+        ece: expected calibration error over all labels pooled. brier: likewise pooled.
+        films, patients: what was scored.
+        not_predicted: labelled films without a prediction. foreign: predictions without a labelled film.
+        unlabelled: rows of the truth left out because a label is missing there.
+        own_patients: True if the truth names no patients and each film was taken for a patient of its own.
+        resampled: AUC of each label in each resample of patients, float64 (resamples, 11), NaN where
+            undefined.
+        studies: the films scored.
+    """
+
+    macro_auc: float | None
+    ci95: Interval | None
+    labels: dict[str, LabelFigures]
+    ece: float | None
+    brier: float | None
+    films: int
+    patients: int
+    not_predicted: int
+    foreign: int
+    unlabelled: int
+    own_patients: bool
+    resampled: np.ndarray
+    studies: frozenset[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and None, ready for JSON."""
+        return {
+            "macro_auc": self.macro_auc,
+            "ci95": _listed(self.ci95),
+            "labels": {
+                label: {
+                    "auc": figures.auc,
+                    "ci95": _listed(figures.ci95),
+                    "positives": figures.positives,
+                    "brier": figures.brier,
+                    "ece": figures.ece,
+                }
+                for label, figures in self.labels.items()
+            },
+            "ece": self.ece,
+            "brier": self.brier,
+            "films": self.films,
+            "patients": self.patients,
+            "not_predicted": self.not_predicted,
+            "foreign": self.foreign,
+            "unlabelled": self.unlabelled,
+            "undefined": self.undefined,
+        }
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Label without an AUC -> the reason."""
+        return {label: figures.undefined for label, figures in self.labels.items() if figures.undefined}
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the figures has to know, in sentences."""
+        films = {
+            "labelled films are not predicted and not scored": self.not_predicted,
+            "predictions have no labelled film and are not scored": self.foreign,
+            "rows of the truth lack labels and are not scored": self.unlabelled,
+        }
+        notes = [f"{count:,} {what}" for what, count in films.items() if count]
+        if self.own_patients:
+            notes.append(
+                f"the truth has no {PATIENT_COLUMN}: each film counts as a patient of its own, so the intervals are "
+                "too narrow if patients have several films"
+            )
+        notes += [f"{label} has no AUC and is not in the macro AUC: {why}" for label, why in self.undefined.items()]
+        few = [
+            f"{label} ({figures.patients})"
+            for label, figures in self.labels.items()
+            if figures.ci95 and figures.patients < FEW_PATIENTS
+        ]
+        if few:
+            notes.append(f"too few positive patients for an interval to mean much: {', '.join(few)}")
+        return notes
+
+    def text(self) -> str:
+        """An aligned table, the notes below it."""
+        wide = max(map(len, LABELS))
+        head = f"{'':{wide}}  {'AUC':>6}  {'95 % interval':^15}  {'positives':>9}  {'Brier':>6}  {'ECE':>6}"
+        rows = [
+            f"{label:{wide}}  {_number(row.auc):>6}  {_interval(row.ci95):^15}  {row.positives:>9,}  "
+            f"{_number(row.brier):>6}  {_number(row.ece):>6}"
+            for label, row in self.labels.items()
+        ]
+        macro = (
+            f"{'macro':{wide}}  {_number(self.macro_auc):>6}  {_interval(self.ci95):^15}  {'':>9}  "
+            f"{_number(self.brier):>6}  {_number(self.ece):>6}"
+        )
+        rule = "-" * len(head)
+        scored = f"{self.films:,} films of {self.patients:,} patients; intervals from resampling patients"
+        notes = [f"note: {note}" for note in self.notes]
+        return "\n".join([head, rule, *rows, rule, macro, scored, *notes])
+
+
+def evaluate(
+    predictions: pd.DataFrame, truth: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Evaluation:
+    """Score `predictions` (`study`, 11 labels) against `truth` (`study`, `patient`, 11 labels), matched by
+    study.
+
+    Rows without a counterpart are counted, never an error, unless nothing is left. `ValueError` on
+    predictions outside 0 .. 1, labels other than 0 and 1, missing columns, or a study listed twice.
+    """
+    check_predictions(predictions, "the predictions")
+    _check_truth(truth)
+    names = list(LABELS)
+    complete = truth[truth[names].notna().all(axis=1)]
+    own_patients = "patient" not in truth
+    patient = complete["study"] if own_patients else complete["patient"].fillna(complete["study"])
+    complete = complete.assign(study=complete["study"].astype(str), patient=patient.astype(str)).set_index("study")
+    scores = predictions.assign(study=predictions["study"].astype(str)).set_index("study")[names]
+    studies = scores.index.intersection(complete.index)
+    if len(studies) == 0:
+        raise ValueError(
+            f"no study is in both: {len(scores)} predictions, {len(complete)} labelled films; check that both files "
+            "are of the same films"
+        )
+    return _score(
+        scores.loc[studies].to_numpy(np.float64),
+        complete.loc[studies, names].to_numpy(np.int64),
+        complete.loc[studies, "patient"].to_numpy(),
+        resamples=resamples,
+        seed=seed,
+        left_out={
+            "not_predicted": len(complete) - len(studies),
+            "foreign": len(scores) - len(studies),
+            "unlabelled": len(truth) - len(complete),
+            "own_patients": own_patients,
+            "studies": frozenset(studies),
+        },
+    )
+
+
+def compare(one: Evaluation, other: Evaluation) -> tuple[float, Interval] | None:
+    """Macro AUC of `one` less that of `other`, with its 95 % interval; None unless both scored the same films.
+
+    Paired: both drew the same patients in each resample (same films, `resamples` and `seed`), so that what makes a
+    resample hard for both cancels. An interval that holds 0 means that these films do not tell the two apart.
+    """
+    if one.studies != other.studies or one.resampled.shape != other.resampled.shape:
+        return None
+    interval = percentile_interval(macro_of(one.resampled) - macro_of(other.resampled))
+    if one.macro_auc is None or other.macro_auc is None or interval is None:
+        return None
+    return one.macro_auc - other.macro_auc, interval
+
+
+def _score(
+    scores: np.ndarray,
+    truth: np.ndarray,
+    patients: np.ndarray,
+    *,
+    resamples: int,
+    seed: int,
+    left_out: dict[str, Any],
+) -> Evaluation:
+    resampled = resampled_aucs(truth, scores, patients, resamples=resamples, seed=seed)
+    labels = {}
+    for k, label in enumerate(LABELS):
+        labels[label] = LabelFigures(
+            auc=auc(truth[:, k], scores[:, k]),
+            ci95=percentile_interval(resampled[:, k]),
+            positives=int(truth[:, k].sum()),
+            patients=len(set(patients[truth[:, k] == 1])),
+            brier=brier(truth[:, k], scores[:, k]),
+            ece=calibration_error(truth[:, k], scores[:, k]),
+            resamples=int((~np.isnan(resampled[:, k])).sum()),
+            undefined=why_undefined(truth[:, k]),
+        )
+    defined = [figures.auc for figures in labels.values() if figures.auc is not None]
+    return Evaluation(
+        macro_auc=float(np.mean(defined)) if defined else None,
+        ci95=percentile_interval(macro_of(resampled)),
+        labels=labels,
+        ece=calibration_error(truth, scores),
+        brier=brier(truth, scores),
+        films=len(truth),
+        patients=len(set(patients)),
+        resampled=resampled,
+        **left_out,
+    )
+
+
+def _check_truth(truth: pd.DataFrame) -> None:
+    missing = [name for name in ("study", *LABELS) if name not in truth]
+    if missing:
+        raise ValueError(f"the truth has no column {', '.join(missing)}; it needs study and the {len(LABELS)} labels")
+    twice = truth["study"].duplicated()
+    if twice.any():
+        raise ValueError(
+            f"the truth lists {int(twice.sum())} studies more than once, the first is {truth['study'][twice].iloc[0]}; "
+            "keep one row a study"
+        )
+    for label in LABELS:
+        wrong = ~truth[label].isin([0, 1]) & truth[label].notna()
+        if wrong.any():
+            raise ValueError(
+                f"the truth, column {label}: {truth[label][wrong].iloc[0]!r} is neither 0 nor 1 ({int(wrong.sum())} "
+                "such rows); labels are 0 or 1, or empty where unknown"
+            )
+
+
+def _listed(interval: Interval | None) -> list[float] | None:
+    return list(interval) if interval else None
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}"
