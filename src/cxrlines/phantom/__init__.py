@@ -1,0 +1,1 @@
+"""Synthetic chest radiographs whose lines, landmarks and labels are known, written in RANZCR's own layout."""

@@ -1,0 +1,244 @@
+"""The anatomy of a phantom patient: numbers drawn once a patient, posed once a study, and the shapes they give.
+
+Frame: nominal cm around the carina, x to the patient's left (the right of the film), y down. `Anatomy.scale`
+turns nominal into true cm on the patient. Proportions are those of an adult in a frontal view.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cxrlines.phantom.curves import Points, smooth
+
+_CAGE_Y = np.array([-11, -9.6, -8.6, -7.2, -5, -2, 2, 6, 10, 14, 19])
+_CAGE_X = np.array([2.6, 4.4, 6.3, 8.4, 10.4, 12.1, 13.3, 13.9, 14.2, 14.3, 13.6])
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One patient in one breath. Lengths in nominal cm unless said otherwise."""
+
+    width: float  # scale of x: true cm per nominal cm
+    height: float  # scale of y
+    fat: float  # 0 lean .. 1 obese
+    breasts: float  # 0 none .. 1 large
+    heart: float  # 1 = normal size
+    knob: float  # aortic knob, 1 = normal
+    scoliosis: float  # amplitude of the sideways curve of the spine
+    trachea: float  # sideways shift of the trachea at the larynx
+    apex: float  # y of the lung apices
+    dome_right: float  # y of the right hemidiaphragm
+    dome_left: float
+    junction: tuple[float, float]  # gastro-oesophageal
+    cavo_atrial: float  # y of the cavo-atrial junction
+    rib_gap: float  # between neighbouring ribs at the spine
+    rib_drop: float  # relative steepness of the ribs
+    bone: float  # mineral density, 1 = normal
+    clavicle: tuple[float, float]  # y of the medial end, rise to the lateral end
+    shoulder: float  # y of the humeral heads
+    arm: float  # outward lean of the upper arms
+    sternotomy: bool
+    pacemaker: bool
+    detail: int  # seed of what is the patient's own but too fine for a name (ribs, spine)
+    yaw: float = 0.0  # rotation: sideways shift of what lies in front, relative to the spine
+    lordotic: float = 0.0  # tilt of the beam: shift of the clavicles up (+) against the ribs
+
+    @property
+    def scale(self) -> Points:
+        """(2,): true cm per nominal cm in x and y."""
+        return np.array([self.width, self.height])
+
+    def cage(self, y: ArrayLike) -> Points:
+        """Inner half-width of the rib cage at heights `y`."""
+        return np.interp(np.asarray(y, np.float64), _CAGE_Y, _CAGE_X)
+
+    def lung(self, side: int) -> Points:
+        """Closed outline of a lung; side -1 is the patient's right, +1 the left. Heart not taken off."""
+        dome = self.dome_right if side < 0 else self.dome_left
+        flank = np.array([self.apex + 1.6, -5.0, -2.0, 2.0, 6.0, dome - 0.6, dome + 1.8])
+        lateral = np.stack([self.cage(flank) - 0.35, flank], 1)
+        outline = [
+            (2.2, self.apex + 1.6),
+            (3.6, self.apex),
+            (5.6, self.apex + 0.1),
+            *lateral,
+            (self.cage(dome + 4) - 0.5, dome + 4.3),
+            (12.4, dome + 2.0),
+            (10.0, dome + 0.55),
+            (7.0, dome - 0.05),
+            (4.4, dome + 0.15),
+            (1.9, dome + 1.4),
+            (1.5, 6.0),
+            (1.4, 0.0),
+            (1.8, -5.0),
+        ]
+        return smooth(np.array(outline) * [side, 1], closed=True)
+
+    def heart_outline(self) -> Points:
+        """Closed outline of the heart with the great vessels at its root."""
+        right, left = 2.9 + 1.1 * self.heart, 4.9 + 3.3 * self.heart
+        base = min(self.dome_right, self.dome_left) + 0.8
+        outline = np.array(
+            [
+                (-1.6, 0.6),
+                (-2.6, 2.2),
+                (-right * 0.93, self.cavo_atrial + 0.4),
+                (-right, base - 4.4),
+                (-right * 0.85, base - 0.6),
+                (-1.0, base + 1.2),
+                (left * 0.6, base + 1.4),
+                (left * 0.97, base - 0.2),
+                (left, base - 2.2),
+                (left * 0.84, base - 4.8),
+                (3.9 + 0.5 * self.heart, 4.2),
+                (3.5, 2.2),
+                (2.9, 1.0),
+                (1.0, 0.2),
+            ]
+        )
+        return smooth(outline + np.array([self.yaw * 0.8, 0]), closed=True)
+
+    def mediastinum_outline(self) -> Points:
+        """Closed outline of the upper mediastinum: vena cava on the right, aortic knob on the left."""
+        knob = 2.5 + 0.9 * self.knob
+        outline = [
+            (-1.9, -13.0),
+            (-2.1, -8.0),
+            (-2.6, -5.0),
+            (-2.9, -2.0),
+            (-3.0, 2.0),
+            (-2.6, 7.0),
+            (2.4, 7.0),
+            (2.7, 2.0),
+            (2.6, 0.2),
+            (knob, -1.2),
+            (knob, -2.6),
+            (2.4, -4.4),
+            (2.4, -8.0),
+            (1.9, -13.0),
+        ]
+        return smooth(np.add(outline, [self.yaw * 0.4, 0]), closed=True)
+
+    def body_outline(self) -> Points:
+        """Closed outline of neck, shoulders and trunk, arms left out."""
+        trunk = 15.6 + 3.6 * self.fat
+        neck = 5.2 + 1.2 * self.fat
+        half = [
+            (neck, -30.0),
+            (neck, -14.0),
+            (neck + 1.0, -11.6),
+            (9.5, -10.4 - self.fat),
+            (17.0, self.shoulder - 3.0),
+            (21.5, self.shoulder - 1.0),
+            (21.0, self.shoulder + 4.0),
+            (trunk + 2.2, 2.0),
+            (trunk, 6.0),
+            (trunk + 0.2, 14.0),
+            (trunk + 0.8, 22.0),
+            (trunk + 1.2, 40.0),
+        ]
+        right = np.array(half)
+        return smooth(np.vstack([right, right[::-1] * [-1, 1]]), closed=True, samples=4)
+
+    def arm_axis(self, side: int) -> Points:
+        """Axis of an upper arm from the humeral head down."""
+        x = 18.6 + 0.6 * self.fat
+        lean = self.arm
+        axis = [(x, self.shoulder), (x + 1 + lean, self.shoulder + 6), (x + 1.6 + 3 * lean, self.shoulder + 30)]
+        return smooth(np.array(axis) * [side, 1])
+
+    def spine(self, y: ArrayLike) -> Points:
+        """x of the middle of the spine at heights `y`."""
+        return self.scoliosis * np.sin(np.asarray(y, np.float64) / 8.0)
+
+    def airway(self) -> tuple[Points, Points, Points]:
+        """Axes of the trachea (from the larynx to the carina), right and left main bronchus."""
+        trachea = smooth([(self.trachea * 1.3, -13.5), (self.trachea, -9), (self.trachea * 0.4, -4), (0, -0.2)])
+        right = smooth([(0, -0.8), (-1.4, 1.2), (-2.6, 2.6), (-3.6, 4.6)])
+        left = smooth([(0, -0.8), (1.6, 1.3), (3.4, 2.6), (5.0, 3.8)])
+        return trachea, right, left
+
+    def ribs(self) -> list[tuple[Points, Points]]:
+        """Axes of the ribs as (posterior part, anterior part), both sides; an anterior part may be empty (0, 2).
+
+        A rib is an arc on the cage, seen from the front: from the spine (angle 0) round the flank (90 degrees).
+        """
+        rng = np.random.default_rng(self.detail)
+        ribs = []
+        for k in range(12):
+            top = self.apex - 0.3 + self.rib_gap * k
+            drop = self.rib_drop * float(np.interp(k, [0, 1, 3, 6, 11], [3.0, 5.5, 8.0, 9.4, 8.0]))
+            reach = np.deg2rad(np.interp(k, [0, 1, 5, 8, 11], [128, 135, 140, 132, 66]))
+            jitter = rng.normal(0, 0.12, 2)
+            for side in (-1, 1):
+                half = float(self.cage(top + drop * 0.45)) + 0.25
+                angle = np.linspace(np.arcsin(1.9 / half), reach, 26)
+                y = top + drop * (0.52 * (1 - np.cos(angle)) - 0.10 * np.sin(2 * angle)) + jitter[0]
+                arc = np.stack([side * half * np.sin(angle), y], 1)
+                flank = int(np.searchsorted(angle, np.pi / 2)) + 1
+                ribs.append((arc[:flank], arc[flank - 1 :] if reach > np.pi / 2 else np.empty((0, 2))))
+        return ribs
+
+    def clavicle_axis(self, side: int) -> Points:
+        """Axis of a clavicle from the sternum outwards."""
+        y, rise = self.clavicle[0] - self.lordotic, self.clavicle[1]
+        axis = [(1.7, y), (4.4, y - 0.5), (8.5, y - 0.7 - 0.25 * rise), (12, y - 0.8 * rise), (16.6, y - rise - 0.2)]
+        return smooth(np.array(axis) * [side, 1] + [self.yaw, 0])
+
+    def scapula(self, side: int) -> Points:
+        """Closed outline of a shoulder blade, medial border over the lateral lung."""
+        y = self.shoulder
+        outline = [(10.8, y - 1.6), (15.8, y - 1.0), (17.0, y + 1.0), (15.4, y + 3.2), (12.6, y + 11), (11.4, y + 9)]
+        return smooth(np.array(outline) * [side, 1], closed=True)
+
+
+def draw_patient(rng: np.random.Generator) -> Anatomy:
+    """A patient, from a skewed but plausible adult population."""
+    u = rng.uniform
+    size = u(0.90, 1.09)
+    dome_right = u(9.6, 12.6)
+    dome_left = dome_right + u(0.1, 1.5)
+    woman = bool(rng.random() < 0.42)
+    return Anatomy(
+        width=size * u(0.93, 1.09),
+        height=size * u(0.93, 1.07),
+        fat=float(rng.beta(1.6, 2.0)),
+        breasts=float(u(0.25, 1.0)) if woman else 0.0,
+        heart=float(np.clip(rng.normal(1.02, 0.2), 0.7, 1.55)),
+        knob=u(0.55, 1.5),
+        scoliosis=float(rng.normal(0, 0.4)),
+        trachea=float(rng.normal(-0.1, 0.35)),
+        apex=-u(8.2, 9.6),
+        dome_right=dome_right,
+        dome_left=dome_left,
+        junction=(u(1.2, 2.3), dome_left + u(-0.4, 1.1)),
+        cavo_atrial=u(3.7, 4.8),
+        rib_gap=u(1.9, 2.25),
+        rib_drop=u(0.78, 1.1),
+        bone=u(0.55, 1.3),
+        clavicle=(u(-6.6, -4.6), u(0.6, 3.8)),
+        shoulder=u(-8.2, -4.8),
+        arm=u(-0.4, 1.4),
+        sternotomy=bool(rng.random() < 0.14),
+        pacemaker=bool(rng.random() < 0.05),
+        detail=int(rng.integers(1 << 31)),
+    )
+
+
+def pose(patient: Anatomy, rng: np.random.Generator) -> Anatomy:
+    """The patient on one day: another breath, rotation and tilt; the anatomy stays."""
+    breath = float(np.clip(rng.normal(-0.2, 0.7), -2.0, 1.2))  # + deeper than usual
+    x, y = patient.junction
+    return replace(
+        patient,
+        dome_right=patient.dome_right + breath,
+        dome_left=patient.dome_left + breath * 0.9,
+        junction=(x, y + 0.8 * breath),
+        heart=patient.heart * (1 - 0.05 * breath) * rng.uniform(0.97, 1.03),
+        yaw=float(rng.normal(0, 0.45)),
+        lordotic=float(rng.normal(0, 0.8)),
+        clavicle=(patient.clavicle[0], patient.clavicle[1] + float(rng.normal(0, 0.5))),
+        shoulder=patient.shoulder + float(rng.normal(0, 0.5)),
+        arm=patient.arm + float(rng.normal(0, 0.2)),
+    )

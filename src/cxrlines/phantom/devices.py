@@ -1,0 +1,211 @@
+"""Routes of tubes and lines through a patient, and where the sampler aims their tips.
+
+The sampler only aims: it draws a tip depth evenly over a range that reaches across the limits of the state it
+wants. Which state a drawn line has is said by `position.state_of` alone.
+
+Routes are drawn in nominal cm (see `anatomy`) and returned in true cm around the carina, from outside the
+patient to the tip.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxrlines.phantom.anatomy import Anatomy
+from cxrlines.phantom.curves import Points, cut, lengths, resample, smooth
+from cxrlines.task import Device, State
+
+CONFLUENCE = (-2.2, -3.2)  # of the brachiocephalic veins, nominal cm
+STEP = 0.4  # cm between the points of a path
+
+_INTO_CAVA = {
+    "jugular right": [(-4.7, -19), (-4.4, -13), (-3.9, -9), (-3.0, -5.6)],
+    "jugular left": [(4.9, -19), (4.6, -13), (4.2, -9), (3.5, -6.2), (1.6, -4.9), (-0.9, -4.1)],
+    "subclavian right": [(-9.6, -3.4), (-8.0, -5.6), (-5.6, -6.7), (-3.9, -6.0), (-2.8, -4.8)],
+    "subclavian left": [(9.6, -3.4), (8.0, -5.6), (5.6, -6.6), (3.6, -6.0), (1.6, -4.9), (-0.9, -4.1)],
+    "picc right": [(-20, 8), (-18.4, 0), (-15, -4.8), (-10.5, -6.9), (-7, -7.0), (-4.1, -6.1), (-2.8, -4.8)],
+    "picc left": [(20, 8), (18.4, 0), (15, -4.8), (10.5, -6.9), (7, -6.9), (3.8, -6.1), (1.6, -4.9), (-0.9, -4.1)],
+    "port right": [(-9.4, 0.6), (-9.9, -2.6), (-8.2, -5.6), (-5.6, -6.7), (-3.9, -6.0), (-2.8, -4.8)],
+    "dialysis right": [(-6.6, -7.2), (-5.6, -9.2), (-4.3, -9.2), (-3.7, -7.4), (-3.0, -5.4)],
+}
+_ROUTE_SHARE = {
+    "a": [0.40, 0.10, 0.11, 0.08, 0.15, 0.07, 0.05, 0.04],
+    "b": [0.20, 0.10, 0.16, 0.12, 0.18, 0.12, 0.08, 0.04],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A device in a patient: its path in true cm around the carina, (n, 2), from outside to the tip."""
+
+    device: Device
+    route: str
+    path: Points
+
+
+def cvc_routes(rng: np.random.Generator, count: int, site: str) -> list[str]:
+    """Different access routes for the catheters of one film."""
+    return [str(name) for name in rng.choice(list(_INTO_CAVA), count, replace=False, p=_ROUTE_SHARE[site])]
+
+
+def place(
+    device: Device, target: State, route: str, anatomy: Anatomy, lower_edge: float, rng: np.random.Generator
+) -> Placed:
+    """A device aimed at a state. `lower_edge`: y of the film's lower edge in true cm; `route`: of a CVC, else ""."""
+    if device is Device.ETT:
+        path = _ett(anatomy, target, rng)
+    elif device is Device.NGT:
+        path = _ngt(anatomy, target, lower_edge, rng)
+    elif device is Device.CVC:
+        path = _cvc(anatomy, target, route, rng)
+    else:
+        route, path = _swan(anatomy, rng)
+    return Placed(device, route, resample(path, STEP))
+
+
+def _jitter(points: Sequence[Sequence[float]], spread: float, rng: np.random.Generator) -> Points:
+    return np.asarray(points, np.float64) + rng.normal(0, spread, (len(points), 2))
+
+
+def _length_at(path: Points, y: float, after: float) -> float:
+    """Arc length at which a path first comes down past height `y`, beyond the arc length `after`."""
+    along = lengths(path)
+    hit = np.flatnonzero((path[1:, 1] >= y) & (path[:-1, 1] < y) & (along[1:] > after))
+    if len(hit) == 0:
+        return float(along[-1])
+    k = int(hit[0])
+    return float(along[k] + (along[k + 1] - along[k]) * (y - path[k, 1]) / (path[k + 1, 1] - path[k, 1]))
+
+
+def _ett(anatomy: Anatomy, target: State, rng: np.random.Generator) -> Points:
+    trachea, right, left = anatomy.airway()
+    bronchus = right if rng.random() < 0.88 else left
+    lean = rng.normal(0, 0.15, 2)
+    within = trachea + np.linspace(lean[0], lean[1], len(trachea))[:, None] * [1, 0]
+    mouth = [(trachea[0, 0] + rng.normal(0, 1.2), -21), (trachea[0, 0] + rng.normal(0, 0.5), -16.5)]
+    path = smooth(np.vstack([mouth, within[::4], bronchus[2::4]]), samples=5) * anatomy.scale
+    if target is State.NORMAL:
+        height = rng.uniform(1.8, 6.2)
+    elif target is State.BORDERLINE:
+        height = rng.uniform(0.4, 2.1) if rng.random() < 0.55 else rng.uniform(5.9, 10.1)
+    else:
+        height = rng.uniform(9.9, 11.5) if rng.random() < 0.1 else rng.uniform(-3.6, 0.6)
+    return cut(path, _length_at(path, -height, 0.0))
+
+
+_STOMACH = (
+    [(1.8, 1.6), (4.4, 3.2), (6.0, 6.2), (5.0, 9.0), (2.0, 10.4), (-1.6, 10.2)],  # along the greater curvature
+    [(1.3, 2.2), (2.8, 5.2), (2.8, 8.0), (0.4, 9.8), (-3.4, 9.2), (-5.4, 8.0)],  # through the body to the antrum
+    [(2.4, 1.2), (5.2, 0.7), (7.0, 2.8), (6.6, 5.8), (4.2, 8.2), (1.0, 9.0)],  # round the fundus
+)
+
+
+def _ngt(anatomy: Anatomy, target: State, lower_edge: float, rng: np.random.Generator) -> Points:
+    junction = np.array(anatomy.junction)
+    gullet = _jitter([(0.3, -20), (0.3, -13), (0.3, -9), (0.5, -4), (0.6, 0), (0.9, 4), (1.0, 8)], 0.18, rng)
+    gullet[:2] += rng.normal(0, 0.5, (2, 2))
+    above = np.vstack([gullet[gullet[:, 1] < junction[1] - 1.5], junction - [0.25, 0.9], junction])
+    if target is State.ABNORMAL:
+        return _ngt_astray(anatomy, above, rng)
+    if target is State.INCOMPLETE:
+        x, edge = junction[0] + rng.uniform(-1, 5), lower_edge / anatomy.height
+        steps = [
+            (junction[0] + 1.4, junction[1] + 2.4),
+            (x, junction[1] + 7),
+            (x + rng.normal(0, 1), max(edge, 16) + 6),
+        ]
+        below = np.array(steps)
+    else:
+        below = _jitter(junction + np.array(_STOMACH[rng.integers(3)]), 0.35, rng)
+    path = smooth(np.vstack([above, below])) * anatomy.scale
+    at_junction = _length_at(path, float(junction[1] * anatomy.height), 0.0)
+    longest = float(lengths(path)[-1]) - at_junction
+    beyond = rng.uniform(-0.3, 10.3) if target is State.BORDERLINE else rng.uniform(9.7, max(longest, 10.5))
+    if target is State.INCOMPLETE:
+        beyond = longest - rng.uniform(0, 5)
+    return cut(path, at_junction + beyond)
+
+
+def _ngt_astray(anatomy: Anatomy, gullet: Points, rng: np.random.Generator) -> Points:
+    """A tube that ends in the oesophagus, coils there, or went down a bronchus."""
+    way = rng.choice(["oesophagus", "coiled", "bronchus"], p=[0.45, 0.2, 0.35])
+    if way == "bronchus":
+        trachea, right, left = anatomy.airway()
+        side = -1 if rng.random() < 0.65 else 1
+        lobe = _jitter([(side * 4.6, 6.4), (side * 5.6, 9.2), (side * 6.6, 12.5)], 0.4, rng)
+        bronchus = (right if side < 0 else left)[2::4]
+        path = smooth(np.vstack([gullet[:1], trachea[::4], bronchus, lobe])) * anatomy.scale
+        return cut(path, _length_at(path, 0.0, 0.0) + rng.uniform(2.0, 13.0))
+    if way == "coiled":
+        turn, side = rng.uniform(-4, 7), rng.choice([-1, 1])
+        coil = [(0.6 + side * 0.7, turn + 1.3), (0.5 + side * 1.3, turn), (0.5 + side * 1.0, turn - 3)]
+        coil += [(0.5 + side * 0.5, turn - 7), (0.4, turn - 11)]
+        path = smooth(np.vstack([gullet[gullet[:, 1] < turn - 0.5], [(0.6, turn)], coil])) * anatomy.scale
+        return cut(path, lengths(path)[-1] - rng.uniform(0, 8))
+    path = smooth(gullet) * anatomy.scale
+    low = float(gullet[-1, 1] * anatomy.height)
+    return cut(path, _length_at(path, rng.uniform(-5.0, low + 0.2), 0.0))
+
+
+def _cava(anatomy: Anatomy, rng: np.random.Generator) -> Points:
+    """Down the superior vena cava into the right atrium, nominal cm."""
+    y = anatomy.cavo_atrial
+    column = _jitter([CONFLUENCE, (-2.5, -0.6), (-2.65, y * 0.55), (-2.7, y), (-2.65, y + 2.2)], 0.12, rng)
+    atrium = _jitter([(-2.2, y + 4.2), (-0.6, y + 5.6), (2.0, y + 5.8), (4.4, y + 5.0)], 0.3, rng)
+    return np.vstack([column, atrium])
+
+
+def _cvc(anatomy: Anatomy, target: State, route: str, rng: np.random.Generator) -> Points:
+    access = _jitter(_INTO_CAVA[route], 0.2, rng)
+    access[0] += rng.normal(0, 0.5, 2)
+    if target is State.ABNORMAL and rng.random() < 0.55:
+        return _cvc_astray(anatomy, route, access, rng)
+    path = smooth(np.vstack([access, _cava(anatomy, rng)])) * anatomy.scale
+    enters = _length_at(path, CONFLUENCE[1] * anatomy.height, 0.5 * float(lengths(smooth(access) * anatomy.scale)[-1]))
+    junction = _length_at(path, anatomy.cavo_atrial * anatomy.height, enters - 1e-9)
+    cava = junction - enters
+    if target is State.NORMAL:
+        depth = rng.uniform(-3.2, 1.2)
+    elif target is State.BORDERLINE:
+        depth = rng.uniform(-cava - 0.2, -2.8) if rng.random() < 0.6 else rng.uniform(0.8, 3.2)
+    else:
+        depth = rng.uniform(2.8, 9.0) if rng.random() < 0.55 else rng.uniform(-cava - 6.5, -cava + 0.2)
+    return cut(path, junction + depth)
+
+
+def _cvc_astray(anatomy: Anatomy, route: str, access: Points, rng: np.random.Generator) -> Points:
+    """A catheter that went across to the other side, up the neck, or looped in the vena cava."""
+    side = -1 if route.endswith("right") else 1
+    from_arm = not route.startswith(("jugular", "dialysis"))
+    way = rng.choice(["across", "neck", "looped"], p=[0.3, 0.45, 0.25] if from_arm else [0.6, 0.0, 0.4])
+    if way == "looped":
+        turn = rng.uniform(-0.5, 3.5)
+        loop = [CONFLUENCE, (-2.6, turn - 1.4), (-2.7, turn), (-2.1, turn + 0.9), (-1.5, turn), (-1.7, turn - 2)]
+        loop += [(-2.0, turn - 4), (-2.4, turn - 6)]
+        path, last = np.vstack([access, _jitter(loop, 0.08, rng)]), 4.0
+    elif way == "neck":
+        neck = [(4.1, -7.2), (4.2, -9.5), (4.5, -12.0), (4.7, -15.0)]
+        keep = access[: -1 if side < 0 else -3]
+        path, last = np.vstack([keep, _jitter(neck, 0.15, rng) * [side, 1]]), 6.0
+    else:
+        far = [(-0.4, -4.5), (1.6, -5.0), (3.8, -6.1), (6.5, -6.9), (9.5, -6.6), (12.0, -5.0)]
+        if side > 0:
+            far = [(-2.4, -4.6), (-3.6, -6.0), (-6.2, -6.9), (-9.2, -6.6), (-12.0, -5.0)]
+        path, last = np.vstack([access, _jitter(far, 0.15, rng)]), 8.5
+    path = smooth(path) * anatomy.scale
+    return cut(path, lengths(path)[-1] - rng.uniform(0, last))
+
+
+def _swan(anatomy: Anatomy, rng: np.random.Generator) -> tuple[str, Points]:
+    """A pulmonary artery catheter: right atrium, right ventricle, pulmonary artery."""
+    route = "jugular right" if rng.random() < 0.85 else "jugular left"
+    y = anatomy.cavo_atrial
+    heart = [(-2.5, y + 2.0), (-1.6, y + 4.4), (0.6, y + 5.5), (3.2, y + 5.0), (4.3, y + 3.0), (3.8, y), (2.7, 2.2)]
+    artery = [(1.0, 1.2), (-1.4, 1.8), (-3.4, 2.8), (-5.0, 4.2)]
+    if rng.random() < 0.25:
+        artery = [(2.9, 1.2), (4.0, 1.0), (5.4, 2.0), (6.4, 3.4)]
+    access = _jitter(_INTO_CAVA[route], 0.2, rng)
+    path = np.vstack([access, _cava(anatomy, rng)[:4], _jitter(heart, 0.3, rng), _jitter(artery, 0.2, rng)])
+    path = smooth(path) * anatomy.scale
+    return route, cut(path, lengths(path)[-1] - rng.uniform(0, 3))

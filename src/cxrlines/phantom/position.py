@@ -1,0 +1,165 @@
+"""Where a device sits, decided from its geometry alone: the one place that turns a drawn line into a state."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cxrlines.phantom.curves import Points, lengths
+from cxrlines.task import Device, State
+
+# All in cm on the patient. The clinical source of each is told in `state_of`.
+ETT_CARINA = 0.5
+ETT_LOW = 2.0
+ETT_HIGH = 6.0
+ETT_LARYNX = 10.0
+NGT_JUNCTION_REACH = 2.5
+NGT_DEEP = 10.0
+NGT_COIL = 2.0
+CVC_LOWER_SVC = -3.0
+CVC_JUNCTION = 1.0
+CVC_UPPER_ATRIUM = 3.0
+CVC_CORRIDOR = 1.6
+CVC_LOOP = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """Anatomical points of a film, each a float64 (2,) array of [x, y] px, pixel centres at integers."""
+
+    carina: NDArray[np.float64]
+    vein_confluence: NDArray[np.float64]  # both brachiocephalic veins join: upper end of the superior vena cava
+    cavo_atrial: NDArray[np.float64]  # superior vena cava meets right atrium
+    gastro_oesophageal: NDArray[np.float64]
+    dome_right: NDArray[np.float64]  # top of the patient's right hemidiaphragm
+    dome_left: NDArray[np.float64]
+    midline_upper: NDArray[np.float64]  # on the spine, level with the lung apices
+    midline_lower: NDArray[np.float64]  # on the spine, level with the hemidiaphragms
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The names of the landmarks, in the order of `landmarks.csv`."""
+        return tuple(field.name for field in fields(cls))
+
+
+def state_of(
+    device: Device, path: ArrayLike, landmarks: Landmarks, mm_per_px: float, film_shape: tuple[int, int]
+) -> State:
+    """The state of a device from its drawn path.
+
+    `path`: (n, 2) [x, y] px from outside the patient to the tip, n >= 2. `film_shape`: (height, width) px.
+    "Above" and "below" are along the patient's spine, so a tilted film changes nothing. Limits belong to the
+    better state (a tip exactly 2 cm above the carina is normal). Distances in cm on the patient.
+
+    ETT, by the height of the tip above the carina: 2 to 6 normal (the usual rule for a neutral head: 5 +- 2 and
+    never under 2, because flexing the neck moves the tip by 2: Goodman, AJR 1976;127:433); 0.5 to 2 and 6 to 10
+    borderline; above 10 abnormal, since the trachea is 10 to 12 long and the cuff then lies at the cords; below
+    0.5, hence also in a main bronchus, abnormal (0.5 and not 0 because readers place the carina no better).
+
+    NGT: a tip off the film is incompletely imaged. Otherwise by the length of tube beyond the gastro-oesophageal
+    junction: at least 10 normal, so that the side holes lie in the stomach (the usual reporting rule); 0 to 10
+    borderline; a tube that has not passed the junction abnormal: in the oesophagus, coiled (it rises by more
+    than 2 before the junction), or in a bronchus (it never comes within 2.5 of the junction).
+
+    CVC, by the depth of the tip below the cavo-atrial junction: from 3 above to 1 below normal (lower superior
+    vena cava or the junction itself: Vesely, JVIR 2003;14:527); elsewhere in the superior vena cava, or 1 to 3
+    below (upper right atrium), borderline; deeper abnormal. Abnormal too: a tip above the confluence of the
+    brachiocephalic veins or more than 1.6 beside the line of the vena cava and atrium (short, up the neck,
+    contralateral, azygos), and a catheter that rises by more than 1 after it entered the vena cava (looped).
+
+    Swan-Ganz: present; the task asks no more.
+
+    Raises `ValueError` if the path has fewer than two points or the spacing is not positive.
+    """
+    points = np.asarray(path, np.float64)
+    if points.ndim != 2 or points.shape[0] < 2 or points.shape[1] != 2:
+        raise ValueError(f"path: needs an (n, 2) array of at least two [x, y] points, got shape {points.shape}")
+    if not mm_per_px > 0:
+        raise ValueError(f"mm_per_px: needs a positive spacing in mm, got {mm_per_px}")
+    if device is Device.SWAN:
+        return State.PRESENT
+    axes = _Axes(landmarks, mm_per_px)
+    if device is Device.ETT:
+        return _ett(axes.cm(points[-1]))
+    if device is Device.NGT:
+        if not on_film(points[-1], film_shape):
+            return State.INCOMPLETE
+        return _ngt(axes.cm(points), axes.cm(landmarks.gastro_oesophageal))
+    return _cvc(axes.cm(points), axes.cm(landmarks.vein_confluence), axes.cm(landmarks.cavo_atrial))
+
+
+def on_film(point: ArrayLike, film_shape: tuple[int, int]) -> bool:
+    """Whether a point [x, y] lies on a film of (height, width) px, whose outer edges are at -0.5 and size - 0.5."""
+    x, y = np.asarray(point, np.float64)
+    height, width = film_shape
+    return bool(-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5)
+
+
+class _Axes:
+    """The patient's axes: cm from the carina, x to the patient's left, y down along the spine."""
+
+    def __init__(self, landmarks: Landmarks, mm_per_px: float) -> None:
+        down = landmarks.midline_lower - landmarks.midline_upper
+        down = down / np.hypot(*down)
+        self._basis = np.stack([[down[1], -down[0]], down], 1) * (mm_per_px / 10)
+        self._carina = landmarks.carina
+
+    def cm(self, px: NDArray[np.float64]) -> NDArray[np.float64]:
+        # Rounded to a micrometre, so that rotating and scaling does not push a tip across a limit it lies on.
+        return np.round((px - self._carina) @ self._basis, 4)
+
+
+def _ett(tip: Points) -> State:
+    height = -tip[1]
+    if ETT_LOW <= height <= ETT_HIGH:
+        return State.NORMAL
+    return State.BORDERLINE if ETT_CARINA <= height <= ETT_LARYNX else State.ABNORMAL
+
+
+def _ngt(path: Points, junction: Points) -> State:
+    passed, length_beyond = _beyond(path, junction)
+    if passed is None or _rise(path[: passed + 1]) > NGT_COIL or length_beyond < 0:
+        return State.ABNORMAL
+    return State.NORMAL if length_beyond >= NGT_DEEP else State.BORDERLINE
+
+
+def _beyond(path: Points, junction: Points) -> tuple[int | None, float]:
+    """The segment on which a tube comes nearest to the junction, and the length of tube beyond that point.
+
+    None where it stays away from the junction or ends before it (the nearest point is then its tip).
+    """
+    start, step = path[:-1], np.diff(path, axis=0)
+    share = np.clip(((junction - start) * step).sum(1) / np.maximum((step**2).sum(1), 1e-12), 0, 1)
+    distance = np.hypot(*(start + share[:, None] * step - junction).T)
+    nearest = int(distance.argmin())
+    along = lengths(path)
+    beyond = along[-1] - along[nearest] - share[nearest] * (along[nearest + 1] - along[nearest])
+    ends_above = path[-1, 1] < junction[1] and beyond <= 0
+    return (None if distance[nearest] > NGT_JUNCTION_REACH or ends_above else nearest), round(float(beyond), 4)
+
+
+def _cvc(path: Points, confluence: Points, junction: Points) -> State:
+    tip = path[-1]
+    if tip[1] < confluence[1]:
+        return State.ABNORMAL
+    share = (tip[1] - confluence[1]) / (junction[1] - confluence[1])
+    beside = abs(tip[0] - (confluence[0] + min(share, 1.0) * (junction[0] - confluence[0])))
+    entered = int(np.argmax(path[:, 1] >= confluence[1])) if path[0, 1] < confluence[1] else _re_entry(path, confluence)
+    depth = tip[1] - junction[1]
+    if beside > CVC_CORRIDOR or _rise(path[entered:]) > CVC_LOOP or depth > CVC_UPPER_ATRIUM:
+        return State.ABNORMAL
+    return State.NORMAL if CVC_LOWER_SVC <= depth <= CVC_JUNCTION else State.BORDERLINE
+
+
+def _re_entry(path: Points, confluence: Points) -> int:
+    """Where a catheter that starts below the confluence (from the arm) comes down past it again."""
+    above = np.flatnonzero(path[:, 1] < confluence[1])
+    if len(above) == 0:
+        return 0
+    below = np.flatnonzero(path[above[0] :, 1] >= confluence[1])
+    return int(above[0] + below[0]) if len(below) else len(path) - 1
+
+
+def _rise(path: Points) -> float:
+    """The largest upward movement along a path: how far it climbs above the lowest point it had reached."""
+    return round(float((np.maximum.accumulate(path[:, 1]) - path[:, 1]).max()), 4)

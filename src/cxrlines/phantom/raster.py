@@ -1,0 +1,84 @@
+"""Shapes in cm drawn as coverage images on a film or a coarser copy of it. Everything sub-pixel, anti-aliased."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from cxrlines.phantom.curves import Points
+from cxrlines.phantom.scene import View
+
+Coverage = NDArray[Any]  # uint8 (height, width), 255 = fully covered; OpenCV's own stubs know no dtype
+Field = NDArray[Any]  # float32 (height, width), attenuation in natural-log units
+_BITS = 4  # sub-pixel bits of OpenCV's drawing
+
+
+class Raster:
+    """A grid over the film, `factor` times as many px a side; draws points given in cm * `scale`."""
+
+    def __init__(self, view: View, factor: float, scale: ArrayLike = (1.0, 1.0)) -> None:
+        height, width = view.shape
+        self.shape = (max(1, round(height * factor)), max(1, round(width * factor)))
+        self.px_per_cm = view.px_per_cm * factor
+        self._matrix = np.asarray(scale, np.float64)[:, None] * view.matrix * factor
+        self._origin = (view.origin + 0.5) * factor - 0.5
+
+    def px(self, cm: ArrayLike) -> Points:
+        """Points in px of this grid, pixel centres at integers."""
+        return np.asarray(cm, np.float64) @ self._matrix + self._origin
+
+    def blank(self) -> Coverage:
+        """Nothing covered yet."""
+        return np.zeros(self.shape, np.uint8)
+
+    def fill(self, outline: Points, *, blur: float = 0.0, on: Coverage | None = None, value: int = 255) -> Coverage:
+        """The inside of a closed outline; `blur` in cm; drawn onto `on` where given (in place)."""
+        image = self.blank() if on is None else on
+        cv2.fillPoly(image, [self._fixed(outline)], value, cv2.LINE_AA, _BITS)
+        return self.blur(image, blur) if blur else image
+
+    def stroke(
+        self, image: Coverage, paths: Iterable[Points], width: float, value: float, closed: bool = False
+    ) -> None:
+        """Paths of a `width` in cm, drawn into `image`; thinner than a pixel is drawn a pixel wide and fainter."""
+        px = width * self.px_per_cm
+        pen = max(1, round(px))
+        ink = int(min(255, value * min(1.3, px / pen)))
+        cv2.polylines(image, [self._fixed(path) for path in paths], closed, ink, pen, cv2.LINE_AA, _BITS)
+
+    def disc(self, image: Coverage, centre: ArrayLike, radius: float, value: float, pen: float = 0.0) -> None:
+        """A disc of `radius` cm, or with a `pen` in cm a ring, drawn into `image`."""
+        x, y = self._fixed(np.asarray(centre)[None])[0].tolist()
+        thickness = max(1, round(pen * self.px_per_cm)) if pen else -1
+        reach = max(1, int(radius * self.px_per_cm * (1 << _BITS)))
+        cv2.circle(image, (x, y), reach, int(value), thickness, cv2.LINE_AA, _BITS)
+
+    def blur(self, image: Field, cm: float) -> Field:
+        """Gaussian blur of standard deviation `cm`, at least 0.35 px."""
+        return cv2.GaussianBlur(image, (0, 0), max(0.35, cm * self.px_per_cm))
+
+    def dome(self, inside: Coverage, depth: float) -> Field:
+        """Thickness of a rounded body over its outline, 0 to 1: a quarter circle rising over `depth` cm."""
+        away = cv2.distanceTransform((inside > 127).view(np.uint8), cv2.DIST_L2, 3)
+        rise = np.minimum(away * (1 / (depth * self.px_per_cm)), 1.0)
+        return np.sqrt(rise * (2 - rise))
+
+    def clouds(self, rng: np.random.Generator, coarse: int, octaves: int = 1) -> Field:
+        """Smooth random field, mean 0: `coarse` cells over the longer side, then octaves of half the amplitude."""
+        field = np.zeros(self.shape, np.float32)
+        for octave in range(octaves):
+            cells = coarse << octave
+            grid = rng.standard_normal((max(3, cells * self.shape[0] // max(self.shape)), max(3, cells)), np.float32)
+            size = self.shape[::-1]
+            field += cv2.resize(grid, size, interpolation=cv2.INTER_CUBIC) * np.float32(0.5**octave)
+        return field
+
+    def _fixed(self, cm: Points) -> NDArray[np.int32]:
+        return np.clip(np.round(self.px(cm) * (1 << _BITS)), -(1 << 24), 1 << 24).astype(np.int32)
+
+
+def enlarge(field: Field, shape: tuple[int, int]) -> Field:
+    """A field on a finer grid, (height, width)."""
+    return cv2.resize(field, shape[::-1], interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,207 @@
+"""Attenuation of the patient: soft tissue on a quarter grid, bones, airway and vessels on a half grid.
+
+Values are natural-log attenuation along the beam: 0.19 / cm for soft tissue at portable-film energies, air-filled
+lung about a quarter of that, 0.3 / cm more for bone.
+"""
+
+import cv2
+import numpy as np
+
+from cxrlines.phantom.anatomy import Anatomy
+from cxrlines.phantom.curves import blob, offset, smooth
+from cxrlines.phantom.raster import Coverage, Field, Raster
+
+WATER = 0.19
+AIR_IN_LUNG = 0.14  # soft tissue minus lung, / cm
+
+
+def soft_tissue(grid: Raster, anatomy: Anatomy, disease: float, rng: np.random.Generator) -> tuple[Field, Field]:
+    """Attenuation of the soft tissue, and the share of aerated lung at each px (0-1)."""
+    u = rng.uniform
+    body = grid.fill(anatomy.body_outline(), blur=0.25)
+    depth = u(17.5, 20.5) + 5 * anatomy.fat
+    field = grid.dome(body, 6.5) * np.float32(WATER * depth)
+    for side in (-1, 1):
+        arm = grid.blank()
+        grid.stroke(arm, [anatomy.arm_axis(side)], 8.0 + 4 * anatomy.fat, 255)
+        field = np.maximum(field, grid.blur(grid.dome(arm, 4.5), 0.3) * np.float32(WATER * 9))
+    lungs = [grid.fill(anatomy.lung(side), blur=0.07) for side in (-1, 1)]
+    lung = cv2.max(*lungs)
+    thickness = u(11.5, 14.5) - 1.5 * anatomy.fat
+    air = grid.blur(grid.dome(lung, 4.2), 0.12)
+    heart = grid.blur(grid.dome(grid.fill(anatomy.heart_outline()), 4.0), 0.12)
+    great = grid.blur(grid.dome(grid.fill(anatomy.mediastinum_outline()), 2.6), 0.1)
+    organ = np.maximum(heart * np.float32(u(0.48, 0.66)), great * np.float32(u(0.55, 0.72)))
+    air *= 1 - organ
+    field -= air * np.float32(AIR_IN_LUNG * thickness)
+    aorta = grid.blank()
+    knob = 1.9 + 0.75 * anatomy.knob
+    grid.stroke(aorta, [smooth([(0.3, -2.6), (knob - 0.4, -2.4), (knob, -0.6), (2.5, 4), (1.6, 13)])], 2.3, 255)
+    field += grid.blur(aorta, 0.22).astype(np.float32) * np.float32(0.16 * anatomy.knob / 255)
+    _abdomen(grid, anatomy, field, rng)
+    if anatomy.breasts:
+        _breasts(grid, anatomy, field, rng)
+    aerated = lung.astype(np.float32) * np.float32(1 / 255)
+    _opacities(grid, anatomy, field, [side.astype(np.float32) * np.float32(1 / 255) for side in lungs], disease, rng)
+    field += grid.clouds(rng, 4) * np.float32(0.05)
+    field += grid.clouds(rng, 14, 3) * (np.float32(0.018) + aerated * np.float32(0.03))
+    return np.maximum(field, 0.0), aerated
+
+
+def _abdomen(grid: Raster, anatomy: Anatomy, field: Field, rng: np.random.Generator) -> None:
+    u = rng.uniform
+    low = max(anatomy.dome_right, anatomy.dome_left)
+    if rng.random() < 0.75:
+        centre = (anatomy.junction[0] + u(3.0, 5.6), anatomy.junction[1] + u(0.8, 2.6))
+        bubble = grid.fill(blob(rng, centre, (u(1.5, 3.4), u(0.8, 2.2)), 0.1), blur=0.14)
+        field -= bubble.astype(np.float32) * np.float32(u(0.15, 0.5) / 255)
+    for _ in range(rng.integers(0, 8)):
+        centre = (u(-11, 12), u(low + 4.5, low + 13))
+        gas = grid.fill(blob(rng, centre, (u(0.7, 2.6), u(0.6, 1.5)), 0.14), blur=0.16)
+        field -= gas.astype(np.float32) * np.float32(u(0.08, 0.35) / 255)
+
+
+def _breasts(grid: Raster, anatomy: Anatomy, field: Field, rng: np.random.Generator) -> None:
+    for side in (-1, 1):
+        size = anatomy.breasts * rng.uniform(0.85, 1.15)
+        centre = (side * (8.6 + 1.5 * size), 7.2 + 2.5 * size)
+        breast = grid.fill(blob(rng, centre, (4.2 + 1.8 * size, 4.0 + 2.2 * size), 0.03))
+        field += grid.blur(grid.dome(breast, 3.5), 0.15) * np.float32(0.16 + 0.3 * size)
+
+
+def _opacities(
+    grid: Raster, anatomy: Anatomy, field: Field, lungs: list[Field], disease: float, rng: np.random.Generator
+) -> None:
+    """Patches of consolidation, oedema from the hila, effusions and basal collapse; `disease` 0-1."""
+    u = rng.uniform
+    both = np.maximum(*lungs)
+    texture = 1 + 0.55 * grid.clouds(rng, 22, 2)
+    for _ in range(rng.poisson(2.2 * disease)):
+        patch = grid.fill(blob(rng, (rng.choice([-1, 1]) * u(4, 11), u(-5, 11)), (u(1.2, 4.5), u(1.2, 4.5)), 0.2))
+        patch = grid.blur(patch, u(0.6, 1.5))
+        field += patch.astype(np.float32) * both * texture * np.float32(u(0.2, 0.75) / 255)
+    if rng.random() < 0.5 * disease:
+        haze = grid.clouds(rng, 9, 3)
+        field += both * np.maximum(haze + 0.5, 0) * texture * np.float32(u(0.08, 0.32))
+    for side, lung in zip((-1, 1), lungs, strict=True):
+        if rng.random() < 0.45 * disease:
+            level = (anatomy.dome_right if side < 0 else anatomy.dome_left) - u(-2.5, 5)
+            start, end = (side * u(2, 6), level + u(0, 2)), (side * 16, level - u(0, 3))
+            fluid = grid.fill(np.array([start, end, (side * 17, 40), (side * 1.0, 40)]))
+            fluid = grid.blur(fluid, u(0.8, 2.2))
+            field += fluid.astype(np.float32) * lung * np.float32(u(0.35, 1.3) / 255)
+
+
+def bones(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
+    """Attenuation that ribs, clavicles, shoulder and spine add."""
+    total = _ribs(grid, anatomy, rng)
+    _shoulders(grid, anatomy, total)
+    _spine(grid, anatomy, total, rng.uniform(0.6, 1.1))
+    return total * np.float32(anatomy.bone)
+
+
+def _cortex(grid: Raster, axes: list, width: float, shell: float) -> tuple[Coverage, Coverage]:
+    """A long bone seen from the side: its whole width, and the brighter shell along both edges."""
+    whole, inner = grid.blank(), grid.blank()
+    grid.stroke(whole, axes, width, 255)
+    grid.stroke(inner, axes, width - 2 * shell, 255)
+    return whole, cv2.subtract(whole, inner)
+
+
+def _ribs(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
+    total = np.zeros(grid.shape, np.float32)
+    ribs = anatomy.ribs()
+    # Even and odd ribs apart, so that neighbours add up where they overlap at the flank.
+    for parity in (0, 1):
+        back = [rib[0] for k, rib in enumerate(ribs) if k // 2 % 2 == parity]
+        front = [rib[1] for k, rib in enumerate(ribs) if k // 2 % 2 == parity and len(rib[1])]
+        whole, shell = _cortex(grid, back, 1.15, 0.16)
+        total += grid.blur(cv2.addWeighted(whole, 0.34, shell, 0.34, 0), 0.06).astype(np.float32)
+        whole, shell = _cortex(grid, front, 1.3, 0.14)
+        fade = grid.blur(cv2.addWeighted(whole, 0.2, shell, 0.14, 0), 0.11).astype(np.float32)
+        total += fade
+    wall = grid.blank()
+    y = np.linspace(anatomy.apex + 1.0, anatomy.dome_right + 5, 20)
+    for side in (-1, 1):
+        grid.stroke(wall, [np.stack([side * (anatomy.cage(y) + 0.05), y], 1)], 0.75, 70)
+    total += grid.blur(wall, 0.18)
+    return total * np.float32(rng.uniform(0.30, 0.46) / 255)
+
+
+def _shoulders(grid: Raster, anatomy: Anatomy, total: Field) -> None:
+    for side in (-1, 1):
+        whole, shell = _cortex(grid, [anatomy.clavicle_axis(side)], 1.25, 0.17)
+        total += grid.blur(cv2.addWeighted(whole, 0.32, shell, 0.4, 0), 0.05).astype(np.float32) * np.float32(0.5 / 255)
+        blade = grid.fill(anatomy.scapula(side), value=60)
+        rim = grid.blank()
+        grid.stroke(rim, [anatomy.scapula(side)], 0.28, 130, closed=True)
+        y = anatomy.shoulder
+        spine = smooth(np.array([(11.2, y + 0.2), (14, y - 1.6), (17.6, y - 2.9), (18.8, y - 2.4)]) * [side, 1])
+        grid.stroke(rim, [spine], 0.55, 120)
+        total += grid.blur(cv2.add(blade, rim), 0.07).astype(np.float32) * np.float32(0.28 / 255)
+        humerus = grid.blank()
+        grid.stroke(humerus, [anatomy.arm_axis(side)], 2.1, 150)
+        grid.stroke(humerus, [anatomy.arm_axis(side)], 1.3, 70)
+        grid.disc(humerus, anatomy.arm_axis(side)[0], 2.35, 130)
+        grid.disc(humerus, anatomy.arm_axis(side)[0], 2.35, 190, pen=0.2)
+        total += grid.blur(humerus, 0.09).astype(np.float32) * np.float32(0.5 / 255)
+
+
+def _spine(grid: Raster, anatomy: Anatomy, total: Field, seen: float) -> None:
+    bodies, marks = grid.blank(), grid.blank()
+    rng = np.random.default_rng(anatomy.detail + 1)
+    for k in range(-7, 16):
+        y = k * anatomy.rib_gap * 1.02 + rng.normal(0, 0.05)
+        half, tall = 1.35 + 0.035 * (k + 7), 0.40 * anatomy.rib_gap
+        x = float(anatomy.spine(y))
+        waist = half * 0.86
+        outline = [(x - half, y - tall), (x + half, y - tall), (x + waist, y), (x + half, y + tall)]
+        outline += [(x - half, y + tall), (x - waist, y)]
+        body = smooth(outline, closed=True, samples=3)
+        grid.fill(body, on=bodies, value=150)
+        grid.stroke(bodies, [body], 0.14, 235, closed=True)
+        for side in (-1, 1):
+            grid.disc(marks, (x + side * half * 0.62, y - 0.25), 0.36, 170, pen=0.16)
+            process = smooth([(x + side * half * 0.9, y - 0.2), (x + side * (half + 1.1), y - 0.7)], samples=3)
+            grid.stroke(marks, [process], 0.7, 75)
+        grid.stroke(
+            marks, [np.array([(x + anatomy.yaw * -0.3, y - 0.1), (x + anatomy.yaw * -0.3, y + 0.75)])], 0.34, 190
+        )
+    total += grid.blur(cv2.addWeighted(bodies, 0.8, marks, 0.7, 0), 0.07).astype(np.float32) * np.float32(
+        0.4 * seen / 255
+    )
+
+
+def airway(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
+    """Attenuation the air in trachea and main bronchi takes away (positive)."""
+    trachea, right, left = anatomy.airway()
+    tube = grid.blank()
+    grid.stroke(tube, [trachea], 1.75, 255)
+    grid.stroke(tube, [right], 1.3, 215)
+    grid.stroke(tube, [left], 1.15, 195)
+    return grid.blur(tube, 0.14).astype(np.float32) * np.float32(rng.uniform(0.24, 0.38) / 255)
+
+
+def vessels(grid: Raster, rng: np.random.Generator) -> Field:
+    """Attenuation of the pulmonary vessels: trees that branch and thin out from the hila."""
+    image = grid.blank()
+    roots, tips, hila = [], [], []
+    for side in (-1, 1):
+        hilum = np.array([side * 3.6, 1.7 if side < 0 else 0.9])
+        for heading in np.linspace(-1.35, 1.5, 9) + rng.normal(0, 0.1, 9):
+            turn = np.cumsum(rng.normal(0, 0.16, 8)) + heading
+            step = rng.uniform(0.85, 1.35) * np.stack([side * np.cos(turn), np.sin(turn)], 1)
+            trunk = hilum + rng.normal(0, [0.4, 0.8]) + np.cumsum(step, 0) - step[0]
+            hila.append(trunk[:3])
+            roots.append(trunk[1:6])
+            tips.append(trunk[4:])
+            for k in range(1, 6):
+                fork = turn[k] + rng.choice([-1, 1]) * rng.uniform(0.35, 0.9) + np.cumsum(rng.normal(0, 0.2, 5))
+                twig = np.stack([side * np.cos(fork), np.sin(fork)], 1) * rng.uniform(0.5, 0.9)
+                tips.append(trunk[k] + np.vstack([[0, 0], np.cumsum(twig, 0)]))
+    grid.stroke(image, tips, 0.2, 90)
+    grid.stroke(image, roots, 0.34, 130)
+    grid.stroke(image, hila, 0.75, 170)
+    ring = offset(roots[0], 0.0)[:1]
+    grid.disc(image, ring[0], 0.32, 200, pen=0.12)
+    return grid.blur(image, 0.05).astype(np.float32) * np.float32(rng.uniform(0.22, 0.42) / 255)
