@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -263,7 +263,7 @@ def _ahead(prepare: _Preparation, films: list[tuple[Path, Path]], ahead: int) ->
 
 
 @torch.inference_mode()
-def _mean_probability(models: list[torch.nn.Module], films: list[np.ndarray], device: torch.device) -> np.ndarray:
+def _mean_probability(models: Sequence[torch.nn.Module], films: list[np.ndarray], device: torch.device) -> np.ndarray:
     """Mean of the models' probabilities, float64 (b, 11), of films uint8 (S, S)."""
     batch = torch.from_numpy(np.stack(films)[:, None]).to(device)
     return torch.stack([torch.sigmoid(model(batch).double()) for model in models]).mean(dim=0).cpu().numpy()

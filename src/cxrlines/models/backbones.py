@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 import timm
 from torch import Tensor, nn
 
-from cxrlines.models.weights import imagenet_tensors
+from cxrlines.models.weights import WeightsError, imagenet_tensors
 
 Start = Literal["imagenet", "none"]
 
@@ -47,7 +47,7 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
     Raises:
         ValueError: a name timm does not know (the nearest are named), another number of channels, a `drop_path`
             the model has no use for.
-        WeightsError: ImageNet weights that cannot be had.
+        WeightsError: ImageNet weights that cannot be had, or do not fit.
     """
     check_backbone(name)
     if in_channels not in (1, 3):
@@ -68,6 +68,8 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
         net: Any = timm.create_model(name, **options)
     except TypeError as error:
         raise ValueError(f"backbone {name!r} cannot be made with {_said(options)}: {error}") from error
+    except RuntimeError as error:
+        raise WeightsError(f"the weights of {source} are not those of timm's {name!r}: {error}") from error
     net.pretrained_cfg.pop("state_dict", None)  # else the weights are held twice
     net.reset_classifier(0)
     return Backbone(net, source)

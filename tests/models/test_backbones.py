@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from cxrlines.models.backbones import check_backbone, make_backbone, pixel_statistics
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet10t", "tf_efficientnet_lite0", "convnext_atto", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"],
+)
+def test_convolutional_and_transformer_nets_give_a_map_of_their_channels(name: str) -> None:
+    backbone = make_backbone(name, weights="none").eval()
+    features = backbone(torch.zeros(1, 1, 96, 64))
+    stride = 16 if "patch16" in name else 32
+    assert features.shape == (1, backbone.channels, 96 // stride, 64 // stride)
+    assert backbone.source == "random"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_it_sees_the_channels_it_was_asked_for(channels: int) -> None:
+    backbone = make_backbone("resnet10t", in_channels=channels, weights="none")
+    backbone(torch.zeros(2, channels, 32, 32))
+    with pytest.raises(RuntimeError, match="channels"):
+        backbone(torch.zeros(2, 4 - channels, 32, 32))
+
+
+def test_no_weight_of_the_classifier_is_left() -> None:
+    backbone = make_backbone("resnet10t", weights="none")
+    backbone(torch.rand(2, 1, 64, 64)).sum().backward()
+    assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
+
+
+def test_drop_path_drops_in_training_only() -> None:
+    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    backbone = make_backbone("resnet10t", weights="none", drop_path=0.5).eval()
+    torch.testing.assert_close(backbone(images), backbone(images))
+    rates = [m.drop_prob for m in backbone.modules() if type(m).__name__ == "DropPath"]
+    assert rates and max(rates) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match=r"backbone 'vgg11' cannot be made with .*drop_path_rate=0.5"):
+        make_backbone("vgg11", weights="none", drop_path=0.5)
+
+
+def test_pixel_statistics_of_gray_are_those_of_the_mean_colour() -> None:
+    assert pixel_statistics("tf_efficientnet_lite0", 1) == ([0.5], [0.5])
+    assert pixel_statistics("resnet50d", 3) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    mean, std = pixel_statistics("resnet50d", 1)
+    assert mean == pytest.approx([0.449]) and std == pytest.approx([0.226])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet20d", "'resnet20d' is not a timm model; the nearest names are: resnet200d"),
+        (
+            "tf_efficientnet_b7.nope",
+            "timm has 'tf_efficientnet_b7', but not with weights 'nope'; it has: .*ns_jft",
+        ),
+        ("hf-hub:someone/something", "'hf-hub:someone/something' is not a timm model"),
+        ("", "'' is not a timm model; see timm.list_models"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_backbone(name)
+
+
+def test_known_names_with_and_without_weights_pass() -> None:
+    for name in ("resnet200d", "tf_efficientnet_b7.ns_jft_in1k", "resnet10t"):
+        check_backbone(name)
+
+
+def test_other_values_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"in_channels: 2 is not possible; 1 .* or 3"):
+        make_backbone("resnet10t", in_channels=2, weights="none")
+    with pytest.raises(ValueError, match="weights: 'jft' is unknown; it is one of: imagenet, none"):
+        make_backbone("resnet10t", weights="jft")  # type: ignore[arg-type]
