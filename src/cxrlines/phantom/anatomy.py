@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from cxrlines.phantom.curves import Points, smooth
 
 _CAGE_Y = np.array([-11, -9.6, -8.6, -7.2, -5, -2, 2, 6, 10, 14, 19])
-_CAGE_X = np.array([2.6, 4.4, 6.3, 8.4, 10.4, 12.1, 13.3, 13.9, 14.2, 14.3, 13.6])
+_CAGE_X = np.array([3.2, 5.2, 7.2, 9.2, 11.0, 12.5, 13.4, 13.9, 14.2, 14.3, 13.6])
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ class Anatomy:
     def lung(self, side: int) -> Points:
         """Closed outline of a lung; side -1 is the patient's right, +1 the left. Heart not taken off."""
         dome = self.dome_right if side < 0 else self.dome_left
-        flank = np.array([self.apex + 1.6, -5.0, -2.0, 2.0, 6.0, dome - 0.6, dome + 1.8])
+        flank = np.array([self.apex + 1.6, -5.0, -2.0, 2.0, 6.0, dome + 0.5, dome + 3.2])
         lateral = np.stack([self.cage(flank) - 0.35, flank], 1)
         outline = [
             (2.2, self.apex + 1.6),
-            (3.6, self.apex),
-            (5.6, self.apex + 0.1),
+            (3.4, self.apex + 0.2),
+            (5.4, self.apex - 0.2),
             *lateral,
-            (self.cage(dome + 4) - 0.5, dome + 4.3),
-            (12.4, dome + 2.0),
-            (10.0, dome + 0.55),
-            (7.0, dome - 0.05),
-            (4.4, dome + 0.15),
-            (1.9, dome + 1.4),
+            (self.cage(dome + 5) - 0.45, dome + 5.6),
+            (12.5, dome + 3.2),
+            (10.6, dome + 0.9),
+            (7.2, dome - 0.25),
+            (4.2, dome + 0.35),
+            (1.9, dome + 2.4),
             (1.5, 6.0),
             (1.4, 0.0),
             (1.8, -5.0),
@@ -122,18 +122,18 @@ class Anatomy:
 
     def body_outline(self) -> Points:
         """Closed outline of neck, shoulders and trunk, arms left out."""
-        trunk = 15.6 + 3.6 * self.fat
+        trunk = 16.4 + 4.0 * self.fat
         neck = 5.2 + 1.2 * self.fat
         half = [
             (neck, -30.0),
-            (neck, -14.0),
-            (neck + 1.0, -11.6),
-            (9.5, -10.4 - self.fat),
-            (17.0, self.shoulder - 3.0),
-            (21.5, self.shoulder - 1.0),
-            (21.0, self.shoulder + 4.0),
-            (trunk + 2.2, 2.0),
-            (trunk, 6.0),
+            (neck, -15.5),
+            (neck + 0.8, -13.0),
+            (9.5, -11.4 - self.fat),
+            (17.5, self.shoulder - 4.0),
+            (22.6, self.shoulder - 1.5),
+            (22.0, self.shoulder + 4.0),
+            (trunk + 2.6, 3.0),
+            (trunk + 0.4, 7.0),
             (trunk + 0.2, 14.0),
             (trunk + 0.8, 22.0),
             (trunk + 1.2, 40.0),
@@ -168,12 +168,12 @@ class Anatomy:
         ribs = []
         for k in range(12):
             top = self.apex - 0.3 + self.rib_gap * k
-            drop = self.rib_drop * float(np.interp(k, [0, 1, 3, 6, 11], [3.0, 5.5, 8.0, 9.4, 8.0]))
+            drop = self.rib_drop * float(np.interp(k, [0, 1, 3, 6, 11], [3.4, 6.2, 8.8, 10.4, 9.5]))
             reach = np.deg2rad(np.interp(k, [0, 1, 5, 8, 11], [128, 135, 140, 132, 66]))
             jitter = rng.normal(0, 0.12, 2)
             for side in (-1, 1):
                 half = float(self.cage(top + drop * 0.45)) + 0.25
-                angle = np.linspace(np.arcsin(1.9 / half), reach, 26)
+                angle = np.linspace(np.arcsin(0.9 / half), reach, 26)
                 y = top + drop * (0.52 * (1 - np.cos(angle)) - 0.10 * np.sin(2 * angle)) + jitter[0]
                 arc = np.stack([side * half * np.sin(angle), y], 1)
                 flank = int(np.searchsorted(angle, np.pi / 2)) + 1
@@ -183,7 +183,14 @@ class Anatomy:
     def clavicle_axis(self, side: int) -> Points:
         """Axis of a clavicle from the sternum outwards."""
         y, rise = self.clavicle[0] - self.lordotic, self.clavicle[1]
-        axis = [(1.7, y), (4.4, y - 0.5), (8.5, y - 0.7 - 0.25 * rise), (12, y - 0.8 * rise), (16.6, y - rise - 0.2)]
+        axis = [
+            (1.5, y),
+            (3.6, y - 0.4),
+            (7.0, y - 0.2),
+            (11.0, y - 0.75 * rise),
+            (13.8, y - rise - 0.5),
+            (16.8, y - rise),
+        ]
         return smooth(np.array(axis) * [side, 1] + [self.yaw, 0])
 
     def scapula(self, side: int) -> Points:
@@ -197,7 +204,7 @@ def draw_patient(rng: np.random.Generator) -> Anatomy:
     """A patient, from a skewed but plausible adult population."""
     u = rng.uniform
     size = u(0.90, 1.09)
-    dome_right = u(9.6, 12.6)
+    dome_right = u(8.6, 12.2)
     dome_left = dome_right + u(0.1, 1.5)
     woman = bool(rng.random() < 0.42)
     return Anatomy(
@@ -205,7 +212,7 @@ def draw_patient(rng: np.random.Generator) -> Anatomy:
         height=size * u(0.93, 1.07),
         fat=float(rng.beta(1.6, 2.0)),
         breasts=float(u(0.25, 1.0)) if woman else 0.0,
-        heart=float(np.clip(rng.normal(1.02, 0.2), 0.7, 1.55)),
+        heart=float(np.clip(rng.normal(1.1, 0.22), 0.7, 1.65)),
         knob=u(0.55, 1.5),
         scoliosis=float(rng.normal(0, 0.4)),
         trachea=float(rng.normal(-0.1, 0.35)),
@@ -215,10 +222,10 @@ def draw_patient(rng: np.random.Generator) -> Anatomy:
         junction=(u(1.2, 2.3), dome_left + u(-0.4, 1.1)),
         cavo_atrial=u(3.7, 4.8),
         rib_gap=u(1.9, 2.25),
-        rib_drop=u(0.78, 1.1),
-        bone=u(0.55, 1.3),
-        clavicle=(u(-6.6, -4.6), u(0.6, 3.8)),
-        shoulder=u(-8.2, -4.8),
+        rib_drop=u(0.95, 1.3),
+        bone=u(0.6, 1.35),
+        clavicle=(u(-6.6, -4.2), u(1.2, 5.2)),
+        shoulder=u(-10.2, -6.0),
         arm=u(-0.4, 1.4),
         sternotomy=bool(rng.random() < 0.14),
         pacemaker=bool(rng.random() < 0.05),

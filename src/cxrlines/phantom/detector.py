@@ -10,8 +10,8 @@ from cxrlines.phantom.scene import View
 
 def equalise(grid: Raster, field: Field, rng: np.random.Generator) -> tuple[Field, float]:
     """Part of the broad contrast taken away, as radiography processors do to show lung and mediastinum at once."""
-    share = np.float32(rng.uniform(0.25, 0.6))
-    flat = field - grid.blur(field, 3.5) * share
+    share = np.float32(rng.uniform(0.35, 0.72))
+    flat = field - grid.blur(field, 5.0) * share
     return flat, float(share)
 
 
@@ -23,10 +23,14 @@ def develop(
     lung = float(np.median(small[aerated > 0.6])) if (aerated > 0.6).any() else float(small.mean())
     bright = float(np.percentile(small, 93))
     span = max(bright - lung, 0.35)
-    dark, light = rng.uniform(0.24, 0.42), rng.uniform(0.72, 0.86)
+    dark, light = rng.uniform(0.32, 0.54), rng.uniform(0.68, 0.82)
     grey = (film - np.float32(lung)) * np.float32((light - dark) / span) + np.float32(dark)
     if site == "b":
         grey += (grey - cv2.GaussianBlur(grey, (0, 0), 2.5)) * np.float32(rng.uniform(0.4, 1.1))
+    # What is darker than lung (arms, air beside the patient) is compressed, as in a film's toe.
+    toe = np.float32(rng.uniform(0.2, 0.4))
+    below = np.minimum(grey - np.float32(dark), 0)
+    grey += toe * (1 - np.exp(below / toe)) * -1 - below
     # Soft toe and shoulder: linear in the middle, never fully black or white.
     grey = 0.5 + 0.5 * np.tanh((grey - 0.5) * 2.2) / np.tanh(1.1 * 1.25)
     lo, hi = rng.uniform(0, 18), rng.uniform(222, 255)

@@ -47,21 +47,24 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     tissue, aerated = soft_tissue(coarse, anatomy, disease, rng)
     scattered, primary = _scatter(coarse, tissue, rng)
     detail = bones(half, anatomy, rng) - airway(half, anatomy, rng)
-    detail += vessels(half, rng) * enlarge(aerated, half.shape)
+    marks = vessels(half, rng) + half.clouds(rng, 64, 2) * np.float32(rng.uniform(0.02, 0.05))
+    detail += marks * enlarge(aerated, half.shape)
     detail *= enlarge(primary, half.shape)
 
     lines = draw_lines(Raster(view, 1.0), scene.lines, rng)
     clutter = draw_clutter(full, anatomy, level.clutter, rng)
     sharp = 0.035 * rng.uniform(0.8, 1.4)  # cm: focal spot and detector
-    seen = np.float32(0.40 * level.contrast / 255)
+    seen = np.float32(0.50 * level.contrast / 255)
     hard = full.blur(lines, sharp).astype(np.float32) * seen
     hard += full.blur(clutter, sharp).astype(np.float32) * np.float32(0.55 / 255)
 
     flat, spread = detector.equalise(coarse, scattered, rng)
-    film = enlarge(flat, view.shape) + enlarge(detail, view.shape)
+    film = enlarge(flat, half.shape) + detail
+    film += (film - half.blur(film, 0.6)) * np.float32(rng.uniform(0.4, 1.1))  # the processor's detail enhancement
+    film = enlarge(film, view.shape)
     film += hard * np.sqrt(enlarge(primary, view.shape))
     noise = rng.standard_normal(view.shape, np.float32)
-    dose = rng.uniform(0.010, 0.022) * level.noise
+    dose = rng.uniform(0.006, 0.017) * level.noise
     film += full.blur(noise, 0.03) * enlarge(np.exp(scattered * 0.5), view.shape) * np.float32(dose)
     return detector.develop(film, aerated, spread, view, site, rng)
 

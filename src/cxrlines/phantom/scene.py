@@ -84,10 +84,10 @@ def make_scene(patient_seed: list[int], study_seed: list[int], *, size: int, bal
 
 
 def _draw_view(size: int, site: str, rng: np.random.Generator) -> View:
-    """Field of view of a portable film: the longer side 36 to 43 cm on the patient, landscape or near square."""
+    """Field of view of a portable film: the longer side 34.5 to 41.5 cm on the patient, landscape or near square."""
     aspect = rng.uniform(0.80, 1.0) if rng.random() < 0.8 else 1.0
     portrait = rng.random() < (0.12 if site == "a" else 0.3)
-    long_side = rng.uniform(36.5, 43.0)
+    long_side = rng.uniform(34.5, 41.5)
     shape = (size, round(size * aspect)) if portrait else (round(size * aspect), size)
     height, width = shape
     origin = np.array([width * (0.5 + rng.normal(0, 0.025)), height * rng.uniform(0.35, 0.45)])

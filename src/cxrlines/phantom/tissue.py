@@ -20,18 +20,18 @@ def soft_tissue(grid: Raster, anatomy: Anatomy, disease: float, rng: np.random.G
     u = rng.uniform
     body = grid.fill(anatomy.body_outline(), blur=0.25)
     depth = u(17.5, 20.5) + 5 * anatomy.fat
-    field = grid.dome(body, 6.5) * np.float32(WATER * depth)
+    field = grid.blur(grid.dome(body, 4.0), 0.3) * np.float32(WATER * depth)
     for side in (-1, 1):
         arm = grid.blank()
         grid.stroke(arm, [anatomy.arm_axis(side)], 8.0 + 4 * anatomy.fat, 255)
-        field = np.maximum(field, grid.blur(grid.dome(arm, 4.5), 0.3) * np.float32(WATER * 9))
+        field = np.maximum(field, grid.blur(grid.dome(arm, 2.5), 0.2) * np.float32(WATER * u(10, 13)))
     lungs = [grid.fill(anatomy.lung(side), blur=0.07) for side in (-1, 1)]
     lung = cv2.max(*lungs)
     thickness = u(11.5, 14.5) - 1.5 * anatomy.fat
-    air = grid.blur(grid.dome(lung, 4.2), 0.12)
-    heart = grid.blur(grid.dome(grid.fill(anatomy.heart_outline()), 4.0), 0.12)
-    great = grid.blur(grid.dome(grid.fill(anatomy.mediastinum_outline()), 2.6), 0.1)
-    organ = np.maximum(heart * np.float32(u(0.48, 0.66)), great * np.float32(u(0.55, 0.72)))
+    air = grid.blur(grid.dome(lung, 2.4), 0.26)
+    heart = grid.blur(grid.dome(grid.fill(anatomy.heart_outline()), 2.4), 0.16)
+    great = grid.blur(grid.dome(grid.fill(anatomy.mediastinum_outline()), 2.2), 0.14)
+    organ = np.maximum(heart * np.float32(u(0.58, 0.8)), great * np.float32(u(0.6, 0.78)))
     air *= 1 - organ
     field -= air * np.float32(AIR_IN_LUNG * thickness)
     aorta = grid.blank()
@@ -50,7 +50,11 @@ def soft_tissue(grid: Raster, anatomy: Anatomy, disease: float, rng: np.random.G
 
 def _abdomen(grid: Raster, anatomy: Anatomy, field: Field, rng: np.random.Generator) -> None:
     u = rng.uniform
-    low = max(anatomy.dome_right, anatomy.dome_left)
+    right, left = anatomy.dome_right, anatomy.dome_left
+    low = max(right, left)
+    top = [(-15, right + 6), (-12, right + 3), (-7, right), (0, low + 1), (7, left), (12, left + 3), (15, left + 6)]
+    belly = grid.fill(smooth([*top, (24, 40), (-24, 40)], closed=True), blur=0.25)
+    field += belly.astype(np.float32) * np.float32(u(0.15, 0.4) / 255)
     if rng.random() < 0.75:
         centre = (anatomy.junction[0] + u(3.0, 5.6), anatomy.junction[1] + u(0.8, 2.6))
         bubble = grid.fill(blob(rng, centre, (u(1.5, 3.4), u(0.8, 2.2)), 0.1), blur=0.14)
@@ -96,7 +100,7 @@ def bones(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
     """Attenuation that ribs, clavicles, shoulder and spine add."""
     total = _ribs(grid, anatomy, rng)
     _shoulders(grid, anatomy, total)
-    _spine(grid, anatomy, total, rng.uniform(0.6, 1.1))
+    _spine(grid, anatomy, total, rng.uniform(0.25, 0.7))
     return total * np.float32(anatomy.bone)
 
 
@@ -115,36 +119,36 @@ def _ribs(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
     for parity in (0, 1):
         back = [rib[0] for k, rib in enumerate(ribs) if k // 2 % 2 == parity]
         front = [rib[1] for k, rib in enumerate(ribs) if k // 2 % 2 == parity and len(rib[1])]
-        whole, shell = _cortex(grid, back, 1.15, 0.16)
-        total += grid.blur(cv2.addWeighted(whole, 0.34, shell, 0.34, 0), 0.06).astype(np.float32)
-        whole, shell = _cortex(grid, front, 1.3, 0.14)
-        fade = grid.blur(cv2.addWeighted(whole, 0.2, shell, 0.14, 0), 0.11).astype(np.float32)
+        whole, shell = _cortex(grid, back, 1.05, 0.17)
+        total += grid.blur(cv2.addWeighted(whole, 0.34, shell, 0.2, 0), 0.1).astype(np.float32)
+        whole, shell = _cortex(grid, front, 1.2, 0.14)
+        fade = grid.blur(cv2.addWeighted(whole, 0.2, shell, 0.1, 0), 0.16).astype(np.float32)
         total += fade
     wall = grid.blank()
     y = np.linspace(anatomy.apex + 1.0, anatomy.dome_right + 5, 20)
     for side in (-1, 1):
         grid.stroke(wall, [np.stack([side * (anatomy.cage(y) + 0.05), y], 1)], 0.75, 70)
     total += grid.blur(wall, 0.18)
-    return total * np.float32(rng.uniform(0.30, 0.46) / 255)
+    return total * np.float32(rng.uniform(0.30, 0.52) / 255)
 
 
 def _shoulders(grid: Raster, anatomy: Anatomy, total: Field) -> None:
     for side in (-1, 1):
-        whole, shell = _cortex(grid, [anatomy.clavicle_axis(side)], 1.25, 0.17)
-        total += grid.blur(cv2.addWeighted(whole, 0.32, shell, 0.4, 0), 0.05).astype(np.float32) * np.float32(0.5 / 255)
+        whole, shell = _cortex(grid, [anatomy.clavicle_axis(side)], 1.1, 0.15)
+        total += grid.blur(cv2.addWeighted(whole, 0.4, shell, 0.3, 0), 0.07).astype(np.float32) * np.float32(0.42 / 255)
         blade = grid.fill(anatomy.scapula(side), value=60)
         rim = grid.blank()
-        grid.stroke(rim, [anatomy.scapula(side)], 0.28, 130, closed=True)
+        grid.stroke(rim, [anatomy.scapula(side)], 0.4, 90, closed=True)
         y = anatomy.shoulder
         spine = smooth(np.array([(11.2, y + 0.2), (14, y - 1.6), (17.6, y - 2.9), (18.8, y - 2.4)]) * [side, 1])
         grid.stroke(rim, [spine], 0.55, 120)
-        total += grid.blur(cv2.add(blade, rim), 0.07).astype(np.float32) * np.float32(0.28 / 255)
+        total += grid.blur(cv2.add(blade, rim), 0.09).astype(np.float32) * np.float32(0.26 / 255)
         humerus = grid.blank()
         grid.stroke(humerus, [anatomy.arm_axis(side)], 2.1, 150)
         grid.stroke(humerus, [anatomy.arm_axis(side)], 1.3, 70)
         grid.disc(humerus, anatomy.arm_axis(side)[0], 2.35, 130)
         grid.disc(humerus, anatomy.arm_axis(side)[0], 2.35, 190, pen=0.2)
-        total += grid.blur(humerus, 0.09).astype(np.float32) * np.float32(0.5 / 255)
+        total += grid.blur(humerus, 0.09).astype(np.float32) * np.float32(0.4 / 255)
 
 
 def _spine(grid: Raster, anatomy: Anatomy, total: Field, seen: float) -> None:
@@ -167,7 +171,7 @@ def _spine(grid: Raster, anatomy: Anatomy, total: Field, seen: float) -> None:
         grid.stroke(
             marks, [np.array([(x + anatomy.yaw * -0.3, y - 0.1), (x + anatomy.yaw * -0.3, y + 0.75)])], 0.34, 190
         )
-    total += grid.blur(cv2.addWeighted(bodies, 0.8, marks, 0.7, 0), 0.07).astype(np.float32) * np.float32(
+    total += grid.blur(cv2.addWeighted(bodies, 0.7, marks, 0.7, 0), 0.11).astype(np.float32) * np.float32(
         0.4 * seen / 255
     )
 
@@ -204,4 +208,4 @@ def vessels(grid: Raster, rng: np.random.Generator) -> Field:
     grid.stroke(image, hila, 0.75, 170)
     ring = offset(roots[0], 0.0)[:1]
     grid.disc(image, ring[0], 0.32, 200, pen=0.12)
-    return grid.blur(image, 0.05).astype(np.float32) * np.float32(rng.uniform(0.22, 0.42) / 255)
+    return grid.blur(image, 0.05).astype(np.float32) * np.float32(rng.uniform(0.24, 0.46) / 255)
