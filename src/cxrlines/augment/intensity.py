@@ -59,9 +59,13 @@ def jpeg(film: np.ndarray, quality: int) -> np.ndarray:
 
 
 def downscale(film: np.ndarray, scale: float) -> np.ndarray:
-    """The film shrunk by `scale` < 1 and enlarged again, both to the nearest pixel: blocks of 1 / scale px."""
-    small = cv2.resize(film, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
-    return cv2.resize(small, film.shape[::-1], interpolation=cv2.INTER_NEAREST)
+    """The film shrunk by `scale` < 1 and enlarged again, both to the nearest pixel: blocks of 1 / scale px.
+
+    A block takes the gray of its middle. (OpenCV's plain nearest takes that of its corner, which moves all by half
+    a block.)
+    """
+    small = cv2.resize(film, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST_EXACT)
+    return cv2.resize(small, film.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def sharpen(film: np.ndarray, alpha: float, lightness: float) -> np.ndarray:

@@ -9,7 +9,7 @@ Where the write-up behind `hotwater` names a transform without its parameters, t
 - Beyond the film all is black, where the library mirrored: a mirrored tube is in nobody's label.
 - A lens distortion below k = -0.35 is not drawn (the list allows -1): it folds the corners over, so that a line is
   seen twice. A grid distortion is scaled to fill the film, as later versions of the library do.
-- Motion blur is symmetric, so that what is seen stays where its points are.
+- Motion blur is symmetric and a downscaled block shows its middle, so that what is seen stays where its points are.
 - The elastic transform's displacement (alpha 3, sigma 50) is below 0.1 px; what it did in 2021 it did by moving three
   points by up to 50 px (at 640 px), and so it does here. Later versions of the library dropped that part.
 - The piecewise affine map moves a mesh of 4 x 4 points and is affine between them, as imgaug's. albumentations 2

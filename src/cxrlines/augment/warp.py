@@ -87,7 +87,7 @@ def optical(size: int, k: float) -> Pull:
 
     k > 0 pulls the film in (barrel), k < 0 spreads it; below -0.36 the corners of the canvas would fold over.
     """
-    centre = size / 2  # as OpenCV's users set it: half a pixel beside the true centre
+    centre = (size - 1) / 2
 
     def pull(at: np.ndarray) -> np.ndarray:
         offset = (at - centre) / size

@@ -1,0 +1,195 @@
+"""The policies as a training step meets them: one draw for all that lies on a film, nothing that is forbidden."""
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy import stats
+
+from cxrlines.augment import POLICIES, Policy, make_policy
+from cxrlines.augment.bench import oracle
+
+SIZE = 96
+REAL = Path(__file__).parents[2].parent / "shared/data/cxr/images"
+
+
+@pytest.fixture(scope="module")
+def film() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    smooth = cv2.resize(rng.uniform(20, 235, (7, 7)), (128, 128), interpolation=cv2.INTER_CUBIC)
+    return np.clip(smooth + rng.normal(0, 5, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_the_same_state_gives_the_same_film(film, name):
+    policy = make_policy(name, SIZE, extras=True)
+    for seed in range(20):
+        one, other = (
+            policy(film, rng(seed), [np.array([[40.0, 50]])]),
+            policy(film, rng(seed), [np.array([[40.0, 50]])]),
+        )
+        assert (one.film == other.film).all() and one.flipped == other.flipped
+        assert (one.points[0] == other.points[0]).all()
+        assert one.film.shape == (SIZE, SIZE) and one.film.dtype == np.uint8
+
+
+def test_another_state_gives_another_film(film):
+    policy = make_policy("hotwater", SIZE)
+    shared = rng(0)
+    films = [policy(film, shared).film for _ in range(10)]
+    assert all((films[i] != films[j]).any() for i in range(10) for j in range(i))
+
+
+def test_what_lies_on_a_film_does_not_change_its_draw(film):
+    policy = make_policy("hotwater", SIZE, extras=True)
+    for seed in range(20):
+        with_lines = policy(film, rng(seed), [np.array([[3.0, 4]]), np.empty((0, 2))], [film, film])
+        assert (policy(film, rng(seed)).film == with_lines.film).all()
+        assert [len(line) for line in with_lines.points] == [1, 0] and len(with_lines.masks) == 2
+
+
+def test_a_mask_gets_the_geometry_of_its_film_and_keeps_its_grays(film):
+    only_geometry = dataclasses.replace(
+        make_policy("hotwater", SIZE), value=0, brightness_contrast=0, clahe=0, degrade=0, coarsen=0
+    )
+    for seed in range(20):
+        moved = only_geometry(film, rng(seed), masks=[film])
+        assert (moved.film == moved.masks[0]).all()
+        assert (make_policy("hotwater", SIZE)(film, rng(seed), masks=[film]).masks[0] == moved.film).all()
+
+
+def test_nothing_given_is_changed(film):
+    points, mask = np.array([[10.0, 20], [30, 40]]), (film > 128).astype(np.uint8)
+    before = film.copy(), points.copy(), mask.copy()
+    for array in (film, points, mask):
+        array.flags.writeable = False  # as rows of a store opened for reading
+    for name in POLICIES:
+        for seed in range(10):
+            out = make_policy(name, 128, extras=True)(film, rng(seed), [points], [mask])
+            assert not np.shares_memory(out.film, film) and not np.shares_memory(out.points[0], points)
+    assert all((now == then).all() for now, then in zip((film, points, mask), before, strict=True))
+
+
+def test_none_shrinks_by_area_and_else_changes_nothing(film):
+    assert (make_policy("none", 128)(film, rng()).film == film).all()
+    small = make_policy("none", 64)(film, rng(), [np.array([[127.0, 63]])])
+    assert np.abs(small.film - cv2.resize(film, (64, 64), interpolation=cv2.INTER_AREA).astype(int)).max() <= 1
+    np.testing.assert_allclose(small.points[0], [[63.25, 31.25]])  # pixel centres at whole numbers
+
+
+def test_a_row_of_a_memory_map_is_a_film(film, tmp_path):
+    np.save(tmp_path / "films.npy", film[None])
+    row = np.load(tmp_path / "films.npy", mmap_mode="r")[0]
+    policy = make_policy("hotwater", SIZE)
+    assert (policy(row, rng(1)).film == policy(film, rng(1)).film).all()
+
+
+def test_a_film_that_is_not_square_is_stretched():
+    wide = np.zeros((50, 100), np.uint8)
+    out = make_policy("none", SIZE)(wide, rng(), [np.array([[99.5, 49.5], [-0.5, -0.5]])])
+    np.testing.assert_allclose(out.points[0], [[SIZE - 0.5] * 2, [-0.5] * 2])
+
+
+def test_forbidden_flips_never_come_and_others_half_the_time(film):
+    shared = rng(2)
+    for name in ("light", "hotwater"):
+        assert not any(make_policy(name, SIZE, flip=False).draw_warp(shared, 128, 128)[1] for _ in range(200))
+        flips = sum(make_policy(name, SIZE).draw_warp(shared, 128, 128)[1] for _ in range(1000))
+        assert 430 < flips < 570
+
+
+def test_a_flip_mirrors_the_points(film):
+    flip = dataclasses.replace(make_policy("none", 128), flip=1.0)
+    out = flip(film, rng(), [np.array([[10.0, 20]])])
+    assert out.flipped and (out.film == film[:, ::-1]).all()
+    np.testing.assert_allclose(out.points[0], [[117, 20]])
+
+
+@pytest.mark.parametrize(("name", "least"), [("light", 0.85), ("hotwater", 0.9)])
+def test_a_crop_takes_the_share_of_the_area_that_the_list_says(name, least):
+    shares, shared = [], rng(3)
+    policy = Policy(SIZE, crop_area=make_policy(name, SIZE).crop_area)
+    for _ in range(300):
+        the_warp, _ = policy.draw_warp(shared, 200, 240)
+        shares.append(np.linalg.det(the_warp.matrix) * SIZE * SIZE / (200 * 240))
+        corners = np.array([[-0.5, -0.5, 1], [SIZE - 0.5, SIZE - 0.5, 1]]) @ the_warp.matrix.T
+        assert corners[:, :2].min() > -0.5 - 1e-9 and (corners[1, :2] < np.array([239.5, 199.5]) + 1e-9).all()
+    assert least - 1e-9 < min(shares) < least + 0.02 and max(shares) <= 1 + 1e-9
+
+
+def test_hotwater_is_the_list_of_the_write_up():
+    p = make_policy("hotwater", SIZE)
+    assert p.crop_area == (0.9, 1.0)
+    assert (p.flip, p.shift_scale_rotate, p.value, p.brightness_contrast, p.clahe) == (0.5, 0.5, 0.7, 0.7, 0.5)
+    assert (p.distort, p.degrade, p.coarsen, p.sharpen, p.cutout) == (0.2, 0.2, 0.2, 0, 0)
+    assert (p.value_shift, p.brightness, p.contrast, p.clahe_clip) == (10, 0.2, 0.2, (1, 4))
+    assert (p.grid_steps, p.grid_limit, p.lens[1], p.elastic_alpha) == (5, 1, 1, 3)
+    assert (p.noise_variance, p.downscale) == ((10, 50), (0.1, 0.15))
+    extra = make_policy("hotwater", SIZE, extras=True)
+    assert (extra.sharpen, extra.cutout, extra.cutout_holes, extra.cutout_side) == (0.2, 0.5, 5, 0.1)
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Policy) if f.default == 0.0 and f.name != "flip"])
+def test_every_transform_is_drawn_as_often_as_its_probability_says(film, field):
+    plain = make_policy("none", 128)(film, rng()).film
+    policy, shared = dataclasses.replace(Policy(128), **{field: 0.3}), rng(4)
+    changed = sum((policy(film, shared).film != plain).any() for _ in range(400))
+    assert 0.22 < changed / 400 < 0.38
+
+
+def test_grays_are_distributed_as_those_of_albumentations(film):
+    policy = dataclasses.replace(
+        make_policy("hotwater", 128, extras=True), crop_area=(1.0, 1.0), flip=0, shift_scale_rotate=0, distort=0
+    )
+    rest, _ = oracle(policy)
+    shared = rng(5)
+    ours = [policy.change_grays(film, shared) for _ in range(400)]
+    theirs = [rest(image=film)["image"] for _ in range(400)]
+    for statistic in (np.mean, np.std, lambda f: np.abs(np.diff(f.astype(float), axis=1)).mean()):
+        assert stats.ks_2samp([statistic(f) for f in ours], [statistic(f) for f in theirs]).pvalue > 0.01
+
+
+def test_an_unknown_policy_is_named_with_the_nearest_right_one():
+    with pytest.raises(
+        ValueError, match=r"named 'hotwatr'; there are none, light, hotwater; did you mean 'hotwater'\?"
+    ):
+        make_policy("hotwatr", SIZE)
+
+
+def test_wrong_input_is_named_with_what_is_allowed(film):
+    policy = make_policy("light", SIZE)
+    with pytest.raises(ValueError, match="size of augmented films: 8 px; it must be 16 or more"):
+        make_policy("light", 8)
+    with pytest.raises(ValueError, match=r"film: float64 \(128, 128\); it must be uint8 \(height, width\)"):
+        policy(film.astype(float), rng())
+    with pytest.raises(ValueError, match=r"film: uint8 \(128, 128, 3\); it must be uint8 \(height, width\)"):
+        policy(np.dstack([film] * 3), rng())
+    with pytest.raises(ValueError, match=r"masks\[1\]: uint8 \(3, 3\); it must be uint8 \(128, 128\) like its film"):
+        policy(film, rng(), masks=[film, film[:3, :3]])
+    with pytest.raises(ValueError, match=r"points\[0\]: shape \(4, 3\); it must be \(n, 2\)"):
+        policy(film, rng(), [np.zeros((4, 3))])
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real radiographs are not on this machine")
+def test_a_thin_line_on_a_real_film_is_still_seen_under_its_points():
+    path = min(REAL.glob("*.jpg"))
+    film = cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (512, 512), interpolation=cv2.INTER_AREA)
+    t = np.linspace(0, 1, 60)
+    line = np.stack([250 + 60 * t + 25 * np.sin(5 * t), 120 + 250 * t], axis=1)
+    film = (film * 0.6).astype(np.uint8)
+    cv2.polylines(film, [np.round(line * 16).astype(np.int32)], False, 255, 2, cv2.LINE_AA, 4)
+    policy, shared = dataclasses.replace(make_policy("hotwater", 384), degrade=0, coarsen=0), rng(6)
+    for _ in range(40):
+        out = policy(film, shared, [line])
+        points = out.points[0]
+        inside = points[((points > 8) & (points < 375)).all(axis=1)]
+        x, y = np.round(inside).astype(int).T
+        on_line = np.max([out.film[y + i, x + j] for i in (-1, 0, 1) for j in (-1, 0, 1)], axis=0)
+        beside = np.median([out.film[y, x + 7], out.film[y, x - 7], out.film[y + 7, x], out.film[y - 7, x]], axis=0)
+        assert (on_line.astype(float) - beside > 8).mean() > 0.9
