@@ -146,10 +146,10 @@ class FoldTable:
         wide = max(len(name) for name in self.counts.index)
         head = " ".join(f"{f'fold {fold}':>8}" for fold in self.counts)
         lines = [f"{'':{wide}} {head}    max dev"]
-        largest = self.deviations.abs().max(axis=1)
+        largest = iter(self.deviations.abs().max(axis=1))
         for name, row in self.counts.iterrows():
             cells = " ".join(f"{value:8,d}" for value in row)
-            lines.append(f"{name!s:{wide}} {cells}    {largest[name]:6.1%}")
+            lines.append(f"{name!s:{wide}} {cells}    {next(largest):6.1%}")
         label, fold = self.worst
         lines.append(f"largest relative deviation: {self.deviation:.4f} ({label}, fold {fold})")
         return "\n".join(lines)

@@ -1,16 +1,22 @@
 """The report of a run: what the page needs, and the writing of `report.html` with `metrics.json` beside
 it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+import jinja2
 import numpy as np
 import pandas as pd
 
-FilmOf = Callable[[str], tuple[np.ndarray, Sequence[tuple[str, np.ndarray]]]]
-"""study -> (uint8 (height, width) film, white bone; its lines as (label, (n, 2) points, xy in px of that
-film))."""
+from cxrlines.data.folds import describe_folds
+from cxrlines.evaluation import figures
+from cxrlines.evaluation.evaluate import Evaluation, compare, evaluate
+from cxrlines.evaluation.intervals import RESAMPLES
+from cxrlines.evaluation.mistakes import FilmOf, Mistake, Picture, picture, worst
+from cxrlines.task import LABELS, LABELS_OF, STATE_OF, Device
 
 ENSEMBLE = "ensemble"
 """The name under which the ensemble's predictions are kept, beside those of the members."""
@@ -106,3 +112,172 @@ class Report:
     film_of: FilmOf | None = None
     steps: Sequence[Mapping[str, object]] = ()
     notes: Sequence[str] = ()
+
+
+def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Write the page to `out` (`.../report.html`) and its figures to `metrics.json` beside it; return the latter.
+
+    Every figure and interval is computed here, from the predictions, with the report's seed. Both files appear
+    whole or not at all. `ValueError` if the predictions lack the ensemble or a member.
+    """
+    out = Path(out)
+    if out.suffix != ".html":
+        raise ValueError(f"out is {out}; name the page itself, e.g. {out / 'report.html'}")
+    main = _evaluated(report, report.main, resamples)
+    beside = _evaluated(report, report.out_of_fold, resamples) if report.out_of_fold else None
+    metrics = _metrics(report, main, beside)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _write(out, _page(report, main, beside))
+    _write(out.with_name("metrics.json"), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    return metrics
+
+
+def _evaluated(report: Report, predictions: Predictions, resamples: int) -> dict[str, Evaluation]:
+    """Evaluations by name: the baseline and members in the report's order, the ensemble last."""
+    names = [*(member.name for member in report.members), ENSEMBLE]
+    missing = [name for name in names if name not in predictions.by_name]
+    if missing:
+        raise ValueError(
+            f"no predictions of {', '.join(missing)} on {predictions.scope}; there are those of "
+            f"{', '.join(predictions.by_name) or 'nobody'}"
+        )
+    return {
+        name: evaluate(predictions.by_name[name], predictions.truth, resamples=resamples, seed=report.seed)
+        for name in names
+    }
+
+
+def _metrics(report: Report, main: dict[str, Evaluation], beside: dict[str, Evaluation] | None) -> dict[str, Any]:
+    """What `metrics.json` holds: plain numbers, strings and None."""
+    seconds = {member.name: member.seconds for member in report.members}
+    whole = main[ENSEMBLE].as_dict()
+    metrics: dict[str, Any] = {
+        "scope": report.main.scope,
+        "members": {
+            member.name: {**_macro(main[member.name]), "seconds": member.seconds, "role": member.role}
+            for member in report.members
+        },
+        "ensemble": {
+            **_macro(main[ENSEMBLE]),
+            "seconds": sum(seconds[member.name] for member in report.members if member.role == "member"),
+        },
+        "labels": whole["labels"],
+        "differences": _differences(report, main),
+        **{name: whole[name] for name in ("ece", "brier", "films", "patients", "not_predicted", "undefined")},
+        "ancestry_unknown": {m.name: m.ancestry_unknown for m in report.members if m.ancestry_unknown},
+        "seed": report.seed,
+    }
+    if beside and report.out_of_fold:
+        metrics["out_of_fold"] = {
+            "scope": report.out_of_fold.scope,
+            "members": {member.name: _macro(beside[member.name]) for member in report.members},
+            "ensemble": _macro(beside[ENSEMBLE]),
+        }
+    return metrics
+
+
+def _macro(evaluation: Evaluation) -> dict[str, Any]:
+    return {name: evaluation.as_dict()[name] for name in ("macro_auc", "ci95")}
+
+
+def _differences(report: Report, evaluations: dict[str, Evaluation]) -> dict[str, dict[str, Any]]:
+    """`"ensemble - NAME"` -> difference of macro AUC and its interval, for whoever scored the same films."""
+    differences = {}
+    for member in report.members:
+        difference = compare(evaluations[ENSEMBLE], evaluations[member.name])
+        if difference:
+            value, interval = difference
+            differences[f"{ENSEMBLE} - {member.name}"] = {"macro_auc": value, "ci95": list(interval)}
+    return differences
+
+
+def _page(report: Report, main: dict[str, Evaluation], beside: dict[str, Evaluation] | None) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["duration"] = _duration
+    truth, scores = _aligned(report.main)
+    films, unreadable = _mistakes(report)
+    columns = list(dict.fromkeys(key for member in report.members for stage in member.stages for key in stage))
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        main=main,
+        beside=beside,
+        ensemble=main[ENSEMBLE],
+        ensemble_name=ENSEMBLE,
+        unknown=[member for member in report.members if member.ancestry_unknown],
+        verdicts=_verdicts(report, main),
+        folds=None if report.folds is None else describe_folds(report.folds, report.folds["fold"]),
+        stage_columns=columns,
+        forest=figures.forest(main),
+        rocs=figures.roc_curves(truth, scores),
+        calibrations=figures.calibration_curves(truth, scores),
+        few_films=figures.FEW_FILMS,
+        states_of=[[(STATE_OF[n].value, figures.state_class(n)) for n in LABELS_OF[d]] for d in Device],
+        with_interval=figures.with_interval,
+        state_class=figures.state_class,
+        films=films,
+        unreadable=unreadable,
+        labels=LABELS,
+    )
+
+
+def _aligned(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Truth (int64) and ensemble scores (float64) of the films that have both, each (films, 11)."""
+    names = list(LABELS)
+    complete = predictions.truth.dropna(subset=names)
+    both = complete[["study", *names]].merge(predictions.by_name[ENSEMBLE], on="study", suffixes=("", " score"))
+    return both[names].to_numpy(np.int64), both[[f"{name} score" for name in names]].to_numpy(np.float64)
+
+
+def _mistakes(report: Report) -> tuple[list[tuple[Mistake, Picture]], int]:
+    """The worst films with their pictures, and how many of them could not be shown."""
+    if report.film_of is None:
+        return [], 0
+    shown, unreadable = [], 0
+    for mistake in worst(report.main.truth, report.main.by_name[ENSEMBLE]):
+        try:
+            shown.append((mistake, picture(*report.film_of(mistake.study))))
+        except (OSError, ValueError, KeyError):  # a film that went missing must not cost the report
+            unreadable += 1
+    return shown, unreadable
+
+
+def _verdicts(report: Report, evaluations: dict[str, Evaluation]) -> list[str]:
+    """The ensemble against the baseline and its members, each in one plain sentence."""
+    sentences = []
+    for member in report.members:
+        difference = compare(evaluations[ENSEMBLE], evaluations[member.name])
+        if difference is None:
+            continue
+        value, (low, high) = difference
+        who = f"the baseline ({member.name})" if member.role == "baseline" else f"its member {member.name}"
+        by = f"{abs(value):.3f} (95 % interval of the difference {low:+.3f} to {high:+.3f})"
+        if low > 0:
+            sentences.append(f"It is better than {who} by {by}.")
+        elif high < 0:
+            sentences.append(f"It is worse than {who} by {by}.")
+        else:
+            more = "more" if value >= 0 else "less"
+            sentences.append(f"It scores {by} {more} than {who}: these films do not tell the two apart.")
+    return sentences
+
+
+def _duration(seconds: float) -> str:
+    """`42 s`, `13 min 5 s`, `2 h 10 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
