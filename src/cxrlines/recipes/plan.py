@@ -45,7 +45,7 @@ class Step:
 def training_rows(
     stage: StageSpec, dataset: Dataset, stored: Sequence[bool], folds: pd.Series, fold: int
 ) -> np.ndarray:
-    """Rows of `dataset.studies` a stage trains on in a fold: in the store, of the other folds, annotated if it must be."""
+    """Rows of `dataset.studies` a stage trains on: in the store, of the other folds, annotated if it must be."""
     wanted = np.asarray(stored) & (folds.to_numpy() != fold)
     if stage.films.which == "annotated":
         wanted &= np.asarray(dataset.annotated)
@@ -84,10 +84,11 @@ def make_plan(
             for stage_name, stage in member.stages.items():
                 rows = training_rows(stage, dataset, stored, folds, fold)
                 if not len(rows):
+                    annotated, films = int(np.sum(dataset.annotated)), len(dataset.studies)
                     raise ValueError(
-                        f"members.{member_name}.stages.{stage_name} has no {stage.films.which} films to train on in fold "
-                        f"{fold}: {int(np.sum(dataset.annotated))} of {len(dataset.studies)} films are annotated "
-                        "(train_annotations.csv); use films.which: all with plain views, or add annotations"
+                        f"members.{member_name}.stages.{stage_name} has no {stage.films.which} films to train on "
+                        f"in fold {fold}: {annotated} of {films} films are annotated (train_annotations.csv); "
+                        "use films.which: all with plain views, or add annotations"
                     )
                 parents: dict[str, Key] = {}
                 if stage.start not in ORIGINS:

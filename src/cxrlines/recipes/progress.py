@@ -1,7 +1,6 @@
 """Where the running steps are: each writes a small file, the terminal shows them together."""
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +26,7 @@ class StatusFile:
     def __call__(self, status: dict[str, Any]) -> None:
         aside = self.path.with_suffix(".partial")
         aside.write_text(json.dumps(status))
-        os.replace(aside, self.path)
+        aside.replace(self.path)
 
 
 def read_status(path: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
     write_folds(train.studies, folds, root / "folds.csv")
     aside = root / "recipe.json.partial"
     aside.write_text(recipe.model_dump_json(indent=1))
-    os.replace(aside, root / "recipe.json")
+    aside.replace(root / "recipe.json")
     (root / "data.json").write_text(json.dumps({"data": str(data.resolve())}))
     return Run(root, recipe, train, store, folds, test, test_store)
 
@@ -174,7 +174,7 @@ def train(
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> Run:
-    """Run a recipe to its end: store, folds, steps, predictions, metrics.json and report.html. Resumes what was begun."""
+    """Run a recipe to its end: store, folds, steps, predictions, metrics, report; resumes what was begun."""
     from cxrlines.recipes.proof import write_proof  # matplotlib: not before it is needed
 
     begun = time.monotonic()

@@ -105,7 +105,7 @@ class MemberSpec(_Strict):
 
     backbone: str
     head: str = "gap"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # none: the head's own
     stages: Annotated[dict[str, StageSpec], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""One step done: its films, its start, its training, its predictions, its lineage, in a folder that is whole or absent."""
+"""One step done: films, start, training, predictions, lineage; in a folder that is whole or absent."""
 
 import json
 import os

@@ -44,7 +44,7 @@ def save_state(path: Path, step: str, state: State) -> None:
     for index, slots in state.optimizer.get("state", {}).items():
         for slot, value in slots.items():
             if isinstance(value, Tensor):
-                flat[f"optimizer/{index}/{slot}"] = value
+                flat[f"optimizer/{index}/{slot}"] = value.detach().cpu().contiguous()
             else:
                 plain.setdefault(str(index), {})[slot] = value
     header = {

@@ -1,0 +1,43 @@
+"""A finished run packed into a bundle: the last step of each averaged member, of each fold."""
+
+import json
+from pathlib import Path
+
+from cxrlines.inference.bundle import BundleMember, write_bundle
+from cxrlines.models.weights import load_weights
+from cxrlines.recipes.run import RunError
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.step import LINEAGE, WEIGHTS
+from cxrlines.training.lineage import read_lineage
+
+
+def pack(root: Path, out: Path) -> Path:
+    """Write the bundle of the run in `root` to `out`; `RunError` if the run has no finished member."""
+    path = root / "recipe.json"
+    if not path.is_file():
+        raise RunError(f"{root} is no run: it has no recipe.json; name the folder given to `cxrlines train --out`")
+    recipe = Recipe.model_validate_json(path.read_text())
+    members, untraced = [], set()
+    for name in recipe.averaged:
+        last = list(recipe.members[name].stages)[-1]
+        for folder in sorted((root / name).glob(f"fold*/{last}")):
+            _, meta = load_weights(folder / WEIGHTS)
+            fold = int(folder.parent.name.removeprefix("fold"))
+            members.append(BundleMember(name, fold, json.loads(meta["config"]), folder / WEIGHTS))
+            untraced.update(read_lineage(folder / LINEAGE).untraced())
+    if not members:
+        raise RunError(f"{root} has no finished member to pack; run `cxrlines train` to its end first")
+    metrics = root / "metrics.json"
+    meta_out = {
+        "recipe": recipe.name,
+        "trained_on": json.loads((root / "data.json").read_text()),
+        "ancestry_unknown": sorted(untraced),
+        "metrics": json.loads(metrics.read_text()).get("ensemble") if metrics.is_file() else None,
+    }
+    return write_bundle(
+        out,
+        members,
+        store={"size": recipe.store.size, "aspect": recipe.store.aspect},
+        input_size=recipe.size,
+        meta=meta_out,
+    )

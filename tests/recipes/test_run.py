@@ -1,0 +1,180 @@
+"""Whole runs: finished steps are skipped, a kill costs nothing but time, and leaks are refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from cxrlines.data.folds import make_folds
+from cxrlines.models.weights import load_weights
+from cxrlines.recipes.run import RunError, do_plan, plan_of, plan_text, prepare, train
+from cxrlines.recipes.spec import load_recipe
+from cxrlines.recipes.step import HELD_OUT, LINEAGE, TEST, WEIGHTS, do_step
+from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.training.lineage import LeakError, patient_key, read_lineage
+
+LAST = ("staged/fold0/finetune", "staged/fold1/finetune", "plain/fold0/only", "plain/fold1/only")
+
+
+def records(root: Path) -> dict[str, int]:
+    """Finished steps, each with the moment its record was written."""
+    return {p.parent.relative_to(root).as_posix(): p.stat().st_mtime_ns for p in root.glob("*/fold*/*/step.json")}
+
+
+@pytest.fixture(scope="module")
+def run(phantom, tiny_recipe, tmp_path_factory):
+    """A run of the tiny recipe, done in one go, without a report's films to wait for."""
+    root = tmp_path_factory.mktemp("run")
+    return train(load_recipe(str(tiny_recipe)), phantom, root, workers=1, command="test")
+
+
+def test_every_step_is_there_with_weights_lineage_and_history(run):
+    assert len(records(run.root)) == 8
+    for name in records(run.root):
+        folder = run.root / name
+        assert load_weights(folder / WEIGHTS)[0]
+        assert len(pd.read_csv(folder / "history.csv")) >= 1
+        assert list((folder / "tensorboard").iterdir())
+    assert not list((run.root / ".work").iterdir())
+
+
+def test_only_last_stages_predict_and_every_film_is_held_out_once(run):
+    for name in records(run.root):
+        assert (run.root / name / HELD_OUT).exists() == (name in LAST)
+        assert (run.root / name / TEST).exists() == (name in LAST)
+    frames = [pd.read_csv(run.root / f"staged/fold{fold}/finetune" / HELD_OUT) for fold in (0, 1)]
+    held_out = pd.concat(frames)[STUDY_COLUMN]
+    assert sorted(held_out) == sorted(run.train.studies["study"])
+
+
+def test_no_ancestor_of_a_prediction_saw_its_patient(run):
+    patient_of = run.train.studies.set_index("study")["patient"]
+    for name in LAST:
+        seen = read_lineage(run.root / name / LINEAGE).seen()
+        assert seen
+        predicted = pd.read_csv(run.root / name / HELD_OUT)[STUDY_COLUMN]
+        assert not seen & {patient_key(patient_of[study]) for study in predicted}
+
+
+def test_lineage_reaches_the_teacher(run):
+    lineage = read_lineage(run.root / "staged/fold0/finetune" / LINEAGE)
+    assert [step.step for _, step in lineage.walk()] == [
+        "staged/fold0/finetune",
+        "staged/fold0/student",
+        "staged/fold0/teacher",
+    ]
+
+
+def test_metrics_have_the_promised_shape(run):
+    metrics = json.loads((run.root / "metrics.json").read_text())
+    assert set(metrics["members"]) == {"staged", "plain"}
+    for figures in metrics["members"].values():
+        assert set(figures) >= {"macro_auc", "ci95", "seconds"}
+    assert set(metrics["ensemble"]) >= {"macro_auc", "ci95"}
+    assert set(metrics["labels"]) == set(LABELS)
+    assert (run.root / "report.html").stat().st_size > 10_000
+
+
+def test_again_does_nothing(run, phantom):
+    before = records(run.root)
+    train(run.recipe, phantom, run.root, workers=1, command="test")
+    assert records(run.root) == before
+
+
+def test_a_changed_stage_redoes_itself_and_what_descends_from_it_only(run, phantom, tiny_recipe):
+    changed = load_recipe(str(tiny_recipe), ["members.staged.stages.student.schedule.lr=0.002"])
+    again = prepare(changed, phantom, run.root, 1)
+    todo = [step.name for step in plan_of(again, None) if not again.is_done(step)]
+    assert todo == [f"staged/fold{fold}/{stage}" for fold in (0, 1) for stage in ("student", "finetune")]
+    prepare(run.recipe, phantom, run.root, 1)
+
+
+def test_other_data_redo_everything(run, phantom, tiny_recipe):
+    changed = load_recipe(str(tiny_recipe), ["folds.seed=7"])
+    again = prepare(changed, phantom, run.root, 1)
+    moved = make_folds(run.train.studies, 2, 7).tolist() != make_folds(run.train.studies, 2, 0).tolist()
+    assert moved
+    assert not any(again.is_done(step) for step in plan_of(again, None))
+    prepare(run.recipe, phantom, run.root, 1)
+
+
+def test_plan_text_names_parents_and_what_is_done(run):
+    text = plan_text(run, plan_of(run, [1]))
+    assert "staged/fold1/student: done; from teacher staged/fold1/teacher;" in text
+    assert "fold0" not in text
+
+
+def test_a_fold_that_does_not_exist(run):
+    with pytest.raises(RunError, match=r"--folds names \[5\]; this recipe has folds \[0, 1\]"):
+        plan_of(run, [0, 5])
+
+
+def test_scoring_on_a_patient_the_teacher_saw_is_refused(run, phantom, tiny_recipe, tmp_path):
+    """The published mix-up: a fine-tune that starts from another fold's student."""
+    prepared = prepare(run.recipe, phantom, tmp_path / "mixed", 1)
+    steps = {step.name: step for step in plan_of(prepared, None)}
+    source = run.folder(("staged", 1, "student"))
+    target = prepared.folder(("staged", 0, "student"))
+    target.parent.mkdir(parents=True)
+    target.symlink_to(source)
+    with pytest.raises(LeakError, match=r"finetune <- start staged/fold1/student"):
+        do_step(prepared, steps["staged/fold0/finetune"], lambda status: None)
+    assert not prepared.folder(("staged", 0, "finetune")).exists()
+
+
+def test_a_failing_step_costs_only_what_depends_on_it(phantom, tiny_recipe, tmp_path):
+    recipe = load_recipe(str(tiny_recipe), ["members.plain.stages.only.schedule.epochs=1"])
+    prepared = prepare(recipe, phantom, tmp_path, 1)
+    (prepared.root / "staged").write_text("a file where a folder must go")
+    with pytest.raises(RunError, match=r"(?s)3 of 4 steps are not done:.*teacher.*student: not started.*same command"):
+        do_plan(prepared, phantom, plan_of(prepared, [0]), 1)
+    assert list(records(prepared.root)) == ["plain/fold0/only"]
+
+
+KILL = """
+import sys
+from pathlib import Path
+from cxrlines.recipes.run import train
+from cxrlines.recipes.spec import load_recipe
+if __name__ == "__main__":
+    recipe = load_recipe(sys.argv[1], sys.argv[4:])
+    train(recipe, Path(sys.argv[2]), Path(sys.argv[3]), folds=[0], workers=1, command="test")
+"""
+
+
+@pytest.mark.long
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(phantom, tiny_recipe, tmp_path):
+    """kill -9 again and again; at last every tensor equals that of a run left alone, bit for bit."""
+    script = tmp_path / "script.py"
+    script.write_text(KILL)
+    settings = ["members.plain.stages.only.schedule.epochs=30", "members.staged.stages.finetune.schedule.epochs=9.5"]
+
+    def start(root: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(script), str(tiny_recipe), str(phantom), str(root), *settings]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+
+    assert start(tmp_path / "alone").wait() == 0
+    kills, delay = 0, 9.0
+    while True:
+        process = start(tmp_path / "killed")
+        try:
+            assert process.wait(timeout=delay) == 0
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            time.sleep(0.3)
+            kills, delay = kills + 1, delay + 1.5
+    assert kills >= 2
+    assert records(tmp_path / "killed").keys() == records(tmp_path / "alone").keys()
+    for name in records(tmp_path / "alone"):
+        one, _ = load_weights(tmp_path / "alone" / name / WEIGHTS)
+        other, _ = load_weights(tmp_path / "killed" / name / WEIGHTS)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name

@@ -1,0 +1,110 @@
+"""Recipes say what they mean; what they cannot mean is refused with the way out."""
+
+import pytest
+
+from cxrlines.recipes.spec import RecipeError, load_recipe, shipped
+
+SMALL = """
+name: small
+defaults:
+  schedule: {epochs: 2, lr: 0.001}
+members:
+  one:
+    backbone: resnet50d
+    stages:
+      teacher: {films: {which: annotated, view: overlay}}
+      student: {films: {which: annotated}, targets: {features: {of: teacher}}, schedule: {lr: 0.01}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_is_valid(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.about
+
+
+def test_three_stage_is_the_published_table():
+    stages = load_recipe("three-stage").members["resnet200d"].stages
+    teacher, student, finetune = stages.values()
+    assert (teacher.films.view, teacher.films.which, teacher.start, teacher.schedule.epochs) == (
+        "overlay", "annotated", "imagenet", 4,
+    )  # fmt: skip
+    assert student.start == "imagenet" and student.schedule.epochs == 5 and student.films.view == "plain"
+    assert student.targets.features.of == "teacher" and student.targets.features.weight == 0.5
+    assert student.targets.labels.weight == 1
+    assert finetune.start == "student" and finetune.films.which == "all"
+    assert finetune.schedule.shape == "restarts" and finetune.schedule.restart_epochs == 5
+    for stage in stages.values():
+        schedule = stage.schedule
+        assert (schedule.optimizer, schedule.lr, schedule.end_lr, schedule.weight_decay, schedule.batch) == (
+            "adam", 5e-4, 1e-6, 1e-6, 16,
+        )  # fmt: skip
+
+
+def test_defaults_lie_under_every_stage(write):
+    stages = load_recipe(write(SMALL)).members["one"].stages
+    assert stages["teacher"].schedule.epochs == stages["student"].schedule.epochs == 2
+    assert stages["teacher"].schedule.lr == 0.001
+    assert stages["student"].schedule.lr == 0.01
+
+
+def test_set_changes_one_field_of_one_member_only():
+    recipe = load_recipe("three-stage", ["members.resnet50d.stages.teacher.schedule.epochs=1.5", "size=320"])
+    assert recipe.size == 320
+    assert recipe.members["resnet50d"].stages["teacher"].schedule.epochs == 1.5
+    assert recipe.members["resnet200d"].stages["teacher"].schedule.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("siez=3", "siez: there is no such field; allowed: .*size.*did you mean 'size'"),
+        ("size=huge", "size: is 'huge'; .*valid integer"),
+        ("size=9", "size: is 9; .*greater than or equal to 32"),
+        ("members.one.stages.teacher.schedule.epoch=3", r"members.one.stages.teacher.schedule.epoch: .*mean 'epochs'"),
+        ("members.one.head=gemm", "head is 'gemm'; allowed: .*did you mean 'gem'"),
+        ("members.one.stages.student.start=techer", "start is 'techer'; allowed: .*did you mean 'teacher'"),
+        ("members.one.stages.student.targets.features.of=x", "features.of is 'x'; allowed: teacher"),
+        ("members.one.stages.student.films.augment=hotwatre", "did you mean 'hotwater'"),
+        ("members.one.stages.student.films.which=all", "needs the annotated lines; make it 'annotated'"),
+        ("members.one.stages.student.films.view=overlay", "a last stage must read plain films"),
+        ("members.one.stages.student.schedule.shape=restarts", "shape: restarts and restart_epochs go together"),
+        ("ensemble.members=[two]", "ensemble.members names 'two'; allowed: one"),
+        ("members.tow.head=gem", "there is no 'tow'; there are: one"),
+        ("size.x=3", "size is a value|there is"),
+        ("nonsense", "write it as path.to.field=value"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_way_out(write, setting, said):
+    path = write(SMALL + "size: 512\n")
+    with pytest.raises(RecipeError, match=f"(?s){said}"):
+        load_recipe(path, [setting])
+
+
+def test_all_wrong_fields_are_said_at_once(write):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(SMALL), ["siez=3", "sede=4"])
+    assert "siez" in str(error.value) and "sede" in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean 'three-stage'"):
+        load_recipe("three-stages")
+
+
+def test_not_yaml(write):
+    with pytest.raises(RecipeError, match="is not valid YAML"):
+        load_recipe(write("a: [1"))
+    with pytest.raises(RecipeError, match="holds list"):
+        load_recipe(write("- 1"))

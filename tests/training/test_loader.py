@@ -1,0 +1,79 @@
+"""Batches depend on seed, epoch and film alone; film and overlay share one draw."""
+
+import numpy as np
+import pytest
+
+from cxrlines.augment.policy import make_policy
+from cxrlines.data.store import Placement
+from cxrlines.task import LABEL_COLOURS, LABELS
+from cxrlines.training.loader import Batches, Films, FilmSet, batches_per_epoch, in_order, overlay
+
+LINE = np.array([[10.0, 12.0], [40.0, 50.0]])
+
+
+class TinyStore:
+    def __init__(self, count: int) -> None:
+        self.films = np.random.default_rng(0).integers(0, 200, (count, 64, 64), dtype=np.uint8)
+        self.placements = [Placement(1, 1, 0, 0)] * count
+
+
+def film_set(policy: str = "hotwater", with_overlay: bool = True, count: int = 6) -> FilmSet:
+    films = Films(
+        TinyStore(count), np.arange(count), np.eye(count, 11, dtype=np.float32), [[(LABELS[0], LINE)]] * count
+    )  # type: ignore[arg-type]
+    return FilmSet(films, make_policy(policy, 48), seed=3, overlay=with_overlay, colour_by="label")
+
+
+def test_a_film_is_the_same_whenever_it_is_asked_for():
+    one, other = film_set(), film_set()
+    other[(0, 1)], other[(1, 5)]
+    assert (one[(2, 4)]["film"] == other[(2, 4)]["film"]).all()
+    assert not (one[(2, 4)]["film"] == one[(3, 4)]["film"]).all()
+
+
+def test_the_store_is_not_changed():
+    films = film_set()
+    before = films.films.store.films.copy()
+    films[(0, 0)]
+    assert (films.films.store.films == before).all()
+
+
+def test_overlay_is_the_very_film_with_the_line_in_its_colour():
+    for position in range(6):
+        sample = film_set()[(1, position)]
+        film, drawn = sample["film"].numpy()[0], sample["overlay"].numpy()
+        touched = (drawn != film).any(axis=0)
+        assert 0 < touched.mean() < 0.2
+        untouched = np.repeat(film[None], 3, 0)[:, ~touched]
+        assert (drawn[:, ~touched] == untouched).all()
+
+
+def test_overlay_colour_tells_label_or_device():
+    film = np.zeros((64, 64), np.uint8)
+    by_label = overlay(film, [LABELS[0]], [LINE], "label")
+    assert tuple(by_label[31, 25]) == LABEL_COLOURS[LABELS[0]]
+    same_device = [overlay(film, [label], [LINE], "device") for label in LABELS[:2]]
+    assert (same_device[0] == same_device[1]).all()
+    assert not (by_label == overlay(film, [LABELS[1]], [LINE], "label")).all()
+
+
+def test_an_epoch_is_every_film_once_in_an_order_of_its_own():
+    first, second = (sum(Batches(12, 4, seed=1, epoch=epoch).batches, []) for epoch in (0, 1))
+    assert sorted(position for _, position in first) == list(range(12))
+    assert [p for _, p in first] != [p for _, p in second]
+
+
+def test_the_rest_of_an_epoch_continues_its_beginning():
+    whole = list(Batches(13, 4, seed=1, epoch=2))
+    assert list(Batches(13, 4, seed=1, epoch=2, stop=1)) + list(Batches(13, 4, seed=1, epoch=2, start=1)) == whole
+    assert len(whole) == batches_per_epoch(13, 4) == 3
+
+
+def test_fewer_films_than_a_batch_make_one_batch():
+    assert len(Batches(3, 16, seed=0, epoch=0)) == 1
+
+
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_in_order_is_every_film_in_order(batch):
+    targets = np.concatenate([item["targets"].numpy() for item in in_order(film_set("none", False), batch)])
+    assert (targets == np.eye(6, 11)).all()

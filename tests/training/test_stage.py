@@ -1,0 +1,128 @@
+"""A stage learns, resumes inside an epoch bit for bit, and learns from its teacher what it should."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from cxrlines.augment.policy import make_policy
+from cxrlines.data.store import Placement
+from cxrlines.models.classifier import Classifier
+from cxrlines.task import LABELS
+from cxrlines.training.checkpoint import State, load_state, save_state
+from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.stage import Fit, StageModule, fit_stage, predict_films
+
+FIT = Fit(epochs=3, batch=4, lr=1e-3, seed=5)
+
+
+class Killed(Exception):
+    """Stands for a kill: raised right after a state was kept."""
+
+
+class TinyStore:
+    """Films whose first label shows as a bright upper half; the store's interface as the loader uses it."""
+
+    def __init__(self, count: int = 18, size: int = 40) -> None:
+        rng = np.random.default_rng(0)
+        self.films = rng.integers(0, 60, (count, size, size), dtype=np.uint8)
+        self.films[::2, : size // 2] += 120
+        self.placements = [Placement(1, 1, 0, 0)] * count
+
+
+def films(count: int = 18) -> Films:
+    targets = np.zeros((count, len(LABELS)), np.float32)
+    targets[::2, 0] = 1
+    line = np.array([[5.0, 5.0], [30.0, 30.0]])
+    return Films(TinyStore(count), np.arange(count), targets, [[(LABELS[0], line)]] * count)  # type: ignore[arg-type]
+
+
+def model(channels: int = 1) -> Classifier:
+    torch.manual_seed(1)
+    return Classifier("resnet10t", "gap", in_channels=channels, weights="none", dropout=0.5)
+
+
+def module(fit: Fit = FIT, *, view="plain", teacher=None, policy="hotwater", **options) -> StageModule:
+    overlay = view == "overlay" or teacher is not None
+    train = FilmSet(films(), make_policy(policy, 32), seed=fit.seed, overlay=overlay, colour_by="device")
+    watch = FilmSet(films(8), make_policy("none", 32), seed=0, overlay=overlay, colour_by="device")
+    return StageModule(model(3 if view == "overlay" else 1), fit, train, watch, view=view, teacher=teacher, **options)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 6, 11])
+@pytest.mark.parametrize("ema", [None, 0.8])
+def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, stop_after, ema):
+    fit = dataclasses.replace(FIT, ema=ema)
+    whole = fit_stage(module(fit), tmp_path / "whole")
+    saves = 0
+
+    def keep(state: State) -> None:
+        nonlocal saves
+        save_state(tmp_path / "state", "id", state)
+        saves += 1
+        if saves == stop_after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_stage(module(fit, keep=keep, keep_every_s=-1), tmp_path / "part")
+    resumed = module(fit, state=load_state(tmp_path / "state", "id"))
+    assert 0 < resumed.step_now < resumed.total
+    assert same(whole, fit_stage(resumed, tmp_path / "part"))
+    assert len(resumed.progress.history) == 3
+
+
+def test_a_finished_state_trains_no_further(tmp_path):
+    states: list[State] = []
+    done = module(keep=states.append)
+    weights = fit_stage(done, tmp_path)
+    again = module(state=states[-1])
+    assert again.finished
+    assert same(weights, fit_stage(again, tmp_path))
+
+
+def test_it_learns_what_is_there_to_learn(tmp_path):
+    fitted = module(dataclasses.replace(FIT, epochs=12, batch=6, lr=3e-3), policy="none")
+    weights = fit_stage(fitted, tmp_path)
+    fitted.model.load_state_dict(weights)
+    scores = predict_films(
+        fitted.model, FilmSet(films(), make_policy("none", 32), seed=0, overlay=False, colour_by="label")
+    )
+    assert scores.shape == (18, 11)
+    assert scores[::2, 0].min() > scores[1::2, 0].max()
+
+
+def test_half_an_epoch_is_half_the_steps(tmp_path):
+    half = module(dataclasses.replace(FIT, epochs=1.5))
+    fit_stage(half, tmp_path)
+    assert half.total == 6
+    assert [row["epoch"] for row in half.progress.history] == [1, 2]
+
+
+def test_the_student_moves_towards_the_features_of_its_teacher(tmp_path):
+    torch.manual_seed(2)
+    teacher = Classifier("resnet10t", "gap", in_channels=3, weights="none").eval()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    fit = dataclasses.replace(FIT, epochs=12, lr=2e-3, label_weight=0.0, feature_weight=1.0)
+    student = module(fit, teacher=teacher, policy="none")
+    fit_stage(student, tmp_path)
+    losses = [row["loss"] for row in student.progress.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert same(before, teacher.state_dict()), "the teacher is frozen"
+
+
+def test_patience_stops_early_and_keeps_the_best(tmp_path):
+    stubborn = module(dataclasses.replace(FIT, epochs=50, lr=1e-9, end_lr=0.0, patience=1))
+    fit_stage(stubborn, tmp_path)
+    assert stubborn.progress.stopped
+    assert len(stubborn.progress.history) < 10
+    assert stubborn.progress.best == max(row["auc"] for row in stubborn.progress.history)
+
+
+def test_a_loss_that_is_no_number_is_said(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"at step \d+: lower schedule.lr \(now 1e\+20\)"):
+        fit_stage(module(dataclasses.replace(FIT, epochs=9, lr=1e20, end_lr=1e20, optimizer="adamw")), tmp_path)
