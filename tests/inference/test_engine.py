@@ -1,0 +1,223 @@
+import importlib.resources
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cxrlines.data.films import read_film
+from cxrlines.data.store import shrink
+
+from cxrlines.augment.policy import make_policy
+from cxrlines.inference.bundle import Bundle, BundleMember, load_bundle, write_bundle
+from cxrlines.inference.engine import find_films, predict, write_predictions
+from cxrlines.models.classifier import Classifier
+from cxrlines.models.weights import save_weights
+from cxrlines.task import LABELS, STUDY_COLUMN
+
+SHARED = Path(__file__).parents[2].parent / "shared/data"
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Two untrained models, so that a mean can be told from either."""
+    folder = tmp_path_factory.mktemp("run")
+    members = []
+    for fold in (0, 1):
+        torch.manual_seed(fold)
+        model = Classifier("resnet10t", "gap", weights="none")
+        save_weights(folder / f"{fold}.safetensors", model.state_dict(), {})
+        members.append(BundleMember("m", fold, model.config(), folder / f"{fold}.safetensors"))
+    written = write_bundle(
+        folder / "bundle", members, store={"size": 96, "aspect": "pad"}, input_size=64, meta={"trained on": "nothing"}
+    )
+    return load_bundle(written)
+
+
+def _film(path: Path, seed: int, shape: tuple[int, int] = (150, 120)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    cv2.imwrite(str(path), cv2.GaussianBlur(rng.integers(0, 256, shape, dtype=np.uint8), (0, 0), 9) * 2)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five films of two formats in two folders, and things that are none."""
+    root = tmp_path / "films"
+    for i, name in enumerate(["b.png", "a.jpg", "c.tif", "deep/d.png", "deep/e.JPG"]):
+        _film(root / name, i, (150 + 10 * i, 120))
+    (root / "labels.csv").write_text("x")
+    (root / ".hidden.png").write_bytes(b"no film")
+    return root
+
+
+def _scores(rows: pd.DataFrame) -> np.ndarray:
+    return rows[list(LABELS)].to_numpy()
+
+
+def test_a_folder_gives_a_row_a_film_in_order_of_names(folder: Path, bundle: Bundle) -> None:
+    got = predict([folder], bundle)
+    assert list(got.rows.columns) == [STUDY_COLUMN, *LABELS]
+    assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "c", "d", "e"]
+    assert ((_scores(got.rows) > 0) & (_scores(got.rows) < 1)).all()
+    assert (got.errors, got.skipped, got.renamed, got.bundle) == ([], 1, 0, bundle.identity)
+
+
+def test_a_film_is_read_as_training_reads_it_and_its_models_are_averaged(folder: Path, bundle: Bundle) -> None:
+    got = predict([folder], bundle)
+    for path, row in zip(got.films, _scores(got.rows), strict=True):
+        stored, _ = shrink(read_film(path).pixels, 96, "pad")
+        seen = make_policy("none", 64)(stored, np.random.default_rng(7)).film
+        with torch.inference_mode():
+            each = [torch.sigmoid(model(torch.from_numpy(seen[None, None]))).numpy()[0] for model in bundle.models]
+        assert not np.allclose(each[0], each[1], atol=1e-3)
+        np.testing.assert_allclose(row, np.mean(each, axis=0), atol=1e-5)
+
+
+def test_neither_batches_nor_neighbours_nor_order_change_a_reading(folder: Path, bundle: Bundle) -> None:
+    together = predict([folder], bundle, batch_size=3).rows.set_index(STUDY_COLUMN)
+    paths = sorted(folder.rglob("*.[jptJ]*"), reverse=True)[:4]
+    for one in paths:
+        alone = predict([one], bundle, batch_size=1).rows
+        np.testing.assert_allclose(_scores(alone)[0], together.loc[one.stem].to_numpy(float), atol=1e-5)
+    backwards = predict(paths, bundle, batch_size=2).rows
+    assert list(backwards[STUDY_COLUMN]) == [path.stem for path in paths]
+    np.testing.assert_allclose(_scores(backwards), together.loc[backwards[STUDY_COLUMN]].to_numpy(float), atol=1e-5)
+
+
+def test_the_same_file_named_twice_is_read_once(folder: Path, bundle: Bundle) -> None:
+    got = predict([folder / "a.jpg", folder, folder / "deep", folder / "a.jpg"], bundle)
+    assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "c", "d", "e"]
+
+
+def test_unreadable_films_are_named_and_stop_nothing(folder: Path, bundle: Bundle) -> None:
+    whole = (folder / "a.jpg").read_bytes()
+    (folder / "a0_cut.jpg").write_bytes(whole[: len(whole) // 3])
+    (folder / "a1_random.png").write_bytes(np.random.default_rng(0).bytes(3000))
+    (folder / "z_empty.dcm").write_bytes(b"")
+    got = predict([folder], bundle, batch_size=2)
+    assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "c", "d", "e"]
+    assert [Path(file).name for file, _ in got.errors] == ["a0_cut.jpg", "a1_random.png", "z_empty.dcm"]
+    assert all(Path(file).name in message for file, message in got.errors)
+
+
+def test_a_file_that_is_named_must_be_a_film_and_a_folder_must_hold_one(folder: Path, bundle: Bundle) -> None:
+    (folder / "empty").mkdir()
+    got = predict([folder / "labels.csv", folder / "absent.png", folder / "empty", folder / "b.png"], bundle)
+    assert list(got.rows[STUDY_COLUMN]) == ["b"]
+    said = {Path(file).name: message for file, message in got.errors}
+    assert set(said) == {"labels.csv", "absent.png", "empty"}
+    assert said["absent.png"] == "there is no such file or folder"
+    assert "the folder holds no film; films end in .dcm" in said["empty"]
+
+
+def test_no_film_at_all_is_an_empty_table(tmp_path: Path, bundle: Bundle) -> None:
+    got = predict([tmp_path], bundle)
+    assert list(got.rows.columns) == [STUDY_COLUMN, *LABELS] and len(got.rows) == 0 and len(got.errors) == 1
+    assert got.as_dicts() == []
+
+
+def test_a_fault_nobody_foresaw_costs_one_film(folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(path: Path) -> object:
+        if path.stem == "c":
+            raise ZeroDivisionError("PatientName")
+        return read_film(path)
+
+    monkeypatch.setattr("cxrlines.inference.engine.read_film", faulty)
+    got = predict([folder], bundle)
+    assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "d", "e"]
+    ((_, message),) = got.errors
+    assert "cannot be read as a film (ZeroDivisionError)" in message and "PatientName" not in message
+
+
+def test_films_that_share_a_name_are_called_by_their_place(tmp_path: Path) -> None:
+    names = ["x/film.png", "y/film.png", "y/film.jpg", "other.png", "1.2.840.113"]
+    for i, name in enumerate(names):
+        _film(tmp_path / name, i) if "." in Path(name).suffix and name != "1.2.840.113" else None
+    (tmp_path / "1.2.840.113").write_bytes(b"\0" * 128 + b"DICM")
+    called = find_films([tmp_path]).names()
+    assert {path.relative_to(tmp_path).as_posix(): name for path, name in called.items()} == {
+        "x/film.png": "x/film",
+        "y/film.png": "y/film.png",
+        "y/film.jpg": "y/film.jpg",
+        "other.png": "other",
+        "1.2.840.113": "1.2.840.113",
+    }
+    each = find_films([tmp_path / "x/film.png", tmp_path / "y/film.png"]).names()
+    assert sorted(each.values()) == [(tmp_path / name).as_posix() for name in names[:2]]
+
+
+def test_progress_ends_with_all_films(folder: Path, bundle: Bundle) -> None:
+    told: list[tuple[int, int]] = []
+    (folder / "z.png").write_bytes(b"")
+    predict([folder], bundle, batch_size=2, progress=lambda done, films: told.append((done, films)))
+    assert told == [(2, 6), (4, 6), (6, 6)]
+
+
+def test_the_table_has_the_columns_of_a_submission_and_errors_lie_beside_it(folder: Path, bundle: Bundle) -> None:
+    out = folder.parent / "out" / "p.csv"
+    (folder / "z.png").write_bytes(b"")
+    errors = write_predictions(predict([folder], bundle), out)
+    assert errors == out.with_name("p.errors.csv")
+    assert list(pd.read_csv(errors).columns) == ["file", "error"] and len(pd.read_csv(errors)) == 1
+    assert out.read_text().splitlines()[0] == ",".join([STUDY_COLUMN, *LABELS])
+    (folder / "z.png").unlink()
+    got = predict([folder], bundle)
+    assert write_predictions(got, out) is None and not errors.exists()
+    pd.testing.assert_frame_equal(pd.read_csv(out), got.rows)
+
+
+@pytest.mark.skipif(not (SHARED / "ranzcr").is_dir(), reason="the real sample_submission.csv is not at hand")
+def test_the_columns_are_those_of_the_real_sample_submission(folder: Path, bundle: Bundle) -> None:
+    real = pd.read_csv(SHARED / "ranzcr/sample_submission.csv", nrows=1)
+    assert list(predict([folder / "a.jpg"], bundle).rows.columns) == list(real.columns)
+
+
+def test_json_adds_the_file_the_bundle_and_the_time(folder: Path, bundle: Bundle) -> None:
+    got = predict([folder / "a.jpg"], bundle)
+    (one,) = got.as_dicts()
+    assert (one["film"], one[STUDY_COLUMN]) == (str(folder / "a.jpg"), "a")
+    assert one["labels"] == dict(zip(LABELS, _scores(got.rows)[0].tolist(), strict=True))
+    assert one["bundle"] == bundle.identity and one["seconds"] > 0 and one["mm_per_px"] is None
+
+
+def test_decoding_keeps_only_a_few_films_ahead(folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+    most_ahead = 0
+    for i in range(40):
+        _film(folder / f"more{i:02}.png", i, (40, 40))
+
+    def counted(path: Path) -> object:
+        decoded.append(path)
+        return read_film(path)
+
+    def watch(done: int, films: int) -> None:
+        nonlocal most_ahead
+        most_ahead = max(most_ahead, len(decoded) - done)
+
+    monkeypatch.setattr("cxrlines.inference.engine.read_film", counted)
+    assert len(predict([folder], bundle, batch_size=2, progress=watch).rows) == 45
+    assert most_ahead <= 5  # two batches, and the film that is being handed over
+
+
+@pytest.mark.skipif(not (SHARED / "cxr/images").is_dir(), reason="the real films of shared/data/cxr are not at hand")
+def test_real_films_are_read(bundle: Bundle) -> None:
+    films = sorted((SHARED / "cxr/images").glob("*.jpg"))[:5]
+    got = predict(films, bundle)
+    assert list(got.rows[STUDY_COLUMN]) == [path.stem for path in films] and got.errors == []
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("data_store") is None, reason="pydicom-data, part of the extra `demo`, is not installed"
+)
+def test_a_real_dicom_reads_the_same_uncompressed_and_compressed_without_loss(folder: Path, bundle: Bundle) -> None:
+    dicoms = importlib.resources.files("data_store") / "data"
+    with importlib.resources.as_file(dicoms) as place:
+        got = predict([place / "RG1_UNCR.dcm", folder / "a.jpg", place / "RG1_J2KR.dcm"], bundle)
+    assert list(got.rows[STUDY_COLUMN]) == ["RG1_UNCR", "a", "RG1_J2KR"] and got.errors == []
+    plain, other, compressed = _scores(got.rows)
+    np.testing.assert_allclose(plain, compressed, atol=1e-5)
+    assert not np.allclose(plain, other, atol=1e-4)
