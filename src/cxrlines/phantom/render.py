@@ -2,7 +2,7 @@
 
 `difficulty` (0 easy, 0.5 about a portable intensive-care film, 1 harder than real) sets three things:
 
-- contrast of the devices, relative to 0.5: 2 ** (3.2 * (0.5 - difficulty)), above 0.5 with 1.6 in place of 3.2;
+- contrast of the devices, relative to 0.5: 2 ** (3.6 * (0.5 - difficulty)), above 0.5 with 1.6 in place of 3.6;
 - clutter: the expected number of distractors is multiplied by 0.2 + 1.6 * difficulty, disease by 0.5 + difficulty;
 - noise: its standard deviation is multiplied by 4 ** (difficulty - 0.5).
 """
@@ -31,13 +31,14 @@ class Difficulty:
     @classmethod
     def of(cls, value: float) -> "Difficulty":
         """The factors of a difficulty, each 1 at 0.5."""
-        steep = 3.2 if value < 0.5 else 1.6
+        steep = 3.6 if value < 0.5 else 1.6
         return cls(2 ** (steep * (0.5 - value)), 0.2 + 1.6 * value, 0.5 + value, 4 ** (value - 0.5))
 
 
 def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     """The film of a scene, (height, width) uint8, bone white (a few films of site b are inverted)."""
     level = Difficulty.of(difficulty)
+    (for_lines,) = rng.spawn(1)  # of their own, so that the same film without its lines is else the same film
     anatomy, view = scene.anatomy, scene.view
     coarse = Raster(view, 0.25, anatomy.scale)
     half = Raster(view, 0.5, anatomy.scale)
@@ -51,7 +52,7 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     detail += marks * enlarge(aerated, half.shape)
     detail *= enlarge(primary, half.shape)
 
-    lines = draw_lines(Raster(view, 1.0), scene.lines, rng)
+    lines = draw_lines(Raster(view, 1.0), scene.lines, for_lines)
     clutter = draw_clutter(full, anatomy, level.clutter, rng)
     sharp = 0.035 * rng.uniform(0.8, 1.4)  # cm: focal spot and detector
     seen = np.float32(0.50 * level.contrast / 255)
