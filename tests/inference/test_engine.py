@@ -1,5 +1,6 @@
 import importlib.resources
 import importlib.util
+import json
 from pathlib import Path
 
 import cv2
@@ -160,14 +161,17 @@ def test_progress_ends_with_all_films(folder: Path, bundle: Bundle) -> None:
 def test_the_table_has_the_columns_of_a_submission_and_errors_lie_beside_it(folder: Path, bundle: Bundle) -> None:
     out = folder.parent / "out" / "p.csv"
     (folder / "z.png").write_bytes(b"")
-    errors = write_predictions(predict([folder], bundle), out)
-    assert errors == out.with_name("p.errors.csv")
-    assert list(pd.read_csv(errors).columns) == ["file", "error"] and len(pd.read_csv(errors)) == 1
+    written = write_predictions(predict([folder], bundle), out)
+    assert written == [out, out.with_name("p.errors.csv")]
+    errors = pd.read_csv(written[1])
+    assert list(errors.columns) == ["file", "error"] and list(errors["file"]) == [str(folder / "z.png")]
     assert out.read_text().splitlines()[0] == ",".join([STUDY_COLUMN, *LABELS])
     (folder / "z.png").unlink()
     got = predict([folder], bundle)
-    assert write_predictions(got, out) is None and not errors.exists()
+    assert write_predictions(got, out, as_json=True) == [out, out.with_name("p.json")]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["p.csv", "p.json"]
     pd.testing.assert_frame_equal(pd.read_csv(out), got.rows)
+    assert json.loads(out.with_name("p.json").read_text()) == got.as_dicts()
 
 
 @pytest.mark.skipif(not (SHARED / "ranzcr").is_dir(), reason="the real sample_submission.csv is not at hand")

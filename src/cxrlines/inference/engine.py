@@ -1,5 +1,6 @@
 """Films in any mix of formats to probabilities: films are decoded in threads while the models compute."""
 
+import json
 import os
 import time
 from collections import Counter, deque
@@ -128,19 +129,24 @@ def predict(
     )
 
 
-def write_predictions(predictions: Predictions, out: Path) -> Path | None:
-    """Write `out` with the columns of `sample_submission.csv`, and beside it `*.errors.csv` if there are errors.
+def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = False) -> list[Path]:
+    """Write `out` with the columns of `sample_submission.csv`, and beside it what else there is to say.
 
-    Returns the path of the errors' file, None without errors (an older one is then removed).
+    That is `*.json` with `Predictions.as_dicts` if `as_json`, and `*.errors.csv` (file, error) if there are errors; one
+    of an earlier reading, no longer true, is removed. Returns the paths of what was written.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     predictions.rows.to_csv(out, index=False)
+    written = [out]
+    if as_json:
+        written.append(out.with_suffix(".json"))
+        written[-1].write_text(json.dumps(predictions.as_dicts(), indent=1) + "\n")
     errors = out.with_suffix(".errors.csv")
-    if not predictions.errors:
-        errors.unlink(missing_ok=True)
-        return None
-    pd.DataFrame(predictions.errors, columns=["file", "error"]).to_csv(errors, index=False)
-    return errors
+    errors.unlink(missing_ok=True)
+    if predictions.errors:
+        pd.DataFrame(predictions.errors, columns=["file", "error"]).to_csv(errors, index=False)
+        written.append(errors)
+    return written
 
 
 @dataclass(frozen=True)
