@@ -15,11 +15,13 @@ from cxrlines.evaluation.metrics import roc_curve, why_undefined
 from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, STATE_OF, Device
 
 DEVICE_NAMES: dict[Device, str] = {
-    Device.ETT: "Endotracheal tube (ETT)",
-    Device.NGT: "Nasogastric tube (NGT)",
-    Device.CVC: "Central venous catheter (CVC)",
-    Device.SWAN: "Swan-Ganz catheter",
+    Device.ETT: "endotracheal tube",
+    Device.NGT: "nasogastric tube",
+    Device.CVC: "central venous catheter",
+    Device.SWAN: "pulmonary artery catheter",
 }
+FIGURE_BINS = 10
+"""Fewer bins than the calibration error has: with fifteen the curves of rare labels are mostly noise."""
 FEW_FILMS = 5
 """A calibration bin with fewer films is left out of the curve: its share of positives is mostly chance."""
 
@@ -30,7 +32,7 @@ def forest(evaluations: Mapping[str, Evaluation]) -> Markup:
     rows += [(label, [(e.labels[label].auc, e.labels[label].ci95) for e in evaluations.values()]) for label in LABELS]
     lows = [ci[0] for _, marks in rows for _, ci in marks if ci] + [a for _, marks in rows for a, _ in marks if a]
     low = min(0.95, np.floor(max(0.0, min(lows, default=0.5)) * 20) / 20)
-    left, wide, right, pitch = 190, 430, 140, 10
+    left, wide, right, pitch = 190, 430, 160, 10
     tall = pitch * len(evaluations) + 12
 
     def x(value: float) -> float:
@@ -56,9 +58,9 @@ def forest(evaluations: Mapping[str, Evaluation]) -> Markup:
     return _svg(left + wide + right, height, "".join(parts), "forest", "AUC with 95 % intervals, label by label")
 
 
-def roc_curves(truth: np.ndarray, scores: np.ndarray) -> list[tuple[str, Markup]]:
-    """(device, figure) for each device: the ROC curves of its labels; `truth`, `scores` are (films, 11)."""
-    figures = []
+def roc_curves(truth: np.ndarray, scores: np.ndarray) -> dict[Device, Markup]:
+    """One figure a device: the ROC curves of its labels; `truth`, `scores` are (films, 11)."""
+    figures = {}
     for device in Device:
         curves = []
         for label in LABELS_OF[device]:
@@ -66,22 +68,22 @@ def roc_curves(truth: np.ndarray, scores: np.ndarray) -> list[tuple[str, Markup]
             if why_undefined(truth[:, k]) is None:
                 false, true = roc_curve(truth[:, k], scores[:, k])
                 curves.append((label, _thinned(false, true), None))
-        figures.append((DEVICE_NAMES[device], _square(curves, "false positive rate", "true positive rate")))
+        figures[device] = _square(curves, "false positive rate", "true positive rate")
     return figures
 
 
-def calibration_curves(truth: np.ndarray, scores: np.ndarray) -> list[tuple[str, Markup]]:
-    """(device, figure) for each device: predicted against observed, a dot a bin, its area the number of films."""
-    figures = []
+def calibration_curves(truth: np.ndarray, scores: np.ndarray) -> dict[Device, Markup]:
+    """One figure a device: predicted against observed, a dot a bin, larger where there are more films."""
+    figures = {}
     for device in Device:
         curves = []
         for label in LABELS_OF[device]:
             k = LABEL_INDEX[label]
-            curve = reliability(truth[:, k], scores[:, k])
+            curve = reliability(truth[:, k], scores[:, k], FIGURE_BINS)
             held = curve.count >= FEW_FILMS
-            size = 1.5 + 4.5 * np.sqrt(curve.count[held] / max(curve.count.max(initial=1), 1))
+            size = 2 + 4 * np.sqrt(curve.count[held] / max(curve.count.max(initial=1), 1))
             curves.append((label, (curve.predicted[held], curve.observed[held]), size))
-        figures.append((DEVICE_NAMES[device], _square(curves, "predicted", "observed")))
+        figures[device] = _square(curves, "predicted", "observed")
     return figures
 
 

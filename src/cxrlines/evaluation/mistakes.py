@@ -88,7 +88,11 @@ def picture(film: np.ndarray, lines: Sequence[tuple[str, np.ndarray]], side: int
         placed = (np.asarray(points, np.float64).reshape(-1, 2) + 0.5) * scale
         if len(placed):
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-            colour = "rgb({}, {}, {})".format(*DEVICE_COLOURS[DEVICE_OF[label]])
-            drawn.append((label, path, colour))
+            drawn.append((label, path, css_colour(DEVICE_COLOURS[DEVICE_OF[label]])))
     uri = "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
     return Picture(uri, width, height, drawn)
+
+
+def css_colour(colour: tuple[int, int, int]) -> str:
+    """RGB, 0 to 255, as CSS spells it."""
+    return "rgb({}, {}, {})".format(*colour)

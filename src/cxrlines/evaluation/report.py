@@ -15,8 +15,8 @@ from cxrlines.data.folds import describe_folds
 from cxrlines.evaluation import figures
 from cxrlines.evaluation.evaluate import Evaluation, compare, evaluate
 from cxrlines.evaluation.intervals import RESAMPLES
-from cxrlines.evaluation.mistakes import FilmOf, Mistake, Picture, picture, worst
-from cxrlines.task import LABELS, LABELS_OF, STATE_OF, Device
+from cxrlines.evaluation.mistakes import FilmOf, Mistake, Picture, css_colour, picture, worst
+from cxrlines.task import DEVICE_COLOURS, LABELS, LABELS_OF, STATE_OF, Device
 
 ENSEMBLE = "ensemble"
 """The name under which the ensemble's predictions are kept, beside those of the members."""
@@ -200,6 +200,7 @@ def _page(report: Report, main: dict[str, Evaluation], beside: dict[str, Evaluat
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["duration"] = _duration
+    environment.filters["percent"] = _percent
     truth, scores = _aligned(report.main)
     films, unreadable = _mistakes(report)
     columns = list(dict.fromkeys(key for member in report.members for stage in member.stages for key in stage))
@@ -217,9 +218,8 @@ def _page(report: Report, main: dict[str, Evaluation], beside: dict[str, Evaluat
         rocs=figures.roc_curves(truth, scores),
         calibrations=figures.calibration_curves(truth, scores),
         few_films=figures.FEW_FILMS,
-        states_of=[[(STATE_OF[n].value, figures.state_class(n)) for n in LABELS_OF[d]] for d in Device],
-        with_interval=figures.with_interval,
-        state_class=figures.state_class,
+        devices=[(device, figures.DEVICE_NAMES[device], css_colour(DEVICE_COLOURS[device])) for device in Device],
+        states_of={d: [(STATE_OF[n].value, figures.state_class(n)) for n in LABELS_OF[d]] for d in Device},
         films=films,
         unreadable=unreadable,
         labels=LABELS,
@@ -255,16 +255,22 @@ def _verdicts(report: Report, evaluations: dict[str, Evaluation]) -> list[str]:
         if difference is None:
             continue
         value, (low, high) = difference
-        who = f"the baseline ({member.name})" if member.role == "baseline" else f"its member {member.name}"
-        by = f"{abs(value):.3f} (95 % interval of the difference {low:+.3f} to {high:+.3f})"
-        if low > 0:
-            sentences.append(f"It is better than {who} by {by}.")
-        elif high < 0:
-            sentences.append(f"It is worse than {who} by {by}.")
-        else:
-            more = "more" if value >= 0 else "less"
-            sentences.append(f"It scores {by} {more} than {who}: these films do not tell the two apart.")
+        who = f"the baseline, {member.name}," if member.role == "baseline" else f"its member {member.name}"
+        who = "the baseline" if member.name == "baseline" else who
+        size = f"{abs(value):.3f} {'more' if value >= 0 else 'less'} than {who}"
+        interval = f"95 % interval of the difference {low:+.3f} to {high:+.3f}".replace("-", "\u2212")
+        told = "" if low > 0 or high < 0 else ": these films do not tell the two apart"
+        sentences.append(f"It scores {size} ({interval}){told}.")
     return sentences
+
+
+def _percent(probability: float) -> str:
+    """Whole percents, with no 0 or 100 where a probability is neither."""
+    if 0 < probability < 0.01:
+        return "<1\u00a0%"
+    if 0.99 < probability < 1:
+        return ">99\u00a0%"
+    return f"{100 * probability:.0f}\u00a0%"
 
 
 def _duration(seconds: float) -> str:
