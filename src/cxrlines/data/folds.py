@@ -187,7 +187,10 @@ def read_folds(csv: Path) -> pd.DataFrame:
     `ValueError` naming the file and the way out on missing columns, a study listed twice, a fold that is not
     a whole number of 0 or more, or a patient in two folds.
     """
-    frame = pd.read_csv(csv, dtype=str)
+    try:
+        frame = pd.read_csv(csv, dtype=str)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{csv}: not a table ({error}); make a folds file with `cxrlines folds`") from error
     missing = [name for name in (STUDY_COLUMN, PATIENT_COLUMN, FOLD_COLUMN) if name not in frame]
     if missing:
         raise ValueError(

@@ -26,7 +26,14 @@ def read_predictions(csv: Path) -> pd.DataFrame:
         frame = frame.rename(columns={STUDY_COLUMN: "study"})
     _check_columns(frame, str(csv), STUDY_COLUMN)
     for label in LABELS:
-        frame[label] = pd.to_numeric(frame[label], errors="coerce").astype(np.float64)
+        numbers = pd.to_numeric(frame[label], errors="coerce").astype(np.float64)
+        if numbers.isna().any():
+            row = int(np.flatnonzero(numbers.isna())[0])
+            raise ValueError(
+                f"{csv}, line {row + 2}: column {label} is {frame[label].iloc[row]!r}, not a number "
+                f"({int(numbers.isna().sum())} such rows); predictions are numbers from 0 to 1"
+            )
+        frame[label] = numbers
     check_predictions(frame, str(csv))
     return frame[["study", *LABELS]]
 

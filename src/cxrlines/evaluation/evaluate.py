@@ -240,8 +240,8 @@ def _check_truth(truth: pd.DataFrame) -> None:
         wrong = ~truth[label].isin([0, 1]) & truth[label].notna()
         if wrong.any():
             raise ValueError(
-                f"the truth, column {label}: {truth[label][wrong].iloc[0]!r} is neither 0 nor 1 ({int(wrong.sum())} "
-                "such rows); labels are 0 or 1, or empty where unknown"
+                f"the truth, column {label}: {truth[label][wrong].iloc[0]} is neither 0 nor 1 ({int(wrong.sum())} such "
+                "rows); labels are 0 or 1, or empty where unknown"
             )
 
 

@@ -210,7 +210,7 @@ def _page(report: Report, main: dict[str, Evaluation], beside: dict[str, Evaluat
         beside=beside,
         ensemble=main[ENSEMBLE],
         ensemble_name=ENSEMBLE,
-        unknown=[member for member in report.members if member.ancestry_unknown],
+        unknown=_of_unknown_ancestry(report),
         verdicts=_verdicts(report, main),
         folds=None if report.folds is None else describe_folds(report.folds, report.folds["fold"]),
         stage_columns=columns,
@@ -245,6 +245,12 @@ def _mistakes(report: Report) -> tuple[list[tuple[Mistake, Picture]], int]:
         except (OSError, ValueError, KeyError):  # a film that went missing must not cost the report
             unreadable += 1
     return shown, unreadable
+
+
+def _of_unknown_ancestry(report: Report) -> set[str]:
+    """The names whose figures are marked; the ensemble's if a member's are, whatever the baseline's."""
+    members = [member for member in report.members if member.ancestry_unknown]
+    return {member.name for member in members} | {ENSEMBLE for member in members if member.role == "member"}
 
 
 def _verdicts(report: Report, evaluations: dict[str, Evaluation]) -> list[str]:

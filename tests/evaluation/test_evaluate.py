@@ -1,0 +1,154 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from cxrlines.evaluation.ensemble import read_predictions
+from cxrlines.evaluation.evaluate import compare, evaluate
+from cxrlines.evaluation.intervals import patient_weights
+from cxrlines.task import LABELS
+
+NAMES = list(LABELS)
+
+
+@pytest.fixture
+def truth(report):
+    return report.main.truth
+
+
+@pytest.fixture
+def predictions(report):
+    return report.main.by_name["three-stage"]
+
+
+def test_figures_are_scikit_learns(truth, predictions):
+    evaluation = evaluate(predictions, truth, resamples=20)
+    aucs = [roc_auc_score(truth[label], predictions[label]) for label in NAMES]
+    assert evaluation.macro_auc == pytest.approx(np.mean(aucs))
+    for label, auc in zip(NAMES, aucs, strict=True):
+        figures = evaluation.labels[label]
+        assert figures.auc == pytest.approx(auc)
+        assert figures.brier == pytest.approx(brier_score_loss(truth[label], predictions[label]))
+        assert figures.positives == truth[label].sum()
+        assert figures.ci95[0] <= figures.auc <= figures.ci95[1]
+    assert (evaluation.films, evaluation.patients) == (300, truth["patient"].nunique())
+
+
+def test_json_has_the_promised_fields_and_plain_values(truth, predictions):
+    told = json.loads(json.dumps(evaluate(predictions, truth, resamples=20).as_dict(), allow_nan=False))
+    assert {"macro_auc", "ci95", "labels", "ece"} <= set(told)
+    assert list(told["labels"]) == NAMES
+    assert {"auc", "ci95", "positives", "brier"} <= set(told["labels"][NAMES[0]])
+    assert len(told["ci95"]) == 2 and told["ci95"][0] < told["macro_auc"] < told["ci95"][1]
+
+
+def test_order_of_rows_does_not_matter_and_nothing_is_changed(truth, predictions):
+    before = truth.copy(), predictions.copy()
+    one = evaluate(predictions, truth, resamples=30, seed=3)
+    other = evaluate(
+        predictions.sample(frac=1, random_state=1), truth.sample(frac=1, random_state=2), resamples=30, seed=3
+    )
+    pd.testing.assert_frame_equal(truth, before[0])
+    pd.testing.assert_frame_equal(predictions, before[1])
+    np.testing.assert_array_equal(one.resampled, other.resampled)
+    assert one.macro_auc == other.macro_auc and one.ci95 == other.ci95
+    assert one.ece == pytest.approx(other.ece)
+
+
+def test_rows_without_a_counterpart_are_counted_and_said(truth, predictions):
+    evaluation = evaluate(predictions[:250], truth[20:], resamples=5)
+    assert (evaluation.films, evaluation.not_predicted, evaluation.foreign) == (230, 50, 20)
+    text = evaluation.text()
+    assert "note: 50 labelled films are not predicted and not scored" in text
+    assert "note: 20 predictions have no labelled film and are not scored" in text
+    assert evaluation.as_dict()["not_predicted"] == 50
+
+
+def test_rows_with_missing_labels_are_left_out_and_said(truth, predictions):
+    holes = truth.astype({NAMES[1]: float})
+    holes.loc[[3, 4], NAMES[1]] = np.nan
+    evaluation = evaluate(predictions, holes, resamples=5)
+    assert (evaluation.films, evaluation.unlabelled, evaluation.foreign) == (298, 2, 2)
+    assert "2 rows of the truth lack labels" in evaluation.text()
+
+
+def test_truth_without_patients_makes_each_film_one_and_says_so(truth, predictions):
+    evaluation = evaluate(predictions, truth.drop(columns="patient"), resamples=5)
+    assert evaluation.patients == 300
+    assert "has no PatientID: each film counts as a patient of its own" in evaluation.text()
+    assert "PatientID" not in evaluate(predictions, truth, resamples=5).text()
+
+
+def test_one_class_label_is_undefined_with_its_reason_never_a_half(truth, predictions):
+    none = truth.assign(**{NAMES[0]: 0})
+    evaluation = evaluate(predictions, none, resamples=20)
+    figures = evaluation.labels[NAMES[0]]
+    assert figures.auc is None and figures.ci95 is None and figures.resamples == 0
+    assert evaluation.as_dict()["undefined"] == {NAMES[0]: "none of 300 films is positive"}
+    assert f"{NAMES[0]} has no AUC and is not in the macro AUC: none of 300 films is positive" in evaluation.text()
+    rest = [evaluation.labels[label].auc for label in NAMES[1:]]
+    assert evaluation.macro_auc == pytest.approx(np.mean(rest))
+
+
+def test_few_positive_patients_are_said(truth, predictions):
+    few = truth.assign(**{NAMES[2]: [1] * 4 + [0] * 296})
+    patients = few["patient"][:4].nunique()
+    assert (
+        f"too few positive patients for an interval to mean much: {NAMES[2]} ({patients})"
+        in evaluate(predictions, few, resamples=50).text()
+    )
+
+
+def test_difference_is_paired(report, truth, predictions):
+    baseline = report.main.by_name["baseline"]
+    one, other = (evaluate(frame, truth, resamples=40, seed=2) for frame in (predictions, baseline))
+    value, (low, high) = compare(one, other)
+    assert value == pytest.approx(one.macro_auc - other.macro_auc)
+    differences = []
+    for weight in np.concatenate(list(patient_weights(truth["patient"].to_numpy(), 40, 2))):
+        rows = np.repeat(np.arange(len(truth)), weight)
+        aucs = [
+            np.mean([roc_auc_score(truth[label].iloc[rows], frame[label].iloc[rows]) for label in NAMES])
+            for frame in (predictions, baseline)
+        ]
+        differences.append(aucs[0] - aucs[1])
+    assert (low, high) == pytest.approx(tuple(np.quantile(differences, [0.025, 0.975])))
+    assert high - low < (one.ci95[1] - one.ci95[0]) + (other.ci95[1] - other.ci95[0])
+    assert compare(one, one) == (0, (0, 0))
+    assert compare(one, evaluate(baseline[:200], truth, resamples=40, seed=2)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.drop(columns=NAMES[5]), f"the truth has no column {NAMES[5]}"),
+        (
+            lambda t: t.assign(**{NAMES[5]: [2, *t[NAMES[5]][1:]]}),
+            f"the truth, column {NAMES[5]}: 2 is neither 0 nor 1 (1 such",
+        ),
+        (lambda t: t.assign(study=["study0001", *t["study"][1:]]), "the truth lists 1 studies more than once"),
+        (lambda t: t.assign(study=t["study"] + "x"), "no study is in both: 300 predictions, 300 labelled films"),
+    ],
+)
+def test_bad_truth_says_what_is_wrong(truth, predictions, change, says):
+    with pytest.raises(ValueError) as error:
+        evaluate(predictions, change(truth), resamples=5)
+    assert says in str(error.value)
+
+
+def test_text_is_aligned(truth, predictions):
+    lines = evaluate(predictions, truth, resamples=5).text().splitlines()
+    table = lines[: len(NAMES) + 4]
+    assert len({len(line) for line in table}) == 1
+    assert [line.split("  ")[0] for line in table[2:13]] == NAMES
+
+
+def test_real_predictions_of_one_fold(real):
+    truth = pd.read_csv(real / "train.csv").rename(columns={"StudyInstanceUID": "study", "PatientID": "patient"})
+    evaluation = evaluate(read_predictions(real / "predictions_fold0.csv"), truth, resamples=100)
+    assert round(evaluation.macro_auc, 5) == 0.96221
+    assert (evaluation.films, evaluation.not_predicted, evaluation.foreign) == (6017, 24066, 0)
+    assert evaluation.labels["ETT - Abnormal"].positives == 17
+    assert evaluation.ci95[0] < 0.96221 < evaluation.ci95[1]
