@@ -1,12 +1,16 @@
 """The policies as a training step meets them: one draw for all that lies on a film, nothing that is forbidden."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from scipy import stats
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+import albumentations as A
 
 from cxrlines.augment import POLICIES, Policy, make_policy
 from cxrlines.augment.bench import oracle
@@ -193,3 +197,60 @@ def test_a_thin_line_on_a_real_film_is_still_seen_under_its_points():
         on_line = np.max([out.film[y + i, x + j] for i in (-1, 0, 1) for j in (-1, 0, 1)], axis=0)
         beside = np.median([out.film[y, x + 7], out.film[y, x - 7], out.film[y + 7, x], out.film[y - 7, x]], axis=0)
         assert (on_line.astype(float) - beside > 8).mean() > 0.9
+
+
+class TestGeometryIsDrawnFromTheRangesOfTheList:
+    """Against the spread of albumentations' own draws, or that of imgaug where those differ."""
+
+    def warps(self, count: int = 300, **fields: float):
+        policy, shared = dataclasses.replace(make_policy("none", 255), **fields), rng(7)
+        return [policy.draw_warp(shared, 255, 255)[0] for _ in range(count)]
+
+    def agree(self, ours, theirs) -> bool:
+        return stats.ks_2samp(ours, theirs).pvalue > 0.01
+
+    def test_shift_scale_rotate(self):
+        push = [np.linalg.inv(w.matrix) for w in self.warps(shift_scale_rotate=1.0)]
+        transform = A.Compose([A.ShiftScaleRotate(p=1)], seed=1).transforms[0]
+        drawn = [transform.get_params_dependent_on_data({"shape": (255, 255)}, {})["matrix"] for _ in range(300)]
+        turns = ([np.arctan2(m[0, 1], m[1, 1]) for m in matrices] for matrices in (push, drawn))
+        assert self.agree(*turns)
+        # One scale for both directions, as in 2021; later versions draw two.
+        assert all(m[0, 0] == pytest.approx(m[1, 1]) for m in push)
+        assert self.agree([np.hypot(m[0, 0], m[0, 1]) for m in push], [np.hypot(m[0, 0], m[1, 0]) for m in drawn])
+        centre = np.array([127, 127, 1.0])
+        for axis in (0, 1):
+            # albumentations shifts by whole px, cut off towards zero.
+            shifts = ([np.trunc(round((m @ centre)[axis] - 127, 6)) for m in matrices] for matrices in (push, drawn))
+            assert self.agree(*shifts)
+
+    def test_grid(self):
+        ours = [w.distortions[0](POSITION)[0] for w in self.warps(1200, distort=1.0) if is_grid(w)]
+        transform = A.Compose([A.GridDistortion(5, (-1.0, 1.0), p=1)], seed=1).transforms[0]
+        x, y = int(POSITION[0]), int(POSITION[1])
+        drawn = [transform.get_params_dependent_on_data({"shape": (255, 255)}, {}) for _ in range(300)]
+        assert len(ours) > 300 and self.agree(ours, [maps["map_x"][y, x] for maps in drawn])
+
+    def test_piecewise_affine(self):
+        inner = np.array([[85.0, 170.0]]) * 254 / 255  # a mesh point inside the film
+        moved = np.array([w.distortions[0](inner)[0] - inner[0] for w in self.warps(600, piecewise_affine=1.0)])
+        share = moved / 255  # imgaug: normal, its standard deviation uniform in 0.03 to 0.05
+        assert share.std() == pytest.approx(np.sqrt((0.05**3 - 0.03**3) / 3 / 0.02), rel=0.06)
+        assert abs(share.mean()) < 0.005
+
+    def test_elastic_jitters_within_its_reach_and_keeps_the_flip(self):
+        for w in self.warps(200, distort=1.0, flip=1.0):
+            assert np.linalg.det(w.matrix) < 0
+            start = 255 / 2 + 85 * np.array([[1, 1, 0], [1, -1, 0], [-1, -1, 0]])[:, :2]
+            shift = w.matrix[:2, :2] @ start.T + w.matrix[:2, 2:]
+            mirrored = np.stack([254 - start[:, 0], start[:, 1]])
+            assert np.abs(shift - mirrored).max() < 3 * 255 * 50 / 640
+
+
+POSITION = np.array([60.0, 130.0])
+
+
+def is_grid(w) -> bool:
+    """Whether a column stays a column: only the grid distortion does that and yet moves it."""
+    column = w.distortions[0](np.array([[60.0, 20], [60, 130], [60, 240]]))[:, 0]
+    return bool(np.ptp(column) < 1e-9)
