@@ -26,7 +26,7 @@ def develop(
     dark, light = rng.uniform(0.32, 0.54), rng.uniform(0.68, 0.82)
     grey = (film - np.float32(lung)) * np.float32((light - dark) / span) + np.float32(dark)
     if site == "b":
-        grey += (grey - cv2.GaussianBlur(grey, (0, 0), 2.5)) * np.float32(rng.uniform(0.4, 1.1))
+        grey += (grey - cv2.GaussianBlur(grey, (0, 0), 2.5)) * np.float32(rng.uniform(0.2, 0.8))
     # What is darker than lung (arms, air beside the patient) is compressed, as in a film's toe.
     toe = np.float32(rng.uniform(0.2, 0.4))
     below = np.minimum(grey - np.float32(dark), 0)

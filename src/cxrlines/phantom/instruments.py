@@ -106,7 +106,7 @@ def draw_clutter(grid: Raster, anatomy: Anatomy, clutter: float, rng: np.random.
 def _leads(grid: Raster, image: Coverage, clutter: float, rng: np.random.Generator) -> None:
     u = rng.uniform
     leave = np.array([rng.choice([-1, 1]) * u(8, 21), rng.choice([-19.0, 22.0], p=[0.35, 0.65])])
-    clip = rng.random() < 0.6
+    clip, thick = rng.random() < 0.6, u(0.11, 0.32)
     for _ in range(2 + rng.poisson(1.6 * clutter)):
         side = rng.choice([-1, 1])
         at = np.array([side * u(5, 14), u(-8, 15)])
@@ -124,7 +124,7 @@ def _leads(grid: Raster, image: Coverage, clutter: float, rng: np.random.Generat
         wire = smooth(
             np.stack([at, at + rng.normal(0, 2, 2), way, way + rng.normal(0, 2.5, 2), leave * 1.3]), samples=9
         )
-        grid.stroke(image, [wire], u(0.1, 0.16), u(75, 150))
+        grid.stroke(image, [wire], thick, u(60, 130))
 
 
 def _outside_tubing(grid: Raster, image: Coverage, rng: np.random.Generator) -> None:

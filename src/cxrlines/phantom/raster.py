@@ -40,13 +40,24 @@ class Raster:
         return self.blur(image, blur) if blur else image
 
     def stroke(
-        self, image: Coverage, paths: Iterable[Points], width: float, value: float, closed: bool = False
+        self, image: Coverage, paths: Iterable[Points] | Points, width: float, value: float, closed: bool = False
     ) -> None:
-        """Paths of a `width` in cm, drawn into `image`; thinner than a pixel is drawn a pixel wide and fainter."""
+        """Paths of a `width` in cm, (k, n, 2) or a list of (n, 2), drawn into `image`.
+
+        One thinner than a pixel is drawn a pixel wide and fainter.
+        """
         px = width * self.px_per_cm
         pen = max(1, round(px))
         ink = int(min(255, value * min(1.3, px / pen)))
-        cv2.polylines(image, [self._fixed(path) for path in paths], closed, ink, pen, cv2.LINE_AA, _BITS)
+        cv2.polylines(
+            image,
+            list(self._fixed(paths)) if isinstance(paths, np.ndarray) else [self._fixed(path) for path in paths],
+            closed,
+            ink,
+            pen,
+            cv2.LINE_AA,
+            _BITS,
+        )
 
     def disc(self, image: Coverage, centre: ArrayLike, radius: float, value: float, pen: float = 0.0) -> None:
         """A disc of `radius` cm, or with a `pen` in cm a ring, drawn into `image`."""

@@ -16,7 +16,7 @@ from cxrlines.phantom import detector
 from cxrlines.phantom.instruments import draw_clutter, draw_lines
 from cxrlines.phantom.raster import Field, Raster, enlarge
 from cxrlines.phantom.scene import Scene
-from cxrlines.phantom.tissue import airway, bones, soft_tissue, vessels
+from cxrlines.phantom.tissue import airway, bones, chest_wall, soft_tissue, vessels
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     disease = min(1.0, float(rng.beta(1.1, 1.3)) * level.disease)
     tissue, aerated = soft_tissue(coarse, anatomy, disease, rng)
     scattered, primary = _scatter(coarse, tissue, rng)
-    detail = bones(half, anatomy, rng) - airway(half, anatomy, rng)
+    detail = bones(half, anatomy, rng) - airway(half, anatomy, rng) + chest_wall(half, anatomy, rng)
     marks = vessels(half, rng) + half.clouds(rng, 64, 2) * np.float32(rng.uniform(0.02, 0.05))
     detail += marks * enlarge(aerated, half.shape)
     detail *= enlarge(primary, half.shape)
@@ -65,7 +65,7 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     film = enlarge(film, view.shape)
     film += hard * np.sqrt(enlarge(primary, view.shape))
     noise = rng.standard_normal(view.shape, np.float32)
-    dose = rng.uniform(0.006, 0.017) * level.noise
+    dose = rng.uniform(0.009, 0.020) * level.noise
     film += full.blur(noise, 0.03) * enlarge(np.exp(scattered * 0.5), view.shape) * np.float32(dose)
     return detector.develop(film, aerated, spread, view, site, rng)
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from cxrlines.phantom.anatomy import Anatomy
-from cxrlines.phantom.curves import blob, offset, smooth
+from cxrlines.phantom.curves import blob, smooth
 from cxrlines.phantom.raster import Coverage, Field, Raster
 
 WATER = 0.19
@@ -18,13 +18,15 @@ AIR_IN_LUNG = 0.14  # soft tissue minus lung, / cm
 def soft_tissue(grid: Raster, anatomy: Anatomy, disease: float, rng: np.random.Generator) -> tuple[Field, Field]:
     """Attenuation of the soft tissue, and the share of aerated lung at each px (0-1)."""
     u = rng.uniform
-    body = grid.fill(anatomy.body_outline(), blur=0.25)
+    body = grid.fill(anatomy.body_outline(), blur=0.1)
     depth = u(17.5, 20.5) + 5 * anatomy.fat
-    field = grid.blur(grid.dome(body, 4.0), 0.3) * np.float32(WATER * depth)
+    # Skin meets the air at a step, the trunk is rounded behind it.
+    field = body.astype(np.float32) * np.float32(0.12 / 255 * WATER * depth)
+    field += grid.blur(grid.dome(body, 4.0), 0.2) * np.float32(0.88 * WATER * depth)
     for side in (-1, 1):
         arm = grid.blank()
         grid.stroke(arm, [anatomy.arm_axis(side)], 8.0 + 4 * anatomy.fat, 255)
-        field = np.maximum(field, grid.blur(grid.dome(arm, 2.5), 0.2) * np.float32(WATER * u(10, 13)))
+        field = np.maximum(field, grid.blur(grid.dome(arm, 2.5), 0.2) * np.float32(WATER * u(12, 16)))
     lungs = [grid.fill(anatomy.lung(side), blur=0.07) for side in (-1, 1)]
     lung = cv2.max(*lungs)
     thickness = u(11.5, 14.5) - 1.5 * anatomy.fat
@@ -152,28 +154,39 @@ def _shoulders(grid: Raster, anatomy: Anatomy, total: Field) -> None:
 
 
 def _spine(grid: Raster, anatomy: Anatomy, total: Field, seen: float) -> None:
-    bodies, marks = grid.blank(), grid.blank()
     rng = np.random.default_rng(anatomy.detail + 1)
-    for k in range(-7, 16):
-        y = k * anatomy.rib_gap * 1.02 + rng.normal(0, 0.05)
-        half, tall = 1.35 + 0.035 * (k + 7), 0.40 * anatomy.rib_gap
-        x = float(anatomy.spine(y))
-        waist = half * 0.86
-        outline = [(x - half, y - tall), (x + half, y - tall), (x + waist, y), (x + half, y + tall)]
-        outline += [(x - half, y + tall), (x - waist, y)]
-        body = smooth(outline, closed=True, samples=3)
-        grid.fill(body, on=bodies, value=150)
-        grid.stroke(bodies, [body], 0.14, 235, closed=True)
-        for side in (-1, 1):
-            grid.disc(marks, (x + side * half * 0.62, y - 0.25), 0.36, 170, pen=0.16)
-            process = smooth([(x + side * half * 0.9, y - 0.2), (x + side * (half + 1.1), y - 0.7)], samples=3)
-            grid.stroke(marks, [process], 0.7, 75)
-        grid.stroke(
-            marks, [np.array([(x + anatomy.yaw * -0.3, y - 0.1), (x + anatomy.yaw * -0.3, y + 0.75)])], 0.34, 190
-        )
-    total += grid.blur(cv2.addWeighted(bodies, 0.7, marks, 0.7, 0), 0.11).astype(np.float32) * np.float32(
-        0.4 * seen / 255
-    )
+    level = np.arange(23)
+    y = (level - 7) * anatomy.rib_gap * 1.02 + rng.normal(0, 0.05, 23)
+    at = np.stack([anatomy.spine(y), y], 1)[:, None]  # (23, 1, 2)
+    half = (1.35 + 0.035 * level)[:, None, None]
+    tall = 0.40 * anatomy.rib_gap
+    unit = [
+        (-1, -1),
+        (-0.3, -0.9),
+        (0.3, -0.9),
+        (1, -1),
+        (0.86, 0),
+        (1, 1),
+        (0.3, 0.9),
+        (-0.3, 0.9),
+        (-1, 1),
+        (-0.86, 0),
+    ]
+    size = np.concatenate([half, np.full_like(half, tall)], 2)
+    vertebrae = at + np.array(unit) * size
+    bodies, marks = grid.blank(), grid.blank()
+    for vertebra in vertebrae:
+        grid.fill(vertebra, on=bodies, value=150)
+    grid.stroke(bodies, vertebrae, 0.14, 235, closed=True)
+    for side in (-1, 1):
+        for pedicle in at[:, 0] + np.concatenate([side * 0.62 * half[:, 0], np.full((23, 1), -0.25)], 1):
+            grid.disc(marks, pedicle, 0.36, 170, pen=0.16)
+        process = np.array([(side * 0.9, -0.2), (side * 1.35, -0.4), (side * 1.75, -0.75)])
+        grid.stroke(marks, at + process * np.concatenate([half, np.ones_like(half)], 2), 0.7, 75)
+    # The spinous processes point backwards: a rotated patient shows them off the middle.
+    grid.stroke(marks, at + np.array([(-0.3 * anatomy.yaw, -0.1), (-0.3 * anatomy.yaw, 0.75)]), 0.34, 190)
+    bone = grid.blur(cv2.addWeighted(bodies, 0.7, marks, 0.7, 0), 0.11).astype(np.float32)
+    total += bone * np.float32(0.4 * seen / 255)
 
 
 def airway(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
@@ -187,25 +200,41 @@ def airway(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
 
 
 def vessels(grid: Raster, rng: np.random.Generator) -> Field:
-    """Attenuation of the pulmonary vessels: trees that branch and thin out from the hila."""
-    image = grid.blank()
-    roots, tips, hila = [], [], []
+    """Attenuation of the pulmonary vessels: trees that branch and thin out from the hila, and the hila themselves."""
+    image, soft = grid.blank(), grid.blank()
     for side in (-1, 1):
         hilum = np.array([side * 3.6, 1.7 if side < 0 else 0.9])
-        for heading in np.linspace(-1.35, 1.5, 9) + rng.normal(0, 0.1, 9):
-            turn = np.cumsum(rng.normal(0, 0.16, 8)) + heading
-            step = rng.uniform(0.85, 1.35) * np.stack([side * np.cos(turn), np.sin(turn)], 1)
-            trunk = hilum + rng.normal(0, [0.4, 0.8]) + np.cumsum(step, 0) - step[0]
-            hila.append(trunk[:3])
-            roots.append(trunk[1:6])
-            tips.append(trunk[4:])
-            for k in range(1, 6):
-                fork = turn[k] + rng.choice([-1, 1]) * rng.uniform(0.35, 0.9) + np.cumsum(rng.normal(0, 0.2, 5))
-                twig = np.stack([side * np.cos(fork), np.sin(fork)], 1) * rng.uniform(0.5, 0.9)
-                tips.append(trunk[k] + np.vstack([[0, 0], np.cumsum(twig, 0)]))
-    grid.stroke(image, tips, 0.2, 90)
-    grid.stroke(image, roots, 0.34, 130)
-    grid.stroke(image, hila, 0.75, 170)
-    ring = offset(roots[0], 0.0)[:1]
-    grid.disc(image, ring[0], 0.32, 200, pen=0.12)
-    return grid.blur(image, 0.05).astype(np.float32) * np.float32(rng.uniform(0.24, 0.46) / 255)
+        heading = np.linspace(-1.35, 1.5, 11) + rng.normal(0, 0.1, 11)
+        turn = heading[:, None] + np.cumsum(rng.normal(0, 0.16, (11, 9)), 1)
+        step = rng.uniform(0.8, 1.3, (11, 1, 1)) * np.stack([side * np.cos(turn), np.sin(turn)], 2)
+        trunk = hilum + rng.normal(0, [0.4, 0.8], (11, 1, 2)) + np.cumsum(step, 1)  # (11, 9, 2)
+        twigs = []
+        for _ in range(2):
+            fork = turn[:, 1:8] + rng.choice([-1, 1], (11, 7)) * rng.uniform(0.3, 0.9, (11, 7))
+            bend = fork[..., None] + np.cumsum(rng.normal(0, 0.2, (11, 7, 4)), 2)
+            twig = np.stack([side * np.cos(bend), np.sin(bend)], 3) * rng.uniform(0.4, 0.85, (11, 7, 1, 1))
+            start = trunk[:, 1:8, None]
+            twigs.append(np.concatenate([start, start + np.cumsum(twig, 2)], 2).reshape(-1, 5, 2))
+        grid.stroke(image, np.concatenate(twigs), 0.16, 60)
+        grid.stroke(image, trunk[:, 4:], 0.2, 95)
+        grid.stroke(image, trunk[:, 1:6], 0.32, 125)
+        grid.stroke(image, trunk[:, :3], 0.62, 150)
+        grid.stroke(soft, trunk[:, :2], 1.3, 120)
+        grid.disc(image, trunk[3, 1], 0.3, 190, pen=0.12)  # a bronchus seen end on
+    drawn = grid.blur(image, 0.06).astype(np.float32) + grid.blur(soft, 0.5).astype(np.float32)
+    return drawn * np.float32(rng.uniform(0.2, 0.38) / 255)
+
+
+def chest_wall(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
+    """Attenuation of what lies in folds along the flanks: fat between muscles (negative) and skin folds."""
+    image = grid.blank()
+    y = np.linspace(anatomy.shoulder + 4, anatomy.dome_right + 8, 14)
+    for side in (-1, 1):
+        for out in np.cumsum(rng.uniform(0.5, 1.1, 3)):
+            drift = np.linspace(0, rng.normal(0.6, 0.6), 14)
+            fold = np.stack([side * (anatomy.cage(y) + 0.6 + out + drift), y], 1)
+            first = int(rng.integers(0, 6))
+            grid.stroke(image, [smooth(fold[first:])], rng.uniform(0.12, 0.4), 120)
+        armpit = smooth([(side * 21, anatomy.shoulder + 5), (side * 16.5, anatomy.shoulder + 6.5), (side * 14, 4)])
+        grid.stroke(image, [armpit], 0.3, 90)
+    return grid.blur(image, 0.12).astype(np.float32) * np.float32(-rng.uniform(0.1, 0.3) / 255)
