@@ -91,7 +91,6 @@ def report() -> Report:
         film_of=film_of,
         steps=[
             {
-                "step": f"{m.name}/fold{f}",
                 "member": m.name,
                 "fold": f,
                 "stage": "teacher",

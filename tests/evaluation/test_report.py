@@ -104,6 +104,14 @@ def test_an_unknown_baseline_does_not_mark_the_ensemble(report, tmp_path):
     assert re.search(r"baseline\s*†", text) and not re.search(r"ensemble\s*†", text)
 
 
+def test_an_ensemble_of_one_is_not_compared_with_itself(report, tmp_path):
+    members = [member for member in report.members if member.name != "multi-head"]
+    write_report(replace(report, members=members), tmp_path / "report.html", resamples=5)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "It has one member, three-stage: their figures are the same." in text
+    assert "than its member" not in text and "than the baseline" in text
+
+
 def test_out_of_fold_stands_beside(report, tmp_path):
     beside = Predictions("training films, each by members of other folds", report.main.by_name, report.main.truth)
     metrics = write_report(replace(report, out_of_fold=beside), tmp_path / "report.html", resamples=5)

@@ -96,7 +96,7 @@ class Report:
         main: the predictions of the headline; `metrics.json` is computed from them.
         out_of_fold: predictions on the training films, each by members that did not see its patient.
         film_of: gives a study of `main` as pixels and lines; None leaves the films off the page.
-        steps: one mapping a step: `step, member, fold, stage, seconds, films` (fold may be None).
+        steps: one mapping a step: `member, fold, stage, seconds, films`; fold and films may be None.
         notes: sentences to be read with the headline, e.g. what was seen that was not expected.
     """
 
@@ -256,7 +256,11 @@ def _of_unknown_ancestry(report: Report) -> set[str]:
 def _verdicts(report: Report, evaluations: dict[str, Evaluation]) -> list[str]:
     """The ensemble against the baseline and its members, each in one plain sentence."""
     sentences = []
+    alone = sum(member.role == "member" for member in report.members) == 1
     for member in report.members:
+        if alone and member.role == "member":
+            sentences.append(f"It has one member, {member.name}: their figures are the same.")
+            continue
         difference = compare(evaluations[ENSEMBLE], evaluations[member.name])
         if difference is None:
             continue
