@@ -1,0 +1,187 @@
+"""Lines: the annotated courses of tubes, as polylines in pixels of the original film.
+
+Points are (n, 2) arrays of [x, y], x to the right, y down, pixel centres at whole numbers: a film of width w spans
+x from -0.5 to w - 0.5.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cxrlines.data.rows import Problem, hint, read_rows, shown
+from cxrlines.task import LABEL_INDEX, LABELS, STUDY_COLUMN
+
+LABEL_COLUMN, DATA_COLUMN = "label", "data"
+MAX_POINTS = 10_000
+"""Points of one line; RANZCR's longest line has a few hundred."""
+MAX_COORDINATE = 1e6
+STRIDE = 32.0  # px: longer segments are drawn in pieces, so that the box around each stays small
+
+
+@dataclass(frozen=True)
+class Line:
+    """One annotated line of a film: its label and its points, (n, 2) float64 [x, y] in px of the original film."""
+
+    label: str
+    points: np.ndarray
+
+
+def parse_points(text: str) -> np.ndarray:
+    """The (n, 2) float64 points of a list written as `[[x, y], [x, y], ...]`.
+
+    `ValueError` that says what was found if it is anything else. The text is read as data, never executed.
+    """
+    try:
+        # Pairs in round brackets are the same list in another hand; JSON knows square ones only.
+        found = json.loads(text.replace("(", "[").replace(")", "]"))
+    except (ValueError, RecursionError):
+        raise ValueError(f"{shown(text)} is not a list of points; write [[x, y], [x, y], ...]") from None
+    if not isinstance(found, list) or not found:
+        raise ValueError(f"{shown(text)} has no points; write [[x, y], [x, y], ...]")
+    if len(found) > MAX_POINTS:
+        raise ValueError(f"the line has {len(found)} points, at most {MAX_POINTS} are allowed; thin it out")
+    for point in found:
+        if not (isinstance(point, list) and len(point) == 2 and all(_is_coordinate(value) for value in point)):
+            raise ValueError(f"{shown(json.dumps(point))} is not a point; each is [x, y], two numbers in px")
+    return np.array(found, np.float64)
+
+
+def _is_coordinate(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= MAX_COORDINATE  # false for NaN as well
+
+
+def write_points(points: np.ndarray) -> str:
+    """`points` (n, 2) as RANZCR writes them; `parse_points` reads the same numbers back."""
+    rows = np.asarray(points, np.float64).tolist()
+    return json.dumps([[int(value) if value.is_integer() else value for value in row] for row in rows])
+
+
+@dataclass(frozen=True)
+class AnnotatedLine:
+    """A line with its study and its row, the line of the file as an editor counts."""
+
+    study: str
+    row: int
+    line: Line
+
+
+def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
+    """The rows of a `train_annotations.csv` in order, and the rows that had to be left out and why.
+
+    `TableError` only if the file as a whole cannot be read or lacks a column.
+    """
+    table = read_rows(csv, (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN))
+    problems = list(table.problems)
+    annotated = []
+    rows = zip(
+        table.lines, table.column(STUDY_COLUMN), table.column(LABEL_COLUMN), table.column(DATA_COLUMN), strict=True
+    )
+    for row, study, label, data in rows:
+        if label not in LABEL_INDEX:
+            message = f"label {shown(label)} is not known{hint(label, LABELS)}"
+            way_out = f"use one of: {', '.join(LABELS)}"
+            problems.append(Problem("annotation of an unknown label", csv.name, row, message, way_out))
+            continue
+        try:
+            points = parse_points(data)
+        except ValueError as error:
+            message, _, way_out = str(error).rpartition("; ")
+            problems.append(Problem("annotation not readable", csv.name, row, f"data {message}", way_out))
+            continue
+        annotated.append(AnnotatedLine(study, row, Line(label, points)))
+    return annotated, problems
+
+
+def read_lines(csv: Path) -> tuple[dict[str, list[Line]], list[Problem]]:
+    """The lines of each study of a `train_annotations.csv`, in the file's order, and the rows left out and why."""
+    annotated, problems = read_annotations(csv)
+    lines: dict[str, list[Line]] = {}
+    for row in annotated:
+        lines.setdefault(row.study, []).append(row.line)
+    return lines, problems
+
+
+def draw_lines(
+    image: np.ndarray,
+    lines: Sequence[tuple[np.ndarray, int | Sequence[int]]],
+    thickness: float,
+) -> np.ndarray:
+    """A copy of `image` with lines drawn into it, one over the other, anti-aliased at sub-pixel places.
+
+    Args:
+        image: (h, w) or (h, w, 3) uint8.
+        lines: Points (n, 2) [x, y] in px of `image`, on it or not, and the line's gray value or RGB, 0-255.
+        thickness: Width in px; any positive number.
+    """
+    drawn = image.copy()
+    for points, colour in lines:
+        for part, coverage in _covered(_coverage(points, image.shape[:2], thickness)):
+            share = coverage if image.ndim == 2 else coverage[:, :, None]
+            below = drawn[part].astype(np.float32)
+            drawn[part] = np.rint(below + share * (np.asarray(colour, np.float32) - below)).astype(np.uint8)
+    return drawn
+
+
+def line_mask(points_list: Sequence[np.ndarray], shape: tuple[int, int], thickness: float) -> np.ndarray:
+    """(h, w) uint8: 255 on the lines, 0 off them, in between where an edge crosses a pixel."""
+    mask = np.zeros(shape, np.float32)
+    for points in points_list:
+        np.maximum(mask, _coverage(points, shape, thickness), out=mask)
+    return np.rint(mask * 255).astype(np.uint8)
+
+
+def _covered(coverage: np.ndarray) -> list[tuple[tuple[slice, slice], np.ndarray]]:
+    """The box that holds all of a coverage, and the coverage in it; nothing if there is none."""
+    rows, columns = np.flatnonzero(coverage.any(1)), np.flatnonzero(coverage.any(0))
+    if not len(rows):
+        return []
+    box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
+    return [(box, coverage[box])]
+
+
+def _coverage(points: np.ndarray, shape: tuple[int, ...], thickness: float) -> np.ndarray:
+    """(h, w) float32 in [0, 1]: the share of each pixel that a polyline with round ends covers.
+
+    Share = half the thickness + half a pixel - distance from the pixel's centre to the line, as exact as a circular
+    pixel is a pixel. (OpenCV's own anti-aliased lines come out 1.4 px wider than asked for from 2 px on.)
+    """
+    if not thickness > 0:
+        raise ValueError(f"thickness is {thickness}; a line's width is a positive number of px")
+    height, width = shape[0], shape[1]
+    coverage = np.zeros((height, width), np.float32)
+    reach = max(thickness, 1.0) / 2 + 0.5  # thinner than a pixel: one pixel wide, and as much fainter
+    strength = min(thickness, 1.0)
+    for start, end in _pieces(np.asarray(points, np.float64).reshape(-1, 2), (width, height), reach):
+        x0, y0 = np.maximum(np.floor(np.minimum(start, end) - reach), 0).astype(int)
+        x1, y1 = np.minimum(np.ceil(np.maximum(start, end) + reach) + 1, (width, height)).astype(int)
+        if x0 >= x1 or y0 >= y1:
+            continue
+        x = np.arange(x0, x1, dtype=np.float32) - np.float32(start[0])
+        y = (np.arange(y0, y1, dtype=np.float32) - np.float32(start[1]))[:, None]
+        (dx, dy), length = end - start, float(((end - start) ** 2).sum())
+        along = np.clip((x * dx + y * dy) / length, 0, 1) if length else np.float32(0)
+        distance = np.hypot(x - along * dx, y - along * dy)
+        box = coverage[y0:y1, x0:x1]
+        np.maximum(box, np.clip(reach - distance, 0, 1) * strength, out=box)
+    return coverage
+
+
+def _pieces(points: np.ndarray, size: tuple[int, int], reach: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The segments of a polyline that may touch a film of `size` (width, height), none longer than STRIDE px."""
+    if len(points) == 1:
+        return [(points[0], points[0])]
+    pieces = []
+    for start, end in zip(points[:-1], points[1:], strict=True):
+        near, far = np.minimum(start, end) - reach, np.maximum(start, end) + reach
+        if (far < 0).any() or (near > size).any():
+            continue
+        count = max(1, math.ceil(float(np.hypot(*(end - start))) / STRIDE))
+        stops = start + (end - start) * (np.arange(count + 1) / count)[:, None]
+        pieces += list(zip(stops[:-1], stops[1:], strict=True))
+    return pieces

@@ -1,0 +1,125 @@
+"""CSV files row by row, each with the line an editor shows, and the problems found on the way."""
+
+import csv
+import difflib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class TableError(ValueError):
+    """A table cannot be used at all; the message names the file, what is wrong and the way out."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with the data. `row` is the line of the file as an editor counts, 1 = header; None: no one line."""
+
+    kind: str
+    file: str
+    row: int | None
+    message: str
+    way_out: str
+
+    def text(self) -> str:
+        """One line for people: where, what, and what to do."""
+        where = self.file if self.row is None else f"{self.file}:{self.row}"
+        return f"{where}: {self.message}; {self.way_out}"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A CSV file: `fields[i]` are the stripped cells of the row that begins in line `lines[i]`, one for each of `columns`."""
+
+    path: Path
+    columns: list[str]
+    lines: list[int]
+    fields: list[list[str]]
+    problems: list[Problem]
+
+    def column(self, name: str) -> list[str]:
+        """The cells of one column, top to bottom."""
+        place = self.columns.index(name)
+        return [row[place] for row in self.fields]
+
+
+MAX_FIELD = 2**20  # characters of one cell; the longest real annotation has about 10,000
+
+
+def read_rows(path: Path, needed: Sequence[str]) -> Rows:
+    """Read a CSV file (UTF-8, header in line 1) that must have the columns `needed`; others may be there too.
+
+    A row with too few or too many cells is a problem and is left out. `TableError` if the file is missing or empty,
+    or lacks a needed column (the message offers the nearest name it has) or has one twice.
+    """
+    csv.field_size_limit(MAX_FIELD)
+    problems: list[Problem] = []
+    lines: list[int] = []
+    fields: list[list[str]] = []
+    try:
+        file = path.open(encoding="utf-8-sig", errors="replace", newline="")
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read ({error.strerror}); give the path of a CSV table") from None
+    with file:
+        reader = csv.reader(file)
+        columns = [name.strip() for name in _next(reader) or []]
+        check_columns(path, columns, needed)
+        while True:
+            line = reader.line_num + 1
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                problems.append(Problem("row not readable", path.name, line, str(error), "mend or remove the row"))
+                continue
+            if row is None:
+                break
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(columns):
+                message = f"the row has {len(row)} cells, the header {len(columns)}"
+                way_out = "mend the row; a cell with a comma needs quotes"
+                problems.append(Problem("row of another length", path.name, line, message, way_out))
+                continue
+            lines.append(line)
+            fields.append([cell.strip() for cell in row])
+    return Rows(path, columns, lines, fields, problems)
+
+
+def _next(reader: Iterable[list[str]]) -> list[str] | None:
+    try:
+        return next(iter(reader), None)
+    except csv.Error:
+        return None
+
+
+def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
+    """`TableError` if a needed column is missing or is there twice."""
+    if not columns:
+        raise TableError(f"{path}: is empty; it needs a header with the columns {', '.join(needed)}")
+    if twice := sorted({name for name in columns if name in needed and columns.count(name) > 1}):
+        raise TableError(f"{path}: the header has the column {twice[0]!r} twice; remove one")
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        free = [name for name in columns if name not in needed]
+        said = ", ".join(repr(name) + hint(name, free) for name in missing)
+        raise TableError(
+            f"{path}: lacks the column{'s' * (len(missing) > 1)} {said}; a table needs {', '.join(needed)}"
+        )
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """` (is 'X' meant?)` with the nearest of `known`, or nothing if none is near."""
+    by_lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
+    return f" (is {by_lower[near[0]]!r} meant?)" if near else ""
+
+
+def shown(value: str, length: int = 40) -> str:
+    """A value as a message shows it: quoted, and cut to `length` characters."""
+    return repr(value if len(value) <= length else value[: length - 3] + "...")
+
+
+def warn(text: str) -> None:
+    """Say something on stderr that must not be overlooked."""
+    print(f"warning: {text}", file=sys.stderr)

@@ -1,0 +1,230 @@
+"""Label tables: one schema for whatever layout lies on disk.
+
+Two layouts are read: RANZCR CLiP's own (which the phantom writes too) and a plain folder of films.
+
+A row of a table that contradicts itself or cannot be read is left out, counted by reason, never guessed at:
+see `BAD_ROWS`. Two ETT states at once stay in, as the label table is the truth until a person corrects it; the
+audit reports them.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from cxrlines.data.films import is_film
+from cxrlines.data.lines import Line, read_lines
+from cxrlines.data.rows import Problem, Rows, TableError, read_rows, shown, warn
+from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
+
+Split = Literal["train", "test"]
+
+FILM_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")
+TRAIN_TABLE, TEST_TABLE, TRUTH_TABLE = "train.csv", "sample_submission.csv", "test_truth.csv"
+ANNOTATION_TABLE, META_FILE = "train_annotations.csv", "phantom.json"
+
+NO_STUDY, NO_PATIENT, BAD_LABEL = "row without a study", "row of no patient", "label not 0 or 1"
+REPEATED, NO_FILM = "study in two rows", "film missing"
+BAD_ROWS = (NO_STUDY, NO_PATIENT, BAD_LABEL, REPEATED, NO_FILM)
+"""Why a row is left out (besides rows that cannot be read at all). Of a study in two rows the first one stays."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The studies of one split, where their films lie, and what is known of them.
+
+    Attributes:
+        root: The data folder.
+        studies: One row a study, RangeIndex. Columns `study`, `patient`, `film` (str; film is an absolute path), then,
+            if the split is labelled, the 11 labels (int8; float with NaN where only some studies have them).
+        lines: Annotated lines by study, in px of the original film.
+        left_out: Reason -> count, of all rows skipped in reading.
+        meta: What phantom.json says, or {}.
+    """
+
+    root: Path
+    studies: pd.DataFrame
+    lines: dict[str, list[Line]] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    meta: dict = field(default_factory=dict)
+
+    @cached_property
+    def annotated(self) -> np.ndarray:
+        """(n,) bool: which studies have annotated lines."""
+        return self.studies["study"].isin(set(self.lines)).to_numpy()
+
+
+def read_dataset(root: Path, split: Split = "train") -> Dataset:
+    """Read the tables of a data folder and find its films; no film is opened but to tell whether it is one.
+
+    A folder with `train.csv` (split train) or `sample_submission.csv` (split test) is in RANZCR's layout: films as
+    train/<study>.jpg or another of FILM_SUFFIXES, `train_annotations.csv` if there; the truth of test films from
+    `test_truth.csv` if there. Any other folder is a plain one: all films in it, however deep, without labels, each
+    its own patient.
+
+    Rows that cannot be used are left out and counted in `left_out`. `TableError` if nothing can be read.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise TableError(f"{root}: is not a folder; give the folder that holds {TRAIN_TABLE} and train/")
+    table = root / (TRAIN_TABLE if split == "train" else TEST_TABLE)
+    if table.is_file():
+        return _read_ranzcr(root, table, split)
+    if (root / TRAIN_TABLE).is_file() or split == "test":
+        raise TableError(f"{root}: has no {table.name}; the {split} split needs it, with the films in {split}/")
+    return _read_folder(root)
+
+
+def read_labels(csv: Path) -> pd.DataFrame:
+    """A label table alone, without films: columns `study`, `patient` (str) and the 11 labels (int8), RangeIndex.
+
+    Rows that cannot be used are left out; how many, where and why is said on stderr and counted in
+    `.attrs["left_out"]`. `TableError` if a column is missing or no row is left.
+    """
+    csv = Path(csv)
+    rows = read_rows(csv, (STUDY_COLUMN, *LABELS, PATIENT_COLUMN))
+    table, problems = usable_rows(rows)
+    if problems:
+        more = f" (and {len(problems) - 3} more; `cxrlines check` lists all)" if len(problems) > 3 else ""
+        said = "\n  ".join(problem.text() for problem in problems[:3])
+        warn(f"{csv}: {len(problems)} rows left out\n  {said}{more}")
+    if not len(table):
+        raise TableError(f"{csv}: no row is usable; it needs rows of a study, 11 labels 0 or 1, and a patient")
+    table.attrs["left_out"] = dict(Counter(problem.kind for problem in problems))
+    return table
+
+
+def usable_rows(rows: Rows) -> tuple[pd.DataFrame, list[Problem]]:
+    """The usable rows as columns `study`, `patient` and the 11 labels (int8), and why the others are not.
+
+    A table without patients makes each study its own; one without labels gives none.
+    """
+    name = rows.path.name
+    problems = list(rows.problems)
+    studies = rows.column(STUDY_COLUMN)
+    patients = rows.column(PATIENT_COLUMN) if PATIENT_COLUMN in rows.columns else studies
+    has_labels = set(LABELS) <= set(rows.columns)
+    labels = _label_cells(rows) if has_labels else np.zeros((len(studies), 0), np.int8)
+    first: dict[str, int] = {}
+    good: list[int] = []
+    for place, (study, patient, line) in enumerate(zip(studies, patients, rows.lines, strict=True)):
+        found = []
+        if not study:
+            found.append(Problem(NO_STUDY, name, line, f"{STUDY_COLUMN} is empty", "give the study's id"))
+        if not patient:
+            way_out = "give each patient an id, or folds cannot keep patients apart"
+            found.append(Problem(NO_PATIENT, name, line, f"{PATIENT_COLUMN} is empty", way_out))
+        for column in np.flatnonzero(labels[place] < 0):
+            cell = rows.fields[place][rows.columns.index(LABELS[column])]
+            message = f"{LABELS[column]} is {shown(cell)}"
+            found.append(Problem(BAD_LABEL, name, line, message, "a label is 0 or 1"))
+        if study and study in first:
+            message = f"study {shown(study, 80)} is already in line {first[study]}"
+            found.append(Problem(REPEATED, name, line, message, "keep one row a study"))
+        if study:
+            first.setdefault(study, line)
+        problems += found
+        if not found:
+            good.append(place)
+    table = pd.DataFrame({"study": [studies[i] for i in good], "patient": [patients[i] for i in good]}, dtype=object)
+    if has_labels:
+        table = pd.concat([table, pd.DataFrame(labels[good], columns=list(LABELS))], axis=1)
+    return table, problems
+
+
+def _label_cells(rows: Rows) -> np.ndarray:
+    """(rows, 11) int8: 0, 1, or -1 for a cell that is neither."""
+    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+    cells = [[known.get(cell, -1) for cell in rows.column(label)] for label in LABELS]
+    return np.array(cells, np.int8).reshape(len(LABELS), -1).T
+
+
+def find_films(folder: Path, studies: Sequence[str]) -> dict[str, list[Path]]:
+    """Study -> its files in `folder`: `<study>` with one of FILM_SUFFIXES, or bare (study ids contain dots)."""
+    wanted = set(studies)
+    films: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        suffixed = path.suffix.lower() in FILM_SUFFIXES
+        for study in (path.name, path.stem) if suffixed else (path.name,):
+            if study in wanted:
+                films.setdefault(study, []).append(path)
+                break
+    return films
+
+
+def _read_ranzcr(root: Path, csv: Path, split: Split) -> Dataset:
+    labelled = split == "train"
+    needed = (STUDY_COLUMN, *LABELS, PATIENT_COLUMN) if labelled else (STUDY_COLUMN,)
+    rows = read_rows(csv, needed)
+    table, problems = usable_rows(rows)
+    if not labelled:
+        # The numbers of a sample submission are placeholders, and it names no patients: both are in the truth.
+        table, problems = _with_truth(table[["study"]], problems, root / TRUTH_TABLE)
+    folder = root / split
+    if not folder.is_dir():
+        raise TableError(f"{root}: has {csv.name} but no folder {split}/; put the films there as <{STUDY_COLUMN}>.jpg")
+    films = find_films(folder, table["study"].tolist())
+    table.insert(2, "film", [str(films[s][0].resolve()) if s in films else None for s in table["study"]])
+    there = table["film"].notna().to_numpy()
+    left_out = Counter(problem.kind for problem in problems)
+    if not there.all():
+        left_out[NO_FILM] = int((~there).sum())
+    table = table[there].reset_index(drop=True)
+    if not len(table):
+        raise TableError(f"{root}: no study of {csv.name} has a film in {split}/; name films <{STUDY_COLUMN}>.jpg")
+    lines: dict[str, list[Line]] = {}
+    if labelled and (root / ANNOTATION_TABLE).is_file():
+        every, bad = read_lines(root / ANNOTATION_TABLE)
+        known = set(table["study"])
+        lines = {study: found for study, found in every.items() if study in known}
+        left_out.update(problem.kind for problem in bad)
+        if strange := sum(len(found) for study, found in every.items() if study not in known):
+            left_out["annotation of a study left out or unknown"] = strange
+    return Dataset(root.resolve(), table, lines, dict(left_out), _read_meta(root / META_FILE))
+
+
+def _with_truth(table: pd.DataFrame, problems: list[Problem], csv: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    """Test studies with patient and labels where the truth table has them; without one, each its own patient."""
+    if not csv.is_file():
+        return table.assign(patient=table["study"]), problems
+    truth, bad = usable_rows(read_rows(csv, (STUDY_COLUMN, *LABELS, PATIENT_COLUMN)))
+    joined = table.merge(truth, on="study", how="left")
+    if joined["patient"].notna().all():
+        joined = joined.astype({label: np.int8 for label in LABELS})
+    joined["patient"] = joined["patient"].fillna(joined["study"])
+    return joined, problems + bad
+
+
+def _read_meta(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise TableError(f"{path}: is not readable as JSON ({type(error).__name__}); mend it or remove it") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _read_folder(root: Path) -> Dataset:
+    names, films, strange = [], [], 0
+    for path in sorted(root.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(root).parts) or not path.is_file():
+            continue
+        if path.suffix.lower() in FILM_SUFFIXES or is_film(path):
+            names.append(path.relative_to(root).as_posix())
+            films.append(str(path.resolve()))
+        else:
+            strange += 1
+    if not films:
+        raise TableError(
+            f"{root}: has no films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name) and no {TRAIN_TABLE}; "
+            "give a folder that has one of them"
+        )
+    table = pd.DataFrame({"study": names, "patient": names, "film": films}, dtype=object)
+    return Dataset(root.resolve(), table, left_out={"file that is no film": strange} if strange else {})
