@@ -40,7 +40,7 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     level = Difficulty.of(difficulty)
     (for_lines,) = rng.spawn(1)  # of their own, so that the same film without its lines is else the same film
     anatomy, view = scene.anatomy, scene.view
-    coarse = Raster(view, 0.25, anatomy.scale)
+    coarse = Raster(view, 0.34, anatomy.scale)
     half = Raster(view, 0.5, anatomy.scale)
     full = Raster(view, 1.0, anatomy.scale)
 

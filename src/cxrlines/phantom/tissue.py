@@ -1,4 +1,4 @@
-"""Attenuation of the patient: soft tissue on a quarter grid, bones, airway and vessels on a half grid.
+"""Attenuation of the patient: soft tissue on a third of the px a side, bones, airway and vessels on half.
 
 Values are natural-log attenuation along the beam: 0.19 / cm for soft tissue at portable-film energies, air-filled
 lung about a quarter of that, 0.3 / cm more for bone.
@@ -81,7 +81,7 @@ def _opacities(
     """Patches of consolidation, oedema from the hila, effusions and basal collapse; `disease` 0-1."""
     u = rng.uniform
     both = np.maximum(*lungs)
-    texture = 1 + 0.55 * grid.clouds(rng, 22, 2)
+    texture = 1 + 0.4 * grid.clouds(rng, 22, 2)
     for _ in range(rng.poisson(2.2 * disease)):
         patch = grid.fill(blob(rng, (rng.choice([-1, 1]) * u(4, 11), u(-5, 11)), (u(1.2, 4.5), u(1.2, 4.5)), 0.2))
         patch = grid.blur(patch, u(0.6, 1.5))
@@ -137,7 +137,7 @@ def _ribs(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
 def _shoulders(grid: Raster, anatomy: Anatomy, total: Field) -> None:
     for side in (-1, 1):
         whole, shell = _cortex(grid, [anatomy.clavicle_axis(side)], 1.1, 0.15)
-        total += grid.blur(cv2.addWeighted(whole, 0.4, shell, 0.3, 0), 0.07).astype(np.float32) * np.float32(0.42 / 255)
+        total += grid.blur(cv2.addWeighted(whole, 0.4, shell, 0.3, 0), 0.07).astype(np.float32) * np.float32(0.6 / 255)
         blade = grid.fill(anatomy.scapula(side), value=60)
         rim = grid.blank()
         grid.stroke(rim, [anatomy.scapula(side)], 0.4, 90, closed=True)
