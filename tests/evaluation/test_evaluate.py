@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from cxrlines.evaluation.ensemble import read_predictions
-from cxrlines.evaluation.evaluate import compare, evaluate
+from cxrlines.evaluation.evaluate import compare, evaluate, read_truth
 from cxrlines.evaluation.intervals import patient_weights
 from cxrlines.task import LABELS
 
@@ -70,8 +70,8 @@ def test_rows_with_missing_labels_are_left_out_and_said(truth, predictions):
     holes = truth.astype({NAMES[1]: float})
     holes.loc[[3, 4], NAMES[1]] = np.nan
     evaluation = evaluate(predictions, holes, resamples=5)
-    assert (evaluation.films, evaluation.unlabelled, evaluation.foreign) == (298, 2, 2)
-    assert "2 rows of the truth lack labels" in evaluation.text()
+    assert (evaluation.films, evaluation.left_out, evaluation.foreign) == (298, {"label missing": 2}, 2)
+    assert "2 rows of the truth are left out: label missing" in evaluation.text()
 
 
 def test_truth_without_patients_makes_each_film_one_and_says_so(truth, predictions):
@@ -79,6 +79,19 @@ def test_truth_without_patients_makes_each_film_one_and_says_so(truth, predictio
     assert evaluation.patients == 300
     assert "has no PatientID: each film counts as a patient of its own" in evaluation.text()
     assert "PatientID" not in evaluate(predictions, truth, resamples=5).text()
+
+
+def test_truth_is_read_with_and_without_patients(tmp_path, truth, predictions):
+    named = truth.rename(columns={"study": "StudyInstanceUID", "patient": "PatientID"})
+    named.loc[5, NAMES[3]] = 7
+    named.to_csv(tmp_path / "a.csv", index=False)
+    named.drop(columns="PatientID").to_csv(tmp_path / "b.csv", index=False)
+    for name, patients in (("a.csv", truth["patient"].drop(5).nunique()), ("b.csv", 299)):
+        evaluation = evaluate(predictions, read_truth(tmp_path / name), resamples=5)
+        assert (evaluation.films, evaluation.patients, evaluation.foreign) == (299, patients, 1)
+        assert list(evaluation.left_out.values()) == [1]
+        assert "1 rows of the truth are left out: " in evaluation.text()
+        assert evaluation.own_patients is (name == "b.csv")
 
 
 def test_one_class_label_is_undefined_with_its_reason_never_a_half(truth, predictions):
@@ -146,8 +159,9 @@ def test_text_is_aligned(truth, predictions):
 
 
 def test_real_predictions_of_one_fold(real):
-    truth = pd.read_csv(real / "train.csv").rename(columns={"StudyInstanceUID": "study", "PatientID": "patient"})
-    evaluation = evaluate(read_predictions(real / "predictions_fold0.csv"), truth, resamples=100)
+    evaluation = evaluate(
+        read_predictions(real / "predictions_fold0.csv"), read_truth(real / "train.csv"), resamples=100
+    )
     assert round(evaluation.macro_auc, 5) == 0.96221
     assert (evaluation.films, evaluation.not_predicted, evaluation.foreign) == (6017, 24066, 0)
     assert evaluation.labels["ETT - Abnormal"].positives == 17

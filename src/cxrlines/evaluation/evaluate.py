@@ -1,16 +1,20 @@
 """Predictions against truth: every figure of merit with its interval, and what could not be scored, said."""
 
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cxrlines.data.rows import read_rows
+from cxrlines.data.tables import usable_rows
 from cxrlines.evaluation.calibration import calibration_error
 from cxrlines.evaluation.ensemble import check_predictions
 from cxrlines.evaluation.intervals import RESAMPLES, Interval, macro_of, percentile_interval, resampled_aucs
 from cxrlines.evaluation.metrics import auc, brier, why_undefined
-from cxrlines.task import LABELS, PATIENT_COLUMN
+from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 FEW_PATIENTS = 10
 """Below so many patients with a label, resampling them says little about its interval; the text says so."""
@@ -43,7 +47,7 @@ class Evaluation:
         ece: expected calibration error over all labels pooled. brier: likewise pooled.
         films, patients: what was scored.
         not_predicted: labelled films without a prediction. foreign: predictions without a labelled film.
-        unlabelled: rows of the truth left out because a label is missing there.
+        left_out: reason -> rows of the truth that could not be used for it.
         own_patients: True if the truth names no patients and each film was taken for a patient of its own.
         resampled: AUC of each label in each resample of patients, float64 (resamples, 11), NaN where
             undefined.
@@ -59,7 +63,7 @@ class Evaluation:
     patients: int
     not_predicted: int
     foreign: int
-    unlabelled: int
+    left_out: dict[str, int]
     own_patients: bool
     resampled: np.ndarray
     studies: frozenset[str]
@@ -85,7 +89,7 @@ class Evaluation:
             "patients": self.patients,
             "not_predicted": self.not_predicted,
             "foreign": self.foreign,
-            "unlabelled": self.unlabelled,
+            "left_out": self.left_out,
             "undefined": self.undefined,
         }
 
@@ -100,9 +104,9 @@ class Evaluation:
         films = {
             "labelled films are not predicted and not scored": self.not_predicted,
             "predictions have no labelled film and are not scored": self.foreign,
-            "rows of the truth lack labels and are not scored": self.unlabelled,
         }
         notes = [f"{count:,} {what}" for what, count in films.items() if count]
+        notes += [f"{count:,} rows of the truth are left out: {reason}" for reason, count in self.left_out.items()]
         if self.own_patients:
             notes.append(
                 f"the truth has no {PATIENT_COLUMN}: each film counts as a patient of its own, so the intervals are "
@@ -137,13 +141,27 @@ class Evaluation:
         return "\n".join([head, rule, *rows, rule, macro, scored, *notes])
 
 
+def read_truth(csv: Path) -> pd.DataFrame:
+    """Read a label table to score against: `study`, `patient` if the file names patients, and the 11 labels (int8).
+
+    Rows that cannot be used are counted by reason in `.attrs["left_out"]`. `TableError` if a column is missing.
+    """
+    rows = read_rows(Path(csv), (STUDY_COLUMN, *LABELS))
+    table, problems = usable_rows(rows)
+    if PATIENT_COLUMN not in rows.columns:
+        table = table.drop(columns="patient")
+    table.attrs["left_out"] = dict(Counter(problem.kind for problem in problems))
+    return table
+
+
 def evaluate(
     predictions: pd.DataFrame, truth: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Evaluation:
     """Score `predictions` (`study`, 11 labels) against `truth` (`study`, `patient`, 11 labels), matched by
     study.
 
-    Rows without a counterpart are counted, never an error, unless nothing is left. `ValueError` on
+    Rows without a counterpart are counted, never an error, unless nothing is left. A truth without `patient` makes
+    each film its own patient; its `.attrs["left_out"]` (reason -> rows) is passed on. `ValueError` on
     predictions outside 0 .. 1, labels other than 0 and 1, missing columns, or a study listed twice.
     """
     check_predictions(predictions, "the predictions")
@@ -166,10 +184,11 @@ def evaluate(
         complete.loc[studies, "patient"].to_numpy(),
         resamples=resamples,
         seed=seed,
-        left_out={
+        about={
             "not_predicted": len(complete) - len(studies),
             "foreign": len(scores) - len(studies),
-            "unlabelled": len(truth) - len(complete),
+            "left_out": truth.attrs.get("left_out", {})
+            | ({"label missing": len(truth) - len(complete)} if len(complete) < len(truth) else {}),
             "own_patients": own_patients,
             "studies": frozenset(studies),
         },
@@ -197,7 +216,7 @@ def _score(
     *,
     resamples: int,
     seed: int,
-    left_out: dict[str, Any],
+    about: dict[str, Any],
 ) -> Evaluation:
     resampled = resampled_aucs(truth, scores, patients, resamples=resamples, seed=seed)
     labels = {}
@@ -222,7 +241,7 @@ def _score(
         films=len(truth),
         patients=len(set(patients)),
         resampled=resampled,
-        **left_out,
+        **about,
     )
 
 
