@@ -5,7 +5,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cxrlines.data.films import FilmError, read_film
@@ -77,7 +76,7 @@ def _caption_height(size: int) -> int:
     return round(max(11, size // 24) * 1.2) * 5 + 4
 
 
-def _scaled(film: NDArray[np.uint8], size: int, lines: list[Line]) -> NDArray[np.uint8]:
+def _scaled(film: np.ndarray, size: int, lines: list[Line]) -> np.ndarray:
     """(h, w, 3): the film with its longer side at `size` px and its lines drawn at that scale."""
     scale = size / max(film.shape)
     shape = (max(1, round(film.shape[1] * scale)), max(1, round(film.shape[0] * scale)))

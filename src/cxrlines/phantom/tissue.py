@@ -44,7 +44,9 @@ def soft_tissue(grid: Raster, anatomy: Anatomy, disease: float, rng: np.random.G
     if anatomy.breasts:
         _breasts(grid, anatomy, field, rng)
     aerated = lung.astype(np.float32) * np.float32(1 / 255)
-    _opacities(grid, anatomy, field, [side.astype(np.float32) * np.float32(1 / 255) for side in lungs], disease, rng)
+    _opacities(
+        grid, anatomy, field, [side.astype(np.float32) * air * np.float32(1 / 255) for side in lungs], disease, rng
+    )
     field += grid.clouds(rng, 4) * np.float32(0.05)
     field += grid.clouds(rng, 14, 3) * (np.float32(0.018) + aerated * np.float32(0.03))
     return np.maximum(field, 0.0), aerated
@@ -78,14 +80,17 @@ def _breasts(grid: Raster, anatomy: Anatomy, field: Field, rng: np.random.Genera
 def _opacities(
     grid: Raster, anatomy: Anatomy, field: Field, lungs: list[Field], disease: float, rng: np.random.Generator
 ) -> None:
-    """Patches of consolidation, oedema from the hila, effusions and basal collapse; `disease` 0-1."""
+    """Patches of consolidation, oedema from the hila, effusions and basal collapse.
+
+    `lungs` is the share of air there is to replace on each side, `disease` 0-1.
+    """
     u = rng.uniform
     both = np.maximum(*lungs)
     texture = 1 + 0.4 * grid.clouds(rng, 22, 2)
     for _ in range(rng.poisson(2.2 * disease)):
         patch = grid.fill(blob(rng, (rng.choice([-1, 1]) * u(4, 11), u(-5, 11)), (u(1.2, 4.5), u(1.2, 4.5)), 0.2))
         patch = grid.blur(patch, u(0.6, 1.5))
-        field += patch.astype(np.float32) * both * texture * np.float32(u(0.2, 0.75) / 255)
+        field += patch.astype(np.float32) * both * texture * np.float32(u(0.22, 0.85) / 255)
     if rng.random() < 0.5 * disease:
         haze = grid.clouds(rng, 9, 3)
         field += both * np.maximum(haze + 0.5, 0) * texture * np.float32(u(0.08, 0.32))
@@ -95,7 +100,7 @@ def _opacities(
             start, end = (side * u(2, 6), level + u(0, 2)), (side * 16, level - u(0, 3))
             fluid = grid.fill(np.array([start, end, (side * 17, 40), (side * 1.0, 40)]))
             fluid = grid.blur(fluid, u(0.8, 2.2))
-            field += fluid.astype(np.float32) * lung * np.float32(u(0.35, 1.3) / 255)
+            field += fluid.astype(np.float32) * lung * np.float32(u(0.4, 1.5) / 255)
 
 
 def bones(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
