@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy.stats import rankdata
 
-from cxrlines.evaluation.ensemble import ensemble, read_predictions, write_predictions
+from cxrlines.evaluation.ensemble import ensemble, write_predictions
+from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.task import LABELS
 
 NAMES = list(LABELS)

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from cxrlines.evaluation.ensemble import read_predictions
-from cxrlines.evaluation.evaluate import compare, evaluate, read_truth
+from cxrlines.evaluation.evaluate import compare, evaluate, read_predictions, read_truth
 from cxrlines.evaluation.intervals import patient_weights
 from cxrlines.task import LABELS
 

@@ -1,4 +1,4 @@
-"""Prediction files, and several of them averaged into one."""
+"""Several predictions of the same films averaged into one."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,38 +10,10 @@ import pandas as pd
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 
-def read_predictions(csv: Path) -> pd.DataFrame:
-    """Read predictions: a frame of `study` (str) and the 11 labels (float64), in the file's order of rows.
-
-    `ValueError` names the file, the column or row, and the way out: missing columns, a study listed twice, a
-    value that is not a number from 0 to 1. Further columns are ignored.
-    """
-    try:
-        frame = pd.read_csv(csv, dtype=str)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{csv}: not a table ({error}); predictions are CSV with the columns of sample_submission.csv"
-        ) from error
-    if STUDY_COLUMN in frame:
-        frame = frame.rename(columns={STUDY_COLUMN: "study"})
-    _check_columns(frame, str(csv), STUDY_COLUMN)
-    for label in LABELS:
-        numbers = pd.to_numeric(frame[label], errors="coerce").astype(np.float64)
-        if numbers.isna().any():
-            row = int(np.flatnonzero(numbers.isna())[0])
-            raise ValueError(
-                f"{csv}, line {row + 2}: column {label} is {frame[label].iloc[row]!r}, not a number "
-                f"({int(numbers.isna().sum())} such rows); predictions are numbers from 0 to 1"
-            )
-        frame[label] = numbers
-    check_predictions(frame, str(csv))
-    return frame[["study", *LABELS]]
-
-
 def check_predictions(frame: pd.DataFrame, name: str) -> None:
     """`ValueError` unless `frame` has `study`, each once, and the 11 labels as probabilities; `name` says
     which."""
-    _check_columns(frame, name, "study")
+    check_columns(frame, name)
     if frame["study"].isna().any():
         row = int(np.flatnonzero(frame["study"].isna())[0])
         raise ValueError(f"{name}: row {row + 1} has no study; name the study of every row")
@@ -110,7 +82,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (pd.DataFrame(values).rank(method="average").to_numpy() - 1) / (len(values) - 1)
 
 
-def _check_columns(frame: pd.DataFrame, name: str, study: str) -> None:
+def check_columns(frame: pd.DataFrame, name: str, study: str = "study") -> None:
+    """`ValueError` unless `frame` has `study` and the 11 labels; `study` is what the message calls that column."""
     missing = [label for label in LABELS if label not in frame]
     if "study" not in frame:
         missing = [study, *missing]

@@ -11,7 +11,7 @@ import pandas as pd
 from cxrlines.data.rows import read_rows
 from cxrlines.data.tables import usable_rows
 from cxrlines.evaluation.calibration import calibration_error
-from cxrlines.evaluation.ensemble import check_predictions
+from cxrlines.evaluation.ensemble import check_columns, check_predictions
 from cxrlines.evaluation.intervals import RESAMPLES, Interval, macro_of, percentile_interval, resampled_aucs
 from cxrlines.evaluation.metrics import auc, brier, why_undefined
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
@@ -139,6 +139,34 @@ class Evaluation:
         scored = f"{self.films:,} films of {self.patients:,} patients; intervals from resampling patients"
         notes = [f"note: {note}" for note in self.notes]
         return "\n".join([head, rule, *rows, rule, macro, scored, *notes])
+
+
+def read_predictions(csv: Path) -> pd.DataFrame:
+    """Read predictions: a frame of `study` (str) and the 11 labels (float64), in the file's order of rows.
+
+    `ValueError` names the file, the column or row, and the way out: missing columns, a study listed twice, a
+    value that is not a number from 0 to 1. Further columns are ignored.
+    """
+    try:
+        frame = pd.read_csv(csv, dtype=str)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{csv}: not a table ({error}); predictions are CSV with the columns of sample_submission.csv"
+        ) from error
+    if STUDY_COLUMN in frame:
+        frame = frame.rename(columns={STUDY_COLUMN: "study"})
+    check_columns(frame, str(csv), STUDY_COLUMN)
+    for label in LABELS:
+        numbers = pd.to_numeric(frame[label], errors="coerce").astype(np.float64)
+        if numbers.isna().any():
+            row = int(np.flatnonzero(numbers.isna())[0])
+            raise ValueError(
+                f"{csv}, line {row + 2}: column {label} is {frame[label].iloc[row]!r}, not a number "
+                f"({int(numbers.isna().sum())} such rows); predictions are numbers from 0 to 1"
+            )
+        frame[label] = numbers
+    check_predictions(frame, str(csv))
+    return frame[["study", *LABELS]]
 
 
 def read_truth(csv: Path) -> pd.DataFrame:

@@ -265,7 +265,7 @@ def _verdicts(report: Report, evaluations: dict[str, Evaluation]) -> list[str]:
         if difference is None:
             continue
         value, (low, high) = difference
-        who = f"the baseline, {member.name}," if member.role == "baseline" else f"its member {member.name}"
+        who = f"the baseline “{member.name}”" if member.role == "baseline" else f"its member “{member.name}”"
         who = "the baseline" if member.name == "baseline" else who
         size = f"{abs(value):.3f} {'more' if value >= 0 else 'less'} than {who}"
         interval = f"95 % interval of the difference {low:+.3f} to {high:+.3f}".replace("-", "\u2212")
