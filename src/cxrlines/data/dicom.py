@@ -65,7 +65,7 @@ def _read(data: bytes, name: str) -> pydicom.FileDataset:
         raise FilmError(
             f"{name}: is no DICOM file, or a damaged one ({type(error).__name__}); export it again"
         ) from None
-    if "PixelData" not in dataset:
+    if not {"PixelData", "Rows", "Columns"} <= set(dataset.dir()):
         raise FilmError(f"{name}: is DICOM without pixels, or cut off before them; export the image object")
     return dataset
 
@@ -111,7 +111,7 @@ def _check_frame(name: str, frame: bytes, rows: int, columns: int) -> None:
     if size != (columns, rows):
         found = f"{size[0]} x {size[1]}" if size else "unreadable"
         raise FilmError(f"{name}: compressed pixels are {found}, the header says {columns} x {rows}; export it again")
-    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+    if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):  # the end of image; encoders pad to even length with either
         raise FilmError(f"{name}: the compressed pixels are cut off before their end; copy or export it again")
 
 

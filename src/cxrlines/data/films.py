@@ -41,17 +41,17 @@ class Film:
     bits: int
 
 
-def read_film(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Film:
-    """Decode a film file, or the bytes of one.
+def read_film(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Film:
+    """Decode a film file, or the bytes of one; `name` is what messages call it (default: its path).
 
     Colour becomes gray by luma (ITU-R 601); transparency is dropped; JPEG and TIFF orientation tags are obeyed. A
     gray file of more than 8 bits that does not say what to show spans its PERCENTILES. `FilmError` for all else:
     no such file, a folder, another format, truncated, damaged, larger than `max_pixels`, float pixels, many pages.
     """
-    name = "the film" if isinstance(source, bytes) else str(source)
+    name = name or ("the film" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else read_bytes(Path(source))
     try:
-        return decode_film(data, name, max_pixels)
+        return _decode(data, name, max_pixels)
     except FilmError:
         raise
     except Exception as error:  # decoders raise anything on damaged files; their own words may quote the file
@@ -60,8 +60,7 @@ def read_film(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Film:
         ) from None
 
 
-def decode_film(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Film:
-    """`read_film` on bytes already in memory; may raise what the decoders raise."""
+def _decode(data: bytes, name: str, max_pixels: int) -> Film:
     if not data:
         raise FilmError(f"{name}: is empty (0 bytes); copy or export it again")
     kind = kind_of(data)
@@ -76,6 +75,8 @@ def decode_film(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Film:
 
 def kind_of(head: bytes) -> str | None:
     """What a file is by its first 132 bytes or more: JPEG, PNG, TIFF, DICOM, or None."""
+    if head[128:132] == b"DICM":  # first, as a DICOM file's preamble may be the header of a TIFF
+        return "DICOM"
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -83,7 +84,7 @@ def kind_of(head: bytes) -> str | None:
     if head[:4] in (b"II*\0", b"MM\0*"):
         return "TIFF"
     # Without its preamble DICOM begins with an element of group 2 or 8, in either byte order.
-    if head[128:132] == b"DICM" or (len(head) > 8 and head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08")):
+    if len(head) > 8 and head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08"):
         return "DICOM"
     return None
 

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -177,11 +178,11 @@ def _pieces(points: np.ndarray, size: tuple[int, int], reach: float) -> list[tup
     if len(points) == 1:
         return [(points[0], points[0])]
     pieces = []
-    for start, end in zip(points[:-1], points[1:], strict=True):
+    for start, end in pairwise(points):
         near, far = np.minimum(start, end) - reach, np.maximum(start, end) + reach
         if (far < 0).any() or (near > size).any():
             continue
         count = max(1, math.ceil(float(np.hypot(*(end - start))) / STRIDE))
         stops = start + (end - start) * (np.arange(count + 1) / count)[:, None]
-        pieces += list(zip(stops[:-1], stops[1:], strict=True))
+        pieces += pairwise(stops)
     return pieces

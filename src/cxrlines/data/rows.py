@@ -14,7 +14,7 @@ class TableError(ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with the data. `row` is the line of the file as an editor counts, 1 = header; None: no one line."""
+    """One thing wrong with the data. `row` is the line of the file as an editor counts, header 1; None: no one line."""
 
     kind: str
     file: str
@@ -30,7 +30,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rows:
-    """A CSV file: `fields[i]` are the stripped cells of the row that begins in line `lines[i]`, one for each of `columns`."""
+    """A CSV file: `fields[i]` are the stripped cells, one for each of `columns`, of the row begun in line `lines[i]`."""
 
     path: Path
     columns: list[str]

@@ -1,0 +1,310 @@
+"""The store: every film decoded and shrunk once, in one memory-mapped array.
+
+A store is a folder: `films.npy` ((n, size, size) uint8) and `store.json`, written last. While it is being built
+there are `films.partial.npy` and `journal.jsonl` instead: a line a film, appended after its pixels are on disk, so
+that a build killed at any moment goes on where it was and ends in the same bytes.
+
+A store knows its films in two ways. Its `fingerprint` is made of the films' contents alone: the same on any machine,
+it is the identity that training builds on. Whether it is still the store OF a data folder is told, without reading
+films again, by their names, sizes and times of change; where those differ it is built anew.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+
+from cxrlines.data.films import FilmError, read_bytes, read_film
+from cxrlines.data.pool import in_parallel
+
+if TYPE_CHECKING:
+    from cxrlines.data.tables import Dataset
+
+Aspect = Literal["pad", "stretch"]
+VERSION = 1
+BATCH = 32
+"""Films between two flushes to disk: what a kill can cost."""
+FILMS, PARTIAL, JOURNAL, MANIFEST = "films.npy", "films.partial.npy", "journal.jsonl", "store.json"
+
+
+class StoreError(ValueError):
+    """A store cannot be opened or built; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a film lies in its store film: store px = film px * scale + offset, pixel centres at whole numbers."""
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+
+    def to_store(self, points: np.ndarray) -> np.ndarray:
+        """Points (n, 2) [x, y] in px of the original film, as px of the store film."""
+        return np.asarray(points, np.float64) * (self.scale_x, self.scale_y) + (self.offset_x, self.offset_y)
+
+    def to_film(self, points: np.ndarray) -> np.ndarray:
+        """Points (n, 2) [x, y] in px of the store film, as px of the original film: the inverse of `to_store`."""
+        return (np.asarray(points, np.float64) - (self.offset_x, self.offset_y)) / (self.scale_x, self.scale_y)
+
+
+def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, Placement]:
+    """A film (h, w) uint8 as a store film (size, size) uint8, and where it lies in there.
+
+    `pad` keeps proportions: the longest side becomes `size`, the other is centred between black. `stretch` fills the
+    square. Shrinking averages areas, so that thin lines fade but never break; enlarging interpolates.
+    """
+    if aspect not in ("pad", "stretch"):
+        raise ValueError(f"aspect is {aspect!r}; it is 'pad' or 'stretch'")
+    if size < 1:
+        raise ValueError(f"size is {size}; a store film has at least 1 px a side")
+    height, width = pixels.shape
+    longest = max(height, width)
+    new_height, new_width = (
+        (max(1, round(side * size / longest)) for side in (height, width)) if aspect == "pad" else (size, size)
+    )
+    # One step where both sides shrink, as nearly always; else first what shrinks, then what grows.
+    film = cv2.resize(pixels, (min(width, new_width), min(height, new_height)), interpolation=cv2.INTER_AREA)
+    if film.shape != (new_height, new_width):
+        film = cv2.resize(film, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    top, left = (size - new_height) // 2, (size - new_width) // 2
+    square = np.zeros((size, size), np.uint8)
+    square[top : top + new_height, left : left + new_width] = film
+    scale_x, scale_y = new_width / width, new_height / height
+    return square, Placement(scale_x, scale_y, (scale_x - 1) / 2 + left, (scale_y - 1) / 2 + top)
+
+
+class Store:
+    """An open store.
+
+    Attributes:
+        films: (n, size, size) uint8, memory-mapped, read-only.
+        studies: The study of each row.
+        placements: The placement of each row.
+        left_out: Study -> why its film could not be read.
+        fingerprint: SHA-256, in hex, of the films' contents, their studies, size and aspect.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        try:
+            manifest = json.loads((self.folder / MANIFEST).read_text())
+            if manifest["version"] != VERSION:
+                raise StoreError(f"{folder}: is a store of version {manifest['version']}, not {VERSION}; build it anew")
+            self.films: np.ndarray = np.load(self.folder / FILMS, mmap_mode="r", allow_pickle=False)
+            self.size: int = manifest["size"]
+            self.aspect: Aspect = manifest["aspect"]
+            self.studies: list[str] = manifest["studies"]
+            self.placements = [Placement(*values) for values in manifest["placements"]]
+            self.left_out: dict[str, str] = manifest["left_out"]
+            self.fingerprint: str = manifest["fingerprint"]
+            self.source: str = manifest["source"]
+        except FileNotFoundError as error:
+            raise StoreError(f"{folder}: is no finished store ({Path(error.filename).name} is missing)") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{folder}: is damaged ({type(error).__name__}); remove it and build it anew") from None
+        if self.films.shape != (len(self.studies), self.size, self.size) or len(self.placements) != len(self.studies):
+            raise StoreError(f"{folder}: {FILMS} and {MANIFEST} do not belong together; remove it and build it anew")
+        self._row = {study: row for row, study in enumerate(self.studies)}
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    def row(self, study: str) -> int:
+        """The row of a study; `KeyError` that says why if its film is not in the store."""
+        if study not in self._row:
+            raise KeyError(f"study {study} is not in {self.folder}: {self.left_out.get(study, 'unknown')}")
+        return self._row[study]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Store, (self.folder,)  # a worker maps the file itself instead of getting a copy of every film
+
+
+def open_store(folder: Path) -> Store:
+    """Open a finished store; `StoreError` if there is none or it is damaged."""
+    return Store(folder)
+
+
+def build_store(dataset: "Dataset", folder: Path, *, size: int, aspect: Aspect, workers: int = 1) -> Store:
+    """Decode and shrink the dataset's films into a store, or open it if that is done, or finish it if it was begun.
+
+    Films that cannot be read are left out, with the reason in `Store.left_out`. Rows are in the dataset's order
+    whatever the number of workers. Memory does not grow with the number of films. `StoreError` if none can be read.
+    """
+    folder = Path(folder)
+    studies = [str(study) for study in dataset.studies["study"]]
+    films = [Path(film) for film in dataset.studies["film"]]
+    source = _source(dataset.root, studies, films, size, aspect)
+    try:
+        store = open_store(folder)
+        if store.source == source:
+            return store
+    except StoreError:
+        pass
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    done = _resume(folder, source, len(films))
+    if not done:
+        _begin(folder, source, (len(films), size, size))
+    todo = [row for row in range(len(films)) if row not in done]
+    array = np.load(folder / PARTIAL, mmap_mode="r+")
+    with (folder / JOURNAL).open("a") as journal:
+        work = partial(_shrunk, size=size, aspect=aspect)
+        batch: list[_Entry] = []
+        for place, made in in_parallel(work, [films[row] for row in todo], workers, f"decoding to {size} px"):
+            row = todo[place]
+            if isinstance(made, _Made):
+                array[row] = made.film
+                entry = _Entry(row, made.digest, made.placement)
+            else:
+                entry = _Entry(row, reason=made or f"{films[row]}: its decoder crashed on it; export it again")
+            done[row] = entry
+            batch.append(entry)
+            if len(batch) >= BATCH:
+                _record(array, journal, batch)
+        _record(array, journal, batch)
+    del array
+    return _finish(folder, source, [done[row] for row in range(len(films))], studies, size, aspect)
+
+
+@dataclass(frozen=True)
+class _Made:
+    film: np.ndarray
+    placement: tuple[float, ...]
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A line of the journal: a film that is done, or why it never will be."""
+
+    row: int
+    digest: str | None = None
+    placement: tuple[float, ...] | None = None
+    reason: str | None = None
+
+
+def _shrunk(path: Path, size: int, aspect: Aspect) -> _Made | str:
+    """The film of a path for the store, or why not."""
+    try:
+        data = read_bytes(path)
+        pixels = read_film(data, name=str(path)).pixels
+    except FilmError as error:
+        return str(error)
+    film, place = shrink(pixels, size, aspect)
+    return _Made(film, (place.scale_x, place.scale_y, place.offset_x, place.offset_y), hashlib.sha256(data).hexdigest())
+
+
+def _source(root: Path, studies: list[str], films: list[Path], size: int, aspect: str) -> str:
+    """What would be built: SHA-256 over the studies, and the names, sizes and times of change of their films."""
+    digest = hashlib.sha256(f"{VERSION} {size} {aspect}\n".encode())
+    for study, film in zip(studies, films, strict=True):
+        try:
+            state = film.stat()
+            told = f"{state.st_size}\t{state.st_mtime_ns}"
+        except OSError:
+            told = "missing"
+        name = film.relative_to(root) if film.is_relative_to(root) else film
+        digest.update(f"{study}\t{name}\t{told}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _begin(folder: Path, source: str, shape: tuple[int, int, int]) -> None:
+    np.lib.format.open_memmap(folder / PARTIAL, mode="w+", dtype=np.uint8, shape=shape).flush()
+    with (folder / JOURNAL).open("w") as journal:
+        _append(journal, [json.dumps({"source": source, "shape": shape})])
+
+
+def _resume(folder: Path, source: str, count: int) -> dict[int, _Entry]:
+    """The rows that an interrupted build of the same store has done; none if there was none or its files are hurt."""
+    try:
+        if not (folder / PARTIAL).exists():  # killed between the pixels' last name and the manifest
+            (folder / FILMS).replace(folder / PARTIAL)
+        told = (folder / JOURNAL).read_text()
+        whole = told[: told.rfind("\n") + 1]
+        head, *lines = whole.splitlines()
+        header = json.loads(head)
+        array = np.load(folder / PARTIAL, mmap_mode="r", allow_pickle=False)
+        if header["source"] != source or list(array.shape) != header["shape"] or len(array) != count:
+            return {}
+        entries = [_Entry(**json.loads(line)) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    if whole != told:  # the kill came within a line
+        with (folder / JOURNAL).open("r+") as journal:
+            journal.truncate(len(whole.encode()))
+    return {entry.row: entry for entry in entries}
+
+
+def _record(array: np.ndarray, journal: IO[str], batch: list[_Entry]) -> None:
+    """Pixels to disk, and only then the lines that vouch for them."""
+    if batch:
+        array.flush()  # type: ignore[attr-defined]
+        _append(journal, [json.dumps(asdict(entry)) for entry in batch])
+        batch.clear()
+
+
+def _append(journal: IO[str], lines: list[str]) -> None:
+    journal.write("".join(f"{line}\n" for line in lines))
+    journal.flush()
+    os.fsync(journal.fileno())
+
+
+def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str], size: int, aspect: Aspect) -> Store:
+    good = [entry for entry in entries if entry.reason is None]
+    left_out = {studies[entry.row]: entry.reason for entry in entries if entry.reason is not None}
+    if not good:
+        first = next(iter(left_out.values()), "the data has no films")
+        raise StoreError(f"{folder}: none of {len(entries)} films could be read; the first: {first}")
+    if left_out:
+        _close_gaps(folder, [entry.row for entry in good], size)
+    else:
+        (folder / PARTIAL).replace(folder / FILMS)
+    content = hashlib.sha256(f"{VERSION} {size} {aspect}\n".encode())
+    for entry in good:
+        content.update(f"{studies[entry.row]}\t{entry.digest}\n".encode(errors="surrogateescape"))
+    manifest = {
+        "version": VERSION,
+        "size": size,
+        "aspect": aspect,
+        "fingerprint": content.hexdigest(),
+        "source": source,
+        "studies": [studies[entry.row] for entry in good],
+        "placements": [entry.placement for entry in good],
+        "left_out": left_out,
+    }
+    aside = folder / f"{MANIFEST}.aside"
+    with aside.open("w") as file:
+        json.dump(manifest, file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(folder / MANIFEST)
+    for rest in (JOURNAL, PARTIAL):
+        (folder / rest).unlink(missing_ok=True)
+    return open_store(folder)
+
+
+def _close_gaps(folder: Path, rows: list[int], size: int) -> None:
+    """Copy the rows there are, in order, from the partial array into the final one; a kill leaves the partial whole."""
+    every = np.load(folder / PARTIAL, mmap_mode="r")
+    aside = folder / "films.aside.npy"
+    kept = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=(len(rows), size, size))
+    for start, stop in _runs(len(rows)):
+        kept[start:stop] = every[rows[start:stop]]
+    kept.flush()
+    aside.replace(folder / FILMS)
+
+
+def _runs(count: int) -> Iterator[tuple[int, int]]:
+    return pairwise([*range(0, count, BATCH), count])
