@@ -5,41 +5,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrlines.phantom.raster import Field, Raster
-from cxrlines.phantom.scene import View
 
 
-def equalise(grid: Raster, field: Field, rng: np.random.Generator) -> tuple[Field, float]:
+def equalise(grid: Raster, field: Field, rng: np.random.Generator) -> Field:
     """Part of the broad contrast taken away, as radiography processors do to show lung and mediastinum at once."""
-    share = np.float32(rng.uniform(0.35, 0.72))
-    flat = field - grid.blur(field, 5.0) * share
-    return flat, float(share)
+    share = np.float32(rng.uniform(0.4, 0.8))
+    return field - grid.blur(field, 5.0) * share
 
 
-def develop(
-    film: Field, aerated: Field, share: float, view: View, site: str, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def develop(film: Field, aerated: Field, site: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Grey values from processed attenuation: exposure set by lung and bone, a film-like curve, site's own looks."""
     small = cv2.resize(film, aerated.shape[::-1], interpolation=cv2.INTER_AREA)
     lung = float(np.median(small[aerated > 0.6])) if (aerated > 0.6).any() else float(small.mean())
     bright = float(np.percentile(small, 93))
-    span = max(bright - lung, 0.35)
+    span = max(bright - lung, 0.6)
     dark, light = rng.uniform(0.32, 0.54), rng.uniform(0.68, 0.82)
     grey = (film - np.float32(lung)) * np.float32((light - dark) / span) + np.float32(dark)
     if site == "b":
-        grey += (grey - cv2.GaussianBlur(grey, (0, 0), 2.5)) * np.float32(rng.uniform(0.2, 0.8))
+        grey += (grey - cv2.GaussianBlur(grey, (0, 0), max(grey.shape) / 200)) * np.float32(rng.uniform(0.2, 0.8))
     # What is darker than lung (arms, air beside the patient) is compressed, as in a film's toe.
     toe = np.float32(rng.uniform(0.2, 0.4))
     below = np.minimum(grey - np.float32(dark), 0)
-    grey += toe * (1 - np.exp(below / toe)) * -1 - below
-    # Soft toe and shoulder: linear in the middle, never fully black or white.
-    grey = 0.5 + 0.5 * np.tanh((grey - 0.5) * 2.2) / np.tanh(1.1 * 1.25)
+    grey -= below + toe * (1 - np.exp(below / toe))
+    # Nearly linear in the middle, with a soft shoulder towards white and black.
+    grey = 0.5 + 0.56 * np.tanh((grey - 0.5) * 2.2)
     lo, hi = rng.uniform(0, 18), rng.uniform(222, 255)
     image = np.clip(grey * np.float32(hi - lo) + np.float32(lo), 0, 255).astype(np.uint8)
     if site == "b":
         tiles = int(rng.integers(4, 9))
         image = cv2.createCLAHE(float(rng.uniform(1.2, 2.6)), (tiles, tiles)).apply(image)
     _margins(image, site, rng)
-    _marks(image, view, site, rng)
+    _marks(image, site, rng)
     if site == "b" and rng.random() < 0.12:
         image = 255 - image
     return image
@@ -63,7 +59,7 @@ def _margins(image: NDArray[np.uint8], site: str, rng: np.random.Generator) -> N
             cv2.fillPoly(image, [np.round(wedge * 16).astype(np.int32)], black, cv2.LINE_AA, 4)
 
 
-def _marks(image: NDArray[np.uint8], view: View, site: str, rng: np.random.Generator) -> None:
+def _marks(image: NDArray[np.uint8], site: str, rng: np.random.Generator) -> None:
     """Side letters and text burned in at the edges."""
     height, width = image.shape
     unit = max(height, width) / 512

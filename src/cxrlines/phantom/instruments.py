@@ -107,7 +107,7 @@ def _leads(grid: Raster, image: Coverage, clutter: float, rng: np.random.Generat
     u = rng.uniform
     leave = np.array([rng.choice([-1, 1]) * u(8, 21), rng.choice([-19.0, 22.0], p=[0.35, 0.65])])
     clip, thick = rng.random() < 0.6, u(0.11, 0.32)
-    for _ in range(2 + rng.poisson(1.6 * clutter)):
+    for _ in range(2 + rng.poisson(2.2 * clutter)):
         side = rng.choice([-1, 1])
         at = np.array([side * u(5, 14), u(-8, 15)])
         if clip:

@@ -40,7 +40,7 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     level = Difficulty.of(difficulty)
     (for_lines,) = rng.spawn(1)  # of their own, so that the same film without its lines is else the same film
     anatomy, view = scene.anatomy, scene.view
-    coarse = Raster(view, 0.34, anatomy.scale)
+    coarse = Raster(view, 0.34, anatomy.scale)  # what is smooth is drawn small
     half = Raster(view, 0.5, anatomy.scale)
     full = Raster(view, 1.0, anatomy.scale)
 
@@ -48,9 +48,9 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     tissue, aerated = soft_tissue(coarse, anatomy, disease, rng)
     scattered, primary = _scatter(coarse, tissue, rng)
     detail = bones(half, anatomy, rng) - airway(half, anatomy, rng) + chest_wall(half, anatomy, rng)
-    marks = vessels(half, rng) + half.clouds(rng, 64, 2) * np.float32(rng.uniform(0.02, 0.05))
+    marks = vessels(half, rng) + half.clouds(rng, 64, 2) * np.float32(rng.uniform(0.02, 0.05) + 0.05 * disease)
     detail += marks * enlarge(aerated, half.shape)
-    detail *= enlarge(primary, half.shape)
+    detail *= enlarge(np.sqrt(primary), half.shape)
 
     lines = draw_lines(Raster(view, 1.0), scene.lines, for_lines)
     clutter = draw_clutter(full, anatomy, level.clutter, rng)
@@ -59,15 +59,14 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     hard = full.blur(lines, sharp).astype(np.float32) * seen
     hard += full.blur(clutter, sharp).astype(np.float32) * np.float32(0.55 / 255)
 
-    flat, spread = detector.equalise(coarse, scattered, rng)
-    film = enlarge(flat, half.shape) + detail
+    film = enlarge(detector.equalise(coarse, scattered, rng), half.shape) + detail
     film += (film - half.blur(film, 0.6)) * np.float32(rng.uniform(0.4, 1.1))  # the processor's detail enhancement
     film = enlarge(film, view.shape)
     film += hard * np.sqrt(enlarge(primary, view.shape))
     noise = rng.standard_normal(view.shape, np.float32)
     dose = rng.uniform(0.009, 0.020) * level.noise
     film += full.blur(noise, 0.03) * enlarge(np.exp(scattered * 0.5), view.shape) * np.float32(dose)
-    return detector.develop(film, aerated, spread, view, site, rng)
+    return detector.develop(film, aerated, site, rng)
 
 
 def _scatter(grid: Raster, tissue: Field, rng: np.random.Generator) -> tuple[Field, Field]:

@@ -91,6 +91,7 @@ def _opacities(
         patch = grid.fill(blob(rng, (rng.choice([-1, 1]) * u(4, 11), u(-5, 11)), (u(1.2, 4.5), u(1.2, 4.5)), 0.2))
         patch = grid.blur(patch, u(0.6, 1.5))
         field += patch.astype(np.float32) * both * texture * np.float32(u(0.22, 0.85) / 255)
+    field += both * np.float32(disease * u(0.0, 1.0))  # oedema, expiration, a veil of both
     if rng.random() < 0.5 * disease:
         haze = grid.clouds(rng, 9, 3)
         field += both * np.maximum(haze + 0.5, 0) * texture * np.float32(u(0.08, 0.32))
@@ -107,7 +108,7 @@ def bones(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
     """Attenuation that ribs, clavicles, shoulder and spine add."""
     total = _ribs(grid, anatomy, rng)
     _shoulders(grid, anatomy, total)
-    _spine(grid, anatomy, total, rng.uniform(0.25, 0.7))
+    _spine(grid, anatomy, total, rng.uniform(0.18, 0.42))
     return total * np.float32(anatomy.bone)
 
 
@@ -134,28 +135,28 @@ def _ribs(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
     wall = grid.blank()
     y = np.linspace(anatomy.apex + 1.0, anatomy.dome_right + 5, 20)
     for side in (-1, 1):
-        grid.stroke(wall, [np.stack([side * (anatomy.cage(y) + 0.05), y], 1)], 0.75, 70)
+        grid.stroke(wall, [np.stack([side * (anatomy.cage(y) + 0.05), y], 1)], 0.75, 35)
     total += grid.blur(wall, 0.18)
-    return total * np.float32(rng.uniform(0.30, 0.52) / 255)
+    return total * np.float32(rng.uniform(0.26, 0.46) / 255)
 
 
 def _shoulders(grid: Raster, anatomy: Anatomy, total: Field) -> None:
     for side in (-1, 1):
         whole, shell = _cortex(grid, [anatomy.clavicle_axis(side)], 1.1, 0.15)
-        total += grid.blur(cv2.addWeighted(whole, 0.4, shell, 0.3, 0), 0.07).astype(np.float32) * np.float32(0.6 / 255)
+        total += grid.blur(cv2.addWeighted(whole, 0.4, shell, 0.3, 0), 0.07).astype(np.float32) * np.float32(0.45 / 255)
         blade = grid.fill(anatomy.scapula(side), value=60)
         rim = grid.blank()
         grid.stroke(rim, [anatomy.scapula(side)], 0.4, 90, closed=True)
         y = anatomy.shoulder
         spine = smooth(np.array([(11.2, y + 0.2), (14, y - 1.6), (17.6, y - 2.9), (18.8, y - 2.4)]) * [side, 1])
         grid.stroke(rim, [spine], 0.55, 120)
-        total += grid.blur(cv2.add(blade, rim), 0.09).astype(np.float32) * np.float32(0.26 / 255)
+        total += grid.blur(cv2.add(blade, rim), 0.09).astype(np.float32) * np.float32(0.4 / 255)
         humerus = grid.blank()
         grid.stroke(humerus, [anatomy.arm_axis(side)], 2.1, 150)
         grid.stroke(humerus, [anatomy.arm_axis(side)], 1.3, 70)
         grid.disc(humerus, anatomy.arm_axis(side)[0], 2.35, 130)
         grid.disc(humerus, anatomy.arm_axis(side)[0], 2.35, 190, pen=0.2)
-        total += grid.blur(humerus, 0.09).astype(np.float32) * np.float32(0.4 / 255)
+        total += grid.blur(humerus, 0.09).astype(np.float32) * np.float32(0.45 / 255)
 
 
 def _spine(grid: Raster, anatomy: Anatomy, total: Field, seen: float) -> None:
