@@ -15,13 +15,11 @@ import pandas as pd
 import torch
 
 from cxrlines.augment.policy import make_policy
-from cxrlines.data.films import FilmError, read_film
+from cxrlines.data.films import FilmError, is_film, read_film
 from cxrlines.data.store import shrink
+from cxrlines.data.tables import FILM_SUFFIXES
 from cxrlines.inference.bundle import Bundle
 from cxrlines.task import LABELS, STUDY_COLUMN
-
-FILM_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom"})
-"""What a folder's films end in, in any case; a file of another name is one if it begins as a DICOM file does."""
 
 Shape = tuple[float, float]
 
@@ -36,7 +34,7 @@ class Predictions:
         mm_per_px: of each row's film as it was stored, (row, column) spacing in mm, None where unknown.
         film_seconds: time each row took, decoding and its share of its batch.
         errors: (file, what is wrong with it) of each film that could not be read.
-        skipped: files of other kinds in the folders, passed over.
+        skipped: files in the folders that are no films, passed over.
         renamed: films that share their name with another, and are called by their place instead.
         seconds: for everything, on the clock.
         bundle: the bundle's identity.
@@ -180,13 +178,15 @@ def find_films(sources: Iterable[Path]) -> Found:
             films.setdefault(source.absolute(), (source, source.parent))
         elif source.is_dir():
             files = list(_files_below(source))
-            here = [path for path in files if _is_film(path)]
+            here = [path for path in files if path.suffix.lower() in FILM_SUFFIXES or is_film(path)]
             skipped += len(files) - len(here)
             for path in here:
                 films.setdefault(path.absolute(), (path, source))
             if not here:
-                kinds = ", ".join(sorted(FILM_SUFFIXES))
-                errors.append((str(source), f"the folder holds no film; films end in {kinds}, or are DICOM"))
+                kinds = ", ".join(FILM_SUFFIXES)
+                errors.append(
+                    (str(source), f"the folder holds no film; films end in {kinds}, or are such files by content")
+                )
         else:
             errors.append((str(source), "there is no such file or folder"))
     return Found(list(films.values()), errors, skipped)
@@ -200,16 +200,6 @@ def _files_below(folder: Path) -> Iterator[Path]:
             path = Path(place) / name
             if not name.startswith(".") and path.is_file():
                 yield path
-
-
-def _is_film(path: Path) -> bool:
-    if path.suffix.lower() in FILM_SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def _stem(path: Path) -> str:
@@ -245,9 +235,9 @@ class _Preparation:
             stored, _ = shrink(film.pixels, self.store.size, self.store.aspect)
             pixels = self.policy(stored, np.random.default_rng(0)).film
         except FilmError as error:
-            return str(error)
+            return str(error).removeprefix(f"{path}: ")
         except Exception as error:  # a file nobody foresaw must not cost the others their reading
-            return f"{path}: cannot be read as a film ({type(error).__name__})"
+            return f"cannot be read as a film ({type(error).__name__})"
         return _Prepared(path, pixels, film.mm_per_px, time.monotonic() - start)
 
 
