@@ -22,7 +22,7 @@ def develop(film: Field, aerated: Field, site: str, rng: np.random.Generator) ->
     dark, light = rng.uniform(0.32, 0.54), rng.uniform(0.68, 0.82)
     grey = (film - np.float32(lung)) * np.float32((light - dark) / span) + np.float32(dark)
     if site == "b":
-        grey += (grey - cv2.GaussianBlur(grey, (0, 0), max(grey.shape) / 200)) * np.float32(rng.uniform(0.2, 0.8))
+        grey += (grey - cv2.GaussianBlur(grey, (0, 0), max(grey.shape) / 200)) * np.float32(rng.uniform(0.1, 0.45))
     # What is darker than lung (arms, air beside the patient) is compressed, as in a film's toe.
     toe = np.float32(rng.uniform(0.2, 0.4))
     below = np.minimum(grey - np.float32(dark), 0)
@@ -33,7 +33,7 @@ def develop(film: Field, aerated: Field, site: str, rng: np.random.Generator) ->
     image = np.clip(grey * np.float32(hi - lo) + np.float32(lo), 0, 255).astype(np.uint8)
     if site == "b":
         tiles = int(rng.integers(4, 9))
-        image = cv2.createCLAHE(float(rng.uniform(1.2, 2.6)), (tiles, tiles)).apply(image)
+        image = cv2.createCLAHE(float(rng.uniform(0.8, 1.7)), (tiles, tiles)).apply(image)
     _margins(image, site, rng)
     _marks(image, site, rng)
     if site == "b" and rng.random() < 0.12:

@@ -48,7 +48,7 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     tissue, aerated = soft_tissue(coarse, anatomy, disease, rng)
     scattered, primary = _scatter(coarse, tissue, rng)
     detail = bones(half, anatomy, rng) - airway(half, anatomy, rng) + chest_wall(half, anatomy, rng)
-    marks = vessels(half, rng) + half.clouds(rng, 64, 2) * np.float32(rng.uniform(0.02, 0.05) + 0.05 * disease)
+    marks = vessels(half, rng) + half.clouds(rng, 64, 2) * np.float32(rng.uniform(0.02, 0.05) + 0.025 * disease)
     detail += marks * enlarge(aerated, half.shape)
     detail *= enlarge(np.sqrt(primary), half.shape)
 
@@ -60,7 +60,7 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     hard += full.blur(clutter, sharp).astype(np.float32) * np.float32(0.55 / 255)
 
     film = enlarge(detector.equalise(coarse, scattered, rng), half.shape) + detail
-    film += (film - half.blur(film, 0.6)) * np.float32(rng.uniform(0.4, 1.1))  # the processor's detail enhancement
+    film += (film - half.blur(film, 0.6)) * np.float32(rng.uniform(0.3, 0.9))  # the processor's detail enhancement
     film = enlarge(film, view.shape)
     film += hard * np.sqrt(enlarge(primary, view.shape))
     noise = rng.standard_normal(view.shape, np.float32)
