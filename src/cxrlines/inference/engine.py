@@ -184,9 +184,7 @@ def find_films(sources: Iterable[Path]) -> Found:
                 films.setdefault(path.absolute(), (path, source))
             if not here:
                 kinds = ", ".join(FILM_SUFFIXES)
-                errors.append(
-                    (str(source), f"the folder holds no film; films end in {kinds}, or are such files by content")
-                )
+                errors.append((str(source), f"the folder holds no film: none ends in {kinds} or is one by content"))
         else:
             errors.append((str(source), "there is no such file or folder"))
     return Found(list(films.values()), errors, skipped)
