@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 from pydicom.encaps import get_frame
 from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
 
 from cxrlines.data.films import Film, FilmError, check_size, spread, to_uint8
 
@@ -82,6 +82,9 @@ def _pixels(dataset: pydicom.FileDataset, name: str, rows: int, columns: int) ->
         decoder = get_decoder(syntax)
     except NotImplementedError:
         raise FilmError(f"{name}: transfer syntax {_known(syntax)} is not read; save it uncompressed") from None
+    if syntax == JPEGExtended12Bit and dataset.BitsStored > 8 and "pylibjpeg" not in decoder.available_plugins:
+        missing = "12-bit JPEG needs the decoder pylibjpeg-libjpeg, which is GPL-3.0 and not among the dependencies"
+        raise FilmError(f"{name}: {missing}; install it, or save the film uncompressed")
     if not decoder.is_available:
         missing = f"no decoder for {_known(syntax)} is installed; install {PACKAGES}, or save the film uncompressed"
         raise FilmError(f"{name}: {missing}")

@@ -177,7 +177,7 @@ def _pieces(points: np.ndarray, size: tuple[int, int], reach: float) -> list[tup
     """The segments of a polyline that may touch a film of `size` (width, height), none longer than STRIDE px."""
     if len(points) == 1:
         return [(points[0], points[0])]
-    pieces = []
+    pieces: list[tuple[np.ndarray, np.ndarray]] = []
     for start, end in pairwise(points):
         near, far = np.minimum(start, end) - reach, np.maximum(start, end) + reach
         if (far < 0).any() or (near > size).any():

@@ -30,7 +30,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rows:
-    """A CSV file: `fields[i]` are the stripped cells, one for each of `columns`, of the row begun in line `lines[i]`."""
+    """A CSV file: `fields[i]` are the stripped cells, one for each of `columns`, of line `lines[i]`."""
 
     path: Path
     columns: list[str]

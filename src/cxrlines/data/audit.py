@@ -1,0 +1,305 @@
+"""The audit: everything wrong with a data folder, said at once, each with file, row and way out."""
+
+import hashlib
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from cxrlines.data.duplicates import copies, signature
+from cxrlines.data.films import FilmError, read_bytes, read_film
+from cxrlines.data.folds import FOLD_COLUMN
+from cxrlines.data.lines import AnnotatedLine, read_annotations
+from cxrlines.data.pool import in_parallel
+from cxrlines.data.rows import Problem, Rows, TableError, hint, read_rows, shown
+from cxrlines.data.tables import (
+    ANNOTATION_TABLE,
+    NO_FILM,
+    TEST_TABLE,
+    TRAIN_TABLE,
+    find_films,
+    read_dataset,
+    usable_rows,
+)
+from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, PATIENT_COLUMN, STUDY_COLUMN
+
+SHOWN = 20
+"""Problems of one kind that the text lists; JSON lists all."""
+OFF_FILM = 0.005
+"""How far off the film an annotated point may lie, as a share of its longest side: hands slip at the edge."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found: `problems`, sorted by kind, file and row, and `counts` of what was looked at."""
+
+    problems: list[Problem]
+    counts: dict[str, int]
+
+    def as_dict(self) -> dict:
+        """Everything, ready for JSON."""
+        kinds = Counter(problem.kind for problem in self.problems)
+        problems = [asdict(problem) for problem in self.problems]
+        return {"clean": not self.problems, "counts": self.counts, "kinds": dict(kinds), "problems": problems}
+
+    def text(self) -> str:
+        """For people: by kind, at most SHOWN of each."""
+        lines = ["looked at " + ", ".join(f"{count:,} {name}" for name, count in self.counts.items())]
+        for kind, count in Counter(problem.kind for problem in self.problems).items():
+            lines += ["", f"{kind} ({count:,})"]
+            lines += ["  " + problem.text() for problem in self.problems if problem.kind == kind][:SHOWN]
+            if count > SHOWN:
+                lines.append(f"  ... and {count - SHOWN:,} more; --json lists all")
+        return "\n".join([*lines, "", f"{len(self.problems):,} problems" if self.problems else "no problems"])
+
+
+def audit(root: Path, folds: Path | None = None, workers: int = 1) -> Audit:
+    """Look at everything in a data folder (see `read_dataset` for its layouts), each film decoded once.
+
+    Nothing found stops the search for more. Rows without any label are counted, not a problem: a film may show no
+    line. Films without a row are counted likewise.
+    """
+    root = Path(root).resolve()
+    findings = _Findings(root)
+    if (root / TRAIN_TABLE).is_file() or (root / TEST_TABLE).is_file() or (root / "train").is_dir():
+        findings.labels()
+        findings.test()
+    else:
+        findings.folder()
+    findings.look(workers)
+    findings.annotations()
+    if folds is not None:
+        findings.folds(Path(folds))
+    order = sorted(set(findings.problems), key=lambda p: (p.kind, p.file, p.row or 0, p.message))
+    return Audit(order, findings.counts)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one decoding tells of a film: its bytes' SHA-256, (height, width), signature; or what is wrong with it."""
+
+    digest: str = ""
+    shape: tuple[int, int] = (0, 0)
+    signature: np.ndarray | None = None
+    wrong: str = ""
+
+
+def _look(path: Path) -> _Look:
+    try:
+        data = read_bytes(path)
+        pixels = read_film(data, name=str(path)).pixels
+    except FilmError as error:
+        return _Look(wrong=str(error).removeprefix(f"{path}: "))
+    return _Look(hashlib.sha256(data).hexdigest(), pixels.shape, signature(pixels))
+
+
+class _Findings:
+    """The audit under way: what is known so far, which later checks build on."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.problems: list[Problem] = []
+        self.counts: dict[str, int] = {}
+        self.films: dict[Path, str] = {}  # every film to look at -> its study
+        self.looks: dict[Path, _Look] = {}
+        self.rows: Rows | None = None  # of train.csv
+
+    def add(self, kind: str, file: str, row: int | None, message: str, way_out: str) -> None:
+        self.problems.append(Problem(kind, file, row, message, way_out))
+
+    def read(self, csv: Path, needed: tuple[str, ...]) -> Rows | None:
+        """A table's rows; what makes it unusable is a problem like any other."""
+        try:
+            return read_rows(csv, needed)
+        except TableError as error:
+            message, _, way_out = str(error).removeprefix(f"{csv}: ").rpartition("; ")
+            self.add("table not usable", csv.name, None, message, way_out)
+            return None
+
+    def labels(self) -> None:
+        """train.csv: columns, rows, films."""
+        self.rows = rows = self.read(self.root / TRAIN_TABLE, (STUDY_COLUMN,))
+        if rows is None:
+            return
+        known = (STUDY_COLUMN, *LABELS, PATIENT_COLUMN)
+        missing = [name for name in known if name not in rows.columns]
+        strange = [name for name in rows.columns if name not in (*known, FOLD_COLUMN)]
+        for name in missing:
+            message = f"has no column {name!r}{hint(name, strange)}"
+            self.add("missing column", TRAIN_TABLE, 1, message, "add or rename it")
+        for name in strange:
+            message = f"column {shown(name)} is not known{hint(name, missing or known)}"
+            self.add("unknown column", TRAIN_TABLE, 1, message, "rename or remove it")
+        _, problems = usable_rows(rows)
+        self.problems += problems
+        ones = {name: [cell in ("1", "1.0") for cell in rows.column(name)] for name in LABELS if name in rows.columns}
+        for device in EXCLUSIVE:
+            names = [name for name in LABELS_OF[device] if name in ones]
+            for place, line in enumerate(rows.lines):
+                if len(found := [name for name in names if ones[name][place]]) > 1:
+                    message = f"{' and '.join(found)} at once"
+                    self.add(f"two {device} states at once", TRAIN_TABLE, line, message, "keep the one that is true")
+        studies = rows.column(STUDY_COLUMN)
+        self.counts["studies"] = len(set(studies))
+        if PATIENT_COLUMN in rows.columns:
+            self.counts["patients"] = len(set(rows.column(PATIENT_COLUMN)) - {""})
+        if len(ones) == len(LABELS):
+            self.counts["studies without any label"] = sum(not any(row) for row in zip(*ones.values(), strict=True))
+        self.match(rows, self.root / "train", "training")
+
+    def test(self) -> None:
+        """sample_submission.csv: rows and films."""
+        if (csv := self.root / TEST_TABLE).is_file() and (rows := self.read(csv, (STUDY_COLUMN,))) is not None:
+            _, problems = usable_rows(rows)
+            self.problems += problems
+            self.match(rows, self.root / "test", "test")
+
+    def folder(self) -> None:
+        """A plain folder: its films, no tables."""
+        try:
+            dataset = read_dataset(self.root)
+        except TableError as error:
+            message, _, way_out = str(error).removeprefix(f"{self.root}: ").rpartition("; ")
+            self.add("no data", self.root.name, None, message, way_out)
+            return
+        table = dataset.studies
+        self.films = {Path(film): study for film, study in zip(table["film"], table["study"], strict=True)}
+        self.counts["films"] = len(self.films)
+
+    def match(self, rows: Rows, folder: Path, split: str) -> None:
+        """Rows against the films in a folder."""
+        name, studies = rows.path.name, rows.column(STUDY_COLUMN)
+        if not folder.is_dir():
+            way_out = f"put the films there as <{STUDY_COLUMN}>.jpg"
+            self.add("no films", f"{folder.name}/", None, "there is no such folder", way_out)
+            return
+        found = find_films(folder, studies)
+        for study, line in zip(studies, rows.lines, strict=True):
+            if study and study not in found:
+                message = f"{folder.name}/ has no film of study {shown(study, 80)}"
+                self.add(NO_FILM, name, line, message, "add the film or remove the row")
+        for paths in found.values():
+            for path in paths[1:]:
+                message = f"its study has {paths[0].name} as well"
+                self.add("two films of a study", self.told(path), None, message, "keep the one that was annotated")
+        matched = {path: study for study, paths in found.items() for path in paths}
+        self.films |= matched
+        self.counts[f"{split} films"] = len(matched)
+        if without := sum(path.is_file() for path in folder.iterdir()) - len(matched):
+            self.counts[f"{split} films without a row"] = without
+
+    def look(self, workers: int) -> None:
+        """Decode every film; find those that cannot be read, are empty, or are there twice."""
+        paths = sorted(self.films)
+        for place, look in in_parallel(_look, paths, workers, "checking films"):
+            self.looks[paths[place]] = look or _Look(wrong="its decoder crashed on it; export it again")
+        for path in paths:
+            if wrong := self.looks[path].wrong:
+                message, _, way_out = wrong.rpartition("; ")
+                self.add("film not readable", self.told(path), None, message, way_out)
+        good = [path for path in paths if not self.looks[path].wrong]
+        self.counts["films read"] = len(good)
+        first: dict[str, Path] = {}
+        for path in good:
+            if (original := first.setdefault(self.looks[path].digest, path)) != path:
+                message = f"is the same file as {self.told(original)}"
+                self.add("same film twice", self.told(path), None, message, self.apart(original, path))
+        unique = sorted(first.values())
+        signatures = [kept for path in unique if (kept := self.looks[path].signature) is not None]
+        for path, kept in zip(unique, signatures, strict=True):
+            if not np.ptp(kept):
+                self.add("film without contrast", self.told(path), None, "is one gray all over", "export it again")
+        for i, j in copies(signatures):
+            message = f"is the same film as {self.told(unique[i])}, re-encoded or resized"
+            way_out = self.apart(unique[i], unique[j])
+            self.add("same film re-encoded", self.told(unique[j]), None, message, way_out)
+
+    def apart(self, *paths: Path) -> str:
+        """The way out for copies, which depends on whether they would leak from training into test."""
+        if len({path.parent.name for path in paths}) > 1:
+            return "remove it from one: a film in both training and test falsifies every figure"
+        return "remove one, and see that their labels agree"
+
+    def annotations(self) -> None:
+        """train_annotations.csv against train.csv and the films."""
+        csv = self.root / ANNOTATION_TABLE
+        if not csv.is_file():
+            return
+        try:
+            annotated, problems = read_annotations(csv)
+        except TableError as error:
+            message, _, way_out = str(error).removeprefix(f"{csv}: ").rpartition("; ")
+            self.add("table not usable", csv.name, None, message, way_out)
+            return
+        self.problems += problems
+        self.counts["annotated studies"] = len({row.study for row in annotated})
+        self.counts["annotated lines"] = len(annotated)
+        shapes = {study: look.shape for path, study in self.films.items() if not (look := self.looks[path]).wrong}
+        place = {} if self.rows is None else {s: i for i, s in reversed([*enumerate(self.rows.column(STUDY_COLUMN))])}
+        for row in annotated:
+            report = partial(self.add, file=ANNOTATION_TABLE, row=row.row)
+            if self.rows is not None and row.study not in place:
+                message = f"study {shown(row.study, 80)} is not in {TRAIN_TABLE}"
+                report("annotation of an unknown study", message=message, way_out="add its row or remove this one")
+            elif self.rows is not None and row.line.label in self.rows.columns:
+                label = self.rows.fields[place[row.study]][self.rows.columns.index(row.line.label)]
+                if label in ("0", "0.0"):
+                    message = f"{row.line.label} is 0 in {TRAIN_TABLE}:{self.rows.lines[place[row.study]]}"
+                    report("annotation against its label", message=message, way_out="correct one of the two")
+            if (shape := shapes.get(row.study)) and (message := _off_film(row, shape)):
+                way_out = "points are [x, y] in px of the original film; correct them"
+                report("annotation off the film", message=message, way_out=way_out)
+
+    def folds(self, csv: Path) -> None:
+        """A folds file by itself and against train.csv. The patients are train.csv's, if it has them."""
+        rows = self.read(csv, (STUDY_COLUMN, FOLD_COLUMN))
+        if rows is None:
+            return
+        self.problems += rows.problems
+        patient_of: dict[str, str] = {}
+        for table in (rows, self.rows):
+            if table is not None and PATIENT_COLUMN in table.columns:
+                patient_of |= zip(table.column(STUDY_COLUMN), table.column(PATIENT_COLUMN), strict=True)
+        first: dict[str, int] = {}  # study -> line
+        fold_of: dict[str, tuple[str, int]] = {}  # patient -> fold, line
+        for study, fold, line in zip(rows.column(STUDY_COLUMN), rows.column(FOLD_COLUMN), rows.lines, strict=True):
+            if not (fold.isascii() and fold.isdigit()):
+                message = f"{FOLD_COLUMN} is {shown(fold)}"
+                self.add("fold not a number", csv.name, line, message, "a fold is 0, 1, 2, ...")
+            if first.setdefault(study, line) != line:
+                message = f"study {shown(study, 80)} is already in line {first[study]}"
+                self.add("study in two rows of the folds", csv.name, line, message, "keep one row a study")
+            if not (patient := patient_of.get(study, "")):
+                continue
+            there, where = fold_of.setdefault(patient, (fold, line))
+            if there != fold:
+                message = f"the patient of this row is in fold {shown(fold)} here and {shown(there)} in line {where}"
+                self.add("patient in two folds", csv.name, line, message, "draw folds with `cxrlines folds`")
+        self.counts["folds"] = len(set(rows.column(FOLD_COLUMN)))
+        if self.rows is None:
+            return
+        known = dict(zip(self.rows.column(STUDY_COLUMN), self.rows.lines, strict=True))
+        for study in sorted(first.keys() - known.keys()):
+            message = f"study {shown(study, 80)} is not in {TRAIN_TABLE}"
+            self.add("foreign study in the folds", csv.name, first[study], message, "draw folds of this table")
+        for study in sorted(known.keys() - first.keys() - {""}):
+            message = f"study {shown(study, 80)} has no fold in {csv.name}"
+            self.add("study without a fold", TRAIN_TABLE, known[study], message, "draw folds of this table")
+
+    def told(self, path: Path) -> str:
+        """A film's path as messages show it."""
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
+
+
+def _off_film(row: AnnotatedLine, shape: tuple[int, int]) -> str:
+    """Which point of a line lies off a film of (height, width), beyond OFF_FILM; empty if none does."""
+    height, width = shape
+    slack = max(2.0, OFF_FILM * max(shape))
+    points = row.line.points
+    off = ((points < -slack) | (points > np.array([width, height]) - 1 + slack)).any(axis=1)
+    if not off.any():
+        return ""
+    x, y = points[int(np.argmax(off))]
+    return f"{int(off.sum())} of {len(points)} points, first [{x:g}, {y:g}], lie off a film of {width} x {height} px"
