@@ -4,6 +4,9 @@ import ast
 import csv
 import json
 import re
+import subprocess
+import sys
+import time
 
 import cv2
 import numpy as np
@@ -149,6 +152,28 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bytes(made, tmp_path, mo
     assert rendered.count(".jpg") == 24 + 3 - 8  # what was there is not made again
     assert files(out) == files(made[0])
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_killed_call_leaves_no_process_behind_and_is_taken_up(tmp_path):
+    """kill -9 of the parent while two workers make films."""
+    out, partial = tmp_path / "data", tmp_path / ".data.partial"
+    wanted = SMALL | {"studies": 60, "size": 512, "test": 1}
+    call = f"write_phantom(Path({str(out)!r}), **{wanted}, workers=2)"
+    script = f"from pathlib import Path; from cxrlines.phantom.write import write_phantom; {call}"
+    process = subprocess.Popen([sys.executable, "-c", script])
+    while process.poll() is None and len(list(partial.glob("train/*.jpg"))) < 3:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    films, deadline = -1, time.monotonic() + 20
+    while (now := len(list(partial.glob("train/*.jpg")))) != films and time.monotonic() < deadline:
+        films = now
+        time.sleep(0.4)
+    assert 3 <= films < 60  # and nobody goes on making films
+    write_phantom(out, **wanted, workers=1)
+    write_phantom(tmp_path / "whole", **wanted, workers=1)
+    assert files(out) == files(tmp_path / "whole")
 
 
 def test_the_same_call_again_does_nothing(made, monkeypatch):

@@ -49,7 +49,8 @@ def state_of(
 
     `path`: (n, 2) [x, y] px from outside the patient to the tip, n >= 2. `film_shape`: (height, width) px.
     "Above" and "below" are along the patient's spine, so a tilted film changes nothing. Limits belong to the
-    better state (a tip exactly 2 cm above the carina is normal). Distances in cm on the patient.
+    better state (a tip exactly 2 cm above the carina is normal). Distances in cm on the patient. The limits follow
+    general clinical references, not the (unpublished) ones of the RANZCR readers.
 
     ETT, by the height of the tip above the carina: 2 to 6 normal (the usual rule for a neutral head: 5 +- 2 and
     never under 2, because flexing the neck moves the tip by 2: Goodman, AJR 1976;127:433); 0.5 to 2 and 6 to 10
@@ -62,9 +63,9 @@ def state_of(
     than 2 before the junction), or in a bronchus (it never comes within 2.5 of the junction).
 
     CVC, by the depth of the tip below the cavo-atrial junction: from 3 above to 1 below normal (lower superior
-    vena cava or the junction itself: Vesely, JVIR 2003;14:527); elsewhere in the superior vena cava, or 1 to 3
-    below (upper right atrium), borderline; deeper abnormal. Abnormal too: a tip above the confluence of the
-    brachiocephalic veins or more than 1.6 beside the line of the vena cava and atrium (short, up the neck,
+    vena cava or the junction itself; reviewed by Vesely, JVIR 2003;14:527); elsewhere in the superior vena cava,
+    or 1 to 3 below (upper right atrium), borderline; deeper abnormal. Abnormal too: a tip above the confluence of
+    the brachiocephalic veins or more than 1.6 beside the line of the vena cava and atrium (short, up the neck,
     contralateral, azygos), and a catheter that rises by more than 1 after it entered the vena cava (looped).
 
     Swan-Ganz: present; the task asks no more.

@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -179,16 +181,29 @@ def _make(plan: list[_Study], parameters: Parameters, aside: Path, workers: int,
             return
         # Spawned, not forked: a parent that has used threads (torch, OpenCV) must not be copied mid-flight.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(plan)), context, _one_thread) as pool:
+        pool = ProcessPoolExecutor(min(workers, len(plan)), context, _start_worker)
+        try:
             chunk = max(1, min(16, len(plan) // (4 * workers)))
-            several = pool.map(_make_study, plan, [parameters] * len(plan), [aside] * len(plan), chunksize=chunk)
-            for written in several:
+            repeated = [parameters] * len(plan), [aside] * len(plan)
+            for written in pool.map(_make_study, plan, *repeated, chunksize=chunk):
                 yield written
                 advance()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
     cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager
