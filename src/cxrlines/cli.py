@@ -178,9 +178,11 @@ def ensemble(
 ) -> None:
     """Average predictions."""
     from cxrlines.evaluation.ensemble import ensemble as average
+    from cxrlines.evaluation.ensemble import write_predictions
     from cxrlines.evaluation.evaluate import read_predictions
 
-    average([read_predictions(path) for path in predictions], how=how.value).to_csv(out, index=False)
+    frames = [read_predictions(path) for path in predictions]
+    write_predictions(average(frames, how=how.value, names=[str(path) for path in predictions]), out)
     typer.echo(out)
 
 
@@ -193,11 +195,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score predictions: AUC with 95 % intervals from resampling patients, Brier, calibration error."""
-    from cxrlines.data.tables import read_labels
     from cxrlines.evaluation.evaluate import evaluate as score
-    from cxrlines.evaluation.evaluate import read_predictions
+    from cxrlines.evaluation.evaluate import read_predictions, read_truth
 
-    result = score(read_predictions(predictions), read_labels(truth), resamples=resamples, seed=seed)
+    result = score(read_predictions(predictions), read_truth(truth), resamples=resamples, seed=seed)
     typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
 
 
@@ -226,10 +227,16 @@ def predict(
     from cxrlines.inference.bundle import load_bundle
     from cxrlines.inference.engine import predict as read
     from cxrlines.inference.engine import write_predictions
+    from cxrlines.training.process import keep_buffers
 
+    keep_buffers()
     result = read(films, load_bundle(bundle), batch_size=batch)
     for path in write_predictions(result, out, as_json=as_json):
         typer.echo(path)
+    if result.skipped:
+        _say(f"{result.skipped} files in the folders are no films and were passed over")
+    if result.renamed:
+        _say(f"{result.renamed} films share their name with another and are called by their relative path")
     for film, reason in result.errors:
         _say(f"{film}: {reason}")
     raise typer.Exit(2 if result.errors else 0)
@@ -292,7 +299,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")
         sys.exit(130)
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("CXRLINES_DEBUG"):
             raise
         _say(f"cxrlines: {error}")

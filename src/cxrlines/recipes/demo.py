@@ -18,7 +18,7 @@ from cxrlines.recipes.progress import clock
 from cxrlines.recipes.run import train
 from cxrlines.recipes.spec import load_recipe
 from cxrlines.task import LABELS
-from cxrlines.training.process import cores
+from cxrlines.training.process import cores, keep_buffers
 
 FILMS: dict[str, Any] = {
     "studies": 2400,
@@ -39,6 +39,7 @@ def run_demo(out: Path, workers: int | None = None) -> None:
     """Make films, check them, train the recipe `demo`, prove it, pack it, read films. Goes on where it was."""
     begun = time.monotonic()
     workers = workers or cores()
+    keep_buffers()
     data = out / "data"
 
     _head(1, "Making films: a phantom with known lines, tips and labels")
@@ -66,7 +67,9 @@ def run_demo(out: Path, workers: int | None = None) -> None:
         study, *scores = row
         likely = [f"{label} {score:.2f}" for label, score in zip(LABELS, scores, strict=True) if score >= 0.5]
         typer.echo(f"  {str(study)[-24:]}: {', '.join(likely) or 'nothing above 0.5'}")
-    typer.echo("  (trained on synthetic films alone, for minutes: what it says of the real film is not to be relied on)")
+    typer.echo(
+        "  (trained on synthetic films alone, for minutes: what it says of the real film is not to be relied on)"
+    )
 
     typer.echo(f"\nDone in {clock(time.monotonic() - begun)} min. Open {out / 'report.html'} in a browser.")
 

@@ -17,6 +17,11 @@ def pack(root: Path, out: Path) -> Path:
     if not path.is_file():
         raise RunError(f"{root} is no run: it has no recipe.json; name the folder given to `cxrlines train --out`")
     recipe = Recipe.model_validate_json(path.read_text())
+    if recipe.ensemble.how != "mean":
+        raise RunError(
+            f"{recipe.name} averages by {recipe.ensemble.how}, which needs all films of a set at once; "
+            "a bundle reads film by film: train it with --set ensemble.how=mean"
+        )
     members, untraced = [], set()
     for name in recipe.averaged:
         last = list(recipe.members[name].stages)[-1]

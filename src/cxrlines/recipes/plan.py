@@ -42,11 +42,9 @@ class Step:
         return f"{member}/fold{fold}/{stage}"
 
 
-def training_rows(
-    stage: StageSpec, dataset: Dataset, stored: Sequence[bool], folds: pd.Series, fold: int
-) -> np.ndarray:
+def training_rows(stage: StageSpec, dataset: Dataset, stored: np.ndarray, folds: pd.Series, fold: int) -> np.ndarray:
     """Rows of `dataset.studies` a stage trains on: in the store, of the other folds, annotated if it must be."""
-    wanted = np.asarray(stored) & (folds.to_numpy() != fold)
+    wanted = stored & (folds.to_numpy() != fold)
     if stage.films.which == "annotated":
         wanted &= np.asarray(dataset.annotated)
     return np.flatnonzero(wanted)
@@ -70,7 +68,7 @@ def _line_bytes(line: Line) -> bytes:
 
 
 def make_plan(
-    recipe: Recipe, dataset: Dataset, stored: Sequence[bool], store: str, folds: pd.Series, wanted: Sequence[int]
+    recipe: Recipe, dataset: Dataset, stored: np.ndarray, store: str, folds: pd.Series, wanted: Sequence[int]
 ) -> list[Step]:
     """The steps of `recipe` on the `wanted` folds, parents before children.
 

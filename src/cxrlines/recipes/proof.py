@@ -12,11 +12,12 @@ import torch
 from cxrlines import __version__
 from cxrlines.data.store import Store
 from cxrlines.data.tables import Dataset
-from cxrlines.evaluation.ensemble import ensemble
+from cxrlines.evaluation.ensemble import ensemble, write_predictions
+from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.evaluation.report import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
 from cxrlines.recipes.plan import Step
 from cxrlines.recipes.step import HELD_OUT, LINEAGE, TEST, Run, read_record
-from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.task import LABELS
 from cxrlines.training.lineage import read_lineage
 from cxrlines.training.process import cores
 
@@ -29,9 +30,9 @@ def gather(run: Run, steps: Sequence[Step], name: str) -> dict[str, pd.DataFrame
     members: dict[str, pd.DataFrame] = {}
     for member in run.recipe.members:
         files = [run.folder(s.key) / name for s in steps if s.key[0] == member and s.last]
-        frames = [pd.read_csv(file, dtype={STUDY_COLUMN: str}) for file in files if file.is_file()]
+        frames = [read_predictions(file) for file in files if file.is_file()]
         if frames:
-            members[member] = pd.concat(frames).groupby(STUDY_COLUMN, as_index=False, sort=True).mean()
+            members[member] = pd.concat(frames).groupby("study", as_index=False, sort=True).mean()
     if members:
         members[ENSEMBLE] = ensemble([members[m] for m in run.recipe.averaged], how=run.recipe.ensemble.how)
     return members
@@ -69,16 +70,15 @@ def write_proof(run: Run, steps: Sequence[Step], command: str, seconds: float) -
 
 
 def _scored(predictions: dict[str, pd.DataFrame], dataset: Dataset, scope: str) -> Predictions:
-    by_name = {name: frame.rename(columns={STUDY_COLUMN: "study"}) for name, frame in predictions.items()}
-    shown = set(by_name[ENSEMBLE]["study"])
+    shown = set(predictions[ENSEMBLE]["study"])
     truth = dataset.studies[dataset.studies["study"].isin(shown)][["study", "patient", *LABELS]].reset_index(drop=True)
-    return Predictions(scope, by_name, truth)
+    return Predictions(scope, predictions, truth)
 
 
 def _write(predictions: dict[str, pd.DataFrame], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in predictions.items():
-        frame.rename(columns={"study": STUDY_COLUMN}).to_csv(folder / f"{name}.csv", index=False)
+        write_predictions(frame, folder / f"{name}.csv")
 
 
 def _environment(seconds: float) -> dict[str, str]:

@@ -13,7 +13,6 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import Queue
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -69,7 +68,7 @@ def plan_of(run: Run, wanted: Sequence[int] | None) -> list[Step]:
     chosen = known if wanted is None else list(dict.fromkeys(wanted))
     if strange := [fold for fold in chosen if fold not in known]:
         raise RunError(f"--folds names {strange}; this recipe has folds {known}")
-    return make_plan(run.recipe, run.train, run.stored().tolist(), run.store.fingerprint, run.folds, chosen)
+    return make_plan(run.recipe, run.train, run.stored(), run.store.fingerprint, run.folds, chosen)
 
 
 def default_workers(steps: Sequence[Step]) -> int:
@@ -200,8 +199,3 @@ def plan_text(run: Run, steps: Sequence[Step]) -> str:
             f"{stage.films.view}; {stage.schedule.epochs:g} epochs"
         )
     return "\n".join(lines)
-
-
-def held_out_rows(run: Run, folds: Sequence[int]) -> np.ndarray:
-    """Rows of the training table that some fold of the run holds out."""
-    return np.flatnonzero(run.stored() & run.folds.isin(list(folds)).to_numpy())

@@ -4,6 +4,7 @@ Recipes are YAML. A field that does not exist or does not fit is refused with it
 and the nearest right name.
 """
 
+import copy
 import difflib
 import json
 from importlib import resources
@@ -243,7 +244,7 @@ def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
     defaults = data.pop("defaults", {})
     for member in _values(data.get("members")):
         for name, stage in (member.get("stages") or {}).items() if isinstance(member.get("stages"), dict) else ():
-            member["stages"][name] = _laid_over(defaults, stage or {})
+            member["stages"][name] = _laid_over(copy.deepcopy(defaults), stage or {})
     for setting in settings or []:
         _set(data, setting)
     try:

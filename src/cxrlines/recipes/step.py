@@ -18,6 +18,8 @@ from cxrlines import __version__
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.store import Store, open_store
 from cxrlines.data.tables import Dataset, read_dataset
+from cxrlines.evaluation.ensemble import write_predictions
+from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_into, load_weights, save_weights
 from cxrlines.recipes.plan import Key, Step, training_rows
@@ -86,7 +88,7 @@ def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool) -
     studies = [str(study) for study in dataset.studies["study"].iloc[rows]]
     places = np.array([store.row(study) for study in studies], np.int64)
     if set(LABELS) <= set(dataset.studies):
-        targets = dataset.studies[list(LABELS)].iloc[rows].fillna(0).to_numpy(np.float32)
+        targets = dataset.studies[list(LABELS)].iloc[rows].fillna(0).to_numpy(np.float32, copy=True)
     else:
         targets = np.zeros((len(rows), len(LABELS)), np.float32)
     drawn = [
@@ -183,7 +185,7 @@ def _start(run: Run, step: Step, stage: StageSpec) -> Classifier:
     """A model as the stage starts it: pretrained, random on purpose, or an earlier step's."""
     member = run.recipe.members[step.key[0]]
     channels = 3 if stage.films.view == "overlay" else 1
-    origin = "imagenet" if stage.start == "imagenet" else "none"
+    origin: Start = "imagenet" if stage.start == "imagenet" else "none"
     model = Classifier(member.backbone, member.head, in_channels=channels, weights=origin, dropout=member.dropout)
     if "start" in step.parents:
         tensors, _ = load_weights(run.folder(step.parents["start"]) / WEIGHTS)
@@ -221,9 +223,9 @@ def _predict_rows(
     """Write the probabilities of some rows, after making sure that no ancestor of the model saw their patients."""
     lineage.refuse_seen(dataset.studies["patient"].iloc[rows].astype(str))
     scores = predict_films(model, film_set(films_of(dataset, store, rows, lines=False), False, False))
-    table = pd.DataFrame(scores, columns=list(LABELS))
-    table.insert(0, STUDY_COLUMN, dataset.studies["study"].iloc[rows].to_numpy())
-    table.to_csv(out, index=False)
+    write_predictions(
+        pd.DataFrame(scores, columns=list(LABELS)).assign(study=dataset.studies["study"].iloc[rows].to_numpy()), out
+    )
 
 
 def _seed(seed: int, step: Step) -> int:

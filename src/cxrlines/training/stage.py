@@ -1,6 +1,7 @@
 """One Lightning module for every stage: a start, films, targets, losses, a schedule in; a classifier out."""
 
 import contextlib
+import logging
 import math
 import time
 import warnings
@@ -93,6 +94,7 @@ class StageModule(lightning.LightningModule):
         self.resumed_scaler: dict[str, Any] = {}
         if state:
             self._restore(state)
+        self.pause_s = keep_every_s
         self.scores: list[Tensor] = []
         self.losses: list[Tensor] = []
         self.loss = math.nan
@@ -222,7 +224,7 @@ class StageModule(lightning.LightningModule):
         now = time.monotonic()
         if now - self.told > 1:
             self._tell(now)
-        if now - self.kept > self.keep_every_s and self.step_now < self.total and self.progress.batch < self.per_epoch:
+        if now - self.kept >= self.pause_s and self.step_now < self.total and self.progress.batch < self.per_epoch:
             self._keep()
 
     def _keep(self) -> None:
@@ -230,7 +232,7 @@ class StageModule(lightning.LightningModule):
         begun = time.monotonic()
         self.keep(self.state())
         self.kept = time.monotonic()
-        self.keep_every_s = max(self.keep_every_s, 20 * (self.kept - begun))
+        self.pause_s = max(self.keep_every_s, 20 * (self.kept - begun)) if self.keep_every_s else 0.0
 
     def _tell(self, now: float) -> None:
         self.told = now
@@ -282,6 +284,7 @@ class StageModule(lightning.LightningModule):
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning's advice on loader workers and unused hardware does not fit one process a core."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", category=UserWarning, message=".*lr_scheduler.*")
@@ -319,7 +322,7 @@ def resume(path: Path, step: str) -> tuple[State | None, Callable[[State], None]
 def predict_films(model: Classifier, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
     """Probabilities (n, 11) float32 of every film in order, without augmentation."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device, memory_format=torch.channels_last).eval()
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
     rows = [
         torch.sigmoid(model(item[("overlay" if view == "overlay" else "film")].to(device)).float()).cpu()
         for item in in_order(films, batch)
