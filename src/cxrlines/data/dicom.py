@@ -16,6 +16,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi, get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, RLELossless
 
 from cxrlines.data.films import Film, FilmError, check_size, spread, to_uint8
+from cxrlines.data.pool import Apart
 
 # Pydicom's warnings quote the values of tags, patients' among them: none may reach a log.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -23,8 +24,10 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", module=r"pydicom\b")
 
 MONOCHROME, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-DECODERS = ("pylibjpeg", "pillow", "gdcm", "pydicom", "pyjpegls")
-"""Which of pydicom's plugins decodes, the first that is there and can: OpenJPEG before GDCM."""
+DECODERS = ("pylibjpeg", "pillow", "pydicom", "gdcm")
+"""Which of pydicom's plugins decodes: the first that is there and can."""
+GDCM_SECONDS = 60.0
+"""How long GDCM may take. It works in another process, as it can abort on a damaged JPEG-LS or lossless JPEG stream."""
 PACKAGES = "python-gdcm, and for JPEG 2000 pylibjpeg with pylibjpeg-openjpeg"
 MAX_MM_PER_PX = 10.0
 
@@ -42,7 +45,7 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
         raise FilmError(f"{name}: PhotometricInterpretation is {photometric[:16]!r}; read are {kinds}; convert it")
     if not 1 <= bits <= 16 or dataset.get("BitsAllocated") not in (1, 8, 16):
         raise FilmError(f"{name}: has {bits} bits a pixel; 1 to 16, stored in 1, 8 or 16, are read; convert it")
-    pixels = _pixels(dataset, name, rows, columns)
+    pixels = _pixels(dataset, data, name, rows, columns)
     if pixels.ndim == 3:  # colour, always 8 bit in what follows, red green blue
         gray = pixels[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
         return Film(to_uint8(gray / (2**bits - 1)), _spacing(dataset), "DICOM", bits)
@@ -70,7 +73,7 @@ def _read(data: bytes, name: str) -> pydicom.FileDataset:
     return dataset
 
 
-def _pixels(dataset: pydicom.FileDataset, name: str, rows: int, columns: int) -> np.ndarray:
+def _pixels(dataset: pydicom.FileDataset, data: bytes, name: str, rows: int, columns: int) -> np.ndarray:
     """Stored values: (rows, columns) integers, or (rows, columns, 3) for colour."""
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
@@ -97,10 +100,20 @@ def _pixels(dataset: pydicom.FileDataset, name: str, rows: int, columns: int) ->
     for plugin in DECODERS:
         if plugin in decoder.available_plugins:
             try:
+                if plugin == "gdcm":
+                    return _by_gdcm(data)
                 return decoder.as_array(dataset, index=0, decoding_plugin=plugin)[0]
             except Exception as error:  # each decoder reads only some of its syntax's files, and says so in its own way
                 failed = type(error).__name__
     raise FilmError(f"{name}: its {_known(syntax)} pixels are damaged ({failed}); export it again or uncompressed")
+
+
+def _decode_by_gdcm(data: bytes) -> np.ndarray:
+    dataset = pydicom.dcmread(io.BytesIO(data), force=True)
+    return get_decoder(dataset.file_meta.TransferSyntaxUID).as_array(dataset, index=0, decoding_plugin="gdcm")[0]
+
+
+_by_gdcm = Apart(_decode_by_gdcm, seconds=GDCM_SECONDS)
 
 
 def _known(syntax: UID) -> str:

@@ -1,11 +1,13 @@
-"""The same work on many films, in several processes, with progress on stderr."""
+"""Work in other processes: the same on many films, with progress on stderr, or what may crash on one."""
 
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
-from typing import TypeVar
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, Generic, TypeVar
 
 import cv2
 from rich.console import Console
@@ -74,6 +76,47 @@ def _alone(work: Callable[[Item], Result], item: Item) -> Result | None:
             return None
 
 
+class Crash(RuntimeError):
+    """The process that did the work died of it, or took longer than it may."""
+
+
+class Apart(Generic[Result]):
+    """A function done in a process of its own, which is kept for the next call and made anew if it dies of this one.
+
+    For native code that aborts on damaged input instead of raising. Calls from several threads take turns.
+    """
+
+    def __init__(self, work: Callable[..., Result], seconds: float) -> None:
+        self.work, self.seconds = work, seconds
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, *arguments: Any) -> Result:
+        """`work(*arguments)`; what it raises, or `Crash`."""
+        with self._lock:
+            self._pool = self._pool or _pool(1)
+            try:
+                return self._pool.submit(self.work, *arguments).result(self.seconds)
+            except (BrokenProcessPool, TimeoutError) as error:
+                for process in list((self._pool._processes or {}).values()):
+                    process.kill()
+                self._pool.shutdown(wait=False, cancel_futures=True)
+                self._pool = None
+                raise Crash(type(error).__name__) from None
+
+
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: a fork of a process with threads (torch's) can hang.
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,))
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
+
+
+def _begin() -> None:
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot stop its workers, which would wait for work for ever."""
+    if parent := parent_process():
+        connection.wait([parent.sentinel])
+        os._exit(1)
