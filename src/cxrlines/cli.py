@@ -47,7 +47,7 @@ def synth(
     studies: Annotated[int, typer.Option(help="Training films.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same films, whatever the workers.")] = 0,
     test: Annotated[int | None, typer.Option(help="Test films, of other patients; default: an eighth.")] = None,
-    size: Annotated[int, typer.Option(help="Height and width of a film, px.")] = 512,
+    size: Annotated[int, typer.Option(help="Longer side of a film, px.")] = 512,
     balance: Annotated[
         Balance, typer.Option(help="Label frequencies: RANZCR's own, or all about even.")
     ] = Balance.natural,

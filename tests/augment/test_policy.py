@@ -32,7 +32,7 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_same_state_gives_the_same_film(film, name):
-    policy = make_policy(name, SIZE, extras=True)
+    policy = make_policy(name, SIZE)
     for seed in range(20):
         one, other = (
             policy(film, rng(seed), [np.array([[40.0, 50]])]),
@@ -51,7 +51,7 @@ def test_another_state_gives_another_film(film):
 
 
 def test_what_lies_on_a_film_does_not_change_its_draw(film):
-    policy = make_policy("hotwater", SIZE, extras=True)
+    policy = make_policy("hotwater-code", SIZE)
     for seed in range(20):
         with_lines = policy(film, rng(seed), [np.array([[3.0, 4]]), np.empty((0, 2))], [film, film])
         assert (policy(film, rng(seed)).film == with_lines.film).all()
@@ -75,7 +75,7 @@ def test_nothing_given_is_changed(film):
         array.flags.writeable = False  # as rows of a store opened for reading
     for name in POLICIES:
         for seed in range(10):
-            out = make_policy(name, 128, extras=True)(film, rng(seed), [points], [mask])
+            out = make_policy(name, 128)(film, rng(seed), [points], [mask])
             assert not np.shares_memory(out.film, film) and not np.shares_memory(out.points[0], points)
     assert all((now == then).all() for now, then in zip((film, points, mask), before, strict=True))
 
@@ -135,7 +135,7 @@ def test_hotwater_is_the_list_of_the_write_up():
     assert (p.value_shift, p.brightness, p.contrast, p.clahe_clip) == (10, 0.2, 0.2, (1, 4))
     assert (p.grid_steps, p.grid_limit, p.lens[1], p.elastic_alpha) == (5, 1, 1, 3)
     assert (p.noise_variance, p.downscale) == ((10, 50), (0.1, 0.15))
-    extra = make_policy("hotwater", SIZE, extras=True)
+    extra = make_policy("hotwater-code", SIZE)
     assert (extra.sharpen, extra.cutout, extra.cutout_holes, extra.cutout_side) == (0.2, 0.5, 5, 0.1)
 
 
@@ -149,7 +149,7 @@ def test_every_transform_is_drawn_as_often_as_its_probability_says(film, field):
 
 def test_grays_are_distributed_as_those_of_albumentations(film):
     policy = dataclasses.replace(
-        make_policy("hotwater", 128, extras=True), crop_area=(1.0, 1.0), flip=0, shift_scale_rotate=0, distort=0
+        make_policy("hotwater-code", 128), crop_area=(1.0, 1.0), flip=0, shift_scale_rotate=0, distort=0
     )
     rest, _ = oracle(policy)
     shared = rng(5)
@@ -161,7 +161,7 @@ def test_grays_are_distributed_as_those_of_albumentations(film):
 
 def test_an_unknown_policy_is_named_with_the_nearest_right_one():
     with pytest.raises(
-        ValueError, match=r"named 'hotwatr'; there are none, light, hotwater; did you mean 'hotwater'\?"
+        ValueError, match=r"named 'hotwatr'; there are none, light, hotwater, hotwater-code; did you mean 'hotwater'\?"
     ):
         make_policy("hotwatr", SIZE)
 

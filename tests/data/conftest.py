@@ -1,6 +1,7 @@
 """A small data folder in RANZCR's layout, made of noise that looks like nothing else."""
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from cxrlines.task import LABEL_INDEX, LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 
-def noise_film(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
+def make_noise(seed: int, height: int = 90, width: int = 120) -> np.ndarray:
     """(h, w) uint8: smooth noise with detail, its own for every seed."""
     rng = np.random.default_rng(seed)
     coarse = cv2.resize(rng.integers(0, 255, (6, 8), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -37,7 +38,7 @@ class Folder:
         for index in range(studies):
             study, patient, label = f"s{index:03}", f"p{index // 2}", index % len(LABELS)
             folder.rows.append([study, *("1" if i == label else "0" for i in range(len(LABELS))), patient])
-            folder.films[study] = noise_film(index)
+            folder.films[study] = make_noise(index)
             folder.folds.append([study, patient, str(index // 2 % 2)])
             if index % 3 == 0:
                 folder.annotations.append([study, LABELS[label], "[[10, 10], [60, 50], [119, 89]]"])
@@ -61,6 +62,11 @@ class Folder:
 
 
 @pytest.fixture
+def noise_film() -> Callable[..., np.ndarray]:
+    return make_noise
+
+
+@pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder.make(tmp_path / "data", 12)
 
@@ -68,7 +74,7 @@ def folder(tmp_path: Path) -> Folder:
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """Real tables and films, which are no part of the project."""
     if not SHARED.is_dir():

@@ -187,39 +187,39 @@ class Policy:
         return film
 
 
+_HOTWATER: dict[str, object] = {
+    "crop_area": (0.9, 1.0),
+    "flip": 0.5,
+    "shift_scale_rotate": 0.5,
+    "value": 0.7,
+    "brightness_contrast": 0.7,
+    "clahe": 0.5,
+    "distort": 0.2,
+    "degrade": 0.2,
+    "coarsen": 0.2,
+    "piecewise_affine": 0.5,
+}
+
 POLICIES: dict[str, dict[str, object]] = {
     # The film shrunk to size.
     "none": {},
     # That of the public three-stage kernel.
     "light": {"crop_area": (0.85, 1.0), "flip": 0.5},
     # The list of the silver solution's write-up.
-    "hotwater": {
-        "crop_area": (0.9, 1.0),
-        "flip": 0.5,
-        "shift_scale_rotate": 0.5,
-        "value": 0.7,
-        "brightness_contrast": 0.7,
-        "clahe": 0.5,
-        "distort": 0.2,
-        "degrade": 0.2,
-        "coarsen": 0.2,
-        "piecewise_affine": 0.5,
-    },
+    "hotwater": _HOTWATER,
+    # With the two that its code has and its write-up has not.
+    "hotwater-code": _HOTWATER | {"sharpen": 0.2, "cutout": 0.5},
 }
 """What each named policy sets; everything else is as in `Policy`."""
 
-EXTRAS = {"sharpen": 0.2, "cutout": 0.5}
-"""Two more that the silver solution's code has and its write-up has not."""
 
-
-def make_policy(name: str, size: int, *, flip: bool = True, extras: bool = False) -> Policy:
+def make_policy(name: str, size: int, *, flip: bool = True) -> Policy:
     """The policy of a name in `POLICIES`, for augmented films of `size` x `size` px.
 
     Args:
-        name: "none", "light" or "hotwater".
+        name: one of `POLICIES`.
         size: side of the augmented films in px, 16 or more.
         flip: False forbids left-right flips, which swap the patient's sides.
-        extras: True adds `EXTRAS`.
 
     Raises:
         ValueError: for another name or a smaller size.
@@ -230,7 +230,7 @@ def make_policy(name: str, size: int, *, flip: bool = True, extras: bool = False
         raise ValueError(f"no augmentation policy is named {name!r}; there are {', '.join(POLICIES)}{hint}")
     if size < 16:
         raise ValueError(f"size of augmented films: {size} px; it must be 16 or more")
-    fields = POLICIES[name] | (EXTRAS if extras else {})
+    fields = POLICIES[name]
     if not flip:
         fields = fields | {"flip": 0.0}
     return Policy(size, **fields)  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ class Board:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def finished(self, name: str, record: dict[str, Any]) -> None:
         """A step is done."""

@@ -96,6 +96,8 @@ def _environment(seconds: float) -> dict[str, str]:
 def _summary(run: Run) -> DataSummary:
     train, table = run.train, run.train.studies
     left_out = dict(train.left_out)
+    for reason, count in (run.test.left_out if run.test else {}).items():
+        left_out[f"test: {reason}"] = count
     for split, store in (("training", run.store), ("test", run.test_store)):
         if store is not None and store.left_out:
             left_out[f"{split} films that could not be read"] = len(store.left_out)
