@@ -5,11 +5,15 @@ Whatever is wrong with a file, reading it ends in a `FilmError` that names the f
 """
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+
+# What matters of a damaged file a FilmError says; the rest is noise on stderr.
+warnings.filterwarnings("ignore", module=r"PIL\b")
 
 MAX_PIXELS = 50_000_000
 """Largest film read, in px. The largest detectors (43 x 43 cm at 0.1 mm) make 18 million."""

@@ -221,6 +221,7 @@ def _source(root: Path, studies: list[str], films: list[Path], size: int, aspect
 
 
 def _begin(folder: Path, source: str, shape: tuple[int, int, int]) -> None:
+    (folder / PARTIAL).unlink(missing_ok=True)  # a new file: someone may still be reading the old one
     np.lib.format.open_memmap(folder / PARTIAL, mode="w+", dtype=np.uint8, shape=shape).flush()
     with (folder / JOURNAL).open("w") as journal:
         _append(journal, [json.dumps({"source": source, "shape": shape})])
@@ -229,14 +230,16 @@ def _begin(folder: Path, source: str, shape: tuple[int, int, int]) -> None:
 def _resume(folder: Path, source: str, count: int) -> dict[int, _Entry]:
     """The rows that an interrupted build of the same store has done; none if there was none or its files are hurt."""
     try:
-        if not (folder / PARTIAL).exists():  # killed between the pixels' last name and the manifest
-            (folder / FILMS).replace(folder / PARTIAL)
         told = (folder / JOURNAL).read_text()
         whole = told[: told.rfind("\n") + 1]
         head, *lines = whole.splitlines()
         header = json.loads(head)
+        if header["source"] != source:
+            return {}
+        if not (folder / PARTIAL).exists():  # killed between the pixels' last name and the manifest
+            (folder / FILMS).replace(folder / PARTIAL)
         array = np.load(folder / PARTIAL, mmap_mode="r", allow_pickle=False)
-        if header["source"] != source or list(array.shape) != header["shape"] or len(array) != count:
+        if list(array.shape) != header["shape"] or len(array) != count:
             return {}
         entries = [_Entry(**json.loads(line)) for line in lines]
     except (OSError, ValueError, KeyError, TypeError):

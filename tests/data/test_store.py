@@ -1,0 +1,272 @@
+"""The store: what a film becomes, where its points go, and what survives a kill."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxrlines.data.pool import Apart, Crash, in_parallel
+from cxrlines.data.store import Store, StoreError, build_store, open_store, shrink
+from cxrlines.data.tables import read_dataset
+
+sides = st.integers(1, 300)
+
+
+class TestShrink:
+    @settings(max_examples=60, deadline=None)
+    @given(sides, sides, st.integers(1, 128), st.sampled_from(["pad", "stretch"]))
+    def test_points_go_and_come_back(self, height, width, size, aspect):
+        film, place = shrink(np.full((height, width), 200, np.uint8), size, aspect)
+        points = np.array([[-0.5, -0.5], [width - 0.5, height - 0.5], [width / 3, height / 7]])
+        assert film.shape == (size, size) and film.dtype == np.uint8
+        assert np.allclose(place.to_film(place.to_store(points)), points)
+        (left, top), (right, bottom) = place.to_store(points[:2])
+        assert -0.5 - 1e-9 <= left < right <= size - 0.5 + 1e-9 and -0.5 - 1e-9 <= top < bottom <= size - 0.5 + 1e-9
+        # Exactly what the placement says is film, all else is padding.
+        rows, columns = np.flatnonzero(film.any(1)), np.flatnonzero(film.any(0))
+        assert (rows[0] - 0.5, rows[-1] + 0.5) == pytest.approx((top, bottom))
+        assert (columns[0] - 0.5, columns[-1] + 0.5) == pytest.approx((left, right))
+
+    @pytest.mark.parametrize("aspect", ["pad", "stretch"])
+    @pytest.mark.parametrize("size", [50, 128, 400])
+    def test_a_blob_is_found_where_its_point_goes(self, aspect, size):
+        y, x = np.mgrid[:240, :200]
+        blob = 255 * np.exp(-((x - 140.0) ** 2 + (y - 60.0) ** 2) / 200)
+        film, place = shrink(blob.astype(np.uint8), size, aspect)
+        y, x = np.mgrid[:size, :size]
+        found = np.array([(film * x).sum(), (film * y).sum()]) / film.sum()
+        assert found == pytest.approx(place.to_store(np.array([[140.0, 60.0]]))[0], abs=0.1)
+
+    def test_shrinking_averages_areas(self):
+        film = np.random.default_rng(0).integers(0, 255, (120, 120), dtype=np.uint8)
+        means = film.reshape(40, 3, 40, 3).mean(axis=(1, 3))
+        assert np.abs(shrink(film, 40, "pad")[0] - means).max() <= 1
+
+    def test_thin_lines_survive(self):
+        film = np.zeros((3000, 3000), np.uint8)
+        film[:, 1501] = 255
+        assert (shrink(film, 300, "pad")[0].max(axis=1) > 20).all()
+
+    def test_proportions_are_kept_or_not(self):
+        _, pad = shrink(np.zeros((100, 200), np.uint8), 50, "pad")
+        _, stretch = shrink(np.zeros((100, 200), np.uint8), 50, "stretch")
+        assert (pad.scale_x, pad.scale_y) == (0.25, 0.25)
+        assert (stretch.scale_x, stretch.scale_y) == (0.25, 0.5)
+
+    def test_the_input_is_left_alone_and_wrong_settings_are_named(self):
+        film = np.full((9, 9), 3, np.uint8)
+        shrink(film, 4, "pad")
+        assert (film == 3).all()
+        with pytest.raises(ValueError, match="aspect is 'crop'; it is 'pad' or 'stretch'"):
+            shrink(film, 4, "crop")
+        with pytest.raises(ValueError, match="size is 0"):
+            shrink(film, 0, "pad")
+
+
+def build(folder, where: Path, **options) -> Store:
+    settings = {"size": 32, "aspect": "pad"} | options
+    return build_store(read_dataset(folder.write()), where, **settings)
+
+
+class TestBuild:
+    def test_rows_are_the_datasets_whatever_the_workers(self, folder, tmp_path):
+        one, two = build(folder, tmp_path / "1", workers=1), build(folder, tmp_path / "2", workers=2)
+        assert one.studies == two.studies == [row[0] for row in folder.rows]
+        assert np.array_equal(one.films, two.films) and one.fingerprint == two.fingerprint
+        assert np.array_equal(one.films[one.row("s007")], shrink(folder.films["s007"], 32, "pad")[0])
+        assert sorted(path.name for path in (tmp_path / "1").iterdir()) == ["films.npy", "store.json"]
+
+    def test_unreadable_films_are_left_out_with_the_reason(self, folder, tmp_path):
+        root = folder.write()
+        (root / "train/s000.png").write_bytes(b"")
+        (root / "train/s004.png").write_bytes((root / "train/s004.png").read_bytes()[:200])
+        store = build_store(read_dataset(root), tmp_path / "st", size=32, aspect="pad")
+        assert set(store.left_out) == {"s000", "s004"} and "is empty (0 bytes)" in store.left_out["s000"]
+        assert len(store) == len(store.films) == 10 and store.row("s005") == 3
+        assert np.array_equal(store.films[3], shrink(folder.films["s005"], 32, "pad")[0])
+        with pytest.raises(KeyError, match="is empty"):
+            store.row("s000")
+
+    def test_a_finished_store_is_opened_not_built(self, folder, tmp_path):
+        build(folder, tmp_path / "st")
+        before = (tmp_path / "st/films.npy").stat().st_mtime_ns
+        dataset = read_dataset(folder.root)
+        assert len(build_store(dataset, tmp_path / "st", size=32, aspect="pad")) == 12
+        assert (tmp_path / "st/films.npy").stat().st_mtime_ns == before
+
+    def test_other_films_or_settings_build_it_anew(self, folder, tmp_path):
+        first = build(folder, tmp_path / "st")
+        folder.films["s003"] = 255 - folder.films["s003"]
+        second = build(folder, tmp_path / "st")
+        assert not np.array_equal(first.films[3], second.films[3]) and first.fingerprint != second.fingerprint
+        assert build(folder, tmp_path / "st", size=16).films.shape == (12, 16, 16)
+        assert build(folder, tmp_path / "st", aspect="stretch").fingerprint != second.fingerprint
+
+    def test_the_fingerprint_is_of_contents_alone(self, folder, tmp_path):
+        first = build(folder, tmp_path / "st")
+        for path in (folder.root / "train").iterdir():
+            os.utime(path, (1, 1))
+        folder.root.rename(tmp_path / "moved")
+        second = build_store(read_dataset(tmp_path / "moved"), tmp_path / "other", size=32, aspect="pad")
+        assert second.fingerprint == first.fingerprint and second.source != first.source
+
+    def test_no_film_no_store(self, folder, tmp_path):
+        folder.films, root = {}, folder.write()
+        for row in folder.rows:
+            (root / "train" / f"{row[0]}.png").write_bytes(b"no film")
+        with pytest.raises(StoreError, match=r"none of 12 films could be read; the first: .*is not a film"):
+            build_store(read_dataset(root), tmp_path / "st", size=32, aspect="pad")
+
+    def test_what_is_no_store_says_so(self, folder, tmp_path):
+        with pytest.raises(StoreError, match=r"is no finished store \(store\.json is missing\)"):
+            open_store(tmp_path)
+        build(folder, tmp_path / "st")
+        manifest = json.loads((tmp_path / "st/store.json").read_text())
+        for change, said in (
+            ({"version": 99}, "is a store of version 99"),
+            ({"studies": ["a"]}, "do not belong together"),
+            ({"placements": 7}, "is damaged"),
+        ):
+            (tmp_path / "st/store.json").write_text(json.dumps(manifest | change))
+            with pytest.raises(StoreError, match=said):
+                open_store(tmp_path / "st")
+        assert len(build(folder, tmp_path / "st")) == 12  # and is built anew over it
+
+    def test_a_pickled_store_maps_the_file_again(self, folder, tmp_path):
+        store = build(folder, tmp_path / "st")
+        told = pickle.dumps(store)
+        assert len(told) < 500 and np.array_equal(pickle.loads(told).films, store.films)  # noqa: S301
+        with pytest.raises(ValueError, match="read-only"):
+            store.films[0, 0, 0] = 1
+
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from cxrlines.data import store
+from cxrlines.data.tables import read_dataset
+store.BATCH = 2
+shrunk = store._shrunk
+def slow(path, size, aspect):
+    time.sleep(0.05)
+    return shrunk(path, size, aspect)
+store._shrunk = slow
+store.build_store(read_dataset(Path(sys.argv[1])), Path(sys.argv[2]), size=32, aspect="pad", workers=1)
+"""
+
+
+class TestKill:
+    def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(self, folder, tmp_path, monkeypatch):
+        whole = build(folder, tmp_path / "whole")
+        journal = tmp_path / "st/journal.jsonl"
+        process = subprocess.Popen([sys.executable, "-c", BUILD, folder.root, tmp_path / "st"])
+        until = time.monotonic() + 60
+        while not (journal.is_file() and journal.read_text().count("\n") > 3):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        done = journal.read_text().count("\n") - 1
+        assert 0 < done < 12
+        with pytest.raises(StoreError, match="is no finished store"):
+            open_store(tmp_path / "st")
+        read = self.count_films(monkeypatch)
+        resumed = build_store(read_dataset(folder.root), tmp_path / "st", size=32, aspect="pad")
+        assert len(read) == 12 - done
+        assert resumed.fingerprint == whole.fingerprint and resumed.placements == whole.placements
+        assert (tmp_path / "st/films.npy").read_bytes() == (tmp_path / "whole/films.npy").read_bytes()
+
+    @staticmethod
+    def count_films(monkeypatch) -> list:
+        read = []
+        original = __import__("cxrlines.data.store", fromlist=["x"]).read_bytes
+        monkeypatch.setattr("cxrlines.data.store.read_bytes", lambda path: read.append(path) or original(path))
+        return read
+
+    @pytest.mark.parametrize("bad_film", [False, True])
+    def test_a_kill_at_the_very_end_loses_nothing(self, folder, tmp_path, monkeypatch, bad_film):
+        root = folder.write()
+        if bad_film:
+            (root / "train/s002.png").write_bytes(b"")
+        dataset = read_dataset(root)
+        whole = build_store(dataset, tmp_path / "whole", size=32, aspect="pad")
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("cxrlines.data.store.json.dump", killed)  # as the manifest is written
+            with pytest.raises(KeyboardInterrupt):
+                build_store(dataset, tmp_path / "st", size=32, aspect="pad")
+        read = self.count_films(monkeypatch)
+        resumed = build_store(dataset, tmp_path / "st", size=32, aspect="pad")
+        assert not read and resumed.fingerprint == whole.fingerprint
+        assert np.array_equal(resumed.films, whole.films) and resumed.left_out == whole.left_out
+
+    @pytest.mark.parametrize("hurt", ["torn", "garbage", "gone", "other size"])
+    def test_a_hurt_journal_costs_time_not_truth(self, folder, tmp_path, monkeypatch, hurt):
+        whole = build(folder, tmp_path / "whole")
+        with monkeypatch.context() as patch:
+            patch.setattr("cxrlines.data.store._finish", lambda *_: None)
+            build(folder, tmp_path / "st", size=16 if hurt == "other size" else 32)
+        journal = tmp_path / "st/journal.jsonl"
+        if hurt == "torn":
+            journal.write_text(journal.read_text()[:-30])
+        elif hurt == "garbage":
+            journal.write_bytes(b"\0" * 100)
+        elif hurt == "gone":
+            (tmp_path / "st/films.partial.npy").unlink()
+        store = build(folder, tmp_path / "st")
+        assert np.array_equal(store.films, whole.films) and store.fingerprint == whole.fingerprint
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def die_of_seven(number: int) -> int:
+    if number == 7:
+        os.abort()
+    return number
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+class TestParallel:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_every_item_once(self, workers):
+        assert dict(in_parallel(square, range(50), workers, "")) == {n: n * n for n in range(50)}
+
+    def test_an_item_that_kills_its_process_costs_no_other(self):
+        assert dict(in_parallel(die_of_seven, range(10), 2, "")) == {n: None if n == 7 else n for n in range(10)}
+
+    def test_work_apart_outlives_crashes_and_hangs(self):
+        apart = Apart(die_of_seven, seconds=60)
+        assert apart(3) == 3
+        with pytest.raises(Crash):
+            apart(7)
+        assert apart(8) == 8
+        slow = Apart(sleep, seconds=3)
+        assert slow(0) == 0
+        with pytest.raises(Crash):
+            slow(60)
+        assert slow(0.1) == 0.1
+
+
+def test_films_may_be_of_any_size(folder, tmp_path):
+    folder.films["s001"] = cv2.resize(folder.films["s001"], (7, 500))
+    store = build(folder, tmp_path / "st")
+    assert store.placements[1].scale_y == pytest.approx(32 / 500)
