@@ -230,6 +230,31 @@ class TestKill:
         assert np.array_equal(store.films, whole.films) and store.fingerprint == whole.fingerprint
 
 
+MEMORY = """
+import resource, sys
+from pathlib import Path
+from cxrlines.data.store import build_store
+from cxrlines.data.tables import read_dataset
+build_store(read_dataset(Path(sys.argv[1])), Path(sys.argv[2]), size=1024, aspect="pad", workers=1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kB on Linux only")
+def test_memory_does_not_grow_with_the_films(tmp_path, noise_film):
+    peaks = []
+    for count in (5, 205):
+        films = tmp_path / f"films{count}"
+        films.mkdir()
+        for index in range(count):
+            cv2.imwrite(str(films / f"{index}.png"), noise_film(index, 20, 20))
+        told = subprocess.run(
+            [sys.executable, "-c", MEMORY, films, tmp_path / f"store{count}"], capture_output=True, check=True
+        )
+        peaks.append(int(told.stdout))
+    assert peaks[1] - peaks[0] < 30_000  # kB, while the store grew by 200 MB
+
+
 def square(number: int) -> int:
     return number * number
 

@@ -12,10 +12,8 @@ films again, by their names, sizes and times of change; where those differ it is
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -158,23 +156,24 @@ def build_store(dataset: "Dataset", folder: Path, *, size: int, aspect: Aspect, 
     if not done:
         _begin(folder, source, (len(films), size, size))
     todo = [row for row in range(len(films)) if row not in done]
-    array = np.load(folder / PARTIAL, mmap_mode="r+")
-    with (folder / JOURNAL).open("a") as journal:
+    # Written, not mapped: pages of a mapped file would count as this process's memory, and grow with the films.
+    start = _start(folder / PARTIAL)
+    with (folder / JOURNAL).open("a") as journal, (folder / PARTIAL).open("r+b") as pixels:
         work = partial(_shrunk, size=size, aspect=aspect)
         batch: list[_Entry] = []
         for place, made in in_parallel(work, [films[row] for row in todo], workers, f"decoding to {size} px"):
             row = todo[place]
             if isinstance(made, _Made):
-                array[row] = made.film
+                pixels.seek(start + row * size * size)
+                pixels.write(made.film.tobytes())
                 entry = _Entry(row, made.digest, made.placement)
             else:
                 entry = _Entry(row, reason=made or f"{films[row]}: its decoder crashed on it; export it again")
             done[row] = entry
             batch.append(entry)
             if len(batch) >= BATCH:
-                _record(array, journal, batch)
-        _record(array, journal, batch)
-    del array
+                _record(pixels, journal, batch)
+        _record(pixels, journal, batch)
     return _finish(folder, source, [done[row] for row in range(len(films))], studies, size, aspect)
 
 
@@ -221,8 +220,7 @@ def _source(root: Path, studies: list[str], films: list[Path], size: int, aspect
 
 
 def _begin(folder: Path, source: str, shape: tuple[int, int, int]) -> None:
-    (folder / PARTIAL).unlink(missing_ok=True)  # a new file: someone may still be reading the old one
-    np.lib.format.open_memmap(folder / PARTIAL, mode="w+", dtype=np.uint8, shape=shape).flush()
+    _create(folder / PARTIAL, shape)
     with (folder / JOURNAL).open("w") as journal:
         _append(journal, [json.dumps({"source": source, "shape": shape})])
 
@@ -250,10 +248,11 @@ def _resume(folder: Path, source: str, count: int) -> dict[int, _Entry]:
     return {entry.row: entry for entry in entries}
 
 
-def _record(array: np.ndarray, journal: IO[str], batch: list[_Entry]) -> None:
+def _record(pixels: IO[bytes], journal: IO[str], batch: list[_Entry]) -> None:
     """Pixels to disk, and only then the lines that vouch for them."""
     if batch:
-        array.flush()  # type: ignore[attr-defined]
+        pixels.flush()
+        os.fsync(pixels.fileno())
         _append(journal, [json.dumps(asdict(entry)) for entry in batch])
         batch.clear()
 
@@ -300,14 +299,25 @@ def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str]
 
 def _close_gaps(folder: Path, rows: list[int], size: int) -> None:
     """Copy the rows there are, in order, from the partial array into the final one; a kill leaves the partial whole."""
-    every = np.load(folder / PARTIAL, mmap_mode="r")
     aside = folder / "films.aside.npy"
-    kept = np.lib.format.open_memmap(aside, mode="w+", dtype=np.uint8, shape=(len(rows), size, size))
-    for start, stop in _runs(len(rows)):
-        kept[start:stop] = every[rows[start:stop]]
-    kept.flush()
+    _create(aside, (len(rows), size, size))
+    start, film = _start(folder / PARTIAL), size * size
+    with (folder / PARTIAL).open("rb") as every, aside.open("r+b") as kept:
+        kept.seek(_start(aside))
+        for row in rows:
+            every.seek(start + row * film)
+            kept.write(every.read(film))
+        kept.flush()
+        os.fsync(kept.fileno())
     aside.replace(folder / FILMS)
 
 
-def _runs(count: int) -> Iterator[tuple[int, int]]:
-    return pairwise([*range(0, count, BATCH), count])
+def _create(path: Path, shape: tuple[int, int, int]) -> None:
+    """A new file of black films; someone may still be reading an old one of its name."""
+    path.unlink(missing_ok=True)
+    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _start(path: Path) -> int:
+    """Where in an .npy file its numbers begin, in bytes."""
+    return np.load(path, mmap_mode="r", allow_pickle=False).offset
