@@ -99,7 +99,7 @@ def check(
 ) -> None:
     """Audit films, tables, annotations and folds; every problem at once. Exit 0 clean, 1 problems."""
     from cxrlines.data.audit import audit
-    from cxrlines.training.process import cores
+    from cxrlines.data.pool import cores
 
     found = audit(data, folds, workers=workers or cores())
     typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.text())
@@ -147,9 +147,9 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the steps, do none.")] = False,
 ) -> None:
     """Train a recipe: store, folds, steps, predictions, metrics.json and report.html."""
+    from cxrlines.data.pool import cores
     from cxrlines.recipes import run as runs
     from cxrlines.recipes.spec import load_recipe
-    from cxrlines.training.process import cores
 
     chosen = load_recipe(recipe, settings)
     wanted = _numbers("--folds", folds)

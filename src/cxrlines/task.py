@@ -29,9 +29,7 @@ def label_of(device: Device, state: State) -> str:
     """The label of a device in a state, e.g. `"ETT - Normal"`; `ValueError` if the task has no such label."""
     name = f"{device} {state}" if device is Device.SWAN else f"{device} - {state}"
     if name not in LABEL_INDEX:
-        raise ValueError(
-            f"the task has no label for {device.name} in state {state.name}; it has: {', '.join(LABELS)}"
-        )
+        raise ValueError(f"the task has no label for {device.name} in state {state.name}; it has: {', '.join(LABELS)}")
     return name
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from cxrlines.phantom import write
 from cxrlines.phantom.position import Landmarks
+from cxrlines.data.tables import read_dataset
 from cxrlines.phantom.write import write_phantom
 from cxrlines.task import DEVICE_OF, LABELS, Device
 
@@ -41,7 +42,7 @@ def test_the_layout_is_that_of_the_challenge(made):
     names = {p.name for p in out.iterdir()}
     assert names == {
         "train", "test", "train.csv", "train_annotations.csv", "sample_submission.csv",
-        "landmarks.csv", "test_truth.csv", "phantom.json",
+        "landmarks.csv", "test_truth.csv", "test_annotations.csv", "phantom.json",
     }  # fmt: skip
     train, truth = table(out / "train.csv"), table(out / "test_truth.csv")
     assert list(train[0]) == ["StudyInstanceUID", *LABELS, "PatientID"] == list(truth[0])
@@ -159,7 +160,8 @@ def test_a_killed_call_leaves_no_process_behind_and_is_taken_up(tmp_path):
     out, partial = tmp_path / "data", tmp_path / ".data.partial"
     wanted = SMALL | {"studies": 60, "size": 512, "test": 1}
     call = f"write_phantom(Path({str(out)!r}), **{wanted}, workers=2)"
-    script = f"from pathlib import Path; from cxrlines.phantom.write import write_phantom; {call}"
+    script = f"from pathlib import Path; from cxrlines.data.tables import read_dataset
+from cxrlines.phantom.write import write_phantom; {call}"
     process = subprocess.Popen([sys.executable, "-c", script])
     while process.poll() is None and len(list(partial.glob("train/*.jpg"))) < 3:
         time.sleep(0.005)
@@ -229,3 +231,12 @@ def test_patients_have_skewed_numbers_of_studies():
     assert counts.sum() == 3000
     assert 4 <= np.median(counts) <= 6
     assert counts.max() > 5 * np.median(counts)
+
+
+def test_every_line_of_every_test_film_is_told(made):
+    out, _ = made
+    lines = {(row["StudyInstanceUID"], row["label"]) for row in table(out / "test_annotations.csv")}
+    truth = table(out / "test_truth.csv")
+    assert lines == {(row["StudyInstanceUID"], label) for row in truth for label in LABELS if row[label] == "1"}
+    data = read_dataset(out, "test")
+    assert set(data.lines) == {study for study, _ in lines}

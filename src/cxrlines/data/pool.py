@@ -20,6 +20,11 @@ AHEAD = 4
 """Items in work or waiting for each process: enough to keep it busy, few enough for memory to stay flat."""
 
 
+def cores() -> int:
+    """Processor cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def in_parallel(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str
 ) -> Iterator[tuple[int, Result | None]]:

@@ -27,7 +27,7 @@ Split = Literal["train", "test"]
 
 FILM_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")
 TRAIN_TABLE, TEST_TABLE, TRUTH_TABLE = "train.csv", "sample_submission.csv", "test_truth.csv"
-ANNOTATION_TABLE, META_FILE = "train_annotations.csv", "phantom.json"
+ANNOTATION_TABLE, TEST_ANNOTATION_TABLE, META_FILE = "train_annotations.csv", "test_annotations.csv", "phantom.json"
 
 NO_STUDY, NO_PATIENT, BAD_LABEL = "row without a study", "row of no patient", "label not 0 or 1"
 REPEATED, NO_FILM = "study in two rows", "film missing"
@@ -65,8 +65,8 @@ def read_dataset(root: Path, split: Split = "train") -> Dataset:
 
     A folder with `train.csv` (split train) or `sample_submission.csv` (split test) is in RANZCR's layout: films as
     train/<study>.jpg or another of FILM_SUFFIXES, `train_annotations.csv` if there; the truth of test films from
-    `test_truth.csv` if there. Any other folder is a plain one: all films in it, however deep, without labels, each
-    its own patient.
+    `test_truth.csv` and their lines from `test_annotations.csv` if there. Any other folder is a plain one: all films
+    in it, however deep, without labels, each its own patient.
 
     Rows that cannot be used are left out and counted in `left_out`. `TableError` if nothing can be read.
     """
@@ -179,8 +179,9 @@ def _read_ranzcr(root: Path, csv: Path, split: Split) -> Dataset:
     if not len(table):
         raise TableError(f"{root}: no study of {csv.name} has a film in {split}/; name films <{STUDY_COLUMN}>.jpg")
     lines: dict[str, list[Line]] = {}
-    if labelled and (root / ANNOTATION_TABLE).is_file():
-        every, bad = read_lines(root / ANNOTATION_TABLE)
+    annotations = root / (ANNOTATION_TABLE if labelled else TEST_ANNOTATION_TABLE)
+    if annotations.is_file():
+        every, bad = read_lines(annotations)
         known = set(table["study"])
         lines = {study: found for study, found in every.items() if study in known}
         left_out.update(problem.kind for problem in bad)

@@ -16,6 +16,7 @@ import torch
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.films import FilmError, is_film, read_film
+from cxrlines.data.pool import cores
 from cxrlines.data.store import shrink
 from cxrlines.data.tables import FILM_SUFFIXES
 from cxrlines.inference.bundle import Bundle
@@ -242,7 +243,7 @@ class _Preparation:
 def _ahead(prepare: _Preparation, films: list[tuple[Path, Path]], ahead: int) -> Iterator[tuple[Path, _Prepared | str]]:
     """Each path with its prepared film, in order, decoded in threads at most `ahead` films before it is needed."""
     waiting: deque[tuple[Path, Future[_Prepared | str]]] = deque()
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(max_workers=min(8, cores()), thread_name_prefix="decode") as pool:
         try:
             for path, _ in films:
                 waiting.append((path, pool.submit(prepare, path)))

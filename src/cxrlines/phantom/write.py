@@ -19,13 +19,14 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cxrlines.data.pool import cores
 from cxrlines.phantom.curves import Points
 from cxrlines.phantom.position import Landmarks
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import BALANCES, SITES, Scene, label_counts, make_scene
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
-VERSION = 1  # of the generator: goes up whenever the same parameters give other films
+VERSION = 2  # of the generator: goes up whenever the same parameters give other films
 JPEG_QUALITY = 92
 _UID_ROOT = "1.2.826.0.1.3680043.8.498."
 _TRAIN, _TEST = 0, 1
@@ -98,8 +99,9 @@ def write_phantom(
 
     Films are 8-bit grey JPEGs, `size` px on the longer side. Files: `train/`, `test/`, `train.csv`,
     `train_annotations.csv`, `sample_submission.csv` as in the challenge, and `landmarks.csv` (px, pixel centres
-    at integers, and mm per px on the patient), `test_truth.csv`, `phantom.json` (parameters, version, counts:
-    what is returned). The bytes depend on the parameters alone, not on `workers` (default: one a core).
+    at integers, and mm per px on the patient), `test_truth.csv`, `test_annotations.csv` (the lines of every test
+    film), `phantom.json` (parameters, version, counts: what is returned). The bytes depend on the parameters
+    alone, not on `workers` (default: one a core).
 
     Everything is made in a folder beside `out`, which becomes `out` when all of it is there; the same call after
     an interruption goes on where it was, and after completion does nothing. Raises `ValueError` for a parameter
@@ -115,7 +117,7 @@ def write_phantom(
         return finished
     aside = _aside(out, parameters)
     plan = _plan(parameters)
-    rows = list(_make(plan, parameters, aside, workers or os.cpu_count() or 1, progress))
+    rows = list(_make(plan, parameters, aside, workers or cores(), progress))
     summary = asdict(parameters) | {"counts": _counts(rows)}
     _write_tables(aside, rows)
     _write_text(aside / _PARAMETERS, json.dumps(summary, indent=2) + "\n")
@@ -283,8 +285,9 @@ def _write_tables(folder: Path, rows: list[_Written]) -> None:
     _write_csv(folder / "train.csv", labelled, ([r.study, *r.labels, r.patient] for r in train))
     _write_csv(folder / "test_truth.csv", labelled, ([r.study, *r.labels, r.patient] for r in test))
     _write_csv(folder / "sample_submission.csv", header, ([r.study, *[0] * len(LABELS)] for r in test))
-    lines = ([r.study, label, points] for r in train if r.annotated for label, points in r.lines)
-    _write_csv(folder / "train_annotations.csv", [STUDY_COLUMN, "label", "data"], lines)
+    for name, shown in (("train", (r for r in train if r.annotated)), ("test", test)):
+        lines = ([r.study, label, points] for r in shown for label, points in r.lines)
+        _write_csv(folder / f"{name}_annotations.csv", [STUDY_COLUMN, "label", "data"], lines)
     spots = [f"{name}_{axis}" for name in Landmarks.names() for axis in "xy"]
     both = ([r.study, _SPLITS[r.split], *r.landmarks] for r in [*train, *test])
     _write_csv(folder / "landmarks.csv", [STUDY_COLUMN, "split", *spots, "mm_per_px"], both)

@@ -10,6 +10,7 @@ import typer
 
 from cxrlines.data.audit import audit
 from cxrlines.data.folds import describe_folds
+from cxrlines.data.pool import cores
 from cxrlines.inference.bundle import load_bundle
 from cxrlines.inference.engine import predict, write_predictions
 from cxrlines.phantom.write import write_phantom
@@ -18,7 +19,7 @@ from cxrlines.recipes.progress import clock
 from cxrlines.recipes.run import train
 from cxrlines.recipes.spec import load_recipe
 from cxrlines.task import LABELS
-from cxrlines.training.process import cores, keep_buffers
+from cxrlines.training.process import keep_buffers
 
 FILMS: dict[str, Any] = {
     "studies": 2400,

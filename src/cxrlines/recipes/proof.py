@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from cxrlines import __version__
+from cxrlines.data.pool import cores
 from cxrlines.data.store import Store
 from cxrlines.data.tables import Dataset
 from cxrlines.evaluation.ensemble import ensemble, write_predictions
@@ -19,7 +20,6 @@ from cxrlines.recipes.plan import Step
 from cxrlines.recipes.step import HELD_OUT, LINEAGE, TEST, Run, read_record
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import read_lineage
-from cxrlines.training.process import cores
 
 
 def gather(run: Run, steps: Sequence[Step], name: str) -> dict[str, pd.DataFrame]:
@@ -101,7 +101,7 @@ def _summary(run: Run) -> DataSummary:
     for split, store in (("training", run.store), ("test", run.test_store)):
         if store is not None and store.left_out:
             left_out[f"{split} films that could not be read"] = len(store.left_out)
-    settings: dict[str, object] = dict(train.meta.get("settings", {}))
+    settings = {name: value for name, value in train.meta.items() if not isinstance(value, dict)}
     return DataSummary(
         name="phantom films" if train.meta else train.root.name,
         films=int(run.stored().sum()),

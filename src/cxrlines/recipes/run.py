@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from cxrlines.data.folds import folds_of, make_folds, read_folds, write_folds
+from cxrlines.data.pool import cores
 from cxrlines.data.store import Store, build_store
 from cxrlines.data.tables import Dataset, read_dataset
 from cxrlines.recipes.plan import Key, Step, make_plan
@@ -24,7 +25,7 @@ from cxrlines.recipes.progress import Board, StatusFile, read_status
 from cxrlines.recipes.spec import Recipe
 from cxrlines.recipes.step import Run, do_step, read_record
 from cxrlines.task import LABELS
-from cxrlines.training.process import cores, die_with_parent, keep_buffers, use_threads
+from cxrlines.training.process import die_with_parent, keep_buffers, use_threads
 
 
 class RunError(RuntimeError):

@@ -6,9 +6,10 @@ import time
 
 import torch
 
+from cxrlines.data.pool import cores
 from cxrlines.models.classifier import Classifier
 from cxrlines.training.losses import label_loss
-from cxrlines.training.process import cores, die_with_parent, keep_buffers
+from cxrlines.training.process import die_with_parent, keep_buffers
 
 BACKBONE, SIZE, BATCH = "tf_efficientnet_lite0", 256, 16
 

@@ -5,7 +5,6 @@ that costs a factor of two to three (docs/experiments.md). The settings below ke
 """
 
 import ctypes
-import os
 import platform
 import signal
 import sys
@@ -44,8 +43,3 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
