@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
+from cxrlines.data.tables import read_dataset
 from cxrlines.phantom import write
 from cxrlines.phantom.position import Landmarks
-from cxrlines.data.tables import read_dataset
 from cxrlines.phantom.write import write_phantom
 from cxrlines.task import DEVICE_OF, LABELS, Device
 
@@ -160,8 +160,7 @@ def test_a_killed_call_leaves_no_process_behind_and_is_taken_up(tmp_path):
     out, partial = tmp_path / "data", tmp_path / ".data.partial"
     wanted = SMALL | {"studies": 60, "size": 512, "test": 1}
     call = f"write_phantom(Path({str(out)!r}), **{wanted}, workers=2)"
-    script = f"from pathlib import Path; from cxrlines.data.tables import read_dataset
-from cxrlines.phantom.write import write_phantom; {call}"
+    script = f"from pathlib import Path; from cxrlines.phantom.write import write_phantom; {call}"
     process = subprocess.Popen([sys.executable, "-c", script])
     while process.poll() is None and len(list(partial.glob("train/*.jpg"))) < 3:
         time.sleep(0.005)
