@@ -114,6 +114,10 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     parents = {role: read_lineage(run.folder(key) / LINEAGE) for role, key in step.parents.items()}
     lineage = Lineage.of(step.name, set(patients), parents.items())
     held_out = np.flatnonzero(run.stored() & (run.folds.to_numpy() == fold))
+    # Before hours of training, not after: every step is watched, and a last one judged, on what it must not have seen.
+    lineage.refuse_seen(run.train.studies["patient"].iloc[held_out].astype(str))
+    if run.test is not None:
+        lineage.refuse_seen(run.test.studies["patient"].astype(str))
 
     torch.manual_seed(seed)
     model = _start(run, step, stage)
@@ -159,10 +163,10 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     begun = time.monotonic()
     if step.last:
         report({"doing": "predicting"})
-        _predict_rows(run.train, run.store, held_out, model, lineage, film_set, out / HELD_OUT)
+        _predict_rows(run.train, run.store, held_out, model, film_set, out / HELD_OUT)
         if run.test is not None and run.test_store is not None:
             present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
-            _predict_rows(run.test, run.test_store, present, model, lineage, film_set, out / TEST)
+            _predict_rows(run.test, run.test_store, present, model, film_set, out / TEST)
     record = {
         "identity": step.identity,
         "step": step.name,
@@ -216,12 +220,10 @@ def _predict_rows(
     store: Store,
     rows: np.ndarray,
     model: Classifier,
-    lineage: Lineage,
     film_set: Callable[[Films, bool, bool], FilmSet],
     out: Path,
 ) -> None:
-    """Write the probabilities of some rows, after making sure that no ancestor of the model saw their patients."""
-    lineage.refuse_seen(dataset.studies["patient"].iloc[rows].astype(str))
+    """Write the probabilities of some rows."""
     scores = predict_films(model, film_set(films_of(dataset, store, rows, lines=False), False, False))
     write_predictions(
         pd.DataFrame(scores, columns=list(LABELS)).assign(study=dataset.studies["study"].iloc[rows].to_numpy()), out
