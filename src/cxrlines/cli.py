@@ -147,15 +147,13 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the steps, do none.")] = False,
 ) -> None:
     """Train a recipe: store, folds, steps, predictions, metrics.json and report.html."""
-    from cxrlines.data.pool import cores
     from cxrlines.recipes import run as runs
     from cxrlines.recipes.spec import load_recipe
 
     chosen = load_recipe(recipe, settings)
     wanted = _numbers("--folds", folds)
     if dry_run:
-        prepared = runs.prepare(chosen, data, out, workers or cores())
-        typer.echo(runs.plan_text(prepared, runs.plan_of(prepared, wanted)))
+        typer.echo(runs.dry_run(chosen, data, out, wanted))
         return
     runs.train(chosen, data, out, folds=wanted, workers=workers, command=_command(), say=_say)
     typer.echo(f"{out / 'metrics.json'}\n{out / 'report.html'}")

@@ -13,7 +13,7 @@ import torch
 
 from cxrlines.data.folds import make_folds
 from cxrlines.models.weights import load_weights
-from cxrlines.recipes.run import RunError, do_plan, plan_of, plan_text, prepare, train
+from cxrlines.recipes.run import RunError, do_plan, dry_run, plan_of, prepare, train
 from cxrlines.recipes.spec import load_recipe
 from cxrlines.recipes.step import HELD_OUT, LINEAGE, TEST, WEIGHTS, do_step
 from cxrlines.task import LABELS, STUDY_COLUMN
@@ -104,8 +104,8 @@ def test_other_data_redo_everything(run, phantom, tiny_recipe):
     prepare(run.recipe, phantom, run.root, 1)
 
 
-def test_plan_text_names_parents_and_what_is_done(run):
-    text = plan_text(run, plan_of(run, [1]))
+def test_a_dry_run_names_parents_and_what_is_done(run, phantom):
+    text = dry_run(run.recipe, phantom, run.root, [1])
     assert "staged/fold1/student: done; from teacher staged/fold1/teacher;" in text
     assert "fold0" not in text
 

@@ -13,12 +13,13 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import Queue
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from cxrlines.data.folds import folds_of, make_folds, read_folds, write_folds
 from cxrlines.data.pool import cores
-from cxrlines.data.store import Store, build_store
+from cxrlines.data.store import Store, StoreError, build_store, open_store
 from cxrlines.data.tables import Dataset, read_dataset
 from cxrlines.recipes.plan import Key, Step, make_plan
 from cxrlines.recipes.progress import Board, StatusFile, read_status
@@ -65,11 +66,38 @@ def _store(recipe: Recipe, dataset: Dataset, folder: Path, workers: int) -> Stor
 
 def plan_of(run: Run, wanted: Sequence[int] | None) -> list[Step]:
     """The steps of a prepared run on some folds (None: all). `RunError` for a fold that does not exist."""
-    known = sorted(int(fold) for fold in run.folds.unique())
+    chosen = _chosen(run.folds, wanted)
+    return make_plan(run.recipe, run.train, run.stored(), run.store.fingerprint, run.folds, chosen)
+
+
+def _chosen(folds: pd.Series, wanted: Sequence[int] | None) -> list[int]:
+    known = sorted(int(fold) for fold in folds.unique())
     chosen = known if wanted is None else list(dict.fromkeys(wanted))
     if strange := [fold for fold in chosen if fold not in known]:
         raise RunError(f"--folds names {strange}; this recipe has folds {known}")
-    return make_plan(run.recipe, run.train, run.stored(), run.store.fingerprint, run.folds, chosen)
+    return chosen
+
+
+def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None) -> str:
+    """The plan for people: each step, what it is made from, its films, whether it is done. Writes nothing."""
+    dataset = read_dataset(data, "train")
+    folds = folds_for(recipe, dataset)
+    try:
+        store = open_store(root / "store/train")
+        stored, fingerprint = dataset.studies["study"].isin(set(store.studies)).to_numpy(), store.fingerprint
+    except StoreError:  # not built yet: as if every film could be read
+        stored, fingerprint = np.ones(len(dataset.studies), bool), "not built"
+    steps = make_plan(recipe, dataset, stored, fingerprint, folds, _chosen(folds, wanted))
+    lines = [f"{recipe.name}: {len(steps)} steps in {root}"]
+    for step in steps:
+        stage = recipe.members[step.key[0]].stages[step.key[2]]
+        made_from = ", ".join(f"{role} {_name(key)}" for role, key in step.parents.items()) or f"start {stage.start}"
+        done = read_record(root / step.name).get("identity") == step.identity
+        lines.append(
+            f"  {step.name}: {'done' if done else 'to do'}; from {made_from}; {step.films} {stage.films.which} films, "
+            f"{stage.films.view}; {stage.schedule.epochs:g} epochs"
+        )
+    return "\n".join(lines)
 
 
 def default_workers(steps: Sequence[Step]) -> int:
@@ -186,17 +214,3 @@ def train(
     do_plan(run, data, steps, workers or default_workers(steps))
     write_proof(run, steps, command, time.monotonic() - begun)
     return run
-
-
-def plan_text(run: Run, steps: Sequence[Step]) -> str:
-    """The plan for people: each step, what it is made from, its films, and whether it is done."""
-    lines = [f"{run.recipe.name}: {len(steps)} steps in {run.root}"]
-    for step in steps:
-        stage = run.recipe.members[step.key[0]].stages[step.key[2]]
-        made_from = ", ".join(f"{role} {_name(key)}" for role, key in step.parents.items()) or f"start {stage.start}"
-        done = "done" if run.is_done(step) else "to do"
-        lines.append(
-            f"  {step.name}: {done}; from {made_from}; {step.films} {stage.films.which} films, "
-            f"{stage.films.view}; {stage.schedule.epochs:g} epochs"
-        )
-    return "\n".join(lines)
