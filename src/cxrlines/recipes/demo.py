@@ -72,7 +72,7 @@ def run_demo(out: Path, workers: int | None = None) -> None:
         "  (trained on synthetic films alone, for minutes: what it says of the real film is not to be relied on)"
     )
 
-    typer.echo(f"\nDone in {clock(time.monotonic() - begun)} min. Open {out / 'report.html'} in a browser.")
+    typer.echo(f"\nDone in {clock(time.monotonic() - begun)}. Open {out / 'report.html'} in a browser.")
 
 
 def _head(number: int, text: str) -> None:

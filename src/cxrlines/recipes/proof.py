@@ -38,7 +38,7 @@ def gather(run: Run, steps: Sequence[Step], name: str) -> dict[str, pd.DataFrame
     return members
 
 
-def write_proof(run: Run, steps: Sequence[Step], command: str, seconds: float) -> None:
+def write_proof(run: Run, steps: Sequence[Step], command: str) -> None:
     """Write `predictions/*.csv`, `metrics.json` and `report.html` of a run whose steps are done."""
     scored = _scored(
         gather(run, steps, HELD_OUT), run.train, "training films, each by models that never saw its patient"
@@ -55,7 +55,7 @@ def write_proof(run: Run, steps: Sequence[Step], command: str, seconds: float) -
         title=f"{run.recipe.name}: {run.recipe.about}".rstrip(": "),
         command=command,
         seed=run.recipe.seed,
-        environment=_environment(seconds),
+        environment=_environment(),
         data=_summary(run),
         folds=run.train.studies[["study", "patient", *LABELS]].assign(fold=run.folds),
         members=[_member(run, steps, name) for name in run.recipe.members],
@@ -81,7 +81,7 @@ def _write(predictions: dict[str, pd.DataFrame], folder: Path) -> None:
         write_predictions(frame, folder / f"{name}.csv")
 
 
-def _environment(seconds: float) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     return {
         "cxrlines": __version__,
         "Python": platform.python_version(),
@@ -89,7 +89,6 @@ def _environment(seconds: float) -> dict[str, str]:
         "machine": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"{cores()} cores, {platform.machine()}",
-        "wall time of this run": f"{seconds / 60:.1f} min",
     }
 
 

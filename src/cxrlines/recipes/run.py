@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -205,12 +204,11 @@ def train(
     """Run a recipe to its end: store, folds, steps, predictions, metrics, report; resumes what was begun."""
     from cxrlines.recipes.proof import write_proof  # matplotlib: not before it is needed
 
-    begun = time.monotonic()
     run = prepare(recipe, data, root, workers or cores())
     for split, store in (("train", run.store), ("test", run.test_store)):
         if store is not None and store.left_out:
             say(f"{len(store.left_out)} {split} films could not be read and are left out; see the report")
     steps = plan_of(run, folds)
     do_plan(run, data, steps, workers or default_workers(steps))
-    write_proof(run, steps, command, time.monotonic() - begun)
+    write_proof(run, steps, command)
     return run
