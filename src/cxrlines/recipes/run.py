@@ -145,7 +145,7 @@ def do_plan(run: Run, data: Path, steps: Sequence[Step], workers: int) -> None:
                         failed[key] = "its process was killed (out of memory?); the same command goes on from there"
                     except Exception as error:
                         failed[key] = f"{type(error).__name__}: {error}"
-                        board.say(f"{_name(key)}: failed, {failed[key]}")
+                        board.say(f"{_name(key)}: failed; why is said at the end, the other steps go on")
                 board.show((_name(key), read_status(_status_file(run.root, key))) for key in running.values())
     except KeyboardInterrupt:
         for process in multiprocessing.active_children():
@@ -155,7 +155,10 @@ def do_plan(run: Run, data: Path, steps: Sequence[Step], workers: int) -> None:
         pool.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(run.root / ".status", ignore_errors=True)
     if failed:
-        lines = "\n".join(f"  {_name(key)}: {reason}" for key, reason in failed.items())
+        reasons: dict[str, list[str]] = {}
+        for key, reason in failed.items():
+            reasons.setdefault(reason, []).append(_name(key))
+        lines = "\n".join(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items())
         raise RunError(
             f"{len(failed)} of {len(steps)} steps are not done:\n{lines}\n"
             f"Finished steps are kept; tracebacks are in {run.root / '.work'}. Mend the cause and run the same command."
