@@ -1,11 +1,13 @@
 """Label tables: what is read, what is left out, and what is said."""
 
 import gzip
+import shutil
 import time
 
 import numpy as np
 import pytest
 
+from cxrlines.data.audit import audit
 from cxrlines.data.rows import TableError
 from cxrlines.data.tables import read_dataset, read_labels
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
@@ -112,6 +114,16 @@ class TestReadDataset:
         (root / "test_truth.csv").unlink()
         plain = read_dataset(root, "test").studies
         assert plain.columns.tolist() == ["study", "patient", "film"]
+
+    @pytest.mark.parametrize("number", ["0.5", "", "0.123"])
+    def test_the_numbers_of_a_sample_submission_are_placeholders(self, folder, number):
+        root = folder.write()
+        shutil.copytree(root / "train", root / "test")
+        rows = [[STUDY_COLUMN, *LABELS]] + [[row[0], *[number] * len(LABELS)] for row in folder.rows]
+        (root / "sample_submission.csv").write_text("\n".join(map(",".join, rows)))
+        dataset = read_dataset(root, "test")
+        assert dataset.studies["study"].tolist() == [row[0] for row in folder.rows] and not dataset.left_out
+        assert set(audit(root).as_dict()["kinds"]) == {"same film twice"}
 
     def test_a_plain_folder(self, tmp_path, folder):
         root = folder.write() / "train"

@@ -4,7 +4,7 @@ import csv
 import difflib
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -42,6 +42,11 @@ class Rows:
         """The cells of one column, top to bottom."""
         place = self.columns.index(name)
         return [row[place] for row in self.fields]
+
+    def only(self, names: Sequence[str]) -> "Rows":
+        """The same rows with the columns `names` alone."""
+        cells = zip(*(self.column(name) for name in names), strict=True)
+        return replace(self, columns=list(names), fields=[list(row) for row in cells])
 
 
 MAX_FIELD = 2**20  # characters of one cell; the longest real annotation has about 10,000

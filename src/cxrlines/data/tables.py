@@ -162,9 +162,9 @@ def _read_ranzcr(root: Path, csv: Path, split: Split) -> Dataset:
     labelled = split == "train"
     needed = (STUDY_COLUMN, *LABELS, PATIENT_COLUMN) if labelled else (STUDY_COLUMN,)
     rows = read_rows(csv, needed)
-    table, problems = usable_rows(rows)
+    # The numbers of a sample submission are placeholders, and it names no patients: both are in the truth.
+    table, problems = usable_rows(rows if labelled else rows.only((STUDY_COLUMN,)))
     if not labelled:
-        # The numbers of a sample submission are placeholders, and it names no patients: both are in the truth.
         table, problems = _with_truth(table[["study"]], problems, root / TRUTH_TABLE)
     folder = root / split
     if not folder.is_dir():
