@@ -1,7 +1,9 @@
 """DICOM: the chain from stored values to gray, every compression there is a permissive decoder for, and bad files."""
 
 import io
+import struct
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -11,7 +13,13 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_windowing
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+)
 
 from cxrlines.data import dicom
 from cxrlines.data.dicom import encoded_size, windowed
@@ -94,6 +102,26 @@ class TestChain:
             RAMP, **tags, WindowCenter=1000 * 2.0 - 100, WindowWidth=1600, RescaleSlope=2, RescaleIntercept=-100
         )
         assert np.array_equal(gray(moved), plain)
+
+    @pytest.mark.parametrize("pixels", [np.arange(40, 140, dtype=np.uint8).reshape(10, 10), RAMP])
+    @pytest.mark.parametrize(
+        "tags",
+        [
+            {"RescaleSlope": 1, "RescaleIntercept": 0},
+            {"RescaleSlope": None, "RescaleIntercept": None},
+            {"RescaleSlope": "", "RescaleIntercept": 0},
+            {"RescaleSlope": 0, "RescaleIntercept": 0},
+            {"WindowCenter": 0, "WindowWidth": 0},
+            {"WindowCenter": None, "WindowWidth": None},
+            {"WindowCenter": 30_000, "WindowWidth": 10},  # all black
+            {"WindowCenter": -30_000, "WindowWidth": 10},  # all white
+        ],
+    )
+    def test_tags_that_say_nothing_change_nothing(self, pixels, tags):
+        assert np.array_equal(gray(made(pixels, **tags)), gray(made(pixels)))
+
+    def test_a_film_of_one_value_is_shown_by_its_window(self):
+        assert gray(made(np.full((4, 4), 900, np.uint16), WindowCenter=0, WindowWidth=10)).min() == 255
 
     def test_a_negative_slope_turns_round(self):
         tags = {"WindowCenter": -2000, "WindowWidth": 4000, "RescaleSlope": -1, "RescaleIntercept": 0}
@@ -246,6 +274,32 @@ class TestBadFiles:
         frame[start + 8 : start + 16] = (60_000).to_bytes(4) * 2
         dataset.PixelData = encapsulate([bytes(frame)])
         assert "compressed pixels are 60000 x 60000, the header says 64 x 64" in says(file(dataset))
+
+    @pytest.mark.parametrize("packet", [b"\x81\xff", b"\x7f" + bytes(128), b"\x80"], ids=["run", "literal", "nothing"])
+    def test_an_rle_stream_of_more_than_its_header_is_not_inflated(self, packet):
+        dataset = made(np.zeros((16, 16), np.uint8))
+        dataset.file_meta.TransferSyntaxUID = RLELossless
+        frame = struct.pack("<16L", 1, 64, *[0] * 14) + packet * (2_000_000 // len(packet))
+        dataset.PixelData = encapsulate([frame + b"\0" * (len(frame) % 2)])
+        tracemalloc.start()
+        message = says(file(dataset))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert "RLE pixels hold more than the 16 x 16 px the header says; export it again" in message
+        assert peak < 30e6
+
+    def test_rle_planes_are_counted(self):
+        dataset = pydicom.dcmread(OWN / "MR_small_RLE.dcm")
+        dataset.BitsAllocated = dataset.BitsStored = 8
+        dataset.HighBit = 7
+        assert "has 2 RLE planes, the header says 1" in says(file(dataset))
+
+    @pytest.mark.parametrize("values", [RAMP, np.random.default_rng(0).integers(0, 2**16, (63, 61), np.uint16)])
+    def test_whole_rle_films_are_read(self, values):
+        dataset = made(values)
+        plain = gray(dataset)
+        dataset.compress(RLELossless)
+        assert np.array_equal(gray(dataset), plain)
 
     @pytest.mark.parametrize(
         ("tags", "said"),

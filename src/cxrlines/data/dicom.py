@@ -6,7 +6,9 @@ turned round. It is computed once for every stored value there can be, as a tabl
 
 import io
 import logging
+import struct
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -94,7 +96,10 @@ def _pixels(dataset: pydicom.FileDataset, data: bytes, name: str, rows: int, col
     if not syntax.is_encapsulated:
         return decoder.as_array(dataset, index=0)[0]
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    if syntax != RLELossless:
+    if syntax == RLELossless:
+        samples, allocated = int(dataset.get("SamplesPerPixel") or 1), int(dataset.BitsAllocated)
+        _check_rle(name, frame, rows, columns, samples * allocated // 8)
+    else:
         _check_frame(name, frame, rows, columns)
     failed = "?"
     for plugin in DECODERS:
@@ -131,6 +136,32 @@ def _check_frame(name: str, frame: bytes, rows: int, columns: int) -> None:
         raise FilmError(f"{name}: the compressed pixels are cut off before their end; copy or export it again")
 
 
+def _check_rle(name: str, frame: bytes, rows: int, columns: int, planes: int) -> None:
+    """`FilmError` if an RLE frame holds more than the header says: its decoder inflates all there is.
+
+    Only the packets' lengths are read (PS3.5 G.3), no further than to the end of the film. A plane may be padded by a
+    byte a row and a packet, encoded or not, which is more than any encoder needs.
+    """
+    count, *starts = struct.unpack("<16L", frame[:64].ljust(64, b"\0"))
+    if count != planes:
+        raise FilmError(f"{name}: has {count} RLE planes, the header says {planes}; export it again or uncompressed")
+    room = rows * columns + rows + 128
+    for start, end in pairwise([*starts[:count], len(frame)]):
+        place, size, end = start, 0, min(end, len(frame))
+        while place < end and size <= room and place - start <= 2 * room:
+            length = frame[place]
+            if length > 128:  # one byte, repeated
+                size += 257 - length
+                place += 2
+            else:  # bytes as they are; 128 is nothing
+                size += length + 1 if length < 128 else 0
+                place += length + 2 if length < 128 else 1
+        if size > room or place < end:
+            raise FilmError(
+                f"{name}: RLE pixels hold more than the {columns} x {rows} px the header says; export it again"
+            )
+
+
 def encoded_size(frame: bytes) -> tuple[int, int] | None:
     """(width, height) a JPEG, JPEG-LS or JPEG 2000 stream says it has; None if it says none."""
     if (start := frame.find(b"\xff\x4f\xff\x51", 0, 4096)) >= 0:  # JPEG 2000, bare or boxed: SOC, SIZ
@@ -153,21 +184,34 @@ def _displayed(dataset: pydicom.FileDataset, name: str, pixels: np.ndarray, bits
     signed = dataset.get("PixelRepresentation") == 1
     low = -(2 ** (bits - 1)) if signed else 0
     stored = np.arange(low, low + 2**bits, dtype=np.int32)
-    modality = apply_modality_lut(stored, dataset)
+    modality = _rescaled(dataset, stored)
     place = np.clip(pixels.astype(np.int32) - low, 0, 2**bits - 1)
     if dataset.get("VOILUTSequence"):
         table = apply_voi(np.rint(modality).astype(np.int32), dataset)
         depth = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
         return to_uint8(table / (2.0**depth - 1))[place]
     centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
-    if centre is not None and width is not None:
+    if centre is not None and width is not None and (centre, width) != (0, 0):  # zeros only fill the tags
         function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-        return to_uint8(windowed(modality.astype(np.float64), centre, width, function, name))[place]
+        shown = to_uint8(windowed(modality.astype(np.float64), centre, width, function, name))[place]
+        if np.ptp(shown) or not np.ptp(place):  # else the window lies beside the film's values and shows nothing
+            return shown
     values = modality[place]
     if bits <= 8 and modality is stored:
         return to_uint8((values - low) / (2.0**bits - 1))
     padding = dataset.get("PixelPaddingValue")
     return spread(values, None if padding is None else pixels != padding)
+
+
+def _rescaled(dataset: pydicom.FileDataset, stored: np.ndarray) -> np.ndarray:
+    """Stored values through the Modality LUT or rescale; `stored` itself where there is none, or one that does nothing.
+
+    Of a rescale that is empty, or of slope 0, no value is taken: it stands for none.
+    """
+    if dataset.get("ModalityLUTSequence"):
+        return apply_modality_lut(stored, dataset)
+    slope, intercept = _first(dataset.get("RescaleSlope")) or 1.0, _first(dataset.get("RescaleIntercept")) or 0.0
+    return stored if (slope, intercept) == (1, 0) else stored * slope + intercept
 
 
 def windowed(values: np.ndarray, centre: float, width: float, function: str, name: str) -> np.ndarray:
