@@ -138,7 +138,12 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _decode_image(data: bytes, kind: str, name: str, max_pixels: int) -> Film:
-    image: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=[kind])
+    except Image.DecompressionBombError:  # before it says the size
+        raise FilmError(
+            f"{name}: is far larger than a film, which has at least 1 and at most {max_pixels:,} px; shrink it"
+        ) from None
     check_size(name, image.width, image.height, max_pixels)
     if kind == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
         raise FilmError(f"{name}: has {pages} pages; a film is one; save the page that is the film")
