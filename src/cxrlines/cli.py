@@ -290,13 +290,18 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the number of SIGINT."""
+
+
 def main() -> None:
     """Run a command; an error is one message on stderr and exit code 2 (CXRLINES_DEBUG=1 shows where it arose)."""
     try:
         app()
-    except KeyboardInterrupt:
-        _say("stopped; the same command goes on from here")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            _say("stopped; what is finished is kept, the same command goes on from there")
+        raise
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("CXRLINES_DEBUG"):
             raise

@@ -1,6 +1,7 @@
 """Whole runs: finished steps are skipped, a kill costs nothing but time, and leaks are refused."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 
 from cxrlines.data.folds import make_folds
 from cxrlines.models.weights import load_weights
-from cxrlines.recipes.run import RunError, do_plan, dry_run, plan_of, prepare, train
-from cxrlines.recipes.spec import load_recipe
+from cxrlines.recipes import step as step_module
+from cxrlines.recipes.execute import RunError, do_plan, workers_for
+from cxrlines.recipes.pack import pack
+from cxrlines.recipes.run import dry_run, plan_of, prepare, train
+from cxrlines.recipes.spec import RecipeError, load_recipe
 from cxrlines.recipes.step import HELD_OUT, LINEAGE, TEST, WEIGHTS, do_step
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import LeakError, patient_key, read_lineage
@@ -140,11 +145,91 @@ def test_a_failing_step_costs_only_what_depends_on_it(phantom, tiny_recipe, tmp_
     assert list(records(prepared.root)) == ["plain/fold0/only"]
 
 
+def test_more_workers_than_can_run_side_by_side_are_not_started(run):
+    steps = plan_of(run, None)
+    assert workers_for(steps, 16) == 4
+    assert workers_for(steps, 2) == 2
+    assert workers_for(steps[:3], None) == 1
+
+
+def test_two_commands_in_one_run_do_not_meet(run, phantom):
+    with FileLock(run.root / ".lock"), pytest.raises(RunError, match="is in use by another cxrlines train"):
+        train(run.recipe, phantom, run.root, workers=1)
+
+
+def test_test_films_that_come_later_are_predicted_without_training(run, phantom, tmp_path):
+    data, root = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(phantom, data)
+    shutil.copytree(run.root, root)
+    few = pd.read_csv(data / "sample_submission.csv").iloc[:5]
+    few.to_csv(data / "sample_submission.csv", index=False)
+    weights = {name: (root / name / WEIGHTS).stat().st_mtime_ns for name in records(root)}
+    train(run.recipe, data, root, workers=1)
+    assert {name: (root / name / WEIGHTS).stat().st_mtime_ns for name in records(root)} == weights
+    assert len(pd.read_csv(root / LAST[0] / TEST)) == 5
+    assert json.loads((root / "metrics.json").read_text())["scope"].startswith("test films")
+
+
+def test_a_bundle_holds_what_the_run_ended_with_and_nothing_older(run, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(run.root, root)
+    shutil.copytree(root / "plain/fold0/only", root / "plain/fold7/only")
+    names = [p.name for p in pack(root, tmp_path / "bundle").glob("*.safetensors")]
+    assert len(names) == 4 and not any("fold7" in name for name in names)
+    (root / "steps.json").unlink()
+    with pytest.raises(RunError, match="is not finished; run `cxrlines train` to its end first"):
+        pack(root, tmp_path / "other")
+
+
+def test_the_teacher_is_shown_the_colours_it_learnt(phantom, tiny_recipe, tmp_path, monkeypatch):
+    recipe = load_recipe(str(tiny_recipe), ["members.staged.stages.teacher.films.colour_by=device"])
+    prepared = prepare(recipe, phantom, tmp_path, 1)
+    seen = []
+
+    class Spy(step_module.FilmSet):
+        def __init__(self, *args, **options):
+            seen.append((options["overlay"], options["colour_by"]))
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(step_module, "FilmSet", Spy)
+    for step in plan_of(prepared, [0])[:2]:
+        do_step(prepared, step, lambda status: None)
+    assert seen == [(True, "device"), (True, "device"), (True, "device"), (False, "device")]
+
+
+def test_a_wrong_backbone_is_said_before_a_film_is_decoded(phantom, tiny_recipe, tmp_path):
+    wrong = load_recipe(str(tiny_recipe), ["members.plain.backbone=resnet50q"])
+    with pytest.raises(RecipeError, match=r"members.plain.backbone: 'resnet50q' is not a timm model; the nearest"):
+        prepare(wrong, phantom, tmp_path / "run", 1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_says_how_to_go_on_and_leaves_nothing_half_done(phantom, tiny_recipe, tmp_path):
+    slow = ["--set", "members.plain.stages.only.schedule.epochs=500", "--folds", "0"]
+    words = ["train", tiny_recipe, "--data", phantom, "--out", tmp_path / "run", *slow]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cxrlines", *map(str, words)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    status = tmp_path / "run/.status/plain.fold0.only.json"
+    deadline = time.monotonic() + 120
+    while "loss" not in (status.read_text() if status.exists() else "") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run/plain").exists()
+
+
 KILL = """
 import sys
 from pathlib import Path
-from cxrlines.recipes.run import train
-from cxrlines.recipes.spec import load_recipe
+from cxrlines.recipes import step as step_module
+from cxrlines.recipes.execute import RunError, do_plan, workers_for
+from cxrlines.recipes.pack import pack
+from cxrlines.recipes.run import dry_run, plan_of, prepare, train
+from cxrlines.recipes.spec import RecipeError, load_recipe
 if __name__ == "__main__":
     recipe = load_recipe(sys.argv[1], sys.argv[4:])
     train(recipe, Path(sys.argv[2]), Path(sys.argv[3]), folds=[0], workers=1, command="test")

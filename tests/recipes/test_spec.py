@@ -84,12 +84,36 @@ def test_set_changes_one_field_of_one_member_only():
         ("members.tow.head=gem", "there is no 'tow'; there are: one"),
         ("size.x=3", "size is a value|there is"),
         ("nonsense", "write it as path.to.field=value"),
+        ("about=a: b: c", "is not YAML; put it in quotes"),
+        ("members.one.stages.teacher.films.view=plain", "'teacher', which sees plain films; a teacher is a stage with"),
+        ("members.one.stages.student.schedule.patience=0", "patience: is 0; .*greater than or equal to 1"),
     ],
 )
 def test_what_is_wrong_is_named_with_the_way_out(write, setting, said):
     path = write(SMALL + "size: 512\n")
     with pytest.raises(RecipeError, match=f"(?s){said}"):
         load_recipe(path, [setting])
+
+
+def test_an_overlay_stage_cannot_start_from_a_plain_one(write):
+    text = SMALL.replace("teacher: {films", "plain: {}\n      teacher: {start: plain, films")
+    with pytest.raises(RecipeError, match=r"start is 'plain', which sees one channel"):
+        load_recipe(write(text))
+
+
+def test_settings_of_defaults_reach_every_stage(write):
+    stages = load_recipe(write(SMALL), ["defaults.schedule.batch=8"]).members["one"].stages
+    assert {stage.schedule.batch for stage in stages.values()} == {8}
+
+
+@pytest.mark.parametrize("precision", ["16", "32", "bf16", "auto"])
+def test_precision_can_be_typed(write, precision):
+    recipe = load_recipe(write(SMALL), [f"members.one.stages.student.schedule.precision={precision}"])
+    assert recipe.members["one"].stages["student"].schedule.precision == precision
+
+
+def test_a_date_is_text(write):
+    assert load_recipe(write(SMALL + "about: 2026-11-22\n")).about == "2026-11-22"
 
 
 def test_all_wrong_fields_are_said_at_once(write):

@@ -115,14 +115,56 @@ def test_the_student_moves_towards_the_features_of_its_teacher(tmp_path):
     assert same(before, teacher.state_dict()), "the teacher is frozen"
 
 
-def test_patience_stops_early_and_keeps_the_best(tmp_path):
-    stubborn = module(dataclasses.replace(FIT, epochs=50, lr=1e-9, end_lr=0.0, patience=1))
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_is_the_number_of_epochs_without_a_better_auc(tmp_path, patience, monkeypatch):
+    monkeypatch.setattr("cxrlines.training.stage.macro_auc", lambda truth, scores: 0.7)
+    stubborn = module(dataclasses.replace(FIT, epochs=50, patience=patience))
     fit_stage(stubborn, tmp_path)
     assert stubborn.progress.stopped
-    assert len(stubborn.progress.history) < 10
-    assert stubborn.progress.best == max(row["auc"] for row in stubborn.progress.history)
+    assert len(stubborn.progress.history) == 1 + patience
+
+
+def test_early_stopping_hands_on_the_best_epoch_even_after_a_kill(tmp_path, monkeypatch):
+    aucs = iter([0.6, 0.9, 0.8, 0.7])
+    monkeypatch.setattr("cxrlines.training.stage.macro_auc", lambda truth, scores: next(aucs))
+    fit = dataclasses.replace(FIT, epochs=50, patience=2)
+    states: list[State] = []
+
+    def keep(state: State) -> None:
+        save_state(tmp_path / "state", "id", state)
+        states.append(state)
+        if len(states) == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_stage(module(dataclasses.replace(fit, patience=9), keep=keep, keep_every_s=99), tmp_path)
+    resumed = module(fit, state=load_state(tmp_path / "state", "id"))
+    weights = fit_stage(resumed, tmp_path)
+    assert [row["auc"] for row in resumed.progress.history] == [0.6, 0.9, 0.8, 0.7]
+    assert same(weights, states[1].tensors["model"])
+
+
+def test_half_precision_with_clipping_resumes_as_well(tmp_path):
+    fit = dataclasses.replace(FIT, precision="bf16", clip=0.5, optimizer="adamw", shape="restarts", restart_epochs=1)
+    whole = fit_stage(module(fit), tmp_path)
+
+    def keep(state: State) -> None:
+        save_state(tmp_path / "state", "id", state)
+        if state.progress.batch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_stage(module(fit, keep=keep, keep_every_s=0), tmp_path)
+    assert same(whole, fit_stage(module(fit, state=load_state(tmp_path / "state", "id")), tmp_path))
 
 
 def test_a_loss_that_is_no_number_is_said(tmp_path):
     with pytest.raises(FloatingPointError, match=r"at step \d+: lower schedule.lr \(now 1e\+20\)"):
         fit_stage(module(dataclasses.replace(FIT, epochs=9, lr=1e20, end_lr=1e20, optimizer="adamw")), tmp_path)
+
+
+def test_without_films_to_watch_it_trains_all_the_same(tmp_path):
+    blind = module()
+    blind.validation = None
+    fit_stage(blind, tmp_path)
+    assert [row["auc"] for row in blind.progress.history] == [None] * 3

@@ -22,7 +22,6 @@ from cxrlines.recipes.progress import clock
 from cxrlines.recipes.run import train
 from cxrlines.recipes.spec import load_recipe
 from cxrlines.task import LABELS
-from cxrlines.training.process import keep_buffers
 
 FILMS: dict[str, Any] = {
     "studies": 2400,
@@ -42,16 +41,15 @@ READ = 4
 def run_demo(out: Path, workers: int | None = None) -> None:
     """Make films, check them, train the recipe `demo`, prove it, pack it, read films. Goes on where it was."""
     begun = time.monotonic()
-    workers = workers or cores()
-    keep_buffers()
+    processes = workers or cores()
     data = out / "data"
 
     _head(1, "Making films: a phantom with known lines, tips and labels")
-    summary = write_phantom(data, workers=workers, **FILMS)
+    summary = write_phantom(data, workers=processes, **FILMS)
     typer.echo(f"{summary['studies']} training and {summary['test']} test films in {data}")
 
     _head(2, "Checking them")
-    found = audit(data, None, workers=workers)
+    found = audit(data, None, workers=processes)
     typer.echo(found.text())
 
     _head(3, "Training: a one-stage baseline and three stages (teacher, student, fine-tune), each on two folds")

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from cxrlines.inference.bundle import BundleMember, write_bundle
 from cxrlines.models.weights import load_weights
-from cxrlines.recipes.run import RunError
+from cxrlines.recipes.execute import RunError
+from cxrlines.recipes.run import STEPS
 from cxrlines.recipes.spec import Recipe
-from cxrlines.recipes.step import LINEAGE, WEIGHTS
+from cxrlines.recipes.step import LINEAGE, WEIGHTS, read_record
 from cxrlines.training.lineage import read_lineage
 
 
 def pack(root: Path, out: Path) -> Path:
-    """Write the bundle of the run in `root` to `out`; `RunError` if the run has no finished member."""
+    """Write the bundle of the run in `root` to `out`; `RunError` if the run is not finished."""
     path = root / "recipe.json"
     if not path.is_file():
         raise RunError(f"{root} is no run: it has no recipe.json; name the folder given to `cxrlines train --out`")
@@ -22,16 +23,23 @@ def pack(root: Path, out: Path) -> Path:
             f"{recipe.name} averages by {recipe.ensemble.how}, which needs all films of a set at once; "
             "a bundle reads film by film: train it with --set ensemble.how=mean"
         )
+    if not (root / STEPS).is_file():
+        raise RunError(f"{root} is not finished; run `cxrlines train` to its end first")
+    finished: dict[str, str] = json.loads((root / STEPS).read_text())
     members, untraced = [], set()
     for name in recipe.averaged:
         last = list(recipe.members[name].stages)[-1]
-        for folder in sorted((root / name).glob(f"fold*/{last}")):
+        for step, identity in finished.items():
+            member, fold_name, stage = step.split("/")
+            if (member, stage) != (name, last):
+                continue
+            folder = root / step
+            if read_record(folder).get("identity") != identity:
+                raise RunError(f"{folder} is no longer what {STEPS} says; run `cxrlines train` to its end first")
             _, meta = load_weights(folder / WEIGHTS)
-            fold = int(folder.parent.name.removeprefix("fold"))
+            fold = int(fold_name.removeprefix("fold"))
             members.append(BundleMember(name, fold, json.loads(meta["config"]), folder / WEIGHTS))
             untraced.update(read_lineage(folder / LINEAGE).untraced())
-    if not members:
-        raise RunError(f"{root} has no finished member to pack; run `cxrlines train` to its end first")
     metrics = root / "metrics.json"
     meta_out = {
         "recipe": recipe.name,

@@ -18,11 +18,17 @@ from cxrlines.data.tables import Dataset
 from cxrlines.recipes.spec import ORIGINS, Recipe, StageSpec
 from cxrlines.task import LABELS
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the code trains differently from the same specification, so that old steps are not taken for new."""
 
 Key = tuple[str, int, str]
 """(member, fold, stage)"""
+
+
+def name_of(key: Key) -> str:
+    """`member/fold0/stage`: what people read, and where the step's folder lies in the run."""
+    member, fold, stage = key
+    return f"{member}/fold{fold}/{stage}"
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,8 @@ class Step:
 
     @property
     def name(self) -> str:
-        """`member/fold0/stage`: what people read, and where its folder lies in the run."""
-        member, fold, stage = self.key
-        return f"{member}/fold{fold}/{stage}"
+        """`member/fold0/stage`."""
+        return name_of(self.key)
 
 
 def training_rows(stage: StageSpec, dataset: Dataset, stored: np.ndarray, folds: pd.Series, fold: int) -> np.ndarray:

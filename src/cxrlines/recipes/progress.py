@@ -1,5 +1,6 @@
 """Where the running steps are: each writes a small file, the terminal shows them together."""
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable
@@ -25,8 +26,9 @@ class StatusFile:
 
     def __call__(self, status: dict[str, Any]) -> None:
         aside = self.path.with_suffix(".partial")
-        aside.write_text(json.dumps(status))
-        aside.replace(self.path)
+        with contextlib.suppress(OSError):  # a full disk or a swept folder costs a line on a screen, not a step
+            aside.write_text(json.dumps(status))
+            aside.replace(self.path)
 
 
 def read_status(path: Path) -> dict[str, Any]:

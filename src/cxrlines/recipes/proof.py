@@ -65,6 +65,12 @@ def write_proof(run: Run, steps: Sequence[Step], command: str) -> None:
         if tested and run.test and run.test_store
         else _FilmOf(run.train, run.store),
         steps=[_cost(run, step) for step in steps],
+        notes=[
+            f"{name} ends each training at the epoch with the best AUC on the very fold it is then scored on "
+            "(schedule.patience): its out-of-fold figures are a little too good."
+            for name, member in run.recipe.members.items()
+            if any(stage.schedule.patience is not None for stage in member.stages.values())
+        ],
     )
     write_report(report, run.root / "report.html")
 

@@ -1,55 +1,54 @@
-"""A recipe run on a folder of films: prepared, planned, its steps done here, its proof written."""
+"""A recipe run on a folder of films: prepared, planned, its steps done, its proof written."""
 
 import json
-import multiprocessing
-import os
-import shutil
-import signal
-import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.queues import Queue
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
+from filelock import FileLock, Timeout
 
 from cxrlines.data.folds import folds_of, make_folds, read_folds, write_folds
 from cxrlines.data.pool import cores
 from cxrlines.data.store import Store, StoreError, build_store, open_store
 from cxrlines.data.tables import Dataset, read_dataset
-from cxrlines.recipes.plan import Key, Step, make_plan
-from cxrlines.recipes.progress import Board, StatusFile, read_status
-from cxrlines.recipes.spec import Recipe
-from cxrlines.recipes.step import Run, do_step, read_record
+from cxrlines.models.backbones import check_backbone
+from cxrlines.recipes.execute import RunError, do_plan
+from cxrlines.recipes.plan import Step, make_plan, name_of
+from cxrlines.recipes.spec import Recipe, RecipeError
+from cxrlines.recipes.step import Run, predict_test, read_record
 from cxrlines.task import LABELS
-from cxrlines.training.process import die_with_parent, keep_buffers, use_threads
+from cxrlines.training.process import keep_buffers
 
-
-class RunError(RuntimeError):
-    """Steps failed, or the run cannot start; the message says which and what to do. Finished steps are kept."""
+STEPS = "steps.json"
+"""Written when every step of a run is done: name -> identity. What a bundle may hold."""
 
 
 def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
     """Decode the films into the run's store, draw the folds, and write down the recipe. Cheap when done before."""
-    root.mkdir(parents=True, exist_ok=True)
-    train = read_dataset(data, "train")
-    if not set(LABELS) <= set(train.studies):
-        raise RunError(f"{data} has no labels to train on; it needs a train.csv with the 11 labels beside train/")
+    train, folds = _read(recipe, data)
     store = _store(recipe, train, root / "store/train", workers)
     test, test_store = None, None
     if (data / "sample_submission.csv").is_file():
         test = read_dataset(data, "test")
         test_store = _store(recipe, test, root / "store/test", workers)
-    folds = folds_for(recipe, train)
     write_folds(train.studies, folds, root / "folds.csv")
-    aside = root / "recipe.json.partial"
-    aside.write_text(recipe.model_dump_json(indent=1))
-    aside.replace(root / "recipe.json")
-    (root / "data.json").write_text(json.dumps({"data": str(data.resolve())}))
+    _write(root / "recipe.json", recipe.model_dump_json(indent=1))
+    _write(root / "data.json", json.dumps({"data": str(data.resolve())}))
     return Run(root, recipe, train, store, folds, test, test_store)
+
+
+def _read(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
+    """The training table and its folds; what is wrong with recipe or table is said before any film is decoded."""
+    for name, member in recipe.members.items():
+        try:
+            check_backbone(member.backbone)
+        except ValueError as error:
+            raise RecipeError(f"members.{name}.{error}") from None
+    train = read_dataset(data, "train")
+    if not set(LABELS) <= set(train.studies):
+        raise RunError(f"{data} has no labels to train on; it needs a train.csv with the 11 labels beside train/")
+    return train, folds_for(recipe, train)
 
 
 def folds_for(recipe: Recipe, train: Dataset) -> pd.Series:
@@ -79,8 +78,7 @@ def _chosen(folds: pd.Series, wanted: Sequence[int] | None) -> list[int]:
 
 def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None) -> str:
     """The plan for people: each step, what it is made from, its films, whether it is done. Writes nothing."""
-    dataset = read_dataset(data, "train")
-    folds = folds_for(recipe, dataset)
+    dataset, folds = _read(recipe, data)
     try:
         store = open_store(root / "store/train")
         stored, fingerprint = dataset.studies["study"].isin(set(store.studies)).to_numpy(), store.fingerprint
@@ -90,108 +88,13 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
     lines = [f"{recipe.name}: {len(steps)} steps in {root}"]
     for step in steps:
         stage = recipe.members[step.key[0]].stages[step.key[2]]
-        made_from = ", ".join(f"{role} {_name(key)}" for role, key in step.parents.items()) or f"start {stage.start}"
+        made_from = ", ".join(f"{role} {name_of(key)}" for role, key in step.parents.items()) or f"start {stage.start}"
         done = read_record(root / step.name).get("identity") == step.identity
         lines.append(
             f"  {step.name}: {'done' if done else 'to do'}; from {made_from}; {step.films} {stage.films.which} films, "
             f"{stage.films.view}; {stage.schedule.epochs:g} epochs"
         )
     return "\n".join(lines)
-
-
-def default_workers(steps: Sequence[Step]) -> int:
-    """A process for each GPU, or without one for each core, but no more than steps that can run side by side."""
-    side_by_side = len({step.key[:2] for step in steps})
-    return max(1, min(torch.cuda.device_count() or cores(), side_by_side))
-
-
-def do_plan(run: Run, data: Path, steps: Sequence[Step], workers: int) -> None:
-    """Do every unfinished step, `workers` at a time, parents first.
-
-    A step that fails costs only those that depend on it; the others are done, then `RunError` is raised.
-    """
-    todo = {step.key: step for step in steps if not run.is_done(step)}
-    running: dict[Future[None], Key] = {}
-    failed: dict[Key, str] = {}
-    broken = False
-    if not todo:
-        return
-    context = multiprocessing.get_context("spawn")
-    devices: Queue[int] = context.Queue()
-    for worker in range(workers):
-        devices.put(worker % max(1, torch.cuda.device_count()))
-    threads = max(1, cores() // workers)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (threads, devices))
-    try:
-        with Board(len(steps), len(steps) - len(todo)) as board:
-            while (todo or running) and not broken:
-                for key, step in list(todo.items()):
-                    if any(parent in failed for parent in step.parents.values()):
-                        failed[key] = "not started: a step it is made from failed"
-                        del todo[key]
-                    elif len(running) < workers and all(
-                        parent not in todo and parent not in running.values() for parent in step.parents.values()
-                    ):
-                        running[pool.submit(_do_one, run.root, data, step, threads)] = key
-                        del todo[key]
-                finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    key = running.pop(future)
-                    try:
-                        future.result()
-                        board.finished(run.folder(key).relative_to(run.root).as_posix(), read_record(run.folder(key)))
-                    except BrokenProcessPool:
-                        broken = True
-                        failed[key] = "its process was killed (out of memory?); the same command goes on from there"
-                    except Exception as error:
-                        failed[key] = f"{type(error).__name__}: {error}"
-                        board.say(f"{_name(key)}: failed; why is said at the end, the other steps go on")
-                board.show((_name(key), read_status(_status_file(run.root, key))) for key in running.values())
-    except KeyboardInterrupt:
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        shutil.rmtree(run.root / ".status", ignore_errors=True)
-    if failed:
-        reasons: dict[str, list[str]] = {}
-        for key, reason in failed.items():
-            reasons.setdefault(reason, []).append(_name(key))
-        lines = "\n".join(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items())
-        raise RunError(
-            f"{len(failed)} of {len(steps)} steps are not done:\n{lines}\n"
-            f"Finished steps are kept; tracebacks are in {run.root / '.work'}. Mend the cause and run the same command."
-        )
-
-
-def _name(key: Key) -> str:
-    return f"{key[0]}/fold{key[1]}/{key[2]}"
-
-
-def _status_file(root: Path, key: Key) -> Path:
-    return root / ".status" / f"{_name(key).replace('/', '.')}.json"
-
-
-def _start_worker(threads: int, devices: "Queue[int]") -> None:
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    keep_buffers()
-    device = devices.get()
-    if torch.cuda.device_count() > 1:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
-    use_threads(threads)
-
-
-def _do_one(root: Path, data: Path, step: Step, threads: int) -> None:
-    try:
-        loader_workers = min(8, threads) if torch.cuda.is_available() else 0
-        do_step(Run.open(root, data), step, StatusFile(_status_file(root, step.key)), loader_workers)
-    except Exception:
-        trace = root / ".work" / f"{step.name.replace('/', '.')}.traceback.txt"
-        trace.parent.mkdir(parents=True, exist_ok=True)
-        trace.write_text(traceback.format_exc())
-        raise
 
 
 def train(
@@ -204,14 +107,36 @@ def train(
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> Run:
-    """Run a recipe to its end: store, folds, steps, predictions, metrics, report; resumes what was begun."""
-    from cxrlines.recipes.proof import write_proof  # matplotlib: not before it is needed
+    """Run a recipe to its end: store, folds, steps, predictions, metrics, report; resumes what was begun.
 
-    run = prepare(recipe, data, root, workers or cores())
-    for split, store in (("train", run.store), ("test", run.test_store)):
-        if store is not None and store.left_out:
-            say(f"{len(store.left_out)} {split} films could not be read and are left out; see the report")
-    steps = plan_of(run, folds)
-    do_plan(run, data, steps, workers or default_workers(steps))
-    write_proof(run, steps, command)
+    `RunError` if steps fail, or if another command works in `root`.
+    """
+    from cxrlines.recipes.proof import write_proof  # the report's libraries: not before they are needed
+
+    keep_buffers()
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(root / ".lock", blocking=False):
+            run = prepare(recipe, data, root, workers or cores())
+            for split, store in (("train", run.store), ("test", run.test_store)):
+                if store is not None and store.left_out:
+                    say(f"{len(store.left_out)} {split} films could not be read and are left out; see the report")
+            steps = plan_of(run, folds)
+            (root / STEPS).unlink(missing_ok=True)
+            do_plan(run, data, steps, workers)
+            for step in steps:
+                if step.last:
+                    predict_test(run, step)
+            write_proof(run, steps, command)
+            _write(root / STEPS, json.dumps({step.name: step.identity for step in steps}, indent=1))
+    except Timeout:
+        raise RunError(
+            f"{root} is in use by another cxrlines train; wait for it to end, or give another --out"
+        ) from None
     return run
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f"{path.name}.partial")
+    aside.write_text(text)
+    aside.replace(path)

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cxrlines.augment.policy import POLICIES
 from cxrlines.models.heads import HEADS
 
 ORIGINS = ("imagenet", "scratch")
 """What a stage may start from besides an earlier stage of its member."""
+
+
+Precision = Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)]  # YAML reads 16 as a number
 
 
 class RecipeError(ValueError):
@@ -73,9 +76,9 @@ class ScheduleSpec(_Strict):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
-    precision: Literal["auto", "32", "bf16", "16"] = "auto"  # auto: 16 on a GPU, 32 without
+    precision: Precision = "auto"  # auto: 16 on a GPU, 32 without
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the weights' running average
-    patience: Annotated[int, Field(ge=0)] | None = None  # stop after this many epochs without a better AUC
+    patience: Annotated[int, Field(ge=1)] | None = None  # stop after this many epochs without a better AUC
     validate_films: Annotated[int, Field(ge=0)] | None = None  # films of the live AUC; none: the whole fold
 
     @model_validator(mode="after")
@@ -132,6 +135,17 @@ class MemberSpec(_Strict):
                 raise ValueError(
                     f"stages.{name}.targets.features.of is {features.of!r}; "
                     f"allowed: {', '.join(earlier) or 'none, it has no earlier stage'}{hint}"
+                )
+            if features and self.stages[features.of].films.view != "overlay":
+                raise ValueError(
+                    f"stages.{name}.targets.features.of is {features.of!r}, which sees plain films; "
+                    "a teacher is a stage with films.view: overlay"
+                )
+            starts_plain = stage.start in earlier and self.stages[stage.start].films.view == "plain"
+            if stage.films.view == "overlay" and starts_plain:
+                raise ValueError(
+                    f"stages.{name}.start is {stage.start!r}, which sees one channel; a stage with films.view: overlay "
+                    "sees three and starts from imagenet, scratch or another overlay stage"
                 )
             if not (stage.targets.labels or features):
                 raise ValueError(f"stages.{name}.targets is empty; give it labels, features or both")
@@ -240,13 +254,17 @@ def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
         raise RecipeError(f"{where} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{where} holds {type(data).__name__}, not the fields of a recipe")
-    data = json.loads(json.dumps(data))  # a YAML alias shared by two members becomes a copy for each
+    data = json.loads(json.dumps(data, default=str))  # a YAML alias shared by two members becomes a copy for each
+    for setting in settings or []:
+        if setting.startswith("defaults."):
+            _set(data, setting)
     defaults = data.pop("defaults", {})
     for member in _values(data.get("members")):
         for name, stage in (member.get("stages") or {}).items() if isinstance(member.get("stages"), dict) else ():
             member["stages"][name] = _laid_over(copy.deepcopy(defaults), stage or {})
     for setting in settings or []:
-        _set(data, setting)
+        if not setting.startswith("defaults."):
+            _set(data, setting)
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -276,7 +294,10 @@ def _set(data: dict[str, Any], setting: str) -> None:
         at = at.setdefault(key, {})
         if not isinstance(at, dict):
             raise RecipeError(f"--set {setting!r}: {'.'.join(way[: depth + 1])} is a value, it has no fields")
-    at[last] = yaml.safe_load(value)
+    try:
+        at[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {setting!r}: {value!r} is not YAML; put it in quotes") from None
 
 
 def _explain(error: ValidationError, where: str) -> str:

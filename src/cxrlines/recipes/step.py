@@ -22,7 +22,7 @@ from cxrlines.evaluation.ensemble import write_predictions
 from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_into, load_weights, save_weights
-from cxrlines.recipes.plan import Key, Step, training_rows
+from cxrlines.recipes.plan import Key, Step, name_of, training_rows
 from cxrlines.recipes.spec import Recipe, ScheduleSpec, StageSpec
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import Lineage, read_lineage
@@ -52,7 +52,7 @@ class Run:
         recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
         train = read_dataset(data, "train")
         folds = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}).set_index(STUDY_COLUMN)["fold"]
-        tested = (root / "store/test").is_dir()
+        tested = (data / "sample_submission.csv").is_file()
         return cls(
             root,
             recipe,
@@ -65,8 +65,7 @@ class Run:
 
     def folder(self, key: Key) -> Path:
         """Where the finished step lies."""
-        member, fold, stage = key
-        return self.root / member / f"fold{fold}" / stage
+        return self.root / name_of(key)
 
     def stored(self) -> np.ndarray:
         """Of each row of `train.studies`, whether its film is in the store."""
@@ -101,7 +100,10 @@ def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool) -
 
 
 def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], loader_workers: int = 0) -> None:
-    """Train one step, predict if it is its member's last, and put its folder in place in one move."""
+    """Train one step, predict its held-out films if it is its member's last, and put its folder in place in one move.
+
+    Test films are `predict_test`'s: they may change without anything being trained anew.
+    """
     member_name, fold, stage_name = step.key
     member = run.recipe.members[member_name]
     stage = member.stages[stage_name]
@@ -123,22 +125,20 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     model = _start(run, step, stage)
     teacher = _load(run, step.parents["teacher"]) if "teacher" in step.parents else None
     state, keep = resume(work / "state.safetensors", step.identity)
-    films = films_of(run.train, run.store, rows, lines=stage.needs_lines)
+    # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
+    seen, taught = stage.films.view == "overlay", stage.targets.features is not None
+    reader = member.stages[stage.targets.features.of] if stage.targets.features else stage
+    films = films_of(run.train, run.store, rows, lines=seen or taught)
     size = run.recipe.size
     policy = make_policy(stage.films.augment, size, flip=stage.films.flip)
     plain = make_policy("none", size)
 
-    def film_set(which: Films, augment: bool, overlay: bool) -> FilmSet:
-        return FilmSet(which, policy if augment else plain, seed=seed, overlay=overlay, colour_by=stage.films.colour_by)
-
-    watched = _watched(run, stage, held_out, seed)
+    watched = films_of(run.train, run.store, _watched(run, stage, held_out, seed), lines=seen)
     module = StageModule(
         model,
         _fit(stage, seed),
-        film_set(films, True, stage.needs_lines),
-        film_set(films_of(run.train, run.store, watched, lines=stage.needs_lines), False, stage.films.view == "overlay")
-        if len(watched)
-        else None,
+        FilmSet(films, policy, seed=seed, overlay=seen or taught, colour_by=reader.films.colour_by),
+        FilmSet(watched, plain, seed=seed, overlay=seen, colour_by=reader.films.colour_by) if len(watched) else None,
         view=stage.films.view,
         teacher=teacher,
         positive_weight=balanced_weights(films.targets)
@@ -163,10 +163,7 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     begun = time.monotonic()
     if step.last:
         report({"doing": "predicting"})
-        _predict_rows(run.train, run.store, held_out, model, film_set, out / HELD_OUT)
-        if run.test is not None and run.test_store is not None:
-            present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
-            _predict_rows(run.test, run.test_store, present, model, film_set, out / TEST)
+        _predict_rows(run.train, run.store, held_out, model, size, out / HELD_OUT)
     record = {
         "identity": step.identity,
         "step": step.name,
@@ -174,7 +171,8 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
         "seconds": module.progress.seconds,
         "predict_seconds": time.monotonic() - begun,
         "spec": stage.model_dump(mode="json"),
-        "parents": {role: "/".join(map(str, key)) for role, key in step.parents.items()},
+        "parents": {role: name_of(key) for role, key in step.parents.items()},
+        "weights": model.backbone.source,
         "versions": {"cxrlines": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -215,19 +213,29 @@ def _watched(run: Run, stage: StageSpec, held_out: np.ndarray, seed: int) -> np.
     return rows
 
 
-def _predict_rows(
-    dataset: Dataset,
-    store: Store,
-    rows: np.ndarray,
-    model: Classifier,
-    film_set: Callable[[Films, bool, bool], FilmSet],
-    out: Path,
-) -> None:
-    """Write the probabilities of some rows."""
-    scores = predict_films(model, film_set(films_of(dataset, store, rows, lines=False), False, False))
-    write_predictions(
-        pd.DataFrame(scores, columns=list(LABELS)).assign(study=dataset.studies["study"].iloc[rows].to_numpy()), out
-    )
+def predict_test(run: Run, step: Step) -> None:
+    """Predict the test films with a finished last step, unless that is done for these very films."""
+    folder = run.folder(step.key)
+    record = read_record(folder)
+    wanted = run.test_store.fingerprint if run.test_store else None
+    if record.get("test") == wanted:
+        return
+    (folder / TEST).unlink(missing_ok=True)
+    if run.test is not None and run.test_store is not None:
+        read_lineage(folder / LINEAGE).refuse_seen(run.test.studies["patient"].astype(str))
+        present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
+        _predict_rows(run.test, run.test_store, present, _load(run, step.key), run.recipe.size, folder / TEST)
+    aside = folder / f"{RECORD}.partial"
+    aside.write_text(json.dumps(record | {"test": wanted}, indent=1))
+    aside.replace(folder / RECORD)
+
+
+def _predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Classifier, size: int, out: Path) -> None:
+    """Write the probabilities of some rows, seen plain and without augmentation."""
+    films = films_of(dataset, store, rows, lines=False)
+    scores = predict_films(model, FilmSet(films, make_policy("none", size), seed=0, overlay=False, colour_by="label"))
+    studies = dataset.studies["study"].iloc[rows].to_numpy()
+    write_predictions(pd.DataFrame(scores, columns=list(LABELS)).assign(study=studies), out)
 
 
 def _seed(seed: int, step: Step) -> int:
@@ -242,6 +250,8 @@ def _fit(stage: StageSpec, seed: int) -> Fit:
     precision = schedule.precision
     if precision == "auto":
         precision = "16" if torch.cuda.is_available() else "32"
+    if precision == "16" and not torch.cuda.is_available():
+        raise ValueError("schedule.precision is 16, which needs a GPU; here use auto, 32 or bf16")
     return Fit(
         epochs=schedule.epochs,
         batch=schedule.batch,

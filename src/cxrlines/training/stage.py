@@ -178,7 +178,13 @@ class StageModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         if self.resumed_optimizer:
-            self.optimizers(use_pl_optimizer=False).load_state_dict(self.resumed_optimizer)  # type: ignore[union-attr]
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            optimizer.load_state_dict(self.resumed_optimizer)  # type: ignore[union-attr]
+            # Moments go into their parameter's memory format: the same numbers, but faster steps.
+            for parameter, slots in optimizer.state.items():  # type: ignore[union-attr]
+                for slot, value in slots.items():
+                    if value.shape == parameter.shape:
+                        slots[slot] = torch.empty_like(parameter).copy_(value)
         if self.resumed_scaler:
             self.trainer.precision_plugin.load_state_dict(self.resumed_scaler)
 
@@ -275,7 +281,7 @@ class StageModule(lightning.LightningModule):
                 self.best = cpu_copy(self.judged.state_dict())
         else:
             done.epochs_since_best += 1
-        if self.fit_to.patience is not None and done.epochs_since_best > self.fit_to.patience:
+        if self.fit_to.patience is not None and done.epochs_since_best >= self.fit_to.patience:
             done.stopped = self.trainer.should_stop = True
         done.epoch, done.batch = done.epoch + 1, 0
         self._keep()
@@ -298,8 +304,9 @@ def fit_stage(module: StageModule, folder: Path) -> dict[str, Tensor]:
         with _quiet():
             trainer = lightning.Trainer(
                 max_epochs=left,
-                accelerator="auto",
+                accelerator="gpu" if torch.cuda.is_available() else "cpu",
                 devices=1,
+                benchmark=torch.cuda.is_available(),  # every batch has the same shape
                 precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[module.fit_to.precision],  # type: ignore[arg-type]
                 gradient_clip_val=module.fit_to.clip,
                 logger=TensorBoardLogger(str(folder), name="", version="tensorboard"),
