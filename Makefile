@@ -21,13 +21,13 @@ $(READY): lock/requirements.txt lock/uv.txt pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY)  ## the whole job on phantom films, laptop-sized: make, check, train, prove, read (15 minutes)
+demo: $(READY)  ## the whole job on phantom films, laptop-sized: make, check, train, prove, read (under 15 minutes)
 	@$(BIN)/cxrlines demo --out runs/demo
 
 test: $(READY)  ## the fast tests (under 20 minutes on 2 cores)
 	@$(BIN)/python -m pytest
 
-test-long: $(READY)  ## the slow tests as well: full-size backbones, kill and resume, speeds
+test-long: $(READY)  ## the slow tests as well: kill and resume, speeds
 	@$(BIN)/python -m pytest -m 'long or not long' --timeout 3600
 
 lint: $(READY)  ## ruff and mypy
