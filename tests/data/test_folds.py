@@ -133,9 +133,12 @@ def test_fewer_patients_than_folds_says_both_numbers():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "not a table"),
-        ("StudyInstanceUID,fold\na,0\n", "no column PatientID"),
+        ("", "is empty; it needs a header with the columns StudyInstanceUID, PatientID, fold"),
+        ("StudyInstanceUID,fold\na,0\n", "lacks the column 'PatientID'"),
         ("StudyInstanceUID,PatientID,fold\na,p,0\nb,q,x\n", "line 3: fold is 'x'; allowed are whole numbers from 0"),
+        ("StudyInstanceUID,PatientID,fold\na,p,0\n\n\nb,q,x\n", "line 5: fold is 'x'"),
+        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,,1\n", "line 3: PatientID is empty (1 such rows)"),
+        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,1\n", "folds.csv:3: the row has 2 cells, the header 3"),
         ("StudyInstanceUID,PatientID,fold\na,p,-1\n", "line 2: fold is '-1'"),
         ("StudyInstanceUID,PatientID,fold\na,p,0\na,p,0\n", "line 3: this study is listed before"),
         ("StudyInstanceUID,PatientID,fold\na,p,0\nb,p,1\nc,q,1\n", "1 of 2 patients are in more than one fold"),
@@ -147,6 +150,12 @@ def test_bad_folds_files_say_what_is_wrong(tmp_path, text, says):
     with pytest.raises(ValueError) as error:
         read_folds(csv)
     assert says in str(error.value) and "folds.csv" in str(error.value)
+
+
+def test_ids_are_read_as_they_are_but_for_space(tmp_path):
+    (tmp_path / "folds.csv").write_bytes(b"\xef\xbb\xbfStudyInstanceUID, PatientID,fold\n NA ,nan, 0\nnull,007 ,1\n")
+    read = read_folds(tmp_path / "folds.csv")
+    assert read.to_numpy().tolist() == [["NA", "nan", 0], ["null", "007", 1]]
 
 
 def test_study_without_a_fold_is_an_error(tmp_path):

@@ -52,7 +52,7 @@ class TestReadLabels:
         assert "4 rows left out" in said and "train.csv:4: StudyInstanceUID is empty" in said
         assert "train.csv:8: CVC - Normal is 'yes'; a label is 0 or 1" in said
 
-    @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00\x01", b"\0" * 100, b'"' * 999])
+    @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe", b"\0" * 100, b'"' * 999])
     def test_what_is_no_table_is_said_to_be_none(self, tmp_path, content):
         (tmp_path / "t.csv").write_bytes(content)
         with pytest.raises(TableError, match=r"t\.csv: (is empty|lacks the column)"):

@@ -103,8 +103,8 @@ def test_written_predictions_read_back_exactly(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "p.csv: not a table"),
-        ("a,b\n1,2\n", "p.csv: no column StudyInstanceUID, ETT - Abnormal"),
+        ("", "p.csv: is empty; it needs a header"),
+        ("a,b\n1,2\n", "p.csv: lacks the columns 'StudyInstanceUID', 'ETT - Abnormal'"),
         (
             "StudyInstanceUID," + ",".join(NAMES) + "\ns," + ",".join(["0.1"] * 10) + ",high\n",
             f"line 2: column {NAMES[10]} is 'high', not a number (1 such rows)",

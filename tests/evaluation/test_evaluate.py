@@ -93,6 +93,34 @@ def test_truth_is_read_with_and_without_patients(tmp_path, truth, predictions):
         assert evaluation.own_patients is (name == "b.csv")
 
 
+def test_predictions_are_read_with_their_ids_as_they_are(tmp_path):
+    head, rest = ",".join(["StudyInstanceUID", *NAMES]), ",0.5" * len(NAMES)
+    csv = tmp_path / "p.csv"
+    csv.write_text("\ufeff" + head + f"\n NA {rest}\nnan{rest.replace(',', ', ')}\n007{rest}\n")
+    read = read_predictions(csv)
+    assert read["study"].tolist() == ["NA", "nan", "007"] and (read[NAMES] == 0.5).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("study", "number", "says"),
+    [
+        ("b", "3.5", "p.csv, line 4: column NGT - Normal is '3.5', outside 0 to 1 (1 such rows)"),
+        ("b", "", "p.csv, line 4: column NGT - Normal is '', not a number (1 such rows)"),
+        (" ", "0.5", "p.csv, line 4: StudyInstanceUID is empty (1 such rows)"),
+        ("a", "0.5", "p.csv, line 4: study a is listed before (1 such rows)"),
+        ("b", "0.5,0.5", "p.csv:4: the row has 13 cells, the header 12; mend the row"),
+    ],
+)
+def test_errors_in_predictions_name_the_line_an_editor_shows(tmp_path, study, number, says):
+    cells = ["0.5"] * len(NAMES)
+    hurt = [number if name == "NGT - Normal" else "0.5" for name in NAMES]
+    rows = [["StudyInstanceUID", *NAMES], ["a", *cells], [], [study, *hurt]]
+    (tmp_path / "p.csv").write_text("\n".join(map(",".join, rows)))
+    with pytest.raises(ValueError) as error:
+        read_predictions(tmp_path / "p.csv")
+    assert says in str(error.value)
+
+
 def test_one_class_label_is_undefined_with_its_reason_never_a_half(truth, predictions):
     none = truth.assign(**{NAMES[0]: 0})
     evaluation = evaluate(predictions, none, resamples=20)

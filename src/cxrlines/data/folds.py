@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxrlines.data.rows import read_rows
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 FOLD_COLUMN = "fold"
@@ -184,36 +185,34 @@ def read_folds(csv: Path) -> pd.DataFrame:
     """Read a folds file: columns `study` (str), `patient` (str), `fold` (int64); any further columns are
     ignored.
 
-    `ValueError` naming the file and the way out on missing columns, a study listed twice, a fold that is not
-    a whole number of 0 or more, or a patient in two folds.
+    `ValueError` naming the file and the way out on missing columns, rows that cannot be read, a study listed twice,
+    a fold that is not a whole number of 0 or more, or a patient in two folds.
     """
-    try:
-        frame = pd.read_csv(csv, dtype=str)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{csv}: not a table ({error}); make a folds file with `cxrlines folds`") from error
-    missing = [name for name in (STUDY_COLUMN, PATIENT_COLUMN, FOLD_COLUMN) if name not in frame]
-    if missing:
-        raise ValueError(
-            f"{csv}: no column {', '.join(missing)}; a folds file has {STUDY_COLUMN}, {PATIENT_COLUMN}, {FOLD_COLUMN} "
-            f"(this one has {', '.join(map(str, frame.columns))}); make one with `cxrlines folds`"
-        )
-    fold = pd.to_numeric(frame[FOLD_COLUMN], errors="coerce")
-    wrong = fold.isna() | (fold < 0) | (fold % 1 != 0)
+    rows = read_rows(Path(csv), (STUDY_COLUMN, PATIENT_COLUMN, FOLD_COLUMN))
+    if rows.problems:
+        raise ValueError(f"{rows.problems[0].text()} ({len(rows.problems)} such rows)")
+    studies, patients, folds = (rows.column(name) for name in (STUDY_COLUMN, PATIENT_COLUMN, FOLD_COLUMN))
+    for name, cells in ((STUDY_COLUMN, studies), (PATIENT_COLUMN, patients)):
+        if "" in cells:
+            raise ValueError(
+                f"{csv}, line {rows.lines[cells.index('')]}: {name} is empty ({cells.count('')} such rows); name it"
+            )
+    numbers = pd.to_numeric(pd.Series(folds, dtype=object), errors="coerce")
+    wrong = numbers.isna() | (numbers < 0) | (numbers % 1 != 0)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise ValueError(
-            f"{csv}, line {row + 2}: fold is {frame[FOLD_COLUMN].iloc[row]!r}; allowed are whole numbers from 0 "
+            f"{csv}, line {rows.lines[row]}: fold is {folds[row]!r}; allowed are whole numbers from 0 "
             f"({int(wrong.sum())} such rows)"
         )
-    twice = frame[STUDY_COLUMN].duplicated()
+    frame = pd.DataFrame({"study": studies, "patient": patients, "fold": numbers.astype(np.int64)})
+    twice = frame["study"].duplicated()
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
         raise ValueError(
-            f"{csv}, line {row + 2}: this study is listed before; each is listed once ({int(twice.sum())} such rows)"
+            f"{csv}, line {rows.lines[row]}: this study is listed before; each is listed once ({int(twice.sum())} such "
+            "rows)"
         )
-    frame = pd.DataFrame(
-        {"study": frame[STUDY_COLUMN], "patient": frame[PATIENT_COLUMN], "fold": fold.astype(np.int64)}
-    )
     split = frame.groupby("patient")["fold"].nunique()
     shared = int((split > 1).sum())
     if shared:

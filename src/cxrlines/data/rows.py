@@ -3,7 +3,7 @@
 import csv
 import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,8 +55,9 @@ MAX_FIELD = 2**20  # characters of one cell; the longest real annotation has abo
 def read_rows(path: Path, needed: Sequence[str]) -> Rows:
     """Read a CSV file (UTF-8, header in line 1) that must have the columns `needed`; others may be there too.
 
-    A row with too few or too many cells is a problem and is left out. `TableError` if the file is missing or empty,
-    or lacks a needed column (the message offers the nearest name it has) or has one twice.
+    A row with too few or too many cells is a problem and is left out; so is each line that a quote left open swallows.
+    `TableError` if the file is missing, empty, UTF-16 or not separated by commas, or lacks a needed column (the message
+    offers the nearest name it has) or has one twice.
     """
     csv.field_size_limit(MAX_FIELD)
     problems: list[Problem] = []
@@ -67,18 +68,33 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
     except OSError as error:
         raise TableError(f"{path}: cannot be read ({error.strerror}); give the path of a CSV table") from None
     with file:
-        reader = csv.reader(file)
+        raw: list[str] = []  # the lines of the row being read
+        reader = csv.reader(_kept(file, raw))
         columns = [name.strip() for name in _next(reader) or []]
+        _check_format(path, raw, needed)
         check_columns(path, columns, needed)
         while True:
+            raw.clear()
             line = reader.line_num + 1
             try:
-                row = next(reader, None)
+                row, wrong = next(reader, None), ""
             except csv.Error as error:
-                problems.append(Problem("row not readable", path.name, line, str(error), "mend or remove the row"))
-                continue
+                row, wrong = [], str(error)
             if row is None:
                 break
+            if len(raw) > 1 and (wrong or len(row) != len(columns) or _is_open(raw)):
+                message = (
+                    f"lines {line} to {reader.line_num} are read as one row, as a quote in line {line} is not closed"
+                )
+                swallowed = [line + place for place, text in enumerate(raw) if text.strip()]
+                problems += [
+                    Problem("quote not closed", path.name, number, message, "close or remove it")
+                    for number in swallowed
+                ]
+                continue
+            if wrong:
+                problems.append(Problem("row not readable", path.name, line, wrong, "mend or remove the row"))
+                continue
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(columns):
@@ -89,6 +105,34 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
             lines.append(line)
             fields.append([cell.strip() for cell in row])
     return Rows(path, columns, lines, fields, problems)
+
+
+def _kept(lines: Iterable[str], raw: list[str]) -> Iterator[str]:
+    """The lines as they come, each added to `raw` too."""
+    for line in lines:
+        raw.append(line)
+        yield line
+
+
+def _is_open(raw: Sequence[str]) -> bool:
+    """Whether the lines of one row have a quote that is not closed, or text behind a closed one."""
+    try:
+        list(csv.reader(raw, strict=True))
+    except csv.Error:
+        return True
+    return False
+
+
+def _check_format(path: Path, head: Sequence[str], needed: Sequence[str]) -> None:
+    """`TableError` for a header in UTF-16, or of needed columns that are separated by something else than commas."""
+    text = "".join(head)
+    if text.startswith("\ufffd\ufffd") and "\0" in text:  # a UTF-16 byte order mark, read as UTF-8
+        raise TableError(f"{path}: is UTF-16, not UTF-8; save it as CSV UTF-8 (comma delimited)")
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if "," not in text and {cell.strip().strip('"') for cell in text.split(mark)} & set(needed) and mark in text:
+            raise TableError(
+                f"{path}: its cells are separated by {name}, not commas; save it as CSV UTF-8 (comma delimited)"
+            )
 
 
 def _next(reader: Iterable[list[str]]) -> list[str] | None:

@@ -11,7 +11,7 @@ import pandas as pd
 from cxrlines.data.rows import read_rows
 from cxrlines.data.tables import usable_rows
 from cxrlines.evaluation.calibration import calibration_error
-from cxrlines.evaluation.ensemble import check_columns, check_predictions
+from cxrlines.evaluation.ensemble import check_predictions
 from cxrlines.evaluation.intervals import RESAMPLES, Interval, macro_of, percentile_interval, resampled_aucs
 from cxrlines.evaluation.metrics import auc, brier, why_undefined
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
@@ -147,26 +147,30 @@ def read_predictions(csv: Path) -> pd.DataFrame:
     `ValueError` names the file, the column or row, and the way out: missing columns, a study listed twice, a
     value that is not a number from 0 to 1. Further columns are ignored.
     """
-    try:
-        frame = pd.read_csv(csv, dtype=str)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    rows = read_rows(Path(csv), (STUDY_COLUMN, *LABELS))
+    if rows.problems:
+        raise ValueError(f"{rows.problems[0].text()} ({len(rows.problems)} such rows)")
+    frame = pd.DataFrame({"study": rows.column(STUDY_COLUMN)}, dtype=str)
+    wrong = ((frame["study"] == "") | frame["study"].duplicated()).to_numpy()
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        what = f"study {frame['study'][row]} is listed before" if frame["study"][row] else f"{STUDY_COLUMN} is empty"
         raise ValueError(
-            f"{csv}: not a table ({error}); predictions are CSV with the columns of sample_submission.csv"
-        ) from error
-    if STUDY_COLUMN in frame:
-        frame = frame.rename(columns={STUDY_COLUMN: "study"})
-    check_columns(frame, str(csv), STUDY_COLUMN)
+            f"{csv}, line {rows.lines[row]}: {what} ({int(wrong.sum())} such rows); keep one row a study, with its id"
+        )
     for label in LABELS:
-        numbers = pd.to_numeric(frame[label], errors="coerce").astype(np.float64)
-        if numbers.isna().any():
-            row = int(np.flatnonzero(numbers.isna())[0])
+        cells = rows.column(label)
+        numbers = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").astype(np.float64)
+        wrong = ~((numbers >= 0) & (numbers <= 1)).to_numpy()  # NaN as well
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            what = "not a number" if np.isnan(numbers[row]) else "outside 0 to 1"
             raise ValueError(
-                f"{csv}, line {row + 2}: column {label} is {frame[label].iloc[row]!r}, not a number "
-                f"({int(numbers.isna().sum())} such rows); predictions are numbers from 0 to 1"
+                f"{csv}, line {rows.lines[row]}: column {label} is {cells[row]!r}, {what} ({int(wrong.sum())} such "
+                "rows); predictions are numbers from 0 to 1; apply a sigmoid to logits"
             )
         frame[label] = numbers
-    check_predictions(frame, str(csv))
-    return frame[["study", *LABELS]]
+    return frame
 
 
 def read_truth(csv: Path) -> pd.DataFrame:
