@@ -183,6 +183,37 @@ class TestOneProblem:
         problem = only(audit(root))
         assert problem.kind == "same film re-encoded" and "both training and test" in problem.way_out
 
+    def test_the_truth_of_test_films_is_looked_at_too(self, folder, tmp_path):
+        root, header = folder.write(), folder.header
+        test = type(folder).make(tmp_path / "other", 6)
+        (root / "test").mkdir()
+        for index, row in enumerate(test.rows):
+            row[0], row[-1] = f"t{index}", f"q{index}"
+            cv2.imwrite(str(root / f"test/t{index}.png"), folder.films[f"s{index:03}"][::-1, ::-1])
+        lines = [["t1", LABELS[1], "[[1, 1], [9, 9]]"], ["t2", LABELS[2], "[[10, 10], [400, 9]]"]]
+
+        def said() -> list[str]:
+            test.root = root
+            test._table("sample_submission.csv", header[:1], [row[:1] for row in test.rows])
+            test._table("test_truth.csv", header, test.rows)
+            test._table("test_annotations.csv", [header[0], "label", "data"], lines)
+            return [problem.text() for problem in audit(root).problems]
+
+        assert [text.split(":")[:2] for text in said()] == [["test_annotations.csv", "3"]]  # off the film
+        lines[1:] = [["t9", LABELS[2], "[[1, 1]]"], ["t3", LABELS[2], "[[1, 1]]"]]
+        test.rows[4][-1] = folder.rows[5][-1]
+        test.set_label(5, LABELS[0], "1")
+        test.set_label(5, LABELS[1], "1")
+        test.set_label(0, LABELS[9], "x")
+        assert said() == [
+            "test_annotations.csv:4: ETT - Normal is 0 in test_truth.csv:5; correct one of the two",
+            "test_annotations.csv:3: study 't9' is not in test_truth.csv; add its row or remove this one",
+            "test_truth.csv:2: CVC - Normal is 'x'; a label is 0 or 1",
+            "test_truth.csv:6: the patient of this row is in train.csv:7 as well; keep it in one of the two: in "
+            "both it falsifies every figure",
+            "test_truth.csv:7: ETT - Abnormal and ETT - Borderline at once; keep the one that is true",
+        ]
+
     def test_a_folder_without_data(self, tmp_path):
         assert only(audit(tmp_path)).kind == "no data"
         (tmp_path / "train.csv").write_text("")

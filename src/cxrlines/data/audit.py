@@ -17,8 +17,10 @@ from cxrlines.data.rows import Problem, Rows, TableError, hint, read_rows, shown
 from cxrlines.data.tables import (
     ANNOTATION_TABLE,
     NO_FILM,
+    TEST_ANNOTATION_TABLE,
     TEST_TABLE,
     TRAIN_TABLE,
+    TRUTH_TABLE,
     find_films,
     read_dataset,
     usable_rows,
@@ -69,7 +71,8 @@ def audit(root: Path, folds: Path | None = None, workers: int = 1) -> Audit:
     else:
         findings.folder()
     findings.look(workers)
-    findings.annotations()
+    findings.annotations(ANNOTATION_TABLE, findings.rows, "annotated")
+    findings.annotations(TEST_ANNOTATION_TABLE, findings.truth, "annotated test")
     if folds is not None:
         findings.folds(Path(folds))
     order = sorted(set(findings.problems), key=lambda p: (p.kind, p.file, p.row or 0, p.message))
@@ -105,6 +108,7 @@ class _Findings:
         self.films: dict[Path, str] = {}  # every film to look at -> its study
         self.looks: dict[Path, _Look] = {}
         self.rows: Rows | None = None  # of train.csv
+        self.truth: Rows | None = None  # of test_truth.csv
 
     def add(self, kind: str, file: str, row: int | None, message: str, way_out: str) -> None:
         self.problems.append(Problem(kind, file, row, message, way_out))
@@ -120,41 +124,60 @@ class _Findings:
 
     def labels(self) -> None:
         """train.csv: columns, rows, films."""
-        self.rows = rows = self.read(self.root / TRAIN_TABLE, (STUDY_COLUMN,))
+        self.rows = rows = self.table(TRAIN_TABLE)
         if rows is None:
             return
-        known = (STUDY_COLUMN, *LABELS, PATIENT_COLUMN)
-        missing = [name for name in known if name not in rows.columns]
-        strange = [name for name in rows.columns if name not in (*known, FOLD_COLUMN)]
-        for name in missing:
-            message = f"has no column {name!r}{hint(name, strange)}"
-            self.add("missing column", TRAIN_TABLE, 1, message, "add or rename it")
-        for name in strange:
-            message = f"column {shown(name)} is not known{hint(name, missing or known)}"
-            self.add("unknown column", TRAIN_TABLE, 1, message, "rename or remove it")
-        _, problems = usable_rows(rows)
-        self.problems += problems
-        ones = {name: [cell in ("1", "1.0") for cell in rows.column(name)] for name in LABELS if name in rows.columns}
-        for device in EXCLUSIVE:
-            names = [name for name in LABELS_OF[device] if name in ones]
-            for place, line in enumerate(rows.lines):
-                if len(found := [name for name in names if ones[name][place]]) > 1:
-                    message = f"{' and '.join(found)} at once"
-                    self.add(f"two {device} states at once", TRAIN_TABLE, line, message, "keep the one that is true")
         studies = rows.column(STUDY_COLUMN)
         self.counts["studies"] = len(set(studies))
         if PATIENT_COLUMN in rows.columns:
             self.counts["patients"] = len(set(rows.column(PATIENT_COLUMN)) - {""})
-        if len(ones) == len(LABELS):
-            self.counts["studies without any label"] = sum(not any(row) for row in zip(*ones.values(), strict=True))
+        if set(LABELS) <= set(rows.columns):
+            cells = zip(*(rows.column(name) for name in LABELS), strict=True)
+            self.counts["studies without any label"] = sum(not {"1", "1.0"} & set(row) for row in cells)
         self.match(rows, self.root / "train", "training")
 
+    def table(self, name: str) -> Rows | None:
+        """A label table by itself: columns, rows, states that exclude each other."""
+        rows = self.read(self.root / name, (STUDY_COLUMN,))
+        if rows is None:
+            return None
+        known = (STUDY_COLUMN, *LABELS, PATIENT_COLUMN)
+        missing = [column for column in known if column not in rows.columns]
+        strange = [column for column in rows.columns if column not in (*known, FOLD_COLUMN)]
+        for column in missing:
+            message = f"has no column {column!r}{hint(column, strange)}"
+            self.add("missing column", name, 1, message, "add or rename it")
+        for column in strange:
+            message = f"column {shown(column)} is not known{hint(column, missing or known)}"
+            self.add("unknown column", name, 1, message, "rename or remove it")
+        _, problems = usable_rows(rows)
+        self.problems += problems
+        labels = [label for label in LABELS if label in rows.columns]
+        ones = {label: [cell in ("1", "1.0") for cell in rows.column(label)] for label in labels}
+        for device in EXCLUSIVE:
+            states = [label for label in LABELS_OF[device] if label in ones]
+            for place, line in enumerate(rows.lines):
+                if len(found := [label for label in states if ones[label][place]]) > 1:
+                    message = f"{' and '.join(found)} at once"
+                    self.add(f"two {device} states at once", name, line, message, "keep the one that is true")
+        return rows
+
     def test(self) -> None:
-        """sample_submission.csv: rows and films."""
+        """sample_submission.csv: rows and films; test_truth.csv: likewise, and nobody of train.csv."""
         if (csv := self.root / TEST_TABLE).is_file() and (rows := self.read(csv, (STUDY_COLUMN,))) is not None:
             _, problems = usable_rows(rows.only((STUDY_COLUMN,)))  # its numbers are placeholders
             self.problems += problems
             self.match(rows, self.root / "test", "test")
+        if (self.root / TRUTH_TABLE).is_file():
+            self.truth = self.table(TRUTH_TABLE)
+        for column, what in ((STUDY_COLUMN, "study"), (PATIENT_COLUMN, "patient")):
+            if self.rows and self.truth and column in self.rows.columns and column in self.truth.columns:
+                line_of = dict(zip(self.rows.column(column), self.rows.lines, strict=True))
+                for cell, line in zip(self.truth.column(column), self.truth.lines, strict=True):
+                    if cell and cell in line_of:
+                        message = f"the {what} of this row is in {TRAIN_TABLE}:{line_of[cell]} as well"
+                        way_out = "keep it in one of the two: in both it falsifies every figure"
+                        self.add(f"{what} in training and test", TRUTH_TABLE, line, message, way_out)
 
     def folder(self) -> None:
         """A plain folder: its films, no tables."""
@@ -222,9 +245,9 @@ class _Findings:
             return "remove it from one: a film in both training and test falsifies every figure"
         return "remove one, and see that their labels agree"
 
-    def annotations(self) -> None:
-        """train_annotations.csv against train.csv and the films."""
-        csv = self.root / ANNOTATION_TABLE
+    def annotations(self, name: str, table: Rows | None, what: str) -> None:
+        """Annotated lines against their label table, if there is one, and the films; `what` is for the counts."""
+        csv = self.root / name
         if not csv.is_file():
             return
         try:
@@ -234,19 +257,19 @@ class _Findings:
             self.add("table not usable", csv.name, None, message, way_out)
             return
         self.problems += problems
-        self.counts["annotated studies"] = len({row.study for row in annotated})
-        self.counts["annotated lines"] = len(annotated)
+        self.counts[f"{what} studies"] = len({row.study for row in annotated})
+        self.counts[f"{what} lines"] = len(annotated)
         shapes = {study: look.shape for path, study in self.films.items() if not (look := self.looks[path]).wrong}
-        place = {} if self.rows is None else {s: i for i, s in reversed([*enumerate(self.rows.column(STUDY_COLUMN))])}
+        place = {} if table is None else {s: i for i, s in reversed([*enumerate(table.column(STUDY_COLUMN))])}
         for row in annotated:
-            report = partial(self.add, file=ANNOTATION_TABLE, row=row.row)
-            if self.rows is not None and row.study not in place:
-                message = f"study {shown(row.study, 80)} is not in {TRAIN_TABLE}"
+            report = partial(self.add, file=name, row=row.row)
+            if table is not None and row.study not in place:
+                message = f"study {shown(row.study, 80)} is not in {table.path.name}"
                 report("annotation of an unknown study", message=message, way_out="add its row or remove this one")
-            elif self.rows is not None and row.line.label in self.rows.columns:
-                label = self.rows.fields[place[row.study]][self.rows.columns.index(row.line.label)]
+            elif table is not None and row.line.label in table.columns:
+                label = table.fields[place[row.study]][table.columns.index(row.line.label)]
                 if label in ("0", "0.0"):
-                    message = f"{row.line.label} is 0 in {TRAIN_TABLE}:{self.rows.lines[place[row.study]]}"
+                    message = f"{row.line.label} is 0 in {table.path.name}:{table.lines[place[row.study]]}"
                     report("annotation against its label", message=message, way_out="correct one of the two")
             if (shape := shapes.get(row.study)) and (message := _off_film(row, shape)):
                 way_out = "points are [x, y] in px of the original film; correct them"
