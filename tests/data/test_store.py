@@ -213,6 +213,21 @@ class TestKill:
         assert not read and resumed.fingerprint == whole.fingerprint
         assert np.array_equal(resumed.films, whole.films) and resumed.left_out == whole.left_out
 
+    def test_a_kill_while_clearing_up_leaves_no_array_behind(self, folder, tmp_path, monkeypatch):
+        (folder.write() / "train/s002.png").write_bytes(b"")  # with a gap the partial array is copied, not renamed
+        removed = Path.unlink
+
+        def killed(path: Path, missing_ok: bool = False) -> None:
+            removed(path, missing_ok=missing_ok)
+            if (tmp_path / "st/store.json").exists():
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", killed)
+            with pytest.raises(KeyboardInterrupt):
+                build_store(read_dataset(folder.root), tmp_path / "st", size=32, aspect="pad")
+        assert not (tmp_path / "st/films.partial.npy").exists()
+
     @pytest.mark.parametrize("hurt", ["torn", "garbage", "gone", "other size"])
     def test_a_hurt_journal_costs_time_not_truth(self, folder, tmp_path, monkeypatch, hurt):
         whole = build(folder, tmp_path / "whole")
@@ -270,7 +285,15 @@ def sleep(seconds: float) -> float:
     return seconds
 
 
+def interrupt_myself(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return number
+
+
 class TestParallel:
+    def test_an_interrupt_is_for_the_parent_alone(self):
+        assert dict(in_parallel(interrupt_myself, range(4), 2, "")) == {n: n for n in range(4)}
+
     @pytest.mark.parametrize("workers", [1, 2])
     def test_every_item_once(self, workers):
         assert dict(in_parallel(square, range(50), workers, "")) == {n: n * n for n in range(50)}

@@ -292,7 +292,7 @@ def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str]
         file.flush()
         os.fsync(file.fileno())
     aside.replace(folder / MANIFEST)
-    for rest in (JOURNAL, PARTIAL):
+    for rest in (PARTIAL, JOURNAL):  # a kill in between leaves the small one
         (folder / rest).unlink(missing_ok=True)
     return open_store(folder)
 
