@@ -1,6 +1,10 @@
 """Every test computes as a worker does: one thread, and buffers kept."""
 
-from cxrlines.training.process import keep_buffers, use_threads
+import cv2
+import torch
+
+from cxrlines.training.process import keep_buffers
 
 keep_buffers()
-use_threads(1)
+torch.set_num_threads(1)
+cv2.setNumThreads(1)

@@ -13,7 +13,7 @@ from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory):
     out = tmp_path_factory.mktemp("sheet") / "data"
-    write_phantom(out, studies=8, seed=2, size=128, balance="even", annotated=1.0, workers=1, progress=False)
+    write_phantom(out, studies=8, seed=2, size=128, balance="even", annotated=1.0, workers=1)
     return out
 
 

@@ -18,7 +18,7 @@ from cxrlines.phantom.position import Landmarks
 from cxrlines.phantom.write import write_phantom
 from cxrlines.task import DEVICE_OF, LABELS, Device
 
-SMALL = {"studies": 24, "seed": 5, "size": 96, "balance": "even", "progress": False}
+SMALL = {"studies": 24, "seed": 5, "size": 96, "balance": "even"}
 
 
 def files(root):

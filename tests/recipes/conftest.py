@@ -32,7 +32,7 @@ members:
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("phantom") / "data"
-    write_phantom(folder, studies=32, test=8, seed=0, size=96, balance="even", annotated=0.6, workers=1, progress=False)
+    write_phantom(folder, studies=32, test=8, seed=0, size=96, balance="even", annotated=0.6, workers=1)
     return folder
 
 

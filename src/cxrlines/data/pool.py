@@ -113,10 +113,11 @@ class Apart(Generic[Result]):
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: a fork of a process with threads (torch's) can hang.
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=begin_worker)
 
 
-def _begin() -> None:
+def begin_worker() -> None:
+    """What every worker process does first: leave interrupts to the parent, use one thread, end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; what is to end, the parent decides
     cv2.setNumThreads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -3,23 +3,16 @@
 import csv
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cxrlines.data.pool import cores
+from cxrlines.data.pool import cores, in_parallel
 from cxrlines.phantom.curves import Points
 from cxrlines.phantom.position import Landmarks
 from cxrlines.phantom.render import render
@@ -93,7 +86,6 @@ def write_phantom(
     test: int | None = None,
     annotated: float = 0.3,
     workers: int | None = None,
-    progress: bool = True,
 ) -> dict:
     """Write `studies` training films and `test` films of other patients (an eighth as many by default) to `out`.
 
@@ -117,7 +109,7 @@ def write_phantom(
         return finished
     aside = _aside(out, parameters)
     plan = _plan(parameters)
-    rows = list(_make(plan, parameters, aside, workers or cores(), progress))
+    rows = _make(plan, parameters, aside, workers or cores())
     summary = asdict(parameters) | {"counts": _counts(rows)}
     _write_tables(aside, rows)
     _write_text(aside / _PARAMETERS, json.dumps(summary, indent=2) + "\n")
@@ -174,46 +166,11 @@ def _plan(parameters: Parameters) -> list[_Study]:
     return studies
 
 
-def _make(plan: list[_Study], parameters: Parameters, aside: Path, workers: int, progress: bool) -> Iterator[_Written]:
-    with _bar(len(plan), progress) as advance:
-        if workers == 1 or len(plan) < 8:
-            for study in plan:
-                yield _make_study(study, parameters, aside)
-                advance()
-            return
-        # Spawned, not forked: a parent that has used threads (torch, OpenCV) must not be copied mid-flight.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(plan)), context, _start_worker)
-        try:
-            chunk = max(1, min(16, len(plan) // (4 * workers)))
-            repeated = [parameters] * len(plan), [aside] * len(plan)
-            for written in pool.map(_make_study, plan, *repeated, chunksize=chunk):
-                yield written
-                advance()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-@contextmanager
-def _bar(total: int, show: bool) -> Iterator:
-    columns = (TextColumn("making films"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        task = bar.add_task("films", total=total)
-        yield lambda: bar.advance(task)
+def _make(plan: list[_Study], parameters: Parameters, aside: Path, workers: int) -> list[_Written]:
+    made = dict(in_parallel(partial(_make_study, parameters=parameters, aside=aside), plan, workers, "making films"))
+    if None in made.values():
+        raise RuntimeError("a process that made films was killed (out of memory?); the same call goes on from there")
+    return [written for _, written in sorted(made.items()) if written is not None]
 
 
 def _make_study(study: _Study, parameters: Parameters, aside: Path) -> _Written:

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import shutil
-import signal
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -13,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from cxrlines.data.pool import cores
+from cxrlines.data.pool import begin_worker, cores
 from cxrlines.recipes.plan import Key, Step, name_of
 from cxrlines.recipes.progress import Board, StatusFile, read_status
 from cxrlines.recipes.step import Run, do_step, read_record
-from cxrlines.training.process import die_with_parent, keep_buffers, use_threads
+from cxrlines.training.process import keep_buffers
 
 
 class RunError(RuntimeError):
@@ -122,12 +121,11 @@ def _pool(count: int, threads: int) -> ProcessPoolExecutor:
 
 
 def _start_worker(threads: int, devices: "Queue[str]") -> None:
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    begin_worker()
     if device := devices.get():
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     keep_buffers()
-    use_threads(threads)
+    torch.set_num_threads(threads)
 
 
 def _do_one(root: Path, data: Path, step: Step, threads: int) -> None:

@@ -124,6 +124,7 @@ def train(
             steps = plan_of(run, folds)
             (root / STEPS).unlink(missing_ok=True)
             do_plan(run, data, steps, workers)
+            say("reading the test films and writing the report" if run.test else "writing the report")
             for step in steps:
                 if step.last:
                     predict_test(run, step)

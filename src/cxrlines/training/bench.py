@@ -9,7 +9,7 @@ import torch
 from cxrlines.data.pool import cores
 from cxrlines.models.classifier import Classifier
 from cxrlines.training.losses import label_loss
-from cxrlines.training.process import die_with_parent, keep_buffers
+from cxrlines.training.process import keep_buffers
 
 BACKBONE, SIZE, BATCH = "tf_efficientnet_lite0", 256, 16
 
@@ -43,7 +43,6 @@ def _films_per_s(modes: list[str], seconds: float) -> float:
 
 def _work(mode: str, seconds: float) -> float:
     """Films per second of this process."""
-    die_with_parent()
     if mode == "tuned":
         keep_buffers()
         torch.set_num_threads(1)

@@ -6,11 +6,6 @@ that costs a factor of two to three (docs/experiments.md). The settings below ke
 
 import ctypes
 import platform
-import signal
-import sys
-
-import cv2
-import torch
 
 # malloc.h of glibc: the parameters of mallopt and values that never trim and never mmap.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -30,16 +25,3 @@ def keep_buffers() -> bool:
             (_M_TOP_PAD, _TOP_PAD),
         )
     )
-
-
-def use_threads(count: int) -> None:
-    """Let this process compute with `count` threads, image operations with one."""
-    torch.set_num_threads(count)
-    cv2.setNumThreads(1)
-
-
-def die_with_parent() -> None:
-    """Have the kernel end this process when its parent ends, however that comes about (Linux; elsewhere nothing)."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
