@@ -43,7 +43,7 @@ def pack(root: Path, out: Path) -> Path:
     metrics = root / "metrics.json"
     meta_out = {
         "recipe": recipe.name,
-        "trained_on": json.loads((root / "data.json").read_text()),
+        "trained_on": Path(json.loads((root / "data.json").read_text())["data"]).name,
         "ancestry_unknown": sorted(untraced),
         "metrics": json.loads(metrics.read_text()).get("ensemble") if metrics.is_file() else None,
     }

@@ -109,6 +109,7 @@ def make_plan(
                     "stage": stage.model_dump(mode="json"),
                     "parents": {role: steps[parent].identity for role, parent in parents.items()},
                     "data": data_identity(dataset, rows, store, stage.needs_lines),
+                    "held_out": dataset.studies["study"][stored & (folds.to_numpy() == fold)].tolist(),
                     "key": key,
                 }
                 identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
