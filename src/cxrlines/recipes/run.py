@@ -15,6 +15,7 @@ from cxrlines.data.tables import Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
 from cxrlines.recipes.execute import RunError, do_plan
 from cxrlines.recipes.plan import Step, make_plan, name_of
+from cxrlines.recipes.proof import write_proof
 from cxrlines.recipes.spec import Recipe, RecipeError
 from cxrlines.recipes.step import Run, predict_test, read_record
 from cxrlines.task import LABELS
@@ -111,8 +112,6 @@ def train(
 
     `RunError` if steps fail, or if another command works in `root`.
     """
-    from cxrlines.recipes.proof import write_proof  # the report's libraries: not before they are needed
-
     keep_buffers()
     root.mkdir(parents=True, exist_ok=True)
     try:

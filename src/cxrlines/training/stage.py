@@ -129,17 +129,22 @@ class StageModule(lightning.LightningModule):
         tensors = {"model": cpu_copy(self.model.state_dict()), "best": self.best}
         if self.ema is not None:
             tensors["ema"] = cpu_copy(self.ema.state_dict())
-        optimizer = self.optimizers(use_pl_optimizer=False)
         self.progress.seconds += time.monotonic() - self.clock
         self.clock = time.monotonic()
         scaler = self.trainer.precision_plugin.state_dict()
-        return State(self.progress, tensors, optimizer.state_dict(), scaler)  # type: ignore[union-attr]
+        return State(self.progress, tensors, self._optimizer.state_dict(), scaler)
 
     def result(self) -> dict[str, Tensor]:
         """The weights to hand on: the best epoch's where it may stop early, else the average, else the last."""
         if self.fit_to.patience is not None and self.best:
             return self.best
         return cpu_copy(self.judged.state_dict())
+
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        found = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(found, torch.optim.Optimizer)  # configure_optimizers makes one
+        return found
 
     @property
     def judged(self) -> Classifier:
@@ -178,10 +183,9 @@ class StageModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         if self.resumed_optimizer:
-            optimizer = self.optimizers(use_pl_optimizer=False)
-            optimizer.load_state_dict(self.resumed_optimizer)  # type: ignore[union-attr]
+            self._optimizer.load_state_dict(self.resumed_optimizer)
             # Moments go into their parameter's memory format: the same numbers, but faster steps.
-            for parameter, slots in optimizer.state.items():  # type: ignore[union-attr]
+            for parameter, slots in self._optimizer.state.items():
                 for slot, value in slots.items():
                     if value.shape == parameter.shape:
                         slots[slot] = torch.empty_like(parameter).copy_(value)
@@ -201,7 +205,7 @@ class StageModule(lightning.LightningModule):
             warmup_epochs=self.fit_to.warmup_epochs,
             restart_epochs=self.fit_to.restart_epochs,
         )
-        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
+        for group in self._optimizer.param_groups:
             group["lr"] = rate
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -269,7 +273,7 @@ class StageModule(lightning.LightningModule):
         self.scores.clear()
         loss = float(torch.stack(self.losses).mean()) if self.losses else math.nan
         self.losses.clear()
-        rate = self.optimizers(use_pl_optimizer=False).param_groups[0]["lr"]  # type: ignore[union-attr]
+        rate = self._optimizer.param_groups[0]["lr"]
         done = self.progress
         done.history.append({"epoch": done.epoch + 1, "loss": loss, "auc": auc, "lr": rate})
         if self.logger:
