@@ -120,6 +120,14 @@ def test_a_fold_that_does_not_exist(run):
         plan_of(run, [0, 5])
 
 
+def test_what_is_wrong_with_data_or_folds_is_said_before_anything_is_written(run, phantom, tmp_path):
+    with pytest.raises(RunError, match=r"--folds names \[9\]"):
+        train(run.recipe, phantom, tmp_path / "run", folds=[9])
+    with pytest.raises(ValueError, match="nowhere"):
+        train(run.recipe, tmp_path / "nowhere", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_scoring_on_a_patient_the_teacher_saw_is_refused(run, phantom, tiny_recipe, tmp_path):
     """The published mix-up: a fine-tune that starts from another fold's student."""
     prepared = prepare(run.recipe, phantom, tmp_path / "mixed", 1)

@@ -54,7 +54,8 @@ class Audit:
             lines += ["  " + problem.text() for problem in self.problems if problem.kind == kind][:SHOWN]
             if count > SHOWN:
                 lines.append(f"  ... and {count - SHOWN:,} more; --json lists all")
-        return "\n".join([*lines, "", f"{len(self.problems):,} problems" if self.problems else "no problems"])
+        count = len(self.problems)
+        return "\n".join([*lines, "", f"{count:,} problem{'s' * (count > 1)}" if count else "no problems"])
 
 
 def audit(root: Path, folds: Path | None = None, workers: int = 1) -> Audit:

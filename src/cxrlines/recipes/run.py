@@ -113,6 +113,7 @@ def train(
     `RunError` if steps fail, or if another command works in `root`.
     """
     keep_buffers()
+    _chosen(_read(recipe, data)[1], folds)  # what is wrong with recipe, table or folds: before anything is written
     root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / ".lock", blocking=False):

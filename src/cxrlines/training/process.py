@@ -1,7 +1,7 @@
 """What makes a processor fast at training: the allocator's settings, and one single-threaded process a core.
 
 glibc hands large buffers back to the kernel after every use and faults them in again; at training's buffer sizes
-that costs a factor of two to three (docs/experiments.md). The settings below keep them.
+that costs nearly a factor of two (docs/experiments.md). The settings below keep them.
 """
 
 import ctypes
