@@ -63,10 +63,11 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             meta = dict(file.metadata() or {})
             return tensors, json.loads(meta[_META]) if _META in meta else meta
     except (SafetensorError, OSError, ValueError) as error:
+        pickled = " Pickled weights (.pt, .pth, .bin) are not read, since opening one can run code."
         raise WeightsError(
             f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
-            "It was cut short, or is of another kind; copy it again or make it anew. "
-            "Pickled weights (.pt, .pth, .bin) are not read, since opening one can run code."
+            "It was cut short, or is of another kind; copy it again or make it anew."
+            + (pickled if path.suffix != ".safetensors" else "")
         ) from error
 
 
@@ -97,7 +98,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
         ],
     }
     if any(problems.values()):
-        said = "; ".join(f"{len(names)} {what}: {_few(names)}" for what, names in problems.items() if names)
+        said = "; ".join(f"{len(names)} {what}: {few(names)}" for what, names in problems.items() if names)
         raise WeightsError(
             f"the weights do not fit the model. {said}. "
             "Use the backbone, head and input channels they were trained with, or start from other weights."
@@ -169,13 +170,23 @@ def _from_package(backbone: str) -> tuple[dict[str, Tensor], str]:
     with importlib.resources.as_file(importlib.resources.files(module) / "models") as folder:
         (file,) = folder.glob("*.pth")
         stored = torch.load(file, weights_only=True, map_location="cpu")
-    theirs = _without_counters(stored)
     with torch.device("meta"):
-        ours = _without_counters(timm.create_model(name).state_dict())
+        ours = timm.create_model(name).state_dict()
+    names = named_by_order(stored, ours)
+    if names is None:
+        counts = [len(_without_counters(state)) for state in (stored, ours)]
+        raise WeightsError(f"the package {package} ({counts[0]} tensors that do not match timm's {counts[1]})")
+    return {mine: stored[their] for mine, their in names.items()}, f"package {package}"
+
+
+def named_by_order(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> dict[str, str] | None:
+    """Names of `ours` -> names of `theirs`, where both list the same tensors in the same order under other names.
+
+    Counters of batches apart. None unless all shapes and all last parts of the names agree, one by one.
+    """
+    theirs, ours = _without_counters(theirs), _without_counters(ours)
     kinds = [[(key.rpartition(".")[2], tuple(t.shape)) for key, t in names.items()] for names in (theirs, ours)]
-    if kinds[0] != kinds[1]:
-        raise WeightsError(f"the package {package} ({len(theirs)} tensors that do not match timm's {len(ours)})")
-    return dict(zip(ours, theirs.values(), strict=True)), f"package {package}"
+    return dict(zip(ours, theirs, strict=True)) if kinds[0] == kinds[1] else None
 
 
 def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -212,6 +223,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _few(names: list[str], shown: int = 4) -> str:
+def few(names: list[str], shown: int = 4) -> str:
+    """The first names, and how many more there are."""
     more = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,165 @@
+"""Read other people's weight files: PyTorch's pickles and safetensors, with no code run whatever the file asks for."""
+
+import pickle
+import pickletools
+import re
+import shlex
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cxrlines.models.weights import WeightsError, few, load_weights
+
+_SWOLLEN = 20  # tensors may claim so many times their file's bytes: tied weights do twice, an attack any number
+
+
+def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
+    """All named tensors of a weights file (on the CPU, owned by the caller) and its format; no code is run.
+
+    Nested dictionaries are flattened: `{"state_dict": {"fc.bias": t}}` gives `state_dict.fc.bias`. What is no tensor
+    (epochs, hyperparameters), or has no name (an optimiser's state), is passed over. Format is told by content.
+
+    Raises:
+        WeightsError: the file is missing, damaged, of another kind, holds no tensors or swollen ones, or would need
+            code to be run.
+    """
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; name the weights file inside it")
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such weights file")
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise WeightsError(f"{path} is empty; copy it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself; fetch it (git lfs pull)")
+    form = "PyTorch"
+    # First: one safetensors file in 32 begins like a pickle, since its header's length comes first.
+    if head[8:9] == b"{":
+        found: Any = load_weights(path)[0]
+        form = "safetensors"
+    elif head[:4] == b"PK\3\4":
+        _check_zip(path)
+        found = _unpickled(path, mmap=True)
+    elif head[:1] == b"\x80":
+        found = _unpickled(path, mmap=False)
+    elif path.suffix == ".safetensors":
+        found = load_weights(path)[0]  # says what is wrong with it
+    else:
+        raise WeightsError(
+            f"{path} is not a weights file: it begins with {head[:24]!r}. "
+            "Safetensors and PyTorch files (.pt, .pth, .bin, .ckpt) are read"
+        )
+    if isinstance(found, Mapping) and "pytorch-lightning_version" in found:
+        form = "Lightning"
+    tensors = {name: tensor for name, tensor in _flat(found) if name}
+    if not tensors:
+        raise WeightsError(
+            f"{path} holds no named tensors, but a {type(found).__name__}; weights are a dictionary of them"
+        )
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise WeightsError(
+                f"{path}: {name} is not a plain tensor ({tensor.layout}, {tensor.dtype}, {tensor.device})"
+            )
+    claimed, size = sum(t.numel() * t.element_size() for t in tensors.values()), path.stat().st_size
+    if claimed > _SWOLLEN * size:
+        raise WeightsError(
+            f"{path}: its tensors claim {claimed} bytes, the file has {size}; it is damaged or an attack"
+        )
+    if form != "safetensors":  # those are copies already; these may be pages of the file
+        tensors = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    return tensors, form
+
+
+def _flat(found: Any) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of nested dictionaries under dotted names, in the file's order; a dictionary met twice is taken once."""
+    stack, seen = [("", found)], set()
+    while stack:
+        name, value = stack.pop()
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, Mapping) and id(value) not in seen:
+            seen.add(id(value))
+            inner = [(f"{name}.{key}" if name else key, value[key]) for key in value if isinstance(key, str)]
+            stack += reversed(inner)
+
+
+def _check_zip(path: Path) -> None:
+    """`WeightsError` unless a zip archive is PyTorch's, whole, without code, and nothing in it is compressed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise WeightsError(
+            f"{path} ({path.stat().st_size} bytes) is cut short or damaged ({error}); copy it again"
+        ) from error
+    names = {entry.filename.rpartition("/")[2] for entry in entries}
+    if "constants.pkl" in names:
+        raise WeightsError(f"{path} is a TorchScript program, which is code. {_conversion(path)}")
+    if "data.pkl" not in names:
+        raise WeightsError(
+            f"{path} is a zip archive, but not PyTorch's (it has {few(sorted(names))}); "
+            "unpack it and name the weights file"
+        )
+    # PyTorch compresses nothing; what it maps into memory is as large as the file.
+    if any(entry.compress_type for entry in entries) or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise WeightsError(f"{path} is packed as PyTorch packs no file: it would grow when opened. {_conversion(path)}")
+
+
+def _unpickled(path: Path, mmap: bool) -> Any:
+    """What PyTorch's restricted reader makes of a file; it makes tensors and plain containers only."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        culprits = [named.group(1)] if named else _globals(path)
+        if culprits:
+            raise WeightsError(
+                f"{path} is refused: to open it, {few(culprits)} would have to be run, and a file from elsewhere "
+                f"may run anything. {_conversion(path)}"
+            ) from None
+        raise WeightsError(
+            f"{path} cannot be read without running code: it is damaged, or pickled in another way than "
+            f"`torch.save` does by itself. {_conversion(path)}"
+        ) from error
+    except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
+        size = path.stat().st_size
+        raise WeightsError(
+            f"{path} ({size} bytes) is cut short or damaged ({type(error).__name__}: {error}); copy it again"
+        ) from error
+
+
+def _globals(path: Path) -> list[str]:
+    """Functions and classes that a plain pickle names, beyond PyTorch's own for tensors; nothing is run."""
+    found, strings = [], [""]
+    with path.open("rb") as file:
+        try:
+            for code, value, _ in pickletools.genops(file):
+                if code.name == "GLOBAL":
+                    found.append(str(value).replace(" ", "."))
+                elif code.name == "STACK_GLOBAL":
+                    found.append(".".join(strings[-2:]))
+                elif isinstance(value, str):
+                    strings.append(value)
+        except (ValueError, EOFError):
+            pass  # damaged from here on
+    return [name for name in dict.fromkeys(found) if not name.startswith(("torch._utils.", "collections."))]
+
+
+def _conversion(path: Path) -> str:
+    code = (
+        "import sys, torch, safetensors.torch as s; "
+        "d = torch.load(sys.argv[1], weights_only=False, map_location='cpu'); "
+        "d = next((d[k] for k in ('state_dict', 'model', 'net') if isinstance(d, dict) and k in d), d); "
+        "d = d if isinstance(d, dict) else d.state_dict(); "
+        "s.save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
+    )
+    command = shlex.join(["python", "-c", code, path.name, f"{path.stem}.safetensors"])
+    return f"Have it converted where it was made, or where its code can do no harm: {command}"
