@@ -206,5 +206,7 @@ def _with_presence(studies: pd.DataFrame) -> pd.DataFrame:
         columns = [studies[list(labels)].to_numpy(np.float32).max(axis=1) for labels in groups]
     else:
         columns = [np.full(len(studies), np.nan, np.float32)] * len(groups)
-    named = studies[["study", "patient", "film"]].assign(view=pd.Series([""] * len(studies), dtype=object))
+    named = (
+        studies[["study", "patient", "film"]].astype(object).assign(view=pd.Series([""] * len(studies), dtype=object))
+    )
     return named.assign(**dict(zip(PRESENCE, columns, strict=True)))
