@@ -6,8 +6,8 @@ drawn in is drawn onto the already warped film, at the size it is used: `film` a
 the augmentation by construction.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import cv2
@@ -33,20 +33,22 @@ LINE_WIDTH = 1 / 128
 class Films:
     """The films of a stage: rows of the store, their targets, and their lines in px of the store's films.
 
-    `rows` is (n,) int, `targets` (n, 11) float32 in label order, `lines` for each film (label, (points, 2) xy).
+    `rows` is (n,) int, `targets` (n, 11) float32 in label order, `lines` for each film (label, (points, 2) xy). `more`
+    holds further targets by name, each (n, ...) float32: `soft` labels with their `film_weights`, and `presence`.
     """
 
     store: Store
     rows: np.ndarray
     targets: np.ndarray
     lines: Sequence[Sequence[tuple[str, np.ndarray]]]
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 class FilmSet(Dataset[dict[str, Tensor]]):
-    """Warped films by (epoch, position): `film` uint8 (1, S, S), `overlay` uint8 (3, S, S) where wanted, `targets`."""
+    """Warped films by (epoch, position): `film` uint8 (1, S, S), `overlay` uint8 (3, S, S) where wanted, targets."""
 
     def __init__(
         self, films: Films, policy: Policy, *, seed: int, overlay: bool, colour_by: Literal["label", "device"]
@@ -65,6 +67,8 @@ class FilmSet(Dataset[dict[str, Tensor]]):
             "film": torch.from_numpy(warped.film[None]),
             "targets": torch.from_numpy(self.films.targets[position]),
         }
+        for name, values in self.films.more.items():
+            sample[name] = torch.as_tensor(values[position])
         if self.overlay:
             labels = [label for label, _ in lines]
             drawn = overlay(warped.film, labels, warped.points, self.colour_by)
@@ -85,12 +89,27 @@ def overlay(
 
 
 class Batches(Sampler[list[Key]]):
-    """The batches of one epoch from the `start`-th to before the `stop`-th, in an order drawn from (seed, epoch)."""
+    """The batches of one epoch from the `start`-th to before the `stop`-th, in an order drawn from (seed, epoch).
 
-    def __init__(self, films: int, batch: int, *, seed: int, epoch: int, start: int = 0, stop: int | None = None):
+    `part` says which films of a batch are this process's, given how many it has; None means all.
+    """
+
+    def __init__(
+        self,
+        films: int,
+        batch: int,
+        *,
+        seed: int,
+        epoch: int,
+        start: int = 0,
+        stop: int | None = None,
+        part: Callable[[int], slice] | None = None,
+    ):
         order = np.random.default_rng([seed, epoch]).permutation(films)
         count = batches_per_epoch(films, batch)
         batches = [order[i * batch : (i + 1) * batch] for i in range(count)][start:stop]
+        if part:
+            batches = [positions[part(len(positions))] for positions in batches]
         self.batches = [[(epoch, int(position)) for position in positions] for positions in batches]
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -105,10 +124,8 @@ def batches_per_epoch(films: int, batch: int) -> int:
     return max(1, films // batch)
 
 
-def in_order(films: FilmSet, batch: int, workers: int = 0) -> DataLoader[dict[str, Tensor]]:
-    """Every film once, in order, as epoch 0: for validation and prediction."""
-    keys = [
-        [(0, i) for i in range(start, min(start + batch, len(films.films)))]
-        for start in range(0, len(films.films), batch)
-    ]
+def in_order(films: FilmSet, batch: int, workers: int = 0, part: slice = slice(None)) -> DataLoader[dict[str, Tensor]]:
+    """Every film (of `part`) once, in order, as epoch 0: for validation and prediction."""
+    wanted = range(len(films.films))[part]
+    keys = [[(0, i) for i in wanted[start : start + batch]] for start in range(0, len(wanted), batch)]
     return DataLoader(films, batch_sampler=keys, num_workers=workers)

@@ -20,13 +20,22 @@ from torch.utils.data import DataLoader
 
 from cxrlines.evaluation.metrics import macro_auc
 from cxrlines.models.classifier import Classifier
+from cxrlines.task import DEVICE_OF, LABELS, Device
+from cxrlines.training import distributed
 from cxrlines.training.checkpoint import Progress, State, cpu_copy, load_state, save_state
 from cxrlines.training.loader import Batches, FilmSet, View, batches_per_epoch, in_order
-from cxrlines.training.losses import feature_loss, label_loss
+from cxrlines.training.losses import feature_loss, label_loss, presence_loss
 from cxrlines.training.schedule import Shape, learning_rate
 
 Report = Callable[[dict[str, Any]], None]
 """Told where a stage is: epoch, epochs, step, steps, films_per_s, loss, auc, seconds_left."""
+
+
+PRESENCE_GROUPS = [
+    *([i for i, label in enumerate(LABELS) if DEVICE_OF[label] == device] for device in Device),
+    list(range(len(LABELS))),
+]
+"""The labels behind each column of `data.external.PRESENCE`: a device's own, and any at all."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class Fit:
     patience: int | None = None
     label_weight: float = 1.0
     feature_weight: float = 0.0
+    soft_weight: float = 0.0
+    presence_weight: float = 0.0
     seed: int = 0
 
 
@@ -85,6 +96,7 @@ class StageModule(lightning.LightningModule):
         )
         self.per_epoch = batches_per_epoch(len(films.films), fit.batch)
         self.total = max(1, round(fit.epochs * self.per_epoch))
+        self.in_batch = min(fit.batch, len(films.films))
         self.ema = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(fit.ema), use_buffers=True) if fit.ema else None
         )
@@ -166,6 +178,7 @@ class StageModule(lightning.LightningModule):
             epoch=self.progress.epoch,
             start=self.progress.batch,
             stop=stop,
+            part=distributed.part,
         )
         return DataLoader(
             self.films,
@@ -175,7 +188,15 @@ class StageModule(lightning.LightningModule):
         )
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
-        return in_order(self.validation, self.fit_to.batch * 2, self.loader_workers) if self.validation else []
+        if not self.validation:
+            return []
+        mine = self._part_of_validation()
+        return in_order(self.validation, self.fit_to.batch * 2, self.loader_workers, mine)
+
+    def _part_of_validation(self) -> slice:
+        """This process's films of the validation; all of them where there is not one for each process."""
+        count = len(self.validation.films) if self.validation else 0
+        return distributed.part(count) if count >= distributed.world() else slice(0, count)
 
     def on_fit_start(self) -> None:
         for teacher in self.frozen:
@@ -211,20 +232,29 @@ class StageModule(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         features = self.model.features(batch["overlay" if self.view == "overlay" else "film"])
         loss = features.new_zeros(())
-        if self.fit_to.label_weight:
+        fit = self.fit_to
+        mine = len(features) * distributed.world() / self.in_batch  # 1 but for an uneven part of a batch
+        if fit.label_weight or fit.soft_weight or fit.presence_weight:
             logits = self.model.classify(features)
+        if fit.label_weight:
             weight = self.positive_weight.to(logits.device) if self.positive_weight is not None else None
-            loss = loss + self.fit_to.label_weight * label_loss(logits, batch["targets"], weight)
+            loss = loss + fit.label_weight * label_loss(logits, batch["targets"], weight)
+        if fit.soft_weight:
+            soft = label_loss(logits, batch["soft"], film_weights=batch["film_weights"])
+            loss = loss + fit.soft_weight * soft
+        if fit.presence_weight:
+            known = distributed.share(torch.isfinite(batch["presence"]).sum()) / mine
+            loss = loss + fit.presence_weight * known * presence_loss(logits, batch["presence"], PRESENCE_GROUPS)
         for teacher in self.frozen:
             with torch.no_grad():
                 wanted = teacher.features(batch["overlay"])
-            loss = loss + self.fit_to.feature_weight * feature_loss(features, wanted)
+            loss = loss + fit.feature_weight * feature_loss(features, wanted)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss became {loss.item()} at step {self.step_now}: lower schedule.lr (now {self.fit_to.lr}), "
                 "set schedule.clip, or use precision 32"
             )
-        return loss
+        return loss * mine
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.progress.batch += 1
@@ -240,7 +270,8 @@ class StageModule(lightning.LightningModule):
     def _keep(self) -> None:
         """Save; a model that is slow to save is saved less often, so that saving never takes over 5 % of the time."""
         begun = time.monotonic()
-        self.keep(self.state())
+        if distributed.is_first():
+            self.keep(self.state())
         self.kept = time.monotonic()
         self.pause_s = max(self.keep_every_s, 20 * (self.kept - begun)) if self.keep_every_s else 0.0
 
@@ -269,9 +300,12 @@ class StageModule(lightning.LightningModule):
     def on_train_epoch_end(self) -> None:
         auc = None
         if self.validation and self.scores:
-            auc = macro_auc(self.validation.films.targets, torch.cat(self.scores).numpy())
+            scores = torch.cat(self.scores).numpy()
+            if len(scores) < len(self.validation.films):
+                scores = distributed.gather_rows(scores)
+            auc = macro_auc(self.validation.films.targets, scores)
         self.scores.clear()
-        loss = float(torch.stack(self.losses).mean()) if self.losses else math.nan
+        loss = distributed.mean(float(torch.stack(self.losses).mean())) if self.losses else math.nan
         self.losses.clear()
         rate = self._optimizer.param_groups[0]["lr"]
         done = self.progress
@@ -304,12 +338,15 @@ def _quiet() -> Iterator[None]:
 def fit_stage(module: StageModule, folder: Path) -> dict[str, Tensor]:
     """Train what is left of `module`; curves for TensorBoard go under `folder`. Returns the final weights."""
     left = math.ceil(module.total / module.per_epoch) - module.progress.epoch
+    distributed.same_everywhere(module.step_now, "step to go on from")
     if not module.finished and left > 0:
+        distributed.synchronise(module.model, module.in_batch)
+        if module.ema is not None:
+            module.ema.requires_grad_(False)
         with _quiet():
             trainer = lightning.Trainer(
                 max_epochs=left,
-                accelerator="gpu" if torch.cuda.is_available() else "cpu",
-                devices=1,
+                **distributed.trainer_options(find_unused=True),
                 benchmark=torch.cuda.is_available(),  # every batch has the same shape
                 precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[module.fit_to.precision],  # type: ignore[arg-type]
                 gradient_clip_val=module.fit_to.clip,
@@ -331,11 +368,15 @@ def resume(path: Path, step: str) -> tuple[State | None, Callable[[State], None]
 
 @torch.inference_mode()
 def predict_films(model: Classifier, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
-    """Probabilities (n, 11) float32 of every film in order, without augmentation."""
+    """Probabilities (n, 11) float32 of every film in order, without augmentation.
+
+    Several processes predict a part each and all get the whole: all of them must call it.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).to(memory_format=torch.channels_last).eval()
     rows = [
         torch.sigmoid(model(item[("overlay" if view == "overlay" else "film")].to(device)).float()).cpu()
-        for item in in_order(films, batch)
+        for item in in_order(films, batch, part=distributed.part(len(films.films)))
     ]
-    return torch.cat(rows).numpy() if rows else np.zeros((0, films.films.targets.shape[1]), np.float32)
+    scores = torch.cat(rows).numpy() if rows else np.zeros((0, films.films.targets.shape[1]), np.float32)
+    return distributed.gather_rows(scores)

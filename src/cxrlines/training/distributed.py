@@ -1,0 +1,259 @@
+"""One step on several processes, one a GPU: who is who, who does what, and what they tell each other.
+
+torchrun starts the same command once for each process. A batch is split over them so that the weights they end with
+are those of one process but for rounding: gradients are averaged (Lightning's DDP), batch normalisation takes its
+moments over the whole batch, and dropout draws for the whole batch. Only the first process writes files.
+
+Alone, every function here does the obvious thing for a world of one.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from types import MethodType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+from torch import Tensor, nn
+from torch.nn import functional
+
+Answer = TypeVar("Answer")
+
+PATIENCE = timedelta(days=2)
+"""How long processes wait for one another: the first may decode a large data set while the others wait."""
+
+_talk: list[dist.ProcessGroup] = []
+"""The group for what is not gradients: on processors (gloo), and patient."""
+
+
+def begin(devices: int | None = None, nodes: int | None = None) -> None:
+    """Join the processes that torchrun started, or start them: `devices` on each of `nodes` machines.
+
+    None takes what torchrun says; alone, one. With more than one device on one machine and no torchrun, this process
+    becomes torchrun of its own command. Called once, before anything else is done.
+
+    Raises:
+        ValueError: more devices than there are, other numbers than torchrun's, or several nodes without torchrun.
+    """
+    if not dist.is_torchelastic_launched():
+        if (nodes or 1) > 1:
+            raise ValueError(
+                f"--nodes {nodes}: start the same command on each of the {nodes} machines with torchrun, as "
+                f"docs/cluster.md shows: torchrun --nnodes {nodes} --nproc-per-node {devices or 1} --rdzv-backend c10d "
+                "--rdzv-endpoint HOST:29500 -m cxrlines train ..."
+            )
+        if (devices or 1) > 1:
+            _enough_gpus(devices or 1)
+            torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+            os.execv(sys.executable, [*torchrun, "-m", "cxrlines", *sys.argv[1:]])
+        return
+    here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    for flag, asked, started, option in (
+        ("--devices", devices, here, "--nproc-per-node"),
+        ("--nodes", nodes, everywhere // here, "--nnodes"),
+    ):
+        if asked is not None and asked != started:
+            raise ValueError(f"{flag} is {asked}, but torchrun was started with {option} {started}; give both the same")
+    _enough_gpus(here)
+    join()
+
+
+def _enough_gpus(wanted: int) -> None:
+    if torch.cuda.is_available() and torch.cuda.device_count() < wanted:
+        raise ValueError(f"--devices is {wanted}, but this machine shows {torch.cuda.device_count()} GPU(s)")
+
+
+def join() -> None:
+    """Meet the other processes where the environment says (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT)."""
+    device = None
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    if device is None:
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    else:
+        dist.init_process_group("nccl", device_id=device)
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup)  # all ranks are in it
+    _talk[:] = [group]
+
+
+def leave() -> None:
+    """Part from the others, at the end."""
+    if dist.is_initialized():
+        _talk.clear()
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """Which of the processes this is, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all."""
+    if world() > 1:
+        dist.barrier(group=_talk[0])
+
+
+def first(work: Callable[[], Answer]) -> Answer:
+    """`work()` done by the first process alone; all wait, and get what it returned or raised."""
+    if world() == 1:
+        return work()
+    said: list[Any] = [None, None]
+    if is_first():
+        try:
+            said[0] = work()
+        except Exception as error:
+            said[1] = error
+    dist.broadcast_object_list(said, src=0, group=_talk[0])
+    if said[1] is not None:
+        raise said[1]
+    return said[0]
+
+
+def part(count: int) -> slice:
+    """Which of `count` things in a row are this process's: sizes differ by one at most."""
+    share, over = divmod(count, world())
+    start = rank() * share + min(rank(), over)
+    return slice(start, start + share + (rank() < over))
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """The rows of all processes, each (n_i, ...) of one dtype, in the order of the processes: the inverse of `part`."""
+    if world() == 1:
+        return rows
+    parts: list[Any] = [None] * world()
+    dist.all_gather_object(parts, rows, group=_talk[0])
+    return np.concatenate(parts)
+
+
+def share(count: Tensor) -> Tensor:
+    """What a mean over `count` things here weighs so that the processes' average is the mean over all: 1 if alone."""
+    if world() == 1:
+        return torch.ones_like(count, dtype=torch.float32)
+    everywhere = count.detach().clone()
+    dist.all_reduce(everywhere)
+    return count * world() / everywhere.clamp(min=1)
+
+
+def mean(value: float) -> float:
+    """The processes' mean of `value`."""
+    return float(np.mean(gather_rows(np.array([value]))))
+
+
+def same_everywhere(value: object, what: str) -> None:
+    """`RuntimeError` unless all processes have the same `value`."""
+    if world() > 1:
+        values: list[Any] = [None] * world()
+        dist.all_gather_object(values, value, group=_talk[0])
+        if any(other != value for other in values):
+            raise RuntimeError(
+                f"the processes do not see the same {what}: {values}. The run's folder must lie on a file system that "
+                "all machines share; start the same command again"
+            )
+
+
+def trainer_options(find_unused: bool) -> dict[str, Any]:
+    """What Lightning's Trainer is told of the processes. Alone, SLURM's variables must not be taken for an order."""
+    gpu = torch.cuda.is_available()
+    if world() == 1:
+        return {"accelerator": "gpu" if gpu else "cpu", "devices": 1, "plugins": [LightningEnvironment()]}
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    return {
+        "accelerator": "gpu" if gpu else "cpu",
+        "devices": here,
+        "num_nodes": world() // here,
+        "use_distributed_sampler": False,
+        "plugins": [TorchElasticEnvironment()],
+        "strategy": DDPStrategy(
+            find_unused_parameters=find_unused,
+            broadcast_buffers=False,  # equal already
+            process_group_backend="nccl" if gpu else "gloo",
+        ),
+    }
+
+
+def synchronise(model: nn.Module, batch: int) -> None:
+    """Make `model`, in place, train on this process's part of a batch of `batch` films as on the whole of it.
+
+    Names and values of its state stay as they are; in evaluation nothing changes. `ValueError` for a batch of fewer
+    films than there are processes.
+    """
+    if world() == 1:
+        return
+    if batch < world():
+        raise ValueError(
+            f"schedule.batch: {batch} films cannot be split over {world()} processes; give fewer --devices or a larger "
+            "batch"
+        )
+    if torch.cuda.is_available():
+        convert_sync_batchnorm(model)  # timm's: torch's own drops the activation of timm's layers
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.forward = MethodType(_whole_dropout(batch), module)  # type: ignore[method-assign]
+        elif isinstance(module, nn.BatchNorm2d):
+            module.forward = MethodType(_whole_norm, module)  # type: ignore[method-assign]
+
+
+def _whole_dropout(batch: int) -> Callable[[nn.Dropout, Tensor], Tensor]:
+    def forward(self: nn.Dropout, x: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return x
+        drawn = functional.dropout(x.new_ones((batch, *x.shape[1:])), self.p)
+        return x * drawn[part(batch)]
+
+    return forward
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _whole_norm(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Batch normalisation with the moments of the whole batch, on processors, where torch's SyncBatchNorm has none."""
+    if not self.training:
+        return type(self).forward(self, x)
+    ours = x.float()
+    count = torch.tensor([float(x.numel() // x.shape[1])])
+    moments = _Sum.apply(torch.cat([ours.sum((0, 2, 3)), count]))
+    total = moments[-1]
+    mean = moments[:-1] / total
+    centred = ours - mean[:, None, None]
+    variance = _Sum.apply(centred.square().sum((0, 2, 3))) / total
+    with torch.no_grad():
+        momentum = self.momentum if self.momentum is not None else 0.1
+        self.running_mean.lerp_(mean, momentum)  # type: ignore[union-attr]
+        self.running_var.lerp_(variance * total / (total - 1), momentum)  # type: ignore[union-attr]
+        self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+    y = centred * (self.weight * torch.rsqrt(variance + self.eps))[:, None, None] + self.bias[:, None, None]
+    y = y.to(x.dtype)
+    return self.act(self.drop(y)) if isinstance(self, BatchNormAct2d) else y

@@ -1,0 +1,204 @@
+"""Two processes end where one does: weights, history, predictions; and say what does not fit."""
+
+import contextlib
+import dataclasses
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing
+
+from cxrlines.augment.policy import make_policy
+from cxrlines.data.store import Placement
+from cxrlines.models.classifier import Classifier
+from cxrlines.task import LABELS
+from cxrlines.training import distributed
+from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.stage import Fit, StageModule, fit_stage, predict_films
+
+FIT = Fit(epochs=2, batch=5, lr=1e-3, seed=5, ema=0.5, clip=1.0, presence_weight=0.5)
+SIZE = 32
+
+
+class TinyStore:
+    """Noise, the store's interface as the loader uses it."""
+
+    def __init__(self, count: int) -> None:
+        self.films = np.random.default_rng(0).integers(0, 256, (count, 40, 40), dtype=np.uint8)
+        self.placements = [Placement(1, 1, 0, 0)] * count
+
+
+def films(count: int) -> Films:
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 2, (count, len(LABELS))).astype(np.float32)
+    presence = rng.choice([0, 1, np.nan], (count, 5)).astype(np.float32)  # known for more films here than there
+    return Films(TinyStore(count), np.arange(count), targets, [[]] * count, {"presence": presence})  # type: ignore[arg-type]
+
+
+def film_set(count: int, policy: str) -> FilmSet:
+    return FilmSet(films(count), make_policy(policy, SIZE), seed=5, overlay=False, colour_by="device")
+
+
+def model(head: str = "gap") -> Classifier:
+    torch.manual_seed(1)
+    return Classifier("resnet10t", head, in_channels=1, weights="none", dropout=0.5)
+
+
+def fitted(fit: Fit, folder: Path, head: str = "gap", **options) -> tuple[StageModule, dict[str, torch.Tensor]]:
+    module = StageModule(model(head), fit, film_set(11, "light"), film_set(7, "none"), view="plain", **options)
+    return module, fit_stage(module, folder)
+
+
+def work(rank: int, port: int, folder: Path) -> None:
+    """What each of two processes does; what it ends with is left in `folder` for the test to look at."""
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    distributed.join()
+    kept = 0
+
+    def keep(state: object) -> None:
+        nonlocal kept
+        kept += 1
+
+    module, weights = fitted(FIT, folder / f"logs{rank}", keep=keep, keep_every_s=0)
+    result = {
+        "weights": weights,
+        "history": module.progress.history,
+        "kept": kept,
+        "predicted": {
+            count: predict_films(model().eval(), film_set(count, "none"), batch=2) for count in (7, 1)
+        },
+        "first": distributed.first(lambda: f"by {rank}"),
+        "part": list(range(7))[distributed.part(7)],
+    }  # fmt: skip
+    features_only = dataclasses.replace(FIT, label_weight=0.0, presence_weight=0.0, feature_weight=1.0, epochs=0.5)
+    small = dataclasses.replace(FIT, batch=1)
+    with contextlib.suppress(ValueError):
+        fitted(small, folder)
+        result["batch of one"] = "went through"
+    teacher = Classifier("resnet10t", "gap", in_channels=3, weights="none").eval()
+    seen = FilmSet(films(11), make_policy("none", SIZE), seed=5, overlay=True, colour_by="device")
+    fit_stage(StageModule(model(), features_only, seen, None, view="plain", teacher=teacher), folder / f"f{rank}")
+    for name, action in (
+        ("error", lambda: distributed.first(fail)),
+        ("differs", lambda: distributed.same_everywhere(rank, "step to go on from")),
+    ):
+        try:
+            action()
+        except Exception as error:
+            result[name] = f"{type(error).__name__}: {error}"
+    torch.save(result, folder / f"rank{rank}.pt")
+    distributed.leave()
+
+
+def fail() -> None:
+    raise FileNotFoundError("no such folder: data")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(work, (port, folder), nprocs=2)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return fitted(FIT, tmp_path_factory.mktemp("alone"))
+
+
+def test_batches_of_five_over_two_processes_end_with_the_weights_of_one(ranks, alone):
+    module, weights = alone
+    start = model().state_dict()
+    moved = max(float((weights[name] - start[name]).abs().max()) for name in weights if "running" not in name)
+    assert moved > 1e-3
+    for rank in ranks:
+        assert rank["weights"].keys() == weights.keys()
+        for name, tensor in weights.items():
+            torch.testing.assert_close(rank["weights"][name], tensor, rtol=1e-3, atol=2e-5, msg=lambda m, n=name: n + m)
+    for name in weights:
+        assert torch.equal(ranks[0]["weights"][name], ranks[1]["weights"][name])
+
+
+def test_the_history_is_that_of_one_process(ranks, alone):
+    for rank in ranks:
+        for mine, wanted in zip(rank["history"], alone[0].progress.history, strict=True):
+            assert mine["loss"] == pytest.approx(wanted["loss"], rel=1e-4)
+            assert mine["auc"] == pytest.approx(wanted["auc"], abs=1e-6)
+
+
+def test_predictions_of_seven_films_and_of_one_are_those_of_one_process(ranks):
+    for count in (7, 1):
+        wanted = predict_films(model().eval(), film_set(count, "none"), batch=2)
+        assert wanted.shape == (count, 11)
+        assert count == 1 or np.abs(wanted[0] - wanted[1]).max() > 1e-4, "films differ, so that their order shows"
+        for rank in ranks:
+            np.testing.assert_allclose(rank["predicted"][count], wanted, rtol=0, atol=1e-6)
+
+
+def test_each_film_has_one_process_and_only_the_first_writes(ranks):
+    assert ranks[0]["part"] + ranks[1]["part"] == list(range(7))
+    assert [len(rank["part"]) for rank in ranks] == [4, 3]
+    assert ranks[0]["kept"] > 2 and ranks[1]["kept"] == 0
+    assert [rank["first"] for rank in ranks] == ["by 0", "by 0"]
+
+
+def test_errors_reach_every_process(ranks):
+    for rank in ranks:
+        assert rank["error"] == "FileNotFoundError: no such folder: data"
+        assert "do not see the same step to go on from: [0, 1]" in rank["differs"]
+        assert "batch of one" not in rank
+
+
+def test_alone_nothing_waits_and_everything_is_mine():
+    assert (distributed.rank(), distributed.world(), distributed.is_first()) == (0, 1, True)
+    assert distributed.part(7) == slice(0, 7)
+    distributed.barrier()
+    rows = np.arange(6).reshape(3, 2)
+    assert distributed.gather_rows(rows) is rows
+    assert distributed.share(torch.tensor(3)) == 1
+
+
+def test_slurm_variables_are_no_order_to_wait_for_others(monkeypatch, tmp_path):
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    module, _ = fitted(dataclasses.replace(FIT, epochs=0.5), tmp_path)
+    assert module.finished
+
+
+def test_several_machines_need_torchrun():
+    with pytest.raises(ValueError, match=r"--nodes 2: start the same command on each .*torchrun --nnodes 2 --nproc-pe"):
+        distributed.begin(4, 2)
+
+
+def test_devices_on_one_machine_start_torchrun_of_the_same_command(monkeypatch):
+    called = []
+    monkeypatch.setattr("os.execv", lambda path, arguments: called.append(arguments))
+    monkeypatch.setattr("sys.argv", ["cxrlines", "train", "baseline", "--devices", "3"])
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    distributed.begin(3)
+    assert called[0][1:] == [
+        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3",
+        "-m", "cxrlines", "train", "baseline", "--devices", "3",
+    ]  # fmt: skip
+    distributed.begin(1)
+    distributed.begin()
+    assert len(called) == 1
+
+
+def test_flags_that_contradict_torchrun(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="--devices is 3, but torchrun was started with --nproc-per-node 2"):
+        distributed.begin(3)
+    with pytest.raises(ValueError, match="--nodes is 4, but torchrun was started with --nnodes 2"):
+        distributed.begin(2, 4)
