@@ -1,0 +1,266 @@
+"""A tracker that fails, hangs, dies or floods costs no training step, and what it lost is told.
+
+The faults are real: a package named wandb, put before the real one for the tracker's process alone, does them.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cxrlines.tracking import worker as worker_module
+from cxrlines.tracking.settings import TrackingSettings
+from cxrlines.tracking.tracker import Tracker, open_tracker
+
+# What wandb's client offers and `backends.Wandb` uses, keeping all it is told in `told.jsonl`.
+CLIENT = """
+import json, os, sys, time
+def keep(**told):
+    with open("told.jsonl", "a") as file:
+        file.write(json.dumps(told) + "\\n")
+class Config:
+    def update(self, values, allow_val_change): keep(config=values)
+class Run:
+    config, dir = Config(), "."
+    def define_metric(self, name, step_metric): pass
+    def log(self, values): keep(log=values)
+    def save(self, path, base_path, policy): keep(save=path)
+    def finish(self, exit_code): keep(finish=exit_code)
+class Settings:
+    def __init__(self, **fields): pass
+def teardown(exit_code): pass
+def init(**fields):
+    keep(init=fields["id"], pid=os.getpid(), environment=dict(os.environ))
+    return Run()
+"""
+LOG = "def log(self, values):\n    "
+FAULTS = {
+    "raises at start": "def init(**fields): raise RuntimeError(f'no entry for {os.environ[\"WANDB_API_KEY\"]}')",
+    "raises at each call": LOG + "raise RuntimeError(f'lost step {values[\"step\"]}')\nRun.log = log",
+    "sleeps at start": "def init(**fields): keep(pid=os.getpid()); time.sleep(3600)",
+    "sleeps at a call": LOG + "time.sleep(3600)\nRun.log = log",
+    "sleeps at the end": "def finish(self, exit_code): time.sleep(3600)\nRun.finish = finish",
+    "exits at start": "os._exit(3)",
+    "exits at a call": LOG + "os._exit(3)\nRun.log = log",
+    "floods": LOG + "[os.write(1, b'x' * 65536) + os.write(2, b'y' * 65536) for _ in range(20)]\nRun.log = log",
+    "is broken": "import a_module_that_is_not_there",
+}
+HANGS = [fault for fault in FAULTS if fault.startswith("sleeps")]
+
+
+@pytest.fixture
+def client(tmp_path, monkeypatch):
+    """Puts a client with a fault before the real one; the tracker's own processes alone see it."""
+
+    def put(fault: str = "") -> None:
+        package = tmp_path / "packages/wandb"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.py").write_text(CLIENT + fault)
+        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+
+    monkeypatch.setenv("WANDB_API_KEY", "s3cret-key")
+    return put
+
+
+def opened(folder: Path, patience_s: float = 30, identity: str = "one") -> Tracker:
+    settings = TrackingSettings(use=("wandb", "csv"), patience_s=patience_s)
+    return open_tracker(settings, run="m/fold0/teacher", group="demo", folder=folder, identity=identity)
+
+
+def train(tracker: Tracker, steps: int = 200) -> float:
+    """A training loop's calls; the seconds that they took."""
+    begun = time.perf_counter()
+    for step in range(steps):
+        tracker.metrics({"loss": 0.5, "lr": 0.001}, step)
+    return time.perf_counter() - begun
+
+
+def told_to(folder: Path) -> list[dict]:
+    path = folder / "told.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def gone(pid: int, within_s: float) -> bool:
+    """Whether a process ends in time."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+            if "State:\tZ" in Path(f"/proc/{pid}/status").read_text():
+                return True  # ended; its new parent has not asked yet
+        except (ProcessLookupError, FileNotFoundError):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_everything_arrives_in_order_and_as_it_was_when_told(client, tmp_path):
+    client()
+    report = tmp_path / "report.html"
+    report.write_text("first")
+    values = {"films": {"view": "overlay"}}
+    tracker = opened(tmp_path)
+    tracker.settings(values)
+    values["films"]["view"] = "changed"
+    train(tracker, 3000)
+    tracker.text("lineage.json", "{}")
+    tracker.file(report)
+    report.write_text("second")
+    tracker.close()
+    assert tracker.problems == []
+    told = told_to(tmp_path)
+    assert [row["log"]["step"] for row in told if "log" in row] == list(range(3000))
+    assert {"films.view": "overlay"} in [row.get("config") for row in told]
+    assert [row for row in told if "log" not in row][-1] == {"finish": 0}
+    assert (tmp_path / "report.html").read_text() == "first"  # the client's folder is "." here
+    assert not (tmp_path / ".tracking/outbox").exists()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_costs_no_step(client, tmp_path, fault, capsys):
+    client(FAULTS[fault])
+    limit = 2.0 if fault in HANGS else 30.0
+    tracker = opened(tmp_path, limit)
+    assert train(tracker) < 1
+    begun = time.monotonic()
+    tracker.close()
+    assert time.monotonic() - begun < limit + 2
+    threads = [link.reader for link in tracker._links if isinstance(link, worker_module.Worker)]
+    processes = [link.process for link in tracker._links if isinstance(link, worker_module.Worker)]
+    assert not any(thread.is_alive() for thread in threads)
+    assert all(process.returncode is not None for process in processes)  # no zombie
+    told = "\n".join(tracker.problems)
+    if fault == "floods":
+        assert told == "" and len([row for row in told_to(tmp_path) if "finish" in row]) == 1
+    else:
+        assert told.startswith("wandb: ")
+        assert capsys.readouterr().err.count("tracking: wandb:") == len(tracker.problems) <= 6
+    if fault in HANGS:
+        assert "did not finish within 2 s" in told and "of 200 calls" in told
+    if fault.startswith("exits"):
+        assert "ended with code 3" in told and "200 of 200 calls are lost" in told
+    if fault == "raises at start":
+        assert "RuntimeError: no entry for <WANDB_API_KEY>" in told and "s3cret" not in told
+    if fault == "raises at each call":
+        assert "RuntimeError: lost step 0" in told and "200 of 200 calls are lost" in told
+    if fault == "is broken":
+        assert "a_module_that_is_not_there" in told
+    assert len((tmp_path / "csv/metrics.csv").read_text().splitlines()) == 401  # the other tracker has it all
+
+
+def test_more_than_may_wait_is_dropped_and_counted(client, tmp_path, monkeypatch):
+    monkeypatch.setattr(worker_module, "WAITING", 50)
+    client("time.sleep(1.5)")
+    tracker = opened(tmp_path)
+    tracker.text("long", "x" * 300_000)  # more than a pipe holds: the writer waits
+    assert train(tracker, 500) < 1
+    tracker.close()
+    arrived = len([row for row in told_to(tmp_path) if "log" in row])
+    assert 0 < arrived < 100
+    lost = 500 - arrived
+    assert tracker.problems == [f"wandb: {lost} of 501 calls are lost, {lost} of them because too many waited"]
+
+
+def test_a_training_that_fails_is_told_as_failed(client, tmp_path):
+    client()
+    with pytest.raises(FloatingPointError), opened(tmp_path) as tracker:
+        raise FloatingPointError("the loss became nan")
+    assert told_to(tmp_path)[-1] == {"finish": 1}
+    assert tracker.problems == []
+
+
+def test_a_resumed_run_keeps_its_id_and_another_gets_one(client, tmp_path):
+    client()
+    for identity in ("one", "one", "other"):
+        opened(tmp_path, identity=identity).close()
+    ids = [row["init"] for row in told_to(tmp_path) if "init" in row]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_children_that_hold_the_pipe_do_not_delay_the_end(client, tmp_path):
+    """A loader's workers are forks of training and hold every file that it has open."""
+    client()
+    tracker = opened(tmp_path)
+    loader = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    loader.start()
+    try:
+        train(tracker, 5)
+        begun = time.monotonic()
+        tracker.close()
+        assert time.monotonic() - begun < 20 and tracker.problems == []
+    finally:
+        loader.kill()
+        loader.join()
+
+
+TRAINING = """
+import os, sys, time
+from pathlib import Path
+from cxrlines.tracking.settings import TrackingSettings
+from cxrlines.tracking.tracker import open_tracker
+settings = TrackingSettings(use=("wandb",), patience_s=1)
+tracker = open_tracker(settings, run="r", group="g", folder=Path(sys.argv[1]), identity="one")
+tracker.metrics({"loss": 0.5}, 1)
+"""
+
+
+def started(folder: Path) -> int:
+    """The tracker's process, once it says so."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if told := told_to(folder):
+            return told[0]["pid"]
+        time.sleep(0.05)
+    raise AssertionError("the tracker's process did not start")
+
+
+@pytest.mark.parametrize("fault", ["", FAULTS["sleeps at start"]])
+def test_a_killed_training_leaves_no_process(client, tmp_path, fault):
+    client(fault)
+    # A fork that outlives the killed process holds the pipe open, as a loader's worker may.
+    script = TRAINING + "if os.fork() == 0:\n    os.execvp('sleep', ['sleep', '60'])\ntime.sleep(60)"
+    if not fault:
+        script = TRAINING + "child = os.fork()\nif child == 0: time.sleep(60)\nprint(child, flush=True)\ntime.sleep(60)"
+    training = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    fork = None
+    try:
+        pid = started(tmp_path)
+        assert training.stdout is not None
+        fork = int(training.stdout.readline()) if not fault else None
+        training.send_signal(signal.SIGKILL)
+        training.wait()
+        assert gone(pid, 15)
+    finally:
+        training.kill()
+        if fork:
+            os.kill(fork, signal.SIGKILL)
+        if training.stdout:
+            training.stdout.close()
+    if not fault:
+        assert told_to(tmp_path)[-1] == {"finish": 1}  # and the run is closed as one that did not finish
+
+
+def test_a_tracker_that_nobody_closes_does_not_keep_python_from_ending(client, tmp_path):
+    client(FAULTS["sleeps at start"])
+    done = subprocess.run([sys.executable, "-c", TRAINING, str(tmp_path)], timeout=30, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_the_clients_report_nothing_of_their_own(client, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "true")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")
+    client()
+    opened(tmp_path).close()
+    seen = told_to(tmp_path)[0]["environment"]
+    assert seen["DO_NOT_TRACK"] == seen["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert seen["WANDB_ERROR_REPORTING"] == "false"
+    assert seen["WANDB_API_KEY"] == "s3cret-key" and seen["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "99"  # the user's own
+    env = pytest.importorskip("wandb.env", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", seen["WANDB_ERROR_REPORTING"])
+    assert not env.error_reporting_enabled()
