@@ -9,7 +9,8 @@ import typer
 import yaml
 
 from cxrlines import cli
-from cxrlines.recipes.spec import MemberSpec, load_recipe, shipped
+from cxrlines.recipes.load import load_recipe, shipped
+from cxrlines.recipes.spec import MemberSpec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+experiment = typer.Typer(help="Repeat an experiment of docs/experiments.md.", no_args_is_help=True)
+app.add_typer(experiment, name="experiment")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes side by side; default: one a core (or GPU).")]
@@ -39,6 +41,13 @@ class Site(StrEnum):
 class How(StrEnum):
     mean = "mean"
     rank = "rank"
+    power = "power"
+    fitted = "fitted"
+
+
+class View(StrEnum):
+    flip = "flip"
+    scale = "scale"
 
 
 @app.command()
@@ -135,28 +144,50 @@ def folds(
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A shipped recipe (baseline, three-stage, multi-head, demo) or a YAML file.")
+        str,
+        typer.Argument(
+            help="A shipped recipe (baseline, three-stage, multi-head, hotwater, hotwater-small, demo) or a YAML file."
+        ),
     ],
     data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are read if there.")],
     out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on where it was.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="path.to.field=value, laid over the recipe.")
     ] = None,
+    external: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER: the films of an external set of the recipe, as distributed."),
+    ] = None,
     folds: Annotated[str | None, typer.Option(help="Only these folds, e.g. 0,1.")] = None,
     workers: Workers = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the steps, do none.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps and what they would cost, do none.")
+    ] = False,
 ) -> None:
     """Train a recipe: store, folds, steps, predictions, metrics.json and report.html."""
     from cxrlines.recipes import run as runs
-    from cxrlines.recipes.spec import load_recipe
+    from cxrlines.recipes.load import load_recipe
 
-    chosen = load_recipe(recipe, settings)
+    chosen = load_recipe(recipe, [*(settings or []), *_folders(external)])
     wanted = _numbers("--folds", folds)
     if dry_run:
-        typer.echo(runs.dry_run(chosen, data, out, wanted))
+        from cxrlines.recipes.dry import dry_run as show_plan
+
+        typer.echo(show_plan(chosen, data, out, wanted))
         return
     runs.train(chosen, data, out, folds=wanted, workers=workers, command=_command(), say=_say)
     typer.echo(f"{out / 'metrics.json'}\n{out / 'report.html'}")
+
+
+def _folders(external: list[str] | None) -> list[str]:
+    """`--external NAME=FOLDER` as settings of a recipe."""
+    settings = []
+    for text in external or []:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise ValueError(f"--external is {text!r}; write it as NAME=FOLDER, e.g. --external nih=/data/nih")
+        settings.append(f"external.{name}.folder={json.dumps(folder)}")
+    return settings
 
 
 def _numbers(flag: str, text: str | None) -> list[int] | None:
@@ -238,6 +269,50 @@ def predict(
     for film, reason in result.errors:
         _say(f"{film}: {reason}")
     raise typer.Exit(2 if result.errors else 0)
+
+
+@app.command()
+def twins(
+    a: Annotated[Path, typer.Argument(help="A data folder, or any folder of films.")],
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+    out: Annotated[Path, typer.Option(help="Table to write: study_a, study_b, correlation.")] = Path("twins.csv"),
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Find the films that are in both folders, under two names and processings."""
+    from cxrlines.data.pool import cores
+    from cxrlines.data.twins import twins_of_folders
+
+    found = twins_of_folders(a, b, workers or cores())
+    found.write(out)
+    typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else f"{out}\n{found.text()}")
+
+
+@experiment.command("claims")
+def experiment_claims(
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")] = Path("runs/claims"),
+    seeds: Annotated[str, typer.Option(help="Worlds to do: films, folds and draws of their own each.")] = "0,1,2",
+    claims: Annotated[str | None, typer.Option(help="Only these, e.g. 1,2; default: all.")] = None,
+    workers: Workers = None,
+) -> None:
+    """Test the claims of the write-up on a phantom benchmark: a table of differences with intervals."""
+    from cxrlines.experiments.claims import CLAIMS, run_claims
+
+    chosen = _numbers("--claims", claims) or CLAIMS
+    table = run_claims(out, seeds=_numbers("--seeds", seeds) or (), claims=chosen, workers=workers, say=_say)
+    typer.echo(f"{table.text()}\n{out / 'claims.md'}\n{out / 'claims.json'}")
+
+
+@experiment.command("small")
+def experiment_small(
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")] = Path("runs/small"),
+    workers: Workers = None,
+) -> None:
+    """The recipe hotwater in small, on phantoms: every member, stage and external set, in under an hour."""
+    from cxrlines.experiments.small import run_small
+
+    run = run_small(out, workers=workers, say=_say)
+    typer.echo(f"{run / 'metrics.json'}\n{run / 'report.html'}")
 
 
 @bench.command("augment")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from cxrlines.recipes import demo
-from cxrlines.recipes.spec import load_recipe
+from cxrlines.recipes.load import load_recipe
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 STAGES = ("baseline.stages.only", *(f"three-stage.stages.{name}" for name in ("teacher", "student", "finetune")))

@@ -18,8 +18,9 @@ from cxrlines.models.weights import load_weights
 from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_plan, workers_for
 from cxrlines.recipes.pack import pack
-from cxrlines.recipes.run import dry_run, plan_of, prepare, train
-from cxrlines.recipes.spec import RecipeError, load_recipe
+from cxrlines.recipes.dry import dry_run
+from cxrlines.recipes.run import plan_of, prepare, train
+from cxrlines.recipes.load import RecipeError, load_recipe
 from cxrlines.recipes.step import HELD_OUT, LINEAGE, TEST, WEIGHTS, do_step
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import LeakError, patient_key, read_lineage
@@ -236,8 +237,9 @@ from pathlib import Path
 from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_plan, workers_for
 from cxrlines.recipes.pack import pack
-from cxrlines.recipes.run import dry_run, plan_of, prepare, train
-from cxrlines.recipes.spec import RecipeError, load_recipe
+from cxrlines.recipes.dry import dry_run
+from cxrlines.recipes.run import plan_of, prepare, train
+from cxrlines.recipes.load import RecipeError, load_recipe
 if __name__ == "__main__":
     recipe = load_recipe(sys.argv[1], sys.argv[4:])
     train(recipe, Path(sys.argv[2]), Path(sys.argv[3]), folds=[0], workers=1, command="test")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cxrlines.recipes.spec import RecipeError, load_recipe, shipped
+from cxrlines.recipes.load import RecipeError, load_recipe, shipped
 
 SMALL = """
 name: small

@@ -17,10 +17,10 @@ from cxrlines.evaluation.evaluate import compare, evaluate, read_predictions
 from cxrlines.inference.bundle import load_bundle
 from cxrlines.inference.engine import predict, write_predictions
 from cxrlines.phantom.write import write_phantom
+from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.pack import pack
 from cxrlines.recipes.progress import clock
 from cxrlines.recipes.run import train
-from cxrlines.recipes.spec import load_recipe
 from cxrlines.task import LABELS
 
 FILMS: dict[str, Any] = {

@@ -20,31 +20,34 @@ def pack(root: Path, out: Path) -> Path:
     recipe = Recipe.model_validate_json(path.read_text())
     if recipe.ensemble.how != "mean":
         raise RunError(
-            f"{recipe.name} averages by {recipe.ensemble.how}, which needs all films of a set at once; "
-            "a bundle reads film by film: train it with --set ensemble.how=mean"
+            f"{recipe.name} averages by {recipe.ensemble.how}; a bundle reads film by film and takes the mean: "
+            "train it with --set ensemble.how=mean (no step is done again)"
         )
     if not (root / STEPS).is_file():
         raise RunError(f"{root} is not finished; run `cxrlines train` to its end first")
     finished: dict[str, str] = json.loads((root / STEPS).read_text())
     members, untraced = [], set()
+    flips = True
     for name in recipe.averaged:
-        last = list(recipe.members[name].stages)[-1]
+        source = recipe.source(name)
+        flips &= recipe.members[source[0]].stages[source[1]].films.flip
         for step, identity in finished.items():
             member, fold_name, stage = step.split("/")
-            if (member, stage) != (name, last):
+            if (member, stage) != source or "+" in fold_name:
                 continue
             folder = root / step
             if read_record(folder).get("identity") != identity:
                 raise RunError(f"{folder} is no longer what {STEPS} says; run `cxrlines train` to its end first")
             _, meta = load_weights(folder / WEIGHTS)
             fold = int(fold_name.removeprefix("fold"))
-            members.append(BundleMember(name, fold, json.loads(meta["config"]), folder / WEIGHTS))
+            members.append(BundleMember(name.replace("/", "."), fold, json.loads(meta["config"]), folder / WEIGHTS))
             untraced.update(read_lineage(folder / LINEAGE).untraced())
     metrics = root / "metrics.json"
     meta_out = {
         "recipe": recipe.name,
         "trained_on": Path(json.loads((root / "data.json").read_text())["data"]).name,
         "ancestry_unknown": sorted(untraced),
+        "flip": flips,
         "metrics": json.loads(metrics.read_text()).get("ensemble") if metrics.is_file() else None,
     }
     return write_bundle(

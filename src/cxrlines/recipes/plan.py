@@ -2,12 +2,17 @@
 
 A step's identity is the hash of its specification, its parents' identities and its data: change a line of the
 recipe and only the steps that depend on it get a new identity, and are done again.
+
+A step holds out one fold, the one it is judged on. Soft labels of the own films need more: the label of a film of fold
+j, for a student that holds out fold k, comes from a teacher that holds out both. Such a step is an inner one; it serves
+the students of both folds.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,25 +20,33 @@ import pandas as pd
 
 from cxrlines.data.lines import Line
 from cxrlines.data.tables import Dataset
-from cxrlines.recipes.spec import ORIGINS, Recipe, StageSpec
+from cxrlines.recipes.external import ExternalSet
+from cxrlines.recipes.spec import OWN, FileStart, Recipe, StageSpec
 from cxrlines.task import LABELS
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the code trains differently from the same specification, so that old steps are not taken for new."""
 
-Key = tuple[str, int, str]
-"""(member, fold, stage)"""
+Held = tuple[int, ...]
+"""The folds a step holds out, ascending: one; two or more for an inner step."""
+Key = tuple[str, Held, str]
+"""(member, folds held out, stage)"""
 
 
 def name_of(key: Key) -> str:
-    """`member/fold0/stage`: what people read, and where the step's folder lies in the run."""
-    member, fold, stage = key
-    return f"{member}/fold{fold}/{stage}"
+    """`member/fold0/stage`, inner ones `member/fold0+2/stage`: what people read, and where the step's folder lies."""
+    member, held, stage = key
+    return f"{member}/fold{'+'.join(map(str, held))}/{stage}"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of one member on one fold. `parents` maps `start` or `teacher` to the key of an earlier step."""
+    """One stage of one member, some folds held out.
+
+    `parents` says what it is made from: `start` and `teacher` are earlier stages; `soft` is the step whose labels
+    external films get, `soft 2` the one that labels the own films of fold 2. `last` says whether it is the last stage
+    of its member.
+    """
 
     key: Key
     identity: str
@@ -46,72 +59,159 @@ class Step:
         """`member/fold0/stage`."""
         return name_of(self.key)
 
-
-def training_rows(stage: StageSpec, dataset: Dataset, stored: np.ndarray, folds: pd.Series, fold: int) -> np.ndarray:
-    """Rows of `dataset.studies` a stage trains on: in the store, of the other folds, annotated if it must be."""
-    wanted = stored & (folds.to_numpy() != fold)
-    if stage.films.which == "annotated":
-        wanted &= np.asarray(dataset.annotated)
-    return np.flatnonzero(wanted)
+    @property
+    def fold(self) -> int | None:
+        """The fold it is judged on; None for an inner step, which only labels films for others."""
+        return self.key[1][0] if len(self.key[1]) == 1 else None
 
 
-def data_identity(dataset: Dataset, rows: np.ndarray, store: str, lines: bool) -> str:
-    """Hash of what a stage learns from: the store, and of its rows the studies, labels and, where used, the lines."""
-    digest = hashlib.sha256(store.encode())
-    table = dataset.studies.iloc[rows]
-    digest.update(json.dumps(table["study"].tolist()).encode())
-    digest.update(np.ascontiguousarray(table[list(LABELS)].to_numpy(np.float32)).tobytes())
-    if lines:
-        for study in table["study"]:
-            for line in dataset.lines.get(study, []):
-                digest.update(_line_bytes(line))
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Material:
+    """What a plan is made on: `folds` and `stored` (whether its film is in the store) of each row of `own.studies`.
+
+    `store` is the fingerprint of the own films' store, `external` the other sets by name.
+    """
+
+    own: Dataset
+    stored: np.ndarray
+    store: str
+    folds: pd.Series
+    external: Mapping[str, ExternalSet] = field(default_factory=dict)
+
+    def held(self, held: Held) -> np.ndarray:
+        """Rows of the own films of some folds."""
+        return np.flatnonzero(self.stored & np.isin(self.folds.to_numpy(), held))
+
+    def training(self, stage: StageSpec, held: Held) -> np.ndarray:
+        """Rows a stage trains on: of `own.studies`, not of the held folds, annotated if it must be; or of its set.
+
+        Of an external set, twins of held-out films and all films of their patients are left out.
+        """
+        if stage.films.set != OWN:
+            table = self.own.studies
+            return self.external[stage.films.set].rows(set(table["patient"].iloc[self.held(held)].astype(str)))
+        wanted = self.stored & ~np.isin(self.folds.to_numpy(), held)
+        if stage.films.which == "annotated":
+            wanted &= np.asarray(self.own.annotated)
+        return np.flatnonzero(wanted)
+
+    def identity(self, stage: StageSpec, rows: np.ndarray) -> str:
+        """Hash of what a stage learns from: the store, and of its rows the studies, labels and, if used, the lines."""
+        if stage.films.set != OWN:
+            return self.external[stage.films.set].identity(rows, presence=stage.targets.presence is not None)
+        digest = hashlib.sha256(self.store.encode())
+        table = self.own.studies.iloc[rows]
+        digest.update(json.dumps(table["study"].tolist()).encode())
+        digest.update(np.ascontiguousarray(table[list(LABELS)].to_numpy(np.float32)).tobytes())
+        if stage.needs_lines:
+            for study in table["study"]:
+                for line in self.own.lines.get(study, []):
+                    digest.update(_line_bytes(line))
+        return digest.hexdigest()
 
 
 def _line_bytes(line: Line) -> bytes:
     return line.label.encode() + np.ascontiguousarray(line.points, np.float64).tobytes()
 
 
-def make_plan(
-    recipe: Recipe, dataset: Dataset, stored: np.ndarray, store: str, folds: pd.Series, wanted: Sequence[int]
-) -> list[Step]:
-    """The steps of `recipe` on the `wanted` folds, parents before children.
+def make_plan(recipe: Recipe, films: Material, wanted: Sequence[int]) -> list[Step]:
+    """The steps of `recipe` on the `wanted` folds, parents before children, inner steps among them.
 
-    `stored` says of each row of `dataset.studies` whether its film is in the store, `store` is the store's
-    fingerprint, `folds` the fold of each row. `ValueError` where a stage is left without films.
+    `ValueError` where a stage is left without films, or the folds are too few for soft labels of the own films.
     """
-    steps: dict[Key, Step] = {}
-    for member_name, member in recipe.members.items():
-        names = list(member.stages)
+    plan = _Plan(recipe, films)
+    for name, member in recipe.members.items():
         for fold in wanted:
-            for stage_name, stage in member.stages.items():
-                rows = training_rows(stage, dataset, stored, folds, fold)
-                if not len(rows):
-                    annotated, films = int(np.sum(dataset.annotated)), len(dataset.studies)
+            for stage in member.stages:
+                plan.need((name, (fold,), stage))
+    return list(plan.steps.values())
+
+
+class _Plan:
+    def __init__(self, recipe: Recipe, films: Material) -> None:
+        self.recipe, self.films = recipe, films
+        self.folds = sorted(int(fold) for fold in films.folds.unique())
+        self.steps: dict[Key, Step] = {}
+
+    def need(self, key: Key) -> Step:
+        """The step of `key`, planned with all it is made from."""
+        if key in self.steps:
+            return self.steps[key]
+        name, held, stage_name = key
+        member = self.recipe.members[name]
+        stage = member.stages[stage_name]
+        rows = self.films.training(stage, held)
+        if not len(rows):
+            raise ValueError(f"members.{name}.stages.{stage_name} {self._no_films(stage, held)}")
+        parents = self._parents(key, stage)
+        content: dict[str, Any] = {
+            "format": FORMAT,
+            "seed": self.recipe.seed,
+            "size": self.recipe.size_of(name, stage_name),
+            "backbone": member.backbone,
+            "head": member.head,
+            "dropout": member.dropout,
+            "stage": stage.model_dump(mode="json"),
+            "files": [_file_identity(path) for path in files_of(stage)],
+            "parents": {role: self.need(parent).identity for role, parent in parents.items()},
+            "data": self.films.identity(stage, rows),
+            "held_out": self.films.own.studies["study"].iloc[self.films.held(held)].tolist(),
+            "key": key,
+        }
+        identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        self.steps[key] = Step(key, identity, parents, len(rows), stage_name == member.last)
+        return self.steps[key]
+
+    def _parents(self, key: Key, stage: StageSpec) -> dict[str, Key]:
+        name, held, _ = key
+        parents: dict[str, Key] = {}
+        if stage.started_from:
+            shifted = tuple(
+                sorted(self.folds[(self.folds.index(f) + stage.fold_shift) % len(self.folds)] for f in held)
+            )
+            parents["start"] = (name, shifted, stage.started_from)
+        if stage.targets.features:
+            parents["teacher"] = (name, held, stage.targets.features.of)
+        soft = stage.targets.soft
+        if soft and soft.of:
+            member, teacher = self.recipe.source(soft.of)
+            if stage.films.set != OWN:
+                parents["soft"] = (member, held, teacher)
+            if stage.films.set == OWN or soft.temperature == "dynamic":
+                if len(self.folds) < len(held) + 2:
                     raise ValueError(
-                        f"members.{member_name}.stages.{stage_name} has no {stage.films.which} films to train on "
-                        f"in fold {fold}: {annotated} of {films} films are annotated (train_annotations.csv); "
-                        "use films.which: all with plain views, or add annotations"
+                        f"{name_of(key)}: soft labels of {soft.of} for own films come from teachers that hold out "
+                        f"{len(held) + 1} folds and train on the rest; there are {len(self.folds)} folds, make it "
+                        f"{len(held) + 2} or more (folds.count)"
                     )
-                parents: dict[str, Key] = {}
-                if stage.start not in ORIGINS:
-                    parents["start"] = (member_name, fold, stage.start)
-                if stage.targets.features:
-                    parents["teacher"] = (member_name, fold, stage.targets.features.of)
-                key = (member_name, fold, stage_name)
-                content: dict[str, Any] = {
-                    "format": FORMAT,
-                    "seed": recipe.seed,
-                    "size": recipe.size,
-                    "backbone": member.backbone,
-                    "head": member.head,
-                    "dropout": member.dropout,
-                    "stage": stage.model_dump(mode="json"),
-                    "parents": {role: steps[parent].identity for role, parent in parents.items()},
-                    "data": data_identity(dataset, rows, store, stage.needs_lines),
-                    "held_out": dataset.studies["study"][stored & (folds.to_numpy() == fold)].tolist(),
-                    "key": key,
-                }
-                identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-                steps[key] = Step(key, identity, parents, len(rows), stage_name == names[-1])
-    return list(steps.values())
+                for fold in self.folds:
+                    if fold not in held:
+                        parents[f"soft {fold}"] = (member, tuple(sorted((*held, fold))), teacher)
+        return parents
+
+    def _no_films(self, stage: StageSpec, held: Held) -> str:
+        fold = " and ".join(map(str, held))
+        if stage.films.set != OWN:
+            found = self.films.external[stage.films.set]
+            return (
+                f"has no films to train on in fold {fold}: of the set {stage.films.set} {len(found.studies)} films "
+                "are known, and none is left without the held-out patients' twins"
+            )
+        annotated, films = int(np.sum(self.films.own.annotated)), len(self.films.own.studies)
+        return (
+            f"has no {stage.films.which} films to train on in fold {fold}: {annotated} of {films} films are "
+            "annotated (train_annotations.csv); use films.which: all with plain views, or add annotations"
+        )
+
+
+def files_of(stage: StageSpec) -> list[Path]:
+    """The files a stage reads besides films and tables: weights to start from, soft labels."""
+    files = [Path(stage.start.file)] if isinstance(stage.start, FileStart) else []
+    return files + ([Path(stage.targets.soft.file)] if stage.targets.soft and stage.targets.soft.file else [])
+
+
+def _file_identity(path: Path) -> str:
+    if not path.is_file():
+        return "missing"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

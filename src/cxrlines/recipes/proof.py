@@ -1,7 +1,8 @@
 """The proof of a run: its predictions gathered and averaged, scored by patient, and told in a report."""
 
+import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,37 +16,70 @@ from cxrlines.data.store import Store
 from cxrlines.data.tables import Dataset
 from cxrlines.evaluation.ensemble import ensemble, write_predictions
 from cxrlines.evaluation.evaluate import read_predictions
+from cxrlines.evaluation.fitted import fit_weights, nested_fitted
 from cxrlines.evaluation.report import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
 from cxrlines.recipes.plan import Step
+from cxrlines.recipes.spec import OWN, FileStart, StageSpec
 from cxrlines.recipes.step import HELD_OUT, LINEAGE, TEST, Run, read_record
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import read_lineage
 
+Frames = dict[str, pd.DataFrame]
+WEIGHTS_FILE = "ensemble.json"
 
-def gather(run: Run, steps: Sequence[Step], name: str) -> dict[str, pd.DataFrame]:
+
+def gather(run: Run, steps: Sequence[Step], name: str, how: Callable[[list[pd.DataFrame]], pd.DataFrame]) -> Frames:
     """Member -> one row a study, from the predictions `name` of its last steps; several folds on a study are averaged.
 
-    With it, under `ensemble`, the average of the members the recipe names.
+    With them, under `member/stage`, other stages that the ensemble names, and, under `ensemble`, what `how` makes of
+    those it averages.
     """
-    members: dict[str, pd.DataFrame] = {}
-    for member in run.recipe.members:
-        files = [run.folder(s.key) / name for s in steps if s.key[0] == member and s.last]
+    names = list(dict.fromkeys([*run.recipe.members, *run.recipe.averaged]))
+    found: Frames = {}
+    for source in names:
+        files = [run.folder(step.key) / name for step in _steps_of(run, steps, source)]
         frames = [read_predictions(file) for file in files if file.is_file()]
         if frames:
-            members[member] = pd.concat(frames).groupby("study", as_index=False, sort=True).mean()
-    if members:
-        members[ENSEMBLE] = ensemble([members[m] for m in run.recipe.averaged], how=run.recipe.ensemble.how)
-    return members
+            found[source] = pd.concat(frames).groupby("study", as_index=False, sort=True).mean()
+    if found:
+        found[ENSEMBLE] = how([found[source] for source in run.recipe.averaged])
+    return found
+
+
+def _steps_of(run: Run, steps: Sequence[Step], source: str) -> list[Step]:
+    member, stage = run.recipe.source(source)
+    return [s for s in steps if s.fold is not None and (s.key[0], s.key[2]) == (member, stage)]
 
 
 def write_proof(run: Run, steps: Sequence[Step], command: str) -> None:
     """Write `predictions/*.csv`, `metrics.json` and `report.html` of a run whose steps are done."""
-    scored = _scored(
-        gather(run, steps, HELD_OUT), run.train, "training films, each by models that never saw its patient"
+    spec, averaged = run.recipe.ensemble, list(run.recipe.averaged)
+    truth = run.train.studies[["study", "patient", *LABELS]]
+
+    def blend(frames: list[pd.DataFrame]) -> pd.DataFrame:
+        """Out of fold; fitted weights are those of the other folds, so that no film weighs its own score."""
+        if spec.how == "fitted":
+            folds = pd.Series(run.folds.to_numpy(), run.train.studies["study"].astype(str))
+            return nested_fitted(frames, truth, folds, names=averaged)
+        return ensemble(frames, how=spec.how, power=spec.power, names=averaged)
+
+    def blend_test(frames: list[pd.DataFrame]) -> pd.DataFrame:
+        return ensemble(frames, how=spec.how, power=spec.power, names=averaged, weights=weights)
+
+    found = gather(run, steps, HELD_OUT, blend)
+    weights = fit_weights([found[name] for name in averaged], truth, names=averaged) if spec.how == "fitted" else None
+    if weights:
+        (run.root / WEIGHTS_FILE).write_text(json.dumps(weights.as_dict(), indent=1))
+    leaks = {step.name: told for step in steps if (told := read_record(run.folder(step.key)).get("leak"))}
+    scope = (
+        "each by models that saw its patient: a leak, see the notes"
+        if leaks
+        else "each by models that never saw its patient"
     )
+    scored = _scored(found, run.train, f"training films, {scope}")
     tested = None
     if run.test is not None:
-        predictions = gather(run, steps, TEST)
+        predictions = gather(run, steps, TEST, blend_test)
         _write(predictions, run.root / "predictions/test")
         if set(LABELS) <= set(run.test.studies):
             tested = _scored(predictions, run.test, "test films of patients no model saw")
@@ -70,7 +104,8 @@ def write_proof(run: Run, steps: Sequence[Step], command: str) -> None:
             "(schedule.patience): its out-of-fold figures are a little too good."
             for name, member in run.recipe.members.items()
             if any(stage.schedule.patience is not None for stage in member.stages.values())
-        ],
+        ]
+        + [f"leak, reported and not refused (guard: report): {told}" for told in leaks.values()],
     )
     write_report(report, run.root / "report.html")
 
@@ -84,7 +119,7 @@ def _scored(predictions: dict[str, pd.DataFrame], dataset: Dataset, scope: str) 
 def _write(predictions: dict[str, pd.DataFrame], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in predictions.items():
-        write_predictions(frame, folder / f"{name}.csv")
+        write_predictions(frame, folder / f"{name.replace('/', '.')}.csv")
 
 
 def _environment() -> dict[str, str]:
@@ -106,10 +141,13 @@ def _summary(run: Run) -> DataSummary:
     for split, store in (("training", run.store), ("test", run.test_store)):
         if store is not None and store.left_out:
             left_out[f"{split} films that could not be read"] = len(store.left_out)
+    for name, (found, _) in run.external.items():
+        left_out |= {f"{name}: {reason}": count for reason, count in found.left_out.items()}
+        left_out[f"{name}: twins of own films (left out where their patients are held out)"] = len(found.twins)
     settings = {name: value for name, value in train.meta.items() if not isinstance(value, dict)}
     return DataSummary(
         name="phantom films" if train.meta else train.root.name,
-        films=int(run.stored().sum()),
+        films=int(run.films.stored.sum()),
         patients=int(table["patient"].nunique()),
         annotated=int(np.sum(train.annotated)),
         positives={label: int(table[label].sum()) for label in LABELS},
@@ -121,49 +159,60 @@ def _summary(run: Run) -> DataSummary:
 
 def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
     mine = [step for step in steps if step.key[0] == name]
-    last = [read_lineage(run.folder(step.key) / LINEAGE) for step in mine if step.last]
+    last = [read_lineage(run.folder(step.key) / LINEAGE) for step in mine if step.last and step.fold is not None]
     member = run.recipe.members[name]
-    stages = []
-    for stage_name, stage in member.stages.items():
-        targets, losses = [], []
-        if stage.targets.labels:
-            targets.append("labels")
-            losses.append(f"{stage.targets.labels.weight:g} x BCE")
-        if stage.targets.features:
-            targets.append(f"features of {stage.targets.features.of}")
-            losses.append(f"{stage.targets.features.weight:g} x MSE")
-        stages.append(
-            {
-                "stage": stage_name,
-                "start": stage.start,
-                "films": f"{stage.films.which}, {'lines drawn in' if stage.films.view == 'overlay' else 'plain'}",
-                "targets": " + ".join(targets),
-                "losses": " + ".join(losses),
-                "schedule": f"{stage.schedule.epochs:g} epochs, {stage.schedule.shape}, {stage.schedule.lr:g}",
-            }
-        )
     untraced = sorted({origin for lineage in last for origin in lineage.untraced()})
+    averaged = any(run.recipe.source(source)[0] == name for source in run.recipe.averaged)
     return Member(
         name=name,
-        role="member" if name in run.recipe.averaged else "baseline",
-        stages=stages,
+        role="member" if averaged else "baseline",
+        stages=[{"stage": stage_name, **describe_stage(stage)} for stage_name, stage in member.stages.items()],
         seconds=sum(read_record(run.folder(step.key)).get("seconds", 0.0) for step in mine),
         lineage={
             "network": f"{member.backbone}, {member.head} head",
-            "folds": ", ".join(str(step.key[1]) for step in mine if step.last),
+            "folds": ", ".join(str(step.fold) for step in mine if step.last and step.fold is not None),
             "patients seen, by fold": ", ".join(str(len(lineage.seen())) for lineage in last),
         },
         ancestry_unknown="; ".join(untraced),
     )
 
 
+def describe_stage(stage: StageSpec) -> dict[str, str]:
+    """A stage in words: start, films, targets, losses, schedule."""
+    films, named = stage.films, stage.targets
+    where = f"{films.which}" if films.set == OWN else f"set {films.set}"
+    targets, losses = [], []
+    if named.labels:
+        targets.append("labels")
+        losses.append(f"{named.labels.weight:g} x BCE")
+    if named.features:
+        targets.append(f"features of {named.features.of}")
+        losses.append(f"{named.features.weight:g} x MSE")
+    if named.soft:
+        sharp = f", T {named.soft.temperature}" if named.soft.temperature else ""
+        above = f", any > {named.soft.keep_above:g}" if named.soft.keep_above else ""
+        targets.append(f"soft labels of {named.soft.of or Path(named.soft.file or '').name}{sharp}{above}")
+        losses.append(f"{named.soft.weight:g} x BCE (soft)")
+    if named.presence:
+        targets.append("tubes the set names")
+        losses.append(f"{named.presence.weight:g} x BCE (noisy-or)")
+    start = f"file {Path(stage.start.file).name}" if isinstance(stage.start, FileStart) else stage.start
+    return {
+        "start": start + (f" of fold + {stage.fold_shift}" if stage.fold_shift else ""),
+        "films": f"{where}, {'lines drawn in' if films.view == 'overlay' else 'plain'}",
+        "targets": " + ".join(targets),
+        "losses": " + ".join(losses),
+        "schedule": f"{stage.schedule.epochs:g} epochs, {stage.schedule.shape}, {stage.schedule.lr:g}",
+    }
+
+
 def _cost(run: Run, step: Step) -> dict[str, object]:
     record = read_record(run.folder(step.key))
-    member, fold, stage = step.key
+    member, held, stage = step.key
     return {
         "step": step.name,
         "member": member,
-        "fold": fold,
+        "fold": "+".join(map(str, held)),
         "stage": stage,
         "seconds": record.get("seconds", 0.0),
         "films": step.films,

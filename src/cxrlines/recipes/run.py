@@ -4,20 +4,21 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
 from cxrlines.data.folds import folds_of, make_folds, read_folds, write_folds
 from cxrlines.data.pool import cores
-from cxrlines.data.store import Store, StoreError, build_store, open_store
+from cxrlines.data.store import Store, build_store
 from cxrlines.data.tables import Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
 from cxrlines.recipes.execute import RunError, do_plan
-from cxrlines.recipes.plan import Step, make_plan, name_of
+from cxrlines.recipes.external import open_set, prepare_set
+from cxrlines.recipes.load import RecipeError
+from cxrlines.recipes.plan import Step, files_of, make_plan
 from cxrlines.recipes.proof import write_proof
-from cxrlines.recipes.spec import Recipe, RecipeError
-from cxrlines.recipes.step import Run, predict_test, read_record
+from cxrlines.recipes.spec import FileStart, Recipe
+from cxrlines.recipes.step import Run, is_judged, material, predict_test, used_sets
 from cxrlines.task import LABELS
 from cxrlines.training.process import keep_buffers
 
@@ -26,30 +27,63 @@ STEPS = "steps.json"
 
 
 def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
-    """Decode the films into the run's store, draw the folds, and write down the recipe. Cheap when done before."""
+    """Decode the films into the run's stores, draw folds, find twins, write down the recipe. Cheap when done before."""
     train, folds = _read(recipe, data)
     store = _store(recipe, train, root / "store/train", workers)
     test, test_store = None, None
+    own = {"train": (train, store)}
     if (data / "sample_submission.csv").is_file():
         test = read_dataset(data, "test")
         test_store = _store(recipe, test, root / "store/test", workers)
+        own["test"] = (test, test_store)
+    for name in used_sets(recipe):
+        prepare_set(
+            name, recipe.external[name], root / "external" / name, own,
+            size=recipe.store.size, aspect=recipe.store.aspect, workers=workers,
+        )  # fmt: skip
+    external = {name: open_set(name, root / "external" / name) for name in used_sets(recipe)}
     write_folds(train.studies, folds, root / "folds.csv")
     _write(root / "recipe.json", recipe.model_dump_json(indent=1))
     _write(root / "data.json", json.dumps({"data": str(data.resolve())}))
-    return Run(root, recipe, train, store, folds, test, test_store)
+    return Run(root, recipe, material(train, store, folds, external), store, test, test_store, external)
 
 
 def _read(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
     """The training table and its folds; what is wrong with recipe or table is said before any film is decoded."""
+    check_networks(recipe)
+    _check_places(recipe)
+    train = read_dataset(data, "train")
+    if not set(LABELS) <= set(train.studies):
+        raise RunError(f"{data} has no labels to train on; it needs a train.csv with the 11 labels beside train/")
+    return train, folds_for(recipe, train)
+
+
+def check_networks(recipe: Recipe) -> None:
+    """`RecipeError` where a member names a network that does not exist."""
     for name, member in recipe.members.items():
         try:
             check_backbone(member.backbone)
         except ValueError as error:
             raise RecipeError(f"members.{name}.{error}") from None
-    train = read_dataset(data, "train")
-    if not set(LABELS) <= set(train.studies):
-        raise RunError(f"{data} has no labels to train on; it needs a train.csv with the 11 labels beside train/")
-    return train, folds_for(recipe, train)
+
+
+def _check_places(recipe: Recipe) -> None:
+    """`RecipeError` where a folder or file that the recipe needs is not given or not there."""
+    for name in used_sets(recipe):
+        folder = recipe.external[name].folder
+        if folder is None or not Path(folder).is_dir():
+            given = f"{folder} is no folder" if folder else "is not given"
+            raise RecipeError(
+                f"external.{name}.folder {given}; name the folder of its films with --external {name}=FOLDER, or leave "
+                "out the stages that use it"
+            )
+    for member_name, member in recipe.members.items():
+        for stage_name, stage in member.stages.items():
+            for path in files_of(stage):
+                if not path.is_file():
+                    field = "start.file" if isinstance(stage.start, FileStart) else "targets.soft.file"
+                    where = f"members.{member_name}.stages.{stage_name}.{field}"
+                    raise RecipeError(f"{where}: {path} is no file; set it with --set {where}=PATH")
 
 
 def folds_for(recipe: Recipe, train: Dataset) -> pd.Series:
@@ -65,37 +99,17 @@ def _store(recipe: Recipe, dataset: Dataset, folder: Path, workers: int) -> Stor
 
 def plan_of(run: Run, wanted: Sequence[int] | None) -> list[Step]:
     """The steps of a prepared run on some folds (None: all). `RunError` for a fold that does not exist."""
-    chosen = _chosen(run.folds, wanted)
-    return make_plan(run.recipe, run.train, run.stored(), run.store.fingerprint, run.folds, chosen)
+    chosen = chosen_folds(run.folds, wanted)
+    return make_plan(run.recipe, run.films, chosen)
 
 
-def _chosen(folds: pd.Series, wanted: Sequence[int] | None) -> list[int]:
+def chosen_folds(folds: pd.Series, wanted: Sequence[int] | None) -> list[int]:
+    """The folds to do: all, or those wanted. `RunError` for one that does not exist."""
     known = sorted(int(fold) for fold in folds.unique())
     chosen = known if wanted is None else list(dict.fromkeys(wanted))
     if strange := [fold for fold in chosen if fold not in known]:
         raise RunError(f"--folds names {strange}; this recipe has folds {known}")
     return chosen
-
-
-def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None) -> str:
-    """The plan for people: each step, what it is made from, its films, whether it is done. Writes nothing."""
-    dataset, folds = _read(recipe, data)
-    try:
-        store = open_store(root / "store/train")
-        stored, fingerprint = dataset.studies["study"].isin(set(store.studies)).to_numpy(), store.fingerprint
-    except StoreError:  # not built yet: as if every film could be read
-        stored, fingerprint = np.ones(len(dataset.studies), bool), "not built"
-    steps = make_plan(recipe, dataset, stored, fingerprint, folds, _chosen(folds, wanted))
-    lines = [f"{recipe.name}: {len(steps)} steps in {root}"]
-    for step in steps:
-        stage = recipe.members[step.key[0]].stages[step.key[2]]
-        made_from = ", ".join(f"{role} {name_of(key)}" for role, key in step.parents.items()) or f"start {stage.start}"
-        done = read_record(root / step.name).get("identity") == step.identity
-        lines.append(
-            f"  {step.name}: {'done' if done else 'to do'}; from {made_from}; {step.films} {stage.films.which} films, "
-            f"{stage.films.view}; {stage.schedule.epochs:g} epochs"
-        )
-    return "\n".join(lines)
 
 
 def train(
@@ -113,7 +127,7 @@ def train(
     `RunError` if steps fail, or if another command works in `root`.
     """
     keep_buffers()
-    _chosen(_read(recipe, data)[1], folds)  # what is wrong with recipe, table or folds: before anything is written
+    chosen_folds(_read(recipe, data)[1], folds)  # what is wrong with recipe, table or folds: before anything is written
     root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / ".lock", blocking=False):
@@ -126,7 +140,7 @@ def train(
             do_plan(run, data, steps, workers)
             say("reading the test films and writing the report" if run.test else "writing the report")
             for step in steps:
-                if step.last:
+                if is_judged(recipe, step):
                     predict_test(run, step)
             write_proof(run, steps, command)
             _write(root / STEPS, json.dumps({step.name: step.identity for step in steps}, indent=1))

@@ -1,40 +1,40 @@
-"""What a recipe may say. A stage answers five questions: start, films, targets with their losses, schedule.
+"""What a recipe may say. A stage answers five questions: start, films, targets with their losses, schedule."""
 
-Recipes are YAML. A field that does not exist or does not fit is refused with its path, the value, what is allowed
-and the nearest right name.
-"""
-
-import copy
 import difflib
-import json
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cxrlines.augment.policy import POLICIES
 from cxrlines.models.heads import HEADS
 
 ORIGINS = ("imagenet", "scratch")
-"""What a stage may start from besides an earlier stage of its member."""
+"""What a stage may start from besides an earlier stage of its member and a file."""
+
+OWN = "own"
+"""The set of films that a recipe's folds divide; every other set is external and has a name."""
 
 
 Precision = Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)]  # YAML reads 16 as a number
 
 
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message says where, what and how to mend it."""
+RESERVED = (*ORIGINS, OWN, "ensemble")
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FilmsSpec(_Strict):
-    """On which films a stage trains, and how it sees them."""
+class FileStart(_Strict):
+    """Someone else's weights: a timm, torchvision, Lightning or bare PyTorch state dict, or safetensors."""
 
+    file: str
+
+
+class FilmsSpec(_Strict):
+    """On which films a stage trains, and how it sees them. `set` is `own` or a name under the recipe's `external`."""
+
+    set: str = OWN
     which: Literal["all", "annotated"] = "all"
     view: Literal["plain", "overlay"] = "plain"  # overlay: the annotated lines drawn in, in colour
     colour_by: Literal["label", "device"] = "label"  # label tells a teacher the answer, as the published kernel does
@@ -56,11 +56,53 @@ class FeatureTarget(_Strict):
     weight: Annotated[float, Field(gt=0)] = 0.5
 
 
-class TargetsSpec(_Strict):
-    """Towards what a stage trains; the loss is the weighted sum."""
+class SoftTarget(_Strict):
+    """Towards soft labels: probabilities that a member gives the films, or those of a file.
 
-    labels: LabelTarget | None = LabelTarget()
+    Own films get them from models that saw neither the film's fold nor the fold held out here; films of an external set
+    from the models of the very fold held out here. Beside `labels`, the two losses are a mixture of soft and hard.
+    """
+
+    of: str | None = None  # an earlier member, or member/stage
+    file: str | None = None  # a table like sample_submission.csv; a column `weight`, if there, weighs its films
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    keep_above: Annotated[float, Field(ge=0, lt=1)] = 0.0  # leave out films that have no label above this
+    temperature: Annotated[float, Field(gt=0, le=10)] | Literal["dynamic"] | None = None  # below 1: towards .5
+    film_weights: Literal["none", "certainty"] = "none"  # certainty: the mean over labels of |2p - 1|
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "SoftTarget":
+        if (self.of is None) == (self.file is None):
+            raise ValueError("name either `of`, a member, or `file`, a table of soft labels")
+        if self.file and self.temperature == "dynamic":
+            raise ValueError("temperature: dynamic is fitted to a member's predictions; with a file give a number")
+        return self
+
+    @property
+    def teacher(self) -> tuple[str, str | None]:
+        """The member named by `of`, and its stage (None: the last)."""
+        member, _, stage = (self.of or "").partition("/")
+        return member, stage or None
+
+
+class PresenceTarget(_Strict):
+    """Towards tube labels that an external set really has: whether a device is there, by noisy-or of its labels."""
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TargetsSpec(_Strict):
+    """Towards what a stage trains; the loss is the weighted sum of what is named."""
+
+    labels: LabelTarget | None = None
     features: FeatureTarget | None = None
+    soft: SoftTarget | None = None
+    presence: PresenceTarget | None = None
+
+    @property
+    def named(self) -> list[str]:
+        """The targets there are."""
+        return [name for name in type(self).model_fields if getattr(self, name) is not None]
 
 
 class ScheduleSpec(_Strict):
@@ -91,12 +133,19 @@ class ScheduleSpec(_Strict):
 
 
 class StageSpec(_Strict):
-    """One stage: five answers. `start` is `imagenet`, `scratch` or the name of an earlier stage."""
+    """One stage: five answers. `start` is `imagenet`, `scratch`, the name of an earlier stage, or a file."""
 
-    start: str = "imagenet"
+    start: str | FileStart = "imagenet"
+    fold_shift: Annotated[int, Field(ge=0)] = 0  # 1: start from the next fold's step, a leak; needs guard: report
+    size: Annotated[int, Field(ge=32, le=4096)] | None = None  # px a side of its films; none: the recipe's
     films: FilmsSpec = FilmsSpec()
-    targets: TargetsSpec = TargetsSpec()
+    targets: TargetsSpec = TargetsSpec(labels=LabelTarget())
     schedule: ScheduleSpec = ScheduleSpec()
+
+    @property
+    def started_from(self) -> str | None:
+        """The earlier stage this one starts from, if it does."""
+        return self.start if isinstance(self.start, str) and self.start not in ORIGINS else None
 
     @property
     def needs_lines(self) -> bool:
@@ -115,49 +164,65 @@ class MemberSpec(_Strict):
     @model_validator(mode="after")
     def _chain(self) -> "MemberSpec":
         if self.head not in HEADS:
-            raise ValueError(f"head is {self.head!r}; allowed: {', '.join(HEADS)}{_nearest(self.head, HEADS)}")
-        earlier: list[str] = []
+            raise ValueError(f"head is {self.head!r}; allowed: {', '.join(HEADS)}{nearest(self.head, HEADS)}")
+        earlier: dict[str, StageSpec] = {}
         for name, stage in self.stages.items():
             _check_name(name)
-            allowed = (*ORIGINS, *earlier)
-            if stage.start not in allowed:
-                hint = _nearest(stage.start, allowed)
-                raise ValueError(f"stages.{name}.start is {stage.start!r}; allowed: {', '.join(allowed)}{hint}")
-            if stage.films.augment not in POLICIES:
-                hint = _nearest(stage.films.augment, POLICIES)
-                allowed_policies = ", ".join(POLICIES)
-                raise ValueError(
-                    f"stages.{name}.films.augment is {stage.films.augment!r}; allowed: {allowed_policies}{hint}"
-                )
-            features = stage.targets.features
-            if features and features.of not in earlier:
-                hint = _nearest(features.of, earlier)
-                raise ValueError(
-                    f"stages.{name}.targets.features.of is {features.of!r}; "
-                    f"allowed: {', '.join(earlier) or 'none, it has no earlier stage'}{hint}"
-                )
-            if features and self.stages[features.of].films.view != "overlay":
-                raise ValueError(
-                    f"stages.{name}.targets.features.of is {features.of!r}, which sees plain films; "
-                    "a teacher is a stage with films.view: overlay"
-                )
-            starts_plain = stage.start in earlier and self.stages[stage.start].films.view == "plain"
-            if stage.films.view == "overlay" and starts_plain:
-                raise ValueError(
-                    f"stages.{name}.start is {stage.start!r}, which sees one channel; a stage with films.view: overlay "
-                    "sees three and starts from imagenet, scratch or another overlay stage"
-                )
-            if not (stage.targets.labels or features):
-                raise ValueError(f"stages.{name}.targets is empty; give it labels, features or both")
-            if stage.needs_lines and stage.films.which != "annotated":
-                raise ValueError(
-                    f"stages.{name}.films.which is 'all', but this stage needs the annotated lines; make it 'annotated'"
-                )
-            earlier.append(name)
-        last = self.stages[earlier[-1]]
-        if last.films.view == "overlay":
-            raise ValueError(f"stages.{earlier[-1]}.films.view is 'overlay': a last stage must read plain films")
+            try:
+                _check_stage(stage, earlier)
+            except ValueError as error:
+                raise ValueError(f"stages.{name}.{error}") from None
+            earlier[name] = stage
+        if stage.films.view == "overlay":
+            raise ValueError(f"stages.{name}.films.view is 'overlay': a last stage must read plain films")
         return self
+
+    @property
+    def last(self) -> str:
+        """The stage that predicts."""
+        return list(self.stages)[-1]
+
+
+def _check_stage(stage: StageSpec, earlier: dict[str, StageSpec]) -> None:
+    """`ValueError`, from the field's name on, where a stage contradicts itself or the stages before it."""
+    allowed = (*ORIGINS, *earlier)
+    if isinstance(stage.start, str) and stage.start not in allowed:
+        hint = nearest(stage.start, allowed)
+        raise ValueError(f"start is {stage.start!r}; allowed: {', '.join(allowed)}, {{file: PATH}}{hint}")
+    if stage.fold_shift and not stage.started_from:
+        raise ValueError(f"fold_shift is {stage.fold_shift}, but start is no earlier stage")
+    films, targets = stage.films, stage.targets
+    if films.augment not in POLICIES:
+        hint = nearest(films.augment, POLICIES)
+        raise ValueError(f"films.augment is {films.augment!r}; allowed: {', '.join(POLICIES)}{hint}")
+    if not targets.named:
+        raise ValueError(f"targets is empty; name one or more of {', '.join(TargetsSpec.model_fields)}")
+    features = targets.features
+    if features and features.of not in earlier:
+        hint = nearest(features.of, earlier)
+        known = ", ".join(earlier) or "none, it has no earlier stage"
+        raise ValueError(f"targets.features.of is {features.of!r}; allowed: {known}{hint}")
+    if features and earlier[features.of].films.view != "overlay":
+        raise ValueError(
+            f"targets.features.of is {features.of!r}, which sees plain films; a teacher is a stage with "
+            "films.view: overlay"
+        )
+    if films.view == "overlay" and stage.started_from and earlier[stage.started_from].films.view == "plain":
+        raise ValueError(
+            f"start is {stage.start!r}, which sees one channel; a stage with films.view: overlay "
+            "sees three and starts from imagenet, scratch or another overlay stage"
+        )
+    if films.set != OWN and (wrong := [name for name in targets.named if name in ("labels", "features")]):
+        raise ValueError(
+            f"targets.{wrong[0]}: films of the external set {films.set!r} have neither the 11 labels nor lines; "
+            "their targets are soft and presence"
+        )
+    if films.set != OWN and stage.needs_lines:
+        raise ValueError(f"films: those of the external set {films.set!r} have no lines; use which: all, view: plain")
+    if films.set == OWN and targets.presence:
+        raise ValueError("targets.presence is for external sets; films of the own set have the labels themselves")
+    if stage.needs_lines and films.which != "annotated":
+        raise ValueError("films.which is 'all', but this stage needs the annotated lines; make it 'annotated'")
 
 
 class StoreSpec(_Strict):
@@ -176,10 +241,22 @@ class FoldsSpec(_Strict):
 
 
 class EnsembleSpec(_Strict):
-    """Which members are averaged (none named: all), and how."""
+    """Which members are averaged (none named: all), and how. `member/stage` names another stage than the last."""
 
     members: tuple[str, ...] = ()
-    how: Literal["mean", "rank"] = "mean"
+    how: Literal["mean", "rank", "power", "fitted"] = "mean"  # fitted: a weight per label, on out-of-fold predictions
+    power: Annotated[float, Field(gt=0, le=100)] = 3.0  # of the power mean
+
+
+class ExternalSpec(_Strict):
+    """Films besides the own set: NIH, PadChest, VinBigData, CheXpert as distributed, or a folder like the own one.
+
+    The folder is usually given on the command line: `--external NAME=FOLDER`.
+    """
+
+    folder: str | None = None
+    laterals: bool = False
+    children: bool = False
 
 
 class Recipe(_Strict):
@@ -191,141 +268,75 @@ class Recipe(_Strict):
     size: Annotated[int, Field(ge=32, le=4096)] = 512  # px a side of the film a model sees
     store: StoreSpec = StoreSpec()
     folds: FoldsSpec = FoldsSpec()
+    external: dict[str, ExternalSpec] = {}
     members: Annotated[dict[str, MemberSpec], Field(min_length=1)]
     ensemble: EnsembleSpec = EnsembleSpec()
+    guard: Literal["refuse", "report"] = "refuse"  # report: go on where a held-out patient was seen, and say so
 
     @model_validator(mode="after")
     def _agrees(self) -> "Recipe":
         _check_name(self.name)
-        for name in self.members:
+        for name in self.external:
             _check_name(name)
+        earlier: list[str] = []
+        for name, member in self.members.items():
+            _check_name(name)
+            for stage_name, stage in member.stages.items():
+                try:
+                    self._check_references(stage, earlier)
+                except ValueError as error:
+                    raise ValueError(f"members.{name}.stages.{stage_name}.{error}") from None
+            earlier.append(name)
         for name in self.ensemble.members:
-            if name not in self.members:
-                raise ValueError(
-                    f"ensemble.members names {name!r}; allowed: {', '.join(self.members)}{_nearest(name, self.members)}"
-                )
+            self._check_source("ensemble.members names", name, list(self.members))
         return self
+
+    def _check_references(self, stage: StageSpec, earlier: list[str]) -> None:
+        films, soft = stage.films, stage.targets.soft
+        if films.set != OWN and films.set not in self.external:
+            known = (OWN, *self.external)
+            raise ValueError(f"films.set is {films.set!r}; allowed: {', '.join(known)}{nearest(films.set, known)}")
+        if soft and soft.of:
+            self._check_source("targets.soft.of is", soft.of, earlier)
+        if stage.fold_shift and self.guard == "refuse":
+            raise ValueError(
+                f"fold_shift is {stage.fold_shift}: it starts from a step that saw the films it is judged on; "
+                "leave it out, or set guard: report to measure what the leak is worth"
+            )
+
+    def _check_source(self, what: str, source: str, members: list[str]) -> None:
+        member, slash, stage = source.partition("/")
+        if member not in members:
+            known = ", ".join(members) or "none, it has no earlier member"
+            raise ValueError(f"{what} {source!r}; allowed: {known}{nearest(member, members)}")
+        stages = {name: spec for name, spec in self.members[member].stages.items() if spec.films.view == "plain"}
+        if slash and stage not in stages:
+            raise ValueError(
+                f"{what} {source!r}; stages of {member} that read plain films: {', '.join(stages)}"
+                f"{nearest(stage, stages)}"
+            )
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """The members of the ensemble."""
+        """What the ensemble averages: members, or member/stage."""
         return self.ensemble.members or tuple(self.members)
+
+    def source(self, name: str) -> tuple[str, str]:
+        """Member and stage of `member` (its last stage) or `member/stage`."""
+        member, _, stage = name.partition("/")
+        return member, stage or self.members[member].last
+
+    def size_of(self, member: str, stage: str) -> int:
+        """px a side of the films a stage sees."""
+        return self.members[member].stages[stage].size or self.size
 
 
 def _check_name(name: str) -> None:
-    if not name.replace("-", "").replace("_", "").isalnum() or name in (*ORIGINS, "ensemble"):
-        raise ValueError(
-            f"{name!r} cannot be a name: use letters, digits, - and _, and none of {', '.join(ORIGINS)}, ensemble"
-        )
+    if not name.replace("-", "").replace("_", "").isalnum() or name in RESERVED:
+        raise ValueError(f"{name!r} cannot be a name: use letters, digits, - and _, and none of {', '.join(RESERVED)}")
 
 
-def _nearest(name: str, allowed: Any) -> str:
+def nearest(name: str, allowed: Any) -> str:
+    """`; did you mean ...?`, or nothing where no allowed name is near."""
     close = difflib.get_close_matches(str(name), list(allowed), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def shipped() -> dict[str, str]:
-    """The recipes in the package: name -> YAML text."""
-    folder = resources.files("cxrlines.recipes")
-    return {
-        f.name.removesuffix(".yaml"): f.read_text()
-        for f in sorted(folder.iterdir(), key=lambda f: f.name)
-        if f.name.endswith(".yaml")
-    }
-
-
-def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
-    """A shipped recipe by name, or a YAML file by path, with `path.to.field=value` settings laid over it.
-
-    A top-level `defaults` is laid under every stage of every member. Raises `RecipeError`.
-    """
-    known = shipped()
-    if name_or_path in known:
-        text, where = known[name_or_path], f"recipe {name_or_path}"
-    elif Path(name_or_path).is_file():
-        text, where = Path(name_or_path).read_text(), name_or_path
-    else:
-        raise RecipeError(
-            f"no recipe {name_or_path!r}: neither a file nor one of {', '.join(known)}{_nearest(name_or_path, known)}"
-        )
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{where} is not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise RecipeError(f"{where} holds {type(data).__name__}, not the fields of a recipe")
-    data = json.loads(json.dumps(data, default=str))  # a YAML alias shared by two members becomes a copy for each
-    for setting in settings or []:
-        if setting.startswith("defaults."):
-            _set(data, setting)
-    defaults = data.pop("defaults", {})
-    for member in _values(data.get("members")):
-        for name, stage in (member.get("stages") or {}).items() if isinstance(member.get("stages"), dict) else ():
-            member["stages"][name] = _laid_over(copy.deepcopy(defaults), stage or {})
-    for setting in settings or []:
-        if not setting.startswith("defaults."):
-            _set(data, setting)
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        raise RecipeError(_explain(error, where)) from None
-
-
-def _values(members: Any) -> list[dict[str, Any]]:
-    return [m for m in members.values() if isinstance(m, dict)] if isinstance(members, dict) else []
-
-
-def _laid_over(under: Any, over: Any) -> Any:
-    if not (isinstance(under, dict) and isinstance(over, dict)):
-        return over
-    return under | {key: _laid_over(under.get(key), value) for key, value in over.items()}
-
-
-def _set(data: dict[str, Any], setting: str) -> None:
-    path, equals, value = setting.partition("=")
-    if not equals or not path:
-        raise RecipeError(f"--set {setting!r}: write it as path.to.field=value, e.g. --set size=640")
-    *way, last = path.split(".")
-    at = data
-    for depth, key in enumerate(way):
-        # A group of fields that the file leaves to its defaults may be set into; a member or stage must exist.
-        if key not in at and depth and way[depth - 1] in ("members", "stages"):
-            raise RecipeError(f"--set {setting!r}: there is no {key!r}; there are: {', '.join(at)}{_nearest(key, at)}")
-        at = at.setdefault(key, {})
-        if not isinstance(at, dict):
-            raise RecipeError(f"--set {setting!r}: {'.'.join(way[: depth + 1])} is a value, it has no fields")
-    try:
-        at[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {setting!r}: {value!r} is not YAML; put it in quotes") from None
-
-
-def _explain(error: ValidationError, where: str) -> str:
-    """Every problem on a line: its path, the value, what is allowed, the nearest right name."""
-    lines = [f"{where} cannot be used:"]
-    for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            allowed = _fields_at(problem["loc"][:-1])
-            name = str(problem["loc"][-1])
-            lines.append(f"  {path}: there is no such field; allowed: {', '.join(allowed)}{_nearest(name, allowed)}")
-        elif problem["type"] == "missing":
-            lines.append(f"  {path}: is missing and has no default")
-        else:
-            value = problem["input"]
-            shown = "" if isinstance(value, dict) else f"is {value!r}; "
-            lines.append(f"  {path + ': ' if path else ''}{shown}{problem['msg'].removeprefix('Value error, ')}")
-    return "\n".join(lines)
-
-
-def _fields_at(path: tuple[int | str, ...]) -> list[str]:
-    """The fields allowed at a path of a recipe."""
-    model: type[BaseModel] = Recipe
-    inside: dict[str, type[BaseModel]] = {
-        "store": StoreSpec, "folds": FoldsSpec, "ensemble": EnsembleSpec, "members": MemberSpec, "stages": StageSpec,
-        "films": FilmsSpec, "targets": TargetsSpec, "schedule": ScheduleSpec, "labels": LabelTarget,
-        "features": FeatureTarget,
-    }  # fmt: skip
-    for part in path:
-        model = inside.get(str(part), model)
-    return list(model.model_fields)

@@ -5,27 +5,32 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 
 from cxrlines import __version__
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.store import Store, open_store
 from cxrlines.data.tables import Dataset, read_dataset
 from cxrlines.evaluation.ensemble import write_predictions
+from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier
+from cxrlines.models.public import Adoption, adopt
 from cxrlines.models.weights import load_into, load_weights, save_weights
-from cxrlines.recipes.plan import Key, Step, name_of, training_rows
-from cxrlines.recipes.spec import Recipe, ScheduleSpec, StageSpec
+from cxrlines.recipes.external import ExternalSet, open_set
+from cxrlines.recipes.plan import Key, Material, Step, name_of
+from cxrlines.recipes.soft import read_soft_labels, soft_labels
+from cxrlines.recipes.spec import OWN, FileStart, Recipe, ScheduleSpec, StageSpec
 from cxrlines.task import LABELS, STUDY_COLUMN
-from cxrlines.training.lineage import Lineage, read_lineage
+from cxrlines.training.lineage import LeakError, Lineage, read_lineage
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.losses import balanced_weights
 from cxrlines.training.stage import Fit, StageModule, fit_stage, predict_films, resume
@@ -36,44 +41,65 @@ HELD_OUT, TEST = "predictions.csv", "test_predictions.csv"
 
 @dataclass(frozen=True)
 class Run:
-    """What every step of a run shares. `folds` is the fold of each row of `train.studies`."""
+    """What every step of a run shares. `external` has each set with its store."""
 
     root: Path
     recipe: Recipe
-    train: Dataset
+    films: Material
     store: Store
-    folds: pd.Series
     test: Dataset | None
     test_store: Store | None
+    external: dict[str, tuple[ExternalSet, Store]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, root: Path, data: Path) -> "Run":
         """The run prepared in `root` on `data`."""
         recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
-        train = read_dataset(data, "train")
+        train, store = read_dataset(data, "train"), open_store(root / "store/train")
         folds = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}).set_index(STUDY_COLUMN)["fold"]
         tested = (data / "sample_submission.csv").is_file()
+        external = {name: open_set(name, root / "external" / name) for name in used_sets(recipe)}
         return cls(
             root,
             recipe,
-            train,
-            open_store(root / "store/train"),
-            train.studies["study"].map(folds),
+            material(train, store, train.studies["study"].map(folds), external),
+            store,
             read_dataset(data, "test") if tested else None,
             open_store(root / "store/test") if tested else None,
+            external,
         )
+
+    @property
+    def train(self) -> Dataset:
+        """The own films' table."""
+        return self.films.own
+
+    @property
+    def folds(self) -> pd.Series:
+        """The fold of each row of `train.studies`."""
+        return self.films.folds
 
     def folder(self, key: Key) -> Path:
         """Where the finished step lies."""
         return self.root / name_of(key)
 
-    def stored(self) -> np.ndarray:
-        """Of each row of `train.studies`, whether its film is in the store."""
-        return self.train.studies["study"].isin(set(self.store.studies)).to_numpy()
-
     def is_done(self, step: Step) -> bool:
         """Whether this very step is finished."""
         return read_record(self.folder(step.key)).get("identity") == step.identity
+
+
+def material(
+    train: Dataset, store: Store, folds: pd.Series, external: Mapping[str, tuple[ExternalSet, Store]]
+) -> Material:
+    """What a plan is made on, of tables and stores."""
+    stored = train.studies["study"].isin(set(store.studies)).to_numpy()
+    return Material(train, stored, store.fingerprint, folds, {name: found for name, (found, _) in external.items()})
+
+
+def used_sets(recipe: Recipe) -> list[str]:
+    """The external sets that a stage of the recipe trains on."""
+    used = {stage.films.set for member in recipe.members.values() for stage in member.stages.values()}
+    return [name for name in recipe.external if name in used]
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -100,36 +126,35 @@ def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool) -
 
 
 def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], loader_workers: int = 0) -> None:
-    """Train one step, predict its held-out films if it is its member's last, and put its folder in place in one move.
+    """Train one step, predict its held-out films if it reads plain ones, and put its folder in place in one move.
 
     Test films are `predict_test`'s: they may change without anything being trained anew.
     """
-    member_name, fold, stage_name = step.key
+    member_name, held, stage_name = step.key
     member = run.recipe.members[member_name]
     stage = member.stages[stage_name]
     seed = _seed(run.recipe.seed, step)
     work = run.root / ".work" / step.name.replace("/", ".")
     work.mkdir(parents=True, exist_ok=True)
 
-    rows = training_rows(stage, run.train, run.stored(), run.folds, fold)
-    patients = run.train.studies["patient"].iloc[rows]
-    parents = {role: read_lineage(run.folder(key) / LINEAGE) for role, key in step.parents.items()}
-    lineage = Lineage.of(step.name, set(patients), parents.items())
-    held_out = np.flatnonzero(run.stored() & (run.folds.to_numpy() == fold))
-    # Before hours of training, not after: every step is watched, and a last one judged, on what it must not have seen.
-    lineage.refuse_seen(run.train.studies["patient"].iloc[held_out].astype(str))
-    if run.test is not None:
-        lineage.refuse_seen(run.test.studies["patient"].astype(str))
-
     torch.manual_seed(seed)
-    model = _start(run, step, stage)
+    model, adoption = _start(run, step, stage)
+    rows = run.films.training(stage, held)
+    parents = {role: read_lineage(run.folder(key) / LINEAGE) for role, key in step.parents.items()}
+    unknown = [adoption.source] if adoption else []
+    if stage.targets.soft and stage.targets.soft.file:
+        unknown.append(f"soft labels of {Path(stage.targets.soft.file).name}")
+    lineage = Lineage.of(step.name, _patients(run, stage, rows), parents.items(), unknown)
+    held_out = run.films.held(held)
+    leak = _guard(run, lineage, held_out)  # before hours of training, not after
+
+    films, said = training_films(run, step, stage, rows, report)
     teacher = _load(run, step.parents["teacher"]) if "teacher" in step.parents else None
     state, keep = resume(work / "state.safetensors", step.identity)
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
     seen, taught = stage.films.view == "overlay", stage.targets.features is not None
     reader = member.stages[stage.targets.features.of] if stage.targets.features else stage
-    films = films_of(run.train, run.store, rows, lines=seen or taught)
-    size = run.recipe.size
+    size = run.recipe.size_of(member_name, stage_name)
     policy = make_policy(stage.films.augment, size, flip=stage.films.flip)
     plain = make_policy("none", size)
 
@@ -161,18 +186,20 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     if (work / "tensorboard").is_dir():
         shutil.copytree(work / "tensorboard", out / "tensorboard")
     begun = time.monotonic()
-    if step.last:
+    if not seen:
         report({"doing": "predicting"})
         _predict_rows(run.train, run.store, held_out, model, size, out / HELD_OUT)
     record = {
         "identity": step.identity,
         "step": step.name,
-        "films": len(rows),
+        "films": len(films),
         "seconds": module.progress.seconds,
         "predict_seconds": time.monotonic() - begun,
         "spec": stage.model_dump(mode="json"),
         "parents": {role: name_of(key) for role, key in step.parents.items()},
-        "weights": model.backbone.source,
+        "weights": adoption.as_dict() if adoption else model.backbone.source,
+        "soft_labels": said,
+        "leak": leak,
         "versions": {"cxrlines": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -181,10 +208,99 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     (out / RECORD).write_text(json.dumps(record, indent=1))
     _put_in_place(out, run.folder(step.key))
     shutil.rmtree(work)
+    if is_judged(run.recipe, step):
+        report({"doing": "reading the test films"})
+        predict_test(run, step)
 
 
-def _start(run: Run, step: Step, stage: StageSpec) -> Classifier:
-    """A model as the stage starts it: pretrained, random on purpose, or an earlier step's."""
+def is_judged(recipe: Recipe, step: Step) -> bool:
+    """Whether a step's predictions are scored: the last of a member, or one the ensemble names."""
+    named = {recipe.source(name) for name in recipe.averaged}
+    return step.fold is not None and (step.last or (step.key[0], step.key[2]) in named)
+
+
+def _patients(run: Run, stage: StageSpec, rows: np.ndarray) -> set[str]:
+    if stage.films.set != OWN:
+        return run.external[stage.films.set][0].patients(rows)
+    return set(run.train.studies["patient"].iloc[rows].astype(str))
+
+
+def _guard(run: Run, lineage: Lineage, held_out: np.ndarray) -> str | None:
+    """Refuse a step whose ancestry saw what it is watched or judged on; with guard: report, say so instead."""
+    try:
+        lineage.refuse_seen(run.train.studies["patient"].iloc[held_out].astype(str))
+        if run.test is not None:
+            lineage.refuse_seen(run.test.studies["patient"].astype(str))
+    except LeakError as error:
+        if run.recipe.guard == "refuse":
+            raise
+        return str(error)
+    return None
+
+
+def training_films(
+    run: Run, step: Step, stage: StageSpec, rows: np.ndarray, report: Callable[[dict[str, Any]], None]
+) -> tuple[Films, dict[str, Any] | None]:
+    """The films of a stage with all its targets, and what there is to say of its soft labels."""
+    own, targets = stage.films.set == OWN, stage.targets
+    if own:
+        dataset, store = run.train, run.store
+        lines = stage.films.view == "overlay" or targets.features is not None
+    else:
+        found, store = run.external[stage.films.set]
+        dataset, lines = Dataset(run.root, found.studies), False
+    more: dict[str, np.ndarray] = {}
+    said = None
+    if targets.soft:
+        report({"doing": "making soft labels"})
+        studies = dataset.studies["study"].iloc[rows].astype(str).tolist()
+        soft = soft_labels(targets.soft, *_teachers_say(run, step, stage, rows, studies))
+        said = {"kept": int(soft.keep.sum()), "of": len(rows), "temperatures": soft.temperatures}
+        rows, more = rows[soft.keep], {"soft": soft.targets, "film_weights": soft.weights}
+    if targets.presence:
+        more["presence"] = run.external[stage.films.set][0].presence(rows)
+    return replace(films_of(dataset, store, rows, lines=lines), more=more), said
+
+
+def _teachers_say(
+    run: Run, step: Step, stage: StageSpec, rows: np.ndarray, studies: list[str]
+) -> tuple[pd.DataFrame, list[str], tuple[pd.DataFrame, pd.DataFrame] | None]:
+    """Predictions for a stage's films, its studies, and what a dynamic temperature is fitted to."""
+    soft = stage.targets.soft
+    assert soft is not None
+    out_of_fold = None
+    if inner := {int(role.split()[1]): key for role, key in step.parents.items() if role.startswith("soft ")}:
+        # Of what a teacher predicts, the films of the one fold that this step itself does not hold out.
+        studies_of = {fold: set(run.train.studies["study"].iloc[run.films.held((fold,))]) for fold in inner}
+        frames = [read_predictions(run.folder(key) / HELD_OUT) for key in inner.values()]
+        kept = [frame[frame["study"].isin(studies_of[fold])] for fold, frame in zip(inner, frames, strict=True)]
+        out_of_fold = pd.concat(kept, ignore_index=True)
+    truth = run.train.studies[["study", *LABELS]]
+    if stage.films.set == OWN and out_of_fold is not None:
+        mine = out_of_fold[out_of_fold["study"].isin(set(studies))]
+        return mine, studies, (mine, truth)
+    if "soft" in step.parents:
+        given = _label_set(run, step.parents["soft"], stage.films.set)
+    else:
+        table = run.train.studies if stage.films.set == OWN else run.external[stage.films.set][0].studies
+        given = read_soft_labels(Path(soft.file or ""), studies, set(table["study"].astype(str)))
+    return given, studies, (out_of_fold, truth) if out_of_fold is not None else None
+
+
+def _label_set(run: Run, teacher: Key, name: str) -> pd.DataFrame:
+    """What a finished step says of every film of an external set; kept beside it for others who ask."""
+    found, store = run.external[name]
+    path = run.folder(teacher) / f"{name}-{store.fingerprint[:12]}.csv"
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            dataset = Dataset(run.root, found.studies)
+            size = run.recipe.size_of(teacher[0], teacher[2])
+            _predict_rows(dataset, store, np.arange(len(store)), _load(run, teacher), size, path)
+    return read_predictions(path)
+
+
+def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Classifier, Adoption | None]:
+    """A model as the stage starts it: pretrained, random on purpose, an earlier step's, or from a file."""
     member = run.recipe.members[step.key[0]]
     channels = 3 if stage.films.view == "overlay" else 1
     origin: Start = "imagenet" if stage.start == "imagenet" else "none"
@@ -192,7 +308,9 @@ def _start(run: Run, step: Step, stage: StageSpec) -> Classifier:
     if "start" in step.parents:
         tensors, _ = load_weights(run.folder(step.parents["start"]) / WEIGHTS)
         load_into(model, tensors)
-    return model
+    if isinstance(stage.start, FileStart):
+        return model, adopt(model, Path(stage.start.file))
+    return model, None
 
 
 def _load(run: Run, key: Key) -> Classifier:
@@ -222,9 +340,10 @@ def predict_test(run: Run, step: Step) -> None:
         return
     (folder / TEST).unlink(missing_ok=True)
     if run.test is not None and run.test_store is not None:
-        read_lineage(folder / LINEAGE).refuse_seen(run.test.studies["patient"].astype(str))
+        _guard(run, read_lineage(folder / LINEAGE), np.array([], int))
         present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
-        _predict_rows(run.test, run.test_store, present, _load(run, step.key), run.recipe.size, folder / TEST)
+        size = run.recipe.size_of(step.key[0], step.key[2])
+        _predict_rows(run.test, run.test_store, present, _load(run, step.key), size, folder / TEST)
     aside = folder / f"{RECORD}.partial"
     aside.write_text(json.dumps(record | {"test": wanted}, indent=1))
     aside.replace(folder / RECORD)
@@ -268,6 +387,8 @@ def _fit(stage: StageSpec, seed: int) -> Fit:
         patience=schedule.patience,
         label_weight=stage.targets.labels.weight if stage.targets.labels else 0.0,
         feature_weight=stage.targets.features.weight if stage.targets.features else 0.0,
+        soft_weight=stage.targets.soft.weight if stage.targets.soft else 0.0,
+        presence_weight=stage.targets.presence.weight if stage.targets.presence else 0.0,
         seed=seed,
     )
 

@@ -1,5 +1,7 @@
 """The losses a stage may name: labels by binary cross-entropy, a teacher's features by mean squared error."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,9 +11,30 @@ MOST_WEIGHT = 20.0
 """A balanced label weighs its positives at most this much: 79 ETT-abnormal films in 30,083 would weigh 380."""
 
 
-def label_loss(logits: Tensor, targets: Tensor, positive_weight: Tensor | None = None) -> Tensor:
-    """Mean binary cross-entropy of `logits` against `targets` in [0, 1], both (batch, labels)."""
-    return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=positive_weight)
+def label_loss(
+    logits: Tensor, targets: Tensor, positive_weight: Tensor | None = None, film_weights: Tensor | None = None
+) -> Tensor:
+    """Mean binary cross-entropy of `logits` against `targets` in [0, 1], both (batch, labels).
+
+    `film_weights` (batch,) weigh the films; the sum is divided by their number, not by their weight, so that weights of
+    mean 1 over the whole set change no film's step more than they say.
+    """
+    weight = film_weights[:, None].expand_as(logits) if film_weights is not None else None
+    return functional.binary_cross_entropy_with_logits(logits, targets, weight=weight, pos_weight=positive_weight)
+
+
+def presence_loss(logits: Tensor, presence: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """Cross-entropy of "one of these labels holds" against `presence` (batch, groups), NaN where unknown.
+
+    `logits` are (batch, labels); each group names the labels of a device. One of them holds with probability
+    1 - prod(1 - p), the noisy-or. 0 where nothing is known of the whole batch.
+    """
+    none = torch.stack([functional.logsigmoid(-logits[:, list(group)]).sum(dim=1) for group in groups], dim=1)
+    some = torch.log(-torch.expm1(none.clamp(max=-1e-6)))  # at p = 1e-6 the logarithm is still finite
+    known = torch.isfinite(presence)
+    there = torch.where(known, presence, torch.zeros_like(presence))
+    loss = -(there * some + (1 - there) * none)
+    return torch.where(known, loss, torch.zeros_like(loss)).sum() / known.sum().clamp(min=1)
 
 
 def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:

@@ -1,0 +1,86 @@
+"""The recipe `hotwater` in small: its phantoms, someone else's weights, and the recipe `hotwater-small` on them.
+
+Site a is the own set. Three films sets of site b stand for NIH, PadChest and VinBigData; some films of the first are
+twins of own films, processed otherwise, as a part of NIH's are RANZCR's. The public weights come from a network trained
+on other films of site b: a file whose ancestry this run does not know.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cxrlines.data.films import read_film
+from cxrlines.data.tables import read_dataset
+from cxrlines.phantom.write import write_phantom
+from cxrlines.recipes.load import load_recipe
+from cxrlines.recipes.run import train
+
+SETS = ("nih", "padchest", "vinbigdata")
+
+
+@dataclass(frozen=True)
+class Films:
+    """How many films: own ones, test ones, those of each external set, twins among the first set's, a stranger's."""
+
+    own: int = 600
+    test: int = 300
+    external: int = 250
+    twins: int = 25
+    stranger: int = 300
+    size: int = 320
+    difficulty: float = 0.1
+
+
+def run_small(
+    out: Path,
+    *,
+    films: Films | None = None,
+    settings: list[str] | None = None,
+    workers: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Make the films, train the stranger, train `hotwater-small`; the run's folder. Goes on where it was."""
+    films = films or Films()
+    data = out / "data"
+    more: dict[str, Any] = {"size": films.size, "difficulty": films.difficulty, "balance": "even", "workers": workers}
+    write_phantom(data / "own", studies=films.own, test=films.test, seed=0, annotated=0.5, **more)
+    for number, name in enumerate(SETS):
+        write_phantom(data / name, studies=films.external, test=0, seed=100 + number, site="b", **more)
+    write_phantom(data / "stranger", studies=films.stranger, test=0, seed=200, site="b", **more)
+    plant_twins(data / "own", data / "nih", films.twins)
+
+    say("someone else's weights: one network, one stage, other films of site b")
+    theirs = load_recipe("demo", ["folds.count=2", "members.baseline.stages.only.schedule.epochs=2", *(settings or [])])
+    theirs = theirs.model_copy(update={"members": {"baseline": theirs.members["baseline"]}})
+    train(theirs, data / "stranger", out / "stranger", folds=[0], workers=workers, say=say)
+    public = out / "public.safetensors"
+    shutil.copyfile(out / "stranger/baseline/fold0/only/weights.safetensors", public)
+
+    laid = [f"external.{name}.folder={data / name}" for name in SETS]
+    laid.append(f"members.public.stages.finetune.start.file={public}")
+    recipe = load_recipe("hotwater-small", [*laid, *(settings or [])])
+    train(recipe, data / "own", out / "run", workers=workers, command="cxrlines experiment small", say=say)
+    return out / "run"
+
+
+def plant_twins(own: Path, other: Path, count: int) -> list[tuple[str, str]]:
+    """Replace `count` films of `other` by films of `own`, windowed, cropped and encoded anew; (own, other) studies."""
+    mine, theirs = read_dataset(own).studies, read_dataset(other).studies
+    rng = np.random.default_rng(0)
+    pairs = []
+    chosen = rng.choice(len(mine), count, replace=False), rng.choice(len(theirs), count, replace=False)
+    for a, b in zip(*chosen, strict=True):
+        film = read_film(Path(mine["film"][a])).pixels.astype(np.float32) / 255
+        top, left, bottom, right = (rng.uniform(0, 0.04, 4) * film.shape[0]).astype(int)
+        film = film[top : len(film) - bottom, left : film.shape[1] - right]
+        film = np.clip(film ** rng.uniform(0.8, 1.25) * rng.uniform(0.9, 1.1), 0, 1)
+        film = cv2.resize(film, (256, 256), interpolation=cv2.INTER_AREA)
+        encoded = cv2.imencode(".jpg", (film * 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+        Path(theirs["film"][b]).write_bytes(encoded.tobytes())
+        pairs.append((mine["study"][a], theirs["study"][b]))
+    return pairs

@@ -1,0 +1,108 @@
+"""External sets of films in a run: read, decoded once, and kept apart from the films a model is judged on.
+
+The same film may lie in two collections under two names (28,729 of NIH's are RANZCR's, see RECIPES). Twins of films
+that are held out, and all films of their patients, are left out of training.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlines.data.external import PRESENCE, read_external
+from cxrlines.data.store import Store, build_store, open_store
+from cxrlines.data.tables import Dataset
+from cxrlines.recipes.spec import ExternalSpec
+
+STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "left_out.json"
+_TEST = "test"
+
+
+@dataclass(frozen=True)
+class ExternalSet:
+    """One set: `studies` with study, patient, film, view and PRESENCE, in the order of the store's films.
+
+    `twins` has a row for each film of it that is also one of the own set: study (here), own_study, own_patient, split.
+    `store` is the store's fingerprint.
+    """
+
+    name: str
+    studies: pd.DataFrame
+    store: str
+    twins: pd.DataFrame
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def rows(self, held: set[str]) -> np.ndarray:
+        """Rows to train on where the own patients `held` must not be seen; test films must never be."""
+        twin = self.twins[(self.twins["split"] == _TEST) | self.twins["own_patient"].isin(held)]
+        studies = self.studies["study"].isin(set(twin["study"]))
+        patients = set(self.studies["patient"][studies])
+        return np.flatnonzero(~self.studies["patient"].isin(patients).to_numpy())
+
+    def patients(self, rows: np.ndarray) -> set[str]:
+        """Whom these rows show: patients of this set, and the own patients of twins among them."""
+        some = self.studies.iloc[rows]
+        own = self.twins["own_patient"][self.twins["study"].isin(set(some["study"]))]
+        return {f"{self.name}:{patient}" for patient in some["patient"]} | set(own.astype(str))
+
+    def identity(self, rows: np.ndarray, *, presence: bool) -> str:
+        """Hash of the store, the studies, who they are twins of, and, where learnt from, the tube labels."""
+        digest = hashlib.sha256(self.store.encode())
+        digest.update(json.dumps(self.studies["study"].iloc[rows].tolist()).encode())
+        digest.update(json.dumps(sorted(self.patients(rows))).encode())
+        if presence:
+            digest.update(np.ascontiguousarray(self.presence(rows)).tobytes())
+        return digest.hexdigest()
+
+    def presence(self, rows: np.ndarray) -> np.ndarray:
+        """(n, PRESENCE) float32: 1 there, 0 not there, NaN unknown."""
+        return self.studies[list(PRESENCE)].iloc[rows].to_numpy(np.float32)
+
+
+def prepare_set(
+    name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], *, size: int, aspect: str,
+    workers: int,
+) -> ExternalSet:  # fmt: skip
+    """Read a set, decode its films into `root`, find its twins in the own splits. Cheap when done before."""
+    assert spec.folder is not None  # the run saw to it
+    found = read_external(Path(spec.folder), laterals=spec.laterals, children=spec.children)
+    dataset = Dataset(found.root, found.studies, left_out=found.left_out)
+    store = build_store(dataset, root / "store", size=size, aspect=aspect, workers=workers)  # type: ignore[arg-type]
+    table = found.studies.set_index("study").loc[store.studies].reset_index()
+    counts = dict(found.left_out)
+    if store.left_out:
+        counts["film that could not be read"] = len(store.left_out)
+    against = {split: other.fingerprint for split, (_, other) in own.items()} | {"this": store.fingerprint}
+    twins = _twins(root / TWINS, against, own, store)
+    table.to_csv(root / STUDIES, index=False)
+    (root / COUNTS).write_text(json.dumps(counts, indent=1))
+    return ExternalSet(name, table, store.fingerprint, twins, counts)
+
+
+def open_set(name: str, root: Path) -> tuple[ExternalSet, Store]:
+    """A prepared set."""
+    store = open_store(root / "store")
+    table = pd.read_csv(root / STUDIES, dtype={"study": str, "patient": str, "film": str, "view": str})
+    twins = pd.read_csv(root / TWINS, dtype=str)
+    return ExternalSet(name, table, store.fingerprint, twins, json.loads((root / COUNTS).read_text())), store
+
+
+def _twins(path: Path, against: dict[str, str], own: dict[str, tuple[Dataset, Store]], store: Store) -> pd.DataFrame:
+    mark = path.with_suffix(".json")
+    if path.is_file() and mark.is_file() and json.loads(mark.read_text()) == against:
+        return pd.read_csv(path, dtype=str)
+    from cxrlines.data.twins import twins_of_stores  # TMP
+
+    rows: list[tuple[str, str, str, str]] = []
+    for split, (dataset, other) in own.items():
+        patient = dict(zip(dataset.studies["study"].astype(str), dataset.studies["patient"].astype(str), strict=True))
+        for twin in twins_of_stores(other, store):
+            study = other.studies[twin.a]
+            rows.append((store.studies[twin.b], study, patient[study], split))
+    table = pd.DataFrame(rows, columns=["study", "own_study", "own_patient", "split"], dtype=object)
+    table.to_csv(path, index=False)
+    mark.write_text(json.dumps(against))
+    return table
