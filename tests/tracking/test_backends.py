@@ -184,12 +184,12 @@ def test_a_neptune_server_that_does_not_answer_costs_nothing(tmp_path, monkeypat
     address = f"http://127.0.0.1:{free_port()}"
     token = base64.b64encode(json.dumps({"api_address": address, "api_url": address}).encode()).decode()
     monkeypatch.setenv("NEPTUNE_API_TOKEN", token)
-    settings = TrackingSettings(use=("neptune",), neptune=address, project="team/lines", patience_s=8)
+    settings = TrackingSettings(use=("neptune",), neptune=address, project="team/lines", patience_s=5)
     begun = time.monotonic()
     told = "\n".join(tell(settings, tmp_path))
-    assert time.monotonic() - begun < 10
-    assert "could not start" in told or "did not finish within 8 s" in told  # the client asks again and again
-    assert "5 of 6 calls" not in told and "6 of 6 calls" in told and token not in told
+    assert time.monotonic() - begun < 8
+    assert "could not start" in told or "did not finish within 5 s" in told  # the client asks again and again
+    assert "6 of 6 calls" in told and token not in told
 
 
 def wandb_records(path: Path) -> Iterator[Any]:

@@ -171,21 +171,24 @@ class MLflow:
     """A run of the experiment named by the project, in a sqlite file or on a server."""
 
     def __init__(self, opening: Opening) -> None:
+        from filelock import FileLock
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
         root = Path(opening.root)
-        self.client = MlflowClient(tracking_uri=opening.address or f"sqlite:///{root / 'mlflow.db'}")
-        if begun := opening.recall():
-            with contextlib.suppress(MlflowException):  # removed meanwhile
-                self.client.update_run(begun, status="RUNNING")
-                self.run_id = begun
-                return
-        if self.client.get_experiment_by_name(opening.project) is None:
-            artifacts = None if opening.address else (root / "mlartifacts").as_uri()
-            with contextlib.suppress(MlflowException):  # another step was first
-                self.client.create_experiment(opening.project, artifact_location=artifacts)
-        experiment = self.client.get_experiment_by_name(opening.project)
+        # Two processes that make the sqlite file at once leave it broken (seen with mlflow 3.17, for all its own lock).
+        with contextlib.nullcontext() if opening.address else FileLock(root / ".mlflow.lock"):
+            self.client = MlflowClient(tracking_uri=opening.address or f"sqlite:///{root / 'mlflow.db'}")
+            if begun := opening.recall():
+                with contextlib.suppress(MlflowException):  # removed meanwhile
+                    self.client.update_run(begun, status="RUNNING")
+                    self.run_id = begun
+                    return
+            if self.client.get_experiment_by_name(opening.project) is None:
+                artifacts = None if opening.address else (root / "mlartifacts").as_uri()
+                with contextlib.suppress(MlflowException):  # on a server another step may be first
+                    self.client.create_experiment(opening.project, artifact_location=artifacts)
+            experiment = self.client.get_experiment_by_name(opening.project)
         if experiment is None:
             raise RuntimeError(f"the experiment {opening.project!r} can be neither found nor made")
         tags = {"group": opening.group, "identity": opening.identity}
