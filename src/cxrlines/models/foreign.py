@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cxrlines.models.weights import WeightsError, few, load_weights
 
@@ -63,7 +63,8 @@ def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
             f"{path} holds no named tensors, but a {type(found).__name__}; weights are a dictionary of them"
         )
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
+        if not plain or tensor.device.type != "cpu":
             raise WeightsError(
                 f"{path}: {name} is not a plain tensor ({tensor.layout}, {tensor.dtype}, {tensor.device})"
             )
