@@ -220,28 +220,23 @@ def started(folder: Path) -> int:
     raise AssertionError("the tracker's process did not start")
 
 
-@pytest.mark.parametrize("fault", ["", FAULTS["sleeps at start"]])
+@pytest.mark.parametrize("fault", ["", FAULTS["sleeps at start"]], ids=["sound", "sleeps"])
 def test_a_killed_training_leaves_no_process(client, tmp_path, fault):
     client(fault)
     # A fork that outlives the killed process holds the pipe open, as a loader's worker may.
-    script = TRAINING + "if os.fork() == 0:\n    os.execvp('sleep', ['sleep', '60'])\ntime.sleep(60)"
-    if not fault:
-        script = TRAINING + "child = os.fork()\nif child == 0: time.sleep(60)\nprint(child, flush=True)\ntime.sleep(60)"
+    script = TRAINING + "fork = os.fork()\nif fork: print(fork, flush=True)\ntime.sleep(60)"
     training = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
-    fork = None
+    assert training.stdout is not None
+    fork = int(training.stdout.readline())
     try:
         pid = started(tmp_path)
-        assert training.stdout is not None
-        fork = int(training.stdout.readline()) if not fault else None
         training.send_signal(signal.SIGKILL)
         training.wait()
         assert gone(pid, 15)
     finally:
         training.kill()
-        if fork:
-            os.kill(fork, signal.SIGKILL)
-        if training.stdout:
-            training.stdout.close()
+        os.kill(fork, signal.SIGKILL)
+        training.stdout.close()
     if not fault:
         assert told_to(tmp_path)[-1] == {"finish": 1}  # and the run is closed as one that did not finish
 

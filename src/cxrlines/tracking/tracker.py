@@ -155,6 +155,8 @@ class Tracker:
 
     def file(self, path: Path) -> None:
         """Hand over a copy of a file as it is now; it may be moved or changed afterwards."""
+        if self._closed:
+            return
         try:
             if path.stat().st_size > LARGEST_FILE:
                 raise OSError(f"larger than {LARGEST_FILE // 2**20} MB")
