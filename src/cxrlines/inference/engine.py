@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.data.films import FilmError, is_film, read_film
 from cxrlines.data.pool import cores
 from cxrlines.data.store import shrink
 from cxrlines.data.tables import FILM_SUFFIXES
 from cxrlines.inference.bundle import Bundle
+from cxrlines.inference.views import allowed_views, views
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 Shape = tuple[float, float]
@@ -39,6 +39,7 @@ class Predictions:
         renamed: films that share their name with another, and are called by their place instead.
         seconds: for everything, on the clock.
         bundle: the bundle's identity.
+        tta: the views the reading was averaged over, besides the plain one.
     """
 
     rows: pd.DataFrame
@@ -50,6 +51,7 @@ class Predictions:
     renamed: int
     seconds: float
     bundle: str
+    tta: tuple[str, ...] = ()
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """A JSON value for each film read."""
@@ -60,6 +62,7 @@ class Predictions:
                 STUDY_COLUMN: study,
                 "labels": dict(zip(LABELS, row.tolist(), strict=True)),
                 "bundle": self.bundle,
+                "tta": list(self.tta),
                 "seconds": seconds,
                 "mm_per_px": mm_per_px,
             }
@@ -74,6 +77,7 @@ def predict(
     bundle: Bundle,
     *,
     batch_size: int = 8,
+    tta: Sequence[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """The mean probability of a bundle's models for each film, on the GPU where there is one.
@@ -84,14 +88,19 @@ def predict(
 
     Args:
         batch_size: films a pass.
+        tta: any of `views.VIEWS`; the probability is then the mean over those views and the plain one.
         progress: told (films done, films in all) after each batch.
+
+    Raises:
+        ValueError: for another view.
+        BundleError: for flips of models that were not trained with them.
     """
     begun = time.monotonic()
+    tta = allowed_views(bundle, tta)
     found = find_films(sources)
     errors = dict(found.errors)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    models = [model.to(device).to(memory_format=torch.channels_last) for model in bundle.models]
-    prepare = _Preparation(bundle)
+    models, device = _ready(bundle)
+    prepare = _Preparation(bundle, tta)
     kept: list[_Prepared] = []
     scores: list[np.ndarray] = []
     pending: list[_Prepared] = []
@@ -125,7 +134,30 @@ def predict(
         renamed=sum(names[film.path] != _stem(film.path) for film in kept),
         seconds=time.monotonic() - begun,
         bundle=bundle.identity,
+        tta=tta,
     )
+
+
+def predict_arrays(
+    films: Iterable[np.ndarray], bundle: Bundle, *, batch_size: int = 8, tta: Sequence[str] = ()
+) -> np.ndarray:
+    """What `predict` reads in films that are decoded already: float64 (films, 11) probabilities.
+
+    `films` are (h, w) uint8 each, of any sizes, as `data.films.read_film` gives them; the rest as for `predict`.
+    """
+    tta = allowed_views(bundle, tta)
+    models, device = _ready(bundle)
+    prepare = _Preparation(bundle, tta)
+    scores = [np.empty((0, len(LABELS)))]
+    pending: list[np.ndarray] = []
+    for film in films:
+        pending.append(prepare.shown(film))
+        if len(pending) == batch_size:
+            scores.append(_mean_probability(models, pending, device))
+            pending = []
+    if pending:
+        scores.append(_mean_probability(models, pending, device))
+    return np.concatenate(scores)
 
 
 def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = False) -> list[Path]:
@@ -208,7 +240,7 @@ def _stem(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A film as the models see it, `pixels` uint8 (input_size, input_size)."""
+    """A film as the models see it, `pixels` uint8 (views, input_size, input_size)."""
 
     path: Path
     pixels: np.ndarray
@@ -222,22 +254,25 @@ class _Prepared:
 class _Preparation:
     """From a file to what the models see, by training's own way: decode, shrink as the store does, plain policy."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.store = bundle.manifest.store
-        self.policy = make_policy("none", bundle.manifest.input_size)
+    def __init__(self, bundle: Bundle, tta: Sequence[str]) -> None:
+        self.store, self.size, self.tta = bundle.manifest.store, bundle.manifest.input_size, tta
 
     def __call__(self, path: Path) -> _Prepared | str:
         """The film, or what is wrong with it."""
         start = time.monotonic()
         try:
             film = read_film(path)
-            stored, _ = shrink(film.pixels, self.store.size, self.store.aspect)
-            pixels = self.policy(stored, np.random.default_rng(0)).film
+            pixels = self.shown(film.pixels)
         except FilmError as error:
             return str(error).removeprefix(f"{path}: ")
         except Exception as error:  # a file nobody foresaw must not cost the others their reading
             return f"cannot be read as a film ({type(error).__name__})"
         return _Prepared(path, pixels, film.mm_per_px, time.monotonic() - start)
+
+    def shown(self, film: np.ndarray) -> np.ndarray:
+        """A decoded film (h, w) uint8 as (views, input_size, input_size) uint8."""
+        stored, _ = shrink(film, self.store.size, self.store.aspect)
+        return views(stored, self.size, self.tta)
 
 
 def _ahead(prepare: _Preparation, films: list[tuple[Path, Path]], ahead: int) -> Iterator[tuple[Path, _Prepared | str]]:
@@ -257,8 +292,18 @@ def _ahead(prepare: _Preparation, films: list[tuple[Path, Path]], ahead: int) ->
             pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is decoded
 
 
+def _ready(bundle: Bundle) -> tuple[list[torch.nn.Module], torch.device]:
+    """The bundle's models on the device that reads: the GPU where there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return [model.to(device).to(memory_format=torch.channels_last) for model in bundle.models], device
+
+
 @torch.inference_mode()
 def _mean_probability(models: Sequence[torch.nn.Module], films: list[np.ndarray], device: torch.device) -> np.ndarray:
-    """Mean of the models' probabilities, float64 (b, 11), of films uint8 (S, S)."""
-    batch = torch.from_numpy(np.stack(films)[:, None]).to(device)
-    return torch.stack([torch.sigmoid(model(batch).double()) for model in models]).mean(dim=0).cpu().numpy()
+    """Mean over models and views of the probabilities, float64 (b, 11), of films uint8 (views, S, S).
+
+    A view a pass, so that memory does not grow with the views.
+    """
+    batches = torch.from_numpy(np.stack(films, axis=1)[:, :, None]).to(device)
+    each = [torch.sigmoid(model(batch).double()) for batch in batches for model in models]
+    return torch.stack(each).mean(dim=0).cpu().numpy()
