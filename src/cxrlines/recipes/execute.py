@@ -1,21 +1,24 @@
-"""The steps of a plan done on this machine: worker processes side by side, parents first, nothing finished lost."""
+"""The steps of a plan done by workers side by side, here or on a cluster: parents first, nothing finished lost."""
 
+import errno
 import multiprocessing
 import os
 import shutil
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
+from cxrlines.data.cluster import shows
 from cxrlines.data.pool import begin_worker, cores
 from cxrlines.recipes.plan import Key, Step, name_of
 from cxrlines.recipes.progress import Board, StatusFile, read_status
-from cxrlines.recipes.step import Run, do_step, read_record
+from cxrlines.recipes.step import RECORD, Run, do_step, read_record
+from cxrlines.training import distributed
 from cxrlines.training.process import keep_buffers
 
 
@@ -23,75 +26,129 @@ class RunError(RuntimeError):
     """Steps failed, or the run cannot start; the message says which and what to do. Finished steps are kept."""
 
 
+def side_by_side(steps: Sequence[Step]) -> int:
+    """How many steps can run at the same time: the stages of a member follow one another."""
+    return len({step.key[:2] for step in steps})
+
+
 def workers_for(steps: Sequence[Step], asked: int | None) -> int:
     """Processes: as many as asked for, else one for each GPU or each core; never more than can run side by side."""
-    side_by_side = len({step.key[:2] for step in steps})
-    return max(1, min(asked or torch.cuda.device_count() or cores(), side_by_side))
+    return max(1, min(asked or torch.cuda.device_count() or cores(), side_by_side(steps)))
 
 
-def do_plan(run: Run, data: Path, steps: Sequence[Step], workers: int | None = None) -> None:
-    """Do every unfinished step, `workers` at a time, parents first.
+class Workers(Protocol):
+    """Where steps are done. `lost` says what it means that no more can be done: a future's `BrokenExecutor`."""
+
+    lost: str
+
+    @property
+    def places(self) -> int:
+        """How many steps are done side by side."""
+
+    def submit(self, step: Step) -> "Future[None]":
+        """Begin a step."""
+
+    def stop(self) -> None:
+        """End what is running, at once: whatever is on the disk is whole."""
+
+    def close(self) -> None:
+        """Let the workers go."""
+
+
+def do_plan(run: Run, data: Path, steps: Sequence[Step], workers: int | None = None, on: str | None = None) -> None:
+    """Do every unfinished step, `workers` at a time, parents first; `on` a Ray cluster (see `data.cluster`), or here.
 
     A step that fails costs only those that depend on it; the others are done, then `RunError` is raised. A process
-    that is killed takes those beside it down: then nothing more is started.
+    of this machine that is killed takes those beside it down: then nothing more is started. On a cluster its step is
+    begun again. Under torchrun all processes do each step together, one step after another.
     """
     todo = {step.key: step for step in steps if not run.is_done(step)}
+    if distributed.world() > 1:
+        if on:
+            raise RunError(f"--on {on} spreads steps over machines, --devices one step over GPUs: give one of the two")
+        return _do_together(run, steps)
     if not todo:
         return
     failed: dict[Key, str] = {}
     running: dict[Future[None], Key] = {}
-    count = workers_for(list(todo.values()), workers)
-    threads = max(1, cores() // count)
-    pool = _pool(count, threads)
+    hands = _workers(run, data, list(todo.values()), workers, on)
     try:
         with Board(len(steps), len(steps) - len(todo)) as board:
             while todo or running:
-                _start_ready(pool, run, data, todo, running, failed, count, threads)
+                _start_ready(hands, todo, running, failed)
                 finished, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 for future in finished:
                     key = running.pop(future)
                     try:
                         future.result()
+                        shows(run.folder(key) / RECORD)  # another machine may have made it
                         board.finished(name_of(key), read_record(run.folder(key)))
-                    except BrokenProcessPool:
+                    except BrokenExecutor:
                         raise
                     except Exception as error:
-                        failed[key] = f"{type(error).__name__}: {error}"
+                        failed[key] = _why(error)
                         board.say(f"{name_of(key)}: failed; why is said at the end, the other steps go on")
-                board.show((name_of(key), read_status(_status_file(run.root, key))) for key in running.values())
-    except BrokenProcessPool:
-        reason = "a worker was killed (out of memory? then fewer --workers); the same command goes on from there"
-        failed |= {step.key: reason for step in steps if not run.is_done(step) and step.key not in failed}
+                board.show((name_of(key), read_status(status_file(run.root, key))) for key in running.values())
+    except BrokenExecutor:
+        failed |= {step.key: hands.lost for step in steps if not run.is_done(step) and step.key not in failed}
     except KeyboardInterrupt:
-        for process in multiprocessing.active_children():
-            process.kill()  # whatever is on the disk is whole
+        hands.stop()
         raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        hands.close()
         shutil.rmtree(run.root / ".status", ignore_errors=True)
     if failed:
         raise RunError(_told(run, failed, len(steps)))
 
 
+def _workers(run: Run, data: Path, todo: Sequence[Step], workers: int | None, on: str | None) -> Workers:
+    if on is None:
+        return LocalWorkers(run.root, data, workers_for(todo, workers))
+    from cxrlines.recipes.cluster import RayWorkers  # what it needs is optional
+
+    return RayWorkers(run, data, on, workers, side_by_side(todo))
+
+
 def _start_ready(
-    pool: ProcessPoolExecutor,
-    run: Run,
-    data: Path,
-    todo: dict[Key, Step],
-    running: dict[Future[None], Key],
-    failed: dict[Key, str],
-    count: int,
-    threads: int,
+    hands: Workers, todo: dict[Key, Step], running: dict[Future[None], Key], failed: dict[Key, str]
 ) -> None:
     """Submit steps whose parents are done while there are free workers; drop those whose parents failed."""
+    places = hands.places
     for key, step in list(todo.items()):
         parents = step.parents.values()
         if any(parent in failed for parent in parents):
             failed[key] = "not started: a step it is made from failed"
             del todo[key]
-        elif len(running) < count and not any(parent in todo or parent in running.values() for parent in parents):
-            running[pool.submit(_do_one, run.root, data, step, threads)] = key
+        elif len(running) < places and not any(parent in todo or parent in running.values() for parent in parents):
+            running[hands.submit(step)] = key
             del todo[key]
+
+
+def _do_together(run: Run, steps: Sequence[Step]) -> None:
+    """Every unfinished step, by all processes of torchrun at once; the first one shows where it is."""
+    todo = [step for step in steps if distributed.first(lambda step=step: not run.is_done(step))]  # type: ignore[misc]
+    loader_workers = min(8, max(1, cores() // torch.cuda.device_count())) if torch.cuda.is_available() else 0
+    with Board(len(steps), len(steps) - len(todo)) as board:
+        for step in todo:
+
+            def show(status: dict[str, Any], name: str = step.name) -> None:
+                if distributed.is_first():
+                    board.show([(name, status)])
+
+            try:
+                do_step(run, step, show, loader_workers)
+            except Exception as error:
+                _write_traceback(run.root, step)
+                raise RunError(_told(run, {step.key: _why(error)}, len(steps))) from error
+            if distributed.is_first():
+                board.finished(step.name, read_record(run.folder(step.key)))
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" at {error.filename}" if error.filename else ""
+        return f"the disk is full{place}; free some space: what was trained is kept up to its last half minute"
+    return f"{type(error).__name__}: {error}"
 
 
 def _told(run: Run, failed: dict[Key, str], total: int) -> str:
@@ -105,19 +162,42 @@ def _told(run: Run, failed: dict[Key, str], total: int) -> str:
     )
 
 
-def _status_file(root: Path, key: Key) -> Path:
+def status_file(root: Path, key: Key) -> Path:
     return root / ".status" / f"{name_of(key).replace('/', '.')}.json"
 
 
-def _pool(count: int, threads: int) -> ProcessPoolExecutor:
-    """Workers, each with a GPU of its own where there are several; those the user allowed, by the user's names."""
-    context = multiprocessing.get_context("spawn")
+class LocalWorkers:
+    """Processes of this machine, each with a GPU of its own where there are several."""
+
+    lost = "a worker was killed (out of memory? then fewer --workers); the same command goes on from there"
+
+    def __init__(self, root: Path, data: Path, count: int) -> None:
+        self.root, self.data, self.places, self.threads = root, data, count, max(1, cores() // count)
+        context = multiprocessing.get_context("spawn")
+        devices: Queue[str] = context.Queue()
+        for device in devices_for(count):
+            devices.put(device)
+        self._pool = ProcessPoolExecutor(count, context, _start_worker, (self.threads, devices))
+
+    def submit(self, step: Step) -> "Future[None]":
+        """Begin a step in a free process."""
+        return self._pool.submit(do_one, self.root, self.data, step, self.threads)
+
+    def stop(self) -> None:
+        """Kill the processes."""
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    def close(self) -> None:
+        """Let the processes end; those of unfinished steps too, once the step is done."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def devices_for(count: int) -> list[str]:
+    """What each of `count` processes sets CUDA_VISIBLE_DEVICES to: of the GPUs the user allowed; empty leaves it."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = allowed.split(",") if allowed else [str(index) for index in range(torch.cuda.device_count())]
-    devices: Queue[str] = context.Queue()
-    for worker in range(count):
-        devices.put(names[worker % len(names)] if len(names) > 1 else "")
-    return ProcessPoolExecutor(count, context, _start_worker, (threads, devices))
+    return [names[worker % len(names)] if len(names) > 1 else "" for worker in range(count)]
 
 
 def _start_worker(threads: int, devices: "Queue[str]") -> None:
@@ -128,12 +208,17 @@ def _start_worker(threads: int, devices: "Queue[str]") -> None:
     torch.set_num_threads(threads)
 
 
-def _do_one(root: Path, data: Path, step: Step, threads: int) -> None:
+def do_one(root: Path, data: Path, step: Step, threads: int) -> None:
+    """A step of the run in `root`, in a process of `threads` threads; what went wrong is written to `.work`."""
     try:
         loader_workers = min(8, threads) if torch.cuda.is_available() else 0
-        do_step(Run.open(root, data), step, StatusFile(_status_file(root, step.key)), loader_workers)
+        do_step(Run.open(root, data), step, StatusFile(status_file(root, step.key)), loader_workers)
     except Exception:
-        trace = root / ".work" / f"{step.name.replace('/', '.')}.traceback.txt"
-        trace.parent.mkdir(parents=True, exist_ok=True)
-        trace.write_text(traceback.format_exc())
+        _write_traceback(root, step)
         raise
+
+
+def _write_traceback(root: Path, step: Step) -> None:
+    trace = root / ".work" / f"{step.name.replace('/', '.')}.traceback.txt"
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    trace.write_text(traceback.format_exc())

@@ -242,8 +242,8 @@ def _whole_norm(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Batch normalisation with the moments of the whole batch, on processors, where torch's SyncBatchNorm has none."""
     if not self.training:
         return type(self).forward(self, x)
-    ours = x.float()
-    count = torch.tensor([float(x.numel() // x.shape[1])])
+    ours = x.to(self.weight.dtype)
+    count = ours.new_tensor([x.numel() // x.shape[1]])
     moments = _Sum.apply(torch.cat([ours.sum((0, 2, 3)), count]))
     total = moments[-1]
     mean = moments[:-1] / total

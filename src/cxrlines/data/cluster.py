@@ -1,0 +1,169 @@
+"""A Ray cluster: this machine's own, or one that is there; what its machines must share with this one.
+
+Work goes to it as calls, films and results stay in files: every machine must see the same folders under the same
+paths. That is checked, as otherwise half of a run would lie elsewhere.
+"""
+
+import contextlib
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cxrlines import __version__
+from cxrlines.data.pool import cores
+
+CONNECT_S = 10.0
+"""How long an address may take to answer."""
+SEEN_S = 20.0
+"""How long a new file may take to show on other machines: network file systems remember folders for a while."""
+STORE_BYTES = 256 * 2**20
+"""Ray's own memory for objects on this machine: only paths and probabilities pass through it."""
+SHARE = "it must lie on a file system that all machines share, under the same path (docs/cluster.md)"
+
+
+class ClusterError(RuntimeError):
+    """No cluster, or not one that can do the work; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def cluster(on: str) -> Iterator[Any]:
+    """The module `ray`, connected to `on`: `ray` (a cluster of this machine alone), `ray://HOST:PORT` or `HOST:PORT`.
+
+    `ClusterError` where Ray is not installed, or the address does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    place = _address(on)
+    try:
+        import ray
+    except ImportError:
+        raise ClusterError(f'--on {on} needs Ray: pip install "cxrlines[ray]"') from None
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if place is None:
+        ray.init(
+            address="local", num_cpus=cores(), include_dashboard=False, object_store_memory=STORE_BYTES, **quiet
+        )  # fmt: skip
+    else:
+        _ask(on, *place)
+        try:
+            ray.init(address=on, **quiet)
+        except Exception as error:
+            ray.shutdown()
+            raise ClusterError(f"--on {on}: {_first_line(error)}; {_PORTS}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+_PORTS = (
+    "`ray start --head` says where it listens: ray://HOST:10001 for any machine, HOST:6379 for one of the cluster's "
+    "own; all machines need the same versions of Python, Ray and cxrlines"
+)
+
+
+def _address(on: str) -> tuple[str, int] | None:
+    """Host and port; None for this machine's own cluster."""
+    if on == "ray":
+        return None
+    host, _, port = on.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(
+            f"--on is {on!r}; it is ray (this machine), ray://HOST:PORT (a cluster's client port, usually 10001), or "
+            "HOST:PORT (a cluster's own address, usually port 6379, from one of its machines)"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _ask(on: str, host: str, port: int) -> None:
+    """Whether something that speaks gRPC, as Ray does, answers; Ray itself would ask for a minute and more."""
+    import grpc
+
+    try:
+        socket.create_connection((host, port), CONNECT_S / 2).close()
+        with grpc.insecure_channel(f"{host}:{port}") as channel:
+            grpc.channel_ready_future(channel).result(CONNECT_S / 2)
+    except (OSError, grpc.FutureTimeoutError) as error:
+        why = error.strerror or str(error) if isinstance(error, OSError) else "what listens there is not Ray"
+        raise ClusterError(
+            f"--on {on}: no Ray cluster answers at {host}:{port} ({why}). Start one with `ray start --head`, or check "
+            f"host, port and firewall, or leave out --on to work on this machine. {_PORTS[0].upper()}{_PORTS[1:]}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def leave_marker(folder: Path) -> Path:
+    """A new file in `folder`, by which other machines show that they see it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / f"shared-{uuid.uuid4().hex}"
+    marker.touch()
+    return marker
+
+
+def check_shared(marker: Path, *inputs: Path) -> None:
+    """Called on any machine: `ClusterError` unless it sees `marker`, may write beside it, and sees the `inputs`."""
+    here = socket.gethostname()
+    if not shows(marker):
+        raise ClusterError(f"the machine {here} does not see what this run wrote to {marker.parent}; {SHARE}")
+    try:
+        mine = marker.with_name(f"{marker.name}.{here}.{os.getpid()}")
+        mine.touch()
+        mine.unlink()
+    except OSError as error:
+        raise ClusterError(f"the machine {here} may not write to {marker.parent} ({error.strerror}); {SHARE}") from None
+    for path in inputs:
+        if not shows(path):
+            raise ClusterError(f"the machine {here} does not see {path}; {SHARE}")
+
+
+def shows(path: Path, seconds: float = SEEN_S) -> bool:
+    """Whether `path` is there; a network file system gets some time to notice."""
+    ends = time.monotonic() + seconds
+    while not path.exists():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.5)
+        with contextlib.suppress(OSError):
+            list(path.parent.iterdir())  # makes it look again
+    return True
+
+
+def check_machines(ray: Any, marker: Path, *inputs: Path, seconds: float = 180.0) -> None:
+    """`check_shared` on every machine of the cluster, and that each has this version; `ClusterError` names those."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = {}
+    look = ray.remote(num_cpus=0, max_retries=0)(_look)
+    for node in ray.nodes():
+        if node["Alive"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            asked[look.options(scheduling_strategy=there).remote(marker, *inputs)] = node["NodeManagerHostname"]
+    ends = time.monotonic() + seconds
+    wrong = []
+    for answer, host in asked.items():
+        try:
+            version = ray.get(answer, timeout=max(1.0, ends - time.monotonic()))
+            if version != __version__:
+                wrong.append(f"{host} has cxrlines {version}, this machine {__version__}; install the same")
+        except Exception as error:
+            cause = getattr(error, "cause", None) or error
+            wrong.append(str(cause) if isinstance(cause, ClusterError) else f"{host}: {_last_line(cause)}")
+    if wrong:
+        raise ClusterError("the cluster cannot do this: " + "; ".join(dict.fromkeys(wrong)))
+
+
+def _look(marker: Path, *inputs: Path) -> str:
+    check_shared(marker, *inputs)
+    return __version__
+
+
+def _last_line(error: BaseException) -> str:
+    """The end of what is often a traceback as text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
