@@ -1,0 +1,171 @@
+"""Estimates agree with published figures, with a real run of a network, and with the plan they are made for."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from cxrlines.data.external import PRESENCE
+from cxrlines.data.tables import Dataset
+from cxrlines.models.backbones import make_backbone
+from cxrlines.recipes.estimate import A100, WITHIN, Gpu, estimate, watch
+from cxrlines.recipes.external import ExternalSet
+from cxrlines.recipes.load import load_recipe
+from cxrlines.recipes.plan import Material, make_plan
+from cxrlines.task import LABELS
+
+RTX3090 = Gpu("NVIDIA RTX 3090", 71e12, 0.936e12, 24 * 2**30)
+"""Peak rates of NVIDIA's white paper, half precision accumulated in single."""
+
+RECIPE = """
+name: small
+size: 64
+store: {size: 72}
+folds: {count: 3}
+external: {far: {}}
+defaults: {schedule: {batch: 4, epochs: 2}}
+members:
+  staged:
+    backbone: resnet10t
+    stages:
+      teacher: {films: {which: annotated, view: overlay}}
+      student: {films: {which: annotated}, targets: {features: {of: teacher}}}
+  other:
+    backbone: resnet10t
+    stages:
+      only: {films: {set: far}, targets: {soft: {of: staged}}}
+  again:
+    backbone: resnet10t
+    stages:
+      only: {films: {set: far}, targets: {soft: {of: staged}}}
+"""
+
+
+def material(own: int, external: dict[str, int], folds: int = 3) -> Material:
+    """Tables without films: every other study annotated, folds in turn, no twins."""
+    studies = [f"s{i}" for i in range(own)]
+    table = pd.DataFrame({"study": studies, "patient": studies, "film": ""})
+    table[list(LABELS)] = 0
+    dataset = Dataset(Path(), table, {study: [] for study in studies[::2]})
+    sets = {}
+    for name, count in external.items():
+        names = [f"{name}-{i}" for i in range(count)]
+        films = pd.DataFrame({"study": names, "patient": names, "film": "", "view": ""})
+        films[list(PRESENCE)] = np.float32(1)
+        twins = pd.DataFrame({"study": [], "own_study": [], "own_patient": [], "split": []}, dtype=str)
+        sets[name] = ExternalSet(name, films, "print", twins)
+    return Material(dataset, np.ones(own, bool), "print", pd.Series(np.arange(own) // 2 % folds), sets)
+
+
+@pytest.fixture
+def plan(tmp_path):
+    def plan(*settings: str):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(RECIPE)
+        recipe, films = load_recipe(str(path), list(settings)), material(60, {"far": 50})
+        return estimate(recipe, make_plan(recipe, films, range(3)), films)
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "published"),  # multiplications with additions: the papers of two, timm's table of the third
+    [("resnet50", 224, 4.1e9), ("tf_efficientnet_b7", 600, 37e9), ("resnet200d", 256, 20.0e9)],
+)
+def test_arithmetic_is_as_published(backbone, size, published):
+    assert watch(backbone, "gap", size).flops / 2 == pytest.approx(published, rel=0.03)  # theirs are in colour
+
+
+def test_what_is_watched_is_what_a_real_pass_does():
+    net = make_backbone("tf_efficientnet_lite0", weights="none").train()
+    own = {tensor.data_ptr() for tensor in (*net.parameters(), *net.buffers())}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), FlopCounterMode(display=False) as counter:
+        net(torch.rand(4, 1, 96, 96))
+    watched = watch("tf_efficientnet_lite0", "gap", 96)
+    assert watched.flops * 4 == counter.get_total_flops()
+    assert watched.saved * 4 * 4 == pytest.approx(sum(t.untyped_storage().nbytes() for t in kept.values()), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "backbone", "size", "films_per_second"),  # sources: estimate.ATTAINED
+    [
+        (A100, "resnet50", 224, 2470),
+        (A100, "efficientnet_b4", 380, 331),
+        (RTX3090, "resnet50d", 224, 1078),
+        (RTX3090, "resnet200d", 256, 267.1),
+        (RTX3090, "tf_efficientnet_b7", 600, 37.22),
+    ],
+)
+def test_hours_are_within_the_stated_factor_of_measured_ones(gpu, backbone, size, films_per_second):
+    estimated = 1 / (3 * watch(backbone, "gap", size).seconds(gpu))
+    assert 1 / WITHIN < estimated / films_per_second < WITHIN
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "fitted", "failed"),  # batches on an RTX 3090, source as above: the largest that ran
+    [("resnet50d", 224, 384, 512), ("resnet200d", 256, 128, 192), ("tf_efficientnet_b7", 600, 8, 12)],
+)
+def test_memory_tells_the_batch_that_fits(backbone, size, fitted, failed):
+    network = watch(backbone, "gap", size)
+    assert network.memory(fitted) < RTX3090.memory < network.memory(failed)
+
+
+def test_each_step_counts_its_films_and_a_teacher_reads_a_set_once(plan):
+    costs = plan().steps
+    # 40 films of two folds, half of them annotated: 2 epochs of 5 batches of 4. Two passes over the 20 held out.
+    assert (costs["staged", (0,), "teacher"].trained, costs["staged", (0,), "teacher"].read) == (40, 40)
+    assert costs["staged", (0,), "student"].read == 60  # and once more at its end
+    assert costs["staged", (0,), "student"].hours > costs["staged", (0,), "teacher"].hours
+    assert costs["other", (0,), "only"].read == costs["again", (0,), "only"].read + 50
+    assert costs["other", (0,), "only"].trained == 2 * 48
+
+
+def test_totals_are_those_of_the_steps(plan):
+    found = plan()
+    assert found.hours == pytest.approx(sum(cost.hours for cost in found.steps.values()))
+    assert found.store == (60 + 50) * 72**2
+    assert found.disk == found.store + sum(cost.disk for cost in found.steps.values())
+    assert found.memory == max(cost.memory for cost in found.steps.values())
+
+
+def test_what_costs_more_is_said_to_cost_more(plan):
+    usual = plan()
+    longer, wider = plan("defaults.schedule.epochs=4"), plan("defaults.schedule.batch=8")
+    larger, exact = plan("size=72"), plan("defaults.schedule.precision='32'")
+    key = ("staged", (0,), "student")
+    assert longer.steps[key].trained == 2 * usual.steps[key].trained
+    assert longer.memory == usual.memory < wider.memory
+    assert usual.hours < larger.hours
+    assert (usual.hours, usual.memory) < (exact.hours, exact.memory)
+    assert plan("defaults.schedule.ema=0.9").steps[key].state > usual.steps[key].state
+
+
+def test_inner_steps_are_counted_apart(plan):
+    text = plan("members.again.stages.only.films.set=own").text()
+    assert "3+3" in text.partition("staged/student")[2].partition("\n")[0]
+    assert text.count("3+3") == 2  # the teacher and the student, of every pair of folds
+
+
+def test_the_text_says_what_it_assumes(plan):
+    text = plan().text()
+    for said in ("assumed, whatever this machine has", "50% of 312 TFLOP/s", "12 steps", "GPU h", "not counted"):
+        assert said in text
+    assert "do not fit" not in text
+    assert (
+        "do not fit into 80 GB: lower schedule.batch or size" in plan("defaults.schedule.batch=4096", "size=512").text()
+    )
+
+
+def test_a_step_is_said_in_a_line(plan):
+    cost = plan().steps["staged", (0,), "student"]
+    assert cost.text() == "0.00 GPU h, 1.6 GB of GPU memory, 0.0 GB on disk (+0.1 GB while it trains)"
