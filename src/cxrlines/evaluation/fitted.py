@@ -171,7 +171,7 @@ def _slopes(x: np.ndarray, positive: np.ndarray, mode: float) -> np.ndarray:
         chance = 1 / (1 + np.exp(-np.clip(design @ at, -500, 500)))
         slope = design.T @ (chance - positive) + PRIOR * np.r_[0, 1 / mode - 1 / at[1:]]
         curve = (design * (chance * (1 - chance))[:, None]).T @ design + PRIOR * np.diag(np.r_[0, 1 / at[1:] ** 2])
-        step = -np.linalg.lstsq(curve, slope, rcond=None)[0]  # a column of zeros, or the intercept of a clear label
+        step = -np.linalg.lstsq(curve, slope, rcond=None)[0]  # of the intercept little is known where all is clear
         gain = float(-slope @ step)
         if gain < 1e-9:
             break
