@@ -58,7 +58,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("ema", [None, 0.8])
 def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, stop_after, ema):
     fit = dataclasses.replace(FIT, ema=ema)
-    whole = fit_stage(module(fit), tmp_path / "whole")
+    whole = fit_stage(module(fit))
     saves = 0
 
     def keep(state: State) -> None:
@@ -69,25 +69,25 @@ def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, 
             raise Killed
 
     with pytest.raises(Killed):
-        fit_stage(module(fit, keep=keep, keep_every_s=0), tmp_path / "part")
+        fit_stage(module(fit, keep=keep, keep_every_s=0))
     resumed = module(fit, state=load_state(tmp_path / "state", "id"))
     assert 0 < resumed.step_now < resumed.total
-    assert same(whole, fit_stage(resumed, tmp_path / "part"))
+    assert same(whole, fit_stage(resumed))
     assert len(resumed.progress.history) == 3
 
 
 def test_a_finished_state_trains_no_further(tmp_path):
     states: list[State] = []
     done = module(keep=states.append)
-    weights = fit_stage(done, tmp_path)
+    weights = fit_stage(done)
     again = module(state=states[-1])
     assert again.finished
-    assert same(weights, fit_stage(again, tmp_path))
+    assert same(weights, fit_stage(again))
 
 
 def test_it_learns_what_is_there_to_learn(tmp_path):
     fitted = module(dataclasses.replace(FIT, epochs=12, batch=6, lr=3e-3), policy="none")
-    weights = fit_stage(fitted, tmp_path)
+    weights = fit_stage(fitted)
     fitted.model.load_state_dict(weights)
     scores = predict_films(
         fitted.model, FilmSet(films(), make_policy("none", 32), seed=0, overlay=False, colour_by="label")
@@ -98,7 +98,7 @@ def test_it_learns_what_is_there_to_learn(tmp_path):
 
 def test_half_an_epoch_is_half_the_steps(tmp_path):
     half = module(dataclasses.replace(FIT, epochs=1.5))
-    fit_stage(half, tmp_path)
+    fit_stage(half)
     assert half.total == 6
     assert [row["epoch"] for row in half.progress.history] == [1, 2]
 
@@ -109,7 +109,7 @@ def test_the_student_moves_towards_the_features_of_its_teacher(tmp_path):
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     fit = dataclasses.replace(FIT, epochs=30, lr=2e-3, label_weight=0.0, feature_weight=1.0)
     student = module(fit, teacher=teacher, policy="none")
-    fit_stage(student, tmp_path)
+    fit_stage(student)
     losses = [row["loss"] for row in student.progress.history]
     assert losses[-1] < 0.5 * losses[0]
     assert same(before, teacher.state_dict()), "the teacher is frozen"
@@ -119,7 +119,7 @@ def test_the_student_moves_towards_the_features_of_its_teacher(tmp_path):
 def test_patience_is_the_number_of_epochs_without_a_better_auc(tmp_path, patience, monkeypatch):
     monkeypatch.setattr("cxrlines.training.stage.macro_auc", lambda truth, scores: 0.7)
     stubborn = module(dataclasses.replace(FIT, epochs=50, patience=patience))
-    fit_stage(stubborn, tmp_path)
+    fit_stage(stubborn)
     assert stubborn.progress.stopped
     assert len(stubborn.progress.history) == 1 + patience
 
@@ -137,16 +137,16 @@ def test_early_stopping_hands_on_the_best_epoch_even_after_a_kill(tmp_path, monk
             raise Killed
 
     with pytest.raises(Killed):
-        fit_stage(module(dataclasses.replace(fit, patience=9), keep=keep, keep_every_s=99), tmp_path)
+        fit_stage(module(dataclasses.replace(fit, patience=9), keep=keep, keep_every_s=99))
     resumed = module(fit, state=load_state(tmp_path / "state", "id"))
-    weights = fit_stage(resumed, tmp_path)
+    weights = fit_stage(resumed)
     assert [row["auc"] for row in resumed.progress.history] == [0.6, 0.9, 0.8, 0.7]
     assert same(weights, states[1].tensors["model"])
 
 
 def test_half_precision_with_clipping_resumes_as_well(tmp_path):
     fit = dataclasses.replace(FIT, precision="bf16", clip=0.5, optimizer="adamw", shape="restarts", restart_epochs=1)
-    whole = fit_stage(module(fit), tmp_path)
+    whole = fit_stage(module(fit))
 
     def keep(state: State) -> None:
         save_state(tmp_path / "state", "id", state)
@@ -154,17 +154,17 @@ def test_half_precision_with_clipping_resumes_as_well(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        fit_stage(module(fit, keep=keep, keep_every_s=0), tmp_path)
-    assert same(whole, fit_stage(module(fit, state=load_state(tmp_path / "state", "id")), tmp_path))
+        fit_stage(module(fit, keep=keep, keep_every_s=0))
+    assert same(whole, fit_stage(module(fit, state=load_state(tmp_path / "state", "id"))))
 
 
 def test_a_loss_that_is_no_number_is_said(tmp_path):
     with pytest.raises(FloatingPointError, match=r"at step \d+: lower schedule.lr \(now 1e\+20\)"):
-        fit_stage(module(dataclasses.replace(FIT, epochs=9, lr=1e20, end_lr=1e20, optimizer="adamw")), tmp_path)
+        fit_stage(module(dataclasses.replace(FIT, epochs=9, lr=1e20, end_lr=1e20, optimizer="adamw")))
 
 
 def test_without_films_to_watch_it_trains_all_the_same(tmp_path):
     blind = module()
     blind.validation = None
-    fit_stage(blind, tmp_path)
+    fit_stage(blind)
     assert [row["auc"] for row in blind.progress.history] == [None] * 3

@@ -123,6 +123,7 @@ def _fields_at(path: tuple[int | str, ...]) -> list[str]:
         "stages": spec.StageSpec, "films": spec.FilmsSpec, "targets": spec.TargetsSpec, "schedule": spec.ScheduleSpec,
         "labels": spec.LabelTarget, "features": spec.FeatureTarget, "soft": spec.SoftTarget,
         "presence": spec.PresenceTarget, "external": spec.ExternalSpec, "start": spec.FileStart,
+        "tracking": spec.TrackingSpec,
     }  # fmt: skip
     for part in path:
         model = inside.get(str(part), model)

@@ -1,5 +1,6 @@
 """A recipe run on a folder of films: prepared, planned, its steps done, its proof written."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,8 +19,10 @@ from cxrlines.recipes.load import RecipeError
 from cxrlines.recipes.plan import Step, files_of, make_plan
 from cxrlines.recipes.proof import write_proof
 from cxrlines.recipes.spec import FileStart, Recipe
-from cxrlines.recipes.step import Run, is_judged, material, predict_test, used_sets
+from cxrlines.recipes.step import LINEAGE, Run, is_judged, material, predict_test, used_sets
 from cxrlines.task import LABELS
+from cxrlines.tracking.settings import check_trackers
+from cxrlines.tracking.tracker import open_tracker
 from cxrlines.training.process import keep_buffers
 
 STEPS = "steps.json"
@@ -127,6 +130,7 @@ def train(
     `RunError` if steps fail, or if another command works in `root`.
     """
     keep_buffers()
+    check_trackers(recipe.tracking.settings(root))
     chosen_folds(_read(recipe, data)[1], folds)  # what is wrong with recipe, table or folds: before anything is written
     root.mkdir(parents=True, exist_ok=True)
     try:
@@ -143,12 +147,31 @@ def train(
                 if is_judged(recipe, step):
                     predict_test(run, step)
             write_proof(run, steps, command)
+            _tell(run, steps)
             _write(root / STEPS, json.dumps({step.name: step.identity for step in steps}, indent=1))
     except Timeout:
         raise RunError(
             f"{root} is in use by another cxrlines train; wait for it to end, or give another --out"
         ) from None
     return run
+
+
+def _tell(run: Run, steps: Sequence[Step]) -> None:
+    """The whole run, to its trackers: recipe, lineage, figures, report."""
+    recipe, identity = run.recipe, hashlib.sha256("".join(step.identity for step in steps).encode()).hexdigest()
+    metrics = json.loads((run.root / "metrics.json").read_text())
+    figures = {f"macro_auc/{name}": member["macro_auc"] for name, member in metrics["members"].items()}
+    with open_tracker(
+        recipe.tracking.settings(run.root), run=recipe.name, group=recipe.name, folder=run.root / "tracking/run",
+        identity=identity,
+    ) as tracker:  # fmt: skip
+        tracker.settings(recipe.model_dump(mode="json"))
+        tracker.metrics(figures | {"macro_auc/ensemble": metrics["ensemble"]["macro_auc"]}, step=0)
+        for step in steps:
+            if is_judged(recipe, step):
+                tracker.text(f"lineage {step.name}.json", (run.folder(step.key) / LINEAGE).read_text())
+        for name in ("recipe.json", "metrics.json", "report.html"):
+            tracker.file(run.root / name)
 
 
 def _write(path: Path, text: str) -> None:

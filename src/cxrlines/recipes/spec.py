@@ -1,12 +1,14 @@
 """What a recipe may say. A stage answers five questions: start, films, targets with their losses, schedule."""
 
 import difflib
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cxrlines.augment.policy import POLICIES
 from cxrlines.models.heads import HEADS
+from cxrlines.tracking.settings import TrackingSettings
 
 ORIGINS = ("imagenet", "scratch")
 """What a stage may start from besides an earlier stage of its member and a file."""
@@ -259,6 +261,21 @@ class ExternalSpec(_Strict):
     children: bool = False
 
 
+class TrackingSpec(_Strict):
+    """Who is told of a run; see `tracking.settings.TrackingSettings`. Nothing of it changes what is trained."""
+
+    use: tuple[Literal["tensorboard", "csv", "mlflow", "neptune", "wandb"], ...] = ("tensorboard",)
+    project: str = "cxrlines"
+    mlflow: str | None = None  # a server's address; none: sqlite in the run's folder
+    neptune: str | None = None  # a server of one's own; none: offline (the hosted service ended in March 2026)
+    wandb: str = "offline"  # offline, online or the address of a server of one's own
+    patience_s: Annotated[float, Field(gt=0, le=3600)] = 60.0  # then a tracker that hangs at the end is killed
+
+    def settings(self, root: Path) -> TrackingSettings:
+        """With what all steps of the run in `root` share in there."""
+        return TrackingSettings(**self.model_dump(), root=str(root / "tracking"))
+
+
 class Recipe(_Strict):
     """The whole method: what is trained, on which folds, at which size, and what is averaged."""
 
@@ -271,6 +288,7 @@ class Recipe(_Strict):
     external: dict[str, ExternalSpec] = {}
     members: Annotated[dict[str, MemberSpec], Field(min_length=1)]
     ensemble: EnsembleSpec = EnsembleSpec()
+    tracking: TrackingSpec = TrackingSpec()
     guard: Literal["refuse", "report"] = "refuse"  # report: go on where a held-out patient was seen, and say so
 
     @model_validator(mode="after")

@@ -30,6 +30,7 @@ from cxrlines.recipes.plan import Key, Material, Step, name_of
 from cxrlines.recipes.soft import read_soft_labels, soft_labels
 from cxrlines.recipes.spec import OWN, FileStart, Recipe, ScheduleSpec, StageSpec
 from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.tracking.tracker import open_tracker
 from cxrlines.training.lineage import LeakError, Lineage, read_lineage
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.losses import balanced_weights
@@ -37,6 +38,7 @@ from cxrlines.training.stage import Fit, StageModule, fit_stage, predict_films, 
 
 WEIGHTS, LINEAGE, RECORD = "weights.safetensors", "lineage.json", "step.json"
 HELD_OUT, TEST = "predictions.csv", "test_predictions.csv"
+TRACKED = "tracking"
 
 
 @dataclass(frozen=True)
@@ -159,22 +161,34 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     plain = make_policy("none", size)
 
     watched = films_of(run.train, run.store, _watched(run, stage, held_out, seed), lines=seen)
-    module = StageModule(
-        model,
-        _fit(stage, seed),
-        FilmSet(films, policy, seed=seed, overlay=seen or taught, colour_by=reader.films.colour_by),
-        FilmSet(watched, plain, seed=seed, overlay=seen, colour_by=reader.films.colour_by) if len(watched) else None,
-        view=stage.films.view,
-        teacher=teacher,
-        positive_weight=balanced_weights(films.targets)
-        if stage.targets.labels and stage.targets.labels.class_weights == "balanced"
-        else None,
-        state=state,
-        keep=keep,
-        report=report,
-        loader_workers=loader_workers,
-    )
-    weights = fit_stage(module, work)
+    # Its folder is outside `done`, whose place a killed step gives up; what lies there is copied at the end.
+    tracked = work / TRACKED
+    with open_tracker(
+        run.recipe.tracking.settings(run.root), run=f"{run.recipe.name}/{step.name}", group=run.recipe.name,
+        folder=tracked, identity=step.identity,
+    ) as tracker:  # fmt: skip
+        tracker.settings({"member": member_name, "backbone": member.backbone, "head": member.head, "size": size})
+        tracker.settings(stage.model_dump(mode="json"))
+        tracker.text(LINEAGE, json.dumps(lineage.as_dict()))
+        module = StageModule(
+            model,
+            _fit(stage, seed),
+            FilmSet(films, policy, seed=seed, overlay=seen or taught, colour_by=reader.films.colour_by),
+            FilmSet(watched, plain, seed=seed, overlay=seen, colour_by=reader.films.colour_by)
+            if len(watched)
+            else None,
+            view=stage.films.view,
+            teacher=teacher,
+            positive_weight=balanced_weights(films.targets)
+            if stage.targets.labels and stage.targets.labels.class_weights == "balanced"
+            else None,
+            state=state,
+            keep=keep,
+            report=report,
+            track=tracker.metrics,
+            loader_workers=loader_workers,
+        )
+        weights = fit_stage(module)
     model.load_state_dict(weights)
 
     out = work / "done"
@@ -183,8 +197,8 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     save_weights(out / WEIGHTS, weights, {"config": json.dumps(model.config()), "step": step.name})
     (out / LINEAGE).write_text(json.dumps(lineage.as_dict()))
     pd.DataFrame(module.progress.history).to_csv(out / "history.csv", index=False)
-    if (work / "tensorboard").is_dir():
-        shutil.copytree(work / "tensorboard", out / "tensorboard")
+    if tracked.is_dir():
+        shutil.copytree(tracked, out / TRACKED)
     begun = time.monotonic()
     if not seen:
         report({"doing": "predicting"})

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -29,6 +28,8 @@ from cxrlines.training.schedule import Shape, learning_rate
 
 Report = Callable[[dict[str, Any]], None]
 """Told where a stage is: epoch, epochs, step, steps, films_per_s, loss, auc, seconds_left."""
+Track = Callable[[dict[str, float], int], None]
+"""Told an epoch's figures: loss, lr, auc, and which epoch it was."""
 
 
 PRESENCE_GROUPS = [
@@ -79,6 +80,7 @@ class StageModule(lightning.LightningModule):
         keep: Callable[[State], None] = lambda state: None,
         keep_every_s: float = 30.0,
         report: Report = lambda status: None,
+        track: Track = lambda values, epoch: None,
         loader_workers: int = 0,
     ) -> None:
         super().__init__()
@@ -94,6 +96,7 @@ class StageModule(lightning.LightningModule):
             report,
             loader_workers,
         )
+        self.track = track
         self.per_epoch = batches_per_epoch(len(films.films), fit.batch)
         self.total = max(1, round(fit.epochs * self.per_epoch))
         self.in_batch = min(fit.batch, len(films.films))
@@ -310,9 +313,7 @@ class StageModule(lightning.LightningModule):
         rate = self._optimizer.param_groups[0]["lr"]
         done = self.progress
         done.history.append({"epoch": done.epoch + 1, "loss": loss, "auc": auc, "lr": rate})
-        if self.logger:
-            values = {"loss": loss, "lr": rate} | ({"auc": auc} if auc is not None else {})
-            self.logger.log_metrics(values, step=done.epoch + 1)
+        self.track({"loss": loss, "lr": rate} | ({"auc": auc} if auc is not None else {}), done.epoch + 1)
         if auc is not None and (done.best is None or auc > done.best):
             done.best, done.epochs_since_best = auc, 0
             if self.fit_to.patience is not None:
@@ -335,8 +336,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def fit_stage(module: StageModule, folder: Path) -> dict[str, Tensor]:
-    """Train what is left of `module`; curves for TensorBoard go under `folder`. Returns the final weights."""
+def fit_stage(module: StageModule) -> dict[str, Tensor]:
+    """Train what is left of `module`. Returns the final weights."""
     left = math.ceil(module.total / module.per_epoch) - module.progress.epoch
     distributed.same_everywhere(module.step_now, "step to go on from")
     if not module.finished and left > 0:
@@ -350,7 +351,7 @@ def fit_stage(module: StageModule, folder: Path) -> dict[str, Tensor]:
                 benchmark=torch.cuda.is_available(),  # every batch has the same shape
                 precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[module.fit_to.precision],  # type: ignore[arg-type]
                 gradient_clip_val=module.fit_to.clip,
-                logger=TensorBoardLogger(str(folder), name="", version="tensorboard"),
+                logger=False,
                 reload_dataloaders_every_n_epochs=1,
                 num_sanity_val_steps=0,
                 enable_checkpointing=False,
