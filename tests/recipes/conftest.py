@@ -1,10 +1,14 @@
-"""A tiny data set and recipe on which whole runs take seconds."""
+"""Tiny data sets and recipes on which whole runs take seconds."""
 
 from pathlib import Path
 
 import pytest
 
 from cxrlines.phantom.write import write_phantom
+from cxrlines.recipes.load import load_recipe
+from cxrlines.recipes.proof import write_proof
+from cxrlines.recipes.run import plan_of, prepare
+from cxrlines.recipes.step import Run, do_step, is_judged, predict_test
 
 RECIPE = """
 name: tiny
@@ -28,6 +32,35 @@ members:
       only: {start: scratch, films: {augment: hotwater}, schedule: {epochs: 3}}
 """
 
+SOFT = """
+name: soft
+about: Soft labels of own films and of site b, and its tube labels, on a handful of films.
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 3, seed: 0}
+defaults:
+  schedule: {batch: 8, lr: 0.001, epochs: 1, validate_films: 0}
+external: {b: {}}
+members:
+  plain:
+    backbone: resnet10t
+    stages:
+      only: {start: scratch}
+  self:
+    backbone: resnet10t
+    stages:
+      only:
+        start: scratch
+        targets: {soft: {of: plain, temperature: dynamic, film_weights: certainty}, labels: {weight: 0.5}}
+  from-b:
+    backbone: resnet10t
+    stages:
+      soft: {start: scratch, films: {set: b}, targets: {soft: {of: plain, keep_above: 0.3, temperature: 0.8}}}
+      tubes: {start: soft, films: {set: b}, targets: {presence: {}}}
+      finetune: {start: tubes, size: 80}
+ensemble: {members: [plain, self, from-b/soft, from-b], how: fitted}
+"""
+
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory) -> Path:
@@ -37,7 +70,47 @@ def phantom(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def site_b(tmp_path_factory) -> Path:
+    """An external set of another hospital."""
+    folder = tmp_path_factory.mktemp("site") / "b"
+    write_phantom(folder, studies=16, test=0, seed=1, size=96, balance="even", annotated=0, site="b", workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(RECIPE)
     return path
+
+
+@pytest.fixture(scope="session")
+def soft_recipe(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "soft.yaml"
+    path.write_text(SOFT)
+    return path
+
+
+def done_here(run: Run, folds: list[int] | None = None) -> Run:
+    """All steps of a prepared run done in this process, and its proof written."""
+    steps = plan_of(run, folds)
+    for step in steps:
+        if not run.is_done(step):
+            do_step(run, step, lambda status: None)
+        elif is_judged(run.recipe, step):
+            predict_test(run, step)
+    write_proof(run, steps, "test")
+    return run
+
+
+@pytest.fixture(scope="session")
+def do_here():
+    """`done_here`, for tests of other files."""
+    return done_here
+
+
+@pytest.fixture(scope="session")
+def soft_run(phantom, site_b, soft_recipe, tmp_path_factory) -> Run:
+    """The recipe of soft labels, run to its end. Tests must not change it."""
+    recipe = load_recipe(str(soft_recipe), [f"external.b.folder={site_b}"])
+    return done_here(prepare(recipe, phantom, tmp_path_factory.mktemp("soft"), 1))
