@@ -25,6 +25,9 @@ experiment = typer.Typer(help="Repeat an experiment of docs/experiments.md.", no
 app.add_typer(experiment, name="experiment")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+On = Annotated[
+    str | None, typer.Option(help="ray (a cluster started here) or ray://HOST:PORT instead of this process.")
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes side by side; default: one a core (or GPU).")]
 
 
@@ -160,6 +163,9 @@ def train(
     ] = None,
     folds: Annotated[str | None, typer.Option(help="Only these folds, e.g. 0,1.")] = None,
     workers: Workers = None,
+    on: On = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="GPUs that each step takes, side by side.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines that each step takes (torchrun, SLURM).")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the steps and what they would cost, do none.")
     ] = False,
@@ -167,6 +173,7 @@ def train(
     """Train a recipe: store, folds, steps, predictions, metrics.json and report.html."""
     from cxrlines.recipes import run as runs
     from cxrlines.recipes.load import load_recipe
+    from cxrlines.training import distributed
 
     chosen = load_recipe(recipe, [*(settings or []), *_folders(external)])
     wanted = _numbers("--folds", folds)
@@ -175,7 +182,8 @@ def train(
 
         typer.echo(show_plan(chosen, data, out, wanted))
         return
-    runs.train(chosen, data, out, folds=wanted, workers=workers, command=_command(), say=_say)
+    distributed.begin(devices, nodes)
+    runs.train(chosen, data, out, folds=wanted, workers=workers, on=on, command=_command(), say=_say)
     typer.echo(f"{out / 'metrics.json'}\n{out / 'report.html'}")
 
 
@@ -203,16 +211,25 @@ def _numbers(flag: str, text: str | None) -> list[int] | None:
 def ensemble(
     predictions: Annotated[list[Path], typer.Argument(help="Two or more prediction files of the same studies.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
-    how: Annotated[How, typer.Option(help="Mean of probabilities, or of ranks.")] = How.mean,
+    how: Annotated[
+        How, typer.Option(help="Mean of probabilities, of ranks, power mean, or fitted weights.")
+    ] = How.mean,
+    power: Annotated[float | None, typer.Option(help="Exponent of the power mean.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="fitted: the label table; the predictions are then out of fold.")
+    ] = None,
+    folds: Annotated[Path | None, typer.Option(help="fitted: their folds; each is blended by the others'.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="fitted: the weights, written with --truth, read without it (test films).")
+    ] = None,
 ) -> None:
     """Average predictions."""
-    from cxrlines.evaluation.ensemble import ensemble as average
-    from cxrlines.evaluation.ensemble import write_predictions
-    from cxrlines.evaluation.evaluate import read_predictions
+    from cxrlines.evaluation.blend import blend_files
+    from cxrlines.evaluation.ensemble import POWER
 
-    frames = [read_predictions(path) for path in predictions]
-    write_predictions(average(frames, how=how.value, names=[str(path) for path in predictions]), out)
-    typer.echo(out)
+    exponent = POWER if power is None else power
+    for path in blend_files(predictions, out, how.value, power=exponent, truth=truth, folds=folds, weights=weights):
+        typer.echo(path)
 
 
 @app.command()
@@ -251,6 +268,10 @@ def predict(
         bool, typer.Option("--json", help="Write OUT as JSON as well, with more about each film.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Films computed together.")] = 8,
+    tta: Annotated[
+        list[View] | None, typer.Option(help="Average over further views: flip (if it was trained with), scale.")
+    ] = None,
+    on: On = None,
 ) -> None:
     """Read films. Unreadable ones are listed on stderr and in OUT's .errors.csv; then the exit code is 2."""
     from cxrlines.inference.bundle import load_bundle
@@ -259,7 +280,13 @@ def predict(
     from cxrlines.training.process import keep_buffers
 
     keep_buffers()
-    result = read(films, load_bundle(bundle), batch_size=batch)
+    views = [view.value for view in tta or []]
+    if on:
+        from cxrlines.inference.cluster import predict_on_ray
+
+        result = predict_on_ray(films, bundle, on, batch_size=batch, tta=views)
+    else:
+        result = read(films, load_bundle(bundle), batch_size=batch, tta=views)
     for path in write_predictions(result, out, as_json=as_json):
         typer.echo(path)
     if result.skipped:

@@ -82,7 +82,7 @@ COMPARISONS = (
     Comparison(4, "soft labels sharpened with T = .8, against off", "self-sharpened", "self", "+"),
     Comparison(4, "dynamic temperature, against off", "self-dynamic", "self", "0"),
     Comparison(5, "rank mean against mean", f"{BLEND}rank", f"{BLEND}mean", "0"),
-    Comparison(5, "power mean (3) against mean", f"{BLEND}power", f"{BLEND}mean", "0"),
+    Comparison(5, "power mean against mean", f"{BLEND}power", f"{BLEND}mean", "0"),
     Comparison(5, "weights fitted per label against mean", f"{BLEND}fitted", f"{BLEND}mean", "0"),
     Comparison(5, "with a stage-2 network in the mean", f"{BLEND}stages", f"{BLEND}mean", "-"),
     Comparison(6, "the fold mix-up, scored out of fold", f"{BEFORE}mixed-up", f"{BEFORE}three-equal-compute", "0"),

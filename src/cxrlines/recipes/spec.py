@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from cxrlines.augment.policy import POLICIES
+from cxrlines.evaluation.ensemble import POWER
 from cxrlines.models.heads import HEADS
 from cxrlines.tracking.settings import TrackingSettings
 
@@ -247,7 +248,7 @@ class EnsembleSpec(_Strict):
 
     members: tuple[str, ...] = ()
     how: Literal["mean", "rank", "power", "fitted"] = "mean"  # fitted: a weight per label, on out-of-fold predictions
-    power: Annotated[float, Field(gt=0, le=100)] = 3.0  # of the power mean
+    power: Annotated[float, Field(ge=0.01, le=100)] = POWER  # of the power mean
 
 
 class ExternalSpec(_Strict):

@@ -1,0 +1,69 @@
+"""Prediction files averaged into one: what `cxrlines ensemble` does."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxrlines.data.folds import FOLD_COLUMN, folds_of, read_folds
+from cxrlines.evaluation.ensemble import FittedWeights, How, ensemble, write_predictions
+from cxrlines.evaluation.evaluate import read_predictions, read_truth
+from cxrlines.evaluation.fitted import fit_weights, nested_fitted
+
+
+def blend_files(
+    predictions: Sequence[Path],
+    out: Path,
+    how: How,
+    *,
+    power: float,
+    truth: Path | None = None,
+    folds: Path | None = None,
+    weights: Path | None = None,
+) -> list[Path]:
+    """Average files into `out`; what was written.
+
+    `fitted` with `truth` and `folds`: the files are out of fold, each fold is blended under weights of the others, and
+    the weights fitted on all go to `weights`, or beside `out`. Without `truth`, `weights` are read and applied; files
+    are then matched to them by order.
+
+    Raises:
+        ValueError: files that cannot be averaged, or options that do not go together.
+    """
+    names = [str(path) for path in predictions]
+    frames = [read_predictions(path) for path in predictions]
+    if how != "fitted":
+        if given := [f"--{name}" for name, path in (("truth", truth), ("folds", folds), ("weights", weights)) if path]:
+            raise ValueError(f"{', '.join(given)}: only --how fitted takes weights; leave it out, or add --how fitted")
+        write_predictions(ensemble(frames, how=how, names=names, power=power), out)
+        return [out]
+    places = [str(place + 1) for place in range(len(frames))]  # the test files have other names than the fitted ones
+    if truth is None:
+        if weights is None:
+            raise ValueError(
+                "--how fitted needs either --truth and --folds, to fit weights on out-of-fold predictions, or "
+                "--weights that were fitted before"
+            )
+        found = FittedWeights.from_dict(_read_json(weights))
+        write_predictions(ensemble(frames, how="fitted", names=places, weights=found), out)
+        return [out]
+    if folds is None:
+        raise ValueError("--truth needs --folds as well: each fold is blended under weights fitted on the others")
+    table = read_truth(truth)
+    fold_of = pd.Series(folds_of(table, read_folds(folds)).to_numpy(), table["study"].astype(str), name=FOLD_COLUMN)
+    write_predictions(nested_fitted(frames, table, fold_of, names=places), out)
+    beside = weights or out.with_suffix(".weights.json")
+    beside.write_text(json.dumps(fit_weights(frames, table, names=places).as_dict(), indent=1) + "\n")
+    return [out, beside]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: is not readable as fitted weights ({type(error).__name__})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: holds {type(found).__name__}, not fitted weights")
+    return found
