@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlines.data.rows import shown
+from cxrlines.data.rows import read_rows, shown
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.evaluation.sharpen import dynamic_temperatures, kept, sharpen
 from cxrlines.recipes.spec import SoftTarget
@@ -80,7 +80,8 @@ def read_soft_labels(path: Path, needed: list[str], known: set[str]) -> pd.DataF
     """Soft labels of a file, for the films `needed`; it may hold others of the films `known`, but no foreign ones.
 
     Raises:
-        ValueError: no such columns, values outside [0, 1] or NaN, a study twice, unknown to the set, or missing.
+        ValueError: no such columns, values outside [0, 1] or NaN, a weight that is negative or no number, a study
+            twice, unknown to the set, or missing.
     """
     frame = read_predictions(path)
     have = set(frame["study"])
@@ -96,13 +97,15 @@ def read_soft_labels(path: Path, needed: list[str], known: set[str]) -> pd.DataF
         raise ValueError(
             f"{path}: {'; '.join(problems)}; soft labels are for the films of one set: a row for each, and for no other"
         )
-    weights = pd.read_csv(path, dtype={STUDY_COLUMN: str})
-    if WEIGHT in weights:
-        values = pd.to_numeric(weights[WEIGHT], errors="coerce")
-        if not (np.isfinite(values) & (values >= 0)).all():
-            row = int(np.flatnonzero(~(np.isfinite(values) & (values >= 0)))[0])
-            raise ValueError(f"{path}: column weight, row {row + 1} is {weights[WEIGHT][row]!r}; a weight is 0 or more")
-        frame = frame.merge(
-            weights[[STUDY_COLUMN]].assign(**{WEIGHT: values}).rename(columns={STUDY_COLUMN: "study"}), on="study"
-        )
+    rows = read_rows(path, (STUDY_COLUMN, *LABELS))
+    if WEIGHT in rows.columns:
+        cells = rows.column(WEIGHT)
+        values = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(np.float64)
+        wrong = ~(np.isfinite(values) & (values >= 0))
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise ValueError(
+                f"{path}, line {rows.lines[row]}: column {WEIGHT} is {cells[row]!r}; a weight is a number, 0 or more"
+            )
+        frame[WEIGHT] = values
     return frame
