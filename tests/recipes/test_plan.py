@@ -319,7 +319,5 @@ def test_a_fold_without_films_says_why():
     ):
         planned(recipe_of("plain", "from-b"), material(found=external(twins=twins)))
     nobody = material(lines={"foreign": []})
-    with pytest.raises(
-        ValueError, match=r"0 of 40 films are annotated \(train_annotations.csv\); use films.which: all"
-    ):
+    with pytest.raises(ValueError, match=r"0 of 40 films are annotated \(train_annotations.csv\); use films.which"):
         planned(recipe_of("staged"), nobody)
