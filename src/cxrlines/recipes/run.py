@@ -84,7 +84,8 @@ def _check_places(recipe: Recipe) -> None:
         for stage_name, stage in member.stages.items():
             for path in files_of(stage):
                 if not path.is_file():
-                    field = "start.file" if isinstance(stage.start, FileStart) else "targets.soft.file"
+                    starts = isinstance(stage.start, FileStart) and Path(stage.start.file) == path
+                    field = "start.file" if starts else "targets.soft.file"
                     where = f"members.{member_name}.stages.{stage_name}.{field}"
                     raise RecipeError(f"{where}: {path} is no file; set it with --set {where}=PATH")
 
