@@ -8,8 +8,10 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 
+from cxrlines.data.external import read_external
 from cxrlines.data.folds import folds_of, make_folds, read_folds, write_folds
 from cxrlines.data.pool import cores
+from cxrlines.data.rows import TableError
 from cxrlines.data.store import Store, build_store
 from cxrlines.data.tables import Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
@@ -90,6 +92,16 @@ def _check_places(recipe: Recipe) -> None:
                     raise RecipeError(f"{where}: {path} is no file; set it with --set {where}=PATH")
 
 
+def _check_sets(recipe: Recipe) -> None:
+    """`RecipeError` where a folder of external films cannot be read as such; their tables are read, no film is."""
+    for name in used_sets(recipe):
+        spec = recipe.external[name]
+        try:
+            read_external(Path(spec.folder or ""), laterals=spec.laterals, children=spec.children)
+        except TableError as error:
+            raise RecipeError(f"external.{name}: {error}; --external {name}=FOLDER names it") from None
+
+
 def folds_for(recipe: Recipe, train: Dataset) -> pd.Series:
     """The recipe's folds of the studies: drawn, or read from its file."""
     if recipe.folds.file:
@@ -132,7 +144,14 @@ def train(
     """
     keep_buffers()
     check_trackers(recipe.tracking.settings(root))
-    chosen_folds(_read(recipe, data)[1], folds)  # what is wrong with recipe, table or folds: before anything is written
+    # What is wrong with recipe, tables or folds is said before anything is written.
+    chosen = chosen_folds(_read(recipe, data)[1], folds)
+    _check_sets(recipe)
+    if recipe.ensemble.how == "fitted" and len(chosen) < 2:
+        raise RunError(
+            f"ensemble.how is fitted, which needs two folds or more, and --folds names {chosen}; name more, or take "
+            "--set ensemble.how=mean (no step is done again)"
+        )
     root.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / ".lock", blocking=False):
