@@ -1,6 +1,9 @@
+import errno
 import importlib.util
 import os
 import pickle
+import resource
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -268,3 +271,20 @@ def test_a_hub_out_of_reach_is_given_up_in_seconds(hub: type[Hub], monkeypatch: 
     with pytest.raises(WeightsError, match=r"timm/resnet10t.c3_in1k \(not in the cache, and no answer"):
         make_backbone("resnet10t")
     assert time.monotonic() - begun < 8
+
+
+def test_what_the_disk_refuses_is_an_error_of_the_disk_and_leaves_the_old_file(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk: safetensors tells both in the same words."""
+    path = tmp_path / "w.safetensors"
+    save_weights(path, {"a": torch.zeros(1)}, {})
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            save_weights(path, {"a": torch.zeros(1_000_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert load_weights(path)[0]["a"].shape == (1,)

@@ -5,6 +5,7 @@ import importlib.resources
 import importlib.util
 import json
 import os
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -33,7 +34,10 @@ class WeightsError(ValueError):
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
-    """Write `tensors` and the text `meta` as one safetensors file, whole or not at all, replacing an older one."""
+    """Write `tensors` and the text `meta` as one safetensors file, whole or not at all, replacing an older one.
+
+    `OSError` where the disk does not take it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A copy each: safetensors refuses tensors that share memory, as tied or viewed ones do.
     own = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
@@ -44,6 +48,10 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, s
         sync(aside)
         aside.replace(path)
         sync(path.parent)
+    except SafetensorError as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):  # a full disk is told as any other
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
