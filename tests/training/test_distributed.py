@@ -46,10 +46,12 @@ def model(head: str = "gap") -> Classifier:
     return Classifier("resnet10t", head, in_channels=1, weights="none", dropout=0.5)
 
 
-def fitted(fit: Fit, folder: Path, **options) -> tuple[StageModule, dict[str, torch.Tensor]]:
+def fitted(fit: Fit, **options) -> tuple[StageModule, dict[str, torch.Tensor]]:
     # In double precision, so that what differs by more than rounding shows: Adam's first steps are of one size however
     # small their gradient is, and make much of little.
-    module = StageModule(model("attention").double(), fit, film_set(11, "light"), film_set(7, "none"), view="plain", **options)
+    module = StageModule(
+        model("attention").double(), fit, film_set(11, "light"), film_set(7, "none"), view="plain", **options
+    )
     return module, fit_stage(module)
 
 
@@ -63,7 +65,7 @@ def work(folder: Path) -> None:
         nonlocal kept
         kept += 1
 
-    module, weights = fitted(FIT, folder / f"logs{rank}", keep=keep, keep_every_s=0)
+    module, weights = fitted(FIT, keep=keep, keep_every_s=0)
     result = {
         "weights": weights,
         "history": module.progress.history,
@@ -77,7 +79,7 @@ def work(folder: Path) -> None:
     features_only = dataclasses.replace(FIT, label_weight=0.0, presence_weight=0.0, feature_weight=1.0, epochs=0.5)
     small = dataclasses.replace(FIT, batch=1)
     with contextlib.suppress(ValueError):
-        fitted(small, folder)
+        fitted(small)
         result["batch of one"] = "went through"
     teacher = Classifier("resnet10t", "gap", in_channels=3, weights="none").eval()
     seen = FilmSet(films(11), make_policy("none", SIZE), seed=5, overlay=True, colour_by="device")
@@ -108,8 +110,8 @@ def ranks(tmp_path_factory) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return fitted(FIT, tmp_path_factory.mktemp("alone"))
+def alone():
+    return fitted(FIT)
 
 
 def test_batches_of_five_over_two_processes_end_with_the_weights_of_one(ranks, alone):
@@ -164,10 +166,10 @@ def test_alone_nothing_waits_and_everything_is_mine():
     assert distributed.share(torch.tensor(3)) == 1
 
 
-def test_slurm_variables_are_no_order_to_wait_for_others(monkeypatch, tmp_path):
+def test_slurm_variables_are_no_order_to_wait_for_others(monkeypatch):
     for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
         monkeypatch.setenv(name, value)
-    module, _ = fitted(dataclasses.replace(FIT, epochs=0.5), tmp_path)
+    module, _ = fitted(dataclasses.replace(FIT, epochs=0.5))
     assert module.finished
 
 

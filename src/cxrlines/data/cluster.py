@@ -90,7 +90,7 @@ def _ask(on: str, host: str, port: int) -> None:
         why = error.strerror or str(error) if isinstance(error, OSError) else "what listens there is not Ray"
         raise ClusterError(
             f"--on {on}: no Ray cluster answers at {host}:{port} ({why}). Start one with `ray start --head`, or check "
-            f"host, port and firewall, or leave out --on to work on this machine. {_PORTS[0].upper()}{_PORTS[1:]}"
+            f"host, port and firewall, or leave out --on to work on this machine. {_PORTS}"
         ) from None
 
 
