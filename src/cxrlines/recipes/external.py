@@ -76,7 +76,7 @@ def prepare_set(
     if store.left_out:
         counts["film that could not be read"] = len(store.left_out)
     against = {split: other.fingerprint for split, (_, other) in own.items()} | {"this": store.fingerprint}
-    twins = _twins(root / TWINS, against, own, store)
+    twins = _twins(root / TWINS, against, own, store, workers)
     table.to_csv(root / STUDIES, index=False)
     (root / COUNTS).write_text(json.dumps(counts, indent=1))
     return ExternalSet(name, table, store.fingerprint, twins, counts)
@@ -85,21 +85,29 @@ def prepare_set(
 def open_set(name: str, root: Path) -> tuple[ExternalSet, Store]:
     """A prepared set."""
     store = open_store(root / "store")
-    table = pd.read_csv(root / STUDIES, dtype={"study": str, "patient": str, "film": str, "view": str})
-    twins = pd.read_csv(root / TWINS, dtype=str)
+    table, twins = _read_table(root / STUDIES), _read_table(root / TWINS)
     return ExternalSet(name, table, store.fingerprint, twins, json.loads((root / COUNTS).read_text())), store
 
 
-def _twins(path: Path, against: dict[str, str], own: dict[str, tuple[Dataset, Store]], store: Store) -> pd.DataFrame:
+def _read_table(path: Path) -> pd.DataFrame:
+    """A table as it was written: names are text, a patient called NA among them; tube labels are numbers."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    tubes = [name for name in PRESENCE if name in table]
+    return table.assign(**{name: pd.to_numeric(table[name]) for name in tubes})
+
+
+def _twins(
+    path: Path, against: dict[str, str], own: dict[str, tuple[Dataset, Store]], store: Store, workers: int
+) -> pd.DataFrame:
     mark = path.with_suffix(".json")
     if path.is_file() and mark.is_file() and json.loads(mark.read_text()) == against:
-        return pd.read_csv(path, dtype=str)
+        return _read_table(path)
     from cxrlines.data.twins import twins_of_stores  # TMP
 
     rows: list[tuple[str, str, str, str]] = []
     for split, (dataset, other) in own.items():
         patient = dict(zip(dataset.studies["study"].astype(str), dataset.studies["patient"].astype(str), strict=True))
-        for twin in twins_of_stores(other, store):
+        for twin in twins_of_stores(other, store, workers=workers):
             study = other.studies[twin.a]
             rows.append((store.studies[twin.b], study, patient[study], split))
     table = pd.DataFrame(rows, columns=["study", "own_study", "own_patient", "split"], dtype=object)
