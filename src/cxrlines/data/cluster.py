@@ -106,17 +106,20 @@ def leave_marker(folder: Path) -> Path:
     return marker
 
 
-def check_shared(marker: Path, *inputs: Path) -> None:
-    """Called on any machine: `ClusterError` unless it sees `marker`, may write beside it, and sees the `inputs`."""
+def check_shared(marker: Path | None, *inputs: Path) -> None:
+    """On any machine: `ClusterError` unless it sees `marker` (if any), may write beside it, and sees the `inputs`."""
     here = socket.gethostname()
-    if not shows(marker):
-        raise ClusterError(f"the machine {here} does not see what this run wrote to {marker.parent}; {SHARE}")
-    try:
-        mine = marker.with_name(f"{marker.name}.{here}.{os.getpid()}")
-        mine.touch()
-        mine.unlink()
-    except OSError as error:
-        raise ClusterError(f"the machine {here} may not write to {marker.parent} ({error.strerror}); {SHARE}") from None
+    if marker is not None:
+        if not shows(marker):
+            raise ClusterError(f"the machine {here} does not see what this run wrote to {marker.parent}; {SHARE}")
+        try:
+            mine = marker.with_name(f"{marker.name}.{here}.{os.getpid()}")
+            mine.touch()
+            mine.unlink()
+        except OSError as error:
+            raise ClusterError(
+                f"the machine {here} may not write to {marker.parent} ({error.strerror}); {SHARE}"
+            ) from None
     for path in inputs:
         if not shows(path):
             raise ClusterError(f"the machine {here} does not see {path}; {SHARE}")
@@ -134,7 +137,7 @@ def shows(path: Path, seconds: float = SEEN_S) -> bool:
     return True
 
 
-def check_machines(ray: Any, marker: Path, *inputs: Path, seconds: float = 180.0) -> None:
+def check_machines(ray: Any, marker: Path | None, *inputs: Path, seconds: float = 180.0) -> None:
     """`check_shared` on every machine of the cluster, and that each has this version; `ClusterError` names those."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -158,7 +161,7 @@ def check_machines(ray: Any, marker: Path, *inputs: Path, seconds: float = 180.0
         raise ClusterError("the cluster cannot do this: " + "; ".join(dict.fromkeys(wrong)))
 
 
-def _look(marker: Path, *inputs: Path) -> str:
+def _look(marker: Path | None, *inputs: Path) -> str:
     check_shared(marker, *inputs)
     return __version__
 

@@ -1,0 +1,143 @@
+"""Films read by a Ray cluster: Ray Data hands them out, each worker reads its share as one machine would."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+
+from cxrlines.data.cluster import check_machines, check_shared, cluster
+from cxrlines.inference.bundle import load_bundle
+from cxrlines.inference.engine import Found, Predictions, find_films, predict
+from cxrlines.inference.views import allowed_views
+from cxrlines.task import LABELS, STUDY_COLUMN
+
+AT_ONCE = 32
+"""Batches handed to a worker at once, at most: while one is computed, the next films are decoded."""
+
+
+def predict_on_ray(
+    sources: Iterable[Path],
+    bundle_folder: Path,
+    on: str,
+    *,
+    batch_size: int = 8,
+    tta: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """What `engine.predict` gives, from the cluster `on` (see `data.cluster`): rows in the order of the sources.
+
+    A worker has one GPU, or where the cluster has none one core, and loads the bundle once. All machines must see
+    bundle and films under the same paths. A machine that dies costs time only: others read its films.
+
+    Raises:
+        ClusterError: no Ray, no answer, or a machine that does not see the folders.
+    """
+    begun = time.monotonic()
+    bundle = load_bundle(bundle_folder)
+    tta = allowed_views(bundle, tta)
+    sources = list(sources)
+    found = find_films(sources)
+    paths = [path for path, _ in found.films]
+    inputs = [bundle_folder.absolute(), *sorted({_folder(path) for path in sources if path.exists()})]
+    outcome: dict[int, dict[str, Any]] = {}
+    with cluster(on) as ray:
+        check_machines(ray, None, *inputs)
+        for done in _outcomes(ray, paths, inputs, batch_size, tta):
+            outcome[done["place"]] = done
+            if progress and (len(outcome) % batch_size == 0 or len(outcome) == len(paths)):
+                progress(len(outcome), len(paths))
+    read = [place for place in range(len(paths)) if not outcome[place]["error"]]
+    names = found.names()
+    scores = np.array([outcome[place]["scores"] for place in read], float).reshape(-1, len(LABELS))
+    rows = pd.DataFrame(scores, columns=list(LABELS))
+    rows.insert(0, STUDY_COLUMN, [names[paths[place]] for place in read])
+    unread = [(str(path), outcome[place]["error"]) for place, path in enumerate(paths) if outcome[place]["error"]]
+    return Predictions(
+        rows=rows,
+        films=[paths[place] for place in read],
+        mm_per_px=[_spacing(outcome[place]["mm_per_px"]) for place in read],
+        film_seconds=[float(outcome[place]["seconds"]) for place in read],
+        errors=list((dict(found.errors) | dict(unread)).items()),
+        skipped=found.skipped,
+        renamed=sum(names[paths[place]] != _own_name(paths[place]) for place in read),
+        seconds=time.monotonic() - begun,
+        bundle=bundle.identity,
+        tta=tta,
+    )
+
+
+def _outcomes(ray: Any, paths: Sequence[Path], inputs: Sequence[Path], batch_size: int, tta: Sequence[str]) -> Any:
+    """A dict for each film as it is read: `place` among `paths`, `scores`, `mm_per_px`, `seconds`, `error`."""
+    if not paths:
+        return
+    import ray.data as ray_data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray_data.DataContext.get_current()
+    context.enable_progress_bars = False
+    there = ray.cluster_resources()
+    gpus = 1 if there.get("GPU", 0) >= 1 else 0
+    workers = max(1, int(there["GPU"] if gpus else there.get("CPU", 1)))
+    share = min(AT_ONCE * batch_size, batch_size * math.ceil(len(paths) / (batch_size * 2 * workers)))
+    items = [{"place": place, "path": str(path.absolute())} for place, path in enumerate(paths)]
+    films = ray_data.from_items(items, override_num_blocks=math.ceil(len(items) / share))
+    read = films.map_batches(
+        _Reader,
+        batch_size=share,
+        batch_format="numpy",
+        concurrency=(1, workers),
+        num_cpus=1,
+        num_gpus=gpus,
+        fn_constructor_kwargs={"inputs": list(inputs), "batch_size": batch_size, "tta": list(tta)},
+    )
+    for batch in read.iter_batches(batch_size=None, batch_format="numpy"):
+        for index in range(len(batch["place"])):
+            yield {name: values[index] for name, values in batch.items()}
+
+
+class _Reader:
+    """A worker: the bundle (the first of `inputs`), loaded once, and films read in batches of `batch_size`."""
+
+    def __init__(self, inputs: list[Path], batch_size: int, tta: list[str]) -> None:
+        check_shared(None, *inputs)
+        cv2.setNumThreads(1)
+        torch.set_num_threads(1)
+        self.bundle, self.batch_size, self.tta = load_bundle(inputs[0]), batch_size, tta
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`place` and `path` (n,) to `place`, `scores` (n, 11), `mm_per_px` (n, 2) NaN where unknown, `error`."""
+        result = predict(map(Path, batch["path"]), self.bundle, batch_size=self.batch_size, tta=self.tta)
+        row_of = {str(path): row for row, path in enumerate(result.films)}
+        errors = dict(result.errors)
+        rows = [row_of.get(path) for path in batch["path"]]
+        scores = result.rows[list(LABELS)].to_numpy(float)
+        unknown = np.full(len(LABELS), np.nan)
+        return {
+            "place": batch["place"],
+            "scores": np.stack([unknown if row is None else scores[row] for row in rows]),
+            "mm_per_px": np.array(
+                [(np.nan, np.nan) if row is None else result.mm_per_px[row] or (np.nan, np.nan) for row in rows]
+            ),
+            "seconds": np.array([np.nan if row is None else result.film_seconds[row] for row in rows]),
+            "error": np.array(["" if path in row_of else errors[path] for path in batch["path"]], object),
+        }
+
+
+def _own_name(path: Path) -> str:
+    """What a film is called where no other shares its name."""
+    return Found([(path, path.parent)], [], 0).names()[path]
+
+
+def _folder(source: Path) -> Path:
+    return source.absolute() if source.is_dir() else source.absolute().parent
+
+
+def _spacing(mm_per_px: np.ndarray) -> tuple[float, float] | None:
+    return None if np.isnan(mm_per_px).any() else (float(mm_per_px[0]), float(mm_per_px[1]))
