@@ -1,0 +1,190 @@
+"""Recipes as they are written: read, laid over, and refused with the way out."""
+
+import pytest
+
+from cxrlines.recipes.load import RecipeError, load_recipe, shipped
+from cxrlines.recipes.spec import FileStart
+
+SMALL = """
+name: small
+defaults:
+  schedule: {epochs: 2, lr: 0.001}
+members:
+  one:
+    backbone: resnet50d
+    stages:
+      teacher: {films: {which: annotated, view: overlay}}
+      student: {films: {which: annotated}, targets: {features: {of: teacher}}, schedule: {lr: 0.01}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_is_valid(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.about
+
+
+def test_three_stage_is_the_published_table():
+    stages = load_recipe("three-stage").members["resnet200d"].stages
+    teacher, student, finetune = stages.values()
+    assert (teacher.films.view, teacher.films.which, teacher.start, teacher.schedule.epochs) == (
+        "overlay", "annotated", "imagenet", 4,
+    )  # fmt: skip
+    assert student.start == "imagenet" and student.schedule.epochs == 5 and student.films.view == "plain"
+    assert student.targets.features.of == "teacher" and student.targets.features.weight == 0.5
+    assert student.targets.labels.weight == 1
+    assert finetune.start == "student" and finetune.films.which == "all"
+    assert finetune.schedule.shape == "restarts" and finetune.schedule.restart_epochs == 5
+    for stage in stages.values():
+        schedule = stage.schedule
+        assert (schedule.optimizer, schedule.lr, schedule.end_lr, schedule.weight_decay, schedule.batch) == (
+            "adam", 5e-4, 1e-6, 1e-6, 16,
+        )  # fmt: skip
+
+
+def test_defaults_lie_under_every_stage(write):
+    stages = load_recipe(write(SMALL)).members["one"].stages
+    assert stages["teacher"].schedule.epochs == stages["student"].schedule.epochs == 2
+    assert stages["teacher"].schedule.lr == 0.001
+    assert stages["student"].schedule.lr == 0.01
+
+
+def test_set_changes_one_field_of_one_member_only():
+    recipe = load_recipe("three-stage", ["members.resnet50d.stages.teacher.schedule.epochs=1.5", "size=320"])
+    assert recipe.size == 320
+    assert recipe.members["resnet50d"].stages["teacher"].schedule.epochs == 1.5
+    assert recipe.members["resnet200d"].stages["teacher"].schedule.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("siez=3", "siez: there is no such field; allowed: .*size.*did you mean 'size'"),
+        ("size=huge", "size: is 'huge'; .*valid integer"),
+        ("size=9", "size: is 9; .*greater than or equal to 32"),
+        ("members.one.stages.teacher.schedule.epoch=3", r"members.one.stages.teacher.schedule.epoch: .*mean 'epochs'"),
+        ("members.one.head=gemm", "head is 'gemm'; allowed: .*did you mean 'gem'"),
+        ("members.one.stages.student.start=techer", "start is 'techer'; allowed: .*did you mean 'teacher'"),
+        ("members.one.stages.student.targets.features.of=x", "features.of is 'x'; allowed: teacher"),
+        ("members.one.stages.student.films.augment=hotwatre", "did you mean 'hotwater'"),
+        ("members.one.stages.student.films.which=all", "needs the annotated lines; make it 'annotated'"),
+        ("members.one.stages.student.films.view=overlay", "a last stage must read plain films"),
+        ("members.one.stages.student.schedule.shape=restarts", "shape: restarts and restart_epochs go together"),
+        ("ensemble.members=[two]", "ensemble.members names 'two'; allowed: one"),
+        ("members.tow.head=gem", "there is no 'tow'; there are: one"),
+        ("size.x=3", "size is a value|there is"),
+        ("nonsense", "write it as path.to.field=value"),
+        ("about=a: b: c", "is not YAML; put it in quotes"),
+        ("members.one.stages.teacher.films.view=plain", "'teacher', which sees plain films; a teacher is a stage with"),
+        ("members.one.stages.student.schedule.patience=0", "patience: is 0; .*greater than or equal to 1"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_way_out(write, setting, said):
+    path = write(SMALL + "size: 512\n")
+    with pytest.raises(RecipeError, match=f"(?s){said}"):
+        load_recipe(path, [setting])
+
+
+def test_an_overlay_stage_cannot_start_from_a_plain_one(write):
+    text = SMALL.replace("teacher: {films", "plain: {}\n      teacher: {start: plain, films")
+    with pytest.raises(RecipeError, match=r"start is 'plain', which sees one channel"):
+        load_recipe(write(text))
+
+
+def test_settings_of_defaults_reach_every_stage(write):
+    stages = load_recipe(write(SMALL), ["defaults.schedule.batch=8"]).members["one"].stages
+    assert {stage.schedule.batch for stage in stages.values()} == {8}
+
+
+@pytest.mark.parametrize("precision", ["16", "32", "bf16", "auto"])
+def test_precision_can_be_typed(write, precision):
+    recipe = load_recipe(write(SMALL), [f"members.one.stages.student.schedule.precision={precision}"])
+    assert recipe.members["one"].stages["student"].schedule.precision == precision
+
+
+def test_a_date_is_text(write):
+    assert load_recipe(write(SMALL + "about: 2026-11-22\n")).about == "2026-11-22"
+
+
+def test_all_wrong_fields_are_said_at_once(write):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(SMALL), ["siez=3", "sede=4"])
+    assert "siez" in str(error.value) and "sede" in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean 'three-stage'"):
+        load_recipe("three-stages")
+
+
+def test_not_yaml(write):
+    with pytest.raises(RecipeError, match="is not valid YAML"):
+        load_recipe(write("a: [1"))
+    with pytest.raises(RecipeError, match="holds list"):
+        load_recipe(write("- 1"))
+
+
+OUTSIDE = """
+name: outside
+external: {b: {}}
+members:
+  one:
+    backbone: resnet50d
+    stages:
+      only: {start: {file: weights.pt}}
+  two:
+    backbone: resnet50d
+    stages:
+      soft: {films: {set: b}, targets: {soft: {of: one, temperature: dynamic}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("external.c.folder=x", "there is no 'c'; there are: b"),
+        ("external.b.foldr=x", "external.b.foldr: there is no such field; allowed: folder.*did you mean 'folder'"),
+        ("members.one.stages.only.start.fiel=x", r"start.*fiel: there is no such field; allowed: file"),
+        ("members.two.stages.soft.targets.soft.keepabove=0.3", "allowed: of, file, .*did you mean 'keep_above'"),
+        ("members.two.stages.soft.targets.soft.temperature=warm", "temperature.*is 'warm'; .*'dynamic'"),
+        ("members.two.stages.soft.targets.presnce={}", "allowed: labels, features, soft, presence; did you mean"),
+        ("members.two.stages.soft.targets.soft.keep_above=1.5", "keep_above: is 1.5; .*less than 1"),
+        ("guard=ignore", "guard: is 'ignore'; .*'refuse' or 'report'"),
+    ],
+)
+def test_wrong_fields_of_soft_labels_sets_and_files_are_named(write, setting, said):
+    with pytest.raises(RecipeError, match=f"(?s){said}"):
+        load_recipe(write(OUTSIDE), [setting])
+
+
+def test_files_and_folders_are_given_by_settings(write):
+    settings = ["external.b.folder=/films of b", "members.one.stages.only.start.file=/other.safetensors"]
+    recipe = load_recipe(write(OUTSIDE), settings)
+    assert recipe.external["b"].folder == "/films of b"
+    assert recipe.members["one"].stages["only"].start == FileStart(file="/other.safetensors")
+
+
+def test_the_leak_is_refused_at_load_and_the_way_to_measure_it_is_said(write):
+    setting = "members.one.stages.finetune.fold_shift=1"
+    text = SMALL + "      finetune: {start: student}\n"
+    with pytest.raises(RecipeError, match=r"fold_shift is 1: .* leave it out, or set guard: report to measure"):
+        load_recipe(write(text), [setting])
+    assert load_recipe(write(text), [setting, "guard=report"]).guard == "report"
+
+
+def test_an_alias_shared_by_members_is_a_copy_for_each(write):
+    text = SMALL.replace("one:", "one: &it", 1) + "  two: *it\n"
+    members = load_recipe(write(text), ["members.one.stages.teacher.schedule.epochs=9"]).members
+    assert members["one"].stages["teacher"].schedule.epochs == 9
+    assert members["two"].stages["teacher"].schedule.epochs == 2
