@@ -1,5 +1,6 @@
 """A recipe run on a folder of films: prepared, planned, its steps done, its proof written."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from cxrlines.recipes.step import LINEAGE, Run, is_judged, material, predict_tes
 from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import open_tracker
+from cxrlines.training import distributed
 from cxrlines.training.process import keep_buffers
 
 STEPS = "steps.json"
@@ -135,12 +137,14 @@ def train(
     *,
     folds: Sequence[int] | None = None,
     workers: int | None = None,
+    on: str | None = None,
     command: str = "",
     say: Callable[[str], None] = print,
 ) -> Run:
     """Run a recipe to its end: store, folds, steps, predictions, metrics, report; resumes what was begun.
 
-    `RunError` if steps fail, or if another command works in `root`.
+    Steps are done by `workers` here, or on the Ray cluster `on`; or, under torchrun, by all its processes together,
+    each of which calls this. `RunError` if steps fail, or if another command works in `root`.
     """
     keep_buffers()
     check_trackers(recipe.tracking.settings(root))
@@ -152,28 +156,39 @@ def train(
             f"ensemble.how is fitted, which needs two folds or more, and --folds names {chosen}; name more, or take "
             "--set ensemble.how=mean (no step is done again)"
         )
-    root.mkdir(parents=True, exist_ok=True)
+    made: list[Run] = []
     try:
-        with FileLock(root / ".lock", blocking=False):
-            run = prepare(recipe, data, root, workers or cores())
+        with contextlib.ExitStack() as held:
+            distributed.first(lambda: _claim(root, held))
+            distributed.first(lambda: made.append(prepare(recipe, data, root, workers or cores())))
+            run = made[0] if made else Run.open(root, data)
             for split, store in (("train", run.store), ("test", run.test_store)):
                 if store is not None and store.left_out:
                     say(f"{len(store.left_out)} {split} films could not be read and are left out; see the report")
             steps = plan_of(run, folds)
-            (root / STEPS).unlink(missing_ok=True)
-            do_plan(run, data, steps, workers)
+            distributed.first(lambda: (root / STEPS).unlink(missing_ok=True))
+            do_plan(run, data, steps, workers, on)
             say("reading the test films and writing the report" if run.test else "writing the report")
             for step in steps:
                 if is_judged(recipe, step):
                     predict_test(run, step)
-            write_proof(run, steps, command)
-            _tell(run, steps)
-            _write(root / STEPS, json.dumps({step.name: step.identity for step in steps}, indent=1))
+            distributed.first(lambda: _conclude(run, steps, command))
     except Timeout:
         raise RunError(
             f"{root} is in use by another cxrlines train; wait for it to end, or give another --out"
         ) from None
     return run
+
+
+def _claim(root: Path, held: contextlib.ExitStack) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    held.enter_context(FileLock(root / ".lock", blocking=False))
+
+
+def _conclude(run: Run, steps: Sequence[Step], command: str) -> None:
+    write_proof(run, steps, command)
+    _tell(run, steps)
+    _write(run.root / STEPS, json.dumps({step.name: step.identity for step in steps}, indent=1))
 
 
 def _tell(run: Run, steps: Sequence[Step]) -> None:

@@ -1,5 +1,6 @@
 """One step done: films, start, training, predictions, lineage; in a folder that is whole or absent."""
 
+import contextlib
 import json
 import os
 import platform
@@ -30,7 +31,9 @@ from cxrlines.recipes.plan import Key, Material, Step, name_of
 from cxrlines.recipes.soft import read_soft_labels, soft_labels
 from cxrlines.recipes.spec import OWN, FileStart, Recipe, ScheduleSpec, StageSpec
 from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import open_tracker
+from cxrlines.training import distributed
 from cxrlines.training.lineage import LeakError, Lineage, read_lineage
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.losses import balanced_weights
@@ -130,7 +133,8 @@ def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool) -
 def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], loader_workers: int = 0) -> None:
     """Train one step, predict its held-out films if it reads plain ones, and put its folder in place in one move.
 
-    Test films are `predict_test`'s: they may change without anything being trained anew.
+    Test films are `predict_test`'s: they may change without anything being trained anew. Several processes train and
+    predict together; the first writes.
     """
     member_name, held, stage_name = step.key
     member = run.recipe.members[member_name]
@@ -163,8 +167,9 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     watched = films_of(run.train, run.store, _watched(run, stage, held_out, seed), lines=seen)
     # Its folder is outside `done`, whose place a killed step gives up; what lies there is copied at the end.
     tracked = work / TRACKED
+    trackers = run.recipe.tracking.settings(run.root) if distributed.is_first() else TrackingSettings(use=())
     with open_tracker(
-        run.recipe.tracking.settings(run.root), run=f"{run.recipe.name}/{step.name}", group=run.recipe.name,
+        trackers, run=f"{run.recipe.name}/{step.name}", group=run.recipe.name,
         folder=tracked, identity=step.identity,
     ) as tracker:  # fmt: skip
         tracker.settings({"member": member_name, "backbone": member.backbone, "head": member.head, "size": size})
@@ -192,13 +197,17 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     model.load_state_dict(weights)
 
     out = work / "done"
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir()
-    save_weights(out / WEIGHTS, weights, {"config": json.dumps(model.config()), "step": step.name})
-    (out / LINEAGE).write_text(json.dumps(lineage.as_dict()))
-    pd.DataFrame(module.progress.history).to_csv(out / "history.csv", index=False)
-    if tracked.is_dir():
-        shutil.copytree(tracked, out / TRACKED)
+
+    def write() -> None:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        save_weights(out / WEIGHTS, weights, {"config": json.dumps(model.config()), "step": step.name})
+        (out / LINEAGE).write_text(json.dumps(lineage.as_dict()))
+        pd.DataFrame(module.progress.history).to_csv(out / "history.csv", index=False)
+        if tracked.is_dir():
+            shutil.copytree(tracked, out / TRACKED)
+
+    distributed.first(write)
     begun = time.monotonic()
     if not seen:
         report({"doing": "predicting"})
@@ -218,10 +227,15 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
         else f"CPU, {torch.get_num_threads()} threads",
+        "processes": distributed.world(),
     }
-    (out / RECORD).write_text(json.dumps(record, indent=1))
-    _put_in_place(out, run.folder(step.key))
-    shutil.rmtree(work)
+
+    def finish() -> None:
+        (out / RECORD).write_text(json.dumps(record, indent=1))
+        _put_in_place(out, run.folder(step.key))
+        shutil.rmtree(work)
+
+    distributed.first(finish)
     if is_judged(run.recipe, step):
         report({"doing": "reading the test films"})
         predict_test(run, step)
@@ -273,6 +287,11 @@ def training_films(
         rows, more = rows[soft.keep], {"soft": soft.targets, "film_weights": soft.weights}
     if targets.presence:
         more["presence"] = run.external[stage.films.set][0].presence(rows)
+        if not np.isfinite(more["presence"]).any():
+            raise ValueError(
+                f"targets.presence: the table of the set {stage.films.set} says of no film whether a tube is there; "
+                "take a set that does, PadChest for one, or train towards soft labels"
+            )
     return replace(films_of(dataset, store, rows, lines=lines), more=more), said
 
 
@@ -305,8 +324,8 @@ def _label_set(run: Run, teacher: Key, name: str) -> pd.DataFrame:
     """What a finished step says of every film of an external set; kept beside it for others who ask."""
     found, store = run.external[name]
     path = run.folder(teacher) / f"{name}-{store.fingerprint[:12]}.csv"
-    with FileLock(path.with_suffix(".lock")):
-        if not path.is_file():
+    with FileLock(path.with_suffix(".lock")) if distributed.is_first() else contextlib.nullcontext():
+        if distributed.first(lambda: not path.is_file()):
             dataset = Dataset(run.root, found.studies)
             size = run.recipe.size_of(teacher[0], teacher[2])
             _predict_rows(dataset, store, np.arange(len(store)), _load(run, teacher), size, path)
@@ -348,19 +367,23 @@ def _watched(run: Run, stage: StageSpec, held_out: np.ndarray, seed: int) -> np.
 def predict_test(run: Run, step: Step) -> None:
     """Predict the test films with a finished last step, unless that is done for these very films."""
     folder = run.folder(step.key)
-    record = read_record(folder)
+    record = distributed.first(lambda: read_record(folder))
     wanted = run.test_store.fingerprint if run.test_store else None
     if record.get("test") == wanted:
         return
-    (folder / TEST).unlink(missing_ok=True)
+    distributed.first(lambda: (folder / TEST).unlink(missing_ok=True))
     if run.test is not None and run.test_store is not None:
         _guard(run, read_lineage(folder / LINEAGE), np.array([], int))
         present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
         size = run.recipe.size_of(step.key[0], step.key[2])
         _predict_rows(run.test, run.test_store, present, _load(run, step.key), size, folder / TEST)
-    aside = folder / f"{RECORD}.partial"
-    aside.write_text(json.dumps(record | {"test": wanted}, indent=1))
-    aside.replace(folder / RECORD)
+
+    def note() -> None:
+        aside = folder / f"{RECORD}.partial"
+        aside.write_text(json.dumps(record | {"test": wanted}, indent=1))
+        aside.replace(folder / RECORD)
+
+    distributed.first(note)
 
 
 def _predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Classifier, size: int, out: Path) -> None:
@@ -368,7 +391,8 @@ def _predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Class
     films = films_of(dataset, store, rows, lines=False)
     scores = predict_films(model, FilmSet(films, make_policy("none", size), seed=0, overlay=False, colour_by="label"))
     studies = dataset.studies["study"].iloc[rows].to_numpy()
-    write_predictions(pd.DataFrame(scores, columns=list(LABELS)).assign(study=studies), out)
+    predictions = pd.DataFrame(scores, columns=list(LABELS)).assign(study=studies)
+    distributed.first(lambda: write_predictions(predictions, out))
 
 
 def _seed(seed: int, step: Step) -> int:
