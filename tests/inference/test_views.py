@@ -32,11 +32,15 @@ class Linear(nn.Module):
         return x.flatten(1) @ self.weight
 
 
-def bundle_of(tmp_path: Path, *models: nn.Module, **meta: object) -> Bundle:
+def bundle_of(tmp_path: Path, *models: nn.Module, sizes: tuple[int | None, ...] = (), **meta: object) -> Bundle:
+    sizes = sizes or (None,) * len(models)
     manifest = Manifest(
         store=StoreEntry(size=96, aspect="pad"),
         input_size=SIZE,
-        models=(ModelEntry(name="m", fold=0, file="m-fold0.safetensors", config={}),),
+        models=tuple(
+            ModelEntry(name="m", fold=k, file=f"m-fold{k}.safetensors", config={}, input_size=size)
+            for k, size in enumerate(sizes)
+        ),
         files={},
         meta=meta,
     )
@@ -175,3 +179,16 @@ def test_other_views_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no view is called 'f'"):
         views(film(), SIZE, "flip")
     assert predict([folder], bundle_of(tmp_path, Linear(0, True))).tta == ()
+
+
+def test_each_model_sees_films_of_its_own_size(folder: Path, tmp_path: Path) -> None:
+    class Side(nn.Module):
+        """Says of every film how large it is."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), len(LABELS)), float(x.shape[-1] * x.shape[-2]) / 10_000).double()
+
+    bundle = bundle_of(tmp_path, Side(), Side(), sizes=(None, 80))
+    assert bundle.sizes == (SIZE, 80)
+    wanted = torch.sigmoid(torch.tensor([SIZE**2 / 10_000, 0.64], dtype=torch.float64)).mean()
+    np.testing.assert_allclose(scores(folder, bundle), np.full((5, len(LABELS)), float(wanted)))

@@ -78,9 +78,9 @@ def plant_twins(own: Path, other: Path, count: int) -> list[tuple[str, str]]:
         film = read_film(Path(mine["film"][a])).pixels.astype(np.float32) / 255
         top, left, bottom, right = (rng.uniform(0, 0.04, 4) * film.shape[0]).astype(int)
         film = film[top : len(film) - bottom, left : film.shape[1] - right]
-        film = np.clip(film ** rng.uniform(0.8, 1.25) * rng.uniform(0.9, 1.1), 0, 1)
-        film = cv2.resize(film, (256, 256), interpolation=cv2.INTER_AREA)
-        encoded = cv2.imencode(".jpg", (film * 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
+        windowed = np.clip(film ** rng.uniform(0.8, 1.25) * rng.uniform(0.9, 1.1), 0, 1)
+        small = cv2.resize((windowed * 255).astype(np.uint8), (256, 256), interpolation=cv2.INTER_AREA)
+        encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
         Path(theirs["film"][b]).write_bytes(encoded.tobytes())
         pairs.append((mine["study"][a], theirs["study"][b]))
     return pairs

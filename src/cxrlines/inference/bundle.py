@@ -39,6 +39,7 @@ class BundleMember:
     fold: int
     config: Mapping[str, Any]
     weights: Path
+    input_size: int | None = None
 
     @property
     def file(self) -> str:
@@ -56,6 +57,7 @@ class ModelEntry(_Part):
     fold: int
     file: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors$")]  # a plain name: no way out
     config: dict[str, Any]
+    input_size: Annotated[int, Field(ge=16, le=8192)] | None = None  # px a side of what it sees; none: the bundle's
 
 
 class FileEntry(_Part):
@@ -96,6 +98,11 @@ class Bundle:
     identity: str  # 12 hex digits of the manifest's sha256, which fixes every file's
     models: tuple[Classifier, ...]
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """px a side of the films that each model sees."""
+        return tuple(entry.input_size or self.manifest.input_size for entry in self.manifest.models)
+
 
 def write_bundle(
     out: Path,
@@ -128,7 +135,10 @@ def write_bundle(
         manifest = Manifest(
             store=StoreEntry(**store),
             input_size=input_size,
-            models=tuple(ModelEntry(name=m.name, fold=m.fold, file=m.file, config=dict(m.config)) for m in members),
+            models=tuple(
+                ModelEntry(name=m.name, fold=m.fold, file=m.file, config=dict(m.config), input_size=m.input_size)
+                for m in members
+            ),
             files={},
             meta=dict(meta),
         )

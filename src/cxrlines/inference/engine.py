@@ -23,6 +23,9 @@ from cxrlines.inference.views import allowed_views, views
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 Shape = tuple[float, float]
+Shown = dict[int, np.ndarray]
+"""A film as models see it: px a side -> uint8 (views, size, size)."""
+Sized = tuple[torch.nn.Module, int]
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def predict_arrays(
     models, device = _ready(bundle)
     prepare = _Preparation(bundle, tta)
     scores = [np.empty((0, len(LABELS)))]
-    pending: list[np.ndarray] = []
+    pending: list[Shown] = []
     for film in films:
         pending.append(prepare.shown(film))
         if len(pending) == batch_size:
@@ -240,22 +243,22 @@ def _stem(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A film as the models see it, `pixels` uint8 (views, input_size, input_size)."""
+    """A film as the models see it: for each size, uint8 (views, size, size)."""
 
     path: Path
-    pixels: np.ndarray
+    pixels: Shown
     mm_per_px: Shape | None
     seconds: float
 
     def without_pixels(self, more_seconds: float) -> "_Prepared":
-        return _Prepared(self.path, np.empty(0, np.uint8), self.mm_per_px, self.seconds + more_seconds)
+        return _Prepared(self.path, {}, self.mm_per_px, self.seconds + more_seconds)
 
 
 class _Preparation:
     """From a file to what the models see, by training's own way: decode, shrink as the store does, plain policy."""
 
     def __init__(self, bundle: Bundle, tta: Sequence[str]) -> None:
-        self.store, self.size, self.tta = bundle.manifest.store, bundle.manifest.input_size, tta
+        self.store, self.sizes, self.tta = bundle.manifest.store, sorted(set(bundle.sizes)), tta
 
     def __call__(self, path: Path) -> _Prepared | str:
         """The film, or what is wrong with it."""
@@ -269,10 +272,10 @@ class _Preparation:
             return f"cannot be read as a film ({type(error).__name__})"
         return _Prepared(path, pixels, film.mm_per_px, time.monotonic() - start)
 
-    def shown(self, film: np.ndarray) -> np.ndarray:
-        """A decoded film (h, w) uint8 as (views, input_size, input_size) uint8."""
+    def shown(self, film: np.ndarray) -> Shown:
+        """A decoded film (h, w) uint8 at every size that a model sees."""
         stored, _ = shrink(film, self.store.size, self.store.aspect)
-        return views(stored, self.size, self.tta)
+        return {size: views(stored, size, self.tta) for size in self.sizes}
 
 
 def _ahead(prepare: _Preparation, films: list[tuple[Path, Path]], ahead: int) -> Iterator[tuple[Path, _Prepared | str]]:
@@ -292,18 +295,22 @@ def _ahead(prepare: _Preparation, films: list[tuple[Path, Path]], ahead: int) ->
             pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is decoded
 
 
-def _ready(bundle: Bundle) -> tuple[list[torch.nn.Module], torch.device]:
-    """The bundle's models on the device that reads: the GPU where there is one."""
+def _ready(bundle: Bundle) -> tuple[list[Sized], torch.device]:
+    """The bundle's models, each with the size it sees, on the device that reads: the GPU where there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return [model.to(device).to(memory_format=torch.channels_last) for model in bundle.models], device
+    models = [model.to(device).to(memory_format=torch.channels_last) for model in bundle.models]
+    return list(zip(models, bundle.sizes, strict=True)), device
 
 
 @torch.inference_mode()
-def _mean_probability(models: Sequence[torch.nn.Module], films: list[np.ndarray], device: torch.device) -> np.ndarray:
-    """Mean over models and views of the probabilities, float64 (b, 11), of films uint8 (views, S, S).
+def _mean_probability(models: Sequence[Sized], films: list[Shown], device: torch.device) -> np.ndarray:
+    """Mean over models and views of the probabilities, float64 (b, 11), of films of one number of views.
 
     A view a pass, so that memory does not grow with the views.
     """
-    batches = torch.from_numpy(np.stack(films, axis=1)[:, :, None]).to(device)
-    each = [torch.sigmoid(model(batch).double()) for batch in batches for model in models]
+    batches = {
+        size: torch.from_numpy(np.stack([film[size] for film in films], axis=1)[:, :, None]).to(device)
+        for size in films[0]
+    }
+    each = [torch.sigmoid(model(batch).double()) for model, size in models for batch in batches[size]]
     return torch.stack(each).mean(dim=0).cpu().numpy()

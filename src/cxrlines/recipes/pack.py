@@ -39,8 +39,9 @@ def pack(root: Path, out: Path) -> Path:
             if read_record(folder).get("identity") != identity:
                 raise RunError(f"{folder} is no longer what {STEPS} says; run `cxrlines train` to its end first")
             _, meta = load_weights(folder / WEIGHTS)
-            fold = int(fold_name.removeprefix("fold"))
-            members.append(BundleMember(name.replace("/", "."), fold, json.loads(meta["config"]), folder / WEIGHTS))
+            fold, size = int(fold_name.removeprefix("fold")), recipe.size_of(*source)
+            config = json.loads(meta["config"])
+            members.append(BundleMember(name.replace("/", "."), fold, config, folder / WEIGHTS, size))
             untraced.update(read_lineage(folder / LINEAGE).untraced())
     metrics = root / "metrics.json"
     meta_out = {
