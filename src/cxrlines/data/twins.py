@@ -1,0 +1,310 @@
+"""The same film under two names and two processings, in two collections.
+
+Films of one hospital come in several data sets: cut, resized, windowed, equalised, inverted, encoded anew. Their twins
+are found in three moves, none of which compares every film with every other:
+
+1. Each film is laid over the collections' mean film (stretch, shift, sign), which undoes cutting and inversion.
+2. Its detail there is described along the directions in which films differ most and processing least, learnt from
+   the films at hand, cut at random. A kd-tree proposes the nearest few.
+3. A proposed pair is laid over one another; the correlation of fine detail, away from the edges, decides.
+
+Films of one patient from different days share bones and devices, not their fine detail; figures at `ALIKE`.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from cxrlines.data.descriptors import VIEWS, Described, Space
+from cxrlines.data.films import FilmError, read_film
+from cxrlines.data.pool import in_parallel
+from cxrlines.data.registration import between, detail, fit
+from cxrlines.data.store import Store, shrink
+from cxrlines.data.tables import TEST_TABLE, TRAIN_TABLE, read_dataset
+
+SIGNATURE = 96  # px a side
+ALIKE = 0.75
+"""Correlation of fine detail from which two films are one."""
+LIKELY, UNLIKE = 0.76, 0.68
+"""Correlation of half-size detail below which a pair is not looked at any closer: in the end, and after one step."""
+NEIGHBOURS = 4  # proposed for each film, from either side; more where most of them are twins
+MARGIN = 0.08  # of either film of a pair, at each side
+SAMPLE = 300  # films from which the mean film and the directions are learnt
+SHOWN = 20  # pairs that the text lists; JSON and the table list all
+UNREADABLE = "film not readable"
+CHUNK = 200  # films, or pairs, at a time
+
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """Film `a` of one collection and film `b` of the other are the same; correlation of their fine detail, to 1."""
+
+    a: int
+    b: int
+    correlation: float
+
+
+def signature(pixels: np.ndarray) -> np.ndarray:
+    """(SIGNATURE, SIGNATURE) uint8: what of a film (h, w) uint8 is kept to find its twins."""
+    return shrink(pixels, SIGNATURE, "stretch")[0]
+
+
+def find_twins(a: Sequence[np.ndarray], b: Sequence[np.ndarray], *, workers: int = 1) -> list[Twin]:
+    """Twins between two collections of signatures, each (SIGNATURE, SIGNATURE) uint8, sorted, each pair once.
+
+    A film may have several. Films without contrast have none. Neither the order of films nor that of the collections
+    matters. Inverted films count as twins too. `ValueError` for a signature of another shape or type.
+    """
+    films = [_Films.of(side, name) for side, name in ((a, "a"), (b, "b"))]
+    if not len(films[0].rows) or not len(films[1].rows):
+        return []
+    space = Space.learn(_sample(films))
+    described = [_describe(space, side, workers) for side in films]
+    verified: dict[Pair, float] = {}
+    ask = [np.arange(len(side.rows)) for side in films]
+    count = NEIGHBOURS
+    while any(map(len, ask)):
+        pairs = _propose(described, ask, count)
+        new = {pair: views for pair, views in sorted(pairs.items()) if pair not in verified}
+        verified |= dict(zip(new, _compare(films, described, list(new.values()), workers), strict=True))
+        alike = [pair for pair in pairs if verified[pair] >= ALIKE]
+        found = [np.bincount([pair[s] for pair in alike], minlength=len(films[s].rows)) for s in (0, 1)]
+        ask = [ask[s][(found[s][ask[s]] * 2 >= count) & (count < VIEWS * len(films[1 - s].rows))] for s in (0, 1)]
+        count *= 2
+    rows_a, rows_b = films[0].rows, films[1].rows
+    found_pairs = sorted((pair, value) for pair, value in verified.items() if value >= ALIKE)
+    return [Twin(int(rows_a[i]), int(rows_b[j]), round(value, 4)) for (i, j), value in found_pairs]
+
+
+def _propose(described: list[Described], ask: list[np.ndarray], count: int) -> dict[Pair, Pair]:
+    """Film pairs -> their nearest views: of each view of the films `ask` of either side, `count` views of the other."""
+    best: dict[Pair, tuple[float, int, int]] = {}
+    for s in (0, 1):
+        views = (ask[s][:, None] * VIEWS + np.arange(VIEWS)).ravel()
+        if not len(views):
+            continue
+        distances, nearest = described[1 - s].nearest(described[s].vectors[views], count)
+        for view, *near in zip(views, distances, nearest, strict=True):
+            for distance, other in zip(*near, strict=True):
+                own = (int(view), int(other)) if s == 0 else (int(other), int(view))
+                pair = own[0] // VIEWS, own[1] // VIEWS
+                if pair not in best or (distance, *own) < best[pair]:
+                    best[pair] = (float(distance), *own)
+    return {pair: (view_a, view_b) for pair, (_, view_a, view_b) in best.items()}
+
+
+@dataclass(frozen=True)
+class TwinStudies:
+    """A film of folder A and one of folder B that are the same; correlation of their fine detail, to 1."""
+
+    study_a: str
+    study_b: str
+    correlation: float
+
+
+@dataclass(frozen=True)
+class TwinsFound:
+    """Twins of two folders, and for each folder the films read and, by reason, the rows and films left out."""
+
+    twins: list[TwinStudies]
+    films: tuple[int, int]
+    left_out: tuple[dict[str, int], dict[str, int]]
+
+    def as_dict(self) -> dict:
+        """Everything, ready for JSON."""
+        sides = {
+            side: {"films": self.films[s], "with_twins": self.with_twins[s], "left_out": self.left_out[s]}
+            for s, side in enumerate(("a", "b"))
+        }
+        return {**sides, "twins": [asdict(twin) for twin in self.twins]}
+
+    def text(self) -> str:
+        """For people: counts, and at most SHOWN pairs."""
+        lines = []
+        for s, side in enumerate("AB"):
+            out = "".join(f"; left out: {reason} {count:,}" for reason, count in sorted(self.left_out[s].items()))
+            lines.append(f"{side}: {self.films[s]:,} films, {self.with_twins[s]:,} with a twin{out}")
+        lines.append(f"{len(self.twins):,} pair{'s' * (len(self.twins) != 1)} of twins")
+        lines += [f"  {twin.study_a}  {twin.study_b}  {twin.correlation:.3f}" for twin in self.twins[:SHOWN]]
+        if len(self.twins) > SHOWN:
+            lines.append(f"  ... and {len(self.twins) - SHOWN:,} more; --out writes all")
+        return "\n".join(lines)
+
+    @property
+    def with_twins(self) -> tuple[int, int]:
+        """Films of either folder that have a twin in the other."""
+        return len({twin.study_a for twin in self.twins}), len({twin.study_b for twin in self.twins})
+
+    def write(self, csv: Path) -> None:
+        """Write `study_a, study_b, correlation`, one row a pair, whole or not at all."""
+        csv = Path(csv)
+        csv.parent.mkdir(parents=True, exist_ok=True)
+        aside = csv.with_name(f".{csv.name}.partial")
+        rows = [asdict(twin) for twin in self.twins]
+        pd.DataFrame(rows, columns=["study_a", "study_b", "correlation"]).to_csv(aside, index=False)
+        aside.replace(csv)
+
+
+def twins_of_stores(a: Store, b: Store, *, workers: int = 1) -> list[Twin]:
+    """Twins between the rows of two stores; no film is decoded again, and padding is cut off."""
+    return find_twins(_StoreSignatures(a), _StoreSignatures(b), workers=workers)
+
+
+def twins_of_folders(a: Path, b: Path, workers: int = 1) -> TwinsFound:
+    """Twins between the films of two folders, each of a layout that `read_dataset` knows, or any films in folders.
+
+    Training films are read, or test films where there is no training table. Films that cannot be read are left out
+    and counted. `TableError` if a folder has no film.
+    """
+    sides = [_read_folder(Path(folder), workers) for folder in (a, b)]
+    (names_a, films_a, out_a), (names_b, films_b, out_b) = sides
+    twins = [
+        TwinStudies(names_a[t.a], names_b[t.b], t.correlation) for t in find_twins(films_a, films_b, workers=workers)
+    ]
+    return TwinsFound(twins, (len(films_a), len(films_b)), (out_a, out_b))
+
+
+def _read_folder(root: Path, workers: int) -> tuple[list[str], list[np.ndarray], dict[str, int]]:
+    """Studies and signatures of a folder's films, and what was left out by reason."""
+    test_only = (root / TEST_TABLE).is_file() and not (root / TRAIN_TABLE).is_file()
+    dataset = read_dataset(root, "test" if test_only else "train")
+    left_out = Counter(dataset.left_out)
+    studies, films = ([str(value) for value in dataset.studies[name]] for name in ("study", "film"))
+    done = in_parallel(_read_signature, [Path(film) for film in films], workers, f"reading {root.name}")
+    made = [signature for _, signature in sorted(done, key=itemgetter(0))]
+    left_out.update(UNREADABLE for signature in made if signature is None)
+    read = [(study, signature) for study, signature in zip(studies, made, strict=True) if signature is not None]
+    return [study for study, _ in read], [signature for _, signature in read], dict(left_out)
+
+
+def _read_signature(path: Path) -> np.ndarray | None:
+    try:
+        return signature(read_film(path).pixels)
+    except FilmError:
+        return None
+
+
+class _StoreSignatures(Sequence):
+    """The signatures of a store's films, made as they are asked for."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, row: Any) -> Any:
+        place, size = self.store.placements[row], self.store.size
+        left = round(place.offset_x - (place.scale_x - 1) / 2)
+        top = round(place.offset_y - (place.scale_y - 1) / 2)
+        return signature(self.store.films[row][top : size - top, left : size - left])
+
+
+class _Chunks(Sequence):
+    """Work on `count` things, CHUNK at a time, each chunk made when it is asked for."""
+
+    def __init__(self, count: int, make: Callable[[range], Any]) -> None:
+        self.things, self.make = count, make
+
+    def __len__(self) -> int:
+        return -(-self.things // CHUNK)
+
+    def __getitem__(self, chunk: Any) -> Any:
+        if chunk >= len(self):
+            raise IndexError(chunk)
+        return self.make(range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.things)))
+
+
+@dataclass(frozen=True)
+class _Films:
+    """A collection's signatures, the rows that have any contrast, and a key of each of these from its bytes."""
+
+    signatures: Sequence[np.ndarray]
+    rows: np.ndarray
+    keys: np.ndarray
+
+    @staticmethod
+    def of(signatures: Sequence[np.ndarray], name: str) -> "_Films":
+        rows, keys = [], []
+        for row, film in enumerate(signatures):
+            if film.shape != (SIGNATURE, SIGNATURE) or film.dtype != np.uint8:
+                wanted = f"({SIGNATURE}, {SIGNATURE}) uint8"
+                raise ValueError(f"{name}[{row}] is {film.shape} {film.dtype}; signature() makes {wanted}")
+            if film.std() >= 1:
+                rows.append(row)
+                keys.append(zlib.crc32(np.asarray(film).tobytes()))
+        return _Films(signatures, np.array(rows, int), np.array(keys, np.int64))
+
+    def __getitem__(self, place: int) -> np.ndarray:
+        return np.asarray(self.signatures[self.rows[place]])
+
+
+def _sample(films: list[_Films]) -> list[np.ndarray]:
+    """SAMPLE films of both collections, chosen by their bytes: the same whatever the order."""
+    known = {int(key): (side, place) for side in films for place, key in enumerate(side.keys)}
+    return [side[place] for _, (side, place) in sorted(known.items(), key=lambda item: item[0])[:SAMPLE]]
+
+
+def _describe(space: Space, films: _Films, workers: int) -> Described:
+    chunks = _Chunks(len(films.rows), lambda places: np.stack([films[place] for place in places]))
+    return Described.join(_all(in_parallel(space.describe, chunks, workers, "describing films")))
+
+
+def _all(done: Iterable[tuple[int, Any]]) -> list:
+    """Results in their order; `RuntimeError` if a process was killed."""
+    parts = [part for _, part in sorted(done, key=itemgetter(0))]
+    if any(part is None for part in parts):
+        raise RuntimeError("a process that looked for twins was killed (out of memory?); try again with fewer workers")
+    return parts
+
+
+def _compare(films: list[_Films], described: list[Described], pairs: list[Pair], workers: int) -> list[float]:
+    """The correlation of each pair, as far as it was worth finding out.
+
+    Of two films that with the smaller key is the fixed one, so that the order of the collections does not matter.
+    """
+
+    def task(places: range) -> list[tuple]:
+        made = []
+        for view_a, view_b in (pairs[place] for place in places):
+            sides = [(films[s].keys[view // VIEWS], s, view) for s, view in ((0, view_a), (1, view_b))]
+            (_, s, fixed), (_, t, moving) = sides if sides[0][0] <= sides[1][0] else sides[::-1]
+            start = between(described[s].places[fixed], described[t].places[moving])
+            sign = described[s].signs[fixed] * described[t].signs[moving]
+            made.append((films[s][fixed // VIEWS], films[t][moving // VIEWS], start, sign))
+        return made
+
+    chunks = _Chunks(len(pairs), task)
+    parts = _all(in_parallel(_correlations, chunks, workers, "comparing films"))
+    return [value for part in parts for value in part]
+
+
+def _correlations(tasks: list[tuple]) -> list[float]:
+    return [_correlation(*task) for task in tasks]
+
+
+def _correlation(fixed: np.ndarray, moving: np.ndarray, start: np.ndarray, sign: float) -> float:
+    """Of the fine detail of two signatures laid over one another from `start`; `sign` -1 if one is inverted.
+
+    First at half size, and no further where that tells them apart.
+    """
+    margins, size = (MARGIN, MARGIN), (SIGNATURE // 2, SIGNATURE // 2)
+    half = [cv2.resize(film, size, interpolation=cv2.INTER_AREA) for film in (fixed, moving)]
+    broad, small = ([detail(film, sigma, 6.0) for film in half] for sigma in (3.0, 1.5))
+    _, place = fit(broad[0], sign * broad[1], start, margins=margins, steps=3)
+    value, place = fit(small[0], sign * small[1], place, margins=margins, steps=4, hopeless=UNLIKE)
+    if value < LIKELY:
+        return min(value, UNLIKE)
+    fine = [detail(film, 1.5, 6.0) for film in (fixed, moving)]
+    return fit(fine[0], sign * fine[1], place, margins=margins, steps=6)[0]
