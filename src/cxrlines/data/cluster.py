@@ -125,9 +125,9 @@ def check_shared(marker: Path | None, *inputs: Path) -> None:
             raise ClusterError(f"the machine {here} does not see {path}; {SHARE}")
 
 
-def shows(path: Path, seconds: float = SEEN_S) -> bool:
+def shows(path: Path) -> bool:
     """Whether `path` is there; a network file system gets some time to notice."""
-    ends = time.monotonic() + seconds
+    ends = time.monotonic() + SEEN_S
     while not path.exists():
         if time.monotonic() > ends:
             return False

@@ -190,6 +190,16 @@ def trainer_options(find_unused: bool) -> dict[str, Any]:
     }
 
 
+def leaves_unused(model: nn.Module, use: Callable[[], Tensor]) -> bool:
+    """Whether `use()`, which runs `model`, leaves parameters without a gradient: DDP must know. Nothing is changed."""
+    was_training = model.training
+    model.eval()
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(use().float().sum(), wanted, allow_unused=True)
+    model.train(was_training)
+    return any(gradient is None for gradient in gradients)
+
+
 def synchronise(model: nn.Module, batch: int) -> None:
     """Make `model`, in place, train on this process's part of a batch of `batch` films as on the whole of it.
 

@@ -139,6 +139,12 @@ class StageModule(lightning.LightningModule):
             state.scaler,
         )
 
+    def leaves_unused(self) -> bool:
+        """Whether a step leaves parameters of the model without a gradient, as learning features does the head's."""
+        film = self.films[(0, 0)]["overlay" if self.view == "overlay" else "film"][None]
+        labels = self.fit_to.label_weight or self.fit_to.soft_weight or self.fit_to.presence_weight
+        return distributed.leaves_unused(self.model, lambda: self.model(film) if labels else self.model.features(film))
+
     def state(self) -> State:
         """All that is needed to go on from here."""
         tensors = {"model": cpu_copy(self.model.state_dict()), "best": self.best}
@@ -347,7 +353,7 @@ def fit_stage(module: StageModule) -> dict[str, Tensor]:
         with _quiet():
             trainer = lightning.Trainer(
                 max_epochs=left,
-                **distributed.trainer_options(find_unused=True),
+                **distributed.trainer_options(find_unused=distributed.world() > 1 and module.leaves_unused()),
                 benchmark=torch.cuda.is_available(),  # every batch has the same shape
                 precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[module.fit_to.precision],  # type: ignore[arg-type]
                 gradient_clip_val=module.fit_to.clip,
