@@ -15,6 +15,7 @@ import pandas as pd
 from cxrlines.data.external import PRESENCE, read_external
 from cxrlines.data.store import Store, build_store, open_store
 from cxrlines.data.tables import Dataset
+from cxrlines.data.twins import twins_of_stores
 from cxrlines.recipes.spec import ExternalSpec
 
 STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "left_out.json"
@@ -102,8 +103,6 @@ def _twins(
     mark = path.with_suffix(".json")
     if path.is_file() and mark.is_file() and json.loads(mark.read_text()) == against:
         return _read_table(path)
-    from cxrlines.data.twins import twins_of_stores  # TMP
-
     rows: list[tuple[str, str, str, str]] = []
     for split, (dataset, other) in own.items():
         patient = dict(zip(dataset.studies["study"].astype(str), dataset.studies["patient"].astype(str), strict=True))
