@@ -1,0 +1,284 @@
+"""Steps that start from files, learn from files, or leak on purpose: what is recorded, told and refused."""
+
+import errno
+import json
+import re
+from concurrent.futures import Future
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from cxrlines.data.external import PRESENCE
+from cxrlines.models.weights import load_weights
+from cxrlines.recipes import execute
+from cxrlines.recipes import step as step_module
+from cxrlines.recipes.execute import RunError, do_one, do_plan
+from cxrlines.recipes.load import RecipeError, load_recipe
+from cxrlines.recipes.run import plan_of, prepare, train
+from cxrlines.recipes.step import HELD_OUT, LINEAGE, WEIGHTS, do_step, is_judged, read_record
+from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.training.lineage import read_lineage
+
+OUTSIDE = """
+name: outside
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+defaults: {schedule: {batch: 8, lr: 0.001, epochs: 1, validate_films: 0}}
+members:
+  plain: {backbone: resnet10t, stages: {only: {start: scratch}}}
+  public: {backbone: resnet10t, stages: {first: {start: {file: PUBLIC}}, last: {start: first}}}
+  told: {backbone: resnet10t, stages: {only: {start: scratch, targets: {soft: {file: SOFT}}}}}
+"""
+
+LEAK = """
+name: leak
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+guard: report
+defaults: {schedule: {batch: 8, lr: 0.001, epochs: 1, validate_films: 0}}
+members:
+  mixed: {backbone: resnet10t, stages: {first: {start: scratch}, last: {start: first, fold_shift: 1}}}
+"""
+
+
+class Here:
+    """Workers that do each step in this very process, so that a test may change what it meets."""
+
+    lost, places = "lost", 1
+
+    def __init__(self, root, data) -> None:
+        self.root, self.data = root, data
+
+    def submit(self, step) -> "Future[None]":
+        done: Future[None] = Future()
+        try:
+            done.set_result(do_one(self.root, self.data, step, 1))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    monkeypatch.setattr(execute, "_workers", lambda run, data, todo, workers, on: Here(run.root, data))
+
+
+@pytest.fixture(scope="module")
+def soft_labels_of(phantom):
+    """Writes soft labels of every film, at random, with columns or rows changed."""
+
+    def write(path, change=lambda table: table):
+        studies = pd.read_csv(phantom / "train.csv")[STUDY_COLUMN]
+        values = np.random.default_rng(0).uniform(0.05, 0.95, (len(studies), len(LABELS))).round(3)
+        change(pd.DataFrame(values, columns=list(LABELS)).assign(**{STUDY_COLUMN: studies})).to_csv(path, index=False)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def outside(phantom, soft_labels_of, do_here, tmp_path_factory):
+    """A run with someone else's weights and someone else's soft labels."""
+    folder = tmp_path_factory.mktemp("outside")
+    torch.manual_seed(0)
+    save_file(timm.create_model("resnet10t").state_dict(), folder / "public.safetensors")
+    soft_labels_of(folder / "labels.csv")
+    recipe = load_recipe(written(folder, OUTSIDE))
+    return do_here(prepare(recipe, phantom, folder / "run", 1))
+
+
+def written(folder, text):
+    path = folder / "recipe.yaml"
+    text = text.replace("PUBLIC", str(folder / "public.safetensors")).replace("SOFT", str(folder / "labels.csv"))
+    path.write_text(text)
+    return str(path)
+
+
+# -- files
+
+
+def test_unknown_ancestry_is_in_every_lineage_that_descends_from_a_file_and_in_no_other(outside):
+    for step in plan_of(outside, None):
+        untraced = read_lineage(outside.folder(step.key) / LINEAGE).untraced()
+        member, held, _ = step.key
+        first = f"public/fold{held[0]}/first: public.safetensors \\(sha256 [0-9a-f]{{12}}\\)"
+        expected = {"public": first, "told": f"{step.name}: soft labels of labels.csv"}.get(member)
+        assert len(untraced) == (expected is not None), step.name
+        assert expected is None or re.fullmatch(expected, untraced[0])
+
+
+def test_unknown_ancestry_is_told_in_metrics_and_report(outside):
+    metrics, page = (outside.root / name for name in ("metrics.json", "report.html"))
+    unknown = json.loads(metrics.read_text())["ancestry_unknown"]
+    assert set(unknown) == {"public", "told"}
+    assert "soft labels of labels.csv" in unknown["told"] and "public.safetensors" in unknown["public"]
+    assert "soft labels of labels.csv" in page.read_text() and "public.safetensors" in page.read_text()
+
+
+def test_a_start_from_a_file_is_recorded_with_what_became_of_it(outside):
+    adopted = read_record(outside.root / "public/fold0/first")["weights"]
+    assert adopted["source"].startswith("public.safetensors (sha256 ")
+    assert any("3 input channels summed into 1" in line for line in adopted["adapted"])
+    assert read_record(outside.root / "plain/fold0/only")["weights"] == "random"
+
+
+def test_soft_labels_of_a_file_are_what_is_learnt(outside, soft_labels_of, tmp_path):
+    step = next(step for step in plan_of(outside, [0]) if step.name == "told/fold0/only")
+    stage = outside.recipe.members["told"].stages["only"]
+    rows = outside.films.training(stage, (0,))
+    films, _ = step_module.training_films(outside, step, stage, rows, lambda status: None)
+    table = pd.read_csv(soft_labels_of(tmp_path / "labels.csv")).set_index(STUDY_COLUMN)
+    studies = outside.train.studies["study"].iloc[rows]
+    assert films.more["soft"] == pytest.approx(table.loc[studies, list(LABELS)].to_numpy(np.float32))
+
+
+def test_another_file_redoes_what_uses_it(phantom, outside, soft_labels_of):
+    folder = outside.root.parent
+    soft_labels_of(folder / "labels.csv", lambda table: table.assign(weight=1))
+    todo = [step.name for step in plan_of(outside, None) if not outside.is_done(step)]
+    soft_labels_of(folder / "labels.csv")
+    assert todo == ["told/fold0/only", "told/fold1/only"]
+    assert all(outside.is_done(step) for step in plan_of(outside, None))
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [("PUBLIC", "public.stages.first.start.file"), ("SOFT", "told.stages.only.targets.soft.file")],
+)
+def test_a_file_that_is_not_there_is_said_before_anything_is_written(phantom, tmp_path, text, field):
+    (tmp_path / ("labels.csv" if text == "PUBLIC" else "public.safetensors")).write_text("there")
+    recipe = load_recipe(written(tmp_path, OUTSIDE))
+    with pytest.raises(RecipeError, match=rf"members.{field}: .* is no file; set it with --set members.{field}=PATH"):
+        train(recipe, phantom, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_a_stage_with_two_files_the_missing_one_is_named(phantom, tmp_path):
+    (tmp_path / "public.safetensors").write_text("there")
+    text = OUTSIDE.replace("{start: scratch, targets: {soft", "{start: {file: PUBLIC}, targets: {soft")
+    with pytest.raises(RecipeError, match=r"told.stages.only.targets.soft.file: .*labels.csv is no file"):
+        train(load_recipe(written(tmp_path, text)), phantom, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_backbone_costs_its_own_steps_alone(phantom, tmp_path, soft_labels_of, in_process):
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "public.safetensors")
+    soft_labels_of(tmp_path / "labels.csv")
+    run = prepare(load_recipe(written(tmp_path, OUTSIDE)), phantom, tmp_path / "run", 1)
+    with pytest.raises(
+        RunError,
+        match=r"(?s)2 of 4 steps are not done:.*public/fold0/first: .*public.safetensors: a checkpoint for another "
+        r"backbone.*It fits timm's 'resnet18'.*public/fold0/last: not started",
+    ):
+        do_plan(run, phantom, plan_of(run, [0]), 1)
+    assert {path.parent.parent.parent.name for path in run.root.glob("*/fold0/*/step.json")} == {"plain", "told"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda table: table.iloc[1:], "1 studies that are trained on are not in it"),
+        (lambda table: table.assign(**{STUDY_COLUMN: "x" + table[STUDY_COLUMN]}), "32 of its studies have no film"),
+        (lambda table: table.assign(**{LABELS[0]: 1.5}), f"line 2: column {LABELS[0]} is '1.5', outside 0 to 1"),
+        (lambda table: table.assign(weight=-1), "line 2: column weight is '-1'; a weight is a number, 0 or more"),
+        (lambda table: table.drop(columns=LABELS[3]), f"lacks the column '{LABELS[3]}'"),
+    ],
+)
+def test_a_file_of_soft_labels_that_cannot_be_used_says_why(outside, soft_labels_of, change, said):
+    """Whether the missing study is trained on depends on the fold: one of the two must say so."""
+    path = outside.root.parent / "labels.csv"
+    soft_labels_of(path, change)
+    try:
+        with pytest.raises(ValueError, match=f"labels.csv.*{said}"):
+            for step in plan_of(outside, None):
+                if step.key[0] == "told":
+                    stage = outside.recipe.members["told"].stages["only"]
+                    rows = outside.films.training(stage, step.key[1])
+                    step_module.training_films(outside, step, stage, rows, lambda status: None)
+    finally:
+        soft_labels_of(path)
+
+
+def test_tubes_that_the_set_does_not_name_cannot_be_learnt(soft_run):
+    step = next(step for step in plan_of(soft_run, [0]) if step.key[2] == "tubes")
+    stage = soft_run.recipe.members["from-b"].stages["tubes"]
+    found, store = soft_run.external["b"]
+    rows = soft_run.films.training(stage, (0,))
+    tubes = {name: np.nan for name in PRESENCE}
+    unknown = replace(found, studies=found.studies.assign(**tubes))
+    blind = replace(soft_run, external={"b": (unknown, store)})
+    with pytest.raises(ValueError, match=r"targets.presence: the table of the set b says of no film whether"):
+        step_module.training_films(blind, step, stage, rows, lambda status: None)
+
+
+# -- leaks
+
+
+def test_a_leak_on_purpose_is_in_the_record_the_notes_and_the_scope(phantom, tmp_path, do_here):
+    run = do_here(prepare(load_recipe(written(tmp_path, LEAK)), phantom, tmp_path / "run", 1))
+    steps = {step.name: step for step in plan_of(run, None)}
+    for fold in (0, 1):
+        assert read_record(run.root / f"mixed/fold{fold}/first")["leak"] is None
+        leak = read_record(run.root / f"mixed/fold{fold}/last")["leak"]
+        assert re.search(
+            rf"patients were seen .* by way of mixed/fold{fold}/last <- start mixed/fold{1 - fold}/first", leak
+        )
+    page, metrics = (run.root / "report.html").read_text(), json.loads((run.root / "metrics.json").read_text())
+    assert page.count("leak, reported and not refused (guard: report)") >= 2
+    assert metrics["out_of_fold"]["scope"].endswith("each by models that saw its patient: a leak, see the notes")
+    assert metrics["scope"] == "test films of patients no model saw", "the leak is of training films"
+    refusing = replace(run, recipe=run.recipe.model_copy(update={"guard": "refuse"}))
+    with pytest.raises(ValueError, match="refused to score mixed/fold0/last"):
+        do_step(refusing, steps["mixed/fold0/last"], lambda status: None)
+
+
+# -- what a step leaves
+
+
+def test_every_stage_that_reads_plain_films_predicts_what_it_holds_out_and_judged_ones_the_test_films(soft_run):
+    folds, studies = soft_run.folds.to_numpy(), soft_run.train.studies["study"].to_numpy()
+    for step in plan_of(soft_run, None):
+        folder = soft_run.folder(step.key)
+        predicted = pd.read_csv(folder / HELD_OUT)[STUDY_COLUMN]
+        assert sorted(predicted) == sorted(studies[np.isin(folds, step.key[1])])
+        judged = step.fold is not None and step.key[2] != "tubes"
+        assert is_judged(soft_run.recipe, step) == judged == (folder / "test_predictions.csv").exists()
+
+
+def test_a_full_disk_in_the_middle_of_a_step_is_told_and_costs_that_step_alone(
+    phantom, tiny_recipe, tmp_path, in_process, monkeypatch
+):
+    settings = [f"members.staged.stages.{stage}.schedule.epochs=0.2" for stage in ("teacher", "student", "finetune")]
+    run = prepare(load_recipe(str(tiny_recipe), [*settings, "members.plain.stages.only.schedule.epochs=0.2"]), phantom,
+                  tmp_path, 1)  # fmt: skip
+    save = step_module.save_weights
+
+    def full(path, tensors, meta):
+        if "staged.fold0.student" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(path, tensors, meta)
+
+    monkeypatch.setattr(step_module, "save_weights", full)
+    with pytest.raises(
+        RunError,
+        match=r"(?s)2 of 4 steps are not done:.*staged/fold0/student: the disk is full at .*; free some space: .*"
+        r"staged/fold0/finetune: not started.*Finished steps are kept; .* run the same command",
+    ):
+        do_plan(run, phantom, plan_of(run, [0]), 1)
+    records = [run.root / name / "step.json" for name in ("plain/fold0/only", "staged/fold0/teacher")]
+    kept = [path.stat().st_mtime_ns for path in records]
+    assert not (run.root / "staged/fold0/student").exists()
+    monkeypatch.setattr(step_module, "save_weights", save)
+    do_plan(run, phantom, plan_of(run, [0]), 1)
+    assert load_weights(run.root / "staged/fold0/finetune" / WEIGHTS)[0]
+    assert [path.stat().st_mtime_ns for path in records] == kept
