@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,14 +15,18 @@ import torch
 from filelock import FileLock
 
 from cxrlines.data.folds import make_folds
+from cxrlines.evaluation.ensemble import FittedWeights, ensemble
+from cxrlines.evaluation.evaluate import read_predictions
+from cxrlines.evaluation.fitted import nested_fitted
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_plan, workers_for
-from cxrlines.recipes.pack import pack
-from cxrlines.recipes.dry import dry_run
-from cxrlines.recipes.run import plan_of, prepare, train
 from cxrlines.recipes.load import RecipeError, load_recipe
-from cxrlines.recipes.step import HELD_OUT, LINEAGE, TEST, WEIGHTS, do_step
+from cxrlines.recipes.pack import pack
+from cxrlines.recipes.proof import write_proof
+from cxrlines.recipes.run import plan_of, prepare, train
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.step import HELD_OUT, LINEAGE, TEST, WEIGHTS, do_step, used_sets
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import LeakError, patient_key, read_lineage
 
@@ -37,7 +42,7 @@ def records(root: Path) -> dict[str, int]:
 def run(phantom, tiny_recipe, tmp_path_factory):
     """A run of the tiny recipe, done in one go, without a report's films to wait for."""
     root = tmp_path_factory.mktemp("run")
-    return train(load_recipe(str(tiny_recipe)), phantom, root, workers=1, command="test")
+    return train(load_recipe(str(tiny_recipe)), phantom, root, workers=2, command="test")
 
 
 def test_every_step_is_there_with_weights_lineage_and_history(run):
@@ -46,13 +51,13 @@ def test_every_step_is_there_with_weights_lineage_and_history(run):
         folder = run.root / name
         assert load_weights(folder / WEIGHTS)[0]
         assert len(pd.read_csv(folder / "history.csv")) >= 1
-        assert list((folder / "tensorboard").iterdir())
+        assert list((folder / "tracking").rglob("events.out.tfevents*"))
     assert not list((run.root / ".work").iterdir())
 
 
-def test_only_last_stages_predict_and_every_film_is_held_out_once(run):
+def test_stages_that_read_plain_films_predict_what_they_hold_out_and_last_ones_the_test_films(run):
     for name in records(run.root):
-        assert (run.root / name / HELD_OUT).exists() == (name in LAST)
+        assert (run.root / name / HELD_OUT).exists() == (not name.endswith("teacher"))
         assert (run.root / name / TEST).exists() == (name in LAST)
     frames = [pd.read_csv(run.root / f"staged/fold{fold}/finetune" / HELD_OUT) for fold in (0, 1)]
     held_out = pd.concat(frames)[STUDY_COLUMN]
@@ -110,10 +115,102 @@ def test_other_data_redo_everything(run, phantom, tiny_recipe):
     prepare(run.recipe, phantom, run.root, 1)
 
 
-def test_a_dry_run_names_parents_and_what_is_done(run, phantom):
-    text = dry_run(run.recipe, phantom, run.root, [1])
-    assert "staged/fold1/student: done; from teacher staged/fold1/teacher;" in text
-    assert "fold0" not in text
+def test_without_a_member_nothing_of_the_others_is_done_again(run, phantom, tmp_path):
+    root = tmp_path / "run"
+    shutil.copytree(run.root, root)
+    before = records(root)
+    members = {"plain": run.recipe.members["plain"]}
+    train(run.recipe.model_copy(update={"members": members}), phantom, root, workers=1)
+    assert records(root) == before
+    assert list(json.loads((root / "metrics.json").read_text())["members"]) == ["plain"]
+    assert list(json.loads((root / "steps.json").read_text())) == ["plain/fold0/only", "plain/fold1/only"]
+    whole = prepare(run.recipe, phantom, root, 1)
+    assert all(whole.is_done(step) for step in plan_of(whole, None)), "the other member comes back for nothing"
+
+
+def test_without_a_soft_target_only_what_depends_on_it_is_done_again(soft_run):
+    def todo(member: str, stage: str, targets: dict) -> list[str]:
+        content = soft_run.recipe.model_dump()
+        content["members"][member]["stages"][stage]["targets"] = targets
+        again = replace(soft_run, recipe=Recipe.model_validate(content))
+        return [step.name for step in plan_of(again, None) if not again.is_done(step)]
+
+    assert todo("self", "only", {"labels": {}}) == [f"self/fold{fold}/only" for fold in range(3)]
+    again = todo("from-b", "tubes", {"soft": {"of": "plain"}})
+    assert again == [f"from-b/fold{fold}/{stage}" for fold in range(3) for stage in ("tubes", "finetune")]
+
+
+def test_the_ensemble_is_of_members_and_stages_under_weights_fitted_on_other_folds(soft_run):
+    """Out of fold, the ensemble is the nested blend; on test films the one under the weights written down."""
+    names = ["plain", "self", "from-b/soft", "from-b"]
+    folder = soft_run.root / "predictions"
+    assert {path.name for path in (folder / "test").iterdir()} == {
+        "plain.csv", "self.csv", "from-b.soft.csv", "from-b.csv", "ensemble.csv",
+    }  # fmt: skip
+    held, tested = (
+        {name: read_predictions(folder / split / f"{name.replace('/', '.')}.csv") for name in [*names, "ensemble"]}
+        for split in ("out_of_fold", "test")
+    )
+    weights = FittedWeights.from_dict(json.loads((soft_run.root / "ensemble.json").read_text()))
+    assert list(weights.members) == names
+    expected = ensemble([tested[name] for name in names], how="fitted", names=names, weights=weights)
+    pd.testing.assert_frame_equal(tested["ensemble"], expected, rtol=1e-9)
+    table = soft_run.train.studies
+    folds = pd.Series(soft_run.folds.to_numpy(), table["study"])
+    nested = nested_fitted([held[name] for name in names], table[["study", "patient", *LABELS]], folds, names=names)
+    pd.testing.assert_frame_equal(held["ensemble"], nested, rtol=1e-9)
+    stage = pd.concat([read_predictions(soft_run.root / f"from-b/fold{fold}/soft" / HELD_OUT) for fold in range(3)])
+    assert (held["from-b/soft"].set_index("study") == stage.set_index("study").sort_index()).all(axis=None)
+
+
+@pytest.mark.parametrize(("how", "more"), [("power", {"power": 2.0}), ("rank", {})])
+def test_another_average_is_another_proof_and_no_other_step(soft_run, tmp_path, how, more):
+    root = tmp_path / "run"
+    shutil.copytree(soft_run.root, root)
+    content = soft_run.recipe.model_dump()
+    content["ensemble"] = {"members": ["self", "from-b/soft"], "how": how} | more
+    again = replace(soft_run, root=root, recipe=Recipe.model_validate(content))
+    assert all(again.is_done(step) for step in plan_of(again, None))
+    write_proof(again, plan_of(again, None), "test")
+    folder = root / "predictions/test"
+    frames = [read_predictions(folder / name) for name in ("self.csv", "from-b.soft.csv")]
+    expected = ensemble(frames, how=how, **more)
+    pd.testing.assert_frame_equal(read_predictions(folder / "ensemble.csv"), expected, rtol=1e-9)
+    metrics = json.loads((root / "metrics.json").read_text())
+    assert {name: member["role"] for name, member in metrics["members"].items()} == {
+        "plain": "baseline", "self": "member", "from-b": "member",
+    }  # fmt: skip
+
+
+def test_weights_fitted_on_one_fold_are_refused_before_anything_is_written(phantom, tiny_recipe, tmp_path):
+    recipe = load_recipe(str(tiny_recipe), ["ensemble.how=fitted"])
+    with pytest.raises(RunError, match=r"needs two folds or more, and --folds names \[1\]; .*--set ensemble.how=mean"):
+        train(recipe, phantom, tmp_path / "run", folds=[1])
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_external_set_that_is_not_there_is_said_before_anything_is_written(phantom, soft_recipe, tmp_path):
+    """Not given, no folder, without films: each time the flag that mends it."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for settings, said in (
+        ([], r"external.b.folder is not given; name the folder of its films with --external b=FOLDER"),
+        (["external.b.folder=/nowhere"], r"external.b.folder /nowhere is no folder; .*--external b=FOLDER"),
+        ([f"external.b.folder={empty}"], r"external.b: .*empty: is no external set; .*--external b=FOLDER"),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            train(load_recipe(str(soft_recipe), settings), phantom, tmp_path / "run")
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
+    (tables / "Data_Entry_2017_v2020.csv").write_text(header + "00000001_000.png,No Finding,0,1,57,M,PA\n")
+    with pytest.raises(
+        RecipeError, match=r"external.b: .* is an external folder without its films; .*--external b=FOL"
+    ):
+        train(load_recipe(str(soft_recipe), [f"external.b.folder={tables}"]), phantom, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    unused = load_recipe(str(soft_recipe), ["members.from-b.stages={last: {start: scratch}}", "ensemble.members=[]"])
+    assert not used_sets(unused), "a set that no stage uses need not be given"
 
 
 def test_a_fold_that_does_not_exist(run):
@@ -133,13 +230,13 @@ def test_scoring_on_a_patient_the_teacher_saw_is_refused(run, phantom, tiny_reci
     """The published mix-up: a fine-tune that starts from another fold's student."""
     prepared = prepare(run.recipe, phantom, tmp_path / "mixed", 1)
     steps = {step.name: step for step in plan_of(prepared, None)}
-    source = run.folder(("staged", 1, "student"))
-    target = prepared.folder(("staged", 0, "student"))
+    source = run.folder(("staged", (1,), "student"))
+    target = prepared.folder(("staged", (0,), "student"))
     target.parent.mkdir(parents=True)
     target.symlink_to(source)
     with pytest.raises(LeakError, match=r"finetune <- start staged/fold1/student"):
         do_step(prepared, steps["staged/fold0/finetune"], lambda status: None)
-    assert not prepared.folder(("staged", 0, "finetune")).exists()
+    assert not prepared.folder(("staged", (0,), "finetune")).exists()
 
 
 def test_a_failing_step_costs_only_what_depends_on_it(phantom, tiny_recipe, tmp_path):
@@ -150,7 +247,7 @@ def test_a_failing_step_costs_only_what_depends_on_it(phantom, tiny_recipe, tmp_
         RunError,
         match=r"(?s)3 of 4 steps are not done:.*teacher: .*student, staged/fold0/finetune: not started.*same command",
     ):
-        do_plan(prepared, phantom, plan_of(prepared, [0]), 1)
+        do_plan(prepared, phantom, plan_of(prepared, [0]), 2)
     assert list(records(prepared.root)) == ["plain/fold0/only"]
 
 
@@ -203,7 +300,8 @@ def test_the_teacher_is_shown_the_colours_it_learnt(phantom, tiny_recipe, tmp_pa
     monkeypatch.setattr(step_module, "FilmSet", Spy)
     for step in plan_of(prepared, [0])[:2]:
         do_step(prepared, step, lambda status: None)
-    assert seen == [(True, "device"), (True, "device"), (True, "device"), (False, "device")]
+    assert seen[:4] == [(True, "device"), (True, "device"), (True, "device"), (False, "device")]
+    assert not any(overlay for overlay, _ in seen[4:]), "predictions are of plain films"
 
 
 def test_a_wrong_backbone_is_said_before_a_film_is_decoded(phantom, tiny_recipe, tmp_path):
@@ -237,7 +335,6 @@ from pathlib import Path
 from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_plan, workers_for
 from cxrlines.recipes.pack import pack
-from cxrlines.recipes.dry import dry_run
 from cxrlines.recipes.run import plan_of, prepare, train
 from cxrlines.recipes.load import RecipeError, load_recipe
 if __name__ == "__main__":
