@@ -1,0 +1,76 @@
+"""Films read on a cluster are read as on one machine: same rows, same order, same errors."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from cxrlines.data import cluster as cluster_module
+from cxrlines.data.cluster import ClusterError
+from cxrlines.inference.bundle import BundleMember, load_bundle, write_bundle
+from cxrlines.inference.cluster import predict_on_ray
+from cxrlines.inference.engine import predict
+from cxrlines.models.classifier import Classifier
+from cxrlines.models.weights import save_weights
+from cxrlines.task import LABELS
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    model = Classifier("resnet10t", "gap", weights="none")
+    save_weights(folder / "0.safetensors", model.state_dict(), {})
+    member = BundleMember("m", 0, model.config(), folder / "0.safetensors")
+    return write_bundle(folder / "bundle", [member], store={"size": 96, "aspect": "pad"}, input_size=64, meta={})
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eleven films in two folders, two of one name; one that is damaged, and a table."""
+    root = tmp_path_factory.mktemp("films")
+    (root / "deep").mkdir()
+    for index in range(11):
+        pixels = np.random.default_rng(index).integers(0, 256, (90 + index, 80), dtype=np.uint8)
+        name = f"deep/{index - 5}.png" if index > 7 else f"{index}.png"
+        cv2.imwrite(str(root / name), cv2.GaussianBlur(pixels, (0, 0), 5) * 2)
+    (root / "5a.png").write_bytes(b"\x89PNG\r\n\x1a\n damaged")
+    (root / "table.csv").write_text("x")
+    return root
+
+
+@pytest.fixture
+def one_core(monkeypatch):
+    pytest.importorskip("ray", reason='needs Ray: pip install "cxrlines[ray]"')
+    monkeypatch.setattr(cluster_module, "cores", lambda: 1)
+    monkeypatch.setattr(cluster_module, "STORE_BYTES", 80 * 2**20)
+
+
+def test_a_cluster_reads_what_one_machine_reads(one_core, bundle, films, monkeypatch):
+    monkeypatch.chdir(films.parent)  # sources as they are named, though workers have folders of their own
+    sources = [Path(films.name), Path("nowhere.png")]
+    told = []
+    here = predict(sources, load_bundle(bundle), batch_size=2)
+    there = predict_on_ray(sources, bundle, "ray", batch_size=2, progress=lambda *done: told.append(done))
+    assert here.films == there.films and len(here.films) == 11
+    assert here.rows["StudyInstanceUID"].tolist() == there.rows["StudyInstanceUID"].tolist()
+    np.testing.assert_allclose(there.rows[list(LABELS)], here.rows[list(LABELS)], rtol=0, atol=1e-6)
+    assert dict(here.errors) == dict(there.errors) and len(there.errors) == 2
+    assert (here.skipped, here.renamed, here.bundle, here.tta) == (
+        there.skipped,
+        there.renamed,
+        there.bundle,
+        there.tta,
+    )
+    assert there.renamed > 0
+    assert here.mm_per_px == there.mm_per_px
+    assert all(seconds > 0 for seconds in there.film_seconds)
+    assert told[-1] == (12, 12)
+
+
+def test_an_address_that_does_not_answer_costs_no_reading(bundle, films):
+    pytest.importorskip("ray", reason='needs Ray: pip install "cxrlines[ray]"')
+    with pytest.raises(ClusterError, match=r"--on ray://127.0.0.1:1: no Ray cluster answers"):
+        predict_on_ray([films], bundle, "ray://127.0.0.1:1")
