@@ -14,7 +14,8 @@ from cxrlines.recipes.spec import MemberSpec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("cxrlines ")]
+WHOLE = README.replace("\\\n", "")  # a command may go on in the next line
+COMMANDS = [line.split("#")[0].strip() for line in WHOLE.splitlines() if line.startswith("cxrlines ")]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
