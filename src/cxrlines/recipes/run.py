@@ -147,6 +147,7 @@ def train(
     each of which calls this. `RunError` if steps fail, or if another command works in `root`.
     """
     keep_buffers()
+    say = say if distributed.is_first() else lambda text: None
     check_trackers(recipe.tracking.settings(root))
     # What is wrong with recipe, tables or folds is said before anything is written.
     chosen = chosen_folds(_read(recipe, data)[1], folds)
