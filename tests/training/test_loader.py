@@ -1,7 +1,11 @@
 """Batches depend on seed, epoch and film alone; film and overlay share one draw."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.store import Placement
@@ -77,3 +81,20 @@ def test_fewer_films_than_a_batch_make_one_batch():
 def test_in_order_is_every_film_in_order(batch):
     targets = np.concatenate([item["targets"].numpy() for item in in_order(film_set("none", False), batch)])
     assert (targets == np.eye(6, 11)).all()
+
+
+def test_further_targets_come_with_their_film_in_any_order():
+    films = film_set("none", False).films
+    more = {
+        "soft": np.random.default_rng(0).random((6, 11)).astype(np.float32),
+        "film_weights": np.arange(6, dtype=np.float32),
+        "presence": np.full((6, 5), np.nan, np.float32),
+    }
+    more["presence"][2, 1] = 1
+    given = FilmSet(replace(films, more=more), make_policy("none", 48), seed=3, overlay=False, colour_by="label")
+    for batch in DataLoader(given, batch_sampler=Batches(6, 3, seed=1, epoch=0)):
+        places = batch["targets"].argmax(dim=1).numpy()
+        for name, values in more.items():
+            np.testing.assert_array_equal(batch[name].numpy(), values[places])
+            assert batch[name].dtype == torch.float32
+    assert set(film_set("none", False)[(0, 0)]) == {"film", "targets"}

@@ -5,7 +5,10 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from cxrlines.training.losses import MOST_WEIGHT, balanced_weights, feature_loss, label_loss
+from cxrlines.data.external import PRESENCE
+from cxrlines.task import DEVICE_OF, LABELS
+from cxrlines.training.losses import MOST_WEIGHT, balanced_weights, feature_loss, label_loss, presence_loss
+from cxrlines.training.stage import PRESENCE_GROUPS
 
 
 def test_label_loss_is_the_mean_log_loss_of_scikit_learn():
@@ -29,3 +32,66 @@ def test_balanced_weights_are_negatives_per_positive_within_bounds():
     labels[:1, 1] = 1
     labels[:90, 2] = 1
     assert balanced_weights(labels).tolist() == [4.0, MOST_WEIGHT, 1.0]
+
+
+def test_film_weights_weigh_films_and_leave_the_divisor():
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(4, 11, generator=generator), torch.rand(4, 11, generator=generator)
+    alone = torch.stack([label_loss(logits[i : i + 1], targets[i : i + 1]) for i in range(4)])
+    weights = torch.tensor([0.0, 0.5, 1.0, 2.5])
+    assert float(label_loss(logits, targets, film_weights=weights)) == pytest.approx(float((alone * weights).mean()))
+    assert torch.equal(label_loss(logits, targets, film_weights=torch.ones(4)), label_loss(logits, targets))
+
+
+def test_soft_targets_are_least_at_themselves():
+    p = torch.linspace(0.1, 0.9, 11)[None]
+    own = float(label_loss(torch.logit(p), p))
+    assert own == pytest.approx(float(-(p * p.log() + (1 - p) * (1 - p).log()).mean()))
+    for shift in (-0.3, 0.3):
+        assert float(label_loss(torch.logit(p) + shift, p)) > own
+
+
+def test_presence_groups_are_each_devices_labels_and_all():
+    for name, group in zip(PRESENCE[:-1], PRESENCE_GROUPS, strict=False):
+        assert [LABELS[i] for i in group] == [label for label in LABELS if str(DEVICE_OF[label]) == name]
+    assert PRESENCE_GROUPS[-1] == list(range(11)) and len(PRESENCE_GROUPS) == len(PRESENCE)
+    assert sorted(i for group in PRESENCE_GROUPS[:-1] for i in group) == list(range(11))
+
+
+def test_presence_loss_is_the_log_loss_of_the_noisy_or_of_what_is_known():
+    rng = np.random.default_rng(0)
+    logits, presence = rng.normal(0, 2, (6, 11)), (rng.random((6, 5)) < 0.5).astype(float)
+    presence[0], presence[1, 2], presence[5, :4] = np.nan, np.nan, np.nan
+    p = 1 / (1 + np.exp(-logits))
+    some = np.stack([1 - np.prod(1 - p[:, group], axis=1) for group in PRESENCE_GROUPS], axis=1)
+    terms = -(presence * np.log(some) + (1 - presence) * np.log(1 - some))
+    found = presence_loss(torch.tensor(logits), torch.tensor(presence), PRESENCE_GROUPS)
+    assert float(found) == pytest.approx(np.nanmean(terms))
+
+
+def test_presence_pulls_a_devices_labels_towards_what_is_known_of_it_alone():
+    logits = torch.zeros(2, 11, requires_grad=True)
+    presence = torch.full((2, 5), torch.nan)
+    presence[0, 0], presence[1, 1] = 1, 0
+    presence_loss(logits, presence, PRESENCE_GROUPS).backward()
+    pulled = [sorted(np.flatnonzero(row).tolist()) for row in logits.grad.numpy()]
+    assert pulled == [PRESENCE_GROUPS[0], PRESENCE_GROUPS[1]]
+    assert (logits.grad[0][PRESENCE_GROUPS[0]] < 0).all() and (logits.grad[1][PRESENCE_GROUPS[1]] > 0).all()
+
+
+@pytest.mark.parametrize("logit", [-100.0, -20.0, 20.0, 100.0])
+def test_presence_loss_and_its_gradient_are_finite_however_sure_the_model_is(logit):
+    for known in (0.0, 1.0, torch.nan):
+        logits = torch.full((2, 11), logit, requires_grad=True)
+        loss = presence_loss(logits, torch.full((2, 5), known), PRESENCE_GROUPS)
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+        assert known == known or (float(loss.detach()) == 0 and not logits.grad.any()), (
+            "nothing is known: nothing is learnt"
+        )
+
+
+def test_a_device_that_is_there_is_learnt_even_by_a_model_sure_that_it_is_not():
+    logits = torch.full((1, 11), -20.0, requires_grad=True)
+    presence_loss(logits, torch.ones(1, 5), PRESENCE_GROUPS).backward()
+    assert (logits.grad < 0).all()

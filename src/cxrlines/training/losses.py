@@ -29,8 +29,11 @@ def presence_loss(logits: Tensor, presence: Tensor, groups: Sequence[Sequence[in
     `logits` are (batch, labels); each group names the labels of a device. One of them holds with probability
     1 - prod(1 - p), the noisy-or. 0 where nothing is known of the whole batch.
     """
-    none = torch.stack([functional.logsigmoid(-logits[:, list(group)]).sum(dim=1) for group in groups], dim=1)
-    some = torch.log(-torch.expm1(none.clamp(max=-1e-6)))  # at p = 1e-6 the logarithm is still finite
+    of = [logits[:, list(group)] for group in groups]
+    none = torch.stack([functional.logsigmoid(-some).sum(dim=1) for some in of], dim=1)
+    # Where next to nothing is likely, 1 - prod(1 - p) is the sum of p, whose logarithm keeps a slope to learn by.
+    little = torch.stack([functional.logsigmoid(some).logsumexp(dim=1) for some in of], dim=1)
+    some = torch.where(none > -1e-4, little, torch.log(-torch.expm1(none.clamp(max=-1e-4))))
     known = torch.isfinite(presence)
     there = torch.where(known, presence, torch.zeros_like(presence))
     loss = -(there * some + (1 - there) * none)
