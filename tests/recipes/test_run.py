@@ -204,9 +204,7 @@ def test_an_external_set_that_is_not_there_is_said_before_anything_is_written(ph
     tables.mkdir()
     header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
     (tables / "Data_Entry_2017_v2020.csv").write_text(header + "00000001_000.png,No Finding,0,1,57,M,PA\n")
-    with pytest.raises(
-        RecipeError, match=r"external.b: .* is an external folder without its films; .*--external b=FOL"
-    ):
+    with pytest.raises(RecipeError, match=r"external.b: .* is an external folder without its films; .*--external b="):
         train(load_recipe(str(soft_recipe), [f"external.b.folder={tables}"]), phantom, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     unused = load_recipe(str(soft_recipe), ["members.from-b.stages={last: {start: scratch}}", "ensemble.members=[]"])
