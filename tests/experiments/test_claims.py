@@ -1,0 +1,231 @@
+"""The claims: what is compared with what, what a verdict needs, and the whole of it in small."""
+
+import json
+from concurrent.futures import Future
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlines.data.tables import read_dataset
+from cxrlines.evaluation.ensemble import ensemble
+from cxrlines.evaluation.evaluate import evaluate, read_predictions
+from cxrlines.evaluation.fitted import fit_weights
+from cxrlines.experiments import claims
+from cxrlines.experiments.claims import BEFORE, BLEND, BLENDED, CLAIMS, COMPARISONS, STAGE, Films, Row, read_table
+from cxrlines.recipes import execute
+from cxrlines.recipes.execute import do_one
+from cxrlines.recipes.load import load_recipe
+from cxrlines.recipes.spec import Recipe
+
+FILMS = Films(own=36, external=12, test=24, size=96)
+
+
+def recipe() -> Recipe:
+    with resources.as_file(resources.files("cxrlines.experiments") / "claims.yaml") as path:
+        return load_recipe(str(path))
+
+
+def row(differences, over_patients=(0.001, 0.02)) -> Row:
+    against = [0.9] * len(differences)
+    arm = [0.9 + difference for difference in differences]
+    mean = float(np.mean(differences))
+    over = claims._student(np.array(differences))
+    return Row(1, "?", "a", "b", "+", list(range(len(arm))), arm, against, mean, over, over_patients, None)
+
+
+# -- figures
+
+
+def test_students_interval_by_hand():
+    """1, 2 and 3: mean 2, deviation 1, t(.975; 2) = 4.302653, half width 4.302653 / sqrt(3) = 2.484138."""
+    low, high = claims._student(np.array([1.0, 2.0, 3.0]))
+    assert (low, high) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-6)
+    assert claims._student(np.array([1.0])) is None
+
+
+@pytest.mark.parametrize(
+    ("differences", "over_patients", "verdict"),
+    [
+        ([0.01, 0.02, 0.01], (0.001, 0.02), "better"),
+        ([-0.01, -0.02, -0.01], (-0.02, -0.001), "worse"),
+        ([0.01, -0.001, 0.03], (0.001, 0.02), "not told apart"),
+        ([0.01, 0.0, 0.03], (0.001, 0.02), "not told apart"),
+        ([0.01, 0.02, 0.01], (-0.001, 0.02), "not told apart"),
+        ([0.01], (0.001, 0.02), "not told apart"),
+        ([0.01, 0.02], None, "not told apart"),
+    ],
+)
+def test_a_verdict_needs_every_seed_and_the_patients_interval(differences, over_patients, verdict):
+    assert row(differences, over_patients).verdict == verdict
+
+
+def test_the_table_says_by_seed_and_leaves_out_what_is_not_known():
+    text = claims.Table([row([0.01]), row([0.01, 0.03])]).text().splitlines()
+    assert text[2].startswith("| 1 | ? | 0.9100 | 0.9000 | +0.0100 | - | +0.0010 to +0.0200 | +0.0100 |")
+    assert (
+        "| 0.9200 | 0.9000 | +0.0200 | -0.1071 to +0.1471 |" in text[3] and "| +0.0100, +0.0300 | better |" in text[3]
+    )
+    assert len({line.count("|") for line in text}) == 1
+
+
+# -- what is compared
+
+
+def test_comparisons_name_members_of_the_recipe():
+    members = recipe().members
+    names = {
+        name.removeprefix(BEFORE) for c in COMPARISONS for name in (c.arm, c.against) if not name.startswith(BLEND)
+    }
+    assert names <= set(members)
+    assert set(members) <= names | set(BLENDED), "no member is trained for nothing"
+    assert recipe().source(STAGE)[1] in members[STAGE.partition("/")[0]].stages
+    assert {*BLENDED, STAGE} <= set(recipe().averaged), "or its test films would not be predicted"
+    assert CLAIMS == (1, 2, 3, 4, 5, 6, 7)
+
+
+def test_only_the_mix_up_leaks_and_nothing_else_of_it_differs():
+    members = recipe().members
+    leaks = {name for name, member in members.items() if any(stage.fold_shift for stage in member.stages.values())}
+    assert leaks == {"mixed-up"}
+    honest = members["mixed-up"].model_dump()
+    honest["stages"]["finetune"]["fold_shift"] = 0
+    assert honest == members["three-equal-compute"].model_dump()
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_the_part_of_a_claim_is_a_recipe_of_what_it_compares_and_their_teachers(claim):
+    part = claims._only(recipe(), claims._members(claim))
+    assert claims._members(claim) <= set(part.members)
+    more = set(part.members) - claims._members(claim)
+    assert more <= {"one"}
+    assert all(part.members[name] == recipe().members[name] for name in part.members)
+
+
+def test_an_epoch_costs_what_the_comments_say():
+    """Of claim 1, in passes over the own films; 3 in 10 are annotated, two networks run while a student learns."""
+    members, share = recipe().members, Films().annotated
+    one = members["one"].stages["only"].schedule.epochs
+    for name in ("three-equal-compute", "scratch-three-equal-compute"):
+        teacher, student, finetune = (stage.schedule.epochs for stage in members[name].stages.values())
+        assert share * teacher + share * student * 1.35 + finetune == pytest.approx(one, rel=0.02)
+    for name in ("three-equal-epochs", "scratch-three-equal-epochs"):
+        _, student, finetune = (stage.schedule.epochs for stage in members[name].stages.values())
+        assert share * student + finetune == pytest.approx(one)
+
+
+def test_the_three_equal_members_differ_from_one_in_nothing_but_their_stages():
+    members = recipe().members
+    for name in ("gem", "concat", "attention"):
+        assert members[name].model_copy(update={"head": "gap"}) == members["one"]
+    flips = members["flips"].model_dump()
+    flips["stages"]["only"]["films"]["flip"] = False
+    assert flips == members["one"].model_dump()
+
+
+# -- bad input
+
+
+def test_a_claim_that_does_not_exist(tmp_path):
+    with pytest.raises(ValueError, match=r"--claims names \[8\]; there are 1, 2, 3, 4, 5, 6, 7"):
+        claims.run_claims(tmp_path / "out", claims=[1, 8])
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_films_need_another_folder(tmp_path):
+    claims._same(tmp_path / "films.json", {"own": 1})
+    claims._same(tmp_path / "films.json", {"own": 1})
+    with pytest.raises(ValueError, match=r"was begun with films {'own': 1}, not {'own': 2}; give another --out"):
+        claims._same(tmp_path / "films.json", {"own": 2})
+
+
+# -- in small
+
+
+class Here:
+    """Workers that do each step in this very process: no time for starting others."""
+
+    lost, places = "lost", 1
+
+    def __init__(self, root: Path, data: Path) -> None:
+        self.root, self.data = root, data
+
+    def submit(self, step) -> "Future[None]":
+        done: Future[None] = Future()
+        done.set_result(do_one(self.root, self.data, step, 1))
+        return done
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def shrunk() -> list[str]:
+    settings = ["size=64", "store.size=72", "folds.count=2"]
+    for name, member in recipe().members.items():
+        settings.append(f"members.{name}.backbone=resnet10t")
+        for stage_name, stage in member.stages.items():
+            settings.append(f"members.{name}.stages.{stage_name}.schedule.epochs=0.5")
+            if stage.start == "imagenet":
+                settings.append(f"members.{name}.stages.{stage_name}.start=scratch")
+    return settings
+
+
+def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "_workers", lambda run, data, todo, workers, on: Here(run.root, data))
+    options = {"films": FILMS, "settings": shrunk(), "workers": 1, "say": lambda text: None}
+    table = claims.run_claims(tmp_path, seeds=[0], claims=[7], **options)
+    assert [(row.arm, row.against, row.seeds) for row in table.rows] == [
+        ("flips", "one", [0]), ("full-augmentation", "one", [0]),
+    ]  # fmt: skip
+    run, truth = tmp_path / "seed0/run", read_dataset(tmp_path / "seed0/data/own", "test").studies
+    scores = {
+        name: evaluate(read_predictions(run / f"predictions/test/{name}.csv"), truth).macro_auc
+        for name in ("one", "flips")
+    }
+    first = table.rows[0]
+    assert (first.arm_auc, first.against_auc) == ([scores["flips"]], [scores["one"]])
+    assert first.difference == pytest.approx(scores["flips"] - scores["one"])
+    assert first.over_seeds is None and first.verdict == "not told apart", "one seed tells nothing"
+    records = list(run.glob("*/fold*/*/step.json"))
+    own = [json.loads(path.read_text())["seconds"] for path in records if path.parts[-4] == "one"]
+    assert len(records) == 6 and first.seconds is not None and first.seconds[1] == pytest.approx(sum(own))
+    assert json.loads((tmp_path / "claims.json").read_text())[0]["verdict"] == "not told apart"
+    assert "| 7 | flips allowed |" in (tmp_path / "claims.md").read_text()
+
+    before = [path.stat().st_mtime_ns for path in records]
+    claims.run_claims(tmp_path, seeds=[0], claims=[7], **options)
+    assert [path.stat().st_mtime_ns for path in records] == before
+    with pytest.raises(ValueError, match="give another --out"):
+        claims.run_claims(tmp_path, seeds=[0], claims=[7], **options | {"settings": []})
+
+    # Claim 5 as if its members were trained: the blends are those of the ensemble's own functions.
+    for split in ("test", "out_of_fold"):
+        folder = run / "predictions" / split
+        frame = read_predictions(folder / "one.csv")
+        rng = np.random.default_rng(0)
+        for name in (*BLENDED, STAGE):
+            noise = pd.DataFrame(rng.uniform(0, 1, frame.shape), columns=frame.columns)
+            mixed = frame.set_index("study") * 0.5 + noise.set_index(frame["study"]).drop(columns="study") * 0.5
+            mixed.rename_axis("StudyInstanceUID").to_csv(folder / f"{name.replace('/', '.')}.csv")
+    rows = {row.arm: row for row in read_table(tmp_path).rows if row.claim == 5}
+    assert set(rows) == {f"{BLEND}{how}" for how in ("rank", "power", "fitted", "stages")}
+    frames = [read_predictions(run / f"predictions/test/{name}.csv") for name in BLENDED]
+    known = [read_predictions(run / f"predictions/out_of_fold/{name}.csv") for name in BLENDED]
+    labels = read_dataset(tmp_path / "seed0/data/own", "train").studies
+    weights = fit_weights(known, labels, names=BLENDED)
+    stage = read_predictions(run / "predictions/test/three-equal-compute.student.csv")
+    expected = {
+        "mean": ensemble(frames),
+        "rank": ensemble(frames, "rank"),
+        "power": ensemble(frames, "power"),
+        "fitted": ensemble(frames, "fitted", BLENDED, weights=weights),
+        "stages": ensemble([*frames, stage]),
+    }
+    aucs = {how: evaluate(blend, truth).macro_auc for how, blend in expected.items()}
+    for how in ("rank", "power", "fitted", "stages"):
+        found = rows[f"{BLEND}{how}"]
+        assert (found.arm_auc, found.against_auc) == ([aucs[how]], [aucs["mean"]]), how
+        assert found.seconds is None
