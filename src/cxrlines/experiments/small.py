@@ -1,6 +1,6 @@
 """The recipe `hotwater` in small: its phantoms, someone else's weights, and the recipe `hotwater-small` on them.
 
-Site a is the own set. Three films sets of site b stand for NIH, PadChest and VinBigData; some films of the first are
+Site a is the own set. Three sets of site b stand for NIH, PadChest and VinBigData; some films of the first are
 twins of own films, processed otherwise, as a part of NIH's are RANZCR's. The public weights come from a network trained
 on other films of site b: a file whose ancestry this run does not know.
 """
@@ -29,9 +29,9 @@ class Films:
 
     own: int = 600
     test: int = 300
-    external: int = 250
-    twins: int = 25
-    stranger: int = 300
+    external: int = 240
+    twins: int = 24
+    stranger: int = 240
     size: int = 320
     difficulty: float = 0.1
 
@@ -51,7 +51,7 @@ def run_small(
     write_phantom(data / "own", studies=films.own, test=films.test, seed=0, annotated=0.5, **more)
     for number, name in enumerate(SETS):
         write_phantom(data / name, studies=films.external, test=0, seed=100 + number, site="b", **more)
-    write_phantom(data / "stranger", studies=films.stranger, test=0, seed=200, site="b", **more)
+    write_phantom(data / "stranger", studies=films.stranger, test=20, seed=200, site="b", **more)
     plant_twins(data / "own", data / "nih", films.twins)
 
     say("someone else's weights: one network, one stage, other films of site b")

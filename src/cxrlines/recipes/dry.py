@@ -42,8 +42,9 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
     material = Material(dataset, stored, fingerprint, folds, external)
     steps = make_plan(recipe, material, chosen_folds(folds, wanted))
     lines = [f"{recipe.name}: {len(steps)} steps in {root}", *(f"  note: {text}" for text in dict.fromkeys(said))]
-    lines += [_line(recipe, step, root) for step in steps]
-    return "\n".join([*lines, "", estimate(recipe, steps, material).text()])
+    price = estimate(recipe, steps, material)
+    lines += [f"{_line(recipe, step, root)}; {price.steps[step.key].text()}" for step in steps]
+    return "\n".join([*lines, "", price.text()])
 
 
 def _line(recipe: Recipe, step: Step, root: Path) -> str:

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from cxrlines.models.backbones import make_backbone
 from cxrlines.models.classifier import Classifier
 from cxrlines.recipes.plan import Key, Material, Step
-from cxrlines.recipes.spec import MemberSpec, Recipe
+from cxrlines.recipes.spec import Recipe
 from cxrlines.training.loader import batches_per_epoch
 
 PUBLISHED = {"nih": 112_120, "padchest": 110_000, "vinbigdata": 15_000, "chexpert": 191_027}
@@ -187,11 +187,10 @@ def estimate(recipe: Recipe, steps: Sequence[Step], films: Material, gpu: Gpu = 
 
 def _cost(recipe: Recipe, step: Step, films: Material, gpu: Gpu, labelled: set[tuple[Key, str]]) -> Cost:
     name, held, stage_name = step.key
-    member = recipe.members[name]
-    stage = member.stages[stage_name]
+    stage = recipe.members[name].stages[stage_name]
     schedule = stage.schedule
     width = 4 if schedule.precision == "32" else 2  # auto is 16 on a GPU
-    network = _network_of(recipe, member)
+    network = _network_of(recipe, name, stage_name)
     per_epoch = batches_per_epoch(step.films, schedule.batch)
     trained = max(1, round(schedule.epochs * per_epoch)) * schedule.batch
     held_films = len(films.held(held))
@@ -207,15 +206,16 @@ def _cost(recipe: Recipe, step: Step, films: Material, gpu: Gpu, labelled: set[t
     if source and (source, stage.films.set) not in labelled:  # the first to ask does it; the rest find its table
         labelled.add((source, stage.films.set))
         count = len(films.external[stage.films.set].studies)
-        seconds += count * _network_of(recipe, recipe.members[source[0]]).seconds(gpu, width)
+        seconds += count * _network_of(recipe, source[0], source[2]).seconds(gpu, width)
         read, disk = read + count, disk + ROW * count
     copies = 1 + bool(schedule.ema) + bool(schedule.patience)
     state = 4.0 * (copies * network.tensors + 2 * network.parameters)
     return Cost(trained, read, seconds / 3600, memory, disk, state)
 
 
-def _network_of(recipe: Recipe, member: MemberSpec) -> Network:
-    return watch(member.backbone, member.head, recipe.size)
+def _network_of(recipe: Recipe, name: str, stage: str) -> Network:
+    member = recipe.members[name]
+    return watch(member.backbone, member.head, recipe.size_of(name, stage))
 
 
 class _Watch(TorchDispatchMode):

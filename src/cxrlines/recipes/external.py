@@ -35,6 +35,7 @@ class ExternalSet:
     store: str
     twins: pd.DataFrame
     left_out: dict[str, int] = field(default_factory=dict)
+    _known: dict[tuple[bytes, bool], str] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, held: set[str]) -> np.ndarray:
         """Rows to train on where the own patients `held` must not be seen; test films must never be."""
@@ -51,12 +52,15 @@ class ExternalSet:
 
     def identity(self, rows: np.ndarray, *, presence: bool) -> str:
         """Hash of the store, the studies, who they are twins of, and, where learnt from, the tube labels."""
-        digest = hashlib.sha256(self.store.encode())
-        digest.update(json.dumps(self.studies["study"].iloc[rows].tolist()).encode())
-        digest.update(json.dumps(sorted(self.patients(rows))).encode())
-        if presence:
-            digest.update(np.ascontiguousarray(self.presence(rows)).tobytes())
-        return digest.hexdigest()
+        asked = (rows.tobytes(), presence)
+        if asked not in self._known:  # a plan asks for the same rows again and again, and they may be 100,000
+            digest = hashlib.sha256(self.store.encode())
+            digest.update(json.dumps(self.studies["study"].iloc[rows].tolist()).encode())
+            digest.update(json.dumps(sorted(self.patients(rows))).encode())
+            if presence:
+                digest.update(np.ascontiguousarray(self.presence(rows)).tobytes())
+            self._known[asked] = digest.hexdigest()
+        return self._known[asked]
 
     def presence(self, rows: np.ndarray) -> np.ndarray:
         """(n, PRESENCE) float32: 1 there, 0 not there, NaN unknown."""
