@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlines.data import twins as twins_module
 from cxrlines.data.external import PRESENCE
 from cxrlines.data.store import build_store
 from cxrlines.data.tables import read_dataset
 from cxrlines.data.twins import Twin
+from cxrlines.recipes import external
 from cxrlines.recipes.external import ExternalSet, open_set, prepare_set
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.run import plan_of, prepare
@@ -99,7 +99,7 @@ def planted(monkeypatch):
         asked.append((len(a), len(b)))
         return [Twin(3, 0, 0.9)] if len(a) == 32 else [Twin(1, 4, 0.8)]
 
-    monkeypatch.setattr(twins_module, "twins_of_stores", twins_of_stores)
+    monkeypatch.setattr(external, "twins_of_stores", twins_of_stores)
     return asked
 
 
@@ -167,8 +167,8 @@ def test_twins_patients_are_in_the_lineage_where_they_are_trained_on_and_scoring
         do_step(run, steps[name], lambda status: None)
     for k in (fold, other):
         do_step(run, steps[f"from-b/fold{k}/soft"], lambda status: None)
-    external = run.external["b"][0].studies.set_index("study")["patient"]
-    theirs = patient_key(f"b:{external[twin['study']]}")
+    patients = run.external["b"][0].studies.set_index("study")["patient"]
+    theirs = patient_key(f"b:{patients[twin['study']]}")
     without, within = (read_lineage(run.folder(("from-b", (k,), "soft")) / LINEAGE) for k in (fold, other))
     assert not without.seen() & {patient_key(twin["own_patient"]), theirs}
     assert within.patients >= {patient_key(twin["own_patient"]), theirs}
