@@ -60,28 +60,6 @@ def test_planted_again_they_are_the_same(films):
     assert (plant_twins(films / "own", films / "nih", 3), pictures(films / "nih")) == first
 
 
-def test_the_small_recipe_is_the_graph_of_the_large_one():
-    large, less = load_recipe("hotwater"), load_recipe("hotwater-small")
-    assert list(large.external) == list(less.external) == list(small.SETS)
-    assert list(large.members) == list(less.members)
-    for name, member in large.members.items():
-        other = less.members[name]
-        assert list(member.stages) == list(other.stages) and member.head == other.head
-        for stage, same in zip(member.stages.values(), other.stages.values(), strict=True):
-            assert (stage.films.set, stage.films.which, stage.films.view) == (
-                same.films.set, same.films.which, same.films.view,
-            )  # fmt: skip
-            assert stage.targets.named == same.targets.named
-            assert (stage.started_from, isinstance(stage.start, str)) == (
-                same.started_from,
-                isinstance(same.start, str),
-            )
-            soft, also = stage.targets.soft, same.targets.soft
-            assert soft is None or (soft.of, soft.keep_above, soft.temperature) == (
-                also.of, also.keep_above, also.temperature,
-            )  # fmt: skip
-
-
 class Here:
     """Workers that do each step in this very process: no time for starting others."""
 
