@@ -9,6 +9,8 @@ Alone, every function here does the obvious thing for a world of one.
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from types import MethodType
@@ -61,7 +63,15 @@ def begin(devices: int | None = None, nodes: int | None = None) -> None:
         if asked is not None and asked != started:
             raise ValueError(f"{flag} is {asked}, but torchrun was started with {option} {started}; give both the same")
     _enough_gpus(here)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     join()
+
+
+def _end_with(parent: int) -> None:
+    """A torchrun that was killed cannot stop its processes: they would go on, unseen, in a run that another begins."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _enough_gpus(wanted: int) -> None:
