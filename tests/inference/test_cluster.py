@@ -1,5 +1,6 @@
 """Films read on a cluster are read as on one machine: same rows, same order, same errors."""
 
+import socket
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,8 @@ from cxrlines.inference.engine import predict
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.task import LABELS
+
+STORE = 80 * 2**20
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_core(monkeypatch):
     pytest.importorskip("ray", reason='needs Ray: pip install "cxrlines[ray]"')
     monkeypatch.setattr(cluster_module, "cores", lambda: 1)
-    monkeypatch.setattr(cluster_module, "STORE_BYTES", 80 * 2**20)
+    monkeypatch.setattr(cluster_module, "STORE_BYTES", STORE)
 
 
 def test_a_cluster_reads_what_one_machine_reads(one_core, bundle, films, monkeypatch):
@@ -68,6 +71,28 @@ def test_a_cluster_reads_what_one_machine_reads(one_core, bundle, films, monkeyp
     assert here.mm_per_px == there.mm_per_px
     assert all(seconds > 0 for seconds in there.film_seconds)
     assert told[-1] == (12, 12)
+
+
+@pytest.mark.long
+def test_two_machines_asked_from_outside_read_what_one_reads(bundle, films):
+    ray = pytest.importorskip("ray", reason='needs Ray: pip install "cxrlines[ray]"')
+    from ray.cluster_utils import Cluster
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        client = free.getsockname()[1]
+    head = {"num_cpus": 0, "object_store_memory": STORE, "include_dashboard": False, "ray_client_server_port": client}
+    machines = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(2):
+            machines.add_node(num_cpus=1, object_store_memory=STORE)
+        here = predict([films], load_bundle(bundle), batch_size=2)
+        there = predict_on_ray([films], bundle, f"ray://127.0.0.1:{client}", batch_size=2)
+        assert here.films == there.films and here.errors == there.errors
+        np.testing.assert_allclose(there.rows[list(LABELS)], here.rows[list(LABELS)], rtol=0, atol=1e-6)
+    finally:
+        ray.shutdown()
+        machines.shutdown()
 
 
 def test_an_address_that_does_not_answer_costs_no_reading(bundle, films):

@@ -1,9 +1,10 @@
 """Films read by a Ray cluster: Ray Data hands them out, each worker reads its share as one machine would."""
 
+import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,10 @@ def predict_on_ray(
     found = find_films(sources)
     paths = [path for path, _ in found.films]
     inputs = [bundle_folder.absolute(), *sorted({_folder(path) for path in sources if path.exists()})]
-    outcome: dict[int, dict[str, Any]] = {}
+    outcome: dict[int, Outcome] = {}
     with cluster(on) as ray:
         check_machines(ray, None, *inputs)
-        for done in _outcomes(ray, paths, inputs, batch_size, tta):
+        for done in (_from_outside if on.startswith("ray://") else _outcomes)(ray, paths, inputs, batch_size, tta):
             outcome[done["place"]] = done
             if progress and (len(outcome) % batch_size == 0 or len(outcome) == len(paths)):
                 progress(len(outcome), len(paths))
@@ -73,7 +74,32 @@ def predict_on_ray(
     )
 
 
-def _outcomes(ray: Any, paths: Sequence[Path], inputs: Sequence[Path], batch_size: int, tta: Sequence[str]) -> Any:
+Outcome = dict[str, Any]
+
+
+def _from_outside(ray: Any, paths: Sequence[Path], *options: Any) -> Iterator[Outcome]:
+    """`_outcomes` through Ray Client, which Ray Data does not know: from a process on the cluster's head."""
+    places = [path.absolute() for path in paths]
+    head = {"node:__internal_head__": 0.001}
+    inside = ray.remote(num_cpus=0, resources=head)(_Inside).remote(places, *options)
+    while some := ray.get(inside.more.remote()):
+        yield from some
+
+
+class _Inside:
+    def __init__(self, *options: Any) -> None:
+        import ray
+
+        self.outcomes = _outcomes(ray, *options)
+
+    def more(self) -> list[Outcome]:
+        """The next outcomes; none at the end."""
+        return list(itertools.islice(self.outcomes, 64))
+
+
+def _outcomes(
+    ray: Any, paths: Sequence[Path], inputs: Sequence[Path], batch_size: int, tta: Sequence[str]
+) -> Iterator[Outcome]:
     """A dict for each film as it is read: `place` among `paths`, `scores`, `mm_per_px`, `seconds`, `error`."""
     if not paths:
         return
@@ -99,7 +125,7 @@ def _outcomes(ray: Any, paths: Sequence[Path], inputs: Sequence[Path], batch_siz
     )
     for batch in read.iter_batches(batch_size=None, batch_format="numpy"):
         for index in range(len(batch["place"])):
-            yield {name: values[index] for name, values in batch.items()}
+            yield {str(name): values[index] for name, values in batch.items()}
 
 
 class _Reader:
