@@ -151,7 +151,7 @@ class _Plan:
             "backbone": member.backbone,
             "head": member.head,
             "dropout": member.dropout,
-            "stage": stage.model_dump(mode="json"),
+            "stage": _content(stage),
             "files": [_file_identity(path) for path in files_of(stage)],
             "parents": {role: self.need(parent).identity for role, parent in parents.items()},
             "data": self.films.identity(stage, rows),
@@ -208,6 +208,16 @@ def files_of(stage: StageSpec) -> list[Path]:
     """The files a stage reads besides films and tables: weights to start from, soft labels."""
     files = [Path(stage.start.file)] if isinstance(stage.start, FileStart) else []
     return files + ([Path(stage.targets.soft.file)] if stage.targets.soft and stage.targets.soft.file else [])
+
+
+def _content(stage: StageSpec) -> dict[str, Any]:
+    """What a stage says, without where its files lie: they count by what is in them."""
+    said = stage.model_dump(mode="json")
+    if isinstance(stage.start, FileStart):
+        said["start"]["file"] = ""
+    if stage.targets.soft and stage.targets.soft.file:
+        said["targets"]["soft"]["file"] = ""
+    return said
 
 
 def _file_identity(path: Path) -> str:

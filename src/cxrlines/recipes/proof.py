@@ -71,6 +71,7 @@ def write_proof(run: Run, steps: Sequence[Step], command: str) -> None:
     if weights:
         (run.root / WEIGHTS_FILE).write_text(json.dumps(weights.as_dict(), indent=1))
     leaks = {step.name: told for step in steps if (told := read_record(run.folder(step.key)).get("leak"))}
+    test_leaks = {s.name: told for s in steps if (told := read_record(run.folder(s.key)).get("test_leak"))}
     scope = (
         "each by models that saw its patient: a leak, see the notes"
         if leaks
@@ -82,7 +83,13 @@ def write_proof(run: Run, steps: Sequence[Step], command: str) -> None:
         predictions = gather(run, steps, TEST, blend_test)
         _write(predictions, run.root / "predictions/test")
         if set(LABELS) <= set(run.test.studies):
-            tested = _scored(predictions, run.test, "test films of patients no model saw")
+            tested = _scored(
+                predictions,
+                run.test,
+                "test films of patients no model saw"
+                if not test_leaks
+                else "test films, seen in training: a leak, see the notes",
+            )
     _write(dict(scored.by_name), run.root / "predictions/out_of_fold")
     main = tested or scored
     report = Report(
@@ -105,7 +112,10 @@ def write_proof(run: Run, steps: Sequence[Step], command: str) -> None:
             for name, member in run.recipe.members.items()
             if any(stage.schedule.patience is not None for stage in member.stages.values())
         ]
-        + [f"leak, reported and not refused (guard: report): {told}" for told in leaks.values()],
+        + [
+            f"leak, reported and not refused (guard: report): {told}"
+            for told in dict.fromkeys([*leaks.values(), *test_leaks.values()])
+        ],
     )
     write_report(report, run.root / "report.html")
 

@@ -152,7 +152,8 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
         unknown.append(f"soft labels of {Path(stage.targets.soft.file).name}")
     lineage = Lineage.of(step.name, _patients(run, stage, rows), parents.items(), unknown)
     held_out = run.films.held(held)
-    leak = _guard(run, lineage, held_out)  # before hours of training, not after
+    # Before hours of training, not after.
+    leak, test_leak = _guard(run, lineage, run.train, held_out), _guard(run, lineage, run.test)
 
     films, said = training_films(run, step, stage, rows, report)
     teacher = _load(run, step.parents["teacher"]) if "teacher" in step.parents else None
@@ -223,6 +224,7 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
         "weights": adoption.as_dict() if adoption else model.backbone.source,
         "soft_labels": said,
         "leak": leak,
+        "test_leak": test_leak,
         "versions": {"cxrlines": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -253,12 +255,12 @@ def _patients(run: Run, stage: StageSpec, rows: np.ndarray) -> set[str]:
     return set(run.train.studies["patient"].iloc[rows].astype(str))
 
 
-def _guard(run: Run, lineage: Lineage, held_out: np.ndarray) -> str | None:
-    """Refuse a step whose ancestry saw what it is watched or judged on; with guard: report, say so instead."""
+def _guard(run: Run, lineage: Lineage, dataset: Dataset | None, rows: np.ndarray | None = None) -> str | None:
+    """Refuse a step whose ancestry saw patients it is watched or judged on; with guard: report, say so instead."""
     try:
-        lineage.refuse_seen(run.train.studies["patient"].iloc[held_out].astype(str))
-        if run.test is not None:
-            lineage.refuse_seen(run.test.studies["patient"].astype(str))
+        if dataset is not None:
+            patients = dataset.studies["patient"].astype(str)
+            lineage.refuse_seen(patients if rows is None else patients.iloc[rows])
     except LeakError as error:
         if run.recipe.guard == "refuse":
             raise
@@ -373,7 +375,7 @@ def predict_test(run: Run, step: Step) -> None:
         return
     distributed.first(lambda: (folder / TEST).unlink(missing_ok=True))
     if run.test is not None and run.test_store is not None:
-        _guard(run, read_lineage(folder / LINEAGE), np.array([], int))
+        record["test_leak"] = _guard(run, read_lineage(folder / LINEAGE), run.test)
         present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
         size = run.recipe.size_of(step.key[0], step.key[2])
         _predict_rows(run.test, run.test_store, present, _load(run, step.key), size, folder / TEST)
