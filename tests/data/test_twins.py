@@ -74,7 +74,7 @@ def pairs(found: list[Twin]) -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def collections():
-    return two_collections(600, 160, 6)
+    return two_collections(96, 160, 4)
 
 
 @pytest.fixture(scope="module")
@@ -86,55 +86,58 @@ def found(collections):
 def real(shared):
     with (shared / "cxr/index.csv").open() as file:
         rows = list(csv_files.DictReader(file))
-    return [(row["patient_id"], read_film(shared / f"cxr/images/{row['image_id']}.jpg").pixels) for row in rows]
+    return [read_film(shared / f"cxr/images/{row['image_id']}.jpg").pixels for row in rows]
+
+
+def real_twins(films: list[np.ndarray], seed: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Signatures of films, and of a twin of each."""
+    twins = [processed(film, np.random.default_rng([seed, k])) for k, film in enumerate(films)]
+    return [signature(film) for film in films], [signature(film) for film in twins]
 
 
 class TestPhantom:
     def test_twins_are_found_and_other_films_of_a_patient_are_not(self, collections, found):
         planted = collections[2]
-        assert len(planted) == 100
-        assert len(set(pairs(found)) & set(planted)) >= 99
+        assert len(planted) == 24
+        assert len(set(pairs(found)) & set(planted)) >= 23
         assert set(pairs(found)) <= set(planted)
         assert pairs(found) == sorted(pairs(found))
         assert all(0.7 < twin.correlation <= 1 for twin in found)
 
     def test_neither_the_order_of_films_nor_of_collections_matters(self, collections, found):
-        a, b = collections[0][:60], collections[1][-100:-60]
+        a, b = collections[0][:20], collections[1][-24:-12]
         straight = find_twins(a, b)
         order_a, order_b = (np.random.default_rng(seed).permutation(len(films)) for seed, films in ((0, a), (1, b)))
         turned = find_twins([b[k] for k in order_b], [a[k] for k in order_a])
         back = sorted((int(order_a[t.b]), int(order_b[t.a]), t.correlation) for t in turned)
         assert back == [(t.a, t.b, t.correlation) for t in straight]
-        assert len(straight) >= 19
+        assert len(straight) >= 9
 
     def test_an_array_and_worker_processes_give_the_same(self, collections):
-        a, b = collections[0][:30], collections[1][-100:-80]
+        a, b = collections[0][:8], collections[1][-24:-20]
         assert find_twins(np.stack(a), np.stack(b), workers=2) == find_twins(a, b) != []
 
     def test_a_film_may_have_many_twins(self, collections):
         film = phantom(0, 160)
         rng = np.random.default_rng(0)
-        many = [signature(processed(film, rng)) for _ in range(25)]
-        found = find_twins(collections[0][:40], collections[1][:40] + many)
-        assert [twin.a for twin in found] == [0] * len(found) and len(found) >= 24
-        assert {twin.b for twin in found} <= set(range(40, 65))
+        many = [signature(processed(film, rng)) for _ in range(18)]
+        found = find_twins(collections[0][:10], collections[1][:10] + many)
+        assert [twin.a for twin in found] == [0] * len(found) and len(found) >= 17
+        assert {twin.b for twin in found} <= set(range(10, 28))
 
 
 class TestRealFilms:
-    def test_other_films_of_a_patient_are_not_twins(self, real):
-        films = [signature(film) for _, film in real]
-        assert pairs(find_twins(films, films)) == [(index, index) for index in range(len(films))]
+    """Few: what is found of them is not what is claimed for thousands. All of them are in the long tests."""
 
-    def test_their_twins_are_found(self, real):
-        films = [signature(film) for _, film in real]
-        twins = [signature(processed(film, np.random.default_rng(k))) for k, (_, film) in enumerate(real) if k % 3 == 0]
+    def test_their_twins_are_found_and_other_films_of_a_patient_are_not(self, real):
+        films, twins = real_twins(real[:40], 0)
         found = pairs(find_twins(films, twins))
-        planted = [(k * 3, k) for k in range(len(twins))]
-        assert len(set(found) & set(planted)) >= 0.97 * len(planted)
-        assert set(found) <= set(planted)
+        assert set(found) <= {(k, k) for k in range(40)}
+        assert len(found) >= 38
 
     def test_a_border_they_share_does_not_make_them_one(self, real):
-        bordered = [signature(cv2.copyMakeBorder(film, *[40] * 4, cv2.BORDER_CONSTANT, value=255)) for _, film in real]
+        border = cv2.BORDER_CONSTANT
+        bordered = [signature(cv2.copyMakeBorder(film, *[40] * 4, border, value=255)) for film in real[:40]]
         assert pairs(find_twins(bordered[::2], bordered[1::2])) == []
 
 
@@ -161,8 +164,8 @@ class TestOddFilms:
         assert find_twins(films[:1], lighter[:1]) == []
 
     def test_a_collection_beside_itself(self, noise_film):
-        films = [signature(noise_film(seed)) for seed in range(40)]
-        assert find_twins(films, films) == [Twin(k, k, 1.0) for k in range(40)]
+        films = [signature(noise_film(seed)) for seed in range(12)]
+        assert find_twins(films, films) == [Twin(k, k, 1.0) for k in range(12)]
 
     def test_what_is_no_signature_is_told(self, noise_film):
         with pytest.raises(ValueError, match=r"b\[1\] is \(90, 120\) uint8; signature\(\) makes \(96, 96\) uint8"):
@@ -184,14 +187,14 @@ class TestFolders:
 
     def test_pairs_with_names_and_counts(self, two_folders, tmp_path):
         found = twins_of_folders(*two_folders)
-        expected = [(study, f"x{study}") for study in ("s002", "s005", "s011")]
+        expected = [(study, f"images/x{study}.jpg") for study in ("s002", "s005", "s011")]
         assert [(twin.study_a, twin.study_b) for twin in found.twins] == expected
         assert found.films == (12, 4)
         assert found.left_out == ({}, {"film not readable": 1})
         told = json.loads(json.dumps(found.as_dict()))
         assert told["b"] == {"films": 4, "with_twins": 3, "left_out": {"film not readable": 1}}
         assert "B: 4 films, 3 with a twin; left out: film not readable 1" in found.text()
-        assert "3 pairs of twins" in found.text() and "s002  xs002" in found.text()
+        assert "3 pairs of twins" in found.text() and "s002  images/xs002.jpg" in found.text()
         found.write(tmp_path / "new" / "twins.csv")
         with (tmp_path / "new" / "twins.csv").open() as file:
             rows = list(csv_files.DictReader(file))
@@ -213,7 +216,7 @@ class TestFolders:
             for side, (root, aspect) in enumerate(zip(two_folders, aspects, strict=True))
         )
         found = [(a.studies[twin.a], b.studies[twin.b]) for twin in twins_of_stores(a, b)]
-        assert found == [(study, f"x{study}") for study in ("s002", "s005", "s011")]
+        assert found == [(study, f"images/x{study}.jpg") for study in ("s002", "s005", "s011")]
 
     def test_a_folder_without_films_is_told(self, two_folders, tmp_path):
         (tmp_path / "empty").mkdir()
@@ -222,8 +225,23 @@ class TestFolders:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
+def test_twins_of_all_real_films(real):
+    """243 films with a twin each, processed in three ways: 98 % are found of each, which leaves room for two films
+    more than were missed when this was written. 99 % is claimed for, and tested on, phantom films."""
+    for seed in (1, 2, 3):
+        films, twins = real_twins(real, seed)
+        found = pairs(find_twins(films, twins))
+        print(f"seed {seed}: {len(found)} of {len(films)} found")
+        assert set(found) <= {(k, k) for k in range(len(films))}
+        assert len(found) >= 0.98 * len(films)
+    assert pairs(find_twins(films, films)) == [(k, k) for k in range(len(films))]
+
+
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_2000_twins_among_20000_films():
+    """20,000 films and 2,000 twins of some of them; and a quarter of it, to see how cost grows."""
     a, b, planted = two_collections(20000, 160, 10, workers=2)
     times = []
     for share in (4, 1):

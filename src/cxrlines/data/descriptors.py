@@ -1,7 +1,7 @@
 """What tells films apart, whatever was done to them: found by laying each over the mean film of those at hand."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import product
 
@@ -14,6 +14,7 @@ from cxrlines.data.registration import SAME, detail, fit, grid, warp
 VIEWS = 3
 """Ways of laying the mean film over a film that are kept, as the likeliest need not be the same in a twin."""
 APART = np.array([0.2, 0.06, 0.2, 0.06])  # between the places where two of them are begun
+ALSO = 0.01  # change of a place from which it is another: fewer views where they end up at the same
 DIRECTIONS = 48
 COARSE, FEATURES, BANK = 48, 32, 24  # px a side: what is laid over the mean film, described, and tried first
 EDGE = 0.1
@@ -24,15 +25,23 @@ CUT = 0.08  # at a side
 
 @dataclass(frozen=True)
 class Described:
-    """Of each film: where the mean film lies in it, its sign beside that, and its vector."""
+    """Of each view of each film, by film: where the mean film lies in it, its sign beside that, and its vector."""
 
-    places: np.ndarray  # (n * VIEWS, 4)
-    signs: np.ndarray  # (n * VIEWS,) 1 or -1
-    vectors: np.ndarray  # (n * VIEWS, DIRECTIONS)
+    films: np.ndarray  # (n,) int: whose view, ascending, each at least once and at most VIEWS times
+    places: np.ndarray  # (n, 4)
+    signs: np.ndarray  # (n,) 1 or -1
+    vectors: np.ndarray  # (n, DIRECTIONS)
 
     @staticmethod
     def join(parts: Sequence["Described"]) -> "Described":
+        """One after the other, the films numbered on."""
+        before = np.cumsum([0, *(part.films[-1] + 1 for part in parts[:-1])])
+        parts = [replace(part, films=part.films + first) for part, first in zip(parts, before, strict=True)]
         return Described(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Described)))
+
+    def of(self, film: int) -> np.ndarray:
+        """The views of a film."""
+        return np.arange(*np.searchsorted(self.films, (film, film + 1)))
 
     @cached_property
     def _tree(self) -> cKDTree:
@@ -82,12 +91,14 @@ class Space:
         spread = self.seen @ (small * small) - (self.seen @ small) ** 2 / self.seen.sum(1)
         scores = (self.templates @ small) / np.sqrt(np.maximum(spread, 1e-6))
         open_ = np.ones(len(scores), bool)
-        found = []
+        found: list[tuple[np.ndarray, float]] = []
         for _ in range(views):
             start = int(np.argmax(np.where(open_, np.abs(scores), -1)))
             sign = 1.0 if scores[start] >= 0 else -1.0
             margins = (EDGE, 0.0)
-            found.append((fit(self.reference, sign * picture, self.starts[start], margins=margins, steps=12)[1], sign))
+            place = fit(self.reference, sign * picture, self.starts[start], margins=margins, steps=12)[1]
+            if all(sign != known or np.abs(place - there).max() >= ALSO for there, known in found):
+                found.append((place, sign))
             apart = np.abs(self.starts - self.starts[start]) > APART
             open_ &= apart.any(1) | (scores * sign < 0)
         return found
@@ -99,11 +110,11 @@ class Space:
         return sign * detail(small, 2.5, 6.0)[edge:-edge, edge:-edge].ravel()
 
     def describe(self, films: Sequence[np.ndarray]) -> Described:
-        """Films (n, n) uint8, each in VIEWS ways."""
-        laid = [view for film in films for view in self.lay(film)]
-        features = np.array([self.features(films[k // VIEWS], *view) for k, view in enumerate(laid)])
-        places, signs = np.array([place for place, _ in laid]), np.array([sign for _, sign in laid])
-        return Described(places, signs, (features - self.middle) @ self.directions)
+        """Films (n, n) uint8, each in at most VIEWS ways."""
+        laid = [(number, *view) for number, film in enumerate(films) for view in self.lay(film)]
+        features = np.array([self.features(films[number], place, sign) for number, place, sign in laid])
+        numbers, places, signs = (np.array(column) for column in zip(*laid, strict=True))
+        return Described(numbers, places, signs, (features - self.middle) @ self.directions)
 
 
 def _coarse(film: np.ndarray) -> np.ndarray:

@@ -36,8 +36,9 @@ ALIKE = 0.75
 0.68 (243 real), twins 0.77 and 0.85 or more. What is measured on so few is no promise: look at a pair near it."""
 LIKELY, UNLIKE = 0.76, 0.68
 """Correlation of half-size detail below which a pair is not looked at any closer: in the end, and after one step."""
-NEIGHBOURS = 6  # proposed for each film, from either side; more where most of them are twins
-MARGIN = 0.08  # of either film of a pair, at each side
+NEIGHBOURS = 8  # views proposed for each view, from either side; more where most of them are twins
+MARGINS = (0.08, 0.08)  # of either film of a pair, at each side
+AGAIN = 0.02  # change of a place below which beginning from it is no new start
 SAMPLE = 300  # films from which the mean film and the directions are learnt
 SHOWN = 20  # pairs that the text lists; JSON and the table list all
 UNREADABLE = "film not readable"
@@ -77,8 +78,8 @@ def find_twins(a: Sequence[np.ndarray], b: Sequence[np.ndarray], *, workers: int
     count = NEIGHBOURS
     while any(map(len, ask)):
         pairs = _propose(described, ask, count)
-        new = {pair: views for pair, views in sorted(pairs.items()) if pair not in verified}
-        verified |= dict(zip(new, _compare(films, described, list(new.values()), workers), strict=True))
+        new = {pair: ways for pair, ways in sorted(pairs.items()) if pair not in verified}
+        verified |= dict(zip(new, _compare(films, described, new, workers), strict=True))
         alike = [pair for pair in pairs if verified[pair] >= ALIKE]
         found = [np.bincount([pair[s] for pair in alike], minlength=len(films[s].rows)) for s in (0, 1)]
         ask = [ask[s][(found[s][ask[s]] * 2 >= count) & (count < VIEWS * len(films[1 - s].rows))] for s in (0, 1)]
@@ -88,21 +89,37 @@ def find_twins(a: Sequence[np.ndarray], b: Sequence[np.ndarray], *, workers: int
     return [Twin(int(rows_a[i]), int(rows_b[j]), round(value, 4)) for (i, j), value in found_pairs]
 
 
-def _propose(described: list[Described], ask: list[np.ndarray], count: int) -> dict[Pair, Pair]:
-    """Film pairs -> their nearest views: of each view of the films `ask` of either side, `count` views of the other."""
+def _propose(described: list[Described], ask: list[np.ndarray], count: int) -> dict[Pair, list[Pair]]:
+    """Film pairs -> their views, from which to begin: of each view of the films `ask` of either side, `count` views.
+
+    The nearest views of a pair, and all of them, nearest first, of a pair of which either film is the other's nearest.
+    """
     best: dict[Pair, tuple[float, int, int]] = {}
+    closest: dict[Pair, tuple[float, Pair]] = {}
     for s in (0, 1):
-        views = (ask[s][:, None] * VIEWS + np.arange(VIEWS)).ravel()
+        views = np.flatnonzero(np.isin(described[s].films, ask[s]))
         if not len(views):
             continue
         distances, nearest = described[1 - s].nearest(described[s].vectors[views], count)
         for view, *near in zip(views, distances, nearest, strict=True):
             for distance, other in zip(*near, strict=True):
                 own = (int(view), int(other)) if s == 0 else (int(other), int(view))
-                pair = own[0] // VIEWS, own[1] // VIEWS
+                pair = int(described[0].films[own[0]]), int(described[1].films[own[1]])
                 if pair not in best or (distance, *own) < best[pair]:
                     best[pair] = (float(distance), *own)
-    return {pair: (view_a, view_b) for pair, (_, view_a, view_b) in best.items()}
+                asked = s, pair[s]
+                if asked not in closest or (distance, pair) < closest[asked]:
+                    closest[asked] = (float(distance), pair)
+    proposed = {pair: [(view_a, view_b)] for pair, (_, view_a, view_b) in best.items()}
+    return proposed | {pair: _ways(described, pair) for _, pair in closest.values()}
+
+
+def _ways(described: list[Described], pair: Pair) -> list[Pair]:
+    """Each view of one film beside each of the other, nearest first."""
+    views = [described[s].of(pair[s]) for s in (0, 1)]
+    apart = np.linalg.norm(described[0].vectors[views[0]][:, None] - described[1].vectors[views[1]], axis=2)
+    order = np.argsort(apart, axis=None, kind="stable")
+    return [(views[0][k // len(views[1])], views[1][k % len(views[1])]) for k in order]
 
 
 @dataclass(frozen=True)
@@ -270,20 +287,24 @@ def _all(done: Iterable[tuple[int, Any]]) -> list:
     return parts
 
 
-def _compare(films: list[_Films], described: list[Described], pairs: list[Pair], workers: int) -> list[float]:
-    """The correlation of each pair, as far as it was worth finding out.
+def _compare(
+    films: list[_Films], described: list[Described], pairs: dict[Pair, list[Pair]], workers: int
+) -> list[float]:
+    """The correlation of each film pair, from each of its view pairs in turn, as far as it was worth finding out.
 
     Of two films that with the smaller key is the fixed one, so that the order of the collections does not matter.
     """
+    todo = list(pairs.items())
 
     def task(places: range) -> list[tuple]:
         made = []
-        for view_a, view_b in (pairs[place] for place in places):
-            sides = [(films[s].keys[view // VIEWS], s, view) for s, view in ((0, view_a), (1, view_b))]
-            (_, s, fixed), (_, t, moving) = sides if sides[0][0] <= sides[1][0] else sides[::-1]
-            start = between(described[s].places[fixed], described[t].places[moving])
-            sign = described[s].signs[fixed] * described[t].signs[moving]
-            made.append((films[s][fixed // VIEWS], films[t][moving // VIEWS], start, sign))
+        for pair, ways in (todo[place] for place in places):
+            (_, s), (_, t) = sorted((films[s].keys[pair[s]], s) for s in (0, 1))
+            starts = []
+            for way in ways:
+                fixed, moving = described[s].places[way[s]], described[t].places[way[t]]
+                starts.append((between(fixed, moving), described[s].signs[way[s]] * described[t].signs[way[t]]))
+            made.append((films[s][pair[s]], films[t][pair[t]], starts))
         return made
 
     chunks = _Chunks(len(pairs), task)
@@ -295,17 +316,26 @@ def _correlations(tasks: list[tuple]) -> list[float]:
     return [_correlation(*task) for task in tasks]
 
 
-def _correlation(fixed: np.ndarray, moving: np.ndarray, start: np.ndarray, sign: float) -> float:
-    """Of the fine detail of two signatures laid over one another from `start`; `sign` -1 if one is inverted.
+def _correlation(fixed: np.ndarray, moving: np.ndarray, starts: list[tuple[np.ndarray, float]]) -> float:
+    """Of the fine detail of two signatures laid over one another, from the first of `starts` that makes them ALIKE.
 
-    First at half size, and no further where that tells them apart.
+    A start is a place and a sign, -1 if one film is inverted; those close to an earlier one are passed over. First at
+    half size, and no further where that tells the films apart.
     """
-    margins, size = (MARGIN, MARGIN), (SIGNATURE // 2, SIGNATURE // 2)
+    size = (SIGNATURE // 2, SIGNATURE // 2)
     half = [cv2.resize(film, size, interpolation=cv2.INTER_AREA) for film in (fixed, moving)]
     broad, small = ([detail(film, sigma, 6.0) for film in half] for sigma in (3.0, 1.5))
-    _, place = fit(broad[0], sign * broad[1], start, margins=margins, steps=3)
-    value, place = fit(small[0], sign * small[1], place, margins=margins, steps=4, hopeless=UNLIKE)
-    if value < LIKELY:
-        return min(value, UNLIKE)
-    fine = [detail(film, 1.5, 6.0) for film in (fixed, moving)]
-    return fit(fine[0], sign * fine[1], place, margins=margins, steps=6)[0]
+    best, tried = -1.0, list[tuple[np.ndarray, float]]()
+    for start, sign in starts:
+        if best >= ALIKE or any(sign == known and np.abs(start - there).max() < AGAIN for there, known in tried):
+            continue
+        tried.append((start, sign))
+        _, place = fit(broad[0], sign * broad[1], start, margins=MARGINS, steps=3)
+        value, place = fit(small[0], sign * small[1], place, margins=MARGINS, steps=4, hopeless=UNLIKE)
+        if value < LIKELY:
+            value = min(value, UNLIKE)
+        else:
+            fine = [detail(film, 1.5, 6.0) for film in (fixed, moving)]
+            value, _ = fit(fine[0], sign * fine[1], place, margins=MARGINS, steps=6)
+        best = max(best, value)
+    return best
