@@ -184,7 +184,9 @@ def train(
         return
     distributed.begin(devices, nodes)
     runs.train(chosen, data, out, folds=wanted, workers=workers, on=on, command=_command(), say=_say)
-    typer.echo(f"{out / 'metrics.json'}\n{out / 'report.html'}")
+    if distributed.is_first():
+        typer.echo(f"{out / 'metrics.json'}\n{out / 'report.html'}")
+    distributed.leave()
 
 
 def _folders(external: list[str] | None) -> list[str]:
