@@ -113,7 +113,9 @@ class TestPhantom:
         assert back == [(t.a, t.b, t.correlation) for t in straight]
         assert len(straight) >= 9
 
+    @pytest.mark.long
     def test_an_array_and_worker_processes_give_the_same(self, collections):
+        """Long for the processes it starts, each of which imports all it needs."""
         a, b = collections[0][:8], collections[1][-24:-20]
         assert find_twins(np.stack(a), np.stack(b), workers=2) == find_twins(a, b) != []
 
@@ -130,14 +132,14 @@ class TestRealFilms:
     """Few: what is found of them is not what is claimed for thousands. All of them are in the long tests."""
 
     def test_their_twins_are_found_and_other_films_of_a_patient_are_not(self, real):
-        films, twins = real_twins(real[:40], 0)
+        films, twins = real_twins(real[:30], 0)
         found = pairs(find_twins(films, twins))
-        assert set(found) <= {(k, k) for k in range(40)}
-        assert len(found) >= 38
+        assert set(found) <= {(k, k) for k in range(30)}
+        assert len(found) >= 28
 
     def test_a_border_they_share_does_not_make_them_one(self, real):
         border = cv2.BORDER_CONSTANT
-        bordered = [signature(cv2.copyMakeBorder(film, *[40] * 4, border, value=255)) for film in real[:40]]
+        bordered = [signature(cv2.copyMakeBorder(film, *[40] * 4, border, value=255)) for film in real[:30]]
         assert pairs(find_twins(bordered[::2], bordered[1::2])) == []
 
 
@@ -227,14 +229,14 @@ class TestFolders:
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_twins_of_all_real_films(real):
-    """243 films with a twin each, processed in three ways: 98 % are found of each, which leaves room for two films
-    more than were missed when this was written. 99 % is claimed for, and tested on, phantom films."""
+    """243 films with a twin each, processed in three ways. 239, 240 and 239 were found when this was written: 98 to
+    99 %. That 99 % are found holds for phantom films (below), not for these; 97 % leaves room for three more misses."""
     for seed in (1, 2, 3):
         films, twins = real_twins(real, seed)
         found = pairs(find_twins(films, twins))
         print(f"seed {seed}: {len(found)} of {len(films)} found")
         assert set(found) <= {(k, k) for k in range(len(films))}
-        assert len(found) >= 0.98 * len(films)
+        assert len(found) >= 0.97 * len(films)
     assert pairs(find_twins(films, films)) == [(k, k) for k in range(len(films))]
 
 

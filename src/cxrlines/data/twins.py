@@ -32,8 +32,14 @@ from cxrlines.data.tables import TEST_TABLE, TRAIN_TABLE, read_dataset
 
 SIGNATURE = 96  # px a side
 ALIKE = 0.75
-"""Correlation of fine detail from which two films are one. Measured: different films at most 0.73 (18,000 phantom) and
-0.68 (243 real), twins 0.77 and 0.85 or more. What is measured on so few is no promise: look at a pair near it."""
+"""Correlation of fine detail from which two films are one.
+
+Measured on 16,000 phantom films of 256 px, six or two of a patient, half of them in either collection, and twins of
+2,000 put into one: cut by up to 8 % at each side, windowed, gamma, in half of them equalised, inverted in 1 of 10,
+resized by 0.5 to 1.5, JPEG of quality 30 to 95. 1,991 twins found, at 0.77 or more; nothing else, other films at most
+0.73. 7 of the 9 missed were not proposed. Of 243 real films 239 to 242 were found in five such processings, which is
+less than 99 %. Look at a pair near it.
+"""
 LIKELY, UNLIKE = 0.76, 0.68
 """Correlation of half-size detail below which a pair is not looked at any closer: in the end, and after one step."""
 NEIGHBOURS = 8  # views proposed for each view, from either side; more where most of them are twins
