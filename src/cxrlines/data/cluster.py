@@ -36,6 +36,7 @@ def cluster(on: str) -> Iterator[Any]:
     `ClusterError` where Ray is not installed, or the address does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: a step here would yield to everything else
     place = _address(on)
     try:
         import ray
