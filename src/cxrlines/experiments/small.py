@@ -27,11 +27,11 @@ SETS = ("nih", "padchest", "vinbigdata")
 class Films:
     """How many films: own ones, test ones, those of each external set, twins among the first set's, a stranger's."""
 
-    own: int = 600
-    test: int = 300
-    external: int = 240
-    twins: int = 24
-    stranger: int = 240
+    own: int = 360
+    test: int = 200
+    external: int = 150
+    twins: int = 15
+    stranger: int = 150
     size: int = 320
     difficulty: float = 0.1
 
