@@ -313,7 +313,12 @@ def test_an_interrupt_says_how_to_go_on_and_leaves_nothing_half_done(phantom, ti
     slow = ["--set", "members.plain.stages.only.schedule.epochs=500", "--folds", "0"]
     words = ["train", tiny_recipe, "--data", phantom, "--out", tmp_path / "run", *slow]
     process = subprocess.Popen(
-        [sys.executable, "-m", "cxrlines", *map(str, words)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "cxrlines", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Tests started in the background of a shell ignore Ctrl-C, and what they start inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     status = tmp_path / "run/.status/plain.fold0.only.json"
     deadline = time.monotonic() + 120
