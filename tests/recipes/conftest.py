@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from cxrlines.phantom.write import write_phantom
+from cxrlines.recipes.folder import Run
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.proof import write_proof
 from cxrlines.recipes.run import plan_of, prepare
-from cxrlines.recipes.step import Run, do_step, is_judged, predict_test
+from cxrlines.recipes.step import do_step, is_judged, predict_test
 
 RECIPE = """
 name: tiny

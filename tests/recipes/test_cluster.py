@@ -14,10 +14,11 @@ from cxrlines.data.cluster import ClusterError, check_shared, cluster, leave_mar
 from cxrlines.models.weights import WeightsError, load_weights
 from cxrlines.recipes.cluster import shares
 from cxrlines.recipes.execute import RunError, do_plan
+from cxrlines.recipes.folder import HELD_OUT, WEIGHTS, Run
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.plan import Step
 from cxrlines.recipes.run import plan_of, prepare
-from cxrlines.recipes.step import HELD_OUT, WEIGHTS, Run, do_step
+from cxrlines.recipes.step import do_step
 
 STORE = 80 * 2**20
 

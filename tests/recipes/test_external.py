@@ -12,10 +12,11 @@ from cxrlines.data.tables import read_dataset
 from cxrlines.data.twins import Twin
 from cxrlines.recipes import external
 from cxrlines.recipes.external import ExternalSet, open_set, prepare_set
+from cxrlines.recipes.folder import LINEAGE
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.run import plan_of, prepare
 from cxrlines.recipes.spec import ExternalSpec
-from cxrlines.recipes.step import LINEAGE, do_step
+from cxrlines.recipes.step import do_step
 from cxrlines.training.lineage import LeakError, patient_key, read_lineage
 
 TWIN_COLUMNS = ["study", "own_study", "own_patient", "split"]

@@ -21,12 +21,13 @@ from cxrlines.evaluation.fitted import nested_fitted
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_plan, workers_for
+from cxrlines.recipes.folder import HELD_OUT, LINEAGE, TEST, WEIGHTS, used_sets
 from cxrlines.recipes.load import RecipeError, load_recipe
 from cxrlines.recipes.pack import pack
 from cxrlines.recipes.proof import write_proof
 from cxrlines.recipes.run import plan_of, prepare, train
 from cxrlines.recipes.spec import Recipe
-from cxrlines.recipes.step import HELD_OUT, LINEAGE, TEST, WEIGHTS, do_step, used_sets
+from cxrlines.recipes.step import do_step
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import LeakError, patient_key, read_lineage
 

@@ -6,11 +6,12 @@ import pytest
 
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.evaluation.sharpen import dynamic_temperatures, sharpen
+from cxrlines.recipes.films import training_films
+from cxrlines.recipes.folder import HELD_OUT, read_record
 from cxrlines.recipes.plan import name_of
 from cxrlines.recipes.run import plan_of
 from cxrlines.recipes.soft import read_soft_labels, soft_labels
 from cxrlines.recipes.spec import SoftTarget
-from cxrlines.recipes.step import HELD_OUT, read_record, training_films
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 STUDIES = ["c", "a", "b"]
@@ -49,9 +50,7 @@ def test_films_without_a_label_above_the_threshold_are_left_out():
 
 
 def test_all_films_below_the_threshold_is_an_error_that_says_the_largest():
-    with pytest.raises(
-        ValueError, match=r"soft.keep_above is 0.3, but no film of 2 has .* is 0.200\); lower it"
-    ):
+    with pytest.raises(ValueError, match=r"soft.keep_above is 0.3, but no film of 2 has .* is 0.200\); lower it"):
         soft_labels(SoftTarget(of="one", keep_above=0.3), table(), ["a", "b"])
 
 

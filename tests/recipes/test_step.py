@@ -16,11 +16,13 @@ from safetensors.torch import save_file
 from cxrlines.data.external import PRESENCE
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes import execute
+from cxrlines.recipes import films as films_module
 from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_one, do_plan
+from cxrlines.recipes.folder import HELD_OUT, LINEAGE, WEIGHTS, read_record
 from cxrlines.recipes.load import RecipeError, load_recipe
 from cxrlines.recipes.run import plan_of, prepare, train
-from cxrlines.recipes.step import HELD_OUT, LINEAGE, WEIGHTS, do_step, is_judged, read_record
+from cxrlines.recipes.step import do_step, is_judged
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import read_lineage
 
@@ -137,7 +139,7 @@ def test_soft_labels_of_a_file_are_what_is_learnt(outside, soft_labels_of, tmp_p
     step = next(step for step in plan_of(outside, [0]) if step.name == "told/fold0/only")
     stage = outside.recipe.members["told"].stages["only"]
     rows = outside.films.training(stage, (0,))
-    films, _ = step_module.training_films(outside, step, stage, rows, lambda status: None)
+    films, _ = films_module.training_films(outside, step, stage, rows, lambda status: None)
     table = pd.read_csv(soft_labels_of(tmp_path / "labels.csv")).set_index(STUDY_COLUMN)
     studies = outside.train.studies["study"].iloc[rows]
     assert films.more["soft"] == pytest.approx(table.loc[studies, list(LABELS)].to_numpy(np.float32))
@@ -204,7 +206,7 @@ def test_a_file_of_soft_labels_that_cannot_be_used_says_why(outside, soft_labels
                 if step.key[0] == "told":
                     stage = outside.recipe.members["told"].stages["only"]
                     rows = outside.films.training(stage, step.key[1])
-                    step_module.training_films(outside, step, stage, rows, lambda status: None)
+                    films_module.training_films(outside, step, stage, rows, lambda status: None)
     finally:
         soft_labels_of(path)
 
@@ -218,7 +220,7 @@ def test_tubes_that_the_set_does_not_name_cannot_be_learnt(soft_run):
     unknown = replace(found, studies=found.studies.assign(**tubes))
     blind = replace(soft_run, external={"b": (unknown, store)})
     with pytest.raises(ValueError, match=r"targets.presence: the table of the set b says of no film whether"):
-        step_module.training_films(blind, step, stage, rows, lambda status: None)
+        films_module.training_films(blind, step, stage, rows, lambda status: None)
 
 
 # -- leaks

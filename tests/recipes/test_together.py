@@ -13,9 +13,10 @@ from cxrlines.augment.policy import make_policy
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipes.execute import RunError, do_plan
+from cxrlines.recipes.films import films_of
+from cxrlines.recipes.folder import HELD_OUT, TEST, WEIGHTS, Run
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.run import plan_of, prepare
-from cxrlines.recipes.step import HELD_OUT, TEST, WEIGHTS, Run, films_of
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training import distributed
 from cxrlines.training.loader import FilmSet

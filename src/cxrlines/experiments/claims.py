@@ -24,10 +24,10 @@ from cxrlines.evaluation.evaluate import Evaluation, evaluate, read_predictions
 from cxrlines.evaluation.fitted import fit_weights
 from cxrlines.evaluation.intervals import macro_of, percentile_interval
 from cxrlines.phantom.write import write_phantom
+from cxrlines.recipes.folder import read_record
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.run import train
 from cxrlines.recipes.spec import Recipe
-from cxrlines.recipes.step import read_record
 
 SEEDS = (0, 1, 2)
 

@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from cxrlines.data.cluster import ClusterError, check_machines, check_shared, cluster, leave_marker
 from cxrlines.recipes.execute import do_one, status_file
+from cxrlines.recipes.folder import RECORD, Run
 from cxrlines.recipes.plan import Step, name_of
-from cxrlines.recipes.step import RECORD, Run
 from cxrlines.training.process import keep_buffers
 
 RETRIES = 3

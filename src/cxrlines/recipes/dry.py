@@ -15,10 +15,10 @@ from cxrlines.data.store import StoreError, open_store
 from cxrlines.data.tables import ANNOTATION_TABLE, TRAIN_TABLE, Dataset, read_dataset, read_labels
 from cxrlines.recipes.estimate import PUBLISHED, estimate
 from cxrlines.recipes.external import ExternalSet, open_set
+from cxrlines.recipes.folder import read_record, used_sets
 from cxrlines.recipes.plan import Material, Step, files_of, make_plan, name_of
 from cxrlines.recipes.run import check_networks, chosen_folds, folds_for
 from cxrlines.recipes.spec import OWN, Recipe
-from cxrlines.recipes.step import read_record, used_sets
 
 ANNOTATED = 9_095 / 30_083
 """Share of RANZCR's studies that are annotated."""

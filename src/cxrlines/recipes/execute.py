@@ -15,9 +15,10 @@ import torch
 
 from cxrlines.data.cluster import shows
 from cxrlines.data.pool import begin_worker, cores
+from cxrlines.recipes.folder import RECORD, Run, read_record
 from cxrlines.recipes.plan import Key, Step, name_of
 from cxrlines.recipes.progress import Board, StatusFile, read_status
-from cxrlines.recipes.step import RECORD, Run, do_step, read_record
+from cxrlines.recipes.step import do_step
 from cxrlines.training import distributed
 from cxrlines.training.process import keep_buffers
 

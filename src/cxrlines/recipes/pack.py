@@ -6,9 +6,9 @@ from pathlib import Path
 from cxrlines.inference.bundle import BundleMember, write_bundle
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes.execute import RunError
+from cxrlines.recipes.folder import LINEAGE, WEIGHTS, read_record
 from cxrlines.recipes.run import STEPS
 from cxrlines.recipes.spec import Recipe
-from cxrlines.recipes.step import LINEAGE, WEIGHTS, read_record
 from cxrlines.training.lineage import read_lineage
 
 

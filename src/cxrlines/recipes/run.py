@@ -18,11 +18,12 @@ from cxrlines.data.tables import Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
 from cxrlines.recipes.execute import RunError, do_plan
 from cxrlines.recipes.external import open_set, prepare_set
+from cxrlines.recipes.folder import LINEAGE, Run, material, used_sets
 from cxrlines.recipes.load import RecipeError
 from cxrlines.recipes.plan import Step, files_of, make_plan
 from cxrlines.recipes.proof import write_proof
 from cxrlines.recipes.spec import FileStart, Recipe
-from cxrlines.recipes.step import LINEAGE, Run, is_judged, material, predict_test, used_sets
+from cxrlines.recipes.step import is_judged, predict_test
 from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import open_tracker

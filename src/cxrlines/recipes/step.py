@@ -1,133 +1,36 @@
 """One step done: films, start, training, predictions, lineage; in a folder that is whole or absent."""
 
-import contextlib
 import json
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
 
 from cxrlines import __version__
 from cxrlines.augment.policy import make_policy
-from cxrlines.data.store import Store, open_store
-from cxrlines.data.tables import Dataset, read_dataset
-from cxrlines.evaluation.ensemble import write_predictions
-from cxrlines.evaluation.evaluate import read_predictions
+from cxrlines.data.tables import Dataset
 from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.public import Adoption, adopt
 from cxrlines.models.weights import load_into, load_weights, save_weights
-from cxrlines.recipes.external import ExternalSet, open_set
-from cxrlines.recipes.plan import Key, Material, Step, name_of
-from cxrlines.recipes.soft import read_soft_labels, soft_labels
+from cxrlines.recipes.films import films_of, load_step, predict_rows, training_films
+from cxrlines.recipes.folder import HELD_OUT, LINEAGE, RECORD, TEST, TRACKED, WEIGHTS, Run, read_record
+from cxrlines.recipes.plan import Step, name_of
 from cxrlines.recipes.spec import OWN, FileStart, Recipe, ScheduleSpec, StageSpec
-from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import open_tracker
 from cxrlines.training import distributed
 from cxrlines.training.lineage import LeakError, Lineage, read_lineage
-from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.loader import FilmSet
 from cxrlines.training.losses import balanced_weights
-from cxrlines.training.stage import Fit, StageModule, fit_stage, predict_films, resume
-
-WEIGHTS, LINEAGE, RECORD = "weights.safetensors", "lineage.json", "step.json"
-HELD_OUT, TEST = "predictions.csv", "test_predictions.csv"
-TRACKED = "tracking"
-
-
-@dataclass(frozen=True)
-class Run:
-    """What every step of a run shares. `external` has each set with its store."""
-
-    root: Path
-    recipe: Recipe
-    films: Material
-    store: Store
-    test: Dataset | None
-    test_store: Store | None
-    external: dict[str, tuple[ExternalSet, Store]] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, root: Path, data: Path) -> "Run":
-        """The run prepared in `root` on `data`."""
-        recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
-        train, store = read_dataset(data, "train"), open_store(root / "store/train")
-        folds = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}).set_index(STUDY_COLUMN)["fold"]
-        tested = (data / "sample_submission.csv").is_file()
-        external = {name: open_set(name, root / "external" / name) for name in used_sets(recipe)}
-        return cls(
-            root,
-            recipe,
-            material(train, store, train.studies["study"].map(folds), external),
-            store,
-            read_dataset(data, "test") if tested else None,
-            open_store(root / "store/test") if tested else None,
-            external,
-        )
-
-    @property
-    def train(self) -> Dataset:
-        """The own films' table."""
-        return self.films.own
-
-    @property
-    def folds(self) -> pd.Series:
-        """The fold of each row of `train.studies`."""
-        return self.films.folds
-
-    def folder(self, key: Key) -> Path:
-        """Where the finished step lies."""
-        return self.root / name_of(key)
-
-    def is_done(self, step: Step) -> bool:
-        """Whether this very step is finished."""
-        return read_record(self.folder(step.key)).get("identity") == step.identity
-
-
-def material(
-    train: Dataset, store: Store, folds: pd.Series, external: Mapping[str, tuple[ExternalSet, Store]]
-) -> Material:
-    """What a plan is made on, of tables and stores."""
-    stored = train.studies["study"].isin(set(store.studies)).to_numpy()
-    return Material(train, stored, store.fingerprint, folds, {name: found for name, (found, _) in external.items()})
-
-
-def used_sets(recipe: Recipe) -> list[str]:
-    """The external sets that a stage of the recipe trains on."""
-    used = {stage.films.set for member in recipe.members.values() for stage in member.stages.values()}
-    return [name for name in recipe.external if name in used]
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """What a finished step wrote of itself; empty where there is none."""
-    path = folder / RECORD
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool) -> Films:
-    """The films of some rows of a table, with targets and, where wanted, the lines in px of the store's films."""
-    studies = [str(study) for study in dataset.studies["study"].iloc[rows]]
-    places = np.array([store.row(study) for study in studies], np.int64)
-    if set(LABELS) <= set(dataset.studies):
-        targets = dataset.studies[list(LABELS)].iloc[rows].fillna(0).to_numpy(np.float32, copy=True)
-    else:
-        targets = np.zeros((len(rows), len(LABELS)), np.float32)
-    drawn = [
-        [(line.label, store.placements[place].to_store(line.points)) for line in dataset.lines.get(study, [])]
-        if lines
-        else []
-        for study, place in zip(studies, places, strict=True)
-    ]
-    return Films(store, places, targets, drawn)
+from cxrlines.training.stage import Fit, StageModule, fit_stage, resume
 
 
 def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], loader_workers: int = 0) -> None:
@@ -156,7 +59,7 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     leak, test_leak = _guard(run, lineage, run.train, held_out), _guard(run, lineage, run.test)
 
     films, said = training_films(run, step, stage, rows, report)
-    teacher = _load(run, step.parents["teacher"]) if "teacher" in step.parents else None
+    teacher = load_step(run, step.parents["teacher"]) if "teacher" in step.parents else None
     state, keep = resume(work / "state.safetensors", step.identity)
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
     seen, taught = stage.films.view == "overlay", stage.targets.features is not None
@@ -212,7 +115,7 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     begun = time.monotonic()
     if not seen:
         report({"doing": "predicting"})
-        _predict_rows(run.train, run.store, held_out, model, size, out / HELD_OUT)
+        predict_rows(run.train, run.store, held_out, model, size, out / HELD_OUT)
     record = {
         "identity": step.identity,
         "step": step.name,
@@ -268,72 +171,6 @@ def _guard(run: Run, lineage: Lineage, dataset: Dataset | None, rows: np.ndarray
     return None
 
 
-def training_films(
-    run: Run, step: Step, stage: StageSpec, rows: np.ndarray, report: Callable[[dict[str, Any]], None]
-) -> tuple[Films, dict[str, Any] | None]:
-    """The films of a stage with all its targets, and what there is to say of its soft labels."""
-    own, targets = stage.films.set == OWN, stage.targets
-    if own:
-        dataset, store = run.train, run.store
-        lines = stage.films.view == "overlay" or targets.features is not None
-    else:
-        found, store = run.external[stage.films.set]
-        dataset, lines = Dataset(run.root, found.studies), False
-    more: dict[str, np.ndarray] = {}
-    said = None
-    if targets.soft:
-        report({"doing": "making soft labels"})
-        studies = dataset.studies["study"].iloc[rows].astype(str).tolist()
-        soft = soft_labels(targets.soft, *_teachers_say(run, step, stage, rows, studies))
-        said = {"kept": int(soft.keep.sum()), "of": len(rows), "temperatures": soft.temperatures}
-        rows, more = rows[soft.keep], {"soft": soft.targets, "film_weights": soft.weights}
-    if targets.presence:
-        more["presence"] = run.external[stage.films.set][0].presence(rows)
-        if not np.isfinite(more["presence"]).any():
-            raise ValueError(
-                f"targets.presence: the table of the set {stage.films.set} says of no film whether a tube is there; "
-                "take a set that does, PadChest for one, or train towards soft labels"
-            )
-    return replace(films_of(dataset, store, rows, lines=lines), more=more), said
-
-
-def _teachers_say(
-    run: Run, step: Step, stage: StageSpec, rows: np.ndarray, studies: list[str]
-) -> tuple[pd.DataFrame, list[str], tuple[pd.DataFrame, pd.DataFrame] | None]:
-    """Predictions for a stage's films, its studies, and what a dynamic temperature is fitted to."""
-    soft = stage.targets.soft
-    assert soft is not None
-    out_of_fold = None
-    if inner := {int(role.split()[1]): key for role, key in step.parents.items() if role.startswith("soft ")}:
-        # Of what a teacher predicts, the films of the one fold that this step itself does not hold out.
-        studies_of = {fold: set(run.train.studies["study"].iloc[run.films.held((fold,))]) for fold in inner}
-        frames = [read_predictions(run.folder(key) / HELD_OUT) for key in inner.values()]
-        kept = [frame[frame["study"].isin(studies_of[fold])] for fold, frame in zip(inner, frames, strict=True)]
-        out_of_fold = pd.concat(kept, ignore_index=True)
-    truth = run.train.studies[["study", *LABELS]]
-    if stage.films.set == OWN and out_of_fold is not None:
-        mine = out_of_fold[out_of_fold["study"].isin(set(studies))]
-        return mine, studies, (mine, truth)
-    if "soft" in step.parents:
-        given = _label_set(run, step.parents["soft"], stage.films.set)
-    else:
-        table = run.train.studies if stage.films.set == OWN else run.external[stage.films.set][0].studies
-        given = read_soft_labels(Path(soft.file or ""), studies, set(table["study"].astype(str)))
-    return given, studies, (out_of_fold, truth) if out_of_fold is not None else None
-
-
-def _label_set(run: Run, teacher: Key, name: str) -> pd.DataFrame:
-    """What a finished step says of every film of an external set; kept beside it for others who ask."""
-    found, store = run.external[name]
-    path = run.folder(teacher) / f"{name}-{store.fingerprint[:12]}.csv"
-    with FileLock(path.with_suffix(".lock")) if distributed.is_first() else contextlib.nullcontext():
-        if distributed.first(lambda: not path.is_file()):
-            dataset = Dataset(run.root, found.studies)
-            size = run.recipe.size_of(teacher[0], teacher[2])
-            _predict_rows(dataset, store, np.arange(len(store)), _load(run, teacher), size, path)
-    return read_predictions(path)
-
-
 def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Classifier, Adoption | None]:
     """A model as the stage starts it: pretrained, random on purpose, an earlier step's, or from a file."""
     member = run.recipe.members[step.key[0]]
@@ -346,13 +183,6 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Classifier, Adoption
     if isinstance(stage.start, FileStart):
         return model, adopt(model, Path(stage.start.file))
     return model, None
-
-
-def _load(run: Run, key: Key) -> Classifier:
-    tensors, meta = load_weights(run.folder(key) / WEIGHTS)
-    model = Classifier.from_config(json.loads(meta["config"]))
-    load_into(model, tensors)
-    return model
 
 
 def _watched(run: Run, stage: StageSpec, held_out: np.ndarray, seed: int) -> np.ndarray:
@@ -378,7 +208,7 @@ def predict_test(run: Run, step: Step) -> None:
         record["test_leak"] = _guard(run, read_lineage(folder / LINEAGE), run.test)
         present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
         size = run.recipe.size_of(step.key[0], step.key[2])
-        _predict_rows(run.test, run.test_store, present, _load(run, step.key), size, folder / TEST)
+        predict_rows(run.test, run.test_store, present, load_step(run, step.key), size, folder / TEST)
 
     def note() -> None:
         aside = folder / f"{RECORD}.partial"
@@ -386,15 +216,6 @@ def predict_test(run: Run, step: Step) -> None:
         aside.replace(folder / RECORD)
 
     distributed.first(note)
-
-
-def _predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Classifier, size: int, out: Path) -> None:
-    """Write the probabilities of some rows, seen plain and without augmentation."""
-    films = films_of(dataset, store, rows, lines=False)
-    scores = predict_films(model, FilmSet(films, make_policy("none", size), seed=0, overlay=False, colour_by="label"))
-    studies = dataset.studies["study"].iloc[rows].to_numpy()
-    predictions = pd.DataFrame(scores, columns=list(LABELS)).assign(study=studies)
-    distributed.first(lambda: write_predictions(predictions, out))
 
 
 def _seed(seed: int, step: Step) -> int:

@@ -1,0 +1,89 @@
+"""A run's folder and what every step of it shares: recipe, tables, stores, folds, external sets."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxrlines.data.store import Store, open_store
+from cxrlines.data.tables import Dataset, read_dataset
+from cxrlines.recipes.external import ExternalSet, open_set
+from cxrlines.recipes.plan import Key, Material, Step, name_of
+from cxrlines.recipes.spec import Recipe
+from cxrlines.task import STUDY_COLUMN
+
+WEIGHTS, LINEAGE, RECORD = "weights.safetensors", "lineage.json", "step.json"
+HELD_OUT, TEST = "predictions.csv", "test_predictions.csv"
+TRACKED = "tracking"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of a run shares. `external` has each set with its store."""
+
+    root: Path
+    recipe: Recipe
+    films: Material
+    store: Store
+    test: Dataset | None
+    test_store: Store | None
+    external: dict[str, tuple[ExternalSet, Store]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, root: Path, data: Path) -> "Run":
+        """The run prepared in `root` on `data`."""
+        recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
+        train, store = read_dataset(data, "train"), open_store(root / "store/train")
+        folds = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}).set_index(STUDY_COLUMN)["fold"]
+        tested = (data / "sample_submission.csv").is_file()
+        external = {name: open_set(name, root / "external" / name) for name in used_sets(recipe)}
+        return cls(
+            root,
+            recipe,
+            material(train, store, train.studies["study"].map(folds), external),
+            store,
+            read_dataset(data, "test") if tested else None,
+            open_store(root / "store/test") if tested else None,
+            external,
+        )
+
+    @property
+    def train(self) -> Dataset:
+        """The own films' table."""
+        return self.films.own
+
+    @property
+    def folds(self) -> pd.Series:
+        """The fold of each row of `train.studies`."""
+        return self.films.folds
+
+    def folder(self, key: Key) -> Path:
+        """Where the finished step lies."""
+        return self.root / name_of(key)
+
+    def is_done(self, step: Step) -> bool:
+        """Whether this very step is finished."""
+        return read_record(self.folder(step.key)).get("identity") == step.identity
+
+
+def material(
+    train: Dataset, store: Store, folds: pd.Series, external: Mapping[str, tuple[ExternalSet, Store]]
+) -> Material:
+    """What a plan is made on, of tables and stores."""
+    stored = train.studies["study"].isin(set(store.studies)).to_numpy()
+    return Material(train, stored, store.fingerprint, folds, {name: found for name, (found, _) in external.items()})
+
+
+def used_sets(recipe: Recipe) -> list[str]:
+    """The external sets that a stage of the recipe trains on."""
+    used = {stage.films.set for member in recipe.members.values() for stage in member.stages.values()}
+    return [name for name in recipe.external if name in used]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a finished step wrote of itself; empty where there is none."""
+    path = folder / RECORD
+    return json.loads(path.read_text()) if path.is_file() else {}
