@@ -54,8 +54,9 @@ def test_students_interval_by_hand():
         ([0.01, -0.001, 0.03], (0.001, 0.02), "not told apart"),
         ([0.01, 0.0, 0.03], (0.001, 0.02), "not told apart"),
         ([0.01, 0.02, 0.01], (-0.001, 0.02), "not told apart"),
-        ([0.01], (0.001, 0.02), "not told apart"),
-        ([0.01, 0.02], None, "not told apart"),
+        ([0.01], (0.001, 0.02), "open: 1 of 3 seeds"),
+        ([0.01, 0.02], (0.001, 0.02), "open: 2 of 3 seeds"),
+        ([0.01, 0.02, 0.01], None, "not told apart"),
     ],
 )
 def test_a_verdict_needs_every_seed_and_the_patients_interval(differences, over_patients, verdict):
@@ -188,11 +189,11 @@ def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, monkeypat
     first = table.rows[0]
     assert (first.arm_auc, first.against_auc) == ([scores["flips"]], [scores["one"]])
     assert first.difference == pytest.approx(scores["flips"] - scores["one"])
-    assert first.over_seeds is None and first.verdict == "not told apart", "one seed tells nothing"
+    assert first.over_seeds is None and first.verdict == "open: 1 of 3 seeds", "one seed tells nothing"
     records = list(run.glob("*/fold*/*/step.json"))
     own = [json.loads(path.read_text())["seconds"] for path in records if path.parts[-4] == "one"]
     assert len(records) == 6 and first.seconds is not None and first.seconds[1] == pytest.approx(sum(own))
-    assert json.loads((tmp_path / "claims.json").read_text())[0]["verdict"] == "not told apart"
+    assert json.loads((tmp_path / "claims.json").read_text())[0]["verdict"] == "open: 1 of 3 seeds"
     assert "| 7 | flips allowed |" in (tmp_path / "claims.md").read_text()
 
     before = [path.stat().st_mtime_ns for path in records]

@@ -30,6 +30,8 @@ from cxrlines.recipes.run import train
 from cxrlines.recipes.spec import Recipe
 
 SEEDS = (0, 1, 2)
+FEWEST = 3
+"""Seeds without which nothing is said of a claim."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +179,12 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Which way it goes, where the patients' interval excludes 0 and every seed agrees; else that it is open."""
+        """Which way it goes, where the patients' interval excludes 0 and every one of three seeds or more agrees."""
         signs = {np.sign(a - b) for a, b in zip(self.arm_auc, self.against_auc, strict=True)}
         low, high = self.over_patients or (-1.0, 1.0)
-        if len(self.seeds) < 2 or len(signs) > 1 or low <= 0 <= high:
+        if len(self.seeds) < FEWEST:
+            return f"open: {len(self.seeds)} of {FEWEST} seeds"
+        if len(signs) > 1 or low <= 0 <= high:
             return "not told apart"
         return "better" if self.difference > 0 else "worse"
 
