@@ -203,6 +203,16 @@ class TestFolders:
         assert [(row["study_a"], row["study_b"]) for row in rows] == expected
         assert all(0.75 <= float(row["correlation"]) <= 1 for row in rows)
 
+    def test_an_external_set_is_read_as_it_is_distributed(self, folder, tmp_path):
+        name = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
+        (tmp_path / "chexpert" / name).parent.mkdir(parents=True)
+        (tmp_path / "chexpert" / "train.csv").write_text(
+            f"Path,Sex,Age,Frontal/Lateral,AP/PA,Support Devices\n{name},Female,68,Frontal,AP,1.0\n"
+        )
+        cv2.imwrite(str(tmp_path / "chexpert" / name), cv2.resize(folder.films["s002"][2:, 3:], (200, 200)))
+        found = twins_of_folders(folder.write(), tmp_path / "chexpert")
+        assert [(t.study_a, t.study_b) for t in found.twins] == [("s002", "patient00001/study1/view1_frontal")]
+
     def test_no_twins_is_a_table_without_rows(self, two_folders, tmp_path):
         found = twins_of_folders(two_folders[1], two_folders[1])
         assert len(found.twins) == 4

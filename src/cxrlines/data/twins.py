@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.descriptors import VIEWS, Described, Space
+from cxrlines.data.external import read_external
 from cxrlines.data.films import FilmError, read_film
 from cxrlines.data.pool import in_parallel
 from cxrlines.data.registration import between, detail, fit
@@ -186,7 +187,7 @@ def twins_of_stores(a: Store, b: Store, *, workers: int = 1) -> list[Twin]:
 
 
 def twins_of_folders(a: Path, b: Path, workers: int = 1) -> TwinsFound:
-    """Twins between the films of two folders, each of a layout that `read_dataset` knows, or any films in folders.
+    """Twins between the films of two folders, each of a layout that `read_external` knows, or any films in folders.
 
     Training films are read, or test films where there is no training table. Films that cannot be read are left out
     and counted. `TableError` if a folder has no film.
@@ -202,7 +203,8 @@ def twins_of_folders(a: Path, b: Path, workers: int = 1) -> TwinsFound:
 def _read_folder(root: Path, workers: int) -> tuple[list[str], list[np.ndarray], dict[str, int]]:
     """Studies and signatures of a folder's films, and what was left out by reason."""
     test_only = (root / TEST_TABLE).is_file() and not (root / TRAIN_TABLE).is_file()
-    dataset = read_dataset(root, "test" if test_only else "train")
+    # Laterals and children as well: a twin is a twin.
+    dataset = read_dataset(root, "test") if test_only else read_external(root, laterals=True, children=True)
     left_out = Counter(dataset.left_out)
     studies, films = ([str(value) for value in dataset.studies[name]] for name in ("study", "film"))
     done = in_parallel(_read_signature, [Path(film) for film in films], workers, f"reading {root.name}")
