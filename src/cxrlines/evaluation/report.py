@@ -253,11 +253,18 @@ def _of_unknown_ancestry(report: Report) -> set[str]:
     return {member.name for member in members} | {ENSEMBLE for member in members if member.role == "member"}
 
 
+SENTENCES = 4
+"""Members that the ensemble is compared with in words; the table has all."""
+
+
 def _verdicts(report: Report, evaluations: dict[str, Evaluation]) -> list[str]:
-    """The ensemble against the baseline and its members, each in one plain sentence."""
+    """The ensemble against the baseline and its members, each in one plain sentence; of many members, the best."""
     sentences = []
     alone = sum(member.role == "member" for member in report.members) == 1
+    shown = sorted(report.members, key=lambda member: evaluations[member.name].macro_auc or 0, reverse=True)[:SENTENCES]
     for member in report.members:
+        if member.role == "member" and member not in shown:
+            continue
         if alone and member.role == "member":
             sentences.append(f"It has one member, {member.name}: their figures are the same.")
             continue
