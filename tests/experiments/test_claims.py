@@ -67,7 +67,8 @@ def test_the_table_says_by_seed_and_leaves_out_what_is_not_known():
     text = claims.Table([row([0.01]), row([0.01, 0.03])]).text().splitlines()
     assert text[2].startswith("| 1 | ? | 0.9100 | 0.9000 | +0.0100 | - | +0.0010 to +0.0200 | +0.0100 |")
     assert (
-        "| 0.9200 | 0.9000 | +0.0200 | -0.1071 to +0.1471 |" in text[3] and "| +0.0100, +0.0300 | better |" in text[3]
+        "| 0.9200 | 0.9000 | +0.0200 | -0.1071 to +0.1471 |" in text[3]
+        and "| +0.0100, +0.0300 | open: 2 of 3 seeds |" in text[3]
     )
     assert len({line.count("|") for line in text}) == 1
 
