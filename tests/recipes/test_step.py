@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from cxrlines.data.external import PRESENCE
+from cxrlines.inference.bundle import load_bundle
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes import execute
 from cxrlines.recipes import films as films_module
@@ -21,7 +22,8 @@ from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_one, do_plan
 from cxrlines.recipes.folder import HELD_OUT, LINEAGE, WEIGHTS, read_record
 from cxrlines.recipes.load import RecipeError, load_recipe
-from cxrlines.recipes.run import plan_of, prepare, train
+from cxrlines.recipes.pack import pack
+from cxrlines.recipes.run import STEPS, plan_of, prepare, train
 from cxrlines.recipes.step import do_step, is_judged
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import read_lineage
@@ -239,6 +241,9 @@ def test_a_leak_on_purpose_is_in_the_record_the_notes_and_the_scope(phantom, tmp
     assert page.count("leak, reported and not refused (guard: report)") >= 2
     assert metrics["out_of_fold"]["scope"].endswith("each by models that saw its patient: a leak, see the notes")
     assert metrics["scope"] == "test films of patients no model saw", "the leak is of training films"
+    (run.root / STEPS).write_text(json.dumps({step.name: step.identity for step in steps.values()}))
+    meta = load_bundle(pack(run.root, tmp_path / "bundle")).manifest.meta
+    assert meta["leaks"] == ["mixed/fold0/last", "mixed/fold1/last"], "and no patient's key"
     refusing = replace(run, recipe=run.recipe.model_copy(update={"guard": "refuse"}))
     with pytest.raises(ValueError, match="refused to score mixed/fold0/last"):
         do_step(refusing, steps["mixed/fold0/last"], lambda status: None)

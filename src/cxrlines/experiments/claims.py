@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cxrlines.data.tables import read_dataset
-from cxrlines.evaluation.ensemble import ensemble
+from cxrlines.data.tables import Split, read_dataset
+from cxrlines.evaluation.ensemble import How, ensemble
 from cxrlines.evaluation.evaluate import Evaluation, evaluate, read_predictions
 from cxrlines.evaluation.fitted import fit_weights
 from cxrlines.evaluation.intervals import macro_of, percentile_interval
@@ -283,7 +283,8 @@ class _World:
         )
 
     def _score(self, name: str) -> Evaluation | None:
-        split, frames = "test", None
+        split: Split = "test"
+        frames = None
         if name.startswith(BEFORE):
             split, frames = "train", self._frames([name.removeprefix(BEFORE)], "out_of_fold")
         elif name.startswith(BLEND):
@@ -301,11 +302,12 @@ class _World:
             known = self._frames(names, "out_of_fold") or []
             weights = fit_weights(known, self._truth("train"), names=names)
             return ensemble(frames, how="fitted", names=names, weights=weights)
-        return ensemble(frames, how="mean" if how == "stages" else how, names=names)  # type: ignore[arg-type]
+        ways: dict[str, How] = {"stages": "mean", "mean": "mean", "rank": "rank", "power": "power"}
+        return ensemble(frames, how=ways[how], names=names)
 
     def _frames(self, names: list[str], split: str) -> list[pd.DataFrame] | None:
         paths = [self.root / "run/predictions" / split / f"{name.replace('/', '.')}.csv" for name in names]
         return [read_predictions(path) for path in paths] if all(path.is_file() for path in paths) else None
 
-    def _truth(self, split: str) -> pd.DataFrame:
-        return read_dataset(self.root / "data/own", split).studies  # type: ignore[arg-type]
+    def _truth(self, split: Split) -> pd.DataFrame:
+        return read_dataset(self.root / "data/own", split).studies

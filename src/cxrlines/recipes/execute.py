@@ -7,6 +7,7 @@ import shutil
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from functools import partial
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,7 +128,7 @@ def _start_ready(
 
 def _do_together(run: Run, steps: Sequence[Step]) -> None:
     """Every unfinished step, by all processes of torchrun at once; the first one shows where it is."""
-    todo = [step for step in steps if distributed.first(lambda step=step: not run.is_done(step))]  # type: ignore[misc]
+    todo = [step for step in steps if not distributed.first(partial(run.is_done, step))]
     loader_workers = min(8, max(1, cores() // torch.cuda.device_count())) if torch.cuda.is_available() else 0
     with Board(len(steps), len(steps) - len(todo)) as board:
         for step in todo:

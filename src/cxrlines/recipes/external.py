@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.external import PRESENCE, read_external
-from cxrlines.data.store import Store, build_store, open_store
+from cxrlines.data.store import Aspect, Store, build_store, open_store
 from cxrlines.data.tables import Dataset
 from cxrlines.data.twins import twins_of_stores
 from cxrlines.recipes.spec import ExternalSpec
@@ -68,14 +68,14 @@ class ExternalSet:
 
 
 def prepare_set(
-    name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], *, size: int, aspect: str,
+    name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], *, size: int, aspect: Aspect,
     workers: int,
 ) -> ExternalSet:  # fmt: skip
     """Read a set, decode its films into `root`, find its twins in the own splits. Cheap when done before."""
     assert spec.folder is not None  # the run saw to it
     found = read_external(Path(spec.folder), laterals=spec.laterals, children=spec.children)
     dataset = Dataset(found.root, found.studies, left_out=found.left_out)
-    store = build_store(dataset, root / "store", size=size, aspect=aspect, workers=workers)  # type: ignore[arg-type]
+    store = build_store(dataset, root / "store", size=size, aspect=aspect, workers=workers)
     table = found.studies.set_index("study").loc[store.studies].reset_index()
     counts = dict(found.left_out)
     if store.left_out:

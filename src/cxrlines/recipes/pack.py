@@ -27,6 +27,7 @@ def pack(root: Path, out: Path) -> Path:
         raise RunError(f"{root} is not finished; run `cxrlines train` to its end first")
     finished: dict[str, str] = json.loads((root / STEPS).read_text())
     members, untraced = [], set()
+    leaks: list[str] = []  # steps alone: what is told of a leak has a patient's key in it, and a bundle travels
     flips = True
     for name in recipe.averaged:
         source = recipe.source(name)
@@ -36,18 +37,22 @@ def pack(root: Path, out: Path) -> Path:
             if (member, stage) != source or "+" in fold_name:
                 continue
             folder = root / step
-            if read_record(folder).get("identity") != identity:
+            record = read_record(folder)
+            if record.get("identity") != identity:
                 raise RunError(f"{folder} is no longer what {STEPS} says; run `cxrlines train` to its end first")
             _, meta = load_weights(folder / WEIGHTS)
             fold, size = int(fold_name.removeprefix("fold")), recipe.size_of(*source)
             config = json.loads(meta["config"])
             members.append(BundleMember(name.replace("/", "."), fold, config, folder / WEIGHTS, size))
+            if record.get("leak") or record.get("test_leak"):
+                leaks.append(step)
             untraced.update(read_lineage(folder / LINEAGE).untraced())
     metrics = root / "metrics.json"
     meta_out = {
         "recipe": recipe.name,
         "trained_on": Path(json.loads((root / "data.json").read_text())["data"]).name,
         "ancestry_unknown": sorted(untraced),
+        "leaks": leaks,
         "flip": flips,
         "metrics": json.loads(metrics.read_text()).get("ensemble") if metrics.is_file() else None,
     }
