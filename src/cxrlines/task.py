@@ -79,5 +79,27 @@ LABEL_COLOURS: dict[str, tuple[int, int, int]] = {
 }
 """RGB, 0-255: a shade of the device's colour for each state."""
 
+
+class Landmark(StrEnum):
+    """A point of the anatomy that positions are told by."""
+
+    CARINA = "carina"  # where the trachea divides
+
+
+class MapKind(StrEnum):
+    """What a map of a film shows: where a device runs, where it ends, where a point of the anatomy lies."""
+
+    LINE = "line"
+    TIP = "tip"
+    LANDMARK = "landmark"
+
+
+MAPS: tuple[tuple[MapKind, Device | Landmark], ...] = (
+    *((MapKind.LINE, device) for device in Device),
+    *((MapKind.TIP, device) for device in Device),
+    *((MapKind.LANDMARK, landmark) for landmark in Landmark),
+)
+"""The maps a decoder gives, in the order of its channels: 4 lines, 4 tips, the carina."""
+
 STUDY_COLUMN = "StudyInstanceUID"
 PATIENT_COLUMN = "PatientID"
