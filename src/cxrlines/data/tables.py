@@ -19,18 +19,20 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.films import is_film
-from cxrlines.data.lines import Line, read_lines
+from cxrlines.data.lines import MAX_COORDINATE, Line, read_lines
 from cxrlines.data.rows import Problem, Rows, TableError, read_rows, shown, warn
-from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
+from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN, Landmark
 
 Split = Literal["train", "test"]
 
 FILM_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")
 TRAIN_TABLE, TEST_TABLE, TRUTH_TABLE = "train.csv", "sample_submission.csv", "test_truth.csv"
 ANNOTATION_TABLE, TEST_ANNOTATION_TABLE, META_FILE = "train_annotations.csv", "test_annotations.csv", "phantom.json"
+LANDMARK_TABLE = "landmarks.csv"
 
 NO_STUDY, NO_PATIENT, BAD_LABEL = "row without a study", "row of no patient", "label not 0 or 1"
 REPEATED, NO_FILM = "study in two rows", "film missing"
+BAD_LANDMARK = "landmark not readable"
 BAD_ROWS = (NO_STUDY, NO_PATIENT, BAD_LABEL, REPEATED, NO_FILM)
 """Why a row is left out (besides rows that cannot be read at all). Of a study in two rows the first one stays."""
 
@@ -46,6 +48,8 @@ class Dataset:
         lines: Annotated lines by study, in px of the original film.
         left_out: Reason -> count, of all rows skipped in reading.
         meta: What phantom.json says, or {}.
+        landmarks: Study -> name of a `task.Landmark` -> its point, (2,) float64 [x, y] in px of the original film.
+            Only what is known is there; a study without any is not.
     """
 
     root: Path
@@ -53,6 +57,7 @@ class Dataset:
     lines: dict[str, list[Line]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     meta: dict = field(default_factory=dict)
+    landmarks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
     @cached_property
     def annotated(self) -> np.ndarray:
@@ -65,8 +70,8 @@ def read_dataset(root: Path, split: Split = "train") -> Dataset:
 
     A folder with `train.csv` (split train) or `sample_submission.csv` (split test) is in RANZCR's layout: films as
     train/<study>.jpg or another of FILM_SUFFIXES, `train_annotations.csv` if there; the truth of test films from
-    `test_truth.csv` and their lines from `test_annotations.csv` if there. Any other folder is a plain one: all films
-    in it, however deep, without labels, each its own patient.
+    `test_truth.csv` and their lines from `test_annotations.csv` if there; landmarks of both from `landmarks.csv` if
+    there. Any other folder is a plain one: all films in it, however deep, without labels, each its own patient.
 
     Rows that cannot be used are left out and counted in `left_out`. `TableError` if nothing can be read.
     """
@@ -187,7 +192,53 @@ def _read_ranzcr(root: Path, csv: Path, split: Split) -> Dataset:
         left_out.update(problem.kind for problem in bad)
         if strange := sum(len(found) for study, found in every.items() if study not in known):
             left_out["annotation of a study left out or unknown"] = strange
-    return Dataset(root.resolve(), table, lines, dict(left_out), _read_meta(root / META_FILE))
+    landmarks: dict[str, dict[str, np.ndarray]] = {}
+    if (root / LANDMARK_TABLE).is_file():
+        landmarks, bad = read_landmarks(root / LANDMARK_TABLE, split)
+        usable = set(table["study"])
+        landmarks = {study: spots for study, spots in landmarks.items() if study in usable}
+        left_out.update(problem.kind for problem in bad)
+    return Dataset(root.resolve(), table, lines, dict(left_out), _read_meta(root / META_FILE), landmarks)
+
+
+def read_landmarks(csv: Path, split: Split) -> tuple[dict[str, dict[str, np.ndarray]], list[Problem]]:
+    """The landmarks of each study of a split, as in `Dataset.landmarks`, and the points left out and why.
+
+    Columns: the study, `split` (without it, the rows are of both splits), and `<name>_x`, `<name>_y` of each name of
+    `task.Landmark`, in px of the original film; others are ignored. Two empty cells: not known. Of a study in two rows
+    the first one stays. `TableError` if the file as a whole cannot be read or lacks a column.
+    """
+    axes = [(f"{name}_x", f"{name}_y") for name in Landmark]
+    rows = read_rows(csv, (STUDY_COLUMN, *(column for pair in axes for column in pair)))
+    problems = list(rows.problems)
+    studies = rows.column(STUDY_COLUMN)
+    splits = rows.column("split") if "split" in rows.columns else [split] * len(studies)
+    cells = [list(zip(rows.column(x), rows.column(y), strict=True)) for x, y in axes]
+    landmarks: dict[str, dict[str, np.ndarray]] = {}
+    for study, own, line, *points in zip(studies, splits, rows.lines, *cells, strict=True):
+        if own != split or study in landmarks:
+            continue
+        landmarks[study] = {}
+        for name, (x, y) in zip(Landmark, points, strict=True):
+            if not x and not y:
+                continue
+            point = _point(x, y)
+            if point is None:
+                message = f"{name} is at {shown(x)}, {shown(y)}"
+                problems.append(
+                    Problem(BAD_LANDMARK, csv.name, line, message, "give two numbers in px, or leave both cells empty")
+                )
+            else:
+                landmarks[study][name.value] = point
+    return {study: spots for study, spots in landmarks.items() if spots}, problems
+
+
+def _point(x: str, y: str) -> np.ndarray | None:
+    try:
+        point = np.array([float(x), float(y)])
+    except ValueError:
+        return None
+    return point if (np.abs(point) <= MAX_COORDINATE).all() else None  # false for NaN as well
 
 
 def _with_truth(table: pd.DataFrame, problems: list[Problem], csv: Path) -> tuple[pd.DataFrame, list[Problem]]:
