@@ -225,7 +225,7 @@ def test_the_first_films_of_a_patient_do_not_change_with_the_number_of_test_film
 
 
 def test_patients_have_skewed_numbers_of_studies():
-    plan = write._plan(write.Parameters(studies=3000, seed=0))
+    plan = write.plan_studies(write.Parameters(studies=3000, seed=0))
     counts = np.bincount([study.patient for study in plan if study.split == 0])
     assert counts.sum() == 3000
     assert 4 <= np.median(counts) <= 6

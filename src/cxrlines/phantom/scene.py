@@ -72,12 +72,12 @@ def make_scene(patient_seed: list[int], study_seed: list[int], *, size: int, bal
     rng = np.random.default_rng(study_seed)
     anatomy = pose(draw_patient(np.random.default_rng(patient_seed)), rng)
     view = _draw_view(size, site, rng)
-    landmarks = _landmarks(anatomy, view)
+    landmarks = landmarks_of(anatomy, view)
     targets = _natural(rng, site) if balance == "natural" else _even(rng)
     routes = iter(cvc_routes(rng, sum(device is Device.CVC for device, _ in targets), site))
     lines = []
     for device, target in targets:
-        line = _aim(device, target, next(routes) if device is Device.CVC else "", anatomy, view, landmarks, rng)
+        line = aim(device, target, next(routes) if device is Device.CVC else "", anatomy, view, landmarks, rng)
         if line is not None:
             lines.append(line)
     return Scene(anatomy, view, landmarks, tuple(lines))
@@ -94,7 +94,8 @@ def _draw_view(size: int, site: str, rng: np.random.Generator) -> View:
     return View(shape, size / long_side, float(np.deg2rad(rng.normal(0, 2.2))), origin)
 
 
-def _landmarks(anatomy: Anatomy, view: View) -> Landmarks:
+def landmarks_of(anatomy: Anatomy, view: View) -> Landmarks:
+    """Where the landmarks of an anatomy lie on the film."""
     nominal = {
         "carina": (0.0, 0.0),
         "vein_confluence": CONFLUENCE,
@@ -108,7 +109,7 @@ def _landmarks(anatomy: Anatomy, view: View) -> Landmarks:
     return Landmarks(**{f.name: view.px(np.array(nominal[f.name]) * anatomy.scale) for f in fields(Landmarks)})
 
 
-def _aim(
+def aim(
     device: Device,
     target: State,
     route: str,

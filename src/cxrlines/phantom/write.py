@@ -1,16 +1,21 @@
-"""A phantom data set on disk, in the file layout of the RANZCR CLiP challenge."""
+"""A phantom data set on disk, in the file layout of the RANZCR CLiP challenge.
+
+`write_set` writes films of any making (those of `onto` too); `write_phantom` is the phantom's.
+"""
 
 import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from cxrlines.data.pool import cores, in_parallel
 from cxrlines.phantom.curves import Points
@@ -25,6 +30,8 @@ _UID_ROOT = "1.2.826.0.1.3680043.8.498."
 _TRAIN, _TEST = 0, 1
 _SPLITS = ("train", "test")
 _PARAMETERS = "phantom.json"
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -42,18 +49,18 @@ class Parameters:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        _whole("studies", self.studies, 1, 10_000_000)
-        _whole("seed", self.seed, 0, 2**63 - 1)
-        _whole("size", self.size, 64, 4096)
-        _whole("test", self.test, 0, 10_000_000)
-        _share("difficulty", self.difficulty)
-        _share("annotated", self.annotated)
-        _one_of("balance", self.balance, BALANCES)
-        _one_of("site", self.site, SITES)
+        whole("studies", self.studies, 1, 10_000_000)
+        whole("seed", self.seed, 0, 2**63 - 1)
+        whole("size", self.size, 64, 4096)
+        whole("test", self.test, 0, 10_000_000)
+        share("difficulty", self.difficulty)
+        share("annotated", self.annotated)
+        one_of("balance", self.balance, BALANCES)
+        one_of("site", self.site, SITES)
 
 
 @dataclass(frozen=True)
-class _Study:
+class Study:
     """Which film this is: its split, its patient's number and its own number."""
 
     split: int
@@ -62,7 +69,7 @@ class _Study:
 
 
 @dataclass(frozen=True)
-class _Written:
+class Written:
     """One film's rows in the tables."""
 
     study: str
@@ -71,7 +78,7 @@ class _Written:
     labels: list[int]
     lines: list[tuple[str, list[list[int]]]]  # of every device; which are written is decided by `annotated`
     annotated: bool
-    landmarks: list[float]
+    landmarks: Sequence[float | None]  # x, y of each of `Landmarks.names()`, then mm per px; None: not known
 
 
 def write_phantom(
@@ -101,15 +108,30 @@ def write_phantom(
     """
     test = max(1, studies // 8) if test is None and isinstance(studies, int) else test
     parameters = Parameters(studies, seed, size, balance, site, float(difficulty), test, float(annotated))  # type: ignore[arg-type]
+    return write_set(out, parameters, partial(plan_studies, parameters), partial(make_study, parameters), workers)
+
+
+def write_set(
+    out: Path,
+    parameters: Any,
+    plan: Callable[[], Sequence[Item]],
+    make: Callable[[Item, Path], Written],
+    workers: int | None,
+) -> dict:
+    """Write the films that `make(item, folder)` makes of the items of `plan()`, and their tables; the summary.
+
+    `parameters` is a dataclass of JSON's own types with `studies` and `test`; equal ones are taken to give equal
+    films. `make` puts its film into the folder's `train/` or `test/` with `save_film`, unless it is there already;
+    it and the items must be picklable. For the rest see `write_phantom`.
+    """
     if workers is not None:
-        _whole("workers", workers, 1, 1024)
+        whole("workers", workers, 1, 1024)
     out = Path(out)
     finished = _existing(out, parameters)
     if finished is not None:
         return finished
     aside = _aside(out, parameters)
-    plan = _plan(parameters)
-    rows = _make(plan, parameters, aside, workers or cores())
+    rows = _make(plan(), partial(_put, make, aside), workers or cores())
     summary = asdict(parameters) | {"counts": _counts(rows)}
     _write_tables(aside, rows)
     _write_text(aside / _PARAMETERS, json.dumps(summary, indent=2) + "\n")
@@ -119,7 +141,11 @@ def write_phantom(
     return summary
 
 
-def _existing(out: Path, parameters: Parameters) -> dict | None:
+def _put(make: Callable[[Item, Path], Written], folder: Path, item: Item) -> Written:
+    return make(item, folder)
+
+
+def _existing(out: Path, parameters: Any) -> dict | None:
     """The summary of a finished data set with these parameters; None where `out` is free."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
@@ -138,7 +164,7 @@ def _existing(out: Path, parameters: Parameters) -> dict | None:
     return found
 
 
-def _aside(out: Path, parameters: Parameters) -> Path:
+def _aside(out: Path, parameters: Any) -> Path:
     """The folder in which the data set grows: a matching one of an interrupted call, or a new one."""
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.parent / f".{out.name}.partial"
@@ -152,7 +178,7 @@ def _aside(out: Path, parameters: Parameters) -> Path:
     return aside
 
 
-def _plan(parameters: Parameters) -> list[_Study]:
+def plan_studies(parameters: Parameters) -> list[Study]:
     """Films shared out to patients with skewed counts, as in the real set (median 5 there; fewer in small sets)."""
     studies = []
     for split, total in ((_TRAIN, parameters.studies), (_TEST, parameters.test)):
@@ -161,39 +187,49 @@ def _plan(parameters: Parameters) -> list[_Study]:
         number = patient = 0
         while number < total:
             count = int(np.clip(round(rng.lognormal(np.log(middle), 0.9)), 1, min(most, total - number)))
-            studies += [_Study(split, patient, number + k) for k in range(count)]
+            studies += [Study(split, patient, number + k) for k in range(count)]
             number, patient = number + count, patient + 1
     return studies
 
 
-def _make(plan: list[_Study], parameters: Parameters, aside: Path, workers: int) -> list[_Written]:
-    made = dict(in_parallel(partial(_make_study, parameters=parameters, aside=aside), plan, workers, "making films"))
+def _make(plan: Sequence[Item], make: Callable[[Item], Written], workers: int) -> list[Written]:
+    made = dict(in_parallel(make, plan, workers, "making films"))
     if None in made.values():
         raise RuntimeError("a process that made films was killed (out of memory?); the same call goes on from there")
     return [written for _, written in sorted(made.items()) if written is not None]
 
 
-def _make_study(study: _Study, parameters: Parameters, aside: Path) -> _Written:
+def make_study(parameters: Parameters, study: Study, folder: Path) -> Written:
     """Make one film, unless an interrupted call already did, and its rows."""
     seeds = [parameters.seed, study.split, 1, study.patient]
     scene = make_scene(
         seeds, [*seeds, study.number, 0], size=parameters.size, balance=parameters.balance, site=parameters.site
     )
-    uid = _uid(parameters, study)
-    film = aside / _SPLITS[study.split] / f"{uid}.jpg"
+    uid = study_uid(f"{parameters.site}-{parameters.seed}-{study.split}-{study.number}")
+    film = film_path(folder, study.split, uid)
     if not film.exists():
         rng = np.random.default_rng([*seeds, study.number, 1])
         pixels = render(scene, difficulty=parameters.difficulty, site=parameters.site, rng=rng)
-        encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-        _write_bytes(film, encoded.tobytes())
-    lines = [(line.label, _visible(line.path, scene.view.shape)) for line in scene.lines]
+        save_film(film, pixels)
+    lines = [(line.label, visible(line.path, scene.view.shape)) for line in scene.lines]
     drawn = np.random.default_rng([*seeds, study.number, 2]).random() < parameters.annotated
-    return _Written(
+    return Written(
         uid, _patient_id(parameters, study), study.split, scene.labels, lines, bool(drawn and lines), _spots(scene)
     )
 
 
-def _visible(path: Points, shape: tuple[int, int]) -> list[list[int]]:
+def film_path(folder: Path, split: int, uid: str) -> Path:
+    """Where the film of a study belongs."""
+    return folder / _SPLITS[split] / f"{uid}.jpg"
+
+
+def save_film(path: Path, pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> None:
+    """Write a film (h, w) as a grey JPEG, whole or not at all."""
+    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    _write_bytes(path, encoded.tobytes())
+
+
+def visible(path: Points, shape: tuple[int, int]) -> list[list[int]]:
     """A path as it is annotated: whole px, about one point a cm and the tip, on the film only."""
     height, width = shape
     kept = path[::-1][::3][::-1]
@@ -205,24 +241,23 @@ def _visible(path: Points, shape: tuple[int, int]) -> list[list[int]]:
     return whole[longest].tolist()
 
 
-def _spots(scene: Scene) -> list[float]:
+def _spots(scene: Scene) -> list[float | None]:
     points = [getattr(scene.landmarks, name) for name in Landmarks.names()]
     return [round(float(v), 2) for v in np.concatenate(points)] + [round(scene.view.mm_per_px, 5)]
 
 
-def _uid(parameters: Parameters, study: _Study) -> str:
-    """A study id of the challenge's form; ten nines after the root say that it is synthetic."""
-    key = f"{parameters.site}-{parameters.seed}-{study.split}-{study.number}"
+def study_uid(key: str) -> str:
+    """A study id of the challenge's form for what `key` names; ten nines after the root say that it is synthetic."""
     return f"{_UID_ROOT}9999999999{int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10**28:028d}"
 
 
-def _patient_id(parameters: Parameters, study: _Study) -> str:
+def _patient_id(parameters: Parameters, study: Study) -> str:
     """Nine hex digits, `ff` first; the odd multiplier keeps different patients different."""
     start = int(hashlib.sha256(f"{parameters.site}-{parameters.seed}".encode()).hexdigest(), 16)
     return f"ff{(start + 0x9E3779B1 * (2 * study.patient + study.split)) % 16**7:07x}"
 
 
-def _counts(rows: list[_Written]) -> dict:
+def _counts(rows: list[Written]) -> dict:
     counts: dict = {}
     for split, name in enumerate(_SPLITS):
         own = [row for row in rows if row.split == split]
@@ -234,7 +269,7 @@ def _counts(rows: list[_Written]) -> dict:
     return counts
 
 
-def _write_tables(folder: Path, rows: list[_Written]) -> None:
+def _write_tables(folder: Path, rows: list[Written]) -> None:
     # In the order of the ids, which are hashes: neighbours in a table are not of one patient.
     train, test = (sorted((r for r in rows if r.split == s), key=lambda r: r.study) for s in (_TRAIN, _TEST))
     header = [STUDY_COLUMN, *LABELS]
@@ -269,16 +304,16 @@ def _write_bytes(path: Path, data: bytes) -> None:
     part.replace(path)
 
 
-def _whole(name: str, value: object, low: int, high: int) -> None:
+def whole(name: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{name}: needs a whole number from {low} to {high}, got {value!r}")
 
 
-def _share(name: str, value: float) -> None:
+def share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name}: needs a number from 0 to 1, got {value!r}")
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name}: needs one of {', '.join(allowed)}, got {value!r}")
