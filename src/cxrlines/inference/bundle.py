@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cxrlines import __version__
-from cxrlines.models.classifier import Classifier
+from cxrlines.models.two_step import Model, model_of
 from cxrlines.models.weights import load_into, load_weights, save_weights, sync
 from cxrlines.task import LABELS
 
@@ -33,7 +33,7 @@ class BundleError(ValueError):
 
 @dataclass(frozen=True)
 class BundleMember:
-    """One trained model on its way into a bundle: `config` is `Classifier.config()`, `weights` a safetensors file."""
+    """One trained model on its way into a bundle: `config` is the model's own, `weights` a safetensors file."""
 
     name: str
     fold: int
@@ -96,7 +96,7 @@ class Bundle:
     folder: Path
     manifest: Manifest
     identity: str  # 12 hex digits of the manifest's sha256, which fixes every file's
-    models: tuple[Classifier, ...]
+    models: tuple[Model, ...]
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -152,7 +152,7 @@ def write_bundle(
         for member in members:
             try:
                 tensors, _ = load_weights(member.weights)
-                load_into(Classifier.from_config(member.config), tensors)
+                load_into(model_of(member.config), tensors)
             except (ValueError, TypeError) as error:
                 raise BundleError(f"{member.name}, fold {member.fold}: {error}") from error
             save_weights(aside / member.file, tensors, {"name": member.name, "fold": str(member.fold)})
@@ -198,7 +198,7 @@ def load_bundle(folder: Path) -> Bundle:
     models = []
     for entry in manifest.models:
         try:
-            model = Classifier.from_config(entry.config)
+            model = model_of(entry.config)
             load_into(model, load_weights(folder / entry.file)[0])
         except (ValueError, TypeError) as error:
             raise BundleError(f"{folder / entry.file}: {error}") from error

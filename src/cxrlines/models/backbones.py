@@ -7,8 +7,11 @@ import timm
 from torch import Tensor, nn
 
 from cxrlines.models.weights import WeightsError, imagenet_tensors
+from cxrlines.task import MAPS
 
 Start = Literal["imagenet", "none"]
+CHANNELS = (1, 3, 1 + len(MAPS))
+"""Of what a model sees: a gray film, one with lines drawn in in colour, one with its maps."""
 
 
 class Backbone(nn.Module):
@@ -37,12 +40,25 @@ class Backbone(nn.Module):
             ]
         return self.net.forward_features(x)
 
+    def pyramid(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What `forward` gives, and the feature maps on the way, largest first, at `reductions`."""
+        last, maps = self.net.forward_intermediates(x, norm=self.tokens)
+        return last, maps
+
+    @property
+    def levels(self) -> tuple[list[int], list[int]]:
+        """Channels of the feature maps that `pyramid` gives, and film px a px of each."""
+        info = getattr(self.net.feature_info, "info", self.net.feature_info)
+        return [level["num_chs"] for level in info], [level["reduction"] for level in info]
+
 
 def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet", drop_path: float = 0.0) -> Backbone:
-    """The timm model `name`, e.g. `resnet200d` or `tf_efficientnet_b7.ns_jft_in1k`, to see 1 or 3 channels.
+    """The timm model `name`, e.g. `resnet200d` or `tf_efficientnet_b7.ns_jft_in1k`, to see 1, 3 or more channels.
 
     With one channel the pretrained stem is summed over red, green and blue: it sees in a gray film what it saw in
-    the same film as red = green = blue. `drop_path` is the rate of stochastic depth, where the model has it.
+    the same film as red = green = blue. With more than three (a film and its maps) timm deals the three colours' stems
+    out in turn: what a map shows is seen as though drawn on the film. `drop_path` is the rate of stochastic depth,
+    where the model has it.
 
     Raises:
         ValueError: a name timm does not know (the nearest are named), another number of channels, a `drop_path`
@@ -50,8 +66,11 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
         WeightsError: ImageNet weights that cannot be had, or do not fit.
     """
     check_backbone(name)
-    if in_channels not in (1, 3):
-        raise ValueError(f"in_channels: {in_channels!r} is not possible; 1 (gray film) or 3 (film with overlays)")
+    if in_channels not in CHANNELS:
+        raise ValueError(
+            f"in_channels: {in_channels!r} is not possible; 1 (gray film), 3 (film with overlays) "
+            f"or {1 + len(MAPS)} (film with maps)"
+        )
     if weights not in get_args(Start):
         raise ValueError(f"weights: {weights!r} is unknown; it is one of: {', '.join(get_args(Start))}")
     options: dict[str, Any] = {"in_chans": in_channels}
@@ -91,12 +110,13 @@ def check_backbone(name: str) -> None:
 
 
 def pixel_statistics(name: str, in_channels: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of pixels in [0, 1] that the model was trained with; for gray those of the mean."""
+    """Mean and standard deviation of pixels in [0, 1] that the model was trained with; for gray those of their mean."""
     cfg = _cfg(name)
     mean, std = list(cfg.mean), list(cfg.std)
-    if in_channels == 1:
-        return [sum(mean) / len(mean)], [sum(std) / len(std)]
-    return mean, std
+    if in_channels == 3:
+        return mean, std
+    maps = in_channels - 1  # in [0, 1] and mostly 0
+    return [sum(mean) / len(mean)] + [0.0] * maps, [sum(std) / len(std)] + [0.5] * maps
 
 
 def _cfg(name: str) -> Any:

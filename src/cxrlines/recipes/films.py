@@ -16,20 +16,23 @@ from cxrlines.data.store import Store
 from cxrlines.data.tables import Dataset
 from cxrlines.evaluation.ensemble import write_predictions
 from cxrlines.evaluation.evaluate import read_predictions
-from cxrlines.models.classifier import Classifier
+from cxrlines.models.two_step import Model, model_of
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipes.folder import HELD_OUT, WEIGHTS, Run
 from cxrlines.recipes.plan import Key, Step
 from cxrlines.recipes.soft import read_soft_labels, soft_labels
-from cxrlines.recipes.spec import OWN, StageSpec
-from cxrlines.task import LABELS
+from cxrlines.recipes.spec import OWN, MapTarget, StageSpec
+from cxrlines.task import LABELS, MAPS, Landmark, MapKind
 from cxrlines.training import distributed
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.stage import predict_films
 
 
-def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool) -> Films:
-    """The films of some rows of a table, with targets and, where wanted, the lines in px of the store's films."""
+def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool, maps: MapTarget | None = None) -> Films:
+    """The films of some rows of a table, with targets and, where wanted, lines and landmarks in px of the store's.
+
+    With `maps`, the films' `mapped` says which maps are known: of annotated films, and landmarks where they are given.
+    """
     studies = [str(study) for study in dataset.studies["study"].iloc[rows]]
     places = np.array([store.row(study) for study in studies], np.int64)
     if set(LABELS) <= set(dataset.studies):
@@ -42,7 +45,19 @@ def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool) -
         else []
         for study, place in zip(studies, places, strict=True)
     ]
-    return Films(store, places, targets, drawn)
+    films = Films(store, places, targets, drawn)
+    if maps is None:
+        return films
+    marks = np.full((len(rows), len(Landmark), 2), np.nan)
+    for position, (study, place) in enumerate(zip(studies, places, strict=True)):
+        for name, point in dataset.landmarks.get(study, {}).items():
+            marks[position, list(Landmark).index(Landmark(name))] = store.placements[place].to_store(point[None])[0]
+    annotated = np.asarray(dataset.annotated)[rows]
+    places_known = iter(np.isfinite(marks).all(axis=2).T)
+    known = [next(places_known) if kind is MapKind.LANDMARK else annotated for kind, _ in MAPS]
+    wanted = [kind in maps.kinds for kind, _ in MAPS]
+    mapped = np.stack([column & want for column, want in zip(known, wanted, strict=True)], axis=1)
+    return replace(films, landmarks=marks, more={"mapped": mapped.astype(np.float32)})
 
 
 def training_films(
@@ -52,7 +67,7 @@ def training_films(
     own, targets = stage.films.set == OWN, stage.targets
     if own:
         dataset, store = run.train, run.store
-        lines = stage.films.view == "overlay" or targets.features is not None
+        lines = stage.films.view == "overlay" or targets.features is not None or targets.maps is not None
     else:
         found, store = run.external[stage.films.set]
         dataset, lines = Dataset(run.root, found.studies), False
@@ -71,7 +86,28 @@ def training_films(
                 f"targets.presence: the table of the set {stage.films.set} says of no film whether a tube is there; "
                 "take a set that does, PadChest for one, or train towards soft labels"
             )
-    return replace(films_of(dataset, store, rows, lines=lines), more=more), said
+    if stage.films.maps_of:
+        more["segmenter"] = _segmenters(run, step, rows) if own else np.full(len(rows), -1)
+    films = films_of(dataset, store, rows, lines=lines, maps=targets.maps)
+    if targets.maps and not films.more["mapped"].any():
+        raise ValueError(
+            "targets.maps: none of the films has an annotated line or a landmark (train_annotations.csv, "
+            "landmarks.csv); add annotations or leave the target out"
+        )
+    return replace(films, more={**films.more, **more}), said
+
+
+def map_folds(step: Step) -> list[int]:
+    """The folds whose annotated films a step sees with the maps of an inner step, which did not see them."""
+    return sorted(int(role.split()[1]) for role in step.parents if role.startswith("maps "))
+
+
+def _segmenters(run: Run, step: Step, rows: np.ndarray) -> np.ndarray:
+    """(n,) which of `map_folds` makes the maps of each film: its own fold's where it was annotated, else -1: `maps`."""
+    folds = run.folds.to_numpy()[rows]
+    inner = {fold: place for place, fold in enumerate(map_folds(step))}
+    annotated = np.asarray(run.train.annotated)[rows]
+    return np.array([inner[int(fold)] if was else -1 for fold, was in zip(folds, annotated, strict=True)])
 
 
 def _teachers_say(
@@ -111,18 +147,18 @@ def _label_set(run: Run, teacher: Key, name: str) -> pd.DataFrame:
     return read_predictions(path)
 
 
-def load_step(run: Run, key: Key) -> Classifier:
+def load_step(run: Run, key: Key) -> Model:
     """The model of a finished step."""
     tensors, meta = load_weights(run.folder(key) / WEIGHTS)
-    model = Classifier.from_config(json.loads(meta["config"]))
+    model = model_of(json.loads(meta["config"]))
     load_into(model, tensors)
     return model
 
 
-def predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Classifier, size: int, out: Path) -> None:
+def predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: int, out: Path) -> None:
     """Write the probabilities of some rows, seen plain and without augmentation."""
     films = films_of(dataset, store, rows, lines=False)
-    scores = predict_films(model, FilmSet(films, make_policy("none", size), seed=0, overlay=False, colour_by="label"))
+    scores = predict_films(model, FilmSet(films, make_policy("none", size), seed=0))
     studies = dataset.studies["study"].iloc[rows].to_numpy()
     predictions = pd.DataFrame(scores, columns=list(LABELS)).assign(study=studies)
     distributed.first(lambda: write_predictions(predictions, out))

@@ -44,7 +44,8 @@ class Step:
     """One stage of one member, some folds held out.
 
     `parents` says what it is made from: `start` and `teacher` are earlier stages; `soft` is the step whose labels
-    external films get, `soft 2` the one that labels the own films of fold 2. `last` says whether it is the last stage
+    external films get, `soft 2` the one that labels the own films of fold 2; `maps` and `maps 2` make maps likewise,
+    the latter of annotated films of fold 2. `last` says whether it is the last stage
     of its member.
     """
 
@@ -103,10 +104,12 @@ class Material:
         table = self.own.studies.iloc[rows]
         digest.update(json.dumps(table["study"].tolist()).encode())
         digest.update(np.ascontiguousarray(table[list(LABELS)].to_numpy(np.float32)).tobytes())
-        if stage.needs_lines:
+        if stage.needs_lines or stage.targets.maps:
             for study in table["study"]:
                 for line in self.own.lines.get(study, []):
                     digest.update(_line_bytes(line))
+                for name, place in sorted(self.own.landmarks.get(study, {}).items()):
+                    digest.update(name.encode() + np.ascontiguousarray(place, np.float64).tobytes())
         return digest.hexdigest()
 
 
@@ -151,6 +154,7 @@ class _Plan:
             "backbone": member.backbone,
             "head": member.head,
             "dropout": member.dropout,
+            "exclusive": member.exclusive,
             "stage": _content(stage),
             "files": [_file_identity(path) for path in files_of(stage)],
             "parents": {role: self.need(parent).identity for role, parent in parents.items()},
@@ -172,22 +176,31 @@ class _Plan:
             parents["start"] = (name, shifted, stage.started_from)
         if stage.targets.features:
             parents["teacher"] = (name, held, stage.targets.features.of)
+        if stage.films.maps_of:
+            parents["maps"] = (name, held, stage.films.maps_of)
+            if stage.films.set == OWN:
+                self._check_folds(key, f"maps of {stage.films.maps_of}", len(held))
+                for fold in self.folds:
+                    if fold not in held:
+                        parents[f"maps {fold}"] = (name, tuple(sorted((*held, fold))), stage.films.maps_of)
         soft = stage.targets.soft
         if soft and soft.of:
             member, teacher = self.recipe.source(soft.of)
             if stage.films.set != OWN:
                 parents["soft"] = (member, held, teacher)
             if stage.films.set == OWN or soft.temperature == "dynamic":
-                if len(self.folds) < len(held) + 2:
-                    raise ValueError(
-                        f"{name_of(key)}: soft labels of {soft.of} for own films come from teachers that hold out "
-                        f"{len(held) + 1} folds and train on the rest; there are {len(self.folds)} folds, make it "
-                        f"{len(held) + 2} or more (folds.count)"
-                    )
+                self._check_folds(key, f"soft labels of {soft.of}", len(held))
                 for fold in self.folds:
                     if fold not in held:
                         parents[f"soft {fold}"] = (member, tuple(sorted((*held, fold))), teacher)
         return parents
+
+    def _check_folds(self, key: Key, what: str, held: int) -> None:
+        if len(self.folds) < held + 2:
+            raise ValueError(
+                f"{name_of(key)}: {what} for own films come from teachers that hold out {held + 1} folds and train on "
+                f"the rest; there are {len(self.folds)} folds, make it {held + 2} or more (folds.count)"
+            )
 
     def _no_films(self, stage: StageSpec, held: Held) -> str:
         fold = " and ".join(map(str, held))

@@ -206,14 +206,23 @@ def describe_stage(stage: StageSpec) -> dict[str, str]:
     if named.presence:
         targets.append("tubes the set names")
         losses.append(f"{named.presence.weight:g} x BCE (noisy-or)")
+    if named.maps:
+        targets.append(f"maps ({', '.join(named.maps.kinds)})")
+        losses.append(f"{named.maps.weight:g} x maps")
     start = f"file {Path(stage.start.file).name}" if isinstance(stage.start, FileStart) else stage.start
     return {
         "start": start + (f" of fold + {stage.fold_shift}" if stage.fold_shift else ""),
-        "films": f"{where}, {'lines drawn in' if films.view == 'overlay' else 'plain'}",
+        "films": f"{where}, {_view(stage)}",
         "targets": " + ".join(targets),
         "losses": " + ".join(losses),
         "schedule": f"{stage.schedule.epochs:g} epochs, {stage.schedule.shape}, {stage.schedule.lr:g}",
     }
+
+
+def _view(stage: StageSpec) -> str:
+    if stage.films.maps_of:
+        return f"with maps of {stage.films.maps_of}"
+    return "lines drawn in" if stage.films.view == "overlay" else "plain"
 
 
 def _cost(run: Run, step: Step) -> dict[str, object]:

@@ -41,6 +41,7 @@ class FilmsSpec(_Strict):
     which: Literal["all", "annotated"] = "all"
     view: Literal["plain", "overlay"] = "plain"  # overlay: the annotated lines drawn in, in colour
     colour_by: Literal["label", "device"] = "label"  # label tells a teacher the answer, as the published kernel does
+    maps_of: str | None = None  # an earlier stage that learnt maps: the film is seen with what that says of it
     augment: str = "light"
     flip: bool = True
 
@@ -94,6 +95,16 @@ class PresenceTarget(_Strict):
     weight: Annotated[float, Field(gt=0)] = 1.0
 
 
+class MapTarget(_Strict):
+    """Towards maps of the annotated films: where lines run, where they end, where the carina lies.
+
+    In an `all` stage films without annotation count for the other targets alone. Landmarks need a `landmarks.csv`.
+    """
+
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    kinds: Annotated[tuple[Literal["line", "tip", "landmark"], ...], Field(min_length=1)] = ("line", "tip", "landmark")
+
+
 class TargetsSpec(_Strict):
     """Towards what a stage trains; the loss is the weighted sum of what is named."""
 
@@ -101,6 +112,12 @@ class TargetsSpec(_Strict):
     features: FeatureTarget | None = None
     soft: SoftTarget | None = None
     presence: PresenceTarget | None = None
+    maps: MapTarget | None = None
+
+    @property
+    def classifies(self) -> bool:
+        """Whether what is learnt is worth asking for labels: a stage that learns maps alone is a segmenter."""
+        return self.named != ["maps"]
 
     @property
     def named(self) -> list[str]:
@@ -162,6 +179,7 @@ class MemberSpec(_Strict):
     backbone: str
     head: str = "gap"
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # none: the head's own
+    exclusive: bool = False  # the states of an ETT exclude each other: a softmax over them and "none"
     stages: Annotated[dict[str, StageSpec], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -178,7 +196,14 @@ class MemberSpec(_Strict):
             earlier[name] = stage
         if stage.films.view == "overlay":
             raise ValueError(f"stages.{name}.films.view is 'overlay': a last stage must read plain films")
+        if not stage.targets.classifies:
+            raise ValueError(f"stages.{name}.targets names maps alone: a last stage must learn labels too")
         return self
+
+    def decodes(self, stage: str) -> bool:
+        """Whether the network of a stage has a decoder of maps: it, or a stage it descends from, learns them."""
+        spec = self.stages[stage]
+        return spec.targets.maps is not None or (spec.started_from is not None and self.decodes(spec.started_from))
 
     @property
     def last(self) -> str:
@@ -224,8 +249,33 @@ def _check_stage(stage: StageSpec, earlier: dict[str, StageSpec]) -> None:
         raise ValueError(f"films: those of the external set {films.set!r} have no lines; use which: all, view: plain")
     if films.set == OWN and targets.presence:
         raise ValueError("targets.presence is for external sets; films of the own set have the labels themselves")
+    _check_maps(stage, earlier)
     if stage.needs_lines and films.which != "annotated":
         raise ValueError("films.which is 'all', but this stage needs the annotated lines; make it 'annotated'")
+
+
+def _check_maps(stage: StageSpec, earlier: dict[str, StageSpec]) -> None:
+    """`ValueError` where what a stage says of maps contradicts itself or the stages before it."""
+    films, targets = stage.films, stage.targets
+    if targets.maps and films.set != OWN:
+        raise ValueError(f"targets.maps: films of the external set {films.set!r} have no annotated lines")
+    if targets.maps and (films.view == "overlay" or films.maps_of):
+        raise ValueError("targets.maps: a stage that is shown the lines cannot learn to find them; use view: plain")
+    if films.maps_of is not None:
+        teachers = [name for name, spec in earlier.items() if spec.targets.maps]
+        if films.maps_of not in teachers:
+            known = ", ".join(teachers) or "none, no earlier stage has targets.maps"
+            raise ValueError(f"films.maps_of is {films.maps_of!r}; allowed: {known}{nearest(films.maps_of, teachers)}")
+        if films.view == "overlay":
+            raise ValueError("films.maps_of: maps are shown beside a plain film; use view: plain")
+        if isinstance(stage.start, FileStart):
+            raise ValueError("start is a file: a network that sees maps starts from imagenet, scratch or a stage")
+    before = earlier[stage.started_from].films.maps_of if stage.started_from else films.maps_of
+    if before != films.maps_of:
+        raise ValueError(
+            f"start is {stage.start!r}, which sees the maps of {before or 'no stage'}, and films.maps_of is "
+            f"{films.maps_of or 'none'}: both must be the same"
+        )
 
 
 class StoreSpec(_Strict):
@@ -303,6 +353,8 @@ class Recipe(_Strict):
             for stage_name, stage in member.stages.items():
                 try:
                     self._check_references(stage, earlier)
+                    if stage.films.maps_of:
+                        self._check_sizes(name, stage_name, stage.films.maps_of)
                 except ValueError as error:
                     raise ValueError(f"members.{name}.stages.{stage_name}.{error}") from None
             earlier.append(name)
@@ -323,12 +375,23 @@ class Recipe(_Strict):
                 "leave it out, or set guard: report to measure what the leak is worth"
             )
 
+    def _check_sizes(self, member: str, stage: str, maps_of: str) -> None:
+        sees, maps = self.size_of(member, stage), self.size_of(member, maps_of)
+        if sees != maps or sees % 2:
+            raise ValueError(
+                f"films.maps_of is {maps_of!r}, which sees {maps} px, and this stage {sees}: make it one even size"
+            )
+
     def _check_source(self, what: str, source: str, members: list[str]) -> None:
         member, slash, stage = source.partition("/")
         if member not in members:
             known = ", ".join(members) or "none, it has no earlier member"
             raise ValueError(f"{what} {source!r}; allowed: {known}{nearest(member, members)}")
-        stages = {name: spec for name, spec in self.members[member].stages.items() if spec.films.view == "plain"}
+        stages = {
+            name: spec
+            for name, spec in self.members[member].stages.items()
+            if spec.films.view == "plain" and spec.targets.classifies
+        }
         if slash and stage not in stages:
             raise ValueError(
                 f"{what} {source!r}; stages of {member} that read plain films: {', '.join(stages)}"

@@ -19,11 +19,13 @@ from cxrlines.data.tables import Dataset
 from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.public import Adoption, adopt
+from cxrlines.models.two_step import Model, TwoStep
 from cxrlines.models.weights import load_into, load_weights, save_weights
-from cxrlines.recipes.films import films_of, load_step, predict_rows, training_films
+from cxrlines.recipes.films import films_of, load_step, map_folds, predict_rows, training_films
 from cxrlines.recipes.folder import HELD_OUT, LINEAGE, RECORD, TEST, TRACKED, WEIGHTS, Run, read_record
-from cxrlines.recipes.plan import Step, name_of
+from cxrlines.recipes.plan import Key, Step, name_of
 from cxrlines.recipes.spec import OWN, FileStart, Recipe, ScheduleSpec, StageSpec
+from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import open_tracker
 from cxrlines.training import distributed
@@ -60,6 +62,7 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
 
     films, said = training_films(run, step, stage, rows, report)
     teacher = load_step(run, step.parents["teacher"]) if "teacher" in step.parents else None
+    segmenters = [load_segmenter(run, step.parents[f"maps {fold}"]) for fold in map_folds(step)]
     state, keep = resume(work / "state.safetensors", step.identity)
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
     seen, taught = stage.films.view == "overlay", stage.targets.features is not None
@@ -82,12 +85,20 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
         module = StageModule(
             model,
             _fit(stage, seed),
-            FilmSet(films, policy, seed=seed, overlay=seen or taught, colour_by=reader.films.colour_by),
+            FilmSet(
+                films,
+                policy,
+                seed=seed,
+                overlay=seen or taught,
+                maps=stage.targets.maps is not None,
+                colour_by=reader.films.colour_by,
+            ),
             FilmSet(watched, plain, seed=seed, overlay=seen, colour_by=reader.films.colour_by)
             if len(watched)
             else None,
             view=stage.films.view,
             teacher=teacher,
+            segmenters=segmenters,
             positive_weight=balanced_weights(films.targets)
             if stage.targets.labels and stage.targets.labels.class_weights == "balanced"
             else None,
@@ -113,7 +124,7 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
 
     distributed.first(write)
     begun = time.monotonic()
-    if not seen:
+    if not seen and stage.targets.classifies:
         report({"doing": "predicting"})
         predict_rows(run.train, run.store, held_out, model, size, out / HELD_OUT)
     record = {
@@ -171,22 +182,43 @@ def _guard(run: Run, lineage: Lineage, dataset: Dataset | None, rows: np.ndarray
     return None
 
 
-def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Classifier, Adoption | None]:
+def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | None]:
     """A model as the stage starts it: pretrained, random on purpose, an earlier step's, or from a file."""
     member = run.recipe.members[step.key[0]]
-    channels = 3 if stage.films.view == "overlay" else 1
+    channels = 3 if stage.films.view == "overlay" else 1 + len(MAPS) if stage.films.maps_of else 1
     origin: Start = "imagenet" if stage.start == "imagenet" else "none"
-    model = Classifier(member.backbone, member.head, in_channels=channels, weights=origin, dropout=member.dropout)
+    classifier = Classifier(
+        member.backbone,
+        member.head,
+        in_channels=channels,
+        weights=origin,
+        dropout=member.dropout,
+        decoder=member.decodes(step.key[2]),
+        exclusive=member.exclusive,
+    )
+    if isinstance(stage.start, FileStart):
+        return classifier, adopt(classifier, Path(stage.start.file))
+    model = TwoStep(load_segmenter(run, step.parents["maps"]), classifier) if stage.films.maps_of else classifier
     if "start" in step.parents:
         tensors, _ = load_weights(run.folder(step.parents["start"]) / WEIGHTS)
+        if stage.started_from and not member.decodes(stage.started_from):  # a decoder begins here
+            fresh = model.state_dict()
+            tensors |= {name: fresh[name] for name in fresh if name.startswith("decoder.")}
         load_into(model, tensors)
-    if isinstance(stage.start, FileStart):
-        return model, adopt(model, Path(stage.start.file))
     return model, None
+
+
+def load_segmenter(run: Run, key: Key) -> Classifier:
+    """The network of a finished step that learnt maps."""
+    model = load_step(run, key)
+    assert isinstance(model, Classifier)  # a stage that learns maps is shown none
+    return model
 
 
 def _watched(run: Run, stage: StageSpec, held_out: np.ndarray, seed: int) -> np.ndarray:
     """The held-out rows whose AUC is watched while training: annotated ones where the lines are seen."""
+    if not stage.targets.classifies:
+        return held_out[:0]
     rows = held_out
     if stage.films.view == "overlay":
         rows = rows[np.asarray(run.train.annotated)[rows]]
@@ -250,6 +282,7 @@ def _fit(stage: StageSpec, seed: int) -> Fit:
         feature_weight=stage.targets.features.weight if stage.targets.features else 0.0,
         soft_weight=stage.targets.soft.weight if stage.targets.soft else 0.0,
         presence_weight=stage.targets.presence.weight if stage.targets.presence else 0.0,
+        maps_weight=stage.targets.maps.weight if stage.targets.maps else 0.0,
         seed=seed,
     )
 

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cxrlines.augment.policy import Policy
 from cxrlines.data.lines import draw_lines
+from cxrlines.data.maps import draw_maps
 from cxrlines.data.store import Store
-from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS
+from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS, Landmark
 
 View = Literal["plain", "overlay"]
 Key = tuple[int, int]
@@ -33,14 +34,16 @@ LINE_WIDTH = 1 / 128
 class Films:
     """The films of a stage: rows of the store, their targets, and their lines in px of the store's films.
 
-    `rows` is (n,) int, `targets` (n, 11) float32 in label order, `lines` for each film (label, (points, 2) xy). `more`
-    holds further targets by name, each (n, ...) float32: `soft` labels with their `film_weights`, and `presence`.
+    `rows` is (n,) int, `targets` (n, 11) float32 in label order, `lines` for each film (label, (points, 2) xy).
+    `landmarks` is (n, landmarks, 2) [x, y] px, NaN where unknown. `more` holds further targets by name, each (n, ...):
+    `soft` labels with their `film_weights`, `presence`, `mapped` (which of the 9 maps are known), and `segmenter`.
     """
 
     store: Store
     rows: np.ndarray
     targets: np.ndarray
     lines: Sequence[Sequence[tuple[str, np.ndarray]]]
+    landmarks: np.ndarray | None = None
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -48,32 +51,52 @@ class Films:
 
 
 class FilmSet(Dataset[dict[str, Tensor]]):
-    """Warped films by (epoch, position): `film` uint8 (1, S, S), `overlay` uint8 (3, S, S) where wanted, targets."""
+    """Warped films by (epoch, position): `film` uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float32
+    (9, S/2, S/2) where wanted, targets."""
 
     def __init__(
-        self, films: Films, policy: Policy, *, seed: int, overlay: bool, colour_by: Literal["label", "device"]
+        self,
+        films: Films,
+        policy: Policy,
+        *,
+        seed: int,
+        overlay: bool = False,
+        maps: bool = False,
+        colour_by: Literal["label", "device"] = "label",
     ) -> None:
-        self.films, self.policy, self.seed, self.overlay = films, policy, seed, overlay
+        self.films, self.policy, self.seed, self.overlay, self.maps = films, policy, seed, overlay, maps
         self.colour_by = colour_by
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         cv2.setNumThreads(1)
         epoch, position = key
         row = int(self.films.rows[position])
-        lines = self.films.lines[position] if self.overlay else ()
+        lines = self.films.lines[position] if self.overlay or self.maps else ()
+        marks = self._landmarks(position)
+        known = np.isfinite(marks).all(axis=1)
         rng = np.random.default_rng([self.seed, epoch, row])
-        warped = self.policy(self.films.store.films[row], rng, points=[points for _, points in lines])
+        warped = self.policy(self.films.store.films[row], rng, points=[*(points for _, points in lines), marks[known]])
+        labels = [label for label, _ in lines]
+        *points, marks[known] = warped.points
         sample = {
             "film": torch.from_numpy(warped.film[None]),
             "targets": torch.from_numpy(self.films.targets[position]),
         }
         for name, values in self.films.more.items():
             sample[name] = torch.as_tensor(values[position])
+        if self.maps:
+            truth = draw_maps(list(zip(labels, points, strict=True)), list(marks), len(warped.film))
+            sample["maps"] = torch.from_numpy(truth)
         if self.overlay:
-            labels = [label for label, _ in lines]
-            drawn = overlay(warped.film, labels, warped.points, self.colour_by)
+            drawn = overlay(warped.film, labels, points, self.colour_by)
             sample["overlay"] = torch.from_numpy(np.ascontiguousarray(drawn.transpose(2, 0, 1)))
         return sample
+
+    def _landmarks(self, position: int) -> np.ndarray:
+        """A copy of the film's landmarks, (landmarks, 2) px of the stored film, NaN where unknown."""
+        if self.films.landmarks is None:
+            return np.full((len(Landmark), 2), np.nan)
+        return self.films.landmarks[position].copy()
 
 
 def overlay(

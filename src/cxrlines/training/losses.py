@@ -1,4 +1,4 @@
-"""The losses a stage may name: labels by binary cross-entropy, a teacher's features by mean squared error."""
+"""The losses a stage may name: of labels, of a teacher's features, of maps."""
 
 from collections.abc import Sequence
 
@@ -7,8 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cxrlines.task import MAPS, MapKind
+
 MOST_WEIGHT = 20.0
 """A balanced label weighs its positives at most this much: 79 ETT-abnormal films in 30,083 would weigh 380."""
+
+
+LINE_PIXELS = 20.0
+"""Weight of the lines' cross-entropy, a mean over pixels of which one in a hundred is a line."""
 
 
 def label_loss(
@@ -49,3 +55,38 @@ def balanced_weights(labels: np.ndarray) -> Tensor:
     """(labels,) float32: negatives per positive of each label of (films, labels), between 1 and `MOST_WEIGHT`."""
     positives = labels.sum(axis=0)
     return torch.tensor(np.clip((len(labels) - positives) / np.maximum(positives, 1), 1, MOST_WEIGHT)).float()
+
+
+def maps_loss(logits: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+    """Loss of maps: lines by cross-entropy and Dice, tips and landmarks by the focal loss of key points.
+
+    `logits` and `wanted` (in [0, 1]) are (batch, 9, height, width) in `task.MAPS` order, `known` (batch, 9) 1 where the
+    truth is known. Lines: mean cross-entropy over the pixels times `LINE_PIXELS`, plus 1 - Dice over the batch for each
+    device that is there. Points: the penalty-reduced focal loss of CenterNet (Zhou et al., 2019, alpha 2, beta 4), a
+    film and map. Each part is a mean over what is known; 0 where nothing is.
+    """
+    lines = [channel for channel, (kind, _) in enumerate(MAPS) if kind is MapKind.LINE]
+    points = [channel for channel, (kind, _) in enumerate(MAPS) if kind is not MapKind.LINE]
+    return _line_loss(logits[:, lines], wanted[:, lines], known[:, lines]) + _point_loss(
+        logits[:, points], wanted[:, points], known[:, points]
+    )
+
+
+def _line_loss(logits: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+    seen = known[:, :, None, None]
+    entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(2, 3))
+    entropy = (entropy * known).sum() / known.sum().clamp(min=1)
+    said, truth = torch.sigmoid(logits) * seen, wanted * seen
+    both, total = (said * truth).sum(dim=(0, 2, 3)), (said + truth).sum(dim=(0, 2, 3))
+    there = (truth.sum(dim=(0, 2, 3)) > 0).to(logits.dtype)
+    missed = (1 - (2 * both + 1) / (total + 1)) * there
+    return LINE_PIXELS * entropy + missed.sum() / there.sum().clamp(min=1)
+
+
+def _point_loss(logits: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+    said = torch.sigmoid(logits)
+    hit = (wanted >= 1).to(logits.dtype)
+    right = hit * (1 - said) ** 2 * functional.logsigmoid(logits)
+    wrong = (1 - hit) * (1 - wanted) ** 4 * said**2 * functional.logsigmoid(-logits)
+    each = -(right + wrong).sum(dim=(2, 3)) * known
+    return each.sum() / known.sum().clamp(min=1)

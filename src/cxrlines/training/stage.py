@@ -5,7 +5,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 
 from cxrlines.evaluation.metrics import macro_auc
 from cxrlines.models.classifier import Classifier
+from cxrlines.models.two_step import Model, TwoStep
 from cxrlines.task import DEVICE_OF, LABELS, Device
 from cxrlines.training import distributed
 from cxrlines.training.checkpoint import Progress, State, cpu_copy, load_state, save_state
 from cxrlines.training.loader import Batches, FilmSet, View, batches_per_epoch, in_order
-from cxrlines.training.losses import feature_loss, label_loss, presence_loss
+from cxrlines.training.losses import feature_loss, label_loss, maps_loss, presence_loss
 from cxrlines.training.schedule import Shape, learning_rate
 
 Report = Callable[[dict[str, Any]], None]
@@ -60,21 +61,31 @@ class Fit:
     feature_weight: float = 0.0
     soft_weight: float = 0.0
     presence_weight: float = 0.0
+    maps_weight: float = 0.0
     seed: int = 0
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a loss needs the labels' logits."""
+        return bool(self.label_weight or self.soft_weight or self.presence_weight)
 
 
 class StageModule(lightning.LightningModule):
-    """Fits `model` on `films`, seen as `view`; with a `teacher`, also to the teacher's features of the overlay."""
+    """Fits `model` on `films`, seen as `view`; with a `teacher`, also to the teacher's features of the overlay.
+
+    A `TwoStep` model's maps of a training film come from that of `segmenters` which `films` says did not see it.
+    """
 
     def __init__(
         self,
-        model: Classifier,
+        model: Model,
         fit: Fit,
         films: FilmSet,
         validation: FilmSet | None,
         *,
         view: View,
-        teacher: Classifier | None = None,
+        teacher: Model | None = None,
+        segmenters: Sequence[Classifier] = (),
         positive_weight: Tensor | None = None,
         state: State | None = None,
         keep: Callable[[State], None] = lambda state: None,
@@ -88,7 +99,9 @@ class StageModule(lightning.LightningModule):
         if teacher:
             teacher.to(memory_format=torch.channels_last)
         self.model, self.fit_to, self.films, self.validation, self.view = model, fit, films, validation, view
-        self.frozen = [teacher.eval().requires_grad_(False)] if teacher else []  # a list: not part of what is saved
+        # Lists of lists: not part of what is saved.
+        self.frozen = [teacher.eval().requires_grad_(False)] if teacher else []
+        self.segmenters = [[segmenter.eval().requires_grad_(False) for segmenter in segmenters]]
         self.positive_weight = positive_weight
         self.keep, self.keep_every_s, self.report, self.loader_workers = (
             keep,
@@ -142,8 +155,35 @@ class StageModule(lightning.LightningModule):
     def leaves_unused(self) -> bool:
         """Whether a step leaves parameters of the model without a gradient, as learning features does the head's."""
         film = self.films[(0, 0)]["overlay" if self.view == "overlay" else "film"][None]
-        labels = self.fit_to.label_weight or self.fit_to.soft_weight or self.fit_to.presence_weight
-        return distributed.leaves_unused(self.model, lambda: self.model(film) if labels else self.model.features(film))
+
+        def read() -> Tensor:
+            features, maps = self._read({"film": film, "overlay": film})
+            parts = [self.model.classify(features) if self.fit_to.classifies else features, maps]
+            return torch.cat([part.flatten() for part in parts if part is not None])
+
+        return distributed.leaves_unused(self.model, read)
+
+    def _read(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Features of a batch, and its maps' logits where they are learnt."""
+        film = batch["overlay" if self.view == "overlay" else "film"]
+        if self.fit_to.maps_weight:
+            return self.model.features_and_maps(film)
+        if isinstance(self.model, TwoStep) and "segmenter" in batch:
+            return self.model.features(film, self._maps_by_others(self.model, film, batch["segmenter"])), None
+        return self.model.features(film), None
+
+    def _maps_by_others(self, model: TwoStep, film: Tensor, which: Tensor) -> Tensor:
+        """The maps (b, 9, h/2, w/2) of each film by the segmenter it names: -1 the model's own."""
+        maps = film.new_zeros(0)
+        for index in which.unique().tolist():
+            mine = which == index
+            with torch.no_grad():
+                segmenter = model.segmenter if index < 0 else self.segmenters[0][index]
+                part = torch.sigmoid(segmenter.features_and_maps(film[mine])[1])
+            if not len(maps):
+                maps = part.new_zeros((len(film), *part.shape[1:]))
+            maps[mine] = part
+        return maps
 
     def state(self) -> State:
         """All that is needed to go on from here."""
@@ -168,7 +208,7 @@ class StageModule(lightning.LightningModule):
         return found
 
     @property
-    def judged(self) -> Classifier:
+    def judged(self) -> Model:
         """The model that is validated and handed on."""
         return self.ema.module if self.ema is not None else self.model  # type: ignore[return-value]
 
@@ -208,8 +248,8 @@ class StageModule(lightning.LightningModule):
         return distributed.part(count) if count >= distributed.world() else slice(0, count)
 
     def on_fit_start(self) -> None:
-        for teacher in self.frozen:
-            teacher.to(self.device)
+        for other in (*self.frozen, *self.segmenters[0]):
+            other.to(self.device)
 
     def on_train_start(self) -> None:
         if self.resumed_optimizer:
@@ -239,11 +279,11 @@ class StageModule(lightning.LightningModule):
             group["lr"] = rate
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        features = self.model.features(batch["overlay" if self.view == "overlay" else "film"])
+        features, maps = self._read(batch)
         loss = features.new_zeros(())
         fit = self.fit_to
         mine = len(features) * distributed.world() / self.in_batch  # 1 but for an uneven part of a batch
-        if fit.label_weight or fit.soft_weight or fit.presence_weight:
+        if fit.classifies:
             logits = self.model.classify(features)
         if fit.label_weight:
             weight = self.positive_weight.to(logits.device) if self.positive_weight is not None else None
@@ -254,6 +294,8 @@ class StageModule(lightning.LightningModule):
         if fit.presence_weight:
             known = distributed.share(torch.isfinite(batch["presence"]).sum()) / mine
             loss = loss + fit.presence_weight * known * presence_loss(logits, batch["presence"], PRESENCE_GROUPS)
+        if maps is not None:
+            loss = loss + fit.maps_weight * maps_loss(maps, batch["maps"], batch["mapped"])
         for teacher in self.frozen:
             with torch.no_grad():
                 wanted = teacher.features(batch["overlay"])
@@ -374,7 +416,7 @@ def resume(path: Path, step: str) -> tuple[State | None, Callable[[State], None]
 
 
 @torch.inference_mode()
-def predict_films(model: Classifier, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
+def predict_films(model: Model, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
     """Probabilities (n, 11) float32 of every film in order, without augmentation.
 
     Several processes predict a part each and all get the whole: all of them must call it.

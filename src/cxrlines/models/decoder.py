@@ -1,0 +1,49 @@
+"""From a backbone's feature maps to maps of lines, tips and landmarks, in `task.MAPS` order."""
+
+from collections.abc import Sequence
+
+import torch
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cxrlines.data.maps import STRIDE
+from cxrlines.task import MAPS
+
+WIDTHS = (128, 64, 48, 32)
+"""Channels of the decoder's blocks, from the smallest map up; U-Net's, made narrow: a line needs few."""
+PRIOR = 0.01
+"""What an untrained decoder says everywhere: most of a film is no line (Lin et al., 2017, focal loss)."""
+
+
+class MapDecoder(nn.Module):
+    """A U-Net decoder on a backbone's pyramid.
+
+    Args:
+        channels: of the feature maps, largest map first.
+        reductions: film px a px of each.
+
+    Raises:
+        ValueError: a backbone without a pyramid, such as a plain transformer.
+    """
+
+    def __init__(self, channels: Sequence[int], reductions: Sequence[int]) -> None:
+        super().__init__()
+        if len(channels) < 3 or list(reductions) != sorted(set(reductions)):
+            raise ValueError(
+                f"this backbone's feature maps are at 1/{', 1/'.join(map(str, reductions))} of the film: a decoder of "
+                "line maps needs three or more, each smaller than the one before; take a convolutional backbone"
+            )
+        blocks = len(channels) - 1
+        widths = WIDTHS[-blocks:] if blocks <= len(WIDTHS) else (WIDTHS[0],) * (blocks - len(WIDTHS)) + WIDTHS
+        self.net = UnetDecoder([1, *channels], widths, n_blocks=blocks)
+        self.out = nn.Conv2d(widths[-1], len(MAPS), 3, padding=1)
+        nn.init.constant_(self.out.bias, float(torch.logit(torch.tensor(PRIOR))))  # type: ignore[arg-type]
+
+    def forward(self, film: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
+        """Logits (b, 9, h / 2, w / 2) for films (b, c, h, w) whose feature maps are `pyramid`."""
+        maps = self.out(self.net([film, *pyramid]))
+        size = (film.shape[2] // STRIDE, film.shape[3] // STRIDE)
+        if maps.shape[2:] == size:
+            return maps
+        return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
