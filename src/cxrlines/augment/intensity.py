@@ -20,6 +20,11 @@ def tone_table(value_shift: float = 0.0, brightness: float = 0.0, contrast: floa
     return np.clip(gray * np.float32(1 + contrast) + np.float32(255 * brightness), 0, 255).astype(np.uint8)
 
 
+def gamma_table(gamma: float) -> np.ndarray:
+    """gray' = 255 * (gray / 255) ** gamma as a table (256,) uint8, to apply with `cv2.LUT`."""
+    return np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+
+
 def equalise(film: np.ndarray, clip_limit: float, tiles: int = 8) -> np.ndarray:
     """Contrast-limited adaptive histogram equalisation on `tiles` x `tiles` tiles."""
     return cv2.createCLAHE(clip_limit, (tiles, tiles)).apply(film)

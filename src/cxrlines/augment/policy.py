@@ -91,6 +91,9 @@ class Policy:
     cutout: float = 0.0
     cutout_holes: int = 5
     cutout_side: float = 0.1  # as a share
+    gamma: float = 0.0
+    gammas: Range = (0.6, 1.7)
+    invert: float = 0.0  # black for white
 
     def __call__(
         self,
@@ -184,6 +187,10 @@ class Policy:
             side = int(self.cutout_side * self.size)
             corners = rng.integers(0, self.size - side, (self.cutout_holes, 2), endpoint=True)
             film = intensity.cut_out(film, corners, side)
+        if rng.random() < self.gamma:
+            film = cv2.LUT(film, intensity.gamma_table(rng.uniform(*self.gammas)))
+        if rng.random() < self.invert:
+            film = cv2.bitwise_not(film)
         return film
 
 
@@ -209,6 +216,31 @@ POLICIES: dict[str, dict[str, object]] = {
     "hotwater": _HOTWATER,
     # With the two that its code has and its write-up has not.
     "hotwater-code": _HOTWATER | {"sharpen": 0.2, "cutout": 0.5},
+    # For films of other hospitals: what varies between machines, archives and figures of papers, and nothing that would
+    # bend a line.
+    "wild": {
+        "crop_area": (0.6, 1.0),
+        "shift_scale_rotate": 0.7,
+        "shift": 0.08,
+        "scale": 0.2,
+        "rotate": 12.0,
+        "brightness_contrast": 0.6,
+        "brightness": 0.15,
+        "contrast": 0.4,
+        "clahe": 0.25,
+        "clahe_clip": (1.0, 3.0),
+        "degrade": 0.4,
+        "noise_variance": (4.0, 150.0),
+        "blur_kernels": (3,),
+        "coarsen": 0.2,
+        "jpeg_quality": (40, 95),
+        "downscale": (0.5, 0.8),
+        "sharpen": 0.2,
+        "cutout": 0.15,
+        "cutout_side": 0.08,
+        "gamma": 0.6,
+        "invert": 0.05,
+    },
 }
 """What each named policy sets; everything else is as in `Policy`."""
 

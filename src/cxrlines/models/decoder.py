@@ -10,7 +10,7 @@ from torch.nn import functional
 from cxrlines.data.maps import STRIDE
 from cxrlines.task import MAPS
 
-WIDTHS = (128, 64, 48, 32)
+WIDTHS = (96, 48, 32, 16)
 """Channels of the decoder's blocks, from the smallest map up; U-Net's, made narrow: a line needs few."""
 PRIOR = 0.01
 """What an untrained decoder says everywhere: most of a film is no line (Lin et al., 2017, focal loss)."""
