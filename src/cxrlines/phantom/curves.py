@@ -1,9 +1,11 @@
 """Curves of the phantom: smoothing, length, cutting. Points are float64 (n, 2) arrays of [x, y], y down."""
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Points = NDArray[np.float64]
+from cxrlines.data.paths import Points as Points
+from cxrlines.data.paths import lengths as lengths
+from cxrlines.data.paths import resample as resample
 
 
 def smooth(points: ArrayLike, *, closed: bool = False, samples: int = 6) -> Points:
@@ -21,19 +23,6 @@ def smooth(points: ArrayLike, *, closed: bool = False, samples: int = 6) -> Poin
     triples = np.stack([control[:-2], control[1:-1], control[2:]], 1)
     curve = (basis @ triples).reshape(-1, 2)
     return curve if closed else np.vstack([curve, control[-1:]])
-
-
-def lengths(points: Points) -> NDArray[np.float64]:
-    """Arc length from the first point to each, shape (n,)."""
-    steps = np.hypot(*np.diff(points, axis=0).T)
-    return np.concatenate([[0.0], np.cumsum(steps)])
-
-
-def resample(points: Points, step: float) -> Points:
-    """The same polyline with points about `step` apart, ends kept."""
-    along = lengths(points)
-    at = np.linspace(0, along[-1], max(2, round(along[-1] / step) + 1))
-    return np.stack([np.interp(at, along, points[:, 0]), np.interp(at, along, points[:, 1])], 1)
 
 
 def cut(points: Points, length: float) -> Points:

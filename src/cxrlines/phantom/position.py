@@ -5,14 +5,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxrlines.phantom.curves import Points, lengths
+from cxrlines.data.paths import Points, lengths, on_film
+from cxrlines.data.position import ett_state
 from cxrlines.task import Device, State
 
 # All in cm on the patient. The clinical source of each is told in `state_of`.
-ETT_CARINA = 0.5
-ETT_LOW = 2.0
-ETT_HIGH = 6.0
-ETT_LARYNX = 10.0
 NGT_JUNCTION_REACH = 2.5
 NGT_DEEP = 10.0
 NGT_COIL = 2.0
@@ -52,10 +49,7 @@ def state_of(
     better state (a tip exactly 2 cm above the carina is normal). Distances in cm on the patient. The limits follow
     general clinical references, not the (unpublished) ones of the RANZCR readers.
 
-    ETT, by the height of the tip above the carina: 2 to 6 normal (the usual rule for a neutral head: 5 +- 2 and
-    never under 2, because flexing the neck moves the tip by 2: Goodman, AJR 1976;127:433); 0.5 to 2 and 6 to 10
-    borderline; above 10 abnormal, since the trachea is 10 to 12 long and the cuff then lies at the cords; below
-    0.5, hence also in a main bronchus, abnormal (0.5 and not 0 because readers place the carina no better).
+    ETT, by the height of the tip above the carina: `data.position.ett_state`.
 
     NGT: a tip off the film is incompletely imaged. Otherwise by the length of tube beyond the gastro-oesophageal
     junction: at least 10 normal, so that the side holes lie in the stomach (the usual reporting rule); 0 to 10
@@ -81,19 +75,12 @@ def state_of(
         return State.PRESENT
     axes = _Axes(landmarks, mm_per_px)
     if device is Device.ETT:
-        return _ett(axes.cm(points[-1]))
+        return ett_state(-axes.cm(points[-1])[1])
     if device is Device.NGT:
         if not on_film(points[-1], film_shape):
             return State.INCOMPLETE
         return _ngt(axes.cm(points), axes.cm(landmarks.gastro_oesophageal))
     return _cvc(axes.cm(points), axes.cm(landmarks.vein_confluence), axes.cm(landmarks.cavo_atrial))
-
-
-def on_film(point: ArrayLike, film_shape: tuple[int, int]) -> bool:
-    """Whether a point [x, y] lies on a film of (height, width) px, whose outer edges are at -0.5 and size - 0.5."""
-    x, y = np.asarray(point, np.float64)
-    height, width = film_shape
-    return bool(-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5)
 
 
 class _Axes:
@@ -108,13 +95,6 @@ class _Axes:
     def cm(self, px: NDArray[np.float64]) -> NDArray[np.float64]:
         # Rounded to a micrometre, so that rotating and scaling does not push a tip across a limit it lies on.
         return np.round((px - self._carina) @ self._basis, 4)
-
-
-def _ett(tip: Points) -> State:
-    height = -tip[1]
-    if ETT_LOW <= height <= ETT_HIGH:
-        return State.NORMAL
-    return State.BORDERLINE if ETT_CARINA <= height <= ETT_LARYNX else State.ABNORMAL
 
 
 def _ngt(path: Points, junction: Points) -> State:

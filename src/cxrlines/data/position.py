@@ -1,0 +1,23 @@
+"""The position rules that need no more than a tip and the carina: shared by the phantom, which earns its labels by
+them, and by the reader, which tells them of the lines that it found."""
+
+from cxrlines.task import State
+
+# Height of an endotracheal tube's tip above the carina, cm on the patient.
+ETT_CARINA = 0.5
+ETT_LOW = 2.0
+ETT_HIGH = 6.0
+ETT_LARYNX = 10.0
+
+
+def ett_state(height: float) -> State:
+    """The state of an endotracheal tube whose tip is `height` cm above the carina (negative: below it).
+
+    2 to 6 normal (the usual rule for a neutral head: 5 +- 2 and never under 2, because flexing the neck moves the
+    tip by 2: Goodman, AJR 1976;127:433); 0.5 to 2 and 6 to 10 borderline; above 10 abnormal, since the trachea is
+    10 to 12 long and the cuff then lies at the cords; below 0.5, hence also in a main bronchus, abnormal (0.5 and
+    not 0 because readers place the carina no better). Limits belong to the better state.
+    """
+    if ETT_LOW <= height <= ETT_HIGH:
+        return State.NORMAL
+    return State.BORDERLINE if ETT_CARINA <= height <= ETT_LARYNX else State.ABNORMAL

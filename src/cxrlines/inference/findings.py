@@ -1,0 +1,212 @@
+"""What a film shows, in words and numbers: lines, landmarks, distances, and the position rule that applies.
+
+All points are [x, y] in px of the original film, pixel centres at whole numbers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cxrlines.data.maps import from_map, to_map
+from cxrlines.data.position import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, ett_state
+from cxrlines.data.store import Placement
+from cxrlines.inference.locate import Bounds, Line, Spot, find_landmarks, find_lines
+from cxrlines.task import LABELS_OF, STATE_OF, Device, Landmark, State, label_of
+
+LONG_SIDE_CM = (35.0, 43.0)
+"""Longer side of the plates that chest films are taken on (35 x 35, 35 x 43, 43 x 43 cm): the guess where a film has
+no spacing. A crop is smaller, so that a state is told from it only if both ends of the range agree."""
+ETT_RULE = (
+    f"tip {ETT_LOW:g} to {ETT_HIGH:g} cm above the carina is normal, "
+    f"{ETT_CARINA:g} to {ETT_LARYNX:g} cm borderline, else abnormal"
+)
+NGT_RULE = "a tube that leaves the film is incompletely imaged"
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A tip against the carina, and what follows.
+
+    Attributes:
+        what: In words; a negative distance is the other way.
+        line: Index of the line in `Findings.lines`.
+        px: Along the film's rows or columns, or straight, as `what` says; None where the tip is off the film.
+        percent_of_height: px as a share of the film's height, also for distances across.
+        cm: None where the film has no spacing. At the detector: on the patient it is some 5 % less.
+        rule: The position rule that applies, in words; None where none is told by the carina alone.
+        state: The state by that rule; None where it does not decide.
+        classifier: Probability of that state by the classifier.
+        agrees: Whether that state is the classifier's most probable one of the device.
+    """
+
+    what: str
+    line: int
+    px: float | None
+    percent_of_height: float | None
+    cm: float | None
+    rule: str | None = None
+    state: State | None = None
+    classifier: float | None = None
+    agrees: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """All that was found on a film; see `as_dict` for its JSON.
+
+    `film_shape` is (height, width) px, `mm_per_px` (row, column) spacing in mm, `labels` the probability by label.
+    """
+
+    film_shape: tuple[int, int]
+    lines: tuple[Line, ...]
+    landmarks: dict[Landmark, Spot]
+    distances: tuple[Distance, ...]
+    labels: dict[str, float] | None = None
+    mm_per_px: tuple[float, float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: places to a tenth of a px, probabilities to four digits."""
+        return {
+            "labels": None if self.labels is None else {name: round(p, 4) for name, p in self.labels.items()},
+            "lines": [
+                {
+                    "device": line.device.name,
+                    "path": [_point(point) for point in line.path],
+                    "tip": None if line.tip is None else _point(line.tip),
+                    "confidence": round(line.confidence, 4),
+                }
+                for line in self.lines
+            ],
+            "landmarks": {
+                name.value: {"xy": _point(spot.xy), "confidence": round(spot.confidence, 4)}
+                for name, spot in self.landmarks.items()
+            },
+            "distances": [
+                {
+                    "what": distance.what,
+                    "line": distance.line,
+                    "px": _rounded(distance.px, 1),
+                    "percent_of_height": _rounded(distance.percent_of_height, 2),
+                    "cm": _rounded(distance.cm, 2),
+                    "rule": distance.rule,
+                    "state": None if distance.state is None else distance.state.value,
+                    "classifier": _rounded(distance.classifier, 4),
+                    "agrees": distance.agrees,
+                }
+                for distance in self.distances
+            ],
+            "mm_per_px": None if self.mm_per_px is None else list(self.mm_per_px),
+        }
+
+
+def findings_of(
+    maps: np.ndarray,
+    placement: Placement,
+    film_shape: tuple[int, int],
+    labels: Mapping[str, float] | None = None,
+    mm_per_px: tuple[float, float] | None = None,
+) -> Findings:
+    """The findings of a film from its maps.
+
+    Args:
+        maps: (9, h, w) float32 in [0, 1], in the order of `task.MAPS`, of the square film that was read.
+        placement: Where the original film lies in that square.
+        film_shape: (height, width) px of the original film.
+        labels: Probability by label, if a classifier read the film as well.
+        mm_per_px: (row, column) spacing in mm, where the film says it.
+    """
+    height, width = film_shape
+    corners = to_map(placement.to_store(np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]])))
+    bounds: Bounds = (*corners[0].tolist(), *corners[1].tolist())
+
+    def on_original(points: np.ndarray) -> np.ndarray:
+        return placement.to_film(from_map(points))
+
+    lines = []
+    for line in find_lines(maps, bounds):
+        tip = None if line.tip is None else on_original(line.tip[None])[0]
+        lines.append(Line(line.device, on_original(line.path), tip, line.confidence))
+    landmarks = {
+        name: Spot(on_original(spot.xy[None])[0], spot.confidence) for name, spot in find_landmarks(maps).items()
+    }
+    known = None if labels is None else {name: float(p) for name, p in labels.items()}
+    distances = distances_of(lines, landmarks, film_shape, known, mm_per_px)
+    return Findings((height, width), tuple(lines), landmarks, tuple(distances), known, mm_per_px)
+
+
+def distances_of(
+    lines: list[Line],
+    landmarks: Mapping[Landmark, Spot],
+    film_shape: tuple[int, int],
+    labels: Mapping[str, float] | None = None,
+    mm_per_px: tuple[float, float] | None = None,
+) -> list[Distance]:
+    """The place of each line's tip against the carina, along and across the film; see `findings_of`."""
+    carina = landmarks.get(Landmark.CARINA)
+    found = []
+    for k, line in enumerate(lines):
+        if line.device is Device.NGT and line.tip is None:
+            judged = _judged(line.device, State.INCOMPLETE, labels)
+            found.append(Distance("NGT tip off the film", k, None, None, None, NGT_RULE, State.INCOMPLETE, *judged))
+        if line.tip is not None and carina is not None:
+            found += _from_carina(k, line, carina.xy, film_shape, labels, mm_per_px)
+    return found
+
+
+def _from_carina(
+    k: int,
+    line: Line,
+    carina: np.ndarray,
+    film_shape: tuple[int, int],
+    labels: Mapping[str, float] | None,
+    mm_per_px: tuple[float, float] | None,
+) -> list[Distance]:
+    assert line.tip is not None
+    right, down = line.tip - carina
+    name = line.device.name
+
+    def distance(what: str, x: float, y: float, sign: float = 1.0) -> Distance:
+        px = sign * float(np.hypot(x, y))
+        cm = None if mm_per_px is None else sign * float(np.hypot(x * mm_per_px[1], y * mm_per_px[0])) / 10
+        return Distance(f"{name} tip {what}", k, px, 100 * px / film_shape[0], cm)
+
+    across = distance("to the patient's right of the carina", right, 0, -1 if right > 0 else 1)
+    if line.device is not Device.ETT:
+        return [distance("below the carina", 0, down, 1 if down >= 0 else -1), across]
+    above = distance("above the carina", 0, down, -1 if down > 0 else 1)
+    assert above.px is not None
+    state, rule = _by_height(above.px, above.cm, film_shape)
+    judged = (None, None) if state is None else _judged(line.device, state, labels)
+    above = Distance(above.what, k, above.px, above.percent_of_height, above.cm, rule, state, *judged)
+    return [above, across, distance("to the carina, straight", right, down)]
+
+
+def _by_height(px: float, cm: float | None, film_shape: tuple[int, int]) -> tuple[State | None, str]:
+    """The state of a tracheal tube by its height above the carina, and the rule in words."""
+    if cm is not None:
+        return ett_state(cm), ETT_RULE
+    low, high = sorted(px * side / max(film_shape) for side in LONG_SIDE_CM)
+    states = {ett_state(low), ett_state(high)}
+    told = (
+        f"{ETT_RULE}; estimated, as the film has no spacing: {low:.1f} to {high:.1f} cm if its longer side is "
+        f"{LONG_SIDE_CM[0]:g} to {LONG_SIDE_CM[1]:g} cm"
+    )
+    return (states.pop(), told) if len(states) == 1 else (None, f"{told}, which does not decide")
+
+
+def _judged(device: Device, state: State, labels: Mapping[str, float] | None) -> tuple[float | None, bool | None]:
+    """The classifier's probability of a state, and whether it is its most probable one of the device."""
+    if labels is None:
+        return None, None
+    most = max(LABELS_OF[device], key=lambda label: labels[label])
+    return labels[label_of(device, state)], STATE_OF[most] is state
+
+
+def _point(point: np.ndarray) -> list[float]:
+    return [round(float(value), 1) for value in point]
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)

@@ -1,0 +1,301 @@
+"""From the maps of a film to its lines, from entry to tip, and its landmarks; all in px of the maps.
+
+Lengths below are shares of the maps' longer side.
+"""
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from scipy.spatial import cKDTree
+
+from cxrlines.data.maps import SPOT_SIGMA
+from cxrlines.data.paths import Points, lengths, resample
+from cxrlines.inference.tracing import sample, trace
+from cxrlines.task import MAPS, Device, Landmark, MapKind
+
+PEAK = 0.15
+"""The least height of a heat map's peak that is a tip or a landmark."""
+SIGMA = SPOT_SIGMA
+"""Deviation of the bell of a tip or landmark in its heat map."""
+APART = 0.04
+"""Peaks nearer to each other than this are one."""
+REACH = 0.06
+"""A tip's peak moves the end of a course that is no farther from it, along the course or beyond."""
+BESIDE = 0.025
+"""A tip's peak lies on a course that passes it no farther away."""
+EDGE = 0.025
+"""A course that ends no farther than this from the film's border leaves the film there."""
+LEAST = 0.05
+"""The shortest line."""
+USUAL = 0.08
+"""Length over which confidence in a line builds up."""
+CONFIDENCE = 0.25
+"""Lines and landmarks of less confidence are not told."""
+SECOND = 0.6
+"""Of a device that a patient usually has once, a second line needs this share of the first one's weight."""
+OWN = 0.04
+"""A second line of a device runs at least so far by itself."""
+BRIDGE, STRAIGHT = 0.15, 0.85
+"""A peak so far off is still a course's tip if it lies straight ahead (cosine)."""
+STEP = 0.01
+"""Distance of the points of a path."""
+ONCE = (Device.ETT,)
+"""Devices of which a film shows one at most."""
+DOWNWARD = (Device.ETT, Device.NGT)
+"""Devices whose lower end is the tip where the tip map does not say."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spot:
+    """A point that was found: [x, y] float64 (2,), and the value of its heat map there, 0 to 1."""
+
+    xy: np.ndarray
+    confidence: float
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A line that was found.
+
+    `path`: float64 (n, 2), [x, y] from entry to tip. `tip`: float64 (2,), the path's last point; None where the line
+    leaves the film. `confidence`: 0 to 1, the mean probability of the map along the path times 1 - exp(-length / 8 %
+    of the side): a rank, not a probability.
+    """
+
+    device: Device
+    path: np.ndarray
+    tip: np.ndarray | None
+    confidence: float
+
+
+Bounds = tuple[float, float, float, float]
+"""Left, top, right and bottom edge of the film."""
+
+
+def find_lines(maps: np.ndarray, bounds: Bounds | None = None) -> list[Line]:
+    """The lines of a film, in the order of `Device` and of confidence, one for each instance of a device.
+
+    Args:
+        maps: (9, h, w) float32 in [0, 1], in the order of `task.MAPS`.
+        bounds: Where the film lies in the maps, if it does not fill them.
+
+    Raises `ValueError` for maps of another shape or with values that are not numbers.
+    """
+    maps = _checked(maps)
+    height, width = maps.shape[1:]
+    bounds = bounds or (-0.5, -0.5, width - 0.5, height - 0.5)
+    found: list[Line] = []
+    for device in Device:
+        line_map = maps[MAPS.index((MapKind.LINE, device))]
+        if line_map.max() < CONFIDENCE:
+            continue
+        tips = find_spots(maps[MAPS.index((MapKind.TIP, device))])
+        found += _lines_of(device, line_map, tips, bounds)
+    return found
+
+
+def find_landmarks(maps: np.ndarray) -> dict[Landmark, Spot]:
+    """The landmarks of a film, each at the highest peak of its heat map; those that are not seen are left out."""
+    maps = _checked(maps)
+    found = {}
+    for landmark in Landmark:
+        spots = find_spots(maps[MAPS.index((MapKind.LANDMARK, landmark))])
+        if spots and spots[0].confidence >= CONFIDENCE:
+            found[landmark] = spots[0]
+    return found
+
+
+def find_spots(heat: np.ndarray) -> list[Spot]:
+    """The peaks of a heat map (h, w) of at least `PEAK`, highest first, at sub-pixel places."""
+    scale = max(heat.shape)
+    radius = max(1, round(APART * scale))
+    sigma = SIGMA * scale
+    # Smoothed by 0.6 of its deviation, a Gaussian keeps 1 / 1.36 of its height; noise keeps much less.
+    smooth = 1.36 * cv2.GaussianBlur(heat, (0, 0), 0.6 * sigma)
+    # Rows and columns in turn: a square window, which is all that keeping peaks apart needs.
+    highest = cv2.dilate(smooth, np.ones((2 * radius + 1, 1), np.uint8))
+    highest = cv2.dilate(highest, np.ones((1, 2 * radius + 1), np.uint8))
+    rows, columns = np.nonzero((smooth == highest) & (smooth >= PEAK))
+    spots = []
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        spots.append(Spot(_place(heat, row, column, sigma), min(1.0, float(smooth[row, column]))))
+    return sorted(spots, key=lambda spot: -spot.confidence)
+
+
+def _place(heat: np.ndarray, row: int, column: int, sigma: float) -> np.ndarray:
+    """The peak [x, y] of the Gaussian that fits a heat map around a pixel best.
+
+    Its logarithm is a parabola; least squares, weighted by the value squared (Guo, IEEE Signal Processing Magazine
+    2011;28:134). Unlike a centroid it is not pulled inward where the film ends. The pixel itself where the fit has no
+    peak nearby.
+    """
+    reach = max(1, round(1.3 * sigma))
+    top, left = max(0, row - reach), max(0, column - reach)
+    window = heat[top : row + reach + 1, left : column + reach + 1].astype(np.float64)
+    y, x = np.mgrid[top : top + window.shape[0], left : left + window.shape[1]]
+    dx, dy = (x - column).ravel() / reach, (y - row).ravel() / reach
+    value = np.maximum(window.ravel(), 1e-3)
+    terms = np.stack([np.ones_like(dx), dx, dy, dx * dx + dy * dy], 1) * value[:, None]
+    _, a, b, c = np.linalg.lstsq(terms, np.log(value) * value, rcond=None)[0]
+    at = np.array([float(column), float(row)])
+    if c >= -1e-6:
+        return at
+    move = np.array([a, b]) / (-2 * c) * reach
+    return at + move if np.hypot(*move) <= reach else at
+
+
+def _lines_of(device: Device, line_map: np.ndarray, tips: list[Spot], bounds: Bounds) -> list[Line]:
+    scale = float(max(line_map.shape))
+    courses = trace(line_map, np.array([tip.xy for tip in tips]).reshape(-1, 2), many=device not in ONCE)
+    lines = [
+        line
+        for path, spot in _directed(device, courses, tips, bounds, scale)
+        if lengths((line := _line(device, path, spot, line_map, bounds)).path)[-1] >= LEAST * scale
+        and line.confidence >= CONFIDENCE
+    ]
+    kept: list[Line] = []
+    for line in sorted(lines, key=lambda line: -_weight(line)):
+        if kept and (device in ONCE or (device is not Device.CVC and _weight(line) < SECOND * _weight(kept[0]))):
+            continue
+        if not any(_same(line, other, scale) for other in kept):
+            kept.append(line)
+    kept.sort(key=lambda line: -line.confidence)
+    return [replace(line, path=resample(line.path, STEP * scale)) for line in kept]
+
+
+def _directed(
+    device: Device, courses: list[Points], tips: list[Spot], bounds: Bounds, scale: float
+) -> list[tuple[Points, Spot | None]]:
+    """The courses from entry to tip, each with the tip's peak at which it ends; the best fits choose first.
+
+    A peak ends one line; only where none is left may two lines end at the same one.
+    """
+    priors = [_priors(device, course, bounds, scale) for course in courses]
+    shared = [_shared_with(course, courses, k) for k, course in enumerate(courses)]
+    fits = []
+    for k, course in enumerate(courses):
+        for back in (False, True):
+            path, also = (course[::-1], shared[k][::-1]) if back else (course, shared[k])
+            for j, tip in enumerate(tips):
+                fit = _fit(path, also, tip, scale)
+                if fit is not None:
+                    fits.append((fit[0] + priors[k][back], k, back, j, fit[1]))
+    fits.sort(key=lambda fit: -fit[0])
+    chosen: dict[int, tuple[Points, Spot | None]] = {}
+    used: set[int] = set()
+    for again in (False, True):
+        for _, k, back, j, nearest in fits:
+            if k not in chosen and (again or j not in used):
+                chosen[k] = _ended(courses[k][::-1] if back else courses[k], nearest, tips[j], scale), tips[j]
+                used.add(j)
+    for k, course in enumerate(courses):
+        if k not in chosen:
+            chosen[k] = (course if priors[k][0] >= priors[k][1] else course[::-1]), None
+    return [chosen[k] for k in range(len(courses))]
+
+
+def _shared_with(course: Points, courses: list[Points], k: int) -> np.ndarray:
+    """(n,) bool: where a course runs along another one."""
+    others = [other[::2] for j, other in enumerate(courses) if j != k]
+    if not others:
+        return np.zeros(len(course), bool)
+    return cKDTree(np.concatenate(others)).query(course)[0] < 2.0
+
+
+def _fit(path: Points, shared: np.ndarray, tip: Spot, scale: float) -> tuple[float, int] | None:
+    """How well a path ends at a tip's peak, and at which of its points it leaves for it; None if it does not.
+
+    What the path would lose beyond the peak counts against it; less where another line runs there as well.
+    """
+    distance = np.hypot(*(path - tip.xy).T) / scale
+    fits = []
+    # Beside the path: cut there.
+    nearest = int(distance.argmin())
+    lost = float((~shared[nearest:]).sum()) / scale  # points are 1 px apart
+    if distance[nearest] <= BESIDE and lost <= REACH:
+        also = float(shared[nearest:].sum()) / scale
+        fits.append((tip.confidence - (distance[nearest] + lost) / (4 * REACH) - also / 2, nearest))
+    # Beyond its end: led on.
+    step = path[-1] - path[-min(len(path), 1 + round(0.04 * scale))]
+    ahead = tip.xy - path[-1]
+    length = float(np.hypot(*step) * np.hypot(*ahead))
+    straight = length > 0 and float(step @ ahead) / length > STRAIGHT
+    if distance[-1] <= (BRIDGE if straight else REACH):
+        fits.append((tip.confidence - float(distance[-1]) / (4 * REACH), len(path) - 1))
+    return max(fits, default=None)
+
+
+def _ended(path: Points, nearest: int, tip: Spot, scale: float) -> Points:
+    """A path up to where its tip's peak is two of its deviations away, and from there straight to it."""
+    stop = max(1, nearest - round(2 * SIGMA * scale))
+    return np.concatenate([path[:stop], resample(np.stack([path[stop - 1], tip.xy]), 1.0)[1:]])
+
+
+def _line(device: Device, path: Points, spot: Spot | None, line_map: np.ndarray, bounds: Bounds) -> Line:
+    scale = float(max(line_map.shape))
+    path = _to_border(path[::-1], bounds, scale)[::-1]
+    leaves = spot is None and _border_distance(path[-1], bounds) <= EDGE * scale
+    if leaves:
+        path = _to_border(path, bounds, scale)
+    probability = float(sample(line_map, path).mean())
+    length = float(lengths(path)[-1])
+    confidence = min(1.0, probability * (1 - float(np.exp(-length / (USUAL * scale)))))
+    return Line(device, path, None if leaves else path[-1].copy(), confidence)
+
+
+def _weight(line: Line) -> float:
+    return line.confidence * float(lengths(line.path)[-1])
+
+
+def _same(line: Line, other: Line, scale: float) -> bool:
+    """Whether a line is another one again: too little of it is its own, and it ends where that one does."""
+    away = cKDTree(other.path).query(line.path)[0] > BESIDE * scale
+    if float(away.sum()) < OWN * scale:  # points are 1 px apart
+        apart = line.tip is not None and other.tip is not None and float(np.hypot(*(line.tip - other.tip))) / scale
+        return not apart or apart < APART or away.sum() < 2
+    return False
+
+
+def _priors(device: Device, course: Points, bounds: Bounds, scale: float) -> tuple[float, float]:
+    """How much speaks for the last point of a course as its tip, and for the first, before the tip map is asked."""
+    first, last = course[0], course[-1]
+    if device in DOWNWARD:
+        return (0.2, 0.0) if last[1] >= first[1] else (0.0, 0.2)
+    # Catheters come in from outside: their tip is the end that is farther from the film's border.
+    return (0.2, 0.0) if _border_distance(last, bounds) >= _border_distance(first, bounds) else (0.0, 0.2)
+
+
+def _border_distance(point: np.ndarray, bounds: Bounds) -> float:
+    left, top, right, bottom = bounds
+    return float(min(point[0] - left, point[1] - top, right - point[0], bottom - point[1]))
+
+
+def _to_border(path: Points, bounds: Bounds, scale: float) -> Points:
+    """A path led on to the film's border where it ends just short of it: thinning takes half a width from each end."""
+    gap = _border_distance(path[-1], bounds)
+    if not 0 < gap <= EDGE * scale:
+        return path
+    step = path[-1] - path[-min(len(path), 1 + round(0.03 * scale))]
+    length = float(np.hypot(*step))
+    if length == 0:
+        return path
+    left, top, right, bottom = bounds
+    low, high = np.array([left, top]), np.array([right, bottom])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        steps = np.where(step > 0, (high - path[-1]) / step, np.where(step < 0, (low - path[-1]) / step, np.inf))
+    onward = float(steps.min())
+    if onward * length > 2 * EDGE * scale:
+        return path
+    return np.concatenate([path, [path[-1] + onward * step]])
+
+
+def _checked(maps: np.ndarray) -> np.ndarray:
+    maps = np.ascontiguousarray(maps, np.float32)
+    if maps.ndim != 3 or len(maps) != len(MAPS) or min(maps.shape[1:]) < 8:
+        raise ValueError(
+            f"maps: needs ({len(MAPS)}, h, w) of at least 8 px a side, in the order of task.MAPS; got {maps.shape}"
+        )
+    if not np.isfinite(maps).all():
+        raise ValueError("maps: holds values that are not numbers; the network that made them has diverged")
+    return maps

@@ -1,0 +1,254 @@
+"""From a map of lines to courses: which pixels belong to one line, and in what order.
+
+The map is cut at two thresholds and thinned to a skeleton. The skeleton falls into segments at its junctions; ends of
+segments are then linked two by two where a line can go on, within a junction first and across gaps after. So lines
+that cross stay two, and a line in pieces becomes one. A catheter that ends on another one (two that share a vein)
+shares the rest of its way.
+
+Points are [x, y] in px of the map; lengths below are shares of the map's longer side.
+"""
+
+from collections import defaultdict
+
+import cv2
+import numpy as np
+
+from cxrlines.data.paths import Points, lengths, resample
+from cxrlines.inference.skeleton import JUNCTION, SPUR, TIP_NEAR, Pose, Segment, segments_of
+
+TURN = 65.0
+"""Degrees by which a line may turn within a junction."""
+GAP = 0.25
+"""The longest gap to be bridged; the turn allowed falls with it from `CORNER` to `GAP_TURN` degrees."""
+CORNER, GAP_TURN = 90.0, 20.0
+FRAGMENT = 0.03
+"""Pieces that are shorter have no direction of their own."""
+TIPLESS = 50.0
+"""Degrees that it counts against a link that the line would have two tips, or none though another end has one."""
+SMOOTH = 1.5
+"""Deviation in px by which a course is smoothed along itself."""
+
+
+_End = tuple[int, int]  # a segment, and 0 for its start or 1 for its end
+
+
+def trace(line_map: np.ndarray, tips: Points, *, many: bool) -> list[Points]:
+    """The courses of the lines of one device, longest first, each about 1 px between points; direction undecided.
+
+    Args:
+        line_map: (h, w) float32, probability of a line.
+        tips: (k, 2), the places where tips were seen: there a line ends, and is not bridged to another.
+        many: Whether the device may be there several times, so that a line may share the way of another.
+    """
+    scale = float(max(line_map.shape))
+    segments = segments_of(line_map, tips)
+    free = [(segment, side) for segment in segments for side in (0, 1) if segment.nodes[side] < 0]
+    for tip in tips if free else []:  # each says of one end that it is a tip
+        distance, k = min((float(np.hypot(*(s.points[-side] - tip))), k) for k, (s, side) in enumerate(free))
+        if distance < TIP_NEAR * scale:
+            free[k][0].tipped[free[k][1]] = True
+    links: dict[_End, _End] = {}
+    _link_junctions(segments, links, scale)
+    _link_gaps(segments, links, scale)
+    chains = _chains(segments, links)
+    courses = [_joined(segments, chain) for chain in chains]
+    if many:
+        courses = [_shared(k, courses, chains, segments, scale) for k in range(len(courses))]
+    courses = [refine(course, line_map) for course in courses if lengths(course)[-1] >= SPUR * scale]
+    return sorted(courses, key=lambda course: -lengths(course)[-1])
+
+
+def _turn(one: Pose, other: Pose) -> tuple[float, float]:
+    """The gap in px between two ends, and the degrees by which a line turns that goes on from one to the other."""
+    chord = other[0] - one[0]
+    gap = float(np.hypot(*chord))
+    whole = 0.0 if one[1] is None or other[1] is None else _angle(one[1], -other[1])
+    if gap < 3:
+        return gap, whole
+    turns = [whole / 2]  # an arc turns by half of it at either end of its chord
+    turns += [_angle(one[1], chord / gap)] if one[1] is not None else []
+    turns += [_angle(chord / gap, -other[1])] if other[1] is not None else []
+    return gap, max(turns)
+
+
+def _angle(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip(one @ other, -1, 1))))
+
+
+def _link_junctions(segments: list[Segment], links: dict[_End, _End], scale: float) -> None:
+    at: dict[int, list[_End]] = defaultdict(list)
+    for k, segment in enumerate(segments):
+        for side, node in enumerate(segment.nodes):
+            if node >= 0:
+                at[node].append((k, side))
+    for ends in at.values():
+        geometry = {end: segments[end[0]].end(end[1], scale) for end in ends}
+        costs = []
+        for i, one in enumerate(ends):
+            for other in ends[i + 1 :]:
+                if one[0] == other[0] and len(ends) > 2 and lengths(segments[one[0]].points)[-1] < 4 * JUNCTION * scale:
+                    continue  # a small ring is not a line that comes back to itself
+                turn = _turn(geometry[one], geometry[other])[1]
+                costs.append((turn + _against(segments, one, other, ends), one, other))
+        for turn, one, other in sorted(costs):
+            if one not in links and other not in links and (turn <= TURN or len(ends) == 2):
+                links[one], links[other] = other, one
+
+
+def _against(segments: list[Segment], one: _End, other: _End, ends: list[_End]) -> float:
+    """`TIPLESS` if the line through two ends would have a tip at both its far ends, or at none though it could."""
+
+    def far(end: _End) -> bool | None:
+        segment, side = segments[end[0]], 1 - end[1]
+        return None if segment.nodes[side] >= 0 else segment.tipped[side]
+
+    states = far(one), far(other)
+    if states == (True, True):
+        return TIPLESS
+    if states == (False, False) and any(far(end) for end in ends):
+        return TIPLESS
+    return 0.0
+
+
+def _link_gaps(segments: list[Segment], links: dict[_End, _End], scale: float) -> None:
+    """Bridge gaps, the best first: near, straight on, and not from a tip."""
+    ends = [
+        (k, side)
+        for k, segment in enumerate(segments)
+        for side in (0, 1)
+        if segment.nodes[side] < 0 and not segment.tipped[side] and (k, side) not in links
+    ]
+    geometry = {end: segments[end[0]].end(end[1], scale, FRAGMENT) for end in ends}
+    costs = []
+    for i, one in enumerate(ends):
+        for other in ends[i + 1 :]:
+            if one[0] == other[0]:
+                continue
+            gap, turn = _turn(geometry[one], geometry[other])
+            allowed = CORNER + (GAP_TURN - CORNER) * gap / (GAP * scale)
+            if gap <= GAP * scale and turn <= allowed:
+                costs.append((gap * (1 + turn / 30), one, other))
+    for _, one, other in sorted(costs):
+        if one in links or other in links or _far_end(segments, links, one) == other:
+            continue
+        links[one], links[other] = other, one
+
+
+def _far_end(segments: list[Segment], links: dict[_End, _End], end: _End) -> _End:
+    """Where the chain that starts at an end ends."""
+    start = end
+    while True:
+        far = (end[0], 1 - end[1])
+        if far not in links or links[far] == start:
+            return far
+        end = links[far]
+
+
+def _chains(segments: list[Segment], links: dict[_End, _End]) -> list[list[_End]]:
+    """The segments in the order in which links join them, each named by the end at which it is entered."""
+    chains: list[list[_End]] = []
+    done: set[int] = set()
+    free = [(k, side) for k in range(len(segments)) for side in (0, 1) if (k, side) not in links]
+    for start in [*free, *((k, 0) for k in range(len(segments)))]:  # free ends first, rings after
+        if start[0] in done:
+            continue
+        chain, at = [], start
+        while at[0] not in done:
+            done.add(at[0])
+            chain.append(at)
+            far = (at[0], 1 - at[1])
+            if far not in links:
+                break
+            at = links[far]
+        chains.append(chain)
+    return chains
+
+
+def _joined(segments: list[Segment], chain: list[_End]) -> Points:
+    parts = [segments[k].points if side == 0 else segments[k].points[::-1] for k, side in chain]
+    return np.concatenate(parts)
+
+
+def _shared(k: int, courses: list[Points], chains: list[list[_End]], segments: list[Segment], scale: float) -> Points:
+    """Course `k`, led on along the line that it runs into at a junction, if it does."""
+    course = courses[k]
+    (first, side), (last, entered) = chains[k][0], chains[k][-1]
+    for node, back, end in (
+        (segments[first].nodes[side], True, (first, side)),
+        (segments[last].nodes[1 - entered], False, (last, 1 - entered)),
+    ):
+        if node < 0 or lengths(course)[-1] < JUNCTION * scale:
+            continue
+        geometry = segments[end[0]].end(end[1], scale)
+        onward = _way_on(geometry, node, k, courses, chains, segments, scale)
+        if onward is not None:
+            course = np.concatenate([onward[::-1], course]) if back else np.concatenate([course, onward])
+    return course
+
+
+def _way_on(
+    geometry: Pose,
+    node: int,
+    k: int,
+    courses: list[Points],
+    chains: list[list[_End]],
+    segments: list[Segment],
+    scale: float,
+) -> Points | None:
+    """The rest of the other line through a junction that is the straightest way on; None if each turns too far."""
+    best: tuple[float, Points] | None = None
+    for other, chain in enumerate(chains):
+        if other == k:
+            continue
+        for place, (segment, side) in enumerate(chain):
+            for leaves in (side, 1 - side):
+                if segments[segment].nodes[leaves] != node:
+                    continue
+                turn = _turn(geometry, segments[segment].end(leaves, scale))[1]
+                if leaves == side:  # entered at this junction: onward through the rest of the chain
+                    rest = _joined(segments, chain[place:])
+                else:
+                    rest = _joined(segments, chain[: place + 1])[::-1]
+                far = chain[-1] if leaves == side else chain[0]
+                tipped = segments[far[0]].tipped[1 - far[1] if leaves == side else far[1]]
+                turn -= TIPLESS if tipped else 0.0
+                if turn <= TURN and (best is None or turn < best[0]):
+                    best = turn, rest
+    return None if best is None else best[1]
+
+
+def refine(course: Points, line_map: np.ndarray) -> Points:
+    """A course moved onto the ridge of the map and smoothed, 1 px between its points; its ends stay."""
+    course = _smoothed(resample(course, 1.0))
+    offsets = np.arange(-2.0, 2.01, 0.5)
+    for _ in range(2):
+        tangent = np.gradient(course, axis=0)
+        tangent /= np.maximum(np.hypot(*tangent.T)[:, None], 1e-9)
+        normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
+        across = course[:, None] + offsets[:, None] * normal[:, None]
+        weight = sample(line_map, across.reshape(-1, 2)).reshape(across.shape[:2]) ** 2
+        mass = weight.sum(1)
+        shift = np.where(mass > 0.02, (weight * offsets).sum(1) / np.maximum(mass, 1e-9), 0)
+        course = _smoothed(resample(course + np.clip(shift, -1, 1)[:, None] * normal, 1.0))
+    return course
+
+
+def sample(values: np.ndarray, points: Points) -> np.ndarray:
+    """(n,) float32: a map at points [x, y] between its pixels; 0 outside."""
+    at = points.astype(np.float32)[:, None]
+    return cv2.remap(np.ascontiguousarray(values, np.float32), at[..., 0], at[..., 1], cv2.INTER_LINEAR, borderValue=0)[
+        :, 0
+    ]
+
+
+def _smoothed(points: Points) -> Points:
+    """A Gaussian along the course; the ends keep their places because the course is mirrored through them."""
+    reach = min(int(4 * SMOOTH), len(points) - 1)
+    if reach < 1:
+        return points
+    before = 2 * points[0] - points[reach:0:-1]
+    after = 2 * points[-1] - points[-2 : -reach - 2 : -1]
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SMOOTH) ** 2)
+    kernel /= kernel.sum()
+    extended = np.concatenate([before, points, after])
+    return np.stack([np.convolve(extended[:, d], kernel, "valid") for d in (0, 1)], 1)
