@@ -65,10 +65,44 @@ def synth(
     ] = Balance.natural,
     site: Annotated[Site, typer.Option(help="b is another hospital: other processing, mix, collimation.")] = Site.a,
     difficulty: Annotated[float, typer.Option(help="0 easy; 0.5 like real ICU films; 1 harder.")] = 0.5,
-    annotated: Annotated[float, typer.Option(help="Share of training films whose lines are annotated.")] = 0.3,
+    annotated: Annotated[
+        float | None,
+        typer.Option(help="Share of training films whose lines are annotated; default 0.3, with --onto 1."),
+    ] = None,
+    onto: Annotated[Path | None, typer.Option(help="Folder of real films: draw devices into those instead.")] = None,
+    marks: Annotated[
+        Path | None, typer.Option(help="JSON with the carina and the lines of the real films of --onto.")
+    ] = None,
+    phantom_share: Annotated[float, typer.Option(help="With --onto: share of plain phantom films among them.")] = 0.0,
     workers: Workers = None,
 ) -> None:
     """Make phantom films: synthetic radiographs with known lines, tips, landmarks and labels."""
+    if onto is not None:
+        from cxrlines.phantom.onto import write_onto
+
+        if test is not None or (balance, site, difficulty) != (Balance.natural, Site.a, 0.5):
+            raise ValueError(
+                "--test, --balance, --site, --difficulty: are of a phantom data set; with --onto all films are "
+                "training films and the rest is drawn anew for each, so leave them out"
+            )
+        share = 1.0 if annotated is None else annotated
+        made = write_onto(
+            out,
+            onto,
+            marks,
+            studies=studies,
+            seed=seed,
+            size=size,
+            phantom_share=phantom_share,
+            annotated=share,
+            workers=workers,
+        )
+        typer.echo(f"{out}: {studies} training films, drawn onto {made['backdrops']} real ones")
+        for reason, count in made["left_out"].items():
+            typer.echo(f"not drawn onto: {count} x {reason}")
+        return
+    if marks is not None or phantom_share:
+        raise ValueError("--marks, --phantom-share: are for real films; name their folder with --onto")
     from cxrlines.phantom.write import write_phantom
 
     summary = write_phantom(
@@ -80,7 +114,7 @@ def synth(
         site=site.value,
         difficulty=difficulty,
         test=test,
-        annotated=annotated,
+        annotated=0.3 if annotated is None else annotated,
         workers=workers,
     )
     typer.echo(f"{out}: {summary['studies']} training and {summary['test']} test films")

@@ -241,7 +241,7 @@ def visible(path: Points, shape: tuple[int, int]) -> list[list[int]]:
     return whole[longest].tolist()
 
 
-def _spots(scene: Scene) -> list[float | None]:
+def _spots(scene: Scene) -> list[float]:
     points = [getattr(scene.landmarks, name) for name in Landmarks.names()]
     return [round(float(v), 2) for v in np.concatenate(points)] + [round(scene.view.mm_per_px, 5)]
 

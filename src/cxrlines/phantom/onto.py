@@ -1,0 +1,249 @@
+"""Devices drawn into real films, for training masks: films that are real but for lines whose course is known."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cxrlines.data.films import read_film
+from cxrlines.phantom.anatomy import draw_patient, pose
+from cxrlines.phantom.backdrop import Backdrop, exposed, find_backdrops
+from cxrlines.phantom.curves import Points, resample
+from cxrlines.phantom.marks import MarkedLine, MarksError, read_marks
+from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
+from cxrlines.phantom.position import Landmarks, on_film, state_of
+from cxrlines.phantom.scene import Line, View, landmarks_of
+from cxrlines.phantom.vary import Film, burn_in, change_tone, draw_crop
+from cxrlines.phantom.write import (
+    Parameters,
+    Study,
+    Written,
+    film_path,
+    make_study,
+    plan_studies,
+    save_film,
+    share,
+    study_uid,
+    visible,
+    whole,
+    write_set,
+)
+from cxrlines.task import LABELS, Device, State, label_of
+
+ONTO_VERSION = 1  # goes up whenever the same parameters give other films
+LEFT_ALONE = 0.15  # share of the real films into which nothing is drawn
+SURE = 2  # a carina less sure than this places the anatomy, but is not handed on as a landmark
+STEP = 0.4  # cm between the points of a path
+
+
+@dataclass(frozen=True)
+class OntoParameters:
+    """What a data set of real films with drawn devices is made from; equal parameters give equal bytes."""
+
+    studies: int
+    seed: int
+    films: str  # SHA-256 of the real films' names and sizes, of the marks and the patients
+    backdrops: int  # how many real films can be drawn into
+    left_out: dict[str, int]  # how many cannot, by reason
+    size: int = 512  # longer side at most, px
+    phantom_share: float = 0.0
+    annotated: float = 1.0
+    test: int = 0
+    version: int = ONTO_VERSION
+    kind: str = "onto"
+
+    def __post_init__(self) -> None:
+        whole("studies", self.studies, 1, 10_000_000)
+        whole("seed", self.seed, 0, 2**63 - 1)
+        whole("size", self.size, 64, 4096)
+        share("phantom-share", self.phantom_share)
+        share("annotated", self.annotated)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """Which film this is: its number and the real film below it."""
+
+    number: int
+    backdrop: Backdrop
+
+
+def write_onto(
+    out: Path,
+    folder: Path,
+    marks: Path | None,
+    *,
+    studies: int,
+    seed: int,
+    size: int = 512,
+    phantom_share: float = 0.0,
+    annotated: float = 1.0,
+    workers: int | None = None,
+) -> dict:
+    """Write `studies` training films: those of `folder` with devices drawn in, a `phantom_share` of phantom films.
+
+    The layout is that of `write_phantom`, without test films; what is true of the real films, and which can be used,
+    comes from the marks file (see `marks` and `backdrop.find_backdrops`). Every real film is used about equally often,
+    each time cropped, developed and drawn into anew; a share of LEFT_ALONE gets nothing drawn in. Lines that were on
+    a film stay in its truth, their states by `position.state_of` with landmarks estimated from the carina. Films keep
+    their resolution but are at most `size` px on the longer side. Of the landmarks only the carina is told.
+
+    Same films, marks and parameters, same bytes, whatever the `workers`; the same call after an interruption goes on.
+    `MarksError` without marks or with unusable ones, `ValueError` for a parameter out of range or no usable film.
+    """
+    if marks is None:
+        raise MarksError(
+            "--onto needs --marks FILE: a JSON file with the carina and the lines of the real films, as the anatomy "
+            "is placed at the carina and lines already there belong to the truth; docs/phantom.md shows how to write it"
+        )
+    backdrops, left_out = find_backdrops(folder, read_marks(marks))
+    parameters = OntoParameters(
+        studies,
+        seed,
+        _fingerprint(backdrops, Path(marks)),
+        len(backdrops),
+        left_out,
+        size,
+        float(phantom_share),
+        float(annotated),
+    )
+
+    def plan() -> Sequence[Drawing | Study]:
+        phantoms = round(studies * parameters.phantom_share)
+        drawn = [
+            Drawing(number, backdrops[place])
+            for number, place in enumerate(_turns(len(backdrops), studies - phantoms, seed))
+        ]
+        return [*drawn, *(plan_studies(_phantom(parameters, phantoms)) if phantoms else [])]
+
+    return write_set(out, parameters, plan, _Maker(parameters), workers)
+
+
+def _fingerprint(backdrops: list[Backdrop], marks: Path) -> str:
+    digest = hashlib.sha256(marks.read_bytes())
+    for backdrop in backdrops:
+        digest.update(f"{backdrop.path.name}\t{backdrop.path.stat().st_size}\t{backdrop.patient}\n".encode())
+    return digest.hexdigest()
+
+
+def _turns(films: int, count: int, seed: int) -> list[int]:
+    """Which real film each film is made from: all of them in one order after another."""
+    rng = np.random.default_rng([seed, 3])
+    turns = [rng.permutation(films) for _ in range(-(-count // films))]
+    return np.concatenate(turns)[:count].tolist() if turns else []
+
+
+def _phantom(parameters: OntoParameters, studies: int) -> Parameters:
+    return Parameters(max(1, studies), parameters.seed, parameters.size, "even", "a", 0.5, 0, parameters.annotated)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes one film of the set and its rows."""
+
+    parameters: OntoParameters
+
+    def __call__(self, item: Drawing | Study, folder: Path) -> Written:
+        if isinstance(item, Drawing):
+            return make_drawing(self.parameters, item, folder)
+        # Phantom films of both sites and any difficulty, a patient always of one site.
+        rng = np.random.default_rng([self.parameters.seed, 4, item.patient])
+        site = "ab"[int(rng.integers(2))]
+        difficulty = np.random.default_rng([self.parameters.seed, 5, item.number]).uniform(0.2, 0.8)
+        return make_study(replace(_phantom(self.parameters, 1), site=site, difficulty=difficulty), item, folder)
+
+
+@dataclass(frozen=True, eq=False)
+class _Background:
+    """A real film cropped and shrunk, and what is marked on it, in px of that."""
+
+    film: Film
+    carina: Points
+    lines: tuple[MarkedLine, ...]
+    px_per_cm: float  # on the patient; guessed
+
+
+def make_drawing(parameters: OntoParameters, drawing: Drawing, folder: Path) -> Written:
+    """One real film with devices drawn in, unless an interrupted call already wrote it, and its rows."""
+    rng, for_lines, for_film, for_rows = (
+        np.random.default_rng([parameters.seed, 6, drawing.number, part]) for part in range(4)
+    )
+    backdrop = drawing.backdrop
+    ground = _background(backdrop, parameters.size, rng)
+    film = ground.film
+    view = View(film.shape, ground.px_per_cm, float(np.deg2rad(rng.normal(0, 2.0))), ground.carina)
+    anatomy = pose(draw_patient(rng), rng)
+    landmarks = landmarks_of(anatomy, view)
+    seen = exposed(film)
+    truth = [
+        (_label(line, landmarks, view), resample(line.path, STEP * view.px_per_cm))
+        for line in ground.lines
+        if line.device
+    ]
+    lines: tuple[Line, ...] = ()
+    if rng.random() >= LEFT_ALONE:
+        airway = airway_of(film, ground.lines, ground.carina, ground.px_per_cm)
+        lines = draw_scene(ground.lines, anatomy, view, landmarks, airway, seen, rng)
+        truth += [(line.label, from_exposed(line.path, seen)) for line in lines]
+    uid = study_uid(f"onto-{parameters.films}-{parameters.seed}-{drawing.number}")
+    path = film_path(folder, 0, uid)
+    if not path.exists():
+        clutter = float(for_film.uniform(0.2, 1.2)) if for_film.random() < 0.4 else 0.0
+        film = expose(film, seen, lines, clutter, anatomy, view, for_lines)
+        film = burn_in(change_tone(film, for_film), for_film)
+        save_film(path, film, int(for_film.integers(70, 96)))
+    told = [(label, visible(points, view.shape)) for label, points in truth if _shows(points, view)]
+    present = {label for label, _ in told}
+    spots: list[float | None] = [None] * (2 * len(Landmarks.names()) + 1)
+    if backdrop.marks.carina_sure >= SURE:
+        place = 2 * Landmarks.names().index("carina")
+        spots[place : place + 2] = [round(float(value), 2) for value in ground.carina]
+    annotated = bool(for_rows.random() < parameters.annotated and told)
+    return Written(uid, backdrop.patient, 0, [int(x in present) for x in LABELS], told, annotated, spots)
+
+
+def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Background:
+    """The film below, cropped, at most `size` px on the longer side.
+
+    Portable films are 34.5 to 43 cm wide on the patient, upright ones 31 to 38.
+    """
+    film = read_film(backdrop.path).pixels
+    height, width = film.shape
+    lines = backdrop.marks.lines
+    for what, points in [("the carina", backdrop.carina[None])] + [
+        (f"a line ({line.name})", line.path) for line in lines
+    ]:
+        if (points < -0.05 * max(film.shape)).any() or (points > 1.05 * np.array([width, height])).any():
+            raise MarksError(
+                f"the marks of film {backdrop.path.stem}: {what} lies off the film, which is {width} x {height} px; "
+                "give px of the film as it lies in the folder"
+            )
+    tips = [line.path[-1] for line in lines if line.device and line.tip_on_film and line.device is not Device.NGT]
+    left, top, right, bottom = draw_crop(film.shape, np.array([backdrop.carina, *tips]), rng)
+    cropped = film[top:bottom, left:right]
+    longest = size * (rng.uniform(0.6, 1.0) if rng.random() < 0.2 else 1.0)
+    by = min(1.0, longest / max(cropped.shape))
+    shape = max(1, round(cropped.shape[1] * by)), max(1, round(cropped.shape[0] * by))
+    small = cv2.resize(cropped, shape, interpolation=cv2.INTER_AREA) if by < 1 else cropped
+    scale = np.array(shape) / cropped.shape[::-1]
+
+    def moved(points: Points) -> Points:
+        return (points - (left, top) + 0.5) * scale - 0.5
+
+    wide = rng.uniform(31, 38) if height > 1.1 * width else rng.uniform(34.5, 43)
+    moved_lines = tuple(replace(line, path=moved(line.path)) for line in lines)
+    return _Background(small, moved(backdrop.carina), moved_lines, width * by / wide)
+
+
+def _label(line: MarkedLine, landmarks: Landmarks, view: View) -> str:
+    assert line.device is not None
+    if line.device is Device.NGT and not line.tip_on_film:
+        return label_of(Device.NGT, State.INCOMPLETE)
+    return label_of(line.device, state_of(line.device, line.path, landmarks, view.mm_per_px, view.shape))
+
+
+def _shows(points: Points, view: View) -> bool:
+    return sum(on_film(point, view.shape) for point in np.round(points[::-1][::3])) > 1

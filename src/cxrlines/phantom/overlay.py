@@ -1,0 +1,155 @@
+"""Devices placed into a real film at its carina and exposed onto it: attenuation adds, seen as the film sees things."""
+
+from collections import Counter
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrlines.phantom.anatomy import Anatomy
+from cxrlines.phantom.backdrop import Look, trachea
+from cxrlines.phantom.curves import Points
+from cxrlines.phantom.devices import Placed, cvc_routes
+from cxrlines.phantom.instruments import draw_clutter
+from cxrlines.phantom.looks import draw_devices
+from cxrlines.phantom.marks import TRACHEOSTOMY, MarkedLine
+from cxrlines.phantom.position import Landmarks, on_film, state_of
+from cxrlines.phantom.raster import Field, FineRaster
+from cxrlines.phantom.scene import Line, View, aim
+from cxrlines.phantom.vary import Film
+from cxrlines.task import LABELS_OF, STATE_OF, Device, label_of
+
+Mask = NDArray[np.bool_]
+
+_FINE = 3.0  # lines are drawn on a grid this many times finer than the film
+_ABSENT = {Device.ETT: 0.15, Device.NGT: 0.35, Device.SWAN: 0.8}
+_CVC_COUNTS = (0.3, 0.4, 0.25, 0.05)
+
+
+def airway_of(film: Film, lines: tuple[MarkedLine, ...], carina: Points, px_per_cm: float) -> Points:
+    """The axis of the trachea, (n, 2) cm around the carina, down to it: along a tube that lies in it, or looked for."""
+    for line in lines:
+        above = (line.path - carina) / px_per_cm
+        above = above[above[:, 1] < 0]
+        if line.device is Device.ETT and len(above) > 1:
+            return np.vstack([above, [0, 0]])
+    return trachea(film, carina, px_per_cm)
+
+
+def draw_scene(
+    marked: tuple[MarkedLine, ...],
+    anatomy: Anatomy,
+    view: View,
+    landmarks: Landmarks,
+    airway: Points,
+    seen: Mask,
+    rng: np.random.Generator,
+) -> tuple[Line, ...]:
+    """The devices that are drawn in, in states drawn evenly: none that is there already but more catheters.
+
+    A film with a tracheal tube or a tracheostomy gets no tracheal tube. Tubes in the airway follow `airway`
+    (`backdrop.trachea`), those beside it partly. A device whose tip would lie where the film was not exposed
+    (`seen`, (h, w)) is left away. Films are taken to be upright.
+    """
+    there = Counter(line.device for line in marked)
+    there[Device.ETT] += sum(line.name == TRACHEOSTOMY for line in marked)
+    targets = [
+        (device, STATE_OF[LABELS_OF[device][int(rng.integers(len(LABELS_OF[device])))]])
+        for device, absent in _ABSENT.items()
+        if not there[device] and rng.random() >= absent
+    ]
+    for _ in range(max(0, int(rng.choice(4, p=_CVC_COUNTS)) - there[Device.CVC])):
+        targets.append((Device.CVC, STATE_OF[LABELS_OF[Device.CVC][int(rng.integers(3))]]))
+    routes = iter(cvc_routes(rng, sum(device is Device.CVC for device, _ in targets), "ab"[int(rng.integers(2))]))
+    lines = []
+    for device, target in targets:
+        line = aim(device, target, next(routes) if device is Device.CVC else "", anatomy, view, landmarks, rng)
+        if line is not None:
+            line = _along(line, airway, anatomy, view, landmarks)
+            if _in_exposed(line, seen):
+                lines.append(line)
+    return tuple(lines)
+
+
+def _along(line: Line, airway: Points, anatomy: Anatomy, view: View, landmarks: Landmarks) -> Line:
+    """A tube moved sideways above the carina, from the drawn anatomy's trachea to the film's own."""
+    part = {Device.ETT: 1.0, Device.NGT: 0.7}.get(line.placed.device, 0.0)
+    if not part:
+        return line
+    own = anatomy.airway()[0] * anatomy.scale
+    y = line.placed.path[:, 1]
+    order = np.argsort(airway[:, 1])
+    found = np.interp(y, airway[order, 1], airway[order, 0]) - np.interp(y, own[:, 1], own[:, 0])
+    shift = np.where(y < 0, found, 0.0) * part
+    path = line.placed.path + shift[:, None] * [1, 0]
+    if line.placed.device is Device.ETT:
+        path = _stiff(path)
+    px = view.px(path)
+    state = state_of(line.placed.device, px, landmarks, view.mm_per_px, view.shape)
+    return Line(Placed(line.placed.device, line.placed.route, path), px, label_of(line.placed.device, state))
+
+
+def _stiff(path: Points) -> Points:
+    """A path whose bends are those of a thick tube: averaged over 2.8 cm, ends kept."""
+    reach = min(3, (len(path) - 1) // 2)
+    ends = np.pad(path, ((reach, reach), (0, 0)), mode="reflect", reflect_type="odd")
+    return np.stack([np.convolve(ends[:, k], np.full(2 * reach + 1, 1 / (2 * reach + 1)), "valid") for k in (0, 1)], 1)
+
+
+def _in_exposed(line: Line, seen: Mask) -> bool:
+    """Whether enough of a line is on the exposed part of the film, its tip too if that is on the film."""
+    inside = _at(seen, line.path)
+    tip = line.path[-1]
+    return bool(inside.sum() > 8 and (inside[-1] or not on_film(tip, seen.shape)))
+
+
+def from_exposed(path: Points, seen: Mask) -> Points:
+    """A path in px from the first point that lies on the exposed part of the film."""
+    return path[int(np.argmax(_at(seen, path))) :]
+
+
+def _at(seen: Mask, path: Points) -> Mask:
+    x, y = np.round(path).astype(int).T
+    height, width = seen.shape
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return inside & seen[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
+
+
+def expose(
+    film: Film,
+    seen: Mask,
+    lines: tuple[Line, ...],
+    clutter: float,
+    anatomy: Anatomy,
+    view: View,
+    rng: np.random.Generator,
+) -> Film:
+    """The film as if devices and distractors had lain in the beam too: their attenuation adds to what is there.
+
+    Grey is taken as affine in attenuation, with a slope from the film's own contrast (`Look`), less where the film is
+    dense and scatter prevails, bending softly into its white; what is added is blurred as the film is.
+    """
+    if not lines and not clutter:
+        return film
+    look = Look.of(film)
+    image = draw_devices(FineRaster(view, _FINE), lines, rng)
+    added = _shrunk(image, film.shape) * np.float32(np.exp(rng.normal(0, 0.35)) * (0.5 if rng.random() < 0.1 else 1.0))
+    if clutter:
+        things = draw_clutter(FineRaster(view, _FINE, anatomy.scale), anatomy, clutter, rng)
+        added += _shrunk(things, film.shape) * np.float32(np.exp(rng.normal(-0.1, 0.4)))
+    spot = 0.03 * view.px_per_cm * rng.uniform(0.7, 1.5)  # focal spot and movement
+    added = cv2.GaussianBlur(added, (0, 0), max(0.35, float(np.hypot(look.blur, spot))))
+    grey: Field = film.astype(np.float32)
+    coarse = cv2.resize(film, (max(1, film.shape[1] // 8), max(1, film.shape[0] // 8)), interpolation=cv2.INTER_AREA)
+    low, high = np.percentile(coarse, [15, 90])
+    dense = np.clip((coarse.astype(np.float32) - low) / max(high - low, 1.0), 0, 1)
+    fade = np.float32(rng.uniform(0.0, 0.5))
+    primary = cv2.resize((1 - fade * dense) / (1 - 0.7 * fade), film.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    rise = added * primary * np.float32(look.contrast) * seen
+    room = np.maximum(np.float32(rng.uniform(look.white, 255)) - grey, 4)
+    grey += room * (1 - np.exp(-rise / room))
+    return np.clip(np.round(grey), 0, 255).astype(np.uint8)
+
+
+def _shrunk(image: Film, shape: tuple[int, int]) -> Field:
+    return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) * np.float32(1 / 255)
