@@ -55,6 +55,17 @@ class Placement:
         return (np.asarray(points, np.float64) - (self.offset_x, self.offset_y)) / (self.scale_x, self.scale_y)
 
 
+    def at(self, store: int, size: int) -> "Placement":
+        """Where the film lies once its store film of `store` px a side is shrunk to `size` px."""
+        ratio = size / store
+        return Placement(
+            self.scale_x * ratio,
+            self.scale_y * ratio,
+            (self.offset_x + 0.5) * ratio - 0.5,
+            (self.offset_y + 0.5) * ratio - 0.5,
+        )
+
+
 def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, Placement]:
     """A film (h, w) uint8 as a store film (size, size) uint8, and where it lies in there.
 

@@ -6,26 +6,24 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from cxrlines.data.films import FilmError, is_film, read_film
 from cxrlines.data.pool import cores
-from cxrlines.data.store import shrink
+from cxrlines.data.store import Placement, shrink
 from cxrlines.data.tables import FILM_SUFFIXES
 from cxrlines.inference.bundle import Bundle
+from cxrlines.inference.findings import Findings, findings_of
+from cxrlines.inference.forward import Forward, Shown, gives_maps
 from cxrlines.inference.views import allowed_views, views
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 Shape = tuple[float, float]
-Shown = dict[int, np.ndarray]
-"""A film as models see it: px a side -> uint8 (views, size, size)."""
-Sized = tuple[torch.nn.Module, int]
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,7 @@ class Predictions:
         seconds: for everything, on the clock.
         bundle: the bundle's identity.
         tta: the views the reading was averaged over, besides the plain one.
+        findings: lines, tips and landmarks of each row's film; None where they were not asked for or no model maps.
     """
 
     rows: pd.DataFrame
@@ -55,6 +54,7 @@ class Predictions:
     seconds: float
     bundle: str
     tta: tuple[str, ...] = ()
+    findings: tuple[Findings | None, ...] = ()
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """A JSON value for each film read."""
@@ -64,13 +64,20 @@ class Predictions:
                 "film": str(film),
                 STUDY_COLUMN: study,
                 "labels": dict(zip(LABELS, row.tolist(), strict=True)),
+                **(found.as_dict() if found else {}),
                 "bundle": self.bundle,
                 "tta": list(self.tta),
                 "seconds": seconds,
                 "mm_per_px": mm_per_px,
             }
-            for film, study, row, seconds, mm_per_px in zip(
-                self.films, self.rows[STUDY_COLUMN], probabilities, self.film_seconds, self.mm_per_px, strict=True
+            for film, study, row, seconds, mm_per_px, found in zip(
+                self.films,
+                self.rows[STUDY_COLUMN],
+                probabilities,
+                self.film_seconds,
+                self.mm_per_px,
+                self.findings or [None] * len(self.films),
+                strict=True,
             )
         ]
 
@@ -81,6 +88,7 @@ def predict(
     *,
     batch_size: int = 8,
     tta: Sequence[str] = (),
+    lines: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """The mean probability of a bundle's models for each film, on the GPU where there is one.
@@ -92,6 +100,7 @@ def predict(
     Args:
         batch_size: films a pass.
         tta: any of `views.VIEWS`; the probability is then the mean over those views and the plain one.
+        lines: whether to find lines, tips and landmarks too, where a model of the bundle maps them.
         progress: told (films done, films in all) after each batch.
 
     Raises:
@@ -102,15 +111,22 @@ def predict(
     tta = allowed_views(bundle, tta)
     found = find_films(sources)
     errors = dict(found.errors)
-    models, device = _ready(bundle)
+    read = Forward(bundle)
     prepare = _Preparation(bundle, tta)
     kept: list[_Prepared] = []
     scores: list[np.ndarray] = []
+    findings: list[Findings | None] = []
     pending: list[_Prepared] = []
 
     def read_batch() -> None:
         start = time.monotonic()
-        scores.extend(_mean_probability(models, [film.pixels for film in pending], device))
+        rows, maps = read([film.pixels for film in pending], maps=lines)
+        scores.extend(rows)
+        findings.extend(
+            [None] * len(pending)
+            if maps is None
+            else [film.findings(row, its) for film, row, its in zip(pending, rows, maps, strict=True)]
+        )
         share = (time.monotonic() - start) / len(pending)
         kept.extend(film.without_pixels(share) for film in pending)
         pending.clear()
@@ -138,6 +154,7 @@ def predict(
         seconds=time.monotonic() - begun,
         bundle=bundle.identity,
         tta=tta,
+        findings=tuple(findings),
     )
 
 
@@ -149,17 +166,17 @@ def predict_arrays(
     `films` are (h, w) uint8 each, of any sizes, as `data.films.read_film` gives them; the rest as for `predict`.
     """
     tta = allowed_views(bundle, tta)
-    models, device = _ready(bundle)
+    read = Forward(bundle)
     prepare = _Preparation(bundle, tta)
     scores = [np.empty((0, len(LABELS)))]
     pending: list[Shown] = []
     for film in films:
-        pending.append(prepare.shown(film))
+        pending.append(prepare.shown(film)[0])
         if len(pending) == batch_size:
-            scores.append(_mean_probability(models, pending, device))
+            scores.append(read(pending)[0])
             pending = []
     if pending:
-        scores.append(_mean_probability(models, pending, device))
+        scores.append(read(pending)[0])
     return np.concatenate(scores)
 
 
@@ -243,15 +260,22 @@ def _stem(path: Path) -> str:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A film as the models see it: for each size, uint8 (views, size, size)."""
+    """A film as the models see it, of (height, width) px, and where it lies in the film whose maps are read."""
 
     path: Path
     pixels: Shown
+    shape: tuple[int, int]
+    placement: Placement
     mm_per_px: Shape | None
     seconds: float
 
     def without_pixels(self, more_seconds: float) -> "_Prepared":
-        return _Prepared(self.path, {}, self.mm_per_px, self.seconds + more_seconds)
+        return replace(self, pixels={}, seconds=self.seconds + more_seconds)
+
+    def findings(self, row: np.ndarray, maps: np.ndarray) -> Findings:
+        """From its probabilities and its maps."""
+        labels = dict(zip(LABELS, row.tolist(), strict=True))
+        return findings_of(maps, self.placement, self.shape, labels, self.mm_per_px)
 
 
 class _Preparation:
@@ -259,23 +283,27 @@ class _Preparation:
 
     def __init__(self, bundle: Bundle, tta: Sequence[str]) -> None:
         self.store, self.sizes, self.tta = bundle.manifest.store, sorted(set(bundle.sizes)), tta
+        mapping = [size for model, size in zip(bundle.models, bundle.sizes, strict=True) if gives_maps(model)]
+        self.map_size = max(mapping, default=self.sizes[-1])
 
     def __call__(self, path: Path) -> _Prepared | str:
         """The film, or what is wrong with it."""
         start = time.monotonic()
         try:
             film = read_film(path)
-            pixels = self.shown(film.pixels)
+            pixels, placement = self.shown(film.pixels)
         except FilmError as error:
             return str(error).removeprefix(f"{path}: ")
         except Exception as error:  # a file nobody foresaw must not cost the others their reading
             return f"cannot be read as a film ({type(error).__name__})"
-        return _Prepared(path, pixels, film.mm_per_px, time.monotonic() - start)
+        height, width = film.pixels.shape
+        return _Prepared(path, pixels, (height, width), placement, film.mm_per_px, time.monotonic() - start)
 
-    def shown(self, film: np.ndarray) -> Shown:
-        """A decoded film (h, w) uint8 at every size that a model sees."""
-        stored, _ = shrink(film, self.store.size, self.store.aspect)
-        return {size: views(stored, size, self.tta) for size in self.sizes}
+    def shown(self, film: np.ndarray) -> tuple[Shown, Placement]:
+        """A decoded film (h, w) uint8 at every size that a model sees, and where it lies at the largest."""
+        stored, placement = shrink(film, self.store.size, self.store.aspect)
+        seen = {size: views(stored, size, self.tta) for size in self.sizes}
+        return seen, placement.at(self.store.size, self.map_size)
 
 
 def _ahead(prepare: _Preparation, films: list[tuple[Path, Path]], ahead: int) -> Iterator[tuple[Path, _Prepared | str]]:
@@ -293,24 +321,3 @@ def _ahead(prepare: _Preparation, films: list[tuple[Path, Path]], ahead: int) ->
                 yield ready, future.result()
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is decoded
-
-
-def _ready(bundle: Bundle) -> tuple[list[Sized], torch.device]:
-    """The bundle's models, each with the size it sees, on the device that reads: the GPU where there is one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    models = [model.to(device).to(memory_format=torch.channels_last) for model in bundle.models]
-    return list(zip(models, bundle.sizes, strict=True)), device
-
-
-@torch.inference_mode()
-def _mean_probability(models: Sequence[Sized], films: list[Shown], device: torch.device) -> np.ndarray:
-    """Mean over models and views of the probabilities, float64 (b, 11), of films of one number of views.
-
-    A view a pass, so that memory does not grow with the views.
-    """
-    batches = {
-        size: torch.from_numpy(np.stack([film[size] for film in films], axis=1)[:, :, None]).to(device)
-        for size in films[0]
-    }
-    each = [torch.sigmoid(model(batch).double()) for model, size in models for batch in batches[size]]
-    return torch.stack(each).mean(dim=0).cpu().numpy()

@@ -43,8 +43,8 @@ class Films:
     rows: np.ndarray
     targets: np.ndarray
     lines: Sequence[Sequence[tuple[str, np.ndarray]]]
-    landmarks: np.ndarray | None = None
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
+    landmarks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,0 +1,64 @@
+"""The models of a bundle at work: prepared films in, mean probabilities and mean maps out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cxrlines.inference.bundle import Bundle
+from cxrlines.models.two_step import Model
+
+Shown = dict[int, np.ndarray]
+"""A film as models see it: px a side -> uint8 (views, size, size), the plain view first."""
+
+
+def gives_maps(model: Model) -> bool:
+    """Whether a model has a decoder, its own or its segmenter's."""
+    return getattr(model, "decoder", None) is not None
+
+
+class Forward:
+    """A bundle's models on the device that reads: the GPU where there is one."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.models: list[tuple[Model, int]] = [
+            (model.to(self.device).to(memory_format=torch.channels_last), size)
+            for model, size in zip(bundle.models, bundle.sizes, strict=True)
+        ]
+        self.map_size = max((size for model, size in self.models if gives_maps(model)), default=None)
+        """px a side of the film whose maps are given; None where no model gives any."""
+
+    @torch.inference_mode()
+    def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities, float64 (b, 11), and if wanted and there are any the maps, float32 (b, 9, h, w) in [0, 1].
+
+        Both are means over the models; probabilities also over the views. Films must have the same number of views. A
+        view a pass, so that memory does not grow with them. Maps are of the plain view, of a film of `map_size`.
+        """
+        batches = {
+            size: torch.from_numpy(np.stack([film[size] for film in films], axis=1)[:, :, None]).to(self.device)
+            for size in films[0]
+        }
+        scores: list[Tensor] = []
+        shown: list[Tensor] = []
+        for model, size in self.models:
+            plain, *others = batches[size]
+            if maps and gives_maps(model):
+                features, logits = model.features_and_maps(plain)
+                scores.append(model.classify(features))
+                shown.append(self._sized(torch.sigmoid(logits.float())))
+            else:
+                scores.append(model(plain))
+            scores += [model(view) for view in others]
+        mean = torch.stack([torch.sigmoid(score.double()) for score in scores]).mean(dim=0).cpu().numpy()
+        return mean, torch.stack(shown).mean(dim=0).cpu().numpy() if shown else None
+
+    def _sized(self, maps: Tensor) -> Tensor:
+        """Maps at the size of the largest model's."""
+        side = (self.map_size or 0) // 2
+        if maps.shape[2] == side:
+            return maps
+        return functional.interpolate(maps, (side, side), mode="bilinear", align_corners=False)
