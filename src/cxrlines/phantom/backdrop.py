@@ -109,7 +109,6 @@ class Look:
 
     contrast: float  # grey levels that a line of attenuation 1 (255 of a coverage image) stands out
     blur: float  # standard deviation of its point spread, px
-    noise: float  # standard deviation, grey levels
     white: float  # the brightest it gets
 
     @classmethod
@@ -119,8 +118,8 @@ class Look:
         On 12 catheters of the Hannover films marked by hand, the peak of a catheter was 0.28 of the spread between
         the 10th and 90th percentile (its logarithm scattered by 0.2) and 2.6 times the deviation of detail between
         0.4 and 3 % of the width (0.36); a drawn one peaks at about 0.45. The geometric mean of both is taken, as
-        films processed less have more spread and less detail. Noise and blur from second differences at one and two
-        px: their ratio depends on the point spread alone.
+        films processed less have more spread and less detail. The blur is that of the film's grain, from second
+        differences over one and two px: their ratio depends on the point spread alone.
         """
         height, width = film.shape
         inner = np.s_[height // 6 : height - height // 6, width // 6 : width - width // 6]
@@ -134,12 +133,13 @@ class Look:
         blur = float(np.interp(one / max(two, 1e-6), _RATIOS, _SPREADS))
         contrast = 0.6 * np.sqrt(max(high - low, 8.0) * max(9 * detail, 8.0))
         contrast = 45 * (contrast / 45) ** 0.8  # what has most contrast is drawn a little more like the others
-        return cls(float(contrast), blur, one / 6, float(max(np.percentile(film, 99.9), 200)))
+        return cls(float(contrast), blur, float(max(np.percentile(film, 99.9), 200)))
 
 
 def _differences(values: Field) -> float:
     kernel = np.outer([1, -2, 1], [1, -2, 1]).astype(np.float32)
-    return 1.48 * float(np.median(np.abs(cv2.filter2D(values, -1, kernel))))
+    found = 1.48 * float(np.median(np.abs(cv2.filter2D(values, -1, kernel))))
+    return float(np.sqrt(max(found**2 - 36 / 12, 0.01)))  # less what rounding to whole grey levels adds
 
 
 # Of white noise blurred by s px, neighbours k px apart correlate as exp(-k^2 / 4 s^2).

@@ -133,12 +133,12 @@ def expose(
         return film
     look = Look.of(film)
     image = draw_devices(FineRaster(view, _FINE), lines, rng)
-    added = _shrunk(image, film.shape) * np.float32(np.exp(rng.normal(0, 0.35)) * (0.5 if rng.random() < 0.1 else 1.0))
+    drawn = _shrunk(image, film.shape) * np.float32(np.exp(rng.normal(0, 0.35)) * (0.5 if rng.random() < 0.1 else 1.0))
     if clutter:
         things = draw_clutter(FineRaster(view, _FINE, anatomy.scale), anatomy, clutter, rng)
-        added += _shrunk(things, film.shape) * np.float32(np.exp(rng.normal(-0.1, 0.4)))
+        drawn += _shrunk(things, film.shape) * np.float32(np.exp(rng.normal(-0.1, 0.4)))
     spot = 0.03 * view.px_per_cm * rng.uniform(0.7, 1.5)  # focal spot and movement
-    added = cv2.GaussianBlur(added, (0, 0), max(0.35, float(np.hypot(look.blur, spot))))
+    added: Field = cv2.GaussianBlur(drawn, (0, 0), max(0.35, float(np.hypot(look.blur, spot))))
     grey: Field = film.astype(np.float32)
     coarse = cv2.resize(film, (max(1, film.shape[1] // 8), max(1, film.shape[0] // 8)), interpolation=cv2.INTER_AREA)
     low, high = np.percentile(coarse, [15, 90])

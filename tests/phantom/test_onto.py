@@ -1,0 +1,204 @@
+"""A data set of real films with drawn devices. Phantom films, whose truth is known, stand in for real ones."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cxrlines import cli
+from cxrlines.data.audit import audit
+from cxrlines.data.tables import read_dataset
+from cxrlines.phantom import onto, write
+from cxrlines.phantom.backdrop import find_backdrops
+from cxrlines.phantom.marks import MarksError, read_marks
+from cxrlines.phantom.onto import Drawing, OntoParameters, make_drawing, write_onto
+from cxrlines.phantom.write import write_phantom
+from cxrlines.task import DEVICE_OF, LABELS
+
+SMALL = {"studies": 24, "seed": 5, "size": 160}
+
+
+def files(root):
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A folder of films with an index, and marks of them: the phantom's own truth."""
+    root = tmp_path_factory.mktemp("real")
+    write_phantom(root / "set", studies=8, seed=2, size=256, balance="even", test=0, annotated=1.0, workers=1)
+    dataset = read_dataset(root / "set")
+    films = {}
+    for study in dataset.studies.itertuples():
+        films[study.study] = {
+            "carina": dataset.landmarks[study.study]["carina"].tolist(),
+            "carina_sure": 3,
+            "lines": [
+                {
+                    "device": DEVICE_OF[line.label].name.lower(),
+                    "path": line.points.tolist(),
+                    "tip_on_film": not line.label.endswith("Incompletely Imaged"),
+                }
+                for line in dataset.lines.get(study.study, [])
+            ],
+        }
+    first, second, third, *_ = films
+    films[first]["carina_sure"] = 1
+    films[second]["carina"] = None
+    films[third]["lines"].append({"device": "cvc", "path": [[1, 1], [60, 60]], "sure": 1})
+    (root / "marks.json").write_text(json.dumps({"films": films}))
+    rows = dataset.studies[["study", "patient"]].rename(columns={"study": "image_id", "patient": "patient_id"})
+    rows.to_csv(root / "set/index.csv", index=False)
+    return root / "set/train", root / "marks.json", dataset
+
+
+@pytest.fixture(scope="module")
+def made(real, tmp_path_factory):
+    out = tmp_path_factory.mktemp("onto") / "data"
+    return out, write_onto(out, *real[:2], **SMALL, phantom_share=0.25, workers=1)
+
+
+def test_the_set_is_read_as_any_other_and_has_no_problem(made):
+    out, summary = made
+    dataset = read_dataset(out)
+    # Real films are used again and again, each time for the same patient.
+    assert {problem.kind for problem in audit(out).problems} <= {"same film re-encoded"} and not dataset.left_out
+    assert len(dataset.studies) == 24 and dataset.meta == summary
+    assert summary["backdrops"] == 6
+    assert summary["left_out"] == {"carina not marked": 1, "doubtful line": 1}
+    assert summary["counts"]["train"]["annotated"] == len(dataset.lines)
+    assert not table(out / "test_truth.csv")
+
+
+def test_lines_agree_with_the_labels(made):
+    dataset = read_dataset(made[0])
+    for study in dataset.studies.to_dict("records"):
+        lines = dataset.lines.get(study["study"], [])
+        assert {line.label for line in lines} == {label for label in LABELS if study[label]}  # every film is annotated
+        height, width = cv2.imread(study["film"], cv2.IMREAD_UNCHANGED).shape
+        assert 0.55 * 160 < max(height, width) <= 160
+        for line in lines:
+            assert (line.points >= 0).all() and (line.points < [width, height]).all()
+
+
+def test_patients_stay_together_and_apart_from_phantoms(real, made):
+    dataset = read_dataset(made[0])
+    drawn = dataset.studies[dataset.studies["patient"].str.startswith("ee")]
+    assert len(drawn) == 18
+    assert drawn["patient"].nunique() <= real[2].studies["patient"].nunique() < 6 + 1
+    assert not set(drawn["patient"]) & set(real[2].studies["patient"])
+    assert dataset.studies["patient"].str.startswith("ff").sum() == 6
+
+
+def test_only_a_sure_carina_is_handed_on(made):
+    landmarks = read_dataset(made[0]).landmarks
+    assert len(landmarks) == 24 - 3  # a sixth of the 18 drawn films is the one whose carina was guessed
+
+
+def test_lines_that_were_there_stay_in_the_truth(real, made, tmp_path, monkeypatch):
+    """Without cropping and drawing, the truth of each film is what was marked, in px of the shrunk film."""
+    monkeypatch.setattr(onto, "LEFT_ALONE", 1.0)
+    monkeypatch.setattr(onto, "draw_crop", lambda shape, keep, rng: (0, 0, shape[1], shape[0]))
+    (tmp_path / "train").mkdir()
+    told = {key: value for key, value in made[1].items() if key != "counts"}
+    lines = 0
+    for number, backdrop in enumerate(find_backdrops(real[0], read_marks(real[1]))[0]):
+        written = make_drawing(OntoParameters(**told), Drawing(number, backdrop), tmp_path)
+        before = cv2.imread(str(backdrop.path), cv2.IMREAD_UNCHANGED)
+        after = cv2.imread(str(tmp_path / f"train/{written.study}.jpg"), cv2.IMREAD_UNCHANGED)
+        scale = np.array(after.shape[::-1]) / before.shape[::-1]
+        assert len(written.lines) == len(backdrop.marks.lines) and written.patient == backdrop.patient
+        for (label, points), marked in zip(written.lines, backdrop.marks.lines, strict=True):
+            assert DEVICE_OF[label] is marked.device
+            assert (label == "NGT - Incompletely Imaged") >= (not marked.tip_on_film)
+            assert np.abs(points[-1] - ((marked.path[-1] + 0.5) * scale - 0.5)).max() <= 0.51
+            lines += 1
+        if backdrop.marks.carina_sure > 1:
+            assert written.landmarks[:2] == pytest.approx((backdrop.carina + 0.5) * scale - 0.5, abs=0.01)
+        small = cv2.resize(before, after.shape[::-1], interpolation=cv2.INTER_AREA)
+        assert np.corrcoef(small.ravel(), after.ravel())[0, 1] > 0.7  # the same film in another tone
+    assert lines > 8
+
+
+def test_equal_parameters_give_equal_bytes_whatever_the_workers(real, made, tmp_path):
+    write_onto(tmp_path / "data", *real[:2], **SMALL, phantom_share=0.25, workers=2)
+    assert files(tmp_path / "data") == files(made[0])
+
+
+def test_an_interrupted_call_goes_on(real, made, tmp_path, monkeypatch):
+    whole, done = write._write_bytes, []
+
+    def dies(path, data):
+        if path.suffix == ".jpg":
+            done.append(path.name)
+            if len(done) == 7:
+                raise KeyboardInterrupt
+        whole(path, data)
+
+    call = {**SMALL, "phantom_share": 0.25, "workers": 1}
+    monkeypatch.setattr(write, "_write_bytes", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write_onto(tmp_path / "data", *real[:2], **call)
+    made_now = []
+    monkeypatch.setattr(write, "_write_bytes", lambda p, d: (made_now.append(p.suffix), whole(p, d)))
+    write_onto(tmp_path / "data", *real[:2], **call)
+    assert made_now.count(".jpg") == 24 - 6
+    assert files(tmp_path / "data") == files(made[0])
+    made_now.clear()
+    assert write_onto(tmp_path / "data", *real[:2], **call) == made[1] and not made_now
+
+
+def test_every_film_differs_and_other_marks_are_another_set(real, made, tmp_path):
+    films = [content for name, content in files(made[0]).items() if name.endswith(".jpg")]
+    assert len(set(films)) == 24
+    marks = tmp_path / "marks.json"
+    marks.write_text(real[1].read_text() + " ")
+    with pytest.raises(FileExistsError, match="holds another phantom data set"):
+        write_onto(made[0], real[0], marks, **SMALL, phantom_share=0.25, workers=1)
+
+
+def test_errors_say_the_way_out(real, tmp_path):
+    folder, marks, _ = real
+    with pytest.raises(MarksError, match=r"--onto needs --marks FILE: .* docs/phantom\.md shows how"):
+        write_onto(tmp_path / "data", folder, None, **SMALL)
+    with pytest.raises(ValueError, match=r"phantom-share: needs a number from 0 to 1, got 1\.5"):
+        write_onto(tmp_path / "data", folder, marks, **SMALL, phantom_share=1.5)
+    with pytest.raises(ValueError, match="workers: needs a whole number"):
+        write_onto(tmp_path / "data", folder, marks, **SMALL, workers=0)
+    found = json.loads(marks.read_text())
+    for film in found["films"].values():
+        film["carina"] = [900, 300] if film["carina"] else None
+    wrong = tmp_path / "wrong.json"
+    wrong.write_text(json.dumps(found))
+    with pytest.raises(MarksError, match=r"the carina lies off the film, which is \d+ x \d+ px; give px of the film"):
+        write_onto(tmp_path / "data", folder, wrong, **SMALL, workers=1)
+
+
+class TestCommand:
+    def run(self, *words):
+        return CliRunner().invoke(cli.app, ["synth", *map(str, words)])
+
+    def test_it_says_what_was_made_and_what_was_not_used(self, real, tmp_path):
+        folder, marks, _ = real
+        options = ["--studies", 3, "--size", 96, "--workers", 1, "--annotated", 0]
+        result = self.run(tmp_path / "data", "--onto", folder, "--marks", marks, *options)
+        assert result.exit_code == 0, result.output
+        assert "3 training films, drawn onto 6 real ones" in result.stdout
+        assert "not drawn onto: 1 x carina not marked" in result.stdout
+        assert not read_dataset(tmp_path / "data").lines
+
+    @pytest.mark.parametrize("option", [("--test", 3), ("--site", "b"), ("--difficulty", 0.1), ("--balance", "even")])
+    def test_options_of_a_phantom_are_refused(self, real, tmp_path, option):
+        result = self.run(tmp_path / "data", "--onto", real[0], "--marks", real[1], *option)
+        assert "are of a phantom data set" in str(result.exception)
+
+    def test_marks_without_films(self, real, tmp_path):
+        assert "name their folder with --onto" in str(self.run(tmp_path / "d", "--marks", real[1]).exception)
