@@ -74,7 +74,13 @@ def _moved(points: np.ndarray, scale: float) -> np.ndarray:
 
 def _with_lines(film: np.ndarray, findings: Findings, scale: float) -> np.ndarray:
     colour = cv2.cvtColor(film, cv2.COLOR_GRAY2RGB)
-    lines = [(_moved(line.path, scale), DEVICE_COLOURS[line.device]) for line in findings.lines]
+    lines = []
+    for line in findings.lines:
+        path = _moved(line.path, scale)
+        if line.tip is not None:  # nothing is drawn within the ring, so that the tip itself stays visible
+            path = path[np.hypot(*(path - _moved(line.tip, scale)).T) > _ring(max(film.shape))]
+        if len(path) > 1:
+            lines.append((path, DEVICE_COLOURS[line.device]))
     if not lines:
         return colour
     drawn = draw_lines(colour, lines, max(1.2, max(film.shape) / 700))
@@ -85,7 +91,7 @@ def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
     """Rings at tips with their names and heights, and a Y at the carina, its arms where the bronchi leave."""
     pen = ImageDraw.Draw(canvas)
     side = max(canvas.size)
-    width, radius = max(1, round(side / 700)), max(4.0, side / 110)
+    width, radius = max(1, round(side / 700)), _ring(side)
     font = ImageFont.load_default(_letters(side))
     taken: list[tuple[float, float, float, float]] = []
     carina = findings.landmarks.get(Landmark.CARINA)
@@ -157,6 +163,11 @@ def _tip_words(findings: Findings, k: int) -> str:
         unit = "cm" if distance.cm is not None else "% of height"
         return f"{name} {abs(value):.1f} {unit} {what}"
     return name
+
+
+def _ring(side: int) -> float:
+    """Radius of the ring around a tip in px."""
+    return max(4.0, side / 110)
 
 
 def _letters(side: int) -> int:

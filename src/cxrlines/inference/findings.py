@@ -65,11 +65,12 @@ class Findings:
     distances: tuple[Distance, ...]
     labels: dict[str, float] | None = None
     mm_per_px: tuple[float, float] | None = None
+    seconds: float = 0.0  # decoding and its share of its batch
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: places to a tenth of a px, probabilities to four digits."""
         return {
-            "labels": None if self.labels is None else {name: round(p, 4) for name, p in self.labels.items()},
+            "labels": None if self.labels is None else dict(self.labels),
             "lines": [
                 {
                     "device": line.device.name,

@@ -18,6 +18,8 @@ PEAK = 0.15
 """The least height of a heat map's peak that is a tip or a landmark."""
 SIGMA = SPOT_SIGMA
 """Deviation of the bell of a tip or landmark in its heat map."""
+SPOTS = 12
+"""Peaks of a map that are looked at, the highest ones."""
 APART = 0.04
 """Peaks nearer to each other than this are one."""
 REACH = 0.06
@@ -31,7 +33,7 @@ LEAST = 0.05
 USUAL = 0.08
 """Length over which confidence in a line builds up."""
 CONFIDENCE = 0.25
-"""Lines and landmarks of less confidence are not told."""
+"""Lines of less confidence are not told."""
 SECOND = 0.6
 """Of a device that a patient usually has once, a second line needs this share of the first one's weight."""
 OWN = 0.04
@@ -101,7 +103,7 @@ def find_landmarks(maps: np.ndarray) -> dict[Landmark, Spot]:
     found = {}
     for landmark in Landmark:
         spots = find_spots(maps[MAPS.index((MapKind.LANDMARK, landmark))])
-        if spots and spots[0].confidence >= CONFIDENCE:
+        if spots:
             found[landmark] = spots[0]
     return found
 
@@ -117,8 +119,9 @@ def find_spots(heat: np.ndarray) -> list[Spot]:
     highest = cv2.dilate(smooth, np.ones((2 * radius + 1, 1), np.uint8))
     highest = cv2.dilate(highest, np.ones((1, 2 * radius + 1), np.uint8))
     rows, columns = np.nonzero((smooth == highest) & (smooth >= PEAK))
+    highest_first = np.argsort(-smooth[rows, columns], kind="stable")[:SPOTS]
     spots = []
-    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+    for row, column in zip(rows[highest_first].tolist(), columns[highest_first].tolist(), strict=True):
         spots.append(Spot(_place(heat, row, column, sigma), min(1.0, float(smooth[row, column]))))
     return sorted(spots, key=lambda spot: -spot.confidence)
 
@@ -234,8 +237,9 @@ def _ended(path: Points, nearest: int, tip: Spot, scale: float) -> Points:
 
 def _line(device: Device, path: Points, spot: Spot | None, line_map: np.ndarray, bounds: Bounds) -> Line:
     scale = float(max(line_map.shape))
+    path, cut = _on_film(path, bounds)
     path = _to_border(path[::-1], bounds, scale)[::-1]
-    leaves = spot is None and _border_distance(path[-1], bounds) <= EDGE * scale
+    leaves = cut or (spot is None and _border_distance(path[-1], bounds) <= EDGE * scale)
     if leaves:
         path = _to_border(path, bounds, scale)
     probability = float(sample(line_map, path).mean())
@@ -264,6 +268,14 @@ def _priors(device: Device, course: Points, bounds: Bounds, scale: float) -> tup
         return (0.2, 0.0) if last[1] >= first[1] else (0.0, 0.2)
     # Catheters come in from outside: their tip is the end that is farther from the film's border.
     return (0.2, 0.0) if _border_distance(last, bounds) >= _border_distance(first, bounds) else (0.0, 0.2)
+
+
+def _on_film(path: Points, bounds: Bounds) -> tuple[Points, bool]:
+    """The longest stretch of a path that is on the film, or a point where none is; and whether its end was cut off."""
+    inside = np.array([_border_distance(point, bounds) >= 0 for point in path])
+    runs = np.split(np.arange(len(path)), np.flatnonzero(np.diff(inside)) + 1)
+    longest = max((run for run in runs if inside[run[0]]), key=len, default=np.arange(1))
+    return path[longest], bool(longest[-1] < len(path) - 1)
 
 
 def _border_distance(point: np.ndarray, bounds: Bounds) -> float:

@@ -24,6 +24,9 @@ JUNCTION = 0.05
 """Junctions that are nearer to each other are one: a crossing at a small angle."""
 DIRECTION = (0.012, 0.05)
 """Where along a segment its direction at an end is measured: not in the junction itself."""
+AREA, LENGTH, PIECES = 0.12, 6.0, 100
+"""Lines of one device cover no more of a map, are together no longer, and in no more pieces: what is below the first
+stands back as haze, and a map with more than that is noise and shows none."""
 TIP_NEAR = 0.03
 """An end that is no farther from a tip's place is that tip."""
 
@@ -54,7 +57,7 @@ class Segment:
 def _ridges(line_map: np.ndarray) -> np.ndarray:
     """(h, w) bool: what is probable enough, or continues what is, without the valleys between neighbouring lines."""
     soft = cv2.GaussianBlur(line_map, (0, 0), SOFT)
-    low = soft >= LOW
+    low = soft >= max(LOW, float(np.quantile(soft, 1 - AREA)))
     count, label = cv2.connectedComponents(low.astype(np.uint8), connectivity=8)
     sure = np.zeros(count, bool)
     sure[label[soft >= HIGH]] = True
@@ -64,7 +67,7 @@ def _ridges(line_map: np.ndarray) -> np.ndarray:
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
-    """A bool mask thinned to lines one pixel wide that are connected as it is (Zhang and Suen, 1984)."""
+    """A bool mask thinned to lines one pixel wide that are connected as it is (Guo and Hall, 1989)."""
     thinned = mask.astype(np.uint8)
     while True:
         before = thinned
@@ -80,15 +83,14 @@ _NEIGHBOURS = np.array([[128, 1, 2], [64, 0, 4], [32, 16, 8]], np.float32)  # bi
 
 def _removable(step: int) -> np.ndarray:
     """(256,) uint8: 1 for each neighbourhood in which a pixel may go."""
-    bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
-    up, right, down, left = bits[:, 0], bits[:, 2], bits[:, 4], bits[:, 6]
-    rises = ((bits == 0) & (np.roll(bits, -1, 1) == 1)).sum(1)
-    count = bits.sum(1)
-    if step == 0:
-        sides = (up * right * down == 0) & (right * down * left == 0)
-    else:
-        sides = (up * right * left == 0) & (up * down * left == 0)
-    return ((count >= 2) & (count <= 6) & (rises == 1) & sides).astype(np.uint8)
+    bits = ((np.arange(256)[:, None] >> np.arange(8)) & 1).astype(bool)
+    following = np.roll(bits, -1, 1)
+    # Runs of neighbours, counted at the four straight ones; and pairs of neighbours that are not both empty.
+    runs = (~bits[:, ::2] & (bits[:, 1::2] | following[:, 1::2])).sum(1)
+    pairs = np.minimum((bits[:, ::2] | bits[:, 1::2]).sum(1), (bits[:, 1::2] | following[:, 1::2]).sum(1))
+    a, b, c, d = (4, 5, 7, 6) if step == 0 else (0, 1, 3, 2)
+    kept = (bits[:, a] | bits[:, b] | ~bits[:, c]) & bits[:, d]
+    return ((runs == 1) & (pairs >= 2) & (pairs <= 3) & ~kept).astype(np.uint8)
 
 
 _REMOVABLE = (_removable(0), _removable(1))
@@ -100,7 +102,12 @@ def segments_of(line_map: np.ndarray, tips: Points) -> list[Segment]:
     `tips` (k, 2) are places where a line ends: a short side branch that leads to one is no spur.
     """
     scale = float(max(line_map.shape))
-    skeleton = thin(_ridges(line_map))
+    ridges = _ridges(line_map)
+    if ridges.mean() > AREA:
+        return []
+    skeleton = thin(ridges)
+    if skeleton.sum() > LENGTH * scale:
+        return []
     rows, columns = np.nonzero(skeleton)
     pixels = list(zip(columns.tolist(), rows.tolist(), strict=True))
     there = set(pixels)
@@ -117,7 +124,7 @@ def segments_of(line_map: np.ndarray, tips: Points) -> list[Segment]:
     kept = [s for s in segments if all(s is not other for other in short)]
     for segment in kept:
         segment.nodes = [merged.of(node) if node >= 0 else -1 for node in segment.nodes]
-    return kept
+    return kept if len(kept) <= PIECES else []
 
 
 def _neighbours(pixel: tuple[int, int], there: set[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -20,10 +20,10 @@ TURN = 65.0
 """Degrees by which a line may turn within a junction."""
 GAP = 0.25
 """The longest gap to be bridged; the turn allowed falls with it from `CORNER` to `GAP_TURN` degrees."""
-CORNER, GAP_TURN = 90.0, 20.0
+CORNER, GAP_TURN = 100.0, 20.0
 FRAGMENT = 0.03
 """Pieces that are shorter have no direction of their own."""
-TIPLESS = 50.0
+TIPLESS = 100.0
 """Degrees that it counts against a link that the line would have two tips, or none though another end has one."""
 SMOOTH = 1.5
 """Deviation in px by which a course is smoothed along itself."""
@@ -89,25 +89,31 @@ def _link_junctions(segments: list[Segment], links: dict[_End, _End], scale: flo
                 if one[0] == other[0] and len(ends) > 2 and lengths(segments[one[0]].points)[-1] < 4 * JUNCTION * scale:
                     continue  # a small ring is not a line that comes back to itself
                 turn = _turn(geometry[one], geometry[other])[1]
-                costs.append((turn + _against(segments, one, other, ends), one, other))
-        for turn, one, other in sorted(costs):
-            if one not in links and other not in links and (turn <= TURN or len(ends) == 2):
+                against, allowed = _against(segments, one, other, ends)
+                if turn <= allowed or len(ends) == 2:
+                    costs.append((turn + against, one, other))
+        for _, one, other in sorted(costs):
+            if one not in links and other not in links:
                 links[one], links[other] = other, one
 
 
-def _against(segments: list[Segment], one: _End, other: _End, ends: list[_End]) -> float:
-    """`TIPLESS` if the line through two ends would have a tip at both its far ends, or at none though it could."""
+def _against(segments: list[Segment], one: _End, other: _End, ends: list[_End]) -> tuple[float, float]:
+    """What counts against the line through two ends in degrees, and by how many it may turn.
+
+    A line with a tip at one far end and none at the other may turn further; one that would have two tips, or none
+    though another end here leads to one, comes last.
+    """
 
     def far(end: _End) -> bool | None:
         segment, side = segments[end[0]], 1 - end[1]
         return None if segment.nodes[side] >= 0 else segment.tipped[side]
 
-    states = far(one), far(other)
-    if states == (True, True):
-        return TIPLESS
-    if states == (False, False) and any(far(end) for end in ends):
-        return TIPLESS
-    return 0.0
+    states = {far(one), far(other)}
+    if states == {True, False}:
+        return 0.0, CORNER
+    if states == {True} or (states == {False} and any(far(end) for end in ends)):
+        return TIPLESS, TURN
+    return 0.0, TURN
 
 
 def _link_gaps(segments: list[Segment], links: dict[_End, _End], scale: float) -> None:
@@ -211,9 +217,9 @@ def _way_on(
                     rest = _joined(segments, chain[: place + 1])[::-1]
                 far = chain[-1] if leaves == side else chain[0]
                 tipped = segments[far[0]].tipped[1 - far[1] if leaves == side else far[1]]
-                turn -= TIPLESS if tipped else 0.0
-                if turn <= TURN and (best is None or turn < best[0]):
-                    best = turn, rest
+                cost = turn - (TIPLESS if tipped else 0.0)
+                if turn <= (CORNER if tipped else TURN) and (best is None or cost < best[0]):
+                    best = cost, rest
     return None if best is None else best[1]
 
 

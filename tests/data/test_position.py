@@ -1,0 +1,39 @@
+"""The height rule of tracheal tubes, at its limits; the phantom's states follow the same one."""
+
+import numpy as np
+import pytest
+
+from cxrlines.data.position import ett_state
+from cxrlines.phantom.scene import make_scene
+from cxrlines.task import STATE_OF, Device, State
+
+
+@pytest.mark.parametrize(
+    ("height", "state"),
+    [
+        (10.01, State.ABNORMAL),
+        (10, State.BORDERLINE),
+        (6.01, State.BORDERLINE),
+        (6, State.NORMAL),
+        (2, State.NORMAL),
+        (1.99, State.BORDERLINE),
+        (0.5, State.BORDERLINE),
+        (0.49, State.ABNORMAL),
+        (-3, State.ABNORMAL),
+    ],
+)
+def test_limits_belong_to_the_better_state(height, state):
+    assert ett_state(height) is state
+
+
+def test_the_phantom_labels_tubes_by_this_rule():
+    seen = set()
+    for k in range(60):
+        scene = make_scene([3, k], [3, k, 0], size=512, balance="even", site="a")
+        for line in scene.lines:
+            if line.placed.device is Device.ETT:
+                down = scene.landmarks.midline_lower - scene.landmarks.midline_upper
+                height = (scene.landmarks.carina - line.path[-1]) @ down / np.hypot(*down) * scene.view.mm_per_px / 10
+                seen.add(STATE_OF[line.label])
+                assert ett_state(height) is STATE_OF[line.label]
+    assert seen == {State.NORMAL, State.BORDERLINE, State.ABNORMAL}

@@ -1,0 +1,98 @@
+"""Films with findings drawn: the film keeps its place and its pixels, what is found is seen, the rest is beside it."""
+
+import numpy as np
+import pytest
+
+from cxrlines.inference.draw import LEAST_SIDE, NOTICE, draw_findings
+from cxrlines.inference.findings import Findings, distances_of
+from cxrlines.inference.locate import Line, Spot
+from cxrlines.task import DEVICE_COLOURS, LABELS, Device, Landmark
+
+
+def findings(shape, lines=True, labels=True):
+    height, width = shape
+    at = np.array([width / 2, height / 2])
+    path = np.stack([np.full(50, width / 3), np.linspace(0, height / 2, 50)], 1)
+    found = (
+        [Line(Device.CVC, path, path[-1], 0.9), Line(Device.ETT, path + np.array([width / 6, 0]), None, 0.5)]
+        if lines
+        else []
+    )
+    landmarks = {Landmark.CARINA: Spot(at, 0.8)} if lines else {}
+    told = dict.fromkeys(LABELS, 0.5) if labels else None
+    return Findings(shape, tuple(found), landmarks, tuple(distances_of(found, landmarks, shape, told)), told)
+
+
+def film(shape, seed=0):
+    return np.random.default_rng(seed).integers(60, 90, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(900, 700), (500, 500), (600, 1200)])
+def test_the_film_keeps_its_place_and_its_pixels_away_from_findings(shape):
+    before = film(shape)
+    plain = before.copy()
+    drawn = draw_findings(plain, findings(shape))
+    assert (plain == before).all()
+    assert drawn.dtype == np.uint8 and drawn.shape[0] == shape[0] and drawn.shape[1] > shape[1] * 1.1
+    on_film = drawn[:, : shape[1]]
+    changed = (on_film != before[:, :, None]).any(2)
+    assert 0.001 < changed.mean() < 0.08
+    nothing = draw_findings(plain, findings(shape, lines=False))
+    assert (nothing[:, : shape[1]] == before[:, :, None]).all()
+
+
+def test_a_line_is_drawn_in_its_colour_and_lets_the_film_through():
+    shape = (900, 900)
+    one, other = (draw_findings(np.full(shape, gray, np.uint8), findings(shape)) for gray in (40, 200))
+    row, column = 150, 300
+    for channel, colour in enumerate(DEVICE_COLOURS[Device.CVC]):
+        low, high = int(one[row, column, channel]), int(other[row, column, channel])
+        assert 40 <= high - low <= 110  # neither hidden nor gone
+        assert low > 40 or colour <= 70
+    assert (one[row, column].argmax(), other[row, column].argmax()) == (0, 0)
+
+
+def test_nothing_covers_the_tip_itself():
+    shape = (900, 900)
+    before = film(shape)
+    drawn = draw_findings(before, findings(shape))
+    assert (drawn[449:452, 299:302] == before[449:452, 299:302, None]).all()
+    assert (drawn[435:466, 285:316] != before[435:466, 285:316, None]).any()
+
+
+def test_small_films_are_enlarged_and_all_sizes_have_the_text():
+    small = draw_findings(film((100, 80)), findings((100, 80)))
+    assert small.shape[0] == LEAST_SIDE
+    for shape in ((100, 80), (500, 500), (2000, 1600)):
+        with_labels = draw_findings(film(shape), findings(shape))
+        without = draw_findings(film(shape), findings(shape, labels=False))
+        assert with_labels.shape == without.shape
+        assert (with_labels != without).any()
+
+
+def test_name_notes_and_notice_are_in_the_strip_only():
+    shape = (700, 700)
+    plain, found = film(shape), findings(shape)
+    base = draw_findings(plain, found, notice="")
+    for more in ({"name": "film 7.dcm"}, {"notes": ["rotated by 90 degrees, righted"]}, {"notice": NOTICE}):
+        drawn = draw_findings(plain, found, **({"notice": ""} | more))
+        assert (drawn[:, :700] == base[:, :700]).all()
+        assert (drawn[:, 700:] != base[:, 700:]).any()
+
+
+def test_long_names_and_many_notes_never_leave_the_strip_or_hide_the_notice():
+    shape = (500, 400)
+    plain = film(shape)
+    notice_only = draw_findings(plain, findings(shape, lines=False, labels=False))
+    crowded = draw_findings(plain, findings(shape), name="x" * 300, notes=["a note of some length " * 5] * 12)
+    assert crowded.shape == notice_only.shape
+    assert (crowded[-30:, 400:].max(), crowded[:30, 400:].max()) > (100, 100)
+
+
+def test_a_film_that_is_not_the_findings_own_is_refused():
+    found = findings((700, 500))
+    for wrong in (film((500, 700)), np.zeros((700, 500), np.float32), np.zeros((700, 500, 3), np.uint8)):
+        with pytest.raises(
+            ValueError, match=r"film: needs \(height, width\) \(700, 500\) of uint8, as its findings have"
+        ):
+            draw_findings(wrong, found)

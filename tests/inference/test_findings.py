@@ -1,0 +1,136 @@
+"""Findings in px of the original film, distances, the rule that applies, and what the classifier says to it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cxrlines.data.position import ett_state
+from cxrlines.inference.findings import Findings, distances_of, findings_of
+from cxrlines.inference.locate import Line, Spot
+from cxrlines.task import LABELS, STATE_OF, Device, Landmark, State
+
+SHAPE = (1000, 800)
+CARINA = {Landmark.CARINA: Spot(np.array([400.0, 400.0]), 0.9)}
+
+
+def line(device, tip, entry=(400.0, 0.0)):
+    path = np.array([entry, tip if tip is not None else (400.0, 999.0)], float)
+    return Line(device, path, None if tip is None else path[-1], 0.8)
+
+
+def distances(device, tip, **more):
+    return {d.what: d for d in distances_of([line(device, tip)], CARINA, SHAPE, **more)}
+
+
+def probabilities(**named):
+    return dict.fromkeys(LABELS, 0.01) | {name.replace("_", " - "): p for name, p in named.items()}
+
+
+@pytest.mark.parametrize("aspect", ["stretch", "pad"])
+def test_points_are_in_px_of_the_original_film(oracle, aspect):
+    for seed in range(8):
+        scene = oracle.scene_of(seed, size=1024)
+        maps, placement = oracle.maps_of(scene, aspect)
+        before = maps.copy()
+        found = findings_of(maps, placement, scene.view.shape, mm_per_px=(scene.view.mm_per_px,) * 2)
+        assert (maps == before).all()
+        height, width = scene.view.shape
+        for one in found.lines:
+            assert (one.path >= -0.51).all() and (one.path <= (width - 0.49, height - 0.49)).all()
+        carina = found.landmarks[Landmark.CARINA].xy
+        assert np.hypot(*(carina - scene.landmarks.carina)) < 0.001 * height
+        for true in oracle.true_lines(scene):
+            if true.device is Device.ETT:
+                (one,) = (one for one in found.lines if one.device is Device.ETT)
+                assert np.hypot(*(one.tip - true.tip)) < 0.005 * height
+                above = next(d for d in found.distances if d.what == "ETT tip above the carina")
+                wanted = (scene.landmarks.carina - true.tip)[1]
+                assert above.px == pytest.approx(wanted, abs=0.005 * height)
+                assert above.cm == pytest.approx(above.px * scene.view.mm_per_px / 10)
+                assert above.percent_of_height == pytest.approx(100 * above.px / height)
+
+
+def test_distances_along_and_across_have_their_signs():
+    tube = distances(Device.ETT, (410.0, 340.0), mm_per_px=(0.5, 0.25))
+    assert list(tube) == [
+        "ETT tip above the carina",
+        "ETT tip to the patient's right of the carina",
+        "ETT tip to the carina, straight",
+    ]
+    above, across, straight = tube.values()
+    assert (above.px, above.percent_of_height, above.cm) == pytest.approx((60, 6, 3))
+    assert (across.px, across.cm) == pytest.approx((-10, -0.25))  # the patient's right is the film's left
+    assert straight.px == pytest.approx(np.hypot(10, 60))
+    assert straight.cm == pytest.approx(np.hypot(0.25, 3))
+    below = distances(Device.CVC, (350.0, 500.0))
+    assert [(d.what, d.px, d.cm) for d in below.values()] == [
+        ("CVC tip below the carina", 100.0, None),
+        ("CVC tip to the patient's right of the carina", 50.0, None),
+    ]
+    assert distances(Device.NGT, (400.0, 300.0))["NGT tip below the carina"].px == -100
+
+
+@pytest.mark.parametrize(
+    ("height", "state"), [(30, "Borderline"), (60, "Normal"), (-10, "Abnormal"), (150, "Borderline")]
+)
+def test_the_rule_of_the_tracheal_tube_where_the_spacing_is_known(height, state):
+    above = distances(Device.ETT, (400.0, 400.0 - height), mm_per_px=(0.5, 0.5))["ETT tip above the carina"]
+    assert above.state is ett_state(height * 0.05) is State(state)
+    assert above.rule == "tip 2 to 6 cm above the carina is normal, 0.5 to 10 cm borderline, else abnormal"
+
+
+def test_without_spacing_the_height_is_estimated_and_said_to_be():
+    # The film is 1000 px high: 35 to 43 cm.
+    clear = distances(Device.ETT, (400.0, 300.0))["ETT tip above the carina"]
+    assert clear.cm is None and clear.state is State.NORMAL
+    assert "estimated, as the film has no spacing: 3.5 to 4.3 cm if its longer side is 35 to 43 cm" in clear.rule
+    unclear = distances(Device.ETT, (400.0, 349.0))["ETT tip above the carina"]  # 1.8 to 2.2 cm
+    assert unclear.state is None and unclear.classifier is None and unclear.agrees is None
+    assert unclear.rule.endswith("which does not decide")
+
+
+def test_the_classifier_agrees_if_the_state_is_its_most_probable():
+    agrees = distances(Device.ETT, (400.0, 340.0), mm_per_px=(0.5, 0.5), labels=probabilities(ETT_Normal=0.7))
+    assert (agrees["ETT tip above the carina"].classifier, agrees["ETT tip above the carina"].agrees) == (0.7, True)
+    labels = probabilities(ETT_Normal=0.3, ETT_Abnormal=0.6)
+    differs = distances(Device.ETT, (400.0, 340.0), mm_per_px=(0.5, 0.5), labels=labels)
+    assert (differs["ETT tip above the carina"].classifier, differs["ETT tip above the carina"].agrees) == (0.3, False)
+
+
+def test_a_gastric_tube_that_leaves_the_film_is_incompletely_imaged_with_or_without_a_carina():
+    for landmarks in (CARINA, {}):
+        labels = {name: 0.9 if STATE_OF[name] is State.INCOMPLETE else 0.1 for name in LABELS}
+        (only,) = distances_of([line(Device.NGT, None)], landmarks, SHAPE, labels)
+        assert (only.what, only.px, only.state) == ("NGT tip off the film", None, State.INCOMPLETE)
+        assert (only.classifier, only.agrees) == (0.9, True)
+    assert distances_of([line(Device.CVC, None)], CARINA, SHAPE) == []
+    assert distances_of([line(Device.CVC, (400.0, 500.0))], {}, SHAPE) == []
+
+
+def test_the_json_says_it_all_in_plain_values(oracle):
+    scene = oracle.scene_of(0)
+    maps, placement = oracle.maps_of(scene)
+    labels = dict(zip(LABELS, np.linspace(0, 1, len(LABELS), dtype=np.float32), strict=True))
+    found = findings_of(maps, placement, scene.view.shape, labels, (0.4, 0.4))
+    told = json.loads(json.dumps(found.as_dict()))
+    assert list(told) == ["labels", "lines", "landmarks", "distances", "mm_per_px"]
+    assert told["lines"] and told["distances"]
+    for one, plain in zip(found.lines, told["lines"], strict=True):
+        assert list(plain) == ["device", "path", "tip", "confidence"]
+        assert Device[plain["device"]] is one.device
+        assert np.abs(np.array(plain["path"]) - one.path).max() <= 0.0501
+        assert (plain["tip"] is None) == (one.tip is None)
+    assert set(told["landmarks"]["carina"]) == {"xy", "confidence"}
+    for plain in told["distances"]:
+        assert 0 <= plain["line"] < len(told["lines"])
+        assert plain["what"].startswith(told["lines"][plain["line"]]["device"])
+    assert told["mm_per_px"] == [0.4, 0.4]
+
+
+def test_empty_maps_have_no_findings(oracle):
+    scene = oracle.scene_of(0)
+    maps, placement = oracle.maps_of(scene)
+    found = findings_of(np.zeros_like(maps), placement, scene.view.shape)
+    assert isinstance(found, Findings)
+    assert found.as_dict() == {"labels": None, "lines": [], "landmarks": {}, "distances": [], "mm_per_px": None}
