@@ -68,7 +68,7 @@ def test_errors_name_the_film_and_the_field(tmp_path, change, said):
 
 
 def test_files_that_are_no_marks(tmp_path):
-    with pytest.raises(MarksError, match="cannot be read .* give the path of a marks file"):
+    with pytest.raises(MarksError, match=r"cannot be read .* give the path of a marks file"):
         read_marks(tmp_path / "none.json")
     (tmp_path / "m.json").write_text("{")
     with pytest.raises(MarksError, match="is not readable as JSON"):

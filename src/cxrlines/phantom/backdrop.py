@@ -193,13 +193,19 @@ def _cheapest(cost: Field, bend: float) -> NDArray[np.int64]:
 
 
 def exposed(film: Film) -> NDArray[np.bool_]:
-    """(h, w): False on the dark border that collimation leaves, and on air beside the patient that runs into it."""
+    """(h, w): False on the border that collimation leaves, and on air beside the patient that runs into it.
+
+    That is: black, or darker than nearly all of the inside and even, and reaching to the edge of the film.
+    """
     height, width = film.shape
-    inner = film[height // 6 : height - height // 6, width // 6 : width - width // 6]
-    limit = max(10.0, 0.7 * float(np.percentile(inner, 1)))
     size = (max(1, width // 4), max(1, height // 4))
-    dark = (cv2.resize(film, size, interpolation=cv2.INTER_AREA) < limit).astype(np.uint8)
-    _, parts = cv2.connectedComponents(dark)
+    small = cv2.resize(film, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    inner = small[size[1] // 6 : size[1] - size[1] // 6, size[0] // 6 : size[0] - size[0] // 6]
+    darkest, dark, bright = np.percentile(inner, [1, 12, 90])
+    mean = cv2.blur(small, (5, 5))
+    uneven = np.sqrt(np.maximum(cv2.blur(small * small, (5, 5)) - mean * mean, 0))
+    border = (small < max(10.0, 0.7 * darkest)) | ((mean < dark) & (uneven < 0.07 * (bright - dark)))
+    _, parts = cv2.connectedComponents(border.astype(np.uint8))
     rim = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     outside = np.isin(parts, rim[rim > 0]).astype(np.uint8)
     return cv2.resize(outside, (width, height), interpolation=cv2.INTER_NEAREST) == 0

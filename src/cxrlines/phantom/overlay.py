@@ -11,7 +11,7 @@ from cxrlines.phantom.backdrop import Look, trachea
 from cxrlines.phantom.curves import Points
 from cxrlines.phantom.devices import Placed, cvc_routes
 from cxrlines.phantom.instruments import draw_clutter
-from cxrlines.phantom.looks import draw_devices
+from cxrlines.phantom.looks import FINE, draw_devices, shrink
 from cxrlines.phantom.marks import TRACHEOSTOMY, MarkedLine
 from cxrlines.phantom.position import Landmarks, on_film, state_of
 from cxrlines.phantom.raster import Field, FineRaster
@@ -21,7 +21,6 @@ from cxrlines.task import LABELS_OF, STATE_OF, Device, label_of
 
 Mask = NDArray[np.bool_]
 
-_FINE = 3.0  # lines are drawn on a grid this many times finer than the film
 _ABSENT = {Device.ETT: 0.15, Device.NGT: 0.35, Device.SWAN: 0.8}
 _CVC_COUNTS = (0.3, 0.4, 0.25, 0.05)
 
@@ -132,11 +131,12 @@ def expose(
     if not lines and not clutter:
         return film
     look = Look.of(film)
-    image = draw_devices(FineRaster(view, _FINE), lines, rng)
-    drawn = _shrunk(image, film.shape) * np.float32(np.exp(rng.normal(0, 0.35)) * (0.5 if rng.random() < 0.1 else 1.0))
+    drawn = draw_devices(view, lines, rng) * np.float32(
+        np.exp(rng.normal(0.05, 0.33)) * (0.6 if rng.random() < 0.1 else 1.0)
+    )
     if clutter:
-        things = draw_clutter(FineRaster(view, _FINE, anatomy.scale), anatomy, clutter, rng)
-        drawn += _shrunk(things, film.shape) * np.float32(np.exp(rng.normal(-0.1, 0.4)))
+        things = draw_clutter(FineRaster(view, FINE, anatomy.scale), anatomy, clutter, rng)
+        drawn += shrink(things, film.shape) * np.float32(np.exp(rng.normal(-0.1, 0.4)))
     spot = 0.03 * view.px_per_cm * rng.uniform(0.7, 1.5)  # focal spot and movement
     added: Field = cv2.GaussianBlur(drawn, (0, 0), max(0.35, float(np.hypot(look.blur, spot))))
     grey: Field = film.astype(np.float32)
@@ -149,7 +149,3 @@ def expose(
     room = np.maximum(np.float32(rng.uniform(look.white, 255)) - grey, 4)
     grey += room * (1 - np.exp(-rise / room))
     return np.clip(np.round(grey), 0, 255).astype(np.uint8)
-
-
-def _shrunk(image: Film, shape: tuple[int, int]) -> Field:
-    return cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) * np.float32(1 / 255)
