@@ -54,16 +54,17 @@ def test_a_spur_goes_unless_a_tip_is_at_its_end():
 
 def test_weak_pixels_count_only_where_a_sure_one_leads_to_them():
     film = drawn([(60, 10), (60, 110)], width=3)
-    film[60:] *= 0.25
+    film[60:] *= 0.15
     assert max(s.points[:, 1].max() for s in segments_of(film, NO_TIPS)) > 105
-    film[:60] *= 0.25
+    film[:60] *= 0.15
     assert segments_of(film, NO_TIPS) == []
     assert segments_of(np.zeros((64, 64), np.float32), NO_TIPS) == []
 
 
-def test_a_map_full_of_lines_shows_none():
+def test_a_map_full_of_lines_shows_next_to_none_and_haze_hides_none():
     rng = np.random.default_rng(0)
     for noise in (np.ones((128, 128)), rng.random((128, 128)), rng.random((128, 128)) > 0.9):
-        assert segments_of(noise.astype(np.float32), NO_TIPS) == []
+        segments = segments_of(noise.astype(np.float32), NO_TIPS)
+        assert sum(len(segment.points) for segment in segments) < 100
     haze = np.maximum(drawn([(20, 20), (60, 70), (100, 100)], width=3), 0.2 + 0.05 * rng.random((128, 128)))
     assert max(len(segment.points) for segment in segments_of(haze.astype(np.float32), NO_TIPS)) > 60

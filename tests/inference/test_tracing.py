@@ -46,6 +46,14 @@ def test_a_line_that_comes_straight_towards_another_still_goes_to_the_tip():
     assert sorted(ends(c) for c in courses) == [[[1, 6], [8, 14]], [[8, 14], [15, 6]]]
 
 
+def test_a_line_that_ends_short_of_another_shares_its_way_across_the_gap():
+    film = drawn([(40, 10), (72, 50)], [(120, 10), (80, 60), (80, 140)])
+    courses = trace(film, np.array([[80.0, 140.0]]), many=True)
+    assert sorted(ends(c) for c in courses) == [[[4, 1], [8, 14]], [[8, 14], [12, 1]]]
+    other = trace(film, np.array([[72.0, 50.0], [80.0, 140.0]]), many=True)[1]  # not if it ends in a tip there
+    assert ends(other) == [[4, 1], [7, 5]]
+
+
 def test_a_loop_that_crosses_itself_is_one_line():
     turn = np.linspace(np.pi, -np.pi / 2 - 0.5, 40)
     loop = np.stack([100 + 25 * np.cos(turn), 95 + 25 * np.sin(turn)], 1)

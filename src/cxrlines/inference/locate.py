@@ -32,12 +32,12 @@ LEAST = 0.05
 """The shortest line."""
 USUAL = 0.08
 """Length over which confidence in a line builds up."""
+PIECE = 0.50
+"""Length of line that is as good as another look at it."""
 CONFIDENCE = 0.25
 """Lines of less confidence are not told."""
 SECOND = 0.6
 """Of a device that a patient usually has once, a second line needs this share of the first one's weight."""
-OWN = 0.04
-"""A second line of a device runs at least so far by itself."""
 BRIDGE, STRAIGHT = 0.15, 0.85
 """A peak so far off is still a course's tip if it lies straight ahead (cosine)."""
 STEP = 0.01
@@ -61,8 +61,8 @@ class Line:
     """A line that was found.
 
     `path`: float64 (n, 2), [x, y] from entry to tip. `tip`: float64 (2,), the path's last point; None where the line
-    leaves the film. `confidence`: 0 to 1, the mean probability of the map along the path times 1 - exp(-length / 8 %
-    of the side): a rank, not a probability.
+    leaves the film. `confidence`: 0 to 1, from the mean probability of the map along the path and its length
+    (`_confidence`), raised by the peak of the tip's map: c + (1 - c) c peak. A rank, not a probability.
     """
 
     device: Device
@@ -161,7 +161,7 @@ def _lines_of(device: Device, line_map: np.ndarray, tips: list[Spot], bounds: Bo
     for line in sorted(lines, key=lambda line: -_weight(line)):
         if kept and (device in ONCE or (device is not Device.CVC and _weight(line) < SECOND * _weight(kept[0]))):
             continue
-        if not any(_same(line, other, scale) for other in kept):
+        if not any(_same(line, other, line_map) for other in kept):
             kept.append(line)
     kept.sort(key=lambda line: -line.confidence)
     return [replace(line, path=resample(line.path, STEP * scale)) for line in kept]
@@ -242,9 +242,9 @@ def _line(device: Device, path: Points, spot: Spot | None, line_map: np.ndarray,
     leaves = cut or (spot is None and _border_distance(path[-1], bounds) <= EDGE * scale)
     if leaves:
         path = _to_border(path, bounds, scale)
-    probability = float(sample(line_map, path).mean())
-    length = float(lengths(path)[-1])
-    confidence = min(1.0, probability * (1 - float(np.exp(-length / (USUAL * scale)))))
+    confidence = _confidence(path, line_map)
+    if spot is not None:
+        confidence += (1 - confidence) * confidence * spot.confidence
     return Line(device, path, None if leaves else path[-1].copy(), confidence)
 
 
@@ -252,13 +252,21 @@ def _weight(line: Line) -> float:
     return line.confidence * float(lengths(line.path)[-1])
 
 
-def _same(line: Line, other: Line, scale: float) -> bool:
-    """Whether a line is another one again: too little of it is its own, and it ends where that one does."""
-    away = cKDTree(other.path).query(line.path)[0] > BESIDE * scale
-    if float(away.sum()) < OWN * scale:  # points are 1 px apart
-        apart = line.tip is not None and other.tip is not None and float(np.hypot(*(line.tip - other.tip))) / scale
-        return not apart or apart < APART or away.sum() < 2
-    return False
+def _confidence(path: Points, line_map: np.ndarray) -> float:
+    """How much the map believes in a path: c = probability (1 - exp(-length / USUAL)), and 1 - (1 - c)^(1 + length /
+    PIECE), as if the path were seen piece by piece. Lengths are shares of the map's longer side.
+    """
+    if len(path) < 2:
+        return 0.0
+    length = float(lengths(path)[-1]) / max(line_map.shape)
+    short = min(1.0, float(sample(line_map, path).mean())) * (1 - float(np.exp(-length / USUAL)))
+    return 1 - (1 - short) ** (1 + length / PIECE)
+
+
+def _same(line: Line, other: Line, line_map: np.ndarray) -> bool:
+    """Whether a line is another one again: what is its own is not enough to be believed."""
+    own = cKDTree(other.path).query(line.path)[0] > BESIDE * max(line_map.shape)
+    return _confidence(line.path[own], line_map) < CONFIDENCE
 
 
 def _priors(device: Device, course: Points, bounds: Bounds, scale: float) -> tuple[float, float]:

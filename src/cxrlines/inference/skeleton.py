@@ -14,7 +14,7 @@ from cxrlines.data.paths import Points, lengths
 
 SOFT = 0.8
 """Deviation in px by which a map is smoothed before it is cut; a line 1.5 px wide keeps two thirds of its height."""
-HIGH, LOW = 0.30, 0.12
+HIGH, LOW = 0.20, 0.08
 """Smoothed probability that starts a line, and that continues it."""
 VALLEY = 0.01
 """Laplacian of the smoothed map above which a pixel lies between two ridges, not on one."""
@@ -57,10 +57,11 @@ class Segment:
 def _ridges(line_map: np.ndarray) -> np.ndarray:
     """(h, w) bool: what is probable enough, or continues what is, without the valleys between neighbouring lines."""
     soft = cv2.GaussianBlur(line_map, (0, 0), SOFT)
-    low = soft >= max(LOW, float(np.quantile(soft, 1 - AREA)))
+    haze = float(np.quantile(soft, 1 - AREA))
+    low = soft >= max(LOW, haze)
     count, label = cv2.connectedComponents(low.astype(np.uint8), connectivity=8)
     sure = np.zeros(count, bool)
-    sure[label[soft >= HIGH]] = True
+    sure[label[soft >= max(HIGH, min(2 * haze, (1 + haze) / 2))]] = True
     kept = sure[label] & low
     bent = cv2.Laplacian(cv2.GaussianBlur(line_map, (0, 0), 1.0), cv2.CV_32F, ksize=1)
     return kept & (bent <= VALLEY)

@@ -25,6 +25,8 @@ FRAGMENT = 0.03
 """Pieces that are shorter have no direction of their own."""
 TIPLESS = 100.0
 """Degrees that it counts against a link that the line would have two tips, or none though another end has one."""
+ACROSS, AHEAD = 0.10, 0.85
+"""How far ahead a line may lie that an end runs into across a gap, and how straight ahead (cosine)."""
 SMOOTH = 1.5
 """Deviation in px by which a course is smoothed along itself."""
 
@@ -176,50 +178,79 @@ def _joined(segments: list[Segment], chain: list[_End]) -> Points:
 
 
 def _shared(k: int, courses: list[Points], chains: list[list[_End]], segments: list[Segment], scale: float) -> Points:
-    """Course `k`, led on along the line that it runs into at a junction, if it does."""
+    """Course `k`, led on along the line that it runs into: at a junction, or straight ahead across a gap."""
     course = courses[k]
     (first, side), (last, entered) = chains[k][0], chains[k][-1]
-    for node, back, end in (
-        (segments[first].nodes[side], True, (first, side)),
-        (segments[last].nodes[1 - entered], False, (last, 1 - entered)),
-    ):
-        if node < 0 or lengths(course)[-1] < JUNCTION * scale:
+    if lengths(course)[-1] < JUNCTION * scale:
+        return course
+    for end, back in (((first, side), True), ((last, 1 - entered), False)):
+        node, tipped = segments[end[0]].nodes[end[1]], segments[end[0]].tipped[end[1]]
+        if tipped:
             continue
-        geometry = segments[end[0]].end(end[1], scale)
-        onward = _way_on(geometry, node, k, courses, chains, segments, scale)
+        pose = segments[end[0]].end(end[1], scale)
+        ways = (
+            _ways_at(node, k, chains, segments) if node >= 0 else _ways_ahead(pose, k, courses, chains, segments, scale)
+        )
+        onward = _straightest(pose, ways, scale)
         if onward is not None:
             course = np.concatenate([onward[::-1], course]) if back else np.concatenate([course, onward])
     return course
 
 
-def _way_on(
-    geometry: Pose,
-    node: int,
-    k: int,
-    courses: list[Points],
-    chains: list[list[_End]],
-    segments: list[Segment],
-    scale: float,
-) -> Points | None:
-    """The rest of the other line through a junction that is the straightest way on; None if each turns too far."""
-    best: tuple[float, Points] | None = None
-    for other, chain in enumerate(chains):
-        if other == k:
-            continue
+_Way = tuple[Points, bool]  # the rest of a line, and whether it ends in a tip
+
+
+def _ways_at(node: int, k: int, chains: list[list[_End]], segments: list[Segment]) -> list[_Way]:
+    """The ways on from a junction along other chains than `k`."""
+    ways = []
+    for chain in (chain for other, chain in enumerate(chains) if other != k):
         for place, (segment, side) in enumerate(chain):
-            for leaves in (side, 1 - side):
-                if segments[segment].nodes[leaves] != node:
-                    continue
-                turn = _turn(geometry, segments[segment].end(leaves, scale))[1]
-                if leaves == side:  # entered at this junction: onward through the rest of the chain
-                    rest = _joined(segments, chain[place:])
-                else:
-                    rest = _joined(segments, chain[: place + 1])[::-1]
-                far = chain[-1] if leaves == side else chain[0]
-                tipped = segments[far[0]].tipped[1 - far[1] if leaves == side else far[1]]
-                cost = turn - (TIPLESS if tipped else 0.0)
-                if turn <= (CORNER if tipped else TURN) and (best is None or cost < best[0]):
-                    best = cost, rest
+            if segments[segment].nodes[side] == node:
+                ways.append((_joined(segments, chain[place:]), _tipped(segments, chain)[1]))
+            if segments[segment].nodes[1 - side] == node:
+                ways.append((_joined(segments, chain[: place + 1])[::-1], _tipped(segments, chain)[0]))
+    return ways
+
+
+def _ways_ahead(
+    pose: Pose, k: int, courses: list[Points], chains: list[list[_End]], segments: list[Segment], scale: float
+) -> list[_Way]:
+    """The two ways along the nearest other line that an end points at across a gap; none if there is none."""
+    place, direction = pose
+    best: tuple[float, int, int] | None = None
+    for other, course in enumerate(courses):
+        if other == k or direction is None:
+            continue
+        ahead = course - place
+        distance = np.hypot(*ahead.T)
+        distance[ahead @ direction < AHEAD * distance] = np.inf
+        nearest = int(distance.argmin())
+        if distance[nearest] <= ACROSS * scale and (best is None or distance[nearest] < best[0]):
+            best = float(distance[nearest]), other, nearest
+    if best is None:
+        return []
+    _, other, nearest = best
+    start, end = _tipped(segments, chains[other])
+    return [(courses[other][nearest:], end), (courses[other][: nearest + 1][::-1], start)]
+
+
+def _tipped(segments: list[Segment], chain: list[_End]) -> tuple[bool, bool]:
+    """Whether a chain starts, and ends, at a tip."""
+    (first, side), (last, entered) = chain[0], chain[-1]
+    return segments[first].tipped[side], segments[last].tipped[1 - entered]
+
+
+def _straightest(pose: Pose, ways: list[_Way], scale: float) -> Points | None:
+    """The way on that turns least, one that ends in a tip before all others; None if each turns too far."""
+    best: tuple[float, Points] | None = None
+    for rest, tipped in ways:
+        if len(rest) < 3:
+            continue
+        beyond = Segment(rest, [-1, -1]).end(0, scale)
+        turn = _turn(pose, beyond)[1]
+        cost = turn - (TIPLESS if tipped else 0.0)
+        if turn <= (CORNER if tipped else TURN) and (best is None or cost < best[0]):
+            best = cost, rest
     return None if best is None else best[1]
 
 
