@@ -65,6 +65,6 @@ def test_a_map_full_of_lines_shows_next_to_none_and_haze_hides_none():
     rng = np.random.default_rng(0)
     for noise in (np.ones((128, 128)), rng.random((128, 128)), rng.random((128, 128)) > 0.9):
         segments = segments_of(noise.astype(np.float32), NO_TIPS)
-        assert sum(len(segment.points) for segment in segments) < 100
+        assert max((len(segment.points) for segment in segments), default=0) < 40
     haze = np.maximum(drawn([(20, 20), (60, 70), (100, 100)], width=3), 0.2 + 0.05 * rng.random((128, 128)))
     assert max(len(segment.points) for segment in segments_of(haze.astype(np.float32), NO_TIPS)) > 60
