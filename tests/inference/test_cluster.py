@@ -68,8 +68,8 @@ def test_a_cluster_reads_what_one_machine_reads(one_core, bundle, films, monkeyp
         there.tta,
     )
     assert there.renamed > 0
-    assert here.mm_per_px == there.mm_per_px
-    assert all(seconds > 0 for seconds in there.film_seconds)
+    assert [f.mm_per_px for f in here.findings] == [f.mm_per_px for f in there.findings]
+    assert all(found.seconds > 0 for found in there.findings)
     assert told[-1] == (12, 12)
 
 

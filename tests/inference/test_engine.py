@@ -129,7 +129,7 @@ def test_a_fault_nobody_foresaw_costs_one_film(folder: Path, bundle: Bundle, mon
             raise ZeroDivisionError("PatientName")
         return read_film(path)
 
-    monkeypatch.setattr("cxrlines.inference.engine.read_film", faulty)
+    monkeypatch.setattr("cxrlines.inference.reader.read_film", faulty)
     got = predict([folder], bundle)
     assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "d", "e"]
     ((_, message),) = got.errors
@@ -204,7 +204,7 @@ def test_decoding_keeps_only_a_few_films_ahead(folder: Path, bundle: Bundle, mon
         nonlocal most_ahead
         most_ahead = max(most_ahead, len(decoded) - done)
 
-    monkeypatch.setattr("cxrlines.inference.engine.read_film", counted)
+    monkeypatch.setattr("cxrlines.inference.reader.read_film", counted)
     assert len(predict([folder], bundle, batch_size=2, progress=watch).rows) == 45
     assert most_ahead <= 5  # two batches, and the film that is being handed over
 

@@ -10,7 +10,9 @@ from cxrlines.augment.policy import make_policy
 from cxrlines.data.films import read_film
 from cxrlines.data.store import shrink
 from cxrlines.inference.bundle import Bundle, BundleError, Manifest, ModelEntry, StoreEntry
-from cxrlines.inference.engine import predict, predict_arrays
+from cxrlines.inference.engine import predict
+from cxrlines.inference.findings import Findings
+from cxrlines.inference.reader import Reader
 from cxrlines.inference.views import check_views, views
 from cxrlines.task import LABELS
 
@@ -136,7 +138,7 @@ def test_a_film_is_decoded_once_whatever_the_views(
         decoded.append(path)
         return read_film(path)
 
-    monkeypatch.setattr("cxrlines.inference.engine.read_film", counted)
+    monkeypatch.setattr("cxrlines.inference.reader.read_film", counted)
     scores(folder, bundle_of(tmp_path, Linear(0, False), flip=True), tta=["flip", "scale"])
     assert len(decoded) == len(set(decoded)) == 5
 
@@ -145,9 +147,10 @@ def test_a_film_is_decoded_once_whatever_the_views(
 def test_arrays_are_read_as_their_files_are(folder: Path, tmp_path: Path, tta: tuple[str, ...]) -> None:
     bundle = bundle_of(tmp_path, Linear(0, False), Linear(1, True), flip=True)
     arrays = [read_film(path).pixels for path in sorted(folder.iterdir())]
-    got = predict_arrays(iter(arrays), bundle, batch_size=2, tta=tta)
+    found = Reader(bundle, batch_size=2, tta=tta).read_many(iter(arrays))
+    got = [list(each.labels.values()) for each in found if isinstance(each, Findings) and each.labels]
     np.testing.assert_allclose(got, scores(folder, bundle, tta=tta), atol=1e-12)
-    assert predict_arrays([], bundle).shape == (0, len(LABELS))
+    assert list(Reader(bundle).read_many([])) == []
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,7 @@ def test_flips_are_refused_where_training_had_none(
     folder: Path, tmp_path: Path, meta: dict[str, object], says: str
 ) -> None:
     bundle = bundle_of(tmp_path, Linear(0, True), **meta)
-    for read in (lambda: predict([folder], bundle, tta=["flip"]), lambda: predict_arrays([], bundle, tta=["flip"])):
+    for read in (lambda: predict([folder], bundle, tta=["flip"]), lambda: Reader(bundle, tta=["flip"])):
         with pytest.raises(BundleError) as error:
             read()
         assert says in str(error.value) and str(error.value).endswith("leave out the view 'flip'")

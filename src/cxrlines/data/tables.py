@@ -61,7 +61,9 @@ class Dataset:
 
     @cached_property
     def annotated(self) -> np.ndarray:
-        """(n,) bool: which studies have annotated lines."""
+        """(n,) bool: which studies have annotated lines; all of a phantom set of which every line is annotated."""
+        if self.meta.get("annotated") == 1:
+            return np.ones(len(self.studies), bool)
         return self.studies["study"].isin(set(self.lines)).to_numpy()
 
 

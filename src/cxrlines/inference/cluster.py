@@ -16,6 +16,7 @@ import torch
 from cxrlines.data.cluster import check_machines, check_shared, cluster
 from cxrlines.inference.bundle import load_bundle
 from cxrlines.inference.engine import Found, Predictions, find_films, predict
+from cxrlines.inference.findings import Findings
 from cxrlines.inference.views import allowed_views
 from cxrlines.task import LABELS, STUDY_COLUMN
 
@@ -30,6 +31,7 @@ def predict_on_ray(
     *,
     batch_size: int = 8,
     tta: Sequence[str] = (),
+    lines: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """What `engine.predict` gives, from the cluster `on` (see `data.cluster`): rows in the order of the sources.
@@ -50,21 +52,21 @@ def predict_on_ray(
     outcome: dict[int, Outcome] = {}
     with cluster(on) as ray:
         check_machines(ray, None, *inputs)
-        for done in (_from_outside if on.startswith("ray://") else _outcomes)(ray, paths, inputs, batch_size, tta):
+        outcomes = _from_outside if on.startswith("ray://") else _outcomes
+        for done in outcomes(ray, paths, inputs, batch_size, tta, lines):
             outcome[done["place"]] = done
             if progress and (len(outcome) % batch_size == 0 or len(outcome) == len(paths)):
                 progress(len(outcome), len(paths))
     read = [place for place in range(len(paths)) if not outcome[place]["error"]]
     names = found.names()
-    scores = np.array([outcome[place]["scores"] for place in read], float).reshape(-1, len(LABELS))
-    rows = pd.DataFrame(scores, columns=list(LABELS))
+    findings: list[Findings] = [outcome[place]["findings"] for place in read]
+    rows = pd.DataFrame([found.labels for found in findings], columns=list(LABELS), dtype=float)
     rows.insert(0, STUDY_COLUMN, [names[paths[place]] for place in read])
     unread = [(str(path), outcome[place]["error"]) for place, path in enumerate(paths) if outcome[place]["error"]]
     return Predictions(
         rows=rows,
         films=[paths[place] for place in read],
-        mm_per_px=[_spacing(outcome[place]["mm_per_px"]) for place in read],
-        film_seconds=[float(outcome[place]["seconds"]) for place in read],
+        findings=findings,
         errors=list((dict(found.errors) | dict(unread)).items()),
         skipped=found.skipped,
         renamed=sum(names[paths[place]] != _own_name(paths[place]) for place in read),
@@ -98,9 +100,9 @@ class _Inside:
 
 
 def _outcomes(
-    ray: Any, paths: Sequence[Path], inputs: Sequence[Path], batch_size: int, tta: Sequence[str]
+    ray: Any, paths: Sequence[Path], inputs: Sequence[Path], batch_size: int, tta: Sequence[str], lines: bool
 ) -> Iterator[Outcome]:
-    """A dict for each film as it is read: `place` among `paths`, `scores`, `mm_per_px`, `seconds`, `error`."""
+    """A dict for each film as it is read: `place` among `paths`, `findings` (None if there is an error), `error`."""
     if not paths:
         return
     import ray.data as ray_data
@@ -121,7 +123,12 @@ def _outcomes(
         concurrency=(1, workers),
         num_cpus=1,
         num_gpus=gpus,
-        fn_constructor_kwargs={"inputs": list(inputs), "batch_size": batch_size, "tta": list(tta)},
+        fn_constructor_kwargs={
+            "inputs": list(inputs),
+            "batch_size": batch_size,
+            "tta": list(tta),
+            "lines": lines,
+        },
     )
     for batch in read.iter_batches(batch_size=None, batch_format="numpy"):
         for index in range(len(batch["place"])):
@@ -131,29 +138,22 @@ def _outcomes(
 class _Reader:
     """A worker: the bundle (the first of `inputs`), loaded once, and films read in batches of `batch_size`."""
 
-    def __init__(self, inputs: list[Path], batch_size: int, tta: list[str]) -> None:
+    def __init__(self, inputs: list[Path], batch_size: int, tta: list[str], lines: bool) -> None:
         check_shared(None, *inputs)
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
-        self.bundle, self.batch_size, self.tta = load_bundle(inputs[0]), batch_size, tta
+        self.bundle, self.batch_size, self.tta, self.lines = load_bundle(inputs[0]), batch_size, tta, lines
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`place` and `path` (n,) to `place`, `scores` (n, 11), `mm_per_px` (n, 2) NaN where unknown, `error`."""
-        result = predict(map(Path, batch["path"]), self.bundle, batch_size=self.batch_size, tta=self.tta)
-        row_of = {str(path): row for row, path in enumerate(result.films)}
+        """`place` and `path` (n,) to `place`, `findings` (None where there is an error) and `error`."""
+        paths = map(Path, batch["path"])
+        result = predict(paths, self.bundle, batch_size=self.batch_size, tta=self.tta, lines=self.lines)
+        found = dict(zip(map(str, result.films), result.findings, strict=True))
         errors = dict(result.errors)
-        rows = [row_of.get(path) for path in batch["path"]]
-        scores = result.rows[list(LABELS)].to_numpy(float)
-        unknown = np.full(len(LABELS), np.nan)
-        return {
-            "place": batch["place"],
-            "scores": np.stack([unknown if row is None else scores[row] for row in rows]),
-            "mm_per_px": np.array(
-                [(np.nan, np.nan) if row is None else result.mm_per_px[row] or (np.nan, np.nan) for row in rows]
-            ),
-            "seconds": np.array([np.nan if row is None else result.film_seconds[row] for row in rows]),
-            "error": np.array(["" if path in row_of else errors[path] for path in batch["path"]], object),
-        }
+        findings = np.empty(len(batch["path"]), object)
+        findings[:] = [found.get(path) for path in batch["path"]]
+        error = np.array(["" if path in found else errors[path] for path in batch["path"]], object)
+        return {"place": batch["place"], "findings": findings, "error": error}
 
 
 def _own_name(path: Path) -> str:
@@ -163,7 +163,3 @@ def _own_name(path: Path) -> str:
 
 def _folder(source: Path) -> Path:
     return source.absolute() if source.is_dir() else source.absolute().parent
-
-
-def _spacing(mm_per_px: np.ndarray) -> tuple[float, float] | None:
-    return None if np.isnan(mm_per_px).any() else (float(mm_per_px[0]), float(mm_per_px[1]))

@@ -1,29 +1,22 @@
-"""Films in any mix of formats to probabilities: films are decoded in threads while the models compute."""
+"""Files and folders of films read, and what was read written."""
 
 import json
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from cxrlines.data.films import FilmError, is_film, read_film
-from cxrlines.data.pool import cores
-from cxrlines.data.store import Placement, shrink
+from cxrlines.data.films import is_film
 from cxrlines.data.tables import FILM_SUFFIXES
-from cxrlines.inference.bundle import Bundle
-from cxrlines.inference.findings import Findings, findings_of
-from cxrlines.inference.forward import Forward, Shown, gives_maps
-from cxrlines.inference.views import allowed_views, views
+from cxrlines.inference.bundle import NOTICE, Bundle
+from cxrlines.inference.findings import Findings
+from cxrlines.inference.reader import Progress, Reader
 from cxrlines.task import LABELS, STUDY_COLUMN
-
-Shape = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -33,52 +26,32 @@ class Predictions:
     Attributes:
         rows: `StudyInstanceUID` and the labels in order, probabilities (float).
         films: the file of each row.
-        mm_per_px: of each row's film as it was stored, (row, column) spacing in mm, None where unknown.
-        film_seconds: time each row took, decoding and its share of its batch.
+        findings: of each row's film, with lines, tips and landmarks where they were asked for and a model maps them.
         errors: (file, what is wrong with it) of each film that could not be read.
         skipped: files in the folders that are no films, passed over.
         renamed: films that share their name with another, and are called by their place instead.
         seconds: for everything, on the clock.
         bundle: the bundle's identity.
         tta: the views the reading was averaged over, besides the plain one.
-        findings: lines, tips and landmarks of each row's film; None where they were not asked for or no model maps.
     """
 
     rows: pd.DataFrame
     films: list[Path]
-    mm_per_px: list[Shape | None]
-    film_seconds: list[float]
+    findings: list[Findings]
     errors: list[tuple[str, str]]
     skipped: int
     renamed: int
     seconds: float
     bundle: str
     tta: tuple[str, ...] = ()
-    findings: tuple[Findings | None, ...] = ()
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """A JSON value for each film read."""
-        probabilities = self.rows[list(LABELS)].to_numpy()
         return [
-            {
-                "film": str(film),
-                STUDY_COLUMN: study,
-                "labels": dict(zip(LABELS, row.tolist(), strict=True)),
-                **(found.as_dict() if found else {}),
-                "bundle": self.bundle,
-                "tta": list(self.tta),
-                "seconds": seconds,
-                "mm_per_px": mm_per_px,
-            }
-            for film, study, row, seconds, mm_per_px, found in zip(
-                self.films,
-                self.rows[STUDY_COLUMN],
-                probabilities,
-                self.film_seconds,
-                self.mm_per_px,
-                self.findings or [None] * len(self.films),
-                strict=True,
-            )
+            {"film": str(film), STUDY_COLUMN: study}
+            | found.as_dict()
+            | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": NOTICE}
+            for film, study, found in zip(self.films, self.rows[STUDY_COLUMN], self.findings, strict=True)
         ]
 
 
@@ -89,7 +62,7 @@ def predict(
     batch_size: int = 8,
     tta: Sequence[str] = (),
     lines: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Predictions:
     """The mean probability of a bundle's models for each film, on the GPU where there is one.
 
@@ -108,76 +81,32 @@ def predict(
         BundleError: for flips of models that were not trained with them.
     """
     begun = time.monotonic()
-    tta = allowed_views(bundle, tta)
+    reader = Reader(bundle, tta=tta, batch_size=batch_size, lines=lines)
     found = find_films(sources)
     errors = dict(found.errors)
-    read = Forward(bundle)
-    prepare = _Preparation(bundle, tta)
-    kept: list[_Prepared] = []
-    scores: list[np.ndarray] = []
-    findings: list[Findings | None] = []
-    pending: list[_Prepared] = []
-
-    def read_batch() -> None:
-        start = time.monotonic()
-        rows, maps = read([film.pixels for film in pending], maps=lines)
-        scores.extend(rows)
-        findings.extend(
-            [None] * len(pending)
-            if maps is None
-            else [film.findings(row, its) for film, row, its in zip(pending, rows, maps, strict=True)]
-        )
-        share = (time.monotonic() - start) / len(pending)
-        kept.extend(film.without_pixels(share) for film in pending)
-        pending.clear()
-
-    for done, (path, film) in enumerate(_ahead(prepare, found.films, 2 * batch_size), start=1):
-        if isinstance(film, _Prepared):
-            pending.append(film)
+    kept: list[Path] = []
+    findings: list[Findings] = []
+    paths = [path for path, _ in found.films]
+    for path, reading in zip(paths, reader.read_many(paths, progress), strict=True):
+        if isinstance(reading, Findings):
+            kept.append(path)
+            findings.append(reading)
         else:
-            errors[str(path)] = film
-        if len(pending) == batch_size or (pending and done == len(found.films)):
-            read_batch()
-        if progress and (done % batch_size == 0 or done == len(found.films)):
-            progress(done, len(found.films))
+            errors[str(path)] = str(reading).removeprefix(f"{path}: ")
     names = found.names()
-    rows = pd.DataFrame(np.array(scores).reshape(-1, len(LABELS)), columns=list(LABELS))
-    rows.insert(0, STUDY_COLUMN, [names[film.path] for film in kept])
+    rows = pd.DataFrame([reading.labels for reading in findings], columns=list(LABELS), dtype=float)
+    rows.insert(0, STUDY_COLUMN, [names[path] for path in kept])
     return Predictions(
         rows=rows,
-        films=[film.path for film in kept],
-        mm_per_px=[film.mm_per_px for film in kept],
-        film_seconds=[film.seconds for film in kept],
+        films=kept,
+        findings=findings,
         errors=list(errors.items()),
         skipped=found.skipped,
-        renamed=sum(names[film.path] != _stem(film.path) for film in kept),
+        renamed=sum(names[path] != _stem(path) for path in kept),
         seconds=time.monotonic() - begun,
         bundle=bundle.identity,
-        tta=tta,
-        findings=tuple(findings),
+        tta=reader.tta,
     )
-
-
-def predict_arrays(
-    films: Iterable[np.ndarray], bundle: Bundle, *, batch_size: int = 8, tta: Sequence[str] = ()
-) -> np.ndarray:
-    """What `predict` reads in films that are decoded already: float64 (films, 11) probabilities.
-
-    `films` are (h, w) uint8 each, of any sizes, as `data.films.read_film` gives them; the rest as for `predict`.
-    """
-    tta = allowed_views(bundle, tta)
-    read = Forward(bundle)
-    prepare = _Preparation(bundle, tta)
-    scores = [np.empty((0, len(LABELS)))]
-    pending: list[Shown] = []
-    for film in films:
-        pending.append(prepare.shown(film)[0])
-        if len(pending) == batch_size:
-            scores.append(read(pending)[0])
-            pending = []
-    if pending:
-        scores.append(read(pending)[0])
-    return np.concatenate(scores)
 
 
 def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = False) -> list[Path]:
@@ -256,68 +185,3 @@ def _files_below(folder: Path) -> Iterator[Path]:
 def _stem(path: Path) -> str:
     """The name without a film's ending; a DICOM UID as a file name keeps its last number."""
     return path.stem if path.suffix.lower() in FILM_SUFFIXES else path.name
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A film as the models see it, of (height, width) px, and where it lies in the film whose maps are read."""
-
-    path: Path
-    pixels: Shown
-    shape: tuple[int, int]
-    placement: Placement
-    mm_per_px: Shape | None
-    seconds: float
-
-    def without_pixels(self, more_seconds: float) -> "_Prepared":
-        return replace(self, pixels={}, seconds=self.seconds + more_seconds)
-
-    def findings(self, row: np.ndarray, maps: np.ndarray) -> Findings:
-        """From its probabilities and its maps."""
-        labels = dict(zip(LABELS, row.tolist(), strict=True))
-        return findings_of(maps, self.placement, self.shape, labels, self.mm_per_px)
-
-
-class _Preparation:
-    """From a file to what the models see, by training's own way: decode, shrink as the store does, plain policy."""
-
-    def __init__(self, bundle: Bundle, tta: Sequence[str]) -> None:
-        self.store, self.sizes, self.tta = bundle.manifest.store, sorted(set(bundle.sizes)), tta
-        mapping = [size for model, size in zip(bundle.models, bundle.sizes, strict=True) if gives_maps(model)]
-        self.map_size = max(mapping, default=self.sizes[-1])
-
-    def __call__(self, path: Path) -> _Prepared | str:
-        """The film, or what is wrong with it."""
-        start = time.monotonic()
-        try:
-            film = read_film(path)
-            pixels, placement = self.shown(film.pixels)
-        except FilmError as error:
-            return str(error).removeprefix(f"{path}: ")
-        except Exception as error:  # a file nobody foresaw must not cost the others their reading
-            return f"cannot be read as a film ({type(error).__name__})"
-        height, width = film.pixels.shape
-        return _Prepared(path, pixels, (height, width), placement, film.mm_per_px, time.monotonic() - start)
-
-    def shown(self, film: np.ndarray) -> tuple[Shown, Placement]:
-        """A decoded film (h, w) uint8 at every size that a model sees, and where it lies at the largest."""
-        stored, placement = shrink(film, self.store.size, self.store.aspect)
-        seen = {size: views(stored, size, self.tta) for size in self.sizes}
-        return seen, placement.at(self.store.size, self.map_size)
-
-
-def _ahead(prepare: _Preparation, films: list[tuple[Path, Path]], ahead: int) -> Iterator[tuple[Path, _Prepared | str]]:
-    """Each path with its prepared film, in order, decoded in threads at most `ahead` films before it is needed."""
-    waiting: deque[tuple[Path, Future[_Prepared | str]]] = deque()
-    with ThreadPoolExecutor(max_workers=min(8, cores()), thread_name_prefix="decode") as pool:
-        try:
-            for path, _ in films:
-                waiting.append((path, pool.submit(prepare, path)))
-                if len(waiting) > ahead:
-                    ready, future = waiting.popleft()
-                    yield ready, future.result()
-            while waiting:
-                ready, future = waiting.popleft()
-                yield ready, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is decoded

@@ -35,7 +35,7 @@ from cxrlines.task import LABELS, Device, State, label_of
 
 ONTO_VERSION = 1  # goes up whenever the same parameters give other films
 LEFT_ALONE = 0.15  # share of the real films into which nothing is drawn
-SURE = 2  # a carina less sure than this places the anatomy, but is not handed on as a landmark
+SURE = 1  # a carina less sure than this places the anatomy, but is not handed on as a landmark
 STEP = 0.4  # cm between the points of a path
 
 

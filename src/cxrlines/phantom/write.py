@@ -275,9 +275,12 @@ def _write_tables(folder: Path, rows: list[Written]) -> None:
     header = [STUDY_COLUMN, *LABELS]
     labelled = [*header, PATIENT_COLUMN]
     _write_csv(folder / "train.csv", labelled, ([r.study, *r.labels, r.patient] for r in train))
-    _write_csv(folder / "test_truth.csv", labelled, ([r.study, *r.labels, r.patient] for r in test))
-    _write_csv(folder / "sample_submission.csv", header, ([r.study, *[0] * len(LABELS)] for r in test))
-    for name, shown in (("train", (r for r in train if r.annotated)), ("test", test)):
+    annotated = {"train": [r for r in train if r.annotated]}
+    if test:  # without any, the set has no test split, and no table says it has
+        _write_csv(folder / "test_truth.csv", labelled, ([r.study, *r.labels, r.patient] for r in test))
+        _write_csv(folder / "sample_submission.csv", header, ([r.study, *[0] * len(LABELS)] for r in test))
+        annotated["test"] = test
+    for name, shown in annotated.items():
         lines = ([r.study, label, points] for r in shown for label, points in r.lines)
         _write_csv(folder / f"{name}_annotations.csv", [STUDY_COLUMN, "label", "data"], lines)
     spots = [f"{name}_{axis}" for name in Landmarks.names() for axis in "xy"]

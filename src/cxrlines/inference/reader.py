@@ -1,0 +1,175 @@
+"""A reader in Python: films of any kind in, findings out. The commands are thin over it.
+
+import cxrlines
+
+reader = cxrlines.load_reader()
+findings = reader.read("film.dcm")
+for line in findings.lines:
+    print(line.device.name, line.tip, line.confidence)
+"""
+
+import io
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from cxrlines.data.films import Film, FilmError, read_film
+from cxrlines.data.pool import cores
+from cxrlines.data.store import Placement, shrink
+from cxrlines.inference.bundle import Bundle, load_bundle
+from cxrlines.inference.findings import Findings, findings_of
+from cxrlines.inference.forward import Forward, Shown, gives_maps
+from cxrlines.inference.views import allowed_views, views
+from cxrlines.task import LABELS
+
+Source = str | Path | bytes | np.ndarray | pydicom.Dataset
+"""A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone), or a DICOM dataset."""
+Progress = Callable[[int, int | None], None]
+"""Told (films done, films in all; None where that is not known)."""
+
+
+class Reader:
+    """A bundle's models, ready to read.
+
+    Args:
+        bundle: as `load_bundle` gives it.
+        tta: any of `views.VIEWS`; probabilities are then means over those views and the plain one.
+        batch_size: films computed together by `read_many`.
+        lines: whether to find lines, tips and landmarks, where a model of the bundle maps them.
+
+    Raises:
+        ValueError: another view. BundleError: flips of models that were not trained with them.
+    """
+
+    def __init__(self, bundle: Bundle, *, tta: Sequence[str] = (), batch_size: int = 8, lines: bool = True) -> None:
+        self.bundle, self.batch_size, self.lines = bundle, batch_size, lines
+        self.tta = allowed_views(bundle, tta)
+        self._forward = Forward(bundle)
+        self._sizes = sorted(set(bundle.sizes))
+        self._store = bundle.manifest.store
+
+    @property
+    def finds_lines(self) -> bool:
+        """Whether its findings have lines."""
+        return self.lines and any(gives_maps(model) for model in self.bundle.models)
+
+    def read(self, film: Source) -> Findings:
+        """The findings of one film. `FilmError` if it cannot be read: says why, and the way out."""
+        prepared = self._prepared(film)
+        if isinstance(prepared, FilmError):
+            raise prepared
+        return self._findings([prepared])[0]
+
+    def read_many(self, films: Iterable[Source], progress: Progress | None = None) -> Iterator[Findings | FilmError]:
+        """The findings of many films, in their order; a film that cannot be read gives its `FilmError` in its place.
+
+        Films are decoded in threads while others are computed; memory does not grow with their number.
+        """
+        count = len(films) if isinstance(films, Sequence) else None
+        waiting: list[_Prepared | FilmError] = []
+        done = 0
+
+        def finish() -> Iterator[Findings | FilmError]:
+            found = iter(self._findings([film for film in waiting if isinstance(film, _Prepared)]))
+            for film in waiting:
+                yield film if isinstance(film, FilmError) else next(found)
+            waiting.clear()
+            if progress:
+                progress(done, count)
+
+        for prepared in _ahead(self._prepared, films, 2 * self.batch_size):
+            waiting.append(prepared)
+            done += 1
+            if len(waiting) == self.batch_size:
+                yield from finish()
+        if waiting:
+            yield from finish()
+
+    def _prepared(self, source: Source) -> "_Prepared | FilmError":
+        """The film as training saw it: decoded, shrunk as the store does, resampled by the plain policy."""
+        start = time.monotonic()
+        name = str(source) if isinstance(source, str | Path) else "the film"
+        try:
+            film = _decoded(source)
+            stored, placement = shrink(film.pixels, self._store.size, self._store.aspect)
+            shown = {size: views(stored, size, self.tta) for size in self._sizes}
+        except FilmError as error:
+            return error
+        except Exception as error:  # a file nobody foresaw must not cost the others their reading
+            return FilmError(f"{name}: cannot be read as a film ({type(error).__name__})")
+        height, width = film.pixels.shape
+        at = placement.at(self._store.size, self._forward.map_size or self._sizes[-1])
+        return _Prepared(shown, (height, width), at, film.mm_per_px, time.monotonic() - start)
+
+    def _findings(self, films: list["_Prepared"]) -> list[Findings]:
+        if not films:
+            return []
+        start = time.monotonic()
+        rows, maps = self._forward([film.shown for film in films], maps=self.lines)
+        found = []
+        for place, (film, row) in enumerate(zip(films, rows, strict=True)):
+            labels = dict(zip(LABELS, row.tolist(), strict=True))
+            if maps is None:
+                found.append(Findings(film.shape, (), {}, (), labels, film.mm_per_px))
+            else:
+                found.append(findings_of(maps[place], film.placement, film.shape, labels, film.mm_per_px))
+        share = (time.monotonic() - start) / len(films)
+        return [replace(each, seconds=film.seconds + share) for each, film in zip(found, films, strict=True)]
+
+
+def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] = (), batch_size: int = 8) -> Reader:
+    """A reader of the bundle in a folder, or of the one that ships with the package.
+
+    `BundleError` if the bundle cannot be trusted: which file, what is wrong, the way out.
+    """
+    return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)
+
+
+EMBEDDED = Path(__file__).parent.parent / "embedded"
+"""The bundle in the box; see its model card."""
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A film at every size that a model sees, of (height, width) px, and where it lies at the size that is mapped."""
+
+    shown: Shown
+    shape: tuple[int, int]
+    placement: Placement
+    mm_per_px: tuple[float, float] | None
+    seconds: float
+
+
+def _decoded(source: Source) -> Film:
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim != 2 or not source.size:
+            raise FilmError(f"the film is {source.dtype} {source.shape}; give (h, w) uint8, white = bone")
+        return Film(source, None, "array", 8)
+    if isinstance(source, pydicom.Dataset):
+        file = io.BytesIO()
+        source.save_as(file, enforce_file_format=True)
+        return read_film(file.getvalue())
+    return read_film(source if isinstance(source, bytes) else Path(source))
+
+
+def _ahead(
+    prepare: Callable[[Source], "_Prepared | FilmError"], films: Iterable[Source], ahead: int
+) -> Iterator["_Prepared | FilmError"]:
+    """Each film prepared, in order, in threads, at most `ahead` films before it is needed."""
+    waiting: deque[Future[_Prepared | FilmError]] = deque()
+    with ThreadPoolExecutor(max_workers=min(8, cores()), thread_name_prefix="decode") as pool:
+        try:
+            for film in films:
+                waiting.append(pool.submit(prepare, film))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is decoded
