@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
 from cxrlines import __version__
 from cxrlines.models.two_step import Model, model_of
@@ -111,6 +112,7 @@ def write_bundle(
     store: Mapping[str, Any],
     input_size: int,
     meta: Mapping[str, Any],
+    half: bool = False,
 ) -> Path:
     """Write the bundle folder `out`, whole or not at all; an older bundle there is replaced.
 
@@ -119,6 +121,7 @@ def write_bundle(
         input_size: px a side of what the models see.
         meta: JSON values for people: what it was trained on, its lineage. It travels with the bundle, so it must
             name no patient. The headers of the weights files, which may, are left behind.
+        half: whether weights are stored in 16 bits, half the size; they are read as 32.
 
     Raises:
         BundleError: no members, two of one name and fold, weights that do not fit, or another folder in the way.
@@ -155,6 +158,8 @@ def write_bundle(
                 load_into(model_of(member.config), tensors)
             except (ValueError, TypeError) as error:
                 raise BundleError(f"{member.name}, fold {member.fold}: {error}") from error
+            if half:
+                tensors = _halved(tensors, member)
             save_weights(aside / member.file, tensors, {"name": member.name, "fold": str(member.fold)})
         manifest = manifest.model_copy(update={"files": {name: _describe(aside / name) for name in names}})
         (aside / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
@@ -164,6 +169,39 @@ def write_bundle(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return out
+
+
+def extend_bundle(folder: Path, files: Mapping[str, Path]) -> Path:
+    """The bundle with further files in it, under plain names, each listed with size and sha256; whole or as it was.
+
+    `BundleError` if the folder is no sound bundle or a name is that of its weights or manifest.
+    """
+    manifest = load_bundle(folder).manifest
+    taken = {MANIFEST, *(entry.file for entry in manifest.models)}
+    if wrong := [name for name in files if name in taken or Path(name).name != name]:
+        raise BundleError(f"{folder}: a further file cannot be called {wrong[0]!r}; give a plain name of its own")
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        shutil.copytree(folder, aside)
+        for name, path in files.items():
+            shutil.copyfile(path, aside / name)
+            sync(aside / name)
+        every = manifest.files | {name: _describe(aside / name) for name in files}
+        text = json.dumps(manifest.model_copy(update={"files": every}).model_dump(mode="json"), indent=1)
+        (aside / MANIFEST).write_text(text + "\n")
+        sync(aside / MANIFEST)
+        _put_in_place(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _halved(tensors: Mapping[str, Tensor], member: BundleMember) -> dict[str, Tensor]:
+    halved = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+    if wrong := [name for name, t in halved.items() if t.is_floating_point() and not t.isfinite().all()]:
+        raise BundleError(f"{member.name}, fold {member.fold}: {wrong[0]} does not fit into 16 bits; leave out half")
+    return halved
 
 
 def load_bundle(folder: Path) -> Bundle:

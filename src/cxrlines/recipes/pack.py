@@ -12,8 +12,8 @@ from cxrlines.recipes.spec import Recipe
 from cxrlines.training.lineage import read_lineage
 
 
-def pack(root: Path, out: Path) -> Path:
-    """Write the bundle of the run in `root` to `out`; `RunError` if the run is not finished."""
+def pack(root: Path, out: Path, *, half: bool = False) -> Path:
+    """Write the bundle of the run in `root` to `out`, weights in 16 bits if `half`; `RunError` if the run is not finished."""
     path = root / "recipe.json"
     if not path.is_file():
         raise RunError(f"{root} is no run: it has no recipe.json; name the folder given to `cxrlines train --out`")
@@ -62,4 +62,5 @@ def pack(root: Path, out: Path) -> Path:
         store={"size": recipe.store.size, "aspect": recipe.store.aspect},
         input_size=recipe.size,
         meta=meta_out,
+        half=half,
     )
