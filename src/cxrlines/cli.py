@@ -288,21 +288,23 @@ def evaluate(
 def bundle(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    half: Annotated[bool, typer.Option("--half", help="Weights in 16 bits: half the size.")] = False,
 ) -> None:
     """Pack what reading needs from a run: weights as safetensors, the rest as JSON."""
     from cxrlines.recipes.pack import pack
 
-    typer.echo(pack(run, out))
+    typer.echo(pack(run, out, half=half))
 
 
 @app.command()
 def predict(
     films: Annotated[list[Path], typer.Argument(help="Films, or folders of them: JPEG, PNG, TIFF, DICOM.")],
-    bundle: Annotated[Path, typer.Option(help="A bundle's folder.")],
     out: Annotated[Path, typer.Option(help="CSV to write, with the columns of sample_submission.csv.")],
+    bundle: Annotated[Path | None, typer.Option(help="A bundle's folder; default: the reader in the box.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write OUT as JSON as well, with more about each film.")
     ] = False,
+    draw: Annotated[Path | None, typer.Option(help="Folder for the films with their findings drawn, as PNG.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Films computed together.")] = 8,
     tta: Annotated[
         list[View] | None, typer.Option(help="Average over further views: flip (if it was trained with), scale.")
@@ -312,19 +314,25 @@ def predict(
     """Read films. Unreadable ones are listed on stderr and in OUT's .errors.csv; then the exit code is 2."""
     from cxrlines.inference.bundle import load_bundle
     from cxrlines.inference.engine import predict as read
-    from cxrlines.inference.engine import write_predictions
+    from cxrlines.inference.engine import write_drawings, write_predictions
+    from cxrlines.inference.reader import EMBEDDED
     from cxrlines.training.process import keep_buffers
 
     keep_buffers()
     views = [view.value for view in tta or []]
+    lines = as_json or draw is not None
+    bundle = bundle or EMBEDDED
     if on:
         from cxrlines.inference.cluster import predict_on_ray
 
-        result = predict_on_ray(films, bundle, on, batch_size=batch, tta=views)
+        result = predict_on_ray(films, bundle, on, batch_size=batch, tta=views, lines=lines)
     else:
-        result = read(films, load_bundle(bundle), batch_size=batch, tta=views)
+        result = read(films, load_bundle(bundle), batch_size=batch, tta=views, lines=lines)
     for path in write_predictions(result, out, as_json=as_json):
         typer.echo(path)
+    if draw:
+        typer.echo(write_drawings(result, draw))
+    _say(result.notice)
     if result.skipped:
         _say(f"{result.skipped} files in the folders are no films and were passed over")
     if result.renamed:

@@ -100,6 +100,12 @@ class Bundle:
     models: tuple[Model, ...]
 
     @property
+    def notice(self) -> str:
+        """That it is for research, and what it was trained on."""
+        trained = self.manifest.meta.get("trained_on")
+        return f"{self.manifest.notice} Trained on: {trained}." if trained else self.manifest.notice
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """px a side of the films that each model sees."""
         return tuple(entry.input_size or self.manifest.input_size for entry in self.manifest.models)

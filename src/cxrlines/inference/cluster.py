@@ -73,6 +73,7 @@ def predict_on_ray(
         seconds=time.monotonic() - begun,
         bundle=bundle.identity,
         tta=tta,
+        notice=bundle.notice,
     )
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pandas as pd
 
-from cxrlines.data.films import is_film
+from cxrlines.data.films import is_film, read_film
 from cxrlines.data.tables import FILM_SUFFIXES
 from cxrlines.inference.bundle import NOTICE, Bundle
+from cxrlines.inference.draw import draw_findings
 from cxrlines.inference.findings import Findings
 from cxrlines.inference.reader import Progress, Reader
 from cxrlines.task import LABELS, STUDY_COLUMN
@@ -32,6 +34,7 @@ class Predictions:
         renamed: films that share their name with another, and are called by their place instead.
         seconds: for everything, on the clock.
         bundle: the bundle's identity.
+        notice: that it is for research, and what it was trained on.
         tta: the views the reading was averaged over, besides the plain one.
     """
 
@@ -44,13 +47,14 @@ class Predictions:
     seconds: float
     bundle: str
     tta: tuple[str, ...] = ()
+    notice: str = NOTICE
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """A JSON value for each film read."""
         return [
             {"film": str(film), STUDY_COLUMN: study}
             | found.as_dict()
-            | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": NOTICE}
+            | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
             for film, study, found in zip(self.films, self.rows[STUDY_COLUMN], self.findings, strict=True)
         ]
 
@@ -106,6 +110,7 @@ def predict(
         seconds=time.monotonic() - begun,
         bundle=bundle.identity,
         tta=reader.tta,
+        notice=bundle.notice,
     )
 
 
@@ -127,6 +132,17 @@ def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = Fa
         pd.DataFrame(predictions.errors, columns=["file", "error"]).to_csv(errors, index=False)
         written.append(errors)
     return written
+
+
+def write_drawings(predictions: Predictions, folder: Path) -> Path:
+    """Each film read with its findings drawn, as PNG under the film's name. Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for film, study, found in zip(predictions.films, predictions.rows[STUDY_COLUMN], predictions.findings, strict=True):
+        drawn = draw_findings(read_film(film).pixels, found, name=str(study), notice=predictions.notice)
+        written, png = cv2.imencode(".png", drawn[:, :, ::-1])
+        assert written
+        (folder / f"{str(study).replace('/', '_')}.png").write_bytes(png.tobytes())
+    return folder
 
 
 @dataclass(frozen=True)

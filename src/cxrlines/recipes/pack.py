@@ -13,7 +13,10 @@ from cxrlines.training.lineage import read_lineage
 
 
 def pack(root: Path, out: Path, *, half: bool = False) -> Path:
-    """Write the bundle of the run in `root` to `out`, weights in 16 bits if `half`; `RunError` if the run is not finished."""
+    """Write the bundle of the run in `root` to `out`; `RunError` if the run is not finished.
+
+    `half`: weights in 16 bits.
+    """
     path = root / "recipe.json"
     if not path.is_file():
         raise RunError(f"{root} is no run: it has no recipe.json; name the folder given to `cxrlines train --out`")
