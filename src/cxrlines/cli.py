@@ -406,6 +406,22 @@ def bench_train(
     _print(measure(seconds=seconds), as_json)
 
 
+@bench.command("predict")
+def bench_predict(
+    bundle: Annotated[Path | None, typer.Option(help="A bundle's folder; default: the reader in the box.")] = None,
+    films: Annotated[int, typer.Option(min=2, help="Films to read.")] = 12,
+    as_json: Json = False,
+) -> None:
+    """Reading films of 2,500 x 3,000 px, decoding included, against plain PyTorch in the same run."""
+    from cxrlines.inference.bench import bench_predict as measure
+    from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.reader import EMBEDDED
+    from cxrlines.training.process import keep_buffers
+
+    keep_buffers()
+    _print(measure(load_bundle(bundle or EMBEDDED), films), as_json)
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The demo's folder.")] = Path("runs/demo"),
