@@ -56,6 +56,14 @@ class Forward:
         mean = torch.stack([torch.sigmoid(score.double()) for score in scores]).mean(dim=0).cpu().numpy()
         return mean, torch.stack(shown).mean(dim=0).cpu().numpy() if shown else None
 
+    @torch.inference_mode()
+    def embed(self, films: Sequence[Shown]) -> np.ndarray:
+        """The first model's last feature map of the plain views, mean over places, at length 1: float32 (b, c)."""
+        model, size = self.models[0]
+        plain = torch.from_numpy(np.stack([film[size][:1] for film in films])).to(self.device)
+        pooled = model.features(plain).float().mean(dim=(2, 3))
+        return functional.normalize(pooled).cpu().numpy()
+
     def _sized(self, maps: Tensor) -> Tensor:
         """Maps at the size of the largest model's."""
         side = (self.map_size or 0) // 2

@@ -8,6 +8,7 @@ for line in findings.lines:
     print(line.device.name, line.tip, line.confidence)
 """
 
+import hashlib
 import io
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pydicom
@@ -30,6 +32,7 @@ from cxrlines.task import LABELS
 
 Source = str | Path | bytes | np.ndarray | pydicom.Dataset
 """A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone), or a DICOM dataset."""
+T = TypeVar("T")
 Progress = Callable[[int, int | None], None]
 """Told (films done, films in all; None where that is not known)."""
 
@@ -71,12 +74,21 @@ class Reader:
 
         Films are decoded in threads while others are computed; memory does not grow with their number.
         """
+        yield from self._in_batches(films, self._findings, progress)
+
+    def embed(self, films: Iterable[Source], progress: Progress | None = None) -> Iterator["Embedded | FilmError"]:
+        """The embeddings of films, prepared as for reading, in their order; a `FilmError` where one cannot be read."""
+        yield from self._in_batches(films, self._embedded, progress)
+
+    def _in_batches(
+        self, films: Iterable[Source], compute: Callable[[list["_Prepared"]], list[T]], progress: Progress | None
+    ) -> Iterator[T | FilmError]:
         count = len(films) if isinstance(films, Sequence) else None
         waiting: list[_Prepared | FilmError] = []
         done = 0
 
-        def finish() -> Iterator[Findings | FilmError]:
-            found = iter(self._findings([film for film in waiting if isinstance(film, _Prepared)]))
+        def finish() -> Iterator[T | FilmError]:
+            found = iter(compute([film for film in waiting if isinstance(film, _Prepared)]))
             for film in waiting:
                 yield film if isinstance(film, FilmError) else next(found)
             waiting.clear()
@@ -105,7 +117,14 @@ class Reader:
             return FilmError(f"{name}: cannot be read as a film ({type(error).__name__})")
         height, width = film.pixels.shape
         at = placement.at(self._store.size, self._forward.map_size or self._sizes[-1])
-        return _Prepared(shown, (height, width), at, film.mm_per_px, time.monotonic() - start)
+        key = hashlib.sha256(stored.tobytes()).hexdigest()[:16]
+        return _Prepared(shown, (height, width), at, film.mm_per_px, key, time.monotonic() - start)
+
+    def _embedded(self, films: list["_Prepared"]) -> list["Embedded"]:
+        if not films:
+            return []
+        vectors = self._forward.embed([film.shown for film in films])
+        return [Embedded(vector, film.key, film.shape) for vector, film in zip(vectors, films, strict=True)]
 
     def _findings(self, films: list["_Prepared"]) -> list[Findings]:
         if not films:
@@ -135,6 +154,21 @@ EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
 
 
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A film as its bundle's first model sees it.
+
+    Attributes:
+        vector: (c,) float32 of length 1: the last feature map, pooled by its mean.
+        key: 16 hex digits of the sha256 of the film as stored: films that look the same to a reader share it.
+        shape: (height, width) px of the original film.
+    """
+
+    vector: np.ndarray
+    key: str
+    shape: tuple[int, int]
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """A film at every size that a model sees, of (height, width) px, and where it lies at the size that is mapped."""
@@ -143,6 +177,7 @@ class _Prepared:
     shape: tuple[int, int]
     placement: Placement
     mm_per_px: tuple[float, float] | None
+    key: str
     seconds: float
 
 
