@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from cxrlines.data.tables import META_FILE
 from cxrlines.inference.bundle import BundleMember, write_bundle
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes.execute import RunError
@@ -53,7 +54,7 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
     metrics = root / "metrics.json"
     meta_out = {
         "recipe": recipe.name,
-        "trained_on": Path(json.loads((root / "data.json").read_text())["data"]).name,
+        "trained_on": _trained_on(Path(json.loads((root / "data.json").read_text())["data"])),
         "ancestry_unknown": sorted(untraced),
         "leaks": leaks,
         "flip": flips,
@@ -67,3 +68,16 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
         meta=meta_out,
         half=half,
     )
+
+
+def _trained_on(data: Path) -> str:
+    """The training films in words: a set that the phantom wrote says what it is, another goes by its folder's name."""
+    path = data / META_FILE
+    made = json.loads(path.read_text()) if path.is_file() else {}
+    if made.get("kind") == "onto":
+        real = made["studies"] - round(made["studies"] * made["phantom_share"])
+        return (
+            f"{made['studies']} films: about {real} made by drawing devices into {made['backdrops']} real "
+            "ones, the rest phantoms"
+        )
+    return f"{made['studies']} phantom films" if made else data.name
