@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from cxrlines import __version__
@@ -47,6 +47,18 @@ class BundleMember:
         return f"{self.name}-fold{self.fold}.safetensors"
 
 
+def _is_label(name: str) -> str:
+    if name not in LABELS:
+        raise ValueError(f"{name!r} is no label; there are: {', '.join(LABELS)}")
+    return name
+
+
+Label = Annotated[str, AfterValidator(_is_label)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Slope = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Offset = Annotated[float, Field(allow_inf_nan=False)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,6 +87,18 @@ class StoreEntry(_Part):
     aspect: Literal["pad", "stretch"]
 
 
+class ThresholdEntry(_Part):
+    """A threshold of a label; see `evaluation.calibrate.Threshold`."""
+
+    wanted: Literal["sensitivity", "precision"]
+    at_least: Annotated[float, Field(gt=0, le=1)]
+    probability: Share | None
+    sensitivity: Share | None
+    specificity: Share | None
+    precision: Share | None
+    positives: Annotated[int, Field(ge=0)]
+
+
 class Manifest(_Part):
     """`bundle.json`."""
 
@@ -88,6 +112,8 @@ class Manifest(_Part):
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     files: dict[str, FileEntry]
     meta: dict[str, Any]
+    calibration: dict[Label, tuple[Slope, Offset]] | None = None  # of log odds; a label left out stays as it is
+    thresholds: dict[Label, tuple[ThresholdEntry, ...]] | None = None  # on calibrated probabilities
 
 
 @dataclass(frozen=True)
@@ -119,6 +145,8 @@ def write_bundle(
     input_size: int,
     meta: Mapping[str, Any],
     half: bool = False,
+    calibration: Mapping[str, tuple[float, float]] | None = None,
+    thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> Path:
     """Write the bundle folder `out`, whole or not at all; an older bundle there is replaced.
 
@@ -128,6 +156,8 @@ def write_bundle(
         meta: JSON values for people: what it was trained on, its lineage. It travels with the bundle, so it must
             name no patient. The headers of the weights files, which may, are left behind.
         half: whether weights are stored in 16 bits, half the size; they are read as 32.
+        calibration: label -> (slope, offset) on the log odds of the ensemble's probability; None: not calibrated.
+        thresholds: label -> fields of `ThresholdEntry`, on calibrated probabilities.
 
     Raises:
         BundleError: no members, two of one name and fold, weights that do not fit, or another folder in the way.
@@ -150,6 +180,10 @@ def write_bundle(
             ),
             files={},
             meta=dict(meta),
+            calibration=None if calibration is None else dict(calibration),
+            thresholds=None
+            if thresholds is None
+            else {label: tuple(ThresholdEntry(**entry) for entry in each) for label, each in thresholds.items()},
         )
     except ValidationError as error:
         raise BundleError(f"the bundle's {_said(error)}") from error

@@ -13,7 +13,8 @@ from cxrlines.data.maps import from_map, to_map
 from cxrlines.data.position import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, ett_state
 from cxrlines.data.store import Placement
 from cxrlines.inference.locate import Bounds, Line, Spot, find_landmarks, find_lines
-from cxrlines.task import LABELS_OF, STATE_OF, Device, Landmark, State, label_of
+from cxrlines.inference.quality import AS_IT_IS, Quality
+from cxrlines.task import EXCLUSIVE, LABELS_OF, STATE_OF, Device, Landmark, State, label_of
 
 LONG_SIDE_CM = (35.0, 43.0)
 """Longer side of the plates that chest films are taken on (35 x 35, 35 x 43, 43 x 43 cm): the guess where a film has
@@ -56,7 +57,8 @@ class Distance:
 class Findings:
     """All that was found on a film; see `as_dict` for its JSON.
 
-    `film_shape` is (height, width) px, `mm_per_px` (row, column) spacing in mm, `labels` the probability by label.
+    `film_shape` is (height, width) px, `mm_per_px` (row, column) spacing in mm, `labels` the probability by label,
+    `calibrated` whether it was set right on films that the models had not seen.
     """
 
     film_shape: tuple[int, int]
@@ -66,11 +68,20 @@ class Findings:
     labels: dict[str, float] | None = None
     mm_per_px: tuple[float, float] | None = None
     seconds: float = 0.0  # decoding and its share of its batch
+    quality: Quality = AS_IT_IS  # if not usable there are no labels and no lines
+    calibrated: bool = False
+
+    @property
+    def presence(self) -> dict[str, float] | None:
+        """Probability by `Device.name` that the device is there at all; None without labels. See `presence_of`."""
+        return None if self.labels is None else presence_of(self.labels)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: places to a tenth of a px, probabilities to four digits."""
         return {
             "labels": None if self.labels is None else dict(self.labels),
+            "calibrated": self.calibrated,
+            "presence": self.presence,
             "lines": [
                 {
                     "device": line.device.name,
@@ -98,8 +109,22 @@ class Findings:
                 }
                 for distance in self.distances
             ],
+            "quality": self.quality.as_dict(),
             "mm_per_px": None if self.mm_per_px is None else list(self.mm_per_px),
         }
+
+
+def presence_of(labels: Mapping[str, float]) -> dict[str, float]:
+    """Probability by `Device.name` that a device is there, from those of its states.
+
+    States that exclude each other (`task.EXCLUSIVE`) add up, to 1 at most. Of the others several may hold, of several
+    instances: noisy-or, 1 - the product of (1 - p), as if they were independent, which they are not quite.
+    """
+    found = {}
+    for device in Device:
+        p = np.sort([labels[label] for label in LABELS_OF[device]])
+        found[device.name] = float(min(p.sum(), 1.0) if device in EXCLUSIVE else 1 - np.prod(1 - p))
+    return found
 
 
 def findings_of(

@@ -24,9 +24,12 @@ import pydicom
 from cxrlines.data.films import Film, FilmError, read_film
 from cxrlines.data.pool import cores
 from cxrlines.data.store import Placement, shrink
+from cxrlines.evaluation.calibrate import Calibration
 from cxrlines.inference.bundle import Bundle, load_bundle
 from cxrlines.inference.findings import Findings, findings_of
 from cxrlines.inference.forward import Forward, Shown, gives_maps
+from cxrlines.inference.locate import Line, Spot
+from cxrlines.inference.quality import Quality, judge, load_probe, on_original, turned_back
 from cxrlines.inference.views import allowed_views, views
 from cxrlines.task import LABELS
 
@@ -54,8 +57,11 @@ class Reader:
         self.bundle, self.batch_size, self.lines = bundle, batch_size, lines
         self.tta = allowed_views(bundle, tta)
         self._forward = Forward(bundle)
+        self._probe = load_probe(bundle)
         self._sizes = sorted(set(bundle.sizes))
         self._store = bundle.manifest.store
+        lines_of = bundle.manifest.calibration
+        self._calibration = None if lines_of is None else Calibration(lines_of)
 
     @property
     def finds_lines(self) -> bool:
@@ -104,21 +110,24 @@ class Reader:
             yield from finish()
 
     def _prepared(self, source: Source) -> "_Prepared | FilmError":
-        """The film as training saw it: decoded, shrunk as the store does, resampled by the plain policy."""
+        """The film as training saw it: decoded, righted, shrunk as the store does, resampled by the plain policy."""
         start = time.monotonic()
         name = str(source) if isinstance(source, str | Path) else "the film"
         try:
             film = _decoded(source)
-            stored, placement = shrink(film.pixels, self._store.size, self._store.aspect)
+            quality = judge(film, self._probe)
+            pixels = turned_back(film.pixels, quality)
+            stored, placement = shrink(pixels, self._store.size, self._store.aspect)
             shown = {size: views(stored, size, self.tta) for size in self._sizes}
         except FilmError as error:
             return error
         except Exception as error:  # a file nobody foresaw must not cost the others their reading
             return FilmError(f"{name}: cannot be read as a film ({type(error).__name__})")
-        height, width = film.pixels.shape
+        height, width = pixels.shape
         at = placement.at(self._store.size, self._forward.map_size or self._sizes[-1])
         key = hashlib.sha256(stored.tobytes()).hexdigest()[:16]
-        return _Prepared(shown, (height, width), at, film.mm_per_px, key, time.monotonic() - start)
+        mm = film.mm_per_px[::-1] if film.mm_per_px and quality.rotation in (90, 270) else film.mm_per_px
+        return _Prepared(shown, (height, width), at, mm, key, time.monotonic() - start, quality)
 
     def _embedded(self, films: list["_Prepared"]) -> list["Embedded"]:
         if not films:
@@ -127,10 +136,17 @@ class Reader:
         return [Embedded(vector, film.key, film.shape) for vector, film in zip(vectors, films, strict=True)]
 
     def _findings(self, films: list["_Prepared"]) -> list[Findings]:
+        read = iter(self._read([film for film in films if film.quality.usable]))
+        return [_on_original(next(read) if film.quality.usable else _refused(film), film) for film in films]
+
+    def _read(self, films: list["_Prepared"]) -> list[Findings]:
+        """The findings of films that can be read, on the films as they were righted."""
         if not films:
             return []
         start = time.monotonic()
         rows, maps = self._forward([film.shown for film in films], maps=self.lines)
+        calibrated = self._calibration is not None
+        rows = self._calibration.apply(rows) if self._calibration else rows
         found = []
         for place, (film, row) in enumerate(zip(films, rows, strict=True)):
             labels = dict(zip(LABELS, row.tolist(), strict=True))
@@ -139,7 +155,10 @@ class Reader:
             else:
                 found.append(findings_of(maps[place], film.placement, film.shape, labels, film.mm_per_px))
         share = (time.monotonic() - start) / len(films)
-        return [replace(each, seconds=film.seconds + share) for each, film in zip(found, films, strict=True)]
+        return [
+            replace(each, seconds=film.seconds + share, calibrated=calibrated)
+            for each, film in zip(found, films, strict=True)
+        ]
 
 
 def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] = (), batch_size: int = 8) -> Reader:
@@ -171,7 +190,7 @@ class Embedded:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A film at every size that a model sees, of (height, width) px, and where it lies at the size that is mapped."""
+    """A righted film of (height, width) px at every size that a model sees, and where it lies at the size mapped."""
 
     shown: Shown
     shape: tuple[int, int]
@@ -179,6 +198,28 @@ class _Prepared:
     mm_per_px: tuple[float, float] | None
     key: str
     seconds: float
+    quality: Quality
+
+
+def _refused(film: "_Prepared") -> Findings:
+    return Findings(film.shape, (), {}, (), None, film.mm_per_px, film.seconds)
+
+
+def _on_original(found: Findings, film: "_Prepared") -> Findings:
+    """The findings of a righted film in px of the original; distances stay those of the righted one."""
+    turned = film.quality.rotation in (90, 270)
+    shape = film.shape[::-1] if turned else film.shape
+    mm = film.mm_per_px[::-1] if turned and film.mm_per_px else film.mm_per_px
+
+    def back(points: np.ndarray) -> np.ndarray:
+        return on_original(points, film.quality, shape)
+
+    lines = tuple(
+        Line(line.device, back(line.path), None if line.tip is None else back(line.tip)[0], line.confidence)
+        for line in found.lines
+    )
+    landmarks = {name: Spot(back(spot.xy)[0], spot.confidence) for name, spot in found.landmarks.items()}
+    return replace(found, film_shape=shape, lines=lines, landmarks=landmarks, mm_per_px=mm, quality=film.quality)
 
 
 def _decoded(source: Source) -> Film:
