@@ -32,6 +32,8 @@ GDCM_SECONDS = 60.0
 """How long GDCM may take. It works in another process, as it can abort on a damaged JPEG-LS or lossless JPEG stream."""
 PACKAGES = "python-gdcm, and for JPEG 2000 pylibjpeg with pylibjpeg-openjpeg"
 MAX_MM_PER_PX = 10.0
+VIEWS = ("PA", "AP", "LL", "RL", "LATERAL", "RLD", "LLD", "RLO", "LLO")
+"""Values of View Position that are told: those of DICOM PS3.3 C.8.1.9, C.8.11.5, and what some machines write."""
 
 
 def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
@@ -50,11 +52,11 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
     pixels = _pixels(dataset, data, name, rows, columns)
     if pixels.ndim == 3:  # colour, always 8 bit in what follows, red green blue
         gray = pixels[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        return Film(to_uint8(gray / (2**bits - 1)), _spacing(dataset), "DICOM", bits)
+        return Film(to_uint8(gray / (2**bits - 1)), _spacing(dataset), "DICOM", bits, _view(dataset))
     gray = _displayed(dataset, name, pixels, bits)
     if photometric == "MONOCHROME1":
         gray = 255 - gray
-    return Film(gray, _spacing(dataset), "DICOM", bits)
+    return Film(gray, _spacing(dataset), "DICOM", bits, _view(dataset))
 
 
 def _read(data: bytes, name: str) -> pydicom.FileDataset:
@@ -246,3 +248,9 @@ def _spacing(dataset: pydicom.FileDataset) -> tuple[float, float] | None:
             if vertical and horizontal and 0 < vertical < MAX_MM_PER_PX and 0 < horizontal < MAX_MM_PER_PX:
                 return vertical, horizontal
     return None
+
+
+def _view(dataset: pydicom.FileDataset) -> str | None:
+    """View Position, one of VIEWS; None if the file says none, or another: free text may name the patient."""
+    view = str(dataset.get("ViewPosition") or "").strip().upper()
+    return view if view in VIEWS else None

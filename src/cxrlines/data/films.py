@@ -37,12 +37,14 @@ class Film:
             DICOM's ImagerPixelSpacing it is that of the detector: the patient is up to a tenth smaller.
         format: JPEG, PNG, TIFF or DICOM.
         bits: Bits a pixel stored in the file.
+        view: The view it was taken in (DICOM ViewPosition: PA, AP, LL, ...), where the file says it.
     """
 
     pixels: np.ndarray
     mm_per_px: tuple[float, float] | None
     format: str
     bits: int
+    view: str | None = None
 
 
 def read_film(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Film:

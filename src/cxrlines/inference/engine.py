@@ -36,6 +36,8 @@ class Predictions:
         bundle: the bundle's identity.
         notice: that it is for research, and what it was trained on.
         tta: the views the reading was averaged over, besides the plain one.
+        refused: the file and the quality of each film that is no film to read; it is among the errors as well, and has
+            no row.
     """
 
     rows: pd.DataFrame
@@ -48,14 +50,19 @@ class Predictions:
     bundle: str
     tta: tuple[str, ...] = ()
     notice: str = NOTICE
+    refused: tuple[tuple[Path, Findings], ...] = ()
 
     def as_dicts(self) -> list[dict[str, Any]]:
-        """A JSON value for each film read."""
+        """A JSON value for each film read, then one without findings for each that was refused."""
+        read = [
+            (film, study, found)
+            for film, study, found in zip(self.films, self.rows[STUDY_COLUMN], self.findings, strict=True)
+        ]
         return [
             {"film": str(film), STUDY_COLUMN: study}
             | found.as_dict()
             | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
-            for film, study, found in zip(self.films, self.rows[STUDY_COLUMN], self.findings, strict=True)
+            for film, study, found in read + [(film, _stem(film), found) for film, found in self.refused]
         ]
 
 
@@ -90,9 +97,13 @@ def predict(
     errors = dict(found.errors)
     kept: list[Path] = []
     findings: list[Findings] = []
+    refused: list[tuple[Path, Findings]] = []
     paths = [path for path, _ in found.films]
     for path, reading in zip(paths, reader.read_many(paths, progress), strict=True):
-        if isinstance(reading, Findings):
+        if isinstance(reading, Findings) and not reading.quality.usable:
+            refused.append((path, reading))
+            errors[str(path)] = reading.quality.notes[0]
+        elif isinstance(reading, Findings):
             kept.append(path)
             findings.append(reading)
         else:
@@ -111,6 +122,7 @@ def predict(
         bundle=bundle.identity,
         tta=reader.tta,
         notice=bundle.notice,
+        refused=tuple(refused),
     )
 
 
