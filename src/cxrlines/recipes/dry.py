@@ -55,9 +55,10 @@ def _line(recipe: Recipe, step: Step, root: Path) -> str:
         made_from.insert(0, f"start: {start}")
     done = read_record(root / step.name).get("identity") == step.identity
     kind = f"{stage.films.which} films" if stage.films.set == OWN else f"films of {stage.films.set}"
+    view = f"with maps of {stage.films.maps_of}" if stage.films.maps_of else stage.films.view
     return (
         f"  {step.name}: {'done' if done else 'to do'}; from {', '.join(made_from)}; {step.films} {kind}, "
-        f"{stage.films.view}; {stage.schedule.epochs:g} epochs"
+        f"{view}; {stage.schedule.epochs:g} epochs"
     )
 
 

@@ -23,8 +23,10 @@ from torch.utils.flop_counter import flop_registry
 
 from cxrlines.models.backbones import make_backbone
 from cxrlines.models.classifier import Classifier
+from cxrlines.models.decoder import MapDecoder
 from cxrlines.recipes.plan import Key, Material, Step
 from cxrlines.recipes.spec import Recipe
+from cxrlines.task import MAPS
 from cxrlines.training.loader import batches_per_epoch
 
 PUBLISHED = {"nih": 112_120, "padchest": 110_000, "vinbigdata": 15_000, "chexpert": 191_027}
@@ -190,32 +192,51 @@ def _cost(recipe: Recipe, step: Step, films: Material, gpu: Gpu, labelled: set[t
     stage = recipe.members[name].stages[stage_name]
     schedule = stage.schedule
     width = 4 if schedule.precision == "32" else 2  # auto is 16 on a GPU
-    network = _network_of(recipe, name, stage_name)
+    network = _network_of(recipe, name, stage_name, maps=stage.targets.maps is not None)
     per_epoch = batches_per_epoch(step.films, schedule.batch)
     trained = max(1, round(schedule.epochs * per_epoch)) * schedule.batch
     held_films = len(films.held(held))
     watched = held_films if schedule.validate_films is None else min(schedule.validate_films, held_films)
-    read = math.ceil(schedule.epochs) * watched + (held_films if stage.films.view == "plain" else 0)
-    seconds = (trained * (1 + BACKWARD) + read) * network.seconds(gpu, width)
+    predicted = held_films if stage.films.view == "plain" and stage.targets.classifies else 0
+    read = (math.ceil(schedule.epochs) * watched if stage.targets.classifies else 0) + predicted
+    seconds = trained * (1 + BACKWARD) * network.seconds(gpu, width) + read * _reading(
+        recipe, name, stage_name, gpu, width
+    )
     memory = network.memory(schedule.batch, width) + network.tensors * (4 if schedule.ema else 0)
     if stage.targets.features:  # the frozen teacher, of the same backbone
         seconds += trained * network.seconds(gpu, width)
         memory += 4 * network.tensors + schedule.batch * width * network.largest
-    disk = 4 * network.tensors + ROW * (held_films if stage.films.view == "plain" else 0)
+    tensors = network.tensors
+    if stage.films.maps_of:  # its own segmenter, saved with it, and those of the inner steps, all frozen
+        segmenter = _network_of(recipe, name, stage.films.maps_of, maps=True)
+        seconds += trained * segmenter.seconds(gpu, width)
+        tensors += segmenter.tensors
+        count = sum(role.startswith("maps") for role in step.parents)
+        memory += 4 * segmenter.tensors * (count + bool(schedule.ema)) + schedule.batch * width * segmenter.largest
+    disk = 4 * tensors + ROW * predicted
     source = step.parents.get("soft")
     if source and (source, stage.films.set) not in labelled:  # the first to ask does it; the rest find its table
         labelled.add((source, stage.films.set))
         count = len(films.external[stage.films.set].studies)
-        seconds += count * _network_of(recipe, source[0], source[2]).seconds(gpu, width)
+        seconds += count * _reading(recipe, source[0], source[2], gpu, width)
         read, disk = read + count, disk + ROW * count
     copies = 1 + bool(schedule.ema) + bool(schedule.patience)
-    state = 4.0 * (copies * network.tensors + 2 * network.parameters)
+    state = 4.0 * (copies * tensors + 2 * network.parameters)
     return Cost(trained, read, seconds / 3600, memory, disk, state)
 
 
-def _network_of(recipe: Recipe, name: str, stage: str) -> Network:
+def _network_of(recipe: Recipe, name: str, stage: str, *, maps: bool = False) -> Network:
+    """The trained network of a stage, its decoder with it where it is asked for `maps`."""
     member = recipe.members[name]
-    return watch(member.backbone, member.head, recipe.size_of(name, stage))
+    channels = 1 + len(MAPS) if member.stages[stage].films.maps_of else 1
+    return watch(member.backbone, member.head, recipe.size_of(name, stage), channels, maps)
+
+
+def _reading(recipe: Recipe, name: str, stage: str, gpu: Gpu, width: int) -> float:
+    """Seconds to read a film's labels with a finished stage: without a decoder, but with its segmenter's maps."""
+    seconds = _network_of(recipe, name, stage).seconds(gpu, width)
+    maps_of = recipe.members[name].stages[stage].films.maps_of
+    return seconds + (_network_of(recipe, name, maps_of, maps=True).seconds(gpu, width) if maps_of else 0.0)
 
 
 class _Watch(TorchDispatchMode):
@@ -236,14 +257,17 @@ class _Watch(TorchDispatchMode):
 
 
 @functools.lru_cache(maxsize=64)
-def watch(backbone: str, head: str, size: int) -> Network:
-    """The network of a stage on gray films of `size` px, watched on the meta device: no weights, no arithmetic done.
+def watch(backbone: str, head: str, size: int, channels: int = 1, maps: bool = False) -> Network:
+    """The network of a stage on films of `size` px, watched on the meta device: no weights, no arithmetic done.
 
-    Of its head the parameters count, not the arithmetic: at most 2 % of the backbone's (attention on ResNet200d).
+    Of its head the parameters count, not the arithmetic: at most 2 % of the backbone's (attention on ResNet200d). With
+    `maps` its decoder counts in full.
     """
     with torch.device("meta"):
-        model = Classifier(backbone, head, weights="none")
-    operations, saved = _watched(backbone, size)
+        model = Classifier(backbone, head, in_channels=channels, weights="none")
+    if maps:
+        model.decoder = MapDecoder(*model.backbone.levels).to("meta")
+    operations, saved = _watched(backbone, size, channels, maps)
     return Network(
         operations,
         saved,
@@ -254,12 +278,14 @@ def watch(backbone: str, head: str, size: int) -> Network:
 
 
 @functools.lru_cache(maxsize=64)
-def _watched(backbone: str, size: int) -> tuple[tuple[tuple[float, float], ...], float]:
+def _watched(backbone: str, size: int, channels: int, maps: bool) -> tuple[tuple[tuple[float, float], ...], float]:
     """`Network.operations` and `Network.saved`."""
     films = 2  # batch normalisation needs more than one number a channel
     with torch.device("meta"):
-        net = make_backbone(backbone, weights="none").train()
-    own = {tensor.untyped_storage()._cdata for tensor in (*net.parameters(), *net.buffers())}
+        net = make_backbone(backbone, in_channels=channels, weights="none").train()
+    decoder = MapDecoder(*net.levels).to("meta").train() if maps else None
+    parts = (net, decoder) if decoder else (net,)
+    own = {tensor.untyped_storage()._cdata for part in parts for tensor in (*part.parameters(), *part.buffers())}
     saved: dict[int, Tensor] = {}  # by storage: what two operations keep is kept once
 
     def keep(tensor: Tensor) -> Tensor:
@@ -269,7 +295,11 @@ def _watched(backbone: str, size: int) -> tuple[tuple[tuple[float, float], ...],
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _Watch() as watched:
-        net(torch.zeros(films, 1, size, size, device="meta"))
+        seen = torch.zeros(films, channels, size, size, device="meta")
+        if decoder:
+            decoder(seen, net.pyramid(seen)[1])
+        else:
+            net(seen)
     operations = tuple((flops / films, numbers / films) for flops, numbers in watched.operations)
     return operations, sum(tensor.untyped_storage().nbytes() / 4 for tensor in saved.values()) / films
 
