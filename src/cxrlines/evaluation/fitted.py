@@ -10,7 +10,7 @@ Weights judged on the films they were fitted on look better than they are, most 
 `nested_fitted` therefore blends each fold under weights that its patients had no part in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -45,7 +45,7 @@ def fit_weights(
     """
     names = _members(frames, names)
     studies, values = stack(frames, names)
-    return _fit(values, _truth_of(studies, truth)[list(LABELS)].to_numpy(), names)
+    return _fit(values, truth_of(studies, truth)[list(LABELS)].to_numpy(), names)
 
 
 def nested_fitted(
@@ -67,8 +67,22 @@ def nested_fitted(
     """
     names = _members(frames, names)
     studies, values = stack(frames, names)
-    known = _truth_of(studies, truth)
+    known = truth_of(studies, truth)
     labels = known[list(LABELS)].to_numpy()
+    blend = np.empty(values.shape[1:])
+    for inside, others in nested_parts(studies, known, folds):
+        weights = _fit(values[:, others], labels[others], names)
+        blend[inside] = blended(values[:, inside], weights.weights)
+    return as_predictions(studies, blend)
+
+
+def nested_parts(
+    studies: Sequence[str], known: pd.DataFrame, folds: pd.Series
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each fold, (n,) bool: its films, and those of patients that have none in it. `known` as `truth_of` gives it.
+
+    `ValueError` for a study without a fold or in two, or one fold only.
+    """
     if folds.index.duplicated().any():
         raise ValueError(f"folds: study {folds.index[folds.index.duplicated()][0]} is listed twice; give it one fold")
     fold = folds.set_axis(folds.index.astype(str)).reindex(studies)
@@ -79,15 +93,16 @@ def nested_fitted(
         )
     if fold.nunique() < 2:
         raise ValueError(f"all studies are of fold {fold.iloc[0]}; nested weights need two folds or more")
-    patient = known["patient"].fillna(known["study"]) if "patient" in known else known["study"]
-    patient = patient.astype(str)
-    blend = np.empty(values.shape[1:])
+    patient = patients_of(known)
     for one in sorted(fold.unique()):
         inside = (fold == one).to_numpy()
-        others = ~patient.isin(patient[inside]).to_numpy()
-        weights = _fit(values[:, others], labels[others], names)
-        blend[inside] = blended(values[:, inside], weights.weights)
-    return as_predictions(studies, blend)
+        yield inside, ~patient.isin(patient[inside]).to_numpy()
+
+
+def patients_of(known: pd.DataFrame) -> pd.Series:
+    """The patient of each study; a study of no known patient is its own."""
+    patient = known["patient"].fillna(known["study"]) if "patient" in known else known["study"]
+    return patient.astype(str)
 
 
 def _members(frames: Sequence[pd.DataFrame], names: Sequence[str] | None) -> list[str]:
@@ -98,7 +113,7 @@ def _members(frames: Sequence[pd.DataFrame], names: Sequence[str] | None) -> lis
     return members
 
 
-def _truth_of(studies: Sequence[str], truth: pd.DataFrame) -> pd.DataFrame:
+def truth_of(studies: Sequence[str], truth: pd.DataFrame) -> pd.DataFrame:
     """The rows of `truth` of the studies, in their order."""
     check_columns(truth, "truth")
     table = truth.assign(study=truth["study"].astype(str))
