@@ -161,9 +161,56 @@ def test_grays_are_distributed_as_those_of_albumentations(film):
 
 def test_an_unknown_policy_is_named_with_the_nearest_right_one():
     with pytest.raises(
-        ValueError, match=r"named 'hotwatr'; there are none, light, hotwater, hotwater-code; did you mean 'hotwater'\?"
+        ValueError, match=r"named 'hotwatr'; there are none, light, hotwater, hotwater-code, wild; did you mean 'hotwater'\?"
     ):
         make_policy("hotwatr", SIZE)
+
+
+def test_old_policies_draw_as_before_gamma_and_inversion_came(film):
+    """Both are drawn last: whatever else is drawn is the same with them."""
+    for name in ("none", "light", "hotwater", "hotwater-code"):
+        policy = make_policy(name, SIZE)
+        assert policy.gamma == policy.invert == 0
+        for seed in range(10):
+            plain = policy(film, rng(seed), [np.array([[40.0, 50]])])
+            inverted = dataclasses.replace(policy, invert=1.0)(film, rng(seed), [np.array([[40.0, 50]])])
+            assert (inverted.film == 255 - plain.film).all() and (inverted.points[0] == plain.points[0]).all()
+
+
+def test_gamma_keeps_the_order_of_grays_and_black_and_white(film):
+    policy = dataclasses.replace(Policy(128), gamma=1.0, gammas=(0.6, 1.7))
+    plain, shared, shifts = make_policy("none", 128)(film, rng()).film, rng(8), []
+    for _ in range(50):
+        out = policy(film, shared).film.astype(float)
+        order = np.argsort(plain, axis=None)
+        assert (np.diff(out.flat[order]) >= 0).all()
+        gray = np.median(plain)
+        shifts.append(np.log(np.median(out) / 255) / np.log(gray / 255))
+    assert 0.55 < min(shifts) < 0.8 and 1.4 < max(shifts) < 1.75
+
+
+def test_wild_keeps_points_on_what_they_mark_and_never_bends_or_flips():
+    policy = dataclasses.replace(make_policy("wild", 192), cutout=0, invert=0, noise_variance=(0, 1))
+    film = np.zeros((200, 240), np.uint8)
+    points = np.array([[100.0, 60], [60, 140], [170, 120]])
+    for x, y in points.astype(int):
+        film[y - 2 : y + 3, x - 2 : x + 3] = 200
+    shared, seen = rng(9), 0
+    for _ in range(60):
+        out = policy(film, shared, [points])
+        assert not out.flipped
+        assert not policy.draw_warp(shared, 200, 240)[0].distortions
+        for x, y in out.points[0]:
+            if min(x, y) < 10 or max(x, y) > 181:
+                continue
+            left, top = int(x) - 9, int(y) - 9
+            box = out.film[top : top + 20, left : left + 20].astype(float)
+            box = np.where(box > 0.6 * box.max(), box, 0)
+            rows, columns = np.indices(box.shape)
+            centre = np.array([(box * columns).sum(), (box * rows).sum()]) / box.sum() + (left, top)
+            assert np.linalg.norm(centre - (x, y)) < 1.5
+            seen += 1
+    assert seen > 60
 
 
 def test_wrong_input_is_named_with_what_is_allowed(film):

@@ -16,12 +16,12 @@ def test_convolutional_and_transformer_nets_give_a_map_of_their_channels(name: s
     assert backbone.source == "random"
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [1, 3, 10])
 def test_it_sees_the_channels_it_was_asked_for(channels: int) -> None:
     backbone = make_backbone("resnet10t", in_channels=channels, weights="none")
     backbone(torch.zeros(2, channels, 32, 32))
     with pytest.raises(RuntimeError, match="channels"):
-        backbone(torch.zeros(2, 4 - channels, 32, 32))
+        backbone(torch.zeros(2, channels + 1, 32, 32))
 
 
 def test_no_weight_of_the_classifier_is_left() -> None:
@@ -47,6 +47,26 @@ def test_pixel_statistics_of_gray_are_those_of_the_mean_colour() -> None:
     assert mean == pytest.approx([0.449]) and std == pytest.approx([0.226])
 
 
+def test_pixel_statistics_of_maps_leave_nothing_at_0_and_a_gray_film_as_it_was() -> None:
+    gray, with_maps = pixel_statistics("resnet50d", 1), pixel_statistics("resnet50d", 10)
+    assert [values[:1] for values in with_maps] == list(gray)
+    assert with_maps[0][1:] == [0.0] * 9 and with_maps[1][1:] == [0.5] * 9
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "convnext_atto"])
+def test_the_pyramid_has_the_levels_it_says_and_ends_in_the_features(name: str) -> None:
+    backbone = make_backbone(name, weights="none").eval()
+    films = torch.rand(1, 1, 96, 64)
+    with torch.inference_mode():
+        last, maps = backbone.pyramid(films)
+        torch.testing.assert_close(last, backbone(films))
+    channels, reductions = backbone.levels
+    assert [tuple(level.shape) for level in maps] == [
+        (1, many, 96 // by, 64 // by) for many, by in zip(channels, reductions, strict=True)
+    ]
+    assert reductions == sorted(set(reductions)) and reductions[-1] == 32
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -70,7 +90,7 @@ def test_known_names_with_and_without_weights_pass() -> None:
 
 
 def test_other_values_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"in_channels: 2 is not possible; 1 .* or 3"):
+    with pytest.raises(ValueError, match=r"in_channels: 2 is not possible; 1 \(gray film\), 3 .* or 10 \(film with maps\)"):
         make_backbone("resnet10t", in_channels=2, weights="none")
     with pytest.raises(ValueError, match="weights: 'jft' is unknown; it is one of: imagenet, none"):
         make_backbone("resnet10t", weights="jft")  # type: ignore[arg-type]

