@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.store import Placement
-from cxrlines.task import LABEL_COLOURS, LABELS
+from cxrlines.task import LABEL_COLOURS, LABELS, MAPS, Device, MapKind
 from cxrlines.training.loader import Batches, Films, FilmSet, batches_per_epoch, in_order, overlay
 
 LINE = np.array([[10.0, 12.0], [40.0, 50.0]])
@@ -98,3 +98,36 @@ def test_further_targets_come_with_their_film_in_any_order():
             np.testing.assert_array_equal(batch[name].numpy(), values[places])
             assert batch[name].dtype == torch.float32
     assert set(film_set("none", False)[(0, 0)]) == {"film", "targets"}
+
+
+def mapped_films(policy: str) -> FilmSet:
+    """Black films whose tip and carina are bright spots, so that what is drawn can be told from what is seen."""
+    store = TinyStore(6)
+    store.films[:] = 0
+    marks = np.full((6, 1, 2), np.nan)
+    lines = []
+    for film in range(6):
+        tip, carina = np.array([20.0 + 2 * film, 30.0]), np.array([44.0, 40.0 - 2 * film])
+        store.films[film, int(tip[1]) - 1 : int(tip[1]) + 2, int(tip[0]) - 1 : int(tip[0]) + 2] = 255
+        store.films[film, int(carina[1]) - 1 : int(carina[1]) + 2, int(carina[0]) - 1 : int(carina[0]) + 2] = 120
+        lines.append([(LABELS[0], np.array([[10.0, 12.0], tip]))])
+        if film != 5:
+            marks[film, 0] = carina
+    films = Films(store, np.arange(6), np.zeros((6, 11), np.float32), lines, landmarks=marks)  # type: ignore[arg-type]
+    return FilmSet(films, replace(make_policy(policy, 96), degrade=0, coarsen=0, cutout=0, invert=0), seed=3, maps=True)
+
+
+def test_drawing_maps_changes_neither_the_film_nor_what_is_given():
+    films = mapped_films("light")
+    lines, marks = [line[0][1].copy() for line in films.films.lines], films.films.landmarks.copy()
+    plain = FilmSet(films.films, films.policy, seed=3)
+    for position in range(6):
+        assert (films[(1, position)]["film"] == plain[(1, position)]["film"]).all()
+        assert "maps" not in plain[(1, position)]
+    assert all((line[0][1] == then).all() for line, then in zip(films.films.lines, lines, strict=True))
+    np.testing.assert_array_equal(films.films.landmarks, marks)
+
+
+def test_an_unknown_landmark_leaves_its_map_empty():
+    sample = mapped_films("none")[(0, 5)]["maps"]
+    assert not sample[-1].any() and sample[MAPS.index((MapKind.TIP, Device.ETT))].max() == 1

@@ -6,8 +6,17 @@ import torch
 from sklearn.metrics import log_loss
 
 from cxrlines.data.external import PRESENCE
-from cxrlines.task import DEVICE_OF, LABELS
-from cxrlines.training.losses import MOST_WEIGHT, balanced_weights, feature_loss, label_loss, presence_loss
+from cxrlines.data.maps import draw_maps
+from cxrlines.task import DEVICE_OF, LABELS, MAPS, MapKind
+from cxrlines.training.losses import (
+    LINE_PIXELS,
+    MOST_WEIGHT,
+    balanced_weights,
+    feature_loss,
+    label_loss,
+    maps_loss,
+    presence_loss,
+)
 from cxrlines.training.stage import PRESENCE_GROUPS
 
 
@@ -95,3 +104,71 @@ def test_a_device_that_is_there_is_learnt_even_by_a_model_sure_that_it_is_not():
     logits = torch.full((1, 11), -20.0, requires_grad=True)
     presence_loss(logits, torch.ones(1, 5), PRESENCE_GROUPS).backward()
     assert (logits.grad < 0).all()
+
+
+def some_maps(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, true maps and what is known of three films: all, the lines and tips, nothing."""
+    lines = [(LABELS[0], np.array([[20.0, -5], [30, 40]])), (LABELS[7], np.array([[5.0, 10], [50, 50]]))]
+    wanted = [draw_maps(lines, [np.array([40.0, 30])], 64), draw_maps(lines[:1], [np.full(2, np.nan)], 64)]
+    wanted.append(draw_maps([], [np.full(2, np.nan)], 64))
+    known = torch.ones(3, len(MAPS))
+    known[1, -1] = known[2] = 0
+    logits = torch.randn(3, len(MAPS), 32, 32, generator=torch.manual_seed(seed)) - 2
+    return logits, torch.tensor(np.stack(wanted)), known
+
+
+def test_maps_loss_is_its_formula_film_by_film_and_map_by_map():
+    logits, wanted, known = some_maps()
+    z, y, k = (value.double().numpy() for value in (logits, wanted, known))
+    p = 1 / (1 + np.exp(-z))
+    entropy, dice, focal = [], [], []
+    for c, (kind, _) in enumerate(MAPS):
+        films = [film for film in range(3) if k[film, c]]
+        if kind is MapKind.LINE:
+            entropy += [-(y * np.log(p) + (1 - y) * np.log(1 - p))[film, c].mean() for film in films]
+            if any(y[film, c].any() for film in films):
+                both = sum((p * y)[film, c].sum() for film in films)
+                dice.append(1 - (2 * both + 1) / (sum((p + y)[film, c].sum() for film in films) + 1))
+            continue
+        for film in films:
+            total = 0.0
+            for said, true in zip(p[film, c].flat, y[film, c].flat, strict=True):
+                if true == 1:
+                    total -= (1 - said) ** 2 * np.log(said)
+                else:
+                    total -= (1 - true) ** 4 * said**2 * np.log(1 - said)
+            focal.append(total)
+    assert len(dice) == 2 and len(entropy) == 8 and len(focal) == 9
+    expected = LINE_PIXELS * np.mean(entropy) + np.mean(dice) + np.mean(focal)
+    assert float(maps_loss(logits, wanted, known)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_where_no_map_is_known_nothing_is_learnt():
+    logits, wanted, known = some_maps()
+    logits.requires_grad_()
+    loss = maps_loss(logits, wanted, torch.zeros_like(known))
+    loss.backward()
+    assert float(loss.detach()) == 0 and not logits.grad.any()
+
+
+def test_films_and_maps_that_are_unknown_have_no_influence():
+    logits, wanted, known = some_maps()
+    expected = float(maps_loss(logits, wanted, known))
+    other_logits, other_wanted = logits.clone(), wanted.clone()
+    for film, channel in np.argwhere(known.numpy() == 0):
+        other_logits[film, channel], other_wanted[film, channel] = 7.0, 1.0
+    assert float(maps_loss(other_logits, other_wanted, known)) == pytest.approx(expected, rel=1e-6)
+    assert float(maps_loss(logits[:2], wanted[:2], known[:2])) == pytest.approx(expected, rel=1e-6)
+    other_logits.requires_grad_()
+    maps_loss(other_logits, other_wanted, known).backward()
+    learnt = other_logits.grad.abs().sum(dim=(2, 3)) > 0
+    assert torch.equal(learnt, known > 0)
+
+
+@pytest.mark.parametrize("logit", [-100.0, 0.0, 100.0])
+def test_maps_loss_and_its_gradient_are_finite_however_sure_the_model_is(logit):
+    _, wanted, known = some_maps()
+    logits = torch.full_like(wanted, logit, requires_grad=True)
+    loss = maps_loss(logits, wanted, known)
+    loss.backward()
+    assert torch.isfinite(loss) and float(loss.detach()) > 0 and torch.isfinite(logits.grad).all()
