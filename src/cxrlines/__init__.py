@@ -1,9 +1,9 @@
 """cxrlines reads the tubes and lines in a frontal chest radiograph.
 
-    import cxrlines
+import cxrlines
 
-    reader = cxrlines.load_reader()
-    findings = reader.read("film.dcm")
+reader = cxrlines.load_reader()
+findings = reader.read("film.dcm")
 """
 
 from typing import Any

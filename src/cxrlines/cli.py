@@ -183,7 +183,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A shipped recipe (baseline, three-stage, multi-head, hotwater, hotwater-small, demo) or a YAML file."
+            help="A shipped recipe (baseline, three-stage, multi-head, multi-task, two-step, hotwater, "
+            "hotwater-small, embedded, demo) or a YAML file."
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are read if there.")],

@@ -111,7 +111,7 @@ OTHERS = [i for i in range(len(LABELS)) if i not in ETT]
 def two_that_share_weights() -> tuple[Classifier, Classifier]:
     """One with a sigmoid a label, one whose ETT states exclude each other."""
     free = Classifier("resnet10t", "gap", weights="none").eval()
-    torch.nn.init.normal_(free.head.get_parameter(list(dict(free.head.named_parameters()))[0]))
+    torch.nn.init.normal_(free.head.get_parameter(next(iter(dict(free.head.named_parameters())))))
     bound = Classifier("resnet10t", "gap", weights="none", exclusive=True).eval()
     assert load_into(bound, free.state_dict()) == []
     return free, bound

@@ -15,7 +15,9 @@ def decoding() -> Classifier:
     return Classifier("resnet10t", "gap", weights="none", decoder=True)
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "convnext_atto", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "tf_efficientnet_lite0", "convnext_atto", "swin_tiny_patch4_window7_224"]
+)
 @pytest.mark.parametrize("size", [(64, 96), (224, 224)])
 def test_maps_are_half_the_films_side_whatever_the_backbones_pyramid(name: str, size: tuple[int, int]) -> None:
     if name.startswith("swin") and size != (224, 224):

@@ -54,7 +54,6 @@ class Placement:
         """Points (n, 2) [x, y] in px of the store film, as px of the original film: the inverse of `to_store`."""
         return (np.asarray(points, np.float64) - (self.offset_x, self.offset_y)) / (self.scale_x, self.scale_y)
 
-
     def at(self, store: int, size: int) -> "Placement":
         """Where the film lies once its store film of `store` px a side is shrunk to `size` px."""
         ratio = size / store

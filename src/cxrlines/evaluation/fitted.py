@@ -85,7 +85,7 @@ def nested_parts(
     """
     if folds.index.duplicated().any():
         raise ValueError(f"folds: study {folds.index[folds.index.duplicated()][0]} is listed twice; give it one fold")
-    fold = folds.set_axis(folds.index.astype(str)).reindex(studies)
+    fold = folds.set_axis(folds.index.astype(str)).reindex(list(studies))
     if fold.isna().any():
         raise ValueError(
             f"{int(fold.isna().sum())} of {len(studies)} predicted studies have no fold, the first is "

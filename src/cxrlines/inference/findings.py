@@ -14,7 +14,7 @@ from cxrlines.data.position import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, et
 from cxrlines.data.store import Placement
 from cxrlines.inference.locate import Bounds, Line, Spot, find_landmarks, find_lines
 from cxrlines.inference.quality import AS_IT_IS, Quality
-from cxrlines.task import EXCLUSIVE, LABELS_OF, STATE_OF, Device, Landmark, State, label_of
+from cxrlines.task import EXCLUSIVE, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
 
 LONG_SIDE_CM = (35.0, 43.0)
 """Longer side of the plates that chest films are taken on (35 x 35, 35 x 43, 43 x 43 cm): the guess where a film has
@@ -70,11 +70,21 @@ class Findings:
     seconds: float = 0.0  # decoding and its share of its batch
     quality: Quality = AS_IT_IS  # if not usable there are no labels and no lines
     calibrated: bool = False
+    evidence: dict[str, float] | None = None  # by `Device.name`, of the line maps; see `evidence_of`
 
     @property
     def presence(self) -> dict[str, float] | None:
-        """Probability by `Device.name` that the device is there at all; None without labels. See `presence_of`."""
-        return None if self.labels is None else presence_of(self.labels)
+        """How likely by `Device.name` the device is there at all, in [0, 1]; None without labels.
+
+        `presence_of` the labels; where lines were mapped, the geometric mean of that and `evidence_of` the maps, which
+        tells films of other hospitals apart better than the labels do (docs/model-card.md), and is no probability.
+        """
+        if self.labels is None:
+            return None
+        said = presence_of(self.labels)
+        if self.evidence is None:
+            return said
+        return {name: float(np.sqrt(p * self.evidence[name])) for name, p in said.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON: places to a tenth of a px, probabilities to four digits."""
@@ -127,6 +137,19 @@ def presence_of(labels: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
+def evidence_of(maps: np.ndarray) -> dict[str, float]:
+    """How clearly maps (9, h, w) show a line of each device, by `Device.name`: the mean of the map's highest values.
+
+    As many as a quarter of the map's side: a line of that length, in px.
+    """
+    most = max(1, maps.shape[1] // 4)
+    return {
+        what.name: float(np.sort(maps[channel], axis=None)[-most:].mean())
+        for channel, (kind, what) in enumerate(MAPS)
+        if kind is MapKind.LINE
+    }
+
+
 def findings_of(
     maps: np.ndarray,
     placement: Placement,
@@ -159,7 +182,9 @@ def findings_of(
     }
     known = None if labels is None else {name: float(p) for name, p in labels.items()}
     distances = distances_of(lines, landmarks, film_shape, known, mm_per_px)
-    return Findings((height, width), tuple(lines), landmarks, tuple(distances), known, mm_per_px)
+    return Findings(
+        (height, width), tuple(lines), landmarks, tuple(distances), known, mm_per_px, evidence=evidence_of(maps)
+    )
 
 
 def distances_of(

@@ -1,8 +1,8 @@
 """From a backbone's feature maps to maps of lines, tips and landmarks, in `task.MAPS` order."""
 
+import math
 from collections.abc import Sequence
 
-import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 from torch.nn import functional
@@ -38,7 +38,8 @@ class MapDecoder(nn.Module):
         widths = WIDTHS[-blocks:] if blocks <= len(WIDTHS) else (WIDTHS[0],) * (blocks - len(WIDTHS)) + WIDTHS
         self.net = UnetDecoder([1, *channels], widths, n_blocks=blocks)
         self.out = nn.Conv2d(widths[-1], len(MAPS), 3, padding=1)
-        nn.init.constant_(self.out.bias, float(torch.logit(torch.tensor(PRIOR))))  # type: ignore[arg-type]
+        assert self.out.bias is not None
+        nn.init.constant_(self.out.bias, math.log(PRIOR / (1 - PRIOR)))
 
     def forward(self, film: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
         """Logits (b, 9, h / 2, w / 2) for films (b, c, h, w) whose feature maps are `pyramid`."""

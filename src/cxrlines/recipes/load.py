@@ -122,7 +122,7 @@ def _fields_at(path: tuple[int | str, ...]) -> list[str]:
         "store": spec.StoreSpec, "folds": spec.FoldsSpec, "ensemble": spec.EnsembleSpec, "members": spec.MemberSpec,
         "stages": spec.StageSpec, "films": spec.FilmsSpec, "targets": spec.TargetsSpec, "schedule": spec.ScheduleSpec,
         "labels": spec.LabelTarget, "features": spec.FeatureTarget, "soft": spec.SoftTarget,
-        "presence": spec.PresenceTarget, "external": spec.ExternalSpec, "start": spec.FileStart,
+        "presence": spec.PresenceTarget, "maps": spec.MapTarget, "external": spec.ExternalSpec, "start": spec.FileStart,
         "tracking": spec.TrackingSpec,
     }  # fmt: skip
     for part in path:
