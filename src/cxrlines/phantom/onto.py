@@ -35,7 +35,6 @@ from cxrlines.task import LABELS, Device, State, label_of
 
 ONTO_VERSION = 1  # goes up whenever the same parameters give other films
 LEFT_ALONE = 0.15  # share of the real films into which nothing is drawn
-SURE = 1  # a carina less sure than this places the anatomy, but is not handed on as a landmark
 STEP = 0.4  # cm between the points of a path
 
 
@@ -198,9 +197,8 @@ def make_drawing(parameters: OntoParameters, drawing: Drawing, folder: Path) -> 
     told = [(label, visible(points, view.shape)) for label, points in truth if _shows(points, view)]
     present = {label for label, _ in told}
     spots: list[float | None] = [None] * (2 * len(Landmarks.names()) + 1)
-    if backdrop.marks.carina_sure >= SURE:
-        place = 2 * Landmarks.names().index("carina")
-        spots[place : place + 2] = [round(float(value), 2) for value in ground.carina]
+    place = 2 * Landmarks.names().index("carina")
+    spots[place : place + 2] = [round(float(value), 2) for value in ground.carina]
     annotated = bool(for_rows.random() < parameters.annotated and told)
     return Written(uid, backdrop.patient, 0, [int(x in present) for x in LABELS], told, annotated, spots)
 
