@@ -344,6 +344,55 @@ def predict(
 
 
 @app.command()
+def index(
+    data: Annotated[Path, typer.Argument(help="A data folder: train.csv and train/, or any folder of films.")],
+    out: Annotated[Path, typer.Option(help="The index to write, a .safetensors file.")],
+    bundle: Annotated[Path | None, typer.Option(help="A bundle's folder; default: the reader in the box.")] = None,
+) -> None:
+    """Index films for `similar`. The index holds studies, hashed patients, labels and lines: keep it with the films."""
+    from cxrlines.data.tables import read_dataset
+    from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.index import build_index
+    from cxrlines.inference.reader import EMBEDDED
+
+    built = build_index(load_bundle(bundle or EMBEDDED), read_dataset(data))
+    built.save(out)
+    typer.echo(f"{out}: {len(built.films)} films")
+    for study, reason in built.left_out.items():
+        _say(f"{study}: {reason}")
+
+
+@app.command()
+def similar(
+    film: Annotated[Path, typer.Argument(help="A film.")],
+    index: Annotated[Path, typer.Option(help="An index that `cxrlines index` wrote.")],
+    bundle: Annotated[Path | None, typer.Option(help="The bundle it was built with; default: in the box.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many films.")] = 5,
+    patient: Annotated[str | None, typer.Option(help="The film's patient, none of whose films is shown.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the nearest known films with their labels and lines; never films of the query's own patient."""
+    from cxrlines.data.films import FilmError
+    from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.index import open_index, patient_key
+    from cxrlines.inference.reader import EMBEDDED, Reader
+
+    read = load_bundle(bundle or EMBEDDED)
+    known = open_index(index, read)
+    (asked,) = Reader(read).embed([film])
+    if isinstance(asked, FilmError):
+        raise asked
+    own = known.patients_of(key=asked.key, study=film.stem) | ({patient_key(patient)} if patient else set())
+    (found,) = known.nearest(asked.vector[None], count, [own])
+    if as_json:
+        typer.echo(json.dumps([neighbour.as_dict() for neighbour in found], indent=1))
+    else:
+        for neighbour in found:
+            typer.echo(f"{neighbour.film.study}  distance {neighbour.distance:.4f}\n  {neighbour.film.text()}")
+    _say(read.notice)
+
+
+@app.command()
 def twins(
     a: Annotated[Path, typer.Argument(help="A data folder, or any folder of films.")],
     b: Annotated[Path, typer.Argument(help="Another one.")],
