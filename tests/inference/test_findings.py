@@ -114,7 +114,16 @@ def test_the_json_says_it_all_in_plain_values(oracle):
     labels = dict(zip(LABELS, np.linspace(0, 1, len(LABELS), dtype=np.float32), strict=True))
     found = findings_of(maps, placement, scene.view.shape, labels, (0.4, 0.4))
     told = json.loads(json.dumps(found.as_dict()))
-    assert list(told) == ["labels", "lines", "landmarks", "distances", "mm_per_px"]
+    assert list(told) == [
+        "labels",
+        "calibrated",
+        "presence",
+        "lines",
+        "landmarks",
+        "distances",
+        "quality",
+        "mm_per_px",
+    ]
     assert told["lines"] and told["distances"]
     for one, plain in zip(found.lines, told["lines"], strict=True):
         assert list(plain) == ["device", "path", "tip", "confidence"]
@@ -133,4 +142,6 @@ def test_empty_maps_have_no_findings(oracle):
     maps, placement = oracle.maps_of(scene)
     found = findings_of(np.zeros_like(maps), placement, scene.view.shape)
     assert isinstance(found, Findings)
-    assert found.as_dict() == {"labels": None, "lines": [], "landmarks": {}, "distances": [], "mm_per_px": None}
+    told = found.as_dict()
+    assert told["labels"] is told["presence"] is told["mm_per_px"] is None
+    assert told["lines"] == told["distances"] == [] and told["landmarks"] == {} and told["quality"]["usable"]

@@ -74,7 +74,7 @@ def test_calibration_and_thresholds_are_of_the_ensemble_that_is_packed(root, pha
     manifest = load_bundle(pack(root, tmp_path / "bundle")).manifest
     p, truth, folds, patients = predicted(root, phantom)
     wanted = fit_calibration(p, truth)
-    assert manifest.calibration == pytest.approx(dict(wanted.lines))
+    assert manifest.calibration == {label: pytest.approx(line) for label, line in dict(wanted.lines).items()}
     thresholds = fit_thresholds(p, truth, folds, patients, wanted)
     assert list(manifest.thresholds) == list(LABELS)
     for label, each in thresholds.items():
@@ -96,7 +96,8 @@ def test_a_run_of_one_fold_is_judged_by_parts_of_its_patients(root, phantom, tmp
     (root / STEPS).write_text(json.dumps({step: x for step, x in steps.items() if "fold0" in step}))
     manifest = load_bundle(pack(root, tmp_path / "bundle")).manifest
     p, truth, folds, _ = predicted(root, phantom)
-    assert manifest.calibration == pytest.approx(dict(fit_calibration(p[folds == 0], truth[folds == 0]).lines))
+    of_one = fit_calibration(p[folds == 0], truth[folds == 0]).lines
+    assert manifest.calibration == {label: pytest.approx(line) for label, line in dict(of_one).items()}
     told = manifest.meta["calibration"]
     assert told["judged_on"] == "parts of the one fold that were not fitted on"
     assert told["figures"]["all"]["ece"]["after"] > 0
