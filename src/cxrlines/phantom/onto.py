@@ -33,8 +33,8 @@ from cxrlines.phantom.write import (
 )
 from cxrlines.task import LABELS, Device, State, label_of
 
-ONTO_VERSION = 1  # goes up whenever the same parameters give other films
-LEFT_ALONE = 0.15  # share of the real films into which nothing is drawn
+ONTO_VERSION = 2  # goes up whenever the same parameters give other films
+LEFT_ALONE = 0.2  # share of the real films into which nothing is drawn
 STEP = 0.4  # cm between the points of a path
 
 
