@@ -89,7 +89,7 @@ def adopt(model: Classifier, path: Path) -> Adoption:
     BatchNorm's counters, and none too many: ResNet101 holds all that ResNet50 has, and is not it. A stem of 3 channels
     is summed for a model that sees 1, one of 1 is divided by three for a model that sees 3: both see in a gray film
     what they saw. EfficientNet's original names (`_conv_stem`, `_blocks`) are told by their order, for timm's
-    `tf_efficientnet` models. The head is taken whole, and only from a file of this project's names; another
+    `tf_efficientnet` models. The head, and a decoder of maps, are taken whole, and only from a file of this project's names; another
     classifier's outputs are not known to be these labels, whatever their number. All becomes float32.
 
     Raises:
@@ -103,11 +103,12 @@ def adopt(model: Classifier, path: Path) -> Adoption:
         raise WeightsError(_misfit_text(path, model.config()["backbone"], fit, tensors))
     pairs = {_BACKBONE + mine: theirs for mine, theirs in fit.names.items()}
     state = model.state_dict()
-    own = fit.prefix.removesuffix(_BACKBONE) + "head." if fit.prefix.endswith(_BACKBONE) else None
+    own = fit.prefix.removesuffix(_BACKBONE) if fit.prefix.endswith(_BACKBONE) else None
     if own is not None:
-        head = {name: own + name.removeprefix("head.") for name in state if name.startswith("head.")}
-        if all(theirs in tensors and tensors[theirs].shape == state[mine].shape for mine, theirs in head.items()):
-            pairs |= head
+        for part in ("head.", "decoder."):
+            names = {name: own + name for name in state if name.startswith(part)}
+            if all(theirs in tensors and tensors[theirs].shape == state[mine].shape for mine, theirs in names.items()):
+                pairs |= names
     converted, adapted = {}, []
     dtypes: dict[torch.dtype, int] = defaultdict(int)
     for mine, theirs in pairs.items():
@@ -253,8 +254,8 @@ def _classifiers(net: Any) -> tuple[str, ...]:
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
-def _why(name: str, fit: _Fit, net: Any, own_head: str | None) -> str:
-    if own_head is not None and name.startswith(own_head):
+def _why(name: str, fit: _Fit, net: Any, own: str | None) -> str:
+    if own is not None and name.startswith(own + "head."):
         return "of another head than the model's"
     if not name.startswith(fit.prefix):
         return f"outside of {fit.prefix!r}, where the backbone was found"

@@ -156,7 +156,7 @@ class _Plan:
             "dropout": member.dropout,
             "exclusive": member.exclusive,
             "stage": _content(stage),
-            "files": [_file_identity(path) for path in files_of(stage)],
+            "files": [_file_identity(path) for path in files_of(stage, held[0])],
             "parents": {role: self.need(parent).identity for role, parent in parents.items()},
             "data": self.films.identity(stage, rows),
             "held_out": self.films.own.studies["study"].iloc[self.films.held(held)].tolist(),
@@ -217,9 +217,9 @@ class _Plan:
         )
 
 
-def files_of(stage: StageSpec) -> list[Path]:
-    """The files a stage reads besides films and tables: weights to start from, soft labels."""
-    files = [Path(stage.start.file)] if isinstance(stage.start, FileStart) else []
+def files_of(stage: StageSpec, fold: int = 0) -> list[Path]:
+    """The files a stage that holds out `fold` reads besides films and tables: weights to start from, soft labels."""
+    files = [stage.start.of(fold)] if isinstance(stage.start, FileStart) else []
     return files + ([Path(stage.targets.soft.file)] if stage.targets.soft and stage.targets.soft.file else [])
 
 

@@ -89,7 +89,7 @@ def _check_places(recipe: Recipe) -> None:
         for stage_name, stage in member.stages.items():
             for path in files_of(stage):
                 if not path.is_file():
-                    starts = isinstance(stage.start, FileStart) and Path(stage.start.file) == path
+                    starts = isinstance(stage.start, FileStart) and stage.start.of(0) == path
                     field = "start.file" if starts else "targets.soft.file"
                     where = f"members.{member_name}.stages.{stage_name}.{field}"
                     raise RecipeError(f"{where}: {path} is no file; set it with --set {where}=PATH")

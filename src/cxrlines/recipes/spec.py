@@ -29,9 +29,16 @@ class _Strict(BaseModel):
 
 
 class FileStart(_Strict):
-    """Someone else's weights: a timm, torchvision, Lightning or bare PyTorch state dict, or safetensors."""
+    """Someone else's weights: a timm, torchvision, Lightning or bare PyTorch state dict, or safetensors.
+
+    `{fold}` in `file` stands for the fold that is held out, so that training goes on from an earlier run's networks.
+    """
 
     file: str
+
+    def of(self, fold: int) -> Path:
+        """The file that a step which holds out `fold` starts from."""
+        return Path(self.file.replace("{fold}", str(fold)))
 
 
 class FilmsSpec(_Strict):

@@ -197,7 +197,7 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
         exclusive=member.exclusive,
     )
     if isinstance(stage.start, FileStart):
-        return classifier, adopt(classifier, Path(stage.start.file))
+        return classifier, adopt(classifier, stage.start.of(step.key[1][0]))
     model = TwoStep(load_segmenter(run, step.parents["maps"]), classifier) if stage.films.maps_of else classifier
     if "start" in step.parents:
         tensors, _ = load_weights(run.folder(step.parents["start"]) / WEIGHTS)
