@@ -184,7 +184,7 @@ def train(
         str,
         typer.Argument(
             help="A shipped recipe (baseline, three-stage, multi-head, multi-task, two-step, hotwater, "
-            "hotwater-small, embedded, demo) or a YAML file."
+            "hotwater-small, embedded, embedded-more, demo) or a YAML file."
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are read if there.")],

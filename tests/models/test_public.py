@@ -356,6 +356,19 @@ def test_integers_are_not_weights(weights: Weights, tmp_path: Path, monkeypatch:
         adopt(classifier(), tmp_path / "w.pth")
 
 
+def test_our_own_files_bring_their_decoder(tmp_path: Path) -> None:
+    theirs = Classifier("resnet10t", "gap", weights="none", decoder=True).eval()
+    lived_in(theirs)
+    save_weights(tmp_path / "weights.safetensors", theirs.state_dict(), {"step": "x"})
+    model = Classifier("resnet10t", "gap", weights="none", decoder=True).eval()
+    done = adopt(model, tmp_path / "weights.safetensors")
+    assert (done.fresh, done.left_out) == ((), ())
+    film = torch.rand(1, 1, 64, 64)
+    assert torch.equal(model.features_and_maps(film)[1], theirs.features_and_maps(film)[1])
+    plain = adopt(classifier(), tmp_path / "weights.safetensors")
+    assert plain.left_out and all(line.startswith("decoder.") for line in plain.left_out)
+
+
 @pytest.mark.parametrize(
     ("saved", "wanted", "fits"),
     [("gap", "gap", True), ("gem", "gap", True), ("gap", "gem", False), ("concat", "gap", False)],

@@ -284,6 +284,17 @@ def test_the_content_of_a_file_is_part_of_what_uses_it_and_of_its_descendants(tm
     assert redone(before, planned(recipe)) == {"of-staged/soft", "of-staged/finetune"}, "a dry run may do without it"
 
 
+def test_a_start_file_may_name_the_fold_that_is_held_out(tmp_path):
+    recipe = changed(recipe_of("plain"), "members.plain.stages.only.start", {"file": str(tmp_path / "net-{fold}.pt")})
+    for fold in range(3):
+        (tmp_path / f"net-{fold}.pt").write_text(f"{fold}")
+    before = planned(recipe)
+    (tmp_path / "net-1.pt").write_text("another")
+    after = planned(recipe)
+    others = {name for name, step in after.items() if step.identity != before[name].identity}
+    assert others == {"plain/fold1/only"}, "a fold depends on its own file alone"
+
+
 # -- twins
 
 
