@@ -89,8 +89,8 @@ def adopt(model: Classifier, path: Path) -> Adoption:
     BatchNorm's counters, and none too many: ResNet101 holds all that ResNet50 has, and is not it. A stem of 3 channels
     is summed for a model that sees 1, one of 1 is divided by three for a model that sees 3: both see in a gray film
     what they saw. EfficientNet's original names (`_conv_stem`, `_blocks`) are told by their order, for timm's
-    `tf_efficientnet` models. The head, and a decoder of maps, are taken whole, and only from a file of this project's names; another
-    classifier's outputs are not known to be these labels, whatever their number. All becomes float32.
+    `tf_efficientnet` models. The head, and a decoder of maps, are taken whole, and only from a file of this project's
+    names; another classifier's outputs are not known to be these labels, whatever their number. All becomes float32.
 
     Raises:
         WeightsError: the file cannot be read, is of another backbone, lacks a tensor, or holds a value that is not
