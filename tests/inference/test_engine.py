@@ -176,6 +176,30 @@ def test_the_table_has_the_columns_of_a_submission_and_errors_lie_beside_it(fold
     assert json.loads(out.with_name("p.json").read_text()) == got.as_dicts()
 
 
+def test_a_film_that_is_refused_has_no_row_but_an_error_and_its_quality_in_the_json(
+    folder: Path, bundle: Bundle
+) -> None:
+    for name in ("a0/c.png", "a1/c.png"):  # black, and of one name with a film that is read
+        (folder / name).parent.mkdir()
+        cv2.imwrite(str(folder / name), np.zeros((120, 120), np.uint8))
+    got = predict([folder], bundle, batch_size=2)
+    alone = predict([path for path in got.films], bundle, batch_size=2)
+    assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "c", "d", "e"]
+    np.testing.assert_allclose(_scores(got.rows), _scores(alone.rows), atol=1e-6)
+    why = "not a frontal chest film: it is almost all of one gray value (0 to 0 of 0 to 255)"
+    assert got.errors == [(str(folder / "a0/c.png"), why), (str(folder / "a1/c.png"), why)]
+    *read, first, second = got.as_dicts()
+    assert len(read) == 5 and all(one["quality"]["usable"] and one["labels"] for one in read)
+    assert (first[STUDY_COLUMN], second[STUDY_COLUMN]) == ("a0/c", "a1/c"), "as they would be called if they were read"
+    assert first["film"] == str(folder / "a0/c.png") and first.keys() == read[0].keys()
+    assert first["quality"]["notes"] == [why] and not first["quality"]["usable"]
+    assert first["labels"] is first["presence"] is None and first["lines"] == first["distances"] == []
+    out = folder.parent / "p.csv"
+    write_predictions(got, out, as_json=True)
+    assert json.loads(out.with_suffix(".json").read_text()) == got.as_dicts()
+    assert pd.read_csv(out.with_suffix(".errors.csv"))["error"].tolist() == [why, why]
+
+
 @pytest.mark.skipif(not (SHARED / "ranzcr").is_dir(), reason="the real sample_submission.csv is not at hand")
 def test_the_columns_are_those_of_the_real_sample_submission(folder: Path, bundle: Bundle) -> None:
     real = pd.read_csv(SHARED / "ranzcr/sample_submission.csv", nrows=1)

@@ -63,6 +63,7 @@ def predict_on_ray(
     rows = pd.DataFrame([found.labels for found in findings], columns=list(LABELS), dtype=float)
     rows.insert(0, STUDY_COLUMN, [names[paths[place]] for place in read])
     unread = [(str(path), outcome[place]["error"]) for place, path in enumerate(paths) if outcome[place]["error"]]
+    refused = [place for place in range(len(paths)) if outcome[place]["error"] and outcome[place]["findings"]]
     return Predictions(
         rows=rows,
         films=[paths[place] for place in read],
@@ -74,6 +75,7 @@ def predict_on_ray(
         bundle=bundle.identity,
         tta=tta,
         notice=bundle.notice,
+        refused=tuple((paths[place], names[paths[place]], outcome[place]["findings"]) for place in refused),
     )
 
 
@@ -103,7 +105,10 @@ class _Inside:
 def _outcomes(
     ray: Any, paths: Sequence[Path], inputs: Sequence[Path], batch_size: int, tta: Sequence[str], lines: bool
 ) -> Iterator[Outcome]:
-    """A dict for each film as it is read: `place` among `paths`, `findings` (None if there is an error), `error`."""
+    """A dict for each film as it is read: `place` among `paths`, `findings`, `error`.
+
+    One of the two is None or empty; a film that was refused has both.
+    """
     if not paths:
         return
     import ray.data as ray_data
@@ -146,14 +151,15 @@ class _Reader:
         self.bundle, self.batch_size, self.tta, self.lines = load_bundle(inputs[0]), batch_size, tta, lines
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`place` and `path` (n,) to `place`, `findings` (None where there is an error) and `error`."""
+        """`place` and `path` (n,) to `place`, `findings` and `error`, as in `_outcomes`."""
         paths = map(Path, batch["path"])
         result = predict(paths, self.bundle, batch_size=self.batch_size, tta=self.tta, lines=self.lines)
         found = dict(zip(map(str, result.films), result.findings, strict=True))
+        found |= {str(path): reading for path, _, reading in result.refused}
         errors = dict(result.errors)
         findings = np.empty(len(batch["path"]), object)
         findings[:] = [found.get(path) for path in batch["path"]]
-        error = np.array(["" if path in found else errors[path] for path in batch["path"]], object)
+        error = np.array([errors.get(path, "") for path in batch["path"]], object)
         return {"place": batch["place"], "findings": findings, "error": error}
 
 

@@ -36,8 +36,8 @@ class Predictions:
         bundle: the bundle's identity.
         notice: that it is for research, and what it was trained on.
         tta: the views the reading was averaged over, besides the plain one.
-        refused: the file and the quality of each film that is no film to read; it is among the errors as well, and has
-            no row.
+        refused: file, name and findings (none but its quality) of each film that is not to be read; it is among the
+            errors as well, and has no row.
     """
 
     rows: pd.DataFrame
@@ -50,19 +50,16 @@ class Predictions:
     bundle: str
     tta: tuple[str, ...] = ()
     notice: str = NOTICE
-    refused: tuple[tuple[Path, Findings], ...] = ()
+    refused: tuple[tuple[Path, str, Findings], ...] = ()
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """A JSON value for each film read, then one without findings for each that was refused."""
-        read = [
-            (film, study, found)
-            for film, study, found in zip(self.films, self.rows[STUDY_COLUMN], self.findings, strict=True)
-        ]
+        read = zip(self.films, self.rows[STUDY_COLUMN], self.findings, strict=True)
         return [
             {"film": str(film), STUDY_COLUMN: study}
             | found.as_dict()
             | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
-            for film, study, found in read + [(film, _stem(film), found) for film, found in self.refused]
+            for film, study, found in [*read, *self.refused]
         ]
 
 
@@ -122,7 +119,7 @@ def predict(
         bundle=bundle.identity,
         tta=reader.tta,
         notice=bundle.notice,
-        refused=tuple(refused),
+        refused=tuple((path, names[path], reading) for path, reading in refused),
     )
 
 
