@@ -2,13 +2,17 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cxrlines.data.position import ett_state
+from cxrlines.data.store import shrink
 from cxrlines.inference.findings import Findings, distances_of, findings_of
 from cxrlines.inference.locate import Line, Spot
-from cxrlines.task import LABELS, STATE_OF, Device, Landmark, State
+from cxrlines.task import LABELS, MAPS, STATE_OF, Device, Landmark, State
 
 SHAPE = (1000, 800)
 CARINA = {Landmark.CARINA: Spot(np.array([400.0, 400.0]), 0.9)}
@@ -145,3 +149,76 @@ def test_empty_maps_have_no_findings(oracle):
     told = found.as_dict()
     assert told["labels"] is told["presence"] is told["mm_per_px"] is None
     assert told["lines"] == told["distances"] == [] and told["landmarks"] == {} and told["quality"]["usable"]
+
+
+# -- maps of any content
+
+SIDE = 96
+
+
+def drawn(kind: str, seed: int) -> np.ndarray:
+    """One map (SIDE, SIDE) of a kind that no film gives, or hardly one."""
+    rng = np.random.default_rng(seed)
+    heat, value, width = (
+        np.zeros((SIDE, SIDE), np.float32),
+        float(rng.choice([0.1, 0.25, 0.5, 1.0])),
+        int(rng.integers(1, 5)),
+    )
+
+    def points(count: int) -> np.ndarray:
+        return rng.integers(0, SIDE, (count, 2)).astype(np.int32)
+
+    match kind:
+        case "full":
+            heat[:] = value
+        case "pixels":
+            heat[tuple(points(int(rng.integers(1, 20))).T)] = value
+        case "ring":
+            cv2.circle(heat, points(1)[0].tolist(), int(rng.integers(1, SIDE // 2)), value, width)
+        case "border":
+            heat[[0, -1]] = heat[:, [0, -1]] = value
+            heat[:, -1] *= rng.integers(2)
+        case "polygons":
+            cv2.polylines(heat, [points(int(rng.integers(2, 9))), points(2)], bool(rng.integers(2)), value, width)
+        case "specks":
+            heat[rng.random(heat.shape) > rng.choice([0.5, 0.98, 0.998])] = value
+        case "clouds":
+            heat = cv2.GaussianBlur(rng.random(heat.shape).astype(np.float32), (0, 0), float(rng.choice([1, 3])))
+            heat = (heat - heat.min()) / np.ptp(heat)
+    return cv2.GaussianBlur(heat, (0, 0), 1.0) if rng.integers(3) == 0 else heat
+
+
+KINDS = st.sampled_from(["empty", "full", "pixels", "ring", "border", "polygons", "specks", "clouds"])
+SHAPES = st.tuples(*[st.sampled_from([1, 2, 33, 100, 700, 3000])] * 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(KINDS, st.integers(0, 2**31)), min_size=9, max_size=9),
+    SHAPES,
+    st.sampled_from(["pad", "stretch"]),
+)
+def test_maps_of_any_content_give_findings_on_the_film(kinds, shape, aspect):
+    maps = np.stack([drawn(*kind) for kind in kinds])
+    before = maps.copy()
+    placement = shrink(np.zeros(shape, np.uint8), 2 * SIDE, aspect)[1]
+    found = findings_of(maps, placement, shape)
+    assert (maps == before).all()
+    text = json.dumps(found.as_dict(), allow_nan=False)
+    assert text == json.dumps(findings_of(maps, placement, shape).as_dict()), "the same again"
+    places = [one.path for one in found.lines] + [spot.xy[None] for spot in found.landmarks.values()]
+    for points in places:
+        assert (points >= -0.5 - 1e-6).all() and (points <= np.array(shape[::-1]) - 0.5 + 1e-6).all(), text
+    for one in found.lines:
+        assert len(one.path) >= 2 and 0.25 <= one.confidence <= 1
+        assert one.tip is None or (one.tip == one.path[-1]).all()
+    assert sum(one.device is Device.ETT for one in found.lines) <= 1
+    assert all(0 <= evidence <= 1 for evidence in found.evidence.values())
+
+
+@pytest.mark.parametrize("channel", range(len(MAPS)))
+def test_maps_that_are_no_numbers_are_refused_whichever_they_are(channel):
+    maps = np.zeros((len(MAPS), SIDE, SIDE), np.float32)
+    maps[channel, 3, 3] = np.inf if channel % 2 else np.nan
+    with pytest.raises(ValueError, match=r"maps: holds values that are not numbers; the network .* has diverged"):
+        findings_of(maps, shrink(np.zeros(SHAPE, np.uint8), 2 * SIDE, "pad")[1], SHAPE)

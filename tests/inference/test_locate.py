@@ -128,6 +128,22 @@ def test_a_peak_at_the_edge_of_the_film_is_not_pulled_inward():
     assert np.abs(spot.xy - (0.7, 100.4)).max() < 0.05
 
 
+def test_a_peak_beside_the_film_is_no_landmark_of_it():
+    """In a padded square the film takes a part of the maps: the padding may hold the highest peak."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    bells = [
+        h * np.exp(-((x - cx) ** 2 + (y - 90) ** 2) / 2 / (SPOT_SIGMA * SIDE) ** 2) for h, cx in ((1, 20), (0.5, 90))
+    ]
+    maps = np.zeros((9, SIDE, SIDE), np.float32)
+    maps[MAPS.index((MapKind.LANDMARK, Landmark.CARINA))] = np.maximum(*bells)
+    film = (39.5, -0.5, 151.5, 191.5)
+    assert np.abs(find_landmarks(maps)[Landmark.CARINA].xy - (20, 90)).max() < 0.1
+    assert np.abs(find_landmarks(maps, film)[Landmark.CARINA].xy - (90, 90)).max() < 0.1
+    assert find_landmarks(maps, (120.0, -0.5, 151.5, 191.5)) == {}
+    half_off = find_landmarks(maps, (20.4, -0.5, 151.5, 191.5))[Landmark.CARINA]
+    assert half_off.xy[0] == 20.4, "of a peak on the very edge the place is on the film"
+
+
 def test_confidence_grows_with_probability_and_with_length():
     def confidence(p, length):
         maps = np.zeros((9, SIDE, SIDE), np.float32)

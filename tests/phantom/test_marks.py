@@ -1,9 +1,12 @@
 """Hand labels of real films: what is read, and what is said of a wrong one."""
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cxrlines.phantom.marks import MarksError, read_marks
 from cxrlines.task import Device
@@ -78,3 +81,55 @@ def test_files_that_are_no_marks(tmp_path):
             read_marks(write(tmp_path, films))
     with pytest.raises(MarksError, match=r"films\.a: is '3'; needs an object"):
         read_marks(write(tmp_path, {"a": 3}))
+
+
+# -- anything at all
+
+POINTS = st.lists(st.one_of(st.integers(), st.floats(), st.text(max_size=2), st.none()), max_size=3)
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=5), inside, max_size=3),
+    max_leaves=8,
+)
+LINES = st.fixed_dictionaries(
+    {},
+    optional={
+        "device": st.one_of(st.sampled_from(["ETT", " cvc", ""]), ANYTHING),
+        "path": st.one_of(st.lists(POINTS, max_size=4), ANYTHING),
+        "tip_on_film": st.one_of(st.booleans(), ANYTHING),
+        "sure": st.one_of(st.integers(-1, 4), ANYTHING),
+    },
+)
+MARKED = st.fixed_dictionaries(
+    {},
+    optional={
+        "carina": st.one_of(POINTS, ANYTHING),
+        "carina_sure": st.one_of(st.integers(-1, 4), ANYTHING),
+        "lines": st.one_of(st.lists(LINES, max_size=2), ANYTHING),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(MARKED, ANYTHING))
+def test_any_json_is_marks_or_an_error_that_names_the_film(tmp_path, marks):
+    try:
+        film = read_marks(write(tmp_path, {"a": marks}))["a"]
+    except MarksError as error:
+        assert "marks.json: films.a" in str(error) and "; needs " in str(error) and len(str(error)) < 300
+    else:
+        places = [line.path for line in film.lines] + ([] if film.carina is None else [film.carina[None]])
+        assert all(path.dtype == np.float64 and np.abs(path).max() <= 1e6 for path in places)
+        assert all(path.ndim == 2 and path.shape[1] == 2 for path in places)
+        assert 0 <= film.carina_sure <= 3 and all(1 <= line.sure <= 3 for line in film.lines)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_file_that_is_cut_or_changed_anywhere_is_marks_or_an_error(tmp_path, data):
+    path = write(tmp_path, {"a": GOOD})
+    text = bytearray(path.read_bytes())
+    text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(text[: data.draw(st.integers(0, len(text)))])
+    with contextlib.suppress(MarksError):
+        assert read_marks(path)

@@ -178,7 +178,8 @@ def findings_of(
         tip = None if line.tip is None else on_original(line.tip[None])[0]
         lines.append(Line(line.device, on_original(line.path), tip, line.confidence))
     landmarks = {
-        name: Spot(on_original(spot.xy[None])[0], spot.confidence) for name, spot in find_landmarks(maps).items()
+        name: Spot(on_original(spot.xy[None])[0], spot.confidence)
+        for name, spot in find_landmarks(maps, bounds).items()
     }
     known = None if labels is None else {name: float(p) for name, p in labels.items()}
     distances = distances_of(lines, landmarks, film_shape, known, mm_per_px)

@@ -85,8 +85,7 @@ def find_lines(maps: np.ndarray, bounds: Bounds | None = None) -> list[Line]:
     Raises `ValueError` for maps of another shape or with values that are not numbers.
     """
     maps = _checked(maps)
-    height, width = maps.shape[1:]
-    bounds = bounds or (-0.5, -0.5, width - 0.5, height - 0.5)
+    bounds = bounds or _whole(maps)
     found: list[Line] = []
     for device in Device:
         line_map = maps[MAPS.index((MapKind.LINE, device))]
@@ -97,14 +96,19 @@ def find_lines(maps: np.ndarray, bounds: Bounds | None = None) -> list[Line]:
     return found
 
 
-def find_landmarks(maps: np.ndarray) -> dict[Landmark, Spot]:
-    """The landmarks of a film, each at the highest peak of its heat map; those that are not seen are left out."""
+def find_landmarks(maps: np.ndarray, bounds: Bounds | None = None) -> dict[Landmark, Spot]:
+    """The landmarks of a film, each at the highest peak of its heat map; those that are not seen are left out.
+
+    `maps` and `bounds` are as for `find_lines`. A peak in the padding around a film is none of it.
+    """
     maps = _checked(maps)
+    bounds = bounds or _whole(maps)
     found = {}
     for landmark in Landmark:
-        spots = find_spots(maps[MAPS.index((MapKind.LANDMARK, landmark))])
-        if spots:
-            found[landmark] = spots[0]
+        for spot in find_spots(maps[MAPS.index((MapKind.LANDMARK, landmark))]):
+            if _border_distance(spot.xy, bounds) >= -1:  # a peak at the film's edge is told to a px
+                found[landmark] = replace(spot, xy=np.clip(spot.xy, bounds[:2], bounds[2:]))
+                break
     return found
 
 
@@ -308,6 +312,11 @@ def _to_border(path: Points, bounds: Bounds, scale: float) -> Points:
     if onward * length > 2 * EDGE * scale:
         return path
     return np.concatenate([path, [path[-1] + onward * step]])
+
+
+def _whole(maps: np.ndarray) -> Bounds:
+    """The edges of maps (9, h, w) that a film fills."""
+    return -0.5, -0.5, maps.shape[2] - 0.5, maps.shape[1] - 0.5
 
 
 def _checked(maps: np.ndarray) -> np.ndarray:
