@@ -51,7 +51,19 @@ def truth_and_predictions(folder: Path) -> tuple[Path, Path]:
 
 
 def test_every_command_explains_itself():
-    for command in ("synth", "show", "check", "folds", "train", "ensemble", "evaluate", "bundle", "predict", "demo"):
+    for command in (
+        "synth",
+        "show",
+        "check",
+        "folds",
+        "train",
+        "ensemble",
+        "evaluate",
+        "bundle",
+        "predict",
+        "judge",
+        "demo",
+    ):
         code, out = run(command, "--help")
         assert code == 0 and "Usage" in out, command
 
@@ -113,6 +125,15 @@ def test_dry_run_trains_nothing(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_judge_prints_the_figures_of_a_data_folder(data):
+    code, out = run("judge", data, "--seen", "report", "--json", "--resamples", 5)
+    values = json.loads(out)
+    assert code == 0 and values["films"] == 3 and set(values["presence"]) == {"ETT", "NGT", "CVC", "SWAN"}
+    assert values["lines"]["films"] == 3 and values["carina"]["films"] == 3
+    code, out = run("judge", data, "--split", "train", "--seen", "report", "--resamples", 5)
+    assert code == 0 and "12 films of" in out and "AUC by presence" in out
+
+
 def test_show_draws_a_sheet(data, tmp_path):
     code, out = run("show", data, "--out", tmp_path / "sheet.png", "--films", 4, "--size", 96)
     assert code == 0 and out.strip() == str(tmp_path / "sheet.png")
@@ -128,6 +149,8 @@ def test_show_draws_a_sheet(data, tmp_path):
         (("predict", "x.jpg", "--bundle", "/nonexistent", "--out", "p.csv"), "/nonexistent"),
         (("bundle", "/", "--out", "b"), "is no run: it has no recipe.json"),
         (("evaluate", "/nonexistent.csv", "t.csv"), "/nonexistent.csv"),
+        (("judge", "/", "--fold", "9"), "has no model of fold 9; it has folds"),
+        (("judge", "/", "--marks", "m.json", "--split", "test"), "--split: is of a data folder"),
     ],
 )
 def test_an_error_is_one_message_and_exit_code_2(words, said):

@@ -48,6 +48,16 @@ class How(StrEnum):
     fitted = "fitted"
 
 
+class Seen(StrEnum):
+    leave_out = "leave-out"
+    report = "report"
+
+
+class Split(StrEnum):
+    train = "train"
+    test = "test"
+
+
 class View(StrEnum):
     flip = "flip"
     scale = "scale"
@@ -283,6 +293,37 @@ def evaluate(
 
     result = score(read_predictions(predictions), read_truth(truth), resamples=resamples, seed=seed)
     typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
+
+
+@app.command()
+def judge(
+    films: Annotated[Path, typer.Argument(help="Real films' folder (with --marks), or a data folder with its lines.")],
+    marks: Annotated[Path | None, typer.Option(help="JSON with the carina and the lines of the real films.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="A bundle's folder; default: the reader in the box.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Judge the bundle's models of this fold alone.")] = None,
+    seen: Annotated[
+        Seen, typer.Option(help="Films of patients that a model has seen: leave them out, or judge and report them.")
+    ] = Seen.leave_out,
+    split: Annotated[Split | None, typer.Option(help="Of a data folder; default: test, where there is one.")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Resamples of patients behind an interval.")] = 1000,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Judge what a bundle finds: presence AUC, lines found, missed and invented, tips, carina, states."""
+    from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.reader import EMBEDDED
+    from cxrlines.recipes.judge import judge as judged
+    from cxrlines.recipes.judge import of_fold
+    from cxrlines.recipes.known import data_films, marked_films
+
+    if marks and split:
+        raise ValueError("--split: is of a data folder; films with --marks have no splits, so leave it out")
+    read = load_bundle(bundle or EMBEDDED)
+    read = read if fold is None else of_fold(read, fold)
+    known = marked_films(films, marks) if marks else data_films(films, split.value if split else None)
+    result = judged(known, read, report_seen=seen is Seen.report, resamples=resamples, seed=seed)
+    typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
+    _say(result.notice)
 
 
 @app.command()

@@ -13,9 +13,11 @@ from cxrlines.evaluation.calibrate import calibration_figures, fit_calibration, 
 from cxrlines.evaluation.ensemble import as_predictions, ensemble, write_predictions
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.inference.bundle import load_bundle
+from cxrlines.inference.seen import seen_by, was_seen
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.recipes.folder import HELD_OUT, LINEAGE, RECORD, WEIGHTS
+from cxrlines.recipes.judge import of_fold
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.pack import pack
 from cxrlines.recipes.run import STEPS
@@ -113,3 +115,13 @@ def test_where_the_truth_is_gone_or_steps_leaked_nothing_is_calibrated_and_the_b
     (root / "plain/fold1/only" / RECORD).write_text(json.dumps({"identity": "x", "leak": "told"}))
     manifest = load_bundle(pack(root, tmp_path / "bundle")).manifest
     assert manifest.calibration is None and "steps leaked" in manifest.meta["calibration"]["not_fitted"]
+
+
+def test_a_bundle_knows_the_patients_of_each_model_and_of_what_it_was_made_from(root, tmp_path):
+    teacher = Lineage.of("teacher", ["before"])
+    folder = root / "plain/fold1/only"
+    (folder / LINEAGE).write_text(json.dumps(Lineage.of("only", ["own"], [("teacher", teacher)]).as_dict()))
+    bundle = load_bundle(pack(root, tmp_path / "bundle"))
+    seen = seen_by(bundle)
+    assert len(seen) == 2 and was_seen("own", seen) and was_seen("before", seen)
+    assert seen_by(of_fold(bundle, 0)) == frozenset()

@@ -127,27 +127,37 @@ class LineFigures:
 
     def text(self) -> str:
         """The figures as a table for people."""
+        told = [
+            f"{self.films} films; errors in % of the film's height; 95 % intervals by patient",
+            self.lines_text(),
+            f"carina: median {self.carina_median.text()} %, 95th percentile {self.carina_95.text()} %, "
+            f"found {self.carina_found.text()}",
+            *self.state_texts(),
+        ]
+        return "\n".join(told)
+
+    def lines_text(self) -> str:
+        """The lines alone: a table of devices, and what was invented."""
         head = ("device", "true", "found", "share found", "invented/film", "Dice", "tip median %", "tip 95th %")
         rows: list[tuple[str, ...]] = [head]
         for device, f in self.devices.items():
             cells = (f.found_share, f.invented, f.dice, f.tip_median, f.tip_95)
             rows.append((device.name, str(f.true), str(f.matched), *(cell.text() for cell in cells)))
-        widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
-        lines = [f"{self.films} films; errors in % of the film's height; 95 % intervals by patient"]
-        lines += [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        return f"{table(rows)}\ninvented lines a film, of all devices: {self.invented.text()}"
+
+    def state_texts(self) -> list[str]:
+        """A line of text a device whose states were judged."""
+        return [
+            f"{device.name} state right on {s.films} films: by rule {s.rule.text()} "
+            f"(undecided {s.undecided:.2f}), by classifier {s.classifier.text()}"
+            for device, s in self.states.items()
         ]
-        lines.append(f"invented lines a film, of all devices: {self.invented.text()}")
-        lines.append(
-            f"carina: median {self.carina_median.text()} %, 95th percentile {self.carina_95.text()} %, "
-            f"found {self.carina_found.text()}"
-        )
-        for device, s in self.states.items():
-            lines.append(
-                f"{device.name} state right on {s.films} films: by rule {s.rule.text()} "
-                f"(undecided {s.undecided:.2f}), by classifier {s.classifier.text()}"
-            )
-        return "\n".join(lines)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Cells in columns, for people."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 def line_figures(films: Sequence[ReadFilm], *, resamples: int = RESAMPLES, seed: int = 0) -> LineFigures:

@@ -2,6 +2,7 @@
 
     bundle.json                 the manifest below: models, preprocessing, sha256 and size of every file
     <member>-fold<k>.safetensors
+    seen.json                   which patients each model has seen (`seen`)
 
 Nothing in it is unpickled, and its manifest cannot name a file outside it.
 """
@@ -147,6 +148,7 @@ def write_bundle(
     half: bool = False,
     calibration: Mapping[str, tuple[float, float]] | None = None,
     thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    further: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the bundle folder `out`, whole or not at all; an older bundle there is replaced.
 
@@ -158,6 +160,7 @@ def write_bundle(
         half: whether weights are stored in 16 bits, half the size; they are read as 32.
         calibration: label -> (slope, offset) on the log odds of the ensemble's probability; None: not calibrated.
         thresholds: label -> fields of `ThresholdEntry`, on calibrated probabilities.
+        further: plain name -> content of further files.
 
     Raises:
         BundleError: no members, two of one name and fold, weights that do not fit, or another folder in the way.
@@ -201,7 +204,11 @@ def write_bundle(
             if half:
                 tensors = _halved(tensors, member)
             save_weights(aside / member.file, tensors, {"name": member.name, "fold": str(member.fold)})
-        manifest = manifest.model_copy(update={"files": {name: _describe(aside / name) for name in names}})
+        for name, content in (further or {}).items():
+            (aside / name).write_text(content, "utf-8")
+            sync(aside / name)
+        every = {name: _describe(aside / name) for name in [*names, *(further or {})]}
+        manifest = manifest.model_copy(update={"files": every})
         (aside / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
         sync(aside / MANIFEST)
         sync(aside)

@@ -58,7 +58,7 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
             f"--onto {folder}: none of its {len(films)} films is in the marks, which name films without suffix "
             f"(there: {next(iter(marks))!r}; here: {next(iter(films))!r})"
         )
-    patients = _patients(folder)
+    patients = patients_of(folder)
     left_out: Counter[str] = Counter()
     usable = []
     for stem, path in films.items():
@@ -67,8 +67,7 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
         if reason or known is None or known.carina is None:
             left_out[reason] += 1
         else:
-            patient = hashlib.sha256(patients.get(stem, stem).encode()).hexdigest()[:14]
-            usable.append(Backdrop(path, f"ee{patient}", known.carina, known))
+            usable.append(Backdrop(path, backdrop_patient(patients.get(stem, stem)), known.carina, known))
     if not usable:
         told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise ValueError(f"--onto {folder}: no film can be drawn into ({told}); mark the carina on some")
@@ -89,8 +88,13 @@ def _reason(marks: FilmMarks | None) -> str:
     return TIP_UNSEEN if unseen else ""
 
 
-def _patients(folder: Path) -> dict[str, str]:
-    """Film's name without suffix -> patient, from the first index there is."""
+def backdrop_patient(patient: str) -> str:
+    """What a real film's patient is called in a set drawn onto his films: a hash, `ee` first."""
+    return f"ee{hashlib.sha256(patient.encode()).hexdigest()[:14]}"
+
+
+def patients_of(folder: Path) -> dict[str, str]:
+    """Film's name without suffix -> patient, from `index.csv` of the folder or its parent; {} without one."""
     for place in (folder, folder.parent):
         if (place / INDEX).is_file():
             rows = read_rows(place / INDEX, ("image_id", "patient_id"))

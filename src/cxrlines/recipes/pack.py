@@ -14,6 +14,7 @@ from cxrlines.evaluation.calibrate import calibration_figures, fit_calibration, 
 from cxrlines.evaluation.ensemble import ensemble
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.inference.bundle import BundleMember, write_bundle
+from cxrlines.inference.seen import SEEN, seen_text
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes.execute import RunError
 from cxrlines.recipes.folder import HELD_OUT, LINEAGE, WEIGHTS, read_record
@@ -30,7 +31,7 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
     """Write the bundle of the run in `root` to `out`; `RunError` if the run is not finished.
 
     Its calibration and thresholds are fitted on the out-of-fold predictions of the very steps it holds; where that
-    cannot be, `meta["calibration"]` says why.
+    cannot be, `meta["calibration"]` says why. The patients that each model has seen are in it as cut keys.
 
     `half`: weights in 16 bits.
     """
@@ -47,6 +48,7 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
         raise RunError(f"{root} is not finished; run `cxrlines train` to its end first")
     finished: dict[str, str] = json.loads((root / STEPS).read_text())
     members, untraced = [], set()
+    seen: dict[str, frozenset[str]] = {}
     held_out: dict[str, list[Path]] = {}
     leaks: list[str] = []  # steps alone: what is told of a leak has a patient's key in it, and a bundle travels
     flips = True
@@ -68,7 +70,9 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
             held_out.setdefault(name, []).append(folder / HELD_OUT)
             if record.get("leak") or record.get("test_leak"):
                 leaks.append(step)
-            untraced.update(read_lineage(folder / LINEAGE).untraced())
+            lineage = read_lineage(folder / LINEAGE)
+            untraced.update(lineage.untraced())
+            seen[members[-1].file] = lineage.seen()
     metrics = root / "metrics.json"
     data = Path(json.loads((root / "data.json").read_text())["data"])
     fitted: dict[str, Any]
@@ -92,6 +96,7 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
         input_size=recipe.size,
         meta=meta_out,
         half=half,
+        further={SEEN: seen_text(seen)},
         **fitted,
     )
 

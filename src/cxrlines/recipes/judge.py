@@ -1,0 +1,128 @@
+"""What a bundle finds, judged against what is true, on films of patients that none of its models has seen."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cxrlines.data.films import FilmError
+from cxrlines.evaluation.found import FoundFigures, found_figures
+from cxrlines.evaluation.intervals import RESAMPLES
+from cxrlines.inference.bundle import Bundle, BundleError
+from cxrlines.inference.reader import Progress, Reader
+from cxrlines.inference.seen import seen_by, was_seen
+from cxrlines.recipes.known import JudgeError, KnownFilms
+
+SEEN_PATIENT = "of a patient that a model has seen"
+UNREADABLE = "not readable"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The figures, of what, and what was left out (reason -> films).
+
+    `models`: the bundle's that were judged. `refused`: films that the reader took for none of the chest; they count,
+    with nothing found. `notice`: that the bundle is for research, and what it was trained on.
+    """
+
+    figures: FoundFigures
+    bundle: str
+    models: tuple[str, ...]
+    left_out: dict[str, int]
+    refused: int
+    remarks: tuple[str, ...]
+    notice: str
+
+    def text(self) -> str:
+        """All of it for people."""
+        out = [f"left out: {count} films {reason}" for reason, count in self.left_out.items()]
+        if self.refused:
+            out.append(f"{self.refused} films were refused as no chest film; they count as films with nothing found")
+        models = f"bundle {self.bundle}: {', '.join(self.models)}"
+        return "\n".join([models, self.figures.text(), "", *out, *self.remarks])
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it for JSON, `FoundFigures.as_dict` among it."""
+        return {
+            "bundle": self.bundle,
+            "models": list(self.models),
+            **self.figures.as_dict(),
+            "left_out": self.left_out,
+            "refused": self.refused,
+            "remarks": list(self.remarks),
+            "notice": self.notice,
+        }
+
+
+def judge(
+    known: KnownFilms,
+    bundle: Bundle,
+    *,
+    report_seen: bool = False,
+    batch_size: int = 8,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Judgement:
+    """Read the films with the bundle and set what it finds against what is true of them.
+
+    Args:
+        known: as `marked_films` or `data_films` gives them.
+        report_seen: whether films of patients that a model has seen are judged too, and that is said; else they are
+            left out.
+        progress: told (films read, films in all).
+
+    Raises:
+        JudgeError: the bundle does not tell whom it has seen, or no film is left.
+    """
+    seen = seen_by(bundle)
+    left_out, remarks = Counter(known.left_out), list(known.remarks)
+    films = known.films
+    if seen is None:
+        if not report_seen:
+            raise JudgeError(
+                f"{bundle.folder}: does not tell which patients its models have seen, so that their films cannot be "
+                "left out. Pack it anew from its run (`cxrlines bundle RUN --out BUNDLE`), or judge all films with "
+                "--seen report, which the figures then say"
+            )
+        remarks.append("The bundle does not tell which patients it has seen: these films may be among them.")
+    else:
+        own = [any(was_seen(name, seen) for name in (film.patient, *film.aliases)) for film in films]
+        if report_seen:
+            remarks.append(f"{sum(own)} of these {len(films)} films are {SEEN_PATIENT}: the figures flatter.")
+        else:
+            films = [film for film, is_seen in zip(films, own, strict=True) if not is_seen]
+            left_out += Counter({SEEN_PATIENT: sum(own)})
+            if not films:
+                raise JudgeError(
+                    f"all {len(own)} films are {SEEN_PATIENT} ({', '.join(_models(bundle))}). Give films of other "
+                    "patients, judge the models of one fold with --fold, or judge these with --seen report"
+                )
+    if untraced := bundle.manifest.meta.get("ancestry_unknown"):
+        remarks.append(f"Of unknown ancestry, which may have seen any patient: {', '.join(map(str, untraced))}.")
+    judged, refused = [], 0
+    reader = Reader(bundle, batch_size=batch_size)
+    for film, found in zip(films, reader.read_many([film.path for film in films], progress), strict=True):
+        if isinstance(found, FilmError):
+            left_out[UNREADABLE] += 1
+        else:
+            refused += not found.quality.usable
+            judged.append(film.compare(found))
+    if not judged:
+        raise JudgeError(f"none of {len(films)} films could be read, e.g. {films[0].path if films else 'none given'}")
+    figures = found_figures(judged, resamples=resamples, seed=seed)
+    return Judgement(figures, bundle.identity, _models(bundle), dict(left_out), refused, tuple(remarks), bundle.notice)
+
+
+def of_fold(bundle: Bundle, fold: int) -> Bundle:
+    """The bundle with the models of one fold alone. `BundleError` if it has none of that fold."""
+    kept = [k for k, entry in enumerate(bundle.manifest.models) if entry.fold == fold]
+    if not kept:
+        folds = sorted({entry.fold for entry in bundle.manifest.models})
+        raise BundleError(f"{bundle.folder}: has no model of fold {fold}; it has folds {', '.join(map(str, folds))}")
+    models = tuple(bundle.manifest.models[k] for k in kept)
+    manifest = bundle.manifest.model_copy(update={"models": models})
+    return replace(bundle, manifest=manifest, models=tuple(bundle.models[k] for k in kept))
+
+
+def _models(bundle: Bundle) -> tuple[str, ...]:
+    return tuple(f"{entry.name} fold {entry.fold}" for entry in bundle.manifest.models)
