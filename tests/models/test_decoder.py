@@ -61,6 +61,19 @@ def test_features_are_the_same_with_and_without_maps(decoding: Classifier) -> No
         torch.testing.assert_close(features, decoding.features(film))
 
 
+@pytest.mark.parametrize("rows", [[2], [0, 3], [0, 1, 2, 3]])
+def test_maps_of_some_films_are_those_of_all_and_the_decoder_runs_on_no_other(decoding: Classifier, rows) -> None:
+    films = torch.rand(4, 1, 64, 64)
+    seen = []
+    decoding.decoder.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
+    with torch.inference_mode():
+        features, maps = decoding.eval().features_and_maps(films)
+        same, some = decoding.features_and_maps(films, torch.tensor(rows))
+    torch.testing.assert_close(same, features)
+    torch.testing.assert_close(some, maps[rows])
+    assert seen == [4, len(rows)]
+
+
 def test_a_classifier_with_a_decoder_says_so_in_its_config_and_one_without_does_not(decoding: Classifier) -> None:
     assert Classifier.from_config(decoding.config()).decoder is not None
     plain = Classifier("resnet10t", "gap", weights="none")

@@ -5,13 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.store import Placement
 from cxrlines.models.classifier import Classifier
-from cxrlines.task import LABELS
+from cxrlines.task import LABELS, MAPS, Device
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.losses import label_loss, maps_loss
 from cxrlines.training.stage import Fit, StageModule, fit_stage, predict_films
 
 FIT = Fit(epochs=3, batch=4, lr=1e-3, seed=5)
@@ -113,6 +115,44 @@ def test_the_student_moves_towards_the_features_of_its_teacher(tmp_path):
     losses = [row["loss"] for row in student.progress.history]
     assert losses[-1] < 0.5 * losses[0]
     assert same(before, teacher.state_dict()), "the teacher is frozen"
+
+
+def mapping(known: list[int]) -> StageModule:
+    """A stage that learns labels and line maps, of six films of which some are annotated."""
+    mapped = np.zeros((6, len(MAPS)), np.float32)
+    mapped[known, : len(Device)] = 1
+    six = dataclasses.replace(films(6), more={"mapped": mapped})
+    torch.manual_seed(1)
+    network = Classifier("resnet10t", "gap", weights="none", decoder=True).train()
+    fit = dataclasses.replace(FIT, batch=6, maps_weight=1.0)
+    return StageModule(network, fit, FilmSet(six, make_policy("none", 32), seed=0, maps=True), None, view="plain")
+
+
+def batch_of(stage: StageModule) -> dict[str, torch.Tensor]:
+    return default_collate([stage.films[(0, i)] for i in range(6)])
+
+
+def test_the_decoder_is_run_on_films_with_a_known_map_alone_and_learns_from_their_maps():
+    stage, seen = mapping([1, 4]), []
+    stage.model.decoder.register_forward_hook(lambda module, given, out: seen.append((given[0], out)))
+    batch = batch_of(stage)
+    loss = stage.training_step(batch, 0)
+    ((given, maps),) = seen
+    normal = stage.model._normal(batch["film"])
+    assert torch.equal(given, normal[[1, 4]])
+    labels = label_loss(mapping([1, 4]).model(batch["film"]), batch["targets"]).detach()
+    lines = maps_loss(maps.detach(), batch["maps"][[1, 4]], batch["mapped"][[1, 4]])
+    assert float(lines) > 0 and float(loss.detach()) == pytest.approx(float(labels + lines), rel=1e-5)
+
+
+def test_a_batch_without_a_known_map_teaches_the_decoder_nothing_but_every_parameter_has_its_gradient():
+    stage = mapping([])
+    stage.training_step(batch_of(stage), 0).backward()
+    for name, parameter in stage.model.named_parameters():
+        assert parameter.grad is not None, name  # or several processes would wait for it
+        if name.startswith("decoder."):
+            assert not parameter.grad.any(), name
+    assert any(parameter.grad.any() for parameter in stage.model.head.parameters()), "labels are learnt"
 
 
 @pytest.mark.parametrize("patience", [1, 2])

@@ -83,11 +83,16 @@ class Classifier(nn.Module):
         logits = self.head(features)
         return _exclusive(logits) if self.exclusive else logits
 
-    def features_and_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What `features` gives, and the logits (b, 9, h/2, w/2) of the films' maps; only with a decoder."""
+    def features_and_maps(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What `features` gives, and the logits (b, 9, h/2, w/2) of the films' maps; only with a decoder.
+
+        With `rows` (m,) int64 the maps are those films' alone, (m, 9, h/2, w/2), and the decoder is run on no other.
+        """
         assert self.decoder is not None
         x = self._normal(x)
         last, pyramid = self.backbone.pyramid(x)
+        if rows is not None and len(rows) < len(x):
+            x, pyramid = x[rows], [level[rows] for level in pyramid]
         return last, self.decoder(x, pyramid)
 
     def _normal(self, x: Tensor) -> Tensor:

@@ -167,7 +167,8 @@ class StageModule(lightning.LightningModule):
         """Features of a batch, and its maps' logits where they are learnt."""
         film = batch["overlay" if self.view == "overlay" else "film"]
         if self.fit_to.maps_weight:
-            return self.model.features_and_maps(film)
+            assert isinstance(self.model, Classifier)  # one that is shown maps learns none
+            return self.model.features_and_maps(film, batch.get("rows"))
         if isinstance(self.model, TwoStep) and "segmenter" in batch:
             return self.model.features(film, self._maps_by_others(self.model, film, batch["segmenter"])), None
         return self.model.features(film), None
@@ -279,6 +280,8 @@ class StageModule(lightning.LightningModule):
             group["lr"] = rate
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.fit_to.maps_weight:
+            batch = {**batch, "rows": mapped_rows(batch["mapped"])}
         features, maps = self._read(batch)
         loss = features.new_zeros(())
         fit = self.fit_to
@@ -295,7 +298,8 @@ class StageModule(lightning.LightningModule):
             known = distributed.share(torch.isfinite(batch["presence"]).sum()) / mine
             loss = loss + fit.presence_weight * known * presence_loss(logits, batch["presence"], PRESENCE_GROUPS)
         if maps is not None:
-            loss = loss + fit.maps_weight * maps_loss(maps, batch["maps"], batch["mapped"])
+            rows = batch["rows"]
+            loss = loss + fit.maps_weight * maps_loss(maps, batch["maps"][rows], batch["mapped"][rows])
         for teacher in self.frozen:
             with torch.no_grad():
                 wanted = teacher.features(batch["overlay"])
@@ -372,6 +376,16 @@ class StageModule(lightning.LightningModule):
             done.stopped = self.trainer.should_stop = True
         done.epoch, done.batch = done.epoch + 1, 0
         self._keep()
+
+
+def mapped_rows(known: Tensor) -> Tensor:
+    """Rows (m,) int64 of a batch's films that the decoder is run on: those with a map that is `known` (b, 9), not 0.
+
+    The others would cost a half more and teach it nothing. Where there is none, the first: every parameter gets its
+    gradient, here 0, in every step.
+    """
+    rows = known.any(dim=1).nonzero().flatten()
+    return rows if len(rows) else rows.new_zeros(1)
 
 
 @contextlib.contextmanager
