@@ -193,8 +193,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A shipped recipe (baseline, three-stage, multi-head, multi-task, two-step, hotwater, "
-            "hotwater-small, embedded, embedded-more, demo) or a YAML file."
+            help="A shipped recipe (recommended, baseline, three-stage, multi-head, multi-task, two-step, "
+            "hotwater, hotwater-small, embedded, embedded-more, demo) or a YAML file."
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are read if there.")],
@@ -475,6 +475,21 @@ def experiment_small(
 
     run = run_small(out, workers=workers, say=_say)
     typer.echo(f"{run / 'metrics.json'}\n{run / 'report.html'}")
+
+
+@experiment.command("recommended")
+def experiment_recommended(
+    out: Annotated[Path, typer.Option(help="Folder; may be that of `experiment small`.")] = Path("runs/small"),
+    films: Annotated[int, typer.Option(min=24, help="Own films; external and planted ones in proportion.")] = 360,
+    test: Annotated[int, typer.Option(min=10, help="Test films, of other patients.")] = 200,
+    workers: Workers = None,
+) -> None:
+    """The margin of `recommended` over hotwater-small: same films, folds and backbone, equal compute; on phantoms."""
+    from cxrlines.experiments.margin import run_margin
+    from cxrlines.experiments.small import Films
+
+    margin = run_margin(out, films=Films.of(films, test), workers=workers, say=_say)
+    typer.echo(f"{margin.text()}\n{out / 'margin.md'}\n{out / 'margin.json'}")
 
 
 @bench.command("augment")

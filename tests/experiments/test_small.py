@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from concurrent.futures import Future
 from pathlib import Path
 
 import cv2
@@ -13,8 +12,6 @@ from cxrlines.data.tables import read_dataset
 from cxrlines.experiments import small
 from cxrlines.experiments.small import Films, plant_twins, run_small
 from cxrlines.phantom.write import write_phantom
-from cxrlines.recipes import execute
-from cxrlines.recipes.execute import do_one
 from cxrlines.recipes.load import load_recipe
 from cxrlines.training.lineage import read_lineage
 
@@ -60,26 +57,8 @@ def test_planted_again_they_are_the_same(films):
     assert (plant_twins(films / "own", films / "nih", 3), pictures(films / "nih")) == first
 
 
-class Here:
-    """Workers that do each step in this very process: no time for starting others."""
-
-    lost, places = "lost", 1
-
-    def __init__(self, root: Path, data: Path) -> None:
-        self.root, self.data = root, data
-
-    def submit(self, step) -> "Future[None]":
-        done: Future[None] = Future()
-        done.set_result(do_one(self.root, self.data, step, 1))
-        return done
-
-    def stop(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
 @pytest.mark.long
-def test_hotwater_small_in_smaller(tmp_path, monkeypatch):
+def test_hotwater_small_in_smaller(tmp_path, monkeypatch, here):
     """Every member and stage on a handful of films, from the films to the report, and again for nothing."""
 
     def smaller(name, settings):
@@ -93,7 +72,6 @@ def test_hotwater_small_in_smaller(tmp_path, monkeypatch):
         return load_recipe(name, [*laid, "size=64", "store.size=96", *settings])
 
     monkeypatch.setattr(small, "load_recipe", smaller)
-    monkeypatch.setattr(execute, "_workers", lambda run, data, todo, workers, on: Here(run.root, data))
     films = Films(own=48, test=12, external=20, twins=3, stranger=24, size=128)
     options = {"films": films, "workers": 1, "say": lambda text: None}
     root = run_small(tmp_path, **options)

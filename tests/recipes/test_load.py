@@ -53,6 +53,21 @@ def test_three_stage_is_the_published_table():
         )  # fmt: skip
 
 
+def test_recommended_is_hotwaters_networks_and_films_of_ones_own_alone():
+    ours, theirs = load_recipe("recommended"), load_recipe("hotwater")
+    assert {member.backbone for member in ours.members.values()} == {m.backbone for m in theirs.members.values()}
+    assert not ours.external and ours.folds == theirs.folds
+    for member in ours.members.values():
+        assert member.exclusive and member.head == "gem" and member.decodes(member.last)
+        lines, finetune = member.stages.values()
+        assert (lines.start, lines.films.which, finetune.start, finetune.films.which) == (
+            "imagenet", "annotated", "lines", "all",
+        )  # fmt: skip
+        for stage in (lines, finetune):
+            assert stage.targets.labels and stage.targets.maps, "its decoder is kept up to date, for findings"
+            assert not stage.films.flip
+
+
 def test_defaults_lie_under_every_stage(write):
     stages = load_recipe(write(SMALL)).members["one"].stages
     assert stages["teacher"].schedule.epochs == stages["student"].schedule.epochs == 2

@@ -35,6 +35,13 @@ class Films:
     size: int = 320
     difficulty: float = 0.1
 
+    @classmethod
+    def of(cls, own: int, test: int) -> "Films":
+        """So many own films, the external ones, twins and the stranger's in proportion."""
+        usual = cls()
+        counts = {name: round(getattr(usual, name) * own / usual.own) for name in ("external", "twins", "stranger")}
+        return cls(own=own, test=test, **counts)
+
 
 def run_small(
     out: Path,
