@@ -1,4 +1,4 @@
-"""What each claim of the write-up is worth on the phantom: `cxrlines experiment claims`.
+"""What each claim of the write-up, masks and retrieval are worth on the phantom: `cxrlines experiment claims`.
 
 Each seed is a world of its own: own training films, own external films, own test patients, own folds, own draws in
 training. A claim is a difference of macro AUC between two members on the same test films, one for each seed. Its mean
@@ -23,6 +23,7 @@ from cxrlines.evaluation.ensemble import How, ensemble
 from cxrlines.evaluation.evaluate import Evaluation, evaluate, read_predictions
 from cxrlines.evaluation.fitted import fit_weights
 from cxrlines.evaluation.intervals import macro_of, percentile_interval
+from cxrlines.experiments.retrieval import write_retrieval
 from cxrlines.phantom.write import write_phantom
 from cxrlines.recipes.folder import read_record
 from cxrlines.recipes.load import load_recipe
@@ -56,7 +57,10 @@ class Films:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Does `arm` score more than `against`? Names are members, `out of fold: member`, or `ensemble: how`."""
+    """Does `arm` score more than `against`?
+
+    Names are members, `out of fold: member`, `with neighbours: member`, or `ensemble: how`.
+    """
 
     claim: int
     question: str
@@ -67,6 +71,7 @@ class Comparison:
 
 BEFORE = "out of fold: "
 BLEND = "ensemble: "
+NEAR = "with neighbours: "
 BLENDED = ("one", "gem", "concat", "attention", "three-equal-compute")
 STAGE = "three-equal-compute/student"
 COMPARISONS = (
@@ -91,6 +96,17 @@ COMPARISONS = (
     Comparison(6, "the fold mix-up, on patients nobody saw", "mixed-up", "three-equal-compute", "0"),
     Comparison(7, "flips allowed", "flips", "one", "+"),
     Comparison(7, "the full augmentation against the light one", "full-augmentation", "one", "+"),
+    Comparison(8, "line masks as supervision, against three stages", "multi-task", "three-equal-compute", "+"),
+    Comparison(8, "line masks as supervision, against one stage", "multi-task", "one", "+"),
+    Comparison(8, "line masks as input, against three stages", "two-step", "three-equal-compute", "+"),
+    Comparison(8, "line masks as input, against one stage", "two-step", "one", "+"),
+    Comparison(8, "the recommended recipe, against three stages", "recommended", "three-equal-compute", "?"),
+    Comparison(8, "the recommended recipe, against one stage", "recommended", "one", "?"),
+    Comparison(8, "line masks as supervision, twice the compute", "multi-task-long", "one-long", "+"),
+    Comparison(8, "line masks as input, twice the compute", "two-step-long", "one-long", "+"),
+    Comparison(8, "the recommended recipe, twice the compute", "recommended-long", "one-long", "?"),
+    Comparison(9, "neighbours' labels blended in, one stage", f"{NEAR}one", "one", "?"),
+    Comparison(9, "neighbours' labels blended in, the recommended recipe", f"{NEAR}recommended", "recommended", "?"),
 )
 CLAIMS = tuple(dict.fromkeys(comparison.claim for comparison in COMPARISONS))
 
@@ -124,7 +140,9 @@ def run_claims(
                 laid = [*settings, f"seed={seed}", f"folds.seed={seed}", f"external.b.folder={external}"]
                 recipe = _only(load_recipe(text, laid), _members(claim))
                 say(f"claim {claim}, seed {seed}: {', '.join(recipe.members)}")
-                train(recipe, own, world / "run", workers=workers, command="cxrlines experiment claims", say=say)
+                run = train(recipe, own, world / "run", workers=workers, command="cxrlines experiment claims", say=say)
+                for member in _told_by_neighbours(claim):
+                    write_retrieval(run, member, world / f"neighbours/{member}.csv")
     table = read_table(out)
     table.write(out)
     return table
@@ -143,8 +161,13 @@ def _same(path: Path, wanted: dict[str, Any]) -> None:
 def _members(claim: int) -> set[str]:
     """The members a claim needs trained."""
     needed = {name for c in COMPARISONS if c.claim == claim for name in (c.arm, c.against)}
-    members = {name.removeprefix(BEFORE) for name in needed if not name.startswith(BLEND)}
+    members = {name.removeprefix(BEFORE).removeprefix(NEAR) for name in needed if not name.startswith(BLEND)}
     return members | set(BLENDED) if any(name.startswith(BLEND) for name in needed) else members
+
+
+def _told_by_neighbours(claim: int) -> list[str]:
+    """The members a claim asks for with their neighbours."""
+    return [c.arm.removeprefix(NEAR) for c in COMPARISONS if c.claim == claim and c.arm.startswith(NEAR)]
 
 
 def _only(recipe: Recipe, members: set[str]) -> Recipe:
@@ -241,7 +264,7 @@ def _row(comparison: Comparison, found: dict[int, tuple[Evaluation, Evaluation]]
     differences = np.array([arm - against for arm, against in aucs])
     resampled = np.mean([macro_of(a.resampled) - macro_of(b.resampled) for a, b in found.values()], axis=0)
     seconds = None
-    if not comparison.arm.startswith((BLEND, BEFORE)):
+    if not comparison.arm.startswith((BLEND, BEFORE, NEAR)):
         pairs = [(worlds[s].seconds(comparison.arm), worlds[s].seconds(comparison.against)) for s in found]
         seconds = (float(np.mean([a for a, _ in pairs])), float(np.mean([b for _, b in pairs])))
     return Row(
@@ -277,16 +300,20 @@ class _World:
         return self.scores[name]
 
     def seconds(self, member: str) -> float:
-        """Training seconds of a member over its folds, its teachers of soft labels not included."""
-        return sum(
-            read_record(path.parent).get("seconds", 0.0) for path in self.root.glob(f"run/{member}/fold?/*/step.json")
-        )
+        """Training seconds of a member over its folds, its inner steps included, its teachers of soft labels not."""
+        mine = {path.parent for path in self.root.glob(f"run/{member}/fold?/*/step.json")}
+        made_from = {name for folder in mine for name in read_record(folder).get("parents", {}).values()}
+        inner = {self.root / "run" / name for name in made_from if name.startswith(f"{member}/")}
+        return sum(read_record(folder).get("seconds", 0.0) for folder in mine | inner)
 
     def _score(self, name: str) -> Evaluation | None:
         split: Split = "test"
         frames = None
         if name.startswith(BEFORE):
             split, frames = "train", self._frames([name.removeprefix(BEFORE)], "out_of_fold")
+        elif name.startswith(NEAR):
+            path = self.root / f"neighbours/{name.removeprefix(NEAR)}.csv"
+            frames = [read_predictions(path)] if path.is_file() else None
         elif name.startswith(BLEND):
             how = name.removeprefix(BLEND)
             names = [*BLENDED, STAGE] if how == "stages" else list(BLENDED)
