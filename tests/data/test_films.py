@@ -85,6 +85,11 @@ class TestGoodFilms:
         exif[0x0112] = 6  # rotate by a quarter to show
         film = read_film(encoded(ramp(), "PNG", exif=exif.tobytes()))
         assert np.array_equal(film.pixels, np.rot90(ramp(), -1))
+        for kind in ("JPEG", "TIFF"):
+            plain = read_film(encoded(ramp(), kind)).pixels
+            film = read_film(encoded(ramp(), kind, exif=exif.tobytes()))
+            assert np.array_equal(film.pixels, np.rot90(plain, -1))
+            film.pixels[:] = 0  # an array of its own, to write on
 
     def test_one_pixel_and_one_gray(self):
         assert read_film(encoded(np.full((1, 1), 7, np.uint8), "PNG")).pixels.tolist() == [[7]]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from cxrlines.data.position import ett_state
 from cxrlines.data.store import shrink
-from cxrlines.inference.findings import Findings, distances_of, findings_of
+from cxrlines.inference.findings import Findings, distances_of, evidence_of, findings_of
 from cxrlines.inference.locate import Line, Spot
-from cxrlines.task import LABELS, MAPS, STATE_OF, Device, Landmark, State
+from cxrlines.task import LABELS, MAPS, STATE_OF, Device, Landmark, MapKind, State
 
 SHAPE = (1000, 800)
 CARINA = {Landmark.CARINA: Spot(np.array([400.0, 400.0]), 0.9)}
@@ -222,3 +222,13 @@ def test_maps_that_are_no_numbers_are_refused_whichever_they_are(channel):
     maps[channel, 3, 3] = np.inf if channel % 2 else np.nan
     with pytest.raises(ValueError, match=r"maps: holds values that are not numbers; the network .* has diverged"):
         findings_of(maps, shrink(np.zeros(SHAPE, np.uint8), 2 * SIDE, "pad")[1], SHAPE)
+
+
+def test_evidence_is_the_mean_of_the_highest_values():
+    maps = np.random.default_rng(0).random((9, 40, 48)).astype(np.float32)
+    found = evidence_of(maps)
+    for device in Device:
+        values = np.sort(maps[MAPS.index((MapKind.LINE, device))], axis=None)[::-1]
+        assert found[device.name] == pytest.approx(values[:10].mean(), abs=1e-6)  # a quarter of 40
+    moved = np.random.default_rng(1).permuted(maps.reshape(9, -1), axis=1).reshape(maps.shape)
+    assert evidence_of(moved) == found  # to the last bit, wherever the values lie

@@ -26,6 +26,42 @@ def test_thinning_keeps_what_is_connected_and_leaves_one_pixel():
     assert thin(band).sum(0).max() == 1
 
 
+def by_the_book(mask: np.ndarray) -> np.ndarray:
+    """Guo and Hall's two sub-iterations, pixel by pixel as they are printed."""
+    image = np.pad(mask, 1).astype(int)
+    while True:
+        before = image.copy()
+        for step in (0, 1):
+            gone = []
+            for y, x in zip(*np.nonzero(image), strict=True):
+                p2, p3, p4 = image[y - 1, x], image[y - 1, x + 1], image[y, x + 1]
+                p5, p6, p7 = image[y + 1, x + 1], image[y + 1, x], image[y + 1, x - 1]
+                p8, p9 = image[y, x - 1], image[y - 1, x - 1]
+                runs = sum((1 - a) & (b | c) for a, b, c in ((p2, p3, p4), (p4, p5, p6), (p6, p7, p8), (p8, p9, p2)))
+                pairs = min(
+                    (p9 | p2) + (p3 | p4) + (p5 | p6) + (p7 | p8), (p2 | p3) + (p4 | p5) + (p6 | p7) + (p8 | p9)
+                )
+                kept = ((p6 | p7 | (1 - p9)) & p8) if step == 0 else ((p2 | p3 | (1 - p5)) & p4)
+                if runs == 1 and 2 <= pairs <= 3 and not kept:
+                    gone.append((y, x))
+            for place in gone:
+                image[place] = 0
+        if (image == before).all():
+            return image[1:-1, 1:-1].astype(bool)
+
+
+def test_thinning_is_guo_and_halls_wherever_the_lines_lie():
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        mask = np.zeros((50, 70), bool)
+        top, left = rng.integers(0, 21, 2)
+        mask[top : top + 30, left : left + 40] = cv2.GaussianBlur(rng.random((30, 40)), (0, 0), 2) > 0.5
+        assert (thin(mask) == by_the_book(mask)).all()
+        assert (thin(mask.T) == by_the_book(mask.T)).all()  # not contiguous
+    empty = np.zeros((5, 6), bool)
+    assert thin(empty).shape == (5, 6) and not thin(empty).any()
+
+
 def drawn(*lines, width=2.0):
     return line_mask([np.array(line, float) for line in lines], (128, 128), width).astype(np.float32) / 255
 

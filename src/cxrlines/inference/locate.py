@@ -114,6 +114,8 @@ def find_landmarks(maps: np.ndarray, bounds: Bounds | None = None) -> dict[Landm
 
 def find_spots(heat: np.ndarray) -> list[Spot]:
     """The peaks of a heat map (h, w) of at least `PEAK`, highest first, at sub-pixel places."""
+    if heat.max() < PEAK / 1.5:
+        return []  # smoothed as below it is nowhere higher than 1.36 times that
     scale = max(heat.shape)
     radius = max(1, round(APART * scale))
     sigma = SIGMA * scale

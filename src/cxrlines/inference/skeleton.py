@@ -69,32 +69,39 @@ def _ridges(line_map: np.ndarray) -> np.ndarray:
 
 def thin(mask: np.ndarray) -> np.ndarray:
     """A bool mask thinned to lines one pixel wide that are connected as it is (Guo and Hall, 1989)."""
-    thinned = mask.astype(np.uint8)
+    thinned: np.ndarray = mask.astype(np.uint8)
+    if not thinned.any():
+        return mask.copy()
+    left, top, width, height = cv2.boundingRect(thinned)
+    inner = (slice(top, top + height), slice(left, left + width))  # around it all is empty and stays so
+    thinned = thinned[inner].copy()
     while True:
         before = thinned
-        for removable in _REMOVABLE:
-            code = cv2.filter2D(thinned, cv2.CV_16S, _NEIGHBOURS, borderType=cv2.BORDER_CONSTANT)
-            thinned = thinned & ~removable[code]
+        for kept in _KEPT:
+            code = cv2.filter2D(thinned, cv2.CV_8U, _NEIGHBOURS, borderType=cv2.BORDER_CONSTANT)
+            thinned = cv2.bitwise_and(thinned, cv2.LUT(code, kept))
         if (thinned == before).all():
-            return thinned.astype(bool)
+            whole = np.zeros(mask.shape, bool)
+            whole[inner] = thinned
+            return whole
 
 
 _NEIGHBOURS = np.array([[128, 1, 2], [64, 0, 4], [32, 16, 8]], np.float32)  # bits clockwise from above
 
 
-def _removable(step: int) -> np.ndarray:
-    """(256,) uint8: 1 for each neighbourhood in which a pixel may go."""
+def _kept(step: int) -> np.ndarray:
+    """(256,) uint8: 0 for each neighbourhood in which a pixel may go, else 1."""
     bits = ((np.arange(256)[:, None] >> np.arange(8)) & 1).astype(bool)
     following = np.roll(bits, -1, 1)
     # Runs of neighbours, counted at the four straight ones; and pairs of neighbours that are not both empty.
     runs = (~bits[:, ::2] & (bits[:, 1::2] | following[:, 1::2])).sum(1)
     pairs = np.minimum((bits[:, ::2] | bits[:, 1::2]).sum(1), (bits[:, 1::2] | following[:, 1::2]).sum(1))
     a, b, c, d = (4, 5, 7, 6) if step == 0 else (0, 1, 3, 2)
-    kept = (bits[:, a] | bits[:, b] | ~bits[:, c]) & bits[:, d]
-    return ((runs == 1) & (pairs >= 2) & (pairs <= 3) & ~kept).astype(np.uint8)
+    needed = (bits[:, a] | bits[:, b] | ~bits[:, c]) & bits[:, d]
+    return ((runs != 1) | (pairs < 2) | (pairs > 3) | needed).astype(np.uint8)
 
 
-_REMOVABLE = (_removable(0), _removable(1))
+_KEPT = (_kept(0), _kept(1))
 
 
 def segments_of(line_map: np.ndarray, tips: Points) -> list[Segment]:
