@@ -1,0 +1,84 @@
+"""Batch norms folded into the convolutions before them: the same function in fewer passes over its feature maps."""
+
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from cxrlines.models.two_step import Model
+
+CLOSE = 1e-4
+"""Logits that differ by no more are the same: float32 rounds some 1e-6 of it away."""
+
+
+@torch.inference_mode(False)
+def fold(model: Model, size: int) -> int:
+    """Fold a model's batch norms in place, as far as that changes nothing; returns how many.
+
+    Which convolution feeds which batch norm is seen as a film of `size` px a side passes through. What comes of the
+    film must stay the same, to `CLOSE`: else, as where a convolution feeds more than its batch norm, nothing is folded.
+
+    Args:
+        model: evaluating; on any device.
+    """
+    place = next(model.parameters())
+    film = torch.rand((1, 1, size, size), generator=torch.Generator().manual_seed(0)).to(place)
+    pairs, before = _pairs(model, film)
+    convolutions = [(conv, conv.weight, conv.bias) for conv, _ in pairs]
+    norms = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if any(child is norm for _, norm in pairs)
+    ]
+    for conv, norm in pairs:
+        assert norm.running_mean is not None and norm.running_var is not None
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+        )
+    for parent, name, child in norms:
+        setattr(parent, name, getattr(child, "act", nn.Identity()))  # timm's batch norms end in an activation
+    after = _said(model, film)
+    if all(torch.allclose(one, other, rtol=CLOSE, atol=CLOSE) for one, other in zip(before, after, strict=True)):
+        return len(pairs)
+    for conv, weight, bias in convolutions:
+        conv.weight, conv.bias = weight, bias
+    for parent, name, child in norms:
+        setattr(parent, name, child)
+    return 0
+
+
+def _pairs(model: Model, film: Tensor) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], list[Tensor]]:
+    """Each convolution with the batch norm that it feeds, where both are used once; and what the model says."""
+    last: list[tuple[Tensor, nn.Conv2d]] = []  # only the last output is held: together they are large
+    fed: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    used: Counter[nn.Module] = Counter()
+
+    def after(conv: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(conv, nn.Conv2d)
+        last[:] = [(output, conv)]
+        used[conv] += 1
+
+    def before(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        fed.extend((conv, norm) for output, conv in last if output is inputs[0])
+        used[norm] += 1
+
+    hooks = [m.register_forward_hook(after) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    hooks += [m.register_forward_pre_hook(before) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    try:
+        said = _said(model, film)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [(conv, norm) for conv, norm in fed if used[conv] == used[norm] == 1], said
+
+
+@torch.no_grad()
+def _said(model: Model, film: Tensor) -> list[Tensor]:
+    """All that a model says of a film: its logits, and those of its maps if it has a decoder."""
+    if getattr(model, "decoder", None) is None:
+        return [model(film)]
+    features, maps = model.features_and_maps(film)
+    return [model.classify(features), maps]
