@@ -515,17 +515,18 @@ def bench_train(
 @bench.command("predict")
 def bench_predict(
     bundle: Annotated[Path | None, typer.Option(help="A bundle's folder; default: the reader in the box.")] = None,
-    films: Annotated[int, typer.Option(min=2, help="Films to read.")] = 12,
+    films: Annotated[int, typer.Option(min=1, help="Films to read.")] = 12,
+    folder: Annotated[
+        Path | None, typer.Option(help="A folder of films; default: phantoms of 2,500 x 3,000 px as JPEG.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Reading films of 2,500 x 3,000 px, decoding included, against plain PyTorch in the same run."""
+    """Reading films, decoding included, one by one and in batches, against plain PyTorch in the same run."""
     from cxrlines.inference.bench import bench_predict as measure
     from cxrlines.inference.bundle import load_bundle
     from cxrlines.inference.reader import EMBEDDED
-    from cxrlines.training.process import keep_buffers
 
-    keep_buffers()
-    _print(measure(load_bundle(bundle or EMBEDDED), films), as_json)
+    _print(measure(load_bundle(bundle or EMBEDDED), films, folder), as_json)
 
 
 @app.command()

@@ -164,6 +164,9 @@ class Reader:
 def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] = (), batch_size: int = 8) -> Reader:
     """A reader of the bundle in a folder, or of the one that ships with the package.
 
+    On a processor with glibc it reads faster after `cxrlines.training.process.keep_buffers()`, which the commands call;
+    not so here, as it changes the allocator of the whole process.
+
     `BundleError` if the bundle cannot be trusted: which file, what is wrong, the way out.
     """
     return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)
