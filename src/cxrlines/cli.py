@@ -339,6 +339,40 @@ def bundle(
 
 
 @app.command()
+def quality(
+    films: Annotated[list[Path], typer.Argument(help="Folders of upright frontal films, seen equally often.")],
+    out: Annotated[Path, typer.Option(help="The probe to write; `quality.safetensors` in a bundle.")],
+    others: Annotated[
+        Path | None, typer.Option(help="Folder of pictures that are no such films, to learn from.")
+    ] = None,
+    unseen: Annotated[Path | None, typer.Option(help="Folder of such pictures to measure on only.")] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV of films and their patient_id; some are held out to measure on.")
+    ] = None,
+    held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients held out.")] = 0.25,
+    steps: Annotated[int, typer.Option(min=1, help="Batches to learn from.")] = 400,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same probe.")] = 0,
+) -> None:
+    """Fit the probe that tells turned, inverted and cropped films, and what is no chest film; print how good it is."""
+    from cxrlines.inference.quality_run import run_quality
+    from cxrlines.training.process import keep_buffers
+
+    keep_buffers()
+    figures = run_quality(
+        films,
+        out,
+        others=others,
+        unseen=unseen,
+        patients=patients,
+        held_out=held_out,
+        steps=steps,
+        seed=seed,
+        say=_say,
+    )
+    _print(figures, True)
+
+
+@app.command()
 def predict(
     films: Annotated[list[Path], typer.Argument(help="Films, or folders of them: JPEG, PNG, TIFF, DICOM.")],
     out: Annotated[Path, typer.Option(help="CSV to write, with the columns of sample_submission.csv.")],

@@ -1,35 +1,29 @@
 """Whether a film can be read at all: a frontal chest film, upright, not inverted, not badly cropped.
 
 Rules look at what is plain: the view the file names, px a side, bits, gray values. A probe, where the bundle has one
-(`quality.safetensors`, made by `fit_quality`), looks at the film through the bundle's first network: linear layers on
-its last features, pooled. It tells eight poses (four rotations, inverted or not) from all else, and refuses what lies
-further from every pose than the films it was fitted on.
+(`quality.safetensors`, made by `cxrlines quality`), is a small network of its own (`models/poses.py`): it tells eight
+poses (four rotations, inverted or not) from all that is no frontal chest film, and whether much of it is cut off.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from cxrlines.data.films import Film
 from cxrlines.data.store import shrink
 from cxrlines.inference.bundle import MANIFEST, Bundle, BundleError
-from cxrlines.models.two_step import Model, TwoStep
-from cxrlines.models.weights import WeightsError, load_weights
+from cxrlines.models.poses import MIRRORED, OTHER, POSES, SIZE, PoseNet, read_pose_net
+from cxrlines.models.weights import WeightsError
 
 FILE = "quality.safetensors"
-SIZE = 160
-"""px a side of the film that the probe sees."""
-GRID = 2
-"""Features are means over GRID x GRID parts of the film, so that they tell where in it something is."""
-POSES = tuple((rotation, inverted) for inverted in (False, True) for rotation in (0, 90, 180, 270))
-"""(degrees a film was turned counter-clockwise, whether it is inverted), in the order of the probe's classes."""
-OTHER = len(POSES)
-"""Class of what is no frontal chest film."""
+SIDE = 320
+"""px a side to which a film is shrunk before it is turned to be looked at again."""
+FRONTAL = 0.5
+"""Probability of a frontal chest film below which nothing is read."""
+NOT_A_FILM = "not a frontal chest film, as far as can be told from the image: nothing was read"
 LEAST_SIDE = 100
 """px; a line is about 1 mm wide, a third of a px on a smaller film."""
 LEAST_SPREAD = 8
@@ -114,109 +108,59 @@ def on_original(points: np.ndarray, quality: Quality, shape: tuple[int, int]) ->
 
 
 class Probe:
-    """Linear layers on a network's pooled features; `fit_quality` makes one.
+    """What a `PoseNet` says of a film, as a `Quality`; `quality_fit` makes one.
 
-    Args:
-        network: what sees the films: a bundle's first model.
-        tensors: float32, with d features, k kept directions:
-            mean (d), basis (k, d) orthonormal rows, whiten (k, k), centres (8, k) of the poses once whitened,
-            weights (9, k) and bias (9) of the classes, crop_weights (k) and crop_bias (1), rest (1) the usual squared
-            length outside the basis, limit (1) of the distance.
-
-    Raises ValueError where they do not belong together.
+    The film and its mirror image are looked at, and the mean of both counts. A turn is made only where the righted
+    film, looked at again, is upright as surely.
     """
 
-    def __init__(self, network: Model, tensors: Mapping[str, np.ndarray]) -> None:
-        self.network, self.tensors = network, dict(tensors)
-        kept, features = np.shape(self.tensors.get("basis", np.zeros((0, 0))))
-        shapes = {
-            "mean": (features,),
-            "basis": (kept, features),
-            "whiten": (kept, kept),
-            "centres": (len(POSES), kept),
-            "weights": (OTHER + 1, kept),
-            "bias": (OTHER + 1,),
-            "crop_weights": (kept,),
-            "crop_bias": (1,),
-            "rest": (1,),
-            "limit": (1,),
-        }
-        found = {name: np.shape(value) for name, value in self.tensors.items()}
-        if found != shapes or not kept:
-            raise ValueError(f"its tensors are {found}; wanted are {shapes} with features and kept directions alike")
+    def __init__(self, net: PoseNet) -> None:
+        self.net = net.eval()
 
     def __call__(self, pixels: np.ndarray) -> Quality:
         """The quality of a film (h, w) uint8; notes and usability are those of the probe alone."""
+        poses, frontal, cropped = self._told(pixels)
+        if frontal < FRONTAL:
+            return Quality(frontal, usable=False, notes=(NOT_A_FILM,))
+        best = int(np.argmax(poses))
+        if best == 0:
+            return Quality(frontal, 0, False, cropped, _cut(cropped))
+        turned = Quality(frontal, *POSES[best], cropped)
+        again, still_frontal, cropped_again = self._told(turned_back(shrink(pixels, SIDE, "stretch")[0], turned))
+        if min(poses[best], again[0]) < SURE or still_frontal < FRONTAL:
+            note = f"it may be {_posed(*POSES[best])}, but that is not sure: it was read as it is"
+            return Quality(frontal, 0, False, cropped, (note, *_cut(cropped)))
+        note = f"it is {_posed(*POSES[best])}: it was righted before reading; points are of the original"
+        return replace(turned, cropped=cropped_again, notes=(note, *_cut(cropped_again)))
+
+    def _told(self, pixels: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """Probabilities (8,) of the poses among the poses, of a frontal chest film, and of being cut off."""
         film = shrink(pixels, SIZE, "stretch")[0]
-        features = pooled(self.network, film[None])
-        if features.shape[1] != len(self.tensors["mean"]):
-            raise ValueError(f"the network gives {features.shape[1]} features, not {len(self.tensors['mean'])}")
-        scores, crop, distance = (values[0] for values in self.scores(features))
-        chances = np.exp(scores - scores.max())
-        chances /= chances.sum()
-        frontal = float(1 - chances[OTHER])
-        strange = distance / float(self.tensors["limit"][0])
-        if frontal < 0.5 or strange > 1:
-            frontal = min(frontal, 0.5 / max(1.0, float(strange)))
-            why = "not a frontal chest film, as far as can be told from the image: nothing was read"
-            return Quality(frontal, usable=False, notes=(why,))
-        best = int(np.argmax(chances[:OTHER]))
-        sure = float(chances[best] / chances[:OTHER].sum())
-        rotation, inverted = POSES[best] if sure >= SURE else (0, False)
-        notes = []
-        if sure < SURE and best:
-            notes.append(f"it may be {_posed(*POSES[best])}, but that is not sure: it was read as it is")
-        elif best:
-            notes.append(
-                f"it is {_posed(rotation, inverted)}: it was righted before reading; points are of the original"
-            )
-        cropped = float(1 / (1 + np.exp(-np.clip(crop, -50, 50))))
-        if cropped >= 0.5:
-            notes.append("much of the chest may be cut off: lines and tips beyond the edge are not seen")
-        return Quality(frontal, rotation, inverted, cropped, tuple(notes))
-
-    def scores(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logits (n, 9) of the classes, (n) of being cropped, and distances (n) of pooled features (n, d)."""
-        t = self.tensors
-        whitened, rest = projected(features, t["mean"], t["basis"], t["whiten"])
-        near = ((whitened[:, None] - t["centres"]) ** 2).mean(axis=2).min(axis=1)
-        return (
-            whitened @ t["weights"].T + t["bias"],
-            whitened @ t["crop_weights"] + t["crop_bias"],
-            near + rest / t["rest"],
-        )
+        scores = told(self.net, np.stack([film, film[:, ::-1]]))
+        chances = np.exp(scores[:, : OTHER + 1] - scores[:, : OTHER + 1].max(axis=1, keepdims=True))
+        chances /= chances.sum(axis=1, keepdims=True)
+        chances = (chances[0] + chances[1][[*MIRRORED, OTHER]]) / 2
+        cropped = float(1 / (1 + np.exp(-scores[:, OTHER + 1].mean())))
+        return chances[:OTHER] / chances[:OTHER].sum(), float(1 - chances[OTHER]), cropped
 
 
-def projected(
-    features: np.ndarray, mean: np.ndarray, basis: np.ndarray, whiten: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (n, d) in the whitened basis, (n, k), and their squared length outside it, (n)."""
-    centred = features - mean
-    inside = centred @ basis.T
-    rest = (centred**2).sum(axis=1) - (inside**2).sum(axis=1)
-    return inside @ whiten, np.maximum(rest, 0)
-
-
-@torch.inference_mode()
-def pooled(network: Model, films: np.ndarray) -> np.ndarray:
-    """Features of films (n, SIZE, SIZE) uint8 that the probe is a layer on: float32 (n, channels * GRID * GRID)."""
-    seer = network.segmenter if isinstance(network, TwoStep) else network
-    x = torch.from_numpy(films[:, None]).to(next(seer.parameters()).device)
-    return functional.adaptive_avg_pool2d(seer.features(x).float(), GRID).flatten(1).cpu().numpy()
+def told(net: PoseNet, films: np.ndarray) -> np.ndarray:
+    """Logits (n, 10) float64 of films (n, SIZE, SIZE) uint8, as `PoseNet` orders them."""
+    with torch.inference_mode():
+        scores: np.ndarray = net(torch.from_numpy(np.ascontiguousarray(films))).double().numpy()
+    return scores
 
 
 def load_probe(bundle: Bundle) -> Probe | None:
     """The bundle's probe; None if it has none. `BundleError` if it is unfit."""
-    if FILE not in bundle.manifest.files:
-        return None
-    return read_probe(bundle.folder / FILE, bundle)
+    return read_probe(bundle.folder / FILE) if FILE in bundle.manifest.files else None
 
 
-def read_probe(path: Path, bundle: Bundle) -> Probe:
-    """The probe of a file, for a bundle's first model. `BundleError` if it is unfit."""
+def read_probe(path: Path) -> Probe:
+    """The probe of a file. `BundleError` if it is unfit."""
     try:
-        return Probe(bundle.models[0], {name: value.numpy() for name, value in load_weights(path)[0].items()})
-    except (WeightsError, ValueError) as error:
+        return Probe(read_pose_net(path))
+    except WeightsError as error:
         raise BundleError(f"{path}: {error}; fit it anew, or leave it out of {MANIFEST}") from error
 
 
@@ -227,6 +171,10 @@ def judge(film: Film, probe: Probe | None) -> Quality:
         return ruled
     seen = probe(film.pixels)
     return replace(seen, notes=seen.notes + ruled.notes)
+
+
+def _cut(cropped: float) -> tuple[str, ...]:
+    return ("much of the chest may be cut off: lines and tips beyond the edge are not seen",) if cropped >= 0.5 else ()
 
 
 def _posed(rotation: int, inverted: bool) -> str:

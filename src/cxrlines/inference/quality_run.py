@@ -1,0 +1,99 @@
+"""`cxrlines quality`: a probe from folders of films, and how good it is on patients that were held out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from cxrlines.data.films import FilmError, is_film, read_film
+from cxrlines.inference.other_scans import SIDE
+from cxrlines.inference.quality_fit import STEPS, Say, fit_quality, measured, refused
+from cxrlines.models.poses import write_pose_net
+from cxrlines.task import PATIENT_COLUMN
+
+LONGEST = 400
+"""px; pictures that are no films are shrunk to this."""
+
+
+def run_quality(
+    films: Sequence[Path],
+    out: Path,
+    *,
+    others: Path | None = None,
+    unseen: Path | None = None,
+    patients: Path | None = None,
+    held_out: float = 0.25,
+    steps: int = STEPS,
+    seed: int = 0,
+    views: int = 4,
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Fits a probe, writes it to `out`, and returns what was measured.
+
+    Args:
+        films: folders of upright frontal films, searched to the bottom; each is seen as often as the others.
+        others: folder of pictures that are no such films, to learn from.
+        unseen: folder of further such pictures, to measure on only.
+        patients: CSV whose first column names films (without suffix) and `patient_id` or `PatientID` their patients.
+            Of these patients a share `held_out` is not learned from, but measured on.
+        views: ways in which each held-out film is seen besides its eight poses.
+
+    Raises ValueError for a folder without films, or a table without these columns.
+    """
+    known = _patients(patients) if patients else {}
+    rng = np.random.default_rng(seed)
+    everyone = sorted(set(known.values()))
+    apart = set(rng.permutation(everyone)[: round(held_out * len(everyone))].tolist()) if everyone else set()
+    groups, held = [], []
+    for folder in films:
+        group = []
+        for path, pixels in _read(folder):
+            if known.get(path.stem) in apart:
+                held.append(pixels)
+            else:
+                group.append(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+        say(f"{folder}: {len(group)} films to learn from")
+        groups.append(group)
+    pictures = [_small(pixels) for _, pixels in _read(others)] if others else []
+    say(f"{len(held)} films of {len(apart)} patients held out; {len(pictures)} pictures that are no films")
+    probe = fit_quality(groups, pictures, seed=seed, steps=steps, say=say)
+    write_pose_net(probe.net, out, {"films": ", ".join(str(len(group)) for group in groups), "seed": str(seed)})
+    figures: dict[str, Any] = {"fitted_on": [len(group) for group in groups], "pictures": len(pictures)}
+    if held:
+        figures["held_out"] = {"patients": len(apart), **measured(probe, held, seed, views)}
+    figures["refused"] = refused(probe)
+    if unseen:
+        figures["unseen_refused"] = {path.name: not probe(pixels).usable for path, pixels in _read(unseen)}
+    return figures
+
+
+def _read(folder: Path) -> list[tuple[Path, np.ndarray]]:
+    """The films in a folder, in the order of their paths; those that cannot be read are left out."""
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and is_film(path)):
+        try:
+            found.append((path, read_film(path).pixels))
+        except FilmError:
+            continue
+    if not found:
+        raise ValueError(f"{folder}: no film in it can be read; name a folder of JPEG, PNG, TIFF or DICOM files")
+    return found
+
+
+def _small(pixels: np.ndarray) -> np.ndarray:
+    scale = min(1.0, LONGEST / max(pixels.shape))
+    size = tuple(max(8, round(side * scale)) for side in pixels.shape[::-1])
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+
+
+def _patients(path: Path) -> dict[str, str]:
+    table = pd.read_csv(path, dtype=str)
+    column = next((name for name in ("patient_id", PATIENT_COLUMN) if name in table), None)
+    if column is None:
+        raise ValueError(
+            f"{path}: has no column patient_id or {PATIENT_COLUMN}, only {', '.join(map(str, table))}; add one"
+        )
+    return dict(zip(table.iloc[:, 0], table[column], strict=True))
