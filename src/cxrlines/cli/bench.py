@@ -1,0 +1,52 @@
+"""Commands that measure speed on this machine."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cxrlines.cli.options import BundleFolder, Json
+
+app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+
+
+@app.command("augment")
+def bench_augment(
+    seconds: Annotated[float, typer.Option(help="How long to measure each side.")] = 10.0, as_json: Json = False
+) -> None:
+    """The full augmentation list, one core, 512 px, against albumentations in the same run."""
+    from cxrlines.augment.bench import bench_augment as measure
+
+    _print(measure(seconds=seconds), as_json)
+
+
+@app.command("train")
+def bench_train(
+    seconds: Annotated[float, typer.Option(help="How long to measure each side.")] = 20.0, as_json: Json = False
+) -> None:
+    """Training on the processor as cxrlines sets it up, against PyTorch's defaults in the same run."""
+    from cxrlines.training.bench import bench_train as measure
+
+    _print(measure(seconds=seconds), as_json)
+
+
+@app.command("predict")
+def bench_predict(
+    bundle: BundleFolder = None,
+    films: Annotated[int, typer.Option(min=1, help="Films to read.")] = 12,
+    folder: Annotated[
+        Path | None, typer.Option(help="A folder of films; default: phantoms of 2,500 x 3,000 px as JPEG.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Reading films, decoding included, one by one and in batches, against plain PyTorch in the same run."""
+    from cxrlines.inference.bench import bench_predict as measure
+    from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.reader import EMBEDDED
+
+    _print(measure(load_bundle(bundle or EMBEDDED), films, folder), as_json)
+
+
+def _print(figures: dict[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(figures) if as_json else "\n".join(f"{name}: {value}" for name, value in figures.items()))

@@ -1,0 +1,164 @@
+"""Commands that make, show and check data."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxrlines.cli.options import Json, Workers
+
+app = typer.Typer()
+
+
+class Balance(StrEnum):
+    natural = "natural"
+    even = "even"
+
+
+class Site(StrEnum):
+    a = "a"
+    b = "b"
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Folder to write, in RANZCR's own layout.")],
+    studies: Annotated[int, typer.Option(help="Training films.")] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same films, whatever the workers.")] = 0,
+    test: Annotated[int | None, typer.Option(help="Test films, of other patients; default: an eighth.")] = None,
+    size: Annotated[int, typer.Option(help="Longer side of a film, px.")] = 512,
+    balance: Annotated[
+        Balance, typer.Option(help="Label frequencies: RANZCR's own, or all about even.")
+    ] = Balance.natural,
+    site: Annotated[Site, typer.Option(help="b is another hospital: other processing, mix, collimation.")] = Site.a,
+    difficulty: Annotated[float, typer.Option(help="0 easy; 0.5 like real ICU films; 1 harder.")] = 0.5,
+    annotated: Annotated[
+        float | None,
+        typer.Option(help="Share of training films whose lines are annotated; default 0.3, with --onto 1."),
+    ] = None,
+    onto: Annotated[Path | None, typer.Option(help="Folder of real films: draw devices into those instead.")] = None,
+    marks: Annotated[
+        Path | None, typer.Option(help="JSON with the carina and the lines of the real films of --onto.")
+    ] = None,
+    phantom_share: Annotated[float, typer.Option(help="With --onto: share of plain phantom films among them.")] = 0.0,
+    workers: Workers = None,
+) -> None:
+    """Make phantom films: synthetic radiographs with known lines, tips, landmarks and labels."""
+    if onto is not None:
+        from cxrlines.phantom.onto import write_onto
+
+        if test is not None or (balance, site, difficulty) != (Balance.natural, Site.a, 0.5):
+            raise ValueError(
+                "--test, --balance, --site, --difficulty: are of a phantom data set; with --onto all films are "
+                "training films and the rest is drawn anew for each, so leave them out"
+            )
+        share = 1.0 if annotated is None else annotated
+        made = write_onto(
+            out,
+            onto,
+            marks,
+            studies=studies,
+            seed=seed,
+            size=size,
+            phantom_share=phantom_share,
+            annotated=share,
+            workers=workers,
+        )
+        typer.echo(f"{out}: {studies} training films, drawn onto {made['backdrops']} real ones")
+        for reason, count in made["left_out"].items():
+            typer.echo(f"not drawn onto: {count} x {reason}")
+        return
+    if marks is not None or phantom_share:
+        raise ValueError("--marks, --phantom-share: are for real films; name their folder with --onto")
+    from cxrlines.phantom.write import write_phantom
+
+    summary = write_phantom(
+        out,
+        studies=studies,
+        seed=seed,
+        size=size,
+        balance=balance.value,
+        site=site.value,
+        difficulty=difficulty,
+        test=test,
+        annotated=0.3 if annotated is None else annotated,
+        workers=workers,
+    )
+    typer.echo(f"{out}: {summary['studies']} training and {summary['test']} test films")
+
+
+@app.command()
+def show(
+    data: Annotated[Path, typer.Argument(help="A data folder, or any folder of films.")],
+    out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("sheet.png"),
+    films: Annotated[int, typer.Option(min=1, help="How many films.")] = 24,
+    columns: Annotated[int, typer.Option(min=1)] = 6,
+    size: Annotated[int, typer.Option(min=64, help="Width of a film on the sheet, px.")] = 384,
+    seed: int = 0,
+    lines: Annotated[bool, typer.Option(help="Draw the annotated lines over the films.")] = True,
+) -> None:
+    """Draw a contact sheet of films with their lines and labels."""
+    from cxrlines.data.sheet import contact_sheet
+
+    typer.echo(contact_sheet(data, out, films=films, columns=columns, size=size, seed=seed, lines=lines))
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="A data folder in RANZCR's layout.")],
+    folds: Annotated[Path | None, typer.Option(help="A folds file to check with it.")] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Audit films, tables, annotations and folds; every problem at once. Exit 0 clean, 1 problems."""
+    from cxrlines.data.audit import audit
+    from cxrlines.data.pool import cores
+
+    found = audit(data, folds, workers=workers or cores())
+    typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.text())
+    raise typer.Exit(1 if found.problems else 0)
+
+
+@app.command()
+def folds(
+    train: Annotated[Path, typer.Argument(help="train.csv")],
+    out: Annotated[Path, typer.Option(help="File to write: StudyInstanceUID, PatientID, fold.")] = Path("folds.csv"),
+    count: Annotated[int, typer.Option(help="How many folds.")] = 5,
+    seed: int = 0,
+    against: Annotated[Path | None, typer.Option(help="Another folds file to compare with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw folds: no patient in two, every label level across them, whatever the order of rows."""
+    from cxrlines.data.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
+    from cxrlines.data.tables import read_labels
+
+    table = read_labels(train)
+    drawn = make_folds(table, count, seed)
+    write_folds(table, drawn, out)
+    mine = describe_folds(table, drawn)
+    other = describe_folds(table, folds_of(table, read_folds(against))) if against else None
+    if as_json:
+        typer.echo(json.dumps(mine.as_dict() | ({"against": other.as_dict()} if other else {}), indent=1))
+        return
+    typer.echo(f"{out}\n{mine.text()}")
+    if other:
+        typer.echo(f"\n{against}\n{other.text()}")
+
+
+@app.command()
+def twins(
+    a: Annotated[Path, typer.Argument(help="A data folder, or any folder of films.")],
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+    out: Annotated[Path, typer.Option(help="Table to write: study_a, study_b, correlation.")] = Path("twins.csv"),
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Find the films that are in both folders, under two names and processings."""
+    from cxrlines.data.pool import cores
+    from cxrlines.data.twins import twins_of_folders
+
+    found = twins_of_folders(a, b, workers or cores())
+    found.write(out)
+    typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else f"{out}\n{found.text()}")

@@ -1,0 +1,52 @@
+"""Commands that repeat an experiment of docs/experiments.md."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxrlines.cli.options import Workers, numbers, say
+
+app = typer.Typer(help="Repeat an experiment of docs/experiments.md.", no_args_is_help=True)
+
+
+@app.command("claims")
+def experiment_claims(
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")] = Path("runs/claims"),
+    seeds: Annotated[str, typer.Option(help="Worlds to do: films, folds and draws of their own each.")] = "0,1,2",
+    claims: Annotated[str | None, typer.Option(help="Only these, e.g. 1,2; default: all.")] = None,
+    workers: Workers = None,
+) -> None:
+    """Test the claims of the write-up on a phantom benchmark: a table of differences with intervals."""
+    from cxrlines.experiments.claims import CLAIMS, run_claims
+
+    chosen = numbers("--claims", claims) or CLAIMS
+    table = run_claims(out, seeds=numbers("--seeds", seeds) or (), claims=chosen, workers=workers, say=say)
+    typer.echo(f"{table.text()}\n{out / 'claims.md'}\n{out / 'claims.json'}")
+
+
+@app.command("small")
+def experiment_small(
+    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")] = Path("runs/small"),
+    workers: Workers = None,
+) -> None:
+    """The recipe hotwater in small, on phantoms: every member, stage and external set, in under an hour."""
+    from cxrlines.experiments.small import run_small
+
+    run = run_small(out, workers=workers, say=say)
+    typer.echo(f"{run / 'metrics.json'}\n{run / 'report.html'}")
+
+
+@app.command("recommended")
+def experiment_recommended(
+    out: Annotated[Path, typer.Option(help="Folder; may be that of `experiment small`.")] = Path("runs/small"),
+    films: Annotated[int, typer.Option(min=24, help="Own films; external and planted ones in proportion.")] = 360,
+    test: Annotated[int, typer.Option(min=10, help="Test films, of other patients.")] = 200,
+    workers: Workers = None,
+) -> None:
+    """The margin of `recommended` over hotwater-small: same films, folds and backbone, equal compute; on phantoms."""
+    from cxrlines.experiments.margin import run_margin
+    from cxrlines.experiments.small import Films
+
+    margin = run_margin(out, films=Films.of(films, test), workers=workers, say=say)
+    typer.echo(f"{margin.text()}\n{out / 'margin.md'}\n{out / 'margin.json'}")

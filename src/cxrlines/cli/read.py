@@ -1,0 +1,153 @@
+"""Commands that read films with a bundle, and judge how well it reads."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxrlines.cli.options import BundleFolder, Json, On, say
+
+app = typer.Typer()
+
+
+class View(StrEnum):
+    flip = "flip"
+    scale = "scale"
+
+
+class Seen(StrEnum):
+    leave_out = "leave-out"
+    report = "report"
+
+
+class Split(StrEnum):
+    train = "train"
+    test = "test"
+
+
+@app.command()
+def predict(
+    films: Annotated[list[Path], typer.Argument(help="Films, or folders of them: JPEG, PNG, TIFF, DICOM.")],
+    out: Annotated[Path, typer.Option(help="CSV to write, with the columns of sample_submission.csv.")],
+    bundle: BundleFolder = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write OUT as JSON as well, with more about each film.")
+    ] = False,
+    draw: Annotated[Path | None, typer.Option(help="Folder for the films with their findings drawn, as PNG.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Films computed together.")] = 8,
+    tta: Annotated[
+        list[View] | None, typer.Option(help="Average over further views: flip (if it was trained with), scale.")
+    ] = None,
+    on: On = None,
+) -> None:
+    """Read films. Unreadable ones are listed on stderr and in OUT's .errors.csv; then the exit code is 2."""
+    from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.engine import predict as read
+    from cxrlines.inference.engine import write_drawings, write_predictions
+    from cxrlines.inference.reader import EMBEDDED
+    from cxrlines.training.process import keep_buffers
+
+    keep_buffers()
+    views = [view.value for view in tta or []]
+    lines = as_json or draw is not None
+    bundle = bundle or EMBEDDED
+    if on:
+        from cxrlines.inference.cluster import predict_on_ray
+
+        result = predict_on_ray(films, bundle, on, batch_size=batch, tta=views, lines=lines)
+    else:
+        result = read(films, load_bundle(bundle), batch_size=batch, tta=views, lines=lines)
+    for path in write_predictions(result, out, as_json=as_json):
+        typer.echo(path)
+    if draw:
+        typer.echo(write_drawings(result, draw))
+    say(result.notice)
+    if result.skipped:
+        say(f"{result.skipped} files in the folders are no films and were passed over")
+    if result.renamed:
+        say(f"{result.renamed} films share their name with another and are called by their relative path")
+    for film, reason in result.errors:
+        say(f"{film}: {reason}")
+    raise typer.Exit(2 if result.errors else 0)
+
+
+@app.command()
+def judge(
+    films: Annotated[Path, typer.Argument(help="Real films' folder (with --marks), or a data folder with its lines.")],
+    marks: Annotated[Path | None, typer.Option(help="JSON with the carina and the lines of the real films.")] = None,
+    bundle: BundleFolder = None,
+    fold: Annotated[int | None, typer.Option(help="Judge the bundle's models of this fold alone.")] = None,
+    seen: Annotated[
+        Seen, typer.Option(help="Films of patients that a model has seen: leave them out, or judge and report them.")
+    ] = Seen.leave_out,
+    split: Annotated[Split | None, typer.Option(help="Of a data folder; default: test, where there is one.")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Resamples of patients behind an interval.")] = 1000,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Judge what a bundle finds: presence AUC, lines found, missed and invented, tips, carina, states."""
+    from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.reader import EMBEDDED
+    from cxrlines.recipes.judge import judge as judged
+    from cxrlines.recipes.judge import of_fold
+    from cxrlines.recipes.known import data_films, marked_films
+
+    if marks and split:
+        raise ValueError("--split: is of a data folder; films with --marks have no splits, so leave it out")
+    read = load_bundle(bundle or EMBEDDED)
+    read = read if fold is None else of_fold(read, fold)
+    known = marked_films(films, marks) if marks else data_films(films, split.value if split else None)
+    result = judged(known, read, report_seen=seen is Seen.report, resamples=resamples, seed=seed)
+    typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
+    say(result.notice)
+
+
+@app.command()
+def index(
+    data: Annotated[Path, typer.Argument(help="A data folder: train.csv and train/, or any folder of films.")],
+    out: Annotated[Path, typer.Option(help="The index to write, a .safetensors file.")],
+    bundle: BundleFolder = None,
+) -> None:
+    """Index films for `similar`. The index holds studies, hashed patients, labels and lines: keep it with the films."""
+    from cxrlines.data.tables import read_dataset
+    from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.index import build_index
+    from cxrlines.inference.reader import EMBEDDED
+
+    built = build_index(load_bundle(bundle or EMBEDDED), read_dataset(data))
+    built.save(out)
+    typer.echo(f"{out}: {len(built.films)} films")
+    for study, reason in built.left_out.items():
+        say(f"{study}: {reason}")
+
+
+@app.command()
+def similar(
+    film: Annotated[Path, typer.Argument(help="A film.")],
+    index: Annotated[Path, typer.Option(help="An index that `cxrlines index` wrote.")],
+    bundle: Annotated[Path | None, typer.Option(help="The bundle it was built with; default: in the box.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="How many films.")] = 5,
+    patient: Annotated[str | None, typer.Option(help="The film's patient, none of whose films is shown.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the nearest known films with their labels and lines; never films of the query's own patient."""
+    from cxrlines.data.films import FilmError
+    from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.index import open_index, patient_key
+    from cxrlines.inference.reader import EMBEDDED, Reader
+
+    read = load_bundle(bundle or EMBEDDED)
+    known = open_index(index, read)
+    (asked,) = Reader(read).embed([film])
+    if isinstance(asked, FilmError):
+        raise asked
+    own = known.patients_of(key=asked.key, study=film.stem) | ({patient_key(patient)} if patient else set())
+    (found,) = known.nearest(asked.vector[None], count, [own])
+    if as_json:
+        typer.echo(json.dumps([neighbour.as_dict() for neighbour in found], indent=1))
+    else:
+        for neighbour in found:
+            typer.echo(f"{neighbour.film.study}  distance {neighbour.distance:.4f}\n  {neighbour.film.text()}")
+    say(read.notice)

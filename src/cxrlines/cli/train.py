@@ -1,0 +1,180 @@
+"""Commands that train, score and pack."""
+
+import json
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxrlines.cli.options import Json, On, Workers, numbers, say
+
+app = typer.Typer()
+
+
+class How(StrEnum):
+    mean = "mean"
+    rank = "rank"
+    power = "power"
+    fitted = "fitted"
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A shipped recipe (recommended, baseline, three-stage, multi-head, multi-task, two-step, "
+            "hotwater, hotwater-small, embedded, embedded-more, demo) or a YAML file."
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are read if there.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on where it was.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="path.to.field=value, laid over the recipe.")
+    ] = None,
+    external: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER: the films of an external set of the recipe, as distributed."),
+    ] = None,
+    folds: Annotated[str | None, typer.Option(help="Only these folds, e.g. 0,1.")] = None,
+    workers: Workers = None,
+    on: On = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="GPUs that each step takes, side by side.")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines that each step takes (torchrun, SLURM).")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps and what they would cost, do none.")
+    ] = False,
+) -> None:
+    """Train a recipe: store, folds, steps, predictions, metrics.json and report.html."""
+    from cxrlines.recipes import run as runs
+    from cxrlines.recipes.load import load_recipe
+    from cxrlines.training import distributed
+
+    chosen = load_recipe(recipe, [*(settings or []), *_folders(external)])
+    wanted = numbers("--folds", folds)
+    if dry_run:
+        from cxrlines.recipes.dry import dry_run as show_plan
+
+        typer.echo(show_plan(chosen, data, out, wanted))
+        return
+    distributed.begin(devices, nodes)
+    runs.train(chosen, data, out, folds=wanted, workers=workers, on=on, command=_command(), say=say)
+    if distributed.is_first():
+        typer.echo(f"{out / 'metrics.json'}\n{out / 'report.html'}")
+    distributed.leave()
+
+
+def _folders(external: list[str] | None) -> list[str]:
+    """`--external NAME=FOLDER` as settings of a recipe."""
+    settings = []
+    for text in external or []:
+        name, equals, folder = text.partition("=")
+        if not (name and equals and folder):
+            raise ValueError(f"--external is {text!r}; write it as NAME=FOLDER, e.g. --external nih=/data/nih")
+        settings.append(f"external.{name}.folder={json.dumps(folder)}")
+    return settings
+
+
+@app.command()
+def ensemble(
+    predictions: Annotated[list[Path], typer.Argument(help="Two or more prediction files of the same studies.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    how: Annotated[
+        How, typer.Option(help="Mean of probabilities, of ranks, power mean, or fitted weights.")
+    ] = How.mean,
+    power: Annotated[float | None, typer.Option(help="Exponent of the power mean.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="fitted: the label table; the predictions are then out of fold.")
+    ] = None,
+    folds: Annotated[Path | None, typer.Option(help="fitted: their folds; each is blended by the others'.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="fitted: the weights, written with --truth, read without it (test films).")
+    ] = None,
+) -> None:
+    """Average predictions."""
+    from cxrlines.evaluation.blend import blend_files
+    from cxrlines.evaluation.ensemble import POWER
+
+    exponent = POWER if power is None else power
+    for path in blend_files(predictions, out, how.value, power=exponent, truth=truth, folds=folds, weights=weights):
+        typer.echo(path)
+
+
+@app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="StudyInstanceUID and the 11 labels.")],
+    truth: Annotated[Path, typer.Argument(help="train.csv, or another table with the labels (and PatientID).")],
+    resamples: Annotated[int, typer.Option(min=1, help="Resamples of patients behind an interval.")] = 1000,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Score predictions: AUC with 95 % intervals from resampling patients, Brier, calibration error."""
+    from cxrlines.evaluation.evaluate import evaluate as score
+    from cxrlines.evaluation.evaluate import read_predictions, read_truth
+
+    result = score(read_predictions(predictions), read_truth(truth), resamples=resamples, seed=seed)
+    typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
+
+
+@app.command()
+def bundle(
+    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    half: Annotated[bool, typer.Option("--half", help="Weights in 16 bits: half the size.")] = False,
+) -> None:
+    """Pack what reading needs from a run: weights as safetensors, the rest as JSON."""
+    from cxrlines.recipes.pack import pack
+
+    typer.echo(pack(run, out, half=half))
+
+
+@app.command()
+def quality(
+    films: Annotated[list[Path], typer.Argument(help="Folders of upright frontal films, seen equally often.")],
+    out: Annotated[Path, typer.Option(help="The probe to write; `quality.safetensors` in a bundle.")],
+    others: Annotated[
+        Path | None, typer.Option(help="Folder of pictures that are no such films, to learn from.")
+    ] = None,
+    unseen: Annotated[Path | None, typer.Option(help="Folder of such pictures to measure on only.")] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="CSV of films and their patient_id; some are held out to measure on.")
+    ] = None,
+    held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients held out.")] = 0.25,
+    steps: Annotated[int, typer.Option(min=1, help="Batches to learn from.")] = 400,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same probe.")] = 0,
+) -> None:
+    """Fit the probe that tells turned, inverted and cropped films, and what is no chest film; print how good it is."""
+    from cxrlines.inference.quality_run import run_quality
+    from cxrlines.training.process import keep_buffers
+
+    keep_buffers()
+    figures = run_quality(
+        films,
+        out,
+        others=others,
+        unseen=unseen,
+        patients=patients,
+        held_out=held_out,
+        steps=steps,
+        seed=seed,
+        say=say,
+    )
+    typer.echo(json.dumps(figures))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The demo's folder.")] = Path("runs/demo"),
+    workers: Workers = None,
+) -> None:
+    """The whole job on phantom films: make, check, train, prove, pack, read."""
+    from cxrlines.recipes.demo import run_demo
+
+    run_demo(out, workers=workers)
+
+
+def _command() -> str:
+    return shlex.join(["cxrlines", *sys.argv[1:]])
