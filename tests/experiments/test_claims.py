@@ -220,8 +220,8 @@ def test_other_films_need_another_folder(tmp_path):
 # -- in small
 
 
-def shrunk() -> list[str]:
-    settings = ["size=64", "store.size=72", "folds.count=2"]
+def shrunk(folds: int = 2) -> list[str]:
+    settings = ["size=64", "store.size=72", f"folds.count={folds}"]
     for name, member in recipe().members.items():
         settings.append(f"members.{name}.backbone=resnet10t")
         for stage_name, stage in member.stages.items():
@@ -286,3 +286,23 @@ def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, here):
         found = rows[f"{BLEND}{how}"]
         assert (found.arm_auc, found.against_auc) == ([aucs[how]], [aucs["mean"]]), how
         assert found.seconds is None
+
+
+@pytest.mark.long
+def test_masks_and_neighbours_in_small(tmp_path, here):
+    """Claims 8 and 9, from films to table: every row, inner segmenters among the steps, neighbours where asked for."""
+    options = {"films": FILMS, "settings": shrunk(folds=3), "workers": 1, "say": lambda text: None}
+    table = claims.run_claims(tmp_path, seeds=[0], claims=[8, 9], **options)
+    wanted = [(c.arm, c.against) for c in COMPARISONS if c.claim in (8, 9)]
+    assert [(row.arm, row.against) for row in table.rows if row.claim in (8, 9)] == wanted
+    run, truth = tmp_path / "seed0/run", read_dataset(tmp_path / "seed0/data/own", "test").studies
+    assert {path.parts[-3] for path in run.glob("two-step/*/segmenter/step.json")} == {
+        "fold0", "fold1", "fold2", "fold0+1", "fold0+2", "fold1+2",
+    }  # fmt: skip
+    for row in table.rows:
+        if row.claim == 9:
+            name = row.arm.removeprefix(NEAR)
+            near = evaluate(read_predictions(tmp_path / f"seed0/neighbours/{name}.csv"), truth)
+            plain = evaluate(read_predictions(run / f"predictions/test/{name}.csv"), truth)
+            assert (row.arm_auc, row.against_auc) == ([near.macro_auc], [plain.macro_auc])
+            assert row.seconds is None, "nothing was trained for it"
