@@ -84,6 +84,68 @@ def test_films_that_a_store_could_not_take_are_not_counted(phantom, tiny_recipe,
     assert f"; {annotated.sum()} annotated films, overlay; 1 epochs" in lines["staged/fold0/teacher"]
 
 
+MAPS = """
+name: maps
+size: 64
+store: {size: 72}
+folds: {count: 3}
+members:
+  two-step:
+    backbone: resnet10t
+    stages:
+      segmenter: {start: scratch, films: {which: annotated}, targets: {maps: {}}, schedule: {epochs: 3}}
+      classifier: {start: scratch, films: {maps_of: segmenter}}
+"""
+
+
+def test_a_plan_with_maps_names_every_segmenter_and_writes_nothing(phantom, tmp_path):
+    (tmp_path / "maps.yaml").write_text(MAPS)
+    before = files_below(phantom)
+    text = dry_run(load_recipe(str(tmp_path / "maps.yaml")), phantom, tmp_path / "run", [1])
+    lines = lines_of(text)
+    assert list(lines) == [f"two-step/fold{held}/segmenter" for held in ("1", "0+1", "1+2")] + [
+        "two-step/fold1/classifier"
+    ]
+    assert "annotated films, plain; 3 epochs; " in lines["two-step/fold0+1/segmenter"]
+    made_from = "from start: scratch, maps: two-step/fold1/segmenter, maps 0: two-step/fold0+1/segmenter, "
+    assert made_from + "maps 2: two-step/fold1+2/segmenter; " in lines["two-step/fold1/classifier"]
+    assert " all films, with maps of segmenter; " in lines["two-step/fold1/classifier"]
+    assert "GPU h" in lines["two-step/fold1/classifier"] and "1+2" in text.partition("two-step/segmenter  ")[2]
+    assert not (tmp_path / "run").exists() and files_below(phantom) == before
+
+
+def test_maps_need_three_folds_in_a_plan_as_in_a_run(phantom, tmp_path):
+    (tmp_path / "maps.yaml").write_text(MAPS)
+    recipe = load_recipe(str(tmp_path / "maps.yaml"), ["folds.count=2"])
+    with pytest.raises(ValueError, match=r"maps of segmenter for own films .* there are 2 folds, make it 3 or more"):
+        dry_run(recipe, phantom, tmp_path / "run", None)
+
+
+@real
+@pytest.mark.parametrize(
+    ("name", "steps", "hours"),
+    [
+        ("two-step", 20, 21.6),
+        pytest.param("multi-task", 5, 17.0, marks=pytest.mark.long),
+        pytest.param("embedded", 8, 0.06, marks=pytest.mark.long),
+    ],
+)
+def test_what_the_recipes_of_maps_cost_on_the_real_table(name, steps, hours, tmp_path):
+    """`hours`: as estimated on 2026-11-25; a figure that moves by more than a tenth is to be looked at."""
+    text = dry_run(load_recipe(name), REAL, tmp_path / "run", None)
+    lines = lines_of(text)
+    assert len(lines) == steps
+    each = [float(said.partition(" GPU h")[0].split("; ")[-1]) for said in lines.values()]
+    assert sum(each) == pytest.approx(hours, rel=0.1, abs=0.005 * steps)
+    if name != "two-step":
+        return
+    films = {key: int(said.split("; ")[2].split()[0]) for key, said in lines.items()}
+    outer, inner = ([n for key, n in films.items() if "segm" in key and ("+" in key) == plus] for plus in (False, True))
+    assert len(outer) == 5 and len(inner) == 10
+    assert max(abs(n - 0.8 * 8960) for n in outer) < 60 and max(abs(n - 0.6 * 8960) for n in inner) < 60
+    assert sorted(n for key, n in films.items() if "classifier" in key) == [24066] * 3 + [24067] * 2
+
+
 @real
 @pytest.mark.parametrize(("name", "steps"), [("baseline", 5), ("three-stage", 45)])
 def test_a_real_table_without_films_or_annotations_is_enough(name, steps, tmp_path):

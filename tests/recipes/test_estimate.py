@@ -60,11 +60,28 @@ def material(own: int, external: dict[str, int], folds: int = 3) -> Material:
     return Material(dataset, np.ones(own, bool), "print", pd.Series(np.arange(own) // 2 % folds), sets)
 
 
+MAPPED = """
+name: mapped
+size: 64
+store: {size: 72}
+folds: {count: 3}
+defaults: {schedule: {batch: 4, epochs: 2}}
+members:
+  two-step:
+    backbone: resnet10t
+    stages:
+      segmenter: {films: {which: annotated}, targets: {maps: {}}}
+      classifier: {films: {maps_of: segmenter}}
+  plain: {backbone: resnet10t, stages: {only: {}}}
+  multi-task: {backbone: resnet10t, stages: {only: {targets: {labels: {}, maps: {}}}}}
+"""
+
+
 @pytest.fixture
 def plan(tmp_path):
-    def plan(*settings: str):
+    def plan(*settings: str, text: str = RECIPE):
         path = tmp_path / "recipe.yaml"
-        path.write_text(RECIPE)
+        path.write_text(text)
         recipe, films = load_recipe(str(path), list(settings)), material(60, {"far": 50})
         return estimate(recipe, make_plan(recipe, films, range(3)), films)
 
@@ -154,6 +171,53 @@ def test_inner_steps_are_counted_apart(plan):
     text = plan("members.again.stages.only.films.set=own").text()
     assert "3+3" in text.partition("staged/student")[2].partition("\n")[0]
     assert text.count("3+3") == 2  # the teacher and the student, of every pair of folds
+
+
+def test_maps_cost_a_decoder_where_they_are_learnt_and_a_segmenter_where_they_are_seen(plan):
+    found = plan(text=MAPPED)
+    costs = found.steps
+    # Of 60 films, every other one annotated: a segmenter trains on 20 of 40, an inner one on 10 of 20; neither is asked
+    # for labels. A classifier trains on 40 and reads the 20 held out after each of 2 epochs and at its end.
+    assert [(cost.trained, cost.read) for key, cost in costs.items() if key[2] == "segmenter"] == [
+        (40, 0) if len(held) == 1 else (2 * 2 * 4, 0) for _, held, stage in costs if stage == "segmenter"
+    ]
+    segmenter, classifier = costs["two-step", (0,), "segmenter"], costs["two-step", (0,), "classifier"]
+    plain, multi_task = costs["plain", (0,), "only"], costs["multi-task", (0,), "only"]
+    assert (classifier.trained, classifier.read) == (plain.trained, plain.read) == (80, 60)
+    net = {maps: watch("resnet10t", "gap", 64, 1, maps) for maps in (False, True)}
+    ten = watch("resnet10t", "gap", 64, 10)
+    decoder = net[True].tensors - net[False].tensors
+    assert 0 < decoder == pytest.approx((multi_task.disk - plain.disk) / 4)
+    assert net[True].flops > net[False].flops and net[True].saved > net[False].saved
+    # Labels are read without the decoder; a classifier of maps reads them with its segmenter's.
+    assert multi_task.hours - plain.hours == pytest.approx(
+        80 * 3 * (net[True].seconds(A100) - net[False].seconds(A100)) / 3600
+    )
+    expected = 80 * (3 * ten.seconds(A100) + net[True].seconds(A100)) + 60 * (
+        ten.seconds(A100) + net[True].seconds(A100)
+    )
+    assert classifier.hours == pytest.approx(expected / 3600)
+    assert segmenter.hours == pytest.approx(40 * 3 * net[True].seconds(A100) / 3600)
+    # It is saved with its segmenter; three frozen ones lie in memory beside it.
+    assert classifier.disk == pytest.approx(4 * (ten.tensors + net[True].tensors) + 250 * 20)
+    assert classifier.memory - ten.memory(4) == pytest.approx(3 * 4 * net[True].tensors + 4 * 2 * net[True].largest)
+
+
+def test_inner_segmenters_are_counted_apart_and_said_to_be_for_maps(plan):
+    text = plan(text=MAPPED).text()
+    assert "3+3" in text.partition("two-step/segmenter")[2].partition("\n")[0]
+    assert text.count("3+3") == 1
+    assert "b inner ones, which only make soft labels or maps for others" in text
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "steps"), [("two-step", 5 + 10 + 5), ("multi-task", 5), ("embedded", 4 + 4)])
+def test_the_shipped_recipes_of_maps_fit_the_gpu_they_are_estimated_for(name, steps):
+    recipe, films = load_recipe(name), material(200, {}, folds=5 - (name == "embedded"))
+    found = estimate(recipe, make_plan(recipe, films, range(recipe.folds.count)), films)
+    assert len(found.steps) == steps
+    assert 1e9 < found.memory < A100.memory
+    assert all(cost.hours > 0 and cost.disk > 0 for cost in found.steps.values())
 
 
 def test_the_text_says_what_it_assumes(plan):

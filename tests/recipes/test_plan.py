@@ -35,6 +35,15 @@ from-b:
     tubes: {start: soft, films: {set: b}, targets: {presence: {}}}
     finetune: {start: tubes}
 warm-b: {backbone: resnet10t, stages: {soft: {films: {set: b}, targets: {soft: {of: plain, temperature: dynamic}}}}}
+two-step:
+  backbone: resnet10t
+  exclusive: true
+  stages:
+    segmenter: {films: {which: annotated}, targets: {maps: {}}}
+    classifier: {films: {maps_of: segmenter}}
+    longer: {start: classifier, films: {maps_of: segmenter}}
+multi-task: {backbone: resnet10t, stages: {only: {targets: {labels: {}, maps: {}}}}}
+of-two-step: {backbone: resnet10t, stages: {only: {targets: {soft: {of: two-step}}}}}
 of-self: {backbone: resnet10t, stages: {only: {targets: {soft: {of: self}}}}}
 """
 
@@ -137,7 +146,16 @@ def test_a_teacher_of_three_stages_is_nested_with_all_its_stages():
 ALL = ("plain", "staged", "self", "of-staged", "from-b", "warm-b")
 
 
-@pytest.mark.parametrize(("names", "folds"), [(ALL, 3), (ALL, 5), (("plain", "self", "of-self"), 4)])
+@pytest.mark.parametrize(
+    ("names", "folds"),
+    [
+        (ALL, 3),
+        (ALL, 5),
+        (("plain", "self", "of-self"), 4),
+        (("two-step", "multi-task"), 3),
+        (("two-step", "of-two-step"), 4),
+    ],
+)
 def test_no_step_of_any_lineage_saw_a_patient_that_is_held_out(names, folds):
     recipe, films = recipe_of(*names, folds=folds), material(folds)
     steps = planned(recipe, films)
@@ -191,6 +209,51 @@ def test_a_start_one_fold_on_goes_round():
     assert starts == [(1,), (2,), (0,)]
 
 
+# -- maps
+
+
+def test_maps_of_a_film_come_from_segmenters_that_hold_out_the_fold_judged_and_all_but_one_the_films_own():
+    steps = planned(recipe_of("two-step"))
+    for fold in range(3):
+        expected = {f"maps {j}": ("two-step", tuple(sorted((fold, j))), "segmenter") for j in range(3) if j != fold}
+        expected |= {"maps": ("two-step", (fold,), "segmenter")}
+        assert steps[f"two-step/fold{fold}/classifier"].parents == expected
+        start = {"start": ("two-step", (fold,), "classifier")}
+        assert steps[f"two-step/fold{fold}/longer"].parents == expected | start
+        assert steps[f"two-step/fold{fold}/segmenter"].parents == {}
+    assert len(steps) == 3 * 3 + 3, "an inner segmenter serves both folds, and classifiers have none"
+
+
+def test_an_inner_segmenter_saw_no_film_of_the_fold_it_makes_maps_of():
+    recipe, films = recipe_of("two-step"), material()
+    steps = planned(recipe, films)
+    patients = films.own.studies["patient"].to_numpy()
+    for step in steps.values():
+        for role, key in step.parents.items():
+            if role.startswith("maps "):
+                own = set(patients[films.held((int(role.split()[1]),))])
+                assert own and not own & seen_by(recipe, films, steps[name_of(key)])
+                assert own & seen_by(recipe, films, steps[name_of(step.parents["maps"])]), "or there would be no need"
+
+
+def test_maps_need_a_fold_more_than_are_held_out():
+    said = r"two-step/fold0/classifier: maps of segmenter for own films .* there are 2 folds, make it 3 or more"
+    with pytest.raises(ValueError, match=said):
+        planned(recipe_of("two-step", folds=2), material(2))
+    said = r"two-step/fold0\+1/longer: maps of segmenter for own films .* there are 3 folds, make it 4 or more"
+    with pytest.raises(ValueError, match=said):
+        planned(recipe_of("two-step", "of-two-step"))
+
+
+def test_maps_of_external_films_come_from_the_segmenter_of_the_fold_held_out():
+    content = recipe_of("plain", "two-step").model_dump()
+    stages = content["members"]["two-step"]["stages"]
+    outside = {"films": {"set": "b", "maps_of": "segmenter"}, "targets": {"soft": {"of": "plain"}}}
+    content["members"]["two-step"]["stages"] = {"segmenter": stages["segmenter"], "outside": outside}
+    parents = planned(Recipe.model_validate(content))["two-step/fold1/outside"].parents
+    assert parents == {"maps": ("two-step", (1,), "segmenter"), "soft": ("plain", (1,), "only")}
+
+
 # -- identities
 
 
@@ -227,6 +290,11 @@ def test_without_its_soft_labels_a_stage_and_what_descends_from_it_are_done_agai
                                                               "of-staged/finetune"}),
         ("members.plain.head", "gem", {"plain/only", "self/only", "from-b/soft", "from-b/tubes", "from-b/finetune",
                                        "warm-b/soft"}),
+        ("members.two-step.stages.segmenter.targets.maps.kinds", ["line"], {"two-step/segmenter", "two-step/classifier",
+                                                                            "two-step/longer"}),
+        ("members.two-step.stages.classifier.schedule.lr", 0.01, {"two-step/classifier", "two-step/longer"}),
+        ("members.two-step.exclusive", False, {"two-step/segmenter", "two-step/classifier", "two-step/longer"}),
+        ("members.multi-task.stages.only.targets.maps.weight", 2, {"multi-task/only"}),
         ("ensemble.how", "rank", set()),
         ("about", "other words", set()),
         ("guard", "report", set()),
@@ -234,7 +302,7 @@ def test_without_its_soft_labels_a_stage_and_what_descends_from_it_are_done_agai
     ],
 )  # fmt: skip
 def test_a_changed_line_redoes_what_depends_on_it_alone(path, value, expected):
-    recipe = recipe_of(*ALL)
+    recipe = recipe_of(*ALL, "two-step", "multi-task")
     assert redone(planned(recipe), planned(changed(recipe, path, value))) == expected
 
 
@@ -256,10 +324,20 @@ def test_a_changed_label_redoes_the_steps_that_train_on_its_film_and_their_desce
 
 
 def test_changed_lines_redo_only_what_looks_at_lines():
-    recipe = recipe_of("plain", "staged")
+    recipe = recipe_of("plain", "staged", "two-step", "multi-task")
     lines = {f"s{i}": [Line(LABELS[0], np.full((2, 2), i + 1, float))] for i in range(0, FILMS, 2)}
     after = planned(recipe, material(lines=lines))
-    assert redone(planned(recipe), after) == {"staged/teacher", "staged/student", "staged/finetune"}
+    every = {f"{name}/{stage}" for name, member in recipe.members.items() for stage in member.stages}
+    assert redone(planned(recipe), after) == every - {"plain/only"}
+
+
+def test_a_moved_landmark_redoes_what_learns_maps_and_who_sees_them():
+    recipe, moved = recipe_of("plain", "staged", "two-step"), material()
+    moved.own.landmarks["s3"] = {"carina": np.array([3.0, 4.0])}  # of fold 1, not annotated: no segmenter's film
+    assert redone(planned(recipe), planned(recipe, moved)) == set()
+    moved.own.landmarks["s2"] = {"carina": np.array([3.0, 4.0])}
+    found = redone(planned(recipe), planned(recipe, moved))
+    assert {"two-step/segmenter", "two-step/classifier", "two-step/longer"} <= found and "plain/only" not in found
 
 
 def test_tube_labels_matter_to_those_who_learn_them():

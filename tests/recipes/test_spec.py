@@ -27,9 +27,15 @@ members:
 
 
 def made(**changes) -> Recipe:
-    """BASE with fields set; `one__stages__teacher` is a path below `members`, any other name a field of the recipe."""
+    """BASE with fields set; `one__stages__teacher` is a path below `members`, any other name a field of the recipe.
+
+    `three` is a third member, given by its stages.
+    """
     content = copy.deepcopy(BASE)
     for path, value in changes.items():
+        if path == "three":
+            content["members"]["three"] = {"backbone": "resnet10t", "stages": value}
+            continue
         *way, last = path.split("__")
         at = content["members"] if way else content
         for key in way:
@@ -39,6 +45,8 @@ def made(**changes) -> Recipe:
 
 
 SOFT = {"soft": {"of": "one"}}
+MAPPED = {"maps": {}}
+SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
 
 
 @pytest.mark.parametrize(
@@ -71,7 +79,40 @@ SOFT = {"soft": {"of": "one"}}
          "targets.presence is for external sets; films of the own set have the labels themselves"),
         ({"external": {"own": {}}}, "'own' cannot be a name"),
         ({"two__stages__last": {"targets": {"labels": None}}},
-         "targets is empty; name one or more of labels, features, soft, presence"),
+         "targets is empty; name one or more of labels, features, soft, presence, maps"),
+        # maps
+        ({"two__stages__soft": {"films": {"set": "b"}, "targets": SOFT | MAPPED}},
+         "targets.maps: films of the external set 'b' have no annotated lines"),
+        ({"one__stages__teacher": {"films": {"which": "annotated", "view": "overlay"}, "targets": MAPPED}},
+         "targets.maps: a stage that is shown the lines cannot learn to find them; use view: plain"),
+        ({"one__stages__finetune": {"targets": MAPPED}},
+         "stages.finetune.targets names maps alone: a last stage must learn labels too"),
+        ({"one__stages__finetune": {"targets": {"maps": {"kinds": []}, "labels": {}}}}, "maps.kinds.* at least 1 item"),
+        ({"one__stages__finetune": {"targets": {"maps": {"kinds": ["lines"]}, "labels": {}}}},
+         "maps.kinds.*'line', 'tip' or 'landmark'"),
+        ({"one__stages__finetune": {"targets": {"maps": {"weight": 0}, "labels": {}}}}, "greater than 0"),
+        ({"one__stages__finetune": {"films": {"maps_of": "student"}}},
+         "films.maps_of is 'student'; allowed: none, no earlier stage has targets.maps"),
+        ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmentor"}}}},
+         "films.maps_of is 'segmentor'; allowed: segmenter; did you mean 'segmenter'"),
+        ({"three": {"first": {"films": {"maps_of": "segmenter"}}} | SEGMENTED},
+         "maps_of is 'segmenter'; allowed: none, no earlier stage has targets.maps"),
+        ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter", "view": "overlay", "which": "annotated"}}}},
+         "films.maps_of: maps are shown beside a plain film; use view: plain"),
+        ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}, "targets": MAPPED | {"labels": {}}}}},
+         "targets.maps: a stage that is shown the lines cannot learn to find them"),
+        ({"three": SEGMENTED | {"last": {"start": {"file": "w.pt"}, "films": {"maps_of": "segmenter"}}}},
+         "start is a file: a network that sees maps starts from imagenet, scratch or a stage"),
+        ({"three": SEGMENTED | {"last": {"start": "segmenter", "films": {"maps_of": "segmenter"}}}},
+         "start is 'segmenter', which sees the maps of no stage, and films.maps_of is segmenter: both must be"),
+        ({"three": SEGMENTED | {"mid": {"films": {"maps_of": "segmenter"}}, "last": {"start": "mid"}}},
+         "start is 'mid', which sees the maps of segmenter, and films.maps_of is none: both must be the same"),
+        ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}, "size": 96}}},
+         "films.maps_of is 'segmenter', which sees 512 px, and this stage 96: make it one even size"),
+        ({"size": 511, "three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}}},
+         "which sees 511 px, and this stage 511: make it one even size"),
+        ({"three": SEGMENTED | {"last": {}}, "ensemble": {"members": ["three/segmenter"]}},
+         "ensemble.members names 'three/segmenter'; stages of three that read plain films: last"),
         # starts
         ({"two__stages__last": {"start": "sotf"}},
          r"start is 'sotf'; allowed: imagenet, scratch, soft, \{file: PATH\}; did you mean 'soft'"),
@@ -124,6 +165,25 @@ def test_a_file_to_start_from_is_no_earlier_stage():
     assert stage.start == FileStart(file="w.pt") and stage.started_from is None
     assert made().members["two"].stages["last"].started_from == "soft"
     assert made().members["two"].stages["soft"].started_from is None
+
+
+def test_a_segmenter_says_no_labels_and_its_reader_has_no_decoder_of_its_own():
+    member = made(three=SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}}).members["three"]
+    assert [spec.targets.classifies for spec in member.stages.values()] == [False, True]
+    assert [member.decodes(name) for name in member.stages] == [True, False]
+
+
+def test_a_stage_that_goes_on_from_one_with_a_decoder_keeps_it():
+    stages = {"first": {"targets": MAPPED | {"labels": {}}}, "mid": {"start": "first"}, "last": {"start": "mid"}}
+    member = made(three=stages).members["three"]
+    assert [member.decodes(name) for name in stages] == [True] * 3
+    assert member.made_of("last") == [member.stages[name] for name in ("last", "mid", "first")]
+
+
+def test_what_a_stage_is_made_of_is_where_it_started_and_whom_it_learnt_from():
+    one = made().members["one"]
+    assert one.made_of("finetune") == [one.stages[name] for name in ("finetune", "student", "teacher")]
+    assert one.made_of("teacher") == [one.stages["teacher"]]
 
 
 def test_a_recipe_written_down_is_read_as_it_was():

@@ -10,6 +10,7 @@ from torch.utils.data import default_collate
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.store import Placement
 from cxrlines.models.classifier import Classifier
+from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS, Device
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.loader import Films, FilmSet
@@ -208,3 +209,33 @@ def test_without_films_to_watch_it_trains_all_the_same(tmp_path):
     blind.validation = None
     fit_stage(blind)
     assert [row["auc"] for row in blind.progress.history] == [None] * 3
+
+
+class _Marked(torch.nn.Module):
+    """A segmenter whose maps are all of one value."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value, self.asked = value, 0
+
+    def features_and_maps(self, x):
+        self.asked += len(x)
+        return x, torch.full((len(x), len(MAPS), x.shape[2] // 2, x.shape[3] // 2), self.value).logit()
+
+
+def test_each_film_is_seen_with_the_maps_of_the_segmenter_it_names():
+    own, others = _Marked(0.125), [_Marked(0.25), _Marked(0.5)]
+    reader = Classifier("resnet10t", "gap", in_channels=1 + len(MAPS), weights="none")
+    seen = []
+    reader.features = lambda x: seen.append(x) or torch.zeros(len(x), reader.backbone.channels, 1, 1)
+    which = np.array([-1, 0, 1, 1, 0, -1, -1, 0])
+    some = dataclasses.replace(films(8), more={"segmenter": which})
+    train = FilmSet(some, make_policy("none", 32), seed=0)
+    stage = StageModule(TwoStep(own, reader), FIT, train, None, view="plain", segmenters=others)
+    batch = torch.utils.data.default_collate([train[(0, place)] for place in range(8)])
+    stage._read(batch)
+    (x,) = seen
+    assert torch.equal(x[:, 0], batch["film"][:, 0] / 255), "the film itself"
+    for film, index in zip(x, which, strict=True):
+        torch.testing.assert_close(film[1:], torch.full_like(film[1:], [0.25, 0.5, 0.125][index]))
+    assert (own.asked, others[0].asked, others[1].asked) == (3, 3, 2), "each is asked for its films alone"

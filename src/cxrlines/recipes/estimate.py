@@ -166,7 +166,7 @@ class Estimate:
             f" {_gigabytes(self.memory)} of GPU memory",
             f"  disk: {_gigabytes(self.disk)}, {_gigabytes(self.store)} of it films; and {_gigabytes(state)} for each"
             " step while it trains",
-            "  steps: a+b are a steps of the folds and b inner ones, which only make soft labels for others",
+            "  steps: a+b are a steps of the folds and b inner ones, which only make soft labels or maps for others",
             f"  assumed: {ATTAINED['flops']:.0%} of {gpu.flops / 1e12:.0f} TFLOP/s and {ATTAINED['bandwidth']:.0%} of"
             f" {gpu.bandwidth / 1e9:,.0f} GB/s reached; training worth {1 + BACKWARD:.0f} forward passes;",
             f"    {_gigabytes(CONTEXT)} of GPU memory for CUDA; every film of an external set kept",

@@ -98,16 +98,19 @@ def training_films(
 
 
 def map_folds(step: Step) -> list[int]:
-    """The folds whose annotated films a step sees with the maps of an inner step, which did not see them."""
+    """The folds of which a step sees films with the maps of an inner step, which did not see them."""
     return sorted(int(role.split()[1]) for role in step.parents if role.startswith("maps "))
 
 
 def _segmenters(run: Run, step: Step, rows: np.ndarray) -> np.ndarray:
-    """(n,) which of `map_folds` makes the maps of each film: its own fold's where it was annotated, else -1: `maps`."""
+    """(n,) which of `map_folds` makes the maps of each film: its own fold's if `maps` saw the film, else -1: `maps`."""
     folds = run.folds.to_numpy()[rows]
     inner = {fold: place for place, fold in enumerate(map_folds(step))}
-    annotated = np.asarray(run.train.annotated)[rows]
-    return np.array([inner[int(fold)] if was else -1 for fold, was in zip(folds, annotated, strict=True)])
+    name, held, segmenter = step.parents["maps"]
+    member = run.recipe.members[name]
+    own = [stage for stage in member.made_of(segmenter) if stage.films.set == OWN]
+    seen = np.isin(rows, np.concatenate([run.films.training(stage, held) for stage in own]))
+    return np.array([inner[int(fold)] if was else -1 for fold, was in zip(folds, seen, strict=True)])
 
 
 def _teachers_say(

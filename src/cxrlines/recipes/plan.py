@@ -5,7 +5,7 @@ recipe and only the steps that depend on it get a new identity, and are done aga
 
 A step holds out one fold, the one it is judged on. Soft labels of the own films need more: the label of a film of fold
 j, for a student that holds out fold k, comes from a teacher that holds out both. Such a step is an inner one; it serves
-the students of both folds.
+the students of both folds. Maps of own films that their segmenter was trained on need the same.
 """
 
 import hashlib
@@ -44,9 +44,9 @@ class Step:
     """One stage of one member, some folds held out.
 
     `parents` says what it is made from: `start` and `teacher` are earlier stages; `soft` is the step whose labels
-    external films get, `soft 2` the one that labels the own films of fold 2; `maps` and `maps 2` make maps likewise,
-    the latter of annotated films of fold 2. `last` says whether it is the last stage
-    of its member.
+    external films get, `soft 2` the one that labels the own films of fold 2; `maps 2` makes the maps of those films of
+    fold 2 that `maps` was trained on, and `maps` those of all others. `last` says whether it is the last stage of its
+    member.
     """
 
     key: Key
@@ -62,7 +62,7 @@ class Step:
 
     @property
     def fold(self) -> int | None:
-        """The fold it is judged on; None for an inner step, which only labels films for others."""
+        """The fold it is judged on; None for an inner step, which only labels or maps films for others."""
         return self.key[1][0] if len(self.key[1]) == 1 else None
 
 
@@ -120,7 +120,7 @@ def _line_bytes(line: Line) -> bytes:
 def make_plan(recipe: Recipe, films: Material, wanted: Sequence[int]) -> list[Step]:
     """The steps of `recipe` on the `wanted` folds, parents before children, inner steps among them.
 
-    `ValueError` where a stage is left without films, or the folds are too few for soft labels of the own films.
+    `ValueError` where a stage is left without films, or the folds are too few for soft labels or maps of the own films.
     """
     plan = _Plan(recipe, films)
     for name, member in recipe.members.items():

@@ -212,6 +212,12 @@ class MemberSpec(_Strict):
         spec = self.stages[stage]
         return spec.targets.maps is not None or (spec.started_from is not None and self.decodes(spec.started_from))
 
+    def made_of(self, stage: str) -> list[StageSpec]:
+        """A stage and those of this member that it started from or learnt the features of, and theirs."""
+        spec = self.stages[stage]
+        before = [spec.started_from, spec.targets.features.of if spec.targets.features else None]
+        return [spec, *(found for name in before if name for found in self.made_of(name))]
+
     @property
     def last(self) -> str:
         """The stage that predicts."""
