@@ -169,6 +169,24 @@ class TestChain:
     def test_spacing_is_vertical_then_horizontal(self, tags, spacing):
         assert read_film(file(made(RAMP, **tags))).mm_per_px == spacing
 
+    @pytest.mark.parametrize(
+        ("written", "told"),
+        [
+            ("LL", "LL"), ("AP", "AP"), (" pa ", "PA"), ("Lateral", "LATERAL"), ("", None), (SECRET, None),
+            (["LL", "PA"], None),
+        ],
+    )  # fmt: skip
+    def test_the_view_is_told_if_it_is_one_of_those_known(self, written, told):
+        assert read_film(file(made(RAMP, ViewPosition=written))).view == told
+        colour = made(
+            np.zeros((8, 8), np.uint8), SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0
+        )
+        colour.PixelData, colour.ViewPosition = bytes(8 * 8 * 3), written
+        assert read_film(file(colour)).view == told
+
+    def test_a_film_without_a_view_has_none(self):
+        assert read_film(file(made(RAMP))).view is None
+
     def test_without_preamble_and_header(self):
         dataset = made(RAMP, WindowCenter=2000, WindowWidth=4000)
         whole = file(dataset)

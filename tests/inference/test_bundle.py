@@ -3,9 +3,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings, strategies
+from hypothesis import given as drawn
+from PIL import Image
 
+from cxrlines import cli
 from cxrlines.inference import bundle as module
 from cxrlines.inference.bundle import MANIFEST, BundleError, BundleMember, load_bundle, write_bundle
 from cxrlines.models.classifier import Classifier
@@ -183,3 +188,67 @@ def test_a_manifest_that_is_none_is_refused(written: Path, text: bytes) -> None:
 def test_another_folder_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"it has no bundle.json. `cxrlines bundle RUN --out BUNDLE`"):
         load_bundle(tmp_path)
+
+
+# -- whatever befalls a bundle on its way
+
+
+def _cut(folder: Path) -> None:
+    path = folder / "a-fold0.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _newer(folder: Path) -> None:
+    _edit(folder, lambda content: content.update(format=7))
+
+
+def _changed(folder: Path) -> None:
+    data = bytearray((folder / "a-fold0.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "a-fold0.safetensors").write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (_cut, "a-fold0.safetensors has 1000 bytes where"),
+        (_newer, "bundle.json: format 7 is newer than this cxrlines"),
+        (_changed, "a-fold0.safetensors has other content than was written"),
+        (lambda folder: (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes()[:100]), "it was cut short or"),
+    ],
+    ids=["cut short", "newer", "changed", "manifest cut short"],
+)
+def test_predict_says_in_one_line_what_is_wrong_with_a_bundle(
+    written: Path,
+    harm: Callable[[Path], None],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    harm(written)
+    film, out = written.parent / "film.png", written.parent / "p.csv"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)).save(film)
+    words = ["cxrlines", "predict", film, "--bundle", written, "--out", out]
+    monkeypatch.setattr("sys.argv", [str(word) for word in words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and said in told and not out.exists()
+    assert told.startswith("cxrlines: ") and len(told.strip().splitlines()) == 1
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@drawn(strategies.data())
+def test_a_manifest_cut_or_changed_anywhere_is_a_bundle_or_an_error(written: Path, data: strategies.DataObject) -> None:
+    whole = (written / MANIFEST).read_bytes()
+    text = bytearray(whole)
+    text[data.draw(strategies.integers(0, len(text) - 1))] = data.draw(strategies.integers(0, 255))
+    (written / MANIFEST).write_bytes(
+        text[: data.draw(strategies.one_of(strategies.just(len(text)), strategies.integers(0, len(text))))]
+    )
+    try:
+        load_bundle(written)
+    except BundleError as error:
+        assert str(written) in str(error)
+    finally:
+        (written / MANIFEST).write_bytes(whole)

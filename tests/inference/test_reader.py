@@ -1,16 +1,20 @@
 """The reader in the box: any kind of source gives the same findings, and what cannot be read costs nothing else."""
 
 import io
+import json
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from typer.testing import CliRunner
 
 import cxrlines
+from cxrlines import cli
 from cxrlines.data.films import FilmError
 from cxrlines.inference.findings import Findings
 from cxrlines.inference.reader import EMBEDDED, Reader
@@ -83,6 +87,147 @@ def test_lines_are_in_pixels_of_the_film_whatever_its_size(reader: Reader, film:
     assert [line.device for line in small.lines] == [line.device for line in twice.lines] != []
     for one, other in zip(small.lines, twice.lines, strict=True):
         assert np.abs((one.path[0] + 0.5) * 2 - 0.5 - other.path[0]).max() < 0.02 * max(large.shape)
+
+
+OddFilms = dict[str, tuple[bytes, str | None]]
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def huge(film: np.ndarray) -> bytes:
+    """A film of 12,000 x 12,000 px as PNG, without the time it takes to make a real one."""
+    return encoded(Image.new("L", (12_000, 12_000), int(film.mean())), "PNG", compress_level=1)
+
+
+def several_frames(film: np.ndarray) -> bytes:
+    dataset = dicom(film)
+    dataset.NumberOfFrames, dataset.PixelData = 3, film.tobytes() * 3
+    return saved(dataset)
+
+
+def lateral(film: np.ndarray) -> bytes:
+    dataset = dicom(film)
+    dataset.ViewPosition = "LL"
+    return saved(dataset)
+
+
+def saved(dataset: Dataset) -> bytes:
+    file = io.BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def odd_films(film: np.ndarray) -> OddFilms:
+    """Films as they should not be, by file name: what is said of each, and None where it is just read."""
+    page = Image.fromarray(film)
+    return {
+        "1bit.png": (encoded(page.convert("1"), "PNG"), None),
+        "black.png": (
+            encoded(Image.new("L", (300, 400)), "PNG"),
+            "it is almost all of one gray value (0 to 0 of 0 to 255)",
+        ),
+        "colour.jpg": (encoded(Image.merge("RGB", [page] * 3), "JPEG", quality=95), None),
+        "cut.png": (png(film)[:3000], "is damaged or of a kind its decoder does not know"),
+        "frames.dcm": (several_frames(film), "has 3 frames; a film is one; export the frame that is the film"),
+        "huge.png": (huge(film), "is 12000 x 12000 px; a film has at least 1 and at most 50,000,000 px; shrink it"),
+        "lateral.dcm": (lateral(film), "not a frontal chest film: its DICOM view position is LL"),
+        "narrow.png": (png(film[:, :9]), None),
+        "pages.tif": (
+            encoded(page, "TIFF", save_all=True, append_images=[page]),
+            "has 2 pages; a film is one; save the page that is the film",
+        ),
+        "small.png": (png(cv2.resize(film, (100, 100), interpolation=cv2.INTER_AREA)), None),
+        "smaller.png": (png(cv2.resize(film, (99, 120), interpolation=cv2.INTER_AREA)), None),
+    }
+
+
+@pytest.fixture(scope="module")
+def odd(film: np.ndarray, odd_films: OddFilms, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of `odd_films`, and among them a good one."""
+    folder = tmp_path_factory.mktemp("odd")
+    for name, (data, _) in odd_films.items():
+        (folder / name).write_bytes(data)
+    (folder / "good.png").write_bytes(png(film))
+    return folder
+
+
+def test_odd_films_are_read_or_say_why_and_cost_the_good_one_nothing(
+    reader: Reader, film: np.ndarray, odd_films: OddFilms, odd: Path
+) -> None:
+    paths = sorted(odd.iterdir())
+    found = dict(zip([path.name for path in paths], reader.read_many(paths), strict=True))
+    for name, (data, why) in odd_films.items():
+        told = found[name]
+        if isinstance(told, FilmError):
+            assert why is not None and why in str(told) and str(told).startswith(f"{odd / name}: ")
+            with pytest.raises(FilmError, match=r"^the film: "):
+                reader.read(data)
+        else:
+            assert told.quality.usable == (why is None), name
+            assert why is None or why in told.quality.notes[0]
+            assert (told.labels is not None) == told.quality.usable
+            assert (told.lines, told.landmarks) == ((), {}) or told.quality.usable
+    alone, among = reader.read(film), found["good.png"]
+    assert isinstance(among, Findings) and among.labels == pytest.approx(alone.labels, abs=1e-4)
+    assert [line.device for line in among.lines] == [line.device for line in alone.lines] != []
+
+
+def test_what_a_reader_should_know_of_an_odd_film_is_in_its_notes(reader: Reader, odd: Path) -> None:
+    notes = {
+        name: reader.read(odd / f"{name}.png").quality.notes for name in ("1bit", "narrow", "small", "smaller", "good")
+    }
+    assert notes["1bit"] == ("it has 1 bit a pixel: grays, and with them most lines, are lost",)
+    assert notes["narrow"] == ("it is 9 x 358 px: below 100 px a side lines are hardly seen",)
+    assert notes["smaller"] == ("it is 99 x 120 px: below 100 px a side lines are hardly seen",)
+    assert notes["small"] == notes["good"] == ()
+
+
+def test_a_colour_film_reads_as_its_gray_one(reader: Reader, film: np.ndarray) -> None:
+    page = Image.fromarray(film)
+    gray, colour = (reader.read(encoded(image, "PNG")) for image in (page, Image.merge("RGB", [page] * 3)))
+    assert said(colour) == said(gray)
+
+
+def test_predict_loses_nothing_of_a_batch_of_odd_films(odd_films: OddFilms, odd: Path, tmp_path: Path) -> None:
+    words = [
+        "predict",
+        str(odd),
+        "--out",
+        str(tmp_path / "p.csv"),
+        "--json",
+        "--draw",
+        str(tmp_path / "drawn"),
+        "--batch",
+        "3",
+    ]
+    result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert result.exit_code == 2
+    read = sorted(["good", *(Path(name).stem for name, (_, why) in odd_films.items() if why is None)])
+    assert pd.read_csv(tmp_path / "p.csv")["StudyInstanceUID"].tolist() == read
+    assert sorted(path.stem for path in (tmp_path / "drawn").iterdir()) == read
+    errors = pd.read_csv(tmp_path / "p.errors.csv").set_index("file")["error"]
+    assert [Path(file).name for file in errors.index if Path(file).parent == odd] == [
+        name for name, (_, why) in odd_films.items() if why is not None
+    ]
+    for name, (_, why) in odd_films.items():
+        if why is not None:
+            assert why in errors[str(odd / name)] and f"{odd / name}: {errors[str(odd / name)]}" in result.stderr
+    told = {Path(one["film"]).name: one for one in json.loads((tmp_path / "p.json").read_text())}
+    assert set(told) == {name for name, (_, why) in odd_films.items() if why is None} | {
+        "good.png",
+        "black.png",
+        "lateral.dcm",
+    }
+    assert [told[name]["quality"]["usable"] for name in ("good.png", "black.png", "lateral.dcm")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_what_is_no_gray_film_is_refused(reader: Reader) -> None:
