@@ -99,6 +99,10 @@ def test_patients_held_out_are_measured_on_and_not_fitted_on(folder: Path, monke
     left = {film.tobytes() for film in _films(8)} - {film.tobytes() for film in fitted}
     pairs = [{film.tobytes() for film in _films(8)[k : k + 2]} for k in range(0, 8, 2)]
     assert sum(pair <= left for pair in pairs) == 2  # whole patients
+    before = out.read_bytes()
+    again = run_quality([folder / "films"], out, patients=folder / "index.csv", held_out=0.5, views=0, steps=0)
+    assert out.read_bytes() == before and len(fitted) == 4  # measured, not fitted anew
+    assert "fitted_on" not in again and again["held_out"]["poses"]["films"] == 4
 
 
 def test_the_command_writes_a_probe_and_prints_what_it_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,7 +143,9 @@ def quality(
         Path | None, typer.Option(help="CSV of films and their patient_id; some are held out to measure on.")
     ] = None,
     held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients held out.")] = 0.25,
-    steps: Annotated[int, typer.Option(min=1, help="Batches to learn from.")] = 400,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Batches to learn from; 0 only measures the probe that is there.")
+    ] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same probe.")] = 0,
 ) -> None:
     """Fit the probe that tells turned, inverted and cropped films, and what is no chest film; print how good it is."""

@@ -10,6 +10,7 @@ import pandas as pd
 
 from cxrlines.data.films import FilmError, is_film, read_film
 from cxrlines.inference.other_scans import SIDE
+from cxrlines.inference.quality import read_probe
 from cxrlines.inference.quality_fit import STEPS, Say, fit_quality, measured, refused
 from cxrlines.models.poses import write_pose_net
 from cxrlines.task import PATIENT_COLUMN
@@ -31,7 +32,7 @@ def run_quality(
     views: int = 4,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Fits a probe, writes it to `out`, and returns what was measured.
+    """Fits a probe, writes it to `out`, and returns what was measured; with no steps, measures the probe that is there.
 
     Args:
         films: folders of upright frontal films, searched to the bottom; each is seen as often as the others.
@@ -46,7 +47,8 @@ def run_quality(
     known = _patients(patients) if patients else {}
     rng = np.random.default_rng(seed)
     everyone = sorted(set(known.values()))
-    apart = set(rng.permutation(everyone)[: round(held_out * len(everyone))].tolist()) if everyone else set()
+    shuffled = rng.permutation(everyone).tolist()
+    apart = {patient for place, patient in enumerate(shuffled) if place * held_out % 1 < held_out}
     groups, held = [], []
     for folder in films:
         group = []
@@ -57,11 +59,16 @@ def run_quality(
                 group.append(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
         say(f"{folder}: {len(group)} films to learn from")
         groups.append(group)
-    pictures = [_small(pixels) for _, pixels in _read(others)] if others else []
+    pictures = [_small(pixels) for _, pixels in _read(others)] if others and steps else []
     say(f"{len(held)} films of {len(apart)} patients held out; {len(pictures)} pictures that are no films")
-    probe = fit_quality(groups, pictures, seed=seed, steps=steps, say=say)
-    write_pose_net(probe.net, out, {"films": ", ".join(str(len(group)) for group in groups), "seed": str(seed)})
-    figures: dict[str, Any] = {"fitted_on": [len(group) for group in groups], "pictures": len(pictures)}
+    counts = [len(group) for group in groups]
+    figures: dict[str, Any] = {}
+    if steps:
+        probe = fit_quality(groups, pictures, seed=seed, steps=steps, say=say)
+        write_pose_net(probe.net, out, {"films": ", ".join(map(str, counts)), "seed": str(seed)})
+        figures |= {"fitted_on": counts, "pictures": len(pictures)}
+    else:
+        probe = read_probe(out)
     if held:
         figures["held_out"] = {"patients": len(apart), **measured(probe, held, seed, views)}
     figures["refused"] = refused(probe)
