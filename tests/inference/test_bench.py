@@ -97,7 +97,9 @@ def test_the_films_made_are_jpegs_of_the_size_told(monkeypatch):
 def test_nothing_to_measure_is_said(bundle, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(BenchError, match=r"empty: .* no chest film"):
+    with pytest.raises(BenchError, match=r"nowhere: there is no such file or folder; name a folder"):
+        bench_predict(bundle, folder=tmp_path / "nowhere")
+    with pytest.raises(BenchError, match=r"empty: the folder holds no film"):
         bench_predict(bundle, folder=empty)
     cv2.imwrite(str(empty / "black.png"), np.zeros((200, 200), np.uint8))  # refused by rule
     with pytest.raises(BenchError, match=r"empty: .* no chest film"):

@@ -163,8 +163,11 @@ def _files(films: int, folder: Path | None) -> Iterator[bytes]:
     """The bytes of phantoms, or of a folder's first films by name."""
     if folder is None:
         yield from (_phantom(seed) for seed in range(films))
-    else:
-        yield from (read_bytes(path) for path, _ in find_films([folder]).films[:films])
+        return
+    found = find_films([folder])
+    for path, why in found.errors:
+        raise BenchError(f"{path}: {why}; name a folder of films")
+    yield from (read_bytes(path) for path, _ in found.films[:films])
 
 
 def _phantom(seed: int) -> bytes:
