@@ -179,13 +179,3 @@ def of_films(films: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarra
 def _squared(image: np.ndarray) -> np.ndarray:
     way = cv2.INTER_AREA if min(image.shape) > SIDE else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (SIDE, SIDE), interpolation=way))
-
-
-def _bordered(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The image within straight borders, black or white, as a collimator leaves it; often none."""
-    if rng.random() < 0.4:
-        top, bottom, left, right = (int(rng.uniform(0, 0.25) * SIDE) for _ in range(4))
-        framed = np.full_like(image, 255 if rng.random() < 0.4 else int(rng.integers(40)))
-        framed[top : SIDE - bottom, left : SIDE - right] = image[top : SIDE - bottom, left : SIDE - right]
-        return framed
-    return image
