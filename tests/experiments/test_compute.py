@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cxrlines.experiments import compute
-from cxrlines.experiments.compute import PASSES, compute_of, kind_of, measure
+from cxrlines.experiments.compute import DECODER, PASSES, compute_of, kind_of, measure
 from cxrlines.recipes.plan import Step
 from cxrlines.recipes.spec import Recipe
 
@@ -38,7 +38,7 @@ def test_a_stage_costs_what_is_dearest_in_it():
     [
         ("teacher", 32 * PASSES["overlay"]),
         ("student", 32 * PASSES["features"]),
-        ("lines", 32 * (0.75 + 0.25 * PASSES["maps"])),
+        ("lines", 32 * (0.75 * (1 + DECODER) + 0.25 * PASSES["maps"])),
         ("few", 32 * PASSES["maps"]),
         ("last", 32 * PASSES["maps_of"]),
     ],

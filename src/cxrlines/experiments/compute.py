@@ -32,7 +32,9 @@ from cxrlines.training.stage import Fit, StageModule, fit_stage
 BACKBONE, BATCH = "tf_efficientnet_lite0", 16
 PASSES = {"plain": 1.0, "overlay": 1.08, "features": 1.33, "maps": 1.47, "maps_of": 1.56}
 """What an annotated film costs in each kind of stage, against a plain one: EfficientNet-Lite0, 160 px, 2026-11-25
-(docs/experiments.md). A film without annotation costs a stage that learns `maps` no more than a plain one."""
+(docs/experiments.md)."""
+DECODER = 0.1
+"""Of what `maps` costs, the part that falls on every film, annotated or not: the decoder's weights take their step too."""
 
 
 def kind_of(stage: StageSpec) -> str:
@@ -58,9 +60,11 @@ def compute_of(recipe: Recipe, steps: Sequence[Step], annotated: float) -> float
     for step in steps:
         stage = recipe.members[step.key[0]].stages[step.key[2]]
         kind, schedule = kind_of(stage), stage.schedule
-        share = annotated if kind == "maps" and stage.films.which == "all" else 1.0
+        each = PASSES[kind]
+        if kind == "maps" and stage.films.which == "all":
+            each = 1 + DECODER + annotated * (each - 1 - DECODER)
         batches = max(1, round(schedule.epochs * batches_per_epoch(step.films, schedule.batch)))
-        total += batches * min(schedule.batch, step.films) * (1 + (PASSES[kind] - 1) * share)
+        total += batches * min(schedule.batch, step.films) * each
     return total
 
 
