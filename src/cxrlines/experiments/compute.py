@@ -34,7 +34,7 @@ PASSES = {"plain": 1.0, "overlay": 1.08, "features": 1.33, "maps": 1.47, "maps_o
 """What an annotated film costs in each kind of stage, against a plain one: EfficientNet-Lite0, 160 px, 2026-11-25
 (docs/experiments.md)."""
 DECODER = 0.1
-"""Of what `maps` costs, the part that falls on every film, annotated or not: the decoder's weights take their step too."""
+"""Of what `maps` costs, the part that falls on every film, annotated or not: the decoder's weights take a step too."""
 
 
 def kind_of(stage: StageSpec) -> str:
