@@ -2,9 +2,12 @@
 
 import json
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from cxrlines.data.tables import read_dataset
 from cxrlines.inference.bundle import BundleError, BundleMember, load_bundle, write_bundle
 from cxrlines.inference.seen import SEEN, seen_text
 from cxrlines.models.classifier import Classifier
@@ -68,6 +71,25 @@ def test_a_patient_is_seen_under_the_name_of_his_backdrop(known, bundle_of):
     other = KnownFilm(film.path, "q", film.compare, (backdrop_patient("q"),))
     told = judge(KnownFilms([aliased, other], {}, ()), bundle_of([backdrop_patient("p")], []), resamples=5)
     assert told.figures.films == 1 and told.left_out == {SEEN_PATIENT: 1}
+
+
+def test_films_are_drawn_with_the_truth_on_the_left(phantom, known, bundle_of, tmp_path):
+    judge(known, bundle_of([], []), resamples=5, draw=tmp_path / "drawn")
+    assert {path.stem for path in (tmp_path / "drawn").iterdir()} == {film.path.stem for film in known.films}
+
+    def colour(sheet: np.ndarray) -> int:
+        """Coloured px of the film, without the strip beside it."""
+        return int((np.ptp(sheet[:, : sheet.shape[1] // 2].astype(int), axis=2) > 60).sum())
+
+    with_lines = 0
+    lines = read_dataset(phantom, "test").lines
+    for film in known.films:
+        sheet = cv2.imread(str(tmp_path / f"drawn/{film.path.stem}.png"))
+        true, found = np.hsplit(sheet, 2)
+        assert (colour(true) > 100) == bool(lines.get(film.path.stem)), film.path.stem
+        assert colour(found) == 0, "an untrained network finds nothing"
+        with_lines += film.path.stem in lines
+    assert with_lines
 
 
 def test_what_cannot_be_judged_is_said(known, bundle_of):

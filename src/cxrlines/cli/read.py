@@ -85,6 +85,9 @@ def judge(
     split: Annotated[Split | None, typer.Option(help="Of a data folder; default: test, where there is one.")] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of patients behind an interval.")] = 1000,
     seed: int = 0,
+    draw: Annotated[
+        Path | None, typer.Option(help="Folder for the films as PNG: left what is true of them, right what was found.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge what a bundle finds: presence AUC, lines found, missed and invented, tips, carina, states."""
@@ -99,7 +102,7 @@ def judge(
     read = load_bundle(bundle or EMBEDDED)
     read = read if fold is None else of_fold(read, fold)
     known = marked_films(films, marks) if marks else data_films(films, split.value if split else None)
-    result = judged(known, read, report_seen=seen is Seen.report, resamples=resamples, seed=seed)
+    result = judged(known, read, report_seen=seen is Seen.report, resamples=resamples, seed=seed, draw=draw)
     typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
     say(result.notice)
 

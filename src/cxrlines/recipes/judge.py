@@ -2,15 +2,24 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from cxrlines.data.films import FilmError
+import cv2
+import numpy as np
+
+from cxrlines.data.films import FilmError, read_film
 from cxrlines.evaluation.found import FoundFigures, found_figures
 from cxrlines.evaluation.intervals import RESAMPLES
+from cxrlines.evaluation.lines import ReadFilm
 from cxrlines.inference.bundle import Bundle, BundleError
+from cxrlines.inference.draw import draw_findings
+from cxrlines.inference.findings import Findings, distances_of
+from cxrlines.inference.locate import Line, Spot
 from cxrlines.inference.reader import Progress, Reader
 from cxrlines.inference.seen import seen_by, was_seen
 from cxrlines.recipes.known import JudgeError, KnownFilms
+from cxrlines.task import Landmark
 
 SEEN_PATIENT = "of a patient that a model has seen"
 UNREADABLE = "not readable"
@@ -61,6 +70,7 @@ def judge(
     batch_size: int = 8,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    draw: Path | None = None,
     progress: Progress | None = None,
 ) -> Judgement:
     """Read the films with the bundle and set what it finds against what is true of them.
@@ -69,6 +79,7 @@ def judge(
         known: as `marked_films` or `data_films` gives them.
         report_seen: whether films of patients that a model has seen are judged too, and that is said; else they are
             left out.
+        draw: folder for each film as PNG, with what is true of it on the left and what was found on the right.
         progress: told (films read, films in all).
 
     Raises:
@@ -107,6 +118,8 @@ def judge(
         else:
             refused += not found.quality.usable
             judged.append(film.compare(found))
+            if draw:
+                _draw_both(film.path, judged[-1].read, found, draw)
     if not judged:
         raise JudgeError(f"none of {len(films)} films could be read, e.g. {films[0].path if films else 'none given'}")
     figures = found_figures(judged, resamples=resamples, seed=seed)
@@ -122,6 +135,21 @@ def of_fold(bundle: Bundle, fold: int) -> Bundle:
     models = tuple(bundle.manifest.models[k] for k in kept)
     manifest = bundle.manifest.model_copy(update={"models": models})
     return replace(bundle, manifest=manifest, models=tuple(bundle.models[k] for k in kept))
+
+
+def _draw_both(path: Path, read: ReadFilm, found: Findings, folder: Path) -> None:
+    lines = [line for line in read.true if isinstance(line, Line)]
+    carina = {} if read.true_carina is None else {Landmark.CARINA: Spot(read.true_carina, 1.0)}
+    distances = distances_of(lines, carina, found.film_shape, None, found.mm_per_px)
+    true = replace(found, lines=tuple(lines), landmarks=carina, distances=tuple(distances), labels=None)
+    pixels = read_film(path).pixels
+    sheets = [
+        draw_findings(pixels, each, name=f"{path.stem}: {what}") for what, each in (("true", true), ("found", found))
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    written, png = cv2.imencode(".png", np.hstack(sheets)[:, :, ::-1])
+    assert written
+    (folder / f"{path.stem}.png").write_bytes(png.tobytes())
 
 
 def _models(bundle: Bundle) -> tuple[str, ...]:
