@@ -17,7 +17,7 @@ import cxrlines
 from cxrlines import cli
 from cxrlines.data.films import FilmError
 from cxrlines.inference.findings import Findings
-from cxrlines.inference.reader import EMBEDDED, Reader
+from cxrlines.inference.reader import EMBEDDED, Embedded, Reader
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 
@@ -175,6 +175,15 @@ def test_odd_films_are_read_or_say_why_and_cost_the_good_one_nothing(
     alone, among = reader.read(film), found["good.png"]
     assert isinstance(among, Findings) and among.labels == pytest.approx(alone.labels, abs=1e-4)
     assert [line.device for line in among.lines] == [line.device for line in alone.lines] != []
+
+
+def test_what_is_no_chest_film_has_no_embedding(reader: Reader, odd: Path) -> None:
+    black, good = reader.embed([odd / "black.png", odd / "good.png"])
+    assert isinstance(black, FilmError) and str(black).startswith(f"{odd / 'black.png'}: not a frontal chest film")
+    assert isinstance(good, Embedded)
+    (alone,) = reader.embed([odd / "good.png"])
+    assert isinstance(alone, Embedded)
+    np.testing.assert_allclose(good.vector, alone.vector, atol=1e-5)
 
 
 def test_what_a_reader_should_know_of_an_odd_film_is_in_its_notes(reader: Reader, odd: Path) -> None:

@@ -19,8 +19,9 @@ from cxrlines.models.weights import save_weights
 from cxrlines.recipes.folder import HELD_OUT, LINEAGE, RECORD, WEIGHTS
 from cxrlines.recipes.judge import of_fold
 from cxrlines.recipes.load import load_recipe
-from cxrlines.recipes.pack import pack
+from cxrlines.recipes.pack import _saw_flips, pack
 from cxrlines.recipes.run import STEPS
+from cxrlines.recipes.spec import Recipe
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Lineage
 
@@ -125,3 +126,14 @@ def test_a_bundle_knows_the_patients_of_each_model_and_of_what_it_was_made_from(
     seen = seen_by(bundle)
     assert len(seen) == 2 and was_seen("own", seen) and was_seen("before", seen)
     assert seen_by(of_fold(bundle, 0)) == frozenset()
+
+
+@pytest.mark.parametrize(("segmenter", "classifier"), [(True, True), (True, False), (False, True)])
+def test_flipped_views_need_a_segmenter_that_saw_flips_too(segmenter, classifier):
+    stages = {
+        "segmenter": {"films": {"which": "annotated", "flip": segmenter}, "targets": {"maps": {}}},
+        "classifier": {"films": {"maps_of": "segmenter", "flip": classifier}},
+    }
+    recipe = Recipe.model_validate({"name": "t", "members": {"m": {"backbone": "resnet10t", "stages": stages}}})
+    assert _saw_flips(recipe, "m", "segmenter") == segmenter
+    assert _saw_flips(recipe, "m", "classifier") == (segmenter and classifier)

@@ -83,7 +83,10 @@ class Reader:
         yield from self._in_batches(films, self._findings, progress)
 
     def embed(self, films: Iterable[Source], progress: Progress | None = None) -> Iterator["Embedded | FilmError"]:
-        """The embeddings of films, prepared as for reading, in their order; a `FilmError` where one cannot be read."""
+        """The embeddings of films, prepared as for reading, in their order.
+
+        A `FilmError` where one cannot be read, or is refused as no frontal chest film.
+        """
         yield from self._in_batches(films, self._embedded, progress)
 
     def _in_batches(
@@ -127,13 +130,17 @@ class Reader:
         at = placement.at(self._store.size, self._forward.map_size or self._sizes[-1])
         key = hashlib.sha256(stored.tobytes()).hexdigest()[:16]
         mm = film.mm_per_px[::-1] if film.mm_per_px and quality.rotation in (90, 270) else film.mm_per_px
-        return _Prepared(shown, (height, width), at, mm, key, time.monotonic() - start, quality)
+        return _Prepared(name, shown, (height, width), at, mm, key, time.monotonic() - start, quality)
 
-    def _embedded(self, films: list["_Prepared"]) -> list["Embedded"]:
-        if not films:
-            return []
-        vectors = self._forward.embed([film.shown for film in films])
-        return [Embedded(vector, film.key, film.shape) for vector, film in zip(vectors, films, strict=True)]
+    def _embedded(self, films: list["_Prepared"]) -> list["Embedded | FilmError"]:
+        usable = [film.shown for film in films if film.quality.usable]
+        vectors = iter(self._forward.embed(usable) if usable else ())
+        return [
+            Embedded(next(vectors), film.key, film.shape)
+            if film.quality.usable
+            else FilmError(f"{film.name}: {film.quality.notes[0]}")
+            for film in films
+        ]
 
     def _findings(self, films: list["_Prepared"]) -> list[Findings]:
         read = iter(self._read([film for film in films if film.quality.usable]))
@@ -195,6 +202,7 @@ class Embedded:
 class _Prepared:
     """A righted film of (height, width) px at every size that a model sees, and where it lies at the size mapped."""
 
+    name: str
     shown: Shown
     shape: tuple[int, int]
     placement: Placement

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -199,9 +200,11 @@ def _cost(recipe: Recipe, step: Step, films: Material, gpu: Gpu, labelled: set[t
     watched = held_films if schedule.validate_films is None else min(schedule.validate_films, held_films)
     predicted = held_films if stage.films.view == "plain" and stage.targets.classifies else 0
     read = (math.ceil(schedule.epochs) * watched if stage.targets.classifies else 0) + predicted
-    seconds = trained * (1 + BACKWARD) * network.seconds(gpu, width) + read * _reading(
-        recipe, name, stage_name, gpu, width
-    )
+    each = network.seconds(gpu, width)
+    if stage.targets.maps and stage.films.which == "all":  # the decoder is run on annotated films alone
+        plain = _network_of(recipe, name, stage_name).seconds(gpu, width)
+        each = plain + float(np.mean(films.own.annotated)) * (each - plain)
+    seconds = trained * (1 + BACKWARD) * each + read * _reading(recipe, name, stage_name, gpu, width)
     memory = network.memory(schedule.batch, width) + network.tensors * (4 if schedule.ema else 0)
     if stage.targets.features:  # the frozen teacher, of the same backbone
         seconds += trained * network.seconds(gpu, width)

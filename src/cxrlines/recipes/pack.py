@@ -54,7 +54,7 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
     flips = True
     for name in recipe.averaged:
         source = recipe.source(name)
-        flips &= recipe.members[source[0]].stages[source[1]].films.flip
+        flips &= _saw_flips(recipe, *source)
         for step, identity in finished.items():
             member, fold_name, stage = step.split("/")
             if (member, stage) != source or "+" in fold_name:
@@ -99,6 +99,12 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
         further={SEEN: seen_text(seen)},
         **fitted,
     )
+
+
+def _saw_flips(recipe: Recipe, member: str, stage: str) -> bool:
+    """Whether every network of a stage was trained with flips, the segmenter of its maps among them."""
+    films = recipe.members[member].stages[stage].films
+    return films.flip and (films.maps_of is None or _saw_flips(recipe, member, films.maps_of))
 
 
 def _calibrated(held_out: dict[str, list[Path]], data: Path, folds: Path) -> tuple[dict[str, Any], dict[str, Any]]:
