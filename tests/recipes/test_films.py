@@ -11,7 +11,7 @@ from cxrlines.recipes.folder import HELD_OUT, LINEAGE, WEIGHTS, Run, read_record
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.plan import Step, name_of
 from cxrlines.recipes.run import plan_of, prepare
-from cxrlines.recipes.spec import MapTarget
+from cxrlines.recipes.stage_spec import MapTarget
 from cxrlines.task import MAPS, Landmark, MapKind
 from cxrlines.training.lineage import read_lineage
 

@@ -10,7 +10,8 @@ from cxrlines.augment.policy import POLICIES
 from cxrlines.models.backbones import check_backbone
 from cxrlines.models.heads import HEADS
 from cxrlines.recipes.load import load_recipe
-from cxrlines.recipes.spec import FileStart, Recipe
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import FileStart
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/recipes.md").read_text()

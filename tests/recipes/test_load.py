@@ -3,7 +3,7 @@
 import pytest
 
 from cxrlines.recipes.load import RecipeError, load_recipe, shipped
-from cxrlines.recipes.spec import FileStart
+from cxrlines.recipes.stage_spec import FileStart
 
 SMALL = """
 name: small

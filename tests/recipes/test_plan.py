@@ -12,7 +12,8 @@ from cxrlines.data.lines import Line
 from cxrlines.data.tables import Dataset
 from cxrlines.recipes.external import ExternalSet
 from cxrlines.recipes.plan import Material, Step, make_plan, name_of
-from cxrlines.recipes.spec import OWN, Recipe
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import OWN
 from cxrlines.task import LABELS
 
 FILMS = 40  # two a patient

@@ -11,7 +11,7 @@ from cxrlines.recipes.folder import HELD_OUT, read_record
 from cxrlines.recipes.plan import name_of
 from cxrlines.recipes.run import plan_of
 from cxrlines.recipes.soft import read_soft_labels, soft_labels
-from cxrlines.recipes.spec import SoftTarget
+from cxrlines.recipes.stage_spec import SoftTarget
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 STUDIES = ["c", "a", "b"]

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from cxrlines.recipes.spec import FileStart, Recipe, SoftTarget
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import FileStart, SoftTarget
 
 BASE = yaml.safe_load("""
 name: base

@@ -23,7 +23,8 @@ from cxrlines.models.two_step import Model, TwoStep
 from cxrlines.phantom.write import write_phantom
 from cxrlines.recipes.films import films_of
 from cxrlines.recipes.plan import Step
-from cxrlines.recipes.spec import MapTarget, Recipe, StageSpec
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import MapTarget, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.training.loader import FilmSet, batches_per_epoch
 from cxrlines.training.process import keep_buffers

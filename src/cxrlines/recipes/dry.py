@@ -18,7 +18,8 @@ from cxrlines.recipes.external import ExternalSet, open_set
 from cxrlines.recipes.folder import read_record, used_sets
 from cxrlines.recipes.plan import Material, Step, files_of, make_plan, name_of
 from cxrlines.recipes.run import check_networks, chosen_folds, folds_for
-from cxrlines.recipes.spec import OWN, Recipe
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import OWN
 
 ANNOTATED = 9_095 / 30_083
 """Share of RANZCR's studies that are annotated."""

@@ -21,7 +21,7 @@ from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipes.folder import HELD_OUT, WEIGHTS, Run
 from cxrlines.recipes.plan import Key, Step
 from cxrlines.recipes.soft import read_soft_labels, soft_labels
-from cxrlines.recipes.spec import OWN, MapTarget, StageSpec
+from cxrlines.recipes.stage_spec import OWN, MapTarget, StageSpec
 from cxrlines.task import LABELS, MAPS, Landmark, MapKind
 from cxrlines.training import distributed
 from cxrlines.training.loader import Films, FilmSet

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cxrlines.recipes import spec
-from cxrlines.recipes.spec import Recipe, nearest
+from cxrlines.recipes import spec, stage_spec
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import nearest
 
 
 class RecipeError(ValueError):
@@ -120,9 +121,9 @@ def _fields_at(path: tuple[int | str, ...]) -> list[str]:
     model: type[BaseModel] = Recipe
     inside: dict[str, type[BaseModel]] = {
         "store": spec.StoreSpec, "folds": spec.FoldsSpec, "ensemble": spec.EnsembleSpec, "members": spec.MemberSpec,
-        "stages": spec.StageSpec, "films": spec.FilmsSpec, "targets": spec.TargetsSpec, "schedule": spec.ScheduleSpec,
-        "labels": spec.LabelTarget, "features": spec.FeatureTarget, "soft": spec.SoftTarget,
-        "presence": spec.PresenceTarget, "maps": spec.MapTarget, "external": spec.ExternalSpec, "start": spec.FileStart,
+        "stages": stage_spec.StageSpec, "films": stage_spec.FilmsSpec, "targets": stage_spec.TargetsSpec, "schedule": stage_spec.ScheduleSpec,
+        "labels": stage_spec.LabelTarget, "features": stage_spec.FeatureTarget, "soft": stage_spec.SoftTarget,
+        "presence": stage_spec.PresenceTarget, "maps": stage_spec.MapTarget, "external": spec.ExternalSpec, "start": stage_spec.FileStart,
         "tracking": spec.TrackingSpec,
     }  # fmt: skip
     for part in path:

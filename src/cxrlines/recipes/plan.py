@@ -21,7 +21,8 @@ import pandas as pd
 from cxrlines.data.lines import Line
 from cxrlines.data.tables import Dataset
 from cxrlines.recipes.external import ExternalSet
-from cxrlines.recipes.spec import OWN, FileStart, Recipe, StageSpec
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import OWN, FileStart, StageSpec
 from cxrlines.task import LABELS
 
 FORMAT = 3

@@ -20,7 +20,7 @@ from cxrlines.evaluation.fitted import fit_weights, nested_fitted
 from cxrlines.evaluation.report import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
 from cxrlines.recipes.folder import HELD_OUT, LINEAGE, TEST, Run, read_record
 from cxrlines.recipes.plan import Step
-from cxrlines.recipes.spec import OWN, FileStart, StageSpec
+from cxrlines.recipes.stage_spec import OWN, FileStart, StageSpec
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import read_lineage
 

@@ -22,7 +22,8 @@ from cxrlines.recipes.folder import LINEAGE, Run, material, used_sets
 from cxrlines.recipes.load import RecipeError
 from cxrlines.recipes.plan import Step, files_of, make_plan
 from cxrlines.recipes.proof import write_proof
-from cxrlines.recipes.spec import FileStart, Recipe
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import FileStart
 from cxrlines.recipes.step import is_judged, predict_test
 from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers

@@ -13,7 +13,7 @@ import pandas as pd
 from cxrlines.data.rows import read_rows, shown
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.evaluation.sharpen import dynamic_temperatures, kept, sharpen
-from cxrlines.recipes.spec import SoftTarget
+from cxrlines.recipes.stage_spec import SoftTarget
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 WEIGHT = "weight"

@@ -24,7 +24,8 @@ from cxrlines.models.weights import load_into, load_weights, save_weights
 from cxrlines.recipes.films import films_of, load_step, map_folds, predict_rows, training_films
 from cxrlines.recipes.folder import HELD_OUT, LINEAGE, RECORD, TEST, TRACKED, WEIGHTS, Run, read_record
 from cxrlines.recipes.plan import Key, Step, name_of
-from cxrlines.recipes.spec import OWN, FileStart, Recipe, ScheduleSpec, StageSpec
+from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import OWN, FileStart, ScheduleSpec, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import open_tracker
