@@ -120,11 +120,12 @@ def _fields_at(path: tuple[int | str, ...]) -> list[str]:
     """The fields allowed at a path of a recipe."""
     model: type[BaseModel] = Recipe
     inside: dict[str, type[BaseModel]] = {
-        "store": spec.StoreSpec, "folds": spec.FoldsSpec, "ensemble": spec.EnsembleSpec, "members": spec.MemberSpec,
-        "stages": stage_spec.StageSpec, "films": stage_spec.FilmsSpec, "targets": stage_spec.TargetsSpec, "schedule": stage_spec.ScheduleSpec,
-        "labels": stage_spec.LabelTarget, "features": stage_spec.FeatureTarget, "soft": stage_spec.SoftTarget,
-        "presence": stage_spec.PresenceTarget, "maps": stage_spec.MapTarget, "external": spec.ExternalSpec, "start": stage_spec.FileStart,
-        "tracking": spec.TrackingSpec,
+        "store": spec.StoreSpec, "folds": spec.FoldsSpec, "external": spec.ExternalSpec, "members": spec.MemberSpec,
+        "ensemble": spec.EnsembleSpec, "tracking": spec.TrackingSpec,
+        "stages": stage_spec.StageSpec, "start": stage_spec.FileStart, "films": stage_spec.FilmsSpec,
+        "targets": stage_spec.TargetsSpec, "labels": stage_spec.LabelTarget, "features": stage_spec.FeatureTarget,
+        "soft": stage_spec.SoftTarget, "presence": stage_spec.PresenceTarget, "maps": stage_spec.MapTarget,
+        "schedule": stage_spec.ScheduleSpec,
     }  # fmt: skip
     for part in path:
         model = inside.get(str(part), model)
