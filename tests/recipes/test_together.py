@@ -20,7 +20,7 @@ from cxrlines.recipes.run import plan_of, prepare
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training import distributed
 from cxrlines.training.loader import FilmSet
-from cxrlines.training.stage import predict_films
+from cxrlines.training.trainer import predict_films
 
 
 @pytest.mark.long

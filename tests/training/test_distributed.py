@@ -15,8 +15,10 @@ from cxrlines.data.store import Placement
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
 from cxrlines.training import distributed
+from cxrlines.training.fit import Fit
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.stage import Fit, StageModule, fit_stage, predict_films
+from cxrlines.training.stage import StageModule
+from cxrlines.training.trainer import fit_stage, predict_films
 
 FIT = Fit(epochs=2, batch=5, lr=1e-3, seed=5, ema=0.5, clip=1.0, presence_weight=0.5)
 SIZE = 32

@@ -11,13 +11,13 @@ from cxrlines.task import DEVICE_OF, LABELS, MAPS, MapKind
 from cxrlines.training.losses import (
     LINE_PIXELS,
     MOST_WEIGHT,
+    PRESENCE_GROUPS,
     balanced_weights,
     feature_loss,
     label_loss,
     maps_loss,
     presence_loss,
 )
-from cxrlines.training.stage import PRESENCE_GROUPS
 
 
 def test_label_loss_is_the_mean_log_loss_of_scikit_learn():

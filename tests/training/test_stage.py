@@ -13,9 +13,11 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS, Device
 from cxrlines.training.checkpoint import State, load_state, save_state
+from cxrlines.training.fit import Fit
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.losses import label_loss, maps_loss
-from cxrlines.training.stage import Fit, StageModule, fit_stage, predict_films
+from cxrlines.training.stage import StageModule
+from cxrlines.training.trainer import fit_stage, predict_films
 
 FIT = Fit(epochs=3, batch=4, lr=1e-3, seed=5)
 

@@ -26,9 +26,11 @@ from cxrlines.recipes.plan import Step
 from cxrlines.recipes.spec import Recipe
 from cxrlines.recipes.stage_spec import MapTarget, StageSpec
 from cxrlines.task import MAPS
+from cxrlines.training.fit import Fit
 from cxrlines.training.loader import FilmSet, batches_per_epoch
 from cxrlines.training.process import keep_buffers
-from cxrlines.training.stage import Fit, StageModule, fit_stage
+from cxrlines.training.stage import StageModule
+from cxrlines.training.trainer import fit_stage
 
 BACKBONE, BATCH = "tf_efficientnet_lite0", 16
 PASSES = {"plain": 1.0, "overlay": 1.08, "features": 1.33, "maps": 1.47, "maps_of": 1.56}

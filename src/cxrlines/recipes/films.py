@@ -25,7 +25,7 @@ from cxrlines.recipes.stage_spec import OWN, MapTarget, StageSpec
 from cxrlines.task import LABELS, MAPS, Landmark, MapKind
 from cxrlines.training import distributed
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.stage import predict_films
+from cxrlines.training.trainer import predict_films
 
 
 def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool, maps: MapTarget | None = None) -> Films:

@@ -30,10 +30,12 @@ from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import open_tracker
 from cxrlines.training import distributed
+from cxrlines.training.fit import Fit
 from cxrlines.training.lineage import LeakError, Lineage, read_lineage
 from cxrlines.training.loader import FilmSet
 from cxrlines.training.losses import balanced_weights
-from cxrlines.training.stage import Fit, StageModule, fit_stage, resume
+from cxrlines.training.stage import StageModule
+from cxrlines.training.trainer import fit_stage, resume
 
 
 def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], loader_workers: int = 0) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cxrlines.task import MAPS, MapKind
+from cxrlines.task import DEVICE_OF, LABELS, MAPS, Device, MapKind
 
 MOST_WEIGHT = 20.0
 """A balanced label weighs its positives at most this much: 79 ETT-abnormal films in 30,083 would weigh 380."""
@@ -15,6 +15,12 @@ MOST_WEIGHT = 20.0
 
 LINE_PIXELS = 20.0
 """Weight of the lines' cross-entropy, a mean over pixels of which one in a hundred is a line."""
+
+PRESENCE_GROUPS = [
+    *([i for i, label in enumerate(LABELS) if DEVICE_OF[label] == device] for device in Device),
+    list(range(len(LABELS))),
+]
+"""The labels behind each column of `data.external.PRESENCE`: a device's own, and any at all."""
 
 
 def label_loss(

@@ -1,17 +1,11 @@
 """One Lightning module for every stage: a start, films, targets, losses, a schedule in; a classifier out."""
 
-import contextlib
-import logging
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -20,54 +14,12 @@ from torch.utils.data import DataLoader
 from cxrlines.evaluation.metrics import macro_auc
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import Model, TwoStep
-from cxrlines.task import DEVICE_OF, LABELS, Device
 from cxrlines.training import distributed
-from cxrlines.training.checkpoint import Progress, State, cpu_copy, load_state, save_state
+from cxrlines.training.checkpoint import Progress, State, cpu_copy
+from cxrlines.training.fit import Fit, Report, Track
 from cxrlines.training.loader import Batches, FilmSet, View, batches_per_epoch, in_order
-from cxrlines.training.losses import feature_loss, label_loss, maps_loss, presence_loss
-from cxrlines.training.schedule import Shape, learning_rate
-
-Report = Callable[[dict[str, Any]], None]
-"""Told where a stage is: epoch, epochs, step, steps, films_per_s, loss, auc, seconds_left."""
-Track = Callable[[dict[str, float], int], None]
-"""Told an epoch's figures: loss, lr, auc, and which epoch it was."""
-
-
-PRESENCE_GROUPS = [
-    *([i for i, label in enumerate(LABELS) if DEVICE_OF[label] == device] for device in Device),
-    list(range(len(LABELS))),
-]
-"""The labels behind each column of `data.external.PRESENCE`: a device's own, and any at all."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How one stage is fitted; the fields of a recipe's schedule and targets, resolved to numbers."""
-
-    epochs: float
-    batch: int
-    lr: float
-    end_lr: float = 1e-6
-    shape: Shape = "cosine"
-    warmup_epochs: float = 0.0
-    restart_epochs: float = 0.0
-    optimizer: Literal["adam", "adamw"] = "adam"
-    weight_decay: float = 1e-6
-    clip: float | None = None
-    precision: Literal["32", "bf16", "16"] = "32"
-    ema: float | None = None
-    patience: int | None = None
-    label_weight: float = 1.0
-    feature_weight: float = 0.0
-    soft_weight: float = 0.0
-    presence_weight: float = 0.0
-    maps_weight: float = 0.0
-    seed: int = 0
-
-    @property
-    def classifies(self) -> bool:
-        """Whether a loss needs the labels' logits."""
-        return bool(self.label_weight or self.soft_weight or self.presence_weight)
+from cxrlines.training.losses import PRESENCE_GROUPS, feature_loss, label_loss, maps_loss, presence_loss
+from cxrlines.training.schedule import learning_rate
 
 
 class StageModule(lightning.LightningModule):
@@ -386,60 +338,3 @@ def mapped_rows(known: Tensor) -> Tensor:
     """
     rows = known.any(dim=1).nonzero().flatten()
     return rows if len(rows) else rows.new_zeros(1)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's advice on loader workers and unused hardware does not fit one process a core."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", category=UserWarning, message=".*lr_scheduler.*")
-        yield
-
-
-def fit_stage(module: StageModule) -> dict[str, Tensor]:
-    """Train what is left of `module`. Returns the final weights."""
-    left = math.ceil(module.total / module.per_epoch) - module.progress.epoch
-    distributed.same_everywhere(module.step_now, "step to go on from")
-    if not module.finished and left > 0:
-        distributed.synchronise(module.model, module.in_batch)
-        if module.ema is not None:
-            module.ema.requires_grad_(False)
-        with _quiet():
-            trainer = lightning.Trainer(
-                max_epochs=left,
-                **distributed.trainer_options(find_unused=distributed.world() > 1 and module.leaves_unused()),
-                benchmark=torch.cuda.is_available(),  # every batch has the same shape
-                precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[module.fit_to.precision],  # type: ignore[arg-type]
-                gradient_clip_val=module.fit_to.clip,
-                logger=False,
-                reload_dataloaders_every_n_epochs=1,
-                num_sanity_val_steps=0,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-            trainer.fit(module)
-    return module.result()
-
-
-def resume(path: Path, step: str) -> tuple[State | None, Callable[[State], None]]:
-    """The state a killed run of `step` left at `path`, and what keeps the next ones there."""
-    return load_state(path, step), lambda state: save_state(path, step, state)
-
-
-@torch.inference_mode()
-def predict_films(model: Model, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
-    """Probabilities (n, 11) float32 of every film in order, without augmentation.
-
-    Several processes predict a part each and all get the whole: all of them must call it.
-    """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model.to(device).to(memory_format=torch.channels_last).eval()
-    rows = [
-        torch.sigmoid(model(item[("overlay" if view == "overlay" else "film")].to(device)).float()).cpu()
-        for item in in_order(films, batch, part=distributed.part(len(films.films)))
-    ]
-    scores = torch.cat(rows).numpy() if rows else np.zeros((0, films.films.targets.shape[1]), np.float32)
-    return distributed.gather_rows(scores)
