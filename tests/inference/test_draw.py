@@ -5,7 +5,8 @@ import pytest
 
 from cxrlines.inference.draw import LEAST_SIDE, NOTICE, draw_findings
 from cxrlines.inference.findings import Findings, distances_of
-from cxrlines.inference.locate import Line, Spot
+from cxrlines.inference.locate import Line
+from cxrlines.inference.spots import Spot
 from cxrlines.task import DEVICE_COLOURS, LABELS, Device, Landmark
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from cxrlines.data.position import ett_state
 from cxrlines.data.store import shrink
 from cxrlines.inference.findings import Findings, distances_of, evidence_of, findings_of
-from cxrlines.inference.locate import Line, Spot
+from cxrlines.inference.locate import Line
+from cxrlines.inference.spots import Spot
 from cxrlines.task import LABELS, MAPS, STATE_OF, Device, Landmark, MapKind, State
 
 SHAPE = (1000, 800)

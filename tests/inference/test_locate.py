@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from cxrlines.data.maps import SPOT_SIGMA, to_map
-from cxrlines.inference.locate import PEAK, find_landmarks, find_lines, find_spots
+from cxrlines.inference.locate import find_landmarks, find_lines
 from cxrlines.task import MAPS, Device, Landmark, MapKind
 
 SEEDS = range(40)
@@ -121,13 +121,6 @@ def test_the_landmark_is_the_peak_between_pixels(oracle, perfect):
         assert np.hypot(*(rough.xy - at)) < 0.005 * SIDE
 
 
-def test_a_peak_at_the_edge_of_the_film_is_not_pulled_inward():
-    y, x = np.mgrid[:SIDE, :SIDE]
-    heat = np.exp(-((x - 0.7) ** 2 + (y - 100.4) ** 2) / 2 / (SPOT_SIGMA * SIDE) ** 2).astype(np.float32)
-    (spot,) = find_spots(heat)
-    assert np.abs(spot.xy - (0.7, 100.4)).max() < 0.05
-
-
 def test_a_peak_beside_the_film_is_no_landmark_of_it():
     """In a padded square the film takes a part of the maps: the padding may hold the highest peak."""
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -142,17 +135,6 @@ def test_a_peak_beside_the_film_is_no_landmark_of_it():
     assert find_landmarks(maps, (120.0, -0.5, 151.5, 191.5)) == {}
     half_off = find_landmarks(maps, (20.4, -0.5, 151.5, 191.5))[Landmark.CARINA]
     assert half_off.xy[0] == 20.4, "of a peak on the very edge the place is on the film"
-
-
-@pytest.mark.parametrize("height", [0.09, 0.105, 0.115, 0.13, 0.16, 0.2])
-def test_the_quick_look_at_the_highest_value_hides_no_peak(height):
-    y, x = np.mgrid[:SIDE, :SIDE]
-    sigma = SPOT_SIGMA * SIDE
-    for spread in (0.7 * sigma, sigma, 3 * sigma):
-        heat = (height * np.exp(-((x - 90) ** 2 + (y - 100) ** 2) / 2 / spread**2)).astype(np.float32)
-        smooth = 1.36 * height * spread**2 / (spread**2 + (0.6 * sigma) ** 2)  # of two Gaussians
-        assert len(find_spots(heat)) == (smooth > PEAK)
-    assert bool(find_spots(np.full((SIDE, SIDE), height, np.float32))) == (1.36 * height > PEAK)
 
 
 def test_confidence_grows_with_probability_and_with_length():

@@ -8,7 +8,8 @@ import pytest
 
 from cxrlines.data.tables import read_dataset
 from cxrlines.inference.findings import Findings
-from cxrlines.inference.locate import Line, Spot
+from cxrlines.inference.locate import Line
+from cxrlines.inference.spots import Spot
 from cxrlines.phantom.backdrop import find_backdrops
 from cxrlines.phantom.marks import MarksError, read_marks
 from cxrlines.recipes.known import JudgeError, data_films, marked_films

@@ -12,8 +12,9 @@ import numpy as np
 from cxrlines.data.maps import from_map, to_map
 from cxrlines.data.position import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, ett_state
 from cxrlines.data.store import Placement
-from cxrlines.inference.locate import Bounds, Line, Spot, find_landmarks, find_lines
+from cxrlines.inference.locate import Bounds, Line, find_landmarks, find_lines
 from cxrlines.inference.quality import AS_IT_IS, Quality
+from cxrlines.inference.spots import Spot
 from cxrlines.task import EXCLUSIVE, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
 
 LONG_SIDE_CM = (35.0, 43.0)

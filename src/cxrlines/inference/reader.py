@@ -28,8 +28,9 @@ from cxrlines.evaluation.calibrate import Calibration
 from cxrlines.inference.bundle import Bundle, load_bundle
 from cxrlines.inference.findings import Findings, findings_of
 from cxrlines.inference.forward import Forward, Shown, gives_maps
-from cxrlines.inference.locate import Line, Spot
+from cxrlines.inference.locate import Line
 from cxrlines.inference.quality import Quality, judge, load_probe, on_original, turned_back
+from cxrlines.inference.spots import Spot
 from cxrlines.inference.views import allowed_views, views
 from cxrlines.task import LABELS
 

@@ -15,9 +15,10 @@ from cxrlines.evaluation.lines import ReadFilm
 from cxrlines.inference.bundle import Bundle, BundleError
 from cxrlines.inference.draw import draw_findings
 from cxrlines.inference.findings import Findings, distances_of
-from cxrlines.inference.locate import Line, Spot
+from cxrlines.inference.locate import Line
 from cxrlines.inference.reader import Progress, Reader
 from cxrlines.inference.seen import seen_by, was_seen
+from cxrlines.inference.spots import Spot
 from cxrlines.recipes.known import JudgeError, KnownFilms
 from cxrlines.task import Landmark
 
