@@ -16,6 +16,7 @@ from cxrlines.models.two_step import TwoStep
 from cxrlines.models.weights import save_weights
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
+from cxrlines.recipes.load import load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -115,4 +116,30 @@ def test_the_reader_in_the_box_keeps_to_its_time():
 
     figures = bench_predict(load_bundle(EMBEDDED), films=8)
     assert figures["latency_s"] <= 0.25 and figures["batch_s"] <= 0.25
+    assert figures["largest_difference"] < 1e-4
+
+
+@pytest.mark.long
+def test_a_fold_of_the_two_step_recipe_keeps_to_its_time_at_full_size(tmp_path):
+    """Untrained: weights cost the same whatever they are. Its size, backbone and store are the shipped recipe's."""
+    recipe = load_recipe("two-step")
+    (name,) = recipe.members
+    member = recipe.members[name]
+
+    def net(**options: object) -> Classifier:
+        return Classifier(member.backbone, member.head, weights="none", exclusive=member.exclusive, **options)
+
+    torch.manual_seed(0)
+    model = TwoStep(net(decoder=True), net(in_channels=10))
+    save_weights(tmp_path / "w.safetensors", model.state_dict(), {})
+    written = write_bundle(
+        tmp_path / "bundle",
+        [BundleMember(name, 0, model.config(), tmp_path / "w.safetensors", recipe.size)],
+        store=recipe.store.model_dump(),
+        input_size=recipe.size,
+        meta={},
+    )
+    figures = bench_predict(load_bundle(written), films=4)
+    print(figures)
+    assert figures["latency_s"] <= 1.0 and figures["batch_s"] <= 1.0
     assert figures["largest_difference"] < 1e-4
