@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from cxrlines.data.position import ett_state
 from cxrlines.data.store import shrink
-from cxrlines.inference.findings import Findings, distances_of, evidence_of, findings_of
+from cxrlines.inference.findings import DENIED, Findings, distances_of, evidence_of, findings_of
 from cxrlines.inference.locate import Line
 from cxrlines.inference.spots import Spot
-from cxrlines.task import LABELS, MAPS, STATE_OF, Device, Landmark, MapKind, State
+from cxrlines.task import DEVICE_OF, LABELS, MAPS, STATE_OF, Device, Landmark, MapKind, State
 
 SHAPE = (1000, 800)
 CARINA = {Landmark.CARINA: Spot(np.array([400.0, 400.0]), 0.9)}
@@ -111,6 +111,25 @@ def test_a_gastric_tube_that_leaves_the_film_is_incompletely_imaged_with_or_with
         assert (only.classifier, only.agrees) == (0.9, True)
     assert distances_of([line(Device.CVC, None)], CARINA, SHAPE) == []
     assert distances_of([line(Device.CVC, (400.0, 500.0))], {}, SHAPE) == []
+
+
+def test_no_line_is_told_of_a_device_that_the_classifier_denies(oracle):
+    scene = next(
+        scene
+        for scene in map(oracle.scene_of, range(50))
+        if len({line.device for line in oracle.true_lines(scene)}) > 1
+    )
+    maps, placement = oracle.maps_of(scene)
+    alone = findings_of(maps, placement, scene.view.shape)
+    denied = alone.lines[0].device
+
+    def told(p):
+        labels = {label: p if DEVICE_OF[label] is denied else 0.9 for label in LABELS}
+        return [line.device for line in findings_of(maps, placement, scene.view.shape, labels).lines]
+
+    every = [line.device for line in alone.lines]
+    assert told(0.9) == told(DENIED) == every
+    assert told(0.01) == [device for device in every if device is not denied] != []
 
 
 def test_the_json_says_it_all_in_plain_values(oracle):

@@ -25,6 +25,9 @@ ETT_RULE = (
     f"{ETT_CARINA:g} to {ETT_LARYNX:g} cm borderline, else abnormal"
 )
 NGT_RULE = "a tube that leaves the film is incompletely imaged"
+DENIED = 0.2
+"""No line is told of a device that the classifier holds for less likely than this: on real films it spares a third to
+a half of the invented nasogastric tubes, and hardly a true one (docs/experiments.md, 2026-11-25)."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,8 @@ def findings_of(
         maps: (9, h, w) float32 in [0, 1], in the order of `task.MAPS`, of the square film that was read.
         placement: Where the original film lies in that square.
         film_shape: (height, width) px of the original film.
-        labels: Probability by label, if a classifier read the film as well.
+        labels: Probability by label, if a classifier read the film as well: lines of a device that it denies are not
+            told (`DENIED`).
         mm_per_px: (row, column) spacing in mm, where the film says it.
     """
     height, width = film_shape
@@ -175,15 +179,18 @@ def findings_of(
     def on_original(points: np.ndarray) -> np.ndarray:
         return placement.to_film(from_map(points))
 
+    known = None if labels is None else {name: float(p) for name, p in labels.items()}
+    there = None if known is None else presence_of(known)
     lines = []
     for line in find_lines(maps, bounds):
+        if there and there[line.device.name] < DENIED:
+            continue
         tip = None if line.tip is None else on_original(line.tip[None])[0]
         lines.append(Line(line.device, on_original(line.path), tip, line.confidence))
     landmarks = {
         name: Spot(on_original(spot.xy[None])[0], spot.confidence)
         for name, spot in find_landmarks(maps, bounds).items()
     }
-    known = None if labels is None else {name: float(p) for name, p in labels.items()}
     distances = distances_of(lines, landmarks, film_shape, known, mm_per_px)
     return Findings(
         (height, width), tuple(lines), landmarks, tuple(distances), known, mm_per_px, evidence=evidence_of(maps)
