@@ -25,6 +25,7 @@ from cxrlines.inference.quality import (
     on_original,
     read_probe,
     turned_back,
+    within_frame,
 )
 from cxrlines.inference.quality_fit import measured, refused
 from cxrlines.inference.quality_views import posed
@@ -68,6 +69,31 @@ def test_small_films_and_those_of_one_bit_are_read_and_it_is_said() -> None:
     told = by_rule(Film(_film(shape=(99, 130)), None, "PNG", 1))
     assert told.usable and "130 x 99 px" in told.notes[0] and "1 bit a pixel" in told.notes[1]
     assert by_rule(Film(_film(shape=(100, 100)), None, "PNG", 8)).notes == ()
+
+
+@pytest.mark.parametrize("gray", [0, 20, 255])
+@pytest.mark.parametrize("shape", [(120, 90), (1400, 1100)])
+def test_a_frame_of_one_gray_value_is_looked_past(gray: int, shape: tuple[int, int]) -> None:
+    film = _film(shape=shape)
+    (height, width), rng = shape, np.random.default_rng(0)
+    framed = np.pad(film, ((height // 2, height // 3), (0, width)), constant_values=gray)
+    noise = rng.integers(0, 4, framed.shape).astype(np.int16)  # as a JPEG leaves it
+    framed = np.clip(framed + noise - 2, 0, 255).astype(np.uint8)
+    before = framed.copy()
+    inner = within_frame(framed)
+    assert np.shares_memory(inner, framed) and (framed == before).all()
+    step = max(framed.shape) // 512 + 1
+    assert abs(inner.shape[0] - height) <= step and abs(inner.shape[1] - width) <= step
+    assert inner[0, 0] == framed[height // 2, 0]
+
+
+def test_what_has_no_frame_or_nothing_within_stays_whole() -> None:
+    film = _film()
+    assert within_frame(film).shape == film.shape
+    assert within_frame(np.full((50, 40), 7, np.uint8)).shape == (50, 40)
+    speck = np.zeros((100, 100), np.uint8)
+    speck[40:60, 40:60] = _film(shape=(20, 20))
+    assert within_frame(speck).shape == (100, 100)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,10 @@ FRONTAL = 0.5
 NOT_A_FILM = "not a frontal chest film, as far as can be told from the image: nothing was read"
 LEAST_SIDE = 100
 """px; a line is about 1 mm wide, a third of a px on a smaller film."""
+FRAME = 6
+"""Gray levels by which a row of a frame of one value may vary, by the noise of a JPEG."""
+LEAST_WITHIN = 0.3
+"""Share of a side that a film within a frame has at least."""
 LEAST_SPREAD = 8
 """Gray levels between the 1st and 99th percentile; less shows nothing."""
 LATERAL = ("LL", "RL", "LATERAL")
@@ -107,6 +111,22 @@ def on_original(points: np.ndarray, quality: Quality, shape: tuple[int, int]) ->
     return np.stack([x, y], axis=1)
 
 
+def within_frame(pixels: np.ndarray) -> np.ndarray:
+    """A film (h, w) uint8 without the rows and columns of one gray value around it, such as an export adds; a view.
+
+    All of it where less than `LEAST_WITHIN` of a side would be left.
+    """
+    step = max(1, max(pixels.shape) // 512)  # letters in a frame are wider, so that one with letters stays
+
+    def inside(lines: np.ndarray) -> slice:
+        varied = np.flatnonzero(np.ptp(lines, axis=1) > FRAME)
+        first, last = (varied[0], varied[-1] + 1) if len(varied) else (0, 0)
+        return slice(first, last) if last - first >= LEAST_WITHIN * len(lines) else slice(len(lines))
+
+    rows = inside(pixels[:, ::step])
+    return pixels[rows, inside(pixels[rows][::step].T)]
+
+
 class Probe:
     """What a `PoseNet` says of a film, as a `Quality`; `quality_fit` makes one.
 
@@ -119,6 +139,7 @@ class Probe:
 
     def __call__(self, pixels: np.ndarray) -> Quality:
         """The quality of a film (h, w) uint8; notes and usability are those of the probe alone."""
+        pixels = within_frame(pixels)
         poses, frontal, cropped = self._told(pixels)
         if frontal < FRONTAL:
             return Quality(frontal, usable=False, notes=(NOT_A_FILM,))
