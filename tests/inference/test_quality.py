@@ -80,8 +80,8 @@ def test_a_frame_of_one_gray_value_is_looked_past(gray: int, shape: tuple[int, i
     noise = rng.integers(0, 4, framed.shape).astype(np.int16)  # as a JPEG leaves it
     framed = np.clip(framed + noise - 2, 0, 255).astype(np.uint8)
     before = framed.copy()
-    inner = within_frame(framed)
-    assert np.shares_memory(inner, framed) and (framed == before).all()
+    inner = framed[within_frame(framed)]
+    assert (framed == before).all()
     step = max(framed.shape) // 512 + 1
     assert abs(inner.shape[0] - height) <= step and abs(inner.shape[1] - width) <= step
     assert inner[0, 0] == framed[height // 2, 0]
@@ -89,11 +89,11 @@ def test_a_frame_of_one_gray_value_is_looked_past(gray: int, shape: tuple[int, i
 
 def test_what_has_no_frame_or_nothing_within_stays_whole() -> None:
     film = _film()
-    assert within_frame(film).shape == film.shape
-    assert within_frame(np.full((50, 40), 7, np.uint8)).shape == (50, 40)
+    assert within_frame(film) == (slice(0, 120), slice(0, 150))
+    assert within_frame(np.full((50, 40), 7, np.uint8)) == (slice(0, 50), slice(0, 40))
     speck = np.zeros((100, 100), np.uint8)
     speck[40:60, 40:60] = _film(shape=(20, 20))
-    assert within_frame(speck).shape == (100, 100)
+    assert within_frame(speck) == (slice(0, 100), slice(0, 100))
 
 
 @pytest.fixture(scope="module")

@@ -177,6 +177,22 @@ def test_odd_films_are_read_or_say_why_and_cost_the_good_one_nothing(
     assert [line.device for line in among.lines] == [line.device for line in alone.lines] != []
 
 
+@pytest.mark.parametrize("turned", [0, 1])
+def test_a_film_in_a_frame_is_read_as_the_film_with_points_in_the_frame(
+    reader: Reader, film: np.ndarray, turned: int
+) -> None:
+    film = np.ascontiguousarray(np.rot90(film, turned))
+    framed = np.pad(film, ((40, 10), (150, 90)), constant_values=255)
+    alone, found = reader.read(film), reader.read(framed)
+    assert found.labels == pytest.approx(alone.labels, abs=1e-5) and found.film_shape == framed.shape
+    assert (found.quality.rotation, found.distances) == (alone.quality.rotation, alone.distances)
+    assert len(found.lines) == len(alone.lines) > 0
+    for mine, theirs in zip(found.lines, alone.lines, strict=True):
+        np.testing.assert_allclose(mine.path, theirs.path + (150, 40), atol=0.01)
+    for name, spot in alone.landmarks.items():
+        np.testing.assert_allclose(found.landmarks[name].xy, spot.xy + (150, 40), atol=0.01)
+
+
 def test_what_is_no_chest_film_has_no_embedding(reader: Reader, odd: Path) -> None:
     black, good = reader.embed([odd / "black.png", odd / "good.png"])
     assert isinstance(black, FilmError) and str(black).startswith(f"{odd / 'black.png'}: not a frontal chest film")

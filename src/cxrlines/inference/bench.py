@@ -18,7 +18,7 @@ from cxrlines.inference.bundle import Bundle
 from cxrlines.inference.engine import find_films
 from cxrlines.inference.findings import Findings, findings_of
 from cxrlines.inference.forward import Forward, Shown, gives_maps
-from cxrlines.inference.quality import judge, load_probe, turned_back
+from cxrlines.inference.quality import judge, load_probe, turned_back, within_frame
 from cxrlines.inference.reader import Reader
 from cxrlines.inference.views import views
 from cxrlines.phantom.render import render
@@ -101,7 +101,7 @@ class _Bench:
 
     def prepare(self, film: Film) -> _Ready:
         store = self.bundle.manifest.store
-        pixels = turned_back(film.pixels, judge(film, self.probe))
+        pixels = turned_back(film.pixels[within_frame(film.pixels)], judge(film, self.probe))
         square, placement = shrink(pixels, store.size, store.aspect)
         height, width = pixels.shape
         return _Ready({size: views(square, size) for size in set(self.bundle.sizes)}, placement, (height, width))

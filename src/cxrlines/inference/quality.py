@@ -111,20 +111,20 @@ def on_original(points: np.ndarray, quality: Quality, shape: tuple[int, int]) ->
     return np.stack([x, y], axis=1)
 
 
-def within_frame(pixels: np.ndarray) -> np.ndarray:
-    """A film (h, w) uint8 without the rows and columns of one gray value around it, such as an export adds; a view.
+def within_frame(pixels: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of a film (h, w) uint8 within a frame of one gray value, such as an export adds.
 
-    All of it where less than `LEAST_WITHIN` of a side would be left.
+    All of a side of which less than `LEAST_WITHIN` would be left, and of one without a frame.
     """
     step = max(1, max(pixels.shape) // 512)  # letters in a frame are wider, so that one with letters stays
 
     def inside(lines: np.ndarray) -> slice:
         varied = np.flatnonzero(np.ptp(lines, axis=1) > FRAME)
-        first, last = (varied[0], varied[-1] + 1) if len(varied) else (0, 0)
-        return slice(first, last) if last - first >= LEAST_WITHIN * len(lines) else slice(len(lines))
+        first, last = (int(varied[0]), int(varied[-1]) + 1) if len(varied) else (0, 0)
+        return slice(first, last) if last - first >= LEAST_WITHIN * len(lines) else slice(0, len(lines))
 
     rows = inside(pixels[:, ::step])
-    return pixels[rows, inside(pixels[rows][::step].T)]
+    return rows, inside(pixels[rows][::step].T)
 
 
 class Probe:
@@ -139,7 +139,7 @@ class Probe:
 
     def __call__(self, pixels: np.ndarray) -> Quality:
         """The quality of a film (h, w) uint8; notes and usability are those of the probe alone."""
-        pixels = within_frame(pixels)
+        pixels = pixels[within_frame(pixels)]
         poses, frontal, cropped = self._told(pixels)
         if frontal < FRONTAL:
             return Quality(frontal, usable=False, notes=(NOT_A_FILM,))

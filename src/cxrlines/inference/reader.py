@@ -29,7 +29,7 @@ from cxrlines.inference.bundle import Bundle, load_bundle
 from cxrlines.inference.findings import Findings, findings_of
 from cxrlines.inference.forward import Forward, Shown, gives_maps
 from cxrlines.inference.locate import Line
-from cxrlines.inference.quality import Quality, judge, load_probe, on_original, turned_back
+from cxrlines.inference.quality import Quality, judge, load_probe, on_original, turned_back, within_frame
 from cxrlines.inference.spots import Spot
 from cxrlines.inference.views import allowed_views, views
 from cxrlines.task import LABELS
@@ -120,7 +120,8 @@ class Reader:
         try:
             film = _decoded(source)
             quality = judge(film, self._probe)
-            pixels = turned_back(film.pixels, quality)
+            rows, columns = within_frame(film.pixels)
+            pixels = turned_back(film.pixels[rows, columns], quality)
             stored, placement = shrink(pixels, self._store.size, self._store.aspect)
             shown = {size: views(stored, size, self.tta) for size in self._sizes}
         except FilmError as error:
@@ -131,13 +132,15 @@ class Reader:
         at = placement.at(self._store.size, self._forward.map_size or self._sizes[-1])
         key = hashlib.sha256(stored.tobytes()).hexdigest()[:16]
         mm = film.mm_per_px[::-1] if film.mm_per_px and quality.rotation in (90, 270) else film.mm_per_px
-        return _Prepared(name, shown, (height, width), at, mm, key, time.monotonic() - start, quality)
+        corner = np.array([columns.start, rows.start])
+        seconds = time.monotonic() - start
+        return _Prepared(name, shown, film.pixels.shape, corner, (height, width), at, mm, key, seconds, quality)
 
     def _embedded(self, films: list["_Prepared"]) -> list["Embedded | FilmError"]:
         usable = [film.shown for film in films if film.quality.usable]
         vectors = iter(self._forward.embed(usable) if usable else ())
         return [
-            Embedded(next(vectors), film.key, film.shape)
+            Embedded(next(vectors), film.key, film.film_shape)
             if film.quality.usable
             else FilmError(f"{film.name}: {film.quality.notes[0]}")
             for film in films
@@ -201,10 +204,16 @@ class Embedded:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A righted film of (height, width) px at every size that a model sees, and where it lies at the size mapped."""
+    """A film within its frame, righted, at every size that a model sees, and where it lies at the size mapped.
+
+    `film_shape` is (height, width) px of the original, `corner` [x, y] px of its first pixel within the frame, `shape`
+    (height, width) px of what is within, righted.
+    """
 
     name: str
     shown: Shown
+    film_shape: tuple[int, int]
+    corner: np.ndarray
     shape: tuple[int, int]
     placement: Placement
     mm_per_px: tuple[float, float] | None
@@ -218,20 +227,22 @@ def _refused(film: "_Prepared") -> Findings:
 
 
 def _on_original(found: Findings, film: "_Prepared") -> Findings:
-    """The findings of a righted film in px of the original; distances stay those of the righted one."""
+    """The findings of what was read in px of the original; distances stay those of what was read."""
     turned = film.quality.rotation in (90, 270)
     shape = film.shape[::-1] if turned else film.shape
     mm = film.mm_per_px[::-1] if turned and film.mm_per_px else film.mm_per_px
 
     def back(points: np.ndarray) -> np.ndarray:
-        return on_original(points, film.quality, shape)
+        return on_original(points, film.quality, shape) + film.corner
 
     lines = tuple(
         Line(line.device, back(line.path), None if line.tip is None else back(line.tip)[0], line.confidence)
         for line in found.lines
     )
     landmarks = {name: Spot(back(spot.xy)[0], spot.confidence) for name, spot in found.landmarks.items()}
-    return replace(found, film_shape=shape, lines=lines, landmarks=landmarks, mm_per_px=mm, quality=film.quality)
+    return replace(
+        found, film_shape=film.film_shape, lines=lines, landmarks=landmarks, mm_per_px=mm, quality=film.quality
+    )
 
 
 def _decoded(source: Source) -> Film:
