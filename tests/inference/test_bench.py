@@ -1,5 +1,6 @@
 """The benchmark of reading does the reader's own work both ways, and says what it measured."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from cxrlines.data.films import FilmError, read_film
+from cxrlines.data.pool import cores
 from cxrlines.inference import bench
 from cxrlines.inference.bench import BenchError, bench_predict
 from cxrlines.inference.bundle import Bundle, BundleMember, load_bundle, write_bundle
@@ -110,8 +112,17 @@ def test_nothing_to_measure_is_said(bundle, tmp_path):
         bench_predict(bundle, folder=empty)
 
 
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """As a command has them; the tests have one thread each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores())
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.long
-def test_the_reader_in_the_box_keeps_to_its_time():
+def test_the_reader_in_the_box_keeps_to_its_time(all_cores):
     from cxrlines.inference.reader import EMBEDDED
 
     figures = bench_predict(load_bundle(EMBEDDED), films=8)
@@ -120,7 +131,7 @@ def test_the_reader_in_the_box_keeps_to_its_time():
 
 
 @pytest.mark.long
-def test_a_fold_of_the_two_step_recipe_keeps_to_its_time_at_full_size(tmp_path):
+def test_a_fold_of_the_two_step_recipe_keeps_to_its_time_at_full_size(all_cores, tmp_path):
     """Untrained: weights cost the same whatever they are. Its size, backbone and store are the shipped recipe's."""
     recipe = load_recipe("two-step")
     (name,) = recipe.members
@@ -140,6 +151,5 @@ def test_a_fold_of_the_two_step_recipe_keeps_to_its_time_at_full_size(tmp_path):
         meta={},
     )
     figures = bench_predict(load_bundle(written), films=4)
-    print(figures)
     assert figures["latency_s"] <= 1.0 and figures["batch_s"] <= 1.0
     assert figures["largest_difference"] < 1e-4

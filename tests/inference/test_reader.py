@@ -188,9 +188,9 @@ def test_a_film_in_a_frame_is_read_as_the_film_with_points_in_the_frame(
     assert (found.quality.rotation, found.distances) == (alone.quality.rotation, alone.distances)
     assert len(found.lines) == len(alone.lines) > 0
     for mine, theirs in zip(found.lines, alone.lines, strict=True):
-        np.testing.assert_allclose(mine.path, theirs.path + (150, 40), atol=0.01)
+        np.testing.assert_allclose(mine.path, theirs.path + np.array([150, 40]), atol=0.01)
     for name, spot in alone.landmarks.items():
-        np.testing.assert_allclose(found.landmarks[name].xy, spot.xy + (150, 40), atol=0.01)
+        np.testing.assert_allclose(found.landmarks[name].xy, spot.xy + np.array([150, 40]), atol=0.01)
 
 
 def test_what_is_no_chest_film_has_no_embedding(reader: Reader, odd: Path) -> None:
