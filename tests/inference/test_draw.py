@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from cxrlines.inference.draw import LEAST_SIDE, NOTICE, draw_findings
+from cxrlines.inference.draw import LEAST_SIDE, NOTICE, draw_findings, save_drawing
 from cxrlines.inference.findings import Findings, distances_of
 from cxrlines.inference.locate import Line
 from cxrlines.inference.spots import Spot
@@ -97,3 +98,9 @@ def test_a_film_that_is_not_the_findings_own_is_refused():
             ValueError, match=r"film: needs \(height, width\) \(700, 500\) of uint8, as its findings have"
         ):
             draw_findings(wrong, found)
+
+
+def test_a_saved_drawing_is_the_one_that_was_drawn(tmp_path):
+    drawn = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
+    save_drawing(tmp_path / "new" / "film.png", drawn)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new/film.png")), drawn)

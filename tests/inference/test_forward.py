@@ -2,6 +2,7 @@
 
 import hashlib
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,16 +15,17 @@ from cxrlines.models.two_step import TwoStep
 from cxrlines.task import MAPS
 
 
-def network(seed: int, **options: object) -> Classifier:
+def network(seed: int, **options: Any) -> Classifier:
     torch.manual_seed(seed)
-    model = Classifier("resnet10t", "gap", weights="none", **options)  # type: ignore[arg-type]
+    model = Classifier("resnet10t", "gap", weights="none", **options)
     if model.decoder is not None:
         torch.nn.init.normal_(model.decoder.out.weight)  # maps that are not next to nothing
     return model.eval()
 
 
 def forward_of(*models: tuple[object, int]) -> Forward:
-    return Forward(SimpleNamespace(models=[m for m, _ in models], sizes=[size for _, size in models]))  # type: ignore[arg-type]
+    bundle: Any = SimpleNamespace(models=[m for m, _ in models], sizes=[size for _, size in models])
+    return Forward(bundle)
 
 
 def films(count: int, sizes: tuple[int, ...] = (64,), views: int = 1) -> list[dict[int, np.ndarray]]:

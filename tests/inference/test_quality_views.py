@@ -9,7 +9,7 @@ from cxrlines.models.poses import POSES, SIZE
 
 
 def _film(seed: int = 0) -> np.ndarray:
-    y, x = np.mgrid[-1:1:160j, -1:1:160j]  # type: ignore[misc]
+    x, y = np.meshgrid(np.linspace(-1, 1, 160), np.linspace(-1, 1, 160))
     noise = np.random.default_rng(seed).normal(0, 4, x.shape)
     return np.clip(170 - 110 * (((abs(x) - 0.45) / 0.3) ** 2 + (y / 0.6) ** 2 < 1) + noise, 0, 255).astype(np.uint8)
 

@@ -1,6 +1,7 @@
 """A film with its findings drawn on it, and what they say in a strip beside it, never over the anatomy."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -65,6 +66,14 @@ def draw_findings(
     sheet.paste(canvas, (0, 0))
     sheet.paste(strip, (canvas.width, 0))
     return np.asarray(sheet).copy()
+
+
+def save_drawing(path: Path, drawn: np.ndarray) -> None:
+    """Write an (h, w, 3) uint8 RGB picture as PNG; its folder is made."""
+    written, png = cv2.imencode(".png", drawn[:, :, ::-1])
+    assert written
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png.tobytes())
 
 
 def _moved(points: np.ndarray, scale: float) -> np.ndarray:

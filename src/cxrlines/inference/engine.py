@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pandas as pd
 
 from cxrlines.data.films import is_film, read_film
 from cxrlines.data.tables import FILM_SUFFIXES
 from cxrlines.inference.bundle import NOTICE, Bundle
-from cxrlines.inference.draw import draw_findings
+from cxrlines.inference.draw import draw_findings, save_drawing
 from cxrlines.inference.findings import Findings
 from cxrlines.inference.reader import Progress, Reader
 from cxrlines.task import LABELS, STUDY_COLUMN
@@ -147,10 +146,10 @@ def write_drawings(predictions: Predictions, folder: Path) -> Path:
     """Each film read with its findings drawn, as PNG under the film's name. Returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     for film, study, found in zip(predictions.films, predictions.rows[STUDY_COLUMN], predictions.findings, strict=True):
-        drawn = draw_findings(read_film(film).pixels, found, name=str(study), notice=predictions.notice)
-        written, png = cv2.imencode(".png", drawn[:, :, ::-1])
-        assert written
-        (folder / f"{str(study).replace('/', '_')}.png").write_bytes(png.tobytes())
+        drawn = draw_findings(
+            read_film(film).pixels, found, name=str(study), notes=found.quality.notes, notice=predictions.notice
+        )
+        save_drawing(folder / f"{str(study).replace('/', '_')}.png", drawn)
     return folder
 
 

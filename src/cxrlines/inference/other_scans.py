@@ -127,7 +127,7 @@ def hand(rng: np.random.Generator) -> np.ndarray:
 
 def plane() -> tuple[np.ndarray, np.ndarray]:
     """y and x from -1 to 1."""
-    y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]  # type: ignore[misc]
+    x, y = np.meshgrid(np.linspace(-1, 1, SIDE), np.linspace(-1, 1, SIDE))
     return y, x
 
 

@@ -61,7 +61,7 @@ def fit_quality(
         for step in range(steps):
             loss = _loss(net, *_batch(groups, others, rng))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(weights, 2.0)
             optimizer.step()
             schedule.step()

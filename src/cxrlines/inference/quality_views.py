@@ -46,7 +46,7 @@ def toned(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         black, white = (0, 255) if rng.random() < 0.6 else (rng.uniform(0, 110), rng.uniform(150, 255))
         film = windowed(film, (float(low), float(high)), (black, white))
     if rng.random() < 0.25:  # uneven exposure
-        y, x = np.mgrid[-1 : 1 : film.shape[0] * 1j, -1 : 1 : film.shape[1] * 1j]  # type: ignore[misc]
+        x, y = np.meshgrid(np.linspace(-1, 1, film.shape[1]), np.linspace(-1, 1, film.shape[0]))
         slope = rng.normal(0, 0.2, 2)
         film = np.clip(film * np.exp(slope[0] * x + slope[1] * y), 0, 255).astype(np.uint8)
     match int(rng.integers(8)):

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from cxrlines.data.films import FilmError, read_film
@@ -13,7 +12,7 @@ from cxrlines.evaluation.found import FoundFigures, found_figures
 from cxrlines.evaluation.intervals import RESAMPLES
 from cxrlines.evaluation.lines import ReadFilm
 from cxrlines.inference.bundle import Bundle, BundleError
-from cxrlines.inference.draw import draw_findings
+from cxrlines.inference.draw import draw_findings, save_drawing
 from cxrlines.inference.findings import Findings, distances_of
 from cxrlines.inference.locate import Line
 from cxrlines.inference.reader import Progress, Reader
@@ -24,6 +23,7 @@ from cxrlines.task import Landmark
 
 SEEN_PATIENT = "of a patient that a model has seen"
 UNREADABLE = "not readable"
+AS_MARKED = "As it is marked: what is not marked, or doubtful, counts here as not found."
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def judge(
             refused += not found.quality.usable
             judged.append(film.compare(found))
             if draw:
-                _draw_both(film.path, judged[-1].read, found, draw)
+                _draw_both(film.path, judged[-1].read, found, draw, bundle.notice)
     if not judged:
         raise JudgeError(f"none of {len(films)} films could be read, e.g. {films[0].path if films else 'none given'}")
     figures = found_figures(judged, resamples=resamples, seed=seed)
@@ -138,19 +138,15 @@ def of_fold(bundle: Bundle, fold: int) -> Bundle:
     return replace(bundle, manifest=manifest, models=tuple(bundle.models[k] for k in kept))
 
 
-def _draw_both(path: Path, read: ReadFilm, found: Findings, folder: Path) -> None:
+def _draw_both(path: Path, read: ReadFilm, found: Findings, folder: Path, notice: str) -> None:
     lines = [line for line in read.true if isinstance(line, Line)]
     carina = {} if read.true_carina is None else {Landmark.CARINA: Spot(read.true_carina, 1.0)}
     distances = distances_of(lines, carina, found.film_shape, None, found.mm_per_px)
     true = replace(found, lines=tuple(lines), landmarks=carina, distances=tuple(distances), labels=None)
     pixels = read_film(path).pixels
-    sheets = [
-        draw_findings(pixels, each, name=f"{path.stem}: {what}") for what, each in (("true", true), ("found", found))
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    written, png = cv2.imencode(".png", np.hstack(sheets)[:, :, ::-1])
-    assert written
-    (folder / f"{path.stem}.png").write_bytes(png.tobytes())
+    left = draw_findings(pixels, true, name=f"{path.stem}: true", notes=(AS_MARKED,))
+    right = draw_findings(pixels, found, name=f"{path.stem}: found", notes=found.quality.notes, notice=notice)
+    save_drawing(folder / f"{path.stem}.png", np.hstack([left, right]))
 
 
 def _models(bundle: Bundle) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import lightning
 import numpy as np
@@ -17,6 +18,13 @@ from cxrlines.training import distributed
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.loader import FilmSet, View, in_order
 from cxrlines.training.stage import StageModule
+
+PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+}
+"""What Lightning calls the precisions of `Fit`."""
 
 
 @contextlib.contextmanager
@@ -42,7 +50,7 @@ def fit_stage(module: StageModule) -> dict[str, Tensor]:
                 max_epochs=left,
                 **distributed.trainer_options(find_unused=distributed.world() > 1 and module.leaves_unused()),
                 benchmark=torch.cuda.is_available(),  # every batch has the same shape
-                precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[module.fit_to.precision],  # type: ignore[arg-type]
+                precision=PRECISION[module.fit_to.precision],
                 gradient_clip_val=module.fit_to.clip,
                 logger=False,
                 reload_dataloaders_every_n_epochs=1,
