@@ -163,6 +163,7 @@ def test_files_cannot_name_one_outside_either(written: Path) -> None:
         (lambda c: c.update(input_size="wide"), "field input_size is 'wide': Input should be a valid integer"),
         (lambda c: c.pop("store"), "field store is .*Field required"),
         (lambda c: c.update(models=[]), "field models is .* at least 1 item"),
+        (lambda c: c.update(denied={"PICC": 0.1}), "field denied.PICC.* is no device; there are: ETT, NGT, CVC, SWAN"),
         (lambda c: c.update(files={}), "files has no entry for a-fold[01].safetensors"),
         (lambda c: c.update(labels=c["labels"][::-1]), "its labels are not those of this task"),
         (lambda c: c["models"][0]["config"].update(backbone="hf-hub:x/y"), "'hf-hub:x/y' is not a timm model"),

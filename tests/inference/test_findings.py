@@ -10,10 +10,30 @@ from hypothesis import strategies as st
 
 from cxrlines.data.position import ett_state
 from cxrlines.data.store import shrink
-from cxrlines.inference.findings import DENIED, Findings, distances_of, evidence_of, findings_of
+from cxrlines.inference.findings import (
+    DENIED,
+    HEARD,
+    Findings,
+    distances_of,
+    evidence_of,
+    findings_of,
+    fit_denied,
+    presence_of,
+)
 from cxrlines.inference.locate import Line
 from cxrlines.inference.spots import Spot
-from cxrlines.task import DEVICE_OF, LABELS, MAPS, STATE_OF, Device, Landmark, MapKind, State
+from cxrlines.task import (
+    DEVICE_OF,
+    LABEL_INDEX,
+    LABELS,
+    LABELS_OF,
+    MAPS,
+    STATE_OF,
+    Device,
+    Landmark,
+    MapKind,
+    State,
+)
 
 SHAPE = (1000, 800)
 CARINA = {Landmark.CARINA: Spot(np.array([400.0, 400.0]), 0.9)}
@@ -123,13 +143,33 @@ def test_no_line_is_told_of_a_device_that_the_classifier_denies(oracle):
     alone = findings_of(maps, placement, scene.view.shape)
     denied = alone.lines[0].device
 
-    def told(p):
+    def told(p, limits=None):
         labels = {label: p if DEVICE_OF[label] is denied else 0.9 for label in LABELS}
-        return [line.device for line in findings_of(maps, placement, scene.view.shape, labels).lines]
+        found = findings_of(maps, placement, scene.view.shape, labels, denied=limits)
+        return [line.device for line in found.lines]
 
     every = [line.device for line in alone.lines]
     assert told(0.9) == told(DENIED) == every
     assert told(0.01) == [device for device in every if device is not denied] != []
+    assert told(0.01, {denied.name: 0.001}) == every, "a bundle whose probabilities are low has a limit of its own"
+
+
+def test_a_classifier_of_low_probabilities_denies_a_twentieth_of_those_that_have_a_device_at_most():
+    rng = np.random.default_rng(0)
+    truth = (rng.random((400, len(LABELS))) < 0.3).astype(int)
+    truth[:, LABEL_INDEX["Swan Ganz Catheter Present"]] = 0
+    labels = rng.random((400, len(LABELS))) * np.where(truth, 1.0, 0.3)
+    limits = fit_denied(labels, truth)
+    assert list(limits) == [device.name for device in Device] and limits["SWAN"] == DENIED
+    shy = fit_denied(labels / 20, truth)
+    there = [presence_of(dict(zip(LABELS, row, strict=True))) for row in labels / 20]
+    for device in (Device.ETT, Device.NGT, Device.CVC):
+        assert 0 < shy[device.name] < limits[device.name] <= DENIED
+        has_it = truth[:, [LABEL_INDEX[label] for label in LABELS_OF[device]]].any(axis=1)
+        p = np.array([each[device.name] for each in there])[has_it]
+        assert HEARD <= np.mean(p >= shy[device.name]) <= HEARD + 0.01
+    order = rng.permutation(400)
+    assert fit_denied(labels[order] / 20, truth[order]) == shy
 
 
 def test_the_json_says_it_all_in_plain_values(oracle):

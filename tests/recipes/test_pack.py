@@ -13,6 +13,7 @@ from cxrlines.evaluation.calibrate import calibration_figures, fit_calibration, 
 from cxrlines.evaluation.ensemble import as_predictions, ensemble, write_predictions
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.inference.bundle import load_bundle
+from cxrlines.inference.findings import fit_denied
 from cxrlines.inference.seen import seen_by, was_seen
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
@@ -85,6 +86,7 @@ def test_calibration_and_thresholds_are_of_the_ensemble_that_is_packed(root, pha
             assert (one.wanted, one.at_least, one.positives) == (other.wanted, other.at_least, other.positives)
             assert one.probability == pytest.approx(other.probability)
             assert one.sensitivity == pytest.approx(other.sensitivity) and one.precision == other.precision
+    assert manifest.denied == pytest.approx(fit_denied(wanted.apply(p), truth))
     told = manifest.meta["calibration"]
     assert told["judged_on"] == "folds that were not fitted on" and told["left_alone"] == wanted.alone
     assert told["fitted_on"] == f"{len(p)} out-of-fold films of {len(set(patients))} patients"
@@ -109,7 +111,7 @@ def test_a_run_of_one_fold_is_judged_by_parts_of_its_patients(root, phantom, tmp
 def test_where_the_truth_is_gone_or_steps_leaked_nothing_is_calibrated_and_the_bundle_says_why(root, tmp_path):
     (root / "data.json").write_text(json.dumps({"data": str(tmp_path / "gone")}))
     manifest = load_bundle(pack(root, tmp_path / "bundle")).manifest
-    assert manifest.calibration is manifest.thresholds is None
+    assert manifest.calibration is manifest.thresholds is manifest.denied is None
     assert manifest.meta["calibration"]["not_fitted"].startswith(
         "the labels that the run was trained on cannot be read"
     )

@@ -128,7 +128,7 @@ class _Bench:
         if maps is None:
             return Findings(ready.shape, (), {}, (), labels)
         placement = ready.placement.at(self.bundle.manifest.store.size, max(self.sides))
-        return findings_of(maps[0], placement, ready.shape, labels)
+        return findings_of(maps[0], placement, ready.shape, labels, denied=self.bundle.manifest.denied)
 
     def shares(self, files: Sequence[bytes]) -> dict[str, float]:
         """Of the time of a reading by the reader's networks, stage by stage."""

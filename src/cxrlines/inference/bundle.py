@@ -22,7 +22,7 @@ from torch import Tensor
 from cxrlines import __version__
 from cxrlines.models.two_step import Model, model_of
 from cxrlines.models.weights import load_into, load_weights, save_weights, sync
-from cxrlines.task import LABELS
+from cxrlines.task import LABELS, Device
 
 MANIFEST = "bundle.json"
 FORMAT = 1
@@ -54,7 +54,14 @@ def _is_label(name: str) -> str:
     return name
 
 
+def _is_device(name: str) -> str:
+    if name not in Device.__members__:
+        raise ValueError(f"{name!r} is no device; there are: {', '.join(Device.__members__)}")
+    return name
+
+
 Label = Annotated[str, AfterValidator(_is_label)]
+DeviceName = Annotated[str, AfterValidator(_is_device)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Slope = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Offset = Annotated[float, Field(allow_inf_nan=False)]
@@ -115,6 +122,7 @@ class Manifest(_Part):
     meta: dict[str, Any]
     calibration: dict[Label, tuple[Slope, Offset]] | None = None  # of log odds; a label left out stays as it is
     thresholds: dict[Label, tuple[ThresholdEntry, ...]] | None = None  # on calibrated probabilities
+    denied: dict[DeviceName, Share] | None = None  # below it a device's lines are not told; `findings.fit_denied`
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,7 @@ def write_bundle(
     half: bool = False,
     calibration: Mapping[str, tuple[float, float]] | None = None,
     thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    denied: Mapping[str, float] | None = None,
     further: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the bundle folder `out`, whole or not at all; an older bundle there is replaced.
@@ -160,6 +169,7 @@ def write_bundle(
         half: whether weights are stored in 16 bits, half the size; they are read as 32.
         calibration: label -> (slope, offset) on the log odds of the ensemble's probability; None: not calibrated.
         thresholds: label -> fields of `ThresholdEntry`, on calibrated probabilities.
+        denied: by `Device.name`, as `findings.fit_denied` gives it; None: `findings.DENIED` for all.
         further: plain name -> content of further files.
 
     Raises:
@@ -187,6 +197,7 @@ def write_bundle(
             thresholds=None
             if thresholds is None
             else {label: tuple(ThresholdEntry(**entry) for entry in each) for label, each in thresholds.items()},
+            denied=None if denied is None else dict(denied),
         )
     except ValidationError as error:
         raise BundleError(f"the bundle's {_said(error)}") from error

@@ -15,7 +15,19 @@ from cxrlines.data.store import Placement
 from cxrlines.inference.locate import Bounds, Line, find_landmarks, find_lines
 from cxrlines.inference.quality import AS_IT_IS, Quality
 from cxrlines.inference.spots import Spot
-from cxrlines.task import EXCLUSIVE, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
+from cxrlines.task import (
+    EXCLUSIVE,
+    LABEL_INDEX,
+    LABELS,
+    LABELS_OF,
+    MAPS,
+    STATE_OF,
+    Device,
+    Landmark,
+    MapKind,
+    State,
+    label_of,
+)
 
 LONG_SIDE_CM = (35.0, 43.0)
 """Longer side of the plates that chest films are taken on (35 x 35, 35 x 43, 43 x 43 cm): the guess where a film has
@@ -28,6 +40,8 @@ NGT_RULE = "a tube that leaves the film is incompletely imaged"
 DENIED = 0.2
 """No line is told of a device that the classifier holds for less likely than this: on real films it spares a third to
 a half of the invented nasogastric tubes, and hardly a true one (docs/experiments.md, 2026-11-25)."""
+HEARD = 0.95
+"""Of the films that have a device the classifier denies no more than the rest: else `fit_denied` lowers its limit."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,24 @@ def presence_of(labels: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
+def fit_denied(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """By `Device.name`, the probability below which a classifier denies the device: `DENIED`, or less where needed.
+
+    A classifier that gives a rare device low probabilities throughout would otherwise silence its every line.
+
+    Args:
+        labels: (n, 11) calibrated probabilities of films that it was not trained on.
+        truth: (n, 11) 0 or 1.
+    """
+    found = {device.name: DENIED for device in Device}
+    for device in Device:
+        has_it = truth[:, [LABEL_INDEX[label] for label in LABELS_OF[device]]].any(axis=1)
+        if has_it.any():
+            there = [presence_of(dict(zip(LABELS, row, strict=True)))[device.name] for row in labels[has_it]]
+            found[device.name] = min(DENIED, float(np.quantile(there, 1 - HEARD, method="lower")))
+    return found
+
+
 def evidence_of(maps: np.ndarray) -> dict[str, float]:
     """How clearly maps (9, h, w) show a line of each device, by `Device.name`: the mean of the map's highest values.
 
@@ -161,6 +193,7 @@ def findings_of(
     film_shape: tuple[int, int],
     labels: Mapping[str, float] | None = None,
     mm_per_px: tuple[float, float] | None = None,
+    denied: Mapping[str, float] | None = None,
 ) -> Findings:
     """The findings of a film from its maps.
 
@@ -169,8 +202,9 @@ def findings_of(
         placement: Where the original film lies in that square.
         film_shape: (height, width) px of the original film.
         labels: Probability by label, if a classifier read the film as well: lines of a device that it denies are not
-            told (`DENIED`).
+            told.
         mm_per_px: (row, column) spacing in mm, where the film says it.
+        denied: By `Device.name`, the probability below which it denies a device; `DENIED` where none is given.
     """
     height, width = film_shape
     corners = to_map(placement.to_store(np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]])))
@@ -181,9 +215,10 @@ def findings_of(
 
     known = None if labels is None else {name: float(p) for name, p in labels.items()}
     there = None if known is None else presence_of(known)
+    limits = denied or {}
     lines = []
     for line in find_lines(maps, bounds):
-        if there and there[line.device.name] < DENIED:
+        if there and there[line.device.name] < limits.get(line.device.name, DENIED):
             continue
         tip = None if line.tip is None else on_original(line.tip[None])[0]
         lines.append(Line(line.device, on_original(line.path), tip, line.confidence))

@@ -164,7 +164,8 @@ class Reader:
             if maps is None:
                 found.append(Findings(film.shape, (), {}, (), labels, film.mm_per_px))
             else:
-                found.append(findings_of(maps[place], film.placement, film.shape, labels, film.mm_per_px))
+                denied = self.bundle.manifest.denied
+                found.append(findings_of(maps[place], film.placement, film.shape, labels, film.mm_per_px, denied))
         share = (time.monotonic() - start) / len(films)
         return [
             replace(each, seconds=film.seconds + share, calibrated=calibrated)

@@ -14,6 +14,7 @@ from cxrlines.evaluation.calibrate import calibration_figures, fit_calibration, 
 from cxrlines.evaluation.ensemble import ensemble
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.inference.bundle import BundleMember, write_bundle
+from cxrlines.inference.findings import fit_denied
 from cxrlines.inference.seen import SEEN, seen_text
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes.execute import RunError
@@ -108,7 +109,7 @@ def _saw_flips(recipe: Recipe, member: str, stage: str) -> bool:
 
 
 def _calibrated(held_out: dict[str, list[Path]], data: Path, folds: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What to say of calibration, and `calibration` and `thresholds` of the bundle.
+    """What to say of calibration, and `calibration`, `thresholds` and `denied` of the bundle.
 
     Args:
         held_out: member -> files with the predictions of each fold held out.
@@ -135,7 +136,8 @@ def _calibrated(held_out: dict[str, list[Path]], data: Path, folds: Path) -> tup
         "figures": calibration_figures(p, positive, parts, patients) if judged else None,
     }
     each = {label: [asdict(threshold) for threshold in wishes] for label, wishes in thresholds.items()}
-    return told, {"calibration": calibration.lines or None, "thresholds": each}
+    denied = fit_denied(calibration.apply(p), positive)
+    return told, {"calibration": calibration.lines or None, "thresholds": each, "denied": denied}
 
 
 def _trained_on(data: Path) -> str:
