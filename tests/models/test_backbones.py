@@ -53,6 +53,19 @@ def test_pixel_statistics_of_maps_leave_nothing_at_0_and_a_gray_film_as_it_was()
     assert with_maps[0][1:] == [0.0] * 9 and with_maps[1][1:] == [0.5] * 9
 
 
+def test_a_film_with_empty_maps_is_seen_as_the_film_alone_and_each_map_as_a_colour_drawn_on_it() -> None:
+    gray, colour, with_maps = (make_backbone("tf_efficientnet_lite0", in_channels=c).eval() for c in (1, 3, 10))
+    film = torch.rand(1, 1, 96, 64, generator=torch.Generator().manual_seed(0))
+    maps = torch.zeros(1, 9, 96, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(with_maps(torch.cat((film, maps), 1)), gray(film), rtol=1e-4, atol=1e-4)
+        for k in range(9):
+            maps.zero_()[:, k, 40:44] = 0.5
+            drawn = film.repeat(1, 3, 1, 1)
+            drawn[:, k % 3] += maps[:, k]
+            torch.testing.assert_close(with_maps(torch.cat((film, maps), 1)), colour(drawn), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "convnext_atto"])
 def test_the_pyramid_has_the_levels_it_says_and_ends_in_the_features(name: str) -> None:
     backbone = make_backbone(name, weights="none").eval()

@@ -4,6 +4,7 @@ import difflib
 from typing import Any, Literal, get_args
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from cxrlines.models.weights import WeightsError, imagenet_tensors
@@ -56,8 +57,8 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
     """The timm model `name`, e.g. `resnet200d` or `tf_efficientnet_b7.ns_jft_in1k`, to see 1, 3 or more channels.
 
     With one channel the pretrained stem is summed over red, green and blue: it sees in a gray film what it saw in
-    the same film as red = green = blue. With more than three (a film and its maps) timm deals the three colours' stems
-    out in turn: what a map shows is seen as though drawn on the film. `drop_path` is the rate of stochastic depth,
+    the same film as red = green = blue. With more than three (a film and its maps) it sees the film just so, and what a
+    map shows as though drawn on the film in red, green or blue, in turn. `drop_path` is the rate of stochastic depth,
     where the model has it.
 
     Raises:
@@ -91,7 +92,22 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
         raise WeightsError(f"the weights of {source} are not those of timm's {name!r}: {error}") from error
     net.pretrained_cfg.pop("state_dict", None)  # else the weights are held twice
     net.reset_classifier(0)
+    if weights == "imagenet" and in_channels > 3:
+        _see_maps_beside_a_film(net.get_parameter(f"{_cfg(name).first_conv}.weight"))
     return Backbone(net, source)
+
+
+@torch.no_grad()
+def _see_maps_beside_a_film(stem: Tensor) -> None:
+    """Set the film's part of a stem (out, in, k, k) right, in place.
+
+    timm deals the three colours' stems out in turn, each times 3 / in, so that a film would be seen by red alone,
+    at a tenth of the usual.
+    """
+    channels = stem.shape[1]
+    colours = stem[:, :3] * channels / 3
+    dealt = colours.repeat(1, (channels + 1) // 3, 1, 1)[:, : channels - 1]
+    stem.copy_(torch.cat((colours.sum(dim=1, keepdim=True), dealt), dim=1))
 
 
 def check_backbone(name: str) -> None:
