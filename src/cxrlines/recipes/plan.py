@@ -25,7 +25,7 @@ from cxrlines.recipes.spec import Recipe
 from cxrlines.recipes.stage_spec import OWN, FileStart, StageSpec
 from cxrlines.task import LABELS
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the code trains differently from the same specification, so that old steps are not taken for new."""
 
 Held = tuple[int, ...]
