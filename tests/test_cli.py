@@ -140,6 +140,21 @@ def test_show_draws_a_sheet(data, tmp_path):
     assert (tmp_path / "sheet.png").stat().st_size > 1000
 
 
+def test_predict_prints_what_it_finds_where_no_table_is_asked_for(data, tmp_path):
+    films = sorted((data / "test").glob("*.jpg"))
+    other = tmp_path / "notes.txt"
+    other.write_text("no film")
+    code, out = run("predict", data / "test", other)
+    assert code == 2, "the text is no film"
+    assert [line for line in out.splitlines() if line.endswith(".jpg")] == [str(film) for film in films]
+    assert out.count("\n  SWAN ") == out.count("\n  Carina ") == len(films)
+    code, out = run("predict", data / "test", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert [each["film"] for each in told] == [str(film) for film in films]
+    assert list(told[0]["labels"]) == list(LABELS) and "lines" in told[0] and "For research" in told[0]["notice"]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

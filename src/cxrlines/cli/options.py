@@ -1,9 +1,16 @@
 """Options that several commands have, and how commands speak."""
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cxrlines.recipes.progress import clock
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 On = Annotated[
@@ -26,3 +33,32 @@ def numbers(flag: str, text: str | None) -> list[int] | None:
 def say(text: str) -> None:
     """Tell a person something that is no part of the output: on stderr."""
     typer.echo(text, err=True)
+
+
+LINE_EVERY_S = 30.0
+"""Without a terminal, reading gets a line this often."""
+
+
+@contextmanager
+def counted() -> Iterator[Callable[[int, int | None], None]]:
+    """To be told (films done, films in all) as they are read; shows it on stderr: a bar, or lines off a terminal."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("reading", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    begun = told = time.monotonic()
+
+    def tell(done: int, total: int | None) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= LINE_EVERY_S and done != total:
+            told = now
+            say(
+                f"{done} films read"
+                + (f" of {total}, {clock((total - done) * (now - begun) / done)} left" if total else "")
+            )
+
+    yield tell

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cxrlines.cli.options import BundleFolder, Json, On, say
+from cxrlines.cli.options import BundleFolder, Json, On, counted, say
 
 app = typer.Typer()
 
@@ -30,10 +30,13 @@ class Split(StrEnum):
 @app.command()
 def predict(
     films: Annotated[list[Path], typer.Argument(help="Films, or folders of them: JPEG, PNG, TIFF, DICOM.")],
-    out: Annotated[Path, typer.Option(help="CSV to write, with the columns of sample_submission.csv.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="CSV to write, with the columns of sample_submission.csv; else findings are printed."),
+    ] = None,
     bundle: BundleFolder = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Write OUT as JSON as well, with more about each film.")
+        bool, typer.Option("--json", help="Lines, tips, distances and quality as JSON: beside OUT, or printed.")
     ] = False,
     draw: Annotated[Path | None, typer.Option(help="Folder for the films with their findings drawn, as PNG.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Films computed together.")] = 8,
@@ -42,7 +45,8 @@ def predict(
     ] = None,
     on: On = None,
 ) -> None:
-    """Read films. Unreadable ones are listed on stderr and in OUT's .errors.csv; then the exit code is 2."""
+    """Read films: which tubes and lines, where their tips lie. Unreadable ones are listed on stderr and in OUT's
+    .errors.csv; then the exit code is 2."""
     from cxrlines.inference.bundle import load_bundle
     from cxrlines.inference.engine import predict as read
     from cxrlines.inference.engine import write_drawings, write_predictions
@@ -51,16 +55,21 @@ def predict(
 
     keep_buffers()
     views = [view.value for view in tta or []]
-    lines = as_json or draw is not None
+    lines = as_json or draw is not None or out is None
     bundle = bundle or EMBEDDED
     if on:
         from cxrlines.inference.cluster import predict_on_ray
 
-        result = predict_on_ray(films, bundle, on, batch_size=batch, tta=views, lines=lines)
+        with counted() as progress:
+            result = predict_on_ray(films, bundle, on, batch_size=batch, tta=views, lines=lines, progress=progress)
     else:
-        result = read(films, load_bundle(bundle), batch_size=batch, tta=views, lines=lines)
-    for path in write_predictions(result, out, as_json=as_json):
-        typer.echo(path)
+        with counted() as progress:
+            result = read(films, load_bundle(bundle), batch_size=batch, tta=views, lines=lines, progress=progress)
+    if out:
+        for path in write_predictions(result, out, as_json=as_json):
+            typer.echo(path)
+    else:
+        typer.echo(json.dumps(result.as_dicts(), indent=1) if as_json else result.text())
     if draw:
         typer.echo(write_drawings(result, draw))
     say(result.notice)
@@ -102,7 +111,16 @@ def judge(
     read = load_bundle(bundle or EMBEDDED)
     read = read if fold is None else of_fold(read, fold)
     known = marked_films(films, marks) if marks else data_films(films, split.value if split else None)
-    result = judged(known, read, report_seen=seen is Seen.report, resamples=resamples, seed=seed, draw=draw)
+    with counted() as progress:
+        result = judged(
+            known,
+            read,
+            report_seen=seen is Seen.report,
+            resamples=resamples,
+            seed=seed,
+            draw=draw,
+            progress=progress,
+        )
     typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
     say(result.notice)
 
@@ -119,7 +137,8 @@ def index(
     from cxrlines.inference.index import build_index
     from cxrlines.inference.reader import EMBEDDED
 
-    built = build_index(load_bundle(bundle or EMBEDDED), read_dataset(data))
+    with counted() as progress:
+        built = build_index(load_bundle(bundle or EMBEDDED), read_dataset(data), progress=progress)
     built.save(out)
     typer.echo(f"{out}: {len(built.films)} films")
     for study, reason in built.left_out.items():

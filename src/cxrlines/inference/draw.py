@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cxrlines.data.lines import draw_lines
 from cxrlines.inference.findings import Findings
-from cxrlines.inference.locate import Line
+from cxrlines.inference.words import carina_words, line_words, rule_words, tip_words
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABELS, Device, Landmark
 
 NOTICE = "For research only. Not a medical device; not for diagnosis."
@@ -119,7 +119,7 @@ def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
     for k, line in enumerate(findings.lines):
         if line.tip is not None:
             at = _moved(line.tip, scale)
-            _label(pen, _tip_words(findings, k), at, 1.6 * radius, DEVICE_COLOURS[line.device], font, taken, canvas)
+            _label(pen, tip_words(findings, k), at, 1.6 * radius, DEVICE_COLOURS[line.device], font, taken, canvas)
 
 
 def _label(
@@ -156,22 +156,6 @@ def _label(
 
 def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def _tip_words(findings: Findings, k: int) -> str:
-    """`ETT 3.1 cm above carina`, or in % of the film's height where it has no spacing."""
-    name = findings.lines[k].device.name
-    for distance in findings.distances:
-        if distance.line != k or distance.px is None:
-            continue
-        what = distance.what.removeprefix(f"{name} tip ").replace(" the ", " ")
-        value = distance.cm if distance.cm is not None else distance.percent_of_height
-        assert value is not None
-        if value < 0:
-            what = {"above carina": "below carina", "below carina": "above carina"}.get(what, what)
-        unit = "cm" if distance.cm is not None else "% of height"
-        return f"{name} {abs(value):.1f} {unit} {what}"
-    return name
 
 
 def _ring(side: int) -> float:
@@ -222,13 +206,11 @@ def _strip_at(
     if not findings.lines:
         write("No line found.", _INK)
     for k, line in enumerate(findings.lines):
-        write(_line_words(findings, k, line), DEVICE_COLOURS[line.device])
+        write(line_words(findings, k), DEVICE_COLOURS[line.device])
         for distance in findings.distances:
-            if distance.line == k and distance.state is not None:
-                verdict = {None: "", True: "; classifier agrees", False: "; classifier differs"}[distance.agrees]
-                write(f"by rule {distance.state.value.lower()}{verdict}", _INK, letters)
-    carina = findings.landmarks.get(Landmark.CARINA)
-    write("Carina not found." if carina is None else f"Carina {carina.confidence:.2f}", _PALE)
+            if distance.line == k and (rule := rule_words(distance)):
+                write(rule, _INK, letters)
+    write(carina_words(findings), _PALE)
     for note in notes:
         y += step // 2
         write(note, _INK)
@@ -237,13 +219,6 @@ def _strip_at(
     for k, part in enumerate(foot):
         pen.text((margin, limit + k * step), part, _PALE, font)
     return strip, fits
-
-
-def _line_words(findings: Findings, k: int, line: Line) -> str:
-    words = _tip_words(findings, k)
-    if line.tip is None:
-        words += ", leaves the film"
-    return f"{words}, confidence {line.confidence:.2f}"
 
 
 def _write_labels(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from cxrlines.inference.bundle import NOTICE, Bundle
 from cxrlines.inference.draw import draw_findings, save_drawing
 from cxrlines.inference.findings import Findings
 from cxrlines.inference.reader import Progress, Reader
+from cxrlines.inference.words import as_text
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 
@@ -60,6 +62,11 @@ class Predictions:
             | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
             for film, study, found in [*read, *self.refused]
         ]
+
+    def text(self) -> str:
+        """What was found on each film read, for a person."""
+        read = zip(self.films, self.findings, strict=True)
+        return "\n\n".join(f"{film}\n{indent(as_text(found), '  ')}" for film, found in read)
 
 
 def predict(
