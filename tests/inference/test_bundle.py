@@ -12,7 +12,8 @@ from PIL import Image
 
 from cxrlines import cli
 from cxrlines.inference import bundle as module
-from cxrlines.inference.bundle import MANIFEST, BundleError, BundleMember, load_bundle, write_bundle
+from cxrlines.inference.bundle import BundleError, BundleMember, load_bundle, write_bundle
+from cxrlines.inference.manifest import MANIFEST
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.task import LABELS

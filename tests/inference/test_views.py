@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.films import read_film
 from cxrlines.data.store import shrink
-from cxrlines.inference.bundle import Bundle, BundleError, Manifest, ModelEntry, StoreEntry
+from cxrlines.inference.bundle import Bundle, BundleError
 from cxrlines.inference.engine import predict
 from cxrlines.inference.findings import Findings
+from cxrlines.inference.manifest import Manifest, ModelEntry, StoreEntry
 from cxrlines.inference.reader import Reader
 from cxrlines.inference.views import check_views, views
 from cxrlines.task import LABELS

@@ -1,6 +1,6 @@
 """A bundle: the folder that holds all that reading needs, weights as safetensors, everything else in one JSON file.
 
-    bundle.json                 the manifest below: models, preprocessing, sha256 and size of every file
+    bundle.json                 the manifest (`manifest`): models, preprocessing, sha256 and size of every file
     <member>-fold<k>.safetensors
     seen.json                   which patients each model has seen (`seen`)
 
@@ -14,19 +14,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from cxrlines import __version__
+from cxrlines.inference.manifest import FORMAT, MANIFEST, FileEntry, Manifest, ModelEntry, StoreEntry, ThresholdEntry
 from cxrlines.models.two_step import Model, model_of
 from cxrlines.models.weights import load_into, load_weights, save_weights, sync
-from cxrlines.task import LABELS, Device
-
-MANIFEST = "bundle.json"
-FORMAT = 1
-NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
+from cxrlines.task import LABELS
 
 
 class BundleError(ValueError):
@@ -46,83 +43,6 @@ class BundleMember:
     @property
     def file(self) -> str:
         return f"{self.name}-fold{self.fold}.safetensors"
-
-
-def _is_label(name: str) -> str:
-    if name not in LABELS:
-        raise ValueError(f"{name!r} is no label; there are: {', '.join(LABELS)}")
-    return name
-
-
-def _is_device(name: str) -> str:
-    if name not in Device.__members__:
-        raise ValueError(f"{name!r} is no device; there are: {', '.join(Device.__members__)}")
-    return name
-
-
-Label = Annotated[str, AfterValidator(_is_label)]
-DeviceName = Annotated[str, AfterValidator(_is_device)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Slope = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Offset = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelEntry(_Part):
-    """One model of the ensemble."""
-
-    name: str
-    fold: int
-    file: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors$")]  # a plain name: no way out
-    config: dict[str, Any]
-    input_size: Annotated[int, Field(ge=16, le=8192)] | None = None  # px a side of what it sees; none: the bundle's
-
-
-class FileEntry(_Part):
-    """What a file must be."""
-
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    bytes: Annotated[int, Field(ge=0)]
-
-
-class StoreEntry(_Part):
-    """How a film is shrunk before all else, as `data.store.shrink` takes it: px a side, and the aspect ratio."""
-
-    size: Annotated[int, Field(ge=16, le=8192)]
-    aspect: Literal["pad", "stretch"]
-
-
-class ThresholdEntry(_Part):
-    """A threshold of a label; see `evaluation.calibrate.Threshold`."""
-
-    wanted: Literal["sensitivity", "precision"]
-    at_least: Annotated[float, Field(gt=0, le=1)]
-    probability: Share | None
-    sensitivity: Share | None
-    specificity: Share | None
-    precision: Share | None
-    positives: Annotated[int, Field(ge=0)]
-
-
-class Manifest(_Part):
-    """`bundle.json`."""
-
-    format: Literal[1] = 1
-    notice: str = NOTICE
-    made_by: str = f"cxrlines {__version__}"
-    labels: tuple[str, ...] = LABELS
-    store: StoreEntry
-    input_size: Annotated[int, Field(ge=16, le=8192)]  # px a side of what the models see
-    ensemble: Literal["mean of probabilities"] = "mean of probabilities"
-    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
-    files: dict[str, FileEntry]
-    meta: dict[str, Any]
-    calibration: dict[Label, tuple[Slope, Offset]] | None = None  # of log odds; a label left out stays as it is
-    thresholds: dict[Label, tuple[ThresholdEntry, ...]] | None = None  # on calibrated probabilities
-    denied: dict[DeviceName, Share] | None = None  # below it a device's lines are not told; `findings.fit_denied`
 
 
 @dataclass(frozen=True)

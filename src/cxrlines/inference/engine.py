@@ -14,9 +14,10 @@ import pandas as pd
 
 from cxrlines.data.films import is_film, read_film
 from cxrlines.data.tables import FILM_SUFFIXES
-from cxrlines.inference.bundle import NOTICE, Bundle
+from cxrlines.inference.bundle import Bundle
 from cxrlines.inference.draw import draw_findings, save_drawing
 from cxrlines.inference.findings import Findings
+from cxrlines.inference.manifest import NOTICE
 from cxrlines.inference.reader import Progress, Reader
 from cxrlines.inference.words import as_text
 from cxrlines.task import LABELS, STUDY_COLUMN

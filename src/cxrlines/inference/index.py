@@ -19,7 +19,8 @@ from cxrlines.data.films import FilmError
 from cxrlines.data.lines import Line
 from cxrlines.data.nearest import nearest_rows
 from cxrlines.data.tables import Dataset
-from cxrlines.inference.bundle import NOTICE, Bundle
+from cxrlines.inference.bundle import Bundle
+from cxrlines.inference.manifest import NOTICE
 from cxrlines.inference.reader import Progress, Reader
 from cxrlines.models.weights import WeightsError, load_weights, save_weights
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS

@@ -14,7 +14,8 @@ import torch
 
 from cxrlines.data.films import Film
 from cxrlines.data.store import shrink
-from cxrlines.inference.bundle import MANIFEST, Bundle, BundleError
+from cxrlines.inference.bundle import Bundle, BundleError
+from cxrlines.inference.manifest import MANIFEST
 from cxrlines.models.poses import MIRRORED, OTHER, POSES, SIZE, PoseNet, read_pose_net
 from cxrlines.models.weights import WeightsError
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from cxrlines.augment import warp
 from cxrlines.augment.policy import make_policy
-from cxrlines.inference.bundle import MANIFEST, Bundle, BundleError
+from cxrlines.inference.bundle import Bundle, BundleError
+from cxrlines.inference.manifest import MANIFEST
 
 VIEWS = ("flip", "scale")
 SCALES = (0.9, 1.1)
