@@ -3,6 +3,7 @@
 import errno
 import json
 import re
+import shutil
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -20,13 +21,13 @@ from cxrlines.recipes import execute
 from cxrlines.recipes import films as films_module
 from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_one, do_plan
-from cxrlines.recipes.folder import HELD_OUT, LINEAGE, WEIGHTS, read_record
+from cxrlines.recipes.folder import HELD_OUT, LINEAGE, WEIGHTS, lineage_beside, read_record
 from cxrlines.recipes.load import RecipeError, load_recipe
 from cxrlines.recipes.pack import pack
 from cxrlines.recipes.run import STEPS, plan_of, prepare, train
 from cxrlines.recipes.step import do_step, is_judged
 from cxrlines.task import LABELS, STUDY_COLUMN
-from cxrlines.training.lineage import read_lineage
+from cxrlines.training.lineage import LeakError, read_lineage
 
 OUTSIDE = """
 name: outside
@@ -120,6 +121,49 @@ def test_unknown_ancestry_is_in_every_lineage_that_descends_from_a_file_and_in_n
         expected = {"public": first, "told": f"{step.name}: soft labels of labels.csv"}.get(member)
         assert len(untraced) == (expected is not None), step.name
         assert expected is None or re.fullmatch(expected, untraced[0])
+
+
+ONWARD = """
+name: onward
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+defaults: {schedule: {batch: 8, lr: 0.001, epochs: 0.2, validate_films: 0}}
+members:
+  further: {backbone: resnet10t, stages: {only: {start: {file: "RUN/plain/fold{fold}/only/weights.safetensors"}}}}
+  public: {backbone: resnet10t, stages: {only: {start: {file: "RUN/public/fold{fold}/last/weights.safetensors"}}}}
+"""
+
+
+def test_a_start_from_a_step_of_an_earlier_run_has_that_steps_lineage(outside, phantom, do_here, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(ONWARD.replace("RUN", str(outside.root)))
+    run = do_here(prepare(load_recipe(str(tmp_path / "recipe.yaml")), phantom, tmp_path / "run", 1))
+    for fold in (0, 1):
+        before = read_lineage(outside.root / f"plain/fold{fold}/only" / LINEAGE)
+        lineage = read_lineage(run.root / f"further/fold{fold}/only" / LINEAGE)
+        assert lineage.parents == (("start", before),) and lineage.untraced() == []
+        before = read_lineage(outside.root / f"public/fold{fold}/last" / LINEAGE)
+        assert read_lineage(run.root / f"public/fold{fold}/only" / LINEAGE).untraced() == before.untraced() != []
+
+
+def test_a_start_from_an_earlier_run_that_saw_the_patients_held_out_is_refused(outside, phantom, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(ONWARD.replace("RUN", str(outside.root)).replace("fold{fold}", "fold1"))
+    run = prepare(load_recipe(str(tmp_path / "recipe.yaml")), phantom, tmp_path / "run", 1)
+    first = next(step for step in plan_of(run, None) if step.name == "further/fold0/only")
+    with pytest.raises(LeakError, match="by way of further/fold0/only <- start plain/fold1/only"):
+        do_step(run, first, lambda status: None)
+
+
+def test_weights_whose_lineage_is_gone_or_spoilt_are_of_unknown_ancestry(outside, tmp_path):
+    folder = shutil.copytree(outside.root / "plain/fold0/only", tmp_path / "only")
+    assert lineage_beside(folder / WEIGHTS) == read_lineage(folder / LINEAGE)
+    shutil.copy(folder / WEIGHTS, folder / "other.safetensors")
+    assert lineage_beside(folder / "other.safetensors") is None
+    for spoilt in ("{", "[]", '{"step": "x"}'):
+        (folder / LINEAGE).write_text(spoilt)
+        assert lineage_beside(folder / WEIGHTS) is None
+    (folder / LINEAGE).unlink()
+    assert lineage_beside(folder / WEIGHTS) is None
 
 
 def test_unknown_ancestry_is_told_in_metrics_and_report(outside):

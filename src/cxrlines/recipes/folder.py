@@ -14,6 +14,7 @@ from cxrlines.recipes.external import ExternalSet, open_set
 from cxrlines.recipes.plan import Key, Material, Step, name_of
 from cxrlines.recipes.spec import Recipe
 from cxrlines.task import STUDY_COLUMN
+from cxrlines.training.lineage import Lineage, read_lineage
 
 WEIGHTS, LINEAGE, RECORD = "weights.safetensors", "lineage.json", "step.json"
 HELD_OUT, TEST = "predictions.csv", "test_predictions.csv"
@@ -81,6 +82,16 @@ def used_sets(recipe: Recipe) -> list[str]:
     """The external sets that a stage of the recipe trains on."""
     used = {stage.films.set for member in recipe.members.values() for stage in member.stages.values()}
     return [name for name in recipe.external if name in used]
+
+
+def lineage_beside(weights: Path) -> Lineage | None:
+    """The lineage of weights that lie where a step of any run left them; None of any other file."""
+    if weights.name != WEIGHTS or not read_record(weights.parent):
+        return None
+    try:
+        return read_lineage(weights.parent / LINEAGE)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Strict(BaseModel):
 
 
 class FileStart(Strict):
-    """Someone else's weights: a timm, torchvision, Lightning or bare PyTorch state dict, or safetensors.
+    """Weights of another run, or someone else's: a timm, torchvision, Lightning or bare state dict, or safetensors.
 
     `{fold}` in `file` stands for the fold that is held out, so that training goes on from an earlier run's networks.
     """

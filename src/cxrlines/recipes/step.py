@@ -22,7 +22,17 @@ from cxrlines.models.public import Adoption, adopt
 from cxrlines.models.two_step import Model, TwoStep
 from cxrlines.models.weights import load_into, load_weights, save_weights
 from cxrlines.recipes.films import films_of, load_step, map_folds, predict_rows, training_films
-from cxrlines.recipes.folder import HELD_OUT, LINEAGE, RECORD, TEST, TRACKED, WEIGHTS, Run, read_record
+from cxrlines.recipes.folder import (
+    HELD_OUT,
+    LINEAGE,
+    RECORD,
+    TEST,
+    TRACKED,
+    WEIGHTS,
+    Run,
+    lineage_beside,
+    read_record,
+)
 from cxrlines.recipes.plan import Key, Step, name_of
 from cxrlines.recipes.spec import Recipe
 from cxrlines.recipes.stage_spec import OWN, FileStart, ScheduleSpec, StageSpec
@@ -55,7 +65,12 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     model, adoption = _start(run, step, stage)
     rows = run.films.training(stage, held)
     parents = {role: read_lineage(run.folder(key) / LINEAGE) for role, key in step.parents.items()}
-    unknown = [adoption.source] if adoption else []
+    unknown = []
+    if adoption and isinstance(stage.start, FileStart):
+        if earlier := lineage_beside(stage.start.of(held[0])):
+            parents["start"] = earlier
+        else:
+            unknown.append(adoption.source)
     if stage.targets.soft and stage.targets.soft.file:
         unknown.append(f"soft labels of {Path(stage.targets.soft.file).name}")
     lineage = Lineage.of(step.name, _patients(run, stage, rows), parents.items(), unknown)
