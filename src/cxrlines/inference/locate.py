@@ -27,8 +27,8 @@ PIECE = 0.50
 """Length of line that is as good as another look at it."""
 CONFIDENCE = 0.25
 """What is less sure is no line, when courses are put together."""
-TOLD = 0.6
-"""Lines of less confidence are not told: of .25 to .6 the best trade of invented for missed lines on real films
+TOLD = 0.7
+"""Lines of less confidence are not told: of .25 to .85 a good trade of invented for missed lines on real films
 (docs/experiments.md, 2026-11-25)."""
 SECOND = 0.6
 """Of a device that a patient usually has once, a second line needs this share of the first one's weight."""
