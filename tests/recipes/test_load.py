@@ -58,7 +58,7 @@ def test_recommended_is_hotwaters_networks_and_films_of_ones_own_alone():
     assert {member.backbone for member in ours.members.values()} == {m.backbone for m in theirs.members.values()}
     assert not ours.external and ours.folds == theirs.folds
     for member in ours.members.values():
-        assert member.exclusive and member.head == "gem" and member.decodes(member.last)
+        assert not member.exclusive and member.head == "gap" and member.decodes(member.last)
         lines, finetune = member.stages.values()
         assert (lines.start, lines.films.which, finetune.start, finetune.films.which) == (
             "imagenet", "annotated", "lines", "all",
