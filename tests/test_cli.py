@@ -148,8 +148,8 @@ def test_predict_prints_what_it_finds_where_no_table_is_asked_for(data, tmp_path
     assert code == 2, "the text is no film"
     assert [line for line in out.splitlines() if line.endswith(".jpg")] == [str(film) for film in films]
     assert out.count("\n  SWAN ") == out.count("\n  Carina ") == len(films)
-    code, out = run("predict", data / "test", "--json")
-    assert code == 0
+    code, out = run("predict", data / "test", "--json", "--draw", tmp_path / "drawn")
+    assert code == 0 and len(list((tmp_path / "drawn").glob("*.png"))) == len(films)
     told = json.loads(out)
     assert [each["film"] for each in told] == [str(film) for film in films]
     assert list(told[0]["labels"]) == list(LABELS) and "lines" in told[0] and "For research" in told[0]["notice"]

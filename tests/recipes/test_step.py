@@ -21,7 +21,7 @@ from cxrlines.recipes import execute
 from cxrlines.recipes import films as films_module
 from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_one, do_plan
-from cxrlines.recipes.folder import HELD_OUT, LINEAGE, WEIGHTS, lineage_beside, read_record
+from cxrlines.recipes.folder import HELD_OUT, LINEAGE, RECORD, WEIGHTS, lineage_beside, read_record
 from cxrlines.recipes.load import RecipeError, load_recipe
 from cxrlines.recipes.pack import pack
 from cxrlines.recipes.run import STEPS, plan_of, prepare, train
@@ -163,6 +163,9 @@ def test_weights_whose_lineage_is_gone_or_spoilt_are_of_unknown_ancestry(outside
         (folder / LINEAGE).write_text(spoilt)
         assert lineage_beside(folder / WEIGHTS) is None
     (folder / LINEAGE).unlink()
+    assert lineage_beside(folder / WEIGHTS) is None
+    shutil.copy(outside.root / "plain/fold0/only" / LINEAGE, folder / LINEAGE)
+    (folder / RECORD).write_text("{")
     assert lineage_beside(folder / WEIGHTS) is None
 
 

@@ -57,13 +57,12 @@ def predict(
     views = [view.value for view in tta or []]
     lines = as_json or draw is not None or out is None
     bundle = bundle or EMBEDDED
-    if on:
-        from cxrlines.inference.cluster import predict_on_ray
+    with counted() as progress:
+        if on:
+            from cxrlines.inference.cluster import predict_on_ray
 
-        with counted() as progress:
             result = predict_on_ray(films, bundle, on, batch_size=batch, tta=views, lines=lines, progress=progress)
-    else:
-        with counted() as progress:
+        else:
             result = read(films, load_bundle(bundle), batch_size=batch, tta=views, lines=lines, progress=progress)
     if out:
         for path in write_predictions(result, out, as_json=as_json):
@@ -71,7 +70,7 @@ def predict(
     else:
         typer.echo(json.dumps(result.as_dicts(), indent=1) if as_json else result.text())
     if draw:
-        typer.echo(write_drawings(result, draw))
+        typer.echo(write_drawings(result, draw), err=out is None)  # findings that are printed stay JSON
     say(result.notice)
     if result.skipped:
         say(f"{result.skipped} files in the folders are no films and were passed over")

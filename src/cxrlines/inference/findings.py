@@ -164,12 +164,12 @@ def fit_denied(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
         labels: (n, 11) calibrated probabilities of films that it was not trained on.
         truth: (n, 11) 0 or 1.
     """
-    found = {device.name: DENIED for device in Device}
+    there = [presence_of(dict(zip(LABELS, row, strict=True))) for row in labels]
+    found = {}
     for device in Device:
         has_it = truth[:, [LABEL_INDEX[label] for label in LABELS_OF[device]]].any(axis=1)
-        if has_it.any():
-            there = [presence_of(dict(zip(LABELS, row, strict=True)))[device.name] for row in labels[has_it]]
-            found[device.name] = min(DENIED, float(np.quantile(there, 1 - HEARD, method="lower")))
+        p = [there[k][device.name] for k in np.flatnonzero(has_it)]
+        found[device.name] = min(DENIED, float(np.quantile(p, 1 - HEARD, method="lower"))) if p else DENIED
     return found
 
 

@@ -93,7 +93,9 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
     net.pretrained_cfg.pop("state_dict", None)  # else the weights are held twice
     net.reset_classifier(0)
     if weights == "imagenet" and in_channels > 3:
-        _see_maps_beside_a_film(net.get_parameter(f"{_cfg(name).first_conv}.weight"))
+        first = _cfg(name).first_conv
+        for stem in [first] if isinstance(first, str) else first:  # some see the film at several scales
+            _see_maps_beside_a_film(net.get_parameter(f"{stem}.weight"))
     return Backbone(net, source)
 
 

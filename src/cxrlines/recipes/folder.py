@@ -86,9 +86,9 @@ def used_sets(recipe: Recipe) -> list[str]:
 
 def lineage_beside(weights: Path) -> Lineage | None:
     """The lineage of weights that lie where a step of any run left them; None of any other file."""
-    if weights.name != WEIGHTS or not read_record(weights.parent):
-        return None
     try:
+        if weights.name != WEIGHTS or not read_record(weights.parent):
+            return None
         return read_lineage(weights.parent / LINEAGE)
     except (OSError, ValueError, KeyError, TypeError):
         return None
