@@ -102,7 +102,8 @@ def gone(pid: int, within_s: float) -> bool:
 
 def test_everything_arrives_in_order_and_as_it_was_when_told(client, tmp_path):
     client()
-    report = tmp_path / "report.html"
+    report = tmp_path / "results/report.html"  # not where the client, whose folder is ".", puts what it is given
+    report.parent.mkdir()
     report.write_text("first")
     values = {"films": {"view": "overlay"}}
     tracker = opened(tmp_path)
@@ -118,7 +119,7 @@ def test_everything_arrives_in_order_and_as_it_was_when_told(client, tmp_path):
     assert [row["log"]["step"] for row in told if "log" in row] == list(range(3000))
     assert {"films.view": "overlay"} in [row.get("config") for row in told]
     assert [row for row in told if "log" not in row][-1] == {"finish": 0}
-    assert (tmp_path / "report.html").read_text() == "first"  # the client's folder is "." here
+    assert (tmp_path / "report.html").read_text() == "first"
     assert not (tmp_path / ".tracking/outbox").exists()
 
 
