@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ LABEL_COLUMN, DATA_COLUMN = "label", "data"
 MAX_POINTS = 10_000
 """Points of one line; RANZCR's longest line has a few hundred."""
 MAX_COORDINATE = 1e6
-STRIDE = 32.0  # px: longer segments are drawn in pieces, so that the box around each stays small
+STRIDE = 8.0  # px: longer segments are drawn in pieces, so that the box around each stays small
 
 
 @dataclass(frozen=True)
@@ -157,32 +156,48 @@ def _coverage(points: np.ndarray, shape: tuple[int, ...], thickness: float) -> n
     height, width = shape[0], shape[1]
     coverage = np.zeros((height, width), np.float32)
     reach = max(thickness, 1.0) / 2 + 0.5  # thinner than a pixel: one pixel wide, and as much fainter
-    strength = min(thickness, 1.0)
-    for start, end in _pieces(np.asarray(points, np.float64).reshape(-1, 2), (width, height), reach):
-        x0, y0 = np.maximum(np.floor(np.minimum(start, end) - reach), 0).astype(int)
-        x1, y1 = np.minimum(np.ceil(np.maximum(start, end) + reach) + 1, (width, height)).astype(int)
-        if x0 >= x1 or y0 >= y1:
-            continue
-        x = np.arange(x0, x1, dtype=np.float32) - np.float32(start[0])
-        y = (np.arange(y0, y1, dtype=np.float32) - np.float32(start[1]))[:, None]
-        (dx, dy), length = end - start, float(((end - start) ** 2).sum())
-        along = np.clip((x * dx + y * dy) / length, 0, 1) if length else np.float32(0)
-        distance = np.hypot(x - along * dx, y - along * dy)
-        box = coverage[y0:y1, x0:x1]
-        np.maximum(box, np.clip(reach - distance, 0, 1) * strength, out=box)
+    starts, steps = _pieces(np.asarray(points, np.float64).reshape(-1, 2), (width, height), reach)
+    side = math.ceil(STRIDE + 2 * reach) + 1  # of a box that holds any piece and its reach
+    at_once = max(1, 2**20 // side**2)
+    for some in (slice(first, first + at_once) for first in range(0, len(starts), at_once)):
+        _cover(coverage, starts[some], steps[some], reach, side, np.float32(min(thickness, 1.0)))
     return coverage
 
 
-def _pieces(points: np.ndarray, size: tuple[int, int], reach: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The segments of a polyline that may touch a film of `size` (width, height), none longer than STRIDE px."""
+def _cover(
+    coverage: np.ndarray, starts: np.ndarray, steps: np.ndarray, reach: float, side: int, strength: np.float32
+) -> None:
+    """Raise `coverage` to what straight pieces cover, all pieces at once: each in a box of `side` x `side` px."""
+    height, width = coverage.shape
+    low = np.floor(np.minimum(starts, starts + steps) - reach).astype(int)
+    columns, rows = (low[:, axis, None] + np.arange(side) for axis in (0, 1))
+    x = (columns - starts[:, :1]).astype(np.float32)[:, None, :]
+    y = (rows - starts[:, 1:]).astype(np.float32)[:, :, None]
+    dx, dy = steps.astype(np.float32).T[:, :, None, None]
+    square = dx * dx + dy * dy
+    along = np.clip((x * dx + y * dy) / np.where(square > 0, square, 1), 0, 1)
+    share = np.clip(np.float32(reach) - np.hypot(x - along * dx, y - along * dy), 0, 1) * strength
+    inside = ((columns >= 0) & (columns < width))[:, None, :] & ((rows >= 0) & (rows < height))[:, :, None]
+    places = rows[:, :, None] * width + columns[:, None, :]
+    covered = inside & (share > 0)
+    np.maximum.at(coverage.reshape(-1), places[covered], share[covered])
+
+
+def _pieces(points: np.ndarray, size: tuple[int, int], reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and steps, (k, 2) each, of the straight pieces of a polyline that may touch a film of `size` (width,
+    height), none longer than STRIDE px. A single point is a piece of no length."""
     if len(points) == 1:
-        return [(points[0], points[0])]
-    pieces: list[tuple[np.ndarray, np.ndarray]] = []
-    for start, end in pairwise(points):
-        near, far = np.minimum(start, end) - reach, np.maximum(start, end) + reach
-        if (far < 0).any() or (near > size).any():
-            continue
-        count = max(1, math.ceil(float(np.hypot(*(end - start))) / STRIDE))
-        stops = start + (end - start) * (np.arange(count + 1) / count)[:, None]
-        pieces += pairwise(stops)
-    return pieces
+        return points, np.zeros_like(points)
+    starts, steps = _near(points[:-1], np.diff(points, axis=0), size, reach)
+    count = np.maximum(1, np.ceil(np.hypot(*steps.T) / STRIDE)).astype(int)
+    which = np.repeat(np.arange(len(starts)), count)
+    step = (steps / count[:, None])[which]
+    order = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+    return _near(starts[which] + order[:, None] * step, step, size, reach)
+
+
+def _near(starts: np.ndarray, steps: np.ndarray, size: tuple[int, int], reach: float) -> tuple[np.ndarray, np.ndarray]:
+    ends = starts + steps
+    near, far = np.minimum(starts, ends) - reach, np.maximum(starts, ends) + reach
+    may = (far >= 0).all(axis=1) & (near <= size).all(axis=1)
+    return starts[may], steps[may]
