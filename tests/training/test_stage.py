@@ -144,7 +144,7 @@ def test_the_decoder_is_run_on_films_with_a_known_map_alone_and_learns_from_thei
     normal = stage.model._normal(batch["film"])
     assert torch.equal(given, normal[[1, 4]])
     labels = label_loss(mapping([1, 4]).model(batch["film"]), batch["targets"]).detach()
-    lines = maps_loss(maps.detach(), batch["maps"][[1, 4]], batch["mapped"][[1, 4]])
+    lines = maps_loss(maps.detach(), batch["maps"][[1, 4]].float(), batch["mapped"][[1, 4]])
     assert float(lines) > 0 and float(loss.detach()) == pytest.approx(float(labels + lines), rel=1e-5)
 
 

@@ -51,7 +51,7 @@ class Films:
 
 
 class FilmSet(Dataset[dict[str, Tensor]]):
-    """Warped films by (epoch, position): `film` uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float32
+    """Warped films by (epoch, position): `film` uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float16
     (9, S/2, S/2) where wanted, targets."""
 
     def __init__(
@@ -86,7 +86,7 @@ class FilmSet(Dataset[dict[str, Tensor]]):
             sample[name] = torch.as_tensor(values[position])
         if self.maps:
             truth = draw_maps(list(zip(labels, points, strict=True)), list(marks), len(warped.film))
-            sample["maps"] = torch.from_numpy(truth)
+            sample["maps"] = torch.from_numpy(truth.astype(np.float16))  # half of what a loader hands over
         if self.overlay:
             drawn = overlay(warped.film, labels, points, self.colour_by)
             sample["overlay"] = torch.from_numpy(np.ascontiguousarray(drawn.transpose(2, 0, 1)))

@@ -239,7 +239,7 @@ class StageModule(lightning.LightningModule):
         fit = self.fit_to
         mine = len(features) * distributed.world() / self.in_batch  # 1 but for an uneven part of a batch
         if fit.classifies:
-            logits = self.model.classify(features)
+            logits = self.model.classify(features).float()  # half precision is for the network, not for its loss
         if fit.label_weight:
             weight = self.positive_weight.to(logits.device) if self.positive_weight is not None else None
             loss = loss + fit.label_weight * label_loss(logits, batch["targets"], weight)
@@ -251,7 +251,7 @@ class StageModule(lightning.LightningModule):
             loss = loss + fit.presence_weight * known * presence_loss(logits, batch["presence"], PRESENCE_GROUPS)
         if maps is not None:
             rows = batch["rows"]
-            loss = loss + fit.maps_weight * maps_loss(maps, batch["maps"][rows], batch["mapped"][rows])
+            loss = loss + fit.maps_weight * maps_loss(maps.float(), batch["maps"][rows].float(), batch["mapped"][rows])
         for teacher in self.frozen:
             with torch.no_grad():
                 wanted = teacher.features(batch["overlay"])
