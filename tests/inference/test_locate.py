@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from cxrlines.data.maps import SPOT_SIGMA, to_map
+from cxrlines.data.maps import SPOT_SIGMA, draw_maps, to_map
 from cxrlines.inference.locate import find_landmarks, find_lines
-from cxrlines.task import MAPS, Device, Landmark, MapKind
+from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind
 
 SEEDS = range(40)
 SIDE = 192
@@ -165,6 +165,30 @@ def test_there_is_one_endotracheal_tube_at_most():
     maps[0, 10:100, 120:123] = 0.9
     (line,) = find_lines(maps)
     assert abs(line.path[:, 0].mean() - 61) < 0.5
+
+
+def course_of(device, *points, p):
+    """Maps that show one line, by a given probability, and its tip."""
+    drawn = draw_maps([(LABELS_OF[device][0], np.array(points, float))], {}, 2 * SIDE)
+    return p * drawn
+
+
+def test_a_further_catheter_is_believed_for_what_is_its_own():
+    trunk = course_of(Device.CVC, (150, 20), (200, 150), (200, 280), p=0.9)
+    far = course_of(Device.CVC, (330, 20), (200, 150), (200, 280), p=0.9)
+    spur = course_of(Device.CVC, (222, 128), (200, 150), (200, 280), p=0.9)
+    assert len(find_lines(np.maximum(trunk, far))) == 2
+    (line,) = find_lines(np.maximum(trunk, spur))
+    assert np.hypot(*(line.path[0] - to_map(np.array([150, 20])))) < 4
+
+
+@pytest.mark.parametrize(("central", "told"), [(0.9, [Device.CVC, Device.SWAN]), (0.6, [Device.SWAN])])
+def test_maps_that_are_not_sure_which_catheter_they_see_tell_one(central, told):
+    way = (150, 20), (200, 150), (200, 280)
+    maps = course_of(Device.CVC, *way, p=central) + course_of(Device.SWAN, *way, (250, 330), p=0.95)
+    assert [line.device for line in find_lines(maps)] == told
+    apart = course_of(Device.CVC, (330, 20), (260, 300), p=central) + course_of(Device.SWAN, *way, p=0.95)
+    assert [line.device for line in find_lines(apart)] == [Device.CVC, Device.SWAN]
 
 
 def test_nothing_comes_of_nothing():

@@ -32,6 +32,11 @@ TOLD = 0.7
 (docs/experiments.md, 2026-11-25)."""
 SECOND = 0.6
 """Of a device that a patient usually has once, a second line needs this share of the first one's weight."""
+OWN = 0.5
+"""The confidence that a further line of a device needs for what is not the way of those before."""
+ALONE, SURE = 0.15, 0.7
+"""A catheter with less of its way for itself beside one of another kind, and a lower mean probability, is that
+one read again."""
 BRIDGE, STRAIGHT = 0.15, 0.85
 """A peak so far off is still a course's tip if it lies straight ahead (cosine)."""
 STEP = 0.01
@@ -79,7 +84,32 @@ def find_lines(maps: np.ndarray, bounds: Bounds | None = None) -> list[Line]:
             continue
         tips = find_spots(maps[MAPS.index((MapKind.TIP, device))])
         found += [line for line in _lines_of(device, line_map, tips, bounds) if line.confidence >= TOLD]
-    return found
+    return _without_doubles(found, maps)
+
+
+def _without_doubles(lines: list[Line], maps: np.ndarray) -> list[Line]:
+    """The lines without central catheters that are a Swan-Ganz catheter read again, or the other way around.
+
+    Both lie in the same veins, and maps that are not sure which they see show both.
+    """
+    scale = float(max(maps.shape))
+    kept: list[Line] = []
+    catheters = [line for line in lines if line.device in (Device.CVC, Device.SWAN)]
+    for line in sorted(catheters, key=lambda line: -line.confidence * float(lengths(line.path)[-1])):
+        others = [other.path for other in kept if other.device is not line.device]
+        line_map = maps[MAPS.index((MapKind.LINE, line.device))]
+        if (
+            not others
+            or (_apart(line.path, others) > BESIDE * scale).mean() > ALONE
+            or sample(line_map, line.path).mean() > SURE
+        ):
+            kept.append(line)
+    return [line for line in lines if line not in catheters or line in kept]
+
+
+def _apart(path: Points, others: list[Points]) -> np.ndarray:
+    """(n,) px from each point of a path to the nearest of other ones."""
+    return cKDTree(np.concatenate(others)).query(path)[0]
 
 
 def find_landmarks(maps: np.ndarray, bounds: Bounds | None = None) -> dict[Landmark, Spot]:
@@ -101,18 +131,23 @@ def find_landmarks(maps: np.ndarray, bounds: Bounds | None = None) -> dict[Landm
 def _lines_of(device: Device, line_map: np.ndarray, tips: list[Spot], bounds: Bounds) -> list[Line]:
     scale = float(max(line_map.shape))
     courses = trace(line_map, np.array([tip.xy for tip in tips]).reshape(-1, 2), many=device not in ONCE)
-    lines = [
-        line
-        for path, spot in _directed(device, courses, tips, bounds, scale)
-        if lengths((line := _line(device, path, spot, line_map, bounds)).path)[-1] >= LEAST * scale
-        and line.confidence >= CONFIDENCE
-    ]
+    ends = _directed(device, [course.points for course in courses], tips, bounds, scale)
+    weights = [_confidence(course.own, line_map) * float(lengths(course.own)[-1]) for course in courses]
     kept: list[Line] = []
-    for line in sorted(lines, key=lambda line: -_weight(line)):
-        if kept and (device in ONCE or (device is not Device.CVC and _weight(line) < SECOND * _weight(kept[0]))):
+    first = 0.0
+    for weight, (path, spot) in sorted(zip(weights, ends, strict=True), key=lambda one: -one[0]):
+        line = _line(device, path, spot, line_map, bounds)
+        if lengths(line.path)[-1] < LEAST * scale or line.confidence < CONFIDENCE:
             continue
-        if not any(_same(line, other, line_map) for other in kept):
-            kept.append(line)
+        if kept and (device in ONCE or (device is not Device.CVC and weight < SECOND * first)):
+            break
+        if kept:  # another line is believed in for what is not the way of those before
+            alone = _apart(line.path, [other.path for other in kept]) > BESIDE * scale
+            own = _confidence(line.path[alone], line_map)
+            if own < OWN:
+                continue
+        first = first or weight
+        kept.append(line)
     kept.sort(key=lambda line: -line.confidence)
     return [replace(line, path=resample(line.path, STEP * scale)) for line in kept]
 
@@ -198,10 +233,6 @@ def _line(device: Device, path: Points, spot: Spot | None, line_map: np.ndarray,
     return Line(device, path, None if leaves else path[-1].copy(), confidence)
 
 
-def _weight(line: Line) -> float:
-    return line.confidence * float(lengths(line.path)[-1])
-
-
 def _confidence(path: Points, line_map: np.ndarray) -> float:
     """How much the map believes in a path: c = probability (1 - exp(-length / USUAL)), and 1 - (1 - c)^(1 + length /
     PIECE), as if the path were seen piece by piece. Lengths are shares of the map's longer side.
@@ -211,12 +242,6 @@ def _confidence(path: Points, line_map: np.ndarray) -> float:
     length = float(lengths(path)[-1]) / max(line_map.shape)
     short = min(1.0, float(sample(line_map, path).mean())) * (1 - float(np.exp(-length / USUAL)))
     return 1 - (1 - short) ** (1 + length / PIECE)
-
-
-def _same(line: Line, other: Line, line_map: np.ndarray) -> bool:
-    """Whether a line is another one again: what is its own is not enough to be believed."""
-    own = cKDTree(other.path).query(line.path)[0] > BESIDE * max(line_map.shape)
-    return _confidence(line.path[own], line_map) < CONFIDENCE
 
 
 def _priors(device: Device, course: Points, bounds: Bounds, scale: float) -> tuple[float, float]:

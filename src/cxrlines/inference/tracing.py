@@ -1,14 +1,16 @@
 """From a map of lines to courses: which pixels belong to one line, and in what order.
 
 The map is cut at two thresholds and thinned to a skeleton. The skeleton falls into segments at its junctions; ends of
-segments are then linked two by two where a line can go on, within a junction first and across gaps after. So lines
-that cross stay two, and a line in pieces becomes one. A catheter that ends on another one (two that share a vein)
-shares the rest of its way.
+segments are then linked two by two where a line can go on, within a junction first and across gaps after; the plain
+ones before the faint. So lines that cross stay two, and a line in pieces becomes one. A catheter that ends on another
+one (two that share a vein) shares the rest of its way.
 
 Points are [x, y] in px of the map; lengths below are shares of the map's longer side.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -29,13 +31,27 @@ ACROSS, AHEAD = 0.10, 0.85
 """How far ahead a line may lie that an end runs into across a gap, and how straight ahead (cosine)."""
 SMOOTH = 1.5
 """Deviation in px by which a course is smoothed along itself."""
+PLAIN = (0.7, 0.5, 0.0)
+"""Segments of at least this share of the plainest one's probability are linked first, next and last. A rib's edge under
+a catheter looks like a faint branch of it; linked together, such branches cut the catheter in two or led it astray."""
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """The course of a line: its `points`, (n, 2), in either direction, and the part of them that is its `own`.
+
+    The rest, if any, is the way of another line that it runs into.
+    """
+
+    points: Points
+    own: Points
 
 
 _End = tuple[int, int]  # a segment, and 0 for its start or 1 for its end
 
 
-def trace(line_map: np.ndarray, tips: Points, *, many: bool) -> list[Points]:
-    """The courses of the lines of one device, longest first, each about 1 px between points; direction undecided.
+def trace(line_map: np.ndarray, tips: Points, *, many: bool) -> list[Course]:
+    """The courses of the lines of one device, longest first, each about 1 px between points.
 
     Args:
         line_map: (h, w) float32, probability of a line.
@@ -49,15 +65,21 @@ def trace(line_map: np.ndarray, tips: Points, *, many: bool) -> list[Points]:
         distance, k = min((float(np.hypot(*(s.points[-side] - tip))), k) for k, (s, side) in enumerate(free))
         if distance < TIP_NEAR * scale:
             free[k][0].tipped[free[k][1]] = True
+    plain = np.array([sample(line_map, segment.points).mean() for segment in segments])
     links: dict[_End, _End] = {}
-    _link_junctions(segments, links, scale)
-    _link_gaps(segments, links, scale)
+    for share in PLAIN:
+        seen = np.flatnonzero(plain >= share * plain.max(initial=0)).tolist()
+        _link_junctions(segments, seen, links, scale)
+        _link_gaps(segments, seen, links, scale)
     chains = _chains(segments, links)
-    courses = [_joined(segments, chain) for chain in chains]
-    if many:
-        courses = [_shared(k, courses, chains, segments, scale) for k in range(len(courses))]
-    courses = [refine(course, line_map) for course in courses if lengths(course)[-1] >= SPUR * scale]
-    return sorted(courses, key=lambda course: -lengths(course)[-1])
+    own = [_joined(segments, chain) for chain in chains]
+    whole = [_shared(k, own, chains, segments, scale) for k in range(len(own))] if many else own
+    courses = [
+        Course(refine(points, line_map), mine)
+        for points, mine in zip(whole, own, strict=True)
+        if lengths(points)[-1] >= SPUR * scale
+    ]
+    return sorted(courses, key=lambda course: -lengths(course.points)[-1])
 
 
 def _turn(one: Pose, other: Pose) -> tuple[float, float]:
@@ -77,13 +99,18 @@ def _angle(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.degrees(np.arccos(np.clip(one @ other, -1, 1))))
 
 
-def _link_junctions(segments: list[Segment], links: dict[_End, _End], scale: float) -> None:
+def _at_junctions(segments: list[Segment], seen: Sequence[int]) -> dict[int, list[_End]]:
+    """The ends of the segments `seen` that meet at each junction."""
     at: dict[int, list[_End]] = defaultdict(list)
-    for k, segment in enumerate(segments):
-        for side, node in enumerate(segment.nodes):
+    for k in seen:
+        for side, node in enumerate(segments[k].nodes):
             if node >= 0:
                 at[node].append((k, side))
-    for ends in at.values():
+    return at
+
+
+def _link_junctions(segments: list[Segment], seen: Sequence[int], links: dict[_End, _End], scale: float) -> None:
+    for ends in _at_junctions(segments, seen).values():
         geometry = {end: segments[end[0]].end(end[1], scale) for end in ends}
         costs = []
         for i, one in enumerate(ends):
@@ -118,13 +145,14 @@ def _against(segments: list[Segment], one: _End, other: _End, ends: list[_End]) 
     return 0.0, TURN
 
 
-def _link_gaps(segments: list[Segment], links: dict[_End, _End], scale: float) -> None:
-    """Bridge gaps, the best first: near, straight on, and not from a tip."""
+def _link_gaps(segments: list[Segment], seen: Sequence[int], links: dict[_End, _End], scale: float) -> None:
+    """Bridge gaps, the best first: near, straight on, and neither from a tip nor from where others go on."""
+    at = _at_junctions(segments, seen)
     ends = [
         (k, side)
-        for k, segment in enumerate(segments)
-        for side in (0, 1)
-        if segment.nodes[side] < 0 and not segment.tipped[side] and (k, side) not in links
+        for k in seen
+        for side, node in enumerate(segments[k].nodes)
+        if (node < 0 or len(at[node]) == 1) and not segments[k].tipped[side] and (k, side) not in links
     ]
     geometry = {end: segments[end[0]].end(end[1], scale, FRAGMENT) for end in ends}
     costs = []
