@@ -8,32 +8,19 @@ one (two that share a vein) shares the rest of its way.
 Points are [x, y] in px of the map; lengths below are shares of the map's longer side.
 """
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from cxrlines.data.paths import Points, lengths, resample
+from cxrlines.inference.linking import CORNER, TIPLESS, TURN, End, Links, link, turn_between
 from cxrlines.inference.skeleton import JUNCTION, SPUR, TIP_NEAR, Pose, Segment, segments_of
 
-TURN = 65.0
-"""Degrees by which a line may turn within a junction."""
-GAP = 0.25
-"""The longest gap to be bridged; the turn allowed falls with it from `CORNER` to `GAP_TURN` degrees."""
-CORNER, GAP_TURN = 100.0, 20.0
-FRAGMENT = 0.03
-"""Pieces that are shorter have no direction of their own."""
-TIPLESS = 100.0
-"""Degrees that it counts against a link that the line would have two tips, or none though another end has one."""
 ACROSS, AHEAD = 0.10, 0.85
 """How far ahead a line may lie that an end runs into across a gap, and how straight ahead (cosine)."""
 SMOOTH = 1.5
 """Deviation in px by which a course is smoothed along itself."""
-PLAIN = (0.7, 0.5, 0.0)
-"""Segments of at least this share of the plainest one's probability are linked first, next and last. A rib's edge under
-a catheter looks like a faint branch of it; linked together, such branches cut the catheter in two or led it astray."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +32,6 @@ class Course:
 
     points: Points
     own: Points
-
-
-_End = tuple[int, int]  # a segment, and 0 for its start or 1 for its end
 
 
 def trace(line_map: np.ndarray, tips: Points, *, many: bool) -> list[Course]:
@@ -66,12 +50,7 @@ def trace(line_map: np.ndarray, tips: Points, *, many: bool) -> list[Course]:
         if distance < TIP_NEAR * scale:
             free[k][0].tipped[free[k][1]] = True
     plain = np.array([sample(line_map, segment.points).mean() for segment in segments])
-    links: dict[_End, _End] = {}
-    for share in PLAIN:
-        seen = np.flatnonzero(plain >= share * plain.max(initial=0)).tolist()
-        _link_junctions(segments, seen, links, scale)
-        _link_gaps(segments, seen, links, scale)
-    chains = _chains(segments, links)
+    chains = _chains(segments, link(segments, plain, scale))
     own = [_joined(segments, chain) for chain in chains]
     whole = [_shared(k, own, chains, segments, scale) for k in range(len(own))] if many else own
     courses = [
@@ -82,107 +61,9 @@ def trace(line_map: np.ndarray, tips: Points, *, many: bool) -> list[Course]:
     return sorted(courses, key=lambda course: -lengths(course.points)[-1])
 
 
-def _turn(one: Pose, other: Pose) -> tuple[float, float]:
-    """The gap in px between two ends, and the degrees by which a line turns that goes on from one to the other."""
-    chord = other[0] - one[0]
-    gap = float(np.hypot(*chord))
-    whole = 0.0 if one[1] is None or other[1] is None else _angle(one[1], -other[1])
-    if gap < 3:
-        return gap, whole
-    turns = [whole / 2]  # an arc turns by half of it at either end of its chord
-    turns += [_angle(one[1], chord / gap)] if one[1] is not None else []
-    turns += [_angle(chord / gap, -other[1])] if other[1] is not None else []
-    return gap, max(turns)
-
-
-def _angle(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.degrees(np.arccos(np.clip(one @ other, -1, 1))))
-
-
-def _at_junctions(segments: list[Segment], seen: Sequence[int]) -> dict[int, list[_End]]:
-    """The ends of the segments `seen` that meet at each junction."""
-    at: dict[int, list[_End]] = defaultdict(list)
-    for k in seen:
-        for side, node in enumerate(segments[k].nodes):
-            if node >= 0:
-                at[node].append((k, side))
-    return at
-
-
-def _link_junctions(segments: list[Segment], seen: Sequence[int], links: dict[_End, _End], scale: float) -> None:
-    for ends in _at_junctions(segments, seen).values():
-        geometry = {end: segments[end[0]].end(end[1], scale) for end in ends}
-        costs = []
-        for i, one in enumerate(ends):
-            for other in ends[i + 1 :]:
-                if one[0] == other[0] and len(ends) > 2 and lengths(segments[one[0]].points)[-1] < 4 * JUNCTION * scale:
-                    continue  # a small ring is not a line that comes back to itself
-                turn = _turn(geometry[one], geometry[other])[1]
-                against, allowed = _against(segments, one, other, ends)
-                if turn <= allowed or len(ends) == 2:
-                    costs.append((turn + against, one, other))
-        for _, one, other in sorted(costs):
-            if one not in links and other not in links:
-                links[one], links[other] = other, one
-
-
-def _against(segments: list[Segment], one: _End, other: _End, ends: list[_End]) -> tuple[float, float]:
-    """What counts against the line through two ends in degrees, and by how many it may turn.
-
-    A line with a tip at one far end and none at the other may turn further; one that would have two tips, or none
-    though another end here leads to one, comes last.
-    """
-
-    def far(end: _End) -> bool | None:
-        segment, side = segments[end[0]], 1 - end[1]
-        return None if segment.nodes[side] >= 0 else segment.tipped[side]
-
-    states = {far(one), far(other)}
-    if states == {True, False}:
-        return 0.0, CORNER
-    if states == {True} or (states == {False} and any(far(end) for end in ends)):
-        return TIPLESS, TURN
-    return 0.0, TURN
-
-
-def _link_gaps(segments: list[Segment], seen: Sequence[int], links: dict[_End, _End], scale: float) -> None:
-    """Bridge gaps, the best first: near, straight on, and neither from a tip nor from where others go on."""
-    at = _at_junctions(segments, seen)
-    ends = [
-        (k, side)
-        for k in seen
-        for side, node in enumerate(segments[k].nodes)
-        if (node < 0 or len(at[node]) == 1) and not segments[k].tipped[side] and (k, side) not in links
-    ]
-    geometry = {end: segments[end[0]].end(end[1], scale, FRAGMENT) for end in ends}
-    costs = []
-    for i, one in enumerate(ends):
-        for other in ends[i + 1 :]:
-            if one[0] == other[0]:
-                continue
-            gap, turn = _turn(geometry[one], geometry[other])
-            allowed = CORNER + (GAP_TURN - CORNER) * gap / (GAP * scale)
-            if gap <= GAP * scale and turn <= allowed:
-                costs.append((gap * (1 + turn / 30), one, other))
-    for _, one, other in sorted(costs):
-        if one in links or other in links or _far_end(segments, links, one) == other:
-            continue
-        links[one], links[other] = other, one
-
-
-def _far_end(segments: list[Segment], links: dict[_End, _End], end: _End) -> _End:
-    """Where the chain that starts at an end ends."""
-    start = end
-    while True:
-        far = (end[0], 1 - end[1])
-        if far not in links or links[far] == start:
-            return far
-        end = links[far]
-
-
-def _chains(segments: list[Segment], links: dict[_End, _End]) -> list[list[_End]]:
+def _chains(segments: list[Segment], links: Links) -> list[list[End]]:
     """The segments in the order in which links join them, each named by the end at which it is entered."""
-    chains: list[list[_End]] = []
+    chains: list[list[End]] = []
     done: set[int] = set()
     free = [(k, side) for k in range(len(segments)) for side in (0, 1) if (k, side) not in links]
     for start in [*free, *((k, 0) for k in range(len(segments)))]:  # free ends first, rings after
@@ -200,12 +81,12 @@ def _chains(segments: list[Segment], links: dict[_End, _End]) -> list[list[_End]
     return chains
 
 
-def _joined(segments: list[Segment], chain: list[_End]) -> Points:
+def _joined(segments: list[Segment], chain: list[End]) -> Points:
     parts = [segments[k].points if side == 0 else segments[k].points[::-1] for k, side in chain]
     return np.concatenate(parts)
 
 
-def _shared(k: int, courses: list[Points], chains: list[list[_End]], segments: list[Segment], scale: float) -> Points:
+def _shared(k: int, courses: list[Points], chains: list[list[End]], segments: list[Segment], scale: float) -> Points:
     """Course `k`, led on along the line that it runs into: at a junction, or straight ahead across a gap."""
     course = courses[k]
     (first, side), (last, entered) = chains[k][0], chains[k][-1]
@@ -228,7 +109,7 @@ def _shared(k: int, courses: list[Points], chains: list[list[_End]], segments: l
 _Way = tuple[Points, bool]  # the rest of a line, and whether it ends in a tip
 
 
-def _ways_at(node: int, k: int, chains: list[list[_End]], segments: list[Segment]) -> list[_Way]:
+def _ways_at(node: int, k: int, chains: list[list[End]], segments: list[Segment]) -> list[_Way]:
     """The ways on from a junction along other chains than `k`."""
     ways = []
     for chain in (chain for other, chain in enumerate(chains) if other != k):
@@ -241,7 +122,7 @@ def _ways_at(node: int, k: int, chains: list[list[_End]], segments: list[Segment
 
 
 def _ways_ahead(
-    pose: Pose, k: int, courses: list[Points], chains: list[list[_End]], segments: list[Segment], scale: float
+    pose: Pose, k: int, courses: list[Points], chains: list[list[End]], segments: list[Segment], scale: float
 ) -> list[_Way]:
     """The two ways along the nearest other line that an end points at across a gap; none if there is none."""
     place, direction = pose
@@ -262,7 +143,7 @@ def _ways_ahead(
     return [(courses[other][nearest:], end), (courses[other][: nearest + 1][::-1], start)]
 
 
-def _tipped(segments: list[Segment], chain: list[_End]) -> tuple[bool, bool]:
+def _tipped(segments: list[Segment], chain: list[End]) -> tuple[bool, bool]:
     """Whether a chain starts, and ends, at a tip."""
     (first, side), (last, entered) = chain[0], chain[-1]
     return segments[first].tipped[side], segments[last].tipped[1 - entered]
@@ -275,7 +156,7 @@ def _straightest(pose: Pose, ways: list[_Way], scale: float) -> Points | None:
         if len(rest) < 3:
             continue
         beyond = Segment(rest, [-1, -1]).end(0, scale)
-        turn = _turn(pose, beyond)[1]
+        turn = turn_between(pose, beyond)[1]
         cost = turn - (TIPLESS if tipped else 0.0)
         if turn <= (CORNER if tipped else TURN) and (best is None or cost < best[0]):
             best = cost, rest
