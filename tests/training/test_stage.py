@@ -12,6 +12,7 @@ from cxrlines.data.store import Placement
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS, Device
+from cxrlines.training import stage as stage_module
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.fit import Fit
 from cxrlines.training.loader import Films, FilmSet
@@ -146,6 +147,27 @@ def test_the_decoder_is_run_on_films_with_a_known_map_alone_and_learns_from_thei
     labels = label_loss(mapping([1, 4]).model(batch["film"]), batch["targets"]).detach()
     lines = maps_loss(maps.detach(), batch["maps"][[1, 4]].float(), batch["mapped"][[1, 4]])
     assert float(lines) > 0 and float(loss.detach()) == pytest.approx(float(labels + lines), rel=1e-5)
+
+
+def test_losses_are_taken_in_full_precision_where_the_network_runs_in_half(monkeypatch):
+    # A sum over the pixels of a map is beyond what 16 bits hold.
+    stage, given = mapping([1, 4]), []
+    for name in ("label_loss", "maps_loss"):
+        real = getattr(stage_module, name)
+
+        def loss(first, second, *rest, real=real):
+            given.extend([first.dtype, second.dtype])
+            return real(first, second, *rest)
+
+        monkeypatch.setattr(stage_module, name, loss)
+    batch = batch_of(stage)
+    with torch.autocast("cpu", torch.bfloat16):
+        features, maps = stage._read({**batch, "rows": torch.tensor([1, 4])})
+        half = stage.training_step(batch, 0)
+    assert features.dtype == maps.dtype == torch.bfloat16
+    assert given == [torch.float32] * 4 and half.dtype == torch.float32
+    whole = mapping([1, 4]).training_step(batch, 0)
+    assert float(half.detach()) == pytest.approx(float(whole.detach()), rel=0.05)
 
 
 def test_a_batch_without_a_known_map_teaches_the_decoder_nothing_but_every_parameter_has_its_gradient():
