@@ -239,7 +239,7 @@ class StageModule(lightning.LightningModule):
         fit = self.fit_to
         mine = len(features) * distributed.world() / self.in_batch  # 1 but for an uneven part of a batch
         if fit.classifies:
-            logits = self.model.classify(features).float()  # half precision is for the network, not for its loss
+            logits = full(self.model.classify(features))
         if fit.label_weight:
             weight = self.positive_weight.to(logits.device) if self.positive_weight is not None else None
             loss = loss + fit.label_weight * label_loss(logits, batch["targets"], weight)
@@ -250,8 +250,9 @@ class StageModule(lightning.LightningModule):
             known = distributed.share(torch.isfinite(batch["presence"]).sum()) / mine
             loss = loss + fit.presence_weight * known * presence_loss(logits, batch["presence"], PRESENCE_GROUPS)
         if maps is not None:
-            rows = batch["rows"]
-            loss = loss + fit.maps_weight * maps_loss(maps.float(), batch["maps"][rows].float(), batch["mapped"][rows])
+            rows, maps = batch["rows"], full(maps)
+            wanted = batch["maps"][rows].to(maps.dtype)
+            loss = loss + fit.maps_weight * maps_loss(maps, wanted, batch["mapped"][rows])
         for teacher in self.frozen:
             with torch.no_grad():
                 wanted = teacher.features(batch["overlay"])
@@ -328,6 +329,11 @@ class StageModule(lightning.LightningModule):
             done.stopped = self.trainer.should_stop = True
         done.epoch, done.batch = done.epoch + 1, 0
         self._keep()
+
+
+def full(values: Tensor) -> Tensor:
+    """What comes in 16 bits, in 32: half precision is for a network; a loss sums over more pixels than it can count."""
+    return values.float() if values.dtype.itemsize < 4 else values
 
 
 def mapped_rows(known: Tensor) -> Tensor:
