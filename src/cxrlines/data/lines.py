@@ -197,6 +197,7 @@ def _pieces(points: np.ndarray, size: tuple[int, int], reach: float) -> tuple[np
 
 
 def _near(starts: np.ndarray, steps: np.ndarray, size: tuple[int, int], reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """Of straight pieces (k, 2) those whose box, `reach` px wider all around, meets the film."""
     ends = starts + steps
     near, far = np.minimum(starts, ends) - reach, np.maximum(starts, ends) + reach
     may = (far >= 0).all(axis=1) & (near <= size).all(axis=1)
