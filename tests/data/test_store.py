@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrlines.data.pool import Apart, Crash, in_parallel
-from cxrlines.data.store import Store, StoreError, build_store, open_store, shrink
+from cxrlines.data.prepare import shrink
+from cxrlines.data.store import Store, StoreError, build_store, open_store
 from cxrlines.data.tables import read_dataset
 
 sides = st.integers(1, 300)
@@ -317,4 +318,4 @@ class TestParallel:
 def test_films_may_be_of_any_size(folder, tmp_path):
     folder.films["s001"] = cv2.resize(folder.films["s001"], (7, 500))
     store = build(folder, tmp_path / "st")
-    assert store.placements[1].scale_y == pytest.approx(32 / 500)
+    assert store.placements[1].scale[1] == pytest.approx(32 / 500)

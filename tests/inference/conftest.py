@@ -9,7 +9,7 @@ import pytest
 
 from cxrlines.data.maps import draw_maps, to_map
 from cxrlines.data.paths import on_film
-from cxrlines.data.store import Placement, shrink
+from cxrlines.data.prepare import Placement, shrink
 from cxrlines.phantom.scene import Scene, make_scene
 from cxrlines.task import MAPS, Device, MapKind
 

@@ -11,7 +11,7 @@ import torch
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.films import read_film
-from cxrlines.data.store import shrink
+from cxrlines.data.prepare import shrink
 from cxrlines.inference.bundle import Bundle, BundleMember, load_bundle, write_bundle
 from cxrlines.inference.engine import find_films, predict, write_predictions
 from cxrlines.models.classifier import Classifier

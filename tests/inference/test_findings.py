@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrlines.data.position import ett_state
-from cxrlines.data.store import shrink
+from cxrlines.data.prepare import shrink
 from cxrlines.inference.findings import (
     DENIED,
     HEARD,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.films import read_film
-from cxrlines.data.store import shrink
+from cxrlines.data.prepare import shrink
 from cxrlines.inference.bundle import Bundle, BundleError
 from cxrlines.inference.engine import predict
 from cxrlines.inference.findings import Findings

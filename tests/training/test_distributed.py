@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cxrlines.augment.policy import make_policy
-from cxrlines.data.store import Placement
+from cxrlines.data.prepare import Placement
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
 from cxrlines.training import distributed
@@ -29,7 +29,7 @@ class TinyStore:
 
     def __init__(self, count: int) -> None:
         self.films = np.random.default_rng(0).integers(0, 256, (count, 40, 40), dtype=np.uint8)
-        self.placements = [Placement(1, 1, 0, 0)] * count
+        self.placements = [Placement(((1, 0, 0), (0, 1, 0)))] * count
 
 
 def films(count: int) -> Films:

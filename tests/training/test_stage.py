@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import default_collate
 
 from cxrlines.augment.policy import make_policy
-from cxrlines.data.store import Placement
+from cxrlines.data.prepare import Placement
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS, Device
@@ -34,7 +34,7 @@ class TinyStore:
         rng = np.random.default_rng(0)
         self.films = rng.integers(0, 60, (count, size, size), dtype=np.uint8)
         self.films[::2, : size // 2] += 120
-        self.placements = [Placement(1, 1, 0, 0)] * count
+        self.placements = [Placement(((1, 0, 0), (0, 1, 0)))] * count
 
 
 def films(count: int = 18) -> Films:

@@ -15,6 +15,7 @@ from typing import Any
 
 from cxrlines import __version__
 from cxrlines.data.pool import cores
+from cxrlines.errors import Error
 
 CONNECT_S = 10.0
 """How long an address may take to answer."""
@@ -25,7 +26,7 @@ STORE_BYTES = 256 * 2**20
 SHARE = "it must lie on a file system that all machines share, under the same path (docs/cluster.md)"
 
 
-class ClusterError(RuntimeError):
+class ClusterError(Error):
     """No cluster, or not one that can do the work; the message says why and what to do."""
 
 

@@ -19,6 +19,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, JPEGExtended12Bit, 
 
 from cxrlines.data.films import Film, FilmError, check_size, spread, to_uint8
 from cxrlines.data.pool import Apart
+from cxrlines.data.spacing import NO_SPACING, Spacing, SpacingKind
 
 # Pydicom's warnings quote the values of tags, patients' among them: none may reach a log.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -52,11 +53,11 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
     pixels = _pixels(dataset, data, name, rows, columns)
     if pixels.ndim == 3:  # colour, always 8 bit in what follows, red green blue
         gray = pixels[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
-        return Film(to_uint8(gray / (2**bits - 1)), _spacing(dataset), "DICOM", bits, _view(dataset))
+        return Film(to_uint8(gray / (2**bits - 1)), "DICOM", bits, _spacing(dataset), _view(dataset))
     gray = _displayed(dataset, name, pixels, bits)
     if photometric == "MONOCHROME1":
         gray = 255 - gray
-    return Film(gray, _spacing(dataset), "DICOM", bits, _view(dataset))
+    return Film(gray, "DICOM", bits, _spacing(dataset), _view(dataset))
 
 
 def _read(data: bytes, name: str) -> pydicom.FileDataset:
@@ -239,15 +240,15 @@ def _first(value: Any) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def _spacing(dataset: pydicom.FileDataset) -> tuple[float, float] | None:
-    """(vertical, horizontal) mm a px, of the patient if the file says so, else of the detector; None if of neither."""
+def _spacing(dataset: pydicom.FileDataset) -> Spacing:
+    """The spacing that the file names."""
     for tag in ("PixelSpacing", "ImagerPixelSpacing"):
         value = dataset.get(tag)
         if isinstance(value, pydicom.multival.MultiValue) and len(value) == 2:
             vertical, horizontal = _first(value[0]), _first(value[1])
             if vertical and horizontal and 0 < vertical < MAX_MM_PER_PX and 0 < horizontal < MAX_MM_PER_PX:
-                return vertical, horizontal
-    return None
+                return Spacing(SpacingKind.DETECTOR, (vertical, horizontal))
+    return NO_SPACING
 
 
 def _view(dataset: pydicom.FileDataset) -> str | None:

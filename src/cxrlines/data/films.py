@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from cxrlines.data.notes import Note
+from cxrlines.data.spacing import NO_SPACING, Spacing
+from cxrlines.errors import Error
+
 # What matters of a damaged file a FilmError says; the rest is noise on stderr.
 warnings.filterwarnings("ignore", module=r"PIL\b")
 
@@ -23,28 +27,38 @@ PERCENTILES = (0.5, 99.5)
 """Gray values that become black and white where a file of more than 8 bits does not say what to show."""
 
 
-class FilmError(ValueError):
+class FilmError(Error):
     """A film cannot be read: which file, what was found, what is allowed, the way out. Holds no patient data."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Film:
     """One decoded film.
 
     Attributes:
         pixels: (h, w) uint8 gray, white = bone.
-        mm_per_px: (row, column) spacing in mm as (vertical, horizontal), where the file says it (DICOM only). With
-            DICOM's ImagerPixelSpacing it is that of the detector: the patient is up to a tenth smaller.
-        format: JPEG, PNG, TIFF or DICOM.
+        format: JPEG, PNG, TIFF, DICOM or array.
         bits: Bits a pixel stored in the file.
+        spacing: mm a px, where the file says it (DICOM only), and what it rests on.
         view: The view it was taken in (DICOM ViewPosition: PA, AP, LL, ...), where the file says it.
+        notes: What is odd about the file, in the order found.
+        study_uid: DICOM StudyInstanceUID, where the file has one that is a valid UID.
+        sop_uid: DICOM SOPInstanceUID, likewise.
     """
 
     pixels: np.ndarray
-    mm_per_px: tuple[float, float] | None
     format: str
     bits: int
+    spacing: Spacing = NO_SPACING
     view: str | None = None
+    notes: tuple[Note, ...] = ()
+    study_uid: str | None = None
+    sop_uid: str | None = None
+
+    @property
+    def mm_per_px(self) -> tuple[float, float] | None:
+        """(row, column) spacing in mm that distances rest on; None where there is none, or none that is believed."""
+        return self.spacing.mm_per_px
 
 
 def read_film(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Film:
@@ -158,5 +172,5 @@ def _decode_image(data: bytes, kind: str, name: str, max_pixels: int) -> Film:
     if mode.startswith("I"):
         pixels = spread(np.asarray(image))
         # Pillow turns 1- and 8-bit TIFFs with white = 0 round, deeper ones not.
-        return Film(255 - pixels if inverted else pixels, None, kind, 16)
-    return Film(np.array(image.convert("L")), None, kind, 1 if mode == "1" else 8)
+        return Film(255 - pixels if inverted else pixels, kind, 16)
+    return Film(np.array(image.convert("L")), kind, 1 if mode == "1" else 8)

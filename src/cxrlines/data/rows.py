@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cxrlines.errors import Error
 
-class TableError(ValueError):
+
+class TableError(Error):
     """A table cannot be used at all; the message names the file, what is wrong and the way out."""
 
 

@@ -15,80 +15,26 @@ import os
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from cxrlines.data.films import FilmError, read_bytes, read_film
 from cxrlines.data.pool import in_parallel
+from cxrlines.data.prepare import Aspect, Placement, shrink
+from cxrlines.errors import Error
 
 if TYPE_CHECKING:
     from cxrlines.data.tables import Dataset
 
-Aspect = Literal["pad", "stretch"]
-VERSION = 1
+VERSION = 2
 BATCH = 32
 """Films between two flushes to disk: what a kill can cost."""
 FILMS, PARTIAL, JOURNAL, MANIFEST = "films.npy", "films.partial.npy", "journal.jsonl", "store.json"
 
 
-class StoreError(ValueError):
+class StoreError(Error):
     """A store cannot be opened or built; the message says which and what to do."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a film lies in its store film: store px = film px * scale + offset, pixel centres at whole numbers."""
-
-    scale_x: float
-    scale_y: float
-    offset_x: float
-    offset_y: float
-
-    def to_store(self, points: np.ndarray) -> np.ndarray:
-        """Points (n, 2) [x, y] in px of the original film, as px of the store film."""
-        return np.asarray(points, np.float64) * (self.scale_x, self.scale_y) + (self.offset_x, self.offset_y)
-
-    def to_film(self, points: np.ndarray) -> np.ndarray:
-        """Points (n, 2) [x, y] in px of the store film, as px of the original film: the inverse of `to_store`."""
-        return (np.asarray(points, np.float64) - (self.offset_x, self.offset_y)) / (self.scale_x, self.scale_y)
-
-    def at(self, store: int, size: int) -> "Placement":
-        """Where the film lies once its store film of `store` px a side is shrunk to `size` px."""
-        ratio = size / store
-        return Placement(
-            self.scale_x * ratio,
-            self.scale_y * ratio,
-            (self.offset_x + 0.5) * ratio - 0.5,
-            (self.offset_y + 0.5) * ratio - 0.5,
-        )
-
-
-def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, Placement]:
-    """A film (h, w) uint8 as a store film (size, size) uint8, and where it lies in there.
-
-    `pad` keeps proportions: the longest side becomes `size`, the other is centred between black. `stretch` fills the
-    square. Shrinking averages areas, so that thin lines fade but never break; enlarging interpolates.
-    """
-    if aspect not in ("pad", "stretch"):
-        raise ValueError(f"aspect is {aspect!r}; it is 'pad' or 'stretch'")
-    if size < 1:
-        raise ValueError(f"size is {size}; a store film has at least 1 px a side")
-    height, width = pixels.shape
-    longest = max(height, width)
-    new_height, new_width = (
-        (max(1, round(side * size / longest)) for side in (height, width)) if aspect == "pad" else (size, size)
-    )
-    # One step where both sides shrink, as nearly always; else first what shrinks, then what grows.
-    film = cv2.resize(pixels, (min(width, new_width), min(height, new_height)), interpolation=cv2.INTER_AREA)
-    if film.shape != (new_height, new_width):
-        film = cv2.resize(film, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    top, left = (size - new_height) // 2, (size - new_width) // 2
-    square = np.zeros((size, size), np.uint8)
-    square[top : top + new_height, left : left + new_width] = film
-    scale_x, scale_y = new_width / width, new_height / height
-    return square, Placement(scale_x, scale_y, (scale_x - 1) / 2 + left, (scale_y - 1) / 2 + top)
 
 
 class Store:
@@ -112,7 +58,7 @@ class Store:
             self.size: int = manifest["size"]
             self.aspect: Aspect = manifest["aspect"]
             self.studies: list[str] = manifest["studies"]
-            self.placements = [Placement(*values) for values in manifest["placements"]]
+            self.placements = [Placement.of(np.array(values, np.float64)) for values in manifest["placements"]]
             self.left_out: dict[str, str] = manifest["left_out"]
             self.fingerprint: str = manifest["fingerprint"]
             self.source: str = manifest["source"]
@@ -134,6 +80,14 @@ class Store:
         if study not in self._row:
             raise KeyError(f"study {study} is not in {self.folder}: {self.left_out.get(study, 'unknown')}")
         return self._row[study]
+
+    def inner(self, row: int) -> tuple[slice, slice]:
+        """Rows and columns of a store film that the film fills: all but the black that pads it."""
+        if self.aspect == "stretch":
+            return slice(0, self.size), slice(0, self.size)
+        filled = [np.flatnonzero(self.films[row].any(axis=axis)) for axis in (1, 0)]
+        margins = [min(int(at[0]), self.size - 1 - int(at[-1])) if len(at) else 0 for at in filled]
+        return slice(margins[0], self.size - margins[0]), slice(margins[1], self.size - margins[1])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.folder,)  # a worker maps the file itself instead of getting a copy of every film
@@ -190,7 +144,7 @@ def build_store(dataset: "Dataset", folder: Path, *, size: int, aspect: Aspect, 
 @dataclass(frozen=True)
 class _Made:
     film: np.ndarray
-    placement: tuple[float, ...]
+    placement: tuple[tuple[float, ...], ...]
     digest: str
 
 
@@ -200,7 +154,7 @@ class _Entry:
 
     row: int
     digest: str | None = None
-    placement: tuple[float, ...] | None = None
+    placement: tuple[tuple[float, ...], ...] | None = None
     reason: str | None = None
 
 
@@ -212,7 +166,7 @@ def _shrunk(path: Path, size: int, aspect: Aspect) -> _Made | str:
     except FilmError as error:
         return str(error)
     film, place = shrink(pixels, size, aspect)
-    return _Made(film, (place.scale_x, place.scale_y, place.offset_x, place.offset_y), hashlib.sha256(data).hexdigest())
+    return _Made(film, place.matrix, hashlib.sha256(data).hexdigest())
 
 
 def _source(root: Path, studies: list[str], films: list[Path], size: int, aspect: str) -> str:

@@ -27,8 +27,9 @@ from cxrlines.data.descriptors import VIEWS, Described, Space
 from cxrlines.data.external import read_external
 from cxrlines.data.films import FilmError, read_film
 from cxrlines.data.pool import in_parallel
+from cxrlines.data.prepare import shrink
 from cxrlines.data.registration import between, detail, fit
-from cxrlines.data.store import Store, shrink
+from cxrlines.data.store import Store
 from cxrlines.data.tables import TEST_TABLE, TRAIN_TABLE, read_dataset
 
 SIGNATURE = 96  # px a side
@@ -231,10 +232,7 @@ class _StoreSignatures(Sequence):
         return len(self.store)
 
     def __getitem__(self, row: Any) -> Any:
-        place, size = self.store.placements[row], self.store.size
-        left = round(place.offset_x - (place.scale_x - 1) / 2)
-        top = round(place.offset_y - (place.scale_y - 1) / 2)
-        return signature(self.store.films[row][top : size - top, left : size - left])
+        return signature(self.store.films[row][self.store.inner(row)])
 
 
 class _Chunks(Sequence):

@@ -12,13 +12,14 @@ import torch
 from torch.nn import functional
 
 from cxrlines.data.films import Film, read_bytes, read_film
-from cxrlines.data.store import Placement, shrink
+from cxrlines.data.prepare import Prepared, prepare
+from cxrlines.errors import Error
 from cxrlines.evaluation.calibrate import Calibration
 from cxrlines.inference.bundle import Bundle
 from cxrlines.inference.engine import find_films
 from cxrlines.inference.findings import Findings, findings_of
 from cxrlines.inference.forward import Forward, Shown, gives_maps
-from cxrlines.inference.quality import judge, load_probe, turned_back, within_frame
+from cxrlines.inference.quality import load_probe
 from cxrlines.inference.reader import Reader
 from cxrlines.inference.views import views
 from cxrlines.phantom.render import render
@@ -32,7 +33,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-class BenchError(ValueError):
+class BenchError(Error):
     """There is nothing to measure with; the message says why."""
 
 
@@ -55,7 +56,7 @@ def bench_predict(bundle: Bundle, films: int = 12, folder: Path | None = None) -
         BenchError: no film to measure with. FilmError: one that cannot be decoded.
     """
     bench = _Bench(bundle)
-    files = [file for file in _files(films, folder) if judge(read_film(file), bench.probe).usable]
+    files = [file for file in _files(films, folder) if bench.prepare(read_film(file)).made.quality.usable]
     if not files:
         raise BenchError(f"{folder or 'the phantoms'}: the reader sees no chest film; name a folder of such films")
     plain_s, expected = _timed(bench.plain, files)
@@ -78,11 +79,10 @@ def bench_predict(bundle: Bundle, films: int = 12, folder: Path | None = None) -
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Ready:
     shown: Shown
-    placement: Placement
-    shape: tuple[int, int]
+    made: Prepared
 
 
 class _Bench:
@@ -101,10 +101,8 @@ class _Bench:
 
     def prepare(self, film: Film) -> _Ready:
         store = self.bundle.manifest.store
-        pixels = turned_back(film.pixels[within_frame(film.pixels)], judge(film, self.probe))
-        square, placement = shrink(pixels, store.size, store.aspect)
-        height, width = pixels.shape
-        return _Ready({size: views(square, size) for size in set(self.bundle.sizes)}, placement, (height, width))
+        made = prepare(film, store.size, store.aspect, self.probe)
+        return _Ready({size: views(made.pixels, size) for size in set(self.bundle.sizes)}, made)
 
     @torch.no_grad()
     def network(self, ready: _Ready) -> tuple[np.ndarray, np.ndarray | None]:
@@ -125,10 +123,19 @@ class _Bench:
 
     def findings(self, ready: _Ready, rows: np.ndarray, maps: np.ndarray | None) -> Findings:
         labels = dict(zip(LABELS, self.calibration.apply(rows)[0].tolist(), strict=True))
+        made = ready.made
         if maps is None:
-            return Findings(ready.shape, (), {}, (), labels)
-        placement = ready.placement.at(self.bundle.manifest.store.size, max(self.sides))
-        return findings_of(maps[0], placement, ready.shape, labels, denied=self.bundle.manifest.denied)
+            return Findings(made.film_shape, (), {}, (), labels)
+        placement = made.placement.at(self.bundle.manifest.store.size, max(self.sides))
+        return findings_of(
+            maps[0],
+            placement,
+            made.film_shape,
+            labels,
+            denied=self.bundle.manifest.denied,
+            within=made.within,
+            rotation=made.quality.rotation,
+        )
 
     def shares(self, files: Sequence[bytes]) -> dict[str, float]:
         """Of the time of a reading by the reader's networks, stage by stage."""

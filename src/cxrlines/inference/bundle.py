@@ -20,13 +20,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cxrlines import __version__
+from cxrlines.errors import Error
 from cxrlines.inference.manifest import FORMAT, MANIFEST, FileEntry, Manifest, ModelEntry, StoreEntry, ThresholdEntry
 from cxrlines.models.two_step import Model, model_of
 from cxrlines.models.weights import load_into, load_weights, save_weights, sync
 from cxrlines.task import LABELS
 
 
-class BundleError(ValueError):
+class BundleError(Error):
     """A bundle that cannot be written or trusted; the message names the file and the way out."""
 
 

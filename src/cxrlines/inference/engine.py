@@ -106,7 +106,7 @@ def predict(
     for path, reading in zip(paths, reader.read_many(paths, progress), strict=True):
         if isinstance(reading, Findings) and not reading.quality.usable:
             refused.append((path, reading))
-            errors[str(path)] = reading.quality.notes[0]
+            errors[str(path)] = reading.quality.notes[0].text
         elif isinstance(reading, Findings):
             kept.append(path)
             findings.append(reading)
@@ -155,7 +155,11 @@ def write_drawings(predictions: Predictions, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for film, study, found in zip(predictions.films, predictions.rows[STUDY_COLUMN], predictions.findings, strict=True):
         drawn = draw_findings(
-            read_film(film).pixels, found, name=str(study), notes=found.quality.notes, notice=predictions.notice
+            read_film(film).pixels,
+            found,
+            name=str(study),
+            notes=[note.text for note in (*found.quality.notes, *found.notes)],
+            notice=predictions.notice,
         )
         save_drawing(folder / f"{str(study).replace('/', '_')}.png", drawn)
     return folder

@@ -4,16 +4,17 @@ All points are [x, y] in px of the original film, pixel centres at whole numbers
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from cxrlines.data.maps import from_map, to_map
+from cxrlines.data.notes import Note
 from cxrlines.data.position import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, ett_state
-from cxrlines.data.store import Placement
+from cxrlines.data.prepare import AS_IT_IS, Placement, Quality
+from cxrlines.data.spacing import NO_SPACING, Spacing
 from cxrlines.inference.locate import Bounds, Line, find_landmarks, find_lines
-from cxrlines.inference.quality import AS_IT_IS, Quality
 from cxrlines.inference.spots import Spot
 from cxrlines.task import (
     EXCLUSIVE,
@@ -73,10 +74,12 @@ class Distance:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """All that was found on a film; see `as_dict` for its JSON.
+    """All that was found on a film, in one frame: px of the original film. See `as_dict` for its JSON.
 
-    `film_shape` is (height, width) px, `mm_per_px` (row, column) spacing in mm, `labels` the probability by label,
-    `calibrated` whether it was set right on films that the models had not seen.
+    `film_shape` is (height, width) px, `within` (left, top, right, bottom) px of it inside a frame of one gray value,
+    right and bottom exclusive (None: all of it), `labels` the probability by label, `calibrated` whether it was set
+    right on films that the models had not seen, `notes` what is odd about the file; `quality.notes` has what is odd
+    about the picture.
     """
 
     film_shape: tuple[int, int]
@@ -84,11 +87,18 @@ class Findings:
     landmarks: dict[Landmark, Spot]
     distances: tuple[Distance, ...]
     labels: dict[str, float] | None = None
-    mm_per_px: tuple[float, float] | None = None
+    spacing: Spacing = NO_SPACING
     seconds: float = 0.0  # decoding and its share of its batch
     quality: Quality = AS_IT_IS  # if not usable there are no labels and no lines
     calibrated: bool = False
     evidence: dict[str, float] | None = None  # by `Device.name`, of the line maps; see `evidence_of`
+    within: tuple[int, int, int, int] | None = None
+    notes: tuple[Note, ...] = ()
+
+    @property
+    def mm_per_px(self) -> tuple[float, float] | None:
+        """(row, column) spacing in mm that distances rest on; None where there is none, or none that is believed."""
+        return self.spacing.mm_per_px
 
     @property
     def presence(self) -> dict[str, float] | None:
@@ -138,7 +148,10 @@ class Findings:
                 for distance in self.distances
             ],
             "quality": self.quality.as_dict(),
+            "notes": [note.as_dict() for note in (*self.notes, *self.quality.notes)],
+            "film_shape": list(self.film_shape),
             "mm_per_px": None if self.mm_per_px is None else list(self.mm_per_px),
+            "spacing": self.spacing.as_dict(),
         }
 
 
@@ -192,8 +205,11 @@ def findings_of(
     placement: Placement,
     film_shape: tuple[int, int],
     labels: Mapping[str, float] | None = None,
-    mm_per_px: tuple[float, float] | None = None,
+    spacing: Spacing = NO_SPACING,
     denied: Mapping[str, float] | None = None,
+    *,
+    within: tuple[int, int, int, int] | None = None,
+    rotation: int = 0,
 ) -> Findings:
     """The findings of a film from its maps.
 
@@ -203,12 +219,14 @@ def findings_of(
         film_shape: (height, width) px of the original film.
         labels: Probability by label, if a classifier read the film as well: lines of a device that it denies are not
             told.
-        mm_per_px: (row, column) spacing in mm, where the film says it.
+        spacing: The original film's.
         denied: By `Device.name`, the probability below which it denies a device; `DENIED` where none is given.
+        within: (left, top, right, bottom) px of the original film inside its frame; None: all of it.
+        rotation: Degrees that the original film is turned counter-clockwise.
     """
-    height, width = film_shape
-    corners = to_map(placement.to_store(np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]])))
-    bounds: Bounds = (*corners[0].tolist(), *corners[1].tolist())
+    left, top, right, bottom = within or (0, 0, film_shape[1], film_shape[0])
+    corners = to_map(placement.to_store(np.array([[left - 0.5, top - 0.5], [right - 0.5, bottom - 0.5]])))
+    bounds: Bounds = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
 
     def on_original(points: np.ndarray) -> np.ndarray:
         return placement.to_film(from_map(points))
@@ -226,54 +244,68 @@ def findings_of(
         name: Spot(on_original(spot.xy[None])[0], spot.confidence)
         for name, spot in find_landmarks(maps, bounds).items()
     }
-    distances = distances_of(lines, landmarks, film_shape, known, mm_per_px)
-    return Findings(
-        (height, width), tuple(lines), landmarks, tuple(distances), known, mm_per_px, evidence=evidence_of(maps)
-    )
+    found = Findings(film_shape, tuple(lines), landmarks, (), known, spacing, evidence=evidence_of(maps), within=within)
+    return replace(found, distances=tuple(distances_of(found, rotation)))
 
 
-def distances_of(
-    lines: list[Line],
-    landmarks: Mapping[Landmark, Spot],
-    film_shape: tuple[int, int],
-    labels: Mapping[str, float] | None = None,
-    mm_per_px: tuple[float, float] | None = None,
-) -> list[Distance]:
-    """The place of each line's tip against the carina, along and across the film; see `findings_of`."""
-    carina = landmarks.get(Landmark.CARINA)
-    found = []
-    for k, line in enumerate(lines):
+def distances_of(found: Findings, rotation: int | None = None) -> list[Distance]:
+    """The place of each line's tip against the carina, along and across the upright film.
+
+    `rotation`: degrees that the film of `found` is turned counter-clockwise; None: as its quality says.
+    """
+    carina = found.landmarks.get(Landmark.CARINA)
+    film = _Upright(found, found.quality.rotation if rotation is None else rotation)
+    distances = []
+    for k, line in enumerate(found.lines):
         if line.device is Device.NGT and line.tip is None:
-            judged = _judged(line.device, State.INCOMPLETE, labels)
-            found.append(Distance("NGT tip off the film", k, None, None, None, NGT_RULE, State.INCOMPLETE, *judged))
+            judged = _judged(line.device, State.INCOMPLETE, found.labels)
+            distances.append(Distance("NGT tip off the film", k, None, None, None, NGT_RULE, State.INCOMPLETE, *judged))
         if line.tip is not None and carina is not None:
-            found += _from_carina(k, line, carina.xy, film_shape, labels, mm_per_px)
-    return found
+            distances += _from_carina(k, line, film.vector(line.tip - carina.xy), film)
+    return distances
 
 
-def _from_carina(
-    k: int,
-    line: Line,
-    carina: np.ndarray,
-    film_shape: tuple[int, int],
-    labels: Mapping[str, float] | None,
-    mm_per_px: tuple[float, float] | None,
-) -> list[Distance]:
-    assert line.tip is not None
-    right, down = line.tip - carina
+class _Upright:
+    """The film of findings as it should hang: directions and sizes of what is in px of the original."""
+
+    def __init__(self, found: Findings, rotation: int) -> None:
+        left, top, right, bottom = found.within or (0, 0, found.film_shape[1], found.film_shape[0])
+        sides = (bottom - top, right - left)
+        self.rotation, self.labels = rotation, found.labels
+        self.shape = sides[::-1] if rotation in (90, 270) else sides
+        mm = found.mm_per_px
+        self.mm_per_px = mm[::-1] if mm and rotation in (90, 270) else mm
+
+    def vector(self, original: np.ndarray) -> np.ndarray:
+        """A vector [x, y] in px of the original film as [right, down] on the upright one."""
+        x, y = original
+        match self.rotation:
+            case 90:
+                return np.array([-y, x])
+            case 180:
+                return np.array([-x, -y])
+            case 270:
+                return np.array([y, -x])
+        return np.array([x, y])
+
+
+def _from_carina(k: int, line: Line, vector: np.ndarray, film: _Upright) -> list[Distance]:
+    """`vector`: [right, down] px from the carina to the tip of line `k` on the upright film."""
+    right, down = vector
     name = line.device.name
+    mm_per_px, labels = film.mm_per_px, film.labels
 
     def distance(what: str, x: float, y: float, sign: float = 1.0) -> Distance:
         px = sign * float(np.hypot(x, y))
         cm = None if mm_per_px is None else sign * float(np.hypot(x * mm_per_px[1], y * mm_per_px[0])) / 10
-        return Distance(f"{name} tip {what}", k, px, 100 * px / film_shape[0], cm)
+        return Distance(f"{name} tip {what}", k, px, 100 * px / film.shape[0], cm)
 
     across = distance("to the patient's right of the carina", right, 0, -1 if right > 0 else 1)
     if line.device is not Device.ETT:
         return [distance("below the carina", 0, down, 1 if down >= 0 else -1), across]
     above = distance("above the carina", 0, down, -1 if down > 0 else 1)
     assert above.px is not None
-    state, rule = _by_height(above.px, above.cm, film_shape)
+    state, rule = _by_height(above.px, above.cm, film.shape)
     judged = (None, None) if state is None else _judged(line.device, state, labels)
     above = Distance(above.what, k, above.px, above.percent_of_height, above.cm, rule, state, *judged)
     return [above, across, distance("to the carina, straight", right, down)]

@@ -19,6 +19,7 @@ from cxrlines.data.films import FilmError
 from cxrlines.data.lines import Line
 from cxrlines.data.nearest import nearest_rows
 from cxrlines.data.tables import Dataset
+from cxrlines.errors import Error
 from cxrlines.inference.bundle import Bundle
 from cxrlines.inference.manifest import NOTICE
 from cxrlines.inference.reader import Progress, Reader
@@ -32,7 +33,7 @@ EXACT = 100_000
 """Films up to which the search is plain NumPy; beyond, it goes through faiss."""
 
 
-class IndexFileError(ValueError):
+class IndexFileError(Error):
     """An index that cannot be made, trusted or searched; the message names the file and the way out."""
 
 

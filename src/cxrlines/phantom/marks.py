@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cxrlines.data.rows import shown
+from cxrlines.errors import Error
 from cxrlines.phantom.curves import Points
 from cxrlines.task import Device
 
@@ -25,7 +26,7 @@ TRACHEOSTOMY = "trach"
 MAX_COORDINATE = 1e6
 
 
-class MarksError(ValueError):
+class MarksError(Error):
     """A marks file cannot be used: which film and field, what was found, what is allowed."""
 
 

@@ -16,6 +16,7 @@ import torch
 
 from cxrlines.data.cluster import shows
 from cxrlines.data.pool import begin_worker, cores
+from cxrlines.errors import Error
 from cxrlines.recipes.folder import RECORD, Run, read_record
 from cxrlines.recipes.plan import Key, Step, name_of
 from cxrlines.recipes.progress import Board, StatusFile, read_status
@@ -24,7 +25,7 @@ from cxrlines.training import distributed
 from cxrlines.training.process import keep_buffers
 
 
-class RunError(RuntimeError):
+class RunError(Error):
     """Steps failed, or the run cannot start; the message says which and what to do. Finished steps are kept."""
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.external import PRESENCE, read_external
-from cxrlines.data.store import Aspect, Store, build_store, open_store
+from cxrlines.data.prepare import Aspect
+from cxrlines.data.store import Store, build_store, open_store
 from cxrlines.data.tables import Dataset
 from cxrlines.data.twins import twins_of_stores
 from cxrlines.recipes.spec import ExternalSpec

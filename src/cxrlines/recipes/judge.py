@@ -141,11 +141,12 @@ def of_fold(bundle: Bundle, fold: int) -> Bundle:
 def _draw_both(path: Path, read: ReadFilm, found: Findings, folder: Path, notice: str) -> None:
     lines = [line for line in read.true if isinstance(line, Line)]
     carina = {} if read.true_carina is None else {Landmark.CARINA: Spot(read.true_carina, 1.0)}
-    distances = distances_of(lines, carina, found.film_shape, None, found.mm_per_px)
-    true = replace(found, lines=tuple(lines), landmarks=carina, distances=tuple(distances), labels=None)
+    true = replace(found, lines=tuple(lines), landmarks=carina, labels=None)
+    true = replace(true, distances=tuple(distances_of(true)))
     pixels = read_film(path).pixels
     left = draw_findings(pixels, true, name=f"{path.stem}: true", notes=(AS_MARKED,))
-    right = draw_findings(pixels, found, name=f"{path.stem}: found", notes=found.quality.notes, notice=notice)
+    notes = [note.text for note in (*found.quality.notes, *found.notes)]
+    right = draw_findings(pixels, found, name=f"{path.stem}: found", notes=notes, notice=notice)
     save_drawing(folder / f"{path.stem}.png", np.hstack([left, right]))
 
 

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cxrlines.data.rows import read_rows
+from cxrlines.data.spacing import Spacing, SpacingKind
 from cxrlines.data.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, TableError, read_dataset
+from cxrlines.errors import Error
 from cxrlines.evaluation.lines import ReadFilm, StateCall
 from cxrlines.evaluation.presence import JudgedFilm, spared
 from cxrlines.inference.engine import find_films
@@ -24,7 +26,7 @@ RULED = (Device.ETT, Device.NGT)
 """Devices whose state a rule tells; of a nasogastric tube only that it leaves the film."""
 
 
-class JudgeError(ValueError):
+class JudgeError(Error):
     """Films, marks or a bundle that cannot be judged: which, why, and the way out."""
 
 
@@ -155,7 +157,7 @@ def _against_tables(
     }
 
     def compare(found: Findings) -> JudgedFilm:
-        states = [] if found.labels is None else _calls(found, labels, mm_per_px)
+        states = [] if found.labels is None else _calls(found, found.labels, labels, mm_per_px)
         mine, theirs = ((), ()) if lines is None else (lines, found.lines)
         read = ReadFilm(patient, found.film_shape, mine, theirs, carina, _carina_of(found), states)
         return JudgedFilm(read, there, *_scores(found), lines_known=lines is not None)
@@ -163,11 +165,13 @@ def _against_tables(
     return compare
 
 
-def _calls(found: Findings, labels: dict[str, float], mm_per_px: float | None) -> list[StateCall]:
+def _calls(
+    found: Findings, read: dict[str, float], labels: dict[str, float], mm_per_px: float | None
+) -> list[StateCall]:
     """The states of devices of which there is one state; a line not found is a state not told by rule."""
-    assert found.labels is not None
-    mm = found.mm_per_px if mm_per_px is None else (mm_per_px, mm_per_px)
-    told = [d for d in distances_of(list(found.lines), found.landmarks, found.film_shape, found.labels, mm) if d.rule]
+    if mm_per_px is not None:
+        found = replace(found, spacing=Spacing(SpacingKind.DETECTOR, (mm_per_px, mm_per_px)))
+    told = [distance for distance in distances_of(found) if distance.rule]
     calls = []
     for device in RULED:
         true = [label for label in LABELS_OF[device] if labels[label] == 1]
@@ -175,7 +179,7 @@ def _calls(found: Findings, labels: dict[str, float], mm_per_px: float | None) -
             continue
         mine = [d for d in told if found.lines[d.line].device is device]
         rule: State | None = max(mine, key=lambda d: found.lines[d.line].confidence).state if mine else None
-        most = max(LABELS_OF[device], key=found.labels.__getitem__)
+        most = max(LABELS_OF[device], key=read.__getitem__)
         calls.append(StateCall(device, STATE_OF[true[0]], rule, STATE_OF[most]))
     return calls
 

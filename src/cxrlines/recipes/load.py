@@ -13,12 +13,13 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cxrlines.errors import Error
 from cxrlines.recipes import spec, stage_spec
 from cxrlines.recipes.spec import Recipe
 from cxrlines.recipes.stage_spec import nearest
 
 
-class RecipeError(ValueError):
+class RecipeError(Error):
     """A recipe that cannot be used; the message says where, what and how to mend it."""
 
 

@@ -248,7 +248,7 @@ class _FilmOf:
         row = self.store.row(study)
         place = self.store.placements[row]
         film = np.asarray(self.store.films[row])
-        stretch = place.scale_x / place.scale_y
+        stretch = place.scale[0] / place.scale[1]
         height = round(len(film) * stretch)
         film = cv2.resize(film, (film.shape[1], height), interpolation=cv2.INTER_AREA)
         scale = np.array([1.0, height / self.store.films.shape[1]])

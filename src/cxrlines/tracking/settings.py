@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cxrlines.errors import Error
+
 TRACKERS = ("tensorboard", "csv", "mlflow", "neptune", "wandb")
 
 
-class TrackingError(ValueError):
+class TrackingError(Error):
     """Trackers that cannot be used as asked; the message says which, why, and the way out."""
 
 

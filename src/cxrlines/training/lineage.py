@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cxrlines.errors import Error
 
-class LeakError(ValueError):
+
+class LeakError(Error):
     """A checkpoint was to be scored on patients that it, or something it was made from, has seen."""
 
 
