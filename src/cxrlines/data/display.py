@@ -39,6 +39,11 @@ def to_uint8(share: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
 
 
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """Colours (h, w, 3), unsigned, as gray (h, w) of the same depth by ITU-R 601."""
+    return np.rint(rgb @ np.array([0.299, 0.587, 0.114], np.float32)).astype(rgb.dtype)
+
+
 def spread(pixels: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
     """Gray of integers of any depth as uint8, and what was left out of it: `contrast` becomes black to white."""
     if pixels.dtype.kind == "u" and pixels.itemsize <= 2:
