@@ -7,7 +7,6 @@ completed. No value is told in a message or note but those that say how pixels a
 import io
 import re
 
-import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
@@ -124,12 +123,16 @@ def _check_kind(elements: Elements, name: str) -> None:
             kind = "object without an image"
             raise NotAFilm(f"{name}: is a DICOM file that holds no film ({kind})", "name the films beside it", kind)
         raise FilmError(f"{name}: has no PixelData (7FE0,0010)", "export the film with its pixels")
+    if elements.pixels and not elements.pixels.length:
+        raise FilmError(f"{name}: PixelData (7FE0,0010) is empty", "export the film with its pixels")
 
 
 def _header(elements: Elements, name: str, max_pixels: int, notes: list[Note]) -> pydicom.Dataset:
     """How the pixels are stored: the header's elements, checked, and those that may be missing, as `notes` say."""
 
-    def refused(keyword: str, found: object, allowed: str, way_out: str = "mend the header, or export it again") -> None:
+    def refused(
+        keyword: str, found: object, allowed: str, way_out: str = "mend the header, or export it again"
+    ) -> None:
         raise FilmError(f"{name}: {keyword} is {found}; {allowed}", way_out)
 
     def known(keyword: str, missing: int | None = None) -> int:
@@ -171,6 +174,8 @@ def _header(elements: Elements, name: str, max_pixels: int, notes: list[Note]) -
     header.Rows, header.Columns, header.SamplesPerPixel = rows, columns, samples
     header.PhotometricInterpretation, header.PixelRepresentation = photometric, representation
     header.BitsAllocated, header.BitsStored, header.HighBit = allocated, bits, high_bit
+    for group, bit in enumerate(elements.overlay_bits[:16]):
+        header.add_new((0x6000 + 2 * group, 0x0102), "US", bit)
     if samples > 1:
         header.PlanarConfiguration = known("PlanarConfiguration", 0)
     syntax = elements.text("TransferSyntaxUID")

@@ -14,7 +14,13 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 KEYWORDS = (
     *("MediaStorageSOPClassUID", "TransferSyntaxUID", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
-    *("ViewPosition", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelSpacing", "PixelSpacingCalibrationType"),
+    *(
+        "ViewPosition",
+        "ImagerPixelSpacing",
+        "NominalScannedPixelSpacing",
+        "PixelSpacing",
+        "PixelSpacingCalibrationType",
+    ),
     *("EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("PixelAspectRatio", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -29,7 +35,8 @@ MAX_DEPTH = 32
 _TAGS = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
 _KEPT = frozenset(_TAGS.values())
 _PIXELS, _ITEM, _ITEM_END, _SEQUENCE_END = 0x7FE00010, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_UNDEFINED = 0xFFFFFFFF
+UNDEFINED = 0xFFFFFFFF
+"""The length of what ends with a delimiter."""
 _LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})  # 32-bit lengths
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _IMPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
@@ -44,6 +51,14 @@ class Element(NamedTuple):
     items: "tuple[Elements, ...]" = ()
 
 
+class Pixels(NamedTuple):
+    """PixelData: its VR ("" where the file does not say it), the length it declares, and where its value begins."""
+
+    vr: str
+    length: int
+    start: int
+
+
 @dataclass
 class Elements:
     """The elements kept of a data set, by tag.
@@ -51,16 +66,14 @@ class Elements:
     Attributes:
         by_tag: Elements of KEYWORDS, and of overlays (60xx,0102): the bit that an overlay lies at.
         cut: Whether the file ends within an element, or holds what is no element; what came before is kept.
-        missing: Bytes that PixelData lacks of what it declares.
-        open_end: Whether PixelData has no sequence delimiter.
+        pixels: Where PixelData lies; its value is not copied.
         implicit: Whether VRs are implicit.
         little: Whether bytes are in little-endian order.
     """
 
     by_tag: dict[int, Element] = field(default_factory=dict)
     cut: bool = False
-    missing: int = 0
-    open_end: bool = False
+    pixels: "Pixels | None" = None
     implicit: bool = False
     little: bool = True
 
@@ -180,36 +193,33 @@ def _one(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 0
     tag, vr, length, start = _head(data, place, into.little, implicit)
     end = start + length
     if tag == _PIXELS and depth == 0:
-        if length == _UNDEFINED:
-            end, into.open_end = _pixels_end(data, start, into.little)
-        into.missing = max(0, end - len(data))
-    elif length == _UNDEFINED:
+        into.pixels = Pixels(vr, length, start)
+        into.by_tag[tag] = Element(vr, b"", into.little)
+        return len(data)
+    if length == UNDEFINED:
         # Of undefined length are sequences alone; in one of VR UN all is implicit and little endian (PS3.5 6.2.2).
-        inner = Elements(little=into.little or vr == "UN")
-        items = []
-        for kind, item, here in _items(data, start, inner.little, implicit or vr == "UN", depth):
-            items.append(item)
-            end = here
-            if kind == _SEQUENCE_END:
-                items.pop()
+        items, end = [], start
+        for kind, item, following in _items(data, start, into.little or vr == "UN", implicit or vr == "UN", depth):
+            end = following
+            if kind == _ITEM:
+                items.append(item)
+        if end == start:
+            raise _Cut
         if tag in _KEPT:
             into.by_tag[tag] = Element(vr, b"", into.little, tuple(items))
         return end
-    elif end > len(data):
+    if end > len(data):
         raise _Cut
-    if tag in _KEPT or tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000):
-        value = data[start:end]
+    if tag in _KEPT or (tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000)):
         if tag in (_TAGS["ModalityLUTSequence"], _TAGS["VOILUTSequence"]):
             found = _items(data[:end], start, into.little, implicit, depth)
             into.by_tag[tag] = Element(vr, b"", into.little, tuple(item for _, item, _ in found))
         else:
-            into.by_tag[tag] = Element(vr, value, into.little)
+            into.by_tag[tag] = Element(vr, data[start:end], into.little)
     return end
 
 
-def _items(
-    data: bytes, place: int, little: bool, implicit: bool, depth: int
-) -> "Iterator[tuple[int, Elements, int]]":
+def _items(data: bytes, place: int, little: bool, implicit: bool, depth: int) -> "Iterator[tuple[int, Elements, int]]":
     """(tag, elements, where the next begins) of a sequence's items up to its delimiter or the end of `data`."""
     if depth >= MAX_DEPTH:
         raise _Cut
@@ -221,24 +231,12 @@ def _items(
             return
         if tag != _ITEM:
             raise _Cut
-        end = len(data) if length == _UNDEFINED else place + length
+        end = len(data) if length == UNDEFINED else place + length
         if end > len(data):
             raise _Cut
         while place < end:
-            if length == _UNDEFINED and _head(data, place, little, implicit)[0] == _ITEM_END:
+            if length == UNDEFINED and _head(data, place, little, implicit)[0] == _ITEM_END:
                 place += 8
                 break
             place = _one(data, place, item, implicit, depth + 1)
         yield tag, item, place
-
-
-def _pixels_end(data: bytes, place: int, little: bool) -> tuple[int, bool]:
-    """Where encapsulated pixels end, and whether without a delimiter."""
-    while place + 8 <= len(data):
-        tag, _, length, start = _head(data, place, little, True)
-        if tag == _SEQUENCE_END:
-            return place, False
-        if tag != _ITEM:
-            break
-        place = start + length
-    return min(place, len(data)), True
