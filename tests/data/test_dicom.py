@@ -350,10 +350,9 @@ class TestHowItIsShown:
             if not little:  # words are turned round, of two entries too
                 dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRBigEndian
                 dataset.PixelData = RAMP.byteswap().tobytes()
-                swapped = table.tobytes()
-                dataset.VOILUTSequence[0].LUTData = np.frombuffer(swapped, np.uint16).byteswap().tobytes()
-            data = file(dataset) if little else file(dataset, implicit_vr=False, little_endian=False)
-            assert np.abs(read_film(data).pixels.ravel().astype(int) - table).max() <= 1
+                dataset.VOILUTSequence[0].LUTData = np.frombuffer(table.tobytes(), np.uint16).byteswap().tobytes()
+                dataset.set_original_encoding(False, False)
+            assert np.abs(gray(dataset).ravel().astype(int) - table).max() <= 1
 
     def test_a_lut_of_65536_entries(self):
         values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -665,13 +664,9 @@ class TestRealFiles:
     @pytest.mark.parametrize(
         ("name", "said"),
         [
-            ("MR_truncated", "is damaged"),
             ("image_dfl", "is a deflated DICOM file"),
-            ("rtplan", "is DICOM without pixels"),
-            ("test-SR", "is DICOM without pixels"),
-            ("SC_rgb_rle_2frame", "has 2 frames; a film is one; export the frame"),
+            ("SC_rgb_rle_2frame", "NumberOfFrames is 2"),
             ("examples_palette", "PhotometricInterpretation is 'PALETTE COLOR'"),
-            ("rtdose_1frame", "has 32 bits a pixel"),
             ("JPEG-lossy", "12-bit JPEG needs the decoder pylibjpeg-libjpeg"),
         ],
     )

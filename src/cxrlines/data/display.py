@@ -87,9 +87,10 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
     grid = _quantiles(values, counts, np.arange(GRID + 1) / GRID)
     jumps = grid[EMPTY:] - grid[:-EMPTY]
     widest = [int(place) for place in np.argsort(jumps)[::-1][: 4 * EMPTY] if jumps[place] > 0]
+    least = int(PERCENTILES[0] / 100 * GRID)  # fewer pixels do not set the contrast
     best = (0, GRID)
-    for low in [0, *(place + EMPTY for place in widest)]:
-        for high in [GRID, *widest]:
+    for low in [0, *(place + EMPTY for place in widest if place >= least)]:
+        for high in [GRID, *(place for place in widest if place + EMPTY <= GRID - least)]:
             width = grid[high] - grid[low]
             if high - low < LEAST_KEPT * GRID or len(np.unique(grid[low : high + 1])) < LEAST_LEVELS:
                 continue
