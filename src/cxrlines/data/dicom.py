@@ -119,11 +119,12 @@ def _check_kind(elements: Elements, name: str) -> None:
     if "FloatPixelData" in elements or "DoubleFloatPixelData" in elements:
         raise FilmError(f"{name}: has float pixels, of unknown black and white", "export the film as displayed")
     if "PixelData" not in elements:
-        if "Rows" not in elements:
+        if "Rows" not in elements and sop_class and not sop_class.startswith(IMAGE):
             kind = "object without an image"
             raise NotAFilm(f"{name}: is a DICOM file that holds no film ({kind})", "name the films beside it", kind)
-        raise FilmError(f"{name}: has no PixelData (7FE0,0010)", "export the film with its pixels")
-    if elements.pixels and not elements.pixels.length:
+        what = "has no PixelData (7FE0,0010), or is cut off before it"
+        raise FilmError(f"{name}: {what}", "export the film with its pixels")
+    if not elements.pixels:
         raise FilmError(f"{name}: PixelData (7FE0,0010) is empty", "export the film with its pixels")
 
 
@@ -174,8 +175,6 @@ def _header(elements: Elements, name: str, max_pixels: int, notes: list[Note]) -
     header.Rows, header.Columns, header.SamplesPerPixel = rows, columns, samples
     header.PhotometricInterpretation, header.PixelRepresentation = photometric, representation
     header.BitsAllocated, header.BitsStored, header.HighBit = allocated, bits, high_bit
-    for group, bit in enumerate(elements.overlay_bits[:16]):
-        header.add_new((0x6000 + 2 * group, 0x0102), "US", bit)
     if samples > 1:
         header.PlanarConfiguration = known("PlanarConfiguration", 0)
     syntax = elements.text("TransferSyntaxUID")

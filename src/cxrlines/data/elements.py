@@ -14,16 +14,11 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 KEYWORDS = (
     *("MediaStorageSOPClassUID", "TransferSyntaxUID", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
-    *(
-        "ViewPosition",
-        "ImagerPixelSpacing",
-        "NominalScannedPixelSpacing",
-        "PixelSpacing",
-        "PixelSpacingCalibrationType",
-    ),
+    *("ViewPosition", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
+    *("PixelSpacingCalibrationType", "PixelAspectRatio"),
     *("EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
-    *("PixelAspectRatio", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
     *("PresentationLUTShape", "FloatPixelData", "DoubleFloatPixelData", "PixelData"),
@@ -35,8 +30,7 @@ MAX_DEPTH = 32
 _TAGS = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
 _KEPT = frozenset(_TAGS.values())
 _PIXELS, _ITEM, _ITEM_END, _SEQUENCE_END = 0x7FE00010, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-UNDEFINED = 0xFFFFFFFF
-"""The length of what ends with a delimiter."""
+_UNDEFINED = 0xFFFFFFFF  # the length of what ends with a delimiter
 _LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})  # 32-bit lengths
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _IMPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
@@ -51,14 +45,6 @@ class Element(NamedTuple):
     items: "tuple[Elements, ...]" = ()
 
 
-class Pixels(NamedTuple):
-    """PixelData: its VR ("" where the file does not say it), the length it declares, and where its value begins."""
-
-    vr: str
-    length: int
-    start: int
-
-
 @dataclass
 class Elements:
     """The elements kept of a data set, by tag.
@@ -66,14 +52,16 @@ class Elements:
     Attributes:
         by_tag: Elements of KEYWORDS, and of overlays (60xx,0102): the bit that an overlay lies at.
         cut: Whether the file ends within an element, or holds what is no element; what came before is kept.
-        pixels: Where PixelData lies; its value is not copied.
+        pixels: The value of PixelData, not copied; of encapsulated pixels up to their delimiter.
+        open_end: Whether encapsulated pixels have no delimiter.
         implicit: Whether VRs are implicit.
         little: Whether bytes are in little-endian order.
     """
 
     by_tag: dict[int, Element] = field(default_factory=dict)
     cut: bool = False
-    pixels: "Pixels | None" = None
+    pixels: memoryview = field(default_factory=lambda: memoryview(b""))
+    open_end: bool = False
     implicit: bool = False
     little: bool = True
 
@@ -198,10 +186,12 @@ def _one(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 0
     tag, vr, length, start = _head(data, place, into.little, implicit)
     end = start + length
     if tag == _PIXELS and depth == 0:
-        into.pixels = Pixels(vr, length, start)
+        if length == _UNDEFINED:
+            end, into.open_end = _pixels_end(data, start, into.little)
+        into.pixels = memoryview(data)[start:end]
         into.by_tag[tag] = Element(vr, b"", into.little)
-        return len(data)
-    if length == UNDEFINED:
+        return end
+    if length == _UNDEFINED:
         # Of undefined length are sequences alone; in one of VR UN all is implicit and little endian (PS3.5 6.2.2).
         items, end = [], start
         for kind, item, following in _items(data, start, into.little or vr == "UN", implicit or vr == "UN", depth):
@@ -236,12 +226,24 @@ def _items(data: bytes, place: int, little: bool, implicit: bool, depth: int) ->
             return
         if tag != _ITEM:
             raise _Cut
-        end = len(data) if length == UNDEFINED else place + length
+        end = len(data) if length == _UNDEFINED else place + length
         if end > len(data):
             raise _Cut
         while place < end:
-            if length == UNDEFINED and _head(data, place, little, implicit)[0] == _ITEM_END:
+            if length == _UNDEFINED and _head(data, place, little, implicit)[0] == _ITEM_END:
                 place += 8
                 break
             place = _one(data, place, item, implicit, depth + 1)
         yield tag, item, place
+
+
+def _pixels_end(data: bytes, place: int, little: bool) -> tuple[int, bool]:
+    """Where encapsulated pixels end, and whether without a delimiter."""
+    while place + 8 <= len(data):
+        tag, _, length, start = _head(data, place, little, True)
+        if tag == _SEQUENCE_END:
+            return place, False
+        if tag != _ITEM:
+            break
+        place = start + length
+    return min(place, len(data)), True
