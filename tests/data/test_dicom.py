@@ -222,7 +222,10 @@ class Dcmtk:
         self.folder = folder
 
     def __call__(self, dataset: FileDataset, *options: str) -> np.ndarray:
-        (self.folder / "film.dcm").write_bytes(file(dataset))
+        return self.shows(file(dataset), *options)
+
+    def shows(self, data: bytes, *options: str) -> np.ndarray:
+        (self.folder / "film.dcm").write_bytes(data)
         out = self.folder / "film.pgm"
         subprocess.run(
             ["dcm2pnm", "-O", "+op", *options, str(self.folder / "film.dcm"), str(out)], check=True, capture_output=True
@@ -323,6 +326,22 @@ class TestBesideDcmtk:
         film = film_of(dataset)
         assert np.abs(film.pixels.astype(int) - dcmtk(dataset, "+Wi", "1")).max() <= 1
         assert codes(film) == [Code.OVERLAY_MASKED]
+
+
+REAL = {
+    "MR_small": "+Wi 1", "MR_small_bigendian": "+Wi 1", "MR_small_implicit": "+Wi 1", "examples_overlay": "+Wi 1",
+    "693_UNCI": "+Wi 1", "MR-SIEMENS-DICOM-WithOverlays": "+Wi 1", "MR2_UNCR": "+Wi 1", "RG1_UNCI": "+Wi 1",
+    "RG3_UNCR": "+Wi 1", "vlut_04": "+Wl 1 +Mv", "mlut_18": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_beside_dcmtk(dcmtk, name):
+    path = next((folder / f"{name}.dcm" for folder in (OWN, EXTRA) if (folder / f"{name}.dcm").is_file()), None)
+    if path is None:
+        pytest.skip("the package pydicom-data is not installed")
+    shown = dcmtk.shows(path.read_bytes(), *REAL[name].split())
+    assert np.abs(read_film(path).pixels.astype(int) - shown).max() <= 1
 
 
 def smooth(depth: int, low: int = 0, shape: tuple[int, int] = (300, 240)) -> np.ndarray:
