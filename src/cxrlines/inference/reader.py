@@ -45,9 +45,10 @@ Progress = Callable[[int, int | None], None]
 
 
 class ReadingFault(RuntimeError):
-    """A fault of cxrlines that cost one film its reading. `__cause__` is the exception, with its traceback.
+    """A fault of cxrlines that cost one film its reading.
 
-    It is no `cxrlines.Error`: the film may be sound, and nothing about it can be mended by who gave it.
+    It is no `cxrlines.Error`: who gave the film can mend nothing. `__cause__` is what was raised; its
+    traceback is a note (`__notes__`), which `traceback.format_exception` shows.
     """
 
     @classmethod
@@ -56,7 +57,8 @@ class ReadingFault(RuntimeError):
         ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(_HOME)]
         place = f" at {ours[-1].filename.removeprefix(_HOME)}:{ours[-1].lineno}" if ours else ""
         fault = cls(f"{name}: a fault of cxrlines ({type(error).__name__}{place}); please report it")
-        fault.__cause__ = error
+        fault.add_note("".join(traceback.format_exception(error)).rstrip())
+        fault.__cause__ = _light(error)
         return fault
 
 
@@ -311,21 +313,16 @@ def _guarded(name: str, work: Callable[..., Out], *given: object) -> Out | FilmE
     except FilmError as error:
         return _light(error)
     except Exception as error:
-        return ReadingFault.of(name, _light(error))
+        return ReadingFault.of(name, error)
 
 
 E = TypeVar("E", bound=Exception)
 
 
 def _light(error: E) -> E:
-    """An exception without the variables of its frames, which may hold a whole film; lines of code remain."""
-    if error.__traceback__ is not None:
-        error.__traceback__ = error.__traceback__.tb_next  # the frame that is still running cannot be cleared
-    one: BaseException | None = error
-    while one is not None:
-        traceback.clear_frames(one.__traceback__)
-        one = one.__cause__ or one.__context__
-    return error
+    """An exception alone: through its traceback, or those of what led to it, it would keep its film in memory."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _ahead(work: Callable[[In], Out], items: Iterable[In], ahead: int) -> Generator[Out, None, None]:
