@@ -317,8 +317,8 @@ def test_one_film_is_not_taken_for_many(reader: Reader, film: np.ndarray, tmp_pa
 
 
 def test_what_is_no_source_costs_the_others_nothing(reader: Reader, film: np.ndarray) -> None:
-    *wrong, right = reader.read_many(iter([None, float("nan"), io.BytesIO(png(film)), "", film]))
-    assert [type(one) for one in wrong] == [FilmError] * 4 and isinstance(right, Findings)
+    *wrong, right = reader.read_many(iter([None, float("nan"), io.BytesIO(png(film)), "", "a\0b", film]))
+    assert [type(one) for one in wrong] == [FilmError] * 5 and isinstance(right, Findings)
     assert "NoneType" in str(wrong[0])
     assert list(reader.read_many([])) == list(reader.read_many(iter(()))) == list(reader.embed([])) == []
 

@@ -294,10 +294,10 @@ def decode(source: Source) -> Film:
         return Film(np.asarray(source), "array", 8)
     if isinstance(source, bytes | pydicom.Dataset):
         return read_film(source)
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike) and "\0" not in os.fspath(source):
         return read_film(Path(source))
     raise FilmError(
-        f"the film is of type {type(source).__name__}",
+        f"the film is a {type(source).__name__} that names or holds no film",
         "give a path, a file's bytes, an (h, w) uint8 array or a pydicom Dataset",
     )
 
