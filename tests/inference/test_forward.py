@@ -61,6 +61,15 @@ def test_the_bundles_models_stay_as_they_are_and_two_may_read_with_them() -> Non
     assert fused[0] < fused[1]
 
 
+def test_a_reader_made_where_gradients_are_off_reads_the_same() -> None:
+    model, shown = network(0, decoder=True), films(1)
+    with torch.inference_mode():
+        forward = forward_of((model, 64))
+        inside = forward(shown)[0]
+    np.testing.assert_array_equal(inside, forward(shown)[0])
+    assert not any(value.is_inference() for value in (*model.parameters(), *forward.models[0][0].parameters()))
+
+
 def test_models_as_they_come_give_the_same_as_the_fast_ones() -> None:
     bundle: Any = SimpleNamespace(models=[network(0, decoder=True)], sizes=[64])
     shown = films(2)

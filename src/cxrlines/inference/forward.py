@@ -28,15 +28,17 @@ class Forward:
         fast: Whether they are made fast, which rounds otherwise: channels last, batch norms folded.
     """
 
+    @torch.inference_mode(False)
     def __init__(self, bundle: Bundle, *, fast: bool = True) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # A copy, as two readers of one bundle would fold the same norms at once, and a folded model cannot be trained.
-        self.models: list[tuple[Model, int]] = [
-            (copy.deepcopy(model).to(self.device), size)
-            for model, size in zip(bundle.models, bundle.sizes, strict=True)
-        ]
-        for model, size in self.models if fast else ():
-            fold(model.to(memory_format=torch.channels_last), size)
+        self.models: list[tuple[Model, int]] = []
+        for model, size in zip(bundle.models, bundle.sizes, strict=True):
+            # A copy: two readers of a bundle would fold the same norms at once, and a folded model cannot be trained.
+            own = copy.deepcopy(model)
+            if fast:
+                fold(own, size)  # on the CPU, as a GPU's TF32 rounds more than folding may change
+                own = own.to(memory_format=torch.channels_last)
+            self.models.append((own.to(self.device), size))
         self.map_size = max((size for model, size in self.models if gives_maps(model)), default=None)
         """px a side of the film whose maps are given; None where no model gives any."""
 

@@ -218,9 +218,9 @@ class Reader:
         start = time.monotonic()
         rows, maps = self.network([film.shown for film in usable], maps=self.lines) if usable else ((), None)
         share = (time.monotonic() - start) / max(1, len(usable))
-        said = iter(zip(rows, maps if maps is not None else [None] * len(rows), strict=True))
-        given = [(replace(f, seconds=f.seconds + share), *next(said)) if f.made.quality.usable else (f,) for f in films]
-        return [_guarded(each[0].name, self.findings, *each) for each in given]
+        given = iter(zip(rows, maps if maps is not None else [None] * len(rows), strict=True))
+        each = [(replace(f, seconds=f.seconds + share), *next(given)) if f.made.quality.usable else (f,) for f in films]
+        return [_guarded(one[0].name, self.findings, *one) for one in each]
 
     def _embedded(self, films: list["Ready"]) -> list["Embedded | FilmError | ReadingFault"]:
         usable = [film.shown for film in films if film.made.quality.usable]
