@@ -154,7 +154,6 @@ def similar(
     as_json: Json = False,
 ) -> None:
     """Show the nearest known films with their labels and lines; never films of the query's own patient."""
-    from cxrlines.data.films import FilmError
     from cxrlines.inference.bundle import load_bundle
     from cxrlines.inference.index import open_index, patient_key
     from cxrlines.inference.reader import EMBEDDED, Reader
@@ -162,7 +161,7 @@ def similar(
     read = load_bundle(bundle or EMBEDDED)
     known = open_index(index, read)
     (asked,) = Reader(read).embed([film])
-    if isinstance(asked, FilmError):
+    if isinstance(asked, Exception):
         raise asked
     own = known.patients_of(key=asked.key, study=film.stem) | ({patient_key(patient)} if patient else set())
     (found,) = known.nearest(asked.vector[None], count, [own])

@@ -1,5 +1,6 @@
 """The models of a bundle at work: prepared films in, mean probabilities and mean maps out."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,17 +22,23 @@ def gives_maps(model: Model) -> bool:
 
 
 class Forward:
-    """A bundle's models on the device that reads, the GPU where there is one, made fast in place: channels last, batch
-    norms folded."""
+    """A copy of a bundle's models on the device that reads, the GPU where there is one.
 
-    def __init__(self, bundle: Bundle) -> None:
+    Args:
+        fast: Whether they are made fast, which rounds otherwise: channels last, batch norms folded.
+    """
+
+    @torch.inference_mode(False)
+    def __init__(self, bundle: Bundle, *, fast: bool = True) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.models: list[tuple[Model, int]] = [
-            (model.to(self.device).to(memory_format=torch.channels_last), size)
-            for model, size in zip(bundle.models, bundle.sizes, strict=True)
-        ]
-        for model, size in self.models:
-            fold(model, size)
+        self.models: list[tuple[Model, int]] = []
+        for model, size in zip(bundle.models, bundle.sizes, strict=True):
+            # A copy: two readers of a bundle would fold the same norms at once, and a folded model cannot be trained.
+            own = copy.deepcopy(model)
+            if fast:
+                fold(own, size)  # on the CPU, as a GPU's TF32 rounds more than folding may change
+                own = own.to(memory_format=torch.channels_last)
+            self.models.append((own.to(self.device), size))
         self.map_size = max((size for model, size in self.models if gives_maps(model)), default=None)
         """px a side of the film whose maps are given; None where no model gives any."""
 
