@@ -107,7 +107,11 @@ def check_outputs(
                     raise OutputError(f"{what}: is a file", "name a folder")
                 if kind == "made" and place.is_mount():
                     raise OutputError(f"{what}: is where a disk is mounted", f"name a folder in it: {path / 'new'}")
-                _try(place if kind == "folder" else place.parent)
+                folder = place if kind == "folder" else place.parent
+                try:
+                    _try(folder)
+                except FileNotFoundError:  # a process beside this one tried as well, and removed its folder
+                    _try(folder)
             except OSError as error:
                 raise _refused(what, error) from error
 
