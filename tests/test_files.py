@@ -27,6 +27,7 @@ from cxrlines.files import (
     write_text,
 )
 
+COMPANIONS = {".json": (b"[",), ".errors.csv": (b"file,error",)}
 NAMES = st.lists(st.text(st.characters(exclude_characters="\0")), min_size=1, max_size=6, unique=True)
 BYTES = st.lists(st.binary(min_size=1, max_size=300).filter(lambda b: b"\0" not in b), min_size=1, unique=True)
 
@@ -200,19 +201,26 @@ def test_what_lies_beside_a_table_is_its_own():
 @pytest.mark.parametrize("name", ["x.json", "x.JSON", "x.errors.csv", ".json"])
 def test_a_table_is_not_called_as_a_file_beside_one(tmp_path, name):
     with pytest.raises(OutputError) as caught:
-        check_table("--out", tmp_path / name, (".json", ".errors.csv"), "Study")
+        check_table("--out", tmp_path / name, COMPANIONS, "Study")
     assert ".csv" in caught.value.way_out
 
 
 @pytest.mark.parametrize(("old", "new"), [("r", "r.csv"), ("r.csv", "r"), ("r.v1.csv", "r.v1")])
 def test_two_tables_that_would_share_the_files_beside_them(tmp_path, old, new):
-    endings = (".json", ".errors.csv")
     (tmp_path / old).write_text("a film")
-    check_table("--out", tmp_path / new, endings, "Study")
+    check_table("--out", tmp_path / new, COMPANIONS, "Study")
     (tmp_path / old).write_text("StudyInstanceUID,...")
-    check_table("--out", tmp_path / old, endings, "Study")
+    check_table("--out", tmp_path / old, COMPANIONS, "Study")
     with pytest.raises(OutputError):
-        check_table("--out", tmp_path / new, endings, "Study")
+        check_table("--out", tmp_path / new, COMPANIONS, "Study")
+
+
+def test_a_file_beside_a_table_that_is_somebody_elses_is_not_replaced(tmp_path):
+    (tmp_path / "r.json").write_text('[{"film": 1}]')
+    check_table("--out", tmp_path / "r.csv", COMPANIONS, "Study")
+    (tmp_path / "r.json").write_text("{}")
+    with pytest.raises(OutputError):
+        check_table("--out", tmp_path / "r.csv", COMPANIONS, "Study")
 
 
 def check_names(names: list[str], folder: Path) -> None:

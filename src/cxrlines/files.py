@@ -121,27 +121,41 @@ def beside(table: Path, ending: str) -> Path:
     return table.with_name(table.name.removesuffix(".csv") + ending)
 
 
-def check_table(flag: str, table: Path, endings: Iterable[str], head: str) -> None:
+def check_table(flag: str, table: Path, companions: Mapping[str, tuple[bytes, ...] | None], head: str) -> None:
     """`OutputError` where the files `beside` a table could be taken for those of another, or the table for one of them.
 
-    Tables `readings` and `readings.csv` would share them; no other two do. `head`: what such a table begins with.
+    Tables `readings` and `readings.csv` would share them; no other two do.
+
+    Args:
+        companions: ending of a file beside it -> what such a file begins with, and one that is there must; None where
+            none is to be written.
+        head: what such a table begins with.
     """
     name = table.name
-    if ending := next((ending for ending in endings if name.lower().endswith(ending)), None):
+    if ending := next((ending for ending in companions if name.lower().endswith(ending)), None):
         better = table.with_name(f"{name[: -len(ending)] or 'table'}.csv")
         raise OutputError(
             f"{flag} {table}: is a table (CSV), and a name in {ending} is that of a file beside a table",
             f"name it, for instance, {better}",
         )
     other = table.with_name(name.removesuffix(".csv") if name.endswith(".csv") else f"{name}.csv")
-    if other.is_file():
-        with other.open("rb") as file:
-            begins_alike = file.read(len(head)) == head.encode()
-        if begins_alike:
+    if other.is_file() and begins(other, head.encode()):
+        raise OutputError(
+            f"{flag} {table}: the files beside it would have the same names as those of {other}",
+            "name another table, or remove that one",
+        )
+    for ending, heads in companions.items():
+        path = beside(table, ending)
+        if heads and path.is_file() and not begins(path, *heads):
             raise OutputError(
-                f"{flag} {table}: the files beside it would have the same names as those of {other}",
-                "name another table, or remove that one",
+                f"{flag} {table}: would replace {path}, which no earlier command wrote", "name another table"
             )
+
+
+def begins(path: Path, *heads: bytes) -> bool:
+    """Whether a file begins with one of `heads`."""
+    with path.open("rb") as file:
+        return file.read(max(map(len, heads))).startswith(heads)
 
 
 def readable(name: str | Path) -> str:

@@ -15,7 +15,17 @@ import pandas as pd
 from cxrlines.data.films import FilmError, NotAFilm, is_film, read_film
 from cxrlines.data.paths import film_name
 from cxrlines.data.tables import FILM_SUFFIXES
-from cxrlines.files import OutputError, beside, check_outputs, check_table, file_names, readable, replacing, write_text
+from cxrlines.files import (
+    OutputError,
+    begins,
+    beside,
+    check_outputs,
+    check_table,
+    file_names,
+    readable,
+    replacing,
+    write_text,
+)
 from cxrlines.inference.bundle import Bundle
 from cxrlines.inference.draw import draw_findings, save_drawing
 from cxrlines.inference.findings import Findings
@@ -26,7 +36,8 @@ from cxrlines.task import LABELS, STUDY_COLUMN
 
 Reading = Findings | Exception
 """Of a film: what was found, the `FilmError` that says why it cannot be read, or a fault of cxrlines."""
-BESIDE = {".json": (b'[\n {\n  "film": ', b"[]\n"), ".errors.csv": (b"file,error\n", b"file,error\r\n")}
+JSON, ERRORS = ".json", ".errors.csv"
+BESIDE = {JSON: (b'[\n {\n  "film": ', b"[]\n"), ERRORS: (b"file,error\n", b"file,error\r\n")}
 """Endings of the files beside a table of predictions, and what each begins with."""
 NOT_READ = "not read, as the reading was stopped before"
 NO_FILM, ARCHIVE, LINKED = "no film", "archive, not unpacked", "link to a folder"
@@ -190,18 +201,11 @@ def check_places(found: "Found", out: Path | None, *, as_json: bool = False, dra
 
     They may not write over a film, nor draw where films are read from: drawings would be taken for films.
     """
-    beside_out = {f"beside --out, {ending}": out and beside(out, ending) for ending in BESIDE}
-    if not as_json:
-        del beside_out["beside --out, .json"]
     films = [path for path, _ in found.films]
-    check_outputs(files={"--out": out, **beside_out}, folders={"--draw": draw}, inputs=films)
+    written = {"beside --out": beside(out, ERRORS), "--json": beside(out, JSON) if as_json else None} if out else {}
+    check_outputs(files={"--out": out, **written}, folders={"--draw": draw}, inputs=films)
     if out is not None:
-        check_table("--out", out, BESIDE, STUDY_COLUMN)
-        for path in beside_out.values():
-            if path is not None and path.is_file() and not _is_ours(path):
-                raise OutputError(
-                    f"--out {out}: would replace {path}, which no earlier reading wrote", "name another table"
-                )
+        check_table("--out", out, BESIDE if as_json else BESIDE | {JSON: None}, STUDY_COLUMN)
     if draw is not None:
         place = Path(os.path.realpath(draw))
         searched = {os.path.realpath(folder) for folder in found.folders}
@@ -227,27 +231,20 @@ def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = Fa
     with replacing(out) as aside:
         predictions.rows.to_csv(aside, index=False)
     written = [out]
-    places = {ending: beside(out, ending) for ending in BESIDE}
-    for path in places.values():
-        if path.is_file() and _is_ours(path):
-            path.unlink()
+    for ending, heads in BESIDE.items():
+        earlier = beside(out, ending)
+        if earlier.is_file() and begins(earlier, *heads):
+            earlier.unlink()
     if as_json:
-        write_text(places[".json"], json.dumps(predictions.as_dicts(), indent=1) + "\n")
-        written.append(places[".json"])
+        written.append(beside(out, JSON))
+        write_text(written[-1], json.dumps(predictions.as_dicts(), indent=1) + "\n")
     errors = [*predictions.errors, *((str(path), NOT_READ) for path in predictions.unread)]
     if errors:
         table = pd.DataFrame([map(readable, row) for row in errors], columns=["file", "error"])
-        with replacing(places[".errors.csv"]) as aside:
+        written.append(beside(out, ERRORS))
+        with replacing(written[-1]) as aside:
             table.to_csv(aside, index=False)
-        written.append(places[".errors.csv"])
     return written
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file beside a table begins as `write_predictions` begins it."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    return any(head.startswith(BESIDE[ending]) for ending in BESIDE if path.name.endswith(ending))
 
 
 def write_drawings(predictions: Predictions, folder: Path) -> list[tuple[str, str]]:
