@@ -206,7 +206,6 @@ def similar(
     as_json: Json = False,
 ) -> None:
     """Show the nearest known films with their labels and lines; never films of the query's own patient."""
-    from cxrlines.data.films import FilmError
     from cxrlines.data.paths import film_name
     from cxrlines.inference.bundle import load_bundle
     from cxrlines.inference.index import open_index, patient_key
@@ -215,7 +214,7 @@ def similar(
     read = load_bundle(bundle or EMBEDDED)
     known = open_index(index, read)
     (asked,) = Reader(read).embed([film])
-    if isinstance(asked, FilmError):
+    if isinstance(asked, Exception):
         raise asked
     own = known.patients_of(key=asked.key, study=film_name(film)) | ({patient_key(patient)} if patient else set())
     (found,) = known.nearest(asked.vector[None], count, [own])

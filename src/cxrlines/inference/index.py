@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from cxrlines.data.films import FilmError
 from cxrlines.data.lines import Line
 from cxrlines.data.nearest import nearest_rows
 from cxrlines.data.tables import Dataset
@@ -187,7 +186,7 @@ def build_index(bundle: Bundle, dataset: Dataset, *, batch_size: int = 8, progre
     found = reader.embed(table["film"].tolist(), progress)
     for (_, row), embedded in zip(table.iterrows(), found, strict=True):
         study = str(row["study"])
-        if isinstance(embedded, FilmError):
+        if isinstance(embedded, Exception):
             left_out[study] = str(embedded)
             continue
         values = row[list(LABELS)].to_numpy(np.float64) if labelled else np.array([np.nan])
