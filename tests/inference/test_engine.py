@@ -133,7 +133,9 @@ def test_a_fault_nobody_foresaw_costs_one_film(folder: Path, bundle: Bundle, mon
     got = predict([folder], bundle)
     assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "d", "e"]
     ((_, message),) = got.errors
-    assert "cannot be read as a film (ZeroDivisionError)" in message and "PatientName" not in message
+    assert "ZeroDivisionError" in message and "PatientName" not in message
+    ((file, fault),) = got.faults
+    assert Path(file).name == "c.tif" and isinstance(fault.__cause__, ZeroDivisionError)
 
 
 def test_films_that_share_a_name_are_called_by_their_place(tmp_path: Path) -> None:
