@@ -26,7 +26,6 @@ from cxrlines.models.two_step import Model, model_of
 from cxrlines.models.weights import load_into, load_weights, save_weights, sync
 from cxrlines.task import LABELS
 
-
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
 
