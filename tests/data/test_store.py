@@ -155,6 +155,7 @@ import sys, time
 from pathlib import Path
 from cxrlines.data import store
 from cxrlines.data.tables import read_dataset
+from cxrlines.inference.quality import box_probe
 store.BATCH = 2
 prepared = store._prepared
 def slow(path, **how):

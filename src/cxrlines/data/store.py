@@ -81,6 +81,7 @@ class Store:
         placements: The placement of each row.
         left_out: Study -> why its film could not be read.
         probe: Identity of the probe that assessed the films; empty where none did.
+        preparation: Version of the preparation of films.
         fingerprint: SHA-256, in hex, of the films' contents, their studies, size, aspect, and how they were prepared.
     """
 
@@ -98,6 +99,7 @@ class Store:
             self.kept = [Kept.from_dict(values) for values in manifest["kept"]]
             self.left_out: dict[str, str] = manifest["left_out"]
             self.probe: str = manifest["probe"]
+            self.preparation: int = manifest["preparation"]
             self.fingerprint: str = manifest["fingerprint"]
             self.source: str = manifest["source"]
         except FileNotFoundError as error:
@@ -339,6 +341,7 @@ def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str]
         "size": how.size,
         "aspect": how.aspect,
         "probe": how.probe,
+        "preparation": PREPARATION,
         "fingerprint": content.hexdigest(),
         "source": source,
         "studies": [studies[entry.row] for entry in good],

@@ -1,8 +1,12 @@
-"""Probabilities set right label by label on out-of-fold predictions, and thresholds on them, with honest figures.
+"""Probabilities set right label by label on predictions of unseen films, and thresholds on them, with honest figures.
 
 A label's log odds become slope x log odds + offset (Platt 1999, on log odds). The slope is above 0, so the order of
 films, and with it the AUC, stays. Two numbers a label, held near slope 1 and offset 0 by a prior, can be told from the
 few positive films of a rare label; isotonic regression cannot, and makes ties. With many films the prior vanishes.
+
+A calibration holds for the very predictor that it was fitted on. An out-of-fold prediction comes from one fold's
+models; the mean over folds is another, less extreme predictor: even where each fold is calibrated, their mean is not
+sure enough (Ranjan and Gneiting, Combining probability forecasts, 2010).
 
 Judged on the films they were fitted on, calibration and thresholds look better than they are. The figures here are
 nested: each fold under what was fitted without it and its patients. Arrays end in the 11 labels, in their order.
@@ -84,7 +88,7 @@ def fit_calibration(p: np.ndarray, truth: np.ndarray) -> Calibration:
     The order of films does not matter.
 
     Args:
-        p: (n, 11) out-of-fold probabilities, never of films that the models were trained on.
+        p: (n, 11) probabilities of the predictor that will be calibrated, never of films it was trained on.
         truth: (n, 11) 0 or 1.
 
     Raises:
@@ -118,20 +122,21 @@ def nested_calibration(p: np.ndarray, truth: np.ndarray, folds: np.ndarray, pati
 
 
 def calibration_figures(
-    p: np.ndarray, truth: np.ndarray, folds: np.ndarray, patients: np.ndarray
+    p: np.ndarray, truth: np.ndarray, folds: np.ndarray, patients: np.ndarray, raw: np.ndarray | None = None
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """Brier score and expected calibration error, of all labels pooled ("all") and of each, before and after.
 
     `{"all" or label: {"brier": {"before", "after"}, "ece": {"before", "after"}}}`; "after" is nested, see
-    `nested_calibration`.
+    `nested_calibration`; "before" is of `raw` where that was calibrated in another way already.
     """
     p, truth = _pairs(p, truth)
+    before = p if raw is None else _pairs(raw, truth)[0]
     after = nested_calibration(p, truth, folds, patients)
     columns: dict[str, Any] = {"all": slice(None)} | {label: k for k, label in enumerate(LABELS)}
     figures = {"brier": brier, "ece": calibration_error}
     return {
         name: {
-            figure: {"before": of(truth[:, k], p[:, k]), "after": of(truth[:, k], after[:, k])}
+            figure: {"before": of(truth[:, k], before[:, k]), "after": of(truth[:, k], after[:, k])}
             for figure, of in figures.items()
         }
         for name, k in columns.items()

@@ -18,7 +18,7 @@ from cxrlines.evaluation.calibrate import Calibration
 from cxrlines.inference.bundle import Bundle
 from cxrlines.inference.engine import find_films
 from cxrlines.inference.findings import Findings, findings_of
-from cxrlines.inference.forward import Forward, Shown, gives_maps
+from cxrlines.inference.forward import Forward, Shown, averaged, gives_maps
 from cxrlines.inference.quality import load_probe
 from cxrlines.inference.reader import Reader
 from cxrlines.inference.views import views
@@ -118,7 +118,8 @@ class _Bench:
                 maps.append(functional.interpolate(torch.sigmoid(logits), side, mode="bilinear", align_corners=False))
             else:
                 scores.append(model(film))
-        mean = torch.stack([torch.sigmoid(score.double()) for score in scores]).mean(dim=0).cpu().numpy()
+        rows = torch.stack([torch.sigmoid(score.double()) for score in scores]).cpu().numpy()
+        mean = averaged(rows, [entry.fold for entry in self.bundle.manifest.models], self.bundle.manifest)
         return mean, torch.stack(maps).mean(dim=0).cpu().numpy() if maps else None
 
     def findings(self, ready: _Ready, rows: np.ndarray, maps: np.ndarray | None) -> Findings:
