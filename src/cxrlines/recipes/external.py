@@ -76,7 +76,7 @@ class ExternalSet:
 def prepare_set(
     name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], *, size: int, aspect: Aspect,
     probe: Probe | None = None, workers: int,
-) -> None:  # fmt: skip
+) -> ExternalSet:  # fmt: skip
     """Read a set, prepare its films in `root`, find its twins in the own splits. Cheap when done before."""
     assert spec.folder is not None  # the run saw to it
     found = read_external(Path(spec.folder), laterals=spec.laterals, children=spec.children)
@@ -91,10 +91,11 @@ def prepare_set(
     with replacing(root / STUDIES) as aside:
         table.to_csv(aside, index=False)
     write_text(root / COUNTS, json.dumps(counts, indent=1))
+    return open_set(name, root)[0]
 
 
-def open_set(name: str, root: Path, gate: LeaveOut) -> tuple[ExternalSet, Store]:
-    """A prepared set, and its store."""
+def open_set(name: str, root: Path, gate: LeaveOut = "not-films") -> tuple[ExternalSet, Store]:
+    """A prepared set, of which `gate` says what is trained on, and its store."""
     store = open_store(root / "store")
     table, twins = _read_table(root / STUDIES), _read_table(root / TWINS)
     counts = json.loads((root / COUNTS).read_text())
