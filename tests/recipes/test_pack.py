@@ -10,7 +10,7 @@ import torch
 from cxrlines.data.prepare import PREPARATION
 from cxrlines.data.store import open_store
 from cxrlines.data.tables import read_dataset
-from cxrlines.evaluation.calibrate import calibration_figures, fit_calibration, fit_thresholds
+from cxrlines.evaluation.calibrate import Calibration, calibration_figures, fit_calibration, fit_mean, fit_thresholds
 from cxrlines.evaluation.ensemble import as_predictions, ensemble, write_predictions
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.evaluation.metrics import brier
@@ -89,16 +89,19 @@ def test_each_fold_is_calibrated_by_what_it_held_out_and_their_mean_by_the_test_
     of_folds = fit_calibration(p, truth)
     assert manifest.fold_calibration == approx(of_folds.lines)
     each = [predicted(root, phantom, fold, TEST) for fold in (0, 1)]
-    mean, tested, owners = np.mean([of_folds.apply(one[0]) for one in each], axis=0), each[0][1], each[0][2]
-    of_mean = fit_calibration(mean, tested)
-    assert of_mean.lines and manifest.calibration == approx(of_mean.lines)
+    of_mean = fit_mean(np.stack([of_folds.apply(one[0]) for one in each]))
+    tested, owners = each[0][1:]
+    wanted = {label: line for label, line in of_mean.lines.items() if label in of_folds.lines}
+    assert wanted and manifest.calibration == approx(wanted)
     told = manifest.meta["calibration"]
     assert told["folds"]["fitted_on"] == f"{len(p)} out-of-fold films of {len(set(patients))} patients"
-    assert told["mean"]["fitted_on"] == f"{len(mean)} test films of {len(set(owners))} patients"
-    assert told["folds"]["left_alone"] == of_folds.alone and told["mean"]["left_alone"] == of_mean.alone
+    assert told["folds"]["left_alone"] == of_folds.alone
     assert told["folds"]["figures"] == json.loads(json.dumps(calibration_figures(p, truth, folds, patients)))
-    plain = np.mean([one[0] for one in each], axis=0)
-    assert told["mean"]["figures"]["all"]["brier"]["before"] == pytest.approx(brier(tested, plain))
+    before = np.mean([one[0] for one in each], axis=0)
+    after = Calibration(wanted).apply(np.mean([of_folds.apply(one[0]) for one in each], axis=0))
+    assert told["mean"]["figures"]["all"]["brier"] == pytest.approx(
+        {"before": brier(tested, before), "after": brier(tested, after)}
+    )
     text = (tmp_path / "bundle/bundle.json").read_text()
     assert not any(str(patient) in text for patient in {*patients, *owners})
 
@@ -135,25 +138,33 @@ def test_a_run_of_one_fold_is_judged_by_parts_of_its_patients(root, phantom, tmp
     assert told["judged_on"] and told["figures"]["all"]["ece"]["after"] > 0
 
 
-def test_without_labelled_test_films_the_mean_over_folds_is_left_and_the_bundle_says_so(root, phantom, tmp_path):
+def test_test_films_need_no_labels_and_without_any_the_mean_over_folds_is_left(root, phantom, tmp_path):
+    labelled = load_bundle(pack(root, tmp_path / "labelled")).manifest
     data = shutil.copytree(phantom, tmp_path / "data")
     (data / "test_truth.csv").unlink()
     (root / "data.json").write_text(json.dumps({"data": str(data)}))
-    manifest = load_bundle(pack(root, tmp_path / "bundle")).manifest
-    assert manifest.fold_calibration and manifest.calibration == {}
-    assert "no labels" in manifest.meta["calibration"]["mean"]["not_fitted"]
+    manifest = load_bundle(pack(root, tmp_path / "unlabelled")).manifest
+    assert manifest.calibration == labelled.calibration and "figures" not in manifest.meta["calibration"]["mean"]
+    (data / "sample_submission.csv").unlink()
+    for file in root.rglob(TEST):
+        file.unlink()
+    manifest = load_bundle(pack(root, tmp_path / "none")).manifest
+    assert manifest.fold_calibration == labelled.fold_calibration and manifest.calibration == {}
+    assert "no test films" in manifest.meta["calibration"]["mean"]["not_fitted"]
 
 
 def test_where_the_truth_is_gone_or_steps_leaked_nothing_is_calibrated_and_the_bundle_says_why(root, tmp_path):
     record = root / "plain/fold1/only" / RECORD
+    record.write_text(json.dumps({"identity": "x", "test_leak": "told"}))
+    manifest = load_bundle(pack(root, tmp_path / "bundle")).manifest
+    assert manifest.fold_calibration and manifest.calibration == {}, "what was held out did not leak"
+    assert "leaked" in manifest.meta["calibration"]["mean"]["not_fitted"]
+    assert manifest.meta["leaks"] == ["plain/fold1/only"]
     record.write_text(json.dumps({"identity": "x", "leak": "told"}))
     manifest = load_bundle(pack(root, tmp_path / "bundle")).manifest
-    assert manifest.fold_calibration is None and manifest.calibration, "the test films did not leak"
-    assert "leaked" in manifest.meta["calibration"]["folds"]["not_fitted"]
-    record.write_text(json.dumps({"identity": "x", "leak": "told", "test_leak": "told"}))
-    manifest = load_bundle(pack(root, tmp_path / "bundle")).manifest
     assert manifest.fold_calibration is manifest.calibration is manifest.thresholds is manifest.denied is None
-    assert manifest.meta["leaks"] == ["plain/fold1/only"]
+    assert "leaked" in manifest.meta["calibration"]["folds"]["not_fitted"]
+    record.write_text(json.dumps({"identity": "x"}))
     (root / "data.json").write_text(json.dumps({"data": str(tmp_path / "gone")}))
     manifest = load_bundle(pack(root, tmp_path / "bundle")).manifest
     assert manifest.fold_calibration is manifest.calibration is manifest.thresholds is manifest.denied is None
