@@ -171,7 +171,9 @@ def test_neptune_offline(tmp_path):
     pytest.importorskip("neptune", reason="neptune is not installed: pip install 'cxrlines[neptune]'")
     from neptune.internal.operation import AssignString, LogFloats, UploadFile
 
-    assert tell(TrackingSettings(use=("neptune",), root=str(tmp_path), patience_s=240), tmp_path / "m/fold0/teacher") == []
+    assert (
+        tell(TrackingSettings(use=("neptune",), root=str(tmp_path), patience_s=240), tmp_path / "m/fold0/teacher") == []
+    )
     (run,) = (tmp_path / ".neptune/offline").iterdir()
     operations = list(neptune_operations(run))
     texts = {"/".join(op.path): op.value for op in operations if isinstance(op, AssignString)}
