@@ -81,6 +81,10 @@ def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, 
     assert len(resumed.progress.history) == 3
 
 
+def test_processes_that_make_the_films_change_no_weight():
+    assert same(fit_stage(module()), fit_stage(module(loader_workers=2)))
+
+
 def test_a_finished_state_trains_no_further(tmp_path):
     states: list[State] = []
     done = module(keep=states.append)

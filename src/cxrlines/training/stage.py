@@ -31,7 +31,7 @@ from cxrlines.training.losses import (
 )
 from cxrlines.training.schedule import learning_rate
 
-SKIPPED = 50
+SKIPPED = 30
 """Steps in a row whose loss is not finite, after which half precision is given up; its scaler skips a few at times."""
 SMALLEST_SCALE = 2.0**-20
 """Half precision is given up too when its scaler has come down to this, by 36 skipped steps from its 65,536."""
