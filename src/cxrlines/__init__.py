@@ -8,6 +8,8 @@ findings = reader.read("film.dcm")
 
 from typing import Any
 
+from cxrlines.errors import Error as Error
+
 __version__ = "0.1.0"
 
 

@@ -60,6 +60,27 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
     return Film(gray, "DICOM", bits, _spacing(dataset), _view(dataset))
 
 
+def bytes_of(dataset: pydicom.Dataset, name: str) -> bytes:
+    """A Dataset as the bytes of a file; it may lack UIDs and a file header, as after de-identification."""
+    meta = getattr(dataset, "file_meta", None) or {}
+    implicit, little = dataset.original_encoding
+    out = io.BytesIO()
+    try:
+        plain = pydicom.Dataset()
+        plain.update(dataset)
+        plain.file_meta = pydicom.dataset.FileMetaDataset()
+        syntax = meta.get("TransferSyntaxUID")
+        if syntax is None:
+            syntax = UID(
+                "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.2" if little is False else "1.2.840.10008.1.2.1"
+            )
+        plain.file_meta.TransferSyntaxUID = syntax
+        plain.save_as(out)
+    except Exception as error:
+        raise FilmError(f"{name}: cannot be written as DICOM ({type(error).__name__})", "save it as a file") from None
+    return out.getvalue()
+
+
 def _read(data: bytes, name: str) -> pydicom.FileDataset:
     try:
         dataset = pydicom.dcmread(io.BytesIO(data), force=True, stop_before_pixels=True)

@@ -8,6 +8,7 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -15,6 +16,9 @@ from PIL import Image, ImageOps
 from cxrlines.data.notes import Note
 from cxrlines.data.spacing import NO_SPACING, Spacing
 from cxrlines.errors import Error
+
+if TYPE_CHECKING:
+    import pydicom
 
 # What matters of a damaged file a FilmError says; the rest is noise on stderr.
 warnings.filterwarnings("ignore", module=r"PIL\b")
@@ -29,6 +33,19 @@ PERCENTILES = (0.5, 99.5)
 
 class FilmError(Error):
     """A film cannot be read: which file, what was found, what is allowed, the way out. Holds no patient data."""
+
+
+class NotAFilm(FilmError):
+    """A sound file that shows no film but comes along with films: of a folder it is skipped and counted, no failure.
+
+    Attributes:
+        kind: What it is, in a few words ("DICOMDIR", "structured report", ...), to count by.
+    """
+
+    def __init__(self, what: str, way_out: str, kind: str) -> None:
+        super().__init__(what, way_out)
+        self.kind = kind
+        self.args = (what, way_out, kind)  # what it is pickled by
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +78,24 @@ class Film:
         return self.spacing.mm_per_px
 
 
-def read_film(source: Path | bytes, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Film:
-    """Decode a film file, or the bytes of one; `name` is what messages call it (default: its path).
+def read_film(
+    source: "Path | bytes | pydicom.Dataset", *, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> Film:
+    """Decode a film file, the bytes of one, or a pydicom Dataset; `name` is what messages call it (default: its path).
 
     Colour becomes gray by luma (ITU-R 601); transparency is dropped; JPEG and TIFF orientation tags are obeyed. A
     gray file of more than 8 bits that does not say what to show spans its PERCENTILES. `FilmError` for all else:
     no such file, a folder, another format, truncated, damaged, larger than `max_pixels`, float pixels, many pages.
     """
-    name = name or ("the film" if isinstance(source, bytes) else str(source))
-    data = source if isinstance(source, bytes) else read_bytes(Path(source))
+    if isinstance(source, str | Path):
+        data, name = read_bytes(Path(source)), name or str(source)
+    elif isinstance(source, bytes):
+        data, name = source, name or "the film"
+    else:
+        from cxrlines.data.dicom import bytes_of
+
+        name = name or "the film"
+        data = bytes_of(source, name)
     try:
         return _decode(data, name, max_pixels)
     except FilmError:

@@ -94,6 +94,7 @@ class Findings:
     evidence: dict[str, float] | None = None  # by `Device.name`, of the line maps; see `evidence_of`
     within: tuple[int, int, int, int] | None = None
     notes: tuple[Note, ...] = ()
+    study_uid: str | None = None  # DICOM StudyInstanceUID, where the file has a valid one
 
     @property
     def mm_per_px(self) -> tuple[float, float] | None:

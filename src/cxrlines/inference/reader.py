@@ -146,6 +146,7 @@ class Reader:
                 quality=film.quality,
                 notes=film.film.notes,
                 within=film.made.within,
+                study_uid=film.film.study_uid,
             )
             for film in films
         ]
