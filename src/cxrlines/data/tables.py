@@ -47,7 +47,7 @@ PACKED_SUFFIXES = (".gz", ".zip", ".bz2", ".xz", ".7z")
 NO_STUDY, BAD_LABEL, REPEATED = "row without a study", "label not 0 or 1", "study in two rows"
 NO_FILM, SECOND_FILM = "film missing", "second film of a study"
 BAD_LANDMARK = "landmark not readable"
-NOT_A_FILM, LINKED_FOLDER, BROKEN_LINK = "file that is no film", "linked folder, not looked into", "link to nothing"
+NOT_A_FILM, LINKED_FOLDER, BROKEN_LINK = "file that is no film", "linked folder (not looked into)", "link to nothing"
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,17 @@ def read_dataset(root: Path, split: Split = "train") -> Dataset:
     table = root / (TRAIN_TABLE if split == "train" else TEST_TABLE)
     if table.is_file():
         return _read_ranzcr(root, table, split)
-    for suffix in PACKED_SUFFIXES:  # or the films would be read without their labels
-        if (packed := root / (table.name + suffix)).is_file():
-            raise TableError(f"{root}: has {packed.name} but no {table.name}", "unpack it there")
+    if packed := packed_as(table):  # without a word the films would be read without their labels
+        raise TableError(f"{root}: has {packed} but no {table.name}", "unpack it there")
     if (root / TRAIN_TABLE).is_file() or split == "test":
         raise TableError(f"{root}: has no {table.name}", f"the {split} split needs it, with the films in {split}/")
     return _read_folder(root)
+
+
+def packed_as(table: Path) -> str:
+    """The name under which a table that is not there lies compressed beside its place; "" if it does not."""
+    names = ("" if table.is_file() else table.name + suffix for suffix in PACKED_SUFFIXES)
+    return next((name for name in names if name and table.with_name(name).is_file()), "")
 
 
 def read_labels(csv: Path) -> pd.DataFrame:
