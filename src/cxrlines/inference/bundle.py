@@ -27,6 +27,10 @@ from cxrlines.models.weights import load_into, load_weights, save_weights, sync
 from cxrlines.task import LABELS
 
 
+EMBEDDED = Path(__file__).parent.parent / "embedded"
+"""The bundle in the box; see its model card."""
+
+
 class BundleError(Error):
     """A bundle that cannot be written or trusted; the message names the file and the way out."""
 

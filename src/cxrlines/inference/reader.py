@@ -25,7 +25,7 @@ from cxrlines.data.films import Film, FilmError, read_film
 from cxrlines.data.pool import cores
 from cxrlines.data.prepare import Placement, Prepared, Quality, prepare
 from cxrlines.evaluation.calibrate import Calibration
-from cxrlines.inference.bundle import Bundle, load_bundle
+from cxrlines.inference.bundle import EMBEDDED, Bundle, load_bundle
 from cxrlines.inference.findings import Findings, findings_of
 from cxrlines.inference.forward import Forward, Shown, gives_maps
 from cxrlines.inference.quality import load_probe
@@ -193,10 +193,6 @@ def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] = (), ba
     `BundleError` if the bundle cannot be trusted: which file, what is wrong, the way out.
     """
     return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)
-
-
-EMBEDDED = Path(__file__).parent.parent / "embedded"
-"""The bundle in the box; see its model card."""
 
 
 @dataclass(frozen=True, eq=False)
