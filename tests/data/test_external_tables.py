@@ -172,6 +172,20 @@ class TestNih:
         assert left_out == {"child": 4}
         assert len(read(path, "nih", children=True)[0]) == len(ages)
 
+    def test_placeholders_and_changed_ids(self, write):
+        path = write(
+            NIH,
+            nih_row("a.png", "nan"),
+            nih_row("b.png", "nan"),
+            nih_row("c.png", "1.28E+20"),
+            nih_row("1.28E+20", "5"),
+            nih_row("nan.png", "6"),
+            nih_row("d.png", "None"),
+        )
+        studies, left_out = read(path, "nih")
+        assert studies["study"].tolist() == ["nan", "d"]
+        assert left_out == {"row of no patient": 2, "id changed by a spreadsheet": 2}
+
     def test_rows_left_out_are_counted_by_reason(self, write):
         path = write(
             NIH,

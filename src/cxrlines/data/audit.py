@@ -18,19 +18,19 @@ from cxrlines.data.folds import FOLD_COLUMN
 from cxrlines.data.lines import AnnotatedLine, read_annotations
 from cxrlines.data.notes import Code, Note
 from cxrlines.data.pool import in_parallel
-from cxrlines.data.prepare import Probe, Quality, assess
+from cxrlines.data.prepare import AS_IT_IS, Probe, Quality, assess
 from cxrlines.data.rows import Problem, Rows, TableError, hint, read_rows, shown
 from cxrlines.data.tables import (
     ANNOTATION_TABLE,
     LANDMARK_TABLE,
     NO_FILM,
-    PACKED_SUFFIXES,
     TEST_ANNOTATION_TABLE,
     TEST_TABLE,
     TRAIN_TABLE,
     TRUTH_TABLE,
     FilmNames,
     find_films,
+    packed_as,
     read_dataset,
     read_landmarks,
     usable_rows,
@@ -122,7 +122,8 @@ def audit(root: Path, folds: Path | None = None, workers: int = 1, probe: Probe 
     """
     root = Path(root).resolve()
     findings = _Findings(root)
-    if any((root / name).is_file() for name in (TRAIN_TABLE, TEST_TABLE)) or (root / "train").is_dir() or packed(root):
+    tables = (root / TRAIN_TABLE, root / TEST_TABLE)
+    if any(table.is_file() or packed_as(table) for table in tables) or (root / "train").is_dir():
         findings.labels()
         findings.test()
     else:
@@ -137,12 +138,6 @@ def audit(root: Path, folds: Path | None = None, workers: int = 1, probe: Probe 
     return Audit(order, findings.counts, sorted(findings.notes, key=lambda n: (n.note.code, n.film, n.note.text)))
 
 
-def packed(root: Path) -> list[str]:
-    """The names of label tables that lie in a folder compressed."""
-    names = (table + suffix for table in (TRAIN_TABLE, TEST_TABLE) for suffix in PACKED_SUFFIXES)
-    return [name for name in names if (root / name).is_file()]
-
-
 @dataclass(frozen=True)
 class _Look:
     """What one decoding says of a film.
@@ -155,7 +150,7 @@ class _Look:
     shape: tuple[int, int] = (0, 0)
     signature: np.ndarray | None = None
     notes: tuple[Note, ...] = ()
-    quality: Quality = Quality()
+    quality: Quality = AS_IT_IS
     wrong: str = ""
     way_out: str = ""
     instead: str = ""
@@ -200,11 +195,10 @@ class _Findings:
 
     def unusable(self, csv: Path, error: TableError) -> None:
         """A table that cannot be used at all."""
-        for name in packed(self.root):
-            if name.startswith(csv.name):
-                self.add("table not usable", csv.name, None, f"is there as {name} only", "unpack it there")
-                return
-        self.add("table not usable", csv.name, None, error.what.removeprefix(f"{csv}: "), error.way_out)
+        if packed := packed_as(csv):
+            self.add("table not usable", csv.name, None, f"is there as {packed} only", "unpack it there")
+        else:
+            self.add("table not usable", csv.name, None, error.what.removeprefix(f"{csv}: "), error.way_out)
 
     def labels(self) -> None:
         """train.csv: columns, rows, films."""
@@ -248,7 +242,8 @@ class _Findings:
 
     def test(self) -> None:
         """sample_submission.csv: rows and films; test_truth.csv: likewise, and nobody of train.csv."""
-        if (csv := self.root / TEST_TABLE).is_file() and (rows := self.read(csv, (STUDY_COLUMN,))) is not None:
+        csv = self.root / TEST_TABLE
+        if (csv.is_file() or packed_as(csv)) and (rows := self.read(csv, (STUDY_COLUMN,))) is not None:
             _, problems = usable_rows(rows.only((STUDY_COLUMN,)))  # its numbers are placeholders
             self.problems += problems
             self.match(rows, self.root / "test", "test")
@@ -278,7 +273,7 @@ class _Findings:
         table = dataset.studies
         self.films = {Path(film): study for film, study in zip(table["film"], table["study"], strict=True)}
         self.counts["films"] = len(self.films)
-        self.counts |= {f"x {reason}": count for reason, count in dataset.left_out.items()}
+        self.counts |= dataset.left_out
 
     def match(self, rows: Rows, folder: Path, split: str) -> None:
         """Rows against the films in a folder."""
@@ -311,7 +306,7 @@ class _Findings:
         for path in paths:
             look = self.looks[path]
             if look.instead and self.plain:
-                name = f"x {look.instead} (no film)"
+                name = f"{look.instead} (no film)"
                 self.counts[name] = self.counts.get(name, 0) + 1
             elif look.wrong:
                 self.add("film not readable", self.told(path), None, look.wrong, look.way_out)
@@ -430,9 +425,7 @@ def _seen(note: Note, quality: Quality) -> str:
         case Code.INVERTED:
             return "is inverted: bone is black"
         case Code.NOT_A_CHEST_FILM if quality.frontal_chest is not None:
-            return (
-                f"shows no frontal chest film, as far as a network can tell (probability {quality.frontal_chest:.2f})"
-            )
+            return f"is no frontal chest film, as far as a network can tell (probability {quality.frontal_chest:.2f})"
     return note.text
 
 

@@ -97,7 +97,7 @@ def _small(pixels: np.ndarray) -> np.ndarray:
 
 
 def _patients(path: Path) -> dict[str, str]:
-    table = pd.read_csv(path, dtype=str)
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
     column = next((name for name in ("patient_id", PATIENT_COLUMN) if name in table), None)
     if column is None:
         raise ValueError(
