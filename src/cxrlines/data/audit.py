@@ -436,7 +436,7 @@ def _off_film(row: AnnotatedLine, shape: tuple[int, int]) -> str:
     points = row.line.points
 
     def off(points: np.ndarray) -> np.ndarray:
-        return ((points < -slack) | (points > np.array([width, height]) - 1 + slack)).any(axis=1)
+        return np.any((points < -slack) | (points > np.array([width, height]) - 1 + slack), axis=1)
 
     wrong = off(points)
     if not wrong.any():

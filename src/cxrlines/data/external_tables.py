@@ -119,7 +119,7 @@ def read_header(table: Path) -> tuple[int, list[str]]:
     """
     with open_table(table) as file:
         try:
-            header = next(csv_reader(file), [])
+            header: list[str] = next(csv_reader(file), [])
         except CsvError:
             return 0, []
     while header and not header[-1].strip():

@@ -1,6 +1,5 @@
 """Predictions against truth: every figure of merit with its interval, and what could not be scored, said."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxrlines.data.rows import read_rows
+from cxrlines.data.rows import read_rows, rows_left_out
 from cxrlines.data.tables import usable_rows
 from cxrlines.evaluation.calibration import calibration_error
 from cxrlines.evaluation.ensemble import check_predictions
@@ -182,7 +181,7 @@ def read_truth(csv: Path) -> pd.DataFrame:
     table, problems = usable_rows(rows)
     if PATIENT_COLUMN not in rows.columns:
         table = table.drop(columns="patient")
-    table.attrs["left_out"] = dict(Counter(problem.kind for problem in problems))
+    table.attrs["left_out"] = rows_left_out(problems)
     return table
 
 
