@@ -207,7 +207,7 @@ class TestOneProblem:
         (root / "test").mkdir()
         for index, row in enumerate(test.rows):
             row[0], row[-1] = f"t{index}", f"q{index}"
-            cv2.imwrite(str(root / f"test/t{index}.png"), folder.films[f"s{index:03}"][::-1, ::-1])
+            cv2.imwrite(str(root / f"test/t{index}.png"), 255 - folder.films[f"s{index:03}"])
         lines = [["t1", LABELS[1], "[[1, 1], [9, 9]]"], ["t2", LABELS[2], "[[10, 10], [400, 9]]"]]
 
         def said() -> list[str]:

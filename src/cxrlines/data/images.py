@@ -1,0 +1,245 @@
+"""JPEG, PNG and TIFF files as films. Every size is taken from the header before a pixel is decoded."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+from cxrlines.data.display import luma, spread
+from cxrlines.data.films import Film, FilmError, check_size
+from cxrlines.data.notes import Code, Note
+from cxrlines.data.streams import encoded_size
+
+Result = TypeVar("Result")
+
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I")
+"""Pillow's modes that are gray or become so; not F, whose black and white are unknown, nor LAB and HSV."""
+COLOURED = 16, 0.01
+"""A film is in colour if more than this share of its pixels differ by more than so many gray levels between colours."""
+LARGE_CHUNK = 2**20
+"""Bytes of a PNG chunk beside the pixels from which on it is said to be left out; Pillow refuses such files."""
+
+
+def decode_image(data: bytes, kind: str, name: str, max_pixels: int) -> Film:
+    """A film of one of the three kinds; `FilmError` for what is none, what is not read, and what is damaged."""
+    match kind:
+        case "JPEG":
+            return _jpeg(data, name, max_pixels)
+        case "PNG":
+            return _png(data, name, max_pixels)
+        case _:
+            return _tiff(data, name, max_pixels)
+
+
+def _jpeg(data: bytes, name: str, max_pixels: int) -> Film:
+    size = encoded_size(data)
+    if size is None:
+        raise FilmError(f"{name}: is a JPEG file without the header of an image, or cut off", "copy or export it again")
+    check_size(name, *size, max_pixels)
+    process, bits = _frame_of(data)
+    if process not in (0xC0, 0xC1, 0xC2) or bits != 8:
+        what = {0xC9: "arithmetic", 0xCA: "arithmetic", 0xC3: "lossless"}.get(process, "JPEG-LS" if process == 0xF7 else "")
+        raise FilmError(
+            f"{name}: is a JPEG file of {bits} bits, {what or 'of an uncommon'} process; baseline and progressive ones of "
+            "8 bits are read",
+            "save it as PNG",
+        )
+    return _by_pillow(data, "JPEG", name)
+
+
+def _frame_of(data: bytes) -> tuple[int, int]:
+    """(marker of the start of frame, bits a sample) of a JPEG stream that has one."""
+    place = 2
+    while data[place + 1] == 0xFF or not (
+        data[place + 1] == 0xF7 or (0xC0 <= data[place + 1] <= 0xCF and data[place + 1] not in (0xC4, 0xC8, 0xCC))
+    ):
+        place += 1 if data[place + 1] == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4])
+    return data[place + 1], data[place + 4]
+
+
+def _png(data: bytes, name: str, max_pixels: int) -> Film:
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise FilmError(f"{name}: is a PNG file cut off within its header", "copy or export it again")
+    width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
+    check_size(name, width, height, max_pixels)
+    data, notes = _essential(data, name)
+    if bits < 16 or colour == 0:
+        return _by_pillow(data, "PNG", name, notes)
+    # Of 16 bits in several channels Pillow keeps 8.
+    pixels = _decoded(name, cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (height, width):
+        raise FilmError(f"{name}: is damaged: its pixels cannot be decoded", "copy or export it again")
+    try:
+        orientation = Image.open(io.BytesIO(data), formats=["PNG"]).getexif().get(0x0112, 1)
+    except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
+        orientation = 1
+    return _film(_turned(pixels[..., 2::-1], orientation), "PNG", 16, notes)
+
+
+def _essential(data: bytes, name: str) -> tuple[bytes, tuple[Note, ...]]:
+    """A PNG file without chunks that do not concern its pixels, such as profiles and texts, which may be odd or huge."""
+    kept, place, odd = [data[:8]], 8, False
+    while place + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        end = place + 12 + length
+        if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf"):
+            kept.append(data[place:end])
+        elif end <= len(data):
+            check = int.from_bytes(data[end - 4 : end])
+            odd |= length > LARGE_CHUNK or zlib.crc32(data[place + 4 : end - 4]) != check
+        place = end
+        if kind == b"IEND":
+            break
+    if place < len(data):
+        trailing = Note(Code.BYTES_AFTER_END, "the file goes on after the end of its image")
+    else:
+        trailing = None
+    text = "a profile, text or other chunk beside the pixels is large or damaged, and left out"
+    notes = (Note(Code.METADATA_IGNORED, text),) if odd else ()
+    return b"".join(kept), notes + ((trailing,) if trailing else ())
+
+
+def _tiff(data: bytes, name: str, max_pixels: int) -> Film:
+    tags, more = _directory(data)
+    width, height, samples = (tags.get(tag, (default,))[0] for tag, default in ((256, 0), (257, 0), (277, 1)))
+    if not tags or 273 not in tags and 324 not in tags:
+        raise FilmError(f"{name}: is a TIFF file without an image, or cut off", "copy or export it again")
+    check_size(name, width, height, max_pixels)
+    if more:
+        raise FilmError(f"{name}: has several pages; a film is one", "save the page that is the film")
+    depths = tags.get(258, (1,))
+    if max(depths) > 16 and set(tags.get(339, (1,))) & {3, 6} or max(depths) > 32:
+        raise FilmError(f"{name}: has float pixels, of unknown black and white", "save it as 8 or 16 bit gray")
+    photometric, planes, predictor = (tags.get(tag, (1,))[0] for tag in (262, 284, 317))
+    inverted = photometric == 0 and max(depths) > 8  # Pillow turns the others round itself
+    if samples == 1 or set(depths) != {16}:
+        return _by_pillow(data, "TIFF", name, inverted=inverted)
+    # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all.
+    if planes != 1 or photometric not in (0, 1, 2) or samples > 4 or (predictor == 2 and 324 in tags):
+        what = "16 bits in separate planes, in tiles with a predictor, or in colours other than gray and RGB"
+        raise FilmError(f"{name}: is a TIFF file of {what}, which is not read", "save it as PNG")
+    wide = np.asarray(_decoded(name, _opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
+    pixels = wide.reshape(height, width, samples)
+    if predictor == 2:
+        pixels = np.cumsum(pixels, axis=1, dtype=np.uint16)
+    pixels = pixels[..., :3] if photometric == 2 else pixels[..., 0]
+    return _film(_turned(pixels, tags.get(274, (1,))[0]), "TIFF", 16, inverted=inverted)
+
+
+_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of TIFF tags
+
+
+def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
+    """(integer tags of the first page, whether there is another) of a TIFF or BigTIFF file; no tags if it is cut off."""
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    count, entry, word = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
+    tags: dict[int, tuple[int, ...]] = {}
+    try:
+        (place,) = struct.unpack_from(order + word, data, 8 if big else 4)
+        (entries,) = struct.unpack_from(order + count, data, place)
+        place += struct.calcsize(count)
+        for _ in range(min(entries, 1000)):
+            tag, kind, number, value = struct.unpack_from(order + entry, data, place)
+            place += struct.calcsize("=" + entry)
+            if kind in _INTEGERS and number * struct.calcsize(_INTEGERS[kind]) <= len(data):
+                form = f"{order}{number}{_INTEGERS[kind]}"
+                inside = struct.calcsize(form) <= len(value)
+                numbers = struct.unpack_from(form, *((value, 0) if inside else (data, *struct.unpack(order + word, value))))
+                if numbers:
+                    tags[tag] = numbers
+        return tags, struct.unpack_from(order + word, data, place)[0] != 0
+    except (struct.error, OverflowError):
+        return {}, False
+
+
+def _as_one_channel(data: bytes, tags: dict[int, tuple[int, ...]], samples: int) -> bytes:
+    """A TIFF file of contiguous channels of 16 bits as one of one channel: the same strips under another directory."""
+    kept = {tag: tags[tag] for tag in (256, 257, 259, 266, 273, 278, 279, 322, 323, 324, 325) if tag in tags}
+    kept |= {tag: (kept[tag][0] * samples,) for tag in (256, 322) if tag in kept}
+    kept |= {258: (16,), 262: (1,), 277: (1,)}
+    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
+    count, entry, word, kind = ("Q", "HHQQ", "Q", 16) if big else ("H", "HHII", "I", 4)
+    start = len(data) + -len(data) % 8
+    place = start + struct.calcsize("=" + count) + len(kept) * struct.calcsize("=" + entry) + struct.calcsize(word)
+    directory, arrays = struct.pack(order + count, len(kept)), b""
+    for tag, numbers in sorted(kept.items()):
+        value = numbers[0] if len(numbers) == 1 else place + len(arrays)
+        arrays += struct.pack(f"{order}{len(numbers)}{word}", *numbers) if len(numbers) > 1 else b""
+        directory += struct.pack(order + entry, tag, kind, len(numbers), value)
+    at = 8 if big else 4
+    head = data[:at] + struct.pack(order + word, start)
+    return head + data[len(head) :].ljust(start - len(head), b"\0") + directory + struct.pack(order + word, 0) + arrays
+
+
+def _opened(data: bytes, kind: str) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=[kind])
+    image.load()
+    return image
+
+
+def _by_pillow(
+    data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), *, inverted: bool = False
+) -> Film:
+    image = _decoded(name, _opened, data, kind)
+    mode = image.mode
+    if mode not in MODES:
+        what = "float pixels, of unknown black and white" if mode == "F" else f"pixels of the kind {mode}"
+        raise FilmError(f"{name}: has {what}", "save it as 8 or 16 bit gray")
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
+        notes += (Note(Code.METADATA_IGNORED, "its orientation tag is damaged, and not obeyed"),)
+    if mode.startswith("I"):
+        return _film(np.asarray(image), kind, 16, notes, inverted=inverted)
+    if mode in ("1", "L", "LA", "La"):
+        gray = image.convert("LA").convert("L") if mode == "La" else image.convert("L")
+        return Film(np.array(gray), kind, 1 if mode == "1" else 8, notes=notes)
+    colours = image.convert("RGBA").convert("RGB") if mode in ("RGBa", "PA") else image.convert("RGB")
+    notes += _coloured(np.asarray(colours))
+    return Film(np.array(image.convert("L") if mode not in ("RGBa", "PA") else colours.convert("L")), kind, 8, notes=notes)
+
+
+def _film(
+    pixels: np.ndarray, kind: str, bits: int, notes: tuple[Note, ...] = (), *, inverted: bool = False
+) -> Film:
+    """A film of pixels (h, w) or (h, w, 3) of more than 8 bits, which do not say what is black and white."""
+    if pixels.ndim == 3:
+        notes += _coloured(pixels >> 8 if pixels.max() > 4095 else pixels >> 4)
+        pixels = luma(pixels)
+    gray, left_out = spread(pixels)
+    return Film(255 - gray if inverted else gray, kind, bits, notes=notes + left_out)
+
+
+def _coloured(rgb: np.ndarray) -> tuple[Note, ...]:
+    """A note if an image (h, w, 3) of 8 bits is in colour."""
+    few = rgb[:: max(1, len(rgb) // 512), :: max(1, rgb.shape[1] // 512)].astype(np.int32)
+    if (np.ptp(few, axis=2) > COLOURED[0]).mean() <= COLOURED[1]:
+        return ()
+    return (Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"),)
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels (h, w, ...) as the Orientation tag of EXIF and TIFF, 1 to 8, says they are to be shown."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _decoded(name: str, decode: Callable[..., Result], *arguments: Any) -> Result:
+    """What a decoder gives; `FilmError` for whatever it raises: of sizes and kinds that were checked, damage."""
+    try:
+        return decode(*arguments)
+    except Exception as error:
+        raise FilmError(
+            f"{name}: is damaged, or of a kind that its decoder does not know ({type(error).__name__})",
+            "copy or export it again",
+        ) from None
