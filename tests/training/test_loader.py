@@ -113,7 +113,9 @@ def mapped_films(policy: str) -> FilmSet:
         lines.append([(LABELS[0], np.array([[10.0, 12.0], tip]))])
         if film != 5:
             marks[film, 0] = carina
-    films = Films(store, np.arange(6), np.zeros((6, 11), np.float32), lines, landmarks=marks)  # type: ignore[arg-type]
+    films = Films(
+        store, np.arange(6), np.zeros((6, 11), np.float32), lines, {"mapped": np.ones((6, 9), np.float32)}, marks
+    )  # type: ignore[arg-type]
     return FilmSet(films, replace(make_policy(policy, 96), degrade=0, coarsen=0, cutout=0, invert=0), seed=3, maps=True)
 
 

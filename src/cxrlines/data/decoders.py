@@ -11,22 +11,18 @@ import os
 import struct
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.filereader import read_partial
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     JPEG2000MC,
     UID,
     ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEG2000MCLossless,
     JPEGBaseline8Bit,
@@ -40,6 +36,7 @@ from pydicom.uid import (
 
 from cxrlines.data import streams
 from cxrlines.data.child import Child, Died
+from cxrlines.data.elements import Elements
 from cxrlines.data.films import FilmError
 from cxrlines.data.notes import Code, Note
 from cxrlines.data.streams import Buffer, Kind, Stream, StreamError
@@ -52,7 +49,6 @@ MAX_MEMORY = 480 * 2**20
 """What would take more is not begun."""
 ROUGHER = 4.0
 """So many times rougher looks a film whose values are taken for signed and are not: they leap where they cross half."""
-UNDEFINED = 0xFFFFFFFF
 EXPORT = "export it again, or uncompressed"
 _EARLIER = {f"1.2.840.10008.1.2.4.{number}" for number in (52, 53, 54, 55, 56)}
 SYNTAXES: dict[Kind, set[str]] = {
@@ -80,10 +76,9 @@ class Stored:
     picture: use them instead of the header's elements.
 
     Attributes:
-        values: (rows, columns) integers, or (rows, columns, 3) red, green, blue, of 8 or 16 bits without a sign, in the
-            machine's byte order, as coded: of uncompressed and RLE pixels all bits of the words, overlays and junk in
-            the bits that are not the value's included; neither masked, shifted nor sign-extended. Of colour that is
-            coded as luma and differences, the luma: (rows, columns).
+        values: (rows, columns), or (rows, columns, 3) red, green, blue, uint8 or uint16: words as coded, with overlays
+            and junk in the bits that are not the value's; not shifted. Of colour coded as luma and differences, the
+            luma: (rows, columns).
         bits: How many bits are the value's (BitsStored).
         high_bit: Which is its highest, from 0 (HighBit); the value is bits high_bit - bits + 1 to high_bit.
         signed: Whether it is two's complement (PixelRepresentation).
@@ -111,101 +106,59 @@ class _Header:
     signed: bool
     photometric: str
     by_plane: bool
-    overlays: bool
+    syntax: UID
 
     @staticmethod
     def of(dataset: pydicom.Dataset, name: str) -> "_Header":
-        def number(tag: str | tuple[int, int]) -> int | None:
-            try:
-                return int(dataset[tag].value)
-            except Exception:  # pydicom raises anything on a damaged element
-                return None
-
-        photometric = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2").strip().upper()
-        samples = number("SamplesPerPixel") or (1 if photometric.startswith("MONOCHROME") else 3)
-        if samples not in (1, 3):
-            raise FilmError(f"{name}: SamplesPerPixel is {samples}; 1 and 3 are read", "convert it")
-        bits, allocated = number("BitsStored") or 0, number("BitsAllocated") or 0
-        if allocated not in (1, 8, 16) or not 1 <= bits <= allocated or (allocated == 1 and samples == 3):
-            found = f"BitsStored is {bits} of BitsAllocated {allocated}"
-            raise FilmError(f"{name}: {found}; 1, 8 or 16 are allocated and no more than these stored", "convert it")
-        high_bit = number("HighBit")
-        if high_bit is None or not bits <= high_bit + 1 <= allocated:
-            high_bit = bits - 1
         return _Header(
             name=name,
-            rows=number("Rows") or 0,
-            columns=number("Columns") or 0,
-            samples=samples,
-            allocated=allocated,
-            bits=bits,
-            high_bit=high_bit,
-            signed=number("PixelRepresentation") == 1,
-            photometric=photometric,
-            by_plane=number("PlanarConfiguration") == 1,
-            overlays=any(number((group, 0x0102)) for group in range(0x6000, 0x6020, 2)),
+            rows=int(dataset.Rows),
+            columns=int(dataset.Columns),
+            samples=int(dataset.SamplesPerPixel),
+            allocated=int(dataset.BitsAllocated),
+            bits=int(dataset.BitsStored),
+            high_bit=int(dataset.HighBit),
+            signed=dataset.PixelRepresentation == 1,
+            photometric=str(dataset.PhotometricInterpretation),
+            by_plane=dataset.get("PlanarConfiguration") == 1,
+            syntax=UID(dataset.file_meta.TransferSyntaxUID),
         )
 
+    @property
+    def known_syntax(self) -> str:
+        """The name of the transfer syntax; of one that DICOM does not know no more than that: it may hold anything."""
+        return self.syntax.name if self.syntax.name != str(self.syntax) else "of an unknown UID"
 
-def stored_values(dataset: pydicom.Dataset, data: Buffer, name: str) -> Stored:
+
+def stored_values(dataset: pydicom.Dataset, elements: Elements, name: str) -> Stored:
     """The stored values of a film.
 
     Args:
-        dataset: What stands before the pixels in the file, with its `file_meta`; read without the pixels.
-        data: The whole file.
-        name: What messages call it.
+        dataset: How the pixels are stored: Rows, Columns, SamplesPerPixel, PhotometricInterpretation, BitsAllocated,
+            BitsStored, HighBit, PixelRepresentation, the transfer syntax in `file_meta`, all of them possible; of
+            colour PlanarConfiguration.
+        elements: The file's elements, PixelData among them.
+        name: What messages call the film.
 
     Raises:
-        FilmError: no pixels, damaged ones, or ones that contradict the header.
+        FilmError: damaged pixels, ones of a kind that is not read, or that contradict the header.
     """
     header = _Header.of(dataset, name)
-    syntax = _syntax(dataset)
-    known = syntax.name if syntax.name != str(syntax) else "of an unknown UID"  # which may hold anything
-    if not syntax.is_transfer_syntax or syntax.is_private:
-        raise FilmError(f"{name}: transfer syntax {known} is not read", "save it uncompressed")
-    vr, length, value = _element(data, name)
+    if not header.syntax.is_transfer_syntax or header.syntax.is_private:
+        raise FilmError(f"{name}: transfer syntax {header.known_syntax} is not read", "save it uncompressed")
+    value = memoryview(elements.bytes_of("PixelData"))
     if bytes(value[:4]) == streams.ITEM:
-        frame, notes = _frame(header, value if length == UNDEFINED else value[:length], known)
-        if length != UNDEFINED:
-            notes = ()
-    elif syntax.is_encapsulated:  # a stream that lies in the element bare
-        frame, notes = value[:length], ()
+        frame, notes = _frame(header, value, elements.open_end)
+    elif header.syntax.is_encapsulated:  # a stream that lies in the element bare
+        frame, notes = value, ()
     else:
-        return _uncompressed(header, value[:length], syntax, vr)
-    if syntax == RLELossless and not streams.recognised(frame):
+        return _uncompressed(header, value, elements.vr_of("PixelData"))
+    if header.syntax == RLELossless and not streams.recognised(frame):
         return _rle(header, frame, notes)
-    return _compressed(header, frame, notes, syntax, known)
+    return _compressed(header, frame, notes)
 
 
-def _syntax(dataset: pydicom.Dataset) -> UID:
-    if syntax := getattr(dataset, "file_meta", pydicom.Dataset()).get("TransferSyntaxUID"):
-        return UID(str(syntax))
-    # Without a file header the byte order was guessed in reading; what was guessed is the syntax.
-    implicit, little = dataset.original_encoding
-    return ImplicitVRLittleEndian if implicit else ExplicitVRBigEndian if little is False else ExplicitVRLittleEndian
-
-
-def _element(data: Buffer, name: str) -> tuple[str | None, int, memoryview]:
-    """VR and length of the pixel data, and all that follows their head in the file: nothing is copied."""
-    found: list[tuple[str | None, int]] = []
-
-    def at_pixels(tag: Any, vr: str | None, length: int) -> bool:
-        if tag == 0x7FE00010:
-            found.append((vr, length))
-        return bool(found)
-
-    file = io.BytesIO(data)
-    try:
-        read_partial(file, stop_when=at_pixels, force=True)
-    except Exception as error:  # whatever pydicom raises of a damaged header
-        raise FilmError(f"{name}: its header is damaged ({type(error).__name__})", "export it again") from None
-    if not found:
-        raise FilmError(f"{name}: is DICOM without pixels, or cut off before them", "export the image object")
-    (vr, length), start = found[0], file.tell()
-    return vr, length, memoryview(data)[start + (12 if vr in ("OB", "OW", "UN", "OF", "OD") else 8) :]
-
-
-def _uncompressed(header: _Header, value: memoryview, syntax: UID, vr: str | None) -> Stored:
+def _uncompressed(header: _Header, value: memoryview, vr: str) -> Stored:
     per_pixel = 2 if header.photometric == "YBR_FULL_422" else header.samples
     count = header.rows * header.columns * per_pixel
     need = -(-count * header.allocated // 8)
@@ -213,7 +166,7 @@ def _uncompressed(header: _Header, value: memoryview, syntax: UID, vr: str | Non
         found = f"is cut off: has {len(value):,} of {need:,} bytes of pixels"
         raise FilmError(f"{header.name}: {found}", "copy or export it again")
     notes = _after(header, value[need:], need // max(header.rows, 1))
-    big = syntax == ExplicitVRBigEndian
+    big = header.syntax == ExplicitVRBigEndian
     flat: np.ndarray
     if header.allocated == 16:
         flat = np.frombuffer(value[:need], ">u2" if big else "<u2").astype(np.uint16, copy=False)
@@ -254,13 +207,13 @@ def _arranged(header: _Header, flat: np.ndarray, per_pixel: int) -> np.ndarray:
     return np.ascontiguousarray(by_pixel[..., 0]) if header.photometric.startswith("YBR_FULL") else by_pixel
 
 
-def _frame(header: _Header, value: memoryview, known: str) -> tuple[Buffer, tuple[Note, ...]]:
+def _frame(header: _Header, value: memoryview, open_end: bool) -> tuple[Buffer, tuple[Note, ...]]:
     """The frame in encapsulated pixel data, however many fragments it has; a note if its end is not marked."""
-    parts, ended = streams.fragments(value)
+    parts = streams.fragments(value)
     if not parts:
-        raise FilmError(f"{header.name}: its {known} pixels are empty", EXPORT)
-    missing = Note(Code.END_MISSING, "the end of the pixel data is not marked")
-    return parts[0] if len(parts) == 1 else b"".join(parts), () if ended else (missing,)
+        raise FilmError(f"{header.name}: its {header.known_syntax} pixels are empty", EXPORT)
+    notes = (Note(Code.END_MISSING, "the end of the pixel data is not marked"),) if open_end else ()
+    return parts[0] if len(parts) == 1 else b"".join(parts), notes
 
 
 def _rle(header: _Header, frame: Buffer, notes: tuple[Note, ...]) -> Stored:
@@ -297,15 +250,15 @@ def _unpacked(packed: Buffer, size: int) -> np.ndarray | None:
         return None
 
 
-def _compressed(header: _Header, frame: Buffer, notes: tuple[Note, ...], syntax: UID, known: str) -> Stored:
+def _compressed(header: _Header, frame: Buffer, notes: tuple[Note, ...]) -> Stored:
     try:
         stream = streams.parse(frame)
     except StreamError as error:
         raise FilmError(f"{header.name}: its compressed pixels {error}", EXPORT) from None
     _check(header, stream)
     differs = []
-    if syntax not in SYNTAXES[stream.kind]:
-        differs.append(f"the pixels are {stream.kind}, the header says {known}")
+    if header.syntax not in SYNTAXES[stream.kind]:
+        differs.append(f"the pixels are {stream.kind}, the header says {header.known_syntax}")
     if stream.components != header.samples:
         differs.append(f"the pixels have {stream.components} components, the header says {header.samples}")
     notes += tuple(Note(Code.STREAM_DIFFERS_FROM_HEADER, text) for text in differs)
@@ -411,39 +364,29 @@ def _apart(header: _Header, stream: Stream, frame: Buffer, size: int) -> bytes:
 
 
 def _settled(header: _Header, values: np.ndarray, notes: tuple[Note, ...], stream: Stream | None = None) -> Stored:
-    """Values with the bits and the sign that make them a true picture."""
+    """Values with the bits and the sign that make them a true picture. Whether they need more bits than the header
+    says, and what else lies in their words, the display finds out."""
     bits, high_bit, signed, differs = header.bits, header.high_bit, header.signed, []
-    if stream and stream.bits <= bits:
-        high_bit = bits - 1
-    if stream and (stream.bits < bits or (stream.bits > bits and not _explained(header, stream, values))):
+    if stream and stream.bits < bits:
         differs.append(f"the pixels have {stream.bits} bits, the header says {bits}")
-        bits, high_bit = stream.bits, stream.bits - 1
-    turned = Stored(values, bits, high_bit, not signed)
-    told = Stored(values, bits, high_bit, signed)
+        bits = stream.bits
+    if stream and stream.bits <= high_bit:  # above it there is nothing
+        high_bit = bits - 1
+    told, turned = (Stored(values, bits, high_bit, sign) for sign in (signed, not signed))
     if stream and stream.signed is not None and stream.signed != signed:
         # Some encoders write the words of signed values as if they had no sign; then the header is right.
         if _roughness(turned) < _roughness(told):
             signed = stream.signed
-        is_ = "signed" if stream.signed else "unsigned"
-        differs.append(f"the pixels are coded {is_}, the header says otherwise; read as what is smooth")
+        coded, read = ("signed" if sign else "unsigned" for sign in (stream.signed, signed))
+        differs.append(f"the pixels are coded {coded}, the header says otherwise; read as {read}, which is smoother")
     elif signed and not (stream and stream.signed) and _roughness(told) > ROUGHER * _roughness(turned):
-        differs.append("the header says that values are signed, and they are not")
+        differs.append("the header says that the values are signed, and they are not")
         signed = False
+    if stream and (signed or stream.signed):
+        unused = 8 * values.itemsize - stream.bits
+        values = ((values << unused).view(f"{'i' if signed else 'u'}{values.itemsize}") >> unused).view(values.dtype)
     notes += tuple(Note(Code.STREAM_DIFFERS_FROM_HEADER, text) for text in differs)
     return Stored(values, bits, high_bit, signed, notes)
-
-
-def _explained(header: _Header, stream: Stream, values: np.ndarray) -> bool:
-    """Whether a stream of more bits than BitsStored is what the header says: overlays above the values, values above
-    nothing, or values that need no more."""
-    if header.overlays or header.bits <= header.high_bit < stream.bits:
-        return True
-    if not (stream.signed or header.signed):
-        return int(values.max()) < 2**header.bits
-    unused = 8 * values.itemsize - stream.bits
-    whole = (values << unused).view(f"i{values.itemsize}") >> unused
-    half = 2 ** (header.bits - 1)
-    return -half <= int(whole.min()) and int(whole.max()) < half
 
 
 def _roughness(stored: Stored) -> float:

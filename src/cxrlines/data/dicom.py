@@ -46,7 +46,7 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
     _check_kind(elements, name)
     notes: list[Note] = []
     header = _header(elements, name, max_pixels, notes)
-    stored = stored_values(header, data, name)
+    stored = stored_values(header, elements, name)
     notes += stored.notes
     if stored.values.ndim == 3:
         pixels = luma(stored.values[..., :3])

@@ -72,6 +72,11 @@ class Elements:
         element = self.by_tag.get(_TAGS[keyword])
         return b"" if element is None else element.data
 
+    def vr_of(self, keyword: str) -> str:
+        """The VR as the file says it; empty where it does not."""
+        element = self.by_tag.get(_TAGS[keyword])
+        return "" if element is None else element.vr
+
     def text(self, keyword: str) -> str:
         """The value as text, without padding; empty where there is none."""
         return self.bytes_of(keyword).decode("latin-1").strip(" \0")

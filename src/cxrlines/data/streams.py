@@ -17,7 +17,7 @@ MAX_SCANS = 100
 """Most scans of a JPEG: each is a pass over the whole picture, however few bytes it has. Encoders make some 15."""
 MAX_TILES = 8192
 """Most tiles of a JPEG 2000 picture: OpenJPEG takes some kB for each. 8192 of 64 x 64 px are 33 megapixels."""
-ITEM, SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+ITEM = b"\xfe\xff\x00\xe0"
 JPEG, JPEG_2000, BOXED = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
@@ -67,8 +67,8 @@ class Stream:
     end: int
 
 
-def fragments(value: Buffer) -> tuple[list[Buffer], bool]:
-    """The fragments of encapsulated pixel data (DICOM PS3.5 A.4) without the offset table; whether a delimiter ends it.
+def fragments(value: Buffer) -> list[Buffer]:
+    """The fragments of encapsulated pixel data (DICOM PS3.5 A.4) without the offset table.
 
     The table is passed over: of one frame it says nothing that is not known. A fragment cut off is as long as it is.
     """
@@ -80,7 +80,7 @@ def fragments(value: Buffer) -> tuple[list[Buffer], bool]:
         place += 8 + length
     if len(found) > 1 and not recognised(found[0]):
         del found[0]
-    return found, value[place : place + 4] == SEQUENCE_END
+    return found
 
 
 def recognised(data: Buffer) -> bool:
@@ -256,3 +256,12 @@ def _tile_parts(data: Buffer, place: int, limit: int, tiles: int) -> int:
             raise StreamError(CUT_OFF)
         place += length
     raise StreamError(TOO_MANY)
+
+
+def encoded_size(data: Buffer) -> tuple[int, int] | None:
+    """(width, height) a stream says it has; None if it is none that is whole."""
+    try:
+        stream = parse(data)
+    except StreamError:
+        return None
+    return stream.width, stream.height
