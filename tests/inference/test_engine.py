@@ -64,7 +64,7 @@ def test_a_folder_gives_a_row_a_film_in_order_of_names(folder: Path, bundle: Bun
     assert list(got.rows.columns) == [STUDY_COLUMN, *LABELS]
     assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "c", "d", "e"]
     assert ((_scores(got.rows) > 0) & (_scores(got.rows) < 1)).all()
-    assert (got.errors, got.skipped, got.renamed, got.bundle) == ([], 1, 0, bundle.identity)
+    assert (got.errors, dict(got.skipped), got.renamed, got.bundle) == ([], {"no film": 1}, 0, bundle.identity)
 
 
 def test_a_film_is_read_as_training_reads_it_and_its_models_are_averaged(folder: Path, bundle: Bundle) -> None:

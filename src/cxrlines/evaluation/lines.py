@@ -1,6 +1,7 @@
 """Found lines against true ones: how well they cover each other, where the tips are, what is missed and invented.
 
-All points are [x, y] in px of the original film; errors are told in % of the film's height.
+All points are [x, y] in px of the original film; errors are in % of the film's height, which is that of the upright
+film, however it is turned in its file.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +49,13 @@ class StateCall:
 class ReadFilm:
     """A film, what is true of it and what was found.
 
-    `shape` is (height, width) px; a carina is (2,) or None where it is unknown, or was not found.
+    Attributes:
+        patient: Whose it is.
+        shape: (height, width) px of the file.
+        true, found: Lines.
+        true_carina, found_carina: (2,), or None where it is unknown, or was not found.
+        states: The states of its devices.
+        height: px of the film once it is upright, what errors are divided by; None: `shape`'s.
     """
 
     patient: str
@@ -58,6 +65,12 @@ class ReadFilm:
     true_carina: np.ndarray | None = None
     found_carina: np.ndarray | None = None
     states: Sequence[StateCall] = ()
+    height: float | None = None
+
+    @property
+    def upright_height(self) -> float:
+        """px that errors are divided by."""
+        return self.height or self.shape[0]
 
 
 @dataclass(frozen=True)
@@ -193,7 +206,8 @@ def line_figures(films: Sequence[ReadFilm], *, resamples: int = RESAMPLES, seed:
         )
     known = [k for k, film in enumerate(films) if film.true_carina is not None]
     both = [k for k in known if films[k].found_carina is not None]
-    errors = np.array([_error(films[k].found_carina, films[k].true_carina, films[k].shape) for k in both], np.float64)
+    carinas = [(films[k].found_carina, films[k].true_carina, films[k].upright_height) for k in both]
+    errors = np.array([_error(*carina) for carina in carinas], np.float64)
     is_known, is_both = (np.isin(np.arange(count), which).astype(np.float64) for which in (known, both))
     return LineFigures(
         films=count,
@@ -206,29 +220,32 @@ def line_figures(films: Sequence[ReadFilm], *, resamples: int = RESAMPLES, seed:
     )
 
 
-def match(true: Sequence[Course], found: Sequence[Course], shape: tuple[int, int]) -> list[tuple[int, int]]:
+def match(
+    true: Sequence[Course], found: Sequence[Course], shape: tuple[int, int], height: float | None = None
+) -> list[tuple[int, int]]:
     """Pairs of indices of true and found lines of the same device that are the same line.
 
     Their distance is the mean of two means: of true points from the found path, and the other way; the pairs are those
-    of the least sum of distances, none above `TOLERANCE` of the film's height.
+    of the least sum of distances, none above `TOLERANCE` of the film's height. `shape` and `height`: see `ReadFilm`.
     """
-    paths = [[_even(line, shape) for line in lines] for lines in (true, found)]
+    height = height or shape[0]
+    paths = [[_even(line, shape, height) for line in lines] for lines in (true, found)]
     far = 1e3
     distance = np.full((len(true), len(found)), far)
     for i, one in enumerate(true):
         for j, other in enumerate(found):
             if one.device is other.device and len(paths[0][i]) and len(paths[1][j]):
-                distance[i, j] = _distance(paths[0][i], paths[1][j]) / shape[0]
+                distance[i, j] = _distance(paths[0][i], paths[1][j]) / height
     distance[distance > TOLERANCE] = far
     rows, columns = linear_sum_assignment(distance)
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if distance[i, j] < far]
 
 
-def _even(line: Course, shape: tuple[int, int]) -> Points:
+def _even(line: Course, shape: tuple[int, int], height: float) -> Points:
     """The part of a line that is on the film, its points 0.5 % of the height apart."""
     path = np.asarray(line.path, np.float64)
     if len(path) > 1:
-        path = resample(path, max(0.005 * shape[0], 0.5))
+        path = resample(path, max(0.005 * height, 0.5))
     return path[[on_film(point, shape) for point in path]]
 
 
@@ -245,16 +262,17 @@ class _Compared:
 
 
 def _compare(film: ReadFilm, device: Device) -> _Compared:
-    true = [line for line in film.true if line.device is device and len(_even(line, film.shape))]
+    height = film.upright_height
+    true = [line for line in film.true if line.device is device and len(_even(line, film.shape, height))]
     found = [line for line in film.found if line.device is device]
     if not true and not found:
         return _Compared((0.0, 0.0, 0, 0, 0), [])
-    pairs = match(true, found, film.shape)
+    pairs = match(true, found, film.shape, height)
     one, other = (_mask(lines, film.shape) for lines in (true, found))
     errors = []
     for i, j in pairs:
         if true[i].tip is not None and found[j].tip is not None:
-            errors.append(_error(found[j].tip, true[i].tip, film.shape))
+            errors.append(_error(found[j].tip, true[i].tip, height))
     both, sizes = float(np.minimum(one, other).sum()), float(one.sum() + other.sum())
     return _Compared((both, sizes, len(true), len(pairs), len(found) - len(pairs)), errors)
 
@@ -267,10 +285,10 @@ def _mask(lines: Sequence[Course], shape: tuple[int, int]) -> np.ndarray:
     return line_mask(paths, small, LINE_WIDTH * MASK_SIDE).astype(np.float64) / 255
 
 
-def _error(one: np.ndarray | None, other: np.ndarray | None, shape: tuple[int, int]) -> float:
+def _error(one: np.ndarray | None, other: np.ndarray | None, height: float) -> float:
     """Distance of two points in % of the film's height."""
     assert one is not None and other is not None
-    return 100 * float(np.hypot(*(np.asarray(one, np.float64) - other))) / shape[0]
+    return 100 * float(np.hypot(*(np.asarray(one, np.float64) - other))) / height
 
 
 def _divided(over: np.ndarray, under: np.ndarray) -> np.ndarray:

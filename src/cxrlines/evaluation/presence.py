@@ -61,14 +61,16 @@ def presence_figures(
     return {device: _of_device(films, device, resamples, seed) for device in Device}
 
 
-def spared(true: Sequence, doubtful: Sequence, found: Sequence, shape: tuple[int, int]) -> list:
+def spared(
+    true: Sequence, doubtful: Sequence, found: Sequence, shape: tuple[int, int], height: float | None = None
+) -> list:
     """The found lines without those that run along a doubtful one and along no true one: neither right nor invented.
 
-    Lines are `lines.Course`s; `shape` is (height, width) px.
+    Lines are `lines.Course`s; `shape` and `height` are as `ReadFilm`'s.
     """
-    taken = {place for _, place in match(true, found, shape)}
+    taken = {place for _, place in match(true, found, shape, height)}
     rest = [place for place in range(len(found)) if place not in taken]
-    along = {rest[k] for _, k in match(doubtful, [found[place] for place in rest], shape)}
+    along = {rest[k] for _, k in match(doubtful, [found[place] for place in rest], shape, height)}
     return [line for place, line in enumerate(found) if place not in along]
 
 

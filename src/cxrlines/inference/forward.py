@@ -1,5 +1,6 @@
 """The models of a bundle at work: prepared films in, mean probabilities and mean maps out."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,17 +22,21 @@ def gives_maps(model: Model) -> bool:
 
 
 class Forward:
-    """A bundle's models on the device that reads, the GPU where there is one, made fast in place: channels last, batch
-    norms folded."""
+    """A copy of a bundle's models on the device that reads, the GPU where there is one.
 
-    def __init__(self, bundle: Bundle) -> None:
+    Args:
+        fast: Whether they are made fast, which rounds otherwise: channels last, batch norms folded.
+    """
+
+    def __init__(self, bundle: Bundle, *, fast: bool = True) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # A copy, as two readers of one bundle would fold the same norms at once, and a folded model cannot be trained.
         self.models: list[tuple[Model, int]] = [
-            (model.to(self.device).to(memory_format=torch.channels_last), size)
+            (copy.deepcopy(model).to(self.device), size)
             for model, size in zip(bundle.models, bundle.sizes, strict=True)
         ]
-        for model, size in self.models:
-            fold(model, size)
+        for model, size in self.models if fast else ():
+            fold(model.to(memory_format=torch.channels_last), size)
         self.map_size = max((size for model, size in self.models if gives_maps(model)), default=None)
         """px a side of the film whose maps are given; None where no model gives any."""
 
