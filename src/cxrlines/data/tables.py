@@ -119,7 +119,7 @@ def read_labels(csv: Path) -> pd.DataFrame:
     rows = read_rows(csv, (STUDY_COLUMN, *LABELS, PATIENT_COLUMN))
     table, problems = usable_rows(rows)
     left_out = rows_left_out(problems)
-    _check_some(csv, table, left_out)
+    check_some(csv, table, left_out)
     if problems:
         more = f" (and {len(problems) - 3} more; `cxrlines check` lists all)" if len(problems) > 3 else ""
         listed = "\n  ".join(problem.text() for problem in problems[:3])
@@ -129,7 +129,7 @@ def read_labels(csv: Path) -> pd.DataFrame:
     return table
 
 
-def _check_some(csv: Path, table: pd.DataFrame, left_out: dict[str, int]) -> None:
+def check_some(csv: Path, table: pd.DataFrame, left_out: dict[str, int]) -> None:
     """`TableError` if no row is left."""
     if not len(table):
         reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "it has none"
@@ -261,7 +261,7 @@ def _read_ranzcr(root: Path, csv: Path, split: Split) -> Dataset:
             way_out if instead else f"name films <{STUDY_COLUMN}>.jpg",
         )
     table = table[there].reset_index(drop=True)
-    _check_some(csv, table, left_out)
+    check_some(csv, table, left_out)
     lines: dict[str, list[Line]] = {}
     annotations = root / (ANNOTATION_TABLE if labelled else TEST_ANNOTATION_TABLE)
     if annotations.is_file():
