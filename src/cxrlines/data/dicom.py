@@ -129,9 +129,7 @@ def _check_kind(elements: Elements, name: str) -> None:
 def _header(elements: Elements, name: str, max_pixels: int, notes: list[Note]) -> pydicom.Dataset:
     """How the pixels are stored: the header's elements, checked, and those that may be missing, as `notes` say."""
 
-    def refused(
-        keyword: str, found: object, allowed: str, way_out: str = "mend the header, or export it again"
-    ) -> None:
+    def refused(keyword: str, found: object, allowed: str, way_out: str = "mend the header, or export it again") -> None:
         raise FilmError(f"{name}: {keyword} is {found}; {allowed}", way_out)
 
     def known(keyword: str, missing: int | None = None) -> int:

@@ -14,13 +14,7 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 KEYWORDS = (
     *("MediaStorageSOPClassUID", "TransferSyntaxUID", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
-    *(
-        "ViewPosition",
-        "ImagerPixelSpacing",
-        "NominalScannedPixelSpacing",
-        "PixelSpacing",
-        "PixelSpacingCalibrationType",
-    ),
+    *("ViewPosition", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelSpacing", "PixelSpacingCalibrationType"),
     *("EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
     *("PixelAspectRatio", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -218,7 +212,9 @@ def _one(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 0
     return end
 
 
-def _items(data: bytes, place: int, little: bool, implicit: bool, depth: int) -> "Iterator[tuple[int, Elements, int]]":
+def _items(
+    data: bytes, place: int, little: bool, implicit: bool, depth: int
+) -> "Iterator[tuple[int, Elements, int]]":
     """(tag, elements, where the next begins) of a sequence's items up to its delimiter or the end of `data`."""
     if depth >= MAX_DEPTH:
         raise _Cut

@@ -43,9 +43,7 @@ def _jpeg(data: bytes, name: str, max_pixels: int) -> Film:
     check_size(name, *size, max_pixels)
     process, bits = _frame_of(data)
     if process not in (0xC0, 0xC1, 0xC2) or bits != 8:
-        what = {0xC9: "arithmetic", 0xCA: "arithmetic", 0xC3: "lossless"}.get(
-            process, "JPEG-LS" if process == 0xF7 else ""
-        )
+        what = {0xC9: "arithmetic", 0xCA: "arithmetic", 0xC3: "lossless"}.get(process, "JPEG-LS" if process == 0xF7 else "")
         raise FilmError(
             f"{name}: is a JPEG file of {bits} bits, {what or 'of an uncommon'} process; baseline and progressive ones of "
             "8 bits are read",
@@ -151,9 +149,7 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
             if kind in _INTEGERS and number * struct.calcsize(_INTEGERS[kind]) <= len(data):
                 form = f"{order}{number}{_INTEGERS[kind]}"
                 inside = struct.calcsize(form) <= len(value)
-                numbers = struct.unpack_from(
-                    form, *((value, 0) if inside else (data, *struct.unpack(order + word, value)))
-                )
+                numbers = struct.unpack_from(form, *((value, 0) if inside else (data, *struct.unpack(order + word, value))))
                 if numbers:
                     tags[tag] = numbers
         return tags, struct.unpack_from(order + word, data, place)[0] != 0
@@ -186,7 +182,9 @@ def _opened(data: bytes, kind: str) -> Image.Image:
     return image
 
 
-def _by_pillow(data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
+def _by_pillow(
+    data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), *, inverted: bool = False
+) -> Film:
     image = _decoded(name, _opened, data, kind)
     mode = image.mode
     if mode not in MODES:
@@ -203,12 +201,12 @@ def _by_pillow(data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), 
         return Film(np.array(gray), kind, 1 if mode == "1" else 8, notes=notes)
     colours = image.convert("RGBA").convert("RGB") if mode in ("RGBa", "PA") else image.convert("RGB")
     notes += _coloured(np.asarray(colours))
-    return Film(
-        np.array(image.convert("L") if mode not in ("RGBa", "PA") else colours.convert("L")), kind, 8, notes=notes
-    )
+    return Film(np.array(image.convert("L") if mode not in ("RGBa", "PA") else colours.convert("L")), kind, 8, notes=notes)
 
 
-def _film(pixels: np.ndarray, kind: str, bits: int, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
+def _film(
+    pixels: np.ndarray, kind: str, bits: int, notes: tuple[Note, ...] = (), *, inverted: bool = False
+) -> Film:
     """A film of pixels (h, w) or (h, w, 3) of more than 8 bits, which do not say what is black and white."""
     if pixels.ndim == 3:
         notes += _coloured(pixels >> 8 if pixels.max() > 4095 else pixels >> 4)

@@ -86,11 +86,7 @@ def spacing_of(
     """
     notes: list[Note] = []
     found: dict[str, tuple[float, float]] = {}
-    for name, value in (
-        ("PixelSpacing", pixel),
-        ("ImagerPixelSpacing", imager),
-        ("NominalScannedPixelSpacing", nominal),
-    ):
+    for name, value in (("PixelSpacing", pixel), ("ImagerPixelSpacing", imager), ("NominalScannedPixelSpacing", nominal)):
         if usable := _usable(value):
             found[name] = usable
         elif value:

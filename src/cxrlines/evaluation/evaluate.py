@@ -179,8 +179,8 @@ def read_predictions(csv: Path) -> pd.DataFrame:
 def read_truth(csv: Path) -> pd.DataFrame:
     """Read a label table to score against: `study`, `patient` if the file names patients, and the 11 labels (int8).
 
-    Rows that cannot be used are counted by reason in `.attrs["left_out"]`. `TableError` if a column is missing or no row
-    is left.
+    Rows that cannot be used are counted by reason in `.attrs["left_out"]`. `TableError` if a column is missing or no
+    row is left.
     """
     rows = read_rows(Path(csv), (STUDY_COLUMN, *LABELS))
     table, problems = usable_rows(rows)
