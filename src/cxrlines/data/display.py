@@ -17,7 +17,7 @@ ONE_GRAY = 0.995
 """Share of a film in one gray from which on a window or table shows nothing of it."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 """VOI LUT Functions of PS3.3 C.11.2.1.2 and C.11.2.1.3."""
-GRID, EMPTY, LEAST_KEPT, LEAST_LEVELS = 1000, 2, 0.25, 64
+GRID, EMPTY, LEAST_KEPT, LEAST_LEVELS = 1000, 5, 0.25, 64
 """Of a border: the quantiles looked at; how many of them may lie in the gap before it, as letters and blurred edges do;
 which share of a film is left at least, and how many of its quantiles differ: a film, not another border."""
 
@@ -88,11 +88,12 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
     jumps = grid[EMPTY:] - grid[:-EMPTY]
     widest = [int(place) for place in np.argsort(jumps)[::-1][: 4 * EMPTY] if jumps[place] > 0]
     least = int(PERCENTILES[0] / 100 * GRID)  # fewer pixels do not set the contrast
+    levels = np.append(0, np.cumsum(np.diff(grid) > 0))
     best = (0, GRID)
     for low in [0, *(place + EMPTY for place in widest if place >= least)]:
         for high in [GRID, *(place for place in widest if place + EMPTY <= GRID - least)]:
             width = grid[high] - grid[low]
-            if high - low < LEAST_KEPT * GRID or len(np.unique(grid[low : high + 1])) < LEAST_LEVELS:
+            if high - low < LEAST_KEPT * GRID or levels[high] - levels[low] < LEAST_LEVELS:
                 continue
             below = low == 0 or _is_spike(grid[low] - grid[low - EMPTY], width, grid[low - EMPTY] - grid[0])
             above = high == GRID or _is_spike(grid[high + EMPTY] - grid[high], width, grid[-1] - grid[high + EMPTY])
@@ -104,7 +105,7 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
 
 
 def _is_spike(gap: float, film: float, width: float) -> bool:
-    return gap > film and width <= gap / 8
+    return gap > film and width <= gap / 4
 
 
 def _quantiles(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
