@@ -330,25 +330,43 @@ class _Apart:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.child: Child | None = None
+        self.deaths = 0
 
 
 _aparts: dict[int, _Apart] = {}
 """By process: a fork must not talk on its parent's line, nor wait for a lock that nobody in it holds."""
 
 
-def _apart(header: _Header, stream: Stream, frame: Buffer, size: int) -> bytes:
-    """What the decoders' process makes of a stream: `size` bytes. A film that kills it costs only itself."""
-    asked = {name: getattr(stream, name) for name in ("kind", "width", "height", "components", "bits")}
+def _own() -> _Apart:
     own = _aparts.setdefault(os.getpid(), _Apart())
     for other in set(_aparts) - {os.getpid()}:
         if (apart := _aparts.pop(other, None)) and apart.child:
             apart.child.forget()
+    return own
+
+
+def deaths() -> int:
+    """How many films the decoders' process has died of, in this process."""
+    return _own().deaths
+
+
+def decoding_pid() -> int | None:
+    """The decoders' process of this process, if it has been begun."""
+    child = _own().child
+    return child.process.pid if child else None
+
+
+def _apart(header: _Header, stream: Stream, frame: Buffer, size: int) -> bytes:
+    """What the decoders' process makes of a stream: `size` bytes. A film that kills it costs only itself."""
+    asked = {name: getattr(stream, name) for name in ("kind", "width", "height", "components", "bits")}
+    own = _own()
     with own.lock:
         child, own.child = own.child or Child("cxrlines.data.native", silent=True), None
         try:
             child.send(json.dumps(asked).encode(), frame)
             answer, values = json.loads(child.receive(SECONDS)), child.receive(SECONDS)
         except Died as end:
+            own.deaths += 1
             child.kill()
             raise _damaged(header, stream, f"its decoder {end}") from None
         except BaseException:  # Ctrl-C: what it would answer is of this film, not of the next
