@@ -44,6 +44,32 @@ def maps_of(model: Classifier, film: np.ndarray) -> np.ndarray:
         return torch.sigmoid(model.features_and_maps(torch.from_numpy(film[None, None]))[1])[0].numpy()
 
 
+def test_the_bundles_models_stay_as_they_are_and_two_may_read_with_them() -> None:
+    model = network(0, decoder=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    shown = films(2)
+    first = forward_of((model, 64))
+    (rows, maps), (again, maps_again) = first(shown, maps=True), forward_of((model, 64))(shown, maps=True)
+    np.testing.assert_array_equal(rows, again)
+    np.testing.assert_array_equal(maps, maps_again)
+    assert model.state_dict().keys() == before.keys(), "batch norms among them"
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+        assert value.is_contiguous()
+    model.train()(torch.zeros((2, 1, 64, 64), dtype=torch.uint8)).sum().backward()
+    fused = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in each.modules()) for each in (first.models[0][0], model)]
+    assert fused[0] < fused[1]
+
+
+def test_models_as_they_come_give_the_same_as_the_fast_ones() -> None:
+    bundle: Any = SimpleNamespace(models=[network(0, decoder=True)], sizes=[64])
+    shown = films(2)
+    (rows, maps), (plain, plain_maps) = (Forward(bundle, fast=fast)(shown, maps=True) for fast in (True, False))
+    np.testing.assert_allclose(rows, plain, atol=1e-5)
+    np.testing.assert_allclose(maps, plain_maps, atol=1e-4)
+    np.testing.assert_allclose(plain[0], labels_of(bundle.models[0], shown[0][64][0]), atol=1e-7)
+
+
 def test_labels_are_the_mean_over_models_of_the_mean_over_views() -> None:
     one, other = network(0), network(1, decoder=True)
     shown = films(3, (64, 96), views=2)
