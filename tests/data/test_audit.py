@@ -193,13 +193,24 @@ class TestOneProblem:
         assert found.problems[0].text() == "train/s001.png: is empty (0 bytes); copy or export it again"
         assert found.counts["films read"] == 10
 
+    def test_of_many_copies_each_but_the_first_is_one_problem(self, noise_film, tmp_path):
+        (tmp_path / "deep").mkdir()
+        turned = [np.rot90(noise_film(0, 120, 120), turns) for turns in range(4)]
+        for index, pixels in enumerate((*turned, turned[0][:, ::-1], noise_film(1))):
+            cv2.imwrite(str(tmp_path / ("deep" if index == 2 else ".") / f"{index}.png"), pixels)
+        found = audit(tmp_path)
+        assert kinds(found) == {"same film re-encoded": 4}
+        assert len({problem.file for problem in found.problems}) == 4
+        assert not any("test" in problem.way_out for problem in found.problems)
+
     def test_a_test_film_that_is_a_training_film(self, folder):
         root = folder.write()
         (root / "test").mkdir()
         (root / "sample_submission.csv").write_text("StudyInstanceUID\nt1\n")
-        cv2.imwrite(str(root / "test/t1.jpg"), folder.films["s005"], [cv2.IMWRITE_JPEG_QUALITY, 60])
-        problem = only(audit(root))
-        assert problem.kind == "same film re-encoded" and "both training and test" in problem.way_out
+        for pixels in (folder.films["s005"], folder.films["s005"][:, ::-1], np.rot90(folder.films["s005"], 2)):
+            cv2.imwrite(str(root / "test/t1.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 60])
+            problem = only(audit(root))
+            assert problem.kind == "same film re-encoded" and "both training and test" in problem.way_out
 
     def test_the_truth_of_test_films_is_looked_at_too(self, folder, tmp_path):
         root, header = folder.write(), folder.header
@@ -232,10 +243,11 @@ class TestOneProblem:
             "test_truth.csv:7: ETT - Abnormal and ETT - Borderline at once; keep the one that is true",
         ]
 
-    def test_a_folder_without_data(self, tmp_path):
-        assert only(audit(tmp_path)).kind == "no data"
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_folder_without_data(self, tmp_path, workers):
+        assert only(audit(tmp_path, workers=workers)).kind == "no data"
         (tmp_path / "train.csv").write_text("")
-        assert kinds(audit(tmp_path)) == {"table not usable": 1}
+        assert kinds(audit(tmp_path, workers=workers)) == {"table not usable": 1}
 
 
 PLANTS = {

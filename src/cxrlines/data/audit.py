@@ -325,14 +325,22 @@ class _Findings:
                 self.add("same film twice", self.told(path), None, message, self.apart(original, path))
         unique = sorted(first.values())
         signatures = [kept for path in unique if (kept := self.looks[path].signature) is not None]
+        same: dict[int, list[int]] = {}
         for i, j in copies(signatures):
-            message = f"is the same film as {self.told(unique[i])}, re-encoded, resized, mirrored or turned"
-            way_out = self.apart(unique[i], unique[j])
-            self.add("same film re-encoded", self.told(unique[j]), None, message, way_out)
+            same.setdefault(j, []).append(i)
+        for j, others in sorted(same.items()):  # of many copies, each but the first is one problem
+            i = next((i for i in others if self.leaks(unique[i], unique[j])), others[0])
+            more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+            message = f"is the same film as {self.told(unique[i])}{more}, re-encoded, resized, mirrored or turned"
+            self.add("same film re-encoded", self.told(unique[j]), None, message, self.apart(unique[i], unique[j]))
 
-    def apart(self, *paths: Path) -> str:
+    def leaks(self, one: Path, other: Path) -> bool:
+        """Whether copies lie in training and test."""
+        return not self.plain and one.parent != other.parent
+
+    def apart(self, one: Path, other: Path) -> str:
         """The way out for copies, which depends on whether they would leak from training into test."""
-        if len({path.parent.name for path in paths}) > 1:
+        if self.leaks(one, other):
             return "remove it from one: a film in both training and test falsifies every figure"
         return "remove one, and see that their labels agree"
 

@@ -42,7 +42,7 @@ def in_parallel(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(title, total=len(items))
-        for done in _serial(work, items) if workers <= 1 else _pooled(work, items, min(workers, len(items))):
+        for done in _pooled(work, items, min(workers, len(items))) if workers > 1 and len(items) else _serial(work, items):
             progress.advance(bar)
             yield done
 
