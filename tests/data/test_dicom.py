@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_windowing
@@ -586,6 +588,43 @@ class TestHeaders:
         assert film.spacing.kind == SpacingKind.NOT_BELIEVED and codes(film) == [Code.SPACING_NOT_BELIEVED]
 
 
+FULL = file(
+    made(
+        RAMP, **TWELVE, **WINDOW, PixelPaddingValue=0, PixelPaddingRangeLimit=3, RescaleSlope=2, RescaleIntercept=-5,
+        VOILUTFunction="LINEAR", PresentationLUTShape="IDENTITY", PixelSpacing=[0.14, 0.14], PixelAspectRatio=[1, 1],
+        ImagerPixelSpacing=[0.15, 0.15], EstimatedRadiographicMagnificationFactor=1.1, DistanceSourceToDetector=1800,
+        DistanceSourceToPatient=1700, VOILUTSequence=[lut((CURVE[:64] * 4095).astype(np.uint16), 16, 9)],
+        ModalityLUTSequence=[lut((CURVE[:64] * 255).astype(np.uint8), 8)], StudyInstanceUID="1.2.3.4",
+    )
+)  # fmt: skip
+"""A film that says all that can be said."""
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_whatever_the_header_says_it_is_a_film_or_an_error(data):
+    hurt = bytearray(FULL)
+    header = range(132, len(FULL) - RAMP.nbytes)
+    for place in data.draw(st.lists(st.sampled_from(header), min_size=1, max_size=5)):
+        hurt[place] = data.draw(st.sampled_from(b"\0\1 09\\-\x7f\x80\xff") | st.integers(0, 255))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            film = read_film(bytes(hurt))
+        except FilmError as error:
+            assert SECRET not in str(error)
+        else:
+            assert film.pixels.dtype == np.uint8 and film.pixels.ndim == 2
+            assert SECRET not in str(film.notes)
+
+
+@pytest.mark.parametrize("slope", [1e-7, 1, 1e7, 1e300, -1e-300])
+def test_slopes_of_any_size(slope):
+    film = film_of(made(RAMP, **TWELVE, RescaleSlope=slope, RescaleIntercept=0))
+    assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE)))
+    assert codes(film) == [Code.METADATA_IGNORED] * (not 1e-9 < abs(slope) < 1e9)
+
+
 class TestDatasets:
     """A pydicom Dataset reads as its file does, whatever it lacks."""
 
@@ -596,14 +635,14 @@ class TestDatasets:
         dataset.file_meta.TransferSyntaxUID = syntax
         data = file(dataset)
         plain = read_film(data)
-        for given in (pydicom.dcmread(io.BytesIO(data)), dataset):
+        for source in (pydicom.dcmread(io.BytesIO(data)), dataset):
             for keyword in ("SOPInstanceUID", "SOPClassUID"):
-                delattr(given, keyword)
+                delattr(source, keyword)
             for _ in range(2):
-                film = read_film(given)
+                film = read_film(source)
                 assert np.array_equal(film.pixels, plain.pixels) and film.view == "AP" and film.notes == plain.notes
-                given.file_meta = FileMetaDataset()
-            assert given.file_meta == FileMetaDataset()  # left as it was
+                source.file_meta = FileMetaDataset()
+            assert source.file_meta == FileMetaDataset()  # left as it was
 
     def test_compressed(self):
         path = OWN / "MR_small_RLE.dcm"

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 
 import cv2
@@ -90,6 +91,14 @@ def tiff(pixels: np.ndarray, order: str = "<", big: bool = False, deflated: bool
     first = struct.pack(f"{order}HHHQ", 43, 8, 0, place) if big else struct.pack(f"{order}HI", 42, place)
     data = (mark + first + b"".join(strips)).ljust(place, b"\0")
     return data + directory + struct.pack(order + word, 0) + arrays
+
+
+def _sized(data: bytes, width: int, height: int) -> bytes:
+    """A TIFF file of `tiff`, of other sides than it has."""
+    for tag, side in ((256, width), (257, height)):
+        place = data.index(struct.pack("<HHI", tag, 4, 1)) + 8
+        data = data[:place] + struct.pack("<I", side) + data[place + 4 :]
+    return data
 
 
 DEEP = np.add.outer(np.arange(40) * 40, np.arange(64) * 35).astype(np.uint16)
@@ -320,6 +329,38 @@ class TestBadFilms:
     )
     def test_what_films_are_packed_in_is_named(self, head, said):
         assert said in says(head + bytes(300))
+
+    def test_deep_png_cut_off_or_smaller_than_it_says(self):
+        data = png(deep(3), 2)
+        for place in range(40, len(data) - 12, 97):
+            says(data[:place] + data[-12:])
+        more = bytearray(data)
+        more[16:24] = struct.pack(">II", 4000, 4000)
+        more[29:33] = struct.pack(">I", zlib.crc32(more[12:29]))
+        tracemalloc.start()
+        says(bytes(more))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8e6
+
+    def test_deep_png_interlaced(self):
+        rows, pixels = [], deep(3)
+        for x, y, dx, dy in (
+            (0, 0, 8, 8),
+            (4, 0, 8, 8),
+            (0, 4, 4, 8),
+            (2, 0, 4, 4),
+            (0, 2, 2, 4),
+            (1, 0, 2, 2),
+            (0, 1, 1, 2),
+        ):
+            rows += [b"\0" + row.astype(">u2").tobytes() for row in pixels[y::dy, x::dx]]
+        header = struct.pack(">IIBBBBB", 64, 40, 16, 2, 0, 0, 1)
+        parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"".join(rows))), chunk(b"IEND", b"")
+        assert np.array_equal(read_film(png(pixels, 2)[:8] + b"".join(parts)).pixels, read_film(png(pixels, 2)).pixels)
+
+    def test_more_deep_values_than_are_held(self):
+        assert "values of 16 bits" in says(_sized(tiff(np.zeros((6, 6, 4))), 6000, 6000))
 
     def test_deep_tiffs_that_are_not_read(self):
         for tags in ({"planes": 2}, {"photometric": 5}):

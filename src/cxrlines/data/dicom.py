@@ -12,7 +12,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 
 from cxrlines.data.decoders import stored_values
-from cxrlines.data.display import displayed, luma, spread, to_uint8
+from cxrlines.data.display import colour_note, displayed, luma, spread, to_uint8
 from cxrlines.data.elements import KEYWORDS, Elements, parse
 from cxrlines.data.films import Film, FilmError, NotAFilm, check_size
 from cxrlines.data.notes import Code, Note
@@ -48,8 +48,8 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
     stored = stored_values(header, elements, name)
     notes += stored.notes
     if stored.values.ndim == 3:
-        pixels = luma(stored.values[..., :3])
-        notes.append(Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"))
+        pixels = luma(stored.values)
+        notes += colour_note(stored.values)
         shown, more = (to_uint8(pixels / (2**stored.bits - 1)), ()) if stored.bits <= 8 else spread(pixels)
     else:
         shown, more = displayed(elements, stored.values, stored.bits, stored.high_bit, stored.signed)

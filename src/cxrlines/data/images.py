@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cxrlines.data import streams
-from cxrlines.data.display import luma, spread
+from cxrlines.data.display import colour_note, luma, spread
 from cxrlines.data.films import Film, FilmError, check_size
 from cxrlines.data.notes import Code, Note
 
@@ -19,8 +19,8 @@ Result = TypeVar("Result")
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I")
 """Pillow's modes that are gray or become so; not F, whose black and white are unknown, nor LAB and HSV."""
-COLOURED = 16, 0.01
-"""A film is in colour if more than this share of its pixels differ by more than so many gray levels between colours."""
+MAX_VALUES = 75_000_000
+"""Most values of 16 bits in all channels of an image: 18 megapixels, the largest detectors', in four."""
 LARGE_CHUNK = 2**20
 """Bytes of a PNG chunk beside the pixels from which on it is said to be left out; Pillow refuses such files."""
 
@@ -53,12 +53,15 @@ def _jpeg(data: bytes, name: str, max_pixels: int) -> Film:
 def _png(data: bytes, name: str, max_pixels: int) -> Film:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise FilmError(f"{name}: is a PNG file cut off within its header", "copy or export it again")
-    width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
+    width, height, bits, colour, interlaced = struct.unpack(">IIBBxx?", data[16:29])
     check_size(name, width, height, max_pixels)
     data, notes = _essential(data, name)
     if bits < 16 or colour == 0:
         return _by_pillow(data, "PNG", name, notes)
-    # Of 16 bits in several channels Pillow keeps 8.
+    # Of 16 bits in several channels Pillow keeps 8. OpenCV does not, but takes the header's word for what it allocates.
+    channels = {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    _check_values(name, width * height * channels)
+    _decoded(name, _inflate, data, _inflated_size(width, height, 2 * channels, interlaced))
     pixels = _decoded(name, cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (height, width):
         raise FilmError(f"{name}: is damaged: its pixels cannot be decoded", "copy or export it again")
@@ -67,6 +70,33 @@ def _png(data: bytes, name: str, max_pixels: int) -> Film:
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
         orientation = 1
     return _film(_turned(pixels[..., 2::-1], orientation), "PNG", 16, notes)
+
+
+def _inflated_size(width: int, height: int, per_pixel: int, interlaced: bool) -> int:
+    """Bytes that a PNG's pixels inflate to: in rows, of the whole or of the seven passes of Adam7."""
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes if x < width and y < height]
+    return sum(rows * (1 + columns * per_pixel) for columns, rows in (sizes if interlaced else [(width, height)]))
+
+
+def _inflate(data: bytes, size: int) -> None:
+    """`EOFError` unless the pixels of a PNG inflate to `size` bytes; nothing is kept of them."""
+    inflater, place, found = zlib.decompressobj(), 8, 0
+    while place + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        rest = data[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+        while rest and found <= size:
+            found += len(inflater.decompress(rest, 2**20))
+            rest = inflater.unconsumed_tail
+        place += 12 + length
+    if found + len(inflater.flush() if found < size else b"") < size:
+        raise EOFError
+
+
+def _check_values(name: str, values: int) -> None:
+    if values > MAX_VALUES:
+        what = f"has {values:,} values of 16 bits in all its channels; at most {MAX_VALUES:,} are read"
+        raise FilmError(f"{name}: {what}", "save it as gray")
 
 
 def _essential(data: bytes, name: str) -> tuple[bytes, tuple[Note, ...]]:
@@ -112,13 +142,15 @@ def _tiff(data: bytes, name: str, max_pixels: int) -> Film:
         return _by_pillow(data, "TIFF", name, inverted=inverted)
     # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all.
     unsigned = set(depths) == {16} and set(tags.get(339, (1,))) <= {1, 4}
-    if not unsigned or planes != 1 or photometric not in (0, 1, 2) or samples > 4 or (predictor == 2 and 324 in tags):
+    colours = samples <= 2 if photometric in (0, 1) else photometric == 2 and samples in (3, 4)
+    if not unsigned or planes != 1 or not colours or (predictor == 2 and 324 in tags):
         what = "signed channels, separate planes, tiles with a predictor, or colours other than gray and RGB"
         raise FilmError(f"{name}: is a TIFF file of {what}, which is not read", "save it as PNG")
     if max(map(max, tags.values())) >= 2**32:
         raise FilmError(
             f"{name}: is a TIFF file whose directory points beyond it, or cut off", "copy or export it again"
         )
+    _check_values(name, width * height * samples)
     wide = np.asarray(_decoded(name, _opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
     pixels = wide.reshape(height, width, samples)
     if predictor == 2:
@@ -142,7 +174,9 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
         for _ in range(min(entries, 1000)):
             tag, kind, number, value = struct.unpack_from(order + entry, data, place)
             place += struct.calcsize("=" + entry)
-            if kind in _INTEGERS and number * struct.calcsize(_INTEGERS[kind]) <= len(data):
+            if kind in _INTEGERS:
+                if number * struct.calcsize(_INTEGERS[kind]) > len(data):
+                    return {}, False
                 form = f"{order}{number}{_INTEGERS[kind]}"
                 inside = struct.calcsize(form) <= len(value)
                 numbers = struct.unpack_from(
@@ -198,7 +232,7 @@ def _by_pillow(data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), 
         gray = image.convert("LA").convert("L") if mode == "La" else image.convert("L")
         return Film(np.array(gray), kind, 1 if mode == "1" else 8, notes=notes)
     colours = image.convert("RGBA").convert("RGB") if mode in ("RGBa", "PA") else image.convert("RGB")
-    notes += _coloured(np.asarray(colours))
+    notes += colour_note(np.asarray(colours))
     return Film(
         np.array(image.convert("L") if mode not in ("RGBa", "PA") else colours.convert("L")), kind, 8, notes=notes
     )
@@ -207,18 +241,10 @@ def _by_pillow(data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), 
 def _film(pixels: np.ndarray, kind: str, bits: int, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
     """A film of pixels (h, w) or (h, w, 3) of more than 8 bits, which do not say what is black and white."""
     if pixels.ndim == 3:
-        notes += _coloured(pixels >> 8 if pixels.max() > 4095 else pixels >> 4)
+        notes += colour_note(pixels)
         pixels = luma(pixels)
     gray, left_out = spread(pixels)
     return Film(255 - gray if inverted else gray, kind, bits, notes=notes + left_out)
-
-
-def _coloured(rgb: np.ndarray) -> tuple[Note, ...]:
-    """A note if an image (h, w, 3) of 8 bits is in colour."""
-    few = rgb[:: max(1, len(rgb) // 512), :: max(1, rgb.shape[1] // 512)].astype(np.int32)
-    if (np.ptp(few, axis=2) > COLOURED[0]).mean() <= COLOURED[1]:
-        return ()
-    return (Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"),)
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
