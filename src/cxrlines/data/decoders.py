@@ -47,8 +47,9 @@ BYTES_PER_VALUE = {Kind.JPEG: 3, Kind.LOSSLESS: 9, Kind.JPEG_LS: 9, Kind.JPEG_20
 """Bytes that a decoder takes for a value of a film, its result included (measured)."""
 MAX_MEMORY = 480 * 2**20
 """What would take more is not begun."""
-ROUGHER = 4.0
-"""So many times rougher looks a film whose values are taken for signed and are not: they leap where they cross half."""
+LEAPS, RARER = 0.002, 10
+"""Values read with too few bits or the wrong sign leap where they cross a limit: at least this share of neighbours does,
+and so many times as many as with the right ones."""
 EXPORT = "export it again, or uncompressed"
 _EARLIER = {f"1.2.840.10008.1.2.4.{number}" for number in (52, 53, 54, 55, 56)}
 SYNTAXES: dict[Kind, set[str]] = {
@@ -261,7 +262,7 @@ def _compressed(header: _Header, frame: Buffer, notes: tuple[Note, ...]) -> Stor
         differs.append(f"the pixels are {stream.kind}, the header says {header.known_syntax}")
     if stream.components != header.samples:
         differs.append(f"the pixels have {stream.components} components, the header says {header.samples}")
-    notes += tuple(Note(Code.STREAM_DIFFERS_FROM_HEADER, text) for text in differs)
+    notes += _differing(differs)
     if _says_anything(frame[stream.end :]):
         behind = len(frame) - stream.end
         notes += (Note(Code.BYTES_AFTER_END, f"{behind:,} bytes follow the compressed pixels and were left out"),)
@@ -382,42 +383,65 @@ def _apart(header: _Header, stream: Stream, frame: Buffer, size: int) -> bytes:
 
 
 def _settled(header: _Header, values: np.ndarray, notes: tuple[Note, ...], stream: Stream | None = None) -> Stored:
-    """Values with the bits and the sign that make them a true picture. Whether they need more bits than the header
-    says, and what else lies in their words, the display finds out."""
-    bits, high_bit, signed, differs = header.bits, header.high_bit, header.signed, []
-    if stream and stream.bits < bits:
-        differs.append(f"the pixels have {stream.bits} bits, the header says {bits}")
-        bits = stream.bits
+    """Values with the bits and the sign that make them a true picture. What else lies in their words, overlays or
+    nothing, the display finds out."""
+    bits, high_bit, signed = header.bits, header.high_bit, header.signed
+    differs: list[str] = []
     if stream and stream.bits <= high_bit:  # above it there is nothing
         high_bit = bits - 1
-    told, turned = (Stored(values, bits, high_bit, sign) for sign in (signed, not signed))
+    if stream and (stream.bits < bits or (stream.bits > high_bit + 1 == bits and _is_wider(header, values, stream))):
+        differs.append(f"the pixels have {stream.bits} bits, the header says {bits}")
+        bits, high_bit = stream.bits, stream.bits - 1
+    if values.ndim == 3:
+        return _settled_colours(values, stream, bits, high_bit, notes, differs)
+    with_sign, without = (_leaps(values, bits, high_bit, sign) for sign in (True, False))
     if stream and stream.signed is not None and stream.signed != signed:
         # Some encoders write the words of signed values as if they had no sign; then the header is right.
-        if _roughness(turned) < _roughness(told):
-            signed = stream.signed
+        signed = with_sign < without if with_sign != without else signed
         coded, read = ("signed" if sign else "unsigned" for sign in (stream.signed, signed))
         differs.append(f"the pixels are coded {coded}, the header says otherwise; read as {read}, which is smoother")
-    elif signed and not (stream and stream.signed) and _roughness(told) > ROUGHER * _roughness(turned):
+    elif signed and not (stream and stream.signed) and with_sign > max(LEAPS, RARER * without):
         differs.append("the header says that the values are signed, and they are not")
         signed = False
     if stream and (signed or stream.signed):
         unused = 8 * values.itemsize - stream.bits
         values = ((values << unused).view(f"{'i' if signed else 'u'}{values.itemsize}") >> unused).view(values.dtype)
-    notes += tuple(Note(Code.STREAM_DIFFERS_FROM_HEADER, text) for text in differs)
-    return Stored(values, bits, high_bit, signed, notes)
+    return Stored(values, bits, high_bit, signed, notes + _differing(differs))
 
 
-def _roughness(stored: Stored) -> float:
-    """Mean leap between neighbours in a row, in up to 64 of the rows."""
-    rows = stored.values[:: max(1, len(stored.values) // 64)]
-    some = _numbers(Stored(rows if rows.ndim == 2 else rows[..., 0], stored.bits, stored.high_bit, stored.signed))
-    return float(np.abs(np.diff(some, axis=1)).mean()) if some.shape[1] > 1 else 0.0
+def _is_wider(header: _Header, values: np.ndarray, stream: Stream) -> bool:
+    """Whether values have all the bits of their stream, and not an overlay, or nothing, above those of the header."""
+    if values.ndim == 3:
+        return int(values.max()) >= 2**header.bits
+    signed = bool(stream.signed or header.signed)
+    narrow, wide = (_leaps(values, bits, bits - 1, signed) for bits in (header.bits, stream.bits))
+    return narrow > max(LEAPS, RARER * wide)
 
 
-def _numbers(stored: Stored) -> np.ndarray:
-    """The numbers that stored values are, int32: shifted, masked and with their sign."""
-    shift = 31 - stored.high_bit
-    whole = (stored.values.astype(np.uint32) << shift).view(np.int32)
-    return (
-        whole >> (32 - stored.bits) if stored.signed else (whole.view(np.uint32) >> (32 - stored.bits)).view(np.int32)
-    )
+def _settled_colours(
+    values: np.ndarray, stream: Stream | None, bits: int, high_bit: int, notes: tuple[Note, ...], differs: list[str]
+) -> Stored:
+    """Colours have no sign: that of a stream says only where their black lies."""
+    if stream and stream.signed:
+        values = values + 2 ** (stream.bits - 1) & 2**stream.bits - 1
+        differs.append("the colours are coded signed; their lowest value is taken for black")
+    if high_bit >= bits:
+        values = values >> (high_bit - bits + 1)
+    return Stored(values, bits, bits - 1, False, notes + _differing(differs))
+
+
+def _differing(differs: list[str]) -> tuple[Note, ...]:
+    return tuple(Note(Code.STREAM_DIFFERS_FROM_HEADER, text) for text in differs)
+
+
+def _leaps(values: np.ndarray, bits: int, high_bit: int, signed: bool) -> float:
+    """Share of neighbours in a row, in some rows, that are half of all values apart or more.
+
+    Words that borders and padding are made of do not count: all zeros, all ones, the sign alone.
+    """
+    words = values[:: max(1, len(values) // 64)].astype(np.int64) >> (high_bit - bits + 1) & 2**bits - 1
+    half = 2 ** (bits - 1)
+    counts = (words != 0) & (words != 2 * half - 1) & (words != half)
+    both = counts[:, 1:] & counts[:, :-1]
+    numbers = (words + half) % (2 * half) if signed else words
+    return float((np.abs(np.diff(numbers, axis=1))[both] >= half).sum() / max(1, both.sum()))

@@ -42,8 +42,8 @@ def in_parallel(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(title, total=len(items))
-        here = workers <= 1 or len(items) == 0
-        for done in _serial(work, items) if here else _pooled(work, items, min(workers, len(items))):
+        apart = workers > 1 and len(items) > 0
+        for done in _pooled(work, items, min(workers, len(items))) if apart else _serial(work, items):
             progress.advance(bar)
             yield done
 
