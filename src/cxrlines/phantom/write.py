@@ -176,6 +176,8 @@ def _aside(out: Path, parameters: Any) -> Path:
         shutil.rmtree(aside)
     for split in _SPLITS:
         (aside / split).mkdir(parents=True, exist_ok=True)
+        for half in (aside / split).glob(".*.partial"):  # of a call that was killed
+            half.unlink()
     write_text(note, wanted)
     return aside
 
