@@ -28,6 +28,7 @@ from torch.nn import functional
 
 from cxrlines.data.pool import cores
 from cxrlines.errors import Error
+from cxrlines.training.process import keep_buffers
 
 Answer = TypeVar("Answer")
 
@@ -75,6 +76,7 @@ def begin(devices: int | None = None, nodes: int | None = None) -> None:
             )
     _enough_gpus(here)
     cv2.setNumThreads(1)  # a process of our own, beside others
+    keep_buffers()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     join()
 
