@@ -197,7 +197,11 @@ def train(
     say = say if distributed.is_first() else lambda text: None
     check_trackers(recipe.tracking.settings(root))
     # What is wrong with recipe, tables or folds is said before anything is written.
-    chosen = chosen_folds(_read(recipe, data)[1], folds)
+    own, drawn = _read(recipe, data)
+    chosen = chosen_folds(drawn, folds)
+    if own.left_out:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in own.left_out.items())
+        say(f"{data}: left out are {reasons}; `cxrlines check` names each")
     _check_sets(recipe)
     if recipe.ensemble.how == "fitted" and len(chosen) < 2:
         raise RunError(
