@@ -4,6 +4,7 @@ Each becomes rows of one schema, a film a row; which of them are used, `usable` 
 without a byte order mark), plain or compressed by gzip whatever its name says.
 """
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,8 @@ from cxrlines.data.rows import (
     CHANGED_ID,
     GARBLED_ID,
     NO_PATIENT,
-    CsvError,
     TableError,
     check_columns,
-    csv_reader,
     doubted,
     open_table,
 )
@@ -119,8 +118,8 @@ def read_header(table: Path) -> tuple[int, list[str]]:
     """
     with open_table(table) as file:
         try:
-            header: list[str] = next(csv_reader(file), [])
-        except CsvError:
+            header: list[str] = next(csv.reader(file), [])
+        except csv.Error:
             return 0, []
     while header and not header[-1].strip():
         header.pop()
@@ -171,13 +170,13 @@ def _read_columns(table: Path, layout: Layout) -> tuple[dict[str, list[str]], Co
     found: list[list[str]] = []
     with open_table(table) as file:
         # Strict, so that a quote left open is an error and not a row that swallows others.
-        reader = csv_reader(file, strict=True)
+        reader = csv.reader(file, strict=True)
         next(reader, None)
         while True:
             line = reader.line_num
             try:
                 row = next(reader, None)
-            except CsvError:
+            except csv.Error:
                 left_out[BAD_ROW] += reader.line_num - line
                 continue
             if row is None:

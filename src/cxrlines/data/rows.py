@@ -3,6 +3,7 @@
 Cells are text: an id `NA` or `007` stays what it is. A file may be compressed by gzip, whatever its name says.
 """
 
+import csv
 import difflib
 import gzip
 import re
@@ -12,9 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec, module_from_spec
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from cxrlines.errors import Error
 
@@ -68,28 +68,6 @@ class Rows:
         return replace(self, columns=list(names), fields=[list(row) for row in cells])
 
 
-MAX_FIELD = 2**20  # characters of one cell; the longest real annotation has about 10,000
-
-
-def _own_csv() -> Any:
-    """The core of the csv module once more: all who share a module share its limit of a cell, and csv is the host's."""
-    spec = find_spec("_csv")
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.field_size_limit(MAX_FIELD)
-    return module
-
-
-_CSV = _own_csv()
-CsvError: type[Exception] = _CSV.Error
-
-
-def csv_reader(lines: Iterable[str], *, strict: bool = False) -> Any:
-    """As `csv.reader`, with MAX_FIELD as the limit of a cell whatever the host has set; raises `CsvError`."""
-    return _CSV.reader(lines, strict=strict)
-
-
 SAVE_AS = "save it as CSV UTF-8 (comma delimited)"
 _OTHER_FORMATS = (
     (b"PK\x03\x04", "is a ZIP archive or an Excel workbook, not a CSV table", f"unpack it, or {SAVE_AS}"),
@@ -138,7 +116,7 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
     fields: list[list[str]] = []
     with open_table(path) as file:
         raw: list[str] = []  # the lines of the row being read
-        reader = csv_reader(_kept(file, raw))
+        reader = csv.reader(_kept(file, raw))
         columns = [clean(name) for name in _next(reader) or []]
         _check_format(path, raw, columns, needed)
         check_columns(path, columns, needed)
@@ -147,7 +125,7 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
             line = reader.line_num + 1
             try:
                 row, wrong = next(reader, None), ""
-            except CsvError as error:
+            except csv.Error as error:
                 row, wrong = [], str(error)
             if row is None:
                 break
@@ -186,8 +164,8 @@ def _kept(lines: Iterable[str], raw: list[str]) -> Iterator[str]:
 def _is_open(raw: Sequence[str]) -> bool:
     """Whether the lines of one row have a quote that is not closed, or text behind a closed one."""
     try:
-        list(csv_reader(raw, strict=True))
-    except CsvError:
+        list(csv.reader(raw, strict=True))
+    except csv.Error:
         return True
     return False
 
@@ -211,7 +189,7 @@ def _check_format(path: Path, head: Sequence[str], columns: Sequence[str], neede
 def _next(reader: Iterable[list[str]]) -> list[str] | None:
     try:
         return next(iter(reader), None)
-    except CsvError:
+    except csv.Error:
         return None
 
 
