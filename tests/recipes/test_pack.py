@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cxrlines.data.folds import make_folds, write_folds
+from cxrlines.data.patients import tokens
 from cxrlines.data.tables import read_dataset
 from cxrlines.evaluation.calibrate import calibration_figures, fit_calibration, fit_thresholds
 from cxrlines.evaluation.ensemble import as_predictions, ensemble, write_predictions
@@ -45,7 +46,7 @@ def finished(phantom, tiny_recipe, tmp_path_factory):
             folder = root / name / f"fold{fold}" / stage
             folder.mkdir(parents=True)
             save_weights(folder / WEIGHTS, model.state_dict(), {"config": json.dumps(model.config())})
-            (folder / LINEAGE).write_text(json.dumps(Lineage.of(folder.name, []).as_dict()))
+            (folder / LINEAGE).write_text(Lineage(folder.name, frozenset()).text())
             (folder / RECORD).write_text(json.dumps({"identity": "x", "leak": None, "test_leak": None}))
             rows = studies[(folds == fold).to_numpy()]
             p = np.clip(0.3 * rows[list(LABELS)].to_numpy() + rng.uniform(0.01, 0.5, (len(rows), 11)), 0, 1)
@@ -121,9 +122,11 @@ def test_where_the_truth_is_gone_or_steps_leaked_nothing_is_calibrated_and_the_b
 
 
 def test_a_bundle_knows_the_patients_of_each_model_and_of_what_it_was_made_from(root, tmp_path):
-    teacher = Lineage.of("teacher", ["before"])
+    teacher = Lineage("teacher", frozenset(tokens(["before"], "phantom")))
     folder = root / "plain/fold1/only"
-    (folder / LINEAGE).write_text(json.dumps(Lineage.of("only", ["own"], [("teacher", teacher)]).as_dict()))
+    (folder / LINEAGE).write_text(
+        Lineage("only", frozenset(tokens(["own"], "phantom")), (("teacher", teacher),)).text()
+    )
     bundle = load_bundle(pack(root, tmp_path / "bundle"))
     seen = seen_by(bundle)
     assert len(seen) == 2 and was_seen("own", seen) and was_seen("before", seen)

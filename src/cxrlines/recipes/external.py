@@ -13,13 +13,17 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.external import PRESENCE, read_external
+from cxrlines.data.external_tables import LAYOUTS
+from cxrlines.data.patients import SITE, is_phantom, key_name
 from cxrlines.data.prepare import Aspect
 from cxrlines.data.store import Store, build_store, open_store
 from cxrlines.data.tables import Dataset
 from cxrlines.data.twins import twins_of_stores
+from cxrlines.files import write_text
+from cxrlines.recipes.people import People, of_set
 from cxrlines.recipes.spec import ExternalSpec
 
-STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "left_out.json"
+STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "set.json"
 _TEST = "test"
 
 
@@ -28,7 +32,7 @@ class ExternalSet:
     """One set: `studies` with study, patient, film, view and PRESENCE, in the order of the store's films.
 
     `twins` has a row for each film of it that is also one of the own set: study (here), own_study, own_patient, split.
-    `store` is the store's fingerprint.
+    `store` is the store's fingerprint, `key` the name of the key under which its patients are hashed.
     """
 
     name: str
@@ -36,6 +40,7 @@ class ExternalSet:
     store: str
     twins: pd.DataFrame
     left_out: dict[str, int] = field(default_factory=dict)
+    key: str = SITE
     _known: dict[tuple[bytes, bool], str] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, held: set[str]) -> np.ndarray:
@@ -47,9 +52,18 @@ class ExternalSet:
 
     def patients(self, rows: np.ndarray) -> set[str]:
         """Whom these rows show: patients of this set, and the own patients of twins among them."""
+        theirs, own = self._people(rows)
+        return {f"{self.name}:{patient}" for patient in theirs} | own
+
+    def tokens(self, rows: np.ndarray, people: People) -> set[str]:
+        """The tokens of `patients`."""
+        theirs, own = self._people(rows)
+        return of_set(theirs, self.name, self.key) | people.tokens(own)
+
+    def _people(self, rows: np.ndarray) -> tuple[set[str], set[str]]:
         some = self.studies.iloc[rows]
         own = self.twins["own_patient"][self.twins["study"].isin(set(some["study"]))]
-        return {f"{self.name}:{patient}" for patient in some["patient"]} | set(own.astype(str))
+        return set(some["patient"].astype(str)), set(own.astype(str))
 
     def identity(self, rows: np.ndarray, *, presence: bool) -> str:
         """Hash of the store, the studies, who they are twins of, and, where learnt from, the tube labels."""
@@ -83,16 +97,19 @@ def prepare_set(
         counts["film that could not be read"] = len(store.left_out)
     against = {split: other.fingerprint for split, (_, other) in own.items()} | {"this": store.fingerprint}
     twins = _twins(root / TWINS, against, own, store, workers)
-    table.to_csv(root / STUDIES, index=False)
-    (root / COUNTS).write_text(json.dumps(counts, indent=1))
-    return ExternalSet(name, table, store.fingerprint, twins, counts)
+    declared = spec.patients or (found.kind if found.kind in LAYOUTS else SITE)
+    key = key_name(declared, phantom=is_phantom(found))
+    write_text(root / STUDIES, table.to_csv(index=False))
+    write_text(root / COUNTS, json.dumps({"patients": key, "left_out": counts}, indent=1))
+    return ExternalSet(name, table, store.fingerprint, twins, counts, key)
 
 
 def open_set(name: str, root: Path) -> tuple[ExternalSet, Store]:
     """A prepared set."""
     store = open_store(root / "store")
     table, twins = _read_table(root / STUDIES), _read_table(root / TWINS)
-    return ExternalSet(name, table, store.fingerprint, twins, json.loads((root / COUNTS).read_text())), store
+    said = json.loads((root / COUNTS).read_text())
+    return ExternalSet(name, table, store.fingerprint, twins, said["left_out"], said["patients"]), store
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -105,16 +122,24 @@ def _read_table(path: Path) -> pd.DataFrame:
 def _twins(
     path: Path, against: dict[str, str], own: dict[str, tuple[Dataset, Store]], store: Store, workers: int
 ) -> pd.DataFrame:
+    patient = {
+        (split, study): who
+        for split, (dataset, _) in own.items()
+        for study, who in zip(*(dataset.studies[name].astype(str) for name in ("study", "patient")), strict=True)
+    }
     mark = path.with_suffix(".json")
     if path.is_file() and mark.is_file() and json.loads(mark.read_text()) == against:
-        return _read_table(path)
-    rows: list[tuple[str, str, str, str]] = []
-    for split, (dataset, other) in own.items():
-        patient = dict(zip(dataset.studies["study"].astype(str), dataset.studies["patient"].astype(str), strict=True))
-        for twin in twins_of_stores(other, store, workers=workers):
-            study = other.studies[twin.a]
-            rows.append((store.studies[twin.b], study, patient[study], split))
-    table = pd.DataFrame(rows, columns=["study", "own_study", "own_patient", "split"], dtype=object)
-    table.to_csv(path, index=False)
-    mark.write_text(json.dumps(against))
+        table = _read_table(path)
+    else:
+        rows = [
+            (store.studies[twin.b], other.studies[twin.a], "", split)
+            for split, (_, other) in own.items()
+            for twin in twins_of_stores(other, store, workers=workers)
+        ]
+        table = pd.DataFrame(rows, columns=["study", "own_study", "own_patient", "split"], dtype=object)
+    # Films stay twins while the tables of who is who change.
+    own_patient = [patient[film] for film in zip(table["split"], table["own_study"], strict=True)]
+    table = table.assign(own_patient=pd.Series(own_patient, index=table.index, dtype=object))
+    write_text(path, table.to_csv(index=False))
+    write_text(mark, json.dumps(against))
     return table

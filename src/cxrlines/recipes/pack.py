@@ -18,7 +18,7 @@ from cxrlines.inference.findings import fit_denied
 from cxrlines.inference.seen import SEEN, seen_text
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes.execute import RunError
-from cxrlines.recipes.folder import HELD_OUT, LINEAGE, WEIGHTS, read_record
+from cxrlines.recipes.folder import HELD_OUT, LINEAGE, LINEAGE_ENTRY, WEIGHTS, read_record
 from cxrlines.recipes.run import STEPS
 from cxrlines.recipes.spec import Recipe
 from cxrlines.task import LABELS
@@ -32,7 +32,8 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
     """Write the bundle of the run in `root` to `out`; `RunError` if the run is not finished.
 
     Its calibration and thresholds are fitted on the out-of-fold predictions of the very steps it holds; where that
-    cannot be, `meta["calibration"]` says why. The patients that each model has seen are in it as cut keys.
+    cannot be, `meta["calibration"]` says why. The patients that each model has seen are in it as cut tokens
+    (`data.patients`).
 
     `half`: weights in 16 bits.
     """
@@ -48,10 +49,10 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
     if not (root / STEPS).is_file():
         raise RunError(f"{root} is not finished; run `cxrlines train` to its end first")
     finished: dict[str, str] = json.loads((root / STEPS).read_text())
-    members, untraced = [], set()
+    members, untraced, trusted = [], set(), set()
     seen: dict[str, frozenset[str]] = {}
     held_out: dict[str, list[Path]] = {}
-    leaks: list[str] = []  # steps alone: what is told of a leak has a patient's key in it, and a bundle travels
+    leaks: list[str] = []
     flips = True
     for name in recipe.averaged:
         source = recipe.source(name)
@@ -67,12 +68,14 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
             _, meta = load_weights(folder / WEIGHTS)
             fold, size = int(fold_name.removeprefix("fold")), recipe.size_of(*source)
             config = json.loads(meta["config"])
-            members.append(BundleMember(name.replace("/", "."), fold, config, folder / WEIGHTS, size))
+            lineage = read_lineage(folder / LINEAGE)
+            header = {LINEAGE_ENTRY: lineage.cut().text()}
+            members.append(BundleMember(name.replace("/", "."), fold, config, folder / WEIGHTS, size, header))
             held_out.setdefault(name, []).append(folder / HELD_OUT)
             if record.get("leak") or record.get("test_leak"):
                 leaks.append(step)
-            lineage = read_lineage(folder / LINEAGE)
             untraced.update(lineage.untraced())
+            trusted.update(lineage.vouched_for())
             seen[members[-1].file] = lineage.seen()
     metrics = root / "metrics.json"
     data = Path(json.loads((root / "data.json").read_text())["data"])
@@ -85,6 +88,7 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
         "recipe": recipe.name,
         "trained_on": _trained_on(data),
         "ancestry_unknown": sorted(untraced),
+        "ancestry_trusted": sorted(trusted),
         "leaks": leaks,
         "flip": flips,
         "calibration": told,

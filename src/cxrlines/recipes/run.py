@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from cxrlines.data.external import read_external
 from cxrlines.data.folds import folds_of, make_folds, read_folds, write_folds
+from cxrlines.data.patients import is_phantom, key_name
 from cxrlines.data.pool import cores
 from cxrlines.data.rows import TableError
 from cxrlines.data.store import Store, build_store
@@ -20,6 +21,7 @@ from cxrlines.recipes.execute import RunError, do_plan
 from cxrlines.recipes.external import open_set, prepare_set
 from cxrlines.recipes.folder import LINEAGE, Run, material, used_sets
 from cxrlines.recipes.load import RecipeError
+from cxrlines.recipes.people import SAME_FILMS, check_people, find_people
 from cxrlines.recipes.plan import Step, files_of, make_plan
 from cxrlines.recipes.proof import write_proof
 from cxrlines.recipes.spec import Recipe
@@ -38,6 +40,7 @@ STEPS = "steps.json"
 def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
     """Decode the films into the run's stores, draw folds, find twins, write down the recipe. Cheap when done before."""
     train, folds = _read(recipe, data)
+    key = key_name(recipe.patients, phantom=is_phantom(train))
     store = _store(recipe, train, root / "store/train", workers)
     test, test_store = None, None
     own = {"train": (train, store)}
@@ -45,6 +48,13 @@ def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
         test = read_dataset(data, "test")
         test_store = _store(recipe, test, root / "store/test", workers)
         own["test"] = (test, test_store)
+    people = find_people(root, own, key)
+    if people.taken_for:
+        own = {split: (people.merged(dataset), films) for split, (dataset, films) in own.items()}
+        train, test = own["train"][0], own["test"][0] if test else None
+        folds = folds_for(recipe, train)
+        if recipe.guard == "refuse":
+            check_people(train, test, folds)
     for name in used_sets(recipe):
         prepare_set(
             name, recipe.external[name], root / "external" / name, own,
@@ -54,7 +64,7 @@ def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
     write_folds(train.studies, folds, root / "folds.csv")
     _write(root / "recipe.json", recipe.model_dump_json(indent=1))
     _write(root / "data.json", json.dumps({"data": str(data.resolve())}))
-    return Run(root, recipe, material(train, store, folds, external), store, test, test_store, external)
+    return Run(root, recipe, material(train, store, folds, external), store, people, test, test_store, external)
 
 
 def _read(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
@@ -165,6 +175,8 @@ def train(
             distributed.first(lambda: _claim(root, held))
             distributed.first(lambda: made.append(prepare(recipe, data, root, workers or cores())))
             run = made[0] if made else Run.open(root, data)
+            if same := run.people.text():
+                say(f"{same}; they are listed in {root / SAME_FILMS}")
             for split, store in (("train", run.store), ("test", run.test_store)):
                 if store is not None and store.left_out:
                     say(f"{len(store.left_out)} {split} films could not be read and are left out; see the report")
