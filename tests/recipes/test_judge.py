@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cxrlines.data.patients import tokens
 from cxrlines.data.tables import read_dataset
 from cxrlines.inference.bundle import BundleError, BundleMember, load_bundle, write_bundle
 from cxrlines.inference.seen import SEEN, seen_text
@@ -15,7 +16,6 @@ from cxrlines.models.weights import save_weights
 from cxrlines.phantom.backdrop import backdrop_patient
 from cxrlines.recipes.judge import SEEN_PATIENT, judge, of_fold
 from cxrlines.recipes.known import JudgeError, KnownFilm, KnownFilms, data_films
-from cxrlines.training.lineage import Lineage
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def bundle_of(tmp_path_factory):
 
     def make(*seen, meta=None):
         members = [BundleMember("a", fold, model.config(), folder / "w.safetensors") for fold in range(2)]
-        keys = {m.file: Lineage.of("x", p).seen() for m, p in zip(members, seen, strict=False)}
+        keys = {m.file: tokens(p, "phantom") for m, p in zip(members, seen, strict=False)}
         further = {SEEN: seen_text(keys)} if seen else None
         way = {"store": {"size": 80, "aspect": "stretch"}, "input_size": 64, "meta": meta or {}}
         return load_bundle(write_bundle(folder / "bundle", members, further=further, **way))
