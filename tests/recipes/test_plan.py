@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from cxrlines.augment.policy import POLICIES
 from cxrlines.data.external import PRESENCE
 from cxrlines.data.lines import Line
 from cxrlines.data.tables import Dataset
@@ -411,3 +412,10 @@ def test_a_fold_without_films_says_why():
     nobody = material(lines={"foreign": []})
     with pytest.raises(ValueError, match=r"0 of 40 films are annotated \(train_annotations.csv\); use films.which"):
         planned(recipe_of("staged"), nobody)
+
+
+def test_a_number_of_a_policy_changes_the_steps_that_use_it(monkeypatch):
+    recipe = changed(recipe_of("plain", "self", "multi-task"), "members.multi-task.stages.only.films.augment", "none")
+    before = planned(recipe)
+    monkeypatch.setitem(POLICIES["light"], "crop_area", (0.8, 1.0))
+    assert redone(before, planned(recipe)) == {"plain/only", "self/only"}

@@ -1,7 +1,8 @@
 """A recipe made into steps: one for each member, fold and stage, each with its parents and its identity.
 
-A step's identity is the hash of its specification, its parents' identities and its data: change a line of the
-recipe and only the steps that depend on it get a new identity, and are done again.
+A step's identity is the hash of its specification, of the numbers and the code behind it (`identity`), of its parents'
+identities and its data: change a line of the recipe and only the steps that depend on it get a new identity, and are
+done again.
 
 A step holds out one fold, the one it is judged on. Soft labels of the own films need more: the label of a film of fold
 j, for a student that holds out fold k, comes from a teacher that holds out both. Such a step is an inner one; it serves
@@ -21,12 +22,13 @@ import pandas as pd
 from cxrlines.data.lines import Line
 from cxrlines.data.tables import Dataset
 from cxrlines.recipes.external import ExternalSet
+from cxrlines.recipes.identity import code_identity, resolved
 from cxrlines.recipes.spec import Recipe
 from cxrlines.recipes.stage_spec import OWN, FileStart, StageSpec
 from cxrlines.task import LABELS
 
-FORMAT = 4
-"""Raised when the code trains differently from the same specification, so that old steps are not taken for new."""
+FORMAT = 5
+"""Raised when steps of an older form must not be taken for new; that code trains differently is seen (`identity`)."""
 
 Held = tuple[int, ...]
 """The folds a step holds out, ascending: one; two or more for an inner step."""
@@ -157,6 +159,8 @@ class _Plan:
             "dropout": member.dropout,
             "exclusive": member.exclusive,
             "stage": _content(stage),
+            "resolved": resolved(stage, self.recipe.size_of(name, stage_name)),
+            "code": code_identity(member, stage_name),
             "files": [_file_identity(path) for path in files_of(stage, held[0])],
             "parents": {role: self.need(parent).identity for role, parent in parents.items()},
             "data": self.films.identity(stage, rows),
