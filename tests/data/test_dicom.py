@@ -435,9 +435,9 @@ class TestHowItIsShown:
         assert codes(film) == [Code.WINDOW_IGNORED]
 
     def test_a_window_that_only_tells_the_film_from_its_background_shows_nothing(self):
-        values = smooth(2000, 2000)
+        values = smooth(2000, 1200)
         values[:, :150] = 0
-        film = film_of(made(values, WindowCenter=900, WindowWidth=300))
+        film = film_of(made(values, WindowCenter=600, WindowWidth=300))
         assert codes(film) == [Code.WINDOW_IGNORED] and np.array_equal(film.pixels, gray(made(values)))
 
     def test_a_window_on_one_dead_pixel_shows_nothing(self):
