@@ -48,7 +48,7 @@ BYTES_PER_VALUE = {Kind.JPEG: 3, Kind.LOSSLESS: 9, Kind.JPEG_LS: 9, Kind.JPEG_20
 MAX_MEMORY = 480 * 2**20
 """What would take more is not begun."""
 LEAPS, RARER = 0.002, 10
-"""Values read with too few bits or the wrong sign leap where they cross a limit: at least this share of neighbours does,
+"""Values read with too few bits or the wrong sign leap where they cross a limit: this share of neighbours at least,
 and so many times as many as with the right ones."""
 EXPORT = "export it again, or uncompressed"
 _EARLIER = {f"1.2.840.10008.1.2.4.{number}" for number in (52, 53, 54, 55, 56)}

@@ -1,5 +1,6 @@
 """A soak of the reading of films: sound ones of every kind, damaged at random, read in a process that may die of it."""
 
+import contextlib
 import io
 import json
 import os
@@ -20,7 +21,7 @@ from cxrlines.data.child import Child, Died, serving
 from cxrlines.data.sound import JPEG, Sound, every_kind, large_ones, shipped
 
 SECONDS, MEGABYTES = 2.0, 512
-"""What reading a film may take: time, and memory beyond what the processes took before it."""
+"""What reading a film may take: time, and memory beyond what the processes took at first."""
 PATIENCE_S = 120.0
 """After so long the asking process is given up."""
 SIZES = ((64, 80), (300, 257), (512, 480))
@@ -42,7 +43,7 @@ class Report:
         read, refused: Damaged or not.
         faults: Exceptions other than a refusal, by type: faults of cxrlines.
         slow: Took more than SECONDS.
-        large: Took more than MEGABYTES beyond what was taken before, asking and decoding process together.
+        large: Took more than MEGABYTES beyond what was taken at first, asking and decoding process together.
         died: The asking process ended or hung.
         decoder_died: The decoders' process ended or was ended; the asking process went on.
         undamaged, forgiven: (read right, of how many); of films whose picture is not known, read counts.
@@ -116,8 +117,9 @@ def soak(films: int, seed: int, progress: Callable[[int, int | None], None] = la
 
 def _begin() -> Child:
     child = Child("cxrlines.data.robustness", silent=True)
-    child.send(next(shipped()).data)  # what is imported at the first film is none of the next one's time
-    child.receive(PATIENCE_S), child.receive(PATIENCE_S)
+    for film in shipped():  # what is imported at the first films is none of the others' time or memory
+        child.send(film.data)
+        child.receive(PATIENCE_S), child.receive(PATIENCE_S)
     return child
 
 
@@ -302,9 +304,12 @@ def serve() -> None:
     from cxrlines.data import decoders
     from cxrlines.data.films import FilmError, read_film
 
+    memory = _Memory()
+
     def answer(receive: Callable[[], bytes], send: Callable[[bytes], None]) -> None:
         data = receive()
-        before, deaths = _Memory(_pids()), decoders.deaths()
+        memory.forget(_pids())
+        deaths = decoders.deaths()
         found: dict[str, Any] = {}
         pixels = b""
         begun = time.perf_counter()
@@ -316,7 +321,7 @@ def serve() -> None:
         except Exception as error:  # a fault of cxrlines, which is what is looked for
             found["fault"] = f"{type(error).__name__}: {str(error)[:200]}"
         found["seconds"] = time.perf_counter() - begun
-        found["megabytes"] = before.growth(_pids())
+        found["megabytes"] = memory.most(_pids())
         found["decoder_died"] = decoders.deaths() - deaths
         send(json.dumps(found).encode())
         send(pixels)
@@ -331,20 +336,23 @@ def _pids() -> list[int]:
 
 
 class _Memory:
-    """What processes take now, to be compared with the most they took until later. 0 where there is no /proc."""
+    """What processes take at the most, beyond what each took at first. 0 where there is no /proc."""
 
-    def __init__(self, pids: list[int]) -> None:
-        self.taken = {pid: value for pid in pids if (value := _megabytes(pid, "VmRSS")) is not None}
+    def __init__(self) -> None:
+        self.first: dict[int, float] = {}
+
+    def forget(self, pids: list[int]) -> None:
+        """Begin to measure: forget the most so far."""
         for pid in pids:
-            try:
-                Path(f"/proc/{pid}/clear_refs").write_text("5")  # forgets the most so far
-            except OSError:
-                continue
+            if pid not in self.first and (taken := _megabytes(pid, "VmRSS")) is not None:
+                self.first[pid] = taken
+            with contextlib.suppress(OSError):
+                Path(f"/proc/{pid}/clear_refs").write_text("5")
 
-    def growth(self, pids: list[int]) -> float:
-        """MB; a process that is new took nothing before."""
-        most = {pid: value for pid in pids if (value := _megabytes(pid, "VmHWM")) is not None}
-        return sum(max(0.0, value - self.taken.get(pid, 0.0)) for pid, value in most.items())
+    def most(self, pids: list[int]) -> float:
+        """MB, all processes together; one that has begun since took nothing at first."""
+        taken = {pid: _megabytes(pid, "VmHWM") for pid in pids}
+        return sum(max(0.0, value - self.first.get(pid, 0.0)) for pid, value in taken.items() if value is not None)
 
 
 def _megabytes(pid: int, name: str) -> float | None:
