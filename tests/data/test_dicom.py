@@ -7,7 +7,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -15,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_windowing
@@ -22,11 +23,9 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
     RLELossless,
 )
 
-from cxrlines.data import decoders
 from cxrlines.data.films import Film, FilmError, NotAFilm, read_film
 from cxrlines.data.notes import Code
 from cxrlines.data.spacing import SpacingKind
@@ -80,7 +79,10 @@ def codes(film: Film) -> list[Code]:
 def lut(table: np.ndarray, bits: int, first: int = 0, **tags: object) -> pydicom.Dataset:
     """An item of a LUT sequence; `tags` are laid over it."""
     item = pydicom.Dataset()
-    item.LUTDescriptor, item.LUTData = [len(table) % 65536, first % 65536, bits], table.tobytes() + b"\0" * (table.nbytes % 2)
+    item.LUTDescriptor, item.LUTData = (
+        [len(table) % 65536, first % 65536, bits],
+        table.tobytes() + b"\0" * (table.nbytes % 2),
+    )
     item["LUTData"].VR, item["LUTDescriptor"].VR = "OW", "US"
     for name, value in tags.items():
         if value is None:
@@ -220,7 +222,10 @@ class Dcmtk:
         self.folder = folder
 
     def __call__(self, dataset: FileDataset, *options: str) -> np.ndarray:
-        (self.folder / "film.dcm").write_bytes(file(dataset))
+        return self.shows(file(dataset), *options)
+
+    def shows(self, data: bytes, *options: str) -> np.ndarray:
+        (self.folder / "film.dcm").write_bytes(data)
         out = self.folder / "film.pgm"
         subprocess.run(
             ["dcm2pnm", "-O", "+op", *options, str(self.folder / "film.dcm"), str(out)], check=True, capture_output=True
@@ -239,6 +244,9 @@ def dcmtk(tmp_path: Path) -> Dcmtk:
 CURVE = np.sqrt(np.arange(4096) / 4095)
 TWELVE = {"BitsStored": 12, "HighBit": 11}
 WINDOW = {"WindowCenter": 1500, "WindowWidth": 2200}
+
+
+SMALL_WINDOW = {"WindowCenter": 120, "WindowWidth": 200}
 
 
 class TestBesideDcmtk:
@@ -265,7 +273,7 @@ class TestBesideDcmtk:
             ({"VOILUTSequence": [lut((CURVE * 511).astype(np.uint16), 9)]}, "+Wl 1"),
             ({"ModalityLUTSequence": [lut((CURVE * 4095).astype(np.uint16), 12)]} | WINDOW, "+Wi 1"),
             ({"ModalityLUTSequence": [lut((CURVE * 4095).astype(np.uint16), 16)]} | WINDOW, "+Wi 1"),
-            ({"ModalityLUTSequence": [lut((CURVE * 255).astype(np.uint8), 8)], "WindowCenter": 120, "WindowWidth": 200}, "+Wi 1"),
+            ({"ModalityLUTSequence": [lut((CURVE * 255).astype(np.uint8), 8)]} | SMALL_WINDOW, "+Wi 1"),
         ],
     )  # fmt: skip
     def test_unsigned(self, dcmtk, photometric, tags, option):
@@ -320,6 +328,22 @@ class TestBesideDcmtk:
         assert codes(film) == [Code.OVERLAY_MASKED]
 
 
+REAL = {
+    "MR_small": "+Wi 1", "MR_small_bigendian": "+Wi 1", "MR_small_implicit": "+Wi 1", "examples_overlay": "+Wi 1",
+    "693_UNCI": "+Wi 1", "MR-SIEMENS-DICOM-WithOverlays": "+Wi 1", "MR2_UNCR": "+Wi 1", "RG1_UNCI": "+Wi 1",
+    "RG3_UNCR": "+Wi 1", "vlut_04": "+Wl 1 +Mv", "mlut_18": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_files_beside_dcmtk(dcmtk, name):
+    path = next((folder / f"{name}.dcm" for folder in (OWN, EXTRA) if (folder / f"{name}.dcm").is_file()), None)
+    if path is None:
+        pytest.skip("the package pydicom-data is not installed")
+    shown = dcmtk.shows(path.read_bytes(), *REAL[name].split())
+    assert np.abs(read_film(path).pixels.astype(int) - shown).max() <= 1
+
+
 def smooth(depth: int, low: int = 0, shape: tuple[int, int] = (300, 240)) -> np.ndarray:
     """Values (h, w) uint16 of a film that runs on smoothly from `low` over `depth` of them, some noise on it."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
@@ -336,7 +360,9 @@ class TestHowItIsShown:
         film = film_of(made(RAMP, **TWELVE, VOILUTSequence=[lut(table, 10)], WindowCenter=5, WindowWidth=5))
         assert np.abs(film.pixels.ravel() - table / 1023 * 255).max() <= 0.51 and not film.notes
 
-    @pytest.mark.parametrize(("bits", "top", "white"), [(16, 4095, 4095), (16, 4000, 4095), (16, 4096, 4096), (12, 700, 1023)])
+    @pytest.mark.parametrize(
+        ("bits", "top", "white"), [(16, 4095, 4095), (16, 4000, 4095), (16, 4096, 4096), (12, 700, 1023)]
+    )
     def test_a_lut_narrower_than_it_says_is_scaled_by_what_it_reaches(self, bits, top, white):
         table = np.rint(CURVE * top).astype(np.uint16)
         film = film_of(made(RAMP, **TWELVE, VOILUTSequence=[lut(table, bits)]))
@@ -353,6 +379,13 @@ class TestHowItIsShown:
                 dataset.VOILUTSequence[0].LUTData = np.frombuffer(table.tobytes(), np.uint16).byteswap().tobytes()
                 dataset.set_original_encoding(False, False)
             assert np.abs(gray(dataset).ravel().astype(int) - table).max() <= 1
+
+    def test_a_lut_that_begins_below_0_of_a_film_that_does_not(self):
+        values = np.clip(RAMP, 300, 1900).astype(np.int16)
+        item = lut((CURVE * 4095).astype(np.uint16), 12, -2048)
+        dataset = made(values, **TWELVE, VOILUTSequence=[item])
+        film = film_of(dataset)
+        assert np.abs(film.pixels.astype(int) - np.rint(CURVE[values + 2048] * 255)).max() <= 1 and not film.notes
 
     def test_a_lut_of_65536_entries(self):
         values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -401,6 +434,12 @@ class TestHowItIsShown:
         assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
         assert codes(film) == [Code.WINDOW_IGNORED]
 
+    def test_a_window_that_only_tells_the_film_from_its_background_shows_nothing(self):
+        values = smooth(2000, 1200)
+        values[:, :150] = 0
+        film = film_of(made(values, WindowCenter=600, WindowWidth=300))
+        assert codes(film) == [Code.WINDOW_IGNORED] and np.array_equal(film.pixels, gray(made(values)))
+
     def test_a_window_on_one_dead_pixel_shows_nothing(self):
         values = smooth(4096)
         values[0, 0] = 60_000
@@ -418,7 +457,9 @@ class TestHowItIsShown:
         turned = film_of(made(RAMP, **TWELVE, **WINDOW, PresentationLUTShape="INVERSE"))
         assert np.array_equal(turned.pixels, 255 - gray(made(RAMP, **TWELVE, **WINDOW)))
         assert codes(turned) == [Code.METADATA_IGNORED]
-        once = film_of(made(RAMP, **TWELVE, **WINDOW, PresentationLUTShape="INVERSE", PhotometricInterpretation="MONOCHROME1"))
+        once = film_of(
+            made(RAMP, **TWELVE, **WINDOW, PresentationLUTShape="INVERSE", PhotometricInterpretation="MONOCHROME1")
+        )
         assert np.array_equal(once.pixels, turned.pixels) and not once.notes
 
     @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -516,13 +557,17 @@ class TestHeaders:
     @pytest.mark.parametrize("high", [3, 40])
     def test_a_high_bit_that_cannot_be_is_not_believed(self, high):
         film = film_of(made(RAMP, BitsStored=12, HighBit=high, **WINDOW))
-        assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW))) and codes(film) == [Code.ELEMENT_ASSUMED]
+        assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW))) and codes(film) == [
+            Code.ELEMENT_ASSUMED
+        ]
 
     def test_identifiers_are_uids_or_nothing(self):
         film = film_of(made(RAMP, StudyInstanceUID="1.2.840.99.7"))
         assert (film.study_uid, film.sop_uid) == ("1.2.840.99.7", "1.2.3")
         for text in (SECRET, "2024.01.05", "1.2.03.4", "1", ""):
-            data = file(made(RAMP, StudyInstanceUID="1.2.345678")).replace(b"1.2.345678", text.encode().ljust(10, b"\0"))
+            data = file(made(RAMP, StudyInstanceUID="1.2.345678")).replace(
+                b"1.2.345678", text.encode().ljust(10, b"\0")
+            )
             assert read_film(data).study_uid is None
 
     @pytest.mark.parametrize(
@@ -543,10 +588,13 @@ class TestHeaders:
             delattr(dataset, keyword)
         with pytest.raises(NotAFilm) as caught:
             film_of(dataset)
-        again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301: as worker processes pass it on
+        again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301
         assert caught.value.kind == again.kind == kind and str(again) == str(caught.value)
 
-    @pytest.mark.parametrize(("name", "kind"), [("DICOMDIR", "DICOMDIR"), ("test-SR.dcm", "structured report"), ("rtplan.dcm", "radiotherapy object")])
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [("DICOMDIR", "DICOMDIR"), ("test-SR.dcm", "structured report"), ("rtplan.dcm", "radiotherapy object")],
+    )
     def test_real_files_that_are_no_films(self, name, kind):
         path = OWN / name if (OWN / name).is_file() else OWN / "dicomdirtests" / name
         with pytest.raises(NotAFilm) as caught:
@@ -572,6 +620,43 @@ class TestHeaders:
         assert film.spacing.kind == SpacingKind.NOT_BELIEVED and codes(film) == [Code.SPACING_NOT_BELIEVED]
 
 
+FULL = file(
+    made(
+        RAMP, **TWELVE, **WINDOW, PixelPaddingValue=0, PixelPaddingRangeLimit=3, RescaleSlope=2, RescaleIntercept=-5,
+        VOILUTFunction="LINEAR", PresentationLUTShape="IDENTITY", PixelSpacing=[0.14, 0.14], PixelAspectRatio=[1, 1],
+        ImagerPixelSpacing=[0.15, 0.15], EstimatedRadiographicMagnificationFactor=1.1, DistanceSourceToDetector=1800,
+        DistanceSourceToPatient=1700, VOILUTSequence=[lut((CURVE[:64] * 4095).astype(np.uint16), 16, 9)],
+        ModalityLUTSequence=[lut((CURVE[:64] * 255).astype(np.uint8), 8)], StudyInstanceUID="1.2.3.4",
+    )
+)  # fmt: skip
+"""A film that says all that can be said."""
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_whatever_the_header_says_it_is_a_film_or_an_error(data):
+    hurt = bytearray(FULL)
+    header = range(132, len(FULL) - RAMP.nbytes)
+    for place in data.draw(st.lists(st.sampled_from(header), min_size=1, max_size=5)):
+        hurt[place] = data.draw(st.sampled_from(b"\0\1 09\\-\x7f\x80\xff") | st.integers(0, 255))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            film = read_film(bytes(hurt))
+        except FilmError as error:
+            assert SECRET not in str(error)
+        else:
+            assert film.pixels.dtype == np.uint8 and film.pixels.ndim == 2
+            assert SECRET not in str(film.notes)
+
+
+@pytest.mark.parametrize("slope", [1e-7, 1, 1e7, 1e300, -1e-300])
+def test_slopes_of_any_size(slope):
+    film = film_of(made(RAMP, **TWELVE, RescaleSlope=slope, RescaleIntercept=0))
+    assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE)))
+    assert codes(film) == [Code.METADATA_IGNORED] * (not 1e-9 < abs(slope) < 1e9)
+
+
 class TestDatasets:
     """A pydicom Dataset reads as its file does, whatever it lacks."""
 
@@ -582,14 +667,14 @@ class TestDatasets:
         dataset.file_meta.TransferSyntaxUID = syntax
         data = file(dataset)
         plain = read_film(data)
-        for given in (pydicom.dcmread(io.BytesIO(data)), dataset):
+        for source in (pydicom.dcmread(io.BytesIO(data)), dataset):
             for keyword in ("SOPInstanceUID", "SOPClassUID"):
-                delattr(given, keyword)
+                delattr(source, keyword)
             for _ in range(2):
-                film = read_film(given)
+                film = read_film(source)
                 assert np.array_equal(film.pixels, plain.pixels) and film.view == "AP" and film.notes == plain.notes
-                given.file_meta = FileMetaDataset()
-            assert given.file_meta == FileMetaDataset()  # left as it was
+                source.file_meta = FileMetaDataset()
+            assert source.file_meta == FileMetaDataset()  # left as it was
 
     def test_compressed(self):
         path = OWN / "MR_small_RLE.dcm"
@@ -622,6 +707,7 @@ assert state() == before
 """
     subprocess.run([sys.executable, "-c", program], check=True)
 
+
 class TestRealFiles:
     def test_the_chest_film_is_the_same_in_every_transfer_syntax(self):
         if not EXTRA.is_dir():
@@ -652,13 +738,10 @@ class TestRealFiles:
     def test_every_file_is_a_film_or_an_error_that_helps(self):
         films = 0
         for path in sorted(OWN.iterdir()):
-            start = time.perf_counter()
             try:
                 films += read_film(path).pixels.size > 0
             except FilmError as error:
-                told = str(error).removeprefix(f"{path}: ")
-                assert told != str(error) and ("; " in told) and len(told) < 300
-            assert time.perf_counter() - start < 3  # the first that needs GDCM starts a process for it
+                assert error.what.startswith(f"{path}: ") and error.way_out and len(str(error)) < 300 + len(str(path))
         assert films > 40
 
     @pytest.mark.parametrize(
@@ -667,7 +750,6 @@ class TestRealFiles:
             ("image_dfl", "is a deflated DICOM file"),
             ("SC_rgb_rle_2frame", "NumberOfFrames is 2"),
             ("examples_palette", "PhotometricInterpretation is 'PALETTE COLOR'"),
-            ("JPEG-lossy", "12-bit JPEG needs the decoder pylibjpeg-libjpeg"),
         ],
     )
     def test_what_is_not_read_says_so(self, name, said):
@@ -696,7 +778,7 @@ class TestBadFiles:
             try:
                 assert read_film(file(dataset)).pixels.shape == (dataset.Rows, dataset.Columns)
             except FilmError as error:
-                assert "; export it again" in str(error)
+                assert error.way_out
 
     def test_a_stream_larger_than_its_header_is_not_decoded(self):
         dataset = pydicom.dcmread(OWN / "MR_small_jp2klossless.dcm")
@@ -704,7 +786,11 @@ class TestBadFiles:
         start = frame.index(b"\xff\x4f\xff\x51")
         frame[start + 8 : start + 16] = (60_000).to_bytes(4) * 2
         dataset.PixelData = encapsulate([bytes(frame)])
-        assert "compressed pixels are 60000 x 60000, the header says 64 x 64" in says(file(dataset))
+        tracemalloc.start()
+        says(file(dataset))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 30e6
 
     @pytest.mark.parametrize("packet", [b"\x81\xff", b"\x7f" + bytes(128), b"\x80"], ids=["run", "literal", "nothing"])
     def test_an_rle_stream_of_more_than_its_header_is_not_inflated(self, packet):
@@ -713,10 +799,9 @@ class TestBadFiles:
         frame = struct.pack("<16L", 1, 64, *[0] * 14) + packet * (2_000_000 // len(packet))
         dataset.PixelData = encapsulate([frame + b"\0" * (len(frame) % 2)])
         tracemalloc.start()
-        message = says(file(dataset))
+        says(file(dataset))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert "RLE pixels hold more than the 16 x 16 px the header says; export it again" in message
         assert peak < 30e6
 
     def test_rle_planes_are_counted(self):
@@ -736,14 +821,6 @@ class TestBadFiles:
         dataset = made(np.zeros((3000, 3000), np.uint16))
         dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         assert "only its pixels may be compressed; save it undeflated" in says(file(dataset))
-
-    def test_a_missing_decoder_names_the_package(self, monkeypatch):
-        class Missing:
-            is_available, available_plugins = False, ()
-
-        monkeypatch.setattr(decoders, "get_decoder", lambda syntax: Missing())
-        message = says((OWN / "MR_small_jp2klossless.dcm").read_bytes())
-        assert JPEG2000Lossless.name in message and "install python-gdcm" in message
 
     def test_no_warning_quotes_a_tag(self, capfd, recwarn):
         data = file(made(RAMP)).replace(b"Doe^Secret", b"Doe^\xff\xfe\\\x1b$)")

@@ -145,7 +145,7 @@ def stored_values(dataset: pydicom.Dataset, elements: Elements, name: str) -> St
     header = _Header.of(dataset, name)
     if not header.syntax.is_transfer_syntax or header.syntax.is_private:
         raise FilmError(f"{name}: transfer syntax {header.known_syntax} is not read", "save it uncompressed")
-    value = memoryview(elements.bytes_of("PixelData"))
+    value = elements.pixels
     if bytes(value[:4]) == streams.ITEM:
         frame, notes = _frame(header, value, elements.open_end)
     elif header.syntax.is_encapsulated:  # a stream that lies in the element bare

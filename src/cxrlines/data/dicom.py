@@ -7,13 +7,12 @@ completed. No value is told in a message or note but those that say how pixels a
 import io
 import re
 
-import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 
 from cxrlines.data.decoders import stored_values
-from cxrlines.data.display import displayed, luma, spread, to_uint8
+from cxrlines.data.display import colour_note, displayed, luma, spread, to_uint8
 from cxrlines.data.elements import KEYWORDS, Elements, parse
 from cxrlines.data.films import Film, FilmError, NotAFilm, check_size
 from cxrlines.data.notes import Code, Note
@@ -49,8 +48,8 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
     stored = stored_values(header, elements, name)
     notes += stored.notes
     if stored.values.ndim == 3:
-        pixels = luma(stored.values[..., :3])
-        notes.append(Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"))
+        pixels = luma(stored.values)
+        notes += colour_note(stored.values)
         shown, more = (to_uint8(pixels / (2**stored.bits - 1)), ()) if stored.bits <= 8 else spread(pixels)
     else:
         shown, more = displayed(elements, stored.values, stored.bits, stored.high_bit, stored.signed)
@@ -120,16 +119,21 @@ def _check_kind(elements: Elements, name: str) -> None:
     if "FloatPixelData" in elements or "DoubleFloatPixelData" in elements:
         raise FilmError(f"{name}: has float pixels, of unknown black and white", "export the film as displayed")
     if "PixelData" not in elements:
-        if "Rows" not in elements:
+        if "Rows" not in elements and sop_class and not sop_class.startswith(IMAGE):
             kind = "object without an image"
             raise NotAFilm(f"{name}: is a DICOM file that holds no film ({kind})", "name the films beside it", kind)
-        raise FilmError(f"{name}: has no PixelData (7FE0,0010)", "export the film with its pixels")
+        what = "has no PixelData (7FE0,0010), or is cut off before it"
+        raise FilmError(f"{name}: {what}", "export the film with its pixels")
+    if not elements.pixels:
+        raise FilmError(f"{name}: PixelData (7FE0,0010) is empty", "export the film with its pixels")
 
 
 def _header(elements: Elements, name: str, max_pixels: int, notes: list[Note]) -> pydicom.Dataset:
     """How the pixels are stored: the header's elements, checked, and those that may be missing, as `notes` say."""
 
-    def refused(keyword: str, found: object, allowed: str, way_out: str = "mend the header, or export it again") -> None:
+    def refused(
+        keyword: str, found: object, allowed: str, way_out: str = "mend the header, or export it again"
+    ) -> None:
         raise FilmError(f"{name}: {keyword} is {found}; {allowed}", way_out)
 
     def known(keyword: str, missing: int | None = None) -> int:

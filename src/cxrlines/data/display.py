@@ -14,12 +14,14 @@ from cxrlines.data.notes import Code, Note
 PERCENTILES = (0.5, 99.5)
 """Gray values that become black and white where a film of more than 8 bits does not say what to show."""
 ONE_GRAY = 0.995
-"""Share of a film in one gray from which on a window or table shows nothing of it."""
+"""Share of a film in one gray, but for its commonest value, from which on a window or table shows nothing of it."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 """VOI LUT Functions of PS3.3 C.11.2.1.2 and C.11.2.1.3."""
-GRID, EMPTY, LEAST_KEPT, LEAST_LEVELS = 1000, 2, 0.25, 64
+GRID, EMPTY, LEAST_KEPT, LEAST_LEVELS = 1000, 5, 0.25, 64
 """Of a border: the quantiles looked at; how many of them may lie in the gap before it, as letters and blurred edges do;
 which share of a film is left at least, and how many of its quantiles differ: a film, not another border."""
+COLOURED = 16, 0.01
+"""A film is in colour if its colours differ by more than so many levels of 256 in more than this share of its px."""
 
 _CHUNK = 2**20
 
@@ -41,7 +43,19 @@ def to_uint8(share: np.ndarray) -> np.ndarray:
 
 def luma(rgb: np.ndarray) -> np.ndarray:
     """Colours (h, w, 3), unsigned, as gray (h, w) of the same depth by ITU-R 601."""
-    return np.rint(rgb @ np.array([0.299, 0.587, 0.114], np.float32)).astype(rgb.dtype)
+    weights, gray = np.array([0.299, 0.587, 0.114], np.float32), np.empty(rgb.shape[:2], rgb.dtype)
+    rows = max(1, _CHUNK // rgb.shape[1])
+    for top in range(0, len(rgb), rows):
+        gray[top : top + rows] = np.rint(rgb[top : top + rows] @ weights)
+    return gray
+
+
+def colour_note(rgb: np.ndarray) -> tuple[Note, ...]:
+    """A note if colours (h, w, 3), unsigned, are more than gray in three channels."""
+    few = rgb[:: max(1, len(rgb) // 512), :: max(1, rgb.shape[1] // 512)].astype(np.int32)
+    if (np.ptp(few, axis=2) > COLOURED[0] / 256 * max(few.max(), 255)).mean() <= COLOURED[1]:
+        return ()
+    return (Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"),)
 
 
 def spread(pixels: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
@@ -50,10 +64,10 @@ def spread(pixels: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
         counts = count(pixels)
         values = np.flatnonzero(counts)
         low, high, notes = contrast(values, counts[values])
-        return to_uint8((np.arange(len(counts)) - low) / max(high - low, 1e-6))[pixels], notes
+        return to_uint8((np.arange(len(counts)) - low) / ((high - low) or 1))[pixels], notes
     values, counts = np.unique(pixels, return_counts=True)
     low, high, notes = contrast(values, counts)
-    return to_uint8((pixels - np.float64(low)) / max(high - low, 1e-6)), notes
+    return to_uint8((pixels - np.float64(low)) / ((high - low) or 1)), notes
 
 
 def contrast(values: np.ndarray, counts: np.ndarray) -> tuple[float, float, tuple[Note, ...]]:
@@ -88,11 +102,12 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
     jumps = grid[EMPTY:] - grid[:-EMPTY]
     widest = [int(place) for place in np.argsort(jumps)[::-1][: 4 * EMPTY] if jumps[place] > 0]
     least = int(PERCENTILES[0] / 100 * GRID)  # fewer pixels do not set the contrast
+    levels = np.append(0, np.cumsum(np.diff(grid) > 0))
     best = (0, GRID)
     for low in [0, *(place + EMPTY for place in widest if place >= least)]:
         for high in [GRID, *(place for place in widest if place + EMPTY <= GRID - least)]:
             width = grid[high] - grid[low]
-            if high - low < LEAST_KEPT * GRID or len(np.unique(grid[low : high + 1])) < LEAST_LEVELS:
+            if high - low < LEAST_KEPT * GRID or levels[high] - levels[low] < LEAST_LEVELS:
                 continue
             below = low == 0 or _is_spike(grid[low] - grid[low - EMPTY], width, grid[low - EMPTY] - grid[0])
             above = high == GRID or _is_spike(grid[high + EMPTY] - grid[high], width, grid[-1] - grid[high + EMPTY])
@@ -104,7 +119,7 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
 
 
 def _is_spike(gap: float, film: float, width: float) -> bool:
-    return gap > film and width <= gap / 8
+    return gap > film and width <= gap / 4
 
 
 def _quantiles(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -175,7 +190,7 @@ def _padding(elements: Elements, codes: np.ndarray, stored: np.ndarray, signed: 
     """Which codes are padding (PixelPaddingValue to PixelPaddingRangeLimit); none where all would be."""
     value = elements.numbers("PixelPaddingValue", signed)
     limit = elements.numbers("PixelPaddingRangeLimit", signed) or value
-    if not value:
+    if not value or not np.isfinite((value[0], limit[0])).all():
         return np.zeros(len(codes), bool)
     found = (stored >= min(value[0], limit[0])) & (stored <= max(value[0], limit[0]))
     found |= codes == int(value[0]) % 2**16  # a word that is no value
@@ -197,11 +212,12 @@ def _shown(
     elements: Elements, stored: np.ndarray, counts: np.ndarray, span: tuple[int, int], notes: list[Note]
 ) -> np.ndarray:
     """Gray (n,) uint8 of the stored values (n,) that occur, by the first table or window that shows something."""
-    values, whole = _rescaled(elements, stored, span, notes)
-    flat = counts.max() >= ONE_GRAY * counts.sum()
+    values, whole = _rescaled(elements, stored, notes)
+    inner = np.where(np.arange(len(counts)) == counts.argmax(), 0, counts)  # without what may be all its background
+    flat = inner.max() >= ONE_GRAY * inner.sum()
     for way in _ways(elements, values, notes) if whole else ():
         gray = to_uint8(way.share)
-        if flat or np.bincount(gray, counts).max() < ONE_GRAY * counts.sum():
+        if flat or np.bincount(gray, inner).max() < ONE_GRAY * inner.sum():
             notes += way.notes
             return gray
         notes.append(Note(way.ignored, f"{way.name} shows nothing of the film's values and is not used"))
@@ -210,24 +226,28 @@ def _shown(
     order = np.argsort(values, kind="stable")
     low, high, left_out = contrast(values[order], counts[order])
     notes += left_out
-    return to_uint8((values - low) / max(high - low, 1e-6))
+    return to_uint8((values - low) / ((high - low) or 1))
 
 
-def _rescaled(
-    elements: Elements, stored: np.ndarray, span: tuple[int, int], notes: list[Note]
-) -> tuple[np.ndarray, bool]:
+def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tuple[np.ndarray, bool]:
     """Stored values through the Modality LUT or rescale, and whether there was all that is needed.
 
     `stored` itself where there is none, or one that does nothing; a slope of 0 stands for none.
     """
     for item in elements.items("ModalityLUTSequence"):
-        if lut := _lut(item, span[0]):
+        if lut := _lut(item, stored):
             return lut.of(stored), True
         text = "the Modality LUT is missing or short, and not used; nor are windows, which rest on it"
         notes.append(Note(Code.LUT_IGNORED, text))
         return stored, False
     slope, intercept = elements.number("RescaleSlope") or 1.0, elements.number("RescaleIntercept") or 0.0
-    return (stored, True) if (slope, intercept) == (1, 0) else (stored * slope + intercept, True)
+    if (slope, intercept) == (1, 0):
+        return stored, True
+    if not 1e-9 < abs(slope) < 1e9 or abs(intercept) > 1e9:
+        text = f"a rescale by {slope:g} and {intercept:g} is none, and not used; nor are windows, which rest on it"
+        notes.append(Note(Code.METADATA_IGNORED, text))
+        return stored, False
+    return stored * slope + intercept, True
 
 
 class _Way(NamedTuple):
@@ -242,10 +262,11 @@ class _Way(NamedTuple):
 def _ways(elements: Elements, values: np.ndarray, notes: list[Note]) -> Iterator[_Way]:
     """Each VOI LUT, then each window, that can be computed; `notes` get those that cannot."""
     for item in elements.items("VOILUTSequence"):
-        if (lut := _lut(item, float(values.min()))) is None:
+        if (lut := _lut(item, values)) is None:
             notes.append(Note(Code.LUT_IGNORED, "a VOI LUT is missing or short, and not used"))
             continue
-        white, text = lut.white, f"the VOI LUT says {lut.bits} bits and reaches {lut.table.max()}, which is white"
+        white = lut.white
+        text = f"the VOI LUT says {lut.bits} bits and reaches {lut.table.max()}; {white} is shown white"
         rescaled = () if white == 2**lut.bits - 1 else (Note(Code.LUT_RESCALED, text),)
         yield _Way("a VOI LUT", lut.of(values) / white, rescaled, Code.LUT_IGNORED)
     functions = elements.text("VOILUTFunction").upper().split("\\")
@@ -285,7 +306,7 @@ class _Lut(NamedTuple):
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """What values become; those beyond an end become what the end is."""
-        return self.table[np.clip(np.rint(values).astype(np.int64) - self.first, 0, len(self.table) - 1)]
+        return self.table[np.clip(np.rint(values) - self.first, 0, len(self.table) - 1).astype(np.int64)]
 
     @property
     def white(self) -> int:
@@ -298,13 +319,13 @@ class _Lut(NamedTuple):
         return max(2 ** (top - 1).bit_length() - 1, top, 1) if top.bit_length() != self.bits else 2**self.bits - 1
 
 
-def _lut(item: Elements, lowest: float) -> _Lut | None:
-    """The table of an item of a LUT sequence, for values from `lowest`; None where its data are missing or short."""
+def _lut(item: Elements, values: np.ndarray) -> _Lut | None:
+    """The table of an item of a LUT sequence, for these values; None where its data are missing or short."""
     descriptor, data = item.words("LUTDescriptor"), item.bytes_of("LUTData")
     if len(descriptor) < 3:
         return None
     entries, first, bits = int(descriptor[0]) or 2**16, int(descriptor[1]), int(descriptor[2])
-    if first >= 2**15 and lowest < 0:  # whether it is signed its VR says wrongly, or not at all
+    if first >= 2**15 and (values.min() < 0 or values.max() < first):  # its VR says wrongly, or not, if it is signed
         first -= 2**16
     if len(data) >= 2 * entries:
         table = item.words("LUTData")[:entries]

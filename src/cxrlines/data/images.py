@@ -10,17 +10,17 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from cxrlines.data.display import luma, spread
+from cxrlines.data import streams
+from cxrlines.data.display import colour_note, luma, spread
 from cxrlines.data.films import Film, FilmError, check_size
 from cxrlines.data.notes import Code, Note
-from cxrlines.data.streams import encoded_size
 
 Result = TypeVar("Result")
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I;16", "I;16B", "I;16L", "I")
 """Pillow's modes that are gray or become so; not F, whose black and white are unknown, nor LAB and HSV."""
-COLOURED = 16, 0.01
-"""A film is in colour if more than this share of its pixels differ by more than so many gray levels between colours."""
+MAX_VALUES = 75_000_000
+"""Most values of 16 bits in all channels of an image: 18 megapixels, the largest detectors', in four."""
 LARGE_CHUNK = 2**20
 """Bytes of a PNG chunk beside the pixels from which on it is said to be left out; Pillow refuses such files."""
 
@@ -37,40 +37,31 @@ def decode_image(data: bytes, kind: str, name: str, max_pixels: int) -> Film:
 
 
 def _jpeg(data: bytes, name: str, max_pixels: int) -> Film:
-    size = encoded_size(data)
-    if size is None:
-        raise FilmError(f"{name}: is a JPEG file without the header of an image, or cut off", "copy or export it again")
-    check_size(name, *size, max_pixels)
-    process, bits = _frame_of(data)
-    if process not in (0xC0, 0xC1, 0xC2) or bits != 8:
-        what = {0xC9: "arithmetic", 0xCA: "arithmetic", 0xC3: "lossless"}.get(process, "JPEG-LS" if process == 0xF7 else "")
+    try:
+        stream = streams.parse(data)
+    except streams.StreamError as error:
         raise FilmError(
-            f"{name}: is a JPEG file of {bits} bits, {what or 'of an uncommon'} process; baseline and progressive ones of "
-            "8 bits are read",
-            "save it as PNG",
-        )
-    return _by_pillow(data, "JPEG", name)
-
-
-def _frame_of(data: bytes) -> tuple[int, int]:
-    """(marker of the start of frame, bits a sample) of a JPEG stream that has one."""
-    place = 2
-    while data[place + 1] == 0xFF or not (
-        data[place + 1] == 0xF7 or (0xC0 <= data[place + 1] <= 0xCF and data[place + 1] not in (0xC4, 0xC8, 0xCC))
-    ):
-        place += 1 if data[place + 1] == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4])
-    return data[place + 1], data[place + 4]
+            f"{name}: its compressed pixels {error}", "copy or export it again, or save it as PNG"
+        ) from None
+    check_size(name, stream.width, stream.height, max_pixels)
+    if stream.kind != streams.Kind.JPEG or stream.bits != 8:
+        what = f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone"
+        raise FilmError(f"{name}: {what}", "save it as PNG")
+    return _by_pillow(data, "JPEG", name, _after(data, stream.end))
 
 
 def _png(data: bytes, name: str, max_pixels: int) -> Film:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise FilmError(f"{name}: is a PNG file cut off within its header", "copy or export it again")
-    width, height, bits, colour = struct.unpack(">IIBB", data[16:26])
+    width, height, bits, colour, interlaced = struct.unpack(">IIBBxx?", data[16:29])
     check_size(name, width, height, max_pixels)
     data, notes = _essential(data, name)
     if bits < 16 or colour == 0:
         return _by_pillow(data, "PNG", name, notes)
-    # Of 16 bits in several channels Pillow keeps 8.
+    # Of 16 bits in several channels Pillow keeps 8. OpenCV does not, but takes the header's word for what it allocates.
+    channels = {2: 3, 4: 2, 6: 4}.get(colour, 1)
+    _check_values(name, width * height * channels)
+    _decoded(name, _inflate, data, _inflated_size(width, height, 2 * channels, interlaced))
     pixels = _decoded(name, cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (height, width):
         raise FilmError(f"{name}: is damaged: its pixels cannot be decoded", "copy or export it again")
@@ -81,8 +72,35 @@ def _png(data: bytes, name: str, max_pixels: int) -> Film:
     return _film(_turned(pixels[..., 2::-1], orientation), "PNG", 16, notes)
 
 
+def _inflated_size(width: int, height: int, per_pixel: int, interlaced: bool) -> int:
+    """Bytes that a PNG's pixels inflate to: in rows, of the whole or of the seven passes of Adam7."""
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes if x < width and y < height]
+    return sum(rows * (1 + columns * per_pixel) for columns, rows in (sizes if interlaced else [(width, height)]))
+
+
+def _inflate(data: bytes, size: int) -> None:
+    """`EOFError` unless the pixels of a PNG inflate to `size` bytes; nothing is kept of them."""
+    inflater, place, found = zlib.decompressobj(), 8, 0
+    while place + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        rest = data[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+        while rest and found <= size:
+            found += len(inflater.decompress(rest, 2**20))
+            rest = inflater.unconsumed_tail
+        place += 12 + length
+    if found + len(inflater.flush() if found < size else b"") < size:
+        raise EOFError
+
+
+def _check_values(name: str, values: int) -> None:
+    if values > MAX_VALUES:
+        what = f"has {values:,} values of 16 bits in all its channels; at most {MAX_VALUES:,} are read"
+        raise FilmError(f"{name}: {what}", "save it as gray")
+
+
 def _essential(data: bytes, name: str) -> tuple[bytes, tuple[Note, ...]]:
-    """A PNG file without chunks that do not concern its pixels, such as profiles and texts, which may be odd or huge."""
+    """A PNG file without chunks that do not concern its pixels, such as profiles and texts, which may be huge."""
     kept, place, odd = [data[:8]], 8, False
     while place + 12 <= len(data):
         length, kind = struct.unpack(">I4s", data[place : place + 8])
@@ -95,34 +113,44 @@ def _essential(data: bytes, name: str) -> tuple[bytes, tuple[Note, ...]]:
         place = end
         if kind == b"IEND":
             break
-    if place < len(data):
-        trailing = Note(Code.BYTES_AFTER_END, "the file goes on after the end of its image")
-    else:
-        trailing = None
     text = "a profile, text or other chunk beside the pixels is large or damaged, and left out"
     notes = (Note(Code.METADATA_IGNORED, text),) if odd else ()
-    return b"".join(kept), notes + ((trailing,) if trailing else ())
+    return b"".join(kept), notes + _after(data, place)
+
+
+def _after(data: bytes, end: int) -> tuple[Note, ...]:
+    """A note if more than padding follows the end of an image."""
+    if not data[end:].strip(b"\0\xff"):
+        return ()
+    return (Note(Code.BYTES_AFTER_END, f"{len(data) - end:,} bytes follow the image and were left out"),)
 
 
 def _tiff(data: bytes, name: str, max_pixels: int) -> Film:
     tags, more = _directory(data)
     width, height, samples = (tags.get(tag, (default,))[0] for tag, default in ((256, 0), (257, 0), (277, 1)))
-    if not tags or 273 not in tags and 324 not in tags:
+    if not tags or (273 not in tags and 324 not in tags):
         raise FilmError(f"{name}: is a TIFF file without an image, or cut off", "copy or export it again")
     check_size(name, width, height, max_pixels)
     if more:
         raise FilmError(f"{name}: has several pages; a film is one", "save the page that is the film")
     depths = tags.get(258, (1,))
-    if max(depths) > 16 and set(tags.get(339, (1,))) & {3, 6} or max(depths) > 32:
+    if (max(depths) > 16 and set(tags.get(339, (1,))) & {3, 6}) or max(depths) > 32:
         raise FilmError(f"{name}: has float pixels, of unknown black and white", "save it as 8 or 16 bit gray")
     photometric, planes, predictor = (tags.get(tag, (1,))[0] for tag in (262, 284, 317))
     inverted = photometric == 0 and max(depths) > 8  # Pillow turns the others round itself
-    if samples == 1 or set(depths) != {16}:
+    if (samples == 1 or set(depths) != {16}) and data[:4] != b"MM\0+":
         return _by_pillow(data, "TIFF", name, inverted=inverted)
     # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all.
-    if planes != 1 or photometric not in (0, 1, 2) or samples > 4 or (predictor == 2 and 324 in tags):
-        what = "16 bits in separate planes, in tiles with a predictor, or in colours other than gray and RGB"
+    unsigned = set(depths) == {16} and set(tags.get(339, (1,))) <= {1, 4}
+    colours = samples <= 2 if photometric in (0, 1) else photometric == 2 and samples in (3, 4)
+    if not unsigned or planes != 1 or not colours or (predictor == 2 and 324 in tags):
+        what = "signed channels, separate planes, tiles with a predictor, or colours other than gray and RGB"
         raise FilmError(f"{name}: is a TIFF file of {what}, which is not read", "save it as PNG")
+    if max(map(max, tags.values())) >= 2**32:
+        raise FilmError(
+            f"{name}: is a TIFF file whose directory points beyond it, or cut off", "copy or export it again"
+        )
+    _check_values(name, width * height * samples)
     wide = np.asarray(_decoded(name, _opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
     pixels = wide.reshape(height, width, samples)
     if predictor == 2:
@@ -135,7 +163,7 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of TIFF tags
 
 
 def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
-    """(integer tags of the first page, whether there is another) of a TIFF or BigTIFF file; no tags if it is cut off."""
+    """(integer tags of the first page, whether there is another) of a TIFF or BigTIFF file; no tags if cut off."""
     order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
     count, entry, word = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
     tags: dict[int, tuple[int, ...]] = {}
@@ -146,10 +174,14 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
         for _ in range(min(entries, 1000)):
             tag, kind, number, value = struct.unpack_from(order + entry, data, place)
             place += struct.calcsize("=" + entry)
-            if kind in _INTEGERS and number * struct.calcsize(_INTEGERS[kind]) <= len(data):
+            if kind in _INTEGERS:
+                if number * struct.calcsize(_INTEGERS[kind]) > len(data):
+                    return {}, False
                 form = f"{order}{number}{_INTEGERS[kind]}"
                 inside = struct.calcsize(form) <= len(value)
-                numbers = struct.unpack_from(form, *((value, 0) if inside else (data, *struct.unpack(order + word, value))))
+                numbers = struct.unpack_from(
+                    form, *((value, 0) if inside else (data, *struct.unpack(order + word, value)))
+                )
                 if numbers:
                     tags[tag] = numbers
         return tags, struct.unpack_from(order + word, data, place)[0] != 0
@@ -158,22 +190,24 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
 
 
 def _as_one_channel(data: bytes, tags: dict[int, tuple[int, ...]], samples: int) -> bytes:
-    """A TIFF file of contiguous channels of 16 bits as one of one channel: the same strips under another directory."""
-    kept = {tag: tags[tag] for tag in (256, 257, 259, 266, 273, 278, 279, 322, 323, 324, 325) if tag in tags}
+    """A TIFF file of contiguous channels of 16 bits as one of one channel: the same strips under another directory.
+
+    Of BigTIFF too a plain TIFF file is made: a film is smaller than 4 GiB.
+    """
+    kept: dict[int, tuple[int, ...]] = {
+        tag: tags[tag] for tag in (256, 257, 259, 266, 273, 278, 279, 322, 323, 324, 325) if tag in tags
+    }
     kept |= {tag: (kept[tag][0] * samples,) for tag in (256, 322) if tag in kept}
     kept |= {258: (16,), 262: (1,), 277: (1,)}
-    order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
-    count, entry, word, kind = ("Q", "HHQQ", "Q", 16) if big else ("H", "HHII", "I", 4)
-    start = len(data) + -len(data) % 8
-    place = start + struct.calcsize("=" + count) + len(kept) * struct.calcsize("=" + entry) + struct.calcsize(word)
-    directory, arrays = struct.pack(order + count, len(kept)), b""
+    order, start = "<" if data[:2] == b"II" else ">", len(data) + len(data) % 2
+    place = start + 2 + 12 * len(kept) + 4
+    directory, arrays = struct.pack(order + "H", len(kept)), b""
     for tag, numbers in sorted(kept.items()):
         value = numbers[0] if len(numbers) == 1 else place + len(arrays)
-        arrays += struct.pack(f"{order}{len(numbers)}{word}", *numbers) if len(numbers) > 1 else b""
-        directory += struct.pack(order + entry, tag, kind, len(numbers), value)
-    at = 8 if big else 4
-    head = data[:at] + struct.pack(order + word, start)
-    return head + data[len(head) :].ljust(start - len(head), b"\0") + directory + struct.pack(order + word, 0) + arrays
+        arrays += struct.pack(f"{order}{len(numbers)}I", *numbers) if len(numbers) > 1 else b""
+        directory += struct.pack(order + "HHII", tag, 4, len(numbers), value)
+    head = data[:2] + struct.pack(order + "HI", 42, start)
+    return b"".join((head, data[8:].ljust(start - 8, b"\0"), directory, bytes(4), arrays))
 
 
 def _opened(data: bytes, kind: str) -> Image.Image:
@@ -182,9 +216,7 @@ def _opened(data: bytes, kind: str) -> Image.Image:
     return image
 
 
-def _by_pillow(
-    data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), *, inverted: bool = False
-) -> Film:
+def _by_pillow(data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
     image = _decoded(name, _opened, data, kind)
     mode = image.mode
     if mode not in MODES:
@@ -200,27 +232,19 @@ def _by_pillow(
         gray = image.convert("LA").convert("L") if mode == "La" else image.convert("L")
         return Film(np.array(gray), kind, 1 if mode == "1" else 8, notes=notes)
     colours = image.convert("RGBA").convert("RGB") if mode in ("RGBa", "PA") else image.convert("RGB")
-    notes += _coloured(np.asarray(colours))
-    return Film(np.array(image.convert("L") if mode not in ("RGBa", "PA") else colours.convert("L")), kind, 8, notes=notes)
+    notes += colour_note(np.asarray(colours))
+    return Film(
+        np.array(image.convert("L") if mode not in ("RGBa", "PA") else colours.convert("L")), kind, 8, notes=notes
+    )
 
 
-def _film(
-    pixels: np.ndarray, kind: str, bits: int, notes: tuple[Note, ...] = (), *, inverted: bool = False
-) -> Film:
+def _film(pixels: np.ndarray, kind: str, bits: int, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
     """A film of pixels (h, w) or (h, w, 3) of more than 8 bits, which do not say what is black and white."""
     if pixels.ndim == 3:
-        notes += _coloured(pixels >> 8 if pixels.max() > 4095 else pixels >> 4)
+        notes += colour_note(pixels)
         pixels = luma(pixels)
     gray, left_out = spread(pixels)
     return Film(255 - gray if inverted else gray, kind, bits, notes=notes + left_out)
-
-
-def _coloured(rgb: np.ndarray) -> tuple[Note, ...]:
-    """A note if an image (h, w, 3) of 8 bits is in colour."""
-    few = rgb[:: max(1, len(rgb) // 512), :: max(1, rgb.shape[1] // 512)].astype(np.int32)
-    if (np.ptp(few, axis=2) > COLOURED[0]).mean() <= COLOURED[1]:
-        return ()
-    return (Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"),)
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

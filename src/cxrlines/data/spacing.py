@@ -86,7 +86,11 @@ def spacing_of(
     """
     notes: list[Note] = []
     found: dict[str, tuple[float, float]] = {}
-    for name, value in (("PixelSpacing", pixel), ("ImagerPixelSpacing", imager), ("NominalScannedPixelSpacing", nominal)):
+    for name, value in (
+        ("PixelSpacing", pixel),
+        ("ImagerPixelSpacing", imager),
+        ("NominalScannedPixelSpacing", nominal),
+    ):
         if usable := _usable(value):
             found[name] = usable
         elif value:
@@ -95,17 +99,16 @@ def spacing_of(
         return NO_SPACING, tuple(notes)
     mm = next(iter(found.values()))
     at_detector = found.get("ImagerPixelSpacing", mm)
-    corrected = "PixelSpacing" in found and not _same(mm, at_detector)
+    corrected = not _same(mm, at_detector)  # for what, only the calibration type says, or a magnification that fits
     magnification = _magnification(factor, source_to_detector, source_to_patient, notes)
+    declared = calibration in ("GEOMETRY", "FIDUCIAL") and "PixelSpacing" in found
+    by_factor = magnification is not None and _same(
+        mm, (at_detector[0] / magnification, at_detector[1] / magnification)
+    )
     kind, divided = SpacingKind.DETECTOR, None
-    if calibration in ("GEOMETRY", "FIDUCIAL") and "PixelSpacing" in found:
-        # Calibrated, but for a value that is the detector's all the same.
-        if corrected or "ImagerPixelSpacing" not in found:
-            kind = SpacingKind.CALIBRATED
-    elif corrected:  # by what, the file does not say: perhaps by the magnification that it names
-        if magnification and _same(mm, (at_detector[0] / magnification, at_detector[1] / magnification)):
-            kind = SpacingKind.CALIBRATED
-    if kind == SpacingKind.DETECTOR and magnification and not corrected:
+    if (declared and (corrected or "ImagerPixelSpacing" not in found)) or (corrected and by_factor):
+        kind = SpacingKind.CALIBRATED
+    elif magnification and not corrected:
         kind, divided = SpacingKind.CALIBRATED, magnification
     width = columns * mm[1] / 10
     if not WIDTH_CM[0] <= width <= WIDTH_CM[1]:
