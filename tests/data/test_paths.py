@@ -1,9 +1,11 @@
 """Polylines measured."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from cxrlines.data.paths import lengths, on_film, resample
+from cxrlines.data.paths import film_name, lengths, on_film, resample
 
 CORNER = np.array([[0.0, 0.0], [3.0, 4.0], [3.0, 10.0]])
 
@@ -25,3 +27,18 @@ def test_resampling_keeps_ends_and_stays_on_the_line():
 )
 def test_a_film_reaches_half_a_pixel_beyond_its_outer_centres(point, inside):
     assert on_film(point, (10, 20)) is inside
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("x/1.2.3.7", "1.2.3.7"),
+        ("1.2.3.8.dcm", "1.2.3.8"),
+        ("scan.v2", "scan.v2"),
+        ("scan.v2.JPG", "scan.v2"),
+        ("a.tar.gz", "a.tar.gz"),
+        (".png", ".png"),
+    ],
+)
+def test_only_the_suffix_of_a_film_is_cut_from_its_name(file, name):
+    assert film_name(Path(file)) == name

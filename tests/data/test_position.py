@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxrlines.data.position import ett_state
+from cxrlines.data.position import ett_state, ett_states
 from cxrlines.phantom.scene import make_scene
 from cxrlines.task import STATE_OF, Device, State
 
@@ -24,6 +24,26 @@ from cxrlines.task import STATE_OF, Device, State
 )
 def test_limits_belong_to_the_better_state(height, state):
     assert ett_state(height) is state
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "states"),
+    [
+        (1.72, 2.06, {State.BORDERLINE, State.NORMAL}),
+        (2.0, 6.0, {State.NORMAL}),
+        (1.9, 6.1, {State.BORDERLINE, State.NORMAL}),  # both ends are borderline
+        (0.4, 10.1, {State.ABNORMAL, State.BORDERLINE, State.NORMAL}),
+        (-1.0, 0.5, {State.ABNORMAL, State.BORDERLINE}),
+        (7.0, 7.0, {State.BORDERLINE}),
+    ],
+)
+def test_a_range_of_heights_has_every_state_within_it(low, high, states):
+    assert (
+        set(ett_states(low, high))
+        == states
+        == {ett_state(h) for h in np.linspace(low, high, 100_001)} | {ett_state(high)}
+    )
+    assert list(ett_states(low, high)) == [state for state in State if state in states]
 
 
 def test_the_phantom_labels_tubes_by_this_rule():

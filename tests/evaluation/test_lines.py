@@ -62,6 +62,19 @@ def test_errors_are_in_percent_of_the_height():
     assert (told.carina_median.value, told.carina_found.value) == (5, 0.5)
 
 
+def test_the_height_is_that_of_the_upright_film():
+    """A film of 1000 x 800 px that lies on its side in its file."""
+    lying = Course(Device.ETT, np.array([[-50.0, 400.0], [600.0, 400.0]]), np.array([600.0, 400.0]))
+    spots = {"true_carina": np.array([1.0, 1.0]), "found_carina": np.array([31.0, 41.0])}
+    read = ReadFilm("a", (800, 1000), [lying], [moved(lying, (10, 0))], **spots, height=1000)
+    assert read.upright_height == 1000 and replace(read, height=None).upright_height == 800
+    found = figures(read)
+    assert (found.devices[Device.ETT].tip_median.value, found.carina_median.value) == (1, 5)
+    beside = moved(lying, (0, 19))  # 1.9 % of 1000, 2.4 % of 800
+    assert match([lying], [beside], (800, 1000), 1000) == [(0, 0)]
+    assert match([lying], [beside], (800, 1000)) == []
+
+
 def test_lines_match_within_two_percent_and_within_their_device():
     one = course(Device.CVC)
     assert match([one], [moved(one, (19, 0))], SHAPE) == [(0, 0)]
@@ -144,16 +157,33 @@ def test_intervals_hold_the_figure_and_shrink_with_more_patients():
         assert narrow[1] - narrow[0] < wide[1] - wide[0]
 
 
+def test_what_comes_of_one_patient_has_no_interval():
+    """Neither where all films are of one, nor where one alone has the device, a tip or the carina."""
+    tube, spot = course(Device.ETT), np.array([1.0, 1.0])
+    call = StateCall(Device.ETT, State.NORMAL, State.NORMAL, State.ABNORMAL)
+    mine = film([tube], [moved(tube, (0, 10))], states=[call], true_carina=spot, found_carina=spot)
+    alone, beside = figures(mine, mine), figures(mine, mine, film([], [], "b"), film([], [course(Device.NGT)], "c"))
+    for read in (alone, beside):
+        one = read.devices[Device.ETT]
+        for figure in (one.dice, one.found_share, one.tip_median, one.tip_95, read.carina_median, read.carina_found,
+                       read.states[Device.ETT].rule):  # fmt: skip
+            assert figure.value is not None and figure.ci95 is None
+    assert alone.invented.ci95 is None and beside.invented.ci95 is not None
+
+
 def test_the_table_says_the_figures():
     one = course(Device.ETT)
     call = StateCall(Device.ETT, State.NORMAL, State.NORMAL, State.ABNORMAL)
     spot = np.array([1.0, 1.0])
-    text = figures(film([one], [one], states=[call], true_carina=spot, found_carina=spot)).text()
+    text = figures(
+        film([one], [one], states=[call], true_carina=spot, found_carina=spot),
+        film([one], [one], "b", states=[call], true_carina=spot, found_carina=spot),
+    ).text()
     lines = text.splitlines()
-    assert lines[0].startswith("1 films; errors in % of the film's height")
+    assert lines[0].startswith("2 films; errors in % of the film's height")
     assert lines[1].split("  ")[0] == "device"
     ett = next(row for row in lines if row.startswith("ETT"))
-    assert ett.split()[1:3] == ["1", "1"] and "1.00 (1.00-1.00)" in ett
+    assert ett.split()[1:3] == ["2", "2"] and "1.00 (1.00-1.00)" in ett
     assert next(row for row in lines if row.startswith("SWAN")).split()[3:] == [
         "-",
         "0.00",
@@ -163,7 +193,7 @@ def test_the_table_says_the_figures():
         "-",
     ]
     assert "carina: median 0.00 (0.00-0.00) %" in text
-    assert "ETT state right on 1 films: by rule 1.00 (1.00-1.00) (undecided 0.00), by classifier 0.00" in text
+    assert "ETT state right on 2 films: by rule 1.00 (1.00-1.00) (undecided 0.00), by classifier 0.00" in text
 
 
 def test_no_films_have_no_figures():

@@ -1,9 +1,15 @@
 """Films with findings drawn: the film keeps its place and its pixels, what is found is seen, the rest is beside it."""
 
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from cxrlines.data.notes import Code, Note
+from cxrlines.data.prepare import Quality
+from cxrlines.data.spacing import Spacing, SpacingKind
 from cxrlines.inference.draw import LEAST_SIDE, NOTICE, draw_findings, save_drawing
 from cxrlines.inference.findings import Findings, distances_of
 from cxrlines.inference.locate import Line
@@ -11,7 +17,7 @@ from cxrlines.inference.spots import Spot
 from cxrlines.task import DEVICE_COLOURS, LABELS, Device, Landmark
 
 
-def findings(shape, lines=True, labels=True):
+def findings(shape, lines=True, labels=True, **more):
     height, width = shape
     at = np.array([width / 2, height / 2])
     path = np.stack([np.full(50, width / 3), np.linspace(0, height / 2, 50)], 1)
@@ -21,8 +27,9 @@ def findings(shape, lines=True, labels=True):
         else []
     )
     landmarks = {Landmark.CARINA: Spot(at, 0.8)} if lines else {}
-    told = dict.fromkeys(LABELS, 0.5) if labels else None
-    return Findings(shape, tuple(found), landmarks, tuple(distances_of(found, landmarks, shape, told)), told)
+    likely = dict.fromkeys(LABELS, 0.5) if labels else None
+    findings = Findings(shape, tuple(found), landmarks, (), likely, **more)
+    return replace(findings, distances=tuple(distances_of(findings)))
 
 
 def film(shape, seed=0):
@@ -80,6 +87,59 @@ def test_name_notes_and_notice_are_in_the_strip_only():
         drawn = draw_findings(plain, found, **({"notice": ""} | more))
         assert (drawn[:, :700] == base[:, :700]).all()
         assert (drawn[:, 700:] != base[:, 700:]).any()
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """Every text that is drawn, in order."""
+    texts = []
+    whole = ImageDraw.ImageDraw.text
+
+    def noted(self, at, text, *args, **more):
+        texts.append(text)
+        return whole(self, at, text, *args, **more)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", noted)
+    return texts
+
+
+def test_the_strip_has_every_note_once_and_what_distances_rest_on(written):
+    shape = (1600, 1600)
+    odd = Note(Code.WINDOW_IGNORED, "window ignored")
+    found = findings(shape, quality=Quality(notes=(Note(Code.TURNED, "turned"),)), notes=(odd,))
+    found = replace(found, spacing=Spacing(SpacingKind.DETECTOR, (0.25, 0.25)))
+    found = replace(found, distances=tuple(distances_of(found)))
+    draw_findings(film(shape), found, notes=["window ignored", "further"])
+    words = " ".join(written)
+    for once in ("turned", "window ignored", "further", "Distances at the detector"):
+        assert words.count(once) == 1, once
+
+
+def test_a_refused_film_is_drawn_with_why_it_was_not_read(written):
+    shape = (900, 700)
+    why = Note(Code.LATERAL, "its view is lateral")
+    refused = Findings(shape, (), {}, (), quality=Quality(usable=False, notes=(why,)))
+    plain = film(shape)
+    drawn = draw_findings(plain, refused)
+    assert (drawn[:, :700] == plain[:, :, None]).all()
+    words = " ".join(written)
+    assert "Not read: its view is lateral" in words and "No line" not in words and "Carina" not in words
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_the_mark_of_the_carina_turns_with_the_film(rotation):
+    shape = (600, 600)
+    black = np.zeros(shape, np.uint8)
+
+    def mark(rotation):
+        only = Findings(shape, (), {Landmark.CARINA: Spot(np.array([299.5, 299.5]), 0.9)}, ())
+        drawn = draw_findings(black, replace(only, quality=Quality(rotation=rotation)))
+        return drawn[:, :600, 0] > 0
+
+    upright, turned = mark(0), mark(rotation)
+    assert 20 < upright.sum() < 200 and (np.rot90(upright, 1) != upright).sum() > 20
+    near = cv2.dilate(np.rot90(upright, rotation // 90).astype(np.uint8), np.ones((5, 5), np.uint8))
+    assert turned.sum() > 20 and (near[turned] == 1).all()
 
 
 def test_long_names_and_many_notes_never_leave_the_strip_or_hide_the_notice():

@@ -1,6 +1,7 @@
 """Findings in px of the original film, distances, the rule that applies, and what the classifier says to it."""
 
 import json
+from dataclasses import fields, replace
 
 import cv2
 import numpy as np
@@ -8,17 +9,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrlines.data.notes import Code, Note
 from cxrlines.data.position import ett_state
-from cxrlines.data.prepare import shrink
+from cxrlines.data.prepare import Quality, shrink
+from cxrlines.data.spacing import NO_SPACING, Spacing, SpacingKind
 from cxrlines.inference.findings import (
     DENIED,
+    ETT_RULE,
     HEARD,
+    NGT_RULE,
+    Distance,
     Findings,
     distances_of,
     evidence_of,
     findings_of,
     fit_denied,
     presence_of,
+    turned,
 )
 from cxrlines.inference.locate import Line
 from cxrlines.inference.spots import Spot
@@ -44,8 +51,22 @@ def line(device, tip, entry=(400.0, 0.0)):
     return Line(device, path, None if tip is None else path[-1], 0.8)
 
 
+CALIBRATED, DETECTOR = SpacingKind.CALIBRATED, SpacingKind.DETECTOR
+
+
+def found_with(one, landmarks=CARINA, mm=None, kind=CALIBRATED, **more):
+    """Findings of one line; `mm` is (row, column) spacing."""
+    spacing = NO_SPACING if mm is None else Spacing(kind, mm)
+    return Findings(SHAPE, (one,), landmarks, (), spacing=spacing, **more)
+
+
 def distances(device, tip, **more):
-    return {d.what: d for d in distances_of([line(device, tip)], CARINA, SHAPE, **more)}
+    return {d.what: d for d in distances_of(found_with(line(device, tip), **more))}
+
+
+def above_carina(height, **more):
+    """Of a tube whose tip is so many px above the carina."""
+    return distances(Device.ETT, (400.0, 400.0 - height), **more)["ETT tip above the carina"]
 
 
 def probabilities(**named):
@@ -58,7 +79,8 @@ def test_points_are_in_px_of_the_original_film(oracle, aspect):
         scene = oracle.scene_of(seed, size=1024)
         maps, placement = oracle.maps_of(scene, aspect)
         before = maps.copy()
-        found = findings_of(maps, placement, scene.view.shape, mm_per_px=(scene.view.mm_per_px,) * 2)
+        spacing = Spacing(CALIBRATED, (scene.view.mm_per_px,) * 2)
+        found = findings_of(maps, placement, scene.view.shape, spacing=spacing)
         assert (maps == before).all()
         height, width = scene.view.shape
         for one in found.lines:
@@ -73,11 +95,12 @@ def test_points_are_in_px_of_the_original_film(oracle, aspect):
                 wanted = (scene.landmarks.carina - true.tip)[1]
                 assert above.px == pytest.approx(wanted, abs=0.005 * height)
                 assert above.cm == pytest.approx(above.px * scene.view.mm_per_px / 10)
+                assert above.patient_cm == (above.cm, above.cm)
                 assert above.percent_of_height == pytest.approx(100 * above.px / height)
 
 
 def test_distances_along_and_across_have_their_signs():
-    tube = distances(Device.ETT, (410.0, 340.0), mm_per_px=(0.5, 0.25))
+    tube = distances(Device.ETT, (410.0, 340.0), mm=(0.5, 0.25))
     assert list(tube) == [
         "ETT tip above the carina",
         "ETT tip to the patient's right of the carina",
@@ -99,38 +122,164 @@ def test_distances_along_and_across_have_their_signs():
 @pytest.mark.parametrize(
     ("height", "state"), [(30, "Borderline"), (60, "Normal"), (-10, "Abnormal"), (150, "Borderline")]
 )
-def test_the_rule_of_the_tracheal_tube_where_the_spacing_is_known(height, state):
-    above = distances(Device.ETT, (400.0, 400.0 - height), mm_per_px=(0.5, 0.5))["ETT tip above the carina"]
-    assert above.state is ett_state(height * 0.05) is State(state)
-    assert above.rule == "tip 2 to 6 cm above the carina is normal, 0.5 to 10 cm borderline, else abnormal"
+def test_with_calibrated_spacing_the_rule_goes_by_the_height_itself(height, state):
+    above = above_carina(height, mm=(0.5, 0.5))
+    assert above.cm == pytest.approx(height * 0.05) and above.patient_cm == (above.cm, above.cm)
+    assert above.state is ett_state(above.cm) is State(state)
+    assert above.rule == ETT_RULE
 
 
-def test_without_spacing_the_height_is_estimated_and_said_to_be():
-    # The film is 1000 px high: 35 to 43 cm.
-    clear = distances(Device.ETT, (400.0, 300.0))["ETT tip above the carina"]
-    assert clear.cm is None and clear.state is State.NORMAL
-    assert "estimated, as the film has no spacing: 3.5 to 4.3 cm if its longer side is 35 to 43 cm" in clear.rule
-    unclear = distances(Device.ETT, (400.0, 349.0))["ETT tip above the carina"]  # 1.8 to 2.2 cm
-    assert unclear.state is None and unclear.classifier is None and unclear.agrees is None
-    assert unclear.rule.endswith("which does not decide")
+@pytest.mark.parametrize(
+    ("cm", "state"),
+    [
+        (2.06, None),  # 1.72 to 2.06 in the patient
+        (2.39, None),
+        (2.41, State.NORMAL),
+        (6.0, State.NORMAL),
+        (6.1, None),  # 5.08 to 6.1
+        (7.3, State.BORDERLINE),
+        (0.55, None),
+        (0.61, State.BORDERLINE),
+        (-1.0, State.ABNORMAL),
+    ],
+)
+def test_with_the_detectors_spacing_a_state_needs_both_ends_of_the_magnification(cm, state):
+    above = above_carina(100 * cm, mm=(0.1, 0.1), kind=DETECTOR)
+    assert above.cm == pytest.approx(cm), "at the detector, as a viewer measures it"
+    assert above.patient_cm == pytest.approx(tuple(sorted((cm / 1.2, cm))))
+    assert above.state is state
+    labels = probabilities(ETT_Normal=0.7)
+    judged = above_carina(100 * cm, mm=(0.1, 0.1), kind=DETECTOR, labels=labels)
+    assert (judged.classifier is None) == (judged.agrees is None) == (state is None)
+
+
+@pytest.mark.parametrize("spacing", [NO_SPACING, Spacing(SpacingKind.NOT_BELIEVED)])
+def test_without_spacing_size_is_estimated_from_the_plate_and_the_magnification(spacing):
+    # The film is 1000 px high: 35 to 43 cm at the detector.
+    def above(height, **more):
+        found = replace(found_with(line(Device.ETT, (400.0, 400.0 - height)), **more), spacing=spacing)
+        return distances_of(found)[0]
+
+    clear = above(100)
+    assert clear.cm is None and clear.percent_of_height == pytest.approx(10) and clear.state is State.NORMAL
+    assert clear.patient_cm == pytest.approx((3.5 / 1.2, 4.3))
+    for height in (49, 60, 145):  # 1.4 to 2.1, 1.75 to 2.6, 4.2 to 6.2 cm
+        assert above(height).state is None
+    # Within a frame the film is the smaller, and its px the larger.
+    framed = above(100, within=(0, 300, 600, 800))  # the longer side is 600 px
+    assert framed.patient_cm == pytest.approx((100 / 600 * 35 / 1.2, 100 / 600 * 43))
+    assert framed.percent_of_height == pytest.approx(20)
+
+
+def test_of_a_film_that_may_be_cropped_no_size_is_estimated():
+    cropped = Quality(notes=(Note(Code.CROPPED, "cut off"),))
+    estimated = above_carina(100, quality=cropped)
+    assert estimated.px == 100 and estimated.patient_cm is estimated.cm is estimated.state is None
+    assert estimated.rule == ETT_RULE
+    assert above_carina(60, mm=(0.5, 0.5), quality=cropped).state is State.NORMAL, "its own spacing holds"
+
+
+def test_of_a_film_that_may_be_turned_no_state_follows_from_the_height():
+    unsure = Quality(notes=(Note(Code.POSE_UNSURE, "it may be turned"),))
+    above = above_carina(60, mm=(0.5, 0.5), quality=unsure)
+    assert above.patient_cm == pytest.approx((3, 3)) and above.state is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(-300, 390),
+    st.sampled_from([CALIBRATED, DETECTOR, SpacingKind.NONE]),
+    st.floats(0.05, 1.5),
+)
+def test_a_state_by_rule_holds_for_every_size_that_is_possible(height, kind, mm):
+    spacing = Spacing(kind, None if kind is SpacingKind.NONE else (mm, mm))
+    found = replace(found_with(line(Device.ETT, (400.0, 400.0 - height))), spacing=spacing)
+    above = distances_of(found)[0]
+    magnifications = (1.0,) if kind is CALIBRATED else np.linspace(1.0, 1.2, 101)
+    sides = np.linspace(350, 430, 101) / 1000 if kind is SpacingKind.NONE else (mm,)
+    every = [height * size / 10 / magnification for size in sides for magnification in magnifications]
+    assert above.patient_cm == pytest.approx((min(every), max(every)))
+    states = {ett_state(cm) for cm in every}
+    if above.state is not None:
+        assert states == {above.state}
+    else:  # what is only touched at one end may lie between the samples
+        assert len(states | {ett_state(end) for end in above.patient_cm}) > 1
+
+
+# A film with its true things, in px; within is inside a frame of 30 px left, 10 top, 20 right, 40 bottom.
+UPRIGHT = (1000, 800)
+CARINA_XY, TIP_XY, ENTRY_XY = np.array([420.0, 430.0]), np.array([470.0, 310.0]), np.array([400.0, 0.0])
+
+
+def hung(rotation, framed, kind, mm=(0.3, 0.2)):
+    """The findings of a film that lies in its file turned counter-clockwise by `rotation`, in a frame or not."""
+    marked = [np.zeros(UPRIGHT, np.uint8) for _ in range(3)]
+    for film, (x, y) in zip(marked, (CARINA_XY, TIP_XY, ENTRY_XY), strict=True):
+        film[int(y), int(x)] = 1
+    films = [np.rot90(film, rotation // 90) for film in marked]  # an oracle of its own: pixels that move
+    if framed:
+        films = [np.pad(film, ((10, 40), (30, 20))) for film in films]
+    carina, tip, entry = (np.argwhere(film)[0][::-1].astype(float) for film in films)
+    shape = films[0].shape
+    within = (30, 10, shape[1] - 20, shape[0] - 40) if framed else None
+    spacing = NO_SPACING if kind is SpacingKind.NONE else Spacing(kind, mm[::-1] if rotation in (90, 270) else mm)
+    found = Findings(
+        shape,
+        (Line(Device.ETT, np.stack([entry, tip]), tip, 0.9), Line(Device.CVC, np.stack([entry, tip]), tip, 0.9)),
+        {Landmark.CARINA: Spot(carina, 0.9)},
+        (),
+        probabilities(ETT_Normal=0.8),
+        spacing,
+        quality=Quality(rotation=rotation),
+        within=within,
+    )
+    return found, distances_of(found)
+
+
+@pytest.mark.parametrize("kind", [CALIBRATED, DETECTOR, SpacingKind.NONE])
+@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_a_turned_film_has_the_distances_and_states_of_the_upright_one(rotation, framed, kind):
+    upright, expected = hung(0, False, kind)
+    found, got = hung(rotation, framed, kind)
+    assert got == expected and upright.upright_shape == found.upright_shape == UPRIGHT
+    assert expected[0].px == 120 and expected[0].percent_of_height == 12 and expected[1].px == -50
+    if kind is not SpacingKind.NONE:
+        assert expected[0].cm == pytest.approx(120 * 0.03) and expected[1].cm == pytest.approx(-50 * 0.02)
+        assert expected[2].cm == pytest.approx(np.hypot(120 * 0.03, 50 * 0.02))
+        assert expected[0].state is State.NORMAL and expected[0].agrees
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270, -90])
+def test_a_vector_turns_with_the_picture(degrees):
+    film = np.zeros((9, 9), int)
+    film[4, 4], film[3, 6] = 1, 2  # 2 to the right, 1 up
+    turned_film = np.rot90(film, -degrees // 90)
+    (row, column), (row_to, column_to) = np.argwhere(turned_film == 1)[0], np.argwhere(turned_film == 2)[0]
+    assert turned(np.array([2.0, -1.0]), degrees).tolist() == [column_to - column, row_to - row]
 
 
 def test_the_classifier_agrees_if_the_state_is_its_most_probable():
-    agrees = distances(Device.ETT, (400.0, 340.0), mm_per_px=(0.5, 0.5), labels=probabilities(ETT_Normal=0.7))
+    agrees = distances(Device.ETT, (400.0, 340.0), mm=(0.5, 0.5), labels=probabilities(ETT_Normal=0.7))
     assert (agrees["ETT tip above the carina"].classifier, agrees["ETT tip above the carina"].agrees) == (0.7, True)
     labels = probabilities(ETT_Normal=0.3, ETT_Abnormal=0.6)
-    differs = distances(Device.ETT, (400.0, 340.0), mm_per_px=(0.5, 0.5), labels=labels)
+    differs = distances(Device.ETT, (400.0, 340.0), mm=(0.5, 0.5), labels=labels)
     assert (differs["ETT tip above the carina"].classifier, differs["ETT tip above the carina"].agrees) == (0.3, False)
 
 
 def test_a_gastric_tube_that_leaves_the_film_is_incompletely_imaged_with_or_without_a_carina():
     for landmarks in (CARINA, {}):
         labels = {name: 0.9 if STATE_OF[name] is State.INCOMPLETE else 0.1 for name in LABELS}
-        (only,) = distances_of([line(Device.NGT, None)], landmarks, SHAPE, labels)
-        assert (only.what, only.px, only.state) == ("NGT tip off the film", None, State.INCOMPLETE)
-        assert (only.classifier, only.agrees) == (0.9, True)
-    assert distances_of([line(Device.CVC, None)], CARINA, SHAPE) == []
-    assert distances_of([line(Device.CVC, (400.0, 500.0))], {}, SHAPE) == []
+        (only,) = distances_of(found_with(line(Device.NGT, None), landmarks, labels=labels))
+        assert (only.what, only.px, only.patient_cm, only.state) == (
+            "NGT tip off the film",
+            None,
+            None,
+            State.INCOMPLETE,
+        )
+        assert (only.rule, only.classifier, only.agrees) == (NGT_RULE, 0.9, True)
+    assert distances_of(found_with(line(Device.CVC, None))) == []
+    assert distances_of(found_with(line(Device.CVC, (400.0, 500.0)), {})) == []
 
 
 def test_no_line_is_told_of_a_device_that_the_classifier_denies(oracle):
@@ -176,7 +325,17 @@ def test_the_json_says_it_all_in_plain_values(oracle):
     scene = oracle.scene_of(0)
     maps, placement = oracle.maps_of(scene)
     labels = dict(zip(LABELS, np.linspace(0, 1, len(LABELS), dtype=np.float32), strict=True))
-    found = findings_of(maps, placement, scene.view.shape, labels, (0.4, 0.4))
+    turned_note, file_note = Note(Code.TURNED, "it is turned"), Note(Code.WINDOW_IGNORED, "its window is ignored")
+    found = findings_of(
+        maps,
+        placement,
+        scene.view.shape,
+        labels,
+        Spacing(CALIBRATED, (0.4, 0.4), 1.05),
+        within=(0, 0, *scene.view.shape[::-1]),
+        quality=Quality(notes=(turned_note,)),
+    )
+    found = replace(found, notes=(file_note, turned_note))
     told = json.loads(json.dumps(found.as_dict()))
     assert list(told) == [
         "labels",
@@ -186,8 +345,13 @@ def test_the_json_says_it_all_in_plain_values(oracle):
         "landmarks",
         "distances",
         "quality",
+        "notes",
+        "film_shape",
+        "within",
         "mm_per_px",
+        "spacing",
     ]
+    assert told["labels"] == found.labels and told["presence"] == found.presence, "in full precision"
     assert told["lines"] and told["distances"]
     for one, plain in zip(found.lines, told["lines"], strict=True):
         assert list(plain) == ["device", "path", "tip", "confidence"]
@@ -195,10 +359,23 @@ def test_the_json_says_it_all_in_plain_values(oracle):
         assert np.abs(np.array(plain["path"]) - one.path).max() <= 0.0501
         assert (plain["tip"] is None) == (one.tip is None)
     assert set(told["landmarks"]["carina"]) == {"xy", "confidence"}
-    for plain in told["distances"]:
+    for one, plain in zip(found.distances, told["distances"], strict=True):
+        assert list(plain) == [field.name for field in fields(Distance)]
         assert 0 <= plain["line"] < len(told["lines"])
         assert plain["what"].startswith(told["lines"][plain["line"]]["device"])
-    assert told["mm_per_px"] == [0.4, 0.4]
+        if one.cm is not None:
+            assert plain["patient_cm"] == [plain["cm"]] * 2 and plain["cm"] == round(one.cm, 2)
+    assert told["mm_per_px"] == told["spacing"]["mm_per_px"] == [0.4, 0.4]
+    assert (told["spacing"]["kind"], told["spacing"]["magnification"]) == ("calibrated", 1.05)
+    assert told["film_shape"] == list(scene.view.shape) and told["within"] == [0, 0, *scene.view.shape[::-1]]
+    assert told["notes"] == [turned_note.as_dict(), file_note.as_dict()], "each once"
+
+
+def test_numbers_of_the_json_have_no_sign_where_they_round_to_nothing():
+    found = found_with(line(Device.CVC, (400.0, 399.999)), mm=(0.5, 0.5))
+    found = replace(found, distances=tuple(distances_of(found)))
+    assert "-0.0" not in json.dumps(found.as_dict())
+    assert found.as_dict()["distances"][0]["px"] == 0
 
 
 def test_empty_maps_have_no_findings(oracle):

@@ -1,7 +1,14 @@
-"""Polylines measured: length along, points evenly spaced. Points are float64 (n, 2) arrays of [x, y], y down."""
+"""Polylines measured: length along, points evenly spaced. Points are float64 (n, 2) arrays of [x, y], y down.
+
+And what the file of a film is called: `film_name`.
+"""
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from cxrlines.data.tables import FILM_SUFFIXES
 
 Points = NDArray[np.float64]
 
@@ -24,3 +31,11 @@ def on_film(point: ArrayLike, film_shape: tuple[int, int]) -> bool:
     x, y = np.asarray(point, np.float64)
     height, width = film_shape
     return bool(-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5)
+
+
+def film_name(path: Path) -> str:
+    """The name of a film's file without the suffix of a film (`FILM_SUFFIXES`); no other suffix is cut.
+
+    A DICOM UID as a file name keeps its last number.
+    """
+    return path.stem if path.suffix.lower() in FILM_SUFFIXES else path.name

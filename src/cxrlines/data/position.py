@@ -8,6 +8,7 @@ ETT_CARINA = 0.5
 ETT_LOW = 2.0
 ETT_HIGH = 6.0
 ETT_LARYNX = 10.0
+_LIMITS = (ETT_CARINA, ETT_LOW, ETT_HIGH, ETT_LARYNX)
 
 
 def ett_state(height: float) -> State:
@@ -21,3 +22,12 @@ def ett_state(height: float) -> State:
     if ETT_LOW <= height <= ETT_HIGH:
         return State.NORMAL
     return State.BORDERLINE if ETT_CARINA <= height <= ETT_LARYNX else State.ABNORMAL
+
+
+def ett_states(low: float, high: float) -> tuple[State, ...]:
+    """Every state that a height from `low` to `high` cm has, in the order of `State`.
+
+    Borderline lies on both sides of normal, so that the two ends alone do not tell what lies between them.
+    """
+    found = {ett_state(height) for height in (low, high, *(limit for limit in _LIMITS if low < limit < high))}
+    return tuple(state for state in State if state in found)

@@ -4,7 +4,7 @@ A frame of one gray value is cut off, the film is assessed (by rule, and by a ne
 upright and bone white, and shrunk. Where a point of the original film comes to lie is one affine map, `Placement`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import cv2
@@ -13,7 +13,15 @@ import numpy as np
 from cxrlines.data.films import Film
 from cxrlines.data.notes import Code, Note
 
+PREPARATION = 2
+"""Raised when the same file comes out as other pixels than before (decoding, assessing, shrinking): stores are then
+built anew, and a bundle says by which its models were trained. 1: frames stayed on, nothing was turned."""
+
 Aspect = Literal["pad", "stretch"]
+LeaveOut = Literal["nothing", "not-films", "doubtful"]
+"""What the gate keeps out of training; see `why_left_out`."""
+DOUBTFUL = (Code.TURNED, Code.INVERTED, Code.POSE_UNSURE, Code.CROPPED)
+"""Notes on films that can be used and perhaps should not be."""
 
 LEAST_SIDE = 100
 """px; a line is about 1 mm wide, a third of a px on a smaller film."""
@@ -61,6 +69,20 @@ class Quality:
 
 AS_IT_IS = Quality()
 """Of a film that nothing is known of."""
+
+
+def why_left_out(quality: Quality, leave_out: LeaveOut) -> Note | None:
+    """Why the gate before training leaves a film out; None where it is taken along.
+
+    `not-films` leaves out what is not usable (no frontal chest film, a lateral one, one without contrast), `doubtful`
+    also what carries a note of `DOUBTFUL`, `nothing` keeps every film that could be read.
+    """
+    if leave_out == "nothing":
+        return None
+    if not quality.usable:
+        return quality.notes[0]
+    doubts = [note for note in quality.notes if note.code in DOUBTFUL]
+    return doubts[0] if doubts and leave_out == "doubtful" else None
 
 
 class Probe(Protocol):
@@ -138,30 +160,41 @@ def prepare(film: Film, size: int, aspect: Aspect, probe: Probe | None = None) -
 
     A film that is not usable is prepared all the same: whether it is read is the caller's to decide by its quality.
     """
-    rows, columns = within_frame(film.pixels)
-    inner = film.pixels[rows, columns]
-    quality = assess(film, inner, probe)
+    quality, (left, top, right, bottom) = assess(film, probe)
+    inner = film.pixels[top:bottom, left:right]
     pixels, placement = shrink(turned_back(inner, quality), size, aspect)
-    placement = placement.after(_upright(quality.rotation, inner.shape, (columns.start, rows.start)))
+    placement = placement.after(_upright(quality.rotation, inner.shape, (left, top)))
+    return Prepared(pixels, placement, quality, film.pixels.shape, (left, top, right, bottom))
+
+
+def assess(film: Film, probe: Probe | None) -> tuple[Quality, tuple[int, int, int, int]]:
+    """The quality of a film, by rule and by the probe where there is one, and where it lies within its frame.
+
+    The latter is (left, top, right, bottom) px, right and bottom exclusive. No film is changed.
+    """
+    rows, columns = within_frame(film.pixels)
     within = (columns.start, rows.start, columns.stop, rows.stop)
-    return Prepared(pixels, placement, quality, film.pixels.shape, within)
+    inner = film.pixels[rows, columns]
+    quality = by_rule(film, inner)
+    if probe is not None and quality.usable:
+        seen = probe(inner)
+        quality = replace(seen, notes=seen.notes + quality.notes)
+    if inner.shape != film.pixels.shape:
+        quality = replace(quality, notes=(*quality.notes, _framed(film.pixels.shape, inner.shape)))
+    return quality, within
 
 
-def assess(film: Film, inner: np.ndarray, probe: Probe | None) -> Quality:
-    """The quality of a film of which `inner` is what its frame leaves, by rule and by the probe where there is one."""
-    ruled = by_rule(film)
-    if probe is None or not ruled.usable:
-        return ruled
-    seen = probe(inner)
-    return Quality(
-        seen.frontal_chest, seen.rotation, seen.inverted, seen.cropped, seen.notes + ruled.notes, seen.usable
+def _framed(shape: tuple[int, ...], inner: tuple[int, ...]) -> Note:
+    sides = f"{inner[1]} x {inner[0]} of {shape[1]} x {shape[0]} px"
+    return Note(
+        Code.FRAME_CUT, f"a frame of one gray value was cut off, which left {sides}; points are of the whole film"
     )
 
 
-def by_rule(film: Film) -> Quality:
-    """What can be said of a film without a network."""
-    height, width = film.pixels.shape
-    low, high = np.percentile(film.pixels[:: max(1, height // 512), :: max(1, width // 512)], (1, 99))
+def by_rule(film: Film, inner: np.ndarray) -> Quality:
+    """What can be said without a network of a film of which `inner` (h, w) uint8 is what its frame leaves."""
+    height, width = inner.shape
+    low, high = np.percentile(inner[:: max(1, height // 512), :: max(1, width // 512)], (1, 99))
     if film.view in LATERAL:
         note = Note(Code.LATERAL, f"not a frontal chest film: its DICOM view position is {film.view}")
         return Quality(usable=False, notes=(note,))

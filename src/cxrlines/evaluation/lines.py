@@ -1,6 +1,7 @@
-"""Found lines against true ones: how well they cover each other, where the tips are, what is missed and invented.
+"""Found lines against true ones: how well they cover each other, where the tips are, false negatives and positives.
 
-All points are [x, y] in px of the original film; errors are told in % of the film's height.
+All points are [x, y] in px of the original film; errors are in % of the film's height, which is that of the upright
+film, however it is turned in its file.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ class Course(Protocol):
 
 @dataclass(frozen=True)
 class StateCall:
-    """The state of a device on a film: the true one, by the position rule alone, by the classifier (None: not told)."""
+    """The state of a device on a film: true, by the position rule alone, by the classifier (None: undecided)."""
 
     device: Device
     truth: State
@@ -48,7 +49,13 @@ class StateCall:
 class ReadFilm:
     """A film, what is true of it and what was found.
 
-    `shape` is (height, width) px; a carina is (2,) or None where it is unknown, or was not found.
+    Attributes:
+        patient: Whose it is.
+        shape: (height, width) px of the file.
+        true, found: Lines.
+        true_carina, found_carina: (2,), or None where it is unknown, or was not found.
+        states: The states of its devices.
+        height: px of the film once it is upright, what errors are divided by; None: `shape`'s.
     """
 
     patient: str
@@ -58,6 +65,12 @@ class ReadFilm:
     true_carina: np.ndarray | None = None
     found_carina: np.ndarray | None = None
     states: Sequence[StateCall] = ()
+    height: float | None = None
+
+    @property
+    def upright_height(self) -> float:
+        """px that errors are divided by."""
+        return self.height or self.shape[0]
 
 
 @dataclass(frozen=True)
@@ -83,8 +96,8 @@ class DeviceFigures:
         true: Lines that there are.
         matched: Of them, found.
         dice: Of all drawn lines of all films together: 2 |both| / (|true| + |found|).
-        found_share: matched / true.
-        invented: Found lines that match no true one, a film.
+        found_share: Recall: matched / true.
+        invented: False positives a film: found lines that match no true one.
         tip_median: Distance of found tips from true ones, of matched lines that have both, % of height.
         tip_95: Its 95th percentile.
         tips: How many these are.
@@ -104,7 +117,7 @@ class DeviceFigures:
 class StateFigures:
     """How often a device's state is right: by the rule alone, and by the classifier on the same films.
 
-    `undecided`: share of them in which the rule told no state (it counts as wrong).
+    `undecided`: share of them in which the rule decides on no state (it counts as wrong).
     """
 
     films: int
@@ -127,23 +140,23 @@ class LineFigures:
 
     def text(self) -> str:
         """The figures as a table for people."""
-        told = [
-            f"{self.films} films; errors in % of the film's height; 95 % intervals by patient",
+        rows = [
+            f"{self.films} films; errors in % of the film's height; {INTERVALS}",
             self.lines_text(),
             f"carina: median {self.carina_median.text()} %, 95th percentile {self.carina_95.text()} %, "
             f"found {self.carina_found.text()}",
             *self.state_texts(),
         ]
-        return "\n".join(told)
+        return "\n".join(rows)
 
     def lines_text(self) -> str:
-        """The lines alone: a table of devices, and what was invented."""
-        head = ("device", "true", "found", "share found", "invented/film", "Dice", "tip median %", "tip 95th %")
+        """The lines alone: a table of devices, and the false positives of all."""
+        head = ("device", "true", "found", "recall", "false positives/film", "Dice", "tip median %", "tip 95th %")
         rows: list[tuple[str, ...]] = [head]
         for device, f in self.devices.items():
             cells = (f.found_share, f.invented, f.dice, f.tip_median, f.tip_95)
             rows.append((device.name, str(f.true), str(f.matched), *(cell.text() for cell in cells)))
-        return f"{table(rows)}\ninvented lines a film, of all devices: {self.invented.text()}"
+        return f"{table(rows)}\nfalse positives a film, of all devices: {self.invented.text()}"
 
     def state_texts(self) -> list[str]:
         """A line of text a device whose states were judged."""
@@ -152,6 +165,9 @@ class LineFigures:
             f"(undecided {s.undecided:.2f}), by classifier {s.classifier.text()}"
             for device, s in self.states.items()
         ]
+
+
+INTERVALS = "95 % intervals by patient, where there are two or more"
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -168,10 +184,14 @@ def line_figures(films: Sequence[ReadFilm], *, resamples: int = RESAMPLES, seed:
     if not films:
         raise ValueError("films: none were given; line figures need at least one film that was read")
     count = len(films)
-    draws = np.concatenate(list(patient_weights(np.array([film.patient for film in films]), resamples, seed)))
+    patients = np.array([film.patient for film in films])
+    draws = np.concatenate(list(patient_weights(patients, resamples, seed)))
 
     def ratio(over: np.ndarray, under: np.ndarray) -> Figure:
-        return _figure(draws, lambda w: _divided(w @ over, w @ under))
+        return _figure(draws, patients[under > 0], lambda w: _divided(w @ over, w @ under))
+
+    def quantile(errors: np.ndarray, of_film: np.ndarray, share: float) -> Figure:
+        return _quantile(draws, patients, errors, of_film, share)
 
     devices = {}
     invented_of_all = np.zeros(count)
@@ -187,48 +207,52 @@ def line_figures(films: Sequence[ReadFilm], *, resamples: int = RESAMPLES, seed:
             dice=ratio(2 * table[:, 0], table[:, 1]),
             found_share=ratio(table[:, 3], table[:, 2]),
             invented=ratio(table[:, 4], np.ones(count)),
-            tip_median=_quantile(draws, errors, of_film, 0.5),
-            tip_95=_quantile(draws, errors, of_film, 0.95),
+            tip_median=quantile(errors, of_film, 0.5),
+            tip_95=quantile(errors, of_film, 0.95),
             tips=len(errors),
         )
     known = [k for k, film in enumerate(films) if film.true_carina is not None]
     both = [k for k in known if films[k].found_carina is not None]
-    errors = np.array([_error(films[k].found_carina, films[k].true_carina, films[k].shape) for k in both], np.float64)
+    carinas = [(films[k].found_carina, films[k].true_carina, films[k].upright_height) for k in both]
+    errors = np.array([_error(*carina) for carina in carinas], np.float64)
     is_known, is_both = (np.isin(np.arange(count), which).astype(np.float64) for which in (known, both))
     return LineFigures(
         films=count,
         devices=devices,
         invented=ratio(invented_of_all, np.ones(count)),
-        carina_median=_quantile(draws, errors, np.array(both, int), 0.5),
-        carina_95=_quantile(draws, errors, np.array(both, int), 0.95),
+        carina_median=quantile(errors, np.array(both, int), 0.5),
+        carina_95=quantile(errors, np.array(both, int), 0.95),
         carina_found=ratio(is_both, is_known),
         states=_states(films, ratio),
     )
 
 
-def match(true: Sequence[Course], found: Sequence[Course], shape: tuple[int, int]) -> list[tuple[int, int]]:
+def match(
+    true: Sequence[Course], found: Sequence[Course], shape: tuple[int, int], height: float | None = None
+) -> list[tuple[int, int]]:
     """Pairs of indices of true and found lines of the same device that are the same line.
 
     Their distance is the mean of two means: of true points from the found path, and the other way; the pairs are those
-    of the least sum of distances, none above `TOLERANCE` of the film's height.
+    of the least sum of distances, none above `TOLERANCE` of the film's height. `shape` and `height`: see `ReadFilm`.
     """
-    paths = [[_even(line, shape) for line in lines] for lines in (true, found)]
+    height = height or shape[0]
+    paths = [[_even(line, shape, height) for line in lines] for lines in (true, found)]
     far = 1e3
     distance = np.full((len(true), len(found)), far)
     for i, one in enumerate(true):
         for j, other in enumerate(found):
             if one.device is other.device and len(paths[0][i]) and len(paths[1][j]):
-                distance[i, j] = _distance(paths[0][i], paths[1][j]) / shape[0]
+                distance[i, j] = _distance(paths[0][i], paths[1][j]) / height
     distance[distance > TOLERANCE] = far
     rows, columns = linear_sum_assignment(distance)
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if distance[i, j] < far]
 
 
-def _even(line: Course, shape: tuple[int, int]) -> Points:
+def _even(line: Course, shape: tuple[int, int], height: float) -> Points:
     """The part of a line that is on the film, its points 0.5 % of the height apart."""
     path = np.asarray(line.path, np.float64)
     if len(path) > 1:
-        path = resample(path, max(0.005 * shape[0], 0.5))
+        path = resample(path, max(0.005 * height, 0.5))
     return path[[on_film(point, shape) for point in path]]
 
 
@@ -245,16 +269,17 @@ class _Compared:
 
 
 def _compare(film: ReadFilm, device: Device) -> _Compared:
-    true = [line for line in film.true if line.device is device and len(_even(line, film.shape))]
+    height = film.upright_height
+    true = [line for line in film.true if line.device is device and len(_even(line, film.shape, height))]
     found = [line for line in film.found if line.device is device]
     if not true and not found:
         return _Compared((0.0, 0.0, 0, 0, 0), [])
-    pairs = match(true, found, film.shape)
+    pairs = match(true, found, film.shape, height)
     one, other = (_mask(lines, film.shape) for lines in (true, found))
     errors = []
     for i, j in pairs:
         if true[i].tip is not None and found[j].tip is not None:
-            errors.append(_error(found[j].tip, true[i].tip, film.shape))
+            errors.append(_error(found[j].tip, true[i].tip, height))
     both, sizes = float(np.minimum(one, other).sum()), float(one.sum() + other.sum())
     return _Compared((both, sizes, len(true), len(pairs), len(found) - len(pairs)), errors)
 
@@ -267,23 +292,28 @@ def _mask(lines: Sequence[Course], shape: tuple[int, int]) -> np.ndarray:
     return line_mask(paths, small, LINE_WIDTH * MASK_SIDE).astype(np.float64) / 255
 
 
-def _error(one: np.ndarray | None, other: np.ndarray | None, shape: tuple[int, int]) -> float:
+def _error(one: np.ndarray | None, other: np.ndarray | None, height: float) -> float:
     """Distance of two points in % of the film's height."""
     assert one is not None and other is not None
-    return 100 * float(np.hypot(*(np.asarray(one, np.float64) - other))) / shape[0]
+    return 100 * float(np.hypot(*(np.asarray(one, np.float64) - other))) / height
 
 
 def _divided(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     return np.divide(over, under, out=np.full(np.shape(over), np.nan), where=under > 0)
 
 
-def _figure(draws: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> Figure:
-    """A figure of all films and its interval; `of` maps weights (k, films) to (k,) figures."""
+def _figure(draws: np.ndarray, patients: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> Figure:
+    """A figure of all films and its interval; `of` maps weights (k, films) to (k,) figures.
+
+    `patients` are those of whom the figure is: of one alone, each draw would give the same, so there is no interval.
+    """
     value = float(of(np.ones((1, draws.shape[1])))[0])
-    return Figure(None, None) if np.isnan(value) else Figure(value, percentile_interval(of(draws)))
+    if np.isnan(value):
+        return Figure(None, None)
+    return Figure(value, percentile_interval(of(draws)) if len(set(patients)) > 1 else None)
 
 
-def _quantile(draws: np.ndarray, errors: np.ndarray, of_film: np.ndarray, share: float) -> Figure:
+def _quantile(draws: np.ndarray, patients: np.ndarray, errors: np.ndarray, of_film: np.ndarray, share: float) -> Figure:
     """A quantile of errors, each of which counts as often as its film does."""
     if not len(errors):
         return Figure(None, None)
@@ -295,7 +325,7 @@ def _quantile(draws: np.ndarray, errors: np.ndarray, of_film: np.ndarray, share:
         place = (each < share * each[:, -1:]).sum(1)
         return np.where(each[:, -1] > 0, errors[np.minimum(place, len(errors) - 1)], np.nan)
 
-    return _figure(draws, of)
+    return _figure(draws, patients[of_film], of)
 
 
 def _states(films: Sequence[ReadFilm], ratio: Callable[[np.ndarray, np.ndarray], Figure]) -> dict[Device, StateFigures]:

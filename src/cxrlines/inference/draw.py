@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cxrlines.data.lines import draw_lines
-from cxrlines.inference.findings import Findings
-from cxrlines.inference.words import carina_words, line_words, rule_words, tip_words
+from cxrlines.files import replacing
+from cxrlines.inference.findings import Findings, turned
+from cxrlines.inference.words import carina_words, line_words, note_words, rule_words, spacing_words, tip_words
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABELS, Device, Landmark
 
 NOTICE = "For research only. Not a medical device; not for diagnosis."
@@ -37,13 +38,16 @@ def draw_findings(
 ) -> np.ndarray:
     """The film in RGB with lines, tips and the carina, and a strip to its right: (H, W, 3) uint8.
 
+    The strip has the labels, what was found, what the distances rest on, and all notes, each once. The film is drawn
+    as it is in its file, however it was turned to be read. Of a film that was refused the strip says why.
+
     H and the film's place (top left) are the film's own size, unless its longer side is below `LEAST_SIDE`: then all
     is enlarged. Widths and letters grow with the film.
 
     Args:
         film: (h, w) uint8, as `Findings.film_shape` says; not changed.
         name: Of the film, at the head of the strip.
-        notes: On quality and the like, a paragraph each, below the labels.
+        notes: Further ones than those of the findings, a paragraph each, below what was found.
         notice: At the foot of the strip.
 
     Raises `ValueError` for a film of another shape than its findings, or of another type.
@@ -69,11 +73,11 @@ def draw_findings(
 
 
 def save_drawing(path: Path, drawn: np.ndarray) -> None:
-    """Write an (h, w, 3) uint8 RGB picture as PNG; its folder is made."""
+    """Write an (h, w, 3) uint8 RGB picture as PNG, whole or not at all; its folder is made. `OutputError` if not."""
     written, png = cv2.imencode(".png", drawn[:, :, ::-1])
     assert written
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png.tobytes())
+    with replacing(path) as aside:
+        aside.write_bytes(png.tobytes())
 
 
 def _moved(points: np.ndarray, scale: float) -> np.ndarray:
@@ -107,7 +111,8 @@ def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
     if carina is not None:
         x, y = _moved(carina.xy, scale)
         arm = 1.5 * radius
-        for dx, dy in ((0.0, -arm), (-0.8 * arm, 0.6 * arm), (0.8 * arm, 0.6 * arm)):
+        for upright in ((0.0, -arm), (-0.8 * arm, 0.6 * arm), (0.8 * arm, 0.6 * arm)):
+            dx, dy = turned(np.array(upright), -findings.quality.rotation).tolist()
             pen.line((x, y, x + dx, y + dy), _CARINA, width)
         taken.append((x - arm, y - arm, x + arm, y + arm))
     for line in findings.lines:
@@ -203,15 +208,19 @@ def _strip_at(
         y += step // 2
     if findings.labels is not None:
         y = _write_labels(pen, findings.labels, (margin, y), room, letters, step)
-    if not findings.lines:
-        write("No line found.", _INK)
-    for k, line in enumerate(findings.lines):
-        write(line_words(findings, k), DEVICE_COLOURS[line.device])
-        for distance in findings.distances:
-            if distance.line == k and (rule := rule_words(distance)):
-                write(rule, _INK, letters)
-    write(carina_words(findings), _PALE)
-    for note in notes:
+    if findings.quality.usable:
+        if not findings.lines:
+            write("No line found.", _INK)
+        for k, line in enumerate(findings.lines):
+            write(line_words(findings, k), DEVICE_COLOURS[line.device])
+            for distance in findings.distances:
+                if distance.line == k and (rule := rule_words(findings, distance)):
+                    write(rule, _INK, letters)
+        write(carina_words(findings), _PALE)
+        if rests_on := spacing_words(findings):
+            write(rests_on, _PALE)
+    own = {note.text for note in findings.all_notes}
+    for note in (*note_words(findings), *(note for note in dict.fromkeys(notes) if note not in own)):
         y += step // 2
         write(note, _INK)
     fits = y <= limit

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from cxrlines.data.maps import from_map, to_map
-from cxrlines.data.notes import Note
-from cxrlines.data.position import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, ett_state
+from cxrlines.data.notes import Code, Note
+from cxrlines.data.position import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, ett_states
 from cxrlines.data.prepare import AS_IT_IS, Placement, Quality
-from cxrlines.data.spacing import NO_SPACING, Spacing
+from cxrlines.data.spacing import MAGNIFICATION, NO_SPACING, Spacing, SpacingKind
 from cxrlines.inference.locate import Bounds, Line, find_landmarks, find_lines
 from cxrlines.inference.spots import Spot
 from cxrlines.task import (
@@ -31,16 +31,16 @@ from cxrlines.task import (
 )
 
 LONG_SIDE_CM = (35.0, 43.0)
-"""Longer side of the plates that chest films are taken on (35 x 35, 35 x 43, 43 x 43 cm): the guess where a film has
-no spacing. A crop is smaller, so that a state is told from it only if both ends of the range agree."""
+"""Longer side of the plates that chest films are taken on (35 x 35, 35 x 43, 43 x 43 cm): what sizes are estimated from
+where a film has no spacing that is believed. Not of a film that may be cropped, which can be any smaller."""
 ETT_RULE = (
-    f"tip {ETT_LOW:g} to {ETT_HIGH:g} cm above the carina is normal, "
+    f"tip {ETT_LOW:g} to {ETT_HIGH:g} cm above the carina in the patient is normal, "
     f"{ETT_CARINA:g} to {ETT_LARYNX:g} cm borderline, else abnormal"
 )
 NGT_RULE = "a tube that leaves the film is incompletely imaged"
 DENIED = 0.2
-"""No line is told of a device that the classifier holds for less likely than this: on real films it spares a third to
-a half of the invented nasogastric tubes, and hardly a true one (docs/experiments.md, 2026-11-25)."""
+"""No line is given of a device that the classifier holds for less likely than this: on real films that spares a third
+to a half of the false positive nasogastric tubes, and costs hardly a true one (docs/experiments.md, 2026-11-25)."""
 HEARD = 0.95
 """Of the films that have a device the classifier denies no more than the rest: else `fit_denied` lowers its limit."""
 
@@ -52,20 +52,27 @@ class Distance:
     Attributes:
         what: In words; a negative distance is the other way.
         line: Index of the line in `Findings.lines`.
-        px: Along the film's rows or columns, or straight, as `what` says; None where the tip is off the film.
-        percent_of_height: px as a share of the film's height, also for distances across.
-        cm: None where the film has no spacing. At the detector: on the patient it is some 5 % less.
-        rule: The position rule that applies, in words; None where none is told by the carina alone.
-        state: The state by that rule; None where it does not decide.
+        px: Along the rows or columns of the upright film, or straight, as `what` says; None where the tip is off the
+            film.
+        percent_of_height: px as a share of `Findings.upright_shape`'s height, also for distances across.
+        cm: px times the film's spacing, in the plane that `Findings.spacing` is of: in the patient if its kind is
+            calibrated, at the detector if it is detector, as a viewer's ruler has it. None without a spacing that is
+            believed.
+        patient_cm: (least, most) cm in the patient that are possible: both `cm` with calibrated spacing; with the
+            detector's, `cm` divided by `spacing.MAGNIFICATION`; without one that is believed, of a film of
+            `LONG_SIDE_CM`, divided likewise. None where that film may be cropped. Rules go by this.
+        rule: The position rule that applies, in words; None where there is none by the carina alone.
+        state: The state by that rule; None where `patient_cm` leaves several open, or the film may be turned.
         classifier: Probability of that state by the classifier.
         agrees: Whether that state is the classifier's most probable one of the device.
     """
 
     what: str
     line: int
-    px: float | None
-    percent_of_height: float | None
-    cm: float | None
+    px: float | None = None
+    percent_of_height: float | None = None
+    cm: float | None = None
+    patient_cm: tuple[float, float] | None = None
     rule: str | None = None
     state: State | None = None
     classifier: float | None = None
@@ -74,12 +81,23 @@ class Distance:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """All that was found on a film, in one frame: px of the original film. See `as_dict` for its JSON.
+    """All that was found on a film, in px of the original film. See `as_dict` for its JSON.
 
-    `film_shape` is (height, width) px, `within` (left, top, right, bottom) px of it inside a frame of one gray value,
-    right and bottom exclusive (None: all of it), `labels` the probability by label, `calibrated` whether it was set
-    right on films that the models had not seen, `notes` what is odd about the file; `quality.notes` has what is odd
-    about the picture.
+    Attributes:
+        film_shape: (height, width) px of the original film.
+        lines: In the order of `Device` and of confidence.
+        landmarks: Those that were found.
+        distances: Of each line's tip from the carina.
+        labels: Probability by label; None if the film is not usable, see `quality`.
+        spacing: Of the original film, and what it rests on.
+        seconds: For decoding and preparing, and the film's share of its batch.
+        quality: What the film shows, and how it was turned to be read; `quality.notes` is what is odd about that.
+        calibrated: Whether `labels` were calibrated on films that the models were not trained on.
+        evidence: By `Device.name`, see `evidence_of`; None without maps.
+        within: (left, top, right, bottom) px of the film inside a frame of one gray value, right and bottom exclusive;
+            None: all of it.
+        notes: What is odd about the file.
+        study_uid: DICOM StudyInstanceUID, where the file has a valid one.
     """
 
     film_shape: tuple[int, int]
@@ -88,17 +106,34 @@ class Findings:
     distances: tuple[Distance, ...]
     labels: dict[str, float] | None = None
     spacing: Spacing = NO_SPACING
-    seconds: float = 0.0  # decoding and its share of its batch
-    quality: Quality = AS_IT_IS  # if not usable there are no labels and no lines
+    seconds: float = 0.0
+    quality: Quality = AS_IT_IS
     calibrated: bool = False
-    evidence: dict[str, float] | None = None  # by `Device.name`, of the line maps; see `evidence_of`
+    evidence: dict[str, float] | None = None
     within: tuple[int, int, int, int] | None = None
     notes: tuple[Note, ...] = ()
+    study_uid: str | None = None
 
     @property
     def mm_per_px(self) -> tuple[float, float] | None:
-        """(row, column) spacing in mm that distances rest on; None where there is none, or none that is believed."""
+        """(row, column) spacing in mm of the original film; None where there is none, or none that is believed."""
         return self.spacing.mm_per_px
+
+    @property
+    def upright_shape(self) -> tuple[int, int]:
+        """(height, width) px of the film inside its frame once it is turned upright: what "height" means everywhere."""
+        left, top, right, bottom = self.within or (0, 0, self.film_shape[1], self.film_shape[0])
+        sides = (bottom - top, right - left)
+        return sides[::-1] if self.quality.rotation in (90, 270) else sides
+
+    @property
+    def all_notes(self) -> tuple[Note, ...]:
+        """What is odd about the picture, then about the file, each once. Of a refused film the first says why."""
+        return tuple(dict.fromkeys((*self.quality.notes, *self.notes)))
+
+    def has(self, code: Code) -> bool:
+        """Whether one of the notes is of this code."""
+        return any(note.code is code for note in self.all_notes)
 
     @property
     def presence(self) -> dict[str, float] | None:
@@ -109,13 +144,23 @@ class Findings:
         """
         if self.labels is None:
             return None
-        said = presence_of(self.labels)
+        by_labels = presence_of(self.labels)
         if self.evidence is None:
-            return said
-        return {name: float(np.sqrt(p * self.evidence[name])) for name, p in said.items()}
+            return by_labels
+        return {name: float(np.sqrt(p * self.evidence[name])) for name, p in by_labels.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: places to a tenth of a px, probabilities to four digits."""
+        """Plain values for JSON, always with the same keys in the same order.
+
+        `labels` and `presence` are in full precision, as in the table of predictions; other probabilities and
+        confidences have four digits, places one (px of the original film, [x, y]), distances one (px) or two (cm, %).
+
+        `film_shape` is [height, width] px of the original film, `within` [left, top, right, bottom] px of what is
+        inside its frame (null: all of it). `spacing` is that of the original film: its `kind` (calibrated, detector,
+        not-believed, none), `mm_per_px` [row, column] or null, and the `magnification` that was divided out, or null;
+        `mm_per_px` beside it is the same. `distances` have `cm` in the plane of that spacing, and `patient_cm`
+        [least, most] in the patient, see `Distance`. `notes` are `all_notes`, as `code` and `text`.
+        """
         return {
             "labels": None if self.labels is None else dict(self.labels),
             "calibrated": self.calibrated,
@@ -140,6 +185,7 @@ class Findings:
                     "px": _rounded(distance.px, 1),
                     "percent_of_height": _rounded(distance.percent_of_height, 2),
                     "cm": _rounded(distance.cm, 2),
+                    "patient_cm": distance.patient_cm and [_rounded(end, 2) for end in distance.patient_cm],
                     "rule": distance.rule,
                     "state": None if distance.state is None else distance.state.value,
                     "classifier": _rounded(distance.classifier, 4),
@@ -148,8 +194,9 @@ class Findings:
                 for distance in self.distances
             ],
             "quality": self.quality.as_dict(),
-            "notes": [note.as_dict() for note in (*self.notes, *self.quality.notes)],
+            "notes": [note.as_dict() for note in self.all_notes],
             "film_shape": list(self.film_shape),
+            "within": None if self.within is None else list(self.within),
             "mm_per_px": None if self.mm_per_px is None else list(self.mm_per_px),
             "spacing": self.spacing.as_dict(),
         }
@@ -209,7 +256,7 @@ def findings_of(
     denied: Mapping[str, float] | None = None,
     *,
     within: tuple[int, int, int, int] | None = None,
-    rotation: int = 0,
+    quality: Quality = AS_IT_IS,
 ) -> Findings:
     """The findings of a film from its maps.
 
@@ -217,12 +264,12 @@ def findings_of(
         maps: (9, h, w) float32 in [0, 1], in the order of `task.MAPS`, of the square film that was read.
         placement: Where the original film lies in that square.
         film_shape: (height, width) px of the original film.
-        labels: Probability by label, if a classifier read the film as well: lines of a device that it denies are not
-            told.
+        labels: Probability by label, if a classifier read the film as well: lines of a device that it denies are left
+            out.
         spacing: The original film's.
         denied: By `Device.name`, the probability below which it denies a device; `DENIED` where none is given.
         within: (left, top, right, bottom) px of the original film inside its frame; None: all of it.
-        rotation: Degrees that the original film is turned counter-clockwise.
+        quality: How the original film is turned, and whether it may be cropped.
     """
     left, top, right, bottom = within or (0, 0, film_shape[1], film_shape[0])
     corners = to_map(placement.to_store(np.array([[left - 0.5, top - 0.5], [right - 0.5, bottom - 0.5]])))
@@ -244,97 +291,93 @@ def findings_of(
         name: Spot(on_original(spot.xy[None])[0], spot.confidence)
         for name, spot in find_landmarks(maps, bounds).items()
     }
-    found = Findings(film_shape, tuple(lines), landmarks, (), known, spacing, evidence=evidence_of(maps), within=within)
-    return replace(found, distances=tuple(distances_of(found, rotation)))
+    found = Findings(
+        film_shape,
+        tuple(lines),
+        landmarks,
+        (),
+        known,
+        spacing,
+        quality=quality,
+        evidence=evidence_of(maps),
+        within=within,
+    )
+    return replace(found, distances=tuple(distances_of(found)))
 
 
-def distances_of(found: Findings, rotation: int | None = None) -> list[Distance]:
+def distances_of(found: Findings) -> list[Distance]:
     """The place of each line's tip against the carina, along and across the upright film.
 
-    `rotation`: degrees that the film of `found` is turned counter-clockwise; None: as its quality says.
+    Directions go by `found.quality.rotation`, sizes by `found.spacing`.
     """
     carina = found.landmarks.get(Landmark.CARINA)
-    film = _Upright(found, found.quality.rotation if rotation is None else rotation)
     distances = []
     for k, line in enumerate(found.lines):
         if line.device is Device.NGT and line.tip is None:
-            judged = _judged(line.device, State.INCOMPLETE, found.labels)
-            distances.append(Distance("NGT tip off the film", k, None, None, None, NGT_RULE, State.INCOMPLETE, *judged))
+            distances.append(_judged(Distance("NGT tip off the film", k, rule=NGT_RULE), (State.INCOMPLETE,), found))
         if line.tip is not None and carina is not None:
-            distances += _from_carina(k, line, film.vector(line.tip - carina.xy), film)
+            distances += _from_carina(k, turned(line.tip - carina.xy, found.quality.rotation), found)
     return distances
 
 
-class _Upright:
-    """The film of findings as it should hang: directions and sizes of what is in px of the original."""
-
-    def __init__(self, found: Findings, rotation: int) -> None:
-        left, top, right, bottom = found.within or (0, 0, found.film_shape[1], found.film_shape[0])
-        sides = (bottom - top, right - left)
-        self.rotation, self.labels = rotation, found.labels
-        self.shape = sides[::-1] if rotation in (90, 270) else sides
-        mm = found.mm_per_px
-        self.mm_per_px = mm[::-1] if mm and rotation in (90, 270) else mm
-
-    def vector(self, original: np.ndarray) -> np.ndarray:
-        """A vector [x, y] in px of the original film as [right, down] on the upright one."""
-        x, y = original
-        match self.rotation:
-            case 90:
-                return np.array([-y, x])
-            case 180:
-                return np.array([-x, -y])
-            case 270:
-                return np.array([y, -x])
-        return np.array([x, y])
+def turned(vector: np.ndarray, degrees: int) -> np.ndarray:
+    """A vector [right, down] after a turn clockwise by 0, 90, 180, 270 or 360 degrees."""
+    right, down = vector
+    return np.array({0: (right, down), 90: (-down, right), 180: (-right, -down), 270: (down, -right)}[degrees % 360])
 
 
-def _from_carina(k: int, line: Line, vector: np.ndarray, film: _Upright) -> list[Distance]:
+def _from_carina(k: int, vector: np.ndarray, found: Findings) -> list[Distance]:
     """`vector`: [right, down] px from the carina to the tip of line `k` on the upright film."""
     right, down = vector
-    name = line.device.name
-    mm_per_px, labels = film.mm_per_px, film.labels
+    device = found.lines[k].device
 
     def distance(what: str, x: float, y: float, sign: float = 1.0) -> Distance:
         px = sign * float(np.hypot(x, y))
-        cm = None if mm_per_px is None else sign * float(np.hypot(x * mm_per_px[1], y * mm_per_px[0])) / 10
-        return Distance(f"{name} tip {what}", k, px, 100 * px / film.shape[0], cm)
+        cm = None
+        if found.mm_per_px is not None:
+            row, column = found.mm_per_px[::-1] if found.quality.rotation in (90, 270) else found.mm_per_px
+            cm = sign * float(np.hypot(x * column, y * row)) / 10
+        percent = 100 * px / found.upright_shape[0]
+        return Distance(f"{device.name} tip {what}", k, px, percent, cm, _in_patient(px, cm, found))
 
     across = distance("to the patient's right of the carina", right, 0, -1 if right > 0 else 1)
-    if line.device is not Device.ETT:
+    if device is not Device.ETT:
         return [distance("below the carina", 0, down, 1 if down >= 0 else -1), across]
-    above = distance("above the carina", 0, down, -1 if down > 0 else 1)
-    assert above.px is not None
-    state, rule = _by_height(above.px, above.cm, film.shape)
-    judged = (None, None) if state is None else _judged(line.device, state, labels)
-    above = Distance(above.what, k, above.px, above.percent_of_height, above.cm, rule, state, *judged)
+    above = replace(distance("above the carina", 0, down, -1 if down > 0 else 1), rule=ETT_RULE)
+    if above.patient_cm is not None and not found.has(Code.POSE_UNSURE):  # which way is up is then not known either
+        above = _judged(above, ett_states(*above.patient_cm), found)
     return [above, across, distance("to the carina, straight", right, down)]
 
 
-def _by_height(px: float, cm: float | None, film_shape: tuple[int, int]) -> tuple[State | None, str]:
-    """The state of a tracheal tube by its height above the carina, and the rule in words."""
+def _in_patient(px: float, cm: float | None, found: Findings) -> tuple[float, float] | None:
+    """The least and the most cm in the patient that a distance can be; None where nothing is known of the size."""
+    if cm is not None and found.spacing.kind is SpacingKind.CALIBRATED:
+        return cm, cm
     if cm is not None:
-        return ett_state(cm), ETT_RULE
-    low, high = sorted(px * side / max(film_shape) for side in LONG_SIDE_CM)
-    states = {ett_state(low), ett_state(high)}
-    told = (
-        f"{ETT_RULE}; estimated, as the film has no spacing: {low:.1f} to {high:.1f} cm if its longer side is "
-        f"{LONG_SIDE_CM[0]:g} to {LONG_SIDE_CM[1]:g} cm"
-    )
-    return (states.pop(), told) if len(states) == 1 else (None, f"{told}, which does not decide")
+        sizes: tuple[float, ...] = (cm,)
+    elif found.has(Code.CROPPED):
+        return None
+    else:
+        sizes = tuple(px * side / max(found.upright_shape) for side in LONG_SIDE_CM)
+    possible = [size / magnification for size in sizes for magnification in MAGNIFICATION]
+    return min(possible), max(possible)
 
 
-def _judged(device: Device, state: State, labels: Mapping[str, float] | None) -> tuple[float | None, bool | None]:
-    """The classifier's probability of a state, and whether it is its most probable one of the device."""
+def _judged(distance: Distance, possible: tuple[State, ...], found: Findings) -> Distance:
+    """With the state that a rule leaves possible, if it is one, and what the classifier says of it."""
+    if len(possible) > 1:
+        return distance
+    (state,) = possible
+    device, labels = found.lines[distance.line].device, found.labels
     if labels is None:
-        return None, None
+        return replace(distance, state=state)
     most = max(LABELS_OF[device], key=lambda label: labels[label])
-    return labels[label_of(device, state)], STATE_OF[most] is state
+    return replace(distance, state=state, classifier=labels[label_of(device, state)], agrees=STATE_OF[most] is state)
 
 
 def _point(point: np.ndarray) -> list[float]:
-    return [round(float(value), 1) for value in point]
+    return [round(float(value), 1) + 0.0 for value in point]  # never -0.0
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
+    return None if value is None else round(value, digits) + 0.0

@@ -9,11 +9,13 @@ for line in findings.lines:
 """
 
 import hashlib
-import io
+import os
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -21,165 +23,213 @@ from typing import TypeVar
 import numpy as np
 import pydicom
 
-from cxrlines.data.films import Film, FilmError, read_film
+from cxrlines.data.films import MAX_PIXELS, Film, FilmError, check_size, read_film
+from cxrlines.data.notes import Note
 from cxrlines.data.pool import cores
-from cxrlines.data.prepare import Placement, Prepared, Quality, prepare
+from cxrlines.data.prepare import Prepared, prepare
+from cxrlines.data.spacing import Spacing
 from cxrlines.evaluation.calibrate import Calibration
-from cxrlines.inference.bundle import Bundle, load_bundle
+from cxrlines.inference.bundle import EMBEDDED, Bundle, load_bundle
 from cxrlines.inference.findings import Findings, findings_of
-from cxrlines.inference.forward import Forward, Shown, gives_maps
+from cxrlines.inference.forward import Forward, Shown
 from cxrlines.inference.quality import load_probe
 from cxrlines.inference.views import allowed_views, views
 from cxrlines.task import LABELS
 
-Source = str | Path | bytes | np.ndarray | pydicom.Dataset
-"""A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone), or a DICOM dataset."""
-T = TypeVar("T")
+Source = str | os.PathLike[str] | bytes | np.ndarray | pydicom.Dataset
+"""A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone, not changed), or a DICOM dataset."""
+In = TypeVar("In")
+Out = TypeVar("Out")
 Progress = Callable[[int, int | None], None]
-"""Told (films done, films in all; None where that is not known)."""
+"""Called with (films done, films in all; None where that is not known)."""
+
+
+class ReadingFault(RuntimeError):
+    """A fault of cxrlines that cost one film its reading.
+
+    It is no `cxrlines.Error`: who gave the film can mend nothing. `__cause__` is what was raised; its
+    traceback is a note (`__notes__`), which `traceback.format_exception` shows.
+    """
+
+    @classmethod
+    def of(cls, name: str, error: Exception) -> "ReadingFault":
+        """The fault on the film called `name`: where, but not in the exception's words, which may quote the film."""
+        ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(_HOME)]
+        place = f" at {ours[-1].filename.removeprefix(_HOME)}:{ours[-1].lineno}" if ours else ""
+        fault = cls(f"{name}: a fault of cxrlines ({type(error).__name__}{place}); please report it")
+        fault.add_note("".join(traceback.format_exception(error)).rstrip())
+        fault.__cause__ = _light(error)
+        return fault
+
+
+_HOME = f"{Path(__file__).parents[1]}{os.sep}"
 
 
 class Reader:
-    """A bundle's models, ready to read.
+    """A bundle's models, ready to read. Threads may share one: it does not change after it is made.
 
     Args:
-        bundle: as `load_bundle` gives it.
-        tta: any of `views.VIEWS`; probabilities are then means over those views and the plain one.
-        batch_size: films computed together by `read_many`.
-        lines: whether to find lines, tips and landmarks, where a model of the bundle maps them.
+        bundle: As `load_bundle` gives it; not changed, the reader works with a copy of its models.
+        tta: Any of `views.VIEWS`; probabilities are then means over those views and the plain one.
+        batch_size: Films computed together by `read_many`.
+        lines: Whether to find lines, tips and landmarks, where a model of the bundle maps them.
+        network: The bundle's models as they are to run; default: made fast.
 
     Raises:
-        ValueError: another view. BundleError: flips of models that were not trained with them.
+        ValueError: Another view. BundleError: Flips of models that were not trained with them.
     """
 
-    def __init__(self, bundle: Bundle, *, tta: Sequence[str] = (), batch_size: int = 8, lines: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        tta: Sequence[str] = (),
+        batch_size: int = 8,
+        lines: bool = True,
+        network: Forward | None = None,
+    ) -> None:
         self.bundle, self.batch_size, self.lines = bundle, batch_size, lines
         self.tta = allowed_views(bundle, tta)
-        self._forward = Forward(bundle)
+        self.network = network or Forward(bundle)
         self._probe = load_probe(bundle)
         self._sizes = sorted(set(bundle.sizes))
         self._store = bundle.manifest.store
-        lines_of = bundle.manifest.calibration
-        self._calibration = None if lines_of is None else Calibration(lines_of)
-
-    @property
-    def finds_lines(self) -> bool:
-        """Whether its findings have lines."""
-        return self.lines and any(gives_maps(model) for model in self.bundle.models)
+        fitted = bundle.manifest.calibration
+        self._calibration = None if fitted is None else Calibration(fitted)
 
     def read(self, film: Source) -> Findings:
         """The findings of one film. `FilmError` if it cannot be read: says why, and the way out."""
-        prepared = self._prepared(film)
-        if isinstance(prepared, FilmError):
-            raise prepared
-        return self._findings([prepared])[0]
+        ready = self._decoded(film)
+        if not ready.made.quality.usable:
+            return self.findings(ready)
+        rows, maps = self.network([ready.shown], maps=self.lines)
+        return self.findings(ready, rows[0], None if maps is None else maps[0])
 
-    def read_many(self, films: Iterable[Source], progress: Progress | None = None) -> Iterator[Findings | FilmError]:
-        """The findings of many films, in their order; a film that cannot be read gives its `FilmError` in its place.
+    def read_many(
+        self, films: Iterable[Source], progress: Progress | None = None
+    ) -> Iterator[Findings | FilmError | ReadingFault]:
+        """The findings of many films, in their order. One that cannot be read costs the others nothing.
 
-        Films are decoded in threads while others are computed; memory does not grow with their number.
+        In its place stands its `FilmError`, or a `ReadingFault` where that is no fault of the film's. Films are decoded
+        in threads while others are computed; memory does not grow with their number. An exception that `films` raises
+        comes after the findings of the films before it.
+
+        Raises:
+            TypeError: `films` is one film; `read` takes one.
         """
-        yield from self._in_batches(films, self._findings, progress)
+        return self._in_batches(films, self._findings, progress)
 
-    def embed(self, films: Iterable[Source], progress: Progress | None = None) -> Iterator["Embedded | FilmError"]:
+    def embed(
+        self, films: Iterable[Source], progress: Progress | None = None
+    ) -> Iterator["Embedded | FilmError | ReadingFault"]:
         """The embeddings of films, prepared as for reading, in their order.
 
-        A `FilmError` where one cannot be read, or is refused as no frontal chest film.
+        A `FilmError` where one cannot be read, or is refused as no frontal chest film; else as `read_many`.
         """
-        yield from self._in_batches(films, self._embedded, progress)
+        return self._in_batches(films, self._embedded, progress)
+
+    def prepare(self, film: Film, name: str = "the film") -> "Ready":
+        """A film as its bundle's models see it. `name` is what errors call it."""
+        start = time.monotonic()
+        made = prepare(film, self._store.size, self._store.aspect, self._probe)
+        shown = {size: views(made.pixels, size, self.tta) for size in self._sizes}
+        return Ready(name, shown, made, film.spacing, film.notes, film.study_uid, time.monotonic() - start)
+
+    def findings(self, film: "Ready", row: np.ndarray | None = None, maps: np.ndarray | None = None) -> Findings:
+        """The findings of a prepared film from what the network gives for it.
+
+        Args:
+            row: (11,) float64 probabilities, not calibrated; None for a film that is refused.
+            maps: (9, h, w) float32 in [0, 1]; None without lines.
+
+        Raises:
+            FilmError: The network gives values that are not numbers.
+        """
+        start = time.monotonic()
+        made = film.made
+        if row is None:
+            found = Findings(made.film_shape, (), {}, ())
+        elif not np.isfinite(row).all() or not (maps is None or np.isfinite(maps).all()):
+            raise FilmError(
+                f"{film.name}: the models of {self.bundle.folder} give values that are not numbers",
+                "use another bundle",
+            )
+        else:
+            rows = row[None] if self._calibration is None else self._calibration.apply(row[None])
+            labels = dict(zip(LABELS, rows[0].tolist(), strict=True))
+            if maps is None:
+                found = Findings(made.film_shape, (), {}, (), labels)
+            else:
+                placement = made.placement.at(self._store.size, self.network.map_size or self._sizes[-1])
+                found = findings_of(
+                    maps,
+                    placement,
+                    made.film_shape,
+                    labels,
+                    film.spacing,
+                    self.bundle.manifest.denied,
+                    within=made.within,
+                    quality=made.quality,
+                )
+        return replace(
+            found,
+            spacing=film.spacing,
+            quality=made.quality,
+            notes=film.notes,
+            within=made.within,
+            study_uid=film.study_uid,
+            calibrated=row is not None and self._calibration is not None,
+            seconds=film.seconds + time.monotonic() - start,
+        )
 
     def _in_batches(
-        self, films: Iterable[Source], compute: Callable[[list["_Prepared"]], list[T]], progress: Progress | None
-    ) -> Iterator[T | FilmError]:
-        count = len(films) if isinstance(films, Sequence) else None
-        waiting: list[_Prepared | FilmError] = []
-        done = 0
+        self,
+        films: Iterable[Source],
+        compute: Callable[[list["Ready"]], list[Out | FilmError | ReadingFault]],
+        progress: Progress | None,
+    ) -> Iterator[Out | FilmError | ReadingFault]:
+        if isinstance(films, str | os.PathLike | bytes | np.ndarray | pydicom.Dataset):
+            raise TypeError(f"films is one film ({type(films).__name__}); give a list of films, or call read")
+        count = len(films) if isinstance(films, Sized) else None
 
-        def finish() -> Iterator[T | FilmError]:
-            found = iter(compute([film for film in waiting if isinstance(film, _Prepared)]))
-            for film in waiting:
-                yield film if isinstance(film, FilmError) else next(found)
-            waiting.clear()
-            if progress:
-                progress(done, count)
+        def batches() -> Iterator[Out | FilmError | ReadingFault]:
+            done = 0
+            with closing(_ahead(self._ready, films, 2 * self.batch_size)) as prepared:
+                for batch in _batched(prepared, self.batch_size):
+                    found = iter(compute([film for film in batch if isinstance(film, Ready)]))
+                    for film in batch:
+                        yield next(found) if isinstance(film, Ready) else film
+                    done += len(batch)
+                    if progress:
+                        progress(done, count)
 
-        for prepared in _ahead(self._prepared, films, 2 * self.batch_size):
-            waiting.append(prepared)
-            done += 1
-            if len(waiting) == self.batch_size:
-                yield from finish()
-        if waiting:
-            yield from finish()
+        return batches()
 
-    def _prepared(self, source: Source) -> "_Prepared | FilmError":
-        """The film as training saw it: decoded, righted, shrunk as the store does, resampled by the plain policy."""
+    def _ready(self, source: Source) -> "Ready | FilmError | ReadingFault":
         start = time.monotonic()
-        name = str(source) if isinstance(source, str | Path) else "the film"
-        try:
-            film = _decoded(source)
-            made = prepare(film, self._store.size, self._store.aspect, self._probe)
-            shown = {size: views(made.pixels, size, self.tta) for size in self._sizes}
-        except FilmError as error:
-            return error
-        except Exception as error:  # a file nobody foresaw must not cost the others their reading
-            return FilmError(f"{name}: cannot be read as a film ({type(error).__name__})")
-        at = made.placement.at(self._store.size, self._forward.map_size or self._sizes[-1])
-        key = hashlib.sha256(made.pixels.tobytes()).hexdigest()[:16]
-        return _Prepared(name, shown, film, made, at, key, time.monotonic() - start)
+        ready = _guarded(_name(source), self._decoded, source)
+        return replace(ready, seconds=time.monotonic() - start) if isinstance(ready, Ready) else ready
 
-    def _embedded(self, films: list["_Prepared"]) -> list["Embedded | FilmError"]:
-        usable = [film.shown for film in films if film.quality.usable]
-        vectors = iter(self._forward.embed(usable) if usable else ())
+    def _decoded(self, source: Source) -> "Ready":
+        return self.prepare(decode(source), _name(source))
+
+    def _findings(self, films: list["Ready"]) -> list[Findings | FilmError | ReadingFault]:
+        usable = [film for film in films if film.made.quality.usable]
+        start = time.monotonic()
+        rows, maps = self.network([film.shown for film in usable], maps=self.lines) if usable else ((), None)
+        share = (time.monotonic() - start) / max(1, len(usable))
+        given = iter(zip(rows, maps if maps is not None else [None] * len(rows), strict=True))
+        each = [(replace(f, seconds=f.seconds + share), *next(given)) if f.made.quality.usable else (f,) for f in films]
+        return [_guarded(one[0].name, self.findings, *one) for one in each]
+
+    def _embedded(self, films: list["Ready"]) -> list["Embedded | FilmError | ReadingFault"]:
+        usable = [film.shown for film in films if film.made.quality.usable]
+        vectors = iter(self.network.embed(usable) if usable else ())
         return [
             Embedded(next(vectors), film.key, film.made.film_shape)
-            if film.quality.usable
-            else FilmError(f"{film.name}: {film.quality.notes[0].text}")
+            if film.made.quality.usable
+            else FilmError(f"{film.name}: {film.made.quality.notes[0].text}")
             for film in films
-        ]
-
-    def _findings(self, films: list["_Prepared"]) -> list[Findings]:
-        read = iter(self._read([film for film in films if film.quality.usable]))
-        return [
-            replace(
-                next(read) if film.quality.usable else Findings(film.made.film_shape, (), {}, ()),
-                spacing=film.film.spacing,
-                quality=film.quality,
-                notes=film.film.notes,
-                within=film.made.within,
-            )
-            for film in films
-        ]
-
-    def _read(self, films: list["_Prepared"]) -> list[Findings]:
-        """The findings of films that can be read."""
-        if not films:
-            return []
-        start = time.monotonic()
-        rows, maps = self._forward([film.shown for film in films], maps=self.lines)
-        calibrated = self._calibration is not None
-        rows = self._calibration.apply(rows) if self._calibration else rows
-        found = []
-        for place, (film, row) in enumerate(zip(films, rows, strict=True)):
-            labels = dict(zip(LABELS, row.tolist(), strict=True))
-            if maps is None:
-                found.append(Findings(film.made.film_shape, (), {}, (), labels))
-            else:
-                found.append(
-                    findings_of(
-                        maps[place],
-                        film.placement,
-                        film.made.film_shape,
-                        labels,
-                        film.film.spacing,
-                        self.bundle.manifest.denied,
-                        within=film.made.within,
-                        rotation=film.quality.rotation,
-                    )
-                )
-        share = (time.monotonic() - start) / len(films)
-        return [
-            replace(each, seconds=film.seconds + share, calibrated=calibrated)
-            for each, film in zip(found, films, strict=True)
         ]
 
 
@@ -192,10 +242,6 @@ def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] = (), ba
     `BundleError` if the bundle cannot be trusted: which file, what is wrong, the way out.
     """
     return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)
-
-
-EMBEDDED = Path(__file__).parent.parent / "embedded"
-"""The bundle in the box; see its model card."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,46 +260,112 @@ class Embedded:
 
 
 @dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A film at every size that a model sees; `placement` is where the original lies at the size that is mapped."""
+class Ready:
+    """A film ready for the network, without its original pixels.
+
+    Attributes:
+        name: What errors call it.
+        shown: The film at every size that a model sees.
+        made: The film as prepared at the store's size.
+        spacing, notes, study_uid: Of the original film.
+        seconds: Spent on it so far.
+    """
 
     name: str
     shown: Shown
-    film: Film
     made: Prepared
-    placement: Placement
-    key: str
+    spacing: Spacing
+    notes: tuple[Note, ...]
+    study_uid: str | None
     seconds: float
 
     @property
-    def quality(self) -> Quality:
-        return self.made.quality
+    def key(self) -> str:
+        """As `Embedded.key`."""
+        return hashlib.sha256(self.made.pixels.tobytes()).hexdigest()[:16]
 
 
-def _decoded(source: Source) -> Film:
+def decode(source: Source) -> Film:
+    """The film of a source. `FilmError` if it cannot be read, or is none: says why, and the way out."""
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 2 or not source.size:
-            raise FilmError(f"the film is {source.dtype} {source.shape}; give (h, w) uint8, white = bone")
-        return Film(source, "array", 8)
-    if isinstance(source, pydicom.Dataset):
-        file = io.BytesIO()
-        source.save_as(file, enforce_file_format=True)
-        return read_film(file.getvalue())
-    return read_film(source if isinstance(source, bytes) else Path(source))
+        if source.dtype != np.uint8 or source.ndim != 2:
+            raise FilmError(f"the film is an array of {source.dtype} {source.shape}", "give (h, w) uint8, white = bone")
+        check_size("the film", source.shape[1], source.shape[0], MAX_PIXELS)
+        return Film(np.asarray(source), "array", 8)
+    if isinstance(source, bytes | pydicom.Dataset):
+        return read_film(source)
+    if isinstance(source, str | os.PathLike) and "\0" not in os.fspath(source):
+        return read_film(Path(source))
+    raise FilmError(
+        f"the film is a {type(source).__name__} that names or holds no film",
+        "give a path, a file's bytes, an (h, w) uint8 array or a pydicom Dataset",
+    )
 
 
-def _ahead(
-    prepare: Callable[[Source], "_Prepared | FilmError"], films: Iterable[Source], ahead: int
-) -> Iterator["_Prepared | FilmError"]:
-    """Each film prepared, in order, in threads, at most `ahead` films before it is needed."""
-    waiting: deque[Future[_Prepared | FilmError]] = deque()
+def _name(source: Source) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else "the film"
+
+
+def _guarded(name: str, work: Callable[..., Out], *given: object) -> Out | FilmError | ReadingFault:
+    """What `work` makes of the film called `name`, or why it made nothing."""
+    try:
+        return work(*given)
+    except FilmError as error:
+        return _light(error)
+    except Exception as error:
+        return ReadingFault.of(name, error)
+
+
+E = TypeVar("E", bound=Exception)
+
+
+def _light(error: E) -> E:
+    """An exception alone: through its traceback, or those of what led to it, it would keep its film in memory."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _ahead(work: Callable[[In], Out], items: Iterable[In], ahead: int) -> Generator[Out, None, None]:
+    """What `work` makes of each item, in order, done in threads at most `ahead` items before it is asked for.
+
+    An exception that `items` raises comes after what was made of the items before it. No thread outlives this.
+    """
+    waiting: deque[Future[Out]] = deque()
+    failed: Exception | None = None
     with ThreadPoolExecutor(max_workers=min(8, cores()), thread_name_prefix="decode") as pool:
         try:
-            for film in films:
-                waiting.append(pool.submit(prepare, film))
+            given = iter(items)
+            while True:
+                try:
+                    item = next(given)
+                except StopIteration:
+                    break
+                except Exception as error:
+                    failed = error
+                    break
+                waiting.append(pool.submit(work, item))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+            if failed is not None:
+                raise failed
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is decoded
+
+
+def _batched(items: Iterable[Out], size: int) -> Iterator[list[Out]]:
+    """Items in lists of `size`, the last one shorter; where `items` raises, what came before comes first."""
+    batch: list[Out] = []
+    try:
+        for item in items:
+            batch.append(item)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except Exception:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from cxrlines.data.films import FilmError, read_film
+from cxrlines.data.films import read_film
+from cxrlines.data.paths import film_name
+from cxrlines.data.prepare import Quality
 from cxrlines.evaluation.found import FoundFigures, found_figures
 from cxrlines.evaluation.intervals import RESAMPLES
 from cxrlines.evaluation.lines import ReadFilm
@@ -15,7 +17,7 @@ from cxrlines.inference.bundle import Bundle, BundleError
 from cxrlines.inference.draw import draw_findings, save_drawing
 from cxrlines.inference.findings import Findings, distances_of
 from cxrlines.inference.locate import Line
-from cxrlines.inference.reader import Progress, Reader
+from cxrlines.inference.reader import Progress, Reader, ReadingFault
 from cxrlines.inference.seen import seen_by, was_seen
 from cxrlines.inference.spots import Spot
 from cxrlines.recipes.known import JudgeError, KnownFilms
@@ -23,6 +25,7 @@ from cxrlines.task import Landmark
 
 SEEN_PATIENT = "of a patient that a model has seen"
 UNREADABLE = "not readable"
+FAULT = "on which cxrlines failed"
 AS_MARKED = "As it is marked: what is not marked, or doubtful, counts here as not found."
 
 
@@ -78,10 +81,10 @@ def judge(
 
     Args:
         known: as `marked_films` or `data_films` gives them.
-        report_seen: whether films of patients that a model has seen are judged too, and that is said; else they are
+        report_seen: whether films of patients that a model was trained on are judged too, and counted; else they are
             left out.
         draw: folder for each film as PNG, with what is true of it on the left and what was found on the right.
-        progress: told (films read, films in all).
+        progress: called with (films read, films in all).
 
     Raises:
         JudgeError: the bundle does not tell whom it has seen, or no film is left.
@@ -93,8 +96,9 @@ def judge(
         if not report_seen:
             raise JudgeError(
                 f"{bundle.folder}: does not tell which patients its models have seen, so that their films cannot be "
-                "left out. Pack it anew from its run (`cxrlines bundle RUN --out BUNDLE`), or judge all films with "
-                "--seen report, which the figures then say"
+                "left out",
+                "pack it anew from its run (`cxrlines bundle RUN --out BUNDLE`), or judge all films with --seen "
+                "report, which the figures then say",
             )
         remarks.append("The bundle does not tell which patients it has seen: these films may be among them.")
     else:
@@ -106,48 +110,60 @@ def judge(
             left_out += Counter({SEEN_PATIENT: sum(own)})
             if not films:
                 raise JudgeError(
-                    f"all {len(own)} films are {SEEN_PATIENT} ({', '.join(_models(bundle))}). Give films of other "
-                    "patients, judge the models of one fold with --fold, or judge these with --seen report"
+                    f"all {len(own)} films are {SEEN_PATIENT} ({', '.join(_models(bundle))})",
+                    "give films of other patients, judge the models of one fold with --fold, or judge these with "
+                    "--seen report",
                 )
     if untraced := bundle.manifest.meta.get("ancestry_unknown"):
         remarks.append(f"Of unknown ancestry, which may have seen any patient: {', '.join(map(str, untraced))}.")
-    judged, refused = [], 0
+    judged, refused, why = [], 0, ""
     reader = Reader(bundle, batch_size=batch_size)
     for film, found in zip(films, reader.read_many([film.path for film in films], progress), strict=True):
-        if isinstance(found, FilmError):
-            left_out[UNREADABLE] += 1
+        if isinstance(found, Exception):
+            left_out[FAULT if isinstance(found, ReadingFault) else UNREADABLE] += 1
+            why = why or str(found)
         else:
             refused += not found.quality.usable
             judged.append(film.compare(found))
             if draw:
                 _draw_both(film.path, judged[-1].read, found, draw, bundle.notice)
+    if FAULT in left_out:
+        remarks.append("Films on which cxrlines failed are missing from the figures; please report the fault.")
     if not judged:
-        raise JudgeError(f"none of {len(films)} films could be read, e.g. {films[0].path if films else 'none given'}")
+        first = f"; the first: {why}" if why else ""
+        raise JudgeError(f"none of {len(films)} films could be read{first}", "give films that can be read")
     figures = found_figures(judged, resamples=resamples, seed=seed)
     return Judgement(figures, bundle.identity, _models(bundle), dict(left_out), refused, tuple(remarks), bundle.notice)
 
 
 def of_fold(bundle: Bundle, fold: int) -> Bundle:
-    """The bundle with the models of one fold alone. `BundleError` if it has none of that fold."""
+    """The bundle with the models of one fold alone. `BundleError` if it has none of that fold.
+
+    What was fitted on the mean of several folds is left out where each is calibrated by itself.
+    """
     kept = [k for k, entry in enumerate(bundle.manifest.models) if entry.fold == fold]
     if not kept:
         folds = sorted({entry.fold for entry in bundle.manifest.models})
-        raise BundleError(f"{bundle.folder}: has no model of fold {fold}; it has folds {', '.join(map(str, folds))}")
+        raise BundleError(
+            f"{bundle.folder}: has no model of fold {fold}", f"give one of its folds: {', '.join(map(str, folds))}"
+        )
     models = tuple(bundle.manifest.models[k] for k in kept)
     manifest = bundle.manifest.model_copy(update={"models": models})
+    if manifest.fold_calibration is not None and len(models) < len(bundle.models):
+        manifest = manifest.model_copy(update={"calibration": {}})
     return replace(bundle, manifest=manifest, models=tuple(bundle.models[k] for k in kept))
 
 
 def _draw_both(path: Path, read: ReadFilm, found: Findings, folder: Path, notice: str) -> None:
     lines = [line for line in read.true if isinstance(line, Line)]
     carina = {} if read.true_carina is None else {Landmark.CARINA: Spot(read.true_carina, 1.0)}
-    true = replace(found, lines=tuple(lines), landmarks=carina, labels=None)
+    as_turned = Quality(rotation=found.quality.rotation)  # without notes; the truth is shown of a refused film, too
+    true = replace(found, lines=tuple(lines), landmarks=carina, labels=None, quality=as_turned, notes=())
     true = replace(true, distances=tuple(distances_of(true)))
-    pixels = read_film(path).pixels
-    left = draw_findings(pixels, true, name=f"{path.stem}: true", notes=(AS_MARKED,))
-    notes = [note.text for note in (*found.quality.notes, *found.notes)]
-    right = draw_findings(pixels, found, name=f"{path.stem}: found", notes=notes, notice=notice)
-    save_drawing(folder / f"{path.stem}.png", np.hstack([left, right]))
+    pixels, name = read_film(path).pixels, film_name(path)
+    left = draw_findings(pixels, true, name=f"{name}: true", notes=(AS_MARKED,))
+    right = draw_findings(pixels, found, name=f"{name}: found", notice=notice)
+    save_drawing(folder / f"{name}.png", np.hstack([left, right]))
 
 
 def _models(bundle: Bundle) -> tuple[str, ...]:

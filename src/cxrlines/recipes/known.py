@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cxrlines.data.paths import film_name
 from cxrlines.data.rows import read_rows
 from cxrlines.data.spacing import Spacing, SpacingKind
 from cxrlines.data.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, TableError, read_dataset
@@ -59,34 +60,35 @@ def marked_films(folder: Path, marks: Path) -> KnownFilms:
     """
     every = read_marks(marks)
     if not folder.is_dir():
-        raise JudgeError(f"{folder}: is not a folder; give the folder of the films that {marks} names")
+        raise JudgeError(f"{folder}: is not a folder", f"give the folder of the films that {marks} names")
     found = [path for path, _ in find_films([folder]).films]
-    stems = Counter(path.stem for path in found)
-    if twice := [stem for stem, count in stems.items() if count > 1 and stem in every]:
-        raise JudgeError(f"{folder}: two films are called {twice[0]}; marks name films, so names must differ")
+    count = Counter(map(film_name, found))
+    if twice := [name for name in count if count[name] > 1 and name in every]:
+        raise JudgeError(f"{folder}: two films are called {twice[0]}", "marks name films, so give each another name")
     patients = patients_of(folder)
     films = []
     for path in found:
-        if path.stem in every:
-            patient = patients.get(path.stem, path.stem)
-            compare = _against_marks(every[path.stem], patient)
-            films.append(KnownFilm(path, patient, compare, (backdrop_patient(patient),)))
+        name = film_name(path)
+        if name in every:
+            patient = patients.get(name, name)
+            films.append(KnownFilm(path, patient, _against_marks(every[name], patient), (backdrop_patient(patient),)))
     if not films:
-        here = f"(here: {found[0].stem!r})" if found else "(it has no films)"
+        here = f"here: {film_name(found[0])!r}" if found else "it has no films"
         raise JudgeError(
             f"{folder}: none of its films is in {marks}, which names films without suffix, e.g. "
-            f"{next(iter(every))!r} {here}"
+            f"{next(iter(every))!r} ({here})",
+            "give the folder of the films that are marked",
         )
     left_out = {NO_MARKS.removeprefix("film "): len(found) - len(films)} if len(found) > len(films) else {}
     remarks = [
-        "Marks surer than a guess (2, 3) are true; found lines along doubtful ones (1) are neither right nor invented, "
-        "and a film with only doubtful lines of a device does not tell whether it is there. Drains, pacers and "
-        "tracheostomies are no lines: one found along them is invented."
+        "Marks surer than a guess (2, 3) are true; found lines along doubtful ones (1) are neither true nor false "
+        "positives, and a film with only doubtful lines of a device does not count for its presence. Drains, pacers "
+        "and tracheostomies are no lines: one found along them is a false positive."
     ]
-    if absent := len(every.keys() - stems.keys()):
+    if absent := len(every.keys() - count.keys()):
         remarks.append(f"{absent} films of the marks are not in the folder.")
     if not patients:
-        remarks.append("No index.csv tells the patients: each film counts as a patient of its own.")
+        remarks.append("There is no index.csv of the patients: each film counts as a patient of its own.")
     return KnownFilms(films, left_out, tuple(remarks))
 
 
@@ -96,11 +98,13 @@ def data_films(root: Path, split: Split | None = None) -> KnownFilms:
     `TableError` where the tables cannot be read; `JudgeError` where films have no labels.
     """
     if not (root / TRAIN_TABLE).is_file() and not (root / TEST_TABLE).is_file():
-        raise JudgeError(f"{root}: has no {TRAIN_TABLE}; give a data folder, or name the marks of real films: --marks")
+        raise JudgeError(
+            f"{root}: has no {TRAIN_TABLE}", "give a data folder, or name the marks of real films: --marks"
+        )
     split = split or ("test" if (root / TEST_TABLE).is_file() else "train")
     data = read_dataset(root, split)
     if LABELS[0] not in data.studies:
-        raise JudgeError(f"{root}: nothing is known of its {split} films; label them, or judge the other split")
+        raise JudgeError(f"{root}: nothing is known of its {split} films", "label them, or judge the other split")
     spacing = _spacing(root, split)
     films = []
     for row, annotated in zip(data.studies.to_dict("records"), data.annotated, strict=True):
@@ -112,9 +116,9 @@ def data_films(root: Path, split: Split | None = None) -> KnownFilms:
         carina = data.landmarks.get(study, {}).get(Landmark.CARINA.value)
         compare = _against_tables(row["patient"], labels, lines, carina, spacing.get(study))
         films.append(KnownFilm(Path(row["film"]), row["patient"], compare))
-    remarks = [f"Films of the {split} split. A nasogastric tube's rule tells only whether it leaves the film."]
+    remarks = [f"Films of the {split} split. The rule of a nasogastric tube says only whether it leaves the film."]
     if spacing:
-        remarks.append("Rules are told each film's spacing, as a DICOM would tell it.")
+        remarks.append("Rules go by each film's spacing in the patient, from the landmark table.")
     return KnownFilms(films, dict(data.left_out), tuple(remarks))
 
 
@@ -129,8 +133,9 @@ def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], Judge
     there = {device: device in has for device in Device if device in has or device not in may}
 
     def compare(found: Findings) -> JudgedFilm:
-        kept = spared(sure, doubtful, found.lines, found.film_shape)
-        read = ReadFilm(patient, found.film_shape, sure, kept, marks.carina, _carina_of(found))
+        height = found.upright_shape[0]
+        kept = spared(sure, doubtful, found.lines, found.film_shape, height)
+        read = ReadFilm(patient, found.film_shape, sure, kept, marks.carina, _carina_of(found), height=height)
         return JudgedFilm(
             read,
             there,
@@ -159,7 +164,8 @@ def _against_tables(
     def compare(found: Findings) -> JudgedFilm:
         states = [] if found.labels is None else _calls(found, found.labels, labels, mm_per_px)
         mine, theirs = ((), ()) if lines is None else (lines, found.lines)
-        read = ReadFilm(patient, found.film_shape, mine, theirs, carina, _carina_of(found), states)
+        height = found.upright_shape[0]
+        read = ReadFilm(patient, found.film_shape, mine, theirs, carina, _carina_of(found), states, height)
         return JudgedFilm(read, there, *_scores(found), lines_known=lines is not None)
 
     return compare
@@ -168,16 +174,16 @@ def _against_tables(
 def _calls(
     found: Findings, read: dict[str, float], labels: dict[str, float], mm_per_px: float | None
 ) -> list[StateCall]:
-    """The states of devices of which there is one state; a line not found is a state not told by rule."""
+    """The states of devices of which there is one state; a line not found is a state not decided by rule."""
     if mm_per_px is not None:
-        found = replace(found, spacing=Spacing(SpacingKind.DETECTOR, (mm_per_px, mm_per_px)))
-    told = [distance for distance in distances_of(found) if distance.rule]
+        found = replace(found, spacing=Spacing(SpacingKind.CALIBRATED, (mm_per_px, mm_per_px)))
+    ruled = [distance for distance in distances_of(found) if distance.rule]
     calls = []
     for device in RULED:
         true = [label for label in LABELS_OF[device] if labels[label] == 1]
         if len(true) != 1:
             continue
-        mine = [d for d in told if found.lines[d.line].device is device]
+        mine = [d for d in ruled if found.lines[d.line].device is device]
         rule: State | None = max(mine, key=lambda d: found.lines[d.line].confidence).state if mine else None
         most = max(LABELS_OF[device], key=read.__getitem__)
         calls.append(StateCall(device, STATE_OF[true[0]], rule, STATE_OF[most]))
@@ -200,7 +206,7 @@ def _carina_of(found: Findings) -> np.ndarray | None:
 
 
 def _spacing(root: Path, split: Split) -> dict[str, float]:
-    """Study -> mm per px, where the landmark table tells it."""
+    """Study -> mm in the patient per px, both ways, where the landmark table has it."""
     if not (root / LANDMARK_TABLE).is_file():
         return {}
     rows = read_rows(root / LANDMARK_TABLE, (STUDY_COLUMN,))
@@ -210,4 +216,4 @@ def _spacing(root: Path, split: Split) -> dict[str, float]:
     try:
         return {study: float(mm) for study, own, mm in cells if own == split and mm}
     except ValueError:
-        raise TableError(f"{root / LANDMARK_TABLE}: a cell of mm_per_px is no number; mend it or empty it") from None
+        raise TableError(f"{root / LANDMARK_TABLE}: a cell of mm_per_px is no number", "mend it or empty it") from None
