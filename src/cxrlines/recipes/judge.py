@@ -142,7 +142,7 @@ def of_fold(bundle: Bundle, fold: int) -> Bundle:
     if not kept:
         folds = sorted({entry.fold for entry in bundle.manifest.models})
         raise BundleError(
-            f"{bundle.folder}: has no model of fold {fold}", f"give one of its folds: {', '.join(map(str, folds))}"
+            f"{bundle.folder}: has no model of fold {fold}", f"it has folds {', '.join(map(str, folds))}"
         )
     models = tuple(bundle.manifest.models[k] for k in kept)
     manifest = bundle.manifest.model_copy(update={"models": models})
