@@ -21,8 +21,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cxrlines.data import dicom
-from cxrlines.data.dicom import encoded_size, windowed
+from cxrlines.data import decoders
+from cxrlines.data.dicom import windowed
 from cxrlines.data.films import FilmError, read_film
 
 # Listed here rather than by `get_testdata_files`, which downloads what is missing.
@@ -343,7 +343,7 @@ class TestBadFiles:
         class Missing:
             is_available, available_plugins = False, ()
 
-        monkeypatch.setattr(dicom, "get_decoder", lambda syntax: Missing())
+        monkeypatch.setattr(decoders, "get_decoder", lambda syntax: Missing())
         message = says((OWN / "MR_small_jp2klossless.dcm").read_bytes())
         assert JPEG2000Lossless.name in message and "install python-gdcm" in message
 
@@ -352,10 +352,6 @@ class TestBadFiles:
         read_film(data)
         says(data[:-3000])
         assert "Doe" not in capfd.readouterr().err + "".join(str(w.message) for w in recwarn)
-
-    def test_sizes_of_streams(self):
-        assert encoded_size(b"") is None and encoded_size(b"\xff\xd8\xff") is None
-        assert encoded_size(b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc0\x00\x0b\x08\x00\x10\x00\x20\x01\x01\x11") == (32, 16)
 
     def test_a_window_says_what_it_allows(self):
         with pytest.raises(FilmError, match="LINEAR needs a width of at least 1"):

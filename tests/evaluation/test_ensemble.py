@@ -148,8 +148,8 @@ def test_different_studies_say_how_many_and_which():
     with pytest.raises(ValueError) as error:
         ensemble([frame(0), other], names=["a.csv", "b.csv"])
     assert (
-        "a.csv and b.csv are of different studies: 3 only in a.csv (s00, s18, s19); 1 only in b.csv (elsewhere); 17"
-        in str(error.value)
+        "a.csv and b.csv are of different studies: 3 only in a.csv (the first in row 1), 1 only in b.csv (the first in "
+        "row 1), 17 in both" in str(error.value)
     )
 
 
@@ -162,7 +162,7 @@ def test_different_studies_say_how_many_and_which():
         (lambda f: f.assign(**{NAMES[4]: [0.5, np.nan, *f[NAMES[4]][2:]]}), f"b.csv: column {NAMES[4]}, row 2 is nan"),
         (
             lambda f: f.assign(study=["s01", *f["study"][1:]]),
-            "b.csv: 1 studies are listed more than once, the first is s01",
+            "b.csv: 1 studies are listed more than once, the first again in row 2",
         ),
     ],
 )

@@ -107,7 +107,7 @@ def test_predictions_are_read_with_their_ids_as_they_are(tmp_path):
         ("b", "3.5", "p.csv, line 4: column NGT - Normal is '3.5', outside 0 to 1 (1 such rows)"),
         ("b", "", "p.csv, line 4: column NGT - Normal is '', not a number (1 such rows)"),
         (" ", "0.5", "p.csv, line 4: StudyInstanceUID is empty (1 such rows)"),
-        ("a", "0.5", "p.csv, line 4: study a is listed before (1 such rows)"),
+        ("a", "0.5", "p.csv, line 4: its study is listed before (1 such rows)"),
         ("b", "0.5,0.5", "p.csv:4: the row has 13 cells, the header 12; mend the row"),
     ],
 )
@@ -193,3 +193,13 @@ def test_real_predictions_of_one_fold(real):
     assert (evaluation.films, evaluation.not_predicted, evaluation.foreign) == (6017, 24066, 0)
     assert evaluation.labels["ETT - Abnormal"].positives == 17
     assert evaluation.ci95[0] < 0.96221 < evaluation.ci95[1]
+
+
+def test_films_of_one_patient_give_figures_without_intervals_and_say_why(truth, predictions):
+    evaluation = evaluate(predictions, truth.assign(patient="a"), resamples=20)
+    assert evaluation.macro_auc is not None and evaluation.ci95 is None
+    assert all(figures.ci95 is None for figures in evaluation.labels.values())
+    assert any("one patient" in note for note in evaluation.notes) and "one patient" in evaluation.text()
+    assert json.loads(json.dumps(evaluation.as_dict(), allow_nan=False))["ci95"] is None
+    assert compare(evaluation, evaluation) is None
+    assert not any("one patient" in note for note in evaluate(predictions, truth, resamples=5).notes)

@@ -184,20 +184,20 @@ def test_nothing_given_is_changed():
     [
         (lambda m, t, f: fit_weights([], t), "nothing to average"),
         (lambda m, t, f: fit_weights(m, t, ["a", "a"]), "two members are called a; weights go by name"),
-        (lambda m, t, f: fit_weights(m, t[5:]), "5 of 100 predicted studies have no truth, the first is s00000"),
-        (lambda m, t, f: fit_weights(m, pd.concat([t, t[:1]])), "truth: study s00000 is listed twice"),
+        (lambda m, t, f: fit_weights(m, t[5:]), "5 of 100 predicted studies have no truth, the first in row 1"),
+        (lambda m, t, f: fit_weights(m, pd.concat([t, t[:1]])), "truth: the study of row 101 is listed before"),
         (lambda m, t, f: fit_weights(m, t.drop(columns=NAMES[1])), f"truth: no column {NAMES[1]}"),
         (
             lambda m, t, f: fit_weights(m, t.assign(**{NAMES[2]: [0, 0.5] * 50})),
-            f"truth: {NAMES[2]} of study s00001 is 0.5; labels are 0 or 1",
+            f"truth: {NAMES[2]} in row 2 of the predicted studies is 0.5; labels are 0 or 1",
         ),
         (lambda m, t, f: fit_weights([m[0], m[1][1:]], t, ["a.csv", "b.csv"]), "a.csv and b.csv are of different"),
-        (lambda m, t, f: nested_fitted(m, t, f[3:]), "3 of 100 predicted studies have no fold, the first is s00000"),
+        (lambda m, t, f: nested_fitted(m, t, f[3:]), "3 of 100 predicted studies have no fold, the first in row 1"),
         (
             lambda m, t, f: nested_fitted(m, t, f * 0),
             "all studies are of fold 0; nested weights need two folds",
         ),
-        (lambda m, t, f: nested_fitted(m, t, pd.concat([f, f[:1]])), "folds: study s00000 is listed twice"),
+        (lambda m, t, f: nested_fitted(m, t, pd.concat([f, f[:1]])), "folds: the study of row 101 is listed before"),
     ],
 )
 def test_what_is_wrong_is_said(call, says):

@@ -92,3 +92,14 @@ def test_thousand_resamples_of_real_size_take_seconds():
     started = time.perf_counter()
     resampled_aucs(truth, rng.random(truth.shape), rng.integers(0, 650, 6000), resamples=1000)
     assert time.perf_counter() - started < 30  # about 2 s on a free core
+
+
+def test_one_patient_is_not_resampled():
+    """Each draw would be the same: an interval of no width, as if the figure were certain."""
+    (weights,) = patient_weights(np.array(["a"] * 4), 50, 0)
+    assert weights.shape == (0, 4)
+    truth, scores = np.array([[0], [1], [1], [0]]), np.array([[0.1], [0.9], [0.2], [0.3]])
+    drawn = resampled_aucs(truth, scores, np.array(["a"] * 4), resamples=50)
+    assert drawn.shape == (0, 1) and percentile_interval(drawn[:, 0]) is None
+    assert percentile_interval(macro_of(drawn)) is None
+    assert resampled_aucs(truth, scores, np.array(list("aabb")), resamples=50).shape == (50, 1)

@@ -157,16 +157,33 @@ def test_intervals_hold_the_figure_and_shrink_with_more_patients():
         assert narrow[1] - narrow[0] < wide[1] - wide[0]
 
 
+def test_what_comes_of_one_patient_has_no_interval():
+    """Neither where all films are of one, nor where one alone has the device, a tip or the carina."""
+    tube, spot = course(Device.ETT), np.array([1.0, 1.0])
+    call = StateCall(Device.ETT, State.NORMAL, State.NORMAL, State.ABNORMAL)
+    mine = film([tube], [moved(tube, (0, 10))], states=[call], true_carina=spot, found_carina=spot)
+    alone, beside = figures(mine, mine), figures(mine, mine, film([], [], "b"), film([], [course(Device.NGT)], "c"))
+    for read in (alone, beside):
+        one = read.devices[Device.ETT]
+        for figure in (one.dice, one.found_share, one.tip_median, one.tip_95, read.carina_median, read.carina_found,
+                       read.states[Device.ETT].rule):  # fmt: skip
+            assert figure.value is not None and figure.ci95 is None
+    assert alone.invented.ci95 is None and beside.invented.ci95 is not None
+
+
 def test_the_table_says_the_figures():
     one = course(Device.ETT)
     call = StateCall(Device.ETT, State.NORMAL, State.NORMAL, State.ABNORMAL)
     spot = np.array([1.0, 1.0])
-    text = figures(film([one], [one], states=[call], true_carina=spot, found_carina=spot)).text()
+    text = figures(
+        film([one], [one], states=[call], true_carina=spot, found_carina=spot),
+        film([one], [one], "b", states=[call], true_carina=spot, found_carina=spot),
+    ).text()
     lines = text.splitlines()
-    assert lines[0].startswith("1 films; errors in % of the film's height")
+    assert lines[0].startswith("2 films; errors in % of the film's height")
     assert lines[1].split("  ")[0] == "device"
     ett = next(row for row in lines if row.startswith("ETT"))
-    assert ett.split()[1:3] == ["1", "1"] and "1.00 (1.00-1.00)" in ett
+    assert ett.split()[1:3] == ["2", "2"] and "1.00 (1.00-1.00)" in ett
     assert next(row for row in lines if row.startswith("SWAN")).split()[3:] == [
         "-",
         "0.00",
@@ -176,7 +193,7 @@ def test_the_table_says_the_figures():
         "-",
     ]
     assert "carina: median 0.00 (0.00-0.00) %" in text
-    assert "ETT state right on 1 films: by rule 1.00 (1.00-1.00) (undecided 0.00), by classifier 0.00" in text
+    assert "ETT state right on 2 films: by rule 1.00 (1.00-1.00) (undecided 0.00), by classifier 0.00" in text
 
 
 def test_no_films_have_no_figures():

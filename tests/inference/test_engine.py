@@ -1,6 +1,9 @@
+import errno
 import importlib.resources
 import importlib.util
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,10 +13,19 @@ import pytest
 import torch
 
 from cxrlines.augment.policy import make_policy
-from cxrlines.data.films import read_film
+from cxrlines.data.films import NotAFilm, read_film
 from cxrlines.data.prepare import shrink
+from cxrlines.files import OutputError
 from cxrlines.inference.bundle import Bundle, BundleMember, load_bundle, write_bundle
-from cxrlines.inference.engine import find_films, predict, write_predictions
+from cxrlines.inference.engine import (
+    Found,
+    Stopped,
+    check_places,
+    find_films,
+    predict,
+    write_drawings,
+    write_predictions,
+)
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.task import LABELS, STUDY_COLUMN
@@ -64,7 +76,7 @@ def test_a_folder_gives_a_row_a_film_in_order_of_names(folder: Path, bundle: Bun
     assert list(got.rows.columns) == [STUDY_COLUMN, *LABELS]
     assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "c", "d", "e"]
     assert ((_scores(got.rows) > 0) & (_scores(got.rows) < 1)).all()
-    assert (got.errors, got.skipped, got.renamed, got.bundle) == ([], 1, 0, bundle.identity)
+    assert (got.errors, dict(got.skipped), got.renamed, got.bundle) == ([], {"no film": 1}, 0, bundle.identity)
 
 
 def test_a_film_is_read_as_training_reads_it_and_its_models_are_averaged(folder: Path, bundle: Bundle) -> None:
@@ -133,7 +145,9 @@ def test_a_fault_nobody_foresaw_costs_one_film(folder: Path, bundle: Bundle, mon
     got = predict([folder], bundle)
     assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "d", "e"]
     ((_, message),) = got.errors
-    assert "cannot be read as a film (ZeroDivisionError)" in message and "PatientName" not in message
+    assert "ZeroDivisionError" in message and "PatientName" not in message
+    ((file, fault),) = got.faults
+    assert Path(file).name == "c.tif" and isinstance(fault.__cause__, ZeroDivisionError)
 
 
 def test_films_that_share_a_name_are_called_by_their_place(tmp_path: Path) -> None:
@@ -251,3 +265,215 @@ def test_a_real_dicom_reads_the_same_uncompressed_and_compressed_without_loss(fo
     plain, other, compressed = _scores(got.rows)
     np.testing.assert_allclose(plain, compressed, atol=1e-5)
     assert not np.allclose(plain, other, atol=1e-4)
+
+
+def test_a_film_is_called_by_its_study_unless_two_are_of_one(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies = {"one.png": "1.2.3.7", "pa.png": "1.2.3.8", "ap.png": "1.2.3.8", "other.png": "plain"}
+    films = ["one.png", "pa.png", "ap.png", "deep/other.png", "plain.jpg", "x/same.png", "y/same.png"]
+    for k, name in enumerate(films):
+        _film(tmp_path / name, k)
+
+    def read(path: Path, **more: object) -> object:
+        return replace(read_film(path), study_uid=studies.get(Path(path).name))
+
+    monkeypatch.setattr("cxrlines.inference.reader.read_film", read)
+    got = predict([tmp_path], bundle)
+    called = dict(zip((path.name for path in got.films), got.rows[STUDY_COLUMN], strict=True))
+    expected = {"one.png": "1.2.3.7", "pa.png": "pa", "ap.png": "ap", "other.png": "other"}
+    assert expected.items() <= called.items() and got.rows[STUDY_COLUMN].is_unique
+    assert called["plain.jpg"] == "plain", "the study that is called as this film is gives way"
+    assert (got.same_study, got.renamed) == (3, 2)
+    assert {Path(one["film"]).name: one[STUDY_COLUMN] for one in got.as_dicts()}["one.png"] == "1.2.3.7"
+    alone = predict([tmp_path / "pa.png", tmp_path / "plain.jpg"], bundle)
+    assert alone.rows[STUDY_COLUMN].tolist() == ["1.2.3.8", "plain"] and alone.same_study == alone.renamed == 0
+
+
+def test_names_do_not_depend_on_the_order_of_films(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("a.png", "b/a.png", "b/a.jpg", "c.png", "1.2.3", "1.2.4", "é.png")]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\0" * 128 + b"DICM")
+    studies = {paths[0]: "9.9", paths[1]: "9.9", paths[3]: "1.2.3"}
+    names = Found([(path, tmp_path) for path in paths], []).names(studies)
+    assert len(set(names.values())) == len(paths) and names[paths[5]] == "1.2.4"
+    assert Found([(path, tmp_path) for path in paths[::-1]], []).names(studies) == names
+
+
+def test_what_comes_along_with_films_is_counted_in_a_folder_and_an_error_if_named(
+    folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "report.dcm").write_bytes(b"\0" * 128 + b"DICM")
+    (folder / "more.zip").write_bytes(b"PK\3\4")
+    (folder / "deep/x.dcm.gz").write_bytes(b"\x1f\x8b")
+    (folder / "linked").symlink_to(folder.parent)
+
+    def read(path: Path, **more: object) -> object:
+        if Path(path).name == "report.dcm":
+            raise NotAFilm(f"{path}: is a structured report", "read the films beside it", "structured report")
+        return read_film(path)
+
+    monkeypatch.setattr("cxrlines.inference.reader.read_film", read)
+    got = predict([folder], bundle)
+    assert got.errors == [] and len(got.rows) == 5
+    assert got.skipped == {"no film": 1, "structured report": 1, "archive, not unpacked": 2, "link to a folder": 1}
+    named = predict([folder / "report.dcm", folder / "more.zip", folder / "a.jpg", folder], bundle)
+    assert [Path(file).name for file, _ in named.errors] == ["more.zip", "report.dcm"]
+    assert len(named.rows) == 5 and named.rows[STUDY_COLUMN][0] == "a"
+    assert "structured report" not in named.skipped and "unpack" in dict(named.errors)[str(folder / "more.zip")]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = os.scandir
+
+    def scandir(path: object) -> object:
+        if Path(os.fsdecode(path)).name == "deep":  # type: ignore[arg-type]
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return listed(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find_films([folder])
+    assert len(found.films) == 3
+    ((place, why),) = found.errors
+    assert place == str(folder / "deep") and os.strerror(errno.EACCES) in why
+
+
+def test_names_of_any_bytes_lose_nothing(folder: Path, bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = folder / os.fsdecode(b"\xff\xfe\n\x1b[31m.png")
+    (folder / "a.jpg").rename(odd)
+    (folder / os.fsdecode(b"cut\xe9.png")).write_bytes(b"\x89PNG\r\n\x1a\n")
+    got = predict([folder], bundle)
+    out = folder.parent / "p.csv"
+    for path in write_predictions(got, out, as_json=True):
+        path.read_text("utf-8")
+    assert len(pd.read_csv(out)) == 5
+    names = pd.read_csv(out)[STUDY_COLUMN].tolist()
+    assert "\\xff\\xfe\\x0a\\x1b[31m" in names
+    assert names == [one[STUDY_COLUMN] for one in json.loads(out.with_suffix(".json").read_text())]
+    assert pd.read_csv(out.with_suffix(".errors.csv"))["file"].tolist() == [f"{folder}/cut\\xe9.png"]
+    got.text().encode()
+    drawn = folder.parent / "drawn"
+    assert write_drawings(got, drawn) == []
+    assert len(list(drawn.iterdir())) == 5
+
+
+def test_pictures_of_names_that_look_alike_stay_apart(tmp_path: Path, bundle: Bundle) -> None:
+    for k, name in enumerate(["a/film.png", "b/film.png", "a_film.png", "x" * 250 + ".png"]):
+        _film(tmp_path / "films" / name, k)
+    got = predict([tmp_path / "films"], bundle)
+    assert {"a/film", "b/film", "a_film"} < set(got.rows[STUDY_COLUMN])
+    write_drawings(got, tmp_path / "drawn")
+    drawn = sorted((tmp_path / "drawn").iterdir())
+    assert len(drawn) == 4 and len({path.read_bytes() for path in drawn}) == 4
+
+
+def test_a_film_that_is_gone_costs_its_picture_alone(folder: Path, bundle: Bundle) -> None:
+    got = predict([folder], bundle)
+    (folder / "b.png").unlink()
+    ((file, why),) = write_drawings(got, folder.parent / "drawn")
+    assert Path(file).name == "b.png" and why.startswith("not drawn")
+    assert len(list((folder.parent / "drawn").iterdir())) == 4
+
+
+def test_readings_under_like_names_keep_their_files(folder: Path, bundle: Bundle) -> None:
+    (folder / "z.png").write_bytes(b"")
+    one, other = predict([folder], bundle), predict([folder / "a.jpg"], bundle)
+    place = folder.parent / "out"
+    write_predictions(one, place / "readings.v1", as_json=True)
+    (place / "readings.v2.json").write_text('{"mine": 1}')
+    write_predictions(other, place / "readings.v2")
+    assert {path.name for path in place.iterdir()} == {
+        "readings.v1", "readings.v1.json", "readings.v1.errors.csv", "readings.v2", "readings.v2.json"
+    }  # fmt: skip
+    assert json.loads((place / "readings.v1.json").read_text()) == one.as_dicts()
+    assert (place / "readings.v2.json").read_text() == '{"mine": 1}', "another's file is left alone"
+    write_predictions(other, place / "readings.v1")
+    assert {path.name for path in place.iterdir()} == {"readings.v1", "readings.v2", "readings.v2.json"}
+
+
+@pytest.mark.parametrize(
+    ("out", "as_json", "draw"),
+    [
+        ("x.json", True, None),
+        ("x.json", False, None),
+        ("x.errors.csv", False, None),
+        ("films/a.jpg", False, None),
+        ("films", False, None),
+        ("readings", True, None),
+        ("mine.csv", True, None),
+        ("blocked.csv", False, None),
+        ("films/a.jpg/x.csv", False, None),
+        (None, False, "films"),
+        (None, False, "films/deep"),
+        (None, False, "films/new/drawn"),
+        (None, False, "films/a.jpg"),
+        ("x/y", False, "x/y"),
+    ],
+)
+def test_places_that_would_lose_something_are_refused_before_reading(
+    folder: Path, out: str | None, as_json: bool, draw: str | None
+) -> None:
+    root = folder.parent
+    (root / "readings.csv").write_text(f"{STUDY_COLUMN},...")
+    (root / "mine.json").write_text("{}")
+    (root / "blocked.errors.csv").mkdir()
+    before = {path: path.is_file() and path.read_bytes() for path in root.rglob("*")}
+    with pytest.raises(OutputError) as caught:
+        check_places(find_films([folder]), out and root / out, as_json=as_json, draw=draw and root / draw)
+    assert caught.value.way_out
+    assert {path: path.is_file() and path.read_bytes() for path in root.rglob("*")} == before
+
+
+def test_places_that_are_free_or_hold_an_earlier_reading_are_taken(folder: Path, bundle: Bundle) -> None:
+    (folder / "z.png").write_bytes(b"")
+    root, found = folder.parent, find_films([folder])
+    for out in (root / "p.csv", root / "p.v1", folder / "p.csv", root / "new/deep/p"):
+        for _ in range(2):
+            check_places(found, out, as_json=True, draw=root / "drawn")
+            write_predictions(predict([folder], bundle), out, as_json=True)
+    (root / "mine.json").write_text("{}")
+    check_places(found, root / "mine.csv")  # not asked for, so it stays
+    one = find_films([folder / "a.jpg"])
+    check_places(one, root / "a.csv", draw=folder / "drawn")
+    with pytest.raises(OutputError):
+        check_places(one, None, draw=folder)  # a picture may be called as the film
+
+
+def test_an_interrupted_reading_has_what_was_read(folder: Path, bundle: Bundle) -> None:
+    (folder / "a0.png").write_bytes(b"")
+
+    def interrupt(done: int, films: int | None) -> None:
+        if done >= 4:
+            raise KeyboardInterrupt
+
+    whole = predict([folder], bundle, batch_size=2)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        predict([folder], bundle, batch_size=2, progress=interrupt)
+    assert isinstance(caught.value, Stopped)
+    part = caught.value.predictions
+    assert len(part.rows) + len(part.errors) + len(part.unread) == 6 and 2 <= len(part.rows) < 5
+    pd.testing.assert_frame_equal(part.rows, whole.rows[: len(part.rows)])
+    assert part.errors == whole.errors
+    written = write_predictions(part, folder.parent / "p.csv", as_json=True)
+    errors = pd.read_csv(written[2])
+    assert errors["file"].tolist() == [str(folder / "a0.png"), *map(str, part.unread)]
+    assert len(pd.read_csv(written[0])) == len(json.loads(written[1].read_text())) == len(part.rows)
+
+
+def test_a_full_disk_while_writing_keeps_the_last_reading(
+    folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder.parent / "p.csv"
+    write_predictions(predict([folder / "a.jpg"], bundle), out, as_json=True)
+    before = {path.name: path.read_bytes() for path in folder.parent.glob("p.*")}
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError) as caught:
+        write_predictions(predict([folder], bundle), out, as_json=True)
+    assert str(out) in caught.value.what and os.strerror(errno.ENOSPC) in caught.value.what
+    assert {path.name: path.read_bytes() for path in folder.parent.glob("p.*")} == before
+    assert not list(folder.parent.glob(".*"))

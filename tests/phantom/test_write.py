@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from cxrlines.data.tables import read_dataset
+from cxrlines.files import OutputError
 from cxrlines.phantom import write
 from cxrlines.phantom.position import Landmarks
 from cxrlines.phantom.write import write_phantom
@@ -133,22 +134,22 @@ def test_seeds_and_sites_give_other_films(tmp_path):
 
 def test_an_interrupted_call_goes_on_and_gives_the_same_bytes(made, tmp_path, monkeypatch):
     out = tmp_path / "data"
-    whole, done = write._write_bytes, []
+    whole, done = write.replacing, []
 
-    def dies(path, data):
+    def dies(path):
         if path.suffix == ".jpg":
             done.append(path.name)
             if len(done) == 9:
-                path.with_name(path.name + ".part").write_bytes(data[:100])
+                path.with_name(f".{path.name}.1.abc.partial").write_bytes(b"half")
                 raise KeyboardInterrupt
-        whole(path, data)
+        return whole(path)
 
-    monkeypatch.setattr(write, "_write_bytes", dies)
+    monkeypatch.setattr(write, "replacing", dies)
     with pytest.raises(KeyboardInterrupt):
         write_phantom(out, **SMALL, annotated=0.5, workers=1)
     assert not out.exists()
     rendered = []
-    monkeypatch.setattr(write, "_write_bytes", lambda p, d: (rendered.append(p.suffix), whole(p, d)))
+    monkeypatch.setattr(write, "replacing", lambda p: (rendered.append(p.suffix), whole(p))[1])
     write_phantom(out, **SMALL, annotated=0.5, workers=1)
     assert rendered.count(".jpg") == 24 + 3 - 8  # what was there is not made again
     assert files(out) == files(made[0])
@@ -184,12 +185,10 @@ def test_the_same_call_again_does_nothing(made, monkeypatch):
 
 
 def test_other_data_in_the_way_is_an_error_that_says_the_way_out(made, tmp_path):
-    with pytest.raises(
-        FileExistsError, match=r"holds another phantom data set .*seed 5 not 6.*another folder or remove"
-    ):
+    with pytest.raises(OutputError, match=r"holds another phantom data set .*seed 5 not 6.*another folder, or remove"):
         write_phantom(made[0], **SMALL | {"seed": 6})
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="exists and is no phantom data set; name another folder or remove"):
+    with pytest.raises(OutputError, match="exists and is no phantom data set; name another folder, or remove"):
         write_phantom(tmp_path, **SMALL)
     assert (tmp_path / "note.txt").read_text() == "mine"
 

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from cxrlines.cli.options import Json, Workers
+from cxrlines.cli.options import PROBLEMS, Json, Workers, resumable
+from cxrlines.errors import Error
+from cxrlines.files import check_outputs
 
 app = typer.Typer()
 
@@ -46,46 +48,50 @@ def synth(
     workers: Workers = None,
 ) -> None:
     """Make phantom films: synthetic radiographs with known lines, tips, landmarks and labels."""
+    check_outputs(made={"OUT": out}, inputs=[onto, marks])
     if onto is not None:
         from cxrlines.phantom.onto import write_onto
 
         if test is not None or (balance, site, difficulty) != (Balance.natural, Site.a, 0.5):
-            raise ValueError(
+            raise Error(
                 "--test, --balance, --site, --difficulty: are of a phantom data set; with --onto all films are "
-                "training films and the rest is drawn anew for each, so leave them out"
+                "training films and the rest is drawn anew for each",
+                "leave them out",
             )
         share = 1.0 if annotated is None else annotated
-        made = write_onto(
-            out,
-            onto,
-            marks,
-            studies=studies,
-            seed=seed,
-            size=size,
-            phantom_share=phantom_share,
-            annotated=share,
-            workers=workers,
-        )
+        with resumable():
+            made = write_onto(
+                out,
+                onto,
+                marks,
+                studies=studies,
+                seed=seed,
+                size=size,
+                phantom_share=phantom_share,
+                annotated=share,
+                workers=workers,
+            )
         typer.echo(f"{out}: {studies} training films, drawn onto {made['backdrops']} real ones")
         for reason, count in made["left_out"].items():
             typer.echo(f"not drawn onto: {count} x {reason}")
         return
     if marks is not None or phantom_share:
-        raise ValueError("--marks, --phantom-share: are for real films; name their folder with --onto")
+        raise Error("--marks, --phantom-share: are for real films", "name their folder with --onto")
     from cxrlines.phantom.write import write_phantom
 
-    summary = write_phantom(
-        out,
-        studies=studies,
-        seed=seed,
-        size=size,
-        balance=balance.value,
-        site=site.value,
-        difficulty=difficulty,
-        test=test,
-        annotated=0.3 if annotated is None else annotated,
-        workers=workers,
-    )
+    with resumable():
+        summary = write_phantom(
+            out,
+            studies=studies,
+            seed=seed,
+            size=size,
+            balance=balance.value,
+            site=site.value,
+            difficulty=difficulty,
+            test=test,
+            annotated=0.3 if annotated is None else annotated,
+            workers=workers,
+        )
     typer.echo(f"{out}: {summary['studies']} training and {summary['test']} test films")
 
 
@@ -102,6 +108,7 @@ def show(
     """Draw a contact sheet of films with their lines and labels."""
     from cxrlines.data.sheet import contact_sheet
 
+    check_outputs(files={"--out": out}, inputs=[data])
     typer.echo(contact_sheet(data, out, films=films, columns=columns, size=size, seed=seed, lines=lines))
 
 
@@ -118,7 +125,7 @@ def check(
 
     found = audit(data, folds, workers=workers or cores())
     typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.text())
-    raise typer.Exit(1 if found.problems else 0)
+    raise typer.Exit(PROBLEMS if found.problems else 0)
 
 
 @app.command()
@@ -134,6 +141,7 @@ def folds(
     from cxrlines.data.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
     from cxrlines.data.tables import read_labels
 
+    check_outputs(files={"--out": out}, inputs=[train, against])
     table = read_labels(train)
     drawn = make_folds(table, count, seed)
     write_folds(table, drawn, out)
@@ -159,6 +167,7 @@ def twins(
     from cxrlines.data.pool import cores
     from cxrlines.data.twins import twins_of_folders
 
+    check_outputs(files={"--out": out}, inputs=[a, b])
     found = twins_of_folders(a, b, workers or cores())
     found.write(out)
     typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else f"{out}\n{found.text()}")

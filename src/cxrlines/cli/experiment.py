@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cxrlines.cli.options import Workers, numbers, say
+from cxrlines.cli.options import Workers, numbers, resumable, say
+from cxrlines.files import check_outputs
 
 app = typer.Typer(help="Repeat an experiment of docs/experiments.md.", no_args_is_help=True)
 
@@ -21,7 +22,9 @@ def experiment_claims(
     from cxrlines.experiments.claims import CLAIMS, run_claims
 
     chosen = numbers("--claims", claims) or CLAIMS
-    table = run_claims(out, seeds=numbers("--seeds", seeds) or (), claims=chosen, workers=workers, say=say)
+    check_outputs(folders={"--out": out})
+    with resumable():
+        table = run_claims(out, seeds=numbers("--seeds", seeds) or (), claims=chosen, workers=workers, say=say)
     typer.echo(f"{table.text()}\n{out / 'claims.md'}\n{out / 'claims.json'}")
 
 
@@ -33,7 +36,9 @@ def experiment_small(
     """The recipe hotwater in small, on phantoms: every member, stage and external set, in under an hour."""
     from cxrlines.experiments.small import run_small
 
-    run = run_small(out, workers=workers, say=say)
+    check_outputs(folders={"--out": out})
+    with resumable():
+        run = run_small(out, workers=workers, say=say)
     typer.echo(f"{run / 'metrics.json'}\n{run / 'report.html'}")
 
 
@@ -48,5 +53,7 @@ def experiment_recommended(
     from cxrlines.experiments.margin import run_margin
     from cxrlines.experiments.small import Films
 
-    margin = run_margin(out, films=Films.of(films, test), workers=workers, say=say)
+    check_outputs(folders={"--out": out})
+    with resumable():
+        margin = run_margin(out, films=Films.of(films, test), workers=workers, say=say)
     typer.echo(f"{margin.text()}\n{out / 'margin.md'}\n{out / 'margin.json'}")

@@ -1,16 +1,23 @@
 """Options that several commands have, and how commands speak."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cxrlines.errors import Error
 from cxrlines.recipes.progress import clock
+
+PROBLEMS, ERROR, FAULT, STOPPED = 1, 2, 70, 130
+"""Exit codes; see the README."""
+DEBUG = "CXRLINES_DEBUG"
+"""The environment variable that shows tracebacks."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 On = Annotated[
@@ -21,18 +28,39 @@ BundleFolder = Annotated[Path | None, typer.Option(help="A bundle's folder; defa
 
 
 def numbers(flag: str, text: str | None) -> list[int] | None:
-    """`0,1` as whole numbers; None as it is. `ValueError` names the flag."""
+    """`0,1` as whole numbers; None as it is. `Error` names the flag."""
     if text is None:
         return None
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ValueError(f"{flag} is {text!r}; write whole numbers with commas, e.g. {flag} 0,1") from None
+        raise Error(f"{flag} is {text!r}", f"write whole numbers with commas, e.g. {flag} 0,1") from None
 
 
 def say(text: str) -> None:
     """Tell a person something that is no part of the output: on stderr."""
     typer.echo(text, err=True)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """A command that goes on where it was when it is given again; Ctrl-C says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("what is finished is kept; the same command goes on from there")
+        raise
+
+
+@contextmanager
+def signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
+    """Signals handled in another way, for so long."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 LINE_EVERY_S = 30.0

@@ -1,13 +1,22 @@
 """Commands that read films with a bundle, and judge how well it reads."""
 
 import json
+import os
+import signal
+import tempfile
+import traceback
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cxrlines.cli.options import BundleFolder, Json, On, counted, say
+from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, BundleFolder, Json, On, counted, say, signals
+from cxrlines.errors import Error
+from cxrlines.files import OutputError, check_outputs, readable
+
+if TYPE_CHECKING:
+    from cxrlines.inference.engine import Predictions
 
 app = typer.Typer()
 
@@ -45,11 +54,11 @@ def predict(
     ] = None,
     on: On = None,
 ) -> None:
-    """Read films: which tubes and lines, where their tips lie. Unreadable ones are listed on stderr and in OUT's
-    .errors.csv; then the exit code is 2."""
+    """Read films: which tubes and lines, where their tips lie. Films that cannot be read are listed on stderr and in
+    OUT's .errors.csv; then the exit code is 2. Ctrl-C keeps what is read."""
     from cxrlines.inference.bundle import load_bundle
+    from cxrlines.inference.engine import Stopped, check_places, find_films, write_drawings
     from cxrlines.inference.engine import predict as read
-    from cxrlines.inference.engine import write_drawings, write_predictions
     from cxrlines.inference.reader import EMBEDDED
     from cxrlines.training.process import keep_buffers
 
@@ -57,28 +66,69 @@ def predict(
     views = [view.value for view in tta or []]
     lines = as_json or draw is not None or out is None
     bundle = bundle or EMBEDDED
-    with counted() as progress:
-        if on:
-            from cxrlines.inference.cluster import predict_on_ray
+    found = find_films(films)
+    check_places(found, out, as_json=as_json, draw=draw)
+    stopped = False
+    try:
+        with signals(signal.default_int_handler, signal.SIGTERM), counted() as progress:
+            if on:
+                from cxrlines.inference.cluster import predict_on_ray
 
-            result = predict_on_ray(films, bundle, on, batch_size=batch, tta=views, lines=lines, progress=progress)
-        else:
-            result = read(films, load_bundle(bundle), batch_size=batch, tta=views, lines=lines, progress=progress)
+                result = predict_on_ray(found, bundle, on, batch_size=batch, tta=views, lines=lines, progress=progress)
+            else:
+                result = read(found, load_bundle(bundle), batch_size=batch, tta=views, lines=lines, progress=progress)
+    except Stopped as stop:
+        result, stopped = stop.predictions, True
+    count = len(found.films)
+    if stopped and len(result.unread) == count:
+        say(f"none of {count} films was read; nothing is written")
+        raise typer.Exit(STOPPED)
     if out:
-        for path in write_predictions(result, out, as_json=as_json):
-            typer.echo(path)
+        with signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):  # nothing is lost now that it is read
+            for path in _written(result, out, as_json):
+                typer.echo(path)
     else:
         typer.echo(json.dumps(result.as_dicts(), indent=1) if as_json else result.text())
-    if draw:
-        typer.echo(write_drawings(result, draw), err=out is None)  # findings that are printed stay JSON
+    undrawn = []
+    if draw and not stopped:
+        undrawn = write_drawings(result, draw)
+        typer.echo(draw, err=out is None)  # findings that are printed stay JSON
     say(result.notice)
     if result.skipped:
-        say(f"{result.skipped} files in the folders are no films and were passed over")
+        each = ", ".join(f"{what} ({number})" for what, number in result.skipped.items())
+        say(f"passed over in the folders: {each}")
+    if result.same_study:
+        say(f"{result.same_study} films share their StudyInstanceUID with another and are called by their files' names")
     if result.renamed:
         say(f"{result.renamed} films share their name with another and are called by their relative path")
-    for film, reason in result.errors:
-        say(f"{film}: {reason}")
-    raise typer.Exit(2 if result.errors else 0)
+    for film, reason in [*result.errors, *undrawn]:
+        say(f"{readable(film)}: {readable(reason)}")
+    for _, fault in result.faults:
+        if os.environ.get(DEBUG):
+            say("".join(traceback.format_exception(fault)).rstrip())
+    if result.faults:
+        say(
+            f"{len(result.faults)} films were not read by a fault of cxrlines; please report it with what the same "
+            "command prints after `cxrlines --debug`"
+        )
+    if stopped:
+        kept = "is written" if out else "is printed"
+        drawn = "; nothing is drawn" if draw else ""
+        say(f"stopped: what was found on {count - len(result.unread)} of {count} films {kept}{drawn}")
+        raise typer.Exit(STOPPED)
+    raise typer.Exit(FAULT if result.faults else ERROR if result.errors or undrawn else 0)
+
+
+def _written(result: "Predictions", out: Path, as_json: bool) -> list[Path]:
+    """What was written: beside OUT or, where its disk is full by now, in a folder of this computer's own."""
+    from cxrlines.inference.engine import write_predictions
+
+    try:
+        return write_predictions(result, out, as_json=as_json)
+    except OutputError as error:
+        instead = Path(tempfile.mkdtemp(prefix="cxrlines-")) / out.name
+        write_predictions(result, instead, as_json=as_json)
+        raise OutputError(error.what, f"what was found is in {instead.parent}; move it from there") from error
 
 
 @app.command()
@@ -106,7 +156,8 @@ def judge(
     from cxrlines.recipes.known import data_films, marked_films
 
     if marks and split:
-        raise ValueError("--split: is of a data folder; films with --marks have no splits, so leave it out")
+        raise Error("--split: is of a data folder; films with --marks have no splits", "leave it out")
+    check_outputs(folders={"--draw": draw}, inputs=[films, marks, bundle])
     read = load_bundle(bundle or EMBEDDED)
     read = read if fold is None else of_fold(read, fold)
     known = marked_films(films, marks) if marks else data_films(films, split.value if split else None)
@@ -136,12 +187,13 @@ def index(
     from cxrlines.inference.index import build_index
     from cxrlines.inference.reader import EMBEDDED
 
+    check_outputs(files={"--out": out}, inputs=[data, bundle])
     with counted() as progress:
         built = build_index(load_bundle(bundle or EMBEDDED), read_dataset(data), progress=progress)
     built.save(out)
     typer.echo(f"{out}: {len(built.films)} films")
     for study, reason in built.left_out.items():
-        say(f"{study}: {reason}")
+        say(f"{readable(study)}: {readable(reason)}")
 
 
 @app.command()
@@ -154,6 +206,7 @@ def similar(
     as_json: Json = False,
 ) -> None:
     """Show the nearest known films with their labels and lines; never films of the query's own patient."""
+    from cxrlines.data.paths import film_name
     from cxrlines.inference.bundle import load_bundle
     from cxrlines.inference.index import open_index, patient_key
     from cxrlines.inference.reader import EMBEDDED, Reader
@@ -163,7 +216,7 @@ def similar(
     (asked,) = Reader(read).embed([film])
     if isinstance(asked, Exception):
         raise asked
-    own = known.patients_of(key=asked.key, study=film.stem) | ({patient_key(patient)} if patient else set())
+    own = known.patients_of(key=asked.key, study=film_name(film)) | ({patient_key(patient)} if patient else set())
     (found,) = known.nearest(asked.vector[None], count, [own])
     if as_json:
         typer.echo(json.dumps([neighbour.as_dict() for neighbour in found], indent=1))

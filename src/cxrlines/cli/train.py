@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from cxrlines.cli.options import Json, On, Workers, numbers, say
+from cxrlines.cli.options import Json, On, Workers, numbers, resumable, say
+from cxrlines.errors import Error
+from cxrlines.files import check_outputs
 
 app = typer.Typer()
 
@@ -60,8 +62,10 @@ def train(
 
         typer.echo(show_plan(chosen, data, out, wanted))
         return
+    check_outputs(folders={"--out": out}, inputs=[data])
     distributed.begin(devices, nodes)
-    runs.train(chosen, data, out, folds=wanted, workers=workers, on=on, command=_command(), say=say)
+    with resumable():
+        runs.train(chosen, data, out, folds=wanted, workers=workers, on=on, command=_command(), say=say)
     if distributed.is_first():
         typer.echo(f"{out / 'metrics.json'}\n{out / 'report.html'}")
     distributed.leave()
@@ -73,7 +77,7 @@ def _folders(external: list[str] | None) -> list[str]:
     for text in external or []:
         name, equals, folder = text.partition("=")
         if not (name and equals and folder):
-            raise ValueError(f"--external is {text!r}; write it as NAME=FOLDER, e.g. --external nih=/data/nih")
+            raise Error(f"--external is {text!r}", "write it as NAME=FOLDER, e.g. --external nih=/data/nih")
         settings.append(f"external.{name}.folder={json.dumps(folder)}")
     return settings
 
@@ -128,6 +132,7 @@ def bundle(
     """Pack what reading needs from a run: weights as safetensors, the rest as JSON."""
     from cxrlines.recipes.pack import pack
 
+    check_outputs(made={"--out": out}, inputs=[run])
     typer.echo(pack(run, out, half=half))
 
 
@@ -152,6 +157,7 @@ def quality(
     from cxrlines.inference.quality_run import run_quality
     from cxrlines.training.process import keep_buffers
 
+    check_outputs(files={"--out": out if steps else None}, inputs=[*films, others, unseen, patients])
     keep_buffers()
     figures = run_quality(
         films,
@@ -175,7 +181,9 @@ def demo(
     """The whole job on phantom films: make, check, train, prove, pack, read."""
     from cxrlines.recipes.demo import run_demo
 
-    run_demo(out, workers=workers)
+    check_outputs(folders={"--out": out})
+    with resumable():
+        run_demo(out, workers=workers)
 
 
 def _command() -> str:

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.rows import read_rows
+from cxrlines.errors import Error
+from cxrlines.files import replacing
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 FOLD_COLUMN = "fold"
@@ -26,16 +28,16 @@ def make_folds(table: pd.DataFrame, count: int = 5, seed: int = 0) -> pd.Series:
 
     `table` has the columns `study`, `patient` and the 11 labels (0 or 1; missing counts as 0). The result
     depends on the patients, their labels and `seed` alone, not on the order of rows. No fold is ever empty.
-    `ValueError` on missing columns, rows without a patient, `count` below 2, or fewer patients than folds.
+    `Error` on rows without a patient, `count` below 2, or fewer patients than folds.
     """
     _check_table(table)
     if count < 2:
-        raise ValueError(f"count is {count}; at least 2 folds are needed to hold one out")
+        raise Error(f"count is {count}", "at least 2 folds are needed to hold one out")
     totals = _per_patient(table)
     if len(totals) < count:
-        raise ValueError(
-            f"{count} folds need at least {count} patients, the table has {len(totals)} (in {len(table)} films); ask "
-            "for fewer folds or add patients"
+        raise Error(
+            f"{count} folds need at least {count} patients, the table has {len(totals)} (in {len(table)} films)",
+            "ask for fewer folds or add patients",
         )
     totals = totals.iloc[np.random.default_rng(seed).permutation(len(totals))]
     counts = totals.to_numpy(np.float64)
@@ -174,62 +176,61 @@ def write_folds(table: pd.DataFrame, folds: pd.Series, csv: Path) -> None:
     frame = pd.DataFrame(
         {STUDY_COLUMN: table["study"], PATIENT_COLUMN: table["patient"], FOLD_COLUMN: folds.astype(np.int64)}
     )
-    csv = Path(csv)
-    csv.parent.mkdir(parents=True, exist_ok=True)
-    aside = csv.with_name(f".{csv.name}.partial")
-    frame.to_csv(aside, index=False)
-    aside.replace(csv)
+    with replacing(csv) as aside:
+        frame.to_csv(aside, index=False)
 
 
 def read_folds(csv: Path) -> pd.DataFrame:
     """Read a folds file: columns `study` (str), `patient` (str), `fold` (int64); any further columns are
     ignored.
 
-    `ValueError` naming the file and the way out on missing columns, rows that cannot be read, a study listed twice,
+    `Error` naming the file and the way out on missing columns, rows that cannot be read, a study listed twice,
     a fold that is not a whole number of 0 or more, or a patient in two folds.
     """
     rows = read_rows(Path(csv), (STUDY_COLUMN, PATIENT_COLUMN, FOLD_COLUMN))
     if rows.problems:
-        raise ValueError(f"{rows.problems[0].text()} ({len(rows.problems)} such rows)")
+        raise Error(f"{rows.problems[0].text()} ({len(rows.problems)} such rows)")
     studies, patients, folds = (rows.column(name) for name in (STUDY_COLUMN, PATIENT_COLUMN, FOLD_COLUMN))
     for name, cells in ((STUDY_COLUMN, studies), (PATIENT_COLUMN, patients)):
         if "" in cells:
-            raise ValueError(
-                f"{csv}, line {rows.lines[cells.index('')]}: {name} is empty ({cells.count('')} such rows); name it"
+            raise Error(
+                f"{csv}, line {rows.lines[cells.index('')]}: {name} is empty ({cells.count('')} such rows)", "name it"
             )
     numbers = pd.to_numeric(pd.Series(folds, dtype=object), errors="coerce")
     wrong = numbers.isna() | (numbers < 0) | (numbers % 1 != 0)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"{csv}, line {rows.lines[row]}: fold is {folds[row]!r}; allowed are whole numbers from 0 "
-            f"({int(wrong.sum())} such rows)"
+        raise Error(
+            f"{csv}, line {rows.lines[row]}: fold is {folds[row]!r}",
+            f"allowed are whole numbers from 0 ({int(wrong.sum())} such rows)",
         )
     frame = pd.DataFrame({"study": studies, "patient": patients, "fold": numbers.astype(np.int64)})
     twice = frame["study"].duplicated()
     if twice.any():
         row = int(np.flatnonzero(twice)[0])
-        raise ValueError(
-            f"{csv}, line {rows.lines[row]}: this study is listed before; each is listed once ({int(twice.sum())} such "
-            "rows)"
+        raise Error(
+            f"{csv}, line {rows.lines[row]}: this study is listed before",
+            f"each is listed once ({int(twice.sum())} such rows)",
         )
     split = frame.groupby("patient")["fold"].nunique()
     shared = int((split > 1).sum())
     if shared:
-        raise ValueError(
-            f"{csv}: {shared} of {len(split)} patients are in more than one fold, so that a fold would be scored on "
-            "patients it trained on; make patient-disjoint folds with `cxrlines folds`"
+        raise Error(
+            f"{csv}: {shared} of {len(split)} patients are in more than one fold, so that a fold would be scored "
+            "on patients it trained on",
+            "make patient-disjoint folds with `cxrlines folds`",
         )
     return frame
 
 
 def folds_of(table: pd.DataFrame, folds: pd.DataFrame) -> pd.Series:
-    """Align a folds file (`read_folds`) to the rows of `table` by study; `ValueError` if one has no fold."""
+    """Align a folds file (`read_folds`) to the rows of `table` by study; `Error` if one has no fold."""
     fold = table["study"].astype(str).map(folds.set_index("study")["fold"])
     if fold.isna().any():
-        raise ValueError(
+        raise Error(
             f"{int(fold.isna().sum())} of {len(table)} studies have no fold in the folds file, the first at row "
-            f"{int(np.flatnonzero(fold.isna())[0])}; make the folds from this very table with `cxrlines folds`"
+            f"{int(np.flatnonzero(fold.isna())[0])}",
+            "make the folds from this very table with `cxrlines folds`",
         )
     return fold.astype(np.int64).rename(FOLD_COLUMN)
 
@@ -248,7 +249,7 @@ def _check_table(table: pd.DataFrame) -> None:
         )
     if table["patient"].isna().any():
         row = int(np.flatnonzero(table["patient"].isna())[0])
-        raise ValueError(
-            f"row {row} of the table has no patient ({int(table['patient'].isna().sum())} such rows); name the patient "
-            "of every film, or leave these rows out"
+        raise Error(
+            f"row {row} of the table has no patient ({int(table['patient'].isna().sum())} such rows)",
+            "name the patient of every film, or leave these rows out",
         )

@@ -10,6 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from cxrlines.data.films import FilmError, read_film
 from cxrlines.data.lines import Line, draw_lines
 from cxrlines.data.tables import Dataset, read_dataset
+from cxrlines.errors import Error
+from cxrlines.files import replacing
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABELS
 
 _PAPER, _INK = (16, 16, 18), (235, 235, 235)
@@ -31,17 +33,17 @@ def contact_sheet(
 
     Each film fits a square of `size` px, lines in the colour of their device, drawn at the size they are seen.
     A film that cannot be read leaves a square that says so. `out` is a PNG or JPEG. Returns `out`. Raises
-    `ValueError` for a number out of range, another suffix, or a folder without films.
+    `Error` for a number out of range, another suffix, or a folder without films.
     """
     for name, value, low in (("films", films, 1), ("columns", columns, 1), ("size", size, 64)):
         if value < low:
-            raise ValueError(f"{name}: needs a whole number of at least {low}, got {value}")
+            raise Error(f"{name}: needs a whole number of at least {low}, got {value}")
     out = Path(out)
     if out.suffix.lower() not in _FORMATS:
-        raise ValueError(f"out: needs a name ending in {', '.join(_FORMATS)}, got {out.name!r}")
+        raise Error(f"out: needs a name ending in {', '.join(_FORMATS)}, got {out.name!r}")
     dataset = read_dataset(Path(root))
     if len(dataset.studies) == 0:
-        raise ValueError(f"{root}: no films found to draw; name a data set (train.csv, train/) or a folder of films")
+        raise Error(f"{root}: no films found to draw", "name a data set (train.csv, train/) or a folder of films")
     count = min(films, len(dataset.studies))
     rows = np.sort(np.random.default_rng(seed).choice(len(dataset.studies), count, replace=False))
     cells = [_cell(dataset, int(row), size, lines) for row in rows]
@@ -99,8 +101,5 @@ def _lay_out(cells: list[Image.Image], columns: int) -> Image.Image:
 
 
 def _write(sheet: Image.Image, out: Path) -> None:
-    """Whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
-    sheet.save(part, format="PNG" if out.suffix.lower() == ".png" else "JPEG")
-    part.replace(out)
+    with replacing(out) as aside:
+        sheet.save(aside, format="PNG" if out.suffix.lower() == ".png" else "JPEG")

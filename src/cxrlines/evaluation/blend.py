@@ -8,9 +8,15 @@ from typing import Any
 import pandas as pd
 
 from cxrlines.data.folds import FOLD_COLUMN, folds_of, read_folds
+from cxrlines.errors import Error
 from cxrlines.evaluation.ensemble import FittedWeights, How, ensemble, write_predictions
 from cxrlines.evaluation.evaluate import read_predictions, read_truth
 from cxrlines.evaluation.fitted import fit_weights, nested_fitted
+from cxrlines.files import beside, check_outputs, check_table, write_text
+from cxrlines.task import STUDY_COLUMN
+
+WEIGHTS = ".weights.json"
+"""Ending of the fitted weights beside the table they were fitted with."""
 
 
 def blend_files(
@@ -30,40 +36,48 @@ def blend_files(
     are then matched to them by order.
 
     Raises:
-        ValueError: files that cannot be averaged, or options that do not go together.
+        OutputError: a file cannot be written, or would replace an input.
+        Error: files that cannot be averaged, or options that do not go together.
     """
+    fitted = (weights or beside(out, WEIGHTS)) if how == "fitted" and truth else None
+    check_outputs(
+        files={"--out": out, "--weights": fitted}, inputs=[*predictions, truth, folds, None if fitted else weights]
+    )
+    check_table("--out", out, {WEIGHTS: (b"{",)}, STUDY_COLUMN)
     names = [str(path) for path in predictions]
     frames = [read_predictions(path) for path in predictions]
     if how != "fitted":
         if given := [f"--{name}" for name, path in (("truth", truth), ("folds", folds), ("weights", weights)) if path]:
-            raise ValueError(f"{', '.join(given)}: only --how fitted takes weights; leave it out, or add --how fitted")
+            raise Error(f"{', '.join(given)}: only --how fitted takes weights", "leave it out, or add --how fitted")
         write_predictions(ensemble(frames, how=how, names=names, power=power), out)
         return [out]
     places = [str(place + 1) for place in range(len(frames))]  # the test files have other names than the fitted ones
     if truth is None:
         if weights is None:
-            raise ValueError(
-                "--how fitted needs either --truth and --folds, to fit weights on out-of-fold predictions, or "
-                "--weights that were fitted before"
+            raise Error(
+                "--how fitted needs weights",
+                "give --truth and --folds, to fit them on out-of-fold predictions, or --weights fitted before",
             )
         found = FittedWeights.from_dict(_read_json(weights))
         write_predictions(ensemble(frames, how="fitted", names=places, weights=found), out)
         return [out]
     if folds is None:
-        raise ValueError("--truth needs --folds as well: each fold is blended under weights fitted on the others")
+        raise Error("--truth needs --folds as well", "each fold is blended under weights fitted on the others")
+    assert fitted is not None
     table = read_truth(truth)
     fold_of = pd.Series(folds_of(table, read_folds(folds)).to_numpy(), table["study"].astype(str), name=FOLD_COLUMN)
     write_predictions(nested_fitted(frames, table, fold_of, names=places), out)
-    beside = weights or out.with_suffix(".weights.json")
-    beside.write_text(json.dumps(fit_weights(frames, table, names=places).as_dict(), indent=1) + "\n")
-    return [out, beside]
+    write_text(fitted, json.dumps(fit_weights(frames, table, names=places).as_dict(), indent=1) + "\n")
+    return [out, fitted]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: is not readable as fitted weights ({type(error).__name__})") from None
+        found = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise Error(f"{path}: cannot be read ({error.strerror})", "name a file of fitted weights") from None
+    except (ValueError, RecursionError):
+        raise Error(f"{path}: is no JSON", "name a file of fitted weights, as --how fitted --truth writes it") from None
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds {type(found).__name__}, not fitted weights")
+        raise Error(f"{path}: holds {type(found).__name__}", "name a file of fitted weights")
     return found

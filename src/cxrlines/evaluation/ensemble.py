@@ -8,30 +8,33 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from cxrlines.errors import Error
+from cxrlines.files import replacing
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 
 def check_predictions(frame: pd.DataFrame, name: str) -> None:
-    """`ValueError` unless `frame` has `study`, each once, and the 11 labels as probabilities; `name` says
-    which."""
+    """`Error` unless `frame` has `study`, each once, and the 11 labels as probabilities; `name` says which."""
     check_columns(frame, name)
     if frame["study"].isna().any():
         row = int(np.flatnonzero(frame["study"].isna())[0])
-        raise ValueError(f"{name}: row {row + 1} has no study; name the study of every row")
+        raise Error(f"{name}: row {row + 1} has no study", "name the study of every row")
     twice = frame["study"].duplicated()
     if twice.any():
-        raise ValueError(
-            f"{name}: {int(twice.sum())} studies are listed more than once, the first is "
-            f"{frame['study'][twice].iloc[0]}; keep one row a study"
+        raise Error(
+            f"{name}: {int(twice.sum())} studies are listed more than once, the first again in row "
+            f"{int(np.flatnonzero(twice)[0]) + 1}",
+            "keep one row a study",
         )
     for label in LABELS:
         values = frame[label].to_numpy(np.float64)
         wrong = ~((values >= 0) & (values <= 1))  # NaN as well
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise ValueError(
+            raise Error(
                 f"{name}: column {label}, row {row + 1} is {values[row]:g}; predictions are numbers from 0 to 1 "
-                f"({int(wrong.sum())} of {len(values)} in this column are not); apply a sigmoid to logits"
+                f"({int(wrong.sum())} of {len(values)} in this column are not)",
+                "apply a sigmoid to logits",
             )
 
 
@@ -59,11 +62,11 @@ class FittedWeights:
     equal: dict[str, str] = field(default_factory=dict)
 
     def of(self, names: Sequence[str]) -> np.ndarray:
-        """The weights (members, 11) in the order of `names`, which must be the members; `ValueError` if not."""
+        """The weights (members, 11) in the order of `names`, which must be the members; `Error` if not."""
         if sorted(names) != sorted(self.members):
-            raise ValueError(
-                f"the weights were fitted for {', '.join(self.members)}; the predictions given are "
-                f"{', '.join(names)}; give just those members, under the same names, or fit anew"
+            raise Error(
+                f"the weights were fitted for {', '.join(self.members)}; the predictions given are {', '.join(names)}",
+                "give just those members, under the same names, or fit anew",
             )
         return self.weights[[self.members.index(name) for name in names]]
 
@@ -74,21 +77,21 @@ class FittedWeights:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "FittedWeights":
-        """The weights of an `as_dict()`; `ValueError` says what is missing or out of range in it."""
+        """The weights of an `as_dict()`; `Error` says what is missing or out of range in it."""
         try:
             members = tuple(str(member) for member in values["weights"])
             rows = [[float(values["weights"][member][label]) for label in LABELS] for member in members]
             equal = {str(label): str(reason) for label, reason in values.get("equal", {}).items()}
         except KeyError as error:
-            raise ValueError(f"fitted weights: {error} is missing; they are weights, by member, by label") from None
+            raise Error(f"fitted weights: {error} is missing", "they are weights, by member, by label") from None
         except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"fitted weights: {error}; they are numbers, by member, by label") from None
+            raise Error(f"fitted weights: {error}", "they are numbers, by member, by label") from None
         weights = np.array(rows, np.float64).reshape(-1, len(LABELS))
         for label, column in zip(LABELS, weights.T, strict=True):
             if not ((column >= 0).all() and abs(column.sum() - 1) < 1e-6):  # NaN as well
-                raise ValueError(
-                    f"fitted weights: those of {label} are {', '.join(f'{w:g}' for w in column)}; "
-                    "they must be 0 or more and add up to 1"
+                raise Error(
+                    f"fitted weights: those of {label} are {', '.join(f'{w:g}' for w in column)}",
+                    "they must be 0 or more and add up to 1",
                 )
         return cls(members, weights, equal)
 
@@ -110,13 +113,13 @@ def ensemble(
     for more, below it those that say no. `fitted` averages log odds under `weights`, which go by `names`.
 
     Frames are those of any models, the stages of one model among them. Their order does not matter. `names` call
-    the frames in errors: `ValueError` on what `check_predictions` refuses, on frames of different studies, or on
+    the frames in errors: `Error` on what `check_predictions` refuses, on frames of different studies, or on
     weights of other members.
     """
     if how not in get_args(How):
         raise ValueError(f"how is {how!r}; allowed are {', '.join(map(repr, get_args(How)))}")
     if how == "power" and not 0.01 <= power <= 100:  # NaN as well
-        raise ValueError(f"power is {power}; the exponent of a power mean is from 0.01 to 100, {POWER:g} by default")
+        raise Error(f"power is {power}", f"the exponent of a power mean is from 0.01 to 100, {POWER:g} by default")
     if how == "fitted" and (weights is None or names is None):
         raise ValueError("how 'fitted' needs weights and the names of the frames; fit_weights finds the weights")
     studies, values = stack(frames, names)
@@ -137,7 +140,7 @@ def ensemble(
 def stack(frames: Sequence[pd.DataFrame], names: Sequence[str] | None = None) -> tuple[list[str], np.ndarray]:
     """The studies of the first frame in its order, and all probabilities, float64 (frames, studies, 11), by them.
 
-    `ValueError` without frames, on what `check_predictions` refuses, or on frames of different studies.
+    `ValueError` without frames; `Error` on what `check_predictions` refuses, or on frames of different studies.
     """
     if not frames:
         raise ValueError("nothing to average; give at least one set of predictions")
@@ -171,11 +174,8 @@ def as_predictions(studies: Sequence[str], values: np.ndarray) -> pd.DataFrame:
 
 def write_predictions(frame: pd.DataFrame, csv: Path) -> None:
     """Write the columns of sample_submission.csv in its order, whole or not at all."""
-    csv = Path(csv)
-    csv.parent.mkdir(parents=True, exist_ok=True)
-    aside = csv.with_name(f".{csv.name}.partial")
-    frame[["study", *LABELS]].rename(columns={"study": STUDY_COLUMN}).to_csv(aside, index=False)
-    aside.replace(csv)
+    with replacing(csv) as aside:
+        frame[["study", *LABELS]].rename(columns={"study": STUDY_COLUMN}).to_csv(aside, index=False)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -186,27 +186,27 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def check_columns(frame: pd.DataFrame, name: str, study: str = "study") -> None:
-    """`ValueError` unless `frame` has `study` and the 11 labels; `study` is what the message calls that column."""
+    """`Error` unless `frame` has `study` and the 11 labels; `study` is what the message calls that column."""
     missing = [label for label in LABELS if label not in frame]
     if "study" not in frame:
         missing = [study, *missing]
     if missing:
-        raise ValueError(
-            f"{name}: no column {', '.join(missing)}; predictions have {study} and the {len(LABELS)} labels, as "
-            "sample_submission.csv"
+        raise Error(
+            f"{name}: no column {', '.join(missing)}",
+            f"predictions have {study} and the {len(LABELS)} labels, as sample_submission.csv",
         )
 
 
 def _check_same_studies(first: pd.DataFrame, other: pd.DataFrame, first_name: str, other_name: str) -> None:
-    one, two = set(first["study"].astype(str)), set(other["study"].astype(str))
-    if one == two:
-        return
-    parts = [
-        f"{len(only)} only in {name} ({', '.join(sorted(only)[:3])}{', ...' if len(only) > 3 else ''})"
-        for only, name in ((one - two, first_name), (two - one, other_name))
-        if only
-    ]
-    raise ValueError(
-        f"{first_name} and {other_name} are of different studies: {'; '.join(parts)}; {len(one & two)} in both; "
-        "predict the same films with every model, or keep the common rows"
-    )
+    one, two = first["study"].astype(str), other["study"].astype(str)
+    parts = []
+    for mine, theirs, name in ((one, two, first_name), (two, one, other_name)):
+        rows = np.flatnonzero(~mine.isin(theirs))
+        if len(rows):
+            parts.append(f"{len(rows)} only in {name} (the first in row {rows[0] + 1})")
+    if parts:
+        raise Error(
+            f"{first_name} and {other_name} are of different studies: {', '.join(parts)}, "
+            f"{int(one.isin(two).sum())} in both",
+            "predict the same films with every model, or keep the common rows",
+        )

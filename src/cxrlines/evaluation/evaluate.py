@@ -10,6 +10,7 @@ import pandas as pd
 
 from cxrlines.data.rows import read_rows
 from cxrlines.data.tables import usable_rows
+from cxrlines.errors import Error
 from cxrlines.evaluation.calibration import calibration_error
 from cxrlines.evaluation.ensemble import check_predictions
 from cxrlines.evaluation.intervals import RESAMPLES, Interval, macro_of, percentile_interval, resampled_aucs
@@ -107,6 +108,8 @@ class Evaluation:
         }
         notes = [f"{count:,} {what}" for what, count in films.items() if count]
         notes += [f"{count:,} rows of the truth are left out: {reason}" for reason, count in self.left_out.items()]
+        if self.patients == 1:
+            notes.append("all films are of one patient: intervals come from resampling patients, so there are none")
         if self.own_patients:
             notes.append(
                 f"the truth has no {PATIENT_COLUMN}: each film counts as a patient of its own, so the intervals are "
@@ -144,19 +147,19 @@ class Evaluation:
 def read_predictions(csv: Path) -> pd.DataFrame:
     """Read predictions: a frame of `study` (str) and the 11 labels (float64), in the file's order of rows.
 
-    `ValueError` names the file, the column or row, and the way out: missing columns, a study listed twice, a
+    `Error` names the file, the column or row, and the way out: missing columns, a study listed twice, a
     value that is not a number from 0 to 1. Further columns are ignored.
     """
     rows = read_rows(Path(csv), (STUDY_COLUMN, *LABELS))
     if rows.problems:
-        raise ValueError(f"{rows.problems[0].text()} ({len(rows.problems)} such rows)")
+        raise Error(f"{rows.problems[0].text()} ({len(rows.problems)} such rows)")
     frame = pd.DataFrame({"study": rows.column(STUDY_COLUMN)}, dtype=str)
     wrong = ((frame["study"] == "") | frame["study"].duplicated()).to_numpy()
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        what = f"study {frame['study'][row]} is listed before" if frame["study"][row] else f"{STUDY_COLUMN} is empty"
-        raise ValueError(
-            f"{csv}, line {rows.lines[row]}: {what} ({int(wrong.sum())} such rows); keep one row a study, with its id"
+        what = "its study is listed before" if frame["study"][row] else f"{STUDY_COLUMN} is empty"
+        raise Error(
+            f"{csv}, line {rows.lines[row]}: {what} ({int(wrong.sum())} such rows)", "keep one row a study, with its id"
         )
     for label in LABELS:
         cells = rows.column(label)
@@ -165,9 +168,10 @@ def read_predictions(csv: Path) -> pd.DataFrame:
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             what = "not a number" if np.isnan(numbers[row]) else "outside 0 to 1"
-            raise ValueError(
-                f"{csv}, line {rows.lines[row]}: column {label} is {cells[row]!r}, {what} ({int(wrong.sum())} such "
-                "rows); predictions are numbers from 0 to 1; apply a sigmoid to logits"
+            raise Error(
+                f"{csv}, line {rows.lines[row]}: column {label} is {cells[row]!r}, {what} ({int(wrong.sum())} "
+                "such rows)",
+                "predictions are numbers from 0 to 1: apply a sigmoid to logits",
             )
         frame[label] = numbers
     return frame
@@ -193,7 +197,7 @@ def evaluate(
     study.
 
     Rows without a counterpart are counted, never an error, unless nothing is left. A truth without `patient` makes
-    each film its own patient; its `.attrs["left_out"]` (reason -> rows) is passed on. `ValueError` on
+    each film its own patient; its `.attrs["left_out"]` (reason -> rows) is passed on. `Error` on
     predictions outside 0 .. 1, labels other than 0 and 1, missing columns, or a study listed twice.
     """
     check_predictions(predictions, "the predictions")
@@ -206,9 +210,9 @@ def evaluate(
     scores = predictions.assign(study=predictions["study"].astype(str)).set_index("study")[names]
     studies = scores.index.intersection(complete.index)
     if len(studies) == 0:
-        raise ValueError(
-            f"no study is in both: {len(scores)} predictions, {len(complete)} labelled films; check that both files "
-            "are of the same films"
+        raise Error(
+            f"no study is in both: {len(scores)} predictions, {len(complete)} labelled films",
+            "check that both files are of the same films",
         )
     return _score(
         scores.loc[studies].to_numpy(np.float64),
@@ -280,19 +284,21 @@ def _score(
 def _check_truth(truth: pd.DataFrame) -> None:
     missing = [name for name in ("study", *LABELS) if name not in truth]
     if missing:
-        raise ValueError(f"the truth has no column {', '.join(missing)}; it needs study and the {len(LABELS)} labels")
+        raise Error(f"the truth has no column {', '.join(missing)}", f"it needs study and the {len(LABELS)} labels")
     twice = truth["study"].duplicated()
     if twice.any():
-        raise ValueError(
-            f"the truth lists {int(twice.sum())} studies more than once, the first is {truth['study'][twice].iloc[0]}; "
-            "keep one row a study"
+        raise Error(
+            f"the truth lists {int(twice.sum())} studies more than once, the first again in row "
+            f"{int(np.flatnonzero(twice)[0]) + 1}",
+            "keep one row a study",
         )
     for label in LABELS:
         wrong = ~truth[label].isin([0, 1]) & truth[label].notna()
         if wrong.any():
-            raise ValueError(
-                f"the truth, column {label}: {truth[label][wrong].iloc[0]} is neither 0 nor 1 ({int(wrong.sum())} such "
-                "rows); labels are 0 or 1, or empty where unknown"
+            raise Error(
+                f"the truth, column {label}: {truth[label][wrong].iloc[0]} is neither 0 nor 1 ({int(wrong.sum())} "
+                "such rows)",
+                "labels are 0 or 1, or empty where unknown",
             )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from cxrlines.errors import Error
 from cxrlines.evaluation.ensemble import LEAST, FittedWeights, as_predictions, blended, check_columns, log_odds, stack
 from cxrlines.task import LABELS
 
@@ -41,7 +42,7 @@ def fit_weights(
         names: of the members, each once; by default "predictions 1" and on.
 
     Raises:
-        ValueError: what `ensemble.stack` refuses, two members of one name, or a study without truth.
+        Error: what `ensemble.stack` refuses, or a study without truth. ValueError: two members of one name.
     """
     names = _members(frames, names)
     studies, values = stack(frames, names)
@@ -63,7 +64,7 @@ def nested_fitted(
         `study` and the labels, rows in the order of the first frame.
 
     Raises:
-        ValueError: as `fit_weights`; a study without a fold, or one fold only.
+        Error: as `fit_weights`; a study without a fold, or one fold only.
     """
     names = _members(frames, names)
     studies, values = stack(frames, names)
@@ -81,18 +82,20 @@ def nested_parts(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """For each fold, (n,) bool: its films, and those of patients that have none in it. `known` as `truth_of` gives it.
 
-    `ValueError` for a study without a fold or in two, or one fold only.
+    `Error` for a study without a fold or in two, or one fold only.
     """
     if folds.index.duplicated().any():
-        raise ValueError(f"folds: study {folds.index[folds.index.duplicated()][0]} is listed twice; give it one fold")
+        row = int(np.flatnonzero(folds.index.duplicated())[0]) + 1
+        raise Error(f"folds: the study of row {row} is listed before", "give it one fold")
     fold = folds.set_axis(folds.index.astype(str)).reindex(list(studies))
     if fold.isna().any():
-        raise ValueError(
-            f"{int(fold.isna().sum())} of {len(studies)} predicted studies have no fold, the first is "
-            f"{fold.index[fold.isna()][0]}; give the folds that the members were trained with"
+        raise Error(
+            f"{int(fold.isna().sum())} of {len(studies)} predicted studies have no fold, the first in row "
+            f"{int(np.flatnonzero(fold.isna())[0]) + 1}",
+            "give the folds that the members were trained with",
         )
     if fold.nunique() < 2:
-        raise ValueError(f"all studies are of fold {fold.iloc[0]}; nested weights need two folds or more")
+        raise Error(f"all studies are of fold {fold.iloc[0]}", "nested weights need two folds or more")
     patient = patients_of(known)
     for one in sorted(fold.unique()):
         inside = (fold == one).to_numpy()
@@ -119,19 +122,21 @@ def truth_of(studies: Sequence[str], truth: pd.DataFrame) -> pd.DataFrame:
     table = truth.assign(study=truth["study"].astype(str))
     table = table[table["study"].isin(studies)]
     if table["study"].duplicated().any():
-        raise ValueError(f"truth: study {table['study'][table['study'].duplicated()].iloc[0]} is listed twice")
+        row = int(np.flatnonzero(table["study"].duplicated())[0]) + 1
+        raise Error(f"truth: the study of row {row} is listed before", "keep one row a study")
     absent = len(studies) - len(table)
     if absent:
-        first = sorted(set(studies) - set(table["study"]))[0]
-        raise ValueError(
-            f"{absent} of {len(studies)} predicted studies have no truth, the first is {first}; fit on predictions "
-            "of labelled films only"
+        row = int(np.flatnonzero(~np.isin(list(studies), table["study"]))[0]) + 1
+        raise Error(
+            f"{absent} of {len(studies)} predicted studies have no truth, the first in row {row}",
+            "fit on predictions of labelled films only",
         )
     values = table[list(LABELS)].to_numpy(np.float64)
     if not np.isin(values, (0, 1)).all():
         row, column = np.argwhere(~np.isin(values, (0, 1)))[0]
-        raise ValueError(
-            f"truth: {LABELS[column]} of study {table['study'].iloc[row]} is {values[row, column]:g}; labels are 0 or 1"
+        raise Error(
+            f"truth: {LABELS[column]} in row {row + 1} of the predicted studies is {values[row, column]:g}",
+            "labels are 0 or 1",
         )
     return table.set_index("study", drop=False).loc[list(studies)]
 

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from cxrlines.evaluation.intervals import RESAMPLES
-from cxrlines.evaluation.lines import Figure, LineFigures, line_figures, table
+from cxrlines.evaluation.lines import INTERVALS, Figure, LineFigures, line_figures, table
 from cxrlines.evaluation.presence import JudgedFilm, PresenceFigures, presence_figures
 from cxrlines.task import Device
 
@@ -59,7 +59,7 @@ class FoundFigures:
             (name, str(f.films), str(f.positives), f.presence.text(3), f.label.text(3), f.invented.text())
             for name, f in shown.items()
         ]
-        text = [f"{self.films} films of {self.patients} patients; 95 % intervals by patient", table([head, *rows]), ""]
+        text = [f"{self.films} films of {self.patients} patients; {INTERVALS}", table([head, *rows]), ""]
         if self.lines:
             text += [f"lines, on {self.lines.films} films; errors in % of the film's height", self.lines.lines_text()]
             text += self.lines.state_texts()

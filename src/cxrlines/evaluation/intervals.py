@@ -5,6 +5,9 @@ films; the figure computed anew; the interval holds the middle 95 % of the figur
 label has one
 class only its AUC is undefined: the label's interval comes from the other resamples, and the macro AUC of
 that resample is the mean over the labels that are defined in it.
+
+One patient cannot be resampled: every draw would be the same, and an interval of no width would look like certainty. So
+there are no draws of fewer than two patients, and no interval comes of them.
 """
 
 from collections.abc import Iterator
@@ -24,10 +27,14 @@ def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> Iterator
 
     `patients` (films,) are any identifiers; equal ones are drawn together. The same patients in any order,
     and the same seed, give the same draws, so that two models on the same films can be compared pair by pair.
+    Of fewer than two patients there is one block without resamples: (0, films).
     """
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; at least 1 is needed, {RESAMPLES} are usual")
     names, patient_of = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    if len(names) < 2:
+        yield np.empty((0, len(patient_of)), np.int64)
+        return
     rng = np.random.default_rng(seed)
     even = np.full(len(names), 1 / max(len(names), 1))
     step = max(1, _CELLS // max(len(patient_of), 1))
@@ -46,10 +53,8 @@ def resampled_aucs(
 ) -> np.ndarray:
     """AUC of each label in each resample of patients: float64 (resamples, labels), NaN where undefined.
 
-    `truth` and `scores` are (films, labels), `patients` (films,).
+    Without rows where there are fewer than two patients. `truth` and `scores` are (films, labels), `patients` (films,).
     """
-    if len(truth) == 0:
-        return np.full((resamples, truth.shape[1]), np.nan)
     parts = [
         np.stack([weighted_auc(truth[:, k], scores[:, k], weights) for k in range(truth.shape[1])], axis=1)
         for weights in patient_weights(patients, resamples, seed)

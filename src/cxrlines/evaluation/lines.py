@@ -141,7 +141,7 @@ class LineFigures:
     def text(self) -> str:
         """The figures as a table for people."""
         rows = [
-            f"{self.films} films; errors in % of the film's height; 95 % intervals by patient",
+            f"{self.films} films; errors in % of the film's height; {INTERVALS}",
             self.lines_text(),
             f"carina: median {self.carina_median.text()} %, 95th percentile {self.carina_95.text()} %, "
             f"found {self.carina_found.text()}",
@@ -167,6 +167,9 @@ class LineFigures:
         ]
 
 
+INTERVALS = "95 % intervals by patient, where there are two or more"
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Cells in columns, for people."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -181,10 +184,14 @@ def line_figures(films: Sequence[ReadFilm], *, resamples: int = RESAMPLES, seed:
     if not films:
         raise ValueError("films: none were given; line figures need at least one film that was read")
     count = len(films)
-    draws = np.concatenate(list(patient_weights(np.array([film.patient for film in films]), resamples, seed)))
+    patients = np.array([film.patient for film in films])
+    draws = np.concatenate(list(patient_weights(patients, resamples, seed)))
 
     def ratio(over: np.ndarray, under: np.ndarray) -> Figure:
-        return _figure(draws, lambda w: _divided(w @ over, w @ under))
+        return _figure(draws, patients[under > 0], lambda w: _divided(w @ over, w @ under))
+
+    def quantile(errors: np.ndarray, of_film: np.ndarray, share: float) -> Figure:
+        return _quantile(draws, patients, errors, of_film, share)
 
     devices = {}
     invented_of_all = np.zeros(count)
@@ -200,8 +207,8 @@ def line_figures(films: Sequence[ReadFilm], *, resamples: int = RESAMPLES, seed:
             dice=ratio(2 * table[:, 0], table[:, 1]),
             found_share=ratio(table[:, 3], table[:, 2]),
             invented=ratio(table[:, 4], np.ones(count)),
-            tip_median=_quantile(draws, errors, of_film, 0.5),
-            tip_95=_quantile(draws, errors, of_film, 0.95),
+            tip_median=quantile(errors, of_film, 0.5),
+            tip_95=quantile(errors, of_film, 0.95),
             tips=len(errors),
         )
     known = [k for k, film in enumerate(films) if film.true_carina is not None]
@@ -213,8 +220,8 @@ def line_figures(films: Sequence[ReadFilm], *, resamples: int = RESAMPLES, seed:
         films=count,
         devices=devices,
         invented=ratio(invented_of_all, np.ones(count)),
-        carina_median=_quantile(draws, errors, np.array(both, int), 0.5),
-        carina_95=_quantile(draws, errors, np.array(both, int), 0.95),
+        carina_median=quantile(errors, np.array(both, int), 0.5),
+        carina_95=quantile(errors, np.array(both, int), 0.95),
         carina_found=ratio(is_both, is_known),
         states=_states(films, ratio),
     )
@@ -295,13 +302,18 @@ def _divided(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     return np.divide(over, under, out=np.full(np.shape(over), np.nan), where=under > 0)
 
 
-def _figure(draws: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> Figure:
-    """A figure of all films and its interval; `of` maps weights (k, films) to (k,) figures."""
+def _figure(draws: np.ndarray, patients: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> Figure:
+    """A figure of all films and its interval; `of` maps weights (k, films) to (k,) figures.
+
+    `patients` are those of whom the figure is: of one alone, each draw would give the same, so there is no interval.
+    """
     value = float(of(np.ones((1, draws.shape[1])))[0])
-    return Figure(None, None) if np.isnan(value) else Figure(value, percentile_interval(of(draws)))
+    if np.isnan(value):
+        return Figure(None, None)
+    return Figure(value, percentile_interval(of(draws)) if len(set(patients)) > 1 else None)
 
 
-def _quantile(draws: np.ndarray, errors: np.ndarray, of_film: np.ndarray, share: float) -> Figure:
+def _quantile(draws: np.ndarray, patients: np.ndarray, errors: np.ndarray, of_film: np.ndarray, share: float) -> Figure:
     """A quantile of errors, each of which counts as often as its film does."""
     if not len(errors):
         return Figure(None, None)
@@ -313,7 +325,7 @@ def _quantile(draws: np.ndarray, errors: np.ndarray, of_film: np.ndarray, share:
         place = (each < share * each[:, -1:]).sum(1)
         return np.where(each[:, -1] > 0, errors[np.minimum(place, len(errors) - 1)], np.nan)
 
-    return _figure(draws, of)
+    return _figure(draws, patients[of_film], of)
 
 
 def _states(films: Sequence[ReadFilm], ratio: Callable[[np.ndarray, np.ndarray], Figure]) -> dict[Device, StateFigures]:

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy.optimize import minimize
 
 from cxrlines.data.nearest import nearest_rows
+from cxrlines.errors import Error
 from cxrlines.evaluation.ensemble import as_predictions, log_odds, stack
 from cxrlines.evaluation.fitted import FEWEST, nested_parts, patients_of, truth_of
 from cxrlines.task import LABELS
@@ -116,9 +117,10 @@ def nested_neighbours(
     """
     films = _Films.of(predictions, truth, folds, embeddings)
     if len(set(films.fold)) < 3:
-        raise ValueError(
-            f"there are {len(set(films.fold))} folds; nested neighbours need three or more: one judged, and of two "
-            "others each has the other's films as neighbours"
+        raise Error(
+            f"there are {len(set(films.fold))} folds",
+            "nested neighbours need three or more: one judged, and of two others each has the other's films as "
+            "neighbours",
         )
     blend = np.empty_like(films.values)
     for inside, others in films.parts:

@@ -11,11 +11,13 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from cxrlines.data.films import FilmError
 from cxrlines.data.folds import describe_folds
 from cxrlines.evaluation import figures
 from cxrlines.evaluation.evaluate import Evaluation, compare, evaluate
 from cxrlines.evaluation.intervals import RESAMPLES
 from cxrlines.evaluation.mistakes import FilmOf, Mistake, Picture, css_colour, picture, worst
+from cxrlines.files import write_text
 from cxrlines.task import DEVICE_COLOURS, LABELS, LABELS_OF, STATE_OF, Device
 
 ENSEMBLE = "ensemble"
@@ -127,8 +129,8 @@ def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> di
     beside = _evaluated(report, report.out_of_fold, resamples) if report.out_of_fold else None
     metrics = _metrics(report, main, beside)
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write(out, _page(report, main, beside))
-    _write(out.with_name("metrics.json"), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    write_text(out, _page(report, main, beside))
+    write_text(out.with_name("metrics.json"), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return metrics
 
 
@@ -242,7 +244,7 @@ def _mistakes(report: Report) -> tuple[list[tuple[Mistake, Picture]], int]:
     for mistake in worst(report.main.truth, report.main.by_name[ENSEMBLE]):
         try:
             shown.append((mistake, picture(*report.film_of(mistake.study))))
-        except (OSError, ValueError, KeyError):  # a film that went missing must not cost the report
+        except (FilmError, OSError, KeyError):  # a film that went missing must not cost the report
             unreadable += 1
     return shown, unreadable
 
@@ -298,9 +300,3 @@ def _duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

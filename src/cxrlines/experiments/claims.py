@@ -14,9 +14,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from cxrlines.errors import Error
 from cxrlines.experiments.comparisons import BEFORE, BLEND, BLENDED, CLAIMS, COMPARISONS, NEAR
 from cxrlines.experiments.retrieval import write_retrieval
 from cxrlines.experiments.table import Table, read_table
+from cxrlines.files import write_text
 from cxrlines.phantom.write import write_phantom
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.run import train
@@ -58,11 +60,11 @@ def run_claims(
     """Train what the `claims` need on every seed, claim by claim, and write the table of all that is there.
 
     Killed and called again, it goes on where it was; claims and seeds may be done in parts. `films` and `settings`
-    (laid over the recipe) shrink it for a test. `ValueError` for a claim that does not exist, or for other films or
+    (laid over the recipe) shrink it for a test. `Error` for a claim that does not exist, or for other films or
     settings than those the folder was begun with.
     """
     if strange := [claim for claim in claims if claim not in CLAIMS]:
-        raise ValueError(f"--claims names {strange}; there are {', '.join(map(str, CLAIMS))}")
+        raise Error(f"--claims names {strange}", f"there are {', '.join(map(str, CLAIMS))}")
     films = films or Films()
     _same(out / "films.json", asdict(films) | {"settings": list(settings)})
     with resources.as_file(resources.files("cxrlines.experiments") / "claims.yaml") as path:
@@ -86,10 +88,9 @@ def _same(path: Path, wanted: dict[str, Any]) -> None:
     if path.is_file():
         begun = json.loads(path.read_text())
         if begun != wanted:
-            raise ValueError(f"{path.parent} was begun with films {begun}, not {wanted}; give another --out")
+            raise Error(f"{path.parent} was begun with films {begun}, not {wanted}", "give another --out")
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(wanted))
+    write_text(path, json.dumps(wanted))
 
 
 def _members(claim: int) -> set[str]:

@@ -19,6 +19,7 @@ from cxrlines.evaluation.evaluate import evaluate, read_predictions
 from cxrlines.evaluation.intervals import macro_of, percentile_interval
 from cxrlines.experiments.compute import compute_of
 from cxrlines.experiments.small import Films, run_small
+from cxrlines.files import write_text
 from cxrlines.recipes.folder import Run, read_record
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.plan import make_plan
@@ -91,8 +92,8 @@ def run_margin(
     )
     between = macro_of(scores[0].resampled) - macro_of(scores[1].resampled)
     margin = Margin(mine, other, mine.auc - other.auc, percentile_interval(between), films)
-    (out / "margin.md").write_text(margin.text() + "\n")
-    (out / "margin.json").write_text(json.dumps(asdict(margin), indent=1) + "\n")
+    write_text(out / "margin.md", margin.text() + "\n")
+    write_text(out / "margin.json", json.dumps(asdict(margin), indent=1) + "\n")
     return margin
 
 

@@ -20,6 +20,7 @@ from cxrlines.data.tables import Dataset
 from cxrlines.evaluation.ensemble import as_predictions, write_predictions
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.evaluation.neighbours import evidence_of, fit_neighbours
+from cxrlines.files import write_text
 from cxrlines.models.two_step import Model
 from cxrlines.recipes.films import films_of, load_step
 from cxrlines.recipes.folder import HELD_OUT, TEST, Run, read_record
@@ -68,10 +69,9 @@ def write_retrieval(run: Run, member: str, out: Path) -> Path:
         weights.blend(given[fold].set_index("study").loc[asked.index, list(LABELS)].to_numpy(), evidence[fold])
         for fold in folds
     ]
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_predictions(as_predictions(list(asked.index), np.mean(blends, axis=0)), out)
     content = {"made_from": made_from.hexdigest(), "weights": dict(zip(LABELS, weights.weights.tolist(), strict=True))}
-    beside.write_text(json.dumps(content | {"zero": weights.zero}, indent=1))
+    write_text(beside, json.dumps(content | {"zero": weights.zero}, indent=1))
     return out
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from cxrlines.data.films import read_film
 from cxrlines.data.tables import read_dataset
+from cxrlines.files import replacing
 from cxrlines.phantom.write import write_phantom
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.run import train
@@ -66,7 +67,8 @@ def run_small(
     theirs = theirs.model_copy(update={"members": {"baseline": theirs.members["baseline"]}})
     train(theirs, data / "stranger", out / "stranger", folds=[0], workers=workers, say=say)
     public = out / "public.safetensors"
-    shutil.copyfile(out / "stranger/baseline/fold0/only/weights.safetensors", public)
+    with replacing(public) as aside:
+        shutil.copyfile(out / "stranger/baseline/fold0/only/weights.safetensors", aside)
 
     laid = [f"external.{name}.folder={data / name}" for name in SETS]
     laid.append(f"members.public.stages.finetune.start.file={public}")
@@ -88,6 +90,7 @@ def plant_twins(own: Path, other: Path, count: int) -> list[tuple[str, str]]:
         windowed = np.clip(film ** rng.uniform(0.8, 1.25) * rng.uniform(0.9, 1.1), 0, 1)
         small = cv2.resize((windowed * 255).astype(np.uint8), (256, 256), interpolation=cv2.INTER_AREA)
         encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 80])[1]
-        Path(theirs["film"][b]).write_bytes(encoded.tobytes())
+        with replacing(Path(theirs["film"][b])) as aside:
+            aside.write_bytes(encoded.tobytes())
         pairs.append((mine["study"][a], theirs["study"][b]))
     return pairs

@@ -14,6 +14,7 @@ from cxrlines.evaluation.evaluate import Evaluation, evaluate, read_predictions
 from cxrlines.evaluation.fitted import fit_weights
 from cxrlines.evaluation.intervals import macro_of, percentile_interval
 from cxrlines.experiments.comparisons import BEFORE, BLEND, BLENDED, COMPARISONS, NEAR, STAGE, Comparison
+from cxrlines.files import write_text
 from cxrlines.recipes.folder import read_record
 
 FEWEST = 3
@@ -72,9 +73,9 @@ class Table:
 
     def write(self, out: Path) -> None:
         """`claims.md` for people, `claims.json` for programs."""
-        (out / "claims.md").write_text(self.text() + "\n")
+        write_text(out / "claims.md", self.text() + "\n")
         content = [asdict(row) | {"verdict": row.verdict} for row in self.rows]
-        (out / "claims.json").write_text(json.dumps(content, indent=1) + "\n")
+        write_text(out / "claims.json", json.dumps(content, indent=1) + "\n")
 
 
 def _range(interval: tuple[float, float] | None) -> str:

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,22 +11,20 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 
 from cxrlines.data.cluster import check_machines, check_shared, cluster
 from cxrlines.inference.bundle import load_bundle
-from cxrlines.inference.engine import Found, Predictions, find_films, predict
-from cxrlines.inference.findings import Findings
+from cxrlines.inference.engine import Found, Predictions, Reading, Stopped, assembled, find_films
+from cxrlines.inference.reader import Reader
 from cxrlines.inference.views import allowed_views
-from cxrlines.task import LABELS, STUDY_COLUMN
 
 AT_ONCE = 32
 """Batches handed to a worker at once, at most: while one is computed, the next films are decoded."""
 
 
 def predict_on_ray(
-    sources: Iterable[Path],
+    sources: Iterable[Path] | Found,
     bundle_folder: Path,
     on: str,
     *,
@@ -41,45 +40,32 @@ def predict_on_ray(
 
     Raises:
         ClusterError: no Ray, no answer, or a machine that does not see the folders.
+        Stopped: as `engine.predict`.
     """
     begun = time.monotonic()
     bundle = load_bundle(bundle_folder)
     tta = allowed_views(bundle, tta)
-    sources = list(sources)
-    found = find_films(sources)
+    found = sources if isinstance(sources, Found) else find_films(sources)
     paths = [path for path, _ in found.films]
-    inputs = [bundle_folder.absolute(), *sorted({_folder(path) for path in sources if path.exists()})]
-    outcome: dict[int, Outcome] = {}
-    with cluster(on) as ray:
-        check_machines(ray, None, *inputs)
-        outcomes = _from_outside if on.startswith("ray://") else _outcomes
-        for done in outcomes(ray, paths, inputs, batch_size, tta, lines):
-            outcome[done["place"]] = done
-            if progress and (len(outcome) % batch_size == 0 or len(outcome) == len(paths)):
-                progress(len(outcome), len(paths))
-    read = [place for place in range(len(paths)) if not outcome[place]["error"]]
-    names = found.names()
-    findings: list[Findings] = [outcome[place]["findings"] for place in read]
-    rows = pd.DataFrame([found.labels for found in findings], columns=list(LABELS), dtype=float)
-    rows.insert(0, STUDY_COLUMN, [names[paths[place]] for place in read])
-    unread = [(str(path), outcome[place]["error"]) for place, path in enumerate(paths) if outcome[place]["error"]]
-    refused = [place for place in range(len(paths)) if outcome[place]["error"] and outcome[place]["findings"]]
-    return Predictions(
-        rows=rows,
-        films=[paths[place] for place in read],
-        findings=findings,
-        errors=list((dict(found.errors) | dict(unread)).items()),
-        skipped=found.skipped,
-        renamed=sum(names[paths[place]] != _own_name(paths[place]) for place in read),
-        seconds=time.monotonic() - begun,
-        bundle=bundle.identity,
-        tta=tta,
-        notice=bundle.notice,
-        refused=tuple((paths[place], names[paths[place]], outcome[place]["findings"]) for place in refused),
-    )
+    inputs = [bundle_folder.absolute(), *sorted({*map(Path.absolute, found.folders), *map(_folder, found.named)})]
+    readings: dict[Path, Reading] = {}
+    try:
+        with cluster(on) as ray:
+            check_machines(ray, None, *inputs)
+            outcomes = _from_outside if on.startswith("ray://") else _outcomes
+            for place, reading in outcomes(ray, paths, inputs, batch_size, tta, lines):
+                readings[paths[place]] = reading
+                if progress and (len(readings) % batch_size == 0 or len(readings) == len(paths)):
+                    progress(len(readings), len(paths))
+    except KeyboardInterrupt as stop:
+        raise Stopped(assembled(found, readings, bundle, tta, begun)) from stop
+    if len(readings) != len(paths):
+        raise RuntimeError(f"the cluster gave {len(readings)} readings of {len(paths)} films")
+    return assembled(found, readings, bundle, tta, begun)
 
 
-Outcome = dict[str, Any]
+Outcome = tuple[int, Reading]
+"""The place of a film among the paths, and what it gave."""
 
 
 def _from_outside(ray: Any, paths: Sequence[Path], *options: Any) -> Iterator[Outcome]:
@@ -105,10 +91,7 @@ class _Inside:
 def _outcomes(
     ray: Any, paths: Sequence[Path], inputs: Sequence[Path], batch_size: int, tta: Sequence[str], lines: bool
 ) -> Iterator[Outcome]:
-    """A dict for each film as it is read: `place` among `paths`, `findings`, `error`.
-
-    One of the two is None or empty; a film that was refused has both.
-    """
+    """What each film gave, as it is read."""
     if not paths:
         return
     import ray.data as ray_data
@@ -120,7 +103,7 @@ def _outcomes(
     gpus = 1 if there.get("GPU", 0) >= 1 else 0
     workers = max(1, int(there["GPU"] if gpus else there.get("CPU", 1)))
     share = min(AT_ONCE * batch_size, batch_size * math.ceil(len(paths) / (batch_size * 2 * workers)))
-    items = [{"place": place, "path": str(path.absolute())} for place, path in enumerate(paths)]
+    items = [{"place": place, "path": os.fsencode(path.absolute())} for place, path in enumerate(paths)]  # any bytes
     films = ray_data.from_items(items, override_num_blocks=math.ceil(len(items) / share))
     read = films.map_batches(
         _Reader,
@@ -137,8 +120,7 @@ def _outcomes(
         },
     )
     for batch in read.iter_batches(batch_size=None, batch_format="numpy"):
-        for index in range(len(batch["place"])):
-            yield {str(name): values[index] for name, values in batch.items()}
+        yield from zip(batch["place"].tolist(), batch["reading"], strict=True)
 
 
 class _Reader:
@@ -148,25 +130,14 @@ class _Reader:
         check_shared(None, *inputs)
         cv2.setNumThreads(1)
         torch.set_num_threads(1)
-        self.bundle, self.batch_size, self.tta, self.lines = load_bundle(inputs[0]), batch_size, tta, lines
+        self.reader = Reader(load_bundle(inputs[0]), tta=tta, batch_size=batch_size, lines=lines)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """`place` and `path` (n,) to `place`, `findings` and `error`, as in `_outcomes`."""
-        paths = map(Path, batch["path"])
-        result = predict(paths, self.bundle, batch_size=self.batch_size, tta=self.tta, lines=self.lines)
-        found = dict(zip(map(str, result.films), result.findings, strict=True))
-        found |= {str(path): reading for path, _, reading in result.refused}
-        errors = dict(result.errors)
-        findings = np.empty(len(batch["path"]), object)
-        findings[:] = [found.get(path) for path in batch["path"]]
-        error = np.array([errors.get(path, "") for path in batch["path"]], object)
-        return {"place": batch["place"], "findings": findings, "error": error}
+        """`place` and `path` (n,) to `place` and `reading`."""
+        readings = np.empty(len(batch["path"]), object)
+        readings[:] = list(self.reader.read_many([Path(os.fsdecode(path)) for path in batch["path"]]))
+        return {"place": batch["place"], "reading": readings}
 
 
-def _own_name(path: Path) -> str:
-    """What a film is called where no other shares its name."""
-    return Found([(path, path.parent)], [], 0).names()[path]
-
-
-def _folder(source: Path) -> Path:
-    return source.absolute() if source.is_dir() else source.absolute().parent
+def _folder(path: Path) -> Path:
+    return path.absolute().parent

@@ -124,14 +124,15 @@ class Index:
         asked = np.asarray(queries, np.float32)
         if asked.ndim != 2 or asked.shape[1] != self.embeddings.shape[1]:
             raise IndexFileError(
-                f"queries are {asked.shape}; the index holds embeddings of {self.embeddings.shape[1]} numbers, give "
-                "(queries, numbers) from the reader of the bundle that it was built with"
+                f"queries are {asked.shape}",
+                f"the index holds embeddings of {self.embeddings.shape[1]} numbers, give (queries, numbers) from "
+                "the reader of the bundle that it was built with",
             )
         if k < 1:
-            raise IndexFileError(f"count is {k}; ask for 1 film or more")
+            raise IndexFileError(f"count is {k}", "ask for 1 film or more")
         excluded = [()] * len(asked) if exclude_patients is None else exclude_patients
         if len(excluded) != len(asked):
-            raise IndexFileError(f"exclude_patients is for {len(excluded)} queries, {len(asked)} are given; one each")
+            raise IndexFileError(f"exclude_patients is for {len(excluded)} queries, {len(asked)} are given", "one each")
         barred = [np.array([row for who in set(keys) for row in self._rows.get(who, ())], int) for keys in excluded]
         if self._faiss is None:
             rows, products = nearest_rows(asked, self.embeddings, k, lambda places: self._mask(places, barred))
@@ -196,7 +197,7 @@ def build_index(bundle: Bundle, dataset: Dataset, *, batch_size: int = 8, progre
         vectors.append(embedded.vector)
     if not films:
         first = next(iter(left_out.values()), "the data has no films")
-        raise IndexFileError(f"{dataset.root}: none of {len(table)} films could be read; the first: {first}")
+        raise IndexFileError(f"{dataset.root}: none of {len(table)} films could be read", f"the first: {first}")
     return Index(tuple(films), np.stack(vectors).astype(np.float16), embedder_of(bundle), left_out)
 
 
@@ -209,16 +210,22 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
     """
     path = Path(path)
     if not path.is_file():
-        raise IndexFileError(f"{path}: there is no index; `cxrlines index DATA --bundle BUNDLE --out {path}` makes one")
+        raise IndexFileError(
+            f"{path}: there is no index", f"`cxrlines index DATA --bundle BUNDLE --out {path}` makes one"
+        )
     try:
         tensors, meta = load_weights(path)
     except WeightsError as error:
         raise IndexFileError(str(error)) from error
     name, _, version = meta.get("format", "").rpartition(" ")
     if name != "cxrlines index" or not version.isdigit():
-        raise IndexFileError(f"{path} is no index of films but some other safetensors file; `cxrlines index` makes one")
+        raise IndexFileError(
+            f"{path} is no index of films but some other safetensors file", "`cxrlines index` makes one"
+        )
     if int(version) != FORMAT:
-        raise IndexFileError(f"{path}: format {version} is not the one this cxrlines reads ({FORMAT}); update cxrlines")
+        raise IndexFileError(
+            f"{path}: format {version} is not the one this cxrlines reads ({FORMAT})", "update cxrlines"
+        )
     embedder = meta.get("embedder", "")
     if bundle is not None and embedder != embedder_of(bundle):
         raise IndexFileError(
@@ -236,7 +243,7 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
             raise ValueError(f"{len(films)} films with {len(embeddings)} embeddings")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise IndexFileError(f"{path}: {said}; the file was edited or badly made, make the index anew") from error
+        raise IndexFileError(f"{path}: {said}", "the file was edited or badly made, make the index anew") from error
     return Index(films, embeddings.numpy(), embedder)
 
 
@@ -288,8 +295,8 @@ def _faiss_of(embeddings: np.ndarray) -> Any:
         import faiss
     except ImportError as error:
         raise IndexFileError(
-            f"the index has {len(embeddings):,} films; beyond {EXACT:,} the search needs faiss: "
-            'pip install "cxrlines[faiss]"'
+            f"the index has {len(embeddings):,} films",
+            f'beyond {EXACT:,} the search needs faiss: pip install "cxrlines[faiss]"',
         ) from error
     count, numbers = embeddings.shape
     index = faiss.IndexScalarQuantizer(numbers, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)

@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from cxrlines.errors import Error
 from cxrlines.models.weights import WeightsError, imagenet_tensors
 from cxrlines.task import MAPS
 
@@ -62,7 +63,7 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
     where the model has it.
 
     Raises:
-        ValueError: a name timm does not know (the nearest are named), another number of channels, a `drop_path`
+        Error: a name timm does not know (the nearest are named), another number of channels, a `drop_path`
             the model has no use for.
         WeightsError: ImageNet weights that cannot be had, or do not fit.
     """
@@ -87,7 +88,7 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
     try:
         net: Any = timm.create_model(name, **options)
     except TypeError as error:
-        raise ValueError(f"backbone {name!r} cannot be made with {_said(options)}: {error}") from error
+        raise Error(f"backbone {name!r} cannot be made with {_said(options)}: {error}") from error
     except RuntimeError as error:
         raise WeightsError(f"the weights of {source} are not those of timm's {name!r}: {error}") from error
     net.pretrained_cfg.pop("state_dict", None)  # else the weights are held twice
@@ -113,18 +114,19 @@ def _see_maps_beside_a_film(stem: Tensor) -> None:
 
 
 def check_backbone(name: str) -> None:
-    """`ValueError` with the nearest names unless timm has a model `name`."""
+    """`Error` with the nearest names unless timm has a model `name`."""
     architecture, _, tag = name.partition(".")
     if timm.is_model(architecture):
         known = timm.list_pretrained(f"{architecture}.*")
         if not tag or name in known:
             return
-        raise ValueError(
-            f"backbone: timm has {architecture!r}, but not with weights {tag!r}; it has: {', '.join(known) or 'none'}"
+        raise Error(
+            f"backbone: timm has {architecture!r}, but not with weights {tag!r}",
+            f"it has: {', '.join(known) or 'none'}",
         )
     near = difflib.get_close_matches(name, timm.list_models(), n=3)
     hint = f"the nearest names are: {', '.join(near)}" if near else "see timm.list_models() for those it knows"
-    raise ValueError(f"backbone: {name!r} is not a timm model; {hint}")
+    raise Error(f"backbone: {name!r} is not a timm model", hint)
 
 
 def pixel_statistics(name: str, in_channels: int) -> tuple[list[float], list[float]]:

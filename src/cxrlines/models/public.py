@@ -118,8 +118,8 @@ def adopt(model: Classifier, path: Path) -> Adoption:
             tensor = tensor.to(want.dtype)
         if not tensor.isfinite().all():
             raise WeightsError(
-                f"{path}: {theirs} holds NaN or infinite values: the training it comes from failed; "
-                "take an earlier file"
+                f"{path}: {theirs} holds NaN or infinite values: the training it comes from failed",
+                "take an earlier file",
             )
         if tensor.shape != want.shape:
             tensor, how = _recoloured(tensor)

@@ -9,8 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrlines.data.paths import film_name
 from cxrlines.data.rows import read_rows
 from cxrlines.data.tables import FILM_SUFFIXES
+from cxrlines.errors import Error
 from cxrlines.phantom.curves import Points
 from cxrlines.phantom.marks import FilmMarks
 from cxrlines.phantom.raster import Field
@@ -39,24 +41,25 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
 
     A film needs a marked carina, as without one the anatomy cannot be placed. One with a doubtful line, or with a
     line of the task whose tip is not seen although it does not leave the film, is left out: what is true of it is not
-    known. Patients are told by `index.csv` (columns image_id, patient_id) in the folder or its parent; without one,
-    each film is its own. `ValueError` where no film is left, or two have the same name.
+    known. Patients are named by `index.csv` (columns image_id, patient_id) in the folder or its parent; without one,
+    each film is its own. `Error` where no film is left, or two have the same name.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"--onto {folder}: is not a folder; give the folder of the real films")
+        raise Error(f"--onto {folder}: is not a folder", "give the folder of the real films")
     films: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in FILM_SUFFIXES and path.is_file():
-            if path.stem in films:
-                raise ValueError(f"{folder}: two films are called {path.stem}; marks name films, so names must differ")
-            films[path.stem] = path
+            name = film_name(path)
+            if name in films:
+                raise Error(f"{folder}: two films are called {name}", "marks name films, so names must differ")
+            films[name] = path
     if not films:
-        raise ValueError(f"--onto {folder}: has no films ({', '.join(FILM_SUFFIXES)}); give the folder of real films")
+        raise Error(f"--onto {folder}: has no films ({', '.join(FILM_SUFFIXES)})", "give the folder of real films")
     if not marks.keys() & films.keys():
-        raise ValueError(
-            f"--onto {folder}: none of its {len(films)} films is in the marks, which name films without suffix "
-            f"(there: {next(iter(marks))!r}; here: {next(iter(films))!r})"
+        raise Error(
+            f"--onto {folder}: none of its {len(films)} films is in the marks, e.g. not {next(iter(films))!r}",
+            f"marks name films without suffix, as {next(iter(marks))!r}",
         )
     patients = patients_of(folder)
     left_out: Counter[str] = Counter()
@@ -70,7 +73,7 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
             usable.append(Backdrop(path, backdrop_patient(patients.get(stem, stem)), known.carina, known))
     if not usable:
         told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise ValueError(f"--onto {folder}: no film can be drawn into ({told}); mark the carina on some")
+        raise Error(f"--onto {folder}: no film can be drawn into ({told})", "mark the carina on some")
     return usable, dict(left_out)
 
 
@@ -99,12 +102,8 @@ def patients_of(folder: Path) -> dict[str, str]:
         if (place / INDEX).is_file():
             rows = read_rows(place / INDEX, ("image_id", "patient_id"))
             pairs = zip(rows.column("image_id"), rows.column("patient_id"), strict=True)
-            return {_stem(film): patient for film, patient in pairs if patient}
+            return {film_name(Path(film)): patient for film, patient in pairs if patient}
     return {}
-
-
-def _stem(name: str) -> str:
-    return Path(name).stem if Path(name).suffix.lower() in FILM_SUFFIXES else name
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from cxrlines.data.films import read_film
+from cxrlines.data.paths import film_name
 from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.backdrop import Backdrop, exposed, find_backdrops
 from cxrlines.phantom.curves import Points, resample
@@ -91,12 +92,13 @@ def write_onto(
     their resolution but are at most `size` px on the longer side. Of the landmarks only the carina is told.
 
     Same films, marks and parameters, same bytes, whatever the `workers`; the same call after an interruption goes on.
-    `MarksError` without marks or with unusable ones, `ValueError` for a parameter out of range or no usable film.
+    `MarksError` without marks or with unusable ones, `Error` for a parameter out of range or no usable film.
     """
     if marks is None:
         raise MarksError(
-            "--onto needs --marks FILE: a JSON file with the carina and the lines of the real films, as the anatomy "
-            "is placed at the carina and lines already there belong to the truth; docs/phantom.md shows how to write it"
+            "--onto needs --marks FILE: a JSON file with the carina and the lines of the real films, as the "
+            "anatomy is placed at the carina and lines already there belong to the truth",
+            "docs/phantom.md shows how to write it",
         )
     backdrops, left_out = find_backdrops(folder, read_marks(marks))
     parameters = OntoParameters(
@@ -216,8 +218,8 @@ def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Bac
     ]:
         if (points < -0.05 * max(film.shape)).any() or (points > 1.05 * np.array([width, height])).any():
             raise MarksError(
-                f"the marks of film {backdrop.path.stem}: {what} lies off the film, which is {width} x {height} px; "
-                "give px of the film as it lies in the folder"
+                f"the marks of film {film_name(backdrop.path)}: {what} lies off it, which is {width} x {height} px",
+                "give px of the film as it lies in the folder",
             )
     tips = [line.path[-1] for line in lines if line.device and line.tip_on_film and line.device is not Device.NGT]
     left, top, right, bottom = draw_crop(film.shape, np.array([backdrop.carina, *tips]), rng)

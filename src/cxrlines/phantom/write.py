@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrlines.data.pool import cores, in_parallel
+from cxrlines.errors import Error
+from cxrlines.files import OutputError, replacing, write_text
 from cxrlines.phantom.curves import Points
 from cxrlines.phantom.position import Landmarks
 from cxrlines.phantom.render import render
@@ -103,8 +105,8 @@ def write_phantom(
     alone, not on `workers` (default: one a core).
 
     Everything is made in a folder beside `out`, which becomes `out` when all of it is there; the same call after
-    an interruption goes on where it was, and after completion does nothing. Raises `ValueError` for a parameter
-    out of range and `FileExistsError` where `out` holds something else.
+    an interruption goes on where it was, and after completion does nothing. Raises `Error` for a parameter
+    out of range, `OutputError` where `out` holds something else.
     """
     test = max(1, studies // 8) if test is None and isinstance(studies, int) else test
     parameters = Parameters(studies, seed, size, balance, site, float(difficulty), test, float(annotated))  # type: ignore[arg-type]
@@ -134,7 +136,7 @@ def write_set(
     rows = _make(plan(), partial(_put, make, aside), workers or cores())
     summary = asdict(parameters) | {"counts": _counts(rows)}
     _write_tables(aside, rows)
-    _write_text(aside / _PARAMETERS, json.dumps(summary, indent=2) + "\n")
+    write_text(aside / _PARAMETERS, json.dumps(summary, indent=2) + "\n")
     if out.is_dir():
         out.rmdir()
     aside.rename(out)
@@ -152,14 +154,14 @@ def _existing(out: Path, parameters: Any) -> dict | None:
     try:
         found = json.loads((out / _PARAMETERS).read_text("utf-8"))
     except (OSError, ValueError):
-        raise FileExistsError(
-            f"{out}: exists and is no phantom data set; name another folder or remove this one"
+        raise OutputError(
+            f"{out}: exists and is no phantom data set", "name another folder, or remove this one"
         ) from None
     wanted = asdict(parameters)
     other = [f"{k} {found.get(k)!r} not {v!r}" for k, v in wanted.items() if found.get(k) != v]
     if other:
-        raise FileExistsError(
-            f"{out}: holds another phantom data set ({', '.join(other)}); name another folder or remove this one"
+        raise OutputError(
+            f"{out}: holds another phantom data set ({', '.join(other)})", "name another folder, or remove this one"
         )
     return found
 
@@ -174,7 +176,9 @@ def _aside(out: Path, parameters: Any) -> Path:
         shutil.rmtree(aside)
     for split in _SPLITS:
         (aside / split).mkdir(parents=True, exist_ok=True)
-    _write_text(note, wanted)
+        for half in (aside / split).glob(".*.partial"):  # of a call that was killed
+            half.unlink()
+    write_text(note, wanted)
     return aside
 
 
@@ -195,7 +199,7 @@ def plan_studies(parameters: Parameters) -> list[Study]:
 def _make(plan: Sequence[Item], make: Callable[[Item], Written], workers: int) -> list[Written]:
     made = dict(in_parallel(make, plan, workers, "making films"))
     if None in made.values():
-        raise RuntimeError("a process that made films was killed (out of memory?); the same call goes on from there")
+        raise Error("a process that made films was killed (out of memory?)", "the same call goes on from there")
     return [written for _, written in sorted(made.items()) if written is not None]
 
 
@@ -226,7 +230,8 @@ def film_path(folder: Path, split: int, uid: str) -> Path:
 def save_film(path: Path, pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> None:
     """Write a film (h, w) as a grey JPEG, whole or not at all."""
     encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    _write_bytes(path, encoded.tobytes())
+    with replacing(path) as aside:
+        aside.write_bytes(encoded.tobytes())
 
 
 def visible(path: Points, shape: tuple[int, int]) -> list[list[int]]:
@@ -296,27 +301,16 @@ def _write_csv(path: Path, header: list[str], rows: Iterator) -> None:
         writer.writerows(rows)
 
 
-def _write_text(path: Path, text: str) -> None:
-    _write_bytes(path, text.encode())
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    """Whole or not at all: a killed process leaves no half film under a film's name."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
-
-
 def whole(name: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name}: needs a whole number from {low} to {high}, got {value!r}")
+        raise Error(f"{name}: needs a whole number from {low} to {high}, got {value!r}")
 
 
 def share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
-        raise ValueError(f"{name}: needs a number from 0 to 1, got {value!r}")
+        raise Error(f"{name}: needs a number from 0 to 1, got {value!r}")
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name}: needs one of {', '.join(allowed)}, got {value!r}")
+        raise Error(f"{name}: needs one of {', '.join(allowed)}, got {value!r}")

@@ -1,0 +1,244 @@
+"""The elements of a DICOM file that say what its film is and how it is shown, read without changing anything outside.
+
+Pydicom's reader converts and checks values by settings of the whole process, warns of them and quotes them, patients'
+among them. Here only the elements of KEYWORDS are kept, as bytes, and nothing but a film is made of them.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+
+KEYWORDS = (
+    *("MediaStorageSOPClassUID", "TransferSyntaxUID", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
+    *("ViewPosition", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelSpacing", "PixelSpacingCalibrationType"),
+    *("EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
+    *("PixelAspectRatio", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+    *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
+    *("PresentationLUTShape", "FloatPixelData", "DoubleFloatPixelData", "PixelData"),
+)
+"""Elements that are kept; of all others no value is looked at."""
+MAX_DEPTH = 32
+"""Sequences within sequences; more are not walked through."""
+
+_TAGS = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
+_KEPT = frozenset(_TAGS.values())
+_PIXELS, _ITEM, _ITEM_END, _SEQUENCE_END = 0x7FE00010, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_UNDEFINED = 0xFFFFFFFF
+_LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})  # 32-bit lengths
+_BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
+_IMPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
+
+
+class Element(NamedTuple):
+    """One element: its VR ("" where the file does not say it), value, byte order, and items if it is a sequence."""
+
+    vr: str
+    data: bytes
+    little: bool
+    items: "tuple[Elements, ...]" = ()
+
+
+@dataclass
+class Elements:
+    """The elements kept of a data set, by tag.
+
+    Attributes:
+        by_tag: Elements of KEYWORDS, and of overlays (60xx,0102): the bit that an overlay lies at.
+        cut: Whether the file ends within an element, or holds what is no element; what came before is kept.
+        missing: Bytes that PixelData lacks of what it declares.
+        open_end: Whether PixelData has no sequence delimiter.
+        implicit: Whether VRs are implicit.
+        little: Whether bytes are in little-endian order.
+    """
+
+    by_tag: dict[int, Element] = field(default_factory=dict)
+    cut: bool = False
+    missing: int = 0
+    open_end: bool = False
+    implicit: bool = False
+    little: bool = True
+
+    def __contains__(self, keyword: str) -> bool:
+        return _TAGS[keyword] in self.by_tag
+
+    def bytes_of(self, keyword: str) -> bytes:
+        """The value as it lies in the file; empty where there is none."""
+        element = self.by_tag.get(_TAGS[keyword])
+        return b"" if element is None else element.data
+
+    def text(self, keyword: str) -> str:
+        """The value as text, without padding; empty where there is none."""
+        return self.bytes_of(keyword).decode("latin-1").strip(" \0")
+
+    def numbers(self, keyword: str, signed: bool = False) -> tuple[float, ...]:
+        """The value as numbers, of which one that is none is NaN; `signed` holds where the VR may be US or SS."""
+        element = self.by_tag.get(_TAGS[keyword])
+        if element is None:
+            return ()
+        vr = element.vr if element.vr not in ("", "UN") else dictionary_VR(_TAGS[keyword])
+        if vr not in ("IS", "DS") and (code := _BINARY.get(vr[:2])):
+            code = ("h" if signed else "H") if "US or SS" in vr else code
+            count = len(element.data) // struct.calcsize(code)
+            return struct.unpack_from(f"{'<' if element.little else '>'}{count}{code}", element.data)
+        parts = element.data.decode("latin-1").strip(" \0").split("\\")
+        return tuple(map(_number, parts)) if parts != [""] else ()
+
+    def number(self, keyword: str) -> float | None:
+        """The first number of the value; None where there is none, or it is not finite."""
+        numbers = self.numbers(keyword)
+        return numbers[0] if numbers and np.isfinite(numbers[0]) else None
+
+    def integer(self, keyword: str) -> int | None:
+        """The first number of the value if it is a whole one, else None."""
+        number = self.number(keyword)
+        return int(number) if number is not None and number == int(number) else None
+
+    def words(self, keyword: str) -> np.ndarray:
+        """The value as unsigned 16-bit words."""
+        element = self.by_tag.get(_TAGS[keyword])
+        if element is None:
+            return np.zeros(0, np.uint16)
+        whole = element.data[: len(element.data) // 2 * 2]
+        return np.frombuffer(whole, "<u2" if element.little else ">u2").astype(np.uint16)
+
+    def items(self, keyword: str) -> "tuple[Elements, ...]":
+        """The items of a sequence."""
+        element = self.by_tag.get(_TAGS[keyword])
+        return () if element is None else element.items
+
+    @property
+    def overlay_bits(self) -> tuple[int, ...]:
+        """Bits of a pixel's word at which overlays lie (Overlay Bit Position), but for those with data of their own."""
+        found = []
+        for tag, element in self.by_tag.items():
+            if tag >> 24 == 0x60 and tag & 0xFFFF == 0x0102 and tag & 0xFFFF0000 | 0x3000 not in self.by_tag:
+                found += [int(word) for word in element.data[: 1 if element.little else 2][-1:]]
+        return tuple(found)
+
+
+class _Cut(Exception):
+    """The data end within an element, or hold what is none."""
+
+
+def parse(data: bytes) -> Elements:
+    """The elements of a DICOM file, with or without preamble and file header; never raises."""
+    elements = Elements()
+    place = 132 if data[128:132] == b"DICM" else 0
+    try:
+        while data[place : place + 2] == b"\2\0":  # the file header, explicit and little endian by the standard
+            place = _one(data, place, elements, implicit=not _has_vr(data, place))
+        syntax = elements.text("TransferSyntaxUID")
+        elements.little = syntax != _BIG if syntax else data[place : place + 1] != b"\0"
+        # Which VRs there are the first element says; the header is believed where that leaves it open.
+        elements.implicit = not _has_vr(data, place) if syntax != _IMPLICIT else not _has_known_vr(data, place)
+        while place < len(data) and _PIXELS not in elements.by_tag:
+            place = _one(data, place, elements, elements.implicit)
+    except _Cut:
+        elements.cut = True
+    return elements
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _has_vr(data: bytes, place: int) -> bool:
+    return data[place + 4 : place + 6].isalpha() and data[place + 4 : place + 6].isupper()
+
+
+def _has_known_vr(data: bytes, place: int) -> bool:
+    return data[place + 4 : place + 6].decode("latin-1") in {*_LONG, *_BINARY, "UI", "CS", "DA", "SH", "LO", "TM", "AE"}
+
+
+def _head(data: bytes, place: int, little: bool, implicit: bool) -> tuple[int, str, int, int]:
+    """(tag, VR, length, where the value begins) of the element at `place`."""
+    order = "<" if little else ">"
+    if place + 8 > len(data):
+        raise _Cut
+    group, number, length = struct.unpack_from(f"{order}HHI", data, place)
+    if implicit or group == 0xFFFE or not _has_vr(data, place):
+        return group << 16 | number, "", length, place + 8
+    vr = data[place + 4 : place + 6].decode("ascii")
+    if vr not in _LONG:
+        return group << 16 | number, vr, struct.unpack_from(f"{order}H", data, place + 6)[0], place + 8
+    if place + 12 > len(data):
+        raise _Cut
+    return group << 16 | number, vr, struct.unpack_from(f"{order}I", data, place + 8)[0], place + 12
+
+
+def _one(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 0) -> int:
+    """Read the element at `place`; where the next begins."""
+    tag, vr, length, start = _head(data, place, into.little, implicit)
+    end = start + length
+    if tag == _PIXELS and depth == 0:
+        if length == _UNDEFINED:
+            end, into.open_end = _pixels_end(data, start, into.little)
+        into.missing = max(0, end - len(data))
+    elif length == _UNDEFINED:
+        # Of undefined length are sequences alone; in one of VR UN all is implicit and little endian (PS3.5 6.2.2).
+        inner = Elements(little=into.little or vr == "UN")
+        items = []
+        for kind, item, here in _items(data, start, inner.little, implicit or vr == "UN", depth):
+            items.append(item)
+            end = here
+            if kind == _SEQUENCE_END:
+                items.pop()
+        if tag in _KEPT:
+            into.by_tag[tag] = Element(vr, b"", into.little, tuple(items))
+        return end
+    elif end > len(data):
+        raise _Cut
+    if tag in _KEPT or tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000):
+        value = data[start:end]
+        if tag in (_TAGS["ModalityLUTSequence"], _TAGS["VOILUTSequence"]):
+            found = _items(data[:end], start, into.little, implicit, depth)
+            into.by_tag[tag] = Element(vr, b"", into.little, tuple(item for _, item, _ in found))
+        else:
+            into.by_tag[tag] = Element(vr, value, into.little)
+    return end
+
+
+def _items(
+    data: bytes, place: int, little: bool, implicit: bool, depth: int
+) -> "Iterator[tuple[int, Elements, int]]":
+    """(tag, elements, where the next begins) of a sequence's items up to its delimiter or the end of `data`."""
+    if depth >= MAX_DEPTH:
+        raise _Cut
+    while place < len(data):
+        tag, _, length, place = _head(data, place, little, implicit)
+        item = Elements(little=little)
+        if tag == _SEQUENCE_END:
+            yield tag, item, place
+            return
+        if tag != _ITEM:
+            raise _Cut
+        end = len(data) if length == _UNDEFINED else place + length
+        if end > len(data):
+            raise _Cut
+        while place < end:
+            if length == _UNDEFINED and _head(data, place, little, implicit)[0] == _ITEM_END:
+                place += 8
+                break
+            place = _one(data, place, item, implicit, depth + 1)
+        yield tag, item, place
+
+
+def _pixels_end(data: bytes, place: int, little: bool) -> tuple[int, bool]:
+    """Where encapsulated pixels end, and whether without a delimiter."""
+    while place + 8 <= len(data):
+        tag, _, length, start = _head(data, place, little, True)
+        if tag == _SEQUENCE_END:
+            return place, False
+        if tag != _ITEM:
+            break
+        place = start + length
+    return min(place, len(data)), True
