@@ -61,8 +61,7 @@ class TestShrink:
     def test_proportions_are_kept_or_not(self):
         _, pad = shrink(np.zeros((100, 200), np.uint8), 50, "pad")
         _, stretch = shrink(np.zeros((100, 200), np.uint8), 50, "stretch")
-        assert (pad.scale_x, pad.scale_y) == (0.25, 0.25)
-        assert (stretch.scale_x, stretch.scale_y) == (0.25, 0.5)
+        assert pad.scale == (0.25, 0.25) and stretch.scale == (0.25, 0.5)
 
     def test_the_input_is_left_alone_and_wrong_settings_are_named(self):
         film = np.full((9, 9), 3, np.uint8)
@@ -136,7 +135,7 @@ class TestBuild:
         for change, said in (
             ({"version": 99}, "is a store of version 99"),
             ({"studies": ["a"]}, "do not belong together"),
-            ({"placements": 7}, "is damaged"),
+            ({"kept": 7}, "is damaged"),
         ):
             (tmp_path / "st/store.json").write_text(json.dumps(manifest | change))
             with pytest.raises(StoreError, match=said):
@@ -156,19 +155,23 @@ import sys, time
 from pathlib import Path
 from cxrlines.data import store
 from cxrlines.data.tables import read_dataset
+from cxrlines.inference.quality import box_probe
 store.BATCH = 2
-shrunk = store._shrunk
-def slow(path, size, aspect):
+prepared = store._prepared
+def slow(path, **how):
     time.sleep(0.05)
-    return shrunk(path, size, aspect)
-store._shrunk = slow
-store.build_store(read_dataset(Path(sys.argv[1])), Path(sys.argv[2]), size=32, aspect="pad", workers=1)
+    return prepared(path, **how)
+store._prepared = slow
+probe = box_probe()
+store.build_store(read_dataset(Path(sys.argv[1])), Path(sys.argv[2]), size=32, aspect="pad", probe=probe, workers=1)
 """
 
 
 class TestKill:
     def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(self, folder, tmp_path, monkeypatch):
-        whole = build(folder, tmp_path / "whole")
+        from cxrlines.inference.quality import box_probe  # here: processes that other tests start need no torch
+
+        whole = build(folder, tmp_path / "whole", probe=box_probe())
         journal = tmp_path / "st/journal.jsonl"
         process = subprocess.Popen([sys.executable, "-c", BUILD, folder.root, tmp_path / "st"])
         until = time.monotonic() + 60
@@ -182,10 +185,11 @@ class TestKill:
         with pytest.raises(StoreError, match="is no finished store"):
             open_store(tmp_path / "st")
         read = self.count_films(monkeypatch)
-        resumed = build_store(read_dataset(folder.root), tmp_path / "st", size=32, aspect="pad")
+        resumed = build_store(read_dataset(folder.root), tmp_path / "st", size=32, aspect="pad", probe=box_probe())
         assert len(read) == 12 - done
-        assert resumed.fingerprint == whole.fingerprint and resumed.placements == whole.placements
-        assert (tmp_path / "st/films.npy").read_bytes() == (tmp_path / "whole/films.npy").read_bytes()
+        assert resumed.fingerprint == whole.fingerprint and resumed.kept == whole.kept
+        for name in ("films.npy", "store.json"):
+            assert (tmp_path / "st" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
     @staticmethod
     def count_films(monkeypatch) -> list:
@@ -220,7 +224,7 @@ class TestKill:
 
         def killed(path: Path, missing_ok: bool = False) -> None:
             removed(path, missing_ok=missing_ok)
-            if (tmp_path / "st/store.json").exists():
+            if path.name == "films.partial.npy" and (tmp_path / "st/store.json").exists():
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:

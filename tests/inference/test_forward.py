@@ -1,6 +1,7 @@
 """The models of a bundle together: means over models and views, maps of one size whatever the models see."""
 
 import hashlib
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 from cxrlines.inference.forward import Forward, gives_maps
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import TwoStep
-from cxrlines.task import MAPS
+from cxrlines.task import LABELS, MAPS
 
 
 def network(seed: int, **options: Any) -> Classifier:
@@ -23,8 +24,10 @@ def network(seed: int, **options: Any) -> Classifier:
     return model.eval()
 
 
-def forward_of(*models: tuple[object, int]) -> Forward:
-    bundle: Any = SimpleNamespace(models=[m for m, _ in models], sizes=[size for _, size in models])
+def forward_of(*models: tuple[object, int], folds: Sequence[int] | None = None, **manifest: Any) -> Forward:
+    entries = [SimpleNamespace(fold=fold) for fold in folds or range(len(models))]
+    given = SimpleNamespace(**{"models": entries, "fold_calibration": None, **manifest})
+    bundle: Any = SimpleNamespace(models=[m for m, _ in models], sizes=[size for _, size in models], manifest=given)
     return Forward(bundle)
 
 
@@ -88,6 +91,21 @@ def test_labels_are_the_mean_over_models_of_the_mean_over_views() -> None:
         each = [labels_of(m, view) for m, size in ((one, 64), (other, 96)) for view in film[size]]
         assert np.abs(each[0] - each[2]).max() > 1e-3
         np.testing.assert_allclose(row, np.mean(each, axis=0), atol=1e-5)
+
+
+def test_where_folds_are_calibrated_labels_are_the_mean_over_folds_of_the_calibrated_mean_of_each() -> None:
+    nets, folds = [network(seed) for seed in range(3)], (4, 2, 4)
+    label = LABELS[7]
+    lines = {label: (3.0, -1.0)}
+    forward = forward_of(*((net, 64) for net in nets), folds=folds, fold_calibration=lines)
+    shown = films(2, views=2)
+    for row, film in zip(forward(shown)[0], shown, strict=True):
+        each = np.array([[labels_of(net, view) for view in film[64]] for net in nets])
+        of_folds = np.array([each[[0, 2]].mean(axis=(0, 1)), each[1].mean(axis=0)])
+        wanted = of_folds.mean(axis=0)
+        odds = of_folds[:, 7] / (1 - of_folds[:, 7])
+        wanted[7] = np.mean(1 / (1 + np.exp(1.0) * odds**-3.0))
+        np.testing.assert_allclose(row, wanted, atol=1e-5)
 
 
 def test_asking_for_maps_changes_no_label_and_gives_those_of_the_plain_view_alone() -> None:
