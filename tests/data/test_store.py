@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrlines.data.pool import Apart, Crash, in_parallel
 from cxrlines.data.prepare import shrink
 from cxrlines.data.store import Store, StoreError, build_store, open_store
 from cxrlines.data.tables import read_dataset
@@ -273,50 +272,6 @@ def test_memory_does_not_grow_with_the_films(tmp_path, noise_film):
         )
         peaks.append(int(told.stdout))
     assert peaks[1] - peaks[0] < 30_000  # kB, while the store grew by 200 MB
-
-
-def square(number: int) -> int:
-    return number * number
-
-
-def die_of_seven(number: int) -> int:
-    if number == 7:
-        os.abort()
-    return number
-
-
-def sleep(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
-
-
-def interrupt_myself(number: int) -> int:
-    os.kill(os.getpid(), signal.SIGINT)
-    return number
-
-
-class TestParallel:
-    def test_an_interrupt_is_for_the_parent_alone(self):
-        assert dict(in_parallel(interrupt_myself, range(4), 2, "")) == {n: n for n in range(4)}
-
-    @pytest.mark.parametrize("workers", [1, 2])
-    def test_every_item_once(self, workers):
-        assert dict(in_parallel(square, range(50), workers, "")) == {n: n * n for n in range(50)}
-
-    def test_an_item_that_kills_its_process_costs_no_other(self):
-        assert dict(in_parallel(die_of_seven, range(10), 2, "")) == {n: None if n == 7 else n for n in range(10)}
-
-    def test_work_apart_outlives_crashes_and_hangs(self):
-        apart = Apart(die_of_seven, seconds=60)
-        assert apart(3) == 3
-        with pytest.raises(Crash):
-            apart(7)
-        assert apart(8) == 8
-        slow = Apart(sleep, seconds=10)  # the start of its process counts, on a busy machine too
-        assert slow(0) == 0
-        with pytest.raises(Crash):
-            slow(60)
-        assert slow(0.1) == 0.1
 
 
 def test_films_may_be_of_any_size(folder, tmp_path):

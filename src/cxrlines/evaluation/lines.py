@@ -37,7 +37,7 @@ class Course(Protocol):
 
 @dataclass(frozen=True)
 class StateCall:
-    """A device's state on a film: the true one, by the position rule alone, by the classifier (None: undecided)."""
+    """The state of a device on a film: true, by the position rule alone, by the classifier (None: undecided)."""
 
     device: Device
     truth: State

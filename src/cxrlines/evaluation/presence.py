@@ -64,7 +64,7 @@ def presence_figures(
 def spared(
     true: Sequence, doubtful: Sequence, found: Sequence, shape: tuple[int, int], height: float | None = None
 ) -> list:
-    """The found lines without those along a doubtful one and along no true one: neither true nor false positives.
+    """The found lines but for those along a doubtful and along no true one: neither true nor false positives.
 
     Lines are `lines.Course`s; `shape` and `height` are as `ReadFilm`'s.
     """

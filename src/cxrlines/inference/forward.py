@@ -45,7 +45,6 @@ class Forward:
     @torch.inference_mode(False)
     def __init__(self, bundle: Bundle, *, fast: bool = True) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._manifest = bundle.manifest
         self.models: list[tuple[Model, int]] = []
         for model, size in zip(bundle.models, bundle.sizes, strict=True):
             # A copy: two readers of a bundle would fold the same norms at once, and a folded model cannot be trained.
@@ -54,6 +53,7 @@ class Forward:
                 fold(own, size)  # on the CPU, as a GPU's TF32 rounds more than folding may change
                 own = own.to(memory_format=torch.channels_last)
             self.models.append((own.to(self.device), size))
+        self._manifest = bundle.manifest
         self.map_size = max((size for model, size in self.models if gives_maps(model)), default=None)
         """px a side of the film whose maps are given; None where no model gives any."""
 

@@ -39,7 +39,8 @@ class Run:
         """The run prepared in `root` on `data`."""
         recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
         train, store = read_dataset(data, "train"), open_store(root / "store/train")
-        folds = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}).set_index(STUDY_COLUMN)["fold"]
+        table = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}, keep_default_na=False)  # a study may be NA
+        folds = table.set_index(STUDY_COLUMN)["fold"]
         tested = (data / "sample_submission.csv").is_file()
         gate = recipe.quality.leave_out
         external = {name: open_set(name, root / "external" / name, gate) for name in used_sets(recipe)}
