@@ -111,7 +111,7 @@ def test_what_cannot_be_judged_is_said(known, bundle_of):
     everyone = [film.patient for film in known.films]
     with pytest.raises(JudgeError, match=r"all 8 films are of a patient.*one fold with --fold.*--seen report"):
         judge(known, bundle_of(everyone, []), resamples=5)
-    with pytest.raises(BundleError, match="has no model of fold 7; give one of its folds: 0, 1"):
+    with pytest.raises(BundleError, match="has no model of fold 7; it has folds 0, 1"):
         of_fold(bundle_of([], []), 7)
 
 

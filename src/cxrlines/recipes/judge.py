@@ -150,9 +150,7 @@ def of_fold(bundle: Bundle, fold: int) -> Bundle:
     kept = [k for k, entry in enumerate(bundle.manifest.models) if entry.fold == fold]
     if not kept:
         folds = sorted({entry.fold for entry in bundle.manifest.models})
-        raise BundleError(
-            f"{bundle.folder}: has no model of fold {fold}", f"give one of its folds: {', '.join(map(str, folds))}"
-        )
+        raise BundleError(f"{bundle.folder}: has no model of fold {fold}", f"it has folds {', '.join(map(str, folds))}")
     models = tuple(bundle.manifest.models[k] for k in kept)
     manifest = bundle.manifest.model_copy(update={"models": models})
     if manifest.fold_calibration is not None and len(models) < len(bundle.models):
