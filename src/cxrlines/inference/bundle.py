@@ -21,9 +21,10 @@ from torch import Tensor
 
 from cxrlines import __version__
 from cxrlines.errors import Error
+from cxrlines.files import sync
 from cxrlines.inference.manifest import FORMAT, MANIFEST, FileEntry, Manifest, ModelEntry, StoreEntry, ThresholdEntry
 from cxrlines.models.two_step import Model, model_of
-from cxrlines.models.weights import load_into, load_weights, save_weights, sync
+from cxrlines.models.weights import load_into, load_weights, save_weights
 from cxrlines.task import LABELS
 
 

