@@ -1,4 +1,3 @@
-import errno
 import importlib.util
 import os
 import pickle
