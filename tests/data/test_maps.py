@@ -120,3 +120,20 @@ def test_a_map_pixel_is_the_middle_of_two_by_two_film_pixels():
     film = np.array([[2 * j, 2 * i] for j in (0, 3) for i in (0, 5)], float)
     block = np.stack([film + step for step in ([0, 0], [1, 0], [0, 1], [1, 1])]).mean(axis=0)
     np.testing.assert_allclose(from_map(film / 2), block)
+
+
+@pytest.mark.parametrize("size", [64, 512, 1024, 2048])
+def test_every_point_has_one_pixel_of_height_one_also_in_half_precision(size):
+    edge = np.array([-0.5, -0.49, 0, 0.49, 0.5, 0.51, size - 1.0, size - 0.51, size - 0.5])
+    corners = np.stack([edge, edge[::-1]], axis=1)
+    between = np.stack([np.linspace(size / 3, size / 3 + 4, 17), np.full(17, size / 2 - 0.5)], axis=1)  # ties as well
+    anywhere = np.random.default_rng(0).uniform(-0.5, size - 0.5, (100 if size < 1024 else 30, 2))
+    for at in (*corners, *between, *anywhere):
+        drawn = draw_maps([], [at], size)[-1]
+        assert drawn.dtype == np.float32
+        for kept in (drawn, drawn.astype(np.float16)):
+            ((row, column),) = np.argwhere(kept >= 1)
+            assert np.abs(to_map(at) - (column, row)).max() <= 0.5 + 1e-9
+    tips = [(ETT, np.array([[0.0, 0.0], at])) for at in anywhere[:6]]
+    drawn = draw_maps(tips, [np.full(2, np.nan)], size)[MAPS.index((MapKind.TIP, Device.ETT))]
+    assert (drawn.astype(np.float16) == 1).sum() == len({tuple(np.floor(to_map(at) + 0.5)) for at in anywhere[:6]})

@@ -86,6 +86,7 @@ def test_percentiles_and_none():
         list(patient_weights(np.array(["a"]), 0, 0))
 
 
+@pytest.mark.long
 def test_thousand_resamples_of_real_size_take_seconds():
     rng = np.random.default_rng(0)
     truth = (rng.random((6000, 11)) < 0.2).astype(int)

@@ -95,3 +95,23 @@ def test_a_model_that_cannot_be_folded_stays_as_it_was(kind):
     assert model.state_dict().keys() == state.keys()
     assert all((value == state[name]).all() for name, value in model.state_dict().items())
     assert (said(model, films)[0] == before[0]).all()
+
+
+def test_it_is_checked_in_full_precision_whatever_the_host_set_and_that_stays():
+    """TF32, a GPU's default for convolutions, is off by 1e-3: then nothing would be folded."""
+    model, seen = trained(lite()), []
+
+    def look(*_: Any) -> None:
+        seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+
+    model.register_forward_hook(look)
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.allow_tf32 = True
+        assert fold(model, SIZE) > 0
+        assert seen == [("highest", False)] * 2
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]

@@ -144,31 +144,32 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
         return usual(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ClusterError, match=r'--on ray needs Ray: pip install "cxrlines\[ray\]"'), cluster("ray"):
+    with pytest.raises(ClusterError, match=r'--on ray needs Ray.*pip install "cxrlines\[ray\]"'), cluster("ray"):
         pass
 
 
 @pytest.mark.parametrize("on", ["slurm", "ray://host", "host:", "ray://:10001"])
 def test_an_address_that_is_none(on):
     with (
-        pytest.raises(ClusterError, match=rf"--on is '{on}'; it is ray \(this machine\), ray://HOST:PORT"),
+        pytest.raises(ClusterError, match=rf"--on is '{on}'.*give ray \(this machine\), ray://HOST:PORT"),
         cluster(on),
     ):
         pass
 
 
 @pytest.mark.parametrize("scheme", ["ray://", ""])
-def test_an_address_that_does_not_answer_is_said_soon(scheme, ray):
+def test_an_address_that_does_not_answer_is_said_before_ray_is_asked(scheme, ray, monkeypatch):
+    asked: list[str] = []
+    monkeypatch.setattr(ray, "init", lambda **options: asked.append("ray"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens
         on = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
-        begun = time.monotonic()
         with (
             pytest.raises(ClusterError, match=rf"--on {on}: no Ray cluster answers .*refused.*`ray start --head`"),
             cluster(on),
         ):
             pass
-        assert time.monotonic() - begun < 15
+        assert not asked, "Ray itself would ask for a minute and more"
 
 
 def test_what_listens_but_is_not_ray(ray, monkeypatch):

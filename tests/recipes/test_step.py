@@ -326,7 +326,7 @@ def test_a_full_disk_in_the_middle_of_a_step_is_told_and_costs_that_step_alone(
     with pytest.raises(
         RunError,
         match=r"(?s)2 of 4 steps are not done:.*staged/fold0/student: the disk is full at .*; free some space: .*"
-        r"staged/fold0/finetune: not started.*Finished steps are kept; .* run the same command",
+        r"staged/fold0/finetune: not started.*finished steps are kept; .* run the same command",
     ):
         do_plan(run, phantom, plan_of(run, [0]), 1)
     records = [run.root / name / "step.json" for name in ("plain/fold0/only", "staged/fold0/teacher")]

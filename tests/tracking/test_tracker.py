@@ -38,6 +38,18 @@ def test_flatten_keeps_every_leaf_once():
     }
 
 
+def test_settings_are_logged_once_and_no_two_have_one_name(tmp_path):
+    with opened(tmp_path, "csv") as tracker:
+        with pytest.raises(ValueError, match=r"two settings are named films\.view"):
+            tracker.settings({"films": {"view": "plain"}, "films.view": "overlay"})
+        tracker.settings({"size": 512})
+        for again in ({"size": None}, {"size": 512}, {"lr": 0.1}):
+            with pytest.raises(ValueError, match="settings are logged once"):
+                tracker.settings(again)
+    assert (tmp_path / "csv/settings.csv").read_text() == "setting,value\nsize,512\n"
+    assert tracker.problems == []
+
+
 def test_csv_holds_what_it_was_told(tmp_path):
     (tmp_path / "report.html").write_text("<p>été")
     with opened(tmp_path, "csv") as tracker:

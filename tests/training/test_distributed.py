@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ import torch
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.prepare import Placement
 from cxrlines.models.classifier import Classifier
-from cxrlines.task import LABELS
+from cxrlines.models.two_step import TwoStep
+from cxrlines.task import LABELS, MAPS
 from cxrlines.training import distributed
 from cxrlines.training.fit import Fit
-from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.loader import Batches, Films, FilmSet
 from cxrlines.training.stage import StageModule
 from cxrlines.training.trainer import fit_stage, predict_films
 
@@ -57,6 +59,83 @@ def fitted(fit: Fit, **options) -> tuple[StageModule, dict[str, torch.Tensor]]:
     return module, fit_stage(module)
 
 
+ONLY = Fit(epochs=1.0, batch=5, lr=1e-3, seed=5, label_weight=0.0)
+
+
+def annotated(known: list[int], **more: np.ndarray) -> FilmSet:
+    """Eleven films with a line and a carina each, known of some alone; two batches of five an epoch."""
+    rng = np.random.default_rng(2)
+    lines = [[(LABELS[film % 4], rng.uniform(5, 35, (3, 2)))] for film in range(11)]
+    mapped = np.zeros((11, len(MAPS)), np.float32)
+    mapped[known] = 1
+    mapped[known[1:], -1] = 0  # and the carina of one
+    some = dataclasses.replace(
+        films(11), lines=lines, landmarks=rng.uniform(5, 35, (11, 1, 2)), more={"mapped": mapped, **more}
+    )
+    return FilmSet(some, make_policy("none", SIZE), seed=5, maps=True)
+
+
+def order() -> list[list[int]]:
+    """The films of the two batches."""
+    return [[key[1] for key in batch] for batch in Batches(11, 5, seed=5, epoch=0)]
+
+
+def mapping(fit: Fit, known: list[int], backbone: str = "resnet10t") -> StageModule:
+    torch.manual_seed(1)
+    network = Classifier(backbone, "gap", weights="none", decoder=True).double()
+    return StageModule(network, dataclasses.replace(fit, maps_weight=0.7), annotated(known), None, view="plain")
+
+
+def taught(fit: Fit) -> StageModule:
+    torch.manual_seed(3)
+    teacher = Classifier("resnet10t", "gap", in_channels=3, weights="none").double()
+    seen = FilmSet(annotated([0]).films, make_policy("none", SIZE), seed=5, overlay=True)
+    return StageModule(model().double(), fit, seen, None, view="plain", teacher=teacher)
+
+
+def plainly(fit: Fit, positive_weight: torch.Tensor | None = None, **more: np.ndarray) -> StageModule:
+    train = FilmSet(dataclasses.replace(films(11), more=more), make_policy("none", SIZE), seed=5)
+    return StageModule(model().double(), fit, train, None, view="plain", positive_weight=positive_weight)
+
+
+def two_step() -> StageModule:
+    torch.manual_seed(4)
+    segmenters = [Classifier("resnet10t", "gap", weights="none", decoder=True).double() for _ in range(3)]
+    reader = Classifier("resnet10t", "gap", in_channels=1 + len(MAPS), weights="none").double()
+    some = dataclasses.replace(films(11), more={"segmenter": np.arange(11) % 3 - 1})
+    train = FilmSet(some, make_policy("none", SIZE), seed=5)
+    both = TwoStep(segmenters[0], reader)
+    return StageModule(both, FIT_LABELS, train, None, view="plain", segmenters=segmenters[1:])
+
+
+FIT_LABELS = dataclasses.replace(ONLY, label_weight=1.0)
+
+
+def kinds() -> dict[str, Callable[[], StageModule]]:
+    """A stage of every kind of loss, in double precision; two steps each."""
+    first, second = order()
+    soft = np.random.default_rng(3).random((11, 11)).astype(np.float32)
+    certainty = np.linspace(0, 2, 11, dtype=np.float32)
+    one_each = [first[0], second[4]]  # the other process has none of either batch
+    return {
+        "labels, balanced": lambda: plainly(FIT_LABELS, torch.linspace(1, 20, 11).double()),
+        "soft labels": lambda: plainly(
+            dataclasses.replace(FIT_LABELS, soft_weight=0.6), soft=soft, film_weights=certainty
+        ),
+        "presence": lambda: plainly(
+            dataclasses.replace(ONLY, presence_weight=1.0), presence=films(11).more["presence"]
+        ),
+        "features": lambda: taught(dataclasses.replace(ONLY, feature_weight=1.0)),
+        "labels and features": lambda: taught(dataclasses.replace(FIT_LABELS, feature_weight=0.5)),
+        "maps of many": lambda: mapping(FIT_LABELS, [*first[:4], *second[1:]]),
+        "maps of one film a batch": lambda: mapping(FIT_LABELS, one_each),
+        "a batch without maps": lambda: mapping(FIT_LABELS, [second[2], second[3]]),
+        "maps alone": lambda: mapping(ONLY, one_each),
+        "maps alone, with layers that only labels use": lambda: mapping(ONLY, one_each, "test_efficientnet"),
+        "two steps": two_step,
+    }
+
+
 def work(folder: Path) -> None:
     """What each of two processes does; what it ends with is left in `folder` for the test to look at."""
     torch.set_num_threads(1)
@@ -78,14 +157,14 @@ def work(folder: Path) -> None:
         "first": distributed.first(lambda: f"by {rank}"),
         "part": list(range(7))[distributed.part(7)],
     }  # fmt: skip
-    features_only = dataclasses.replace(FIT, label_weight=0.0, presence_weight=0.0, feature_weight=1.0, epochs=0.5)
+    result["kinds"] = {}
+    for name, make in kinds().items():
+        stage = make()
+        result["kinds"][name] = fit_stage(stage), stage.progress.history[0]["loss"]
     small = dataclasses.replace(FIT, batch=1)
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(distributed.DevicesError):
         fitted(small)
         result["batch of one"] = "went through"
-    teacher = Classifier("resnet10t", "gap", in_channels=3, weights="none").eval()
-    seen = FilmSet(films(11), make_policy("none", SIZE), seed=5, overlay=True, colour_by="device")
-    fit_stage(StageModule(model(), features_only, seen, None, view="plain", teacher=teacher))
     for name, action in (
         ("error", lambda: distributed.first(fail)),
         ("differs", lambda: distributed.same_everywhere(rank, "step to go on from")),
@@ -129,6 +208,22 @@ def test_batches_of_five_over_two_processes_end_with_the_weights_of_one(ranks, a
         assert torch.equal(ranks[0]["weights"][name], ranks[1]["weights"][name])
 
 
+@pytest.mark.parametrize("kind", list(kinds()))
+def test_every_kind_of_loss_ends_on_two_processes_with_the_weights_of_one(ranks, kind):
+    stage = kinds()[kind]()
+    start = {name: tensor.clone() for name, tensor in stage.model.state_dict().items()}
+    weights = fit_stage(stage)
+    moved = {name for name, tensor in weights.items() if not torch.equal(tensor, start[name])}
+    parts = {name.split(".")[0] for name in moved}
+    assert ("decoder" in parts) == kind.startswith(("maps", "a batch")) and parts & {"backbone", "classifier"}
+    for rank in ranks:
+        theirs, loss = rank["kinds"][kind]
+        assert loss == pytest.approx(stage.progress.history[0]["loss"], rel=1e-6)
+        assert theirs.keys() == weights.keys()
+        for name, tensor in weights.items():
+            torch.testing.assert_close(theirs[name], tensor, rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_the_history_is_that_of_one_process(ranks, alone):
     for rank in ranks:
         for mine, wanted in zip(rank["history"], alone[0].progress.history, strict=True):
@@ -165,7 +260,8 @@ def test_alone_nothing_waits_and_everything_is_mine():
     distributed.barrier()
     rows = np.arange(6).reshape(3, 2)
     assert distributed.gather_rows(rows) is rows
-    assert distributed.share(torch.tensor(3)) == 1
+    sums = torch.ones(3)
+    assert distributed.everywhere(sums) is sums
 
 
 def test_slurm_variables_are_no_order_to_wait_for_others(monkeypatch):
@@ -176,8 +272,9 @@ def test_slurm_variables_are_no_order_to_wait_for_others(monkeypatch):
 
 
 def test_several_machines_need_torchrun():
-    with pytest.raises(ValueError, match=r"--nodes 2: start the same command on each .*torchrun --nnodes 2 --nproc-pe"):
+    with pytest.raises(distributed.DevicesError, match=r"--nodes is 2") as refused:
         distributed.begin(4, 2)
+    assert "torchrun --nnodes 2 --nproc-per-node 4" in refused.value.way_out
 
 
 def test_devices_on_one_machine_start_torchrun_of_the_same_command(monkeypatch):
@@ -198,9 +295,11 @@ def test_devices_on_one_machine_start_torchrun_of_the_same_command(monkeypatch):
 def test_flags_that_contradict_torchrun(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="--devices is 3, but torchrun was started with --nproc-per-node 2"):
+    with pytest.raises(
+        distributed.DevicesError, match="--devices is 3, but torchrun was started with --nproc-per-node 2"
+    ):
         distributed.begin(3)
-    with pytest.raises(ValueError, match="--nodes is 4, but torchrun was started with --nnodes 2"):
+    with pytest.raises(distributed.DevicesError, match="--nodes is 4, but torchrun was started with --nnodes 2"):
         distributed.begin(2, 4)
 
 

@@ -1,7 +1,9 @@
 """Batches depend on seed, epoch and film alone; film and overlay share one draw."""
 
+import os
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch.utils.data import DataLoader
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.prepare import Placement
 from cxrlines.task import LABEL_COLOURS, LABELS, MAPS, Device, MapKind
-from cxrlines.training.loader import Batches, Films, FilmSet, batches_per_epoch, in_order, overlay
+from cxrlines.training.loader import Batches, Films, FilmSet, Left, batches_per_epoch, in_order, load, overlay
 
 LINE = np.array([[10.0, 12.0], [40.0, 50.0]])
 
@@ -113,7 +115,9 @@ def mapped_films(policy: str) -> FilmSet:
         lines.append([(LABELS[0], np.array([[10.0, 12.0], tip]))])
         if film != 5:
             marks[film, 0] = carina
-    films = Films(store, np.arange(6), np.zeros((6, 11), np.float32), lines, landmarks=marks)  # type: ignore[arg-type]
+    films = Films(
+        store, np.arange(6), np.zeros((6, 11), np.float32), lines, {"mapped": np.ones((6, 9), np.float32)}, marks
+    )  # type: ignore[arg-type]
     return FilmSet(films, replace(make_policy(policy, 96), degrade=0, coarsen=0, cutout=0, invert=0), seed=3, maps=True)
 
 
@@ -131,3 +135,83 @@ def test_drawing_maps_changes_neither_the_film_nor_what_is_given():
 def test_an_unknown_landmark_leaves_its_map_empty():
     sample = mapped_films("none")[(0, 5)]["maps"]
     assert not sample[-1].any() and sample[MAPS.index((MapKind.TIP, Device.ETT))].max() == 1
+
+
+def batches_of(films: FilmSet, workers: int) -> list[dict]:
+    order = Batches(6, 2, seed=1, epoch=0, mapped=films.mapped)
+    return list(load(films, order, workers))
+
+
+def same(one, other) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    return one.dtype == other.dtype and torch.equal(one, other)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_are_the_same_whoever_makes_them(workers):
+    mapped = np.zeros((6, 9), np.float32)
+    mapped[[0, 3], :4] = 1
+    films = replace(film_set().films, more={"mapped": mapped, "segmenter": np.arange(6) % 3 - 1})
+    given = FilmSet(films, make_policy("hotwater", 48), seed=3, overlay=True, maps=True)
+    here, there = batches_of(given, 0), batches_of(given, workers)
+    assert len(here) == len(there) == 3
+    for one, other in zip(here, there, strict=True):
+        assert set(one) == {"film", "overlay", "targets", "mapped", "maps", "rows", "segmenter"}
+        assert same(one, other)
+    state = torch.get_rng_state()
+    batches_of(given, workers)
+    assert torch.equal(torch.get_rng_state(), state), "the host's generator is left alone"
+
+
+def test_maps_are_made_of_films_that_have_some_and_of_one_where_none_has():
+    mapped = np.zeros((6, 9), np.float32)
+    mapped[[0, 3], :4] = 1
+    given = FilmSet(replace(film_set().films, more={"mapped": mapped}), make_policy("none", 48), seed=3, maps=True)
+    for epoch in range(4):
+        order = Batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped)
+        for keys, batch in zip(order, load(given, order), strict=True):
+            known = [row for row, key in enumerate(keys) if key[1] in (0, 3)]
+            assert batch["rows"].tolist() == (known or [0])
+            assert batch["maps"].shape == (len(known or [0]), 9, 24, 24) and batch["maps"].dtype == torch.float16
+        halves = [Batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped, part=half) for half in (_first, _second)]
+        for keys, *mine in zip(order, *halves, strict=True):
+            assert [key for part in mine for key in part] == keys
+            rows = [given.collate([given[key] for key in part])["rows"].tolist() for part in mine]
+            assert rows != [[], []] and given.collate([given[keys[1]]])["maps"].shape[1:] == (9, 24, 24)
+
+
+def _first(count: int) -> slice:
+    return slice(0, count // 2)
+
+
+def _second(count: int) -> slice:
+    return slice(count // 2, count)
+
+
+class Whose(FilmSet):
+    """Films that say which process made them, and with how many threads."""
+
+    def __getitem__(self, key):
+        made = {"process": os.getpid(), "threads": cv2.getNumThreads()}
+        return super().__getitem__(key) | {name: torch.tensor(value) for name, value in made.items()}
+
+
+def test_the_processes_of_a_loader_stay_for_all_its_epochs_and_have_one_thread_as_the_host_has_not():
+    given = Whose(film_set("none", False).films, make_policy("none", 48), seed=3)
+    begun = {"at": 0}
+    loader = load(given, Left(lambda: Batches(6, 2, seed=1, epoch=0, start=begun["at"])), 1, stay=True)
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        seen = set()
+        for begun["at"] in (0, 1, 1, 2):  # what is left is asked anew
+            made = list(loader)
+            assert len(made) == len(loader) == 3 - begun["at"]
+            seen |= {(int(batch["process"][0]), int(batch["threads"][0])) for batch in made}
+        here = next(iter(load(given, Batches(6, 2, seed=1, epoch=0))))
+        assert (int(here["process"][0]), int(here["threads"][0]), cv2.getNumThreads()) == (os.getpid(), 3, 3)
+    finally:
+        cv2.setNumThreads(before)
+    ((process, threads),) = seen
+    assert process != os.getpid() and threads == 1

@@ -1,5 +1,7 @@
 """The losses, against their formulas."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,27 +14,34 @@ from cxrlines.training.losses import (
     LINE_PIXELS,
     MOST_WEIGHT,
     PRESENCE_GROUPS,
+    Sums,
     balanced_weights,
     feature_loss,
     label_loss,
     maps_loss,
     presence_loss,
+    total_loss,
 )
+
+
+def value(*parts: tuple[float, Sums] | Sums) -> torch.Tensor:
+    """What losses of a whole batch come to."""
+    return total_loss([part if isinstance(part, tuple) else (1.0, part) for part in parts])
 
 
 def test_label_loss_is_the_mean_log_loss_of_scikit_learn():
     logits, targets = torch.randn(8, 11, generator=torch.manual_seed(0)), torch.arange(88).reshape(8, 11) % 2
     oracle = log_loss(targets.flatten().numpy(), torch.sigmoid(logits.double()).flatten().numpy())
-    assert float(label_loss(logits, targets.float())) == pytest.approx(oracle, rel=1e-5)
+    assert float(value(label_loss(logits, targets.float()))) == pytest.approx(oracle, rel=1e-5)
 
 
 def test_positive_weight_counts_positives_so_many_times():
     logits, targets = torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])
-    assert float(label_loss(logits, targets, torch.tensor([3.0]))) == pytest.approx(np.log(2) * (3 + 1) / 2)
+    assert float(value(label_loss(logits, targets, torch.tensor([3.0])))) == pytest.approx(np.log(2) * (3 + 1) / 2)
 
 
 def test_feature_loss():
-    assert float(feature_loss(torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4))) == 1
+    assert float(value(feature_loss(torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)))) == 1
 
 
 def test_balanced_weights_are_negatives_per_positive_within_bounds():
@@ -46,18 +55,20 @@ def test_balanced_weights_are_negatives_per_positive_within_bounds():
 def test_film_weights_weigh_films_and_leave_the_divisor():
     generator = torch.Generator().manual_seed(0)
     logits, targets = torch.randn(4, 11, generator=generator), torch.rand(4, 11, generator=generator)
-    alone = torch.stack([label_loss(logits[i : i + 1], targets[i : i + 1]) for i in range(4)])
+    alone = torch.stack([value(label_loss(logits[i : i + 1], targets[i : i + 1])) for i in range(4)])
     weights = torch.tensor([0.0, 0.5, 1.0, 2.5])
-    assert float(label_loss(logits, targets, film_weights=weights)) == pytest.approx(float((alone * weights).mean()))
-    assert torch.equal(label_loss(logits, targets, film_weights=torch.ones(4)), label_loss(logits, targets))
+    weighed = value(label_loss(logits, targets, film_weights=weights))
+    assert float(weighed) == pytest.approx(float((alone * weights).mean()))
+    even = value(label_loss(logits, targets, film_weights=torch.ones(4)))
+    assert torch.equal(even, value(label_loss(logits, targets)))
 
 
 def test_soft_targets_are_least_at_themselves():
     p = torch.linspace(0.1, 0.9, 11)[None]
-    own = float(label_loss(torch.logit(p), p))
+    own = float(value(label_loss(torch.logit(p), p)))
     assert own == pytest.approx(float(-(p * p.log() + (1 - p) * (1 - p).log()).mean()))
     for shift in (-0.3, 0.3):
-        assert float(label_loss(torch.logit(p) + shift, p)) > own
+        assert float(value(label_loss(torch.logit(p) + shift, p))) > own
 
 
 def test_presence_groups_are_each_devices_labels_and_all():
@@ -74,7 +85,7 @@ def test_presence_loss_is_the_log_loss_of_the_noisy_or_of_what_is_known():
     p = 1 / (1 + np.exp(-logits))
     some = np.stack([1 - np.prod(1 - p[:, group], axis=1) for group in PRESENCE_GROUPS], axis=1)
     terms = -(presence * np.log(some) + (1 - presence) * np.log(1 - some))
-    found = presence_loss(torch.tensor(logits), torch.tensor(presence), PRESENCE_GROUPS)
+    found = value(presence_loss(torch.tensor(logits), torch.tensor(presence), PRESENCE_GROUPS))
     assert float(found) == pytest.approx(np.nanmean(terms))
 
 
@@ -82,7 +93,7 @@ def test_presence_pulls_a_devices_labels_towards_what_is_known_of_it_alone():
     logits = torch.zeros(2, 11, requires_grad=True)
     presence = torch.full((2, 5), torch.nan)
     presence[0, 0], presence[1, 1] = 1, 0
-    presence_loss(logits, presence, PRESENCE_GROUPS).backward()
+    value(presence_loss(logits, presence, PRESENCE_GROUPS)).backward()
     pulled = [sorted(np.flatnonzero(row).tolist()) for row in logits.grad.numpy()]
     assert pulled == [PRESENCE_GROUPS[0], PRESENCE_GROUPS[1]]
     assert (logits.grad[0][PRESENCE_GROUPS[0]] < 0).all() and (logits.grad[1][PRESENCE_GROUPS[1]] > 0).all()
@@ -92,7 +103,7 @@ def test_presence_pulls_a_devices_labels_towards_what_is_known_of_it_alone():
 def test_presence_loss_and_its_gradient_are_finite_however_sure_the_model_is(logit):
     for known in (0.0, 1.0, torch.nan):
         logits = torch.full((2, 11), logit, requires_grad=True)
-        loss = presence_loss(logits, torch.full((2, 5), known), PRESENCE_GROUPS)
+        loss = value(presence_loss(logits, torch.full((2, 5), known), PRESENCE_GROUPS))
         loss.backward()
         assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
         assert known == known or (float(loss.detach()) == 0 and not logits.grad.any()), (
@@ -102,7 +113,7 @@ def test_presence_loss_and_its_gradient_are_finite_however_sure_the_model_is(log
 
 def test_a_device_that_is_there_is_learnt_even_by_a_model_sure_that_it_is_not():
     logits = torch.full((1, 11), -20.0, requires_grad=True)
-    presence_loss(logits, torch.ones(1, 5), PRESENCE_GROUPS).backward()
+    value(presence_loss(logits, torch.ones(1, 5), PRESENCE_GROUPS)).backward()
     assert (logits.grad < 0).all()
 
 
@@ -140,27 +151,27 @@ def test_maps_loss_is_its_formula_film_by_film_and_map_by_map():
             focal.append(total)
     assert len(dice) == 2 and len(entropy) == 8 and len(focal) == 9
     expected = LINE_PIXELS * np.mean(entropy) + np.mean(dice) + np.mean(focal)
-    assert float(maps_loss(logits, wanted, known)) == pytest.approx(expected, rel=1e-4)
+    assert float(value(*maps_loss(logits, wanted, known))) == pytest.approx(expected, rel=1e-4)
 
 
 def test_where_no_map_is_known_nothing_is_learnt():
     logits, wanted, known = some_maps()
     logits.requires_grad_()
-    loss = maps_loss(logits, wanted, torch.zeros_like(known))
+    loss = value(*maps_loss(logits, wanted, torch.zeros_like(known)))
     loss.backward()
     assert float(loss.detach()) == 0 and not logits.grad.any()
 
 
 def test_films_and_maps_that_are_unknown_have_no_influence():
     logits, wanted, known = some_maps()
-    expected = float(maps_loss(logits, wanted, known))
+    expected = float(value(*maps_loss(logits, wanted, known)))
     other_logits, other_wanted = logits.clone(), wanted.clone()
     for film, channel in np.argwhere(known.numpy() == 0):
         other_logits[film, channel], other_wanted[film, channel] = 7.0, 1.0
-    assert float(maps_loss(other_logits, other_wanted, known)) == pytest.approx(expected, rel=1e-6)
-    assert float(maps_loss(logits[:2], wanted[:2], known[:2])) == pytest.approx(expected, rel=1e-6)
+    assert float(value(*maps_loss(other_logits, other_wanted, known))) == pytest.approx(expected, rel=1e-6)
+    assert float(value(*maps_loss(logits[:2], wanted[:2], known[:2]))) == pytest.approx(expected, rel=1e-6)
     other_logits.requires_grad_()
-    maps_loss(other_logits, other_wanted, known).backward()
+    value(*maps_loss(other_logits, other_wanted, known)).backward()
     learnt = other_logits.grad.abs().sum(dim=(2, 3)) > 0
     assert torch.equal(learnt, known > 0)
 
@@ -169,6 +180,42 @@ def test_films_and_maps_that_are_unknown_have_no_influence():
 def test_maps_loss_and_its_gradient_are_finite_however_sure_the_model_is(logit):
     _, wanted, known = some_maps()
     logits = torch.full_like(wanted, logit, requires_grad=True)
-    loss = maps_loss(logits, wanted, known)
+    loss = value(*maps_loss(logits, wanted, known))
     loss.backward()
     assert torch.isfinite(loss) and float(loss.detach()) > 0 and torch.isfinite(logits.grad).all()
+
+
+def test_the_sums_of_parts_of_a_batch_add_up_to_the_whole_batch():
+    logits, wanted, known = some_maps()
+    generator = torch.Generator().manual_seed(0)
+    labels, targets = torch.randn(3, 11, generator=generator), torch.rand(3, 11, generator=generator)
+    presence = torch.tensor([[1, 0, torch.nan, torch.nan, 1], [torch.nan] * 5, [0, 0, 0, 0, torch.nan]])
+    features, taught = torch.rand(2, 3, 4, 2, 2, generator=generator).unbind()
+
+    def all_of(films: slice) -> list[Sums]:
+        return [
+            label_loss(labels[films], targets[films], torch.full((11,), 3.0), torch.arange(3.0)[films]),
+            presence_loss(labels[films], presence[films], PRESENCE_GROUPS),
+            feature_loss(features[films], taught[films]),
+            *(part for _, part in maps_loss(logits[films], wanted[films], known[films])),
+        ]
+
+    whole = all_of(slice(0, 3))
+    for cuts in ([0, 1, 3], [0, 2, 3], [0, 0, 3], [0, 1, 2, 3]):  # a part may have no film
+        parts = [all_of(slice(start, stop)) for start, stop in itertools.pairwise(cuts)]
+        for mine, *shares in zip(whole, *parts, strict=True):
+            added = Sums(
+                *(sum(getattr(share, name) for share in shares) for name in ("total", "count", "there")), mine.smooth
+            )
+            torch.testing.assert_close(added.value(), mine.value(), rtol=1e-5, atol=1e-6)
+            assert float(mine.value()) > 0
+
+
+@pytest.mark.parametrize("at", [(401.5, 401.5), (401.48, 512.3), (100.0, 1000.6)])
+def test_a_point_between_pixels_is_one_hit_in_half_precision(at):
+    drawn = draw_maps([], [np.array(at)], 1024).astype(np.float16)
+    known = torch.zeros(1, len(MAPS))
+    known[0, -1] = 1
+    logits = torch.full(drawn.shape, -20.0)
+    logits[-1].view(-1)[int(drawn[-1].argmax())] = 20.0  # certain of the peak, and of nothing else
+    assert float(value(*maps_loss(logits[None], torch.from_numpy(drawn)[None].float(), known))) < 1e-3

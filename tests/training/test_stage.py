@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import dataloader
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.prepare import Placement
@@ -15,9 +15,9 @@ from cxrlines.task import LABELS, MAPS, Device
 from cxrlines.training import stage as stage_module
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.fit import Fit
-from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.losses import label_loss, maps_loss
-from cxrlines.training.stage import StageModule
+from cxrlines.training.loader import Batches, Films, FilmSet
+from cxrlines.training.losses import label_loss, maps_loss, total_loss
+from cxrlines.training.stage import DivergedError, StageModule
 from cxrlines.training.trainer import fit_stage, predict_films
 
 FIT = Fit(epochs=3, batch=4, lr=1e-3, seed=5)
@@ -82,6 +82,19 @@ def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, 
     assert len(resumed.progress.history) == 3
 
 
+def test_processes_that_make_the_films_change_no_weight_and_begin_once(monkeypatch):
+    begun, usual = [], dataloader._MultiProcessingDataLoaderIter.__init__
+
+    def begin(self, *arguments):
+        begun.append(self)
+        usual(self, *arguments)
+
+    alone = fit_stage(module())
+    monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "__init__", begin)
+    assert same(alone, fit_stage(module(loader_workers=2)))
+    assert len(begun) == 2, "for three epochs: those of the training films, and those of the watched ones"
+
+
 def test_a_finished_state_trains_no_further(tmp_path):
     states: list[State] = []
     done = module(keep=states.append)
@@ -133,7 +146,8 @@ def mapping(known: list[int]) -> StageModule:
 
 
 def batch_of(stage: StageModule) -> dict[str, torch.Tensor]:
-    return default_collate([stage.films[(0, i)] for i in range(6)])
+    (keys,) = Batches(6, 6, seed=0, epoch=0, mapped=stage.films.mapped)
+    return stage.films.collate([stage.films[key] for key in sorted(keys)])
 
 
 def test_the_decoder_is_run_on_films_with_a_known_map_alone_and_learns_from_their_maps():
@@ -144,8 +158,9 @@ def test_the_decoder_is_run_on_films_with_a_known_map_alone_and_learns_from_thei
     ((given, maps),) = seen
     normal = stage.model._normal(batch["film"])
     assert torch.equal(given, normal[[1, 4]])
-    labels = label_loss(mapping([1, 4]).model(batch["film"]), batch["targets"]).detach()
-    lines = maps_loss(maps.detach(), batch["maps"][[1, 4]].float(), batch["mapped"][[1, 4]])
+    assert batch["rows"].tolist() == [1, 4] and len(batch["maps"]) == 2, "no map of the others is drawn"
+    labels = total_loss([(1.0, label_loss(mapping([1, 4]).model(batch["film"]), batch["targets"]))]).detach()
+    lines = total_loss(maps_loss(maps.detach(), batch["maps"].float(), batch["mapped"][[1, 4]]))
     assert float(lines) > 0 and float(loss.detach()) == pytest.approx(float(labels + lines), rel=1e-5)
 
 
@@ -162,7 +177,7 @@ def test_losses_are_taken_in_full_precision_where_the_network_runs_in_half(monke
         monkeypatch.setattr(stage_module, name, loss)
     batch = batch_of(stage)
     with torch.autocast("cpu", torch.bfloat16):
-        features, maps = stage._read({**batch, "rows": torch.tensor([1, 4])})
+        features, maps = stage._read(batch)
         half = stage.training_step(batch, 0)
     assert features.dtype == maps.dtype == torch.bfloat16
     assert given == [torch.float32] * 4 and half.dtype == torch.float32
@@ -224,8 +239,9 @@ def test_half_precision_with_clipping_resumes_as_well(tmp_path):
 
 
 def test_a_loss_that_is_no_number_is_said(tmp_path):
-    with pytest.raises(FloatingPointError, match=r"at step \d+: lower schedule.lr \(now 1e\+20\)"):
+    with pytest.raises(DivergedError, match=r"at step \d+ with schedule.lr 1e\+20") as diverged:
         fit_stage(module(dataclasses.replace(FIT, epochs=9, lr=1e20, end_lr=1e20, optimizer="adamw")))
+    assert "lower schedule.lr" in diverged.value.way_out
 
 
 def test_without_films_to_watch_it_trains_all_the_same(tmp_path):
@@ -256,7 +272,7 @@ def test_each_film_is_seen_with_the_maps_of_the_segmenter_it_names():
     some = dataclasses.replace(films(8), more={"segmenter": which})
     train = FilmSet(some, make_policy("none", 32), seed=0)
     stage = StageModule(TwoStep(own, reader), FIT, train, None, view="plain", segmenters=others)
-    batch = torch.utils.data.default_collate([train[(0, place)] for place in range(8)])
+    batch = train.collate([train[(0, place)] for place in range(8)])
     stage._read(batch)
     (x,) = seen
     assert torch.equal(x[:, 0], batch["film"][:, 0] / 255), "the film itself"

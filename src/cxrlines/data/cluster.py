@@ -5,6 +5,7 @@ paths. That is checked, as otherwise half of a run would lie elsewhere.
 """
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -36,29 +37,55 @@ def cluster(on: str) -> Iterator[Any]:
 
     `ClusterError` where Ray is not installed, or the address does not answer.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: a step here would yield to everything else
     place = _address(on)
-    try:
-        import ray
-    except ImportError:
-        raise ClusterError(f'--on {on} needs Ray: pip install "cxrlines[ray]"') from None
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if place is None:
-        ray.init(
-            address="local", num_cpus=cores(), include_dashboard=False, object_store_memory=STORE_BYTES, **quiet
-        )  # fmt: skip
-    else:
-        _ask(on, *place)
+    with _environment(), _ray_logger():
         try:
-            ray.init(address=on, **quiet)
-        except Exception as error:
+            import ray
+        except ImportError:
+            raise ClusterError(f"--on {on} needs Ray, which is not installed", 'pip install "cxrlines[ray]"') from None
+        if place is None:
+            ray.init(
+                address="local", num_cpus=cores(), include_dashboard=False, object_store_memory=STORE_BYTES, **quiet
+            )  # fmt: skip
+        else:
+            _ask(on, *place)
+            try:
+                ray.init(address=on, **quiet)
+            except Exception as error:
+                ray.shutdown()
+                raise ClusterError(f"--on {on}: {_first_line(error)}", _PORTS) from error
+        try:
+            yield ray
+        finally:
             ray.shutdown()
-            raise ClusterError(f"--on {on}: {_first_line(error)}; {_PORTS}") from error
+
+
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """What the processes of Ray are to see of the environment, as long as there is a connection."""
+    wanted = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # Ray's own is 15: a step here would yield to everything else
+    }
+    added = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(added)
     try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def _ray_logger() -> Iterator[None]:
+    """The level of Ray's logger put back, which connecting sets."""
+    logger = logging.getLogger("ray")
+    level = logger.level
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 _PORTS = (
@@ -74,8 +101,9 @@ def _address(on: str) -> tuple[str, int] | None:
     host, _, port = on.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise ClusterError(
-            f"--on is {on!r}; it is ray (this machine), ray://HOST:PORT (a cluster's client port, usually 10001), or "
-            "HOST:PORT (a cluster's own address, usually port 6379, from one of its machines)"
+            f"--on is {on!r}, which is no cluster",
+            "give ray (this machine), ray://HOST:PORT (a cluster's client port, usually 10001), or HOST:PORT (a "
+            "cluster's own address, usually port 6379, from one of its machines)",
         )
     return host.strip("[]"), int(port)
 
@@ -91,8 +119,9 @@ def _ask(on: str, host: str, port: int) -> None:
     except (OSError, grpc.FutureTimeoutError) as error:
         why = error.strerror or str(error) if isinstance(error, OSError) else "what listens there is not Ray"
         raise ClusterError(
-            f"--on {on}: no Ray cluster answers at {host}:{port} ({why}). Start one with `ray start --head`, or check "
-            f"host, port and firewall, or leave out --on to work on this machine. {_PORTS}"
+            f"--on {on}: no Ray cluster answers at {host}:{port} ({why})",
+            "start one with `ray start --head`, or check host, port and firewall, or leave out --on to work on this "
+            f"machine. {_PORTS}",
         ) from None
 
 
@@ -113,18 +142,18 @@ def check_shared(marker: Path | None, *inputs: Path) -> None:
     here = socket.gethostname()
     if marker is not None:
         if not shows(marker):
-            raise ClusterError(f"the machine {here} does not see what this run wrote to {marker.parent}; {SHARE}")
+            raise ClusterError(f"the machine {here} does not see what this run wrote to {marker.parent}", SHARE)
         try:
             mine = marker.with_name(f"{marker.name}.{here}.{os.getpid()}")
             mine.touch()
             mine.unlink()
         except OSError as error:
             raise ClusterError(
-                f"the machine {here} may not write to {marker.parent} ({error.strerror}); {SHARE}"
+                f"the machine {here} may not write to {marker.parent} ({error.strerror})", SHARE
             ) from None
     for path in inputs:
         if not shows(path):
-            raise ClusterError(f"the machine {here} does not see {path}; {SHARE}")
+            raise ClusterError(f"the machine {here} does not see {path}", SHARE)
 
 
 def shows(path: Path) -> bool:
@@ -155,12 +184,15 @@ def check_machines(ray: Any, marker: Path | None, *inputs: Path, seconds: float 
         try:
             version = ray.get(answer, timeout=max(1.0, ends - time.monotonic()))
             if version != __version__:
-                wrong.append(f"{host} has cxrlines {version}, this machine {__version__}; install the same")
+                wrong.append(f"{host} has cxrlines {version}, this machine {__version__}")
         except Exception as error:
             cause = getattr(error, "cause", None) or error
             wrong.append(str(cause) if isinstance(cause, ClusterError) else f"{host}: {_last_line(cause)}")
     if wrong:
-        raise ClusterError("the cluster cannot do this: " + "; ".join(dict.fromkeys(wrong)))
+        raise ClusterError(
+            "the cluster cannot do this: " + "; ".join(dict.fromkeys(wrong)),
+            "all machines need the same cxrlines and the same folders (docs/cluster.md)",
+        )
 
 
 def _look(marker: Path | None, *inputs: Path) -> str:

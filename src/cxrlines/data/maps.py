@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from cxrlines.data.lines import line_mask
-from cxrlines.task import DEVICE_OF, MAPS, Device, Landmark, MapKind
+from cxrlines.task import DEVICE_OF, MAPS, Landmark, MapKind
 
 STRIDE = 2
 """Film pixels a map pixel, each way."""
@@ -17,8 +17,8 @@ LINE_WIDTH = 1 / 96
 """Width of a line in a map as a share of its side: between a catheter (0.5 % of a portable film) and an ETT (2.5 %)."""
 SPOT_SIGMA = 0.015
 """Standard deviation of a tip's or landmark's bell as a share of the side: 0.6 cm on a film of 40 cm."""
-
-DEVICES: tuple[Device, ...] = tuple(Device)
+BESIDE = 1 - 2.0**-11
+"""The most that a bell is beside its peak: the number before 1 in half precision, in which maps are handed over."""
 
 
 def to_map(points: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ def from_map(points: np.ndarray) -> np.ndarray:
 def draw_maps(
     lines: Sequence[tuple[str, np.ndarray]], landmarks: Mapping[str, np.ndarray] | Sequence[np.ndarray], size: int
 ) -> np.ndarray:
-    """The maps (9, size / 2, size / 2) float32 in [0, 1] of a film of `size` px a side.
+    """The maps (9, size / 2, size / 2) float32 in [0, 1] of a film of `size` px a side; 1 at a point's own pixel alone.
 
     Args:
         lines: (label, points (n, 2) [x, y] px of the film, the tip last), on the film or not.
@@ -68,5 +68,7 @@ def _spot(channel: np.ndarray, at: np.ndarray, sigma: float) -> None:
         return
     x, y = (np.exp(-0.5 * ((np.arange(side) - centre) / sigma) ** 2) for centre in at)
     bell = y[:, None] * x
-    # The pixel nearest to the point is 1, so that it counts as the place and not as its neighbourhood.
-    np.maximum(channel, bell / bell.max(), out=channel)
+    np.maximum(channel, np.minimum(bell / bell.max(), BESIDE), out=channel)
+    # The pixel nearest to the point is 1, and no other: it counts as the place and not as its neighbourhood.
+    column, row = np.minimum(np.floor(at + 0.5).astype(int), side - 1)
+    channel[row, column] = 1

@@ -1,6 +1,8 @@
 """Batch norms folded into the convolutions before them: the same function in fewer passes over its feature maps."""
 
+import contextlib
 from collections import Counter
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,8 @@ def fold(model: Model, size: int) -> int:
     if place is None:
         return 0
     film = torch.rand((1, 1, size, size), generator=torch.Generator().manual_seed(0)).to(place)
-    pairs, before = _pairs(model, film)
+    with _in_full():
+        pairs, before = _pairs(model, film)
     convolutions = [(conv, conv.weight, conv.bias) for conv, _ in pairs]
     norms = [
         (parent, name, child)
@@ -41,7 +44,8 @@ def fold(model: Model, size: int) -> int:
         )
     for parent, name, child in norms:
         setattr(parent, name, getattr(child, "act", nn.Identity()))  # timm's batch norms end in an activation
-    after = _said(model, film)
+    with _in_full():
+        after = _said(model, film)
     if all(torch.allclose(one, other, rtol=CLOSE, atol=CLOSE) for one, other in zip(before, after, strict=True)):
         return len(pairs)
     for conv, weight, bias in convolutions:
@@ -49,6 +53,19 @@ def fold(model: Model, size: int) -> int:
     for parent, name, child in norms:
         setattr(parent, name, child)
     return 0
+
+
+@contextlib.contextmanager
+def _in_full() -> Iterator[None]:
+    """Convolutions and products in float32: by default a GPU rounds what goes into them to TF32's 10 bits, 1e-3."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def _pairs(model: Model, film: Tensor) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], list[Tensor]]:

@@ -31,7 +31,7 @@ class Classifier(nn.Module):
         exclusive: whether the states of an ETT exclude each other: a softmax over them and "none", else a sigmoid each.
 
     Raises:
-        ValueError: an unknown backbone or head, a value out of range, or a decoder on a backbone that can have none.
+        Error: an unknown backbone or head, a value out of range, or a decoder on a backbone that can have none.
         WeightsError: ImageNet weights that cannot be had.
     """
 
@@ -116,11 +116,11 @@ class Classifier(nn.Module):
 
 def _exclusive(logits: Tensor) -> Tensor:
     """Logits whose sigmoids, for the states of an exclusive device, are a softmax over them and "none" (logit 0)."""
-    out = logits.clone()
+    columns = list(logits.unbind(dim=1))  # a list of columns as an index would make a GPU wait
     for device in EXCLUSIVE:
         mine = [LABEL_INDEX[label] for label in LABELS_OF[device]]
-        scores = torch.cat([torch.zeros_like(logits[:, :1]), logits[:, mine]], dim=1)
+        scores = [torch.zeros_like(columns[0]), *(logits[:, label] for label in mine)]
         for place, label in enumerate(mine, start=1):
-            others = torch.cat([scores[:, :place], scores[:, place + 1 :]], dim=1)
-            out[:, label] = scores[:, place] - others.logsumexp(dim=1)
-    return out
+            others = torch.stack(scores[:place] + scores[place + 1 :], dim=1)
+            columns[label] = scores[place] - others.logsumexp(dim=1)
+    return torch.stack(columns, dim=1)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import torch
 from filelock import FileLock, Timeout
 
 from cxrlines.data.cluster import ClusterError, check_machines, check_shared, cluster, leave_marker
@@ -87,8 +86,8 @@ def _pass_on(done: "Future[Any]", told: "Future[None]") -> None:
         first = (str(error).strip() or "no reason given").splitlines()[0]
         told.set_exception(
             ClusterError(
-                f"its worker died {RETRIES + 1} times (out of memory? then fewer --workers): {type(error).__name__}: "
-                f"{first}"
+                f"its worker died {RETRIES + 1} times: {type(error).__name__}: {first}",
+                "if it was out of memory give fewer --workers",
             )
         )
 
@@ -104,7 +103,7 @@ def shares(machines: Sequence[dict[str, float]], asked: int | None, side_by_side
     cpus = [int(machine["CPU"]) for machine in machines if machine.get("CPU", 0) >= 1]
     if not cpus:
         raise ClusterError(
-            "the cluster has neither a GPU nor a core for a step; start Ray with --num-cpus or --num-gpus"
+            "the cluster has neither a GPU nor a core for a step", "start Ray with --num-cpus or --num-gpus"
         )
     count = max(1, min(asked or sum(cpus), side_by_side))
     return max(1, min(sum(cpus) // count, *cpus)), 0
@@ -115,7 +114,6 @@ def _do_there(root: Path, data: Path, step: Step, threads: int, marker: Path) ->
     check_shared(marker, data, *(root / name_of(parent) / RECORD for parent in step.parents.values()))
     cv2.setNumThreads(1)
     keep_buffers()
-    torch.set_num_threads(threads)
     place = status_file(root, step.key)
     try:
         # A machine that was given up may still be at it, for the seconds until it notices.
@@ -123,4 +121,7 @@ def _do_there(root: Path, data: Path, step: Step, threads: int, marker: Path) ->
             if not Run.open(root, data).is_done(step):
                 do_one(root, data, step, threads)
     except Timeout:
-        raise ClusterError(f"another machine still works in this step's folder after {LET_GO_S:.0f} s") from None
+        raise ClusterError(
+            f"another machine still works in this step's folder after {LET_GO_S:.0f} s",
+            "see that its worker has ended, and run the same command",
+        ) from None

@@ -68,7 +68,9 @@ def do_plan(run: Run, data: Path, steps: Sequence[Step], workers: int | None = N
     todo = {step.key: step for step in steps if not run.is_done(step)}
     if distributed.world() > 1:
         if on:
-            raise RunError(f"--on {on} spreads steps over machines, --devices one step over GPUs: give one of the two")
+            raise RunError(
+                f"--on {on} spreads steps over machines, --devices one step over GPUs", "give one of the two"
+            )
         return _do_together(run, steps)
     if not todo:
         return
@@ -101,7 +103,7 @@ def do_plan(run: Run, data: Path, steps: Sequence[Step], workers: int | None = N
         hands.close()
         shutil.rmtree(run.root / ".status", ignore_errors=True)
     if failed:
-        raise RunError(_told(run, failed, len(steps)))
+        raise _not_done(run, failed, len(steps))
 
 
 def _workers(run: Run, data: Path, todo: Sequence[Step], workers: int | None, on: str | None) -> Workers:
@@ -130,7 +132,6 @@ def _start_ready(
 def _do_together(run: Run, steps: Sequence[Step]) -> None:
     """Every unfinished step, by all processes of torchrun at once; the first one shows where it is."""
     todo = [step for step in steps if not distributed.first(partial(run.is_done, step))]
-    loader_workers = min(8, max(1, cores() // torch.cuda.device_count())) if torch.cuda.is_available() else 0
     with Board(len(steps), len(steps) - len(todo)) as board:
         for step in todo:
 
@@ -139,10 +140,10 @@ def _do_together(run: Run, steps: Sequence[Step]) -> None:
                     board.show([(name, status)])
 
             try:
-                do_step(run, step, show, loader_workers)
+                do_step(run, step, show, distributed.loader_workers())
             except Exception as error:
                 _write_traceback(run.root, step)
-                raise RunError(_told(run, {step.key: _why(error)}, len(steps))) from error
+                raise _not_done(run, {step.key: _why(error)}, len(steps)) from error
             if distributed.is_first():
                 board.finished(step.name, read_record(run.folder(step.key)))
 
@@ -151,17 +152,17 @@ def _why(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = f" at {error.filename}" if error.filename else ""
         return f"the disk is full{place}; free some space: what was trained is kept up to its last half minute"
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
 
 
-def _told(run: Run, failed: dict[Key, str], total: int) -> str:
+def _not_done(run: Run, failed: dict[Key, str], total: int) -> RunError:
     reasons: dict[str, list[str]] = {}
     for key, reason in failed.items():
         reasons.setdefault(reason, []).append(name_of(key))
     lines = "\n".join(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items())
-    return (
-        f"{len(failed)} of {total} steps are not done:\n{lines}\n"
-        f"Finished steps are kept; tracebacks are in {run.root / '.work'}. Mend the cause and run the same command."
+    return RunError(
+        f"{len(failed)} of {total} steps are not done:\n{lines}",
+        f"finished steps are kept; mend the cause and run the same command (tracebacks are in {run.root / '.work'})",
     )
 
 
@@ -180,15 +181,15 @@ class LocalWorkers:
         devices: Queue[str] = context.Queue()
         for device in devices_for(count):
             devices.put(device)
-        self._pool = ProcessPoolExecutor(count, context, _start_worker, (self.threads, devices))
+        self._pool = ProcessPoolExecutor(count, context, _start_worker, (devices,))
 
     def submit(self, step: Step) -> "Future[None]":
         """Begin a step in a free process."""
         return self._pool.submit(do_one, self.root, self.data, step, self.threads)
 
     def stop(self) -> None:
-        """Kill the processes."""
-        for process in multiprocessing.active_children():
+        """Kill the processes: ours, and no other child of whoever called."""
+        for process in list((self._pool._processes or {}).values()):
             process.kill()
 
     def close(self) -> None:
@@ -203,19 +204,21 @@ def devices_for(count: int) -> list[str]:
     return [names[worker % len(names)] if len(names) > 1 else "" for worker in range(count)]
 
 
-def _start_worker(threads: int, devices: "Queue[str]") -> None:
+def _start_worker(devices: "Queue[str]") -> None:
     begin_worker()
     if device := devices.get():
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     keep_buffers()
-    torch.set_num_threads(threads)
 
 
 def do_one(root: Path, data: Path, step: Step, threads: int) -> None:
-    """A step of the run in `root`, in a process of `threads` threads; what went wrong is written to `.work`."""
+    """A step of the run in `root`, in a process for it alone, of `threads` threads from now on.
+
+    What went wrong is written to `.work`.
+    """
+    torch.set_num_threads(threads)
     try:
-        loader_workers = min(8, threads) if torch.cuda.is_available() else 0
-        do_step(Run.open(root, data), step, StatusFile(status_file(root, step.key)), loader_workers)
+        do_step(Run.open(root, data), step, StatusFile(status_file(root, step.key)), distributed.loader_workers())
     except Exception:
         _write_traceback(root, step)
         raise

@@ -29,7 +29,6 @@ from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import open_tracker
 from cxrlines.training import distributed
-from cxrlines.training.process import keep_buffers
 
 STEPS = "steps.json"
 """Written when every step of a run is done: name -> identity. What a bundle may hold."""
@@ -148,7 +147,6 @@ def train(
     Steps are done by `workers` here, or on the Ray cluster `on`; or, under torchrun, by all its processes together,
     each of which calls this. `RunError` if steps fail, or if another command works in `root`.
     """
-    keep_buffers()
     say = say if distributed.is_first() else lambda text: None
     check_trackers(recipe.tracking.settings(root))
     # What is wrong with recipe, tables or folds is said before anything is written.

@@ -16,6 +16,7 @@ import torch
 from cxrlines import __version__
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.tables import Dataset
+from cxrlines.errors import Error
 from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.public import Adoption, adopt
@@ -45,7 +46,7 @@ from cxrlines.training.lineage import LeakError, Lineage, read_lineage
 from cxrlines.training.loader import FilmSet
 from cxrlines.training.losses import balanced_weights
 from cxrlines.training.stage import StageModule
-from cxrlines.training.trainer import fit_stage, resume
+from cxrlines.training.trainer import best_precision, fit_stage, resume
 
 
 def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], loader_workers: int = 0) -> None:
@@ -97,8 +98,7 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
         trackers, run=f"{run.recipe.name}/{step.name}", group=run.recipe.name,
         folder=tracked, identity=step.identity,
     ) as tracker:  # fmt: skip
-        tracker.settings({"member": member_name, "backbone": member.backbone, "head": member.head, "size": size})
-        tracker.settings(stage.model_dump(mode="json"))
+        tracker.settings(settings_of(run.recipe, member_name, stage_name))
         tracker.text(LINEAGE, json.dumps(lineage.as_dict()))
         module = StageModule(
             model,
@@ -275,13 +275,20 @@ def _seed(seed: int, step: Step) -> int:
     )
 
 
+def settings_of(recipe: Recipe, member: str, stage: str) -> dict[str, Any]:
+    """What trackers keep of a step: its member, and its stage's specification under `stage`, with the size resolved."""
+    made = recipe.members[member]
+    spec = made.stages[stage].model_dump(mode="json") | {"size": recipe.size_of(member, stage)}
+    return {"member": member, "backbone": made.backbone, "head": made.head, "stage": spec}
+
+
 def _fit(stage: StageSpec, seed: int) -> Fit:
     schedule: ScheduleSpec = stage.schedule
     precision = schedule.precision
     if precision == "auto":
-        precision = "16" if torch.cuda.is_available() else "32"
+        precision = best_precision()
     if precision == "16" and not torch.cuda.is_available():
-        raise ValueError("schedule.precision is 16, which needs a GPU; here use auto, 32 or bf16")
+        raise Error("schedule.precision is 16, which needs a GPU", "use auto, 32 or bf16 here")
     return Fit(
         epochs=schedule.epochs,
         batch=schedule.batch,

@@ -1,9 +1,9 @@
 """A run, or a step of one, as its trackers see it.
 
 TensorBoard's and CSV's files are written here. The others, which may be slow, hang or die, each run in a process of
-their own (`worker`). No call waits for them and none raises: what went wrong is in `Tracker.problems` and is said once
-on stderr. A run is told to a tracker as its settings (the resolved recipe), metrics by step, texts (lineage) and files
-(report); never films, and no patient but as a hash.
+their own (`worker`). No call waits for them, and what a tracker does wrong is not raised: it is in `Tracker.problems`
+and is said once on stderr. A tracker gets of a run its settings (the resolved recipe), metrics by step, texts (lineage)
+and files (report); never films, and no patient but as a hash.
 """
 
 import contextlib
@@ -95,6 +95,7 @@ class Tracker:
         self.problems: list[str] = []
         self._lock = threading.Lock()
         self._closed = False
+        self._settings: dict[str, Any] = {}
         self._patience_s = settings.patience_s
         self._outbox, self._sent = folder / _OUTBOX, 0
         self._links: list[_Link] = []
@@ -126,10 +127,19 @@ class Tracker:
         return say
 
     def settings(self, values: Mapping[str, Any]) -> None:
-        """Tell how the run is made; nested mappings become dotted names, lists JSON."""
+        """Log how the run is made, all of it in one call; nested mappings become dotted names, lists JSON.
+
+        Clients disagree about a setting that is logged again: one keeps the first, one the last, and others refuse it
+        and all that came with it.
+
+        Raises:
+            ValueError: a second call, or two values that would have the same dotted name: the caller's mistake.
+        """
+        if self._settings:
+            raise ValueError(f"settings are logged once; there are some already, then came {', '.join(values)}")
         try:
-            flat = flatten(values)
-        except (TypeError, ValueError) as error:
+            self._settings = flat = flatten(values)
+        except TypeError as error:
             self._sayer("settings")(f"were left out: {error}")
             return
         for link in self._open_links():
@@ -214,17 +224,23 @@ def open_tracker(settings: TrackingSettings, *, run: str, group: str, folder: Pa
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested mappings as one of dotted names to numbers, booleans and strings; lists and None as JSON.
 
+    `ValueError` where two have the same dotted name.
+
     >>> flatten({"a": {"b": 1, "c": [1, 2]}})
     {'a.b': 1, 'a.c': '[1, 2]'}
     """
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
+            new = flatten(value, f"{name}.")
         elif isinstance(value, bool | int | float | str):
-            flat[f"{prefix}{key}"] = value
+            new = {name: value}
         elif isinstance(value, Path):
-            flat[f"{prefix}{key}"] = str(value)
+            new = {name: str(value)}
         else:
-            flat[f"{prefix}{key}"] = json.dumps(value, default=str)
+            new = {name: json.dumps(value, default=str)}
+        if twice := flat.keys() & new.keys():
+            raise ValueError(f"two settings are named {min(twice)}")
+        flat |= new
     return flat

@@ -16,6 +16,7 @@ from datetime import timedelta
 from types import MethodType
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -24,6 +25,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn import functional
+
+from cxrlines.data.pool import cores
+from cxrlines.errors import Error
+from cxrlines.training.process import keep_buffers
 
 Answer = TypeVar("Answer")
 
@@ -34,6 +39,10 @@ _talk: list[dist.ProcessGroup] = []
 """The group for what is not gradients: on processors (gloo), and patient."""
 
 
+class DevicesError(Error):
+    """Processes or GPUs that were asked for and cannot work together; the message says why and what to do."""
+
+
 def begin(devices: int | None = None, nodes: int | None = None) -> None:
     """Join the processes that torchrun started, or start them: `devices` on each of `nodes` machines.
 
@@ -41,14 +50,15 @@ def begin(devices: int | None = None, nodes: int | None = None) -> None:
     becomes torchrun of its own command. Called once, before anything else is done.
 
     Raises:
-        ValueError: more devices than there are, other numbers than torchrun's, or several nodes without torchrun.
+        DevicesError: more devices than there are, other numbers than torchrun's, or several nodes without torchrun.
     """
     if not dist.is_torchelastic_launched():
         if (nodes or 1) > 1:
-            raise ValueError(
-                f"--nodes {nodes}: start the same command on each of the {nodes} machines with torchrun, as "
-                f"docs/cluster.md shows: torchrun --nnodes {nodes} --nproc-per-node {devices or 1} --rdzv-backend c10d "
-                "--rdzv-endpoint HOST:29500 -m cxrlines train ..."
+            raise DevicesError(
+                f"--nodes is {nodes}, but torchrun did not start this command",
+                f"start it on each of the {nodes} machines with torchrun, as docs/cluster.md shows: torchrun --nnodes "
+                f"{nodes} --nproc-per-node {devices or 1} --rdzv-backend c10d --rdzv-endpoint HOST:29500 -m cxrlines "
+                "train ...",
             )
         if (devices or 1) > 1:
             _enough_gpus(devices or 1)
@@ -61,8 +71,12 @@ def begin(devices: int | None = None, nodes: int | None = None) -> None:
         ("--nodes", nodes, everywhere // here, "--nnodes"),
     ):
         if asked is not None and asked != started:
-            raise ValueError(f"{flag} is {asked}, but torchrun was started with {option} {started}; give both the same")
+            raise DevicesError(
+                f"{flag} is {asked}, but torchrun was started with {option} {started}", "give both the same"
+            )
     _enough_gpus(here)
+    cv2.setNumThreads(1)  # a process of our own, beside others
+    keep_buffers()
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     join()
 
@@ -76,7 +90,10 @@ def _end_with(parent: int) -> None:
 
 def _enough_gpus(wanted: int) -> None:
     if torch.cuda.is_available() and torch.cuda.device_count() < wanted:
-        raise ValueError(f"--devices is {wanted}, but this machine shows {torch.cuda.device_count()} GPU(s)")
+        raise DevicesError(
+            f"--devices is {wanted}, but this machine shows {torch.cuda.device_count()} GPU(s)",
+            "ask for no more than those, or make more visible (CUDA_VISIBLE_DEVICES)",
+        )
 
 
 def join() -> None:
@@ -145,6 +162,14 @@ def part(count: int) -> slice:
     return slice(start, start + share + (rank() < over))
 
 
+def loader_workers() -> int:
+    """How many further processes make films ready for this one's GPU: its share of the cores; none without a GPU."""
+    if not torch.cuda.is_available():
+        return 0
+    share = cores() // int(os.environ["LOCAL_WORLD_SIZE"]) if world() > 1 else torch.get_num_threads()
+    return max(1, min(8, share))
+
+
 def gather_rows(rows: np.ndarray) -> np.ndarray:
     """The rows of all processes, each (n_i, ...) of one dtype, in the order of the processes: the inverse of `part`."""
     if world() == 1:
@@ -154,29 +179,36 @@ def gather_rows(rows: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def share(count: Tensor) -> Tensor:
-    """What a mean over `count` things here weighs so that the processes' average is the mean over all: 1 if alone."""
-    if world() == 1:
-        return torch.ones_like(count, dtype=torch.float32)
-    everywhere = count.detach().clone()
-    dist.all_reduce(everywhere)
-    return count * world() / everywhere.clamp(min=1)
+def everywhere(sums: Tensor) -> Tensor:
+    """`sums` added up over all processes: the same for each of them, and all must call it.
+
+    The gradient that a process gets is that of its own films, times the number of processes, as DDP averages: what all
+    compute alike from these sums is learnt as by one process that has all films.
+    """
+    return sums if world() == 1 else _Everywhere.apply(sums)
 
 
-def mean(value: float) -> float:
-    """The processes' mean of `value`."""
-    return float(np.mean(gather_rows(np.array([value]))))
+class _Everywhere(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad * world()
 
 
 def same_everywhere(value: object, what: str) -> None:
-    """`RuntimeError` unless all processes have the same `value`."""
+    """`DevicesError` unless all processes have the same `value`."""
     if world() > 1:
         values: list[Any] = [None] * world()
         dist.all_gather_object(values, value, group=_talk[0])
         if any(other != value for other in values):
-            raise RuntimeError(
-                f"the processes do not see the same {what}: {values}. The run's folder must lie on a file system that "
-                "all machines share; start the same command again"
+            raise DevicesError(
+                f"the processes do not see the same {what}: {values}",
+                "put the run's folder on a file system that all machines share, and start the same command again",
             )
 
 
@@ -213,15 +245,15 @@ def leaves_unused(model: nn.Module, use: Callable[[], Tensor]) -> bool:
 def synchronise(model: nn.Module, batch: int) -> None:
     """Make `model`, in place, train on this process's part of a batch of `batch` films as on the whole of it.
 
-    Names and values of its state stay as they are; in evaluation nothing changes. `ValueError` for a batch of fewer
+    Names and values of its state stay as they are; in evaluation nothing changes. `DevicesError` for a batch of fewer
     films than there are processes.
     """
     if world() == 1:
         return
     if batch < world():
-        raise ValueError(
-            f"schedule.batch: {batch} films cannot be split over {world()} processes; give fewer --devices or a larger "
-            "batch"
+        raise DevicesError(
+            f"schedule.batch: {batch} films cannot be split over {world()} processes",
+            "give fewer --devices or a larger batch",
         )
     if torch.cuda.is_available():
         convert_sync_batchnorm(model)  # timm's: torch's own drops the activation of timm's layers
@@ -262,7 +294,7 @@ def _whole_norm(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Batch normalisation with the moments of the whole batch, on processors, where torch's SyncBatchNorm has none."""
     if not self.training:
         return type(self).forward(self, x)
-    ours = x.to(self.weight.dtype)
+    ours = x.to(self.weight.dtype)  # of no film where the others have all that is annotated
     count = ours.new_tensor([x.numel() // x.shape[1]])
     moments = _Sum.apply(torch.cat([ours.sum((0, 2, 3)), count]))
     total = moments[-1]

@@ -8,23 +8,23 @@ the augmentation by construction.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from cxrlines.augment.policy import Policy
 from cxrlines.data.lines import draw_lines
-from cxrlines.data.maps import draw_maps
+from cxrlines.data.maps import STRIDE, draw_maps
 from cxrlines.data.store import Store
-from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS, Landmark
+from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS, MAPS, Landmark
 
 View = Literal["plain", "overlay"]
-Key = tuple[int, int]
-"""(epoch, position among the films of the stage)"""
+Key = tuple[int, int] | tuple[int, int, bool]
+"""(epoch, position among the films of the stage), and whether the film has its maps drawn though none is known."""
 
 LINE_WIDTH = 1 / 128
 """Width of a drawn line as a share of the film's side: 4 px at 512."""
@@ -50,9 +50,12 @@ class Films:
         return len(self.rows)
 
 
-class FilmSet(Dataset[dict[str, Tensor]]):
-    """Warped films by (epoch, position): `film` uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float16
-    (9, S/2, S/2) where wanted, targets."""
+class FilmSet(Dataset[dict[str, Any]]):
+    """Warped films by `Key`, each a dictionary of tensors, and `collate`, which makes a batch of some.
+
+    `film` is uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float16 (9, S/2, S/2) where wanted, then the
+    targets. A film of which no map is known has no `maps`, unless its key says so.
+    """
 
     def __init__(
         self,
@@ -67,11 +70,16 @@ class FilmSet(Dataset[dict[str, Tensor]]):
         self.films, self.policy, self.seed, self.overlay, self.maps = films, policy, seed, overlay, maps
         self.colour_by = colour_by
 
+    @property
+    def mapped(self) -> np.ndarray | None:
+        """(films,) bool, of which films a map is known; None where maps are not wanted."""
+        return np.any(self.films.more["mapped"], axis=1) if self.maps else None
+
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        cv2.setNumThreads(1)
-        epoch, position = key
+        epoch, position, *drawn = key
         row = int(self.films.rows[position])
-        lines = self.films.lines[position] if self.overlay or self.maps else ()
+        maps = self.maps and (bool(drawn and drawn[0]) or bool(self.films.more["mapped"][position].any()))
+        lines = self.films.lines[position] if self.overlay or maps else ()
         marks = self._landmarks(position)
         known = np.isfinite(marks).all(axis=1)
         rng = np.random.default_rng([self.seed, epoch, row])
@@ -84,13 +92,33 @@ class FilmSet(Dataset[dict[str, Tensor]]):
         }
         for name, values in self.films.more.items():
             sample[name] = torch.as_tensor(values[position])
-        if self.maps:
+        if maps:
             truth = draw_maps(list(zip(labels, points, strict=True)), list(marks), len(warped.film))
             sample["maps"] = torch.from_numpy(truth.astype(np.float16))  # half of what a loader hands over
         if self.overlay:
-            drawn = overlay(warped.film, labels, points, self.colour_by)
-            sample["overlay"] = torch.from_numpy(np.ascontiguousarray(drawn.transpose(2, 0, 1)))
+            drawing = overlay(warped.film, labels, points, self.colour_by)
+            sample["overlay"] = torch.from_numpy(np.ascontiguousarray(drawing.transpose(2, 0, 1)))
         return sample
+
+    def collate(self, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+        """A batch of films. What a GPU would make the processor wait for is looked up here.
+
+        With maps, `rows` (m,) int64 names the films that have theirs in `maps` (m, 9, S/2, S/2), m from 0 on. What was
+        `segmenter` is now the films (k,) int64 of each segmenter, by its number.
+        """
+        plain = [{name: value for name, value in sample.items() if name != "maps"} for sample in samples]
+        batch: dict[str, Any] = default_collate(plain)
+        if self.maps:
+            side = samples[0]["film"].shape[-1] // STRIDE
+            drawn = [row for row, sample in enumerate(samples) if "maps" in sample]
+            batch["rows"] = torch.tensor(drawn, dtype=torch.int64)
+            batch["maps"] = torch.empty((len(drawn), len(MAPS), side, side), dtype=torch.float16)
+            for place, row in enumerate(drawn):
+                batch["maps"][place] = samples[row]["maps"]
+        if "segmenter" in batch:
+            which = batch["segmenter"]
+            batch["segmenter"] = {index: (which == index).nonzero().flatten() for index in which.unique().tolist()}
+        return batch
 
     def _landmarks(self, position: int) -> np.ndarray:
         """A copy of the film's landmarks, (landmarks, 2) px of the stored film, NaN where unknown."""
@@ -114,7 +142,9 @@ def overlay(
 class Batches(Sampler[list[Key]]):
     """The batches of one epoch from the `start`-th to before the `stop`-th, in an order drawn from (seed, epoch).
 
-    `part` says which films of a batch are this process's, given how many it has; None means all.
+    `part` says which films of a batch are this process's, given how many it has; None means all. With `mapped` (films,)
+    bool, which films have a known map, a batch that has none has the maps of its first film drawn all the same: every
+    parameter of a decoder gets a gradient, there 0, in every step.
     """
 
     def __init__(
@@ -127,13 +157,17 @@ class Batches(Sampler[list[Key]]):
         start: int = 0,
         stop: int | None = None,
         part: Callable[[int], slice] | None = None,
+        mapped: np.ndarray | None = None,
     ):
         order = np.random.default_rng([seed, epoch]).permutation(films)
         count = batches_per_epoch(films, batch)
-        batches = [order[i * batch : (i + 1) * batch] for i in range(count)][start:stop]
-        if part:
-            batches = [positions[part(len(positions))] for positions in batches]
-        self.batches = [[(epoch, int(position)) for position in positions] for positions in batches]
+        self.batches: list[list[Key]] = []
+        for positions in [order[i * batch : (i + 1) * batch] for i in range(count)][start:stop]:
+            none = mapped is not None and not mapped[positions].any()
+            keys: list[Key] = [
+                (epoch, int(at), True) if none and not i else (epoch, int(at)) for i, at in enumerate(positions)
+            ]
+            self.batches.append(keys[part(len(keys))] if part else keys)
 
     def __iter__(self) -> Iterator[list[Key]]:
         return iter(self.batches)
@@ -142,13 +176,57 @@ class Batches(Sampler[list[Key]]):
         return len(self.batches)
 
 
+class Left(Sampler[list[Key]]):
+    """The batches that are left when it is asked: one loader, and its processes, for all epochs of a stage."""
+
+    def __init__(self, left: Callable[[], Batches]) -> None:
+        self.left = left
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.left())
+
+    def __len__(self) -> int:
+        return len(self.left())
+
+
 def batches_per_epoch(films: int, batch: int) -> int:
     """Whole batches only: a last one of a film or two would upset batch normalisation. At least one."""
     return max(1, films // batch)
 
 
-def in_order(films: FilmSet, batch: int, workers: int = 0, part: slice = slice(None)) -> DataLoader[dict[str, Tensor]]:
+def load(
+    films: FilmSet,
+    batches: Sampler[list[Key]] | list[list[Key]],
+    workers: int = 0,
+    *,
+    pin: bool = False,
+    stay: bool = False,
+) -> DataLoader[dict[str, Any]]:
+    """Batches of films by `workers` processes, 0: in this one. The order is that of `batches`, whatever their number.
+
+    `pin` is for a GPU. With `stay` the processes live until the loader is dropped: where they are not forked (Python
+    3.14), each is sent all targets and lines when it begins, and imports everything anew.
+    """
+    return DataLoader(
+        films,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=films.collate,
+        worker_init_fn=_begin,
+        pin_memory=pin,
+        persistent_workers=stay and workers > 0,
+        generator=torch.Generator(),  # else it draws from the host's
+    )
+
+
+def _begin(worker: int) -> None:
+    cv2.setNumThreads(1)  # a process a core
+
+
+def in_order(
+    films: FilmSet, batch: int, workers: int = 0, part: slice = slice(None), *, pin: bool = False, stay: bool = False
+) -> DataLoader[dict[str, Any]]:
     """Every film (of `part`) once, in order, as epoch 0: for validation and prediction."""
     wanted = range(len(films.films))[part]
-    keys = [[(0, i) for i in wanted[start : start + batch]] for start in range(0, len(wanted), batch)]
-    return DataLoader(films, batch_sampler=keys, num_workers=workers)
+    keys: list[list[Key]] = [[(0, i) for i in wanted[start : start + batch]] for start in range(0, len(wanted), batch)]
+    return load(films, keys, workers, pin=pin, stay=stay)

@@ -1,25 +1,67 @@
 """One Lightning module for every stage: a start, films, targets, losses, a schedule in; a classifier out."""
 
+import copy
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from cxrlines.errors import Error
 from cxrlines.evaluation.metrics import macro_auc
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import Model, TwoStep
 from cxrlines.training import distributed
 from cxrlines.training.checkpoint import Progress, State, cpu_copy
 from cxrlines.training.fit import Fit, Report, Track
-from cxrlines.training.loader import Batches, FilmSet, View, batches_per_epoch, in_order
-from cxrlines.training.losses import PRESENCE_GROUPS, feature_loss, label_loss, maps_loss, presence_loss
+from cxrlines.training.loader import Batches, FilmSet, Left, View, batches_per_epoch, in_order, load
+from cxrlines.training.losses import (
+    PRESENCE_GROUPS,
+    Sums,
+    feature_loss,
+    label_loss,
+    maps_loss,
+    presence_loss,
+    total_loss,
+)
 from cxrlines.training.schedule import learning_rate
+
+SKIPPED = 30
+"""Steps in a row whose loss is not finite, after which half precision is given up; its scaler skips a few at times."""
+SMALLEST_SCALE = 2.0**-20
+"""Half precision is given up too when its scaler has come down to this, by 36 skipped steps from its 65,536."""
+
+
+class DivergedError(Error):
+    """The loss is no longer a number: what is trained is spoilt. The last kept state is from before."""
+
+
+class Average(nn.Module):
+    """The running average of a model's weights and buffers, begun with the first it is shown; counters are the last.
+
+    torch's AveragedModel keeps a count on the device and asks for it at every update, and the processor waits.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module, self.decay = copy.deepcopy(model).requires_grad_(False), decay
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, first: bool) -> None:
+        """Move towards `model` by 1 - decay; with `first` become it."""
+        mine, theirs = (list(itertools.chain(one.parameters(), one.buffers())) for one in (self.module, model))
+        pairs = list(zip(mine, theirs, strict=True))
+        moved = [pair for pair in pairs if pair[0].is_floating_point() and not first]
+        if moved:
+            torch._foreach_lerp_([own for own, _ in moved], [new for _, new in moved], 1 - self.decay)
+        for own, new in pairs:
+            if first or not own.is_floating_point():
+                own.copy_(new)
 
 
 class StageModule(lightning.LightningModule):
@@ -54,7 +96,8 @@ class StageModule(lightning.LightningModule):
         # Lists of lists: not part of what is saved.
         self.frozen = [teacher.eval().requires_grad_(False)] if teacher else []
         self.segmenters = [[segmenter.eval().requires_grad_(False) for segmenter in segmenters]]
-        self.positive_weight = positive_weight
+        self.positive_weight: Tensor | None
+        self.register_buffer("positive_weight", positive_weight, persistent=False)
         self.keep, self.keep_every_s, self.report, self.loader_workers = (
             keep,
             keep_every_s,
@@ -65,9 +108,7 @@ class StageModule(lightning.LightningModule):
         self.per_epoch = batches_per_epoch(len(films.films), fit.batch)
         self.total = max(1, round(fit.epochs * self.per_epoch))
         self.in_batch = min(fit.batch, len(films.films))
-        self.ema = (
-            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(fit.ema), use_buffers=True) if fit.ema else None
-        )
+        self.ema = Average(model, fit.ema) if fit.ema else None
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()
         self.resumed_optimizer: dict[str, Any] = {}
@@ -76,8 +117,10 @@ class StageModule(lightning.LightningModule):
             self._restore(state)
         self.pause_s = keep_every_s
         self.scores: list[Tensor] = []
-        self.losses: list[Tensor] = []
-        self.loss = math.nan
+        self.fresh: list[Tensor] = []  # losses still on the device
+        self.losses: list[float] = []  # of this epoch
+        self.not_finite = 0  # in a row, up to the last
+        self.loaders: dict[str, DataLoader[dict[str, Any]]] = {}
         self.clock = self.kept = self.told = time.monotonic()
         self.started_at = self.step_now
 
@@ -110,12 +153,14 @@ class StageModule(lightning.LightningModule):
 
         def read() -> Tensor:
             features, maps = self._read({"film": film, "overlay": film})
-            parts = [self.model.classify(features) if self.fit_to.classifies else features, maps]
-            return torch.cat([part.flatten() for part in parts if part is not None])
+            used = [self.model.classify(features)] if self.fit_to.classifies else []
+            used += [features] if self.frozen else []  # else what is only of the last feature map is used by nothing
+            used += [maps] if maps is not None else []
+            return torch.cat([part.flatten() for part in used])
 
         return distributed.leaves_unused(self.model, read)
 
-    def _read(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    def _read(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Features of a batch, and its maps' logits where they are learnt."""
         film = batch["overlay" if self.view == "overlay" else "film"]
         if self.fit_to.maps_weight:
@@ -125,17 +170,16 @@ class StageModule(lightning.LightningModule):
             return self.model.features(film, self._maps_by_others(self.model, film, batch["segmenter"])), None
         return self.model.features(film), None
 
-    def _maps_by_others(self, model: TwoStep, film: Tensor, which: Tensor) -> Tensor:
-        """The maps (b, 9, h/2, w/2) of each film by the segmenter it names: -1 the model's own."""
-        maps = film.new_zeros(0)
-        for index in which.unique().tolist():
-            mine = which == index
+    def _maps_by_others(self, model: TwoStep, film: Tensor, films_of: Mapping[int, Tensor]) -> Tensor:
+        """The maps (b, 9, h/2, w/2) of films by their segmenters, each with its rows in `films_of`: -1 the model's."""
+        maps: Tensor | None = None
+        for index, rows in films_of.items():
             with torch.no_grad():
                 segmenter = model.segmenter if index < 0 else self.segmenters[0][index]
-                part = torch.sigmoid(segmenter.features_and_maps(film[mine])[1])
-            if not len(maps):
-                maps = part.new_zeros((len(film), *part.shape[1:]))
-            maps[mine] = part
+                part = torch.sigmoid(segmenter.features_and_maps(film[rows])[1])
+            maps = part.new_zeros((len(film), *part.shape[1:])) if maps is None else maps
+            maps[rows] = part
+        assert maps is not None  # a batch has films
         return maps
 
     def state(self) -> State:
@@ -171,29 +215,34 @@ class StageModule(lightning.LightningModule):
         kind = torch.optim.Adam if self.fit_to.optimizer == "adam" else torch.optim.AdamW
         return kind(self.model.parameters(), lr=self.fit_to.lr, weight_decay=self.fit_to.weight_decay)
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
-        stop = min(self.per_epoch, self.total - self.progress.epoch * self.per_epoch)
-        batches = Batches(
+    def _left(self) -> Batches:
+        """The batches that are left of this epoch."""
+        return Batches(
             len(self.films.films),
             self.fit_to.batch,
             seed=self.fit_to.seed,
             epoch=self.progress.epoch,
             start=self.progress.batch,
-            stop=stop,
+            stop=min(self.per_epoch, self.total - self.progress.epoch * self.per_epoch),
             part=distributed.part,
-        )
-        return DataLoader(
-            self.films,
-            batch_sampler=batches,
-            num_workers=self.loader_workers,
-            pin_memory=self.device.type == "cuda",
+            mapped=self.films.mapped,
         )
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        if "train" not in self.loaders:
+            gpu = self.device.type == "cuda"
+            self.loaders["train"] = load(self.films, Left(self._left), self.loader_workers, pin=gpu, stay=True)
+        return self.loaders["train"]
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
         if not self.validation:
             return []
-        mine = self._part_of_validation()
-        return in_order(self.validation, self.fit_to.batch * 2, self.loader_workers, mine)
+        if "watched" not in self.loaders:
+            gpu, mine = self.device.type == "cuda", self._part_of_validation()
+            self.loaders["watched"] = in_order(
+                self.validation, self.fit_to.batch * 2, self.loader_workers, mine, pin=gpu, stay=True
+            )
+        return self.loaders["watched"]
 
     def _part_of_validation(self) -> slice:
         """This process's films of the validation; all of them where there is not one for each process."""
@@ -231,52 +280,67 @@ class StageModule(lightning.LightningModule):
         for group in self._optimizer.param_groups:
             group["lr"] = rate
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        if self.fit_to.maps_weight:
-            batch = {**batch, "rows": mapped_rows(batch["mapped"])}
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         features, maps = self._read(batch)
-        loss = features.new_zeros(())
         fit = self.fit_to
-        mine = len(features) * distributed.world() / self.in_batch  # 1 but for an uneven part of a batch
+        parts: list[tuple[float, Sums]] = []
         if fit.classifies:
             logits = full(self.model.classify(features))
         if fit.label_weight:
-            weight = self.positive_weight.to(logits.device) if self.positive_weight is not None else None
-            loss = loss + fit.label_weight * label_loss(logits, batch["targets"], weight)
+            parts.append((fit.label_weight, label_loss(logits, batch["targets"], self.positive_weight)))
         if fit.soft_weight:
-            soft = label_loss(logits, batch["soft"], film_weights=batch["film_weights"])
-            loss = loss + fit.soft_weight * soft
+            parts.append((fit.soft_weight, label_loss(logits, batch["soft"], film_weights=batch["film_weights"])))
         if fit.presence_weight:
-            known = distributed.share(torch.isfinite(batch["presence"]).sum()) / mine
-            loss = loss + fit.presence_weight * known * presence_loss(logits, batch["presence"], PRESENCE_GROUPS)
+            parts.append((fit.presence_weight, presence_loss(logits, batch["presence"], PRESENCE_GROUPS)))
         if maps is not None:
-            rows, maps = batch["rows"], full(maps)
-            wanted = batch["maps"][rows].to(maps.dtype)
-            loss = loss + fit.maps_weight * maps_loss(maps, wanted, batch["mapped"][rows])
+            maps, known = full(maps), batch["mapped"][batch["rows"]]
+            wanted = batch["maps"].to(maps.dtype)
+            parts += [(fit.maps_weight * weight, part) for weight, part in maps_loss(maps, wanted, known)]
         for teacher in self.frozen:
             with torch.no_grad():
-                wanted = teacher.features(batch["overlay"])
-            loss = loss + fit.feature_weight * feature_loss(features, wanted)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss became {loss.item()} at step {self.step_now}: lower schedule.lr (now {self.fit_to.lr}), "
-                "set schedule.clip, or use precision 32"
-            )
-        return loss * mine
+                taught = teacher.features(batch["overlay"])
+            parts.append((fit.feature_weight, feature_loss(full(features), full(taught))))
+        return total_loss(parts)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.progress.batch += 1
-        self.losses.append(outputs["loss"].detach())
+        self.fresh.append(outputs["loss"].detach())
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.update(self.model, first=self.step_now == 1)
         now = time.monotonic()
         if now - self.told > 1:
             self._tell(now)
         if now - self.kept >= self.pause_s and self.step_now < self.total and self.progress.batch < self.per_epoch:
             self._keep()
 
+    def _look(self) -> None:
+        """Fetch the losses since the last look. Only then the processor waits for a GPU, not in every step.
+
+        Raises:
+            DivergedError: a loss is not finite; in half precision, whose scaler skips such steps, many in a row.
+        """
+        if not self.fresh:
+            return
+        losses = torch.stack(self.fresh).tolist()
+        self.fresh.clear()
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        for step, loss in enumerate(losses, start=self.step_now - len(losses)):
+            self.not_finite = 0 if math.isfinite(loss) else self.not_finite + 1
+            if self.not_finite > (SKIPPED if scaler else 0):
+                raise self._diverged(f"the loss became {loss} at step {step - self.not_finite + 1}")
+        if scaler and scaler.get_scale() < SMALLEST_SCALE:
+            raise self._diverged(f"by step {self.step_now} most gradients were too large for 16 bits")
+        self.losses += losses
+
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f"{what} with schedule.lr {self.fit_to.lr} and schedule.precision {self.fit_to.precision}",
+            "lower schedule.lr, set schedule.clip, or use precision 32 (bf16 instead of 16, where the GPU has it)",
+        )
+
     def _keep(self) -> None:
         """Save; a model that is slow to save is saved less often, so that saving never takes over 5 % of the time."""
+        self._look()  # what has diverged is not kept
         begun = time.monotonic()
         if distributed.is_first():
             self.keep(self.state())
@@ -285,7 +349,7 @@ class StageModule(lightning.LightningModule):
 
     def _tell(self, now: float) -> None:
         self.told = now
-        self.loss = float(torch.stack(self.losses[-50:]).mean())
+        self._look()
         seconds = self.progress.seconds + now - self.clock
         speed = self.step_now / max(seconds, 1e-9)
         self.report(
@@ -295,7 +359,7 @@ class StageModule(lightning.LightningModule):
                 "step": self.step_now,
                 "steps": self.total,
                 "films_per_s": speed * self.fit_to.batch,
-                "loss": self.loss,
+                "loss": finite_mean(self.losses[-50:]),
                 "auc": self.progress.history[-1]["auc"] if self.progress.history else None,
                 "seconds_left": (self.total - self.step_now) / max(speed, 1e-9),
             }
@@ -303,17 +367,18 @@ class StageModule(lightning.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits = self.judged(batch["overlay" if self.view == "overlay" else "film"])
-        self.scores.append(torch.sigmoid(logits.float()).cpu())
+        self.scores.append(torch.sigmoid(logits.float()))
 
     def on_train_epoch_end(self) -> None:
+        self._look()
         auc = None
         if self.validation and self.scores:
-            scores = torch.cat(self.scores).numpy()
+            scores = torch.cat(self.scores).cpu().numpy()
             if len(scores) < len(self.validation.films):
                 scores = distributed.gather_rows(scores)
             auc = macro_auc(self.validation.films.targets, scores)
         self.scores.clear()
-        loss = distributed.mean(float(torch.stack(self.losses).mean())) if self.losses else math.nan
+        loss = finite_mean(self.losses)
         self.losses.clear()
         rate = self._optimizer.param_groups[0]["lr"]
         done = self.progress
@@ -336,11 +401,7 @@ def full(values: Tensor) -> Tensor:
     return values.float() if values.dtype.itemsize < 4 else values
 
 
-def mapped_rows(known: Tensor) -> Tensor:
-    """Rows (m,) int64 of a batch's films that the decoder is run on: those with a map that is `known` (b, 9), not 0.
-
-    The others would cost a half more and teach it nothing. Where there is none, the first: every parameter gets its
-    gradient, here 0, in every step.
-    """
-    rows = known.any(dim=1).nonzero().flatten()
-    return rows if len(rows) else rows.new_zeros(1)
+def finite_mean(values: Sequence[float]) -> float:
+    """The mean of what is finite of `values`, NaN where nothing is: a step that half precision skipped has no loss."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import math
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +21,8 @@ from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.loader import FilmSet, View, in_order
 from cxrlines.training.stage import StageModule
 
+Precision = Literal["32", "bf16", "16"]
+
 PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
     "bf16": "bf16-mixed",
@@ -27,14 +31,43 @@ PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
 """What Lightning calls the precisions of `Fit`."""
 
 
+def best_precision() -> Precision:
+    """What `precision: auto` is here: bf16 on a GPU that computes in it, 16 on an older one, 32 without a GPU."""
+    if not torch.cuda.is_available():
+        return "32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "16"
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning's advice on loader workers and unused hardware does not fit one process a core."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", category=UserWarning, message=".*lr_scheduler.*")
-        yield
+def _as_found() -> Iterator[None]:
+    """Lightning quiet, and all that it and training set in this process put back: whoever calls may be no command.
+
+    That is its logger's level, warning filters, signal handlers, cuDNN's choice of algorithms, whether gradients are
+    taken, and the state of torch's generators. What it makes of Ctrl-C, an exit, is the interrupt again.
+    """
+    logger, benchmark, gradients = (
+        logging.getLogger("lightning.pytorch"),
+        torch.backends.cudnn.benchmark,
+        torch.is_grad_enabled(),
+    )
+    level, interrupt = logger.level, signal.getsignal(signal.SIGINT)
+    logger.setLevel(logging.ERROR)  # its advice on loader workers and unused hardware does not fit one process a core
+    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(gpus):
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", category=UserWarning, message=".*lr_scheduler.*")
+            yield
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise ended.__context__ from None
+        raise
+    finally:
+        logger.setLevel(level)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_grad_enabled(gradients)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
 
 
 def fit_stage(module: StageModule) -> dict[str, Tensor]:
@@ -43,13 +76,12 @@ def fit_stage(module: StageModule) -> dict[str, Tensor]:
     distributed.same_everywhere(module.step_now, "step to go on from")
     if not module.finished and left > 0:
         distributed.synchronise(module.model, module.in_batch)
-        if module.ema is not None:
-            module.ema.requires_grad_(False)
-        with _quiet():
+        with _as_found():
             trainer = lightning.Trainer(
                 max_epochs=left,
                 **distributed.trainer_options(find_unused=distributed.world() > 1 and module.leaves_unused()),
-                benchmark=torch.cuda.is_available(),  # every batch has the same shape
+                # Tried once for each shape: one of all films, and one for each count of films that a decoder is run on.
+                benchmark=torch.cuda.is_available(),
                 precision=PRECISION[module.fit_to.precision],
                 gradient_clip_val=module.fit_to.clip,
                 logger=False,
@@ -68,17 +100,22 @@ def resume(path: Path, step: str) -> tuple[State | None, Callable[[State], None]
     return load_state(path, step), lambda state: save_state(path, step, state)
 
 
-@torch.inference_mode()
 def predict_films(model: Model, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
     """Probabilities (n, 11) float32 of every film in order, without augmentation.
 
-    Several processes predict a part each and all get the whole: all of them must call it.
+    In full precision, as a bundle reads, whatever a stage was trained in. The model is moved to the GPU where there is
+    one, and evaluates from then on; it can be trained further. Several processes predict a part each and all get the
+    whole: all of them must call it.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if gpu else "cpu")
+    # Before inference mode: what is moved in it can never be trained again.
     model = model.to(device).to(memory_format=torch.channels_last).eval()
-    rows = [
-        torch.sigmoid(model(item[("overlay" if view == "overlay" else "film")].to(device)).float()).cpu()
-        for item in in_order(films, batch, part=distributed.part(len(films.films)))
-    ]
-    scores = torch.cat(rows).numpy() if rows else np.zeros((0, films.films.targets.shape[1]), np.float32)
+    part = distributed.part(len(films.films))
+    rows = []
+    with torch.inference_mode():
+        for item in in_order(films, batch, distributed.loader_workers(), part, pin=gpu):
+            shown = item["overlay" if view == "overlay" else "film"].to(device, non_blocking=True)
+            rows.append(torch.sigmoid(model(shown).float()))
+        scores = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, films.films.targets.shape[1]), np.float32)
     return distributed.gather_rows(scores)

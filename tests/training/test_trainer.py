@@ -1,0 +1,178 @@
+"""Precision, steps that half precision skips, and what predicting leaves of a model."""
+
+import dataclasses
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+
+from cxrlines.augment.policy import make_policy
+from cxrlines.models.classifier import Classifier
+from cxrlines.task import LABELS
+from cxrlines.training import stage as stage_module
+from cxrlines.training.checkpoint import State, load_state, save_state
+from cxrlines.training.fit import Fit
+from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.stage import SKIPPED, SMALLEST_SCALE, DivergedError, StageModule
+from cxrlines.training.trainer import best_precision, fit_stage, predict_films
+
+FIT = Fit(epochs=3, batch=4, lr=1e-3, seed=5, precision="16")
+
+
+class TinyStore:
+    def __init__(self, count: int) -> None:
+        self.films = np.random.default_rng(0).integers(0, 256, (count, 40, 40), dtype=np.uint8)
+
+
+def film_set(count: int = 18) -> FilmSet:
+    targets = np.random.default_rng(1).integers(0, 2, (count, len(LABELS))).astype(np.float32)
+    films = Films(TinyStore(count), np.arange(count), targets, [[]] * count)  # type: ignore[arg-type]
+    return FilmSet(films, make_policy("none", 32), seed=0)
+
+
+def model() -> Classifier:
+    torch.manual_seed(1)
+    return Classifier("resnet10t", "gap", weights="none")
+
+
+class Overflowing(StageModule):
+    """Its loss is multiplied at some steps, as by too large an activation; `None` spoils the gradients alone."""
+
+    factors: dict[int, float | None]
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss, factor = super().training_step(batch, batch_idx), self.factors.get(self.step_now, 1.0)
+        if factor is None:
+            return loss + sum((parameter * 0).sum().sqrt() for parameter in self.model.parameters())
+        return loss * factor
+
+
+def stage(factors: dict[int, float | None], fit: Fit = FIT, **options: Any) -> Overflowing:
+    made = Overflowing(model(), fit, film_set(), None, view="plain", **options)
+    made.factors = factors
+    return made
+
+
+@pytest.fixture
+def scaled(monkeypatch) -> list[torch.amp.GradScaler]:
+    """Training with torch's own scaler, as `precision: 16` has on a GPU; here on the processor, in 32 bits."""
+    scalers: list[torch.amp.GradScaler] = []
+
+    class Scaled(MixedPrecision):
+        def forward_context(self) -> Any:
+            return torch.autocast("cpu", enabled=False)
+
+    class Trainer(lightning.Trainer):
+        def __init__(self, *, precision: str, plugins: list[Any], **options: Any) -> None:
+            assert precision == "16-mixed"
+            scalers.append(torch.amp.GradScaler("cpu"))
+            super().__init__(plugins=[*plugins, Scaled("16-mixed", "cpu", scalers[-1])], **options)
+
+    monkeypatch.setattr(lightning, "Trainer", Trainer)
+    return scalers
+
+
+def finite(weights: dict[str, torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
+
+
+def test_half_precision_skips_steps_whose_loss_is_not_finite(scaled):
+    kept: list[State] = []
+    some = stage({2: float("inf"), 3: float("nan"), 6: float("inf")}, keep=kept.append, keep_every_s=0)
+    weights = fit_stage(some)
+    (scaler,) = scaled
+    assert some.finished and finite(weights) and scaler.get_scale() == 65536 / 8
+    assert all(np.isfinite(row["loss"]) for row in some.progress.history), "the mean is of the steps that were taken"
+    assert all(finite(state.tensors["model"]) for state in kept)
+    untouched = fit_stage(stage({}))
+    assert any(not torch.equal(untouched[name], weights[name]) for name in weights)
+
+
+def test_a_resumed_run_goes_on_with_the_scale_it_had(scaled, tmp_path):
+    factors = {1: float("inf"), 2: float("inf")}
+    whole = fit_stage(stage(factors))
+
+    class Killed(Exception):
+        pass
+
+    def keep(state: State) -> None:
+        save_state(tmp_path / "state", "id", state)
+        if state.progress.epoch == 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_stage(stage(factors, keep=keep, keep_every_s=0))
+    resumed = fit_stage(stage(factors, state=load_state(tmp_path / "state", "id")))
+    assert scaled[-1].get_scale() == 65536 / 4
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(float("nan"), "the loss became nan at step 5"), (None, "too large for 16 bits")]
+)
+def test_half_precision_is_given_up_after_many_skipped_steps(scaled, factor, said):
+    fit = dataclasses.replace(FIT, epochs=12)
+    assert fit.epochs * 4 > max(SKIPPED, 36) + 5
+    with pytest.raises(DivergedError, match=said) as diverged:
+        fit_stage(stage({step: factor for step in range(5, 10_000)}, fit))
+    assert "bf16" in diverged.value.way_out
+    assert scaled[0].get_scale() < (SMALLEST_SCALE if factor is None else 65536 * 2.0**-SKIPPED)
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_in_full_precision_the_first_loss_that_is_not_finite_ends_it_and_is_not_kept(precision):
+    kept: list[State] = []
+    bad = stage({6: float("nan")}, dataclasses.replace(FIT, precision=precision), keep=kept.append, keep_every_s=0)
+    with pytest.raises(DivergedError, match=r"the loss became nan at step 6 with schedule.lr 0\.001"):
+        fit_stage(bad)
+    assert kept and all(finite(state.tensors["model"]) for state in kept)
+
+
+def test_losses_are_fetched_at_reports_and_not_at_every_step(monkeypatch):
+    seconds = [0.0]
+
+    def monotonic() -> float:
+        seconds[0] += 0.1  # a step seems to take some tenths of a second, so that a report comes after several
+        return seconds[0]
+
+    monkeypatch.setattr(stage_module.time, "monotonic", monotonic)
+    fetched: list[int] = []
+    usual = StageModule._look
+
+    def look(self: StageModule) -> None:
+        fetched.append(len(self.fresh))
+        usual(self)
+
+    monkeypatch.setattr(StageModule, "_look", look)
+    reports: list[dict[str, Any]] = []
+    fit_stage(stage({}, dataclasses.replace(FIT, precision="32", epochs=10), report=reports.append))
+    assert sum(fetched) == 40 and max(fetched) > 1
+    assert reports and all(np.isfinite(report["loss"]) for report in reports)
+
+
+@pytest.mark.parametrize(("gpu", "bf16", "wanted"), [(False, False, "32"), (True, True, "bf16"), (True, False, "16")])
+def test_auto_is_what_the_card_computes_in_itself(monkeypatch, gpu, bf16, wanted):
+    asked: list[bool] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr(
+        "torch.cuda.is_bf16_supported", lambda including_emulation=True: asked.append(including_emulation) or bf16
+    )
+    assert best_precision() == wanted
+    assert asked == ([False] if gpu else []), "emulated bf16 is slower than 16"
+
+
+def test_a_model_that_predicted_can_be_trained():
+    """Moved within inference mode, as to channels last, its weights would never take a gradient again."""
+    one = model()
+    before = predict_films(one, film_set())
+    fit = dataclasses.replace(FIT, precision="32", lr=1e-2)
+    trained = fit_stage(StageModule(one, fit, film_set(), film_set(5), view="plain"))
+    one.load_state_dict(trained)
+    assert np.abs(predict_films(one, film_set()) - before).max() > 1e-3
+    one.train()
+    loss = one(torch.rand(2, 1, 32, 32)).sum()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in one.parameters())
