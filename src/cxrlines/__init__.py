@@ -6,17 +6,27 @@ reader = cxrlines.load_reader()
 findings = reader.read("film.dcm")
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cxrlines.errors import Error as Error
+from cxrlines.errors import Error
+
+if TYPE_CHECKING:
+    from cxrlines.data.films import FilmError
+    from cxrlines.inference.findings import Findings
+    from cxrlines.inference.reader import Reader, ReadingFault, load_reader
 
 __version__ = "0.1.0"
+__all__ = ["Error", "FilmError", "Findings", "Reader", "ReadingFault", "load_reader"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load_reader` and `Reader`, imported when they are asked for: they bring PyTorch."""
-    if name in ("load_reader", "Reader"):
+    """What brings PyTorch is imported when it is asked for."""
+    if name in __all__:
         from cxrlines.inference import reader
 
         return getattr(reader, name)
     raise AttributeError(f"module 'cxrlines' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,15 +1,21 @@
 """The audit: plant problems, and all are found, none more; clean data give none."""
 
+import gzip
 import json
 import random
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from cxrlines.data.audit import SHOWN, audit
+from cxrlines.data.notes import Code
+from cxrlines.inference.quality import box_probe
+from cxrlines.phantom.write import write_phantom
 from cxrlines.task import LABELS
 
 
@@ -72,7 +78,7 @@ class TestOneProblem:
     @pytest.mark.parametrize(
         ("break_it", "kind", "where", "said"),
         [
-            (lambda f: f.films.pop("s004"), "film missing", "train.csv:6", "train/ has no film of study 's004'"),
+            (lambda f: f.films.pop("s004"), "film missing", "train.csv:6", "train/ has no film of study 's004'; add"),
             (lambda f: f.rows[3].__setitem__(-1, " "), "row of no patient", "train.csv:5", "PatientID is empty"),
             (lambda f: f.rows[3].__setitem__(1, "2"), "label not 0 or 1", "train.csv:5", "ETT - Abnormal is '2'"),
             (lambda f: f.rows[3].__setitem__(2, ""), "label not 0 or 1", "train.csv:5", "ETT - Borderline is ''"),
@@ -109,6 +115,18 @@ class TestOneProblem:
                 "1 of 2 points, first [124, 89], lie off a film of 120 x 90 px",
             ),
             (
+                lambda f: f.annotations[0].__setitem__(2, "[[5, 5], [80, 119]]"),
+                "annotation off the film",
+                "train_annotations.csv:2",
+                "with x and y swapped all would lie on it",
+            ),
+            (
+                lambda f: f.annotations[0].__setitem__(2, "[[0.5, 0.05], [0.5, 0.31], [0.48, 0.4]]"),
+                "annotation not in px",
+                "train_annotations.csv:2",
+                "multiply x by the film's width and y by its height",
+            ),
+            (
                 lambda f: f.annotations[0].__setitem__(2, "[[5, 5], [124, "),
                 "annotation not readable",
                 "train_annotations.csv:2",
@@ -118,7 +136,7 @@ class TestOneProblem:
                 lambda f: f.films.__setitem__("s002", np.full((50, 50), 9, np.uint8)),
                 "film without contrast",
                 "train/s002.png",
-                "is one gray all over",
+                "almost all of one gray value",
             ),
             (
                 lambda f: f.films.__setitem__("s002", f.films["s001"]),
@@ -130,7 +148,7 @@ class TestOneProblem:
                 lambda f: f.films.__setitem__("s011", cv2.resize(f.films["s001"], None, fx=0.8, fy=0.8)),
                 "same film re-encoded",
                 "train/s011.png",
-                "is the same film as train/s001.png, re-encoded or resized",
+                "is the same film as train/s001.png, re-encoded",
             ),
         ],
     )
@@ -175,13 +193,24 @@ class TestOneProblem:
         assert found.problems[0].text() == "train/s001.png: is empty (0 bytes); copy or export it again"
         assert found.counts["films read"] == 10
 
+    def test_of_many_copies_each_but_the_first_is_one_problem(self, noise_film, tmp_path):
+        (tmp_path / "deep").mkdir()
+        turned = [np.rot90(noise_film(0, 120, 120), turns) for turns in range(4)]
+        for index, pixels in enumerate((*turned, turned[0][:, ::-1], noise_film(1))):
+            cv2.imwrite(str(tmp_path / ("deep" if index == 2 else ".") / f"{index}.png"), pixels)
+        found = audit(tmp_path)
+        assert kinds(found) == {"same film re-encoded": 4}
+        assert len({problem.file for problem in found.problems}) == 4
+        assert not any("test" in problem.way_out for problem in found.problems)
+
     def test_a_test_film_that_is_a_training_film(self, folder):
         root = folder.write()
         (root / "test").mkdir()
         (root / "sample_submission.csv").write_text("StudyInstanceUID\nt1\n")
-        cv2.imwrite(str(root / "test/t1.jpg"), folder.films["s005"], [cv2.IMWRITE_JPEG_QUALITY, 60])
-        problem = only(audit(root))
-        assert problem.kind == "same film re-encoded" and "both training and test" in problem.way_out
+        for pixels in (folder.films["s005"], folder.films["s005"][:, ::-1], np.rot90(folder.films["s005"], 2)):
+            cv2.imwrite(str(root / "test/t1.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, 60])
+            problem = only(audit(root))
+            assert problem.kind == "same film re-encoded" and "both training and test" in problem.way_out
 
     def test_the_truth_of_test_films_is_looked_at_too(self, folder, tmp_path):
         root, header = folder.write(), folder.header
@@ -189,7 +218,7 @@ class TestOneProblem:
         (root / "test").mkdir()
         for index, row in enumerate(test.rows):
             row[0], row[-1] = f"t{index}", f"q{index}"
-            cv2.imwrite(str(root / f"test/t{index}.png"), folder.films[f"s{index:03}"][::-1, ::-1])
+            cv2.imwrite(str(root / f"test/t{index}.png"), 255 - folder.films[f"s{index:03}"])
         lines = [["t1", LABELS[1], "[[1, 1], [9, 9]]"], ["t2", LABELS[2], "[[10, 10], [400, 9]]"]]
 
         def said() -> list[str]:
@@ -214,10 +243,11 @@ class TestOneProblem:
             "test_truth.csv:7: ETT - Abnormal and ETT - Borderline at once; keep the one that is true",
         ]
 
-    def test_a_folder_without_data(self, tmp_path):
-        assert only(audit(tmp_path)).kind == "no data"
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_folder_without_data(self, tmp_path, workers):
+        assert only(audit(tmp_path, workers=workers)).kind == "no data"
         (tmp_path / "train.csv").write_text("")
-        assert kinds(audit(tmp_path)) == {"table not usable": 1}
+        assert kinds(audit(tmp_path, workers=workers)) == {"table not usable": 1}
 
 
 PLANTS = {
@@ -280,3 +310,172 @@ class TestManyProblems:
             "message": "train/ has no film of study 's000'",
             "way_out": "add the film or remove the row",
         }
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory) -> list[np.ndarray]:
+    """Ten sound films, each (h, w) uint8, 512 px along its longer side."""
+    root = tmp_path_factory.mktemp("phantoms")
+    write_phantom(root, studies=10, seed=5, size=512, test=0, workers=1)
+    return [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted((root / "train").iterdir())]
+
+
+def street() -> np.ndarray:
+    """(512, 640) uint8: a house under the sun, as on a photo."""
+    photo = np.empty((512, 640), np.uint8)
+    photo[:] = np.linspace(230, 150, 512)[:, None]
+    photo[300:] = np.linspace(90, 60, 212)[:, None]
+    cv2.rectangle(photo, (100, 180), (300, 400), 60, -1)
+    cv2.fillPoly(photo, [np.array([[80, 180], [200, 90], [320, 180]])], 40)
+    cv2.circle(photo, (520, 90), 40, 255, -1)
+    for x in (130, 220):
+        cv2.rectangle(photo, (x, 220), (x + 50, 270), 210, -1)
+    return photo
+
+
+def write_dicom(path, pixels: np.ndarray | None, sop_class: str, **elements) -> None:
+    """A DICOM file without anything about a patient; without pixels where `pixels` is None."""
+    file = pydicom.Dataset()
+    file.file_meta = pydicom.dataset.FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = sop_class
+    file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = generate_uid()
+    file.StudyInstanceUID = generate_uid()
+    if pixels is not None:
+        file.Rows, file.Columns = pixels.shape
+        file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+        file.BitsAllocated = file.BitsStored = 8
+        file.HighBit, file.PixelRepresentation = 7, 0
+        file.PixelData = pixels.tobytes() + b"\0" * (pixels.size % 2)
+    for name, value in elements.items():
+        setattr(file, name, value)
+    file.save_as(path, enforce_file_format=True)
+
+
+CR, ENHANCED_SR = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.88.22"
+
+
+class TestWhatFilmsShow:
+    def test_sound_films_are_clean(self, phantoms, tmp_path):
+        for index, pixels in enumerate(phantoms):
+            cv2.imwrite(str(tmp_path / f"{index}.png"), pixels)
+        found = audit(tmp_path, probe=box_probe())
+        assert found.problems == [] and found.counts == {"films": 10, "films read": 10}
+
+    def test_ten_spoilt_films_are_ten_problems(self, phantoms, tmp_path):
+        shape = phantoms[0].shape
+        spoilt = {
+            "black": np.zeros(shape, np.uint8),
+            "white": np.full(shape, 255, np.uint8),
+            "gray": np.random.default_rng(0).integers(127, 130, shape, dtype=np.uint8),
+            "noise": np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8),
+            "photo": street(),
+            "inverted": 255 - phantoms[1],
+            "turned90": np.rot90(phantoms[2]),
+            "turned180": np.rot90(phantoms[3], 2),
+            "turned270": np.rot90(phantoms[4], 3),
+        }
+        for name, pixels in spoilt.items():
+            cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
+        write_dicom(tmp_path / "lateral.dcm", phantoms[5], CR, ViewPosition="LL")
+        found = audit(tmp_path, probe=box_probe())
+        assert {problem.file: problem.kind for problem in found.problems} == {
+            "black.png": "film without contrast",
+            "white.png": "film without contrast",
+            "gray.png": "film without contrast",
+            "noise.png": "no frontal chest film",
+            "photo.png": "no frontal chest film",
+            "lateral.dcm": "lateral film",
+            "inverted.png": "film inverted",
+            "turned90.png": "film turned",
+            "turned180.png": "film turned",
+            "turned270.png": "film turned",
+        }
+        assert len(found.problems) == 10 and all(problem.way_out for problem in found.problems)
+        assert [p.message for p in found.problems if p.kind == "film turned"] == [
+            "is turned by 180 degrees counter-clockwise",
+            "is turned by 270 degrees counter-clockwise",
+            "is turned by 90 degrees counter-clockwise",
+        ]
+        assert audit(tmp_path, probe=box_probe(), workers=2) == found
+
+    def test_what_is_odd_but_read_is_a_note(self, phantoms, tmp_path):
+        framed = np.full((700, 800), 37, np.uint8)
+        height, width = phantoms[0].shape
+        framed[60 : 60 + height, 90 : 90 + width] = phantoms[0]
+        cv2.imwrite(str(tmp_path / "framed.png"), framed)
+        cv2.imwrite(str(tmp_path / "small.png"), phantoms[1][200:280, 200:290])
+        found = audit(tmp_path)
+        assert found.problems == []
+        assert [(noted.film, noted.note.code) for noted in found.notes] == [
+            ("framed.png", Code.FRAME_CUT),
+            ("small.png", Code.SMALL),
+        ]
+        as_dict = json.loads(json.dumps(found.as_dict()))
+        assert as_dict["clean"] and as_dict["note_codes"] == {"frame-cut": 1, "small": 1}
+        assert as_dict["notes"][1] == {"film": "small.png", "code": "small", "text": found.notes[1].note.text}
+        assert "small (1), such as small.png: " in found.text() and found.text().endswith("no problems")
+
+    def test_what_comes_along_with_films_is_counted(self, phantoms, tmp_path):
+        cv2.imwrite(str(tmp_path / "film.png"), phantoms[0])
+        write_dicom(tmp_path / "report", None, ENHANCED_SR, Modality="SR")
+        (tmp_path / "letter.pdf").write_bytes(b"%PDF-1.4 ")
+        (tmp_path / "linked").symlink_to(tmp_path)
+        (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+        found = audit(tmp_path)
+        assert found.problems == []
+        assert found.counts["films read"] == 1
+        assert found.counts["file that is no film"] == found.counts["link to nothing"] == 1
+        assert found.counts["linked folder (not looked into)"] == 1
+        (kind,) = (name for name in found.counts if name.endswith("(no film)"))
+        assert found.counts[kind] == 1
+
+    def test_of_a_study_in_a_table_a_report_is_no_film(self, folder):
+        root = folder.write()
+        (root / "train/s004.png").unlink()
+        write_dicom(root / "train/s004.dcm", None, ENHANCED_SR, Modality="SR")
+        problem = only(audit(root))
+        assert (problem.kind, problem.file) == ("film not readable", "train/s004.dcm")
+
+
+class TestRowsAndProblems:
+    def test_problems_of_one_row_are_told_from_rows(self, folder):
+        for label in LABELS:
+            folder.set_label(3, label, "x")
+        folder.set_label(4, LABELS[0], "x")
+        found = check(folder)
+        assert kinds(found) == {"label not 0 or 1": 12}
+        assert "label not 0 or 1 (12 in 2 rows)" in found.text()
+
+    def test_a_compressed_table_without_a_plain_one_is_named(self, folder):
+        table = folder.write() / "train.csv"
+        (folder.root / "train.csv.gz").write_bytes(gzip.compress(table.read_bytes()))
+        assert not audit(folder.root).problems
+        table.unlink()
+        problem = next(p for p in audit(folder.root).problems if p.kind == "table not usable")
+        assert problem.file == "train.csv" and "train.csv.gz" in problem.message and problem.way_out
+
+    @pytest.mark.parametrize(
+        ("study", "film", "instead"),
+        [
+            ("1234.0", "1234.png", "1234.png"),
+            ("1234", "0001234.png", "0001234.png"),
+            ("a-1", "A-1.png", "A-1.png"),
+            ("1.2.3", "1.2.3.dcm.gz", "1.2.3.dcm.gz"),
+            ("1.2.3", "1.2.3/1.dcm", "1.2.3"),
+        ],
+    )
+    def test_a_missing_film_names_what_is_there_instead(self, folder, study, film, instead):
+        folder.rows[5][0] = study
+        root = folder.write()
+        (root / "train" / film).parent.mkdir(exist_ok=True)
+        (root / "train/s005.png").rename(root / "train" / film)
+        problem = only(audit(root))
+        assert problem.kind == "film missing" and problem.row == 7
+        assert problem.message.endswith(f"but {instead!r}") and problem.way_out
+
+    def test_landmarks_are_looked_at(self, folder):
+        root = folder.write()
+        (root / "landmarks.csv").write_text("StudyInstanceUID,carina_x,carina_y\ns001,0.5,0.42\ns002,60,40\n")
+        problem = only(audit(root))
+        assert (problem.kind, problem.row) == ("landmark not readable", 2)

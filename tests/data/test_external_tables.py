@@ -172,6 +172,20 @@ class TestNih:
         assert left_out == {"child": 4}
         assert len(read(path, "nih", children=True)[0]) == len(ages)
 
+    def test_placeholders_and_changed_ids(self, write):
+        path = write(
+            NIH,
+            nih_row("a.png", "nan"),
+            nih_row("b.png", "nan"),
+            nih_row("c.png", "1.28E+20"),
+            nih_row("1.28E+20", "5"),
+            nih_row("nan.png", "6"),
+            nih_row("d.png", "None"),
+        )
+        studies, left_out = read(path, "nih")
+        assert studies["study"].tolist() == ["nan", "d"]
+        assert left_out == {"row of no patient": 2, "id changed by a spreadsheet": 2}
+
     def test_rows_left_out_are_counted_by_reason(self, write):
         path = write(
             NIH,
@@ -355,7 +369,9 @@ class TestAnyTable:
     @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00", b"\0" * 100, b'"' * 999, bytes(range(256)) * 9])
     def test_what_is_no_table(self, tmp_path, content):
         (tmp_path / "t.csv").write_bytes(content)
-        with pytest.raises(TableError, match=r"t\.csv: (is empty|lacks the columns 'Image Index')"):
+        with pytest.raises(
+            TableError, match=r"t\.csv: (is empty|lacks the columns 'Image Index'|is UTF-16|is no text)"
+        ):
             read(tmp_path / "t.csv", "nih")
 
     def test_no_file_and_no_archive(self, tmp_path):
@@ -364,7 +380,7 @@ class TestAnyTable:
         whole = gzip.compress("\n".join((NIH, *(nih_row(f"{i}.png") for i in range(5000)))).encode())
         for name, content in (("cut", whole[:-500]), ("bad", whole[:2000] + b"\xff" * 99), ("junk", b"\x1f\x8bjunk")):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(TableError, match=r": is damaged, it cannot be unpacked \(.+\); download it again"):
+            with pytest.raises(TableError, match=r": is damaged, it cannot be unpacked \(.+\); copy or download"):
                 read(tmp_path / name, "nih")
 
     def test_a_column_missing_or_no_row_left(self, write):

@@ -120,7 +120,7 @@ def test_bad_tables_say_what_is_wrong(change, text):
 
 def test_fewer_patients_than_folds_says_both_numbers():
     with pytest.raises(
-        ValueError, match=r"5 folds need at least 5 patients, the table has 3 \(in 6 films\); ask for fewer"
+        ValueError, match=r"5 folds need at least 5 patients, the table has 3 \(in 6 films\); ask for 3 folds or fewer"
     ):
         make_folds(table_of([(i // 2, 1) for i in range(6)]), 5)
     with pytest.raises(ValueError, match="count is 1; at least 2"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrlines.data.lines import MAX_POINTS, draw_lines, line_mask, parse_points, read_lines, write_points
+from cxrlines.data.lines import MAX_POINTS, draw_lines, line_mask, parse_points, read_lines
 from cxrlines.data.rows import TableError
 
 coordinates = st.integers(-5000, 5000) | st.floats(-5000, 5000)
@@ -18,7 +18,7 @@ class TestParse:
     @given(points_lists)
     def test_reads_back_what_is_written(self, points):
         array = np.array(points, np.float64)
-        assert np.array_equal(parse_points(write_points(array)), array)
+        assert np.array_equal(parse_points(json.dumps(array.tolist())), array)
 
     def test_reads_ranzcr_and_python_tuples_alike(self):
         assert np.array_equal(parse_points("[[1487, 1279], [1477, 1168]]"), [[1487, 1279], [1477, 1168]])

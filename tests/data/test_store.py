@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrlines.data.pool import Apart, Crash, in_parallel
 from cxrlines.data.prepare import shrink
 from cxrlines.data.store import Store, StoreError, build_store, open_store
 from cxrlines.data.tables import read_dataset
@@ -61,8 +60,7 @@ class TestShrink:
     def test_proportions_are_kept_or_not(self):
         _, pad = shrink(np.zeros((100, 200), np.uint8), 50, "pad")
         _, stretch = shrink(np.zeros((100, 200), np.uint8), 50, "stretch")
-        assert (pad.scale_x, pad.scale_y) == (0.25, 0.25)
-        assert (stretch.scale_x, stretch.scale_y) == (0.25, 0.5)
+        assert pad.scale == (0.25, 0.25) and stretch.scale == (0.25, 0.5)
 
     def test_the_input_is_left_alone_and_wrong_settings_are_named(self):
         film = np.full((9, 9), 3, np.uint8)
@@ -136,7 +134,7 @@ class TestBuild:
         for change, said in (
             ({"version": 99}, "is a store of version 99"),
             ({"studies": ["a"]}, "do not belong together"),
-            ({"placements": 7}, "is damaged"),
+            ({"kept": 7}, "is damaged"),
         ):
             (tmp_path / "st/store.json").write_text(json.dumps(manifest | change))
             with pytest.raises(StoreError, match=said):
@@ -156,19 +154,23 @@ import sys, time
 from pathlib import Path
 from cxrlines.data import store
 from cxrlines.data.tables import read_dataset
+from cxrlines.inference.quality import box_probe
 store.BATCH = 2
-shrunk = store._shrunk
-def slow(path, size, aspect):
+prepared = store._prepared
+def slow(path, **how):
     time.sleep(0.05)
-    return shrunk(path, size, aspect)
-store._shrunk = slow
-store.build_store(read_dataset(Path(sys.argv[1])), Path(sys.argv[2]), size=32, aspect="pad", workers=1)
+    return prepared(path, **how)
+store._prepared = slow
+probe = box_probe()
+store.build_store(read_dataset(Path(sys.argv[1])), Path(sys.argv[2]), size=32, aspect="pad", probe=probe, workers=1)
 """
 
 
 class TestKill:
     def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(self, folder, tmp_path, monkeypatch):
-        whole = build(folder, tmp_path / "whole")
+        from cxrlines.inference.quality import box_probe  # here: processes that other tests start need no torch
+
+        whole = build(folder, tmp_path / "whole", probe=box_probe())
         journal = tmp_path / "st/journal.jsonl"
         process = subprocess.Popen([sys.executable, "-c", BUILD, folder.root, tmp_path / "st"])
         until = time.monotonic() + 60
@@ -182,10 +184,11 @@ class TestKill:
         with pytest.raises(StoreError, match="is no finished store"):
             open_store(tmp_path / "st")
         read = self.count_films(monkeypatch)
-        resumed = build_store(read_dataset(folder.root), tmp_path / "st", size=32, aspect="pad")
+        resumed = build_store(read_dataset(folder.root), tmp_path / "st", size=32, aspect="pad", probe=box_probe())
         assert len(read) == 12 - done
-        assert resumed.fingerprint == whole.fingerprint and resumed.placements == whole.placements
-        assert (tmp_path / "st/films.npy").read_bytes() == (tmp_path / "whole/films.npy").read_bytes()
+        assert resumed.fingerprint == whole.fingerprint and resumed.kept == whole.kept
+        for name in ("films.npy", "store.json"):
+            assert (tmp_path / "st" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
     @staticmethod
     def count_films(monkeypatch) -> list:
@@ -220,7 +223,7 @@ class TestKill:
 
         def killed(path: Path, missing_ok: bool = False) -> None:
             removed(path, missing_ok=missing_ok)
-            if (tmp_path / "st/store.json").exists():
+            if path.name == "films.partial.npy" and (tmp_path / "st/store.json").exists():
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
@@ -269,50 +272,6 @@ def test_memory_does_not_grow_with_the_films(tmp_path, noise_film):
         )
         peaks.append(int(told.stdout))
     assert peaks[1] - peaks[0] < 30_000  # kB, while the store grew by 200 MB
-
-
-def square(number: int) -> int:
-    return number * number
-
-
-def die_of_seven(number: int) -> int:
-    if number == 7:
-        os.abort()
-    return number
-
-
-def sleep(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
-
-
-def interrupt_myself(number: int) -> int:
-    os.kill(os.getpid(), signal.SIGINT)
-    return number
-
-
-class TestParallel:
-    def test_an_interrupt_is_for_the_parent_alone(self):
-        assert dict(in_parallel(interrupt_myself, range(4), 2, "")) == {n: n for n in range(4)}
-
-    @pytest.mark.parametrize("workers", [1, 2])
-    def test_every_item_once(self, workers):
-        assert dict(in_parallel(square, range(50), workers, "")) == {n: n * n for n in range(50)}
-
-    def test_an_item_that_kills_its_process_costs_no_other(self):
-        assert dict(in_parallel(die_of_seven, range(10), 2, "")) == {n: None if n == 7 else n for n in range(10)}
-
-    def test_work_apart_outlives_crashes_and_hangs(self):
-        apart = Apart(die_of_seven, seconds=60)
-        assert apart(3) == 3
-        with pytest.raises(Crash):
-            apart(7)
-        assert apart(8) == 8
-        slow = Apart(sleep, seconds=10)  # the start of its process counts, on a busy machine too
-        assert slow(0) == 0
-        with pytest.raises(Crash):
-            slow(60)
-        assert slow(0.1) == 0.1
 
 
 def test_films_may_be_of_any_size(folder, tmp_path):

@@ -1,6 +1,7 @@
 """Label tables: what is read, what is left out, and what is said."""
 
 import gzip
+import os
 import shutil
 import time
 
@@ -49,13 +50,13 @@ class TestReadLabels:
             "study in two rows": 1,
         }
         said = capsys.readouterr().err
-        assert "4 rows left out" in said and "train.csv:4: StudyInstanceUID is empty" in said
+        assert "4 of 12 rows left out" in said and "train.csv:4: StudyInstanceUID is empty" in said
         assert "train.csv:8: CVC - Normal is 'yes'; a label is 0 or 1" in said
 
     @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe", b"\0" * 100, b'"' * 999])
     def test_what_is_no_table_is_said_to_be_none(self, tmp_path, content):
         (tmp_path / "t.csv").write_bytes(content)
-        with pytest.raises(TableError, match=r"t\.csv: (is empty|lacks the column)"):
+        with pytest.raises(TableError, match=r"t\.csv: (is empty|lacks the column|is UTF-16|is no text)"):
             read_labels(tmp_path / "t.csv")
 
     def test_no_file_no_rows(self, tmp_path):
@@ -65,10 +66,57 @@ class TestReadLabels:
         with pytest.raises(TableError, match="no row is usable"):
             read_labels(tmp_path / "t.csv")
 
-    def test_compressed_tables_are_not_mistaken(self, tmp_path):
-        (tmp_path / "t.csv").write_bytes(gzip.compress(b"StudyInstanceUID"))
-        with pytest.raises(TableError, match="lacks the column"):
-            read_labels(tmp_path / "t.csv")
+    def test_rows_are_counted_not_cells(self, folder, capsys):
+        for row in range(4):
+            for label in LABELS:
+                folder.set_label(row, label, "x")
+        folder.rows[0][-1] = ""
+        table = read_labels(folder.write() / "train.csv")
+        assert len(table) == 8 and "4 of 12 rows left out" in capsys.readouterr().err
+        assert table.attrs["left_out"] == {"row of no patient": 1, "label not 0 or 1": 3}
+        assert read_dataset(folder.root).left_out["label not 0 or 1"] == 3
+
+    def test_a_placeholder_is_no_patient(self, folder, capsys):
+        for row in (1, 2, 3):
+            folder.rows[row][-1] = "nan"
+        table = read_labels(folder.write() / "train.csv")
+        assert len(table) == 9 and table.attrs["left_out"] == {"row of no patient": 3}
+        assert "PatientID 'nan' stands in several rows" in capsys.readouterr().err
+        for row in folder.rows:
+            row[-1] = "unknown"
+        with pytest.raises(TableError, match="no row is usable") as caught:
+            read_labels(folder.write() / "train.csv")
+        assert "12 x row of no patient" in caught.value.what
+
+    def test_a_changed_patient_id_is_not_repeated(self, folder, capsys):
+        folder.rows[1][-1], folder.rows[2][-1] = "7.7E+18", "7"
+        folder.rows[3][-1] = "7.0"
+        table = read_labels(folder.write() / "train.csv")
+        assert len(table) == 10 and table.attrs["left_out"] == {"id changed by a spreadsheet": 2}
+        said = capsys.readouterr().err
+        assert "import the column as text" in said and "7.7E+18" not in said
+
+    def test_na_is_a_study_like_any_other(self, folder):
+        folder.rows[0][0], folder.rows[1][0], folder.rows[2][0] = "NA", "nan", "007"
+        folder.films |= {"NA": folder.films["s000"], "nan": folder.films["s001"], "007": folder.films["s002"]}
+        studies = read_dataset(folder.write()).studies
+        assert studies["study"].tolist()[:4] == ["NA", "nan", "007", "s003"] and len(studies) == 12
+
+    def test_ids_that_a_spreadsheet_changed_are_named(self, folder):
+        long = [f"12826{index:059}" for index in range(3)]
+        for row, name in enumerate(long):
+            folder.films[name] = folder.films[f"s{row:03}"]
+            folder.rows[row][0] = f"{float(name):.4E}"
+        dataset = read_dataset(folder.write())
+        assert len(dataset.studies) == 9 and dataset.left_out["id changed by a spreadsheet"] == 3
+        problems = [p for p in audit(folder.root).problems if p.kind == "id changed by a spreadsheet"]
+        assert [problem.row for problem in problems] == [2, 3, 4] and "as text" in problems[0].way_out
+
+    def test_compressed_tables_are_read(self, folder):
+        plain = read_labels(folder.write() / "train.csv")
+        table = folder.root / "train.csv"
+        table.write_bytes(gzip.compress(table.read_bytes()))
+        assert read_labels(table).equals(plain)
 
 
 class TestReadDataset:
@@ -166,6 +214,62 @@ class TestReadDataset:
         assert dataset.studies["study"].tolist()[0] == "deep/film-of-no-suffix"
         assert len(dataset.studies) == 12 and not dataset.annotated.any()
         assert dataset.left_out == {"file that is no film": 1}
+
+    def test_a_compressed_table_alone_is_not_read_as_a_plain_folder(self, folder):
+        table = folder.write() / "train.csv"
+        table.rename(folder.root / "train.csv.zip")
+        with pytest.raises(TableError, match=r"has train\.csv\.zip but no train\.csv; unpack it there"):
+            read_dataset(folder.root)
+
+    def test_a_second_film_of_a_study_is_counted(self, folder):
+        root = folder.write()
+        shutil.copy(root / "train/s001.png", root / "train/s001.JPG")
+        assert read_dataset(root).left_out == {"second film of a study": 1}
+
+    def test_a_folder_of_a_studys_name_is_no_film(self, folder):
+        root = folder.write()
+        (root / "train/s001.png").unlink()
+        (root / "train/s001").mkdir()
+        assert read_dataset(root).left_out == {"film missing": 1}
+
+    def test_no_film_at_all_names_what_is_there_instead(self, folder):
+        folder.rows = [[f"{int(row[0][1:]) + 1}.0", *row[1:]] for row in folder.rows]
+        folder.films = {str(index + 1): film for index, film in enumerate(folder.films.values())}
+        with pytest.raises(TableError) as caught:
+            read_dataset(folder.write())
+        assert "'1.png'" in caught.value.what and "as text" in caught.value.way_out
+
+    def test_points_as_shares_of_the_film_are_left_out(self, folder):
+        folder.annotations[0][2] = "[[0.5, 0.02], [0.5, 0.3]]"
+        folder.annotations[1][2] = "[[-0.01, 0.5], [1.02, 0.31]]"
+        dataset = read_dataset(folder.write())
+        assert dataset.left_out == {"annotation not in px": 2} and set(dataset.lines) == {"s006", "s009"}
+
+    def test_links_are_counted_and_not_followed(self, folder, tmp_path):
+        root = folder.write() / "train"
+        (tmp_path / "elsewhere").mkdir()
+        shutil.copy(root / "s001.png", tmp_path / "elsewhere/other.png")
+        (root / "linked").symlink_to(tmp_path / "elsewhere")
+        (root / "circle").symlink_to(root)
+        (root / "film.png").symlink_to(tmp_path / "elsewhere/other.png")
+        (root / "gone.png").symlink_to(tmp_path / "nowhere")
+        dataset = read_dataset(root)
+        assert len(dataset.studies) == 13 and "film.png" in set(dataset.studies["study"])
+        assert dataset.left_out == {"linked folder (not looked into)": 2, "link to nothing": 1}
+
+    def test_a_folder_that_cannot_be_listed_is_an_error(self, folder, monkeypatch):
+        root = folder.write() / "train"
+        (root / "closed").mkdir()
+        listed = os.scandir
+
+        def scandir(path):
+            if os.fspath(path).endswith("closed"):
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            return listed(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        with pytest.raises(TableError, match=r"closed: cannot be listed \(Permission denied\)"):
+            read_dataset(root)
 
     def test_errors_say_the_way_out(self, tmp_path, folder):
         with pytest.raises(TableError, match="is not a folder; give the folder that holds"):

@@ -11,9 +11,11 @@ from cxrlines.evaluation.calibrate import (
     Calibration,
     calibration_figures,
     fit_calibration,
+    fit_mean,
     fit_thresholds,
     nested_calibration,
 )
+from cxrlines.evaluation.calibration import calibration_error
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.evaluation.metrics import auc
 from cxrlines.task import LABELS
@@ -176,6 +178,52 @@ def test_what_cannot_be_reached_is_none():
     assert all(t.probability is not None and t.sensitivity is t.specificity is t.precision is None for t in alone)
 
 
+def folds_that_disagree(films: int, noise: float, seed: int = 0, folds: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """(folds, n, 11) probabilities that are right for each fold by itself, and the truth.
+
+    Log odds of a truth drawn from Gaussians of one variance are linear in what is measured, with noise or without.
+    """
+    rng = np.random.default_rng(seed)
+    truth = (rng.random((films, N)) < 0.3).astype(int)
+    shown = truth + 0.8 * rng.standard_normal((films, N)) + noise * rng.standard_normal((folds, films, N))
+    return expit((shown - 0.5) / (0.8**2 + noise**2) + logit(0.3)), truth
+
+
+class TestMean:
+    """The mean over calibrated folds, which is not sure enough, set right without a label."""
+
+    @pytest.mark.parametrize("noise", [0.3, 0.8, 1.5])
+    def test_it_is_what_labels_would_give(self, noise):
+        each, truth = folds_that_disagree(60_000, noise)
+        mean = each.mean(axis=0)
+        found, wanted = fit_mean(each), fit_calibration(mean, truth)
+        for label in LABELS:
+            slope, offset = found.lines[label]
+            assert (slope, offset) == pytest.approx(wanted.lines[label], abs=0.07 * wanted.lines[label][0])
+            assert slope > 1
+        after = found.apply(mean)
+        assert calibration_error(truth, after) < 0.006
+        assert noise < 0.5 or calibration_error(truth, after) < 0.3 * calibration_error(truth, mean)
+
+    def test_folds_that_agree_are_left_as_they_are(self):
+        each = np.repeat(folds_that_disagree(300, 1.0)[0][:1], 3, axis=0)
+        for found in (fit_mean(each), fit_mean(each[:1])):
+            assert all(line == pytest.approx((1, 0), abs=1e-6) for line in found.lines.values())
+
+    def test_few_films_are_enough(self):
+        each, truth = folds_that_disagree(40_000, 0.8)
+        after = fit_mean(each[:, :150]).apply(each.mean(axis=0))
+        assert calibration_error(truth, after) < 0.012 < calibration_error(truth, each.mean(axis=0)) / 3
+
+    def test_neither_the_order_of_films_nor_of_folds_matters_and_certain_folds_are_finite(self):
+        each, _ = folds_that_disagree(200, 1.0)
+        each[0, :5], each[1, :5] = 0.0, 1.0
+        found, turned = fit_mean(each), fit_mean(each[::-1, ::-1])
+        for label in LABELS:
+            assert found.lines[label] == pytest.approx(turned.lines[label], abs=1e-6)
+            assert np.isfinite(found.lines[label]).all()
+
+
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -185,6 +233,8 @@ def test_what_cannot_be_reached_is_none():
         (lambda p, y, f: fit_calibration(p, y + 0.5), "must hold a 0 or 1 for each"),
         (lambda p, y, f: nested_calibration(p, y, f[:2], f), r"folds have shape \(2,\) .* for 6 films; one each"),
         (lambda p, y, f: nested_calibration(p, y, 0 * f, f), "all 6 films are of one fold; nested .* two folds"),
+        (lambda p, y, f: fit_mean(p), r"shape \(6, 11\); \(folds, films, 11\), of a film at least"),
+        (lambda p, y, f: fit_mean(p[None, :0]), r"shape \(1, 0, 11\)"),
         (
             lambda p, y, f: fit_thresholds(p, y, f, f, Calibration({}), [("precision", 90)]),
             "wanted is precision 90; it is sensitivity or precision, above 0 and at most 1",

@@ -62,6 +62,19 @@ def test_errors_are_in_percent_of_the_height():
     assert (told.carina_median.value, told.carina_found.value) == (5, 0.5)
 
 
+def test_the_height_is_that_of_the_upright_film():
+    """A film of 1000 x 800 px that lies on its side in its file."""
+    lying = Course(Device.ETT, np.array([[-50.0, 400.0], [600.0, 400.0]]), np.array([600.0, 400.0]))
+    spots = {"true_carina": np.array([1.0, 1.0]), "found_carina": np.array([31.0, 41.0])}
+    read = ReadFilm("a", (800, 1000), [lying], [moved(lying, (10, 0))], **spots, height=1000)
+    assert read.upright_height == 1000 and replace(read, height=None).upright_height == 800
+    found = figures(read)
+    assert (found.devices[Device.ETT].tip_median.value, found.carina_median.value) == (1, 5)
+    beside = moved(lying, (0, 19))  # 1.9 % of 1000, 2.4 % of 800
+    assert match([lying], [beside], (800, 1000), 1000) == [(0, 0)]
+    assert match([lying], [beside], (800, 1000)) == []
+
+
 def test_lines_match_within_two_percent_and_within_their_device():
     one = course(Device.CVC)
     assert match([one], [moved(one, (19, 0))], SHAPE) == [(0, 0)]

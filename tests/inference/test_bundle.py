@@ -11,6 +11,7 @@ from hypothesis import given as drawn
 from PIL import Image
 
 from cxrlines import cli
+from cxrlines.data.prepare import PREPARATION
 from cxrlines.inference import bundle as module
 from cxrlines.inference.bundle import BundleError, BundleMember, load_bundle, write_bundle
 from cxrlines.inference.manifest import MANIFEST
@@ -41,6 +42,9 @@ def written(member: Member, tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "bundle", [member("a", 0), member("a", 1)], **WAY)
 
 
+NEWER = {"preparation": PREPARATION + 1}
+
+
 def _edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     content = json.loads((folder / MANIFEST).read_text())
     change(content)
@@ -62,7 +66,7 @@ def test_a_bundle_gives_back_the_models_and_how_to_feed_them(member: Member, tmp
 def test_a_bundle_is_safetensors_and_json_says_what_it_is_for_and_carries_no_lineage_of_patients(written: Path) -> None:
     assert sorted(p.name for p in written.iterdir()) == ["a-fold0.safetensors", "a-fold1.safetensors", MANIFEST]
     content = json.loads((written / MANIFEST).read_text())
-    assert "Not a medical device" in content["notice"] and content["format"] == 1
+    assert "Not a medical device" in content["notice"] and content["format"] == 2
     assert not any(b"patient p1" in path.read_bytes() for path in written.iterdir())
     assert [p.name for p in written.parent.iterdir()] == ["bundle"]
 
@@ -133,9 +137,26 @@ def test_a_file_cut_changed_or_gone_is_named(written: Path) -> None:
 
 
 def test_a_newer_format_asks_for_a_newer_program(written: Path) -> None:
-    _edit(written, lambda content: content.update(format=2, anything="new"))
-    with pytest.raises(BundleError, match=r"format 2 is newer than this cxrlines .* \(up to 1\); update cxrlines"):
+    _edit(written, lambda content: content.update(format=3, anything="new"))
+    with pytest.raises(BundleError, match=r"format 3 is newer than this cxrlines .* \(up to 2\); update cxrlines"):
         load_bundle(written)
+    _edit(written, lambda content: (content.update(format=2), content.pop("anything"), content["store"].update(NEWER)))
+    with pytest.raises(BundleError) as told:
+        load_bundle(written)
+    assert str(PREPARATION + 1) in told.value.what and told.value.way_out == "update cxrlines"
+
+
+def test_a_bundle_of_the_first_format_is_still_read(member: Member, tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "b", [member("a", 0)], **WAY, calibration={LABELS[0]: (2.0, 1.0)})
+
+    def older(content: dict[str, Any]) -> None:
+        content["format"] = 1
+        del content["fold_calibration"], content["store"]["preparation"]
+
+    _edit(folder, older)
+    manifest = load_bundle(folder).manifest
+    assert manifest.fold_calibration is None and manifest.calibration == {LABELS[0]: (2.0, 1.0)}
+    assert manifest.store.preparation == 1
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/secret.safetensors", "a\\..\\b.safetensors", "a.pt"])

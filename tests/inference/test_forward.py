@@ -1,6 +1,7 @@
 """The models of a bundle together: means over models and views, maps of one size whatever the models see."""
 
 import hashlib
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 from cxrlines.inference.forward import Forward, gives_maps
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import TwoStep
-from cxrlines.task import MAPS
+from cxrlines.task import LABELS, MAPS
 
 
 def network(seed: int, **options: Any) -> Classifier:
@@ -23,8 +24,10 @@ def network(seed: int, **options: Any) -> Classifier:
     return model.eval()
 
 
-def forward_of(*models: tuple[object, int]) -> Forward:
-    bundle: Any = SimpleNamespace(models=[m for m, _ in models], sizes=[size for _, size in models])
+def forward_of(*models: tuple[object, int], folds: Sequence[int] | None = None, **manifest: Any) -> Forward:
+    entries = [SimpleNamespace(fold=fold) for fold in folds or range(len(models))]
+    given = SimpleNamespace(**{"models": entries, "fold_calibration": None, **manifest})
+    bundle: Any = SimpleNamespace(models=[m for m, _ in models], sizes=[size for _, size in models], manifest=given)
     return Forward(bundle)
 
 
@@ -44,6 +47,41 @@ def maps_of(model: Classifier, film: np.ndarray) -> np.ndarray:
         return torch.sigmoid(model.features_and_maps(torch.from_numpy(film[None, None]))[1])[0].numpy()
 
 
+def test_the_bundles_models_stay_as_they_are_and_two_may_read_with_them() -> None:
+    model = network(0, decoder=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    shown = films(2)
+    first = forward_of((model, 64))
+    (rows, maps), (again, maps_again) = first(shown, maps=True), forward_of((model, 64))(shown, maps=True)
+    np.testing.assert_array_equal(rows, again)
+    np.testing.assert_array_equal(maps, maps_again)
+    assert model.state_dict().keys() == before.keys(), "batch norms among them"
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+        assert value.is_contiguous()
+    model.train()(torch.zeros((2, 1, 64, 64), dtype=torch.uint8)).sum().backward()
+    fused = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in each.modules()) for each in (first.models[0][0], model)]
+    assert fused[0] < fused[1]
+
+
+def test_a_reader_made_where_gradients_are_off_reads_the_same() -> None:
+    model, shown = network(0, decoder=True), films(1)
+    with torch.inference_mode():
+        forward = forward_of((model, 64))
+        inside = forward(shown)[0]
+    np.testing.assert_array_equal(inside, forward(shown)[0])
+    assert not any(value.is_inference() for value in (*model.parameters(), *forward.models[0][0].parameters()))
+
+
+def test_models_as_they_come_give_the_same_as_the_fast_ones() -> None:
+    bundle: Any = SimpleNamespace(models=[network(0, decoder=True)], sizes=[64])
+    shown = films(2)
+    (rows, maps), (plain, plain_maps) = (Forward(bundle, fast=fast)(shown, maps=True) for fast in (True, False))
+    np.testing.assert_allclose(rows, plain, atol=1e-5)
+    np.testing.assert_allclose(maps, plain_maps, atol=1e-4)
+    np.testing.assert_allclose(plain[0], labels_of(bundle.models[0], shown[0][64][0]), atol=1e-7)
+
+
 def test_labels_are_the_mean_over_models_of_the_mean_over_views() -> None:
     one, other = network(0), network(1, decoder=True)
     shown = films(3, (64, 96), views=2)
@@ -53,6 +91,21 @@ def test_labels_are_the_mean_over_models_of_the_mean_over_views() -> None:
         each = [labels_of(m, view) for m, size in ((one, 64), (other, 96)) for view in film[size]]
         assert np.abs(each[0] - each[2]).max() > 1e-3
         np.testing.assert_allclose(row, np.mean(each, axis=0), atol=1e-5)
+
+
+def test_where_folds_are_calibrated_labels_are_the_mean_over_folds_of_the_calibrated_mean_of_each() -> None:
+    nets, folds = [network(seed) for seed in range(3)], (4, 2, 4)
+    label = LABELS[7]
+    lines = {label: (3.0, -1.0)}
+    forward = forward_of(*((net, 64) for net in nets), folds=folds, fold_calibration=lines)
+    shown = films(2, views=2)
+    for row, film in zip(forward(shown)[0], shown, strict=True):
+        each = np.array([[labels_of(net, view) for view in film[64]] for net in nets])
+        of_folds = np.array([each[[0, 2]].mean(axis=(0, 1)), each[1].mean(axis=0)])
+        wanted = of_folds.mean(axis=0)
+        odds = of_folds[:, 7] / (1 - of_folds[:, 7])
+        wanted[7] = np.mean(1 / (1 + np.exp(1.0) * odds**-3.0))
+        np.testing.assert_allclose(row, wanted, atol=1e-5)
 
 
 def test_asking_for_maps_changes_no_label_and_gives_those_of_the_plain_view_alone() -> None:

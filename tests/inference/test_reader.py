@@ -317,8 +317,8 @@ def test_one_film_is_not_taken_for_many(reader: Reader, film: np.ndarray, tmp_pa
 
 
 def test_what_is_no_source_costs_the_others_nothing(reader: Reader, film: np.ndarray) -> None:
-    *wrong, right = reader.read_many(iter([None, float("nan"), io.BytesIO(png(film)), "", film]))
-    assert [type(one) for one in wrong] == [FilmError] * 4 and isinstance(right, Findings)
+    *wrong, right = reader.read_many(iter([None, float("nan"), io.BytesIO(png(film)), "", "a\0b", film]))
+    assert [type(one) for one in wrong] == [FilmError] * 5 and isinstance(right, Findings)
     assert "NoneType" in str(wrong[0])
     assert list(reader.read_many([])) == list(reader.read_many(iter(()))) == list(reader.embed([])) == []
 
@@ -385,6 +385,17 @@ def test_a_fault_of_ours_costs_one_film_and_shows_where_it_is(reader: Reader, fi
         reader.read(film[:-1])
     sent = pickle.loads(pickle.dumps(fault))  # noqa: S301
     assert str(sent) == str(fault) and "in failing" in "".join(traceback.format_exception(sent))
+
+
+def test_a_lack_of_memory_costs_one_film_and_is_no_fault_of_ours(
+    reader: Reader, film: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(made: Film, *given: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(reader_module, "prepare", out_of_memory)
+    (one,) = reader.read_many([film])
+    assert type(one) is FilmError and one.way_out
 
 
 def test_exceptions_that_are_kept_do_not_keep_their_films(reader: Reader, film: np.ndarray, bug: str) -> None:

@@ -74,6 +74,9 @@ def test_a_line_has_its_confidence_and_what_its_height_may_be_in_the_patient():
     assert "(9.3 to 11.2 cm in the patient)" in line_words(high, 0)
     below = found(line(Device.ETT, (400.0, 550.0)))
     assert line_words(below, 0) == "ETT 5.0 % of height below carina (1.5 to 2.1 cm in the patient), confidence 0.90"
+    near = line(Device.ETT, (400.0, 499.0))  # 0.04 cm
+    assert line_words(found(near, spacing=DETECTOR), 0) == "ETT 0.0 cm above carina, confidence 0.90"
+    assert "(0.0 cm in the patient)" in line_words(found(near), 0)
     off = found(line(Device.NGT, None, 0.7))
     assert line_words(off, 0) == "NGT, leaves the film, confidence 0.70"
 
@@ -93,7 +96,7 @@ def test_the_rule_comes_with_the_classifiers_opinion(labels, verdict):
 def test_a_rule_that_does_not_decide_says_between_what_or_why():
     between = line(Device.ETT, (400.0, 448.5))  # 2.06 cm at the detector
     assert rules(found(between, spacing=CALIBRATED)) == ["by rule normal"]
-    assert rules(found(between, spacing=DETECTOR, labels=LIKELY)) == ["by rule borderline or normal"]
+    assert rules(found(between, spacing=DETECTOR, labels=LIKELY)) == ["by rule borderline or normal (size uncertain)"]
     cropped = found(TUBE, quality=Quality(notes=(Note(Code.CROPPED, "cut off"),)))
     assert rules(cropped) == ["no state by rule: neither the spacing nor the size of the film is known"]
     unsure = found(TUBE, spacing=CALIBRATED, quality=Quality(notes=(Note(Code.POSE_UNSURE, "turned?"),)))
@@ -125,7 +128,7 @@ def test_the_text_has_every_device_every_label_line_and_note_once():
         "SWAN  0.10   Present 0.10",
         "ETT 4.0 cm above carina, confidence 0.90",
         "  by rule normal; classifier agrees",
-        "Carina 0.80",
+        "Carina found, confidence 0.80",
         "Distances in the patient: calibrated spacing.",
         turned,
         "its window is ignored",

@@ -86,6 +86,16 @@ def test_patients_are_known_by_the_name_that_drawing_onto_their_films_gave_them_
     assert "each film counts as a patient of its own" in alone.remarks[-1]
 
 
+def test_a_uid_as_the_name_of_a_file_keeps_its_last_number(folder, tmp_path):
+    marks = {"1.2.3.7": {"carina": [60, 50]}, "1.2.3.8": {"carina": [60, 50]}}
+    films, path = folder(marks)
+    for name in marks:
+        (films / f"{name}.png").rename(films / name)
+    (tmp_path / "index.csv").write_text("image_id,patient_id\n1.2.3.7,one\n1.2.3.8.dcm,two\n")
+    known = marked_films(films, path)
+    assert [(film.path.name, film.patient) for film in known.films] == [("1.2.3.7", "one"), ("1.2.3.8", "two")]
+
+
 def test_wrong_folders_and_marks_are_said(folder, tmp_path):
     films, marks = folder({"a": {}}, ["b"])
     with pytest.raises(JudgeError, match=r"none of its films is in .*marks\.json.*'a' \(here: 'b'\)"):

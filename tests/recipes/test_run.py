@@ -21,7 +21,7 @@ from cxrlines.evaluation.fitted import nested_fitted
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_plan, workers_for
-from cxrlines.recipes.folder import HELD_OUT, LINEAGE, TEST, WEIGHTS, used_sets
+from cxrlines.recipes.folder import HELD_OUT, LINEAGE, TEST, WEIGHTS, Run, used_sets
 from cxrlines.recipes.load import RecipeError, load_recipe
 from cxrlines.recipes.pack import pack
 from cxrlines.recipes.proof import write_proof
@@ -377,3 +377,31 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_weights(phanto
         other, _ = load_weights(tmp_path / "killed" / name / WEIGHTS)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+class TestTables:
+    @pytest.fixture
+    def data(self, phantom, tmp_path):
+        """A copy of the data whose first study is called NA."""
+        data = shutil.copytree(phantom, tmp_path / "data")
+        table = pd.read_csv(data / "train.csv", dtype=str)
+        first = table[STUDY_COLUMN][0]
+        (path,) = (data / "train").glob(f"{first}.*")
+        path.rename(path.with_stem("NA"))
+        table.replace({STUDY_COLUMN: {first: "NA"}}).to_csv(data / "train.csv", index=False)
+        return data
+
+    def test_a_study_called_na_is_a_study_like_any_other(self, data, tiny_recipe, tmp_path):
+        made = prepare(load_recipe(str(tiny_recipe)), data, tmp_path / "run", 1)
+        opened = Run.open(tmp_path / "run", data)
+        assert opened.train.studies["study"][0] == "NA"
+        assert opened.folds.tolist() == made.folds.tolist() and opened.folds.notna().all()
+
+    def test_rows_left_out_are_said_before_anything_is_done(self, data, tiny_recipe, tmp_path):
+        (path,) = (data / "train").glob("NA.*")
+        path.unlink()
+        said: list[str] = []
+        recipe = load_recipe(str(tiny_recipe), ["ensemble.how=fitted"])
+        with pytest.raises(RunError):
+            train(recipe, data, tmp_path / "run", folds=[0], say=said.append)
+        assert len(said) == 1 and "1 x film missing" in said[0] and not (tmp_path / "run").exists()

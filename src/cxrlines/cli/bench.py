@@ -1,4 +1,4 @@
-"""Commands that measure speed on this machine."""
+"""Commands that measure, on this machine: speed, and how damaged films are read."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cxrlines.cli.options import BundleFolder, Json
+from cxrlines.cli.options import BundleFolder, Json, counted
 
-app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+app = typer.Typer(help="Measure speed, and the reading of damaged films, on this machine.", no_args_is_help=True)
 
 
 @app.command("augment")
@@ -46,6 +46,20 @@ def bench_predict(
     from cxrlines.inference.reader import EMBEDDED
 
     _print(measure(load_bundle(bundle or EMBEDDED), films, folder), as_json)
+
+
+@app.command("robustness")
+def bench_robustness(
+    films: Annotated[int, typer.Option(min=1, help="Films to read.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Which films, and how they are damaged.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Reading of damaged films: sound ones of every kind, damaged at random; counts what becomes of them."""
+    from cxrlines.data.robustness import soak
+
+    with counted() as progress:
+        report = soak(films, seed, progress)
+    _print(report.as_dict(), as_json)
 
 
 def _print(figures: dict[str, Any], as_json: bool) -> None:

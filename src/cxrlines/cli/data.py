@@ -122,8 +122,9 @@ def check(
     """Audit films, tables, annotations and folds; every problem at once. Exit 0 clean, 1 problems."""
     from cxrlines.data.audit import audit
     from cxrlines.data.pool import cores
+    from cxrlines.inference.quality import box_probe
 
-    found = audit(data, folds, workers=workers or cores())
+    found = audit(data, folds, workers=workers or cores(), probe=box_probe())
     typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.text())
     raise typer.Exit(PROBLEMS if found.problems else 0)
 

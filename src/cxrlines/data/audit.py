@@ -1,4 +1,8 @@
-"""The audit: everything wrong with a data folder, said at once, each with file, row and way out."""
+"""The audit: everything wrong with a data folder at once, each with file, row and way out.
+
+A film is decoded once, and assessed as it is for training and reading (`prepare.assess`). What has to be looked at
+before training is a problem; what is odd about a film that is read all the same is a note.
+"""
 
 import hashlib
 from collections import Counter
@@ -9,20 +13,26 @@ from pathlib import Path
 import numpy as np
 
 from cxrlines.data.duplicates import copies, signature
-from cxrlines.data.films import FilmError, read_bytes, read_film
+from cxrlines.data.films import FilmError, NotAFilm, read_bytes, read_film
 from cxrlines.data.folds import FOLD_COLUMN
 from cxrlines.data.lines import AnnotatedLine, read_annotations
+from cxrlines.data.notes import Code, Note
 from cxrlines.data.pool import in_parallel
+from cxrlines.data.prepare import AS_IT_IS, Probe, Quality, assess
 from cxrlines.data.rows import Problem, Rows, TableError, hint, read_rows, shown
 from cxrlines.data.tables import (
     ANNOTATION_TABLE,
+    LANDMARK_TABLE,
     NO_FILM,
     TEST_ANNOTATION_TABLE,
     TEST_TABLE,
     TRAIN_TABLE,
     TRUTH_TABLE,
+    FilmNames,
     find_films,
+    packed_as,
     read_dataset,
+    read_landmarks,
     usable_rows,
 )
 from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, PATIENT_COLUMN, STUDY_COLUMN
@@ -31,72 +41,131 @@ SHOWN = 20
 """Problems of one kind that the text lists; JSON lists all."""
 OFF_FILM = 0.005
 """How far off the film an annotated point may lie, as a share of its longest side: hands slip at the edge."""
+LOOK = "look at it, and take it out if it is no film to learn from"
+FILM_PROBLEMS = {
+    Code.NO_CONTRAST: ("film without contrast", "export it again"),
+    Code.LATERAL: ("lateral film", LOOK),
+    Code.NOT_A_CHEST_FILM: ("no frontal chest film", LOOK),
+    Code.TURNED: ("film turned", "export it upright, or leave it: networks see it turned back"),
+    Code.INVERTED: ("film inverted", "export it bone white, or leave it: networks see it bone white"),
+}
+"""Notes on a film that are problems: the kind, and the way out."""
+
+
+@dataclass(frozen=True)
+class FilmNote:
+    """What is odd about a film that is read all the same; `film` is its path in the folder."""
+
+    film: str
+    note: Note
+
+    def as_dict(self) -> dict[str, str]:
+        """JSON values."""
+        return {"film": self.film} | self.note.as_dict()
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found: `problems`, sorted by kind, file and row, and `counts` of what was looked at."""
+    """What an audit found.
+
+    Attributes:
+        problems: Sorted by kind, file and row.
+        counts: Of what was looked at.
+        notes: Sorted by code and film.
+    """
 
     problems: list[Problem]
     counts: dict[str, int]
+    notes: list[FilmNote]
 
     def as_dict(self) -> dict:
-        """Everything, ready for JSON."""
-        kinds = Counter(problem.kind for problem in self.problems)
-        problems = [asdict(problem) for problem in self.problems]
-        return {"clean": not self.problems, "counts": self.counts, "kinds": dict(kinds), "problems": problems}
+        """Everything, ready for JSON. `kinds` counts problems, `note_codes` notes; a row may have several problems."""
+        return {
+            "clean": not self.problems,
+            "counts": self.counts,
+            "kinds": dict(Counter(problem.kind for problem in self.problems)),
+            "problems": [asdict(problem) for problem in self.problems],
+            "note_codes": dict(Counter(noted.note.code.value for noted in self.notes)),
+            "notes": [noted.as_dict() for noted in self.notes],
+        }
 
     def text(self) -> str:
-        """For people: by kind, at most SHOWN of each."""
+        """For people: by kind, at most SHOWN of each; notes by code, with one film each."""
         lines = ["looked at " + ", ".join(f"{count:,} {name}" for name, count in self.counts.items())]
-        for kind, count in Counter(problem.kind for problem in self.problems).items():
-            lines += ["", f"{kind} ({count:,})"]
-            lines += ["  " + problem.text() for problem in self.problems if problem.kind == kind][:SHOWN]
-            if count > SHOWN:
-                lines.append(f"  ... and {count - SHOWN:,} more; --json lists all")
+        by_kind: dict[str, list[Problem]] = {}
+        for problem in self.problems:
+            by_kind.setdefault(problem.kind, []).append(problem)
+        for kind, found in by_kind.items():
+            rows = len({(problem.file, problem.row) for problem in found})
+            lines += ["", f"{kind} ({len(found):,}{f' in {rows:,} rows' if rows < len(found) else ''})"]
+            lines += ["  " + problem.text() for problem in found[:SHOWN]]
+            if len(found) > SHOWN:
+                lines.append(f"  ... and {len(found) - SHOWN:,} more; --json lists all")
+        by_code: dict[Code, list[FilmNote]] = {}
+        for noted in self.notes:
+            by_code.setdefault(noted.note.code, []).append(noted)
+        if by_code:
+            lines += ["", "odd, but no problem (--json lists every film)"]
+            for code, of_code in by_code.items():
+                lines.append(f"  {code.value} ({len(of_code):,}), such as {of_code[0].film}: {of_code[0].note.text}")
         count = len(self.problems)
         return "\n".join([*lines, "", f"{count:,} problem{'s' * (count > 1)}" if count else "no problems"])
 
 
-def audit(root: Path, folds: Path | None = None, workers: int = 1) -> Audit:
+def audit(root: Path, folds: Path | None = None, workers: int = 1, probe: Probe | None = None) -> Audit:
     """Look at everything in a data folder (see `read_dataset` for its layouts), each film decoded once.
 
-    Nothing found stops the search for more. Rows without any label are counted, not a problem: a film may show no
-    line. Films without a row are counted likewise.
+    Nothing found stops the search for more. `probe` says of each film whether it is a frontal chest film, upright and
+    bone white; without one only rules do. Rows without any label are counted, not a problem: a film may show no line.
+    Films without a row are counted likewise, and in a plain folder what comes along with films (DICOMDIR, structured
+    reports, ...).
     """
     root = Path(root).resolve()
     findings = _Findings(root)
-    if (root / TRAIN_TABLE).is_file() or (root / TEST_TABLE).is_file() or (root / "train").is_dir():
+    tables = (root / TRAIN_TABLE, root / TEST_TABLE)
+    if any(table.is_file() or packed_as(table) for table in tables) or (root / "train").is_dir():
         findings.labels()
         findings.test()
     else:
         findings.folder()
-    findings.look(workers)
+    findings.look(workers, probe)
     findings.annotations(ANNOTATION_TABLE, findings.rows, "annotated")
     findings.annotations(TEST_ANNOTATION_TABLE, findings.truth, "annotated test")
+    findings.landmarks()
     if folds is not None:
         findings.folds(Path(folds))
     order = sorted(set(findings.problems), key=lambda p: (p.kind, p.file, p.row or 0, p.message))
-    return Audit(order, findings.counts)
+    return Audit(order, findings.counts, sorted(findings.notes, key=lambda n: (n.note.code, n.film, n.note.text)))
 
 
 @dataclass(frozen=True)
 class _Look:
-    """What one decoding tells of a film: its bytes' SHA-256, (height, width), signature; or what is wrong with it."""
+    """What one decoding says of a film.
+
+    Its bytes' SHA-256, (height, width), signature, what is odd about the file, and its quality; or what is wrong with
+    it (`wrong`, `way_out`); and what it is, where it is a file that comes along with films (`instead`).
+    """
 
     digest: str = ""
     shape: tuple[int, int] = (0, 0)
     signature: np.ndarray | None = None
+    notes: tuple[Note, ...] = ()
+    quality: Quality = AS_IT_IS
     wrong: str = ""
+    way_out: str = ""
+    instead: str = ""
 
 
-def _look(path: Path) -> _Look:
+def _look(path: Path, probe: Probe | None) -> _Look:
     try:
         data = read_bytes(path)
-        pixels = read_film(data, name=str(path)).pixels
+        film = read_film(data, name=str(path))
     except FilmError as error:
-        return _Look(wrong=str(error).removeprefix(f"{path}: "))
-    return _Look(hashlib.sha256(data).hexdigest(), pixels.shape, signature(pixels))
+        instead = error.kind if isinstance(error, NotAFilm) else ""
+        return _Look(wrong=error.what.removeprefix(f"{path}: "), way_out=error.way_out, instead=instead)
+    quality, _ = assess(film, probe)
+    digest = hashlib.sha256(data).hexdigest()
+    return _Look(digest, film.pixels.shape, signature(film.pixels), film.notes, quality)
 
 
 class _Findings:
@@ -105,9 +174,11 @@ class _Findings:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.problems: list[Problem] = []
+        self.notes: list[FilmNote] = []
         self.counts: dict[str, int] = {}
         self.films: dict[Path, str] = {}  # every film to look at -> its study
         self.looks: dict[Path, _Look] = {}
+        self.plain = False  # a folder of films without tables
         self.rows: Rows | None = None  # of train.csv
         self.truth: Rows | None = None  # of test_truth.csv
 
@@ -119,9 +190,15 @@ class _Findings:
         try:
             return read_rows(csv, needed)
         except TableError as error:
-            message, _, way_out = str(error).removeprefix(f"{csv}: ").rpartition("; ")
-            self.add("table not usable", csv.name, None, message, way_out)
+            self.unusable(csv, error)
             return None
+
+    def unusable(self, csv: Path, error: TableError) -> None:
+        """A table that cannot be used at all."""
+        if packed := packed_as(csv):
+            self.add("table not usable", csv.name, None, f"is there as {packed} only", "unpack it there")
+        else:
+            self.add("table not usable", csv.name, None, error.what.removeprefix(f"{csv}: "), error.way_out)
 
     def labels(self) -> None:
         """train.csv: columns, rows, films."""
@@ -165,7 +242,8 @@ class _Findings:
 
     def test(self) -> None:
         """sample_submission.csv: rows and films; test_truth.csv: likewise, and nobody of train.csv."""
-        if (csv := self.root / TEST_TABLE).is_file() and (rows := self.read(csv, (STUDY_COLUMN,))) is not None:
+        csv = self.root / TEST_TABLE
+        if (csv.is_file() or packed_as(csv)) and (rows := self.read(csv, (STUDY_COLUMN,))) is not None:
             _, problems = usable_rows(rows.only((STUDY_COLUMN,)))  # its numbers are placeholders
             self.problems += problems
             self.match(rows, self.root / "test", "test")
@@ -173,24 +251,29 @@ class _Findings:
             self.truth = self.table(TRUTH_TABLE)
         for column, what in ((STUDY_COLUMN, "study"), (PATIENT_COLUMN, "patient")):
             if self.rows and self.truth and column in self.rows.columns and column in self.truth.columns:
-                line_of = dict(zip(self.rows.column(column), self.rows.lines, strict=True))
+                # A data frame writes the patient 12 as 12.0 where another row has none.
+                line_of = {
+                    cell.removesuffix(".0"): line
+                    for cell, line in zip(self.rows.column(column), self.rows.lines, strict=True)
+                }
                 for cell, line in zip(self.truth.column(column), self.truth.lines, strict=True):
-                    if cell and cell in line_of:
-                        message = f"the {what} of this row is in {TRAIN_TABLE}:{line_of[cell]} as well"
+                    if cell and (there := line_of.get(cell.removesuffix(".0"))):
+                        message = f"the {what} of this row is in {TRAIN_TABLE}:{there} as well"
                         way_out = "keep it in one of the two: in both it falsifies every figure"
                         self.add(f"{what} in training and test", TRUTH_TABLE, line, message, way_out)
 
     def folder(self) -> None:
         """A plain folder: its films, no tables."""
+        self.plain = True
         try:
             dataset = read_dataset(self.root)
         except TableError as error:
-            message, _, way_out = str(error).removeprefix(f"{self.root}: ").rpartition("; ")
-            self.add("no data", self.root.name, None, message, way_out)
+            self.add("no data", self.root.name, None, error.what.removeprefix(f"{self.root}: "), error.way_out)
             return
         table = dataset.studies
         self.films = {Path(film): study for film, study in zip(table["film"], table["study"], strict=True)}
         self.counts["films"] = len(self.films)
+        self.counts |= dataset.left_out
 
     def match(self, rows: Rows, folder: Path, split: str) -> None:
         """Rows against the films in a folder."""
@@ -199,11 +282,12 @@ class _Findings:
             way_out = f"put the films there as <{STUDY_COLUMN}>.jpg"
             self.add("no films", f"{folder.name}/", None, "there is no such folder", way_out)
             return
-        found = find_films(folder, studies)
+        found, names = find_films(folder, studies), FilmNames(folder)
         for study, line in zip(studies, rows.lines, strict=True):
             if study and study not in found:
-                message = f"{folder.name}/ has no film of study {shown(study, 80)}"
-                self.add(NO_FILM, name, line, message, "add the film or remove the row")
+                instead, way_out = names.near(study)
+                message = f"{folder.name}/ has no film of study {shown(study, 80)}{instead}"
+                self.add(NO_FILM, name, line, message, way_out)
         for paths in found.values():
             for path in paths[1:]:
                 message = f"its study has {paths[0].name} as well"
@@ -214,15 +298,24 @@ class _Findings:
         if without := sum(path.is_file() for path in folder.iterdir()) - len(matched):
             self.counts[f"{split} films without a row"] = without
 
-    def look(self, workers: int) -> None:
-        """Decode every film; find those that cannot be read, are empty, or are there twice."""
+    def look(self, workers: int, probe: Probe | None) -> None:
+        """Decode every film; find those that cannot be read, show no upright chest, or are there twice."""
         paths = sorted(self.films)
-        for place, look in in_parallel(_look, paths, workers, "checking films"):
-            self.looks[paths[place]] = look or _Look(wrong="its decoder crashed on it; export it again")
+        for place, look in in_parallel(partial(_look, probe=probe), paths, workers, "checking films"):
+            self.looks[paths[place]] = look or _Look(wrong="its decoder crashed on it", way_out="export it again")
         for path in paths:
-            if wrong := self.looks[path].wrong:
-                message, _, way_out = wrong.rpartition("; ")
-                self.add("film not readable", self.told(path), None, message, way_out)
+            look = self.looks[path]
+            if look.instead and self.plain:
+                name = f"{look.instead} (no film)"
+                self.counts[name] = self.counts.get(name, 0) + 1
+            elif look.wrong:
+                self.add("film not readable", self.told(path), None, look.wrong, look.way_out)
+            for note in (*look.notes, *look.quality.notes):
+                if note.code in FILM_PROBLEMS:
+                    kind, way_out = FILM_PROBLEMS[note.code]
+                    self.add(kind, self.told(path), None, _seen(note, look.quality), way_out)
+                else:
+                    self.notes.append(FilmNote(self.told(path), note))
         good = [path for path in paths if not self.looks[path].wrong]
         self.counts["films read"] = len(good)
         first: dict[str, Path] = {}
@@ -232,17 +325,22 @@ class _Findings:
                 self.add("same film twice", self.told(path), None, message, self.apart(original, path))
         unique = sorted(first.values())
         signatures = [kept for path in unique if (kept := self.looks[path].signature) is not None]
-        for path, kept in zip(unique, signatures, strict=True):
-            if not np.ptp(kept):
-                self.add("film without contrast", self.told(path), None, "is one gray all over", "export it again")
+        same: dict[int, list[int]] = {}
         for i, j in copies(signatures):
-            message = f"is the same film as {self.told(unique[i])}, re-encoded or resized"
-            way_out = self.apart(unique[i], unique[j])
-            self.add("same film re-encoded", self.told(unique[j]), None, message, way_out)
+            same.setdefault(j, []).append(i)
+        for j, others in sorted(same.items()):  # of many copies, each but the first is one problem
+            i = next((i for i in others if self.leaks(unique[i], unique[j])), others[0])
+            more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+            message = f"is the same film as {self.told(unique[i])}{more}, re-encoded, resized, mirrored or turned"
+            self.add("same film re-encoded", self.told(unique[j]), None, message, self.apart(unique[i], unique[j]))
 
-    def apart(self, *paths: Path) -> str:
+    def leaks(self, one: Path, other: Path) -> bool:
+        """Whether copies lie in training and test."""
+        return not self.plain and one.parent != other.parent
+
+    def apart(self, one: Path, other: Path) -> str:
         """The way out for copies, which depends on whether they would leak from training into test."""
-        if len({path.parent.name for path in paths}) > 1:
+        if self.leaks(one, other):
             return "remove it from one: a film in both training and test falsifies every figure"
         return "remove one, and see that their labels agree"
 
@@ -254,8 +352,7 @@ class _Findings:
         try:
             annotated, problems = read_annotations(csv)
         except TableError as error:
-            message, _, way_out = str(error).removeprefix(f"{csv}: ").rpartition("; ")
-            self.add("table not usable", csv.name, None, message, way_out)
+            self.unusable(csv, error)
             return
         self.problems += problems
         self.counts[f"{what} studies"] = len({row.study for row in annotated})
@@ -275,6 +372,17 @@ class _Findings:
             if (shape := shapes.get(row.study)) and (message := _off_film(row, shape)):
                 way_out = "points are [x, y] in px of the original film; correct them"
                 report("annotation off the film", message=message, way_out=way_out)
+
+    def landmarks(self) -> None:
+        """Landmarks by themselves."""
+        csv = self.root / LANDMARK_TABLE
+        if not csv.is_file():
+            return
+        try:
+            for split in ("train", "test"):
+                self.problems += read_landmarks(csv, split)[1]  # type: ignore[arg-type]
+        except TableError as error:
+            self.unusable(csv, error)
 
     def folds(self, csv: Path) -> None:
         """A folds file by itself and against train.csv. The patients are train.csv's, if it has them."""
@@ -317,13 +425,30 @@ class _Findings:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
 
+def _seen(note: Note, quality: Quality) -> str:
+    """What a note that is a problem says of a film that is checked, not read."""
+    match note.code:
+        case Code.TURNED:
+            return f"is turned by {quality.rotation} degrees counter-clockwise"
+        case Code.INVERTED:
+            return "is inverted: bone is black"
+        case Code.NOT_A_CHEST_FILM if quality.frontal_chest is not None:
+            return f"is no frontal chest film, as far as a network can tell (probability {quality.frontal_chest:.2f})"
+    return note.text
+
+
 def _off_film(row: AnnotatedLine, shape: tuple[int, int]) -> str:
     """Which point of a line lies off a film of (height, width), beyond OFF_FILM; empty if none does."""
     height, width = shape
     slack = max(2.0, OFF_FILM * max(shape))
     points = row.line.points
-    off = ((points < -slack) | (points > np.array([width, height]) - 1 + slack)).any(axis=1)
-    if not off.any():
+
+    def off(points: np.ndarray) -> np.ndarray:
+        return np.any((points < -slack) | (points > np.array([width, height]) - 1 + slack), axis=1)
+
+    wrong = off(points)
+    if not wrong.any():
         return ""
-    x, y = points[int(np.argmax(off))]
-    return f"{int(off.sum())} of {len(points)} points, first [{x:g}, {y:g}], lie off a film of {width} x {height} px"
+    x, y = points[int(np.argmax(wrong))]
+    where = f"{int(wrong.sum())} of {len(points)} points, first [{x:g}, {y:g}], lie off a film of {width} x {height} px"
+    return where if off(points[:, ::-1]).any() else f"{where}; with x and y swapped all would lie on it"

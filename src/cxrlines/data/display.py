@@ -17,9 +17,11 @@ ONE_GRAY = 0.995
 """Share of a film in one gray from which on a window or table shows nothing of it."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 """VOI LUT Functions of PS3.3 C.11.2.1.2 and C.11.2.1.3."""
-GRID, EMPTY, LEAST_KEPT, LEAST_LEVELS = 1000, 2, 0.25, 64
+GRID, EMPTY, LEAST_KEPT, LEAST_LEVELS = 1000, 5, 0.25, 64
 """Of a border: the quantiles looked at; how many of them may lie in the gap before it, as letters and blurred edges do;
 which share of a film is left at least, and how many of its quantiles differ: a film, not another border."""
+COLOURED = 16, 0.01
+"""A film is in colour if its colours differ by more than so many levels of 256 in more than this share of its px."""
 
 _CHUNK = 2**20
 
@@ -39,16 +41,33 @@ def to_uint8(share: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
 
 
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """Colours (h, w, 3), unsigned, as gray (h, w) of the same depth by ITU-R 601."""
+    weights, gray = np.array([0.299, 0.587, 0.114], np.float32), np.empty(rgb.shape[:2], rgb.dtype)
+    rows = max(1, _CHUNK // rgb.shape[1])
+    for top in range(0, len(rgb), rows):
+        gray[top : top + rows] = np.rint(rgb[top : top + rows] @ weights)
+    return gray
+
+
+def colour_note(rgb: np.ndarray) -> tuple[Note, ...]:
+    """A note if colours (h, w, 3), unsigned, are more than gray in three channels."""
+    few = rgb[:: max(1, len(rgb) // 512), :: max(1, rgb.shape[1] // 512)].astype(np.int32)
+    if (np.ptp(few, axis=2) > COLOURED[0] / 256 * max(few.max(), 255)).mean() <= COLOURED[1]:
+        return ()
+    return (Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"),)
+
+
 def spread(pixels: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
     """Gray of integers of any depth as uint8, and what was left out of it: `contrast` becomes black to white."""
     if pixels.dtype.kind == "u" and pixels.itemsize <= 2:
         counts = count(pixels)
         values = np.flatnonzero(counts)
         low, high, notes = contrast(values, counts[values])
-        return to_uint8((np.arange(len(counts)) - low) / max(high - low, 1e-6))[pixels], notes
+        return to_uint8((np.arange(len(counts)) - low) / ((high - low) or 1))[pixels], notes
     values, counts = np.unique(pixels, return_counts=True)
     low, high, notes = contrast(values, counts)
-    return to_uint8((pixels - np.float64(low)) / max(high - low, 1e-6)), notes
+    return to_uint8((pixels - np.float64(low)) / ((high - low) or 1)), notes
 
 
 def contrast(values: np.ndarray, counts: np.ndarray) -> tuple[float, float, tuple[Note, ...]]:
@@ -82,11 +101,13 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
     grid = _quantiles(values, counts, np.arange(GRID + 1) / GRID)
     jumps = grid[EMPTY:] - grid[:-EMPTY]
     widest = [int(place) for place in np.argsort(jumps)[::-1][: 4 * EMPTY] if jumps[place] > 0]
+    least = int(PERCENTILES[0] / 100 * GRID)  # fewer pixels do not set the contrast
+    levels = np.append(0, np.cumsum(np.diff(grid) > 0))
     best = (0, GRID)
-    for low in [0, *(place + EMPTY for place in widest)]:
-        for high in [GRID, *widest]:
+    for low in [0, *(place + EMPTY for place in widest if place >= least)]:
+        for high in [GRID, *(place for place in widest if place + EMPTY <= GRID - least)]:
             width = grid[high] - grid[low]
-            if high - low < LEAST_KEPT * GRID or len(np.unique(grid[low : high + 1])) < LEAST_LEVELS:
+            if high - low < LEAST_KEPT * GRID or levels[high] - levels[low] < LEAST_LEVELS:
                 continue
             below = low == 0 or _is_spike(grid[low] - grid[low - EMPTY], width, grid[low - EMPTY] - grid[0])
             above = high == GRID or _is_spike(grid[high + EMPTY] - grid[high], width, grid[-1] - grid[high + EMPTY])
@@ -98,7 +119,7 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
 
 
 def _is_spike(gap: float, film: float, width: float) -> bool:
-    return gap > film and width <= gap / 8
+    return gap > film and width <= gap / 4
 
 
 def _quantiles(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -169,7 +190,7 @@ def _padding(elements: Elements, codes: np.ndarray, stored: np.ndarray, signed: 
     """Which codes are padding (PixelPaddingValue to PixelPaddingRangeLimit); none where all would be."""
     value = elements.numbers("PixelPaddingValue", signed)
     limit = elements.numbers("PixelPaddingRangeLimit", signed) or value
-    if not value:
+    if not value or not np.isfinite((value[0], limit[0])).all():
         return np.zeros(len(codes), bool)
     found = (stored >= min(value[0], limit[0])) & (stored <= max(value[0], limit[0]))
     found |= codes == int(value[0]) % 2**16  # a word that is no value
@@ -204,7 +225,7 @@ def _shown(
     order = np.argsort(values, kind="stable")
     low, high, left_out = contrast(values[order], counts[order])
     notes += left_out
-    return to_uint8((values - low) / max(high - low, 1e-6))
+    return to_uint8((values - low) / ((high - low) or 1))
 
 
 def _rescaled(
@@ -221,7 +242,13 @@ def _rescaled(
         notes.append(Note(Code.LUT_IGNORED, text))
         return stored, False
     slope, intercept = elements.number("RescaleSlope") or 1.0, elements.number("RescaleIntercept") or 0.0
-    return (stored, True) if (slope, intercept) == (1, 0) else (stored * slope + intercept, True)
+    if (slope, intercept) == (1, 0):
+        return stored, True
+    if not 1e-9 < abs(slope) < 1e9 or abs(intercept) > 1e9:
+        text = f"a rescale by {slope:g} and {intercept:g} is none, and not used; nor are windows, which rest on it"
+        notes.append(Note(Code.METADATA_IGNORED, text))
+        return stored, False
+    return stored * slope + intercept, True
 
 
 class _Way(NamedTuple):
@@ -279,7 +306,7 @@ class _Lut(NamedTuple):
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """What values become; those beyond an end become what the end is."""
-        return self.table[np.clip(np.rint(values).astype(np.int64) - self.first, 0, len(self.table) - 1)]
+        return self.table[np.clip(np.rint(values) - self.first, 0, len(self.table) - 1).astype(np.int64)]
 
     @property
     def white(self) -> int:

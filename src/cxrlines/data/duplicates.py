@@ -1,18 +1,17 @@
-"""The same film twice: the same bytes, or the same picture re-encoded or resized.
+"""The same film twice: the same bytes, or the same picture re-encoded, resized, mirrored or turned.
 
 Films of one patient resemble each other; copies of one film are nearer still, in the fine detail above all. It is taken
-from the middle of the film, as a border or a collimator's edge is the same in many films. Over 300 phantom films and
-243 real ones (docs/experiments.md), bare or all in the same white border, the detail of two different films correlates
-up to 0.73 and 0.61 (0.62 in a black border of a tenth of the film), that of a film and its copy (JPEG quality 30;
-shrunk to 37 % at quality 50) from 0.968 up. A ceiling measured on so few films is no promise for 30,000: look at a pair
-before removing one.
+from the middle of the film, as a border or a collimator's edge is the same in many films. What different films and
+copies reach, on real films and phantoms, is in docs/experiments.md. A ceiling measured on so few films is no promise
+for 30,000: look at a pair before removing one.
 """
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import cv2
 import numpy as np
+from scipy.spatial import cKDTree
 
 SIGNATURE = 64  # px a side
 COARSE = 16  # px a side: what the search compares
@@ -23,7 +22,17 @@ DETAIL_SIGMA = 2.0  # px of the signature: coarser than this is not detail
 MARGIN = 10  # px of the signature at each side that hold no detail: a sixth of the film
 ALIKE = 0.93
 """Correlation of detail from which two films are one."""
-LEAF = 256
+
+
+def _seen(picture: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
+    """A square picture, or pictures (..., n, n), mirrored and turned by so many times 90 degrees."""
+    return np.rot90(picture[..., ::-1] if mirrored else picture, turns, axes=(-2, -1))
+
+
+SYMMETRIES: tuple[Callable[[np.ndarray], np.ndarray], ...] = tuple(
+    partial(_seen, turns=turns, mirrored=mirrored) for mirrored in (False, True) for turns in range(4)
+)
+"""The eight ways in which a square picture can be turned and mirrored; the first leaves it as it is."""
 
 
 def signature(pixels: np.ndarray) -> np.ndarray:
@@ -32,58 +41,63 @@ def signature(pixels: np.ndarray) -> np.ndarray:
 
 
 def copies(signatures: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of signatures that are the same film, sorted.
+    """Pairs (i, j), i < j, of signatures that are the same film, mirrored or turned or neither; sorted."""
+    return [(i, j) for i, j in copies_between(signatures, signatures) if i < j]
+
+
+def copies_between(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> list[tuple[int, int]]:
+    """Pairs (i, j) of a signature of `a` and one of `b` that are the same film, mirrored or turned or neither; sorted.
 
     Films without any contrast are like nothing. A kd-tree over the principal directions of the coarse pictures
-    proposes pairs, some 3 in 10,000 of all there are; their detail decides.
+    proposes pairs; their detail decides.
     """
+    if not len(a) or not len(b):
+        return []
+    coarse_a = _coarse(a)
+    coarse_b = coarse_a if b is a else _coarse(b)
+    rows_a, rows_b = (np.flatnonzero(coarse.any(axis=(1, 2))) for coarse in (coarse_a, coarse_b))
+    if not len(rows_a) or not len(rows_b):
+        return []
+    coarse_a, coarse_b = coarse_a[rows_a], coarse_b[rows_b]
+    every = coarse_a if b is a else np.concatenate([coarse_a, coarse_b])
+    middle = every.mean(axis=0)
+    spread = (every - middle).reshape(len(every), -1)
+    directions = np.linalg.eigh(spread.T @ spread)[1][:, -DIRECTIONS:]
 
-    @lru_cache(maxsize=4096)
+    def tree(coarse: np.ndarray) -> cKDTree:
+        return cKDTree((coarse - middle).reshape(len(coarse), -1) @ directions)
+
+    details_a, details_b = _details(a), _details(b)
+    found: set[tuple[int, int]] = set()
+    there = tree(coarse_b)
+    for symmetry in SYMMETRIES:
+        for own, near in enumerate(tree(symmetry(coarse_a)).query_ball_tree(there, REACH, p=np.inf)):
+            row = int(rows_a[own])
+            pairs = [(row, int(other)) for other in rows_b[near] if b is not a or row < other]
+            if pairs:
+                detail = symmetry(details_a(row)).ravel()
+                found.update(pair for pair in pairs if float(detail @ details_b(pair[1]).ravel()) >= ALIKE)
+    return sorted(found)
+
+
+def _coarse(signatures: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, COARSE, COARSE) float32, each less its mean and of length 1; 0 without contrast."""
+    small = [cv2.resize(film, (COARSE, COARSE), interpolation=cv2.INTER_AREA) for film in signatures]
+    return _normed(np.stack(small).astype(np.float32))
+
+
+def _details(signatures: Sequence[np.ndarray]) -> Callable[[int], np.ndarray]:
+    @lru_cache(maxsize=16384)
     def detail(index: int) -> np.ndarray:
         film = signatures[index].astype(np.float32)
         fine = film - cv2.GaussianBlur(film, (0, 0), DETAIL_SIGMA)
-        return _normed(fine[MARGIN:-MARGIN, MARGIN:-MARGIN].reshape(1, -1))[0]
+        return _normed(fine[MARGIN:-MARGIN, MARGIN:-MARGIN])
 
-    return [(i, j) for i, j in _candidates(signatures) if float(detail(i) @ detail(j)) >= ALIKE]
-
-
-def _normed(rows: np.ndarray) -> np.ndarray:
-    """Each row less its mean, at length 1; rows without contrast become 0."""
-    rows = rows - rows.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.where(length > 1.0, rows / np.maximum(length, 1.0), 0.0)
+    return detail
 
 
-def _candidates(signatures: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    if len(signatures) < 2:
-        return []
-    small = [cv2.resize(film, (COARSE, COARSE), interpolation=cv2.INTER_AREA) for film in signatures]
-    coarse = _normed(np.stack(small).reshape(len(small), -1).astype(np.float32))
-    rows = np.flatnonzero(coarse.any(axis=1))
-    coarse = coarse - coarse[rows].mean(axis=0) if len(rows) else coarse
-    _, directions = np.linalg.eigh(coarse[rows].T @ coarse[rows])
-    places = coarse @ directions[:, -DIRECTIONS:]
-    pairs = {(i, j) for leaf in _leaves(places, rows) for i, j in _close(places, leaf)}
-    return sorted(pairs)
-
-
-def _leaves(places: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Sets of rows such that any two rows within REACH of each other share one."""
-    axis = int(np.argmax(np.ptp(places[rows], axis=0))) if len(rows) else 0
-    along = places[rows, axis]
-    middle = float(np.median(along)) if len(rows) else 0.0
-    low, high = rows[along <= middle + REACH / 2], rows[along >= middle - REACH / 2]
-    if len(rows) <= LEAF or max(len(low), len(high)) > 0.9 * len(rows):
-        yield rows
-        return
-    yield from _leaves(places, low)
-    yield from _leaves(places, high)
-
-
-def _close(places: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs of `rows` (ascending) within REACH along every direction."""
-    for place, row in enumerate(rows[:-1]):
-        rest = rows[place + 1 :]
-        near = (np.abs(places[rest] - places[row]) <= REACH).all(axis=1)
-        for other in rest[near]:
-            yield int(row), int(other)
+def _normed(pictures: np.ndarray) -> np.ndarray:
+    """Each picture (..., h, w) less its mean, at length 1; those without contrast become 0."""
+    pictures = pictures - pictures.mean(axis=(-2, -1), keepdims=True)
+    length = np.linalg.norm(pictures, axis=(-2, -1), keepdims=True)
+    return np.where(length > 1.0, pictures / np.maximum(length, 1.0), 0.0).astype(np.float32)

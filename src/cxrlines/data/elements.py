@@ -14,10 +14,11 @@ from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 KEYWORDS = (
     *("MediaStorageSOPClassUID", "TransferSyntaxUID", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"),
-    *("ViewPosition", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelSpacing", "PixelSpacingCalibrationType"),
+    *("ViewPosition", "PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
+    *("PixelSpacingCalibrationType", "PixelAspectRatio"),
     *("EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient"),
     *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns"),
-    *("PixelAspectRatio", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
     *("PresentationLUTShape", "FloatPixelData", "DoubleFloatPixelData", "PixelData"),
@@ -29,7 +30,7 @@ MAX_DEPTH = 32
 _TAGS = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
 _KEPT = frozenset(_TAGS.values())
 _PIXELS, _ITEM, _ITEM_END, _SEQUENCE_END = 0x7FE00010, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_UNDEFINED = 0xFFFFFFFF
+_UNDEFINED = 0xFFFFFFFF  # the length of what ends with a delimiter
 _LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})  # 32-bit lengths
 _BINARY = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "FL": "f", "FD": "d"}
 _IMPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
@@ -51,15 +52,15 @@ class Elements:
     Attributes:
         by_tag: Elements of KEYWORDS, and of overlays (60xx,0102): the bit that an overlay lies at.
         cut: Whether the file ends within an element, or holds what is no element; what came before is kept.
-        missing: Bytes that PixelData lacks of what it declares.
-        open_end: Whether PixelData has no sequence delimiter.
+        pixels: The value of PixelData, not copied; of encapsulated pixels up to their delimiter.
+        open_end: Whether encapsulated pixels have no delimiter.
         implicit: Whether VRs are implicit.
         little: Whether bytes are in little-endian order.
     """
 
     by_tag: dict[int, Element] = field(default_factory=dict)
     cut: bool = False
-    missing: int = 0
+    pixels: memoryview = field(default_factory=lambda: memoryview(b""))
     open_end: bool = False
     implicit: bool = False
     little: bool = True
@@ -71,6 +72,11 @@ class Elements:
         """The value as it lies in the file; empty where there is none."""
         element = self.by_tag.get(_TAGS[keyword])
         return b"" if element is None else element.data
+
+    def vr_of(self, keyword: str) -> str:
+        """The VR as the file says it; empty where it does not."""
+        element = self.by_tag.get(_TAGS[keyword])
+        return "" if element is None else element.vr
 
     def text(self, keyword: str) -> str:
         """The value as text, without padding; empty where there is none."""
@@ -182,34 +188,33 @@ def _one(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 0
     if tag == _PIXELS and depth == 0:
         if length == _UNDEFINED:
             end, into.open_end = _pixels_end(data, start, into.little)
-        into.missing = max(0, end - len(data))
-    elif length == _UNDEFINED:
+        into.pixels = memoryview(data)[start:end]
+        into.by_tag[tag] = Element(vr, b"", into.little)
+        return end
+    if length == _UNDEFINED:
         # Of undefined length are sequences alone; in one of VR UN all is implicit and little endian (PS3.5 6.2.2).
-        inner = Elements(little=into.little or vr == "UN")
-        items = []
-        for kind, item, here in _items(data, start, inner.little, implicit or vr == "UN", depth):
-            items.append(item)
-            end = here
-            if kind == _SEQUENCE_END:
-                items.pop()
+        items, end = [], start
+        for kind, item, following in _items(data, start, into.little or vr == "UN", implicit or vr == "UN", depth):
+            end = following
+            if kind == _ITEM:
+                items.append(item)
+        if end == start:
+            raise _Cut
         if tag in _KEPT:
             into.by_tag[tag] = Element(vr, b"", into.little, tuple(items))
         return end
-    elif end > len(data):
+    if end > len(data):
         raise _Cut
-    if tag in _KEPT or tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000):
-        value = data[start:end]
+    if tag in _KEPT or (tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000)):
         if tag in (_TAGS["ModalityLUTSequence"], _TAGS["VOILUTSequence"]):
             found = _items(data[:end], start, into.little, implicit, depth)
             into.by_tag[tag] = Element(vr, b"", into.little, tuple(item for _, item, _ in found))
         else:
-            into.by_tag[tag] = Element(vr, value, into.little)
+            into.by_tag[tag] = Element(vr, data[start:end], into.little)
     return end
 
 
-def _items(
-    data: bytes, place: int, little: bool, implicit: bool, depth: int
-) -> "Iterator[tuple[int, Elements, int]]":
+def _items(data: bytes, place: int, little: bool, implicit: bool, depth: int) -> "Iterator[tuple[int, Elements, int]]":
     """(tag, elements, where the next begins) of a sequence's items up to its delimiter or the end of `data`."""
     if depth >= MAX_DEPTH:
         raise _Cut

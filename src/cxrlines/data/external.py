@@ -70,7 +70,7 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
     """
     root = Path(root)
     if not root.is_dir():
-        raise TableError(f"{root}: is not a folder; give the folder that holds the films of an external set")
+        raise TableError(f"{root}: is not a folder", "give the folder that holds the films of an external set")
     root = root.resolve()
     kind, table = _find_table(root)
     if table is None:
@@ -90,8 +90,8 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
         looked = ", ".join("/".join((folder, *(f"{name}*" for name in layout.below))) for folder in layout.films)
         raise TableError(
             f"{root}: has {table.relative_to(root)} but is an external folder without its films; looked in {looked} "
-            f"for the names in its column {layout.mark[0]!r}, also with {', '.join(FILM_SUFFIXES)}; "
-            "unpack the films there, or give the folder that holds both table and films"
+            f"for the names in its column {layout.mark[0]!r}, also with {', '.join(FILM_SUFFIXES)}",
+            "unpack the films there, or give the folder that holds both table and films",
         )
     if missing := int((~there).sum()):
         left_out[NO_FILM] = missing
@@ -113,7 +113,7 @@ def read_external_table(
     elif kind in LAYOUTS:
         studies, left_out = usable(table, LAYOUTS[kind], laterals=laterals, children=children)
     else:
-        raise TableError(f"{table}: kind {shown(kind)} has no table; give one of {', '.join((*LAYOUTS, 'ranzcr'))}")
+        raise TableError(f"{table}: kind {shown(kind)} has no table", f"give one of {', '.join((*LAYOUTS, 'ranzcr'))}")
     studies["film"] = pd.Series([""] * len(studies), dtype=object)
     return External(kind, table.parent.resolve(), studies, dict(left_out))
 
@@ -126,7 +126,7 @@ def _find_table(root: Path) -> tuple[str, Path | None]:
     for table in (*_tables(root, TRAIN_TABLE), *_tables(root, f"CheXpert-v1.0*/{TRAIN_TABLE}")):
         kind = _kind_of(table)
         if kind == "ranzcr" and table != root / TRAIN_TABLE:
-            raise TableError(f"{table}: is in RANZCR's layout, which is read from {TRAIN_TABLE}; unpack it to that")
+            raise TableError(f"{table}: is in RANZCR's layout, which is read from {TRAIN_TABLE}", "unpack it to that")
         return kind, table
     for table in _tables(root, "*.csv"):
         try:
@@ -152,8 +152,8 @@ def _kind_of(table: Path) -> str:
             return kind
     marks = "; ".join(f"{kind}: {', '.join(layout.mark)}" for kind, layout in LAYOUTS.items())
     raise TableError(
-        f"{table}: is no table of a known set; the header of each needs: {marks}; ranzcr: {STUDY_COLUMN}; "
-        "give the table as its authors distribute it"
+        f"{table}: is no table of a known set; the header of each needs: {marks}; ranzcr: {STUDY_COLUMN}",
+        "give the table as its authors distribute it",
     )
 
 
@@ -177,7 +177,7 @@ def _files(folder: str, below: tuple[str, ...], before: str = "") -> Iterator[tu
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise TableError(f"{folder}: cannot be listed ({error.strerror}); make the folder readable") from None
+        raise TableError(f"{folder}: cannot be listed ({error.strerror})", "make the folder readable") from None
     for entry in entries:
         if not below:
             if entry.is_file():
@@ -193,8 +193,8 @@ def _read_folder(root: Path) -> External:
         tables = "; ".join(f"{kind}: {layout.table}" for kind, layout in LAYOUTS.items())
         raise TableError(
             f"{root}: is no external set; looked for tables ({tables}; each also as .gz; ranzcr: {TRAIN_TABLE} with "
-            f"{STUDY_COLUMN}) and for films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name); "
-            "give the folder that holds one of them"
+            f"{STUDY_COLUMN}) and for films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name)",
+            "give the folder that holds one of them",
         ) from None
     return External("folder", root, _with_presence(dataset.studies), dict(dataset.left_out))
 

@@ -5,21 +5,26 @@ without a byte order mark), plain or compressed by gzip whatever its name says.
 """
 
 import csv
-import gzip
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import pandas as pd
 
-from cxrlines.data.rows import MAX_FIELD, TableError, check_columns
-from cxrlines.data.tables import FILM_SUFFIXES, NO_PATIENT, NO_STUDY, REPEATED, TRAIN_TABLE
+from cxrlines.data.rows import (
+    CHANGED_ID,
+    GARBLED_ID,
+    NO_PATIENT,
+    TableError,
+    check_columns,
+    doubted,
+    open_table,
+)
+from cxrlines.data.tables import FILM_SUFFIXES, NO_STUDY, REPEATED, TRAIN_TABLE
 from cxrlines.task import Device
 
 ANY = "any"
@@ -81,10 +86,14 @@ def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> tu
     columns, left_out = _read_columns(table, layout)
     rows = layout.draft(columns)
     lateral = rows["side"] == "lateral"
+    films = pd.Series(doubted(rows["film"].tolist()), rows.index, dtype=object)
+    patients = pd.Series(doubted(rows["patient"].tolist(), patients=True), rows.index, dtype=object)
     reasons = {
         NO_STUDY: rows["film"] == "",
         BAD_PATH: rows["study"].isna(),
-        NO_PATIENT: rows["patient"] == "",
+        CHANGED_ID: (films == CHANGED_ID) | (patients == CHANGED_ID),
+        GARBLED_ID: (films == GARBLED_ID) | (patients == GARBLED_ID),
+        NO_PATIENT: (rows["patient"] == "") | (patients == NO_PATIENT),
         REPEATED: rows["study"].duplicated(),
         LATERAL: lateral & (not laterals),
         OTHER_VIEW: ~lateral & (rows["side"] != "frontal"),
@@ -97,7 +106,7 @@ def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> tu
         good &= ~bad
     if not good.any():
         said = ", ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "it has no rows"
-        raise TableError(f"{table}: no row is usable ({said}); give the whole table as it is distributed")
+        raise TableError(f"{table}: no row is usable ({said})", "give the whole table as it is distributed")
     return rows.loc[good, ["study", "patient", "film", "view", *PRESENCE]].reset_index(drop=True), left_out
 
 
@@ -107,14 +116,11 @@ def read_header(table: Path) -> tuple[int, list[str]]:
     Blank cells at the end do not count. No columns if the file is empty. `TableError` if it cannot be opened or
     unpacked.
     """
-    csv.field_size_limit(MAX_FIELD)
-    try:
-        with _open(table) as file:
-            header = next(csv.reader(file), [])
-    except csv.Error:
-        return 0, []
-    except (OSError, EOFError, zlib.error) as error:
-        raise _damage(table, error) from None
+    with open_table(table) as file:
+        try:
+            header: list[str] = next(csv.reader(file), [])
+        except csv.Error:
+            return 0, []
     while header and not header[-1].strip():
         header.pop()
     # NIH's last two names are OriginalImage[Width,Height] and OriginalImagePixelSpacing[x,y]: four columns.
@@ -153,20 +159,6 @@ def padchest_presence(labels: str) -> tuple[float, ...]:
     return tuple(there.get(name, np.nan) for name in PRESENCE)
 
 
-def _open(table: Path) -> TextIO:
-    with table.open("rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    if packed:
-        return gzip.open(table, "rt", encoding="utf-8-sig", errors="replace", newline="")
-    return table.open(encoding="utf-8-sig", errors="replace", newline="")
-
-
-def _damage(table: Path, error: Exception) -> TableError:
-    if isinstance(error, OSError) and error.strerror:
-        return TableError(f"{table}: cannot be read ({error.strerror}); give the path of a CSV table")
-    return TableError(f"{table}: is damaged, it cannot be unpacked ({type(error).__name__}); download it again")
-
-
 def _read_columns(table: Path, layout: Layout) -> tuple[dict[str, list[str]], Counter[str]]:
     """The columns a layout reads, stripped, and how many lines could not be read. Rows may end in blank cells."""
     cells, columns = read_header(table)
@@ -176,26 +168,23 @@ def _read_columns(table: Path, layout: Layout) -> tuple[dict[str, list[str]], Co
     lengths = {cells, len(columns)}
     left_out: Counter[str] = Counter()
     found: list[list[str]] = []
-    try:
-        with _open(table) as file:
-            # Strict, so that a quote left open is an error and not a row that swallows others.
-            reader = csv.reader(file, strict=True)
-            next(reader, None)
-            while True:
-                line = reader.line_num
-                try:
-                    row = next(reader, None)
-                except csv.Error:
-                    left_out[BAD_ROW] += reader.line_num - line
-                    continue
-                if row is None:
-                    break
-                if len(row) in lengths or any(len(row) > n and not any(row[n:]) for n in lengths):
-                    found.append([row[place] for place in places])
-                elif any(cell.strip() for cell in row):
-                    left_out[BAD_LENGTH] += reader.line_num - line
-    except (OSError, EOFError, zlib.error) as error:
-        raise _damage(table, error) from None
+    with open_table(table) as file:
+        # Strict, so that a quote left open is an error and not a row that swallows others.
+        reader = csv.reader(file, strict=True)
+        next(reader, None)
+        while True:
+            line = reader.line_num
+            try:
+                row = next(reader, None)
+            except csv.Error:
+                left_out[BAD_ROW] += reader.line_num - line
+                continue
+            if row is None:
+                break
+            if len(row) in lengths or any(len(row) > n and not any(row[n:]) for n in lengths):
+                found.append([row[place] for place in places])
+            elif any(cell.strip() for cell in row):
+                left_out[BAD_LENGTH] += reader.line_num - line
     return {name: [row[place].strip() for row in found] for place, name in enumerate(names)}, left_out
 
 

@@ -37,7 +37,9 @@ def make_folds(table: pd.DataFrame, count: int = 5, seed: int = 0) -> pd.Series:
     if len(totals) < count:
         raise Error(
             f"{count} folds need at least {count} patients, the table has {len(totals)} (in {len(table)} films)",
-            "ask for fewer folds or add patients",
+            f"ask for {len(totals)} folds or fewer, or add patients"
+            if len(totals) > 1
+            else f"add patients, or name each in {PATIENT_COLUMN}: of one patient nothing can be held out",
         )
     totals = totals.iloc[np.random.default_rng(seed).permutation(len(totals))]
     counts = totals.to_numpy(np.float64)

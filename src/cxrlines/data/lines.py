@@ -13,12 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from cxrlines.data.rows import Problem, hint, read_rows, shown
+from cxrlines.errors import Error
 from cxrlines.task import LABEL_INDEX, LABELS, STUDY_COLUMN
 
 LABEL_COLUMN, DATA_COLUMN = "label", "data"
 MAX_POINTS = 10_000
 """Points of one line; RANZCR's longest line has a few hundred."""
 MAX_COORDINATE = 1e6
+UNIT_SLACK = 0.05  # a hand that slips off the edge of a film leaves the unit square by as much
+WRITE_SO = "write [[x, y], [x, y], ...]"
 STRIDE = 8.0  # px: longer segments are drawn in pieces, so that the box around each stays small
 
 
@@ -33,20 +36,20 @@ class Line:
 def parse_points(text: str) -> np.ndarray:
     """The (n, 2) float64 points of a list written as `[[x, y], [x, y], ...]`.
 
-    `ValueError` that says what was found if it is anything else. The text is read as data, never executed.
+    `Error` that says what was found if it is anything else. The text is read as data, never executed.
     """
     try:
         # Pairs in round brackets are the same list in another hand; JSON knows square ones only.
         found = json.loads(text.replace("(", "[").replace(")", "]"))
     except (ValueError, RecursionError):
-        raise ValueError(f"{shown(text)} is not a list of points; write [[x, y], [x, y], ...]") from None
+        raise Error(f"{shown(text)} is not a list of points", WRITE_SO) from None
     if not isinstance(found, list) or not found:
-        raise ValueError(f"{shown(text)} has no points; write [[x, y], [x, y], ...]")
+        raise Error(f"{shown(text)} has no points", WRITE_SO)
     if len(found) > MAX_POINTS:
-        raise ValueError(f"the line has {len(found)} points, at most {MAX_POINTS} are allowed; thin it out")
+        raise Error(f"the line has {len(found)} points, at most {MAX_POINTS} are allowed", "thin it out")
     for point in found:
         if not (isinstance(point, list) and len(point) == 2 and all(_is_coordinate(value) for value in point)):
-            raise ValueError(f"{shown(json.dumps(point))} is not a point; each is [x, y], two numbers in px")
+            raise Error(f"{shown(json.dumps(point))} is not a point", "each is [x, y], two numbers in px")
     return np.array(found, np.float64)
 
 
@@ -56,10 +59,10 @@ def _is_coordinate(value: object) -> bool:
     return abs(value) <= MAX_COORDINATE  # false for NaN as well
 
 
-def write_points(points: np.ndarray) -> str:
-    """`points` (n, 2) as RANZCR writes them; `parse_points` reads the same numbers back."""
-    rows = np.asarray(points, np.float64).tolist()
-    return json.dumps([[int(value) if value.is_integer() else value for value in row] for row in rows])
+def in_unit_square(points: np.ndarray) -> bool:
+    """Whether points (..., 2) are shares of a film's width and height rather than px: all within 0 to 1, or hardly
+    beyond, and not whole numbers. In px they would lie within the first pixel of the film, where no line is."""
+    return bool(((points >= -UNIT_SLACK) & (points <= 1 + UNIT_SLACK)).all() and (points % 1 != 0).any())
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,13 @@ def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
             continue
         try:
             points = parse_points(data)
-        except ValueError as error:
-            message, _, way_out = str(error).rpartition("; ")
-            problems.append(Problem("annotation not readable", csv.name, row, f"data {message}", way_out))
+        except Error as error:
+            problems.append(Problem("annotation not readable", csv.name, row, f"data {error.what}", error.way_out))
+            continue
+        if in_unit_square(points):
+            message = "all its points lie within 0 to 1, as shares of the film's sides do"
+            way_out = "multiply x by the film's width and y by its height: points are in px of the original film"
+            problems.append(Problem("annotation not in px", csv.name, row, message, way_out))
             continue
         annotated.append(AnnotatedLine(study, row, Line(label, points)))
     return annotated, problems

@@ -33,6 +33,8 @@ class Code(StrEnum):
     SMALL = "small"
     ONE_BIT = "one-bit"
     FRAME_CUT = "frame-cut"
+    # how the file is written, too
+    END_MISSING = "end-missing"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ built anew, and a bundle says by which its models were trained. 1: frames stayed
 
 Aspect = Literal["pad", "stretch"]
 LeaveOut = Literal["nothing", "not-films", "doubtful"]
-"""What the gate keeps out of training; see `is_left_out`."""
+"""What the gate keeps out of training; see `why_left_out`."""
 DOUBTFUL = (Code.TURNED, Code.INVERTED, Code.POSE_UNSURE, Code.CROPPED)
 """Notes on films that can be used and perhaps should not be."""
 
@@ -71,16 +71,18 @@ AS_IT_IS = Quality()
 """Of a film that nothing is known of."""
 
 
-def is_left_out(quality: Quality, leave_out: LeaveOut) -> bool:
-    """Whether the gate before training leaves a film out.
+def why_left_out(quality: Quality, leave_out: LeaveOut) -> Note | None:
+    """Why the gate before training leaves a film out; None where it is taken along.
 
     `not-films` leaves out what is not usable (no frontal chest film, a lateral one, one without contrast), `doubtful`
     also what carries a note of `DOUBTFUL`, `nothing` keeps every film that could be read.
     """
     if leave_out == "nothing":
-        return False
-    doubted = leave_out == "doubtful" and any(note.code in DOUBTFUL for note in quality.notes)
-    return doubted or not quality.usable
+        return None
+    if not quality.usable:
+        return quality.notes[0]
+    doubts = [note for note in quality.notes if note.code in DOUBTFUL]
+    return doubts[0] if doubts and leave_out == "doubtful" else None
 
 
 class Probe(Protocol):

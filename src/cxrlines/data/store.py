@@ -1,17 +1,23 @@
-"""The store: every film decoded and shrunk once, in one memory-mapped array.
+"""The store: every film decoded and prepared once, as it is prepared for reading, in one memory-mapped array.
 
 A store is a folder: `films.npy` ((n, size, size) uint8) and `store.json`, written last. While it is being built
 there are `films.partial.npy` and `journal.jsonl` instead: a line a film, appended after its pixels are on disk, so
 that a build killed at any moment goes on where it was and ends in the same bytes.
 
-A store knows its films in two ways. Its `fingerprint` is made of the films' contents alone: the same on any machine,
-it is the identity that training builds on. Whether it is still the store OF a data folder is told, without reading
-films again, by their names, sizes and times of change; where those differ it is built anew.
+A store knows its films in two ways. Its `fingerprint` is made of the films' contents and of how they were prepared
+alone: the same on any machine, it is the identity that training builds on. Whether it is still the store OF a data
+folder shows, without reading films again, in their names, sizes and times of change; where those differ it is built
+anew.
+
+Every film that can be read is in it, whatever it shows. Whether it is trained on is decided by its quality.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -20,9 +26,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from cxrlines.data.films import FilmError, read_bytes, read_film
+from cxrlines.data.notes import Code, Note
 from cxrlines.data.pool import in_parallel
-from cxrlines.data.prepare import Aspect, Placement, shrink
+from cxrlines.data.prepare import PREPARATION, Aspect, LeaveOut, Placement, Probe, Quality, prepare, why_left_out
 from cxrlines.errors import Error
+from cxrlines.files import replacing
 
 if TYPE_CHECKING:
     from cxrlines.data.tables import Dataset
@@ -37,29 +45,61 @@ class StoreError(Error):
     """A store cannot be opened or built; the message says which and what to do."""
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a store keeps of a film besides its pixels; `notes` are those of the file, all else as in `Prepared`."""
+
+    placement: Placement
+    film_shape: tuple[int, int]
+    within: tuple[int, int, int, int]
+    quality: Quality
+    notes: tuple[Note, ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Kept":
+        """From what `dataclasses.asdict` makes of it, by way of JSON."""
+        return cls(
+            Placement.of(np.array(values["placement"]["matrix"], np.float64)),
+            tuple(values["film_shape"]),
+            tuple(values["within"]),
+            Quality(**{**values["quality"], "notes": _notes(values["quality"]["notes"])}),
+            _notes(values["notes"]),
+        )
+
+
+def _notes(values: list[dict[str, str]]) -> tuple[Note, ...]:
+    return tuple(Note(Code(each["code"]), each["text"]) for each in values)
+
+
 class Store:
     """An open store.
 
     Attributes:
         films: (n, size, size) uint8, memory-mapped, read-only.
         studies: The study of each row.
+        kept: What is known of the film of each row.
         placements: The placement of each row.
         left_out: Study -> why its film could not be read.
-        fingerprint: SHA-256, in hex, of the films' contents, their studies, size and aspect.
+        probe: Identity of the probe that assessed the films; empty where none did.
+        preparation: Version of the preparation of films.
+        fingerprint: SHA-256, in hex, of the films' contents, their studies, size, aspect, and how they were prepared.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
+        anew = "remove it and build it anew"
         try:
             manifest = json.loads((self.folder / MANIFEST).read_text())
             if manifest["version"] != VERSION:
-                raise StoreError(f"{folder}: is a store of version {manifest['version']}, not {VERSION}; build it anew")
+                raise StoreError(f"{folder}: is a store of version {manifest['version']}, not {VERSION}", anew)
             self.films: np.ndarray = np.load(self.folder / FILMS, mmap_mode="r", allow_pickle=False)
             self.size: int = manifest["size"]
             self.aspect: Aspect = manifest["aspect"]
             self.studies: list[str] = manifest["studies"]
-            self.placements = [Placement.of(np.array(values, np.float64)) for values in manifest["placements"]]
+            self.kept = [Kept.from_dict(values) for values in manifest["kept"]]
             self.left_out: dict[str, str] = manifest["left_out"]
+            self.probe: str = manifest["probe"]
+            self.preparation: int = manifest["preparation"]
             self.fingerprint: str = manifest["fingerprint"]
             self.source: str = manifest["source"]
         except FileNotFoundError as error:
@@ -67,9 +107,10 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(f"{folder}: is damaged ({type(error).__name__}); remove it and build it anew") from None
-        if self.films.shape != (len(self.studies), self.size, self.size) or len(self.placements) != len(self.studies):
-            raise StoreError(f"{folder}: {FILMS} and {MANIFEST} do not belong together; remove it and build it anew")
+            raise StoreError(f"{folder}: is damaged ({type(error).__name__})", anew) from None
+        if self.films.shape != (len(self.studies), self.size, self.size) or len(self.kept) != len(self.studies):
+            raise StoreError(f"{folder}: {FILMS} and {MANIFEST} do not belong together", anew)
+        self.placements = [kept.placement for kept in self.kept]
         self._row = {study: row for row, study in enumerate(self.studies)}
 
     def __len__(self) -> int:
@@ -82,12 +123,31 @@ class Store:
         return self._row[study]
 
     def inner(self, row: int) -> tuple[slice, slice]:
-        """Rows and columns of a store film that the film fills: all but the black that pads it."""
-        if self.aspect == "stretch":
-            return slice(0, self.size), slice(0, self.size)
-        filled = [np.flatnonzero(self.films[row].any(axis=axis)) for axis in (1, 0)]
-        margins = [min(int(at[0]), self.size - 1 - int(at[-1])) if len(at) else 0 for at in filled]
-        return slice(margins[0], self.size - margins[0]), slice(margins[1], self.size - margins[1])
+        """Rows and columns of a store film that the film within its frame fills: all but what pads it."""
+        left, top, right, bottom = self.kept[row].within
+        corners = self.placements[row].to_store(np.array([(left, top), (right, bottom)]) - 0.5) + 0.5
+        (x0, y0), (x1, y1) = np.rint(np.sort(corners, axis=0)).astype(int)
+        return slice(int(y0), int(y1)), slice(int(x0), int(x1))
+
+    def taken(self, leave_out: LeaveOut) -> set[str]:
+        """The studies whose films pass the gate before training."""
+        pairs = zip(self.studies, self.kept, strict=True)
+        return {study for study, kept in pairs if why_left_out(kept.quality, leave_out) is None}
+
+    def counts(self, leave_out: LeaveOut) -> tuple[dict[str, int], dict[str, int]]:
+        """Films that the gate leaves out, by the code of why; and those it takes along that carry a note, by its code.
+
+        The most frequent first.
+        """
+        reasons = [why_left_out(kept.quality, leave_out) for kept in self.kept]
+        noted = [
+            code
+            for kept, reason in zip(self.kept, reasons, strict=True)
+            if reason is None
+            for code in {note.code for note in (*kept.notes, *kept.quality.notes)}
+        ]
+        out = Counter(reason.code.value for reason in reasons if reason is not None)
+        return dict(out.most_common()), dict(Counter(code.value for code in sorted(noted)).most_common())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.folder,)  # a worker maps the file itself instead of getting a copy of every film
@@ -98,80 +158,113 @@ def open_store(folder: Path) -> Store:
     return Store(folder)
 
 
-def build_store(dataset: "Dataset", folder: Path, *, size: int, aspect: Aspect, workers: int = 1) -> Store:
-    """Decode and shrink the dataset's films into a store, or open it if that is done, or finish it if it was begun.
+def build_store(
+    dataset: "Dataset", folder: Path, *, size: int, aspect: Aspect, probe: Probe | None = None, workers: int = 1
+) -> Store:
+    """Decode and prepare the dataset's films into a store, or open it if that is done, or finish it if it was begun.
 
     Films that cannot be read are left out, with the reason in `Store.left_out`. Rows are in the dataset's order
-    whatever the number of workers. Memory does not grow with the number of films. `StoreError` if none can be read.
+    whatever the number of workers. Memory does not grow with the number of films. Films are assessed by `probe`, which
+    must be picklable, or by rules alone. `StoreError` if none can be read, or the disk does not take it.
     """
     folder = Path(folder)
     studies = [str(study) for study in dataset.studies["study"]]
     films = [Path(film) for film in dataset.studies["film"]]
-    source = _source(dataset.root, studies, films, size, aspect)
+    how = _How(size, aspect, "" if probe is None else probe.identity)
+    source = _source(dataset.root, studies, films, how)
     try:
         store = open_store(folder)
         if store.source == source:
             return store
     except StoreError:
         pass
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    done = _resume(folder, source, len(films))
-    if not done:
-        _begin(folder, source, (len(films), size, size))
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        done = _resume(folder, source, len(films))
+        if not done:
+            _begin(folder, source, (len(films), size, size))
     todo = [row for row in range(len(films)) if row not in done]
     # Written, not mapped: pages of a mapped file would count as this process's memory, and grow with the films.
     start = _start(folder / PARTIAL)
     with (folder / JOURNAL).open("a") as journal, (folder / PARTIAL).open("r+b") as pixels:
-        work = partial(_shrunk, size=size, aspect=aspect)
+        work = partial(_prepared, size=size, aspect=aspect, probe=probe)
         batch: list[_Entry] = []
-        for place, made in in_parallel(work, [films[row] for row in todo], workers, f"decoding to {size} px"):
+        for place, made in in_parallel(work, [films[row] for row in todo], workers, f"preparing films, {size} px"):
             row = todo[place]
-            if isinstance(made, _Made):
-                pixels.seek(start + row * size * size)
-                pixels.write(made.film.tobytes())
-                entry = _Entry(row, made.digest, made.placement)
-            else:
-                entry = _Entry(row, reason=made or f"{films[row]}: its decoder crashed on it; export it again")
-            done[row] = entry
-            batch.append(entry)
-            if len(batch) >= BATCH:
-                _record(pixels, journal, batch)
-        _record(pixels, journal, batch)
-    return _finish(folder, source, [done[row] for row in range(len(films))], studies, size, aspect)
+            with _writing(folder):
+                if isinstance(made, _Made):
+                    pixels.seek(start + row * size * size)
+                    pixels.write(made.film.tobytes())
+                    entry = _Entry(row, made.digest, asdict(made.kept))
+                else:
+                    entry = _Entry(row, reason=made or f"{films[row]}: its decoder crashed on it; export it again")
+                done[row] = entry
+                batch.append(entry)
+                if len(batch) >= BATCH:
+                    _record(pixels, journal, batch)
+        with _writing(folder):
+            _record(pixels, journal, batch)
+    with _writing(folder):
+        return _finish(folder, source, [done[row] for row in range(len(films))], studies, how)
+
+
+@dataclass(frozen=True)
+class _How:
+    """How films become pixels: what a store is made with, besides the films."""
+
+    size: int
+    aspect: Aspect
+    probe: str
+
+    def __str__(self) -> str:
+        return f"{VERSION} {PREPARATION} {self.size} {self.aspect} {self.probe}\n"
 
 
 @dataclass(frozen=True)
 class _Made:
     film: np.ndarray
-    placement: tuple[tuple[float, ...], ...]
+    kept: Kept
     digest: str
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A line of the journal: a film that is done, or why it never will be."""
+    """A line of the journal: a film that is done (`kept` as JSON has it), or why it never will be."""
 
     row: int
     digest: str | None = None
-    placement: tuple[tuple[float, ...], ...] | None = None
+    kept: dict[str, Any] | None = None
     reason: str | None = None
 
 
-def _shrunk(path: Path, size: int, aspect: Aspect) -> _Made | str:
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """`StoreError` where the disk does not take what is written."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: the store cannot be written ({error.strerror or type(error).__name__})",
+            "free space on its disk, or name another place; the same command goes on where it was",
+        ) from error
+
+
+def _prepared(path: Path, size: int, aspect: Aspect, probe: Probe | None) -> _Made | str:
     """The film of a path for the store, or why not."""
     try:
         data = read_bytes(path)
-        pixels = read_film(data, name=str(path)).pixels
+        film = read_film(data, name=str(path))
     except FilmError as error:
         return str(error)
-    film, place = shrink(pixels, size, aspect)
-    return _Made(film, place.matrix, hashlib.sha256(data).hexdigest())
+    made = prepare(film, size, aspect, probe)
+    kept = Kept(made.placement, made.film_shape, made.within, made.quality, film.notes)
+    return _Made(made.pixels, kept, hashlib.sha256(data).hexdigest())
 
 
-def _source(root: Path, studies: list[str], films: list[Path], size: int, aspect: str) -> str:
-    """What would be built: SHA-256 over the studies, and the names, sizes and times of change of their films."""
-    digest = hashlib.sha256(f"{VERSION} {size} {aspect}\n".encode())
+def _source(root: Path, studies: list[str], films: list[Path], how: _How) -> str:
+    """What would be built: SHA-256 over the studies, the names, sizes and times of change of their films, and how."""
+    digest = hashlib.sha256(str(how).encode())
     for study, film in zip(studies, films, strict=True):
         try:
             state = film.stat()
@@ -227,35 +320,36 @@ def _append(journal: IO[str], lines: list[str]) -> None:
     os.fsync(journal.fileno())
 
 
-def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str], size: int, aspect: Aspect) -> Store:
-    good = [entry for entry in entries if entry.reason is None]
+def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str], how: _How) -> Store:
+    good = [entry for entry in entries if entry.kept is not None]
     left_out = {studies[entry.row]: entry.reason for entry in entries if entry.reason is not None}
     if not good:
         first = next(iter(left_out.values()), "the data has no films")
         raise StoreError(f"{folder}: none of {len(entries)} films could be read; the first: {first}")
     if left_out:
-        _close_gaps(folder, [entry.row for entry in good], size)
+        _close_gaps(folder, [entry.row for entry in good], how.size)
     else:
         (folder / PARTIAL).replace(folder / FILMS)
-    content = hashlib.sha256(f"{VERSION} {size} {aspect}\n".encode())
+    content = hashlib.sha256(str(how).encode())
     for entry in good:
-        content.update(f"{studies[entry.row]}\t{entry.digest}\n".encode(errors="surrogateescape"))
+        assert entry.kept is not None
+        within, quality = tuple(entry.kept["within"]), entry.kept["quality"]
+        done = f"{within} {quality['rotation']} {quality['inverted']}"  # by another machine's floats it may be another
+        content.update(f"{studies[entry.row]}\t{entry.digest}\t{done}\n".encode(errors="surrogateescape"))
     manifest = {
         "version": VERSION,
-        "size": size,
-        "aspect": aspect,
+        "size": how.size,
+        "aspect": how.aspect,
+        "probe": how.probe,
+        "preparation": PREPARATION,
         "fingerprint": content.hexdigest(),
         "source": source,
         "studies": [studies[entry.row] for entry in good],
-        "placements": [entry.placement for entry in good],
+        "kept": [entry.kept for entry in good],
         "left_out": left_out,
     }
-    aside = folder / f"{MANIFEST}.aside"
-    with aside.open("w") as file:
+    with replacing(folder / MANIFEST) as aside, aside.open("w") as file:
         json.dump(manifest, file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / MANIFEST)
     for rest in (PARTIAL, JOURNAL):  # a kill in between leaves the small one
         (folder / rest).unlink(missing_ok=True)
     return open_store(folder)
@@ -263,7 +357,7 @@ def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str]
 
 def _close_gaps(folder: Path, rows: list[int], size: int) -> None:
     """Copy the rows there are, in order, from the partial array into the final one; a kill leaves the partial whole."""
-    aside = folder / "films.aside.npy"
+    aside = folder / "films.aside.npy"  # one name: what a kill leaves of so large a file is written over
     _create(aside, (len(rows), size, size))
     start, film = _start(folder / PARTIAL), size * size
     with (folder / PARTIAL).open("rb") as every, aside.open("r+b") as kept:

@@ -1,18 +1,267 @@
-"""What an encoded stream of pixels says of itself."""
+"""What an encoded stream of pixels (JPEG, lossless JPEG, JPEG-LS, JPEG 2000, HTJ2K) says of itself, and where it ends.
+
+Streams are walked from marker to marker, never searched: an ending inside a comment or a thumbnail is none.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+
+Buffer = bytes | memoryview
+
+MAX_PARTS = 2**16
+"""Most fragments, segments or tile-parts that are looked at. Tile-parts are the most there are; their number has 16
+bits."""
+MAX_SCANS = 100
+"""Most scans of a JPEG: each is a pass over the whole picture, however few bytes it has. Encoders make some 15."""
+MAX_TILES = 8192
+"""Most tiles of a JPEG 2000 picture: OpenJPEG takes some kB for each. 8192 of 64 x 64 px are 33 megapixels."""
+ITEM = b"\xfe\xff\x00\xe0"
+JPEG, JPEG_2000, BOXED = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
-def encoded_size(frame: bytes) -> tuple[int, int] | None:
-    """(width, height) a JPEG, JPEG-LS or JPEG 2000 stream says it has; None if it says none."""
-    if (start := frame.find(b"\xff\x4f\xff\x51", 0, 4096)) >= 0:  # JPEG 2000, bare or boxed: SOC, SIZ
-        x1, y1, x0, y0 = (int.from_bytes(frame[start + i : start + i + 4]) for i in (8, 12, 16, 20))
-        return x1 - x0, y1 - y0
-    place = 2
-    while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame) and frame[place] == 0xFF:
-        marker = frame[place + 1]
-        if marker == 0xFF:  # a fill byte
-            place += 1
-        elif marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)):  # start of frame
-            return int.from_bytes(frame[place + 7 : place + 9]), int.from_bytes(frame[place + 5 : place + 7])
-        else:
-            place += 2 + int.from_bytes(frame[place + 2 : place + 4])
-    return None
+class Kind(StrEnum):
+    """What a stream is, by what can decode it."""
+
+    JPEG = "jpeg"
+    """Lossy, baseline, extended or progressive: 8 or 12 bits."""
+    LOSSLESS = "lossless jpeg"
+    JPEG_LS = "jpeg-ls"
+    JPEG_2000 = "jpeg 2000"
+    """HTJ2K too."""
+
+
+CUT_OFF = "are cut off before their end"
+TOO_MANY = f"have more than {MAX_PARTS} parts"
+
+
+class StreamError(Exception):
+    """A stream cannot be a picture; the text says why, to follow "its compressed pixels"."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What a stream says of itself.
+
+    Attributes:
+        kind: What can decode it.
+        width: Columns.
+        height: Rows.
+        components: 1 for gray, 3 for colour.
+        bits: Bits of a value.
+        signed: Whether values are signed; None where the kind of stream has no word for it.
+        colour: "RGB" or "YBR" where it says so; of JPEG 2000 RGB if it undoes a transform itself.
+        start: Where its first byte is.
+        end: Where the byte after its last is.
+    """
+
+    kind: Kind
+    width: int
+    height: int
+    components: int
+    bits: int
+    signed: bool | None
+    colour: str | None
+    start: int
+    end: int
+
+
+def fragments(value: Buffer) -> list[Buffer]:
+    """The fragments of encapsulated pixel data (DICOM PS3.5 A.4) without the offset table.
+
+    The table is passed over: of one frame it says nothing that is not known. A fragment cut off is as long as it is.
+    """
+    found: list[Buffer] = []
+    place = 0
+    while place + 8 <= len(value) and value[place : place + 4] == ITEM and len(found) < MAX_PARTS:
+        (length,) = struct.unpack_from("<I", value, place + 4)
+        found.append(value[place + 8 : place + 8 + length])
+        place += 8 + length
+    if len(found) > 1 and not recognised(found[0]):
+        del found[0]
+    return found
+
+
+def recognised(data: Buffer) -> bool:
+    """Whether the data begins as one of the kinds of stream that are read."""
+    return bytes(data[:12]).startswith((JPEG, JPEG_2000, BOXED))
+
+
+def parse(data: Buffer) -> Stream:
+    """What the stream that begins with the data's first byte says of itself, and where it ends. `StreamError` if it
+    is none of the kinds that are read, cut off, or contradicts itself."""
+    head = bytes(data[:12])
+    try:
+        if head.startswith(JPEG):
+            return _jpeg(data)
+        if head.startswith(JPEG_2000):
+            return _jpeg_2000(data, 0, len(data), None)
+        if head.startswith(BOXED):
+            return _boxed(data)
+    except (struct.error, IndexError):  # a field lies beyond the end
+        raise StreamError(CUT_OFF) from None
+    raise StreamError("are neither JPEG, JPEG-LS nor JPEG 2000")
+
+
+# A marker that ends a scan: not a stuffed byte, a restart or a fill byte. JPEG-LS stuffs a bit, not a byte.
+_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_AFTER_LS_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
+_MARKER = re.compile(rb"\xff+[^\x00\xff]")
+_FRAMES = {0xC0: Kind.JPEG, 0xC1: Kind.JPEG, 0xC2: Kind.JPEG, 0xC3: Kind.LOSSLESS, 0xF7: Kind.JPEG_LS}
+
+
+def _jpeg(data: Buffer) -> Stream:
+    """ISO 10918-1, Annex B; ISO 14495-1, Annex C."""
+    place, scans = 2, 0
+    frame: tuple[Kind, int, int, int, int] | None = None
+    ids, jfif, adobe = b"", False, None
+    for _ in range(MAX_PARTS):
+        at = _MARKER.match(data, place)
+        if at is None:
+            raise StreamError("are damaged between two parts" if place + 1 < len(data) else CUT_OFF)
+        place, marker = at.end(), data[at.end() - 1]
+        if marker == 0xD9:
+            if frame is None or not scans:
+                raise StreamError("hold no picture")
+            return Stream(*frame, None, _jpeg_colour(ids, jfif, adobe), 0, place)
+        if marker == 1 or 0xD0 <= marker <= 0xD7:  # no length, no content
+            continue
+        (length,) = struct.unpack_from(">H", data, place)
+        body = bytes(data[place + 2 : place + length])
+        if length < 2 or len(body) < length - 2:
+            raise StreamError(CUT_OFF)
+        place += length
+        if marker in _FRAMES:
+            if frame:
+                raise StreamError("hold two pictures in one")
+            bits, height, width, components = struct.unpack_from(">BHHB", body)
+            frame = _FRAMES[marker], width, height, components, bits
+            if len(body) < 6 + 3 * components:
+                raise StreamError("have a damaged header")
+            ids = body[6 : 6 + 3 * components : 3]
+            _check_jpeg(marker, components, bits, body[7 : 6 + 3 * components : 3])
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            raise StreamError(f"are JPEG of a process (SOF{marker - 0xC0}) that is not read")
+        elif marker == 0xE0 and body.startswith(b"JFIF\0"):
+            jfif = True
+        elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
+            adobe = body[11]
+        elif marker == 0xDA:
+            scans += 1
+            if frame is None or scans > MAX_SCANS:
+                raise StreamError("have no header" if frame is None else f"have more than {MAX_SCANS} scans")
+            after = (_AFTER_LS_SCAN if frame[0] == Kind.JPEG_LS else _AFTER_SCAN).search(data, place)
+            if after is None:
+                raise StreamError(CUT_OFF)
+            place = after.start()
+    raise StreamError(TOO_MANY)
+
+
+def _check_jpeg(marker: int, components: int, bits: int, sampling: bytes) -> None:
+    allowed = {0xC0: (8,), 0xC1: (8, 12), 0xC2: (8, 12)}.get(marker, range(2, 17))
+    if bits not in allowed:
+        raise StreamError(f"have {bits} bits, which JPEG of their process (SOF{marker - 0xC0}) cannot have")
+    if components == 3 and marker in (0xC3, 0xF7) and len(set(sampling)) > 1:
+        raise StreamError("have colours of different sizes without loss, which is not read")
+
+
+def _jpeg_colour(ids: bytes, jfif: bool, adobe: int | None) -> str | None:
+    """As libjpeg decides, as far as the stream says anything."""
+    if len(ids) != 3:
+        return None
+    if jfif:
+        return "YBR"
+    if adobe is not None:
+        return "YBR" if adobe == 1 else "RGB"
+    return "RGB" if ids in (b"RGB", b"rgb") else None
+
+
+def _boxed(data: Buffer) -> Stream:
+    """A JP2 file (ISO 15444-1, Annex I), which DICOM does not allow but some write: the stream in it."""
+    place, colour = 0, None
+    for _ in range(MAX_PARTS):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        begin = place + 8
+        if length == 1:
+            (length,) = struct.unpack_from(">Q", data, begin)
+            begin += 8
+        end = place + length if length else len(data)
+        if end < begin:
+            raise StreamError("have a damaged header")
+        if kind == b"jp2c":
+            return _jpeg_2000(data, begin, len(data), colour)
+        if kind == b"jp2h":
+            inside = bytes(data[begin:end])
+            if b"pclr" in inside:
+                raise StreamError("have a palette, which is not read")
+            if (method := inside.find(b"colr\x01")) >= 0:
+                colour = {16: "RGB", 18: "YBR"}.get(int.from_bytes(inside[method + 7 : method + 11]))
+        place = end
+    raise StreamError(TOO_MANY)
+
+
+def _jpeg_2000(data: Buffer, start: int, limit: int, colour: str | None) -> Stream:
+    """ISO 15444-1, Annex A."""
+    x1, y1, x0, y0, tile_w, tile_h, tile_x, tile_y, components = struct.unpack_from(">8IH", data, start + 8)
+    width, height = x1 - x0, y1 - y0
+    each = [struct.unpack_from("3B", data, start + 42 + 3 * number) for number in range(min(components, 4))]
+    if not each or width < 1 or height < 1:
+        raise StreamError("have no size")
+    if len(set(each)) > 1 or each[0][1:] != (1, 1):
+        raise StreamError("have components of different sizes, depths or signs, which is not read")
+    bits, signed = (each[0][0] & 0x7F) + 1, each[0][0] >= 0x80
+    if not (tile_w and tile_h and tile_x <= x0 < tile_x + tile_w and tile_y <= y0 < tile_y + tile_h):
+        raise StreamError("have tiles beside their picture")
+    tiles = -(-(x1 - tile_x) // tile_w) * -(-(y1 - tile_y) // tile_h)
+    if tiles > MAX_TILES:
+        raise StreamError(f"have {tiles} tiles; at most {MAX_TILES} are read")
+    place = start + 4
+    place += struct.unpack_from(">H", data, place)[0]
+    for _ in range(MAX_PARTS):
+        marker, length = struct.unpack_from(">HH", data, place)
+        if marker == 0xFF90:
+            end = _tile_parts(data, place, limit, tiles)
+            return Stream(Kind.JPEG_2000, width, height, components, bits, signed, colour, start, end)
+        if marker < 0xFF00:
+            raise StreamError("have a damaged header")
+        if marker == 0xFF52 and components == 3 and data[place + 8]:
+            colour = "RGB"
+        place += 2 + length
+    raise StreamError(TOO_MANY)
+
+
+def _tile_parts(data: Buffer, place: int, limit: int, tiles: int) -> int:
+    """Where a JPEG 2000 stream ends whose tile-parts begin at `place`: after its end marker, or, as the parts know
+    their lengths, without one if they are all there."""
+    seen: set[int] = set()
+    for _ in range(MAX_PARTS):
+        marker = bytes(data[place : min(place + 2, limit)])
+        if marker == b"\xff\xd9":
+            return place + 2
+        if marker != b"\xff\x90":
+            if len(marker) < 2 and len(seen) == tiles:
+                return place
+            raise StreamError(CUT_OFF if len(marker) < 2 else "are damaged between two parts")
+        tile, length = struct.unpack_from(">HI", data, place + 4)
+        seen.add(tile)
+        if length == 0:  # to the end of the stream, which nothing inside a tile can look like
+            after = re.compile(rb"\xff\xd9").search(data, place + 12, limit)
+            if after is None:
+                raise StreamError(CUT_OFF)
+            length = after.start() - place
+        if tile >= tiles or length < 14:
+            raise StreamError("are damaged between two parts")
+        if place + length > limit:
+            raise StreamError(CUT_OFF)
+        place += length
+    raise StreamError(TOO_MANY)
+
+
+def encoded_size(data: Buffer) -> tuple[int, int] | None:
+    """(width, height) a stream says it has; None if it is none that is whole."""
+    try:
+        stream = parse(data)
+    except StreamError:
+        return None
+    return stream.width, stream.height

@@ -1,8 +1,13 @@
-"""Probabilities set right label by label on out-of-fold predictions, and thresholds on them, with honest figures.
+"""Probabilities set right label by label on predictions of unseen films, and thresholds on them, with honest figures.
 
 A label's log odds become slope x log odds + offset (Platt 1999, on log odds). The slope is above 0, so the order of
 films, and with it the AUC, stays. Two numbers a label, held near slope 1 and offset 0 by a prior, can be told from the
 few positive films of a rare label; isotonic regression cannot, and makes ties. With many films the prior vanishes.
+
+A calibration holds for the very predictor that it was fitted on. An out-of-fold prediction comes from one fold's
+models; the mean over folds is another, less extreme predictor: even where each fold is calibrated, their mean is not
+sure enough (Ranjan and Gneiting, Combining probability forecasts, 2010). How much surer it may be shows in how far
+calibrated folds disagree about films that none of them saw: `fit_mean`.
 
 Judged on the films they were fitted on, calibration and thresholds look better than they are. The figures here are
 nested: each fold under what was fitted without it and its patients. Arrays end in the 11 labels, in their order.
@@ -13,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import minimize, root
 from scipy.special import expit, logit
 
 from cxrlines.evaluation.calibration import calibration_error
@@ -84,7 +89,7 @@ def fit_calibration(p: np.ndarray, truth: np.ndarray) -> Calibration:
     The order of films does not matter.
 
     Args:
-        p: (n, 11) out-of-fold probabilities, never of films that the models were trained on.
+        p: (n, 11) probabilities of the predictor that will be calibrated, never of films it was trained on.
         truth: (n, 11) 0 or 1.
 
     Raises:
@@ -117,21 +122,70 @@ def nested_calibration(p: np.ndarray, truth: np.ndarray, folds: np.ndarray, pati
     return out
 
 
+def fit_mean(each: np.ndarray) -> Calibration:
+    """The calibration of the mean over folds, from what calibrated folds say of films that none saw; without labels.
+
+    Where fold k is calibrated, its probability p and log odds l have E[y] = E[p] and E[y l] = E[p l] for the truth y.
+    Both are linear in what y is paired with, so that E[y m] of the mean log odds m over folds is known too, as the mean
+    over folds of E[p l]. Slope and offset are those by which the mean over folds, calibrated, has that E[y] and E[y m].
+    Folds that agree give slope 1; else it is above 1.
+
+    Args:
+        each: (folds, n, 11) calibrated probabilities of the same films.
+
+    Raises:
+        ValueError: for other shapes or values.
+    """
+    each = _probabilities(each)
+    if each.ndim != 3 or not each.shape[1]:
+        raise ValueError(f"probabilities have shape {each.shape}; (folds, films, {len(LABELS)}), of a film at least")
+    lines, alone = {}, {}
+    for k, label in enumerate(LABELS):
+        p = each[..., k]
+        odds = logit(np.clip(p, LEAST, 1 - LEAST))
+        found = _mean_line(p.mean(axis=0), odds.mean(axis=0), float((p * odds).mean()))
+        if found is None:
+            alone[label] = "no line gives the mean over folds what its folds say"
+        else:
+            lines[label] = found
+    return Calibration(lines, alone)
+
+
+def _mean_line(p: np.ndarray, odds: np.ndarray, product: float) -> tuple[float, float] | None:
+    """(slope, offset) by which `p` (n,) keeps its mean and has this mean product with `odds` (n,); None: none does."""
+    x = logit(np.clip(p, LEAST, 1 - LEAST))
+    pairs = np.stack([np.ones_like(odds), odds])
+
+    def miss(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        q = expit(at[0] * x + at[1])
+        weighted = pairs * (q * (1 - q))
+        return (pairs * q).mean(axis=1) - (p.mean(), product), np.stack([(weighted * x).mean(1), weighted.mean(1)], 1)
+
+    found = root(miss, [1.0, 0.0], jac=True)
+    good = found.success and found.x[0] > 0
+    return (float(found.x[0]), float(found.x[1])) if good else None
+
+
 def calibration_figures(
     p: np.ndarray, truth: np.ndarray, folds: np.ndarray, patients: np.ndarray
 ) -> dict[str, dict[str, dict[str, float | None]]]:
+    """`before_and_after` of probabilities and of what `nested_calibration` makes of them."""
+    p, truth = _pairs(p, truth)
+    return before_and_after(truth, p, nested_calibration(p, truth, folds, patients))
+
+
+def before_and_after(
+    truth: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> dict[str, dict[str, dict[str, float | None]]]:
     """Brier score and expected calibration error, of all labels pooled ("all") and of each, before and after.
 
-    `{"all" or label: {"brier": {"before", "after"}, "ece": {"before", "after"}}}`; "after" is nested, see
-    `nested_calibration`.
+    `{"all" or label: {"brier": {"before", "after"}, "ece": {"before", "after"}}}`; arrays are (n, 11).
     """
-    p, truth = _pairs(p, truth)
-    after = nested_calibration(p, truth, folds, patients)
     columns: dict[str, Any] = {"all": slice(None)} | {label: k for k, label in enumerate(LABELS)}
     figures = {"brier": brier, "ece": calibration_error}
     return {
         name: {
-            figure: {"before": of(truth[:, k], p[:, k]), "after": of(truth[:, k], after[:, k])}
+            figure: {"before": of(truth[:, k], before[:, k]), "after": of(truth[:, k], after[:, k])}
             for figure, of in figures.items()
         }
         for name, k in columns.items()

@@ -1,6 +1,5 @@
 """Predictions against truth: every figure of merit with its interval, and what could not be scored, said."""
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cxrlines.data.rows import read_rows
-from cxrlines.data.tables import usable_rows
+from cxrlines.data.rows import read_rows, rows_left_out
+from cxrlines.data.tables import check_some, usable_rows
 from cxrlines.errors import Error
 from cxrlines.evaluation.calibration import calibration_error
 from cxrlines.evaluation.ensemble import check_predictions
@@ -180,13 +179,16 @@ def read_predictions(csv: Path) -> pd.DataFrame:
 def read_truth(csv: Path) -> pd.DataFrame:
     """Read a label table to score against: `study`, `patient` if the file names patients, and the 11 labels (int8).
 
-    Rows that cannot be used are counted by reason in `.attrs["left_out"]`. `TableError` if a column is missing.
+    Rows that cannot be used are counted by reason in `.attrs["left_out"]`. `TableError` if a column is missing or no
+    row is left.
     """
     rows = read_rows(Path(csv), (STUDY_COLUMN, *LABELS))
     table, problems = usable_rows(rows)
     if PATIENT_COLUMN not in rows.columns:
         table = table.drop(columns="patient")
-    table.attrs["left_out"] = dict(Counter(problem.kind for problem in problems))
+    left_out = rows_left_out(problems)
+    check_some(Path(csv), table, left_out)
+    table.attrs["left_out"] = left_out
     return table
 
 

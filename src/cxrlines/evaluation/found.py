@@ -50,7 +50,7 @@ class FoundFigures:
             "with it",
             "AUC by presence",
             "AUC by largest label",
-            "invented a film without",
+            "false positives/film without",
         )
         shown = {device.name: figures for device, figures in self.presence.items()}
         if self.tube_without_tracheostomy:
@@ -59,16 +59,16 @@ class FoundFigures:
             (name, str(f.films), str(f.positives), f.presence.text(3), f.label.text(3), f.invented.text())
             for name, f in shown.items()
         ]
-        told = [f"{self.films} films of {self.patients} patients; {INTERVALS}", table([head, *rows]), ""]
+        text = [f"{self.films} films of {self.patients} patients; {INTERVALS}", table([head, *rows]), ""]
         if self.lines:
-            told += [f"lines, on {self.lines.films} films; errors in % of the film's height", self.lines.lines_text()]
-            told += self.lines.state_texts()
+            text += [f"lines, on {self.lines.films} films; errors in % of the film's height", self.lines.lines_text()]
+            text += self.lines.state_texts()
         for name, carina in (("all known", self.carina), ("seen, not guessed", self.carina_sure)):
-            told.append(
+            text.append(
                 f"carina, {name} ({carina.films} films): median {carina.median.text()} %, "
                 f"95th percentile {carina.p95.text()} %, found {carina.found.text()}"
             )
-        return "\n".join(told)
+        return "\n".join(text)
 
     def as_dict(self) -> dict[str, Any]:
         """The figures for JSON; devices by name, a figure as `{"value", "ci95"}`."""

@@ -1,4 +1,4 @@
-"""Found lines against true ones: how well they cover each other, where the tips are, what is missed and invented.
+"""Found lines against true ones: how well they cover each other, where the tips are, false negatives and positives.
 
 All points are [x, y] in px of the original film; errors are in % of the film's height, which is that of the upright
 film, however it is turned in its file.
@@ -37,7 +37,7 @@ class Course(Protocol):
 
 @dataclass(frozen=True)
 class StateCall:
-    """The state of a device on a film: the true one, by the position rule alone, by the classifier (None: not told)."""
+    """The state of a device on a film: true, by the position rule alone, by the classifier (None: undecided)."""
 
     device: Device
     truth: State
@@ -96,8 +96,8 @@ class DeviceFigures:
         true: Lines that there are.
         matched: Of them, found.
         dice: Of all drawn lines of all films together: 2 |both| / (|true| + |found|).
-        found_share: matched / true.
-        invented: Found lines that match no true one, a film.
+        found_share: Recall: matched / true.
+        invented: False positives a film: found lines that match no true one.
         tip_median: Distance of found tips from true ones, of matched lines that have both, % of height.
         tip_95: Its 95th percentile.
         tips: How many these are.
@@ -117,7 +117,7 @@ class DeviceFigures:
 class StateFigures:
     """How often a device's state is right: by the rule alone, and by the classifier on the same films.
 
-    `undecided`: share of them in which the rule told no state (it counts as wrong).
+    `undecided`: share of them in which the rule decides on no state (it counts as wrong).
     """
 
     films: int
@@ -140,23 +140,23 @@ class LineFigures:
 
     def text(self) -> str:
         """The figures as a table for people."""
-        told = [
+        rows = [
             f"{self.films} films; errors in % of the film's height; {INTERVALS}",
             self.lines_text(),
             f"carina: median {self.carina_median.text()} %, 95th percentile {self.carina_95.text()} %, "
             f"found {self.carina_found.text()}",
             *self.state_texts(),
         ]
-        return "\n".join(told)
+        return "\n".join(rows)
 
     def lines_text(self) -> str:
-        """The lines alone: a table of devices, and what was invented."""
-        head = ("device", "true", "found", "share found", "invented/film", "Dice", "tip median %", "tip 95th %")
+        """The lines alone: a table of devices, and the false positives of all."""
+        head = ("device", "true", "found", "recall", "false positives/film", "Dice", "tip median %", "tip 95th %")
         rows: list[tuple[str, ...]] = [head]
         for device, f in self.devices.items():
             cells = (f.found_share, f.invented, f.dice, f.tip_median, f.tip_95)
             rows.append((device.name, str(f.true), str(f.matched), *(cell.text() for cell in cells)))
-        return f"{table(rows)}\ninvented lines a film, of all devices: {self.invented.text()}"
+        return f"{table(rows)}\nfalse positives a film, of all devices: {self.invented.text()}"
 
     def state_texts(self) -> list[str]:
         """A line of text a device whose states were judged."""

@@ -1,4 +1,4 @@
-"""Whether a device is there: AUC of a presence score and of the labels, and lines invented where there is none."""
+"""Whether a device is there: AUC of a presence score and of the labels, and false positives where there is none."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ class PresenceFigures:
         films: How many these are. positives: Of them, with the device.
         presence: AUC of the presence score.
         label: AUC of the largest probability of the device's labels.
-        invented: Found lines of the device, a film that has none; of films whose lines are known.
+        invented: False positives a film that has none of the device; of films whose lines are known.
         without: How many such films.
     """
 
@@ -64,7 +64,7 @@ def presence_figures(
 def spared(
     true: Sequence, doubtful: Sequence, found: Sequence, shape: tuple[int, int], height: float | None = None
 ) -> list:
-    """The found lines without those that run along a doubtful one and along no true one: neither right nor invented.
+    """The found lines but for those along a doubtful and along no true one: neither true nor false positives.
 
     Lines are `lines.Course`s; `shape` and `height` are as `ReadFilm`'s.
     """
@@ -87,7 +87,7 @@ def _of_device(films: Sequence[JudgedFilm], device: Device, resamples: int, seed
         return Figure(value, percentile_interval(drawn[:, 0]))
 
     without = [film for film in known if film.lines_known and not film.there[device]]
-    # Where there is none, every found line is invented; the carina plays no part.
+    # Where there is none, every found line is a false positive; the carina plays no part.
     bare = [replace(film.read, true=(), true_carina=None, states=()) for film in without]
     return PresenceFigures(
         films=len(known),

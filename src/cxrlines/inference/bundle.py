@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cxrlines import __version__
+from cxrlines.data.prepare import PREPARATION
 from cxrlines.errors import Error
 from cxrlines.files import sync
 from cxrlines.inference.manifest import FORMAT, MANIFEST, FileEntry, Manifest, ModelEntry, StoreEntry, ThresholdEntry
@@ -79,20 +80,22 @@ def write_bundle(
     input_size: int,
     meta: Mapping[str, Any],
     half: bool = False,
+    fold_calibration: Mapping[str, tuple[float, float]] | None = None,
     calibration: Mapping[str, tuple[float, float]] | None = None,
     thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     denied: Mapping[str, float] | None = None,
-    further: Mapping[str, str] | None = None,
+    further: Mapping[str, str | bytes] | None = None,
 ) -> Path:
     """Write the bundle folder `out`, whole or not at all; an older bundle there is replaced.
 
     Args:
-        store: `{"size", "aspect"}` of the store the models were trained from.
+        store: fields of `StoreEntry`, of the store the models were trained from.
         input_size: px a side of what the models see.
         meta: JSON values for people: what it was trained on, its lineage. It travels with the bundle, so it must
             name no patient. The headers of the weights files, which may, are left behind.
         half: whether weights are stored in 16 bits, half the size; they are read as 32.
-        calibration: label -> (slope, offset) on the log odds of the ensemble's probability; None: not calibrated.
+        fold_calibration: label -> (slope, offset) on the log odds of the mean over the models of each fold.
+        calibration: the same on those of the ensemble's probability, the mean over folds; None: not calibrated.
         thresholds: label -> fields of `ThresholdEntry`, on calibrated probabilities.
         denied: by `Device.name`, as `findings.fit_denied` gives it; None: `findings.DENIED` for all.
         further: plain name -> content of further files.
@@ -101,13 +104,13 @@ def write_bundle(
         BundleError: no members, two of one name and fold, weights that do not fit, or another folder in the way.
     """
     if not members:
-        raise BundleError("a bundle needs at least one trained model; none was given")
+        raise BundleError("a bundle needs at least one trained model", "none was given")
     names = [member.file for member in members]
     for name in names:
         if names.count(name) > 1:
-            raise BundleError(f"two members of the bundle would be {name}; give each name and fold once")
+            raise BundleError(f"two members of the bundle would be {name}", "give each name and fold once")
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError(f"{out} exists and is not a bundle; name another place, or remove it first")
+        raise BundleError(f"{out} exists and is not a bundle", "name another place, or remove it first")
     try:
         manifest = Manifest(
             store=StoreEntry(**store),
@@ -118,6 +121,7 @@ def write_bundle(
             ),
             files={},
             meta=dict(meta),
+            fold_calibration=None if fold_calibration is None else dict(fold_calibration),
             calibration=None if calibration is None else dict(calibration),
             thresholds=None
             if thresholds is None
@@ -141,7 +145,7 @@ def write_bundle(
                 tensors = _halved(tensors, member)
             save_weights(aside / member.file, tensors, {"name": member.name, "fold": str(member.fold)})
         for name, content in (further or {}).items():
-            (aside / name).write_text(content, "utf-8")
+            (aside / name).write_bytes(content if isinstance(content, bytes) else content.encode())
             sync(aside / name)
         every = {name: _describe(aside / name) for name in [*names, *(further or {})]}
         manifest = manifest.model_copy(update={"files": every})
@@ -154,36 +158,10 @@ def write_bundle(
     return out
 
 
-def extend_bundle(folder: Path, files: Mapping[str, Path]) -> Path:
-    """The bundle with further files in it, under plain names, each listed with size and sha256; whole or as it was.
-
-    `BundleError` if the folder is no sound bundle or a name is that of its weights or manifest.
-    """
-    manifest = load_bundle(folder).manifest
-    taken = {MANIFEST, *(entry.file for entry in manifest.models)}
-    if wrong := [name for name in files if name in taken or Path(name).name != name]:
-        raise BundleError(f"{folder}: a further file cannot be called {wrong[0]!r}; give a plain name of its own")
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        shutil.copytree(folder, aside)
-        for name, path in files.items():
-            shutil.copyfile(path, aside / name)
-            sync(aside / name)
-        every = manifest.files | {name: _describe(aside / name) for name in files}
-        text = json.dumps(manifest.model_copy(update={"files": every}).model_dump(mode="json"), indent=1)
-        (aside / MANIFEST).write_text(text + "\n")
-        sync(aside / MANIFEST)
-        _put_in_place(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
-
-
 def _halved(tensors: Mapping[str, Tensor], member: BundleMember) -> dict[str, Tensor]:
     halved = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
     if wrong := [name for name, t in halved.items() if t.is_floating_point() and not t.isfinite().all()]:
-        raise BundleError(f"{member.name}, fold {member.fold}: {wrong[0]} does not fit into 16 bits; leave out half")
+        raise BundleError(f"{member.name}, fold {member.fold}: {wrong[0]} does not fit into 16 bits", "leave out half")
     return halved
 
 
@@ -202,16 +180,25 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not JSON ({error}); it was cut short or edited, copy the bundle again") from error
+        raise BundleError(
+            f"{path} is not JSON ({error})", "it was cut short or edited, copy the bundle again"
+        ) from error
     given = content.get("format") if isinstance(content, dict) else None
     if isinstance(given, int) and given > FORMAT:
         raise BundleError(
-            f"{path}: format {given} is newer than this cxrlines {__version__} reads (up to {FORMAT}); update cxrlines"
+            f"{path}: format {given} is newer than this cxrlines {__version__} reads (up to {FORMAT})",
+            "update cxrlines",
         )
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
         raise BundleError(f"{path}: {_said(error)}") from error
+    if manifest.store.preparation > PREPARATION:
+        raise BundleError(
+            f"{path}: its films were prepared by version {manifest.store.preparation} of what cxrlines {__version__} "
+            f"does by version {PREPARATION}",
+            "update cxrlines",
+        )
     if manifest.labels != LABELS:
         raise BundleError(f"{path}: its labels are not those of this task, in their order: {', '.join(LABELS)}")
     for name in {entry.file for entry in manifest.models} | set(manifest.files):

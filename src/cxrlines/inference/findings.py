@@ -39,8 +39,8 @@ ETT_RULE = (
 )
 NGT_RULE = "a tube that leaves the film is incompletely imaged"
 DENIED = 0.2
-"""No line is told of a device that the classifier holds for less likely than this: on real films it spares a third to
-a half of the invented nasogastric tubes, and hardly a true one (docs/experiments.md, 2026-11-25)."""
+"""No line is given of a device that the classifier holds for less likely than this: on real films that spares a third
+to a half of the false positive nasogastric tubes, and costs hardly a true one (docs/experiments.md, 2026-11-25)."""
 HEARD = 0.95
 """Of the films that have a device the classifier denies no more than the rest: else `fit_denied` lowers its limit."""
 
@@ -144,10 +144,10 @@ class Findings:
         """
         if self.labels is None:
             return None
-        said = presence_of(self.labels)
+        by_labels = presence_of(self.labels)
         if self.evidence is None:
-            return said
-        return {name: float(np.sqrt(p * self.evidence[name])) for name, p in said.items()}
+            return by_labels
+        return {name: float(np.sqrt(p * self.evidence[name])) for name, p in by_labels.items()}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON, always with the same keys in the same order.

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cxrlines.evaluation.calibrate import Calibration
 from cxrlines.inference.bundle import Bundle
 from cxrlines.inference.folded import fold
+from cxrlines.inference.manifest import Manifest
 from cxrlines.models.two_step import Model
 
 Shown = dict[int, np.ndarray]
@@ -21,6 +23,18 @@ def gives_maps(model: Model) -> bool:
     return getattr(model, "decoder", None) is not None
 
 
+def averaged(rows: np.ndarray, folds: Sequence[int], manifest: Manifest) -> np.ndarray:
+    """The ensemble's probabilities (b, 11) of those of its models, (n, b, 11), each of which is of a fold.
+
+    Their mean; where the manifest calibrates folds, the mean over folds of the calibrated mean of each.
+    """
+    if manifest.fold_calibration is None:
+        return rows.mean(axis=0)
+    calibration = Calibration(manifest.fold_calibration)
+    each = [calibration.apply(rows[np.equal(folds, fold)].mean(axis=0)) for fold in sorted(set(folds))]
+    return np.mean(each, axis=0)
+
+
 class Forward:
     """A copy of a bundle's models on the device that reads, the GPU where there is one.
 
@@ -28,15 +42,18 @@ class Forward:
         fast: Whether they are made fast, which rounds otherwise: channels last, batch norms folded.
     """
 
+    @torch.inference_mode(False)
     def __init__(self, bundle: Bundle, *, fast: bool = True) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # A copy, as two readers of one bundle would fold the same norms at once, and a folded model cannot be trained.
-        self.models: list[tuple[Model, int]] = [
-            (copy.deepcopy(model).to(self.device), size)
-            for model, size in zip(bundle.models, bundle.sizes, strict=True)
-        ]
-        for model, size in self.models if fast else ():
-            fold(model.to(memory_format=torch.channels_last), size)
+        self.models: list[tuple[Model, int]] = []
+        for model, size in zip(bundle.models, bundle.sizes, strict=True):
+            # A copy: two readers of a bundle would fold the same norms at once, and a folded model cannot be trained.
+            own = copy.deepcopy(model)
+            if fast:
+                fold(own, size)  # on the CPU, as a GPU's TF32 rounds more than folding may change
+                own = own.to(memory_format=torch.channels_last)
+            self.models.append((own.to(self.device), size))
+        self._manifest = bundle.manifest
         self.map_size = max((size for model, size in self.models if gives_maps(model)), default=None)
         """px a side of the film whose maps are given; None where no model gives any."""
 
@@ -44,17 +61,20 @@ class Forward:
     def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities, float64 (b, 11), and if wanted and there are any the maps, float32 (b, 9, h, w) in [0, 1].
 
-        Both are means over the models; probabilities also over the views. Films must have the same number of views. A
-        view a pass, so that memory does not grow with them. Maps are of the plain view, of a film of `map_size`.
+        Probabilities are `averaged` over models and views, maps the mean over models. Films must have the same number
+        of views. A view a pass, so that memory does not grow with them. Maps are of the plain view, of a film of
+        `map_size`.
         """
         batches = {
             size: torch.from_numpy(np.stack([film[size] for film in films], axis=1)[:, :, None]).to(self.device)
             for size in films[0]
         }
         scores: list[Tensor] = []
+        folds: list[int] = []
         shown: list[Tensor] = []
-        for model, size in self.models:
+        for (model, size), entry in zip(self.models, self._manifest.models, strict=True):
             plain, *others = batches[size]
+            folds += [entry.fold] * (1 + len(others))
             if maps and gives_maps(model):
                 features, logits = model.features_and_maps(plain)
                 scores.append(model.classify(features))
@@ -62,7 +82,8 @@ class Forward:
             else:
                 scores.append(model(plain))
             scores += [model(view) for view in others]
-        mean = torch.stack([torch.sigmoid(score.double()) for score in scores]).mean(dim=0).cpu().numpy()
+        rows = torch.stack([torch.sigmoid(score.double()) for score in scores]).cpu().numpy()
+        mean = averaged(rows, folds, self._manifest)
         return mean, torch.stack(shown).mean(dim=0).cpu().numpy() if shown else None
 
     @torch.inference_mode()

@@ -28,7 +28,7 @@ PIECE = 0.50
 CONFIDENCE = 0.25
 """What is less sure is no line, when courses are put together."""
 TOLD = 0.7
-"""Lines of less confidence are not told: of .25 to .85 a good trade of invented for missed lines on real films
+"""Lines of less confidence are not given: of .25 to .85 a good trade of false positives for negatives on real films
 (docs/experiments.md, 2026-11-25)."""
 SECOND = 0.6
 """Of a device that a patient usually has once, a second line needs this share of the first one's weight."""
@@ -122,7 +122,7 @@ def find_landmarks(maps: np.ndarray, bounds: Bounds | None = None) -> dict[Landm
     found = {}
     for landmark in Landmark:
         for spot in find_spots(maps[MAPS.index((MapKind.LANDMARK, landmark))]):
-            if _border_distance(spot.xy, bounds) >= -1:  # a peak at the film's edge is told to a px
+            if _border_distance(spot.xy, bounds) >= -1:  # a peak at the film's edge is right to a px
                 found[landmark] = replace(spot, xy=np.clip(spot.xy, bounds[:2], bounds[2:]))
                 break
     return found

@@ -8,7 +8,8 @@ from cxrlines import __version__
 from cxrlines.task import LABELS, Device
 
 MANIFEST = "bundle.json"
-FORMAT = 1
+FORMAT = 2
+"""1 had neither `store.preparation` nor `fold_calibration`; it is still read."""
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
 
 
@@ -53,10 +54,15 @@ class FileEntry(_Part):
 
 
 class StoreEntry(_Part):
-    """How a film is shrunk before all else, as `data.store.shrink` takes it: px a side, and the aspect ratio."""
+    """How a film is prepared before all else, by `data.prepare.prepare`: px a side, and the aspect ratio.
+
+    `preparation` is the version of it that made the films the models were trained on; the probe that assessed them, if
+    any, is the bundle's file `quality.safetensors`.
+    """
 
     size: Annotated[int, Field(ge=16, le=8192)]
     aspect: Literal["pad", "stretch"]
+    preparation: Annotated[int, Field(ge=1)] = 1
 
 
 class ThresholdEntry(_Part):
@@ -74,7 +80,7 @@ class ThresholdEntry(_Part):
 class Manifest(_Part):
     """`bundle.json`."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
     notice: str = NOTICE
     made_by: str = f"cxrlines {__version__}"
     labels: tuple[str, ...] = LABELS
@@ -84,6 +90,9 @@ class Manifest(_Part):
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     files: dict[str, FileEntry]
     meta: dict[str, Any]
-    calibration: dict[Label, tuple[Slope, Offset]] | None = None  # of log odds; a label left out stays as it is
+    # (slope, offset) on log odds; a label left out stays as it is. First of the mean over each fold's models, where it
+    # is given, then of the mean over folds (of all models, where it is not).
+    fold_calibration: dict[Label, tuple[Slope, Offset]] | None = None
+    calibration: dict[Label, tuple[Slope, Offset]] | None = None
     thresholds: dict[Label, tuple[ThresholdEntry, ...]] | None = None  # on calibrated probabilities
     denied: dict[DeviceName, Share] | None = None  # below it a device's lines are not told; `findings.fit_denied`

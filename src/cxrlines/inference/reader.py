@@ -218,9 +218,9 @@ class Reader:
         start = time.monotonic()
         rows, maps = self.network([film.shown for film in usable], maps=self.lines) if usable else ((), None)
         share = (time.monotonic() - start) / max(1, len(usable))
-        said = iter(zip(rows, maps if maps is not None else [None] * len(rows), strict=True))
-        given = [(replace(f, seconds=f.seconds + share), *next(said)) if f.made.quality.usable else (f,) for f in films]
-        return [_guarded(each[0].name, self.findings, *each) for each in given]
+        given = iter(zip(rows, maps if maps is not None else [None] * len(rows), strict=True))
+        each = [(replace(f, seconds=f.seconds + share), *next(given)) if f.made.quality.usable else (f,) for f in films]
+        return [_guarded(one[0].name, self.findings, *one) for one in each]
 
     def _embedded(self, films: list["Ready"]) -> list["Embedded | FilmError | ReadingFault"]:
         usable = [film.shown for film in films if film.made.quality.usable]
@@ -294,10 +294,10 @@ def decode(source: Source) -> Film:
         return Film(np.asarray(source), "array", 8)
     if isinstance(source, bytes | pydicom.Dataset):
         return read_film(source)
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, str | os.PathLike) and "\0" not in os.fspath(source):
         return read_film(Path(source))
     raise FilmError(
-        f"the film is of type {type(source).__name__}",
+        f"the film is a {type(source).__name__} that names or holds no film",
         "give a path, a file's bytes, an (h, w) uint8 array or a pydicom Dataset",
     )
 
@@ -312,6 +312,8 @@ def _guarded(name: str, work: Callable[..., Out], *given: object) -> Out | FilmE
         return work(*given)
     except FilmError as error:
         return _light(error)
+    except MemoryError:
+        return FilmError(f"{name}: the memory of this computer does not suffice to read it", "close other programs")
     except Exception as error:
         return ReadingFault.of(name, error)
 

@@ -37,8 +37,8 @@ def allowed_views(bundle: Bundle, tta: Sequence[str]) -> tuple[str, ...]:
             "from its run and says so"
         )
         raise BundleError(
-            f"{bundle.folder / MANIFEST}: {why}. A model that never saw a flipped film misreads one: leave out the "
-            "view 'flip'"
+            f"{bundle.folder / MANIFEST}: {why}. A model that never saw a flipped film misreads one",
+            "leave out the view 'flip'",
         )
     return tta
 

@@ -27,9 +27,11 @@ def line_words(findings: Findings, k: int) -> str:
     line = findings.lines[k]
     distance = _first(findings, k)
     patient = ""
-    if distance is not None and distance.patient_cm not in (None, (distance.cm, distance.cm)):
-        low, high = sorted(map(abs, distance.patient_cm))
-        patient = f" ({low:.1f} to {high:.1f} cm in the patient)"
+    if distance is not None and distance.patient_cm is not None:
+        ends = sorted(abs(end) for end in distance.patient_cm)
+        span = " to ".join(dict.fromkeys(f"{end:.1f}" for end in ends))
+        if distance.cm is None or span != f"{abs(distance.cm):.1f}":
+            patient = f" ({span} cm in the patient)"
     leaves = ", leaves the film" if line.tip is None else ""
     return f"{tip_words(findings, k)}{patient}{leaves}, confidence {line.confidence:.2f}"
 
@@ -45,7 +47,8 @@ def rule_words(findings: Findings, distance: Distance) -> str | None:
         return "no state by rule: the film may be turned"
     if distance.patient_cm is None:
         return "no state by rule: neither the spacing nor the size of the film is known"
-    return f"by rule {' or '.join(state.value.lower() for state in ett_states(*distance.patient_cm))}"
+    possible = " or ".join(state.value.lower() for state in ett_states(*distance.patient_cm))
+    return f"by rule {possible} (size uncertain)"
 
 
 def spacing_words(findings: Findings) -> str | None:
@@ -69,7 +72,7 @@ def spacing_words(findings: Findings) -> str | None:
 def carina_words(findings: Findings) -> str:
     """Whether the carina was found, and the confidence in it."""
     carina = findings.landmarks.get(Landmark.CARINA)
-    return "Carina not found." if carina is None else f"Carina {carina.confidence:.2f}"
+    return "Carina not found." if carina is None else f"Carina found, confidence {carina.confidence:.2f}"
 
 
 def note_words(findings: Findings) -> list[str]:

@@ -33,7 +33,8 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
     folds = folds_for(recipe, dataset)
     try:
         store = open_store(root / "store/train")
-        stored, fingerprint = dataset.studies["study"].isin(set(store.studies)).to_numpy(), store.fingerprint
+        stored = dataset.studies["study"].isin(store.taken(recipe.quality.leave_out)).to_numpy()
+        fingerprint = store.fingerprint
     except StoreError:  # not built yet: as if every film could be read
         stored, fingerprint = np.ones(len(dataset.studies), bool), "not built"
     external = {name: _external(name, recipe, root, said) for name in used_sets(recipe)}
@@ -83,7 +84,7 @@ def _own(data: Path, said: list[str]) -> Dataset:
 def _external(name: str, recipe: Recipe, root: Path, said: list[str]) -> ExternalSet:
     """A set as it was prepared, else as its table says, else as many films as it was published with."""
     try:
-        return open_set(name, root / "external" / name)[0]
+        return open_set(name, root / "external" / name, recipe.quality.leave_out)[0]
     except (StoreError, FileNotFoundError):
         pass
     spec = recipe.external[name]

@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.external import PRESENCE, read_external
-from cxrlines.data.prepare import Aspect
+from cxrlines.data.prepare import Aspect, LeaveOut, Probe
 from cxrlines.data.store import Store, build_store, open_store
 from cxrlines.data.tables import Dataset
 from cxrlines.data.twins import twins_of_stores
+from cxrlines.files import replacing, write_text
 from cxrlines.recipes.spec import ExternalSpec
 
 STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "left_out.json"
@@ -28,7 +29,7 @@ class ExternalSet:
     """One set: `studies` with study, patient, film, view and PRESENCE, in the order of the store's films.
 
     `twins` has a row for each film of it that is also one of the own set: study (here), own_study, own_patient, split.
-    `store` is the store's fingerprint.
+    `store` is the store's fingerprint. `taken` are the studies that the gate takes along; None: all.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ExternalSet:
     store: str
     twins: pd.DataFrame
     left_out: dict[str, int] = field(default_factory=dict)
+    taken: frozenset[str] | None = None
     _known: dict[tuple[bytes, bool], str] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, held: set[str]) -> np.ndarray:
@@ -43,7 +45,10 @@ class ExternalSet:
         twin = self.twins[(self.twins["split"] == _TEST) | self.twins["own_patient"].isin(held)]
         studies = self.studies["study"].isin(set(twin["study"]))
         patients = set(self.studies["patient"][studies])
-        return np.flatnonzero(~self.studies["patient"].isin(patients).to_numpy())
+        wanted = ~self.studies["patient"].isin(patients).to_numpy()
+        if self.taken is not None:
+            wanted &= self.studies["study"].isin(self.taken).to_numpy()
+        return np.flatnonzero(wanted)
 
     def patients(self, rows: np.ndarray) -> set[str]:
         """Whom these rows show: patients of this set, and the own patients of twins among them."""
@@ -70,29 +75,32 @@ class ExternalSet:
 
 def prepare_set(
     name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], *, size: int, aspect: Aspect,
-    workers: int,
+    probe: Probe | None = None, workers: int,
 ) -> ExternalSet:  # fmt: skip
-    """Read a set, decode its films into `root`, find its twins in the own splits. Cheap when done before."""
+    """Read a set, prepare its films in `root`, find its twins in the own splits. Cheap when done before."""
     assert spec.folder is not None  # the run saw to it
     found = read_external(Path(spec.folder), laterals=spec.laterals, children=spec.children)
     dataset = Dataset(found.root, found.studies, left_out=found.left_out)
-    store = build_store(dataset, root / "store", size=size, aspect=aspect, workers=workers)
+    store = build_store(dataset, root / "store", size=size, aspect=aspect, probe=probe, workers=workers)
     table = found.studies.set_index("study").loc[store.studies].reset_index()
     counts = dict(found.left_out)
     if store.left_out:
         counts["film that could not be read"] = len(store.left_out)
     against = {split: other.fingerprint for split, (_, other) in own.items()} | {"this": store.fingerprint}
-    twins = _twins(root / TWINS, against, own, store, workers)
-    table.to_csv(root / STUDIES, index=False)
-    (root / COUNTS).write_text(json.dumps(counts, indent=1))
-    return ExternalSet(name, table, store.fingerprint, twins, counts)
+    _twins(root / TWINS, against, own, store, workers)
+    with replacing(root / STUDIES) as aside:
+        table.to_csv(aside, index=False)
+    write_text(root / COUNTS, json.dumps(counts, indent=1))
+    return open_set(name, root)[0]
 
 
-def open_set(name: str, root: Path) -> tuple[ExternalSet, Store]:
-    """A prepared set."""
+def open_set(name: str, root: Path, gate: LeaveOut = "not-films") -> tuple[ExternalSet, Store]:
+    """A prepared set, of which `gate` says what is trained on, and its store."""
     store = open_store(root / "store")
     table, twins = _read_table(root / STUDIES), _read_table(root / TWINS)
-    return ExternalSet(name, table, store.fingerprint, twins, json.loads((root / COUNTS).read_text())), store
+    counts = json.loads((root / COUNTS).read_text())
+    counts |= {f"left out: {code}": count for code, count in store.counts(gate)[0].items()}
+    return ExternalSet(name, table, store.fingerprint, twins, counts, frozenset(store.taken(gate))), store
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -104,10 +112,11 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 def _twins(
     path: Path, against: dict[str, str], own: dict[str, tuple[Dataset, Store]], store: Store, workers: int
-) -> pd.DataFrame:
+) -> None:
+    """The table of twins in `path`, found anew where the stores are others than those it is of."""
     mark = path.with_suffix(".json")
     if path.is_file() and mark.is_file() and json.loads(mark.read_text()) == against:
-        return _read_table(path)
+        return
     rows: list[tuple[str, str, str, str]] = []
     for split, (dataset, other) in own.items():
         patient = dict(zip(dataset.studies["study"].astype(str), dataset.studies["patient"].astype(str), strict=True))
@@ -115,6 +124,7 @@ def _twins(
             study = other.studies[twin.a]
             rows.append((store.studies[twin.b], study, patient[study], split))
     table = pd.DataFrame(rows, columns=["study", "own_study", "own_patient", "split"], dtype=object)
-    table.to_csv(path, index=False)
-    mark.write_text(json.dumps(against))
-    return table
+    mark.unlink(missing_ok=True)
+    with replacing(path) as aside:
+        table.to_csv(aside, index=False)
+    write_text(mark, json.dumps(against))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from cxrlines.data.prepare import LeaveOut
 from cxrlines.data.store import Store, open_store
 from cxrlines.data.tables import Dataset, read_dataset
 from cxrlines.recipes.external import ExternalSet, open_set
@@ -38,13 +39,15 @@ class Run:
         """The run prepared in `root` on `data`."""
         recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
         train, store = read_dataset(data, "train"), open_store(root / "store/train")
-        folds = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}).set_index(STUDY_COLUMN)["fold"]
+        table = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}, keep_default_na=False)  # a study may be NA
+        folds = table.set_index(STUDY_COLUMN)["fold"]
         tested = (data / "sample_submission.csv").is_file()
-        external = {name: open_set(name, root / "external" / name) for name in used_sets(recipe)}
+        gate = recipe.quality.leave_out
+        external = {name: open_set(name, root / "external" / name, gate) for name in used_sets(recipe)}
         return cls(
             root,
             recipe,
-            material(train, store, train.studies["study"].map(folds), external),
+            material(train, store, train.studies["study"].map(folds), external, gate),
             store,
             read_dataset(data, "test") if tested else None,
             open_store(root / "store/test") if tested else None,
@@ -71,10 +74,10 @@ class Run:
 
 
 def material(
-    train: Dataset, store: Store, folds: pd.Series, external: Mapping[str, tuple[ExternalSet, Store]]
+    train: Dataset, store: Store, folds: pd.Series, external: Mapping[str, tuple[ExternalSet, Store]], gate: LeaveOut
 ) -> Material:
-    """What a plan is made on, of tables and stores."""
-    stored = train.studies["study"].isin(set(store.studies)).to_numpy()
+    """What a plan is made on, of tables and stores, without the films that the gate leaves out."""
+    stored = train.studies["study"].isin(store.taken(gate)).to_numpy()
     return Material(train, stored, store.fingerprint, folds, {name: found for name, (found, _) in external.items()})
 
 

@@ -81,10 +81,10 @@ def judge(
 
     Args:
         known: as `marked_films` or `data_films` gives them.
-        report_seen: whether films of patients that a model has seen are judged too, and that is said; else they are
+        report_seen: whether films of patients that a model was trained on are judged too, and counted; else they are
             left out.
         draw: folder for each film as PNG, with what is true of it on the left and what was found on the right.
-        progress: told (films read, films in all).
+        progress: called with (films read, films in all).
 
     Raises:
         JudgeError: the bundle does not tell whom it has seen, or no film is left.
@@ -137,13 +137,18 @@ def judge(
 
 
 def of_fold(bundle: Bundle, fold: int) -> Bundle:
-    """The bundle with the models of one fold alone. `BundleError` if it has none of that fold."""
+    """The bundle with the models of one fold alone. `BundleError` if it has none of that fold.
+
+    What was fitted on the mean of several folds is left out where each is calibrated by itself.
+    """
     kept = [k for k, entry in enumerate(bundle.manifest.models) if entry.fold == fold]
     if not kept:
         folds = sorted({entry.fold for entry in bundle.manifest.models})
         raise BundleError(f"{bundle.folder}: has no model of fold {fold}", f"it has folds {', '.join(map(str, folds))}")
     models = tuple(bundle.manifest.models[k] for k in kept)
     manifest = bundle.manifest.model_copy(update={"models": models})
+    if manifest.fold_calibration is not None and len(models) < len(bundle.models):
+        manifest = manifest.model_copy(update={"calibration": {}})
     return replace(bundle, manifest=manifest, models=tuple(bundle.models[k] for k in kept))
 
 

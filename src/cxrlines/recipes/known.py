@@ -81,14 +81,14 @@ def marked_films(folder: Path, marks: Path) -> KnownFilms:
         )
     left_out = {NO_MARKS.removeprefix("film "): len(found) - len(films)} if len(found) > len(films) else {}
     remarks = [
-        "Marks surer than a guess (2, 3) are true; found lines along doubtful ones (1) are neither right nor invented, "
-        "and a film with only doubtful lines of a device does not tell whether it is there. Drains, pacers and "
-        "tracheostomies are no lines: one found along them is invented."
+        "Marks surer than a guess (2, 3) are true; found lines along doubtful ones (1) are neither true nor false "
+        "positives, and a film with only doubtful lines of a device does not count for its presence. Drains, pacers "
+        "and tracheostomies are no lines: one found along them is a false positive."
     ]
     if absent := len(every.keys() - count.keys()):
         remarks.append(f"{absent} films of the marks are not in the folder.")
     if not patients:
-        remarks.append("No index.csv tells the patients: each film counts as a patient of its own.")
+        remarks.append("There is no index.csv of the patients: each film counts as a patient of its own.")
     return KnownFilms(films, left_out, tuple(remarks))
 
 

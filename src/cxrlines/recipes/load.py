@@ -133,7 +133,8 @@ def _fields_at(path: tuple[int | str, ...]) -> list[str]:
     """The fields allowed at a path of a recipe."""
     model: type[BaseModel] = Recipe
     inside: dict[str, type[BaseModel]] = {
-        "store": spec.StoreSpec, "folds": spec.FoldsSpec, "external": spec.ExternalSpec, "members": spec.MemberSpec,
+        "store": spec.StoreSpec,
+        "quality": spec.QualitySpec, "folds": spec.FoldsSpec, "external": spec.ExternalSpec, "members": spec.MemberSpec,
         "ensemble": spec.EnsembleSpec, "tracking": spec.TrackingSpec,
         "stages": stage_spec.StageSpec, "start": stage_spec.FileStart, "films": stage_spec.FilmsSpec,
         "targets": stage_spec.TargetsSpec, "labels": stage_spec.LabelTarget, "features": stage_spec.FeatureTarget,

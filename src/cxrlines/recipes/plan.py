@@ -69,7 +69,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Material:
-    """What a plan is made on: `folds` and `stored` (whether its film is in the store) of each row of `own.studies`.
+    """What a plan is made on: `folds` and `stored` (whether its film is trained on) of each row of `own.studies`.
 
     `store` is the fingerprint of the own films' store, `external` the other sets by name.
     """

@@ -148,9 +148,12 @@ def _summary(run: Run) -> DataSummary:
     left_out = dict(train.left_out)
     for reason, count in (run.test.left_out if run.test else {}).items():
         left_out[f"test: {reason}"] = count
+    out, noted = run.store.counts(run.recipe.quality.leave_out)
+    left_out |= {f"training films: {code}": count for code, count in out.items()}
     for split, store in (("training", run.store), ("test", run.test_store)):
         if store is not None and store.left_out:
             left_out[f"{split} films that could not be read"] = len(store.left_out)
+    noted_test = run.test_store.counts("nothing")[1] if run.test_store else {}
     for name, (found, _) in run.external.items():
         left_out |= {f"{name}: {reason}": count for reason, count in found.left_out.items()}
         left_out[f"{name}: twins of own films (left out where their patients are held out)"] = len(found.twins)
@@ -163,6 +166,11 @@ def _summary(run: Run) -> DataSummary:
         positives={label: int(table[label].sum()) for label in LABELS},
         left_out=left_out,
         settings=settings
+        | {
+            f"{split} with a note": ", ".join(f"{count} {code}" for code, count in codes.items())
+            for split, codes in (("films trained on", noted), ("films predicted", noted_test))
+            if codes
+        }
         | {"store": f"{run.recipe.store.size} px, {run.recipe.store.aspect}", "input": f"{run.recipe.size} px"},
     )
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from filelock import FileLock, Timeout
 from cxrlines.data.external import read_external
 from cxrlines.data.folds import folds_of, make_folds, read_folds, write_folds
 from cxrlines.data.pool import cores
+from cxrlines.data.prepare import LeaveOut
 from cxrlines.data.rows import TableError
 from cxrlines.data.store import Store, build_store
 from cxrlines.data.tables import Dataset, read_dataset
+from cxrlines.files import replacing, write_text
+from cxrlines.inference.quality import FILE, Probe, box_probe, read_probe
 from cxrlines.models.backbones import check_backbone
 from cxrlines.recipes.execute import RunError, do_plan
 from cxrlines.recipes.external import open_set, prepare_set
@@ -35,25 +39,67 @@ STEPS = "steps.json"
 
 
 def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
-    """Decode the films into the run's stores, draw folds, find twins, write down the recipe. Cheap when done before."""
+    """Prepare the films in the run's stores, draw folds, find twins, write down the recipe. Cheap when done before."""
     train, folds = _read(recipe, data)
-    store = _store(recipe, train, root / "store/train", workers)
+    probe, gate = _keep_probe(recipe, root), recipe.quality.leave_out
+
+    def stored(dataset: Dataset, folder: Path) -> Store:
+        spec = recipe.store
+        return build_store(dataset, folder, size=spec.size, aspect=spec.aspect, probe=probe, workers=workers)
+
+    store = stored(train, root / "store/train")
+    _check_taken(f"{data}: of its training films", store, gate)
     test, test_store = None, None
     own = {"train": (train, store)}
     if (data / "sample_submission.csv").is_file():
         test = read_dataset(data, "test")
-        test_store = _store(recipe, test, root / "store/test", workers)
+        test_store = stored(test, root / "store/test")
         own["test"] = (test, test_store)
     for name in used_sets(recipe):
         prepare_set(
             name, recipe.external[name], root / "external" / name, own,
-            size=recipe.store.size, aspect=recipe.store.aspect, workers=workers,
+            size=recipe.store.size, aspect=recipe.store.aspect, probe=probe, workers=workers,
         )  # fmt: skip
-    external = {name: open_set(name, root / "external" / name) for name in used_sets(recipe)}
+    external = {name: open_set(name, root / "external" / name, gate) for name in used_sets(recipe)}
+    for name, (_, found) in external.items():
+        _check_taken(f"external.{name}: of its films", found, gate)
     write_folds(train.studies, folds, root / "folds.csv")
-    _write(root / "recipe.json", recipe.model_dump_json(indent=1))
-    _write(root / "data.json", json.dumps({"data": str(data.resolve())}))
-    return Run(root, recipe, material(train, store, folds, external), store, test, test_store, external)
+    write_text(root / "recipe.json", recipe.model_dump_json(indent=1))
+    write_text(root / "data.json", json.dumps({"data": str(data.resolve())}))
+    return Run(root, recipe, material(train, store, folds, external, gate), store, test, test_store, external)
+
+
+def _keep_probe(recipe: Recipe, root: Path) -> Probe | None:
+    """The recipe's probe, from a copy in the run's folder, where a bundle will find it; None where it has none."""
+    name, place = recipe.quality.probe, root / FILE
+    if name == "none":
+        place.unlink(missing_ok=True)
+        return None
+    probe = box_probe() if name == "box" else read_probe(Path(name))
+    assert probe.path is not None
+    with replacing(place) as aside:
+        shutil.copyfile(probe.path, aside)
+    return read_probe(place)
+
+
+def _check_taken(what: str, store: Store, gate: LeaveOut) -> None:
+    """`RunError` where the gate leaves nothing to train on."""
+    if not store.taken(gate):
+        out = ", ".join(f"{count} {code}" for code, count in store.counts(gate)[0].items())
+        raise RunError(
+            f"{what} none is taken along: {out}", "give others, or keep them with --set quality.leave_out=nothing"
+        )
+
+
+def films_text(what: str, store: Store, gate: LeaveOut) -> str:
+    """How many films of a store are trained on, how many are left out, and why, in a line."""
+    out, noted = store.counts(gate)
+    if store.left_out:
+        out = {"not readable": len(store.left_out)} | out
+    said = f"{what}: {len(store.taken(gate))} taken along, {sum(out.values())} left out"
+    for how, counts in ((" ({})", out), ("; of those taken: {}", noted)):
+        said += how.format(", ".join(f"{count} {code}" for code, count in counts.items())) if counts else ""
+    return said
 
 
 def _read(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
@@ -62,7 +108,7 @@ def _read(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
     _check_places(recipe)
     train = read_dataset(data, "train")
     if not set(LABELS) <= set(train.studies):
-        raise RunError(f"{data} has no labels to train on; it needs a train.csv with the 11 labels beside train/")
+        raise RunError(f"{data} has no labels to train on", "it needs a train.csv with the 11 labels beside train/")
     return train, folds_for(recipe, train)
 
 
@@ -82,9 +128,14 @@ def _check_places(recipe: Recipe) -> None:
         if folder is None or not Path(folder).is_dir():
             given = f"{folder} is no folder" if folder else "is not given"
             raise RecipeError(
-                f"external.{name}.folder {given}; name the folder of its films with --external {name}=FOLDER, or leave "
-                "out the stages that use it"
+                f"external.{name}.folder {given}",
+                f"name the folder of its films with --external {name}=FOLDER, or leave out the stages that use it",
             )
+    probe = recipe.quality.probe
+    if probe not in ("box", "none") and not Path(probe).is_file():
+        raise RecipeError(
+            f"quality.probe is {probe!r}: no such file", "it is box, none, or a file that `cxrlines quality` wrote"
+        )
     for member_name, member in recipe.members.items():
         for stage_name, stage in member.stages.items():
             for path in files_of(stage):
@@ -92,7 +143,7 @@ def _check_places(recipe: Recipe) -> None:
                     starts = isinstance(stage.start, FileStart) and stage.start.of(0) == path
                     field = "start.file" if starts else "targets.soft.file"
                     where = f"members.{member_name}.stages.{stage_name}.{field}"
-                    raise RecipeError(f"{where}: {path} is no file; set it with --set {where}=PATH")
+                    raise RecipeError(f"{where}: {path} is no file", f"set it with --set {where}=PATH")
 
 
 def _check_sets(recipe: Recipe) -> None:
@@ -102,7 +153,7 @@ def _check_sets(recipe: Recipe) -> None:
         try:
             read_external(Path(spec.folder or ""), laterals=spec.laterals, children=spec.children)
         except TableError as error:
-            raise RecipeError(f"external.{name}: {error}; --external {name}=FOLDER names it") from None
+            raise RecipeError(f"external.{name}: {error}", f"--external {name}=FOLDER names it") from None
 
 
 def folds_for(recipe: Recipe, train: Dataset) -> pd.Series:
@@ -110,10 +161,6 @@ def folds_for(recipe: Recipe, train: Dataset) -> pd.Series:
     if recipe.folds.file:
         return folds_of(train.studies, read_folds(Path(recipe.folds.file)))
     return make_folds(train.studies, recipe.folds.count, recipe.folds.seed)
-
-
-def _store(recipe: Recipe, dataset: Dataset, folder: Path, workers: int) -> Store:
-    return build_store(dataset, folder, size=recipe.store.size, aspect=recipe.store.aspect, workers=workers)
 
 
 def plan_of(run: Run, wanted: Sequence[int] | None) -> list[Step]:
@@ -127,7 +174,7 @@ def chosen_folds(folds: pd.Series, wanted: Sequence[int] | None) -> list[int]:
     known = sorted(int(fold) for fold in folds.unique())
     chosen = known if wanted is None else list(dict.fromkeys(wanted))
     if strange := [fold for fold in chosen if fold not in known]:
-        raise RunError(f"--folds names {strange}; this recipe has folds {known}")
+        raise RunError(f"--folds names {strange}", f"this recipe has folds {known}")
     return chosen
 
 
@@ -150,12 +197,16 @@ def train(
     say = say if distributed.is_first() else lambda text: None
     check_trackers(recipe.tracking.settings(root))
     # What is wrong with recipe, tables or folds is said before anything is written.
-    chosen = chosen_folds(_read(recipe, data)[1], folds)
+    own, drawn = _read(recipe, data)
+    chosen = chosen_folds(drawn, folds)
+    if own.left_out:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in own.left_out.items())
+        say(f"{data}: left out are {reasons}; `cxrlines check` names each")
     _check_sets(recipe)
     if recipe.ensemble.how == "fitted" and len(chosen) < 2:
         raise RunError(
-            f"ensemble.how is fitted, which needs two folds or more, and --folds names {chosen}; name more, or take "
-            "--set ensemble.how=mean (no step is done again)"
+            f"ensemble.how is fitted, which needs two folds or more, and --folds names {chosen}",
+            "name more, or take --set ensemble.how=mean (no step is done again)",
         )
     made: list[Run] = []
     try:
@@ -163,9 +214,7 @@ def train(
             distributed.first(lambda: _claim(root, held))
             distributed.first(lambda: made.append(prepare(recipe, data, root, workers or cores())))
             run = made[0] if made else Run.open(root, data)
-            for split, store in (("train", run.store), ("test", run.test_store)):
-                if store is not None and store.left_out:
-                    say(f"{len(store.left_out)} {split} films could not be read and are left out; see the report")
+            _say_films(run, say)
             steps = plan_of(run, folds)
             distributed.first(lambda: (root / STEPS).unlink(missing_ok=True))
             do_plan(run, data, steps, workers, on)
@@ -176,9 +225,19 @@ def train(
             distributed.first(lambda: _conclude(run, steps, command))
     except Timeout:
         raise RunError(
-            f"{root} is in use by another cxrlines train; wait for it to end, or give another --out"
+            f"{root} is in use by another cxrlines train", "wait for it to end, or give another --out"
         ) from None
     return run
+
+
+def _say_films(run: Run, say: Callable[[str], None]) -> None:
+    """Which films are trained on and predicted, and what is odd about them."""
+    gate = run.recipe.quality.leave_out
+    say(films_text("training films", run.store, gate))
+    for name, (_, store) in run.external.items():
+        say(films_text(f"external set {name}", store, gate))
+    if run.test_store is not None:
+        say(films_text("test films", run.test_store, "nothing"))
 
 
 def _claim(root: Path, held: contextlib.ExitStack) -> None:
@@ -189,7 +248,7 @@ def _claim(root: Path, held: contextlib.ExitStack) -> None:
 def _conclude(run: Run, steps: Sequence[Step], command: str) -> None:
     write_proof(run, steps, command)
     _tell(run, steps)
-    _write(run.root / STEPS, json.dumps({step.name: step.identity for step in steps}, indent=1))
+    write_text(run.root / STEPS, json.dumps({step.name: step.identity for step in steps}, indent=1))
 
 
 def _tell(run: Run, steps: Sequence[Step]) -> None:
@@ -208,9 +267,3 @@ def _tell(run: Run, steps: Sequence[Step]) -> None:
                 tracker.text(f"lineage {step.name}.json", (run.folder(step.key) / LINEAGE).read_text())
         for name in ("recipe.json", "metrics.json", "report.html"):
             tracker.file(run.root / name)
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f"{path.name}.partial")
-    aside.write_text(text)
-    aside.replace(path)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from cxrlines.data.prepare import LeaveOut
 from cxrlines.evaluation.ensemble import POWER
 from cxrlines.models.heads import HEADS
 from cxrlines.recipes.stage_spec import ORIGINS, OWN, StageSpec, Strict, check_stage, nearest
@@ -64,6 +65,17 @@ class StoreSpec(Strict):
     aspect: Literal["pad", "stretch"] = "stretch"
 
 
+class QualitySpec(Strict):
+    """How films are assessed and righted as the store is made, and which are left out of training (docs/quality.md).
+
+    `probe` is `box` (the one that ships), `none` (rules alone), or a file that `cxrlines quality` wrote. Test films are
+    predicted whatever they are.
+    """
+
+    probe: str = "box"
+    leave_out: LeaveOut = "not-films"  # or nothing; or doubtful: turned, inverted, unsure and cropped ones as well
+
+
 class FoldsSpec(Strict):
     """Patient-disjoint, label-levelled folds: drawn with `count` and `seed`, or read from `file`."""
 
@@ -114,6 +126,7 @@ class Recipe(Strict):
     seed: int = 0
     size: Annotated[int, Field(ge=32, le=4096)] = 512  # px a side of the film a model sees
     store: StoreSpec = StoreSpec()
+    quality: QualitySpec = QualitySpec()
     folds: FoldsSpec = FoldsSpec()
     external: dict[str, ExternalSpec] = Field(default_factory=dict)
     members: Annotated[dict[str, MemberSpec], Field(min_length=1)]

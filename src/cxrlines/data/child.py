@@ -1,0 +1,112 @@
+"""Python processes of our own that answer messages: plain subprocesses, not multiprocessing's.
+
+They run nothing of the caller's script and need no `__main__` guard, may be started from anywhere (a thread, a
+notebook, a daemonic process, a forked server), and nobody waits for them at exit: they end when their parent is gone.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+PATIENCE_S = 5.0
+"""How often a child looks whether its parent is still there. The connection tells it as well, unless a fork of the
+parent holds the other end open."""
+BOOT = """
+import importlib, json, sys
+paths = json.loads(sys.argv[1])
+sys.path[:] = paths + [path for path in sys.path if path not in paths]
+importlib.import_module(sys.argv[2]).serve()
+"""
+
+
+class Died(Exception):
+    """The child ended before it answered, or took longer than it may; the text says which."""
+
+
+class Child:
+    """A process that runs `module`'s `serve()`; see `serving` for its side.
+
+    Not for several threads at once. A fork of this process must not use it, only `forget` it.
+    """
+
+    def __init__(self, module: str, *, silent: bool = False) -> None:
+        ours, theirs = Pipe()
+        out = subprocess.DEVNULL if silent else None
+        paths = [*(str(path) for path in sys.path if path), str(Path(__file__).resolve().parents[2])]
+        command = [_python(), "-I", "-c", BOOT, json.dumps(list(dict.fromkeys(paths))), module]
+        with theirs:
+            # In a session of its own Ctrl-C does not reach it: what is to end, the parent decides.
+            self.process = subprocess.Popen(
+                command, stdin=theirs.fileno(), stdout=out, stderr=out, start_new_session=True
+            )
+        self.connection = ours
+        self._end = weakref.finalize(self, _kill, self.process, ours, os.getpid())
+
+    def send(self, *messages: bytes | memoryview) -> None:
+        """Send messages. `Died` if nobody is there to read them."""
+        try:
+            for message in messages:
+                self.connection.send_bytes(message)
+        except OSError:
+            raise Died("ended") from None
+
+    def receive(self, seconds: float | None = None) -> bytes:
+        """The next message. `Died` if the process ended, or none begins within `seconds` (default: no limit)."""
+        try:
+            if not self.connection.poll(seconds):
+                raise Died(f"took longer than {seconds:g} s")
+            return self.connection.recv_bytes()
+        except (EOFError, OSError):
+            raise Died("ended") from None
+
+    def kill(self) -> None:
+        """End the process now."""
+        self._end()
+
+    def forget(self) -> None:
+        """In a fork of the process that started it: let go of it, without ending it."""
+        self._end.detach()
+        self.connection.close()
+        self.process.returncode = 0  # of another process's child nothing can be known
+
+
+def _kill(process: subprocess.Popen[bytes], connection: Connection, owner: int) -> None:
+    if os.getpid() == owner:  # at the exit of a fork nothing is to be ended
+        connection.close()
+        process.kill()
+        process.wait()
+
+
+def _python() -> str:
+    """The interpreter. Where Python is embedded in a server, `sys.executable` is the server or empty."""
+    path = Path(sys.executable or "")
+    return str(path if "python" in path.name.lower() else Path(sys.prefix, "bin", "python3"))
+
+
+def serving(answer: Callable[[Callable[[], bytes], Callable[[bytes | memoryview], None]], None]) -> None:
+    """The child's side: `answer(receive, send)` again and again, until the parent is gone.
+
+    The connection arrives as standard input; that is free afterwards, for libraries that meddle with it.
+    """
+    parent = os.getppid()
+    connection = Connection(os.dup(0))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+
+    def receive() -> bytes:
+        while not connection.poll(PATIENCE_S):
+            if os.getppid() != parent:
+                raise EOFError
+        return connection.recv_bytes()
+
+    try:
+        while True:
+            answer(receive, connection.send_bytes)
+    except (EOFError, OSError):  # the parent closed its end, or is gone
+        return

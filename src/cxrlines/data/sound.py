@@ -1,0 +1,369 @@
+"""Sound films of every kind that is read, with what they show: what tests and `bench robustness` are made from."""
+
+import io
+import struct
+import tempfile
+import warnings
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+
+JPEG = "1.2.840.10008.1.2.4."
+"""Transfer syntaxes of JPEG and its kin, but for the last number."""
+SHIPPED = (
+    *("CT_small", "MR_small", "MR_small_RLE", "MR_small_bigendian", "MR_small_expb", "MR_small_implicit"),
+    *("MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "MR_small_padded", "JPEG-lossy", "JPEG2000", "JPGExtended"),
+    *("JPEGLSNearLossless_08", "JPEGLSNearLossless_16", "J2K_pixelrep_mismatch", "693_J2KI", "ExplVR_BigEnd"),
+    *("SC_rgb_dcmtk_+eb+cr", "SC_rgb_dcmtk_+eb+cy+n1", "SC_rgb_dcmtk_+eb+cy+s2", "SC_rgb_gdcm_KY", "SC_rgb_jpeg_gdcm"),
+    *("SC_rgb_jls_lossy_line", "SC_rgb_jls_lossy_sample", "SC_rgb_jpeg_dcmtk", "SC_rgb_rle", "SC_rgb_rle_16bit"),
+    *("SC_rgb_small_odd", "SC_rgb_small_odd_jpeg", "SC_ybr_full_422_uncompressed", "examples_jpeg2k"),
+    *("examples_overlay", "examples_rgb_color", "GDCMJ2K_TextGBR"),
+)
+"""Films among the test files that come with pydicom, by other encoders than those here."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """A film without fault.
+
+    Attributes:
+        name: Its kind.
+        data: The file.
+        shows: (h, w) what it shows, up to contrast; None where that is not known.
+        forgiven: By name, the same film with damage that a viewer forgives.
+    """
+
+    name: str
+    data: bytes
+    shows: np.ndarray | None = None
+    forgiven: dict[str, bytes] = field(default_factory=dict)
+
+
+def picture(rng: np.random.Generator, height: int, width: int, bits: int = 8) -> np.ndarray:
+    """A smooth picture with grain, (h, w), that spans 0 to 2**bits - 1; uint8 or uint16."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    waves = sum(np.sin(rng.uniform(-9, 9) * x + rng.uniform(-9, 9) * y + rng.uniform(0, 6)) for _ in range(6))
+    grain = waves + rng.normal(0, 0.05, (height, width))
+    share = (grain - grain.min()) / max(np.ptp(grain), 1e-9)
+    return np.rint(share * (2**bits - 1)).astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+def coloured(gray: np.ndarray) -> np.ndarray:
+    """(h, w, 3) colours whose luma goes with `gray`."""
+    return np.stack([gray, gray // 2 + gray // 4, gray // 2], axis=-1)
+
+
+def as_dicom(
+    pixels: np.ndarray,
+    bits: int,
+    *,
+    syntax: str = ExplicitVRLittleEndian,
+    frame: bytes | None = None,
+    parts: list[bytes] | None = None,
+    **tags: Any,
+) -> bytes:
+    """A DICOM file of stored values (h, w) or (h, w, 3); of an encoded `frame` or its `parts` where there is one.
+
+    `tags` are laid over what the values need; one that is None is removed.
+    """
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = UID(syntax)
+    meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    dataset = FileDataset("film.dcm", {}, bytes(128), meta, is_implicit_VR=implicit, is_little_endian=little)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    colour = pixels.ndim == 3
+    dataset.SamplesPerPixel = 3 if colour else 1
+    dataset.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    if colour:
+        dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * pixels.itemsize, bits, bits - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    stored = pixels.astype(pixels.dtype.newbyteorder("<" if little else ">"))
+    value = stored.tobytes() if frame is None and parts is None else encapsulate(parts or [frame or b""])
+    if parts is not None:  # as fragments of one frame, which need an offset table of one entry or none
+        value = b"\xfe\xff\x00\xe0\0\0\0\0" + b"".join(_item(part) for part in parts)
+    for name, tag in tags.items():
+        setattr(dataset, name, tag)
+        if tag is None:
+            delattr(dataset, name)
+    dataset.PixelData = value + b"\0" * (len(value) % 2)
+    encoded = frame is not None or parts is not None
+    dataset["PixelData"].VR = "OB" if encoded or pixels.itemsize == 1 else "OW"
+    dataset["PixelData"].is_undefined_length = encoded
+    return _saved(dataset)
+
+
+def _item(part: bytes) -> bytes:
+    part += b"\0" * (len(part) % 2)
+    return b"\xfe\xff\x00\xe0" + struct.pack("<I", len(part)) + part
+
+
+def _saved(dataset: FileDataset) -> bytes:
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a header that contradicts itself on purpose
+        dataset.save_as(out)
+    return out.getvalue()
+
+
+def by_openjpeg(pixels: np.ndarray, bits: int, *, ratio: int | None = None, transform: bool = True) -> bytes:
+    """A JPEG 2000 stream, without loss unless there is a `ratio`."""
+    from openjpeg.utils import encode_array
+
+    kind = 1 if pixels.ndim == 3 else 2  # RGB, monochrome
+    ratios: dict[str, Any] = {} if ratio is None else {"compression_ratios": [float(ratio)]}
+    return bytes(encode_array(pixels, bits_stored=bits, photometric_interpretation=kind, use_mct=transform, **ratios))
+
+
+def by_pillow(pixels: np.ndarray, **options: Any) -> bytes:
+    """A JPEG stream of 8 bits."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG", **{"quality": 95, **options})
+    return out.getvalue()
+
+
+def by_gdcm(pixels: np.ndarray, bits: int, number: int) -> bytes:
+    """A stream of transfer syntax JPEG + number by GDCM, which gives all that is deeper than 8 bits 16 of them.
+
+    `ValueError` for what it does not encode, an odd number of bytes among it.
+    """
+    import gdcm
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "film.dcm")
+        file.write_bytes(as_dicom(pixels, bits))
+        reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
+        reader.SetFileName(str(file))
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(f"{JPEG}{number}")))
+        if not reader.Read():
+            raise ValueError("GDCM does not read what was written")
+        change.SetInput(reader.GetImage())
+        if not change.Change():
+            raise ValueError(f"GDCM does not encode {bits} bits by {JPEG}{number}")
+        writer.SetFileName(str(file))
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        if not writer.Write():
+            raise ValueError("GDCM does not write")
+        value = pydicom.dcmread(file).PixelData
+        return next(pydicom.encaps.generate_frames(value, number_of_frames=1))
+
+
+def _luma(pixels: np.ndarray) -> np.ndarray:
+    return pixels if pixels.ndim == 2 else pixels @ np.array([0.299, 0.587, 0.114])
+
+
+def dicoms(rng: np.random.Generator, height: int, width: int) -> Iterator[Sound]:
+    """DICOM films, uncompressed and in every transfer syntax for which there is an encoder."""
+    gray8, gray12, gray16 = (picture(rng, height, width, bits) for bits in (8, 12, 16))
+    colour8, colour16 = coloured(gray8), coloured(gray16)
+
+    def plain(name: str, pixels: np.ndarray, bits: int, shows: np.ndarray | None = None, **tags: Any) -> Sound:
+        return Sound(f"DICOM {name}", as_dicom(pixels, bits, **tags), _luma(pixels) if shows is None else shows)
+
+    yield plain("8 bits", gray8, 8)
+    yield plain("12 bits", gray12, 12)
+    yield plain("16 bits, implicit", gray16, 16, syntax=ImplicitVRLittleEndian)
+    yield plain("12 bits, big endian", gray12, 12, syntax=ExplicitVRBigEndian)
+    yield plain("signed", (gray12.astype(np.int16) - 2048), 12)
+    yield plain("high in its words", gray12 << 4, 12, gray12, HighBit=15)
+    yield plain("MONOCHROME1", gray12, 12, -gray12.astype(int), PhotometricInterpretation="MONOCHROME1")
+    yield plain("window", gray12, 12, np.clip(gray12, 1000, 3000), WindowCenter=2000, WindowWidth=2000)
+    table = np.sqrt(np.arange(4096) * 4095).astype(np.uint16)
+    item = pydicom.Dataset()
+    item.LUTDescriptor, item.LUTData = [4096, 0, 12], table.tobytes()
+    item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "OW"
+    yield plain("VOI LUT", gray12, 12, table[gray12], VOILUTSequence=[item])
+    yield plain("RGB", colour8, 8)
+    planes = np.ascontiguousarray(colour8.transpose(2, 0, 1)).reshape(height, width, 3)
+    yield plain("RGB by plane", planes, 8, _luma(colour8), PlanarConfiguration=1)
+    ybr = np.asarray(Image.fromarray(colour8).convert("YCbCr"))
+    yield plain("YBR_FULL", ybr, 8, ybr[..., 0], PhotometricInterpretation="YBR_FULL")
+    for name, pixels, bits in (("8", gray8, 8), ("12", gray12, 12), ("16", gray16, 16), ("colour", colour8, 8)):
+        dataset = pydicom.dcmread(io.BytesIO(as_dicom(pixels, bits)))
+        dataset.compress(RLELossless, encoding_plugin="pydicom")  # GDCM aborts on odd sizes
+        yield Sound(f"DICOM RLE {name}", _saved(dataset), _luma(pixels))
+
+    signed = gray12.astype(np.int16) - 2048
+    ways: list[tuple[str, np.ndarray, int, int, bytes, str | None]] = [
+        ("JPEG", gray8, 8, 50, by_pillow(gray8), None),
+        ("JPEG progressive", gray8, 8, 55, by_pillow(gray8, progressive=True), None),
+        ("JPEG colour", colour8, 8, 50, by_pillow(colour8), "YBR_FULL_422"),
+        ("JPEG extended", gray8, 8, 51, by_pillow(gray8), None),
+        ("JPEG 2000 8", gray8, 8, 90, by_openjpeg(gray8, 8), None),
+        ("JPEG 2000 12", gray12, 12, 90, by_openjpeg(gray12, 12), None),
+        ("JPEG 2000 signed", signed, 12, 90, by_openjpeg(signed, 12), None),
+        ("JPEG 2000 lossy", gray16, 16, 91, by_openjpeg(gray16, 16, ratio=8), None),
+        ("JPEG 2000 colour", colour8, 8, 90, by_openjpeg(colour8, 8), "YBR_RCT"),
+        ("JPEG 2000 RGB", colour16, 16, 90, by_openjpeg(colour16, 16, transform=False), "RGB"),
+    ]
+    for name, number in (("lossless", 57), ("lossless SV1", 70), ("LS", 80), ("LS near", 81)):
+        for depth, pixels, bits in (("8", gray8, 8), ("12", gray12, 12), ("16", gray16, 16), ("colour", colour8, 8)):
+            ways.append((f"JPEG {name} {depth}", pixels, bits, number, by_gdcm(pixels, bits, number), None))
+    for name, pixels, bits, number, frame, colours in ways:
+        tags = {"PhotometricInterpretation": colours} if colours else {}
+        yield _encapsulated(rng, f"DICOM {name}", pixels, bits, frame, {"syntax": f"{JPEG}{number}", **tags})
+
+
+def _encapsulated(
+    rng: np.random.Generator, name: str, pixels: np.ndarray, bits: int, frame: bytes, tags: dict[str, Any]
+) -> Sound:
+    cuts = np.sort(rng.integers(1, len(frame), 5) // 2 * 2)
+    parts = [frame[start:end] for start, end in zip([0, *cuts], [*cuts, len(frame)], strict=True) if end > start]
+    whole = as_dicom(pixels, bits, frame=frame, **tags)
+    text = b"behind the end " * int(rng.integers(1, 20))
+    wrong = bytearray(whole)
+    table = whole.rindex(b"\xfe\xff\x00\xe0\x04\0\0\0") + 8  # the offset table's one entry
+    wrong[table : table + 4] = bytes(rng.integers(1, 256, 4, dtype=np.uint8))
+    forgiven = {
+        "text behind the stream": as_dicom(pixels, bits, frame=frame + text, **tags),
+        "blanks behind the stream": as_dicom(pixels, bits, frame=frame + b" " * 4, **tags),
+        "many fragments": as_dicom(pixels, bits, parts=parts, **tags),
+        "no sequence delimiter": whole[:-8],
+        "wrong offset table": bytes(wrong),
+    }
+    return Sound(name, whole, _luma(pixels), forgiven)
+
+
+def images(rng: np.random.Generator, height: int, width: int) -> Iterator[Sound]:
+    """JPEG, PNG and TIFF films."""
+    gray, deep = picture(rng, height, width), picture(rng, height, width, 16)
+    colour = coloured(gray)
+
+    def saved(name: str, kind: str, pixels: np.ndarray, mode: str | None = None, **options: Any) -> Sound:
+        out = io.BytesIO()
+        image = Image.fromarray(pixels).convert(mode) if mode else Image.fromarray(pixels)
+        image.save(out, kind, **options)
+        return Sound(f"{kind} {name}", out.getvalue(), np.asarray(image.convert("L")) if mode else _luma(pixels))
+
+    yield saved("gray", "JPEG", gray, quality=95)
+    yield saved("progressive", "JPEG", gray, quality=95, progressive=True)
+    yield saved("restarts", "JPEG", gray, quality=95, restart_marker_rows=1)
+    yield saved("colour", "JPEG", colour, quality=95)
+    yield saved("colour, progressive", "JPEG", colour, quality=95, progressive=True)
+    yield saved("8 bits", "PNG", gray)
+    yield saved("16 bits", "PNG", deep)
+    yield saved("RGB", "PNG", colour)
+    yield saved("gray and alpha", "PNG", gray, "LA")
+    yield saved("RGB and alpha", "PNG", colour, "RGBA")
+    yield saved("palette", "PNG", colour, "P")
+    yield saved("1 bit", "PNG", gray, "1")
+    for name, pixels in (("8 bits", gray), ("16 bits", deep), ("RGB", colour), ("RGB 16", coloured(deep))):
+        for interlaced in (False, True):
+            kind = f"PNG {name}{', interlaced' if interlaced else ''}, written here"
+            yield Sound(kind, png(pixels, interlaced), _luma(pixels))
+    for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
+        yield saved(f"8 bits, {compression}", "TIFF", gray, compression=compression)
+        yield saved(f"16 bits, {compression}", "TIFF", deep, compression=compression)
+        yield saved(f"RGB, {compression}", "TIFF", colour, compression=compression)
+    yield saved("JPEG", "TIFF", gray, compression="jpeg")
+    yield saved("group 4", "TIFF", gray, "1", compression="group4")
+    yield saved("BigTIFF", "TIFF", deep, big_tiff=True)
+    yield saved("strips", "TIFF", deep, strip_size=4 * width)
+    turned = saved("white is 0", "TIFF", deep, tiffinfo={262: 0})
+    yield Sound(turned.name, turned.data, -deep.astype(int))
+    for deflated in (False, True):
+        for pixels in (gray, deep):
+            name = f"TIFF tiles, {8 * pixels.itemsize} bits{', deflated' if deflated else ''}"
+            yield Sound(name, tiled_tiff(pixels, deflated), pixels)
+
+
+def png(pixels: np.ndarray, interlaced: bool) -> bytes:
+    """A PNG of (h, w) or (h, w, 3), 8 or 16 bits, in seven passes (Adam7) or one."""
+    height, width = pixels.shape[:2]
+    depth, colour = 8 * pixels.itemsize, 2 if pixels.ndim == 3 else 0
+    starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+    lines = b""
+    for y, x, step_y, step_x in starts if interlaced else ((0, 0, 1, 1),):
+        for row in pixels[y::step_y, x::step_x].astype(f">u{pixels.itemsize}"):
+            lines += b"\0" + row.tobytes() if len(row) else b""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, int(interlaced))
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+
+
+def tiled_tiff(pixels: np.ndarray, deflated: bool, side: int = 64) -> bytes:
+    """A TIFF of gray (h, w) in tiles."""
+    height, width = pixels.shape
+    rows, columns = -(-height // side), -(-width // side)
+    whole = np.zeros((rows * side, columns * side), pixels.dtype.newbyteorder("<"))
+    whole[:height, :width] = pixels
+    tiles = [
+        whole[y * side : (y + 1) * side, x * side : (x + 1) * side].tobytes()
+        for y in range(rows)
+        for x in range(columns)
+    ]
+    tiles = [zlib.compress(tile) for tile in tiles] if deflated else tiles
+    places, place = [], 8
+    for tile in tiles:
+        places.append(place)
+        place += len(tile)
+    lists = struct.pack(f"<{2 * len(tiles)}I", *places, *map(len, tiles))
+
+    def entry(tag: int, kind: int, count: int, value: int) -> bytes:
+        return struct.pack("<HHII", tag, kind, count, value)
+
+    def many(tag: int, values: list[int], at: int) -> bytes:
+        return entry(tag, 4, len(values), at if len(values) > 1 else values[0])
+
+    entries = [
+        *(entry(256, 4, 1, width), entry(257, 4, 1, height), entry(258, 3, 1, 8 * pixels.itemsize)),
+        *(entry(259, 3, 1, 8 if deflated else 1), entry(262, 3, 1, 1), entry(277, 3, 1, 1)),
+        *(entry(322, 4, 1, side), entry(323, 4, 1, side)),
+        *(many(324, places, place), many(325, [len(tile) for tile in tiles], place + 4 * len(tiles))),
+    ]
+    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
+    return struct.pack("<2sHI", b"II", 42, place + len(lists)) + b"".join(tiles) + lists + directory
+
+
+def shipped() -> Iterator[Sound]:
+    """Films that come with pydicom."""
+    folder = Path(pydicom.__file__).parent / "data/test_files"
+    for name in SHIPPED:
+        if (path := folder / f"{name}.dcm").is_file():
+            yield Sound(f"pydicom's {name}", path.read_bytes())
+
+
+def every_kind(rng: np.random.Generator, height: int, width: int) -> list[Sound]:
+    """A film of every kind; text behind the end of a whole file is forgiven in all of them."""
+    made = [*dicoms(rng, height, width), *images(rng, height, width)]
+    text = b"behind the end " * int(rng.integers(1, 200))
+    return [
+        Sound(sound.name, sound.data, sound.shows, {**sound.forgiven, "text behind the file": sound.data + text})
+        for sound in made
+    ]
+
+
+def large_ones(rng: np.random.Generator, height: int, width: int) -> list[Sound]:
+    """One film of each way of coding, which takes a while where they are large."""
+    gray8, gray16 = picture(rng, height, width), picture(rng, height, width, 16)
+
+    def coded(name: str, pixels: np.ndarray, number: int, frame: bytes) -> Sound:
+        return _encapsulated(rng, f"large {name}", pixels, 8 * pixels.itemsize, frame, {"syntax": f"{JPEG}{number}"})
+
+    out = io.BytesIO()
+    Image.fromarray(gray16).save(out, "TIFF", compression="tiff_adobe_deflate")
+    return [
+        Sound("large DICOM", as_dicom(gray16, 16), gray16),
+        coded("JPEG", gray8, 50, by_pillow(gray8, progressive=True)),
+        coded("lossless JPEG", gray16, 70, by_gdcm(gray16, 16, 70)),
+        coded("JPEG-LS", gray16, 80, by_gdcm(gray16, 16, 80)),
+        coded("JPEG 2000", gray16, 90, by_openjpeg(gray16, 16)),
+        Sound("large PNG", png(gray16, False), gray16),
+        Sound("large TIFF", out.getvalue(), gray16),
+    ]
