@@ -67,8 +67,7 @@ def run_small(
     theirs = theirs.model_copy(update={"members": {"baseline": theirs.members["baseline"]}})
     train(theirs, data / "stranger", out / "stranger", folds=[0], workers=workers, say=say)
     public = out / "public.safetensors"
-    with replacing(public) as aside:
-        shutil.copyfile(out / "stranger/baseline/fold0/only/weights.safetensors", aside)
+    shutil.copyfile(out / "stranger/baseline/fold0/only/weights.safetensors", public)
 
     laid = [f"external.{name}.folder={data / name}" for name in SETS]
     laid.append(f"members.public.stages.finetune.start.file={public}")
