@@ -178,7 +178,7 @@ def test_who_learns_from_who_learns_needs_three_folds_out():
     ("names", "folds", "needed"), [(("plain", "self"), 2, 3), (("plain", "self", "of-self"), 3, 4)]
 )
 def test_too_few_folds_say_how_many_it_takes(names, folds, needed):
-    said = rf"soft labels of plain for own films .* there are {folds} folds, make it {needed} or more \(folds.count\)"
+    said = rf"soft labels of plain for own films .* there are {folds} folds; make it {needed} or more \(folds.count\)"
     with pytest.raises(ValueError, match=said):
         planned(recipe_of(*names, folds=folds), material(folds))
 
@@ -239,10 +239,10 @@ def test_an_inner_segmenter_saw_no_film_of_the_fold_it_makes_maps_of():
 
 
 def test_maps_need_a_fold_more_than_are_held_out():
-    said = r"two-step/fold0/classifier: maps of segmenter for own films .* there are 2 folds, make it 3 or more"
+    said = r"two-step/fold0/classifier: maps of segmenter for own films .* there are 2 folds; make it 3 or more"
     with pytest.raises(ValueError, match=said):
         planned(recipe_of("two-step", folds=2), material(2))
-    said = r"two-step/fold0\+1/longer: maps of segmenter for own films .* there are 3 folds, make it 4 or more"
+    said = r"two-step/fold0\+1/longer: maps of segmenter for own films .* there are 3 folds; make it 4 or more"
     with pytest.raises(ValueError, match=said):
         planned(recipe_of("two-step", "of-two-step"))
 

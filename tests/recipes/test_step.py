@@ -153,6 +153,11 @@ def onward(outside, phantom, tmp_path):
     return make
 
 
+def refusing(run):
+    """The run, prepared under guard: report, under guard: refuse."""
+    return replace(run, recipe=run.recipe.model_copy(update={"guard": "refuse"}))
+
+
 def do_first(run):
     """Do the step that holds out fold 0; its lineage."""
     step = plan_of(run, [0])[0]
@@ -170,9 +175,10 @@ def test_what_was_unknown_of_a_start_stays_unknown_until_it_is_trusted(outside, 
     file = "public/fold{fold}/last/weights.safetensors"
     before = read_lineage(outside.root / "public/fold0/last" / LINEAGE).untraced()
     assert len(before) == 1
+    run = onward(file, "guard=report")
     with pytest.raises(UntracedError, match=r"public\.safetensors"):
-        do_first(onward(file))
-    reported = do_first(onward(file, "guard=report"))
+        do_first(refusing(run))
+    reported = do_first(run)
     assert reported.untraced() == before and not reported.vouched_for()
     trusted = do_first(onward(file, TRUSTED))
     assert trusted.vouched_for() == before and not trusted.untraced()
@@ -204,8 +210,11 @@ def test_a_file_out_of_a_bundle_still_knows_whom_it_has_seen(outside, onward, tm
 def test_weights_of_which_nothing_is_known_count_as_having_seen_everybody(outside, onward, tmp_path):
     tensors, meta = load_weights(outside.root / "plain/fold0/only" / WEIGHTS)
     save_weights(tmp_path / "bare.safetensors", tensors, {"config": meta["config"]})
+    with pytest.raises(UntracedError, match=r"bare.safetensors does not tell .*only\.start\.ancestry=trusted"):
+        onward(tmp_path / "bare.safetensors")
+    run = onward(tmp_path / "bare.safetensors", "guard=report")
     with pytest.raises(UntracedError, match=r"further/fold0/only: bare.safetensors \(sha256 .*ancestry: trusted"):
-        do_first(onward(tmp_path / "bare.safetensors"))
+        do_first(refusing(run))
     run = onward(tmp_path / "bare.safetensors", TRUSTED)
     lineage = do_first(run)
     assert not lineage.untraced()
@@ -259,12 +268,12 @@ def test_what_is_trusted_is_in_every_lineage_that_descends_from_it(phantom, outs
 
 
 def test_steps_that_guard_report_let_pass_are_not_taken_under_refuse(outside):
-    refusing = replace(outside, recipe=outside.recipe.model_copy(update={"guard": "refuse"}))
+    again = refusing(outside)
     for step in plan_of(outside, None):
         assert outside.is_done(step)
-        assert refusing.is_done(step) == (step.key[0] == "plain"), step.name
+        assert again.is_done(step) == (step.key[0] == "plain"), step.name
     with pytest.raises(UntracedError, match=r"labels\.csv"):
-        do_step(refusing, next(s for s in plan_of(refusing, [0]) if s.key[0] == "told"), lambda status: None)
+        do_step(again, next(s for s in plan_of(again, [0]) if s.key[0] == "told"), lambda status: None)
 
 
 # -- what metrics, report and bundle say of it
@@ -366,7 +375,7 @@ def test_a_checkpoint_of_another_backbone_costs_its_own_steps_alone(phantom, tmp
     with pytest.raises(
         RunError,
         match=r"(?s)2 of 4 steps are not done:.*public/fold0/first: .*public.safetensors: a checkpoint for another "
-        r"backbone.*It fits timm's 'resnet18'.*public/fold0/last: not started",
+        r"backbone.*it fits timm's 'resnet18'.*public/fold0/last: not started",
     ):
         do_plan(run, phantom, plan_of(run, [0]), 1)
     assert {path.parent.parent.parent.name for path in run.root.glob("*/fold0/*/step.json")} == {"plain", "told"}

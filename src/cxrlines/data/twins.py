@@ -35,6 +35,8 @@ from cxrlines.data.prepare import shrink
 from cxrlines.data.registration import between, detail, fit
 from cxrlines.data.store import Store
 from cxrlines.data.tables import TEST_TABLE, TRAIN_TABLE, read_dataset
+from cxrlines.errors import Error
+from cxrlines.files import write_text
 
 SIGNATURE = 96  # px a side
 ALIKE = 0.75
@@ -181,12 +183,8 @@ class TwinsFound:
 
     def write(self, csv: Path) -> None:
         """Write `study_a, study_b, correlation`, one row a pair, whole or not at all."""
-        csv = Path(csv)
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        aside = csv.with_name(f".{csv.name}.partial")
         rows = [asdict(twin) for twin in self.twins]
-        pd.DataFrame(rows, columns=["study_a", "study_b", "correlation"]).to_csv(aside, index=False)
-        aside.replace(csv)
+        write_text(csv, pd.DataFrame(rows, columns=["study_a", "study_b", "correlation"]).to_csv(index=False))
 
 
 def twins_of_stores(a: Store, b: Store, *, workers: int = 1) -> list[Twin]:
@@ -300,10 +298,10 @@ def _describe(space: Space, films: _Films, workers: int) -> Described:
 
 
 def _all(done: Iterable[tuple[int, Any]]) -> list:
-    """Results in their order; `RuntimeError` if a process was killed."""
+    """Results in their order; `Error` if a process was killed."""
     parts = [part for _, part in sorted(done, key=itemgetter(0))]
     if any(part is None for part in parts):
-        raise RuntimeError("a process that looked for twins was killed (out of memory?); try again with fewer workers")
+        raise Error("a process that looked for twins was killed (out of memory?)", "try again with fewer workers")
     return parts
 
 

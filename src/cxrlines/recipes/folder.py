@@ -16,6 +16,7 @@ from cxrlines.recipes.external import ExternalSet, open_set
 from cxrlines.recipes.people import People, open_people
 from cxrlines.recipes.plan import Key, Material, Step, name_of
 from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import FileStart
 from cxrlines.task import STUDY_COLUMN
 from cxrlines.training.lineage import Lineage, read_lineage
 
@@ -107,6 +108,25 @@ def lineage_of(weights: Path) -> Lineage | None:
         return read_lineage(weights.parent / LINEAGE)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
+
+
+def untraced_files(recipe: Recipe) -> dict[str, Path]:
+    """The files of a recipe that nobody vouches for and that do not tell whom they, or what is behind them, have seen.
+
+    By the field that names them.
+    """
+    found: dict[str, Path] = {}
+    for member_name, member in recipe.members.items():
+        for stage_name, stage in member.stages.items():
+            where = f"members.{member_name}.stages.{stage_name}"
+            start, soft = stage.start, stage.targets.soft
+            if isinstance(start, FileStart) and not start.ancestry:
+                lineage = lineage_of(start.of(0)) if start.of(0).is_file() else None
+                if lineage is None or lineage.untraced():
+                    found[f"{where}.start"] = start.of(0)
+            if soft and soft.file and not soft.ancestry:
+                found[f"{where}.targets.soft"] = Path(soft.file)
+    return found
 
 
 def is_finished(record: Mapping[str, Any], step: Step, recipe: Recipe) -> bool:

@@ -18,6 +18,7 @@ from cxrlines.evaluation.ensemble import ensemble, write_predictions
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.evaluation.fitted import fit_weights, nested_fitted
 from cxrlines.evaluation.report import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
+from cxrlines.files import write_text
 from cxrlines.recipes.folder import HELD_OUT, LINEAGE, TEST, Run, read_record
 from cxrlines.recipes.plan import Step
 from cxrlines.recipes.stage_spec import OWN, FileStart, StageSpec
@@ -86,7 +87,7 @@ def write_proof(run: Run, steps: Sequence[Step], command: str) -> None:
     found = gather(run, steps, HELD_OUT, blend)
     weights = fit_weights([found[name] for name in averaged], truth, names=averaged) if spec.how == "fitted" else None
     if weights:
-        (run.root / WEIGHTS_FILE).write_text(json.dumps(weights.as_dict(), indent=1))
+        write_text(run.root / WEIGHTS_FILE, json.dumps(weights.as_dict(), indent=1))
     leaks = {step.name: told for step in steps if (told := read_record(run.folder(step.key)).get("leak"))}
     test_leaks = {s.name: told for s in steps if (told := read_record(run.folder(s.key)).get("test_leak"))}
     lineages = [read_lineage(run.folder(step.key) / LINEAGE) for step in steps if is_judged(run.recipe, step)]

@@ -23,7 +23,7 @@ from cxrlines.inference.quality import FILE, Probe, box_probe, read_probe
 from cxrlines.models.backbones import check_backbone
 from cxrlines.recipes.execute import RunError, do_plan
 from cxrlines.recipes.external import open_set, prepare_set
-from cxrlines.recipes.folder import LINEAGE, Run, material, used_sets
+from cxrlines.recipes.folder import LINEAGE, Run, material, untraced_files, used_sets
 from cxrlines.recipes.load import RecipeError
 from cxrlines.recipes.people import SAME_FILMS, check_people, find_people
 from cxrlines.recipes.plan import Step, files_of, make_plan
@@ -35,6 +35,7 @@ from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import open_tracker
 from cxrlines.training import distributed
+from cxrlines.training.lineage import UntracedError
 
 STEPS = "steps.json"
 """Written when every step of a run is done: name -> identity. What a bundle may hold."""
@@ -116,6 +117,7 @@ def _read(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
     """The training table and its folds; what is wrong with recipe or table is said before any film is decoded."""
     check_networks(recipe)
     _check_places(recipe)
+    _check_ancestry(recipe)
     train = read_dataset(data, "train")
     if not set(LABELS) <= set(train.studies):
         raise RunError(f"{data} has no labels to train on", "it needs a train.csv with the 11 labels beside train/")
@@ -154,6 +156,18 @@ def _check_places(recipe: Recipe) -> None:
                     field = "start.file" if starts else "targets.soft.file"
                     where = f"members.{member_name}.stages.{stage_name}.{field}"
                     raise RecipeError(f"{where}: {path} is no file", f"set it with --set {where}=PATH")
+
+
+def _check_ancestry(recipe: Recipe) -> None:
+    """`UntracedError` where a step would be refused for a file it starts or learns from, before any is trained."""
+    if recipe.guard == "refuse" and (files := untraced_files(recipe)):
+        field, path = next(iter(files.items()))
+        more = f" ({len(files) - 1} more files likewise)" if len(files) > 1 else ""
+        raise UntracedError(
+            f"{field}: {path} does not tell whom it has seen, so that it counts as having seen everybody{more}",
+            f"--set {field}.ancestry=trusted if you know that it saw nobody who is held out, which every figure will "
+            "then say; or --set guard=report to go on without knowing",
+        )
 
 
 def _check_sets(recipe: Recipe) -> None:

@@ -1,7 +1,6 @@
 """One step done: films, start, training, predictions, lineage; in a folder that is whole or absent."""
 
 import json
-import os
 import platform
 import shutil
 import time
@@ -17,6 +16,7 @@ from cxrlines import __version__
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.tables import Dataset
 from cxrlines.errors import Error
+from cxrlines.files import sync, write_text
 from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.public import Adoption, adopt
@@ -279,12 +279,7 @@ def predict_test(run: Run, step: Step) -> None:
         size = run.recipe.size_of(step.key[0], step.key[2])
         predict_rows(run.test, run.test_store, present, load_step(run, step.key), size, folder / TEST)
 
-    def note() -> None:
-        aside = folder / f"{RECORD}.partial"
-        aside.write_text(json.dumps(record | {"test": wanted}, indent=1))
-        aside.replace(folder / RECORD)
-
-    distributed.first(note)
+    distributed.first(lambda: write_text(folder / RECORD, json.dumps(record | {"test": wanted}, indent=1)))
 
 
 def _seed(seed: int, step: Step) -> int:
@@ -334,11 +329,7 @@ def _fit(stage: StageSpec, seed: int) -> Fit:
 def _put_in_place(done: Path, folder: Path) -> None:
     """Sync a finished folder to the disk and rename it into place, moving aside one of another specification."""
     for path in [p for p in done.rglob("*") if p.is_file()] + [done]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(path)
     folder.parent.mkdir(parents=True, exist_ok=True)
     stale = done.with_name("stale")
     shutil.rmtree(stale, ignore_errors=True)
