@@ -133,7 +133,7 @@ def _unpickled(path: Path, identity: str, sender: int) -> Probe:
 def _reduced(pixels: np.ndarray) -> np.ndarray:
     """A film (h, w) uint8 averaged over whole px, where it is several times as large as what the network sees.
 
-    Within a gray level of what it would be otherwise, in a third of the time.
+    In a third of the time, and within a gray level of what it would be otherwise; some px of two edges are left out.
     """
     by = min(pixels.shape) // (4 * SIZE)
     if by < 2:
