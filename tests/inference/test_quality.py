@@ -4,6 +4,7 @@ import importlib.resources
 import importlib.util
 import pickle
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -313,28 +314,48 @@ def test_a_large_film_is_assessed_as_it_is_at_a_smaller_size(probe: Probe) -> No
         height, width = (side // 5 * 5 for side in large.shape)
         assert reduced.shape == (height // 5, width // 5) and min(reduced.shape) >= 4 * 112
         wanted = cv2.resize(large[:height, :width], (112, 112), interpolation=cv2.INTER_AREA).astype(int)
-        assert np.abs(cv2.resize(reduced, (112, 112), interpolation=cv2.INTER_AREA) - wanted).max() <= 1
+        assert np.abs(cv2.resize(reduced, (112, 112), interpolation=cv2.INTER_AREA) - wanted).max() <= 2
 
 
 class _Asked:
-    """Work for another process: what a probe says of a film, and in how many threads."""
+    """Work for another process: what a probe says of a film, and which object it is there."""
 
     def __init__(self, probe: Probe) -> None:
         self.probe = probe
 
-    def __call__(self, seed: int) -> tuple[Quality, int, int]:
-        return self.probe(_phantom(seed)), torch.get_num_threads(), id(self.probe)
+    def __call__(self, seed: int) -> tuple[Quality, int]:
+        return self.probe(_phantom(seed)), id(self.probe)
 
 
 def test_a_probe_goes_to_workers_as_its_path_and_is_read_once_in_each(probe: Probe) -> None:
     assert len(pickle.dumps(probe)) < 500
-    threads = torch.get_num_threads()
     copied = pickle.loads(pickle.dumps(probe))  # noqa: S301
     assert copied.identity == probe.identity and copied(_phantom(900)) == probe(_phantom(900))
-    assert torch.get_num_threads() == threads, "this process is left as it was"
     answers = [answer for _, answer in sorted(in_parallel(_Asked(probe), [900, 901, 902], 2, ""))]
-    assert [told for told, _, _ in answers] == [probe(_phantom(seed)) for seed in (900, 901, 902)]
-    assert {count for _, count, _ in answers} == {1} and len({place for _, _, place in answers}) <= 2
+    assert [told for told, _ in answers] == [probe(_phantom(seed)) for seed in (900, 901, 902)]
+    assert len({place for _, place in answers}) <= 2
+
+
+def test_a_probe_computes_in_one_thread_and_leaves_the_number_as_it_was(probe: Probe) -> None:
+    threads, counted = torch.get_num_threads(), []
+
+    class Counting(PoseNet):
+        def forward(self, films: torch.Tensor) -> torch.Tensor:
+            counted.append(torch.get_num_threads())
+            return probe.net(films)
+
+    def look() -> None:
+        Probe(Counting())(_phantom(900))
+
+    try:
+        torch.set_num_threads(3)
+        look()
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda _: look(), range(4)))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert set(counted) == {1} and len(counted) >= 5
 
 
 def test_other_weights_are_another_identity_and_the_file_does_not_matter(probe: Probe, tmp_path: Path) -> None:
