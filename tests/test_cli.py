@@ -1,15 +1,24 @@
 """The command line: what a person types, what they read, what a script gets."""
 
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import typer
+from click.testing import Result
 from typer.testing import CliRunner
 
-from cxrlines import __version__, cli
+from cxrlines import Error, __version__, cli
+from cxrlines.data.films import read_film
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 REAL = Path(__file__).parents[1].parent / "shared/data/ranzcr"
@@ -50,22 +59,19 @@ def truth_and_predictions(folder: Path) -> tuple[Path, Path]:
     return folder / "truth.csv", folder / "scores.csv"
 
 
-def test_every_command_explains_itself():
-    for command in (
-        "synth",
-        "show",
-        "check",
-        "folds",
-        "train",
-        "ensemble",
-        "evaluate",
-        "bundle",
-        "predict",
-        "judge",
-        "demo",
-    ):
-        code, out = run(command, "--help")
-        assert code == 0 and "Usage" in out, command
+def commands(group: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The words of every command there is."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*before, name))
+        else:
+            yield *before, name
+
+
+@pytest.mark.parametrize("words", list(commands(typer.main.get_command(cli.app))), ids=" ".join)
+def test_every_command_explains_itself(words):
+    code, out = run(*words, "--help")
+    assert code == 0 and "Usage" in out
 
 
 def test_version():
@@ -173,3 +179,212 @@ def test_an_error_is_one_message_and_exit_code_2(words, said):
     assert result.returncode == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Result:
+    """`cxrlines folds`, where drawing raises."""
+
+    def raises(*words: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cxrlines.data.tables.read_labels", raises)
+    return CliRunner().invoke(cli.app, ["folds", "t.csv", "--out", "/tmp/cxrlines-never.csv"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (Error("what", "way out"), 2, "what; way out"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 2, "/x/y: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "No space left"),
+        (MemoryError(), 2, "memory"),
+        (OSError("no errno, no file"), 70, "fault of cxrlines (OSError)"),
+        (ValueError("Secret^Patient"), 70, "fault of cxrlines (ValueError)"),
+        (EOFError(), 70, "fault of cxrlines (EOFError)"),
+        (RuntimeError("CUDA"), 70, "fault of cxrlines (RuntimeError)"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_a_users_mistake_and_a_fault_of_ours_are_told_apart(monkeypatch, error, code, says):
+    monkeypatch.delenv("CXRLINES_DEBUG", raising=False)
+    result = fails(monkeypatch, error)
+    assert result.exit_code == code and says in result.stderr
+    assert "Traceback" not in result.stderr and "Secret" not in result.stderr and not result.stdout
+
+
+@pytest.mark.parametrize("error", [Error("what", "way out"), ValueError("inside")])
+def test_debug_shows_the_traceback_of_every_error_and_keeps_the_exit_code(monkeypatch, error):
+    monkeypatch.setenv("CXRLINES_DEBUG", "1")
+    result = fails(monkeypatch, error)
+    assert result.exit_code == (2 if isinstance(error, Error) else 70)
+    assert "Traceback" in result.stderr and "in raises" in result.stderr
+
+
+def test_debug_is_an_option(tmp_path):
+    result = shell("--debug", "bundle", tmp_path, "--out", tmp_path / "b")
+    assert result.returncode == 2 and "Traceback" in result.stderr and "RunError" in result.stderr
+
+
+def test_a_fault_on_one_film_is_counted_apart_and_costs_no_other(data, monkeypatch, tmp_path):
+    films, seen = sorted((data / "test").glob("*.jpg")), read_film
+
+    def faulty(path: Path, **more: object) -> object:
+        if Path(path) == films[1]:
+            raise ZeroDivisionError("Secret")
+        return seen(path, **more)
+
+    monkeypatch.setattr("cxrlines.inference.reader.read_film", faulty)
+    monkeypatch.delenv("CXRLINES_DEBUG", raising=False)
+    words = ["predict", str(data / "test"), "--out", str(tmp_path / "r.csv")]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 70 and "1 films were not read by a fault of cxrlines" in result.stderr
+    assert "Secret" not in result.stderr and len(pd.read_csv(tmp_path / "r.csv")) == 2
+    monkeypatch.setenv("CXRLINES_DEBUG", "1")
+    assert "ZeroDivisionError" in CliRunner().invoke(cli.app, words).stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict films --out FILE/r.csv",
+        "predict films --out r.json --json",
+        "predict films --draw FILE",
+        "predict films --out films/a.jpg",
+        "synth FILE/phantom --studies 1",
+        "synth films --onto films --marks FILE",
+        "show films --out FILE/sheet.png",
+        "folds FILE --out FILE",
+        "folds FILE --against old.csv --out old.csv",
+        "twins films films --out FILE/t.csv",
+        "ensemble FILE --out FILE",
+        "bundle films --out FILE",
+        "index films --out FILE/i.safetensors",
+        "judge films --draw FILE",
+        "judge films --draw films",
+        "quality films --out FILE/q.safetensors",
+        "train demo --data films --out FILE/run",
+        "experiment small --out FILE/run",
+        "experiment claims --out FILE/run",
+        "experiment recommended --out FILE/run",
+        "demo --out FILE/run",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, words):
+    """Nothing that is named can be read either: only what is asked first can answer with the output."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("a file")
+    (tmp_path / "old.csv").write_text("old")
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films/a.jpg").write_bytes(b"\xff\xd8\xff")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    result = CliRunner().invoke(cli.app, words.split())
+    assert result.exit_code == 2
+    flag = "--draw" if "--draw" in words else "OUT" if words.startswith("synth") else "--out"
+    assert flag in result.stderr and "; " in result.stderr
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+STOPS = """
+import signal, sys, time
+from contextlib import contextmanager
+from cxrlines.cli import main, read
+
+@contextmanager
+def counted():
+    def tell(done, total):
+        print("read", done, file=sys.stderr, flush=True)
+        if done >= 1:
+            time.sleep(100)
+    yield tell
+
+read.counted = counted
+signal.signal(signal.SIGINT, signal.default_int_handler)
+main()
+"""
+"""`cxrlines`, with a reading that waits after its first batch."""
+
+
+def stopped(number: signal.Signals, *words: object) -> tuple[int, str, str]:
+    command = [sys.executable, "-c", STOPS, *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr and process.stderr.readline().startswith("read")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_reading_keeps_what_is_read(data, tmp_path, number):
+    films = sorted((data / "train").glob("*.jpg"))
+    out = tmp_path / "r.csv"
+    words = ["predict", data / "train", "--batch", 4, "--out", out, "--json", "--draw", tmp_path / "drawn"]
+    code, printed, said = stopped(number, *words)
+    assert code == 130 and printed.split() == [str(out), f"{tmp_path}/r.json", f"{tmp_path}/r.errors.csv"]
+    rows, errors = pd.read_csv(out), pd.read_csv(tmp_path / "r.errors.csv")
+    assert 1 <= len(rows) < len(films) and len(rows) + len(errors) == len(films)
+    assert rows[STUDY_COLUMN].tolist() == [film.stem for film in films[: len(rows)]]
+    assert len(json.loads((tmp_path / "r.json").read_text())) == len(rows)
+    assert f"{len(rows)} of {len(films)} films" in said and "Traceback" not in said and "goes on" not in said
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_a_reading_stopped_before_the_first_film_leaves_the_last_one(data, tmp_path, monkeypatch):
+    def stops(*words: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cxrlines.inference.reader.Reader.read_many", stops)
+    (tmp_path / "r.csv").write_text("yesterday's")
+    result = CliRunner().invoke(cli.app, ["predict", str(data / "test"), "--out", str(tmp_path / "r.csv")])
+    assert result.exit_code == 130 and "none of 3 films" in result.stderr
+    assert (tmp_path / "r.csv").read_text() == "yesterday's"
+
+
+def test_ctrl_c_promises_to_go_on_only_where_that_is_so(monkeypatch, tmp_path):
+    def stops(*words: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    for place, words in (
+        ("cxrlines.phantom.write.write_phantom", ("synth", tmp_path / "p")),
+        ("cxrlines.recipes.demo.run_demo", ("demo", "--out", tmp_path / "d")),
+        ("cxrlines.recipes.run.train", ("train", "demo", "--data", tmp_path, "--out", tmp_path / "r")),
+        ("cxrlines.experiments.small.run_small", ("experiment", "small", "--out", tmp_path / "s")),
+        ("cxrlines.recipes.pack.pack", ("bundle", tmp_path, "--out", tmp_path / "b")),
+        ("cxrlines.data.audit.audit", ("check", tmp_path)),
+    ):
+        monkeypatch.setattr(place, stops)
+        result = CliRunner().invoke(cli.app, [str(word) for word in words])
+        assert result.exit_code == 130 and "stopped" in result.stderr
+        assert ("goes on from there" in result.stderr) == (words[0] not in ("bundle", "check")), words
+
+
+def test_a_disk_that_is_full_when_all_is_read_does_not_cost_the_reading(data, tmp_path, monkeypatch):
+    out, full = tmp_path / "full/r.csv", tmp_path / "tmp"
+    full.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(full))
+    synced = os.fsync
+
+    def fsync(handle: int) -> None:
+        if "full/" in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        synced(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs /proc to tell one disk from another")
+    result = CliRunner().invoke(cli.app, ["predict", str(data / "test"), "--out", str(out), "--json"])
+    assert result.exit_code == 2 and str(out) in result.stderr
+    (kept,) = full.glob("*/r.csv")
+    assert str(kept.parent) in result.stderr and len(pd.read_csv(kept)) == 3
+    assert len(json.loads(kept.with_suffix(".json").read_text())) == 3 and not out.exists()
+
+
+@pytest.mark.parametrize(("encoding", "words"), [("ascii", []), ("latin-1", ["--json"])])
+def test_a_terminal_that_knows_few_letters_costs_nothing(data, tmp_path, encoding, words):
+    film = tmp_path / os.fsdecode(b"\xff\xc5\x82 \xe2\x80\x93.jpg")
+    film.write_bytes(next((data / "test").glob("*.jpg")).read_bytes())
+    done = subprocess.run(
+        [sys.executable, "-m", "cxrlines", "predict", film, tmp_path / "absent–ł", *words], capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding}, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
+    assert b"\\xff" in done.stdout and b"absent" in done.stderr

@@ -108,6 +108,9 @@ def check_outputs(
                 if kind == "made" and place.is_mount():
                     raise OutputError(f"{what}: is where a disk is mounted", f"name a folder in it: {path / 'new'}")
                 folder = place if kind == "folder" else place.parent
+                for parent in (folder, *folder.parents):
+                    if parent.exists() and not parent.is_dir():
+                        raise OutputError(f"{what}: {parent} is a file", "name another place")
                 try:
                     _try(folder)
                 except FileNotFoundError:  # a process beside this one tried as well, and removed its folder
@@ -234,8 +237,6 @@ def _try(folder: Path) -> None:
             if not each.exists():
                 each.mkdir(exist_ok=True)
                 new.append(each)
-            elif not each.is_dir():
-                raise OutputError(f"{each}: is a file, so that nothing can lie in it", "name another place")
         aside.write_bytes(bytes(4096))
     finally:
         with contextlib.suppress(OSError):

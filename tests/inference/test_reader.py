@@ -387,6 +387,17 @@ def test_a_fault_of_ours_costs_one_film_and_shows_where_it_is(reader: Reader, fi
     assert str(sent) == str(fault) and "in failing" in "".join(traceback.format_exception(sent))
 
 
+def test_a_lack_of_memory_costs_one_film_and_is_no_fault_of_ours(
+    reader: Reader, film: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(made: Film, *given: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(reader_module, "prepare", out_of_memory)
+    (one,) = reader.read_many([film])
+    assert type(one) is FilmError and one.way_out
+
+
 def test_exceptions_that_are_kept_do_not_keep_their_films(reader: Reader, film: np.ndarray, bug: str) -> None:
     odd = film[:-1].copy()
     wrong = np.zeros((300, 300))

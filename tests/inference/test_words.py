@@ -128,7 +128,7 @@ def test_the_text_has_every_device_every_label_line_and_note_once():
         "SWAN  0.10   Present 0.10",
         "ETT 4.0 cm above carina, confidence 0.90",
         "  by rule normal; classifier agrees",
-        "Carina: confidence 0.80",
+        "Carina found, confidence 0.80",
         "Distances in the patient: calibrated spacing.",
         turned,
         "its window is ignored",

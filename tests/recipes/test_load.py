@@ -203,3 +203,26 @@ def test_an_alias_shared_by_members_is_a_copy_for_each(write):
     members = load_recipe(write(text), ["members.one.stages.teacher.schedule.epochs=9"]).members
     assert members["one"].stages["teacher"].schedule.epochs == 9
     assert members["two"].stages["teacher"].schedule.epochs == 2
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"a: &a [*a]", b"2020-01-01: 1", b"[1, 2]", b"a: [", b"? [1, 2]\n: 3", b"", b"[" * 5000]
+)
+def test_a_file_that_is_no_recipe_is_the_users_error_with_a_way_out(tmp_path, content):
+    (tmp_path / "r.yaml").write_bytes(content)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(tmp_path / "r.yaml"))
+    assert "r.yaml" in caught.value.what and caught.value.way_out
+
+
+def test_what_is_wrong_and_the_way_out_are_fields(write):
+    for settings in (["size=9"], ["members.one.hed=gem"], ["nonsense"], ["members.tow.head=gem"], ["about=a: b: c"]):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(write(SMALL), settings)
+        assert caught.value.what and caught.value.way_out
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(SMALL), ["members.one.stages.teacher.schedule.epochs=-1"])
+    assert "members.one.stages.teacher.schedule.epochs" in caught.value.what
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("thre-stage")
+    assert "'three-stage'" in caught.value.way_out

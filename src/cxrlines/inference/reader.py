@@ -312,6 +312,8 @@ def _guarded(name: str, work: Callable[..., Out], *given: object) -> Out | FilmE
         return work(*given)
     except FilmError as error:
         return _light(error)
+    except MemoryError:
+        return FilmError(f"{name}: the memory of this computer does not suffice to read it", "close other programs")
     except Exception as error:
         return ReadingFault.of(name, error)
 

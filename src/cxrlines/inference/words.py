@@ -72,7 +72,7 @@ def spacing_words(findings: Findings) -> str | None:
 def carina_words(findings: Findings) -> str:
     """Whether the carina was found, and the confidence in it."""
     carina = findings.landmarks.get(Landmark.CARINA)
-    return "Carina not found." if carina is None else f"Carina: confidence {carina.confidence:.2f}"
+    return "Carina not found." if carina is None else f"Carina found, confidence {carina.confidence:.2f}"
 
 
 def note_words(findings: Findings) -> list[str]:

@@ -20,7 +20,7 @@ from cxrlines.recipes.stage_spec import nearest
 
 
 class RecipeError(Error):
-    """A recipe that cannot be used; the message says where, what and how to mend it."""
+    """A recipe that cannot be used: `what` names the fields by their paths, `way_out` says how to mend it."""
 
 
 def shipped() -> dict[str, str]:
@@ -42,18 +42,26 @@ def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
     if name_or_path in known:
         text, where = known[name_or_path], f"recipe {name_or_path}"
     elif Path(name_or_path).is_file():
-        text, where = Path(name_or_path).read_text(), name_or_path
+        where = name_or_path
+        try:
+            text = Path(name_or_path).read_text("utf-8")
+        except UnicodeDecodeError:
+            raise RecipeError(f"{where} is no text in UTF-8", "name a recipe in YAML") from None
     else:
         raise RecipeError(
-            f"no recipe {name_or_path!r}: neither a file nor one of {', '.join(known)}{nearest(name_or_path, known)}"
+            f"there is no recipe {name_or_path!r}",
+            f"name a YAML file, or one of {', '.join(known)}{nearest(name_or_path, known)}",
         )
     try:
         data = yaml.safe_load(text)
+        # a YAML alias shared by two members becomes a copy for each
+        data = json.loads(json.dumps(data, default=str))
     except yaml.YAMLError as error:
-        raise RecipeError(f"{where} is not valid YAML: {error}") from None
+        raise RecipeError(f"{where} is not valid YAML: {error}", "mend it there") from None
+    except (TypeError, ValueError, RecursionError):  # a key that is no text, or an alias that holds itself
+        raise RecipeError(f"{where} holds YAML that is no recipe", "fields are texts, and none holds itself") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{where} holds {type(data).__name__}, not the fields of a recipe")
-    data = json.loads(json.dumps(data, default=str))  # a YAML alias shared by two members becomes a copy for each
+        raise RecipeError(f"{where} holds {type(data).__name__}", "a recipe has fields; see docs/recipes.md")
     for setting in settings or []:
         if setting.startswith("defaults."):
             _set(data, setting)
@@ -67,7 +75,7 @@ def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise RecipeError(_explain(error, where)) from None
+        raise RecipeError(_explain(error, where), "docs/recipes.md explains each field") from None
 
 
 def _values(members: Any) -> list[dict[str, Any]]:
@@ -83,20 +91,24 @@ def _laid_over(under: Any, over: Any) -> Any:
 def _set(data: dict[str, Any], setting: str) -> None:
     path, equals, value = setting.partition("=")
     if not equals or not path:
-        raise RecipeError(f"--set {setting!r}: write it as path.to.field=value, e.g. --set size=640")
+        raise RecipeError(f"--set {setting!r} has no value", "write it as path.to.field=value, e.g. --set size=640")
     *way, last = path.split(".")
     at = data
     for depth, key in enumerate(way):
         # A group of fields that the file leaves to its defaults may be set into; a member or stage must exist.
         if key not in at and depth and way[depth - 1] in ("members", "stages", "external"):
-            raise RecipeError(f"--set {setting!r}: there is no {key!r}; there are: {', '.join(at)}{nearest(key, at)}")
+            raise RecipeError(
+                f"--set {setting!r}: there is no {key!r}", f"there are: {', '.join(at)}{nearest(key, at)}"
+            )
         at = at.setdefault(key, {})
         if not isinstance(at, dict):
-            raise RecipeError(f"--set {setting!r}: {'.'.join(way[: depth + 1])} is a value, it has no fields")
+            raise RecipeError(
+                f"--set {setting!r}: {'.'.join(way[: depth + 1])} is a value, it has no fields", "set the value itself"
+            )
     try:
         at[last] = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise RecipeError(f"--set {setting!r}: {value!r} is not YAML; put it in quotes") from None
+        raise RecipeError(f"--set {setting!r}: {value!r} is not YAML", "put it in quotes") from None
 
 
 def _explain(error: ValidationError, where: str) -> str:
