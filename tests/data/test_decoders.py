@@ -407,6 +407,28 @@ class TestContradictions:
         data = as_dicom(COLOUR, 8, syntax=f"{JPEG}90", frame=bytes(stream), Rows=6000, Columns=6000)
         assert f"{6000 * 6000 * 3 * 8 >> 20} MB" in refusal(data)
 
+    def test_without_loss_a_film_is_whole_or_refused(self):
+        """Of a stream that ends too early libjpeg makes up the rest, and says so to nobody."""
+        stream = by_gdcm(DEEP, 16, 70)
+        for share in (0.3, 0.9, 0.99):
+            data = as_dicom(DEEP, 16, syntax=f"{JPEG}70", frame=stream[: int(share * len(stream))] + b"\xff\xd9")
+            assert "damaged" in refusal(data)
+        assert alike(read_film(as_dicom(DEEP, 16, syntax=f"{JPEG}70", frame=stream)).pixels, DEEP) > ALIKE
+
+    @pytest.mark.parametrize("number", [50, 70])
+    def test_so_few_bytes_cannot_be_so_many_pixels(self, number):
+        stream = by_pillow(GRAY) if number == 50 else by_gdcm(GRAY, 8, 70)
+        at = max(stream.find(b"\xff\xc0"), stream.find(b"\xff\xc3"))
+        huge = stream[: at + 5] + struct.pack(">HH", 6000, 6000) + stream[at + 9 :]
+        assert "cut off" in refusal(as_dicom(GRAY, 8, syntax=f"{JPEG}{number}", frame=huge, Rows=6000, Columns=6000))
+
+    def test_a_black_film_needs_few(self):
+        black = np.zeros((2000, 2000), np.uint8)
+        data = as_dicom(black, 8, syntax=f"{JPEG}50", frame=by_pillow(black, optimize=True))
+        assert read_film(data).pixels.max() == 0
+        lossless = as_dicom(black, 8, syntax=f"{JPEG}70", frame=by_gdcm(black, 8, 70))
+        assert read_film(lossless).pixels.max() == 0
+
     def test_rle_planes_are_counted(self):
         dataset = pydicom.dcmread(OWN / "MR_small_RLE.dcm")
         frame = next(generate_frames(dataset.PixelData, number_of_frames=1))

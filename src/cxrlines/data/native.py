@@ -6,6 +6,7 @@ It imports nothing of cxrlines but the other end of the line, and no pydicom, to
 import contextlib
 import json
 import os
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -21,29 +22,33 @@ GDCM = {
     "jpeg-ls": "1.2.840.10008.1.2.4.81",
 }
 """Kinds of stream that GDCM decodes, and the transfer syntax under which it takes all of each kind."""
+CORRUPT = re.compile(rb"Corrupt JPEG data: (?!\d+ extraneous bytes)")
+"""What libjpeg in GDCM says, on standard error alone, of a film whose rest it makes up."""
 PACKAGES = {"gdcm": "python-gdcm", "openjpeg": "pylibjpeg-openjpeg"}
 
 
 def serve() -> None:
     """Answer requests: a header (JSON) and a stream, by a header and the values' bytes (little-endian, by pixel)."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy comes along with OpenJPEG; nothing is multiplied here
-    limited = False
+    _limit_memory()
+    words, said = os.pipe()
+    os.set_blocking(words, False)
+    os.set_blocking(said, False)  # what finds no room is lost
+    os.dup2(said, 2)
 
     def answer(receive: Callable[[], bytes], send: Callable[[bytes | memoryview], None]) -> None:
-        nonlocal limited
         asked, stream = json.loads(receive()), receive()
         values: bytes | memoryview = b""
+        header: dict[str, Any] = {}
         try:
-            decode = _by_gdcm if asked["kind"] in GDCM else _by_openjpeg
-            if not limited:
-                _limit_memory()
-                limited = True
-            values = decode(stream, **asked)
-            header: dict[str, Any] = {}
+            values = (_by_gdcm if asked["kind"] in GDCM else _by_openjpeg)(stream, **asked)
         except ImportError as error:
             header = {"missing": PACKAGES.get(str(error.name), str(error.name))}
         except Exception as error:  # whatever a decoder raises, the stream is why
             header = {"failed": type(error).__name__}
+        with contextlib.suppress(BlockingIOError):  # nothing was said
+            if CORRUPT.search(os.read(words, 2**16)):
+                header, values = {"failed": "it is not whole"}, b""
         send(json.dumps(header).encode())
         send(values)
 
