@@ -380,6 +380,13 @@ class TestHowItIsShown:
                 dataset.set_original_encoding(False, False)
             assert np.abs(gray(dataset).ravel().astype(int) - table).max() <= 1
 
+    def test_a_lut_that_begins_below_0_of_a_film_that_does_not(self):
+        values = np.clip(RAMP, 300, 1900).astype(np.int16)
+        item = lut((CURVE * 4095).astype(np.uint16), 12, -2048)
+        dataset = made(values, **TWELVE, VOILUTSequence=[item])
+        film = film_of(dataset)
+        assert np.abs(film.pixels.astype(int) - np.rint(CURVE[values + 2048] * 255)).max() <= 1 and not film.notes
+
     def test_a_lut_of_65536_entries(self):
         values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
         table = values.ravel()[::-1].copy()
@@ -426,6 +433,12 @@ class TestHowItIsShown:
         film = film_of(made(RAMP, **TWELVE, WindowCenter=[2048, 1500], WindowWidth=[0, 2200]))
         assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
         assert codes(film) == [Code.WINDOW_IGNORED]
+
+    def test_a_window_that_only_tells_the_film_from_its_background_shows_nothing(self):
+        values = smooth(2000, 1200)
+        values[:, :150] = 0
+        film = film_of(made(values, WindowCenter=600, WindowWidth=300))
+        assert codes(film) == [Code.WINDOW_IGNORED] and np.array_equal(film.pixels, gray(made(values)))
 
     def test_a_window_on_one_dead_pixel_shows_nothing(self):
         values = smooth(4096)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cxrlines.errors import Error
 from cxrlines.models.backbones import make_backbone
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.decoder import PRIOR, MapDecoder
@@ -81,8 +82,8 @@ def test_a_classifier_with_a_decoder_says_so_in_its_config_and_one_without_does_
 
 
 def test_a_plain_transformer_is_refused_with_the_way_out() -> None:
-    said = r"feature maps are at 1/16, 1/16.* of the film: a decoder of line maps needs three .* convolutional backbone"
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(Error, match=r"feature maps are at 1/16, 1/16.* of the film.*needs three") as refused:
         Classifier("vit_tiny_patch16_224", "gap", weights="none", decoder=True)
-    with pytest.raises(ValueError, match=r"1/8, 1/16 of the film"):
+    assert "convolutional backbone" in refused.value.way_out
+    with pytest.raises(Error, match=r"1/8, 1/16 of the film"):
         MapDecoder([8, 16], [8, 16])

@@ -209,7 +209,7 @@ def test_a_zip_of_other_things_or_one_that_would_grow_is_refused(tmp_path: Path)
 
 def test_tensors_that_claim_far_more_than_their_file_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1).expand(10**9, 10**3)}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"its tensors claim 4000000000000 bytes, the file has \d{3,4};"):
+    with pytest.raises(WeightsError, match=r"its tensors claim 4000000000000 bytes, the file has \d{3,4}\b"):
         read_public(tmp_path / "w.pth")
 
 

@@ -1,4 +1,3 @@
-import errno
 import importlib.util
 import os
 import pickle
@@ -75,13 +74,12 @@ def test_a_failed_save_leaves_the_older_file_whole_and_nothing_beside_it(
     path = tmp_path / "w.safetensors"
     save_weights(path, tensors, {"which": "first"})
 
-    def disk_full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def disk_full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", disk_full)
-    with pytest.raises(OutputError) as caught:
+    with pytest.raises(OutputError, match="No space left"):
         save_weights(path, tensors, {"which": "second"})
-    assert str(path) in caught.value.what and caught.value.way_out
     assert load_weights(path)[1] == {"which": "first"}
     assert [p.name for p in tmp_path.iterdir()] == ["w.safetensors"]
 
@@ -297,6 +295,6 @@ def test_what_the_disk_refuses_is_an_error_of_the_disk_and_leaves_the_old_file(t
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert str(path) in caught.value.what and os.strerror(errno.EFBIG) in caught.value.what
+    assert str(path) in caught.value.what and "File too large" in caught.value.what and caught.value.way_out
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert load_weights(path)[0]["a"].shape == (1,)

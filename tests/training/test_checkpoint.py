@@ -44,8 +44,8 @@ def test_the_state_of_another_specification_is_not_resumed(tmp_path):
 
 def test_a_failed_save_leaves_the_last_state(tmp_path, monkeypatch):
     save_state(tmp_path / "s", "id", State(Progress(batch=1), {}, {}, {}))
-    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OutputError):
+    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OutputError, match="No space left on device"):
         save_state(tmp_path / "s", "id", State(Progress(batch=2), {}, {}, {}))
     loaded = load_state(tmp_path / "s", "id")
     assert loaded is not None and loaded.progress.batch == 1

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import dataloader
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.prepare import Placement
@@ -81,8 +82,17 @@ def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, 
     assert len(resumed.progress.history) == 3
 
 
-def test_processes_that_make_the_films_change_no_weight():
-    assert same(fit_stage(module()), fit_stage(module(loader_workers=2)))
+def test_processes_that_make_the_films_change_no_weight_and_begin_once(monkeypatch):
+    begun, usual = [], dataloader._MultiProcessingDataLoaderIter.__init__
+
+    def begin(self, *arguments):
+        begun.append(self)
+        usual(self, *arguments)
+
+    alone = fit_stage(module())
+    monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "__init__", begin)
+    assert same(alone, fit_stage(module(loader_workers=2)))
+    assert len(begun) == 2, "for three epochs: those of the training films, and those of the watched ones"
 
 
 def test_a_finished_state_trains_no_further(tmp_path):

@@ -43,10 +43,8 @@ from cxrlines.data.streams import Buffer, Kind, Stream, StreamError
 
 SECONDS = 60.0
 """How long the decoders' process may take for a film."""
-BYTES_PER_VALUE = {Kind.JPEG: 3, Kind.LOSSLESS: 9, Kind.JPEG_LS: 9, Kind.JPEG_2000: 8}
-"""Bytes that a decoder takes for a value of a film, its result included (measured)."""
 MAX_MEMORY = 480 * 2**20
-"""What would take more is not begun."""
+"""Decoding that would take more is not begun; see `_cost`."""
 LEAPS, RARER = 0.002, 10
 """Values read with too few bits or the wrong sign leap where they cross a limit: this share of neighbours at least,
 and so many times as many as with the right ones."""
@@ -281,17 +279,29 @@ def _check(header: _Header, stream: Stream) -> None:
     if stream.components == 3 and header.photometric == "MONOCHROME1":
         found = "compressed pixels have 3 components, the header says MONOCHROME1: which is white is unknown"
         raise FilmError(f"{name}: {found}", "export it again")
-    values = stream.width * stream.height * stream.components
-    if values * BYTES_PER_VALUE[stream.kind] > MAX_MEMORY:
-        most = MAX_MEMORY // BYTES_PER_VALUE[stream.kind]
-        raise FilmError(f"{name}: has {values:,} values as {stream.kind}; at most {most:,} are read", "shrink it")
+    if _cost(stream) > MAX_MEMORY:
+        found = f"{stream.width} x {stream.height} px with {stream.components} components of {stream.bits} bits"
+        allowed = f"as {stream.kind} that takes {_cost(stream) >> 20} MB, at most {MAX_MEMORY >> 20} are given to it"
+        raise FilmError(f"{name}: compressed pixels are {found}; {allowed}", "save it uncompressed, or shrunk")
+
+
+def _by_itself(stream: Stream) -> bool:
+    """Whether Pillow decodes a stream, in this process: libjpeg-turbo raises, or reads on, whatever it is given."""
+    return stream.kind == Kind.JPEG and stream.bits == 8
+
+
+def _cost(stream: Stream) -> int:
+    """Bytes that decoding takes, the result included (measured): of OpenJPEG two words of 32 bits a value, of GDCM
+    several copies."""
+    each = 3 if _by_itself(stream) else 8 if stream.kind == Kind.JPEG_2000 else 5.5 if stream.bits <= 8 else 11
+    return int(stream.width * stream.height * stream.components * each)
 
 
 def _decoded(header: _Header, stream: Stream, frame: Buffer) -> np.ndarray:
     """(rows, columns), or (rows, columns, 3) red, green, blue, of unsigned integers as coded; of luma and differences
     the luma."""
     luma = stream.components == 3 and _colour(header, stream) == "YBR"
-    if stream.kind == Kind.JPEG and stream.bits == 8:
+    if _by_itself(stream):
         return _by_pillow(header, stream, frame, luma)
     type_ = np.dtype(np.uint8 if stream.bits <= 8 else np.dtype("<u2"))
     shape = (stream.height, stream.width, stream.components)

@@ -14,7 +14,7 @@ from cxrlines.data.notes import Code, Note
 PERCENTILES = (0.5, 99.5)
 """Gray values that become black and white where a film of more than 8 bits does not say what to show."""
 ONE_GRAY = 0.995
-"""Share of a film in one gray from which on a window or table shows nothing of it."""
+"""Share of a film in one gray, but for its commonest value, from which on a window or table shows nothing of it."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 """VOI LUT Functions of PS3.3 C.11.2.1.2 and C.11.2.1.3."""
 GRID, EMPTY, LEAST_KEPT, LEAST_LEVELS = 1000, 5, 0.25, 64
@@ -64,10 +64,21 @@ def spread(pixels: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
         counts = count(pixels)
         values = np.flatnonzero(counts)
         low, high, notes = contrast(values, counts[values])
-        return to_uint8((np.arange(len(counts)) - low) / ((high - low) or 1))[pixels], notes
-    values, counts = np.unique(pixels, return_counts=True)
-    low, high, notes = contrast(values, counts)
-    return to_uint8((pixels - np.float64(low)) / ((high - low) or 1)), notes
+        gray = to_uint8((np.arange(len(counts)) - low) / ((high - low) or 1))[pixels]
+    else:
+        values, counts = np.unique(pixels, return_counts=True)
+        low, high, notes = contrast(values, counts)
+        gray = to_uint8((pixels - np.float64(low)) / ((high - low) or 1))
+    return border_black(gray) if notes else gray, notes
+
+
+def border_black(gray: np.ndarray) -> np.ndarray:
+    """A film (h, w) uint8 whose whole rows and columns of white along its edges are black, as padding is; in place."""
+    for side in (gray, gray[::-1], gray.T, gray.T[::-1]):  # rows first: columns are then white but for black ends
+        inner = (side == 255) | (side == 0)
+        white = inner.all(axis=1) & (side == 255).any(axis=1)
+        side[: int(np.argmin(white)) if not white.all() else 0] = 0
+    return gray
 
 
 def contrast(values: np.ndarray, counts: np.ndarray) -> tuple[float, float, tuple[Note, ...]]:
@@ -150,7 +161,10 @@ def displayed(
     shown = _shown(elements, stored[film], counts[codes][film], (low, low + 2**bits - 1), notes)
     table = np.zeros(len(counts), np.uint8)  # padding is black, whatever black is
     table[codes[film]] = 255 - shown if _turned_round(elements, notes) else shown
-    return table[words], tuple(notes)
+    gray = table[words]
+    if any(note.code is Code.BORDER_LEFT_OUT for note in notes):
+        gray = border_black(gray)
+    return gray, tuple(notes)
 
 
 def stored_of(codes: np.ndarray, bits: int, high_bit: int, signed: bool) -> np.ndarray:
@@ -212,11 +226,12 @@ def _shown(
     elements: Elements, stored: np.ndarray, counts: np.ndarray, span: tuple[int, int], notes: list[Note]
 ) -> np.ndarray:
     """Gray (n,) uint8 of the stored values (n,) that occur, by the first table or window that shows something."""
-    values, whole = _rescaled(elements, stored, span, notes)
-    flat = counts.max() >= ONE_GRAY * counts.sum()
+    values, whole = _rescaled(elements, stored, notes)
+    inner = np.where(np.arange(len(counts)) == counts.argmax(), 0, counts)  # without what may be all its background
+    flat = inner.max() >= ONE_GRAY * inner.sum()
     for way in _ways(elements, values, notes) if whole else ():
         gray = to_uint8(way.share)
-        if flat or np.bincount(gray, counts).max() < ONE_GRAY * counts.sum():
+        if flat or np.bincount(gray, inner).max() < ONE_GRAY * inner.sum():
             notes += way.notes
             return gray
         notes.append(Note(way.ignored, f"{way.name} shows nothing of the film's values and is not used"))
@@ -228,15 +243,13 @@ def _shown(
     return to_uint8((values - low) / ((high - low) or 1))
 
 
-def _rescaled(
-    elements: Elements, stored: np.ndarray, span: tuple[int, int], notes: list[Note]
-) -> tuple[np.ndarray, bool]:
+def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tuple[np.ndarray, bool]:
     """Stored values through the Modality LUT or rescale, and whether there was all that is needed.
 
     `stored` itself where there is none, or one that does nothing; a slope of 0 stands for none.
     """
     for item in elements.items("ModalityLUTSequence"):
-        if lut := _lut(item, span[0]):
+        if lut := _lut(item, stored):
             return lut.of(stored), True
         text = "the Modality LUT is missing or short, and not used; nor are windows, which rest on it"
         notes.append(Note(Code.LUT_IGNORED, text))
@@ -263,10 +276,11 @@ class _Way(NamedTuple):
 def _ways(elements: Elements, values: np.ndarray, notes: list[Note]) -> Iterator[_Way]:
     """Each VOI LUT, then each window, that can be computed; `notes` get those that cannot."""
     for item in elements.items("VOILUTSequence"):
-        if (lut := _lut(item, float(values.min()))) is None:
+        if (lut := _lut(item, values)) is None:
             notes.append(Note(Code.LUT_IGNORED, "a VOI LUT is missing or short, and not used"))
             continue
-        white, text = lut.white, f"the VOI LUT says {lut.bits} bits and reaches {lut.table.max()}, which is white"
+        white = lut.white
+        text = f"the VOI LUT says {lut.bits} bits and reaches {lut.table.max()}; {white} is shown white"
         rescaled = () if white == 2**lut.bits - 1 else (Note(Code.LUT_RESCALED, text),)
         yield _Way("a VOI LUT", lut.of(values) / white, rescaled, Code.LUT_IGNORED)
     functions = elements.text("VOILUTFunction").upper().split("\\")
@@ -319,13 +333,13 @@ class _Lut(NamedTuple):
         return max(2 ** (top - 1).bit_length() - 1, top, 1) if top.bit_length() != self.bits else 2**self.bits - 1
 
 
-def _lut(item: Elements, lowest: float) -> _Lut | None:
-    """The table of an item of a LUT sequence, for values from `lowest`; None where its data are missing or short."""
+def _lut(item: Elements, values: np.ndarray) -> _Lut | None:
+    """The table of an item of a LUT sequence, for these values; None where its data are missing or short."""
     descriptor, data = item.words("LUTDescriptor"), item.bytes_of("LUTData")
     if len(descriptor) < 3:
         return None
     entries, first, bits = int(descriptor[0]) or 2**16, int(descriptor[1]), int(descriptor[2])
-    if first >= 2**15 and lowest < 0:  # whether it is signed its VR says wrongly, or not at all
+    if first >= 2**15 and (values.min() < 0 or values.max() < first):  # its VR says wrongly, or not, if it is signed
         first -= 2**16
     if len(data) >= 2 * entries:
         table = item.words("LUTData")[:entries]

@@ -264,6 +264,6 @@ def _decoded(name: str, decode: Callable[..., Result], *arguments: Any) -> Resul
         return decode(*arguments)
     except Exception as error:
         raise FilmError(
-            f"{name}: is damaged, or of a kind that its decoder does not know ({type(error).__name__})",
+            f"{name}: is damaged or of a kind its decoder does not know ({type(error).__name__})",
             "copy or export it again",
         ) from None

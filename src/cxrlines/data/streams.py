@@ -13,7 +13,7 @@ Buffer = bytes | memoryview
 MAX_PARTS = 2**16
 """Most fragments, segments or tile-parts that are looked at. Tile-parts are the most there are; their number has 16
 bits."""
-MAX_SCANS = 100
+MAX_SCANS = 50
 """Most scans of a JPEG: each is a pass over the whole picture, however few bytes it has. Encoders make some 15."""
 MAX_TILES = 8192
 """Most tiles of a JPEG 2000 picture: OpenJPEG takes some kB for each. 8192 of 64 x 64 px are 33 megapixels."""
@@ -115,7 +115,7 @@ def _jpeg(data: Buffer) -> Stream:
     """ISO 10918-1, Annex B; ISO 14495-1, Annex C."""
     place, scans = 2, 0
     frame: tuple[Kind, int, int, int, int] | None = None
-    ids, jfif, adobe = b"", False, None
+    ids, jfif, adobe, least = b"", False, None, 0
     for _ in range(MAX_PARTS):
         at = _MARKER.match(data, place)
         if at is None:
@@ -124,6 +124,8 @@ def _jpeg(data: Buffer) -> Stream:
         if marker == 0xD9:
             if frame is None or not scans:
                 raise StreamError("hold no picture")
+            if place < least:
+                raise StreamError("are cut off: so few bytes cannot be so many pixels")
             return Stream(*frame, None, _jpeg_colour(ids, jfif, adobe), 0, place)
         if marker == 1 or 0xD0 <= marker <= 0xD7:  # no length, no content
             continue
@@ -137,6 +139,7 @@ def _jpeg(data: Buffer) -> Stream:
                 raise StreamError("hold two pictures in one")
             bits, height, width, components = struct.unpack_from(">BHHB", body)
             frame = _FRAMES[marker], width, height, components, bits
+            least = _least(marker, width, height, components)
             if len(body) < 6 + 3 * components:
                 raise StreamError("have a damaged header")
             ids = body[6 : 6 + 3 * components : 3]
@@ -164,6 +167,13 @@ def _check_jpeg(marker: int, components: int, bits: int, sampling: bytes) -> Non
         raise StreamError(f"have {bits} bits, which JPEG of their process (SOF{marker - 0xC0}) cannot have")
     if components == 3 and marker in (0xC3, 0xF7) and len(set(sampling)) > 1:
         raise StreamError("have colours of different sizes without loss, which is not read")
+
+
+def _least(marker: int, width: int, height: int, components: int) -> int:
+    """Bytes that a JPEG has at least, as far as there is a least: without loss a bit a value; else, where a run of
+    empty blocks is not one code (progressive), two bits a block."""
+    bits = {0xC0: width * height // 32, 0xC1: width * height // 32, 0xC3: width * height * components}
+    return bits.get(marker, 0) // 8
 
 
 def _jpeg_colour(ids: bytes, jfif: bool, adobe: int | None) -> str | None:
@@ -256,12 +266,3 @@ def _tile_parts(data: Buffer, place: int, limit: int, tiles: int) -> int:
             raise StreamError(CUT_OFF)
         place += length
     raise StreamError(TOO_MANY)
-
-
-def encoded_size(data: Buffer) -> tuple[int, int] | None:
-    """(width, height) a stream says it has; None if it is none that is whole."""
-    try:
-        stream = parse(data)
-    except StreamError:
-        return None
-    return stream.width, stream.height

@@ -16,6 +16,10 @@ CHANNELS = (1, 3, 1 + len(MAPS))
 """Of what a model sees: a gray film, one with lines drawn in in colour, one with its maps."""
 
 
+class BackboneError(Error):
+    """A backbone that timm does not have, or that cannot do what is asked of it."""
+
+
 class Backbone(nn.Module):
     """A timm model without its classifier.
 
@@ -63,15 +67,14 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
     where the model has it.
 
     Raises:
-        Error: a name timm does not know (the nearest are named), another number of channels, a `drop_path`
-            the model has no use for.
+        BackboneError: a name timm does not know (the nearest are named), or a `drop_path` the model has no use for.
+        ValueError: another number of channels, or another start.
         WeightsError: ImageNet weights that cannot be had, or do not fit.
     """
     check_backbone(name)
     if in_channels not in CHANNELS:
         raise ValueError(
-            f"in_channels: {in_channels!r} is not possible; 1 (gray film), 3 (film with overlays) "
-            f"or {1 + len(MAPS)} (film with maps)"
+            f"in_channels: {in_channels!r}; it is 1 (gray film), 3 (film with overlays) or {1 + len(MAPS)} (with maps)"
         )
     if weights not in get_args(Start):
         raise ValueError(f"weights: {weights!r} is unknown; it is one of: {', '.join(get_args(Start))}")
@@ -88,9 +91,14 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
     try:
         net: Any = timm.create_model(name, **options)
     except TypeError as error:
-        raise Error(f"backbone {name!r} cannot be made with {_said(options)}: {error}") from error
+        raise BackboneError(
+            f"backbone {name!r} cannot be made with {_said(options)}: {error}", "take another backbone"
+        ) from error
     except RuntimeError as error:
-        raise WeightsError(f"the weights of {source} are not those of timm's {name!r}: {error}") from error
+        raise WeightsError(
+            f"the weights of {source} are not those of timm's {name!r}: {error}",
+            "remove them from the cache and fetch them anew, or start from scratch",
+        ) from error
     net.pretrained_cfg.pop("state_dict", None)  # else the weights are held twice
     net.reset_classifier(0)
     if weights == "imagenet" and in_channels > 3:
@@ -114,19 +122,19 @@ def _see_maps_beside_a_film(stem: Tensor) -> None:
 
 
 def check_backbone(name: str) -> None:
-    """`Error` with the nearest names unless timm has a model `name`."""
+    """`BackboneError` with the nearest names unless timm has a model `name`."""
     architecture, _, tag = name.partition(".")
     if timm.is_model(architecture):
         known = timm.list_pretrained(f"{architecture}.*")
         if not tag or name in known:
             return
-        raise Error(
+        raise BackboneError(
             f"backbone: timm has {architecture!r}, but not with weights {tag!r}",
-            f"it has: {', '.join(known) or 'none'}",
+            f"take one that it has: {', '.join(known) or 'none'}",
         )
     near = difflib.get_close_matches(name, timm.list_models(), n=3)
     hint = f"the nearest names are: {', '.join(near)}" if near else "see timm.list_models() for those it knows"
-    raise Error(f"backbone: {name!r} is not a timm model", hint)
+    raise BackboneError(f"backbone: {name!r} is not a timm model", hint)
 
 
 def pixel_statistics(name: str, in_channels: int) -> tuple[list[float], list[float]]:

@@ -31,7 +31,7 @@ class Classifier(nn.Module):
         exclusive: whether the states of an ETT exclude each other: a softmax over them and "none", else a sigmoid each.
 
     Raises:
-        ValueError: an unknown backbone or head, a value out of range, or a decoder on a backbone that can have none.
+        Error: an unknown backbone or head, a value out of range, or a decoder on a backbone that can have none.
         WeightsError: ImageNet weights that cannot be had.
     """
 

@@ -32,9 +32,9 @@ class MapDecoder(nn.Module):
         super().__init__()
         if len(channels) < 3 or list(reductions) != sorted(set(reductions)):
             raise Error(
-                f"this backbone's feature maps are at 1/{', 1/'.join(map(str, reductions))} of the film: a "
-                "decoder of line maps needs three or more, each smaller than the one before",
-                "take a convolutional backbone",
+                f"backbone: its feature maps are at 1/{', 1/'.join(map(str, reductions))} of the film; a decoder of "
+                "maps needs three or more, each smaller than the one before",
+                "take a convolutional backbone, or leave out targets.maps",
             )
         blocks = len(channels) - 1
         widths = WIDTHS[-blocks:] if blocks <= len(WIDTHS) else (WIDTHS[0],) * (blocks - len(WIDTHS)) + WIDTHS

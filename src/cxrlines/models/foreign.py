@@ -31,7 +31,7 @@ def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
     if path.is_dir():
         raise WeightsError(f"{path} is a folder", "name the weights file inside it")
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file", "check its path")
+        raise WeightsError(f"{path}: there is no such weights file", "check the path")
     with path.open("rb") as file:
         head = file.read(64)
     if not head:
@@ -53,25 +53,27 @@ def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
     else:
         raise WeightsError(
             f"{path} is not a weights file: it begins with {head[:24]!r}",
-            "name a safetensors or PyTorch file (.pt, .pth, .bin, .ckpt)",
+            "give a safetensors or PyTorch file (.pt, .pth, .bin, .ckpt)",
         )
     if isinstance(found, Mapping) and "pytorch-lightning_version" in found:
         form = "Lightning"
     tensors = {name: tensor for name, tensor in _flat(found) if name}
     if not tensors:
         raise WeightsError(
-            f"{path} holds no named tensors, but a {type(found).__name__}", "weights are a dictionary of them"
+            f"{path} holds no named tensors, but a {type(found).__name__}", "save a dictionary of them (a state dict)"
         )
     for name, tensor in tensors.items():
         plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
         if not plain or tensor.device.type != "cpu":
             raise WeightsError(
-                f"{path}: {name} is not a plain tensor ({tensor.layout}, {tensor.dtype}, {tensor.device})"
+                f"{path}: {name} is not a plain tensor ({tensor.layout}, {tensor.dtype}, {tensor.device})",
+                "save plain tensors of the processor",
             )
     claimed, size = sum(t.numel() * t.element_size() for t in tensors.values()), path.stat().st_size
     if claimed > _SWOLLEN * size:
         raise WeightsError(
-            f"{path}: its tensors claim {claimed} bytes, the file has {size}; it is damaged or an attack"
+            f"{path}: its tensors claim {claimed} bytes, the file has {size}: it is damaged or an attack",
+            "take a file from a source you trust",
         )
     if form != "safetensors":  # those are copies already; these may be pages of the file
         tensors = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
@@ -165,4 +167,4 @@ def _conversion(path: Path) -> str:
         "s.save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, sys.argv[2])"
     )
     command = shlex.join(["python", "-c", code, path.name, f"{path.stem}.safetensors"])
-    return f"Have it converted where it was made, or where its code can do no harm: {command}"
+    return f"have it converted where it was made, or where its code can do no harm: {command}"

@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from cxrlines.errors import Error
 from cxrlines.task import LABELS, LABELS_OF, Device
 
 
@@ -79,12 +80,12 @@ def make_head(name: str, channels: int, dropout: float | None = None) -> nn.Modu
     """The head `name` for a feature map of `channels`; `dropout` None means 0.5 for `attention`, else none.
 
     Raises:
-        ValueError: an unknown name, or a dropout outside [0, 1).
+        Error: an unknown name, or a dropout outside [0, 1).
     """
     if name not in HEADS:
-        raise ValueError(f"head: {name!r} is unknown; it is one of: {', '.join(HEADS)}")
+        raise Error(f"head: {name!r} is unknown", f"take one of: {', '.join(HEADS)}")
     if dropout is not None and not 0 <= dropout < 1:
-        raise ValueError(f"dropout: {dropout!r} is not possible; a share from 0 to below 1")
+        raise Error(f"dropout: {dropout!r} is not possible", "give a share from 0 to below 1")
     if name == "attention":
         return DeviceHeads(channels, 0.5 if dropout is None else dropout)
     pool = {"gap": AveragePool, "gem": GeneralisedMeanPool, "concat": AverageMaxPool}[name]()

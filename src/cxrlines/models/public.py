@@ -41,7 +41,7 @@ _COUNTER = "num_batches_tracked"  # of BatchNorm; only momentum=None uses it
 
 @dataclass(frozen=True)
 class Adoption:
-    """What became of a file's tensors and of a model's.
+    """What became of a file's tensors and of a model's; whom the file has seen, its lineage tells (`recipes.folder`).
 
     Attributes:
         source: the file's name (no folders) and the start of its SHA-256.
@@ -100,7 +100,7 @@ def adopt(model: Classifier, path: Path) -> Adoption:
     net = model.backbone.net
     fit = _fit(net, tensors)
     if not fit.complete:
-        raise WeightsError(_misfit_text(path, model.config()["backbone"], fit, tensors))
+        raise _misfit(path, model.config()["backbone"], fit, tensors)
     pairs = {_BACKBONE + mine: theirs for mine, theirs in fit.names.items()}
     state = model.state_dict()
     own = fit.prefix.removesuffix(_BACKBONE) if fit.prefix.endswith(_BACKBONE) else None
@@ -264,7 +264,7 @@ def _why(name: str, fit: _Fit, net: Any, own: str | None) -> str:
     return "the model has no such tensor"
 
 
-def _misfit_text(path: Path, backbone: str, fit: _Fit, tensors: Mapping[str, Tensor]) -> str:
+def _misfit(path: Path, backbone: str, fit: _Fit, tensors: Mapping[str, Tensor]) -> WeightsError:
     parts = [
         f"{fit.matched} of the {fit.wanted} tensors of {backbone!r} are in it with the right shape"
         + (f" (under {fit.prefix!r})" if fit.prefix and fit.matched else "")
@@ -277,17 +277,20 @@ def _misfit_text(path: Path, backbone: str, fit: _Fit, tensors: Mapping[str, Ten
     said = "; ".join(parts)
     if fit.matched >= _ENOUGH * fit.wanted and not fit.foreign:
         positions = any("pos_embed" in line for line in fit.misfit)
-        return f"{path}: not all of the backbone. {said}. No part of a backbone is left random; " + (
+        return WeightsError(
+            f"{path}: not all of the backbone. {said}. No part of a backbone is left random",
             "position embeddings belong to one image size: take weights of this backbone's"
             if positions
-            else "take the file as it was published"
+            else "take the file as it was published",
         )
     found, tried = _recognised(tensors, backbone)
     if found:
-        way = f"It fits timm's {found!r}: give that as `backbone`"
+        fits, way = f"It fits timm's {found!r}", "give that as `backbone`"
     else:
-        way = f"It fits none of the {tried} common backbones compared: give the `backbone` it was trained as"
-    return f"{path}: a checkpoint for another backbone. {said}. {way}, or take a file of {backbone!r}"
+        fits, way = f"It fits none of the {tried} common backbones compared", "give the `backbone` it was trained as"
+    return WeightsError(
+        f"{path}: a checkpoint for another backbone. {said}. {fits}", f"{way}, or take a file of {backbone!r}"
+    )
 
 
 def _recognised(tensors: Mapping[str, Tensor], besides: str) -> tuple[str | None, int]:

@@ -48,8 +48,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, s
             # One entry: safetensors orders several by chance, and the same weights should be the same bytes.
             save_file(own, aside, metadata={_META: json.dumps(dict(meta), sort_keys=True)})
         except SafetensorError as error:
-            if found := re.search(r"\(os error (\d+)\)", str(error)):  # the disk's answer, as from any other file
-                raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+            if found := re.search(r"\(os error (\d+)\)", str(error)):  # of a full disk, for one
+                raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
             raise
 
 
@@ -60,7 +60,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         WeightsError: the file is missing, cut short, or not safetensors.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: there is no such weights file", "check its path")
+        raise WeightsError(f"{path}: there is no such weights file", "check the path")
     try:
         with safe_open(path, framework="pt") as file:
             # Clones, because the file's own pages vanish with it when it is replaced.
@@ -70,10 +70,20 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, ValueError) as error:
         pickled = ". Pickled weights (.pt, .pth, .bin) are not read, since opening one can run code"
         raise WeightsError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. "
-            "It was cut short, or is of another kind",
-            "copy it again or make it anew" + (pickled if path.suffix != ".safetensors" else ""),
+            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. It was cut short, or is "
+            "of another kind" + (pickled if path.suffix != ".safetensors" else ""),
+            "copy it again or make it anew",
         ) from error
+
+
+def weights_header(path: Path) -> dict[str, str]:
+    """The text of a safetensors file, without its tensors; empty for a file of another kind, and for none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = dict(file.metadata() or {})
+        return json.loads(meta[_META]) if _META in meta else meta
+    except (SafetensorError, OSError, ValueError):
+        return {}
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -105,7 +115,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     if any(problems.values()):
         said = "; ".join(f"{len(names)} {what}: {few(names)}" for what, names in problems.items() if names)
         raise WeightsError(
-            f"the weights do not fit the model. {said}",
+            f"the weights do not fit the model: {said}",
             "use the backbone, head and input channels they were trained with, or start from other weights",
         )
     model.load_state_dict(found)
@@ -133,7 +143,7 @@ def imagenet_tensors(backbone: str) -> tuple[dict[str, Tensor], str]:
         f"take a backbone that a package serves ({', '.join(PACKAGES)})",
         'start without ImageNet (a stage\'s `start: scratch`, weights="none")',
     ]
-    raise WeightsError(f"no ImageNet weights for {backbone!r}. Tried: {', '.join(tried)}", "; or ".join(ways))
+    raise WeightsError(f"no ImageNet weights for {backbone!r}; tried: {'; '.join(tried)}", "; or ".join(ways))
 
 
 def _from_hub(backbone: str) -> tuple[dict[str, Tensor], str]:

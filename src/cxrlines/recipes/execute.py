@@ -162,7 +162,7 @@ def _not_done(run: Run, failed: dict[Key, str], total: int) -> RunError:
     lines = "\n".join(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items())
     return RunError(
         f"{len(failed)} of {total} steps are not done:\n{lines}",
-        f"mend the cause and run the same command; finished steps are kept, tracebacks are in {run.root / '.work'}",
+        f"finished steps are kept; mend the cause and run the same command (tracebacks are in {run.root / '.work'})",
     )
 
 

@@ -61,14 +61,14 @@ def check_trackers(settings: TrackingSettings) -> None:
         if name not in TRACKERS:
             near = difflib.get_close_matches(name, TRACKERS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise TrackingError(f"tracking.use: {name!r} is no tracker; allowed: {', '.join(TRACKERS)}{hint}")
+            raise TrackingError(f"tracking.use: {name!r} is no tracker", f"allowed: {', '.join(TRACKERS)}{hint}")
         if name != "csv" and not _installed(name):
             raise TrackingError(
-                f'tracking.use: {name} needs a package that is not installed: pip install "cxrlines[{name}]", or take '
-                f"{name} out of tracking.use; nothing was started, and what is finished is kept"
+                f"tracking.use: {name} needs a package that is not installed; nothing was started",
+                f'pip install "cxrlines[{name}]", or take {name} out of tracking.use',
             )
     if not settings.patience_s > 0:
-        raise TrackingError(f"tracking.patience_s is {settings.patience_s}; it must be more than 0 seconds")
+        raise TrackingError(f"tracking.patience_s is {settings.patience_s}", "give more than 0 seconds")
     if "mlflow" in settings.use and settings.mlflow is not None:
         _check_address("tracking.mlflow", settings.mlflow, "leave it out for a sqlite file in the run's folder")
     if "neptune" in settings.use and settings.neptune is not None:
@@ -92,12 +92,12 @@ def _check_address(field: str, address: str, otherwise: str) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise TrackingError(f"{field} is {address!r}; allowed: a server as http(s)://HOST:PORT, or {otherwise}")
+        raise TrackingError(f"{field} is {address!r}", f"give a server as http(s)://HOST:PORT, or {otherwise}")
     if parts.username or parts.password:
         raise TrackingError(
-            f"{field}: the address of {parts.hostname} holds a name or password, which would be written into the run; "
+            f"{field}: the address of {parts.hostname} holds a name or password, which would be written into the run",
             "give them in the environment (MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, NEPTUNE_API_TOKEN, "
-            "WANDB_API_KEY)"
+            "WANDB_API_KEY)",
         )
 
 
@@ -107,25 +107,26 @@ def _check_neptune(address: str, project: str) -> None:
     token = os.environ.get("NEPTUNE_API_TOKEN", "").strip()
     if not token:
         raise TrackingError(
-            f"tracking.neptune is {address}, but NEPTUNE_API_TOKEN is not set: set it to a token of that server, or "
-            "leave tracking.neptune out for offline runs"
+            f"tracking.neptune is {address}, but NEPTUNE_API_TOKEN is not set",
+            "set it to a token of that server, or leave tracking.neptune out for offline runs",
         )
     try:
         issued = str(json.loads(base64.b64decode(token))["api_address"])
     except (ValueError, KeyError, TypeError):
         raise TrackingError(
-            "NEPTUNE_API_TOKEN is not a Neptune token: copy it anew from your server, or leave tracking.neptune out "
-            "for offline runs"
+            "NEPTUNE_API_TOKEN is not a Neptune token",
+            "copy it anew from your server, or leave tracking.neptune out for offline runs",
         ) from None
     _refuse_hosted("NEPTUNE_API_TOKEN", issued)
     if urlsplit(issued).netloc.lower() != urlsplit(address).netloc.lower():  # the client goes where the token says
         raise TrackingError(
-            f"tracking.neptune is {address}, but NEPTUNE_API_TOKEN is of {urlsplit(issued).netloc}: they must be the "
-            "same server"
+            f"tracking.neptune is {address}, but NEPTUNE_API_TOKEN is of {urlsplit(issued).netloc}",
+            "give the address and the token of one server",
         )
     if "/" not in project and not os.environ.get("NEPTUNE_PROJECT"):
         raise TrackingError(
-            f"tracking.project is {project!r}; a Neptune server needs WORKSPACE/PROJECT, there or in NEPTUNE_PROJECT"
+            f"tracking.project is {project!r}, which a Neptune server does not know",
+            "give WORKSPACE/PROJECT, there or in NEPTUNE_PROJECT",
         )
 
 
@@ -133,9 +134,10 @@ def _refuse_hosted(field: str, address: str) -> None:
     host = (urlsplit(address).hostname or "").lower()
     if host == "neptune.ai" or host.endswith(".neptune.ai"):
         raise TrackingError(
-            f"{field} is of {host}: Neptune's hosted service ended in March 2026. Leave tracking.neptune out for "
-            "offline runs, give the address and token of a server of your own, or use another tracker: "
-            f"{', '.join(name for name in TRACKERS if name != 'neptune')}"
+            f"{field} is of {host}: Neptune's hosted service ended in March 2026",
+            "leave tracking.neptune out for offline runs, give the address and token of a server of your own, or use "
+            "another tracker: "
+            f"{', '.join(name for name in TRACKERS if name != 'neptune')}",
         )
 
 
@@ -146,6 +148,6 @@ def _check_wandb(mode: str) -> None:
     netrc = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
     if not any(keys) and not any(path and Path(path).expanduser().is_file() for path in netrc):
         raise TrackingError(
-            f"tracking.wandb is {mode}, but there is no key: set WANDB_API_KEY, run `wandb login`, or use "
-            "`wandb: offline`"
+            f"tracking.wandb is {mode}, but there is no key",
+            "set WANDB_API_KEY, run `wandb login`, or use `wandb: offline`",
         )
