@@ -24,11 +24,13 @@ def network(seed: int, **options: Any) -> Classifier:
     return model.eval()
 
 
-def forward_of(*models: tuple[object, int], folds: Sequence[int] | None = None, **manifest: Any) -> Forward:
+def forward_of(
+    *models: tuple[object, int], folds: Sequence[int] | None = None, fast: bool = True, **manifest: Any
+) -> Forward:
     entries = [SimpleNamespace(fold=fold) for fold in folds or range(len(models))]
     given = SimpleNamespace(**{"models": entries, "fold_calibration": None, **manifest})
     bundle: Any = SimpleNamespace(models=[m for m, _ in models], sizes=[size for _, size in models], manifest=given)
-    return Forward(bundle)
+    return Forward(bundle, fast=fast)
 
 
 def films(count: int, sizes: tuple[int, ...] = (64,), views: int = 1) -> list[dict[int, np.ndarray]]:
@@ -74,12 +76,11 @@ def test_a_reader_made_where_gradients_are_off_reads_the_same() -> None:
 
 
 def test_models_as_they_come_give_the_same_as_the_fast_ones() -> None:
-    bundle: Any = SimpleNamespace(models=[network(0, decoder=True)], sizes=[64])
-    shown = films(2)
-    (rows, maps), (plain, plain_maps) = (Forward(bundle, fast=fast)(shown, maps=True) for fast in (True, False))
+    model, shown = network(0, decoder=True), films(2)
+    (rows, maps), (plain, plain_maps) = (forward_of((model, 64), fast=fast)(shown, maps=True) for fast in (True, False))
     np.testing.assert_allclose(rows, plain, atol=1e-5)
     np.testing.assert_allclose(maps, plain_maps, atol=1e-4)
-    np.testing.assert_allclose(plain[0], labels_of(bundle.models[0], shown[0][64][0]), atol=1e-7)
+    np.testing.assert_allclose(plain[0], labels_of(model, shown[0][64][0]), atol=1e-7)
 
 
 def test_labels_are_the_mean_over_models_of_the_mean_over_views() -> None:
