@@ -115,7 +115,7 @@ def test_unreadable_films_are_named_and_stop_nothing(folder: Path, bundle: Bundl
     assert list(got.rows[STUDY_COLUMN]) == ["a", "b", "c", "d", "e"]
     assert [Path(file).name for file, _ in got.errors] == ["a0_cut.jpg", "a1_random.png", "z_empty.dcm"]
     said = [message for _, message in got.errors]
-    assert "damaged" in said[0] and "is not a film; JPEG, PNG, TIFF and DICOM are read" in said[1]
+    assert "cut off" in said[0] and "is not a film; JPEG, PNG, TIFF and DICOM are read" in said[1]
     assert "is empty (0 bytes)" in said[2] and not any(str(folder) in message for message in said)
 
 

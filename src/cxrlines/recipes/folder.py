@@ -12,6 +12,7 @@ from cxrlines.data.prepare import LeaveOut
 from cxrlines.data.store import Store, open_store
 from cxrlines.data.tables import Dataset, read_dataset
 from cxrlines.recipes.external import ExternalSet, open_set
+from cxrlines.recipes.load import recipe_of
 from cxrlines.recipes.plan import Key, Material, Step, name_of
 from cxrlines.recipes.spec import Recipe
 from cxrlines.task import STUDY_COLUMN
@@ -37,7 +38,7 @@ class Run:
     @classmethod
     def open(cls, root: Path, data: Path) -> "Run":
         """The run prepared in `root` on `data`."""
-        recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
+        recipe = recipe_of(root)
         train, store = read_dataset(data, "train"), open_store(root / "store/train")
         table = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}, keep_default_na=False)  # a study may be NA
         folds = table.set_index(STUDY_COLUMN)["fold"]
