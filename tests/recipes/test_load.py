@@ -2,7 +2,7 @@
 
 import pytest
 
-from cxrlines.recipes.load import RecipeError, load_recipe, shipped
+from cxrlines.recipes.load import RecipeError, load_recipe, recipe_of, shipped
 from cxrlines.recipes.stage_spec import FileStart
 
 SMALL = """
@@ -226,3 +226,17 @@ def test_what_is_wrong_and_the_way_out_are_fields(write):
     with pytest.raises(RecipeError) as caught:
         load_recipe("thre-stage")
     assert "'three-stage'" in caught.value.way_out
+
+
+@pytest.mark.parametrize(
+    "spoilt", [lambda text: text[:-20], lambda text: text.replace('"size"', '"sizes"'), lambda t: ""]
+)
+def test_the_recipe_of_a_run_that_is_cut_or_of_another_version_is_refused(tmp_path, spoilt):
+    recipe = load_recipe("demo")
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    assert recipe_of(tmp_path) == recipe
+    (tmp_path / "recipe.json").write_text(spoilt(recipe.model_dump_json()))
+    with pytest.raises(RecipeError) as caught:
+        recipe_of(tmp_path)
+    assert str(tmp_path / "recipe.json") in caught.value.what and len(str(caught.value)) < 1000
+    assert "version" in caught.value.way_out

@@ -13,6 +13,7 @@ from cxrlines.data.store import Store, open_store
 from cxrlines.data.tables import Dataset, read_dataset
 from cxrlines.models.weights import weights_header
 from cxrlines.recipes.external import ExternalSet, open_set
+from cxrlines.recipes.load import recipe_of
 from cxrlines.recipes.people import People, open_people
 from cxrlines.recipes.plan import Key, Material, Step, name_of
 from cxrlines.recipes.spec import Recipe
@@ -43,7 +44,7 @@ class Run:
     @classmethod
     def open(cls, root: Path, data: Path) -> "Run":
         """The run prepared in `root` on `data`."""
-        recipe = Recipe.model_validate_json((root / "recipe.json").read_text())
+        recipe = recipe_of(root)
         people = open_people(root)
         train, store = people.merged(read_dataset(data, "train")), open_store(root / "store/train")
         table = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}, keep_default_na=False)  # a study may be NA

@@ -78,6 +78,17 @@ def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
         raise RecipeError(_explain(error, where), "docs/recipes.md explains each field") from None
 
 
+def recipe_of(run: Path) -> Recipe:
+    """The recipe that a run wrote down in its folder. `RecipeError` where it is cut short, or another version's."""
+    path = run / "recipe.json"
+    try:
+        return Recipe.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RecipeError(
+            _explain(error, str(path)), "use the version of cxrlines that made the run, or begin a new one with --out"
+        ) from None
+
+
 def _values(members: Any) -> list[dict[str, Any]]:
     return [m for m in members.values() if isinstance(m, dict)] if isinstance(members, dict) else []
 
@@ -124,7 +135,7 @@ def _explain(error: ValidationError, where: str) -> str:
             lines.append(f"  {path}: is missing and has no default")
         else:
             value = problem["input"]
-            shown = "" if isinstance(value, dict) else f"is {value!r}; "
+            shown = "" if isinstance(value, dict) else f"is {repr(value)[:80]}; "
             lines.append(f"  {path + ': ' if path else ''}{shown}{problem['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from cxrlines.models.weights import load_weights
 from cxrlines.recipes.calibrated import Files, calibrated
 from cxrlines.recipes.execute import RunError
 from cxrlines.recipes.folder import HELD_OUT, LINEAGE, LINEAGE_ENTRY, TEST, WEIGHTS, read_record
+from cxrlines.recipes.load import recipe_of
 from cxrlines.recipes.run import STEPS
 from cxrlines.recipes.spec import Recipe
 from cxrlines.training.lineage import read_lineage
@@ -30,7 +31,7 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
     path = root / "recipe.json"
     if not path.is_file():
         raise RunError(f"{root} is no run: it has no recipe.json", "name the folder given to `cxrlines train --out`")
-    recipe = Recipe.model_validate_json(path.read_text())
+    recipe = recipe_of(root)
     if recipe.ensemble.how != "mean":
         raise RunError(
             f"{recipe.name} averages by {recipe.ensemble.how}; a bundle reads film by film and takes the mean",
