@@ -311,8 +311,9 @@ def test_a_large_film_is_assessed_as_it_is_at_a_smaller_size(probe: Probe) -> No
             assert (big.rotation, big.inverted, big.usable) == (small.rotation, small.inverted, small.usable)
             assert big.frontal_chest == pytest.approx(small.frontal_chest, abs=0.02)
         reduced = quality._reduced(large)
-        height, width = (side // 5 * 5 for side in large.shape)
-        assert reduced.shape == (height // 5, width // 5) and min(reduced.shape) >= 4 * 112
+        by = min(large.shape) // (4 * 112)
+        height, width = (side // by * by for side in large.shape)
+        assert by >= 4 and reduced.shape == (height // by, width // by)
         wanted = cv2.resize(large[:height, :width], (112, 112), interpolation=cv2.INTER_AREA).astype(int)
         assert np.abs(cv2.resize(reduced, (112, 112), interpolation=cv2.INTER_AREA) - wanted).max() <= 2
 
