@@ -168,7 +168,7 @@ def test_a_killed_call_leaves_no_process_behind_and_is_taken_up(tmp_path):
     process.kill()
     process.wait()
     assert not out.exists()
-    films, deadline = -1, time.monotonic() + 20
+    films, deadline = -1, time.monotonic() + 120
     while (now := len(list(partial.glob("train/*.jpg")))) != films and time.monotonic() < deadline:
         films = now
         time.sleep(0.4)

@@ -44,17 +44,15 @@ def cluster(on: str) -> Iterator[Any]:
             import ray
         except ImportError:
             raise ClusterError(f"--on {on} needs Ray, which is not installed", 'pip install "cxrlines[ray]"') from None
-        if place is None:
-            ray.init(
-                address="local", num_cpus=cores(), include_dashboard=False, object_store_memory=STORE_BYTES, **quiet
-            )  # fmt: skip
-        else:
+        own: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": STORE_BYTES}
+        if place is not None:
             _ask(on, *place)
-            try:
-                ray.init(address=on, **quiet)
-            except Exception as error:
-                ray.shutdown()
-                raise ClusterError(f"--on {on}: {_first_line(error)}", _PORTS) from error
+        try:
+            ray.init(address="local" if place is None else on, **(own if place is None else {}), **quiet)
+        except Exception as error:  # Ray's own are of many kinds
+            ray.shutdown()
+            way_out = _PORTS if place else "try again when the machine is less busy, or leave out --on"
+            raise ClusterError(f"--on {on}: {_first_line(error)}", way_out) from error
         try:
             yield ray
         finally:
@@ -67,6 +65,7 @@ def _environment() -> Iterator[None]:
     wanted = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # Ray's own is 15: a step here would yield to everything else
+        "RAY_agent_register_timeout_ms": "120000",  # its 15 s are too few for its own processes on a busy machine
     }
     added = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(added)

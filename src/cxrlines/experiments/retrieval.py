@@ -75,10 +75,10 @@ def write_retrieval(run: Run, member: str, out: Path) -> Path:
     return out
 
 
-@torch.inference_mode()
 def embed(model: Model, dataset: Dataset, store: Store, rows: np.ndarray, size: int) -> np.ndarray:
     """The last feature map of some films, seen plain, its mean over places at length 1: float32 (rows, c)."""
     model = model.to(memory_format=torch.channels_last).eval()
     films = FilmSet(films_of(dataset, store, rows, lines=False), make_policy("none", size), seed=0)
-    pooled = [functional.normalize(model.features(item["film"]).mean(dim=(2, 3))) for item in in_order(films, 32)]
+    with torch.inference_mode():  # not around `to`: what is moved in it can never be trained again
+        pooled = [functional.normalize(model.features(item["film"]).mean(dim=(2, 3))) for item in in_order(films, 32)]
     return torch.cat(pooled).numpy()

@@ -149,7 +149,7 @@ class ScheduleSpec(Strict):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
-    precision: Precision = "auto"  # auto: 16 on a GPU, 32 without
+    precision: Precision = "auto"  # auto: bf16 on a GPU that has it, 16 on an older one, 32 without
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the weights' running average
     patience: Annotated[int, Field(ge=1)] | None = None  # stop after this many epochs without a better AUC
     validate_films: Annotated[int, Field(ge=0)] | None = None  # films of the live AUC; none: the whole fold

@@ -256,7 +256,8 @@ def synchronise(model: nn.Module, batch: int) -> None:
             "give fewer --devices or a larger batch",
         )
     if torch.cuda.is_available():
-        convert_sync_batchnorm(model)  # timm's: torch's own drops the activation of timm's layers
+        # timm's: torch's own drops the activation of timm's layers. Both take a part of no film, as a decoder's may be.
+        convert_sync_batchnorm(model)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.forward = MethodType(_whole_dropout(batch), module)  # type: ignore[method-assign]

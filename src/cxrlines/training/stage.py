@@ -38,7 +38,7 @@ SMALLEST_SCALE = 2.0**-20
 
 
 class DivergedError(Error):
-    """The loss is no longer a number: what is trained is spoilt. The last kept state is from before."""
+    """The loss is no longer a number, and what is trained is spoilt. The state kept last is not."""
 
 
 class Average(nn.Module):
