@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.films import FilmError, is_film, read_film
+from cxrlines.errors import Error
 from cxrlines.inference.other_scans import SIDE
 from cxrlines.inference.quality import read_probe
 from cxrlines.inference.quality_fit import STEPS, Say, fit_quality, measured, refused
@@ -42,7 +43,7 @@ def run_quality(
             Of these patients a share `held_out` is not learned from, but measured on.
         views: ways in which each held-out film is seen besides its eight poses.
 
-    Raises ValueError for a folder without films, or a table without these columns.
+    `Error` for a folder without films (to learn from), or a table without these columns.
     """
     known = _patients(patients) if patients else {}
     rng = np.random.default_rng(seed)
@@ -57,6 +58,8 @@ def run_quality(
                 held.append(pixels)
             else:
                 group.append(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
+        if steps and not group:
+            raise Error(f"{folder}: all its films are of patients that are held out", "lower --held-out, or add films")
         say(f"{folder}: {len(group)} films to learn from")
         groups.append(group)
     pictures = [_small(pixels) for _, pixels in _read(others)] if others and steps else []
@@ -86,7 +89,7 @@ def _read(folder: Path) -> list[tuple[Path, np.ndarray]]:
         except FilmError:
             continue
     if not found:
-        raise ValueError(f"{folder}: no film in it can be read; name a folder of JPEG, PNG, TIFF or DICOM files")
+        raise Error(f"{folder}: no film in it can be read", "name a folder of JPEG, PNG, TIFF or DICOM files")
     return found
 
 
@@ -100,7 +103,7 @@ def _patients(path: Path) -> dict[str, str]:
     table = pd.read_csv(path, dtype=str)
     column = next((name for name in ("patient_id", PATIENT_COLUMN) if name in table), None)
     if column is None:
-        raise ValueError(
-            f"{path}: has no column patient_id or {PATIENT_COLUMN}, only {', '.join(map(str, table))}; add one"
+        raise Error(
+            f"{path}: has no column patient_id or {PATIENT_COLUMN}, only {', '.join(map(str, table))}", "add one"
         )
     return dict(zip(table.iloc[:, 0], table[column], strict=True))
