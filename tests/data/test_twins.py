@@ -3,6 +3,7 @@
 import csv as csv_files
 import itertools
 import json
+import shutil
 import time
 from functools import partial
 
@@ -248,6 +249,22 @@ class TestFolders:
         )
         found = [(a.studies[twin.a], b.studies[twin.b]) for twin in twins_of_stores(a, b)]
         assert found == [(study, f"images/x{study}.jpg") for study in ("s002", "s005", "s011")]
+
+    @pytest.mark.parametrize("aspect", ["pad", "stretch"])
+    def test_frames_are_not_compared(self, folder, tmp_path, aspect):
+        """Films of one collection come in frames of an export: what lies within is found, as it is in the store."""
+        root = folder.write()
+        framed = shutil.copytree(root, tmp_path / "framed")
+        for path in (framed / "train").iterdir():
+            film = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            cv2.imwrite(str(path), np.pad(film, ((40, 10), (5, 70)), constant_values=25))
+        a, b = (
+            build_store(read_dataset(each), tmp_path / f"store-{each.name}", size=128, aspect=aspect)
+            for each in (root, framed)
+        )
+        assert [(twin.a, twin.b) for twin in twins_of_stores(a, b)] == [(row, row) for row in range(len(a))]
+        for row in range(len(a)):
+            assert np.array_equal(a.films[row][a.inner(row)], b.films[row][b.inner(row)])
 
     def test_a_folder_without_films_is_told(self, two_folders, tmp_path):
         (tmp_path / "empty").mkdir()

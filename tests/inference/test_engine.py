@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import torch
 
@@ -477,3 +478,20 @@ def test_a_full_disk_while_writing_keeps_the_last_reading(
     assert str(out) in caught.value.what and os.strerror(errno.ENOSPC) in caught.value.what
     assert {path.name: path.read_bytes() for path in folder.parent.glob("p.*")} == before
     assert not list(folder.parent.glob(".*"))
+
+
+def test_a_real_dicom_is_called_by_its_own_study(folder: Path, bundle: Bundle) -> None:
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.DigitalXRayImageStorageForPresentation
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.1"
+    dataset.StudyInstanceUID = "1.2.826.0.1.7"
+    pixels = read_film(folder / "a.jpg").pixels
+    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelData = pixels.tobytes()
+    dataset.save_as(folder / "IM0001", enforce_file_format=True)
+    got = predict([folder / "IM0001", folder / "b.png"], bundle)
+    assert got.rows[STUDY_COLUMN].tolist() == ["1.2.826.0.1.7", "b"]

@@ -143,7 +143,7 @@ def test_train_says_how_many_films_it_takes_along_and_the_report_counts_them(don
     assert re.search(r"\d+ turned", text) and re.search(r"\d+ inverted", text) and re.search(r"\d+ frame-cut", text)
     said: list[str] = []
     runs._say_films(done, said.append)
-    assert said[0] == text and "12 taken along, 0 left out" in said[1] and "3 not-a-chest-film" in said[1]
+    assert said[0] == text and "12 predicted, 0 left out" in said[1] and "3 not-a-chest-film" in said[1]
     page = (done.root / "report.html").read_text()
     assert "training films: not-a-chest-film" in page and re.search(r"\d+ frame-cut", page)
 
@@ -238,3 +238,13 @@ def test_a_line_of_a_turned_and_framed_film_lies_on_the_line_in_the_store(sound,
         for shift in ((0, 0), (5, 0))
     )
     assert on > beside + 60
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [("quality.leave_out=some", ("leave_out", "'some'", "doubtful")), ("quality.prob=box", ("quality.prob", "probe"))],
+)
+def test_a_wrong_field_of_the_gate_is_named_with_what_is_allowed(setting, says):
+    with pytest.raises(RecipeError) as told:
+        load_recipe("baseline", [setting])
+    assert all(word in str(told.value) for word in says)

@@ -35,7 +35,7 @@ LATERAL = ("LL", "RL", "LATERAL")
 """DICOM View Position (0018,5101) of side views."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Quality:
     """What a film is, and what was done to read it.
 
@@ -94,7 +94,7 @@ class Probe(Protocol):
         """The quality of a film (h, w) uint8 within its frame, by the network alone."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Where a film lies in its square: [x, y] of the square = `matrix` @ [x, y, 1] of the original film, in px.
 

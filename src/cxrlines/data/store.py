@@ -45,7 +45,7 @@ class StoreError(Error):
     """A store cannot be opened or built; the message says which and what to do."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be 100,000 and more
 class Kept:
     """What a store keeps of a film besides its pixels; `notes` are those of the file, all else as in `Prepared`."""
 

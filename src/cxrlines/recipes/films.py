@@ -14,6 +14,7 @@ from filelock import FileLock
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.store import Store
 from cxrlines.data.tables import Dataset
+from cxrlines.errors import Error
 from cxrlines.evaluation.ensemble import write_predictions
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.models.two_step import Model, model_of
@@ -82,17 +83,18 @@ def training_films(
     if targets.presence:
         more["presence"] = run.external[stage.films.set][0].presence(rows)
         if not np.isfinite(more["presence"]).any():
-            raise ValueError(
-                f"targets.presence: the table of the set {stage.films.set} says of no film whether a tube is there; "
-                "take a set that does, PadChest for one, or train towards soft labels"
+            raise Error(
+                f"targets.presence: the table of the set {stage.films.set} says of no film whether a tube is there",
+                "take a set that does, PadChest for one, or train towards soft labels",
             )
     if stage.films.maps_of:
         more["segmenter"] = _segmenters(run, step, rows) if own else np.full(len(rows), -1)
     films = films_of(dataset, store, rows, lines=lines, maps=targets.maps)
     if targets.maps and not films.more["mapped"].any():
-        raise ValueError(
+        raise Error(
             "targets.maps: none of the films has an annotated line or a landmark (train_annotations.csv, "
-            "landmarks.csv); add annotations or leave the target out"
+            "landmarks.csv)",
+            "add annotations or leave the target out",
         )
     return replace(films, more={**films.more, **more}), said
 

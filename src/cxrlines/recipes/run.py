@@ -102,13 +102,13 @@ def _check_taken(what: str, store: Store, gate: LeaveOut) -> None:
         )
 
 
-def films_text(what: str, store: Store, gate: LeaveOut) -> str:
-    """How many films of a store are trained on, how many are left out, and why, in a line."""
+def films_text(what: str, store: Store, gate: LeaveOut, done: str = "taken along") -> str:
+    """In a line, how many films of a store are `done`, how many are left out, and why."""
     out, noted = store.counts(gate)
     if store.left_out:
         out = {"not readable": len(store.left_out)} | out
-    said = f"{what}: {len(store.taken(gate))} taken along, {sum(out.values())} left out"
-    for how, counts in ((" ({})", out), ("; of those taken: {}", noted)):
+    said = f"{what}: {len(store.taken(gate))} {done}, {sum(out.values())} left out"
+    for how, counts in ((" ({})", out), ("; of those " + done + ": {}", noted)):
         said += how.format(", ".join(f"{count} {code}" for code, count in counts.items())) if counts else ""
     return said
 
@@ -263,7 +263,7 @@ def _say_films(run: Run, say: Callable[[str], None]) -> None:
     for name, (_, store) in run.external.items():
         say(films_text(f"external set {name}", store, gate))
     if run.test_store is not None:
-        say(films_text("test films", run.test_store, "nothing"))
+        say(films_text("test films", run.test_store, "nothing", "predicted"))
 
 
 def _claim(root: Path, held: contextlib.ExitStack) -> None:
