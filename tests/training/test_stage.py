@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import dataloader
 
 from cxrlines.augment.policy import make_policy
@@ -17,7 +18,7 @@ from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.fit import Fit
 from cxrlines.training.loader import Batches, Films, FilmSet
 from cxrlines.training.losses import label_loss, maps_loss, total_loss
-from cxrlines.training.stage import DivergedError, StageModule
+from cxrlines.training.stage import Average, DivergedError, StageModule
 from cxrlines.training.trainer import fit_stage, predict_films
 
 FIT = Fit(epochs=3, batch=4, lr=1e-3, seed=5)
@@ -93,6 +94,23 @@ def test_processes_that_make_the_films_change_no_weight_and_begin_once(monkeypat
     monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "__init__", begin)
     assert same(alone, fit_stage(module(loader_workers=2)))
     assert len(begun) == 2, "for three epochs: those of the training films, and those of the watched ones"
+
+
+def test_the_average_is_torchs_own():
+    network = model()
+    mine = Average(network, 0.8)
+    theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
+    for step in range(4):
+        with torch.no_grad():
+            for tensor in (*network.parameters(), *network.buffers()):
+                tensor.add_(torch.rand_like(tensor) if tensor.is_floating_point() else 1)
+        mine.update(network, first=step == 0)
+        theirs.update_parameters(network)
+    for name, tensor in theirs.module.state_dict().items():
+        if tensor.is_floating_point():
+            assert torch.equal(mine.module.state_dict()[name], tensor), name
+        else:
+            assert mine.module.state_dict()[name] == network.state_dict()[name] == 4
 
 
 def test_a_finished_state_trains_no_further(tmp_path):
