@@ -103,7 +103,9 @@ def test_multi_head_self_distilled_and_public(full):
 
 def test_the_public_file_is_set_from_the_command_line():
     setting = "members.public.stages.finetune.start.file=theirs.pth"
-    assert load_recipe("hotwater", [setting]).members["public"].stages["finetune"].start == FileStart(file="theirs.pth")
+    assert load_recipe("hotwater", [setting]).members["public"].stages["finetune"].start == FileStart(
+        file="theirs.pth", ancestry="trusted"
+    )
 
 
 def laid(under, over):
