@@ -164,7 +164,7 @@ def odd_films(film: np.ndarray) -> OddFilms:
         "narrow.png": (png(film[:, :9]), "not a frontal chest film"),
         "pages.tif": (
             encoded(page, "TIFF", save_all=True, append_images=[page]),
-            "2 pages",
+            "pages",
         ),
         "small.png": (png(cv2.resize(film, (100, 100), interpolation=cv2.INTER_AREA)), None),
         "smaller.png": (png(cv2.resize(film, (99, 120), interpolation=cv2.INTER_AREA)), None),
