@@ -47,6 +47,11 @@ def check_plausible(film: Film) -> None:
     assert 20 < np.median(film.pixels) < 235 and film.pixels.std() > 20
 
 
+def test_a_saturated_border_is_black(reference):
+    shown = read_film(ODD / "55-saturated-border/png-1pct-at-65535.png").pixels
+    assert np.corrcoef(shown.ravel(), reference.ravel())[0, 1] > 0.97
+
+
 @pytest.mark.parametrize(
     "name", [name for name, want in WANTED.items() if want == "film" and name.endswith((".dcm", ".png", ".tif"))]
 )

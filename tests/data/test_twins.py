@@ -128,6 +128,25 @@ class TestPhantom:
         assert {twin.b for twin in found} <= set(range(10, 28))
 
 
+def turned(film: np.ndarray, way: int) -> np.ndarray:
+    """Mirrored or turned, in one of seven ways, shrunk and encoded anew."""
+    film = np.rot90(film[:, ::-1] if way >= 4 else film, way % 4)
+    film = cv2.resize(film, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
+    return cv2.imdecode(cv2.imencode(".jpg", film, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], 0)
+
+
+class TestTurned:
+    def test_mirrored_and_turned_copies_are_twins(self, collections):
+        films = [phantom(2 * k, 160) for k in range(14)]
+        copies = [signature(turned(film, 1 + k % 7)) for k, film in enumerate(films)]
+        found = find_twins([signature(film) for film in films], [*collections[1][:5], *copies])
+        assert pairs(found) == [(k, 5 + k) for k in range(14)]
+
+    def test_real_ones_too(self, real):
+        copies = [signature(turned(film, 1 + k % 7)) for k, film in enumerate(real[:30])]
+        assert pairs(find_twins([signature(film) for film in real[:30]], copies)) == [(k, k) for k in range(30)]
+
+
 class TestRealFilms:
     """Few: what is found of them is not what is claimed for thousands. All of them are in the long tests."""
 

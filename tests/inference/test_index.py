@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cxrlines.data.lines import Line
-from cxrlines.inference.index import Index, IndexedFilm, IndexFileError, open_index, patient_key
+from cxrlines.data.patients import tokens
+from cxrlines.inference.index import Index, IndexedFilm, IndexFileError, open_index
 
 
 def index_of(films: int = 20, seed: int = 0) -> Index:
@@ -16,7 +17,7 @@ def index_of(films: int = 20, seed: int = 0) -> Index:
     known = tuple(
         IndexedFilm(
             f"s{i:02}",
-            patient_key(f"p{i // 2}"),
+            *tokens([f"p{i // 2}"], "phantom"),
             f"{i:016x}",
             ("ETT - Normal",) if i % 2 else (),
             (Line("ETT - Normal", np.array([[0.5, 0.0], [0.5, 0.25]])),) if i % 2 else (),
@@ -38,7 +39,8 @@ def test_the_nearest_are_those_of_brute_force() -> None:
 def test_patients_of_the_query_are_never_among_them() -> None:
     index = index_of()
     own = index.patients_of(key=index.films[3].key)
-    assert own == {patient_key("p1")} == index.patients_of(study="s02")
+    assert own == set(tokens(["p1"], "phantom")) == index.patients_of(study="s02")
+    assert own == index.patients_of(patient="p1") and not index.patients_of(patient="p99") & index._rows.keys()
     (found,) = index.nearest(index.embeddings[3:4], 20, [own])
     assert len(found) == 18 and not {"s02", "s03"} & {neighbour.film.study for neighbour in found}
 

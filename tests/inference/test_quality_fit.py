@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from cxrlines.cli import app
+from cxrlines.data.notes import Code
 from cxrlines.inference.other_scans import SIDE
 from cxrlines.inference.quality import Probe, read_probe
 from cxrlines.inference.quality_fit import fit_quality, measured
@@ -70,7 +71,7 @@ def test_counts_are_those_of_what_the_probe_did() -> None:
     # It says of the righted film, too, that it is turned: not sure, so nothing is turned.
     turns = Probe(_Always(POSES.index((180, False))))
     assert measured(turns, _films(1))["poses"]["righted_wrongly"] == 0
-    assert "it may be turned by 180 degrees counter-clockwise, but that is not sure" in turns(_films(1)[0]).notes[0]
+    assert turns(_films(1)[0]).notes[0].code is Code.POSE_UNSURE
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from cxrlines.data.patients import CUT, key_name, tokens
 from cxrlines.inference.bundle import BundleError, BundleMember, load_bundle, write_bundle
-from cxrlines.inference.seen import DIGITS, SEEN, seen_by, seen_text, was_seen
+from cxrlines.inference.seen import SEEN, of_other_sites, seen_by, seen_text, was_seen
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
-from cxrlines.training.lineage import Lineage
 
 PATIENTS = [f"patient {k}" for k in range(500)]
 
@@ -31,9 +31,9 @@ def bundle_of(tmp_path_factory):
     return make
 
 
-def text_of(*folds):
+def text_of(*folds, key="site"):
     """As `recipes.pack` writes it, of the patients of each fold."""
-    keys = [Lineage.of("step", patients).seen() for patients in folds]
+    keys = [tokens(patients, key_name(key)) for patients in folds]
     return seen_text({f"a-fold{k}.safetensors": each for k, each in enumerate(keys)})
 
 
@@ -48,9 +48,27 @@ def test_a_bundle_has_no_whole_key_of_a_patient_in_it(bundle_of):
     bundle = bundle_of(text_of(PATIENTS, []))
     files = [path.read_bytes() for path in bundle.folder.iterdir() if path.suffix == ".json"]
     assert len(files) == 2
-    for key in Lineage.of("step", PATIENTS).seen():
-        assert not any(key.encode() in content for content in files)
-    assert len(json.loads((bundle.folder / SEEN).read_text())["a-fold0.safetensors"][0]) == DIGITS
+    for token in [*tokens(PATIENTS, key_name()), *tokens(PATIENTS, "sha256")]:
+        assert not any(token.partition(":")[2].encode() in content for content in files)
+    seen = json.loads((bundle.folder / SEEN).read_text())["a-fold0.safetensors"]
+    assert list(seen) == [key_name()] and {len(digits) for digits in seen[key_name()]} == {CUT}
+    bare = {token.partition(":")[2][:CUT] for token in tokens(PATIENTS, "sha256")}
+    assert len(bare & set(seen[key_name()])) < 10, "cut bare hashes would be all of them"
+
+
+def test_bare_hashes_of_earlier_bundles_and_published_keys_are_read(bundle_of):
+    bare = [token.partition(":")[2][:CUT] for token in tokens(PATIENTS, "sha256")]
+    old = seen_by(bundle_of(json.dumps({"a-fold0.safetensors": bare[:300], "a-fold1.safetensors": bare[200:]})))
+    for seen in (old, seen_by(bundle_of(text_of(PATIENTS, [], key="ranzcr")))):
+        assert all(was_seen(patient, seen) for patient in PATIENTS) and not of_other_sites(seen)
+        assert sum(was_seen(f"someone else {k}", seen) for k in range(2_000)) < 12
+
+
+def test_patients_of_another_site_cannot_be_compared(bundle_of, monkeypatch, tmp_path):
+    seen = seen_by(bundle_of(text_of(PATIENTS, [])))
+    assert not of_other_sites(seen)
+    monkeypatch.setenv("CXRLINES_SITE_KEY", str(tmp_path / "none.key"))
+    assert of_other_sites(seen) and not was_seen(PATIENTS[0], seen)
 
 
 def test_a_bundle_that_does_not_tell_is_not_one_that_has_seen_nobody(bundle_of):

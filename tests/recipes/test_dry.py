@@ -68,7 +68,7 @@ def test_a_published_set_counts_as_it_was_published(phantom, soft_recipe, tmp_pa
 def test_what_training_would_refuse_is_refused(phantom, tiny_recipe, tmp_path):
     with pytest.raises(RecipeError, match="'resnet50q' is not a timm model"):
         dry_run(load_recipe(str(tiny_recipe), ["members.plain.backbone=resnet50q"]), phantom, tmp_path, None)
-    with pytest.raises(ValueError, match=r"there are 2 folds, make it 3 or more \(folds.count\)"):
+    with pytest.raises(ValueError, match=r"there are 2 folds; make it 3 or more \(folds.count\)"):
         soft = "  self: {backbone: resnet10t, stages: {only: {targets: {soft: {of: plain}}}}}\n"
         (tmp_path / "self.yaml").write_text(tiny_recipe.read_text() + soft)
         dry_run(load_recipe(str(tmp_path / "self.yaml")), phantom, tmp_path, None)
@@ -117,7 +117,7 @@ def test_a_plan_with_maps_names_every_segmenter_and_writes_nothing(phantom, tmp_
 def test_maps_need_three_folds_in_a_plan_as_in_a_run(phantom, tmp_path):
     (tmp_path / "maps.yaml").write_text(MAPS)
     recipe = load_recipe(str(tmp_path / "maps.yaml"), ["folds.count=2"])
-    with pytest.raises(ValueError, match=r"maps of segmenter for own films .* there are 2 folds, make it 3 or more"):
+    with pytest.raises(ValueError, match=r"maps of segmenter for own films .* there are 2 folds; make it 3 or more"):
         dry_run(recipe, phantom, tmp_path / "run", None)
 
 

@@ -13,6 +13,7 @@ import torch
 from cxrlines.data.films import read_film
 from cxrlines.data.maps import draw_maps
 from cxrlines.data.notes import Code, Note
+from cxrlines.data.patients import tokens
 from cxrlines.data.prepare import Quality, prepare
 from cxrlines.data.tables import read_dataset
 from cxrlines.inference.bundle import BundleError, BundleMember, load_bundle, write_bundle
@@ -26,7 +27,6 @@ from cxrlines.recipes import judge as judge_module
 from cxrlines.recipes.judge import FAULT, SEEN_PATIENT, judge, of_fold
 from cxrlines.recipes.known import JudgeError, KnownFilm, KnownFilms, data_films
 from cxrlines.task import LABELS, LABELS_OF, Device
-from cxrlines.training.lineage import Lineage
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def bundle_of(tmp_path_factory):
 
     def make(*seen, meta=None):
         members = [BundleMember("a", fold, model.config(), folder / "w.safetensors") for fold in range(2)]
-        keys = {m.file: Lineage.of("x", p).seen() for m, p in zip(members, seen, strict=False)}
+        keys = {m.file: tokens(p, "phantom") for m, p in zip(members, seen, strict=False)}
         further = {SEEN: seen_text(keys)} if seen else None
         way = {"store": {"size": 80, "aspect": "stretch"}, "input_size": 64, "meta": meta or {}}
         return load_bundle(write_bundle(folder / "bundle", members, further=further, **way))

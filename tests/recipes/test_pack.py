@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from cxrlines.data.patients import tokens
 from cxrlines.data.prepare import PREPARATION
 from cxrlines.data.store import open_store
 from cxrlines.data.tables import read_dataset
@@ -50,7 +51,7 @@ def finished(phantom, tiny_recipe, tmp_path_factory):
             folder = run.root / name / f"fold{fold}" / stage
             folder.mkdir(parents=True)
             save_weights(folder / WEIGHTS, model.state_dict(), {"config": json.dumps(model.config())})
-            (folder / LINEAGE).write_text(json.dumps(Lineage.of(folder.name, []).as_dict()))
+            (folder / LINEAGE).write_text(Lineage(folder.name, frozenset()).text())
             (folder / RECORD).write_text(json.dumps({"identity": "x", "leak": None, "test_leak": None}))
             predict(run.train.studies[(run.folds == fold).to_numpy()], folder / HELD_OUT)
             predict(run.test.studies, folder / TEST)
@@ -189,9 +190,11 @@ def test_a_run_without_a_probe_gives_a_bundle_without_one(phantom, tiny_recipe, 
 
 
 def test_a_bundle_knows_the_patients_of_each_model_and_of_what_it_was_made_from(root, tmp_path):
-    teacher = Lineage.of("teacher", ["before"])
+    teacher = Lineage("teacher", frozenset(tokens(["before"], "phantom")))
     folder = root / "plain/fold1/only"
-    (folder / LINEAGE).write_text(json.dumps(Lineage.of("only", ["own"], [("teacher", teacher)]).as_dict()))
+    (folder / LINEAGE).write_text(
+        Lineage("only", frozenset(tokens(["own"], "phantom")), (("teacher", teacher),)).text()
+    )
     bundle = load_bundle(pack(root, tmp_path / "bundle"))
     seen = seen_by(bundle)
     assert len(seen) == 2 and was_seen("own", seen) and was_seen("before", seen)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from cxrlines.augment.policy import POLICIES
 from cxrlines.data.external import PRESENCE
 from cxrlines.data.lines import Line
 from cxrlines.data.tables import Dataset
@@ -177,7 +178,7 @@ def test_who_learns_from_who_learns_needs_three_folds_out():
     ("names", "folds", "needed"), [(("plain", "self"), 2, 3), (("plain", "self", "of-self"), 3, 4)]
 )
 def test_too_few_folds_say_how_many_it_takes(names, folds, needed):
-    said = rf"soft labels of plain for own films .* there are {folds} folds, make it {needed} or more \(folds.count\)"
+    said = rf"soft labels of plain for own films .* there are {folds} folds; make it {needed} or more \(folds.count\)"
     with pytest.raises(ValueError, match=said):
         planned(recipe_of(*names, folds=folds), material(folds))
 
@@ -238,10 +239,10 @@ def test_an_inner_segmenter_saw_no_film_of_the_fold_it_makes_maps_of():
 
 
 def test_maps_need_a_fold_more_than_are_held_out():
-    said = r"two-step/fold0/classifier: maps of segmenter for own films .* there are 2 folds, make it 3 or more"
+    said = r"two-step/fold0/classifier: maps of segmenter for own films .* there are 2 folds; make it 3 or more"
     with pytest.raises(ValueError, match=said):
         planned(recipe_of("two-step", folds=2), material(2))
-    said = r"two-step/fold0\+1/longer: maps of segmenter for own films .* there are 3 folds, make it 4 or more"
+    said = r"two-step/fold0\+1/longer: maps of segmenter for own films .* there are 3 folds; make it 4 or more"
     with pytest.raises(ValueError, match=said):
         planned(recipe_of("two-step", "of-two-step"))
 
@@ -411,3 +412,10 @@ def test_a_fold_without_films_says_why():
     nobody = material(lines={"foreign": []})
     with pytest.raises(ValueError, match=r"0 of 40 films are annotated \(train_annotations.csv\); use films.which"):
         planned(recipe_of("staged"), nobody)
+
+
+def test_a_number_of_a_policy_changes_the_steps_that_use_it(monkeypatch):
+    recipe = changed(recipe_of("plain", "self", "multi-task"), "members.multi-task.stages.only.films.augment", "none")
+    before = planned(recipe)
+    monkeypatch.setitem(POLICIES["light"], "crop_area", (0.8, 1.0))
+    assert redone(before, planned(recipe)) == {"plain/only", "self/only"}

@@ -1,6 +1,7 @@
 """Steps that start from files, learn from files, or leak on purpose: what is recorded, told and refused."""
 
 import errno
+import html
 import json
 import re
 import shutil
@@ -15,23 +16,27 @@ import torch
 from safetensors.torch import save_file
 
 from cxrlines.data.external import PRESENCE
+from cxrlines.data.patients import key_name, tokens
 from cxrlines.inference.bundle import load_bundle
-from cxrlines.models.weights import load_weights
+from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.recipes import execute
 from cxrlines.recipes import films as films_module
 from cxrlines.recipes import step as step_module
 from cxrlines.recipes.execute import RunError, do_one, do_plan
-from cxrlines.recipes.folder import HELD_OUT, LINEAGE, RECORD, WEIGHTS, lineage_beside, read_record
+from cxrlines.recipes.folder import HELD_OUT, LINEAGE, RECORD, WEIGHTS, lineage_of, read_record
 from cxrlines.recipes.load import RecipeError, load_recipe
 from cxrlines.recipes.pack import pack
+from cxrlines.recipes.proof import OUT_OF_FOLD, TESTED, write_proof
 from cxrlines.recipes.run import STEPS, plan_of, prepare, train
+from cxrlines.recipes.spec import Recipe
 from cxrlines.recipes.step import do_step, is_judged
 from cxrlines.task import LABELS, STUDY_COLUMN
-from cxrlines.training.lineage import LeakError, read_lineage
+from cxrlines.training.lineage import Ancestry, LeakError, Lineage, UntracedError, read_lineage
 
 OUTSIDE = """
 name: outside
 size: 64
+guard: report
 store: {size: 72, aspect: stretch}
 folds: {count: 2, seed: 0}
 defaults: {schedule: {batch: 8, lr: 0.001, epochs: 1, validate_films: 0}}
@@ -103,8 +108,8 @@ def outside(phantom, soft_labels_of, do_here, tmp_path_factory):
     return do_here(prepare(recipe, phantom, folder / "run", 1))
 
 
-def written(folder, text):
-    path = folder / "recipe.yaml"
+def written(folder, text, where=None):
+    path = (where or folder) / "recipe.yaml"
     text = text.replace("PUBLIC", str(folder / "public.safetensors")).replace("SOFT", str(folder / "labels.csv"))
     path.write_text(text)
     return str(path)
@@ -130,51 +135,192 @@ store: {size: 72, aspect: stretch}
 folds: {count: 2, seed: 0}
 defaults: {schedule: {batch: 8, lr: 0.001, epochs: 0.2, validate_films: 0}}
 members:
-  further: {backbone: resnet10t, stages: {only: {start: {file: "RUN/plain/fold{fold}/only/weights.safetensors"}}}}
-  public: {backbone: resnet10t, stages: {only: {start: {file: "RUN/public/fold{fold}/last/weights.safetensors"}}}}
+  further: {backbone: resnet10t, stages: {only: {start: {file: FILE}}}}
 """
+PLAIN = "plain/fold{fold}/only/weights.safetensors"
+TRUSTED = "members.further.stages.only.start.ancestry=trusted"
 
 
-def test_a_start_from_a_step_of_an_earlier_run_has_that_steps_lineage(outside, phantom, do_here, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(ONWARD.replace("RUN", str(outside.root)))
-    run = do_here(prepare(load_recipe(str(tmp_path / "recipe.yaml")), phantom, tmp_path / "run", 1))
+@pytest.fixture
+def onward(outside, phantom, tmp_path):
+    """Prepares a run that starts from a file, in which `{fold}` is the fold held out; relative to the run `outside`."""
+
+    def make(file, *settings):
+        (tmp_path / "recipe.yaml").write_text(ONWARD.replace("FILE", json.dumps(str(outside.root / file))))
+        recipe = load_recipe(str(tmp_path / "recipe.yaml"), list(settings))
+        return prepare(recipe, phantom, tmp_path / f"run{len(list(tmp_path.glob('run*')))}", 1)
+
+    return make
+
+
+def refusing(run):
+    """The run, prepared under guard: report, under guard: refuse."""
+    return replace(run, recipe=run.recipe.model_copy(update={"guard": "refuse"}))
+
+
+def do_first(run):
+    """Do the step that holds out fold 0; its lineage."""
+    step = plan_of(run, [0])[0]
+    do_step(run, step, lambda status: None)
+    return read_lineage(run.folder(step.key) / LINEAGE)
+
+
+def test_a_start_from_a_step_of_an_earlier_run_has_that_steps_lineage(outside, onward):
+    lineage = do_first(onward(PLAIN))
+    before = read_lineage(outside.root / "plain/fold0/only" / LINEAGE)
+    assert lineage.parents == (("start", before),) and lineage.untraced() == lineage.vouched_for() == []
+
+
+def test_what_was_unknown_of_a_start_stays_unknown_until_it_is_trusted(outside, onward):
+    file = "public/fold{fold}/last/weights.safetensors"
+    before = read_lineage(outside.root / "public/fold0/last" / LINEAGE).untraced()
+    assert len(before) == 1
+    run = onward(file, "guard=report")
+    with pytest.raises(UntracedError, match=r"public\.safetensors"):
+        do_first(refusing(run))
+    reported = do_first(run)
+    assert reported.untraced() == before and not reported.vouched_for()
+    trusted = do_first(onward(file, TRUSTED))
+    assert trusted.vouched_for() == before and not trusted.untraced()
+
+
+def test_a_start_from_an_earlier_run_that_saw_the_patients_held_out_is_refused_trusted_or_not(onward):
+    for trust in ([], [TRUSTED]):
+        with pytest.raises(LeakError, match="by way of further/fold0/only <- start plain/fold1/only") as error:
+            do_first(onward("plain/fold1/only/weights.safetensors", *trust))
+        assert not isinstance(error.value, UntracedError)
+
+
+def test_a_renamed_copy_without_its_lineage_file_still_knows_whom_it_has_seen(outside, onward, tmp_path):
     for fold in (0, 1):
-        before = read_lineage(outside.root / f"plain/fold{fold}/only" / LINEAGE)
-        lineage = read_lineage(run.root / f"further/fold{fold}/only" / LINEAGE)
-        assert lineage.parents == (("start", before),) and lineage.untraced() == []
-        before = read_lineage(outside.root / f"public/fold{fold}/last" / LINEAGE)
-        assert read_lineage(run.root / f"public/fold{fold}/only" / LINEAGE).untraced() == before.untraced() != []
+        shutil.copy(outside.root / f"plain/fold{fold}/only" / WEIGHTS, tmp_path / f"copy{fold}.safetensors")
+    assert do_first(onward(tmp_path / "copy0.safetensors")).untraced() == []
+    with pytest.raises(LeakError, match="<- start plain/fold1/only"):
+        do_first(onward(tmp_path / "copy1.safetensors"))
 
 
-def test_a_start_from_an_earlier_run_that_saw_the_patients_held_out_is_refused(outside, phantom, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(ONWARD.replace("RUN", str(outside.root)).replace("fold{fold}", "fold1"))
-    run = prepare(load_recipe(str(tmp_path / "recipe.yaml")), phantom, tmp_path / "run", 1)
-    first = next(step for step in plan_of(run, None) if step.name == "further/fold0/only")
-    with pytest.raises(LeakError, match="by way of further/fold0/only <- start plain/fold1/only"):
-        do_step(run, first, lambda status: None)
+def test_a_file_out_of_a_bundle_still_knows_whom_it_has_seen(outside, onward, tmp_path):
+    bundle = packed(outside, tmp_path, members=["plain"])
+    assert do_first(onward(bundle / "plain-fold{fold}.safetensors")).untraced() == []
+    for trust in ([], [TRUSTED]):
+        with pytest.raises(LeakError, match="or share the cut key of one who was, by way of"):
+            do_first(onward(bundle / "plain-fold1.safetensors", *trust))
 
 
-def test_weights_whose_lineage_is_gone_or_spoilt_are_of_unknown_ancestry(outside, tmp_path):
+def test_weights_of_which_nothing_is_known_count_as_having_seen_everybody(outside, onward, tmp_path):
+    tensors, meta = load_weights(outside.root / "plain/fold0/only" / WEIGHTS)
+    save_weights(tmp_path / "bare.safetensors", tensors, {"config": meta["config"]})
+    with pytest.raises(UntracedError, match=r"bare.safetensors does not tell .*only\.start\.ancestry=trusted"):
+        onward(tmp_path / "bare.safetensors")
+    run = onward(tmp_path / "bare.safetensors", "guard=report")
+    with pytest.raises(UntracedError, match=r"further/fold0/only: bare.safetensors \(sha256 .*ancestry: trusted"):
+        do_first(refusing(run))
+    run = onward(tmp_path / "bare.safetensors", TRUSTED)
+    lineage = do_first(run)
+    assert not lineage.untraced()
+    assert re.fullmatch(r"further/fold0/only: bare.safetensors \(.*\)", *lineage.vouched_for())
+    step = plan_of(run, [0])[0]
+    assert read_record(run.folder(step.key))["trusted"] and run.is_done(step)
+
+
+def test_weights_under_another_sites_key_count_as_unknown(outside, onward, tmp_path, monkeypatch):
+    tensors, meta = load_weights(outside.root / "plain/fold0/only" / WEIGHTS)
+    own = Lineage("theirs", frozenset(tokens(["someone"], key_name())))
+    save_weights(tmp_path / "own.safetensors", tensors, meta | {"lineage": own.text()})
+    assert do_first(onward(tmp_path / "own.safetensors")).untraced() == []
+    monkeypatch.setenv("CXRLINES_SITE_KEY", str(tmp_path / "another.key"))
+    with pytest.raises(UntracedError, match="patients under the key of another site"):
+        do_first(onward(tmp_path / "own.safetensors"))
+    trusted = do_first(onward(tmp_path / "own.safetensors", TRUSTED))
+    assert len(trusted.vouched_for()) == 1 and not trusted.untraced()
+
+
+def test_a_lineage_is_read_from_the_header_else_beside_the_weights_of_a_step(outside, tmp_path):
     folder = shutil.copytree(outside.root / "plain/fold0/only", tmp_path / "only")
-    assert lineage_beside(folder / WEIGHTS) == read_lineage(folder / LINEAGE)
-    shutil.copy(folder / WEIGHTS, folder / "other.safetensors")
-    assert lineage_beside(folder / "other.safetensors") is None
-    for spoilt in ("{", "[]", '{"step": "x"}'):
-        (folder / LINEAGE).write_text(spoilt)
-        assert lineage_beside(folder / WEIGHTS) is None
+    known = read_lineage(folder / LINEAGE)
     (folder / LINEAGE).unlink()
-    assert lineage_beside(folder / WEIGHTS) is None
-    shutil.copy(outside.root / "plain/fold0/only" / LINEAGE, folder / LINEAGE)
+    assert lineage_of(folder / WEIGHTS) == known
+    tensors, meta = load_weights(folder / WEIGHTS)
+    save_weights(folder / WEIGHTS, tensors, {"config": meta["config"]})  # as cxrlines 0.1 wrote it
+    assert lineage_of(folder / WEIGHTS) is None
+    (folder / LINEAGE).write_text(known.text())
+    assert lineage_of(folder / WEIGHTS) == known
+    shutil.copy(folder / WEIGHTS, folder / "other.safetensors")
+    assert lineage_of(folder / "other.safetensors") is None
+    for spoilt in ("{", "[]", "[[", '{"step": "x"}', '{"format": 2, "patients": {}, "steps": []}'):
+        (folder / LINEAGE).write_text(spoilt)
+        assert lineage_of(folder / WEIGHTS) is None
+    (folder / LINEAGE).write_text(known.text())
     (folder / RECORD).write_text("{")
-    assert lineage_beside(folder / WEIGHTS) is None
+    assert lineage_of(folder / WEIGHTS) is None
+    (tmp_path / "x.pth").write_bytes(b"no weights")
+    assert lineage_of(tmp_path / "x.pth") is None and lineage_of(tmp_path / "missing") is None
 
 
-def test_unknown_ancestry_is_told_in_metrics_and_report(outside):
+def test_what_is_trusted_is_in_every_lineage_that_descends_from_it(phantom, outside, tmp_path):
+    text = OUTSIDE.replace("guard: report\n", "").replace("PUBLIC}", "PUBLIC, ancestry: trusted}")
+    recipe = load_recipe(written(outside.root.parent, text.replace("SOFT}", "SOFT, ancestry: trusted}"), tmp_path))
+    run = prepare(recipe, phantom, tmp_path / "run", 1)
+    for step in plan_of(run, [0]):
+        do_step(run, step, lambda status: None)
+        lineage = read_lineage(run.folder(step.key) / LINEAGE)
+        assert not lineage.untraced() and bool(lineage.vouched_for()) == (step.key[0] != "plain"), step.name
+
+
+def test_steps_that_guard_report_let_pass_are_not_taken_under_refuse(outside):
+    again = refusing(outside)
+    for step in plan_of(outside, None):
+        assert outside.is_done(step)
+        assert again.is_done(step) == (step.key[0] == "plain"), step.name
+    with pytest.raises(UntracedError, match=r"labels\.csv"):
+        do_step(again, next(s for s in plan_of(again, [0]) if s.key[0] == "told"), lambda status: None)
+
+
+# -- what metrics, report and bundle say of it
+
+
+def packed(run, tmp_path, **ensemble):
+    """The bundle of a finished run, or of some of its members."""
+    root = shutil.copytree(run.root, tmp_path / "packed")
+    content = run.recipe.model_dump() | ({"ensemble": ensemble} if ensemble else {})
+    (root / "recipe.json").write_text(Recipe.model_validate(content).model_dump_json())
+    (root / STEPS).write_text(json.dumps({step.name: step.identity for step in plan_of(run, None)}))
+    return pack(root, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("state", list(Ancestry))
+def test_metrics_and_report_say_of_who_saw_whom_what_the_lineages_say(outside, tmp_path, state):
+    """A run of one member, whose lineages and records are made to say it."""
+    root = shutil.copytree(outside.root, tmp_path / "run")
+    member = {"plain": outside.recipe.members["plain"]}
+    run = replace(outside, root=root, recipe=outside.recipe.model_copy(update={"members": member}))
+    for step in plan_of(run, None):
+        folder = run.folder(step.key)
+        of = {state.value: (f"weights of {state}.pth",)} if state in ("unknown", "trusted") else {}
+        (folder / LINEAGE).write_text(replace(read_lineage(folder / LINEAGE), **of).text())
+        leak = {"leak": "refused to score: 3 of 4", "test_leak": "refused to score: 1 of 2"} if state == "leak" else {}
+        (folder / RECORD).write_text(json.dumps(read_record(folder) | leak))
+    write_proof(run, plan_of(run, None), "test")
+    metrics, page = json.loads((root / "metrics.json").read_text()), html.unescape((root / "report.html").read_text())
+    assert metrics["scope"] == TESTED[state] and metrics["out_of_fold"]["scope"] == OUT_OF_FOLD[state]
+    assert set(metrics["ancestry_unknown"]) == ({"plain"} if state == "unknown" else set())
+    assert set(metrics["ancestry_trusted"]) == ({"plain"} if state == "trusted" else set())
+    for other in Ancestry:
+        assert (TESTED[other] in page) == (OUT_OF_FOLD[other] in page) == (other is state), other
+    assert ("no model saw" in page) == (state == "clean")
+    assert ("†" in page) == (f"weights of {state}.pth" in page) == (state in ("unknown", "trusted"))
+    assert ("leak, reported and not refused" in page) == (state == "leak")
+
+
+def test_unknown_ancestry_is_told_in_metrics_report_and_bundle(outside, tmp_path):
     metrics, page = (outside.root / name for name in ("metrics.json", "report.html"))
     unknown = json.loads(metrics.read_text())["ancestry_unknown"]
     assert set(unknown) == {"public", "told"}
     assert "soft labels of labels.csv" in unknown["told"] and "public.safetensors" in unknown["public"]
     assert "soft labels of labels.csv" in page.read_text() and "public.safetensors" in page.read_text()
+    bundle = load_bundle(packed(outside, tmp_path))
+    assert len(bundle.manifest.meta["ancestry_unknown"]) == 4 and not bundle.manifest.meta["ancestry_trusted"]
+    assert "What its first weights were trained on is not known." in bundle.notice
 
 
 def test_a_start_from_a_file_is_recorded_with_what_became_of_it(outside):
@@ -229,7 +375,7 @@ def test_a_checkpoint_of_another_backbone_costs_its_own_steps_alone(phantom, tmp
     with pytest.raises(
         RunError,
         match=r"(?s)2 of 4 steps are not done:.*public/fold0/first: .*public.safetensors: a checkpoint for another "
-        r"backbone.*It fits timm's 'resnet18'.*public/fold0/last: not started",
+        r"backbone.*it fits timm's 'resnet18'.*public/fold0/last: not started",
     ):
         do_plan(run, phantom, plan_of(run, [0]), 1)
     assert {path.parent.parent.parent.name for path in run.root.glob("*/fold0/*/step.json")} == {"plain", "told"}

@@ -208,7 +208,7 @@ def similar(
     """Show the nearest known films with their labels and lines; never films of the query's own patient."""
     from cxrlines.data.paths import film_name
     from cxrlines.inference.bundle import load_bundle
-    from cxrlines.inference.index import open_index, patient_key
+    from cxrlines.inference.index import open_index
     from cxrlines.inference.reader import EMBEDDED, Reader
 
     read = load_bundle(bundle or EMBEDDED)
@@ -216,7 +216,7 @@ def similar(
     (asked,) = Reader(read).embed([film])
     if isinstance(asked, Exception):
         raise asked
-    own = known.patients_of(key=asked.key, study=film_name(film)) | ({patient_key(patient)} if patient else set())
+    own = known.patients_of(key=asked.key, study=film_name(film), patient=patient or "")
     (found,) = known.nearest(asked.vector[None], count, [own])
     if as_json:
         typer.echo(json.dumps([neighbour.as_dict() for neighbour in found], indent=1))

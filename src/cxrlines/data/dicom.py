@@ -7,6 +7,7 @@ completed. No value is told in a message or note but those that say how pixels a
 import io
 import re
 
+import numpy as np
 import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
@@ -50,7 +51,8 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
     if stored.values.ndim == 3:
         pixels = luma(stored.values)
         notes += colour_note(stored.values)
-        shown, more = (to_uint8(pixels / (2**stored.bits - 1)), ()) if stored.bits <= 8 else spread(pixels)
+        table = to_uint8(np.arange(2 ** (8 * pixels.itemsize)) / (2**stored.bits - 1))
+        shown, more = (table[pixels], ()) if stored.bits <= 8 else spread(pixels)
     else:
         shown, more = displayed(elements, stored.values, stored.bits, stored.high_bit, stored.signed)
     notes += more

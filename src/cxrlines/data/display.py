@@ -64,10 +64,21 @@ def spread(pixels: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
         counts = count(pixels)
         values = np.flatnonzero(counts)
         low, high, notes = contrast(values, counts[values])
-        return to_uint8((np.arange(len(counts)) - low) / ((high - low) or 1))[pixels], notes
-    values, counts = np.unique(pixels, return_counts=True)
-    low, high, notes = contrast(values, counts)
-    return to_uint8((pixels - np.float64(low)) / ((high - low) or 1)), notes
+        gray = to_uint8((np.arange(len(counts)) - low) / ((high - low) or 1))[pixels]
+    else:
+        values, counts = np.unique(pixels, return_counts=True)
+        low, high, notes = contrast(values, counts)
+        gray = to_uint8((pixels - np.float64(low)) / ((high - low) or 1))
+    return border_black(gray) if notes else gray, notes
+
+
+def border_black(gray: np.ndarray) -> np.ndarray:
+    """A film (h, w) uint8 whose whole rows and columns of white along its edges are black, as padding is; in place."""
+    for side in (gray, gray[::-1], gray.T, gray.T[::-1]):  # rows first: columns are then white but for black ends
+        inner = (side == 255) | (side == 0)
+        white = inner.all(axis=1) & (side == 255).any(axis=1)
+        side[: int(np.argmin(white)) if not white.all() else 0] = 0
+    return gray
 
 
 def contrast(values: np.ndarray, counts: np.ndarray) -> tuple[float, float, tuple[Note, ...]]:
@@ -150,7 +161,10 @@ def displayed(
     shown = _shown(elements, stored[film], counts[codes][film], (low, low + 2**bits - 1), notes)
     table = np.zeros(len(counts), np.uint8)  # padding is black, whatever black is
     table[codes[film]] = 255 - shown if _turned_round(elements, notes) else shown
-    return table[words], tuple(notes)
+    gray = table[words]
+    if any(note.code is Code.BORDER_LEFT_OUT for note in notes):
+        gray = border_black(gray)
+    return gray, tuple(notes)
 
 
 def stored_of(codes: np.ndarray, bits: int, high_bit: int, signed: bool) -> np.ndarray:

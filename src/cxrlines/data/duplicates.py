@@ -42,22 +42,22 @@ def signature(pixels: np.ndarray) -> np.ndarray:
 
 def copies(signatures: Sequence[np.ndarray]) -> list[tuple[int, int]]:
     """Pairs (i, j), i < j, of signatures that are the same film, mirrored or turned or neither; sorted."""
-    return [(i, j) for i, j in copies_between(signatures, signatures) if i < j]
+    return sorted(copies_between(signatures, signatures))
 
 
-def copies_between(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> list[tuple[int, int]]:
-    """Pairs (i, j) of a signature of `a` and one of `b` that are the same film, mirrored or turned or neither; sorted.
+def copies_between(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> dict[tuple[int, int], float]:
+    """Pairs (i, j) of a signature of `a` and one of `b` that are the same film, and how their detail correlates.
 
-    Films without any contrast are like nothing. A kd-tree over the principal directions of the coarse pictures
-    proposes pairs; their detail decides.
+    Mirrored or turned or neither. Of a list with itself only pairs i < j. Films without any contrast are like nothing.
+    A kd-tree over the principal directions of the coarse pictures proposes pairs; their detail decides.
     """
     if not len(a) or not len(b):
-        return []
+        return {}
     coarse_a = _coarse(a)
     coarse_b = coarse_a if b is a else _coarse(b)
     rows_a, rows_b = (np.flatnonzero(coarse.any(axis=(1, 2))) for coarse in (coarse_a, coarse_b))
     if not len(rows_a) or not len(rows_b):
-        return []
+        return {}
     coarse_a, coarse_b = coarse_a[rows_a], coarse_b[rows_b]
     every = coarse_a if b is a else np.concatenate([coarse_a, coarse_b])
     middle = every.mean(axis=0)
@@ -68,16 +68,18 @@ def copies_between(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> list[tup
         return cKDTree((coarse - middle).reshape(len(coarse), -1) @ directions)
 
     details_a, details_b = _details(a), _details(b)
-    found: set[tuple[int, int]] = set()
+    found: dict[tuple[int, int], float] = {}
     there = tree(coarse_b)
     for symmetry in SYMMETRIES:
         for own, near in enumerate(tree(symmetry(coarse_a)).query_ball_tree(there, REACH, p=np.inf)):
             row = int(rows_a[own])
-            pairs = [(row, int(other)) for other in rows_b[near] if b is not a or row < other]
-            if pairs:
-                detail = symmetry(details_a(row)).ravel()
-                found.update(pair for pair in pairs if float(detail @ details_b(pair[1]).ravel()) >= ALIKE)
-    return sorted(found)
+            others = [int(other) for other in rows_b[near] if b is not a or row < other]
+            detail = symmetry(details_a(row)).ravel() if others else None
+            for other in others:
+                alike = float(detail @ details_b(other).ravel())
+                if alike >= max(ALIKE, found.get((row, other), ALIKE)):
+                    found[row, other] = alike
+    return found
 
 
 def _coarse(signatures: Sequence[np.ndarray]) -> np.ndarray:

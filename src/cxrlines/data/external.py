@@ -19,7 +19,7 @@ table leads to a file outside its folder.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -46,12 +46,14 @@ class External:
             or "" where films were not looked for), `view` ("AP", "PA", "L" of a lateral film, "" unknown; PadChest's
             AP_horizontal is AP), then one float32 column per entry of PRESENCE: 1 there, 0 not there, NaN unknown.
         left_out: Reason -> count of rows left out (of lines, where a row cannot be read).
+        meta: What phantom.json says, or {}.
     """
 
     kind: str
     root: Path
     studies: pd.DataFrame
     left_out: dict[str, int]
+    meta: dict = field(default_factory=dict)
 
 
 def read_external(root: Path, *, laterals: bool = False, children: bool = False, check_films: bool = True) -> External:
@@ -80,7 +82,7 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
         return External(kind, root, found.studies, found.left_out)
     if kind == "ranzcr":
         dataset = read_dataset(root)
-        return External(kind, root, _with_presence(dataset.studies), dict(dataset.left_out))
+        return External(kind, root, _with_presence(dataset.studies), dict(dataset.left_out), dataset.meta)
     layout = LAYOUTS[kind]
     studies, left_out = usable(table, layout, laterals=laterals, children=children)
     films = _list_films(root, layout)

@@ -5,6 +5,7 @@ It imports nothing of cxrlines but the other end of the line, and no pydicom, to
 
 import contextlib
 import json
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ PACKAGES = {"gdcm": "python-gdcm", "openjpeg": "pylibjpeg-openjpeg"}
 
 def serve() -> None:
     """Answer requests: a header (JSON) and a stream, by a header and the values' bytes (little-endian, by pixel)."""
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy comes along with OpenJPEG; nothing is multiplied here
     limited = False
 
     def answer(receive: Callable[[], bytes], send: Callable[[bytes | memoryview], None]) -> None:
@@ -57,7 +59,9 @@ def _limit_memory() -> None:
     if not status.exists():  # macOS has neither this nor a limit that it keeps
         return
     taken = int(status.read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]
+    wanted = taken + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
 
 
 def _by_gdcm(stream: bytes, kind: str, width: int, height: int, components: int, bits: int) -> bytes:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cxrlines.data.child import Child, Died, serving
+from cxrlines.errors import Error
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -128,7 +129,7 @@ class _Pool:
             child.send(self.work)
             right, error = pickle.loads(child.receive())  # noqa: S301 - from a child of ours
         except Died:
-            right, error = False, RuntimeError("a worker process ended as it began (out of memory?)")
+            right, error = False, Error("a worker process ended as it began", "use fewer workers, or free memory")
         if not right:
             raise error
         return child

@@ -21,7 +21,8 @@ from cxrlines.data.child import Child, Died, serving
 from cxrlines.data.sound import JPEG, Sound, every_kind, large_ones, shipped
 
 SECONDS, MEGABYTES = 2.0, 512
-"""What reading a film may take: time, and memory beyond what the processes took at first."""
+"""What reading a film may take: a processor's time, which other work on the machine does not lengthen, and memory
+beyond what the processes took at first."""
 PATIENCE_S = 120.0
 """After so long the asking process is given up."""
 SIZES = ((64, 80), (300, 257), (512, 480))
@@ -42,12 +43,12 @@ class Report:
         films: How many there were.
         read, refused: Damaged or not.
         faults: Exceptions other than a refusal, by type: faults of cxrlines.
-        slow: Took more than SECONDS.
+        slow: Took more than SECONDS of a processor, asking and decoding process together.
         large: Took more than MEGABYTES beyond what was taken at first, asking and decoding process together.
         died: The asking process ended or hung.
         decoder_died: The decoders' process ended or was ended; the asking process went on.
         undamaged, forgiven: (read right, of how many); of films whose picture is not known, read counts.
-        slowest_s, largest_mb: The most that one took.
+        slowest_s, longest_wait_s, largest_mb: The most that one took: of a processor, by the clock, of memory.
         odd: (number, name, what) of films that were slow, large, deadly, a fault, or sound and not read right.
     """
 
@@ -62,6 +63,7 @@ class Report:
     undamaged: tuple[int, int] = (0, 0)
     forgiven: tuple[int, int] = (0, 0)
     slowest_s: float = 0.0
+    longest_wait_s: float = 0.0
     largest_mb: float = 0.0
     odd: list[tuple[int, str, str]] = field(default_factory=list)
 
@@ -138,6 +140,7 @@ def _count(
         faults[fault] += 1
         odd(fault)
     report.slowest_s = max(report.slowest_s, answer.get("seconds", 0.0))
+    report.longest_wait_s = max(report.longest_wait_s, answer.get("waited", 0.0))
     report.largest_mb = max(report.largest_mb, answer.get("megabytes", 0.0))
     if answer.get("seconds", 0) > SECONDS:
         report.slow += 1
@@ -309,7 +312,7 @@ def serve() -> None:
     def answer(receive: Callable[[], bytes], send: Callable[[bytes], None]) -> None:
         data = receive()
         memory.forget(_pids())
-        deaths = decoders.deaths()
+        used, deaths = _used(_pids()), decoders.deaths()
         found: dict[str, Any] = {}
         pixels = b""
         begun = time.perf_counter()
@@ -320,9 +323,11 @@ def serve() -> None:
             found["refused"] = str(error)
         except Exception as error:  # a fault of cxrlines, which is what is looked for
             found["fault"] = f"{type(error).__name__}: {str(error)[:200]}"
-        found["seconds"] = time.perf_counter() - begun
+        found["waited"] = time.perf_counter() - begun
         found["megabytes"] = memory.most(_pids())
         found["decoder_died"] = decoders.deaths() - deaths
+        most = sum(seconds - used.get(pid, 0.0) for pid, seconds in _used(_pids()).items())
+        found["seconds"] = found["waited"] if found["decoder_died"] else most  # of the dead nothing more is known
         send(json.dumps(found).encode())
         send(pixels)
 
@@ -333,6 +338,19 @@ def _pids() -> list[int]:
     from cxrlines.data.decoders import decoding_pid
 
     return [os.getpid(), *([pid] if (pid := decoding_pid()) else [])]
+
+
+def _used(pids: list[int]) -> dict[int, float]:
+    """Seconds of a processor that processes have used; of others than this one where there is /proc."""
+    used = {}
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        except OSError:
+            if pid == os.getpid():
+                used[pid] = time.process_time()
+    return used
 
 
 class _Memory:

@@ -286,12 +286,12 @@ def png(pixels: np.ndarray, interlaced: bool) -> bytes:
     height, width = pixels.shape[:2]
     depth, colour = 8 * pixels.itemsize, 2 if pixels.ndim == 3 else 0
     starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-    lines = b""
+    lines = []
     for y, x, step_y, step_x in starts if interlaced else ((0, 0, 1, 1),):
         for row in pixels[y::step_y, x::step_x].astype(f">u{pixels.itemsize}"):
-            lines += b"\0" + row.tobytes() if len(row) else b""
+            lines += [b"\0", row.tobytes()] if len(row) else []
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, int(interlaced))
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b""))
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"".join(lines), 1)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )

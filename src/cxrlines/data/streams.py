@@ -266,12 +266,3 @@ def _tile_parts(data: Buffer, place: int, limit: int, tiles: int) -> int:
             raise StreamError(CUT_OFF)
         place += length
     raise StreamError(TOO_MANY)
-
-
-def encoded_size(data: Buffer) -> tuple[int, int] | None:
-    """(width, height) a stream says it has; None if it is none that is whole."""
-    try:
-        stream = parse(data)
-    except StreamError:
-        return None
-    return stream.width, stream.height

@@ -8,6 +8,8 @@ are found in three moves, none of which compares every film with every other:
    the films at hand, cut at random. A kd-tree proposes the nearest few.
 3. A proposed pair is laid over one another; the correlation of fine detail, away from the edges, decides.
 
+None of them looks at a film mirrored or turned; a search for plain copies does (`duplicates`), and is joined to theirs.
+
 Films of one patient from different days share bones and devices, not their fine detail.
 """
 
@@ -23,7 +25,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from cxrlines.data import duplicates
 from cxrlines.data.descriptors import VIEWS, Described, Space
+from cxrlines.data.duplicates import copies, copies_between
 from cxrlines.data.external import read_external
 from cxrlines.data.films import FilmError, read_film
 from cxrlines.data.pool import in_parallel
@@ -31,6 +35,8 @@ from cxrlines.data.prepare import shrink
 from cxrlines.data.registration import between, detail, fit
 from cxrlines.data.store import Store
 from cxrlines.data.tables import TEST_TABLE, TRAIN_TABLE, read_dataset
+from cxrlines.errors import Error
+from cxrlines.files import write_text
 
 SIGNATURE = 96  # px a side
 ALIKE = 0.75
@@ -74,7 +80,8 @@ def find_twins(a: Sequence[np.ndarray], b: Sequence[np.ndarray], *, workers: int
     """Twins between two collections of signatures, each (SIGNATURE, SIGNATURE) uint8, sorted, each pair once.
 
     A film may have several. Films without contrast have none. Neither the order of films nor that of the collections
-    matters. Inverted films count as twins too. `ValueError` for a signature of another shape or type.
+    matters. Inverted films count as twins too, and mirrored or turned ones that are cut and windowed alike
+    (`duplicates`). `ValueError` for a signature of another shape or type.
     """
     films = [_Films.of(side, name) for side, name in ((a, "a"), (b, "b"))]
     if not len(films[0].rows) or not len(films[1].rows):
@@ -93,8 +100,10 @@ def find_twins(a: Sequence[np.ndarray], b: Sequence[np.ndarray], *, workers: int
         ask = [ask[s][(found[s][ask[s]] * 2 >= count) & (count < VIEWS * len(films[1 - s].rows))] for s in (0, 1)]
         count *= 2
     rows_a, rows_b = films[0].rows, films[1].rows
-    found_pairs = sorted((pair, value) for pair, value in verified.items() if value >= ALIKE)
-    return [Twin(int(rows_a[i]), int(rows_b[j]), round(value, 4)) for (i, j), value in found_pairs]
+    alike_pairs = {(int(rows_a[i]), int(rows_b[j])): value for (i, j), value in verified.items() if value >= ALIKE}
+    small = [[duplicates.signature(np.asarray(film)) for film in side] for side in (a, b)]
+    both = copies_between(*small) | alike_pairs
+    return [Twin(i, j, round(value, 4)) for (i, j), value in sorted(both.items())]
 
 
 def _propose(described: list[Described], ask: list[np.ndarray], count: int) -> dict[Pair, list[Pair]]:
@@ -174,17 +183,20 @@ class TwinsFound:
 
     def write(self, csv: Path) -> None:
         """Write `study_a, study_b, correlation`, one row a pair, whole or not at all."""
-        csv = Path(csv)
-        csv.parent.mkdir(parents=True, exist_ok=True)
-        aside = csv.with_name(f".{csv.name}.partial")
         rows = [asdict(twin) for twin in self.twins]
-        pd.DataFrame(rows, columns=["study_a", "study_b", "correlation"]).to_csv(aside, index=False)
-        aside.replace(csv)
+        write_text(csv, pd.DataFrame(rows, columns=["study_a", "study_b", "correlation"]).to_csv(index=False))
 
 
 def twins_of_stores(a: Store, b: Store, *, workers: int = 1) -> list[Twin]:
     """Twins between the rows of two stores; no film is decoded again, and padding is cut off."""
     return find_twins(_StoreSignatures(a), _StoreSignatures(b), workers=workers)
+
+
+def copies_in_stores(stores: Sequence[Store]) -> list[tuple[Pair, Pair]]:
+    """Pairs of films that are the same picture, re-encoded, mirrored or turned: (which store, row) of either film."""
+    places = [(s, row) for s, store in enumerate(stores) for row in range(len(store))]
+    films = [duplicates.signature(store.films[row][store.inner(row)]) for store in stores for row in range(len(store))]
+    return [(places[i], places[j]) for i, j in copies(films)]
 
 
 def twins_of_folders(a: Path, b: Path, workers: int = 1) -> TwinsFound:
@@ -286,10 +298,10 @@ def _describe(space: Space, films: _Films, workers: int) -> Described:
 
 
 def _all(done: Iterable[tuple[int, Any]]) -> list:
-    """Results in their order; `RuntimeError` if a process was killed."""
+    """Results in their order; `Error` if a process was killed."""
     parts = [part for _, part in sorted(done, key=itemgetter(0))]
     if any(part is None for part in parts):
-        raise RuntimeError("a process that looked for twins was killed (out of memory?); try again with fewer workers")
+        raise Error("a process that looked for twins was killed (out of memory?)", "try again with fewer workers")
     return parts
 
 

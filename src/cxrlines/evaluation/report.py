@@ -58,8 +58,9 @@ class Member:
         seconds: training time of all its steps together.
         lineage: what it was made from, as short strings, e.g. `{"parents": "teacher of fold 0", "patients
             seen": "312"}`.
-        ancestry_unknown: empty if everything it was made from is known; else why not, in words. Every figure
-            of such a member, and of an ensemble holding it, is marked on the page.
+        ancestry_unknown, ancestry_trusted: empty if everything it was made from is known; else what is not known, and
+            what is trusted and not checked, in words. Every figure of such a member, and of an ensemble holding it,
+            is marked on the page.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Member:
     seconds: float
     lineage: Mapping[str, str] = field(default_factory=dict)
     ancestry_unknown: str = ""
+    ancestry_trusted: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def _metrics(report: Report, main: dict[str, Evaluation], beside: dict[str, Eval
         "differences": _differences(report, main),
         **{name: whole[name] for name in ("ece", "brier", "films", "patients", "not_predicted", "undefined")},
         "ancestry_unknown": {m.name: m.ancestry_unknown for m in report.members if m.ancestry_unknown},
+        "ancestry_trusted": {m.name: m.ancestry_trusted for m in report.members if m.ancestry_trusted},
         "seed": report.seed,
     }
     if beside and report.out_of_fold:
@@ -251,7 +254,7 @@ def _mistakes(report: Report) -> tuple[list[tuple[Mistake, Picture]], int]:
 
 def _of_unknown_ancestry(report: Report) -> set[str]:
     """The names whose figures are marked; the ensemble's if a member's are, whatever the baseline's."""
-    members = [member for member in report.members if member.ancestry_unknown]
+    members = [member for member in report.members if member.ancestry_unknown or member.ancestry_trusted]
     return {member.name for member in members} | {ENSEMBLE for member in members if member.role == "member"}
 
 

@@ -5,7 +5,6 @@ twins of own films, processed otherwise, as a part of NIH's are RANZCR's. The pu
 on other films of site b: a file whose ancestry this run does not know.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from cxrlines.data.films import read_film
 from cxrlines.data.tables import read_dataset
 from cxrlines.files import replacing
+from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.phantom.write import write_phantom
 from cxrlines.recipes.load import load_recipe
 from cxrlines.recipes.run import train
@@ -67,7 +67,8 @@ def run_small(
     theirs = theirs.model_copy(update={"members": {"baseline": theirs.members["baseline"]}})
     train(theirs, data / "stranger", out / "stranger", folds=[0], workers=workers, say=say)
     public = out / "public.safetensors"
-    shutil.copyfile(out / "stranger/baseline/fold0/only/weights.safetensors", public)
+    # A stranger's file does not tell whom it has seen.
+    save_weights(public, load_weights(out / "stranger/baseline/fold0/only/weights.safetensors")[0], {})
 
     laid = [f"external.{name}.folder={data / name}" for name in SETS]
     laid.append(f"members.public.stages.finetune.start.file={public}")

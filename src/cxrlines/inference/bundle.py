@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,17 @@ class BundleError(Error):
 
 @dataclass(frozen=True)
 class BundleMember:
-    """One trained model on its way into a bundle: `config` is the model's own, `weights` a safetensors file."""
+    """One trained model on its way into a bundle: `config` is the model's own, `weights` a safetensors file.
+
+    `header`: further text for the header of its file in the bundle.
+    """
 
     name: str
     fold: int
     config: Mapping[str, Any]
     weights: Path
     input_size: int | None = None
+    header: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -62,9 +66,15 @@ class Bundle:
 
     @property
     def notice(self) -> str:
-        """That it is for research, and what it was trained on."""
-        trained = self.manifest.meta.get("trained_on")
-        return f"{self.manifest.notice} Trained on: {trained}." if trained else self.manifest.notice
+        """That it is for research, what it was trained on, and whether all of that is known."""
+        meta, said = self.manifest.meta, [self.manifest.notice]
+        if trained := meta.get("trained_on"):
+            said.append(f"Trained on: {trained}.")
+        if meta.get("ancestry_unknown"):
+            said.append("What its first weights were trained on is not known.")
+        elif meta.get("ancestry_trusted"):
+            said.append("What its first weights were trained on was trusted, not checked.")
+        return " ".join(said)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -92,7 +102,7 @@ def write_bundle(
         store: fields of `StoreEntry`, of the store the models were trained from.
         input_size: px a side of what the models see.
         meta: JSON values for people: what it was trained on, its lineage. It travels with the bundle, so it must
-            name no patient. The headers of the weights files, which may, are left behind.
+            name no patient. The headers of the weights files are left behind.
         half: whether weights are stored in 16 bits, half the size; they are read as 32.
         fold_calibration: label -> (slope, offset) on the log odds of the mean over the models of each fold.
         calibration: the same on those of the ensemble's probability, the mean over folds; None: not calibrated.
@@ -143,7 +153,8 @@ def write_bundle(
                 raise BundleError(f"{member.name}, fold {member.fold}: {error}") from error
             if half:
                 tensors = _halved(tensors, member)
-            save_weights(aside / member.file, tensors, {"name": member.name, "fold": str(member.fold)})
+            header = {**member.header, "name": member.name, "fold": str(member.fold)}
+            save_weights(aside / member.file, tensors, header)
         for name, content in (further or {}).items():
             (aside / name).write_bytes(content if isinstance(content, bytes) else content.encode())
             sync(aside / name)

@@ -17,6 +17,7 @@ import torch
 
 from cxrlines.data.lines import Line
 from cxrlines.data.nearest import nearest_rows
+from cxrlines.data.patients import BARE, as_known, is_phantom, key_name, names_in, tokens
 from cxrlines.data.tables import Dataset
 from cxrlines.errors import Error
 from cxrlines.inference.bundle import Bundle
@@ -42,7 +43,7 @@ class IndexedFilm:
 
     Attributes:
         study: Its name.
-        patient: The key of its patient, `patient_key`.
+        patient: The token of its patient, `data.patients`.
         key: The key of its pixels, `reader.Embedded.key`.
         labels: Those that are 1, in label order; None where the film has no labels.
         lines: Its annotated lines, points (n, 2) [x, y] in shares of the film's width and height, 0 to 1.
@@ -115,7 +116,7 @@ class Index:
 
         Args:
             queries: (q, c) floating point, of length 1: `reader.Embedded.vector`.
-            exclude_patients: For each query the keys of patients whose films are none of its neighbours, see
+            exclude_patients: For each query the tokens of patients whose films are none of its neighbours, see
                 `patients_of`.
 
         Raises:
@@ -143,9 +144,13 @@ class Index:
             for pair in zip(rows, products, strict=True)
         ]
 
-    def patients_of(self, *, key: str = "", study: str = "") -> set[str]:
-        """The keys of the patients of a film: of those indexed with the same pixels, or under the same study."""
-        return {film.patient for film in self.films if film.key == key or film.study == study}
+    def patients_of(self, *, key: str = "", study: str = "", patient: str = "") -> set[str]:
+        """The tokens of the patients of a film: of those indexed with the same pixels, or under the same study.
+
+        And those by which a patient, an identifier, may be indexed.
+        """
+        own = {film.patient for film in self.films if film.key == key or film.study == study}
+        return own.union(*as_known([patient], names_in(self._rows))) if patient else own
 
     def save(self, path: Path) -> None:
         """Write the index as one file, whole or not at all."""
@@ -183,6 +188,7 @@ def build_index(bundle: Bundle, dataset: Dataset, *, batch_size: int = 8, progre
     labelled = set(LABELS) <= set(table.columns)
     reader = Reader(bundle, batch_size=batch_size)
     films, vectors, left_out = [], [], {}
+    own = key_name(phantom=is_phantom(dataset))
     found = reader.embed(table["film"].tolist(), progress)
     for (_, row), embedded in zip(table.iterrows(), found, strict=True):
         study = str(row["study"])
@@ -193,7 +199,7 @@ def build_index(bundle: Bundle, dataset: Dataset, *, batch_size: int = 8, progre
         labels = None if np.isnan(values).all() else tuple(label for label in LABELS if row[label] == 1)
         size = np.array(embedded.shape[::-1])
         lines = tuple(Line(line.label, (line.points + 0.5) / size) for line in dataset.lines.get(study, ()))
-        films.append(IndexedFilm(study, patient_key(row["patient"]), embedded.key, labels, lines))
+        films.append(IndexedFilm(study, tokens([row["patient"]], own)[0], embedded.key, labels, lines))
         vectors.append(embedded.vector)
     if not films:
         first = next(iter(left_out.values()), "the data has no films")
@@ -255,11 +261,6 @@ def embedder_of(bundle: Bundle) -> str:
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def patient_key(patient: object) -> str:
-    """The hashed identifier by which an index knows a patient: as in lineages, 16 hex digits of its sha256."""
-    return hashlib.sha256(str(patient).encode()).hexdigest()[:16]
-
-
 def _film_of(values: dict[str, Any]) -> IndexedFilm:
     lines = []
     for line in values["lines"]:
@@ -269,7 +270,9 @@ def _film_of(values: dict[str, Any]) -> IndexedFilm:
             raise ValueError(f"a line of study {values['study']!r} is no list of points")
         lines.append(Line(line["label"], points))
     labels = None if values["labels"] is None else tuple(_known(values["labels"]))
-    return IndexedFilm(str(values["study"]), str(values["patient"]), str(values["key"]), labels, tuple(lines))
+    patient = str(values["patient"])
+    patient = patient if ":" in patient else f"{BARE}:{patient}"  # as cxrlines 0.1 wrote it
+    return IndexedFilm(str(values["study"]), patient, str(values["key"]), labels, tuple(lines))
 
 
 def _known(labels: Iterable[str]) -> list[str]:

@@ -5,9 +5,10 @@ eight poses (four rotations, inverted or not) and all that is no frontal chest f
 What rules say of a film, and what is done with the answer, is in `data/prepare.py`.
 """
 
+import contextlib
 import functools
 import hashlib
-import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ class Probe:
     The film and its mirror image are looked at, and the mean of both counts. A turn is made only where the righted
     film, looked at again, is upright as surely.
 
-    One read from a file goes to other processes as its path, is read once in each, and computes there in one thread.
+    It computes in one thread, whatever the process is set to: its pictures are too small for two to be of use. One read
+    from a file goes to other processes as its path, and is read once in each.
 
     Attributes:
         identity: SHA-256, in hex, of the network's weights.
@@ -55,7 +57,7 @@ class Probe:
         self.identity = digest.hexdigest()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Probe, (self.net,)) if self.path is None else (_unpickled, (self.path, self.identity, os.getpid()))
+        return (Probe, (self.net,)) if self.path is None else (_unpickled, (self.path, self.identity))
 
     def __call__(self, pixels: np.ndarray) -> Quality:
         """The quality of a film (h, w) uint8 within its frame; notes and usability are those of the probe alone."""
@@ -90,9 +92,22 @@ class Probe:
 
 def told(net: PoseNet, films: np.ndarray) -> np.ndarray:
     """Logits (n, 10) float64 of films (n, SIZE, SIZE) uint8, as `PoseNet` orders them."""
-    with torch.inference_mode():
+    with torch.inference_mode(), _one_thread():
         scores: np.ndarray = net(torch.from_numpy(np.ascontiguousarray(films))).double().numpy()
     return scores
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """What this thread computes, it computes by itself; other threads, once they compute, keep their number."""
+    before = torch.get_num_threads()
+    if before > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before > 1:
+            torch.set_num_threads(before)
 
 
 def load_probe(bundle: Bundle) -> Probe | None:
@@ -120,10 +135,8 @@ def box_probe() -> Probe:
 
 
 @functools.cache
-def _unpickled(path: Path, identity: str, sender: int) -> Probe:
-    """The probe of a file in a process that was given it by `sender`, the id of another process."""
-    if sender != os.getpid():
-        torch.set_num_threads(1)  # beside others like it
+def _unpickled(path: Path, identity: str) -> Probe:
+    """The probe of a file, in a process that was given it by another."""
     probe = read_probe(path)
     if probe.identity != identity:
         raise WeightsError(f"{path}: was changed while it was in use", "start again")
@@ -133,7 +146,7 @@ def _unpickled(path: Path, identity: str, sender: int) -> Probe:
 def _reduced(pixels: np.ndarray) -> np.ndarray:
     """A film (h, w) uint8 averaged over whole px, where it is several times as large as what the network sees.
 
-    Within a gray level of what it would be otherwise, in a third of the time.
+    In a third of the time, and within two gray levels of what it would be otherwise; some px of two edges are left out.
     """
     by = min(pixels.shape) // (4 * SIZE)
     if by < 2:

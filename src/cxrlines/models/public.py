@@ -41,7 +41,7 @@ _COUNTER = "num_batches_tracked"  # of BatchNorm; only momentum=None uses it
 
 @dataclass(frozen=True)
 class Adoption:
-    """What became of a file's tensors and of a model's.
+    """What became of a file's tensors and of a model's; whom the file has seen, its lineage tells (`recipes.folder`).
 
     Attributes:
         source: the file's name (no folders) and the start of its SHA-256.

@@ -76,6 +76,16 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+def weights_header(path: Path) -> dict[str, str]:
+    """The text of a safetensors file, without its tensors; empty for a file of another kind, and for none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = dict(file.metadata() or {})
+        return json.loads(meta[_META]) if _META in meta else meta
+    except (SafetensorError, OSError, ValueError):
+        return {}
+
+
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
     """Give `model` exactly `tensors`; one stem that sees three channels is summed for a model that sees one.
 

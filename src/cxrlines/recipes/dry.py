@@ -15,7 +15,8 @@ from cxrlines.data.store import StoreError, open_store
 from cxrlines.data.tables import ANNOTATION_TABLE, TRAIN_TABLE, Dataset, read_dataset, read_labels
 from cxrlines.recipes.estimate import PUBLISHED, estimate
 from cxrlines.recipes.external import ExternalSet, open_set
-from cxrlines.recipes.folder import read_record, used_sets
+from cxrlines.recipes.folder import is_finished, read_record, untraced_files, used_sets
+from cxrlines.recipes.people import SAME_FILMS, open_people
 from cxrlines.recipes.plan import Material, Step, files_of, make_plan, name_of
 from cxrlines.recipes.run import check_networks, chosen_folds, folds_for
 from cxrlines.recipes.spec import Recipe
@@ -30,6 +31,8 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
     check_networks(recipe)
     said: list[str] = []
     dataset = _own(data, said)
+    if (root / SAME_FILMS).is_file():
+        dataset = open_people(root).merged(dataset)
     folds = folds_for(recipe, dataset)
     try:
         store = open_store(root / "store/train")
@@ -41,6 +44,8 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
     for member in recipe.members.values():
         for stage in member.stages.values():
             said += [f"{path}: is not there; training needs it" for path in files_of(stage) if not path.is_file()]
+    if recipe.guard == "refuse":
+        said += [f"{where}: {path} does not tell whom it has seen" for where, path in untraced_files(recipe).items()]
     material = Material(dataset, stored, fingerprint, folds, external)
     steps = make_plan(recipe, material, chosen_folds(folds, wanted))
     lines = [f"{recipe.name}: {len(steps)} steps in {root}", *(f"  note: {text}" for text in dict.fromkeys(said))]
@@ -55,7 +60,7 @@ def _line(recipe: Recipe, step: Step, root: Path) -> str:
     made_from = [f"{role}: {name_of(key)}" for role, key in step.parents.items()]
     if "start" not in step.parents:
         made_from.insert(0, f"start: {start}")
-    done = read_record(root / step.name).get("identity") == step.identity
+    done = is_finished(read_record(root / step.name), step, recipe)
     kind = f"{stage.films.which} films" if stage.films.set == OWN else f"films of {stage.films.set}"
     view = f"with maps of {stage.films.maps_of}" if stage.films.maps_of else stage.films.view
     return (

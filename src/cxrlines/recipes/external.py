@@ -13,14 +13,17 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.external import PRESENCE, read_external
+from cxrlines.data.external_tables import LAYOUTS
+from cxrlines.data.patients import SITE, is_phantom, key_name
 from cxrlines.data.prepare import Aspect, LeaveOut, Probe
 from cxrlines.data.store import Store, build_store, open_store
 from cxrlines.data.tables import Dataset
 from cxrlines.data.twins import twins_of_stores
-from cxrlines.files import replacing, write_text
+from cxrlines.files import write_text
+from cxrlines.recipes.people import People, of_set
 from cxrlines.recipes.spec import ExternalSpec
 
-STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "left_out.json"
+STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "set.json"
 _TEST = "test"
 
 
@@ -29,7 +32,8 @@ class ExternalSet:
     """One set: `studies` with study, patient, film, view and PRESENCE, in the order of the store's films.
 
     `twins` has a row for each film of it that is also one of the own set: study (here), own_study, own_patient, split.
-    `store` is the store's fingerprint. `taken` are the studies that the gate takes along; None: all.
+    `store` is the store's fingerprint, `taken` the studies that the gate takes along (None: all), `key` the name of the
+    key under which its patients are hashed.
     """
 
     name: str
@@ -38,6 +42,7 @@ class ExternalSet:
     twins: pd.DataFrame
     left_out: dict[str, int] = field(default_factory=dict)
     taken: frozenset[str] | None = None
+    key: str = SITE
     _known: dict[tuple[bytes, bool], str] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, held: set[str]) -> np.ndarray:
@@ -52,9 +57,18 @@ class ExternalSet:
 
     def patients(self, rows: np.ndarray) -> set[str]:
         """Whom these rows show: patients of this set, and the own patients of twins among them."""
+        theirs, own = self._people(rows)
+        return {f"{self.name}:{patient}" for patient in theirs} | own
+
+    def tokens(self, rows: np.ndarray, people: People) -> set[str]:
+        """The tokens of `patients`."""
+        theirs, own = self._people(rows)
+        return of_set(theirs, self.name, self.key) | people.tokens(own)
+
+    def _people(self, rows: np.ndarray) -> tuple[set[str], set[str]]:
         some = self.studies.iloc[rows]
         own = self.twins["own_patient"][self.twins["study"].isin(set(some["study"]))]
-        return {f"{self.name}:{patient}" for patient in some["patient"]} | set(own.astype(str))
+        return set(some["patient"].astype(str)), set(own.astype(str))
 
     def identity(self, rows: np.ndarray, *, presence: bool) -> str:
         """Hash of the store, the studies, who they are twins of, and, where learnt from, the tube labels."""
@@ -88,9 +102,10 @@ def prepare_set(
         counts["film that could not be read"] = len(store.left_out)
     against = {split: other.fingerprint for split, (_, other) in own.items()} | {"this": store.fingerprint}
     _twins(root / TWINS, against, own, store, workers)
-    with replacing(root / STUDIES) as aside:
-        table.to_csv(aside, index=False)
-    write_text(root / COUNTS, json.dumps(counts, indent=1))
+    declared = spec.patients or (found.kind if found.kind in LAYOUTS else SITE)
+    key = key_name(declared, phantom=is_phantom(found))
+    write_text(root / STUDIES, table.to_csv(index=False))
+    write_text(root / COUNTS, json.dumps({"patients": key, "left_out": counts}, indent=1))
     return open_set(name, root)[0]
 
 
@@ -98,9 +113,10 @@ def open_set(name: str, root: Path, gate: LeaveOut = "not-films") -> tuple[Exter
     """A prepared set, of which `gate` says what is trained on, and its store."""
     store = open_store(root / "store")
     table, twins = _read_table(root / STUDIES), _read_table(root / TWINS)
-    counts = json.loads((root / COUNTS).read_text())
-    counts |= {f"left out: {code}": count for code, count in store.counts(gate)[0].items()}
-    return ExternalSet(name, table, store.fingerprint, twins, counts, frozenset(store.taken(gate))), store
+    said = json.loads((root / COUNTS).read_text())
+    counts = said["left_out"] | {f"left out: {code}": count for code, count in store.counts(gate)[0].items()}
+    taken = frozenset(store.taken(gate))
+    return ExternalSet(name, table, store.fingerprint, twins, counts, taken, said["patients"]), store
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -112,19 +128,25 @@ def _read_table(path: Path) -> pd.DataFrame:
 
 def _twins(
     path: Path, against: dict[str, str], own: dict[str, tuple[Dataset, Store]], store: Store, workers: int
-) -> None:
-    """The table of twins in `path`, found anew where the stores are others than those it is of."""
+) -> pd.DataFrame:
+    patient = {
+        (split, study): who
+        for split, (dataset, _) in own.items()
+        for study, who in zip(*(dataset.studies[name].astype(str) for name in ("study", "patient")), strict=True)
+    }
     mark = path.with_suffix(".json")
     if path.is_file() and mark.is_file() and json.loads(mark.read_text()) == against:
-        return
-    rows: list[tuple[str, str, str, str]] = []
-    for split, (dataset, other) in own.items():
-        patient = dict(zip(dataset.studies["study"].astype(str), dataset.studies["patient"].astype(str), strict=True))
-        for twin in twins_of_stores(other, store, workers=workers):
-            study = other.studies[twin.a]
-            rows.append((store.studies[twin.b], study, patient[study], split))
-    table = pd.DataFrame(rows, columns=["study", "own_study", "own_patient", "split"], dtype=object)
-    mark.unlink(missing_ok=True)
-    with replacing(path) as aside:
-        table.to_csv(aside, index=False)
+        table = _read_table(path)
+    else:
+        rows = [
+            (store.studies[twin.b], other.studies[twin.a], "", split)
+            for split, (_, other) in own.items()
+            for twin in twins_of_stores(other, store, workers=workers)
+        ]
+        table = pd.DataFrame(rows, columns=["study", "own_study", "own_patient", "split"], dtype=object)
+    # Films stay twins while the tables of who is who change.
+    own_patient = [patient[film] for film in zip(table["split"], table["own_study"], strict=True)]
+    table = table.assign(own_patient=pd.Series(own_patient, index=table.index, dtype=object))
+    write_text(path, table.to_csv(index=False))
     write_text(mark, json.dumps(against))
+    return table

@@ -11,26 +11,32 @@ import pandas as pd
 from cxrlines.data.prepare import LeaveOut
 from cxrlines.data.store import Store, open_store
 from cxrlines.data.tables import Dataset, read_dataset
+from cxrlines.models.weights import weights_header
 from cxrlines.recipes.external import ExternalSet, open_set
 from cxrlines.recipes.load import recipe_of
+from cxrlines.recipes.people import People, open_people
 from cxrlines.recipes.plan import Key, Material, Step, name_of
 from cxrlines.recipes.spec import Recipe
+from cxrlines.recipes.stage_spec import FileStart
 from cxrlines.task import STUDY_COLUMN
 from cxrlines.training.lineage import Lineage, read_lineage
 
 WEIGHTS, LINEAGE, RECORD = "weights.safetensors", "lineage.json", "step.json"
+LINEAGE_ENTRY = "lineage"
+"""The entry of a weights file's header that holds its lineage."""
 HELD_OUT, TEST = "predictions.csv", "test_predictions.csv"
 TRACKED = "tracking"
 
 
 @dataclass(frozen=True)
 class Run:
-    """What every step of a run shares. `external` has each set with its store."""
+    """What every step of a run shares. `external` has each set with its store; in `films` and `test` people are one."""
 
     root: Path
     recipe: Recipe
     films: Material
     store: Store
+    people: People
     test: Dataset | None
     test_store: Store | None
     external: dict[str, tuple[ExternalSet, Store]] = field(default_factory=dict)
@@ -39,7 +45,8 @@ class Run:
     def open(cls, root: Path, data: Path) -> "Run":
         """The run prepared in `root` on `data`."""
         recipe = recipe_of(root)
-        train, store = read_dataset(data, "train"), open_store(root / "store/train")
+        people = open_people(root)
+        train, store = people.merged(read_dataset(data, "train")), open_store(root / "store/train")
         table = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}, keep_default_na=False)  # a study may be NA
         folds = table.set_index(STUDY_COLUMN)["fold"]
         tested = (data / "sample_submission.csv").is_file()
@@ -50,7 +57,8 @@ class Run:
             recipe,
             material(train, store, train.studies["study"].map(folds), external, gate),
             store,
-            read_dataset(data, "test") if tested else None,
+            people,
+            people.merged(read_dataset(data, "test")) if tested else None,
             open_store(root / "store/test") if tested else None,
             external,
         )
@@ -70,8 +78,8 @@ class Run:
         return self.root / name_of(key)
 
     def is_done(self, step: Step) -> bool:
-        """Whether this very step is finished."""
-        return read_record(self.folder(step.key)).get("identity") == step.identity
+        """Whether this very step is finished, and is what the recipe's guard lets pass."""
+        return is_finished(read_record(self.folder(step.key)), step, self.recipe)
 
 
 def material(
@@ -88,14 +96,44 @@ def used_sets(recipe: Recipe) -> list[str]:
     return [name for name in recipe.external if name in used]
 
 
-def lineage_beside(weights: Path) -> Lineage | None:
-    """The lineage of weights that lie where a step of any run left them; None of any other file."""
+def lineage_of(weights: Path) -> Lineage | None:
+    """The lineage of a file of weights: that of its header, under whatever name it lies; None where nobody can tell.
+
+    Steps of cxrlines 0.1 have none in the header; it is read beside weights that lie where such a step left them.
+    """
     try:
+        if LINEAGE_ENTRY in (header := weights_header(weights)):
+            return Lineage.from_dict(json.loads(header[LINEAGE_ENTRY]))
         if weights.name != WEIGHTS or not read_record(weights.parent):
             return None
         return read_lineage(weights.parent / LINEAGE)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
         return None
+
+
+def untraced_files(recipe: Recipe) -> dict[str, Path]:
+    """The files of a recipe that nobody vouches for and that do not tell whom they, or what is behind them, have seen.
+
+    By the field that names them.
+    """
+    found: dict[str, Path] = {}
+    for member_name, member in recipe.members.items():
+        for stage_name, stage in member.stages.items():
+            where = f"members.{member_name}.stages.{stage_name}"
+            start, soft = stage.start, stage.targets.soft
+            if isinstance(start, FileStart) and not start.ancestry:
+                lineage = lineage_of(start.of(0)) if start.of(0).is_file() else None
+                if lineage is None or lineage.untraced():
+                    found[f"{where}.start"] = start.of(0)
+            if soft and soft.file and not soft.ancestry:
+                found[f"{where}.targets.soft"] = Path(soft.file)
+    return found
+
+
+def is_finished(record: Mapping[str, Any], step: Step, recipe: Recipe) -> bool:
+    """Whether `record` is of this very step, and nothing that guard: report let pass and guard: refuse would not."""
+    refused = record.get("leak") or record.get("test_leak") or record.get("unknown")
+    return record.get("identity") == step.identity and not (refused and recipe.guard == "refuse")
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from cxrlines.inference.draw import draw_findings, save_drawing
 from cxrlines.inference.findings import Findings, distances_of
 from cxrlines.inference.locate import Line
 from cxrlines.inference.reader import Progress, Reader, ReadingFault
-from cxrlines.inference.seen import seen_by, was_seen
+from cxrlines.inference.seen import of_other_sites, seen_by, was_seen
 from cxrlines.inference.spots import Spot
 from cxrlines.recipes.known import JudgeError, KnownFilms
 from cxrlines.task import Landmark
@@ -114,8 +114,14 @@ def judge(
                     "give films of other patients, judge the models of one fold with --fold, or judge these with "
                     "--seen report",
                 )
-    if untraced := bundle.manifest.meta.get("ancestry_unknown"):
-        remarks.append(f"Of unknown ancestry, which may have seen any patient: {', '.join(map(str, untraced))}.")
+    if seen and of_other_sites(seen):
+        remarks.append("Some of whom it has seen are kept under another site's key: these films may be of them.")
+    for field, words in (
+        ("ancestry_unknown", "unknown ancestry"),
+        ("ancestry_trusted", "ancestry trusted, not checked"),
+    ):
+        if origins := bundle.manifest.meta.get(field):
+            remarks.append(f"Of {words}, which may have seen any patient: {', '.join(map(str, origins))}.")
     judged, refused, why = [], 0, ""
     reader = Reader(bundle, batch_size=batch_size)
     for film, found in zip(films, reader.read_many([film.path for film in films], progress), strict=True):

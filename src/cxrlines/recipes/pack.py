@@ -11,7 +11,7 @@ from cxrlines.inference.seen import SEEN, seen_text
 from cxrlines.models.weights import load_weights
 from cxrlines.recipes.calibrated import Files, calibrated
 from cxrlines.recipes.execute import RunError
-from cxrlines.recipes.folder import HELD_OUT, LINEAGE, TEST, WEIGHTS, read_record
+from cxrlines.recipes.folder import HELD_OUT, LINEAGE, LINEAGE_ENTRY, TEST, WEIGHTS, read_record
 from cxrlines.recipes.load import recipe_of
 from cxrlines.recipes.run import STEPS
 from cxrlines.recipes.spec import Recipe
@@ -40,11 +40,11 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
     if not (root / STEPS).is_file():
         raise RunError(f"{root} is not finished", "run `cxrlines train` to its end first")
     finished: dict[str, str] = json.loads((root / STEPS).read_text())
-    members, untraced = [], set()
+    members, untraced, trusted = [], set(), set()
     seen: dict[str, frozenset[str]] = {}
     held_out: Files = {}
     tested: Files = {}
-    leaks: list[str] = []  # steps alone: what is told of a leak has a patient's key in it, and a bundle travels
+    leaks: list[str] = []
     test_leaks: list[str] = []
     flips = True
     for name in recipe.averaged:
@@ -61,7 +61,9 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
             _, meta = load_weights(folder / WEIGHTS)
             fold, size = int(fold_name.removeprefix("fold")), recipe.size_of(*source)
             config = json.loads(meta["config"])
-            members.append(BundleMember(name.replace("/", "."), fold, config, folder / WEIGHTS, size))
+            lineage = read_lineage(folder / LINEAGE)
+            header = {LINEAGE_ENTRY: lineage.cut().text()}
+            members.append(BundleMember(name.replace("/", "."), fold, config, folder / WEIGHTS, size, header))
             held_out.setdefault(name, {})[fold] = folder / HELD_OUT
             if (folder / TEST).is_file():
                 tested.setdefault(name, {})[fold] = folder / TEST
@@ -69,8 +71,8 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
                 leaks.append(step)
             if record.get("test_leak"):
                 test_leaks.append(step)
-            lineage = read_lineage(folder / LINEAGE)
             untraced.update(lineage.untraced())
+            trusted.update(lineage.vouched_for())
             seen[members[-1].file] = lineage.seen()
     metrics = root / "metrics.json"
     data = Path(json.loads((root / "data.json").read_text())["data"])
@@ -80,6 +82,7 @@ def pack(root: Path, out: Path, *, half: bool = False) -> Path:
         "recipe": recipe.name,
         "trained_on": _trained_on(data),
         "ancestry_unknown": sorted(untraced),
+        "ancestry_trusted": sorted(trusted),
         "leaks": sorted({*leaks, *test_leaks}),
         "flip": flips,
         "calibration": told,

@@ -1,7 +1,8 @@
 """A recipe made into steps: one for each member, fold and stage, each with its parents and its identity.
 
-A step's identity is the hash of its specification, its parents' identities and its data: change a line of the
-recipe and only the steps that depend on it get a new identity, and are done again.
+A step's identity is the hash of its specification, of the numbers and the code behind it (`identity`), of its parents'
+identities and its data: change a line of the recipe and only the steps that depend on it get a new identity, and are
+done again.
 
 A step holds out one fold, the one it is judged on. Soft labels of the own films need more: the label of a film of fold
 j, for a student that holds out fold k, comes from a teacher that holds out both. Such a step is an inner one; it serves
@@ -20,13 +21,15 @@ import pandas as pd
 
 from cxrlines.data.lines import Line
 from cxrlines.data.tables import Dataset
+from cxrlines.errors import Error
 from cxrlines.recipes.external import ExternalSet
+from cxrlines.recipes.identity import code_identity, resolved
 from cxrlines.recipes.spec import Recipe
 from cxrlines.recipes.stage_spec import OWN, FileStart, StageSpec
 from cxrlines.task import LABELS
 
-FORMAT = 4
-"""Raised when the code trains differently from the same specification, so that old steps are not taken for new."""
+FORMAT = 5
+"""Raised when steps of an older form must not be taken for new; that code trains differently is seen (`identity`)."""
 
 Held = tuple[int, ...]
 """The folds a step holds out, ascending: one; two or more for an inner step."""
@@ -121,7 +124,7 @@ def _line_bytes(line: Line) -> bytes:
 def make_plan(recipe: Recipe, films: Material, wanted: Sequence[int]) -> list[Step]:
     """The steps of `recipe` on the `wanted` folds, parents before children, inner steps among them.
 
-    `ValueError` where a stage is left without films, or the folds are too few for soft labels or maps of the own films.
+    `Error` where a stage is left without films, or the folds are too few for soft labels or maps of the own films.
     """
     plan = _Plan(recipe, films)
     for name, member in recipe.members.items():
@@ -146,7 +149,8 @@ class _Plan:
         stage = member.stages[stage_name]
         rows = self.films.training(stage, held)
         if not len(rows):
-            raise ValueError(f"members.{name}.stages.{stage_name} {self._no_films(stage, held)}")
+            what, way_out = self._no_films(stage, held)
+            raise Error(f"members.{name}.stages.{stage_name} {what}", way_out)
         parents = self._parents(key, stage)
         content: dict[str, Any] = {
             "format": FORMAT,
@@ -157,6 +161,8 @@ class _Plan:
             "dropout": member.dropout,
             "exclusive": member.exclusive,
             "stage": _content(stage),
+            "resolved": resolved(stage, self.recipe.size_of(name, stage_name)),
+            "code": code_identity(member, stage_name),
             "files": [_file_identity(path) for path in files_of(stage, held[0])],
             "parents": {role: self.need(parent).identity for role, parent in parents.items()},
             "data": self.films.identity(stage, rows),
@@ -198,23 +204,26 @@ class _Plan:
 
     def _check_folds(self, key: Key, what: str, held: int) -> None:
         if len(self.folds) < held + 2:
-            raise ValueError(
+            raise Error(
                 f"{name_of(key)}: {what} for own films come from teachers that hold out {held + 1} folds and train on "
-                f"the rest; there are {len(self.folds)} folds, make it {held + 2} or more (folds.count)"
+                f"the rest; there are {len(self.folds)} folds",
+                f"make it {held + 2} or more (folds.count)",
             )
 
-    def _no_films(self, stage: StageSpec, held: Held) -> str:
+    def _no_films(self, stage: StageSpec, held: Held) -> tuple[str, str]:
         fold = " and ".join(map(str, held))
         if stage.films.set != OWN:
             found = self.films.external[stage.films.set]
             return (
                 f"has no films to train on in fold {fold}: of the set {stage.films.set} {len(found.studies)} films "
-                "are known, and none is left without the held-out patients' twins"
+                "are known, and none is left without the held-out patients' twins",
+                f"give a set with films of other patients, or leave out the stages that use {stage.films.set}",
             )
         annotated, films = int(np.sum(self.films.own.annotated)), len(self.films.own.studies)
         return (
             f"has no {stage.films.which} films to train on in fold {fold}: {annotated} of {films} films are "
-            "annotated (train_annotations.csv); use films.which: all with plain views, or add annotations"
+            "annotated (train_annotations.csv)",
+            "use films.which: all with plain views, or add annotations",
         )
 
 

@@ -18,14 +18,32 @@ from cxrlines.evaluation.ensemble import ensemble, write_predictions
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.evaluation.fitted import fit_weights, nested_fitted
 from cxrlines.evaluation.report import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
+from cxrlines.files import write_text
 from cxrlines.recipes.folder import HELD_OUT, LINEAGE, TEST, Run, read_record
 from cxrlines.recipes.plan import Step
 from cxrlines.recipes.stage_spec import OWN, FileStart, StageSpec
+from cxrlines.recipes.step import is_judged
 from cxrlines.task import LABELS
-from cxrlines.training.lineage import read_lineage
+from cxrlines.training.lineage import Ancestry, Lineage, read_lineage, state_of
 
 Frames = dict[str, pd.DataFrame]
 WEIGHTS_FILE = "ensemble.json"
+
+OUT_OF_FOLD = {
+    Ancestry.CLEAN: "training films, each by models that never saw its patient",
+    Ancestry.TRUSTED: "training films, each held out of its models' training; that what they started from never saw "
+    "its patient is trusted, not checked",
+    Ancestry.UNKNOWN: "training films, each by models of which it is not known whether they saw its patient",
+    Ancestry.LEAK: "training films, each by models that saw its patient: a leak, see the notes",
+}
+TESTED = {
+    Ancestry.CLEAN: "test films of patients no model saw",
+    Ancestry.TRUSTED: "test films, kept out of training; that what the models started from never saw their patients is "
+    "trusted, not checked",
+    Ancestry.UNKNOWN: "test films, of which it is not known whether the models saw their patients",
+    Ancestry.LEAK: "test films, seen in training: a leak, see the notes",
+}
+"""What is said of who saw whom; nothing else in metrics and report says it."""
 
 
 def gather(run: Run, steps: Sequence[Step], name: str, how: Callable[[list[pd.DataFrame]], pd.DataFrame]) -> Frames:
@@ -69,27 +87,17 @@ def write_proof(run: Run, steps: Sequence[Step], command: str) -> None:
     found = gather(run, steps, HELD_OUT, blend)
     weights = fit_weights([found[name] for name in averaged], truth, names=averaged) if spec.how == "fitted" else None
     if weights:
-        (run.root / WEIGHTS_FILE).write_text(json.dumps(weights.as_dict(), indent=1))
+        write_text(run.root / WEIGHTS_FILE, json.dumps(weights.as_dict(), indent=1))
     leaks = {step.name: told for step in steps if (told := read_record(run.folder(step.key)).get("leak"))}
     test_leaks = {s.name: told for s in steps if (told := read_record(run.folder(s.key)).get("test_leak"))}
-    scope = (
-        "each by models that saw its patient: a leak, see the notes"
-        if leaks
-        else "each by models that never saw its patient"
-    )
-    scored = _scored(found, run.train, f"training films, {scope}")
+    lineages = [read_lineage(run.folder(step.key) / LINEAGE) for step in steps if is_judged(run.recipe, step)]
+    scored = _scored(found, run.train, OUT_OF_FOLD[state_of(lineages, leaked=bool(leaks))])
     tested = None
     if run.test is not None:
         predictions = gather(run, steps, TEST, blend_test)
         _write(predictions, run.root / "predictions/test")
         if set(LABELS) <= set(run.test.studies):
-            tested = _scored(
-                predictions,
-                run.test,
-                "test films of patients no model saw"
-                if not test_leaks
-                else "test films, seen in training: a leak, see the notes",
-            )
+            tested = _scored(predictions, run.test, TESTED[state_of(lineages, leaked=bool(test_leaks))])
     _write(dict(scored.by_name), run.root / "predictions/out_of_fold")
     main = tested or scored
     report = Report(
@@ -115,7 +123,8 @@ def write_proof(run: Run, steps: Sequence[Step], command: str) -> None:
         + [
             f"leak, reported and not refused (guard: report): {told}"
             for told in dict.fromkeys([*leaks.values(), *test_leaks.values()])
-        ],
+        ]
+        + [f"{same}." for same in [run.people.text()] if same],
     )
     write_report(report, run.root / "report.html")
 
@@ -179,7 +188,10 @@ def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
     mine = [step for step in steps if step.key[0] == name]
     last = [read_lineage(run.folder(step.key) / LINEAGE) for step in mine if step.last and step.fold is not None]
     member = run.recipe.members[name]
-    untraced = sorted({origin for lineage in last for origin in lineage.untraced()})
+    untraced, trusted = (
+        "; ".join(sorted({origin for lineage in last for origin in of(lineage)}))
+        for of in (Lineage.untraced, Lineage.vouched_for)
+    )
     averaged = any(run.recipe.source(source)[0] == name for source in run.recipe.averaged)
     return Member(
         name=name,
@@ -191,7 +203,8 @@ def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
             "folds": ", ".join(str(step.fold) for step in mine if step.last and step.fold is not None),
             "patients seen, by fold": ", ".join(str(len(lineage.seen())) for lineage in last),
         },
-        ancestry_unknown="; ".join(untraced),
+        ancestry_unknown=untraced,
+        ancestry_trusted=trusted,
     )
 
 

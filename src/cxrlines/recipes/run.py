@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from cxrlines.data.external import read_external
 from cxrlines.data.folds import folds_of, make_folds, read_folds, write_folds
+from cxrlines.data.patients import is_phantom, key_name
 from cxrlines.data.pool import cores
 from cxrlines.data.prepare import LeaveOut
 from cxrlines.data.rows import TableError
@@ -22,8 +23,9 @@ from cxrlines.inference.quality import FILE, Probe, box_probe, read_probe
 from cxrlines.models.backbones import check_backbone
 from cxrlines.recipes.execute import RunError, do_plan
 from cxrlines.recipes.external import open_set, prepare_set
-from cxrlines.recipes.folder import LINEAGE, Run, material, used_sets
+from cxrlines.recipes.folder import LINEAGE, Run, material, untraced_files, used_sets
 from cxrlines.recipes.load import RecipeError
+from cxrlines.recipes.people import SAME_FILMS, check_people, find_people
 from cxrlines.recipes.plan import Step, files_of, make_plan
 from cxrlines.recipes.proof import write_proof
 from cxrlines.recipes.spec import Recipe
@@ -33,6 +35,7 @@ from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import open_tracker
 from cxrlines.training import distributed
+from cxrlines.training.lineage import UntracedError
 
 STEPS = "steps.json"
 """Written when every step of a run is done: name -> identity. What a bundle may hold."""
@@ -42,6 +45,7 @@ def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
     """Prepare the films in the run's stores, draw folds, find twins, write down the recipe. Cheap when done before."""
     train, folds = _read(recipe, data)
     probe, gate = _keep_probe(recipe, root), recipe.quality.leave_out
+    key = key_name(recipe.patients, phantom=is_phantom(train))
 
     def stored(dataset: Dataset, folder: Path) -> Store:
         spec = recipe.store
@@ -55,6 +59,13 @@ def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
         test = read_dataset(data, "test")
         test_store = stored(test, root / "store/test")
         own["test"] = (test, test_store)
+    people = find_people(root, own, key)
+    if people.taken_for:
+        own = {split: (people.merged(dataset), films) for split, (dataset, films) in own.items()}
+        train, test = own["train"][0], own["test"][0] if test else None
+        folds = folds_for(recipe, train)
+        if recipe.guard == "refuse":
+            check_people(train, test, folds)
     for name in used_sets(recipe):
         prepare_set(
             name, recipe.external[name], root / "external" / name, own,
@@ -66,7 +77,7 @@ def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
     write_folds(train.studies, folds, root / "folds.csv")
     write_text(root / "recipe.json", recipe.model_dump_json(indent=1))
     write_text(root / "data.json", json.dumps({"data": str(data.resolve())}))
-    return Run(root, recipe, material(train, store, folds, external, gate), store, test, test_store, external)
+    return Run(root, recipe, material(train, store, folds, external, gate), store, people, test, test_store, external)
 
 
 def _keep_probe(recipe: Recipe, root: Path) -> Probe | None:
@@ -106,6 +117,7 @@ def _read(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
     """The training table and its folds; what is wrong with recipe or table is said before any film is decoded."""
     check_networks(recipe)
     _check_places(recipe)
+    _check_ancestry(recipe)
     train = read_dataset(data, "train")
     if not set(LABELS) <= set(train.studies):
         raise RunError(f"{data} has no labels to train on", "it needs a train.csv with the 11 labels beside train/")
@@ -144,6 +156,18 @@ def _check_places(recipe: Recipe) -> None:
                     field = "start.file" if starts else "targets.soft.file"
                     where = f"members.{member_name}.stages.{stage_name}.{field}"
                     raise RecipeError(f"{where}: {path} is no file", f"set it with --set {where}=PATH")
+
+
+def _check_ancestry(recipe: Recipe) -> None:
+    """`UntracedError` where a step would be refused for a file it starts or learns from, before any is trained."""
+    if recipe.guard == "refuse" and (files := untraced_files(recipe)):
+        field, path = next(iter(files.items()))
+        more = f" ({len(files) - 1} more files likewise)" if len(files) > 1 else ""
+        raise UntracedError(
+            f"{field}: {path} does not tell whom it has seen, so that it counts as having seen everybody{more}",
+            f"--set {field}.ancestry=trusted if you know that it saw nobody who is held out, which every figure will "
+            "then say; or --set guard=report to go on without knowing",
+        )
 
 
 def _check_sets(recipe: Recipe) -> None:
@@ -214,6 +238,8 @@ def train(
             distributed.first(lambda: _claim(root, held))
             distributed.first(lambda: made.append(prepare(recipe, data, root, workers or cores())))
             run = made[0] if made else Run.open(root, data)
+            if same := run.people.text():
+                say(f"{same}; they are listed in {root / SAME_FILMS}")
             _say_films(run, say)
             steps = plan_of(run, folds)
             distributed.first(lambda: (root / STEPS).unlink(missing_ok=True))

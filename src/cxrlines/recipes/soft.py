@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.rows import read_rows, shown
+from cxrlines.errors import Error
 from cxrlines.evaluation.evaluate import read_predictions
 from cxrlines.evaluation.sharpen import dynamic_temperatures, kept, sharpen
 from cxrlines.recipes.stage_spec import SoftTarget
@@ -42,7 +43,7 @@ def soft_labels(
     """The soft labels of `studies` from the predictions `given` (study, the labels, perhaps `weight`).
 
     `own` holds a teacher's out-of-fold predictions and the truth of the same films, which a dynamic temperature is
-    fitted to. `ValueError` where nothing is left.
+    fitted to. `Error` where nothing is left.
     """
     table = given.set_index("study").loc[studies]
     p = table[list(LABELS)].to_numpy(np.float64)
@@ -56,9 +57,10 @@ def soft_labels(
         temperature = spec.temperature
     keep = kept(p, spec.keep_above) if spec.keep_above else np.ones(len(p), bool)
     if not keep.any():
-        raise ValueError(
+        raise Error(
             f"soft.keep_above is {spec.keep_above}, but no film of {len(p)} has a label above it "
-            f"(the largest is {p.max():.3f}); lower it"
+            f"(the largest is {p.max():.3f})",
+            "lower it",
         )
     weights = np.ones(len(p))
     if spec.film_weights == "certainty":
@@ -67,7 +69,7 @@ def soft_labels(
         weights = weights * table[WEIGHT].to_numpy(np.float64)
     weights = weights[keep]
     if not weights.sum() > 0:
-        raise ValueError("soft labels: the weights of all films are 0; give at least one film a weight")
+        raise Error("soft labels: the weights of all films are 0", "give at least one film a weight")
     return SoftLabels(
         keep,
         sharpen(p[keep], temperature).astype(np.float32),
@@ -80,7 +82,7 @@ def read_soft_labels(path: Path, needed: list[str], known: set[str]) -> pd.DataF
     """Soft labels of a file, for the films `needed`; it may hold others of the films `known`, but no foreign ones.
 
     Raises:
-        ValueError: no such columns, values outside [0, 1] or NaN, a weight that is negative or no number, a study
+        Error: no such columns, values outside [0, 1] or NaN, a weight that is negative or no number, a study
             twice, unknown to the set, or missing.
     """
     frame = read_predictions(path)
@@ -94,8 +96,9 @@ def read_soft_labels(path: Path, needed: list[str], known: set[str]) -> pd.DataF
         if some
     ]
     if problems:
-        raise ValueError(
-            f"{path}: {'; '.join(problems)}; soft labels are for the films of one set: a row for each, and for no other"
+        raise Error(
+            f"{path}: {'; '.join(problems)}",
+            "soft labels are for the films of one set: a row for each, and for no other",
         )
     rows = read_rows(path, (STUDY_COLUMN, *LABELS))
     if WEIGHT in rows.columns:
@@ -104,8 +107,8 @@ def read_soft_labels(path: Path, needed: list[str], known: set[str]) -> pd.DataF
         wrong = ~(np.isfinite(values) & (values >= 0))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise ValueError(
-                f"{path}, line {rows.lines[row]}: column {WEIGHT} is {cells[row]!r}; a weight is a number, 0 or more"
+            raise Error(
+                f"{path}, line {rows.lines[row]}: column {WEIGHT} is {cells[row]!r}", "a weight is a number, 0 or more"
             )
         frame[WEIGHT] = values
     return frame

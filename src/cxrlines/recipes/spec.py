@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from cxrlines.data.patients import BARE, SITE
 from cxrlines.data.prepare import LeaveOut
 from cxrlines.evaluation.ensemble import POWER
 from cxrlines.models.heads import HEADS
@@ -12,6 +13,16 @@ from cxrlines.recipes.stage_spec import ORIGINS, OWN, StageSpec, Strict, check_s
 from cxrlines.tracking.settings import TrackingSettings
 
 RESERVED = (*ORIGINS, OWN, "ensemble")
+
+
+def _is_key(name: str) -> str:
+    if not name.replace("-", "").isalnum() or name != name.lower() or name == BARE or name.startswith(f"{SITE}-"):
+        raise ValueError(f"allowed: {SITE}, or the name of a public data set, in small letters, digits and -")
+    return name
+
+
+PatientKey = Annotated[str, AfterValidator(_is_key)]
+"""Under which key patients are hashed (`data.patients`): `site`, or a published one: a public data set's name."""
 
 
 class MemberSpec(Strict):
@@ -101,6 +112,9 @@ class ExternalSpec(Strict):
     folder: str | None = None
     laterals: bool = False
     children: bool = False
+    patients: PatientKey | None = (
+        None  # none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
+    )
 
 
 class TrackingSpec(Strict):
@@ -128,6 +142,7 @@ class Recipe(Strict):
     store: StoreSpec = StoreSpec()
     quality: QualitySpec = QualitySpec()
     folds: FoldsSpec = FoldsSpec()
+    patients: PatientKey = "site"  # of the own films; `ranzcr` where they are RANZCR CLiP's. Phantoms are public
     external: dict[str, ExternalSpec] = Field(default_factory=dict)
     members: Annotated[dict[str, MemberSpec], Field(min_length=1)]
     ensemble: EnsembleSpec = EnsembleSpec()

@@ -29,9 +29,12 @@ class FileStart(Strict):
     """Weights of another run, or someone else's: a timm, torchvision, Lightning or bare state dict, or safetensors.
 
     `{fold}` in `file` stands for the fold that is held out, so that training goes on from an earlier run's networks.
+    Weights that do not know whom they have seen count as having seen everybody, and guard: refuse refuses them, unless
+    `ancestry` is `trusted`: whoever trains vouches that they saw nobody who is held out. Every figure then says so.
     """
 
     file: str
+    ancestry: Literal["trusted"] | None = None
 
     def of(self, fold: int) -> Path:
         """The file that a step which holds out `fold` starts from."""
@@ -69,10 +72,12 @@ class SoftTarget(Strict):
 
     Own films get them from models that saw neither the film's fold nor the fold held out here; films of an external set
     from the models of the very fold held out here. Beside `labels`, the two losses are a mixture of soft and hard.
+    Nobody can tell whom the models behind a file have seen: `ancestry` as in a start from a file.
     """
 
     of: str | None = None  # an earlier member, or member/stage
     file: str | None = None  # a table like sample_submission.csv; a column `weight`, if there, weighs its films
+    ancestry: Literal["trusted"] | None = None  # of a file
     weight: Annotated[float, Field(gt=0)] = 1.0
     keep_above: Annotated[float, Field(ge=0, lt=1)] = 0.0  # leave out films that have no label above this
     temperature: Annotated[float, Field(gt=0, le=10)] | Literal["dynamic"] | None = None  # below 1: towards .5
@@ -82,6 +87,8 @@ class SoftTarget(Strict):
     def _agrees(self) -> "SoftTarget":
         if (self.of is None) == (self.file is None):
             raise ValueError("name either `of`, a member, or `file`, a table of soft labels")
+        if self.ancestry and not self.file:
+            raise ValueError("ancestry is that of a file; that of an earlier member is known")
         if self.file and self.temperature == "dynamic":
             raise ValueError("temperature: dynamic is fitted to a member's predictions; with a file give a number")
         return self

@@ -1,7 +1,6 @@
 """One step done: films, start, training, predictions, lineage; in a folder that is whole or absent."""
 
 import json
-import os
 import platform
 import shutil
 import time
@@ -17,6 +16,7 @@ from cxrlines import __version__
 from cxrlines.augment.policy import make_policy
 from cxrlines.data.tables import Dataset
 from cxrlines.errors import Error
+from cxrlines.files import sync, write_text
 from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.public import Adoption, adopt
@@ -26,12 +26,13 @@ from cxrlines.recipes.films import films_of, load_step, map_folds, predict_rows,
 from cxrlines.recipes.folder import (
     HELD_OUT,
     LINEAGE,
+    LINEAGE_ENTRY,
     RECORD,
     TEST,
     TRACKED,
     WEIGHTS,
     Run,
-    lineage_beside,
+    lineage_of,
     read_record,
 )
 from cxrlines.recipes.plan import Key, Step, name_of
@@ -42,7 +43,7 @@ from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import open_tracker
 from cxrlines.training import distributed
 from cxrlines.training.fit import Fit
-from cxrlines.training.lineage import LeakError, Lineage, read_lineage
+from cxrlines.training.lineage import TRUSTED, LeakError, Lineage, UntracedError, read_lineage
 from cxrlines.training.loader import FilmSet
 from cxrlines.training.losses import balanced_weights
 from cxrlines.training.stage import StageModule
@@ -66,16 +67,23 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     model, adoption = _start(run, step, stage)
     rows = run.films.training(stage, held)
     parents = {role: read_lineage(run.folder(key) / LINEAGE) for role, key in step.parents.items()}
-    unknown = []
-    if adoption and isinstance(stage.start, FileStart):
-        if earlier := lineage_beside(stage.start.of(held[0])):
-            parents["start"] = earlier
-        else:
-            unknown.append(adoption.source)
-    if stage.targets.soft and stage.targets.soft.file:
-        unknown.append(f"soft labels of {Path(stage.targets.soft.file).name}")
-    lineage = Lineage.of(step.name, _patients(run, stage, rows), parents.items(), unknown)
     held_out = run.films.held(held)
+    unknown: list[str] = []
+    trusted: list[str] = []
+    if adoption and isinstance(stage.start, FileStart):
+        trusts = stage.start.ancestry == TRUSTED
+        earlier = lineage_of(stage.start.of(held[0]))
+        gaps = [adoption.source]
+        if earlier:
+            asked = _identifiers(run, run.train, held_out) | _identifiers(run, run.test)
+            gaps = [f"{adoption.source}: {gap}" for gap in earlier.gaps(asked, run.recipe.patients)]
+            parents["start"] = earlier.trusting() if trusts else earlier
+        (trusted if trusts else unknown).extend(gaps)
+    if (soft := stage.targets.soft) and soft.file:
+        (trusted if soft.ancestry == TRUSTED else unknown).append(f"soft labels of {Path(soft.file).name}")
+    lineage = Lineage(
+        step.name, frozenset(_tokens(run, stage, rows)), tuple(parents.items()), tuple(unknown), tuple(trusted)
+    )
     # Before hours of training, not after.
     leak, test_leak = _guard(run, lineage, run.train, held_out), _guard(run, lineage, run.test)
 
@@ -99,7 +107,7 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
         folder=tracked, identity=step.identity,
     ) as tracker:  # fmt: skip
         tracker.settings(settings_of(run.recipe, member_name, stage_name))
-        tracker.text(LINEAGE, json.dumps(lineage.as_dict()))
+        tracker.text(LINEAGE, lineage.text())
         module = StageModule(
             model,
             _fit(stage, seed),
@@ -134,8 +142,9 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     def write() -> None:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
-        save_weights(out / WEIGHTS, weights, {"config": json.dumps(model.config()), "step": step.name})
-        (out / LINEAGE).write_text(json.dumps(lineage.as_dict()))
+        header = {"config": json.dumps(model.config()), "step": step.name, LINEAGE_ENTRY: lineage.text()}
+        save_weights(out / WEIGHTS, weights, header)
+        (out / LINEAGE).write_text(lineage.text())
         pd.DataFrame(module.progress.history).to_csv(out / "history.csv", index=False)
         if tracked.is_dir():
             shutil.copytree(tracked, out / TRACKED)
@@ -157,6 +166,8 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
         "soft_labels": said,
         "leak": leak,
         "test_leak": test_leak,
+        "unknown": lineage.untraced(),
+        "trusted": lineage.vouched_for(),
         "versions": {"cxrlines": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "device": torch.cuda.get_device_name()
         if torch.cuda.is_available()
@@ -181,22 +192,30 @@ def is_judged(recipe: Recipe, step: Step) -> bool:
     return step.fold is not None and (step.last or (step.key[0], step.key[2]) in named)
 
 
-def _patients(run: Run, stage: StageSpec, rows: np.ndarray) -> set[str]:
+def _tokens(run: Run, stage: StageSpec, rows: np.ndarray) -> set[str]:
+    """The tokens of all whom a stage sees."""
     if stage.films.set != OWN:
-        return run.external[stage.films.set][0].patients(rows)
-    return set(run.train.studies["patient"].iloc[rows].astype(str))
+        return run.external[stage.films.set][0].tokens(rows, run.people)
+    return run.people.tokens(run.train.studies["patient"].iloc[rows].astype(str))
+
+
+def _identifiers(run: Run, dataset: Dataset | None, rows: np.ndarray | None = None) -> set[str]:
+    """All identifiers of the patients of some rows, or of all."""
+    if dataset is None:
+        return set()
+    patients = dataset.studies["patient"].astype(str)
+    return run.people.names(patients if rows is None else patients.iloc[rows])
 
 
 def _guard(run: Run, lineage: Lineage, dataset: Dataset | None, rows: np.ndarray | None = None) -> str | None:
     """Refuse a step whose ancestry saw patients it is watched or judged on; with guard: report, say so instead."""
     try:
         if dataset is not None:
-            patients = dataset.studies["patient"].astype(str)
-            lineage.refuse_seen(patients if rows is None else patients.iloc[rows])
+            lineage.refuse_seen(_identifiers(run, dataset, rows), run.recipe.patients)
     except LeakError as error:
         if run.recipe.guard == "refuse":
             raise
-        return str(error)
+        return None if isinstance(error, UntracedError) else str(error)  # the lineage itself tells what is unknown
     return None
 
 
@@ -260,12 +279,7 @@ def predict_test(run: Run, step: Step) -> None:
         size = run.recipe.size_of(step.key[0], step.key[2])
         predict_rows(run.test, run.test_store, present, load_step(run, step.key), size, folder / TEST)
 
-    def note() -> None:
-        aside = folder / f"{RECORD}.partial"
-        aside.write_text(json.dumps(record | {"test": wanted}, indent=1))
-        aside.replace(folder / RECORD)
-
-    distributed.first(note)
+    distributed.first(lambda: write_text(folder / RECORD, json.dumps(record | {"test": wanted}, indent=1)))
 
 
 def _seed(seed: int, step: Step) -> int:
@@ -315,11 +329,7 @@ def _fit(stage: StageSpec, seed: int) -> Fit:
 def _put_in_place(done: Path, folder: Path) -> None:
     """Sync a finished folder to the disk and rename it into place, moving aside one of another specification."""
     for path in [p for p in done.rglob("*") if p.is_file()] + [done]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(path)
     folder.parent.mkdir(parents=True, exist_ok=True)
     stale = done.with_name("stale")
     shutil.rmtree(stale, ignore_errors=True)
