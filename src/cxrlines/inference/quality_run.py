@@ -9,10 +9,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.data.films import FilmError, is_film, read_film
-<<<<<<< HEAD
 from cxrlines.data.paths import film_name
-=======
->>>>>>> w-pixels
 from cxrlines.errors import Error
 from cxrlines.inference.other_scans import SIDE
 from cxrlines.inference.quality import read_probe
@@ -47,11 +44,7 @@ def run_quality(
             Of these patients a share `held_out` is not learned from, but measured on.
         views: ways in which each held-out film is seen besides its eight poses.
 
-<<<<<<< HEAD
-    Raises `Error` for a folder without films, or a table without these columns.
-=======
     `Error` for a folder without films (to learn from), or a table without these columns.
->>>>>>> w-pixels
     """
     known = _patients(patients) if patients else {}
     rng = np.random.default_rng(seed)
