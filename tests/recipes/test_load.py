@@ -238,5 +238,6 @@ def test_the_recipe_of_a_run_that_is_cut_or_of_another_version_is_refused(tmp_pa
     (tmp_path / "recipe.json").write_text(spoilt(recipe.model_dump_json()))
     with pytest.raises(RecipeError) as caught:
         recipe_of(tmp_path)
-    assert str(tmp_path / "recipe.json") in caught.value.what and len(str(caught.value)) < 1000
+    assert str(tmp_path / "recipe.json") in caught.value.what
+    assert len(caught.value.what) < len(recipe.model_dump_json()) / 2, "the file is not repeated in the message"
     assert "version" in caught.value.way_out
