@@ -22,6 +22,8 @@ CONNECT_S = 10.0
 """How long an address may take to answer."""
 SEEN_S = 20.0
 """How long a new file may take to show on other machines: network file systems remember folders for a while."""
+STARTS = 3
+"""How often a cluster of this machine is started: Ray gives its own processes 30 s, too few on a busy machine."""
 STORE_BYTES = 256 * 2**20
 """Ray's own memory for objects on this machine: only paths and probabilities pass through it."""
 SHARE = "it must lie on a file system that all machines share, under the same path (docs/cluster.md)"
@@ -47,12 +49,15 @@ def cluster(on: str) -> Iterator[Any]:
         own: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": STORE_BYTES}
         if place is not None:
             _ask(on, *place)
-        try:
-            ray.init(address="local" if place is None else on, **(own if place is None else {}), **quiet)
-        except Exception as error:  # Ray's own are of many kinds
-            ray.shutdown()
-            way_out = _PORTS if place else "try again when the machine is less busy, or leave out --on"
-            raise ClusterError(f"--on {on}: {_first_line(error)}", way_out) from error
+        for left in reversed(range(1 if place else STARTS)):
+            try:
+                ray.init(address="local" if place is None else on, **(own if place is None else {}), **quiet)
+                break
+            except Exception as error:  # Ray's own are of many kinds
+                ray.shutdown()
+                if not left:
+                    way_out = _PORTS if place else "try again when the machine is less busy, or leave out --on"
+                    raise ClusterError(f"--on {on}: {_first_line(error)}", way_out) from error
         try:
             yield ray
         finally:
