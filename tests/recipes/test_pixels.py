@@ -148,6 +148,13 @@ def test_train_says_how_many_films_it_takes_along_and_the_report_counts_them(don
     assert "training films: not-a-chest-film" in page and re.search(r"\d+ frame-cut", page)
 
 
+def test_what_shows_no_chest_makes_no_two_patients_one(done):
+    """The same noise, or a page that stands for a film, may lie in training and test under any number of patients."""
+    refused = [store.kept[store.row(study)] for store in (done.store, done.test_store) for study in store.studies]
+    assert sum(not kept.quality.usable for kept in refused) == 2 + NOT_FILMS
+    assert len(done.people.pairs) == 0
+
+
 def test_what_is_left_out_is_neither_trained_on_nor_predicted_but_every_test_film_is(done):
     run = done
     held = read_predictions(run.root / "predictions/out_of_fold/ensemble.csv")
