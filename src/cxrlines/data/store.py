@@ -129,6 +129,14 @@ class Store:
         (x0, y0), (x1, y1) = np.rint(np.sort(corners, axis=0)).astype(int)
         return slice(int(y0), int(y1)), slice(int(x0), int(x1))
 
+    def frame(self, row: int) -> tuple[int, int, int, int]:
+        """How wide the frame that was cut off the film would be beside `inner`: px above, below, left and right."""
+        height, width = self.kept[row].film_shape
+        corners = self.placements[row].to_store(np.array([(0, 0), (width, height)]) - 0.5) + 0.5
+        (x0, y0), (x1, y1) = np.rint(np.sort(corners, axis=0)).astype(int)
+        rows, columns = self.inner(row)
+        return int(rows.start - y0), int(y1 - rows.stop), int(columns.start - x0), int(x1 - columns.stop)
+
     def taken(self, leave_out: LeaveOut) -> set[str]:
         """The studies whose films pass the gate before training."""
         pairs = zip(self.studies, self.kept, strict=True)

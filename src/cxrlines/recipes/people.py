@@ -89,7 +89,7 @@ def find_people(root: Path, own: Mapping[str, tuple[Dataset, Store]], key: str) 
         splits = list(own)
         rows = []
         for a, b in copies_in_stores([store for _, store in own.values()]):
-            if not all(own[splits[s]][1].kept[row].quality.usable for s, row in (a, b)):
+            if not any(own[splits[s]][1].kept[row].quality.usable for s, row in (a, b)):
                 continue  # a black film, or a page that stands for a film, may be of any number of patients
             films = [(own[splits[s]][1].studies[row], splits[s]) for s, row in (a, b)]
             (study_a, split_a), (study_b, split_b) = films
