@@ -280,8 +280,9 @@ def test_a_bundle_holds_what_the_run_ended_with_and_nothing_older(run, tmp_path)
     root = tmp_path / "run"
     shutil.copytree(run.root, root)
     shutil.copytree(root / "plain/fold0/only", root / "plain/fold7/only")
-    names = [p.name for p in pack(root, tmp_path / "bundle").glob("*.safetensors")]
-    assert len(names) == 4 and not any("fold7" in name for name in names)
+    names = {p.name for p in pack(root, tmp_path / "bundle").glob("*.safetensors")}
+    models = {f"{member}-fold{fold}.safetensors" for member in ("plain", "staged") for fold in (0, 1)}
+    assert names == models | {"quality.safetensors"}
     (root / "steps.json").unlink()
     with pytest.raises(RunError, match="is not finished; run `cxrlines train` to its end first"):
         pack(root, tmp_path / "other")
