@@ -375,7 +375,7 @@ def test_a_checkpoint_of_another_backbone_costs_its_own_steps_alone(phantom, tmp
     with pytest.raises(
         RunError,
         match=r"(?s)2 of 4 steps are not done:.*public/fold0/first: .*public.safetensors: a checkpoint for another "
-        r"backbone.*it fits timm's 'resnet18'.*public/fold0/last: not started",
+        r"backbone.*It fits timm's 'resnet18'.*public/fold0/last: not started",
     ):
         do_plan(run, phantom, plan_of(run, [0]), 1)
     assert {path.parent.parent.parent.name for path in run.root.glob("*/fold0/*/step.json")} == {"plain", "told"}
