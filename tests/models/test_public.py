@@ -287,13 +287,13 @@ def meta(name: str, **options: Any) -> Weights:
             "resnet18",
             ["100 of the 100 tensors of 'resnet18' are", "too many: layer1.2.conv1.weight", "'resnet34'"],
         ),
-        ("resnet18", "resnet34", ["missing: layer1.2.conv1.weight", "it fits timm's 'resnet18'"]),
+        ("resnet18", "resnet34", ["missing: layer1.2.conv1.weight", "It fits timm's 'resnet18'"]),
         ("resnet18d", "resnet18", ["missing: conv1.weight", "6 too many: layer2.0.downsample.2", "timm's 'resnet18d'"]),
         ("resnet50", "resnet10t", ["of another shape: layer1.0.conv1.weight (64, 64, 1, 1) where (64, 64, 3, 3) is"]),
         (
             "tf_efficientnet_b1",
             "tf_efficientnet_b0",
-            ["309 of the 309", "too many: blocks.0.1.", "it fits timm's 'tf_efficientnet_b1'"],
+            ["309 of the 309", "too many: blocks.0.1.", "It fits timm's 'tf_efficientnet_b1'"],
         ),
         (
             "regnetx_002",
