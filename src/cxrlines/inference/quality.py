@@ -74,9 +74,12 @@ class Probe:
             said = f"it may be {_posed(*POSES[best])}, but that is not sure: it was read as it is"
             note = Note(Code.POSE_UNSURE, said)
             return Quality(frontal, 0, False, cropped, (note, *_cut(cropped)))
-        said = f"it is {_posed(*POSES[best])}: it was righted before reading; points are of the original"
-        codes = [code for code, true in ((Code.TURNED, turned.rotation), (Code.INVERTED, turned.inverted)) if true]
-        notes = tuple(Note(code, said) for code in codes)
+        notes = []
+        if turned.rotation:
+            text = f"it is {_posed(turned.rotation, False)}, and was turned upright before reading"
+            notes.append(Note(Code.TURNED, f"{text}; points are of the original"))
+        if turned.inverted:
+            notes.append(Note(Code.INVERTED, "it is inverted (bone is black), and was inverted back before reading"))
         return replace(turned, cropped=cropped_again, notes=(*notes, *_cut(cropped_again)))
 
     def _told(self, pixels: np.ndarray) -> tuple[np.ndarray, float, float]:
