@@ -343,6 +343,16 @@ class TestBadFilms:
         tracemalloc.stop()
         assert peak < 8e6
 
+    @pytest.mark.timeout(60)
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_deep_png_whose_stream_ends_before_its_chunks_do_is_refused(self, apart):
+        """What follows the end of a deflate stream is never consumed: to wait for that would be for ever."""
+        header = struct.pack(">IIBBBBB", 512, 400, 16, 2, 0, 0, 0)
+        stream, rest = zlib.compress(bytes(2**20 + 2**16)), b"x" * 100  # 400 rows are 1.2 MB
+        pixels = [chunk(b"IDAT", stream), chunk(b"IDAT", rest)] if apart else [chunk(b"IDAT", stream + rest)]
+        with pytest.raises(FilmError):
+            read_film(b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), *pixels, chunk(b"IEND", b"")]))
+
     def test_deep_png_interlaced(self):
         rows, pixels = [], deep(3)
         for x, y, dx, dy in (

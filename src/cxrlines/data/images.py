@@ -85,7 +85,7 @@ def _inflate(data: bytes, size: int) -> None:
     while place + 12 <= len(data):
         length, kind = struct.unpack(">I4s", data[place : place + 8])
         rest = data[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
-        while rest and found <= size:
+        while rest and found <= size and not inflater.eof:  # what follows an end is never consumed
             found += len(inflater.decompress(rest, 2**20))
             rest = inflater.unconsumed_tail
         place += 12 + length
