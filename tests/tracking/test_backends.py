@@ -227,7 +227,13 @@ def test_wandb_offline(tmp_path):
     assert tell(settings, tmp_path / "m/fold0/teacher") == []
     assert tell(settings, tmp_path / "m/fold0/teacher") == []  # resumed
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
-    assert len(runs) == 2 and len({run.name.rpartition("-")[2] for run in runs}) == 1  # two folders, one run
+    ids = {
+        record.run.run_id
+        for run in runs
+        for record in wandb_records(next(run.glob("*.wandb")))
+        if record.WhichOneof("record_type") == "run"
+    }
+    assert len(runs) == 2 and len(ids) == 1  # two folders, one run; those of one second are named apart
     (file,) = runs[0].glob("*.wandb")
     records = list(wandb_records(file))
     (begun,) = [record.run for record in records if record.WhichOneof("record_type") == "run"]
