@@ -1,12 +1,17 @@
 """Every test computes as a worker does: one thread, and buffers kept; and under a site key of its own."""
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import pytest
 import torch
 
-from cxrlines.training.process import keep_buffers
+from cxrlines.training.malloc import keep_buffers
+
+if TYPE_CHECKING:
+    from cxrlines.recipe.run.folder import Run
 
 keep_buffers()
 torch.set_num_threads(1)
@@ -19,3 +24,121 @@ def site_key(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXRLINES_SITE_KEY", str(tmp_path_factory.mktemp("site") / "site.key"))
         yield os.environ["CXRLINES_SITE_KEY"]
+
+
+# Tiny data sets and recipes on which whole runs take seconds.
+RECIPE = """
+name: tiny
+about: Three stages on a handful of films.
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+defaults:
+  schedule: {batch: 4, lr: 0.001, epochs: 1}
+members:
+  staged:
+    backbone: resnet10t
+    stages:
+      teacher: {start: scratch, films: {which: annotated, view: overlay}}
+      student: {start: scratch, films: {which: annotated}, targets: {features: {of: teacher}}}
+      finetune: {start: student, schedule: {epochs: 2, ema: 0.9}}
+  plain:
+    backbone: resnet10t
+    dropout: 0.5
+    stages:
+      only: {start: scratch, films: {augment: hotwater}, schedule: {epochs: 3}}
+"""
+
+SOFT = """
+name: soft
+about: Soft labels of own films and of site b, and its tube labels, on a handful of films.
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 3, seed: 0}
+defaults:
+  schedule: {batch: 8, lr: 0.001, epochs: 1, validate_films: 0}
+external: {b: {}}
+members:
+  plain:
+    backbone: resnet10t
+    stages:
+      only: {start: scratch}
+  self:
+    backbone: resnet10t
+    stages:
+      only:
+        start: scratch
+        targets: {soft: {of: plain, temperature: dynamic, film_weights: certainty}, labels: {weight: 0.5}}
+  from-b:
+    backbone: resnet10t
+    stages:
+      soft: {start: scratch, films: {set: b}, targets: {soft: {of: plain, keep_above: 0.3, temperature: 0.8}}}
+      tubes: {start: soft, films: {set: b}, targets: {presence: {}}}
+      finetune: {start: tubes, size: 80}
+ensemble: {members: [plain, self, from-b/soft, from-b], how: fitted}
+"""
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    from cxrlines.phantom.dataset import write_phantom
+
+    folder = tmp_path_factory.mktemp("phantom") / "data"
+    write_phantom(folder, studies=32, test=8, seed=0, size=96, balance="even", annotated=0.6, workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site_b(tmp_path_factory) -> Path:
+    """An external set of another hospital."""
+    from cxrlines.phantom.dataset import write_phantom
+
+    folder = tmp_path_factory.mktemp("site") / "b"
+    write_phantom(folder, studies=16, test=0, seed=1, size=96, balance="even", annotated=0, site="b", workers=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def soft_recipe(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "soft.yaml"
+    path.write_text(SOFT)
+    return path
+
+
+def done_here(run: "Run", folds: list[int] | None = None) -> "Run":
+    """All steps of a prepared run done in this process, and its report written."""
+    from cxrlines.recipe.run.report import write_run_report
+    from cxrlines.recipe.run.step import do_step, is_judged, predict_test
+    from cxrlines.recipe.run.train import plan_of
+
+    steps = plan_of(run, folds)
+    for step in steps:
+        if not run.is_done(step):
+            do_step(run, step, lambda status: None)
+        elif is_judged(run.recipe, step):
+            predict_test(run, step)
+    write_run_report(run, steps, "test")
+    return run
+
+
+@pytest.fixture(scope="session")
+def do_here():
+    """`done_here`, for tests of other files."""
+    return done_here
+
+
+@pytest.fixture(scope="session")
+def soft_run(phantom, site_b, soft_recipe, tmp_path_factory) -> "Run":
+    """The recipe of soft labels, run to its end. Tests must not change it."""
+    from cxrlines.recipe.run.train import prepare
+    from cxrlines.recipe.spec.load import load_recipe
+
+    recipe = load_recipe(str(soft_recipe), [f"external.b.folder={site_b}"])
+    return done_here(prepare(recipe, phantom, tmp_path_factory.mktemp("soft"), 1))

@@ -18,7 +18,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cxrlines import Error, __version__, cli
-from cxrlines.data.films import read_film
+from cxrlines.io.films import read_film
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 REAL = Path(__file__).parents[1].parent / "shared/data/ranzcr"
@@ -187,7 +187,7 @@ def fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> Result:
     def raises(*words: object) -> None:
         raise error
 
-    monkeypatch.setattr("cxrlines.data.tables.read_labels", raises)
+    monkeypatch.setattr("cxrlines.io.tables.read_labels", raises)
     return CliRunner().invoke(cli.app, ["folds", "t.csv", "--out", "/tmp/cxrlines-never.csv"])
 
 
@@ -233,7 +233,7 @@ def test_a_fault_on_one_film_is_counted_apart_and_costs_no_other(data, monkeypat
             raise ZeroDivisionError("Secret")
         return seen(path, **more)
 
-    monkeypatch.setattr("cxrlines.inference.reader.read_film", faulty)
+    monkeypatch.setattr("cxrlines.reading.reader.read_film", faulty)
     monkeypatch.delenv("CXRLINES_DEBUG", raising=False)
     words = ["predict", str(data / "test"), "--out", str(tmp_path / "r.csv")]
     result = CliRunner().invoke(cli.app, words)
@@ -332,7 +332,7 @@ def test_a_reading_stopped_before_the_first_film_leaves_the_last_one(data, tmp_p
     def stops(*words: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cxrlines.inference.reader.Reader.read_many", stops)
+    monkeypatch.setattr("cxrlines.reading.reader.Reader.read_many", stops)
     (tmp_path / "r.csv").write_text("yesterday's")
     result = CliRunner().invoke(cli.app, ["predict", str(data / "test"), "--out", str(tmp_path / "r.csv")])
     assert result.exit_code == 130 and "none of 3 films" in result.stderr
@@ -344,12 +344,12 @@ def test_ctrl_c_promises_to_go_on_only_where_that_is_so(monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     for place, words in (
-        ("cxrlines.phantom.write.write_phantom", ("synth", tmp_path / "p")),
-        ("cxrlines.recipes.demo.run_demo", ("demo", "--out", tmp_path / "d")),
-        ("cxrlines.recipes.run.train", ("train", "demo", "--data", tmp_path, "--out", tmp_path / "r")),
-        ("cxrlines.experiments.small.run_small", ("experiment", "small", "--out", tmp_path / "s")),
-        ("cxrlines.recipes.pack.pack", ("bundle", tmp_path, "--out", tmp_path / "b")),
-        ("cxrlines.data.audit.audit", ("check", tmp_path)),
+        ("cxrlines.phantom.dataset.write_phantom", ("synth", tmp_path / "p")),
+        ("cxrlines.lab.demo.run_demo", ("demo", "--out", tmp_path / "d")),
+        ("cxrlines.recipe.run.train.train", ("train", "demo", "--data", tmp_path, "--out", tmp_path / "r")),
+        ("cxrlines.lab.experiments.small.run_small", ("experiment", "small", "--out", tmp_path / "s")),
+        ("cxrlines.recipe.run.export.export_run", ("bundle", tmp_path, "--out", tmp_path / "b")),
+        ("cxrlines.io.audit.audit", ("check", tmp_path)),
     ):
         monkeypatch.setattr(place, stops)
         result = CliRunner().invoke(cli.app, [str(word) for word in words])

@@ -118,7 +118,7 @@ def make(folder: Path) -> None:
     from pydicom.encaps import encapsulate
     from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, generate_uid
 
-    from cxrlines.phantom.write import write_phantom
+    from cxrlines.phantom.dataset import write_phantom
 
     write_phantom(folder / "data", studies=4, seed=1, size=256, test=0, workers=1)
     pixels = np.asarray(Image.open(min((folder / "data/train").iterdir())).convert("L"))
@@ -155,7 +155,8 @@ def imports(folder: Path) -> None:
 
 
 def film(folder: Path) -> None:
-    from cxrlines.data.films import FilmError, read_film
+    from cxrlines.core.film import FilmError
+    from cxrlines.io.films import read_film
 
     assert read_film(folder / "film.png").pixels.ndim == 2
     (folder / "cut.png").write_bytes((folder / "film.png").read_bytes()[:2000])
@@ -165,7 +166,8 @@ def film(folder: Path) -> None:
 
 
 def dicom(folder: Path) -> None:
-    from cxrlines.data.films import FilmError, read_film
+    from cxrlines.core.film import FilmError
+    from cxrlines.io.films import read_film
 
     for name in ("plain.dcm", "packed.dcm"):
         assert read_film(folder / name).format == "DICOM"
@@ -174,16 +176,16 @@ def dicom(folder: Path) -> None:
 
 
 def folder(folder: Path) -> None:
-    from cxrlines.data.audit import audit
-    from cxrlines.inference.quality import box_probe
+    from cxrlines.io.audit import audit
+    from cxrlines.reading.quality import box_probe
 
     assert audit(folder / "data", workers=1, probe=box_probe()).counts["films read"] == 4
     assert audit(folder / "data", workers=2, probe=box_probe()).counts["films read"] == 4
 
 
 def table(folder: Path) -> None:
-    from cxrlines.data.folds import make_folds, read_folds, write_folds
-    from cxrlines.data.tables import read_dataset, read_labels
+    from cxrlines.io.folds import make_folds, read_folds, write_folds
+    from cxrlines.io.tables import read_dataset, read_labels
 
     labels = read_labels(folder / "data/train.csv")
     assert len(read_dataset(folder / "data").studies) == len(labels) == 4
@@ -195,8 +197,8 @@ def drawing(folder: Path) -> None:
     import numpy as np
 
     from cxrlines.augment.policy import make_policy
-    from cxrlines.data.lines import line_mask
-    from cxrlines.data.sheet import contact_sheet
+    from cxrlines.core.line_drawing import line_mask
+    from cxrlines.io.sheet import contact_sheet
 
     assert line_mask([np.array([[1.0, 1], [30, 20]])], (40, 40), 2).any()
     make_policy("hotwater", 64)(np.zeros((90, 90), np.uint8), np.random.default_rng(0), points=[])
@@ -215,7 +217,7 @@ def _film_set() -> Any:
     import numpy as np
 
     from cxrlines.augment.policy import make_policy
-    from cxrlines.data.prepare import Placement
+    from cxrlines.io.prepare import Placement
     from cxrlines.task import LABELS
     from cxrlines.training.loader import Films, FilmSet
 
@@ -232,12 +234,14 @@ def loading(folder: Path) -> None:
 
 def training(folder: Path) -> None:
     from cxrlines.models.classifier import Classifier
-    from cxrlines.training.fit import Fit
-    from cxrlines.training.stage import StageModule
+    from cxrlines.training.config import StageConfig
+    from cxrlines.training.module import StageModule
     from cxrlines.training.trainer import fit_stage, predict_films
 
     model = Classifier("resnet10t", "gap", in_channels=1, weights="none")
-    fit_stage(StageModule(model, Fit(epochs=1, batch=4, lr=1e-3, seed=5), _film_set(), _film_set(), view="plain"))
+    fit_stage(
+        StageModule(model, StageConfig(epochs=1, batch=4, lr=1e-3, seed=5), _film_set(), _film_set(), view="plain")
+    )
     assert predict_films(model, _film_set()).shape == (8, 11)
 
 

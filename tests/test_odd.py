@@ -12,10 +12,11 @@ import pydicom
 import pytest
 from scipy.stats import spearmanr
 
-from cxrlines.data.films import Film, FilmError, read_film
-from cxrlines.data.notes import Code
-from cxrlines.data.prepare import within_frame
-from cxrlines.data.spacing import SpacingKind
+from cxrlines.core.film import Film, FilmError
+from cxrlines.core.notes import Code
+from cxrlines.core.spacing import SpacingKind
+from cxrlines.io.films import read_film
+from cxrlines.io.prepare import within_frame
 
 ODD = Path(__file__).parents[1].parent / "shared/odd"
 INDEX = ODD / "index.csv"

@@ -9,8 +9,8 @@ import typer
 import yaml
 
 from cxrlines import cli
-from cxrlines.recipes.load import load_recipe, shipped
-from cxrlines.recipes.spec import MemberSpec
+from cxrlines.recipe.spec.load import load_recipe, shipped
+from cxrlines.recipe.spec.recipe import MemberSpec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

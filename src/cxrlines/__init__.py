@@ -8,12 +8,12 @@ findings = reader.read("film.dcm")
 
 from typing import TYPE_CHECKING, Any
 
-from cxrlines.errors import Error
+from cxrlines.core.errors import Error
 
 if TYPE_CHECKING:
-    from cxrlines.data.films import FilmError
-    from cxrlines.inference.findings import Findings
-    from cxrlines.inference.reader import Reader, ReadingFault, load_reader
+    from cxrlines.core.film import FilmError
+    from cxrlines.reading.findings import Findings
+    from cxrlines.reading.reader import Reader, ReadingFault, load_reader
 
 __version__ = "0.1.0"
 __all__ = ["Error", "FilmError", "Findings", "Reader", "ReadingFault", "load_reader"]
@@ -22,7 +22,7 @@ __all__ = ["Error", "FilmError", "Findings", "Reader", "ReadingFault", "load_rea
 def __getattr__(name: str) -> Any:
     """What brings PyTorch is imported when it is asked for."""
     if name in __all__:
-        from cxrlines.inference import reader
+        from cxrlines.reading import reader
 
         return getattr(reader, name)
     raise AttributeError(f"module 'cxrlines' has no attribute {name!r}")

@@ -1,8 +1,11 @@
-"""The vocabulary of the task: devices, states, the 11 labels and their order. Nothing else spells a label.
+"""The vocabulary of the task as data: devices, their states, labels and heatmaps. Nothing else spells a label.
 
-Labels and their order are those of the RANZCR CLiP challenge (`sample_submission.csv`).
+To add a device: a member of `Device` and its row in `DEVICES` (see CONTRIBUTING). Everything else counts and orders by
+what stands here. Labels and order of the first four devices are those of the RANZCR CLiP challenge
+(`sample_submission.csv`).
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -22,49 +25,74 @@ class State(StrEnum):
     BORDERLINE = "Borderline"  # better moved, still works
     INCOMPLETE = "Incompletely Imaged"  # its tip is off the film
     NORMAL = "Normal"  # leave it
-    PRESENT = "Present"  # all that is asked of a Swan-Ganz catheter
+    PRESENT = "Present"  # of a device whose position is not labelled
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """What is to know of a device.
+
+    Attributes:
+        text: Its name in plain words.
+        states: Its labels' states, in label order.
+        colour: RGB, 0-255, told apart from the others also by most colour-blind readers.
+        exclusive: Whether its states exclude each other on one film (a patient has one trachea).
+        several: Whether a film may show several of it.
+        mapped: Whether a decoder maps its line and its tip.
+        optional: Whether a label table may lack its columns; its labels are then `UNKNOWN`.
+        separator: Between prefix and state in its labels.
+    """
+
+    text: str
+    states: tuple[State, ...]
+    colour: tuple[int, int, int]
+    exclusive: bool = False
+    several: bool = False
+    mapped: bool = True
+    optional: bool = False
+    separator: str = " - "
+
+
+DEVICES: dict[Device, DeviceSpec] = {
+    Device.ETT: DeviceSpec(
+        "endotracheal tube", (State.ABNORMAL, State.BORDERLINE, State.NORMAL), (0, 200, 255), exclusive=True
+    ),
+    Device.NGT: DeviceSpec(
+        "nasogastric tube",
+        (State.ABNORMAL, State.BORDERLINE, State.INCOMPLETE, State.NORMAL),
+        (255, 190, 0),
+    ),
+    Device.CVC: DeviceSpec(
+        "central venous catheter",
+        (State.ABNORMAL, State.BORDERLINE, State.NORMAL),
+        (255, 70, 110),
+        several=True,
+    ),
+    Device.SWAN: DeviceSpec("pulmonary artery catheter", (State.PRESENT,), (150, 220, 60), separator=" "),
+}
+
+UNKNOWN = -1
+"""Of a label (int8) of which a table says nothing: left out of losses, folds and figures."""
+
+_PAIRS = tuple((device, state) for device, spec in DEVICES.items() for state in spec.states)
+LABELS: tuple[str, ...] = tuple(f"{device}{DEVICES[device].separator}{state}" for device, state in _PAIRS)
+LABEL_INDEX: dict[str, int] = {name: i for i, name in enumerate(LABELS)}
+DEVICE_OF: dict[str, Device] = {name: device for name, (device, _) in zip(LABELS, _PAIRS, strict=True)}
+STATE_OF: dict[str, State] = {name: state for name, (_, state) in zip(LABELS, _PAIRS, strict=True)}
+LABELS_OF: dict[Device, tuple[str, ...]] = {
+    device: tuple(name for name in LABELS if DEVICE_OF[name] is device) for device in Device
+}
+"""The labels of each device, in label order."""
+
+EXCLUSIVE: tuple[Device, ...] = tuple(device for device, spec in DEVICES.items() if spec.exclusive)
+DEVICE_COLOURS: dict[Device, tuple[int, int, int]] = {device: spec.colour for device, spec in DEVICES.items()}
 
 
 def label_of(device: Device, state: State) -> str:
     """The label of a device in a state, e.g. `"ETT - Normal"`; `ValueError` if the task has no such label."""
-    name = f"{device} {state}" if device is Device.SWAN else f"{device} - {state}"
-    if name not in LABEL_INDEX:
+    if state not in DEVICES[device].states:
         raise ValueError(f"the task has no label for {device.name} in state {state.name}; it has: {', '.join(LABELS)}")
-    return name
-
-
-_PAIRS = (
-    (Device.ETT, State.ABNORMAL),
-    (Device.ETT, State.BORDERLINE),
-    (Device.ETT, State.NORMAL),
-    (Device.NGT, State.ABNORMAL),
-    (Device.NGT, State.BORDERLINE),
-    (Device.NGT, State.INCOMPLETE),
-    (Device.NGT, State.NORMAL),
-    (Device.CVC, State.ABNORMAL),
-    (Device.CVC, State.BORDERLINE),
-    (Device.CVC, State.NORMAL),
-    (Device.SWAN, State.PRESENT),
-)
-LABELS: tuple[str, ...] = tuple(f"{d} {s}" if d is Device.SWAN else f"{d} - {s}" for d, s in _PAIRS)
-LABEL_INDEX: dict[str, int] = {name: i for i, name in enumerate(LABELS)}
-DEVICE_OF: dict[str, Device] = {name: d for name, (d, _) in zip(LABELS, _PAIRS, strict=True)}
-STATE_OF: dict[str, State] = {name: s for name, (_, s) in zip(LABELS, _PAIRS, strict=True)}
-LABELS_OF: dict[Device, tuple[str, ...]] = {
-    device: tuple(name for name in LABELS if DEVICE_OF[name] is device) for device in Device
-}
-"""The labels of each device, in label order: 3 ETT, 4 NGT, 3 CVC, 1 Swan-Ganz."""
-
-EXCLUSIVE: tuple[Device, ...] = (Device.ETT,)
-"""Devices whose states exclude each other on one film (a patient has one trachea)."""
-
-DEVICE_COLOURS: dict[Device, tuple[int, int, int]] = {
-    Device.ETT: (0, 200, 255),
-    Device.NGT: (255, 190, 0),
-    Device.CVC: (255, 70, 110),
-    Device.SWAN: (150, 220, 60),
-}
-"""RGB, 0-255: a colour a device, told apart also by most colour-blind readers."""
+    return f"{device}{DEVICES[device].separator}{state}"
 
 
 def _shade(colour: tuple[int, int, int], share: float) -> tuple[int, int, int]:
@@ -81,25 +109,27 @@ LABEL_COLOURS: dict[str, tuple[int, int, int]] = {
 
 
 class Landmark(StrEnum):
-    """A point of the anatomy that positions are told by."""
+    """A keypoint of the anatomy that positions are measured from."""
 
     CARINA = "carina"  # where the trachea divides
 
 
 class MapKind(StrEnum):
-    """What a map of a film shows: where a device runs, where it ends, where a point of the anatomy lies."""
+    """What a heatmap shows: where a device runs, where its tip is, where a landmark is."""
 
     LINE = "line"
     TIP = "tip"
     LANDMARK = "landmark"
 
 
+MAPPED: tuple[Device, ...] = tuple(device for device, spec in DEVICES.items() if spec.mapped)
+"""The devices of which there are heatmaps."""
 MAPS: tuple[tuple[MapKind, Device | Landmark], ...] = (
-    *((MapKind.LINE, device) for device in Device),
-    *((MapKind.TIP, device) for device in Device),
+    *((MapKind.LINE, device) for device in MAPPED),
+    *((MapKind.TIP, device) for device in MAPPED),
     *((MapKind.LANDMARK, landmark) for landmark in Landmark),
 )
-"""The maps a decoder gives, in the order of its channels: 4 lines, 4 tips, the carina."""
+"""The heatmaps a decoder gives, in the order of its channels."""
 
 STUDY_COLUMN = "StudyInstanceUID"
 PATIENT_COLUMN = "PatientID"

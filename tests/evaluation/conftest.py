@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlines.data.folds import make_folds
-from cxrlines.evaluation.ensemble import ensemble
-from cxrlines.evaluation.report import DataSummary, Member, Predictions, Report
+from cxrlines.evaluation.ensemble.average import ensemble
+from cxrlines.evaluation.report.page import DataSummary, Member, Predictions, Report
+from cxrlines.io.folds import make_folds
 from cxrlines.task import LABELS
 
 REAL = Path(__file__).parents[2].parent / "shared/data/ranzcr"

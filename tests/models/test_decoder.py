@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cxrlines.errors import Error
+from cxrlines.core.errors import Error
 from cxrlines.models.backbones import make_backbone
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.decoder import PRIOR, MapDecoder

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxrlines.errors import Error
+from cxrlines.core.errors import Error
 from cxrlines.models.heads import HEADS, AverageMaxPool, DeviceHeads, GeneralisedMeanPool, make_head
 from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, Device
 

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from cxrlines.files import OutputError
+from cxrlines.core.files import OutputError
 from cxrlines.models import weights
 from cxrlines.models.backbones import make_backbone
 from cxrlines.models.weights import WeightsError, imagenet_tensors, load_into, load_weights, save_weights

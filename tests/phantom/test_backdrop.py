@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from cxrlines.io.marks import read_marks
 from cxrlines.phantom.backdrop import Look, exposed, find_backdrops, trachea
-from cxrlines.phantom.marks import read_marks
 
 CARINA = {"carina": [50, 40], "carina_sure": 3}
 

@@ -9,14 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from cxrlines import cli
-from cxrlines.data.audit import audit
-from cxrlines.data.tables import read_dataset
-from cxrlines.files import OutputError
-from cxrlines.phantom import onto, write
+from cxrlines.core.files import OutputError
+from cxrlines.io.audit import audit
+from cxrlines.io.marks import MarksError, read_marks
+from cxrlines.io.tables import read_dataset
+from cxrlines.phantom import dataset as write
+from cxrlines.phantom import onto
 from cxrlines.phantom.backdrop import find_backdrops
-from cxrlines.phantom.marks import MarksError, read_marks
+from cxrlines.phantom.dataset import write_phantom
 from cxrlines.phantom.onto import Drawing, OntoParameters, make_drawing, write_onto
-from cxrlines.phantom.write import write_phantom
 from cxrlines.task import DEVICE_OF, LABELS
 
 SMALL = {"studies": 24, "seed": 5, "size": 160}

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from cxrlines.data.lines import line_mask
+from cxrlines.core.line_drawing import line_mask
+from cxrlines.io.marks import MarkedLine
 from cxrlines.phantom.anatomy import draw_patient, pose
-from cxrlines.phantom.looks import draw_devices
-from cxrlines.phantom.marks import MarkedLine
+from cxrlines.phantom.device_appearance import draw_devices
 from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
 from cxrlines.phantom.position import on_film, state_of
 from cxrlines.phantom.raster import FineRaster

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cxrlines.recipes.load import load_recipe
-from cxrlines.recipes.step import settings_of
+from cxrlines.recipe.run.step import settings_of
+from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.tracking.backends import LOCAL
 from cxrlines.tracking.settings import TrackingSettings, check_trackers
 from cxrlines.tracking.tracker import flatten, open_tracker

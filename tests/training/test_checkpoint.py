@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cxrlines.files import OutputError
+from cxrlines.core.files import OutputError
 from cxrlines.training.checkpoint import Progress, State, cpu_copy, load_state, save_state
 
 

@@ -18,13 +18,13 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.models.heads import HEADS
 from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS
-from cxrlines.training.fit import Fit
+from cxrlines.training.config import StageConfig
 from cxrlines.training.loader import Batches, Films, FilmSet
-from cxrlines.training.losses import balanced_weights
-from cxrlines.training.stage import StageModule
+from cxrlines.training.module import StageModule
+from cxrlines.training.targets.losses import balanced_weights
 
 COUNT, SIZE = 6, 64
-ALL = Fit(epochs=1, batch=COUNT, lr=1e-3, label_weight=0.0)
+ALL = StageConfig(epochs=1, batch=COUNT, lr=1e-3, label_weight=0.0)
 
 
 class TinyStore:

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from cxrlines.augment.policy import make_policy
-from cxrlines.data.prepare import Placement
+from cxrlines.io.prepare import Placement
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training import distributed
-from cxrlines.training.fit import Fit
+from cxrlines.training.config import StageConfig
 from cxrlines.training.loader import Batches, Films, FilmSet
-from cxrlines.training.stage import StageModule
+from cxrlines.training.module import StageModule
 from cxrlines.training.trainer import fit_stage, predict_films
 
-FIT = Fit(epochs=2, batch=5, lr=1e-3, seed=5, ema=0.5, clip=1.0, presence_weight=0.5)
+FIT = StageConfig(epochs=2, batch=5, lr=1e-3, seed=5, ema=0.5, clip=1.0, presence_weight=0.5)
 SIZE = 32
 
 
@@ -50,7 +50,7 @@ def model(head: str = "gap") -> Classifier:
     return Classifier("resnet10t", head, in_channels=1, weights="none", dropout=0.5)
 
 
-def fitted(fit: Fit, **options) -> tuple[StageModule, dict[str, torch.Tensor]]:
+def fitted(fit: StageConfig, **options) -> tuple[StageModule, dict[str, torch.Tensor]]:
     # In double precision, so that what differs by more than rounding shows: Adam's first steps are of one size however
     # small their gradient is, and make much of little.
     module = StageModule(
@@ -59,7 +59,7 @@ def fitted(fit: Fit, **options) -> tuple[StageModule, dict[str, torch.Tensor]]:
     return module, fit_stage(module)
 
 
-ONLY = Fit(epochs=1.0, batch=5, lr=1e-3, seed=5, label_weight=0.0)
+ONLY = StageConfig(epochs=1.0, batch=5, lr=1e-3, seed=5, label_weight=0.0)
 
 
 def annotated(known: list[int], **more: np.ndarray) -> FilmSet:
@@ -80,20 +80,20 @@ def order() -> list[list[int]]:
     return [[key[1] for key in batch] for batch in Batches(11, 5, seed=5, epoch=0)]
 
 
-def mapping(fit: Fit, known: list[int], backbone: str = "resnet10t") -> StageModule:
+def mapping(fit: StageConfig, known: list[int], backbone: str = "resnet10t") -> StageModule:
     torch.manual_seed(1)
     network = Classifier(backbone, "gap", weights="none", decoder=True).double()
     return StageModule(network, dataclasses.replace(fit, maps_weight=0.7), annotated(known), None, view="plain")
 
 
-def taught(fit: Fit) -> StageModule:
+def taught(fit: StageConfig) -> StageModule:
     torch.manual_seed(3)
     teacher = Classifier("resnet10t", "gap", in_channels=3, weights="none").double()
     seen = FilmSet(annotated([0]).films, make_policy("none", SIZE), seed=5, overlay=True)
     return StageModule(model().double(), fit, seen, None, view="plain", teacher=teacher)
 
 
-def plainly(fit: Fit, positive_weight: torch.Tensor | None = None, **more: np.ndarray) -> StageModule:
+def plainly(fit: StageConfig, positive_weight: torch.Tensor | None = None, **more: np.ndarray) -> StageModule:
     train = FilmSet(dataclasses.replace(films(11), more=more), make_policy("none", SIZE), seed=5)
     return StageModule(model().double(), fit, train, None, view="plain", positive_weight=positive_weight)
 

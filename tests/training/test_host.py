@@ -18,9 +18,9 @@ import torch
 from cxrlines.augment.policy import make_policy
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
-from cxrlines.training.fit import Fit
+from cxrlines.training.config import StageConfig
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.stage import StageModule
+from cxrlines.training.module import StageModule
 from cxrlines.training.trainer import fit_stage, predict_films
 
 
@@ -36,7 +36,7 @@ def film_set(count: int = 8) -> FilmSet:
 
 
 def stage(model: Classifier, **options: Any) -> StageModule:
-    return StageModule(model, Fit(epochs=2, batch=4, lr=1e-3), film_set(), film_set(), view="plain", **options)
+    return StageModule(model, StageConfig(epochs=2, batch=4, lr=1e-3), film_set(), film_set(), view="plain", **options)
 
 
 def state_of_the_host() -> dict[str, Any]:

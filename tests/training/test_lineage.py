@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from cxrlines.data.patients import cut, key_name, tokens
+from cxrlines.io.patients import cut, key_name, tokens
 from cxrlines.training.lineage import Ancestry, LeakError, Lineage, UntracedError, read_lineage, state_of
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cxrlines.augment.policy import make_policy
-from cxrlines.data.prepare import Placement
+from cxrlines.io.prepare import Placement
 from cxrlines.task import LABEL_COLOURS, LABELS, MAPS, Device, MapKind
 from cxrlines.training.loader import Batches, Films, FilmSet, Left, batches_per_epoch, in_order, load, overlay
 

@@ -12,14 +12,14 @@ from lightning.pytorch.plugins import MixedPrecision
 from cxrlines.augment.policy import make_policy
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
-from cxrlines.training import stage as stage_module
+from cxrlines.training import module as stage_module
 from cxrlines.training.checkpoint import State, load_state, save_state
-from cxrlines.training.fit import Fit
+from cxrlines.training.config import StageConfig
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.stage import SKIPPED, SMALLEST_SCALE, DivergedError, StageModule
+from cxrlines.training.module import SKIPPED, SMALLEST_SCALE, DivergedError, StageModule
 from cxrlines.training.trainer import best_precision, fit_stage, predict_films
 
-FIT = Fit(epochs=3, batch=4, lr=1e-3, seed=5, precision="16")
+FIT = StageConfig(epochs=3, batch=4, lr=1e-3, seed=5, precision="16")
 
 
 class TinyStore:
@@ -50,7 +50,7 @@ class Overflowing(StageModule):
         return loss * factor
 
 
-def stage(factors: dict[int, float | None], fit: Fit = FIT, **options: Any) -> Overflowing:
+def stage(factors: dict[int, float | None], fit: StageConfig = FIT, **options: Any) -> Overflowing:
     made = Overflowing(model(), fit, film_set(), None, view="plain", **options)
     made.factors = factors
     return made

@@ -16,7 +16,7 @@ def bench_augment(
     seconds: Annotated[float, typer.Option(help="How long to measure each side.")] = 10.0, as_json: Json = False
 ) -> None:
     """The full augmentation list, one core, 512 px, against albumentations in the same run."""
-    from cxrlines.augment.bench import bench_augment as measure
+    from cxrlines.lab.bench.augment import bench_augment as measure
 
     _print(measure(seconds=seconds), as_json)
 
@@ -26,7 +26,7 @@ def bench_train(
     seconds: Annotated[float, typer.Option(help="How long to measure each side.")] = 20.0, as_json: Json = False
 ) -> None:
     """Training on the processor as cxrlines sets it up, against PyTorch's defaults in the same run."""
-    from cxrlines.training.bench import bench_train as measure
+    from cxrlines.lab.bench.train import bench_train as measure
 
     _print(measure(seconds=seconds), as_json)
 
@@ -41,9 +41,9 @@ def bench_predict(
     as_json: Json = False,
 ) -> None:
     """Reading films, decoding included, one by one and in batches, against plain PyTorch in the same run."""
-    from cxrlines.inference.bench import bench_predict as measure
-    from cxrlines.inference.bundle import load_bundle
-    from cxrlines.inference.reader import EMBEDDED
+    from cxrlines.lab.bench.predict import bench_predict as measure
+    from cxrlines.reading.bundle import load_bundle
+    from cxrlines.reading.reader import EMBEDDED
 
     _print(measure(load_bundle(bundle or EMBEDDED), films, folder), as_json)
 
@@ -55,7 +55,7 @@ def bench_robustness(
     as_json: Json = False,
 ) -> None:
     """Reading of damaged films: sound ones of every kind, damaged at random; counts what becomes of them."""
-    from cxrlines.data.robustness import soak
+    from cxrlines.lab.robustness import soak
 
     with counted() as progress:
         report = soak(films, seed, progress)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from cxrlines.cli.options import PROBLEMS, Json, Workers, resumable
-from cxrlines.errors import Error
-from cxrlines.files import check_outputs
+from cxrlines.core.errors import Error
+from cxrlines.core.files import check_outputs
 
 app = typer.Typer()
 
@@ -77,7 +77,7 @@ def synth(
         return
     if marks is not None or phantom_share:
         raise Error("--marks, --phantom-share: are for real films", "name their folder with --onto")
-    from cxrlines.phantom.write import write_phantom
+    from cxrlines.phantom.dataset import write_phantom
 
     with resumable():
         summary = write_phantom(
@@ -106,7 +106,7 @@ def show(
     lines: Annotated[bool, typer.Option(help="Draw the annotated lines over the films.")] = True,
 ) -> None:
     """Draw a contact sheet of films with their lines and labels."""
-    from cxrlines.data.sheet import contact_sheet
+    from cxrlines.io.sheet import contact_sheet
 
     check_outputs(files={"--out": out}, inputs=[data])
     typer.echo(contact_sheet(data, out, films=films, columns=columns, size=size, seed=seed, lines=lines))
@@ -120,9 +120,9 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Audit films, tables, annotations and folds; every problem at once. Exit 0 clean, 1 problems."""
-    from cxrlines.data.audit import audit
-    from cxrlines.data.pool import cores
-    from cxrlines.inference.quality import box_probe
+    from cxrlines.core.pool import cores
+    from cxrlines.io.audit import audit
+    from cxrlines.reading.quality import box_probe
 
     found = audit(data, folds, workers=workers or cores(), probe=box_probe())
     typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.text())
@@ -139,8 +139,8 @@ def folds(
     as_json: Json = False,
 ) -> None:
     """Draw folds: no patient in two, every label level across them, whatever the order of rows."""
-    from cxrlines.data.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
-    from cxrlines.data.tables import read_labels
+    from cxrlines.io.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
+    from cxrlines.io.tables import read_labels
 
     check_outputs(files={"--out": out}, inputs=[train, against])
     table = read_labels(train)
@@ -165,8 +165,8 @@ def twins(
     as_json: Json = False,
 ) -> None:
     """Find the films that are in both folders, under two names and processings."""
-    from cxrlines.data.pool import cores
-    from cxrlines.data.twins import twins_of_folders
+    from cxrlines.core.pool import cores
+    from cxrlines.io.dedup.twins import twins_of_folders
 
     check_outputs(files={"--out": out}, inputs=[a, b])
     found = twins_of_folders(a, b, workers or cores())

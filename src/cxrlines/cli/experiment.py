@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cxrlines.cli.options import Workers, numbers, resumable, say
-from cxrlines.files import check_outputs
+from cxrlines.core.files import check_outputs
 
 app = typer.Typer(help="Repeat an experiment of docs/experiments.md.", no_args_is_help=True)
 
@@ -19,7 +19,7 @@ def experiment_claims(
     workers: Workers = None,
 ) -> None:
     """Test the claims of the write-up on a phantom benchmark: a table of differences with intervals."""
-    from cxrlines.experiments.claims import CLAIMS, run_claims
+    from cxrlines.lab.experiments.claims import CLAIMS, run_claims
 
     chosen = numbers("--claims", claims) or CLAIMS
     check_outputs(folders={"--out": out})
@@ -34,7 +34,7 @@ def experiment_small(
     workers: Workers = None,
 ) -> None:
     """The recipe hotwater in small, on phantoms: every member, stage and external set, in under an hour."""
-    from cxrlines.experiments.small import run_small
+    from cxrlines.lab.experiments.small import run_small
 
     check_outputs(folders={"--out": out})
     with resumable():
@@ -50,8 +50,8 @@ def experiment_recommended(
     workers: Workers = None,
 ) -> None:
     """The margin of `recommended` over hotwater-small: same films, folds and backbone, equal compute; on phantoms."""
-    from cxrlines.experiments.margin import run_margin
-    from cxrlines.experiments.small import Films
+    from cxrlines.lab.experiments.margin import run_margin
+    from cxrlines.lab.experiments.small import Films
 
     check_outputs(folders={"--out": out})
     with resumable():

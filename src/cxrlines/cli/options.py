@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cxrlines.errors import Error
-from cxrlines.recipes.progress import clock
+from cxrlines.core.errors import Error
+from cxrlines.recipe.run.progress import clock
 
 PROBLEMS, ERROR, FAULT, STOPPED = 1, 2, 70, 130
 """Exit codes; see the README."""

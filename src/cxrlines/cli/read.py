@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, BundleFolder, Json, On, counted, say, signals
-from cxrlines.errors import Error
-from cxrlines.files import OutputError, check_outputs, readable
+from cxrlines.core.errors import Error
+from cxrlines.core.files import OutputError, check_outputs, readable
 
 if TYPE_CHECKING:
-    from cxrlines.inference.engine import Predictions
+    from cxrlines.reading.batch import Predictions
 
 app = typer.Typer()
 
@@ -56,11 +56,11 @@ def predict(
 ) -> None:
     """Read films: which tubes and lines, where their tips lie. Films that cannot be read are listed on stderr and in
     OUT's .errors.csv; then the exit code is 2. Ctrl-C keeps what is read."""
-    from cxrlines.inference.bundle import load_bundle
-    from cxrlines.inference.engine import Stopped, check_places, find_films, write_drawings
-    from cxrlines.inference.engine import predict as read
-    from cxrlines.inference.reader import EMBEDDED
-    from cxrlines.training.process import keep_buffers
+    from cxrlines.reading.batch import Stopped, check_places, find_films, write_drawings
+    from cxrlines.reading.batch import predict as read
+    from cxrlines.reading.bundle import load_bundle
+    from cxrlines.reading.reader import EMBEDDED
+    from cxrlines.training.malloc import keep_buffers
 
     keep_buffers()
     views = [view.value for view in tta or []]
@@ -72,7 +72,7 @@ def predict(
     try:
         with signals(signal.default_int_handler, signal.SIGTERM), counted() as progress:
             if on:
-                from cxrlines.inference.cluster import predict_on_ray
+                from cxrlines.cluster.films import predict_on_ray
 
                 result = predict_on_ray(found, bundle, on, batch_size=batch, tta=views, lines=lines, progress=progress)
             else:
@@ -121,7 +121,7 @@ def predict(
 
 def _written(result: "Predictions", out: Path, as_json: bool) -> list[Path]:
     """What was written: beside OUT or, where its disk is full by now, in a folder of this computer's own."""
-    from cxrlines.inference.engine import write_predictions
+    from cxrlines.reading.batch import write_predictions
 
     try:
         return write_predictions(result, out, as_json=as_json)
@@ -149,11 +149,10 @@ def judge(
     as_json: Json = False,
 ) -> None:
     """Judge what a bundle finds: presence AUC, lines found, missed and invented, tips, carina, states."""
-    from cxrlines.inference.bundle import load_bundle
-    from cxrlines.inference.reader import EMBEDDED
-    from cxrlines.recipes.judge import judge as judged
-    from cxrlines.recipes.judge import of_fold
-    from cxrlines.recipes.known import data_films, marked_films
+    from cxrlines.evaluation.bundles.evaluate_bundle import evaluate_bundle, of_fold
+    from cxrlines.evaluation.bundles.reference import data_films, marked_films
+    from cxrlines.reading.bundle import load_bundle
+    from cxrlines.reading.reader import EMBEDDED
 
     if marks and split:
         raise Error("--split: is of a data folder; films with --marks have no splits", "leave it out")
@@ -162,7 +161,7 @@ def judge(
     read = read if fold is None else of_fold(read, fold)
     known = marked_films(films, marks) if marks else data_films(films, split.value if split else None)
     with counted() as progress:
-        result = judged(
+        result = evaluate_bundle(
             known,
             read,
             report_seen=seen is Seen.report,
@@ -182,10 +181,10 @@ def index(
     bundle: BundleFolder = None,
 ) -> None:
     """Index films for `similar`. The index holds studies, hashed patients, labels and lines: keep it with the films."""
-    from cxrlines.data.tables import read_dataset
-    from cxrlines.inference.bundle import load_bundle
-    from cxrlines.inference.index import build_index
-    from cxrlines.inference.reader import EMBEDDED
+    from cxrlines.io.tables import read_dataset
+    from cxrlines.reading.bundle import load_bundle
+    from cxrlines.reading.index import build_index
+    from cxrlines.reading.reader import EMBEDDED
 
     check_outputs(files={"--out": out}, inputs=[data, bundle])
     with counted() as progress:
@@ -206,10 +205,10 @@ def similar(
     as_json: Json = False,
 ) -> None:
     """Show the nearest known films with their labels and lines; never films of the query's own patient."""
-    from cxrlines.data.paths import film_name
-    from cxrlines.inference.bundle import load_bundle
-    from cxrlines.inference.index import open_index
-    from cxrlines.inference.reader import EMBEDDED, Reader
+    from cxrlines.core.film import film_name
+    from cxrlines.reading.bundle import load_bundle
+    from cxrlines.reading.index import open_index
+    from cxrlines.reading.reader import EMBEDDED, Reader
 
     read = load_bundle(bundle or EMBEDDED)
     known = open_index(index, read)

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from cxrlines.cli.options import Json, On, Workers, numbers, resumable, say
-from cxrlines.errors import Error
-from cxrlines.files import check_outputs
+from cxrlines.core.errors import Error
+from cxrlines.core.files import check_outputs
 
 app = typer.Typer()
 
@@ -51,14 +51,14 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe: store, folds, steps, predictions, metrics.json and report.html."""
-    from cxrlines.recipes import run as runs
-    from cxrlines.recipes.load import load_recipe
+    from cxrlines.recipe.run import train as runs
+    from cxrlines.recipe.spec.load import load_recipe
     from cxrlines.training import distributed
 
     chosen = load_recipe(recipe, [*(settings or []), *_folders(external)])
     wanted = numbers("--folds", folds)
     if dry_run:
-        from cxrlines.recipes.dry import dry_run as show_plan
+        from cxrlines.lab.price.plan import dry_run as show_plan
 
         typer.echo(show_plan(chosen, data, out, wanted))
         return
@@ -99,8 +99,8 @@ def ensemble(
     ] = None,
 ) -> None:
     """Average predictions."""
-    from cxrlines.evaluation.blend import blend_files
-    from cxrlines.evaluation.ensemble import POWER
+    from cxrlines.evaluation.ensemble.average import POWER
+    from cxrlines.evaluation.ensemble.files import blend_files
 
     exponent = POWER if power is None else power
     for path in blend_files(predictions, out, how.value, power=exponent, truth=truth, folds=folds, weights=weights):
@@ -116,8 +116,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score predictions: AUC with 95 % intervals from resampling patients, Brier, calibration error."""
-    from cxrlines.evaluation.evaluate import evaluate as score
-    from cxrlines.evaluation.evaluate import read_predictions, read_truth
+    from cxrlines.evaluation.scores import evaluate as score
+    from cxrlines.evaluation.scores import read_predictions, read_truth
 
     result = score(read_predictions(predictions), read_truth(truth), resamples=resamples, seed=seed)
     typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
@@ -130,10 +130,10 @@ def bundle(
     half: Annotated[bool, typer.Option("--half", help="Weights in 16 bits: half the size.")] = False,
 ) -> None:
     """Pack what reading needs from a run: weights as safetensors, the rest as JSON."""
-    from cxrlines.recipes.pack import pack
+    from cxrlines.recipe.run.export import export_run
 
     check_outputs(made={"--out": out}, inputs=[run])
-    typer.echo(pack(run, out, half=half))
+    typer.echo(export_run(run, out, half=half))
 
 
 @app.command()
@@ -154,8 +154,8 @@ def quality(
     seed: Annotated[int, typer.Option(help="The same seed gives the same probe.")] = 0,
 ) -> None:
     """Fit the probe that tells turned, inverted and cropped films, and what is no chest film; print how good it is."""
-    from cxrlines.inference.quality_run import run_quality
-    from cxrlines.training.process import keep_buffers
+    from cxrlines.lab.probe.run import run_quality
+    from cxrlines.training.malloc import keep_buffers
 
     check_outputs(files={"--out": out if steps else None}, inputs=[*films, others, unseen, patients])
     keep_buffers()
@@ -179,7 +179,7 @@ def demo(
     workers: Workers = None,
 ) -> None:
     """The whole job on phantom films: make, check, train, prove, pack, read."""
-    from cxrlines.recipes.demo import run_demo
+    from cxrlines.lab.demo import run_demo
 
     check_outputs(folders={"--out": out})
     with resumable():

@@ -1,1 +1,1 @@
-"""How good readers are: figures with intervals by patient, ensembles, and the report that shows them."""
+"""Evaluation of predictions and of bundles, ensembling, calibration fits and the report."""

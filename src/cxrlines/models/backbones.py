@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cxrlines.errors import Error
+from cxrlines.core.errors import Error
 from cxrlines.models.weights import WeightsError, imagenet_tensors
 from cxrlines.task import MAPS
 

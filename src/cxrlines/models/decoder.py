@@ -7,8 +7,8 @@ from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cxrlines.data.maps import STRIDE
-from cxrlines.errors import Error
+from cxrlines.core.errors import Error
+from cxrlines.core.heatmaps import STRIDE
 from cxrlines.task import MAPS
 
 WIDTHS = (96, 48, 32, 16)

@@ -5,7 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from cxrlines.errors import Error
+from cxrlines.core.errors import Error
 from cxrlines.task import LABELS, LABELS_OF, Device
 
 

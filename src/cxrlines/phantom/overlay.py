@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrlines.io.marks import TRACHEOSTOMY, MarkedLine
 from cxrlines.phantom.anatomy import Anatomy
 from cxrlines.phantom.backdrop import Look, trachea
 from cxrlines.phantom.curves import Points
+from cxrlines.phantom.device_appearance import FINE, draw_devices, shrink
 from cxrlines.phantom.devices import Placed, cvc_routes
 from cxrlines.phantom.instruments import draw_clutter
-from cxrlines.phantom.looks import FINE, draw_devices, shrink
-from cxrlines.phantom.marks import TRACHEOSTOMY, MarkedLine
 from cxrlines.phantom.position import Landmarks, on_film, state_of
 from cxrlines.phantom.raster import Field, FineRaster
 from cxrlines.phantom.scene import Line, View, aim

@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxrlines.data.paths import Points, lengths, on_film
-from cxrlines.data.position import ett_state
+from cxrlines.core.polyline import Points, lengths, on_film
+from cxrlines.core.rules import ett_state
 from cxrlines.task import Device, State
 
 # All in cm on the patient. The clinical source of each is told in `state_of`.

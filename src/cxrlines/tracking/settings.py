@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cxrlines.errors import Error
+from cxrlines.core.errors import Error
 
 TRACKERS = ("tensorboard", "csv", "mlflow", "neptune", "wandb")
 

@@ -26,9 +26,9 @@ from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cxrlines.data.pool import cores
-from cxrlines.errors import Error
-from cxrlines.training.process import keep_buffers
+from cxrlines.core.errors import Error
+from cxrlines.core.pool import cores
+from cxrlines.training.malloc import keep_buffers
 
 Answer = TypeVar("Answer")
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from cxrlines.data.patients import BARE, CUT, SITE, as_known, cut, foreign, names_in
-from cxrlines.errors import Error
+from cxrlines.core.errors import Error
+from cxrlines.io.patients import BARE, CUT, SITE, as_known, cut, foreign, names_in
 
 TRUSTED = "trusted"
 """What a recipe says of the ancestry of a file to vouch for it."""

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from cxrlines.augment.policy import Policy
-from cxrlines.data.lines import draw_lines
-from cxrlines.data.maps import STRIDE, draw_maps
-from cxrlines.data.store import Store
+from cxrlines.core.heatmaps import STRIDE, draw_maps
+from cxrlines.core.line_drawing import draw_lines
+from cxrlines.io.store import Store
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS, MAPS, Landmark
 
 View = Literal["plain", "overlay"]

@@ -19,7 +19,7 @@ from cxrlines.models.two_step import Model
 from cxrlines.training import distributed
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.loader import FilmSet, View, in_order
-from cxrlines.training.stage import StageModule
+from cxrlines.training.module import StageModule
 
 Precision = Literal["32", "bf16", "16"]
 
@@ -28,7 +28,7 @@ PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "bf16": "bf16-mixed",
     "16": "16-mixed",
 }
-"""What Lightning calls the precisions of `Fit`."""
+"""What Lightning calls the precisions of `StageConfig`."""
 
 
 def best_precision() -> Precision:

@@ -1,0 +1,251 @@
+"""Files written whole or not at all, under names that do not collide, in places that are checked before work begins.
+
+What is written lies under a hidden name beside its place until it is complete and on disk, and is then renamed. A kill,
+a full disk or an exception leaves the old file as it was.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from cxrlines.core.errors import Error
+
+MAX_NAME = 255
+"""Bytes of a file's name, at most, on the file systems in use."""
+ENOUGH = "free space on its disk, or name another place"
+WAYS_OUT = {
+    errno.ENOSPC: ENOUGH,
+    errno.EDQUOT: ENOUGH,
+    errno.EACCES: "change its permissions, or name another place",
+    errno.EPERM: "change its permissions, or name another place",
+    errno.ENAMETOOLONG: "give a shorter name",
+}
+
+
+class OutputError(Error):
+    """A file or folder cannot be written: which, why, and the way out."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a file under; renamed to `path` when the block ends, removed when it raises.
+
+    Where `path` is a link, the file that it points to is replaced.
+
+    Raises:
+        OutputError: the folder cannot be made or written, the disk is full, or a folder or device is in the way; names
+            `path`. An `OSError` of another file that the block opens is passed on as it is.
+    """
+    path = Path(path)
+    place = Path(os.path.realpath(path))
+    plain = place.name.encode("ascii", "ignore").decode()[:100]
+    aside = place.with_name(f".{plain}.{os.getpid()}.{secrets.token_hex(3)}.partial")
+    try:
+        _check_free(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        sync(aside)
+        aside.replace(place)
+        sync(place.parent)
+    except OSError as error:
+        own = {str(path), str(place), str(aside), *map(str, place.parents)}
+        if error.filename is not None and os.fsdecode(error.filename) not in own:
+            raise
+        raise _refused(str(path), error) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file (UTF-8) whole or not at all; see `replacing`."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def check_outputs(
+    *,
+    files: Mapping[str, Path | None] | None = None,
+    folders: Mapping[str, Path | None] | None = None,
+    made: Mapping[str, Path | None] | None = None,
+    inputs: Iterable[Path | None] = (),
+) -> None:
+    """Whether all that a command is to write can be written, asked before its work begins. Leaves nothing behind.
+
+    Args:
+        files: what messages call it (its flag) -> a file; None: not asked for.
+        folders: likewise, a folder that files are put into.
+        made: likewise, a folder that is made beside its place and renamed.
+        inputs: files and folders that are read, none of which may be an output.
+
+    Raises:
+        OutputError: a place that cannot be written, holds the wrong kind of thing, is given twice, or is an input.
+    """
+    taken = {os.path.realpath(path): "is one of the inputs" for path in inputs if path is not None}
+    given = [(kind, each) for kind, each in (("file", files), ("folder", folders), ("made", made)) if each]
+    for kind, each in given:
+        for flag, path in each.items():
+            if path is None:
+                continue
+            what, place = f"{flag} {path}", Path(os.path.realpath(path))
+            if problem := taken.get(str(place)):
+                raise OutputError(f"{what}: {problem}", "name another place")
+            for other in place.parents:
+                if taken.get(str(other), "").startswith("is the file"):
+                    raise OutputError(f"{what}: {other} {taken[str(other)]}", "name another place")
+            taken[str(place)] = f"is the {'file' if kind == 'file' else 'folder'} of {flag}"
+            try:
+                if kind == "file":
+                    _check_free(path)
+                elif os.path.lexists(place) and not place.is_dir():
+                    raise OutputError(f"{what}: is a file", "name a folder")
+                if kind == "made" and place.is_mount():
+                    raise OutputError(f"{what}: is where a disk is mounted", f"name a folder in it: {path / 'new'}")
+                folder = place if kind == "folder" else place.parent
+                for parent in (folder, *folder.parents):
+                    if parent.exists() and not parent.is_dir():
+                        raise OutputError(f"{what}: {parent} is a file", "name another place")
+                try:
+                    _try(folder)
+                except FileNotFoundError:  # a process beside this one tried as well, and removed its folder
+                    _try(folder)
+            except OSError as error:
+                raise _refused(what, error) from error
+
+
+def beside(table: Path, ending: str) -> Path:
+    """The file that goes with a table: `readings.csv` -> `readings.json`, `readings.v1` -> `readings.v1.json`."""
+    return table.with_name(table.name.removesuffix(".csv") + ending)
+
+
+def check_table(flag: str, table: Path, companions: Mapping[str, tuple[bytes, ...] | None], head: str) -> None:
+    """`OutputError` where the files `beside` a table could be taken for those of another, or the table for one of them.
+
+    Tables `readings` and `readings.csv` would share them; no other two do.
+
+    Args:
+        companions: ending of a file beside it -> what such a file begins with, and one that is there must; None where
+            none is to be written.
+        head: what such a table begins with.
+    """
+    name = table.name
+    if ending := next((ending for ending in companions if name.lower().endswith(ending)), None):
+        better = table.with_name(f"{name[: -len(ending)] or 'table'}.csv")
+        raise OutputError(
+            f"{flag} {table}: is a table (CSV), and a name in {ending} is that of a file beside a table",
+            f"name it, for instance, {better}",
+        )
+    other = table.with_name(name.removesuffix(".csv") if name.endswith(".csv") else f"{name}.csv")
+    if other.is_file() and begins(other, head.encode()):
+        raise OutputError(
+            f"{flag} {table}: the files beside it would have the same names as those of {other}",
+            "name another table, or remove that one",
+        )
+    for ending, heads in companions.items():
+        path = beside(table, ending)
+        if heads and path.is_file() and not begins(path, *heads):
+            raise OutputError(
+                f"{flag} {table}: would replace {path}, which no earlier command wrote", "name another table"
+            )
+
+
+def begins(path: Path, *heads: bytes) -> bool:
+    """Whether a file begins with one of `heads`."""
+    with path.open("rb") as file:
+        return file.read(max(map(len, heads))).startswith(heads)
+
+
+def readable(name: str | Path) -> str:
+    """A name as text for any file and terminal: control characters and bytes that are no UTF-8 become `\\xNN`."""
+    return "".join(f"\\x{ord(c) & 0xFF:02x}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in str(name))
+
+
+def file_names(names: Iterable[str], ending: str) -> dict[str, str]:
+    """A plain file name for each name, with an ending: different for different names, also where case does not count.
+
+    What no file name may hold, and a dot at the start, is written as `%NN`, so that `a/film` becomes `a%2Ffilm`. Names
+    that are too long, or differ in case alone, end in `~` and a hash of the name.
+    """
+    plain = {name: _escaped(name) for name in names}
+    folded = {name: unicodedata.normalize("NFC", text).casefold() for name, text in plain.items()}
+    count = Counter(folded.values())
+    room = MAX_NAME - len(ending.encode())
+    found = {}
+    for name, text in plain.items():
+        if count[folded[name]] > 1 or len(text.encode()) > room:
+            digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+            text = f"{text.encode()[: room - 33].decode('utf-8', 'ignore')}~{digest}"
+        found[name] = text + ending
+    return found
+
+
+def _escaped(name: str) -> str:
+    out = []
+    for place, c in enumerate(name):
+        kind = unicodedata.category(c)
+        if kind == "Cs":  # a byte that is no UTF-8
+            out.append(f"%{ord(c) & 0xFF:02X}")
+        elif kind == "Cc" or c in '/\\:*?"<>|%~' or (c == "." and not place):
+            out += [f"%{byte:02X}" for byte in c.encode()]
+        else:
+            out.append(c)
+    return "".join(out) or "%"
+
+
+def sync(path: Path) -> None:
+    """Force a file, or a folder's list of names, to disk. Of a folder nothing, where the system cannot."""
+    folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    except PermissionError:
+        if folder:  # Windows opens none
+            return
+        raise
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not (folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # so some shared folders answer
+            raise
+    finally:
+        os.close(handle)
+
+
+def _check_free(path: Path) -> None:
+    """`OutputError` where something other than a file is in the way; `OSError` where the name cannot be asked about."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    if path.is_dir():
+        raise OutputError(f"{path}: is a folder", f"name a file, e.g. {path / 'name'}")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path}: is no regular file but a device or the like", "name a file")
+
+
+def _try(folder: Path) -> None:
+    """Write a file into a folder that is made for it where there is none, and leave all as it was."""
+    new: list[Path] = []
+    aside = folder / f".{secrets.token_hex(6)}.partial"
+    try:
+        for each in reversed([folder, *folder.parents]):
+            if not each.exists():
+                each.mkdir(exist_ok=True)
+                new.append(each)
+        aside.write_bytes(bytes(4096))
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+        for each in reversed(new):
+            with contextlib.suppress(OSError):  # another process may use it by now
+                each.rmdir()
+
+
+def _refused(what: str, error: OSError) -> OutputError:
+    why = error.strerror or type(error).__name__
+    return OutputError(f"{what}: cannot be written ({why})", WAYS_OUT.get(error.errno or 0, "name another place"))

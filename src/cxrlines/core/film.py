@@ -1,0 +1,79 @@
+"""A decoded film, the errors of reading one, and what the file of a film is called."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cxrlines.core.errors import Error
+from cxrlines.core.notes import Note
+from cxrlines.core.spacing import NO_SPACING, Spacing
+
+MAX_PIXELS = 50_000_000
+"""Largest film read, in px. The largest detectors (43 x 43 cm at 0.1 mm) make 18 million."""
+
+
+class FilmError(Error):
+    """A film cannot be read: which file, what was found, what is allowed, the way out. Holds no patient data."""
+
+
+class NotAFilm(FilmError):
+    """A sound file that shows no film but comes along with films: of a folder it is skipped and counted, no failure.
+
+    Attributes:
+        kind: What it is, in a few words ("DICOMDIR", "structured report", ...), to count by.
+    """
+
+    def __init__(self, what: str, way_out: str, kind: str) -> None:
+        super().__init__(what, way_out)
+        self.kind = kind
+        self.args = (what, way_out, kind)  # what it is pickled by
+
+
+@dataclass(frozen=True, eq=False)
+class Film:
+    """One decoded film.
+
+    Attributes:
+        pixels: (h, w) uint8 gray, white = bone.
+        format: JPEG, PNG, TIFF, DICOM or array.
+        bits: Bits a pixel stored in the file.
+        spacing: mm a px, where the file says it (DICOM only), and what it rests on.
+        view: The view it was taken in (DICOM ViewPosition: PA, AP, LL, ...), where the file says it.
+        notes: What is odd about the file, in the order found.
+        study_uid: DICOM StudyInstanceUID, where the file has one that is a valid UID.
+        sop_uid: DICOM SOPInstanceUID, likewise.
+    """
+
+    pixels: np.ndarray
+    format: str
+    bits: int
+    spacing: Spacing = NO_SPACING
+    view: str | None = None
+    notes: tuple[Note, ...] = ()
+    study_uid: str | None = None
+    sop_uid: str | None = None
+
+    @property
+    def mm_per_px(self) -> tuple[float, float] | None:
+        """(row, column) spacing in mm that distances rest on; None where there is none, or none that is believed."""
+        return self.spacing.mm_per_px
+
+
+def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
+    """`FilmError` for a film without pixels or with more than `max_pixels`."""
+    if width < 1 or height < 1 or width * height > max_pixels:
+        raise FilmError(
+            f"{name}: is {width} x {height} px; a film has at least 1 and at most {max_pixels:,} px", "shrink it"
+        )
+
+
+FILM_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")
+
+
+def film_name(path: Path) -> str:
+    """The name of a film's file without the suffix of a film (`FILM_SUFFIXES`); no other suffix is cut.
+
+    A DICOM UID as a file name keeps its last number.
+    """
+    return path.stem if path.suffix.lower() in FILM_SUFFIXES else path.name

@@ -1,0 +1,74 @@
+"""Maps of a film: where lines run, where they end, where the anatomy's points lie; drawn at the size they are used.
+
+Channels are in the order of `task.MAPS`. A map has half the film's side: pixel (i, j) of it covers the film's pixels
+2i, 2i + 1 by 2j, 2j + 1.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cxrlines.core.line_drawing import line_mask
+from cxrlines.task import DEVICE_OF, MAPS, Landmark, MapKind
+
+STRIDE = 2
+"""Film pixels a map pixel, each way."""
+LINE_WIDTH = 1 / 96
+"""Width of a line in a map as a share of its side: between a catheter (0.5 % of a portable film) and an ETT (2.5 %)."""
+KEYPOINT_SIGMA = 0.015
+"""Standard deviation of a tip's or landmark's bell as a share of the side: 0.6 cm on a film of 40 cm."""
+BESIDE = 1 - 2.0**-11
+"""The most that a bell is beside its peak: the number before 1 in half precision, in which maps are handed over."""
+
+
+def to_map(points: np.ndarray) -> np.ndarray:
+    """Points [x, y] in px of a film as px of its maps, pixel centres at whole numbers in both."""
+    return (np.asarray(points, np.float64) + 0.5) / STRIDE - 0.5
+
+
+def from_map(points: np.ndarray) -> np.ndarray:
+    """Points [x, y] in px of a film's maps as px of the film: the inverse of `to_map`."""
+    return (np.asarray(points, np.float64) + 0.5) * STRIDE - 0.5
+
+
+def draw_maps(
+    lines: Sequence[tuple[str, np.ndarray]], landmarks: Mapping[str, np.ndarray] | Sequence[np.ndarray], size: int
+) -> np.ndarray:
+    """The maps (9, size / 2, size / 2) float32 in [0, 1] of a film of `size` px a side; 1 at a point's own pixel alone.
+
+    Args:
+        lines: (label, points (n, 2) [x, y] px of the film, the tip last), on the film or not.
+        landmarks: by name, or all in `task.Landmark` order: (2,) [x, y] px of the film; NaN, or no name, where unknown.
+        size: even.
+    """
+    side = size // STRIDE
+    maps = np.zeros((len(MAPS), side, side), np.float32)
+    moved = [(DEVICE_OF[label], to_map(points)) for label, points in lines]
+    if isinstance(landmarks, Mapping):
+        landmarks = [landmarks.get(name, np.full(2, np.nan)) for name in Landmark]
+    spots = iter(landmarks)
+    for channel, (kind, what) in enumerate(MAPS):
+        if kind is MapKind.LINE:
+            mine = [points for device, points in moved if device is what]
+            if mine:
+                maps[channel] = line_mask(mine, (side, side), max(1.5, side * LINE_WIDTH)).astype(np.float32) / 255
+        elif kind is MapKind.TIP:
+            for device, points in moved:
+                if device is what:
+                    _spot(maps[channel], points[-1], side * KEYPOINT_SIGMA)
+        else:
+            _spot(maps[channel], to_map(next(spots)), side * KEYPOINT_SIGMA)
+    return maps
+
+
+def _spot(channel: np.ndarray, at: np.ndarray, sigma: float) -> None:
+    """Raise `channel` to a bell of height 1 around `at` [x, y]; nothing where that is unknown or off the film."""
+    side = len(channel)
+    if not np.isfinite(at).all() or (at < -0.5).any() or (at > side - 0.5).any():
+        return
+    x, y = (np.exp(-0.5 * ((np.arange(side) - centre) / sigma) ** 2) for centre in at)
+    bell = y[:, None] * x
+    np.maximum(channel, np.minimum(bell / bell.max(), BESIDE), out=channel)
+    # The pixel nearest to the point is 1, and no other: it counts as the place and not as its neighbourhood.
+    column, row = np.minimum(np.floor(at + 0.5).astype(int), side - 1)
+    channel[row, column] = 1

@@ -1,0 +1,29 @@
+"""Polylines measured: length along, points evenly spaced. Points are float64 (n, 2) arrays of [x, y], y down.
+
+And what the file of a film is called: `film_name`.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Points = NDArray[np.float64]
+
+
+def lengths(points: Points) -> NDArray[np.float64]:
+    """Arc length from the first point to each, shape (n,)."""
+    steps = np.hypot(*np.diff(points, axis=0).T)
+    return np.concatenate([[0.0], np.cumsum(steps)])
+
+
+def resample(points: Points, step: float) -> Points:
+    """The same polyline with points about `step` apart, ends kept."""
+    along = lengths(points)
+    at = np.linspace(0, along[-1], max(2, round(along[-1] / step) + 1))
+    return np.stack([np.interp(at, along, points[:, 0]), np.interp(at, along, points[:, 1])], 1)
+
+
+def on_film(point: ArrayLike, film_shape: tuple[int, int]) -> bool:
+    """Whether a point [x, y] lies on a film of (height, width) px, whose outer edges are at -0.5 and size - 0.5."""
+    x, y = np.asarray(point, np.float64)
+    height, width = film_shape
+    return bool(-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5)

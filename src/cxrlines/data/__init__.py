@@ -1,1 +1,0 @@
-"""What is on disk: tables, films, lines, folds, the store of decoded films, and the audit of all of them."""

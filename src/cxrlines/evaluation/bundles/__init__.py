@@ -1,0 +1,1 @@
+"""A bundle evaluated against reference films."""

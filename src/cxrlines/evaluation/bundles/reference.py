@@ -1,0 +1,223 @@
+"""Films of which is known what a reader should find: real ones with hand marks, or a data folder with its lines."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cxrlines.core.errors import Error
+from cxrlines.core.film import film_name
+from cxrlines.core.spacing import Spacing, SpacingKind
+from cxrlines.io.marks import TRACHEOSTOMY, FilmMarks, read_marks
+from cxrlines.io.rows import read_rows
+from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, TableError, read_dataset
+from cxrlines.metrics.lines import EvaluatedFilm, StateCall
+from cxrlines.metrics.presence import JudgedFilm, spared
+from cxrlines.phantom.backdrop import NO_MARKS, backdrop_patient, patients_of
+from cxrlines.reading.batch import find_films
+from cxrlines.reading.findings import Findings, distances_of
+from cxrlines.reading.trace.lines import Line
+from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, STATE_OF, STUDY_COLUMN, Device, Landmark, State
+
+SURE = 2
+"""What is marked with at least this certainty is true; with less, it is neither true nor false."""
+RULED = (Device.ETT, Device.NGT)
+"""Devices whose state a rule tells; of a nasogastric tube only that it leaves the film."""
+
+
+class EvaluationError(Error):
+    """Films, marks or a bundle that cannot be judged: which, why, and the way out."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceFilm:
+    """A film of which something is known: where it lies, its patient, and how findings are set against the truth.
+
+    `aliases`: what else its patient may have been called in training.
+    """
+
+    path: Path
+    patient: str
+    compare: Callable[[Findings], JudgedFilm]
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReferenceFilms:
+    """The films of a source, what was left out of it (reason -> films), and what a reader of its figures must know."""
+
+    films: list[ReferenceFilm]
+    left_out: dict[str, int]
+    remarks: tuple[str, ...]
+
+
+def marked_films(folder: Path, marks: Path) -> ReferenceFilms:
+    """Real films, however deep in a folder, with the hand marks of a file; patients as `backdrop.patients_of` tells.
+
+    Films without marks are left out. `EvaluationError` if none has any; `MarksError` for bad marks.
+    """
+    every = read_marks(marks)
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder}: is not a folder", f"give the folder of the films that {marks} names")
+    found = [path for path, _ in find_films([folder]).films]
+    count = Counter(map(film_name, found))
+    if twice := [name for name in count if count[name] > 1 and name in every]:
+        raise EvaluationError(
+            f"{folder}: two films are called {twice[0]}", "marks name films, so give each another name"
+        )
+    patients = patients_of(folder)
+    films = []
+    for path in found:
+        name = film_name(path)
+        if name in every:
+            patient = patients.get(name, name)
+            films.append(
+                ReferenceFilm(path, patient, _against_marks(every[name], patient), (backdrop_patient(patient),))
+            )
+    if not films:
+        here = f"here: {film_name(found[0])!r}" if found else "it has no films"
+        raise EvaluationError(
+            f"{folder}: none of its films is in {marks}, which names films without suffix, e.g. "
+            f"{next(iter(every))!r} ({here})",
+            "give the folder of the films that are marked",
+        )
+    left_out = {NO_MARKS.removeprefix("film "): len(found) - len(films)} if len(found) > len(films) else {}
+    remarks = [
+        "Marks surer than a guess (2, 3) are true; found lines along doubtful ones (1) are neither true nor false "
+        "positives, and a film with only doubtful lines of a device does not count for its presence. Drains, pacers "
+        "and tracheostomies are no lines: one found along them is a false positive."
+    ]
+    if absent := len(every.keys() - count.keys()):
+        remarks.append(f"{absent} films of the marks are not in the folder.")
+    if not patients:
+        remarks.append("There is no index.csv of the patients: each film counts as a patient of its own.")
+    return ReferenceFilms(films, left_out, tuple(remarks))
+
+
+def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
+    """The films of a data folder with labels, annotated lines and landmarks; of its test split, if it has one.
+
+    `TableError` where the tables cannot be read; `EvaluationError` where films have no labels.
+    """
+    if not (root / TRAIN_TABLE).is_file() and not (root / TEST_TABLE).is_file():
+        raise EvaluationError(
+            f"{root}: has no {TRAIN_TABLE}", "give a data folder, or name the marks of real films: --marks"
+        )
+    split = split or ("test" if (root / TEST_TABLE).is_file() else "train")
+    data = read_dataset(root, split)
+    if LABELS[0] not in data.studies:
+        raise EvaluationError(f"{root}: nothing is known of its {split} films", "label them, or judge the other split")
+    spacing = _spacing(root, split)
+    films = []
+    for row, annotated in zip(data.studies.to_dict("records"), data.annotated, strict=True):
+        study = row["study"]
+        labels = {label: float(row[label]) for label in LABELS}
+        lines = None
+        if annotated or not any(labels.values()):
+            lines = [_drawn(line.label, line.points) for line in data.lines.get(study, ())]
+        carina = data.landmarks.get(study, {}).get(Landmark.CARINA.value)
+        compare = _against_tables(row["patient"], labels, lines, carina, spacing.get(study))
+        films.append(ReferenceFilm(Path(row["film"]), row["patient"], compare))
+    remarks = [f"Films of the {split} split. The rule of a nasogastric tube says only whether it leaves the film."]
+    if spacing:
+        remarks.append("Rules go by each film's spacing in the patient, from the landmark table.")
+    return ReferenceFilms(films, dict(data.left_out), tuple(remarks))
+
+
+def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], JudgedFilm]:
+    sure: list[Line] = []
+    doubtful: list[Line] = []
+    for line in marks.lines:
+        if line.device is not None:
+            tip = line.path[-1] if line.tip_on_film else None
+            (sure if line.sure >= SURE else doubtful).append(Line(line.device, line.path, tip, 1.0))
+    has, may = ({line.device for line in lines} for lines in (sure, doubtful))
+    there = {device: device in has for device in Device if device in has or device not in may}
+
+    def compare(found: Findings) -> JudgedFilm:
+        height = found.upright_shape[0]
+        kept = spared(sure, doubtful, found.lines, found.film_shape, height)
+        read = EvaluatedFilm(patient, found.film_shape, sure, kept, marks.carina, _carina_of(found), height=height)
+        return JudgedFilm(
+            read,
+            there,
+            *_scores(found),
+            carina_sure=marks.carina_sure >= SURE,
+            tracheostomy=any(line.name == TRACHEOSTOMY for line in marks.lines),
+        )
+
+    return compare
+
+
+def _against_tables(
+    patient: str,
+    labels: dict[str, float],
+    lines: list[Line] | None,
+    carina: np.ndarray | None,
+    mm_per_px: float | None,
+) -> Callable[[Findings], JudgedFilm]:
+    """`lines`: all that are on the film; None where they are not known."""
+    there = {
+        device: any(labels[label] == 1 for label in LABELS_OF[device])
+        for device in Device
+        if not any(np.isnan(labels[label]) for label in LABELS_OF[device])
+    }
+
+    def compare(found: Findings) -> JudgedFilm:
+        states = [] if found.labels is None else _calls(found, found.labels, labels, mm_per_px)
+        mine, theirs = ((), ()) if lines is None else (lines, found.lines)
+        height = found.upright_shape[0]
+        read = EvaluatedFilm(patient, found.film_shape, mine, theirs, carina, _carina_of(found), states, height)
+        return JudgedFilm(read, there, *_scores(found), lines_known=lines is not None)
+
+    return compare
+
+
+def _calls(
+    found: Findings, read: dict[str, float], labels: dict[str, float], mm_per_px: float | None
+) -> list[StateCall]:
+    """The states of devices of which there is one state; a line not found is a state not decided by rule."""
+    if mm_per_px is not None:
+        found = replace(found, spacing=Spacing(SpacingKind.CALIBRATED, (mm_per_px, mm_per_px)))
+    ruled = [distance for distance in distances_of(found) if distance.rule]
+    calls = []
+    for device in RULED:
+        true = [label for label in LABELS_OF[device] if labels[label] == 1]
+        if len(true) != 1:
+            continue
+        mine = [d for d in ruled if found.lines[d.line].device is device]
+        rule: State | None = max(mine, key=lambda d: found.lines[d.line].confidence).state if mine else None
+        most = max(LABELS_OF[device], key=read.__getitem__)
+        calls.append(StateCall(device, STATE_OF[true[0]], rule, STATE_OF[most]))
+    return calls
+
+
+def _drawn(label: str, points: np.ndarray) -> Line:
+    """An annotated line; annotations end where a line leaves the film, which its label tells."""
+    return Line(DEVICE_OF[label], points, None if STATE_OF[label] is State.INCOMPLETE else points[-1], 1.0)
+
+
+def _scores(found: Findings) -> tuple[dict[str, float], dict[str, float]]:
+    """Presence and labels; of a refused film, that nothing is there."""
+    return found.presence or {device.name: 0.0 for device in Device}, found.labels or dict.fromkeys(LABELS, 0.0)
+
+
+def _carina_of(found: Findings) -> np.ndarray | None:
+    spot = found.landmarks.get(Landmark.CARINA)
+    return None if spot is None else spot.xy
+
+
+def _spacing(root: Path, split: Split) -> dict[str, float]:
+    """Study -> mm in the patient per px, both ways, where the landmark table has it."""
+    if not (root / LANDMARK_TABLE).is_file():
+        return {}
+    rows = read_rows(root / LANDMARK_TABLE, (STUDY_COLUMN,))
+    if not {"split", "mm_per_px"} <= set(rows.columns):
+        return {}
+    cells = zip(rows.column(STUDY_COLUMN), rows.column("split"), rows.column("mm_per_px"), strict=True)
+    try:
+        return {study: float(mm) for study, own, mm in cells if own == split and mm}
+    except ValueError:
+        raise TableError(f"{root / LANDMARK_TABLE}: a cell of mm_per_px is no number", "mend it or empty it") from None

@@ -1,0 +1,1 @@
+"""Ensembles of predictions: means, fitted weights, sharpening, nearest neighbours."""

@@ -1,0 +1,305 @@
+"""The report of a run: what the page needs, and the writing of `report.html` with `metrics.json` beside
+it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from cxrlines.core.files import write_text
+from cxrlines.core.film import FilmError
+from cxrlines.evaluation.report import figures
+from cxrlines.evaluation.report.mistakes import FilmOf, Mistake, Picture, css_colour, picture, worst
+from cxrlines.evaluation.scores import Evaluation, compare, evaluate
+from cxrlines.io.folds import describe_folds
+from cxrlines.metrics.intervals import RESAMPLES
+from cxrlines.task import DEVICE_COLOURS, LABELS, LABELS_OF, STATE_OF, Device
+
+ENSEMBLE = "ensemble"
+"""The name under which the ensemble's predictions are kept, beside those of the members."""
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """The films a run learnt from, for the page's data section.
+
+    Attributes:
+        name: what to call them, e.g. `"phantom, site a"` or the folder's name.
+        films, patients: how many. annotated: films that have lines drawn by hand.
+        positives: label -> positive films.
+        left_out: reason, in words -> how many films or rows were left out for it.
+        settings: how the films were made or prepared (phantom settings, store size, seed), in short.
+    """
+
+    name: str
+    films: int
+    patients: int
+    annotated: int
+    positives: Mapping[str, int]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of the ensemble, or the baseline it is compared with.
+
+    Attributes:
+        name: the key of its predictions.
+        role: a baseline is shown and compared, but is not part of the ensemble.
+        stages: one mapping of short strings a stage, e.g. `{"stage": "teacher", "start": "ImageNet", "films":
+            "annotated, lines drawn in", "targets": "labels", "losses": "BCE"}`; the keys become table
+            columns.
+        seconds: training time of all its steps together.
+        lineage: what it was made from, as short strings, e.g. `{"parents": "teacher of fold 0", "patients
+            seen": "312"}`.
+        ancestry_unknown, ancestry_trusted: empty if everything it was made from is known; else what is not known, and
+            what is trusted and not checked, in words. Every figure of such a member, and of an ensemble holding it,
+            is marked on the page.
+    """
+
+    name: str
+    role: Literal["baseline", "member"]
+    stages: Sequence[Mapping[str, str]]
+    seconds: float
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    ancestry_unknown: str = ""
+    ancestry_trusted: str = ""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions on one set of films, with their truth.
+
+    Attributes:
+        scope: which films, in words that continue "on ...", e.g. `"test films of patients no member saw"`.
+        by_name: member name, and `"ensemble"` -> frame of `study` and the 11 labels (probabilities).
+        truth: frame of `study`, `patient` and the 11 labels (0 or 1).
+    """
+
+    scope: str
+    by_name: Mapping[str, pd.DataFrame]
+    truth: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything `report.html` shows.
+
+    Attributes:
+        command, seed: what to type to have the same run again.
+        environment: e.g. `{"Python": "3.11.7", "torch": "2.13.0", "machine": "2 cores", "wall time": "13
+            min"}`.
+        folds: frame of `study`, `patient`, the 11 labels and `fold`; None where none were drawn.
+        members: in the order in which they are shown.
+        main: the predictions of the headline; `metrics.json` is computed from them.
+        out_of_fold: predictions on the training films, each by members that did not see its patient.
+        film_of: gives a study of `main` as pixels and lines; None leaves the films off the page.
+        steps: one mapping a step: `member, fold, stage, seconds, films`; fold and films may be None.
+        notes: sentences to be read with the headline, e.g. what was seen that was not expected.
+    """
+
+    title: str
+    command: str
+    seed: int
+    environment: Mapping[str, str]
+    data: DataSummary
+    folds: pd.DataFrame | None
+    members: Sequence[Member]
+    main: Predictions
+    out_of_fold: Predictions | None = None
+    film_of: FilmOf | None = None
+    steps: Sequence[Mapping[str, object]] = ()
+    notes: Sequence[str] = ()
+
+
+def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Write the page to `out` (`.../report.html`) and its figures to `metrics.json` beside it; return the latter.
+
+    Every figure and interval is computed here, from the predictions, with the report's seed. Both files appear
+    whole or not at all. `ValueError` if the predictions lack the ensemble or a member.
+    """
+    out = Path(out)
+    if out.suffix != ".html":
+        raise ValueError(f"out is {out}; name the page itself, e.g. {out / 'report.html'}")
+    main = _evaluated(report, report.main, resamples)
+    beside = _evaluated(report, report.out_of_fold, resamples) if report.out_of_fold else None
+    metrics = _metrics(report, main, beside)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, _page(report, main, beside))
+    write_text(out.with_name("metrics.json"), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    return metrics
+
+
+def _evaluated(report: Report, predictions: Predictions, resamples: int) -> dict[str, Evaluation]:
+    """Evaluations by name: the baseline and members in the report's order, the ensemble last."""
+    names = [*(member.name for member in report.members), ENSEMBLE]
+    missing = [name for name in names if name not in predictions.by_name]
+    if missing:
+        raise ValueError(
+            f"no predictions of {', '.join(missing)} on {predictions.scope}; there are those of "
+            f"{', '.join(predictions.by_name) or 'nobody'}"
+        )
+    return {
+        name: evaluate(predictions.by_name[name], predictions.truth, resamples=resamples, seed=report.seed)
+        for name in names
+    }
+
+
+def _metrics(report: Report, main: dict[str, Evaluation], beside: dict[str, Evaluation] | None) -> dict[str, Any]:
+    """What `metrics.json` holds: plain numbers, strings and None."""
+    seconds = {member.name: member.seconds for member in report.members}
+    whole = main[ENSEMBLE].as_dict()
+    metrics: dict[str, Any] = {
+        "scope": report.main.scope,
+        "members": {
+            member.name: {**_macro(main[member.name]), "seconds": member.seconds, "role": member.role}
+            for member in report.members
+        },
+        "ensemble": {
+            **_macro(main[ENSEMBLE]),
+            "seconds": sum(seconds[member.name] for member in report.members if member.role == "member"),
+        },
+        "labels": whole["labels"],
+        "differences": _differences(report, main),
+        **{name: whole[name] for name in ("ece", "brier", "films", "patients", "not_predicted", "undefined")},
+        "ancestry_unknown": {m.name: m.ancestry_unknown for m in report.members if m.ancestry_unknown},
+        "ancestry_trusted": {m.name: m.ancestry_trusted for m in report.members if m.ancestry_trusted},
+        "seed": report.seed,
+    }
+    if beside and report.out_of_fold:
+        metrics["out_of_fold"] = {
+            "scope": report.out_of_fold.scope,
+            "members": {member.name: _macro(beside[member.name]) for member in report.members},
+            "ensemble": _macro(beside[ENSEMBLE]),
+        }
+    return metrics
+
+
+def _macro(evaluation: Evaluation) -> dict[str, Any]:
+    return {name: evaluation.as_dict()[name] for name in ("macro_auc", "ci95")}
+
+
+def _differences(report: Report, evaluations: dict[str, Evaluation]) -> dict[str, dict[str, Any]]:
+    """`"ensemble - NAME"` -> difference of macro AUC and its interval, for whoever scored the same films."""
+    differences = {}
+    for member in report.members:
+        difference = compare(evaluations[ENSEMBLE], evaluations[member.name])
+        if difference:
+            value, interval = difference
+            differences[f"{ENSEMBLE} - {member.name}"] = {"macro_auc": value, "ci95": list(interval)}
+    return differences
+
+
+def _page(report: Report, main: dict[str, Evaluation], beside: dict[str, Evaluation] | None) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["duration"] = _duration
+    environment.filters["percent"] = _percent
+    truth, scores = _aligned(report.main)
+    films, unreadable = _mistakes(report)
+    columns = list(dict.fromkeys(key for member in report.members for stage in member.stages for key in stage))
+    return environment.get_template("page.html.j2").render(
+        report=report,
+        main=main,
+        beside=beside,
+        ensemble=main[ENSEMBLE],
+        ensemble_name=ENSEMBLE,
+        unknown=_of_unknown_ancestry(report),
+        verdicts=_verdicts(report, main),
+        folds=None if report.folds is None else describe_folds(report.folds, report.folds["fold"]),
+        stage_columns=columns,
+        forest=figures.forest(main),
+        rocs=figures.roc_curves(truth, scores),
+        calibrations=figures.calibration_curves(truth, scores),
+        few_films=figures.FEW_FILMS,
+        devices=[(device, figures.DEVICE_NAMES[device], css_colour(DEVICE_COLOURS[device])) for device in Device],
+        states_of={d: [(STATE_OF[n].value, figures.state_class(n)) for n in LABELS_OF[d]] for d in Device},
+        films=films,
+        unreadable=unreadable,
+        labels=LABELS,
+    )
+
+
+def _aligned(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Truth (int64) and ensemble scores (float64) of the films that have both, each (films, 11)."""
+    names = list(LABELS)
+    complete = predictions.truth.dropna(subset=names)
+    both = complete[["study", *names]].merge(predictions.by_name[ENSEMBLE], on="study", suffixes=("", " score"))
+    return both[names].to_numpy(np.int64), both[[f"{name} score" for name in names]].to_numpy(np.float64)
+
+
+def _mistakes(report: Report) -> tuple[list[tuple[Mistake, Picture]], int]:
+    """The worst films with their pictures, and how many of them could not be shown."""
+    if report.film_of is None:
+        return [], 0
+    shown, unreadable = [], 0
+    for mistake in worst(report.main.truth, report.main.by_name[ENSEMBLE]):
+        try:
+            shown.append((mistake, picture(*report.film_of(mistake.study))))
+        except (FilmError, OSError, KeyError):  # a film that went missing must not cost the report
+            unreadable += 1
+    return shown, unreadable
+
+
+def _of_unknown_ancestry(report: Report) -> set[str]:
+    """The names whose figures are marked; the ensemble's if a member's are, whatever the baseline's."""
+    members = [member for member in report.members if member.ancestry_unknown or member.ancestry_trusted]
+    return {member.name for member in members} | {ENSEMBLE for member in members if member.role == "member"}
+
+
+SENTENCES = 4
+"""Members that the ensemble is compared with in words; the table has all."""
+
+
+def _verdicts(report: Report, evaluations: dict[str, Evaluation]) -> list[str]:
+    """The ensemble against the baseline and its members, each in one plain sentence; of many members, the best."""
+    sentences = []
+    alone = sum(member.role == "member" for member in report.members) == 1
+    shown = sorted(report.members, key=lambda member: evaluations[member.name].macro_auc or 0, reverse=True)[:SENTENCES]
+    for member in report.members:
+        if member.role == "member" and member not in shown:
+            continue
+        if alone and member.role == "member":
+            sentences.append(f"It has one member, {member.name}: their figures are the same.")
+            continue
+        difference = compare(evaluations[ENSEMBLE], evaluations[member.name])
+        if difference is None:
+            continue
+        value, (low, high) = difference
+        who = f"the baseline “{member.name}”" if member.role == "baseline" else f"its member “{member.name}”"
+        who = "the baseline" if member.name == "baseline" else who
+        size = f"{abs(value):.3f} {'more' if value >= 0 else 'less'} than {who}"
+        interval = f"95 % interval of the difference {low:+.3f} to {high:+.3f}".replace("-", "\u2212")
+        told = "" if low > 0 or high < 0 else ": these films do not tell the two apart"
+        sentences.append(f"It scores {size} ({interval}){told}.")
+    return sentences
+
+
+def _percent(probability: float) -> str:
+    """Whole percents, with no 0 or 100 where a probability is neither."""
+    if 0 < probability < 0.01:
+        return "<1\u00a0%"
+    if 0.99 < probability < 1:
+        return ">99\u00a0%"
+    return f"{100 * probability:.0f}\u00a0%"
+
+
+def _duration(seconds: float) -> str:
+    """`42 s`, `13 min 5 s`, `2 h 10 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -1,1 +1,0 @@
-"""Experiments that a command repeats: the recipe hotwater in small, and the tests of its write-up's claims."""

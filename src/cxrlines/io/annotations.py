@@ -1,0 +1,111 @@
+"""Lines: the annotated courses of tubes, as polylines in pixels of the original film.
+
+Points are (n, 2) arrays of [x, y], x to the right, y down, pixel centres at whole numbers: a film of width w spans
+x from -0.5 to w - 0.5.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cxrlines.core.errors import Error
+from cxrlines.io.rows import Problem, hint, read_rows, shown
+from cxrlines.task import LABEL_INDEX, LABELS, STUDY_COLUMN
+
+LABEL_COLUMN, DATA_COLUMN = "label", "data"
+MAX_POINTS = 10_000
+"""Points of one line; RANZCR's longest line has a few hundred."""
+MAX_COORDINATE = 1e6
+UNIT_SLACK = 0.05  # a hand that slips off the edge of a film leaves the unit square by as much
+WRITE_SO = "write [[x, y], [x, y], ...]"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One annotated line of a film: its label and its points, (n, 2) float64 [x, y] in px of the original film."""
+
+    label: str
+    points: np.ndarray
+
+
+def parse_points(text: str) -> np.ndarray:
+    """The (n, 2) float64 points of a list written as `[[x, y], [x, y], ...]`.
+
+    `Error` that says what was found if it is anything else. The text is read as data, never executed.
+    """
+    try:
+        # Pairs in round brackets are the same list in another hand; JSON knows square ones only.
+        found = json.loads(text.replace("(", "[").replace(")", "]"))
+    except (ValueError, RecursionError):
+        raise Error(f"{shown(text)} is not a list of points", WRITE_SO) from None
+    if not isinstance(found, list) or not found:
+        raise Error(f"{shown(text)} has no points", WRITE_SO)
+    if len(found) > MAX_POINTS:
+        raise Error(f"the line has {len(found)} points, at most {MAX_POINTS} are allowed", "thin it out")
+    for point in found:
+        if not (isinstance(point, list) and len(point) == 2 and all(_is_coordinate(value) for value in point)):
+            raise Error(f"{shown(json.dumps(point))} is not a point", "each is [x, y], two numbers in px")
+    return np.array(found, np.float64)
+
+
+def _is_coordinate(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= MAX_COORDINATE  # false for NaN as well
+
+
+def in_unit_square(points: np.ndarray) -> bool:
+    """Whether points (..., 2) are shares of a film's width and height rather than px: all within 0 to 1, or hardly
+    beyond, and not whole numbers. In px they would lie within the first pixel of the film, where no line is."""
+    return bool(((points >= -UNIT_SLACK) & (points <= 1 + UNIT_SLACK)).all() and (points % 1 != 0).any())
+
+
+@dataclass(frozen=True)
+class AnnotatedLine:
+    """A line with its study and its row, the line of the file as an editor counts."""
+
+    study: str
+    row: int
+    line: Line
+
+
+def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
+    """The rows of a `train_annotations.csv` in order, and the rows that had to be left out and why.
+
+    `TableError` only if the file as a whole cannot be read or lacks a column.
+    """
+    table = read_rows(csv, (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN))
+    problems = list(table.problems)
+    annotated = []
+    rows = zip(
+        table.lines, table.column(STUDY_COLUMN), table.column(LABEL_COLUMN), table.column(DATA_COLUMN), strict=True
+    )
+    for row, study, label, data in rows:
+        if label not in LABEL_INDEX:
+            message = f"label {shown(label)} is not known{hint(label, LABELS)}"
+            way_out = f"use one of: {', '.join(LABELS)}"
+            problems.append(Problem("annotation of an unknown label", csv.name, row, message, way_out))
+            continue
+        try:
+            points = parse_points(data)
+        except Error as error:
+            problems.append(Problem("annotation not readable", csv.name, row, f"data {error.what}", error.way_out))
+            continue
+        if in_unit_square(points):
+            message = "all its points lie within 0 to 1, as shares of the film's sides do"
+            way_out = "multiply x by the film's width and y by its height: points are in px of the original film"
+            problems.append(Problem("annotation not in px", csv.name, row, message, way_out))
+            continue
+        annotated.append(AnnotatedLine(study, row, Line(label, points)))
+    return annotated, problems
+
+
+def read_lines(csv: Path) -> tuple[dict[str, list[Line]], list[Problem]]:
+    """The lines of each study of a `train_annotations.csv`, in the file's order, and the rows left out and why."""
+    annotated, problems = read_annotations(csv)
+    lines: dict[str, list[Line]] = {}
+    for row in annotated:
+        lines.setdefault(row.study, []).append(row.line)
+    return lines, problems

@@ -1,0 +1,1 @@
+"""DICOM files decoded to what a viewer shows."""

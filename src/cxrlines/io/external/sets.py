@@ -1,0 +1,215 @@
+"""External film sets as they are distributed: NIH ChestX-ray14, PadChest, VinBigData, CheXpert; RANZCR, plain folders.
+
+All end in one schema: a film, its patient, its view, and which lines are known to be in it. Films that are not frontal
+and films of children (under 18) are left out and counted; an age that is not known, or above 120, is no reason to leave
+a film out.
+
+Where presence comes from:
+
+| kind | each device | any |
+|---|---|---|
+| nih, vinbigdata, folder | unknown | unknown |
+| padchest | the report's labels, see `padchest_presence` | any line or tube among them |
+| chexpert | unknown | Support Devices 1 or 0; -1 (uncertain) and blank are unknown. Counts pacemakers, valves too |
+| ranzcr | whether one of its labels is 1 | whether one of the 11 labels is 1 |
+
+A table says which films are meant, never where they lie: folders are listed and names looked up in the list, so that no
+table leads to a file outside its folder.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cxrlines.core.film import FILM_SUFFIXES
+from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, Layout, read_header, stem_of, usable
+from cxrlines.io.rows import TableError, shown
+from cxrlines.io.tables import NO_FILM, TRAIN_TABLE, read_dataset, read_labels
+from cxrlines.task import LABELS, LABELS_OF, STUDY_COLUMN, Device
+
+__all__ = ["KINDS", "PRESENCE", "External", "read_external", "read_external_table"]
+
+KINDS = ("nih", "padchest", "vinbigdata", "chexpert", "ranzcr", "folder")
+
+
+@dataclass(frozen=True)
+class External:
+    """The films of an external set.
+
+    Attributes:
+        kind: One of KINDS.
+        root: Its folder, or the table's folder where a table alone was read; absolute.
+        studies: One row a film, RangeIndex. Columns `study` (str, unique), `patient` (str), `film` (str; absolute path,
+            or "" where films were not looked for), `view` ("AP", "PA", "L" of a lateral film, "" unknown; PadChest's
+            AP_horizontal is AP), then one float32 column per entry of PRESENCE: 1 there, 0 not there, NaN unknown.
+        left_out: Reason -> count of rows left out (of lines, where a row cannot be read).
+        meta: What phantom.json says, or {}.
+    """
+
+    kind: str
+    root: Path
+    studies: pd.DataFrame
+    left_out: dict[str, int]
+    meta: dict = field(default_factory=dict)
+
+
+def read_external(root: Path, *, laterals: bool = False, children: bool = False, check_films: bool = True) -> External:
+    """Read an external set from its folder; the table that lies there tells the kind (`external_tables.LAYOUTS`).
+
+    `laterals` keeps lateral films, `children` those of patients under 18. Films of other views (oblique, lying on the
+    side, excluded by the set's authors, not known) stay out in any case. A film is looked for under the name that the
+    table gives, then with another of FILM_SUFFIXES; a row without one is left out and counted. Where `check_films` is
+    False films are not looked for, but in a plain folder, which has nothing else.
+
+    A study is NIH's Image Index and PadChest's ImageID without suffix, VinBigData's image_id, CheXpert's
+    patient00001/study1/view1_frontal, a plain folder's path of the film. VinBigData and plain folders name no patients:
+    each film is its own.
+
+    `TableError` if the folder is none of KINDS, its table cannot be used, or not one of the films is there.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise TableError(f"{root}: is not a folder", "give the folder that holds the films of an external set")
+    root = root.resolve()
+    kind, table = _find_table(root)
+    if table is None:
+        return _read_folder(root)
+    if not check_films:
+        found = read_external_table(table, kind, laterals=laterals, children=children)
+        return External(kind, root, found.studies, found.left_out)
+    if kind == "ranzcr":
+        dataset = read_dataset(root)
+        return External(kind, root, _with_presence(dataset.studies), dict(dataset.left_out), dataset.meta)
+    layout = LAYOUTS[kind]
+    studies, left_out = usable(table, layout, laterals=laterals, children=children)
+    films = _list_films(root, layout)
+    paths = pd.Series([films.get(name) or films.get(stem_of(name)) for name in studies["film"]], dtype=object)
+    there = paths.notna()
+    if not there.any():
+        looked = ", ".join("/".join((folder, *(f"{name}*" for name in layout.below))) for folder in layout.films)
+        raise TableError(
+            f"{root}: has {table.relative_to(root)} but is an external folder without its films; looked in {looked} "
+            f"for the names in its column {layout.mark[0]!r}, also with {', '.join(FILM_SUFFIXES)}",
+            "unpack the films there, or give the folder that holds both table and films",
+        )
+    if missing := int((~there).sum()):
+        left_out[NO_FILM] = missing
+    return External(kind, root, studies.assign(film=paths)[there].reset_index(drop=True), dict(left_out))
+
+
+def read_external_table(
+    table: Path, kind: str | None = None, *, laterals: bool = False, children: bool = False
+) -> External:
+    """Read the table of an external set alone (CSV, or compressed by gzip); `film` is "" throughout.
+
+    The header tells the kind unless it is given. Otherwise as `read_external`.
+    """
+    table = Path(table)
+    kind = _kind_of(table) if kind is None else kind
+    if kind == "ranzcr":
+        labels = read_labels(table)
+        studies, left_out = _with_presence(labels.assign(film="")), labels.attrs["left_out"]
+    elif kind in LAYOUTS:
+        studies, left_out = usable(table, LAYOUTS[kind], laterals=laterals, children=children)
+    else:
+        raise TableError(f"{table}: kind {shown(kind)} has no table", f"give one of {', '.join((*LAYOUTS, 'ranzcr'))}")
+    studies["film"] = pd.Series([""] * len(studies), dtype=object)
+    return External(kind, table.parent.resolve(), studies, dict(left_out))
+
+
+def _find_table(root: Path) -> tuple[str, Path | None]:
+    """The kind of a folder and its table; ("folder", None) where no table of a known kind lies."""
+    for pattern, kind in (("Data_Entry_2017*", "nih"), ("PADCHEST_chest_x_ray_images_labels_160K*", "padchest")):
+        if tables := _tables(root, f"{pattern}.csv"):
+            return kind, tables[-1]  # the newer version of two
+    for table in (*_tables(root, TRAIN_TABLE), *_tables(root, f"CheXpert-v1.0*/{TRAIN_TABLE}")):
+        kind = _kind_of(table)
+        if kind == "ranzcr" and table != root / TRAIN_TABLE:
+            raise TableError(f"{table}: is in RANZCR's layout, which is read from {TRAIN_TABLE}", "unpack it to that")
+        return kind, table
+    for table in _tables(root, "*.csv"):
+        try:
+            columns = read_header(table)[1]
+        except TableError:  # of no concern: it may belong to anything
+            continue
+        if set(LAYOUTS["padchest"].mark) <= set(columns):
+            return "padchest", table
+    return "folder", None
+
+
+def _tables(root: Path, pattern: str) -> list[Path]:
+    """Plain and compressed tables by name, a plain one before its compressed twin."""
+    return sorted(path for end in ("", ".gz") for path in root.glob(pattern + end) if path.is_file())
+
+
+def _kind_of(table: Path) -> str:
+    columns = set(read_header(table)[1])
+    if STUDY_COLUMN in columns:
+        return "ranzcr"
+    for kind, layout in LAYOUTS.items():
+        if set(layout.mark) <= columns:
+            return kind
+    marks = "; ".join(f"{kind}: {', '.join(layout.mark)}" for kind, layout in LAYOUTS.items())
+    raise TableError(
+        f"{table}: is no table of a known set; the header of each needs: {marks}; ranzcr: {STUDY_COLUMN}",
+        "give the table as its authors distribute it",
+    )
+
+
+def _list_films(root: Path, layout: Layout) -> dict[str, str]:
+    """Name of a film, and name without suffix -> its path. Of two, that of the first folder, then the first by name."""
+    films: dict[str, str] = {}
+    for pattern in layout.films:
+        for folder in [root] if pattern == "." else sorted(root.glob(pattern)):
+            if folder.is_dir():
+                for name, path in _files(str(folder), layout.below):
+                    stem = stem_of(name)
+                    films.setdefault(name, path)
+                    if stem != name:
+                        films.setdefault(stem, path)
+    return films
+
+
+def _files(folder: str, below: tuple[str, ...], before: str = "") -> Iterator[tuple[str, str]]:
+    """(name, path) of all files as many folders below as `below` has entries, each folder's name beginning so."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise TableError(f"{folder}: cannot be listed ({error.strerror})", "make the folder readable") from None
+    for entry in entries:
+        if not below:
+            if entry.is_file():
+                yield before + entry.name, entry.path
+        elif entry.name.startswith(below[0]) and entry.is_dir():
+            yield from _files(entry.path, below[1:], f"{before}{entry.name}/")
+
+
+def _read_folder(root: Path) -> External:
+    try:
+        dataset = read_dataset(root)
+    except TableError:
+        tables = "; ".join(f"{kind}: {layout.table}" for kind, layout in LAYOUTS.items())
+        raise TableError(
+            f"{root}: is no external set; looked for tables ({tables}; each also as .gz; ranzcr: {TRAIN_TABLE} with "
+            f"{STUDY_COLUMN}) and for films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name)",
+            "give the folder that holds one of them",
+        ) from None
+    return External("folder", root, _with_presence(dataset.studies), dict(dataset.left_out))
+
+
+def _with_presence(studies: pd.DataFrame) -> pd.DataFrame:
+    """Studies of `tables` as External has them: presence by their labels, unknown without any; no views."""
+    groups = (*(LABELS_OF[device] for device in Device), LABELS)
+    if set(LABELS) <= set(studies):
+        columns = [studies[list(labels)].to_numpy(np.float32).max(axis=1) for labels in groups]
+    else:
+        columns = [np.full(len(studies), np.nan, np.float32)] * len(groups)
+    named = (
+        studies[["study", "patient", "film"]].astype(object).assign(view=pd.Series([""] * len(studies), dtype=object))
+    )
+    return named.assign(**dict(zip(PRESENCE, columns, strict=True)))

@@ -1,0 +1,105 @@
+"""Films: a file of JPEG, PNG, TIFF or DICOM as one gray image, white = bone.
+
+What a file is, its content says, not its name. Whatever is wrong with a file, reading it ends in a `FilmError` that
+names the file and the way out; what is odd about one that is read is in its notes.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cxrlines.core.film import MAX_PIXELS, Film, FilmError
+
+if TYPE_CHECKING:
+    import pydicom
+
+MAX_BYTES = 2**29
+"""Largest file read: 512 MiB, five times MAX_PIXELS at 16 bit."""
+OTHERS = (
+    (b"\x1f\x8b", "compressed by gzip", "unpack it (gunzip) and name the file in it"),
+    (b"PK\3\4", "a ZIP archive", "unpack it and name the folder"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it and name the folder"),
+    (b"BM", "a BMP image", "save it as PNG"),
+    (b"GIF8", "a GIF image", "save it as PNG"),
+    (b"RIFF", "a WebP image", "save it as PNG"),
+    (b"\0\0\0\x0cjP", "a JPEG 2000 image outside DICOM", "save it as PNG"),
+    (b"%PDF", "a PDF document", "export the film in it as DICOM or PNG"),
+)
+"""(first bytes, what it is, the way out) of files that people take for films, or pack them in."""
+
+
+def read_film(
+    source: "Path | bytes | pydicom.Dataset", *, max_pixels: int = MAX_PIXELS, name: str | None = None
+) -> Film:
+    """Decode a film file, the bytes of one, or a pydicom Dataset; `name` is what messages call it (default: its path).
+
+    Colour becomes gray by luma (ITU-R 601); transparency is dropped; JPEG, PNG and TIFF orientation tags are obeyed. A
+    gray file of more than 8 bits that does not say what to show spans the contrast of its film (`display.contrast`).
+
+    Raises:
+        NotAFilm: a sound file of another kind that comes along with films, such as a report or a DICOMDIR.
+        FilmError: all else: no such file, a folder, another format, truncated, damaged, larger than `max_pixels`,
+            float pixels, many pages.
+    """
+    if isinstance(source, str | Path):
+        data, name = read_bytes(Path(source)), name or str(source)
+    elif isinstance(source, bytes):
+        data, name = source, name or "the film"
+    else:
+        from cxrlines.io.dicom.film import bytes_of
+
+        name = name or "the film"
+        data = bytes_of(source, name)
+    if not data:
+        raise FilmError(f"{name}: is empty (0 bytes)", "copy or export it again")
+    kind = kind_of(data)
+    if kind is None:
+        what, way_out = next((said for head, *said in OTHERS if data.startswith(head)), ("not a film", ""))
+        way_out = way_out or "JPEG, PNG, TIFF and DICOM are read, by their content, whatever their name"
+        raise FilmError(f"{name}: is {what}", way_out)
+    if kind == "DICOM":
+        from cxrlines.io.dicom.film import decode_dicom
+
+        return decode_dicom(data, name, max_pixels)
+    from cxrlines.io.images import decode_image
+
+    return decode_image(data, kind, name, max_pixels)
+
+
+def kind_of(head: bytes) -> str | None:
+    """What a file is by its first 132 bytes or more: JPEG, PNG, TIFF, DICOM, or None."""
+    if head[128:132] == b"DICM":  # first, as a DICOM file's preamble may be the header of a TIFF
+        return "DICOM"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):  # the latter are BigTIFF
+        return "TIFF"
+    # Without its preamble DICOM begins with an element of group 2 or 8, in either byte order.
+    if len(head) > 8 and head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08"):
+        return "DICOM"
+    return None
+
+
+def is_film(path: Path) -> bool:
+    """Whether a file's first bytes are those of a film; False for what cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return kind_of(file.read(132)) is not None
+    except OSError:
+        return False
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes; `FilmError` if it is no file, too large to be a film, or not to be had."""
+    try:
+        if path.is_dir():
+            raise FilmError(f"{path}: is a folder", "name the film in it")
+        if path.exists() and not path.is_file():
+            raise FilmError(f"{path}: is not a regular file", "name a film")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            what = f"{path}: has {size:,} bytes; a film has at most {MAX_BYTES:,}"
+            raise FilmError(what, "export one frame, shrunk")
+        return path.read_bytes()
+    except OSError as error:
+        raise FilmError(f"{path}: cannot be read ({error.strerror})", "check the path and its permissions") from None

@@ -1,0 +1,158 @@
+"""Patients by keyed hash: what lineages, bundles, indexes and trackers hold instead of identifiers.
+
+A token is `NAME:HEX`: the name of a key, and the first 16 hex digits of the HMAC-SHA256 of an identifier under it.
+
+| name | the key |
+|---|---|
+| `site-` and 8 hex digits | this site's secret: made once, kept by its user (`site_key_file`), never in a bundle |
+| any other, e.g. `ranzcr` | published, made from the name: of a public data set, that all sites may compare |
+| `sha256` | none: a bare hash, as cxrlines wrote until 0.1; read, never written |
+
+Who holds the site key can try identifiers one by one; who does not learns only how many patients there are, and which
+are the same in two files of one site.
+"""
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cxrlines.core.errors import Error
+from cxrlines.core.files import sync
+from cxrlines.io.external.layouts import LAYOUTS
+
+if TYPE_CHECKING:
+    from cxrlines.io.external.sets import External
+    from cxrlines.io.tables import Dataset
+
+SITE, BARE, PHANTOM = "site", "sha256", "phantom"
+DIGITS = 16
+CUT = 5
+"""Digits of the cut tokens in a bundle, which travels: so few that many identifiers share one, should a key get out."""
+VARIABLE = "CXRLINES_SITE_KEY"
+"""The environment variable that names another file for the site key."""
+_OWN = re.compile(r"site-[0-9a-f]{8}")
+
+
+class KeyFileError(Error):
+    """The site key cannot be made, read, or is not the one that a run was begun with."""
+
+
+def site_key_file() -> Path:
+    """Where this user keeps the site key: the file named by `CXRLINES_SITE_KEY`, else `~/.config/cxrlines/site.key`."""
+    if given := os.environ.get(VARIABLE):
+        return Path(given).expanduser()
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(config) / "cxrlines" / "site.key"
+
+
+def site_name(*, make: bool = False) -> str | None:
+    """The name of this site's key, which does not tell the key; None where there is none and none is to be made.
+
+    Raises:
+        KeyFileError: the key file cannot be read or made, or holds no key.
+    """
+    secret = _site_secret(make=make)
+    return None if secret is None else f"{SITE}-{hashlib.sha256(b'cxrlines site key' + secret).hexdigest()[:8]}"
+
+
+def key_name(declared: str = SITE, *, phantom: bool = False) -> str:
+    """The name of the key for a data set's patients; a site's key is made where there is none.
+
+    `declared`: `site`, or a public data set's name. `phantom`: whether the patients are no people.
+    """
+    if declared == SITE and not phantom:
+        return str(site_name(make=True))
+    return PHANTOM if declared == SITE else declared
+
+
+def is_phantom(dataset: "Dataset | External") -> bool:
+    """Whether the patients of a data set are no people; those of films drawn onto real ones are."""
+    return bool(dataset.meta) and dataset.meta.get("kind") != "onto"
+
+
+def tokens(patients: Iterable[str], name: str) -> list[str]:
+    """The token of each patient under the key of that name.
+
+    Raises:
+        KeyFileError: it is the key of another site.
+    """
+    if name == SITE:
+        raise ValueError("a site's key has a name of its own, see key_name")
+    if name == BARE:
+        return [f"{BARE}:{hashlib.sha256(str(patient).encode()).hexdigest()[:DIGITS]}" for patient in patients]
+    secret = hashlib.sha256(f"cxrlines: the published key of {name}".encode()).digest()
+    if _OWN.fullmatch(name):
+        own = _site_secret()
+        if own is None or site_name() != name:
+            raise KeyFileError(
+                f"patients are kept under {name}, and the key in {site_key_file()} is "
+                + ("another" if own else "missing"),
+                f"copy the key file of the machine where this was begun, or name it by {VARIABLE}",
+            )
+        secret = own
+    return [f"{name}:{hmac.digest(secret, str(patient).encode(), 'sha256').hex()[:DIGITS]}" for patient in patients]
+
+
+def cut(token: str) -> str:
+    """A token with `CUT` digits."""
+    name, _, digits = token.partition(":")
+    return f"{name}:{digits[:CUT]}"
+
+
+def names_in(some: Iterable[str]) -> set[str]:
+    """The names of the keys of tokens."""
+    return {token.partition(":")[0] for token in some}
+
+
+def foreign(names: Iterable[str]) -> set[str]:
+    """Those of the keys that belong to other sites: who is behind their tokens cannot be found out here."""
+    mine = site_name()
+    return {name for name in names if _OWN.fullmatch(name) and name != mine}
+
+
+def as_known(patients: Collection[str], names: Collection[str], declared: str = SITE) -> list[set[str]]:
+    """For each patient the tokens by which files that use the keys `names` may know him or her.
+
+    The site's own key, every published one and bare hashes; of the public sets that number their patients 1, 2, 3, only
+    the set the patients are `declared` to be of: there, a hospital's own patients would be taken for others.
+    """
+    asked = sorted({*names, declared} - foreign(names) - {SITE} - (LAYOUTS.keys() - {declared}))
+    columns = [tokens(patients, name) for name in asked]
+    return [set(row) for row in zip(*columns, strict=True)] if columns else [set() for _ in patients]
+
+
+def _site_secret(*, make: bool = False) -> bytes | None:
+    path = site_key_file()
+    try:
+        if not path.exists() and make:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
+            aside.touch(0o600, exist_ok=False)
+            aside.write_text(secrets.token_hex(32) + "\n")
+            sync(aside)
+            try:
+                os.link(aside, path)  # whichever process comes first: its key is everyone's
+            except FileExistsError:
+                pass
+            finally:
+                aside.unlink()
+        text = path.read_text().strip() if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise KeyFileError(
+            f"{path}: the site key, under which patients are hashed, cannot be read or made "
+            f"({getattr(error, 'strerror', None) or type(error).__name__})",
+            f"make its folder writable, or name another file by {VARIABLE}",
+        ) from error
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise KeyFileError(
+            f"{path}: holds no site key, which is 64 hex digits",
+            "put back the file from a backup; with another key, older lineages of this site count as unknown",
+        )
+    return bytes.fromhex(text)

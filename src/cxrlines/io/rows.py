@@ -1,0 +1,269 @@
+"""CSV files row by row, each with the line an editor shows, and the problems found on the way.
+
+Cells are text: an id `NA` or `007` stays what it is. A file may be compressed by gzip, whatever its name says.
+"""
+
+import csv
+import difflib
+import gzip
+import re
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TextIO
+
+from cxrlines.core.errors import Error
+
+
+class TableError(Error):
+    """A table cannot be used at all; the message names the file, what is wrong and the way out."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with the data. `row` is the line of the file as an editor counts, header 1; None: no one line."""
+
+    kind: str
+    file: str
+    row: int | None
+    message: str
+    way_out: str
+
+    def text(self) -> str:
+        """One line for people: where, what, and what to do."""
+        where = self.file if self.row is None else f"{self.file}:{self.row}"
+        return f"{where}: {self.message}" + (f"; {self.way_out}" if self.way_out else "")
+
+
+def rows_left_out(problems: Iterable[Problem]) -> dict[str, int]:
+    """Reason -> rows left out for it. A row with several problems is one row, and counts under the first of them."""
+    first: dict[object, str] = {}
+    for problem in problems:
+        first.setdefault(problem if problem.row is None else (problem.file, problem.row), problem.kind)
+    return dict(Counter(first.values()))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A CSV file: `fields[i]` are the stripped cells, one for each of `columns`, of line `lines[i]`."""
+
+    path: Path
+    columns: list[str]
+    lines: list[int]
+    fields: list[list[str]]
+    problems: list[Problem]
+
+    def column(self, name: str) -> list[str]:
+        """The cells of one column, top to bottom."""
+        place = self.columns.index(name)
+        return [row[place] for row in self.fields]
+
+    def only(self, names: Sequence[str]) -> "Rows":
+        """The same rows with the columns `names` alone."""
+        cells = zip(*(self.column(name) for name in names), strict=True)
+        return replace(self, columns=list(names), fields=[list(row) for row in cells])
+
+
+SAVE_AS = "save it as CSV UTF-8 (comma delimited)"
+_OTHER_FORMATS = (
+    (b"PK\x03\x04", "is a ZIP archive or an Excel workbook, not a CSV table", f"unpack it, or {SAVE_AS}"),
+    (b"\xd0\xcf\x11\xe0", "is an Excel workbook, not a CSV table", SAVE_AS),
+    (b"\xff\xfe", "is UTF-16, not UTF-8", SAVE_AS),
+    (b"\xfe\xff", "is UTF-16, not UTF-8", SAVE_AS),
+)
+
+
+@contextmanager
+def open_table(path: Path) -> Iterator[TextIO]:
+    """A table's text, without a byte order mark: UTF-8 (what is not becomes U+FFFD), plain or compressed by gzip.
+
+    `TableError` if it cannot be opened or, while it is read in the block, unpacked; or if it is of another format.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        for begin, what, way_out in _OTHER_FORMATS:
+            if head.startswith(begin):
+                raise TableError(f"{path}: {what}", way_out)
+        unpack = gzip.open if head.startswith(b"\x1f\x8b") else open
+        with unpack(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as text:
+            yield text  # type: ignore[misc]
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        what = f"{path}: is damaged, it cannot be unpacked ({type(error).__name__})"
+        raise TableError(what, "copy or download it again") from None
+    except OSError as error:
+        raise TableError(f"{path}: cannot be read ({error.strerror})", "give the path of a CSV table") from None
+
+
+def clean(cell: str) -> str:
+    """A cell without white space, or a mark that shows nothing, at its ends."""
+    return cell.strip() if cell.isascii() else cell.strip().strip("\ufeff\u200b").strip()
+
+
+def read_rows(path: Path, needed: Sequence[str]) -> Rows:
+    """Read a CSV file (see `open_table`; header in line 1) that must have the columns `needed`; others may be there.
+
+    A row with too few or too many cells is a problem and is left out; so is each line that a quote left open swallows.
+    `TableError` if the file is missing, empty, of another format or not separated by commas, or lacks a needed column
+    (the message offers the nearest name it has) or has one twice.
+    """
+    problems: list[Problem] = []
+    lines: list[int] = []
+    fields: list[list[str]] = []
+    with open_table(path) as file:
+        raw: list[str] = []  # the lines of the row being read
+        reader = csv.reader(_kept(file, raw))
+        columns = [clean(name) for name in _next(reader) or []]
+        _check_format(path, raw, columns, needed)
+        check_columns(path, columns, needed)
+        while True:
+            raw.clear()
+            line = reader.line_num + 1
+            try:
+                row, wrong = next(reader, None), ""
+            except csv.Error as error:
+                row, wrong = [], str(error)
+            if row is None:
+                break
+            if len(raw) > 1 and (wrong or len(row) != len(columns) or _is_open(raw)):
+                message = (
+                    f"lines {line} to {reader.line_num} are read as one row, as a quote in line {line} is not closed"
+                )
+                swallowed = [line + place for place, text in enumerate(raw) if text.strip()]
+                problems += [
+                    Problem("quote not closed", path.name, number, message, "close or remove it")
+                    for number in swallowed
+                ]
+                continue
+            if wrong:
+                problems.append(Problem("row not readable", path.name, line, wrong, "mend or remove the row"))
+                continue
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(columns):
+                message = f"the row has {len(row)} cells, the header {len(columns)}"
+                way_out = "mend the row; a cell with a comma needs quotes"
+                problems.append(Problem("row of another length", path.name, line, message, way_out))
+                continue
+            lines.append(line)
+            fields.append([clean(cell) for cell in row])
+    return Rows(path, columns, lines, fields, problems)
+
+
+def _kept(lines: Iterable[str], raw: list[str]) -> Iterator[str]:
+    """The lines as they come, each added to `raw` too."""
+    for line in lines:
+        raw.append(line)
+        yield line
+
+
+def _is_open(raw: Sequence[str]) -> bool:
+    """Whether the lines of one row have a quote that is not closed, or text behind a closed one."""
+    try:
+        list(csv.reader(raw, strict=True))
+    except csv.Error:
+        return True
+    return False
+
+
+def _check_format(path: Path, head: Sequence[str], columns: Sequence[str], needed: Sequence[str]) -> None:
+    """`TableError` for a first line that is no header of cells separated by commas, where one sees what it is."""
+    text = "".join(head)
+    if "\0" in text:
+        raise TableError(f"{path}: is no text in UTF-8 (it has zero bytes, as UTF-16 has)", SAVE_AS)
+    if text.strip('"').lower().startswith("sep="):
+        way_out = f"remove that line; if commas do not separate its cells, {SAVE_AS}"
+        raise TableError(f"{path}: its first line is {shown(text.strip())}, which is for Excel, not a header", way_out)
+    named = {name.strip().strip('"') for name in columns[0].split(",")} if len(columns) == 1 else set()
+    if len(named) > 1 and named & set(needed):
+        raise TableError(f"{path}: each line is in quotes, and so one cell", f"remove them, or {SAVE_AS}")
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if "," not in text and {cell.strip().strip('"') for cell in text.split(mark)} & set(needed) and mark in text:
+            raise TableError(f"{path}: its cells are separated by {name}, not commas", SAVE_AS)
+
+
+def _next(reader: Iterable[list[str]]) -> list[str] | None:
+    try:
+        return next(iter(reader), None)
+    except csv.Error:
+        return None
+
+
+def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
+    """`TableError` if a needed column is missing or is there twice."""
+    if not columns:
+        raise TableError(f"{path}: is empty", f"it needs a header with the columns {', '.join(needed)}")
+    if twice := sorted({name for name in columns if name in needed and columns.count(name) > 1}):
+        raise TableError(f"{path}: the header has the column {twice[0]!r} twice", "remove one")
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        free = [name for name in columns if name not in needed]
+        named = ", ".join(repr(name) + hint(name, free) for name in missing)
+        what = f"{path}: lacks the column{'s' * (len(missing) > 1)} {named}"
+        raise TableError(what, f"a table needs {', '.join(needed)}")
+
+
+NO_PATIENT, CHANGED_ID, GARBLED_ID = "row of no patient", "id changed by a spreadsheet", "id not in UTF-8"
+PLACEHOLDERS = frozenset({
+    "nan", "<na>", "na", "n/a", "#n/a", "#name?", "#value!", "#ref!", "null", "none", "nil", "unknown", "unk",
+    "unbekannt", "missing", "anonymous", "anonymized", "anonymised", "anonym", "anon", "deidentified", "redacted",
+    "?", "-", "--", ".", "xxx",
+})  # fmt: skip
+"""What stands where no patient is named, in lower case."""
+_SCIENTIFIC = re.compile(r"\d+(?:[.,]\d+)?[eE]\+\d+")
+DOUBTS = {
+    NO_PATIENT: (
+        "stands in several rows, as a placeholder and not as a patient",
+        "give each patient an id, or folds cannot keep patients apart",
+    ),
+    CHANGED_ID: (
+        "is a number, as a spreadsheet or data frame writes long ids: digits are lost, or one patient becomes two",
+        "import the column as text and write the table anew",
+    ),
+    GARBLED_ID: ("has letters that are not UTF-8, so that two ids may look the same", SAVE_AS),
+}
+"""Why an id is not believed: what is wrong, and the way out."""
+
+
+def doubted(ids: Sequence[str], *, patients: bool = False) -> list[str]:
+    """For each id a key of DOUBTS, or "" where nothing speaks against it.
+
+    Of studies, only what has lost letters is doubted: `NA` is an id like any other. Of `patients` also a placeholder
+    that stands in several rows, and `12.0` where another row has the patient `12`.
+    """
+    count = Counter(ids)
+
+    def doubt(name: str) -> str:
+        if "\ufffd" in name:
+            return GARBLED_ID
+        if _SCIENTIFIC.fullmatch(name):
+            return CHANGED_ID
+        if patients and name.lower() in PLACEHOLDERS and count[name] > 1:
+            return NO_PATIENT
+        if patients and name.endswith(".0") and name[:-2].isdigit() and name[:-2] in count:
+            return CHANGED_ID
+        return ""
+
+    found = {name: doubt(name) for name in count}
+    return [found[name] for name in ids]
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """` (is 'X' meant?)` with the nearest of `known`, or nothing if none is near."""
+    by_lower = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
+    return f" (is {by_lower[near[0]]!r} meant?)" if near else ""
+
+
+def shown(value: str, length: int = 40) -> str:
+    """A value as a message shows it: quoted, and cut to `length` characters."""
+    return repr(value if len(value) <= length else value[: length - 3] + "...")
+
+
+def warn(text: str) -> None:
+    """Say something on stderr that must not be overlooked."""
+    print(f"warning: {text}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Benchmarks, experiments, cost estimates, the demo: used by their commands only."""

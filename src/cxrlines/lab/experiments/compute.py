@@ -1,0 +1,129 @@
+"""What members cost: passes of a film through a plain stage, so that recipes can be set to equal compute.
+
+How much dearer than a plain pass the other kinds of stage are was measured, in processor time of one thread:
+
+    python -m cxrlines.lab.experiments.compute [FILMS] [SIZE]
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cxrlines.augment.policy import make_policy
+from cxrlines.io.store import build_store
+from cxrlines.io.tables import read_dataset
+from cxrlines.models.classifier import Classifier
+from cxrlines.models.two_step import Model, TwoStep
+from cxrlines.phantom.dataset import write_phantom
+from cxrlines.recipe.run.films import films_of
+from cxrlines.recipe.run.plan import Step
+from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.recipe.spec.stage import MapTarget, StageSpec
+from cxrlines.task import MAPS
+from cxrlines.training.config import StageConfig
+from cxrlines.training.loader import FilmSet, batches_per_epoch
+from cxrlines.training.malloc import keep_buffers
+from cxrlines.training.module import StageModule
+from cxrlines.training.trainer import fit_stage
+
+BACKBONE, BATCH = "tf_efficientnet_lite0", 16
+PASSES = {"plain": 1.0, "overlay": 1.08, "features": 1.33, "maps": 1.47, "maps_of": 1.56}
+"""What an annotated film costs in each kind of stage, against a plain one: EfficientNet-Lite0, 160 px, 2026-11-25
+(docs/experiments.md)."""
+DECODER = 0.1
+"""Of what `maps` costs, the part that falls on every film, annotated or not: the decoder's weights take a step too."""
+
+
+def kind_of(stage: StageSpec) -> str:
+    """What makes a stage's pass cost what it does: one of `PASSES`."""
+    if stage.films.maps_of:
+        return "maps_of"
+    if stage.targets.maps:
+        return "maps"
+    if stage.targets.features:
+        return "features"
+    return "overlay" if stage.films.view == "overlay" else "plain"
+
+
+def compute_of(recipe: Recipe, steps: Sequence[Step], annotated: float) -> float:
+    """What training the steps of a plan costs, in films passed through a plain stage; inner steps cost like others.
+
+    Reading films, for soft labels among others, is not counted: no film is read more often than it is trained on.
+
+    Args:
+        annotated: Share of the own films whose lines are annotated.
+    """
+    total = 0.0
+    for step in steps:
+        stage = recipe.members[step.key[0]].stages[step.key[2]]
+        kind, schedule = kind_of(stage), stage.schedule
+        each = PASSES[kind]
+        if kind == "maps" and stage.films.which == "all":
+            each = 1 + DECODER + annotated * (each - 1 - DECODER)
+        batches = max(1, round(schedule.epochs * batches_per_epoch(step.films, schedule.batch)))
+        total += batches * min(schedule.batch, step.films) * each
+    return total
+
+
+SOME = "maps of 3 in 10"
+
+
+def measure(folder: Path, films: int = 320, size: int = 160, rounds: int = 2) -> dict[str, float]:
+    """Processor seconds of a training film, augmentation included, by kind of stage.
+
+    Each kind trains three epochs on the annotated 3 in 10 of `films` phantoms, `SOME` on as many of which 3 in 10 are
+    annotated; the first epoch warms up. The least of `rounds` counts.
+    """
+    keep_buffers()
+    torch.set_num_threads(1)
+    write_phantom(folder / "own", studies=films, test=0, seed=0, size=2 * size, annotated=0.3, workers=1)
+    dataset = read_dataset(folder / "own")
+    store = build_store(dataset, folder / "store", size=size + size // 10, aspect="stretch", workers=1)
+    annotated = np.flatnonzero(np.asarray(dataset.annotated))
+    some = np.arange(len(annotated))
+    policy = make_policy("light", size, flip=False)
+
+    def network(channels: int = 1, decoder: bool = False) -> Classifier:
+        return Classifier(BACKBONE, "gap", in_channels=channels, weights="none", decoder=decoder)
+
+    def epoch_seconds(kind: str) -> float:
+        learns = kind in ("maps", SOME)
+        model: Model = network(3 if kind == "overlay" else 1, decoder=learns)
+        rows = some if kind == SOME else annotated
+        lines = kind in ("overlay", "features") or learns
+        wanted = MapTarget(kinds=("line", "tip")) if learns else None
+        found = films_of(dataset, store, rows, lines=lines, maps=wanted)
+        segmenters = []
+        if kind == "maps_of":
+            model, segmenters = TwoStep(network(decoder=True), network(1 + len(MAPS))), [network(decoder=True)]
+            by = np.where(np.arange(len(rows)) % 10 < 3, 0, -1)
+            found = replace(found, more={"segmenter": by})
+        ends: list[float] = []
+        module = StageModule(
+            model,
+            StageConfig(3, BATCH, 1e-3, optimizer="adamw", clip=1.0, feature_weight=float(kind == "features"),
+                maps_weight=float(learns)),
+            FilmSet(found, policy, seed=0, overlay=kind in ("overlay", "features"), maps=learns),
+            None,
+            view="overlay" if kind == "overlay" else "plain",
+            teacher=network(3) if kind == "features" else None,
+            segmenters=segmenters,
+            track=lambda values, epoch: ends.append(time.process_time()),
+        )  # fmt: skip
+        fit_stage(module)
+        return (ends[-1] - ends[0]) / 2 / (module.per_epoch * BATCH)
+
+    return {kind: min(epoch_seconds(kind) for _ in range(rounds)) for kind in (*PASSES, SOME)}
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as room:
+        seconds = measure(Path(room), *(int(number) for number in sys.argv[1:]))
+    for name, each in seconds.items():
+        print(f"{name:16}{1000 * each:6.1f} ms a film  {each / seconds['plain']:.2f}")

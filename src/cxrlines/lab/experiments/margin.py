@@ -1,0 +1,134 @@
+"""What the recipe `recommended` is worth beside `hotwater-small`: same films, folds, networks and total compute.
+
+The shipped recipe is made small as `hotwater-small` is `hotwater` made small: its members, heads, stages and targets
+stay; size, folds, backbone, augmentation and schedule become those of `hotwater-small`. Then all epochs are stretched
+by one factor until training costs the same film passes (`experiments.compute`). `hotwater-small` learns from three
+external sets besides, and from someone's weights; `recommended` is given neither.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cxrlines.core.files import write_text
+from cxrlines.core.pool import cores
+from cxrlines.evaluation.scores import evaluate, read_predictions
+from cxrlines.io.tables import read_dataset
+from cxrlines.lab.experiments.compute import compute_of
+from cxrlines.lab.experiments.small import Films, run_small
+from cxrlines.metrics.intervals import macro_of, percentile_interval
+from cxrlines.recipe.run.folder import Run, read_record
+from cxrlines.recipe.run.plan import make_plan
+from cxrlines.recipe.run.train import plan_of, prepare, train
+from cxrlines.recipe.spec.load import load_recipe
+from cxrlines.recipe.spec.recipe import Recipe
+
+TAKES = ("batch", "optimizer", "lr", "end_lr", "shape", "weight_decay", "warmup_epochs", "clip", "precision")
+"""Of its schedule what every stage takes from `hotwater-small`."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One recipe: macro AUC of its ensemble on test films, films passed through a plain stage, seconds of training."""
+
+    auc: float
+    passes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Margin:
+    """`recommended` less `hotwater-small`, both ensembles on the same test films, patients resampled alike."""
+
+    recommended: Side
+    hotwater_small: Side
+    difference: float
+    over_patients: tuple[float, float] | None
+    films: Films
+
+    def text(self) -> str:
+        """A Markdown table, the difference below it."""
+        rows = [
+            f"| {name} | {side.auc:.4f} | {side.passes:,.0f} | {side.seconds:,.0f} |"
+            for name, side in (("recommended", self.recommended), ("hotwater-small", self.hotwater_small))
+        ]
+        interval = "-" if self.over_patients is None else "{:+.4f} to {:+.4f}".format(*self.over_patients)
+        head = ["| recipe | macro AUC | film passes | seconds of training |", "|---|---|---|---|"]
+        return "\n".join([*head, *rows, "", f"difference {self.difference:+.4f}, 95 % by patient {interval}"])
+
+
+def run_margin(
+    out: Path,
+    *,
+    films: Films | None = None,
+    workers: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Margin:
+    """Train `hotwater-small` as `experiment small` does, in the same folder, then `recommended`; goes on where it was.
+
+    Writes `margin.md` and `margin.json`.
+    """
+    films = films or Films()
+    data = out / "data/own"
+    theirs = Run.open(run_small(out, films=films, workers=workers, say=say), data)
+    wanted = _passes(theirs)
+
+    recipe = in_small(load_recipe("recommended"), theirs.recipe)
+    ours = prepare(recipe, data, out / "recommended", workers or cores())
+    recipe = stretched(recipe, ours, wanted)
+    say(f"recommended, {len(recipe.members)} members, to cost the {wanted:,.0f} film passes of hotwater-small")
+    ours = train(
+        recipe, data, out / "recommended", workers=workers, command="cxrlines experiment recommended", say=say
+    )  # fmt: skip
+
+    truth = read_dataset(data, "test").studies
+    scores = [evaluate(read_predictions(run.root / "predictions/test/ensemble.csv"), truth) for run in (ours, theirs)]
+    mine, other = (
+        Side(score.macro_auc or np.nan, _passes(run), _seconds(run))
+        for run, score in zip((ours, theirs), scores, strict=True)
+    )
+    between = macro_of(scores[0].resampled) - macro_of(scores[1].resampled)
+    margin = Margin(mine, other, mine.auc - other.auc, percentile_interval(between), films)
+    write_text(out / "margin.md", margin.text() + "\n")
+    write_text(out / "margin.json", json.dumps(asdict(margin), indent=1) + "\n")
+    return margin
+
+
+def in_small(recipe: Recipe, like: Recipe) -> Recipe:
+    """`recipe` with its members, heads, stages, targets and epochs, at the size and on the schedule of `like`."""
+    member = next(iter(like.members.values()))
+    model = member.stages[member.last]
+    content = recipe.model_dump()
+    content |= like.model_dump(include={"size", "store", "folds", "seed", "tracking"})
+    for spec in content["members"].values():
+        spec["backbone"] = member.backbone
+        for stage in spec["stages"].values():
+            stage["size"] = None
+            stage["films"] |= {"augment": model.films.augment, "flip": model.films.flip}
+            stage["schedule"] |= model.schedule.model_dump(include=set(TAKES)) | {"validate_films": 0, "patience": None}
+    return Recipe.model_validate(content)
+
+
+def stretched(recipe: Recipe, run: Run, passes: float) -> Recipe:
+    """`recipe` with all epochs times one factor, so that its plan on the films of `run` costs `passes`."""
+    wanted = sorted(int(fold) for fold in run.folds.unique())
+    for _ in range(3):  # whole batches are trained on: the first factor is off by a few
+        annotated = float(np.mean(run.train.annotated))
+        factor = passes / compute_of(recipe, make_plan(recipe, run.films, wanted), annotated)
+        content = recipe.model_dump()
+        for member in content["members"].values():
+            for stage in member["stages"].values():
+                stage["schedule"]["epochs"] = round(stage["schedule"]["epochs"] * factor, 4)
+        recipe = Recipe.model_validate(content)
+    return recipe
+
+
+def _passes(run: Run) -> float:
+    return compute_of(run.recipe, plan_of(run, None), float(np.mean(run.train.annotated)))
+
+
+def _seconds(run: Run) -> float:
+    return sum(read_record(run.folder(step.key)).get("seconds", 0.0) for step in plan_of(run, None))

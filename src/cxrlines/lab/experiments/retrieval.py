@@ -1,0 +1,84 @@
+"""A trained member with its neighbours' labels blended in: the retrieval-augmented member of the claims.
+
+Each fold's network embeds all own films; a film, be it of the fold held out or a test film, is told by those of the
+other folds. One weight a label is fitted out of fold (`evaluation.neighbours`); no test film has a part in it. As of
+any member, a test film's probabilities are the mean over the folds.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional
+
+from cxrlines.augment.policy import make_policy
+from cxrlines.core.files import write_text
+from cxrlines.evaluation.ensemble.average import as_predictions, write_predictions
+from cxrlines.evaluation.ensemble.neighbours import evidence_of, fit_neighbours
+from cxrlines.evaluation.scores import read_predictions
+from cxrlines.io.store import Store
+from cxrlines.io.tables import Dataset
+from cxrlines.models.two_step import Model
+from cxrlines.recipe.run.films import films_of, load_step
+from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, read_record
+from cxrlines.task import LABELS
+from cxrlines.training.loader import FilmSet, in_order
+
+
+def write_retrieval(run: Run, member: str, out: Path) -> Path:
+    """Write the test films' predictions of a finished `member` with neighbours to `out`, its weights beside it as JSON.
+
+    Nothing is done where that is there for these very networks and films.
+    """
+    assert run.test is not None and run.test_store is not None  # the claims have test films
+    folds = [int(fold) for fold in sorted(run.folds.unique())]
+    folders = {fold: run.folder((member, (fold,), run.recipe.members[member].last)) for fold in folds}
+    made_from = hashlib.sha256(run.test_store.fingerprint.encode())
+    for folder in folders.values():
+        made_from.update(read_record(folder)["identity"].encode())
+    beside = out.with_suffix(".json")
+    if beside.is_file() and json.loads(beside.read_text())["made_from"] == made_from.hexdigest():
+        return out
+
+    known = pd.concat([read_predictions(folder / HELD_OUT) for folder in folders.values()], ignore_index=True)
+    place = pd.Series(np.arange(len(run.train.studies)), run.train.studies["study"].astype(str))
+    rows = place.loc[known["study"]].to_numpy()
+    table, fold_of = run.train.studies.iloc[rows], run.folds.to_numpy()[rows]
+    labels, patients = table[list(LABELS)].to_numpy(np.float64), table["patient"].astype(str).to_numpy()
+    given = {fold: read_predictions(folder / TEST) for fold, folder in folders.items()}
+    asked = pd.Series(np.arange(len(run.test.studies)), run.test.studies["study"].astype(str))
+    asked = asked.loc[given[folds[0]]["study"]]
+    strangers = run.test.studies["patient"].astype(str).iloc[asked].tolist()
+
+    size = run.recipe.size_of(member, run.recipe.members[member].last)
+    own, evidence = {}, {}
+    for fold in folds:
+        model = load_step(run, (member, (fold,), run.recipe.members[member].last))
+        own[fold] = embed(model, run.train, run.store, rows, size)
+        others = fold_of != fold
+        queries = embed(model, run.test, run.test_store, asked.to_numpy(), size)
+        evidence[fold] = evidence_of(
+            queries, own[fold][others], labels[others], patients=strangers, patients_searched=patients[others].tolist()
+        )
+    truth = run.train.studies[["study", "patient", *LABELS]]
+    weights = fit_neighbours(known, truth, pd.Series(fold_of, known["study"]), own)
+    blends = [
+        weights.blend(given[fold].set_index("study").loc[asked.index, list(LABELS)].to_numpy(), evidence[fold])
+        for fold in folds
+    ]
+    write_predictions(as_predictions(list(asked.index), np.mean(blends, axis=0)), out)
+    content = {"made_from": made_from.hexdigest(), "weights": dict(zip(LABELS, weights.weights.tolist(), strict=True))}
+    write_text(beside, json.dumps(content | {"zero": weights.zero}, indent=1))
+    return out
+
+
+def embed(model: Model, dataset: Dataset, store: Store, rows: np.ndarray, size: int) -> np.ndarray:
+    """The last feature map of some films, seen plain, its mean over places at length 1: float32 (rows, c)."""
+    model = model.to(memory_format=torch.channels_last).eval()
+    films = FilmSet(films_of(dataset, store, rows, lines=False), make_policy("none", size), seed=0)
+    with torch.inference_mode():  # not around `to`: what is moved in it can never be trained again
+        pooled = [functional.normalize(model.features(item["film"]).mean(dim=(2, 3))) for item in in_order(films, 32)]
+    return torch.cat(pooled).numpy()

@@ -1,0 +1,1 @@
+"""How the quality probe is trained and measured."""

@@ -1,0 +1,1 @@
+"""Metrics with confidence intervals: numbers in, numbers out."""

@@ -1,0 +1,110 @@
+"""Everything that is found on films set against what is true of them: presence, lines, tips, carina, states."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from enum import Enum
+from typing import Any
+
+from cxrlines.metrics.intervals import RESAMPLES
+from cxrlines.metrics.lines import INTERVALS, Figure, LineFigures, line_figures, table
+from cxrlines.metrics.presence import JudgedFilm, PresenceFigures, presence_figures
+from cxrlines.task import Device
+
+
+@dataclass(frozen=True)
+class CarinaFigures:
+    """On `films` whose carina is known: the distance of the found one, % of height, and the share found."""
+
+    films: int
+    median: Figure
+    p95: Figure
+    found: Figure
+
+
+@dataclass(frozen=True)
+class FoundFigures:
+    """All figures of films that were read.
+
+    Attributes:
+        films, patients: So many.
+        presence: By device.
+        tube_without_tracheostomy: Of the endotracheal tube, on films without a cannula; None where none shows one.
+        lines: Of films whose lines are known, with states; its carina is theirs. None without such films.
+        carina: Of all films whose carina is known, guesses among them.
+        carina_sure: Without the guesses.
+    """
+
+    films: int
+    patients: int
+    presence: dict[Device, PresenceFigures]
+    tube_without_tracheostomy: PresenceFigures | None
+    lines: LineFigures | None
+    carina: CarinaFigures
+    carina_sure: CarinaFigures
+
+    def text(self) -> str:
+        """The figures as tables for people."""
+        head = (
+            "there or not",
+            "films",
+            "with it",
+            "AUC by presence",
+            "AUC by largest label",
+            "false positives/film without",
+        )
+        shown = {device.name: figures for device, figures in self.presence.items()}
+        if self.tube_without_tracheostomy:
+            shown["ETT, no tracheostomy"] = self.tube_without_tracheostomy
+        rows = [
+            (name, str(f.films), str(f.positives), f.presence.text(3), f.label.text(3), f.invented.text())
+            for name, f in shown.items()
+        ]
+        text = [f"{self.films} films of {self.patients} patients; {INTERVALS}", table([head, *rows]), ""]
+        if self.lines:
+            text += [f"lines, on {self.lines.films} films; errors in % of the film's height", self.lines.lines_text()]
+            text += self.lines.state_texts()
+        for name, carina in (("all known", self.carina), ("seen, not guessed", self.carina_sure)):
+            text.append(
+                f"carina, {name} ({carina.films} films): median {carina.median.text()} %, "
+                f"95th percentile {carina.p95.text()} %, found {carina.found.text()}"
+            )
+        return "\n".join(text)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures for JSON; devices by name, a figure as `{"value", "ci95"}`."""
+        return plain(self)
+
+
+def found_figures(films: Sequence[JudgedFilm], *, resamples: int = RESAMPLES, seed: int = 0) -> FoundFigures:
+    """The figures of films that were read, with intervals by patient. `ValueError` without films."""
+    if not films:
+        raise ValueError("films: none were given; figures need at least one film that was read")
+    how = {"resamples": resamples, "seed": seed}
+    known = [film.read for film in films if film.lines_known]
+    trachea = [film for film in films if not film.tracheostomy]
+    return FoundFigures(
+        films=len(films),
+        patients=len({film.read.patient for film in films}),
+        presence=presence_figures(films, **how),
+        tube_without_tracheostomy=presence_figures(trachea, **how)[Device.ETT] if len(trachea) < len(films) else None,
+        lines=line_figures(known, **how) if known else None,
+        carina=_carina(films, **how),
+        carina_sure=_carina([film for film in films if film.carina_sure], **how),
+    )
+
+
+def _carina(films: Sequence[JudgedFilm], **how: int) -> CarinaFigures:
+    marked = [replace(f.read, true=(), found=(), states=()) for f in films if f.read.true_carina is not None]
+    if not marked:
+        return CarinaFigures(0, *[Figure(None, None)] * 3)
+    figures = line_figures(marked, **how)
+    return CarinaFigures(len(marked), figures.carina_median, figures.carina_95, figures.carina_found)
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses as dicts and devices by name, however deep, for JSON."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key.name if isinstance(key, Enum) else key: plain(each) for key, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value

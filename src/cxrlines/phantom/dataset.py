@@ -1,0 +1,316 @@
+"""A phantom data set on disk, in the file layout of the RANZCR CLiP challenge.
+
+`write_set` writes films of any making (those of `onto` too); `write_phantom` is the phantom's.
+"""
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cxrlines.core.errors import Error
+from cxrlines.core.files import OutputError, replacing, write_text
+from cxrlines.core.pool import cores, in_parallel
+from cxrlines.phantom.curves import Points
+from cxrlines.phantom.position import Landmarks
+from cxrlines.phantom.render import render
+from cxrlines.phantom.scene import BALANCES, SITES, Scene, label_counts, make_scene
+from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
+
+VERSION = 2  # of the generator: goes up whenever the same parameters give other films
+JPEG_QUALITY = 92
+_UID_ROOT = "1.2.826.0.1.3680043.8.498."
+_TRAIN, _TEST = 0, 1
+_SPLITS = ("train", "test")
+_PARAMETERS = "phantom.json"
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What a phantom data set is made from; equal parameters give equal bytes."""
+
+    studies: int  # training films
+    seed: int
+    size: int = 512  # longer side, px
+    balance: str = "natural"
+    site: str = "a"
+    difficulty: float = 0.5
+    test: int = 1  # test films
+    annotated: float = 0.3  # share of the studies with a device whose lines are written
+    version: int = VERSION
+
+    def __post_init__(self) -> None:
+        whole("studies", self.studies, 1, 10_000_000)
+        whole("seed", self.seed, 0, 2**63 - 1)
+        whole("size", self.size, 64, 4096)
+        whole("test", self.test, 0, 10_000_000)
+        share("difficulty", self.difficulty)
+        share("annotated", self.annotated)
+        one_of("balance", self.balance, BALANCES)
+        one_of("site", self.site, SITES)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which film this is: its split, its patient's number and its own number."""
+
+    split: int
+    patient: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """One film's rows in the tables."""
+
+    study: str
+    patient: str
+    split: int
+    labels: list[int]
+    lines: list[tuple[str, list[list[int]]]]  # of every device; which are written is decided by `annotated`
+    annotated: bool
+    landmarks: Sequence[float | None]  # x, y of each of `Landmarks.names()`, then mm per px; None: not known
+
+
+def write_phantom(
+    out: Path,
+    *,
+    studies: int,
+    seed: int,
+    size: int = 512,
+    balance: str = "natural",
+    site: str = "a",
+    difficulty: float = 0.5,
+    test: int | None = None,
+    annotated: float = 0.3,
+    workers: int | None = None,
+) -> dict:
+    """Write `studies` training films and `test` films of other patients (an eighth as many by default) to `out`.
+
+    Films are 8-bit grey JPEGs, `size` px on the longer side. Files: `train/`, `test/`, `train.csv`,
+    `train_annotations.csv`, `sample_submission.csv` as in the challenge, and `landmarks.csv` (px, pixel centres
+    at integers, and mm per px on the patient), `test_truth.csv`, `test_annotations.csv` (the lines of every test
+    film), `phantom.json` (parameters, version, counts: what is returned). The bytes depend on the parameters
+    alone, not on `workers` (default: one a core).
+
+    Everything is made in a folder beside `out`, which becomes `out` when all of it is there; the same call after
+    an interruption goes on where it was, and after completion does nothing. Raises `Error` for a parameter
+    out of range, `OutputError` where `out` holds something else.
+    """
+    test = max(1, studies // 8) if test is None and isinstance(studies, int) else test
+    parameters = Parameters(studies, seed, size, balance, site, float(difficulty), test, float(annotated))  # type: ignore[arg-type]
+    return write_set(out, parameters, partial(plan_studies, parameters), partial(make_study, parameters), workers)
+
+
+def write_set(
+    out: Path,
+    parameters: Any,
+    plan: Callable[[], Sequence[Item]],
+    make: Callable[[Item, Path], Written],
+    workers: int | None,
+) -> dict:
+    """Write the films that `make(item, folder)` makes of the items of `plan()`, and their tables; the summary.
+
+    `parameters` is a dataclass of JSON's own types with `studies` and `test`; equal ones are taken to give equal
+    films. `make` puts its film into the folder's `train/` or `test/` with `save_film`, unless it is there already;
+    it and the items must be picklable. For the rest see `write_phantom`.
+    """
+    if workers is not None:
+        whole("workers", workers, 1, 1024)
+    out = Path(out)
+    finished = _existing(out, parameters)
+    if finished is not None:
+        return finished
+    aside = _aside(out, parameters)
+    rows = _make(plan(), partial(_put, make, aside), workers or cores())
+    summary = asdict(parameters) | {"counts": _counts(rows)}
+    _write_tables(aside, rows)
+    write_text(aside / _PARAMETERS, json.dumps(summary, indent=2) + "\n")
+    if out.is_dir():
+        out.rmdir()
+    aside.rename(out)
+    return summary
+
+
+def _put(make: Callable[[Item, Path], Written], folder: Path, item: Item) -> Written:
+    return make(item, folder)
+
+
+def _existing(out: Path, parameters: Any) -> dict | None:
+    """The summary of a finished data set with these parameters; None where `out` is free."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        found = json.loads((out / _PARAMETERS).read_text("utf-8"))
+    except (OSError, ValueError):
+        raise OutputError(
+            f"{out}: exists and is no phantom data set", "name another folder, or remove this one"
+        ) from None
+    wanted = asdict(parameters)
+    other = [f"{k} {found.get(k)!r} not {v!r}" for k, v in wanted.items() if found.get(k) != v]
+    if other:
+        raise OutputError(
+            f"{out}: holds another phantom data set ({', '.join(other)})", "name another folder, or remove this one"
+        )
+    return found
+
+
+def _aside(out: Path, parameters: Any) -> Path:
+    """The folder in which the data set grows: a matching one of an interrupted call, or a new one."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.parent / f".{out.name}.partial"
+    note = aside / "parameters.json"
+    wanted = json.dumps(asdict(parameters))
+    if aside.exists() and not (note.is_file() and note.read_text("utf-8") == wanted):
+        shutil.rmtree(aside)
+    for split in _SPLITS:
+        (aside / split).mkdir(parents=True, exist_ok=True)
+        for half in (aside / split).glob(".*.partial"):  # of a call that was killed
+            half.unlink()
+    write_text(note, wanted)
+    return aside
+
+
+def plan_studies(parameters: Parameters) -> list[Study]:
+    """Films shared out to patients with skewed counts, as in the real set (median 5 there; fewer in small sets)."""
+    studies = []
+    for split, total in ((_TRAIN, parameters.studies), (_TEST, parameters.test)):
+        rng = np.random.default_rng([parameters.seed, split, 0])
+        middle, most = float(np.clip(total / 150, 1.5, 5)), max(2, total // 20)
+        number = patient = 0
+        while number < total:
+            count = int(np.clip(round(rng.lognormal(np.log(middle), 0.9)), 1, min(most, total - number)))
+            studies += [Study(split, patient, number + k) for k in range(count)]
+            number, patient = number + count, patient + 1
+    return studies
+
+
+def _make(plan: Sequence[Item], make: Callable[[Item], Written], workers: int) -> list[Written]:
+    made = dict(in_parallel(make, plan, workers, "making films"))
+    if None in made.values():
+        raise Error("a process that made films was killed (out of memory?)", "the same call goes on from there")
+    return [written for _, written in sorted(made.items()) if written is not None]
+
+
+def make_study(parameters: Parameters, study: Study, folder: Path) -> Written:
+    """Make one film, unless an interrupted call already did, and its rows."""
+    seeds = [parameters.seed, study.split, 1, study.patient]
+    scene = make_scene(
+        seeds, [*seeds, study.number, 0], size=parameters.size, balance=parameters.balance, site=parameters.site
+    )
+    uid = study_uid(f"{parameters.site}-{parameters.seed}-{study.split}-{study.number}")
+    film = film_path(folder, study.split, uid)
+    if not film.exists():
+        rng = np.random.default_rng([*seeds, study.number, 1])
+        pixels = render(scene, difficulty=parameters.difficulty, site=parameters.site, rng=rng)
+        save_film(film, pixels)
+    lines = [(line.label, visible(line.path, scene.view.shape)) for line in scene.lines]
+    drawn = np.random.default_rng([*seeds, study.number, 2]).random() < parameters.annotated
+    return Written(
+        uid, _patient_id(parameters, study), study.split, scene.labels, lines, bool(drawn and lines), _spots(scene)
+    )
+
+
+def film_path(folder: Path, split: int, uid: str) -> Path:
+    """Where the film of a study belongs."""
+    return folder / _SPLITS[split] / f"{uid}.jpg"
+
+
+def save_film(path: Path, pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> None:
+    """Write a film (h, w) as a grey JPEG, whole or not at all."""
+    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    with replacing(path) as aside:
+        aside.write_bytes(encoded.tobytes())
+
+
+def visible(path: Points, shape: tuple[int, int]) -> list[list[int]]:
+    """A path as it is annotated: whole px, about one point a cm and the tip, on the film only."""
+    height, width = shape
+    kept = path[::-1][::3][::-1]
+    whole = np.round(kept).astype(int)
+    inside = (whole >= 0).all(1) & (whole[:, 0] < width) & (whole[:, 1] < height)
+    # A path may leave the film and come back at its edge: keep the longest stretch on it.
+    runs = np.split(np.arange(len(whole)), np.flatnonzero(np.diff(inside.astype(int))) + 1)
+    longest = max((run for run in runs if inside[run[0]]), key=len)
+    return whole[longest].tolist()
+
+
+def _spots(scene: Scene) -> list[float]:
+    points = [getattr(scene.landmarks, name) for name in Landmarks.names()]
+    return [round(float(v), 2) for v in np.concatenate(points)] + [round(scene.view.mm_per_px, 5)]
+
+
+def study_uid(key: str) -> str:
+    """A study id of the challenge's form for what `key` names; ten nines after the root say that it is synthetic."""
+    return f"{_UID_ROOT}9999999999{int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10**28:028d}"
+
+
+def _patient_id(parameters: Parameters, study: Study) -> str:
+    """Nine hex digits, `ff` first; the odd multiplier keeps different patients different."""
+    start = int(hashlib.sha256(f"{parameters.site}-{parameters.seed}".encode()).hexdigest(), 16)
+    return f"ff{(start + 0x9E3779B1 * (2 * study.patient + study.split)) % 16**7:07x}"
+
+
+def _counts(rows: list[Written]) -> dict:
+    counts: dict = {}
+    for split, name in enumerate(_SPLITS):
+        own = [row for row in rows if row.split == split]
+        labels = label_counts([row.labels for row in own])
+        counts[name] = {"films": len(own), "patients": len({row.patient for row in own}), "labels": labels}
+    annotated = [row for row in rows if row.annotated and row.split == _TRAIN]
+    counts["train"]["annotated"] = len(annotated)
+    counts["train"]["lines"] = sum(len(row.lines) for row in annotated)
+    return counts
+
+
+def _write_tables(folder: Path, rows: list[Written]) -> None:
+    # In the order of the ids, which are hashes: neighbours in a table are not of one patient.
+    train, test = (sorted((r for r in rows if r.split == s), key=lambda r: r.study) for s in (_TRAIN, _TEST))
+    header = [STUDY_COLUMN, *LABELS]
+    labelled = [*header, PATIENT_COLUMN]
+    _write_csv(folder / "train.csv", labelled, ([r.study, *r.labels, r.patient] for r in train))
+    annotated = {"train": [r for r in train if r.annotated]}
+    if test:  # without any, the set has no test split, and no table says it has
+        _write_csv(folder / "test_truth.csv", labelled, ([r.study, *r.labels, r.patient] for r in test))
+        _write_csv(folder / "sample_submission.csv", header, ([r.study, *[0] * len(LABELS)] for r in test))
+        annotated["test"] = test
+    for name, shown in annotated.items():
+        lines = ([r.study, label, points] for r in shown for label, points in r.lines)
+        _write_csv(folder / f"{name}_annotations.csv", [STUDY_COLUMN, "label", "data"], lines)
+    spots = [f"{name}_{axis}" for name in Landmarks.names() for axis in "xy"]
+    both = ([r.study, _SPLITS[r.split], *r.landmarks] for r in [*train, *test])
+    _write_csv(folder / "landmarks.csv", [STUDY_COLUMN, "split", *spots, "mm_per_px"], both)
+    (folder / "parameters.json").unlink()
+
+
+def _write_csv(path: Path, header: list[str], rows: Iterator) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def whole(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:
+        raise Error(f"{name}: needs a whole number from {low} to {high}, got {value!r}")
+
+
+def share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise Error(f"{name}: needs a number from 0 to 1, got {value!r}")
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise Error(f"{name}: needs one of {', '.join(allowed)}, got {value!r}")

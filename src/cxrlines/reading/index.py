@@ -1,0 +1,308 @@
+"""Retrieval: an index of known films, and the nearest of them to a film, never of its own patient.
+
+An index is one safetensors file: `embeddings` (n, c) float16 of length 1, `films` the JSON of what is known of each
+film (UTF-8 bytes), and in the header the format and the model that made the embeddings. Nothing in it is unpickled.
+It lies in its bundle, as `INDEX`, or anywhere else.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cxrlines.core.errors import Error
+from cxrlines.core.nearest import nearest_rows
+from cxrlines.io.annotations import Line
+from cxrlines.io.patients import BARE, as_known, is_phantom, key_name, names_in, tokens
+from cxrlines.io.tables import Dataset
+from cxrlines.models.weights import WeightsError, load_weights, save_weights
+from cxrlines.reading.bundle import Bundle
+from cxrlines.reading.manifest import NOTICE
+from cxrlines.reading.reader import Progress, Reader
+from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS
+
+INDEX = "index.safetensors"
+"""The name of a bundle's own index in its folder."""
+FORMAT = 1
+EXACT = 100_000
+"""Films up to which the search is plain NumPy; beyond, it goes through faiss."""
+
+
+class IndexFileError(Error):
+    """An index that cannot be made, trusted or searched; the message names the file and the way out."""
+
+
+@dataclass(frozen=True, eq=False)
+class IndexedFilm:
+    """What is known of a film.
+
+    Attributes:
+        study: Its name.
+        patient: The token of its patient, `data.patients`.
+        key: The key of its pixels, `reader.Embedded.key`.
+        labels: Those that are 1, in label order; None where the film has no labels.
+        lines: Its annotated lines, points (n, 2) [x, y] in shares of the film's width and height, 0 to 1.
+    """
+
+    study: str
+    patient: str
+    key: str
+    labels: tuple[str, ...] | None
+    lines: tuple[Line, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values: places to a ten-thousandth of the film."""
+        lines = [
+            {"device": DEVICE_OF[line.label].name, "label": line.label, "path": np.round(line.points, 4).tolist()}
+            for line in self.lines
+        ]
+        labels = None if self.labels is None else list(self.labels)
+        return {"study": self.study, "patient": self.patient, "key": self.key, "labels": labels, "lines": lines}
+
+    def text(self) -> str:
+        """Labels and lines in words."""
+        known = "no labels" if self.labels is None else ", ".join(self.labels) or "no device"
+        return "\n".join([known, *(f"  line of {line.label}: {_where(line.points)}" for line in self.lines)])
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A film near a query; `distance` is 1 - cosine of their embeddings: 0 the same, 1 nothing in common, at most 2."""
+
+    film: IndexedFilm
+    distance: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; the keys of patient and pixels stay inside."""
+        known = {name: value for name, value in self.film.as_dict().items() if name not in ("patient", "key")}
+        return {"distance": round(self.distance, 4)} | known
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """Films with their embeddings, in the order of their studies.
+
+    Attributes:
+        films: n of them, each study once.
+        embeddings: (n, c) float16, each of length 1.
+        embedder: The model that made them, see `embedder_of`.
+        left_out: Study -> why its film could not be read, when the index was built; not in the file.
+    """
+
+    films: tuple[IndexedFilm, ...]
+    embeddings: np.ndarray
+    embedder: str
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        patients: dict[str, list[int]] = {}
+        for row, film in enumerate(self.films):
+            patients.setdefault(film.patient, []).append(row)
+        object.__setattr__(self, "_rows", patients)
+        object.__setattr__(self, "_faiss", _faiss_of(self.embeddings) if len(self.films) > EXACT else None)
+
+    _rows: dict[str, list[int]] = field(init=False, repr=False)
+    _faiss: Any = field(init=False, repr=False)
+
+    def nearest(
+        self, queries: np.ndarray, k: int = 5, exclude_patients: Sequence[Collection[str]] | None = None
+    ) -> list[list[Neighbour]]:
+        """The k nearest films of each query, nearest first, fewer where no more are left; of ties by study.
+
+        Args:
+            queries: (q, c) floating point, of length 1: `reader.Embedded.vector`.
+            exclude_patients: For each query the tokens of patients whose films are none of its neighbours, see
+                `patients_of`.
+
+        Raises:
+            IndexFileError: Embeddings of another length, or a count below 1.
+        """
+        asked = np.asarray(queries, np.float32)
+        if asked.ndim != 2 or asked.shape[1] != self.embeddings.shape[1]:
+            raise IndexFileError(
+                f"queries are {asked.shape}",
+                f"the index holds embeddings of {self.embeddings.shape[1]} numbers, give (queries, numbers) from "
+                "the reader of the bundle that it was built with",
+            )
+        if k < 1:
+            raise IndexFileError(f"count is {k}", "ask for 1 film or more")
+        excluded = [()] * len(asked) if exclude_patients is None else exclude_patients
+        if len(excluded) != len(asked):
+            raise IndexFileError(f"exclude_patients is for {len(excluded)} queries, {len(asked)} are given", "one each")
+        barred = [np.array([row for who in set(keys) for row in self._rows.get(who, ())], int) for keys in excluded]
+        if self._faiss is None:
+            rows, products = nearest_rows(asked, self.embeddings, k, lambda places: self._mask(places, barred))
+        else:
+            rows, products = self._by_faiss(asked, k, barred)
+        return [
+            [Neighbour(self.films[row], 1 - float(product)) for row, product in zip(*pair, strict=True) if row >= 0]
+            for pair in zip(rows, products, strict=True)
+        ]
+
+    def patients_of(self, *, key: str = "", study: str = "", patient: str = "") -> set[str]:
+        """The tokens of the patients of a film: of those indexed with the same pixels, or under the same study.
+
+        And those by which a patient, an identifier, may be indexed.
+        """
+        own = {film.patient for film in self.films if film.key == key or film.study == study}
+        return own.union(*as_known([patient], names_in(self._rows))) if patient else own
+
+    def save(self, path: Path) -> None:
+        """Write the index as one file, whole or not at all."""
+        text = json.dumps([film.as_dict() for film in self.films], separators=(",", ":")).encode()
+        tensors = {
+            "embeddings": torch.from_numpy(self.embeddings),
+            "films": torch.frombuffer(bytearray(text), dtype=torch.uint8),
+        }
+        save_weights(path, tensors, {"format": f"cxrlines index {FORMAT}", "embedder": self.embedder, "notice": NOTICE})
+
+    def _mask(self, places: np.ndarray, barred: Sequence[np.ndarray]) -> np.ndarray:
+        mask = np.zeros((len(places), len(self.films)), bool)
+        for own, place in zip(mask, places, strict=True):
+            own[barred[place]] = True
+        return mask
+
+    def _by_faiss(self, asked: np.ndarray, k: int, barred: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """As `nearest_rows`: enough more are asked for that k stay when the barred ones are gone."""
+        wanted = min(k + max(map(len, barred), default=0), len(self.films))
+        products, rows = self._faiss.search(np.ascontiguousarray(asked), wanted)
+        rows, products = np.asarray(rows, np.int64), np.asarray(products, np.float32)
+        for mine, own, ban in zip(rows, products, barred, strict=True):
+            out = np.isin(mine, ban)
+            mine[out], own[out] = -1, -np.inf
+        order = np.lexsort((rows, -products), axis=1)[:, :k]
+        return np.take_along_axis(rows, order, 1), np.take_along_axis(products, order, 1)
+
+
+def build_index(bundle: Bundle, dataset: Dataset, *, batch_size: int = 8, progress: Progress | None = None) -> Index:
+    """The index of a data set's films, as a bundle's first model sees them; the order of its studies does not matter.
+
+    Films that cannot be read are left out, see `Index.left_out`; `IndexFileError` if none is left.
+    """
+    table = dataset.studies.sort_values("study", kind="stable")
+    labelled = set(LABELS) <= set(table.columns)
+    reader = Reader(bundle, batch_size=batch_size)
+    films, vectors, left_out = [], [], {}
+    own = key_name(phantom=is_phantom(dataset))
+    found = reader.embed(table["film"].tolist(), progress)
+    for (_, row), embedded in zip(table.iterrows(), found, strict=True):
+        study = str(row["study"])
+        if isinstance(embedded, Exception):
+            left_out[study] = str(embedded)
+            continue
+        values = row[list(LABELS)].to_numpy(np.float64) if labelled else np.array([np.nan])
+        labels = None if np.isnan(values).all() else tuple(label for label in LABELS if row[label] == 1)
+        size = np.array(embedded.shape[::-1])
+        lines = tuple(Line(line.label, (line.points + 0.5) / size) for line in dataset.lines.get(study, ()))
+        films.append(IndexedFilm(study, tokens([row["patient"]], own)[0], embedded.key, labels, lines))
+        vectors.append(embedded.vector)
+    if not films:
+        first = next(iter(left_out.values()), "the data has no films")
+        raise IndexFileError(f"{dataset.root}: none of {len(table)} films could be read", f"the first: {first}")
+    return Index(tuple(films), np.stack(vectors).astype(np.float16), embedder_of(bundle), left_out)
+
+
+def open_index(path: Path, bundle: Bundle | None = None) -> Index:
+    """The index of a file.
+
+    Raises:
+        IndexFileError: There is none, it is cut short, of another kind or newer; or, if a bundle is given, it was made
+            by another model; or it has over `EXACT` films and faiss is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise IndexFileError(
+            f"{path}: there is no index", f"`cxrlines index DATA --bundle BUNDLE --out {path}` makes one"
+        )
+    try:
+        tensors, meta = load_weights(path)
+    except WeightsError as error:
+        raise IndexFileError(str(error)) from error
+    name, _, version = meta.get("format", "").rpartition(" ")
+    if name != "cxrlines index" or not version.isdigit():
+        raise IndexFileError(
+            f"{path} is no index of films but some other safetensors file", "`cxrlines index` makes one"
+        )
+    if int(version) != FORMAT:
+        raise IndexFileError(
+            f"{path}: format {version} is not the one this cxrlines reads ({FORMAT})", "update cxrlines"
+        )
+    embedder = meta.get("embedder", "")
+    if bundle is not None and embedder != embedder_of(bundle):
+        raise IndexFileError(
+            f"{path} was made with another model than that of {bundle.folder}: their embeddings cannot be compared. "
+            f"Name the bundle it was made with, or make one: `cxrlines index DATA --bundle {bundle.folder} --out FILE`"
+        )
+    try:
+        embeddings, text = tensors["embeddings"], tensors["films"]
+        if embeddings.dtype != torch.float16 or embeddings.ndim != 2 or text.dtype != torch.uint8:
+            raise ValueError(f"embeddings are {embeddings.dtype} {tuple(embeddings.shape)}, films {text.dtype}")
+        if not embeddings.isfinite().all():
+            raise ValueError("embeddings are not all finite")
+        films = tuple(_film_of(values) for values in json.loads(text.numpy().tobytes()))
+        if len(films) != len(embeddings) or not films:
+            raise ValueError(f"{len(films)} films with {len(embeddings)} embeddings")
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise IndexFileError(f"{path}: {said}", "the file was edited or badly made, make the index anew") from error
+    return Index(films, embeddings.numpy(), embedder)
+
+
+def embedder_of(bundle: Bundle) -> str:
+    """16 hex digits that tell what makes a bundle's embeddings: its first model's weights and what that model sees."""
+    manifest = bundle.manifest
+    first = manifest.models[0]
+    seen = [manifest.files[first.file].sha256, first.config, manifest.store.model_dump(), bundle.sizes[0]]
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _film_of(values: dict[str, Any]) -> IndexedFilm:
+    lines = []
+    for line in values["lines"]:
+        points = np.array(line["path"], np.float64)
+        _known([line["label"]])
+        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+            raise ValueError(f"a line of study {values['study']!r} is no list of points")
+        lines.append(Line(line["label"], points))
+    labels = None if values["labels"] is None else tuple(_known(values["labels"]))
+    patient = str(values["patient"])
+    patient = patient if ":" in patient else f"{BARE}:{patient}"  # as cxrlines 0.1 wrote it
+    return IndexedFilm(str(values["study"]), patient, str(values["key"]), labels, tuple(lines))
+
+
+def _known(labels: Iterable[str]) -> list[str]:
+    found = list(labels)
+    if wrong := [label for label in found if label not in LABEL_INDEX]:
+        raise ValueError(f"label {wrong[0]!r} is not one of this task")
+    return found
+
+
+def _where(points: np.ndarray) -> str:
+    """Where a line begins and ends, in words."""
+
+    def spot(point: np.ndarray) -> str:
+        across, down = np.round(100 * point).astype(int)
+        return f"{across} % across and {down} % down"
+
+    return f"from {spot(points[0])} to {spot(points[-1])} of the film"
+
+
+def _faiss_of(embeddings: np.ndarray) -> Any:
+    """A faiss index that keeps and multiplies the very float16 numbers: as exact as the plain search, and faster."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise IndexFileError(
+            f"the index has {len(embeddings):,} films",
+            f'beyond {EXACT:,} the search needs faiss: pip install "cxrlines[faiss]"',
+        ) from error
+    count, numbers = embeddings.shape
+    index = faiss.IndexScalarQuantizer(numbers, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    for start in range(0, count, 65536):
+        index.add(embeddings[start : start + 65536].astype(np.float32))
+    return index

@@ -1,0 +1,270 @@
+"""A film with its findings drawn on it, and what they say in a strip beside it, never over the anatomy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from cxrlines.core.files import replacing
+from cxrlines.core.line_drawing import draw_lines
+from cxrlines.reading.findings import Findings, turned
+from cxrlines.reading.results.text import carina_words, line_words, note_words, rule_words, spacing_words, tip_words
+from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABELS, Device, Landmark
+
+NOTICE = "For research only. Not a medical device; not for diagnosis."
+LEAST_SIDE = 480
+"""Smaller films are enlarged to this longer side before they are drawn on, so that text can be read."""
+STRIP = 0.34
+"""Width of the strip beside the film as a share of the film's longer side."""
+LEAST_STRIP = 19.0
+"""Least width of the strip in heights of its letters: the longest label with its probability."""
+OPACITY = 0.55
+"""Of a drawn line: the tube under it stays visible."""
+SHOWN = 0.5
+"""Labels of at least this probability are written bright."""
+_PAPER, _INK, _PALE = (16, 16, 18), (238, 238, 238), (150, 150, 155)
+_CARINA = (255, 255, 255)
+
+
+def draw_findings(
+    film: np.ndarray,
+    findings: Findings,
+    *,
+    name: str = "",
+    notes: Sequence[str] = (),
+    notice: str = NOTICE,
+) -> np.ndarray:
+    """The film in RGB with lines, tips and the carina, and a strip to its right: (H, W, 3) uint8.
+
+    The strip has the labels, what was found, what the distances rest on, and all notes, each once. The film is drawn
+    as it is in its file, however it was turned to be read. Of a film that was refused the strip says why.
+
+    H and the film's place (top left) are the film's own size, unless its longer side is below `LEAST_SIDE`: then all
+    is enlarged. Widths and letters grow with the film.
+
+    Args:
+        film: (h, w) uint8, as `Findings.film_shape` says; not changed.
+        name: Of the film, at the head of the strip.
+        notes: Further ones than those of the findings, a paragraph each, below what was found.
+        notice: At the foot of the strip.
+
+    Raises `ValueError` for a film of another shape than its findings, or of another type.
+    """
+    if film.ndim != 2 or film.dtype != np.uint8 or film.shape != findings.film_shape:
+        raise ValueError(
+            f"film: needs (height, width) {findings.film_shape} of uint8, as its findings have; "
+            f"got {film.shape} of {film.dtype}"
+        )
+    scale = max(1.0, LEAST_SIDE / max(film.shape))
+    if scale > 1:
+        size = (round(film.shape[1] * scale), round(film.shape[0] * scale))
+        film = cv2.resize(film, size, interpolation=cv2.INTER_LINEAR)
+    side = max(film.shape)
+    canvas = Image.fromarray(_with_lines(film, findings, scale))
+    _mark_points(canvas, findings, scale)
+    width = max(round(STRIP * side), round(LEAST_STRIP * _letters(side)))
+    strip = _strip(findings, (width, film.shape[0]), side, name, notes, notice)
+    sheet = Image.new("RGB", (canvas.width + strip.width, canvas.height), _PAPER)
+    sheet.paste(canvas, (0, 0))
+    sheet.paste(strip, (canvas.width, 0))
+    return np.asarray(sheet).copy()
+
+
+def save_drawing(path: Path, drawn: np.ndarray) -> None:
+    """Write an (h, w, 3) uint8 RGB picture as PNG, whole or not at all; its folder is made. `OutputError` if not."""
+    written, png = cv2.imencode(".png", drawn[:, :, ::-1])
+    assert written
+    with replacing(path) as aside:
+        aside.write_bytes(png.tobytes())
+
+
+def _moved(points: np.ndarray, scale: float) -> np.ndarray:
+    """Pixel centres sit at whole numbers, so the scale acts around the film's outer corner at -0.5."""
+    return (points + 0.5) * scale - 0.5
+
+
+def _with_lines(film: np.ndarray, findings: Findings, scale: float) -> np.ndarray:
+    colour = cv2.cvtColor(film, cv2.COLOR_GRAY2RGB)
+    lines = []
+    for line in findings.lines:
+        path = _moved(line.path, scale)
+        if line.tip is not None:  # nothing is drawn within the ring, so that the tip itself stays visible
+            path = path[np.hypot(*(path - _moved(line.tip, scale)).T) > _ring(max(film.shape))]
+        if len(path) > 1:
+            lines.append((path, DEVICE_COLOURS[line.device]))
+    if not lines:
+        return colour
+    drawn = draw_lines(colour, lines, max(1.2, max(film.shape) / 700))
+    return cv2.addWeighted(drawn, OPACITY, colour, 1 - OPACITY, 0)
+
+
+def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
+    """Rings at tips with their names and heights, and a Y at the carina, its arms where the bronchi leave."""
+    pen = ImageDraw.Draw(canvas)
+    side = max(canvas.size)
+    width, radius = max(1, round(side / 700)), _ring(side)
+    font = ImageFont.load_default(_letters(side))
+    taken: list[tuple[float, float, float, float]] = []
+    carina = findings.landmarks.get(Landmark.CARINA)
+    if carina is not None:
+        x, y = _moved(carina.xy, scale)
+        arm = 1.5 * radius
+        for upright in ((0.0, -arm), (-0.8 * arm, 0.6 * arm), (0.8 * arm, 0.6 * arm)):
+            dx, dy = turned(np.array(upright), -findings.quality.rotation).tolist()
+            pen.line((x, y, x + dx, y + dy), _CARINA, width)
+        taken.append((x - arm, y - arm, x + arm, y + arm))
+    for line in findings.lines:
+        if line.tip is None:
+            continue
+        x, y = _moved(line.tip, scale)
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=DEVICE_COLOURS[line.device], width=width)
+        taken.append((x - radius, y - radius, x + radius, y + radius))
+    for k, line in enumerate(findings.lines):
+        if line.tip is not None:
+            at = _moved(line.tip, scale)
+            _label(pen, tip_words(findings, k), at, 1.6 * radius, DEVICE_COLOURS[line.device], font, taken, canvas)
+
+
+def _label(
+    pen: ImageDraw.ImageDraw,
+    text: str,
+    at: np.ndarray,
+    away: float,
+    colour: tuple[int, int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    taken: list[tuple[float, float, float, float]],
+    canvas: Image.Image,
+) -> None:
+    """Text beside a point, on the first side where it is on the film and free of what is written already."""
+    left, top, right, bottom = pen.textbbox((0, 0), text, font)
+    wide, tall = right - left, bottom - top
+    x, y = float(at[0]), float(at[1])
+    places = [
+        (place, y + up * 1.3 * tall - tall / 2)
+        for up in (0, 1, -1, 2, -2, 3, -3)
+        for place in (x + away, x - away - wide)
+    ]
+    for px, py in places:
+        box = (px, py, px + wide, py + tall)
+        inside = px >= 0 and py >= 0 and box[2] <= canvas.width and box[3] <= canvas.height
+        if inside and not any(_overlap(box, other) for other in taken):
+            break
+    else:
+        px = min(max(0.0, x + away), max(0.0, canvas.width - wide))
+        py = min(max(0.0, y), canvas.height - tall)
+        box = (px, py, px + wide, py + tall)
+    taken.append(box)
+    pen.text((px - left, py - top), text, colour, font, stroke_width=max(1, round(tall / 16)), stroke_fill=(0, 0, 0))
+
+
+def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _ring(side: int) -> float:
+    """Radius of the ring around a tip in px."""
+    return max(4.0, side / 110)
+
+
+def _letters(side: int) -> int:
+    """Height of small print in px."""
+    return max(11, round(side / 60))
+
+
+def _strip(
+    findings: Findings, size: tuple[int, int], side: int, name: str, notes: Sequence[str], notice: str
+) -> Image.Image:
+    """The text beside the film; letters shrink until all of it fits."""
+    for letters in range(_letters(side), 6, -1):
+        strip, fits = _strip_at(findings, size, letters, name, notes, notice)
+        if fits:
+            break
+    return strip
+
+
+def _strip_at(
+    findings: Findings, size: tuple[int, int], letters: int, name: str, notes: Sequence[str], notice: str
+) -> tuple[Image.Image, bool]:
+    """The strip in letters of a size, and whether everything found room."""
+    width, height = size
+    strip = Image.new("RGB", size, _PAPER)
+    pen = ImageDraw.Draw(strip)
+    font, step, margin = ImageFont.load_default(letters), round(letters * 1.35), letters
+    room = width - 2 * margin
+    foot = _wrapped(pen, notice, room, font)
+    limit = height - margin - len(foot) * step
+    y = margin
+
+    def write(text: str, colour: tuple[int, int, int], indent: int = 0) -> None:
+        nonlocal y
+        for part in _wrapped(pen, text, room - indent, font):
+            pen.text((margin + indent, y), part, colour, font)
+            y += step
+
+    if name:
+        write(name, _INK)
+        y += step // 2
+    if findings.labels is not None:
+        y = _write_labels(pen, findings.labels, (margin, y), room, letters, step)
+    if findings.quality.usable:
+        if not findings.lines:
+            write("No line found.", _INK)
+        for k, line in enumerate(findings.lines):
+            write(line_words(findings, k), DEVICE_COLOURS[line.device])
+            for distance in findings.distances:
+                if distance.line == k and (rule := rule_words(findings, distance)):
+                    write(rule, _INK, letters)
+        write(carina_words(findings), _PALE)
+        if rests_on := spacing_words(findings):
+            write(rests_on, _PALE)
+    own = {note.text for note in findings.all_notes}
+    for note in (*note_words(findings), *(note for note in dict.fromkeys(notes) if note not in own)):
+        y += step // 2
+        write(note, _INK)
+    fits = y <= limit
+    pen.rectangle((0, limit, width, height), _PAPER)
+    for k, part in enumerate(foot):
+        pen.text((margin, limit + k * step), part, _PALE, font)
+    return strip, fits
+
+
+def _write_labels(
+    pen: ImageDraw.ImageDraw, labels: dict[str, float], at: tuple[int, int], room: int, letters: int, step: int
+) -> int:
+    """The labels with their probabilities as numbers and bars; returns where the next text begins."""
+    x, y = at
+    font = ImageFont.load_default(letters)
+    for label in (label for label in LABELS if label in labels):
+        p = labels[label]
+        device = DEVICE_OF[label]
+        bright = p >= SHOWN
+        short = "SWAN Present" if device is Device.SWAN else label
+        pen.text((x, y), short, _INK if bright else _PALE, font)
+        pen.text((x + room, y), f"{p:.2f}", _INK if bright else _PALE, font, anchor="ra")
+        base = y + round(letters * 1.12)
+        pen.line((x, base, x + room, base), (45, 45, 48), max(1, letters // 9))
+        if p * room >= 1:
+            pen.line((x, base, x + p * room, base), DEVICE_COLOURS[device], max(1, letters // 9))
+        y += step
+    return y + step // 2
+
+
+def _wrapped(
+    pen: ImageDraw.ImageDraw, text: str, room: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> list[str]:
+    """Text in lines no wider than `room` px; words too long for one are cut."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and pen.textlength(f"{lines[-1]} {word}", font) <= room:
+            lines[-1] += f" {word}"
+            continue
+        if lines[-1]:
+            lines.append("")
+        while pen.textlength(word, font) > room and len(word) > 1:
+            keep = max(1, int(len(word) * room / pen.textlength(word, font)))
+            lines[-1], word = word[:keep], word[keep:]
+            lines.append("")
+        lines[-1] = word
+    return lines

@@ -1,0 +1,107 @@
+"""Findings in words: for the strip beside a drawn film, and for a terminal."""
+
+from cxrlines.core.notes import Code
+from cxrlines.core.rules import ett_states
+from cxrlines.core.spacing import MAGNIFICATION, SpacingKind
+from cxrlines.reading.findings import LONG_SIDE_CM, Distance, Findings
+from cxrlines.task import LABELS_OF, STATE_OF, Device, Landmark
+
+
+def tip_words(findings: Findings, k: int) -> str:
+    """`ETT 3.1 cm above carina` of line `k`, in % of the film's height where it has no spacing; else its device."""
+    name = findings.lines[k].device.name
+    distance = _first(findings, k)
+    if distance is None:
+        return name
+    what = distance.what.removeprefix(f"{name} tip ").replace(" the ", " ")
+    value = distance.cm if distance.cm is not None else distance.percent_of_height
+    assert value is not None
+    if value < 0:
+        what = {"above carina": "below carina", "below carina": "above carina"}.get(what, what)
+    unit = "cm" if distance.cm is not None else "% of height"
+    return f"{name} {abs(value):.1f} {unit} {what}"
+
+
+def line_words(findings: Findings, k: int) -> str:
+    """Where line `k` ends, what that may be in the patient, and the confidence in the line."""
+    line = findings.lines[k]
+    distance = _first(findings, k)
+    patient = ""
+    if distance is not None and distance.patient_cm is not None:
+        ends = sorted(abs(end) for end in distance.patient_cm)
+        span = " to ".join(dict.fromkeys(f"{end:.1f}" for end in ends))
+        if distance.cm is None or span != f"{abs(distance.cm):.1f}":
+            patient = f" ({span} cm in the patient)"
+    leaves = ", leaves the film" if line.tip is None else ""
+    return f"{tip_words(findings, k)}{patient}{leaves}, confidence {line.confidence:.2f}"
+
+
+def rule_words(findings: Findings, distance: Distance) -> str | None:
+    """The state by the position rule, or which ones are possible, and whether the classifier agrees; None: no rule."""
+    if distance.rule is None:
+        return None
+    if distance.state is not None:
+        verdict = {None: "", True: "; classifier agrees", False: "; classifier differs"}[distance.agrees]
+        return f"by rule {distance.state.value.lower()}{verdict}"
+    if findings.has(Code.POSE_UNSURE):
+        return "no state by rule: the film may be turned"
+    if distance.patient_cm is None:
+        return "no state by rule: neither the spacing nor the size of the film is known"
+    possible = " or ".join(state.value.lower() for state in ett_states(*distance.patient_cm))
+    return f"by rule {possible} (size uncertain)"
+
+
+def spacing_words(findings: Findings) -> str | None:
+    """What the distances rest on; None where there are none."""
+    if all(distance.px is None for distance in findings.distances):
+        return None
+    spacing = findings.spacing
+    low, high = (f"{magnification:g}" for magnification in MAGNIFICATION)
+    if spacing.kind is SpacingKind.CALIBRATED:
+        divided = "" if spacing.magnification is None else f", magnification {spacing.magnification:.2f} divided out"
+        return f"Distances in the patient: calibrated spacing{divided}."
+    if spacing.kind is SpacingKind.DETECTOR:
+        return f"Distances at the detector: magnification unknown, {low} to {high} assumed."
+    why = "no spacing" if spacing.kind is SpacingKind.NONE else "spacing not believed"
+    if findings.has(Code.CROPPED):
+        return f"Distances without cm: {why}, and the film may be cropped."
+    side = " to ".join(f"{cm:g}" for cm in LONG_SIDE_CM)
+    return f"Distances estimated: {why}, longer side of {side} cm and magnification of {low} to {high} assumed."
+
+
+def carina_words(findings: Findings) -> str:
+    """Whether the carina was found, and the confidence in it."""
+    carina = findings.landmarks.get(Landmark.CARINA)
+    return "Carina not found." if carina is None else f"Carina found, confidence {carina.confidence:.2f}"
+
+
+def note_words(findings: Findings) -> list[str]:
+    """The sentences of all notes, each once; of a refused film the first says why it was not read."""
+    words = list(dict.fromkeys(note.text for note in findings.all_notes))
+    return words if findings.quality.usable else [f"Not read: {words[0]}" if words else "Not read.", *words[1:]]
+
+
+def as_text(findings: Findings) -> str:
+    """All of it: a row for each device with `Findings.presence` and its labels, lines, the carina, spacing, notes.
+
+    Of a refused film only the notes.
+    """
+    if not findings.quality.usable:
+        return "\n".join(note_words(findings))
+    rows = []
+    if findings.labels is not None and findings.presence is not None:
+        for device in Device:
+            labels = "  ".join(f"{STATE_OF[label].value} {findings.labels[label]:.2f}" for label in LABELS_OF[device])
+            rows.append(f"{device.name:<5} {findings.presence[device.name]:.2f}   {labels}")
+    for k in range(len(findings.lines)):
+        rows.append(line_words(findings, k))
+        rules = [rule_words(findings, distance) for distance in findings.distances if distance.line == k]
+        rows += [f"  {rule}" for rule in rules if rule]
+    rows.append(carina_words(findings))
+    spacing = spacing_words(findings)
+    return "\n".join([*rows, *([spacing] if spacing else []), *note_words(findings)])
+
+
+def _first(findings: Findings, k: int) -> Distance | None:
+    """The distance that a line's tip is described by: the first of those that can be measured."""
+    return next((each for each in findings.distances if each.line == k and each.px is not None), None)

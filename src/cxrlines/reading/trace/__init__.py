@@ -1,0 +1,1 @@
+"""From heatmaps to polylines and keypoints."""

@@ -1,0 +1,60 @@
+"""Which patients each model of a bundle has seen, so that it need not be judged on them.
+
+`seen.json` of a bundle: {"<weights file>": {"<name of a key>": [digits of cut tokens, ...]}}; cxrlines 0.1 wrote a list
+of cut bare hashes for each file. A token (`data.patients`) is cut to so few digits that many identifiers share it: a
+bundle travels, and must not tell who was there. Every patient seen is known by it, and where n were seen, one in
+2^20 / n of those never seen is taken for one of them: 1 in 350 with the 3,000 of RANZCR.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+
+from cxrlines.io.patients import BARE, CUT, as_known, cut, foreign, names_in
+from cxrlines.reading.bundle import Bundle, BundleError
+
+SEEN = "seen.json"
+
+
+def seen_text(seen: Mapping[str, Iterable[str]]) -> str:
+    """The content of `SEEN`, from weights file -> tokens of the patients in its lineage, whole or cut."""
+    files: dict[str, dict[str, list[str]]] = {}
+    for file, some in seen.items():
+        files[file] = {}
+        for token in sorted(set(map(cut, some))):
+            name, _, digits = token.partition(":")
+            files[file].setdefault(name, []).append(digits)
+    return json.dumps(files) + "\n"
+
+
+def seen_by(bundle: Bundle) -> frozenset[str] | None:
+    """The cut tokens of all patients that any model of the bundle has seen; None where the bundle does not tell.
+
+    `BundleError` if it tells something else.
+    """
+    if SEEN not in bundle.manifest.files:
+        return None
+    path = bundle.folder / SEEN
+    seen = set()
+    try:
+        files = json.loads(path.read_text("utf-8"))
+        for entry in bundle.manifest.models:
+            keys = files[entry.file]
+            for name, some in (keys if isinstance(keys, dict) else {BARE: [*keys]}).items():
+                if any(not isinstance(digits, str) or len(digits) != CUT for digits in some):
+                    raise ValueError(f"a key has not {CUT} digits")
+                seen |= {f"{name}:{digits}" for digits in some}
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BundleError(
+            f"{path}: does not list the patients each model has seen ({error})", "pack it anew"
+        ) from error
+    return frozenset(seen)
+
+
+def was_seen(patient: str, seen: frozenset[str]) -> bool:
+    """Whether a patient, by identifier, is among those seen, or shares the cut token of one."""
+    return any(cut(token) in seen for token in as_known([patient], names_in(seen))[0])
+
+
+def of_other_sites(seen: frozenset[str]) -> bool:
+    """Whether some of those seen cannot be compared with anyone here: they are kept under another site's key."""
+    return bool(foreign(names_in(seen)))

@@ -1,0 +1,1 @@
+"""A recipe carried out on data: planned into steps, trained, reported, exported."""

@@ -1,0 +1,142 @@
+"""A run's folder and what every step of it shares: recipe, tables, stores, folds, external sets."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cxrlines.io.prepare import LeaveOut
+from cxrlines.io.store import Store, open_store
+from cxrlines.io.tables import Dataset, read_dataset
+from cxrlines.models.weights import weights_header
+from cxrlines.recipe.run.external import ExternalSet, open_set
+from cxrlines.recipe.run.people import People, open_people
+from cxrlines.recipe.run.plan import Inventory, Key, Step, name_of
+from cxrlines.recipe.spec.load import recipe_of
+from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.recipe.spec.stage import FileStart
+from cxrlines.task import STUDY_COLUMN
+from cxrlines.training.lineage import Lineage, read_lineage
+
+WEIGHTS, LINEAGE, RECORD = "weights.safetensors", "lineage.json", "step.json"
+LINEAGE_ENTRY = "lineage"
+"""The entry of a weights file's header that holds its lineage."""
+HELD_OUT, TEST = "predictions.csv", "test_predictions.csv"
+TRACKED = "tracking"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of a run shares. `external` has each set with its store; in `films` and `test` people are one."""
+
+    root: Path
+    recipe: Recipe
+    films: Inventory
+    store: Store
+    people: People
+    test: Dataset | None
+    test_store: Store | None
+    external: dict[str, tuple[ExternalSet, Store]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, root: Path, data: Path) -> "Run":
+        """The run prepared in `root` on `data`."""
+        recipe = recipe_of(root)
+        people = open_people(root)
+        train, store = people.merged(read_dataset(data, "train")), open_store(root / "store/train")
+        table = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}, keep_default_na=False)  # a study may be NA
+        folds = table.set_index(STUDY_COLUMN)["fold"]
+        tested = (data / "sample_submission.csv").is_file()
+        gate = recipe.quality.leave_out
+        external = {name: open_set(name, root / "external" / name, gate) for name in used_sets(recipe)}
+        return cls(
+            root,
+            recipe,
+            material(train, store, train.studies["study"].map(folds), external, gate),
+            store,
+            people,
+            people.merged(read_dataset(data, "test")) if tested else None,
+            open_store(root / "store/test") if tested else None,
+            external,
+        )
+
+    @property
+    def train(self) -> Dataset:
+        """The own films' table."""
+        return self.films.own
+
+    @property
+    def folds(self) -> pd.Series:
+        """The fold of each row of `train.studies`."""
+        return self.films.folds
+
+    def folder(self, key: Key) -> Path:
+        """Where the finished step lies."""
+        return self.root / name_of(key)
+
+    def is_done(self, step: Step) -> bool:
+        """Whether this very step is finished, and is what the recipe's guard lets pass."""
+        return is_finished(read_record(self.folder(step.key)), step, self.recipe)
+
+
+def material(
+    train: Dataset, store: Store, folds: pd.Series, external: Mapping[str, tuple[ExternalSet, Store]], gate: LeaveOut
+) -> Inventory:
+    """What a plan is made on, of tables and stores, without the films that the gate leaves out."""
+    stored = train.studies["study"].isin(store.taken(gate)).to_numpy()
+    return Inventory(train, stored, store.fingerprint, folds, {name: found for name, (found, _) in external.items()})
+
+
+def used_sets(recipe: Recipe) -> list[str]:
+    """The external sets that a stage of the recipe trains on."""
+    used = {stage.films.set for member in recipe.members.values() for stage in member.stages.values()}
+    return [name for name in recipe.external if name in used]
+
+
+def lineage_of(weights: Path) -> Lineage | None:
+    """The lineage of a file of weights: that of its header, under whatever name it lies; None where nobody can tell.
+
+    Steps of cxrlines 0.1 have none in the header; it is read beside weights that lie where such a step left them.
+    """
+    try:
+        if LINEAGE_ENTRY in (header := weights_header(weights)):
+            return Lineage.from_dict(json.loads(header[LINEAGE_ENTRY]))
+        if weights.name != WEIGHTS or not read_record(weights.parent):
+            return None
+        return read_lineage(weights.parent / LINEAGE)
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+        return None
+
+
+def untraced_files(recipe: Recipe) -> dict[str, Path]:
+    """The files of a recipe that nobody vouches for and that do not tell whom they, or what is behind them, have seen.
+
+    By the field that names them.
+    """
+    found: dict[str, Path] = {}
+    for member_name, member in recipe.members.items():
+        for stage_name, stage in member.stages.items():
+            where = f"members.{member_name}.stages.{stage_name}"
+            start, soft = stage.start, stage.targets.soft
+            if isinstance(start, FileStart) and not start.ancestry:
+                lineage = lineage_of(start.of(0)) if start.of(0).is_file() else None
+                if lineage is None or lineage.untraced():
+                    found[f"{where}.start"] = start.of(0)
+            if soft and soft.file and not soft.ancestry:
+                found[f"{where}.targets.soft"] = Path(soft.file)
+    return found
+
+
+def is_finished(record: Mapping[str, Any], step: Step, recipe: Recipe) -> bool:
+    """Whether `record` is of this very step, and nothing that guard: report let pass and guard: refuse would not."""
+    refused = record.get("leak") or record.get("test_leak") or record.get("unknown")
+    return record.get("identity") == step.identity and not (refused and recipe.guard == "refuse")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a finished step wrote of itself; empty where there is none."""
+    path = folder / RECORD
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -1,0 +1,136 @@
+"""What a step's identity holds beside its specification: the numbers and the code that decide what is trained.
+
+A policy's numbers are hashed as data. Code is hashed as it is parsed: without comments, docstrings, annotations, places
+in the file and the words of errors, so that editing those redoes nothing. Which files, and what of them, is declared
+here, and of a file that serves several kinds of steps only what a step of this kind uses.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cxrlines
+from cxrlines.augment.policy import make_policy
+from cxrlines.recipe.spec.recipe import MemberSpec
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
+
+PACKAGE = Path(cxrlines.__file__).parent
+_NOT_CODE = {"annotation", "returns", "type_comment", "type_params", "ctx"}
+_LOSSES = {"features": "feature_loss", "presence": "presence_loss", "maps": "maps_loss"}
+"""What only one target uses of the losses; labels and soft labels share theirs."""
+
+_Part = tuple[str, tuple[str, ...], tuple[str, ...]]
+"""A file, what is used of it (and what that uses; empty: all of it), and what is not (and what only that uses)."""
+
+
+def code_identity(member: MemberSpec, name: str, package: Path = PACKAGE) -> str:
+    """Hash of the code that trains the stage `name` of `member`."""
+    digest = hashlib.sha256()
+    for file, only, without in sorted(_parts(member, name)):
+        digest.update(f"{file} {_hash_of(package / file, only, without)}\n".encode())
+    return digest.hexdigest()
+
+
+def resolved(stage: StageSpec, size: int) -> dict[str, Any]:
+    """The numbers behind what a stage names, ready for JSON."""
+    return {"policy": asdict(make_policy(stage.films.augment, size, flip=stage.films.flip))}
+
+
+def _parts(member: MemberSpec, name: str) -> Iterator[_Part]:
+    stage = member.stages[name]
+    targets, decodes = stage.targets, member.decodes(name)
+    lines = stage.films.view == "overlay" or targets.features is not None
+    unused = [loss for target, loss in _LOSSES.items() if getattr(targets, target) is None]
+    if not (targets.labels and targets.labels.class_weights == "balanced"):
+        unused.append("balanced_weights")
+    if targets.presence is None:
+        unused.append("PRESENCE_GROUPS")
+    yield "augment/policy.py", (), ("POLICIES",)  # the numbers are in `resolved`
+    yield "training/targets/losses.py", (), tuple(unused)
+    yield "training/loader.py", (), () if lines else ("overlay",)
+    yield "training/trainer.py", ("fit_stage",), ()
+    yield "recipe/run/films.py", ("films_of", "training_films"), ()
+    yield "recipe/run/step.py", ("_start", "_watched", "_seed", "_fit"), ()
+    yield "models/weights.py", ("load_into", "imagenet_tensors") if stage.start == "imagenet" else ("load_into",), ()
+    for file in (
+        "task.py", "augment/warp.py", "augment/intensity.py", "models/backbones.py", "models/classifier.py",
+        "models/heads.py", "training/config.py", "training/schedule.py", "training/module.py",
+    ):  # fmt: skip
+        yield file, (), ()
+    if lines or targets.maps:
+        yield "core/line_drawing.py", ("draw_lines", "line_mask"), ()
+    if decodes or stage.films.maps_of:
+        yield "models/decoder.py", (), ()
+        yield "core/heatmaps.py", (), ()
+    if stage.films.maps_of:
+        yield "models/two_step.py", (), ()
+    if targets.soft:
+        yield "recipe/run/soft_labels.py", ("soft_labels", "read_soft_labels"), ()
+        yield "evaluation/ensemble/sharpen.py", (), ()
+    if isinstance(stage.start, FileStart):
+        yield "models/adopt.py", ("adopt",), ()
+        yield "models/foreign_files.py", ("read_public",), ()
+
+
+@lru_cache(maxsize=1024)
+def _hash_of(file: Path, only: tuple[str, ...], without: tuple[str, ...]) -> str:
+    """Hash of what is used of a file; `KeyError` where it has no such name."""
+    tops = _tops(ast.parse(file.read_text(encoding="utf-8")))
+    for wanted in (*only, *without):
+        if wanted not in tops:
+            raise KeyError(f"{file.name} has no {wanted}: recipe/run/identity.py names what is gone")
+    users = {name: {other for other, nodes in tops.items() if name in _names(nodes)} - {name} for name in tops}
+    dropped = set(without)
+    while more := {n for n, by in users.items() if n not in dropped and by and by <= dropped}:
+        dropped |= more
+    kept = set(tops) - dropped
+    if only:
+        kept = {""} & kept
+        reached = set(only)
+        while reached - kept:
+            kept |= reached
+            reached = {n for name in kept for n in _names(tops.get(name, [])) if n in tops} - dropped
+    text = json.dumps([[name, [_plain(node) for node in tops[name]]] for name in sorted(kept & tops.keys())])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _tops(module: ast.Module) -> dict[str, list[ast.AST]]:
+    """The definitions of a module by name; what else runs when it is imported is called "", imports are left out."""
+    tops: dict[str, list[ast.AST]] = {}
+    for node in module.body:
+        if isinstance(node, ast.Import | ast.ImportFrom) or _is_words(node):
+            continue
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names = [node.name]
+        else:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [target.id for target in targets if isinstance(target, ast.Name)] or [""]
+        for name in names:
+            tops.setdefault(name, []).append(node)
+    return tops
+
+
+def _names(nodes: Iterable[ast.AST]) -> set[str]:
+    return {found.id for node in nodes for found in ast.walk(node) if isinstance(found, ast.Name)}
+
+
+def _is_words(node: ast.AST) -> bool:
+    """A docstring, of whatever it stands under."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _plain(node: object) -> Any:
+    """A piece of parsed code as JSON values, the same for every version of Python that parses it alike."""
+    if isinstance(node, list):
+        return [_plain(each) for each in node if not _is_words(each)]
+    if isinstance(node, ast.Raise):
+        return "raise"
+    if isinstance(node, ast.AST):
+        fields = {name: _plain(value) for name, value in ast.iter_fields(node) if name not in _NOT_CODE}
+        return [type(node).__name__, {name: value for name, value in fields.items() if value not in (None, [])}]
+    return node if isinstance(node, str | int | float | bool | None) else repr(node)

@@ -1,0 +1,158 @@
+"""Recipes read from YAML: shipped ones by name, others by path, with settings laid over.
+
+A field that does not exist or does not fit is refused with its path, the value, what is allowed and the nearest right
+name.
+"""
+
+import copy
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cxrlines.core.errors import Error
+from cxrlines.recipe.spec import recipe as spec
+from cxrlines.recipe.spec import stage as stage_spec
+from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.recipe.spec.stage import nearest
+
+
+class RecipeError(Error):
+    """A recipe that cannot be used: `what` names the fields by their paths, `way_out` says how to mend it."""
+
+
+def shipped() -> dict[str, str]:
+    """The recipes in the package: name -> YAML text."""
+    folder = resources.files("cxrlines.recipe.spec") / "shipped"
+    return {
+        f.name.removesuffix(".yaml"): f.read_text()
+        for f in sorted(folder.iterdir(), key=lambda f: f.name)
+        if f.name.endswith(".yaml")
+    }
+
+
+def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
+    """A shipped recipe by name, or a YAML file by path, with `path.to.field=value` settings laid over it.
+
+    A top-level `defaults` is laid under every stage of every member. Raises `RecipeError`.
+    """
+    known = shipped()
+    if name_or_path in known:
+        text, where = known[name_or_path], f"recipe {name_or_path}"
+    elif Path(name_or_path).is_file():
+        where = name_or_path
+        try:
+            text = Path(name_or_path).read_text("utf-8")
+        except UnicodeDecodeError:
+            raise RecipeError(f"{where} is no text in UTF-8", "name a recipe in YAML") from None
+    else:
+        raise RecipeError(
+            f"there is no recipe {name_or_path!r}",
+            f"name a YAML file, or one of {', '.join(known)}{nearest(name_or_path, known)}",
+        )
+    try:
+        data = yaml.safe_load(text)
+        # a YAML alias shared by two members becomes a copy for each
+        data = json.loads(json.dumps(data, default=str))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not valid YAML: {error}", "mend it there") from None
+    except (TypeError, ValueError, RecursionError):  # a key that is no text, or an alias that holds itself
+        raise RecipeError(f"{where} holds YAML that is no recipe", "fields are texts, and none holds itself") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{where} holds {type(data).__name__}", "a recipe has fields; see docs/recipes.md")
+    for setting in settings or []:
+        if setting.startswith("defaults."):
+            _set(data, setting)
+    defaults = data.pop("defaults", {})
+    for member in _values(data.get("members")):
+        for name, stage in (member.get("stages") or {}).items() if isinstance(member.get("stages"), dict) else ():
+            member["stages"][name] = _laid_over(copy.deepcopy(defaults), stage or {})
+    for setting in settings or []:
+        if not setting.startswith("defaults."):
+            _set(data, setting)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(_explain(error, where), "docs/recipes.md explains each field") from None
+
+
+def recipe_of(run: Path) -> Recipe:
+    """The recipe that a run wrote down in its folder. `RecipeError` where it is cut short, or another version's."""
+    path = run / "recipe.json"
+    try:
+        return Recipe.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise RecipeError(
+            _explain(error, str(path)), "use the version of cxrlines that made the run, or begin a new one with --out"
+        ) from None
+
+
+def _values(members: Any) -> list[dict[str, Any]]:
+    return [m for m in members.values() if isinstance(m, dict)] if isinstance(members, dict) else []
+
+
+def _laid_over(under: Any, over: Any) -> Any:
+    if not (isinstance(under, dict) and isinstance(over, dict)):
+        return over
+    return under | {key: _laid_over(under.get(key), value) for key, value in over.items()}
+
+
+def _set(data: dict[str, Any], setting: str) -> None:
+    path, equals, value = setting.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {setting!r} has no value", "write it as path.to.field=value, e.g. --set size=640")
+    *way, last = path.split(".")
+    at = data
+    for depth, key in enumerate(way):
+        # A group of fields that the file leaves to its defaults may be set into; a member or stage must exist.
+        if key not in at and depth and way[depth - 1] in ("members", "stages", "external"):
+            raise RecipeError(
+                f"--set {setting!r}: there is no {key!r}", f"there are: {', '.join(at)}{nearest(key, at)}"
+            )
+        at = at.setdefault(key, {})
+        if not isinstance(at, dict):
+            raise RecipeError(
+                f"--set {setting!r}: {'.'.join(way[: depth + 1])} is a value, it has no fields", "set the value itself"
+            )
+    try:
+        at[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {setting!r}: {value!r} is not YAML", "put it in quotes") from None
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    """Every problem on a line: its path, the value, what is allowed, the nearest right name."""
+    lines = [f"{where} cannot be used:"]
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            allowed = _fields_at(problem["loc"][:-1])
+            name = str(problem["loc"][-1])
+            lines.append(f"  {path}: there is no such field; allowed: {', '.join(allowed)}{nearest(name, allowed)}")
+        elif problem["type"] == "missing":
+            lines.append(f"  {path}: is missing and has no default")
+        else:
+            value = problem["input"]
+            shown = "" if isinstance(value, dict) else f"is {repr(value)[:80]}; "
+            lines.append(f"  {path + ': ' if path else ''}{shown}{problem['msg'].removeprefix('Value error, ')}")
+    return "\n".join(lines)
+
+
+def _fields_at(path: tuple[int | str, ...]) -> list[str]:
+    """The fields allowed at a path of a recipe."""
+    model: type[BaseModel] = Recipe
+    inside: dict[str, type[BaseModel]] = {
+        "store": spec.StoreSpec,
+        "quality": spec.QualitySpec, "folds": spec.FoldsSpec, "external": spec.ExternalSpec, "members": spec.MemberSpec,
+        "ensemble": spec.EnsembleSpec, "tracking": spec.TrackingSpec,
+        "stages": stage_spec.StageSpec, "start": stage_spec.FileStart, "films": stage_spec.FilmsSpec,
+        "targets": stage_spec.TargetsSpec, "labels": stage_spec.LabelTarget, "features": stage_spec.FeatureTarget,
+        "soft": stage_spec.SoftTarget, "presence": stage_spec.PresenceTarget, "maps": stage_spec.MapTarget,
+        "schedule": stage_spec.ScheduleSpec,
+    }  # fmt: skip
+    for part in path:
+        model = inside.get(str(part), model)
+    return list(model.model_fields)

@@ -1,0 +1,225 @@
+"""What a recipe may say: members of stages (`stage_spec`), films, folds, and what is averaged."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from cxrlines.evaluation.ensemble.average import POWER
+from cxrlines.io.patients import BARE, SITE
+from cxrlines.io.prepare import LeaveOut
+from cxrlines.models.heads import HEADS
+from cxrlines.recipe.spec.stage import ORIGINS, OWN, StageSpec, Strict, check_stage, nearest
+from cxrlines.tracking.settings import TrackingSettings
+
+RESERVED = (*ORIGINS, OWN, "ensemble")
+
+
+def _is_key(name: str) -> str:
+    if not name.replace("-", "").isalnum() or name != name.lower() or name == BARE or name.startswith(f"{SITE}-"):
+        raise ValueError(f"allowed: {SITE}, or the name of a public data set, in small letters, digits and -")
+    return name
+
+
+PatientKey = Annotated[str, AfterValidator(_is_key)]
+"""Under which key patients are hashed (`data.patients`): `site`, or a published one: a public data set's name."""
+
+
+class MemberSpec(Strict):
+    """One member of the ensemble: a backbone, a head, and a chain of stages; the last one is what predicts."""
+
+    backbone: str
+    head: str = "gap"
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # none: the head's own
+    exclusive: bool = False  # the states of an ETT exclude each other: a softmax over them and "none"
+    stages: Annotated[dict[str, StageSpec], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _chain(self) -> "MemberSpec":
+        if self.head not in HEADS:
+            raise ValueError(f"head is {self.head!r}; allowed: {', '.join(HEADS)}{nearest(self.head, HEADS)}")
+        earlier: dict[str, StageSpec] = {}
+        for name, stage in self.stages.items():
+            _check_name(name)
+            try:
+                check_stage(stage, earlier)
+            except ValueError as error:
+                raise ValueError(f"stages.{name}.{error}") from None
+            earlier[name] = stage
+        if stage.films.view == "overlay":
+            raise ValueError(f"stages.{name}.films.view is 'overlay': a last stage must read plain films")
+        if not stage.targets.classifies:
+            raise ValueError(f"stages.{name}.targets names maps alone: a last stage must learn labels too")
+        return self
+
+    def decodes(self, stage: str) -> bool:
+        """Whether the network of a stage has a decoder of maps: it, or a stage it descends from, learns them."""
+        spec = self.stages[stage]
+        return spec.targets.maps is not None or (spec.started_from is not None and self.decodes(spec.started_from))
+
+    def made_of(self, stage: str) -> list[StageSpec]:
+        """A stage and those of this member that it started from or learnt the features of, and theirs."""
+        spec = self.stages[stage]
+        before = [spec.started_from, spec.targets.features.of if spec.targets.features else None]
+        return [spec, *(found for name in before if name for found in self.made_of(name))]
+
+    @property
+    def last(self) -> str:
+        """The stage that predicts."""
+        return list(self.stages)[-1]
+
+
+class StoreSpec(Strict):
+    """How films are kept: shrunk once to `size` px a side, `pad` (keeps the aspect ratio) or `stretch`."""
+
+    size: Annotated[int, Field(ge=32, le=4096)] = 640
+    aspect: Literal["pad", "stretch"] = "stretch"
+
+
+class QualitySpec(Strict):
+    """How films are assessed and righted as the store is made, and which are left out of training (docs/quality.md).
+
+    `probe` is `box` (the one that ships), `none` (rules alone), or a file that `cxrlines quality` wrote. Test films are
+    predicted whatever they are.
+    """
+
+    probe: str = "box"
+    leave_out: LeaveOut = "not-films"  # or nothing; or doubtful: turned, inverted, unsure and cropped ones as well
+
+
+class FoldsSpec(Strict):
+    """Patient-disjoint, label-levelled folds: drawn with `count` and `seed`, or read from `file`."""
+
+    file: str | None = None
+    count: Annotated[int, Field(ge=2, le=50)] = 5
+    seed: int = 0
+
+
+class EnsembleSpec(Strict):
+    """Which members are averaged (none named: all), and how. `member/stage` names another stage than the last."""
+
+    members: tuple[str, ...] = ()
+    how: Literal["mean", "rank", "power", "fitted"] = "mean"  # fitted: a weight per label, on out-of-fold predictions
+    power: Annotated[float, Field(ge=0.01, le=100)] = POWER  # of the power mean
+
+
+class ExternalSpec(Strict):
+    """Films besides the own set: NIH, PadChest, VinBigData, CheXpert as distributed, or a folder like the own one.
+
+    The folder is usually given on the command line: `--external NAME=FOLDER`.
+    """
+
+    folder: str | None = None
+    laterals: bool = False
+    children: bool = False
+    patients: PatientKey | None = (
+        None  # none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
+    )
+
+
+class TrackingSpec(Strict):
+    """Who is told of a run; see `tracking.settings.TrackingSettings`. Nothing of it changes what is trained."""
+
+    use: tuple[Literal["tensorboard", "csv", "mlflow", "neptune", "wandb"], ...] = ("tensorboard",)
+    project: str = "cxrlines"
+    mlflow: str | None = None  # a server's address; none: sqlite in the run's folder
+    neptune: str | None = None  # a server of one's own; none: offline (the hosted service ended in March 2026)
+    wandb: str = "offline"  # offline, online or the address of a server of one's own
+    patience_s: Annotated[float, Field(gt=0, le=3600)] = 60.0  # then a tracker that hangs at the end is killed
+
+    def settings(self, root: Path) -> TrackingSettings:
+        """With what all steps of the run in `root` share in there."""
+        return TrackingSettings(**self.model_dump(), root=str(root / "tracking"))
+
+
+class Recipe(Strict):
+    """The whole method: what is trained, on which folds, at which size, and what is averaged."""
+
+    name: str
+    about: str = ""
+    seed: int = 0
+    size: Annotated[int, Field(ge=32, le=4096)] = 512  # px a side of the film a model sees
+    store: StoreSpec = StoreSpec()
+    quality: QualitySpec = QualitySpec()
+    folds: FoldsSpec = FoldsSpec()
+    patients: PatientKey = "site"  # of the own films; `ranzcr` where they are RANZCR CLiP's. Phantoms are public
+    external: dict[str, ExternalSpec] = Field(default_factory=dict)
+    members: Annotated[dict[str, MemberSpec], Field(min_length=1)]
+    ensemble: EnsembleSpec = EnsembleSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    guard: Literal["refuse", "report"] = "refuse"  # report: go on where a held-out patient was seen, and say so
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Recipe":
+        _check_name(self.name)
+        for name in self.external:
+            _check_name(name)
+        earlier: list[str] = []
+        for name, member in self.members.items():
+            _check_name(name)
+            for stage_name, stage in member.stages.items():
+                try:
+                    self._check_references(stage, earlier)
+                    if stage.films.maps_of:
+                        self._check_sizes(name, stage_name, stage.films.maps_of)
+                except ValueError as error:
+                    raise ValueError(f"members.{name}.stages.{stage_name}.{error}") from None
+            earlier.append(name)
+        for name in self.ensemble.members:
+            self._check_source("ensemble.members names", name, list(self.members))
+        return self
+
+    def _check_references(self, stage: StageSpec, earlier: list[str]) -> None:
+        films, soft = stage.films, stage.targets.soft
+        if films.set != OWN and films.set not in self.external:
+            known = (OWN, *self.external)
+            raise ValueError(f"films.set is {films.set!r}; allowed: {', '.join(known)}{nearest(films.set, known)}")
+        if soft and soft.of:
+            self._check_source("targets.soft.of is", soft.of, earlier)
+        if stage.fold_shift and self.guard == "refuse":
+            raise ValueError(
+                f"fold_shift is {stage.fold_shift}: it starts from a step that saw the films it is judged on; "
+                "leave it out, or set guard: report to measure what the leak is worth"
+            )
+
+    def _check_sizes(self, member: str, stage: str, maps_of: str) -> None:
+        sees, maps = self.size_of(member, stage), self.size_of(member, maps_of)
+        if sees != maps or sees % 2:
+            raise ValueError(
+                f"films.maps_of is {maps_of!r}, which sees {maps} px, and this stage {sees}: make it one even size"
+            )
+
+    def _check_source(self, what: str, source: str, members: list[str]) -> None:
+        member, slash, stage = source.partition("/")
+        if member not in members:
+            known = ", ".join(members) or "none, it has no earlier member"
+            raise ValueError(f"{what} {source!r}; allowed: {known}{nearest(member, members)}")
+        stages = {
+            name: spec
+            for name, spec in self.members[member].stages.items()
+            if spec.films.view == "plain" and spec.targets.classifies
+        }
+        if slash and stage not in stages:
+            raise ValueError(
+                f"{what} {source!r}; stages of {member} that read plain films: {', '.join(stages)}"
+                f"{nearest(stage, stages)}"
+            )
+
+    @property
+    def averaged(self) -> tuple[str, ...]:
+        """What the ensemble averages: members, or member/stage."""
+        return self.ensemble.members or tuple(self.members)
+
+    def source(self, name: str) -> tuple[str, str]:
+        """Member and stage of `member` (its last stage) or `member/stage`."""
+        member, _, stage = name.partition("/")
+        return member, stage or self.members[member].last
+
+    def size_of(self, member: str, stage: str) -> int:
+        """px a side of the films a stage sees."""
+        return self.members[member].stages[stage].size or self.size
+
+
+def _check_name(name: str) -> None:
+    if not name.replace("-", "").replace("_", "").isalnum() or name in RESERVED:
+        raise ValueError(f"{name!r} cannot be a name: use letters, digits, - and _, and none of {', '.join(RESERVED)}")

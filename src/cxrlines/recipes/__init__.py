@@ -1,1 +1,0 @@
-"""Recipes: a list of members, each a chain of stages; planned into steps, and the steps done."""

@@ -1,0 +1,162 @@
+"""What is known of films, real ones with marks and a phantom's, and how findings are set against it."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from cxrlines.evaluation.bundles.reference import EvaluationError, data_films, marked_films
+from cxrlines.io.marks import MarksError, read_marks
+from cxrlines.io.tables import read_dataset
+from cxrlines.phantom.backdrop import find_backdrops
+from cxrlines.reading.findings import Findings
+from cxrlines.reading.trace.lines import Line
+from cxrlines.reading.trace.peaks import Keypoint
+from cxrlines.task import DEVICE_OF, LABELS, Device, Landmark, State
+
+PATH = [[50, 0], [50, 60]]
+SHAPE = (90, 120)
+
+
+def mark(device, sure=3, **more):
+    return {"device": device, "path": PATH, "sure": sure} | more
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Films in tmp_path/films of these marks, written to tmp_path/marks.json."""
+
+    def make(marks, names=None):
+        (tmp_path / "films").mkdir()
+        for name in names or marks:
+            cv2.imwrite(str(tmp_path / "films" / f"{name}.png"), np.full(SHAPE, 99, np.uint8))
+        (tmp_path / "marks.json").write_text(json.dumps({"films": marks}))
+        return tmp_path / "films", tmp_path / "marks.json"
+
+    return make
+
+
+def found(*lines, carina=None, shape=SHAPE, labels=0.5):
+    spots = {} if carina is None else {Landmark.CARINA: Keypoint(np.array(carina), 1.0)}
+    return Findings(shape, lines, spots, (), dict.fromkeys(LABELS, labels), None)
+
+
+def line(device, x=50.0):
+    path = np.array([[x, 0.0], [x, 60.0]])
+    return Line(device, path, path[-1], 0.9)
+
+
+def test_sure_lines_are_true_doubtful_ones_neither_and_other_things_none(folder):
+    marks = {
+        "a": {
+            "carina": [60, 50],
+            "carina_sure": 1,
+            "lines": [mark("ett"), mark("cvc", 1), mark("trach"), mark("drain", 1), mark("ngt", tip_on_film=False)],
+        }
+    }
+    (film,) = marked_films(*folder(marks)).films
+    judged = film.compare(found(line(Device.ETT), line(Device.CVC), line(Device.SWAN), carina=(60.0, 53.0)))
+    assert judged.there == {Device.ETT: True, Device.NGT: True, Device.SWAN: False}
+    assert [course.device for course in judged.read.true] == [Device.ETT, Device.NGT]
+    assert judged.read.true[0].tip.tolist() == [50, 60] and judged.read.true[1].tip is None
+    assert [course.device for course in judged.read.found] == [Device.ETT, Device.SWAN]
+    assert judged.tracheostomy and not judged.carina_sure and judged.lines_known
+    assert judged.read.true_carina.tolist() == [60, 50] and judged.read.found_carina.tolist() == [60, 53]
+
+
+def test_a_refused_film_says_that_nothing_is_there(folder):
+    (film,) = marked_films(*folder({"a": {"lines": [mark("ett")], "carina": [60, 50]}})).films
+    judged = film.compare(Findings(SHAPE, (), {}, (), None))
+    assert judged.there[Device.ETT] and judged.presence["ETT"] == 0 and set(judged.labels.values()) == {0.0}
+    assert judged.read.found_carina is None and judged.carina_sure
+
+
+def test_patients_are_known_by_the_name_that_drawing_onto_their_films_gave_them_too(folder, tmp_path):
+    films, marks = folder({"a": {"carina": [60, 50]}, "b": {"carina": [60, 50]}}, ["a", "b", "c"])
+    (tmp_path / "index.csv").write_text("image_id,patient_id\na,one\nb,one\n")
+    known = marked_films(films, marks)
+    assert [film.patient for film in known.films] == ["one", "one"]
+    backdrops, _ = find_backdrops(films, read_marks(marks))
+    assert {film.aliases for film in known.films} == {(backdrop.patient,) for backdrop in backdrops}
+    assert known.left_out == {"without marks": 1}
+    (tmp_path / "index.csv").unlink()
+    alone = marked_films(films, marks)
+    assert [film.patient for film in alone.films] == ["a", "b"]
+    assert "each film counts as a patient of its own" in alone.remarks[-1]
+
+
+def test_a_uid_as_the_name_of_a_file_keeps_its_last_number(folder, tmp_path):
+    marks = {"1.2.3.7": {"carina": [60, 50]}, "1.2.3.8": {"carina": [60, 50]}}
+    films, path = folder(marks)
+    for name in marks:
+        (films / f"{name}.png").rename(films / name)
+    (tmp_path / "index.csv").write_text("image_id,patient_id\n1.2.3.7,one\n1.2.3.8.dcm,two\n")
+    known = marked_films(films, path)
+    assert [(film.path.name, film.patient) for film in known.films] == [("1.2.3.7", "one"), ("1.2.3.8", "two")]
+
+
+def test_wrong_folders_and_marks_are_said(folder, tmp_path):
+    films, marks = folder({"a": {}}, ["b"])
+    with pytest.raises(EvaluationError, match=r"none of its films is in .*marks\.json.*'a' \(here: 'b'\)"):
+        marked_films(films, marks)
+    with pytest.raises(EvaluationError, match="is not a folder; give the folder of the films that"):
+        marked_films(tmp_path / "nowhere", marks)
+    with pytest.raises(MarksError, match="cannot be read"):
+        marked_films(films, tmp_path / "none.json")
+    (films / "deep").mkdir()
+    for place in (films, films / "deep"):
+        cv2.imwrite(str(place / "a.png"), np.full(SHAPE, 99, np.uint8))
+    with pytest.raises(EvaluationError, match="two films are called a; marks name films"):
+        marked_films(films, marks)
+
+
+def truth_of(data, study, labels):
+    """What a perfect reader finds on a film of a data set."""
+    lines = tuple(Line(DEVICE_OF[each.label], each.points, each.points[-1], 1.0) for each in data.lines.get(study, ()))
+    spot = {Landmark.CARINA: Keypoint(data.landmarks[study]["carina"], 1.0)}
+    height, width = cv2.imread(data.studies.set_index("study").loc[study, "film"], cv2.IMREAD_GRAYSCALE).shape
+    return Findings((height, width), lines, spot, (), labels)
+
+
+def test_a_phantom_tells_lines_carina_and_states_of_its_test_films(phantom):
+    data = read_dataset(phantom, "test")
+    known = data_films(phantom)
+    assert len(known.films) == len(data.studies) == 8
+    calls = []
+    for film, row in zip(known.films, data.studies.to_dict("records"), strict=True):
+        labels = {label: float(row[label]) for label in LABELS}
+        judged = film.compare(truth_of(data, row["study"], labels))
+        assert film.patient == row["patient"] and film.path.stem == row["study"]
+        assert judged.there == {d: any(labels[x] for x in LABELS if DEVICE_OF[x] is d) for d in Device}
+        assert len(judged.read.true) == len(data.lines.get(row["study"], ()))
+        assert judged.read.true_carina is not None and judged.lines_known
+        calls += judged.read.states
+    assert all(call.classifier is call.truth for call in calls)
+    tubes = [call for call in calls if call.device is Device.ETT]
+    assert tubes and sum(call.rule is call.truth for call in tubes) >= len(tubes) - 1  # points are whole px
+    assert {call.truth for call in calls if call.device is Device.NGT} <= set(State)
+
+
+def test_lines_that_are_not_annotated_are_not_known(phantom):
+    known, data = data_films(phantom, "train"), read_dataset(phantom, "train")
+    judged = [film.compare(found(shape=(96, 96))) for film in known.films]
+    bare = ~data.studies[list(LABELS)].any(axis=1).to_numpy()
+    assert [film.lines_known for film in judged] == (data.annotated | bare).tolist()
+    assert 0 < sum(film.lines_known for film in judged) < len(judged)
+    assert all(film.read.true_carina is not None for film in judged)
+
+
+def test_a_folder_of_films_alone_is_told_what_it_lacks(folder):
+    films, _ = folder({"a": {}})
+    with pytest.raises(
+        EvaluationError, match=r"has no train\.csv; give a data folder, or name the marks of real films"
+    ):
+        data_films(films)
+
+
+def test_test_films_of_which_nothing_is_known_are_refused(phantom, tmp_path):
+    for name in ("test", "sample_submission.csv"):
+        (tmp_path / name).symlink_to(phantom / name)
+    with pytest.raises(EvaluationError, match="nothing is known of its test films; label them"):
+        data_films(tmp_path)

@@ -1,0 +1,135 @@
+"""Hand labels of real films: what is read, and what is said of a wrong one."""
+
+import contextlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cxrlines.io.marks import MarksError, read_marks
+from cxrlines.task import Device
+
+GOOD = {
+    "carina": [300, 210.5],
+    "carina_sure": 2,
+    "lines": [
+        {"device": "ett", "path": [[310, 0], [305, 150]], "tip_on_film": True, "sure": 3},
+        {"device": " Trach ", "path": [[310, 0], [305, 150], [304, 160]]},
+    ],
+}
+
+
+def write(tmp_path, films):
+    path = tmp_path / "marks.json"
+    path.write_text(json.dumps({"films": films}))
+    return path
+
+
+def test_what_is_marked(tmp_path):
+    films = read_marks(write(tmp_path, {"a": GOOD, "b": {"carina": None, "carina_sure": 0, "lines": []}, "c": {}}))
+    a = films["a"]
+    assert a.carina.tolist() == [300, 210.5] and a.carina_sure == 2
+    tube, trach = a.lines
+    assert tube.device is Device.ETT and tube.sure == 3 and tube.tip_on_film
+    assert tube.path.dtype == np.float64 and tube.path[-1].tolist() == [305, 150]
+    assert trach.device is None and trach.name == "trach"
+    assert films["b"].carina is None and films["c"].carina is None and films["c"].lines == ()
+
+
+@pytest.mark.parametrize("name, device", [("NGT", Device.NGT), ("swan", Device.SWAN), ("Cvc", Device.CVC)])
+def test_names_of_devices_in_any_letters(tmp_path, name, device):
+    line = {"device": name, "path": [[1, 2], [3, 4]]}
+    assert read_marks(write(tmp_path, {"a": GOOD | {"lines": [line]}}))["a"].lines[0].device is device
+
+
+def test_a_carina_that_cannot_be_told_is_not_known(tmp_path):
+    assert read_marks(write(tmp_path, {"a": GOOD | {"carina_sure": 0}}))["a"].carina is None
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"carina": [1]}, r"films\.a\.carina: is '\[1\]'; needs a point \[x, y\], two numbers in px"),
+        ({"carina": [1, True]}, r"films\.a\.carina: .* two numbers"),
+        ({"carina": [1, float("nan")]}, r"films\.a\.carina: .*NaN.*; needs numbers in px"),
+        ({"carina_sure": 4}, r"films\.a\.carina_sure: is '4'; needs a whole number from 0 to 3"),
+        ({"carina_sure": 1.5}, r"carina_sure: is '1\.5'"),
+        ({"lines": None}, r"films\.a\.lines: is missing; needs a list, \[\] where there are none"),
+        ({"lines": [7]}, r"films\.a\.lines\[0\]: is '7'; needs an object with device and path"),
+        ({"lines": [{"path": [[1, 2], [3, 4]]}]}, r"lines\[0\]\.device: is missing; needs a name such as ETT"),
+        ({"lines": [{"device": "ETT", "path": [[1, 2]]}]}, r"lines\[0\]\.path: .* at least two points"),
+        ({"lines": [{"device": "ETT", "path": [[1, 2], ["3", 4]]}]}, r"lines\[0\]\.path\[1\]: .* two numbers in px"),
+        ({"lines": [{"device": "ETT", "path": [[1, 2], [3, 4]], "sure": 0}]}, r"\.sure: is '0'; .* from 1 to 3"),
+        ({"lines": [{"device": "ETT", "path": [[1, 2], [3, 4]], "tip_on_film": 1}]}, r"tip_on_film: .* true or false"),
+    ],
+)
+def test_errors_name_the_film_and_the_field(tmp_path, change, said):
+    with pytest.raises(MarksError, match=said):
+        read_marks(write(tmp_path, {"a": GOOD | change}))
+
+
+def test_files_that_are_no_marks(tmp_path):
+    with pytest.raises(MarksError, match=r"cannot be read .* give the path of a marks file"):
+        read_marks(tmp_path / "none.json")
+    (tmp_path / "m.json").write_text("{")
+    with pytest.raises(MarksError, match="is not readable as JSON"):
+        read_marks(tmp_path / "m.json")
+    for films in ([], {}, 3):
+        with pytest.raises(MarksError, match=r"has no films; write \{\"films\""):
+            read_marks(write(tmp_path, films))
+    with pytest.raises(MarksError, match=r"films\.a: is '3'; needs an object"):
+        read_marks(write(tmp_path, {"a": 3}))
+
+
+# -- anything at all
+
+POINTS = st.lists(st.one_of(st.integers(), st.floats(), st.text(max_size=2), st.none()), max_size=3)
+ANYTHING = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=5), inside, max_size=3),
+    max_leaves=8,
+)
+LINES = st.fixed_dictionaries(
+    {},
+    optional={
+        "device": st.one_of(st.sampled_from(["ETT", " cvc", ""]), ANYTHING),
+        "path": st.one_of(st.lists(POINTS, max_size=4), ANYTHING),
+        "tip_on_film": st.one_of(st.booleans(), ANYTHING),
+        "sure": st.one_of(st.integers(-1, 4), ANYTHING),
+    },
+)
+MARKED = st.fixed_dictionaries(
+    {},
+    optional={
+        "carina": st.one_of(POINTS, ANYTHING),
+        "carina_sure": st.one_of(st.integers(-1, 4), ANYTHING),
+        "lines": st.one_of(st.lists(LINES, max_size=2), ANYTHING),
+    },
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(MARKED, ANYTHING))
+def test_any_json_is_marks_or_an_error_that_names_the_film(tmp_path, marks):
+    try:
+        film = read_marks(write(tmp_path, {"a": marks}))["a"]
+    except MarksError as error:
+        assert "marks.json: films.a" in str(error) and "; needs " in str(error) and len(str(error)) < 300
+    else:
+        places = [line.path for line in film.lines] + ([] if film.carina is None else [film.carina[None]])
+        assert all(path.dtype == np.float64 and np.abs(path).max() <= 1e6 for path in places)
+        assert all(path.ndim == 2 and path.shape[1] == 2 for path in places)
+        assert 0 <= film.carina_sure <= 3 and all(1 <= line.sure <= 3 for line in film.lines)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_file_that_is_cut_or_changed_anywhere_is_marks_or_an_error(tmp_path, data):
+    path = write(tmp_path, {"a": GOOD})
+    text = bytearray(path.read_bytes())
+    text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(text[: data.draw(st.integers(0, len(text)))])
+    with contextlib.suppress(MarksError):
+        assert read_marks(path)

@@ -1,0 +1,284 @@
+"""Label tables: what is read, what is left out, and what is said."""
+
+import gzip
+import os
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from cxrlines.io.audit import audit
+from cxrlines.io.rows import TableError
+from cxrlines.io.tables import read_dataset, read_labels, read_landmarks
+from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
+
+
+class TestReadLabels:
+    def test_the_real_table(self, shared):
+        start = time.perf_counter()
+        table = read_labels(shared / "ranzcr/train.csv")
+        assert time.perf_counter() - start < 2
+        assert (len(table), table["patient"].nunique(), table["study"].is_unique) == (30_083, 3_255, True)
+        assert table[list(LABELS)].sum().tolist() == [
+            79, 1138, 7240, 279, 529, 2748, 4797, 3195, 8460, 21324, 830
+        ]  # fmt: skip
+        assert set(table[list(LABELS)].dtypes) == {np.dtype(np.int8)}
+
+    def test_extra_columns_and_their_order_do_not_matter(self, folder):
+        plain = read_labels(folder.write() / "train.csv")
+        folder.header = ["fold", *reversed(folder.header)]
+        folder.rows = [["3", *reversed(row)] for row in folder.rows]
+        assert read_labels(folder.write() / "train.csv").equals(plain)
+
+    def test_a_missing_column_names_the_nearest(self, folder):
+        folder.header[1] = "ETT-Abnormal"
+        with pytest.raises(TableError, match=r"lacks the column 'ETT - Abnormal' \(is 'ETT-Abnormal' meant\?\)"):
+            read_labels(folder.write() / "train.csv")
+
+    def test_bad_rows_never_stop_good_ones(self, folder, capsys):
+        folder.rows[2][0] = ""
+        folder.rows[4][-1] = ""
+        folder.set_label(6, "CVC - Normal", "yes")
+        folder.rows[8] = list(folder.rows[7])
+        table = read_labels(folder.write() / "train.csv")
+        assert len(table) == 8
+        assert table.attrs["left_out"] == {
+            "row without a study": 1,
+            "row of no patient": 1,
+            "label not 0 or 1": 1,
+            "study in two rows": 1,
+        }
+        said = capsys.readouterr().err
+        assert "4 of 12 rows left out" in said and "train.csv:4: StudyInstanceUID is empty" in said
+        assert "train.csv:8: CVC - Normal is 'yes'; a label is 0 or 1" in said
+
+    @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe", b"\0" * 100, b'"' * 999])
+    def test_what_is_no_table_is_said_to_be_none(self, tmp_path, content):
+        (tmp_path / "t.csv").write_bytes(content)
+        with pytest.raises(TableError, match=r"t\.csv: (is empty|lacks the column|is UTF-16|is no text)"):
+            read_labels(tmp_path / "t.csv")
+
+    def test_no_file_no_rows(self, tmp_path):
+        with pytest.raises(TableError, match="cannot be read"):
+            read_labels(tmp_path / "none.csv")
+        (tmp_path / "t.csv").write_text(",".join([STUDY_COLUMN, *LABELS, PATIENT_COLUMN]))
+        with pytest.raises(TableError, match="no row is usable"):
+            read_labels(tmp_path / "t.csv")
+
+    def test_rows_are_counted_not_cells(self, folder, capsys):
+        for row in range(4):
+            for label in LABELS:
+                folder.set_label(row, label, "x")
+        folder.rows[0][-1] = ""
+        table = read_labels(folder.write() / "train.csv")
+        assert len(table) == 8 and "4 of 12 rows left out" in capsys.readouterr().err
+        assert table.attrs["left_out"] == {"row of no patient": 1, "label not 0 or 1": 3}
+        assert read_dataset(folder.root).left_out["label not 0 or 1"] == 3
+
+    def test_a_placeholder_is_no_patient(self, folder, capsys):
+        for row in (1, 2, 3):
+            folder.rows[row][-1] = "nan"
+        table = read_labels(folder.write() / "train.csv")
+        assert len(table) == 9 and table.attrs["left_out"] == {"row of no patient": 3}
+        assert "PatientID 'nan' stands in several rows" in capsys.readouterr().err
+        for row in folder.rows:
+            row[-1] = "unknown"
+        with pytest.raises(TableError, match="no row is usable") as caught:
+            read_labels(folder.write() / "train.csv")
+        assert "12 x row of no patient" in caught.value.what
+
+    def test_a_changed_patient_id_is_not_repeated(self, folder, capsys):
+        folder.rows[1][-1], folder.rows[2][-1] = "7.7E+18", "7"
+        folder.rows[3][-1] = "7.0"
+        table = read_labels(folder.write() / "train.csv")
+        assert len(table) == 10 and table.attrs["left_out"] == {"id changed by a spreadsheet": 2}
+        said = capsys.readouterr().err
+        assert "import the column as text" in said and "7.7E+18" not in said
+
+    def test_na_is_a_study_like_any_other(self, folder):
+        folder.rows[0][0], folder.rows[1][0], folder.rows[2][0] = "NA", "nan", "007"
+        folder.films |= {"NA": folder.films["s000"], "nan": folder.films["s001"], "007": folder.films["s002"]}
+        studies = read_dataset(folder.write()).studies
+        assert studies["study"].tolist()[:4] == ["NA", "nan", "007", "s003"] and len(studies) == 12
+
+    def test_ids_that_a_spreadsheet_changed_are_named(self, folder):
+        long = [f"12826{index:059}" for index in range(3)]
+        for row, name in enumerate(long):
+            folder.films[name] = folder.films[f"s{row:03}"]
+            folder.rows[row][0] = f"{float(name):.4E}"
+        dataset = read_dataset(folder.write())
+        assert len(dataset.studies) == 9 and dataset.left_out["id changed by a spreadsheet"] == 3
+        problems = [p for p in audit(folder.root).problems if p.kind == "id changed by a spreadsheet"]
+        assert [problem.row for problem in problems] == [2, 3, 4] and "as text" in problems[0].way_out
+
+    def test_compressed_tables_are_read(self, folder):
+        plain = read_labels(folder.write() / "train.csv")
+        table = folder.root / "train.csv"
+        table.write_bytes(gzip.compress(table.read_bytes()))
+        assert read_labels(table).equals(plain)
+
+
+class TestReadDataset:
+    def test_rows_films_and_lines(self, folder):
+        dataset = read_dataset(folder.write())
+        assert dataset.studies["study"].tolist() == [row[0] for row in folder.rows]
+        assert dataset.annotated.tolist() == [i % 3 == 0 for i in range(12)]
+        assert dataset.lines["s003"][0].points.tolist() == [[10, 10], [60, 50], [119, 89]]
+        assert dataset.left_out == {} and dataset.meta == {}
+
+    def test_what_is_left_out_is_counted(self, folder):
+        del folder.films["s005"]
+        folder.rows[0][-1] = ""
+        folder.annotations.append(["s001", "unknown", "[[1, 2]]"])
+        dataset = read_dataset(folder.write())
+        assert len(dataset.studies) == 10
+        assert dataset.left_out == {
+            "row of no patient": 1,
+            "film missing": 1,
+            "annotation of an unknown label": 1,
+            "annotation of a study left out or unknown": 1,
+        }
+        assert "s000" not in dataset.lines
+
+    def test_landmarks_of_a_split(self, folder):
+        root = folder.write()
+        assert read_dataset(root).landmarks == {}
+        rows = [
+            f"other,{STUDY_COLUMN},split,carina_y,carina_x",
+            "a,s001,train,20.25,10.5",
+            "b,s002,train,,",
+            "c,s003,test,1,2",
+            "d,s004,train,left,2",
+            "e,s001,train,9,9",
+            "f,unknown,train,3,4",
+            "g,s005,train,nan,2",
+            "h,s006,train,,7",
+            "i,s007,train,0,-0.5",
+        ]
+        (root / "landmarks.csv").write_text("\n".join(rows))
+        dataset = read_dataset(root)
+        assert {study: {n: p.tolist() for n, p in spots.items()} for study, spots in dataset.landmarks.items()} == {
+            "s001": {"carina": [10.5, 20.25]},
+            "s007": {"carina": [-0.5, 0]},
+        }
+        assert dataset.landmarks["s001"]["carina"].dtype == np.float64
+        assert dataset.left_out == {"landmark not readable": 3}
+        _, problems = read_landmarks(root / "landmarks.csv", "train")
+        assert problems[0].text() == (
+            "landmarks.csv:5: carina is at '2', 'left'; give two numbers in px, or leave both cells empty"
+        )
+        assert list(read_landmarks(root / "landmarks.csv", "test")[0]) == ["s003"]
+        (root / "landmarks.csv").write_text(f"{STUDY_COLUMN},carina_x,carina_Y\ns001,1,2")
+        with pytest.raises(TableError, match=r"lacks the column 'carina_y' \(is 'carina_Y' meant\?\)"):
+            read_dataset(root)
+
+    def test_study_ids_with_dots_and_films_without_suffix(self, folder):
+        folder.rows[0][0], folder.rows[1][0] = "1.2.840.1", "1.2.840.2"
+        root = folder.write()
+        (root / "train/s000.png").rename(root / "train/1.2.840.1.PNG")
+        (root / "train/s001.png").rename(root / "train/1.2.840.2")
+        films = read_dataset(root).studies["film"]
+        assert films[0].endswith("1.2.840.1.PNG") and films[1].endswith("1.2.840.2")
+
+    def test_the_test_split_takes_its_truth_where_there_is_one(self, folder):
+        root = folder.write()
+        (root / "train").rename(root / "test")
+        (root / "train.csv").rename(root / "test_truth.csv")
+        studies = [row[0] for row in folder.rows]
+        lines = [",".join([STUDY_COLUMN, *LABELS])] + [",".join([study] + ["0"] * 11) for study in studies]
+        (root / "sample_submission.csv").write_text("\n".join(lines))
+        labelled = read_dataset(root, "test").studies
+        assert labelled["patient"].tolist() == [row[-1] for row in folder.rows]
+        assert labelled[LABELS[3]].tolist() == [int(row[4]) for row in folder.rows]
+        (root / "test_truth.csv").unlink()
+        plain = read_dataset(root, "test").studies
+        assert plain.columns.tolist() == ["study", "patient", "film"]
+
+    @pytest.mark.parametrize("number", ["0.5", "", "0.123"])
+    def test_the_numbers_of_a_sample_submission_are_placeholders(self, folder, number):
+        root = folder.write()
+        shutil.copytree(root / "train", root / "test")
+        rows = [[STUDY_COLUMN, *LABELS]] + [[row[0], *[number] * len(LABELS)] for row in folder.rows]
+        (root / "sample_submission.csv").write_text("\n".join(map(",".join, rows)))
+        dataset = read_dataset(root, "test")
+        assert dataset.studies["study"].tolist() == [row[0] for row in folder.rows] and not dataset.left_out
+        assert set(audit(root).as_dict()["kinds"]) == {"same film twice"}
+
+    def test_a_plain_folder(self, tmp_path, folder):
+        root = folder.write() / "train"
+        (root / "deep").mkdir()
+        (root / "s001.png").rename(root / "deep/film-of-no-suffix")
+        (root / "notes.txt").write_text("not a film")
+        dataset = read_dataset(root)
+        assert dataset.studies["study"].tolist()[0] == "deep/film-of-no-suffix"
+        assert len(dataset.studies) == 12 and not dataset.annotated.any()
+        assert dataset.left_out == {"file that is no film": 1}
+
+    def test_a_compressed_table_alone_is_not_read_as_a_plain_folder(self, folder):
+        table = folder.write() / "train.csv"
+        table.rename(folder.root / "train.csv.zip")
+        with pytest.raises(TableError, match=r"has train\.csv\.zip but no train\.csv; unpack it there"):
+            read_dataset(folder.root)
+
+    def test_a_second_film_of_a_study_is_counted(self, folder):
+        root = folder.write()
+        shutil.copy(root / "train/s001.png", root / "train/s001.JPG")
+        assert read_dataset(root).left_out == {"second film of a study": 1}
+
+    def test_a_folder_of_a_studys_name_is_no_film(self, folder):
+        root = folder.write()
+        (root / "train/s001.png").unlink()
+        (root / "train/s001").mkdir()
+        assert read_dataset(root).left_out == {"film missing": 1}
+
+    def test_no_film_at_all_names_what_is_there_instead(self, folder):
+        folder.rows = [[f"{int(row[0][1:]) + 1}.0", *row[1:]] for row in folder.rows]
+        folder.films = {str(index + 1): film for index, film in enumerate(folder.films.values())}
+        with pytest.raises(TableError) as caught:
+            read_dataset(folder.write())
+        assert "'1.png'" in caught.value.what and "as text" in caught.value.way_out
+
+    def test_points_as_shares_of_the_film_are_left_out(self, folder):
+        folder.annotations[0][2] = "[[0.5, 0.02], [0.5, 0.3]]"
+        folder.annotations[1][2] = "[[-0.01, 0.5], [1.02, 0.31]]"
+        dataset = read_dataset(folder.write())
+        assert dataset.left_out == {"annotation not in px": 2} and set(dataset.lines) == {"s006", "s009"}
+
+    def test_links_are_counted_and_not_followed(self, folder, tmp_path):
+        root = folder.write() / "train"
+        (tmp_path / "elsewhere").mkdir()
+        shutil.copy(root / "s001.png", tmp_path / "elsewhere/other.png")
+        (root / "linked").symlink_to(tmp_path / "elsewhere")
+        (root / "circle").symlink_to(root)
+        (root / "film.png").symlink_to(tmp_path / "elsewhere/other.png")
+        (root / "gone.png").symlink_to(tmp_path / "nowhere")
+        dataset = read_dataset(root)
+        assert len(dataset.studies) == 13 and "film.png" in set(dataset.studies["study"])
+        assert dataset.left_out == {"linked folder (not looked into)": 2, "link to nothing": 1}
+
+    def test_a_folder_that_cannot_be_listed_is_an_error(self, folder, monkeypatch):
+        root = folder.write() / "train"
+        (root / "closed").mkdir()
+        listed = os.scandir
+
+        def scandir(path):
+            if os.fspath(path).endswith("closed"):
+                raise PermissionError(13, "Permission denied", os.fspath(path))
+            return listed(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        with pytest.raises(TableError, match=r"closed: cannot be listed \(Permission denied\)"):
+            read_dataset(root)
+
+    def test_errors_say_the_way_out(self, tmp_path, folder):
+        with pytest.raises(TableError, match="is not a folder; give the folder that holds"):
+            read_dataset(tmp_path / "none")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(TableError, match=r"has no films .* give a folder"):
+            read_dataset(tmp_path / "empty")
+        with pytest.raises(TableError, match=r"has no sample_submission\.csv; the test split needs it"):
+            read_dataset(folder.write(), "test")
+        (folder.root / "phantom.json").write_text("{")
+        with pytest.raises(TableError, match="is not readable as JSON"):
+            read_dataset(folder.root)

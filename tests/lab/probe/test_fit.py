@@ -1,0 +1,131 @@
+"""A probe fitted in a few steps: the same from the same seed, and in a file from a command's folders."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cxrlines.cli import app
+from cxrlines.core.notes import Code
+from cxrlines.lab.probe.fit import fit_quality, measured
+from cxrlines.lab.probe.other_scans import SIDE
+from cxrlines.lab.probe.run import run_quality
+from cxrlines.models.orientation import OTHER, POSES, OrientationNet
+from cxrlines.models.weights import load_weights
+from cxrlines.reading.quality import Probe, read_probe
+
+
+def _films(count: int = 8) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [cv2.GaussianBlur(rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8), (0, 0), 5) for _ in range(count)]
+
+
+def test_a_seed_fixes_the_probe_and_the_generator_outside_is_left() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, same, other = (fit_quality([_films()], seed=seed, steps=2, start="none").net for seed in (1, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    pairs = list(zip(first.parameters(), same.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+def test_no_films_and_films_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="no films to fit the probe on; give one or more in every group"):
+        fit_quality([_films(), []])
+    with pytest.raises(ValueError, match=r"a film is uint8 \(100, 100\); give uint8 \(160, 160\)"):
+        fit_quality([[np.zeros((100, 100), np.uint8)]])
+
+
+class _Always(OrientationNet):
+    """Says one pose of every film."""
+
+    def __init__(self, pose: int) -> None:
+        super().__init__()
+        self.pose = pose
+
+    def forward(self, films: torch.Tensor) -> torch.Tensor:
+        scores = torch.zeros(len(films), OTHER + 2)
+        scores[:, self.pose] = 20
+        return scores
+
+
+def test_counts_are_those_of_what_the_probe_did() -> None:
+    upright = measured(Probe(_Always(0)), _films(3), views=2)
+    assert upright["poses"] == {
+        "films": 3,
+        "shown": 24,
+        "refused": 0,
+        "told": 3,
+        "righted_wrongly": 0,
+        "inverted_wrongly": 0,
+    }
+    assert upright["upright"] == {"shown": 9, "refused": 0, "turned": 0, "said_cropped": 9}
+    refuses = measured(Probe(_Always(OTHER)), _films(2))
+    assert refuses["poses"]["refused"] == 16 and refuses["upright"]["refused"] == 2
+    # It says of the righted film, too, that it is turned: not sure, so nothing is turned.
+    turns = Probe(_Always(POSES.index((180, False))))
+    assert measured(turns, _films(1))["poses"]["righted_wrongly"] == 0
+    assert turns(_films(1)[0]).notes[0].code is Code.POSE_UNSURE
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for place, film in enumerate(_films(8)):
+        (tmp_path / "films/deep").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"films/deep/f{place}.png"), film)
+    (tmp_path / "films/notes.txt").write_text("no film")
+    rows = "".join(f"f{place},p{place // 2}\n" for place in range(8))
+    (tmp_path / "index.csv").write_text(f"image_id,patient_id\n{rows}")
+    return tmp_path
+
+
+def test_patients_held_out_are_measured_on_and_not_fitted_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = []
+
+    def fit(groups: list[list[np.ndarray]], *rest: object, **options: object) -> Probe:
+        fitted.extend(groups[0])
+        return Probe(_Always(0))
+
+    monkeypatch.setattr("cxrlines.lab.probe.run.fit_quality", fit)
+    out = folder / "quality.safetensors"
+    figures = run_quality([folder / "films"], out, patients=folder / "index.csv", held_out=0.5, views=0)
+    assert figures["fitted_on"] == [4] and figures["held_out"]["patients"] == 2
+    assert figures["held_out"]["poses"]["films"] == 4
+    left = {film.tobytes() for film in _films(8)} - {film.tobytes() for film in fitted}
+    pairs = [{film.tobytes() for film in _films(8)[k : k + 2]} for k in range(0, 8, 2)]
+    assert sum(pair <= left for pair in pairs) == 2  # whole patients
+    before = out.read_bytes()
+    again = run_quality([folder / "films"], out, patients=folder / "index.csv", held_out=0.5, views=0, steps=0)
+    assert out.read_bytes() == before and len(fitted) == 4  # measured, not fitted anew
+    assert "fitted_on" not in again and again["held_out"]["poses"]["films"] == 4
+
+
+def test_the_command_writes_a_probe_and_prints_what_it_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cxrlines.models.orientation.imagenet_tensors", lambda name: (_random_tensors(name), "random"))
+    out = folder / "out/quality.safetensors"
+    said = CliRunner().invoke(app, ["quality", str(folder / "films"), "--out", str(out), "--steps", "2"])
+    assert said.exit_code == 0, said.output
+    figures = json.loads(said.stdout.splitlines()[-1])
+    assert figures["fitted_on"] == [8] and "held_out" not in figures and set(figures["refused"]) >= {"page", "hand"}
+    assert isinstance(read_probe(out), Probe) and load_weights(out)[1] == {"films": "8", "seed": "0"}
+
+
+def _random_tensors(name: str) -> dict[str, torch.Tensor]:
+    import timm
+
+    return dict(timm.create_model(name).state_dict())
+
+
+def test_folders_and_tables_that_do_not_fit_are_named(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty: no film in it can be read"):
+        run_quality([folder / "empty"], folder / "out.safetensors")
+    (folder / "other.csv").write_text("image_id,person\na,b\n")
+    with pytest.raises(ValueError, match=r"other\.csv: has no column patient_id or PatientID, only image_id, person"):
+        run_quality([folder / "films"], folder / "out.safetensors", patients=folder / "other.csv")

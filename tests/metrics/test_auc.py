@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as oracle
+
+from cxrlines.metrics.auc import auc, brier, macro_auc, roc_curve, weighted_auc, why_undefined
+
+CASES = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40)
+
+
+@settings(deadline=None)
+@given(cases=CASES)
+def test_auc_is_scikit_learns_with_ties(cases):
+    truth, score = np.array([t for t, _ in cases], int), np.array([s / 6 for _, s in cases])
+    if truth.min() == truth.max():
+        assert auc(truth, score) is None
+        assert why_undefined(truth) is not None
+        return
+    assert auc(truth, score) == pytest.approx(oracle.roc_auc_score(truth, score), abs=1e-12)
+    assert auc(truth, -score) == pytest.approx(1 - auc(truth, score), abs=1e-12)
+    false, true = roc_curve(truth, score)
+    expected_false, expected_true, _ = oracle.roc_curve(truth, score)
+    np.testing.assert_allclose(np.trapezoid(true, false), oracle.auc(expected_false, expected_true))
+    assert {(f, t) for f, t in zip(false, true, strict=True)} <= set(zip(expected_false, expected_true, strict=True))
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+
+
+@settings(deadline=None, max_examples=50)
+@given(cases=CASES, seed=st.integers(0, 5))
+def test_weights_mean_repeated_films(cases, seed):
+    truth, score = np.array([t for t, _ in cases], int), np.array([s / 6 for _, s in cases])
+    weights = np.random.default_rng(seed).integers(0, 4, (5, len(cases)))
+    for row, value in zip(weights, weighted_auc(truth, score, weights), strict=True):
+        repeated = auc(np.repeat(truth, row), np.repeat(score, row))
+        assert np.isnan(value) if repeated is None else value == repeated
+
+
+def test_known_values():
+    assert auc(np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])) == 0.75
+    assert auc(np.array([0, 1]), np.array([0.5, 0.5])) == 0.5
+    assert auc(np.array([1, 1]), np.array([0.1, 0.9])) is None
+    assert auc(np.array([]), np.array([])) is None
+    assert brier(np.array([0, 1]), np.array([0.0, 0.5])) == 0.125
+    assert brier(np.array([]), np.array([])) is None
+
+
+def test_brier_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    truth, probability = rng.integers(0, 2, 100), rng.random(100)
+    assert brier(truth, probability) == pytest.approx(oracle.brier_score_loss(truth, probability))
+
+
+def test_reasons():
+    assert why_undefined(np.zeros(3)) == "none of 3 films is positive"
+    assert why_undefined(np.ones(2)) == "all 2 films are positive"
+    assert why_undefined(np.array([])) == "no films"
+    assert why_undefined(np.array([0, 1])) is None
+    with pytest.raises(ValueError, match="no ROC curve: all 2 films are positive"):
+        roc_curve(np.ones(2), np.array([0.1, 0.2]))
+
+
+def test_macro_leaves_undefined_labels_out():
+    truth = np.array([[0, 0], [1, 0], [1, 0]])
+    score = np.array([[0.3, 0.1], [0.2, 0.2], [0.4, 0.3]])
+    assert macro_auc(truth, score) == auc(truth[:, 0], score[:, 0]) == 0.5
+    assert macro_auc(truth[:1], score[:1]) is None

@@ -1,0 +1,142 @@
+"""Findings in words: units, sides and verdicts as they are in the findings, and nothing left out."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cxrlines.core.notes import Code, Note
+from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
+from cxrlines.io.prepare import Quality
+from cxrlines.reading.findings import Findings, distances_of
+from cxrlines.reading.results.text import (
+    as_text,
+    carina_words,
+    line_words,
+    note_words,
+    rule_words,
+    spacing_words,
+    tip_words,
+)
+from cxrlines.reading.trace.lines import Line
+from cxrlines.reading.trace.peaks import Keypoint
+from cxrlines.task import LABELS, Device, Landmark
+
+SHAPE = (1000, 800)
+CARINA = {Landmark.CARINA: Keypoint(np.array([400.0, 500.0]), 0.8)}
+LIKELY = dict.fromkeys(LABELS, 0.1) | {"ETT - Normal": 0.9}
+CALIBRATED = Spacing(SpacingKind.CALIBRATED, (0.4, 0.4))
+DETECTOR = Spacing(SpacingKind.DETECTOR, (0.4, 0.4))
+NOT_BELIEVED = Spacing(SpacingKind.NOT_BELIEVED)
+
+
+def found(*lines, landmarks=CARINA, labels=None, spacing=NO_SPACING, **more):
+    findings = Findings(SHAPE, lines, landmarks, (), labels, spacing, **more)
+    return replace(findings, distances=tuple(distances_of(findings)))
+
+
+def line(device, tip, confidence=0.9):
+    end = (400.0, 999.0) if tip is None else tip
+    path = np.linspace((400.0, 0.0), end, 20)
+    return Line(device, path, None if tip is None else path[-1], confidence)
+
+
+TUBE = line(Device.ETT, (400.0, 400.0))
+
+
+def rules(findings):
+    words = [rule_words(findings, distance) for distance in findings.distances]
+    return [rule for rule in words if rule]
+
+
+def test_a_tip_is_in_cm_where_the_spacing_is_known_else_in_percent_of_height():
+    assert tip_words(found(TUBE, spacing=CALIBRATED), 0) == "ETT 4.0 cm above carina"
+    assert tip_words(found(TUBE, spacing=DETECTOR), 0) == "ETT 4.0 cm above carina"
+    assert (
+        tip_words(found(TUBE), 0)
+        == tip_words(found(TUBE, spacing=NOT_BELIEVED), 0)
+        == ("ETT 10.0 % of height above carina")
+    )
+    assert tip_words(found(TUBE, landmarks={}), 0) == "ETT"
+
+
+def test_a_distance_the_other_way_is_described_the_other_way():
+    assert tip_words(found(line(Device.ETT, (400.0, 550.0))), 0) == "ETT 5.0 % of height below carina"
+    assert tip_words(found(line(Device.CVC, (400.0, 450.0))), 0) == "CVC 5.0 % of height above carina"
+
+
+def test_a_line_has_its_confidence_and_what_its_height_may_be_in_the_patient():
+    assert line_words(found(TUBE, spacing=CALIBRATED), 0) == "ETT 4.0 cm above carina, confidence 0.90"
+    assert line_words(found(TUBE, spacing=DETECTOR), 0) == (
+        "ETT 4.0 cm above carina (3.3 to 4.0 cm in the patient), confidence 0.90"
+    )
+    high = found(line(Device.ETT, (400.0, 220.0)), spacing=DETECTOR)  # 9.33 to 11.2: as numbers, not as letters
+    assert "(9.3 to 11.2 cm in the patient)" in line_words(high, 0)
+    below = found(line(Device.ETT, (400.0, 550.0)))
+    assert line_words(below, 0) == "ETT 5.0 % of height below carina (1.5 to 2.1 cm in the patient), confidence 0.90"
+    near = line(Device.ETT, (400.0, 499.0))  # 0.04 cm
+    assert line_words(found(near, spacing=DETECTOR), 0) == "ETT 0.0 cm above carina, confidence 0.90"
+    assert "(0.0 cm in the patient)" in line_words(found(near), 0)
+    off = found(line(Device.NGT, None, 0.7))
+    assert line_words(off, 0) == "NGT, leaves the film, confidence 0.70"
+
+
+@pytest.mark.parametrize(
+    ("labels", "verdict"),
+    [
+        (None, "by rule normal"),
+        (LIKELY, "by rule normal; classifier agrees"),
+        (LIKELY | {"ETT - Abnormal": 0.95}, "by rule normal; classifier differs"),
+    ],
+)
+def test_the_rule_comes_with_the_classifiers_opinion(labels, verdict):
+    assert rules(found(TUBE, labels=labels, spacing=CALIBRATED)) == [verdict]
+
+
+def test_a_rule_that_does_not_decide_says_between_what_or_why():
+    between = line(Device.ETT, (400.0, 448.5))  # 2.06 cm at the detector
+    assert rules(found(between, spacing=CALIBRATED)) == ["by rule normal"]
+    assert rules(found(between, spacing=DETECTOR, labels=LIKELY)) == ["by rule borderline or normal (size uncertain)"]
+    cropped = found(TUBE, quality=Quality(notes=(Note(Code.CROPPED, "cut off"),)))
+    assert rules(cropped) == ["no state by rule: neither the spacing nor the size of the film is known"]
+    unsure = found(TUBE, spacing=CALIBRATED, quality=Quality(notes=(Note(Code.POSE_UNSURE, "turned?"),)))
+    assert rules(unsure) == ["no state by rule: the film may be turned"]
+    assert rules(found(line(Device.NGT, None))) == ["by rule incompletely imaged"]
+
+
+def test_what_distances_rest_on_is_said_for_every_kind_of_spacing():
+    assert spacing_words(found(TUBE, spacing=CALIBRATED)) == "Distances in the patient: calibrated spacing."
+    magnified = replace(CALIBRATED, magnification=1.0625)
+    assert "magnification 1.06 divided out" in spacing_words(found(TUBE, spacing=magnified))
+    assert "at the detector: magnification unknown, 1 to 1.2" in spacing_words(found(TUBE, spacing=DETECTOR))
+    assert "estimated: no spacing, longer side of 35 to 43 cm" in spacing_words(found(TUBE))
+    assert "estimated: spacing not believed, longer side" in spacing_words(found(TUBE, spacing=NOT_BELIEVED))
+    cropped = found(TUBE, quality=Quality(notes=(Note(Code.CROPPED, "cut off"),)))
+    assert spacing_words(cropped) == "Distances without cm: no spacing, and the film may be cropped."
+    assert spacing_words(found(TUBE, landmarks={})) is spacing_words(found(line(Device.NGT, None))) is None
+
+
+def test_the_text_has_every_device_every_label_line_and_note_once():
+    turned = "it is turned by 90 degrees counter-clockwise and inverted: it was righted"
+    quality = Quality(notes=(Note(Code.TURNED, turned), Note(Code.INVERTED, turned)))
+    notes = (Note(Code.WINDOW_IGNORED, "its window is ignored"), *quality.notes)
+    text = as_text(found(TUBE, labels=LIKELY, spacing=CALIBRATED, quality=quality, notes=notes))
+    assert text.splitlines() == [
+        "ETT   1.00   Abnormal 0.10  Borderline 0.10  Normal 0.90",
+        "NGT   0.34   Abnormal 0.10  Borderline 0.10  Incompletely Imaged 0.10  Normal 0.10",
+        "CVC   0.27   Abnormal 0.10  Borderline 0.10  Normal 0.10",
+        "SWAN  0.10   Present 0.10",
+        "ETT 4.0 cm above carina, confidence 0.90",
+        "  by rule normal; classifier agrees",
+        "Carina found, confidence 0.80",
+        "Distances in the patient: calibrated spacing.",
+        turned,
+        "its window is ignored",
+    ]
+    assert carina_words(found(landmarks={})) == as_text(found(landmarks={})) == "Carina not found."
+
+
+def test_a_refused_film_says_why_and_nothing_of_what_it_was_not_asked_for():
+    why, small = Note(Code.LATERAL, "its view is lateral"), Note(Code.SMALL, "it is small")
+    refused = found(landmarks={}, quality=Quality(usable=False, notes=(why, small)), notes=(small,))
+    assert as_text(refused).splitlines() == note_words(refused) == ["Not read: its view is lateral", "it is small"]

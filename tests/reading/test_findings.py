@@ -1,0 +1,460 @@
+"""Findings in px of the original film, distances, the rule that applies, and what the classifier says to it."""
+
+import json
+from dataclasses import fields, replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cxrlines.core.notes import Code, Note
+from cxrlines.core.rules import ett_state
+from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
+from cxrlines.io.prepare import Quality, shrink
+from cxrlines.reading.findings import (
+    ETT_RULE,
+    MIN_RECALL,
+    NGT_RULE,
+    SUPPRESS_BELOW,
+    Distance,
+    Findings,
+    distances_of,
+    evidence_of,
+    findings_of,
+    fit_suppression,
+    presence_of,
+    turned,
+)
+from cxrlines.reading.trace.lines import Line
+from cxrlines.reading.trace.peaks import Keypoint
+from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State
+
+SHAPE = (1000, 800)
+CARINA = {Landmark.CARINA: Keypoint(np.array([400.0, 400.0]), 0.9)}
+
+
+def line(device, tip, entry=(400.0, 0.0)):
+    path = np.array([entry, tip if tip is not None else (400.0, 999.0)], float)
+    return Line(device, path, None if tip is None else path[-1], 0.8)
+
+
+CALIBRATED, DETECTOR = SpacingKind.CALIBRATED, SpacingKind.DETECTOR
+
+
+def found_with(one, landmarks=CARINA, mm=None, kind=CALIBRATED, **more):
+    """Findings of one line; `mm` is (row, column) spacing."""
+    spacing = NO_SPACING if mm is None else Spacing(kind, mm)
+    return Findings(SHAPE, (one,), landmarks, (), spacing=spacing, **more)
+
+
+def distances(device, tip, **more):
+    return {d.what: d for d in distances_of(found_with(line(device, tip), **more))}
+
+
+def above_carina(height, **more):
+    """Of a tube whose tip is so many px above the carina."""
+    return distances(Device.ETT, (400.0, 400.0 - height), **more)["ETT tip above the carina"]
+
+
+def probabilities(**named):
+    return dict.fromkeys(LABELS, 0.01) | {name.replace("_", " - "): p for name, p in named.items()}
+
+
+@pytest.mark.parametrize("aspect", ["stretch", "pad"])
+def test_points_are_in_px_of_the_original_film(oracle, aspect):
+    for seed in range(8):
+        scene = oracle.scene_of(seed, size=1024)
+        maps, placement = oracle.maps_of(scene, aspect)
+        before = maps.copy()
+        spacing = Spacing(CALIBRATED, (scene.view.mm_per_px,) * 2)
+        found = findings_of(maps, placement, scene.view.shape, spacing=spacing)
+        assert (maps == before).all()
+        height, width = scene.view.shape
+        for one in found.lines:
+            assert (one.path >= -0.51).all() and (one.path <= (width - 0.49, height - 0.49)).all()
+        carina = found.landmarks[Landmark.CARINA].xy
+        assert np.hypot(*(carina - scene.landmarks.carina)) < 0.001 * height
+        for true in oracle.true_lines(scene):
+            if true.device is Device.ETT:
+                (one,) = (one for one in found.lines if one.device is Device.ETT)
+                assert np.hypot(*(one.tip - true.tip)) < 0.005 * height
+                above = next(d for d in found.distances if d.what == "ETT tip above the carina")
+                wanted = (scene.landmarks.carina - true.tip)[1]
+                assert above.px == pytest.approx(wanted, abs=0.005 * height)
+                assert above.cm == pytest.approx(above.px * scene.view.mm_per_px / 10)
+                assert above.patient_cm == (above.cm, above.cm)
+                assert above.percent_of_height == pytest.approx(100 * above.px / height)
+
+
+def test_distances_along_and_across_have_their_signs():
+    tube = distances(Device.ETT, (410.0, 340.0), mm=(0.5, 0.25))
+    assert list(tube) == [
+        "ETT tip above the carina",
+        "ETT tip to the patient's right of the carina",
+        "ETT tip to the carina, straight",
+    ]
+    above, across, straight = tube.values()
+    assert (above.px, above.percent_of_height, above.cm) == pytest.approx((60, 6, 3))
+    assert (across.px, across.cm) == pytest.approx((-10, -0.25))  # the patient's right is the film's left
+    assert straight.px == pytest.approx(np.hypot(10, 60))
+    assert straight.cm == pytest.approx(np.hypot(0.25, 3))
+    below = distances(Device.CVC, (350.0, 500.0))
+    assert [(d.what, d.px, d.cm) for d in below.values()] == [
+        ("CVC tip below the carina", 100.0, None),
+        ("CVC tip to the patient's right of the carina", 50.0, None),
+    ]
+    assert distances(Device.NGT, (400.0, 300.0))["NGT tip below the carina"].px == -100
+
+
+@pytest.mark.parametrize(
+    ("height", "state"), [(30, "Borderline"), (60, "Normal"), (-10, "Abnormal"), (150, "Borderline")]
+)
+def test_with_calibrated_spacing_the_rule_goes_by_the_height_itself(height, state):
+    above = above_carina(height, mm=(0.5, 0.5))
+    assert above.cm == pytest.approx(height * 0.05) and above.patient_cm == (above.cm, above.cm)
+    assert above.state is ett_state(above.cm) is State(state)
+    assert above.rule == ETT_RULE
+
+
+@pytest.mark.parametrize(
+    ("cm", "state"),
+    [
+        (2.06, None),  # 1.72 to 2.06 in the patient
+        (2.39, None),
+        (2.41, State.NORMAL),
+        (6.0, State.NORMAL),
+        (6.1, None),  # 5.08 to 6.1
+        (7.3, State.BORDERLINE),
+        (0.55, None),
+        (0.61, State.BORDERLINE),
+        (-1.0, State.ABNORMAL),
+    ],
+)
+def test_with_the_detectors_spacing_a_state_needs_both_ends_of_the_magnification(cm, state):
+    above = above_carina(100 * cm, mm=(0.1, 0.1), kind=DETECTOR)
+    assert above.cm == pytest.approx(cm), "at the detector, as a viewer measures it"
+    assert above.patient_cm == pytest.approx(tuple(sorted((cm / 1.2, cm))))
+    assert above.state is state
+    labels = probabilities(ETT_Normal=0.7)
+    judged = above_carina(100 * cm, mm=(0.1, 0.1), kind=DETECTOR, labels=labels)
+    assert (judged.classifier is None) == (judged.agrees is None) == (state is None)
+
+
+@pytest.mark.parametrize("spacing", [NO_SPACING, Spacing(SpacingKind.NOT_BELIEVED)])
+def test_without_spacing_size_is_estimated_from_the_plate_and_the_magnification(spacing):
+    # The film is 1000 px high: 35 to 43 cm at the detector.
+    def above(height, **more):
+        found = replace(found_with(line(Device.ETT, (400.0, 400.0 - height)), **more), spacing=spacing)
+        return distances_of(found)[0]
+
+    clear = above(100)
+    assert clear.cm is None and clear.percent_of_height == pytest.approx(10) and clear.state is State.NORMAL
+    assert clear.patient_cm == pytest.approx((3.5 / 1.2, 4.3))
+    for height in (49, 60, 145):  # 1.4 to 2.1, 1.75 to 2.6, 4.2 to 6.2 cm
+        assert above(height).state is None
+    # Within a frame the film is the smaller, and its px the larger.
+    framed = above(100, within=(0, 300, 600, 800))  # the longer side is 600 px
+    assert framed.patient_cm == pytest.approx((100 / 600 * 35 / 1.2, 100 / 600 * 43))
+    assert framed.percent_of_height == pytest.approx(20)
+
+
+def test_of_a_film_that_may_be_cropped_no_size_is_estimated():
+    cropped = Quality(notes=(Note(Code.CROPPED, "cut off"),))
+    estimated = above_carina(100, quality=cropped)
+    assert estimated.px == 100 and estimated.patient_cm is estimated.cm is estimated.state is None
+    assert estimated.rule == ETT_RULE
+    assert above_carina(60, mm=(0.5, 0.5), quality=cropped).state is State.NORMAL, "its own spacing holds"
+
+
+def test_of_a_film_that_may_be_turned_no_state_follows_from_the_height():
+    unsure = Quality(notes=(Note(Code.POSE_UNSURE, "it may be turned"),))
+    above = above_carina(60, mm=(0.5, 0.5), quality=unsure)
+    assert above.patient_cm == pytest.approx((3, 3)) and above.state is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(-300, 390),
+    st.sampled_from([CALIBRATED, DETECTOR, SpacingKind.NONE]),
+    st.floats(0.05, 1.5),
+)
+def test_a_state_by_rule_holds_for_every_size_that_is_possible(height, kind, mm):
+    spacing = Spacing(kind, None if kind is SpacingKind.NONE else (mm, mm))
+    found = replace(found_with(line(Device.ETT, (400.0, 400.0 - height))), spacing=spacing)
+    above = distances_of(found)[0]
+    magnifications = (1.0,) if kind is CALIBRATED else np.linspace(1.0, 1.2, 101)
+    sides = np.linspace(350, 430, 101) / 1000 if kind is SpacingKind.NONE else (mm,)
+    every = [height * size / 10 / magnification for size in sides for magnification in magnifications]
+    assert above.patient_cm == pytest.approx((min(every), max(every)))
+    states = {ett_state(cm) for cm in every}
+    if above.state is not None:
+        assert states == {above.state}
+    else:  # what is only touched at one end may lie between the samples
+        assert len(states | {ett_state(end) for end in above.patient_cm}) > 1
+
+
+# A film with its true things, in px; within is inside a frame of 30 px left, 10 top, 20 right, 40 bottom.
+UPRIGHT = (1000, 800)
+CARINA_XY, TIP_XY, ENTRY_XY = np.array([420.0, 430.0]), np.array([470.0, 310.0]), np.array([400.0, 0.0])
+
+
+def hung(rotation, framed, kind, mm=(0.3, 0.2)):
+    """The findings of a film that lies in its file turned counter-clockwise by `rotation`, in a frame or not."""
+    marked = [np.zeros(UPRIGHT, np.uint8) for _ in range(3)]
+    for film, (x, y) in zip(marked, (CARINA_XY, TIP_XY, ENTRY_XY), strict=True):
+        film[int(y), int(x)] = 1
+    films = [np.rot90(film, rotation // 90) for film in marked]  # an oracle of its own: pixels that move
+    if framed:
+        films = [np.pad(film, ((10, 40), (30, 20))) for film in films]
+    carina, tip, entry = (np.argwhere(film)[0][::-1].astype(float) for film in films)
+    shape = films[0].shape
+    within = (30, 10, shape[1] - 20, shape[0] - 40) if framed else None
+    spacing = NO_SPACING if kind is SpacingKind.NONE else Spacing(kind, mm[::-1] if rotation in (90, 270) else mm)
+    found = Findings(
+        shape,
+        (Line(Device.ETT, np.stack([entry, tip]), tip, 0.9), Line(Device.CVC, np.stack([entry, tip]), tip, 0.9)),
+        {Landmark.CARINA: Keypoint(carina, 0.9)},
+        (),
+        probabilities(ETT_Normal=0.8),
+        spacing,
+        quality=Quality(rotation=rotation),
+        within=within,
+    )
+    return found, distances_of(found)
+
+
+@pytest.mark.parametrize("kind", [CALIBRATED, DETECTOR, SpacingKind.NONE])
+@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_a_turned_film_has_the_distances_and_states_of_the_upright_one(rotation, framed, kind):
+    upright, expected = hung(0, False, kind)
+    found, got = hung(rotation, framed, kind)
+    assert got == expected and upright.upright_shape == found.upright_shape == UPRIGHT
+    assert expected[0].px == 120 and expected[0].percent_of_height == 12 and expected[1].px == -50
+    if kind is not SpacingKind.NONE:
+        assert expected[0].cm == pytest.approx(120 * 0.03) and expected[1].cm == pytest.approx(-50 * 0.02)
+        assert expected[2].cm == pytest.approx(np.hypot(120 * 0.03, 50 * 0.02))
+        assert expected[0].state is State.NORMAL and expected[0].agrees
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270, -90])
+def test_a_vector_turns_with_the_picture(degrees):
+    film = np.zeros((9, 9), int)
+    film[4, 4], film[3, 6] = 1, 2  # 2 to the right, 1 up
+    turned_film = np.rot90(film, -degrees // 90)
+    (row, column), (row_to, column_to) = np.argwhere(turned_film == 1)[0], np.argwhere(turned_film == 2)[0]
+    assert turned(np.array([2.0, -1.0]), degrees).tolist() == [column_to - column, row_to - row]
+
+
+def test_the_classifier_agrees_if_the_state_is_its_most_probable():
+    agrees = distances(Device.ETT, (400.0, 340.0), mm=(0.5, 0.5), labels=probabilities(ETT_Normal=0.7))
+    assert (agrees["ETT tip above the carina"].classifier, agrees["ETT tip above the carina"].agrees) == (0.7, True)
+    labels = probabilities(ETT_Normal=0.3, ETT_Abnormal=0.6)
+    differs = distances(Device.ETT, (400.0, 340.0), mm=(0.5, 0.5), labels=labels)
+    assert (differs["ETT tip above the carina"].classifier, differs["ETT tip above the carina"].agrees) == (0.3, False)
+
+
+def test_a_gastric_tube_that_leaves_the_film_is_incompletely_imaged_with_or_without_a_carina():
+    for landmarks in (CARINA, {}):
+        labels = {name: 0.9 if STATE_OF[name] is State.INCOMPLETE else 0.1 for name in LABELS}
+        (only,) = distances_of(found_with(line(Device.NGT, None), landmarks, labels=labels))
+        assert (only.what, only.px, only.patient_cm, only.state) == (
+            "NGT tip off the film",
+            None,
+            None,
+            State.INCOMPLETE,
+        )
+        assert (only.rule, only.classifier, only.agrees) == (NGT_RULE, 0.9, True)
+    assert distances_of(found_with(line(Device.CVC, None))) == []
+    assert distances_of(found_with(line(Device.CVC, (400.0, 500.0)), {})) == []
+
+
+def test_no_line_is_told_of_a_device_that_the_classifier_denies(oracle):
+    scene = next(
+        scene
+        for scene in map(oracle.scene_of, range(50))
+        if len({line.device for line in oracle.true_lines(scene)}) > 1
+    )
+    maps, placement = oracle.maps_of(scene)
+    alone = findings_of(maps, placement, scene.view.shape)
+    denied = alone.lines[0].device
+
+    def told(p, limits=None):
+        labels = {label: p if DEVICE_OF[label] is denied else 0.9 for label in LABELS}
+        found = findings_of(maps, placement, scene.view.shape, labels, denied=limits)
+        return [line.device for line in found.lines]
+
+    every = [line.device for line in alone.lines]
+    assert told(0.9) == told(SUPPRESS_BELOW) == every
+    assert told(0.01) == [device for device in every if device is not denied] != []
+    assert told(0.01, {denied.name: 0.001}) == every, "a bundle whose probabilities are low has a limit of its own"
+
+
+def test_a_classifier_of_low_probabilities_denies_a_twentieth_of_those_that_have_a_device_at_most():
+    rng = np.random.default_rng(0)
+    truth = (rng.random((400, len(LABELS))) < 0.3).astype(int)
+    truth[:, LABEL_INDEX["Swan Ganz Catheter Present"]] = 0
+    labels = rng.random((400, len(LABELS))) * np.where(truth, 1.0, 0.3)
+    limits = fit_suppression(labels, truth)
+    assert list(limits) == [device.name for device in Device] and limits["SWAN"] == SUPPRESS_BELOW
+    shy = fit_suppression(labels / 20, truth)
+    there = [presence_of(dict(zip(LABELS, row, strict=True))) for row in labels / 20]
+    for device in (Device.ETT, Device.NGT, Device.CVC):
+        assert 0 < shy[device.name] < limits[device.name] <= SUPPRESS_BELOW
+        has_it = truth[:, [LABEL_INDEX[label] for label in LABELS_OF[device]]].any(axis=1)
+        p = np.array([each[device.name] for each in there])[has_it]
+        assert MIN_RECALL <= np.mean(p >= shy[device.name]) <= MIN_RECALL + 0.01
+    order = rng.permutation(400)
+    assert fit_suppression(labels[order] / 20, truth[order]) == shy
+
+
+def test_the_json_says_it_all_in_plain_values(oracle):
+    scene = oracle.scene_of(0)
+    maps, placement = oracle.maps_of(scene)
+    labels = dict(zip(LABELS, np.linspace(0, 1, len(LABELS), dtype=np.float32), strict=True))
+    turned_note, file_note = Note(Code.TURNED, "it is turned"), Note(Code.WINDOW_IGNORED, "its window is ignored")
+    found = findings_of(
+        maps,
+        placement,
+        scene.view.shape,
+        labels,
+        Spacing(CALIBRATED, (0.4, 0.4), 1.05),
+        within=(0, 0, *scene.view.shape[::-1]),
+        quality=Quality(notes=(turned_note,)),
+    )
+    found = replace(found, notes=(file_note, turned_note))
+    told = json.loads(json.dumps(found.as_dict()))
+    assert list(told) == [
+        "labels",
+        "calibrated",
+        "presence",
+        "lines",
+        "landmarks",
+        "distances",
+        "quality",
+        "notes",
+        "film_shape",
+        "within",
+        "mm_per_px",
+        "spacing",
+    ]
+    assert told["labels"] == found.labels and told["presence"] == found.presence, "in full precision"
+    assert told["lines"] and told["distances"]
+    for one, plain in zip(found.lines, told["lines"], strict=True):
+        assert list(plain) == ["device", "path", "tip", "confidence"]
+        assert Device[plain["device"]] is one.device
+        assert np.abs(np.array(plain["path"]) - one.path).max() <= 0.0501
+        assert (plain["tip"] is None) == (one.tip is None)
+    assert set(told["landmarks"]["carina"]) == {"xy", "confidence"}
+    for one, plain in zip(found.distances, told["distances"], strict=True):
+        assert list(plain) == [field.name for field in fields(Distance)]
+        assert 0 <= plain["line"] < len(told["lines"])
+        assert plain["what"].startswith(told["lines"][plain["line"]]["device"])
+        if one.cm is not None:
+            assert plain["patient_cm"] == [plain["cm"]] * 2 and plain["cm"] == round(one.cm, 2)
+    assert told["mm_per_px"] == told["spacing"]["mm_per_px"] == [0.4, 0.4]
+    assert (told["spacing"]["kind"], told["spacing"]["magnification"]) == ("calibrated", 1.05)
+    assert told["film_shape"] == list(scene.view.shape) and told["within"] == [0, 0, *scene.view.shape[::-1]]
+    assert told["notes"] == [turned_note.as_dict(), file_note.as_dict()], "each once"
+
+
+def test_numbers_of_the_json_have_no_sign_where_they_round_to_nothing():
+    found = found_with(line(Device.CVC, (400.0, 399.999)), mm=(0.5, 0.5))
+    found = replace(found, distances=tuple(distances_of(found)))
+    assert "-0.0" not in json.dumps(found.as_dict())
+    assert found.as_dict()["distances"][0]["px"] == 0
+
+
+def test_empty_maps_have_no_findings(oracle):
+    scene = oracle.scene_of(0)
+    maps, placement = oracle.maps_of(scene)
+    found = findings_of(np.zeros_like(maps), placement, scene.view.shape)
+    assert isinstance(found, Findings)
+    told = found.as_dict()
+    assert told["labels"] is told["presence"] is told["mm_per_px"] is None
+    assert told["lines"] == told["distances"] == [] and told["landmarks"] == {} and told["quality"]["usable"]
+
+
+# -- maps of any content
+
+SIDE = 96
+
+
+def drawn(kind: str, seed: int) -> np.ndarray:
+    """One map (SIDE, SIDE) of a kind that no film gives, or hardly one."""
+    rng = np.random.default_rng(seed)
+    heat, value, width = (
+        np.zeros((SIDE, SIDE), np.float32),
+        float(rng.choice([0.1, 0.25, 0.5, 1.0])),
+        int(rng.integers(1, 5)),
+    )
+
+    def points(count: int) -> np.ndarray:
+        return rng.integers(0, SIDE, (count, 2)).astype(np.int32)
+
+    match kind:
+        case "full":
+            heat[:] = value
+        case "pixels":
+            heat[tuple(points(int(rng.integers(1, 20))).T)] = value
+        case "ring":
+            cv2.circle(heat, points(1)[0].tolist(), int(rng.integers(1, SIDE // 2)), value, width)
+        case "border":
+            heat[[0, -1]] = heat[:, [0, -1]] = value
+            heat[:, -1] *= rng.integers(2)
+        case "polygons":
+            cv2.polylines(heat, [points(int(rng.integers(2, 9))), points(2)], bool(rng.integers(2)), value, width)
+        case "specks":
+            heat[rng.random(heat.shape) > rng.choice([0.5, 0.98, 0.998])] = value
+        case "clouds":
+            heat = cv2.GaussianBlur(rng.random(heat.shape).astype(np.float32), (0, 0), float(rng.choice([1, 3])))
+            heat = (heat - heat.min()) / np.ptp(heat)
+    return cv2.GaussianBlur(heat, (0, 0), 1.0) if rng.integers(3) == 0 else heat
+
+
+KINDS = st.sampled_from(["empty", "full", "pixels", "ring", "border", "polygons", "specks", "clouds"])
+SHAPES = st.tuples(*[st.sampled_from([1, 2, 33, 100, 700, 3000])] * 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(KINDS, st.integers(0, 2**31)), min_size=9, max_size=9),
+    SHAPES,
+    st.sampled_from(["pad", "stretch"]),
+)
+def test_maps_of_any_content_give_findings_on_the_film(kinds, shape, aspect):
+    maps = np.stack([drawn(*kind) for kind in kinds])
+    before = maps.copy()
+    placement = shrink(np.zeros(shape, np.uint8), 2 * SIDE, aspect)[1]
+    found = findings_of(maps, placement, shape)
+    assert (maps == before).all()
+    text = json.dumps(found.as_dict(), allow_nan=False)
+    assert text == json.dumps(findings_of(maps, placement, shape).as_dict()), "the same again"
+    places = [one.path for one in found.lines] + [spot.xy[None] for spot in found.landmarks.values()]
+    for points in places:
+        assert (points >= -0.5 - 1e-6).all() and (points <= np.array(shape[::-1]) - 0.5 + 1e-6).all(), text
+    for one in found.lines:
+        assert len(one.path) >= 2 and 0.25 <= one.confidence <= 1
+        assert one.tip is None or (one.tip == one.path[-1]).all()
+    assert sum(one.device is Device.ETT for one in found.lines) <= 1
+    assert all(0 <= evidence <= 1 for evidence in found.evidence.values())
+
+
+@pytest.mark.parametrize("channel", range(len(MAPS)))
+def test_maps_that_are_no_numbers_are_refused_whichever_they_are(channel):
+    maps = np.zeros((len(MAPS), SIDE, SIDE), np.float32)
+    maps[channel, 3, 3] = np.inf if channel % 2 else np.nan
+    with pytest.raises(ValueError, match=r"maps: holds values that are not numbers; the network .* has diverged"):
+        findings_of(maps, shrink(np.zeros(SHAPE, np.uint8), 2 * SIDE, "pad")[1], SHAPE)
+
+
+def test_evidence_is_the_mean_of_the_highest_values():
+    maps = np.random.default_rng(0).random((9, 40, 48)).astype(np.float32)
+    found = evidence_of(maps)
+    for device in Device:
+        values = np.sort(maps[MAPS.index((MapKind.LINE, device))], axis=None)[::-1]
+        assert found[device.name] == pytest.approx(values[:10].mean(), abs=1e-6)  # a quarter of 40
+    moved = np.random.default_rng(1).permuted(maps.reshape(9, -1), axis=1).reshape(maps.shape)
+    assert evidence_of(moved) == found  # to the last bit, wherever the values lie

@@ -1,0 +1,241 @@
+"""Lines and landmarks of maps: perfect ones give the truth back, spoilt ones nearly; nothing comes of nothing."""
+
+import time
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from cxrlines.core.heatmaps import KEYPOINT_SIGMA, draw_maps, to_map
+from cxrlines.reading.trace.lines import find_landmarks, find_lines
+from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind
+
+SEEDS = range(40)
+SIDE = 192
+
+
+def judged(oracle, maps_by_seed):
+    """(true lines, films and devices whose number of lines or tips differs, errors of tips as shares of the side)."""
+    count, wrong, errors = 0, [], []
+    for seed, maps in maps_by_seed:
+        scene = oracle.scene_of(seed)
+        placement = oracle.maps_of(scene)[1]
+        found = find_lines(maps)
+        for device in Device:
+            true = oracle.tips_in_map(scene, placement, device)
+            lines = [line for line in found if line.device is device]
+            tips = [line.tip for line in lines if line.tip is not None]
+            expected = sum(line.device is device for line in oracle.true_lines(scene))
+            count += expected
+            if len(lines) != expected or len(tips) != len(true):
+                wrong.append((seed, device.name))
+            elif tips:
+                distance = np.hypot(*(np.array(true)[:, None] - np.array(tips)).transpose(2, 0, 1)) / SIDE
+                errors += distance[linear_sum_assignment(distance)].tolist()
+    return count, wrong, np.array(errors)
+
+
+@pytest.fixture(scope="module")
+def perfect(oracle):
+    return [(seed, oracle.maps_of(oracle.scene_of(seed))[0]) for seed in SEEDS]
+
+
+def test_perfect_maps_give_all_lines_and_tips_back(oracle, perfect):
+    count, wrong, errors = judged(oracle, perfect)
+    assert count > 100
+    assert wrong == []
+    # Where two catheters share a vein the maps do not say which of them ends first, or a coil hides its tip.
+    assert (errors <= 0.005).mean() > 0.95
+    assert np.median(errors) < 0.0005
+
+
+def test_blurred_noisy_and_broken_maps_give_nearly_all_of_them(oracle, perfect):
+    count, wrong, errors = judged(oracle, [(seed, oracle.spoilt(maps, seed)) for seed, maps in perfect])
+    assert len(wrong) <= 0.07 * count, wrong
+    assert (errors <= 0.005).mean() > 0.93
+
+
+def test_paths_run_from_the_entry_along_the_ridge_evenly(oracle, perfect):
+    for seed, maps in perfect[:15]:
+        scene = oracle.scene_of(seed)
+        if sum(line.placed.device is Device.CVC for line in scene.lines) > 1:
+            continue
+        for line in find_lines(maps):
+            true = next(t for t in oracle.true_lines(scene) if t.device is line.device)
+            path = to_map(oracle.maps_of(scene)[1].to_store(true.path))
+            dense = np.concatenate([a + (b - a) * np.linspace(0, 1, 20)[:, None] for a, b in pairwise(path)])
+            off = np.hypot(*(line.path[:, None] - dense[None]).transpose(2, 0, 1)).min(1)
+            assert np.median(off) < 0.35 and off.max() < 4
+            steps = np.hypot(*np.diff(line.path, axis=0).T)
+            assert steps.max() < 0.0115 * SIDE and steps.min() > 0.004 * SIDE
+            entry, end = np.hypot(*(path[0] - line.path[[0, -1]]).T)
+            assert entry < end or line.tip is None
+            if line.tip is not None:
+                assert (line.tip == line.path[-1]).all()
+
+
+def test_the_end_with_the_tip_is_the_tip_whichever_way_it_points():
+    maps = np.zeros((9, SIDE, SIDE), np.float32)
+    maps[0, 40:150, 95:98] = 0.9
+    down = find_lines(maps)[0]
+    assert down.tip[1] > 140  # an endotracheal tube without a tip map ends below
+    y, x = np.mgrid[:SIDE, :SIDE]
+    maps[4] = np.exp(-((x - 96.3) ** 2 + (y - 41.2) ** 2) / 2 / (KEYPOINT_SIGMA * SIDE) ** 2)
+    up = find_lines(maps)[0]
+    assert np.abs(up.tip - (96.3, 41.2)).max() < 0.05
+
+
+def test_mirrored_and_moved_maps_give_mirrored_and_moved_lines(oracle, perfect):
+    for _, maps in perfect[:6]:
+        lines = find_lines(maps)
+        flipped = find_lines(np.ascontiguousarray(maps[:, :, ::-1]))
+        assert [line.device for line in lines] == [line.device for line in flipped]
+        moved = np.zeros_like(maps)
+        moved[:, 7:, 5:] = maps[:, :-7, :-5]
+        moved[:, :7] = 0
+        bounds = (4.5, 6.5, SIDE - 0.5, SIDE - 0.5)
+        shifted = find_lines(moved, bounds)
+        for device in Device:
+            tips = [line.tip for line in lines if line.device is device and line.tip is not None]
+            # A tip that is moved off the map, or comes to lie at its edge, is another film.
+            if any((tip > SIDE - 25).any() or (tip < 25).any() for tip in tips) or not tips:
+                continue
+            back = [
+                line.tip * (-1, 1) + (SIDE - 1, 0) for line in flipped if line.device is device and line.tip is not None
+            ]
+            there = [line.tip - (5, 7) for line in shifted if line.device is device and line.tip is not None]
+            for other in (back, there):
+                distance = np.hypot(*(np.array(tips)[:, None] - np.array(other)).transpose(2, 0, 1))
+                assert distance.min(1).max() < 1
+
+
+def test_the_landmark_is_the_peak_between_pixels(oracle, perfect):
+    for seed, maps in perfect[:10]:
+        scene = oracle.scene_of(seed)
+        at = to_map(oracle.maps_of(scene)[1].to_store(scene.landmarks.carina[None]))[0]
+        spot = find_landmarks(maps)[Landmark.CARINA]
+        assert np.hypot(*(spot.xy - at)) < 0.05
+        assert spot.confidence > 0.95
+        rough = find_landmarks(oracle.spoilt(maps, seed))[Landmark.CARINA]
+        assert np.hypot(*(rough.xy - at)) < 0.005 * SIDE
+
+
+def test_a_peak_beside_the_film_is_no_landmark_of_it():
+    """In a padded square the film takes a part of the maps: the padding may hold the highest peak."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    bells = [
+        h * np.exp(-((x - cx) ** 2 + (y - 90) ** 2) / 2 / (KEYPOINT_SIGMA * SIDE) ** 2)
+        for h, cx in ((1, 20), (0.5, 90))
+    ]
+    maps = np.zeros((9, SIDE, SIDE), np.float32)
+    maps[MAPS.index((MapKind.LANDMARK, Landmark.CARINA))] = np.maximum(*bells)
+    film = (39.5, -0.5, 151.5, 191.5)
+    assert np.abs(find_landmarks(maps)[Landmark.CARINA].xy - (20, 90)).max() < 0.1
+    assert np.abs(find_landmarks(maps, film)[Landmark.CARINA].xy - (90, 90)).max() < 0.1
+    assert find_landmarks(maps, (120.0, -0.5, 151.5, 191.5)) == {}
+    half_off = find_landmarks(maps, (20.4, -0.5, 151.5, 191.5))[Landmark.CARINA]
+    assert half_off.xy[0] == 20.4, "of a peak on the very edge the place is on the film"
+
+
+def test_confidence_grows_with_probability_and_with_length():
+    def confidence(p, length):
+        maps = np.zeros((9, SIDE, SIDE), np.float32)
+        maps[2, 40 : 40 + length, 95:98] = p
+        (line,) = find_lines(maps)
+        return line.confidence
+
+    assert confidence(0.9, 80) > confidence(0.7, 80) > confidence(0.5, 80)
+    assert 1 >= confidence(0.9, 120) > confidence(0.9, 60) > confidence(0.9, 30)
+
+
+def test_a_line_that_leaves_the_film_has_no_tip():
+    maps = np.zeros((9, SIDE, SIDE), np.float32)
+    maps[1, :, 95:98] = 0.9
+    (line,) = find_lines(maps)
+    assert line.tip is None
+    assert line.path[0, 1] < 1 and line.path[-1, 1] > SIDE - 2
+    (line,) = find_lines(maps, (-0.5, 19.5, SIDE - 0.5, 171.5))  # the same maps, of a film with padding
+    assert line.tip is None
+    assert line.path[:, 1].min() >= 19.5 and line.path[:, 1].max() <= 171.5
+
+
+def test_there_is_one_endotracheal_tube_at_most():
+    maps = np.zeros((9, SIDE, SIDE), np.float32)
+    maps[0, 10:150, 60:63] = 0.9
+    maps[0, 10:100, 120:123] = 0.9
+    (line,) = find_lines(maps)
+    assert abs(line.path[:, 0].mean() - 61) < 0.5
+
+
+def course_of(device, *points, p):
+    """Maps that show one line, by a given probability, and its tip."""
+    drawn = draw_maps([(LABELS_OF[device][0], np.array(points, float))], {}, 2 * SIDE)
+    return p * drawn
+
+
+def test_a_further_catheter_is_believed_for_what_is_its_own():
+    trunk = course_of(Device.CVC, (150, 20), (200, 150), (200, 280), p=0.9)
+    far = course_of(Device.CVC, (330, 20), (200, 150), (200, 280), p=0.9)
+    spur = course_of(Device.CVC, (222, 128), (200, 150), (200, 280), p=0.9)
+    assert len(find_lines(np.maximum(trunk, far))) == 2
+    (line,) = find_lines(np.maximum(trunk, spur))
+    assert np.hypot(*(line.path[0] - to_map(np.array([150, 20])))) < 4
+
+
+@pytest.mark.parametrize(("central", "told"), [(0.9, [Device.CVC, Device.SWAN]), (0.6, [Device.SWAN])])
+def test_maps_that_are_not_sure_which_catheter_they_see_tell_one(central, told):
+    way = (150, 20), (200, 150), (200, 280)
+    maps = course_of(Device.CVC, *way, p=central) + course_of(Device.SWAN, *way, (250, 330), p=0.95)
+    assert [line.device for line in find_lines(maps)] == told
+    apart = course_of(Device.CVC, (330, 20), (260, 300), p=central) + course_of(Device.SWAN, *way, p=0.95)
+    assert [line.device for line in find_lines(apart)] == [Device.CVC, Device.SWAN]
+
+
+def test_nothing_comes_of_nothing():
+    rng = np.random.default_rng(0)
+    for maps in (
+        np.zeros((9, SIDE, SIDE), np.float32),
+        np.full((9, SIDE, SIDE), 0.05, np.float32),
+        rng.uniform(0, 0.15, (9, SIDE, SIDE)).astype(np.float32),
+    ):
+        assert find_lines(maps) == []
+        assert find_landmarks(maps) == {}
+
+
+def test_maps_of_any_content_are_read_without_an_error():
+    rng = np.random.default_rng(1)
+    for shape in ((64, 64), (192, 100), (33, 192)):
+        for maps in (rng.random((9, *shape)), np.ones((9, *shape)), rng.random((9, *shape)) > 0.9):
+            for line in find_lines(maps.astype(np.float32)):
+                assert np.isfinite(line.path).all() and 0 <= line.confidence <= 1
+
+
+def test_the_maps_are_not_changed_and_the_same_maps_give_the_same_lines(oracle, perfect):
+    maps = perfect[0][1].copy()
+    one, other = find_lines(maps), find_lines(maps)
+    assert (maps == perfect[0][1]).all()
+    assert all((a.path == b.path).all() and a.confidence == b.confidence for a, b in zip(one, other, strict=True))
+
+
+def test_a_film_takes_less_than_60_ms(oracle, perfect):
+    took = []
+    for seed, maps in perfect[:12]:
+        rough = oracle.spoilt(maps, seed)
+        start = time.process_time()
+        find_lines(rough)
+        took.append(time.process_time() - start)
+    assert np.median(took) < 0.06
+
+
+@pytest.mark.parametrize("shape", [(8, 192, 192), (9, 192), (9, 4, 192)])
+def test_maps_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"maps: needs \(9, h, w\) of at least 8 px a side, in the order of task.MAPS"):
+        find_lines(np.zeros(shape, np.float32))
+
+
+def test_maps_that_are_no_numbers_are_refused():
+    maps = np.zeros((9, SIDE, SIDE), np.float32)
+    maps[MAPS.index((MapKind.TIP, Device.CVC)), 3, 3] = np.nan
+    with pytest.raises(ValueError, match="maps: holds values that are not numbers; the network that made them"):
+        find_lines(maps)

@@ -1,0 +1,182 @@
+"""External sets in a run: their twins kept apart from whom a model is judged on, their films in every lineage."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cxrlines.io.dedup.twins import Twin
+from cxrlines.io.external.sets import PRESENCE
+from cxrlines.io.patients import tokens
+from cxrlines.io.store import build_store
+from cxrlines.io.tables import read_dataset
+from cxrlines.recipe.run import external
+from cxrlines.recipe.run.external import ExternalSet, open_set, prepare_set
+from cxrlines.recipe.run.folder import LINEAGE
+from cxrlines.recipe.run.step import do_step
+from cxrlines.recipe.run.train import plan_of, prepare
+from cxrlines.recipe.spec.load import load_recipe
+from cxrlines.recipe.spec.recipe import ExternalSpec
+from cxrlines.training.lineage import LeakError, read_lineage
+
+TWIN_COLUMNS = ["study", "own_study", "own_patient", "split"]
+
+
+def of(twins=(), patients="AABBCD", **columns) -> ExternalSet:
+    """Six films, x0 to x5, of four patients."""
+    studies = pd.DataFrame({"study": [f"x{i}" for i in range(len(patients))], "patient": list(patients)})
+    tubes = pd.DataFrame(np.nan, index=studies.index, columns=list(PRESENCE)).assign(**columns)
+    table = pd.DataFrame(list(twins), columns=TWIN_COLUMNS, dtype=object)
+    return ExternalSet("b", studies.join(tubes), "fingerprint", table)
+
+
+def test_without_twins_every_film_is_trained_on():
+    assert of().rows({"p1"}).tolist() == list(range(6))
+
+
+def test_all_films_of_a_held_out_twins_patient_are_left_out_and_no_others():
+    found = of([("x1", "s1", "p1", "train"), ("x4", "s2", "p2", "train")])
+    assert found.rows({"p1"}).tolist() == [2, 3, 4, 5]
+    assert found.rows({"p2"}).tolist() == [0, 1, 2, 3, 5]
+    assert found.rows({"p1", "p2"}).tolist() == [2, 3, 5]
+    assert found.rows({"p3"}).tolist() == list(range(6))
+
+
+def test_twins_of_test_films_are_never_trained_on():
+    found = of([("x2", "t1", "t1", "test")])
+    assert found.rows(set()).tolist() == found.rows({"p1"}).tolist() == [0, 1, 4, 5]
+
+
+def test_a_film_that_is_a_twin_of_two_patients_goes_for_either():
+    found = of([("x5", "s1", "p1", "train"), ("x5", "s2", "p2", "train")])
+    assert found.rows({"p1"}).tolist() == found.rows({"p2"}).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_whom_films_show_are_the_sets_patients_and_the_own_patients_of_twins_among_them():
+    found = of([("x1", "s1", "p1", "train")])
+    assert found.patients(np.array([0, 2])) == {"b:A", "b:B"}
+    assert found.patients(np.array([1, 2])) == {"b:A", "b:B", "p1"}
+
+
+def test_identity_knows_films_store_twins_and_learnt_tubes():
+    rows, everyone = np.arange(4), of()
+    same = everyone.identity(rows, presence=False)
+    assert same == of().identity(rows, presence=False)
+    assert same == of(**{PRESENCE[0]: 1.0}).identity(rows, presence=False), "tubes that nobody learns do not matter"
+    others = [
+        everyone.identity(rows[:3], presence=False),
+        everyone.identity(rows, presence=True),
+        of(**{PRESENCE[0]: 1.0}).identity(rows, presence=True),
+        of([("x1", "s1", "p1", "train")]).identity(rows, presence=False),
+        of(patients="AABXCD").identity(rows, presence=False),
+    ]
+    assert len({same, *others}) == 1 + len(others)
+
+
+# -- read and decoded
+
+
+@pytest.fixture
+def own(phantom, tmp_path):
+    """The own splits with their stores."""
+    found = {}
+    for split in ("train", "test"):
+        dataset = read_dataset(phantom, split)
+        found[split] = (dataset, build_store(dataset, tmp_path / "own" / split, size=72, aspect="stretch", workers=1))
+    return found
+
+
+def prepared(folder, root, own):
+    made = prepare_set("b", ExternalSpec(folder=str(folder)), root, own, size=72, aspect="stretch", workers=1)
+    return made, open_set("b", root)
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """Twins as if they were found: own film 3 is film 0 of the set, test film 1 its film 4."""
+    asked = []
+
+    def twins_of_stores(a, b, **more):
+        asked.append((len(a), len(b)))
+        return [Twin(3, 0, 0.9)] if len(a) == 32 else [Twin(1, 4, 0.8)]
+
+    monkeypatch.setattr(external, "twins_of_stores", twins_of_stores)
+    return asked
+
+
+def test_a_set_opens_as_it_was_prepared(site_b, tmp_path, own, planted):
+    made, (opened, store) = prepared(site_b, tmp_path / "b", own)
+    assert opened.studies["study"].tolist() == made.studies["study"].tolist() == list(store.studies)
+    assert opened.identity(np.arange(16), presence=True) == made.identity(np.arange(16), presence=True)
+    assert opened.left_out == made.left_out
+    assert np.isfinite(opened.presence(np.arange(16))).all() and opened.presence(np.arange(16)).dtype == np.float32
+
+
+def test_twins_are_written_with_their_own_study_patient_and_split(site_b, tmp_path, own, planted):
+    made, (opened, store) = prepared(site_b, tmp_path / "b", own)
+    (train, train_store), (test, test_store) = own["train"], own["test"]
+    patient = train.studies.set_index("study")["patient"]
+    tested = test.studies.set_index("study")["patient"]
+    expected = [
+        [store.studies[0], train_store.studies[3], patient[train_store.studies[3]], "train"],
+        [store.studies[4], test_store.studies[1], tested[test_store.studies[1]], "test"],
+    ]
+    assert opened.twins.to_numpy().tolist() == made.twins.to_numpy().tolist() == expected
+
+
+def test_twins_are_looked_for_once_until_films_change(site_b, tmp_path, own, planted):
+    prepared(site_b, tmp_path / "b", own)
+    prepared(site_b, tmp_path / "b", own)
+    assert planted == [(32, 16), (8, 16)]
+    prepared(site_b, tmp_path / "b", {"train": own["train"]})
+    assert planted[2:] == [(32, 16)]
+
+
+def test_names_that_look_like_nothing_stay_names(site_b, tmp_path, own, planted):
+    """Patients called NA or null, and studies of digits: a table read back must not merge or lose them."""
+    folder = tmp_path / "named"
+    shutil.copytree(site_b, folder)
+    table = pd.read_csv(folder / "train.csv", dtype=str)
+    names = ["NA", "null", "007", "7", "None", "nan"] + [f"p{i}" for i in range(len(table) - 6)]
+    table.assign(PatientID=names).to_csv(folder / "train.csv", index=False)
+    made, (opened, _) = prepared(folder, tmp_path / "b", own)
+    assert made.patients(np.arange(16)) == opened.patients(np.arange(16)) >= {"b:NA", "b:null", "b:007", "b:7"}
+
+
+def test_films_that_cannot_be_read_are_left_out_and_counted(site_b, tmp_path, own, planted):
+    folder = tmp_path / "broken"
+    shutil.copytree(site_b, folder)
+    next((folder / "train").iterdir()).write_bytes(b"no film")
+    _, (opened, store) = prepared(folder, tmp_path / "b", own)
+    assert len(opened.studies) == len(store) == 15
+    assert opened.left_out["film that could not be read"] == 1
+
+
+# -- in a lineage
+
+
+def test_twins_patients_are_in_the_lineage_where_they_are_trained_on_and_scoring_them_is_refused(
+    phantom, site_b, soft_recipe, tmp_path, planted
+):
+    recipe = load_recipe(str(soft_recipe), [f"external.b.folder={site_b}", "ensemble.members=[plain]"])
+    run = prepare(recipe, phantom, tmp_path, 1)
+    twin = run.external["b"][0].twins.query("split == 'train'").iloc[0]
+    fold = int(run.folds[run.train.studies["study"] == twin["own_study"]].iloc[0])
+    other = (fold + 1) % 3
+    steps = {step.name: step for step in plan_of(run, [fold, other])}
+    for name in (f"plain/fold{k}/only" for k in (fold, other)):
+        do_step(run, steps[name], lambda status: None)
+    for k in (fold, other):
+        do_step(run, steps[f"from-b/fold{k}/soft"], lambda status: None)
+    patients = run.external["b"][0].studies.set_index("study")["patient"]
+    theirs, own = (tokens([who], "phantom")[0] for who in (patients[twin["study"]], twin["own_patient"]))
+    without, within = (read_lineage(run.folder(("from-b", (k,), "soft")) / LINEAGE) for k in (fold, other))
+    assert not without.seen() & {own, theirs}
+    assert within.patients >= {own, theirs}
+    with pytest.raises(LeakError, match=rf"1 of 1 patients were seen .* by way of from-b/fold{other}/soft;"):
+        within.refuse_seen([twin["own_patient"]])
+    without.refuse_seen([twin["own_patient"]])
+    tested = run.external["b"][0].twins.query("split == 'test'")["own_patient"]
+    assert len(tested) == 1
+    within.refuse_seen(tested)

@@ -1,0 +1,93 @@
+"""What changes a step's identity: numbers and code that it depends on, and nothing else."""
+
+import shutil
+
+import pytest
+import yaml
+
+from cxrlines.recipe.run.identity import PACKAGE, _parts, code_identity
+from cxrlines.recipe.spec.load import load_recipe, shipped
+from cxrlines.recipe.spec.recipe import MemberSpec
+
+STAGES = """
+labels: {start: scratch, targets: {labels: {}}}
+balanced: {start: scratch, targets: {labels: {class_weights: balanced}}}
+teacher: {start: scratch, films: {which: annotated, view: overlay}}
+features: {start: scratch, films: {which: annotated}, targets: {features: {of: teacher}}}
+presence: {start: scratch, films: {set: b}, targets: {presence: {}}}
+soft: {start: scratch, targets: {soft: {of: other}}}
+segmenter: {start: scratch, films: {which: annotated}, targets: {maps: {}}}
+public: {start: {file: x.pth}}
+pretrained: {start: imagenet}
+"""
+
+
+@pytest.fixture(scope="module")
+def member() -> MemberSpec:
+    return MemberSpec.model_validate({"backbone": "resnet10t", "stages": yaml.safe_load(STAGES)})
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the source, to be edited."""
+    return shutil.copytree(PACKAGE, tmp_path / "cxrlines", ignore=shutil.ignore_patterns("embedded", "__pycache__"))
+
+
+def changed(member, package, file, old, new) -> set[str]:
+    """The stages whose code another text in a file changes."""
+    before = {name: code_identity(member, name) for name in member.stages}
+    path = package / file
+    assert path.read_text().count(old) >= 1, f"{file} has no {old!r}"
+    path.write_text(path.read_text().replace(old, new, 1))
+    return {name for name in member.stages if code_identity(member, name, package) != before[name]}
+
+
+def test_the_same_code_elsewhere_is_the_same(member, package):
+    assert {code_identity(member, name) for name in member.stages} == {
+        code_identity(member, name, package) for name in member.stages
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stages"),
+    [
+        ("training/targets/losses.py", "LINE_PIXELS = 20.0", "LINE_PIXELS = 21.0", {"segmenter"}),
+        ("training/targets/losses.py", "MOST_WEIGHT = 20.0", "MOST_WEIGHT = 21.0", {"balanced"}),
+        ("training/targets/losses.py", "-1e-4", "-1e-5", {"presence"}),
+        ("training/targets/losses.py", "functional.mse_loss", "functional.l1_loss", {"features"}),
+        ("training/loader.py", "LINE_WIDTH = 1 / 128", "LINE_WIDTH = 1 / 64", {"teacher", "features"}),
+        ("core/heatmaps.py", "SPOT_SIGMA = 0.015", "SPOT_SIGMA = 0.02", {"segmenter"}),
+        ("models/foreign_files.py", "def read_public(", "X = 1\n\n\ndef read_public(", set()),
+        ("models/adopt.py", "stem.sum(", "stem.mean(", {"public"}),
+        ("evaluation/ensemble/sharpen.py", "def sharpen(", "X = 1\n\n\ndef sharpen(", {"soft"}),
+        ("training/schedule.py", "math.cos", "math.sin", None),
+        ("recipe/run/step.py", "in_channels=channels", "in_channels=1 + channels", None),
+        ("recipe/run/step.py", "model.load_state_dict(weights)", "pass", set()),
+    ],
+)  # fmt: skip
+def test_numbers_and_code_change_what_uses_them(member, package, file, old, new, stages):
+    assert changed(member, package, file, old, new) == (set(member.stages) if stages is None else stages)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("training/targets/losses.py", "LINE_PIXELS = 20.0", "# A comment.\n\n\nLINE_PIXELS = 20.0  # px"),
+        ("training/module.py", '"""', '"""Other words. '),
+        ("training/schedule.py", "import math", "import math\nimport os"),
+        ("training/schedule.py", "-> float", "-> int"),
+        ("models/adopt.py", "take an earlier file", "take another file"),
+    ],
+)
+def test_words_change_nothing(member, package, file, old, new):
+    assert changed(member, package, file, old, new) == set()
+
+
+def test_every_part_of_every_shipped_recipe_is_there():
+    parts = set()
+    for name in shipped():
+        for member in load_recipe(name).members.values():
+            for stage in member.stages:
+                assert len(code_identity(member, stage)) == 64
+                parts |= {file for file, _, _ in _parts(member, stage)}
+    assert {"models/adopt.py", "models/two_step.py", "core/heatmaps.py", "evaluation/ensemble/sharpen.py"} <= parts

@@ -1,0 +1,484 @@
+"""Steps that start from files, learn from files, or leak on purpose: what is recorded, told and refused."""
+
+import errno
+import html
+import json
+import re
+import shutil
+from concurrent.futures import Future
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from cxrlines.io.external.sets import PRESENCE
+from cxrlines.io.patients import key_name, tokens
+from cxrlines.models.weights import load_weights, save_weights
+from cxrlines.reading.bundle import load_bundle
+from cxrlines.recipe.run import execute
+from cxrlines.recipe.run import films as films_module
+from cxrlines.recipe.run import step as step_module
+from cxrlines.recipe.run.execute import RunError, do_one, do_plan
+from cxrlines.recipe.run.export import export_run
+from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, RECORD, WEIGHTS, lineage_of, read_record
+from cxrlines.recipe.run.report import OUT_OF_FOLD, TESTED, write_run_report
+from cxrlines.recipe.run.step import do_step, is_judged
+from cxrlines.recipe.run.train import STEPS, plan_of, prepare, train
+from cxrlines.recipe.spec.load import RecipeError, load_recipe
+from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.training.lineage import Ancestry, LeakError, Lineage, UntracedError, read_lineage
+
+OUTSIDE = """
+name: outside
+size: 64
+guard: report
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+defaults: {schedule: {batch: 8, lr: 0.001, epochs: 1, validate_films: 0}}
+members:
+  plain: {backbone: resnet10t, stages: {only: {start: scratch}}}
+  public: {backbone: resnet10t, stages: {first: {start: {file: PUBLIC}}, last: {start: first}}}
+  told: {backbone: resnet10t, stages: {only: {start: scratch, targets: {soft: {file: SOFT}}}}}
+"""
+
+LEAK = """
+name: leak
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+guard: report
+defaults: {schedule: {batch: 8, lr: 0.001, epochs: 1, validate_films: 0}}
+members:
+  mixed: {backbone: resnet10t, stages: {first: {start: scratch}, last: {start: first, fold_shift: 1}}}
+"""
+
+
+class Here:
+    """Workers that do each step in this very process, so that a test may change what it meets."""
+
+    lost, places = "lost", 1
+
+    def __init__(self, root, data) -> None:
+        self.root, self.data = root, data
+
+    def submit(self, step) -> "Future[None]":
+        done: Future[None] = Future()
+        try:
+            done.set_result(do_one(self.root, self.data, step, 1))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    monkeypatch.setattr(execute, "_workers", lambda run, data, todo, workers, on: Here(run.root, data))
+
+
+@pytest.fixture(scope="module")
+def soft_labels_of(phantom):
+    """Writes soft labels of every film, at random, with columns or rows changed."""
+
+    def write(path, change=lambda table: table):
+        studies = pd.read_csv(phantom / "train.csv")[STUDY_COLUMN]
+        values = np.random.default_rng(0).uniform(0.05, 0.95, (len(studies), len(LABELS))).round(3)
+        change(pd.DataFrame(values, columns=list(LABELS)).assign(**{STUDY_COLUMN: studies})).to_csv(path, index=False)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def outside(phantom, soft_labels_of, do_here, tmp_path_factory):
+    """A run with someone else's weights and someone else's soft labels."""
+    folder = tmp_path_factory.mktemp("outside")
+    torch.manual_seed(0)
+    save_file(timm.create_model("resnet10t").state_dict(), folder / "public.safetensors")
+    soft_labels_of(folder / "labels.csv")
+    recipe = load_recipe(written(folder, OUTSIDE))
+    return do_here(prepare(recipe, phantom, folder / "run", 1))
+
+
+def written(folder, text, where=None):
+    path = (where or folder) / "recipe.yaml"
+    text = text.replace("PUBLIC", str(folder / "public.safetensors")).replace("SOFT", str(folder / "labels.csv"))
+    path.write_text(text)
+    return str(path)
+
+
+# -- files
+
+
+def test_unknown_ancestry_is_in_every_lineage_that_descends_from_a_file_and_in_no_other(outside):
+    for step in plan_of(outside, None):
+        untraced = read_lineage(outside.folder(step.key) / LINEAGE).untraced()
+        member, held, _ = step.key
+        first = f"public/fold{held[0]}/first: public.safetensors \\(sha256 [0-9a-f]{{12}}\\)"
+        expected = {"public": first, "told": f"{step.name}: soft labels of labels.csv"}.get(member)
+        assert len(untraced) == (expected is not None), step.name
+        assert expected is None or re.fullmatch(expected, untraced[0])
+
+
+ONWARD = """
+name: onward
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+defaults: {schedule: {batch: 8, lr: 0.001, epochs: 0.2, validate_films: 0}}
+members:
+  further: {backbone: resnet10t, stages: {only: {start: {file: FILE}}}}
+"""
+PLAIN = "plain/fold{fold}/only/weights.safetensors"
+TRUSTED = "members.further.stages.only.start.ancestry=trusted"
+
+
+@pytest.fixture
+def onward(outside, phantom, tmp_path):
+    """Prepares a run that starts from a file, in which `{fold}` is the fold held out; relative to the run `outside`."""
+
+    def make(file, *settings):
+        (tmp_path / "recipe.yaml").write_text(ONWARD.replace("FILE", json.dumps(str(outside.root / file))))
+        recipe = load_recipe(str(tmp_path / "recipe.yaml"), list(settings))
+        return prepare(recipe, phantom, tmp_path / f"run{len(list(tmp_path.glob('run*')))}", 1)
+
+    return make
+
+
+def refusing(run):
+    """The run, prepared under guard: report, under guard: refuse."""
+    return replace(run, recipe=run.recipe.model_copy(update={"guard": "refuse"}))
+
+
+def do_first(run):
+    """Do the step that holds out fold 0; its lineage."""
+    step = plan_of(run, [0])[0]
+    do_step(run, step, lambda status: None)
+    return read_lineage(run.folder(step.key) / LINEAGE)
+
+
+def test_a_start_from_a_step_of_an_earlier_run_has_that_steps_lineage(outside, onward):
+    lineage = do_first(onward(PLAIN))
+    before = read_lineage(outside.root / "plain/fold0/only" / LINEAGE)
+    assert lineage.parents == (("start", before),) and lineage.untraced() == lineage.vouched_for() == []
+
+
+def test_what_was_unknown_of_a_start_stays_unknown_until_it_is_trusted(outside, onward):
+    file = "public/fold{fold}/last/weights.safetensors"
+    before = read_lineage(outside.root / "public/fold0/last" / LINEAGE).untraced()
+    assert len(before) == 1
+    run = onward(file, "guard=report")
+    with pytest.raises(UntracedError, match=r"public\.safetensors"):
+        do_first(refusing(run))
+    reported = do_first(run)
+    assert reported.untraced() == before and not reported.vouched_for()
+    trusted = do_first(onward(file, TRUSTED))
+    assert trusted.vouched_for() == before and not trusted.untraced()
+
+
+def test_a_start_from_an_earlier_run_that_saw_the_patients_held_out_is_refused_trusted_or_not(onward):
+    for trust in ([], [TRUSTED]):
+        with pytest.raises(LeakError, match="by way of further/fold0/only <- start plain/fold1/only") as error:
+            do_first(onward("plain/fold1/only/weights.safetensors", *trust))
+        assert not isinstance(error.value, UntracedError)
+
+
+def test_a_renamed_copy_without_its_lineage_file_still_knows_whom_it_has_seen(outside, onward, tmp_path):
+    for fold in (0, 1):
+        shutil.copy(outside.root / f"plain/fold{fold}/only" / WEIGHTS, tmp_path / f"copy{fold}.safetensors")
+    assert do_first(onward(tmp_path / "copy0.safetensors")).untraced() == []
+    with pytest.raises(LeakError, match="<- start plain/fold1/only"):
+        do_first(onward(tmp_path / "copy1.safetensors"))
+
+
+def test_a_file_out_of_a_bundle_still_knows_whom_it_has_seen(outside, onward, tmp_path):
+    bundle = packed(outside, tmp_path, members=["plain"])
+    assert do_first(onward(bundle / "plain-fold{fold}.safetensors")).untraced() == []
+    for trust in ([], [TRUSTED]):
+        with pytest.raises(LeakError, match="or share the cut key of one who was, by way of"):
+            do_first(onward(bundle / "plain-fold1.safetensors", *trust))
+
+
+def test_weights_of_which_nothing_is_known_count_as_having_seen_everybody(outside, onward, tmp_path):
+    tensors, meta = load_weights(outside.root / "plain/fold0/only" / WEIGHTS)
+    save_weights(tmp_path / "bare.safetensors", tensors, {"config": meta["config"]})
+    with pytest.raises(UntracedError, match=r"bare.safetensors does not tell .*only\.start\.ancestry=trusted"):
+        onward(tmp_path / "bare.safetensors")
+    run = onward(tmp_path / "bare.safetensors", "guard=report")
+    with pytest.raises(UntracedError, match=r"further/fold0/only: bare.safetensors \(sha256 .*ancestry: trusted"):
+        do_first(refusing(run))
+    run = onward(tmp_path / "bare.safetensors", TRUSTED)
+    lineage = do_first(run)
+    assert not lineage.untraced()
+    assert re.fullmatch(r"further/fold0/only: bare.safetensors \(.*\)", *lineage.vouched_for())
+    step = plan_of(run, [0])[0]
+    assert read_record(run.folder(step.key))["trusted"] and run.is_done(step)
+
+
+def test_weights_under_another_sites_key_count_as_unknown(outside, onward, tmp_path, monkeypatch):
+    tensors, meta = load_weights(outside.root / "plain/fold0/only" / WEIGHTS)
+    own = Lineage("theirs", frozenset(tokens(["someone"], key_name())))
+    save_weights(tmp_path / "own.safetensors", tensors, meta | {"lineage": own.text()})
+    assert do_first(onward(tmp_path / "own.safetensors")).untraced() == []
+    monkeypatch.setenv("CXRLINES_SITE_KEY", str(tmp_path / "another.key"))
+    with pytest.raises(UntracedError, match="patients under the key of another site"):
+        do_first(onward(tmp_path / "own.safetensors"))
+    trusted = do_first(onward(tmp_path / "own.safetensors", TRUSTED))
+    assert len(trusted.vouched_for()) == 1 and not trusted.untraced()
+
+
+def test_a_lineage_is_read_from_the_header_else_beside_the_weights_of_a_step(outside, tmp_path):
+    folder = shutil.copytree(outside.root / "plain/fold0/only", tmp_path / "only")
+    known = read_lineage(folder / LINEAGE)
+    (folder / LINEAGE).unlink()
+    assert lineage_of(folder / WEIGHTS) == known
+    tensors, meta = load_weights(folder / WEIGHTS)
+    save_weights(folder / WEIGHTS, tensors, {"config": meta["config"]})  # as cxrlines 0.1 wrote it
+    assert lineage_of(folder / WEIGHTS) is None
+    (folder / LINEAGE).write_text(known.text())
+    assert lineage_of(folder / WEIGHTS) == known
+    shutil.copy(folder / WEIGHTS, folder / "other.safetensors")
+    assert lineage_of(folder / "other.safetensors") is None
+    for spoilt in ("{", "[]", "[[", '{"step": "x"}', '{"format": 2, "patients": {}, "steps": []}'):
+        (folder / LINEAGE).write_text(spoilt)
+        assert lineage_of(folder / WEIGHTS) is None
+    (folder / LINEAGE).write_text(known.text())
+    (folder / RECORD).write_text("{")
+    assert lineage_of(folder / WEIGHTS) is None
+    (tmp_path / "x.pth").write_bytes(b"no weights")
+    assert lineage_of(tmp_path / "x.pth") is None and lineage_of(tmp_path / "missing") is None
+
+
+def test_what_is_trusted_is_in_every_lineage_that_descends_from_it(phantom, outside, tmp_path):
+    text = OUTSIDE.replace("guard: report\n", "").replace("PUBLIC}", "PUBLIC, ancestry: trusted}")
+    recipe = load_recipe(written(outside.root.parent, text.replace("SOFT}", "SOFT, ancestry: trusted}"), tmp_path))
+    run = prepare(recipe, phantom, tmp_path / "run", 1)
+    for step in plan_of(run, [0]):
+        do_step(run, step, lambda status: None)
+        lineage = read_lineage(run.folder(step.key) / LINEAGE)
+        assert not lineage.untraced() and bool(lineage.vouched_for()) == (step.key[0] != "plain"), step.name
+
+
+def test_steps_that_guard_report_let_pass_are_not_taken_under_refuse(outside):
+    again = refusing(outside)
+    for step in plan_of(outside, None):
+        assert outside.is_done(step)
+        assert again.is_done(step) == (step.key[0] == "plain"), step.name
+    with pytest.raises(UntracedError, match=r"labels\.csv"):
+        do_step(again, next(s for s in plan_of(again, [0]) if s.key[0] == "told"), lambda status: None)
+
+
+# -- what metrics, report and bundle say of it
+
+
+def packed(run, tmp_path, **ensemble):
+    """The bundle of a finished run, or of some of its members."""
+    root = shutil.copytree(run.root, tmp_path / "packed")
+    content = run.recipe.model_dump() | ({"ensemble": ensemble} if ensemble else {})
+    (root / "recipe.json").write_text(Recipe.model_validate(content).model_dump_json())
+    (root / STEPS).write_text(json.dumps({step.name: step.identity for step in plan_of(run, None)}))
+    return export_run(root, tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("state", list(Ancestry))
+def test_metrics_and_report_say_of_who_saw_whom_what_the_lineages_say(outside, tmp_path, state):
+    """A run of one member, whose lineages and records are made to say it."""
+    root = shutil.copytree(outside.root, tmp_path / "run")
+    member = {"plain": outside.recipe.members["plain"]}
+    run = replace(outside, root=root, recipe=outside.recipe.model_copy(update={"members": member}))
+    for step in plan_of(run, None):
+        folder = run.folder(step.key)
+        of = {state.value: (f"weights of {state}.pth",)} if state in ("unknown", "trusted") else {}
+        (folder / LINEAGE).write_text(replace(read_lineage(folder / LINEAGE), **of).text())
+        leak = {"leak": "refused to score: 3 of 4", "test_leak": "refused to score: 1 of 2"} if state == "leak" else {}
+        (folder / RECORD).write_text(json.dumps(read_record(folder) | leak))
+    write_run_report(run, plan_of(run, None), "test")
+    metrics, page = json.loads((root / "metrics.json").read_text()), html.unescape((root / "report.html").read_text())
+    assert metrics["scope"] == TESTED[state] and metrics["out_of_fold"]["scope"] == OUT_OF_FOLD[state]
+    assert set(metrics["ancestry_unknown"]) == ({"plain"} if state == "unknown" else set())
+    assert set(metrics["ancestry_trusted"]) == ({"plain"} if state == "trusted" else set())
+    for other in Ancestry:
+        assert (TESTED[other] in page) == (OUT_OF_FOLD[other] in page) == (other is state), other
+    assert ("no model saw" in page) == (state == "clean")
+    assert ("†" in page) == (f"weights of {state}.pth" in page) == (state in ("unknown", "trusted"))
+    assert ("leak, reported and not refused" in page) == (state == "leak")
+
+
+def test_unknown_ancestry_is_told_in_metrics_report_and_bundle(outside, tmp_path):
+    metrics, page = (outside.root / name for name in ("metrics.json", "report.html"))
+    unknown = json.loads(metrics.read_text())["ancestry_unknown"]
+    assert set(unknown) == {"public", "told"}
+    assert "soft labels of labels.csv" in unknown["told"] and "public.safetensors" in unknown["public"]
+    assert "soft labels of labels.csv" in page.read_text() and "public.safetensors" in page.read_text()
+    bundle = load_bundle(packed(outside, tmp_path))
+    assert len(bundle.manifest.meta["ancestry_unknown"]) == 4 and not bundle.manifest.meta["ancestry_trusted"]
+    assert "What its first weights were trained on is not known." in bundle.notice
+
+
+def test_a_start_from_a_file_is_recorded_with_what_became_of_it(outside):
+    adopted = read_record(outside.root / "public/fold0/first")["weights"]
+    assert adopted["source"].startswith("public.safetensors (sha256 ")
+    assert any("3 input channels summed into 1" in line for line in adopted["adapted"])
+    assert read_record(outside.root / "plain/fold0/only")["weights"] == "random"
+
+
+def test_soft_labels_of_a_file_are_what_is_learnt(outside, soft_labels_of, tmp_path):
+    step = next(step for step in plan_of(outside, [0]) if step.name == "told/fold0/only")
+    stage = outside.recipe.members["told"].stages["only"]
+    rows = outside.films.training(stage, (0,))
+    films, _ = films_module.training_films(outside, step, stage, rows, lambda status: None)
+    table = pd.read_csv(soft_labels_of(tmp_path / "labels.csv")).set_index(STUDY_COLUMN)
+    studies = outside.train.studies["study"].iloc[rows]
+    assert films.more["soft"] == pytest.approx(table.loc[studies, list(LABELS)].to_numpy(np.float32))
+
+
+def test_another_file_redoes_what_uses_it(phantom, outside, soft_labels_of):
+    folder = outside.root.parent
+    soft_labels_of(folder / "labels.csv", lambda table: table.assign(weight=1))
+    todo = [step.name for step in plan_of(outside, None) if not outside.is_done(step)]
+    soft_labels_of(folder / "labels.csv")
+    assert todo == ["told/fold0/only", "told/fold1/only"]
+    assert all(outside.is_done(step) for step in plan_of(outside, None))
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [("PUBLIC", "public.stages.first.start.file"), ("SOFT", "told.stages.only.targets.soft.file")],
+)
+def test_a_file_that_is_not_there_is_said_before_anything_is_written(phantom, tmp_path, text, field):
+    (tmp_path / ("labels.csv" if text == "PUBLIC" else "public.safetensors")).write_text("there")
+    recipe = load_recipe(written(tmp_path, OUTSIDE))
+    with pytest.raises(RecipeError, match=rf"members.{field}: .* is no file; set it with --set members.{field}=PATH"):
+        train(recipe, phantom, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_of_a_stage_with_two_files_the_missing_one_is_named(phantom, tmp_path):
+    (tmp_path / "public.safetensors").write_text("there")
+    text = OUTSIDE.replace("{start: scratch, targets: {soft", "{start: {file: PUBLIC}, targets: {soft")
+    with pytest.raises(RecipeError, match=r"told.stages.only.targets.soft.file: .*labels.csv is no file"):
+        train(load_recipe(written(tmp_path, text)), phantom, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_backbone_costs_its_own_steps_alone(phantom, tmp_path, soft_labels_of, in_process):
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "public.safetensors")
+    soft_labels_of(tmp_path / "labels.csv")
+    run = prepare(load_recipe(written(tmp_path, OUTSIDE)), phantom, tmp_path / "run", 1)
+    with pytest.raises(
+        RunError,
+        match=r"(?s)2 of 4 steps are not done:.*public/fold0/first: .*public.safetensors: a checkpoint for another "
+        r"backbone.*It fits timm's 'resnet18'.*public/fold0/last: not started",
+    ):
+        do_plan(run, phantom, plan_of(run, [0]), 1)
+    assert {path.parent.parent.parent.name for path in run.root.glob("*/fold0/*/step.json")} == {"plain", "told"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda table: table.iloc[1:], "1 studies that are trained on are not in it"),
+        (lambda table: table.assign(**{STUDY_COLUMN: "x" + table[STUDY_COLUMN]}), "32 of its studies have no film"),
+        (lambda table: table.assign(**{LABELS[0]: 1.5}), f"line 2: column {LABELS[0]} is '1.5', outside 0 to 1"),
+        (lambda table: table.assign(weight=-1), "line 2: column weight is '-1'; a weight is a number, 0 or more"),
+        (lambda table: table.drop(columns=LABELS[3]), f"lacks the column '{LABELS[3]}'"),
+    ],
+)
+def test_a_file_of_soft_labels_that_cannot_be_used_says_why(outside, soft_labels_of, change, said):
+    """Whether the missing study is trained on depends on the fold: one of the two must say so."""
+    path = outside.root.parent / "labels.csv"
+    soft_labels_of(path, change)
+    try:
+        with pytest.raises(ValueError, match=f"labels.csv.*{said}"):
+            for step in plan_of(outside, None):
+                if step.key[0] == "told":
+                    stage = outside.recipe.members["told"].stages["only"]
+                    rows = outside.films.training(stage, step.key[1])
+                    films_module.training_films(outside, step, stage, rows, lambda status: None)
+    finally:
+        soft_labels_of(path)
+
+
+def test_tubes_that_the_set_does_not_name_cannot_be_learnt(soft_run):
+    step = next(step for step in plan_of(soft_run, [0]) if step.key[2] == "tubes")
+    stage = soft_run.recipe.members["from-b"].stages["tubes"]
+    found, store = soft_run.external["b"]
+    rows = soft_run.films.training(stage, (0,))
+    tubes = {name: np.nan for name in PRESENCE}
+    unknown = replace(found, studies=found.studies.assign(**tubes))
+    blind = replace(soft_run, external={"b": (unknown, store)})
+    with pytest.raises(ValueError, match=r"targets.presence: the table of the set b says of no film whether"):
+        films_module.training_films(blind, step, stage, rows, lambda status: None)
+
+
+# -- leaks
+
+
+def test_a_leak_on_purpose_is_in_the_record_the_notes_and_the_scope(phantom, tmp_path, do_here):
+    run = do_here(prepare(load_recipe(written(tmp_path, LEAK)), phantom, tmp_path / "run", 1))
+    steps = {step.name: step for step in plan_of(run, None)}
+    for fold in (0, 1):
+        assert read_record(run.root / f"mixed/fold{fold}/first")["leak"] is None
+        leak = read_record(run.root / f"mixed/fold{fold}/last")["leak"]
+        assert re.search(
+            rf"patients were seen .* by way of mixed/fold{fold}/last <- start mixed/fold{1 - fold}/first", leak
+        )
+    page, metrics = (run.root / "report.html").read_text(), json.loads((run.root / "metrics.json").read_text())
+    assert page.count("leak, reported and not refused (guard: report)") >= 2
+    assert metrics["out_of_fold"]["scope"].endswith("each by models that saw its patient: a leak, see the notes")
+    assert metrics["scope"] == "test films of patients no model saw", "the leak is of training films"
+    (run.root / STEPS).write_text(json.dumps({step.name: step.identity for step in steps.values()}))
+    meta = load_bundle(export_run(run.root, tmp_path / "bundle")).manifest.meta
+    assert meta["leaks"] == ["mixed/fold0/last", "mixed/fold1/last"], "and no patient's key"
+    refusing = replace(run, recipe=run.recipe.model_copy(update={"guard": "refuse"}))
+    with pytest.raises(ValueError, match="refused to score mixed/fold0/last"):
+        do_step(refusing, steps["mixed/fold0/last"], lambda status: None)
+
+
+# -- what a step leaves
+
+
+def test_every_stage_that_reads_plain_films_predicts_what_it_holds_out_and_judged_ones_the_test_films(soft_run):
+    folds, studies = soft_run.folds.to_numpy(), soft_run.train.studies["study"].to_numpy()
+    for step in plan_of(soft_run, None):
+        folder = soft_run.folder(step.key)
+        predicted = pd.read_csv(folder / HELD_OUT)[STUDY_COLUMN]
+        assert sorted(predicted) == sorted(studies[np.isin(folds, step.key[1])])
+        judged = step.fold is not None and step.key[2] != "tubes"
+        assert is_judged(soft_run.recipe, step) == judged == (folder / "test_predictions.csv").exists()
+
+
+def test_a_full_disk_in_the_middle_of_a_step_is_told_and_costs_that_step_alone(
+    phantom, tiny_recipe, tmp_path, in_process, monkeypatch
+):
+    settings = [f"members.staged.stages.{stage}.schedule.epochs=0.2" for stage in ("teacher", "student", "finetune")]
+    run = prepare(load_recipe(str(tiny_recipe), [*settings, "members.plain.stages.only.schedule.epochs=0.2"]), phantom,
+                  tmp_path, 1)  # fmt: skip
+    save = step_module.save_weights
+
+    def full(path, tensors, meta):
+        if "staged.fold0.student" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(path, tensors, meta)
+
+    monkeypatch.setattr(step_module, "save_weights", full)
+    with pytest.raises(
+        RunError,
+        match=r"(?s)2 of 4 steps are not done:.*staged/fold0/student: the disk is full at .*; free some space: .*"
+        r"staged/fold0/finetune: not started.*finished steps are kept; .* run the same command",
+    ):
+        do_plan(run, phantom, plan_of(run, [0]), 1)
+    records = [run.root / name / "step.json" for name in ("plain/fold0/only", "staged/fold0/teacher")]
+    kept = [path.stat().st_mtime_ns for path in records]
+    assert not (run.root / "staged/fold0/student").exists()
+    monkeypatch.setattr(step_module, "save_weights", save)
+    do_plan(run, phantom, plan_of(run, [0]), 1)
+    assert load_weights(run.root / "staged/fold0/finetune" / WEIGHTS)[0]
+    assert [path.stat().st_mtime_ns for path in records] == kept

@@ -1,0 +1,243 @@
+"""Recipes as they are written: read, laid over, and refused with the way out."""
+
+import pytest
+
+from cxrlines.recipe.spec.load import RecipeError, load_recipe, recipe_of, shipped
+from cxrlines.recipe.spec.stage import FileStart
+
+SMALL = """
+name: small
+defaults:
+  schedule: {epochs: 2, lr: 0.001}
+members:
+  one:
+    backbone: resnet50d
+    stages:
+      teacher: {films: {which: annotated, view: overlay}}
+      student: {films: {which: annotated}, targets: {features: {of: teacher}}, schedule: {lr: 0.01}}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_is_valid(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.about
+
+
+def test_three_stage_is_the_published_table():
+    stages = load_recipe("three-stage").members["resnet200d"].stages
+    teacher, student, finetune = stages.values()
+    assert (teacher.films.view, teacher.films.which, teacher.start, teacher.schedule.epochs) == (
+        "overlay", "annotated", "imagenet", 4,
+    )  # fmt: skip
+    assert student.start == "imagenet" and student.schedule.epochs == 5 and student.films.view == "plain"
+    assert student.targets.features.of == "teacher" and student.targets.features.weight == 0.5
+    assert student.targets.labels.weight == 1
+    assert finetune.start == "student" and finetune.films.which == "all"
+    assert finetune.schedule.shape == "restarts" and finetune.schedule.restart_epochs == 5
+    for stage in stages.values():
+        schedule = stage.schedule
+        assert (schedule.optimizer, schedule.lr, schedule.end_lr, schedule.weight_decay, schedule.batch) == (
+            "adam", 5e-4, 1e-6, 1e-6, 16,
+        )  # fmt: skip
+
+
+def test_recommended_is_hotwaters_networks_and_films_of_ones_own_alone():
+    ours, theirs = load_recipe("recommended"), load_recipe("hotwater")
+    assert {member.backbone for member in ours.members.values()} == {m.backbone for m in theirs.members.values()}
+    assert not ours.external and ours.folds == theirs.folds
+    for member in ours.members.values():
+        assert not member.exclusive and member.head == "gap" and member.decodes(member.last)
+        lines, finetune = member.stages.values()
+        assert (lines.start, lines.films.which, finetune.start, finetune.films.which) == (
+            "imagenet", "annotated", "lines", "all",
+        )  # fmt: skip
+        for stage in (lines, finetune):
+            assert stage.targets.labels and stage.targets.maps, "its decoder is kept up to date, for findings"
+            assert not stage.films.flip
+
+
+def test_defaults_lie_under_every_stage(write):
+    stages = load_recipe(write(SMALL)).members["one"].stages
+    assert stages["teacher"].schedule.epochs == stages["student"].schedule.epochs == 2
+    assert stages["teacher"].schedule.lr == 0.001
+    assert stages["student"].schedule.lr == 0.01
+
+
+def test_set_changes_one_field_of_one_member_only():
+    recipe = load_recipe("three-stage", ["members.resnet50d.stages.teacher.schedule.epochs=1.5", "size=320"])
+    assert recipe.size == 320
+    assert recipe.members["resnet50d"].stages["teacher"].schedule.epochs == 1.5
+    assert recipe.members["resnet200d"].stages["teacher"].schedule.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("siez=3", "siez: there is no such field; allowed: .*size.*did you mean 'size'"),
+        ("size=huge", "size: is 'huge'; .*valid integer"),
+        ("size=9", "size: is 9; .*greater than or equal to 32"),
+        ("members.one.stages.teacher.schedule.epoch=3", r"members.one.stages.teacher.schedule.epoch: .*mean 'epochs'"),
+        ("members.one.head=gemm", "head is 'gemm'; allowed: .*did you mean 'gem'"),
+        ("members.one.stages.student.start=techer", "start is 'techer'; allowed: .*did you mean 'teacher'"),
+        ("members.one.stages.student.targets.features.of=x", "features.of is 'x'; allowed: teacher"),
+        ("members.one.stages.student.films.augment=hotwatre", "did you mean 'hotwater'"),
+        ("members.one.stages.student.films.which=all", "needs the annotated lines; make it 'annotated'"),
+        ("members.one.stages.student.films.view=overlay", "a last stage must read plain films"),
+        ("members.one.stages.student.schedule.shape=restarts", "shape: restarts and restart_epochs go together"),
+        ("ensemble.members=[two]", "ensemble.members names 'two'; allowed: one"),
+        ("members.tow.head=gem", "there is no 'tow'; there are: one"),
+        ("size.x=3", "size is a value|there is"),
+        ("nonsense", "write it as path.to.field=value"),
+        ("about=a: b: c", "is not YAML; put it in quotes"),
+        ("members.one.stages.teacher.films.view=plain", "'teacher', which sees plain films; a teacher is a stage with"),
+        ("members.one.stages.student.schedule.patience=0", "patience: is 0; .*greater than or equal to 1"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_way_out(write, setting, said):
+    path = write(SMALL + "size: 512\n")
+    with pytest.raises(RecipeError, match=f"(?s){said}"):
+        load_recipe(path, [setting])
+
+
+def test_an_overlay_stage_cannot_start_from_a_plain_one(write):
+    text = SMALL.replace("teacher: {films", "plain: {}\n      teacher: {start: plain, films")
+    with pytest.raises(RecipeError, match=r"start is 'plain', which sees one channel"):
+        load_recipe(write(text))
+
+
+def test_settings_of_defaults_reach_every_stage(write):
+    stages = load_recipe(write(SMALL), ["defaults.schedule.batch=8"]).members["one"].stages
+    assert {stage.schedule.batch for stage in stages.values()} == {8}
+
+
+@pytest.mark.parametrize("precision", ["16", "32", "bf16", "auto"])
+def test_precision_can_be_typed(write, precision):
+    recipe = load_recipe(write(SMALL), [f"members.one.stages.student.schedule.precision={precision}"])
+    assert recipe.members["one"].stages["student"].schedule.precision == precision
+
+
+def test_a_date_is_text(write):
+    assert load_recipe(write(SMALL + "about: 2026-11-22\n")).about == "2026-11-22"
+
+
+def test_all_wrong_fields_are_said_at_once(write):
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(SMALL), ["siez=3", "sede=4"])
+    assert "siez" in str(error.value) and "sede" in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean 'three-stage'"):
+        load_recipe("three-stages")
+
+
+def test_not_yaml(write):
+    with pytest.raises(RecipeError, match="is not valid YAML"):
+        load_recipe(write("a: [1"))
+    with pytest.raises(RecipeError, match="holds list"):
+        load_recipe(write("- 1"))
+
+
+OUTSIDE = """
+name: outside
+external: {b: {}}
+members:
+  one:
+    backbone: resnet50d
+    stages:
+      only: {start: {file: weights.pt}}
+  two:
+    backbone: resnet50d
+    stages:
+      soft: {films: {set: b}, targets: {soft: {of: one, temperature: dynamic}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("external.c.folder=x", "there is no 'c'; there are: b"),
+        ("external.b.foldr=x", "external.b.foldr: there is no such field; allowed: folder.*did you mean 'folder'"),
+        ("members.one.stages.only.start.fiel=x", r"start.*fiel: there is no such field; allowed: file"),
+        ("members.two.stages.soft.targets.soft.keepabove=0.3", "allowed: of, file, .*did you mean 'keep_above'"),
+        ("members.two.stages.soft.targets.soft.temperature=warm", "temperature.*is 'warm'; .*'dynamic'"),
+        ("members.two.stages.soft.targets.presnce={}", "allowed: labels, features, soft, presence, maps; did you mean"),
+        ("members.two.stages.soft.targets.soft.keep_above=1.5", "keep_above: is 1.5; .*less than 1"),
+        ("guard=ignore", "guard: is 'ignore'; .*'refuse' or 'report'"),
+    ],
+)
+def test_wrong_fields_of_soft_labels_sets_and_files_are_named(write, setting, said):
+    with pytest.raises(RecipeError, match=f"(?s){said}"):
+        load_recipe(write(OUTSIDE), [setting])
+
+
+def test_files_and_folders_are_given_by_settings(write):
+    settings = ["external.b.folder=/films of b", "members.one.stages.only.start.file=/other.safetensors"]
+    recipe = load_recipe(write(OUTSIDE), settings)
+    assert recipe.external["b"].folder == "/films of b"
+    assert recipe.members["one"].stages["only"].start == FileStart(file="/other.safetensors")
+
+
+def test_the_leak_is_refused_at_load_and_the_way_to_measure_it_is_said(write):
+    setting = "members.one.stages.finetune.fold_shift=1"
+    text = SMALL + "      finetune: {start: student}\n"
+    with pytest.raises(RecipeError, match=r"fold_shift is 1: .* leave it out, or set guard: report to measure"):
+        load_recipe(write(text), [setting])
+    assert load_recipe(write(text), [setting, "guard=report"]).guard == "report"
+
+
+def test_an_alias_shared_by_members_is_a_copy_for_each(write):
+    text = SMALL.replace("one:", "one: &it", 1) + "  two: *it\n"
+    members = load_recipe(write(text), ["members.one.stages.teacher.schedule.epochs=9"]).members
+    assert members["one"].stages["teacher"].schedule.epochs == 9
+    assert members["two"].stages["teacher"].schedule.epochs == 2
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"a: &a [*a]", b"2020-01-01: 1", b"[1, 2]", b"a: [", b"? [1, 2]\n: 3", b"", b"[" * 5000]
+)
+def test_a_file_that_is_no_recipe_is_the_users_error_with_a_way_out(tmp_path, content):
+    (tmp_path / "r.yaml").write_bytes(content)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(tmp_path / "r.yaml"))
+    assert "r.yaml" in caught.value.what and caught.value.way_out
+
+
+def test_what_is_wrong_and_the_way_out_are_fields(write):
+    for settings in (["size=9"], ["members.one.hed=gem"], ["nonsense"], ["members.tow.head=gem"], ["about=a: b: c"]):
+        with pytest.raises(RecipeError) as caught:
+            load_recipe(write(SMALL), settings)
+        assert caught.value.what and caught.value.way_out
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(SMALL), ["members.one.stages.teacher.schedule.epochs=-1"])
+    assert "members.one.stages.teacher.schedule.epochs" in caught.value.what
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("thre-stage")
+    assert "'three-stage'" in caught.value.way_out
+
+
+@pytest.mark.parametrize(
+    "spoilt", [lambda text: text[:-20], lambda text: text.replace('"size"', '"sizes"'), lambda t: ""]
+)
+def test_the_recipe_of_a_run_that_is_cut_or_of_another_version_is_refused(tmp_path, spoilt):
+    recipe = load_recipe("demo")
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    assert recipe_of(tmp_path) == recipe
+    (tmp_path / "recipe.json").write_text(spoilt(recipe.model_dump_json()))
+    with pytest.raises(RecipeError) as caught:
+        recipe_of(tmp_path)
+    assert str(tmp_path / "recipe.json") in caught.value.what
+    assert len(caught.value.what) < len(recipe.model_dump_json()) / 2, "the file is not repeated in the message"
+    assert "version" in caught.value.way_out

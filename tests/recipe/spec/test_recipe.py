@@ -1,0 +1,192 @@
+"""What a recipe may say, and what of it contradicts itself; the texts of these errors."""
+
+import copy
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.recipe.spec.stage import FileStart, SoftTarget
+
+BASE = yaml.safe_load("""
+name: base
+external: {b: {}}
+members:
+  one:
+    backbone: resnet10t
+    stages:
+      teacher: {films: {which: annotated, view: overlay}}
+      student: {films: {which: annotated}, targets: {features: {of: teacher}}}
+      finetune: {start: student}
+  two:
+    backbone: resnet10t
+    stages:
+      soft: {films: {set: b}, targets: {soft: {of: one}}}
+      last: {start: soft}
+""")
+
+
+def made(**changes) -> Recipe:
+    """BASE with fields set; `one__stages__teacher` is a path below `members`, any other name a field of the recipe.
+
+    `three` is a third member, given by its stages.
+    """
+    content = copy.deepcopy(BASE)
+    for path, value in changes.items():
+        if path == "three":
+            content["members"]["three"] = {"backbone": "resnet10t", "stages": value}
+            continue
+        *way, last = path.split("__")
+        at = content["members"] if way else content
+        for key in way:
+            at = at[key]
+        at[last] = value
+    return Recipe.model_validate(content)
+
+
+SOFT = {"soft": {"of": "one"}}
+MAPPED = {"maps": {}}
+SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        # soft labels
+        ({"two__stages__last": {"targets": {"soft": {"of": "on"}}}},
+         r"members.two.stages.last.targets.soft.of is 'on'; allowed: one; did you mean 'one'"),
+        ({"two__stages__last": {"targets": {"soft": {"of": "two"}}}}, "soft.of is 'two'; allowed: one"),
+        ({"one__stages__finetune": {"targets": SOFT}},
+         "members.one.stages.finetune.targets.soft.of is 'one'; allowed: none, it has no earlier member"),
+        ({"two__stages__last": {"targets": {"soft": {"of": "one/teacher"}}}},
+         "'one/teacher'; stages of one that read plain films: student, finetune"),
+        ({"two__stages__last": {"targets": {"soft": {"of": "one/studnet"}}}}, "did you mean 'student'"),
+        ({"two__stages__last": {"targets": {"soft": {}}}}, "name either `of`, a member, or `file`, a table"),
+        ({"two__stages__last": {"targets": {"soft": {"of": "one", "file": "x.csv"}}}}, "name either `of`"),
+        ({"two__stages__last": {"targets": {"soft": {"file": "x.csv", "temperature": "dynamic"}}}},
+         "temperature: dynamic is fitted to a member's predictions; with a file give a number"),
+        ({"two__stages__last": {"targets": {"soft": {"of": "one", "keep_above": 1}}}}, "less than 1"),
+        ({"two__stages__last": {"targets": {"soft": {"of": "one", "temperature": 0}}}}, "greater than 0"),
+        # external sets
+        ({"two__stages__soft": {"films": {"set": "c"}, "targets": SOFT}}, "films.set is 'c'; allowed: own, b"),
+        ({"two__stages__soft": {"films": {"set": "b"}}},
+         "targets.labels: films of the external set 'b' have neither the 11 labels nor lines; .* soft and presence"),
+        ({"two__stages__soft": {"films": {"set": "b"}, "targets": SOFT | {"labels": {}}}}, "targets.labels: films of"),
+        ({"two__stages__soft": {"films": {"set": "b", "which": "annotated"}, "targets": SOFT}},
+         "those of the external set 'b' have no lines; use which: all, view: plain"),
+        ({"two__stages__soft": {"films": {"set": "b", "view": "overlay"}, "targets": SOFT}}, "'b' have no lines"),
+        ({"two__stages__last": {"targets": {"presence": {}}}},
+         "targets.presence is for external sets; films of the own set have the labels themselves"),
+        ({"external": {"own": {}}}, "'own' cannot be a name"),
+        ({"two__stages__last": {"targets": {"labels": None}}},
+         "targets is empty; name one or more of labels, features, soft, presence, maps"),
+        # maps
+        ({"two__stages__soft": {"films": {"set": "b"}, "targets": SOFT | MAPPED}},
+         "targets.maps: films of the external set 'b' have no annotated lines"),
+        ({"one__stages__teacher": {"films": {"which": "annotated", "view": "overlay"}, "targets": MAPPED}},
+         "targets.maps: a stage that is shown the lines cannot learn to find them; use view: plain"),
+        ({"one__stages__finetune": {"targets": MAPPED}},
+         "stages.finetune.targets names maps alone: a last stage must learn labels too"),
+        ({"one__stages__finetune": {"targets": {"maps": {"kinds": []}, "labels": {}}}}, "maps.kinds.* at least 1 item"),
+        ({"one__stages__finetune": {"targets": {"maps": {"kinds": ["lines"]}, "labels": {}}}},
+         "maps.kinds.*'line', 'tip' or 'landmark'"),
+        ({"one__stages__finetune": {"targets": {"maps": {"weight": 0}, "labels": {}}}}, "greater than 0"),
+        ({"one__stages__finetune": {"films": {"maps_of": "student"}}},
+         "films.maps_of is 'student'; allowed: none, no earlier stage has targets.maps"),
+        ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmentor"}}}},
+         "films.maps_of is 'segmentor'; allowed: segmenter; did you mean 'segmenter'"),
+        ({"three": {"first": {"films": {"maps_of": "segmenter"}}} | SEGMENTED},
+         "maps_of is 'segmenter'; allowed: none, no earlier stage has targets.maps"),
+        ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter", "view": "overlay", "which": "annotated"}}}},
+         "films.maps_of: maps are shown beside a plain film; use view: plain"),
+        ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}, "targets": MAPPED | {"labels": {}}}}},
+         "targets.maps: a stage that is shown the lines cannot learn to find them"),
+        ({"three": SEGMENTED | {"last": {"start": {"file": "w.pt"}, "films": {"maps_of": "segmenter"}}}},
+         "start is a file: a network that sees maps starts from imagenet, scratch or a stage"),
+        ({"three": SEGMENTED | {"last": {"start": "segmenter", "films": {"maps_of": "segmenter"}}}},
+         "start is 'segmenter', which sees the maps of no stage, and films.maps_of is segmenter: both must be"),
+        ({"three": SEGMENTED | {"mid": {"films": {"maps_of": "segmenter"}}, "last": {"start": "mid"}}},
+         "start is 'mid', which sees the maps of segmenter, and films.maps_of is none: both must be the same"),
+        ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}, "size": 96}}},
+         "films.maps_of is 'segmenter', which sees 512 px, and this stage 96: make it one even size"),
+        ({"size": 511, "three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}}},
+         "which sees 511 px, and this stage 511: make it one even size"),
+        ({"three": SEGMENTED | {"last": {}}, "ensemble": {"members": ["three/segmenter"]}},
+         "ensemble.members names 'three/segmenter'; stages of three that read plain films: last"),
+        # starts
+        ({"two__stages__last": {"start": "sotf"}},
+         r"start is 'sotf'; allowed: imagenet, scratch, soft, \{file: PATH\}; did you mean 'soft'"),
+        ({"two__stages__last": {"fold_shift": 1}}, "fold_shift is 1, but start is no earlier stage"),
+        ({"two__stages__last": {"start": {"file": "x"}, "fold_shift": 1}}, "fold_shift is 1, but start is no earlier"),
+        ({"one__stages__finetune": {"start": "student", "fold_shift": 1}},
+         "members.one.stages.finetune.fold_shift is 1: it starts from a step that saw the films it is judged on; "
+         "leave it out, or set guard: report to measure what the leak is worth"),
+        # the ensemble
+        ({"ensemble": {"members": ["one/teacher"]}}, "ensemble.members names 'one/teacher'; stages of one that read"),
+        ({"ensemble": {"members": ["three"]}}, "ensemble.members names 'three'; allowed: one, two"),
+        ({"ensemble": {"how": "median"}}, "'mean', 'rank', 'power' or 'fitted'"),
+        ({"ensemble": {"power": 0.001}}, "greater than or equal to 0.01"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_is_said_with_the_way_out(changes, said):
+    with pytest.raises(ValidationError, match=f"(?s){said}"):
+        made(**changes)
+
+
+def test_what_a_leak_is_worth_can_be_measured_on_purpose():
+    recipe = made(one__stages__finetune={"start": "student", "fold_shift": 1}, guard="report")
+    assert recipe.members["one"].stages["finetune"].fold_shift == 1
+
+
+def test_soft_and_hard_labels_mix_on_own_films():
+    recipe = made(two__stages__last={"targets": SOFT | {"labels": {"weight": 0.3}}})
+    assert recipe.members["two"].stages["last"].targets.named == ["labels", "soft"]
+
+
+def test_sources_are_members_by_their_last_stage_or_any_stage_by_name():
+    recipe = made(ensemble={"members": ["one", "one/student"]})
+    assert recipe.averaged == ("one", "one/student")
+    assert [recipe.source(name) for name in recipe.averaged] == [("one", "finetune"), ("one", "student")]
+    assert made().averaged == ("one", "two"), "none named: all"
+
+
+def test_a_teacher_is_a_member_or_one_of_its_stages():
+    assert SoftTarget(of="one").teacher == ("one", None)
+    assert SoftTarget(of="one/student").teacher == ("one", "student")
+
+
+def test_a_stage_may_see_films_of_its_own_size():
+    recipe = made(two__stages__last={"size": 96})
+    assert (recipe.size_of("two", "last"), recipe.size_of("two", "soft")) == (96, recipe.size)
+
+
+def test_a_file_to_start_from_is_no_earlier_stage():
+    stage = made(two__stages__last={"start": {"file": "w.pt"}}).members["two"].stages["last"]
+    assert stage.start == FileStart(file="w.pt") and stage.started_from is None
+    assert made().members["two"].stages["last"].started_from == "soft"
+    assert made().members["two"].stages["soft"].started_from is None
+
+
+def test_a_segmenter_says_no_labels_and_its_reader_has_no_decoder_of_its_own():
+    member = made(three=SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}}).members["three"]
+    assert [spec.targets.classifies for spec in member.stages.values()] == [False, True]
+    assert [member.decodes(name) for name in member.stages] == [True, False]
+
+
+def test_a_stage_that_goes_on_from_one_with_a_decoder_keeps_it():
+    stages = {"first": {"targets": MAPPED | {"labels": {}}}, "mid": {"start": "first"}, "last": {"start": "mid"}}
+    member = made(three=stages).members["three"]
+    assert [member.decodes(name) for name in stages] == [True] * 3
+    assert member.made_of("last") == [member.stages[name] for name in ("last", "mid", "first")]
+
+
+def test_what_a_stage_is_made_of_is_where_it_started_and_whom_it_learnt_from():
+    one = made().members["one"]
+    assert one.made_of("finetune") == [one.stages[name] for name in ("finetune", "student", "teacher")]
+    assert one.made_of("teacher") == [one.stages["teacher"]]
+
+
+def test_a_recipe_written_down_is_read_as_it_was():
+    recipe = made(two__stages__last={"start": {"file": "w.pt"}, "targets": {"soft": {"of": "one", "temperature": 1}}})
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe

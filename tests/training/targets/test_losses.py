@@ -1,0 +1,221 @@
+"""The losses, against their formulas."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss
+
+from cxrlines.core.heatmaps import draw_maps
+from cxrlines.io.external.sets import PRESENCE
+from cxrlines.task import DEVICE_OF, LABELS, MAPS, MapKind
+from cxrlines.training.targets.losses import (
+    LINE_PIXELS,
+    MOST_WEIGHT,
+    PRESENCE_GROUPS,
+    Sums,
+    balanced_weights,
+    feature_loss,
+    label_loss,
+    maps_loss,
+    presence_loss,
+    total_loss,
+)
+
+
+def value(*parts: tuple[float, Sums] | Sums) -> torch.Tensor:
+    """What losses of a whole batch come to."""
+    return total_loss([part if isinstance(part, tuple) else (1.0, part) for part in parts])
+
+
+def test_label_loss_is_the_mean_log_loss_of_scikit_learn():
+    logits, targets = torch.randn(8, 11, generator=torch.manual_seed(0)), torch.arange(88).reshape(8, 11) % 2
+    oracle = log_loss(targets.flatten().numpy(), torch.sigmoid(logits.double()).flatten().numpy())
+    assert float(value(label_loss(logits, targets.float()))) == pytest.approx(oracle, rel=1e-5)
+
+
+def test_positive_weight_counts_positives_so_many_times():
+    logits, targets = torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])
+    assert float(value(label_loss(logits, targets, torch.tensor([3.0])))) == pytest.approx(np.log(2) * (3 + 1) / 2)
+
+
+def test_feature_loss():
+    assert float(value(feature_loss(torch.ones(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)))) == 1
+
+
+def test_balanced_weights_are_negatives_per_positive_within_bounds():
+    labels = np.zeros((100, 3), np.float32)
+    labels[:20, 0] = 1
+    labels[:1, 1] = 1
+    labels[:90, 2] = 1
+    assert balanced_weights(labels).tolist() == [4.0, MOST_WEIGHT, 1.0]
+
+
+def test_film_weights_weigh_films_and_leave_the_divisor():
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(4, 11, generator=generator), torch.rand(4, 11, generator=generator)
+    alone = torch.stack([value(label_loss(logits[i : i + 1], targets[i : i + 1])) for i in range(4)])
+    weights = torch.tensor([0.0, 0.5, 1.0, 2.5])
+    weighed = value(label_loss(logits, targets, film_weights=weights))
+    assert float(weighed) == pytest.approx(float((alone * weights).mean()))
+    even = value(label_loss(logits, targets, film_weights=torch.ones(4)))
+    assert torch.equal(even, value(label_loss(logits, targets)))
+
+
+def test_soft_targets_are_least_at_themselves():
+    p = torch.linspace(0.1, 0.9, 11)[None]
+    own = float(value(label_loss(torch.logit(p), p)))
+    assert own == pytest.approx(float(-(p * p.log() + (1 - p) * (1 - p).log()).mean()))
+    for shift in (-0.3, 0.3):
+        assert float(value(label_loss(torch.logit(p) + shift, p))) > own
+
+
+def test_presence_groups_are_each_devices_labels_and_all():
+    for name, group in zip(PRESENCE[:-1], PRESENCE_GROUPS, strict=False):
+        assert [LABELS[i] for i in group] == [label for label in LABELS if str(DEVICE_OF[label]) == name]
+    assert PRESENCE_GROUPS[-1] == list(range(11)) and len(PRESENCE_GROUPS) == len(PRESENCE)
+    assert sorted(i for group in PRESENCE_GROUPS[:-1] for i in group) == list(range(11))
+
+
+def test_presence_loss_is_the_log_loss_of_the_noisy_or_of_what_is_known():
+    rng = np.random.default_rng(0)
+    logits, presence = rng.normal(0, 2, (6, 11)), (rng.random((6, 5)) < 0.5).astype(float)
+    presence[0], presence[1, 2], presence[5, :4] = np.nan, np.nan, np.nan
+    p = 1 / (1 + np.exp(-logits))
+    some = np.stack([1 - np.prod(1 - p[:, group], axis=1) for group in PRESENCE_GROUPS], axis=1)
+    terms = -(presence * np.log(some) + (1 - presence) * np.log(1 - some))
+    found = value(presence_loss(torch.tensor(logits), torch.tensor(presence), PRESENCE_GROUPS))
+    assert float(found) == pytest.approx(np.nanmean(terms))
+
+
+def test_presence_pulls_a_devices_labels_towards_what_is_known_of_it_alone():
+    logits = torch.zeros(2, 11, requires_grad=True)
+    presence = torch.full((2, 5), torch.nan)
+    presence[0, 0], presence[1, 1] = 1, 0
+    value(presence_loss(logits, presence, PRESENCE_GROUPS)).backward()
+    pulled = [sorted(np.flatnonzero(row).tolist()) for row in logits.grad.numpy()]
+    assert pulled == [PRESENCE_GROUPS[0], PRESENCE_GROUPS[1]]
+    assert (logits.grad[0][PRESENCE_GROUPS[0]] < 0).all() and (logits.grad[1][PRESENCE_GROUPS[1]] > 0).all()
+
+
+@pytest.mark.parametrize("logit", [-100.0, -20.0, 20.0, 100.0])
+def test_presence_loss_and_its_gradient_are_finite_however_sure_the_model_is(logit):
+    for known in (0.0, 1.0, torch.nan):
+        logits = torch.full((2, 11), logit, requires_grad=True)
+        loss = value(presence_loss(logits, torch.full((2, 5), known), PRESENCE_GROUPS))
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+        assert known == known or (float(loss.detach()) == 0 and not logits.grad.any()), (
+            "nothing is known: nothing is learnt"
+        )
+
+
+def test_a_device_that_is_there_is_learnt_even_by_a_model_sure_that_it_is_not():
+    logits = torch.full((1, 11), -20.0, requires_grad=True)
+    value(presence_loss(logits, torch.ones(1, 5), PRESENCE_GROUPS)).backward()
+    assert (logits.grad < 0).all()
+
+
+def some_maps(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Logits, true maps and what is known of three films: all, the lines and tips, nothing."""
+    lines = [(LABELS[0], np.array([[20.0, -5], [30, 40]])), (LABELS[7], np.array([[5.0, 10], [50, 50]]))]
+    wanted = [draw_maps(lines, [np.array([40.0, 30])], 64), draw_maps(lines[:1], [np.full(2, np.nan)], 64)]
+    wanted.append(draw_maps([], [np.full(2, np.nan)], 64))
+    known = torch.ones(3, len(MAPS))
+    known[1, -1] = known[2] = 0
+    logits = torch.randn(3, len(MAPS), 32, 32, generator=torch.manual_seed(seed)) - 2
+    return logits, torch.tensor(np.stack(wanted)), known
+
+
+def test_maps_loss_is_its_formula_film_by_film_and_map_by_map():
+    logits, wanted, known = some_maps()
+    z, y, k = (value.double().numpy() for value in (logits, wanted, known))
+    p = 1 / (1 + np.exp(-z))
+    entropy, dice, focal = [], [], []
+    for c, (kind, _) in enumerate(MAPS):
+        films = [film for film in range(3) if k[film, c]]
+        if kind is MapKind.LINE:
+            entropy += [-(y * np.log(p) + (1 - y) * np.log(1 - p))[film, c].mean() for film in films]
+            if any(y[film, c].any() for film in films):
+                both = sum((p * y)[film, c].sum() for film in films)
+                dice.append(1 - (2 * both + 1) / (sum((p + y)[film, c].sum() for film in films) + 1))
+            continue
+        for film in films:
+            total = 0.0
+            for said, true in zip(p[film, c].flat, y[film, c].flat, strict=True):
+                if true == 1:
+                    total -= (1 - said) ** 2 * np.log(said)
+                else:
+                    total -= (1 - true) ** 4 * said**2 * np.log(1 - said)
+            focal.append(total)
+    assert len(dice) == 2 and len(entropy) == 8 and len(focal) == 9
+    expected = LINE_PIXELS * np.mean(entropy) + np.mean(dice) + np.mean(focal)
+    assert float(value(*maps_loss(logits, wanted, known))) == pytest.approx(expected, rel=1e-4)
+
+
+def test_where_no_map_is_known_nothing_is_learnt():
+    logits, wanted, known = some_maps()
+    logits.requires_grad_()
+    loss = value(*maps_loss(logits, wanted, torch.zeros_like(known)))
+    loss.backward()
+    assert float(loss.detach()) == 0 and not logits.grad.any()
+
+
+def test_films_and_maps_that_are_unknown_have_no_influence():
+    logits, wanted, known = some_maps()
+    expected = float(value(*maps_loss(logits, wanted, known)))
+    other_logits, other_wanted = logits.clone(), wanted.clone()
+    for film, channel in np.argwhere(known.numpy() == 0):
+        other_logits[film, channel], other_wanted[film, channel] = 7.0, 1.0
+    assert float(value(*maps_loss(other_logits, other_wanted, known))) == pytest.approx(expected, rel=1e-6)
+    assert float(value(*maps_loss(logits[:2], wanted[:2], known[:2]))) == pytest.approx(expected, rel=1e-6)
+    other_logits.requires_grad_()
+    value(*maps_loss(other_logits, other_wanted, known)).backward()
+    learnt = other_logits.grad.abs().sum(dim=(2, 3)) > 0
+    assert torch.equal(learnt, known > 0)
+
+
+@pytest.mark.parametrize("logit", [-100.0, 0.0, 100.0])
+def test_maps_loss_and_its_gradient_are_finite_however_sure_the_model_is(logit):
+    _, wanted, known = some_maps()
+    logits = torch.full_like(wanted, logit, requires_grad=True)
+    loss = value(*maps_loss(logits, wanted, known))
+    loss.backward()
+    assert torch.isfinite(loss) and float(loss.detach()) > 0 and torch.isfinite(logits.grad).all()
+
+
+def test_the_sums_of_parts_of_a_batch_add_up_to_the_whole_batch():
+    logits, wanted, known = some_maps()
+    generator = torch.Generator().manual_seed(0)
+    labels, targets = torch.randn(3, 11, generator=generator), torch.rand(3, 11, generator=generator)
+    presence = torch.tensor([[1, 0, torch.nan, torch.nan, 1], [torch.nan] * 5, [0, 0, 0, 0, torch.nan]])
+    features, taught = torch.rand(2, 3, 4, 2, 2, generator=generator).unbind()
+
+    def all_of(films: slice) -> list[Sums]:
+        return [
+            label_loss(labels[films], targets[films], torch.full((11,), 3.0), torch.arange(3.0)[films]),
+            presence_loss(labels[films], presence[films], PRESENCE_GROUPS),
+            feature_loss(features[films], taught[films]),
+            *(part for _, part in maps_loss(logits[films], wanted[films], known[films])),
+        ]
+
+    whole = all_of(slice(0, 3))
+    for cuts in ([0, 1, 3], [0, 2, 3], [0, 0, 3], [0, 1, 2, 3]):  # a part may have no film
+        parts = [all_of(slice(start, stop)) for start, stop in itertools.pairwise(cuts)]
+        for mine, *shares in zip(whole, *parts, strict=True):
+            added = Sums(
+                *(sum(getattr(share, name) for share in shares) for name in ("total", "count", "there")), mine.smooth
+            )
+            torch.testing.assert_close(added.value(), mine.value(), rtol=1e-5, atol=1e-6)
+            assert float(mine.value()) > 0
+
+
+@pytest.mark.parametrize("at", [(401.5, 401.5), (401.48, 512.3), (100.0, 1000.6)])
+def test_a_point_between_pixels_is_one_hit_in_half_precision(at):
+    drawn = draw_maps([], [np.array(at)], 1024).astype(np.float16)
+    known = torch.zeros(1, len(MAPS))
+    known[0, -1] = 1
+    logits = torch.full(drawn.shape, -20.0)
+    logits[-1].view(-1)[int(drawn[-1].argmax())] = 20.0  # certain of the peak, and of nothing else
+    assert float(value(*maps_loss(logits[None], torch.from_numpy(drawn)[None].float(), known))) < 1e-3

@@ -1,0 +1,299 @@
+"""A stage learns, resumes inside an epoch bit for bit, and learns from its teacher what it should."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import dataloader
+
+from cxrlines.augment.policy import make_policy
+from cxrlines.io.prepare import Placement
+from cxrlines.models.classifier import Classifier
+from cxrlines.models.two_step import TwoStep
+from cxrlines.task import LABELS, MAPS, Device
+from cxrlines.training import module as stage_module
+from cxrlines.training.checkpoint import State, load_state, save_state
+from cxrlines.training.config import StageConfig
+from cxrlines.training.loader import Batches, Films, FilmSet
+from cxrlines.training.module import Average, DivergedError, StageModule
+from cxrlines.training.targets.losses import label_loss, maps_loss, total_loss
+from cxrlines.training.trainer import fit_stage, predict_films
+
+FIT = StageConfig(epochs=3, batch=4, lr=1e-3, seed=5)
+
+
+class Killed(Exception):
+    """Stands for a kill: raised right after a state was kept."""
+
+
+class TinyStore:
+    """Films whose first label shows as a bright upper half; the store's interface as the loader uses it."""
+
+    def __init__(self, count: int = 18, size: int = 40) -> None:
+        rng = np.random.default_rng(0)
+        self.films = rng.integers(0, 60, (count, size, size), dtype=np.uint8)
+        self.films[::2, : size // 2] += 120
+        self.placements = [Placement(((1, 0, 0), (0, 1, 0)))] * count
+
+
+def films(count: int = 18) -> Films:
+    targets = np.zeros((count, len(LABELS)), np.float32)
+    targets[::2, 0] = 1
+    line = np.array([[5.0, 5.0], [30.0, 30.0]])
+    return Films(TinyStore(count), np.arange(count), targets, [[(LABELS[0], line)]] * count)  # type: ignore[arg-type]
+
+
+def model(channels: int = 1) -> Classifier:
+    torch.manual_seed(1)
+    return Classifier("resnet10t", "gap", in_channels=channels, weights="none", dropout=0.5)
+
+
+def module(fit: StageConfig = FIT, *, view="plain", teacher=None, policy="hotwater", **options) -> StageModule:
+    overlay = view == "overlay" or teacher is not None
+    train = FilmSet(films(), make_policy(policy, 32), seed=fit.seed, overlay=overlay, colour_by="device")
+    watch = FilmSet(films(8), make_policy("none", 32), seed=0, overlay=overlay, colour_by="device")
+    return StageModule(model(3 if view == "overlay" else 1), fit, train, watch, view=view, teacher=teacher, **options)
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 6, 11])
+@pytest.mark.parametrize("ema", [None, 0.8])
+def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, stop_after, ema):
+    fit = dataclasses.replace(FIT, ema=ema)
+    whole = fit_stage(module(fit))
+    saves = 0
+
+    def keep(state: State) -> None:
+        nonlocal saves
+        save_state(tmp_path / "state", "id", state)
+        saves += 1
+        if saves == stop_after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_stage(module(fit, keep=keep, keep_every_s=0))
+    resumed = module(fit, state=load_state(tmp_path / "state", "id"))
+    assert 0 < resumed.step_now < resumed.total
+    assert same(whole, fit_stage(resumed))
+    assert len(resumed.progress.history) == 3
+
+
+def test_processes_that_make_the_films_change_no_weight_and_begin_once(monkeypatch):
+    begun, usual = [], dataloader._MultiProcessingDataLoaderIter.__init__
+
+    def begin(self, *arguments):
+        begun.append(self)
+        usual(self, *arguments)
+
+    alone = fit_stage(module())
+    monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "__init__", begin)
+    assert same(alone, fit_stage(module(loader_workers=2)))
+    assert len(begun) == 2, "for three epochs: those of the training films, and those of the watched ones"
+
+
+def test_the_average_is_torchs_own():
+    network = model()
+    mine = Average(network, 0.8)
+    theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
+    for step in range(4):
+        with torch.no_grad():
+            for tensor in (*network.parameters(), *network.buffers()):
+                tensor.add_(torch.rand_like(tensor) if tensor.is_floating_point() else 1)
+        mine.update(network, first=step == 0)
+        theirs.update_parameters(network)
+    for name, tensor in theirs.module.state_dict().items():
+        if tensor.is_floating_point():
+            assert torch.equal(mine.module.state_dict()[name], tensor), name
+        else:
+            assert mine.module.state_dict()[name] == network.state_dict()[name] == 4
+
+
+def test_a_finished_state_trains_no_further(tmp_path):
+    states: list[State] = []
+    done = module(keep=states.append)
+    weights = fit_stage(done)
+    again = module(state=states[-1])
+    assert again.finished
+    assert same(weights, fit_stage(again))
+
+
+def test_it_learns_what_is_there_to_learn(tmp_path):
+    fitted = module(dataclasses.replace(FIT, epochs=12, batch=6, lr=3e-3), policy="none")
+    weights = fit_stage(fitted)
+    fitted.model.load_state_dict(weights)
+    scores = predict_films(
+        fitted.model, FilmSet(films(), make_policy("none", 32), seed=0, overlay=False, colour_by="label")
+    )
+    assert scores.shape == (18, 11)
+    assert scores[::2, 0].min() > scores[1::2, 0].max()
+
+
+def test_half_an_epoch_is_half_the_steps(tmp_path):
+    half = module(dataclasses.replace(FIT, epochs=1.5))
+    fit_stage(half)
+    assert half.total == 6
+    assert [row["epoch"] for row in half.progress.history] == [1, 2]
+
+
+def test_the_student_moves_towards_the_features_of_its_teacher(tmp_path):
+    torch.manual_seed(2)
+    teacher = Classifier("resnet10t", "gap", in_channels=3, weights="none").eval()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    fit = dataclasses.replace(FIT, epochs=30, lr=2e-3, label_weight=0.0, feature_weight=1.0)
+    student = module(fit, teacher=teacher, policy="none")
+    fit_stage(student)
+    losses = [row["loss"] for row in student.progress.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert same(before, teacher.state_dict()), "the teacher is frozen"
+
+
+def mapping(known: list[int]) -> StageModule:
+    """A stage that learns labels and line maps, of six films of which some are annotated."""
+    mapped = np.zeros((6, len(MAPS)), np.float32)
+    mapped[known, : len(Device)] = 1
+    six = dataclasses.replace(films(6), more={"mapped": mapped})
+    torch.manual_seed(1)
+    network = Classifier("resnet10t", "gap", weights="none", decoder=True).train()
+    fit = dataclasses.replace(FIT, batch=6, maps_weight=1.0)
+    return StageModule(network, fit, FilmSet(six, make_policy("none", 32), seed=0, maps=True), None, view="plain")
+
+
+def batch_of(stage: StageModule) -> dict[str, torch.Tensor]:
+    (keys,) = Batches(6, 6, seed=0, epoch=0, mapped=stage.films.mapped)
+    return stage.films.collate([stage.films[key] for key in sorted(keys)])
+
+
+def test_the_decoder_is_run_on_films_with_a_known_map_alone_and_learns_from_their_maps():
+    stage, seen = mapping([1, 4]), []
+    stage.model.decoder.register_forward_hook(lambda module, given, out: seen.append((given[0], out)))
+    batch = batch_of(stage)
+    loss = stage.training_step(batch, 0)
+    ((given, maps),) = seen
+    normal = stage.model._normal(batch["film"])
+    assert torch.equal(given, normal[[1, 4]])
+    assert batch["rows"].tolist() == [1, 4] and len(batch["maps"]) == 2, "no map of the others is drawn"
+    labels = total_loss([(1.0, label_loss(mapping([1, 4]).model(batch["film"]), batch["targets"]))]).detach()
+    lines = total_loss(maps_loss(maps.detach(), batch["maps"].float(), batch["mapped"][[1, 4]]))
+    assert float(lines) > 0 and float(loss.detach()) == pytest.approx(float(labels + lines), rel=1e-5)
+
+
+def test_losses_are_taken_in_full_precision_where_the_network_runs_in_half(monkeypatch):
+    # A sum over the pixels of a map is beyond what 16 bits hold.
+    stage, given = mapping([1, 4]), []
+    for name in ("label_loss", "maps_loss"):
+        real = getattr(stage_module, name)
+
+        def loss(first, second, *rest, real=real):
+            given.extend([first.dtype, second.dtype])
+            return real(first, second, *rest)
+
+        monkeypatch.setattr(stage_module, name, loss)
+    batch = batch_of(stage)
+    with torch.autocast("cpu", torch.bfloat16):
+        features, maps = stage._read(batch)
+        half = stage.training_step(batch, 0)
+    assert features.dtype == maps.dtype == torch.bfloat16
+    assert given == [torch.float32] * 4 and half.dtype == torch.float32
+    whole = mapping([1, 4]).training_step(batch, 0)
+    assert float(half.detach()) == pytest.approx(float(whole.detach()), rel=0.05)
+
+
+def test_a_batch_without_a_known_map_teaches_the_decoder_nothing_but_every_parameter_has_its_gradient():
+    stage = mapping([])
+    stage.training_step(batch_of(stage), 0).backward()
+    for name, parameter in stage.model.named_parameters():
+        assert parameter.grad is not None, name  # or several processes would wait for it
+        if name.startswith("decoder."):
+            assert not parameter.grad.any(), name
+    assert any(parameter.grad.any() for parameter in stage.model.head.parameters()), "labels are learnt"
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_patience_is_the_number_of_epochs_without_a_better_auc(tmp_path, patience, monkeypatch):
+    monkeypatch.setattr("cxrlines.training.module.macro_auc", lambda truth, scores: 0.7)
+    stubborn = module(dataclasses.replace(FIT, epochs=50, patience=patience))
+    fit_stage(stubborn)
+    assert stubborn.progress.stopped
+    assert len(stubborn.progress.history) == 1 + patience
+
+
+def test_early_stopping_hands_on_the_best_epoch_even_after_a_kill(tmp_path, monkeypatch):
+    aucs = iter([0.6, 0.9, 0.8, 0.7])
+    monkeypatch.setattr("cxrlines.training.module.macro_auc", lambda truth, scores: next(aucs))
+    fit = dataclasses.replace(FIT, epochs=50, patience=2)
+    states: list[State] = []
+
+    def keep(state: State) -> None:
+        save_state(tmp_path / "state", "id", state)
+        states.append(state)
+        if len(states) == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_stage(module(dataclasses.replace(fit, patience=9), keep=keep, keep_every_s=99))
+    resumed = module(fit, state=load_state(tmp_path / "state", "id"))
+    weights = fit_stage(resumed)
+    assert [row["auc"] for row in resumed.progress.history] == [0.6, 0.9, 0.8, 0.7]
+    assert same(weights, states[1].tensors["model"])
+
+
+def test_half_precision_with_clipping_resumes_as_well(tmp_path):
+    fit = dataclasses.replace(FIT, precision="bf16", clip=0.5, optimizer="adamw", shape="restarts", restart_epochs=1)
+    whole = fit_stage(module(fit))
+
+    def keep(state: State) -> None:
+        save_state(tmp_path / "state", "id", state)
+        if state.progress.batch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit_stage(module(fit, keep=keep, keep_every_s=0))
+    assert same(whole, fit_stage(module(fit, state=load_state(tmp_path / "state", "id"))))
+
+
+def test_a_loss_that_is_no_number_is_said(tmp_path):
+    with pytest.raises(DivergedError, match=r"at step \d+ with schedule.lr 1e\+20") as diverged:
+        fit_stage(module(dataclasses.replace(FIT, epochs=9, lr=1e20, end_lr=1e20, optimizer="adamw")))
+    assert "lower schedule.lr" in diverged.value.way_out
+
+
+def test_without_films_to_watch_it_trains_all_the_same(tmp_path):
+    blind = module()
+    blind.validation = None
+    fit_stage(blind)
+    assert [row["auc"] for row in blind.progress.history] == [None] * 3
+
+
+class _Marked(torch.nn.Module):
+    """A segmenter whose maps are all of one value."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value, self.asked = value, 0
+
+    def features_and_maps(self, x):
+        self.asked += len(x)
+        return x, torch.full((len(x), len(MAPS), x.shape[2] // 2, x.shape[3] // 2), self.value).logit()
+
+
+def test_each_film_is_seen_with_the_maps_of_the_segmenter_it_names():
+    own, others = _Marked(0.125), [_Marked(0.25), _Marked(0.5)]
+    reader = Classifier("resnet10t", "gap", in_channels=1 + len(MAPS), weights="none")
+    seen = []
+    reader.features = lambda x: seen.append(x) or torch.zeros(len(x), reader.backbone.channels, 1, 1)
+    which = np.array([-1, 0, 1, 1, 0, -1, -1, 0])
+    some = dataclasses.replace(films(8), more={"segmenter": which})
+    train = FilmSet(some, make_policy("none", 32), seed=0)
+    stage = StageModule(TwoStep(own, reader), FIT, train, None, view="plain", segmenters=others)
+    batch = train.collate([train[(0, place)] for place in range(8)])
+    stage._read(batch)
+    (x,) = seen
+    assert torch.equal(x[:, 0], batch["film"][:, 0] / 255), "the film itself"
+    for film, index in zip(x, which, strict=True):
+        torch.testing.assert_close(film[1:], torch.full_like(film[1:], [0.25, 0.5, 0.125][index]))
+    assert (own.asked, others[0].asked, others[1].asked) == (3, 3, 2), "each is asked for its films alone"
