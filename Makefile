@@ -1,11 +1,11 @@
 # Every target sets up what it needs: its own virtual environment in .venv, from the hashes in lock/.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint lock clean
+.PHONY: help setup demo test test-doors test-long lint lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,10 +24,13 @@ $(READY): lock/requirements.txt lock/uv.txt pyproject.toml
 demo: $(READY)  ## the whole job on phantom films, laptop-sized: make, check, train, prove, read (under 15 minutes)
 	@$(BIN)/cxrlines demo --out runs/demo
 
-test: $(READY)  ## the fast tests (under 20 minutes on 2 cores)
+test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest
 
-test-long: $(READY)  ## the slow tests as well: kill and resume, speeds
+test-doors: $(READY)  ## what meets the outside: Ray, torchrun, clients of trackers
+	@$(BIN)/python -m pytest -m 'doors and not long'
+
+test-long: $(READY)  ## all tests, the slow ones as well: kill and resume, speeds
 	@$(BIN)/python -m pytest -m 'long or not long' --timeout 3600
 
 lint: $(READY)  ## ruff and mypy
