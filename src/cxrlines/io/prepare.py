@@ -1,17 +1,19 @@
 """From a decoded film to the square that networks see: the one way, in training, in evaluation and in reading.
 
 A frame of one gray value is cut off, the film is assessed (by rule, and by a network where one is given), turned
-upright and bone white, and shrunk. Where a point of the original film comes to lie is one affine map, `Placement`.
+upright and bone white, and shrunk. Where a point of the original film comes to lie is one `Affine`.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
 
 from cxrlines.core.film import Film
 from cxrlines.core.notes import Code, Note
+from cxrlines.core.quality import Quality
+from cxrlines.core.transform import Affine
 
 PREPARATION = 2
 """Raised when the same file comes out as other pixels than before (decoding, assessing, shrinking): stores are then
@@ -33,42 +35,6 @@ LEAST_SPREAD = 8
 """Gray levels between the 1st and 99th percentile; less shows nothing."""
 LATERAL = ("LL", "RL", "LATERAL")
 """DICOM View Position (0018,5101) of side views."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """What a film is, and what was done to read it.
-
-    Attributes:
-        frontal_chest: Probability of a frontal chest film; None without a network, or where a rule refused first.
-        rotation: Degrees (0, 90, 180, 270) it was found turned counter-clockwise, and was turned back to be read.
-        inverted: Whether it was found inverted (bone black), and was turned round to read it.
-        cropped: Probability that so much of the chest is cut off that findings may be missing; None without a network.
-        notes: All that a reader of the findings should know.
-        usable: Whether the film can be read; if not, `notes` begins with why.
-    """
-
-    frontal_chest: float | None = None
-    rotation: int = 0
-    inverted: bool = False
-    cropped: float | None = None
-    notes: tuple[Note, ...] = ()
-    usable: bool = True
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values: probabilities to four digits, notes as sentences."""
-        return {
-            "usable": self.usable,
-            "frontal_chest": None if self.frontal_chest is None else round(self.frontal_chest, 4),
-            "rotation": self.rotation,
-            "inverted": self.inverted,
-            "cropped": None if self.cropped is None else round(self.cropped, 4),
-            "notes": [note.text for note in self.notes],
-        }
-
-
-AS_IT_IS = Quality()
-"""Of a film that nothing is known of."""
 
 
 def why_left_out(quality: Quality, leave_out: LeaveOut) -> Note | None:
@@ -94,48 +60,6 @@ class Probe(Protocol):
         """The quality of a film (h, w) uint8 within its frame, by the network alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a film lies in its square: [x, y] of the square = `matrix` @ [x, y, 1] of the original film, in px.
-
-    Pixel centres lie at whole numbers. `matrix` is ((xx, xy, x0), (yx, yy, y0)); it is invertible.
-    """
-
-    matrix: tuple[tuple[float, float, float], tuple[float, float, float]]
-
-    @classmethod
-    def of(cls, matrix: np.ndarray) -> "Placement":
-        """From an array (2, 3)."""
-        return cls(tuple(tuple(float(value) for value in row) for row in np.asarray(matrix)))  # type: ignore[arg-type]
-
-    def to_store(self, points: np.ndarray) -> np.ndarray:
-        """Points (n, 2) [x, y] in px of the original film, as px of the square; float64."""
-        matrix = np.array(self.matrix)
-        return np.asarray(points, np.float64).reshape(-1, 2) @ matrix[:, :2].T + matrix[:, 2]
-
-    def to_film(self, points: np.ndarray) -> np.ndarray:
-        """Points (n, 2) [x, y] in px of the square, as px of the original film; float64. The inverse of `to_store`."""
-        matrix = np.array(self.matrix)
-        return (np.asarray(points, np.float64).reshape(-1, 2) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-
-    def after(self, first: "Placement") -> "Placement":
-        """The map that applies `first`, then this one."""
-        mine, other = np.array(self.matrix), np.vstack([np.array(first.matrix), (0, 0, 1)])
-        return Placement.of(mine @ other)
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """px of the square per px of the original film, along the (x, y) of the square."""
-        x, y = np.linalg.norm(np.array(self.matrix)[:, :2], axis=1)
-        return float(x), float(y)
-
-    def at(self, store: int, size: int) -> "Placement":
-        """Where the film lies once its square of `store` px a side is resized to `size` px."""
-        ratio = size / store
-        shift = 0.5 * ratio - 0.5
-        return Placement(((ratio, 0.0, shift), (0.0, ratio, shift))).after(self)
-
-
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A film as networks see it.
@@ -149,7 +73,7 @@ class Prepared:
     """
 
     pixels: np.ndarray
-    placement: Placement
+    placement: Affine
     quality: Quality
     film_shape: tuple[int, int]
     within: tuple[int, int, int, int]
@@ -232,7 +156,7 @@ def turned_back(pixels: np.ndarray, quality: Quality) -> np.ndarray:
     return np.ascontiguousarray(255 - pixels if quality.inverted else pixels)
 
 
-def _upright(rotation: int, shape: tuple[int, ...], corner: tuple[int, int]) -> Placement:
+def _upright(rotation: int, shape: tuple[int, ...], corner: tuple[int, int]) -> Affine:
     """Where px of the original come to lie when what begins at `corner` [x, y] with `shape` (h, w) is turned back."""
     (height, width), (left, top) = shape, corner
     match rotation:
@@ -244,10 +168,10 @@ def _upright(rotation: int, shape: tuple[int, ...], corner: tuple[int, int]) -> 
             turn = ((0, 1, -top), (-1, 0, width - 1 + left))
         case _:
             turn = ((1, 0, -left), (0, 1, -top))
-    return Placement.of(np.array(turn, np.float64))
+    return Affine.of(np.array(turn, np.float64))
 
 
-def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, Placement]:
+def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, Affine]:
     """A film (h, w) uint8 as a square (size, size) uint8, and where it lies in there.
 
     `pad` keeps proportions: the longest side becomes `size`, the other is centred between black. `stretch` fills the
@@ -270,6 +194,6 @@ def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, P
     square = np.zeros((size, size), np.uint8)
     square[top : top + new_height, left : left + new_width] = film
     scale_x, scale_y = new_width / width, new_height / height
-    return square, Placement(
+    return square, Affine(
         ((scale_x, 0.0, (scale_x - 1) / 2 + left), (0.0, scale_y, (scale_y - 1) / 2 + top)),
     )
