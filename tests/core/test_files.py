@@ -180,10 +180,10 @@ def test_places_that_cannot_be_written_or_collide_are_refused_and_left_alone(tmp
 
 
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
-    def forbidden(path: Path, data: bytes) -> int:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    def forbidden(dir: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
 
-    monkeypatch.setattr(files.Path, "write_bytes", forbidden)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", forbidden)
     with pytest.raises(OutputError) as caught:
         check_outputs(files={"--out": tmp_path / "new/x.csv"})
     assert "--out" in caught.value.what and "permissions" in caught.value.way_out
