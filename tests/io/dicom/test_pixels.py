@@ -238,8 +238,8 @@ class TestDecoderDies:
         with pytest.raises(FilmError) as caught:
             read_film(LS)
         assert "python-gdcm" in caught.value.way_out
-        decoders._own().child.kill()
-        decoders._own().child = None
+        decoders._decoder.child.kill()
+        decoders._decoder.child = None
 
     @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited where there is /proc")
     def test_its_memory_is_limited_whatever_a_stream_says(self):
