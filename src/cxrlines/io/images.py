@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import cv2
@@ -22,27 +22,20 @@ MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
 MAX_VALUES = 75_000_000
 """Most values of 16 bits in all channels of an image: 18 megapixels, the largest detectors', in four."""
 LARGE_CHUNK = 2**20
-"""Bytes of a PNG chunk beside the pixels from which on it is said to be left out; Pillow refuses such files."""
+"""Bytes of a PNG chunk beside the pixels from which on a note says that it is left out; Pillow refuses such files."""
+AGAIN = "copy or export it again"
 
 
 def decode_image(data: bytes, kind: str, name: str, max_pixels: int) -> Film:
-    """A film of one of the three kinds; `FilmError` for what is none, what is not read, and what is damaged."""
-    match kind:
-        case "JPEG":
-            return _jpeg(data, name, max_pixels)
-        case "PNG":
-            return _png(data, name, max_pixels)
-        case _:
-            return _tiff(data, name, max_pixels)
+    """A film of kind JPEG, PNG or TIFF; `FilmError` for what is not read or damaged."""
+    return {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}[kind](data, name, max_pixels)
 
 
 def _jpeg(data: bytes, name: str, max_pixels: int) -> Film:
     try:
         stream = streams.parse(data)
     except streams.StreamError as error:
-        raise FilmError(
-            f"{name}: its compressed pixels {error}", "copy or export it again, or save it as PNG"
-        ) from None
+        raise FilmError(f"{name}: its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
     check_size(name, stream.width, stream.height, max_pixels)
     if stream.kind != streams.Kind.JPEG or stream.bits != 8:
         what = f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone"
@@ -52,7 +45,7 @@ def _jpeg(data: bytes, name: str, max_pixels: int) -> Film:
 
 def _png(data: bytes, name: str, max_pixels: int) -> Film:
     if len(data) < 33 or data[12:16] != b"IHDR":
-        raise FilmError(f"{name}: is a PNG file cut off within its header", "copy or export it again")
+        raise FilmError(f"{name}: is a PNG file cut off within its header", AGAIN)
     width, height, bits, colour, interlaced = struct.unpack(">IIBBxx?", data[16:29])
     check_size(name, width, height, max_pixels)
     data, notes = _essential(data, name)
@@ -64,7 +57,7 @@ def _png(data: bytes, name: str, max_pixels: int) -> Film:
     _decoded(name, _inflate, data, _inflated_size(width, height, 2 * channels, interlaced))
     pixels = _decoded(name, cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (height, width):
-        raise FilmError(f"{name}: is damaged: its pixels cannot be decoded", "copy or export it again")
+        raise FilmError(f"{name}: is damaged: its pixels cannot be decoded", AGAIN)
     try:
         orientation = Image.open(io.BytesIO(data), formats=["PNG"]).getexif().get(0x0112, 1)
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
@@ -81,14 +74,12 @@ def _inflated_size(width: int, height: int, per_pixel: int, interlaced: bool) ->
 
 def _inflate(data: bytes, size: int) -> None:
     """`EOFError` unless the pixels of a PNG inflate to `size` bytes; nothing is kept of them."""
-    inflater, place, found = zlib.decompressobj(), 8, 0
-    while place + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", data[place : place + 8])
-        rest = data[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+    inflater, found = zlib.decompressobj(), 0
+    for kind, start, end in _chunks(data):
+        rest = data[start + 8 : end - 4] if kind == b"IDAT" else b""
         while rest and found <= size and not inflater.eof:  # what follows an end is never consumed
             found += len(inflater.decompress(rest, 2**20))
             rest = inflater.unconsumed_tail
-        place += 12 + length
     if found + len(inflater.flush() if found < size else b"") < size:
         raise EOFError
 
@@ -101,21 +92,26 @@ def _check_values(name: str, values: int) -> None:
 
 def _essential(data: bytes, name: str) -> tuple[bytes, tuple[Note, ...]]:
     """A PNG file without chunks that do not concern its pixels, such as profiles and texts, which may be huge."""
-    kept, place, odd = [data[:8]], 8, False
-    while place + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", data[place : place + 8])
-        end = place + 12 + length
+    kept, end, odd = [data[:8]], 8, False
+    for kind, start, end in _chunks(data):
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf"):
-            kept.append(data[place:end])
+            kept.append(data[start:end])
         elif end <= len(data):
             check = int.from_bytes(data[end - 4 : end])
-            odd |= length > LARGE_CHUNK or zlib.crc32(data[place + 4 : end - 4]) != check
-        place = end
-        if kind == b"IEND":
-            break
+            odd |= end - start - 12 > LARGE_CHUNK or zlib.crc32(data[start + 4 : end - 4]) != check
     text = "a profile, text or other chunk beside the pixels is large or damaged, and left out"
     notes = (Note(Code.METADATA_IGNORED, text),) if odd else ()
-    return b"".join(kept), notes + _after(data, place)
+    return b"".join(kept), notes + _after(data, end)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of the chunks of a PNG file up to IEND; the last may end beyond the file."""
+    kind, end = b"", 8
+    while kind != b"IEND" and end + 12 <= len(data):
+        start = end
+        length, kind = struct.unpack(">I4s", data[start : start + 8])
+        end = start + 12 + length
+        yield kind, start, end
 
 
 def _after(data: bytes, end: int) -> tuple[Note, ...]:
@@ -126,10 +122,12 @@ def _after(data: bytes, end: int) -> tuple[Note, ...]:
 
 
 def _tiff(data: bytes, name: str, max_pixels: int) -> Film:
+    """TIFF tags by number: 256 width, 257 height, 258 bits a sample, 262 photometric, 273 strips, 274 orientation, 277
+    samples a pixel, 284 planar configuration, 317 predictor, 324 tiles, 339 sample format."""
     tags, more = _directory(data)
     width, height, samples = (tags.get(tag, (default,))[0] for tag, default in ((256, 0), (257, 0), (277, 1)))
     if not tags or (273 not in tags and 324 not in tags):
-        raise FilmError(f"{name}: is a TIFF file without an image, or cut off", "copy or export it again")
+        raise FilmError(f"{name}: is a TIFF file without an image, or cut off", AGAIN)
     check_size(name, width, height, max_pixels)
     if more:
         raise FilmError(f"{name}: has several pages; a film is one", "save the page that is the film")
@@ -147,9 +145,7 @@ def _tiff(data: bytes, name: str, max_pixels: int) -> Film:
         what = "signed channels, separate planes, tiles with a predictor, or colours other than gray and RGB"
         raise FilmError(f"{name}: is a TIFF file of {what}, which is not read", "save it as PNG")
     if max(map(max, tags.values())) >= 2**32:
-        raise FilmError(
-            f"{name}: is a TIFF file whose directory points beyond it, or cut off", "copy or export it again"
-        )
+        raise FilmError(f"{name}: is a TIFF file whose directory points beyond it, or cut off", AGAIN)
     _check_values(name, width * height * samples)
     wide = np.asarray(_decoded(name, _opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
     pixels = wide.reshape(height, width, samples)
@@ -179,10 +175,8 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
                     return {}, False
                 form = f"{order}{number}{_INTEGERS[kind]}"
                 inside = struct.calcsize(form) <= len(value)
-                numbers = struct.unpack_from(
-                    form, *((value, 0) if inside else (data, *struct.unpack(order + word, value)))
-                )
-                if numbers:
+                source, offset = (value, 0) if inside else (data, *struct.unpack(order + word, value))
+                if numbers := struct.unpack_from(form, source, offset):
                     tags[tag] = numbers
         return tags, struct.unpack_from(order + word, data, place)[0] != 0
     except (struct.error, OverflowError):
@@ -194,9 +188,8 @@ def _as_one_channel(data: bytes, tags: dict[int, tuple[int, ...]], samples: int)
 
     Of BigTIFF too a plain TIFF file is made: a film is smaller than 4 GiB.
     """
-    kept: dict[int, tuple[int, ...]] = {
-        tag: tags[tag] for tag in (256, 257, 259, 266, 273, 278, 279, 322, 323, 324, 325) if tag in tags
-    }
+    layout = (256, 257, 259, 266, 273, 278, 279, 322, 323, 324, 325)  # size, compression, strips, tiles
+    kept = {tag: tags[tag] for tag in layout if tag in tags}
     kept |= {tag: (kept[tag][0] * samples,) for tag in (256, 322) if tag in kept}
     kept |= {258: (16,), 262: (1,), 277: (1,)}
     order, start = "<" if data[:2] == b"II" else ">", len(data) + len(data) % 2
@@ -228,14 +221,12 @@ def _by_pillow(data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), 
         notes += (Note(Code.METADATA_IGNORED, "its orientation tag is damaged, and not obeyed"),)
     if mode.startswith("I"):
         return _film(np.asarray(image), kind, 16, notes, inverted=inverted)
+    if through := {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(mode):  # Pillow converts them no other way
+        image = image.convert(through)
     if mode in ("1", "L", "LA", "La"):
-        gray = image.convert("LA").convert("L") if mode == "La" else image.convert("L")
-        return Film(np.array(gray), kind, 1 if mode == "1" else 8, notes=notes)
-    colours = image.convert("RGBA").convert("RGB") if mode in ("RGBa", "PA") else image.convert("RGB")
-    notes += colour_note(np.asarray(colours))
-    return Film(
-        np.array(image.convert("L") if mode not in ("RGBa", "PA") else colours.convert("L")), kind, 8, notes=notes
-    )
+        return Film(np.array(image.convert("L")), kind, 1 if mode == "1" else 8, notes=notes)
+    notes += colour_note(np.asarray(image.convert("RGB")))
+    return Film(np.array(image.convert("L")), kind, 8, notes=notes)
 
 
 def _film(pixels: np.ndarray, kind: str, bits: int, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
@@ -263,7 +254,5 @@ def _decoded(name: str, decode: Callable[..., Result], *arguments: Any) -> Resul
     try:
         return decode(*arguments)
     except Exception as error:
-        raise FilmError(
-            f"{name}: is damaged or of a kind its decoder does not know ({type(error).__name__})",
-            "copy or export it again",
-        ) from None
+        what = f"is damaged or of a kind its decoder does not know ({type(error).__name__})"
+        raise FilmError(f"{name}: {what}", AGAIN) from None
