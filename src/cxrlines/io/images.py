@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import cv2
@@ -191,16 +191,21 @@ def _as_one_channel(data: bytes, tags: dict[int, tuple[int, ...]], samples: int)
     layout = (256, 257, 259, 266, 273, 278, 279, 322, 323, 324, 325)  # size, compression, strips, tiles
     kept = {tag: tags[tag] for tag in layout if tag in tags}
     kept |= {tag: (kept[tag][0] * samples,) for tag in (256, 322) if tag in kept}
-    kept |= {258: (16,), 262: (1,), 277: (1,)}
     order, start = "<" if data[:2] == b"II" else ">", len(data) + len(data) % 2
-    place = start + 2 + 12 * len(kept) + 4
-    directory, arrays = struct.pack(order + "H", len(kept)), b""
-    for tag, numbers in sorted(kept.items()):
+    head = data[:2] + struct.pack(order + "HI", 42, start)
+    directory = tiff_directory({**kept, 258: (16,), 262: (1,), 277: (1,)}, start, order)
+    return head + data[8:].ljust(start - 8, b"\0") + directory
+
+
+def tiff_directory(tags: Mapping[int, Sequence[int]], start: int, order: str = "<") -> bytes:
+    """The one directory of a TIFF file, at `start`, in byte order `<` or `>`: its tags, all of 32 bits."""
+    place = start + 2 + 12 * len(tags) + 4
+    entries, arrays = b"", b""
+    for tag, numbers in sorted(tags.items()):
         value = numbers[0] if len(numbers) == 1 else place + len(arrays)
         arrays += struct.pack(f"{order}{len(numbers)}I", *numbers) if len(numbers) > 1 else b""
-        directory += struct.pack(order + "HHII", tag, 4, len(numbers), value)
-    head = data[:2] + struct.pack(order + "HI", 42, start)
-    return b"".join((head, data[8:].ljust(start - 8, b"\0"), directory, bytes(4), arrays))
+        entries += struct.pack(order + "HHII", tag, 4, len(numbers), value)
+    return struct.pack(order + "H", len(tags)) + entries + bytes(4) + arrays
 
 
 def _opened(data: bytes, kind: str) -> Image.Image:
