@@ -1,4 +1,4 @@
-"""Atomic writes of files, file names that do not collide, and checks of outputs before work begins.
+"""Atomic writes of files and folders, file names that do not collide, and checks of outputs before work begins.
 
 A file is written under a hidden name beside its place until it is complete and on disk, and is then renamed: a kill, a
 full disk or an exception leaves the old file as it was.
@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import tempfile
 import unicodedata
 from collections import Counter
@@ -70,6 +71,29 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file (UTF-8) whole or not at all; see `replacing`."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def put_folder(done: Path, place: Path) -> None:
+    """Force a finished folder to disk and rename it to `place`; an older folder there is replaced.
+
+    No folder is replaced in one move: the older one steps aside for a moment, comes back if the move fails, and is
+    removed when the new one is in place. Both lie on one disk.
+    """
+    for path in [*(path for path in done.rglob("*") if path.is_file()), done]:
+        sync(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    old = place.with_name(f".{place.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    try:
+        done.rename(place)
+    except OSError:
+        if old.exists():
+            old.rename(place)
+        raise
+    sync(place.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_outputs(
@@ -196,17 +220,11 @@ def _percent(found: re.Match[str]) -> str:
 
 def sync(path: Path) -> None:
     """Force a file, or a folder's list of names, to disk. Of a folder nothing, where the system cannot."""
-    folder = path.is_dir()
-    try:
-        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    except PermissionError:
-        if folder:  # Windows opens none
-            return
-        raise
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if not (folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # so some shared folders answer
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # so some shared folders answer
             raise
     finally:
         os.close(handle)
