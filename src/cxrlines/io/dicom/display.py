@@ -10,7 +10,7 @@ import numpy as np
 
 from cxrlines.core.notes import Code, Note
 from cxrlines.io.dicom.header import Elements
-from cxrlines.io.dicom.pixels import Stored
+from cxrlines.io.dicom.pixels import PixelHeader
 
 PERCENTILES = (0.5, 99.5)
 """Gray values that become black and white where a film of more than 8 bits does not say what to show."""
@@ -142,12 +142,12 @@ def _quantiles(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np
     return at.astype(np.float64)
 
 
-def displayed(elements: Elements, stored: Stored, notes: list[Note]) -> np.ndarray:
+def displayed(elements: Elements, stored: np.ndarray, header: PixelHeader, notes: list[Note]) -> np.ndarray:
     """Stored values (h, w) as a viewer shows them: (h, w) uint8, white = bone; `notes` gets what is odd about them."""
-    words, signed = stored.values.view(f"u{stored.values.itemsize}"), stored.signed
+    words, signed = stored.view(f"u{stored.itemsize}"), header.signed
     counts = count(words)
     codes = np.flatnonzero(counts)
-    bits, high_bit = _field(elements, stored, words, codes, notes)
+    bits, high_bit = _field(elements, header, words, codes, notes)
     values = stored_of(codes, bits, high_bit, signed)
     film = ~_padding(elements, codes, values, signed)
     low = -(2 ** (bits - 1)) if signed else 0
@@ -165,10 +165,10 @@ def stored_of(codes: np.ndarray, bits: int, high_bit: int, signed: bool) -> np.n
 
 
 def _field(
-    elements: Elements, stored: Stored, words: np.ndarray, codes: np.ndarray, notes: list[Note]
+    elements: Elements, header: PixelHeader, words: np.ndarray, codes: np.ndarray, notes: list[Note]
 ) -> tuple[int, int]:
     """(bits, high bit) of the values in their words: as stored, unless the pixels are values of more bits."""
-    _, bits, high_bit, signed = stored
+    bits, high_bit, signed = header.bits, header.high_bit, header.signed
     lowest, word = high_bit - bits + 1, 8 * words.itemsize
     beside = codes & ~(2 ** (high_bit + 1) - 2**lowest)
     extended = signed & (codes >> high_bit & 1 == 1) & (beside == 2**word - 2 ** (high_bit + 1))

@@ -47,14 +47,14 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
     _check_kind(elements, name)
     notes: list[Note] = []
     header = _header(elements, name, max_pixels, notes)
-    stored = stored_values(header, elements, notes)
-    if stored.values.ndim == 2:
-        pixels = displayed(elements, stored, notes)
+    values, header = stored_values(header, elements, notes)
+    if values.ndim == 2:
+        pixels = displayed(elements, values, header, notes)
     else:
-        gray = luma(stored.values)
-        notes += colour_note(stored.values)
-        if stored.bits <= 8:
-            pixels = to_uint8(np.arange(2 ** (8 * gray.itemsize)) / (2**stored.bits - 1))[gray]
+        gray = luma(values)
+        notes += colour_note(values)
+        if header.bits <= 8:
+            pixels = to_uint8(np.arange(2 ** (8 * gray.itemsize)) / (2**header.bits - 1))[gray]
         else:
             pixels, left_out = spread(gray)
             notes += left_out
@@ -76,7 +76,7 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
     return Film(
         pixels,
         "DICOM",
-        stored.bits,
+        header.bits,
         spacing,
         view if view in VIEWS else None,  # free text may name the patient
         (*notes, *ignored),

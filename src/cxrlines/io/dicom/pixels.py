@@ -10,8 +10,7 @@ import math
 import os
 import struct
 import threading
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -44,7 +43,17 @@ SYNTAXES = {
 
 @dataclass(frozen=True)
 class PixelHeader:
-    """How a film's pixels are stored, by its header; all values are possible. `name` is what messages call the film."""
+    """How a film's pixels are stored, by its header; all values are possible.
+
+    Attributes:
+        name: What messages call the film.
+        rows, columns, samples, allocated, photometric: As the elements of DICOM.
+        bits: How many bits of a word are the value's (BitsStored).
+        high_bit: Which is its highest, from 0 (HighBit); the value is bits high_bit - bits + 1 to high_bit.
+        signed: Whether it is in two's complement (PixelRepresentation).
+        by_plane: Whether colours lie by plane (PlanarConfiguration).
+        syntax: Transfer syntax.
+    """
 
     name: str
     rows: int
@@ -68,27 +77,13 @@ class PixelHeader:
         return FilmError(f"{self.name}: {what}", way_out)
 
 
-class Stored(NamedTuple):
-    """Stored values, before any of DICOM's display chain.
+def stored_values(header: PixelHeader, elements: Elements, notes: list[Note]) -> tuple[np.ndarray, PixelHeader]:
+    """The stored values of a film before any of DICOM's display chain, and the header that fits them.
 
-    Where stream and header contradict each other, `bits`, `high_bit` and `signed` are what gives the true picture.
-
-    Attributes:
-        values: (rows, columns), or (rows, columns, 3) red, green, blue, uint8 or uint16: words as coded, with overlays
-            and junk in the bits that are not the value's; not shifted. Of YBR colour the luma: (rows, columns).
-        bits: How many bits are the value's (BitsStored).
-        high_bit: Which is its highest, from 0 (HighBit); the value is bits high_bit - bits + 1 to high_bit.
-        signed: Whether it is two's complement (PixelRepresentation).
-    """
-
-    values: np.ndarray
-    bits: int
-    high_bit: int
-    signed: bool
-
-
-def stored_values(header: PixelHeader, elements: Elements, notes: list[Note]) -> Stored:
-    """The stored values of a film; `notes` gets where stream and header differ, and bytes after the end.
+    Values are (rows, columns), or (rows, columns, 3) red, green, blue, uint8 or uint16: words as coded, with overlays
+    and junk in the bits that are not the value's; not shifted. Of YBR colour they are the luma: (rows, columns). Where
+    stream and header contradict each other, the header's `bits`, `high_bit` and `signed` become what gives the true
+    picture, and `notes` gets that, and bytes after the end.
 
     Raises:
         FilmError: damaged pixels, ones of a kind that is not read, or that contradict the header.
@@ -110,7 +105,7 @@ def stored_values(header: PixelHeader, elements: Elements, notes: list[Note]) ->
     return _compressed(header, frame, notes)
 
 
-def _uncompressed(header: PixelHeader, value: memoryview, vr: str, notes: list[Note]) -> Stored:
+def _uncompressed(header: PixelHeader, value: memoryview, vr: str, notes: list[Note]) -> tuple[np.ndarray, PixelHeader]:
     rows, columns = header.rows, header.columns
     per_pixel = 2 if header.photometric == "YBR_FULL_422" else header.samples
     count = rows * columns * per_pixel
@@ -152,7 +147,7 @@ def _says_anything(rest: Buffer) -> bool:
     return len(values) > 1 and bool((values != values[0]).any() or values[0] not in (0, 255))
 
 
-def _rle(header: PixelHeader, frame: Buffer, notes: list[Note]) -> Stored:
+def _rle(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[np.ndarray, PixelHeader]:
     """RLE (DICOM PS3.5, Annex G): planes of bytes, the highest first, each packed as TIFF's PackBits are."""
     size, wanted = header.rows * header.columns, header.samples * header.allocated // 8
     count, *starts = struct.unpack("<16L", bytes(frame[:64]).ljust(64, b"\0"))
@@ -182,7 +177,7 @@ def _unpacked(packed: bytes, size: int) -> np.ndarray | None:
         return None
 
 
-def _compressed(header: PixelHeader, frame: Buffer, notes: list[Note]) -> Stored:
+def _compressed(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[np.ndarray, PixelHeader]:
     try:
         stream = streams.parse(frame)
     except StreamError as error:
@@ -327,7 +322,9 @@ def _differ(notes: list[Note], text: str) -> None:
     notes.append(Note(Code.STREAM_DIFFERS_FROM_HEADER, text))
 
 
-def _settled(header: PixelHeader, values: np.ndarray, notes: list[Note], stream: Stream | None = None) -> Stored:
+def _settled(
+    header: PixelHeader, values: np.ndarray, notes: list[Note], stream: Stream | None = None
+) -> tuple[np.ndarray, PixelHeader]:
     """Values with the bits and the sign that make them a true picture. What else lies in their words, overlays or
     nothing, the display finds out."""
     bits, high_bit, signed = header.bits, header.high_bit, header.signed
@@ -340,7 +337,8 @@ def _settled(header: PixelHeader, values: np.ndarray, notes: list[Note], stream:
         if stream and stream.signed:
             values = values + 2 ** (stream.bits - 1) & 2**stream.bits - 1
             _differ(notes, "the colours are coded signed; their lowest value is taken for black")
-        return Stored(values >> (high_bit - bits + 1) if high_bit >= bits else values, bits, bits - 1, False)
+        values = values >> (high_bit - bits + 1) if high_bit >= bits else values
+        return values, replace(header, bits=bits, high_bit=bits - 1, signed=False)
     with_sign, without = (_leaps(values, bits, high_bit, sign) for sign in (True, False))
     if stream and stream.signed is not None and stream.signed != signed:
         # Some encoders write the words of signed values as if they had no sign; then the header is right.
@@ -353,7 +351,7 @@ def _settled(header: PixelHeader, values: np.ndarray, notes: list[Note], stream:
     if stream and (signed or stream.signed):
         unused = 8 * values.itemsize - stream.bits
         values = ((values << unused).view(f"{'i' if signed else 'u'}{values.itemsize}") >> unused).view(values.dtype)
-    return Stored(values, bits, high_bit, signed)
+    return values, replace(header, bits=bits, high_bit=high_bit, signed=signed)
 
 
 def _is_wider(header: PixelHeader, values: np.ndarray, stream: Stream) -> bool:
