@@ -18,7 +18,7 @@ class FilmError(Error):
 
 
 class NotAFilm(FilmError):
-    """A sound file that shows no film but comes along with films: of a folder it is skipped and counted, no failure.
+    """An intact file without a film that comes along with films: in a folder it is skipped and counted, no failure.
 
     Attributes:
         kind: What it is, in a few words ("DICOMDIR", "structured report", ...), to count by.
@@ -37,9 +37,9 @@ class Film:
     Attributes:
         pixels: (h, w) uint8 gray, white = bone.
         format: JPEG, PNG, TIFF, DICOM or array.
-        bits: Bits a pixel stored in the file.
-        spacing: mm a px, where the file says it (DICOM only), and what it rests on.
-        view: The view it was taken in (DICOM ViewPosition: PA, AP, LL, ...), where the file says it.
+        bits: Bits per pixel stored in the file.
+        spacing: mm per px, where the file has it (DICOM only), and what it rests on.
+        view: DICOM ViewPosition (PA, AP, LL, ...), where the file has one.
         notes: What is odd about the file, in the order found.
         study_uid: DICOM StudyInstanceUID, where the file has one that is a valid UID.
         sop_uid: DICOM SOPInstanceUID, likewise.

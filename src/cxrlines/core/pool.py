@@ -59,8 +59,8 @@ def _pooled(work: Callable[[Item], Result], items: Sequence[Item], workers: int)
                     pending[threads.submit(team.ask, items[index])] = index
                 if not pending:
                     return
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    yield pending.pop(future), future.result()
+                future = next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
+                yield pending.pop(future), future.result()
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             team.stop()

@@ -48,7 +48,7 @@ def _png(data: bytes, name: str, max_pixels: int) -> Film:
         raise FilmError(f"{name}: is a PNG file cut off within its header", AGAIN)
     width, height, bits, colour, interlaced = struct.unpack(">IIBBxx?", data[16:29])
     check_size(name, width, height, max_pixels)
-    data, notes = _essential(data, name)
+    data, notes = _essential(data)
     if bits < 16 or colour == 0:
         return _by_pillow(data, "PNG", name, notes)
     # Of 16 bits in several channels Pillow keeps 8. OpenCV does not, but takes the header's word for what it allocates.
@@ -75,7 +75,7 @@ def _inflated_size(width: int, height: int, per_pixel: int, interlaced: bool) ->
 def _inflate(data: bytes, size: int) -> None:
     """`EOFError` unless the pixels of a PNG inflate to `size` bytes; nothing is kept of them."""
     inflater, found = zlib.decompressobj(), 0
-    for kind, start, end in _chunks(data):
+    for kind, start, end in png_chunks(data):
         rest = data[start + 8 : end - 4] if kind == b"IDAT" else b""
         while rest and found <= size and not inflater.eof:  # what follows an end is never consumed
             found += len(inflater.decompress(rest, 2**20))
@@ -90,10 +90,10 @@ def _check_values(name: str, values: int) -> None:
         raise FilmError(f"{name}: {what}", "save it as gray")
 
 
-def _essential(data: bytes, name: str) -> tuple[bytes, tuple[Note, ...]]:
+def _essential(data: bytes) -> tuple[bytes, tuple[Note, ...]]:
     """A PNG file without chunks that do not concern its pixels, such as profiles and texts, which may be huge."""
     kept, end, odd = [data[:8]], 8, False
-    for kind, start, end in _chunks(data):
+    for kind, start, end in png_chunks(data):
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf"):
             kept.append(data[start:end])
         elif end <= len(data):
@@ -104,7 +104,7 @@ def _essential(data: bytes, name: str) -> tuple[bytes, tuple[Note, ...]]:
     return b"".join(kept), notes + _after(data, end)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """(kind, start, end) of the chunks of a PNG file up to IEND; the last may end beyond the file."""
     kind, end = b"", 8
     while kind != b"IEND" and end + 12 <= len(data):

@@ -17,6 +17,7 @@ import numpy as np
 import pydicom
 
 from cxrlines.core.processes import Child, Died, serving
+from cxrlines.io.images import png_chunks
 from cxrlines.lab.intact_films import JPEG, every_kind, large_films, shipped
 
 MAX_SECONDS, MAX_MEGABYTES = 2.0, 512
@@ -222,13 +223,8 @@ def _head(rng: np.random.Generator, film: bytes) -> bytes:
 
 def _with_checksums(data: bytes) -> bytes:
     """A PNG whose chunks have the checksums of what is in them."""
-    made, place = [data[:8]], 8
-    while place + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        body = data[place + 4 : place + 8 + length]
-        made.append(data[place : place + 4] + body + struct.pack(">I", zlib.crc32(body)))
-        place += 12 + length
-    return b"".join(made) + data[place:]
+    chunks = [data[start : end - 4] for _, start, end in png_chunks(data)]
+    return data[:8] + b"".join(chunk + struct.pack(">I", zlib.crc32(chunk[4:])) for chunk in chunks)
 
 
 def _run(rng: np.random.Generator, film: bytes) -> bytes:

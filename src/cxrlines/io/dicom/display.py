@@ -105,9 +105,9 @@ def contrast(values: np.ndarray, counts: np.ndarray) -> tuple[float, float, tupl
 
 
 def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
-    """The range of values (n,) ascending that are film: without spikes far from the rest, at either end.
+    """The range of values (n,) ascending that are film: without saturation far from the rest, at either end.
 
-    A spike is all beyond a gap that is wider than the range of the film itself and (but for EMPTY) empty, and narrow
+    Saturation is all beyond a gap that is wider than the range of the film itself and (but for EMPTY) empty, and narrow
     beside that gap: 1 % of a film of 12 bits at 65,535 leaves it a sixteenth of the contrast. Where saturation lies
     next to the film's own values, as in overexposed lung, nothing is left out.
     """
@@ -122,8 +122,8 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
             width = grid[high] - grid[low]
             if high - low < LEAST_KEPT * GRID or levels[high] - levels[low] < LEAST_LEVELS:
                 continue
-            below = low == 0 or _is_spike(grid[low] - grid[low - EMPTY], width, grid[low - EMPTY] - grid[0])
-            above = high == GRID or _is_spike(grid[high + EMPTY] - grid[high], width, grid[-1] - grid[high + EMPTY])
+            below = low == 0 or _is_saturated(grid[low] - grid[low - EMPTY], width, grid[low - EMPTY] - grid[0])
+            above = high == GRID or _is_saturated(grid[high + EMPTY] - grid[high], width, grid[-1] - grid[high + EMPTY])
             if below and above and high - low < best[1] - best[0]:
                 best = (low, high)
     first = 0 if best[0] == 0 else int(np.searchsorted(values, grid[best[0] - EMPTY], side="right"))
@@ -131,7 +131,7 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
     return slice(first, last)
 
 
-def _is_spike(gap: float, film: float, width: float) -> bool:
+def _is_saturated(gap: float, film: float, width: float) -> bool:
     return gap > film and width <= gap / 4
 
 
@@ -222,12 +222,12 @@ def _shown(
     values, whole = _rescaled(elements, stored, notes)
     inner = np.where(np.arange(len(counts)) == counts.argmax(), 0, counts)  # without what may be all its background
     flat = inner.max() >= ONE_GRAY * inner.sum()
-    for way in _ways(elements, values, notes) if whole else ():
-        gray = to_uint8(way.share)
+    for voi in _voi_transforms(elements, values, notes) if whole else ():
+        gray = to_uint8(voi.share)
         if flat or np.bincount(gray, inner).max() < ONE_GRAY * inner.sum():
-            notes += way.notes
+            notes += voi.notes
             return gray
-        notes.append(Note(way.ignored, f"{way.name} shows nothing of the film's values and is not used"))
+        notes.append(Note(voi.ignored, f"{voi.name} shows nothing of the film's values and is not used"))
     if span[1] - span[0] < 256 and values is stored:
         return to_uint8((stored - span[0]) / (span[1] - span[0]))
     order = np.argsort(values, kind="stable")
@@ -257,8 +257,8 @@ def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tupl
     return stored * slope + intercept, True
 
 
-class _Way(NamedTuple):
-    """A way to show values: its name, the share of white of each, notes if it is used, the code if it is not."""
+class _VoiTransform(NamedTuple):
+    """Values through a VOI LUT or window: its name, share of white, notes if it is used, the code if it is not."""
 
     name: str
     share: np.ndarray
@@ -266,7 +266,7 @@ class _Way(NamedTuple):
     ignored: Code
 
 
-def _ways(elements: Elements, values: np.ndarray, notes: list[Note]) -> Iterator[_Way]:
+def _voi_transforms(elements: Elements, values: np.ndarray, notes: list[Note]) -> Iterator[_VoiTransform]:
     """Each VOI LUT, then each window, that can be computed; `notes` gets those that cannot."""
     for item in elements["VOILUTSequence"].items:
         if (lut := _lut(item, values)) is None:
@@ -275,7 +275,7 @@ def _ways(elements: Elements, values: np.ndarray, notes: list[Note]) -> Iterator
         white = lut.white
         text = f"the VOI LUT says {lut.bits} bits and reaches {lut.table.max()}; {white} is shown white"
         rescaled = [] if white == 2**lut.bits - 1 else [Note(Code.LUT_RESCALED, text)]
-        yield _Way("a VOI LUT", lut.of(values) / white, rescaled, Code.LUT_IGNORED)
+        yield _VoiTransform("a VOI LUT", lut.of(values) / white, rescaled, Code.LUT_IGNORED)
     functions = elements.text("VOILUTFunction").upper().split("\\")
     windows = list(zip(elements.numbers("WindowCenter"), elements.numbers("WindowWidth"), strict=False))
     for place, (centre, width) in enumerate(windows):
@@ -290,7 +290,7 @@ def _ways(elements: Elements, values: np.ndarray, notes: list[Note]) -> Iterator
         if (share := windowed(values, centre, width, function)) is None:
             notes.append(Note(Code.WINDOW_IGNORED, f"{name} is none ({function}), and not used"))
         else:
-            yield _Way(name, share, assumed, Code.WINDOW_IGNORED)
+            yield _VoiTransform(name, share, assumed, Code.WINDOW_IGNORED)
 
 
 def windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray | None:
