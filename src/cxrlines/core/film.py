@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -15,6 +16,12 @@ MAX_PIXELS = 50_000_000
 
 class FilmError(Error):
     """A film cannot be read: which file, what was found, what is allowed, the way out. Holds no patient data."""
+
+    def named(self, name: str) -> Self:
+        """The same error with what messages call the film before it."""
+        self.what = f"{name}: {self.what}"
+        self.args = (self.what, *self.args[1:])  # what it is pickled by
+        return self
 
 
 class NotAFilm(FilmError):
@@ -61,11 +68,10 @@ class Film:
 
 
 def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
-    """`FilmError` for a film without pixels or with more than `max_pixels`."""
+    """`FilmError` for a film without pixels or with more than `max_pixels`; an empty name is left out."""
     if width < 1 or height < 1 or width * height > max_pixels:
-        raise FilmError(
-            f"{name}: is {width} x {height} px; a film has at least 1 and at most {max_pixels:,} px", "shrink it"
-        )
+        error = FilmError(f"is {width} x {height} px; a film has at least 1 and at most {max_pixels:,} px", "shrink it")
+        raise error.named(name) if name else error
 
 
 FILM_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")

@@ -41,27 +41,34 @@ def read_film(
             float pixels, many pages.
     """
     if isinstance(source, str | Path):
-        data, name = read_bytes(Path(source)), name or str(source)
-    elif isinstance(source, bytes):
-        data, name = source, name or "the film"
+        source, name = read_bytes(Path(source)), name or str(source)
+    try:
+        return _decoded(source, max_pixels)
+    except FilmError as error:
+        raise error.named(name or "the film") from None
+
+
+def _decoded(source: "bytes | pydicom.Dataset", max_pixels: int) -> Film:
+    if isinstance(source, bytes):
+        data = source
     else:
         from cxrlines.io.dicom.film import bytes_of
 
-        data, name = bytes_of(source, name or "the film"), name or "the film"
+        data = bytes_of(source)
     if not data:
-        raise FilmError(f"{name}: is empty (0 bytes)", "copy or export it again")
+        raise FilmError("is empty (0 bytes)", "copy or export it again")
     kind = kind_of(data)
     if kind is None:
         unknown = (b"", "not a film", "JPEG, PNG, TIFF and DICOM are read, by their content, whatever their name")
         _, what, way_out = next(other for other in (*OTHERS, unknown) if data.startswith(other[0]))
-        raise FilmError(f"{name}: is {what}", way_out)
+        raise FilmError(f"is {what}", way_out)
     if kind == "DICOM":
         from cxrlines.io.dicom.film import decode_dicom
 
-        return decode_dicom(data, name, max_pixels)
+        return decode_dicom(data, max_pixels)
     from cxrlines.io.images import decode_image
 
-    return decode_image(data, kind, name, max_pixels)
+    return decode_image(data, kind, max_pixels)
 
 
 def kind_of(head: bytes) -> str | None:
@@ -97,8 +104,7 @@ def read_bytes(path: Path) -> bytes:
         if path.exists() and not path.is_file():
             raise FilmError(f"{path}: is not a regular file", "name a film")
         if (size := path.stat().st_size) > MAX_BYTES:
-            what = f"{path}: has {size:,} bytes; a film has at most {MAX_BYTES:,}"
-            raise FilmError(what, "export one frame, shrunk")
+            raise FilmError(f"{path}: has {size:,} bytes; a film has at most {MAX_BYTES:,}", "export one frame, shrunk")
         return path.read_bytes()
     except OSError as error:
         raise FilmError(f"{path}: cannot be read ({error.strerror})", "check the path and its permissions") from None

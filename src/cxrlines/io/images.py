@@ -26,38 +26,37 @@ LARGE_CHUNK = 2**20
 AGAIN = "copy or export it again"
 
 
-def decode_image(data: bytes, kind: str, name: str, max_pixels: int) -> Film:
+def decode_image(data: bytes, kind: str, max_pixels: int) -> Film:
     """A film of kind JPEG, PNG or TIFF; `FilmError` for what is not read or damaged."""
-    return {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}[kind](data, name, max_pixels)
+    return {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}[kind](data, max_pixels)
 
 
-def _jpeg(data: bytes, name: str, max_pixels: int) -> Film:
+def _jpeg(data: bytes, max_pixels: int) -> Film:
     try:
         stream = streams.parse(data)
     except streams.StreamError as error:
-        raise FilmError(f"{name}: its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
-    check_size(name, stream.width, stream.height, max_pixels)
+        raise FilmError(f"its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
+    check_size("", stream.width, stream.height, max_pixels)
     if stream.kind != streams.Kind.JPEG or stream.bits != 8:
-        what = f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone"
-        raise FilmError(f"{name}: {what}", "save it as PNG")
-    return _by_pillow(data, "JPEG", name, _after(data, stream.end))
+        raise FilmError(f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone", "save it as PNG")
+    return _by_pillow(data, "JPEG", _after(data, stream.end))
 
 
-def _png(data: bytes, name: str, max_pixels: int) -> Film:
+def _png(data: bytes, max_pixels: int) -> Film:
     if len(data) < 33 or data[12:16] != b"IHDR":
-        raise FilmError(f"{name}: is a PNG file cut off within its header", AGAIN)
+        raise FilmError("is a PNG file cut off within its header", AGAIN)
     width, height, bits, colour, interlaced = struct.unpack(">IIBBxx?", data[16:29])
-    check_size(name, width, height, max_pixels)
+    check_size("", width, height, max_pixels)
     data, notes = _essential(data)
     if bits < 16 or colour == 0:
-        return _by_pillow(data, "PNG", name, notes)
+        return _by_pillow(data, "PNG", notes)
     # Of 16 bits in several channels Pillow keeps 8. OpenCV does not, but takes the header's word for what it allocates.
     channels = {2: 3, 4: 2, 6: 4}.get(colour, 1)
-    _check_values(name, width * height * channels)
-    _decoded(name, _inflate, data, _inflated_size(width, height, 2 * channels, interlaced))
-    pixels = _decoded(name, cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    _check_values(width * height * channels)
+    _decoded(_inflate, data, _inflated_size(width, height, 2 * channels, interlaced))
+    pixels = _decoded(cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (height, width):
-        raise FilmError(f"{name}: is damaged: its pixels cannot be decoded", AGAIN)
+        raise FilmError("is damaged: its pixels cannot be decoded", AGAIN)
     try:
         orientation = Image.open(io.BytesIO(data), formats=["PNG"]).getexif().get(0x0112, 1)
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
@@ -84,10 +83,10 @@ def _inflate(data: bytes, size: int) -> None:
         raise EOFError
 
 
-def _check_values(name: str, values: int) -> None:
+def _check_values(values: int) -> None:
     if values > MAX_VALUES:
         what = f"has {values:,} values of 16 bits in all its channels; at most {MAX_VALUES:,} are read"
-        raise FilmError(f"{name}: {what}", "save it as gray")
+        raise FilmError(what, "save it as gray")
 
 
 def _essential(data: bytes) -> tuple[bytes, tuple[Note, ...]]:
@@ -121,33 +120,33 @@ def _after(data: bytes, end: int) -> tuple[Note, ...]:
     return (Note(Code.BYTES_AFTER_END, f"{len(data) - end:,} bytes follow the image and were left out"),)
 
 
-def _tiff(data: bytes, name: str, max_pixels: int) -> Film:
+def _tiff(data: bytes, max_pixels: int) -> Film:
     """TIFF tags by number: 256 width, 257 height, 258 bits a sample, 262 photometric, 273 strips, 274 orientation, 277
     samples a pixel, 284 planar configuration, 317 predictor, 324 tiles, 339 sample format."""
     tags, more = _directory(data)
     width, height, samples = (tags.get(tag, (default,))[0] for tag, default in ((256, 0), (257, 0), (277, 1)))
     if not tags or (273 not in tags and 324 not in tags):
-        raise FilmError(f"{name}: is a TIFF file without an image, or cut off", AGAIN)
-    check_size(name, width, height, max_pixels)
+        raise FilmError("is a TIFF file without an image, or cut off", AGAIN)
+    check_size("", width, height, max_pixels)
     if more:
-        raise FilmError(f"{name}: has several pages; a film is one", "save the page that is the film")
+        raise FilmError("has several pages; a film is one", "save the page that is the film")
     depths = tags.get(258, (1,))
     if (max(depths) > 16 and set(tags.get(339, (1,))) & {3, 6}) or max(depths) > 32:
-        raise FilmError(f"{name}: has float pixels, of unknown black and white", "save it as 8 or 16 bit gray")
+        raise FilmError("has float pixels, of unknown black and white", "save it as 8 or 16 bit gray")
     photometric, planes, predictor = (tags.get(tag, (1,))[0] for tag in (262, 284, 317))
     inverted = photometric == 0 and max(depths) > 8  # Pillow turns the others round itself
     if (samples == 1 or set(depths) != {16}) and data[:4] != b"MM\0+":
-        return _by_pillow(data, "TIFF", name, inverted=inverted)
+        return _by_pillow(data, "TIFF", inverted=inverted)
     # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all.
     unsigned = set(depths) == {16} and set(tags.get(339, (1,))) <= {1, 4}
     colours = samples <= 2 if photometric in (0, 1) else photometric == 2 and samples in (3, 4)
     if not unsigned or planes != 1 or not colours or (predictor == 2 and 324 in tags):
         what = "signed channels, separate planes, tiles with a predictor, or colours other than gray and RGB"
-        raise FilmError(f"{name}: is a TIFF file of {what}, which is not read", "save it as PNG")
+        raise FilmError(f"is a TIFF file of {what}, which is not read", "save it as PNG")
     if max(map(max, tags.values())) >= 2**32:
-        raise FilmError(f"{name}: is a TIFF file whose directory points beyond it, or cut off", AGAIN)
-    _check_values(name, width * height * samples)
-    wide = np.asarray(_decoded(name, _opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
+        raise FilmError("is a TIFF file whose directory points beyond it, or cut off", AGAIN)
+    _check_values(width * height * samples)
+    wide = np.asarray(_decoded(_opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
     pixels = wide.reshape(height, width, samples)
     if predictor == 2:
         pixels = np.cumsum(pixels, axis=1, dtype=np.uint16)
@@ -214,12 +213,12 @@ def _opened(data: bytes, kind: str) -> Image.Image:
     return image
 
 
-def _by_pillow(data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
-    image = _decoded(name, _opened, data, kind)
+def _by_pillow(data: bytes, kind: str, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
+    image = _decoded(_opened, data, kind)
     mode = image.mode
     if mode not in MODES:
         what = "float pixels, of unknown black and white" if mode == "F" else f"pixels of the kind {mode}"
-        raise FilmError(f"{name}: has {what}", "save it as 8 or 16 bit gray")
+        raise FilmError(f"has {what}", "save it as 8 or 16 bit gray")
     try:
         image = ImageOps.exif_transpose(image)
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
@@ -254,10 +253,9 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _decoded(name: str, decode: Callable[..., Result], *arguments: Any) -> Result:
+def _decoded(decode: Callable[..., Result], *arguments: Any) -> Result:
     """What a decoder gives; `FilmError` for whatever it raises: of sizes and kinds that were checked, damage."""
     try:
         return decode(*arguments)
     except Exception as error:
-        what = f"is damaged or of a kind its decoder does not know ({type(error).__name__})"
-        raise FilmError(f"{name}: {what}", AGAIN) from None
+        raise FilmError(f"is damaged or of a kind its decoder does not know ({type(error).__name__})", AGAIN) from None

@@ -611,3 +611,8 @@ def test_one_line_serves_all_threads():
     for thread in threads:
         thread.join()
     assert decoders.decoding_pid() == pid
+
+
+def test_subsampled_colour_of_an_odd_number_of_pixels_is_refused():
+    data = as_dicom(COLOUR[:3, :3].copy(), 8, PhotometricInterpretation="YBR_FULL_422")
+    assert "Columns is 3" in refusal(data)

@@ -41,12 +41,12 @@ _UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*)){2,}")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
-def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
-    """A DICOM file's one frame; `NotAFilm`, `FilmError` for what it is not."""
+def decode_dicom(data: bytes, max_pixels: int) -> Film:
+    """A DICOM file's one frame; `NotAFilm`, `FilmError`, which do not name the file, for what it is not."""
     elements = parse(data)
-    _check_kind(elements, name)
+    _check_kind(elements)
     notes: list[Note] = []
-    header = _header(elements, name, max_pixels, notes)
+    header = _header(elements, max_pixels, notes)
     values, header = stored_values(header, elements, notes)
     if values.ndim == 2:
         pixels = displayed(elements, values, header, notes)
@@ -85,7 +85,7 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
     )
 
 
-def bytes_of(dataset: pydicom.Dataset, name: str) -> bytes:
+def bytes_of(dataset: pydicom.Dataset) -> bytes:
     """What a film needs of a Dataset, as a file; it may lack UIDs and a file header, as after de-identification."""
     implicit, little = dataset.original_encoding
     syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
@@ -97,7 +97,7 @@ def bytes_of(dataset: pydicom.Dataset, name: str) -> bytes:
         out = io.BytesIO()
         plain.save_as(out)
     except Exception as error:  # pydicom raises anything on odd values
-        raise FilmError(f"{name}: cannot be written as DICOM ({type(error).__name__})", "give its file") from None
+        raise FilmError(f"cannot be written as DICOM ({type(error).__name__})", "give its file") from None
     return out.getvalue()
 
 
@@ -109,47 +109,47 @@ def _syntax(implicit: bool, little: bool) -> UID:
     return UID("1.2.840.10008.1.2" + ("" if implicit else ".1" if little else ".2"))
 
 
-def _check_kind(elements: Elements, name: str) -> None:
+def _check_kind(elements: Elements) -> None:
     """`NotAFilm` or `FilmError` unless it is a DICOM file with one frame of pixels."""
 
     def no_film(kind: str) -> NotAFilm:
-        return NotAFilm(f"{name}: is a DICOM file that holds no film ({kind})", "name the films beside it", kind)
+        return NotAFilm(f"is a DICOM file that holds no film ({kind})", "name the films beside it", kind)
 
     if elements.text("TransferSyntaxUID") == _DEFLATED:  # the header sets no limit to what inflates
-        raise FilmError(f"{name}: is a deflated DICOM file; only its pixels may be compressed", "save it undeflated")
+        raise FilmError("is a deflated DICOM file; only its pixels may be compressed", "save it undeflated")
     sop_class = elements.text("SOPClassUID") or elements.text("MediaStorageSOPClassUID")
     for begin, kind in NO_FILMS.items():
         if f"{sop_class}.".startswith(f"{begin}.") and sop_class != RT_IMAGE:
             raise no_film(kind)
     if elements.cut and "PixelData" not in elements:
-        raise FilmError(f"{name}: is DICOM cut off before its pixels, or no DICOM file", "copy or export it again")
+        raise FilmError("is DICOM cut off before its pixels, or no DICOM file", "copy or export it again")
     if "FloatPixelData" in elements or "DoubleFloatPixelData" in elements:
-        raise FilmError(f"{name}: has float pixels, of unknown black and white", "export the film as displayed")
+        raise FilmError("has float pixels, of unknown black and white", "export the film as displayed")
     if "PixelData" not in elements:
         if "Rows" not in elements and sop_class and not sop_class.startswith(IMAGE):
             raise no_film("object without an image")
-        raise FilmError(f"{name}: has no PixelData (7FE0,0010), or is cut off before it", EXPORT)
+        raise FilmError("has no PixelData (7FE0,0010), or is cut off before it", EXPORT)
     if not elements.pixels:
-        raise FilmError(f"{name}: PixelData (7FE0,0010) is empty", EXPORT)
+        raise FilmError("PixelData (7FE0,0010) is empty", EXPORT)
 
 
-def _header(elements: Elements, name: str, max_pixels: int, notes: list[Note]) -> PixelHeader:
+def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHeader:
     """The header's elements, checked, and those that may be missing; `notes` gets what is assumed."""
 
     def refused(keyword: str, found: object, allowed: str, way_out: str = MEND) -> FilmError:
-        return FilmError(f"{name}: {keyword} is {found}; {allowed}", way_out)
+        return FilmError(f"{keyword} is {found}; {allowed}", way_out)
 
     def whole(keyword: str, default: int | None = None) -> int:
         if (value := elements.integer(keyword)) is not None:
             return value
         if default is None:
             what = "is no whole number" if elements[keyword].data else "is missing"
-            raise FilmError(f"{name}: {keyword} {what}, and pixels mean nothing without it", "export it again")
+            raise FilmError(f"{keyword} {what}, and pixels mean nothing without it", "export it again")
         notes.append(Note(Code.ELEMENT_ASSUMED, f"{keyword} is missing; {default} is assumed"))
         return default
 
     rows, columns = whole("Rows"), whole("Columns")
-    check_size(name, columns, rows, max_pixels)
+    check_size("", columns, rows, max_pixels)
     if (frames := elements.integer("NumberOfFrames") or 1) != 1:
         raise refused("NumberOfFrames", frames, "a film is one frame", "export the frame that is the film")
     photometric = elements.text("PhotometricInterpretation").upper()
@@ -177,10 +177,10 @@ def _header(elements: Elements, name: str, max_pixels: int, notes: list[Note]) -
     by_plane = colour and whole("PlanarConfiguration", 0) == 1
     syntax = elements.text("TransferSyntaxUID")
     if syntax and not _UID.fullmatch(syntax):
-        raise FilmError(f"{name}: TransferSyntaxUID is no UID", "mend the header, or save it uncompressed")
+        raise FilmError("TransferSyntaxUID is no UID", "mend the header, or save it uncompressed")
     uid = UID(syntax) if syntax else _syntax(elements.implicit, elements.little)
     signed = representation == 1
-    return PixelHeader(name, rows, columns, samples, allocated, bits, high_bit, signed, photometric, by_plane, uid)
+    return PixelHeader(rows, columns, samples, allocated, bits, high_bit, signed, photometric, by_plane, uid)
 
 
 def _uid(text: str) -> str | None:

@@ -46,7 +46,6 @@ class PixelHeader:
     """How a film's pixels are stored, by its header; all values are possible.
 
     Attributes:
-        name: What messages call the film.
         rows, columns, samples, allocated, photometric: As the elements of DICOM.
         bits: How many bits of a word are the value's (BitsStored).
         high_bit: Which is its highest, from 0 (HighBit); the value is bits high_bit - bits + 1 to high_bit.
@@ -55,7 +54,6 @@ class PixelHeader:
         syntax: Transfer syntax.
     """
 
-    name: str
     rows: int
     columns: int
     samples: int
@@ -72,10 +70,6 @@ class PixelHeader:
         """The name of the transfer syntax; "of an unknown UID" for one not in DICOM, which may hold anything."""
         return self.syntax.name if self.syntax.name != str(self.syntax) else "of an unknown UID"
 
-    def error(self, what: str, way_out: str = EXPORT) -> FilmError:
-        """An error that names the film."""
-        return FilmError(f"{self.name}: {what}", way_out)
-
 
 def stored_values(header: PixelHeader, elements: Elements, notes: list[Note]) -> tuple[np.ndarray, PixelHeader]:
     """The stored values of a film before any of DICOM's display chain, and the header that fits them.
@@ -89,12 +83,12 @@ def stored_values(header: PixelHeader, elements: Elements, notes: list[Note]) ->
         FilmError: damaged pixels, ones of a kind that is not read, or that contradict the header.
     """
     if not header.syntax.is_transfer_syntax or header.syntax.is_private:
-        raise header.error(f"transfer syntax {header.known_syntax} is not read", "save it uncompressed")
+        raise FilmError(f"transfer syntax {header.known_syntax} is not read", "save it uncompressed")
     frame: Buffer = elements.pixels
     if bytes(frame[:4]) == streams.ITEM:
         parts = streams.fragments(frame)
         if not parts:
-            raise header.error(f"its {header.known_syntax} pixels are empty")
+            raise FilmError(f"its {header.known_syntax} pixels are empty", EXPORT)
         if elements.open_end:
             notes.append(Note(Code.END_MISSING, "the end of the pixel data is not marked"))
         frame = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -110,14 +104,15 @@ def _uncompressed(header: PixelHeader, value: memoryview, vr: str, notes: list[N
     per_pixel = 2 if header.photometric == "YBR_FULL_422" else header.samples
     count = rows * columns * per_pixel
     need = -(-count * header.allocated // 8)
+    if per_pixel == 2 and count % 4:
+        raise FilmError(f"Columns is {columns}; YBR_FULL_422 has an even number", "export it again")
     if len(value) < need:
-        found = f"is cut off: has {len(value):,} of {need:,} bytes of pixels"
-        raise header.error(found, "copy or export it again")
+        raise FilmError(f"is cut off: has {len(value):,} of {need:,} bytes of pixels", "copy or export it again")
     rest = value[need:]
     if _says_anything(rest):
         if len(rest) > max(need // rows, 256):  # more than a row may be a picture of another shape
             found = f"has {len(rest):,} bytes of pixels more than its header's rows, columns and bits make"
-            raise header.error(found, "export it again")
+            raise FilmError(found, "export it again")
         notes.append(Note(Code.BYTES_AFTER_END, f"{len(rest)} bytes follow the pixels and were left out"))
     big = header.syntax == ExplicitVRBigEndian
     if header.allocated == 16:
@@ -152,16 +147,18 @@ def _rle(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[np.ndar
     size, wanted = header.rows * header.columns, header.samples * header.allocated // 8
     count, *starts = struct.unpack("<16L", bytes(frame[:64]).ljust(64, b"\0"))
     if count != wanted:
-        raise header.error(f"has {count} RLE planes, the header says {wanted}")
+        raise FilmError(f"has {count} RLE planes, the header says {wanted}", EXPORT)
     planes = []
     for start, end in zip(starts[:count], [*starts[1:count], len(frame)], strict=True):
         packed = bytes(frame[start : max(start, end)])
         plane = _unpacked(packed, size)
         if plane is None:
-            raise header.error("its RLE pixels are cut off or damaged")
+            raise FilmError("its RLE pixels are cut off or damaged", EXPORT)
         # A plane may be padded by a byte a row and a packet, which is more than any encoder needs.
         if _unpacked(packed, size + header.rows + 128) is not None:
-            raise header.error(f"RLE pixels hold more than the {header.columns} x {header.rows} px the header says")
+            raise FilmError(
+                f"RLE pixels hold more than the {header.columns} x {header.rows} px the header says", EXPORT
+            )
         planes.append(plane.reshape(header.rows, header.columns))
     if header.allocated == 16:
         planes = [high.astype(np.uint16) << 8 | low for high, low in zip(planes[::2], planes[1::2], strict=True)]
@@ -181,7 +178,7 @@ def _compressed(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[
     try:
         stream = streams.parse(frame)
     except StreamError as error:
-        raise header.error(f"its compressed pixels {error}") from None
+        raise FilmError(f"its compressed pixels {error}", EXPORT) from None
     _check(header, stream)
     if str(header.syntax) not in {f"{JPEG_SYNTAXES}{number}" for number in SYNTAXES[stream.kind]}:
         _differ(notes, f"the pixels are {stream.kind}, the header says {header.known_syntax}")
@@ -197,17 +194,17 @@ def _check(header: PixelHeader, stream: Stream) -> None:
     """`FilmError` where stream and header differ so that neither can be believed, or decoding would take too much."""
     if (stream.width, stream.height) != (header.columns, header.rows):
         found = f"compressed pixels are {stream.width} x {stream.height}"
-        raise header.error(f"{found}, the header says {header.columns} x {header.rows}", "export it again")
+        raise FilmError(f"{found}, the header says {header.columns} x {header.rows}", "export it again")
     if stream.components not in (1, 3) or stream.bits > 16:
         found = f"compressed pixels have {stream.components} components of {stream.bits} bits"
-        raise header.error(f"{found}; 1 or 3 of at most 16 are read", "convert it")
+        raise FilmError(f"{found}; 1 or 3 of at most 16 are read", "convert it")
     if stream.components == 3 and header.photometric == "MONOCHROME1":
         found = "compressed pixels have 3 components, the header says MONOCHROME1: which is white is unknown"
-        raise header.error(found, "export it again")
+        raise FilmError(found, "export it again")
     if _cost(stream) > MAX_MEMORY:
         found = f"{stream.width} x {stream.height} px with {stream.components} components of {stream.bits} bits"
         allowed = f"as {stream.kind} that takes {_cost(stream) >> 20} MB, at most {MAX_MEMORY >> 20} are given to it"
-        raise header.error(f"compressed pixels are {found}; {allowed}", "save it uncompressed, or shrunk")
+        raise FilmError(f"compressed pixels are {found}; {allowed}", "save it uncompressed, or shrunk")
 
 
 def _by_itself(stream: Stream) -> bool:
@@ -229,7 +226,7 @@ def _decoded(header: PixelHeader, stream: Stream, frame: Buffer) -> np.ndarray:
         return _by_pillow(header, stream, frame, luma)
     kind = np.dtype(np.uint8 if stream.bits <= 8 else "<u2")
     shape = (stream.height, stream.width, stream.components)
-    values = np.frombuffer(_by_native(header, stream, frame, math.prod(shape) * kind.itemsize), kind).reshape(shape)
+    values = np.frombuffer(_by_native(stream, frame, math.prod(shape) * kind.itemsize), kind).reshape(shape)
     return values if stream.components == 3 and not luma else np.ascontiguousarray(values[..., 0])
 
 
@@ -252,11 +249,11 @@ def _by_pillow(header: PixelHeader, stream: Stream, frame: Buffer, luma: bool) -
             image.draft("L", image.size)
         return np.asarray(image)
     except Exception as error:  # whatever a decoder raises of a damaged stream
-        raise _damaged(header, stream, type(error).__name__) from None
+        raise _damaged(stream, type(error).__name__) from None
 
 
-def _damaged(header: PixelHeader, stream: Stream, why: str) -> FilmError:
-    return header.error(f"its {stream.kind} pixels are damaged ({why})")
+def _damaged(stream: Stream, why: str) -> FilmError:
+    return FilmError(f"its {stream.kind} pixels are damaged ({why})", EXPORT)
 
 
 class _Decoder:
@@ -293,7 +290,7 @@ def decoding_pid() -> int | None:
     return child.process.pid if child else None
 
 
-def _by_native(header: PixelHeader, stream: Stream, frame: Buffer, size: int) -> bytes:
+def _by_native(stream: Stream, frame: Buffer, size: int) -> bytes:
     """What the decoder process makes of a stream: `size` bytes. A film that kills it costs only itself."""
     request = {name: getattr(stream, name) for name in ("kind", "width", "height", "components", "bits")}
     own = _decoder
@@ -305,16 +302,16 @@ def _by_native(header: PixelHeader, stream: Stream, frame: Buffer, size: int) ->
         except Died as end:
             own.deaths += 1
             child.kill()
-            raise _damaged(header, stream, f"its decoder {end}") from None
+            raise _damaged(stream, f"its decoder {end}") from None
         except BaseException:  # Ctrl-C: what it would answer is of this film, not of the next
             child.kill()
             raise
         own.child = child
     if missing := answer.get("missing"):
         found = f"no decoder for {stream.kind} is installed"
-        raise header.error(found, f"install {missing}, or save the film uncompressed")
+        raise FilmError(found, f"install {missing}, or save the film uncompressed")
     if len(values) != size:
-        raise _damaged(header, stream, answer.get("failed", "another size"))
+        raise _damaged(stream, answer.get("failed", "another size"))
     return values
 
 
