@@ -65,13 +65,12 @@ def spread(pixels: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
     if pixels.dtype.kind == "u" and pixels.itemsize <= 2:
         counts = count(pixels)
         values = np.flatnonzero(counts)
-        low, high, notes = contrast(values, counts[values])
-        gray = to_uint8((np.arange(len(counts)) - low) / ((high - low) or 1))[pixels]
+        span = contrast(values, counts[values])
+        gray = span.gray(np.arange(len(counts)))[pixels]
     else:
-        values, counts = np.unique(pixels, return_counts=True)
-        low, high, notes = contrast(values, counts)
-        gray = to_uint8((pixels - np.float64(low)) / ((high - low) or 1))
-    return border_black(gray) if notes else gray, notes
+        span = contrast(*np.unique(pixels, return_counts=True))
+        gray = span.gray(pixels)
+    return border_black(gray) if span.notes else gray, span.notes
 
 
 def border_black(gray: np.ndarray) -> np.ndarray:
@@ -83,7 +82,19 @@ def border_black(gray: np.ndarray) -> np.ndarray:
     return gray
 
 
-def contrast(values: np.ndarray, counts: np.ndarray) -> tuple[float, float, tuple[Note, ...]]:
+class Contrast(NamedTuple):
+    """The values that become black and white, and a note if a border was left out of them."""
+
+    black: float
+    white: float
+    notes: tuple[Note, ...] = ()
+
+    def gray(self, values: np.ndarray) -> np.ndarray:
+        """Values as uint8."""
+        return to_uint8((values - np.float64(self.black)) / ((self.white - self.black) or 1))
+
+
+def contrast(values: np.ndarray, counts: np.ndarray) -> Contrast:
     """The values that become black and white: PERCENTILES of a film without its saturated borders.
 
     Args:
@@ -96,12 +107,9 @@ def contrast(values: np.ndarray, counts: np.ndarray) -> tuple[float, float, tupl
         low, high = values[kept][[0, -1]]
     left_out = 1 - counts[kept].sum() / counts.sum()
     if not left_out:
-        return float(low), float(high), ()
-    text = (
-        f"{left_out:.1%} of its pixels are a border, padding or letters far darker or brighter than the rest, "
-        "and are left out of the contrast"
-    )
-    return float(low), float(high), (Note(Code.BORDER_LEFT_OUT, text),)
+        return Contrast(float(low), float(high))
+    what = "a border, padding or letters far darker or brighter than the rest, and are left out of the contrast"
+    return Contrast(float(low), float(high), (Note(Code.BORDER_LEFT_OUT, f"{left_out:.1%} of its pixels are {what}"),))
 
 
 def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
@@ -216,7 +224,7 @@ def _is_inverse(elements: Elements, notes: list[Note]) -> bool:
 
 
 def _shown(
-    elements: Elements, stored: np.ndarray, counts: np.ndarray, span: tuple[int, int], notes: list[Note]
+    elements: Elements, stored: np.ndarray, counts: np.ndarray, limits: tuple[int, int], notes: list[Note]
 ) -> np.ndarray:
     """Gray (n,) uint8 of the stored values (n,) that occur, by the first table or window that shows something."""
     values, whole = _rescaled(elements, stored, notes)
@@ -228,12 +236,13 @@ def _shown(
             notes += voi.notes
             return gray
         notes.append(Note(voi.ignored, f"{voi.name} shows nothing of the film's values and is not used"))
-    if span[1] - span[0] < 256 and values is stored:
-        return to_uint8((stored - span[0]) / (span[1] - span[0]))
+    low, high = limits
+    if high - low < 256 and values is stored:
+        return to_uint8((stored - low) / (high - low))
     order = np.argsort(values, kind="stable")
-    low, high, left_out = contrast(values[order], counts[order])
-    notes += left_out
-    return to_uint8((values - low) / ((high - low) or 1))
+    span = contrast(values[order], counts[order])
+    notes += span.notes
+    return span.gray(values)
 
 
 def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tuple[np.ndarray, bool]:
