@@ -33,7 +33,7 @@ def read_film(
     """Decode a film file, the bytes of one, or a pydicom Dataset; `name` is what messages call it (default: its path).
 
     Colour becomes gray by luma (ITU-R 601); transparency is dropped; JPEG, PNG and TIFF orientation tags are obeyed. A
-    gray file of more than 8 bits without a window spans the contrast of its film (`display.contrast`).
+    gray file of more than 8 bits without a window spans the contrast of its film (`io.contrast`).
 
     Raises:
         NotAFilm: a sound file of another kind that comes along with films, such as a report or a DICOMDIR.

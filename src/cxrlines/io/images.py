@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 
 from cxrlines.core.film import Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
+from cxrlines.io.contrast import colour_note, luma, spread
 from cxrlines.io.dicom import streams
-from cxrlines.io.dicom.display import colour_note, luma, spread
 
 Result = TypeVar("Result")
 

@@ -15,7 +15,8 @@ from pydicom.uid import UID
 from cxrlines.core.film import Film, FilmError, NotAFilm, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.spacing import spacing_of
-from cxrlines.io.dicom.display import colour_note, displayed, luma, spread, to_uint8
+from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
+from cxrlines.io.dicom.display import displayed
 from cxrlines.io.dicom.header import KEYWORDS, Elements, parse
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
 
