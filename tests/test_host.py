@@ -217,12 +217,12 @@ def _film_set() -> Any:
     import numpy as np
 
     from cxrlines.augment.policy import make_policy
-    from cxrlines.io.prepare import Placement
+    from cxrlines.core.transform import Affine
     from cxrlines.task import LABELS
     from cxrlines.training.loader import Films, FilmSet
 
     pixels = np.random.default_rng(0).integers(0, 255, (8, 40, 40), dtype=np.uint8)
-    store = SimpleNamespace(films=pixels, placements=[Placement(((1, 0, 0), (0, 1, 0)))] * 8)
+    store = SimpleNamespace(films=pixels, placements=[Affine(((1, 0, 0), (0, 1, 0)))] * 8)
     targets = np.eye(8, len(LABELS), dtype=np.float32)
     lines = [[(LABELS[0], np.array([[5.0, 5], [30, 30]]))]] * 8
     return FilmSet(Films(store, np.arange(8), targets, lines), make_policy("hotwater", 32), seed=0)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from cxrlines.core.files import (
     check_outputs,
     check_table,
     file_names,
+    put_folder,
     readable,
     replacing,
     sync,
@@ -180,10 +181,10 @@ def test_places_that_cannot_be_written_or_collide_are_refused_and_left_alone(tmp
 
 
 def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
-    def forbidden(path: Path, data: bytes) -> int:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    def forbidden(dir: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
 
-    monkeypatch.setattr(files.Path, "write_bytes", forbidden)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", forbidden)
     with pytest.raises(OutputError) as caught:
         check_outputs(files={"--out": tmp_path / "new/x.csv"})
     assert "--out" in caught.value.what and "permissions" in caught.value.way_out
@@ -268,20 +269,7 @@ def test_an_ordinary_name_is_readable_as_it_is():
     assert readable(os.fsdecode(b"a\xff\n\x1b[31m")) == "a\\xff\\x0a\\x1b[31m"
 
 
-def test_a_system_that_opens_no_folder_or_syncs_none_is_no_error(tmp_path, monkeypatch):
-    opened = os.open
-
-    def no_folders(path: Path, flags: int) -> int:
-        if Path(path).is_dir():
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return opened(path, flags)
-
-    monkeypatch.setattr(files.os, "open", no_folders)
-    sync(tmp_path)
-    with pytest.raises(FileNotFoundError):
-        sync(tmp_path / "absent")
-    monkeypatch.setattr(files.os, "open", opened)
-
+def test_a_system_that_syncs_no_folder_is_no_error(tmp_path, monkeypatch):
     def no_sync(handle: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
@@ -290,3 +278,29 @@ def test_a_system_that_opens_no_folder_or_syncs_none_is_no_error(tmp_path, monke
     (tmp_path / "file").write_text("x")
     with pytest.raises(OSError):
         sync(tmp_path / "file")
+
+
+def test_a_folder_replaces_an_older_one(tmp_path):
+    for content in ("old", "new"):
+        (tmp_path / "made/deep").mkdir(parents=True)
+        (tmp_path / "made/deep/x").write_text(content)
+        put_folder(tmp_path / "made", tmp_path / "new/place")
+        assert (tmp_path / "new/place/deep/x").read_text() == content
+    assert tree(tmp_path) == {"new", "new/place", "new/place/deep", "new/place/deep/x"}
+
+
+def test_a_folder_that_cannot_be_moved_leaves_the_older_one(tmp_path, monkeypatch):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "place/x").write_text("old")
+    (tmp_path / "made").mkdir()
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if self.name == "made":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError):
+        put_folder(tmp_path / "made", tmp_path / "place")
+    assert tree(tmp_path) == {"place", "place/x", "made"}

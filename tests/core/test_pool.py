@@ -82,7 +82,7 @@ class TestParallel:
             list(in_parallel(partial(floordiv, 1), [1, 0], 2, ""))
         assert "Traceback" in "".join(caught.value.__notes__)
 
-    def test_what_cannot_be_sent_is_told_as_text(self):
+    def test_what_cannot_be_sent_arrives_as_text(self):
         with pytest.raises(RuntimeError, match="Unpicklable: cannot be made anew"):
             list(in_parallel(raise_unpicklable, range(2), 2, ""))
 

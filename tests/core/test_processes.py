@@ -1,4 +1,4 @@
-"""Processes that answer messages: they end with their parent, and what is wrong with one is told."""
+"""Processes that answer messages: they end with their parent, and their end is reported."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ MODULE = "child_that_answers"
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """A module whose `serve` answers with the message and the process's own id, and may be told to do worse."""
+    """A module whose `serve` answers with the message and the process's own id, and does worse if asked to."""
     (tmp_path / f"{MODULE}.py").write_text(
         "import os, sys, time\n"
         "from cxrlines.core.processes import serving\n"
@@ -54,7 +54,7 @@ class TestChild:
         one.kill()
         assert one.process.returncode == -signal.SIGKILL
 
-    def test_death_and_silence_are_told_apart(self, module):
+    def test_death_and_silence_are_distinguished(self, module):
         one = Child(module, silent=True)
         one.send(b"abort")
         with pytest.raises(Died, match="ended"):

@@ -93,5 +93,5 @@ def test_a_film_of_no_width_is_not_believed(columns, believed):
 
 
 def test_a_file_that_names_none_has_none():
-    assert spacing_of(2500) == (NO_SPACING, ())
-    assert spacing_of(2500, factor=1.1, source_to_detector=1800.0, source_to_patient=1500.0) == (NO_SPACING, ())
+    assert spacing_of(2500) == (NO_SPACING, [])
+    assert spacing_of(2500, factor=1.1, source_to_detector=1800.0, source_to_patient=1500.0) == (NO_SPACING, [])

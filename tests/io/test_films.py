@@ -396,6 +396,6 @@ class TestBadFilms:
         with pytest.raises(FilmError, match="is not a regular file"):
             read_film(tmp_path / "pipe")
 
-    def test_kinds_are_told_by_their_first_bytes(self):
+    def test_kinds_are_known_by_their_first_bytes(self):
         assert kind_of(b"GIF89a" + bytes(200)) is None
         assert kind_of(b"II*\0" + bytes(124) + b"DICM") == "DICOM"  # a preamble may be a TIFF header

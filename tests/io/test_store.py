@@ -29,8 +29,8 @@ class TestShrink:
         film, place = shrink(np.full((height, width), 200, np.uint8), size, aspect)
         points = np.array([[-0.5, -0.5], [width - 0.5, height - 0.5], [width / 3, height / 7]])
         assert film.shape == (size, size) and film.dtype == np.uint8
-        assert np.allclose(place.to_film(place.to_store(points)), points)
-        (left, top), (right, bottom) = place.to_store(points[:2])
+        assert np.allclose(place.to_film(place.from_film(points)), points)
+        (left, top), (right, bottom) = place.from_film(points[:2])
         assert -0.5 - 1e-9 <= left < right <= size - 0.5 + 1e-9 and -0.5 - 1e-9 <= top < bottom <= size - 0.5 + 1e-9
         # Exactly what the placement says is film, all else is padding.
         rows, columns = np.flatnonzero(film.any(1)), np.flatnonzero(film.any(0))
@@ -45,7 +45,7 @@ class TestShrink:
         film, place = shrink(blob.astype(np.uint8), size, aspect)
         y, x = np.mgrid[:size, :size]
         found = np.array([(film * x).sum(), (film * y).sum()]) / film.sum()
-        assert found == pytest.approx(place.to_store(np.array([[140.0, 60.0]]))[0], abs=0.1)
+        assert found == pytest.approx(place.from_film(np.array([[140.0, 60.0]]))[0], abs=0.1)
 
     def test_shrinking_averages_areas(self):
         film = np.random.default_rng(0).integers(0, 255, (120, 120), dtype=np.uint8)

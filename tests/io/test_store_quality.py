@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from cxrlines.core.quality import Quality
 from cxrlines.io.films import read_film
-from cxrlines.io.prepare import PREPARATION, Quality, prepare, shrink
+from cxrlines.io.prepare import PREPARATION, prepare, shrink
 from cxrlines.io.store import Store, StoreError, build_store
 from cxrlines.io.tables import read_dataset
 from cxrlines.lab.probe.views import posed

@@ -9,7 +9,8 @@ import pytest
 
 from cxrlines.core.heatmaps import draw_maps, to_map
 from cxrlines.core.polyline import on_film
-from cxrlines.io.prepare import Placement, shrink
+from cxrlines.core.transform import Affine
+from cxrlines.io.prepare import shrink
 from cxrlines.phantom.scene import Scene, make_scene
 from cxrlines.task import MAPS, Device, MapKind
 
@@ -37,10 +38,10 @@ def true_lines(scene: Scene) -> list[TrueLine]:
     ]
 
 
-def maps_of(scene: Scene, aspect: str = "stretch") -> tuple[np.ndarray, Placement]:
+def maps_of(scene: Scene, aspect: str = "stretch") -> tuple[np.ndarray, Affine]:
     placement = shrink(np.zeros(scene.view.shape, np.uint8), SIZE, aspect)[1]
-    lines = [(line.label, placement.to_store(line.path)) for line in scene.lines]
-    return draw_maps(lines, [placement.to_store(scene.landmarks.carina[None])[0]], SIZE), placement
+    lines = [(line.label, placement.from_film(line.path)) for line in scene.lines]
+    return draw_maps(lines, [placement.from_film(scene.landmarks.carina[None])[0]], SIZE), placement
 
 
 def spoilt(maps: np.ndarray, seed: int) -> np.ndarray:
@@ -57,9 +58,9 @@ def spoilt(maps: np.ndarray, seed: int) -> np.ndarray:
     return np.clip(out + np.abs(rng.normal(0, 0.03, out.shape)), 0, 1).astype(np.float32)
 
 
-def tips_in_map(scene: Scene, placement: Placement, device: Device) -> list[np.ndarray]:
+def tips_in_map(scene: Scene, placement: Affine, device: Device) -> list[np.ndarray]:
     tips = [line.tip for line in true_lines(scene) if line.device is device and line.tip is not None]
-    return [to_map(placement.to_store(tip[None]))[0] for tip in tips]
+    return [to_map(placement.from_film(tip[None]))[0] for tip in tips]
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrlines.core.notes import Code, Note
+from cxrlines.core.quality import Quality
 from cxrlines.core.rules import ett_state
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
-from cxrlines.io.prepare import Quality, shrink
+from cxrlines.io.prepare import shrink
 from cxrlines.reading.findings import (
     ETT_RULE,
     MIN_RECALL,

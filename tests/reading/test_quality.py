@@ -18,8 +18,9 @@ import cxrlines
 from cxrlines.core.film import Film
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
+from cxrlines.core.quality import Quality
 from cxrlines.io.films import read_film
-from cxrlines.io.prepare import Quality, assess, by_rule, prepare, shrink, turned_back, why_left_out, within_frame
+from cxrlines.io.prepare import assess, by_rule, prepare, shrink, turned_back, why_left_out, within_frame
 from cxrlines.lab.probe.fit import measured, refused
 from cxrlines.lab.probe.not_films import SEEN, UNSEEN
 from cxrlines.lab.probe.other_scans import hand
@@ -73,7 +74,7 @@ def test_a_righted_film_is_the_one_that_was_turned_and_its_points_lie_on_the_ori
     np.testing.assert_array_equal(original, before)
     np.testing.assert_array_equal(made.pixels, shrink(upright, 150, "pad")[0])
     points = np.array([[0, 0], [149, 0], [149, 119], [37, 81]])
-    place = shrink(upright, 150, "pad")[1].to_store(points)
+    place = shrink(upright, 150, "pad")[1].from_film(points)
     x, y = made.placement.to_film(place).round(9).astype(int).T
     value = upright[points[:, 1], points[:, 0]]
     np.testing.assert_array_equal(original[y, x], 255 - value if inverted else value)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cxrlines.augment.policy import make_policy
-from cxrlines.io.prepare import Placement
+from cxrlines.core.transform import Affine
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS
@@ -31,7 +31,7 @@ class TinyStore:
 
     def __init__(self, count: int) -> None:
         self.films = np.random.default_rng(0).integers(0, 256, (count, 40, 40), dtype=np.uint8)
-        self.placements = [Placement(((1, 0, 0), (0, 1, 0)))] * count
+        self.placements = [Affine(((1, 0, 0), (0, 1, 0)))] * count
 
 
 def films(count: int) -> Films:

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cxrlines.augment.policy import make_policy
-from cxrlines.io.prepare import Placement
+from cxrlines.core.transform import Affine
 from cxrlines.task import LABEL_COLOURS, LABELS, MAPS, Device, MapKind
 from cxrlines.training.loader import Batches, Films, FilmSet, Left, batches_per_epoch, in_order, load, overlay
 
@@ -20,7 +20,7 @@ LINE = np.array([[10.0, 12.0], [40.0, 50.0]])
 class TinyStore:
     def __init__(self, count: int) -> None:
         self.films = np.random.default_rng(0).integers(0, 200, (count, 64, 64), dtype=np.uint8)
-        self.placements = [Placement(((1, 0, 0), (0, 1, 0)))] * count
+        self.placements = [Affine(((1, 0, 0), (0, 1, 0)))] * count
 
 
 def film_set(policy: str = "hotwater", with_overlay: bool = True, count: int = 6) -> FilmSet:

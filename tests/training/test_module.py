@@ -9,7 +9,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import dataloader
 
 from cxrlines.augment.policy import make_policy
-from cxrlines.io.prepare import Placement
+from cxrlines.core.transform import Affine
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS, Device
@@ -35,7 +35,7 @@ class TinyStore:
         rng = np.random.default_rng(0)
         self.films = rng.integers(0, 60, (count, size, size), dtype=np.uint8)
         self.films[::2, : size // 2] += 120
-        self.placements = [Placement(((1, 0, 0), (0, 1, 0)))] * count
+        self.placements = [Affine(((1, 0, 0), (0, 1, 0)))] * count
 
 
 def films(count: int = 18) -> Films:

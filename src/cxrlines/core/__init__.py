@@ -1,1 +1,6 @@
-"""Types and arithmetic that everything rests on: no torch, no disk formats but whole files."""
+"""Types and arithmetic that all else rests on. No torch, no pydicom, no OpenCV is imported by importing this package.
+
+What it offers, by module: `film` (Film and its errors), `quality`, `spacing`, `notes`, `findings` (types of results);
+`transform` (Affine), `polyline`, `heatmaps`, `line_drawing`, `rules` (geometry); `errors`, `text` (messages); `files`
+(atomic writes, checks of outputs); `pool`, `processes` (work in other processes).
+"""

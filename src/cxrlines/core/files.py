@@ -1,14 +1,16 @@
-"""Files written whole or not at all, under names that do not collide, in places that are checked before work begins.
+"""Atomic writes of files and folders, file names that do not collide, and checks of outputs before work begins.
 
-What is written lies under a hidden name beside its place until it is complete and on disk, and is then renamed. A kill,
-a full disk or an exception leaves the old file as it was.
+A file is written under a hidden name beside its place until it is complete and on disk, and is then renamed: a kill, a
+full disk or an exception leaves the old file as it was.
 """
 
-import contextlib
 import errno
 import hashlib
 import os
+import re
 import secrets
+import shutil
+import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,14 +21,16 @@ from cxrlines.core.errors import Error
 
 MAX_NAME = 255
 """Bytes of a file's name, at most, on the file systems in use."""
-ENOUGH = "free space on its disk, or name another place"
+FREE_SPACE, PERMIT = "free space on its disk, or name another place", "change its permissions, or name another place"
 WAYS_OUT = {
-    errno.ENOSPC: ENOUGH,
-    errno.EDQUOT: ENOUGH,
-    errno.EACCES: "change its permissions, or name another place",
-    errno.EPERM: "change its permissions, or name another place",
+    errno.ENOSPC: FREE_SPACE,
+    errno.EDQUOT: FREE_SPACE,
+    errno.EACCES: PERMIT,
+    errno.EPERM: PERMIT,
     errno.ENAMETOOLONG: "give a shorter name",
 }
+_CONTROL = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"  # surrogates stand for bytes that are not UTF-8
+_UNREADABLE, _UNFIT = re.compile(f"[{_CONTROL}]"), re.compile(rf'^\.|[{_CONTROL}/\\:*?"<>|%~]')
 
 
 class OutputError(Error):
@@ -69,6 +73,29 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
+def put_folder(done: Path, place: Path) -> None:
+    """Force a finished folder to disk and rename it to `place`; an older folder there is replaced.
+
+    No folder is replaced in one move: the older one steps aside for a moment, comes back if the move fails, and is
+    removed when the new one is in place. Both lie on one disk.
+    """
+    for path in [*(path for path in done.rglob("*") if path.is_file()), done]:
+        sync(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    old = place.with_name(f".{place.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    try:
+        done.rename(place)
+    except OSError:
+        if old.exists():
+            old.rename(place)
+        raise
+    sync(place.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def check_outputs(
     *,
     files: Mapping[str, Path | None] | None = None,
@@ -76,10 +103,10 @@ def check_outputs(
     made: Mapping[str, Path | None] | None = None,
     inputs: Iterable[Path | None] = (),
 ) -> None:
-    """Whether all that a command is to write can be written, asked before its work begins. Leaves nothing behind.
+    """Whether all that a command is to write can be written, checked before its work begins. Leaves nothing behind.
 
     Args:
-        files: what messages call it (its flag) -> a file; None: not asked for.
+        files: what messages call it (its flag) -> a file; None: not given.
         folders: likewise, a folder that files are put into.
         made: likewise, a folder that is made beside its place and renamed.
         inputs: files and folders that are read, none of which may be an output.
@@ -88,35 +115,35 @@ def check_outputs(
         OutputError: a place that cannot be written, holds the wrong kind of thing, is given twice, or is an input.
     """
     taken = {os.path.realpath(path): "is one of the inputs" for path in inputs if path is not None}
-    given = [(kind, each) for kind, each in (("file", files), ("folder", folders), ("made", made)) if each]
-    for kind, each in given:
-        for flag, path in each.items():
+    for kind, paths in (("file", files), ("folder", folders), ("made", made)):
+        for flag, path in (paths or {}).items():
             if path is None:
                 continue
             what, place = f"{flag} {path}", Path(os.path.realpath(path))
             if problem := taken.get(str(place)):
                 raise OutputError(f"{what}: {problem}", "name another place")
-            for other in place.parents:
-                if taken.get(str(other), "").startswith("is the file"):
-                    raise OutputError(f"{what}: {other} {taken[str(other)]}", "name another place")
+            for parent in map(str, place.parents):
+                if taken.get(parent, "").startswith("is the file"):
+                    raise OutputError(f"{what}: {parent} {taken[parent]}", "name another place")
             taken[str(place)] = f"is the {'file' if kind == 'file' else 'folder'} of {flag}"
             try:
-                if kind == "file":
-                    _check_free(path)
-                elif os.path.lexists(place) and not place.is_dir():
-                    raise OutputError(f"{what}: is a file", "name a folder")
-                if kind == "made" and place.is_mount():
-                    raise OutputError(f"{what}: is where a disk is mounted", f"name a folder in it: {path / 'new'}")
-                folder = place if kind == "folder" else place.parent
-                for parent in (folder, *folder.parents):
-                    if parent.exists() and not parent.is_dir():
-                        raise OutputError(f"{what}: {parent} is a file", "name another place")
-                try:
-                    _try(folder)
-                except FileNotFoundError:  # a process beside this one tried as well, and removed its folder
-                    _try(folder)
+                _check_output(what, kind, path, place)
             except OSError as error:
                 raise _refused(what, error) from error
+
+
+def _check_output(what: str, kind: str, path: Path, place: Path) -> None:
+    if kind == "file":
+        _check_free(path)
+    elif os.path.lexists(place) and not place.is_dir():
+        raise OutputError(f"{what}: is a file", "name a folder")
+    if kind == "made" and place.is_mount():
+        raise OutputError(f"{what}: is where a disk is mounted", f"name a folder in it: {path / 'new'}")
+    within = next(each for each in (place, *place.parents)[kind != "folder" :] if each.exists())
+    if not within.is_dir():
+        raise OutputError(f"{what}: {within} is a file", "name another place")
+    with tempfile.TemporaryFile(dir=within) as file:
+        file.write(bytes(4096))
 
 
 def beside(table: Path, ending: str) -> Path:
@@ -162,8 +189,8 @@ def begins(path: Path, *heads: bytes) -> bool:
 
 
 def readable(name: str | Path) -> str:
-    """A name as text for any file and terminal: control characters and bytes that are no UTF-8 become `\\xNN`."""
-    return "".join(f"\\x{ord(c) & 0xFF:02x}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in str(name))
+    """A name as text for any file and terminal: control characters and bytes that are not UTF-8 become `\\xNN`."""
+    return _UNREADABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", str(name))
 
 
 def file_names(names: Iterable[str], ending: str) -> dict[str, str]:
@@ -172,7 +199,7 @@ def file_names(names: Iterable[str], ending: str) -> dict[str, str]:
     What no file name may hold, and a dot at the start, is written as `%NN`, so that `a/film` becomes `a%2Ffilm`. Names
     that are too long, or differ in case alone, end in `~` and a hash of the name.
     """
-    plain = {name: _escaped(name) for name in names}
+    plain = {name: _UNFIT.sub(_percent, name) or "%" for name in names}
     folded = {name: unicodedata.normalize("NFC", text).casefold() for name, text in plain.items()}
     count = Counter(folded.values())
     room = MAX_NAME - len(ending.encode())
@@ -185,39 +212,26 @@ def file_names(names: Iterable[str], ending: str) -> dict[str, str]:
     return found
 
 
-def _escaped(name: str) -> str:
-    out = []
-    for place, c in enumerate(name):
-        kind = unicodedata.category(c)
-        if kind == "Cs":  # a byte that is no UTF-8
-            out.append(f"%{ord(c) & 0xFF:02X}")
-        elif kind == "Cc" or c in '/\\:*?"<>|%~' or (c == "." and not place):
-            out += [f"%{byte:02X}" for byte in c.encode()]
-        else:
-            out.append(c)
-    return "".join(out) or "%"
+def _percent(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    data = bytes([code & 0xFF]) if 0xD800 <= code < 0xE000 else found[0].encode()
+    return "".join(f"%{byte:02X}" for byte in data)
 
 
 def sync(path: Path) -> None:
     """Force a file, or a folder's list of names, to disk. Of a folder nothing, where the system cannot."""
-    folder = path.is_dir()
-    try:
-        handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    except PermissionError:
-        if folder:  # Windows opens none
-            return
-        raise
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if not (folder and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # so some shared folders answer
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):  # so some shared folders answer
             raise
     finally:
         os.close(handle)
 
 
 def _check_free(path: Path) -> None:
-    """`OutputError` where something other than a file is in the way; `OSError` where the name cannot be asked about."""
+    """`OutputError` where something other than a file is in the way; `OSError` where that cannot be found out."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -226,24 +240,6 @@ def _check_free(path: Path) -> None:
         raise OutputError(f"{path}: is a folder", f"name a file, e.g. {path / 'name'}")
     if path.exists() and not path.is_file():
         raise OutputError(f"{path}: is no regular file but a device or the like", "name a file")
-
-
-def _try(folder: Path) -> None:
-    """Write a file into a folder that is made for it where there is none, and leave all as it was."""
-    new: list[Path] = []
-    aside = folder / f".{secrets.token_hex(6)}.partial"
-    try:
-        for each in reversed([folder, *folder.parents]):
-            if not each.exists():
-                each.mkdir(exist_ok=True)
-                new.append(each)
-        aside.write_bytes(bytes(4096))
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
-        for each in reversed(new):
-            with contextlib.suppress(OSError):  # another process may use it by now
-                each.rmdir()
 
 
 def _refused(what: str, error: OSError) -> OutputError:

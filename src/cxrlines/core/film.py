@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -16,9 +17,15 @@ MAX_PIXELS = 50_000_000
 class FilmError(Error):
     """A film cannot be read: which file, what was found, what is allowed, the way out. Holds no patient data."""
 
+    def named(self, name: str) -> Self:
+        """The same error with what messages call the film before it."""
+        self.what = f"{name}: {self.what}"
+        self.args = (self.what, *self.args[1:])  # what it is pickled by
+        return self
+
 
 class NotAFilm(FilmError):
-    """A sound file that shows no film but comes along with films: of a folder it is skipped and counted, no failure.
+    """An intact file without a film that comes along with films: in a folder it is skipped and counted, no failure.
 
     Attributes:
         kind: What it is, in a few words ("DICOMDIR", "structured report", ...), to count by.
@@ -37,9 +44,9 @@ class Film:
     Attributes:
         pixels: (h, w) uint8 gray, white = bone.
         format: JPEG, PNG, TIFF, DICOM or array.
-        bits: Bits a pixel stored in the file.
-        spacing: mm a px, where the file says it (DICOM only), and what it rests on.
-        view: The view it was taken in (DICOM ViewPosition: PA, AP, LL, ...), where the file says it.
+        bits: Bits per pixel stored in the file.
+        spacing: mm per px, where the file has it (DICOM only), and what it rests on.
+        view: DICOM ViewPosition (PA, AP, LL, ...), where the file has one.
         notes: What is odd about the file, in the order found.
         study_uid: DICOM StudyInstanceUID, where the file has one that is a valid UID.
         sop_uid: DICOM SOPInstanceUID, likewise.
@@ -61,11 +68,10 @@ class Film:
 
 
 def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
-    """`FilmError` for a film without pixels or with more than `max_pixels`."""
+    """`FilmError` for a film without pixels or with more than `max_pixels`; an empty name is left out."""
     if width < 1 or height < 1 or width * height > max_pixels:
-        raise FilmError(
-            f"{name}: is {width} x {height} px; a film has at least 1 and at most {max_pixels:,} px", "shrink it"
-        )
+        error = FilmError(f"is {width} x {height} px; a film has at least 1 and at most {max_pixels:,} px", "shrink it")
+        raise error.named(name) if name else error
 
 
 FILM_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")

@@ -1,16 +1,16 @@
-"""The same work on many films, in several processes, with progress on stderr."""
+"""Parallel map over many films in worker processes, with a progress bar on stderr."""
 
 import os
 import pickle
-import queue
 import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from multiprocessing import connection, parent_process
 from typing import Any, TypeVar
 
-import cv2
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -43,108 +43,78 @@ def in_parallel(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(title, total=len(items))
-        apart = workers > 1 and len(items) > 0
-        for done in _pooled(work, items, min(workers, len(items))) if apart else _serial(work, items):
+        serial = ((index, work(item)) for index, item in enumerate(items))
+        for done in _pooled(work, items, workers) if workers > 1 else serial:
             progress.advance(bar)
             yield done
 
 
-def _serial(work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[tuple[int, Result | None]]:
-    for index, item in enumerate(items):
-        yield index, work(item)
+def _pooled(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[int, Any]]:
+    team, todo = _Workers(work), iter(range(len(items)))
+    pending: dict[Future[Any], int] = {}
+    with ThreadPoolExecutor(workers) as threads:
+        try:
+            while True:
+                for index in islice(todo, AHEAD * workers - len(pending)):
+                    pending[threads.submit(team.ask, items[index])] = index
+                if not pending:
+                    return
+                future = next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
+                yield pending.pop(future), future.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            team.stop()
 
 
-def _pooled(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[int, Result | None]]:
-    pool = _Pool(work, items, workers)
-    try:
-        for _ in range(len(items)):
-            yield pool.next()
-    finally:
-        pool.stop()
+class _Workers:
+    """A worker process for each thread that asks, begun at its first item, and anew when one died."""
 
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self.work, self.lock, self.stopped = pickle.dumps(work), threading.Lock(), False
+        self.children: dict[int, Child] = {}
+        """By the thread that asks it."""
 
-class _Pool:
-    """Threads that each ask a process of their own, so that none waits for another or for who takes the results."""
-
-    def __init__(self, work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> None:
-        self.work, self.items = pickle.dumps(work), items
-        self.todo, self.taking, self.stopped = iter(range(len(items))), threading.Lock(), False
-        self.room = threading.Semaphore(AHEAD * workers)
-        self.done: queue.SimpleQueue[tuple[int, Any] | BaseException] = queue.SimpleQueue()
-        self.children: set[Child] = set()
-        self.threads = [threading.Thread(target=self._ask, daemon=True) for _ in range(workers)]
-        for thread in self.threads:
-            thread.start()
-
-    def next(self) -> tuple[int, Any]:
-        """(index, result) of the next item that is done; raises what its work raised."""
-        done = self.done.get()
-        self.room.release()
-        if isinstance(done, BaseException):
-            raise done
-        return done
+    def ask(self, item: Any) -> Any:
+        """What the work makes of an item; None if the process died of it. Raises what the work raises."""
+        message, me = pickle.dumps(item), threading.get_ident()
+        child = self.children.get(me) or self._begin(me)
+        try:
+            return _answer(child, message)
+        except Died:  # a native decoder took its process down, or the system did
+            with self.lock:
+                self.children.pop(me).kill()
+            return None
 
     def stop(self) -> None:
         """End the processes; what they are at is lost."""
-        with self.taking:
+        with self.lock:
             self.stopped = True
-            for child in self.children:
+            for child in self.children.values():
                 child.process.kill()  # and no more: its thread is at its connection
-        self.room.release(len(self.threads))
-        for thread in self.threads:
-            thread.join()
 
-    def _ask(self) -> None:
-        child = None
-        try:
-            while (asked := self._take()) is not None:
-                index, item = asked
-                child = child or self._begin()
-                try:
-                    child.send(item)
-                    right, result = pickle.loads(child.receive())  # noqa: S301 - from a child of ours
-                except Died:  # a native decoder took its process down, or the system did
-                    self._end(child)
-                    child, right, result = None, True, None
-                self.done.put((index, result) if right else result)
-        except BaseException as error:
-            self.done.put(error)
-        finally:
-            self._end(child)
-
-    def _take(self) -> tuple[int, bytes] | None:
-        """The next item, pickled, as soon as there is room for it; None if there is none."""
-        self.room.acquire()
-        with self.taking:
-            index = None if self.stopped else next(self.todo, None)
-            return None if index is None else (index, pickle.dumps(self.items[index]))
-
-    def _begin(self) -> Child:
-        with self.taking:
+    def _begin(self, me: int) -> Child:
+        with self.lock:
             if self.stopped:
-                raise Died("stopped")
-            child = Child("cxrlines.core.pool")
-            self.children.add(child)
+                raise Error("stopped")
+            child = self.children[me] = Child("cxrlines.core.pool")
         try:
-            child.send(self.work)
-            right, error = pickle.loads(child.receive())  # noqa: S301 - from a child of ours
+            _answer(child, self.work)
         except Died:
-            right, error = False, Error("a worker process ended as it began", "use fewer workers, or free memory")
-        if not right:
-            raise error
+            raise Error("a worker process ended as it began", "use fewer workers, or free memory") from None
         return child
 
-    def _end(self, child: Child | None) -> None:
-        if child:
-            with self.taking:
-                self.children.remove(child)
-            child.kill()
+
+def _answer(child: Child, message: bytes) -> Any:
+    child.send(message)
+    succeeded, value = pickle.loads(child.receive())  # noqa: S301 - from a child of ours
+    if not succeeded:
+        raise value
+    return value
 
 
 def serve() -> None:
     """A worker's side: first the work, then items; each is answered by (True, result) or (False, what was raised)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
+    _be_worker()
     work: list[Callable[[Any], Any]] = []
 
     def answer(receive: Callable[[], bytes], send: Callable[[bytes], None]) -> None:
@@ -175,13 +145,19 @@ def _pickled(error: Exception) -> bytes:
 
 def begin_worker() -> None:
     """What a process of `multiprocessing` does first: leave interrupts to the parent, use one thread, end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; what is to end, the parent decides
+    _be_worker()
+    if parent := parent_process():  # one that was killed cannot stop its workers
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _be_worker() -> None:
+    """Leave Ctrl-C, which reaches the whole group, to the parent, and use one thread of OpenCV."""
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    """A parent that was killed cannot stop its workers, which would wait for work for ever."""
-    if parent := parent_process():
-        connection.wait([parent.sentinel])
-        os._exit(1)
+def _end_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)

@@ -1,4 +1,4 @@
-"""Python processes of our own that answer messages: plain subprocesses, not multiprocessing's.
+"""Worker processes that answer messages: plain subprocesses instead of multiprocessing.
 
 They run nothing of the caller's script and need no `__main__` guard, may be started from anywhere (a thread, a
 notebook, a daemonic process, a forked server), and nobody waits for them at exit: they end when their parent is gone.
@@ -15,8 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 PATIENCE_S = 5.0
-"""How often a child looks whether its parent is still there. The connection tells it as well, unless a fork of the
-parent holds the other end open."""
+"""How often a child checks that its parent is alive: the connection stays open where a fork of the parent holds it."""
 BOOT = """
 import importlib, json, sys
 paths = json.loads(sys.argv[1])
@@ -26,7 +25,7 @@ importlib.import_module(sys.argv[2]).serve()
 
 
 class Died(Exception):
-    """The child ended before it answered, or took longer than it may; the text says which."""
+    """The child ended before it answered, or took too long; the text says which."""
 
 
 class Child:
@@ -49,7 +48,7 @@ class Child:
         self._end = weakref.finalize(self, _kill, self.process, ours, os.getpid())
 
     def send(self, *messages: bytes | memoryview) -> None:
-        """Send messages. `Died` if nobody is there to read them."""
+        """Send messages; `Died` if the process ended."""
         try:
             for message in messages:
                 self.connection.send_bytes(message)
@@ -73,11 +72,11 @@ class Child:
         """In a fork of the process that started it: let go of it, without ending it."""
         self._end.detach()
         self.connection.close()
-        self.process.returncode = 0  # of another process's child nothing can be known
+        self.process.returncode = 0  # else `Popen` warns of a child that still runs
 
 
 def _kill(process: subprocess.Popen[bytes], connection: Connection, owner: int) -> None:
-    if os.getpid() == owner:  # at the exit of a fork nothing is to be ended
+    if os.getpid() == owner:  # the exit of a fork ends nothing
         connection.close()
         process.kill()
         process.wait()

@@ -1,8 +1,8 @@
-"""The spacing of a film's pixels in mm, and what it rests on."""
+"""Pixel spacing of a film in mm: detector, calibrated or not believed, by DICOM's elements and magnification."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -10,16 +10,16 @@ from cxrlines.core.notes import Code, Note
 
 
 class SpacingKind(StrEnum):
-    """What a film's spacing rests on."""
+    """What a pixel spacing rests on."""
 
     CALIBRATED = "calibrated"
     """In the patient: the file says so (PixelSpacingCalibrationType), or a magnification that it names was applied."""
     DETECTOR = "detector"
     """At the detector: the patient is smaller by an unknown magnification, `MAGNIFICATION`."""
     NOT_BELIEVED = "not-believed"
-    """The file names one, but a chest film of that width does not exist."""
+    """The file has one, but no chest film is of that width."""
     NONE = "none"
-    """The file names none."""
+    """The file has none."""
 
 
 MAGNIFICATION = (1.0, 1.2)
@@ -31,9 +31,9 @@ WIDTH_CM = (25.0, 60.0)
 35 to 43 cm wide; the upper limit leaves room for stitched ones, the lower one for crops."""
 MAX_MM_PER_PX, MAX_ANISOTROPY = 10.0, 2.0
 """A spacing beyond either is no spacing of a film."""
-MAX_FACTOR, LEAST_BY_DISTANCE = 1.6, 1.05
+MAX_FACTOR, MIN_BY_DISTANCE = 1.6, 1.05
 """Magnifications that are applied: above 1 (which only fills the element) to MAX_FACTOR; from distances, at least
-LEAST_BY_DISTANCE. In DX files Distance Source to Patient ends at the table or bucky (PS3.3 C.8.11.5): a ratio near 1
+MIN_BY_DISTANCE. In DX files Distance Source to Patient ends at the table or bucky (PS3.3 C.8.11.5): a ratio near 1
 is that of the table, not of the patient on it."""
 
 
@@ -54,11 +54,7 @@ class Spacing:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {
-            "kind": self.kind.value,
-            "mm_per_px": None if self.mm_per_px is None else list(self.mm_per_px),
-            "magnification": self.magnification,
-        }
+        return {**asdict(self), "mm_per_px": None if self.mm_per_px is None else list(self.mm_per_px)}
 
 
 NO_SPACING = Spacing(SpacingKind.NONE)
@@ -73,8 +69,8 @@ def spacing_of(
     factor: float | None = None,
     source_to_detector: float | None = None,
     source_to_patient: float | None = None,
-) -> tuple[Spacing, tuple[Note, ...]]:
-    """The spacing of a projection radiograph by PS3.3 10.7.1.3, and what of it is not used.
+) -> tuple[Spacing, list[Note]]:
+    """The spacing of a projection radiograph by PS3.3 10.7.1.3, and notes on what of it is not used.
 
     Args:
         columns: Width of the film, in px.
@@ -84,27 +80,21 @@ def spacing_of(
         factor: Estimated Radiographic Magnification Factor.
         source_to_detector, source_to_patient: Distances in mm.
     """
-    notes: list[Note] = []
-    found: dict[str, tuple[float, float]] = {}
-    for name, value in (
-        ("PixelSpacing", pixel),
-        ("ImagerPixelSpacing", imager),
-        ("NominalScannedPixelSpacing", nominal),
-    ):
-        if usable := _usable(value):
-            found[name] = usable
-        elif value:
-            notes.append(Note(Code.SPACING_IGNORED, f"{name} is no spacing of a film, and not used"))
+    given = {"PixelSpacing": pixel, "ImagerPixelSpacing": imager, "NominalScannedPixelSpacing": nominal}
+    found = {name: (value[0], value[1]) for name, value in given.items() if _is_spacing(value)}
+    notes = [
+        Note(Code.SPACING_IGNORED, f"{name} is no spacing of a film, and not used")
+        for name, value in given.items()
+        if value and name not in found
+    ]
     if not found:
-        return NO_SPACING, tuple(notes)
+        return NO_SPACING, notes
     mm = next(iter(found.values()))
     at_detector = found.get("ImagerPixelSpacing", mm)
     corrected = not _same(mm, at_detector)  # for what, only the calibration type says, or a magnification that fits
     magnification = _magnification(factor, source_to_detector, source_to_patient, notes)
     declared = calibration in ("GEOMETRY", "FIDUCIAL") and "PixelSpacing" in found
-    by_factor = magnification is not None and _same(
-        mm, (at_detector[0] / magnification, at_detector[1] / magnification)
-    )
+    by_factor = magnification is not None and _same(mm, _divided(at_detector, magnification))
     kind, divided = SpacingKind.DETECTOR, None
     if (declared and (corrected or "ImagerPixelSpacing" not in found)) or (corrected and by_factor):
         kind = SpacingKind.CALIBRATED
@@ -116,37 +106,39 @@ def spacing_of(
             f"its spacing of {mm[1]:.3g} mm makes it {width:.0f} cm wide; frontal chest films are "
             f"{WIDTH_CM[0]:.0f} to {WIDTH_CM[1]:.0f} cm: no distance in mm rests on it"
         )
-        return Spacing(SpacingKind.NOT_BELIEVED), (*notes, Note(Code.SPACING_NOT_BELIEVED, text))
-    return Spacing(kind, (mm[0] / (divided or 1), mm[1] / (divided or 1)), divided), tuple(notes)
+        return Spacing(SpacingKind.NOT_BELIEVED), [*notes, Note(Code.SPACING_NOT_BELIEVED, text)]
+    return Spacing(kind, _divided(mm, divided or 1.0), divided), notes
 
 
-def _usable(value: Sequence[float]) -> tuple[float, float] | None:
-    if len(value) != 2 or not all(math.isfinite(mm) and 0 < mm < MAX_MM_PER_PX for mm in value):
-        return None
-    return (value[0], value[1]) if max(value) <= MAX_ANISOTROPY * min(value) else None
+def _is_spacing(value: Sequence[float]) -> bool:
+    return (
+        len(value) == 2
+        and all(math.isfinite(mm) and 0 < mm < MAX_MM_PER_PX for mm in value)
+        and max(value) <= MAX_ANISOTROPY * min(value)
+    )
 
 
 def _same(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    return all(math.isclose(mm, mm_too, rel_tol=0.01) for mm, mm_too in zip(one, other, strict=True))
+    return all(math.isclose(a, b, rel_tol=0.01) for a, b in zip(one, other, strict=True))
+
+
+def _divided(mm: tuple[float, float], by: float) -> tuple[float, float]:
+    return mm[0] / by, mm[1] / by
 
 
 def _magnification(
     factor: float | None, source_to_detector: float | None, source_to_patient: float | None, notes: list[Note]
 ) -> float | None:
-    """The magnification that the file names, by its factor or its distances; None where it names none that can be."""
+    """The magnification by factor or distances; None, and a note, where the file has none that can be."""
     if factor is not None and factor not in (0, 1):
         if 1 < factor <= MAX_FACTOR:
             return factor
         text = f"EstimatedRadiographicMagnificationFactor is {factor:g}; above 1 to {MAX_FACTOR} are used"
         notes.append(Note(Code.SPACING_IGNORED, text))
-    if source_to_detector and source_to_patient:
-        ratio = source_to_detector / source_to_patient
-        if LEAST_BY_DISTANCE <= ratio <= MAX_FACTOR:
-            return ratio
-        if ratio != 1:
-            text = (
-                f"DistanceSourceToDetector is {ratio:.3g} times DistanceSourceToPatient; {LEAST_BY_DISTANCE} to "
-                f"{MAX_FACTOR} are used"
-            )
-            notes.append(Note(Code.SPACING_IGNORED, text))
+    ratio = source_to_detector / source_to_patient if source_to_detector and source_to_patient else 1.0
+    if MIN_BY_DISTANCE <= ratio <= MAX_FACTOR:
+        return ratio
+    if ratio != 1:
+        text = f"DistanceSourceToDetector is {ratio:.3g} times DistanceSourceToPatient"
+        notes.append(Note(Code.SPACING_IGNORED, f"{text}; {MIN_BY_DISTANCE} to {MAX_FACTOR} are used"))
     return None

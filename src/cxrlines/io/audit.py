@@ -15,11 +15,12 @@ import numpy as np
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
+from cxrlines.core.quality import NOT_ASSESSED, Quality
 from cxrlines.io.annotations import AnnotatedLine, read_annotations
 from cxrlines.io.dedup.copies import copies, signature
 from cxrlines.io.films import read_bytes, read_film
 from cxrlines.io.folds import FOLD_COLUMN
-from cxrlines.io.prepare import AS_IT_IS, Probe, Quality, assess
+from cxrlines.io.prepare import Probe, assess
 from cxrlines.io.rows import Problem, Rows, TableError, hint, read_rows, shown
 from cxrlines.io.tables import (
     ANNOTATION_TABLE,
@@ -151,7 +152,7 @@ class _Look:
     shape: tuple[int, int] = (0, 0)
     signature: np.ndarray | None = None
     notes: tuple[Note, ...] = ()
-    quality: Quality = AS_IT_IS
+    quality: Quality = NOT_ASSESSED
     wrong: str = ""
     way_out: str = ""
     instead: str = ""

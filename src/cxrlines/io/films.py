@@ -1,6 +1,6 @@
-"""Films: a file of JPEG, PNG, TIFF or DICOM as one gray image, white = bone.
+"""Reading a film file (JPEG, PNG, TIFF, DICOM) as one 8-bit gray image, white = bone.
 
-What a file is, its content says, not its name. Whatever is wrong with a file, reading it ends in a `FilmError` that
+The content decides what a file is, not its name. Whatever is wrong with a file, reading it ends in a `FilmError` that
 names the file and the way out; what is odd about one that is read is in its notes.
 """
 
@@ -24,7 +24,7 @@ OTHERS = (
     (b"\0\0\0\x0cjP", "a JPEG 2000 image outside DICOM", "save it as PNG"),
     (b"%PDF", "a PDF document", "export the film in it as DICOM or PNG"),
 )
-"""(first bytes, what it is, the way out) of files that people take for films, or pack them in."""
+"""(first bytes, what it is, the way out) of other files given for films, or that films are packed in."""
 
 
 def read_film(
@@ -33,7 +33,7 @@ def read_film(
     """Decode a film file, the bytes of one, or a pydicom Dataset; `name` is what messages call it (default: its path).
 
     Colour becomes gray by luma (ITU-R 601); transparency is dropped; JPEG, PNG and TIFF orientation tags are obeyed. A
-    gray file of more than 8 bits that does not say what to show spans the contrast of its film (`display.contrast`).
+    gray file of more than 8 bits without a window spans the contrast of its film (`io.contrast`).
 
     Raises:
         NotAFilm: a sound file of another kind that comes along with films, such as a report or a DICOMDIR.
@@ -41,28 +41,34 @@ def read_film(
             float pixels, many pages.
     """
     if isinstance(source, str | Path):
-        data, name = read_bytes(Path(source)), name or str(source)
-    elif isinstance(source, bytes):
-        data, name = source, name or "the film"
+        source, name = read_bytes(Path(source)), name or str(source)
+    try:
+        return _decoded(source, max_pixels)
+    except FilmError as error:
+        raise error.named(name or "the film") from None
+
+
+def _decoded(source: "bytes | pydicom.Dataset", max_pixels: int) -> Film:
+    if isinstance(source, bytes):
+        data = source
     else:
         from cxrlines.io.dicom.film import bytes_of
 
-        name = name or "the film"
-        data = bytes_of(source, name)
+        data = bytes_of(source)
     if not data:
-        raise FilmError(f"{name}: is empty (0 bytes)", "copy or export it again")
+        raise FilmError("is empty (0 bytes)", "copy or export it again")
     kind = kind_of(data)
     if kind is None:
-        what, way_out = next((said for head, *said in OTHERS if data.startswith(head)), ("not a film", ""))
-        way_out = way_out or "JPEG, PNG, TIFF and DICOM are read, by their content, whatever their name"
-        raise FilmError(f"{name}: is {what}", way_out)
+        unknown = (b"", "not a film", "JPEG, PNG, TIFF and DICOM are read, by their content, whatever their name")
+        _, what, way_out = next(other for other in (*OTHERS, unknown) if data.startswith(other[0]))
+        raise FilmError(f"is {what}", way_out)
     if kind == "DICOM":
         from cxrlines.io.dicom.film import decode_dicom
 
-        return decode_dicom(data, name, max_pixels)
+        return decode_dicom(data, max_pixels)
     from cxrlines.io.images import decode_image
 
-    return decode_image(data, kind, name, max_pixels)
+    return decode_image(data, kind, max_pixels)
 
 
 def kind_of(head: bytes) -> str | None:
@@ -98,8 +104,7 @@ def read_bytes(path: Path) -> bytes:
         if path.exists() and not path.is_file():
             raise FilmError(f"{path}: is not a regular file", "name a film")
         if (size := path.stat().st_size) > MAX_BYTES:
-            what = f"{path}: has {size:,} bytes; a film has at most {MAX_BYTES:,}"
-            raise FilmError(what, "export one frame, shrunk")
+            raise FilmError(f"{path}: has {size:,} bytes; a film has at most {MAX_BYTES:,}", "export one frame, shrunk")
         return path.read_bytes()
     except OSError as error:
         raise FilmError(f"{path}: cannot be read ({error.strerror})", "check the path and its permissions") from None

@@ -3,7 +3,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import cv2
@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 
 from cxrlines.core.film import Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
+from cxrlines.io.contrast import colour_note, luma, spread
 from cxrlines.io.dicom import streams
-from cxrlines.io.dicom.display import colour_note, luma, spread
 
 Result = TypeVar("Result")
 
@@ -22,49 +22,41 @@ MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK",
 MAX_VALUES = 75_000_000
 """Most values of 16 bits in all channels of an image: 18 megapixels, the largest detectors', in four."""
 LARGE_CHUNK = 2**20
-"""Bytes of a PNG chunk beside the pixels from which on it is said to be left out; Pillow refuses such files."""
+"""Bytes of a PNG chunk beside the pixels from which on a note says that it is left out; Pillow refuses such files."""
+AGAIN = "copy or export it again"
 
 
-def decode_image(data: bytes, kind: str, name: str, max_pixels: int) -> Film:
-    """A film of one of the three kinds; `FilmError` for what is none, what is not read, and what is damaged."""
-    match kind:
-        case "JPEG":
-            return _jpeg(data, name, max_pixels)
-        case "PNG":
-            return _png(data, name, max_pixels)
-        case _:
-            return _tiff(data, name, max_pixels)
+def decode_image(data: bytes, kind: str, max_pixels: int) -> Film:
+    """A film of kind JPEG, PNG or TIFF; `FilmError` for what is not read or damaged."""
+    return {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}[kind](data, max_pixels)
 
 
-def _jpeg(data: bytes, name: str, max_pixels: int) -> Film:
+def _jpeg(data: bytes, max_pixels: int) -> Film:
     try:
         stream = streams.parse(data)
     except streams.StreamError as error:
-        raise FilmError(
-            f"{name}: its compressed pixels {error}", "copy or export it again, or save it as PNG"
-        ) from None
-    check_size(name, stream.width, stream.height, max_pixels)
+        raise FilmError(f"its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
+    check_size("", stream.width, stream.height, max_pixels)
     if stream.kind != streams.Kind.JPEG or stream.bits != 8:
-        what = f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone"
-        raise FilmError(f"{name}: {what}", "save it as PNG")
-    return _by_pillow(data, "JPEG", name, _after(data, stream.end))
+        raise FilmError(f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone", "save it as PNG")
+    return _by_pillow(data, "JPEG", _after(data, stream.end))
 
 
-def _png(data: bytes, name: str, max_pixels: int) -> Film:
+def _png(data: bytes, max_pixels: int) -> Film:
     if len(data) < 33 or data[12:16] != b"IHDR":
-        raise FilmError(f"{name}: is a PNG file cut off within its header", "copy or export it again")
+        raise FilmError("is a PNG file cut off within its header", AGAIN)
     width, height, bits, colour, interlaced = struct.unpack(">IIBBxx?", data[16:29])
-    check_size(name, width, height, max_pixels)
-    data, notes = _essential(data, name)
+    check_size("", width, height, max_pixels)
+    data, notes = _essential(data)
     if bits < 16 or colour == 0:
-        return _by_pillow(data, "PNG", name, notes)
+        return _by_pillow(data, "PNG", notes)
     # Of 16 bits in several channels Pillow keeps 8. OpenCV does not, but takes the header's word for what it allocates.
     channels = {2: 3, 4: 2, 6: 4}.get(colour, 1)
-    _check_values(name, width * height * channels)
-    _decoded(name, _inflate, data, _inflated_size(width, height, 2 * channels, interlaced))
-    pixels = _decoded(name, cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    _check_values(width * height * channels)
+    _decoded(_inflate, data, _inflated_size(width, height, 2 * channels, interlaced))
+    pixels = _decoded(cv2.imdecode, np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None or pixels.dtype != np.uint16 or pixels.shape[:2] != (height, width):
-        raise FilmError(f"{name}: is damaged: its pixels cannot be decoded", "copy or export it again")
+        raise FilmError("is damaged: its pixels cannot be decoded", AGAIN)
     try:
         orientation = Image.open(io.BytesIO(data), formats=["PNG"]).getexif().get(0x0112, 1)
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
@@ -81,41 +73,44 @@ def _inflated_size(width: int, height: int, per_pixel: int, interlaced: bool) ->
 
 def _inflate(data: bytes, size: int) -> None:
     """`EOFError` unless the pixels of a PNG inflate to `size` bytes; nothing is kept of them."""
-    inflater, place, found = zlib.decompressobj(), 8, 0
-    while place + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", data[place : place + 8])
-        rest = data[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+    inflater, found = zlib.decompressobj(), 0
+    for kind, start, end in png_chunks(data):
+        rest = data[start + 8 : end - 4] if kind == b"IDAT" else b""
         while rest and found <= size and not inflater.eof:  # what follows an end is never consumed
             found += len(inflater.decompress(rest, 2**20))
             rest = inflater.unconsumed_tail
-        place += 12 + length
     if found + len(inflater.flush() if found < size else b"") < size:
         raise EOFError
 
 
-def _check_values(name: str, values: int) -> None:
+def _check_values(values: int) -> None:
     if values > MAX_VALUES:
         what = f"has {values:,} values of 16 bits in all its channels; at most {MAX_VALUES:,} are read"
-        raise FilmError(f"{name}: {what}", "save it as gray")
+        raise FilmError(what, "save it as gray")
 
 
-def _essential(data: bytes, name: str) -> tuple[bytes, tuple[Note, ...]]:
+def _essential(data: bytes) -> tuple[bytes, tuple[Note, ...]]:
     """A PNG file without chunks that do not concern its pixels, such as profiles and texts, which may be huge."""
-    kept, place, odd = [data[:8]], 8, False
-    while place + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", data[place : place + 8])
-        end = place + 12 + length
+    kept, end, odd = [data[:8]], 8, False
+    for kind, start, end in png_chunks(data):
         if kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf"):
-            kept.append(data[place:end])
+            kept.append(data[start:end])
         elif end <= len(data):
             check = int.from_bytes(data[end - 4 : end])
-            odd |= length > LARGE_CHUNK or zlib.crc32(data[place + 4 : end - 4]) != check
-        place = end
-        if kind == b"IEND":
-            break
+            odd |= end - start - 12 > LARGE_CHUNK or zlib.crc32(data[start + 4 : end - 4]) != check
     text = "a profile, text or other chunk beside the pixels is large or damaged, and left out"
     notes = (Note(Code.METADATA_IGNORED, text),) if odd else ()
-    return b"".join(kept), notes + _after(data, place)
+    return b"".join(kept), notes + _after(data, end)
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(kind, start, end) of the chunks of a PNG file up to IEND; the last may end beyond the file."""
+    kind, end = b"", 8
+    while kind != b"IEND" and end + 12 <= len(data):
+        start = end
+        length, kind = struct.unpack(">I4s", data[start : start + 8])
+        end = start + 12 + length
+        yield kind, start, end
 
 
 def _after(data: bytes, end: int) -> tuple[Note, ...]:
@@ -125,33 +120,33 @@ def _after(data: bytes, end: int) -> tuple[Note, ...]:
     return (Note(Code.BYTES_AFTER_END, f"{len(data) - end:,} bytes follow the image and were left out"),)
 
 
-def _tiff(data: bytes, name: str, max_pixels: int) -> Film:
+def _tiff(data: bytes, max_pixels: int) -> Film:
+    """TIFF tags by number: 256 width, 257 height, 258 bits a sample, 262 photometric, 273 strips, 274 orientation, 277
+    samples a pixel, 284 planar configuration, 317 predictor, 324 tiles, 339 sample format."""
     tags, more = _directory(data)
     width, height, samples = (tags.get(tag, (default,))[0] for tag, default in ((256, 0), (257, 0), (277, 1)))
     if not tags or (273 not in tags and 324 not in tags):
-        raise FilmError(f"{name}: is a TIFF file without an image, or cut off", "copy or export it again")
-    check_size(name, width, height, max_pixels)
+        raise FilmError("is a TIFF file without an image, or cut off", AGAIN)
+    check_size("", width, height, max_pixels)
     if more:
-        raise FilmError(f"{name}: has several pages; a film is one", "save the page that is the film")
+        raise FilmError("has several pages; a film is one", "save the page that is the film")
     depths = tags.get(258, (1,))
     if (max(depths) > 16 and set(tags.get(339, (1,))) & {3, 6}) or max(depths) > 32:
-        raise FilmError(f"{name}: has float pixels, of unknown black and white", "save it as 8 or 16 bit gray")
+        raise FilmError("has float pixels, of unknown black and white", "save it as 8 or 16 bit gray")
     photometric, planes, predictor = (tags.get(tag, (1,))[0] for tag in (262, 284, 317))
     inverted = photometric == 0 and max(depths) > 8  # Pillow turns the others round itself
     if (samples == 1 or set(depths) != {16}) and data[:4] != b"MM\0+":
-        return _by_pillow(data, "TIFF", name, inverted=inverted)
+        return _by_pillow(data, "TIFF", inverted=inverted)
     # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all.
     unsigned = set(depths) == {16} and set(tags.get(339, (1,))) <= {1, 4}
     colours = samples <= 2 if photometric in (0, 1) else photometric == 2 and samples in (3, 4)
     if not unsigned or planes != 1 or not colours or (predictor == 2 and 324 in tags):
         what = "signed channels, separate planes, tiles with a predictor, or colours other than gray and RGB"
-        raise FilmError(f"{name}: is a TIFF file of {what}, which is not read", "save it as PNG")
+        raise FilmError(f"is a TIFF file of {what}, which is not read", "save it as PNG")
     if max(map(max, tags.values())) >= 2**32:
-        raise FilmError(
-            f"{name}: is a TIFF file whose directory points beyond it, or cut off", "copy or export it again"
-        )
-    _check_values(name, width * height * samples)
-    wide = np.asarray(_decoded(name, _opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
+        raise FilmError("is a TIFF file whose directory points beyond it, or cut off", AGAIN)
+    _check_values(width * height * samples)
+    wide = np.asarray(_decoded(_opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
     pixels = wide.reshape(height, width, samples)
     if predictor == 2:
         pixels = np.cumsum(pixels, axis=1, dtype=np.uint16)
@@ -179,10 +174,8 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
                     return {}, False
                 form = f"{order}{number}{_INTEGERS[kind]}"
                 inside = struct.calcsize(form) <= len(value)
-                numbers = struct.unpack_from(
-                    form, *((value, 0) if inside else (data, *struct.unpack(order + word, value)))
-                )
-                if numbers:
+                source, offset = (value, 0) if inside else (data, *struct.unpack(order + word, value))
+                if numbers := struct.unpack_from(form, source, offset):
                     tags[tag] = numbers
         return tags, struct.unpack_from(order + word, data, place)[0] != 0
     except (struct.error, OverflowError):
@@ -194,20 +187,24 @@ def _as_one_channel(data: bytes, tags: dict[int, tuple[int, ...]], samples: int)
 
     Of BigTIFF too a plain TIFF file is made: a film is smaller than 4 GiB.
     """
-    kept: dict[int, tuple[int, ...]] = {
-        tag: tags[tag] for tag in (256, 257, 259, 266, 273, 278, 279, 322, 323, 324, 325) if tag in tags
-    }
+    layout = (256, 257, 259, 266, 273, 278, 279, 322, 323, 324, 325)  # size, compression, strips, tiles
+    kept = {tag: tags[tag] for tag in layout if tag in tags}
     kept |= {tag: (kept[tag][0] * samples,) for tag in (256, 322) if tag in kept}
-    kept |= {258: (16,), 262: (1,), 277: (1,)}
     order, start = "<" if data[:2] == b"II" else ">", len(data) + len(data) % 2
-    place = start + 2 + 12 * len(kept) + 4
-    directory, arrays = struct.pack(order + "H", len(kept)), b""
-    for tag, numbers in sorted(kept.items()):
+    head = data[:2] + struct.pack(order + "HI", 42, start)
+    directory = tiff_directory({**kept, 258: (16,), 262: (1,), 277: (1,)}, start, order)
+    return head + data[8:].ljust(start - 8, b"\0") + directory
+
+
+def tiff_directory(tags: Mapping[int, Sequence[int]], start: int, order: str = "<") -> bytes:
+    """The one directory of a TIFF file, at `start`, in byte order `<` or `>`: its tags, all of 32 bits."""
+    place = start + 2 + 12 * len(tags) + 4
+    entries, arrays = b"", b""
+    for tag, numbers in sorted(tags.items()):
         value = numbers[0] if len(numbers) == 1 else place + len(arrays)
         arrays += struct.pack(f"{order}{len(numbers)}I", *numbers) if len(numbers) > 1 else b""
-        directory += struct.pack(order + "HHII", tag, 4, len(numbers), value)
-    head = data[:2] + struct.pack(order + "HI", 42, start)
-    return b"".join((head, data[8:].ljust(start - 8, b"\0"), directory, bytes(4), arrays))
+        entries += struct.pack(order + "HHII", tag, 4, len(numbers), value)
+    return struct.pack(order + "H", len(tags)) + entries + bytes(4) + arrays
 
 
 def _opened(data: bytes, kind: str) -> Image.Image:
@@ -216,26 +213,24 @@ def _opened(data: bytes, kind: str) -> Image.Image:
     return image
 
 
-def _by_pillow(data: bytes, kind: str, name: str, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
-    image = _decoded(name, _opened, data, kind)
+def _by_pillow(data: bytes, kind: str, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
+    image = _decoded(_opened, data, kind)
     mode = image.mode
     if mode not in MODES:
         what = "float pixels, of unknown black and white" if mode == "F" else f"pixels of the kind {mode}"
-        raise FilmError(f"{name}: has {what}", "save it as 8 or 16 bit gray")
+        raise FilmError(f"has {what}", "save it as 8 or 16 bit gray")
     try:
         image = ImageOps.exif_transpose(image)
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
         notes += (Note(Code.METADATA_IGNORED, "its orientation tag is damaged, and not obeyed"),)
     if mode.startswith("I"):
         return _film(np.asarray(image), kind, 16, notes, inverted=inverted)
+    if through := {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(mode):  # Pillow converts them no other way
+        image = image.convert(through)
     if mode in ("1", "L", "LA", "La"):
-        gray = image.convert("LA").convert("L") if mode == "La" else image.convert("L")
-        return Film(np.array(gray), kind, 1 if mode == "1" else 8, notes=notes)
-    colours = image.convert("RGBA").convert("RGB") if mode in ("RGBa", "PA") else image.convert("RGB")
-    notes += colour_note(np.asarray(colours))
-    return Film(
-        np.array(image.convert("L") if mode not in ("RGBa", "PA") else colours.convert("L")), kind, 8, notes=notes
-    )
+        return Film(np.array(image.convert("L")), kind, 1 if mode == "1" else 8, notes=notes)
+    notes += colour_note(np.asarray(image.convert("RGB")))
+    return Film(np.array(image.convert("L")), kind, 8, notes=notes)
 
 
 def _film(pixels: np.ndarray, kind: str, bits: int, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
@@ -258,12 +253,9 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
-def _decoded(name: str, decode: Callable[..., Result], *arguments: Any) -> Result:
+def _decoded(decode: Callable[..., Result], *arguments: Any) -> Result:
     """What a decoder gives; `FilmError` for whatever it raises: of sizes and kinds that were checked, damage."""
     try:
         return decode(*arguments)
     except Exception as error:
-        raise FilmError(
-            f"{name}: is damaged or of a kind its decoder does not know ({type(error).__name__})",
-            "copy or export it again",
-        ) from None
+        raise FilmError(f"is damaged or of a kind its decoder does not know ({type(error).__name__})", AGAIN) from None

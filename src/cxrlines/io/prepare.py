@@ -1,78 +1,43 @@
-"""From a decoded film to the square that networks see: the one way, in training, in evaluation and in reading.
+"""Preparing a film for the network: frame cut off, assessed, turned upright and bone white, resized to a square.
 
-A frame of one gray value is cut off, the film is assessed (by rule, and by a network where one is given), turned
-upright and bone white, and shrunk. Where a point of the original film comes to lie is one affine map, `Placement`.
+It is the one way, in training, evaluation and reading. One `Affine` maps points of the original film to the square.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
 
 from cxrlines.core.film import Film
 from cxrlines.core.notes import Code, Note
+from cxrlines.core.quality import Quality
+from cxrlines.core.transform import Affine
 
 PREPARATION = 2
-"""Raised when the same file comes out as other pixels than before (decoding, assessing, shrinking): stores are then
+"""Raised when the same file comes out as other pixels than before (decoding, assessing, resizing): stores are then
 built anew, and a bundle says by which its models were trained. 1: frames stayed on, nothing was turned."""
 
 Aspect = Literal["pad", "stretch"]
 LeaveOut = Literal["nothing", "not-films", "doubtful"]
-"""What the gate keeps out of training; see `why_left_out`."""
+"""What the quality gate keeps out of training; see `why_left_out`."""
 DOUBTFUL = (Code.TURNED, Code.INVERTED, Code.POSE_UNSURE, Code.CROPPED)
-"""Notes on films that can be used and perhaps should not be."""
+"""Notes on films that can be used, and that the gate leaves out as `doubtful`."""
 
-LEAST_SIDE = 100
+MIN_SIDE = 100
 """px; a line is about 1 mm wide, a third of a px on a smaller film."""
-FRAME = 6
+MAX_FRAME_RANGE = 6
 """Gray levels by which a row of a frame of one value may vary, by the noise of a JPEG."""
-LEAST_WITHIN = 0.3
+MIN_WITHIN = 0.3
 """Share of a side that a film within a frame has at least."""
-LEAST_SPREAD = 8
+MIN_CONTRAST = 8
 """Gray levels between the 1st and 99th percentile; less shows nothing."""
 LATERAL = ("LL", "RL", "LATERAL")
 """DICOM View Position (0018,5101) of side views."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """What a film is, and what was done to read it.
-
-    Attributes:
-        frontal_chest: Probability of a frontal chest film; None without a network, or where a rule refused first.
-        rotation: Degrees (0, 90, 180, 270) it was found turned counter-clockwise, and was turned back to be read.
-        inverted: Whether it was found inverted (bone black), and was turned round to read it.
-        cropped: Probability that so much of the chest is cut off that findings may be missing; None without a network.
-        notes: All that a reader of the findings should know.
-        usable: Whether the film can be read; if not, `notes` begins with why.
-    """
-
-    frontal_chest: float | None = None
-    rotation: int = 0
-    inverted: bool = False
-    cropped: float | None = None
-    notes: tuple[Note, ...] = ()
-    usable: bool = True
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values: probabilities to four digits, notes as sentences."""
-        return {
-            "usable": self.usable,
-            "frontal_chest": None if self.frontal_chest is None else round(self.frontal_chest, 4),
-            "rotation": self.rotation,
-            "inverted": self.inverted,
-            "cropped": None if self.cropped is None else round(self.cropped, 4),
-            "notes": [note.text for note in self.notes],
-        }
-
-
-AS_IT_IS = Quality()
-"""Of a film that nothing is known of."""
-
-
 def why_left_out(quality: Quality, leave_out: LeaveOut) -> Note | None:
-    """Why the gate before training leaves a film out; None where it is taken along.
+    """Why the quality gate leaves a film out of training; None where it is taken.
 
     `not-films` leaves out what is not usable (no frontal chest film, a lateral one, one without contrast), `doubtful`
     also what carries a note of `DOUBTFUL`, `nothing` keeps every film that could be read.
@@ -94,69 +59,27 @@ class Probe(Protocol):
         """The quality of a film (h, w) uint8 within its frame, by the network alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a film lies in its square: [x, y] of the square = `matrix` @ [x, y, 1] of the original film, in px.
-
-    Pixel centres lie at whole numbers. `matrix` is ((xx, xy, x0), (yx, yy, y0)); it is invertible.
-    """
-
-    matrix: tuple[tuple[float, float, float], tuple[float, float, float]]
-
-    @classmethod
-    def of(cls, matrix: np.ndarray) -> "Placement":
-        """From an array (2, 3)."""
-        return cls(tuple(tuple(float(value) for value in row) for row in np.asarray(matrix)))  # type: ignore[arg-type]
-
-    def to_store(self, points: np.ndarray) -> np.ndarray:
-        """Points (n, 2) [x, y] in px of the original film, as px of the square; float64."""
-        matrix = np.array(self.matrix)
-        return np.asarray(points, np.float64).reshape(-1, 2) @ matrix[:, :2].T + matrix[:, 2]
-
-    def to_film(self, points: np.ndarray) -> np.ndarray:
-        """Points (n, 2) [x, y] in px of the square, as px of the original film; float64. The inverse of `to_store`."""
-        matrix = np.array(self.matrix)
-        return (np.asarray(points, np.float64).reshape(-1, 2) - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-
-    def after(self, first: "Placement") -> "Placement":
-        """The map that applies `first`, then this one."""
-        mine, other = np.array(self.matrix), np.vstack([np.array(first.matrix), (0, 0, 1)])
-        return Placement.of(mine @ other)
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """px of the square per px of the original film, along the (x, y) of the square."""
-        x, y = np.linalg.norm(np.array(self.matrix)[:, :2], axis=1)
-        return float(x), float(y)
-
-    def at(self, store: int, size: int) -> "Placement":
-        """Where the film lies once its square of `store` px a side is resized to `size` px."""
-        ratio = size / store
-        shift = 0.5 * ratio - 0.5
-        return Placement(((ratio, 0.0, shift), (0.0, ratio, shift))).after(self)
-
-
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A film as networks see it.
 
     Attributes:
         pixels: (size, size) uint8, upright, bone white.
-        placement: Where the original film lies in `pixels`.
-        quality: What the film is, and what was done to it.
+        placement: Map of px of the original film to those of `pixels`.
+        quality: Quality of the film, and what was done to it.
         film_shape: (height, width) px of the original film.
         within: (left, top, right, bottom) px of the original film within its frame; right and bottom are exclusive.
     """
 
     pixels: np.ndarray
-    placement: Placement
+    placement: Affine
     quality: Quality
     film_shape: tuple[int, int]
     within: tuple[int, int, int, int]
 
 
 def prepare(film: Film, size: int, aspect: Aspect, probe: Probe | None = None) -> Prepared:
-    """A film as the square of `size` px a side that networks see, and all that is known of how it got there.
+    """A film as the square of `size` px a side that networks see.
 
     A film that is not usable is prepared all the same: whether it is read is the caller's to decide by its quality.
     """
@@ -168,43 +91,37 @@ def prepare(film: Film, size: int, aspect: Aspect, probe: Probe | None = None) -
 
 
 def assess(film: Film, probe: Probe | None) -> tuple[Quality, tuple[int, int, int, int]]:
-    """The quality of a film, by rule and by the probe where there is one, and where it lies within its frame.
+    """The quality of a film, by rule and by the probe if given, and where it lies within its frame.
 
-    The latter is (left, top, right, bottom) px, right and bottom exclusive. No film is changed.
+    The latter is (left, top, right, bottom) px, right and bottom exclusive. The film is not changed.
     """
     rows, columns = within_frame(film.pixels)
-    within = (columns.start, rows.start, columns.stop, rows.stop)
     inner = film.pixels[rows, columns]
     quality = by_rule(film, inner)
     if probe is not None and quality.usable:
-        seen = probe(inner)
-        quality = replace(seen, notes=seen.notes + quality.notes)
+        probed = probe(inner)
+        quality = replace(probed, notes=probed.notes + quality.notes)
     if inner.shape != film.pixels.shape:
-        quality = replace(quality, notes=(*quality.notes, _framed(film.pixels.shape, inner.shape)))
-    return quality, within
-
-
-def _framed(shape: tuple[int, ...], inner: tuple[int, ...]) -> Note:
-    sides = f"{inner[1]} x {inner[0]} of {shape[1]} x {shape[0]} px"
-    return Note(
-        Code.FRAME_CUT, f"a frame of one gray value was cut off, which left {sides}; points are of the whole film"
-    )
+        sizes = " of ".join(f"{width} x {height}" for height, width in (inner.shape, film.pixels.shape))
+        text = f"a frame of one gray value was cut off, which left {sizes} px; points are of the whole film"
+        quality = replace(quality, notes=(*quality.notes, Note(Code.FRAME_CUT, text)))
+    return quality, (columns.start, rows.start, columns.stop, rows.stop)
 
 
 def by_rule(film: Film, inner: np.ndarray) -> Quality:
-    """What can be said without a network of a film of which `inner` (h, w) uint8 is what its frame leaves."""
+    """Quality of a film without a network; `inner` (h, w) uint8 is what its frame leaves of it."""
     height, width = inner.shape
     low, high = np.percentile(inner[:: max(1, height // 512), :: max(1, width // 512)], (1, 99))
     if film.view in LATERAL:
         note = Note(Code.LATERAL, f"not a frontal chest film: its DICOM view position is {film.view}")
         return Quality(usable=False, notes=(note,))
-    if high - low < LEAST_SPREAD:
-        said = f"not a frontal chest film: it is almost all of one gray value ({low:.0f} to {high:.0f} of 0 to 255)"
-        return Quality(usable=False, notes=(Note(Code.NO_CONTRAST, said),))
+    if high - low < MIN_CONTRAST:
+        text = f"not a frontal chest film: it is almost all of one gray value ({low:.0f} to {high:.0f} of 0 to 255)"
+        return Quality(usable=False, notes=(Note(Code.NO_CONTRAST, text),))
     notes = []
-    if min(height, width) < LEAST_SIDE:
-        said = f"it is {width} x {height} px: below {LEAST_SIDE} px a side lines are hardly seen"
-        notes.append(Note(Code.SMALL, said))
+    if min(height, width) < MIN_SIDE:
+        text = f"it is {width} x {height} px: below {MIN_SIDE} px a side lines are hardly seen"
+        notes.append(Note(Code.SMALL, text))
     if film.bits == 1:
         notes.append(Note(Code.ONE_BIT, "it has 1 bit a pixel: grays, and with them most lines, are lost"))
     return Quality(notes=tuple(notes))
@@ -213,14 +130,14 @@ def by_rule(film: Film, inner: np.ndarray) -> Quality:
 def within_frame(pixels: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of a film (h, w) uint8 within a frame of one gray value, such as an export adds.
 
-    All of a side of which less than `LEAST_WITHIN` would be left, and of one without a frame.
+    All of a side of which less than `MIN_WITHIN` would be left, and of one without a frame.
     """
     step = max(1, max(pixels.shape) // 512)  # letters in a frame are wider, so that one with letters stays
 
     def inside(lines: np.ndarray) -> slice:
-        varied = np.flatnonzero(np.ptp(lines, axis=1) > FRAME)
+        varied = np.flatnonzero(np.ptp(lines, axis=1) > MAX_FRAME_RANGE)
         first, last = (int(varied[0]), int(varied[-1]) + 1) if len(varied) else (0, 0)
-        return slice(first, last) if last - first >= LEAST_WITHIN * len(lines) else slice(0, len(lines))
+        return slice(first, last) if last - first >= MIN_WITHIN * len(lines) else slice(0, len(lines))
 
     rows = inside(pixels[:, ::step])
     return rows, inside(pixels[rows][::step].T)
@@ -232,23 +149,18 @@ def turned_back(pixels: np.ndarray, quality: Quality) -> np.ndarray:
     return np.ascontiguousarray(255 - pixels if quality.inverted else pixels)
 
 
-def _upright(rotation: int, shape: tuple[int, ...], corner: tuple[int, int]) -> Placement:
-    """Where px of the original come to lie when what begins at `corner` [x, y] with `shape` (h, w) is turned back."""
+def _upright(rotation: int, shape: tuple[int, ...], corner: tuple[int, int]) -> Affine:
+    """Map of px of the original to those of its part at `corner` [x, y] of `shape` (h, w), turned back."""
     (height, width), (left, top) = shape, corner
-    match rotation:
-        case 90:  # np.rot90 took the upright (x, y) to (y, side - x)
-            turn = ((0, -1, height - 1 + top), (1, 0, -left))
-        case 180:
-            turn = ((-1, 0, width - 1 + left), (0, -1, height - 1 + top))
-        case 270:
-            turn = ((0, 1, -top), (-1, 0, width - 1 + left))
-        case _:
-            turn = ((1, 0, -left), (0, 1, -top))
-    return Placement.of(np.array(turn, np.float64))
+    turned = Affine(((1.0, 0.0, float(-left)), (0.0, 1.0, float(-top))))
+    for _ in range(rotation // 90):  # clockwise, as np.rot90 by -1
+        turned = Affine(((0.0, -1.0, height - 1.0), (1.0, 0.0, 0.0))).after(turned)
+        height, width = width, height
+    return turned
 
 
-def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, Placement]:
-    """A film (h, w) uint8 as a square (size, size) uint8, and where it lies in there.
+def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, Affine]:
+    """A film (h, w) uint8 resized to a square (size, size) uint8, and the map of its px to those of the square.
 
     `pad` keeps proportions: the longest side becomes `size`, the other is centred between black. `stretch` fills the
     square. Shrinking averages areas, so that thin lines fade but never break; enlarging interpolates.
@@ -259,9 +171,8 @@ def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, P
         raise ValueError(f"size is {size}; a square has at least 1 px a side")
     height, width = pixels.shape
     longest = max(height, width)
-    new_height, new_width = (
-        (max(1, round(side * size / longest)) for side in (height, width)) if aspect == "pad" else (size, size)
-    )
+    fitted = (max(1, round(side * size / longest)) for side in (height, width))
+    new_height, new_width = fitted if aspect == "pad" else (size, size)
     # One step where both sides shrink, as nearly always; else first what shrinks, then what grows.
     film = cv2.resize(pixels, (min(width, new_width), min(height, new_height)), interpolation=cv2.INTER_AREA)
     if film.shape != (new_height, new_width):
@@ -270,6 +181,4 @@ def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, P
     square = np.zeros((size, size), np.uint8)
     square[top : top + new_height, left : left + new_width] = film
     scale_x, scale_y = new_width / width, new_height / height
-    return square, Placement(
-        ((scale_x, 0.0, (scale_x - 1) / 2 + left), (0.0, scale_y, (scale_y - 1) / 2 + top)),
-    )
+    return square, Affine(((scale_x, 0.0, (scale_x - 1) / 2 + left), (0.0, scale_y, (scale_y - 1) / 2 + top)))

@@ -30,8 +30,10 @@ from cxrlines.core.files import replacing
 from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
+from cxrlines.core.quality import Quality
+from cxrlines.core.transform import Affine
 from cxrlines.io.films import read_bytes, read_film
-from cxrlines.io.prepare import PREPARATION, Aspect, LeaveOut, Placement, Probe, Quality, prepare, why_left_out
+from cxrlines.io.prepare import PREPARATION, Aspect, LeaveOut, Probe, prepare, why_left_out
 
 if TYPE_CHECKING:
     from cxrlines.io.tables import Dataset
@@ -50,7 +52,7 @@ class StoreError(Error):
 class Kept:
     """What a store keeps of a film besides its pixels; `notes` are those of the file, all else as in `Prepared`."""
 
-    placement: Placement
+    placement: Affine
     film_shape: tuple[int, int]
     within: tuple[int, int, int, int]
     quality: Quality
@@ -60,7 +62,7 @@ class Kept:
     def from_dict(cls, values: dict[str, Any]) -> "Kept":
         """From what `dataclasses.asdict` makes of it, by way of JSON."""
         return cls(
-            Placement.of(np.array(values["placement"]["matrix"], np.float64)),
+            Affine.of(np.array(values["placement"]["matrix"], np.float64)),
             tuple(values["film_shape"]),
             tuple(values["within"]),
             Quality(**{**values["quality"], "notes": _notes(values["quality"]["notes"])}),
@@ -126,14 +128,14 @@ class Store:
     def inner(self, row: int) -> tuple[slice, slice]:
         """Rows and columns of a store film that the film within its frame fills: all but what pads it."""
         left, top, right, bottom = self.kept[row].within
-        corners = self.placements[row].to_store(np.array([(left, top), (right, bottom)]) - 0.5) + 0.5
+        corners = self.placements[row].from_film(np.array([(left, top), (right, bottom)]) - 0.5) + 0.5
         (x0, y0), (x1, y1) = np.rint(np.sort(corners, axis=0)).astype(int)
         return slice(int(y0), int(y1)), slice(int(x0), int(x1))
 
     def frame(self, row: int) -> tuple[int, int, int, int]:
         """How wide the frame that was cut off the film would be beside `inner`: px above, below, left and right."""
         height, width = self.kept[row].film_shape
-        corners = self.placements[row].to_store(np.array([(0, 0), (width, height)]) - 0.5) + 0.5
+        corners = self.placements[row].from_film(np.array([(0, 0), (width, height)]) - 0.5) + 0.5
         (x0, y0), (x1, y1) = np.rint(np.sort(corners, axis=0)).astype(int)
         rows, columns = self.inner(row)
         return int(rows.start - y0), int(y1 - rows.stop), int(columns.start - x0), int(x1 - columns.stop)

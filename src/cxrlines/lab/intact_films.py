@@ -1,4 +1,4 @@
-"""Sound films of every kind that is read, with what they show: what tests and `bench robustness` are made from."""
+"""Intact films in every format that is read, with what they show: for tests and `bench robustness`."""
 
 import io
 import struct
@@ -6,7 +6,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+
+from cxrlines.io.images import tiff_directory
 
 JPEG = "1.2.840.10008.1.2.4."
 """Transfer syntaxes of JPEG and its kin, but for the last number."""
@@ -29,10 +31,11 @@ SHIPPED = (
     *("examples_overlay", "examples_rgb_color", "GDCMJ2K_TextGBR"),
 )
 """Films among the test files that come with pydicom, by other encoders than those here."""
+BEHIND = b"behind the end "
 
 
 @dataclass(frozen=True, eq=False)
-class Sound:
+class IntactFilm:
     """A film without fault.
 
     Attributes:
@@ -84,22 +87,23 @@ def as_dicom(
     dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     colour = pixels.ndim == 3
-    dataset.SamplesPerPixel = 3 if colour else 1
-    dataset.PhotometricInterpretation = "RGB" if colour else "MONOCHROME2"
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = (3, "RGB") if colour else (1, "MONOCHROME2")
     if colour:
         dataset.PlanarConfiguration = 0
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8 * pixels.itemsize, bits, bits - 1
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    stored = pixels.astype(pixels.dtype.newbyteorder("<" if little else ">"))
-    value = stored.tobytes() if frame is None and parts is None else encapsulate(parts or [frame or b""])
-    if parts is not None:  # as fragments of one frame, which need an offset table of one entry or none
-        value = b"\xfe\xff\x00\xe0\0\0\0\0" + b"".join(_item(part) for part in parts)
     for name, tag in tags.items():
         setattr(dataset, name, tag)
         if tag is None:
             delattr(dataset, name)
-    dataset.PixelData = value + b"\0" * (len(value) % 2)
     encoded = frame is not None or parts is not None
+    if parts is not None:  # as fragments of one frame, which need an offset table of one entry or none
+        value = b"".join(map(_item, [b"", *parts]))
+    elif frame is not None:
+        value = encapsulate([frame])
+    else:
+        value = pixels.astype(pixels.dtype.newbyteorder("<" if little else ">")).tobytes()
+    dataset.PixelData = value + b"\0" * (len(value) % 2)
     dataset["PixelData"].VR = "OB" if encoded or pixels.itemsize == 1 else "OW"
     dataset["PixelData"].is_undefined_length = encoded
     return _saved(dataset)
@@ -129,8 +133,12 @@ def by_openjpeg(pixels: np.ndarray, bits: int, *, ratio: int | None = None, tran
 
 def by_pillow(pixels: np.ndarray, **options: Any) -> bytes:
     """A JPEG stream of 8 bits."""
+    return _file(Image.fromarray(pixels), "JPEG", **{"quality": 95, **options})
+
+
+def _file(image: Image.Image, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", **{"quality": 95, **options})
+    image.save(out, kind, **options)
     return out.getvalue()
 
 
@@ -144,41 +152,38 @@ def by_gdcm(pixels: np.ndarray, bits: int, number: int) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "film.dcm")
         file.write_bytes(as_dicom(pixels, bits))
-        reader, writer = gdcm.ImageReader(), gdcm.ImageWriter()
+        reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
         reader.SetFileName(str(file))
-        change = gdcm.ImageChangeTransferSyntax()
         change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(f"{JPEG}{number}")))
-        if not reader.Read():
-            raise ValueError("GDCM does not read what was written")
+        done = reader.Read()
         change.SetInput(reader.GetImage())
-        if not change.Change():
-            raise ValueError(f"GDCM does not encode {bits} bits by {JPEG}{number}")
+        done = done and change.Change()
         writer.SetFileName(str(file))
         writer.SetFile(reader.GetFile())
         writer.SetImage(change.GetOutput())
-        if not writer.Write():
-            raise ValueError("GDCM does not write")
-        value = pydicom.dcmread(file).PixelData
-        return next(pydicom.encaps.generate_frames(value, number_of_frames=1))
+        if not (done and writer.Write()):
+            raise ValueError(f"GDCM does not encode {pixels.shape} of {bits} bits by {JPEG}{number}")
+        return next(pydicom.encaps.generate_frames(pydicom.dcmread(file).PixelData, number_of_frames=1))
 
 
 def _luma(pixels: np.ndarray) -> np.ndarray:
     return pixels if pixels.ndim == 2 else pixels @ np.array([0.299, 0.587, 0.114])
 
 
-def dicoms(rng: np.random.Generator, height: int, width: int) -> Iterator[Sound]:
+def dicoms(rng: np.random.Generator, height: int, width: int) -> Iterator[IntactFilm]:
     """DICOM films, uncompressed and in every transfer syntax for which there is an encoder."""
     gray8, gray12, gray16 = (picture(rng, height, width, bits) for bits in (8, 12, 16))
     colour8, colour16 = coloured(gray8), coloured(gray16)
+    signed = gray12.astype(np.int16) - 2048
 
-    def plain(name: str, pixels: np.ndarray, bits: int, shows: np.ndarray | None = None, **tags: Any) -> Sound:
-        return Sound(f"DICOM {name}", as_dicom(pixels, bits, **tags), _luma(pixels) if shows is None else shows)
+    def plain(name: str, pixels: np.ndarray, bits: int, shows: np.ndarray | None = None, **tags: Any) -> IntactFilm:
+        return IntactFilm(f"DICOM {name}", as_dicom(pixels, bits, **tags), _luma(pixels) if shows is None else shows)
 
     yield plain("8 bits", gray8, 8)
     yield plain("12 bits", gray12, 12)
     yield plain("16 bits, implicit", gray16, 16, syntax=ImplicitVRLittleEndian)
     yield plain("12 bits, big endian", gray12, 12, syntax=ExplicitVRBigEndian)
-    yield plain("signed", (gray12.astype(np.int16) - 2048), 12)
+    yield plain("signed", signed, 12)
     yield plain("high in its words", gray12 << 4, 12, gray12, HighBit=15)
     yield plain("MONOCHROME1", gray12, 12, -gray12.astype(int), PhotometricInterpretation="MONOCHROME1")
     yield plain("window", gray12, 12, np.clip(gray12, 1000, 3000), WindowCenter=2000, WindowWidth=2000)
@@ -192,62 +197,62 @@ def dicoms(rng: np.random.Generator, height: int, width: int) -> Iterator[Sound]
     yield plain("RGB by plane", planes, 8, _luma(colour8), PlanarConfiguration=1)
     ybr = np.asarray(Image.fromarray(colour8).convert("YCbCr"))
     yield plain("YBR_FULL", ybr, 8, ybr[..., 0], PhotometricInterpretation="YBR_FULL")
-    for name, pixels, bits in (("8", gray8, 8), ("12", gray12, 12), ("16", gray16, 16), ("colour", colour8, 8)):
+    depths = (("8", gray8, 8), ("12", gray12, 12), ("16", gray16, 16), ("colour", colour8, 8))
+    for name, pixels, bits in depths:
         dataset = pydicom.dcmread(io.BytesIO(as_dicom(pixels, bits)))
         dataset.compress(RLELossless, encoding_plugin="pydicom")  # GDCM aborts on odd sizes
-        yield Sound(f"DICOM RLE {name}", _saved(dataset), _luma(pixels))
+        yield IntactFilm(f"DICOM RLE {name}", _saved(dataset), _luma(pixels))
 
-    signed = gray12.astype(np.int16) - 2048
-    ways: list[tuple[str, np.ndarray, int, int, bytes, str | None]] = [
-        ("JPEG", gray8, 8, 50, by_pillow(gray8), None),
-        ("JPEG progressive", gray8, 8, 55, by_pillow(gray8, progressive=True), None),
-        ("JPEG colour", colour8, 8, 50, by_pillow(colour8), "YBR_FULL_422"),
-        ("JPEG extended", gray8, 8, 51, by_pillow(gray8), None),
-        ("JPEG 2000 8", gray8, 8, 90, by_openjpeg(gray8, 8), None),
-        ("JPEG 2000 12", gray12, 12, 90, by_openjpeg(gray12, 12), None),
-        ("JPEG 2000 signed", signed, 12, 90, by_openjpeg(signed, 12), None),
-        ("JPEG 2000 lossy", gray16, 16, 91, by_openjpeg(gray16, 16, ratio=8), None),
-        ("JPEG 2000 colour", colour8, 8, 90, by_openjpeg(colour8, 8), "YBR_RCT"),
-        ("JPEG 2000 RGB", colour16, 16, 90, by_openjpeg(colour16, 16, transform=False), "RGB"),
-    ]
-    for name, number in (("lossless", 57), ("lossless SV1", 70), ("LS", 80), ("LS near", 81)):
-        for depth, pixels, bits in (("8", gray8, 8), ("12", gray12, 12), ("16", gray16, 16), ("colour", colour8, 8)):
-            ways.append((f"JPEG {name} {depth}", pixels, bits, number, by_gdcm(pixels, bits, number), None))
-    for name, pixels, bits, number, frame, colours in ways:
+    def coded(name: str, number: int, pixels: np.ndarray, bits: int, frame: bytes, colours: str = "") -> IntactFilm:
         tags = {"PhotometricInterpretation": colours} if colours else {}
-        yield _encapsulated(rng, f"DICOM {name}", pixels, bits, frame, {"syntax": f"{JPEG}{number}", **tags})
+        return _encapsulated(rng, f"DICOM {name}", pixels, bits, number, frame, **tags)
+
+    yield coded("JPEG", 50, gray8, 8, by_pillow(gray8))
+    yield coded("JPEG progressive", 55, gray8, 8, by_pillow(gray8, progressive=True))
+    yield coded("JPEG colour", 50, colour8, 8, by_pillow(colour8), "YBR_FULL_422")
+    yield coded("JPEG extended", 51, gray8, 8, by_pillow(gray8))
+    yield coded("JPEG 2000 8", 90, gray8, 8, by_openjpeg(gray8, 8))
+    yield coded("JPEG 2000 12", 90, gray12, 12, by_openjpeg(gray12, 12))
+    yield coded("JPEG 2000 signed", 90, signed, 12, by_openjpeg(signed, 12))
+    yield coded("JPEG 2000 lossy", 91, gray16, 16, by_openjpeg(gray16, 16, ratio=8))
+    yield coded("JPEG 2000 colour", 90, colour8, 8, by_openjpeg(colour8, 8), "YBR_RCT")
+    yield coded("JPEG 2000 RGB", 90, colour16, 16, by_openjpeg(colour16, 16, transform=False), "RGB")
+    for name, number in (("lossless", 57), ("lossless SV1", 70), ("LS", 80), ("LS near", 81)):
+        for depth, pixels, bits in depths:
+            yield coded(f"JPEG {name} {depth}", number, pixels, bits, by_gdcm(pixels, bits, number))
 
 
 def _encapsulated(
-    rng: np.random.Generator, name: str, pixels: np.ndarray, bits: int, frame: bytes, tags: dict[str, Any]
-) -> Sound:
+    rng: np.random.Generator, name: str, pixels: np.ndarray, bits: int, number: int, frame: bytes, **tags: Any
+) -> IntactFilm:
+    def film(**pixel_data: Any) -> bytes:
+        return as_dicom(pixels, bits, syntax=f"{JPEG}{number}", **pixel_data, **tags)
+
     cuts = np.sort(rng.integers(1, len(frame), 5) // 2 * 2)
-    parts = [frame[start:end] for start, end in zip([0, *cuts], [*cuts, len(frame)], strict=True) if end > start]
-    whole = as_dicom(pixels, bits, frame=frame, **tags)
-    text = b"behind the end " * int(rng.integers(1, 20))
-    wrong = bytearray(whole)
+    whole, wrong = film(frame=frame), bytearray(film(frame=frame))
     table = whole.rindex(b"\xfe\xff\x00\xe0\x04\0\0\0") + 8  # the offset table's one entry
     wrong[table : table + 4] = bytes(rng.integers(1, 256, 4, dtype=np.uint8))
     forgiven = {
-        "text behind the stream": as_dicom(pixels, bits, frame=frame + text, **tags),
-        "blanks behind the stream": as_dicom(pixels, bits, frame=frame + b" " * 4, **tags),
-        "many fragments": as_dicom(pixels, bits, parts=parts, **tags),
+        "text behind the stream": film(frame=frame + BEHIND * int(rng.integers(1, 20))),
+        "blanks behind the stream": film(frame=frame + b" " * 4),
+        "many fragments": film(
+            parts=[frame[a:b] for a, b in zip([0, *cuts], [*cuts, len(frame)], strict=True) if a < b]
+        ),
         "no sequence delimiter": whole[:-8],
         "wrong offset table": bytes(wrong),
     }
-    return Sound(name, whole, _luma(pixels), forgiven)
+    return IntactFilm(name, whole, _luma(pixels), forgiven)
 
 
-def images(rng: np.random.Generator, height: int, width: int) -> Iterator[Sound]:
+def images(rng: np.random.Generator, height: int, width: int) -> Iterator[IntactFilm]:
     """JPEG, PNG and TIFF films."""
     gray, deep = picture(rng, height, width), picture(rng, height, width, 16)
     colour = coloured(gray)
 
-    def saved(name: str, kind: str, pixels: np.ndarray, mode: str | None = None, **options: Any) -> Sound:
-        out = io.BytesIO()
+    def saved(name: str, kind: str, pixels: np.ndarray, mode: str | None = None, **options: Any) -> IntactFilm:
         image = Image.fromarray(pixels).convert(mode) if mode else Image.fromarray(pixels)
-        image.save(out, kind, **options)
-        return Sound(f"{kind} {name}", out.getvalue(), np.asarray(image.convert("L")) if mode else _luma(pixels))
+        shows = np.asarray(image.convert("L")) if mode else _luma(pixels)
+        return IntactFilm(f"{kind} {name}", _file(image, kind, **options), shows)
 
     yield saved("gray", "JPEG", gray, quality=95)
     yield saved("progressive", "JPEG", gray, quality=95, progressive=True)
@@ -262,9 +267,8 @@ def images(rng: np.random.Generator, height: int, width: int) -> Iterator[Sound]
     yield saved("palette", "PNG", colour, "P")
     yield saved("1 bit", "PNG", gray, "1")
     for name, pixels in (("8 bits", gray), ("16 bits", deep), ("RGB", colour), ("RGB 16", coloured(deep))):
-        for interlaced in (False, True):
-            kind = f"PNG {name}{', interlaced' if interlaced else ''}, written here"
-            yield Sound(kind, png(pixels, interlaced), _luma(pixels))
+        yield IntactFilm(f"PNG {name}, written here", png(pixels, False), _luma(pixels))
+        yield IntactFilm(f"PNG {name}, interlaced, written here", png(pixels, True), _luma(pixels))
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
         yield saved(f"8 bits, {compression}", "TIFF", gray, compression=compression)
         yield saved(f"16 bits, {compression}", "TIFF", deep, compression=compression)
@@ -273,12 +277,10 @@ def images(rng: np.random.Generator, height: int, width: int) -> Iterator[Sound]
     yield saved("group 4", "TIFF", gray, "1", compression="group4")
     yield saved("BigTIFF", "TIFF", deep, big_tiff=True)
     yield saved("strips", "TIFF", deep, strip_size=4 * width)
-    turned = saved("white is 0", "TIFF", deep, tiffinfo={262: 0})
-    yield Sound(turned.name, turned.data, -deep.astype(int))
-    for deflated in (False, True):
-        for pixels in (gray, deep):
-            name = f"TIFF tiles, {8 * pixels.itemsize} bits{', deflated' if deflated else ''}"
-            yield Sound(name, tiled_tiff(pixels, deflated), pixels)
+    yield replace(saved("white is 0", "TIFF", deep, tiffinfo={262: 0}), shows=-deep.astype(int))
+    for pixels in (gray, deep):
+        yield IntactFilm(f"TIFF tiles, {8 * pixels.itemsize} bits", tiled_tiff(pixels, False), pixels)
+        yield IntactFilm(f"TIFF tiles, {8 * pixels.itemsize} bits, deflated", tiled_tiff(pixels, True), pixels)
 
 
 def png(pixels: np.ndarray, interlaced: bool) -> bytes:
@@ -300,70 +302,40 @@ def png(pixels: np.ndarray, interlaced: bool) -> bytes:
 def tiled_tiff(pixels: np.ndarray, deflated: bool, side: int = 64) -> bytes:
     """A TIFF of gray (h, w) in tiles."""
     height, width = pixels.shape
-    rows, columns = -(-height // side), -(-width // side)
-    whole = np.zeros((rows * side, columns * side), pixels.dtype.newbyteorder("<"))
-    whole[:height, :width] = pixels
-    tiles = [
-        whole[y * side : (y + 1) * side, x * side : (x + 1) * side].tobytes()
-        for y in range(rows)
-        for x in range(columns)
-    ]
+    whole = np.pad(pixels.astype(pixels.dtype.newbyteorder("<")), ((0, -height % side), (0, -width % side)))
+    places = [(y, x) for y in range(0, height, side) for x in range(0, width, side)]
+    tiles = [whole[y : y + side, x : x + side].tobytes() for y, x in places]
     tiles = [zlib.compress(tile) for tile in tiles] if deflated else tiles
-    places, place = [], 8
-    for tile in tiles:
-        places.append(place)
-        place += len(tile)
-    lists = struct.pack(f"<{2 * len(tiles)}I", *places, *map(len, tiles))
-
-    def entry(tag: int, kind: int, count: int, value: int) -> bytes:
-        return struct.pack("<HHII", tag, kind, count, value)
-
-    def many(tag: int, values: list[int], at: int) -> bytes:
-        return entry(tag, 4, len(values), at if len(values) > 1 else values[0])
-
-    entries = [
-        *(entry(256, 4, 1, width), entry(257, 4, 1, height), entry(258, 3, 1, 8 * pixels.itemsize)),
-        *(entry(259, 3, 1, 8 if deflated else 1), entry(262, 3, 1, 1), entry(277, 3, 1, 1)),
-        *(entry(322, 4, 1, side), entry(323, 4, 1, side)),
-        *(many(324, places, place), many(325, [len(tile) for tile in tiles], place + 4 * len(tiles))),
-    ]
-    directory = struct.pack("<H", len(entries)) + b"".join(entries) + bytes(4)
-    return struct.pack("<2sHI", b"II", 42, place + len(lists)) + b"".join(tiles) + lists + directory
+    ends = np.cumsum([8, *map(len, tiles)]).tolist()
+    tags = {256: [width], 257: [height], 258: [8 * pixels.itemsize], 259: [8 if deflated else 1], 262: [1], 277: [1]}
+    tags |= {322: [side], 323: [side], 324: ends[:-1], 325: [len(tile) for tile in tiles]}
+    return struct.pack("<2sHI", b"II", 42, ends[-1]) + b"".join(tiles) + tiff_directory(tags, ends[-1])
 
 
-def shipped() -> Iterator[Sound]:
+def shipped() -> Iterator[IntactFilm]:
     """Films that come with pydicom."""
     folder = Path(pydicom.__file__).parent / "data/test_files"
     for name in SHIPPED:
         if (path := folder / f"{name}.dcm").is_file():
-            yield Sound(f"pydicom's {name}", path.read_bytes())
+            yield IntactFilm(f"pydicom's {name}", path.read_bytes())
 
 
-def every_kind(rng: np.random.Generator, height: int, width: int) -> list[Sound]:
+def every_kind(rng: np.random.Generator, height: int, width: int) -> list[IntactFilm]:
     """A film of every kind; text behind the end of a whole file is forgiven in all of them."""
     made = [*dicoms(rng, height, width), *images(rng, height, width)]
-    text = b"behind the end " * int(rng.integers(1, 200))
-    return [
-        Sound(sound.name, sound.data, sound.shows, {**sound.forgiven, "text behind the file": sound.data + text})
-        for sound in made
-    ]
+    text = BEHIND * int(rng.integers(1, 200))
+    return [replace(film, forgiven={**film.forgiven, "text behind the file": film.data + text}) for film in made]
 
 
-def large_ones(rng: np.random.Generator, height: int, width: int) -> list[Sound]:
+def large_films(rng: np.random.Generator, height: int, width: int) -> list[IntactFilm]:
     """One film of each way of coding, which takes a while where they are large."""
     gray8, gray16 = picture(rng, height, width), picture(rng, height, width, 16)
-
-    def coded(name: str, pixels: np.ndarray, number: int, frame: bytes) -> Sound:
-        return _encapsulated(rng, f"large {name}", pixels, 8 * pixels.itemsize, frame, {"syntax": f"{JPEG}{number}"})
-
-    out = io.BytesIO()
-    Image.fromarray(gray16).save(out, "TIFF", compression="tiff_adobe_deflate")
     return [
-        Sound("large DICOM", as_dicom(gray16, 16), gray16),
-        coded("JPEG", gray8, 50, by_pillow(gray8, progressive=True)),
-        coded("lossless JPEG", gray16, 70, by_gdcm(gray16, 16, 70)),
-        coded("JPEG-LS", gray16, 80, by_gdcm(gray16, 16, 80)),
-        coded("JPEG 2000", gray16, 90, by_openjpeg(gray16, 16)),
-        Sound("large PNG", png(gray16, False), gray16),
-        Sound("large TIFF", out.getvalue(), gray16),
+        IntactFilm("large DICOM", as_dicom(gray16, 16), gray16),
+        _encapsulated(rng, "large JPEG", gray8, 8, 50, by_pillow(gray8, progressive=True)),
+        _encapsulated(rng, "large lossless JPEG", gray16, 16, 70, by_gdcm(gray16, 16, 70)),
+        _encapsulated(rng, "large JPEG-LS", gray16, 16, 80, by_gdcm(gray16, 16, 80)),
+        _encapsulated(rng, "large JPEG 2000", gray16, 16, 90, by_openjpeg(gray16, 16)),
+        IntactFilm("large PNG", png(gray16, False), gray16),
+        IntactFilm("large TIFF", _file(Image.fromarray(gray16), "TIFF", compression="tiff_adobe_deflate"), gray16),
     ]

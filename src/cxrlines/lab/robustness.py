@@ -1,4 +1,4 @@
-"""A soak of the reading of films: sound ones of every kind, damaged at random, read in a process that may die of it."""
+"""Fuzzing of film reading: intact films of every kind, damaged at random, read in a process that may crash."""
 
 import contextlib
 import io
@@ -8,48 +8,66 @@ import struct
 import time
 import warnings
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pydicom
 
 from cxrlines.core.processes import Child, Died, serving
-from cxrlines.lab.intact_films import JPEG, Sound, every_kind, large_ones, shipped
+from cxrlines.io.images import png_chunks
+from cxrlines.lab.intact_films import JPEG, every_kind, large_films, shipped
 
-SECONDS, MEGABYTES = 2.0, 512
-"""What reading a film may take: a processor's time, which other work on the machine does not lengthen, and memory
-beyond what the processes took at first."""
+MAX_SECONDS, MAX_MEGABYTES = 2.0, 512
+"""What reading a film may take: processor time, which other work on the machine does not lengthen, and memory beyond
+what the processes took at first."""
 PATIENCE_S = 120.0
-"""After so long the asking process is given up."""
+"""After so long the reading process is given up."""
 SIZES = ((64, 80), (300, 257), (512, 480))
 LARGE = (2500, 2048)
 """(height, width) of the films; LARGE are one in EVERY_LARGE."""
 EVERY_LARGE = 100
 UNDAMAGED, FORGIVEN = 0.05, 0.10
 """Shares of the films that are not damaged, and that are damaged as viewers forgive."""
-ALIKE = 0.97
+MIN_CORRELATION = 0.97
 """Correlation with what a film shows from which on it was read right."""
+
+
+class ReadRight(NamedTuple):
+    """How many films were read right, of how many."""
+
+    right: int
+    of: int
+
+
+NONE_YET = ReadRight(0, 0)
+
+
+class Odd(NamedTuple):
+    """A film that was slow, large, deadly, a fault, or must be read and was not read right; `what` says which."""
+
+    number: int
+    name: str
+    what: str
 
 
 @dataclass
 class Report:
-    """What became of the films of a soak.
+    """Results of a soak.
 
     Attributes:
-        films: How many there were.
+        films: Number of films.
         read, refused: Damaged or not.
         faults: Exceptions other than a refusal, by type: faults of cxrlines.
-        slow: Took more than SECONDS of a processor, asking and decoding process together.
-        large: Took more than MEGABYTES beyond what was taken at first, asking and decoding process together.
-        died: The asking process ended or hung.
-        decoder_died: The decoders' process ended or was ended; the asking process went on.
-        undamaged, forgiven: (read right, of how many); of films whose picture is not known, read counts.
-        slowest_s, longest_wait_s, largest_mb: The most that one took: of a processor, by the clock, of memory.
-        odd: (number, name, what) of films that were slow, large, deadly, a fault, or sound and not read right.
+        slow: Took more than MAX_SECONDS of a processor, reading and decoder process together.
+        large: Took more than MAX_MEGABYTES beyond what was taken at first, reading and decoder process together.
+        died: The reading process ended or hung.
+        decoder_died: The decoder process ended or was ended; the reading process went on.
+        undamaged, forgiven: (read right, of how many); where it is not known what a film shows, read counts.
+        slowest_s, longest_wait_s, largest_mb: The most that one film took: of a processor, by the clock, of memory.
+        odd: The films that were odd.
     """
 
     films: int = 0
@@ -60,191 +78,179 @@ class Report:
     large: int = 0
     died: int = 0
     decoder_died: int = 0
-    undamaged: tuple[int, int] = (0, 0)
-    forgiven: tuple[int, int] = (0, 0)
+    undamaged: ReadRight = NONE_YET
+    forgiven: ReadRight = NONE_YET
     slowest_s: float = 0.0
     longest_wait_s: float = 0.0
     largest_mb: float = 0.0
-    odd: list[tuple[int, str, str]] = field(default_factory=list)
+    odd: list[Odd] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
 
     @property
-    def sound(self) -> bool:
+    def passed(self) -> bool:
         """Whether all is as it should be, but for the time, which depends on the machine."""
-        whole = all(right == of for right, of in (self.undamaged, self.forgiven))
+        whole = all(each.right == each.of for each in (self.undamaged, self.forgiven))
         return whole and not (self.faults or self.large or self.died)
+
+    def add(self, number: int, case: "Case", answer: dict[str, Any], pixels: bytes) -> None:
+        """Count a film by the answer of the reading process."""
+        seconds, megabytes = answer.get("seconds", 0.0), answer.get("megabytes", 0.0)
+        self.read += "shape" in answer
+        self.refused += "refused" in answer
+        self.died += "died" in answer
+        self.slow += seconds > MAX_SECONDS
+        self.large += megabytes > MAX_MEGABYTES
+        self.decoder_died += answer.get("decoder_died", 0)
+        self.slowest_s = max(self.slowest_s, seconds)
+        self.longest_wait_s = max(self.longest_wait_s, answer.get("waited", 0.0))
+        self.largest_mb = max(self.largest_mb, megabytes)
+        odd = [f"the reading process {answer['died']}"] if "died" in answer else []
+        if fault := answer.get("fault"):
+            self.faults[fault] = self.faults.get(fault, 0) + 1
+            odd.append(fault)
+        odd += [f"{seconds:.1f} s"] if seconds > MAX_SECONDS else []
+        odd += [f"{megabytes:.0f} MB"] if megabytes > MAX_MEGABYTES else []
+        if case.sort != "damaged":
+            shape = answer.get("shape")
+            right = shape is not None and _alike(np.frombuffer(pixels, np.uint8).reshape(shape), case.shows)
+            odd += [] if right else [answer.get("refused", "not what it shows")]
+            before: ReadRight = getattr(self, case.sort)
+            setattr(self, case.sort, ReadRight(before.right + right, before.of + 1))
+        self.odd += [Odd(number, case.name, what) for what in odd]
 
 
 @dataclass(frozen=True)
-class _Case:
+class Case:
     """A film to be read: `shows` only where it must be read right."""
 
     name: str
     data: bytes
-    sort: str
+    sort: Literal["damaged", "undamaged", "forgiven"]
     shows: np.ndarray | None = None
 
 
 def soak(films: int, seed: int, progress: Callable[[int, int | None], None] = lambda done, total: None) -> Report:
-    """Read `films` films, each damaged by (seed, its number), and count what becomes of them.
+    """Read `films` films, each damaged by (seed, its number), and count the results.
 
     `progress` is called with (films done, films in all).
     """
     library = _Library(seed)
     report = Report(films=films)
-    faults: Counter[str] = Counter()
-    asking: Child | None = None
+    reading: Child | None = None
     try:
         for number in range(films):
             case = library.case(number)
-            asking = asking or _begin()
+            reading = reading or _begin()
             try:
-                asking.send(case.data)
-                answer = json.loads(asking.receive(PATIENCE_S))
-                pixels = asking.receive(PATIENCE_S)
+                reading.send(case.data)
+                answer, pixels = json.loads(reading.receive(PATIENCE_S)), reading.receive(PATIENCE_S)
             except Died as end:
-                asking.kill()
-                asking, answer, pixels = None, {"died": str(end)}, b""
-            _count(report, faults, number, case, answer, pixels)
+                reading.kill()
+                reading, answer, pixels = None, {"died": str(end)}, b""
+            report.add(number, case, answer, pixels)
             progress(number + 1, films)
     finally:
-        if asking:
-            asking.kill()
-    report.faults = dict(faults)
+        if reading:
+            reading.kill()
     return report
 
 
 def _begin() -> Child:
     child = Child("cxrlines.lab.robustness", silent=True)
-    for film in shipped():  # what is imported at the first films is none of the others' time or memory
+    for film in shipped():  # imports at the first films count as no film's time or memory
         child.send(film.data)
         child.receive(PATIENCE_S), child.receive(PATIENCE_S)
     return child
 
 
-def _count(
-    report: Report, faults: Counter[str], number: int, case: _Case, answer: dict[str, Any], pixels: bytes
-) -> None:
-    def odd(what: str) -> None:
-        report.odd.append((number, case.name, what))
-
-    if "died" in answer:
-        report.died += 1
-        odd(f"the asking process {answer['died']}")
-    report.read += (was_read := "shape" in answer)
-    report.refused += "refused" in answer
-    if fault := answer.get("fault"):
-        faults[fault] += 1
-        odd(fault)
-    report.slowest_s = max(report.slowest_s, answer.get("seconds", 0.0))
-    report.longest_wait_s = max(report.longest_wait_s, answer.get("waited", 0.0))
-    report.largest_mb = max(report.largest_mb, answer.get("megabytes", 0.0))
-    if answer.get("seconds", 0) > SECONDS:
-        report.slow += 1
-        odd(f"{answer['seconds']:.1f} s")
-    if answer.get("megabytes", 0) > MEGABYTES:
-        report.large += 1
-        odd(f"{answer['megabytes']:.0f} MB")
-    report.decoder_died += answer.get("decoder_died", 0)
-    if case.sort == "damaged":
-        return
-    right = was_read and _alike(np.frombuffer(pixels, np.uint8).reshape(answer["shape"]), case.shows)
-    if not right:
-        odd(answer.get("refused", "not what it shows"))
-    before = getattr(report, case.sort)
-    setattr(report, case.sort, (before[0] + right, before[1] + 1))
-
-
 def _alike(pixels: np.ndarray, shows: np.ndarray | None) -> bool:
     if shows is None:
         return True
-    return pixels.shape == shows.shape and bool(np.corrcoef(pixels.ravel(), shows.ravel())[0, 1] > ALIKE)
+    return pixels.shape == shows.shape and bool(np.corrcoef(pixels.ravel(), shows.ravel())[0, 1] > MIN_CORRELATION)
 
 
 class _Library:
-    """Sound films, made once, and how each is damaged."""
+    """Intact films, made once, and how each is damaged."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         rng = np.random.default_rng([seed, 0])
-        self.films = [sound for size in SIZES for sound in every_kind(rng, *size)] + list(shipped())
-        self.large = large_ones(rng, *LARGE)
+        self.films = [film for size in SIZES for film in every_kind(rng, *size)] + list(shipped())
+        self.large = large_films(rng, *LARGE)
 
-    def case(self, number: int) -> _Case:
+    def case(self, number: int) -> Case:
         """The film of a number."""
         rng = np.random.default_rng([self.seed, 1, number])
         films = self.large if rng.integers(EVERY_LARGE) == 0 else self.films
         film = films[rng.integers(len(films))]
         sort = rng.random()
         if sort < UNDAMAGED:
-            return _Case(film.name, film.data, "undamaged", film.shows)
+            return Case(film.name, film.data, "undamaged", film.shows)
         if sort < UNDAMAGED + FORGIVEN and film.forgiven:
             name = str(rng.choice(list(film.forgiven)))
-            return _Case(f"{film.name}, {name}", film.forgiven[name], "forgiven", film.shows)
-        name, damage = DAMAGES[rng.integers(len(DAMAGES))]
-        return _Case(f"{film.name}, {name}", damage(rng, film), "damaged")
+            return Case(f"{film.name}, {name}", film.forgiven[name], "forgiven", film.shows)
+        name = list(DAMAGES)[rng.integers(len(DAMAGES))]
+        return Case(f"{film.name}, {name}", DAMAGES[name](rng, film.data), "damaged")
 
 
-def _bits(rng: np.random.Generator, film: Sound) -> bytes:
-    data = bytearray(film.data)
+def film_of(seed: int, number: int) -> tuple[str, bytes]:
+    """(name, file) of one film of a soak, to look into what was reported as odd."""
+    case = _Library(seed).case(number)
+    return case.name, case.data
+
+
+def _bits(rng: np.random.Generator, film: bytes) -> bytes:
+    data = bytearray(film)
     for place in rng.integers(0, len(data), rng.integers(1, 20)):
         data[place] ^= 1 << int(rng.integers(8))
     return bytes(data)
 
 
-def _head(rng: np.random.Generator, film: Sound) -> bytes:
+def _head(rng: np.random.Generator, film: bytes) -> bytes:
     """Bytes near the beginning, or of TIFF near the end, where the directory is; checksums of PNG made right again."""
-    data = bytearray(film.data)
+    data = bytearray(film)
     within = min(len(data), int(rng.choice([64, 300, 1500])))
-    tail = film.data[:2] in (b"II", b"MM") and rng.random() < 0.7
+    tail = film[:2] in (b"II", b"MM") and rng.random() < 0.7
     for _ in range(int(rng.integers(1, 5))):
         place = int(rng.integers(within))
-        data[len(data) - 1 - place if tail else place] = int(
-            rng.choice((0, 1, 7, 8, 127, 128, 255, int(rng.integers(256))))
-        )
-    return _checked(bytes(data)) if film.data.startswith(b"\x89PNG") else bytes(data)
+        value = rng.choice((0, 1, 7, 8, 127, 128, 255, int(rng.integers(256))))
+        data[len(data) - 1 - place if tail else place] = int(value)
+    return _with_checksums(bytes(data)) if film.startswith(b"\x89PNG") else bytes(data)
 
 
-def _checked(data: bytes) -> bytes:
+def _with_checksums(data: bytes) -> bytes:
     """A PNG whose chunks have the checksums of what is in them."""
-    made, place = [data[:8]], 8
-    while place + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        body = data[place + 4 : place + 8 + length]
-        made.append(data[place : place + 4] + body + struct.pack(">I", zlib.crc32(body)))
-        place += 12 + length
-    return b"".join(made) + data[place:]
+    chunks = [data[start : end - 4] for _, start, end in png_chunks(data)]
+    return data[:8] + b"".join(chunk + struct.pack(">I", zlib.crc32(chunk[4:])) for chunk in chunks)
 
 
-def _run(rng: np.random.Generator, film: Sound) -> bytes:
-    place = int(rng.integers(len(film.data)))
-    length = int(rng.integers(1, 2000))
+def _run(rng: np.random.Generator, film: bytes) -> bytes:
+    place, length = int(rng.integers(len(film))), int(rng.integers(1, 2000))
     filled = bytes(length) if rng.random() < 0.3 else b"\xff" * length if rng.random() < 0.3 else rng.bytes(length)
-    return (film.data[:place] + filled + film.data[place + length :])[: len(film.data)]
+    return (film[:place] + filled + film[place + length :])[: len(film)]
 
 
-def _cut(rng: np.random.Generator, film: Sound) -> bytes:
-    return film.data[: int(rng.integers(1, len(film.data)))]
+def _cut(rng: np.random.Generator, film: bytes) -> bytes:
+    return film[: int(rng.integers(1, len(film)))]
 
 
-def _insertion(rng: np.random.Generator, film: Sound) -> bytes:
-    place = int(rng.integers(len(film.data)))
-    return film.data[:place] + rng.bytes(int(rng.integers(1, 500))) + film.data[place:]
+def _insertion(rng: np.random.Generator, film: bytes) -> bytes:
+    place = int(rng.integers(len(film)))
+    return film[:place] + rng.bytes(int(rng.integers(1, 500))) + film[place:]
 
 
-def _deletion(rng: np.random.Generator, film: Sound) -> bytes:
-    place = int(rng.integers(len(film.data)))
-    return film.data[:place] + film.data[place + int(rng.integers(1, 500)) :]
+def _deletion(rng: np.random.Generator, film: bytes) -> bytes:
+    place = int(rng.integers(len(film)))
+    return film[:place] + film[place + int(rng.integers(1, 500)) :]
 
 
-def _twice(rng: np.random.Generator, film: Sound) -> bytes:
-    first, second = sorted(rng.integers(0, len(film.data), 2))
-    part = film.data[first : min(second, first + 5000)]
-    place = int(rng.integers(len(film.data)))
-    return film.data[:place] + part + film.data[place:]
+def _twice(rng: np.random.Generator, film: bytes) -> bytes:
+    first, second = sorted(rng.integers(0, len(film), 2))
+    place = int(rng.integers(len(film)))
+    return film[:place] + film[first : min(second, first + 5000)] + film[place:]
 
 
 NUMBERS = (0, 1, 2, 3, 7, 8, 10, 11, 12, 15, 16, 32, 63, 64, 100, 255, 256, 4096, 60_000, 65_535)
@@ -256,64 +262,63 @@ FIELDS: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("WindowCenter", "WindowWidth"), ("0", "-1", "1e300", "NaN", "1\\2", "100", "60000", "")),
     **dict.fromkeys(("RescaleSlope", "RescaleIntercept"), ("0", "-1", "1e300", "NaN", "0.001", "")),
     "PixelPaddingValue": (0, 1, 4095, 65_535),
+    "TransferSyntaxUID": (
+        *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5", "1.2.3"),
+        *(f"{JPEG}{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202)),
+    ),
 }
-SYNTAXES = (
-    *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5", "1.2.3"),
-    *(f"{JPEG}{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202)),
-)
 
 
-def _element(rng: np.random.Generator, film: Sound) -> bytes:
-    """Another value of an element that says what the pixels are, or none; of what is no DICOM `_head`."""
-    if film.data[128:132] != b"DICM":
+def _element(rng: np.random.Generator, film: bytes) -> bytes:
+    """Another value of an element that says what the pixels are, or none; of what is not DICOM `_head`."""
+    if film[128:132] != b"DICM":
         return _head(rng, film)
+    out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _with_elements(rng, pydicom.dcmread(io.BytesIO(film.data), force=True))
+            dataset = pydicom.dcmread(io.BytesIO(film), force=True)
+            for _ in range(int(rng.integers(1, 3))):
+                name = str(rng.choice(list(FIELDS)))
+                value = FIELDS[name][int(rng.integers(len(FIELDS[name])))]
+                if name == "TransferSyntaxUID":
+                    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(value)
+                elif rng.random() < 0.15 and name in dataset:
+                    delattr(dataset, name)
+                else:
+                    setattr(dataset, name, value)
+            implicit, little = dataset.original_encoding
+            options = {"force_encoding": True, "overwrite": True}
+            pydicom.dcmwrite(out, dataset, implicit_vr=implicit, little_endian=little, **options)
         except Exception:  # what pydicom does not write is damaged otherwise
             return _head(rng, film)
-
-
-def _with_elements(rng: np.random.Generator, dataset: pydicom.FileDataset) -> bytes:
-    for _ in range(int(rng.integers(1, 3))):
-        name = str(rng.choice([*FIELDS, "TransferSyntaxUID"]))
-        if name == "TransferSyntaxUID":
-            dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(str(rng.choice(SYNTAXES)))
-        elif rng.random() < 0.15 and name in dataset:
-            delattr(dataset, name)
-        else:
-            setattr(dataset, name, FIELDS[name][int(rng.integers(len(FIELDS[name])))])
-    out = io.BytesIO()
-    implicit, little = dataset.original_encoding
-    pydicom.dcmwrite(out, dataset, implicit_vr=implicit, little_endian=little, force_encoding=True, overwrite=True)
     return out.getvalue()
 
 
-DAMAGES: tuple[tuple[str, Callable[[np.random.Generator, Sound], bytes]], ...] = (
-    ("bits flipped", _bits),
-    ("head changed", _head),
-    ("run of bytes", _run),
-    ("cut off", _cut),
-    ("insertion", _insertion),
-    ("deletion", _deletion),
-    ("part twice", _twice),
-    ("element changed", _element),
-)
+DAMAGES: dict[str, Callable[[np.random.Generator, bytes], bytes]] = {
+    "bits flipped": _bits,
+    "head changed": _head,
+    "run of bytes": _run,
+    "cut off": _cut,
+    "insertion": _insertion,
+    "deletion": _deletion,
+    "part twice": _twice,
+    "element changed": _element,
+}
 
 
 def serve() -> None:
-    """The asking process: reads each film that it is sent, and answers what came of it, and its pixels."""
+    """The reading process: reads each film that it is sent, and answers with the result and the film's pixels."""
     from cxrlines.core.film import FilmError
-    from cxrlines.io.dicom import pixels as decoders
+    from cxrlines.io.dicom.pixels import deaths, decoding_pid
     from cxrlines.io.films import read_film
 
-    memory = _Memory()
+    meter = _Meter()
 
     def answer(receive: Callable[[], bytes], send: Callable[[bytes], None]) -> None:
         data = receive()
-        memory.forget(_pids())
-        used, deaths = _used(_pids()), decoders.deaths()
+        meter.start([os.getpid(), decoding_pid()])
+        deaths_before = deaths()
         found: dict[str, Any] = {}
         pixels = b""
         begun = time.perf_counter()
@@ -322,67 +327,52 @@ def serve() -> None:
             found["shape"], pixels = film.pixels.shape, film.pixels.tobytes()
         except FilmError as error:
             found["refused"] = str(error)
-        except Exception as error:  # a fault of cxrlines, which is what is looked for
+        except Exception as error:  # a fault of cxrlines, which is what the soak looks for
             found["fault"] = f"{type(error).__name__}: {str(error)[:200]}"
         found["waited"] = time.perf_counter() - begun
-        found["megabytes"] = memory.most(_pids())
-        found["decoder_died"] = decoders.deaths() - deaths
-        most = sum(seconds - used.get(pid, 0.0) for pid, seconds in _used(_pids()).items())
-        found["seconds"] = found["waited"] if found["decoder_died"] else most  # of the dead nothing more is known
+        seconds, found["megabytes"] = meter.stop([os.getpid(), decoding_pid()])
+        found["decoder_died"] = deaths() - deaths_before
+        found["seconds"] = found["waited"] if found["decoder_died"] else seconds  # the dead have no processor time
         send(json.dumps(found).encode())
         send(pixels)
 
     serving(answer)
 
 
-def _pids() -> list[int]:
-    from cxrlines.io.dicom.pixels import decoding_pid
-
-    return [os.getpid(), *([pid] if (pid := decoding_pid()) else [])]
-
-
-def _used(pids: list[int]) -> dict[int, float]:
-    """Seconds of a processor that processes have used; of others than this one where there is /proc."""
-    used = {}
-    for pid in pids:
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            used[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        except OSError:
-            if pid == os.getpid():
-                used[pid] = time.process_time()
-    return used
-
-
-class _Memory:
-    """What processes take at the most, beyond what each took at first. 0 where there is no /proc."""
+class _Meter:
+    """Processor seconds and peak memory that processes take for a film; memory is 0 where there is no /proc."""
 
     def __init__(self) -> None:
         self.first: dict[int, float] = {}
+        """MB that each process took when it was first seen."""
+        self.used: dict[int, float] = {}
 
-    def forget(self, pids: list[int]) -> None:
-        """Begin to measure: forget the most so far."""
-        for pid in pids:
-            if pid not in self.first and (taken := _megabytes(pid, "VmRSS")) is not None:
-                self.first[pid] = taken
+    def start(self, pids: list[int | None]) -> None:
+        """Begin to measure: forget the peak so far."""
+        self.used = {pid: _seconds(pid) for pid in pids if pid}
+        for pid in self.used:
+            self.first.setdefault(pid, _megabytes(pid, "VmRSS"))
             with contextlib.suppress(OSError):
                 Path(f"/proc/{pid}/clear_refs").write_text("5")
 
-    def most(self, pids: list[int]) -> float:
-        """MB, all processes together; one that has begun since took nothing at first."""
-        taken = {pid: _megabytes(pid, "VmHWM") for pid in pids}
-        return sum(max(0.0, value - self.first.get(pid, 0.0)) for pid, value in taken.items() if value is not None)
+    def stop(self, pids: list[int | None]) -> tuple[float, float]:
+        """(seconds, MB beyond the first) since `start`, all processes together; one begun since took nothing before."""
+        seconds = sum(_seconds(pid) - self.used.get(pid, 0.0) for pid in pids if pid)
+        return seconds, sum(max(0.0, _megabytes(pid, "VmHWM") - self.first.get(pid, 0.0)) for pid in pids if pid)
 
 
-def _megabytes(pid: int, name: str) -> float | None:
+def _seconds(pid: int) -> float:
+    """Seconds of a processor that a process has used; of others than this one where there is /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return time.process_time() if pid == os.getpid() else 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _megabytes(pid: int, name: str) -> float:
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
-        return None
-    return next((float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), None)
-
-
-def film_of(seed: int, number: int) -> tuple[str, bytes]:
-    """(name, file) of one film of a soak, to look into what was reported as odd."""
-    case = _Library(seed).case(number)
-    return case.name, case.data
+        return 0.0
+    return next((float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")), 0.0)

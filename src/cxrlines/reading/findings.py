@@ -11,9 +11,10 @@ import numpy as np
 
 from cxrlines.core.heatmaps import from_map, to_map
 from cxrlines.core.notes import Code, Note
+from cxrlines.core.quality import NOT_ASSESSED, Quality
 from cxrlines.core.rules import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, ett_states
 from cxrlines.core.spacing import MAGNIFICATION, NO_SPACING, Spacing, SpacingKind
-from cxrlines.io.prepare import AS_IT_IS, Placement, Quality
+from cxrlines.core.transform import Affine
 from cxrlines.reading.trace.lines import Bounds, Line, find_landmarks, find_lines
 from cxrlines.reading.trace.peaks import Keypoint
 from cxrlines.task import (
@@ -107,7 +108,7 @@ class Findings:
     labels: dict[str, float] | None = None
     spacing: Spacing = NO_SPACING
     seconds: float = 0.0
-    quality: Quality = AS_IT_IS
+    quality: Quality = NOT_ASSESSED
     calibrated: bool = False
     evidence: dict[str, float] | None = None
     within: tuple[int, int, int, int] | None = None
@@ -251,14 +252,14 @@ def evidence_of(maps: np.ndarray) -> dict[str, float]:
 
 def findings_of(
     maps: np.ndarray,
-    placement: Placement,
+    placement: Affine,
     film_shape: tuple[int, int],
     labels: Mapping[str, float] | None = None,
     spacing: Spacing = NO_SPACING,
     denied: Mapping[str, float] | None = None,
     *,
     within: tuple[int, int, int, int] | None = None,
-    quality: Quality = AS_IT_IS,
+    quality: Quality = NOT_ASSESSED,
 ) -> Findings:
     """The findings of a film from its maps.
 
@@ -274,7 +275,7 @@ def findings_of(
         quality: How the original film is turned, and whether it may be cropped.
     """
     left, top, right, bottom = within or (0, 0, film_shape[1], film_shape[0])
-    corners = to_map(placement.to_store(np.array([[left - 0.5, top - 0.5], [right - 0.5, bottom - 0.5]])))
+    corners = to_map(placement.from_film(np.array([[left - 0.5, top - 0.5], [right - 0.5, bottom - 0.5]])))
     bounds: Bounds = (*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
 
     def on_original(points: np.ndarray) -> np.ndarray:

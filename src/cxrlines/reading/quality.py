@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from cxrlines.core.notes import Code, Note
-from cxrlines.io.prepare import Quality, shrink, turned_back
+from cxrlines.core.quality import Quality
+from cxrlines.io.prepare import shrink, turned_back
 from cxrlines.models.orientation import MIRRORED, OTHER, POSES, SIZE, OrientationNet, read_orientation_net
 from cxrlines.models.weights import WeightsError
 from cxrlines.reading.bundle import EMBEDDED, Bundle, BundleError

@@ -12,12 +12,13 @@ import torch
 
 from cxrlines.core.heatmaps import draw_maps
 from cxrlines.core.notes import Code, Note
+from cxrlines.core.quality import Quality
 from cxrlines.evaluation.bundles import evaluate as judge_module
 from cxrlines.evaluation.bundles.evaluate_bundle import FAULT, SEEN_PATIENT, evaluate_bundle, of_fold
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilm, ReferenceFilms, data_films
 from cxrlines.io.films import read_film
 from cxrlines.io.patients import tokens
-from cxrlines.io.prepare import Quality, prepare
+from cxrlines.io.prepare import prepare
 from cxrlines.io.tables import read_dataset
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
@@ -214,8 +215,8 @@ class Oracle:
         for path in paths:
             made = prepare(read_film(path), SIZE, "stretch", lambda _: self.quality)
             lines = self.data.lines.get(path.stem, ())
-            carina = made.placement.to_store(self.data.landmarks[path.stem]["carina"])[0]
-            drawn = [(line.label, made.placement.to_store(line.points) + AMISS) for line in lines]
+            carina = made.placement.from_film(self.data.landmarks[path.stem]["carina"])[0]
+            drawn = [(line.label, made.placement.from_film(line.points) + AMISS) for line in lines]
             labels = self.labels.loc[path.stem].clip(0.01, 0.99).to_dict()
             where = {"within": made.within, "quality": made.quality}
             maps = draw_maps(drawn, [carina - AMISS], SIZE)

@@ -178,19 +178,19 @@ class TestChain:
         assert np.abs(gray(dataset) - pixels @ np.array([0.299, 0.587, 0.114])).max() <= 0.51
 
     @pytest.mark.parametrize(
-        ("written", "told"),
+        ("written", "view"),
         [
             ("LL", "LL"), ("AP", "AP"), (" pa ", "PA"), ("Lateral", "LATERAL"), ("", None), (SECRET, None),
             (["LL", "PA"], None),
         ],
     )  # fmt: skip
-    def test_the_view_is_told_if_it_is_one_of_those_known(self, written, told):
-        assert read_film(file(made(RAMP, ViewPosition=written))).view == told
+    def test_the_view_is_passed_on_if_it_is_one_of_those_known(self, written, view):
+        assert read_film(file(made(RAMP, ViewPosition=written))).view == view
         colour = made(
             np.zeros((8, 8), np.uint8), SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0
         )
         colour.PixelData, colour.ViewPosition = bytes(8 * 8 * 3), written
-        assert read_film(file(colour)).view == told
+        assert read_film(file(colour)).view == view
 
     def test_a_film_without_a_view_has_none(self):
         assert read_film(file(made(RAMP))).view is None

@@ -238,8 +238,8 @@ class TestDecoderDies:
         with pytest.raises(FilmError) as caught:
             read_film(LS)
         assert "python-gdcm" in caught.value.way_out
-        decoders._own().child.kill()
-        decoders._own().child = None
+        decoders._decoder.child.kill()
+        decoders._decoder.child = None
 
     @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited where there is /proc")
     def test_its_memory_is_limited_whatever_a_stream_says(self):
@@ -611,3 +611,8 @@ def test_one_line_serves_all_threads():
     for thread in threads:
         thread.join()
     assert decoders.decoding_pid() == pid
+
+
+def test_subsampled_colour_of_an_odd_number_of_pixels_is_refused():
+    data = as_dicom(COLOUR[:3, :3].copy(), 8, PhotometricInterpretation="YBR_FULL_422")
+    assert "Columns is 3" in refusal(data)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from cxrlines.core.notes import Code, Note
+from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import Spacing, SpacingKind
-from cxrlines.io.prepare import Quality
 from cxrlines.reading.findings import Findings, distances_of
 from cxrlines.reading.results.drawing import LEAST_SIDE, NOTICE, draw_findings, save_drawing
 from cxrlines.reading.trace.lines import Line

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cxrlines.core.notes import Code, Note
+from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
-from cxrlines.io.prepare import Quality
 from cxrlines.reading.findings import Findings, distances_of
 from cxrlines.reading.results.text import (
     as_text,

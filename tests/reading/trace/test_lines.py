@@ -63,7 +63,7 @@ def test_paths_run_from_the_entry_along_the_ridge_evenly(oracle, perfect):
             continue
         for line in find_lines(maps):
             true = next(t for t in oracle.true_lines(scene) if t.device is line.device)
-            path = to_map(oracle.maps_of(scene)[1].to_store(true.path))
+            path = to_map(oracle.maps_of(scene)[1].from_film(true.path))
             dense = np.concatenate([a + (b - a) * np.linspace(0, 1, 20)[:, None] for a, b in pairwise(path)])
             off = np.hypot(*(line.path[:, None] - dense[None]).transpose(2, 0, 1)).min(1)
             assert np.median(off) < 0.35 and off.max() < 4
@@ -113,7 +113,7 @@ def test_mirrored_and_moved_maps_give_mirrored_and_moved_lines(oracle, perfect):
 def test_the_landmark_is_the_peak_between_pixels(oracle, perfect):
     for seed, maps in perfect[:10]:
         scene = oracle.scene_of(seed)
-        at = to_map(oracle.maps_of(scene)[1].to_store(scene.landmarks.carina[None]))[0]
+        at = to_map(oracle.maps_of(scene)[1].from_film(scene.landmarks.carina[None]))[0]
         spot = find_landmarks(maps)[Landmark.CARINA]
         assert np.hypot(*(spot.xy - at)) < 0.05
         assert spot.confidence > 0.95

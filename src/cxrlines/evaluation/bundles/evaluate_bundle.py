@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from cxrlines.core.film import film_name
+from cxrlines.core.quality import Quality
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilms
 from cxrlines.io.films import read_film
-from cxrlines.io.prepare import Quality
 from cxrlines.metrics.findings import FoundFigures, found_figures
 from cxrlines.metrics.intervals import RESAMPLES
 from cxrlines.metrics.lines import EvaluatedFilm

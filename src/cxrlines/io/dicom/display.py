@@ -1,6 +1,6 @@
-"""From stored values to the gray that a viewer shows: Modality LUT, VOI LUT or window, contrast (DICOM PS3.4 N.2).
+"""DICOM display chain: Modality LUT, VOI LUT or window, contrast (PS3.4 N.2), from stored values to 8-bit gray.
 
-All is computed once for every code, a pixel's word as stored, that occurs in a film, and then looked up.
+It is computed once for every code (a pixel's word as stored) that occurs in a film, and then looked up.
 """
 
 from collections.abc import Iterator
@@ -9,182 +9,51 @@ from typing import NamedTuple
 import numpy as np
 
 from cxrlines.core.notes import Code, Note
+from cxrlines.io.contrast import border_black, contrast, count, to_uint8
 from cxrlines.io.dicom.header import Elements
+from cxrlines.io.dicom.pixels import PixelHeader
 
-PERCENTILES = (0.5, 99.5)
-"""Gray values that become black and white where a film of more than 8 bits does not say what to show."""
 ONE_GRAY = 0.995
 """Share of a film in one gray, but for its commonest value, from which on a window or table shows nothing of it."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 """VOI LUT Functions of PS3.3 C.11.2.1.2 and C.11.2.1.3."""
-GRID, EMPTY, LEAST_KEPT, LEAST_LEVELS = 1000, 5, 0.25, 64
-"""Of a border: the quantiles looked at; how many of them may lie in the gap before it, as letters and blurred edges do;
-which share of a film is left at least, and how many of its quantiles differ: a film, not another border."""
-COLOURED = 16, 0.01
-"""A film is in colour if its colours differ by more than so many levels of 256 in more than this share of its px."""
-
-_CHUNK = 2**20
 
 
-def count(codes: np.ndarray) -> np.ndarray:
-    """How often each code occurs in an array of uint8 or uint16: (2**8,) or (2**16,) int64."""
-    size = 2 ** (8 * codes.itemsize)
-    flat = codes.reshape(-1)
-    return sum(
-        (np.bincount(flat[start : start + _CHUNK], minlength=size) for start in range(0, flat.size, _CHUNK)),
-        np.zeros(size, np.int64),
-    )
-
-
-def to_uint8(share: np.ndarray) -> np.ndarray:
-    """Shares of white as uint8; below 0 is black, above 1 white."""
-    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
-
-
-def luma(rgb: np.ndarray) -> np.ndarray:
-    """Colours (h, w, 3), unsigned, as gray (h, w) of the same depth by ITU-R 601."""
-    weights, gray = np.array([0.299, 0.587, 0.114], np.float32), np.empty(rgb.shape[:2], rgb.dtype)
-    rows = max(1, _CHUNK // rgb.shape[1])
-    for top in range(0, len(rgb), rows):
-        gray[top : top + rows] = np.rint(rgb[top : top + rows] @ weights)
-    return gray
-
-
-def colour_note(rgb: np.ndarray) -> tuple[Note, ...]:
-    """A note if colours (h, w, 3), unsigned, are more than gray in three channels."""
-    few = rgb[:: max(1, len(rgb) // 512), :: max(1, rgb.shape[1] // 512)].astype(np.int32)
-    if (np.ptp(few, axis=2) > COLOURED[0] / 256 * max(few.max(), 255)).mean() <= COLOURED[1]:
-        return ()
-    return (Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"),)
-
-
-def spread(pixels: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
-    """Gray of integers of any depth as uint8, and what was left out of it: `contrast` becomes black to white."""
-    if pixels.dtype.kind == "u" and pixels.itemsize <= 2:
-        counts = count(pixels)
-        values = np.flatnonzero(counts)
-        low, high, notes = contrast(values, counts[values])
-        gray = to_uint8((np.arange(len(counts)) - low) / ((high - low) or 1))[pixels]
-    else:
-        values, counts = np.unique(pixels, return_counts=True)
-        low, high, notes = contrast(values, counts)
-        gray = to_uint8((pixels - np.float64(low)) / ((high - low) or 1))
-    return border_black(gray) if notes else gray, notes
-
-
-def border_black(gray: np.ndarray) -> np.ndarray:
-    """A film (h, w) uint8 whose whole rows and columns of white along its edges are black, as padding is; in place."""
-    for side in (gray, gray[::-1], gray.T, gray.T[::-1]):  # rows first: columns are then white but for black ends
-        inner = (side == 255) | (side == 0)
-        white = inner.all(axis=1) & (side == 255).any(axis=1)
-        side[: int(np.argmin(white)) if not white.all() else 0] = 0
-    return gray
-
-
-def contrast(values: np.ndarray, counts: np.ndarray) -> tuple[float, float, tuple[Note, ...]]:
-    """The values that become black and white: PERCENTILES of a film without its saturated borders.
-
-    Args:
-        values: (n,) values that occur, ascending.
-        counts: (n,) how often each does.
-    """
-    kept = film_within(values, counts)
-    low, high = _quantiles(values[kept], counts[kept], np.array(PERCENTILES) / 100)
-    if high <= low:
-        low, high = values[kept][[0, -1]]
-    left_out = 1 - counts[kept].sum() / counts.sum()
-    if not left_out:
-        return float(low), float(high), ()
-    text = (
-        f"{left_out:.1%} of its pixels are a border, padding or letters far darker or brighter than the rest, "
-        "and are left out of the contrast"
-    )
-    return float(low), float(high), (Note(Code.BORDER_LEFT_OUT, text),)
-
-
-def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
-    """The range of values (n,) ascending that are film: without spikes far from the rest, at either end.
-
-    A spike is all beyond a gap that is wider than the range of the film itself and (but for EMPTY) empty, and narrow
-    beside that gap: 1 % of a film of 12 bits at 65,535 leaves it a sixteenth of the contrast. Where saturation lies
-    next to the film's own values, as in overexposed lung, nothing is left out.
-    """
-    grid = _quantiles(values, counts, np.arange(GRID + 1) / GRID)
-    jumps = grid[EMPTY:] - grid[:-EMPTY]
-    widest = [int(place) for place in np.argsort(jumps)[::-1][: 4 * EMPTY] if jumps[place] > 0]
-    least = int(PERCENTILES[0] / 100 * GRID)  # fewer pixels do not set the contrast
-    levels = np.append(0, np.cumsum(np.diff(grid) > 0))
-    best = (0, GRID)
-    for low in [0, *(place + EMPTY for place in widest if place >= least)]:
-        for high in [GRID, *(place for place in widest if place + EMPTY <= GRID - least)]:
-            width = grid[high] - grid[low]
-            if high - low < LEAST_KEPT * GRID or levels[high] - levels[low] < LEAST_LEVELS:
-                continue
-            below = low == 0 or _is_spike(grid[low] - grid[low - EMPTY], width, grid[low - EMPTY] - grid[0])
-            above = high == GRID or _is_spike(grid[high + EMPTY] - grid[high], width, grid[-1] - grid[high + EMPTY])
-            if below and above and high - low < best[1] - best[0]:
-                best = (low, high)
-    first = 0 if best[0] == 0 else int(np.searchsorted(values, grid[best[0] - EMPTY], side="right"))
-    last = len(values) if best[1] == GRID else int(np.searchsorted(values, grid[best[1] + EMPTY], side="left"))
-    return slice(first, last)
-
-
-def _is_spike(gap: float, film: float, width: float) -> bool:
-    return gap > film and width <= gap / 4
-
-
-def _quantiles(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
-    """Values below which shares of the pixels lie; float64."""
-    reached = np.cumsum(counts)
-    return values[np.searchsorted(reached, shares * (reached[-1] - 1), side="right")].astype(np.float64)
-
-
-def displayed(
-    elements: Elements, values: np.ndarray, bits: int, high_bit: int, signed: bool
-) -> tuple[np.ndarray, tuple[Note, ...]]:
-    """Stored values of one channel (h, w) as a viewer shows them, uint8, white = bone; and what is odd about them.
-
-    Args:
-        elements: What the file says of how to show them.
-        values: (h, w) integers of 8 or 16 bits, words as stored: with bits that are not the value's.
-        bits, high_bit, signed: BitsStored, HighBit, PixelRepresentation of the words.
-    """
-    words = values.view(f"u{values.itemsize}")
+def displayed(elements: Elements, stored: np.ndarray, header: PixelHeader, notes: list[Note]) -> np.ndarray:
+    """Stored values (h, w) as a viewer shows them: (h, w) uint8, white = bone; `notes` gets what is odd about them."""
+    words, signed = stored.view(f"u{stored.itemsize}"), header.signed
     counts = count(words)
     codes = np.flatnonzero(counts)
-    notes: list[Note] = []
-    bits, high_bit = _field(elements, words, codes, (bits, high_bit, signed), notes)
-    stored = stored_of(codes, bits, high_bit, signed)
-    padding = _padding(elements, codes, stored, signed)
-    film = ~padding
+    bits, high_bit = _field(elements, header, words, codes, notes)
+    values = stored_of(codes, bits, high_bit, signed)
+    film = ~_padding(elements, codes, values, signed)
     low = -(2 ** (bits - 1)) if signed else 0
-    shown = _shown(elements, stored[film], counts[codes][film], (low, low + 2**bits - 1), notes)
+    shown = _shown(elements, values[film], counts[codes][film], (low, low + 2**bits - 1), notes)
     table = np.zeros(len(counts), np.uint8)  # padding is black, whatever black is
-    table[codes[film]] = 255 - shown if _turned_round(elements, notes) else shown
-    gray = table[words]
-    if any(note.code is Code.BORDER_LEFT_OUT for note in notes):
-        gray = border_black(gray)
-    return gray, tuple(notes)
+    table[codes[film]] = 255 - shown if _is_inverse(elements, notes) else shown
+    gray: np.ndarray = table[words]
+    return border_black(gray) if any(note.code is Code.BORDER_LEFT_OUT for note in notes) else gray
 
 
 def stored_of(codes: np.ndarray, bits: int, high_bit: int, signed: bool) -> np.ndarray:
     """The values of words: `bits` bits up to `high_bit`, in two's complement if `signed`; int64."""
-    values = codes.astype(np.int64) >> (high_bit - bits + 1) & (2**bits - 1)
+    values: np.ndarray = codes.astype(np.int64) >> (high_bit - bits + 1) & (2**bits - 1)
     return values - (values >> (bits - 1) << bits) if signed else values
 
 
 def _field(
-    elements: Elements, words: np.ndarray, codes: np.ndarray, said: tuple[int, int, bool], notes: list[Note]
+    elements: Elements, header: PixelHeader, words: np.ndarray, codes: np.ndarray, notes: list[Note]
 ) -> tuple[int, int]:
-    """(bits, high bit) of the values in their words: those said, unless the pixels are values of more bits."""
-    bits, high_bit, signed = said
+    """(bits, high bit) of the values in their words: as stored, unless the pixels are values of more bits."""
+    bits, high_bit, signed = header.bits, header.high_bit, header.signed
     lowest, word = high_bit - bits + 1, 8 * words.itemsize
     beside = codes & ~(2 ** (high_bit + 1) - 2**lowest)
     extended = signed & (codes >> high_bit & 1 == 1) & (beside == 2**word - 2 ** (high_bit + 1))
-    odd = (beside != 0) & ~extended & ~_padding(elements, codes, stored_of(codes, *said), signed)
+    values = stored_of(codes, bits, high_bit, signed)
+    odd = (beside != 0) & ~extended & ~_padding(elements, codes, values, signed)
     if not odd.any():
         return bits, high_bit
-    overlays = sum(2**bit for bit in set(elements.overlay_bits))
+    overlays = sum(2**bit for bit in elements.overlay_bits)
     top = word - 1 if signed else int(codes.max()).bit_length() - 1
     if (beside[odd] & ~overlays).any() and top > high_bit:
         # Values of more bits than the header says run on smoothly, where overlays stand out.
@@ -200,56 +69,58 @@ def _field(
     return bits, high_bit
 
 
-def _padding(elements: Elements, codes: np.ndarray, stored: np.ndarray, signed: bool) -> np.ndarray:
+def _padding(elements: Elements, codes: np.ndarray, values: np.ndarray, signed: bool) -> np.ndarray:
     """Which codes are padding (PixelPaddingValue to PixelPaddingRangeLimit); none where all would be."""
     value = elements.numbers("PixelPaddingValue", signed)
     limit = elements.numbers("PixelPaddingRangeLimit", signed) or value
+    none = np.zeros(len(codes), bool)
     if not value or not np.isfinite((value[0], limit[0])).all():
-        return np.zeros(len(codes), bool)
-    found = (stored >= min(value[0], limit[0])) & (stored <= max(value[0], limit[0]))
+        return none
+    found = (values >= min(value[0], limit[0])) & (values <= max(value[0], limit[0]))
     found |= codes == int(value[0]) % 2**16  # a word that is no value
-    return found if not found.all() else np.zeros(len(codes), bool)
+    return none if found.all() else found
 
 
-def _turned_round(elements: Elements, notes: list[Note]) -> bool:
+def _is_inverse(elements: Elements, notes: list[Note]) -> bool:
     """Whether black and white are to change places: as Presentation LUT Shape says, else MONOCHROME1."""
     inverse = elements.text("PhotometricInterpretation").upper() == "MONOCHROME1"
     shape = elements.text("PresentationLUTShape").upper()
-    if shape in ("IDENTITY", "INVERSE") and inverse != (shape == "INVERSE"):
-        text = f"PresentationLUTShape {shape} contradicts MONOCHROME{2 - inverse}; it decides what is white"
-        notes.append(Note(Code.METADATA_IGNORED, text))
-        return not inverse
-    return inverse
+    if shape not in ("IDENTITY", "INVERSE") or inverse == (shape == "INVERSE"):
+        return inverse
+    text = f"PresentationLUTShape {shape} contradicts MONOCHROME{2 - inverse}; it decides what is white"
+    notes.append(Note(Code.METADATA_IGNORED, text))
+    return not inverse
 
 
 def _shown(
-    elements: Elements, stored: np.ndarray, counts: np.ndarray, span: tuple[int, int], notes: list[Note]
+    elements: Elements, stored: np.ndarray, counts: np.ndarray, limits: tuple[int, int], notes: list[Note]
 ) -> np.ndarray:
     """Gray (n,) uint8 of the stored values (n,) that occur, by the first table or window that shows something."""
     values, whole = _rescaled(elements, stored, notes)
     inner = np.where(np.arange(len(counts)) == counts.argmax(), 0, counts)  # without what may be all its background
     flat = inner.max() >= ONE_GRAY * inner.sum()
-    for way in _ways(elements, values, notes) if whole else ():
-        gray = to_uint8(way.share)
+    for voi in _voi_transforms(elements, values, notes) if whole else ():
+        gray = to_uint8(voi.share)
         if flat or np.bincount(gray, inner).max() < ONE_GRAY * inner.sum():
-            notes += way.notes
+            notes += voi.notes
             return gray
-        notes.append(Note(way.ignored, f"{way.name} shows nothing of the film's values and is not used"))
-    if span[1] - span[0] < 256 and values is stored:
-        return to_uint8((stored - span[0]) / (span[1] - span[0]))
+        notes.append(Note(voi.ignored, f"{voi.name} shows nothing of the film's values and is not used"))
+    low, high = limits
+    if high - low < 256 and values is stored:
+        return to_uint8((stored - low) / (high - low))
     order = np.argsort(values, kind="stable")
-    low, high, left_out = contrast(values[order], counts[order])
-    notes += left_out
-    return to_uint8((values - low) / ((high - low) or 1))
+    span = contrast(values[order], counts[order])
+    notes += span.notes
+    return span.gray(values)
 
 
 def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tuple[np.ndarray, bool]:
-    """Stored values through the Modality LUT or rescale, and whether there was all that is needed.
+    """Stored values through the Modality LUT or rescale, and whether windows may be applied to them.
 
     `stored` itself where there is none, or one that does nothing; a slope of 0 stands for none.
     """
-    for item in elements.items("ModalityLUTSequence"):
-        if lut := _lut(item, stored):
+    if items := elements["ModalityLUTSequence"].items:
+        if lut := _lut(items[0], stored):
             return lut.of(stored), True
         text = "the Modality LUT is missing or short, and not used; nor are windows, which rest on it"
         notes.append(Note(Code.LUT_IGNORED, text))
@@ -264,40 +135,40 @@ def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tupl
     return stored * slope + intercept, True
 
 
-class _Way(NamedTuple):
-    """A way to show values: its name, the share of white of each, notes if it is used, the code if it is not."""
+class _VoiTransform(NamedTuple):
+    """Values through a VOI LUT or window: its name, share of white, notes if it is used, the code if it is not."""
 
     name: str
     share: np.ndarray
-    notes: tuple[Note, ...]
+    notes: list[Note]
     ignored: Code
 
 
-def _ways(elements: Elements, values: np.ndarray, notes: list[Note]) -> Iterator[_Way]:
-    """Each VOI LUT, then each window, that can be computed; `notes` get those that cannot."""
-    for item in elements.items("VOILUTSequence"):
+def _voi_transforms(elements: Elements, values: np.ndarray, notes: list[Note]) -> Iterator[_VoiTransform]:
+    """Each VOI LUT, then each window, that can be computed; `notes` gets those that cannot."""
+    for item in elements["VOILUTSequence"].items:
         if (lut := _lut(item, values)) is None:
             notes.append(Note(Code.LUT_IGNORED, "a VOI LUT is missing or short, and not used"))
             continue
         white = lut.white
         text = f"the VOI LUT says {lut.bits} bits and reaches {lut.table.max()}; {white} is shown white"
-        rescaled = () if white == 2**lut.bits - 1 else (Note(Code.LUT_RESCALED, text),)
-        yield _Way("a VOI LUT", lut.of(values) / white, rescaled, Code.LUT_IGNORED)
+        rescaled = [] if white == 2**lut.bits - 1 else [Note(Code.LUT_RESCALED, text)]
+        yield _VoiTransform("a VOI LUT", lut.of(values) / white, rescaled, Code.LUT_IGNORED)
     functions = elements.text("VOILUTFunction").upper().split("\\")
     windows = list(zip(elements.numbers("WindowCenter"), elements.numbers("WindowWidth"), strict=False))
     for place, (centre, width) in enumerate(windows):
         if (centre, width) == (0, 0):  # zeros only fill the elements
             continue
         function = functions[place if len(functions) == len(windows) else 0].strip() or "LINEAR"
-        assumed: tuple[Note, ...] = ()
+        assumed = []
         if function not in FUNCTIONS:
             text = f"VOILUTFunction is none of {', '.join(FUNCTIONS)}; LINEAR is assumed"
-            function, assumed = "LINEAR", (Note(Code.ELEMENT_ASSUMED, text),)
+            function, assumed = "LINEAR", [Note(Code.ELEMENT_ASSUMED, text)]
         name = f"the window of centre {centre:g} and width {width:g}"
         if (share := windowed(values, centre, width, function)) is None:
             notes.append(Note(Code.WINDOW_IGNORED, f"{name} is none ({function}), and not used"))
         else:
-            yield _Way(name, share, assumed, Code.WINDOW_IGNORED)
+            yield _VoiTransform(name, share, assumed, Code.WINDOW_IGNORED)
 
 
 def windowed(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray | None:
@@ -320,7 +191,8 @@ class _Lut(NamedTuple):
 
     def of(self, values: np.ndarray) -> np.ndarray:
         """What values become; those beyond an end become what the end is."""
-        return self.table[np.clip(np.rint(values) - self.first, 0, len(self.table) - 1).astype(np.int64)]
+        entries: np.ndarray = self.table[np.clip(np.rint(values) - self.first, 0, len(self.table) - 1).astype(np.int64)]
+        return entries
 
     @property
     def white(self) -> int:
@@ -330,22 +202,22 @@ class _Lut(NamedTuple):
         size of the words for the depth of what is in them.
         """
         top = int(self.table.max())
-        return max(2 ** (top - 1).bit_length() - 1, top, 1) if top.bit_length() != self.bits else 2**self.bits - 1
+        needed: int = max(2 ** (top - 1).bit_length() - 1, top, 1)
+        return needed if top.bit_length() != self.bits else 2**self.bits - 1
 
 
 def _lut(item: Elements, values: np.ndarray) -> _Lut | None:
     """The table of an item of a LUT sequence, for these values; None where its data are missing or short."""
-    descriptor, data = item.words("LUTDescriptor"), item.bytes_of("LUTData")
+    descriptor, data = item.words("LUTDescriptor"), item["LUTData"].data
     if len(descriptor) < 3:
         return None
     entries, first, bits = int(descriptor[0]) or 2**16, int(descriptor[1]), int(descriptor[2])
     if first >= 2**15 and (values.min() < 0 or values.max() < first):  # its VR says wrongly, or not, if it is signed
         first -= 2**16
-    if len(data) >= 2 * entries:
-        table = item.words("LUTData")[:entries]
-    elif bits <= 8 and len(data) >= entries:  # two entries a word
-        low_first = item.words("LUTData").astype("<u2").tobytes() + data[len(data) // 2 * 2 :]
+    table = item.words("LUTData")[:entries]
+    if len(table) < entries:
+        if bits > 8 or len(data) < entries:
+            return None
+        low_first = item.words("LUTData").astype("<u2").tobytes() + data[len(data) // 2 * 2 :]  # two entries a word
         table = np.frombuffer(low_first, np.uint8)[:entries]
-    else:
-        return None
     return _Lut(first, table.astype(np.int64), bits)

@@ -1,7 +1,7 @@
-"""DICOM: one frame of a radiograph as a viewer shows it, white = bone, with its spacing and identifiers.
+"""DICOM radiograph to one 8-bit frame as a viewer shows it, white = bone, with its spacing and identifiers.
 
-`elements` reads the header, `decoders` the pixels, `display` makes gray of them. Here the header is checked and
-completed. No value is told in a message or note but those that say how pixels are stored and shown.
+`header` reads the elements, `pixels` decodes, `display` makes gray of the values. Here the header is checked and
+completed. Messages and notes quote no values but those that say how pixels are stored and shown.
 """
 
 import io
@@ -15,9 +15,10 @@ from pydicom.uid import UID
 from cxrlines.core.film import Film, FilmError, NotAFilm, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.spacing import spacing_of
-from cxrlines.io.dicom.display import colour_note, displayed, luma, spread, to_uint8
+from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
+from cxrlines.io.dicom.display import displayed
 from cxrlines.io.dicom.header import KEYWORDS, Elements, parse
-from cxrlines.io.dicom.pixels import stored_values
+from cxrlines.io.dicom.pixels import PixelHeader, stored_values
 
 MONOCHROME, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 VIEWS = ("PA", "AP", "LL", "RL", "LATERAL", "RLD", "LLD", "RLO", "LLO")
@@ -36,32 +37,34 @@ NO_FILMS = {
 }
 """SOP classes, or their beginnings, that come along with films in an export and hold none."""
 RT_IMAGE = IMAGE + "481.1"
+MEND, EXPORT = "mend the header, or export it again", "export the film with its pixels"
 _UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*)){2,}")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
-def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
-    """A DICOM file's one frame; `NotAFilm`, `FilmError` for what it is not."""
+def decode_dicom(data: bytes, max_pixels: int) -> Film:
+    """A DICOM file's one frame; `NotAFilm`, `FilmError`, which do not name the file, for what it is not."""
     elements = parse(data)
-    _check_kind(elements, name)
+    _check_kind(elements)
     notes: list[Note] = []
-    header = _header(elements, name, max_pixels, notes)
-    stored = stored_values(header, elements, name)
-    notes += stored.notes
-    if stored.values.ndim == 3:
-        pixels = luma(stored.values)
-        notes += colour_note(stored.values)
-        table = to_uint8(np.arange(2 ** (8 * pixels.itemsize)) / (2**stored.bits - 1))
-        shown, more = (table[pixels], ()) if stored.bits <= 8 else spread(pixels)
+    header = _header(elements, max_pixels, notes)
+    values, header = stored_values(header, elements, notes)
+    if values.ndim == 2:
+        pixels = displayed(elements, values, header, notes)
     else:
-        shown, more = displayed(elements, stored.values, stored.bits, stored.high_bit, stored.signed)
-    notes += more
+        gray = luma(values)
+        notes += colour_note(values)
+        if header.bits <= 8:
+            pixels = to_uint8(np.arange(2 ** (8 * gray.itemsize)) / (2**header.bits - 1))[gray]
+        else:
+            pixels, left_out = spread(gray)
+            notes += left_out
     aspect = elements.numbers("PixelAspectRatio")
     if len(aspect) == 2 and all(aspect) and abs(aspect[0] / aspect[1] - 1) > 0.01:
         text = f"PixelAspectRatio is {aspect[0]:g}:{aspect[1]:g}; the film is shown as if its pixels were square"
         notes.append(Note(Code.METADATA_IGNORED, text))
-    spacing, more = spacing_of(
-        header.Columns,
+    spacing, ignored = spacing_of(
+        header.columns,
         elements.numbers("PixelSpacing"),
         elements.numbers("ImagerPixelSpacing"),
         elements.numbers("NominalScannedPixelSpacing"),
@@ -70,21 +73,20 @@ def decode_dicom(data: bytes, name: str, max_pixels: int) -> Film:
         elements.number("DistanceSourceToDetector"),
         elements.number("DistanceSourceToPatient"),
     )
-    notes += more
     view = elements.text("ViewPosition").upper()
     return Film(
-        shown,
+        pixels,
         "DICOM",
-        stored.bits,
+        header.bits,
         spacing,
         view if view in VIEWS else None,  # free text may name the patient
-        tuple(notes),
+        (*notes, *ignored),
         _uid(elements.text("StudyInstanceUID")),
         _uid(elements.text("SOPInstanceUID")),
     )
 
 
-def bytes_of(dataset: pydicom.Dataset, name: str) -> bytes:
+def bytes_of(dataset: pydicom.Dataset) -> bytes:
     """What a film needs of a Dataset, as a file; it may lack UIDs and a file header, as after de-identification."""
     implicit, little = dataset.original_encoding
     syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
@@ -95,8 +97,8 @@ def bytes_of(dataset: pydicom.Dataset, name: str) -> bytes:
         plain.file_meta.TransferSyntaxUID = syntax or _syntax(bool(implicit), little is not False)
         out = io.BytesIO()
         plain.save_as(out)
-    except Exception as error:  # pydicom raises anything on values that are none
-        raise FilmError(f"{name}: cannot be written as DICOM ({type(error).__name__})", "give its file") from None
+    except Exception as error:  # pydicom raises anything on odd values
+        raise FilmError(f"cannot be written as DICOM ({type(error).__name__})", "give its file") from None
     return out.getvalue()
 
 
@@ -108,83 +110,78 @@ def _syntax(implicit: bool, little: bool) -> UID:
     return UID("1.2.840.10008.1.2" + ("" if implicit else ".1" if little else ".2"))
 
 
-def _check_kind(elements: Elements, name: str) -> None:
+def _check_kind(elements: Elements) -> None:
     """`NotAFilm` or `FilmError` unless it is a DICOM file with one frame of pixels."""
-    if elements.text("TransferSyntaxUID") == _DEFLATED:  # inflating is not bounded by anything the header says
-        raise FilmError(f"{name}: is a deflated DICOM file; only its pixels may be compressed", "save it undeflated")
+
+    def no_film(kind: str) -> NotAFilm:
+        return NotAFilm(f"is a DICOM file that holds no film ({kind})", "name the films beside it", kind)
+
+    if elements.text("TransferSyntaxUID") == _DEFLATED:  # the header sets no limit to what inflates
+        raise FilmError("is a deflated DICOM file; only its pixels may be compressed", "save it undeflated")
     sop_class = elements.text("SOPClassUID") or elements.text("MediaStorageSOPClassUID")
     for begin, kind in NO_FILMS.items():
         if f"{sop_class}.".startswith(f"{begin}.") and sop_class != RT_IMAGE:
-            raise NotAFilm(f"{name}: is a DICOM file that holds no film ({kind})", "name the films beside it", kind)
+            raise no_film(kind)
     if elements.cut and "PixelData" not in elements:
-        raise FilmError(f"{name}: is DICOM cut off before its pixels, or no DICOM file", "copy or export it again")
+        raise FilmError("is DICOM cut off before its pixels, or no DICOM file", "copy or export it again")
     if "FloatPixelData" in elements or "DoubleFloatPixelData" in elements:
-        raise FilmError(f"{name}: has float pixels, of unknown black and white", "export the film as displayed")
+        raise FilmError("has float pixels, of unknown black and white", "export the film as displayed")
     if "PixelData" not in elements:
         if "Rows" not in elements and sop_class and not sop_class.startswith(IMAGE):
-            kind = "object without an image"
-            raise NotAFilm(f"{name}: is a DICOM file that holds no film ({kind})", "name the films beside it", kind)
-        what = "has no PixelData (7FE0,0010), or is cut off before it"
-        raise FilmError(f"{name}: {what}", "export the film with its pixels")
+            raise no_film("object without an image")
+        raise FilmError("has no PixelData (7FE0,0010), or is cut off before it", EXPORT)
     if not elements.pixels:
-        raise FilmError(f"{name}: PixelData (7FE0,0010) is empty", "export the film with its pixels")
+        raise FilmError("PixelData (7FE0,0010) is empty", EXPORT)
 
 
-def _header(elements: Elements, name: str, max_pixels: int, notes: list[Note]) -> pydicom.Dataset:
-    """How the pixels are stored: the header's elements, checked, and those that may be missing, as `notes` say."""
+def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHeader:
+    """The header's elements, checked, and those that may be missing; `notes` gets what is assumed."""
 
-    def refused(
-        keyword: str, found: object, allowed: str, way_out: str = "mend the header, or export it again"
-    ) -> None:
-        raise FilmError(f"{name}: {keyword} is {found}; {allowed}", way_out)
+    def refused(keyword: str, found: object, allowed: str, way_out: str = MEND) -> FilmError:
+        return FilmError(f"{keyword} is {found}; {allowed}", way_out)
 
-    def known(keyword: str, missing: int | None = None) -> int:
-        value = elements.integer(keyword)
-        if value is None and missing is None:
-            what = "is missing" if not elements.bytes_of(keyword) else "is no whole number"
-            raise FilmError(f"{name}: {keyword} {what}, and pixels mean nothing without it", "export it again")
-        if value is None:
-            notes.append(Note(Code.ELEMENT_ASSUMED, f"{keyword} is missing; {missing} is assumed"))
-        return value if value is not None else int(missing or 0)
+    def whole(keyword: str, default: int | None = None) -> int:
+        if (value := elements.integer(keyword)) is not None:
+            return value
+        if default is None:
+            what = "is no whole number" if elements[keyword].data else "is missing"
+            raise FilmError(f"{keyword} {what}, and pixels mean nothing without it", "export it again")
+        notes.append(Note(Code.ELEMENT_ASSUMED, f"{keyword} is missing; {default} is assumed"))
+        return default
 
-    rows, columns = known("Rows"), known("Columns")
-    check_size(name, columns, rows, max_pixels)
+    rows, columns = whole("Rows"), whole("Columns")
+    check_size("", columns, rows, max_pixels)
     if (frames := elements.integer("NumberOfFrames") or 1) != 1:
-        refused("NumberOfFrames", frames, "a film is one frame", "export the frame that is the film")
+        raise refused("NumberOfFrames", frames, "a film is one frame", "export the frame that is the film")
     photometric = elements.text("PhotometricInterpretation").upper()
     if photometric not in MONOCHROME + COLOUR:
         found = repr(photometric[:16]) if re.fullmatch(r"[A-Z0-9_ ]+", photometric) else "missing or no known one"
-        refused("PhotometricInterpretation", found, f"{', '.join(MONOCHROME + COLOUR)} are read", "convert it")
-    samples = known("SamplesPerPixel", 1 if photometric in MONOCHROME else 3)
-    if samples != (1 if photometric in MONOCHROME else 3):
-        refused("SamplesPerPixel", samples, f"{photometric} has {1 if photometric in MONOCHROME else 3}")
-    allocated = known("BitsAllocated")
+        raise refused("PhotometricInterpretation", found, f"{', '.join(MONOCHROME + COLOUR)} are read", "convert it")
+    colour = photometric in COLOUR
+    channels = 3 if colour else 1
+    if (samples := whole("SamplesPerPixel", channels)) != channels:
+        raise refused("SamplesPerPixel", samples, f"{photometric} has {channels}")
+    allocated = whole("BitsAllocated")
     if allocated not in (1, 8, 16):
-        refused("BitsAllocated", allocated, "1, 8 and 16 are read", "convert it to 16")
-    bits = known("BitsStored", allocated)
+        raise refused("BitsAllocated", allocated, "1, 8 and 16 are read", "convert it to 16")
+    bits = whole("BitsStored", allocated)
     if not 1 <= bits <= allocated:
-        refused("BitsStored", bits, f"1 to {allocated} (BitsAllocated) are possible")
-    high_bit = known("HighBit", bits - 1)
+        raise refused("BitsStored", bits, f"1 to {allocated} (BitsAllocated) are possible")
+    high_bit = whole("HighBit", bits - 1)
     if not bits - 1 <= high_bit < allocated:
         text = f"HighBit is {high_bit}, which cannot be of {bits} bits in {allocated}; {bits - 1} is assumed"
         notes.append(Note(Code.ELEMENT_ASSUMED, text))
         high_bit = bits - 1
-    representation = known("PixelRepresentation", None if photometric in MONOCHROME else 0)
+    representation = whole("PixelRepresentation", 0 if colour else None)
     if representation not in (0, 1):
-        refused("PixelRepresentation", representation, "0 (unsigned) and 1 (signed) are possible")
-
-    header = pydicom.Dataset()
-    header.Rows, header.Columns, header.SamplesPerPixel = rows, columns, samples
-    header.PhotometricInterpretation, header.PixelRepresentation = photometric, representation
-    header.BitsAllocated, header.BitsStored, header.HighBit = allocated, bits, high_bit
-    if samples > 1:
-        header.PlanarConfiguration = known("PlanarConfiguration", 0)
+        raise refused("PixelRepresentation", representation, "0 (unsigned) and 1 (signed) are possible")
+    by_plane = colour and whole("PlanarConfiguration", 0) == 1
     syntax = elements.text("TransferSyntaxUID")
     if syntax and not _UID.fullmatch(syntax):
-        raise FilmError(f"{name}: TransferSyntaxUID is no UID", "mend the header, or save it uncompressed")
-    header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = UID(syntax) if syntax else _syntax(elements.implicit, elements.little)
-    return header
+        raise FilmError("TransferSyntaxUID is no UID", "mend the header, or save it uncompressed")
+    uid = UID(syntax) if syntax else _syntax(elements.implicit, elements.little)
+    signed = representation == 1
+    return PixelHeader(rows, columns, samples, allocated, bits, high_bit, signed, photometric, by_plane, uid)
 
 
 def _uid(text: str) -> str | None:

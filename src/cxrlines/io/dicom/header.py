@@ -1,11 +1,10 @@
-"""The elements of a DICOM file that say what its film is and how it is shown, read without changing anything outside.
+"""Header elements of a DICOM file that say what its film is and how it is shown.
 
 Pydicom's reader converts and checks values by settings of the whole process, warns of them and quotes them, patients'
 among them. Here only the elements of KEYWORDS are kept, as bytes, and nothing but a film is made of them.
 """
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ KEYWORDS = (
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
     *("PresentationLUTShape", "FloatPixelData", "DoubleFloatPixelData", "PixelData"),
 )
-"""Elements that are kept; of all others no value is looked at."""
+"""Elements that are kept; the values of all others are passed over."""
 MAX_DEPTH = 32
 """Sequences within sequences; more are not walked through."""
 
@@ -39,15 +38,15 @@ _IMPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
 class Element(NamedTuple):
     """One element: its VR ("" where the file does not say it), value, byte order, and items if it is a sequence."""
 
-    vr: str
-    data: bytes
-    little: bool
+    vr: str = ""
+    data: bytes = b""
+    little: bool = True
     items: "tuple[Elements, ...]" = ()
 
 
 @dataclass
 class Elements:
-    """The elements kept of a data set, by tag.
+    """The elements kept of a data set.
 
     Attributes:
         by_tag: Elements of KEYWORDS, and of overlays (60xx,0102): the bit that an overlay lies at.
@@ -68,32 +67,22 @@ class Elements:
     def __contains__(self, keyword: str) -> bool:
         return _TAGS[keyword] in self.by_tag
 
-    def bytes_of(self, keyword: str) -> bytes:
-        """The value as it lies in the file; empty where there is none."""
-        element = self.by_tag.get(_TAGS[keyword])
-        return b"" if element is None else element.data
-
-    def vr_of(self, keyword: str) -> str:
-        """The VR as the file says it; empty where it does not."""
-        element = self.by_tag.get(_TAGS[keyword])
-        return "" if element is None else element.vr
+    def __getitem__(self, keyword: str) -> Element:
+        """The element; an empty one where there is none."""
+        return self.by_tag.get(_TAGS[keyword], Element())
 
     def text(self, keyword: str) -> str:
         """The value as text, without padding; empty where there is none."""
-        return self.bytes_of(keyword).decode("latin-1").strip(" \0")
+        return self[keyword].data.decode("latin-1").strip(" \0")
 
     def numbers(self, keyword: str, signed: bool = False) -> tuple[float, ...]:
         """The value as numbers, of which one that is none is NaN; `signed` holds where the VR may be US or SS."""
-        element = self.by_tag.get(_TAGS[keyword])
-        if element is None:
-            return ()
-        vr = element.vr if element.vr not in ("", "UN") else dictionary_VR(_TAGS[keyword])
+        vr, data, little, _ = self[keyword]
+        vr = vr if vr not in ("", "UN") else dictionary_VR(_TAGS[keyword])
         if vr not in ("IS", "DS") and (code := _BINARY.get(vr[:2])):
             code = ("h" if signed else "H") if "US or SS" in vr else code
-            count = len(element.data) // struct.calcsize(code)
-            return struct.unpack_from(f"{'<' if element.little else '>'}{count}{code}", element.data)
-        parts = element.data.decode("latin-1").strip(" \0").split("\\")
-        return tuple(map(_number, parts)) if parts != [""] else ()
+            return struct.unpack_from(f"{'<' if little else '>'}{len(data) // struct.calcsize(code)}{code}", data)
+        return tuple(map(_number, text.split("\\"))) if (text := self.text(keyword)) else ()
 
     def number(self, keyword: str) -> float | None:
         """The first number of the value; None where there is none, or it is not finite."""
@@ -107,29 +96,28 @@ class Elements:
 
     def words(self, keyword: str) -> np.ndarray:
         """The value as unsigned 16-bit words."""
-        element = self.by_tag.get(_TAGS[keyword])
-        if element is None:
-            return np.zeros(0, np.uint16)
-        whole = element.data[: len(element.data) // 2 * 2]
-        return np.frombuffer(whole, "<u2" if element.little else ">u2").astype(np.uint16)
-
-    def items(self, keyword: str) -> "tuple[Elements, ...]":
-        """The items of a sequence."""
-        element = self.by_tag.get(_TAGS[keyword])
-        return () if element is None else element.items
+        _, data, little, _ = self[keyword]
+        return np.frombuffer(data[: len(data) // 2 * 2], "<u2" if little else ">u2").astype(np.uint16)
 
     @property
-    def overlay_bits(self) -> tuple[int, ...]:
+    def overlay_bits(self) -> set[int]:
         """Bits of a pixel's word at which overlays lie (Overlay Bit Position), but for those with data of their own."""
-        found = []
-        for tag, element in self.by_tag.items():
-            if tag >> 24 == 0x60 and tag & 0xFFFF == 0x0102 and tag & 0xFFFF0000 | 0x3000 not in self.by_tag:
-                found += [int(word) for word in element.data[: 1 if element.little else 2][-1:]]
-        return tuple(found)
+        places = [tag for tag in self.by_tag if tag >> 24 == 0x60 and tag & 0xFFFF == 0x0102]
+        found = [self.by_tag[tag] for tag in places if tag & ~0xFFFF | 0x3000 not in self.by_tag]
+        return {data[: 1 if little else 2][-1] for _, data, little, _ in found if data}
 
 
 class _Cut(Exception):
     """The data end within an element, or hold what is none."""
+
+
+class _Head(NamedTuple):
+    """Head of an element: tag, VR ("" where it is implicit), length of the value, and where the value begins."""
+
+    tag: int
+    vr: str
+    length: int
+    start: int
 
 
 def parse(data: bytes) -> Elements:
@@ -138,13 +126,13 @@ def parse(data: bytes) -> Elements:
     place = 132 if data[128:132] == b"DICM" else 0
     try:
         while data[place : place + 2] == b"\2\0":  # the file header, explicit and little endian by the standard
-            place = _one(data, place, elements, implicit=not _has_vr(data, place))
+            place = _read(data, place, elements, implicit=not _has_vr(data, place))
         syntax = elements.text("TransferSyntaxUID")
         elements.little = syntax != _BIG if syntax else data[place : place + 1] != b"\0"
-        # Which VRs there are the first element says; the header is believed where that leaves it open.
+        # The first element decides whether there are VRs; the header is believed where that leaves it open.
         elements.implicit = not _has_vr(data, place) if syntax != _IMPLICIT else not _has_known_vr(data, place)
         while place < len(data) and _PIXELS not in elements.by_tag:
-            place = _one(data, place, elements, elements.implicit)
+            place = _read(data, place, elements, elements.implicit)
     except _Cut:
         elements.cut = True
     return elements
@@ -165,76 +153,68 @@ def _has_known_vr(data: bytes, place: int) -> bool:
     return data[place + 4 : place + 6].decode("latin-1") in {*_LONG, *_BINARY, "UI", "CS", "DA", "SH", "LO", "TM", "AE"}
 
 
-def _head(data: bytes, place: int, little: bool, implicit: bool) -> tuple[int, str, int, int]:
-    """(tag, VR, length, where the value begins) of the element at `place`."""
+def _head(data: bytes, place: int, little: bool, implicit: bool) -> _Head:
     order = "<" if little else ">"
-    if place + 8 > len(data):
-        raise _Cut
-    group, number, length = struct.unpack_from(f"{order}HHI", data, place)
-    if implicit or group == 0xFFFE or not _has_vr(data, place):
-        return group << 16 | number, "", length, place + 8
-    vr = data[place + 4 : place + 6].decode("ascii")
-    if vr not in _LONG:
-        return group << 16 | number, vr, struct.unpack_from(f"{order}H", data, place + 6)[0], place + 8
-    if place + 12 > len(data):
-        raise _Cut
-    return group << 16 | number, vr, struct.unpack_from(f"{order}I", data, place + 8)[0], place + 12
+    try:
+        group, number, length = struct.unpack_from(f"{order}HHI", data, place)
+        if implicit or group == 0xFFFE or not _has_vr(data, place):
+            return _Head(group << 16 | number, "", length, place + 8)
+        vr, end = data[place + 4 : place + 6].decode("ascii"), place + 8
+        if vr not in _LONG:
+            (length,) = struct.unpack_from(f"{order}H", data, place + 6)
+        else:
+            (length,), end = struct.unpack_from(f"{order}I", data, place + 8), place + 12
+    except struct.error:
+        raise _Cut from None
+    return _Head(group << 16 | number, vr, length, end)
 
 
-def _one(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 0) -> int:
+def _read(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 0) -> int:
     """Read the element at `place`; where the next begins."""
-    tag, vr, length, start = _head(data, place, into.little, implicit)
+    little = into.little
+    tag, vr, length, start = _head(data, place, little, implicit)
     end = start + length
     if tag == _PIXELS and depth == 0:
         if length == _UNDEFINED:
-            end, into.open_end = _pixels_end(data, start, into.little)
+            end, into.open_end = _pixels_end(data, start, little)
         into.pixels = memoryview(data)[start:end]
-        into.by_tag[tag] = Element(vr, b"", into.little)
-        return end
-    if length == _UNDEFINED:
+        into.by_tag[tag] = Element(vr, b"", little)
+    elif length == _UNDEFINED:
         # Of undefined length are sequences alone; in one of VR UN all is implicit and little endian (PS3.5 6.2.2).
-        items, end = [], start
-        for kind, item, following in _items(data, start, into.little or vr == "UN", implicit or vr == "UN", depth):
-            end = following
-            if kind == _ITEM:
-                items.append(item)
+        items, end = _sequence(data, start, little or vr == "UN", implicit or vr == "UN", depth)
         if end == start:
             raise _Cut
         if tag in _KEPT:
-            into.by_tag[tag] = Element(vr, b"", into.little, tuple(items))
-        return end
-    if end > len(data):
+            into.by_tag[tag] = Element(vr, b"", little, items)
+    elif end > len(data):
         raise _Cut
-    if tag in _KEPT or (tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000)):
-        if tag in (_TAGS["ModalityLUTSequence"], _TAGS["VOILUTSequence"]):
-            found = _items(data[:end], start, into.little, implicit, depth)
-            into.by_tag[tag] = Element(vr, b"", into.little, tuple(item for _, item, _ in found))
-        else:
-            into.by_tag[tag] = Element(vr, data[start:end], into.little)
+    elif tag in (_TAGS["ModalityLUTSequence"], _TAGS["VOILUTSequence"]):
+        into.by_tag[tag] = Element(vr, b"", little, _sequence(data[:end], start, little, implicit, depth)[0])
+    elif tag in _KEPT or (tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000)):
+        into.by_tag[tag] = Element(vr, data[start:end], little)
     return end
 
 
-def _items(data: bytes, place: int, little: bool, implicit: bool, depth: int) -> "Iterator[tuple[int, Elements, int]]":
-    """(tag, elements, where the next begins) of a sequence's items up to its delimiter or the end of `data`."""
+def _sequence(data: bytes, place: int, little: bool, implicit: bool, depth: int) -> tuple[tuple[Elements, ...], int]:
+    """The items of a sequence up to its delimiter or the end of `data`, and where the next element begins."""
     if depth >= MAX_DEPTH:
         raise _Cut
+    items: list[Elements] = []
     while place < len(data):
         tag, _, length, place = _head(data, place, little, implicit)
-        item = Elements(little=little)
         if tag == _SEQUENCE_END:
-            yield tag, item, place
-            return
-        if tag != _ITEM:
-            raise _Cut
+            break
         end = len(data) if length == _UNDEFINED else place + length
-        if end > len(data):
+        if tag != _ITEM or end > len(data):
             raise _Cut
+        item = Elements(little=little)
         while place < end:
-            if length == _UNDEFINED and _head(data, place, little, implicit)[0] == _ITEM_END:
+            if length == _UNDEFINED and _head(data, place, little, implicit).tag == _ITEM_END:
                 place += 8
                 break
-            place = _one(data, place, item, implicit, depth + 1)
-        yield tag, item, place
+            place = _read(data, place, item, implicit, depth + 1)
+        items.append(item)
+    return tuple(items), place
 
 
 def _pixels_end(data: bytes, place: int, little: bool) -> tuple[int, bool]:

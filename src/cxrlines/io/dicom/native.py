@@ -1,4 +1,4 @@
-"""What runs in the decoders' own process: GDCM and OpenJPEG, which can crash, hang or eat memory on damaged streams.
+"""Decoder process for GDCM and OpenJPEG, which can crash, hang or eat memory on damaged streams.
 
 It imports nothing of cxrlines but the other end of the line, and no pydicom, torch or OpenCV: it starts quickly.
 """
@@ -23,7 +23,7 @@ GDCM = {
 }
 """Kinds of stream that GDCM decodes, and the transfer syntax under which it takes all of each kind."""
 CORRUPT = re.compile(rb"Corrupt JPEG data: (?!\d+ extraneous bytes)")
-"""What libjpeg in GDCM says, on standard error alone, of a film whose rest it makes up."""
+"""Printed on standard error alone by libjpeg in GDCM where it makes up the rest of a film."""
 PACKAGES = {"gdcm": "python-gdcm", "openjpeg": "pylibjpeg-openjpeg"}
 
 
@@ -31,23 +31,23 @@ def serve() -> None:
     """Answer requests: a header (JSON) and a stream, by a header and the values' bytes (little-endian, by pixel)."""
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy comes along with OpenJPEG; nothing is multiplied here
     _limit_memory()
-    words, said = os.pipe()
-    os.set_blocking(words, False)
-    os.set_blocking(said, False)  # what finds no room is lost
-    os.dup2(said, 2)
+    messages, stderr = os.pipe()
+    os.set_blocking(messages, False)
+    os.set_blocking(stderr, False)  # what finds no room is lost
+    os.dup2(stderr, 2)
 
     def answer(receive: Callable[[], bytes], send: Callable[[bytes | memoryview], None]) -> None:
-        asked, stream = json.loads(receive()), receive()
+        request, stream = json.loads(receive()), receive()
         values: bytes | memoryview = b""
         header: dict[str, Any] = {}
         try:
-            values = (_by_gdcm if asked["kind"] in GDCM else _by_openjpeg)(stream, **asked)
+            values = (_by_gdcm if request["kind"] in GDCM else _by_openjpeg)(stream, **request)
         except ImportError as error:
             header = {"missing": PACKAGES.get(str(error.name), str(error.name))}
         except Exception as error:  # whatever a decoder raises, the stream is why
             header = {"failed": type(error).__name__}
-        with contextlib.suppress(BlockingIOError):  # nothing was said
-            if CORRUPT.search(os.read(words, 2**16)):
+        with contextlib.suppress(BlockingIOError):  # nothing was printed
+            if CORRUPT.search(os.read(messages, 2**16)):
                 header, values = {"failed": "it is not whole"}, b""
         send(json.dumps(header).encode())
         send(values)
@@ -63,10 +63,9 @@ def _limit_memory() -> None:
     status = Path("/proc/self/statm")
     if not status.exists():  # macOS has neither this nor a limit that it keeps
         return
-    taken = int(status.read_text().split()[0]) * resource.getpagesize()
+    limit = int(status.read_text().split()[0]) * resource.getpagesize() + MEMORY
     most = resource.getrlimit(resource.RLIMIT_AS)[1]
-    wanted = taken + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
+    resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
 
 
 def _by_gdcm(stream: bytes, kind: str, width: int, height: int, components: int, bits: int) -> bytes:
@@ -88,10 +87,12 @@ def _by_gdcm(stream: bytes, kind: str, width: int, height: int, components: int,
         image.SetPlanarConfiguration(0)
     image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(GDCM[kind])))
     image.SetPixelFormat(gdcm.PixelFormat(components, 8 if bits <= 8 else 16, bits, bits - 1, 0))
-    return image.GetBuffer().encode("utf-8", "surrogateescape")  # GDCM gives its bytes as text
+    text: str = image.GetBuffer()
+    return text.encode("utf-8", "surrogateescape")  # GDCM gives its bytes as text
 
 
 def _by_openjpeg(stream: bytes, **expected: Any) -> memoryview:
-    import openjpeg
+    from openjpeg.utils import decode
 
-    return openjpeg.decode(stream, j2k_format=0, reshape=False).data.cast("B")
+    values: memoryview = decode(stream, j2k_format=0, reshape=False).data
+    return values.cast("B")

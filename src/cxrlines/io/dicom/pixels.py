@@ -1,7 +1,7 @@
-"""Stored values from a DICOM file's pixel data, whatever it is compressed by.
+"""Decoding DICOM pixel data (uncompressed, RLE, JPEG, JPEG-LS, JPEG 2000) to stored values.
 
 A stream is decoded by what it says of itself, and that is compared with the header before a value is believed. Each
-kind of stream has one decoder: what that refuses is damaged, and no other is asked that might make noise of it.
+kind of stream has one decoder: what that refuses is damaged, and no other is tried that might make noise of it.
 """
 
 import io
@@ -10,29 +10,11 @@ import math
 import os
 import struct
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import pydicom
 from PIL import Image
-from pydicom.uid import (
-    HTJ2K,
-    JPEG2000,
-    JPEG2000MC,
-    UID,
-    ExplicitVRBigEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    JPEG2000Lossless,
-    JPEG2000MCLossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-    JPEGLSLossless,
-    JPEGLSNearLossless,
-    RLELossless,
-)
+from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
 
 from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Code, Note
@@ -42,60 +24,36 @@ from cxrlines.io.dicom.header import Elements
 from cxrlines.io.dicom.streams import Buffer, Kind, Stream, StreamError
 
 SECONDS = 60.0
-"""How long the decoders' process may take for a film."""
+"""How long the decoder process may take for a film."""
 MAX_MEMORY = 480 * 2**20
 """Decoding that would take more is not begun; see `_cost`."""
 LEAPS, RARER = 0.002, 10
 """Values read with too few bits or the wrong sign leap where they cross a limit: this share of neighbours at least,
 and so many times as many as with the right ones."""
 EXPORT = "export it again, or uncompressed"
-_EARLIER = {f"1.2.840.10008.1.2.4.{number}" for number in (52, 53, 54, 55, 56)}
-SYNTAXES: dict[Kind, set[str]] = {
-    Kind.JPEG: {JPEGBaseline8Bit, JPEGExtended12Bit, *_EARLIER},
-    Kind.LOSSLESS: {JPEGLossless, JPEGLosslessSV1},
-    Kind.JPEG_LS: {JPEGLSLossless, JPEGLSNearLossless},
-    Kind.JPEG_2000: {
-        JPEG2000Lossless,
-        JPEG2000,
-        JPEG2000MCLossless,
-        JPEG2000MC,
-        HTJ2KLossless,
-        HTJ2KLosslessRPCL,
-        HTJ2K,
-    },
+JPEG_SYNTAXES = "1.2.840.10008.1.2.4."
+SYNTAXES = {
+    Kind.JPEG: (50, 51, 52, 53, 54, 55, 56),
+    Kind.LOSSLESS: (57, 70),
+    Kind.JPEG_LS: (80, 81),
+    Kind.JPEG_2000: (90, 91, 92, 93, 201, 202, 203),
 }
-"""Under which transfer syntaxes a kind of stream belongs."""
-
-
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """A film's pixels as they are coded, before any of DICOM's display chain.
-
-    Where the stream and the header contradict each other, `bits`, `high_bit` and `signed` are what gives the true
-    picture: use them instead of the header's elements.
-
-    Attributes:
-        values: (rows, columns), or (rows, columns, 3) red, green, blue, uint8 or uint16: words as coded, with overlays
-            and junk in the bits that are not the value's; not shifted. Of colour coded as luma and differences, the
-            luma: (rows, columns).
-        bits: How many bits are the value's (BitsStored).
-        high_bit: Which is its highest, from 0 (HighBit); the value is bits high_bit - bits + 1 to high_bit.
-        signed: Whether it is two's complement (PixelRepresentation).
-        notes: Where stream and header differ, bytes after the stream's end and the like.
-    """
-
-    values: np.ndarray
-    bits: int
-    high_bit: int
-    signed: bool
-    notes: tuple[Note, ...] = ()
+"""Transfer syntaxes (`JPEG_SYNTAXES` + number) of each kind of stream."""
 
 
 @dataclass(frozen=True)
-class _Header:
-    """What the header says of the pixels."""
+class PixelHeader:
+    """How a film's pixels are stored, by its header; all values are possible.
 
-    name: str
+    Attributes:
+        rows, columns, samples, allocated, photometric: As the elements of DICOM.
+        bits: How many bits of a word are the value's (BitsStored).
+        high_bit: Which is its highest, from 0 (HighBit); the value is bits high_bit - bits + 1 to high_bit.
+        signed: Whether it is in two's complement (PixelRepresentation).
+        by_plane: Whether colours lie by plane (PlanarConfiguration).
+        syntax: Transfer syntax.
+    """
+
     rows: int
     columns: int
     samples: int
@@ -107,182 +65,146 @@ class _Header:
     by_plane: bool
     syntax: UID
 
-    @staticmethod
-    def of(dataset: pydicom.Dataset, name: str) -> "_Header":
-        return _Header(
-            name=name,
-            rows=int(dataset.Rows),
-            columns=int(dataset.Columns),
-            samples=int(dataset.SamplesPerPixel),
-            allocated=int(dataset.BitsAllocated),
-            bits=int(dataset.BitsStored),
-            high_bit=int(dataset.HighBit),
-            signed=dataset.PixelRepresentation == 1,
-            photometric=str(dataset.PhotometricInterpretation),
-            by_plane=dataset.get("PlanarConfiguration") == 1,
-            syntax=UID(dataset.file_meta.TransferSyntaxUID),
-        )
-
     @property
     def known_syntax(self) -> str:
-        """The name of the transfer syntax; of one that DICOM does not know no more than that: it may hold anything."""
+        """The name of the transfer syntax; "of an unknown UID" for one not in DICOM, which may hold anything."""
         return self.syntax.name if self.syntax.name != str(self.syntax) else "of an unknown UID"
 
 
-def stored_values(dataset: pydicom.Dataset, elements: Elements, name: str) -> Stored:
-    """The stored values of a film.
+def stored_values(header: PixelHeader, elements: Elements, notes: list[Note]) -> tuple[np.ndarray, PixelHeader]:
+    """The stored values of a film before any of DICOM's display chain, and the header that fits them.
 
-    Args:
-        dataset: How the pixels are stored: Rows, Columns, SamplesPerPixel, PhotometricInterpretation, BitsAllocated,
-            BitsStored, HighBit, PixelRepresentation, the transfer syntax in `file_meta`, all of them possible; of
-            colour PlanarConfiguration.
-        elements: The file's elements, PixelData among them.
-        name: What messages call the film.
+    Values are (rows, columns), or (rows, columns, 3) red, green, blue, uint8 or uint16: words as coded, with overlays
+    and junk in the bits that are not the value's; not shifted. Of YBR colour they are the luma: (rows, columns). Where
+    stream and header contradict each other, the header's `bits`, `high_bit` and `signed` become what gives the true
+    picture, and `notes` gets that, and bytes after the end.
 
     Raises:
         FilmError: damaged pixels, ones of a kind that is not read, or that contradict the header.
     """
-    header = _Header.of(dataset, name)
     if not header.syntax.is_transfer_syntax or header.syntax.is_private:
-        raise FilmError(f"{name}: transfer syntax {header.known_syntax} is not read", "save it uncompressed")
-    value = elements.pixels
-    if bytes(value[:4]) == streams.ITEM:
-        frame, notes = _frame(header, value, elements.open_end)
-    elif header.syntax.is_encapsulated:  # a stream that lies in the element bare
-        frame, notes = value, ()
-    else:
-        return _uncompressed(header, value, elements.vr_of("PixelData"))
+        raise FilmError(f"transfer syntax {header.known_syntax} is not read", "save it uncompressed")
+    frame: Buffer = elements.pixels
+    if bytes(frame[:4]) == streams.ITEM:
+        parts = streams.fragments(frame)
+        if not parts:
+            raise FilmError(f"its {header.known_syntax} pixels are empty", EXPORT)
+        if elements.open_end:
+            notes.append(Note(Code.END_MISSING, "the end of the pixel data is not marked"))
+        frame = parts[0] if len(parts) == 1 else b"".join(parts)
+    elif not header.syntax.is_encapsulated:
+        return _uncompressed(header, elements.pixels, elements["PixelData"].vr, notes)
     if header.syntax == RLELossless and not streams.recognised(frame):
         return _rle(header, frame, notes)
     return _compressed(header, frame, notes)
 
 
-def _uncompressed(header: _Header, value: memoryview, vr: str) -> Stored:
+def _uncompressed(header: PixelHeader, value: memoryview, vr: str, notes: list[Note]) -> tuple[np.ndarray, PixelHeader]:
+    rows, columns = header.rows, header.columns
     per_pixel = 2 if header.photometric == "YBR_FULL_422" else header.samples
-    count = header.rows * header.columns * per_pixel
+    count = rows * columns * per_pixel
     need = -(-count * header.allocated // 8)
+    if per_pixel == 2 and count % 4:
+        raise FilmError(f"Columns is {columns}; YBR_FULL_422 has an even number", "export it again")
     if len(value) < need:
-        found = f"is cut off: has {len(value):,} of {need:,} bytes of pixels"
-        raise FilmError(f"{header.name}: {found}", "copy or export it again")
-    notes = _after(header, value[need:], need // max(header.rows, 1))
+        raise FilmError(f"is cut off: has {len(value):,} of {need:,} bytes of pixels", "copy or export it again")
+    rest = value[need:]
+    if _says_anything(rest):
+        if len(rest) > max(need // rows, 256):  # more than a row may be a picture of another shape
+            found = f"has {len(rest):,} bytes of pixels more than its header's rows, columns and bits make"
+            raise FilmError(found, "export it again")
+        notes.append(Note(Code.BYTES_AFTER_END, f"{len(rest)} bytes follow the pixels and were left out"))
     big = header.syntax == ExplicitVRBigEndian
-    flat: np.ndarray
     if header.allocated == 16:
-        flat = np.frombuffer(value[:need], ">u2" if big else "<u2").astype(np.uint16, copy=False)
+        flat: np.ndarray = np.frombuffer(value[:need], ">u2" if big else "<u2").astype(np.uint16, copy=False)
     else:
         flat = np.frombuffer(value[:need], np.uint8)
         if big and vr == "OW":  # bytes lie in words, which are turned round
-            words = np.append(flat, np.frombuffer(value[need:][:1], np.uint8)) if need % 2 else flat
+            words = np.frombuffer(bytes(value[: need + need % 2]).ljust(need + need % 2, b"\0"), np.uint8)
             flat = words.reshape(-1, 2)[:, ::-1].reshape(-1)[:need]
         if header.allocated == 1:
             flat = np.unpackbits(flat, bitorder="little")[:count]
-    return _settled(header, _arranged(header, flat, per_pixel), notes)
-
-
-def _after(header: _Header, rest: memoryview, row: int) -> tuple[Note, ...]:
-    """Notes on what lies behind uncompressed pixels. More than a row of it may be a picture of another shape."""
-    if not _says_anything(rest):
-        return ()
-    if len(rest) > max(row, 256):
-        found = f"has {len(rest):,} bytes of pixels more than its header's rows, columns and bits make"
-        raise FilmError(f"{header.name}: {found}", "export it again")
-    return (Note(Code.BYTES_AFTER_END, f"{len(rest)} bytes follow the pixels and were left out"),)
+    if per_pixel == 2:  # two lumas, then the differences that both share
+        values: np.ndarray = np.ascontiguousarray(flat.reshape(-1, 4)[:, :2]).reshape(rows, columns)
+    elif per_pixel == 1:
+        values = flat.reshape(rows, columns)
+    else:
+        planes = np.moveaxis(flat.reshape(3, rows, columns), 0, -1)
+        values = planes if header.by_plane else flat.reshape(rows, columns, 3)
+        if header.photometric.startswith("YBR_FULL"):
+            values = np.ascontiguousarray(values[..., 0])
+    return _settled(header, values, notes)
 
 
 def _says_anything(rest: Buffer) -> bool:
-    """Whether bytes behind an end are more than what fills it up."""
+    """Whether bytes behind an end are more than padding."""
     values = np.frombuffer(rest, np.uint8)
     return len(values) > 1 and bool((values != values[0]).any() or values[0] not in (0, 255))
 
 
-def _arranged(header: _Header, flat: np.ndarray, per_pixel: int) -> np.ndarray:
-    """Values in file order as (rows, columns), or (rows, columns, 3); of luma and differences the luma."""
-    rows, columns = header.rows, header.columns
-    if per_pixel == 2:  # two lumas, then the differences that both share
-        return np.ascontiguousarray(flat.reshape(-1, 4)[:, :2]).reshape(rows, columns)
-    if per_pixel == 1:
-        return flat.reshape(rows, columns)
-    by_pixel = flat.reshape(3, rows, columns).transpose(1, 2, 0) if header.by_plane else flat.reshape(rows, columns, 3)
-    return np.ascontiguousarray(by_pixel[..., 0]) if header.photometric.startswith("YBR_FULL") else by_pixel
-
-
-def _frame(header: _Header, value: memoryview, open_end: bool) -> tuple[Buffer, tuple[Note, ...]]:
-    """The frame in encapsulated pixel data, however many fragments it has; a note if its end is not marked."""
-    parts = streams.fragments(value)
-    if not parts:
-        raise FilmError(f"{header.name}: its {header.known_syntax} pixels are empty", EXPORT)
-    notes = (Note(Code.END_MISSING, "the end of the pixel data is not marked"),) if open_end else ()
-    return parts[0] if len(parts) == 1 else b"".join(parts), notes
-
-
-def _rle(header: _Header, frame: Buffer, notes: tuple[Note, ...]) -> Stored:
+def _rle(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[np.ndarray, PixelHeader]:
     """RLE (DICOM PS3.5, Annex G): planes of bytes, the highest first, each packed as TIFF's PackBits are."""
-    need = header.rows * header.columns
-    wanted = header.samples * header.allocated // 8
+    size, wanted = header.rows * header.columns, header.samples * header.allocated // 8
     count, *starts = struct.unpack("<16L", bytes(frame[:64]).ljust(64, b"\0"))
     if count != wanted:
-        found = f"has {count} RLE planes, the header says {wanted}"
-        raise FilmError(f"{header.name}: {found}", EXPORT)
+        raise FilmError(f"has {count} RLE planes, the header says {wanted}", EXPORT)
     planes = []
     for start, end in zip(starts[:count], [*starts[1:count], len(frame)], strict=True):
-        packed = frame[start : max(start, end)]
-        plane = _unpacked(packed, need)
+        packed = bytes(frame[start : max(start, end)])
+        plane = _unpacked(packed, size)
         if plane is None:
-            raise FilmError(f"{header.name}: its RLE pixels are cut off or damaged", EXPORT)
+            raise FilmError("its RLE pixels are cut off or damaged", EXPORT)
         # A plane may be padded by a byte a row and a packet, which is more than any encoder needs.
-        if _unpacked(packed, need + header.rows + 128) is not None:
-            found = f"RLE pixels hold more than the {header.columns} x {header.rows} px the header says"
-            raise FilmError(f"{header.name}: {found}", EXPORT)
-        planes.append(plane)
+        if _unpacked(packed, size + header.rows + 128) is not None:
+            raise FilmError(
+                f"RLE pixels hold more than the {header.columns} x {header.rows} px the header says", EXPORT
+            )
+        planes.append(plane.reshape(header.rows, header.columns))
     if header.allocated == 16:
         planes = [high.astype(np.uint16) << 8 | low for high, low in zip(planes[::2], planes[1::2], strict=True)]
-    shaped = [plane.reshape(header.rows, header.columns) for plane in planes]
-    luma = header.photometric.startswith("YBR_FULL")
-    return _settled(header, shaped[0] if len(shaped) == 1 or luma else np.stack(shaped, axis=-1), notes)
+    luma_only = len(planes) == 1 or header.photometric.startswith("YBR_FULL")
+    return _settled(header, planes[0] if luma_only else np.stack(planes, axis=-1), notes)
 
 
-def _unpacked(packed: Buffer, size: int) -> np.ndarray | None:
+def _unpacked(packed: bytes, size: int) -> np.ndarray | None:
     """The first `size` bytes of what PackBits unpack to; None if there are fewer. Nothing more is unpacked."""
     try:
-        return np.asarray(Image.frombytes("L", (size, 1), bytes(packed), "packbits", "L")).reshape(-1)
+        return np.asarray(Image.frombytes("L", (size, 1), packed, "packbits", "L")).reshape(-1)
     except ValueError:
         return None
 
 
-def _compressed(header: _Header, frame: Buffer, notes: tuple[Note, ...]) -> Stored:
+def _compressed(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[np.ndarray, PixelHeader]:
     try:
         stream = streams.parse(frame)
     except StreamError as error:
-        raise FilmError(f"{header.name}: its compressed pixels {error}", EXPORT) from None
+        raise FilmError(f"its compressed pixels {error}", EXPORT) from None
     _check(header, stream)
-    differs = []
-    if header.syntax not in SYNTAXES[stream.kind]:
-        differs.append(f"the pixels are {stream.kind}, the header says {header.known_syntax}")
+    if str(header.syntax) not in {f"{JPEG_SYNTAXES}{number}" for number in SYNTAXES[stream.kind]}:
+        _differ(notes, f"the pixels are {stream.kind}, the header says {header.known_syntax}")
     if stream.components != header.samples:
-        differs.append(f"the pixels have {stream.components} components, the header says {header.samples}")
-    notes += _differing(differs)
+        _differ(notes, f"the pixels have {stream.components} components, the header says {header.samples}")
     if _says_anything(frame[stream.end :]):
-        behind = len(frame) - stream.end
-        notes += (Note(Code.BYTES_AFTER_END, f"{behind:,} bytes follow the compressed pixels and were left out"),)
+        text = f"{len(frame) - stream.end:,} bytes follow the compressed pixels and were left out"
+        notes.append(Note(Code.BYTES_AFTER_END, text))
     return _settled(header, _decoded(header, stream, frame[stream.start : stream.end]), notes, stream)
 
 
-def _check(header: _Header, stream: Stream) -> None:
+def _check(header: PixelHeader, stream: Stream) -> None:
     """`FilmError` where stream and header differ so that neither can be believed, or decoding would take too much."""
-    name = header.name
     if (stream.width, stream.height) != (header.columns, header.rows):
         found = f"compressed pixels are {stream.width} x {stream.height}"
-        raise FilmError(f"{name}: {found}, the header says {header.columns} x {header.rows}", "export it again")
+        raise FilmError(f"{found}, the header says {header.columns} x {header.rows}", "export it again")
     if stream.components not in (1, 3) or stream.bits > 16:
         found = f"compressed pixels have {stream.components} components of {stream.bits} bits"
-        raise FilmError(f"{name}: {found}; 1 or 3 of at most 16 are read", "convert it")
+        raise FilmError(f"{found}; 1 or 3 of at most 16 are read", "convert it")
     if stream.components == 3 and header.photometric == "MONOCHROME1":
         found = "compressed pixels have 3 components, the header says MONOCHROME1: which is white is unknown"
-        raise FilmError(f"{name}: {found}", "export it again")
+        raise FilmError(found, "export it again")
     if _cost(stream) > MAX_MEMORY:
         found = f"{stream.width} x {stream.height} px with {stream.components} components of {stream.bits} bits"
         allowed = f"as {stream.kind} that takes {_cost(stream) >> 20} MB, at most {MAX_MEMORY >> 20} are given to it"
-        raise FilmError(f"{name}: compressed pixels are {found}; {allowed}", "save it uncompressed, or shrunk")
+        raise FilmError(f"compressed pixels are {found}; {allowed}", "save it uncompressed, or shrunk")
 
 
 def _by_itself(stream: Stream) -> bool:
@@ -297,20 +219,19 @@ def _cost(stream: Stream) -> int:
     return int(stream.width * stream.height * stream.components * each)
 
 
-def _decoded(header: _Header, stream: Stream, frame: Buffer) -> np.ndarray:
-    """(rows, columns), or (rows, columns, 3) red, green, blue, of unsigned integers as coded; of luma and differences
-    the luma."""
+def _decoded(header: PixelHeader, stream: Stream, frame: Buffer) -> np.ndarray:
+    """(rows, columns), or (rows, columns, 3) red, green, blue, of unsigned integers as coded; of YBR the luma."""
     luma = stream.components == 3 and _colour(header, stream) == "YBR"
     if _by_itself(stream):
         return _by_pillow(header, stream, frame, luma)
-    type_ = np.dtype(np.uint8 if stream.bits <= 8 else np.dtype("<u2"))
+    kind = np.dtype(np.uint8 if stream.bits <= 8 else "<u2")
     shape = (stream.height, stream.width, stream.components)
-    values = np.frombuffer(_apart(header, stream, frame, math.prod(shape) * type_.itemsize), type_).reshape(shape)
+    values = np.frombuffer(_by_native(stream, frame, math.prod(shape) * kind.itemsize), kind).reshape(shape)
     return values if stream.components == 3 and not luma else np.ascontiguousarray(values[..., 0])
 
 
-def _colour(header: _Header, stream: Stream) -> str:
-    """What three components are. The header is asked where the stream says nothing; JPEG without a word is YBR."""
+def _colour(header: PixelHeader, stream: Stream) -> str:
+    """RGB or YBR. The header decides where the stream does not say; JPEG without a word is YBR."""
     if stream.colour:
         return stream.colour
     if header.photometric.startswith("YBR"):
@@ -318,7 +239,7 @@ def _colour(header: _Header, stream: Stream) -> str:
     return "RGB" if header.photometric == "RGB" or stream.kind != Kind.JPEG else "YBR"
 
 
-def _by_pillow(header: _Header, stream: Stream, frame: Buffer, luma: bool) -> np.ndarray:
+def _by_pillow(header: PixelHeader, stream: Stream, frame: Buffer, luma: bool) -> np.ndarray:
     if stream.components == 3 and not luma and stream.colour is None:
         # Without a word in the stream libjpeg takes it for YBR: let the stream say what it is.
         frame = bytes(frame[:2]) + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0" + bytes(frame[2:])
@@ -328,15 +249,15 @@ def _by_pillow(header: _Header, stream: Stream, frame: Buffer, luma: bool) -> np
             image.draft("L", image.size)
         return np.asarray(image)
     except Exception as error:  # whatever a decoder raises of a damaged stream
-        raise _damaged(header, stream, type(error).__name__) from None
+        raise _damaged(stream, type(error).__name__) from None
 
 
-def _damaged(header: _Header, stream: Stream, why: str) -> FilmError:
-    return FilmError(f"{header.name}: its {stream.kind} pixels are damaged ({why})", EXPORT)
+def _damaged(stream: Stream, why: str) -> FilmError:
+    return FilmError(f"its {stream.kind} pixels are damaged ({why})", EXPORT)
 
 
-class _Apart:
-    """The decoders' process of this process, begun when it is needed and kept."""
+class _Decoder:
+    """The decoder process of this process, begun when it is needed and kept."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -344,104 +265,99 @@ class _Apart:
         self.deaths = 0
 
 
-_aparts: dict[int, _Apart] = {}
-"""By process: a fork must not talk on its parent's line, nor wait for a lock that nobody in it holds."""
+_decoder = _Decoder()
 
 
-def _own() -> _Apart:
-    own = _aparts.setdefault(os.getpid(), _Apart())
-    for other in set(_aparts) - {os.getpid()}:
-        if (apart := _aparts.pop(other, None)) and apart.child:
-            apart.child.forget()
-    return own
+def _in_fork() -> None:
+    """A fork must not talk on its parent's line, nor wait for a lock that nobody in it holds."""
+    global _decoder
+    if _decoder.child:
+        _decoder.child.forget()
+    _decoder = _Decoder()
+
+
+os.register_at_fork(after_in_child=_in_fork)
 
 
 def deaths() -> int:
-    """How many films the decoders' process has died of, in this process."""
-    return _own().deaths
+    """How many films the decoder process has died of, in this process."""
+    return _decoder.deaths
 
 
 def decoding_pid() -> int | None:
-    """The decoders' process of this process, if it has been begun."""
-    child = _own().child
+    """The decoder process of this process, if it has been begun."""
+    child = _decoder.child
     return child.process.pid if child else None
 
 
-def _apart(header: _Header, stream: Stream, frame: Buffer, size: int) -> bytes:
-    """What the decoders' process makes of a stream: `size` bytes. A film that kills it costs only itself."""
-    asked = {name: getattr(stream, name) for name in ("kind", "width", "height", "components", "bits")}
-    own = _own()
+def _by_native(stream: Stream, frame: Buffer, size: int) -> bytes:
+    """What the decoder process makes of a stream: `size` bytes. A film that kills it costs only itself."""
+    request = {name: getattr(stream, name) for name in ("kind", "width", "height", "components", "bits")}
+    own = _decoder
     with own.lock:
         child, own.child = own.child or Child("cxrlines.io.dicom.native", silent=True), None
         try:
-            child.send(json.dumps(asked).encode(), frame)
+            child.send(json.dumps(request).encode(), frame)
             answer, values = json.loads(child.receive(SECONDS)), child.receive(SECONDS)
         except Died as end:
             own.deaths += 1
             child.kill()
-            raise _damaged(header, stream, f"its decoder {end}") from None
+            raise _damaged(stream, f"its decoder {end}") from None
         except BaseException:  # Ctrl-C: what it would answer is of this film, not of the next
             child.kill()
             raise
         own.child = child
     if missing := answer.get("missing"):
         found = f"no decoder for {stream.kind} is installed"
-        raise FilmError(f"{header.name}: {found}", f"install {missing}, or save the film uncompressed")
+        raise FilmError(found, f"install {missing}, or save the film uncompressed")
     if len(values) != size:
-        raise _damaged(header, stream, answer.get("failed", "another size"))
+        raise _damaged(stream, answer.get("failed", "another size"))
     return values
 
 
-def _settled(header: _Header, values: np.ndarray, notes: tuple[Note, ...], stream: Stream | None = None) -> Stored:
+def _differ(notes: list[Note], text: str) -> None:
+    notes.append(Note(Code.STREAM_DIFFERS_FROM_HEADER, text))
+
+
+def _settled(
+    header: PixelHeader, values: np.ndarray, notes: list[Note], stream: Stream | None = None
+) -> tuple[np.ndarray, PixelHeader]:
     """Values with the bits and the sign that make them a true picture. What else lies in their words, overlays or
     nothing, the display finds out."""
     bits, high_bit, signed = header.bits, header.high_bit, header.signed
-    differs: list[str] = []
     if stream and stream.bits <= high_bit:  # above it there is nothing
         high_bit = bits - 1
     if stream and (stream.bits < bits or (stream.bits > high_bit + 1 == bits and _is_wider(header, values, stream))):
-        differs.append(f"the pixels have {stream.bits} bits, the header says {bits}")
+        _differ(notes, f"the pixels have {stream.bits} bits, the header says {bits}")
         bits, high_bit = stream.bits, stream.bits - 1
-    if values.ndim == 3:
-        return _settled_colours(values, stream, bits, high_bit, notes, differs)
+    if values.ndim == 3:  # colours have no sign: that of a stream says only where their black lies
+        if stream and stream.signed:
+            values = values + 2 ** (stream.bits - 1) & 2**stream.bits - 1
+            _differ(notes, "the colours are coded signed; their lowest value is taken for black")
+        values = values >> (high_bit - bits + 1) if high_bit >= bits else values
+        return values, replace(header, bits=bits, high_bit=bits - 1, signed=False)
     with_sign, without = (_leaps(values, bits, high_bit, sign) for sign in (True, False))
     if stream and stream.signed is not None and stream.signed != signed:
         # Some encoders write the words of signed values as if they had no sign; then the header is right.
         signed = with_sign < without if with_sign != without else signed
         coded, read = ("signed" if sign else "unsigned" for sign in (stream.signed, signed))
-        differs.append(f"the pixels are coded {coded}, the header says otherwise; read as {read}, which is smoother")
+        _differ(notes, f"the pixels are coded {coded}, the header says otherwise; read as {read}, which is smoother")
     elif signed and not (stream and stream.signed) and with_sign > max(LEAPS, RARER * without):
-        differs.append("the header says that the values are signed, and they are not")
+        _differ(notes, "the header says that the values are signed, and they are not")
         signed = False
     if stream and (signed or stream.signed):
         unused = 8 * values.itemsize - stream.bits
         values = ((values << unused).view(f"{'i' if signed else 'u'}{values.itemsize}") >> unused).view(values.dtype)
-    return Stored(values, bits, high_bit, signed, notes + _differing(differs))
+    return values, replace(header, bits=bits, high_bit=high_bit, signed=signed)
 
 
-def _is_wider(header: _Header, values: np.ndarray, stream: Stream) -> bool:
+def _is_wider(header: PixelHeader, values: np.ndarray, stream: Stream) -> bool:
     """Whether values have all the bits of their stream, and not an overlay, or nothing, above those of the header."""
     if values.ndim == 3:
-        return int(values.max()) >= 2**header.bits
+        return int(values.max()) >= 1 << header.bits
     signed = bool(stream.signed or header.signed)
     narrow, wide = (_leaps(values, bits, bits - 1, signed) for bits in (header.bits, stream.bits))
-    return narrow > max(LEAPS, RARER * wide)
-
-
-def _settled_colours(
-    values: np.ndarray, stream: Stream | None, bits: int, high_bit: int, notes: tuple[Note, ...], differs: list[str]
-) -> Stored:
-    """Colours have no sign: that of a stream says only where their black lies."""
-    if stream and stream.signed:
-        values = values + 2 ** (stream.bits - 1) & 2**stream.bits - 1
-        differs.append("the colours are coded signed; their lowest value is taken for black")
-    if high_bit >= bits:
-        values = values >> (high_bit - bits + 1)
-    return Stored(values, bits, bits - 1, False, notes + _differing(differs))
-
-
-def _differing(differs: list[str]) -> tuple[Note, ...]:
-    return tuple(Note(Code.STREAM_DIFFERS_FROM_HEADER, text) for text in differs)
+    return bool(narrow > max(LEAPS, RARER * wide))
 
 
 def _leaps(values: np.ndarray, bits: int, high_bit: int, signed: bool) -> float:

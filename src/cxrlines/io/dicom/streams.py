@@ -1,18 +1,18 @@
-"""What an encoded stream of pixels (JPEG, lossless JPEG, JPEG-LS, JPEG 2000, HTJ2K) says of itself, and where it ends.
+"""Syntax of compressed streams (JPEG, lossless JPEG, JPEG-LS, JPEG 2000, HTJ2K): size, bits, colour, and the end.
 
 Streams are walked from marker to marker, never searched: an ending inside a comment or a thumbnail is none.
 """
 
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Container
 from enum import StrEnum
+from typing import NamedTuple
 
 Buffer = bytes | memoryview
 
 MAX_PARTS = 2**16
-"""Most fragments, segments or tile-parts that are looked at. Tile-parts are the most there are; their number has 16
-bits."""
+"""Most fragments, segments or tile-parts that are walked; the number of tile-parts has 16 bits."""
 MAX_SCANS = 50
 """Most scans of a JPEG: each is a pass over the whole picture, however few bytes it has. Encoders make some 15."""
 MAX_TILES = 8192
@@ -40,20 +40,17 @@ class StreamError(Exception):
     """A stream cannot be a picture; the text says why, to follow "its compressed pixels"."""
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(NamedTuple):
     """What a stream says of itself.
 
     Attributes:
         kind: What can decode it.
-        width: Columns.
-        height: Rows.
+        width, height: px.
         components: 1 for gray, 3 for colour.
         bits: Bits of a value.
         signed: Whether values are signed; None where the kind of stream has no word for it.
         colour: "RGB" or "YBR" where it says so; of JPEG 2000 RGB if it undoes a transform itself.
-        start: Where its first byte is.
-        end: Where the byte after its last is.
+        start, end: Where its first byte is, and the byte after its last.
     """
 
     kind: Kind
@@ -68,9 +65,9 @@ class Stream:
 
 
 def fragments(value: Buffer) -> list[Buffer]:
-    """The fragments of encapsulated pixel data (DICOM PS3.5 A.4) without the offset table.
+    """The fragments of encapsulated pixel data (DICOM PS3.5 A.4) without the offset table, which one frame needs not.
 
-    The table is passed over: of one frame it says nothing that is not known. A fragment cut off is as long as it is.
+    A fragment cut off is as long as it is.
     """
     found: list[Buffer] = []
     place = 0
@@ -78,9 +75,7 @@ def fragments(value: Buffer) -> list[Buffer]:
         (length,) = struct.unpack_from("<I", value, place + 4)
         found.append(value[place + 8 : place + 8 + length])
         place += 8 + length
-    if len(found) > 1 and not recognised(found[0]):
-        del found[0]
-    return found
+    return found[1:] if len(found) > 1 and not recognised(found[0]) else found
 
 
 def recognised(data: Buffer) -> bool:
@@ -108,14 +103,20 @@ def parse(data: Buffer) -> Stream:
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _AFTER_LS_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
-_FRAMES = {0xC0: Kind.JPEG, 0xC1: Kind.JPEG, 0xC2: Kind.JPEG, 0xC3: Kind.LOSSLESS, 0xF7: Kind.JPEG_LS}
+_FRAMES: dict[int, tuple[Kind, Container[int]]] = {
+    0xC0: (Kind.JPEG, (8,)),
+    0xC1: (Kind.JPEG, (8, 12)),
+    0xC2: (Kind.JPEG, (8, 12)),
+    0xC3: (Kind.LOSSLESS, range(2, 17)),
+    0xF7: (Kind.JPEG_LS, range(2, 17)),
+}  # start of frame: what decodes it, and the bits that it may have
 
 
 def _jpeg(data: Buffer) -> Stream:
     """ISO 10918-1, Annex B; ISO 14495-1, Annex C."""
-    place, scans = 2, 0
-    frame: tuple[Kind, int, int, int, int] | None = None
-    ids, jfif, adobe, least = b"", False, None, 0
+    place, scans, least = 2, 0, 0
+    frame: Stream | None = None
+    ids, jfif, adobe = b"", False, None
     for _ in range(MAX_PARTS):
         at = _MARKER.match(data, place)
         if at is None:
@@ -126,7 +127,7 @@ def _jpeg(data: Buffer) -> Stream:
                 raise StreamError("hold no picture")
             if place < least:
                 raise StreamError("are cut off: so few bytes cannot be so many pixels")
-            return Stream(*frame, None, _jpeg_colour(ids, jfif, adobe), 0, place)
+            return frame._replace(colour=_jpeg_colour(ids, jfif, adobe), end=place)
         if marker == 1 or 0xD0 <= marker <= 0xD7:  # no length, no content
             continue
         (length,) = struct.unpack_from(">H", data, place)
@@ -137,13 +138,10 @@ def _jpeg(data: Buffer) -> Stream:
         if marker in _FRAMES:
             if frame:
                 raise StreamError("hold two pictures in one")
-            bits, height, width, components = struct.unpack_from(">BHHB", body)
-            frame = _FRAMES[marker], width, height, components, bits
-            least = _least(marker, width, height, components)
-            if len(body) < 6 + 3 * components:
-                raise StreamError("have a damaged header")
-            ids = body[6 : 6 + 3 * components : 3]
-            _check_jpeg(marker, components, bits, body[7 : 6 + 3 * components : 3])
+            frame = _jpeg_frame(marker, body)
+            ids, size = body[6 : 6 + 3 * frame.components : 3], frame.width * frame.height
+            # Without loss a bit a value; else two a block, unless a run of empty blocks is one code (progressive).
+            least = {0xC0: size // 256, 0xC1: size // 256, 0xC3: size * frame.components // 8}.get(marker, 0)
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             raise StreamError(f"are JPEG of a process (SOF{marker - 0xC0}) that is not read")
         elif marker == 0xE0 and body.startswith(b"JFIF\0"):
@@ -154,37 +152,32 @@ def _jpeg(data: Buffer) -> Stream:
             scans += 1
             if frame is None or scans > MAX_SCANS:
                 raise StreamError("have no header" if frame is None else f"have more than {MAX_SCANS} scans")
-            after = (_AFTER_LS_SCAN if frame[0] == Kind.JPEG_LS else _AFTER_SCAN).search(data, place)
+            after = (_AFTER_LS_SCAN if frame.kind == Kind.JPEG_LS else _AFTER_SCAN).search(data, place)
             if after is None:
                 raise StreamError(CUT_OFF)
             place = after.start()
     raise StreamError(TOO_MANY)
 
 
-def _check_jpeg(marker: int, components: int, bits: int, sampling: bytes) -> None:
-    allowed = {0xC0: (8,), 0xC1: (8, 12), 0xC2: (8, 12)}.get(marker, range(2, 17))
+def _jpeg_frame(marker: int, body: bytes) -> Stream:
+    bits, height, width, components = struct.unpack_from(">BHHB", body)
+    if len(body) < 6 + 3 * components:
+        raise StreamError("have a damaged header")
+    kind, allowed = _FRAMES[marker]
     if bits not in allowed:
         raise StreamError(f"have {bits} bits, which JPEG of their process (SOF{marker - 0xC0}) cannot have")
-    if components == 3 and marker in (0xC3, 0xF7) and len(set(sampling)) > 1:
+    if components == 3 and kind != Kind.JPEG and len(set(body[7 : 6 + 3 * components : 3])) > 1:
         raise StreamError("have colours of different sizes without loss, which is not read")
-
-
-def _least(marker: int, width: int, height: int, components: int) -> int:
-    """Bytes that a JPEG has at least, as far as there is a least: without loss a bit a value; else, where a run of
-    empty blocks is not one code (progressive), two bits a block."""
-    bits = {0xC0: width * height // 32, 0xC1: width * height // 32, 0xC3: width * height * components}
-    return bits.get(marker, 0) // 8
+    return Stream(kind, width, height, components, bits, None, None, 0, 0)
 
 
 def _jpeg_colour(ids: bytes, jfif: bool, adobe: int | None) -> str | None:
     """As libjpeg decides, as far as the stream says anything."""
     if len(ids) != 3:
         return None
-    if jfif:
+    if jfif or adobe == 1:
         return "YBR"
-    if adobe is not None:
-        return "YBR" if adobe == 1 else "RGB"
-    return "RGB" if ids in (b"RGB", b"rgb") else None
+    return "RGB" if adobe is not None or ids in (b"RGB", b"rgb") else None
 
 
 def _boxed(data: Buffer) -> Stream:

@@ -41,7 +41,7 @@ def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool, m
     else:
         targets = np.zeros((len(rows), len(LABELS)), np.float32)
     drawn = [
-        [(line.label, store.placements[place].to_store(line.points)) for line in dataset.lines.get(study, [])]
+        [(line.label, store.placements[place].from_film(line.points)) for line in dataset.lines.get(study, [])]
         if lines
         else []
         for study, place in zip(studies, places, strict=True)
@@ -52,7 +52,7 @@ def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool, m
     marks = np.full((len(rows), len(Landmark), 2), np.nan)
     for position, (study, place) in enumerate(zip(studies, places, strict=True)):
         for name, point in dataset.landmarks.get(study, {}).items():
-            marks[position, list(Landmark).index(Landmark(name))] = store.placements[place].to_store(point[None])[0]
+            marks[position, list(Landmark).index(Landmark(name))] = store.placements[place].from_film(point[None])[0]
     annotated = np.asarray(dataset.annotated)[rows]
     places_known = iter(np.isfinite(marks).all(axis=2).T)
     known = [next(places_known) if kind is MapKind.LANDMARK else annotated for kind, _ in MAPS]

@@ -274,4 +274,4 @@ class _FilmOf:
         film = cv2.resize(film, (film.shape[1], height), interpolation=cv2.INTER_AREA)
         scale = np.array([1.0, height / self.store.films.shape[1]])
         lines = self.dataset.lines.get(study, [])
-        return film, [(line.label, place.to_store(line.points) * scale) for line in lines]
+        return film, [(line.label, place.from_film(line.points) * scale) for line in lines]

@@ -1,0 +1,140 @@
+"""Contrast of a film that does not say what is black and white, and colour to gray: integers of any depth to 8 bits."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from cxrlines.core.notes import Code, Note
+
+PERCENTILES = (0.5, 99.5)
+"""Gray values that become black and white where a film of more than 8 bits does not say what to show."""
+GRID, EMPTY, LEAST_KEPT, LEAST_LEVELS = 1000, 5, 0.25, 64
+"""Of a border: quantiles of the film; how many of them may lie in the gap before it, as letters and blurred edges do;
+which share of a film is left at least, and how many of its quantiles differ: a film, not another border."""
+COLOURED = 16, 0.01
+"""A film is in colour if its colours differ by more than so many levels of 256 in more than this share of its px."""
+
+_CHUNK = 2**20
+
+
+def count(codes: np.ndarray) -> np.ndarray:
+    """How often each code occurs in an array of uint8 or uint16: (2**8,) or (2**16,) int64."""
+    size = 2 ** (8 * codes.itemsize)
+    flat = codes.reshape(-1)
+    counts = np.zeros(size, np.int64)
+    for start in range(0, flat.size, _CHUNK):
+        counts += np.bincount(flat[start : start + _CHUNK], minlength=size)
+    return counts
+
+
+def to_uint8(share: np.ndarray) -> np.ndarray:
+    """Shares of white as uint8; below 0 is black, above 1 white."""
+    gray: np.ndarray = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    return gray
+
+
+def luma(rgb: np.ndarray) -> np.ndarray:
+    """Colours (h, w, 3), unsigned, as gray (h, w) of the same depth by ITU-R 601."""
+    weights, gray = np.array([0.299, 0.587, 0.114], np.float32), np.empty(rgb.shape[:2], rgb.dtype)
+    rows = max(1, _CHUNK // rgb.shape[1])
+    for top in range(0, len(rgb), rows):
+        gray[top : top + rows] = np.rint(rgb[top : top + rows] @ weights)
+    return gray
+
+
+def colour_note(rgb: np.ndarray) -> tuple[Note, ...]:
+    """A note if colours (h, w, 3), unsigned, are more than gray in three channels."""
+    few = rgb[:: max(1, len(rgb) // 512), :: max(1, rgb.shape[1] // 512)].astype(np.int32)
+    if (np.ptp(few, axis=2) > COLOURED[0] / 256 * max(few.max(), 255)).mean() <= COLOURED[1]:
+        return ()
+    return (Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"),)
+
+
+def spread(pixels: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
+    """Gray of integers of any depth as uint8, and what was left out of it: `contrast` becomes black to white."""
+    if pixels.dtype.kind == "u" and pixels.itemsize <= 2:
+        counts = count(pixels)
+        values = np.flatnonzero(counts)
+        span = contrast(values, counts[values])
+        gray = span.gray(np.arange(len(counts)))[pixels]
+    else:
+        span = contrast(*np.unique(pixels, return_counts=True))
+        gray = span.gray(pixels)
+    return border_black(gray) if span.notes else gray, span.notes
+
+
+def border_black(gray: np.ndarray) -> np.ndarray:
+    """Whole rows and columns of white along the edges of a film (h, w) uint8 made black, as padding is; in place."""
+    for side in (gray, gray[::-1], gray.T, gray.T[::-1]):  # rows first: columns are then white but for black ends
+        inner = (side == 255) | (side == 0)
+        white = inner.all(axis=1) & (side == 255).any(axis=1)
+        side[: int(np.argmin(white)) if not white.all() else 0] = 0
+    return gray
+
+
+class Contrast(NamedTuple):
+    """The values that become black and white, and a note if a border was left out of them."""
+
+    black: float
+    white: float
+    notes: tuple[Note, ...] = ()
+
+    def gray(self, values: np.ndarray) -> np.ndarray:
+        """Values as uint8."""
+        return to_uint8((values - np.float64(self.black)) / ((self.white - self.black) or 1))
+
+
+def contrast(values: np.ndarray, counts: np.ndarray) -> Contrast:
+    """The values that become black and white: PERCENTILES of a film without its saturated borders.
+
+    Args:
+        values: (n,) values that occur, ascending.
+        counts: (n,) how often each does.
+    """
+    kept = film_within(values, counts)
+    low, high = _quantiles(values[kept], counts[kept], np.array(PERCENTILES) / 100)
+    if high <= low:
+        low, high = values[kept][[0, -1]]
+    left_out = 1 - counts[kept].sum() / counts.sum()
+    if not left_out:
+        return Contrast(float(low), float(high))
+    what = "a border, padding or letters far darker or brighter than the rest, and are left out of the contrast"
+    return Contrast(float(low), float(high), (Note(Code.BORDER_LEFT_OUT, f"{left_out:.1%} of its pixels are {what}"),))
+
+
+def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
+    """The range of values (n,) ascending that are film: without saturation far from the rest, at either end.
+
+    Saturation is all beyond a gap that is wider than the range of the film itself and (but for EMPTY) empty, and narrow
+    beside that gap: 1 % of a film of 12 bits at 65,535 leaves it a sixteenth of the contrast. Where saturation lies
+    next to the film's own values, as in overexposed lung, nothing is left out.
+    """
+    grid = _quantiles(values, counts, np.arange(GRID + 1) / GRID)
+    jumps = grid[EMPTY:] - grid[:-EMPTY]
+    widest = [int(place) for place in np.argsort(jumps)[::-1][: 4 * EMPTY] if jumps[place] > 0]
+    least = int(PERCENTILES[0] / 100 * GRID)  # fewer pixels do not set the contrast
+    levels = np.append(0, np.cumsum(np.diff(grid) > 0))
+    best = (0, GRID)
+    for low in [0, *(place + EMPTY for place in widest if place >= least)]:
+        for high in [GRID, *(place for place in widest if place + EMPTY <= GRID - least)]:
+            width = grid[high] - grid[low]
+            if high - low < LEAST_KEPT * GRID or levels[high] - levels[low] < LEAST_LEVELS:
+                continue
+            below = low == 0 or _is_saturated(grid[low] - grid[low - EMPTY], width, grid[low - EMPTY] - grid[0])
+            above = high == GRID or _is_saturated(grid[high + EMPTY] - grid[high], width, grid[-1] - grid[high + EMPTY])
+            if below and above and high - low < best[1] - best[0]:
+                best = (low, high)
+    first = 0 if best[0] == 0 else int(np.searchsorted(values, grid[best[0] - EMPTY], side="right"))
+    last = len(values) if best[1] == GRID else int(np.searchsorted(values, grid[best[1] + EMPTY], side="left"))
+    return slice(first, last)
+
+
+def _is_saturated(gap: float, film: float, width: float) -> bool:
+    return gap > film and width <= gap / 4
+
+
+def _quantiles(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Values below which shares of the pixels lie; float64."""
+    reached = np.cumsum(counts)
+    at: np.ndarray = values[np.searchsorted(reached, shares * (reached[-1] - 1), side="right")]
+    return at.astype(np.float64)

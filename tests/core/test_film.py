@@ -1,0 +1,22 @@
+"""Errors of films: they carry the file's name, and arrive whole from another process."""
+
+import pickle
+
+import pytest
+
+from cxrlines.core.film import FilmError, NotAFilm, check_size
+
+
+def test_a_named_error_arrives_whole_from_another_process():
+    named = NotAFilm("is a report", "skip it", "structured report").named("a.dcm")
+    error = pickle.loads(pickle.dumps(named))  # noqa: S301 - made here
+    assert isinstance(error, NotAFilm) and isinstance(error, FilmError)
+    assert (error.what, error.way_out, error.kind) == ("a.dcm: is a report", "skip it", "structured report")
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (11, 10)])
+def test_a_film_without_or_with_too_many_pixels_is_refused(width, height):
+    check_size("a.png", 10, 10, 100)
+    with pytest.raises(FilmError) as caught:
+        check_size("a.png", width, height, 100)
+    assert caught.value.what.startswith(f"a.png: is {width} x {height} px") and "100" in caught.value.what
