@@ -1,4 +1,4 @@
-"""Lines: the annotated courses of tubes, as polylines in pixels of the original film.
+"""Line annotations: the centerlines of tubes and lines, as polylines in pixels of the original film.
 
 Points are (n, 2) arrays of [x, y], x to the right, y down, pixel centres at whole numbers: a film of width w spans
 x from -0.5 to w - 0.5.
@@ -18,6 +18,8 @@ LABEL_COLUMN, DATA_COLUMN = "label", "data"
 MAX_POINTS = 10_000
 """Points of one line; RANZCR's longest line has a few hundred."""
 MAX_COORDINATE = 1e6
+OFF_FILM = 0.005
+"""How far off the film an annotated point may lie, as a share of its longest side: hands slip at the edge."""
 UNIT_SLACK = 0.05  # a hand that slips off the edge of a film leaves the unit square by as much
 WRITE_SO = "write [[x, y], [x, y], ...]"
 
@@ -60,6 +62,21 @@ def in_unit_square(points: np.ndarray) -> bool:
     """Whether points (..., 2) are shares of a film's width and height rather than px: all within 0 to 1, or hardly
     beyond, and not whole numbers. In px they would lie within the first pixel of the film, where no line is."""
     return bool(((points >= -UNIT_SLACK) & (points <= 1 + UNIT_SLACK)).all() and (points % 1 != 0).any())
+
+
+def off_film(points: np.ndarray, shape: tuple[int, int]) -> str:
+    """Which of a line's points (n, 2) lie off a film of (height, width), by more than OFF_FILM; "" if none does."""
+    height, width = shape
+    slack = max(2.0, OFF_FILM * max(shape))
+    low, high = np.full(2, -slack), np.array([width, height]) - 1 + slack
+    wrong = ((points < low) | (points > high)).any(axis=1)
+    if not wrong.any():
+        return ""
+    x, y = points[int(np.argmax(wrong))]
+    where = f"{int(wrong.sum())} of {len(points)} points, first [{x:g}, {y:g}], lie off a film of {width} x {height} px"
+    swapped = points[:, ::-1]
+    fit = ((swapped >= low) & (swapped <= high)).all()
+    return f"{where}; with x and y swapped all would lie on it" if fit else where
 
 
 @dataclass(frozen=True)

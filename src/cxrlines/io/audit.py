@@ -18,41 +18,21 @@ import numpy as np
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
-from cxrlines.io.annotations import read_annotations
+from cxrlines.io import tables
+from cxrlines.io.annotations import off_film, read_annotations
 from cxrlines.io.dedup.copies import copies, signature
 from cxrlines.io.films import read_bytes, read_film
 from cxrlines.io.folds import FOLD_COLUMN, fold_problems
 from cxrlines.io.prepare import Probe, Quality, assess
 from cxrlines.io.rows import Problem, Rows, TableError, hint, read_rows, shown
-from cxrlines.io.tables import (
-    ANNOTATION_TABLE,
-    LANDMARK_TABLE,
-    NO_FILM,
-    REQUIRED_LABELS,
-    TEST_ANNOTATION_TABLE,
-    TEST_TABLE,
-    TRAIN_TABLE,
-    TRUTH_COLUMNS,
-    TRUTH_TABLE,
-    Split,
-    bare_names,
-    film_instead,
-    find_films,
-    packed_as,
-    read_dataset,
-    read_landmarks,
-    usable_rows,
-)
+from cxrlines.io.tables import LABEL_CELLS
 from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, PATIENT_COLUMN, STUDY_COLUMN
 
 Content = TypeVar("Content")
+_read_studies = partial(read_rows, needed=(STUDY_COLUMN,))
 
-POSITIVE, NEGATIVE = frozenset({"1", "1.0"}), frozenset({"0", "0.0"})
-"""The cells of a label that is 1, and of one that is 0."""
 SHOWN = 20
 """Problems of one kind that the text lists; JSON lists all."""
-OFF_FILM = 0.005
-"""How far off the film an annotated point may lie, as a share of its longest side: hands slip at the edge."""
 LOOK = "look at it, and take it out if it is no film to learn from"
 FILM_PROBLEMS = {
     Code.NO_CONTRAST: ("film without contrast", "export it again"),
@@ -124,14 +104,13 @@ class Audit:
 def audit(root: Path, folds: Path | None = None, workers: int = 1, probe: Probe | None = None) -> Audit:
     """Check everything in a data folder (see `read_dataset` for its layouts), each film decoded once.
 
-    No problem stops the search for more. `probe` decides of each film whether it is a frontal chest film, upright and
-    bone white; without one only rules do. Rows without any label are counted, not a problem: a film may show no line.
-    Films without a row are counted likewise, and in a plain folder what comes along with films (DICOMDIR, structured
-    reports, ...).
+    `probe` decides of each film whether it is a frontal chest film, upright and bone white; without one only rules do.
+    Rows without any label are counted, not a problem: a film may show no line. Films without a row are counted
+    likewise, and in a plain folder what comes along with films (DICOMDIR, structured reports, ...).
     """
     root = Path(root).resolve()
-    tables = (root / TRAIN_TABLE, root / TEST_TABLE)
-    tabled = any(table.is_file() or packed_as(table) for table in tables) or (root / "train").is_dir()
+    label_tables = (root / tables.TRAIN_TABLE, root / tables.TEST_TABLE)
+    tabled = any(csv.is_file() or tables.packed_as(csv) for csv in label_tables) or (root / "train").is_dir()
     state = _State(root, plain=not tabled)
     train = truth = None
     if state.plain:
@@ -141,10 +120,9 @@ def audit(root: Path, folds: Path | None = None, workers: int = 1, probe: Probe 
         truth = _check_test(state, train)
     looks = _check_films(state, workers, probe)
     _check_copies(state, looks)
-    shapes = {state.films[path]: look.shape for path, look in looks.items()}
-    _check_annotations(state, root / ANNOTATION_TABLE, train, shapes, "annotated")
-    _check_annotations(state, root / TEST_ANNOTATION_TABLE, truth, shapes, "annotated test")
-    _check_landmarks(state, root / LANDMARK_TABLE)
+    _check_annotations(state, root / tables.ANNOTATION_TABLE, train, "annotated")
+    _check_annotations(state, root / tables.TEST_ANNOTATION_TABLE, truth, "annotated test")
+    _check_landmarks(state, root / tables.LANDMARK_TABLE)
     if folds is not None:
         _check_folds(state, Path(folds), train)
     problems = sorted(set(state.problems), key=lambda p: (p.kind, p.file, p.row or 0, p.message))
@@ -159,6 +137,7 @@ class _State:
     root: Path
     plain: bool  # a folder of films without tables
     films: dict[Path, str] = field(default_factory=dict)  # every film to decode -> its study
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)  # of the films of each study: (height, width)
     problems: list[Problem] = field(default_factory=list)
     notes: list[FilmNote] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
@@ -173,7 +152,7 @@ class _State:
             return reader(csv)
         except TableError as error:
             what, way_out = error.what.removeprefix(f"{csv}: "), error.way_out
-        if packed := packed_as(csv):
+        if packed := tables.packed_as(csv):
             what, way_out = f"is there as {packed} only", "unpack it there"
         self.add("table not usable", csv.name, None, what, way_out)
         return None
@@ -182,19 +161,11 @@ class _State:
         """A film's path as messages show it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
-    def leak(self, one: Path, other: Path) -> bool:
-        """Whether, as copies of each other, two films leak from training into test."""
-        return not self.plain and one.parent != other.parent
-
-
-def _read_studies(csv: Path) -> Rows:
-    return read_rows(csv, (STUDY_COLUMN,))
-
 
 def _check_folder(state: _State) -> None:
     """A plain folder: its films, no tables."""
     try:
-        dataset = read_dataset(state.root)
+        dataset = tables.read_dataset(state.root)
     except TableError as error:
         state.add("no data", state.root.name, None, error.what.removeprefix(f"{state.root}: "), error.way_out)
         return
@@ -204,26 +175,25 @@ def _check_folder(state: _State) -> None:
 
 def _check_train(state: _State) -> Rows | None:
     """train.csv: columns, rows, films."""
-    rows = _check_labels(state, TRAIN_TABLE)
-    if rows is None:
+    if (rows := _check_labels(state, tables.TRAIN_TABLE)) is None:
         return None
     state.counts["studies"] = len(set(rows.column(STUDY_COLUMN)))
     if PATIENT_COLUMN in rows.columns:
         state.counts["patients"] = len(set(rows.column(PATIENT_COLUMN)) - {""})
-    if set(REQUIRED_LABELS) <= set(rows.columns):
+    if set(tables.REQUIRED_LABELS) <= set(rows.columns):
         cells = zip(*(rows.column(label) for label in LABELS if label in rows.columns), strict=True)
-        state.counts["studies without any label"] = sum(POSITIVE.isdisjoint(row) for row in cells)
+        state.counts["studies without any label"] = sum(1 not in map(LABEL_CELLS.get, row) for row in cells)
     _match_films(state, rows, state.root / "train", "training")
     return rows
 
 
 def _check_test(state: _State, train: Rows | None) -> Rows | None:
     """sample_submission.csv: rows and films; test_truth.csv, which is returned: no study or patient of train.csv."""
-    csv = state.root / TEST_TABLE
-    if (csv.is_file() or packed_as(csv)) and (rows := state.read(csv, _read_studies)) is not None:
-        state.problems += usable_rows(rows, studies_only=True)[1]
+    csv = state.root / tables.TEST_TABLE
+    if (csv.is_file() or tables.packed_as(csv)) and (rows := state.read(csv, _read_studies)) is not None:
+        state.problems += tables.usable_rows(rows, studies_only=True)[1]
         _match_films(state, rows, state.root / "test", "test")
-    truth = _check_labels(state, TRUTH_TABLE) if (state.root / TRUTH_TABLE).is_file() else None
+    truth = _check_labels(state, tables.TRUTH_TABLE) if (state.root / tables.TRUTH_TABLE).is_file() else None
     for column, what in ((STUDY_COLUMN, "study"), (PATIENT_COLUMN, "patient")):
         if train is None or truth is None or column not in train.columns or column not in truth.columns:
             continue
@@ -231,20 +201,19 @@ def _check_test(state: _State, train: Rows | None) -> Rows | None:
         line_of = {cell.removesuffix(".0"): at for cell, at in zip(train.column(column), train.lines, strict=True)}
         for cell, line in zip(truth.column(column), truth.lines, strict=True):
             if cell and (there := line_of.get(cell.removesuffix(".0"))):
-                message = f"the {what} of this row is in {TRAIN_TABLE}:{there} as well"
+                message = f"the {what} of this row is in {tables.TRAIN_TABLE}:{there} as well"
                 way_out = "keep it in one of the two: in both it falsifies every figure"
-                state.add(f"{what} in training and test", TRUTH_TABLE, line, message, way_out)
+                state.add(f"{what} in training and test", tables.TRUTH_TABLE, line, message, way_out)
     return truth
 
 
 def _check_labels(state: _State, name: str) -> Rows | None:
     """A label table by itself: columns, rows, states that exclude each other."""
-    rows = state.read(state.root / name, _read_studies)
-    if rows is None:
+    if (rows := state.read(state.root / name, _read_studies)) is None:
         return None
     columns = (STUDY_COLUMN, *LABELS, PATIENT_COLUMN)
     lacking = [column for column in columns if column not in rows.columns]
-    missing = [column for column in lacking if column in TRUTH_COLUMNS]
+    missing = [column for column in lacking if column in tables.TRUTH_COLUMNS]
     strange = [column for column in rows.columns if column not in (*columns, FOLD_COLUMN)]
     for column in missing:
         state.add("missing column", name, 1, f"has no column {column!r}{hint(column, strange)}", "add or rename it")
@@ -253,11 +222,11 @@ def _check_labels(state: _State, name: str) -> Rows | None:
         state.add("unknown column", name, 1, message, "rename or remove it")
     if absent := [column for column in lacking if column not in missing]:
         state.absent[name] = absent
-    state.problems += usable_rows(rows)[1]
+    state.problems += tables.usable_rows(rows)[1]
     for device in EXCLUSIVE:
         labels = [label for label in LABELS_OF[device] if label in rows.columns]
         for line, *cells in zip(rows.lines, *map(rows.column, labels), strict=True):
-            positive = [label for label, cell in zip(labels, cells, strict=True) if cell in POSITIVE]
+            positive = [label for label, cell in zip(labels, cells, strict=True) if LABEL_CELLS.get(cell) == 1]
             if len(positive) > 1:
                 message = f"{' and '.join(positive)} at once"
                 state.add(f"two {device} states at once", name, line, message, "keep the one that is true")
@@ -271,15 +240,15 @@ def _match_films(state: _State, rows: Rows, folder: Path, split: str) -> None:
         state.add("no films", f"{folder.name}/", None, "there is no such folder", way_out)
         return
     studies = rows.column(STUDY_COLUMN)
-    films, names = find_films(folder, studies), bare_names(folder)
+    films, names = tables.find_films(folder, studies), tables.bare_names(folder)
     for study, line in zip(studies, rows.lines, strict=True):
         if study and study not in films:
-            instead, way_out = film_instead(study, names)
+            instead, way_out = tables.film_instead(study, names)
             message = f"{folder.name}/ has no film of study {shown(study, 80)}{instead}"
-            state.add(NO_FILM, rows.path.name, line, message, way_out)
+            state.add(tables.NO_FILM, rows.path.name, line, message, way_out)
     for first, *more in films.values():
+        message = f"its study has {first.name} as well"
         for path in more:
-            message = f"its study has {first.name} as well"
             state.add("two films of a study", state.name(path), None, message, "keep the one that was annotated")
     matched = {path: study for study, paths in films.items() for path in paths}
     state.films |= matched
@@ -325,6 +294,7 @@ def _check_films(state: _State, workers: int, probe: Probe | None) -> dict[Path,
             state.add("film not readable", state.name(path), None, what, look.way_out)
         else:
             looks[path] = look
+            state.shapes[state.films[path]] = look.shape
             for note in (*look.notes, *look.quality.notes):
                 if note.code in FILM_PROBLEMS:
                     kind, way_out = FILM_PROBLEMS[note.code]
@@ -349,39 +319,39 @@ def _message(note: Note, quality: Quality) -> str:
 
 def _check_copies(state: _State, looks: dict[Path, _Look]) -> None:
     """Films that are there twice: the same file, or the same film re-encoded. Each copy but the first is a problem."""
+
+    def leak(one: Path, other: Path) -> bool:
+        """Whether, as copies of each other, two films leak from training into test."""
+        return not state.plain and one.parent != other.parent
+
+    def add(kind: str, one: Path, other: Path, message: str) -> None:
+        way_out = "remove one, and see that their labels agree"
+        if leak(one, other):
+            way_out = "remove it from one: a film in both training and test falsifies every figure"
+        state.add(kind, state.name(other), None, message, way_out)
+
     first: dict[str, Path] = {}
     for path, look in looks.items():
         if (original := first.setdefault(look.digest, path)) != path:
-            message = f"is the same file as {state.name(original)}"
-            state.add("same film twice", state.name(path), None, message, _apart(state, original, path))
+            add("same film twice", original, path, f"is the same file as {state.name(original)}")
     unique = list(first.values())
     originals: dict[Path, list[Path]] = {}
     for i, j in copies([looks[path].signature for path in unique]):
         originals.setdefault(unique[j], []).append(unique[i])
     for path, others in originals.items():
-        other = next((each for each in others if state.leak(each, path)), others[0])
+        other = next((each for each in others if leak(each, path)), others[0])
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        message = f"is the same film as {state.name(other)}{more}, re-encoded, resized, mirrored or turned"
-        state.add("same film re-encoded", state.name(path), None, message, _apart(state, other, path))
+        what = f"is the same film as {state.name(other)}{more}, re-encoded, resized, mirrored or turned"
+        add("same film re-encoded", other, path, what)
 
 
-def _apart(state: _State, one: Path, other: Path) -> str:
-    """The way out for copies."""
-    if state.leak(one, other):
-        return "remove it from one: a film in both training and test falsifies every figure"
-    return "remove one, and see that their labels agree"
-
-
-def _check_annotations(
-    state: _State, csv: Path, table: Rows | None, shapes: dict[str, tuple[int, int]], what: str
-) -> None:
+def _check_annotations(state: _State, csv: Path, table: Rows | None, what: str) -> None:
     """Annotated lines against their label table, if there is one, and the films' shapes; `what` is for the counts."""
     if not csv.is_file() or (found := state.read(csv, read_annotations)) is None:
         return
     annotated, problems = found
     state.problems += problems
-    state.counts[f"{what} studies"] = len({row.study for row in annotated})
-    state.counts[f"{what} lines"] = len(annotated)
+    state.counts |= {f"{what} studies": len({row.study for row in annotated}), f"{what} lines": len(annotated)}
     place = {} if table is None else {s: i for i, s in reversed([*enumerate(table.column(STUDY_COLUMN))])}
     for row in annotated:
         label = row.line.label
@@ -391,34 +361,19 @@ def _check_annotations(
             state.add("annotation of an unknown study", csv.name, row.row, message, way_out)
         elif table is not None and label in table.columns:
             at = place[row.study]
-            if table.fields[at][table.columns.index(label)] in NEGATIVE:
+            if LABEL_CELLS.get(table.fields[at][table.columns.index(label)]) == 0:
                 message = f"{label} is 0 in {table.path.name}:{table.lines[at]}"
                 state.add("annotation against its label", csv.name, row.row, message, "correct one of the two")
-        if (shape := shapes.get(row.study)) and (message := _off_film(row.line.points, shape)):
+        if (shape := state.shapes.get(row.study)) and (message := off_film(row.line.points, shape)):
             way_out = "points are [x, y] in px of the original film; correct them"
             state.add("annotation off the film", csv.name, row.row, message, way_out)
 
 
-def _off_film(points: np.ndarray, shape: tuple[int, int]) -> str:
-    """Which of a line's points lie off a film of (height, width), by more than OFF_FILM; "" if none does."""
-    height, width = shape
-    slack = max(2.0, OFF_FILM * max(shape))
-    low, high = np.full(2, -slack), np.array([width, height]) - 1 + slack
-    wrong = ((points < low) | (points > high)).any(axis=1)
-    if not wrong.any():
-        return ""
-    x, y = points[int(np.argmax(wrong))]
-    where = f"{int(wrong.sum())} of {len(points)} points, first [{x:g}, {y:g}], lie off a film of {width} x {height} px"
-    swapped = points[:, ::-1]
-    fit_swapped = ((swapped >= low) & (swapped <= high)).all()
-    return f"{where}; with x and y swapped all would lie on it" if fit_swapped else where
-
-
 def _check_landmarks(state: _State, csv: Path) -> None:
     """Landmarks by themselves."""
-    splits: tuple[Split, ...] = ("train", "test")
+    splits: tuple[tables.Split, ...] = ("train", "test")
     for split in splits if csv.is_file() else ():
-        if (found := state.read(csv, partial(read_landmarks, split=split))) is not None:
+        if (found := state.read(csv, partial(tables.read_landmarks, split=split))) is not None:
             state.problems += found[1]
 
 
@@ -440,8 +395,8 @@ def _check_folds(state: _State, csv: Path, train: Rows | None) -> None:
     line_of = dict(reversed([*zip(studies, rows.lines, strict=True)]))  # of a study in two rows the first
     known = dict(zip(train.column(STUDY_COLUMN), train.lines, strict=True))
     for study in line_of.keys() - known.keys():
-        message = f"study {shown(study, 80)} is not in {TRAIN_TABLE}"
+        message = f"study {shown(study, 80)} is not in {tables.TRAIN_TABLE}"
         state.add("foreign study in the folds", csv.name, line_of[study], message, "draw folds of this table")
     for study in known.keys() - line_of.keys() - {""}:
         message = f"study {shown(study, 80)} has no fold in {csv.name}"
-        state.add("study without a fold", TRAIN_TABLE, known[study], message, "draw folds of this table")
+        state.add("study without a fold", tables.TRAIN_TABLE, known[study], message, "draw folds of this table")

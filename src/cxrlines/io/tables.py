@@ -49,7 +49,7 @@ NO_STUDY, BAD_LABEL, REPEATED = "row without a study", "label not 0 or 1", "stud
 NO_FILM, SECOND_FILM = "film missing", "second film of a study"
 BAD_LANDMARK = "landmark not readable"
 NOT_A_FILM, LINKED_FOLDER, BROKEN_LINK = "file that is no film", "linked folder (not looked into)", "link to nothing"
-_LABEL_CELLS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
+LABEL_CELLS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
 
 Landmarks = dict[str, dict[str, np.ndarray]]
 
@@ -153,7 +153,7 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
     patients = rows.column(PATIENT_COLUMN) if own_patients else studies
     labelled = set(REQUIRED_LABELS) <= columns
     present = [label for label in LABELS if label in columns] if labelled else []
-    cells = [[_LABEL_CELLS.get(cell, UNKNOWN) for cell in rows.column(label)] for label in present]
+    cells = [[LABEL_CELLS.get(cell, UNKNOWN) for cell in rows.column(label)] for label in present]
     labels = np.array(cells, np.int8).reshape(len(present), len(studies)).T
     study_doubts = doubted(studies)
     patient_doubts = doubted(patients, patients=True) if own_patients else [""] * len(studies)
