@@ -17,7 +17,7 @@ from cxrlines.task import LABEL_INDEX, LABELS, STUDY_COLUMN
 LABEL_COLUMN, DATA_COLUMN = "label", "data"
 MAX_POINTS = 10_000
 """Points of one line; RANZCR's longest line has a few hundred."""
-MAX_COORDINATE = 1e6
+MAX_COORDINATE = 1e6  # px
 OFF_FILM = 0.005
 """How far off the film an annotated point may lie, as a share of its longest side: hands slip at the edge."""
 UNIT_SLACK = 0.05  # a hand that slips off the edge of a film leaves the unit square by as much
@@ -35,10 +35,10 @@ class Line:
 def parse_points(text: str) -> np.ndarray:
     """The (n, 2) float64 points of a list written as `[[x, y], [x, y], ...]`.
 
-    `Error` that says what was found if it is anything else. The text is read as data, never executed.
+    `Error` with what was found if it is anything else. The text is read as data, never executed.
     """
     try:
-        # Pairs in round brackets are the same list in another hand; JSON knows square ones only.
+        # Pairs may be in round brackets, as Python writes them; JSON knows square ones only.
         found = json.loads(text.replace("(", "[").replace(")", "]"))
     except (ValueError, RecursionError):
         raise Error(f"{shown(text)} is not a list of points", WRITE_SO) from None
@@ -47,15 +47,16 @@ def parse_points(text: str) -> np.ndarray:
     if len(found) > MAX_POINTS:
         raise Error(f"the line has {len(found)} points, at most {MAX_POINTS} are allowed", "thin it out")
     for point in found:
-        if not (isinstance(point, list) and len(point) == 2 and all(_is_coordinate(value) for value in point)):
+        if not is_point(point):
             raise Error(f"{shown(json.dumps(point))} is not a point", "each is [x, y], two numbers in px")
     return np.array(found, np.float64)
 
 
-def _is_coordinate(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def is_point(value: object) -> bool:
+    """Whether a value of JSON is a list of two numbers, neither beyond MAX_COORDINATE."""
+    if not isinstance(value, list) or len(value) != 2 or not all(type(each) in (int, float) for each in value):
         return False
-    return abs(value) <= MAX_COORDINATE  # false for NaN as well
+    return all(abs(each) <= MAX_COORDINATE for each in value)  # false for NaN as well
 
 
 def in_unit_square(points: np.ndarray) -> bool:
@@ -96,10 +97,8 @@ def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
     table = read_rows(csv, (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN))
     problems = list(table.problems)
     annotated = []
-    rows = zip(
-        table.lines, table.column(STUDY_COLUMN), table.column(LABEL_COLUMN), table.column(DATA_COLUMN), strict=True
-    )
-    for row, study, label, data in rows:
+    columns = (table.column(name) for name in (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN))
+    for row, study, label, data in zip(table.lines, *columns, strict=True):
         if label not in LABEL_INDEX:
             message = f"label {shown(label)} is not known{hint(label, LABELS)}"
             way_out = f"use one of: {', '.join(LABELS)}"

@@ -22,11 +22,11 @@ import numpy as np
 from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
 from cxrlines.core.polyline import Points
+from cxrlines.io.annotations import is_point
 from cxrlines.io.rows import read_rows, shown
 from cxrlines.task import Device
 
 TRACHEOSTOMY = "trach"
-MAX_COORDINATE = 1e6
 INDEX = "index.csv"
 NO_MARKS = "film without marks"
 """Why a film of a folder with a marks file is left out."""
@@ -104,9 +104,7 @@ def _line(line: Any, where: str) -> MarkedLine:
 
 
 def _point(point: Any, where: str) -> Points:
-    numbers = isinstance(point, list) and len(point) == 2 and all(type(value) in (int, float) for value in point)
-    within = numbers and all(abs(value) <= MAX_COORDINATE for value in point)  # false for NaN as well
-    _need(within, point, where, "a point [x, y], two numbers in px of the film")
+    _need(is_point(point), point, where, "a point [x, y], two numbers in px of the film")
     return np.array(point, np.float64)
 
 
