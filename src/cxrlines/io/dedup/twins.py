@@ -77,8 +77,8 @@ def find_twins(a: Sequence[np.ndarray], b: Sequence[np.ndarray], *, workers: int
     """Twins between two collections of signatures, each (SIGNATURE, SIGNATURE) uint8, sorted, each pair once.
 
     A film may have several. Films without contrast have none. Neither the order of films nor that of the collections
-    matters. Inverted films count as twins too, and mirrored or turned ones that are cut and windowed alike. `ValueError`
-    for a signature of another shape or type.
+    matters. Inverted films are twins too, and mirrored or turned ones that are cut and windowed alike. `ValueError` for
+    a signature of another shape or type.
     """
     films = [_Films.of(side, name) for side, name in ((a, "a"), (b, "b"))]
     if not len(films[0].rows) or not len(films[1].rows):
