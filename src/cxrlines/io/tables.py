@@ -50,6 +50,8 @@ NO_FILM, SECOND_FILM = "film missing", "second film of a study"
 BAD_LANDMARK = "landmark not readable"
 NOT_A_FILM, LINKED_FOLDER, BROKEN_LINK = "file that is no film", "linked folder (not looked into)", "link to nothing"
 LABEL_CELLS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
+UNKNOWN_CELLS = {"": UNKNOWN, "-1": UNKNOWN, "-1.0": UNKNOWN}  # of optional devices
+_BAD = -2
 
 Landmarks = dict[str, dict[str, np.ndarray]]
 
@@ -145,7 +147,8 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
     """The usable rows as columns `study`, `patient` and `task.LABELS` (int8), and why the others are not.
 
     A table without patients makes each study its own patient; one that lacks a label of `REQUIRED_LABELS` gives no
-    labels. `studies_only`: patients and labels are ignored, as if there were none.
+    labels. A label of an optional device is `task.UNKNOWN` without a column, and where its cell is empty or -1.
+    `studies_only`: patients and labels are ignored, as if there were none.
     """
     columns = {STUDY_COLUMN} if studies_only else set(rows.columns)
     studies = rows.column(STUDY_COLUMN)
@@ -153,7 +156,10 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
     patients = rows.column(PATIENT_COLUMN) if own_patients else studies
     labelled = set(REQUIRED_LABELS) <= columns
     present = [label for label in LABELS if label in columns] if labelled else []
-    cells = [[LABEL_CELLS.get(cell, UNKNOWN) for cell in rows.column(label)] for label in present]
+    values = [LABEL_CELLS if label in REQUIRED_LABELS else LABEL_CELLS | UNKNOWN_CELLS for label in present]
+    cells = [
+        [value.get(cell, _BAD) for cell in rows.column(label)] for label, value in zip(present, values, strict=True)
+    ]
     labels = np.array(cells, np.int8).reshape(len(present), len(studies)).T
     study_doubts = doubted(studies)
     patient_doubts = doubted(patients, patients=True) if own_patients else [""] * len(studies)
@@ -178,7 +184,7 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
             message, way_out = DOUBTS[doubt]
             named = f" {shown(patient)}" if doubt == NO_PATIENT else ""  # a patient's id is never printed
             found.append((doubt, f"{PATIENT_COLUMN}{named} {message}", way_out))
-        for column in np.flatnonzero(labels[place] == UNKNOWN):
+        for column in np.flatnonzero(labels[place] == _BAD):
             cell = rows.fields[place][rows.columns.index(present[column])]
             found.append((BAD_LABEL, f"{present[column]} is {shown(cell)}", "a label is 0 or 1"))
         problems += [Problem(kind, rows.path.name, line, message, way_out) for kind, message, way_out in found]
