@@ -169,7 +169,7 @@ def _check_folder(state: _State) -> None:
     except TableError as error:
         state.add("no data", state.root.name, None, error.what.removeprefix(f"{state.root}: "), error.way_out)
         return
-    state.films = {Path(row.film): row.study for row in dataset.studies.itertuples()}
+    state.films = dict(zip(map(Path, dataset.studies["film"]), dataset.studies["study"], strict=True))
     state.counts |= {"films": len(state.films)} | dataset.left_out
 
 

@@ -104,51 +104,42 @@ def _change_places(shares: np.ndarray, folds: np.ndarray, count: int) -> np.ndar
 
 @dataclass(frozen=True)
 class FoldTable:
-    """What is in each fold.
-
-    Attributes:
-        counts: One column a fold; rows `films`, `patients`, then positives of each label, but for labels that are
-            unknown of every film (int64).
-        deviations: The same rows and columns, relative deviation from an even share (float64, 0 where none exist).
-    """
+    """The content of each fold. `counts` (int64): one column a fold; rows `films`, `patients`, then positives of each
+    label, but for labels that are unknown of every film."""
 
     counts: pd.DataFrame
-    deviations: pd.DataFrame
+
+    @property
+    def deviations(self) -> pd.DataFrame:
+        """The same rows and columns: relative deviation from an even share (float64), 0 where there are none."""
+        even = self.counts.mean(axis=1)
+        return self.counts.sub(even, axis=0).div(even.where(even > 0), axis=0).fillna(0.0)
 
     @property
     def deviation(self) -> float:
         """The largest relative deviation over labels and folds; 0.05: some fold holds 5 % more or less of a label."""
-        return float(self._of_labels.to_numpy().max())
+        return float(self.deviations.iloc[2:].abs().to_numpy().max())
 
     @property
     def worst(self) -> tuple[str, int]:
         """The label and the fold of the largest relative deviation."""
-        of_labels = self._of_labels
-        label, fold = np.unravel_index(of_labels.to_numpy().argmax(), of_labels.shape)
-        return str(of_labels.index[label]), int(of_labels.columns[fold])
-
-    @property
-    def _of_labels(self) -> pd.DataFrame:
-        return self.deviations.iloc[2:].abs()
+        label, fold = divmod(int(self.deviations.iloc[2:].abs().to_numpy().argmax()), len(self.counts.columns))
+        return str(self.counts.index[2 + label]), int(self.counts.columns[fold])
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {
             "deviation": self.deviation,
-            "films_deviation": float(self.deviations.loc["films"].abs().max()),
+            "films_deviation": float(self.deviations.iloc[0].abs().max()),
             "folds": {str(fold): self.counts[fold].astype(int).to_dict() for fold in self.counts},
         }
 
     def text(self) -> str:
         """An aligned table for people, with the largest deviation named below it."""
-        wide = max(len(name) for name in self.counts.index)
-        lines = [f"{'':{wide}} {' '.join(f'fold {fold}'.rjust(8) for fold in self.counts)}    max dev"]
-        for name, row in self.counts.iterrows():
-            cells = " ".join(f"{value:8,d}" for value in row)
-            lines.append(f"{name!s:{wide}} {cells}    {self.deviations.loc[name].abs().max():6.1%}")
+        frame = self.counts.map("{:,}".format).rename(columns="fold {}".format).rename_axis(columns=None)
+        frame["max dev"] = self.deviations.abs().max(axis=1).map("{:.1%}".format)
         label, fold = self.worst
-        lines.append(f"largest relative deviation: {self.deviation:.4f} ({label}, fold {fold})")
-        return "\n".join(lines)
+        return f"{frame.to_string()}\nlargest relative deviation: {self.deviation:.4f} ({label}, fold {fold})"
 
 
 def describe_folds(table: pd.DataFrame, folds: pd.Series) -> FoldTable:
@@ -156,14 +147,11 @@ def describe_folds(table: pd.DataFrame, folds: pd.Series) -> FoldTable:
     _check_table(table)
     if not table.index.equals(folds.index):
         raise ValueError("folds must have the index of the table; use folds_of(table, read_folds(...)) to align them")
-    known = [label for label in LABELS if (table[label] != UNKNOWN).any()]
-    counts = _positives(table)[known].groupby(folds).sum()
+    counts = _positives(table).groupby(folds).sum()
+    counts = counts[[label for label in LABELS if (table[label] != UNKNOWN).any()]]
     counts.insert(0, "films", table.groupby(folds).size())
     counts.insert(1, "patients", table["patient"].groupby(folds).nunique())
-    counts = counts.T.astype(np.int64)
-    even = counts.sum(axis=1) / len(counts.columns)
-    deviations = counts.sub(even, axis=0).div(even.where(even > 0), axis=0).fillna(0.0)
-    return FoldTable(counts, deviations)
+    return FoldTable(counts.T.astype(np.int64))
 
 
 def write_folds(table: pd.DataFrame, folds: pd.Series, csv: Path) -> None:

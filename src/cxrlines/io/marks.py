@@ -61,7 +61,7 @@ class FilmMarks:
 
 
 def read_marks(path: Path) -> dict[str, FilmMarks]:
-    """The marks of each film of a marks file, by the film's name without suffix; `MarksError` says what is wrong."""
+    """The marks of each film of a marks file, by the film's name without suffix; `MarksError` names what is wrong."""
     path = Path(path)
     try:
         found = json.loads(path.read_text("utf-8"))

@@ -1,6 +1,6 @@
 """CSV files row by row, each with the line an editor shows, and the problems found on the way.
 
-Cells are text: an id `NA` or `007` stays what it is. A file may be compressed by gzip, whatever its name says.
+Cells are text: an id `NA` or `007` stays what it is. A file may be compressed by gzip, whatever its name.
 """
 
 import csv

@@ -44,7 +44,7 @@ FILMS, PARTIAL, JOURNAL, MANIFEST = "films.npy", "films.partial.npy", "journal.j
 
 
 class StoreError(Error):
-    """A store cannot be opened or built; the message says which and what to do."""
+    """A store cannot be opened or built; the message names it and the way out."""
 
 
 @dataclass(frozen=True, slots=True)  # there may be 100,000 and more
@@ -107,7 +107,7 @@ class Store:
         return len(self.studies)
 
     def row(self, study: str) -> int:
-        """The row of a study; `KeyError` that says why if its film is not in the store."""
+        """The row of a study; `KeyError` with the reason if its film is not in the store."""
         if study not in self._row:
             raise KeyError(f"study {study} is not in {self.folder}: {self.left_out.get(study, 'unknown')}")
         return self._row[study]

@@ -1,7 +1,7 @@
 """The tables of NIH ChestX-ray14, PadChest, VinBigData and CheXpert as their authors distribute them.
 
 Each becomes rows of one schema, a film a row; which of them are used, `usable` decides. A table is CSV (UTF-8, with or
-without a byte order mark), plain or compressed by gzip whatever its name says.
+without a byte order mark), plain or compressed by gzip whatever its name.
 """
 
 import csv

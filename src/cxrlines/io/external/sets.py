@@ -13,7 +13,7 @@ Where presence comes from:
 | chexpert | unknown | Support Devices 1 or 0; -1 (uncertain) and blank are unknown. Counts pacemakers, valves too |
 | ranzcr | whether one of its labels is 1; unknown without one and with an unknown label | likewise of all labels |
 
-A table says which films are meant, never where they lie: folders are listed and names looked up in the list, so that no
+A table names films, never where they lie: folders are listed and names looked up in the list, so that no
 table leads to a file outside its folder.
 """
 
@@ -79,14 +79,13 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
     kind, table = _find_table(root)
     if table is None:
         return _read_folder(root)
-    if not check_films:
-        found = read_external_table(table, kind, laterals=laterals, children=children)
-        return External(kind, root, found.studies, found.left_out)
-    if kind == "ranzcr":
+    if check_films and kind == "ranzcr":
         dataset = read_dataset(root)
         return External(kind, root, _with_presence(dataset.studies), dict(dataset.left_out), dataset.meta)
+    studies, left_out = _read_table(table, kind, laterals, children)
+    if not check_films:
+        return External(kind, root, studies.assign(film=""), left_out)
     layout = LAYOUTS[kind]
-    studies, left_out = usable(table, layout, laterals=laterals, children=children)
     films = _list_films(root, layout)
     paths = pd.Series([films.get(name) or films.get(stem_of(name)) for name in studies["film"]], dtype=object)
     there = paths.notna()
@@ -99,7 +98,7 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
         )
     if missing := int((~there).sum()):
         left_out[NO_FILM] = missing
-    return External(kind, root, studies.assign(film=paths)[there].reset_index(drop=True), dict(left_out))
+    return External(kind, root, studies.assign(film=paths)[there].reset_index(drop=True), left_out)
 
 
 def read_external_table(
@@ -110,16 +109,20 @@ def read_external_table(
     The header decides the kind unless it is given. Otherwise as `read_external`.
     """
     table = Path(table)
-    kind = _kind_of(table) if kind is None else kind
+    kind = kind or _kind_of(table)
+    studies, left_out = _read_table(table, kind, laterals, children)
+    return External(kind, table.parent.resolve(), studies.assign(film=""), left_out)
+
+
+def _read_table(table: Path, kind: str, laterals: bool, children: bool) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The usable rows of a table as in `External.studies`, `film` as the table names it, and how many are left out."""
     if kind == "ranzcr":
         labels = read_labels(table)
-        studies, left_out = _with_presence(labels.assign(film="")), labels.attrs["left_out"]
-    elif kind in LAYOUTS:
-        studies, left_out = usable(table, LAYOUTS[kind], laterals=laterals, children=children)
-    else:
+        return _with_presence(labels.assign(film="")), dict(labels.attrs["left_out"])
+    if kind not in LAYOUTS:
         raise TableError(f"{table}: kind {shown(kind)} has no table", f"give one of {', '.join((*LAYOUTS, 'ranzcr'))}")
-    studies["film"] = pd.Series([""] * len(studies), dtype=object)
-    return External(kind, table.parent.resolve(), studies, dict(left_out))
+    studies, left_out = usable(table, LAYOUTS[kind], laterals=laterals, children=children)
+    return studies, dict(left_out)
 
 
 def _find_table(root: Path) -> tuple[str, Path | None]:
@@ -166,27 +169,22 @@ def _list_films(root: Path, layout: Layout) -> dict[str, str]:
     films: dict[str, str] = {}
     for pattern in layout.films:
         for folder in [root] if pattern == "." else sorted(root.glob(pattern)):
-            if folder.is_dir():
-                for name, path in _files(str(folder), layout.below):
-                    stem = stem_of(name)
-                    films.setdefault(name, path)
-                    if stem != name:
-                        films.setdefault(stem, path)
+            for name, path in _files(str(folder), layout.below) if folder.is_dir() else ():
+                films.setdefault(name, path)
+                films.setdefault(stem_of(name), path)
     return films
 
 
 def _files(folder: str, below: tuple[str, ...], before: str = "") -> Iterator[tuple[str, str]]:
     """(name, path) of all files as many folders below as `below` has entries, each folder's name beginning so."""
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise TableError(f"{folder}: cannot be listed ({error.strerror})", "make the folder readable") from None
     for entry in entries:
-        if not below:
-            if entry.is_file():
-                yield before + entry.name, entry.path
-        elif entry.name.startswith(below[0]) and entry.is_dir():
+        if not below and entry.is_file():
+            yield before + entry.name, entry.path
+        elif below and entry.name.startswith(below[0]) and entry.is_dir():
             yield from _files(entry.path, below[1:], f"{before}{entry.name}/")
 
 
