@@ -129,7 +129,9 @@ class TestPrepared:
         monkeypatch.setattr("cxrlines.io.store._record", full)
         with pytest.raises(StoreError) as caught:
             build(folder, tmp_path / "st")
-        assert str(tmp_path / "st") in caught.value.what and "No space left" in caught.value.what and caught.value.way_out
+        assert (
+            str(tmp_path / "st") in caught.value.what and "No space left" in caught.value.what and caught.value.way_out
+        )
 
 
 class Upright:
