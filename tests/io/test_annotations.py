@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrlines.io.annotations import MAX_POINTS, off_film, parse_points, read_lines
+from cxrlines.io.annotations import MAX_POINTS, off_film, parse_points, read_annotations
 from cxrlines.io.rows import TableError
 
 coordinates = st.integers(-5000, 5000) | st.floats(-5000, 5000)
@@ -56,7 +56,7 @@ class TestParse:
         assert points.ndim == 2 and points.shape[1] == 2 and np.isfinite(points).all()
 
 
-class TestReadLines:
+class TestReadAnnotations:
     def test_bad_rows_never_stop_good_ones(self, tmp_path):
         csv = tmp_path / "train_annotations.csv"
         csv.write_text(
@@ -68,11 +68,11 @@ class TestReadLines:
             'b,ETT - Normal,"[[5, 6]]"\n'
             "b,ETT - Normal\n"
         )
-        lines, problems = read_lines(csv)
-        assert {study: [line.label for line in found] for study, found in lines.items()} == {
-            "a": ["CVC - Normal"],
-            "b": ["ETT - Normal"],
-        }
+        annotated, problems = read_annotations(csv)
+        assert [(row.study, row.row, row.line.label) for row in annotated] == [
+            ("a", 2, "CVC - Normal"),
+            ("b", 6, "ETT - Normal"),
+        ]
         assert sorted(problem.row for problem in problems) == [3, 5, 7]
         said = next(problem for problem in problems if problem.row == 3)
         assert "'CVC - Normal' meant" in said.text()
@@ -81,7 +81,7 @@ class TestReadLines:
         csv = tmp_path / "a.csv"
         csv.write_text("StudyInstanceUID,Labels,data\n")
         with pytest.raises(TableError, match=r"lacks the column 'label' \(is 'Labels' meant\?\)"):
-            read_lines(csv)
+            read_annotations(csv)
 
 
 def test_off_film_names_the_first_point_and_swapped_axes():

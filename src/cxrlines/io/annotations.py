@@ -116,12 +116,3 @@ def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
             continue
         annotated.append(AnnotatedLine(study, row, Line(label, points)))
     return annotated, problems
-
-
-def read_lines(csv: Path) -> tuple[dict[str, list[Line]], list[Problem]]:
-    """The lines of each study of a `train_annotations.csv`, in the file's order, and the rows left out and why."""
-    annotated, problems = read_annotations(csv)
-    lines: dict[str, list[Line]] = {}
-    for row in annotated:
-        lines.setdefault(row.study, []).append(row.line)
-    return lines, problems

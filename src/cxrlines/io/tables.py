@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.core.film import FILM_SUFFIXES
-from cxrlines.io.annotations import MAX_COORDINATE, Line, in_unit_square, read_lines
+from cxrlines.io.annotations import MAX_COORDINATE, Line, in_unit_square, read_annotations
 from cxrlines.io.films import is_film
 from cxrlines.io.rows import (
     DOUBTS,
@@ -266,11 +266,13 @@ def _read_ranzcr(root: Path, csv: Path, split: Split) -> Dataset:
     lines: dict[str, list[Line]] = {}
     annotations = root / (ANNOTATION_TABLE if labelled else TEST_ANNOTATION_TABLE)
     if annotations.is_file():
-        every, bad = read_lines(annotations)
-        lines = {study: found for study, found in every.items() if study in studies}
+        annotated, bad = read_annotations(annotations)
         left_out.update(rows_left_out(bad))
-        strange = sum(len(found) for study, found in every.items() if study not in studies)
-        left_out["annotation of a study left out or unknown"] = strange
+        for row in annotated:
+            if row.study in studies:
+                lines.setdefault(row.study, []).append(row.line)
+            else:
+                left_out["annotation of a study left out or unknown"] += 1
     landmarks: Landmarks = {}
     if (root / LANDMARK_TABLE).is_file():
         points, bad = read_landmarks(root / LANDMARK_TABLE, split)
