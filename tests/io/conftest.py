@@ -1,6 +1,10 @@
 """A small data folder in RANZCR's layout, made of noise that looks like nothing else."""
 
 import csv
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+import cxrlines
 from cxrlines.task import LABEL_INDEX, LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 
@@ -80,3 +85,30 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the real data are not on this machine (../shared/data)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def with_chest_tube(tmp_path_factory) -> Callable[..., str]:
+    """Runs Python code with a copy of the package whose task has an optional fifth device; returns what it prints."""
+    package = tmp_path_factory.mktemp("fifth") / "cxrlines"
+    shutil.copytree(Path(cxrlines.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    task = package / "task.py"
+    lines = task.read_text().splitlines()
+    spec = 'DeviceSpec("chest tube", (State.PRESENT,), (255, 255, 0), mapped=False, optional=True)'
+    for last, added in (("SWAN = ", 'CHEST_TUBE = "Chest Tube"'), ("Device.SWAN: ", f"Device.CHEST_TUBE: {spec},")):
+        (place,) = (i for i, line in enumerate(lines) if line.strip().startswith(last))
+        lines.insert(place + 1, f"    {added}")
+    task.write_text("\n".join(lines))
+
+    def run(code: str, *words: object) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, words)],
+            env=os.environ | {"PYTHONPATH": str(package.parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

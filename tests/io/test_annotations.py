@@ -1,4 +1,4 @@
-"""Lines: parsing annotations and drawing them."""
+"""Line annotations: what is read, what is left out."""
 
 import json
 
@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrlines.core.line_drawing import draw_lines, line_mask
-from cxrlines.io.annotations import MAX_POINTS, parse_points, read_lines
+from cxrlines.io.annotations import MAX_POINTS, off_film, parse_points, read_annotations
 from cxrlines.io.rows import TableError
 
 coordinates = st.integers(-5000, 5000) | st.floats(-5000, 5000)
@@ -57,7 +56,7 @@ class TestParse:
         assert points.ndim == 2 and points.shape[1] == 2 and np.isfinite(points).all()
 
 
-class TestReadLines:
+class TestReadAnnotations:
     def test_bad_rows_never_stop_good_ones(self, tmp_path):
         csv = tmp_path / "train_annotations.csv"
         csv.write_text(
@@ -69,11 +68,11 @@ class TestReadLines:
             'b,ETT - Normal,"[[5, 6]]"\n'
             "b,ETT - Normal\n"
         )
-        lines, problems = read_lines(csv)
-        assert {study: [line.label for line in found] for study, found in lines.items()} == {
-            "a": ["CVC - Normal"],
-            "b": ["ETT - Normal"],
-        }
+        annotated, problems = read_annotations(csv)
+        assert [(row.study, row.row, row.line.label) for row in annotated] == [
+            ("a", 2, "CVC - Normal"),
+            ("b", 6, "ETT - Normal"),
+        ]
         assert sorted(problem.row for problem in problems) == [3, 5, 7]
         said = next(problem for problem in problems if problem.row == 3)
         assert "'CVC - Normal' meant" in said.text()
@@ -82,48 +81,14 @@ class TestReadLines:
         csv = tmp_path / "a.csv"
         csv.write_text("StudyInstanceUID,Labels,data\n")
         with pytest.raises(TableError, match=r"lacks the column 'label' \(is 'Labels' meant\?\)"):
-            read_lines(csv)
+            read_annotations(csv)
 
 
-class TestDraw:
-    @pytest.mark.parametrize("thickness", [0.5, 1.0, 2.0, 3.3, 8.0])
-    @pytest.mark.parametrize("y", [20.0, 20.25, 20.5])
-    def test_is_as_wide_as_asked_and_where_asked(self, thickness, y):
-        across = line_mask([np.array([[-30.0, y], [90.0, y]])], (41, 60), thickness)[:, 30] / 255
-        assert across.sum() == pytest.approx(thickness, abs=0.02)
-        assert (across * np.arange(41)).sum() / across.sum() == pytest.approx(y, abs=0.15)
-
-    def test_a_disc_has_its_area(self):
-        mask = line_mask([np.array([[20.3, 19.8]])], (41, 41), 12.0) / 255
-        assert mask.sum() == pytest.approx(np.pi * 36, rel=0.02)
-
-    def test_long_segments_are_drawn_as_short_ones(self):
-        ends = np.array([[3.0, 5.0], [190.0, 140.0]])
-        dense = ends[0] + (ends[1] - ends[0]) * np.linspace(0, 1, 57)[:, None]
-        assert np.abs(line_mask([ends], (150, 200), 3).astype(int) - line_mask([dense], (150, 200), 3)).max() <= 1
-
-    def test_leaves_its_input_alone_and_all_else_untouched(self):
-        image = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-        before = image.copy()
-        points = np.array([[10.0, 10.0], [40.0, 30.0]])
-        drawn = draw_lines(image, [(points, (255, 0, 10))], 2.0)
-        assert np.array_equal(image, before)
-        assert tuple(drawn[20, 25]) == (255, 0, 10)
-        mask = line_mask([points], (60, 80), 2.0)
-        assert np.array_equal(drawn[mask == 0], before[mask == 0])
-
-    def test_later_lines_lie_over_earlier_ones(self):
-        cross = [(np.array([[0.0, 10.0], [20.0, 10.0]]), 100), (np.array([[10.0, 0.0], [10.0, 20.0]]), 200)]
-        drawn = draw_lines(np.zeros((21, 21), np.uint8), cross, 3.0)
-        assert drawn[10, 10] == 200 and drawn[10, 2] == 100
-
-    def test_points_off_the_film_are_allowed(self):
-        blank = np.zeros((20, 20), np.uint8)
-        assert not draw_lines(blank, [(np.array([[-900.0, 5.0], [-50.0, 9e5]]), 255)], 2.0).any()
-        through = draw_lines(blank, [(np.array([[-900.0, 10.0], [900.0, 10.0]]), 255)], 1.0)
-        assert (through[10] == 255).all()
-
-    @pytest.mark.parametrize("thickness", [0, -1.0, float("nan")])
-    def test_a_line_has_a_width(self, thickness):
-        with pytest.raises(ValueError, match="positive number of px"):
-            line_mask([np.zeros((2, 2))], (5, 5), thickness)
+def test_off_film_names_the_first_point_and_swapped_axes():
+    shape = (100, 200)
+    assert off_film(np.array([[0.0, 0.0], [201.0, 101.0]]), shape) == ""  # within the slack of a hand
+    assert "1 of 2 points, first [250, 5], lie off a film of 200 x 100 px" in off_film(
+        np.array([[5.0, 5], [250, 5]]), shape
+    )
+    assert "swapped" in off_film(np.array([[50.0, 150.0]]), shape)
+    assert "swapped" not in off_film(np.array([[250.0, 150.0]]), shape)

@@ -298,9 +298,9 @@ class TestManyProblems:
         folder.films = {}
         folder.annotations = []
         found = check(folder)
-        told = found.text()
-        assert told.count("has no film of study") == SHOWN
-        assert f"film missing ({2 * SHOWN})" in told and f"... and {SHOWN} more; --json lists all" in told
+        text = found.text()
+        assert text.count("has no film of study") == SHOWN
+        assert f"film missing ({2 * SHOWN})" in text and f"... and {SHOWN} more; --json lists all" in text
         everything = json.loads(json.dumps(found.as_dict()))
         assert len(everything["problems"]) == 2 * SHOWN and everything["clean"] is False
         assert everything["problems"][0] == {
@@ -439,7 +439,7 @@ class TestWhatFilmsShow:
 
 
 class TestRowsAndProblems:
-    def test_problems_of_one_row_are_told_from_rows(self, folder):
+    def test_problems_of_one_row_are_counted_beside_rows(self, folder):
         for label in LABELS:
             folder.set_label(3, label, "x")
         folder.set_label(4, LABELS[0], "x")

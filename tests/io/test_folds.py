@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrlines.io.folds import describe_folds, folds_of, levelness, make_folds, read_folds, write_folds
+from cxrlines.io.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
 from cxrlines.task import LABELS
 
 REAL = Path(__file__).parents[2].parent / "shared/data/ranzcr"
@@ -42,7 +42,7 @@ def test_every_study_once_no_patient_twice_whatever_the_order(films, count, seed
     order.shuffle(rows)
     shuffled = make_folds(table.iloc[rows], count, seed)
     pd.testing.assert_series_equal(shuffled.sort_index(), folds)
-    assert 0 <= levelness(table, folds) <= count - 1 + 1e-9
+    assert 0 <= describe_folds(table, folds).deviation <= count - 1 + 1e-9
 
 
 def test_exchanging_patients_cannot_level_further():
@@ -75,7 +75,7 @@ def test_seed_changes_folds_and_repeats_them():
 def test_levelness_by_hand():
     table = table_of([(0, 1), (1, 1), (2, 1), (3, 0)])
     folds = pd.Series([0, 0, 1, 1])
-    assert levelness(table, folds) == pytest.approx(1 / 3)  # 2 and 1 of 3 positives: even would be 1.5
+    assert describe_folds(table, folds).deviation == pytest.approx(1 / 3)  # 2 and 1 of 3 positives: even would be 1.5
     described = describe_folds(table, folds)
     assert described.worst == (LABELS[0], 0)
     assert described.counts.loc["patients"].tolist() == [2, 2]
@@ -89,7 +89,7 @@ def test_real_labels_at_least_as_level_as_the_reference():
     table = pd.read_csv(REAL / "train.csv").rename(columns={"StudyInstanceUID": "study", "PatientID": "patient"})
     folds = make_folds(table, 5, seed=0)
     reference = folds_of(table, read_folds(REAL / "train_folds_grouped.csv"))
-    assert levelness(table, folds) < 0.06 < 0.27 < levelness(table, reference)
+    assert describe_folds(table, folds).deviation < 0.06 < 0.27 < describe_folds(table, reference).deviation
     assert describe_folds(table, folds).as_dict()["films_deviation"] < 0.001
     assert make_folds(table.sample(frac=1, random_state=1), 5, seed=0).sort_index().equals(folds)
 
@@ -132,13 +132,16 @@ def test_fewer_patients_than_folds_says_both_numbers():
     [
         ("", "is empty; it needs a header with the columns StudyInstanceUID, PatientID, fold"),
         ("StudyInstanceUID,fold\na,0\n", "lacks the column 'PatientID'"),
-        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,q,x\n", "line 3: fold is 'x'; allowed are whole numbers from 0"),
+        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,q,x\n", "line 3: fold is 'x' (1 such rows); a fold is 0, 1, 2"),
         ("StudyInstanceUID,PatientID,fold\na,p,0\n\n\nb,q,x\n", "line 5: fold is 'x'"),
         ("StudyInstanceUID,PatientID,fold\na,p,0\nb,,1\n", "line 3: PatientID is empty (1 such rows)"),
-        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,1\n", "folds.csv:3: the row has 2 cells, the header 3"),
+        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,1\n", "line 3: the row has 2 cells, the header 3"),
         ("StudyInstanceUID,PatientID,fold\na,p,-1\n", "line 2: fold is '-1'"),
-        ("StudyInstanceUID,PatientID,fold\na,p,0\na,p,0\n", "line 3: this study is listed before"),
-        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,p,1\nc,q,1\n", "1 of 2 patients are in more than one fold"),
+        ("StudyInstanceUID,PatientID,fold\na,p,0\na,p,0\n", "line 3: study 'a' is already in line 2"),
+        (
+            "StudyInstanceUID,PatientID,fold\na,p,0\nb,p,1\nc,q,1\n",
+            "line 3: the patient of this row is in fold '1' here and '0' in line 2",
+        ),
     ],
 )
 def test_bad_folds_files_say_what_is_wrong(tmp_path, text, says):

@@ -1,4 +1,4 @@
-"""Keys: made once, kept by their user; tokens that tell nobody without the key who it was."""
+"""Keys: made once, kept by their user; tokens that reveal no patient without the key."""
 
 import hashlib
 import hmac
@@ -71,7 +71,7 @@ def test_whom_no_key_knows_is_known_by_nothing(key_file):
     assert as_known(["7", "8"], []) == [set(), set()] and as_known([], ["ranzcr"]) == []
 
 
-def test_a_spoilt_key_and_a_folder_that_cannot_be_written_are_told(key_file):
+def test_a_spoilt_key_and_a_folder_that_cannot_be_written_are_named(key_file):
     key_file.parent.mkdir()
     key_file.write_text("no key")
     with pytest.raises(KeyFileError, match="holds no site key") as error:

@@ -143,8 +143,8 @@ class TestBuild:
 
     def test_a_pickled_store_maps_the_file_again(self, folder, tmp_path):
         store = build(folder, tmp_path / "st")
-        told = pickle.dumps(store)
-        assert len(told) < 500 and np.array_equal(pickle.loads(told).films, store.films)  # noqa: S301
+        pickled = pickle.dumps(store)
+        assert len(pickled) < 500 and np.array_equal(pickle.loads(pickled).films, store.films)  # noqa: S301
         with pytest.raises(ValueError, match="read-only"):
             store.films[0, 0, 0] = 1
 
@@ -267,10 +267,10 @@ def test_memory_does_not_grow_with_the_films(tmp_path, noise_film):
         films.mkdir()
         for index in range(count):
             cv2.imwrite(str(films / f"{index}.png"), noise_film(index, 20, 20))
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", MEMORY, films, tmp_path / f"store{count}"], capture_output=True, check=True
         )
-        peaks.append(int(told.stdout))
+        peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 30_000  # kB, while the store grew by 200 MB
 
 

@@ -128,9 +128,11 @@ class TestPrepared:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr("cxrlines.io.store._record", full)
-        with pytest.raises(StoreError) as told:
+        with pytest.raises(StoreError) as caught:
             build(folder, tmp_path / "st")
-        assert str(tmp_path / "st") in told.value.what and "No space left" in told.value.what and told.value.way_out
+        assert (
+            str(tmp_path / "st") in caught.value.what and "No space left" in caught.value.what and caught.value.way_out
+        )
 
 
 class Upright:

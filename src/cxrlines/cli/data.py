@@ -1,9 +1,8 @@
 """Commands that make, show and check data."""
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -14,16 +13,6 @@ from cxrlines.core.files import check_outputs
 app = typer.Typer()
 
 
-class Balance(StrEnum):
-    natural = "natural"
-    even = "even"
-
-
-class Site(StrEnum):
-    a = "a"
-    b = "b"
-
-
 @app.command()
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write, in RANZCR's own layout.")],
@@ -32,9 +21,11 @@ def synth(
     test: Annotated[int | None, typer.Option(help="Test films, of other patients; default: an eighth.")] = None,
     size: Annotated[int, typer.Option(help="Longer side of a film, px.")] = 512,
     balance: Annotated[
-        Balance, typer.Option(help="Label frequencies: RANZCR's own, or all about even.")
-    ] = Balance.natural,
-    site: Annotated[Site, typer.Option(help="b is another hospital: other processing, mix, collimation.")] = Site.a,
+        Literal["natural", "even"], typer.Option(help="Label frequencies: RANZCR's own, or all about even.")
+    ] = "natural",
+    site: Annotated[
+        Literal["a", "b"], typer.Option(help="b is another hospital: other processing, mix, collimation.")
+    ] = "a",
     difficulty: Annotated[float, typer.Option(help="0 easy; 0.5 like real ICU films; 1 harder.")] = 0.5,
     annotated: Annotated[
         float | None,
@@ -48,51 +39,30 @@ def synth(
     workers: Workers = None,
 ) -> None:
     """Make phantom films: synthetic radiographs with known lines, tips, landmarks and labels."""
-    check_outputs(made={"OUT": out}, inputs=[onto, marks])
-    if onto is not None:
-        from cxrlines.phantom.onto import write_onto
-
-        if test is not None or (balance, site, difficulty) != (Balance.natural, Site.a, 0.5):
-            raise Error(
-                "--test, --balance, --site, --difficulty: are of a phantom data set; with --onto all films are "
-                "training films and the rest is drawn anew for each",
-                "leave them out",
-            )
-        share = 1.0 if annotated is None else annotated
-        with resumable():
-            made = write_onto(
-                out,
-                onto,
-                marks,
-                studies=studies,
-                seed=seed,
-                size=size,
-                phantom_share=phantom_share,
-                annotated=share,
-                workers=workers,
-            )
-        typer.echo(f"{out}: {studies} training films, drawn onto {made['backdrops']} real ones")
-        for reason, count in made["left_out"].items():
-            typer.echo(f"not drawn onto: {count} x {reason}")
-        return
-    if marks is not None or phantom_share:
-        raise Error("--marks, --phantom-share: are for real films", "name their folder with --onto")
     from cxrlines.phantom.dataset import write_phantom
+    from cxrlines.phantom.onto import write_onto
 
-    with resumable():
-        summary = write_phantom(
-            out,
-            studies=studies,
-            seed=seed,
-            size=size,
-            balance=balance.value,
-            site=site.value,
-            difficulty=difficulty,
-            test=test,
-            annotated=0.3 if annotated is None else annotated,
-            workers=workers,
+    check_outputs(made={"OUT": out}, inputs=[onto, marks])
+    share = {} if annotated is None else {"annotated": annotated}
+    both: dict[str, Any] = {"studies": studies, "seed": seed, "size": size, "workers": workers} | share
+    if onto is None:
+        if marks is not None or phantom_share:
+            raise Error("--marks, --phantom-share: are for real films", "name their folder with --onto")
+        with resumable():
+            made = write_phantom(out, balance=balance, site=site, difficulty=difficulty, test=test, **both)
+        typer.echo(f"{out}: {made['studies']} training and {made['test']} test films")
+        return
+    if test is not None or (balance, site, difficulty) != ("natural", "a", 0.5):
+        raise Error(
+            "--test, --balance, --site, --difficulty: are of a phantom data set; with --onto all films are training "
+            "films and the rest is drawn anew for each",
+            "leave them out",
         )
-    typer.echo(f"{out}: {summary['studies']} training and {summary['test']} test films")
+    with resumable():
+        made = write_onto(out, onto, marks, phantom_share=phantom_share, **both)
+    typer.echo(f"{out}: {studies} training films, drawn onto {made['backdrops']} real ones")
+    for reason, count in made["left_out"].items():
+        typer.echo(f"not drawn onto: {count} x {reason}")
 
 
 @app.command()

@@ -13,7 +13,7 @@ def draw_lines(
     lines: Sequence[tuple[np.ndarray, int | Sequence[int]]],
     thickness: float,
 ) -> np.ndarray:
-    """A copy of `image` with lines drawn into it, one over the other, anti-aliased at sub-pixel places.
+    """A copy of `image` with lines drawn into it, one over the other, anti-aliased at sub-pixel positions.
 
     Args:
         image: (h, w) or (h, w, 3) uint8.
@@ -22,10 +22,13 @@ def draw_lines(
     """
     drawn = image.copy()
     for points, colour in lines:
-        for part, coverage in _covered(_coverage(points, image.shape[:2], thickness)):
-            share = coverage if image.ndim == 2 else coverage[:, :, None]
-            below = drawn[part].astype(np.float32)
-            drawn[part] = np.rint(below + share * (np.asarray(colour, np.float32) - below)).astype(np.uint8)
+        share = _coverage(points, image.shape[:2], thickness)
+        rows, columns = np.flatnonzero(share.any(1)), np.flatnonzero(share.any(0))
+        if len(rows):
+            box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+            share = share[box] if image.ndim == 2 else share[box][:, :, None]
+            below = drawn[box].astype(np.float32)
+            drawn[box] = np.rint(below + share * (np.asarray(colour, np.float32) - below)).astype(np.uint8)
     return drawn
 
 
@@ -37,24 +40,15 @@ def line_mask(points_list: Sequence[np.ndarray], shape: tuple[int, int], thickne
     return np.rint(mask * 255).astype(np.uint8)
 
 
-def _covered(coverage: np.ndarray) -> list[tuple[tuple[slice, slice], np.ndarray]]:
-    """The box that holds all of a coverage, and the coverage in it; nothing if there is none."""
-    rows, columns = np.flatnonzero(coverage.any(1)), np.flatnonzero(coverage.any(0))
-    if not len(rows):
-        return []
-    box = (slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1))
-    return [(box, coverage[box])]
-
-
-def _coverage(points: np.ndarray, shape: tuple[int, ...], thickness: float) -> np.ndarray:
+def _coverage(points: np.ndarray, shape: tuple[int, int], thickness: float) -> np.ndarray:
     """(h, w) float32 in [0, 1]: the share of each pixel that a polyline with round ends covers.
 
     Share = half the thickness + half a pixel - distance from the pixel's centre to the line, as exact as a circular
-    pixel is a pixel. (OpenCV's own anti-aliased lines come out 1.4 px wider than asked for from 2 px on.)
+    pixel is a pixel. (OpenCV's own anti-aliased lines come out 1.4 px too wide from 2 px on.)
     """
     if not thickness > 0:
         raise ValueError(f"thickness is {thickness}; a line's width is a positive number of px")
-    height, width = shape[0], shape[1]
+    height, width = shape
     coverage = np.zeros((height, width), np.float32)
     reach = max(thickness, 1.0) / 2 + 0.5  # thinner than a pixel: one pixel wide, and as much fainter
     starts, steps = _pieces(np.asarray(points, np.float64).reshape(-1, 2), (width, height), reach)

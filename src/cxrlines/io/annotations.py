@@ -1,4 +1,4 @@
-"""Lines: the annotated courses of tubes, as polylines in pixels of the original film.
+"""Line annotations: the centerlines of tubes and lines, as polylines in pixels of the original film.
 
 Points are (n, 2) arrays of [x, y], x to the right, y down, pixel centres at whole numbers: a film of width w spans
 x from -0.5 to w - 0.5.
@@ -17,7 +17,9 @@ from cxrlines.task import LABEL_INDEX, LABELS, STUDY_COLUMN
 LABEL_COLUMN, DATA_COLUMN = "label", "data"
 MAX_POINTS = 10_000
 """Points of one line; RANZCR's longest line has a few hundred."""
-MAX_COORDINATE = 1e6
+MAX_COORDINATE = 1e6  # px
+OFF_FILM = 0.005
+"""How far off the film an annotated point may lie, as a share of its longest side: hands slip at the edge."""
 UNIT_SLACK = 0.05  # a hand that slips off the edge of a film leaves the unit square by as much
 WRITE_SO = "write [[x, y], [x, y], ...]"
 
@@ -33,10 +35,10 @@ class Line:
 def parse_points(text: str) -> np.ndarray:
     """The (n, 2) float64 points of a list written as `[[x, y], [x, y], ...]`.
 
-    `Error` that says what was found if it is anything else. The text is read as data, never executed.
+    `Error` with what was found if it is anything else. The text is read as data, never executed.
     """
     try:
-        # Pairs in round brackets are the same list in another hand; JSON knows square ones only.
+        # Pairs may be in round brackets, as Python writes them; JSON knows square ones only.
         found = json.loads(text.replace("(", "[").replace(")", "]"))
     except (ValueError, RecursionError):
         raise Error(f"{shown(text)} is not a list of points", WRITE_SO) from None
@@ -45,21 +47,37 @@ def parse_points(text: str) -> np.ndarray:
     if len(found) > MAX_POINTS:
         raise Error(f"the line has {len(found)} points, at most {MAX_POINTS} are allowed", "thin it out")
     for point in found:
-        if not (isinstance(point, list) and len(point) == 2 and all(_is_coordinate(value) for value in point)):
+        if not is_point(point):
             raise Error(f"{shown(json.dumps(point))} is not a point", "each is [x, y], two numbers in px")
     return np.array(found, np.float64)
 
 
-def _is_coordinate(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def is_point(value: object) -> bool:
+    """Whether a value of JSON is a list of two numbers, neither beyond MAX_COORDINATE."""
+    if not isinstance(value, list) or len(value) != 2 or not all(type(each) in (int, float) for each in value):
         return False
-    return abs(value) <= MAX_COORDINATE  # false for NaN as well
+    return all(abs(each) <= MAX_COORDINATE for each in value)  # false for NaN as well
 
 
 def in_unit_square(points: np.ndarray) -> bool:
     """Whether points (..., 2) are shares of a film's width and height rather than px: all within 0 to 1, or hardly
     beyond, and not whole numbers. In px they would lie within the first pixel of the film, where no line is."""
     return bool(((points >= -UNIT_SLACK) & (points <= 1 + UNIT_SLACK)).all() and (points % 1 != 0).any())
+
+
+def off_film(points: np.ndarray, shape: tuple[int, int]) -> str:
+    """Which of a line's points (n, 2) lie off a film of (height, width), by more than OFF_FILM; "" if none does."""
+    height, width = shape
+    slack = max(2.0, OFF_FILM * max(shape))
+    low, high = np.full(2, -slack), np.array([width, height]) - 1 + slack
+    wrong = ((points < low) | (points > high)).any(axis=1)
+    if not wrong.any():
+        return ""
+    x, y = points[int(np.argmax(wrong))]
+    where = f"{int(wrong.sum())} of {len(points)} points, first [{x:g}, {y:g}], lie off a film of {width} x {height} px"
+    swapped = points[:, ::-1]
+    fit = ((swapped >= low) & (swapped <= high)).all()
+    return f"{where}; with x and y swapped all would lie on it" if fit else where
 
 
 @dataclass(frozen=True)
@@ -79,10 +97,8 @@ def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
     table = read_rows(csv, (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN))
     problems = list(table.problems)
     annotated = []
-    rows = zip(
-        table.lines, table.column(STUDY_COLUMN), table.column(LABEL_COLUMN), table.column(DATA_COLUMN), strict=True
-    )
-    for row, study, label, data in rows:
+    columns = (table.column(name) for name in (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN))
+    for row, study, label, data in zip(table.lines, *columns, strict=True):
         if label not in LABEL_INDEX:
             message = f"label {shown(label)} is not known{hint(label, LABELS)}"
             way_out = f"use one of: {', '.join(LABELS)}"
@@ -100,12 +116,3 @@ def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
             continue
         annotated.append(AnnotatedLine(study, row, Line(label, points)))
     return annotated, problems
-
-
-def read_lines(csv: Path) -> tuple[dict[str, list[Line]], list[Problem]]:
-    """The lines of each study of a `train_annotations.csv`, in the file's order, and the rows left out and why."""
-    annotated, problems = read_annotations(csv)
-    lines: dict[str, list[Line]] = {}
-    for row in annotated:
-        lines.setdefault(row.study, []).append(row.line)
-    return lines, problems

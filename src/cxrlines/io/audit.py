@@ -1,4 +1,4 @@
-"""The audit: everything wrong with a data folder at once, each with file, row and way out.
+"""The audit of a data folder: every problem at once, each with file, row and way out.
 
 A film is decoded once, and assessed as it is for training and reading (`prepare.assess`). What has to be looked at
 before training is a problem; what is odd about a film that is read all the same is a note.
@@ -6,43 +6,33 @@ before training is a problem; what is odd about a film that is read all the same
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import groupby
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
-from cxrlines.core.quality import NOT_ASSESSED, Quality
-from cxrlines.io.annotations import AnnotatedLine, read_annotations
+from cxrlines.io import tables
+from cxrlines.io.annotations import off_film, read_annotations
 from cxrlines.io.dedup.copies import copies, signature
 from cxrlines.io.films import read_bytes, read_film
-from cxrlines.io.folds import FOLD_COLUMN
-from cxrlines.io.prepare import Probe, assess
+from cxrlines.io.folds import FOLD_COLUMN, fold_problems
+from cxrlines.io.prepare import Probe, Quality, assess
 from cxrlines.io.rows import Problem, Rows, TableError, hint, read_rows, shown
-from cxrlines.io.tables import (
-    ANNOTATION_TABLE,
-    LANDMARK_TABLE,
-    NO_FILM,
-    TEST_ANNOTATION_TABLE,
-    TEST_TABLE,
-    TRAIN_TABLE,
-    TRUTH_TABLE,
-    FilmNames,
-    find_films,
-    packed_as,
-    read_dataset,
-    read_landmarks,
-    usable_rows,
-)
+from cxrlines.io.tables import LABEL_CELLS
 from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, PATIENT_COLUMN, STUDY_COLUMN
+
+Content = TypeVar("Content")
+_read_studies = partial(read_rows, needed=(STUDY_COLUMN,))
 
 SHOWN = 20
 """Problems of one kind that the text lists; JSON lists all."""
-OFF_FILM = 0.005
-"""How far off the film an annotated point may lie, as a share of its longest side: hands slip at the edge."""
 LOOK = "look at it, and take it out if it is no film to learn from"
 FILM_PROBLEMS = {
     Code.NO_CONTRAST: ("film without contrast", "export it again"),
@@ -61,26 +51,24 @@ class FilmNote:
     film: str
     note: Note
 
-    def as_dict(self) -> dict[str, str]:
-        """JSON values."""
-        return {"film": self.film} | self.note.as_dict()
-
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """The result of an audit.
 
     Attributes:
         problems: Sorted by kind, file and row.
         counts: Of what was looked at.
         notes: Sorted by code and film.
+        absent: Label table -> its absent columns of optional devices; these labels are unknown, which is no problem.
     """
 
     problems: list[Problem]
     counts: dict[str, int]
     notes: list[FilmNote]
+    absent: dict[str, list[str]] = field(default_factory=dict)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON. `kinds` counts problems, `note_codes` notes; a row may have several problems."""
         return {
             "clean": not self.problems,
@@ -88,347 +76,237 @@ class Audit:
             "kinds": dict(Counter(problem.kind for problem in self.problems)),
             "problems": [asdict(problem) for problem in self.problems],
             "note_codes": dict(Counter(noted.note.code.value for noted in self.notes)),
-            "notes": [noted.as_dict() for noted in self.notes],
+            "notes": [{"film": noted.film} | noted.note.as_dict() for noted in self.notes],
+            **({"absent_columns": self.absent} if self.absent else {}),
         }
 
     def text(self) -> str:
         """For people: by kind, at most SHOWN of each; notes by code, with one film each."""
         lines = ["looked at " + ", ".join(f"{count:,} {name}" for name, count in self.counts.items())]
-        by_kind: dict[str, list[Problem]] = {}
-        for problem in self.problems:
-            by_kind.setdefault(problem.kind, []).append(problem)
-        for kind, found in by_kind.items():
+        for kind, of_kind in groupby(self.problems, lambda problem: problem.kind):
+            found = list(of_kind)
             rows = len({(problem.file, problem.row) for problem in found})
             lines += ["", f"{kind} ({len(found):,}{f' in {rows:,} rows' if rows < len(found) else ''})"]
             lines += ["  " + problem.text() for problem in found[:SHOWN]]
             if len(found) > SHOWN:
                 lines.append(f"  ... and {len(found) - SHOWN:,} more; --json lists all")
-        by_code: dict[Code, list[FilmNote]] = {}
-        for noted in self.notes:
-            by_code.setdefault(noted.note.code, []).append(noted)
-        if by_code:
+        if self.notes or self.absent:
             lines += ["", "odd, but no problem (--json lists every film)"]
-            for code, of_code in by_code.items():
-                lines.append(f"  {code.value} ({len(of_code):,}), such as {of_code[0].film}: {of_code[0].note.text}")
+        for code, of_code in groupby(self.notes, lambda noted: noted.note.code):
+            noted = list(of_code)
+            lines.append(f"  {code.value} ({len(noted):,}), such as {noted[0].film}: {noted[0].note.text}")
+        for table, columns in self.absent.items():
+            lines.append(f"  {table}: has no column {', '.join(columns)}; these labels are unknown")
         count = len(self.problems)
         return "\n".join([*lines, "", f"{count:,} problem{'s' * (count > 1)}" if count else "no problems"])
 
 
 def audit(root: Path, folds: Path | None = None, workers: int = 1, probe: Probe | None = None) -> Audit:
-    """Look at everything in a data folder (see `read_dataset` for its layouts), each film decoded once.
+    """Check everything in a data folder (see `read_dataset` for its layouts), each film decoded once.
 
-    Nothing found stops the search for more. `probe` says of each film whether it is a frontal chest film, upright and
-    bone white; without one only rules do. Rows without any label are counted, not a problem: a film may show no line.
-    Films without a row are counted likewise, and in a plain folder what comes along with films (DICOMDIR, structured
-    reports, ...).
+    `probe` decides of each film whether it is a frontal chest film, upright and bone white; without one only rules do.
+    Rows without any label are counted, not a problem: a film may show no line. Films without a row are counted
+    likewise, and in a plain folder what comes along with films (DICOMDIR, structured reports, ...).
     """
     root = Path(root).resolve()
-    findings = _Findings(root)
-    tables = (root / TRAIN_TABLE, root / TEST_TABLE)
-    if any(table.is_file() or packed_as(table) for table in tables) or (root / "train").is_dir():
-        findings.labels()
-        findings.test()
+    label_tables = (root / tables.TRAIN_TABLE, root / tables.TEST_TABLE)
+    tabled = any(csv.is_file() or tables.packed_as(csv) for csv in label_tables) or (root / "train").is_dir()
+    state = _State(root, plain=not tabled)
+    train = truth = None
+    if state.plain:
+        _check_folder(state)
     else:
-        findings.folder()
-    findings.look(workers, probe)
-    findings.annotations(ANNOTATION_TABLE, findings.rows, "annotated")
-    findings.annotations(TEST_ANNOTATION_TABLE, findings.truth, "annotated test")
-    findings.landmarks()
+        train = _check_train(state)
+        truth = _check_test(state, train)
+    looks = _check_films(state, workers, probe)
+    _check_copies(state, looks)
+    _check_annotations(state, root / tables.ANNOTATION_TABLE, train, "annotated")
+    _check_annotations(state, root / tables.TEST_ANNOTATION_TABLE, truth, "annotated test")
+    _check_landmarks(state, root / tables.LANDMARK_TABLE)
     if folds is not None:
-        findings.folds(Path(folds))
-    order = sorted(set(findings.problems), key=lambda p: (p.kind, p.file, p.row or 0, p.message))
-    return Audit(order, findings.counts, sorted(findings.notes, key=lambda n: (n.note.code, n.film, n.note.text)))
+        _check_folds(state, Path(folds), train)
+    problems = sorted(set(state.problems), key=lambda p: (p.kind, p.file, p.row or 0, p.message))
+    notes = sorted(state.notes, key=lambda n: (n.note.code, n.film, n.note.text))
+    return Audit(problems, state.counts, notes, state.absent)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What one decoding says of a film.
+@dataclass
+class _State:
+    """The audit under way."""
 
-    Its bytes' SHA-256, (height, width), signature, what is odd about the file, and its quality; or what is wrong with
-    it (`wrong`, `way_out`); and what it is, where it is a file that comes along with films (`instead`).
-    """
-
-    digest: str = ""
-    shape: tuple[int, int] = (0, 0)
-    signature: np.ndarray | None = None
-    notes: tuple[Note, ...] = ()
-    quality: Quality = NOT_ASSESSED
-    wrong: str = ""
-    way_out: str = ""
-    instead: str = ""
-
-
-def _look(path: Path, probe: Probe | None) -> _Look:
-    try:
-        data = read_bytes(path)
-        film = read_film(data, name=str(path))
-    except FilmError as error:
-        instead = error.kind if isinstance(error, NotAFilm) else ""
-        return _Look(wrong=error.what.removeprefix(f"{path}: "), way_out=error.way_out, instead=instead)
-    quality, _ = assess(film, probe)
-    digest = hashlib.sha256(data).hexdigest()
-    return _Look(digest, film.pixels.shape, signature(film.pixels), film.notes, quality)
-
-
-class _Findings:
-    """The audit under way: what is known so far, which later checks build on."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.problems: list[Problem] = []
-        self.notes: list[FilmNote] = []
-        self.counts: dict[str, int] = {}
-        self.films: dict[Path, str] = {}  # every film to look at -> its study
-        self.looks: dict[Path, _Look] = {}
-        self.plain = False  # a folder of films without tables
-        self.rows: Rows | None = None  # of train.csv
-        self.truth: Rows | None = None  # of test_truth.csv
+    root: Path
+    plain: bool  # a folder of films without tables
+    films: dict[Path, str] = field(default_factory=dict)  # every film to decode -> its study
+    shapes: dict[str, tuple[int, int]] = field(default_factory=dict)  # of the films of each study: (height, width)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[FilmNote] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    absent: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, file: str, row: int | None, message: str, way_out: str) -> None:
         self.problems.append(Problem(kind, file, row, message, way_out))
 
-    def read(self, csv: Path, needed: tuple[str, ...]) -> Rows | None:
-        """A table's rows; what makes it unusable is a problem like any other."""
+    def read(self, csv: Path, reader: Callable[[Path], Content]) -> Content | None:
+        """A table; where it is unusable, that is a problem like any other, and the result None."""
         try:
-            return read_rows(csv, needed)
+            return reader(csv)
         except TableError as error:
-            self.unusable(csv, error)
-            return None
+            what, way_out = error.what.removeprefix(f"{csv}: "), error.way_out
+        if packed := tables.packed_as(csv):
+            what, way_out = f"is there as {packed} only", "unpack it there"
+        self.add("table not usable", csv.name, None, what, way_out)
+        return None
 
-    def unusable(self, csv: Path, error: TableError) -> None:
-        """A table that cannot be used at all."""
-        if packed := packed_as(csv):
-            self.add("table not usable", csv.name, None, f"is there as {packed} only", "unpack it there")
-        else:
-            self.add("table not usable", csv.name, None, error.what.removeprefix(f"{csv}: "), error.way_out)
-
-    def labels(self) -> None:
-        """train.csv: columns, rows, films."""
-        self.rows = rows = self.table(TRAIN_TABLE)
-        if rows is None:
-            return
-        studies = rows.column(STUDY_COLUMN)
-        self.counts["studies"] = len(set(studies))
-        if PATIENT_COLUMN in rows.columns:
-            self.counts["patients"] = len(set(rows.column(PATIENT_COLUMN)) - {""})
-        if set(LABELS) <= set(rows.columns):
-            cells = zip(*(rows.column(name) for name in LABELS), strict=True)
-            self.counts["studies without any label"] = sum(not {"1", "1.0"} & set(row) for row in cells)
-        self.match(rows, self.root / "train", "training")
-
-    def table(self, name: str) -> Rows | None:
-        """A label table by itself: columns, rows, states that exclude each other."""
-        rows = self.read(self.root / name, (STUDY_COLUMN,))
-        if rows is None:
-            return None
-        known = (STUDY_COLUMN, *LABELS, PATIENT_COLUMN)
-        missing = [column for column in known if column not in rows.columns]
-        strange = [column for column in rows.columns if column not in (*known, FOLD_COLUMN)]
-        for column in missing:
-            message = f"has no column {column!r}{hint(column, strange)}"
-            self.add("missing column", name, 1, message, "add or rename it")
-        for column in strange:
-            message = f"column {shown(column)} is not known{hint(column, missing or known)}"
-            self.add("unknown column", name, 1, message, "rename or remove it")
-        _, problems = usable_rows(rows)
-        self.problems += problems
-        labels = [label for label in LABELS if label in rows.columns]
-        ones = {label: [cell in ("1", "1.0") for cell in rows.column(label)] for label in labels}
-        for device in EXCLUSIVE:
-            states = [label for label in LABELS_OF[device] if label in ones]
-            for place, line in enumerate(rows.lines):
-                if len(found := [label for label in states if ones[label][place]]) > 1:
-                    message = f"{' and '.join(found)} at once"
-                    self.add(f"two {device} states at once", name, line, message, "keep the one that is true")
-        return rows
-
-    def test(self) -> None:
-        """sample_submission.csv: rows and films; test_truth.csv: likewise, and nobody of train.csv."""
-        csv = self.root / TEST_TABLE
-        if (csv.is_file() or packed_as(csv)) and (rows := self.read(csv, (STUDY_COLUMN,))) is not None:
-            _, problems = usable_rows(rows.only((STUDY_COLUMN,)))  # its numbers are placeholders
-            self.problems += problems
-            self.match(rows, self.root / "test", "test")
-        if (self.root / TRUTH_TABLE).is_file():
-            self.truth = self.table(TRUTH_TABLE)
-        for column, what in ((STUDY_COLUMN, "study"), (PATIENT_COLUMN, "patient")):
-            if self.rows and self.truth and column in self.rows.columns and column in self.truth.columns:
-                # A data frame writes the patient 12 as 12.0 where another row has none.
-                line_of = {
-                    cell.removesuffix(".0"): line
-                    for cell, line in zip(self.rows.column(column), self.rows.lines, strict=True)
-                }
-                for cell, line in zip(self.truth.column(column), self.truth.lines, strict=True):
-                    if cell and (there := line_of.get(cell.removesuffix(".0"))):
-                        message = f"the {what} of this row is in {TRAIN_TABLE}:{there} as well"
-                        way_out = "keep it in one of the two: in both it falsifies every figure"
-                        self.add(f"{what} in training and test", TRUTH_TABLE, line, message, way_out)
-
-    def folder(self) -> None:
-        """A plain folder: its films, no tables."""
-        self.plain = True
-        try:
-            dataset = read_dataset(self.root)
-        except TableError as error:
-            self.add("no data", self.root.name, None, error.what.removeprefix(f"{self.root}: "), error.way_out)
-            return
-        table = dataset.studies
-        self.films = {Path(film): study for film, study in zip(table["film"], table["study"], strict=True)}
-        self.counts["films"] = len(self.films)
-        self.counts |= dataset.left_out
-
-    def match(self, rows: Rows, folder: Path, split: str) -> None:
-        """Rows against the films in a folder."""
-        name, studies = rows.path.name, rows.column(STUDY_COLUMN)
-        if not folder.is_dir():
-            way_out = f"put the films there as <{STUDY_COLUMN}>.jpg"
-            self.add("no films", f"{folder.name}/", None, "there is no such folder", way_out)
-            return
-        found, names = find_films(folder, studies), FilmNames(folder)
-        for study, line in zip(studies, rows.lines, strict=True):
-            if study and study not in found:
-                instead, way_out = names.near(study)
-                message = f"{folder.name}/ has no film of study {shown(study, 80)}{instead}"
-                self.add(NO_FILM, name, line, message, way_out)
-        for paths in found.values():
-            for path in paths[1:]:
-                message = f"its study has {paths[0].name} as well"
-                self.add("two films of a study", self.told(path), None, message, "keep the one that was annotated")
-        matched = {path: study for study, paths in found.items() for path in paths}
-        self.films |= matched
-        self.counts[f"{split} films"] = len(matched)
-        if without := sum(path.is_file() for path in folder.iterdir()) - len(matched):
-            self.counts[f"{split} films without a row"] = without
-
-    def look(self, workers: int, probe: Probe | None) -> None:
-        """Decode every film; find those that cannot be read, show no upright chest, or are there twice."""
-        paths = sorted(self.films)
-        for place, look in in_parallel(partial(_look, probe=probe), paths, workers, "checking films"):
-            self.looks[paths[place]] = look or _Look(wrong="its decoder crashed on it", way_out="export it again")
-        for path in paths:
-            look = self.looks[path]
-            if look.instead and self.plain:
-                name = f"{look.instead} (no film)"
-                self.counts[name] = self.counts.get(name, 0) + 1
-            elif look.wrong:
-                self.add("film not readable", self.told(path), None, look.wrong, look.way_out)
-            for note in (*look.notes, *look.quality.notes):
-                if note.code in FILM_PROBLEMS:
-                    kind, way_out = FILM_PROBLEMS[note.code]
-                    self.add(kind, self.told(path), None, _seen(note, look.quality), way_out)
-                else:
-                    self.notes.append(FilmNote(self.told(path), note))
-        good = [path for path in paths if not self.looks[path].wrong]
-        self.counts["films read"] = len(good)
-        first: dict[str, Path] = {}
-        for path in good:
-            if (original := first.setdefault(self.looks[path].digest, path)) != path:
-                message = f"is the same file as {self.told(original)}"
-                self.add("same film twice", self.told(path), None, message, self.apart(original, path))
-        unique = sorted(first.values())
-        signatures = [kept for path in unique if (kept := self.looks[path].signature) is not None]
-        same: dict[int, list[int]] = {}
-        for i, j in copies(signatures):
-            same.setdefault(j, []).append(i)
-        for j, others in sorted(same.items()):  # of many copies, each but the first is one problem
-            i = next((i for i in others if self.leaks(unique[i], unique[j])), others[0])
-            more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-            message = f"is the same film as {self.told(unique[i])}{more}, re-encoded, resized, mirrored or turned"
-            self.add("same film re-encoded", self.told(unique[j]), None, message, self.apart(unique[i], unique[j]))
-
-    def leaks(self, one: Path, other: Path) -> bool:
-        """Whether copies lie in training and test."""
-        return not self.plain and one.parent != other.parent
-
-    def apart(self, one: Path, other: Path) -> str:
-        """The way out for copies, which depends on whether they would leak from training into test."""
-        if self.leaks(one, other):
-            return "remove it from one: a film in both training and test falsifies every figure"
-        return "remove one, and see that their labels agree"
-
-    def annotations(self, name: str, table: Rows | None, what: str) -> None:
-        """Annotated lines against their label table, if there is one, and the films; `what` is for the counts."""
-        csv = self.root / name
-        if not csv.is_file():
-            return
-        try:
-            annotated, problems = read_annotations(csv)
-        except TableError as error:
-            self.unusable(csv, error)
-            return
-        self.problems += problems
-        self.counts[f"{what} studies"] = len({row.study for row in annotated})
-        self.counts[f"{what} lines"] = len(annotated)
-        shapes = {study: look.shape for path, study in self.films.items() if not (look := self.looks[path]).wrong}
-        place = {} if table is None else {s: i for i, s in reversed([*enumerate(table.column(STUDY_COLUMN))])}
-        for row in annotated:
-            report = partial(self.add, file=name, row=row.row)
-            if table is not None and row.study not in place:
-                message = f"study {shown(row.study, 80)} is not in {table.path.name}"
-                report("annotation of an unknown study", message=message, way_out="add its row or remove this one")
-            elif table is not None and row.line.label in table.columns:
-                label = table.fields[place[row.study]][table.columns.index(row.line.label)]
-                if label in ("0", "0.0"):
-                    message = f"{row.line.label} is 0 in {table.path.name}:{table.lines[place[row.study]]}"
-                    report("annotation against its label", message=message, way_out="correct one of the two")
-            if (shape := shapes.get(row.study)) and (message := _off_film(row, shape)):
-                way_out = "points are [x, y] in px of the original film; correct them"
-                report("annotation off the film", message=message, way_out=way_out)
-
-    def landmarks(self) -> None:
-        """Landmarks by themselves."""
-        csv = self.root / LANDMARK_TABLE
-        if not csv.is_file():
-            return
-        try:
-            for split in ("train", "test"):
-                self.problems += read_landmarks(csv, split)[1]  # type: ignore[arg-type]
-        except TableError as error:
-            self.unusable(csv, error)
-
-    def folds(self, csv: Path) -> None:
-        """A folds file by itself and against train.csv. The patients are train.csv's, if it has them."""
-        rows = self.read(csv, (STUDY_COLUMN, FOLD_COLUMN))
-        if rows is None:
-            return
-        self.problems += rows.problems
-        patient_of: dict[str, str] = {}
-        for table in (rows, self.rows):
-            if table is not None and PATIENT_COLUMN in table.columns:
-                patient_of |= zip(table.column(STUDY_COLUMN), table.column(PATIENT_COLUMN), strict=True)
-        first: dict[str, int] = {}  # study -> line
-        fold_of: dict[str, tuple[str, int]] = {}  # patient -> fold, line
-        for study, fold, line in zip(rows.column(STUDY_COLUMN), rows.column(FOLD_COLUMN), rows.lines, strict=True):
-            if not (fold.isascii() and fold.isdigit()):
-                message = f"{FOLD_COLUMN} is {shown(fold)}"
-                self.add("fold not a number", csv.name, line, message, "a fold is 0, 1, 2, ...")
-            if first.setdefault(study, line) != line:
-                message = f"study {shown(study, 80)} is already in line {first[study]}"
-                self.add("study in two rows of the folds", csv.name, line, message, "keep one row a study")
-            if not (patient := patient_of.get(study, "")):
-                continue
-            there, where = fold_of.setdefault(patient, (fold, line))
-            if there != fold:
-                message = f"the patient of this row is in fold {shown(fold)} here and {shown(there)} in line {where}"
-                self.add("patient in two folds", csv.name, line, message, "draw folds with `cxrlines folds`")
-        self.counts["folds"] = len(set(rows.column(FOLD_COLUMN)))
-        if self.rows is None:
-            return
-        known = dict(zip(self.rows.column(STUDY_COLUMN), self.rows.lines, strict=True))
-        for study in sorted(first.keys() - known.keys()):
-            message = f"study {shown(study, 80)} is not in {TRAIN_TABLE}"
-            self.add("foreign study in the folds", csv.name, first[study], message, "draw folds of this table")
-        for study in sorted(known.keys() - first.keys() - {""}):
-            message = f"study {shown(study, 80)} has no fold in {csv.name}"
-            self.add("study without a fold", TRAIN_TABLE, known[study], message, "draw folds of this table")
-
-    def told(self, path: Path) -> str:
+    def name(self, path: Path) -> str:
         """A film's path as messages show it."""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
 
-def _seen(note: Note, quality: Quality) -> str:
-    """What a note that is a problem says of a film that is checked, not read."""
+def _check_folder(state: _State) -> None:
+    """A plain folder: its films, no tables."""
+    try:
+        dataset = tables.read_dataset(state.root)
+    except TableError as error:
+        state.add("no data", state.root.name, None, error.what.removeprefix(f"{state.root}: "), error.way_out)
+        return
+    state.films = dict(zip(map(Path, dataset.studies["film"]), dataset.studies["study"], strict=True))
+    state.counts |= {"films": len(state.films)} | dataset.left_out
+
+
+def _check_train(state: _State) -> Rows | None:
+    """train.csv: columns, rows, films."""
+    if (rows := _check_labels(state, tables.TRAIN_TABLE)) is None:
+        return None
+    state.counts["studies"] = len(set(rows.column(STUDY_COLUMN)))
+    if PATIENT_COLUMN in rows.columns:
+        state.counts["patients"] = len(set(rows.column(PATIENT_COLUMN)) - {""})
+    if set(tables.REQUIRED_LABELS) <= set(rows.columns):
+        cells = zip(*(rows.column(label) for label in LABELS if label in rows.columns), strict=True)
+        state.counts["studies without any label"] = sum(1 not in map(LABEL_CELLS.get, row) for row in cells)
+    _match_films(state, rows, state.root / "train", "training")
+    return rows
+
+
+def _check_test(state: _State, train: Rows | None) -> Rows | None:
+    """sample_submission.csv: rows and films; test_truth.csv, which is returned: no study or patient of train.csv."""
+    csv = state.root / tables.TEST_TABLE
+    if (csv.is_file() or tables.packed_as(csv)) and (rows := state.read(csv, _read_studies)) is not None:
+        state.problems += tables.usable_rows(rows, studies_only=True)[1]
+        _match_films(state, rows, state.root / "test", "test")
+    truth = _check_labels(state, tables.TRUTH_TABLE) if (state.root / tables.TRUTH_TABLE).is_file() else None
+    for column, what in ((STUDY_COLUMN, "study"), (PATIENT_COLUMN, "patient")):
+        if train is None or truth is None or column not in train.columns or column not in truth.columns:
+            continue
+        # A data frame writes the patient 12 as 12.0 where another row has none.
+        line_of = {cell.removesuffix(".0"): at for cell, at in zip(train.column(column), train.lines, strict=True)}
+        for cell, line in zip(truth.column(column), truth.lines, strict=True):
+            if cell and (there := line_of.get(cell.removesuffix(".0"))):
+                message = f"the {what} of this row is in {tables.TRAIN_TABLE}:{there} as well"
+                way_out = "keep it in one of the two: in both it falsifies every figure"
+                state.add(f"{what} in training and test", tables.TRUTH_TABLE, line, message, way_out)
+    return truth
+
+
+def _check_labels(state: _State, name: str) -> Rows | None:
+    """A label table by itself: columns, rows, states that exclude each other."""
+    if (rows := state.read(state.root / name, _read_studies)) is None:
+        return None
+    columns = (STUDY_COLUMN, *LABELS, PATIENT_COLUMN)
+    lacking = [column for column in columns if column not in rows.columns]
+    missing = [column for column in lacking if column in tables.TRUTH_COLUMNS]
+    strange = [column for column in rows.columns if column not in (*columns, FOLD_COLUMN)]
+    for column in missing:
+        state.add("missing column", name, 1, f"has no column {column!r}{hint(column, strange)}", "add or rename it")
+    for column in strange:
+        message = f"column {shown(column)} is not known{hint(column, lacking or columns)}"
+        state.add("unknown column", name, 1, message, "rename or remove it")
+    if absent := [column for column in lacking if column not in missing]:
+        state.absent[name] = absent
+    state.problems += tables.usable_rows(rows)[1]
+    for device in EXCLUSIVE:
+        labels = [label for label in LABELS_OF[device] if label in rows.columns]
+        for line, *cells in zip(rows.lines, *map(rows.column, labels), strict=True):
+            positive = [label for label, cell in zip(labels, cells, strict=True) if LABEL_CELLS.get(cell) == 1]
+            if len(positive) > 1:
+                message = f"{' and '.join(positive)} at once"
+                state.add(f"two {device} states at once", name, line, message, "keep the one that is true")
+    return rows
+
+
+def _match_films(state: _State, rows: Rows, folder: Path, split: str) -> None:
+    """Rows against the films in a folder, which are added to the films to decode."""
+    if not folder.is_dir():
+        way_out = f"put the films there as <{STUDY_COLUMN}>.jpg"
+        state.add("no films", f"{folder.name}/", None, "there is no such folder", way_out)
+        return
+    studies = rows.column(STUDY_COLUMN)
+    films, names = tables.find_films(folder, studies), tables.bare_names(folder)
+    for study, line in zip(studies, rows.lines, strict=True):
+        if study and study not in films:
+            instead, way_out = tables.film_instead(study, names)
+            message = f"{folder.name}/ has no film of study {shown(study, 80)}{instead}"
+            state.add(tables.NO_FILM, rows.path.name, line, message, way_out)
+    for first, *more in films.values():
+        message = f"its study has {first.name} as well"
+        for path in more:
+            state.add("two films of a study", state.name(path), None, message, "keep the one that was annotated")
+    matched = {path: study for study, paths in films.items() for path in paths}
+    state.films |= matched
+    state.counts[f"{split} films"] = len(matched)
+    if without := sum(path.is_file() for path in folder.iterdir()) - len(matched):
+        state.counts[f"{split} films without a row"] = without
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A film decoded: the SHA-256 of its bytes, its (height, width), signature and quality, the notes on its file."""
+
+    digest: str
+    shape: tuple[int, int]
+    signature: np.ndarray
+    quality: Quality
+    notes: tuple[Note, ...]
+
+
+def _look(path: Path, probe: Probe | None) -> _Look | FilmError:
+    try:
+        data = read_bytes(path)
+        film = read_film(data, name=str(path))
+    except FilmError as error:
+        return error
+    quality, _ = assess(film, probe)
+    height, width = film.pixels.shape
+    return _Look(hashlib.sha256(data).hexdigest(), (height, width), signature(film.pixels), quality, film.notes)
+
+
+def _check_films(state: _State, workers: int, probe: Probe | None) -> dict[Path, _Look]:
+    """Every film by itself: whether it can be decoded, and shows an upright chest. Those that can, sorted by path."""
+    paths = sorted(state.films)
+    done = dict(in_parallel(partial(_look, probe=probe), paths, workers, "checking films"))
+    looks: dict[Path, _Look] = {}
+    for place, path in enumerate(paths):
+        look = done[place] or FilmError("its decoder crashed on it", "export it again")
+        if isinstance(look, NotAFilm) and state.plain:
+            kind = f"{look.kind} (no film)"
+            state.counts[kind] = state.counts.get(kind, 0) + 1
+        elif isinstance(look, FilmError):
+            what = look.what.removeprefix(f"{path}: ")
+            state.add("film not readable", state.name(path), None, what, look.way_out)
+        else:
+            looks[path] = look
+            state.shapes[state.films[path]] = look.shape
+            for note in (*look.notes, *look.quality.notes):
+                if note.code in FILM_PROBLEMS:
+                    kind, way_out = FILM_PROBLEMS[note.code]
+                    state.add(kind, state.name(path), None, _message(note, look.quality), way_out)
+                else:
+                    state.notes.append(FilmNote(state.name(path), note))
+    state.counts["films read"] = len(looks)
+    return looks
+
+
+def _message(note: Note, quality: Quality) -> str:
+    """The text of a note that is a problem, as of a film that is checked, not read."""
     match note.code:
         case Code.TURNED:
             return f"is turned by {quality.rotation} degrees counter-clockwise"
@@ -439,18 +317,86 @@ def _seen(note: Note, quality: Quality) -> str:
     return note.text
 
 
-def _off_film(row: AnnotatedLine, shape: tuple[int, int]) -> str:
-    """Which point of a line lies off a film of (height, width), beyond OFF_FILM; empty if none does."""
-    height, width = shape
-    slack = max(2.0, OFF_FILM * max(shape))
-    points = row.line.points
+def _check_copies(state: _State, looks: dict[Path, _Look]) -> None:
+    """Films that are there twice: the same file, or the same film re-encoded. Each copy but the first is a problem."""
 
-    def off(points: np.ndarray) -> np.ndarray:
-        return np.any((points < -slack) | (points > np.array([width, height]) - 1 + slack), axis=1)
+    def leak(one: Path, other: Path) -> bool:
+        """Whether, as copies of each other, two films leak from training into test."""
+        return not state.plain and one.parent != other.parent
 
-    wrong = off(points)
-    if not wrong.any():
-        return ""
-    x, y = points[int(np.argmax(wrong))]
-    where = f"{int(wrong.sum())} of {len(points)} points, first [{x:g}, {y:g}], lie off a film of {width} x {height} px"
-    return where if off(points[:, ::-1]).any() else f"{where}; with x and y swapped all would lie on it"
+    def add(kind: str, one: Path, other: Path, message: str) -> None:
+        way_out = "remove one, and see that their labels agree"
+        if leak(one, other):
+            way_out = "remove it from one: a film in both training and test falsifies every figure"
+        state.add(kind, state.name(other), None, message, way_out)
+
+    first: dict[str, Path] = {}
+    for path, look in looks.items():
+        if (original := first.setdefault(look.digest, path)) != path:
+            add("same film twice", original, path, f"is the same file as {state.name(original)}")
+    unique = list(first.values())
+    originals: dict[Path, list[Path]] = {}
+    for i, j in copies([looks[path].signature for path in unique]):
+        originals.setdefault(unique[j], []).append(unique[i])
+    for path, others in originals.items():
+        other = next((each for each in others if leak(each, path)), others[0])
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        what = f"is the same film as {state.name(other)}{more}, re-encoded, resized, mirrored or turned"
+        add("same film re-encoded", other, path, what)
+
+
+def _check_annotations(state: _State, csv: Path, table: Rows | None, what: str) -> None:
+    """Annotated lines against their label table, if there is one, and the films' shapes; `what` is for the counts."""
+    if not csv.is_file() or (found := state.read(csv, read_annotations)) is None:
+        return
+    annotated, problems = found
+    state.problems += problems
+    state.counts |= {f"{what} studies": len({row.study for row in annotated}), f"{what} lines": len(annotated)}
+    place = {} if table is None else {s: i for i, s in reversed([*enumerate(table.column(STUDY_COLUMN))])}
+    for row in annotated:
+        label = row.line.label
+        if table is not None and row.study not in place:
+            message = f"study {shown(row.study, 80)} is not in {table.path.name}"
+            way_out = "add its row or remove this one"
+            state.add("annotation of an unknown study", csv.name, row.row, message, way_out)
+        elif table is not None and label in table.columns:
+            at = place[row.study]
+            if LABEL_CELLS.get(table.fields[at][table.columns.index(label)]) == 0:
+                message = f"{label} is 0 in {table.path.name}:{table.lines[at]}"
+                state.add("annotation against its label", csv.name, row.row, message, "correct one of the two")
+        if (shape := state.shapes.get(row.study)) and (message := off_film(row.line.points, shape)):
+            way_out = "points are [x, y] in px of the original film; correct them"
+            state.add("annotation off the film", csv.name, row.row, message, way_out)
+
+
+def _check_landmarks(state: _State, csv: Path) -> None:
+    """Landmarks by themselves."""
+    splits: tuple[tables.Split, ...] = ("train", "test")
+    for split in splits if csv.is_file() else ():
+        if (found := state.read(csv, partial(tables.read_landmarks, split=split))) is not None:
+            state.problems += found[1]
+
+
+def _check_folds(state: _State, csv: Path, train: Rows | None) -> None:
+    """A folds file by itself and against train.csv. The patients are train.csv's, if it has them."""
+    rows = state.read(csv, partial(read_rows, needed=(STUDY_COLUMN, FOLD_COLUMN)))
+    if rows is None:
+        return
+    patient_of: dict[str, str] = {}
+    for table in (rows, train):
+        if table is not None and PATIENT_COLUMN in table.columns:
+            patient_of |= zip(table.column(STUDY_COLUMN), table.column(PATIENT_COLUMN), strict=True)
+    studies = rows.column(STUDY_COLUMN)
+    state.problems += rows.problems
+    state.problems += fold_problems(rows, [patient_of.get(study, "") for study in studies])
+    state.counts["folds"] = len(set(rows.column(FOLD_COLUMN)))
+    if train is None:
+        return
+    line_of = dict(reversed([*zip(studies, rows.lines, strict=True)]))  # of a study in two rows the first
+    known = dict(zip(train.column(STUDY_COLUMN), train.lines, strict=True))
+    for study in line_of.keys() - known.keys():
+        message = f"study {shown(study, 80)} is not in {tables.TRAIN_TABLE}"
+        state.add("foreign study in the folds", csv.name, line_of[study], message, "draw folds of this table")
+    for study in known.keys() - line_of.keys() - {""}:
+        message = f"study {shown(study, 80)} has no fold in {csv.name}"
+        state.add("study without a fold", tables.TRAIN_TABLE, known[study], message, "draw folds of this table")

@@ -1,39 +1,41 @@
-"""Folds: no patient in two of them, every label's positives level across them.
+"""Patient-disjoint folds for cross-validation, every label's positives level across them.
 
 Patients are placed one by one, those with the most uneven label counts first, each into the fold that is left
 most level; then patients change places for as long as that levels the folds further. Level means: the sum,
 over folds, labels and the number of films, of the squared relative deviation from an even share.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing
-from cxrlines.io.rows import read_rows
-from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
+from cxrlines.io.rows import Problem, Rows, read_rows, shown
+from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN
 
 FOLD_COLUMN = "fold"
 PASSES = 20
 """At most so many rounds of changing places; the real 3,255 patients settle after two."""
 DIGITS = 9
-"""Decimals by which two places are told apart: ties stay ties whatever the machine's order of summation."""
+"""Decimals by which two places are compared: ties stay ties whatever the machine's order of summation."""
 
 
 def make_folds(table: pd.DataFrame, count: int = 5, seed: int = 0) -> pd.Series:
     """The fold of every row of `table`, 0 to `count` - 1, as an int64 Series on the table's own index.
 
-    `table` has the columns `study`, `patient` and the 11 labels (0 or 1; missing counts as 0). The result
-    depends on the patients, their labels and `seed` alone, not on the order of rows. No fold is ever empty.
+    `table` has the columns `study`, `patient` and `task.LABELS` (positive where 1; NaN and `task.UNKNOWN` are not). The
+    result depends on the patients, their labels and `seed` alone, not on the order of rows. No fold is ever empty.
     `Error` on rows without a patient, `count` below 2, or fewer patients than folds.
     """
     _check_table(table)
     if count < 2:
         raise Error(f"count is {count}", "at least 2 folds are needed to hold one out")
-    totals = _per_patient(table)
+    totals = _positives(table).assign(films=1).groupby(table["patient"].astype(str), sort=True).sum()
     if len(totals) < count:
         raise Error(
             f"{count} folds need at least {count} patients, the table has {len(totals)} (in {len(table)} films)",
@@ -51,10 +53,9 @@ def make_folds(table: pd.DataFrame, count: int = 5, seed: int = 0) -> pd.Series:
 
 
 def _place(shares: np.ndarray, count: int) -> np.ndarray:
-    """Greedy start: (patients, columns) shares -> fold of each patient.
+    """Greedy start: (patients, columns) shares -> fold of each patient, (patients,) int64.
 
-    Squared deviation makes an empty fold the best place while there is one, so that every fold gets a
-    patient.
+    Squared deviation makes an empty fold the best place while there is one, so that every fold gets a patient.
     """
     folds = np.empty(len(shares), np.int64)
     deviation = np.full((count, shares.shape[1]), -1.0)
@@ -68,8 +69,8 @@ def _place(shares: np.ndarray, count: int) -> np.ndarray:
 def _change_places(shares: np.ndarray, folds: np.ndarray, count: int) -> np.ndarray:
     """Swap patients of two folds, or move one, while the squared deviation falls.
 
-    A move is a swap with nobody: one row of zeros for each fold. It never empties a fold, as adding to a fold
-    that holds more costs more than the emptied one gains.
+    A move is a swap with a row of zeros, of which each fold has one. It never empties a fold, as adding to a fold that
+    holds more costs more than the emptied one gains.
     """
     rows = np.vstack([shares, np.zeros((count, shares.shape[1]))])
     where = np.concatenate([folds, np.arange(count)])
@@ -101,63 +102,44 @@ def _change_places(shares: np.ndarray, folds: np.ndarray, count: int) -> np.ndar
     return where[: len(shares)]
 
 
-def levelness(table: pd.DataFrame, folds: pd.Series) -> float:
-    """The largest relative deviation of a label's positives in a fold from an even share, over labels and
-    folds.
-
-    0 is perfectly level; 0.05 means that some fold holds 5 % more or less of some label than its share.
-    Labels without positives are left aside.
-    """
-    return describe_folds(table, folds).deviation
-
-
 @dataclass(frozen=True)
 class FoldTable:
-    """What is in each fold.
-
-    Attributes:
-        counts: one column a fold; rows `films`, `patients`, then positives of the 11 labels (int64).
-        deviations: the same rows and columns, relative deviation from an even share (float64, 0 where none
-            exist).
-    """
+    """The content of each fold. `counts` (int64): one column a fold; rows `films`, `patients`, then positives of each
+    label, but for labels that are unknown of every film."""
 
     counts: pd.DataFrame
-    deviations: pd.DataFrame
+
+    @property
+    def deviations(self) -> pd.DataFrame:
+        """The same rows and columns: relative deviation from an even share (float64), 0 where there are none."""
+        even = self.counts.mean(axis=1)
+        return self.counts.sub(even, axis=0).div(even.where(even > 0), axis=0).fillna(0.0)
 
     @property
     def deviation(self) -> float:
-        """The largest relative deviation over labels and folds."""
-        return float(self._deviations_of_labels().max())
+        """The largest relative deviation over labels and folds; 0.05: some fold holds 5 % more or less of a label."""
+        return float(self.deviations.iloc[2:].abs().to_numpy().max())
 
     @property
     def worst(self) -> tuple[str, int]:
         """The label and the fold of the largest relative deviation."""
-        deviations = self._deviations_of_labels()
-        label, fold = np.unravel_index(deviations.argmax(), deviations.shape)
-        return LABELS[label], int(self.counts.columns.to_list()[fold])
+        label, fold = divmod(int(self.deviations.iloc[2:].abs().to_numpy().argmax()), len(self.counts.columns))
+        return str(self.counts.index[2 + label]), int(self.counts.columns[fold])
 
-    def _deviations_of_labels(self) -> np.ndarray:
-        return np.abs(self.deviations.loc[list(LABELS)].to_numpy(np.float64))
-
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
         return {
             "deviation": self.deviation,
-            "films_deviation": float(np.abs(self.deviations.to_numpy()[0]).max()),
+            "films_deviation": float(self.deviations.iloc[0].abs().max()),
             "folds": {str(fold): self.counts[fold].astype(int).to_dict() for fold in self.counts},
         }
 
     def text(self) -> str:
         """An aligned table for people, with the largest deviation named below it."""
-        wide = max(len(name) for name in self.counts.index)
-        head = " ".join(f"{f'fold {fold}':>8}" for fold in self.counts)
-        lines = [f"{'':{wide}} {head}    max dev"]
-        largest = iter(self.deviations.abs().max(axis=1))
-        for name, row in self.counts.iterrows():
-            cells = " ".join(f"{value:8,d}" for value in row)
-            lines.append(f"{name!s:{wide}} {cells}    {next(largest):6.1%}")
+        frame = self.counts.map("{:,}".format).rename(columns="fold {}".format).rename_axis(columns=None)
+        frame["max dev"] = self.deviations.abs().max(axis=1).map("{:.1%}".format)
         label, fold = self.worst
-        lines.append(f"largest relative deviation: {self.deviation:.4f} ({label}, fold {fold})")
-        return "\n".join(lines)
+        return f"{frame.to_string()}\nlargest relative deviation: {self.deviation:.4f} ({label}, fold {fold})"
 
 
 def describe_folds(table: pd.DataFrame, folds: pd.Series) -> FoldTable:
@@ -165,64 +147,70 @@ def describe_folds(table: pd.DataFrame, folds: pd.Series) -> FoldTable:
     _check_table(table)
     if not table.index.equals(folds.index):
         raise ValueError("folds must have the index of the table; use folds_of(table, read_folds(...)) to align them")
-    positives = table[list(LABELS)].fillna(0).astype(np.int64).groupby(folds).sum()
-    counts = positives.assign(films=table.groupby(folds).size(), patients=table["patient"].groupby(folds).nunique())
-    counts = counts[["films", "patients", *LABELS]].T.astype(np.int64)
-    even = counts.sum(axis=1) / len(counts.columns)
-    deviations = counts.sub(even, axis=0).div(even.where(even > 0), axis=0).fillna(0.0)
-    return FoldTable(counts, deviations)
+    counts = _positives(table).groupby(folds).sum()
+    counts = counts[[label for label in LABELS if (table[label] != UNKNOWN).any()]]
+    counts.insert(0, "films", table.groupby(folds).size())
+    counts.insert(1, "patients", table["patient"].groupby(folds).nunique())
+    return FoldTable(counts.T.astype(np.int64))
 
 
 def write_folds(table: pd.DataFrame, folds: pd.Series, csv: Path) -> None:
     """Write `StudyInstanceUID, PatientID, fold`, one row a film in the table's order, whole or not at all."""
-    frame = pd.DataFrame(
-        {STUDY_COLUMN: table["study"], PATIENT_COLUMN: table["patient"], FOLD_COLUMN: folds.astype(np.int64)}
-    )
+    columns = {STUDY_COLUMN: table["study"], PATIENT_COLUMN: table["patient"], FOLD_COLUMN: folds.astype(np.int64)}
     with replacing(csv) as aside:
-        frame.to_csv(aside, index=False)
+        pd.DataFrame(columns).to_csv(aside, index=False)
 
 
 def read_folds(csv: Path) -> pd.DataFrame:
-    """Read a folds file: columns `study` (str), `patient` (str), `fold` (int64); any further columns are
-    ignored.
+    """Read a folds file: columns `study` (str), `patient` (str), `fold` (int64); any further columns are ignored.
 
-    `Error` naming the file and the way out on missing columns, rows that cannot be read, a study listed twice,
-    a fold that is not a whole number of 0 or more, or a patient in two folds.
+    `Error` naming the file, line and way out on missing columns, rows that cannot be read, empty cells, and what
+    `fold_problems` finds.
     """
     rows = read_rows(Path(csv), (STUDY_COLUMN, PATIENT_COLUMN, FOLD_COLUMN))
-    if rows.problems:
-        raise Error(f"{rows.problems[0].text()} ({len(rows.problems)} such rows)")
-    studies, patients, folds = (rows.column(name) for name in (STUDY_COLUMN, PATIENT_COLUMN, FOLD_COLUMN))
-    for name, cells in ((STUDY_COLUMN, studies), (PATIENT_COLUMN, patients)):
-        if "" in cells:
-            raise Error(
-                f"{csv}, line {rows.lines[cells.index('')]}: {name} is empty ({cells.count('')} such rows)", "name it"
-            )
-    numbers = pd.to_numeric(pd.Series(folds, dtype=object), errors="coerce")
-    wrong = numbers.isna() | (numbers < 0) | (numbers % 1 != 0)
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise Error(
-            f"{csv}, line {rows.lines[row]}: fold is {folds[row]!r}",
-            f"allowed are whole numbers from 0 ({int(wrong.sum())} such rows)",
-        )
-    frame = pd.DataFrame({"study": studies, "patient": patients, "fold": numbers.astype(np.int64)})
-    twice = frame["study"].duplicated()
-    if twice.any():
-        row = int(np.flatnonzero(twice)[0])
-        raise Error(
-            f"{csv}, line {rows.lines[row]}: this study is listed before",
-            f"each is listed once ({int(twice.sum())} such rows)",
-        )
-    split = frame.groupby("patient")["fold"].nunique()
-    shared = int((split > 1).sum())
-    if shared:
-        raise Error(
-            f"{csv}: {shared} of {len(split)} patients are in more than one fold, so that a fold would be scored "
-            "on patients it trained on",
-            "make patient-disjoint folds with `cxrlines folds`",
-        )
-    return frame
+    studies, patients = rows.column(STUDY_COLUMN), rows.column(PATIENT_COLUMN)
+    empty = [
+        Problem("empty cell", rows.path.name, line, f"{name} is empty", "name it")
+        for name, cells in ((STUDY_COLUMN, studies), (PATIENT_COLUMN, patients))
+        for line, cell in zip(rows.lines, cells, strict=True)
+        if not cell
+    ]
+    if problems := [*rows.problems, *empty, *fold_problems(rows, patients)]:
+        first = problems[0]
+        count = sum(problem.kind == first.kind for problem in problems)
+        raise Error(f"{csv}, line {first.row}: {first.message} ({count} such rows)", first.way_out)
+    folds = [_fold(cell) for cell in rows.column(FOLD_COLUMN)]
+    return pd.DataFrame({"study": studies, "patient": patients, "fold": np.array(folds, np.int64)})
+
+
+def fold_problems(rows: Rows, patients: Sequence[str]) -> list[Problem]:
+    """Folds that are no whole numbers from 0, studies in two rows, patients in two folds.
+
+    `rows` have the columns of study and fold; `patients` are those of the rows, "" where not known.
+    """
+    problems: list[Problem] = []
+    first: dict[str, int] = {}  # study -> line
+    placed: dict[str, tuple[str, int]] = {}  # patient -> fold, line
+    cells = zip(rows.column(STUDY_COLUMN), patients, rows.column(FOLD_COLUMN), rows.lines, strict=True)
+    for study, patient, fold, line in cells:
+        found: list[tuple[str, str, str]] = []  # kind, message, way out
+        if _fold(fold) is None:
+            found.append(("fold not a number", f"{FOLD_COLUMN} is {shown(fold)}", "a fold is 0, 1, 2, ..."))
+        if first.setdefault(study, line) != line:
+            message = f"study {shown(study, 80)} is already in line {first[study]}"
+            found.append(("study in two rows of the folds", message, "keep one row a study"))
+        there, where = placed.setdefault(patient, (fold, line)) if patient else (fold, line)
+        if there != fold:
+            message = f"the patient of this row is in fold {shown(fold)} here and {shown(there)} in line {where}"
+            found.append(("patient in two folds", message, "draw folds with `cxrlines folds`"))
+        problems += [Problem(kind, rows.path.name, line, message, way_out) for kind, message, way_out in found]
+    return problems
+
+
+def _fold(cell: str) -> int | None:
+    """A cell as a fold; None if it is none. A data frame with gaps writes the fold 1 as 1.0."""
+    digits = cell.removesuffix(".0")
+    return int(digits) if digits.isascii() and digits.isdigit() else None
 
 
 def folds_of(table: pd.DataFrame, folds: pd.DataFrame) -> pd.Series:
@@ -237,21 +225,17 @@ def folds_of(table: pd.DataFrame, folds: pd.DataFrame) -> pd.Series:
     return fold.astype(np.int64).rename(FOLD_COLUMN)
 
 
-def _per_patient(table: pd.DataFrame) -> pd.DataFrame:
-    """Number of films and of positives of each patient, by patient id in sorted order."""
-    columns = table[list(LABELS)].fillna(0).astype(np.int64).assign(films=1)
-    return columns.groupby(table["patient"].astype(str), sort=True).sum()
+def _positives(table: pd.DataFrame) -> pd.DataFrame:
+    """The labels (films, labels) as int64: 1 where a label is 1."""
+    return (table[list(LABELS)] == 1).astype(np.int64)
 
 
 def _check_table(table: pd.DataFrame) -> None:
-    missing = [name for name in ("study", "patient", *LABELS) if name not in table]
-    if missing:
-        raise ValueError(
-            f"the table has no column {', '.join(missing)}; folds need study, patient and the {len(LABELS)} labels"
-        )
-    if table["patient"].isna().any():
-        row = int(np.flatnonzero(table["patient"].isna())[0])
+    if missing := [name for name in ("study", "patient", *LABELS) if name not in table]:
+        raise ValueError(f"the table has no column {', '.join(missing)}; folds need study, patient and every label")
+    nameless = table["patient"].isna()
+    if nameless.any():
         raise Error(
-            f"row {row} of the table has no patient ({int(table['patient'].isna().sum())} such rows)",
+            f"row {int(np.flatnonzero(nameless)[0])} of the table has no patient ({int(nameless.sum())} such rows)",
             "name the patient of every film, or leave these rows out",
         )

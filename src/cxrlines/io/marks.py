@@ -1,4 +1,4 @@
-"""Hand labels of real films: where the carina is and which lines are on them already.
+"""Hand annotations of real films: carina, lines that are on them already, patients.
 
 A marks file is JSON; points are [x, y] in px of the real film, pixel centres at whole numbers:
 
@@ -6,10 +6,12 @@ A marks file is JSON; points are [x, y] in px of the real film, pixel centres at
         "carina": [x, y] or null, "carina_sure": 0 to 3,
         "lines": [{"device": "ETT", "path": [[x, y], ...], "tip_on_film": true, "sure": 1 to 3}]}}}
 
-A path runs from where the line enters the film to its tip. `device` is ETT, NGT, CVC or SWAN in capitals or not;
-any other name (trach, drain, pacer, temp) is a thing on the film that is no line of the task. 1 is doubtful, 3 certain.
+A path runs from where the line enters the film to its tip. `device` is the name of a `task.Device` in capitals or not
+(ETT, NGT, CVC, SWAN); any other name (trach, drain, pacer, temp) is a thing on the film that is no line of the task.
+1 is doubtful, 3 certain.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +20,16 @@ from typing import Any
 import numpy as np
 
 from cxrlines.core.errors import Error
+from cxrlines.core.film import film_name
 from cxrlines.core.polyline import Points
-from cxrlines.io.rows import shown
+from cxrlines.io.annotations import is_point
+from cxrlines.io.rows import read_rows, shown
 from cxrlines.task import Device
 
 TRACHEOSTOMY = "trach"
-MAX_COORDINATE = 1e6
+INDEX = "index.csv"
+NO_MARKS = "film without marks"
+"""Why a film of a folder with a marks file is left out."""
 
 
 class MarksError(Error):
@@ -55,7 +61,7 @@ class FilmMarks:
 
 
 def read_marks(path: Path) -> dict[str, FilmMarks]:
-    """The marks of each film of a marks file, by the film's name without suffix; `MarksError` says what is wrong."""
+    """The marks of each film of a marks file, by the film's name without suffix; `MarksError` names what is wrong."""
     path = Path(path)
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -70,14 +76,12 @@ def read_marks(path: Path) -> dict[str, FilmMarks]:
 
 
 def _film(marks: Any, where: str) -> FilmMarks:
-    if not isinstance(marks, dict):
-        raise MarksError(f"{where}: is {_told(marks)}", "needs an object with carina and lines")
+    _need(isinstance(marks, dict), marks, where, "an object with carina and lines")
     carina = marks.get("carina")
     sure = marks.get("carina_sure", 3 if carina is not None else 0)
-    _whole(sure, 0, 3, f"{where}.carina_sure")
+    _need(_is_whole(sure, 0, 3), sure, f"{where}.carina_sure", "a whole number from 0 to 3")
     lines = marks.get("lines", [])
-    if not isinstance(lines, list):
-        raise MarksError(f"{where}.lines: is {_told(lines)}", "needs a list, [] where there are none")
+    _need(isinstance(lines, list), lines, f"{where}.lines", "a list, [] where there are none")
     return FilmMarks(
         None if carina is None or sure == 0 else _point(carina, f"{where}.carina"),
         sure,
@@ -86,35 +90,45 @@ def _film(marks: Any, where: str) -> FilmMarks:
 
 
 def _line(line: Any, where: str) -> MarkedLine:
-    if not isinstance(line, dict):
-        raise MarksError(f"{where}: is {_told(line)}", "needs an object with device and path")
+    _need(isinstance(line, dict), line, where, "an object with device and path")
     device, path = line.get("device"), line.get("path")
-    if not isinstance(device, str) or not device.strip():
-        raise MarksError(f"{where}.device: is {_told(device)}", "needs a name such as ETT, NGT, CVC, SWAN or drain")
-    if not isinstance(path, list) or len(path) < 2:
-        raise MarksError(f"{where}.path: is {_told(path)}", "needs at least two points [x, y], the tip last")
+    named = isinstance(device, str) and bool(device.strip())
+    _need(named, device, f"{where}.device", "a name such as ETT, NGT, CVC, SWAN or drain")
+    drawn = isinstance(path, list) and len(path) >= 2
+    _need(drawn, path, f"{where}.path", "at least two points [x, y], the tip last")
     points = [_point(point, f"{where}.path[{place}]") for place, point in enumerate(path)]
-    seen = line.get("tip_on_film", True)
-    if not isinstance(seen, bool):
-        raise MarksError(f"{where}.tip_on_film: is {_told(seen)}", "needs true or false")
-    sure = line.get("sure", 3)
-    _whole(sure, 1, 3, f"{where}.sure")
-    return MarkedLine(device.strip().lower(), np.array(points), seen, sure)
+    on_film, sure = line.get("tip_on_film", True), line.get("sure", 3)
+    _need(isinstance(on_film, bool), on_film, f"{where}.tip_on_film", "true or false")
+    _need(_is_whole(sure, 1, 3), sure, f"{where}.sure", "a whole number from 1 to 3")
+    return MarkedLine(device.strip().lower(), np.array(points), on_film, sure)
 
 
 def _point(point: Any, where: str) -> Points:
-    numbers = isinstance(point, list) and len(point) == 2
-    if not numbers or any(isinstance(v, bool) or not isinstance(v, int | float) for v in point):
-        raise MarksError(f"{where}: is {_told(point)}", "needs a point [x, y], two numbers in px")
-    if not all(abs(value) <= MAX_COORDINATE for value in point):
-        raise MarksError(f"{where}: is {_told(point)}", "needs numbers in px of the film")
+    _need(is_point(point), point, where, "a point [x, y], two numbers in px of the film")
     return np.array(point, np.float64)
 
 
-def _whole(value: Any, low: int, high: int, where: str) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise MarksError(f"{where}: is {_told(value)}", f"needs a whole number from {low} to {high}")
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
 
 
-def _told(value: Any) -> str:
-    return "missing" if value is None else shown(json.dumps(value))
+def _need(ok: bool, value: Any, where: str, needs: str) -> None:
+    """`MarksError` with the value found, unless it is as it should be."""
+    if not ok:
+        found = "missing" if value is None else shown(json.dumps(value))
+        raise MarksError(f"{where}: is {found}", f"needs {needs}")
+
+
+def backdrop_patient(patient: str) -> str:
+    """The patient id of a real film's patient in a set drawn onto the film: a hash, `ee` first."""
+    return f"ee{hashlib.sha256(patient.encode()).hexdigest()[:14]}"
+
+
+def patients_of(folder: Path) -> dict[str, str]:
+    """Film's name without suffix -> patient, from `index.csv` of the folder or its parent; {} without one."""
+    for place in (folder, folder.parent):
+        if (place / INDEX).is_file():
+            rows = read_rows(place / INDEX, ("image_id", "patient_id"))
+            pairs = zip(rows.column("image_id"), rows.column("patient_id"), strict=True)
+            return {film_name(Path(film)): patient for film, patient in pairs if patient}
+    return {}

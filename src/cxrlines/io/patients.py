@@ -1,4 +1,4 @@
-"""Patients by keyed hash: what lineages, bundles, indexes and trackers hold instead of identifiers.
+"""Pseudonyms of patients: keyed hashes, which lineages, bundles, indexes and trackers hold instead of identifiers.
 
 A token is `NAME:HEX`: the name of a key, and the first 16 hex digits of the HMAC-SHA256 of an identifier under it.
 
@@ -8,10 +8,11 @@ A token is `NAME:HEX`: the name of a key, and the first 16 hex digits of the HMA
 | any other, e.g. `ranzcr` | published, made from the name: of a public data set, that all sites may compare |
 | `sha256` | none: a bare hash, as cxrlines wrote until 0.1; read, never written |
 
-Who holds the site key can try identifiers one by one; who does not learns only how many patients there are, and which
-are the same in two files of one site.
+With the site key, identifiers can be tried one by one; without it, a file reveals only how many patients it has, and
+which are the same in two files of one site.
 """
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -43,7 +44,7 @@ class KeyFileError(Error):
 
 
 def site_key_file() -> Path:
-    """Where this user keeps the site key: the file named by `CXRLINES_SITE_KEY`, else `~/.config/cxrlines/site.key`."""
+    """The file of this user's site key: that named by `CXRLINES_SITE_KEY`, else `~/.config/cxrlines/site.key`."""
     if given := os.environ.get(VARIABLE):
         return Path(given).expanduser()
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
@@ -51,7 +52,7 @@ def site_key_file() -> Path:
 
 
 def site_name(*, make: bool = False) -> str | None:
-    """The name of this site's key, which does not tell the key; None where there is none and none is to be made.
+    """The name of this site's key, which does not reveal the key; None where there is none and none is to be made.
 
     Raises:
         KeyFileError: the key file cannot be read or made, or holds no key.
@@ -63,15 +64,15 @@ def site_name(*, make: bool = False) -> str | None:
 def key_name(declared: str = SITE, *, phantom: bool = False) -> str:
     """The name of the key for a data set's patients; a site's key is made where there is none.
 
-    `declared`: `site`, or a public data set's name. `phantom`: whether the patients are no people.
+    `declared`: `site`, or a public data set's name. `phantom`: whether the patients are synthetic.
     """
-    if declared == SITE and not phantom:
-        return str(site_name(make=True))
-    return PHANTOM if declared == SITE else declared
+    if declared != SITE:
+        return declared
+    return PHANTOM if phantom else str(site_name(make=True))
 
 
 def is_phantom(dataset: "Dataset | External") -> bool:
-    """Whether the patients of a data set are no people; those of films drawn onto real ones are."""
+    """Whether the patients of a data set are synthetic; of devices drawn onto real films they are not."""
     return bool(dataset.meta) and dataset.meta.get("kind") != "onto"
 
 
@@ -110,37 +111,27 @@ def names_in(some: Iterable[str]) -> set[str]:
 
 
 def foreign(names: Iterable[str]) -> set[str]:
-    """Those of the keys that belong to other sites: who is behind their tokens cannot be found out here."""
+    """Those of the keys that belong to other sites: their tokens cannot be compared with patients here."""
     mine = site_name()
     return {name for name in names if _OWN.fullmatch(name) and name != mine}
 
 
 def as_known(patients: Collection[str], names: Collection[str], declared: str = SITE) -> list[set[str]]:
-    """For each patient the tokens by which files that use the keys `names` may know him or her.
+    """For each patient the tokens that may stand for the patient in files that use the keys `names`.
 
-    The site's own key, every published one and bare hashes; of the public sets that number their patients 1, 2, 3, only
-    the set the patients are `declared` to be of: there, a hospital's own patients would be taken for others.
+    Under the site's own key, every published one and as bare hashes; of the public sets that number their patients 1,
+    2, 3, only under that of the set the patients are `declared` to be of: a hospital's patient 1 is not the set's.
     """
-    asked = sorted({*names, declared} - foreign(names) - {SITE} - (LAYOUTS.keys() - {declared}))
-    columns = [tokens(patients, name) for name in asked]
+    keys = {*names, declared} - foreign(names) - {SITE} - (LAYOUTS.keys() - {declared})
+    columns = [tokens(patients, name) for name in keys]
     return [set(row) for row in zip(*columns, strict=True)] if columns else [set() for _ in patients]
 
 
 def _site_secret(*, make: bool = False) -> bytes | None:
     path = site_key_file()
     try:
-        if not path.exists() and make:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
-            aside.touch(0o600, exist_ok=False)
-            aside.write_text(secrets.token_hex(32) + "\n")
-            sync(aside)
-            try:
-                os.link(aside, path)  # whichever process comes first: its key is everyone's
-            except FileExistsError:
-                pass
-            finally:
-                aside.unlink()
+        if make and not path.exists():
+            _make_key(path)
         text = path.read_text().strip() if path.exists() else None
     except (OSError, ValueError) as error:
         raise KeyFileError(
@@ -148,11 +139,20 @@ def _site_secret(*, make: bool = False) -> bytes | None:
             f"({getattr(error, 'strerror', None) or type(error).__name__})",
             f"make its folder writable, or name another file by {VARIABLE}",
         ) from error
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
+    if text is not None and not re.fullmatch(r"[0-9a-f]{64}", text):
         raise KeyFileError(
             f"{path}: holds no site key, which is 64 hex digits",
             "put back the file from a backup; with another key, older lineages of this site count as unknown",
         )
-    return bytes.fromhex(text)
+    return None if text is None else bytes.fromhex(text)
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
+    aside.touch(0o600, exist_ok=False)
+    aside.write_text(secrets.token_hex(32) + "\n")
+    sync(aside)
+    with contextlib.suppress(FileExistsError):  # of several processes the first makes everyone's key
+        os.link(aside, path)
+    aside.unlink()

@@ -1,6 +1,6 @@
 """CSV files row by row, each with the line an editor shows, and the problems found on the way.
 
-Cells are text: an id `NA` or `007` stays what it is. A file may be compressed by gzip, whatever its name says.
+Cells are text: an id `NA` or `007` stays what it is. A file may be compressed by gzip, whatever its name.
 """
 
 import csv
@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -62,11 +62,6 @@ class Rows:
         place = self.columns.index(name)
         return [row[place] for row in self.fields]
 
-    def only(self, names: Sequence[str]) -> "Rows":
-        """The same rows with the columns `names` alone."""
-        cells = zip(*(self.column(name) for name in names), strict=True)
-        return replace(self, columns=list(names), fields=[list(row) for row in cells])
-
 
 SAVE_AS = "save it as CSV UTF-8 (comma delimited)"
 _OTHER_FORMATS = (
@@ -91,7 +86,7 @@ def open_table(path: Path) -> Iterator[TextIO]:
                 raise TableError(f"{path}: {what}", way_out)
         unpack = gzip.open if head.startswith(b"\x1f\x8b") else open
         with unpack(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as text:
-            yield text  # type: ignore[misc]
+            yield text
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         what = f"{path}: is damaged, it cannot be unpacked ({type(error).__name__})"
         raise TableError(what, "copy or download it again") from None
@@ -105,9 +100,9 @@ def clean(cell: str) -> str:
 
 
 def read_rows(path: Path, needed: Sequence[str]) -> Rows:
-    """Read a CSV file (see `open_table`; header in line 1) that must have the columns `needed`; others may be there.
+    """Read a CSV file (see `open_table`; header in line 1) that must have the columns `needed`; others are kept.
 
-    A row with too few or too many cells is a problem and is left out; so is each line that a quote left open swallows.
+    A row with too few or too many cells is a problem and is left out; so is each line that an open quote swallows.
     `TableError` if the file is missing, empty, of another format or not separated by commas, or lacks a needed column
     (the message offers the nearest name it has) or has one twice.
     """
@@ -117,40 +112,40 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
     with open_table(path) as file:
         raw: list[str] = []  # the lines of the row being read
         reader = csv.reader(_kept(file, raw))
-        columns = [clean(name) for name in _next(reader) or []]
-        _check_format(path, raw, columns, needed)
+        try:
+            columns = [clean(name) for name in next(reader, [])]
+        except csv.Error:
+            columns = []
+        _check_format(path, "".join(raw), columns, needed)
         check_columns(path, columns, needed)
         while True:
             raw.clear()
             line = reader.line_num + 1
+            row, wrong = list[str](), ""
             try:
-                row, wrong = next(reader, None), ""
-            except csv.Error as error:
-                row, wrong = [], str(error)
-            if row is None:
+                row = next(reader)
+            except StopIteration:
                 break
+            except csv.Error as error:
+                wrong = str(error)
             if len(raw) > 1 and (wrong or len(row) != len(columns) or _is_open(raw)):
                 message = (
                     f"lines {line} to {reader.line_num} are read as one row, as a quote in line {line} is not closed"
                 )
-                swallowed = [line + place for place, text in enumerate(raw) if text.strip()]
                 problems += [
                     Problem("quote not closed", path.name, number, message, "close or remove it")
-                    for number in swallowed
+                    for number, text in enumerate(raw, line)
+                    if text.strip()
                 ]
-                continue
-            if wrong:
+            elif wrong:
                 problems.append(Problem("row not readable", path.name, line, wrong, "mend or remove the row"))
-                continue
-            if not any(cell.strip() for cell in row):
-                continue
-            if len(row) != len(columns):
+            elif any(cell.strip() for cell in row) and len(row) != len(columns):
                 message = f"the row has {len(row)} cells, the header {len(columns)}"
                 way_out = "mend the row; a cell with a comma needs quotes"
                 problems.append(Problem("row of another length", path.name, line, message, way_out))
-                continue
-            lines.append(line)
-            fields.append([clean(cell) for cell in row])
+            elif any(cell.strip() for cell in row):
+                lines.append(line)
+                fields.append([clean(cell) for cell in row])
     return Rows(path, columns, lines, fields, problems)
 
 
@@ -170,9 +165,8 @@ def _is_open(raw: Sequence[str]) -> bool:
     return False
 
 
-def _check_format(path: Path, head: Sequence[str], columns: Sequence[str], needed: Sequence[str]) -> None:
-    """`TableError` for a first line that is no header of cells separated by commas, where one sees what it is."""
-    text = "".join(head)
+def _check_format(path: Path, text: str, columns: Sequence[str], needed: Sequence[str]) -> None:
+    """`TableError` for a first line that is no header of cells separated by commas, where its format is recognised."""
     if "\0" in text:
         raise TableError(f"{path}: is no text in UTF-8 (it has zero bytes, as UTF-16 has)", SAVE_AS)
     if text.strip('"').lower().startswith("sep="):
@@ -184,13 +178,6 @@ def _check_format(path: Path, head: Sequence[str], columns: Sequence[str], neede
     for mark, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
         if "," not in text and {cell.strip().strip('"') for cell in text.split(mark)} & set(needed) and mark in text:
             raise TableError(f"{path}: its cells are separated by {name}, not commas", SAVE_AS)
-
-
-def _next(reader: Iterable[list[str]]) -> list[str] | None:
-    try:
-        return next(iter(reader), None)
-    except csv.Error:
-        return None
 
 
 def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
@@ -230,7 +217,7 @@ DOUBTS = {
 
 
 def doubted(ids: Sequence[str], *, patients: bool = False) -> list[str]:
-    """For each id a key of DOUBTS, or "" where nothing speaks against it.
+    """For each id why it is not believed, a key of DOUBTS, or "".
 
     Of studies, only what has lost letters is doubted: `NA` is an id like any other. Of `patients` also a placeholder
     that stands in several rows, and `12.0` where another row has the patient `12`.
@@ -248,8 +235,8 @@ def doubted(ids: Sequence[str], *, patients: bool = False) -> list[str]:
             return CHANGED_ID
         return ""
 
-    found = {name: doubt(name) for name in count}
-    return [found[name] for name in ids]
+    doubts = {name: doubt(name) for name in count}
+    return [doubts[name] for name in ids]
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -265,5 +252,5 @@ def shown(value: str, length: int = 40) -> str:
 
 
 def warn(text: str) -> None:
-    """Say something on stderr that must not be overlooked."""
+    """Print a warning on stderr."""
     print(f"warning: {text}", file=sys.stderr)

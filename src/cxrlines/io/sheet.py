@@ -1,10 +1,9 @@
-"""A contact sheet: films side by side with their lines drawn over and their labels written under them."""
+"""Contact sheet: films side by side with their lines drawn over and their labels written under them."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from cxrlines.core.errors import Error
@@ -44,21 +43,20 @@ def contact_sheet(
     if out.suffix.lower() not in _FORMATS:
         raise Error(f"out: needs a name ending in {', '.join(_FORMATS)}, got {out.name!r}")
     dataset = read_dataset(Path(root))
-    if len(dataset.studies) == 0:
-        raise Error(f"{root}: no films found to draw", "name a data set (train.csv, train/) or a folder of films")
     count = min(films, len(dataset.studies))
     rows = np.sort(np.random.default_rng(seed).choice(len(dataset.studies), count, replace=False))
-    cells = [_cell(dataset, int(row), size, lines) for row in rows]
-    _write(_lay_out(cells, min(columns, count)), out)
+    sheet = _lay_out([_cell(dataset, int(row), size, lines) for row in rows], min(columns, count))
+    with replacing(out) as aside:
+        sheet.save(aside, format="PNG" if out.suffix.lower() == ".png" else "JPEG")
     return out
 
 
 def _cell(dataset: Dataset, row: int, size: int, lines: bool) -> Image.Image:
-    """One film in its square, its labels below."""
+    """One film in its square, its labels below, for which there is room for five; films with more are very rare."""
     study = dataset.studies.iloc[row]
-    labels = [label for label in LABELS if label in study.index and pd.notna(study[label]) and study[label] > 0]
     height = max(11, size // 24)
-    cell = Image.new("RGB", (size, size + _caption_height(size)), _PAPER)
+    step = round(height * 1.2)
+    cell = Image.new("RGB", (size, size + 5 * step + 4), _PAPER)
     pen = ImageDraw.Draw(cell)
     font = ImageFont.load_default(height)
     try:
@@ -68,16 +66,10 @@ def _cell(dataset: Dataset, row: int, size: int, lines: bool) -> Image.Image:
     else:
         drawn = _scaled(film, size, dataset.lines.get(study["study"], []) if lines else [])
         cell.paste(Image.fromarray(drawn), ((size - drawn.shape[1]) // 2, (size - drawn.shape[0]) // 2))
-    at, step = 0, round(height * 1.2)
-    for label in labels:
-        pen.text((2, size + 2 + at), label, DEVICE_COLOURS[DEVICE_OF[label]], font)
-        at += step
+    positive = [label for label in LABELS if study.get(label, 0) == 1]
+    for place, label in enumerate(positive):
+        pen.text((2, size + 2 + place * step), label, DEVICE_COLOURS[DEVICE_OF[label]], font)
     return cell
-
-
-def _caption_height(size: int) -> int:
-    """Room for five labels; films with more are very rare."""
-    return round(max(11, size // 24) * 1.2) * 5 + 4
 
 
 def _scaled(film: np.ndarray, size: int, lines: list[Line]) -> np.ndarray:
@@ -85,12 +77,9 @@ def _scaled(film: np.ndarray, size: int, lines: list[Line]) -> np.ndarray:
     scale = size / max(film.shape)
     shape = (max(1, round(film.shape[1] * scale)), max(1, round(film.shape[0] * scale)))
     small = cv2.resize(film, shape, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    colour = cv2.cvtColor(small, cv2.COLOR_GRAY2RGB)
-    if not lines:
-        return colour
-    # Pixel centres sit at integers, so the scale acts around the film's outer corner at -0.5.
+    # Pixel centres lie at whole numbers, so the scale acts around the film's outer corner at -0.5.
     paths = [((line.points + 0.5) * scale - 0.5, DEVICE_COLOURS[DEVICE_OF[line.label]]) for line in lines]
-    return draw_lines(colour, paths, max(1.0, size / 256))
+    return draw_lines(cv2.cvtColor(small, cv2.COLOR_GRAY2RGB), paths, max(1.0, size / 256))
 
 
 def _lay_out(cells: list[Image.Image], columns: int) -> Image.Image:
@@ -100,8 +89,3 @@ def _lay_out(cells: list[Image.Image], columns: int) -> Image.Image:
     for k, cell in enumerate(cells):
         sheet.paste(cell, (_GAP + k % columns * (width + _GAP), _GAP + k // columns * (height + _GAP)))
     return sheet
-
-
-def _write(sheet: Image.Image, out: Path) -> None:
-    with replacing(out) as aside:
-        sheet.save(aside, format="PNG" if out.suffix.lower() == ".png" else "JPEG")

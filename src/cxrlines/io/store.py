@@ -1,13 +1,13 @@
-"""The store: every film decoded and prepared once, as it is prepared for reading, in one memory-mapped array.
+"""Store of prepared films: each decoded and prepared once, as for reading, in one memory-mapped array.
 
 A store is a folder: `films.npy` ((n, size, size) uint8) and `store.json`, written last. While it is being built
 there are `films.partial.npy` and `journal.jsonl` instead: a line a film, appended after its pixels are on disk, so
 that a build killed at any moment goes on where it was and ends in the same bytes.
 
-A store knows its films in two ways. Its `fingerprint` is made of the films' contents and of how they were prepared
+A store identifies its films in two ways. Its `fingerprint` is made of the films' contents and of how they were prepared
 alone: the same on any machine, it is the identity that training builds on. Whether it is still the store OF a data
-folder shows, without reading films again, in their names, sizes and times of change; where those differ it is built
-anew.
+folder is decided, without reading films again, by their names, sizes and times of change; where those differ it is
+built anew.
 
 Every film that can be read is in it, whatever it shows. Whether it is trained on is decided by its quality.
 """
@@ -24,16 +24,15 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing
 from cxrlines.core.film import FilmError
-from cxrlines.core.notes import Code, Note
+from cxrlines.core.notes import Note
 from cxrlines.core.pool import in_parallel
-from cxrlines.core.quality import Quality
-from cxrlines.core.transform import Affine
 from cxrlines.io.films import read_bytes, read_film
-from cxrlines.io.prepare import PREPARATION, Aspect, LeaveOut, Probe, prepare, why_left_out
+from cxrlines.io.prepare import PREPARATION, Affine, Aspect, LeaveOut, Probe, Quality, prepare, why_left_out
 
 if TYPE_CHECKING:
     from cxrlines.io.tables import Dataset
@@ -45,7 +44,7 @@ FILMS, PARTIAL, JOURNAL, MANIFEST = "films.npy", "films.partial.npy", "journal.j
 
 
 class StoreError(Error):
-    """A store cannot be opened or built; the message says which and what to do."""
+    """A store cannot be opened or built; the message names it and the way out."""
 
 
 @dataclass(frozen=True, slots=True)  # there may be 100,000 and more
@@ -58,20 +57,8 @@ class Kept:
     quality: Quality
     notes: tuple[Note, ...] = ()
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Kept":
-        """From what `dataclasses.asdict` makes of it, by way of JSON."""
-        return cls(
-            Affine.of(np.array(values["placement"]["matrix"], np.float64)),
-            tuple(values["film_shape"]),
-            tuple(values["within"]),
-            Quality(**{**values["quality"], "notes": _notes(values["quality"]["notes"])}),
-            _notes(values["notes"]),
-        )
 
-
-def _notes(values: list[dict[str, str]]) -> tuple[Note, ...]:
-    return tuple(Note(Code(each["code"]), each["text"]) for each in values)
+_KEPT = TypeAdapter(list[Kept])
 
 
 class Store:
@@ -80,7 +67,7 @@ class Store:
     Attributes:
         films: (n, size, size) uint8, memory-mapped, read-only.
         studies: The study of each row.
-        kept: What is known of the film of each row.
+        kept: What is kept of the film of each row.
         placements: The placement of each row.
         left_out: Study -> why its film could not be read.
         probe: Identity of the probe that assessed the films; empty where none did.
@@ -99,17 +86,17 @@ class Store:
             self.size: int = manifest["size"]
             self.aspect: Aspect = manifest["aspect"]
             self.studies: list[str] = manifest["studies"]
-            self.kept = [Kept.from_dict(values) for values in manifest["kept"]]
+            self.kept = _KEPT.validate_python(manifest["kept"])
             self.left_out: dict[str, str] = manifest["left_out"]
             self.probe: str = manifest["probe"]
             self.preparation: int = manifest["preparation"]
             self.fingerprint: str = manifest["fingerprint"]
             self.source: str = manifest["source"]
+        except StoreError:
+            raise
         except FileNotFoundError as error:
             raise StoreError(f"{folder}: is no finished store ({Path(error.filename).name} is missing)") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, StoreError):
-                raise
             raise StoreError(f"{folder}: is damaged ({type(error).__name__})", anew) from None
         if self.films.shape != (len(self.studies), self.size, self.size) or len(self.kept) != len(self.studies):
             raise StoreError(f"{folder}: {FILMS} and {MANIFEST} do not belong together", anew)
@@ -120,25 +107,26 @@ class Store:
         return len(self.studies)
 
     def row(self, study: str) -> int:
-        """The row of a study; `KeyError` that says why if its film is not in the store."""
+        """The row of a study; `KeyError` with the reason if its film is not in the store."""
         if study not in self._row:
             raise KeyError(f"study {study} is not in {self.folder}: {self.left_out.get(study, 'unknown')}")
         return self._row[study]
 
     def inner(self, row: int) -> tuple[slice, slice]:
         """Rows and columns of a store film that the film within its frame fills: all but what pads it."""
-        left, top, right, bottom = self.kept[row].within
-        corners = self.placements[row].from_film(np.array([(left, top), (right, bottom)]) - 0.5) + 0.5
-        (x0, y0), (x1, y1) = np.rint(np.sort(corners, axis=0)).astype(int)
-        return slice(int(y0), int(y1)), slice(int(x0), int(x1))
+        return self._box(row, *self.kept[row].within)
 
     def frame(self, row: int) -> tuple[int, int, int, int]:
         """How wide the frame that was cut off the film would be beside `inner`: px above, below, left and right."""
         height, width = self.kept[row].film_shape
-        corners = self.placements[row].from_film(np.array([(0, 0), (width, height)]) - 0.5) + 0.5
-        (x0, y0), (x1, y1) = np.rint(np.sort(corners, axis=0)).astype(int)
-        rows, columns = self.inner(row)
-        return int(rows.start - y0), int(y1 - rows.stop), int(columns.start - x0), int(x1 - columns.stop)
+        (rows, columns), (y, x) = self.inner(row), self._box(row, 0, 0, width, height)
+        return rows.start - y.start, y.stop - rows.stop, columns.start - x.start, x.stop - columns.stop
+
+    def _box(self, row: int, left: int, top: int, right: int, bottom: int) -> tuple[slice, slice]:
+        """Rows and columns of a store film that a box of its original film covers."""
+        corners = self.placements[row].from_film(np.array([(left, top), (right, bottom)]) - 0.5) + 0.5
+        (x0, y0), (x1, y1) = np.rint(np.sort(corners, axis=0)).astype(int).tolist()
+        return slice(y0, y1), slice(x0, x1)
 
     def taken(self, leave_out: LeaveOut) -> set[str]:
         """The studies whose films pass the gate before training."""
@@ -146,19 +134,18 @@ class Store:
         return {study for study, kept in pairs if why_left_out(kept.quality, leave_out) is None}
 
     def counts(self, leave_out: LeaveOut) -> tuple[dict[str, int], dict[str, int]]:
-        """Films that the gate leaves out, by the code of why; and those it takes along that carry a note, by its code.
+        """Films that the gate leaves out, by the code of why; and films that pass with a note, by its code.
 
         The most frequent first.
         """
-        reasons = [why_left_out(kept.quality, leave_out) for kept in self.kept]
-        noted = [
-            code
-            for kept, reason in zip(self.kept, reasons, strict=True)
-            if reason is None
-            for code in {note.code for note in (*kept.notes, *kept.quality.notes)}
-        ]
-        out = Counter(reason.code.value for reason in reasons if reason is not None)
-        return dict(out.most_common()), dict(Counter(code.value for code in sorted(noted)).most_common())
+        out: Counter[str] = Counter()
+        noted: list[str] = []
+        for kept in self.kept:
+            if (reason := why_left_out(kept.quality, leave_out)) is not None:
+                out[reason.code.value] += 1
+            else:
+                noted += {note.code.value for note in (*kept.notes, *kept.quality.notes)}
+        return dict(out.most_common()), dict(Counter(sorted(noted)).most_common())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.folder,)  # a worker maps the file itself instead of getting a copy of every film
@@ -181,20 +168,22 @@ def build_store(
     folder = Path(folder)
     studies = [str(study) for study in dataset.studies["study"]]
     films = [Path(film) for film in dataset.studies["film"]]
-    how = _How(size, aspect, "" if probe is None else probe.identity)
+    identity = "" if probe is None else probe.identity
+    how = {"version": VERSION, "preparation": PREPARATION, "size": size, "aspect": aspect, "probe": identity}
     source = _source(dataset.root, studies, films, how)
-    try:
+    with contextlib.suppress(StoreError):
         store = open_store(folder)
         if store.source == source:
             return store
-    except StoreError:
-        pass
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)
         done = _resume(folder, source, len(films))
         if not done:
-            _begin(folder, source, (len(films), size, size))
+            shape = (len(films), size, size)
+            _create(folder / PARTIAL, shape)
+            with (folder / JOURNAL).open("w") as journal:
+                _append(journal, [json.dumps({"source": source, "shape": shape})])
     todo = [row for row in range(len(films)) if row not in done]
     # Written, not mapped: pages of a mapped file would count as this process's memory, and grow with the films.
     start = _start(folder / PARTIAL)
@@ -204,10 +193,11 @@ def build_store(
         for place, made in in_parallel(work, [films[row] for row in todo], workers, f"preparing films, {size} px"):
             row = todo[place]
             with _writing(folder):
-                if isinstance(made, _Made):
+                if isinstance(made, tuple):
+                    film, kept, digest = made
                     pixels.seek(start + row * size * size)
-                    pixels.write(made.film.tobytes())
-                    entry = _Entry(row, made.digest, asdict(made.kept))
+                    pixels.write(film.tobytes())
+                    entry = _Entry(row, digest, asdict(kept))
                 else:
                     entry = _Entry(row, reason=made or f"{films[row]}: its decoder crashed on it; export it again")
                 done[row] = entry
@@ -221,32 +211,13 @@ def build_store(
 
 
 @dataclass(frozen=True)
-class _How:
-    """How films become pixels: what a store is made with, besides the films."""
-
-    size: int
-    aspect: Aspect
-    probe: str
-
-    def __str__(self) -> str:
-        return f"{VERSION} {PREPARATION} {self.size} {self.aspect} {self.probe}\n"
-
-
-@dataclass(frozen=True)
-class _Made:
-    film: np.ndarray
-    kept: Kept
-    digest: str
-
-
-@dataclass(frozen=True)
 class _Entry:
     """A line of the journal: a film that is done (`kept` as JSON has it), or why it never will be."""
 
     row: int
-    digest: str | None = None
+    digest: str = ""
     kept: dict[str, Any] | None = None
-    reason: str | None = None
+    reason: str = ""
 
 
 @contextlib.contextmanager
@@ -261,8 +232,8 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _prepared(path: Path, size: int, aspect: Aspect, probe: Probe | None) -> _Made | str:
-    """The film of a path for the store, or why not."""
+def _prepared(path: Path, size: int, aspect: Aspect, probe: Probe | None) -> tuple[np.ndarray, Kept, str] | str:
+    """The pixels, what else is kept of a film, and the SHA-256 of its file; or why it cannot be read."""
     try:
         data = read_bytes(path)
         film = read_film(data, name=str(path))
@@ -270,47 +241,45 @@ def _prepared(path: Path, size: int, aspect: Aspect, probe: Probe | None) -> _Ma
         return str(error)
     made = prepare(film, size, aspect, probe)
     kept = Kept(made.placement, made.film_shape, made.within, made.quality, film.notes)
-    return _Made(made.pixels, kept, hashlib.sha256(data).hexdigest())
+    return made.pixels, kept, hashlib.sha256(data).hexdigest()
 
 
-def _source(root: Path, studies: list[str], films: list[Path], how: _How) -> str:
-    """What would be built: SHA-256 over the studies, the names, sizes and times of change of their films, and how."""
-    digest = hashlib.sha256(str(how).encode())
+def _first_line(how: dict[str, Any]) -> bytes:
+    """What the hashes of a store begin with: how films become pixels."""
+    return f"{' '.join(map(str, how.values()))}\n".encode()
+
+
+def _source(root: Path, studies: list[str], films: list[Path], how: dict[str, Any]) -> str:
+    """Identity of what would be built: how, the studies, and the names, sizes and times of change of their films."""
+    digest = hashlib.sha256(_first_line(how))
     for study, film in zip(studies, films, strict=True):
         try:
-            state = film.stat()
-            told = f"{state.st_size}\t{state.st_mtime_ns}"
+            stat = film.stat()
+            state = f"{stat.st_size}\t{stat.st_mtime_ns}"
         except OSError:
-            told = "missing"
+            state = "missing"
         name = film.relative_to(root) if film.is_relative_to(root) else film
-        digest.update(f"{study}\t{name}\t{told}\n".encode(errors="surrogateescape"))
+        digest.update(f"{study}\t{name}\t{state}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def _begin(folder: Path, source: str, shape: tuple[int, int, int]) -> None:
-    _create(folder / PARTIAL, shape)
-    with (folder / JOURNAL).open("w") as journal:
-        _append(journal, [json.dumps({"source": source, "shape": shape})])
-
-
 def _resume(folder: Path, source: str, count: int) -> dict[int, _Entry]:
-    """The rows that an interrupted build of the same store has done; none if there was none or its files are hurt."""
+    """The rows that an interrupted build of the same store has done; {} if there was none or its files are damaged."""
     try:
-        told = (folder / JOURNAL).read_text()
-        whole = told[: told.rfind("\n") + 1]
-        head, *lines = whole.splitlines()
-        header = json.loads(head)
-        if header["source"] != source:
+        text = (folder / JOURNAL).read_text()
+        whole = text[: text.rfind("\n") + 1]
+        head, *lines = map(json.loads, whole.splitlines())
+        if head["source"] != source:
             return {}
         if not (folder / PARTIAL).exists():  # killed between the pixels' last name and the manifest
             (folder / FILMS).replace(folder / PARTIAL)
         array = np.load(folder / PARTIAL, mmap_mode="r", allow_pickle=False)
-        if list(array.shape) != header["shape"] or len(array) != count:
+        if list(array.shape) != head["shape"] or len(array) != count:
             return {}
-        entries = [_Entry(**json.loads(line)) for line in lines]
+        entries = [_Entry(**line) for line in lines]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    if whole != told:  # the kill came within a line
+    if whole != text:  # the kill came within a line
         with (folder / JOURNAL).open("r+") as journal:
             journal.truncate(len(whole.encode()))
     return {entry.row: entry for entry in entries}
@@ -331,32 +300,26 @@ def _append(journal: IO[str], lines: list[str]) -> None:
     os.fsync(journal.fileno())
 
 
-def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str], how: _How) -> Store:
-    good = [entry for entry in entries if entry.kept is not None]
-    left_out = {studies[entry.row]: entry.reason for entry in entries if entry.reason is not None}
+def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str], how: dict[str, Any]) -> Store:
+    good = [(studies[entry.row], entry.kept, entry) for entry in entries if entry.kept is not None]
+    left_out = {studies[entry.row]: entry.reason for entry in entries if entry.kept is None}
     if not good:
         first = next(iter(left_out.values()), "the data has no films")
         raise StoreError(f"{folder}: none of {len(entries)} films could be read; the first: {first}")
     if left_out:
-        _close_gaps(folder, [entry.row for entry in good], how.size)
+        _close_gaps(folder, [entry.row for _, _, entry in good], how["size"])
     else:
         (folder / PARTIAL).replace(folder / FILMS)
-    content = hashlib.sha256(str(how).encode())
-    for entry in good:
-        assert entry.kept is not None
-        within, quality = tuple(entry.kept["within"]), entry.kept["quality"]
-        done = f"{within} {quality['rotation']} {quality['inverted']}"  # by another machine's floats it may be another
-        content.update(f"{studies[entry.row]}\t{entry.digest}\t{done}\n".encode(errors="surrogateescape"))
-    manifest = {
-        "version": VERSION,
-        "size": how.size,
-        "aspect": how.aspect,
-        "probe": how.probe,
-        "preparation": PREPARATION,
+    content = hashlib.sha256(_first_line(how))
+    for study, kept, entry in good:
+        quality = kept["quality"]  # its probabilities may differ with another machine's floats
+        done = f"{tuple(kept['within'])} {quality['rotation']} {quality['inverted']}"
+        content.update(f"{study}\t{entry.digest}\t{done}\n".encode(errors="surrogateescape"))
+    manifest = how | {
         "fingerprint": content.hexdigest(),
         "source": source,
-        "studies": [studies[entry.row] for entry in good],
-        "kept": [entry.kept for entry in good],
+        "studies": [study for study, _, _ in good],
+        "kept": [kept for _, kept, _ in good],
         "left_out": left_out,
     }
     with replacing(folder / MANIFEST) as aside, aside.open("w") as file:
@@ -382,11 +345,11 @@ def _close_gaps(folder: Path, rows: list[int], size: int) -> None:
 
 
 def _create(path: Path, shape: tuple[int, int, int]) -> None:
-    """A new file of black films; someone may still be reading an old one of its name."""
+    """A new file of black films; a process may still be reading an old one of its name."""
     path.unlink(missing_ok=True)
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
 
 def _start(path: Path) -> int:
     """Where in an .npy file its numbers begin, in bytes."""
-    return np.load(path, mmap_mode="r", allow_pickle=False).offset
+    return int(np.load(path, mmap_mode="r", allow_pickle=False).offset)

@@ -1,26 +1,24 @@
-"""Label tables: one schema for whatever layout lies on disk.
+"""Label tables: RANZCR CLiP's layout (which the phantom writes too), or a plain folder of films.
 
-Two layouts are read: RANZCR CLiP's own (which the phantom writes too) and a plain folder of films.
-
-A row of a table that contradicts itself or cannot be read is left out and counted once, under its first reason; nothing
-is guessed. Of a study in two rows the first one stays. Two ETT states at once stay in, as the label table is the truth
-until a person corrects it; the audit reports them.
+A row that contradicts itself or cannot be read is left out and counted once, under its first reason; nothing is
+guessed. Of a study in two rows the first one stays. Two ETT states at once stay in, as the label table is the ground
+truth until a person corrects it; the audit reports them.
 """
 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from cxrlines.core.film import FILM_SUFFIXES
-from cxrlines.io.annotations import MAX_COORDINATE, Line, in_unit_square, read_lines
+from cxrlines.io.annotations import MAX_COORDINATE, Line, in_unit_square, read_annotations
 from cxrlines.io.films import is_film
 from cxrlines.io.rows import (
     DOUBTS,
@@ -34,43 +32,52 @@ from cxrlines.io.rows import (
     shown,
     warn,
 )
-from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN, Landmark
+from cxrlines.task import DEVICE_OF, DEVICES, LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN, Landmark
 
 Split = Literal["train", "test"]
 
 TRAIN_TABLE, TEST_TABLE, TRUTH_TABLE = "train.csv", "sample_submission.csv", "test_truth.csv"
 ANNOTATION_TABLE, TEST_ANNOTATION_TABLE, META_FILE = "train_annotations.csv", "test_annotations.csv", "phantom.json"
 LANDMARK_TABLE = "landmarks.csv"
-
+REQUIRED_LABELS = tuple(label for label in LABELS if not DEVICES[DEVICE_OF[label]].optional)
+"""The label columns that every label table has; without one of another device its label is `task.UNKNOWN`."""
+TRUTH_COLUMNS = (STUDY_COLUMN, *REQUIRED_LABELS, PATIENT_COLUMN)
+"""The columns that a label table must have."""
 PACKED_SUFFIXES = (".gz", ".zip", ".bz2", ".xz", ".7z")
 
 NO_STUDY, BAD_LABEL, REPEATED = "row without a study", "label not 0 or 1", "study in two rows"
 NO_FILM, SECOND_FILM = "film missing", "second film of a study"
 BAD_LANDMARK = "landmark not readable"
 NOT_A_FILM, LINKED_FOLDER, BROKEN_LINK = "file that is no film", "linked folder (not looked into)", "link to nothing"
+LABEL_CELLS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
+UNKNOWN_CELLS = {"": UNKNOWN, "-1": UNKNOWN, "-1.0": UNKNOWN}  # of optional devices
+_BAD = -2
+
+Landmarks = dict[str, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The studies of one split, where their films lie, and what is known of them.
+    """The studies of one split, their films, labels, lines and landmarks.
 
     Attributes:
         root: The data folder.
         studies: One row a study, RangeIndex. Columns `study`, `patient`, `film` (str; film is an absolute path), then,
-            if the split is labelled, the 11 labels (int8; float with NaN where only some studies have them).
+            if the split is labelled, `task.LABELS` (int8, 0, 1 or `task.UNKNOWN`; float with NaN where only some
+            studies have a row of ground truth).
         lines: Annotated lines by study, in px of the original film.
         left_out: Reason -> count, of all rows skipped in reading; of a plain folder, of files and links.
-        meta: What phantom.json says, or {}.
+        meta: The content of phantom.json, or {}.
         landmarks: Study -> name of a `task.Landmark` -> its point, (2,) float64 [x, y] in px of the original film.
-            Only what is known is there; a study without any is not.
+            Landmarks that are not known are not there, nor are studies without any.
     """
 
     root: Path
     studies: pd.DataFrame
     lines: dict[str, list[Line]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
-    meta: dict = field(default_factory=dict)
-    landmarks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    landmarks: Landmarks = field(default_factory=dict)
 
     @cached_property
     def annotated(self) -> np.ndarray:
@@ -81,10 +88,10 @@ class Dataset:
 
 
 def read_dataset(root: Path, split: Split = "train") -> Dataset:
-    """Read the tables of a data folder and find its films; no film is opened but to tell whether it is one.
+    """Read the tables of a data folder and find its films; no film is opened but to recognise it as one.
 
     A folder with `train.csv` (split train) or `sample_submission.csv` (split test) is in RANZCR's layout: films as
-    train/<study>.jpg or another of FILM_SUFFIXES, `train_annotations.csv` if there; the truth of test films from
+    train/<study>.jpg or another of FILM_SUFFIXES, `train_annotations.csv` if there; the ground truth of test films from
     `test_truth.csv` and their lines from `test_annotations.csv` if there; landmarks of both from `landmarks.csv` if
     there. Any other folder is a plain one: all films in it, however deep, without labels, each its own patient.
 
@@ -96,7 +103,7 @@ def read_dataset(root: Path, split: Split = "train") -> Dataset:
     table = root / (TRAIN_TABLE if split == "train" else TEST_TABLE)
     if table.is_file():
         return _read_ranzcr(root, table, split)
-    if packed := packed_as(table):  # without a word the films would be read without their labels
+    if packed := packed_as(table):  # else the films would be read silently without their labels
         raise TableError(f"{root}: has {packed} but no {table.name}", "unpack it there")
     if (root / TRAIN_TABLE).is_file() or split == "test":
         raise TableError(f"{root}: has no {table.name}", f"the {split} split needs it, with the films in {split}/")
@@ -104,20 +111,19 @@ def read_dataset(root: Path, split: Split = "train") -> Dataset:
 
 
 def packed_as(table: Path) -> str:
-    """The name under which a table that is not there lies compressed beside its place; "" if it does not."""
-    names = ("" if table.is_file() else table.name + suffix for suffix in PACKED_SUFFIXES)
-    return next((name for name in names if name and table.with_name(name).is_file()), "")
+    """The name of a compressed form of a table that is not there itself; "" if there is none."""
+    packed = (table.with_name(table.name + suffix) for suffix in PACKED_SUFFIXES)
+    return "" if table.is_file() else next((path.name for path in packed if path.is_file()), "")
 
 
 def read_labels(csv: Path) -> pd.DataFrame:
-    """A label table alone, without films: columns `study`, `patient` (str) and the 11 labels (int8), RangeIndex.
+    """A label table alone, without films: columns `study`, `patient` (str) and `task.LABELS` (int8), RangeIndex.
 
-    Rows that cannot be used are left out; how many, where and why is said on stderr and counted in
-    `.attrs["left_out"]`. `TableError` if a column is missing or no row is left.
+    Labels of an optional device without columns are `task.UNKNOWN`. Rows that cannot be used are left out, reported on
+    stderr, and counted in `.attrs["left_out"]`. `TableError` if a column is missing or no row is left.
     """
     csv = Path(csv)
-    rows = read_rows(csv, (STUDY_COLUMN, *LABELS, PATIENT_COLUMN))
-    table, problems = usable_rows(rows)
+    table, problems = usable_rows(read_rows(csv, TRUTH_COLUMNS))
     left_out = rows_left_out(problems)
     check_some(csv, table, left_out)
     if problems:
@@ -129,65 +135,66 @@ def read_labels(csv: Path) -> pd.DataFrame:
     return table
 
 
-def check_some(csv: Path, table: pd.DataFrame, left_out: dict[str, int]) -> None:
+def check_some(csv: Path, table: pd.DataFrame, left_out: Mapping[str, int]) -> None:
     """`TableError` if no row is left."""
     if not len(table):
         reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "it has none"
-        way_out = "it needs rows of a study, 11 labels 0 or 1, and a patient; `cxrlines check` names each row"
+        way_out = "it needs rows of a study, labels 0 or 1, and a patient; `cxrlines check` names each row"
         raise TableError(f"{csv}: no row is usable ({reasons})", way_out)
 
 
-def usable_rows(rows: Rows) -> tuple[pd.DataFrame, list[Problem]]:
-    """The usable rows as columns `study`, `patient` and the 11 labels (int8), and why the others are not.
+def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame, list[Problem]]:
+    """The usable rows as columns `study`, `patient` and `task.LABELS` (int8), and why the others are not.
 
-    A table without patients makes each study its own; one without labels gives none.
+    A table without patients makes each study its own patient; one that lacks a label of `REQUIRED_LABELS` gives no
+    labels. A label of an optional device is `task.UNKNOWN` without a column, and where its cell is empty or -1.
+    `studies_only`: patients and labels are ignored, as if there were none.
     """
-    name = rows.path.name
-    problems = list(rows.problems)
+    columns = {STUDY_COLUMN} if studies_only else set(rows.columns)
     studies = rows.column(STUDY_COLUMN)
-    patients = rows.column(PATIENT_COLUMN) if PATIENT_COLUMN in rows.columns else studies
-    has_labels = set(LABELS) <= set(rows.columns)
-    labels = _label_cells(rows) if has_labels else np.zeros((len(studies), 0), np.int8)
+    own_patients = PATIENT_COLUMN in columns
+    patients = rows.column(PATIENT_COLUMN) if own_patients else studies
+    labelled = set(REQUIRED_LABELS) <= columns
+    present = [label for label in LABELS if label in columns] if labelled else []
+    values = [LABEL_CELLS if label in REQUIRED_LABELS else LABEL_CELLS | UNKNOWN_CELLS for label in present]
+    cells = [
+        [value.get(cell, _BAD) for cell in rows.column(label)] for label, value in zip(present, values, strict=True)
+    ]
+    labels = np.array(cells, np.int8).reshape(len(present), len(studies)).T
     study_doubts = doubted(studies)
-    patient_doubts = doubted(patients, patients=True) if patients is not studies else [""] * len(studies)
+    patient_doubts = doubted(patients, patients=True) if own_patients else [""] * len(studies)
+    problems = list(rows.problems)
     first: dict[str, int] = {}
     good: list[int] = []
     for place, (study, patient, line) in enumerate(zip(studies, patients, rows.lines, strict=True)):
-        found = []
+        found: list[tuple[str, str, str]] = []  # kind, message, way out
         if not study:
-            found.append(Problem(NO_STUDY, name, line, f"{STUDY_COLUMN} is empty", "give the study's id"))
+            found.append((NO_STUDY, f"{STUDY_COLUMN} is empty", "give the study's id"))
         elif doubt := study_doubts[place]:
             message, way_out = DOUBTS[doubt]
-            found.append(Problem(doubt, name, line, f"{STUDY_COLUMN} {shown(study, 80)} {message}", way_out))
+            found.append((doubt, f"{STUDY_COLUMN} {shown(study, 80)} {message}", way_out))
         elif study in first:
-            message = f"study {shown(study, 80)} is already in line {first[study]}"
-            found.append(Problem(REPEATED, name, line, message, "keep one row a study"))
+            found.append(
+                (REPEATED, f"study {shown(study, 80)} is already in line {first[study]}", "keep one row a study")
+            )
         first.setdefault(study, line)
         if not patient:
-            way_out = DOUBTS[NO_PATIENT][1]
-            found.append(Problem(NO_PATIENT, name, line, f"{PATIENT_COLUMN} is empty", way_out))
+            found.append((NO_PATIENT, f"{PATIENT_COLUMN} is empty", DOUBTS[NO_PATIENT][1]))
         elif doubt := patient_doubts[place]:
             message, way_out = DOUBTS[doubt]
-            named = f" {shown(patient)}" if doubt == NO_PATIENT else ""  # a patient's id is not said
-            found.append(Problem(doubt, name, line, f"{PATIENT_COLUMN}{named} {message}", way_out))
-        for column in np.flatnonzero(labels[place] < 0):
-            cell = rows.fields[place][rows.columns.index(LABELS[column])]
-            message = f"{LABELS[column]} is {shown(cell)}"
-            found.append(Problem(BAD_LABEL, name, line, message, "a label is 0 or 1"))
-        problems += found
+            named = f" {shown(patient)}" if doubt == NO_PATIENT else ""  # a patient's id is never printed
+            found.append((doubt, f"{PATIENT_COLUMN}{named} {message}", way_out))
+        for column in np.flatnonzero(labels[place] == _BAD):
+            cell = rows.fields[place][rows.columns.index(present[column])]
+            found.append((BAD_LABEL, f"{present[column]} is {shown(cell)}", "a label is 0 or 1"))
+        problems += [Problem(kind, rows.path.name, line, message, way_out) for kind, message, way_out in found]
         if not found:
             good.append(place)
     table = pd.DataFrame({"study": [studies[i] for i in good], "patient": [patients[i] for i in good]}, dtype=object)
-    if has_labels:
-        table = pd.concat([table, pd.DataFrame(labels[good], columns=list(LABELS))], axis=1)
+    if labelled:
+        known = pd.DataFrame(labels[good], columns=present)
+        table = table.join(known.reindex(columns=list(LABELS), fill_value=UNKNOWN).astype(np.int8))
     return table, problems
-
-
-def _label_cells(rows: Rows) -> np.ndarray:
-    """(rows, 11) int8: 0, 1, or -1 for a cell that is neither."""
-    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-    cells = [[known.get(cell, -1) for cell in rows.column(label)] for label in LABELS]
-    return np.array(cells, np.int8).reshape(len(LABELS), -1).T
 
 
 def find_films(folder: Path, studies: Iterable[str]) -> dict[str, list[Path]]:
@@ -196,32 +203,28 @@ def find_films(folder: Path, studies: Iterable[str]) -> dict[str, list[Path]]:
     films: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         suffixed = path.suffix.lower() in FILM_SUFFIXES
-        for study in (path.name, path.stem) if suffixed else (path.name,):
-            if study in wanted:
-                if path.is_file():
-                    films.setdefault(study, []).append(path)
-                break
+        study = next((name for name in (path.name, path.stem)[: 1 + suffixed] if name in wanted), None)
+        if study is not None and path.is_file():
+            films.setdefault(study, []).append(path)
     return films
 
 
-class FilmNames:
-    """The names in a folder of films, to say of a study without a film which one may be meant."""
+def bare_names(folder: Path) -> dict[str, Path]:
+    """The files and folders in a folder of films by their bare names, for `film_instead`; of two the first by name."""
+    return {_bare(path.name): path for path in sorted(folder.iterdir(), reverse=True)}
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._named = {_bare(path.name): path for path in sorted(folder.iterdir(), reverse=True)}
 
-    def near(self, study: str) -> tuple[str, str]:
-        """What is there instead, to follow `has no film of study ...`, and the way out."""
-        path = self._named.get(_bare(study))
-        if path is None:
-            return "", "add the film or remove the row"
-        there = f", but {shown(path.name, 80)}"
-        if path.is_dir():
-            return there, "put the film itself there, under the study's id"
-        if path.suffix.lower() in PACKED_SUFFIXES:
-            return there, "unpack it"
-        return there, "name both alike; if a spreadsheet changed the id, import its column as text"
+def film_instead(study: str, names: Mapping[str, Path]) -> tuple[str, str]:
+    """For a study without a film: what is there instead, to follow `has no film of study ...`, and the way out."""
+    path = names.get(_bare(study))
+    if path is None:
+        return "", "add the film or remove the row"
+    there = f", but {shown(path.name, 80)}"
+    if path.is_dir():
+        return there, "put the film itself there, under the study's id"
+    if path.suffix.lower() in PACKED_SUFFIXES:
+        return there, "unpack it"
+    return there, "name both alike; if a spreadsheet changed the id, import its column as text"
 
 
 def _bare(name: str) -> str:
@@ -234,53 +237,51 @@ def _bare(name: str) -> str:
 
 def _read_ranzcr(root: Path, csv: Path, split: Split) -> Dataset:
     labelled = split == "train"
-    needed = (STUDY_COLUMN, *LABELS, PATIENT_COLUMN) if labelled else (STUDY_COLUMN,)
-    rows = read_rows(csv, needed)
     # The numbers of a sample submission are placeholders, and it names no patients: both are in the truth.
-    table, problems = usable_rows(rows if labelled else rows.only((STUDY_COLUMN,)))
+    rows = read_rows(csv, TRUTH_COLUMNS if labelled else (STUDY_COLUMN,))
+    table, problems = usable_rows(rows, studies_only=not labelled)
     if not labelled:
-        table, problems = _with_truth(table[["study"]], problems, root / TRUTH_TABLE)
+        table, more = _with_truth(table, root / TRUTH_TABLE)
+        problems += more
     folder = root / split
     if not folder.is_dir():
-        raise TableError(
-            f"{root}: has {csv.name} but no folder {split}/", f"put the films there as <{STUDY_COLUMN}>.jpg"
-        )
+        way_out = f"put the films there as <{STUDY_COLUMN}>.jpg"
+        raise TableError(f"{root}: has {csv.name} but no folder {split}/", way_out)
+    left_out = Counter(rows_left_out(problems))
     films = find_films(folder, table["study"].tolist())
     table.insert(2, "film", [str(films[s][0].resolve()) if s in films else None for s in table["study"]])
     there = table["film"].notna().to_numpy()
-    left_out = Counter(rows_left_out(problems))
-    if not there.all():
-        left_out[NO_FILM] = int((~there).sum())
-    if more := sum(len(found) - 1 for found in films.values()):
-        left_out[SECOND_FILM] = more
     if len(table) and not there.any():
-        instead, way_out = FilmNames(folder).near(table["study"][0])
+        study = table["study"][0]
+        instead, way_out = film_instead(study, bare_names(folder))
         what = f"{root}: no study of {csv.name} has a film in {split}/"
-        raise TableError(
-            what + (f": of study {shown(table['study'][0], 80)} there is none{instead}" if instead else ""),
-            way_out if instead else f"name films <{STUDY_COLUMN}>.jpg",
-        )
+        if instead:
+            raise TableError(f"{what}: of study {shown(study, 80)} there is none{instead}", way_out)
+        raise TableError(what, f"name films <{STUDY_COLUMN}>.jpg")
     table = table[there].reset_index(drop=True)
-    check_some(csv, table, left_out)
+    left_out[NO_FILM] = int((~there).sum())
+    left_out[SECOND_FILM] = sum(len(found) - 1 for found in films.values())
+    check_some(csv, table, +left_out)
+    studies = set(table["study"])
     lines: dict[str, list[Line]] = {}
     annotations = root / (ANNOTATION_TABLE if labelled else TEST_ANNOTATION_TABLE)
     if annotations.is_file():
-        every, bad = read_lines(annotations)
-        known = set(table["study"])
-        lines = {study: found for study, found in every.items() if study in known}
+        annotated, bad = read_annotations(annotations)
         left_out.update(rows_left_out(bad))
-        if strange := sum(len(found) for study, found in every.items() if study not in known):
-            left_out["annotation of a study left out or unknown"] = strange
-    landmarks: dict[str, dict[str, np.ndarray]] = {}
+        for row in annotated:
+            if row.study in studies:
+                lines.setdefault(row.study, []).append(row.line)
+            else:
+                left_out["annotation of a study left out or unknown"] += 1
+    landmarks: Landmarks = {}
     if (root / LANDMARK_TABLE).is_file():
-        landmarks, bad = read_landmarks(root / LANDMARK_TABLE, split)
-        usable = set(table["study"])
-        landmarks = {study: spots for study, spots in landmarks.items() if study in usable}
+        points, bad = read_landmarks(root / LANDMARK_TABLE, split)
+        landmarks = {study: own for study, own in points.items() if study in studies}
         left_out.update(rows_left_out(bad))
-    return Dataset(root.resolve(), table, lines, dict(left_out), _read_meta(root / META_FILE), landmarks)
+    return Dataset(root.resolve(), table, lines, dict(+left_out), _read_meta(root / META_FILE), landmarks)
 
 
-def read_landmarks(csv: Path, split: Split) -> tuple[dict[str, dict[str, np.ndarray]], list[Problem]]:
+def read_landmarks(csv: Path, split: Split) -> tuple[Landmarks, list[Problem]]:
     """The landmarks of each study of a split, as in `Dataset.landmarks`, and the points left out and why.
 
     Columns: the study, `split` (without it, the rows are of both splits), and `<name>_x`, `<name>_y` of each name of
@@ -293,7 +294,7 @@ def read_landmarks(csv: Path, split: Split) -> tuple[dict[str, dict[str, np.ndar
     studies = rows.column(STUDY_COLUMN)
     splits = rows.column("split") if "split" in rows.columns else [split] * len(studies)
     cells = [list(zip(rows.column(x), rows.column(y), strict=True)) for x, y in axes]
-    landmarks: dict[str, dict[str, np.ndarray]] = {}
+    landmarks: Landmarks = {}
     for study, own, line, *points in zip(studies, splits, rows.lines, *cells, strict=True):
         if own != split or study in landmarks:
             continue
@@ -301,15 +302,13 @@ def read_landmarks(csv: Path, split: Split) -> tuple[dict[str, dict[str, np.ndar
         for name, (x, y) in zip(Landmark, points, strict=True):
             if not x and not y:
                 continue
-            point = _point(x, y)
-            if point is None:
-                message = f"{name} is at {shown(x)}, {shown(y)}"
-                problems.append(
-                    Problem(BAD_LANDMARK, csv.name, line, message, "give two numbers in px, or leave both cells empty")
-                )
-            else:
+            if (point := _point(x, y)) is not None:
                 landmarks[study][name.value] = point
-    return {study: spots for study, spots in landmarks.items() if spots}, problems
+            else:
+                message = f"{name} is at {shown(x)}, {shown(y)}"
+                way_out = "give two numbers in px, or leave both cells empty"
+                problems.append(Problem(BAD_LANDMARK, csv.name, line, message, way_out))
+    return {study: own for study, own in landmarks.items() if own}, problems
 
 
 def _point(x: str, y: str) -> np.ndarray | None:
@@ -317,24 +316,23 @@ def _point(x: str, y: str) -> np.ndarray | None:
         point = np.array([float(x), float(y)])
     except ValueError:
         return None
-    if in_unit_square(point):
-        return None
-    return point if (np.abs(point) <= MAX_COORDINATE).all() else None  # false for NaN as well
+    on_a_film = (np.abs(point) <= MAX_COORDINATE).all()  # false for NaN as well
+    return point if on_a_film and not in_unit_square(point) else None
 
 
-def _with_truth(table: pd.DataFrame, problems: list[Problem], csv: Path) -> tuple[pd.DataFrame, list[Problem]]:
+def _with_truth(table: pd.DataFrame, csv: Path) -> tuple[pd.DataFrame, list[Problem]]:
     """Test studies with patient and labels where the truth table has them; without one, each its own patient."""
     if not csv.is_file():
-        return table.assign(patient=table["study"]), problems
-    truth, bad = usable_rows(read_rows(csv, (STUDY_COLUMN, *LABELS, PATIENT_COLUMN)))
-    joined = table.merge(truth, on="study", how="left")
+        return table, []
+    truth, problems = usable_rows(read_rows(csv, TRUTH_COLUMNS))
+    joined = table[["study"]].merge(truth, on="study", how="left")
     if joined["patient"].notna().all():
         joined = joined.astype({label: np.int8 for label in LABELS})
     joined["patient"] = joined["patient"].fillna(joined["study"])
-    return joined, problems + bad
+    return joined, problems
 
 
-def _read_meta(path: Path) -> dict:
+def _read_meta(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

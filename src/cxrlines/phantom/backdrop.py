@@ -1,6 +1,5 @@
 """Real films as backgrounds: which may be used, and what their own pixels tell of contrast, sharpness and trachea."""
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,14 @@ from numpy.typing import NDArray
 
 from cxrlines.core.errors import Error
 from cxrlines.core.film import FILM_SUFFIXES, film_name
-from cxrlines.io.marks import FilmMarks
-from cxrlines.io.rows import read_rows
+from cxrlines.io.marks import NO_MARKS, FilmMarks, backdrop_patient, patients_of
 from cxrlines.phantom.curves import Points
 from cxrlines.phantom.raster import Field
 from cxrlines.phantom.vary import Film
 from cxrlines.task import Device
 
-NO_MARKS, NO_CARINA = "film without marks", "carina not marked"
+NO_CARINA = "carina not marked"
 DOUBTFUL, TIP_UNSEEN = "doubtful line", "tip of a line not seen"
-INDEX = "index.csv"
 _UP = 10.0  # cm of trachea above the carina
 _GRID = 0.25  # cm
 
@@ -88,21 +85,6 @@ def _reason(marks: FilmMarks | None) -> str:
     # A nasogastric tube whose tip is not seen is incompletely imaged: a state of its own.
     unseen = any(not line.tip_on_film and line.device is not Device.NGT for line in lines)
     return TIP_UNSEEN if unseen else ""
-
-
-def backdrop_patient(patient: str) -> str:
-    """What a real film's patient is called in a set drawn onto his films: a hash, `ee` first."""
-    return f"ee{hashlib.sha256(patient.encode()).hexdigest()[:14]}"
-
-
-def patients_of(folder: Path) -> dict[str, str]:
-    """Film's name without suffix -> patient, from `index.csv` of the folder or its parent; {} without one."""
-    for place in (folder, folder.parent):
-        if (place / INDEX).is_file():
-            rows = read_rows(place / INDEX, ("image_id", "patient_id"))
-            pairs = zip(rows.column("image_id"), rows.column("patient_id"), strict=True)
-            return {film_name(Path(film)): patient for film, patient in pairs if patient}
-    return {}
 
 
 @dataclass(frozen=True)

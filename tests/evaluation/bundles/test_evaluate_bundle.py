@@ -17,12 +17,12 @@ from cxrlines.evaluation.bundles import evaluate as judge_module
 from cxrlines.evaluation.bundles.evaluate_bundle import FAULT, SEEN_PATIENT, evaluate_bundle, of_fold
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilm, ReferenceFilms, data_films
 from cxrlines.io.films import read_film
+from cxrlines.io.marks import backdrop_patient
 from cxrlines.io.patients import tokens
 from cxrlines.io.prepare import prepare
 from cxrlines.io.tables import read_dataset
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
-from cxrlines.phantom.backdrop import backdrop_patient
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.bundle import BundleError, BundleMember, load_bundle, write_bundle
 from cxrlines.reading.findings import findings_of

@@ -189,7 +189,7 @@ class TestOddFilms:
         films = [signature(noise_film(seed)) for seed in range(12)]
         assert find_twins(films, films) == [Twin(k, k, 1.0) for k in range(12)]
 
-    def test_what_is_no_signature_is_told(self, noise_film):
+    def test_what_is_no_signature_is_an_error(self, noise_film):
         with pytest.raises(ValueError, match=r"b\[1\] is \(90, 120\) uint8; signature\(\) makes \(96, 96\) uint8"):
             find_twins([], [signature(noise_film(0)), noise_film(1)])
 
@@ -213,8 +213,8 @@ class TestFolders:
         assert [(twin.study_a, twin.study_b) for twin in found.twins] == expected
         assert found.films == (12, 4)
         assert found.left_out == ({}, {"film not readable": 1})
-        told = json.loads(json.dumps(found.as_dict()))
-        assert told["b"] == {"films": 4, "with_twins": 3, "left_out": {"film not readable": 1}}
+        as_dict = json.loads(json.dumps(found.as_dict()))
+        assert as_dict["b"] == {"films": 4, "with_twins": 3, "left_out": {"film not readable": 1}}
         assert "B: 4 films, 3 with a twin; left out: film not readable 1" in found.text()
         assert "3 pairs of twins" in found.text() and "s002  images/xs002.jpg" in found.text()
         found.write(tmp_path / "new" / "twins.csv")
@@ -266,7 +266,7 @@ class TestFolders:
         for row in range(len(a)):
             assert np.array_equal(a.films[row][a.inner(row)], b.films[row][b.inner(row)])
 
-    def test_a_folder_without_films_is_told(self, two_folders, tmp_path):
+    def test_a_folder_without_films_is_an_error(self, two_folders, tmp_path):
         (tmp_path / "empty").mkdir()
         with pytest.raises(TableError, match="empty"):
             twins_of_folders(two_folders[0], tmp_path / "empty")

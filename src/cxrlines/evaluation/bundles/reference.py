@@ -10,12 +10,11 @@ import numpy as np
 from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
 from cxrlines.core.spacing import Spacing, SpacingKind
-from cxrlines.io.marks import TRACHEOSTOMY, FilmMarks, read_marks
+from cxrlines.io.marks import NO_MARKS, TRACHEOSTOMY, FilmMarks, backdrop_patient, patients_of, read_marks
 from cxrlines.io.rows import read_rows
 from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, TableError, read_dataset
 from cxrlines.metrics.lines import EvaluatedFilm, StateCall
 from cxrlines.metrics.presence import JudgedFilm, spared
-from cxrlines.phantom.backdrop import NO_MARKS, backdrop_patient, patients_of
 from cxrlines.reading.batch import find_films
 from cxrlines.reading.findings import Findings, distances_of
 from cxrlines.reading.trace.lines import Line
@@ -54,7 +53,7 @@ class ReferenceFilms:
 
 
 def marked_films(folder: Path, marks: Path) -> ReferenceFilms:
-    """Real films, however deep in a folder, with the hand marks of a file; patients as `backdrop.patients_of` tells.
+    """Real films, however deep in a folder, with the hand marks of a file; patients as `marks.patients_of` tells.
 
     Films without marks are left out. `EvaluationError` if none has any; `MarksError` for bad marks.
     """

@@ -1,1 +1,1 @@
-"""Duplicate films: the same picture in one set or in two, re-encoded, mirrored, turned or cropped."""
+"""Duplicate films: `copies` of one picture, `twins` across collections and processings."""

@@ -1,4 +1,4 @@
-"""What tells films apart, whatever was done to them: found by laying each over the mean film of those at hand."""
+"""Descriptors of films that hardly depend on processing, taken after each is registered to the mean film."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -49,12 +49,13 @@ class Described:
 
     def nearest(self, vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Distances and views, each (n, k), of the at most `count` nearest of each vector (n, DIRECTIONS)."""
-        return self._tree.query(vectors, k=np.arange(1, min(count, len(self.vectors)) + 1))
+        distances, views = self._tree.query(vectors, k=np.arange(1, min(count, len(self.vectors)) + 1))
+        return distances, views
 
 
 @dataclass(frozen=True)
 class Space:
-    """The mean film and the directions along which films are told apart."""
+    """The mean film and the directions in which films are described."""
 
     reference: np.ndarray  # (COARSE, COARSE)
     templates: np.ndarray  # (t, BANK * BANK): the reference at each of `starts`, of length 1 and mean 0 where seen

@@ -1,6 +1,6 @@
 """One picture laid over another: their detail, and the stretch and shift at which it agrees best.
 
-A place (4,) float [sx, tx, sy, ty] says where a point (u, v) of one picture lies in another: (sx u + tx, sy v + ty).
+A place is (4,) float [sx, tx, sy, ty]: the point (u, v) of one picture lies at (sx u + tx, sy v + ty) of another.
 Coordinates are shares of a side, from the middle: -0.5 to 0.5. Cutting and resizing a film does nothing else to it.
 """
 
@@ -26,7 +26,8 @@ def detail(picture: np.ndarray, fine: float, broad: float, floor: float = 2.0) -
     """
     gray = picture.astype(np.float32)
     change = gray - cv2.GaussianBlur(gray, (0, 0), fine)
-    return change / np.sqrt(cv2.GaussianBlur(change * change, (0, 0), broad) + floor * floor)
+    result: np.ndarray = change / np.sqrt(cv2.GaussianBlur(change * change, (0, 0), broad) + floor * floor)
+    return result
 
 
 def warp(picture: np.ndarray, place: np.ndarray) -> np.ndarray:

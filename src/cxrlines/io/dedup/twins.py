@@ -1,4 +1,4 @@
-"""The same film under two names and two processings, in two collections.
+"""Duplicate films across collections: the same film under two names and two processings.
 
 Films of one hospital come in several data sets: cut, resized, windowed, equalised, inverted, encoded anew. Their twins
 are found in three moves, none of which compares every film with every other:
@@ -8,18 +8,16 @@ are found in three moves, none of which compares every film with every other:
    the films at hand, cut at random. A kd-tree proposes the nearest few.
 3. A proposed pair is laid over one another; the correlation of fine detail, away from the edges, decides.
 
-None of them looks at a film mirrored or turned; a search for plain copies does (`duplicates`), and is joined to theirs.
-
-Films of one patient from different days share bones and devices, not their fine detail.
+Films that are mirrored or turned are found by a search for plain copies (`copies`), which is joined to theirs. Films of
+one patient from different days share bones and devices, not their fine detail.
 """
 
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from operator import itemgetter
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -29,8 +27,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.files import write_text
 from cxrlines.core.film import FilmError
 from cxrlines.core.pool import in_parallel
-from cxrlines.io.dedup import copies as duplicates
-from cxrlines.io.dedup.copies import copies, copies_between
+from cxrlines.io.dedup import copies as plain
 from cxrlines.io.dedup.descriptors import VIEWS, Described, Space
 from cxrlines.io.dedup.registration import between, detail, fit
 from cxrlines.io.external.sets import read_external
@@ -59,12 +56,11 @@ SHOWN = 20  # pairs that the text lists; JSON and the table list all
 UNREADABLE = "film not readable"
 CHUNK = 200  # films, or pairs, at a time
 
-
 Pair = tuple[int, int]
+Part = TypeVar("Part")
 
 
-@dataclass(frozen=True)
-class Twin:
+class Twin(NamedTuple):
     """Film `a` of one collection and film `b` of the other are the same; correlation of their fine detail, to 1."""
 
     a: int
@@ -81,8 +77,8 @@ def find_twins(a: Sequence[np.ndarray], b: Sequence[np.ndarray], *, workers: int
     """Twins between two collections of signatures, each (SIGNATURE, SIGNATURE) uint8, sorted, each pair once.
 
     A film may have several. Films without contrast have none. Neither the order of films nor that of the collections
-    matters. Inverted films count as twins too, and mirrored or turned ones that are cut and windowed alike
-    (`duplicates`). `ValueError` for a signature of another shape or type.
+    matters. Inverted films are twins too, and mirrored or turned ones that are cut and windowed alike. `ValueError` for
+    a signature of another shape or type.
     """
     films = [_Films.of(side, name) for side, name in ((a, "a"), (b, "b"))]
     if not len(films[0].rows) or not len(films[1].rows):
@@ -102,8 +98,8 @@ def find_twins(a: Sequence[np.ndarray], b: Sequence[np.ndarray], *, workers: int
         count *= 2
     rows_a, rows_b = films[0].rows, films[1].rows
     alike_pairs = {(int(rows_a[i]), int(rows_b[j])): value for (i, j), value in verified.items() if value >= ALIKE}
-    small = [[duplicates.signature(np.asarray(film)) for film in side] for side in (a, b)]
-    both = copies_between(*small) | alike_pairs
+    small = [[plain.signature(np.asarray(film)) for film in side] for side in (a, b)]
+    both = plain.copies_between(*small) | alike_pairs
     return [Twin(i, j, round(value, 4)) for (i, j), value in sorted(both.items())]
 
 
@@ -123,11 +119,9 @@ def _propose(described: list[Described], ask: list[np.ndarray], count: int) -> d
             for distance, other in zip(*near, strict=True):
                 own = (int(view), int(other)) if s == 0 else (int(other), int(view))
                 pair = int(described[0].films[own[0]]), int(described[1].films[own[1]])
-                if pair not in best or (distance, *own) < best[pair]:
-                    best[pair] = (float(distance), *own)
-                asked = s, pair[s]
-                if asked not in closest or (distance, pair) < closest[asked]:
-                    closest[asked] = (float(distance), pair)
+                best[pair] = min(best.get(pair, (np.inf, *own)), (float(distance), *own))
+                film = s, pair[s]
+                closest[film] = min(closest.get(film, (np.inf, pair)), (float(distance), pair))
     proposed = {pair: [(view_a, view_b)] for pair, (_, view_a, view_b) in best.items()}
     return proposed | {pair: _ways(described, pair) for _, pair in closest.values()}
 
@@ -140,8 +134,7 @@ def _ways(described: list[Described], pair: Pair) -> list[Pair]:
     return [(views[0][k // len(views[1])], views[1][k % len(views[1])]) for k in order]
 
 
-@dataclass(frozen=True)
-class TwinStudies:
+class TwinStudies(NamedTuple):
     """A film of folder A and one of folder B that are the same; correlation of their fine detail, to 1."""
 
     study_a: str
@@ -157,13 +150,13 @@ class TwinsFound:
     films: tuple[int, int]
     left_out: tuple[dict[str, int], dict[str, int]]
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         sides = {
             side: {"films": self.films[s], "with_twins": self.with_twins[s], "left_out": self.left_out[s]}
             for s, side in enumerate(("a", "b"))
         }
-        return {**sides, "twins": [asdict(twin) for twin in self.twins]}
+        return {**sides, "twins": [twin._asdict() for twin in self.twins]}
 
     def text(self) -> str:
         """For people: counts, and at most SHOWN pairs."""
@@ -184,13 +177,17 @@ class TwinsFound:
 
     def write(self, csv: Path) -> None:
         """Write `study_a, study_b, correlation`, one row a pair, whole or not at all."""
-        rows = [asdict(twin) for twin in self.twins]
-        write_text(csv, pd.DataFrame(rows, columns=["study_a", "study_b", "correlation"]).to_csv(index=False))
+        write_text(csv, pd.DataFrame(self.twins, columns=list(TwinStudies._fields)).to_csv(index=False))
 
 
 def twins_of_stores(a: Store, b: Store, *, workers: int = 1) -> list[Twin]:
     """Twins between the rows of two stores; no film is decoded again, and padding is cut off."""
-    return find_twins(_StoreSignatures(a), _StoreSignatures(b), workers=workers)
+    sides = [_Lazy(len(store), partial(_store_signature, store)) for store in (a, b)]
+    return find_twins(*sides, workers=workers)
+
+
+def _store_signature(store: Store, row: int) -> np.ndarray:
+    return signature(store.films[row][store.inner(row)])
 
 
 def copies_in_stores(stores: Sequence[Store]) -> list[tuple[Pair, Pair]]:
@@ -204,9 +201,9 @@ def copies_in_stores(stores: Sequence[Store]) -> list[tuple[Pair, Pair]]:
             inner = store.films[row][store.inner(row)]
             margins = store.frame(row)
             shown = [inner, cv2.copyMakeBorder(inner, *margins, cv2.BORDER_REPLICATE)] if any(margins) else [inner]
-            films += [duplicates.signature(film) for film in shown]
+            films += [plain.signature(film) for film in shown]
             places += [(s, row)] * len(shown)
-    return sorted({(places[i], places[j]) for i, j in copies(films) if places[i] != places[j]})
+    return sorted({(places[i], places[j]) for i, j in plain.copies(films) if places[i] != places[j]})
 
 
 def twins_of_folders(a: Path, b: Path, workers: int = 1) -> TwinsFound:
@@ -217,10 +214,9 @@ def twins_of_folders(a: Path, b: Path, workers: int = 1) -> TwinsFound:
     """
     sides = [_read_folder(Path(folder), workers) for folder in (a, b)]
     (names_a, films_a, out_a), (names_b, films_b, out_b) = sides
-    twins = [
-        TwinStudies(names_a[t.a], names_b[t.b], t.correlation) for t in find_twins(films_a, films_b, workers=workers)
-    ]
-    return TwinsFound(twins, (len(films_a), len(films_b)), (out_a, out_b))
+    twins = find_twins(films_a, films_b, workers=workers)
+    named = [TwinStudies(names_a[twin.a], names_b[twin.b], twin.correlation) for twin in twins]
+    return TwinsFound(named, (len(films_a), len(films_b)), (out_a, out_b))
 
 
 def _read_folder(root: Path, workers: int) -> tuple[list[str], list[np.ndarray], dict[str, int]]:
@@ -228,13 +224,13 @@ def _read_folder(root: Path, workers: int) -> tuple[list[str], list[np.ndarray],
     test_only = (root / TEST_TABLE).is_file() and not (root / TRAIN_TABLE).is_file()
     # Laterals and children as well: a twin is a twin.
     dataset = read_dataset(root, "test") if test_only else read_external(root, laterals=True, children=True)
-    left_out = Counter(dataset.left_out)
-    studies, films = ([str(value) for value in dataset.studies[name]] for name in ("study", "film"))
-    done = in_parallel(_read_signature, [Path(film) for film in films], workers, f"reading {root.name}")
-    made = [signature for _, signature in sorted(done, key=itemgetter(0))]
-    left_out.update(UNREADABLE for signature in made if signature is None)
-    read = [(study, signature) for study, signature in zip(studies, made, strict=True) if signature is not None]
-    return [study for study, _ in read], [signature for _, signature in read], dict(left_out)
+    films = [Path(film) for film in dataset.studies["film"]]
+    made = dict(in_parallel(_read_signature, films, workers, f"reading {root.name}"))
+    read = {str(study): found for row, study in enumerate(dataset.studies["study"]) if (found := made[row]) is not None}
+    left_out = dict(dataset.left_out)
+    if missing := len(films) - len(read):
+        left_out[UNREADABLE] = left_out.get(UNREADABLE, 0) + missing
+    return list(read), list(read.values()), left_out
 
 
 def _read_signature(path: Path) -> np.ndarray | None:
@@ -244,32 +240,24 @@ def _read_signature(path: Path) -> np.ndarray | None:
         return None
 
 
-class _StoreSignatures(Sequence):
-    """The signatures of a store's films, made as they are asked for."""
+class _Lazy(Sequence[Any]):
+    """A sequence of `count` things, each made whenever it is asked for."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def __getitem__(self, row: Any) -> Any:
-        return signature(self.store.films[row][self.store.inner(row)])
-
-
-class _Chunks(Sequence):
-    """Work on `count` things, CHUNK at a time, each chunk made when it is asked for."""
-
-    def __init__(self, count: int, make: Callable[[range], Any]) -> None:
-        self.things, self.make = count, make
+    def __init__(self, count: int, make: Callable[[int], Any]) -> None:
+        self._count, self._make = count, make
 
     def __len__(self) -> int:
-        return -(-self.things // CHUNK)
+        return self._count
 
-    def __getitem__(self, chunk: Any) -> Any:
-        if chunk >= len(self):
-            raise IndexError(chunk)
-        return self.make(range(chunk * CHUNK, min((chunk + 1) * CHUNK, self.things)))
+    def __getitem__(self, index: Any) -> Any:
+        if index >= self._count:
+            raise IndexError(index)
+        return self._make(index)
+
+
+def _chunks(count: int, make: Callable[[range], Any]) -> _Lazy:
+    """Work on `count` things, CHUNK at a time."""
+    return _Lazy(-(-count // CHUNK), lambda k: make(range(k * CHUNK, min((k + 1) * CHUNK, count))))
 
 
 @dataclass(frozen=True)
@@ -303,16 +291,27 @@ def _sample(films: list[_Films]) -> list[np.ndarray]:
 
 
 def _describe(space: Space, films: _Films, workers: int) -> Described:
-    chunks = _Chunks(len(films.rows), lambda places: np.stack([films[place] for place in places]))
+    chunks = _chunks(len(films.rows), lambda places: np.stack([films[place] for place in places]))
     return Described.join(_all(in_parallel(space.describe, chunks, workers, "describing films")))
 
 
-def _all(done: Iterable[tuple[int, Any]]) -> list:
+def _all(done: Iterable[tuple[int, Part | None]]) -> list[Part]:
     """Results in their order; `Error` if a process was killed."""
-    parts = [part for _, part in sorted(done, key=itemgetter(0))]
-    if any(part is None for part in parts):
+    parts = dict(done)
+    found = [part for place in range(len(parts)) if (part := parts[place]) is not None]
+    if len(found) < len(parts):
         raise Error("a process that looked for twins was killed (out of memory?)", "try again with fewer workers")
-    return parts
+    return found
+
+
+class _Start(NamedTuple):
+    """Where laying two films over one another begins: a place (4,), and a sign, -1 if one film is inverted."""
+
+    place: np.ndarray
+    sign: float
+
+
+_Task = tuple[np.ndarray, np.ndarray, list[_Start]]
 
 
 def _compare(
@@ -324,40 +323,39 @@ def _compare(
     """
     todo = list(pairs.items())
 
-    def task(places: range) -> list[tuple]:
+    def tasks(places: range) -> list[_Task]:
         made = []
         for pair, ways in (todo[place] for place in places):
-            (_, s), (_, t) = sorted((films[s].keys[pair[s]], s) for s in (0, 1))
-            starts = []
-            for way in ways:
-                fixed, moving = described[s].places[way[s]], described[t].places[way[t]]
-                starts.append((between(fixed, moving), described[s].signs[way[s]] * described[t].signs[way[t]]))
+            s, t = sorted((0, 1), key=lambda side: (films[side].keys[pair[side]], side))
+            one, other = described[s], described[t]
+            starts = [
+                _Start(between(one.places[way[s]], other.places[way[t]]), one.signs[way[s]] * other.signs[way[t]])
+                for way in ways
+            ]
             made.append((films[s][pair[s]], films[t][pair[t]], starts))
         return made
 
-    chunks = _Chunks(len(pairs), task)
-    parts = _all(in_parallel(_correlations, chunks, workers, "comparing films"))
+    parts = _all(in_parallel(_correlations, _chunks(len(pairs), tasks), workers, "comparing films"))
     return [value for part in parts for value in part]
 
 
-def _correlations(tasks: list[tuple]) -> list[float]:
+def _correlations(tasks: list[_Task]) -> list[float]:
     return [_correlation(*task) for task in tasks]
 
 
-def _correlation(fixed: np.ndarray, moving: np.ndarray, starts: list[tuple[np.ndarray, float]]) -> float:
+def _correlation(fixed: np.ndarray, moving: np.ndarray, starts: list[_Start]) -> float:
     """Of the fine detail of two signatures laid over one another, from the first of `starts` that makes them ALIKE.
 
-    A start is a place and a sign, -1 if one film is inverted; those close to an earlier one are passed over. First at
-    half size, and no further where that tells the films apart.
+    Starts close to an earlier one are passed over. First at half size, and no further where the films differ there.
     """
     size = (SIGNATURE // 2, SIGNATURE // 2)
     half = [cv2.resize(film, size, interpolation=cv2.INTER_AREA) for film in (fixed, moving)]
     broad, small = ([detail(film, sigma, 6.0) for film in half] for sigma in (3.0, 1.5))
-    best, tried = -1.0, list[tuple[np.ndarray, float]]()
+    best, tried = -1.0, list[_Start]()
     for start, sign in starts:
         if best >= ALIKE or any(sign == known and np.abs(start - there).max() < AGAIN for there, known in tried):
             continue
-        tried.append((start, sign))
+        tried.append(_Start(start, sign))
         _, place = fit(broad[0], sign * broad[1], start, margins=MARGINS, steps=3)
         value, place = fit(small[0], sign * small[1], place, margins=MARGINS, steps=4, hopeless=UNLIKE)
         if value < LIKELY:

@@ -1,7 +1,7 @@
 """The tables of NIH ChestX-ray14, PadChest, VinBigData and CheXpert as their authors distribute them.
 
 Each becomes rows of one schema, a film a row; which of them are used, `usable` decides. A table is CSV (UTF-8, with or
-without a byte order mark), plain or compressed by gzip whatever its name says.
+without a byte order mark), plain or compressed by gzip whatever its name.
 """
 
 import csv
@@ -22,27 +22,20 @@ from cxrlines.task import Device
 
 ANY = "any"
 PRESENCE: tuple[str, ...] = (*(str(device) for device in Device), ANY)
-"""What may be known of a film: each device, and any line or tube at all."""
+"""Of which presence in a film may be known: each device, and any line or tube at all."""
 
 ADULT_YEARS, MAX_YEARS = 18, 120  # NIH's first table has ages above 400
 BAD_LENGTH, BAD_ROW = "row of another length", "row not readable"
 BAD_PATH = "film path not of this layout"
 LATERAL, OTHER_VIEW, CHILD = "lateral view", "view not frontal or not known", "child"
 
-PADCHEST_TUBES = frozenset(
-    {
-        "endotracheal tube",
-        "nsg tube",
-        "tracheostomy tube",
-        "chest drain tube",
-        "gastrostomy tube",
-        "ventriculoperitoneal drain tube",
-        "catheter",
-    }
-)
+PADCHEST_TUBES = frozenset({
+    "endotracheal tube", "nsg tube", "tracheostomy tube", "chest drain tube", "gastrostomy tube",
+    "ventriculoperitoneal drain tube", "catheter",
+})  # fmt: skip
 """PadChest's labels of lines and tubes besides central venous catheters."""
 PADCHEST_SILENT = frozenset({"", "exclude", "unchanged", "suboptimal study"})
-"""PadChest's labels that do not tell what is in the film."""
+"""PadChest's labels without information on what is in the film."""
 
 Columns = Mapping[str, list[str]]
 
@@ -53,21 +46,21 @@ class Layout:
 
     Attributes:
         table: Its table, in words.
-        mark: The columns that tell it from others.
+        mark: The columns by which it is recognised.
         needed: The columns read.
-        used: Columns read if they are there.
         films: Globs of folders that films lie in, or below; of two films of one name, the first folder's is taken.
-        below: How the names of the folders between those and the films begin.
         draft: From columns (stripped cells) to rows as `_draft` makes them.
+        optional: Columns read if they are there.
+        below: How the names of the folders between `films` and the films begin.
     """
 
     table: str
     mark: tuple[str, ...]
     needed: tuple[str, ...]
-    used: tuple[str, ...]
     films: tuple[str, ...]
-    below: tuple[str, ...]
     draft: Callable[[Columns], pd.DataFrame]
+    optional: tuple[str, ...] = ()
+    below: tuple[str, ...] = ()
 
 
 def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> tuple[pd.DataFrame, Counter[str]]:
@@ -98,8 +91,8 @@ def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> tu
             left_out[reason] += count
         good &= ~bad
     if not good.any():
-        said = ", ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "it has no rows"
-        raise TableError(f"{table}: no row is usable ({said})", "give the whole table as it is distributed")
+        counts = ", ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "it has no rows"
+        raise TableError(f"{table}: no row is usable ({counts})", "give the whole table as it is distributed")
     return rows.loc[good, ["study", "patient", "film", "view", *PRESENCE]].reset_index(drop=True), left_out
 
 
@@ -129,25 +122,24 @@ def stem_of(name: str) -> str:
 def padchest_presence(labels: str) -> tuple[float, ...]:
     """PRESENCE by the `Labels` of a PadChest report, a Python list as text: 1, 0 or NaN each.
 
-    A device that is not mentioned is taken as not there. All are unknown where the labels tell nothing: none readable,
-    or only those of PADCHEST_SILENT. A bare 'catheter' is a line, and perhaps a CVC: unknown. A tracheostomy tube is a
-    tube but no ETT, as it enters below the larynx: a film has an ETT only if that label stands beside it. Central
-    venous catheters count by every route, ports ('reservoir') and umbilical ones too. No label tells Swan-Ganz
-    catheters. Pacemakers and other implants are no lines. Labels read by hand and by network (`MethodLabel`) are taken
-    alike.
+    A device that is not mentioned is taken as not there. All are unknown where no label is readable, or only those of
+    PADCHEST_SILENT are there. A bare 'catheter' is a line, and perhaps a CVC: unknown. A tracheostomy tube is a tube
+    but no ETT, as it enters below the larynx: a film has an ETT only if that label stands beside it. Central venous
+    catheters count by every route, ports ('reservoir') and umbilical ones too. There is no label of other devices.
+    Pacemakers and other implants are no lines. Labels read by hand and by network (`MethodLabel`) are taken alike.
     """
     text = labels.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return (np.nan,) * len(PRESENCE)
-    said = {part.strip(" \t\r\n'\"").lower() for part in text[1:-1].split(",")} - {"nan"}
-    if said <= PADCHEST_SILENT:
+    found = {part.strip(" \t\r\n'\"").lower() for part in text[1:-1].split(",")} - {"nan"}
+    if found <= PADCHEST_SILENT:
         return (np.nan,) * len(PRESENCE)
-    central = any("central venous catheter" in label for label in said)
+    central = any("central venous catheter" in label for label in found)
     there = {
-        Device.ETT: float("endotracheal tube" in said),
-        Device.NGT: float("nsg tube" in said),
-        Device.CVC: 1.0 if central else np.nan if "catheter" in said else 0.0,
-        ANY: float(central or not said.isdisjoint(PADCHEST_TUBES)),
+        Device.ETT: float("endotracheal tube" in found),
+        Device.NGT: float("nsg tube" in found),
+        Device.CVC: 1.0 if central else np.nan if "catheter" in found else 0.0,
+        ANY: float(central or not found.isdisjoint(PADCHEST_TUBES)),
     }
     return tuple(there.get(name, np.nan) for name in PRESENCE)
 
@@ -156,7 +148,7 @@ def _read_columns(table: Path, layout: Layout) -> tuple[dict[str, list[str]], Co
     """The columns a layout reads, stripped, and how many lines could not be read. Rows may end in blank cells."""
     cells, columns = read_header(table)
     check_columns(table, columns, layout.needed)
-    names = [name for name in (*layout.needed, *layout.used) if name in columns]
+    names = [name for name in (*layout.needed, *layout.optional) if name in columns]
     places = [columns.index(name) for name in names]
     lengths = {cells, len(columns)}
     left_out: Counter[str] = Counter()
@@ -168,12 +160,12 @@ def _read_columns(table: Path, layout: Layout) -> tuple[dict[str, list[str]], Co
         while True:
             line = reader.line_num
             try:
-                row = next(reader, None)
+                row = next(reader)
+            except StopIteration:
+                break
             except csv.Error:
                 left_out[BAD_ROW] += reader.line_num - line
                 continue
-            if row is None:
-                break
             if len(row) in lengths or any(len(row) > n and not any(row[n:]) for n in lengths):
                 found.append([row[place] for place in places])
             elif any(cell.strip() for cell in row):
@@ -185,22 +177,21 @@ def _draft(
     study: Sequence[str | None],
     patient: Sequence[str],
     film: Sequence[str],
-    view: Sequence[str] | None = None,
-    side: Sequence[str] | None = None,
-    child: Sequence[bool] | None = None,
+    view: Sequence[str] | str = "",
+    side: Sequence[str] | str = "frontal",
+    child: Sequence[bool] | bool = False,
     presence: Sequence[Sequence[float]] | None = None,
 ) -> pd.DataFrame:
     """Rows before any is left out: `study` None for a film path that is none, `side` frontal, lateral or other.
 
-    What is not given is: view unknown, frontal, adult, presence unknown.
+    By default: view unknown, frontal, adult, presence unknown.
     """
-    count = len(study)
-    blank, frontal = [""] * count, ["frontal"] * count
-    columns = {"study": study, "patient": patient, "film": film, "view": view or blank, "side": side or frontal}
-    rows = pd.DataFrame(columns, dtype=object)
-    rows["child"] = np.array(child or [False] * count, bool)
-    values = np.array(presence or [[np.nan] * len(PRESENCE)] * count, np.float32).reshape(count, len(PRESENCE))
-    return pd.concat([rows, pd.DataFrame(values, columns=list(PRESENCE))], axis=1)
+    columns = {"study": study, "patient": patient, "film": film, "view": view, "side": side}
+    rows = pd.DataFrame(columns, dtype=object).assign(child=child).astype({"child": bool})
+    known = np.full((len(rows), len(PRESENCE)), np.nan, np.float32)
+    if presence:
+        known[:] = presence
+    return rows.join(pd.DataFrame(known, columns=list(PRESENCE)))
 
 
 def _draft_nih(columns: Columns) -> pd.DataFrame:
@@ -213,11 +204,11 @@ def _draft_nih(columns: Columns) -> pd.DataFrame:
 def _draft_padchest(columns: Columns) -> pd.DataFrame:
     films = columns["ImageID"]
     view, side = _views(columns["Projection"])
-    child = [said.upper() == "PED" for said in columns["Pediatric"]]
+    child = [cell.upper() == "PED" for cell in columns["Pediatric"]]
     if "PatientBirth" in columns and "StudyDate_DICOM" in columns:
         # `Pediatric` marks the protocol of newborns: 332 of the 372 films of minors in 8,000 rows are not marked.
         years = _number([date[:4] for date in columns["StudyDate_DICOM"]]) - _number(columns["PatientBirth"])
-        child = [said or 0 <= age < ADULT_YEARS for said, age in zip(child, years, strict=True)]
+        child = [marked or 0 <= age < ADULT_YEARS for marked, age in zip(child, years, strict=True)]
     read = cache(padchest_presence)
     presence = [read(labels) for labels in columns["Labels"]]
     return _draft([_study(film) for film in films], columns["PatientID"], films, view, side, child, presence)
@@ -231,7 +222,7 @@ def _draft_vinbigdata(columns: Columns) -> pd.DataFrame:
 
 def _draft_chexpert(columns: Columns) -> pd.DataFrame:
     matches = [_CHEXPERT_PATH.fullmatch(path) for path in columns["Path"]]
-    # A path that is none keeps itself, so that it is told from a blank one; its row is left out by its study.
+    # A path that is none keeps itself, so that it does not count as blank; its row is left out by its study.
     films = [match["film"] if match else path for match, path in zip(matches, columns["Path"], strict=True)]
     study = [stem_of(match["film"]) if match else None for match in matches]
     patient = [match["patient"] if match else path for match, path in zip(matches, columns["Path"], strict=True)]
@@ -250,9 +241,9 @@ def _draft_chexpert(columns: Columns) -> pd.DataFrame:
 _CHEXPERT_PATH = re.compile(r"(?:(?!\.\.?/)[^/\\\0]+/)*(?P<film>(?P<patient>patient\d+)/study\d+/(?!\.\.?$)[^/\\\0]+)")
 
 
-def _views(said: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Views of NIH and PadChest as AP, PA, L or what else is said, and whether each is frontal, lateral or other."""
-    views = ["AP" if view == "AP_horizontal" else view for view in said]
+def _views(cells: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Views of NIH and PadChest as AP, PA, L or another word, and whether each is frontal, lateral or other."""
+    views = ["AP" if view == "AP_horizontal" else view for view in cells]
     sides = {"AP": "frontal", "PA": "frontal", "L": "lateral"}
     return views, [sides.get(view, "other") for view in views]
 
@@ -282,34 +273,28 @@ LAYOUTS: dict[str, Layout] = {
         "Data_Entry_2017*.csv",
         mark=("Image Index", "View Position"),
         needed=("Image Index", "Patient ID", "Patient Age", "View Position"),
-        used=(),
         films=("images_*/images", "images_*", "images", "."),
-        below=(),
         draft=_draft_nih,
     ),
     "padchest": Layout(
         "PADCHEST_chest_x_ray_images_labels_160K*.csv, or any with ImageID, ImageDir, Projection",
         mark=("ImageID", "ImageDir", "Projection"),
         needed=("ImageID", "PatientID", "Projection", "Pediatric", "Labels"),
-        used=("PatientBirth", "StudyDate_DICOM"),
+        optional=("PatientBirth", "StudyDate_DICOM"),
         films=("[0-9]*", "images/[0-9]*", "images", "."),
-        below=(),
         draft=_draft_padchest,
     ),
     "vinbigdata": Layout(
         f"{TRAIN_TABLE} with image_id",
         mark=("image_id",),
         needed=("image_id",),
-        used=(),
         films=("train", "."),
-        below=(),
         draft=_draft_vinbigdata,
     ),
     "chexpert": Layout(
         f"{TRAIN_TABLE} with Path, Frontal/Lateral, maybe in CheXpert-v1.0*/",
         mark=("Path", "Frontal/Lateral"),
         needed=("Path", "Age", "Frontal/Lateral", "AP/PA", "Support Devices"),
-        used=(),
         films=("train", "valid", ".", "CheXpert-v1.0*/train", "CheXpert-v1.0*/valid", "CheXpert-v1.0*"),
         below=("patient", "study"),
         draft=_draft_chexpert,

@@ -1,8 +1,8 @@
-"""External film sets as they are distributed: NIH ChestX-ray14, PadChest, VinBigData, CheXpert; RANZCR, plain folders.
+"""Public data sets as they are distributed: NIH ChestX-ray14, PadChest, VinBigData, CheXpert; RANZCR, plain folders.
 
-All end in one schema: a film, its patient, its view, and which lines are known to be in it. Films that are not frontal
-and films of children (under 18) are left out and counted; an age that is not known, or above 120, is no reason to leave
-a film out.
+All end in one schema: a film, its patient, its view, and the presence of each device. Films that are not frontal and
+films of children (under 18) are left out and counted; an age that is not known, or above 120, is no reason to leave a
+film out.
 
 Where presence comes from:
 
@@ -11,9 +11,9 @@ Where presence comes from:
 | nih, vinbigdata, folder | unknown | unknown |
 | padchest | the report's labels, see `padchest_presence` | any line or tube among them |
 | chexpert | unknown | Support Devices 1 or 0; -1 (uncertain) and blank are unknown. Counts pacemakers, valves too |
-| ranzcr | whether one of its labels is 1 | whether one of the 11 labels is 1 |
+| ranzcr | whether one of its labels is 1; unknown without one and with an unknown label | likewise of all labels |
 
-A table says which films are meant, never where they lie: folders are listed and names looked up in the list, so that no
+A table names films, never where they lie: folders are listed and names looked up in the list, so that no
 table leads to a file outside its folder.
 """
 
@@ -21,6 +21,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from cxrlines.core.film import FILM_SUFFIXES
 from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, Layout, read_header, stem_of, usable
 from cxrlines.io.rows import TableError, shown
 from cxrlines.io.tables import NO_FILM, TRAIN_TABLE, read_dataset, read_labels
-from cxrlines.task import LABELS, LABELS_OF, STUDY_COLUMN, Device
+from cxrlines.task import LABELS, LABELS_OF, STUDY_COLUMN, UNKNOWN, Device
 
 __all__ = ["KINDS", "PRESENCE", "External", "read_external", "read_external_table"]
 
@@ -47,18 +48,18 @@ class External:
             or "" where films were not looked for), `view` ("AP", "PA", "L" of a lateral film, "" unknown; PadChest's
             AP_horizontal is AP), then one float32 column per entry of PRESENCE: 1 there, 0 not there, NaN unknown.
         left_out: Reason -> count of rows left out (of lines, where a row cannot be read).
-        meta: What phantom.json says, or {}.
+        meta: The content of phantom.json, or {}.
     """
 
     kind: str
     root: Path
     studies: pd.DataFrame
     left_out: dict[str, int]
-    meta: dict = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
 
 
 def read_external(root: Path, *, laterals: bool = False, children: bool = False, check_films: bool = True) -> External:
-    """Read an external set from its folder; the table that lies there tells the kind (`external_tables.LAYOUTS`).
+    """Read an external set from its folder; the table that lies there decides the kind (`layouts.LAYOUTS`).
 
     `laterals` keeps lateral films, `children` those of patients under 18. Films of other views (oblique, lying on the
     side, excluded by the set's authors, not known) stay out in any case. A film is looked for under the name that the
@@ -78,14 +79,13 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
     kind, table = _find_table(root)
     if table is None:
         return _read_folder(root)
-    if not check_films:
-        found = read_external_table(table, kind, laterals=laterals, children=children)
-        return External(kind, root, found.studies, found.left_out)
-    if kind == "ranzcr":
+    if check_films and kind == "ranzcr":
         dataset = read_dataset(root)
         return External(kind, root, _with_presence(dataset.studies), dict(dataset.left_out), dataset.meta)
+    studies, left_out = _read_table(table, kind, laterals, children)
+    if not check_films:
+        return External(kind, root, studies.assign(film=_blank(studies)), left_out)
     layout = LAYOUTS[kind]
-    studies, left_out = usable(table, layout, laterals=laterals, children=children)
     films = _list_films(root, layout)
     paths = pd.Series([films.get(name) or films.get(stem_of(name)) for name in studies["film"]], dtype=object)
     there = paths.notna()
@@ -98,7 +98,7 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
         )
     if missing := int((~there).sum()):
         left_out[NO_FILM] = missing
-    return External(kind, root, studies.assign(film=paths)[there].reset_index(drop=True), dict(left_out))
+    return External(kind, root, studies.assign(film=paths)[there].reset_index(drop=True), left_out)
 
 
 def read_external_table(
@@ -106,19 +106,23 @@ def read_external_table(
 ) -> External:
     """Read the table of an external set alone (CSV, or compressed by gzip); `film` is "" throughout.
 
-    The header tells the kind unless it is given. Otherwise as `read_external`.
+    The header decides the kind unless it is given. Otherwise as `read_external`.
     """
     table = Path(table)
-    kind = _kind_of(table) if kind is None else kind
+    kind = kind or _kind_of(table)
+    studies, left_out = _read_table(table, kind, laterals, children)
+    return External(kind, table.parent.resolve(), studies.assign(film=_blank(studies)), left_out)
+
+
+def _read_table(table: Path, kind: str, laterals: bool, children: bool) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The usable rows of a table as in `External.studies`, `film` as the table names it, and how many are left out."""
     if kind == "ranzcr":
         labels = read_labels(table)
-        studies, left_out = _with_presence(labels.assign(film="")), labels.attrs["left_out"]
-    elif kind in LAYOUTS:
-        studies, left_out = usable(table, LAYOUTS[kind], laterals=laterals, children=children)
-    else:
+        return _with_presence(labels.assign(film="")), dict(labels.attrs["left_out"])
+    if kind not in LAYOUTS:
         raise TableError(f"{table}: kind {shown(kind)} has no table", f"give one of {', '.join((*LAYOUTS, 'ranzcr'))}")
-    studies["film"] = pd.Series([""] * len(studies), dtype=object)
-    return External(kind, table.parent.resolve(), studies, dict(left_out))
+    studies, left_out = usable(table, LAYOUTS[kind], laterals=laterals, children=children)
+    return studies, dict(left_out)
 
 
 def _find_table(root: Path) -> tuple[str, Path | None]:
@@ -165,27 +169,22 @@ def _list_films(root: Path, layout: Layout) -> dict[str, str]:
     films: dict[str, str] = {}
     for pattern in layout.films:
         for folder in [root] if pattern == "." else sorted(root.glob(pattern)):
-            if folder.is_dir():
-                for name, path in _files(str(folder), layout.below):
-                    stem = stem_of(name)
-                    films.setdefault(name, path)
-                    if stem != name:
-                        films.setdefault(stem, path)
+            for name, path in _files(str(folder), layout.below) if folder.is_dir() else ():
+                films.setdefault(name, path)
+                films.setdefault(stem_of(name), path)
     return films
 
 
 def _files(folder: str, below: tuple[str, ...], before: str = "") -> Iterator[tuple[str, str]]:
     """(name, path) of all files as many folders below as `below` has entries, each folder's name beginning so."""
     try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise TableError(f"{folder}: cannot be listed ({error.strerror})", "make the folder readable") from None
     for entry in entries:
-        if not below:
-            if entry.is_file():
-                yield before + entry.name, entry.path
-        elif entry.name.startswith(below[0]) and entry.is_dir():
+        if not below and entry.is_file():
+            yield before + entry.name, entry.path
+        elif below and entry.name.startswith(below[0]) and entry.is_dir():
             yield from _files(entry.path, below[1:], f"{before}{entry.name}/")
 
 
@@ -204,12 +203,15 @@ def _read_folder(root: Path) -> External:
 
 def _with_presence(studies: pd.DataFrame) -> pd.DataFrame:
     """Studies of `tables` as External has them: presence by their labels, unknown without any; no views."""
-    groups = (*(LABELS_OF[device] for device in Device), LABELS)
-    if set(LABELS) <= set(studies):
-        columns = [studies[list(labels)].to_numpy(np.float32).max(axis=1) for labels in groups]
-    else:
-        columns = [np.full(len(studies), np.nan, np.float32)] * len(groups)
-    named = (
-        studies[["study", "patient", "film"]].astype(object).assign(view=pd.Series([""] * len(studies), dtype=object))
-    )
-    return named.assign(**dict(zip(PRESENCE, columns, strict=True)))
+    rows = studies[["study", "patient", "film"]].astype(object)
+    rows["view"] = _blank(studies)
+    labelled = set(LABELS) <= set(studies)
+    for name, labels in zip(PRESENCE, (*(LABELS_OF[device] for device in Device), LABELS), strict=True):
+        values = studies[list(labels)].to_numpy(np.float32) if labelled else np.full((len(studies), 1), np.nan)
+        unknown = (np.isnan(values) | (values == UNKNOWN)).any(axis=1)
+        rows[name] = np.where((values == 1).any(axis=1), 1, np.where(unknown, np.nan, 0)).astype(np.float32)
+    return rows
+
+
+def _blank(studies: pd.DataFrame) -> pd.Series:
+    return pd.Series([""] * len(studies), dtype=object)
