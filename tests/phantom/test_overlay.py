@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from cxrlines.core.line_drawing import line_mask
+from cxrlines.core.polyline import on_film
 from cxrlines.io.marks import MarkedLine
 from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.device_appearance import draw_devices
+from cxrlines.phantom.drawing import FineRaster, View
 from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
-from cxrlines.phantom.position import on_film, state_of
-from cxrlines.phantom.raster import FineRaster
-from cxrlines.phantom.scene import View, landmarks_of
+from cxrlines.phantom.position import state_of
+from cxrlines.phantom.scene import landmarks_of
 from cxrlines.task import DEVICE_OF, LABELS, Device, label_of
 
 VIEW = View((420, 512), 13.0, 0.02, np.array([250.0, 170.0]))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cxrlines.phantom.curves import lengths
-from cxrlines.phantom.position import Landmarks, on_film, state_of
+from cxrlines.core.polyline import lengths, on_film
+from cxrlines.phantom.position import Landmarks, state_of
 from cxrlines.phantom.scene import make_scene
 from cxrlines.task import DEVICE_OF, EXCLUSIVE, LABELS, Device, label_of
 
@@ -100,7 +100,7 @@ def test_studies_of_a_patient_share_anatomy():
     assert one.anatomy.detail == two.anatomy.detail != other.anatomy.detail
     assert one.anatomy.width == two.anatomy.width
     assert one.landmarks.carina.tolist() != two.landmarks.carina.tolist()  # another view on another day
-    assert Landmarks.names()[0] == "carina"
+    assert Landmarks._fields[0] == "carina"
 
 
 def test_site_b_has_another_mix(natural):

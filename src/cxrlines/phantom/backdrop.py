@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from cxrlines.core.errors import Error
 from cxrlines.core.film import FILM_SUFFIXES, film_name
+from cxrlines.core.polyline import Points
 from cxrlines.io.marks import FilmMarks
 from cxrlines.io.rows import read_rows
-from cxrlines.phantom.curves import Points
-from cxrlines.phantom.raster import Field
+from cxrlines.phantom.drawing import Field
 from cxrlines.phantom.vary import Film
 from cxrlines.task import Device
 

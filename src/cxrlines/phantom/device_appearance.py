@@ -7,10 +7,10 @@ stripe, wire spiral, core), where the stripe lies and is broken, hubs and weight
 import cv2
 import numpy as np
 
-from cxrlines.phantom.curves import Points, cut, lengths, offset, resample
+from cxrlines.core.polyline import Points, lengths, resample
+from cxrlines.phantom.drawing import Coverage, Field, FineRaster, Raster, View, cut, offset
 from cxrlines.phantom.instruments import draw_lines
-from cxrlines.phantom.raster import Coverage, Field, FineRaster, Raster
-from cxrlines.phantom.scene import Line, View
+from cxrlines.phantom.scene import Line
 from cxrlines.task import Device
 
 _PLAIN = 0.3  # share drawn as the phantom draws them

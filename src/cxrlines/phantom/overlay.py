@@ -1,27 +1,27 @@
 """Devices placed into a real film at its carina and exposed onto it: attenuation adds, seen as the film sees things."""
 
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrlines.core.polyline import Points, on_film
 from cxrlines.io.marks import TRACHEOSTOMY, MarkedLine
 from cxrlines.phantom.anatomy import Anatomy
 from cxrlines.phantom.backdrop import Look, trachea
-from cxrlines.phantom.curves import Points
 from cxrlines.phantom.device_appearance import FINE, draw_devices, shrink
-from cxrlines.phantom.devices import Placed, cvc_routes
+from cxrlines.phantom.drawing import Field, FineRaster, View
 from cxrlines.phantom.instruments import draw_clutter
-from cxrlines.phantom.position import Landmarks, on_film, state_of
-from cxrlines.phantom.raster import Field, FineRaster
-from cxrlines.phantom.scene import Line, View, aim
+from cxrlines.phantom.position import Landmarks, state_of
+from cxrlines.phantom.scene import Line, place_all, random_state
 from cxrlines.phantom.vary import Film
-from cxrlines.task import LABELS_OF, STATE_OF, Device, label_of
+from cxrlines.task import Device, label_of
 
 Mask = NDArray[np.bool_]
 
-_ABSENT = {Device.ETT: 0.35, Device.NGT: 0.5, Device.SWAN: 0.85}  # as a reader is mostly wrong by inventing lines
+_ABSENT = {Device.ETT: 0.35, Device.NGT: 0.5, Device.SWAN: 0.85}  # as most errors of a reader are false positives
 _CVC_COUNTS = (0.3, 0.4, 0.25, 0.05)
 
 
@@ -53,21 +53,15 @@ def draw_scene(
     there = Counter(line.device for line in marked)
     there[Device.ETT] += sum(line.name == TRACHEOSTOMY for line in marked)
     targets = [
-        (device, STATE_OF[LABELS_OF[device][int(rng.integers(len(LABELS_OF[device])))]])
+        (device, random_state(device, rng))
         for device, absent in _ABSENT.items()
         if not there[device] and rng.random() >= absent
     ]
     for _ in range(max(0, int(rng.choice(4, p=_CVC_COUNTS)) - there[Device.CVC])):
-        targets.append((Device.CVC, STATE_OF[LABELS_OF[Device.CVC][int(rng.integers(3))]]))
-    routes = iter(cvc_routes(rng, sum(device is Device.CVC for device, _ in targets), "ab"[int(rng.integers(2))]))
-    lines = []
-    for device, target in targets:
-        line = aim(device, target, next(routes) if device is Device.CVC else "", anatomy, view, landmarks, rng)
-        if line is not None:
-            line = _along(line, airway, anatomy, view, landmarks)
-            if _in_exposed(line, seen):
-                lines.append(line)
-    return tuple(lines)
+        targets.append((Device.CVC, random_state(Device.CVC, rng)))
+    lines = place_all(targets, "ab"[int(rng.integers(2))], anatomy, view, landmarks, rng)
+    moved = [_along(line, airway, anatomy, view, landmarks) for line in lines]
+    return tuple(line for line in moved if _in_exposed(line, seen))
 
 
 def _along(line: Line, airway: Points, anatomy: Anatomy, view: View, landmarks: Landmarks) -> Line:
@@ -85,7 +79,7 @@ def _along(line: Line, airway: Points, anatomy: Anatomy, view: View, landmarks: 
         path = _stiff(path)
     px = view.px(path)
     state = state_of(line.placed.device, px, landmarks, view.mm_per_px, view.shape)
-    return Line(Placed(line.placed.device, line.placed.route, path), px, label_of(line.placed.device, state))
+    return Line(replace(line.placed, path=path), px, label_of(line.placed.device, state))
 
 
 def _stiff(path: Points) -> Points:

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 
 from cxrlines.phantom.anatomy import Anatomy
-from cxrlines.phantom.curves import blob, smooth
-from cxrlines.phantom.raster import Coverage, Field, Raster
+from cxrlines.phantom.drawing import Coverage, Field, Raster, blob, smooth
 
 WATER = 0.19
 AIR_IN_LUNG = 0.14  # soft tissue minus lung, / cm
@@ -166,20 +165,9 @@ def _spine(grid: Raster, anatomy: Anatomy, total: Field, seen: float) -> None:
     at = np.stack([anatomy.spine(y), y], 1)[:, None]  # (23, 1, 2)
     half = (1.35 + 0.035 * level)[:, None, None]
     tall = 0.40 * anatomy.rib_gap
-    unit = [
-        (-1, -1),
-        (-0.3, -0.9),
-        (0.3, -0.9),
-        (1, -1),
-        (0.86, 0),
-        (1, 1),
-        (0.3, 0.9),
-        (-0.3, 0.9),
-        (-1, 1),
-        (-0.86, 0),
-    ]
+    unit = np.array([[-1, -0.3, 0.3, 1, 0.86, 1, 0.3, -0.3, -1, -0.86], [-1, -0.9, -0.9, -1, 0, 1, 0.9, 0.9, 1, 0]]).T
     size = np.concatenate([half, np.full_like(half, tall)], 2)
-    vertebrae = at + np.array(unit) * size
+    vertebrae = at + unit * size
     bodies, marks = grid.blank(), grid.blank()
     for vertebra in vertebrae:
         grid.fill(vertebra, on=bodies, value=150)

@@ -1,18 +1,85 @@
-"""Shapes in cm drawn as coverage images on a film or a coarser copy of it. Everything sub-pixel, anti-aliased."""
+"""Drawing the phantom: smooth curves, the view of the patient, and shapes in cm as anti-aliased coverage images.
+
+Curves are float64 (n, 2) arrays of [x, y], y down.
+"""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cxrlines.phantom.curves import Points
-from cxrlines.phantom.scene import View
+from cxrlines.core.polyline import Points, lengths
 
 Coverage = NDArray[Any]  # uint8 (height, width), 255 = fully covered; OpenCV's own stubs know no dtype
 Field = NDArray[Any]  # float32 (height, width), attenuation in natural-log units
 _BITS = 4  # sub-pixel bits of OpenCV's drawing
+
+
+def smooth(points: ArrayLike, *, closed: bool = False, samples: int = 6) -> Points:
+    """The quadratic B-spline of control points: `samples` points a control point.
+
+    An open curve starts at the first control point and ends at the last.
+    """
+    control = np.asarray(points, np.float64)
+    if closed:
+        control = np.vstack([control[-1:], control, control[:1]])
+    else:
+        control = np.vstack([control[:1], control, control[-1:]])
+    t = np.linspace(0, 1, samples, endpoint=False)[:, None]
+    basis = 0.5 * np.hstack([(1 - t) ** 2, -2 * t**2 + 2 * t + 1, t**2])
+    triples = np.stack([control[:-2], control[1:-1], control[2:]], 1)
+    curve = (basis @ triples).reshape(-1, 2)
+    return curve if closed else np.vstack([curve, control[-1:]])
+
+
+def cut(points: Points, length: float) -> Points:
+    """The first `length` of a polyline; all of it if it is shorter."""
+    along = lengths(points)
+    length = float(np.clip(length, 0, along[-1]))
+    end = [np.interp(length, along, points[:, 0]), np.interp(length, along, points[:, 1])]
+    return np.vstack([points[along < length], [end]])
+
+
+def offset(points: Points, distance: float) -> Points:
+    """The polyline moved sideways by `distance` (to the right of its direction, as seen with y down)."""
+    tangent = np.gradient(points, axis=0)
+    tangent /= np.maximum(np.hypot(tangent[:, 0], tangent[:, 1])[:, None], 1e-9)
+    return points + distance * np.stack([-tangent[:, 1], tangent[:, 0]], 1)
+
+
+def blob(rng: np.random.Generator, centre: ArrayLike, radii: ArrayLike, rough: float) -> Points:
+    """A closed irregular oval around `centre` with half-axes `radii`; `rough` is the relative unevenness."""
+    angle = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    ring = np.stack([np.cos(angle), np.sin(angle)], 1) * rng.normal(1, rough, (12, 1))
+    return smooth(np.asarray(centre) + ring * np.asarray(radii), closed=True, samples=4)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """How the patient projects onto the film: true cm around the carina to px, pixel centres at integers."""
+
+    shape: tuple[int, int]  # height, width px
+    px_per_cm: float
+    angle: float  # radians, positive turns the patient clockwise on the film
+    origin: Points  # (2,) the carina, px
+
+    @property
+    def matrix(self) -> Points:
+        """(2, 2): px = cm @ matrix + origin."""
+        c, s = np.cos(self.angle), np.sin(self.angle)
+        return self.px_per_cm * np.array([[c, s], [-s, c]])
+
+    @property
+    def mm_per_px(self) -> float:
+        """Spacing on the patient."""
+        return 10 / self.px_per_cm
+
+    def px(self, cm: ArrayLike) -> Points:
+        """Points in true cm, (n, 2) or (2,), to px."""
+        return np.asarray(cm, np.float64) @ self.matrix + self.origin
 
 
 class Raster:
