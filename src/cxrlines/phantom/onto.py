@@ -33,8 +33,8 @@ from cxrlines.phantom.dataset import (
 from cxrlines.phantom.devices import STEP
 from cxrlines.phantom.drawing import View
 from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
-from cxrlines.phantom.position import Landmarks, state_of
-from cxrlines.phantom.scene import Line, landmarks_of
+from cxrlines.phantom.position import Landmarks
+from cxrlines.phantom.scene import Scene
 from cxrlines.phantom.vary import Film, burn_in, change_tone, draw_crop
 from cxrlines.task import LABELS, Device, State, label_of
 
@@ -169,24 +169,22 @@ def make_drawing(parameters: OntoParameters, drawing: Drawing, folder: Path) -> 
     ground = _background(drawing.backdrop, parameters.size, rng)
     film = ground.film
     view = View(film.shape, ground.px_per_cm, float(np.deg2rad(rng.normal(0, 2.0))), ground.carina)
-    anatomy = pose(draw_patient(rng), rng)
-    landmarks = landmarks_of(anatomy, view)
+    scene = Scene(pose(draw_patient(rng), rng), view)
     seen = exposed(film)
     truth = [
-        (_label(line, device, landmarks, view), resample(line.path, STEP * view.px_per_cm))
+        (_label(line, device, scene), resample(line.path, STEP * view.px_per_cm))
         for line in ground.lines
         if (device := line.device)
     ]
-    lines: tuple[Line, ...] = ()
     if rng.random() >= LEFT_ALONE:
         airway = airway_of(film, ground.lines, ground.carina, ground.px_per_cm)
-        lines = draw_scene(ground.lines, anatomy, view, landmarks, airway, seen, rng)
-        truth += [(line.label, from_exposed(line.path, seen)) for line in lines]
+        scene = draw_scene(ground.lines, scene, airway, seen, rng)
+        truth += [(line.label, from_exposed(line.path, seen)) for line in scene.lines]
     uid = study_uid(f"onto-{parameters.films}-{parameters.seed}-{drawing.number}")
     path = film_path(folder, 0, uid)
     if not path.exists():
         clutter = float(for_film.uniform(0.2, 1.2)) if for_film.random() < 0.4 else 0.0
-        film = expose(film, seen, lines, clutter, anatomy, view, for_lines)
+        film = expose(film, seen, scene, clutter, for_lines)
         film = burn_in(change_tone(film, for_film), for_film)
         save_film(path, film, int(for_film.integers(70, 96)))
     shown = [(label, visible(points, view.shape)) for label, points in truth if _shows(points, view)]
@@ -235,10 +233,10 @@ def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Bac
     return _Background(small, moved(backdrop.carina), moved_lines, width * by / wide)
 
 
-def _label(line: MarkedLine, device: Device, landmarks: Landmarks, view: View) -> str:
+def _label(line: MarkedLine, device: Device, scene: Scene) -> str:
     if device is Device.NGT and not line.tip_on_film:
         return label_of(device, State.INCOMPLETE)
-    return label_of(device, state_of(device, line.path, landmarks, view.mm_per_px, view.shape))
+    return scene.label_of(device, line.path)
 
 
 def _shows(points: Points, view: View) -> bool:

@@ -1,6 +1,7 @@
 """A film before it is exposed: a patient in a pose, the view, the devices in place, and what is true of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -29,12 +30,26 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything true of a film. `labels` is 0/1 in the order of `LABELS`."""
+    """Everything true of a film: its patient, view and devices."""
 
     anatomy: Anatomy
     view: View
-    landmarks: Landmarks
-    lines: tuple[Line, ...]
+    lines: tuple[Line, ...] = ()
+
+    @cached_property
+    def landmarks(self) -> Landmarks:
+        """Where the landmarks of the anatomy lie on the film."""
+        nominal = Landmarks(
+            carina=(0.0, 0.0),
+            vein_confluence=CONFLUENCE,
+            cavo_atrial=(-2.7, self.anatomy.cavo_atrial),
+            gastro_oesophageal=self.anatomy.junction,
+            dome_right=(-7.0, self.anatomy.dome_right),
+            dome_left=(7.0, self.anatomy.dome_left),
+            midline_upper=(0.0, self.anatomy.apex),
+            midline_lower=(0.0, self.anatomy.dome_right),
+        )
+        return Landmarks(*(self.view.px(np.array(point) * self.anatomy.scale) for point in nominal))
 
     @property
     def labels(self) -> list[int]:
@@ -42,15 +57,23 @@ class Scene:
         present = {line.label for line in self.lines}
         return [int(label in present) for label in LABELS]
 
+    def label_of(self, device: Device, path: Points) -> str:
+        """The label that the geometry of a device's path, (n, 2) px, gives it."""
+        return label_of(device, state_of(device, path, self.landmarks, self.view.mm_per_px, self.view.shape))
+
+    def line(self, placed: Placed) -> Line:
+        """A placed device on the film."""
+        path = self.view.px(placed.path)
+        return Line(placed, path, self.label_of(placed.device, path))
+
 
 def make_scene(patient_seed: list[int], study_seed: list[int], *, size: int, balance: str, site: str) -> Scene:
     """The scene of a study: the patient depends on `patient_seed` alone, everything else on `study_seed`."""
     rng = np.random.default_rng(study_seed)
     anatomy = pose(draw_patient(np.random.default_rng(patient_seed)), rng)
-    view = _draw_view(size, site, rng)
-    landmarks = landmarks_of(anatomy, view)
+    scene = Scene(anatomy, _draw_view(size, site, rng))
     targets = _natural(rng, site) if balance == "natural" else _even(rng)
-    return Scene(anatomy, view, landmarks, place_all(targets, site, anatomy, view, landmarks, rng))
+    return replace(scene, lines=place_all(targets, site, scene, rng))
 
 
 def _draw_view(size: int, site: str, rng: np.random.Generator) -> View:
@@ -64,47 +87,23 @@ def _draw_view(size: int, site: str, rng: np.random.Generator) -> View:
     return View(shape, size / long_side, float(np.deg2rad(rng.normal(0, 2.2))), origin)
 
 
-def landmarks_of(anatomy: Anatomy, view: View) -> Landmarks:
-    """Where the landmarks of an anatomy lie on the film."""
-    nominal = Landmarks(
-        carina=(0.0, 0.0),
-        vein_confluence=CONFLUENCE,
-        cavo_atrial=(-2.7, anatomy.cavo_atrial),
-        gastro_oesophageal=anatomy.junction,
-        dome_right=(-7.0, anatomy.dome_right),
-        dome_left=(7.0, anatomy.dome_left),
-        midline_upper=(0.0, anatomy.apex),
-        midline_lower=(0.0, anatomy.dome_right),
-    )
-    return Landmarks(*(view.px(np.array(point) * anatomy.scale) for point in nominal))
-
-
-def place_all(
-    targets: list[Target],
-    site: str,
-    anatomy: Anatomy,
-    view: View,
-    landmarks: Landmarks,
-    rng: np.random.Generator,
-) -> tuple[Line, ...]:
+def place_all(targets: list[Target], site: str, scene: Scene, rng: np.random.Generator) -> tuple[Line, ...]:
     """Devices aimed at their target states; those that never come into view are left out. CVCs differ in access."""
+    view = scene.view
     routes = iter(cvc_routes(rng, sum(device is Device.CVC for device, _ in targets), site))
     lower_edge = (view.shape[0] - view.origin[1]) / view.px_per_cm
     lines = []
-    for device, target in targets:
+    for device, state in targets:
         route = next(routes) if device is Device.CVC else ""
-        line = None
+        best = None
         for _ in range(AIMS):
-            placed = place(device, target, route, anatomy, lower_edge, rng)
-            path = view.px(placed.path)
-            if not _in_view(device, path, view):
-                continue
-            state = state_of(device, path, landmarks, view.mm_per_px, view.shape)
-            line = Line(placed, path, label_of(device, state))
-            if state is target:
-                break
-        if line:
-            lines.append(line)
+            line = scene.line(place(device, state, route, scene.anatomy, lower_edge, rng))
+            if _in_view(device, line.path, view):
+                best = line
+                if line.label == label_of(device, state):
+                    break
+        if best:
+            lines.append(best)
     return tuple(lines)
 
 
