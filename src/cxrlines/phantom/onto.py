@@ -1,4 +1,4 @@
-"""Devices drawn into real films, for training masks: films that are real but for lines whose course is known."""
+"""Devices drawn into real films: training films that are real but for lines with a known centerline."""
 
 import hashlib
 from collections.abc import Sequence

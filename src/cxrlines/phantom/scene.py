@@ -39,17 +39,21 @@ class Scene:
     @cached_property
     def landmarks(self) -> Landmarks:
         """Where the landmarks of the anatomy lie on the film."""
-        nominal = Landmarks(
-            carina=(0.0, 0.0),
-            vein_confluence=CONFLUENCE,
-            cavo_atrial=(-2.7, self.anatomy.cavo_atrial),
-            gastro_oesophageal=self.anatomy.junction,
-            dome_right=(-7.0, self.anatomy.dome_right),
-            dome_left=(7.0, self.anatomy.dome_left),
-            midline_upper=(0.0, self.anatomy.apex),
-            midline_lower=(0.0, self.anatomy.dome_right),
+        anatomy = self.anatomy
+
+        def px(x: float, y: float) -> Points:
+            return self.view.px(np.array((x, y)) * anatomy.scale)
+
+        return Landmarks(
+            carina=px(0.0, 0.0),
+            vein_confluence=px(*CONFLUENCE),
+            cavo_atrial=px(-2.7, anatomy.cavo_atrial),
+            gastro_oesophageal=px(*anatomy.junction),
+            dome_right=px(-7.0, anatomy.dome_right),
+            dome_left=px(7.0, anatomy.dome_left),
+            midline_upper=px(0.0, anatomy.apex),
+            midline_lower=px(0.0, anatomy.dome_right),
         )
-        return Landmarks(*(self.view.px(np.array(point) * self.anatomy.scale) for point in nominal))
 
     @property
     def labels(self) -> list[int]:

@@ -46,6 +46,7 @@ ENVIRONMENT = {
 
 _DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _MOST_PROBLEMS, _LONGEST_PROBLEM = 5, 300  # of one client's process; characters
+_BATCH = 1000  # calls in one message at most: so many are lost where the client refuses one
 _SECRET = re.compile(r"KEY|TOKEN|PASSWORD|SECRET|CREDENTIAL", re.IGNORECASE)
 
 
@@ -134,7 +135,7 @@ class _OwnProcess:
         with contextlib.suppress(EOFError, OSError), self.connection:
             while not self.ended:
                 calls = [self.calls.get()]
-                while not self.calls.empty():
+                while len(calls) < _BATCH and not self.calls.empty():
                     calls.append(self.calls.get())
                 self.connection.send_bytes(json.dumps(calls, default=str).encode())
                 answer = json.loads(self.connection.recv_bytes())
@@ -248,7 +249,7 @@ class Tracker:
         self._call("file", copied)
 
     def close(self, status: Status = "finished") -> None:
-        """End the run in every tracker within `patience_s`: what hangs is killed, and what is lost is said."""
+        """End the run in every tracker within `patience_s`: what hangs is killed, and what is lost is reported."""
         clients = self._clients
         deadline = time.monotonic() + self._patience_s
         self._call("close", status)
