@@ -12,7 +12,7 @@ from cxrlines.core.polyline import on_film
 from cxrlines.io.marks import MarkedLine
 from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.device_appearance import draw_devices
-from cxrlines.phantom.drawing import FineRaster, View
+from cxrlines.phantom.drawing import Raster, View
 from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
 from cxrlines.phantom.position import state_of
 from cxrlines.phantom.scene import Scene
@@ -152,7 +152,7 @@ def test_looks_differ_from_draw_to_draw():
 
 @pytest.mark.parametrize("width", [0.1, 0.16, 0.24, 0.4, 1.0])
 def test_strokes_of_the_fine_grid_are_as_wide_as_asked(width):
-    grid = FineRaster(VIEW, 3.0)
+    grid = Raster(VIEW, 3.0, exact=True)
     covered = []
     for angle in np.linspace(0, 1.5, 7):
         image, way = grid.blank(), 6 * np.array([np.sin(angle), np.cos(angle)])

@@ -83,12 +83,17 @@ class View:
 
 
 class Raster:
-    """A grid over the film, `factor` times as many px a side; draws points given in cm * `scale`."""
+    """A grid over the film, `factor` times as many px a side; draws points given in cm * `scale`.
 
-    def __init__(self, view: View, factor: float, scale: ArrayLike = (1.0, 1.0)) -> None:
+    OpenCV's anti-aliased strokes are 1.3 px too wide (measured at 0.06 to 1 cm on grids of 26 to 52 px per cm): phantom
+    films are drawn like that, `exact` ones as wide as asked for.
+    """
+
+    def __init__(self, view: View, factor: float, scale: ArrayLike = (1.0, 1.0), *, exact: bool = False) -> None:
         height, width = view.shape
         self.shape = (max(1, round(height * factor)), max(1, round(width * factor)))
         self.px_per_cm = view.px_per_cm * factor
+        self.exact = exact
         self._matrix = np.asarray(scale, np.float64)[:, None] * view.matrix * factor
         self._origin = (view.origin + 0.5) * factor - 0.5
 
@@ -107,24 +112,20 @@ class Raster:
         return self.blur(image, blur) if blur else image
 
     def stroke(
-        self, image: Coverage, paths: Iterable[Points] | Points, width: float, value: float, closed: bool = False
-    ) -> None:
-        """Paths of a `width` in cm, (k, n, 2) or a list of (n, 2), drawn into `image`.
+        self, image: Coverage, paths: Iterable[Points], width: float, value: float, closed: bool = False
+    ) -> Coverage:
+        """Paths of a `width` in cm, (k, n, 2) or a list of (n, 2), drawn into `image`, which is returned.
 
         One thinner than a pixel is drawn a pixel wide and fainter.
         """
+        if self.exact:
+            width = max(width - 1.3 / self.px_per_cm, 0.5 / self.px_per_cm)
         px = width * self.px_per_cm
         pen = max(1, round(px))
         ink = int(min(255, value * min(1.3, px / pen)))
-        cv2.polylines(
-            image,
-            list(self._fixed(paths)) if isinstance(paths, np.ndarray) else [self._fixed(path) for path in paths],
-            closed,
-            ink,
-            pen,
-            cv2.LINE_AA,
-            _BITS,
-        )
+        fixed = list(self._fixed(paths)) if isinstance(paths, np.ndarray) else [self._fixed(path) for path in paths]
+        cv2.polylines(image, fixed, closed, ink, pen, cv2.LINE_AA, _BITS)
+        return image
 
     def disc(self, image: Coverage, centre: ArrayLike, radius: float, value: float, pen: float = 0.0) -> None:
         """A disc of `radius` cm, or with a `pen` in cm a ring, drawn into `image`."""
@@ -155,20 +156,6 @@ class Raster:
 
     def _fixed(self, cm: Points) -> NDArray[np.int32]:
         return np.clip(np.round(self.px(cm) * (1 << _BITS)), -(1 << 24), 1 << 24).astype(np.int32)
-
-
-class FineRaster(Raster):
-    """A grid some times finer than the film, whose strokes come out as wide as asked for.
-
-    OpenCV's anti-aliased strokes are 1.3 px too wide (measured at 0.06 to 1 cm on grids of 26 to 52 px per cm). The
-    phantom's own films are drawn with that.
-    """
-
-    def stroke(
-        self, image: Coverage, paths: Iterable[Points] | Points, width: float, value: float, closed: bool = False
-    ) -> None:
-        """As `Raster.stroke`."""
-        super().stroke(image, paths, max(width - 1.3 / self.px_per_cm, 0.5 / self.px_per_cm), value, closed)
 
 
 def enlarge(field: Field, shape: tuple[int, int]) -> Field:

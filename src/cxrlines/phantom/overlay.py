@@ -11,7 +11,7 @@ from cxrlines.core.polyline import Points, on_film
 from cxrlines.io.marks import TRACHEOSTOMY, MarkedLine
 from cxrlines.phantom.backdrop import Look, trachea
 from cxrlines.phantom.device_appearance import FINE, draw_devices, shrink
-from cxrlines.phantom.drawing import Field, FineRaster
+from cxrlines.phantom.drawing import Field, Raster
 from cxrlines.phantom.instruments import draw_clutter
 from cxrlines.phantom.scene import Line, Scene, place_all, random_state
 from cxrlines.phantom.vary import Film
@@ -111,7 +111,7 @@ def expose(film: Film, seen: Mask, scene: Scene, clutter: float, rng: np.random.
         np.exp(rng.normal(0.05, 0.33)) * (0.6 if rng.random() < 0.1 else 1.0)
     )
     if clutter:
-        things = draw_clutter(FineRaster(scene.view, FINE, scene.anatomy.scale), scene.anatomy, clutter, rng)
+        things = draw_clutter(Raster(scene.view, FINE, scene.anatomy.scale, exact=True), scene.anatomy, clutter, rng)
         drawn += shrink(things, film.shape) * np.float32(np.exp(rng.normal(-0.1, 0.4)))
     spot = 0.03 * scene.view.px_per_cm * rng.uniform(0.7, 1.5)  # focal spot and movement
     added: Field = cv2.GaussianBlur(drawn, (0, 0), max(0.35, float(np.hypot(look.blur, spot))))
