@@ -36,7 +36,8 @@ class Anatomy:
     rib_gap: float  # between neighbouring ribs at the spine
     rib_drop: float  # relative steepness of the ribs
     bone: float  # mineral density, 1 = normal
-    clavicle: tuple[float, float]  # y of the medial end, rise to the lateral end
+    clavicle: float  # y of its medial end
+    clavicle_rise: float  # to its lateral end
     shoulder: float  # y of the humeral heads
     arm: float  # outward lean of the upper arms
     sternotomy: bool
@@ -134,7 +135,7 @@ class Anatomy:
 
     def clavicle_axis(self, side: int) -> Points:
         """Axis of a clavicle from the sternum outwards."""
-        y, rise = self.clavicle[0] - self.lordotic, self.clavicle[1]
+        y, rise = self.clavicle - self.lordotic, self.clavicle_rise
         axis = np.stack(
             [[1.5, 3.6, 7.0, 11.0, 13.8, 16.8], [y, y - 0.4, y - 0.2, y - 0.75 * rise, y - rise - 0.5, y - rise]], 1
         )
@@ -171,7 +172,8 @@ def draw_patient(rng: np.random.Generator) -> Anatomy:
         rib_gap=u(1.9, 2.25),
         rib_drop=u(0.95, 1.3),
         bone=u(0.6, 1.35),
-        clavicle=(u(-6.6, -4.2), u(1.2, 5.2)),
+        clavicle=u(-6.6, -4.2),
+        clavicle_rise=u(1.2, 5.2),
         shoulder=u(-10.2, -6.0),
         arm=u(-0.4, 1.4),
         sternotomy=bool(rng.random() < 0.14),
@@ -192,7 +194,7 @@ def pose(patient: Anatomy, rng: np.random.Generator) -> Anatomy:
         heart=patient.heart * (1 - 0.05 * breath) * rng.uniform(0.97, 1.03),
         yaw=float(rng.normal(0, 0.45)),
         lordotic=float(rng.normal(0, 0.8)),
-        clavicle=(patient.clavicle[0], patient.clavicle[1] + float(rng.normal(0, 0.5))),
+        clavicle_rise=patient.clavicle_rise + float(rng.normal(0, 0.5)),
         shoulder=patient.shoulder + float(rng.normal(0, 0.5)),
         arm=patient.arm + float(rng.normal(0, 0.2)),
     )

@@ -61,7 +61,8 @@ def _along(line: Line, airway: Points, scene: Scene) -> Line:
     part = {Device.ETT: 1.0, Device.NGT: 0.7}.get(line.placed.device, 0.0)
     if not part:
         return line
-    own = scene.anatomy.airway()[0] * scene.anatomy.scale
+    drawn, _, _ = scene.anatomy.airway()
+    own = drawn * scene.anatomy.scale
     y = line.placed.path[:, 1]
     order = np.argsort(airway[:, 1])
     found = np.interp(y, airway[order, 1], airway[order, 0]) - np.interp(y, own[:, 1], own[:, 0])

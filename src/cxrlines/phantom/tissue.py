@@ -120,8 +120,8 @@ def _ribs(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
     ribs = anatomy.ribs()
     # Even and odd ribs apart, so that neighbours add up where they overlap at the flank.
     for parity in (0, 1):
-        back = [rib[0] for k, rib in enumerate(ribs) if k // 2 % 2 == parity]
-        front = [rib[1] for k, rib in enumerate(ribs) if k // 2 % 2 == parity and len(rib[1])]
+        back = [behind for k, (behind, _) in enumerate(ribs) if k // 2 % 2 == parity]
+        front = [ahead for k, (_, ahead) in enumerate(ribs) if k // 2 % 2 == parity and len(ahead)]
         whole, shell = _cortex(grid, back, 1.05, 0.17)
         total += grid.blur(cv2.addWeighted(whole, 0.34, shell, 0.2, 0), 0.1).astype(np.float32)
         whole, shell = _cortex(grid, front, 1.2, 0.14)
