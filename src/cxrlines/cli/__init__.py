@@ -42,20 +42,20 @@ def explain(error: Exception) -> int:
     if os.environ.get(DEBUG):
         say("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, Error):
-        say(f"cxrlines: {error}")
-        return ERROR
-    if isinstance(error, OSError) and (error.filename is not None or error.errno in DISK):
+        text = str(error)
+    elif isinstance(error, OSError) and (error.filename is not None or error.errno in DISK):
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        say(f"cxrlines: {where}{error.strerror or type(error).__name__}")
-        return ERROR
-    if isinstance(error, MemoryError):
-        say("cxrlines: the memory of this computer is used up; close other programs, or give a smaller --workers")
-        return ERROR
-    say(
-        f"cxrlines: this is a fault of cxrlines ({type(error).__name__}), not of what it was given; please report it "
-        "with what the same command prints after `cxrlines --debug`"
-    )
-    return FAULT
+        text = f"{where}{error.strerror or type(error).__name__}"
+    elif isinstance(error, MemoryError):
+        text = "the memory of this computer is used up; close other programs, or give a smaller --workers"
+    else:
+        say(
+            f"cxrlines: this is a fault of cxrlines ({type(error).__name__}), not of what it was given; please report "
+            "it with what the same command prints after `cxrlines --debug`"
+        )
+        return FAULT
+    say(f"cxrlines: {text}")
+    return ERROR
 
 
 app = typer.Typer(

@@ -53,7 +53,7 @@ def cvc_routes(rng: np.random.Generator, count: int, site: str) -> list[str]:
 def place(
     device: Device, target: State, route: str, anatomy: Anatomy, lower_edge: float, rng: np.random.Generator
 ) -> Placed:
-    """A device aimed at a state. `lower_edge`: y of the film's lower edge in true cm; `route`: of a CVC, else ""."""
+    """One of DRAWN aimed at a state. `lower_edge`: y of the film's lower edge, true cm; `route`: of a CVC, else ""."""
     path = _COURSES[device](anatomy, target, route, lower_edge, rng)
     return Placed(device, route, resample(path, STEP))
 

@@ -110,7 +110,7 @@ class _OwnProcess:
         self.asked += not closing
         if self.calls.qsize() < WAITING or closing:
             self.calls.put([method, *arguments])
-        else:
+        elif self.thread.is_alive():  # else nobody reads, which was reported
             self.dropped += 1
 
     def wait(self, deadline: float) -> None:
