@@ -35,7 +35,7 @@ class DeviceSpec:
     Attributes:
         text: Its name in plain words.
         states: Its labels' states, in label order.
-        colour: RGB, 0-255, told apart from the others also by most colour-blind readers.
+        colour: RGB, 0-255, distinguishable from the others by most colour-blind readers too.
         exclusive: Whether its states exclude each other on one film (a patient has one trachea).
         several: Whether a film may show several of it.
         mapped: Whether a decoder maps its line and its tip.

@@ -54,7 +54,7 @@ class TestFindBackdrops:
         }
 
     @pytest.mark.parametrize("beside", [True, False])
-    def test_patients_are_told_by_an_index_and_hidden(self, films, beside):
+    def test_patients_are_named_by_an_index_and_hidden(self, films, beside):
         folder, read = films({"a": CARINA, "b": CARINA, "c": CARINA, "d": CARINA})
         place = folder if beside else folder.parent
         (place / "index.csv").write_text("image_id,patient_id,icu\na,Jane,1\nb.png,Jane,1\nc,John,0\n")

@@ -114,7 +114,7 @@ def test_the_tip_of_an_annotation_agrees_with_the_label_and_the_landmarks(made):
 def test_landmarks_of_both_splits(made):
     out, _ = made
     rows = table(out / "landmarks.csv")
-    spots = [f"{name}_{axis}" for name in Landmarks.names() for axis in "xy"]
+    spots = [f"{name}_{axis}" for name in Landmarks._fields for axis in "xy"]
     assert list(rows[0]) == ["StudyInstanceUID", "split", *spots, "mm_per_px"]
     assert [row["split"] for row in rows].count("test") == 3
     assert all(3 < float(row["mm_per_px"]) < 5 for row in rows)  # 34 to 42 cm on 96 px
@@ -231,7 +231,7 @@ def test_patients_have_skewed_numbers_of_studies():
     assert counts.max() > 5 * np.median(counts)
 
 
-def test_every_line_of_every_test_film_is_told(made):
+def test_every_line_of_every_test_film_is_written(made):
     out, _ = made
     lines = {(row["StudyInstanceUID"], row["label"]) for row in table(out / "test_annotations.csv")}
     truth = table(out / "test_truth.csv")

@@ -1,20 +1,23 @@
 """Devices on a real film: where they are placed, what is true of them, and how they are exposed onto it."""
 
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
 from cxrlines.core.line_drawing import line_mask
+from cxrlines.core.polyline import on_film
 from cxrlines.io.marks import MarkedLine
 from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.device_appearance import draw_devices
+from cxrlines.phantom.devices import DRAWN
+from cxrlines.phantom.drawing import Raster, View
 from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
-from cxrlines.phantom.position import on_film, state_of
-from cxrlines.phantom.raster import FineRaster
-from cxrlines.phantom.scene import View, landmarks_of
-from cxrlines.task import DEVICE_OF, LABELS, Device, label_of
+from cxrlines.phantom.position import state_of
+from cxrlines.phantom.scene import Scene
+from cxrlines.task import DEVICE_OF, LABELS_OF, Device, label_of
 
 VIEW = View((420, 512), 13.0, 0.02, np.array([250.0, 170.0]))
 SEEN = np.ones(VIEW.shape, bool)
@@ -30,9 +33,7 @@ def film():
 
 def draw(seed, marked=(), airway=STRAIGHT, seen=SEEN):
     rng = np.random.default_rng(seed)
-    anatomy = pose(draw_patient(rng), rng)
-    landmarks = landmarks_of(anatomy, VIEW)
-    return anatomy, landmarks, draw_scene(marked, anatomy, VIEW, landmarks, airway, seen, rng)
+    return draw_scene(marked, Scene(pose(draw_patient(rng), rng), VIEW), airway, seen, rng)
 
 
 def mark(name):
@@ -43,26 +44,26 @@ class TestDrawScene:
     def test_every_label_occurs_often_and_is_what_the_geometry_says(self):
         labels: Counter[str] = Counter()
         for seed in range(150):
-            _, landmarks, lines = draw(seed)
-            labels.update({line.label for line in lines})
-            for line in lines:
+            scene = draw(seed)
+            labels.update({line.label for line in scene.lines})
+            for line in scene.lines:
                 device = line.placed.device
-                state = state_of(device, line.path, landmarks, VIEW.mm_per_px, VIEW.shape)
+                state = state_of(device, line.path, scene.landmarks, VIEW.mm_per_px, VIEW.shape)
                 assert line.label == label_of(device, state)
                 assert device is Device.NGT or on_film(line.path[-1], VIEW.shape)
                 assert np.allclose(VIEW.px(line.placed.path), line.path)
-        assert all(labels[label] > 0.05 * 150 for label in LABELS), labels
+        assert all(labels[label] > 0.05 * 150 for device in DRAWN for label in LABELS_OF[device]), labels
 
     @pytest.mark.parametrize(
         "there, none", [("ett", Device.ETT), ("trach", Device.ETT), ("ngt", Device.NGT), ("swan", Device.SWAN)]
     )
     def test_what_is_there_is_not_drawn_twice(self, there, none):
-        drawn = Counter(line.placed.device for seed in range(60) for line in draw(seed, (mark(there),))[2])
-        assert drawn[none] == 0 and all(drawn[device] > 3 for device in set(Device) - {none})
+        drawn = Counter(line.placed.device for seed in range(60) for line in draw(seed, (mark(there),)).lines)
+        assert drawn[none] == 0 and all(drawn[device] > 3 for device in set(DRAWN) - {none})
 
     def test_catheters_that_are_there_count(self):
         alone, more = (
-            sum(line.placed.device is Device.CVC for seed in range(80) for line in draw(seed, marked)[2])
+            sum(line.placed.device is Device.CVC for seed in range(80) for line in draw(seed, marked).lines)
             for marked in ((), (mark("cvc"),))
         )
         assert 0 < more < 0.6 * alone
@@ -71,8 +72,7 @@ class TestDrawScene:
         bent = np.array([[2.0, -10.0], [1.0, -5.0], [0.0, 0.0]])
         offsets = []
         for seed in range(40):
-            _, _, lines = draw(seed, airway=bent)
-            for line in lines:
+            for line in draw(seed, airway=bent).lines:
                 path = line.placed.path
                 if line.placed.device is Device.ETT and path[-1, 1] < -2:
                     inside = path[(path[:, 1] > -9) & (path[:, 1] < -1)]
@@ -82,7 +82,7 @@ class TestDrawScene:
     def test_no_tip_where_the_film_was_not_exposed(self):
         seen = SEEN.copy()
         seen[:, 256:] = False
-        tips = [line.path[-1] for seed in range(40) for line in draw(seed, seen=seen)[2]]
+        tips = [line.path[-1] for seed in range(40) for line in draw(seed, seen=seen).lines]
         assert tips and all(x < 257 or not on_film((x, y), VIEW.shape) for x, y in tips)
 
 
@@ -104,8 +104,9 @@ class TestExpose:
     def test_only_the_lines_change_and_only_towards_white(self, film):
         before, brighter = film.copy(), []
         for seed in range(12):
-            anatomy, _, lines = draw(seed)
-            shown = expose(film, SEEN, lines, 0.0, anatomy, VIEW, np.random.default_rng(seed))
+            scene = draw(seed)
+            lines = scene.lines
+            shown = expose(film, SEEN, scene, 0.0, np.random.default_rng(seed))
             rise = shown.astype(int) - film
             assert rise.min() >= 0
             hubs = [line for line in lines if line.placed.device is Device.CVC]  # hubs and ports beside their path
@@ -119,33 +120,31 @@ class TestExpose:
 
     def test_the_grain_stays(self, film):
         """Attenuation is added below the film's own noise: what is drawn is smooth."""
-        anatomy, _, lines = next(drawn for drawn in map(draw, range(99)) if len(drawn[2]) > 2)
-        rise = expose(film, SEEN, lines, 0.0, anatomy, VIEW, np.random.default_rng(0)).astype(np.float32) - film
+        scene = next(drawn for drawn in map(draw, range(99)) if len(drawn.lines) > 2)
+        rise = expose(film, SEEN, scene, 0.0, np.random.default_rng(0)).astype(np.float32) - film
         kernel = np.outer([1, -2, 1], [1, -2, 1]).astype(np.float32)
-        on = line_mask([line.path for line in lines], VIEW.shape, 8) > 128
+        on = line_mask([line.path for line in scene.lines], VIEW.shape, 8) > 128
         grain = [np.median(np.abs(cv2.filter2D(image.astype(np.float32), -1, kernel))[on]) for image in (rise, film)]
         assert grain[0] < 0.4 * grain[1]
 
     def test_nothing_where_the_film_was_not_exposed_and_nothing_without_lines(self, film):
-        anatomy, _, lines = draw(3)
+        scene = draw(3)
+        bare = replace(scene, lines=())
         dark = np.zeros(VIEW.shape, bool)
         rng = np.random.default_rng
-        assert (expose(film, dark, lines, 1.0, anatomy, VIEW, rng(0)) == film).all()
-        assert (expose(film, SEEN, (), 0.0, anatomy, VIEW, rng(0)) == film).all()
-        assert (expose(film, SEEN, (), 1.0, anatomy, VIEW, rng(1)) != film).any()  # distractors alone
+        assert (expose(film, dark, scene, 1.0, rng(0)) == film).all()
+        assert (expose(film, SEEN, bare, 0.0, rng(0)) == film).all()
+        assert (expose(film, SEEN, bare, 1.0, rng(1)) != film).any()  # distractors alone
 
     def test_weak_films_show_lines_weakly(self, film):
-        anatomy, _, lines = draw(4)
+        scene = draw(4)
         weak = (128 + (film.astype(np.float32) - 128) * 0.4).astype(np.uint8)
-        rise = [
-            (expose(f, SEEN, lines, 0.0, anatomy, VIEW, np.random.default_rng(5)).astype(int) - f).sum()
-            for f in (film, weak)
-        ]
+        rise = [(expose(f, SEEN, scene, 0.0, np.random.default_rng(5)).astype(int) - f).sum() for f in (film, weak)]
         assert 0.3 < rise[1] / rise[0] < 0.8
 
 
 def test_looks_differ_from_draw_to_draw():
-    _, _, lines = draw(4)
+    lines = draw(4).lines
     one, same, other = (draw_devices(VIEW, lines, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert (one == same).all() and np.abs(one - other).max() > 0.15 and one.dtype == np.float32
     assert one.min() == 0 and 0.3 < one.max() < 3
@@ -154,7 +153,7 @@ def test_looks_differ_from_draw_to_draw():
 
 @pytest.mark.parametrize("width", [0.1, 0.16, 0.24, 0.4, 1.0])
 def test_strokes_of_the_fine_grid_are_as_wide_as_asked(width):
-    grid = FineRaster(VIEW, 3.0)
+    grid = Raster(VIEW, 3.0, exact=True)
     covered = []
     for angle in np.linspace(0, 1.5, 7):
         image, way = grid.blank(), 6 * np.array([np.sin(angle), np.cos(angle)])

@@ -5,7 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from cxrlines.phantom.position import Landmarks, on_film, state_of
+from cxrlines.core.polyline import on_film
+from cxrlines.phantom.position import Landmarks, state_of
 from cxrlines.task import Device, State
 
 SHAPE = (900, 900)

@@ -49,16 +49,16 @@ def test_every_tracker_is_allowed_where_its_package_is_installed(installed):
     check_trackers(TrackingSettings(use=TRACKERS))
 
 
-def test_an_unknown_tracker_is_told_with_the_nearest():
-    told = refused(use=("csv", "tensorbord"))
-    assert "'tensorbord'" in told and "did you mean tensorboard?" in told and ", ".join(TRACKERS) in told
+def test_an_unknown_tracker_names_the_nearest():
+    message = refused(use=("csv", "tensorbord"))
+    assert "'tensorbord'" in message and "did you mean tensorboard?" in message and ", ".join(TRACKERS) in message
 
 
 @pytest.mark.parametrize("name", ["mlflow", "neptune", "wandb"])
 def test_a_missing_package_names_its_extra(monkeypatch, name):
     monkeypatch.setattr(importlib.util, "find_spec", lambda asked: None)
-    told = refused(use=("csv", name))
-    assert f'pip install "cxrlines[{name}]"' in told and f"take {name} out of tracking.use" in told
+    message = refused(use=("csv", name))
+    assert f'pip install "cxrlines[{name}]"' in message and f"take {name} out of tracking.use" in message
     check_trackers(TrackingSettings(use=("csv",)))  # needs no package
 
 
@@ -73,13 +73,13 @@ def test_a_mere_folder_of_the_name_is_no_package(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("address", ["localhost:5000", "file:///runs", "http://", "http://host:port", "sqlite:///a.db"])
 def test_an_address_that_is_none_is_refused(installed, address):
-    told = refused(use=("mlflow",), mlflow=address)
-    assert "tracking.mlflow" in told and repr(address) in told and "http(s)://HOST:PORT" in told
+    message = refused(use=("mlflow",), mlflow=address)
+    assert "tracking.mlflow" in message and repr(address) in message and "http(s)://HOST:PORT" in message
 
 
 def test_a_password_in_an_address_is_refused_and_not_repeated(installed):
-    told = refused(use=("mlflow",), mlflow="https://me:hunter2@mlflow.example")
-    assert "MLFLOW_TRACKING_PASSWORD" in told and "hunter2" not in told
+    message = refused(use=("mlflow",), mlflow="https://me:hunter2@mlflow.example")
+    assert "MLFLOW_TRACKING_PASSWORD" in message and "hunter2" not in message
 
 
 def test_an_address_is_looked_at_only_where_its_tracker_is_used():
@@ -90,19 +90,19 @@ def test_an_address_is_looked_at_only_where_its_tracker_is_used():
 
 def test_hosted_neptune_has_ended(installed, monkeypatch):
     for address in ("https://app.neptune.ai", "https://APP.neptune.ai/team"):
-        told = refused(use=("neptune",), neptune=address)
-        assert "ended in March 2026" in told and "offline runs" in told
+        message = refused(use=("neptune",), neptune=address)
+        assert "ended in March 2026" in message and "offline runs" in message
     monkeypatch.setenv("NEPTUNE_API_TOKEN", token("https://app.neptune.ai"))
-    told = refused(use=("neptune",), neptune=OWN, project="team/lines")
-    assert "NEPTUNE_API_TOKEN" in told and "ended in March 2026" in told
+    message = refused(use=("neptune",), neptune=OWN, project="team/lines")
+    assert "NEPTUNE_API_TOKEN" in message and "ended in March 2026" in message
     check_trackers(TrackingSettings(use=("neptune",)))  # offline: an old token is in nobody's way
 
 
 def test_a_neptune_server_needs_its_own_token_and_a_workspace(installed, monkeypatch):
     assert "NEPTUNE_API_TOKEN is not set" in refused(use=("neptune",), neptune=OWN)
     monkeypatch.setenv("NEPTUNE_API_TOKEN", "no token at all")
-    told = refused(use=("neptune",), neptune=OWN)
-    assert "is not a Neptune token" in told and "no token at all" not in told
+    message = refused(use=("neptune",), neptune=OWN)
+    assert "is not a Neptune token" in message and "no token at all" not in message
     monkeypatch.setenv("NEPTUNE_API_TOKEN", token("https://other.example"))
     assert "other.example" in refused(use=("neptune",), neptune=OWN)
     monkeypatch.setenv("NEPTUNE_API_TOKEN", token(OWN))

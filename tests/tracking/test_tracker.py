@@ -1,4 +1,4 @@
-"""A tracker never raises, whatever it is told and wherever it writes; what went wrong is told."""
+"""A tracker never raises, whatever it gets and wherever it writes; what went wrong is in its problems."""
 
 import csv
 import json
@@ -11,13 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cxrlines.tracking import tracker as tracker_module
 from cxrlines.tracking.settings import TrackingSettings
-from cxrlines.tracking.tracker import Tracker, flatten, open_tracker
+from cxrlines.tracking.tracker import Tracker, flatten
 
 
 def opened(folder: Path, *use: str, identity: str = "one") -> Tracker:
-    return open_tracker(
-        TrackingSettings(use=use), run="m/fold0/teacher", group="demo", folder=folder, identity=identity
-    )
+    return Tracker(TrackingSettings(use=use), run="m/fold0/teacher", group="demo", folder=folder, identity=identity)
 
 
 def metrics_of(folder: Path) -> list[tuple[int, str, float]]:
@@ -50,7 +48,7 @@ def test_settings_are_logged_once_and_no_two_have_one_name(tmp_path):
     assert tracker.problems == []
 
 
-def test_csv_holds_what_it_was_told(tmp_path):
+def test_csv_holds_what_was_logged(tmp_path):
     (tmp_path / "report.html").write_text("<p>été")
     with opened(tmp_path, "csv") as tracker:
         tracker.settings({"lr": 0.001, "films": {"view": 'over,"lay"'}})
@@ -59,16 +57,16 @@ def test_csv_holds_what_it_was_told(tmp_path):
         tracker.text("lineage.json", '{"patients": ["a1"]}')
         tracker.file(tmp_path / "report.html")
     assert tracker.problems == []
-    told = metrics_of(tmp_path)
-    assert told[:2] == [(1, "loss", 0.1), (2, "loss", 1 / 3)]
-    assert told[2][:2] == (2, "bad") and math.isnan(told[2][2])
+    rows = metrics_of(tmp_path)
+    assert rows[:2] == [(1, "loss", 0.1), (2, "loss", 1 / 3)]
+    assert rows[2][:2] == (2, "bad") and math.isnan(rows[2][2])
     with (tmp_path / "csv/settings.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["setting", "value"], ["lr", "0.001"], ["films.view", 'over,"lay"']]
     assert json.loads((tmp_path / "csv/lineage.json").read_text()) == {"patients": ["a1"]}
     assert (tmp_path / "csv/report.html").read_bytes() == (tmp_path / "report.html").read_bytes()
 
 
-def test_tensorboard_holds_what_it_was_told(tmp_path):
+def test_tensorboard_holds_what_was_logged(tmp_path):
     (tmp_path / "report.html").write_text("<p>")
     with opened(tmp_path, "tensorboard") as tracker:
         tracker.settings({"lr": 0.001, "views": "a|b"})
@@ -113,7 +111,7 @@ def test_a_torn_line_is_taken_away(tmp_path, torn):
     assert metrics_of(tmp_path) == ([(1, "loss", 0.5)] if header else []) + [(3, "loss", 0.25)]
 
 
-def test_a_full_disk_costs_lines_and_is_told_once(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_costs_lines_and_is_reported_once(tmp_path, monkeypatch, capsys):
     with opened(tmp_path, "csv") as tracker:
         tracker.metrics({"loss": 0.5}, 1)
         with monkeypatch.context() as full:
@@ -121,7 +119,7 @@ def test_a_full_disk_costs_lines_and_is_told_once(tmp_path, monkeypatch, capsys)
             for step in range(2, 50):
                 tracker.metrics({"loss": 0.5}, step)
         tracker.metrics({"loss": 0.25}, 50)  # there is room again
-    assert tracker.problems == ["csv: metrics were not kept: OSError: [Errno 28] No space left on device"]
+    assert tracker.problems == ["csv: metrics failed: OSError: [Errno 28] No space left on device"]
     assert capsys.readouterr().err.count("No space left") == 1
     assert [row[0] for row in metrics_of(tmp_path)] == [1, 50]
 
@@ -137,19 +135,19 @@ def test_tensorboard_outlives_a_disk_without_room(tmp_path):
         for step in range(100):
             tracker.metrics({"loss": 0.5}, step)
             tracker.text("a.txt", "x" * 10_000)
-    assert any("tensorboard" in told and "No space left" in told for told in tracker.problems)
+    assert any("tensorboard" in problem and "No space left" in problem for problem in tracker.problems)
     assert len(metrics_of(tmp_path)) == 100
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with opened(tmp_path / "file", "csv", "tensorboard") as tracker:
         tracker.metrics({"loss": 0.5}, 1)
         tracker.text("a", "b")
-    assert len(tracker.problems) == 2 and all("could not start" in told for told in tracker.problems)
+    assert len(tracker.problems) == 2 and all("could not start" in problem for problem in tracker.problems)
 
 
-def test_what_is_no_number_or_no_file_is_told_and_the_rest_kept(tmp_path, monkeypatch):
+def test_what_is_no_number_or_no_file_is_reported_and_the_rest_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(tracker_module, "LARGEST_FILE", 10)
     (tmp_path / "large").write_bytes(b"x" * 11)
     with opened(tmp_path, "csv") as tracker:
@@ -158,9 +156,11 @@ def test_what_is_no_number_or_no_file_is_told_and_the_rest_kept(tmp_path, monkey
         tracker.file(tmp_path / "large")
         tracker.settings({"good": [{("a", "b"): 1}]})
     assert [row[1] for row in metrics_of(tmp_path)] == ["loss"]
-    told = "\n".join(tracker.problems)
-    assert "note is not a number" in told and "absent.html was not handed over" in told and "large was not" in told
-    assert "settings: were left out" in told
+    problems = "\n".join(tracker.problems)
+    assert (
+        "note is not a number" in problems and "absent.html was not logged" in problems and "large was not" in problems
+    )
+    assert "settings: were left out" in problems
 
 
 def test_names_cannot_leave_the_folder(tmp_path):

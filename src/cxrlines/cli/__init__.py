@@ -1,6 +1,6 @@
-"""The command line: thin; each command calls one function of a room.
+"""The command line: each command calls one function of a room.
 
-Exit codes are those of the README: `ERROR` for what the user can mend, `FAULT` for what cxrlines did wrong, `STOPPED`.
+Exit codes are those of the README: `ERROR` for what the user can fix, `FAULT` for a bug in cxrlines, `STOPPED`.
 """
 
 import errno
@@ -18,14 +18,14 @@ from cxrlines.cli import bench, data, experiment, read, train
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, say
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-"""What a disk answers: never a fault of cxrlines, though the answer names no file."""
+"""Errors of a disk, which are no bug even where they name no file."""
 
 
 class Commands(TyperGroup):
     """The commands; an exception of one becomes a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -33,34 +33,34 @@ class Commands(TyperGroup):
             raise typer.Exit(STOPPED) from None
         except Exception as error:
             if hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError):
-                raise  # the command's own end, a word it does not know, or `| head`
+                raise  # a normal end, a wrong option, or `| head`
             raise typer.Exit(explain(error)) from None
 
 
 def explain(error: Exception) -> int:
-    """Say what went wrong, on stderr; the exit code. With --debug the traceback is said as well."""
+    """Print an error on stderr, with --debug its traceback too; the exit code."""
     if os.environ.get(DEBUG):
         say("".join(traceback.format_exception(error)).rstrip())
     if isinstance(error, Error):
-        say(f"cxrlines: {error}")
-        return ERROR
-    if isinstance(error, OSError) and (error.filename is not None or error.errno in DISK):
+        text = str(error)
+    elif isinstance(error, OSError) and (error.filename is not None or error.errno in DISK):
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-        say(f"cxrlines: {where}{error.strerror or type(error).__name__}")
-        return ERROR
-    if isinstance(error, MemoryError):
-        say("cxrlines: the memory of this computer is used up; close other programs, or give a smaller --workers")
-        return ERROR
-    say(
-        f"cxrlines: this is a fault of cxrlines ({type(error).__name__}), not of what it was given; please report it "
-        "with what the same command prints after `cxrlines --debug`"
-    )
-    return FAULT
+        text = f"{where}{error.strerror or type(error).__name__}"
+    elif isinstance(error, MemoryError):
+        text = "the memory of this computer is used up; close other programs, or give a smaller --workers"
+    else:
+        say(
+            f"cxrlines: this is a fault of cxrlines ({type(error).__name__}), not of what it was given; please report "
+            "it with what the same command prints after `cxrlines --debug`"
+        )
+        return FAULT
+    say(f"cxrlines: {text}")
+    return ERROR
 
 
 app = typer.Typer(
     cls=Commands,
-    help="Reads tubes and lines in frontal chest radiographs; trains such readers and proves how good they are. "
+    help="Detect tubes and lines in frontal chest radiographs; train and evaluate such readers. "
     "For research; not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -78,15 +78,15 @@ def _root(
     debug: Annotated[bool, typer.Option("--debug", help=f"Show the traceback of every error (as {DEBUG}=1).")] = False,
 ) -> None:
     if debug:
-        os.environ[DEBUG] = "1"  # of the processes that are started as well
+        os.environ[DEBUG] = "1"  # also for processes that are started
     if version:
         typer.echo(__version__)
         raise typer.Exit
 
 
 def main() -> None:
-    """Run the command that the process was started with."""
+    """Run the command line of this process."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows few letters must not cost a result
+        if isinstance(stream, io.TextIOWrapper):  # a terminal with few letters must not cost a result
             stream.reconfigure(errors="backslashreplace")
     app()

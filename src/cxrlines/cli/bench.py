@@ -1,4 +1,4 @@
-"""Commands that measure, on this machine: speed, and how damaged films are read."""
+"""Commands that measure speed and robustness on this machine."""
 
 import json
 from pathlib import Path
@@ -8,24 +8,23 @@ import typer
 
 from cxrlines.cli.options import BundleFolder, Json, counted
 
-app = typer.Typer(help="Measure speed, and the reading of damaged films, on this machine.", no_args_is_help=True)
+app = typer.Typer(help="Measure speed and robustness on this machine.", no_args_is_help=True)
+
+Seconds = Annotated[float, typer.Option(help="Seconds to measure each side.")]
+Count = Annotated[int, typer.Option(min=1, help="Number of films to read.")]
 
 
 @app.command("augment")
-def bench_augment(
-    seconds: Annotated[float, typer.Option(help="How long to measure each side.")] = 10.0, as_json: Json = False
-) -> None:
-    """The full augmentation list, one core, 512 px, against albumentations in the same run."""
+def bench_augment(seconds: Seconds = 10.0, as_json: Json = False) -> None:
+    """Augmentation speed: the full list at 512 px on one core, against albumentations."""
     from cxrlines.lab.bench.augment import bench_augment as measure
 
     _print(measure(seconds=seconds), as_json)
 
 
 @app.command("train")
-def bench_train(
-    seconds: Annotated[float, typer.Option(help="How long to measure each side.")] = 20.0, as_json: Json = False
-) -> None:
-    """Training on the processor as cxrlines sets it up, against PyTorch's defaults in the same run."""
+def bench_train(seconds: Seconds = 20.0, as_json: Json = False) -> None:
+    """Training speed on the CPU as cxrlines sets it up, against PyTorch's defaults."""
     from cxrlines.lab.bench.train import bench_train as measure
 
     _print(measure(seconds=seconds), as_json)
@@ -34,13 +33,13 @@ def bench_train(
 @app.command("predict")
 def bench_predict(
     bundle: BundleFolder = None,
-    films: Annotated[int, typer.Option(min=1, help="Films to read.")] = 12,
+    films: Count = 12,
     folder: Annotated[
-        Path | None, typer.Option(help="A folder of films; default: phantoms of 2,500 x 3,000 px as JPEG.")
+        Path | None, typer.Option(help="Folder of films; default: phantoms of 2,500 x 3,000 px as JPEG.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Reading films, decoding included, one by one and in batches, against plain PyTorch in the same run."""
+    """Inference speed, decoding included, film by film and in batches, against plain PyTorch."""
     from cxrlines.lab.bench.predict import bench_predict as measure
     from cxrlines.reading.bundle import load_bundle
     from cxrlines.reading.reader import EMBEDDED
@@ -50,11 +49,11 @@ def bench_predict(
 
 @app.command("robustness")
 def bench_robustness(
-    films: Annotated[int, typer.Option(min=1, help="Films to read.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Which films, and how they are damaged.")] = 0,
+    films: Count = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the films and their damage.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Reading of damaged films: sound ones of every kind, damaged at random; counts what becomes of them."""
+    """Robustness to damaged files: films of every format, damaged at random; counts the outcomes."""
     from cxrlines.lab.robustness import soak
 
     with counted() as progress:

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how commands speak."""
+"""Options that several commands share, exit codes, messages and progress on stderr."""
 
 import signal
 import time
@@ -18,13 +18,13 @@ PROBLEMS, ERROR, FAULT, STOPPED = 1, 2, 70, 130
 """Exit codes; see the README."""
 DEBUG = "CXRLINES_DEBUG"
 """The environment variable that shows tracebacks."""
+LINE_EVERY_S = 30.0
+"""Without a terminal, progress is a line this often."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-On = Annotated[
-    str | None, typer.Option(help="ray (a cluster started here) or ray://HOST:PORT instead of this process.")
-]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes side by side; default: one a core (or GPU).")]
-BundleFolder = Annotated[Path | None, typer.Option(help="A bundle's folder; default: the reader in the box.")]
+On = Annotated[str | None, typer.Option(help="Ray cluster: ray (started here) or ray://HOST:PORT.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core (or GPU).")]
+BundleFolder = Annotated[Path | None, typer.Option(help="Bundle folder; default: the embedded reader.")]
 
 
 def numbers(flag: str, text: str | None) -> list[int] | None:
@@ -38,13 +38,13 @@ def numbers(flag: str, text: str | None) -> list[int] | None:
 
 
 def say(text: str) -> None:
-    """Tell a person something that is no part of the output: on stderr."""
+    """Print a message that is no part of the output on stderr."""
     typer.echo(text, err=True)
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """A command that goes on where it was when it is given again; Ctrl-C says so."""
+    """A command that resumes when it is given again; Ctrl-C says so."""
     try:
         yield
     except KeyboardInterrupt:
@@ -54,7 +54,7 @@ def resumable() -> Iterator[None]:
 
 @contextmanager
 def signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
-    """Signals handled in another way, for so long."""
+    """Handle signals with `handler` while the block runs."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -63,13 +63,9 @@ def signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
             signal.signal(number, old)
 
 
-LINE_EVERY_S = 30.0
-"""Without a terminal, reading gets a line this often."""
-
-
 @contextmanager
 def counted() -> Iterator[Callable[[int, int | None], None]]:
-    """To be told (films done, films in all) as they are read; shows it on stderr: a bar, or lines off a terminal."""
+    """Progress of reading on stderr, called with (films done, films in all): a bar, or lines without a terminal."""
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -77,16 +73,14 @@ def counted() -> Iterator[Callable[[int, int | None], None]]:
             task = bar.add_task("reading", total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
-    begun = told = time.monotonic()
+    begun = last = time.monotonic()
 
-    def tell(done: int, total: int | None) -> None:
-        nonlocal told
+    def line(done: int, total: int | None) -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - told >= LINE_EVERY_S and done != total:
-            told = now
-            say(
-                f"{done} films read"
-                + (f" of {total}, {clock((total - done) * (now - begun) / done)} left" if total else "")
-            )
+        if now - last >= LINE_EVERY_S and done != total:
+            last = now
+            rest = f" of {total}, {clock((total - done) * (now - begun) / done)} left" if total else ""
+            say(f"{done} films read{rest}")
 
-    yield tell
+    yield line

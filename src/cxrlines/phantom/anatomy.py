@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cxrlines.phantom.curves import Points, smooth
+from cxrlines.core.polyline import Points
+from cxrlines.phantom.drawing import smooth
 
 _CAGE_Y = np.array([-11, -9.6, -8.6, -7.2, -5, -2, 2, 6, 10, 14, 19])
 _CAGE_X = np.array([3.2, 5.2, 7.2, 9.2, 11.0, 12.5, 13.4, 13.9, 14.2, 14.3, 13.6])
@@ -35,7 +36,8 @@ class Anatomy:
     rib_gap: float  # between neighbouring ribs at the spine
     rib_drop: float  # relative steepness of the ribs
     bone: float  # mineral density, 1 = normal
-    clavicle: tuple[float, float]  # y of the medial end, rise to the lateral end
+    clavicle: float  # y of its medial end
+    clavicle_rise: float  # to its lateral end
     shoulder: float  # y of the humeral heads
     arm: float  # outward lean of the upper arms
     sternotomy: bool
@@ -56,89 +58,40 @@ class Anatomy:
     def lung(self, side: int) -> Points:
         """Closed outline of a lung; side -1 is the patient's right, +1 the left. Heart not taken off."""
         dome = self.dome_right if side < 0 else self.dome_left
-        flank = np.array([self.apex + 1.6, -5.0, -2.0, 2.0, 6.0, dome + 0.5, dome + 3.2])
-        lateral = np.stack([self.cage(flank) - 0.35, flank], 1)
-        outline = [
-            (2.2, self.apex + 1.6),
-            (3.4, self.apex + 0.2),
-            (5.4, self.apex - 0.2),
-            *lateral,
-            (self.cage(dome + 5) - 0.45, dome + 5.6),
-            (12.5, dome + 3.2),
-            (10.6, dome + 0.9),
-            (7.2, dome - 0.25),
-            (4.2, dome + 0.35),
-            (1.9, dome + 2.4),
-            (1.5, 6.0),
-            (1.4, 0.0),
-            (1.8, -5.0),
-        ]
-        return smooth(np.array(outline) * [side, 1], closed=True)
+        apex, flank = self.apex, np.array([self.apex + 1.6, -5.0, -2.0, 2.0, 6.0, dome + 0.5, dome + 3.2])
+        lateral, angle = self.cage(flank) - 0.35, self.cage(dome + 5) - 0.45
+        x = [2.2, 3.4, 5.4, *lateral, angle, 12.5, 10.6, 7.2, 4.2, 1.9, 1.5, 1.4, 1.8]
+        base = [dome + 5.6, dome + 3.2, dome + 0.9, dome - 0.25, dome + 0.35, dome + 2.4]
+        y = [apex + 1.6, apex + 0.2, apex - 0.2, *flank, *base, 6.0, 0.0, -5.0]
+        return smooth(np.stack([x, y], 1) * [side, 1], closed=True)
 
     def heart_outline(self) -> Points:
         """Closed outline of the heart with the great vessels at its root."""
         right, left = 2.9 + 1.1 * self.heart, 4.9 + 3.3 * self.heart
         base = min(self.dome_right, self.dome_left) + 0.8
-        outline = np.array(
-            [
-                (-1.6, 0.6),
-                (-2.6, 2.2),
-                (-right * 0.93, self.cavo_atrial + 0.4),
-                (-right, base - 4.4),
-                (-right * 0.85, base - 0.6),
-                (-1.0, base + 1.2),
-                (left * 0.6, base + 1.4),
-                (left * 0.97, base - 0.2),
-                (left, base - 2.2),
-                (left * 0.84, base - 4.8),
-                (3.9 + 0.5 * self.heart, 4.2),
-                (3.5, 2.2),
-                (2.9, 1.0),
-                (1.0, 0.2),
-            ]
-        )
+        crown = [left * 0.6, left * 0.97, left, left * 0.84, 3.9 + 0.5 * self.heart, 3.5, 2.9, 1.0]
+        x = [-1.6, -2.6, -right * 0.93, -right, -right * 0.85, -1.0, *crown]
+        down = [0.6, 2.2, self.cavo_atrial + 0.4, base - 4.4, base - 0.6]
+        y = [*down, base + 1.2, base + 1.4, base - 0.2, base - 2.2, base - 4.8, 4.2, 2.2, 1.0, 0.2]
+        outline = np.stack([x, y], 1)
         return smooth(outline + np.array([self.yaw * 0.8, 0]), closed=True)
 
     def mediastinum_outline(self) -> Points:
         """Closed outline of the upper mediastinum: vena cava on the right, aortic knob on the left."""
         knob = 2.5 + 0.9 * self.knob
-        outline = [
-            (-1.9, -13.0),
-            (-2.1, -8.0),
-            (-2.6, -5.0),
-            (-2.9, -2.0),
-            (-3.0, 2.0),
-            (-2.6, 7.0),
-            (2.4, 7.0),
-            (2.7, 2.0),
-            (2.6, 0.2),
-            (knob, -1.2),
-            (knob, -2.6),
-            (2.4, -4.4),
-            (2.4, -8.0),
-            (1.9, -13.0),
-        ]
-        return smooth(np.add(outline, [self.yaw * 0.4, 0]), closed=True)
+        x = [-1.9, -2.1, -2.6, -2.9, -3.0, -2.6, 2.4, 2.7, 2.6, knob, knob, 2.4, 2.4, 1.9]
+        y = [-13.0, -8.0, -5.0, -2.0, 2.0, 7.0, 7.0, 2.0, 0.2, -1.2, -2.6, -4.4, -8.0, -13.0]
+        return smooth(np.stack([x, y], 1) + np.array([self.yaw * 0.4, 0]), closed=True)
 
     def body_outline(self) -> Points:
         """Closed outline of neck, shoulders and trunk, arms left out."""
         trunk = 16.4 + 4.0 * self.fat
         neck = 5.2 + 1.2 * self.fat
-        half = [
-            (neck, -30.0),
-            (neck, -15.5),
-            (neck + 0.8, -13.0),
-            (9.5, -11.4 - self.fat),
-            (17.5, self.shoulder - 4.0),
-            (22.6, self.shoulder - 1.5),
-            (22.0, self.shoulder + 4.0),
-            (trunk + 2.6, 3.0),
-            (trunk + 0.4, 7.0),
-            (trunk + 0.2, 14.0),
-            (trunk + 0.8, 22.0),
-            (trunk + 1.2, 40.0),
-        ]
-        right = np.array(half)
+        shoulder = self.shoulder
+        flank = [trunk + 2.6, trunk + 0.4, trunk + 0.2, trunk + 0.8, trunk + 1.2]
+        x = [neck, neck, neck + 0.8, 9.5, 17.5, 22.6, 22.0, *flank]
+        top = [-30.0, -15.5, -13.0, -11.4 - self.fat, shoulder - 4.0, shoulder - 1.5, shoulder + 4.0]
+        right = np.stack([x, [*top, 3.0, 7.0, 14.0, 22.0, 40.0]], 1)
         return smooth(np.vstack([right, right[::-1] * [-1, 1]]), closed=True, samples=4)
 
     def arm_axis(self, side: int) -> Points:
@@ -182,16 +135,11 @@ class Anatomy:
 
     def clavicle_axis(self, side: int) -> Points:
         """Axis of a clavicle from the sternum outwards."""
-        y, rise = self.clavicle[0] - self.lordotic, self.clavicle[1]
-        axis = [
-            (1.5, y),
-            (3.6, y - 0.4),
-            (7.0, y - 0.2),
-            (11.0, y - 0.75 * rise),
-            (13.8, y - rise - 0.5),
-            (16.8, y - rise),
-        ]
-        return smooth(np.array(axis) * [side, 1] + [self.yaw, 0])
+        y, rise = self.clavicle - self.lordotic, self.clavicle_rise
+        axis = np.stack(
+            [[1.5, 3.6, 7.0, 11.0, 13.8, 16.8], [y, y - 0.4, y - 0.2, y - 0.75 * rise, y - rise - 0.5, y - rise]], 1
+        )
+        return smooth(axis * [side, 1] + [self.yaw, 0])
 
     def scapula(self, side: int) -> Points:
         """Closed outline of a shoulder blade, medial border over the lateral lung."""
@@ -224,7 +172,8 @@ def draw_patient(rng: np.random.Generator) -> Anatomy:
         rib_gap=u(1.9, 2.25),
         rib_drop=u(0.95, 1.3),
         bone=u(0.6, 1.35),
-        clavicle=(u(-6.6, -4.2), u(1.2, 5.2)),
+        clavicle=u(-6.6, -4.2),
+        clavicle_rise=u(1.2, 5.2),
         shoulder=u(-10.2, -6.0),
         arm=u(-0.4, 1.4),
         sternotomy=bool(rng.random() < 0.14),
@@ -245,7 +194,7 @@ def pose(patient: Anatomy, rng: np.random.Generator) -> Anatomy:
         heart=patient.heart * (1 - 0.05 * breath) * rng.uniform(0.97, 1.03),
         yaw=float(rng.normal(0, 0.45)),
         lordotic=float(rng.normal(0, 0.8)),
-        clavicle=(patient.clavicle[0], patient.clavicle[1] + float(rng.normal(0, 0.5))),
+        clavicle_rise=patient.clavicle_rise + float(rng.normal(0, 0.5)),
         shoulder=patient.shoulder + float(rng.normal(0, 0.5)),
         arm=patient.arm + float(rng.normal(0, 0.2)),
     )

@@ -1,4 +1,4 @@
-"""Real films as backgrounds: which may be used, and what their own pixels tell of contrast, sharpness and trachea."""
+"""Real films as backgrounds: which can be used, and their contrast, sharpness, trachea and border by their pixels."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from cxrlines.core.errors import Error
 from cxrlines.core.film import FILM_SUFFIXES, film_name
+from cxrlines.core.polyline import Points
 from cxrlines.io.marks import NO_MARKS, FilmMarks, backdrop_patient, patients_of
-from cxrlines.phantom.curves import Points
-from cxrlines.phantom.raster import Field
+from cxrlines.phantom.drawing import Field
 from cxrlines.phantom.vary import Film
 from cxrlines.task import Device
 
@@ -36,20 +36,17 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
     """The films of a folder, however deep, that can be drawn into, by name; and how many cannot, by reason.
 
     A film needs a marked carina, as without one the anatomy cannot be placed. One with a doubtful line, or with a
-    line of the task whose tip is not seen although it does not leave the film, is left out: what is true of it is not
-    known. Patients are named by `index.csv` (columns image_id, patient_id) in the folder or its parent; without one,
-    each film is its own. `Error` where no film is left, or two have the same name.
+    line of the task whose tip is not seen although it does not leave the film, has no certain ground truth and is left
+    out. Patients are named by `index.csv` (columns image_id, patient_id) in the folder or its parent; without one, each
+    film is its own. `Error` where no film is left, or two have the same name.
     """
-    folder = Path(folder)
     if not folder.is_dir():
         raise Error(f"--onto {folder}: is not a folder", "give the folder of the real films")
-    films: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in FILM_SUFFIXES and path.is_file():
-            name = film_name(path)
-            if name in films:
-                raise Error(f"{folder}: two films are called {name}", "marks name films, so names must differ")
-            films[name] = path
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in FILM_SUFFIXES and path.is_file()]
+    films = {film_name(path): path for path in paths}
+    if len(films) < len(paths):
+        twice = Counter(map(film_name, paths)).most_common(1)[0][0]
+        raise Error(f"{folder}: two films are called {twice}", "marks name films, so names must differ")
     if not films:
         raise Error(f"--onto {folder}: has no films ({', '.join(FILM_SUFFIXES)})", "give the folder of real films")
     if not marks.keys() & films.keys():
@@ -60,36 +57,30 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
     patients = patients_of(folder)
     left_out: Counter[str] = Counter()
     usable = []
-    for stem, path in films.items():
-        known = marks.get(stem)
-        reason = _reason(known)
-        if reason or known is None or known.carina is None:
-            left_out[reason] += 1
+    for name, path in films.items():
+        known = marks.get(name)
+        if known is None or known.carina is None or _doubt(known):
+            left_out[NO_MARKS if known is None else NO_CARINA if known.carina is None else _doubt(known)] += 1
         else:
-            usable.append(Backdrop(path, backdrop_patient(patients.get(stem, stem)), known.carina, known))
+            usable.append(Backdrop(path, backdrop_patient(patients.get(name, name)), known.carina, known))
     if not usable:
-        told = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise Error(f"--onto {folder}: no film can be drawn into ({told})", "mark the carina on some")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise Error(f"--onto {folder}: no film can be drawn into ({reasons})", "mark the carina on some")
     return usable, dict(left_out)
 
 
-def _reason(marks: FilmMarks | None) -> str:
-    """Why a film cannot be used; "" if it can."""
-    if marks is None:
-        return NO_MARKS
-    if marks.carina is None:
-        return NO_CARINA
+def _doubt(marks: FilmMarks) -> str:
+    """Why the lines of a film are no certain ground truth; "" if they are."""
     lines = [line for line in marks.lines if line.device is not None]
     if any(line.sure < 2 for line in lines):
         return DOUBTFUL
     # A nasogastric tube whose tip is not seen is incompletely imaged: a state of its own.
-    unseen = any(not line.tip_on_film and line.device is not Device.NGT for line in lines)
-    return TIP_UNSEEN if unseen else ""
+    return TIP_UNSEEN if any(not line.tip_on_film and line.device is not Device.NGT for line in lines) else ""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a film's pixels tell of how it shows things."""
+    """How a film shows things, measured from its pixels."""
 
     contrast: float  # grey levels that a line of attenuation 1 (255 of a coverage image) stands out
     blur: float  # standard deviation of its point spread, px

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import OutputError, replacing, write_text
+from cxrlines.core.polyline import Points
 from cxrlines.core.pool import cores, in_parallel
-from cxrlines.phantom.curves import Points
 from cxrlines.phantom.position import Landmarks
 from cxrlines.phantom.render import render
-from cxrlines.phantom.scene import BALANCES, SITES, Scene, label_counts, make_scene
-from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
+from cxrlines.phantom.scene import BALANCES, SITES, make_scene
+from cxrlines.task import LABEL_INDEX, LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 VERSION = 2  # of the generator: goes up whenever the same parameters give other films
 JPEG_QUALITY = 92
@@ -80,7 +80,7 @@ class Written:
     labels: list[int]
     lines: list[tuple[str, list[list[int]]]]  # of every device; which are written is decided by `annotated`
     annotated: bool
-    landmarks: Sequence[float | None]  # x, y of each of `Landmarks.names()`, then mm per px; None: not known
+    landmarks: Sequence[float | None]  # x, y of each of `Landmarks._fields`, then mm per px; None: not known
 
 
 def write_phantom(
@@ -95,7 +95,7 @@ def write_phantom(
     test: int | None = None,
     annotated: float = 0.3,
     workers: int | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Write `studies` training films and `test` films of other patients (an eighth as many by default) to `out`.
 
     Films are 8-bit grey JPEGs, `size` px on the longer side. Files: `train/`, `test/`, `train.csv`,
@@ -119,7 +119,7 @@ def write_set(
     plan: Callable[[], Sequence[Item]],
     make: Callable[[Item, Path], Written],
     workers: int | None,
-) -> dict:
+) -> dict[str, Any]:
     """Write the films that `make(item, folder)` makes of the items of `plan()`, and their tables; the summary.
 
     `parameters` is a dataclass of JSON's own types with `studies` and `test`; equal ones are taken to give equal
@@ -128,13 +128,16 @@ def write_set(
     """
     if workers is not None:
         whole("workers", workers, 1, 1024)
-    out = Path(out)
-    finished = _existing(out, parameters)
-    if finished is not None:
-        return finished
-    aside = _aside(out, parameters)
-    rows = _make(plan(), partial(_put, make, aside), workers or cores())
-    summary = asdict(parameters) | {"counts": _counts(rows)}
+    out, wanted = Path(out), asdict(parameters)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        return _finished(out, wanted)
+    aside = _aside(out, wanted)
+    items = plan()
+    made = dict(in_parallel(partial(_make, make, aside), items, workers or cores(), "making films"))
+    rows = [row for number in range(len(items)) if (row := made[number])]
+    if len(rows) < len(items):
+        raise Error("a process that made films was killed (out of memory?)", "the same call goes on from there")
+    summary = wanted | {"counts": _counts(rows)}
     _write_tables(aside, rows)
     write_text(aside / _PARAMETERS, json.dumps(summary, indent=2) + "\n")
     if out.is_dir():
@@ -143,42 +146,33 @@ def write_set(
     return summary
 
 
-def _put(make: Callable[[Item, Path], Written], folder: Path, item: Item) -> Written:
+def _make(make: Callable[[Item, Path], Written], folder: Path, item: Item) -> Written:
     return make(item, folder)
 
 
-def _existing(out: Path, parameters: Any) -> dict | None:
-    """The summary of a finished data set with these parameters; None where `out` is free."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
+def _finished(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """The summary of a finished data set with the wanted parameters; `OutputError` if `out` holds something else."""
+    other = "name another folder, or remove this one"
     try:
-        found = json.loads((out / _PARAMETERS).read_text("utf-8"))
+        found: dict[str, Any] = json.loads((out / _PARAMETERS).read_text("utf-8"))
     except (OSError, ValueError):
-        raise OutputError(
-            f"{out}: exists and is no phantom data set", "name another folder, or remove this one"
-        ) from None
-    wanted = asdict(parameters)
-    other = [f"{k} {found.get(k)!r} not {v!r}" for k, v in wanted.items() if found.get(k) != v]
-    if other:
-        raise OutputError(
-            f"{out}: holds another phantom data set ({', '.join(other)})", "name another folder, or remove this one"
-        )
+        raise OutputError(f"{out}: exists and is no phantom data set", other) from None
+    if differ := [f"{k} {found.get(k)!r} not {v!r}" for k, v in wanted.items() if found.get(k) != v]:
+        raise OutputError(f"{out}: holds another phantom data set ({', '.join(differ)})", other)
     return found
 
 
-def _aside(out: Path, parameters: Any) -> Path:
+def _aside(out: Path, wanted: dict[str, Any]) -> Path:
     """The folder in which the data set grows: a matching one of an interrupted call, or a new one."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.parent / f".{out.name}.partial"
-    note = aside / "parameters.json"
-    wanted = json.dumps(asdict(parameters))
-    if aside.exists() and not (note.is_file() and note.read_text("utf-8") == wanted):
+    note, text = aside / "parameters.json", json.dumps(wanted)
+    if aside.exists() and not (note.is_file() and note.read_text("utf-8") == text):
         shutil.rmtree(aside)
     for split in _SPLITS:
         (aside / split).mkdir(parents=True, exist_ok=True)
         for half in (aside / split).glob(".*.partial"):  # of a call that was killed
             half.unlink()
-    write_text(note, wanted)
+    write_text(note, text)
     return aside
 
 
@@ -196,13 +190,6 @@ def plan_studies(parameters: Parameters) -> list[Study]:
     return studies
 
 
-def _make(plan: Sequence[Item], make: Callable[[Item], Written], workers: int) -> list[Written]:
-    made = dict(in_parallel(make, plan, workers, "making films"))
-    if None in made.values():
-        raise Error("a process that made films was killed (out of memory?)", "the same call goes on from there")
-    return [written for _, written in sorted(made.items()) if written is not None]
-
-
 def make_study(parameters: Parameters, study: Study, folder: Path) -> Written:
     """Make one film, unless an interrupted call already did, and its rows."""
     seeds = [parameters.seed, study.split, 1, study.patient]
@@ -216,9 +203,16 @@ def make_study(parameters: Parameters, study: Study, folder: Path) -> Written:
         pixels = render(scene, difficulty=parameters.difficulty, site=parameters.site, rng=rng)
         save_film(film, pixels)
     lines = [(line.label, visible(line.path, scene.view.shape)) for line in scene.lines]
-    drawn = np.random.default_rng([*seeds, study.number, 2]).random() < parameters.annotated
+    annotated = np.random.default_rng([*seeds, study.number, 2]).random() < parameters.annotated and bool(lines)
+    spots = [round(float(value), 2) for value in np.concatenate(scene.landmarks)]
     return Written(
-        uid, _patient_id(parameters, study), study.split, scene.labels, lines, bool(drawn and lines), _spots(scene)
+        uid,
+        _patient_id(parameters, study),
+        study.split,
+        scene.labels,
+        lines,
+        annotated,
+        [*spots, round(scene.view.mm_per_px, 5)],
     )
 
 
@@ -246,11 +240,6 @@ def visible(path: Points, shape: tuple[int, int]) -> list[list[int]]:
     return whole[longest].tolist()
 
 
-def _spots(scene: Scene) -> list[float]:
-    points = [getattr(scene.landmarks, name) for name in Landmarks.names()]
-    return [round(float(v), 2) for v in np.concatenate(points)] + [round(scene.view.mm_per_px, 5)]
-
-
 def study_uid(key: str) -> str:
     """A study id of the challenge's form for what `key` names; ten nines after the root say that it is synthetic."""
     return f"{_UID_ROOT}9999999999{int(hashlib.sha256(key.encode()).hexdigest(), 16) % 10**28:028d}"
@@ -262,15 +251,14 @@ def _patient_id(parameters: Parameters, study: Study) -> str:
     return f"ff{(start + 0x9E3779B1 * (2 * study.patient + study.split)) % 16**7:07x}"
 
 
-def _counts(rows: list[Written]) -> dict:
-    counts: dict = {}
+def _counts(rows: list[Written]) -> dict[str, dict[str, Any]]:
+    counts: dict[str, dict[str, Any]] = {}
     for split, name in enumerate(_SPLITS):
         own = [row for row in rows if row.split == split]
-        labels = label_counts([row.labels for row in own])
+        labels = {label: sum(row.labels[i] for row in own) for label, i in LABEL_INDEX.items()}
         counts[name] = {"films": len(own), "patients": len({row.patient for row in own}), "labels": labels}
     annotated = [row for row in rows if row.annotated and row.split == _TRAIN]
-    counts["train"]["annotated"] = len(annotated)
-    counts["train"]["lines"] = sum(len(row.lines) for row in annotated)
+    counts["train"] |= {"annotated": len(annotated), "lines": sum(len(row.lines) for row in annotated)}
     return counts
 
 
@@ -288,7 +276,7 @@ def _write_tables(folder: Path, rows: list[Written]) -> None:
     for name, shown in annotated.items():
         lines = ([r.study, label, points] for r in shown for label, points in r.lines)
         _write_csv(folder / f"{name}_annotations.csv", [STUDY_COLUMN, "label", "data"], lines)
-    spots = [f"{name}_{axis}" for name in Landmarks.names() for axis in "xy"]
+    spots = [f"{name}_{axis}" for name in Landmarks._fields for axis in "xy"]
     both = ([r.study, _SPLITS[r.split], *r.landmarks] for r in [*train, *test])
     _write_csv(folder / "landmarks.csv", [STUDY_COLUMN, "split", *spots, "mm_per_px"], both)
     (folder / "parameters.json").unlink()
@@ -302,6 +290,7 @@ def _write_csv(path: Path, header: list[str], rows: Iterator) -> None:
 
 
 def whole(name: str, value: object, low: int, high: int) -> None:
+    """`Error` unless `value` is a whole number in the range."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:
         raise Error(f"{name}: needs a whole number from {low} to {high}, got {value!r}")
 

@@ -7,10 +7,10 @@ stripe, wire spiral, core), where the stripe lies and is broken, hubs and weight
 import cv2
 import numpy as np
 
-from cxrlines.phantom.curves import Points, cut, lengths, offset, resample
+from cxrlines.core.polyline import Points, lengths, resample
+from cxrlines.phantom.drawing import Coverage, Field, Raster, View, cut, offset
 from cxrlines.phantom.instruments import draw_lines
-from cxrlines.phantom.raster import Coverage, Field, FineRaster, Raster
-from cxrlines.phantom.scene import Line, View
+from cxrlines.phantom.scene import Line
 from cxrlines.task import Device
 
 _PLAIN = 0.3  # share drawn as the phantom draws them
@@ -24,7 +24,7 @@ def draw_devices(view: View, lines: tuple[Line, ...], rng: np.random.Generator) 
 
     1 is the attenuation of 255 in the images of `instruments`. Drawn on a grid finer than the film.
     """
-    grid = FineRaster(view, FINE)
+    grid = Raster(view, FINE, exact=True)
     total = np.zeros(view.shape, np.float32)
     for line in lines:
         device = line.placed.device

@@ -1,7 +1,7 @@
 """Routes of tubes and lines through a patient, and where the sampler aims their tips.
 
 The sampler only aims: it draws a tip depth evenly over a range that reaches across the limits of the state it
-wants. Which state a drawn line has is said by `position.state_of` alone.
+wants. The state of a drawn line is decided by `position.state_of` alone.
 
 Routes are drawn in nominal cm (see `anatomy`) and returned in true cm around the carina, from outside the
 patient to the tip.
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cxrlines.core.polyline import Points, lengths, resample
 from cxrlines.phantom.anatomy import Anatomy
-from cxrlines.phantom.curves import Points, cut, lengths, resample, smooth
+from cxrlines.phantom.drawing import cut, smooth
 from cxrlines.task import Device, State
 
 CONFLUENCE = (-2.2, -3.2)  # of the brachiocephalic veins, nominal cm
@@ -52,15 +53,8 @@ def cvc_routes(rng: np.random.Generator, count: int, site: str) -> list[str]:
 def place(
     device: Device, target: State, route: str, anatomy: Anatomy, lower_edge: float, rng: np.random.Generator
 ) -> Placed:
-    """A device aimed at a state. `lower_edge`: y of the film's lower edge in true cm; `route`: of a CVC, else ""."""
-    if device is Device.ETT:
-        path = _ett(anatomy, target, rng)
-    elif device is Device.NGT:
-        path = _ngt(anatomy, target, lower_edge, rng)
-    elif device is Device.CVC:
-        path = _cvc(anatomy, target, route, rng)
-    else:
-        route, path = _swan(anatomy, rng)
+    """One of DRAWN aimed at a state. `lower_edge`: y of the film's lower edge, true cm; `route`: of a CVC, else ""."""
+    path = _COURSES[device](anatomy, target, route, lower_edge, rng)
     return Placed(device, route, resample(path, STEP))
 
 
@@ -78,7 +72,7 @@ def _length_at(path: Points, y: float, after: float) -> float:
     return float(along[k] + (along[k + 1] - along[k]) * (y - path[k, 1]) / (path[k + 1, 1] - path[k, 1]))
 
 
-def _ett(anatomy: Anatomy, target: State, rng: np.random.Generator) -> Points:
+def _ett(anatomy: Anatomy, target: State, _route: str, _lower_edge: float, rng: np.random.Generator) -> Points:
     trachea, right, left = anatomy.airway()
     bronchus = right if rng.random() < 0.88 else left
     lean = rng.normal(0, 0.15, 2)
@@ -101,7 +95,7 @@ _STOMACH = (
 )
 
 
-def _ngt(anatomy: Anatomy, target: State, lower_edge: float, rng: np.random.Generator) -> Points:
+def _ngt(anatomy: Anatomy, target: State, _route: str, lower_edge: float, rng: np.random.Generator) -> Points:
     junction = np.array(anatomy.junction)
     gullet = _jitter([(0.3, -20), (0.3, -13), (0.3, -9), (0.5, -4), (0.6, 0), (0.9, 4), (1.0, 8)], 0.18, rng)
     gullet[:2] += rng.normal(0, 0.5, (2, 2))
@@ -110,12 +104,8 @@ def _ngt(anatomy: Anatomy, target: State, lower_edge: float, rng: np.random.Gene
         return _ngt_astray(anatomy, above, rng)
     if target is State.INCOMPLETE:
         x, edge = junction[0] + rng.uniform(-1, 5), lower_edge / anatomy.height
-        steps = [
-            (junction[0] + 1.4, junction[1] + 2.4),
-            (x, junction[1] + 7),
-            (x + rng.normal(0, 1), max(edge, 16) + 6),
-        ]
-        below = np.array(steps)
+        last = (x + rng.normal(0, 1), max(edge, 16) + 6)
+        below = np.array([(junction[0] + 1.4, junction[1] + 2.4), (x, junction[1] + 7), last])
     else:
         below = _jitter(junction + np.array(_STOMACH[rng.integers(3)]), 0.35, rng)
     path = smooth(np.vstack([above, below])) * anatomy.scale
@@ -156,7 +146,7 @@ def _cava(anatomy: Anatomy, rng: np.random.Generator) -> Points:
     return np.vstack([column, atrium])
 
 
-def _cvc(anatomy: Anatomy, target: State, route: str, rng: np.random.Generator) -> Points:
+def _cvc(anatomy: Anatomy, target: State, route: str, _lower_edge: float, rng: np.random.Generator) -> Points:
     access = _jitter(_INTO_CAVA[route], 0.2, rng)
     access[0] += rng.normal(0, 0.5, 2)
     if target is State.ABNORMAL and rng.random() < 0.55:
@@ -197,7 +187,7 @@ def _cvc_astray(anatomy: Anatomy, route: str, access: Points, rng: np.random.Gen
     return cut(path, lengths(path)[-1] - rng.uniform(0, last))
 
 
-def _swan(anatomy: Anatomy, rng: np.random.Generator) -> tuple[str, Points]:
+def _swan(anatomy: Anatomy, _target: State, _route: str, _lower_edge: float, rng: np.random.Generator) -> Points:
     """A pulmonary artery catheter: right atrium, right ventricle, pulmonary artery."""
     route = "jugular right" if rng.random() < 0.85 else "jugular left"
     y = anatomy.cavo_atrial
@@ -208,4 +198,9 @@ def _swan(anatomy: Anatomy, rng: np.random.Generator) -> tuple[str, Points]:
     access = _jitter(_INTO_CAVA[route], 0.2, rng)
     path = np.vstack([access, _cava(anatomy, rng)[:4], _jitter(heart, 0.3, rng), _jitter(artery, 0.2, rng)])
     path = smooth(path) * anatomy.scale
-    return route, cut(path, lengths(path)[-1] - rng.uniform(0, 3))
+    return cut(path, lengths(path)[-1] - rng.uniform(0, 3))
+
+
+_COURSES = {Device.ETT: _ett, Device.NGT: _ngt, Device.CVC: _cvc, Device.SWAN: _swan}
+DRAWN: tuple[Device, ...] = tuple(_COURSES)
+"""The devices that a phantom patient can have; any other is never placed, its labels are 0."""

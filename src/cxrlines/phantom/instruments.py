@@ -3,9 +3,9 @@
 import numpy as np
 from cv2 import add
 
+from cxrlines.core.polyline import Points, lengths, resample
 from cxrlines.phantom.anatomy import Anatomy
-from cxrlines.phantom.curves import Points, cut, lengths, offset, resample, smooth
-from cxrlines.phantom.raster import Coverage, Raster
+from cxrlines.phantom.drawing import Coverage, Raster, cut, offset, smooth
 from cxrlines.phantom.scene import Line
 from cxrlines.task import Device
 
@@ -21,22 +21,12 @@ def draw_lines(grid: Raster, lines: tuple[Line, ...], rng: np.random.Generator) 
         image = grid.blank()
         path = resample(line.placed.path, 0.25)
         strength = rng.uniform(0.75, 1.15)
-        if line.placed.device is Device.ETT:
-            _ett(grid, image, path, strength, rng)
-        elif line.placed.device is Device.NGT:
-            _ngt(grid, image, path, strength, rng)
-        elif line.placed.device is Device.CVC:
-            _cvc(grid, image, path, line.placed.route, strength, rng)
-        else:
-            grid.stroke(image, [path], 0.23, 120 * strength)
-            sheath = path[path[:, 1] < -6.0]
-            if len(sheath) > 2:
-                grid.stroke(image, [sheath], 0.32, 135 * strength)
+        _DRAWERS[line.placed.device](grid, image, path, line.placed.route, strength, rng)
         total = add(total, image)
     return total
 
 
-def _ett(grid: Raster, image: Coverage, path: Points, strength: float, rng: np.random.Generator) -> None:
+def _ett(grid: Raster, image: Coverage, path: Points, _route: str, strength: float, rng: np.random.Generator) -> None:
     radius = rng.uniform(0.5, 0.57)
     grid.stroke(image, [path], 2 * radius, 16 * strength)
     bevel = max(2, len(path) - 2)
@@ -46,7 +36,7 @@ def _ett(grid: Raster, image: Coverage, path: Points, strength: float, rng: np.r
     grid.stroke(image, [offset(path, radius * rng.uniform(-0.45, 0.45))], 0.17, 165 * strength)
 
 
-def _ngt(grid: Raster, image: Coverage, path: Points, strength: float, rng: np.random.Generator) -> None:
+def _ngt(grid: Raster, image: Coverage, path: Points, _route: str, strength: float, rng: np.random.Generator) -> None:
     if rng.random() < 0.3:  # feeding tube: thin, dense, weighted tip
         grid.stroke(image, [path], 0.27, 125 * strength)
         grid.stroke(image, [path[-8:]], 0.32, 165 * strength)
@@ -78,6 +68,16 @@ def _cvc(grid: Raster, image: Coverage, path: Points, route: str, strength: floa
         for side in (-1, 1):
             tail = hub[0] + np.array([[0, 0], [side * 1.2, -1.0], [side * 2.0 + 0.4, -2.6]])
             grid.stroke(image, [smooth(tail)], 0.16, 90 * strength)
+
+
+def _swan(grid: Raster, image: Coverage, path: Points, _route: str, strength: float, _rng: np.random.Generator) -> None:
+    grid.stroke(image, [path], 0.23, 120 * strength)
+    sheath = path[path[:, 1] < -6.0]
+    if len(sheath) > 2:
+        grid.stroke(image, [sheath], 0.32, 135 * strength)
+
+
+_DRAWERS = {Device.ETT: _ett, Device.NGT: _ngt, Device.CVC: _cvc, Device.SWAN: _swan}
 
 
 def draw_clutter(grid: Raster, anatomy: Anatomy, clutter: float, rng: np.random.Generator) -> Coverage:

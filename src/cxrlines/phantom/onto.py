@@ -1,19 +1,21 @@
-"""Devices drawn into real films, for training masks: films that are real but for lines whose course is known."""
+"""Devices drawn into real films: training films that are real but for lines with a known centerline."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from cxrlines.core.film import film_name
+from cxrlines.core.polyline import Points, on_film, resample
 from cxrlines.io.films import read_film
 from cxrlines.io.marks import MarkedLine, MarksError, read_marks
 from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.backdrop import Backdrop, exposed, find_backdrops
-from cxrlines.phantom.curves import Points, resample
 from cxrlines.phantom.dataset import (
     Parameters,
     Study,
@@ -28,15 +30,16 @@ from cxrlines.phantom.dataset import (
     whole,
     write_set,
 )
+from cxrlines.phantom.devices import STEP
+from cxrlines.phantom.drawing import View
 from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
-from cxrlines.phantom.position import Landmarks, on_film, state_of
-from cxrlines.phantom.scene import Line, View, landmarks_of
+from cxrlines.phantom.position import Landmarks
+from cxrlines.phantom.scene import Scene
 from cxrlines.phantom.vary import Film, burn_in, change_tone, draw_crop
 from cxrlines.task import LABELS, Device, State, label_of
 
 ONTO_VERSION = 2  # goes up whenever the same parameters give other films
 LEFT_ALONE = 0.2  # share of the real films into which nothing is drawn
-STEP = 0.4  # cm between the points of a path
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,12 @@ def write_onto(
 ) -> dict:
     """Write `studies` training films: those of `folder` with devices drawn in, a `phantom_share` of phantom films.
 
-    The layout is that of `write_phantom`, without test films; what is true of the real films, and which can be used,
-    comes from the marks file (see `marks` and `backdrop.find_backdrops`). Every real film is used about equally often,
-    each time cropped, developed and drawn into anew; a share of LEFT_ALONE gets nothing drawn in. Lines that were on
-    a film stay in its truth, their states by `position.state_of` with landmarks estimated from the carina. Films keep
-    their resolution but are at most `size` px on the longer side. Of the landmarks only the carina is told.
+    The layout is that of `write_phantom`, without test films. The ground truth of the real films comes from the marks
+    file (see `io.marks`), which also decides which of them can be used (`backdrop.find_backdrops`). Every real film is
+    used about equally often, each time cropped, developed and drawn into anew; a share of LEFT_ALONE gets nothing
+    drawn in. Lines that were on a film stay in its truth, their states by `position.state_of` with landmarks estimated
+    from the carina. Films keep their resolution but are at most `size` px on the longer side. Of the landmarks only
+    the carina is written.
 
     Same films, marks and parameters, same bytes, whatever the `workers`; the same call after an interruption goes on.
     `MarksError` without marks or with unusable ones, `Error` for a parameter out of range or no usable film.
@@ -112,15 +116,7 @@ def write_onto(
         float(annotated),
     )
 
-    def plan() -> Sequence[Drawing | Study]:
-        phantoms = round(studies * parameters.phantom_share)
-        drawn = [
-            Drawing(number, backdrops[place])
-            for number, place in enumerate(_turns(len(backdrops), studies - phantoms, seed))
-        ]
-        return [*drawn, *(plan_studies(_phantom(parameters, phantoms)) if phantoms else [])]
-
-    return write_set(out, parameters, plan, _Maker(parameters), workers)
+    return write_set(out, parameters, partial(_plan, parameters, backdrops), partial(_make, parameters), workers)
 
 
 def _fingerprint(backdrops: list[Backdrop], marks: Path) -> str:
@@ -130,31 +126,29 @@ def _fingerprint(backdrops: list[Backdrop], marks: Path) -> str:
     return digest.hexdigest()
 
 
-def _turns(films: int, count: int, seed: int) -> list[int]:
-    """Which real film each film is made from: all of them in one order after another."""
-    rng = np.random.default_rng([seed, 3])
-    turns = [rng.permutation(films) for _ in range(-(-count // films))]
-    return np.concatenate(turns)[:count].tolist() if turns else []
+def _plan(parameters: OntoParameters, backdrops: list[Backdrop]) -> Sequence[Drawing | Study]:
+    """All real films in one order after another, then phantom films."""
+    phantoms = round(parameters.studies * parameters.phantom_share)
+    rng = np.random.default_rng([parameters.seed, 3])
+    turns: list[int] = []
+    while len(turns) < parameters.studies - phantoms:
+        turns += rng.permutation(len(backdrops)).tolist()
+    drawings = [Drawing(number, backdrops[at]) for number, at in enumerate(turns[: parameters.studies - phantoms])]
+    return [*drawings, *(plan_studies(_phantom(parameters, phantoms)) if phantoms else [])]
 
 
 def _phantom(parameters: OntoParameters, studies: int) -> Parameters:
-    return Parameters(max(1, studies), parameters.seed, parameters.size, "even", "a", 0.5, 0, parameters.annotated)
+    return Parameters(studies, parameters.seed, parameters.size, "even", "a", 0.5, 0, parameters.annotated)
 
 
-@dataclass(frozen=True)
-class _Maker:
-    """Makes one film of the set and its rows."""
-
-    parameters: OntoParameters
-
-    def __call__(self, item: Drawing | Study, folder: Path) -> Written:
-        if isinstance(item, Drawing):
-            return make_drawing(self.parameters, item, folder)
-        # Phantom films of both sites and any difficulty, a patient always of one site.
-        rng = np.random.default_rng([self.parameters.seed, 4, item.patient])
-        site = "ab"[int(rng.integers(2))]
-        difficulty = np.random.default_rng([self.parameters.seed, 5, item.number]).uniform(0.2, 0.8)
-        return make_study(replace(_phantom(self.parameters, 1), site=site, difficulty=difficulty), item, folder)
+def _make(parameters: OntoParameters, item: Drawing | Study, folder: Path) -> Written:
+    """Make one film of the set and its rows."""
+    if isinstance(item, Drawing):
+        return make_drawing(parameters, item, folder)
+    # Phantom films of both sites and any difficulty, a patient always of one site.
+    site = "ab"[int(np.random.default_rng([parameters.seed, 4, item.patient]).integers(2))]
+    difficulty = np.random.default_rng([parameters.seed, 5, item.number]).uniform(0.2, 0.8)
+    return make_study(replace(_phantom(parameters, 1), site=site, difficulty=difficulty), item, folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,37 +166,40 @@ def make_drawing(parameters: OntoParameters, drawing: Drawing, folder: Path) -> 
     rng, for_lines, for_film, for_rows = (
         np.random.default_rng([parameters.seed, 6, drawing.number, part]) for part in range(4)
     )
-    backdrop = drawing.backdrop
-    ground = _background(backdrop, parameters.size, rng)
+    ground = _background(drawing.backdrop, parameters.size, rng)
     film = ground.film
     view = View(film.shape, ground.px_per_cm, float(np.deg2rad(rng.normal(0, 2.0))), ground.carina)
-    anatomy = pose(draw_patient(rng), rng)
-    landmarks = landmarks_of(anatomy, view)
+    scene = Scene(pose(draw_patient(rng), rng), view)
     seen = exposed(film)
     truth = [
-        (_label(line, landmarks, view), resample(line.path, STEP * view.px_per_cm))
+        (_label(line, device, scene), resample(line.path, STEP * view.px_per_cm))
         for line in ground.lines
-        if line.device
+        if (device := line.device)
     ]
-    lines: tuple[Line, ...] = ()
     if rng.random() >= LEFT_ALONE:
         airway = airway_of(film, ground.lines, ground.carina, ground.px_per_cm)
-        lines = draw_scene(ground.lines, anatomy, view, landmarks, airway, seen, rng)
-        truth += [(line.label, from_exposed(line.path, seen)) for line in lines]
+        scene = draw_scene(ground.lines, scene, airway, seen, rng)
+        truth += [(line.label, from_exposed(line.path, seen)) for line in scene.lines]
     uid = study_uid(f"onto-{parameters.films}-{parameters.seed}-{drawing.number}")
     path = film_path(folder, 0, uid)
     if not path.exists():
         clutter = float(for_film.uniform(0.2, 1.2)) if for_film.random() < 0.4 else 0.0
-        film = expose(film, seen, lines, clutter, anatomy, view, for_lines)
+        film = expose(film, seen, scene, clutter, for_lines)
         film = burn_in(change_tone(film, for_film), for_film)
         save_film(path, film, int(for_film.integers(70, 96)))
-    told = [(label, visible(points, view.shape)) for label, points in truth if _shows(points, view)]
-    present = {label for label, _ in told}
-    spots: list[float | None] = [None] * (2 * len(Landmarks.names()) + 1)
-    place = 2 * Landmarks.names().index("carina")
-    spots[place : place + 2] = [round(float(value), 2) for value in ground.carina]
-    annotated = bool(for_rows.random() < parameters.annotated and told)
-    return Written(uid, backdrop.patient, 0, [int(x in present) for x in LABELS], told, annotated, spots)
+    shown = [(label, visible(points, view.shape)) for label, points in truth if _shows(points, view)]
+    labels = {label for label, _ in shown}
+    spots: dict[str, list[float | None]] = {name: [None, None] for name in Landmarks._fields}
+    spots["carina"] = [round(float(value), 2) for value in ground.carina]
+    return Written(
+        uid,
+        drawing.backdrop.patient,
+        0,
+        [int(label in labels) for label in LABELS],
+        shown,
+        for_rows.random() < parameters.annotated and bool(shown),
+        [*chain(*spots.values()), None],
+    )
 
 
 def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Background:
@@ -213,9 +210,7 @@ def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Bac
     film = read_film(backdrop.path).pixels
     height, width = film.shape
     lines = backdrop.marks.lines
-    for what, points in [("the carina", backdrop.carina[None])] + [
-        (f"a line ({line.name})", line.path) for line in lines
-    ]:
+    for what, points in [("the carina", backdrop.carina[None]), *((f"a line ({x.name})", x.path) for x in lines)]:
         if (points < -0.05 * max(film.shape)).any() or (points > 1.05 * np.array([width, height])).any():
             raise MarksError(
                 f"the marks of film {film_name(backdrop.path)}: {what} lies off it, which is {width} x {height} px",
@@ -238,11 +233,10 @@ def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Bac
     return _Background(small, moved(backdrop.carina), moved_lines, width * by / wide)
 
 
-def _label(line: MarkedLine, landmarks: Landmarks, view: View) -> str:
-    assert line.device is not None
-    if line.device is Device.NGT and not line.tip_on_film:
-        return label_of(Device.NGT, State.INCOMPLETE)
-    return label_of(line.device, state_of(line.device, line.path, landmarks, view.mm_per_px, view.shape))
+def _label(line: MarkedLine, device: Device, scene: Scene) -> str:
+    if device is Device.NGT and not line.tip_on_film:
+        return label_of(device, State.INCOMPLETE)
+    return scene.label_of(device, line.path)
 
 
 def _shows(points: Points, view: View) -> bool:

@@ -1,27 +1,25 @@
 """Devices placed into a real film at its carina and exposed onto it: attenuation adds, seen as the film sees things."""
 
 from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from cxrlines.core.polyline import Points, on_film
 from cxrlines.io.marks import TRACHEOSTOMY, MarkedLine
-from cxrlines.phantom.anatomy import Anatomy
 from cxrlines.phantom.backdrop import Look, trachea
-from cxrlines.phantom.curves import Points
 from cxrlines.phantom.device_appearance import FINE, draw_devices, shrink
-from cxrlines.phantom.devices import Placed, cvc_routes
+from cxrlines.phantom.drawing import Field, Raster
 from cxrlines.phantom.instruments import draw_clutter
-from cxrlines.phantom.position import Landmarks, on_film, state_of
-from cxrlines.phantom.raster import Field, FineRaster
-from cxrlines.phantom.scene import Line, View, aim
+from cxrlines.phantom.scene import Line, Scene, place_all, random_state
 from cxrlines.phantom.vary import Film
-from cxrlines.task import LABELS_OF, STATE_OF, Device, label_of
+from cxrlines.task import Device
 
 Mask = NDArray[np.bool_]
 
-_ABSENT = {Device.ETT: 0.35, Device.NGT: 0.5, Device.SWAN: 0.85}  # as a reader is mostly wrong by inventing lines
+_ABSENT = {Device.ETT: 0.35, Device.NGT: 0.5, Device.SWAN: 0.85}  # as most errors of a reader are false positives
 _CVC_COUNTS = (0.3, 0.4, 0.25, 0.05)
 
 
@@ -36,15 +34,9 @@ def airway_of(film: Film, lines: tuple[MarkedLine, ...], carina: Points, px_per_
 
 
 def draw_scene(
-    marked: tuple[MarkedLine, ...],
-    anatomy: Anatomy,
-    view: View,
-    landmarks: Landmarks,
-    airway: Points,
-    seen: Mask,
-    rng: np.random.Generator,
-) -> tuple[Line, ...]:
-    """The devices that are drawn in, in states drawn evenly: none that is there already but more catheters.
+    marked: tuple[MarkedLine, ...], scene: Scene, airway: Points, seen: Mask, rng: np.random.Generator
+) -> Scene:
+    """The scene with devices to draw in, in states drawn evenly: none that is there already but more catheters.
 
     A film with a tracheal tube or a tracheostomy gets no tracheal tube. Tubes in the airway follow `airway`
     (`backdrop.trachea`), those beside it partly. A device whose tip would lie where the film was not exposed
@@ -53,29 +45,24 @@ def draw_scene(
     there = Counter(line.device for line in marked)
     there[Device.ETT] += sum(line.name == TRACHEOSTOMY for line in marked)
     targets = [
-        (device, STATE_OF[LABELS_OF[device][int(rng.integers(len(LABELS_OF[device])))]])
+        (device, random_state(device, rng))
         for device, absent in _ABSENT.items()
         if not there[device] and rng.random() >= absent
     ]
     for _ in range(max(0, int(rng.choice(4, p=_CVC_COUNTS)) - there[Device.CVC])):
-        targets.append((Device.CVC, STATE_OF[LABELS_OF[Device.CVC][int(rng.integers(3))]]))
-    routes = iter(cvc_routes(rng, sum(device is Device.CVC for device, _ in targets), "ab"[int(rng.integers(2))]))
-    lines = []
-    for device, target in targets:
-        line = aim(device, target, next(routes) if device is Device.CVC else "", anatomy, view, landmarks, rng)
-        if line is not None:
-            line = _along(line, airway, anatomy, view, landmarks)
-            if _in_exposed(line, seen):
-                lines.append(line)
-    return tuple(lines)
+        targets.append((Device.CVC, random_state(Device.CVC, rng)))
+    lines = place_all(targets, "ab"[int(rng.integers(2))], scene, rng)
+    moved = [_along(line, airway, scene) for line in lines]
+    return replace(scene, lines=tuple(line for line in moved if _in_exposed(line, seen)))
 
 
-def _along(line: Line, airway: Points, anatomy: Anatomy, view: View, landmarks: Landmarks) -> Line:
+def _along(line: Line, airway: Points, scene: Scene) -> Line:
     """A tube moved sideways above the carina, from the drawn anatomy's trachea to the film's own."""
     part = {Device.ETT: 1.0, Device.NGT: 0.7}.get(line.placed.device, 0.0)
     if not part:
         return line
-    own = anatomy.airway()[0] * anatomy.scale
+    drawn, _, _ = scene.anatomy.airway()
+    own = drawn * scene.anatomy.scale
     y = line.placed.path[:, 1]
     order = np.argsort(airway[:, 1])
     found = np.interp(y, airway[order, 1], airway[order, 0]) - np.interp(y, own[:, 1], own[:, 0])
@@ -83,9 +70,7 @@ def _along(line: Line, airway: Points, anatomy: Anatomy, view: View, landmarks: 
     path = line.placed.path + shift[:, None] * [1, 0]
     if line.placed.device is Device.ETT:
         path = _stiff(path)
-    px = view.px(path)
-    state = state_of(line.placed.device, px, landmarks, view.mm_per_px, view.shape)
-    return Line(Placed(line.placed.device, line.placed.route, path), px, label_of(line.placed.device, state))
+    return scene.line(replace(line.placed, path=path))
 
 
 def _stiff(path: Points) -> Points:
@@ -114,30 +99,22 @@ def _at(seen: Mask, path: Points) -> Mask:
     return inside & seen[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
 
 
-def expose(
-    film: Film,
-    seen: Mask,
-    lines: tuple[Line, ...],
-    clutter: float,
-    anatomy: Anatomy,
-    view: View,
-    rng: np.random.Generator,
-) -> Film:
+def expose(film: Film, seen: Mask, scene: Scene, clutter: float, rng: np.random.Generator) -> Film:
     """The film as if devices and distractors had lain in the beam too: their attenuation adds to what is there.
 
     Grey is taken as affine in attenuation, with a slope from the film's own contrast (`Look`), less where the film is
     dense and scatter prevails, bending softly into its white; what is added is blurred as the film is.
     """
-    if not lines and not clutter:
+    if not scene.lines and not clutter:
         return film
     look = Look.of(film)
-    drawn = draw_devices(view, lines, rng) * np.float32(
+    drawn = draw_devices(scene.view, scene.lines, rng) * np.float32(
         np.exp(rng.normal(0.05, 0.33)) * (0.6 if rng.random() < 0.1 else 1.0)
     )
     if clutter:
-        things = draw_clutter(FineRaster(view, FINE, anatomy.scale), anatomy, clutter, rng)
+        things = draw_clutter(Raster(scene.view, FINE, scene.anatomy.scale, exact=True), scene.anatomy, clutter, rng)
         drawn += shrink(things, film.shape) * np.float32(np.exp(rng.normal(-0.1, 0.4)))
-    spot = 0.03 * view.px_per_cm * rng.uniform(0.7, 1.5)  # focal spot and movement
+    spot = 0.03 * scene.view.px_per_cm * rng.uniform(0.7, 1.5)  # focal spot and movement
     added: Field = cv2.GaussianBlur(drawn, (0, 0), max(0.35, float(np.hypot(look.blur, spot))))
     grey: Field = film.astype(np.float32)
     coarse = cv2.resize(film, (max(1, film.shape[1] // 8), max(1, film.shape[0] // 8)), interpolation=cv2.INTER_AREA)

@@ -1,15 +1,16 @@
 """Where a device sits, decided from its geometry alone: the one place that turns a drawn line into a state."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from cxrlines.core.polyline import Points, lengths, on_film
 from cxrlines.core.rules import ett_state
-from cxrlines.task import Device, State
+from cxrlines.task import DEVICES, Device, State
 
-# All in cm on the patient. The clinical source of each is told in `state_of`.
+# All in cm on the patient. The clinical source of each is in `state_of`.
 NGT_JUNCTION_REACH = 2.5
 NGT_DEEP = 10.0
 NGT_COIL = 2.0
@@ -20,23 +21,20 @@ CVC_CORRIDOR = 1.6
 CVC_LOOP = 1.0
 
 
-@dataclass(frozen=True, eq=False)
-class Landmarks:
-    """Anatomical points of a film, each a float64 (2,) array of [x, y] px, pixel centres at integers."""
+class Landmarks(NamedTuple):
+    """Anatomical points of a film, each a float64 (2,) array of [x, y] px, pixel centres at integers.
 
-    carina: NDArray[np.float64]
-    vein_confluence: NDArray[np.float64]  # both brachiocephalic veins join: upper end of the superior vena cava
-    cavo_atrial: NDArray[np.float64]  # superior vena cava meets right atrium
-    gastro_oesophageal: NDArray[np.float64]
-    dome_right: NDArray[np.float64]  # top of the patient's right hemidiaphragm
-    dome_left: NDArray[np.float64]
-    midline_upper: NDArray[np.float64]  # on the spine, level with the lung apices
-    midline_lower: NDArray[np.float64]  # on the spine, level with the hemidiaphragms
+    In the order of `landmarks.csv`.
+    """
 
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """The names of the landmarks, in the order of `landmarks.csv`."""
-        return tuple(field.name for field in fields(cls))
+    carina: Points
+    vein_confluence: Points  # both brachiocephalic veins join: upper end of the superior vena cava
+    cavo_atrial: Points  # superior vena cava meets right atrium
+    gastro_oesophageal: Points
+    dome_right: Points  # top of the patient's right hemidiaphragm
+    dome_left: Points
+    midline_upper: Points  # on the spine, level with the lung apices
+    midline_lower: Points  # on the spine, level with the hemidiaphragms
 
 
 def state_of(
@@ -49,7 +47,7 @@ def state_of(
     better state (a tip exactly 2 cm above the carina is normal). Distances in cm on the patient. The limits follow
     general clinical references, not the (unpublished) ones of the RANZCR readers.
 
-    ETT, by the height of the tip above the carina: `data.position.ett_state`.
+    ETT, by the height of the tip above the carina: `core.rules.ett_state`.
 
     NGT: a tip off the film is incompletely imaged. Otherwise by the length of tube beyond the gastro-oesophageal
     junction: at least 10 normal, so that the side holes lie in the stomach (the usual reporting rule); 0 to 10
@@ -62,7 +60,7 @@ def state_of(
     the brachiocephalic veins or more than 1.6 beside the line of the vena cava and atrium (short, up the neck,
     contralateral, azygos), and a catheter that rises by more than 1 after it entered the vena cava (looped).
 
-    Swan-Ganz: present; the task asks no more.
+    A device with a single state (Swan-Ganz: present) has that.
 
     Raises `ValueError` if the path has fewer than two points or the spacing is not positive.
     """
@@ -71,34 +69,32 @@ def state_of(
         raise ValueError(f"path: needs an (n, 2) array of at least two [x, y] points, got shape {points.shape}")
     if not mm_per_px > 0:
         raise ValueError(f"mm_per_px: needs a positive spacing in mm, got {mm_per_px}")
-    if device is Device.SWAN:
-        return State.PRESENT
-    axes = _Axes(landmarks, mm_per_px)
-    if device is Device.ETT:
-        return ett_state(-axes.cm(points[-1])[1])
-    if device is Device.NGT:
-        if not on_film(points[-1], film_shape):
-            return State.INCOMPLETE
-        return _ngt(axes.cm(points), axes.cm(landmarks.gastro_oesophageal))
-    return _cvc(axes.cm(points), axes.cm(landmarks.vein_confluence), axes.cm(landmarks.cavo_atrial))
+    states = DEVICES[device].states
+    if len(states) == 1:
+        return states[0]
+    if State.INCOMPLETE in states and not on_film(points[-1], film_shape):
+        return State.INCOMPLETE
 
+    down = landmarks.midline_lower - landmarks.midline_upper
+    down = down / np.hypot(*down)
+    basis = np.stack([[down[1], -down[0]], down], 1) * (mm_per_px / 10)
 
-class _Axes:
-    """The patient's axes: cm from the carina, x to the patient's left, y down along the spine."""
-
-    def __init__(self, landmarks: Landmarks, mm_per_px: float) -> None:
-        down = landmarks.midline_lower - landmarks.midline_upper
-        down = down / np.hypot(*down)
-        self._basis = np.stack([[down[1], -down[0]], down], 1) * (mm_per_px / 10)
-        self._carina = landmarks.carina
-
-    def cm(self, px: NDArray[np.float64]) -> NDArray[np.float64]:
+    def cm(px: Points) -> Points:
         # Rounded to a micrometre, so that rotating and scaling does not push a tip across a limit it lies on.
-        return np.round((px - self._carina) @ self._basis, 4)
+        return np.round((px - landmarks.carina) @ basis, 4)
+
+    return _RULES[device](cm(points), Landmarks(*map(cm, landmarks)))
 
 
-def _ngt(path: Points, junction: Points) -> State:
-    passed, length_beyond = _beyond(path, junction)
+# Rules get cm in the patient's axes around the carina: x to the patient's left, y down along the spine.
+
+
+def _ett(path: Points, landmarks: Landmarks) -> State:
+    return ett_state(-path[-1, 1])
+
+
+def _ngt(path: Points, landmarks: Landmarks) -> State:
+    passed, length_beyond = _beyond(path, landmarks.gastro_oesophageal)
     if passed is None or _rise(path[: passed + 1]) > NGT_COIL or length_beyond < 0:
         return State.ABNORMAL
     return State.NORMAL if length_beyond >= NGT_DEEP else State.BORDERLINE
@@ -119,8 +115,8 @@ def _beyond(path: Points, junction: Points) -> tuple[int | None, float]:
     return (None if distance[nearest] > NGT_JUNCTION_REACH or ends_above else nearest), round(float(beyond), 4)
 
 
-def _cvc(path: Points, confluence: Points, junction: Points) -> State:
-    tip = path[-1]
+def _cvc(path: Points, landmarks: Landmarks) -> State:
+    tip, confluence, junction = path[-1], landmarks.vein_confluence, landmarks.cavo_atrial
     if tip[1] < confluence[1]:
         return State.ABNORMAL
     share = (tip[1] - confluence[1]) / (junction[1] - confluence[1])
@@ -144,3 +140,6 @@ def _re_entry(path: Points, confluence: Points) -> int:
 def _rise(path: Points) -> float:
     """The largest upward movement along a path: how far it climbs above the lowest point it had reached."""
     return round(float((np.maximum.accumulate(path[:, 1]) - path[:, 1]).max()), 4)
+
+
+_RULES: dict[Device, Callable[[Points, Landmarks], State]] = {Device.ETT: _ett, Device.NGT: _ngt, Device.CVC: _cvc}

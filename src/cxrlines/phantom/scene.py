@@ -1,45 +1,22 @@
 """A film before it is exposed: a patient in a pose, the view, the devices in place, and what is true of them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from cxrlines.core.polyline import Points, on_film
 from cxrlines.phantom.anatomy import Anatomy, draw_patient, pose
-from cxrlines.phantom.curves import Points
-from cxrlines.phantom.devices import CONFLUENCE, Placed, cvc_routes, place
-from cxrlines.phantom.position import Landmarks, on_film, state_of
-from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, STATE_OF, Device, State, label_of
+from cxrlines.phantom.devices import CONFLUENCE, STEP, Placed, cvc_routes, place
+from cxrlines.phantom.drawing import View
+from cxrlines.phantom.position import Landmarks, state_of
+from cxrlines.task import DEVICES, LABELS, Device, State, label_of
 
 BALANCES = ("natural", "even")
 SITES = ("a", "b")
+Target = tuple[Device, State]
 AIMS = 12  # tries at a wanted state before the scene takes what it got
 VISIBLE = 3.0  # cm of a device that must be on the film
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """How the patient projects onto the film: true cm around the carina to px, pixel centres at integers."""
-
-    shape: tuple[int, int]  # height, width px
-    px_per_cm: float
-    angle: float  # radians, positive turns the patient clockwise on the film
-    origin: Points  # (2,) the carina, px
-
-    @property
-    def matrix(self) -> Points:
-        """(2, 2): px = cm @ matrix + origin."""
-        c, s = np.cos(self.angle), np.sin(self.angle)
-        return self.px_per_cm * np.array([[c, s], [-s, c]])
-
-    @property
-    def mm_per_px(self) -> float:
-        """Spacing on the patient."""
-        return 10 / self.px_per_cm
-
-    def px(self, cm: ArrayLike) -> Points:
-        """Points in true cm, (n, 2) or (2,), to px."""
-        return np.asarray(cm, np.float64) @ self.matrix + self.origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +30,30 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything true of a film. `labels` is 0/1 in the order of `LABELS`."""
+    """Everything true of a film: its patient, view and devices."""
 
     anatomy: Anatomy
     view: View
-    landmarks: Landmarks
-    lines: tuple[Line, ...]
+    lines: tuple[Line, ...] = ()
+
+    @cached_property
+    def landmarks(self) -> Landmarks:
+        """Where the landmarks of the anatomy lie on the film."""
+        anatomy = self.anatomy
+
+        def px(x: float, y: float) -> Points:
+            return self.view.px(np.array((x, y)) * anatomy.scale)
+
+        return Landmarks(
+            carina=px(0.0, 0.0),
+            vein_confluence=px(*CONFLUENCE),
+            cavo_atrial=px(-2.7, anatomy.cavo_atrial),
+            gastro_oesophageal=px(*anatomy.junction),
+            dome_right=px(-7.0, anatomy.dome_right),
+            dome_left=px(7.0, anatomy.dome_left),
+            midline_upper=px(0.0, anatomy.apex),
+            midline_lower=px(0.0, anatomy.dome_right),
+        )
 
     @property
     def labels(self) -> list[int]:
@@ -66,21 +61,23 @@ class Scene:
         present = {line.label for line in self.lines}
         return [int(label in present) for label in LABELS]
 
+    def label_of(self, device: Device, path: Points) -> str:
+        """The label that the geometry of a device's path, (n, 2) px, gives it."""
+        return label_of(device, state_of(device, path, self.landmarks, self.view.mm_per_px, self.view.shape))
+
+    def line(self, placed: Placed) -> Line:
+        """A placed device on the film."""
+        path = self.view.px(placed.path)
+        return Line(placed, path, self.label_of(placed.device, path))
+
 
 def make_scene(patient_seed: list[int], study_seed: list[int], *, size: int, balance: str, site: str) -> Scene:
     """The scene of a study: the patient depends on `patient_seed` alone, everything else on `study_seed`."""
     rng = np.random.default_rng(study_seed)
     anatomy = pose(draw_patient(np.random.default_rng(patient_seed)), rng)
-    view = _draw_view(size, site, rng)
-    landmarks = landmarks_of(anatomy, view)
+    scene = Scene(anatomy, _draw_view(size, site, rng))
     targets = _natural(rng, site) if balance == "natural" else _even(rng)
-    routes = iter(cvc_routes(rng, sum(device is Device.CVC for device, _ in targets), site))
-    lines = []
-    for device, target in targets:
-        line = aim(device, target, next(routes) if device is Device.CVC else "", anatomy, view, landmarks, rng)
-        if line is not None:
-            lines.append(line)
-    return Scene(anatomy, view, landmarks, tuple(lines))
+    return replace(scene, lines=place_all(targets, site, scene, rng))
 
 
 def _draw_view(size: int, site: str, rng: np.random.Generator) -> View:
@@ -94,48 +91,28 @@ def _draw_view(size: int, site: str, rng: np.random.Generator) -> View:
     return View(shape, size / long_side, float(np.deg2rad(rng.normal(0, 2.2))), origin)
 
 
-def landmarks_of(anatomy: Anatomy, view: View) -> Landmarks:
-    """Where the landmarks of an anatomy lie on the film."""
-    nominal = {
-        "carina": (0.0, 0.0),
-        "vein_confluence": CONFLUENCE,
-        "cavo_atrial": (-2.7, anatomy.cavo_atrial),
-        "gastro_oesophageal": anatomy.junction,
-        "dome_right": (-7.0, anatomy.dome_right),
-        "dome_left": (7.0, anatomy.dome_left),
-        "midline_upper": (0.0, anatomy.apex),
-        "midline_lower": (0.0, anatomy.dome_right),
-    }
-    return Landmarks(**{f.name: view.px(np.array(nominal[f.name]) * anatomy.scale) for f in fields(Landmarks)})
-
-
-def aim(
-    device: Device,
-    target: State,
-    route: str,
-    anatomy: Anatomy,
-    view: View,
-    landmarks: Landmarks,
-    rng: np.random.Generator,
-) -> Line | None:
-    """Place a device until its geometry has the wanted state, at most `AIMS` times; None if it is never in view."""
+def place_all(targets: list[Target], site: str, scene: Scene, rng: np.random.Generator) -> tuple[Line, ...]:
+    """Devices aimed at their target states; those that never come into view are left out. CVCs differ in access."""
+    view = scene.view
+    routes = iter(cvc_routes(rng, sum(device is Device.CVC for device, _ in targets), site))
     lower_edge = (view.shape[0] - view.origin[1]) / view.px_per_cm
-    best = None
-    for _ in range(AIMS):
-        placed = place(device, target, route, anatomy, lower_edge, rng)
-        path = view.px(placed.path)
-        if not _in_view(device, path, view):
-            continue
-        state = state_of(device, path, landmarks, view.mm_per_px, view.shape)
-        best = Line(placed, path, label_of(device, state))
-        if state is target:
-            break
-    return best
+    lines = []
+    for device, state in targets:
+        route = next(routes) if device is Device.CVC else ""
+        best = None
+        for _ in range(AIMS):
+            line = scene.line(place(device, state, route, scene.anatomy, lower_edge, rng))
+            if _in_view(device, line.path, view):
+                best = line
+                if line.label == label_of(device, state):
+                    break
+        if best:
+            lines.append(best)
+    return tuple(lines)
 
 
 def _in_view(device: Device, path: Points, view: View) -> bool:
-    inside = sum(on_film(point, view.shape) for point in path)
-    enough = inside >= VISIBLE / 0.4
+    enough = sum(on_film(point, view.shape) for point in path) >= VISIBLE / STEP
     return enough and (device is Device.NGT or on_film(path[-1], view.shape))
 
 
@@ -149,14 +126,14 @@ def _pick(rng: np.random.Generator, states: dict[State, float]) -> State | None:
     return None
 
 
-def _natural(rng: np.random.Generator, site: str) -> list[tuple[Device, State]]:
+def _natural(rng: np.random.Generator, site: str) -> list[Target]:
     """Devices at about the frequencies of the 30,083 studies of the RANZCR CLiP training table.
 
     There: ETT 0.3 / 3.8 / 24.1 %, NGT 0.9 / 1.8 / 9.1 / 15.9 %, CVC 10.6 / 28.1 / 70.9 %, Swan-Ganz 2.8 %, more
     than one CVC state in 12 %, no device in 0.08 %. Site b has fewer tubes and more catheters in a wrong place.
     """
     more = 1.0 if site == "a" else 1.5
-    targets: list[tuple[Device, State]] = []
+    targets: list[Target] = []
     ett = _pick(rng, {State.ABNORMAL: 0.0026 * more, State.BORDERLINE: 0.038 * more, State.NORMAL: 0.241 / more})
     if ett:
         targets.append((Device.ETT, ett))
@@ -167,29 +144,28 @@ def _natural(rng: np.random.Generator, site: str) -> list[tuple[Device, State]]:
     count = int(rng.choice([0, 1, 2, 3], p=[0.02, 0.77, 0.2, 0.01]))
     if not targets and not swan and count == 0 and rng.random() > 0.05:
         count = 1
-    wrong = 0.09 * more
     for _ in range(count):
-        cvc = _pick(rng, {State.ABNORMAL: wrong, State.BORDERLINE: 0.25}) or State.NORMAL
+        cvc = _pick(rng, {State.ABNORMAL: 0.09 * more, State.BORDERLINE: 0.25}) or State.NORMAL
         targets.append((Device.CVC, cvc))
     if swan:
         targets.append((Device.SWAN, State.PRESENT))
     return targets
 
 
-def _even(rng: np.random.Generator) -> list[tuple[Device, State]]:
+def _even(rng: np.random.Generator) -> list[Target]:
     """Every label on a fifth to two fifths of the films, with films that lack a device."""
-    targets: list[tuple[Device, State]] = []
+    targets: list[Target] = []
     for device, absent in ((Device.ETT, 0.25), (Device.NGT, 0.2), (Device.SWAN, 0.75)):
-        states = [STATE_OF[label] for label in LABELS_OF[device]]
+        states = DEVICES[device].states
         state = _pick(rng, dict.fromkeys(states, (1 - absent) / len(states)))
         if state:
             targets.append((device, state))
     for _ in range(int(rng.choice([0, 1, 2], p=[0.1, 0.6, 0.3]))):
-        states = [STATE_OF[label] for label in LABELS_OF[Device.CVC]]
-        targets.append((Device.CVC, states[int(rng.integers(3))]))
+        targets.append((Device.CVC, random_state(Device.CVC, rng)))
     return targets
 
 
-def label_counts(rows: list[list[int]]) -> dict[str, int]:
-    """Positives of each label over rows of 0/1."""
-    return {label: sum(row[i] for row in rows) for label, i in LABEL_INDEX.items()}
+def random_state(device: Device, rng: np.random.Generator) -> State:
+    """One of a device's states, all equally often."""
+    states = DEVICES[device].states
+    return states[int(rng.integers(len(states)))]

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 
 from cxrlines.phantom.anatomy import Anatomy
-from cxrlines.phantom.curves import blob, smooth
-from cxrlines.phantom.raster import Coverage, Field, Raster
+from cxrlines.phantom.drawing import Coverage, Field, Raster, blob, smooth
 
 WATER = 0.19
 AIR_IN_LUNG = 0.14  # soft tissue minus lung, / cm
@@ -24,8 +23,7 @@ def soft_tissue(grid: Raster, anatomy: Anatomy, disease: float, rng: np.random.G
     field = body.astype(np.float32) * np.float32(0.12 / 255 * WATER * depth)
     field += grid.blur(grid.dome(body, 4.0), 0.2) * np.float32(0.88 * WATER * depth)
     for side in (-1, 1):
-        arm = grid.blank()
-        grid.stroke(arm, [anatomy.arm_axis(side)], 8.0 + 4 * anatomy.fat, 255)
+        arm = grid.stroke(grid.blank(), [anatomy.arm_axis(side)], 8.0 + 4 * anatomy.fat, 255)
         field = np.maximum(field, grid.blur(grid.dome(arm, 2.5), 0.2) * np.float32(WATER * u(12, 16)))
     lungs = [grid.fill(anatomy.lung(side), blur=0.07) for side in (-1, 1)]
     lung = cv2.max(*lungs)
@@ -36,17 +34,16 @@ def soft_tissue(grid: Raster, anatomy: Anatomy, disease: float, rng: np.random.G
     organ = np.maximum(heart * np.float32(u(0.58, 0.8)), great * np.float32(u(0.6, 0.78)))
     air *= 1 - organ
     field -= air * np.float32(AIR_IN_LUNG * thickness)
-    aorta = grid.blank()
     knob = 1.9 + 0.75 * anatomy.knob
-    grid.stroke(aorta, [smooth([(0.3, -2.6), (knob - 0.4, -2.4), (knob, -0.6), (2.5, 4), (1.6, 13)])], 2.3, 255)
+    arch = smooth([(0.3, -2.6), (knob - 0.4, -2.4), (knob, -0.6), (2.5, 4), (1.6, 13)])
+    aorta = grid.stroke(grid.blank(), [arch], 2.3, 255)
     field += grid.blur(aorta, 0.22).astype(np.float32) * np.float32(0.16 * anatomy.knob / 255)
     _abdomen(grid, anatomy, field, rng)
     if anatomy.breasts:
         _breasts(grid, anatomy, field, rng)
     aerated = lung.astype(np.float32) * np.float32(1 / 255)
-    _opacities(
-        grid, anatomy, field, [side.astype(np.float32) * air * np.float32(1 / 255) for side in lungs], disease, rng
-    )
+    full = [side.astype(np.float32) * air * np.float32(1 / 255) for side in lungs]
+    _opacities(grid, anatomy, field, full, disease, rng)
     field += grid.clouds(rng, 4) * np.float32(0.05)
     field += grid.clouds(rng, 14, 3) * (np.float32(0.018) + aerated * np.float32(0.03))
     return np.maximum(field, 0.0), aerated
@@ -114,10 +111,8 @@ def bones(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
 
 def _cortex(grid: Raster, axes: list, width: float, shell: float) -> tuple[Coverage, Coverage]:
     """A long bone seen from the side: its whole width, and the brighter shell along both edges."""
-    whole, inner = grid.blank(), grid.blank()
-    grid.stroke(whole, axes, width, 255)
-    grid.stroke(inner, axes, width - 2 * shell, 255)
-    return whole, cv2.subtract(whole, inner)
+    whole = grid.stroke(grid.blank(), axes, width, 255)
+    return whole, cv2.subtract(whole, grid.stroke(grid.blank(), axes, width - 2 * shell, 255))
 
 
 def _ribs(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
@@ -125,13 +120,12 @@ def _ribs(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
     ribs = anatomy.ribs()
     # Even and odd ribs apart, so that neighbours add up where they overlap at the flank.
     for parity in (0, 1):
-        back = [rib[0] for k, rib in enumerate(ribs) if k // 2 % 2 == parity]
-        front = [rib[1] for k, rib in enumerate(ribs) if k // 2 % 2 == parity and len(rib[1])]
+        back = [behind for k, (behind, _) in enumerate(ribs) if k // 2 % 2 == parity]
+        front = [ahead for k, (_, ahead) in enumerate(ribs) if k // 2 % 2 == parity and len(ahead)]
         whole, shell = _cortex(grid, back, 1.05, 0.17)
         total += grid.blur(cv2.addWeighted(whole, 0.34, shell, 0.2, 0), 0.1).astype(np.float32)
         whole, shell = _cortex(grid, front, 1.2, 0.14)
-        fade = grid.blur(cv2.addWeighted(whole, 0.2, shell, 0.1, 0), 0.16).astype(np.float32)
-        total += fade
+        total += grid.blur(cv2.addWeighted(whole, 0.2, shell, 0.1, 0), 0.16).astype(np.float32)
     wall = grid.blank()
     y = np.linspace(anatomy.apex + 1.0, anatomy.dome_right + 5, 20)
     for side in (-1, 1):
@@ -145,14 +139,12 @@ def _shoulders(grid: Raster, anatomy: Anatomy, total: Field) -> None:
         whole, shell = _cortex(grid, [anatomy.clavicle_axis(side)], 1.1, 0.15)
         total += grid.blur(cv2.addWeighted(whole, 0.4, shell, 0.3, 0), 0.07).astype(np.float32) * np.float32(0.45 / 255)
         blade = grid.fill(anatomy.scapula(side), value=60)
-        rim = grid.blank()
-        grid.stroke(rim, [anatomy.scapula(side)], 0.4, 90, closed=True)
+        rim = grid.stroke(grid.blank(), [anatomy.scapula(side)], 0.4, 90, closed=True)
         y = anatomy.shoulder
         spine = smooth(np.array([(11.2, y + 0.2), (14, y - 1.6), (17.6, y - 2.9), (18.8, y - 2.4)]) * [side, 1])
         grid.stroke(rim, [spine], 0.55, 120)
         total += grid.blur(cv2.add(blade, rim), 0.09).astype(np.float32) * np.float32(0.4 / 255)
-        humerus = grid.blank()
-        grid.stroke(humerus, [anatomy.arm_axis(side)], 2.1, 150)
+        humerus = grid.stroke(grid.blank(), [anatomy.arm_axis(side)], 2.1, 150)
         grid.stroke(humerus, [anatomy.arm_axis(side)], 1.3, 70)
         grid.disc(humerus, anatomy.arm_axis(side)[0], 2.35, 130)
         grid.disc(humerus, anatomy.arm_axis(side)[0], 2.35, 190, pen=0.2)
@@ -166,20 +158,9 @@ def _spine(grid: Raster, anatomy: Anatomy, total: Field, seen: float) -> None:
     at = np.stack([anatomy.spine(y), y], 1)[:, None]  # (23, 1, 2)
     half = (1.35 + 0.035 * level)[:, None, None]
     tall = 0.40 * anatomy.rib_gap
-    unit = [
-        (-1, -1),
-        (-0.3, -0.9),
-        (0.3, -0.9),
-        (1, -1),
-        (0.86, 0),
-        (1, 1),
-        (0.3, 0.9),
-        (-0.3, 0.9),
-        (-1, 1),
-        (-0.86, 0),
-    ]
+    unit = np.array([[-1, -0.3, 0.3, 1, 0.86, 1, 0.3, -0.3, -1, -0.86], [-1, -0.9, -0.9, -1, 0, 1, 0.9, 0.9, 1, 0]]).T
     size = np.concatenate([half, np.full_like(half, tall)], 2)
-    vertebrae = at + np.array(unit) * size
+    vertebrae = at + unit * size
     bodies, marks = grid.blank(), grid.blank()
     for vertebra in vertebrae:
         grid.fill(vertebra, on=bodies, value=150)
@@ -198,8 +179,7 @@ def _spine(grid: Raster, anatomy: Anatomy, total: Field, seen: float) -> None:
 def airway(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
     """Attenuation the air in trachea and main bronchi takes away (positive)."""
     trachea, right, left = anatomy.airway()
-    tube = grid.blank()
-    grid.stroke(tube, [trachea], 1.75, 255)
+    tube = grid.stroke(grid.blank(), [trachea], 1.75, 255)
     grid.stroke(tube, [right], 1.3, 215)
     grid.stroke(tube, [left], 1.15, 195)
     return grid.blur(tube, 0.14).astype(np.float32) * np.float32(rng.uniform(0.24, 0.38) / 255)

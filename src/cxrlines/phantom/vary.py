@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrlines.phantom.curves import Points
+from cxrlines.core.polyline import Points
 
 Film = NDArray[Any]  # uint8 (height, width), white = bone; OpenCV's own stubs know no dtype
 

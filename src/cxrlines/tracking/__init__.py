@@ -1,1 +1,1 @@
-"""Tracking: what a run tells TensorBoard, CSV, MLflow, Neptune and Weights & Biases, at no cost to training."""
+"""Experiment tracking: TensorBoard, CSV, MLflow, Neptune and Weights & Biases, at no cost to training."""

@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 from cxrlines.core.errors import Error
 
 TRACKERS = ("tensorboard", "csv", "mlflow", "neptune", "wandb")
+_NEPTUNE_OFFLINE = "leave tracking.neptune out for offline runs"
 
 
 class TrackingError(Error):
-    """Trackers that cannot be used as asked; the message says which, why, and the way out."""
+    """A tracker that cannot be used: which, why, and the way out."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class TrackingSettings:
     patience_s: float = 60.0
 
     def address(self, tracker: str) -> str | None:
-        """What the settings say of where `tracker` is; None: this machine."""
+        """Where `tracker` is according to the settings; None: this machine."""
         return {"mlflow": self.mlflow, "neptune": self.neptune, "wandb": self.wandb}.get(tracker)
 
 
@@ -62,7 +63,8 @@ def check_trackers(settings: TrackingSettings) -> None:
             near = difflib.get_close_matches(name, TRACKERS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise TrackingError(f"tracking.use: {name!r} is no tracker", f"allowed: {', '.join(TRACKERS)}{hint}")
-        if name != "csv" and not _installed(name):
+        found = importlib.util.find_spec(name)
+        if name != "csv" and (found is None or found.origin is None):  # without an origin: a mere folder of that name
             raise TrackingError(
                 f"tracking.use: {name} needs a package that is not installed; nothing was started",
                 f'pip install "cxrlines[{name}]", or take {name} out of tracking.use',
@@ -75,14 +77,6 @@ def check_trackers(settings: TrackingSettings) -> None:
         _check_neptune(settings.neptune, settings.project)
     if "wandb" in settings.use and settings.wandb != "offline":
         _check_wandb(settings.wandb)
-
-
-def _installed(name: str) -> bool:
-    try:
-        found = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return False
-    return found is not None and found.origin is not None  # without: a mere folder of that name
 
 
 def _check_address(field: str, address: str, otherwise: str) -> None:
@@ -102,20 +96,19 @@ def _check_address(field: str, address: str, otherwise: str) -> None:
 
 
 def _check_neptune(address: str, project: str) -> None:
-    _check_address("tracking.neptune", address, "leave it out for offline runs")
+    _check_address("tracking.neptune", address, _NEPTUNE_OFFLINE)
     _refuse_hosted("tracking.neptune", address)
     token = os.environ.get("NEPTUNE_API_TOKEN", "").strip()
     if not token:
         raise TrackingError(
             f"tracking.neptune is {address}, but NEPTUNE_API_TOKEN is not set",
-            "set it to a token of that server, or leave tracking.neptune out for offline runs",
+            f"set it to a token of that server, or {_NEPTUNE_OFFLINE}",
         )
     try:
         issued = str(json.loads(base64.b64decode(token))["api_address"])
     except (ValueError, KeyError, TypeError):
         raise TrackingError(
-            "NEPTUNE_API_TOKEN is not a Neptune token",
-            "copy it anew from your server, or leave tracking.neptune out for offline runs",
+            "NEPTUNE_API_TOKEN is not a Neptune token", f"copy it anew from your server, or {_NEPTUNE_OFFLINE}"
         ) from None
     _refuse_hosted("NEPTUNE_API_TOKEN", issued)
     if urlsplit(issued).netloc.lower() != urlsplit(address).netloc.lower():  # the client goes where the token says
@@ -135,9 +128,7 @@ def _refuse_hosted(field: str, address: str) -> None:
     if host == "neptune.ai" or host.endswith(".neptune.ai"):
         raise TrackingError(
             f"{field} is of {host}: Neptune's hosted service ended in March 2026",
-            "leave tracking.neptune out for offline runs, give the address and token of a server of your own, or use "
-            "another tracker: "
-            f"{', '.join(name for name in TRACKERS if name != 'neptune')}",
+            f"{_NEPTUNE_OFFLINE}, give the address and token of a server of your own, or use another tracker",
         )
 
 

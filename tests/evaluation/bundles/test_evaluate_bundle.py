@@ -13,7 +13,7 @@ import torch
 from cxrlines.core.heatmaps import draw_maps
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
-from cxrlines.evaluation.bundles import evaluate as judge_module
+from cxrlines.evaluation.bundles import evaluate_bundle as judge_module
 from cxrlines.evaluation.bundles.evaluate_bundle import FAULT, SEEN_PATIENT, evaluate_bundle, of_fold
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilm, ReferenceFilms, data_films
 from cxrlines.io.films import read_film

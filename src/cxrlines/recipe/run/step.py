@@ -40,7 +40,7 @@ from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import OWN, FileStart, ScheduleSpec, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
-from cxrlines.tracking.tracker import open_tracker
+from cxrlines.tracking.tracker import Tracker
 from cxrlines.training import distributed
 from cxrlines.training.config import StageConfig
 from cxrlines.training.lineage import TRUSTED, LeakError, Lineage, UntracedError, read_lineage
@@ -102,7 +102,7 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     # Its folder is outside `done`, whose place a killed step gives up; what lies there is copied at the end.
     tracked = work / TRACKED
     trackers = run.recipe.tracking.settings(run.root) if distributed.is_first() else TrackingSettings(use=())
-    with open_tracker(
+    with Tracker(
         trackers, run=f"{run.recipe.name}/{step.name}", group=run.recipe.name,
         folder=tracked, identity=step.identity,
     ) as tracker:  # fmt: skip

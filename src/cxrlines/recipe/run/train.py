@@ -33,7 +33,7 @@ from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart
 from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
-from cxrlines.tracking.tracker import open_tracker
+from cxrlines.tracking.tracker import Tracker
 from cxrlines.training import distributed
 from cxrlines.training.lineage import UntracedError
 
@@ -282,7 +282,7 @@ def _tell(run: Run, steps: Sequence[Step]) -> None:
     recipe, identity = run.recipe, hashlib.sha256("".join(step.identity for step in steps).encode()).hexdigest()
     metrics = json.loads((run.root / "metrics.json").read_text())
     figures = {f"macro_auc/{name}": member["macro_auc"] for name, member in metrics["members"].items()}
-    with open_tracker(
+    with Tracker(
         recipe.tracking.settings(run.root), run=recipe.name, group=recipe.name, folder=run.root / "tracking/run",
         identity=identity,
     ) as tracker:  # fmt: skip

@@ -1,4 +1,4 @@
-"""Each tracker by its real client: what was told is read back by the client's own means."""
+"""Each tracker by its real client: what was logged is read back by the client's own means."""
 
 import base64
 import csv
@@ -20,21 +20,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cxrlines.recipe.run.step import settings_of
 from cxrlines.recipe.spec.load import load_recipe
-from cxrlines.tracking.backends import LOCAL
+from cxrlines.tracking.clients import LOCAL
 from cxrlines.tracking.settings import TrackingSettings, check_trackers
-from cxrlines.tracking.tracker import flatten, open_tracker
-from cxrlines.tracking.worker import _ENVIRONMENT
+from cxrlines.tracking.tracker import ENVIRONMENT, Tracker, flatten
 
 LOSSES = [0.5, 0.25, 0.125]
 RECIPE = {"members": {"resnet": {"lr": 0.001, "heads": ["gap", "gem"]}}, "seed": 7}
 
 
-def tell(settings: TrackingSettings, folder: Path, run: str = "m/fold0/teacher", identity: str = "one") -> list[str]:
-    """A run as training tells it; the problems it had."""
+def log(settings: TrackingSettings, folder: Path, run: str = "m/fold0/teacher", identity: str = "one") -> list[str]:
+    """A run as training logs it; the problems it had."""
     check_trackers(settings)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.html").write_text("<p>0.97")
-    with open_tracker(settings, run=run, group="demo", folder=folder, identity=identity) as tracker:
+    with Tracker(settings, run=run, group="demo", folder=folder, identity=identity) as tracker:
         tracker.settings(RECIPE)
         for epoch, loss in enumerate(LOSSES, 1):
             tracker.metrics({"loss": loss, "auc of ETT - Abnormal": 0.9, "nan": float("nan")}, epoch)
@@ -55,7 +54,7 @@ def mlflow(monkeypatch):
     tracking = pytest.importorskip("mlflow.tracking", reason="mlflow is not installed: pip install 'cxrlines[mlflow]'")
     from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 
-    assert MLFLOW_DISABLE_TELEMETRY.get() is True  # the name that `worker` sets is the client's
+    assert MLFLOW_DISABLE_TELEMETRY.get() is True  # the name that `tracker` sets is the client's
     return tracking
 
 
@@ -80,7 +79,7 @@ def check_mlflow(client: Any, run: Any, root: Path) -> None:
 
 def test_mlflow_in_a_sqlite_file(mlflow, tmp_path):
     root = tmp_path / "run"
-    assert tell(TrackingSettings(use=("mlflow",), root=str(root), patience_s=240), root / "m/fold0/teacher") == []
+    assert log(TrackingSettings(use=("mlflow",), root=str(root), patience_s=240), root / "m/fold0/teacher") == []
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{root / 'mlflow.db'}")
     (run,) = runs_of(client)
     check_mlflow(client, run, tmp_path)
@@ -91,7 +90,7 @@ def test_mlflow_in_a_sqlite_file(mlflow, tmp_path):
 def test_mlflow_takes_steps_that_begin_at_once_and_goes_on_with_a_resumed_one(mlflow, tmp_path):
     settings = TrackingSettings(use=("mlflow",), root=str(tmp_path), patience_s=240)
     names = [f"m/fold{fold}" for fold in range(3)]
-    trackers = [open_tracker(settings, run=name, group="demo", folder=tmp_path / name, identity=name) for name in names]
+    trackers = [Tracker(settings, run=name, group="demo", folder=tmp_path / name, identity=name) for name in names]
     for tracker in trackers:
         for step in range(500):
             tracker.metrics({"loss": 1 / (step + 1)}, step)
@@ -100,7 +99,7 @@ def test_mlflow_takes_steps_that_begin_at_once_and_goes_on_with_a_resumed_one(ml
         assert tracker.problems == []
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert sorted(run.info.run_name for run in runs_of(client)) == names
-    with open_tracker(settings, run=names[0], group="demo", folder=tmp_path / names[0], identity=names[0]) as tracker:
+    with Tracker(settings, run=names[0], group="demo", folder=tmp_path / names[0], identity=names[0]) as tracker:
         tracker.metrics({"loss": 0.0}, 500)
     assert tracker.problems == []
     runs = {run.info.run_name: run for run in runs_of(client)}
@@ -136,7 +135,7 @@ def mlflow_server(tmp_path) -> Iterator[str]:
 @pytest.mark.long
 def test_mlflow_on_a_server(mlflow, mlflow_server, tmp_path):
     settings = TrackingSettings(use=("mlflow",), mlflow=mlflow_server, root=str(tmp_path), patience_s=200)
-    assert tell(settings, tmp_path / "run") == []
+    assert log(settings, tmp_path / "run") == []
     assert not (tmp_path / "mlflow.db").exists() and not (tmp_path / "mlartifacts").exists()
     client = mlflow.MlflowClient(tracking_uri=mlflow_server)
     (run,) = runs_of(client)
@@ -147,13 +146,16 @@ def test_an_mlflow_server_that_does_not_answer_costs_nothing(mlflow, tmp_path, m
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     address = f"http://127.0.0.1:{free_port()}"
     settings = TrackingSettings(use=("mlflow", "csv"), mlflow=address)
-    tracker = open_tracker(settings, run="m", group="demo", folder=tmp_path, identity="one")
+    tracker = Tracker(settings, run="m", group="demo", folder=tmp_path, identity="one")
     for step in range(200):
         tracker.metrics({"loss": 0.5}, step)
     tracker.close()
-    told = "\n".join(tracker.problems)
-    assert "mlflow: could not start, training goes on without it: MlflowException" in told and address[7:-6] in told
-    assert "200 of 200 calls are lost" in told
+    problems = "\n".join(tracker.problems)
+    assert (
+        "mlflow: could not start, training goes on without it: MlflowException" in problems
+        and address[7:-6] in problems
+    )
+    assert "200 of 200 calls are lost" in problems
     assert len((tmp_path / "csv/metrics.csv").read_text().splitlines()) == 201
 
 
@@ -172,7 +174,7 @@ def test_neptune_offline(tmp_path):
     from neptune.internal.operation import AssignString, LogFloats, UploadFile
 
     assert (
-        tell(TrackingSettings(use=("neptune",), root=str(tmp_path), patience_s=240), tmp_path / "m/fold0/teacher") == []
+        log(TrackingSettings(use=("neptune",), root=str(tmp_path), patience_s=240), tmp_path / "m/fold0/teacher") == []
     )
     (run,) = (tmp_path / ".neptune/offline").iterdir()
     operations = list(neptune_operations(run))
@@ -198,9 +200,9 @@ def test_a_neptune_server_that_does_not_answer_costs_nothing(tmp_path, monkeypat
     token = base64.b64encode(json.dumps({"api_address": address, "api_url": address}).encode()).decode()
     monkeypatch.setenv("NEPTUNE_API_TOKEN", token)
     settings = TrackingSettings(use=("neptune",), neptune=address, project="team/lines", patience_s=5)
-    told = "\n".join(tell(settings, tmp_path))
-    assert "could not start" in told or "did not finish within 5 s" in told  # the client asks again and again
-    assert "6 of 6 calls" in told and token not in told
+    problems = "\n".join(log(settings, tmp_path))
+    assert "could not start" in problems or "did not finish within 5 s" in problems  # the client asks again and again
+    assert "6 of 6 calls" in problems and token not in problems
 
 
 def wandb_records(path: Path) -> Iterator[Any]:
@@ -224,8 +226,8 @@ def wandb_records(path: Path) -> Iterator[Any]:
 def test_wandb_offline(tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed: pip install 'cxrlines[wandb]'")
     settings = TrackingSettings(use=("wandb",), project="team/lines", root=str(tmp_path), patience_s=240)
-    assert tell(settings, tmp_path / "m/fold0/teacher") == []
-    assert tell(settings, tmp_path / "m/fold0/teacher") == []  # resumed
+    assert log(settings, tmp_path / "m/fold0/teacher") == []
+    assert log(settings, tmp_path / "m/fold0/teacher") == []  # resumed
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
     ids = {
         record.run.run_id
@@ -253,13 +255,13 @@ def test_wandb_offline(tmp_path):
     assert not list(runs[0].rglob("wandb-metadata.json")) and not list(runs[0].rglob("requirements.txt"))
 
 
-# One process that is told of many runs, each by the client itself: the clients take seconds to begin.
+# One process that logs many runs, each by the client itself: the clients take seconds to begin.
 MANY = """
 import json, sys
-from cxrlines.tracking.backends import APART, Opening
+from cxrlines.tracking.clients import CLIENTS, TrackedRun
 tracker, root, runs = sys.argv[1], sys.argv[2], json.loads(sys.stdin.read())
 for name, settings in runs.items():
-    backend = APART[tracker](Opening(tracker, "cxrlines", "demo", name, name, f"{root}/{name}", root, None))
+    backend = CLIENTS[tracker](TrackedRun(tracker, "cxrlines", "demo", name, name, f"{root}/{name}", root, None))
     backend.settings(settings)
     backend.close("finished")
 """
@@ -341,13 +343,13 @@ def test_the_client_stores_every_setting_of_every_stage_of_hotwater(tracker, tmp
     assert len(runs) == 31
     if tracker in LOCAL:
         for name, settings in runs.items():
-            with open_tracker(
+            with Tracker(
                 TrackingSettings(use=(tracker,)), run=name, group="demo", folder=tmp_path / name, identity=name
             ) as opened:
                 opened.settings(settings)
             assert opened.problems == []
     else:
-        environment = os.environ | _ENVIRONMENT | {"NEPTUNE_DATA_DIRECTORY": str(tmp_path / ".neptune")}
+        environment = os.environ | ENVIRONMENT | {"NEPTUNE_DATA_DIRECTORY": str(tmp_path / ".neptune")}
         subprocess.run(
             [sys.executable, "-c", MANY, tracker, str(tmp_path)],
             input=json.dumps(runs), text=True, cwd=tmp_path, env=environment, check=True, capture_output=True,
@@ -355,9 +357,9 @@ def test_the_client_stores_every_setting_of_every_stage_of_hotwater(tracker, tmp
     kept = KEPT[tracker](tmp_path, runs)
     assert kept.keys() == runs.keys()
     for name, settings in runs.items():
-        told = {setting: value for setting, value in kept[name].items() if setting not in ("identity", "_wandb")}
-        assert told == {setting: str(value) for setting, value in settings.items()}, name
-        assert told["stage.size"].isdigit() and told["backbone"] and told["head"] and told["member"] in name
+        logged = {setting: value for setting, value in kept[name].items() if setting not in ("identity", "_wandb")}
+        assert logged == {setting: str(value) for setting, value in settings.items()}, name
+        assert logged["stage.size"].isdigit() and logged["backbone"] and logged["head"] and logged["member"] in name
         for part in ("stage.films.view", "stage.films.augment", "stage.schedule.lr", "stage.schedule.epochs"):
-            assert told[part]
-        assert any(setting.startswith("stage.targets.") and setting.endswith(".weight") for setting in told)
+            assert logged[part]
+        assert any(setting.startswith("stage.targets.") and setting.endswith(".weight") for setting in logged)

@@ -1,6 +1,7 @@
 import numpy as np
 
-from cxrlines.phantom.curves import blob, cut, lengths, offset, resample, smooth
+from cxrlines.core.polyline import lengths, resample
+from cxrlines.phantom.drawing import blob, cut, offset, smooth
 
 CORNER = np.array([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
 

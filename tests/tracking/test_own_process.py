@@ -1,4 +1,4 @@
-"""A tracker that fails, hangs, dies or floods costs no training step, and what it lost is told.
+"""A tracker that fails, hangs, dies or floods costs no training step, and what it lost is reported.
 
 The faults are real: a package named wandb, put before the real one for the tracker's process alone, does them.
 """
@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from cxrlines.tracking import worker as worker_module
+from cxrlines.tracking import tracker as tracker_module
 from cxrlines.tracking.settings import TrackingSettings
-from cxrlines.tracking.tracker import Tracker, open_tracker
+from cxrlines.tracking.tracker import Tracker
 
-# What wandb's client offers and `backends.Wandb` uses, keeping all it is told in `told.jsonl`.
+# What wandb's client offers and `clients.Wandb` uses, keeping all it is called with in `calls.jsonl`.
 CLIENT = """
 import json, os, sys, time
-def keep(**told):
-    with open("told.jsonl", "a") as file:
-        file.write(json.dumps(told) + "\\n")
+def keep(**call):
+    with open("calls.jsonl", "a") as file:
+        file.write(json.dumps(call) + "\\n")
 class Config:
     def update(self, values, allow_val_change): keep(config=values)
 class Run:
@@ -63,7 +63,8 @@ def client(tmp_path, monkeypatch):
         package = tmp_path / "packages/wandb"
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").write_text(CLIENT + fault)
-        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+        paths = [str(package.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
 
     monkeypatch.setenv("WANDB_API_KEY", "s3cret-key")
     return put
@@ -71,7 +72,7 @@ def client(tmp_path, monkeypatch):
 
 def opened(folder: Path, patience_s: float = 300, identity: str = "one") -> Tracker:
     settings = TrackingSettings(use=("wandb", "csv"), patience_s=patience_s)
-    return open_tracker(settings, run="m/fold0/teacher", group="demo", folder=folder, identity=identity)
+    return Tracker(settings, run="m/fold0/teacher", group="demo", folder=folder, identity=identity)
 
 
 def train(tracker: Tracker, steps: int = 200) -> None:
@@ -80,8 +81,8 @@ def train(tracker: Tracker, steps: int = 200) -> None:
         tracker.metrics({"loss": 0.5, "lr": 0.001}, step)
 
 
-def told_to(folder: Path) -> list[dict]:
-    path = folder / "told.jsonl"
+def calls_of(folder: Path) -> list[dict]:
+    path = folder / "calls.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
@@ -99,7 +100,7 @@ def gone(pid: int, within_s: float) -> bool:
     return False
 
 
-def test_everything_arrives_in_order_and_as_it_was_when_told(client, tmp_path):
+def test_everything_arrives_in_order_and_as_it_was_when_logged(client, tmp_path):
     client()
     report = tmp_path / "results/report.html"  # not where the client, whose folder is ".", puts what it is given
     report.parent.mkdir()
@@ -114,10 +115,10 @@ def test_everything_arrives_in_order_and_as_it_was_when_told(client, tmp_path):
     report.write_text("second")
     tracker.close()
     assert tracker.problems == []
-    told = told_to(tmp_path)
-    assert [row["log"]["step"] for row in told if "log" in row] == list(range(3000))
-    assert {"films.view": "overlay"} in [row.get("config") for row in told]
-    assert [row for row in told if "log" not in row][-1] == {"finish": 0}
+    rows = calls_of(tmp_path)
+    assert [row["log"]["step"] for row in rows if "log" in row] == list(range(3000))
+    assert {"films.view": "overlay"} in [row.get("config") for row in rows]
+    assert [row for row in rows if "log" not in row][-1] == {"finish": 0}
     assert (tmp_path / "report.html").read_text() == "first"
     assert not (tmp_path / ".tracking/outbox").exists()
 
@@ -127,50 +128,49 @@ def test_a_fault_costs_no_step(client, tmp_path, fault, capsys):
     client(FAULTS[fault])
     tracker = opened(tmp_path, 2.0 if fault in HANGS else 300.0)
     train(tracker)
+    (client_process,) = [c for c in tracker._clients if isinstance(c, tracker_module._OwnProcess)]
     tracker.close()
-    threads = [link.reader for link in tracker._links if isinstance(link, worker_module.Worker)]
-    processes = [link.process for link in tracker._links if isinstance(link, worker_module.Worker)]
-    assert not any(thread.is_alive() for thread in threads)
-    assert all(process.returncode is not None for process in processes)  # no zombie
-    told = "\n".join(tracker.problems)
+    assert not client_process.thread.is_alive()
+    assert client_process.process.returncode is not None  # no zombie
+    problems = "\n".join(tracker.problems)
     if fault == "floods":
-        assert told == "" and len([row for row in told_to(tmp_path) if "finish" in row]) == 1
+        assert problems == "" and len([row for row in calls_of(tmp_path) if "finish" in row]) == 1
     else:
-        assert told.startswith("wandb: ")
+        assert problems.startswith("wandb: ")
         assert capsys.readouterr().err.count("tracking: wandb:") == len(tracker.problems) <= 6
-    assert ("did not finish within" in told) == (fault in HANGS)
+    assert ("did not finish within" in problems) == (fault in HANGS)
     if fault in HANGS:
-        assert "did not finish within 2 s" in told and "of 200 calls" in told
+        assert "did not finish within 2 s" in problems and "of 200 calls" in problems
     if fault.startswith("exits"):
-        assert "ended with code 3" in told and "200 of 200 calls are lost" in told
+        assert "ended with code 3" in problems and "200 of 200 calls are lost" in problems
     if fault == "raises at start":
-        assert "RuntimeError: no entry for <WANDB_API_KEY>" in told and "s3cret" not in told
+        assert "RuntimeError: no entry for <WANDB_API_KEY>" in problems and "s3cret" not in problems
     if fault == "raises at each call":
-        assert "RuntimeError: lost step 0" in told and "200 of 200 calls are lost" in told
+        assert "RuntimeError: lost step 0" in problems and "200 of 200 calls are lost" in problems
     if fault == "is broken":
-        assert "a_module_that_is_not_there" in told
+        assert "a_module_that_is_not_there" in problems
     assert len((tmp_path / "csv/metrics.csv").read_text().splitlines()) == 401  # the other tracker has it all
 
 
 def test_more_than_may_wait_is_dropped_and_counted(client, tmp_path, monkeypatch):
-    monkeypatch.setattr(worker_module, "WAITING", 50)
+    monkeypatch.setattr(tracker_module, "WAITING", 50)
     client("while not os.path.exists('go'): time.sleep(0.05)")  # it is not ready before all is said
     tracker = opened(tmp_path, 300)
     tracker.text("long", "x" * 300_000)  # more than a pipe holds: the writer waits
     train(tracker, 500)
     (tmp_path / "go").touch()
     tracker.close()
-    arrived = len([row for row in told_to(tmp_path) if "log" in row])
+    arrived = len([row for row in calls_of(tmp_path) if "log" in row])
     assert 0 < arrived < 100
     lost = 500 - arrived
     assert tracker.problems == [f"wandb: {lost} of 501 calls are lost, {lost} of them because too many waited"]
 
 
-def test_a_training_that_fails_is_told_as_failed(client, tmp_path):
+def test_a_training_that_fails_is_logged_as_failed(client, tmp_path):
     client()
     with pytest.raises(FloatingPointError), opened(tmp_path) as tracker:
         raise FloatingPointError("the loss became nan")
-    assert told_to(tmp_path)[-1] == {"finish": 1}
+    assert calls_of(tmp_path)[-1] == {"finish": 1}
     assert tracker.problems == []
 
 
@@ -178,7 +178,7 @@ def test_a_resumed_run_keeps_its_id_and_another_gets_one(client, tmp_path):
     client()
     for identity in ("one", "one", "other"):
         opened(tmp_path, identity=identity).close()
-    ids = [row["init"] for row in told_to(tmp_path) if "init" in row]
+    ids = [row["init"] for row in calls_of(tmp_path) if "init" in row]
     assert ids[0] == ids[1] != ids[2]
 
 
@@ -201,9 +201,9 @@ TRAINING = """
 import os, sys, time
 from pathlib import Path
 from cxrlines.tracking.settings import TrackingSettings
-from cxrlines.tracking.tracker import open_tracker
+from cxrlines.tracking.tracker import Tracker
 settings = TrackingSettings(use=("wandb",), patience_s=1)
-tracker = open_tracker(settings, run="r", group="g", folder=Path(sys.argv[1]), identity="one")
+tracker = Tracker(settings, run="r", group="g", folder=Path(sys.argv[1]), identity="one")
 tracker.metrics({"loss": 0.5}, 1)
 """
 
@@ -212,8 +212,8 @@ def started(folder: Path) -> int:
     """The tracker's process, once it says so."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        if told := told_to(folder):
-            return told[0]["pid"]
+        if calls := calls_of(folder):
+            return calls[0]["pid"]
         time.sleep(0.05)
     raise AssertionError("the tracker's process did not start")
 
@@ -236,7 +236,7 @@ def test_a_killed_training_leaves_no_process(client, tmp_path, fault):
         os.kill(fork, signal.SIGKILL)
         training.stdout.close()
     if not fault:
-        assert told_to(tmp_path)[-1] == {"finish": 1}  # and the run is closed as one that did not finish
+        assert calls_of(tmp_path)[-1] == {"finish": 1}  # and the run is closed as one that did not finish
 
 
 def test_a_tracker_that_nobody_closes_does_not_keep_python_from_ending(client, tmp_path):
@@ -250,7 +250,7 @@ def test_the_clients_report_nothing_of_their_own(client, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "99")
     client()
     opened(tmp_path).close()
-    seen = told_to(tmp_path)[0]["environment"]
+    seen = calls_of(tmp_path)[0]["environment"]
     assert seen["DO_NOT_TRACK"] == seen["MLFLOW_DISABLE_TELEMETRY"] == "true"
     assert seen["WANDB_ERROR_REPORTING"] == "false"
     assert seen["WANDB_API_KEY"] == "s3cret-key" and seen["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "99"  # the user's own

@@ -9,21 +9,23 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+
+from cxrlines.core.files import write_text
 
 Status = Literal["finished", "failed", "killed"]
 Row = tuple[dict[str, float], int, float]
-"""Metrics by name, their step, and when they were told, in seconds since 1970."""
+"""Metrics by name, their step, and their time in seconds since 1970."""
 
 _LARGEST_SHOWN = 2**20  # characters of a text that TensorBoard shows
 
 
 @dataclass(frozen=True)
-class Opening:
-    """What a tracker is opened with: paths are absolute; `address` is None for this machine."""
+class TrackedRun:
+    """A run, or a step of one, for one tracker: paths are absolute; `address` is None for this machine."""
 
     tracker: str
     project: str
@@ -34,54 +36,33 @@ class Opening:
     root: str
     address: str | None
 
-    @property
+    def remember(self, own_id: str) -> None:
+        """Keep the tracker's own id for a process that resumes this run."""
+        note = {"identity": self.identity, "address": self.address, "id": own_id}
+        write_text(self._note(), json.dumps(note))
+
+    def recall(self) -> str | None:
+        """The tracker's own id of the run that an earlier process began with the same identity and address."""
+        note = self._noted()
+        return note.get("id") if (note.get("identity"), note.get("address")) == (self.identity, self.address) else None
+
     def _note(self) -> Path:
         return Path(self.folder) / ".tracking" / f"{self.tracker}.json"
 
     def _noted(self) -> dict[str, Any]:
         try:
-            noted = json.loads(self._note.read_text())
-        except (OSError, ValueError):
+            return dict(json.loads(self._note().read_text()))
+        except (OSError, ValueError, TypeError):
             return {}
-        return noted if isinstance(noted, dict) else {}
 
-    def recall(self) -> str | None:
-        """The tracker's own id of the run that an earlier process began with the same identity and address."""
-        noted = self._noted()
-        same = noted.get("identity") == self.identity and noted.get("address") == self.address
-        return str(noted["id"]) if same and "id" in noted else None
-
-    def outdated(self) -> bool:
-        """Whether what lies in `folder` is of a run with another identity."""
-        noted = self._noted()
-        return bool(noted) and noted.get("identity") != self.identity
-
-    def remember(self, own_id: str) -> None:
-        """Keep the tracker's own id for a process that goes on with this run."""
-        self._note.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._note.with_suffix(f".{os.getpid()}.partial")
-        aside.write_text(json.dumps({"identity": self.identity, "address": self.address, "id": own_id}))
-        aside.replace(self._note)
-
-
-class Backend(Protocol):
-    """One run in one tracker."""
-
-    def settings(self, values: dict[str, Any]) -> None: ...
-    def metrics(self, rows: list[Row]) -> None: ...
-    def text(self, name: str, text: str) -> None: ...
-    def file(self, path: Path) -> None: ...
-    def close(self, status: Status) -> None: ...
-
-
-def _own_folder(opening: Opening) -> Path:
-    """A local tracker's folder, emptied if it is of another identity."""
-    folder = Path(opening.folder) / opening.tracker
-    if opening.outdated():
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    opening.remember(opening.tracker)
-    return folder
+    def own_folder(self) -> Path:
+        """A local tracker's folder, emptied if what lies there is of a run with another identity."""
+        folder = Path(self.folder) / self.tracker
+        if self._noted().get("identity", self.identity) != self.identity:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.remember(self.tracker)
+        return folder
 
 
 def _file_name(name: str) -> str:
@@ -90,12 +71,12 @@ def _file_name(name: str) -> str:
 
 
 class TensorBoard:
-    """Curves as scalars, settings as a table, texts as they are; files lie beside the events."""
+    """Metrics as scalars, settings as a table, texts as they are; files lie beside the events."""
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.folder = _own_folder(opening)
+        self.folder = run.own_folder()
         self.writer = SummaryWriter(str(self.folder), flush_secs=1)  # type: ignore[no-untyped-call]
 
     def settings(self, values: dict[str, Any]) -> None:
@@ -126,30 +107,24 @@ class TensorBoard:
 class Csv:
     """`metrics.csv` (step, metric, value, time in s), `settings.csv`, and texts and files under their names.
 
-    A line is either whole or not there. A step told twice has two lines; the later one counts.
+    A line is either whole or not there. A step that is logged twice has two lines; the later one counts.
     """
 
-    def __init__(self, opening: Opening) -> None:
-        self.folder = _own_folder(opening)
+    def __init__(self, run: TrackedRun) -> None:
+        self.folder = run.own_folder()
 
     def settings(self, values: dict[str, Any]) -> None:
-        lines = [_csv_line(name, value) for name, value in values.items()]
-        (self.folder / "settings.csv").write_text("setting,value\n" + "".join(lines), encoding="utf-8")
+        (self.folder / "settings.csv").write_bytes(_csv([("setting", "value"), *values.items()]))
 
     def metrics(self, rows: list[Row]) -> None:
-        lines = [
-            _csv_line(step, name, repr(value), f"{at:.3f}")
-            for values, step, at in rows
-            for name, value in values.items()
-        ]
+        lines = [(step, name, repr(value), f"{at:.3f}") for values, step, at in rows for name, value in values.items()]
         with (self.folder / "metrics.csv").open("a+b") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 4096))
-            tail = file.read()
-            if tail and not tail.endswith(b"\n"):  # a line torn by a kill or a full disk
-                size -= len(tail) - (tail.rfind(b"\n") + 1)
-                file.truncate(size)
-            file.write(("".join(lines) if size else "step,metric,value,time\n" + "".join(lines)).encode())
+            _, newline, torn = file.read().rpartition(b"\n")
+            if torn:  # by a kill or a full disk
+                file.truncate(size - len(torn))
+            file.write(_csv(lines if newline else [("step", "metric", "value", "time"), *lines]))
 
     def text(self, name: str, text: str) -> None:
         (self.folder / _file_name(name)).write_text(text, encoding="utf-8")
@@ -161,40 +136,39 @@ class Csv:
         """Everything is written already."""
 
 
-def _csv_line(*cells: object) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
+def _csv(rows: Iterable[Iterable[object]]) -> bytes:
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(rows)
+    return lines.getvalue().encode()
 
 
 class MLflow:
     """A run of the experiment named by the project, in a sqlite file or on a server."""
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         from filelock import FileLock
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        root = Path(opening.root)
+        root = Path(run.root)
         # Two processes that make the sqlite file at once leave it broken (seen with mlflow 3.17, for all its own lock).
-        with contextlib.nullcontext() if opening.address else FileLock(root / ".mlflow.lock"):
-            self.client = MlflowClient(tracking_uri=opening.address or f"sqlite:///{root / 'mlflow.db'}")
-            if begun := opening.recall():
+        with contextlib.nullcontext() if run.address else FileLock(root / ".mlflow.lock"):
+            self.client = MlflowClient(tracking_uri=run.address or f"sqlite:///{root / 'mlflow.db'}")
+            if begun := run.recall():
                 with contextlib.suppress(MlflowException):  # removed meanwhile
                     self.client.update_run(begun, status="RUNNING")
                     self.run_id = begun
                     return
-            if self.client.get_experiment_by_name(opening.project) is None:
-                artifacts = None if opening.address else (root / "mlartifacts").as_uri()
+            if self.client.get_experiment_by_name(run.project) is None:
+                artifacts = None if run.address else (root / "mlartifacts").as_uri()
                 with contextlib.suppress(MlflowException):  # on a server another step may be first
-                    self.client.create_experiment(opening.project, artifact_location=artifacts)
-            experiment = self.client.get_experiment_by_name(opening.project)
+                    self.client.create_experiment(run.project, artifact_location=artifacts)
+            experiment = self.client.get_experiment_by_name(run.project)
         if experiment is None:
-            raise RuntimeError(f"the experiment {opening.project!r} can be neither found nor made")
-        tags = {"group": opening.group, "identity": opening.identity}
-        run = self.client.create_run(experiment.experiment_id, run_name=opening.run, tags=tags)
-        self.run_id = run.info.run_id
-        opening.remember(self.run_id)
+            raise RuntimeError(f"the experiment {run.project!r} can be neither found nor made")
+        tags = {"group": run.group, "identity": run.identity}
+        self.run_id = self.client.create_run(experiment.experiment_id, run_name=run.run, tags=tags).info.run_id
+        run.remember(self.run_id)
 
     def settings(self, values: dict[str, Any]) -> None:
         from mlflow.entities import Param
@@ -231,17 +205,17 @@ def _mlflow_name(name: str) -> str:
 class Neptune:
     """An offline run, or one on a server of one's own. Neptune keeps no value that is not finite."""
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         import neptune
 
-        own_id = opening.recall() or uuid.uuid4().hex
-        project = opening.project if "/" in opening.project else os.environ.get("NEPTUNE_PROJECT", opening.project)
+        own_id = run.recall() or uuid.uuid4().hex
+        project = run.project if "/" in run.project else os.environ.get("NEPTUNE_PROJECT", run.project)
         self.run = neptune.init_run(
-            mode="async" if opening.address else "offline",
-            project=project if opening.address else None,
-            custom_run_id=own_id if opening.address else None,
-            name=opening.run,
-            tags=[opening.group],
+            mode="async" if run.address else "offline",
+            project=project if run.address else None,
+            custom_run_id=own_id if run.address else None,
+            name=run.run,
+            tags=[run.group],
             capture_stdout=False,
             capture_stderr=False,
             capture_traceback=False,
@@ -250,8 +224,8 @@ class Neptune:
             source_files=[],
             git_ref=False,
         )
-        self.run["identity"] = opening.identity
-        opening.remember(own_id)
+        self.run["identity"] = run.identity
+        run.remember(own_id)
 
     def settings(self, values: dict[str, Any]) -> None:
         for name, value in values.items():
@@ -282,24 +256,24 @@ class Neptune:
 
 
 class Wandb:
-    """A run of the project, in a folder until it is synced, or on a server. Curves are drawn over `step`."""
+    """A run of the project, in a folder until it is synced, or on a server. Metrics are plotted over `step`."""
 
-    def __init__(self, opening: Opening) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         import wandb
 
-        mode = opening.address or "offline"
+        mode = run.address or "offline"
         if mode not in ("offline", "online"):
             os.environ["WANDB_BASE_URL"] = mode
-        own_id = opening.recall() or uuid.uuid4().hex[:12]
-        entity, _, project = opening.project.rpartition("/")
+        own_id = run.recall() or uuid.uuid4().hex[:12]
+        entity, _, project = run.project.rpartition("/")
         self.run = wandb.init(
             project=project,
             entity=entity or None,
-            group=opening.group,
-            name=opening.run,
+            group=run.group,
+            name=run.run,
             id=own_id,
             resume=None if mode == "offline" else "allow",
-            dir=opening.root,
+            dir=run.root,
             mode="offline" if mode == "offline" else "online",
             settings=wandb.Settings(
                 console="off",
@@ -313,9 +287,9 @@ class Wandb:
             ),
         )
         self.teardown = wandb.teardown
-        self.run.config.update({"identity": opening.identity}, allow_val_change=True)
+        self.run.config.update({"identity": run.identity}, allow_val_change=True)
         self.run.define_metric("*", step_metric="step")
-        opening.remember(own_id)
+        run.remember(own_id)
 
     def settings(self, values: dict[str, Any]) -> None:
         self.run.config.update(values, allow_val_change=True)
@@ -325,13 +299,14 @@ class Wandb:
             self.run.log({**values, "step": step, "_timestamp": at})
 
     def text(self, name: str, text: str) -> None:
-        path = Path(self.run.dir) / _file_name(name)
-        path.write_text(text, encoding="utf-8")
-        self.run.save(str(path), base_path=self.run.dir, policy="now")
+        self._save(name, text.encode())
 
     def file(self, path: Path) -> None:
-        copied = Path(self.run.dir) / _file_name(path.name)
-        shutil.copyfile(path, copied)
+        self._save(path.name, path.read_bytes())
+
+    def _save(self, name: str, content: bytes) -> None:
+        copied = Path(self.run.dir) / _file_name(name)
+        copied.write_bytes(content)
         self.run.save(str(copied), base_path=self.run.dir, policy="now")
 
     def close(self, status: Status) -> None:
@@ -340,8 +315,6 @@ class Wandb:
         self.teardown(exit_code=code)
 
 
-LOCAL: dict[str, Callable[[Opening], Backend]] = {"tensorboard": TensorBoard, "csv": Csv}
-"""Trackers that only write files of their own."""
-
-APART: dict[str, Callable[[Opening], Backend]] = {"mlflow": MLflow, "neptune": Neptune, "wandb": Wandb}
-"""Trackers that run in a process of their own."""
+CLIENTS = {client.__name__.lower(): client for client in (TensorBoard, Csv, MLflow, Neptune, Wandb)}
+LOCAL = ("tensorboard", "csv")
+"""Trackers that only write files of their own; the others run in a process of their own."""
