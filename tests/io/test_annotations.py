@@ -75,12 +75,12 @@ class TestReadAnnotations:
         ]
         assert sorted(problem.row for problem in problems) == [3, 5, 7]
         said = next(problem for problem in problems if problem.row == 3)
-        assert "'CVC - Normal' meant" in said.text()
+        assert "did you mean 'CVC - Normal'" in said.text()
 
     def test_a_missing_column_names_the_nearest(self, tmp_path):
         csv = tmp_path / "a.csv"
         csv.write_text("StudyInstanceUID,Labels,data\n")
-        with pytest.raises(TableError, match=r"lacks the column 'label' \(is 'Labels' meant\?\)"):
+        with pytest.raises(TableError, match=r"lacks the column 'label' \(did you mean 'Labels'\?\)"):
             read_annotations(csv)
 
 

@@ -100,7 +100,7 @@ class TestOneProblem:
                 lambda f: f.annotations[1].__setitem__(1, "NGT - Abnormall"),
                 "annotation of an unknown label",
                 "train_annotations.csv:3",
-                "(is 'NGT - Abnormal' meant?)",
+                "(did you mean 'NGT - Abnormal'?)",
             ),
             (
                 lambda f: f.annotations[2].__setitem__(0, "s999"),
@@ -180,8 +180,8 @@ class TestOneProblem:
         folder.header[3] = "ETT Normal"
         said = [problem.text() for problem in check(folder).problems]
         assert said == [
-            "train.csv:1: has no column 'ETT - Normal' (is 'ETT Normal' meant?); add or rename it",
-            "train.csv:1: column 'ETT Normal' is not known (is 'ETT - Normal' meant?); rename or remove it",
+            "train.csv:1: has no column 'ETT - Normal' (did you mean 'ETT Normal'?); add or rename it",
+            "train.csv:1: column 'ETT Normal' is not known (did you mean 'ETT - Normal'?); rename or remove it",
         ]
 
     def test_unreadable_films(self, folder):

@@ -51,7 +51,7 @@ def test_every_tracker_is_allowed_where_its_package_is_installed(installed):
 
 def test_an_unknown_tracker_names_the_nearest():
     message = refused(use=("csv", "tensorbord"))
-    assert "'tensorbord'" in message and "did you mean tensorboard?" in message and ", ".join(TRACKERS) in message
+    assert "'tensorbord'" in message and "did you mean 'tensorboard'?" in message and ", ".join(TRACKERS) in message
 
 
 @pytest.mark.parametrize("name", ["mlflow", "neptune", "wandb"])

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from cxrlines.core.errors import Error
-from cxrlines.io.rows import Problem, hint, read_rows, shown
+from cxrlines.core.text import did_you_mean, shown
+from cxrlines.io.rows import Problem, read_rows
 from cxrlines.task import LABEL_INDEX, LABELS, STUDY_COLUMN
 
 LABEL_COLUMN, DATA_COLUMN = "label", "data"
@@ -100,7 +101,7 @@ def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
     columns = (table.column(name) for name in (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN))
     for row, study, label, data in zip(table.lines, *columns, strict=True):
         if label not in LABEL_INDEX:
-            message = f"label {shown(label)} is not known{hint(label, LABELS)}"
+            message = f"label {shown(label)} is not known{did_you_mean(label, LABELS)}"
             way_out = f"use one of: {', '.join(LABELS)}"
             problems.append(Problem("annotation of an unknown label", csv.name, row, message, way_out))
             continue

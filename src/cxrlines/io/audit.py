@@ -18,13 +18,14 @@ import numpy as np
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
+from cxrlines.core.text import did_you_mean, shown
 from cxrlines.io import tables
 from cxrlines.io.annotations import off_film, read_annotations
 from cxrlines.io.dedup.copies import copies, signature
 from cxrlines.io.films import read_bytes, read_film
 from cxrlines.io.folds import FOLD_COLUMN, fold_problems
 from cxrlines.io.prepare import Probe, Quality, assess
-from cxrlines.io.rows import Problem, Rows, TableError, hint, read_rows, shown
+from cxrlines.io.rows import Problem, Rows, TableError, read_rows
 from cxrlines.io.tables import LABEL_CELLS
 from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, PATIENT_COLUMN, STUDY_COLUMN
 
@@ -216,9 +217,11 @@ def _check_labels(state: _State, name: str) -> Rows | None:
     missing = [column for column in lacking if column in tables.TRUTH_COLUMNS]
     strange = [column for column in rows.columns if column not in (*columns, FOLD_COLUMN)]
     for column in missing:
-        state.add("missing column", name, 1, f"has no column {column!r}{hint(column, strange)}", "add or rename it")
+        state.add(
+            "missing column", name, 1, f"has no column {column!r}{did_you_mean(column, strange)}", "add or rename it"
+        )
     for column in strange:
-        message = f"column {shown(column)} is not known{hint(column, lacking or columns)}"
+        message = f"column {shown(column)} is not known{did_you_mean(column, lacking or columns)}"
         state.add("unknown column", name, 1, message, "rename or remove it")
     if absent := [column for column in lacking if column not in missing]:
         state.absent[name] = absent

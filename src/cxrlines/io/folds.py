@@ -15,7 +15,8 @@ import pandas as pd
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing
-from cxrlines.io.rows import Problem, Rows, read_rows, shown
+from cxrlines.core.text import shown
+from cxrlines.io.rows import Problem, Rows, read_rows
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN
 
 FOLD_COLUMN = "fold"

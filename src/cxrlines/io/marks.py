@@ -22,8 +22,9 @@ import numpy as np
 from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
 from cxrlines.core.polyline import Points
+from cxrlines.core.text import shown
 from cxrlines.io.annotations import is_point
-from cxrlines.io.rows import read_rows, shown
+from cxrlines.io.rows import read_rows
 from cxrlines.task import Device
 
 TRACHEOSTOMY = "trach"

@@ -4,7 +4,6 @@ Cells are text: an id `NA` or `007` stays what it is. A file may be compressed b
 """
 
 import csv
-import difflib
 import gzip
 import re
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cxrlines.core.errors import Error
+from cxrlines.core.text import did_you_mean, shown
 
 
 class TableError(Error):
@@ -189,7 +189,7 @@ def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> 
     missing = [name for name in needed if name not in columns]
     if missing:
         free = [name for name in columns if name not in needed]
-        named = ", ".join(repr(name) + hint(name, free) for name in missing)
+        named = ", ".join(repr(name) + did_you_mean(name, free) for name in missing)
         what = f"{path}: lacks the column{'s' * (len(missing) > 1)} {named}"
         raise TableError(what, f"a table needs {', '.join(needed)}")
 
@@ -237,18 +237,6 @@ def doubted(ids: Sequence[str], *, patients: bool = False) -> list[str]:
 
     doubts = {name: doubt(name) for name in count}
     return [doubts[name] for name in ids]
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """` (is 'X' meant?)` with the nearest of `known`, or nothing if none is near."""
-    by_lower = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
-    return f" (is {by_lower[near[0]]!r} meant?)" if near else ""
-
-
-def shown(value: str, length: int = 40) -> str:
-    """A value as a message shows it: quoted, and cut to `length` characters."""
-    return repr(value if len(value) <= length else value[: length - 3] + "...")
 
 
 def warn(text: str) -> None:

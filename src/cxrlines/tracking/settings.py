@@ -5,7 +5,6 @@ MLFLOW_TRACKING_TOKEN (or _USERNAME and _PASSWORD), NEPTUNE_API_TOKEN, WANDB_API
 """
 
 import base64
-import difflib
 import importlib.util
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cxrlines.core.errors import Error
+from cxrlines.core.text import did_you_mean
 
 TRACKERS = ("tensorboard", "csv", "mlflow", "neptune", "wandb")
 _NEPTUNE_OFFLINE = "leave tracking.neptune out for offline runs"
@@ -60,9 +60,8 @@ def check_trackers(settings: TrackingSettings) -> None:
     """
     for name in settings.use:
         if name not in TRACKERS:
-            near = difflib.get_close_matches(name, TRACKERS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise TrackingError(f"tracking.use: {name!r} is no tracker", f"allowed: {', '.join(TRACKERS)}{hint}")
+            near = did_you_mean(name, TRACKERS)
+            raise TrackingError(f"tracking.use: {name!r} is no tracker{near}", f"allowed: {', '.join(TRACKERS)}")
         found = importlib.util.find_spec(name)
         if name != "csv" and (found is None or found.origin is None):  # without an origin: a mere folder of that name
             raise TrackingError(

@@ -27,8 +27,9 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.core.film import FILM_SUFFIXES
+from cxrlines.core.text import shown
 from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, Layout, read_header, stem_of, usable
-from cxrlines.io.rows import TableError, shown
+from cxrlines.io.rows import TableError
 from cxrlines.io.tables import NO_FILM, TRAIN_TABLE, read_dataset, read_labels
 from cxrlines.task import LABELS, LABELS_OF, STUDY_COLUMN, UNKNOWN, Device
 
