@@ -10,7 +10,8 @@ import pytest
 
 from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.ensemble.weights import fit_weights
-from cxrlines.evaluation.scores import evaluate, read_predictions
+from cxrlines.evaluation.predictions import read_predictions
+from cxrlines.evaluation.scores import evaluate
 from cxrlines.io.tables import Dataset, read_dataset
 from cxrlines.lab.experiments import claims
 from cxrlines.lab.experiments.claims import Films

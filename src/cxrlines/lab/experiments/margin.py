@@ -15,7 +15,8 @@ import numpy as np
 
 from cxrlines.core.files import write_text
 from cxrlines.core.pool import cores
-from cxrlines.evaluation.scores import evaluate, read_predictions
+from cxrlines.evaluation.predictions import read_predictions
+from cxrlines.evaluation.scores import evaluate
 from cxrlines.io.tables import read_dataset
 from cxrlines.lab.experiments.compute import compute_of
 from cxrlines.lab.experiments.small import Films, run_small

@@ -16,9 +16,8 @@ from torch.nn import functional
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.files import write_text
-from cxrlines.evaluation.ensemble.average import as_predictions, write_predictions
 from cxrlines.evaluation.ensemble.neighbours import evidence_of, fit_neighbours
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.predictions import as_predictions, read_predictions, write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.models.two_step import Model

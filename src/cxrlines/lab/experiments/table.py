@@ -11,7 +11,8 @@ from scipy import stats
 from cxrlines.core.files import write_text
 from cxrlines.evaluation.ensemble.average import How, ensemble
 from cxrlines.evaluation.ensemble.weights import fit_weights
-from cxrlines.evaluation.scores import Evaluation, evaluate, read_predictions
+from cxrlines.evaluation.predictions import read_predictions
+from cxrlines.evaluation.scores import Evaluation, evaluate
 from cxrlines.io.tables import Split, read_dataset
 from cxrlines.lab.experiments.comparisons import BEFORE, BLEND, BLENDED, COMPARISONS, NEAR, STAGE, Comparison
 from cxrlines.metrics.intervals import macro_of, percentile_interval
