@@ -19,13 +19,14 @@ def experiment_claims(
     workers: Workers = None,
 ) -> None:
     """Test the claims of the write-up on a phantom benchmark: a table of differences with intervals."""
-    from cxrlines.lab.experiments.claims import CLAIMS, run_claims
+    from cxrlines.lab.experiments.claims import run_claims
+    from cxrlines.lab.experiments.comparisons import CLAIMS, table_of
 
     chosen = numbers("--claims", claims) or CLAIMS
     check_outputs(folders={"--out": out})
     with resumable():
-        table = run_claims(out, seeds=numbers("--seeds", seeds) or (), claims=chosen, workers=workers, say=say)
-    typer.echo(f"{table.text()}\n{out / 'claims.md'}\n{out / 'claims.json'}")
+        rows = run_claims(out, seeds=numbers("--seeds", seeds) or (), claims=chosen, workers=workers, say=say)
+    typer.echo(f"{table_of(rows)}\n{out / 'claims.md'}\n{out / 'claims.json'}")
 
 
 @app.command("small")

@@ -4,7 +4,7 @@ Predictions are frames of `study` and labels (probabilities); the truth has 0, 1
 patients are known. Both may lack the labels of devices whose columns are optional (`task.DEVICES`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,13 +21,12 @@ REQUIRED = tuple(label for label in LABELS if not DEVICES[DEVICE_OF[label]].opti
 """The labels that no table may lack."""
 
 
-def labels_of(columns: Iterable[str], name: str) -> list[str]:
+def labels_of(frame: pd.DataFrame, name: str) -> list[str]:
     """The labels among the columns of the table `name`, in label order; `Error` if it lacks `study` or a label."""
-    columns = set(columns)
-    if missing := [column for column in ("study", *REQUIRED) if column not in columns]:
+    if missing := [column for column in ("study", *REQUIRED) if column not in frame]:
         way_out = f"it needs study and the {len(REQUIRED)} labels, as sample_submission.csv has them"
         raise Error(f"{name}: no column {', '.join(missing)}", way_out)
-    return [label for label in LABELS if label in columns]
+    return [label for label in LABELS if label in frame]
 
 
 def check_predictions(frame: pd.DataFrame, name: str, lines: Sequence[int] | None = None) -> list[str]:
@@ -150,7 +149,7 @@ def stack(frames: Sequence[pd.DataFrame], names: Sequence[str] | None = None) ->
                 f"{first.isin(other).sum()} in both",
                 "predict the same films with every model, or keep the common rows",
             )
-        values.append(frame.set_axis(other).loc[first, labels].to_numpy(np.float64))
+        values.append(frame.set_axis(other).loc[first.to_list(), labels].to_numpy(np.float64))
     return Stack(members, first.to_list(), labels, np.stack(values))
 
 

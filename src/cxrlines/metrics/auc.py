@@ -1,7 +1,7 @@
 """ROC AUC (exact, ties counted half), Brier score and ROC curve of one set of scores.
 
 Arrays: `truth` is 1, 0 or `task.UNKNOWN`, which is left out; `score` is any number that grows with the chance of a 1.
-Shape (films,) for one label, (films, labels) for several. AUC is undefined without a film of each class: None, never 0.5.
+Shape (films,) for one label, (films, labels) for several. AUC without films of both classes is None, never 0.5.
 """
 
 import numpy as np

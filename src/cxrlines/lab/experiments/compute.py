@@ -1,6 +1,6 @@
-"""What members cost: passes of a film through a plain stage, so that recipes can be set to equal compute.
+"""Training cost of members, in passes of a film through a plain stage, so that recipes can be set to equal compute.
 
-How much dearer than a plain pass the other kinds of stage are was measured, in processor time of one thread:
+The cost of the other kinds of stage, relative to a plain pass, was measured in processor time of one thread:
 
     python -m cxrlines.lab.experiments.compute [FILMS] [SIZE]
 """

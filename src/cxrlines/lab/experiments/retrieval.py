@@ -1,8 +1,8 @@
 """A trained member with its neighbours' labels blended in: the retrieval-augmented member of the claims.
 
-Each fold's network embeds all own films; a film, be it of the fold held out or a test film, is told by those of the
-other folds. One weight a label is fitted out of fold (`evaluation.neighbours`); no test film has a part in it. As of
-any member, a test film's probabilities are the mean over the folds.
+Each fold's network embeds all own films; the neighbours of a film, be it of the fold held out or a test film, are
+those of the other folds. One weight a label is fitted out of fold (`evaluation.ensemble.neighbours`), without any test
+film. As of any member, a test film's probabilities are the mean over the folds.
 """
 
 import hashlib

@@ -67,7 +67,7 @@ def run_small(
     theirs = theirs.model_copy(update={"members": {"baseline": theirs.members["baseline"]}})
     train(theirs, data / "stranger", out / "stranger", folds=[0], workers=workers, say=say)
     public = out / "public.safetensors"
-    # A stranger's file does not tell whom it has seen.
+    # A stranger's file does not name its training patients.
     save_weights(public, load_weights(out / "stranger/baseline/fold0/only/weights.safetensors")[0], {})
 
     laid = [f"external.{name}.folder={data / name}" for name in SETS]
