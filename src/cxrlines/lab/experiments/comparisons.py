@@ -1,4 +1,4 @@
-"""Comparisons of the claims: differences of macro AUC between two members over the seeds that are done, with verdicts."""
+"""Comparisons of the claims: differences of macro AUC between two members over several seeds, with verdicts."""
 
 import json
 from collections.abc import Sequence
