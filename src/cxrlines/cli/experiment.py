@@ -9,12 +9,13 @@ from cxrlines.cli.options import Workers, numbers, resumable, say
 from cxrlines.core.files import check_outputs
 
 app = typer.Typer(help="Repeat an experiment of docs/experiments.md.", no_args_is_help=True)
+Out = Annotated[Path, typer.Option(help="Folder; the same command resumes.")]
 
 
 @app.command("claims")
 def experiment_claims(
-    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")] = Path("runs/claims"),
-    seeds: Annotated[str, typer.Option(help="Worlds to do: films, folds and draws of their own each.")] = "0,1,2",
+    out: Out = Path("runs/claims"),
+    seeds: Annotated[str, typer.Option(help="One run each, with its own films, folds and draws.")] = "0,1,2",
     claims: Annotated[str | None, typer.Option(help="Only these, e.g. 1,2; default: all.")] = None,
     workers: Workers = None,
 ) -> None:
@@ -30,10 +31,7 @@ def experiment_claims(
 
 
 @app.command("small")
-def experiment_small(
-    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")] = Path("runs/small"),
-    workers: Workers = None,
-) -> None:
+def experiment_small(out: Out = Path("runs/small"), workers: Workers = None) -> None:
     """The recipe hotwater in small, on phantoms: every member, stage and external set, in under an hour."""
     from cxrlines.lab.experiments.small import run_small
 

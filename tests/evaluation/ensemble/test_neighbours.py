@@ -115,7 +115,7 @@ def test_evidence_is_counted_by_hand_and_none_is_zero():
     vectors = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]], np.float32)
     labels = np.zeros((4, N))
     labels[:2, 0], labels[3, 1] = 1, 1
-    found = evidence_of(vectors[:1], vectors, labels, count=2)
+    found = evidence_of(vectors[:1], vectors, labels, patients=["q"], patients_searched=["a"] * 4, count=2)
     share, near = 2.5 / 5, (2 + 2 * 2.5 / 5) / 4
     assert found[0, 0] == pytest.approx(np.log(near / (1 - near)) - np.log(share / (1 - share)))
     assert found[0, 1] < 0

@@ -56,8 +56,8 @@ def evidence_of(
     vectors: np.ndarray,
     labels: np.ndarray,
     *,
-    patients: Sequence[str] | None = None,
-    patients_searched: Sequence[str] | None = None,
+    patients: Sequence[str],
+    patients_searched: Sequence[str],
     count: int = COUNT,
 ) -> np.ndarray:
     """The evidence of each query's nearest films, float64 (q, labels) in log odds; 0 where they are like any films.
@@ -70,21 +70,13 @@ def evidence_of(
     """
     if not len(vectors):
         raise ValueError("there are no films to search for neighbours; give labelled films of other patients")
-    excluded = None
-    if patients is not None and patients_searched is not None:
-        own, searched = np.asarray(patients), np.asarray(patients_searched)
-
-        def excluded(places: np.ndarray) -> np.ndarray:
-            return np.asarray(own[places, None] == searched[None])
-
-    rows, _ = nearest_rows(queries, vectors, count, excluded)
+    own, searched = np.asarray(patients), np.asarray(patients_searched)
+    rows, _ = nearest_rows(queries, vectors, count, lambda places: own[places, None] == searched[None])
     positive, known = labels == 1, labels != UNKNOWN
     share = (positive.sum(axis=0) + 0.5) / (known.sum(axis=0) + 1)
     found = (rows >= 0)[:, :, None]
-    near = ((positive[rows] & found).sum(axis=1) + PRIOR_FILMS * share) / (
-        (known[rows] & found).sum(axis=1) + PRIOR_FILMS
-    )
-    return log_odds(near) - log_odds(share)
+    positives, films = (positive[rows] & found).sum(axis=1), (known[rows] & found).sum(axis=1)
+    return log_odds((positives + PRIOR_FILMS * share) / (films + PRIOR_FILMS)) - log_odds(share)
 
 
 def fit_neighbours(
