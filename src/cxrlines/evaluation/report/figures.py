@@ -35,7 +35,8 @@ def forest(evaluations: Mapping[str, Evaluation]) -> Markup:
     """AUC with its interval, macro and label by label; one mark a model, in the order given, the last one bold."""
     models = list(evaluations.values())
     rows = {"macro AUC": [(e.macro_auc, e.ci95) for e in models]}
-    rows |= {label: [(e.labels[label].auc, e.labels[label].ci95) for e in models] for label in models[0].labels}
+    labels = [label for label in models[-1].labels if all(label in e.labels for e in models)]
+    rows |= {label: [(e.labels[label].auc, e.labels[label].ci95) for e in models] for label in labels}
     lows = [low for marks in rows.values() for auc, ci in marks for low in (auc, ci and ci[0]) if low is not None]
     low = min(0.95, np.floor(max(0.0, min(lows, default=0.5)) * 20) / 20)
     left, wide, right, pitch = 190, 430, 160, 10
