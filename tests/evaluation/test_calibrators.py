@@ -104,7 +104,7 @@ def test_the_order_in_which_films_come_changes_no_bit():
     )
 
 
-def test_nested_never_sees_its_own_fold_nor_its_patients_elsewhere():
+def test_cross_fitting_never_sees_its_own_fold_nor_its_patients_elsewhere():
     p, truth, folds, patients = spoilt(800)
     folds[:40:2] = (folds[:40:2] + 1) % 4  # patients with films in two folds
     one = cross_fitted_calibration(p, truth, folds, patients)

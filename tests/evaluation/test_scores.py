@@ -108,8 +108,8 @@ def test_predictions_are_read_with_their_ids_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("study", "number", "says"),
     [
-        ("b", "3.5", "p.csv, line 4: column NGT - Normal is '3.5', no number from 0 to 1 (1 such rows)"),
-        ("b", "", "p.csv, line 4: column NGT - Normal is '', no number from 0 to 1 (1 such rows)"),
+        ("b", "3.5", "p.csv, line 4: column NGT - Normal is '3.5', outside 0 to 1 (1 such rows)"),
+        ("b", "", "p.csv, line 4: column NGT - Normal is '', not a number (1 such rows)"),
         (" ", "0.5", "p.csv, line 4: StudyInstanceUID is empty (1 such rows)"),
         ("a", "0.5", "p.csv, line 4: its study is listed before (1 such rows)"),
         ("b", "0.5,0.5", "p.csv:4: the row has 13 cells, the header 12; mend the row"),

@@ -37,8 +37,10 @@ def check_predictions(frame: pd.DataFrame, name: str, lines: Sequence[int] | Non
     labels = labels_of(frame, name)
     _check_studies(frame["study"], name, lines)
     for label in labels:
-        wrong = ~pd.to_numeric(frame[label], errors="coerce").between(0, 1)
-        _refuse(wrong, name, lines, "no number from 0 to 1", "apply a sigmoid to logits", frame[label])
+        numbers, way_out = pd.to_numeric(frame[label], errors="coerce"), "predictions are numbers from 0 to 1"
+        _refuse(numbers.isna(), name, lines, "not a number", way_out, frame[label])
+        way_out += ": apply a sigmoid to logits"
+        _refuse(~numbers.between(0, 1), name, lines, "outside 0 to 1", way_out, frame[label])
     return labels
 
 

@@ -206,7 +206,7 @@ def test_written_predictions_read_back_exactly(tmp_path):
         ("a,b\n1,2\n", "p.csv: lacks the columns 'StudyInstanceUID', 'ETT - Abnormal'"),
         (
             "StudyInstanceUID," + ",".join(NAMES) + "\ns," + ",".join(["0.1"] * (len(NAMES) - 1)) + ",high\n",
-            f"line 2: column {NAMES[-1]} is 'high', no number from 0 to 1 (1 such rows)",
+            f"line 2: column {NAMES[-1]} is 'high', not a number (1 such rows)",
         ),
     ],
 )

@@ -87,7 +87,7 @@ def test_the_blend_is_better_than_the_mean_on_films_it_was_not_fitted_on():
     assert nested["study"].tolist() == mean["study"].tolist()
 
 
-def test_members_that_know_nothing_seem_to_gain_by_fitting_and_nested_do_not():
+def test_members_that_know_nothing_seem_to_gain_by_fitting_and_cross_fitted_do_not():
     seeming, honest = [], []
     for seed in range(5):
         members, truth, folds = made_up([np.inf] * 8, films=400, seed=seed)

@@ -1,7 +1,7 @@
 """The report of a run: what the page needs, and the writing of `report.html` and `metrics.json`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -203,7 +203,7 @@ def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) ->
     ensemble = main[ENSEMBLE]
     labels = list(ensemble.labels)
     devices = list(dict.fromkeys(DEVICE_OF[label] for label in labels))
-    films, unreadable = _mistakes(report)
+    films = list(_mistakes(report))
     marked = [member for member in report.members if member.ancestry_unknown or member.ancestry_trusted]
     return environment.get_template("page.html.j2").render(
         report=report,
@@ -224,23 +224,21 @@ def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) ->
             device: [(STATE_OF[name].value, figures.state_class(name)) for name in labels if DEVICE_OF[name] is device]
             for device in devices
         },
-        films=films,
-        unreadable=unreadable,
+        films=[shown for shown in films if shown[1]],
+        unreadable=sum(film is None for _, film in films),
         labels=labels,
     )
 
 
-def _mistakes(report: Report) -> tuple[list[tuple[Mistake, Picture]], int]:
-    """The worst films with their pictures, and how many of them could not be shown."""
+def _mistakes(report: Report) -> Iterator[tuple[Mistake, Picture | None]]:
+    """The worst films with their pictures; None where one cannot be shown."""
     if report.film_of is None:
-        return [], 0
-    shown, unreadable = [], 0
+        return
     for mistake in worst(report.main.truth, report.main.by_name[ENSEMBLE]):
         try:
-            shown.append((mistake, picture(*report.film_of(mistake.study))))
+            yield mistake, picture(*report.film_of(mistake.study))
         except (FilmError, OSError, KeyError):  # a film that went missing must not cost the report
-            unreadable += 1
-    return shown, unreadable
+            yield mistake, None
 
 
 SENTENCES = 4
@@ -250,15 +248,14 @@ SENTENCES = 4
 def _verdicts(report: Report, evaluations: Evaluations) -> list[str]:
     """The ensemble against the baseline and its members, each in one plain sentence; of many members, the best."""
     sentences = []
-    alone = sum(member.role == "member" for member in report.members) == 1
-    shown = sorted(report.members, key=lambda member: evaluations[member.name].macro_auc or 0, reverse=True)[:SENTENCES]
+    members = [member for member in report.members if member.role == "member"]
+    best = sorted(report.members, key=lambda member: evaluations[member.name].macro_auc or 0, reverse=True)[:SENTENCES]
     for member in report.members:
-        if member.role == "member" and member not in shown:
-            continue
-        if alone and member.role == "member":
+        if members == [member]:
             sentences.append(f"It has one member, {member.name}: their figures are the same.")
             continue
-        if (difference := compare(evaluations[ENSEMBLE], evaluations[member.name])) is None:
+        difference = compare(evaluations[ENSEMBLE], evaluations[member.name])
+        if difference is None or (member.role == "member" and member not in best):
             continue
         value, (low, high) = difference
         who = f"the baseline “{member.name}”" if member.role == "baseline" else f"its member “{member.name}”"

@@ -52,7 +52,7 @@ def kind_of(stage: StageSpec) -> str:
 
 
 def compute_of(recipe: Recipe, steps: Sequence[Step], annotated: float) -> float:
-    """What training the steps of a plan costs, in films passed through a plain stage; inner steps cost like others.
+    """What training the steps of a plan costs, in films passed through a plain stage; nested steps cost like others.
 
     Reading films, for soft labels among others, is not counted: no film is read more often than it is trained on.
 
