@@ -6,19 +6,19 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from cxrlines.evaluation import calibrators as module
 from cxrlines.evaluation.calibrators import (
     Calibration,
     calibration_figures,
+    cross_fitted_calibration,
     fit_calibration,
     fit_mean,
     fit_thresholds,
-    nested_calibration,
 )
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.logistic import fit_logistic, log_odds
+from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.metrics.auc import auc
 from cxrlines.metrics.calibration import calibration_error
-from cxrlines.task import LABELS
+from cxrlines.task import LABELS, UNKNOWN
 
 N = len(LABELS)
 
@@ -44,9 +44,10 @@ def test_the_spoilt_is_found_and_set_right():
 def test_without_its_prior_a_line_is_the_logistic_regression_of_scikit_learn(films):
     p, truth, _, _ = spoilt(films, slope=0.8, seed=1)
     for k in (0, 5):
-        x = logit(np.clip(p[:, k], module.LEAST, 1 - module.LEAST))[:, None]
+        x = log_odds(p[:, k])[:, None]
         wanted = LogisticRegression(C=1e12, tol=1e-10, max_iter=1000).fit(x, truth[:, k])
-        got = module._line(p[:, k], truth[:, k] == 1, prior=0, spread=1e6)
+        fit = fit_logistic(x, truth[:, k] == 1)
+        got = fit.slopes[0], fit.intercept
         assert got == pytest.approx((wanted.coef_[0, 0], wanted.intercept_[0]), rel=1e-3)
         with_prior = fit_calibration(p, truth).lines[LABELS[k]]
         assert with_prior == pytest.approx(got, abs=3 / np.sqrt(films))
@@ -58,8 +59,8 @@ def test_few_positive_films_move_a_label_little_and_many_as_far_as_they_say():
     truth[:2, 0] = 1
     truth[:200, 1] = 1
     got = fit_calibration(p, truth).apply(p)[0]
-    unheld = module._line(p[:, 0], truth[:, 0] == 1, prior=0, spread=1e6)
-    assert expit(unheld[0] * logit(0.01) + unheld[1]) == pytest.approx(2 / 400, rel=0.01)
+    unheld = fit_logistic(log_odds(p[:, :1]), truth[:, 0] == 1)
+    assert expit(unheld.slopes[0] * logit(0.01) + unheld.intercept) == pytest.approx(2 / 400, rel=0.01)
     assert 2 / 400 < got[0] < 0.01 and got[1] == pytest.approx(0.5, abs=0.05)
 
 
@@ -93,27 +94,29 @@ def test_the_order_in_which_films_come_changes_no_bit():
     p, truth, folds, patients = spoilt(800)
     mixed = np.random.default_rng(5).permutation(800)
     assert fit_calibration(p, truth) == fit_calibration(p[mixed], truth[mixed])
-    one = nested_calibration(p, truth, folds, patients)
-    np.testing.assert_array_equal(nested_calibration(p[mixed], truth[mixed], folds[mixed], patients[mixed]), one[mixed])
+    one = cross_fitted_calibration(p, truth, folds, patients)
+    np.testing.assert_array_equal(
+        cross_fitted_calibration(p[mixed], truth[mixed], folds[mixed], patients[mixed]), one[mixed]
+    )
     found = fit_calibration(p, truth)
     assert fit_thresholds(p, truth, folds, patients, found) == fit_thresholds(
         p[mixed], truth[mixed], folds[mixed], patients[mixed], found
     )
 
 
-def test_nested_never_sees_its_own_fold_nor_its_patients_elsewhere():
+def test_cross_fitting_never_sees_its_own_fold_nor_its_patients_elsewhere():
     p, truth, folds, patients = spoilt(800)
     folds[:40:2] = (folds[:40:2] + 1) % 4  # patients with films in two folds
-    one = nested_calibration(p, truth, folds, patients)
+    one = cross_fitted_calibration(p, truth, folds, patients)
     inside = folds == 2
     hidden = np.isin(patients, patients[inside])
     assert hidden.sum() > inside.sum()
     changed = truth.copy()
     changed[hidden] = 1 - changed[hidden]
-    np.testing.assert_array_equal(nested_calibration(p, changed, folds, patients)[inside], one[inside])
+    np.testing.assert_array_equal(cross_fitted_calibration(p, changed, folds, patients)[inside], one[inside])
     seen = truth.copy()
     seen[~hidden] = 1 - seen[~hidden]
-    assert not np.allclose(nested_calibration(p, seen, folds, patients)[inside], one[inside], atol=0.05)
+    assert not np.allclose(cross_fitted_calibration(p, seen, folds, patients)[inside], one[inside], atol=0.05)
     assert not np.array_equal(one, fit_calibration(p, truth).apply(p))
 
 
@@ -225,25 +228,40 @@ class TestMean:
 
 
 @pytest.mark.parametrize(
-    ("call", "says"),
+    ("call", "facts"),
     [
-        (lambda p, y, f: fit_calibration(p[:, :4], y), r"shape \(6, 4\); the last axis must be the 11 labels"),
-        (lambda p, y, f: fit_calibration(p + 1, y), f"1.5 for {LABELS[0]}; they are from 0 to 1 \\(66 are not"),
-        (lambda p, y, f: fit_calibration(p, y[:3]), r"truth has shape \(3, 11\) for probabilities of shape \(6, 11\)"),
-        (lambda p, y, f: fit_calibration(p, y + 0.5), "must hold a 0 or 1 for each"),
-        (lambda p, y, f: nested_calibration(p, y, f[:2], f), r"folds have shape \(2,\) .* for 6 films; one each"),
-        (lambda p, y, f: nested_calibration(p, y, 0 * f, f), "all 6 films are of one fold; nested .* two folds"),
-        (lambda p, y, f: fit_mean(p), r"shape \(6, 11\); \(folds, films, 11\), of a film at least"),
-        (lambda p, y, f: fit_mean(p[None, :0]), r"shape \(1, 0, 11\)"),
-        (
-            lambda p, y, f: fit_thresholds(p, y, f, f, Calibration({}), [("precision", 90)]),
-            "wanted is precision 90; it is sensitivity or precision, above 0 and at most 1",
-        ),
+        (lambda p, y, f: fit_calibration(p[:, :4], y), ["(6, 4)", str(N)]),
+        (lambda p, y, f: fit_calibration(p + 1, y), ["1.5", LABELS[0], str(6 * N)]),
+        (lambda p, y, f: fit_calibration(p, y[:3]), [f"(3, {N})", f"(6, {N})"]),
+        (lambda p, y, f: fit_calibration(p, y + 0.5), ["0, 1 or -1"]),
+        (lambda p, y, f: cross_fitted_calibration(p, y, f[:2], f), ["(2,)", "(6,)"]),
+        (lambda p, y, f: cross_fitted_calibration(p, y, 0 * f, f), ["6 films", "one fold"]),
+        (lambda p, y, f: fit_mean(p), [f"(6, {N})"]),
+        (lambda p, y, f: fit_mean(p[None, :0]), [f"(1, 0, {N})"]),
+        (lambda p, y, f: fit_thresholds(p, y, f, f, Calibration({}), [("precision", 90)]), ["precision 90"]),
     ],
 )
-def test_what_is_wrong_is_said(call, says):
-    with pytest.raises(ValueError, match=says):
+def test_what_is_wrong_is_said(call, facts):
+    with pytest.raises(ValueError) as error:
         call(np.full((6, N), 0.5), np.eye(6, N, dtype=int), np.arange(6))
+    assert all(fact in str(error.value) for fact in facts)
+
+
+def test_films_of_unknown_truth_are_left_out_label_by_label():
+    p, truth, folds, patients = spoilt(600)
+    truth[300:, 0] = UNKNOWN
+    truth[:, 1] = UNKNOWN
+    found, known = fit_calibration(p, truth), fit_calibration(p[:300], truth[:300])
+    assert found.lines[LABELS[0]] == known.lines[LABELS[0]] and found.alone[LABELS[1]].startswith("no known truth")
+    figures, some = calibration_figures(p, truth, folds, patients), slice(300)
+    assert figures[LABELS[0]] == calibration_figures(p[some], truth[some], folds[some], patients[some])[LABELS[0]]
+    assert figures[LABELS[1]]["brier"] == {"before": None, "after": None}
+    found, known = (
+        fit_thresholds(p[rows], truth[rows], folds[rows], patients[rows], Calibration({}))
+        for rows in (slice(600), some)
+    )
+    assert found[LABELS[0]] == known[LABELS[0]]
+    assert all(threshold.probability is None and threshold.positives == 0 for threshold in found[LABELS[1]])
 
 
 def test_real_predictions_are_set_right(real):

@@ -5,9 +5,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from cxrlines.evaluation.scores import compare, evaluate, read_predictions, read_truth
+from cxrlines.evaluation.predictions import read_predictions, read_truth, write_predictions
+from cxrlines.evaluation.scores import compare, evaluate
 from cxrlines.metrics.intervals import patient_weights
-from cxrlines.task import LABELS
+from cxrlines.task import LABELS, UNKNOWN
 
 NAMES = list(LABELS)
 
@@ -36,11 +37,14 @@ def test_figures_are_scikit_learns(truth, predictions):
 
 
 def test_json_has_the_promised_fields_and_plain_values(truth, predictions):
-    told = json.loads(json.dumps(evaluate(predictions, truth, resamples=20).as_dict(), allow_nan=False))
-    assert {"macro_auc", "ci95", "labels", "ece"} <= set(told)
-    assert list(told["labels"]) == NAMES
-    assert {"auc", "ci95", "positives", "brier"} <= set(told["labels"][NAMES[0]])
-    assert len(told["ci95"]) == 2 and told["ci95"][0] < told["macro_auc"] < told["ci95"][1]
+    figures = json.loads(json.dumps(evaluate(predictions, truth, resamples=20).as_dict(), allow_nan=False))
+    assert list(figures) == [
+        "macro_auc", "ci95", "labels", "ece", "brier", "films", "patients", "not_predicted", "foreign", "left_out",
+        "undefined",
+    ]  # fmt: skip
+    assert list(figures["labels"]) == NAMES
+    assert list(figures["labels"][NAMES[0]]) == ["auc", "ci95", "positives", "brier", "ece"]
+    assert len(figures["ci95"]) == 2 and figures["ci95"][0] < figures["macro_auc"] < figures["ci95"][1]
 
 
 def test_order_of_rows_does_not_matter_and_nothing_is_changed(truth, predictions):
@@ -132,6 +136,33 @@ def test_one_class_label_is_undefined_with_its_reason_never_a_half(truth, predic
     assert evaluation.macro_auc == pytest.approx(np.mean(rest))
 
 
+def test_films_of_unknown_truth_are_left_out_of_that_label_alone(truth, predictions):
+    masked = truth.copy()
+    masked.loc[100:, NAMES[0]] = UNKNOWN
+    masked[NAMES[1]] = UNKNOWN
+    evaluation, all_known = (evaluate(predictions, table, resamples=20) for table in (masked, truth))
+    some = evaluate(predictions[:100], truth[:100], resamples=20).labels[NAMES[0]]
+    found = evaluation.labels[NAMES[0]]
+    assert (found.auc, found.brier, found.ece, found.positives) == (some.auc, some.brier, some.ece, some.positives)
+    assert (evaluation.films, evaluation.foreign) == (300, 0)
+    assert evaluation.undefined == {NAMES[1]: "no known truth"}
+    assert any(NAMES[1] in note and "no known truth" in note for note in evaluation.notes)
+    assert evaluation.labels[NAMES[1]].brier is None
+    assert [evaluation.labels[n] for n in NAMES[2:]] == [all_known.labels[n] for n in NAMES[2:]]
+    rest = [evaluation.labels[label].auc for label in NAMES if label != NAMES[1]]
+    assert evaluation.macro_auc == pytest.approx(np.mean(rest))
+
+
+def test_an_optional_label_may_be_missing_from_predictions_or_truth(truth, predictions, tmp_path, monkeypatch):
+    monkeypatch.setattr("cxrlines.evaluation.predictions.REQUIRED", LABELS[:-1])
+    write_predictions(predictions.drop(columns=NAMES[-1]), tmp_path / "p.csv")
+    assert list(read_predictions(tmp_path / "p.csv")) == ["study", *NAMES[:-1]]
+    evaluation = evaluate(read_predictions(tmp_path / "p.csv"), truth, resamples=5)
+    assert list(evaluation.labels) == NAMES[:-1] and NAMES[-1] not in evaluation.text()
+    evaluation = evaluate(predictions, truth.drop(columns=NAMES[-1]), resamples=5)
+    assert evaluation.undefined == {NAMES[-1]: "no known truth"}
+
+
 def test_few_positive_patients_are_said(truth, predictions):
     few = truth.assign(**{NAMES[2]: [1] * 4 + [0] * 296})
     patients = few["patient"][:4].nunique()
@@ -163,12 +194,12 @@ def test_difference_is_paired(report, truth, predictions):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda t: t.drop(columns=NAMES[5]), f"the truth has no column {NAMES[5]}"),
+        (lambda t: t.drop(columns=NAMES[5]), f"the truth: no column {NAMES[5]}"),
         (
             lambda t: t.assign(**{NAMES[5]: [2, *t[NAMES[5]][1:]]}),
-            f"the truth, column {NAMES[5]}: 2 is neither 0 nor 1 (1 such",
+            f"the truth, row 1: column {NAMES[5]} is 2, not 0 or 1 (1 such rows)",
         ),
-        (lambda t: t.assign(study=["study0001", *t["study"][1:]]), "the truth lists 1 studies more than once"),
+        (lambda t: t.assign(study=["study0001", *t["study"][1:]]), "the truth, row 2: its study is listed before (1"),
         (lambda t: t.assign(study=t["study"] + "x"), "no study is in both: 300 predictions, 300 labelled films"),
     ],
 )
@@ -182,7 +213,7 @@ def test_text_is_aligned(truth, predictions):
     lines = evaluate(predictions, truth, resamples=5).text().splitlines()
     table = lines[: len(NAMES) + 4]
     assert len({len(line) for line in table}) == 1
-    assert [line.split("  ")[0] for line in table[2:13]] == NAMES
+    assert [line.split("  ")[0] for line in table[2:-2]] == NAMES
 
 
 def test_real_predictions_of_one_fold(real):

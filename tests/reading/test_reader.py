@@ -28,9 +28,10 @@ from cxrlines.core.notes import Code
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 from cxrlines.reading import reader as reader_module
+from cxrlines.reading.bundle import EMBEDDED
 from cxrlines.reading.engines.pytorch import Forward
 from cxrlines.reading.findings import Findings
-from cxrlines.reading.reader import EMBEDDED, Embedded, Reader, ReadingFault
+from cxrlines.reading.reader import Embedded, Reader, ReadingFault
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,7 @@ def bench_predict(
 ) -> None:
     """Inference speed, decoding included, film by film and in batches, against plain PyTorch."""
     from cxrlines.lab.bench.predict import bench_predict as measure
-    from cxrlines.reading.bundle import load_bundle
-    from cxrlines.reading.reader import EMBEDDED
+    from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
     _print(measure(load_bundle(bundle or EMBEDDED), films, folder), as_json)
 

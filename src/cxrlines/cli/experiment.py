@@ -9,30 +9,29 @@ from cxrlines.cli.options import Workers, numbers, resumable, say
 from cxrlines.core.files import check_outputs
 
 app = typer.Typer(help="Repeat an experiment of docs/experiments.md.", no_args_is_help=True)
+Out = Annotated[Path, typer.Option(help="Folder; the same command resumes.")]
 
 
 @app.command("claims")
 def experiment_claims(
-    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")] = Path("runs/claims"),
-    seeds: Annotated[str, typer.Option(help="Worlds to do: films, folds and draws of their own each.")] = "0,1,2",
+    out: Out = Path("runs/claims"),
+    seeds: Annotated[str, typer.Option(help="One run each, with its own films, folds and draws.")] = "0,1,2",
     claims: Annotated[str | None, typer.Option(help="Only these, e.g. 1,2; default: all.")] = None,
     workers: Workers = None,
 ) -> None:
     """Test the claims of the write-up on a phantom benchmark: a table of differences with intervals."""
-    from cxrlines.lab.experiments.claims import CLAIMS, run_claims
+    from cxrlines.lab.experiments.claims import run_claims
+    from cxrlines.lab.experiments.comparisons import CLAIMS, table_of
 
     chosen = numbers("--claims", claims) or CLAIMS
     check_outputs(folders={"--out": out})
     with resumable():
-        table = run_claims(out, seeds=numbers("--seeds", seeds) or (), claims=chosen, workers=workers, say=say)
-    typer.echo(f"{table.text()}\n{out / 'claims.md'}\n{out / 'claims.json'}")
+        rows = run_claims(out, seeds=numbers("--seeds", seeds) or (), claims=chosen, workers=workers, say=say)
+    typer.echo(f"{table_of(rows)}\n{out / 'claims.md'}\n{out / 'claims.json'}")
 
 
 @app.command("small")
-def experiment_small(
-    out: Annotated[Path, typer.Option(help="Folder; the same command goes on where it was.")] = Path("runs/small"),
-    workers: Workers = None,
-) -> None:
+def experiment_small(out: Out = Path("runs/small"), workers: Workers = None) -> None:
     """The recipe hotwater in small, on phantoms: every member, stage and external set, in under an hour."""
     from cxrlines.lab.experiments.small import run_small
 

@@ -58,8 +58,7 @@ def predict(
     OUT's .errors.csv; then the exit code is 2. Ctrl-C keeps what is read."""
     from cxrlines.reading.batch import Stopped, check_places, find_films, write_drawings
     from cxrlines.reading.batch import predict as read
-    from cxrlines.reading.bundle import load_bundle
-    from cxrlines.reading.reader import EMBEDDED
+    from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.training.malloc import keep_buffers
 
     keep_buffers()
@@ -151,8 +150,7 @@ def judge(
     """Judge what a bundle finds: presence AUC, lines found, missed and invented, tips, carina, states."""
     from cxrlines.evaluation.bundles.evaluate_bundle import evaluate_bundle, of_fold
     from cxrlines.evaluation.bundles.reference import data_films, marked_films
-    from cxrlines.reading.bundle import load_bundle
-    from cxrlines.reading.reader import EMBEDDED
+    from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
     if marks and split:
         raise Error("--split: is of a data folder; films with --marks have no splits", "leave it out")
@@ -182,9 +180,8 @@ def index(
 ) -> None:
     """Index films for `similar`. The index holds studies, hashed patients, labels and lines: keep it with the films."""
     from cxrlines.io.tables import read_dataset
-    from cxrlines.reading.bundle import load_bundle
+    from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.index import build_index
-    from cxrlines.reading.reader import EMBEDDED
 
     check_outputs(files={"--out": out}, inputs=[data, bundle])
     with counted() as progress:
@@ -206,9 +203,9 @@ def similar(
 ) -> None:
     """Show the nearest known films with their labels and lines; never films of the query's own patient."""
     from cxrlines.core.film import film_name
-    from cxrlines.reading.bundle import load_bundle
+    from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.index import open_index
-    from cxrlines.reading.reader import EMBEDDED, Reader
+    from cxrlines.reading.reader import Reader
 
     read = load_bundle(bundle or EMBEDDED)
     known = open_index(index, read)

@@ -116,8 +116,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score predictions: AUC with 95 % intervals from resampling patients, Brier, calibration error."""
+    from cxrlines.evaluation.predictions import read_predictions, read_truth
     from cxrlines.evaluation.scores import evaluate as score
-    from cxrlines.evaluation.scores import read_predictions, read_truth
 
     result = score(read_predictions(predictions), read_truth(truth), resamples=resamples, seed=seed)
     typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())

@@ -1,32 +1,33 @@
-"""Probabilities set right label by label on predictions of unseen films, and thresholds on them, with honest figures.
+"""Calibration of probabilities, label by label, on predictions of unseen films; thresholds on them; honest figures.
 
 A label's log odds become slope x log odds + offset (Platt 1999, on log odds). The slope is above 0, so the order of
-films, and with it the AUC, stays. Two numbers a label, held near slope 1 and offset 0 by a prior, can be told from the
-few positive films of a rare label; isotonic regression cannot, and makes ties. With many films the prior vanishes.
+films, and with it the AUC, stays. Two numbers a label, held near slope 1 and offset 0 by a prior, can be estimated from
+the few positive films of a rare label; isotonic regression cannot, and makes ties. With many films the prior vanishes.
 
 A calibration holds for the very predictor that it was fitted on. An out-of-fold prediction comes from one fold's
 models; the mean over folds is another, less extreme predictor: even where each fold is calibrated, their mean is not
 sure enough (Ranjan and Gneiting, Combining probability forecasts, 2010). How much surer it may be shows in how far
 calibrated folds disagree about films that none of them saw: `fit_mean`.
 
-Judged on the films they were fitted on, calibration and thresholds look better than they are. The figures here are
-nested: each fold under what was fitted without it and its patients. Arrays end in the 11 labels, in their order.
+The figures here are cross-fitted. Arrays end in the labels, in the order of `task.LABELS`; truth is 0, 1 or `UNKNOWN`,
+which is left out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import numpy as np
-from scipy.optimize import minimize, root
+from scipy.optimize import root
 from scipy.special import expit, logit
 
+from cxrlines.evaluation.cross_fitting import parts_of
+from cxrlines.evaluation.logistic import fit_logistic, log_odds
+from cxrlines.evaluation.predictions import check_pairs, check_probabilities
 from cxrlines.metrics.auc import brier, why_undefined
 from cxrlines.metrics.calibration import calibration_error
-from cxrlines.task import LABEL_INDEX, LABELS
+from cxrlines.task import LABEL_INDEX, LABELS, UNKNOWN
 
-LEAST = 1e-5
-"""For the fit a probability counts as at least so far from 0 and 1, so that no single film decides it."""
 PRIOR = 3.0
 """Of the slope: like a Gamma distribution of shape 1 + `PRIOR` with its mode at 1. Of 0.01 to 30, fitted on 200 and on
 1,000 films of real predictions as they were and spoilt, 3 had the least log loss on the others, or nearly."""
@@ -42,6 +43,9 @@ WANTED: tuple[tuple[Wanted, float], ...] = (
 )
 """What thresholds are looked for by default."""
 
+BeforeAfter = dict[str, dict[str, dict[str, float | None]]]
+"""{"all" or label: {"brier" or "ece": {"before": figure, "after": figure}}}."""
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -54,8 +58,8 @@ class Calibration:
     alone: Mapping[str, str] = field(default_factory=dict)
 
     def apply(self, p: np.ndarray) -> np.ndarray:
-        """Probabilities (..., 11) calibrated: float64, of the same shape, 0 and 1 staying. `ValueError` on others."""
-        out = np.array(_probabilities(p), np.float64)
+        """Probabilities (..., labels) calibrated: float64, same shape, 0 and 1 staying. `ValueError` on others."""
+        out = np.array(check_probabilities(p), np.float64)
         for label, (slope, offset) in self.lines.items():
             column = out[..., LABEL_INDEX[label]]
             out[..., LABEL_INDEX[label]] = expit(slope * logit(column) + offset)
@@ -69,7 +73,7 @@ class Threshold:
     Attributes:
         wanted, at_least: what is wanted, and how much of it, above 0 and at most 1.
         probability: a film of this calibrated probability or more is called; None where it cannot be reached.
-        sensitivity, specificity, precision: nested figures: each fold called at the threshold of the others. None
+        sensitivity, specificity, precision: cross-fitted: each fold called at the threshold of the others. None
             where there is one fold only, or nothing to divide by.
         positives: positive films the threshold rests on.
     """
@@ -84,29 +88,31 @@ class Threshold:
 
 
 def fit_calibration(p: np.ndarray, truth: np.ndarray) -> Calibration:
-    """The calibration of each label; one without positive, or without negative, films is left alone.
+    """The calibration of each label; one without known positive, or without negative, films is left alone.
 
     The order of films does not matter.
 
     Args:
-        p: (n, 11) probabilities of the predictor that will be calibrated, never of films it was trained on.
-        truth: (n, 11) 0 or 1.
+        p: (n, labels) probabilities of the predictor that will be calibrated, never of films it was trained on.
+        truth: (n, labels).
 
     Raises:
         ValueError: for other shapes or values.
     """
-    p, truth = _pairs(p, truth)
+    p, truth = check_pairs(p, truth)
     lines, alone = {}, {}
     for k, label in enumerate(LABELS):
         if reason := why_undefined(truth[:, k]):
             alone[label] = f"{reason}: its probabilities are left as they are"
-        else:
-            lines[label] = _line(p[:, k], truth[:, k] == 1)
+            continue
+        known = truth[:, k] != UNKNOWN
+        fit = fit_logistic(log_odds(p[known, k])[:, None], truth[known, k] == 1, prior=PRIOR, spread=SPREAD)
+        lines[label] = float(fit.slopes[0]), fit.intercept
     return Calibration(lines, alone)
 
 
-def nested_calibration(p: np.ndarray, truth: np.ndarray, folds: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """(n, 11): each fold calibrated by a fit on the other folds, and on none of its patients.
+def cross_fitted_calibration(p: np.ndarray, truth: np.ndarray, folds: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """(n, labels): each fold calibrated by a fit on the other folds, and on none of its patients.
 
     Args:
         p, truth: as for `fit_calibration`.
@@ -115,15 +121,15 @@ def nested_calibration(p: np.ndarray, truth: np.ndarray, folds: np.ndarray, pati
     Raises:
         ValueError: as `fit_calibration`; one fold only.
     """
-    p, truth = _pairs(p, truth)
+    p, truth = check_pairs(p, truth)
     out = np.empty_like(p)
-    for inside, others in _splits(folds, patients, len(p)):
+    for inside, others in parts_of(folds, patients):
         out[inside] = fit_calibration(p[others], truth[others]).apply(p[inside])
     return out
 
 
 def fit_mean(each: np.ndarray) -> Calibration:
-    """The calibration of the mean over folds, from what calibrated folds say of films that none saw; without labels.
+    """The calibration of the mean over folds, from calibrated predictions of films that none saw; without labels.
 
     Where fold k is calibrated, its probability p and log odds l have E[y] = E[p] and E[y l] = E[p l] for the truth y.
     Both are linear in what y is paired with, so that E[y m] of the mean log odds m over folds is known too, as the mean
@@ -131,29 +137,28 @@ def fit_mean(each: np.ndarray) -> Calibration:
     Folds that agree give slope 1; else it is above 1.
 
     Args:
-        each: (folds, n, 11) calibrated probabilities of the same films.
+        each: (folds, n, labels) calibrated probabilities of the same films.
 
     Raises:
         ValueError: for other shapes or values.
     """
-    each = _probabilities(each)
+    each = check_probabilities(each)
     if each.ndim != 3 or not each.shape[1]:
         raise ValueError(f"probabilities have shape {each.shape}; (folds, films, {len(LABELS)}), of a film at least")
     lines, alone = {}, {}
     for k, label in enumerate(LABELS):
-        p = each[..., k]
-        odds = logit(np.clip(p, LEAST, 1 - LEAST))
-        found = _mean_line(p.mean(axis=0), odds.mean(axis=0), float((p * odds).mean()))
-        if found is None:
-            alone[label] = "no line gives the mean over folds what its folds say"
+        p, odds = each[..., k], log_odds(each[..., k])
+        line = _mean_line(p.mean(axis=0), odds.mean(axis=0), float((p * odds).mean()))
+        if line is None:
+            alone[label] = "no slope and offset give the mean over folds the moments of its folds"
         else:
-            lines[label] = found
+            lines[label] = line
     return Calibration(lines, alone)
 
 
 def _mean_line(p: np.ndarray, odds: np.ndarray, product: float) -> tuple[float, float] | None:
     """(slope, offset) by which `p` (n,) keeps its mean and has this mean product with `odds` (n,); None: none does."""
-    x = logit(np.clip(p, LEAST, 1 - LEAST))
+    x = log_odds(p)
     pairs = np.stack([np.ones_like(odds), odds])
 
     def miss(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,30 +171,21 @@ def _mean_line(p: np.ndarray, odds: np.ndarray, product: float) -> tuple[float, 
     return (float(found.x[0]), float(found.x[1])) if good else None
 
 
-def calibration_figures(
-    p: np.ndarray, truth: np.ndarray, folds: np.ndarray, patients: np.ndarray
-) -> dict[str, dict[str, dict[str, float | None]]]:
-    """`before_and_after` of probabilities and of what `nested_calibration` makes of them."""
-    p, truth = _pairs(p, truth)
-    return before_and_after(truth, p, nested_calibration(p, truth, folds, patients))
+def calibration_figures(p: np.ndarray, truth: np.ndarray, folds: np.ndarray, patients: np.ndarray) -> BeforeAfter:
+    """`before_and_after` of probabilities and of what `cross_fitted_calibration` makes of them."""
+    p, truth = check_pairs(p, truth)
+    return before_and_after(truth, p, cross_fitted_calibration(p, truth, folds, patients))
 
 
-def before_and_after(
-    truth: np.ndarray, before: np.ndarray, after: np.ndarray
-) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Brier score and expected calibration error, of all labels pooled ("all") and of each, before and after.
+def before_and_after(truth: np.ndarray, before: np.ndarray, after: np.ndarray) -> BeforeAfter:
+    """Brier score and expected calibration error, of all labels pooled ("all") and of each; arrays are (n, labels)."""
 
-    `{"all" or label: {"brier": {"before", "after"}, "ece": {"before", "after"}}}`; arrays are (n, 11).
-    """
-    columns: dict[str, Any] = {"all": slice(None)} | {label: k for k, label in enumerate(LABELS)}
-    figures = {"brier": brier, "ece": calibration_error}
-    return {
-        name: {
-            figure: {"before": of(truth[:, k], before[:, k]), "after": of(truth[:, k], after[:, k])}
-            for figure, of in figures.items()
-        }
-        for name, k in columns.items()
-    }
+    def figures(k: int | slice) -> dict[str, dict[str, float | None]]:
+        pairs = {"before": before[:, k], "after": after[:, k]}
+        of = {"brier": brier, "ece": calibration_error}
+        return {name: {when: figure(truth[:, k], p) for when, p in pairs.items()} for name, figure in of.items()}
+
+    return {"all": figures(slice(None))} | {label: figures(k) for k, label in enumerate(LABELS)}
 
 
 def fit_thresholds(
@@ -205,21 +201,22 @@ def fit_thresholds(
     For a sensitivity the highest threshold that reaches it, for a precision the lowest.
 
     Args:
-        p: before calibration. truth, folds, patients: as for `nested_calibration`; one fold only is allowed.
-        calibration: by which the probabilities will be calibrated that thresholds are held against.
+        p: before calibration. truth, folds, patients: as for `cross_fitted_calibration`; one fold only is allowed.
+        calibration: by which the probabilities will be calibrated that are compared with the thresholds.
         wanted: what, and at least how much of it.
 
     Raises:
         ValueError: as `fit_calibration`; a wish out of range.
     """
-    p, truth = _pairs(p, truth)
+    p, truth = check_pairs(p, truth)
     for what, at_least in wanted:
-        if what not in ("sensitivity", "precision") or not 0 < at_least <= 1:
+        if what not in get_args(Wanted) or not 0 < at_least <= 1:
             raise ValueError(f"wanted is {what} {at_least}; it is sensitivity or precision, above 0 and at most 1")
-    splits = list(_splits(folds, patients, len(p))) if len(np.unique(folds)) > 1 else []
+    parts = list(parts_of(folds, patients)) if len(np.unique(folds)) > 1 else []
     found: dict[str, tuple[Threshold, ...]] = {}
     for k, label in enumerate(LABELS):
-        score, positive = p[:, k], truth[:, k] == 1
+        known = truth[:, k] != UNKNOWN
+        score, positive = p[known, k], truth[known, k] == 1
         each = []
         for what, at_least in wanted:
             at = _pick(score, positive, what, at_least)
@@ -227,32 +224,18 @@ def fit_thresholds(
                 row = np.zeros(len(LABELS))
                 row[k] = at
                 at = float(calibration.apply(row)[k])
-            called = np.zeros(len(p), bool)
-            for inside, others in splits:
-                near = _pick(score[others], positive[others], what, at_least)
-                called[inside] = False if near is None else score[inside] >= near
-            each.append(Threshold(what, at_least, at, *_figures(called, positive, bool(splits)), int(positive.sum())))
+            called = np.zeros(len(score), bool)
+            for inside, others in parts:
+                near = _pick(score[others[known]], positive[others[known]], what, at_least)
+                called[inside[known]] = False if near is None else score[inside[known]] >= near
+
+            def share(of: np.ndarray, among: np.ndarray) -> float | None:
+                return float((of & among).sum() / among.sum()) if parts and among.any() else None
+
+            rates = share(called, positive), share(~called, ~positive), share(positive, called)
+            each.append(Threshold(what, at_least, at, *rates, int(positive.sum())))
         found[label] = tuple(each)
     return found
-
-
-def _line(p: np.ndarray, positive: np.ndarray, prior: float = PRIOR, spread: float = SPREAD) -> tuple[float, float]:
-    """(slope, offset) of most posterior probability. What is minimised is convex, so there is one answer."""
-    order = np.lexsort((positive, p))  # sums round differently in another order
-    x, y = logit(np.clip(p[order], LEAST, 1 - LEAST)), positive[order]
-
-    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
-        slope, offset = at
-        eta = slope * x + offset
-        rest = expit(eta) - y
-        value = np.logaddexp(0, eta).sum() - eta[y].sum() + prior * (slope - np.log(slope)) + (offset / spread) ** 2 / 2
-        return value, np.array([rest @ x + prior * (1 - 1 / slope), rest.sum() + offset / spread**2])
-
-    options = {"ftol": 1e-15, "gtol": 1e-9, "maxiter": 1000}
-    found = minimize(
-        loss, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=[(1e-3, None), (None, None)], options=options
-    )
-    return float(found.x[0]), float(found.x[1])
 
 
 def _pick(score: np.ndarray, positive: np.ndarray, what: Wanted, at_least: float) -> float | None:
@@ -270,48 +253,3 @@ def _pick(score: np.ndarray, positive: np.ndarray, what: Wanted, at_least: float
     k = int(reached[0] if what == "sensitivity" else reached[-1])
     half = (scores[k] + (scores[k + 1] if k + 1 < len(scores) else 0.0)) / 2
     return float(half if k + 1 == len(scores) or half > scores[k + 1] else scores[k])
-
-
-def _figures(called: np.ndarray, positive: np.ndarray, known: bool) -> tuple[float | None, float | None, float | None]:
-    """Sensitivity, specificity and precision."""
-
-    def share(of: np.ndarray, among: np.ndarray) -> float | None:
-        return float((of & among).sum() / among.sum()) if known and among.any() else None
-
-    return share(called, positive), share(~called, ~positive), share(positive, called)
-
-
-def _splits(folds: np.ndarray, patients: np.ndarray, films: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(n,) bool twice for each fold: its films, and those that may be fitted on for it."""
-    folds, patients = np.asarray(folds), np.asarray(patients)
-    if folds.shape != (films,) or patients.shape != (films,):
-        raise ValueError(f"folds have shape {folds.shape} and patients {patients.shape} for {films} films; one each")
-    known = np.unique(folds)
-    if len(known) < 2:
-        raise ValueError(f"all {films} films are of one fold; nested figures need two folds or more")
-    for fold in known:
-        inside = folds == fold
-        yield inside, ~np.isin(patients, patients[inside])
-
-
-def _pairs(p: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    p, truth = _probabilities(p), np.asarray(truth)
-    if p.ndim != 2 or truth.shape != p.shape or not np.isin(truth, (0, 1)).all():
-        raise ValueError(
-            f"truth has shape {truth.shape} for probabilities of shape {p.shape}; it must hold a 0 or 1 for each, "
-            f"(films, {len(LABELS)})"
-        )
-    return p.astype(np.float64), truth
-
-
-def _probabilities(p: np.ndarray) -> np.ndarray:
-    p = np.asarray(p)
-    if p.ndim == 0 or p.shape[-1] != len(LABELS):
-        raise ValueError(f"probabilities have shape {p.shape}; the last axis must be the {len(LABELS)} labels")
-    wrong = ~((p >= 0) & (p <= 1))  # NaN as well
-    if wrong.any():
-        label = LABELS[np.argwhere(wrong)[0][-1]]
-        raise ValueError(
-            f"probabilities: {p[wrong][0]:g} for {label}; they are from 0 to 1 ({int(wrong.sum())} are not)"
-        )
-    return p

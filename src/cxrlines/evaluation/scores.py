@@ -1,28 +1,25 @@
-"""Predictions against truth: every figure of merit with its interval, and what could not be scored, said."""
+"""Predictions scored against ground truth: every metric with its interval, and notes on what could not be scored."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cxrlines.core.errors import Error
-from cxrlines.evaluation.ensemble.average import check_predictions
-from cxrlines.io.rows import read_rows, rows_left_out
-from cxrlines.io.tables import check_some, usable_rows
-from cxrlines.metrics.auc import auc, brier, why_undefined
+from cxrlines.evaluation.predictions import check_predictions, check_truth
+from cxrlines.metrics.auc import auc, brier, macro_auc, why_undefined
 from cxrlines.metrics.calibration import calibration_error
 from cxrlines.metrics.intervals import RESAMPLES, Interval, macro_of, percentile_interval, resampled_aucs
-from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
+from cxrlines.task import PATIENT_COLUMN, UNKNOWN
 
 FEW_PATIENTS = 10
-"""Below so many patients with a label, resampling them says little about its interval; the text says so."""
+"""Below so many patients with a label, resampling them says little about its interval; the notes say so."""
 
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """One label's figures. `auc` and `ci95` are None where it has one class only; `undefined` says why.
+    """One label's metrics. `auc` and `ci95` are None where it has one class only; `undefined` says why.
 
     `patients` are those with a positive film; `resamples` those in which the AUC was defined.
     """
@@ -39,19 +36,20 @@ class LabelFigures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one prediction.
+    """The metrics of one set of predictions.
 
     Attributes:
         macro_auc, ci95: mean AUC over the labels that have both classes, and its 95 % interval.
-        labels: the figures of each of the 11 labels, in their order.
+        labels: the metrics of each label predicted, in label order.
         ece: expected calibration error over all labels pooled. brier: likewise pooled.
         films, patients: what was scored.
         not_predicted: labelled films without a prediction. foreign: predictions without a labelled film.
         left_out: reason -> rows of the truth that could not be used for it.
         own_patients: True if the truth names no patients and each film was taken for a patient of its own.
-        resampled: AUC of each label in each resample of patients, float64 (resamples, 11), NaN where
+        resampled: AUC of each label in each resample of patients, float64 (resamples, labels), NaN where
             undefined.
         studies: the films scored.
+        truth, scores: of these films, (films, labels): int64, and float64.
     """
 
     macro_auc: float | None
@@ -67,31 +65,14 @@ class Evaluation:
     own_patients: bool
     resampled: np.ndarray
     studies: frozenset[str]
+    truth: np.ndarray
+    scores: np.ndarray
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and None, ready for JSON."""
-        return {
-            "macro_auc": self.macro_auc,
-            "ci95": _listed(self.ci95),
-            "labels": {
-                label: {
-                    "auc": figures.auc,
-                    "ci95": _listed(figures.ci95),
-                    "positives": figures.positives,
-                    "brier": figures.brier,
-                    "ece": figures.ece,
-                }
-                for label, figures in self.labels.items()
-            },
-            "ece": self.ece,
-            "brier": self.brier,
-            "films": self.films,
-            "patients": self.patients,
-            "not_predicted": self.not_predicted,
-            "foreign": self.foreign,
-            "left_out": self.left_out,
-            "undefined": self.undefined,
-        }
+        """Plain numbers, strings, lists and None, ready for JSON."""
+        labels = {label: _json(row, "auc", "ci95", "positives", "brier", "ece") for label, row in self.labels.items()}
+        counts = _json(self, "ece", "brier", "films", "patients", "not_predicted", "foreign", "left_out")
+        return _json(self, "macro_auc", "ci95") | {"labels": labels} | counts | {"undefined": self.undefined}
 
     @property
     def undefined(self) -> dict[str, str]:
@@ -100,7 +81,7 @@ class Evaluation:
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the figures has to know, in sentences."""
+        """What a reader of the metrics has to know, in sentences."""
         films = {
             "labelled films are not predicted and not scored": self.not_predicted,
             "predictions have no labelled film and are not scored": self.foreign,
@@ -126,110 +107,81 @@ class Evaluation:
 
     def text(self) -> str:
         """An aligned table, the notes below it."""
-        wide = max(map(len, LABELS))
+        wide = max(map(len, self.labels))
+
+        def line(name: str, value: float | None, ci95: Interval | None, positives: str, *rest: float | None) -> str:
+            interval = "-" if ci95 is None else f"{ci95[0]:.4f}-{ci95[1]:.4f}"
+            first, *others = ("-" if number is None else f"{number:.4f}" for number in (value, *rest))
+            return "  ".join(
+                [f"{name:{wide}}", f"{first:>6}", f"{interval:^15}", f"{positives:>9}", *(f"{o:>6}" for o in others)]
+            )
+
         head = f"{'':{wide}}  {'AUC':>6}  {'95 % interval':^15}  {'positives':>9}  {'Brier':>6}  {'ECE':>6}"
+        rule = "-" * len(head)
         rows = [
-            f"{label:{wide}}  {_number(row.auc):>6}  {_interval(row.ci95):^15}  {row.positives:>9,}  "
-            f"{_number(row.brier):>6}  {_number(row.ece):>6}"
+            line(label, row.auc, row.ci95, f"{row.positives:,}", row.brier, row.ece)
             for label, row in self.labels.items()
         ]
-        macro = (
-            f"{'macro':{wide}}  {_number(self.macro_auc):>6}  {_interval(self.ci95):^15}  {'':>9}  "
-            f"{_number(self.brier):>6}  {_number(self.ece):>6}"
-        )
-        rule = "-" * len(head)
+        macro = line("macro", self.macro_auc, self.ci95, "", self.brier, self.ece)
         scored = f"{self.films:,} films of {self.patients:,} patients; intervals from resampling patients"
         notes = [f"note: {note}" for note in self.notes]
         return "\n".join([head, rule, *rows, rule, macro, scored, *notes])
 
 
-def read_predictions(csv: Path) -> pd.DataFrame:
-    """Read predictions: a frame of `study` (str) and the 11 labels (float64), in the file's order of rows.
-
-    `Error` names the file, the column or row, and the way out: missing columns, a study listed twice, a
-    value that is not a number from 0 to 1. Further columns are ignored.
-    """
-    rows = read_rows(Path(csv), (STUDY_COLUMN, *LABELS))
-    if rows.problems:
-        raise Error(f"{rows.problems[0].text()} ({len(rows.problems)} such rows)")
-    frame = pd.DataFrame({"study": rows.column(STUDY_COLUMN)}, dtype=str)
-    wrong = ((frame["study"] == "") | frame["study"].duplicated()).to_numpy()
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        what = "its study is listed before" if frame["study"][row] else f"{STUDY_COLUMN} is empty"
-        raise Error(
-            f"{csv}, line {rows.lines[row]}: {what} ({int(wrong.sum())} such rows)", "keep one row a study, with its id"
-        )
-    for label in LABELS:
-        cells = rows.column(label)
-        numbers = pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").astype(np.float64)
-        wrong = ~((numbers >= 0) & (numbers <= 1)).to_numpy()  # NaN as well
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            what = "not a number" if np.isnan(numbers[row]) else "outside 0 to 1"
-            raise Error(
-                f"{csv}, line {rows.lines[row]}: column {label} is {cells[row]!r}, {what} ({int(wrong.sum())} "
-                "such rows)",
-                "predictions are numbers from 0 to 1: apply a sigmoid to logits",
-            )
-        frame[label] = numbers
-    return frame
-
-
-def read_truth(csv: Path) -> pd.DataFrame:
-    """Read a label table to score against: `study`, `patient` if the file names patients, and the 11 labels (int8).
-
-    Rows that cannot be used are counted by reason in `.attrs["left_out"]`. `TableError` if a column is missing or no
-    row is left.
-    """
-    rows = read_rows(Path(csv), (STUDY_COLUMN, *LABELS))
-    table, problems = usable_rows(rows)
-    if PATIENT_COLUMN not in rows.columns:
-        table = table.drop(columns="patient")
-    left_out = rows_left_out(problems)
-    check_some(Path(csv), table, left_out)
-    table.attrs["left_out"] = left_out
-    return table
-
-
 def evaluate(
     predictions: pd.DataFrame, truth: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Evaluation:
-    """Score `predictions` (`study`, 11 labels) against `truth` (`study`, `patient`, 11 labels), matched by
-    study.
+    """Score `predictions` (`study`, labels) against `truth` (`study`, `patient`, labels), matched by study.
 
-    Rows without a counterpart are counted, never an error, unless nothing is left. A truth without `patient` makes
-    each film its own patient; its `.attrs["left_out"]` (reason -> rows) is passed on. `Error` on
-    predictions outside 0 .. 1, labels other than 0 and 1, missing columns, or a study listed twice.
+    The labels are those predicted. One that is `UNKNOWN` on a film is not scored there; a label that the truth lacks
+    is undefined. Rows without a counterpart are counted, never an error, unless nothing is left. A truth without
+    `patient` makes each film its own patient; its `.attrs["left_out"]` (reason -> rows) is passed on. `Error` on
+    predictions outside 0 .. 1, labels other than 0, 1 and `UNKNOWN`, missing columns, or a study listed twice.
     """
-    check_predictions(predictions, "the predictions")
-    _check_truth(truth)
-    names = list(LABELS)
-    complete = truth[truth[names].notna().all(axis=1)]
+    labels = check_predictions(predictions, "the predictions")
+    complete = truth[truth[check_truth(truth, "the truth")].notna().all(axis=1)]
     own_patients = "patient" not in truth
     patient = complete["study"] if own_patients else complete["patient"].fillna(complete["study"])
-    complete = complete.assign(study=complete["study"].astype(str), patient=patient.astype(str)).set_index("study")
-    scores = predictions.assign(study=predictions["study"].astype(str)).set_index("study")[names]
+    complete = complete.assign(patient=patient.astype(str)).set_axis(complete["study"].astype(str))
+    scores = predictions.set_axis(predictions["study"].astype(str))[labels]
     studies = scores.index.intersection(complete.index)
     if len(studies) == 0:
         raise Error(
             f"no study is in both: {len(scores)} predictions, {len(complete)} labelled films",
             "check that both files are of the same films",
         )
-    return _score(
-        scores.loc[studies].to_numpy(np.float64),
-        complete.loc[studies, names].to_numpy(np.int64),
-        complete.loc[studies, "patient"].to_numpy(),
-        resamples=resamples,
-        seed=seed,
-        about={
-            "not_predicted": len(complete) - len(studies),
-            "foreign": len(scores) - len(studies),
-            "left_out": truth.attrs.get("left_out", {})
-            | ({"label missing": len(truth) - len(complete)} if len(complete) < len(truth) else {}),
-            "own_patients": own_patients,
-            "studies": frozenset(studies),
+    p, patients = scores.loc[studies].to_numpy(np.float64), complete.loc[studies, "patient"].to_numpy()
+    known = complete.loc[studies].reindex(columns=labels, fill_value=UNKNOWN).to_numpy(np.int64)
+    resampled = resampled_aucs(known, p, patients, resamples=resamples, seed=seed)
+    incomplete = len(truth) - len(complete)
+    return Evaluation(
+        macro_auc=macro_auc(known, p),
+        ci95=percentile_interval(macro_of(resampled)),
+        labels={
+            label: LabelFigures(
+                auc=auc(known[:, k], p[:, k]),
+                ci95=percentile_interval(resampled[:, k]),
+                positives=int((known[:, k] == 1).sum()),
+                patients=len(set(patients[known[:, k] == 1])),
+                brier=brier(known[:, k], p[:, k]),
+                ece=calibration_error(known[:, k], p[:, k]),
+                resamples=int((~np.isnan(resampled[:, k])).sum()),
+                undefined=why_undefined(known[:, k]),
+            )
+            for k, label in enumerate(labels)
         },
+        ece=calibration_error(known, p),
+        brier=brier(known, p),
+        films=len(studies),
+        patients=len(set(patients)),
+        not_predicted=len(complete) - len(studies),
+        foreign=len(scores) - len(studies),
+        left_out=truth.attrs.get("left_out", {}) | ({"label missing": incomplete} if incomplete else {}),
+        own_patients=own_patients,
+        resampled=resampled,
+        studies=frozenset(studies),
+        truth=known,
+        scores=p,
     )
 
 
@@ -247,70 +199,6 @@ def compare(one: Evaluation, other: Evaluation) -> tuple[float, Interval] | None
     return one.macro_auc - other.macro_auc, interval
 
 
-def _score(
-    scores: np.ndarray,
-    truth: np.ndarray,
-    patients: np.ndarray,
-    *,
-    resamples: int,
-    seed: int,
-    about: dict[str, Any],
-) -> Evaluation:
-    resampled = resampled_aucs(truth, scores, patients, resamples=resamples, seed=seed)
-    labels = {}
-    for k, label in enumerate(LABELS):
-        labels[label] = LabelFigures(
-            auc=auc(truth[:, k], scores[:, k]),
-            ci95=percentile_interval(resampled[:, k]),
-            positives=int(truth[:, k].sum()),
-            patients=len(set(patients[truth[:, k] == 1])),
-            brier=brier(truth[:, k], scores[:, k]),
-            ece=calibration_error(truth[:, k], scores[:, k]),
-            resamples=int((~np.isnan(resampled[:, k])).sum()),
-            undefined=why_undefined(truth[:, k]),
-        )
-    defined = [figures.auc for figures in labels.values() if figures.auc is not None]
-    return Evaluation(
-        macro_auc=float(np.mean(defined)) if defined else None,
-        ci95=percentile_interval(macro_of(resampled)),
-        labels=labels,
-        ece=calibration_error(truth, scores),
-        brier=brier(truth, scores),
-        films=len(truth),
-        patients=len(set(patients)),
-        resampled=resampled,
-        **about,
-    )
-
-
-def _check_truth(truth: pd.DataFrame) -> None:
-    missing = [name for name in ("study", *LABELS) if name not in truth]
-    if missing:
-        raise Error(f"the truth has no column {', '.join(missing)}", f"it needs study and the {len(LABELS)} labels")
-    twice = truth["study"].duplicated()
-    if twice.any():
-        raise Error(
-            f"the truth lists {int(twice.sum())} studies more than once, the first again in row "
-            f"{int(np.flatnonzero(twice)[0]) + 1}",
-            "keep one row a study",
-        )
-    for label in LABELS:
-        wrong = ~truth[label].isin([0, 1]) & truth[label].notna()
-        if wrong.any():
-            raise Error(
-                f"the truth, column {label}: {truth[label][wrong].iloc[0]} is neither 0 nor 1 ({int(wrong.sum())} "
-                "such rows)",
-                "labels are 0 or 1, or empty where unknown",
-            )
-
-
-def _listed(interval: Interval | None) -> list[float] | None:
-    return list(interval) if interval else None
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _interval(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}"
+def _json(figures: LabelFigures | Evaluation, *names: str) -> dict[str, Any]:
+    values = {name: getattr(figures, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -18,13 +18,14 @@ import numpy as np
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
+from cxrlines.core.quality import Quality
 from cxrlines.core.text import did_you_mean, shown
 from cxrlines.io import tables
 from cxrlines.io.annotations import off_film, read_annotations
 from cxrlines.io.dedup.copies import copies, signature
 from cxrlines.io.films import read_bytes, read_film
 from cxrlines.io.folds import FOLD_COLUMN, fold_problems
-from cxrlines.io.prepare import Probe, Quality, assess
+from cxrlines.io.prepare import Probe, assess
 from cxrlines.io.rows import Problem, Rows, TableError, read_rows
 from cxrlines.io.tables import LABEL_CELLS
 from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, PATIENT_COLUMN, STUDY_COLUMN

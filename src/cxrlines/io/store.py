@@ -31,8 +31,10 @@ from cxrlines.core.files import replacing
 from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Note
 from cxrlines.core.pool import in_parallel
+from cxrlines.core.quality import Quality
+from cxrlines.core.transform import Affine
 from cxrlines.io.films import read_bytes, read_film
-from cxrlines.io.prepare import PREPARATION, Affine, Aspect, LeaveOut, Probe, Quality, prepare, why_left_out
+from cxrlines.io.prepare import PREPARATION, Aspect, LeaveOut, Probe, prepare, why_left_out
 
 if TYPE_CHECKING:
     from cxrlines.io.tables import Dataset

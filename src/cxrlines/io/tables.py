@@ -18,20 +18,10 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.core.film import FILM_SUFFIXES
+from cxrlines.core.text import shown
 from cxrlines.io.annotations import MAX_COORDINATE, Line, in_unit_square, read_annotations
 from cxrlines.io.films import is_film
-from cxrlines.io.rows import (
-    DOUBTS,
-    NO_PATIENT,
-    Problem,
-    Rows,
-    TableError,
-    doubted,
-    read_rows,
-    rows_left_out,
-    shown,
-    warn,
-)
+from cxrlines.io.rows import DOUBTS, NO_PATIENT, Problem, Rows, TableError, doubted, read_rows, rows_left_out, warn
 from cxrlines.task import DEVICE_OF, DEVICES, LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN, Landmark
 
 Split = Literal["train", "test"]

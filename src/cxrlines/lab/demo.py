@@ -10,7 +10,8 @@ import pandas as pd
 import typer
 
 from cxrlines.core.pool import cores
-from cxrlines.evaluation.scores import compare, evaluate, read_predictions
+from cxrlines.evaluation.predictions import read_predictions
+from cxrlines.evaluation.scores import compare, evaluate
 from cxrlines.io.audit import audit
 from cxrlines.io.folds import describe_folds
 from cxrlines.io.tables import read_dataset

@@ -1,7 +1,7 @@
-"""Figures of merit of one set of scores: ROC AUC (exact, ties counted half), Brier score, ROC curve.
+"""ROC AUC (exact, ties counted half), Brier score and ROC curve of one set of scores.
 
-Arrays: `truth` is 0 or 1, `score` a number that grows with the chance of a 1; shape (films,) for one label,
-(films, labels) for several. AUC is undefined where a label has one class only; that is None here, never 0.5.
+Arrays: `truth` is 1, 0 or `task.UNKNOWN`, which is left out; `score` is any number that grows with the chance of a 1.
+Shape (films,) for one label, (films, labels) for several. AUC without films of both classes is None, never 0.5.
 """
 
 import numpy as np
@@ -9,7 +9,6 @@ import numpy as np
 
 def auc(truth: np.ndarray, score: np.ndarray) -> float | None:
     """The chance that a positive film scores above a negative one, ties counted half; None without both."""
-    truth, score = np.asarray(truth), np.asarray(score)
     value = weighted_auc(truth, score, np.ones((1, len(truth)), np.int64))[0]
     return None if np.isnan(value) else float(value)
 
@@ -20,18 +19,15 @@ def weighted_auc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> n
     Returns float64 (resamples,), NaN where a resample holds one class only. The films are sorted once for all
     resamples; counts are whole numbers below 2**53, hence exact in float64.
     """
-    positive = np.asarray(truth) == 1
     order = np.argsort(score, kind="stable")
-    ranked = np.asarray(score)[order]
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(ranked) else np.empty(0, np.int64)
-    if len(starts) == 0:
+    truth, ranked = np.asarray(truth)[order], np.asarray(score)[order]
+    if not len(ranked):
         return np.full(len(weights), np.nan)
     weights = np.asarray(weights)[:, order].astype(np.float64)
-    negatives = np.where(positive[order], 0.0, weights)
-    positives = weights - negatives
+    positives, negatives = (np.where(truth == value, weights, 0.0) for value in (1, 0))
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
     if len(starts) < len(ranked):  # films of equal score become one
-        negatives = np.add.reduceat(negatives, starts, axis=1)
-        positives = np.add.reduceat(positives, starts, axis=1)
+        positives, negatives = (np.add.reduceat(counts, starts, axis=1) for counts in (positives, negatives))
     below = np.cumsum(negatives, axis=1)
     pairs = below[:, -1] * positives.sum(axis=1)
     below -= 0.5 * negatives
@@ -47,21 +43,21 @@ def macro_auc(truth: np.ndarray, score: np.ndarray) -> float | None:
 
 
 def why_undefined(truth: np.ndarray) -> str | None:
-    """Why one label has no AUC, in words; None if it has one."""
-    films, positives = len(truth), int(np.sum(truth))
+    """Why one label, (films,), has no AUC, in words; None if it has one."""
+    truth = np.asarray(truth)
+    positives, films = int((truth == 1).sum()), int(((truth == 0) | (truth == 1)).sum())
     if films == 0:
-        return "no films"
+        return "no known truth" if len(truth) else "no films"
     if positives == 0:
         return f"none of {films} films is positive"
-    if positives == films:
-        return f"all {films} films are positive"
-    return None
+    return f"all {films} films are positive" if positives == films else None
 
 
 def brier(truth: np.ndarray, probability: np.ndarray) -> float | None:
-    """The mean squared difference of probability and truth, over all films and labels; None without films."""
-    difference = np.asarray(probability, np.float64) - np.asarray(truth, np.float64)
-    return float(np.mean(difference**2)) if difference.size else None
+    """The mean squared difference of probability and truth, over all films and labels; None without any truth."""
+    truth, probability = np.asarray(truth, np.float64), np.asarray(probability, np.float64)
+    squares = ((probability - truth) ** 2)[truth >= 0]
+    return float(np.mean(squares)) if squares.size else None
 
 
 def roc_curve(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,14 +66,12 @@ def roc_curve(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndar
     One point a distinct score, less those on a straight line between their neighbours. `ValueError` if the
     label has one class only.
     """
-    reason = why_undefined(truth)
-    if reason:
+    if reason := why_undefined(truth):
         raise ValueError(f"no ROC curve: {reason}")
-    positive = np.asarray(truth) == 1
     order = np.argsort(-np.asarray(score), kind="stable")
+    truth = np.asarray(truth)[order]
     last = np.flatnonzero(np.diff(np.asarray(score)[order], append=-np.inf))
-    true = np.r_[0, np.cumsum(positive[order])[last]]
-    false = np.r_[0, np.cumsum(~positive[order])[last]]
+    true, false = (np.r_[0, np.cumsum(truth == value)[last]] for value in (1, 0))
     turns = np.diff(true)[1:] * np.diff(false)[:-1] != np.diff(true)[:-1] * np.diff(false)[1:]
     corner = np.r_[True, turns, True]
     return false[corner] / false[-1], true[corner] / true[-1]

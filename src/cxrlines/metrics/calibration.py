@@ -1,9 +1,8 @@
 """Calibration: whether of the films given 70 % about 70 % are positive.
 
-Expected calibration error over bins of equal width (Guo et al., On Calibration of Modern Neural Networks,
-2017): the mean over films of the distance between a bin's mean probability and its share of positives. The
-figure of a whole prediction pools all labels; each label's own figure is given beside it, as pooling lets the
-common labels outweigh the rare ones.
+Expected calibration error over bins of equal width (Guo et al., On Calibration of Modern Neural Networks, 2017): the
+mean over films of the distance between a bin's mean probability and its share of positives. Pooled over all labels,
+the common ones outweigh the rare.
 """
 
 from dataclasses import dataclass
@@ -29,24 +28,23 @@ class Reliability:
 
 
 def reliability(truth: np.ndarray, probability: np.ndarray, bins: int = BINS) -> Reliability:
-    """Sort probabilities of any shape into `bins` bins of equal width; each holds its lower edge, the last 1."""
+    """Sort probabilities of any shape into `bins` bins of equal width; each holds its lower edge, the last 1.
+
+    Where `truth` is `task.UNKNOWN` they are left out. `ValueError` for what is no probability.
+    """
     probability, truth = np.ravel(probability).astype(np.float64), np.ravel(truth).astype(np.float64)
     if np.isnan(probability).any() or (probability.size and not 0 <= probability.min() <= probability.max() <= 1):
         raise ValueError("calibration needs probabilities from 0 to 1; these scores are something else")
-    edges = np.linspace(0, 1, bins + 1)
-    which = np.clip(np.searchsorted(edges, probability, side="right") - 1, 0, bins - 1)
+    probability, truth = probability[truth >= 0], truth[truth >= 0]
+    which = np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), probability, side="right") - 1, 0, bins - 1)
     count = np.bincount(which, minlength=bins)
     held = count > 0
-    return Reliability(
-        predicted=np.bincount(which, probability, bins)[held] / count[held],
-        observed=np.bincount(which, truth, bins)[held] / count[held],
-        count=count[held],
-    )
+    predicted, observed = (np.bincount(which, of, bins)[held] / count[held] for of in (probability, truth))
+    return Reliability(predicted, observed, count[held])
 
 
 def calibration_error(truth: np.ndarray, probability: np.ndarray, bins: int = BINS) -> float | None:
-    """Expected calibration error, 0 (perfect) to 1; arrays of any one shape are pooled; None without
-    films."""
+    """Expected calibration error, 0 (perfect) to 1; arrays of any one shape are pooled; None without any truth."""
     curve = reliability(truth, probability, bins)
     if not len(curve.count):
         return None

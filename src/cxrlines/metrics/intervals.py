@@ -1,13 +1,9 @@
-"""Intervals by resampling patients: films of one patient are alike, so patients are drawn, not films.
+"""Confidence intervals by resampling patients: films of one patient are alike, so patients are drawn, not films.
 
-The percentile cluster bootstrap: as many patients as there are, drawn with replacement, each with all its
-films; the figure computed anew; the interval holds the middle 95 % of the figures. In a resample where a
-label has one
-class only its AUC is undefined: the label's interval comes from the other resamples, and the macro AUC of
-that resample is the mean over the labels that are defined in it.
-
-One patient cannot be resampled: every draw would be the same, and an interval of no width would look like certainty. So
-there are no draws of fewer than two patients, and no interval comes of them.
+The percentile cluster bootstrap: as many patients as there are, drawn with replacement, each with all films. The
+interval holds the middle 95 % of the figures. A label of one class in a resample has no AUC there: its interval comes
+from the other resamples, and the macro AUC of that resample from the other labels. Of fewer than two patients every
+draw would be the same, so there are no draws, and no interval.
 """
 
 from collections.abc import Iterator
@@ -36,43 +32,37 @@ def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> Iterator
         yield np.empty((0, len(patient_of)), np.int64)
         return
     rng = np.random.default_rng(seed)
-    even = np.full(len(names), 1 / max(len(names), 1))
-    step = max(1, _CELLS // max(len(patient_of), 1))
+    even = np.full(len(names), 1 / len(names))
+    step = max(1, _CELLS // len(patient_of))
     for start in range(0, resamples, step):
-        drawn = rng.multinomial(len(names), even, size=min(step, resamples - start))
-        yield drawn[:, patient_of]
+        yield rng.multinomial(len(names), even, size=min(step, resamples - start))[:, patient_of]
 
 
 def resampled_aucs(
-    truth: np.ndarray,
-    scores: np.ndarray,
-    patients: np.ndarray,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    truth: np.ndarray, scores: np.ndarray, patients: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
     """AUC of each label in each resample of patients: float64 (resamples, labels), NaN where undefined.
 
     Without rows where there are fewer than two patients. `truth` and `scores` are (films, labels), `patients` (films,).
     """
-    parts = [
-        np.stack([weighted_auc(truth[:, k], scores[:, k], weights) for k in range(truth.shape[1])], axis=1)
+    labels = range(truth.shape[1])
+    blocks = [
+        np.stack([weighted_auc(truth[:, k], scores[:, k], weights) for k in labels], axis=1)
         for weights in patient_weights(patients, resamples, seed)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(blocks)
 
 
 def macro_of(aucs: np.ndarray) -> np.ndarray:
     """The macro AUC of each resample, (resamples, labels) -> (resamples,); NaN where no label is defined."""
-    defined = ~np.isnan(aucs)
-    count = defined.sum(axis=1)
+    count = (~np.isnan(aucs)).sum(axis=1)
     return np.divide(np.nansum(aucs, axis=1), count, out=np.full(len(aucs), np.nan), where=count > 0)
 
 
-def percentile_interval(values: np.ndarray, level: float = LEVEL) -> Interval | None:
-    """The middle `level` of the values that are numbers, (resamples,); None if there are none."""
+def percentile_interval(values: np.ndarray) -> Interval | None:
+    """The middle `LEVEL` of the values that are numbers, (resamples,); None if there are none."""
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return None
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

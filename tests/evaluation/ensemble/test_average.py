@@ -7,8 +7,8 @@ import pytest
 from scipy.special import expit, logit
 from scipy.stats import gmean, pmean, rankdata
 
-from cxrlines.evaluation.ensemble.average import FittedWeights, ensemble, write_predictions
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.ensemble.average import FittedWeights, ensemble
+from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.task import LABELS
 
 NAMES = list(LABELS)
@@ -102,7 +102,9 @@ def test_each_label_has_weights_of_its_own_and_all_the_weight_is_the_member_itse
 
 
 def test_fitted_weights_survive_json():
-    weights = FittedWeights(("a", "b"), np.linspace([0] * 11, [1] * 11, 2), {NAMES[0]: "3 of 20 films are positive"})
+    weights = FittedWeights(
+        ("a", "b"), np.linspace([0] * len(NAMES), [1] * len(NAMES), 2), {NAMES[0]: "3 of 20 films are positive"}
+    )
     back = FittedWeights.from_dict(json.loads(json.dumps(weights.as_dict())))
     assert (back.members, back.equal) == (weights.members, weights.equal)
     np.testing.assert_array_equal(back.weights, weights.weights)
@@ -125,6 +127,16 @@ def test_bad_weights_say_what_is_wrong(change, says):
     with pytest.raises(ValueError) as error:
         FittedWeights.from_dict(values)
     assert says in str(error.value)
+
+
+def test_weights_of_a_shorter_vocabulary_count_members_alike_for_the_labels_they_lack(monkeypatch):
+    weights = fitted(0.25, 0.75).as_dict()
+    for row in weights["weights"].values():
+        del row[NAMES[-1]]
+    monkeypatch.setattr("cxrlines.evaluation.ensemble.average.REQUIRED", LABELS[:-1])
+    found = FittedWeights.from_dict(weights)
+    assert found.labels == LABELS[:-1] and found.as_dict() == weights
+    np.testing.assert_array_equal(found.of(["b", "a"])[:, -2:], [[0.75, 0.5], [0.25, 0.5]])
 
 
 def test_weights_of_other_members_and_powers_out_of_range_are_refused():
@@ -158,11 +170,11 @@ def test_different_studies_say_how_many_and_which():
     [
         (lambda f: f.drop(columns=NAMES[2]), f"b.csv: no column {NAMES[2]}"),
         (lambda f: f.drop(columns="study"), "b.csv: no column study"),
-        (lambda f: f.assign(**{NAMES[0]: [1.5, *f[NAMES[0]][1:]]}), f"b.csv: column {NAMES[0]}, row 1 is 1.5"),
-        (lambda f: f.assign(**{NAMES[4]: [0.5, np.nan, *f[NAMES[4]][2:]]}), f"b.csv: column {NAMES[4]}, row 2 is nan"),
+        (lambda f: f.assign(**{NAMES[0]: [1.5, *f[NAMES[0]][1:]]}), f"b.csv, row 1: column {NAMES[0]} is 1.5"),
+        (lambda f: f.assign(**{NAMES[4]: [0.5, np.nan, *f[NAMES[4]][2:]]}), f"b.csv, row 2: column {NAMES[4]} is nan"),
         (
             lambda f: f.assign(study=["s01", *f["study"][1:]]),
-            "b.csv: 1 studies are listed more than once, the first again in row 2",
+            "b.csv, row 2: its study is listed before (1 such rows)",
         ),
     ],
 )
@@ -193,8 +205,8 @@ def test_written_predictions_read_back_exactly(tmp_path):
         ("", "p.csv: is empty; it needs a header"),
         ("a,b\n1,2\n", "p.csv: lacks the columns 'StudyInstanceUID', 'ETT - Abnormal'"),
         (
-            "StudyInstanceUID," + ",".join(NAMES) + "\ns," + ",".join(["0.1"] * 10) + ",high\n",
-            f"line 2: column {NAMES[10]} is 'high', not a number (1 such rows)",
+            "StudyInstanceUID," + ",".join(NAMES) + "\ns," + ",".join(["0.1"] * (len(NAMES) - 1)) + ",high\n",
+            f"line 2: column {NAMES[-1]} is 'high', not a number (1 such rows)",
         ),
     ],
 )

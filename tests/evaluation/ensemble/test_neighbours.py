@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlines.evaluation.ensemble.neighbours import evidence_of, fit_neighbours, nested_neighbours
+from cxrlines.evaluation.ensemble.neighbours import cross_fitted_neighbours, evidence_of, fit_neighbours
 from cxrlines.metrics.auc import macro_auc
 from cxrlines.task import LABELS
 
@@ -45,7 +45,7 @@ def test_neighbours_that_help_raise_the_auc_and_get_weight():
     predictions, truth, folds, vectors = world(True)
     found = fit_neighbours(predictions, truth, folds, vectors)
     assert (found.weights > 0).all() and found.zero == {}
-    assert score(nested_neighbours(predictions, truth, folds, vectors), truth) > score(predictions, truth) + 0.08
+    assert score(cross_fitted_neighbours(predictions, truth, folds, vectors), truth) > score(predictions, truth) + 0.08
 
 
 def test_neighbours_that_do_not_help_get_no_weight_and_change_nothing():
@@ -55,7 +55,7 @@ def test_neighbours_that_do_not_help_get_no_weight_and_change_nothing():
         found = fit_neighbours(predictions, truth, folds, vectors)
         zero.append((found.weights == 0).mean())
         assert set(found.zero) == {label for label, weight in zip(NAMES, found.weights, strict=True) if weight == 0}
-        blend = nested_neighbours(predictions, truth, folds, vectors)
+        blend = cross_fitted_neighbours(predictions, truth, folds, vectors)
         assert abs(score(blend, truth) - score(predictions, truth)) < 0.005
     assert np.mean(zero) > 0.9
     some = next(iter(found.zero.values()))
@@ -86,11 +86,11 @@ def test_a_patients_own_films_never_tell_on_him():
 
 def test_labels_of_the_judged_fold_have_no_part_in_its_blend():
     predictions, truth, folds, vectors = world(True, films=300)
-    before = nested_neighbours(predictions, truth, folds, vectors)
+    before = cross_fitted_neighbours(predictions, truth, folds, vectors)
     inside = truth["study"].map(folds).to_numpy() == 2
     turned = truth.copy()
     turned.loc[inside, NAMES] = 1 - turned.loc[inside, NAMES]
-    after = nested_neighbours(predictions, turned, folds, vectors)
+    after = cross_fitted_neighbours(predictions, turned, folds, vectors)
     pd.testing.assert_frame_equal(before[inside], after[inside])
     assert not before[~inside].equals(after[~inside])
 
@@ -98,9 +98,11 @@ def test_labels_of_the_judged_fold_have_no_part_in_its_blend():
 def test_the_order_of_films_does_not_matter_and_nothing_given_is_changed():
     predictions, truth, folds, vectors = world(True, films=400)
     copies = predictions.copy(), truth.copy(), folds.copy(), vectors.copy()
-    blend = nested_neighbours(predictions, truth, folds, vectors)
+    blend = cross_fitted_neighbours(predictions, truth, folds, vectors)
     order = np.random.default_rng(3).permutation(len(predictions))
-    other = nested_neighbours(predictions.iloc[order], truth.sample(frac=1, random_state=1), folds, vectors[order])
+    other = cross_fitted_neighbours(
+        predictions.iloc[order], truth.sample(frac=1, random_state=1), folds, vectors[order]
+    )
     pd.testing.assert_frame_equal(
         other.set_index("study").loc[blend["study"]], blend.set_index("study"), rtol=1e-4, atol=1e-5
     )
@@ -113,7 +115,7 @@ def test_evidence_is_counted_by_hand_and_none_is_zero():
     vectors = np.array([[1, 0], [0.8, 0.6], [0, 1], [-1, 0]], np.float32)
     labels = np.zeros((4, N))
     labels[:2, 0], labels[3, 1] = 1, 1
-    found = evidence_of(vectors[:1], vectors, labels, count=2)
+    found = evidence_of(vectors[:1], vectors, labels, patients=["q"], patients_searched=["a"] * 4, count=2)
     share, near = 2.5 / 5, (2 + 2 * 2.5 / 5) / 4
     assert found[0, 0] == pytest.approx(np.log(near / (1 - near)) - np.log(share / (1 - share)))
     assert found[0, 1] < 0
@@ -125,18 +127,19 @@ def test_each_fold_is_seen_by_its_own_model():
     predictions, truth, folds, vectors = world(True, films=400)
     flips = {fold: vectors * (-1) ** fold for fold in range(5)}  # as good as the same: only within a model compared
     pd.testing.assert_frame_equal(
-        nested_neighbours(predictions, truth, folds, flips), nested_neighbours(predictions, truth, folds, vectors)
+        cross_fitted_neighbours(predictions, truth, folds, flips),
+        cross_fitted_neighbours(predictions, truth, folds, vectors),
     )
     with pytest.raises(ValueError, match="no embeddings for fold 4; give those of the model that held it out"):
-        nested_neighbours(predictions, truth, folds, {fold: vectors for fold in range(4)})
+        cross_fitted_neighbours(predictions, truth, folds, {fold: vectors for fold in range(4)})
 
 
 def test_what_cannot_be_done_is_said():
     predictions, truth, folds, vectors = world(True, films=120)
     with pytest.raises(ValueError, match=r"embeddings are \(119, 16\) for 120 predicted films; give a row a film"):
         fit_neighbours(predictions, truth, folds, vectors[1:])
-    with pytest.raises(ValueError, match="there are 2 folds; nested neighbours need three or more"):
-        nested_neighbours(predictions, truth, folds % 2, vectors)
+    with pytest.raises(ValueError, match="there are 2 folds"):
+        cross_fitted_neighbours(predictions, truth, folds % 2, vectors)
     rare = truth.assign(**{NAMES[0]: 0})
     found = fit_neighbours(predictions, rare, folds, vectors)
     assert found.weights[0] == 0 and found.zero[NAMES[0]].startswith("0 of 120 films are positive; 10 of either")

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from cxrlines.evaluation.ensemble.sharpen import COLDEST, HOTTEST, dynamic_temperatures, kept, sharpen
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.task import LABELS
 
 N = len(LABELS)
@@ -105,14 +105,14 @@ def test_labels_are_fitted_apart_and_those_that_tell_nothing_get_one():
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda p: sharpen(p[:, :5], 1), r"shape \(4, 5\); the last axis must be the 11 labels"),
-        (lambda p: sharpen(p + 2, 1), f"2.5 for {LABELS[0]}; they are probabilities from 0 to 1 \\(44 of 44"),
+        (lambda p: sharpen(p[:, :5], 1), r"shape \(4, 5\)"),
+        (lambda p: sharpen(p + 2, 1), f"2.5 for {LABELS[0]}; .*\\({4 * N} "),
         (lambda p: kept(np.where(p == p[2, 3], np.nan, p), 0.3), "nan for"),
-        (lambda p: sharpen(p, 0), "temperature is 0.?; it is one number above 0, or 11"),
-        (lambda p: sharpen(p, np.ones(4)), r"temperature is \[1. 1. 1. 1.\]; it is one number above 0, or 11"),
+        (lambda p: sharpen(p, 0), "temperature is 0.?;"),
+        (lambda p: sharpen(p, np.ones(4)), r"temperature is \[1. 1. 1. 1.\];"),
         (lambda p: sharpen(p, float("nan")), "temperature is nan"),
-        (lambda p: dynamic_temperatures(p, np.zeros((3, N))), r"truth has shape \(3, 11\) for .* \(4, 11\)"),
-        (lambda p: dynamic_temperatures(p, np.full((4, N), 0.5)), "it must hold a 0 or 1 for each"),
+        (lambda p: dynamic_temperatures(p, np.zeros((3, N))), rf"shape \(3, {N}\) for .* \(4, {N}\)"),
+        (lambda p: dynamic_temperatures(p, np.full((4, N), 0.5)), "must hold 0, 1 or -1"),
     ],
 )
 def test_what_is_wrong_is_said(call, says):

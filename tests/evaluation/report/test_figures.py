@@ -20,8 +20,8 @@ def test_forest_draws_every_model_in_every_row_inside_the_picture(report):
     models = {name: evaluate(frame, report.main.truth, resamples=20) for name, frame in report.main.by_name.items()}
     svg = ElementTree.fromstring(forest(models))
     marks = [g for g in svg.iter("g") if g.get("class", "").startswith("mark")]
-    assert len(marks) == 12 * len(models)
-    assert sum(g.get("class") == "mark ensemble" for g in marks) == 12
+    assert len(marks) == (len(NAMES) + 1) * len(models)
+    assert sum(g.get("class") == "mark ensemble" for g in marks) == len(NAMES) + 1
     _, _, width, height = map(float, svg.get("viewBox").split())
     for circle in svg.iter("circle"):
         assert 190 <= float(circle.get("cx")) <= 620 < width and 0 < float(circle.get("cy")) < height
@@ -32,7 +32,7 @@ def test_forest_draws_every_model_in_every_row_inside_the_picture(report):
 def test_an_undefined_label_has_no_mark_but_a_word(report):
     truth = report.main.truth.assign(**{NAMES[0]: 0})
     svg = ElementTree.fromstring(forest({"ensemble": evaluate(report.main.by_name["ensemble"], truth, resamples=5)}))
-    assert len([g for g in svg.iter("g")]) == 11
+    assert len([g for g in svg.iter("g")]) == len(NAMES)
     assert [text.text for text in svg.iter("text")].count("undefined") == 1
 
 
@@ -51,7 +51,7 @@ def test_roc_curves_hold_the_area_they_should(report, arrays):
 
 def test_long_curves_are_thinned_but_keep_their_ends_and_area():
     rng = np.random.default_rng(0)
-    truth = rng.integers(0, 2, (5000, 11))
+    truth = rng.integers(0, 2, (5000, len(NAMES)))
     scores = 0.4 * truth + rng.random(truth.shape)
     points = re.findall(r'polyline points="([^"]+)"', roc_curves(truth, scores)[Device.SWAN])[0].split()
     assert len(points) <= 300 and (points[0], points[-1]) == ("40.0,228.0", "260.0,8.0")

@@ -7,7 +7,7 @@ import pytest
 
 from cxrlines.evaluation.report.page import Predictions, write_report
 from cxrlines.evaluation.scores import evaluate
-from cxrlines.task import LABELS
+from cxrlines.task import LABELS, UNKNOWN
 
 VOID = {"meta", "img", "input", "br", "link"}
 
@@ -131,7 +131,16 @@ def test_a_label_without_positives_is_undefined_on_the_page(report, tmp_path):
     assert metrics["labels"][LABELS[0]]["auc"] is None
     text = Page((tmp_path / "report.html").read_text()).text
     assert f"{LABELS[0]} has no AUC and is not in the macro AUC: none of 300 films is positive." in text
-    assert "on average over 10 labels" in text
+    assert f"on average over {len(LABELS) - 1} labels" in text
+
+
+def test_a_label_of_unknown_truth_is_undefined_on_the_page_and_no_mistake(report, tmp_path):
+    main = replace(report.main, truth=report.main.truth.assign(**{LABELS[0]: UNKNOWN}))
+    metrics = write_report(replace(report, main=main), tmp_path / "report.html", resamples=5)
+    assert metrics["undefined"] == {LABELS[0]: "no known truth"} and metrics["labels"][LABELS[0]]["brier"] is None
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert f"{LABELS[0]} has no AUC and is not in the macro AUC: no known truth." in text
+    assert f"False negative: {LABELS[0]}" not in text and f"False positive: {LABELS[0]}" not in text
 
 
 def test_same_report_same_bytes(report, tmp_path):

@@ -14,8 +14,9 @@ import pytest
 from cxrlines.core.pool import in_parallel
 from cxrlines.io.dedup.twins import SIGNATURE, Twin, find_twins, signature, twins_of_folders, twins_of_stores
 from cxrlines.io.films import read_film
+from cxrlines.io.rows import TableError
 from cxrlines.io.store import build_store
-from cxrlines.io.tables import TableError, read_dataset
+from cxrlines.io.tables import read_dataset
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlines.io.external.sets import KINDS, PRESENCE, read_external, read_external_table
+from cxrlines.io.external.layouts import PRESENCE
+from cxrlines.io.external.sets import KINDS, read_external, read_external_table
 from cxrlines.io.rows import TableError
 from cxrlines.task import LABELS, LABELS_OF, Device
 

@@ -124,7 +124,7 @@ def all_cores() -> Iterator[None]:
 
 @pytest.mark.long
 def test_the_reader_in_the_box_keeps_to_its_time(all_cores):
-    from cxrlines.reading.reader import EMBEDDED
+    from cxrlines.reading.bundle import EMBEDDED
 
     figures = bench_predict(load_bundle(EMBEDDED), films=8)
     assert figures["latency_s"] <= 0.25 and figures["batch_s"] <= 0.25

@@ -1,7 +1,6 @@
 """The claims: what is compared with what, what a verdict needs, and the whole of it in small."""
 
 import json
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,23 @@ import pytest
 
 from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.ensemble.weights import fit_weights
-from cxrlines.evaluation.scores import evaluate, read_predictions
+from cxrlines.evaluation.predictions import read_predictions
+from cxrlines.evaluation.scores import evaluate
 from cxrlines.io.tables import Dataset, read_dataset
 from cxrlines.lab.experiments import claims
-from cxrlines.lab.experiments.claims import Films
-from cxrlines.lab.experiments.comparisons import BEFORE, BLEND, BLENDED, CLAIMS, COMPARISONS, NEAR, STAGE
+from cxrlines.lab.experiments.claims import RECIPE, Films
+from cxrlines.lab.experiments.comparisons import (
+    BEFORE,
+    BLEND,
+    BLENDED,
+    CLAIMS,
+    COMPARISONS,
+    NEAR,
+    STAGE,
+    members_of,
+    read_rows,
+)
 from cxrlines.lab.experiments.compute import compute_of
-from cxrlines.lab.experiments.table import read_table
 from cxrlines.recipe.run.plan import Inventory, make_plan
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
@@ -26,8 +35,7 @@ FILMS = Films(own=36, external=12, test=24, size=96)
 
 
 def recipe() -> Recipe:
-    with resources.as_file(resources.files("cxrlines.lab.experiments") / "claims.yaml") as path:
-        return load_recipe(str(path))
+    return load_recipe(RECIPE)
 
 
 # -- what is compared
@@ -59,9 +67,9 @@ def test_only_the_mix_up_leaks_and_nothing_else_of_it_differs():
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_the_part_of_a_claim_is_a_recipe_of_what_it_compares_and_their_teachers(claim):
-    part = claims._only(recipe(), claims._members(claim))
-    assert claims._members(claim) <= set(part.members)
-    more = set(part.members) - claims._members(claim)
+    part = claims.only(recipe(), members_of(claim))
+    assert members_of(claim) <= set(part.members)
+    more = set(part.members) - members_of(claim)
     assert more <= {"one"}
     assert all(part.members[name] == recipe().members[name] for name in part.members)
 
@@ -87,7 +95,7 @@ def plans(*names: str) -> dict[str, float]:
     annotated = {study: [] for i, study in enumerate(studies) if i // 3 % 10 < 3}
     own = Dataset(Path(), table, annotated)
     stuff = Inventory(own, np.ones(films.own, bool), "print", pd.Series(np.arange(films.own) % 3))
-    parts = {name: claims._only(recipe(), {name}) for name in names}
+    parts = {name: claims.only(recipe(), {name}) for name in names}
     return {name: compute_of(part, make_plan(part, stuff, range(3)), films.annotated) for name, part in parts.items()}
 
 
@@ -141,10 +149,10 @@ def test_a_claim_that_does_not_exist(tmp_path):
 
 
 def test_other_films_need_another_folder(tmp_path):
-    claims._same(tmp_path / "films.json", {"own": 1})
-    claims._same(tmp_path / "films.json", {"own": 1})
+    claims.check_begun(tmp_path / "films.json", {"own": 1})
+    claims.check_begun(tmp_path / "films.json", {"own": 1})
     with pytest.raises(ValueError, match=r"was begun with films {'own': 1}, not {'own': 2}; give another --out"):
-        claims._same(tmp_path / "films.json", {"own": 2})
+        claims.check_begun(tmp_path / "films.json", {"own": 2})
 
 
 # -- in small
@@ -163,8 +171,8 @@ def shrunk() -> list[str]:
 
 def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, here):
     options = {"films": FILMS, "settings": shrunk(), "workers": 1, "say": lambda text: None}
-    table = claims.run_claims(tmp_path, seeds=[0], claims=[7], **options)
-    assert [(row.arm, row.against, row.seeds) for row in table.rows] == [
+    rows = claims.run_claims(tmp_path, seeds=[0], claims=[7], **options)
+    assert [(row.arm, row.against, row.seeds) for row in rows] == [
         ("flips", "one", [0]), ("full-augmentation", "one", [0]),
     ]  # fmt: skip
     run, truth = tmp_path / "seed0/run", read_dataset(tmp_path / "seed0/data/own", "test").studies
@@ -172,7 +180,7 @@ def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, here):
         name: evaluate(read_predictions(run / f"predictions/test/{name}.csv"), truth).macro_auc
         for name in ("one", "flips")
     }
-    first = table.rows[0]
+    first = rows[0]
     assert (first.arm_auc, first.against_auc) == ([scores["flips"]], [scores["one"]])
     assert first.difference == pytest.approx(scores["flips"] - scores["one"])
     assert first.over_seeds is None and first.verdict == "open: 1 of 3 seeds", "one seed tells nothing"
@@ -197,8 +205,8 @@ def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, here):
             noise = pd.DataFrame(rng.uniform(0, 1, frame.shape), columns=frame.columns)
             mixed = frame.set_index("study") * 0.5 + noise.set_index(frame["study"]).drop(columns="study") * 0.5
             mixed.rename_axis("StudyInstanceUID").to_csv(folder / f"{name.replace('/', '.')}.csv")
-    rows = {row.arm: row for row in read_table(tmp_path).rows if row.claim == 5}
-    assert set(rows) == {f"{BLEND}{how}" for how in ("rank", "power", "fitted", "stages")}
+    blends = {row.arm: row for row in read_rows(tmp_path) if row.claim == 5}
+    assert set(blends) == {f"{BLEND}{how}" for how in ("rank", "power", "fitted", "stages")}
     frames = [read_predictions(run / f"predictions/test/{name}.csv") for name in BLENDED]
     known = [read_predictions(run / f"predictions/out_of_fold/{name}.csv") for name in BLENDED]
     labels = read_dataset(tmp_path / "seed0/data/own", "train").studies
@@ -213,7 +221,7 @@ def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, here):
     }
     aucs = {how: evaluate(blend, truth).macro_auc for how, blend in expected.items()}
     for how in ("rank", "power", "fitted", "stages"):
-        found = rows[f"{BLEND}{how}"]
+        found = blends[f"{BLEND}{how}"]
         assert (found.arm_auc, found.against_auc) == ([aucs[how]], [aucs["mean"]]), how
         assert found.seconds is None
 
@@ -221,13 +229,13 @@ def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, here):
 @pytest.mark.long
 def test_neighbours_in_small_from_films_to_table(tmp_path, here):
     options = {"films": FILMS, "settings": shrunk(), "workers": 1, "say": lambda text: None}
-    table = claims.run_claims(tmp_path, seeds=[0], claims=[9], **options)
-    assert [(row.claim, row.arm, row.against) for row in table.rows] == [
+    rows = claims.run_claims(tmp_path, seeds=[0], claims=[9], **options)
+    assert [(row.claim, row.arm, row.against) for row in rows] == [
         (8, "recommended", "one"), (9, f"{NEAR}one", "one"), (9, f"{NEAR}recommended", "recommended"),
     ], "of claim 8 what is trained for 9"  # fmt: skip
     run, truth = tmp_path / "seed0/run", read_dataset(tmp_path / "seed0/data/own", "test").studies
-    assert table.rows[0].seconds is not None and min(table.rows[0].seconds) > 0
-    for row in table.rows[1:]:
+    assert rows[0].seconds is not None and min(rows[0].seconds) > 0
+    for row in rows[1:]:
         near = evaluate(read_predictions(tmp_path / f"seed0/neighbours/{row.against}.csv"), truth)
         plain = evaluate(read_predictions(run / f"predictions/test/{row.against}.csv"), truth)
         assert (row.arm_auc, row.against_auc) == ([near.macro_auc], [plain.macro_auc])

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from cxrlines.evaluation.scores import evaluate, read_predictions
+from cxrlines.evaluation.predictions import read_predictions
+from cxrlines.evaluation.scores import evaluate
 from cxrlines.io.tables import read_dataset
 from cxrlines.lab.experiments import margin
 from cxrlines.lab.experiments.compute import PASSES

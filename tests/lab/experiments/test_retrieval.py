@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxrlines.evaluation.ensemble.neighbours import COUNT, PRIOR_FILMS, NeighbourWeights
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.io.tables import read_dataset
 from cxrlines.lab.experiments import retrieval
 from cxrlines.lab.experiments.retrieval import write_retrieval

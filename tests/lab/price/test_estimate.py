@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxrlines.io.external.sets import PRESENCE
+from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.tables import Dataset
 from cxrlines.lab.price.estimate import A100, WITHIN, Gpu, estimate, watch
 from cxrlines.models.backbones import make_backbone

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cxrlines.cli import app
 from cxrlines.core.notes import Code
 from cxrlines.lab.probe.fit import fit_quality, measured
-from cxrlines.lab.probe.other_scans import SIDE
+from cxrlines.lab.probe.not_films import SIDE
 from cxrlines.lab.probe.run import run_quality
 from cxrlines.models.orientation import OTHER, POSES, OrientationNet
 from cxrlines.models.weights import load_weights
@@ -57,20 +57,14 @@ class _Always(OrientationNet):
 
 def test_counts_are_those_of_what_the_probe_did() -> None:
     upright = measured(Probe(_Always(0)), _films(3), views=2)
-    assert upright["poses"] == {
-        "films": 3,
-        "shown": 24,
-        "refused": 0,
-        "told": 3,
-        "righted_wrongly": 0,
-        "inverted_wrongly": 0,
-    }
-    assert upright["upright"] == {"shown": 9, "refused": 0, "turned": 0, "said_cropped": 9}
+    poses = {"films": 3, "shown": 24, "rejected": 0, "pose_right": 3, "reoriented_wrongly": 0, "inverted_wrongly": 0}
+    assert upright["poses"] == poses
+    assert upright["upright"] == {"shown": 9, "rejected": 0, "reoriented": 0, "called_cropped": 9}
     refuses = measured(Probe(_Always(OTHER)), _films(2))
-    assert refuses["poses"]["refused"] == 16 and refuses["upright"]["refused"] == 2
-    # It says of the righted film, too, that it is turned: not sure, so nothing is turned.
+    assert refuses["poses"]["rejected"] == 16 and refuses["upright"]["rejected"] == 2
+    # It says of the re-oriented film, too, that it is turned: not sure, so nothing is turned.
     turns = Probe(_Always(POSES.index((180, False))))
-    assert measured(turns, _films(1))["poses"]["righted_wrongly"] == 0
+    assert measured(turns, _films(1))["poses"]["reoriented_wrongly"] == 0
     assert turns(_films(1)[0]).notes[0].code is Code.POSE_UNSURE
 
 
@@ -112,7 +106,7 @@ def test_the_command_writes_a_probe_and_prints_what_it_measured(folder: Path, mo
     said = CliRunner().invoke(app, ["quality", str(folder / "films"), "--out", str(out), "--steps", "2"])
     assert said.exit_code == 0, said.output
     figures = json.loads(said.stdout.splitlines()[-1])
-    assert figures["fitted_on"] == [8] and "held_out" not in figures and set(figures["refused"]) >= {"page", "hand"}
+    assert figures["fitted_on"] == [8] and "held_out" not in figures and set(figures["rejected"]) >= {"page", "hand"}
     assert isinstance(read_probe(out), Probe) and load_weights(out)[1] == {"films": "8", "seed": "0"}
 
 

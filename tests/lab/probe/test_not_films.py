@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from cxrlines.lab.probe.not_films import SEEN, UNSEEN, Maker, of_films, part
-from cxrlines.lab.probe.other_scans import SIDE
+from cxrlines.lab.probe.not_films import SEEN, SIDE, UNSEEN, Maker, of_films, part
 
 
 def _films() -> list[np.ndarray]:

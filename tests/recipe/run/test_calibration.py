@@ -8,7 +8,7 @@ import pytest
 from scipy.special import expit
 
 from cxrlines.evaluation.calibrators import Calibration, fit_calibration
-from cxrlines.evaluation.ensemble.average import as_predictions, write_predictions
+from cxrlines.evaluation.predictions import as_predictions, write_predictions
 from cxrlines.metrics.auc import brier
 from cxrlines.metrics.calibration import calibration_error
 from cxrlines.reading.engines.pytorch import averaged

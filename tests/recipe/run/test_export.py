@@ -9,8 +9,8 @@ import torch
 
 from cxrlines.evaluation.bundles.evaluate_bundle import of_fold
 from cxrlines.evaluation.calibrators import Calibration, calibration_figures, fit_calibration, fit_mean, fit_thresholds
-from cxrlines.evaluation.ensemble.average import as_predictions, ensemble, write_predictions
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.ensemble.average import ensemble
+from cxrlines.evaluation.predictions import as_predictions, read_predictions, write_predictions
 from cxrlines.io.patients import tokens
 from cxrlines.io.prepare import PREPARATION
 from cxrlines.io.store import open_store

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cxrlines.io.dedup.twins import Twin
-from cxrlines.io.external.sets import PRESENCE
+from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.patients import tokens
 from cxrlines.io.store import build_store
 from cxrlines.io.tables import read_dataset

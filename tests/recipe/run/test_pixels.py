@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.io.films import read_film
 from cxrlines.io.tables import read_dataset
 from cxrlines.lab.probe.views import posed

@@ -9,7 +9,7 @@ import yaml
 
 from cxrlines.augment.policy import POLICIES
 from cxrlines.io.annotations import Line
-from cxrlines.io.external.sets import PRESENCE
+from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.external import ExternalSet
 from cxrlines.recipe.run.plan import Inventory, Step, make_plan, name_of

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cxrlines.evaluation.ensemble.sharpen import dynamic_temperatures, sharpen
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.recipe.run.films import training_films
 from cxrlines.recipe.run.folder import HELD_OUT, read_record
 from cxrlines.recipe.run.plan import name_of

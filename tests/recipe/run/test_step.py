@@ -15,7 +15,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from cxrlines.io.external.sets import PRESENCE
+from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.patients import key_name, tokens
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.reading.bundle import load_bundle

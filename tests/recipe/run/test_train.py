@@ -15,8 +15,8 @@ import torch
 from filelock import FileLock
 
 from cxrlines.evaluation.ensemble.average import FittedWeights, ensemble
-from cxrlines.evaluation.ensemble.weights import nested_fitted
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.ensemble.weights import cross_fitted_blend
+from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.io.folds import make_folds
 from cxrlines.io.patients import tokens
 from cxrlines.models.weights import load_weights
@@ -159,7 +159,9 @@ def test_the_ensemble_is_of_members_and_stages_under_weights_fitted_on_other_fol
     pd.testing.assert_frame_equal(tested["ensemble"], expected, rtol=1e-9)
     table = soft_run.train.studies
     folds = pd.Series(soft_run.folds.to_numpy(), table["study"])
-    nested = nested_fitted([held[name] for name in names], table[["study", "patient", *LABELS]], folds, names=names)
+    nested = cross_fitted_blend(
+        [held[name] for name in names], table[["study", "patient", *LABELS]], folds, names=names
+    )
     pd.testing.assert_frame_equal(held["ensemble"], nested, rtol=1e-9)
     stage = pd.concat([read_predictions(soft_run.root / f"from-b/fold{fold}/soft" / HELD_OUT) for fold in range(3)])
     assert (held["from-b/soft"].set_index("study") == stage.set_index("study").sort_index()).all(axis=None)

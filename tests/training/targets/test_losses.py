@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import log_loss
 
 from cxrlines.core.heatmaps import draw_maps
-from cxrlines.io.external.sets import PRESENCE
+from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.task import DEVICE_OF, LABELS, MAPS, MapKind
 from cxrlines.training.targets.losses import (
     LINE_PIXELS,

@@ -11,8 +11,8 @@ from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
 from cxrlines.core.spacing import Spacing, SpacingKind
 from cxrlines.io.marks import NO_MARKS, TRACHEOSTOMY, FilmMarks, backdrop_patient, patients_of, read_marks
-from cxrlines.io.rows import read_rows
-from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, TableError, read_dataset
+from cxrlines.io.rows import TableError, read_rows
+from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, read_dataset
 from cxrlines.metrics.lines import EvaluatedFilm, StateCall
 from cxrlines.metrics.presence import JudgedFilm, spared
 from cxrlines.reading.batch import find_films

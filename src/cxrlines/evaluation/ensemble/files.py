@@ -3,16 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import beside, check_outputs, check_table, write_text
-from cxrlines.evaluation.ensemble.average import FittedWeights, How, ensemble, write_predictions
-from cxrlines.evaluation.ensemble.weights import fit_weights, nested_fitted
-from cxrlines.evaluation.scores import read_predictions, read_truth
-from cxrlines.io.folds import FOLD_COLUMN, folds_of, read_folds
+from cxrlines.evaluation.ensemble.average import FittedWeights, How, ensemble
+from cxrlines.evaluation.ensemble.weights import cross_fitted_blend, fit_weights
+from cxrlines.evaluation.predictions import read_predictions, read_truth, write_predictions
+from cxrlines.io.folds import folds_of, read_folds
 from cxrlines.task import STUDY_COLUMN
 
 WEIGHTS = ".weights.json"
@@ -31,9 +30,9 @@ def blend_files(
 ) -> list[Path]:
     """Average files into `out`; what was written.
 
-    `fitted` with `truth` and `folds`: the files are out of fold, each fold is blended under weights of the others, and
-    the weights fitted on all go to `weights`, or beside `out`. Without `truth`, `weights` are read and applied; files
-    are then matched to them by order.
+    `fitted` with `truth` and `folds`: the files are out of fold, the blend is cross-fitted, and the weights fitted on
+    all films go to `weights`, or beside `out`. Without `truth`, `weights` are read and applied; files are then matched
+    to them by order.
 
     Raises:
         OutputError: a file cannot be written, or would replace an input.
@@ -44,40 +43,39 @@ def blend_files(
         files={"--out": out, "--weights": fitted}, inputs=[*predictions, truth, folds, None if fitted else weights]
     )
     check_table("--out", out, {WEIGHTS: (b"{",)}, STUDY_COLUMN)
-    names = [str(path) for path in predictions]
     frames = [read_predictions(path) for path in predictions]
     if how != "fitted":
         if given := [f"--{name}" for name, path in (("truth", truth), ("folds", folds), ("weights", weights)) if path]:
             raise Error(f"{', '.join(given)}: only --how fitted takes weights", "leave it out, or add --how fitted")
-        write_predictions(ensemble(frames, how=how, names=names, power=power), out)
+        write_predictions(ensemble(frames, how, [str(path) for path in predictions], power=power), out)
         return [out]
     places = [str(place + 1) for place in range(len(frames))]  # the test files have other names than the fitted ones
-    if truth is None:
+    if truth is None or fitted is None:
         if weights is None:
             raise Error(
                 "--how fitted needs weights",
                 "give --truth and --folds, to fit them on out-of-fold predictions, or --weights fitted before",
             )
-        found = FittedWeights.from_dict(_read_json(weights))
-        write_predictions(ensemble(frames, how="fitted", names=places, weights=found), out)
+        write_predictions(ensemble(frames, how, places, weights=read_weights(weights)), out)
         return [out]
     if folds is None:
         raise Error("--truth needs --folds as well", "each fold is blended under weights fitted on the others")
-    assert fitted is not None
     table = read_truth(truth)
-    fold_of = pd.Series(folds_of(table, read_folds(folds)).to_numpy(), table["study"].astype(str), name=FOLD_COLUMN)
-    write_predictions(nested_fitted(frames, table, fold_of, names=places), out)
-    write_text(fitted, json.dumps(fit_weights(frames, table, names=places).as_dict(), indent=1) + "\n")
+    fold_of = pd.Series(folds_of(table, read_folds(folds)).to_numpy(), table["study"].astype(str))
+    write_predictions(cross_fitted_blend(frames, table, fold_of, places), out)
+    write_text(fitted, json.dumps(fit_weights(frames, table, places).as_dict(), indent=1) + "\n")
     return [out, fitted]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> FittedWeights:
+    """The fitted weights of a JSON file; `Error` names the file where it holds none."""
+    way_out = "name a file of fitted weights, as --how fitted --truth writes it"
     try:
-        found = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise Error(f"{path}: cannot be read ({error.strerror})", "name a file of fitted weights") from None
+        raise Error(f"{path}: cannot be read ({error.strerror})", way_out) from None
     except (ValueError, RecursionError):
-        raise Error(f"{path}: is no JSON", "name a file of fitted weights, as --how fitted --truth writes it") from None
-    if not isinstance(found, dict):
-        raise Error(f"{path}: holds {type(found).__name__}", "name a file of fitted weights")
-    return found
+        raise Error(f"{path}: is no JSON", way_out) from None
+    if not isinstance(content, dict):
+        raise Error(f"{path}: holds {type(content).__name__}", way_out)
+    return FittedWeights.from_dict(content)

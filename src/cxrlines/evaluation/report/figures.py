@@ -4,6 +4,7 @@ Each function returns markup without any text from outside; what comes from outs
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -12,79 +13,97 @@ from cxrlines.evaluation.scores import Evaluation
 from cxrlines.metrics.auc import roc_curve, why_undefined
 from cxrlines.metrics.calibration import reliability
 from cxrlines.metrics.intervals import Interval
-from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, STATE_OF, Device
+from cxrlines.task import DEVICE_OF, LABELS, STATE_OF, Device
 
-DEVICE_NAMES: dict[Device, str] = {
-    Device.ETT: "endotracheal tube",
-    Device.NGT: "nasogastric tube",
-    Device.CVC: "central venous catheter",
-    Device.SWAN: "pulmonary artery catheter",
-}
 FIGURE_BINS = 10
 """Fewer bins than the calibration error has: with fifteen the curves of rare labels are mostly noise."""
 FEW_FILMS = 5
 """A calibration bin with fewer films is left out of the curve: its share of positives is mostly chance."""
+_POINTS = 300
+"""At most so many points of a ROC curve: closer than a pixel nothing is seen."""
+
+
+class Curve(NamedTuple):
+    """x and y (points,) in the unit square, and the dots' radii in px, if there are dots."""
+
+    x: np.ndarray
+    y: np.ndarray
+    radii: np.ndarray | None = None
 
 
 def forest(evaluations: Mapping[str, Evaluation]) -> Markup:
     """AUC with its interval, macro and label by label; one mark a model, in the order given, the last one bold."""
-    rows = [("macro AUC", [(e.macro_auc, e.ci95) for e in evaluations.values()])]
-    rows += [(label, [(e.labels[label].auc, e.labels[label].ci95) for e in evaluations.values()]) for label in LABELS]
-    lows = [ci[0] for _, marks in rows for _, ci in marks if ci] + [a for _, marks in rows for a, _ in marks if a]
+    models = list(evaluations.values())
+    rows = {"macro AUC": [(e.macro_auc, e.ci95) for e in models]}
+    labels = [label for label in models[-1].labels if all(label in e.labels for e in models)]
+    rows |= {label: [(e.labels[label].auc, e.labels[label].ci95) for e in models] for label in labels}
+    lows = [low for marks in rows.values() for auc, ci in marks for low in (auc, ci and ci[0]) if low is not None]
     low = min(0.95, np.floor(max(0.0, min(lows, default=0.5)) * 20) / 20)
     left, wide, right, pitch = 190, 430, 160, 10
-    tall = pitch * len(evaluations) + 12
+    tall = pitch * len(models) + 12
+    height = 26 + tall * len(rows) + 6
 
     def x(value: float) -> float:
         return left + wide * (value - low) / (1 - low)
 
-    height = 26 + tall * len(rows) + 6
     parts = []
     for tick in np.arange(low, 1.0001, 0.05 if low >= 0.7 else 0.1):
         parts.append(f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="20" y2="{height}"/>')
         parts.append(f'<text class="tick" x="{x(tick):.1f}" y="14" text-anchor="middle">{tick:.2f}</text>')
-    for row, (name, marks) in enumerate(rows):
+    for row, (name, marks) in enumerate(rows.items()):
         top = 26 + row * tall
         strong = ' class="strong"' if row == 0 else ""
         parts.append(f'<text{strong} x="0" y="{top + tall / 2:.1f}">{escape(name)}</text>')
-        for series, (value, interval) in enumerate(marks):
+        for series, mark in enumerate(marks):
             y = top + 6 + pitch * (series + 0.5) - 3
-            parts.append(_mark(value, interval, x, y, series, last=series == len(marks) - 1))
-        value, interval = marks[-1]
-        parts.append(
-            f'<text{strong} x="{left + wide + 14}" y="{top + tall / 2:.1f}">{with_interval(value, interval)}</text>'
-        )
+            parts.append(_mark(*mark, x, y, "" if series == len(marks) - 1 else f"series{series % 6}"))
+        shown = with_interval(*marks[-1])
+        parts.append(f'<text{strong} x="{left + wide + 14}" y="{top + tall / 2:.1f}">{shown}</text>')
         parts.append(f'<line class="rule" x1="0" x2="{left + wide + right}" y1="{top + tall}" y2="{top + tall}"/>')
     return _svg(left + wide + right, height, "".join(parts), "forest", "AUC with 95 % intervals, label by label")
 
 
-def roc_curves(truth: np.ndarray, scores: np.ndarray) -> dict[Device, Markup]:
-    """One figure a device: the ROC curves of its labels; `truth`, `scores` are (films, 11)."""
-    figures = {}
-    for device in Device:
-        curves = []
-        for label in LABELS_OF[device]:
-            k = LABEL_INDEX[label]
-            if why_undefined(truth[:, k]) is None:
-                false, true = roc_curve(truth[:, k], scores[:, k])
-                curves.append((label, _thinned(false, true), None))
-        figures[device] = _square(curves, "false positive rate", "true positive rate")
-    return figures
+def roc_curves(truth: np.ndarray, scores: np.ndarray, labels: Sequence[str] = LABELS) -> dict[Device, Markup]:
+    """One figure a device: the ROC curves of its labels; `truth`, `scores` are (films, labels)."""
+
+    def curve(true: np.ndarray, score: np.ndarray) -> Curve | None:
+        if why_undefined(true):
+            return None
+        x, y = roc_curve(true, score)
+        if len(x) > _POINTS:  # evenly along the curve
+            along = np.cumsum(np.abs(np.diff(x, prepend=0)) + np.abs(np.diff(y, prepend=0)))
+            kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], _POINTS)).clip(0, len(x) - 1))
+            x, y = x[kept], y[kept]
+        return Curve(x, y)
+
+    return _by_device(truth, scores, labels, curve, "false positive rate", "true positive rate")
 
 
-def calibration_curves(truth: np.ndarray, scores: np.ndarray) -> dict[Device, Markup]:
+def calibration_curves(truth: np.ndarray, scores: np.ndarray, labels: Sequence[str] = LABELS) -> dict[Device, Markup]:
     """One figure a device: predicted against observed, a dot a bin, larger where there are more films."""
-    figures = {}
-    for device in Device:
-        curves = []
-        for label in LABELS_OF[device]:
-            k = LABEL_INDEX[label]
-            curve = reliability(truth[:, k], scores[:, k], FIGURE_BINS)
-            held = curve.count >= FEW_FILMS
-            size = 2 + 4 * np.sqrt(curve.count[held] / max(curve.count.max(initial=1), 1))
-            curves.append((label, (curve.predicted[held], curve.observed[held]), size))
-        figures[device] = _square(curves, "predicted", "observed")
-    return figures
+
+    def curve(true: np.ndarray, score: np.ndarray) -> Curve:
+        bins = reliability(true, score, FIGURE_BINS)
+        held = bins.count >= FEW_FILMS
+        size = 2 + 4 * np.sqrt(bins.count[held] / max(bins.count.max(initial=1), 1))
+        return Curve(bins.predicted[held], bins.observed[held], size)
+
+    return _by_device(truth, scores, labels, curve, "predicted", "observed")
+
+
+def _by_device(
+    truth: np.ndarray,
+    scores: np.ndarray,
+    labels: Sequence[str],
+    curve: Callable[[np.ndarray, np.ndarray], Curve | None],
+    across: str,
+    up: str,
+) -> dict[Device, Markup]:
+    drawn: dict[Device, dict[str, Curve]] = {DEVICE_OF[label]: {} for label in labels}
+    for k, label in enumerate(labels):
+        if found := curve(truth[:, k], scores[:, k]):
+            drawn[DEVICE_OF[label]][label] = found
+    return {device: _square(curves, across, up) for device, curves in drawn.items()}
 
 
 def with_interval(value: float | None, interval: Interval | None) -> str:
@@ -94,63 +113,46 @@ def with_interval(value: float | None, interval: Interval | None) -> str:
     return f"{value:.3f}" + (f" ({interval[0]:.3f}–{interval[1]:.3f})" if interval else "")
 
 
-def _mark(
-    value: float | None, interval: Interval | None, x: Callable[[float], float], y: float, series: int, last: bool
-) -> str:
+def _mark(value: float | None, interval: Interval | None, x: Callable[[float], float], y: float, series: str) -> str:
+    """A dot on its interval; without a `series` it is the ensemble's."""
     if value is None:
         return ""
-    shown = with_interval(value, interval)
     line = ""
     if interval:
         line = f'<line x1="{x(interval[0]):.1f}" x2="{x(interval[1]):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-    dot = f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="{4 if last else 3}"/>'
-    return f'<g class="mark {"ensemble" if last else f"series{series % 6}"}"><title>{shown}</title>{line}{dot}</g>'
+    dot = f'<circle cx="{x(value):.1f}" cy="{y:.1f}" r="{3 if series else 4}"/>'
+    return f'<g class="mark {series or "ensemble"}"><title>{with_interval(value, interval)}</title>{line}{dot}</g>'
 
 
-def _square(
-    curves: Sequence[tuple[str, tuple[np.ndarray, np.ndarray], np.ndarray | None]], across: str, up: str
-) -> Markup:
-    """Curves in the unit square, each (label, (x, y), dot radii in px or None), coloured by the label's state."""
+def _square(curves: Mapping[str, Curve], across: str, up: str) -> Markup:
+    """Labels' curves in the unit square, coloured by state."""
     side, left, top, below = 220, 40, 8, 34
 
-    def at(x: float, y: float) -> str:
-        return f"{left + side * x:.1f},{top + side * (1 - y):.1f}"
+    def x(share: float) -> float:
+        return left + side * share
+
+    def y(share: float) -> float:
+        return top + side * (1 - share)
 
     parts = [f'<rect class="frame" x="{left}" y="{top}" width="{side}" height="{side}"/>']
-    parts.append(f'<polyline class="diagonal" points="{at(0, 0)} {at(1, 1)}"/>')
+    parts.append(f'<polyline class="diagonal" points="{x(0):.1f},{y(0):.1f} {x(1):.1f},{y(1):.1f}"/>')
     for tick in (0, 0.5, 1):
-        x, y = left + side * tick, top + side * (1 - tick)
-        parts.append(f'<text class="tick" x="{x}" y="{top + side + 14}" text-anchor="middle">{tick:g}</text>')
-        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 4}" text-anchor="end">{tick:g}</text>')
-    middle = top + side / 2
-    parts.append(f'<text class="axis" x="{left + side / 2}" y="{top + side + 30}" text-anchor="middle">{across}</text>')
-    parts.append(f'<text class="axis" transform="translate(10 {middle}) rotate(-90)" text-anchor="middle">{up}</text>')
-    for label, (xs, ys), radii in curves:
-        points = " ".join(at(x, y) for x, y in zip(xs, ys, strict=True))
-        dots = ""
-        if radii is not None:
-            dots = "".join(
-                f'<circle cx="{left + side * x:.1f}" cy="{top + side * (1 - y):.1f}" r="{r:.1f}"/>'
-                for x, y, r in zip(xs, ys, radii, strict=True)
-            )
-        parts.append(
-            f'<g class="curve {state_class(label)}"><title>{label}</title><polyline points="{points}"/>{dots}</g>'
-        )
+        parts.append(f'<text class="tick" x="{x(tick)}" y="{top + side + 14}" text-anchor="middle">{tick:g}</text>')
+        parts.append(f'<text class="tick" x="{left - 6}" y="{y(tick) + 4}" text-anchor="end">{tick:g}</text>')
+    parts.append(f'<text class="axis" x="{x(0.5)}" y="{top + side + 30}" text-anchor="middle">{across}</text>')
+    parts.append(f'<text class="axis" transform="translate(10 {y(0.5)}) rotate(-90)" text-anchor="middle">{up}</text>')
+    for label, curve in curves.items():
+        at = [(f"{x(a):.1f}", f"{y(b):.1f}") for a, b in zip(curve.x, curve.y, strict=True)]
+        line = f'<polyline points="{" ".join(map(",".join, at))}"/>'
+        radii = () if curve.radii is None else curve.radii
+        dots = (f'<circle cx="{cx}" cy="{cy}" r="{r:.1f}"/>' for (cx, cy), r in zip(at, radii, strict=False))
+        parts.append(f'<g class="curve {state_class(label)}"><title>{label}</title>{line}{"".join(dots)}</g>')
     return _svg(left + side + 8, top + side + below, "".join(parts), "square", f"{up} against {across}")
 
 
 def state_class(label: str) -> str:
     """The CSS class of a label's state: `abnormal`, `borderline`, `incomplete`, `normal` or `present`."""
     return STATE_OF[label].name.lower()
-
-
-def _thinned(x: np.ndarray, y: np.ndarray, points: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """At most so many points, evenly along the curve: closer than a pixel nothing is seen."""
-    if len(x) <= points:
-        return x, y
-    along = np.cumsum(np.abs(np.diff(x, prepend=0)) + np.abs(np.diff(y, prepend=0)))
-    kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], points)).clip(0, len(x) - 1))
-    return x[kept], y[kept]
 
 
 def _svg(width: float, height: float, body: str, kind: str, title: str) -> Markup:

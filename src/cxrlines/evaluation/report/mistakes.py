@@ -1,43 +1,50 @@
-"""The films that went most wrong, ready for the report: which label, how far off, the picture, its lines."""
+"""The films with the worst predictions, for the report: the label, the probability, the picture, its lines."""
 
 import base64
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABELS
+from cxrlines.evaluation.predictions import labels_of
+from cxrlines.task import DEVICE_COLOURS, DEVICE_OF
 
 FilmOf = Callable[[str], tuple[np.ndarray, Sequence[tuple[str, np.ndarray]]]]
 """study -> (uint8 (height, width) film, white bone; its lines as (label, (n, 2) points, xy in px of that film))."""
 
 FILMS = 12
 ALIKE = 2
-"""At most so many films for one label missed, or one label wrongly seen: a page of variety teaches more."""
+"""At most so many false negatives, or false positives, of one label: a page of variety teaches more."""
 SIDE = 560
 """Longest side of an embedded film in px: lines stay visible, a page of twelve stays below 1 MB."""
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """A film and the label that went most wrong on it.
+class LabelShown(NamedTuple):
+    """A label of a film: whether it is present, and its predicted probability."""
 
-    `missed` is True where the label is there and was given a low probability, False for a false alarm.
-    `labels` are (label, truth, probability) of every label that is true or was given at least 0.1.
+    label: str
+    present: bool
+    probability: float
+
+
+class Mistake(NamedTuple):
+    """A film and the label whose prediction is furthest from the truth.
+
+    `missed` is True for a false negative, False for a false positive. `labels` are those that are present or were
+    predicted with at least 0.1.
     """
 
     study: str
     label: str
     missed: bool
     probability: float
-    labels: list[tuple[str, bool, float]]
+    labels: list[LabelShown]
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A film to embed: a JPEG data URI, its size in px, and lines as (label, SVG points, CSS colour)."""
 
     uri: str
@@ -49,15 +56,15 @@ class Picture:
 def worst(truth: pd.DataFrame, predictions: pd.DataFrame, films: int = FILMS, alike: int = ALIKE) -> list[Mistake]:
     """The films with the largest distance of a probability from the truth, worst first, one label each.
 
-    Both frames have `study` and the 11 labels, and are matched by study; ties go by study, so that the order of
-    rows does not matter.
+    Both frames have `study` and labels, and are matched by study; what is `UNKNOWN` is no mistake. Ties go by study,
+    so that the order of rows does not matter.
     """
-    names = list(LABELS)
+    names = [name for name in labels_of(predictions, "the predictions") if name in truth]
     both = truth[["study", *names]].merge(predictions[["study", *names]], on="study", suffixes=("", " predicted"))
     both = both.sort_values("study", kind="stable").reset_index(drop=True)
     true = both[names].to_numpy(np.float64)
     given = both[[f"{name} predicted" for name in names]].to_numpy(np.float64)
-    distance = np.abs(true - given)
+    distance = np.where(true >= 0, np.abs(true - given), -1.0)
     found: list[Mistake] = []
     taken: set[int] = set()
     kinds: Counter[tuple[str, bool]] = Counter()
@@ -70,8 +77,11 @@ def worst(truth: pd.DataFrame, predictions: pd.DataFrame, films: int = FILMS, al
             continue
         taken.add(film)
         kinds[kind] += 1
-        shown = [j for j in range(len(names)) if true[film, j] or given[film, j] >= 0.1]
-        labels = [(names[j], bool(true[film, j]), float(given[film, j])) for j in shown]
+        labels = [
+            LabelShown(name, bool(is_true), float(p))
+            for name, is_true, p in zip(names, true[film] == 1, given[film], strict=True)
+            if is_true or p >= 0.1
+        ]
         found.append(Mistake(str(both["study"].iloc[film]), *kind, float(given[film, k]), labels))
     return found
 

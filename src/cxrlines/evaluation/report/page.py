@@ -1,14 +1,12 @@
-"""The report of a run: what the page needs, and the writing of `report.html` with `metrics.json` beside
-it."""
+"""The report of a run: what the page needs, and the writing of `report.html` and `metrics.json`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
-import numpy as np
 import pandas as pd
 
 from cxrlines.core.files import write_text
@@ -18,7 +16,7 @@ from cxrlines.evaluation.report.mistakes import FilmOf, Mistake, Picture, css_co
 from cxrlines.evaluation.scores import Evaluation, compare, evaluate
 from cxrlines.io.folds import describe_folds
 from cxrlines.metrics.intervals import RESAMPLES
-from cxrlines.task import DEVICE_COLOURS, LABELS, LABELS_OF, STATE_OF, Device
+from cxrlines.task import DEVICE_OF, DEVICES, STATE_OF
 
 ENSEMBLE = "ensemble"
 """The name under which the ensemble's predictions are kept, beside those of the members."""
@@ -26,7 +24,7 @@ ENSEMBLE = "ensemble"
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The films a run learnt from, for the page's data section.
+    """The training films, for the page's data section.
 
     Attributes:
         name: what to call them, e.g. `"phantom, site a"` or the folder's name.
@@ -74,12 +72,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions on one set of films, with their truth.
+    """Predictions on one set of films, with their ground truth.
 
     Attributes:
         scope: which films, in words that continue "on ...", e.g. `"test films of patients no member saw"`.
-        by_name: member name, and `"ensemble"` -> frame of `study` and the 11 labels (probabilities).
-        truth: frame of `study`, `patient` and the 11 labels (0 or 1).
+        by_name: member name, and `ENSEMBLE` -> frame of `study` and the labels (probabilities).
+        truth: frame of `study`, `patient` and the labels (0, 1 or `task.UNKNOWN`).
     """
 
     scope: str
@@ -92,16 +90,16 @@ class Report:
     """Everything `report.html` shows.
 
     Attributes:
-        command, seed: what to type to have the same run again.
+        command, seed: what to type to repeat the run.
         environment: e.g. `{"Python": "3.11.7", "torch": "2.13.0", "machine": "2 cores", "wall time": "13
             min"}`.
-        folds: frame of `study`, `patient`, the 11 labels and `fold`; None where none were drawn.
+        folds: frame of `study`, `patient`, the labels and `fold`; None where none were drawn.
         members: in the order in which they are shown.
         main: the predictions of the headline; `metrics.json` is computed from them.
         out_of_fold: predictions on the training films, each by members that did not see its patient.
         film_of: gives a study of `main` as pixels and lines; None leaves the films off the page.
         steps: one mapping a step: `member, fold, stage, seconds, films`; fold and films may be None.
-        notes: sentences to be read with the headline, e.g. what was seen that was not expected.
+        notes: sentences to be read with the headline.
     """
 
     title: str
@@ -117,6 +115,15 @@ class Report:
     steps: Sequence[Mapping[str, object]] = ()
     notes: Sequence[str] = ()
 
+    @property
+    def seconds(self) -> float:
+        """Training time of the ensemble's members."""
+        return sum(member.seconds for member in self.members if member.role == "member")
+
+
+Evaluations = dict[str, Evaluation]
+"""By name: the baseline and members in the report's order, the ensemble last."""
+
 
 def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Write the page to `out` (`.../report.html`) and its figures to `metrics.json` beside it; return the latter.
@@ -128,19 +135,17 @@ def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> di
     if out.suffix != ".html":
         raise ValueError(f"out is {out}; name the page itself, e.g. {out / 'report.html'}")
     main = _evaluated(report, report.main, resamples)
-    beside = _evaluated(report, report.out_of_fold, resamples) if report.out_of_fold else None
-    metrics = _metrics(report, main, beside)
+    out_of_fold = _evaluated(report, report.out_of_fold, resamples) if report.out_of_fold else None
+    metrics = _metrics(report, main, out_of_fold)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, _page(report, main, beside))
+    write_text(out, _page(report, main, out_of_fold))
     write_text(out.with_name("metrics.json"), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return metrics
 
 
-def _evaluated(report: Report, predictions: Predictions, resamples: int) -> dict[str, Evaluation]:
-    """Evaluations by name: the baseline and members in the report's order, the ensemble last."""
+def _evaluated(report: Report, predictions: Predictions, resamples: int) -> Evaluations:
     names = [*(member.name for member in report.members), ENSEMBLE]
-    missing = [name for name in names if name not in predictions.by_name]
-    if missing:
+    if missing := [name for name in names if name not in predictions.by_name]:
         raise ValueError(
             f"no predictions of {', '.join(missing)} on {predictions.scope}; there are those of "
             f"{', '.join(predictions.by_name) or 'nobody'}"
@@ -151,52 +156,42 @@ def _evaluated(report: Report, predictions: Predictions, resamples: int) -> dict
     }
 
 
-def _metrics(report: Report, main: dict[str, Evaluation], beside: dict[str, Evaluation] | None) -> dict[str, Any]:
+def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None) -> dict[str, Any]:
     """What `metrics.json` holds: plain numbers, strings and None."""
-    seconds = {member.name: member.seconds for member in report.members}
     whole = main[ENSEMBLE].as_dict()
+    differences = {
+        f"{ENSEMBLE} - {member.name}": {"macro_auc": found[0], "ci95": list(found[1])}
+        for member in report.members
+        if (found := compare(main[ENSEMBLE], main[member.name]))
+    }
     metrics: dict[str, Any] = {
         "scope": report.main.scope,
         "members": {
             member.name: {**_macro(main[member.name]), "seconds": member.seconds, "role": member.role}
             for member in report.members
         },
-        "ensemble": {
-            **_macro(main[ENSEMBLE]),
-            "seconds": sum(seconds[member.name] for member in report.members if member.role == "member"),
-        },
+        "ensemble": {**_macro(main[ENSEMBLE]), "seconds": report.seconds},
         "labels": whole["labels"],
-        "differences": _differences(report, main),
+        "differences": differences,
         **{name: whole[name] for name in ("ece", "brier", "films", "patients", "not_predicted", "undefined")},
         "ancestry_unknown": {m.name: m.ancestry_unknown for m in report.members if m.ancestry_unknown},
         "ancestry_trusted": {m.name: m.ancestry_trusted for m in report.members if m.ancestry_trusted},
         "seed": report.seed,
     }
-    if beside and report.out_of_fold:
+    if out_of_fold and report.out_of_fold:
         metrics["out_of_fold"] = {
             "scope": report.out_of_fold.scope,
-            "members": {member.name: _macro(beside[member.name]) for member in report.members},
-            "ensemble": _macro(beside[ENSEMBLE]),
+            "members": {member.name: _macro(out_of_fold[member.name]) for member in report.members},
+            "ensemble": _macro(out_of_fold[ENSEMBLE]),
         }
     return metrics
 
 
 def _macro(evaluation: Evaluation) -> dict[str, Any]:
-    return {name: evaluation.as_dict()[name] for name in ("macro_auc", "ci95")}
+    return {"macro_auc": evaluation.macro_auc, "ci95": list(evaluation.ci95) if evaluation.ci95 else None}
 
 
-def _differences(report: Report, evaluations: dict[str, Evaluation]) -> dict[str, dict[str, Any]]:
-    """`"ensemble - NAME"` -> difference of macro AUC and its interval, for whoever scored the same films."""
-    differences = {}
-    for member in report.members:
-        difference = compare(evaluations[ENSEMBLE], evaluations[member.name])
-        if difference:
-            value, interval = difference
-            differences[f"{ENSEMBLE} - {member.name}"] = {"macro_auc": value, "ci95": list(interval)}
-    return differences
-
-
-def _page(report: Report, main: dict[str, Evaluation], beside: dict[str, Evaluation] | None) -> str:
+def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -204,85 +199,71 @@ def _page(report: Report, main: dict[str, Evaluation], beside: dict[str, Evaluat
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["duration"] = _duration
-    environment.filters["percent"] = _percent
-    truth, scores = _aligned(report.main)
-    films, unreadable = _mistakes(report)
-    columns = list(dict.fromkeys(key for member in report.members for stage in member.stages for key in stage))
+    environment.filters |= {"duration": _duration, "percent": _percent}
+    ensemble = main[ENSEMBLE]
+    labels = list(ensemble.labels)
+    devices = list(dict.fromkeys(DEVICE_OF[label] for label in labels))
+    films = list(_mistakes(report))
+    marked = [member for member in report.members if member.ancestry_unknown or member.ancestry_trusted]
     return environment.get_template("page.html.j2").render(
         report=report,
         main=main,
-        beside=beside,
-        ensemble=main[ENSEMBLE],
+        out_of_fold=out_of_fold,
+        ensemble=ensemble,
         ensemble_name=ENSEMBLE,
-        unknown=_of_unknown_ancestry(report),
+        unknown={member.name for member in marked} | {ENSEMBLE for member in marked if member.role == "member"},
         verdicts=_verdicts(report, main),
         folds=None if report.folds is None else describe_folds(report.folds, report.folds["fold"]),
-        stage_columns=columns,
+        stage_columns=list(dict.fromkeys(key for member in report.members for stage in member.stages for key in stage)),
         forest=figures.forest(main),
-        rocs=figures.roc_curves(truth, scores),
-        calibrations=figures.calibration_curves(truth, scores),
+        rocs=figures.roc_curves(ensemble.truth, ensemble.scores, labels),
+        calibrations=figures.calibration_curves(ensemble.truth, ensemble.scores, labels),
         few_films=figures.FEW_FILMS,
-        devices=[(device, figures.DEVICE_NAMES[device], css_colour(DEVICE_COLOURS[device])) for device in Device],
-        states_of={d: [(STATE_OF[n].value, figures.state_class(n)) for n in LABELS_OF[d]] for d in Device},
-        films=films,
-        unreadable=unreadable,
-        labels=LABELS,
+        devices=[(device, DEVICES[device].text, css_colour(DEVICES[device].colour)) for device in devices],
+        states_of={
+            device: [(STATE_OF[name].value, figures.state_class(name)) for name in labels if DEVICE_OF[name] is device]
+            for device in devices
+        },
+        films=[shown for shown in films if shown[1]],
+        unreadable=sum(film is None for _, film in films),
+        labels=labels,
     )
 
 
-def _aligned(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Truth (int64) and ensemble scores (float64) of the films that have both, each (films, 11)."""
-    names = list(LABELS)
-    complete = predictions.truth.dropna(subset=names)
-    both = complete[["study", *names]].merge(predictions.by_name[ENSEMBLE], on="study", suffixes=("", " score"))
-    return both[names].to_numpy(np.int64), both[[f"{name} score" for name in names]].to_numpy(np.float64)
-
-
-def _mistakes(report: Report) -> tuple[list[tuple[Mistake, Picture]], int]:
-    """The worst films with their pictures, and how many of them could not be shown."""
+def _mistakes(report: Report) -> Iterator[tuple[Mistake, Picture | None]]:
+    """The worst films with their pictures; None where one cannot be shown."""
     if report.film_of is None:
-        return [], 0
-    shown, unreadable = [], 0
+        return
     for mistake in worst(report.main.truth, report.main.by_name[ENSEMBLE]):
         try:
-            shown.append((mistake, picture(*report.film_of(mistake.study))))
+            yield mistake, picture(*report.film_of(mistake.study))
         except (FilmError, OSError, KeyError):  # a film that went missing must not cost the report
-            unreadable += 1
-    return shown, unreadable
-
-
-def _of_unknown_ancestry(report: Report) -> set[str]:
-    """The names whose figures are marked; the ensemble's if a member's are, whatever the baseline's."""
-    members = [member for member in report.members if member.ancestry_unknown or member.ancestry_trusted]
-    return {member.name for member in members} | {ENSEMBLE for member in members if member.role == "member"}
+            yield mistake, None
 
 
 SENTENCES = 4
 """Members that the ensemble is compared with in words; the table has all."""
 
 
-def _verdicts(report: Report, evaluations: dict[str, Evaluation]) -> list[str]:
+def _verdicts(report: Report, evaluations: Evaluations) -> list[str]:
     """The ensemble against the baseline and its members, each in one plain sentence; of many members, the best."""
     sentences = []
-    alone = sum(member.role == "member" for member in report.members) == 1
-    shown = sorted(report.members, key=lambda member: evaluations[member.name].macro_auc or 0, reverse=True)[:SENTENCES]
+    members = [member for member in report.members if member.role == "member"]
+    best = sorted(report.members, key=lambda member: evaluations[member.name].macro_auc or 0, reverse=True)[:SENTENCES]
     for member in report.members:
-        if member.role == "member" and member not in shown:
-            continue
-        if alone and member.role == "member":
+        if members == [member]:
             sentences.append(f"It has one member, {member.name}: their figures are the same.")
             continue
         difference = compare(evaluations[ENSEMBLE], evaluations[member.name])
-        if difference is None:
+        if difference is None or (member.role == "member" and member not in best):
             continue
         value, (low, high) = difference
         who = f"the baseline “{member.name}”" if member.role == "baseline" else f"its member “{member.name}”"
         who = "the baseline" if member.name == "baseline" else who
         size = f"{abs(value):.3f} {'more' if value >= 0 else 'less'} than {who}"
         interval = f"95 % interval of the difference {low:+.3f} to {high:+.3f}".replace("-", "\u2212")
-        told = "" if low > 0 or high < 0 else ": these films do not tell the two apart"
-        sentences.append(f"It scores {size} ({interval}){told}.")
+        doubt = "" if low > 0 or high < 0 else ": the difference may be chance"
+        sentences.append(f"It scores {size} ({interval}){doubt}.")
     return sentences
 
 
@@ -297,9 +278,7 @@ def _percent(probability: float) -> str:
 
 def _duration(seconds: float) -> str:
     """`42 s`, `13 min 5 s`, `2 h 10 min`."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

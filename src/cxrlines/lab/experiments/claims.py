@@ -1,4 +1,4 @@
-"""What each claim of the write-up, masks and retrieval are worth on the phantom: `cxrlines experiment claims`.
+"""The claims of the write-up, masks and retrieval, tested on the phantom: `cxrlines experiment claims`.
 
 Each seed is a world of its own: own training films, own external films, own test patients, own folds, own draws in
 training. A claim is a difference of macro AUC between two members on the same test films, one for each seed. Its mean
@@ -10,21 +10,20 @@ count.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import write_text
-from cxrlines.lab.experiments.comparisons import BEFORE, BLEND, BLENDED, CLAIMS, COMPARISONS, NEAR
+from cxrlines.lab.experiments.comparisons import CLAIMS, Row, members_of, read_rows, with_neighbours, write_rows
 from cxrlines.lab.experiments.retrieval import write_retrieval
-from cxrlines.lab.experiments.table import Table, read_table
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.recipe.run.train import train
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 
-SEEDS = (0, 1, 2)
+RECIPE = str(Path(__file__).with_name("claims.yaml"))
+"""The members that are compared."""
 
 
 @dataclass(frozen=True)
@@ -50,69 +49,53 @@ class Films:
 def run_claims(
     out: Path,
     *,
-    seeds: Sequence[int] = SEEDS,
+    seeds: Sequence[int] = (0, 1, 2),
     claims: Sequence[int] = CLAIMS,
     films: Films | None = None,
     settings: Sequence[str] = (),
     workers: int | None = None,
     say: Callable[[str], None] = print,
-) -> Table:
+) -> list[Row]:
     """Train what the `claims` need on every seed, claim by claim, and write the table of all that is there.
 
-    Killed and called again, it goes on where it was; claims and seeds may be done in parts. `films` and `settings`
-    (laid over the recipe) shrink it for a test. `Error` for a claim that does not exist, or for other films or
-    settings than those the folder was begun with.
+    Called again it resumes; claims and seeds may be done in parts. `films` and `settings` (laid over the recipe) shrink
+    it for a test. `Error` for a claim that does not exist, or for other films or settings than those the folder was
+    begun with.
     """
     if strange := [claim for claim in claims if claim not in CLAIMS]:
         raise Error(f"--claims names {strange}", f"there are {', '.join(map(str, CLAIMS))}")
     films = films or Films()
-    _same(out / "films.json", asdict(films) | {"settings": list(settings)})
-    with resources.as_file(resources.files("cxrlines.lab.experiments") / "claims.yaml") as path:
-        text = str(path)
-        for claim in claims:
-            for seed in seeds:
-                world = out / f"seed{seed}"
-                own, external = films.write(world / "data", seed, workers)
-                laid = [*settings, f"seed={seed}", f"folds.seed={seed}", f"external.b.folder={external}"]
-                recipe = _only(load_recipe(text, laid), _members(claim))
-                say(f"claim {claim}, seed {seed}: {', '.join(recipe.members)}")
-                run = train(recipe, own, world / "run", workers=workers, command="cxrlines experiment claims", say=say)
-                for member in _told_by_neighbours(claim):
-                    write_retrieval(run, member, world / f"neighbours/{member}.csv")
-    table = read_table(out)
-    table.write(out)
-    return table
+    check_begun(out / "films.json", asdict(films) | {"settings": list(settings)})
+    for claim in claims:
+        for seed in seeds:
+            world = out / f"seed{seed}"
+            own, external = films.write(world / "data", seed, workers)
+            laid = [*settings, f"seed={seed}", f"folds.seed={seed}", f"external.b.folder={external}"]
+            recipe = only(load_recipe(RECIPE, laid), members_of(claim))
+            say(f"claim {claim}, seed {seed}: {', '.join(recipe.members)}")
+            run = train(recipe, own, world / "run", workers=workers, command="cxrlines experiment claims", say=say)
+            for member in with_neighbours(claim):
+                write_retrieval(run, member, world / f"neighbours/{member}.csv")
+    rows = read_rows(out)
+    write_rows(rows, out)
+    return rows
 
 
-def _same(path: Path, wanted: dict[str, Any]) -> None:
-    if path.is_file():
-        begun = json.loads(path.read_text())
-        if begun != wanted:
-            raise Error(f"{path.parent} was begun with films {begun}, not {wanted}", "give another --out")
-        return
+def check_begun(path: Path, wanted: dict[str, Any]) -> None:
+    """Write what a folder is begun with; `Error` if it was begun with something else."""
+    begun = json.loads(path.read_text()) if path.is_file() else wanted
+    if begun != wanted:
+        raise Error(f"{path.parent} was begun with films {begun}, not {wanted}", "give another --out")
     write_text(path, json.dumps(wanted))
 
 
-def _members(claim: int) -> set[str]:
-    """The members a claim needs trained."""
-    needed = {name for c in COMPARISONS if c.claim == claim for name in (c.arm, c.against)}
-    members = {name.removeprefix(BEFORE).removeprefix(NEAR) for name in needed if not name.startswith(BLEND)}
-    return members | set(BLENDED) if any(name.startswith(BLEND) for name in needed) else members
-
-
-def _told_by_neighbours(claim: int) -> list[str]:
-    """The members a claim asks for with their neighbours."""
-    return [c.arm.removeprefix(NEAR) for c in COMPARISONS if c.claim == claim and c.arm.startswith(NEAR)]
-
-
-def _only(recipe: Recipe, members: set[str]) -> Recipe:
-    """The recipe with these members and those whose soft labels they learn."""
+def only(recipe: Recipe, members: set[str]) -> Recipe:
+    """The recipe with these members and those that give them soft labels."""
     for name in list(members):
         for stage in recipe.members[name].stages.values():
             if stage.targets.soft and stage.targets.soft.of:
                 members = members | {recipe.source(stage.targets.soft.of)[0]}
     content = recipe.model_dump()
     content["members"] = {name: member for name, member in content["members"].items() if name in members}
-    named = [name for name in recipe.ensemble.members if name.partition("/")[0] in members]
-    content["ensemble"]["members"] = named
+    content["ensemble"]["members"] = [n for n in recipe.ensemble.members if n.partition("/")[0] in members]
     return Recipe.model_validate(content)

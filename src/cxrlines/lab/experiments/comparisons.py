@@ -1,6 +1,27 @@
-"""What is compared with what: the claims of the write-up, masks and retrieval, each as a difference of two members."""
+"""Comparisons of the claims: differences of macro AUC between two members over several seeds, with verdicts."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from cxrlines.core.files import write_text
+from cxrlines.evaluation.ensemble.average import How, ensemble
+from cxrlines.evaluation.ensemble.weights import fit_weights
+from cxrlines.evaluation.predictions import read_predictions
+from cxrlines.evaluation.scores import Evaluation, evaluate
+from cxrlines.io.tables import Split, read_dataset
+from cxrlines.metrics.intervals import Interval, macro_of, percentile_interval
+from cxrlines.recipe.run.folder import read_record
+
+FEWEST = 3
+"""Seeds below which a claim stays open."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +78,162 @@ COMPARISONS = (
     Comparison(10, "the recommended recipe, twice the compute", "recommended-long", "one-long", "?"),
 )
 CLAIMS = tuple(dict.fromkeys(comparison.claim for comparison in COMPARISONS))
+
+
+def members_of(claim: int) -> set[str]:
+    """The members a claim needs trained."""
+    names = {name for c in COMPARISONS if c.claim == claim for name in (c.arm, c.against)}
+    blended = BLENDED if any(name.startswith(BLEND) for name in names) else ()
+    return {name.removeprefix(BEFORE).removeprefix(NEAR) for name in names if not name.startswith(BLEND)} | {*blended}
+
+
+def with_neighbours(claim: int) -> list[str]:
+    """The members a claim compares with their neighbours blended in."""
+    return [c.arm.removeprefix(NEAR) for c in COMPARISONS if c.claim == claim and c.arm.startswith(NEAR)]
+
+
+@dataclass(frozen=True)
+class Row(Comparison):
+    """A comparison over the seeds: macro AUCs by seed, their mean difference and its two intervals."""
+
+    seeds: list[int]
+    arm_auc: list[float]
+    against_auc: list[float]
+    difference: float
+    over_seeds: Interval | None
+    over_patients: Interval | None
+    seconds: tuple[float, float] | None
+
+    @property
+    def by_seed(self) -> list[float]:
+        """The difference of each seed."""
+        return [arm - against for arm, against in zip(self.arm_auc, self.against_auc, strict=True)]
+
+    @property
+    def verdict(self) -> str:
+        """Better or worse where the patients' interval excludes 0 and every one of three seeds or more agrees."""
+        if len(self.seeds) < FEWEST:
+            return f"open: {len(self.seeds)} of {FEWEST} seeds"
+        low, high = self.over_patients or (-1.0, 1.0)
+        if len(set(np.sign(self.by_seed))) > 1 or low <= 0 <= high:
+            return "no clear difference"
+        return "better" if self.difference > 0 else "worse"
+
+    def text(self) -> str:
+        """A row of the Markdown table."""
+        over_seeds, over_patients = (
+            f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-"
+            for interval in (self.over_seeds, self.over_patients)
+        )
+        return (
+            f"| {self.claim} | {self.question} | {np.mean(self.arm_auc):.4f} | {np.mean(self.against_auc):.4f} "
+            f"| {self.difference:+.4f} | {over_seeds} | {over_patients} "
+            f"| {', '.join(f'{d:+.4f}' for d in self.by_seed)} | {self.verdict} |"
+        )
+
+
+def table_of(rows: Sequence[Row]) -> str:
+    """A Markdown table."""
+    head = "| claim | question | AUC | against | difference | 95 % over seeds | 95 % by patient | by seed | verdict |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|---|", *(row.text() for row in rows)])
+
+
+def write_rows(rows: Sequence[Row], out: Path) -> None:
+    """`claims.md` for people, `claims.json` for programs."""
+    write_text(out / "claims.md", table_of(rows) + "\n")
+    content = [asdict(row) | {"verdict": row.verdict} for row in rows]
+    write_text(out / "claims.json", json.dumps(content, indent=1) + "\n")
+
+
+def read_rows(out: Path) -> list[Row]:
+    """Every comparison of which both sides are trained on one seed or more below `out`."""
+    worlds = {int(path.name.removeprefix("seed")): World(path) for path in sorted(out.glob("seed*"))}
+    scores = {seed: cache(world.score) for seed, world in worlds.items()}
+    rows = []
+    for comparison in COMPARISONS:
+        scored = {
+            seed: (arm, against)
+            for seed, score in scores.items()
+            if (arm := score(comparison.arm)) and (against := score(comparison.against))
+        }
+        if scored:
+            rows.append(_row(comparison, scored, worlds))
+    return rows
+
+
+def _row(comparison: Comparison, scored: dict[int, tuple[Evaluation, Evaluation]], worlds: dict[int, "World"]) -> Row:
+    aucs = np.array([[arm.macro_auc, against.macro_auc] for arm, against in scored.values()], float)
+    differences = aucs[:, 0] - aucs[:, 1]
+    resampled = np.mean([macro_of(a.resampled) - macro_of(b.resampled) for a, b in scored.values()], axis=0)
+    seconds = None
+    if not comparison.arm.startswith((BLEND, BEFORE, NEAR)):
+        members = comparison.arm, comparison.against
+        arm, against = (float(np.mean([worlds[seed].seconds(member) for seed in scored])) for member in members)
+        seconds = arm, against
+    return Row(
+        **asdict(comparison),
+        seeds=list(scored),
+        arm_auc=aucs[:, 0].tolist(),
+        against_auc=aucs[:, 1].tolist(),
+        difference=float(differences.mean()),
+        over_seeds=student_interval(differences),
+        over_patients=percentile_interval(resampled),
+        seconds=seconds,
+    )
+
+
+def student_interval(values: np.ndarray) -> Interval | None:
+    """Student's 95 % interval of the mean of values (n,); None of fewer than two."""
+    if len(values) < 2:
+        return None
+    reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return float(values.mean() - reach), float(values.mean() + reach)
+
+
+@dataclass(frozen=True)
+class World:
+    """The predictions of one seed."""
+
+    root: Path
+
+    def score(self, name: str) -> Evaluation | None:
+        """The metrics of a member or an ensemble; None where it is not trained yet."""
+        split: Split = "train" if name.startswith(BEFORE) else "test"
+        if name.startswith(BLEND):
+            predictions = self._blend(name.removeprefix(BLEND))
+        elif name.startswith(NEAR):
+            predictions = _read(self.root / f"neighbours/{name.removeprefix(NEAR)}.csv")
+        elif name.startswith(BEFORE):
+            predictions = self._member(name.removeprefix(BEFORE), "out_of_fold")
+        else:
+            predictions = self._member(name, "test")
+        return None if predictions is None else evaluate(predictions, self._truth(split))
+
+    def seconds(self, member: str) -> float:
+        """Training seconds of a member over its folds, its nested steps included, its teachers of soft labels not."""
+        mine = {path.parent for path in self.root.glob(f"run/{member}/fold?/*/step.json")}
+        made_from = {name for folder in mine for name in read_record(folder).get("parents", {}).values()}
+        nested = {self.root / "run" / name for name in made_from if name.startswith(f"{member}/")}
+        return sum(read_record(folder).get("seconds", 0.0) for folder in mine | nested)
+
+    def _blend(self, how: str) -> pd.DataFrame | None:
+        names = [*BLENDED, STAGE] if how == "stages" else list(BLENDED)
+        frames = [frame for name in names if (frame := self._member(name, "test")) is not None]
+        if len(frames) < len(names):
+            return None
+        weights = None
+        if how == "fitted":
+            known = [self._member(name, "out_of_fold") for name in names]
+            weights = fit_weights([frame for frame in known if frame is not None], self._truth("train"), names)
+        way: How = next((way for way in get_args(How) if way == how), "mean")
+        return ensemble(frames, way, names, weights=weights)
+
+    def _member(self, name: str, split: str) -> pd.DataFrame | None:
+        return _read(self.root / "run/predictions" / split / f"{name.replace('/', '.')}.csv")
+
+    def _truth(self, split: Split) -> pd.DataFrame:
+        return read_dataset(self.root / "data/own", split).studies
+
+
+def _read(path: Path) -> pd.DataFrame | None:
+    return read_predictions(path) if path.is_file() else None

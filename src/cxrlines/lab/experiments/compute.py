@@ -1,6 +1,6 @@
-"""What members cost: passes of a film through a plain stage, so that recipes can be set to equal compute.
+"""Training cost of members, in passes of a film through a plain stage, so that recipes can be set to equal compute.
 
-How much dearer than a plain pass the other kinds of stage are was measured, in processor time of one thread:
+The cost of the other kinds of stage, relative to a plain pass, was measured in processor time of one thread:
 
     python -m cxrlines.lab.experiments.compute [FILMS] [SIZE]
 """
@@ -52,7 +52,7 @@ def kind_of(stage: StageSpec) -> str:
 
 
 def compute_of(recipe: Recipe, steps: Sequence[Step], annotated: float) -> float:
-    """What training the steps of a plan costs, in films passed through a plain stage; inner steps cost like others.
+    """What training the steps of a plan costs, in films passed through a plain stage; nested steps cost like others.
 
     Reading films, for soft labels among others, is not counted: no film is read more often than it is trained on.
 

@@ -1,9 +1,9 @@
-"""What the recipe `recommended` is worth beside `hotwater-small`: same films, folds, networks and total compute.
+"""The margin of the recipe `recommended` over `hotwater-small`: same films, folds, networks and total compute.
 
 The shipped recipe is made small as `hotwater-small` is `hotwater` made small: its members, heads, stages and targets
 stay; size, folds, backbone, augmentation and schedule become those of `hotwater-small`. Then all epochs are stretched
 by one factor until training costs the same film passes (`experiments.compute`). `hotwater-small` learns from three
-external sets besides, and from someone's weights; `recommended` is given neither.
+external sets as well, and starts from public weights; `recommended` does neither.
 """
 
 import json
@@ -15,11 +15,12 @@ import numpy as np
 
 from cxrlines.core.files import write_text
 from cxrlines.core.pool import cores
-from cxrlines.evaluation.scores import evaluate, read_predictions
+from cxrlines.evaluation.predictions import read_predictions
+from cxrlines.evaluation.scores import compare, evaluate
 from cxrlines.io.tables import read_dataset
 from cxrlines.lab.experiments.compute import compute_of
 from cxrlines.lab.experiments.small import Films, run_small
-from cxrlines.metrics.intervals import macro_of, percentile_interval
+from cxrlines.metrics.intervals import Interval
 from cxrlines.recipe.run.folder import Run, read_record
 from cxrlines.recipe.run.plan import make_plan
 from cxrlines.recipe.run.train import plan_of, prepare, train
@@ -46,7 +47,7 @@ class Margin:
     recommended: Side
     hotwater_small: Side
     difference: float
-    over_patients: tuple[float, float] | None
+    over_patients: Interval | None
     films: Films
 
     def text(self) -> str:
@@ -67,7 +68,7 @@ def run_margin(
     workers: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Margin:
-    """Train `hotwater-small` as `experiment small` does, in the same folder, then `recommended`; goes on where it was.
+    """Train `hotwater-small` as `experiment small` does, in the same folder, then `recommended`; called again, resume.
 
     Writes `margin.md` and `margin.json`.
     """
@@ -80,9 +81,8 @@ def run_margin(
     ours = prepare(recipe, data, out / "recommended", workers or cores())
     recipe = stretched(recipe, ours, wanted)
     say(f"recommended, {len(recipe.members)} members, to cost the {wanted:,.0f} film passes of hotwater-small")
-    ours = train(
-        recipe, data, out / "recommended", workers=workers, command="cxrlines experiment recommended", say=say
-    )  # fmt: skip
+    command = "cxrlines experiment recommended"
+    ours = train(recipe, data, out / "recommended", workers=workers, command=command, say=say)
 
     truth = read_dataset(data, "test").studies
     scores = [evaluate(read_predictions(run.root / "predictions/test/ensemble.csv"), truth) for run in (ours, theirs)]
@@ -90,8 +90,8 @@ def run_margin(
         Side(score.macro_auc or np.nan, _passes(run), _seconds(run))
         for run, score in zip((ours, theirs), scores, strict=True)
     )
-    between = macro_of(scores[0].resampled) - macro_of(scores[1].resampled)
-    margin = Margin(mine, other, mine.auc - other.auc, percentile_interval(between), films)
+    _, interval = compare(*scores) or (None, None)
+    margin = Margin(mine, other, mine.auc - other.auc, interval, films)
     write_text(out / "margin.md", margin.text() + "\n")
     write_text(out / "margin.json", json.dumps(asdict(margin), indent=1) + "\n")
     return margin

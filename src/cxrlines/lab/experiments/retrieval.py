@@ -1,8 +1,8 @@
 """A trained member with its neighbours' labels blended in: the retrieval-augmented member of the claims.
 
-Each fold's network embeds all own films; a film, be it of the fold held out or a test film, is told by those of the
-other folds. One weight a label is fitted out of fold (`evaluation.neighbours`); no test film has a part in it. As of
-any member, a test film's probabilities are the mean over the folds.
+Each fold's network embeds all own films; the neighbours of a film, be it of the fold held out or a test film, are
+those of the other folds. One weight a label is fitted out of fold (`evaluation.ensemble.neighbours`), without any test
+film. As of any member, a test film's probabilities are the mean over the folds.
 """
 
 import hashlib
@@ -16,9 +16,8 @@ from torch.nn import functional
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.files import write_text
-from cxrlines.evaluation.ensemble.average import as_predictions, write_predictions
 from cxrlines.evaluation.ensemble.neighbours import evidence_of, fit_neighbours
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.predictions import as_predictions, read_predictions, write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.models.two_step import Model

@@ -1,4 +1,4 @@
-"""The recipe `hotwater` in small: its phantoms, someone else's weights, and the recipe `hotwater-small` on them.
+"""The recipe `hotwater` in small: its phantoms, public weights, and the recipe `hotwater-small` on them.
 
 Site a is the own set. Three sets of site b stand for NIH, PadChest and VinBigData; some films of the first are
 twins of own films, processed otherwise, as a part of NIH's are RANZCR's. The public weights come from a network trained
@@ -26,7 +26,7 @@ SETS = ("nih", "padchest", "vinbigdata")
 
 @dataclass(frozen=True)
 class Films:
-    """How many films: own ones, test ones, those of each external set, twins among the first set's, a stranger's."""
+    """Numbers of films: own, test, of each external set, twins in the first set, and behind the public weights."""
 
     own: int = 360
     test: int = 200
@@ -38,7 +38,7 @@ class Films:
 
     @classmethod
     def of(cls, own: int, test: int) -> "Films":
-        """So many own films, the external ones, twins and the stranger's in proportion."""
+        """So many own and test films, the others in proportion."""
         usual = cls()
         counts = {name: round(getattr(usual, name) * own / usual.own) for name in ("external", "twins", "stranger")}
         return cls(own=own, test=test, **counts)
@@ -52,7 +52,7 @@ def run_small(
     workers: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Make the films, train the stranger, train `hotwater-small`; the run's folder. Goes on where it was."""
+    """Make the films, train the public weights, train `hotwater-small`; the run's folder. Called again, resume."""
     films = films or Films()
     data = out / "data"
     more: dict[str, Any] = {"size": films.size, "difficulty": films.difficulty, "balance": "even", "workers": workers}
@@ -62,12 +62,12 @@ def run_small(
     write_phantom(data / "stranger", studies=films.stranger, test=20, seed=200, site="b", **more)
     plant_twins(data / "own", data / "nih", films.twins)
 
-    say("someone else's weights: one network, one stage, other films of site b")
+    say("public weights: one network, one stage, other films of site b")
     theirs = load_recipe("demo", ["folds.count=2", "members.baseline.stages.only.schedule.epochs=2", *(settings or [])])
     theirs = theirs.model_copy(update={"members": {"baseline": theirs.members["baseline"]}})
     train(theirs, data / "stranger", out / "stranger", folds=[0], workers=workers, say=say)
     public = out / "public.safetensors"
-    # A stranger's file does not tell whom it has seen.
+    # A stranger's file does not name its training patients.
     save_weights(public, load_weights(out / "stranger/baseline/fold0/only/weights.safetensors")[0], {})
 
     laid = [f"external.{name}.folder={data / name}" for name in SETS]

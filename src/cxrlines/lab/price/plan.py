@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cxrlines.io.external.sets import PRESENCE, read_external
+from cxrlines.io.external.layouts import PRESENCE
+from cxrlines.io.external.sets import read_external
 from cxrlines.io.rows import TableError
 from cxrlines.io.store import StoreError, open_store
 from cxrlines.io.tables import ANNOTATION_TABLE, TRAIN_TABLE, Dataset, read_dataset, read_labels

@@ -1,6 +1,7 @@
-"""How the probe of `quality` is made and measured: films in eight poses, cropped and whole, against what is no film."""
+"""Training and measuring the quality probe: films in eight poses, cropped and whole, against other pictures."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cxrlines.lab.probe.not_films import SEEN, UNSEEN, Maker, of_films, part
-from cxrlines.lab.probe.other_scans import SIDE
+from cxrlines.lab.probe.not_films import SEEN, SIDE, UNSEEN, Maker, of_films, part
 from cxrlines.lab.probe.views import posed, toned, view
 from cxrlines.models.orientation import OTHER, POSES, SIZE, OrientationNet
 from cxrlines.reading.quality import Probe
@@ -33,7 +33,7 @@ def fit_quality(
     start: str = "imagenet",
     say: Say = lambda text: None,
 ) -> Probe:
-    """A probe.
+    """Train a probe.
 
     Args:
         groups: groups of upright frontal films, (SIDE, SIDE) uint8, stretched to a square; every group is seen as often
@@ -79,7 +79,7 @@ def _batch(
         if place % 5 < 3:
             bad = rng.random() < BAD
             film = view(films[int(rng.integers(len(films)))], rng, cut=bool(bad))
-            # Most films come as they are meant to be, and to refuse or turn those is worse than to miss others.
+            # Most films come upright: to reject or re-orient those is worse than to miss others.
             pose = 0 if rng.random() < 0.3 else int(rng.integers(len(POSES)))
             shown.append(posed(film, pose))
         else:
@@ -91,7 +91,7 @@ def _batch(
 
 
 def not_film(films: Films, others: Films, rng: np.random.Generator) -> np.ndarray:
-    """An image (SIZE, SIZE) uint8 that is no frontal chest film: given, of films, or made."""
+    """An image (SIZE, SIZE) uint8 that is no frontal chest film: one of `others`, made of films, or drawn."""
     kind = rng.random()
     if others and kind < 0.5:
         image = part(others[int(rng.integers(len(others)))], rng, (0.15, 1.0))
@@ -112,38 +112,41 @@ def _loss(net: OrientationNet, films: torch.Tensor, classes: torch.Tensor, cropp
 
 
 def measured(probe: Probe, films: Films, seed: int = 0, views: int = 0) -> dict[str, Any]:
-    """What a probe makes of upright frontal films: counts, of the films in each pose and of other views of them.
+    """How a probe assesses upright frontal films: counts, of the films in each pose and of other views of them.
 
     Args:
         films: (h, w) uint8.
         views: how many ways each upright film is also seen, as in fitting but whole.
     """
     rng = np.random.default_rng(seed)
-    counts = {"films": len(films), "shown": 0, "refused": 0, "told": 0, "righted_wrongly": 0, "inverted_wrongly": 0}
-    upright = {"shown": 0, "refused": 0, "turned": 0, "said_cropped": 0}
+    poses: Counter[str] = Counter(films=len(films))
+    upright: Counter[str] = Counter(shown=0)
     for film in films:
-        many = [posed(film, pose) for pose in range(len(POSES))]
-        for pose, image in enumerate(many):
-            quality = probe(image)
-            counts["shown"] += 1
-            counts["refused"] += not quality.usable
-            counts["told"] += quality.usable and (quality.rotation, quality.inverted) == POSES[pose]
-            done = quality.rotation, quality.inverted
-            counts["righted_wrongly"] += done not in (POSES[pose], (0, False))
-            counts["inverted_wrongly"] += quality.inverted and not POSES[pose][1]
+        for pose, (rotation, inverted) in enumerate(POSES):
+            quality = probe(posed(film, pose))
+            found = quality.rotation, quality.inverted
+            poses.update(
+                shown=1,
+                rejected=not quality.usable,
+                pose_right=quality.usable and found == (rotation, inverted),
+                reoriented_wrongly=found not in ((rotation, inverted), (0, False)),
+                inverted_wrongly=quality.inverted and not inverted,
+            )
         square = cv2.resize(film, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         for image in [film, *(view(square, rng) for _ in range(views))]:
             quality = probe(image)
-            upright["shown"] += 1
-            upright["refused"] += not quality.usable
-            upright["turned"] += (quality.rotation, quality.inverted) != (0, False)
-            upright["said_cropped"] += quality.cropped is not None and quality.cropped >= 0.5
-    return {"poses": counts, "upright": upright}
+            upright.update(
+                shown=1,
+                rejected=not quality.usable,
+                reoriented=(quality.rotation, quality.inverted) != (0, False),
+                called_cropped=quality.cropped is not None and quality.cropped >= 0.5,
+            )
+    return {"poses": dict(poses), "upright": dict(upright)}
 
 
-def refused(probe: Probe, makers: Sequence[Maker] = SEEN + UNSEEN, seed: int = 1, each: int = 20) -> dict[str, float]:
-    """Share of made images of each kind that a probe refuses."""
-    rng = np.random.default_rng(seed)
+def rejection_rates(probe: Probe, makers: Sequence[Maker] = SEEN + UNSEEN, each: int = 20) -> dict[str, float]:
+    """Share of made pictures of each kind that a probe rejects."""
+    rng = np.random.default_rng(1)
     return {
         maker.__name__.strip("_"): sum(not probe(maker(rng)).usable for _ in range(each)) / each for maker in makers
     }

@@ -1,4 +1,4 @@
-"""`cxrlines quality`: a probe from folders of films, and how good it is on patients that were held out."""
+"""`cxrlines quality`: train the quality probe on folders of films, and measure it on held-out patients."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ import pandas as pd
 from cxrlines.core.errors import Error
 from cxrlines.core.film import FilmError, film_name
 from cxrlines.io.films import is_film, read_film
-from cxrlines.lab.probe.fit import STEPS, Say, fit_quality, measured, refused
-from cxrlines.lab.probe.other_scans import SIDE
+from cxrlines.lab.probe.fit import STEPS, Say, fit_quality, measured, rejection_rates
+from cxrlines.lab.probe.not_films import SIDE
 from cxrlines.models.orientation import write_orientation_net
 from cxrlines.reading.quality import read_probe
 from cxrlines.task import PATIENT_COLUMN
@@ -34,7 +34,7 @@ def run_quality(
     views: int = 4,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Fits a probe, writes it to `out`, and returns what was measured; with no steps, measures the probe that is there.
+    """Fit a probe and write it to `out`, or, with no steps, read the one that is there; return what was measured.
 
     Args:
         films: folders of upright frontal films, searched to the bottom; each is seen as often as the others.
@@ -46,16 +46,14 @@ def run_quality(
 
     `Error` for a folder without films (to learn from), or a table without these columns.
     """
-    known = _patients(patients) if patients else {}
-    rng = np.random.default_rng(seed)
-    everyone = sorted(set(known.values()))
-    shuffled = rng.permutation(everyone).tolist()
+    patient_of = _patients(patients) if patients else {}
+    shuffled = np.random.default_rng(seed).permutation(sorted(set(patient_of.values()))).tolist()
     apart = {patient for place, patient in enumerate(shuffled) if place * held_out % 1 < held_out}
     groups, held = [], []
     for folder in films:
         group = []
         for path, pixels in _read(folder):
-            if known.get(film_name(path)) in apart:
+            if patient_of.get(film_name(path)) in apart:
                 held.append(pixels)
             else:
                 group.append(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
@@ -75,9 +73,9 @@ def run_quality(
         probe = read_probe(out)
     if held:
         figures["held_out"] = {"patients": len(apart), **measured(probe, held, seed, views)}
-    figures["refused"] = refused(probe)
+    figures["rejected"] = rejection_rates(probe)
     if unseen:
-        figures["unseen_refused"] = {path.name: not probe(pixels).usable for path, pixels in _read(unseen)}
+        figures["unseen_rejected"] = {path.name: not probe(pixels).usable for path, pixels in _read(unseen)}
     return figures
 
 
@@ -104,7 +102,6 @@ def _patients(path: Path) -> dict[str, str]:
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     column = next((name for name in ("patient_id", PATIENT_COLUMN) if name in table), None)
     if column is None:
-        raise Error(
-            f"{path}: has no column patient_id or {PATIENT_COLUMN}, only {', '.join(map(str, table))}", "add one"
-        )
+        has = ", ".join(map(str, table))
+        raise Error(f"{path}: has no column patient_id or {PATIENT_COLUMN}, only {has}", "add one")
     return dict(zip(table.iloc[:, 0], table[column], strict=True))

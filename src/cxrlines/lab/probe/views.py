@@ -1,4 +1,4 @@
-"""How films look elsewhere: what the probe of `quality` learns to look through.
+"""Augmentation for the quality probe: films as other places show them.
 
 Other processing, windows and gammas; borders, letters and markers; tilted, shifted, with more around the chest, or with
 much of it cut off. A mirrored film looks like a film, so half of them are mirrored.
@@ -73,16 +73,12 @@ def _moved(film: np.ndarray, rng: np.random.Generator, cut: bool) -> np.ndarray:
     area = rng.uniform(*CUT) if cut else rng.uniform(0.6, 1) if rng.random() < 0.4 else rng.uniform(0.95, 1.5)
     ratio = np.exp(rng.uniform(-0.28, 0.28))
     across, down = side * np.sqrt(area * ratio), side * np.sqrt(area / ratio)
+    size = np.array([across, down])
     if cut:
-        middle = (
-            rng.uniform(0, 1, 2) * (side - min(across, side), side - min(down, side))
-            + np.minimum((across, down), side) * 0.5
-        )
+        inside = np.minimum(size, side)
+        middle = rng.uniform(0, 1, 2) * (side - inside) + inside * 0.5
     else:
-        middle = side / 2 + rng.uniform(-0.5, 0.5, 2) * (
-            abs(side - across) + 0.06 * side,
-            abs(side - down) + 0.06 * side,
-        )
+        middle = side / 2 + rng.uniform(-0.5, 0.5, 2) * (np.abs(side - size) + 0.06 * side)
     angle = np.radians(rng.uniform(-20, 20) if rng.random() < 0.35 else rng.normal(0, 4))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     linear = turn @ np.diag((across / SIZE, down / SIZE))
@@ -104,9 +100,8 @@ def _enlarged(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if height < 4:
             continue
         row = cv2.GaussianBlur(edge.mean(axis=0, keepdims=True).astype(np.float32), (0, 0), side / 20)
-        clouds = cv2.GaussianBlur(
-            rng.normal(0, 1, (height, side)).astype(np.float32), (0, 0), side / rng.uniform(8, 25)
-        )
+        noise = rng.normal(0, 1, (height, side)).astype(np.float32)
+        clouds = cv2.GaussianBlur(noise, (0, 0), side / rng.uniform(8, 25))
         soft = np.clip(row + rng.uniform(5, 30) * clouds / (clouds.std() + 1e-6), 0, 255).astype(np.uint8)
         parts = [soft, *parts] if first else [*parts, soft]
     tall = np.vstack(parts)

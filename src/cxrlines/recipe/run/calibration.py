@@ -22,8 +22,8 @@ from cxrlines.evaluation.calibrators import (
     fit_mean,
     fit_thresholds,
 )
-from cxrlines.evaluation.ensemble.average import as_predictions, ensemble
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.ensemble.average import ensemble
+from cxrlines.evaluation.predictions import as_predictions, read_predictions
 from cxrlines.io.store import open_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.reading.findings import fit_suppression

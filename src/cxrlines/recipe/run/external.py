@@ -14,8 +14,8 @@ import pandas as pd
 
 from cxrlines.core.files import write_text
 from cxrlines.io.dedup.twins import twins_of_stores
-from cxrlines.io.external.layouts import LAYOUTS
-from cxrlines.io.external.sets import PRESENCE, read_external
+from cxrlines.io.external.layouts import LAYOUTS, PRESENCE
+from cxrlines.io.external.sets import read_external
 from cxrlines.io.patients import SITE, is_phantom, key_name
 from cxrlines.io.prepare import Aspect, LeaveOut, Probe
 from cxrlines.io.store import Store, build_store, open_store

@@ -13,8 +13,7 @@ from filelock import FileLock
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.errors import Error
-from cxrlines.evaluation.ensemble.average import write_predictions
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.models.two_step import Model, model_of

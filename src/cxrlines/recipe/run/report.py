@@ -13,10 +13,10 @@ import torch
 from cxrlines import __version__
 from cxrlines.core.files import write_text
 from cxrlines.core.pool import cores
-from cxrlines.evaluation.ensemble.average import ensemble, write_predictions
-from cxrlines.evaluation.ensemble.weights import fit_weights, nested_fitted
+from cxrlines.evaluation.ensemble.average import ensemble
+from cxrlines.evaluation.ensemble.weights import cross_fitted_blend, fit_weights
+from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.evaluation.report.page import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
-from cxrlines.evaluation.scores import read_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, TEST, Run, read_record
@@ -78,7 +78,7 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
         """Out of fold; fitted weights are those of the other folds, so that no film weighs its own score."""
         if spec.how == "fitted":
             folds = pd.Series(run.folds.to_numpy(), run.train.studies["study"].astype(str))
-            return nested_fitted(frames, truth, folds, names=averaged)
+            return cross_fitted_blend(frames, truth, folds, names=averaged)
         return ensemble(frames, how=spec.how, power=spec.power, names=averaged)
 
     def blend_test(frames: list[pd.DataFrame]) -> pd.DataFrame:

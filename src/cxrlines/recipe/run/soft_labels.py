@@ -13,7 +13,7 @@ import pandas as pd
 from cxrlines.core.errors import Error
 from cxrlines.core.text import shown
 from cxrlines.evaluation.ensemble.sharpen import dynamic_temperatures, kept, sharpen
-from cxrlines.evaluation.scores import read_predictions
+from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.io.rows import read_rows
 from cxrlines.recipe.spec.stage import SoftTarget
 from cxrlines.task import LABELS, STUDY_COLUMN
