@@ -8,7 +8,6 @@ from sklearn.linear_model import LogisticRegression
 
 from cxrlines.evaluation import calibrators as module
 from cxrlines.evaluation.calibrators import (
-    Calibration,
     calibration_figures,
     fit_calibration,
     fit_mean,
@@ -17,7 +16,7 @@ from cxrlines.evaluation.calibrators import (
 )
 from cxrlines.evaluation.scores import read_predictions
 from cxrlines.metrics.auc import auc
-from cxrlines.metrics.calibration import calibration_error
+from cxrlines.metrics.calibration import Calibration, calibration_error
 from cxrlines.task import LABELS
 
 N = len(LABELS)

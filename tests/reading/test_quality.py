@@ -16,6 +16,7 @@ from sklearn.datasets import load_sample_image
 
 import cxrlines
 from cxrlines.core.film import Film
+from cxrlines.core.findings import Findings
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
 from cxrlines.io.films import read_film
@@ -30,7 +31,6 @@ from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 from cxrlines.reading import quality
 from cxrlines.reading.bundle import EMBEDDED, BundleError, load_bundle
-from cxrlines.reading.findings import Findings
 from cxrlines.reading.quality import NOT_A_FILM, Probe, box_probe, load_probe, read_probe
 from cxrlines.reading.reader import Reader
 

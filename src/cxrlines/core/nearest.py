@@ -1,9 +1,8 @@
-"""Exact search for the nearest of many vectors, some of them barred for each query."""
+"""Exact nearest-neighbour search by inner product, with some vectors excluded for each query."""
 
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 QUERIES, ROWS = 64, 8192
 """Queries, and vectors, multiplied at once: memory grows with their product, not with that of all."""
@@ -13,15 +12,15 @@ def nearest_rows(
     queries: np.ndarray,
     vectors: np.ndarray,
     k: int,
-    barred: Callable[[np.ndarray], np.ndarray] | None = None,
+    excluded: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows of `vectors` of the highest inner product with each query, best first; of ties the lower row.
 
     Args:
         queries: (q, c) float32.
         vectors: (n, c) float16 or float32; products are taken in float32.
-        k: How many, 1 or more.
-        barred: Given the places of some queries (m,), says which vectors are none of theirs: (m, n) bool.
+        k: How many neighbours, 1 or more.
+        excluded: From the places of some queries (m,) to the vectors that are none of their neighbours, (m, n) bool.
 
     Returns:
         Rows (q, k) int64 and products (q, k) float32; -1 and -inf where fewer than k vectors are left.
@@ -30,16 +29,16 @@ def nearest_rows(
     products = np.full((len(queries), k), -np.inf, np.float32)
     for first in range(0, len(queries), QUERIES):
         places = np.arange(first, min(first + QUERIES, len(queries)))
-        asked = torch.from_numpy(np.ascontiguousarray(queries[places], np.float32))
-        found = np.empty((len(places), len(vectors)), np.float32)
+        block = queries[places].astype(np.float32, copy=False)
+        every = np.empty((len(places), len(vectors)), np.float32)
         for start in range(0, len(vectors), ROWS):
-            part = slice(start, start + ROWS)  # PyTorch widens float16 many times as fast as NumPy
-            found[:, part] = (asked @ torch.from_numpy(np.ascontiguousarray(vectors[part])).float().T).numpy()
-        if barred is not None:
-            found[barred(places)] = -np.inf
-        for place, mine in zip(places, found, strict=True):
-            best = _best(mine, k)
-            rows[place, : len(best)], products[place, : len(best)] = best, mine[best]
+            part = slice(start, start + ROWS)
+            np.matmul(block, vectors[part].astype(np.float32, copy=False).T, out=every[:, part])
+        if excluded is not None:
+            every[excluded(places)] = -np.inf
+        for place, own in zip(places, every, strict=True):
+            best = _best(own, k)
+            rows[place, : len(best)], products[place, : len(best)] = best, own[best]
     return rows, products
 
 

@@ -13,8 +13,8 @@ Judged on the films they were fitted on, calibration and thresholds look better 
 nested: each fold under what was fitted without it and its patients. Arrays end in the 11 labels, in their order.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -22,8 +22,8 @@ from scipy.optimize import minimize, root
 from scipy.special import expit, logit
 
 from cxrlines.metrics.auc import brier, why_undefined
-from cxrlines.metrics.calibration import calibration_error
-from cxrlines.task import LABEL_INDEX, LABELS
+from cxrlines.metrics.calibration import Calibration, calibration_error, check_probabilities
+from cxrlines.task import LABELS
 
 LEAST = 1e-5
 """For the fit a probability counts as at least so far from 0 and 1, so that no single film decides it."""
@@ -41,25 +41,6 @@ WANTED: tuple[tuple[Wanted, float], ...] = (
     ("precision", 0.8),
 )
 """What thresholds are looked for by default."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Label -> (slope, offset) on log odds; a label that is not in `lines` is left as it is.
-
-    `alone` says of each such label why it could not be fitted.
-    """
-
-    lines: Mapping[str, tuple[float, float]]
-    alone: Mapping[str, str] = field(default_factory=dict)
-
-    def apply(self, p: np.ndarray) -> np.ndarray:
-        """Probabilities (..., 11) calibrated: float64, of the same shape, 0 and 1 staying. `ValueError` on others."""
-        out = np.array(_probabilities(p), np.float64)
-        for label, (slope, offset) in self.lines.items():
-            column = out[..., LABEL_INDEX[label]]
-            out[..., LABEL_INDEX[label]] = expit(slope * logit(column) + offset)
-        return out
 
 
 @dataclass(frozen=True)
@@ -136,7 +117,7 @@ def fit_mean(each: np.ndarray) -> Calibration:
     Raises:
         ValueError: for other shapes or values.
     """
-    each = _probabilities(each)
+    each = check_probabilities(each)
     if each.ndim != 3 or not each.shape[1]:
         raise ValueError(f"probabilities have shape {each.shape}; (folds, films, {len(LABELS)}), of a film at least")
     lines, alone = {}, {}
@@ -295,23 +276,10 @@ def _splits(folds: np.ndarray, patients: np.ndarray, films: int) -> Iterator[tup
 
 
 def _pairs(p: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    p, truth = _probabilities(p), np.asarray(truth)
+    p, truth = check_probabilities(p), np.asarray(truth)
     if p.ndim != 2 or truth.shape != p.shape or not np.isin(truth, (0, 1)).all():
         raise ValueError(
             f"truth has shape {truth.shape} for probabilities of shape {p.shape}; it must hold a 0 or 1 for each, "
             f"(films, {len(LABELS)})"
         )
     return p.astype(np.float64), truth
-
-
-def _probabilities(p: np.ndarray) -> np.ndarray:
-    p = np.asarray(p)
-    if p.ndim == 0 or p.shape[-1] != len(LABELS):
-        raise ValueError(f"probabilities have shape {p.shape}; the last axis must be the {len(LABELS)} labels")
-    wrong = ~((p >= 0) & (p <= 1))  # NaN as well
-    if wrong.any():
-        label = LABELS[np.argwhere(wrong)[0][-1]]
-        raise ValueError(
-            f"probabilities: {p[wrong][0]:g} for {label}; they are from 0 to 1 ({int(wrong.sum())} are not)"
-        )
-    return p

@@ -24,14 +24,14 @@ from cxrlines.core.files import (
     write_text,
 )
 from cxrlines.core.film import FILM_SUFFIXES, FilmError, NotAFilm, film_name
+from cxrlines.core.findings import Findings
 from cxrlines.io.films import is_film, read_film
 from cxrlines.reading.bundle import Bundle
-from cxrlines.reading.findings import Findings
 from cxrlines.reading.manifest import NOTICE
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.results.text import as_text
-from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.task import STUDY_COLUMN
 
 Reading = Findings | Exception
 """Of a film: what was found, the `FilmError` that says why it cannot be read, or a fault of cxrlines."""
@@ -45,10 +45,10 @@ ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was read, in the order of the sources.
+    """The predictions for films, in the order of the sources.
 
     Attributes:
-        rows: `StudyInstanceUID` and the labels in order, probabilities (float). The former is unique: see
+        rows: `StudyInstanceUID` and the bundle's labels in order, probabilities (float). The former is unique: see
             `Found.names`.
         films: the file of each row.
         findings: of each row's film, with lines, tips and landmarks where they were asked for and a model maps them.
@@ -58,8 +58,8 @@ class Predictions:
         same_study: films that share their StudyInstanceUID with another, and are called by their file's name instead.
         seconds: for everything, on the clock.
         bundle: the bundle's identity.
+        tta: the views that probabilities are averaged over, besides the plain one.
         notice: that it is for research, and what it was trained on.
-        tta: the views the reading was averaged over, besides the plain one.
         refused: file, name and findings (none but its quality) of each film that is not to be read; it is among the
             errors as well, and has no row.
         faults: (file, exception) of each film whose reading failed by a fault of cxrlines.
@@ -136,26 +136,41 @@ def predict(
     reader = Reader(bundle, tta=tta, batch_size=batch_size, lines=lines)
     found = sources if isinstance(sources, Found) else find_films(sources)
     paths = [path for path, _ in found.films]
-    readings: dict[Path, Reading] = {}
-    try:
-        for path, reading in zip(paths, reader.read_many(paths, progress), strict=True):
-            readings[path] = reading
-    except KeyboardInterrupt as stop:
-        raise Stopped(assembled(found, readings, bundle, reader.tta, begun)) from stop
-    return assembled(found, readings, bundle, reader.tta, begun)
+    return assembled(found, enumerate(reader.read_many(paths, progress)), bundle, reader.tta, begun)
 
 
 def assembled(
-    found: "Found", readings: Mapping[Path, Reading], bundle: Bundle, tta: tuple[str, ...], begun: float
+    found: "Found", readings: Iterable[tuple[int, Reading]], bundle: Bundle, tta: tuple[str, ...], begun: float
 ) -> Predictions:
-    """The predictions from what each film gave; one without a reading was not come to. `begun`: monotonic seconds."""
+    """The predictions from (place of a film in `found.films`, its reading), in any order, as they come.
+
+    Args:
+        begun: monotonic seconds.
+
+    Raises:
+        Stopped: instead of KeyboardInterrupt; films without a reading are then its `unread`.
+    """
+    every: dict[int, Reading] = {}
+    try:
+        for place, reading in readings:
+            every[place] = reading
+    except KeyboardInterrupt as stop:
+        raise Stopped(_predictions(found, every, bundle, tta, begun)) from stop
+    if len(every) != len(found.films):
+        raise RuntimeError(f"{len(every)} readings of {len(found.films)} films")
+    return _predictions(found, every, bundle, tta, begun)
+
+
+def _predictions(
+    found: "Found", readings: Mapping[int, Reading], bundle: Bundle, tta: tuple[str, ...], begun: float
+) -> Predictions:
     errors = dict(found.errors)
     faults: list[tuple[str, Exception]] = []
     skipped = Counter(found.skipped)
     read: list[tuple[Path, Findings]] = []
     refused: list[tuple[Path, Findings]] = []
-    for path, _ in found.films:
-        match readings.get(path):
+    for place, (path, _) in enumerate(found.films):
+        match readings.get(place):
             case Findings() as findings if findings.quality.usable:
                 read.append((path, findings))
             case Findings() as findings:
@@ -169,7 +184,7 @@ def assembled(
                     faults.append((str(path), error))
     studies = {path: findings.study_uid for path, findings in [*read, *refused] if findings.study_uid}
     names = found.names(studies)
-    rows = pd.DataFrame([findings.labels for _, findings in read], columns=list(LABELS), dtype=float)
+    rows = pd.DataFrame([findings.labels for _, findings in read], columns=list(bundle.manifest.labels), dtype=float)
     rows.insert(0, STUDY_COLUMN, [names[path] for path, _ in read])
     own = {path: {readable(film_name(path)), studies.get(path)} for path, _ in read}
     return Predictions(
@@ -186,7 +201,7 @@ def assembled(
         notice=bundle.notice,
         refused=tuple((path, names[path], findings) for path, findings in refused),
         faults=tuple(faults),
-        unread=tuple(path for path, _ in found.films if path not in readings),
+        unread=tuple(path for place, (path, _) in enumerate(found.films) if place not in readings),
     )
 
 

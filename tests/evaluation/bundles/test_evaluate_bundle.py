@@ -1,4 +1,4 @@
-"""The guard of the judge: patients that a model has seen are left out, or said; and turned films count as upright."""
+"""Training patients are left out, or counted and said; turned films are evaluated as upright ones."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import torch
 
 from cxrlines.core.heatmaps import draw_maps
 from cxrlines.core.notes import Code, Note
-from cxrlines.evaluation.bundles import evaluate as judge_module
+from cxrlines.evaluation.bundles import evaluate_bundle as module
 from cxrlines.evaluation.bundles.evaluate_bundle import FAULT, SEEN_PATIENT, evaluate_bundle, of_fold
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilm, ReferenceFilms, data_films
 from cxrlines.io.films import read_film
@@ -131,14 +131,14 @@ def test_an_unreadable_film_is_counted_and_costs_no_other(known, bundle_of, tmp_
 def test_films_on_which_cxrlines_fails_are_counted_apart(known, bundle_of, tmp_path, monkeypatch):
     (tmp_path / "bad.jpg").write_bytes(b"no film")
     bad = ReferenceFilm(tmp_path / "bad.jpg", "p", known.films[0].compare)
-    whole = judge_module.Reader.findings
+    whole = module.Reader.findings
 
     def failing(self, film, *given):
         if film.name == str(known.films[0].path):
             raise LookupError
         return whole(self, film, *given)
 
-    monkeypatch.setattr(judge_module.Reader, "findings", failing)
+    monkeypatch.setattr(module.Reader, "findings", failing)
     figures = evaluate_bundle(ReferenceFilms([bad, *known.films], {}, ()), bundle_of([], []), resamples=5)
     assert figures.left_out == {"not readable": 1, FAULT: 1} and "please report the fault" in figures.text()
     assert figures.figures.films == len(known.films) - 1
@@ -224,7 +224,7 @@ class Oracle:
 
 def test_a_turned_film_is_judged_as_the_upright_one_is(wide, bundle_of, tmp_path, monkeypatch):
     def figures(folder: Path, rotation: int):
-        monkeypatch.setattr(judge_module, "Reader", Oracle(folder, rotation))
+        monkeypatch.setattr(module, "Reader", Oracle(folder, rotation))
         return evaluate_bundle(data_films(folder), bundle_of([], []), resamples=5).figures
 
     upright = figures(wide, 0)

@@ -6,13 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.evaluation.bundles.reference import EvaluationError, data_films, marked_films
 from cxrlines.io.marks import MarksError, read_marks
 from cxrlines.io.tables import read_dataset
 from cxrlines.phantom.backdrop import find_backdrops
-from cxrlines.reading.findings import Findings
-from cxrlines.reading.trace.lines import Line
-from cxrlines.reading.trace.peaks import Keypoint
 from cxrlines.task import DEVICE_OF, LABELS, Device, Landmark, State
 
 PATH = [[50, 0], [50, 60]]
@@ -57,7 +55,7 @@ def test_sure_lines_are_true_doubtful_ones_neither_and_other_things_none(folder)
     }
     (film,) = marked_films(*folder(marks)).films
     judged = film.compare(found(line(Device.ETT), line(Device.CVC), line(Device.SWAN), carina=(60.0, 53.0)))
-    assert judged.there == {Device.ETT: True, Device.NGT: True, Device.SWAN: False}
+    assert judged.present == {Device.ETT: True, Device.NGT: True, Device.SWAN: False}
     assert [course.device for course in judged.read.true] == [Device.ETT, Device.NGT]
     assert judged.read.true[0].tip.tolist() == [50, 60] and judged.read.true[1].tip is None
     assert [course.device for course in judged.read.found] == [Device.ETT, Device.SWAN]
@@ -68,7 +66,7 @@ def test_sure_lines_are_true_doubtful_ones_neither_and_other_things_none(folder)
 def test_a_refused_film_says_that_nothing_is_there(folder):
     (film,) = marked_films(*folder({"a": {"lines": [mark("ett")], "carina": [60, 50]}})).films
     judged = film.compare(Findings(SHAPE, (), {}, (), None))
-    assert judged.there[Device.ETT] and judged.presence["ETT"] == 0 and set(judged.labels.values()) == {0.0}
+    assert judged.present[Device.ETT] and judged.presence["ETT"] == 0 and set(judged.labels.values()) == {0.0}
     assert judged.read.found_carina is None and judged.carina_sure
 
 
@@ -128,7 +126,7 @@ def test_a_phantom_tells_lines_carina_and_states_of_its_test_films(phantom):
         labels = {label: float(row[label]) for label in LABELS}
         judged = film.compare(truth_of(data, row["study"], labels))
         assert film.patient == row["patient"] and film.path.stem == row["study"]
-        assert judged.there == {d: any(labels[x] for x in LABELS if DEVICE_OF[x] is d) for d in Device}
+        assert judged.present == {d: any(labels[x] for x in LABELS if DEVICE_OF[x] is d) for d in Device}
         assert len(judged.read.true) == len(data.lines.get(row["study"], ()))
         assert judged.read.true_carina is not None and judged.lines_known
         calls += judged.read.states

@@ -1,37 +1,26 @@
-"""The peaks of heat maps: tips and landmarks, at sub-pixel places. Lengths are shares of the maps' longer side."""
-
-from dataclasses import dataclass
+"""The peaks of heatmaps: tips and landmarks, at sub-pixel places. Lengths are shares of the heatmap's longer side."""
 
 import cv2
 import numpy as np
 
+from cxrlines.core.findings import Keypoint
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA
 
 PEAK = 0.15
-"""The least height of a heat map's peak that is a tip or a landmark."""
-SIGMA = KEYPOINT_SIGMA
-"""Deviation of the bell of a tip or landmark in its heat map."""
+"""The least height of a heatmap's peak that is a tip or a landmark."""
 MAX_KEYPOINTS = 12
-"""Peaks of a map that are looked at, the highest ones."""
+"""Peaks of a heatmap that are looked at, the highest ones."""
 APART = 0.04
 """Peaks nearer to each other than this are one."""
 
 
-@dataclass(frozen=True, eq=False)
-class Keypoint:
-    """A point that was found: [x, y] float64 (2,), and the value of its heat map there, 0 to 1."""
-
-    xy: np.ndarray
-    confidence: float
-
-
 def find_keypoints(heat: np.ndarray) -> list[Keypoint]:
-    """The peaks of a heat map (h, w) of at least `PEAK`, highest first, at sub-pixel places."""
+    """The peaks of a heatmap (h, w) of at least `PEAK`, highest first, at sub-pixel places."""
     if heat.max() < PEAK / 1.5:
         return []  # smoothed as below it is nowhere higher than 1.36 times that
     scale = max(heat.shape)
     radius = max(1, round(APART * scale))
-    sigma = SIGMA * scale
+    sigma = KEYPOINT_SIGMA * scale
     # Smoothed by 0.6 of its deviation, a Gaussian keeps 1 / 1.36 of its height; noise keeps much less.
     smooth = 1.36 * cv2.GaussianBlur(heat, (0, 0), 0.6 * sigma)
     # Rows and columns in turn: a square window, which is all that keeping peaks apart needs.
@@ -39,14 +28,14 @@ def find_keypoints(heat: np.ndarray) -> list[Keypoint]:
     highest = cv2.dilate(highest, np.ones((1, 2 * radius + 1), np.uint8))
     rows, columns = np.nonzero((smooth == highest) & (smooth >= PEAK))
     highest_first = np.argsort(-smooth[rows, columns], kind="stable")[:MAX_KEYPOINTS]
-    spots = []
-    for row, column in zip(rows[highest_first].tolist(), columns[highest_first].tolist(), strict=True):
-        spots.append(Keypoint(_place(heat, row, column, sigma), min(1.0, float(smooth[row, column]))))
-    return sorted(spots, key=lambda spot: -spot.confidence)
+    return [
+        Keypoint(_place(heat, row, column, sigma), min(1.0, float(smooth[row, column])))
+        for row, column in zip(rows[highest_first].tolist(), columns[highest_first].tolist(), strict=True)
+    ]
 
 
 def _place(heat: np.ndarray, row: int, column: int, sigma: float) -> np.ndarray:
-    """The peak [x, y] of the Gaussian that fits a heat map around a pixel best.
+    """The peak [x, y] of the Gaussian that fits a heatmap around a pixel best.
 
     Its logarithm is a parabola; least squares, weighted by the value squared (Guo, IEEE Signal Processing Magazine
     2011;28:134). Unlike a centroid it is not pulled inward where the film ends. The pixel itself where the fit has no
