@@ -313,7 +313,7 @@ def test_a_large_film_is_assessed_as_it_is_at_a_smaller_size(probe: Probe) -> No
             small, big = probe(posed(film, pose)), probe(large)
             assert (big.rotation, big.inverted, big.usable) == (small.rotation, small.inverted, small.usable)
             assert big.frontal_chest == pytest.approx(small.frontal_chest, abs=0.02)
-        reduced = quality._reduced(large)
+        reduced = quality._reduced(large, 112)
         by = large.shape[0] // reduced.shape[0]
         height, width = (side // by * by for side in large.shape)
         assert by > 1 and reduced.shape == (height // by, width // by) and min(reduced.shape) >= 4 * 112

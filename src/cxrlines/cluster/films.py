@@ -4,7 +4,6 @@ import itertools
 import logging
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ def predict_on_ray(
         ClusterError: no Ray, no answer, or a machine that does not see the folders.
         Stopped: as `engine.predict`.
     """
-    begun = time.monotonic()
     bundle = load_bundle(bundle_folder)
     tta = allowed_views(bundle, tta)
     found = sources if isinstance(sources, Found) else find_films(sources)
@@ -58,7 +56,7 @@ def predict_on_ray(
                 if progress and (done % batch_size == 0 or done == len(paths)):
                     progress(done, len(paths))
 
-    return assembled(found, outcomes(), bundle, tta, begun)
+    return assembled(found, outcomes(), bundle, tta)
 
 
 Outcome = tuple[int, Reading]

@@ -70,7 +70,8 @@ class FoundFigures:
 
     def as_dict(self) -> dict[str, Any]:
         """The figures for JSON; devices by name, a figure as `{"value", "ci95"}`."""
-        return _plain(asdict(self))
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
 
 def _plain(value: Any) -> Any:

@@ -290,7 +290,7 @@ def _error(one: np.ndarray, other: np.ndarray, height: float) -> float:
 
 
 def _divided(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    return np.divide(over, under, out=np.full(np.shape(over), np.nan), where=under > 0)
+    return np.asarray(np.divide(over, under, out=np.full(np.shape(over), np.nan), where=under > 0))
 
 
 def _figure(draws: np.ndarray, patients: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> Figure:

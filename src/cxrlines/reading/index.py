@@ -222,15 +222,11 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
             f"{path}: there is no index", f"`cxrlines index DATA --bundle BUNDLE --out {path}` makes one"
         )
     try:
-        with safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            meta = json.loads((file.metadata() or {}).get(_META, "{}"))
+        file = safe_open(path, framework="numpy")
+        meta = json.loads((file.metadata() or {}).get(_META, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise IndexFileError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. It was cut short, or is "
-            "of another kind",
-            "copy it again or make it anew",
-        ) from error
+        what = f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. It was cut short, or is"
+        raise IndexFileError(f"{what} of another kind", "copy it again or make it anew") from error
     name, _, version = meta.get("format", "").rpartition(" ")
     if name != "cxrlines index" or not version.isdigit():
         raise IndexFileError(
@@ -247,7 +243,7 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
             f"Name the bundle it was made with, or make one: `cxrlines index DATA --bundle {bundle.folder} --out FILE`"
         )
     try:
-        embeddings, text = arrays["embeddings"], arrays["films"]
+        embeddings, text = (file.get_tensor(name) for name in ("embeddings", "films"))
         if embeddings.dtype != np.float16 or embeddings.ndim != 2 or text.dtype != np.uint8:
             raise ValueError(f"embeddings are {embeddings.dtype} {embeddings.shape}, films {text.dtype}")
         if not np.isfinite(embeddings).all():
@@ -255,14 +251,14 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
         films = tuple(_film_of(values) for values in json.loads(text.tobytes()))
         if len(films) != len(embeddings) or not films:
             raise ValueError(f"{len(films)} films with {len(embeddings)} embeddings")
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise IndexFileError(f"{path}: {what}", "the file was edited or badly made, make the index anew") from error
     return Index(films, embeddings, embedder)
 
 
 def embedder_of(bundle: Bundle) -> str:
-    """16 hex digits that tell what makes a bundle's embeddings: its first model's weights and what that model sees."""
+    """16 hex digits of what makes a bundle's embeddings: its first model's weights and what that model sees."""
     manifest = bundle.manifest
     first = manifest.models[0]
     seen = [manifest.files[first.file].sha256, first.config, manifest.store.model_dump(), bundle.sizes[0]]

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from cxrlines.core.notes import Code, Note
-from cxrlines.io.prepare import Quality, shrink, turned_back
+from cxrlines.io.prepare import Quality
 from cxrlines.reading.bundle import EMBEDDED, Bundle, BundleError
 from cxrlines.reading.manifest import MANIFEST
 
@@ -31,9 +31,7 @@ CUT_OFF = 0.5
 """Probability of being cut off from which it is noted."""
 SURE = 0.9
 """Probability of a pose among the poses from which a film is turned back."""
-NOT_A_FILM = Note(
-    Code.NOT_A_CHEST_FILM, "not a frontal chest film, as far as can be told from the image: nothing was read"
-)
+NOT_A_FILM = Note(Code.NOT_A_CHEST_FILM, "not a frontal chest film, as far as the image shows: nothing was read")
 
 
 class _Scores(NamedTuple):
@@ -84,7 +82,8 @@ class Probe:
             return Quality(scores.frontal, 0, False, scores.cropped, scores.notes())
         rotation, inverted = POSES[best]
         turned = Quality(scores.frontal, rotation, inverted)
-        again = self._scores(turned_back(shrink(pixels, SIDE, "stretch")[0], turned))
+        righted = np.rot90(_square(pixels, SIDE), -rotation // 90)
+        again = self._scores(255 - righted if inverted else righted)
         rotated = f"turned by {rotation} degrees counter-clockwise"
         if min(scores.poses[best], again.poses[0]) < SURE or again.frontal < FRONTAL:
             pose = " and ".join([*([rotated] if rotation else []), *(["inverted"] if inverted else [])])
@@ -103,14 +102,16 @@ class Probe:
 
         from cxrlines.models.orientation import MIRRORED, OTHER, SIZE
 
-        film = shrink(pixels, SIZE, "stretch")[0]
+        film = _square(np.ascontiguousarray(pixels), SIZE)
         threads = torch.get_num_threads()
         try:
-            torch.set_num_threads(1)  # of this thread alone; others, once they compute, keep their number
+            if threads > 1:
+                torch.set_num_threads(1)  # of this thread alone; others, once they compute, keep their number
             with torch.inference_mode():
                 logits = self.net(torch.from_numpy(np.stack([film, film[:, ::-1]]))).double().numpy()
         finally:
-            torch.set_num_threads(threads)
+            if threads > 1:
+                torch.set_num_threads(threads)
         classes = np.exp(logits[:, : OTHER + 1] - logits[:, : OTHER + 1].max(axis=1, keepdims=True))
         classes /= classes.sum(axis=1, keepdims=True)
         classes = (classes[0] + classes[1][[*MIRRORED, OTHER]]) / 2
@@ -156,6 +157,13 @@ def _unpickled(path: Path, identity: str) -> Probe:
 
         raise WeightsError(f"{path}: was changed while it was in use", "start again")
     return probe
+
+
+def _square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A film (h, w) uint8 stretched to a square; what shrinks is averaged, what grows is interpolated."""
+    height, width = pixels.shape
+    film = cv2.resize(pixels, (min(width, side), min(height, side)), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(film, (side, side), interpolation=cv2.INTER_LINEAR))
 
 
 def _reduced(pixels: np.ndarray, size: int) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Which patients each model of a bundle was trained on, so that it need not be evaluated on them.
 
 `seen.json` of a bundle: {"<weights file>": {"<name of a key>": [digits of cut tokens, ...]}}; cxrlines 0.1 wrote a list
-of cut bare hashes for each file. A token (`data.patients`) is cut to so few digits that many identifiers share it: a
-bundle travels, and must not tell who was there. Every training patient is recognised by it, and of n training patients,
-one in 2^20 / n others is taken for one of them: 1 in 350 with the 3,000 of RANZCR.
+of cut bare hashes for each file. A token (`io.patients`) is cut to so few digits that many identifiers share it: a
+bundle travels, and must not give away who was there. Every training patient is recognised by it; with n of them, one in
+2^20 / n other patients is taken for one of them: 1 in 350 with the 3,000 of RANZCR.
 """
 
 import json

@@ -36,7 +36,7 @@ def known(phantom) -> ReferenceFilms:
 
 @pytest.fixture(scope="module")
 def bundle_of(tmp_path_factory):
-    """A bundle of a small model a fold; each fold has seen these patients. None: it does not tell."""
+    """A bundle of a small model a fold; each fold was trained on these patients. None: it has no list."""
     folder = tmp_path_factory.mktemp("judge")
     torch.manual_seed(0)
     model = Classifier("resnet10t", "gap", weights="none")
@@ -68,7 +68,7 @@ def test_films_of_patients_that_a_model_has_seen_are_left_out_and_counted(known,
     assert values["left_out"] == told.left_out and values["presence"]["ETT"]["films"] == told.figures.films
 
 
-def test_seen_patients_are_judged_only_when_asked_and_then_said(known, bundle_of):
+def test_training_patients_are_evaluated_only_when_asked_and_then_counted(known, bundle_of):
     first = known.films[0].patient
     own = sum(film.patient == first for film in known.films)
     told = evaluate_bundle(known, bundle_of([first], []), report_seen=True, resamples=5)
@@ -105,11 +105,11 @@ def test_films_are_drawn_with_the_truth_on_the_left(phantom, known, bundle_of, t
     assert with_lines
 
 
-def test_what_cannot_be_judged_is_said(known, bundle_of):
-    with pytest.raises(EvaluationError, match=r"does not tell which patients.*pack it anew.*--seen report"):
+def test_what_cannot_be_evaluated_is_named(known, bundle_of):
+    with pytest.raises(EvaluationError, match=r"does not list the patients.*pack it anew.*--seen report"):
         evaluate_bundle(known, bundle_of(), resamples=5)
     told = evaluate_bundle(known, bundle_of(meta={"ancestry_unknown": ["resnet.pth"]}), report_seen=True, resamples=5)
-    assert "does not tell which patients it has seen" in told.text() and "resnet.pth" in told.text()
+    assert "does not list its training patients" in told.text() and "resnet.pth" in told.text()
     everyone = [film.patient for film in known.films]
     with pytest.raises(EvaluationError, match=r"all 8 films are of a patient.*one fold with --fold.*--seen report"):
         evaluate_bundle(known, bundle_of(everyone, []), resamples=5)
@@ -222,7 +222,7 @@ class Oracle:
             yield findings_of(maps, made.placement, made.film_shape, labels, **where)
 
 
-def test_a_turned_film_is_judged_as_the_upright_one_is(wide, bundle_of, tmp_path, monkeypatch):
+def test_a_turned_film_is_evaluated_as_the_upright_one_is(wide, bundle_of, tmp_path, monkeypatch):
     def figures(folder: Path, rotation: int):
         monkeypatch.setattr(module, "Reader", Oracle(folder, rotation))
         return evaluate_bundle(data_films(folder), bundle_of([], []), resamples=5).figures

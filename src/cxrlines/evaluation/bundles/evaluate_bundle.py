@@ -22,7 +22,7 @@ from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.training_patients import of_other_sites, seen_by, was_seen
 from cxrlines.task import Landmark
 
-SEEN_PATIENT = "of a patient that a model has seen"
+SEEN_PATIENT = "of a patient that a model was trained on"
 UNREADABLE = "not readable"
 FAULT = "on which cxrlines failed"
 AS_MARKED = "As it is marked: what is not marked, or doubtful, counts here as not found."
@@ -94,12 +94,12 @@ def evaluate_bundle(
     if seen is None:
         if not report_seen:
             raise EvaluationError(
-                f"{bundle.folder}: does not tell which patients its models have seen, so that their films cannot be "
-                "left out",
+                f"{bundle.folder}: does not list the patients that its models were trained on, so that their films "
+                "cannot be left out",
                 "pack it anew from its run (`cxrlines bundle RUN --out BUNDLE`), or evaluate all films with --seen "
                 "report, which the figures then say",
             )
-        remarks.append("The bundle does not tell which patients it has seen: these films may be among them.")
+        remarks.append("The bundle does not list its training patients: these films may be of them.")
     else:
         own = [any(was_seen(name, seen) for name in (film.patient, *film.aliases)) for film in films]
         if report_seen:
@@ -114,7 +114,7 @@ def evaluate_bundle(
                     "--seen report",
                 )
     if seen and of_other_sites(seen):
-        remarks.append("Some of whom it has seen are kept under another site's key: these films may be of them.")
+        remarks.append("Some of its training patients are kept under another site's key: these films may be of them.")
     for field, words in (
         ("ancestry_unknown", "unknown ancestry"),
         ("ancestry_trusted", "ancestry trusted, not checked"),

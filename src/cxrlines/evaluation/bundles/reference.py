@@ -24,7 +24,7 @@ from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, MAPPED, STATE_OF, STUDY_
 SURE = 2
 """What is marked with at least this certainty is true; with less, it is neither true nor false."""
 RULED = (Device.ETT, Device.NGT)
-"""Devices whose state a rule tells; of a nasogastric tube only that it leaves the film."""
+"""Devices whose state follows from a rule; of a nasogastric tube only that it leaves the film."""
 
 
 class EvaluationError(Error):
@@ -54,7 +54,7 @@ class ReferenceFilms:
 
 
 def marked_films(folder: Path, marks: Path) -> ReferenceFilms:
-    """Real films, however deep in a folder, with the hand marks of a file; patients as `backdrop.patients_of` tells.
+    """Real films, however deep in a folder, with the hand marks of a file; patients as of `backdrop.patients_of`.
 
     Films without marks are left out. `EvaluationError` if none has any; `MarksError` for bad marks.
     """
@@ -192,7 +192,7 @@ def _calls(found: Findings, truth: dict[str, float], mm_per_px: float | None) ->
 
 
 def _annotated(label: str, points: np.ndarray) -> Line:
-    """An annotated line; annotations end where a line leaves the film, which its label tells."""
+    """An annotated line; annotations end where a line leaves the film, as its label says."""
     return Line(DEVICE_OF[label], points, None if STATE_OF[label] is State.INCOMPLETE else points[-1])
 
 

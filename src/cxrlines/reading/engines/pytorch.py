@@ -145,7 +145,7 @@ class PyTorchEngine(Engine):
     def _mean(self, rows: np.ndarray, folds: np.ndarray) -> np.ndarray:
         """The ensemble's probabilities (b, labels) of those of its models and views (n, b, labels)."""
         if self.manifest.fold_calibration is None:
-            return rows.mean(axis=0)
+            return np.asarray(rows.mean(axis=0))
         calibration = Calibration(self.manifest.fold_calibration)
         each = [rows[folds == fold].mean(axis=0) for fold in np.unique(folds)]
-        return np.mean([calibration.apply(row, self.manifest.labels) for row in each], axis=0)
+        return np.asarray(np.mean([calibration.apply(row, self.manifest.labels) for row in each], axis=0))

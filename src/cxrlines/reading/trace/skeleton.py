@@ -102,8 +102,7 @@ def _ridges(line_map: np.ndarray) -> np.ndarray:
     sure = np.zeros(count, bool)
     sure[label[soft >= max(HIGH, min(2 * haze, (1 + haze) / 2))]] = True
     bent = cv2.Laplacian(cv2.GaussianBlur(line_map, (0, 0), 1.0), cv2.CV_32F, ksize=1)
-    ridges: np.ndarray = sure[label] & low & (bent <= VALLEY)
-    return ridges
+    return np.asarray(sure[label] & low & (bent <= VALLEY))
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
@@ -135,7 +134,7 @@ def _kept(step: int) -> np.ndarray:
     pairs = np.minimum((bits[:, ::2] | bits[:, 1::2]).sum(1), (bits[:, 1::2] | following[:, 1::2]).sum(1))
     a, b, c, d = (4, 5, 7, 6) if step == 0 else (0, 1, 3, 2)
     needed = (bits[:, a] | bits[:, b] | ~bits[:, c]) & bits[:, d]
-    return ((runs != 1) | (pairs < 2) | (pairs > 3) | needed).astype(np.uint8)
+    return np.asarray((runs != 1) | (pairs < 2) | (pairs > 3) | needed, np.uint8)
 
 
 _KEPT = (_kept(0), _kept(1))
