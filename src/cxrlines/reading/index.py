@@ -222,7 +222,7 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
             f"{path}: there is no index", f"`cxrlines index DATA --bundle BUNDLE --out {path}` makes one"
         )
     try:
-        file = safe_open(path, framework="numpy")
+        file: Any = safe_open(path, framework="numpy")
         meta = json.loads((file.metadata() or {}).get(_META, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         what = f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. It was cut short, or is"
