@@ -103,8 +103,8 @@ def predict(
         say(f"{result.renamed} films share their name with another and are called by their relative path")
     for film, reason in [*result.errors, *undrawn]:
         say(f"{readable(film)}: {readable(reason)}")
-    for _, fault in result.faults:
-        if os.environ.get(DEBUG):
+    if os.environ.get(DEBUG):
+        for _, fault in result.faults:
             say("".join(traceback.format_exception(fault)).rstrip())
     if result.faults:
         say(
@@ -196,9 +196,8 @@ def index(
 ) -> None:
     """Index films for `similar`. The index holds studies, hashed patients, labels and lines: keep it with the films."""
     from cxrlines.io.tables import read_dataset
-    from cxrlines.reading.bundle import load_bundle
+    from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.index import build_index
-    from cxrlines.reading.reader import EMBEDDED
 
     check_outputs(files={"--out": out}, inputs=[data, bundle])
     with counted() as progress:
@@ -220,9 +219,9 @@ def similar(
 ) -> None:
     """Show the nearest known films with their labels and lines; never films of the query's own patient."""
     from cxrlines.core.film import film_name
-    from cxrlines.reading.bundle import load_bundle
+    from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.index import open_index
-    from cxrlines.reading.reader import EMBEDDED, Reader
+    from cxrlines.reading.reader import Reader
 
     read = load_bundle(bundle or EMBEDDED)
     known = open_index(index, read)
