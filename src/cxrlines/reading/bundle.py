@@ -181,10 +181,13 @@ def write_bundle(
             raise BundleError(f"two members of the bundle would be {name}", "give each name and fold once")
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} exists and is not a bundle", "name another place, or remove it first")
+    configs = [member.config for member in members]  # those of a two-step model's networks lie within
+    parts = [part for config in configs for part in (config, *config.values()) if isinstance(part, Mapping)]
     try:
         manifest = Manifest.model_validate(
             {
-                "maps": list(CHANNELS),
+                "labels": next((part["labels"] for part in parts if "labels" in part), LABELS),
+                "maps": next((part["maps"] for part in parts if "maps" in part), list(CHANNELS)),
                 "store": dict(store),
                 "input_size": input_size,
                 "models": [

@@ -61,6 +61,11 @@ def _widened(
     return whole
 
 
+def _own(outputs: "Tensor", columns: "Tensor") -> "Tensor":
+    """A model's outputs (b, n, ...) that are the bundle's own; the model may have just them, or the vocabulary's."""
+    return outputs[:, columns] if outputs.shape[1] > len(columns) else outputs
+
+
 def gives_maps(model: Any) -> bool:
     """Whether a model has a decoder, its own or its segmenter's."""
     return getattr(model, "decoder", None) is not None
@@ -114,14 +119,14 @@ class PyTorchEngine(Engine):
                 if maps and gives_maps(model):
                     features, logits = model.features_and_maps(plain)
                     scores = [model.classify(features)]
-                    heat = torch.sigmoid(logits[:, self.channels].float())
+                    heat = torch.sigmoid(_own(logits, self.channels).float())
                     if heat.shape[2] != side:
                         heat = functional.interpolate(heat, (side, side), mode="bilinear", align_corners=False)
                     shown.append(heat)
                 else:
                     scores = [model(plain)]
                 scores += [model(view) for view in others]
-                rows += [torch.sigmoid(score[:, self.labels].double()) for score in scores]
+                rows += [torch.sigmoid(_own(score, self.labels).double()) for score in scores]
                 folds += [entry.fold] * len(scores)
             mean = self._mean(torch.stack(rows).cpu().numpy(), np.array(folds))
             return mean, torch.stack(shown).mean(dim=0).cpu().numpy() if shown else None
