@@ -131,13 +131,15 @@ def test_dry_run_trains_nothing(data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_judge_prints_the_figures_of_a_data_folder(data):
-    code, out = run("judge", data, "--seen", "report", "--json", "--resamples", 5)
+def test_a_bundle_is_evaluated_on_a_data_folder_under_the_old_name_too(data):
+    code, out = run("evaluate-bundle", data, "--seen", "report", "--json", "--resamples", 5)
     values = json.loads(out)
     assert code == 0 and values["films"] == 3 and set(values["presence"]) == {"ETT", "NGT", "CVC", "SWAN"}
     assert values["lines"]["films"] == 3 and values["carina"]["films"] == 3
-    code, out = run("judge", data, "--split", "train", "--seen", "report", "--resamples", 5)
-    assert code == 0 and "12 films of" in out and "AUC by presence" in out
+    words = ["judge", str(data), "--split", "train", "--seen", "report", "--resamples", "5"]
+    result = CliRunner().invoke(cli.app, words, catch_exceptions=False)
+    assert result.exit_code == 0 and "12 films of" in result.stdout and "AUC by presence" in result.stdout
+    assert "judge is now evaluate-bundle" in result.stderr
 
 
 def test_show_draws_a_sheet(data, tmp_path):
@@ -170,8 +172,8 @@ def test_predict_prints_what_it_finds_where_no_table_is_asked_for(data, tmp_path
         (("predict", "x.jpg", "--bundle", "/nonexistent", "--out", "p.csv"), "/nonexistent"),
         (("bundle", "/", "--out", "b"), "is no run: it has no recipe.json"),
         (("evaluate", "/nonexistent.csv", "t.csv"), "/nonexistent.csv"),
-        (("judge", "/", "--fold", "9"), "has no model of fold 9; it has folds"),
-        (("judge", "/", "--marks", "m.json", "--split", "test"), "--split: is of a data folder"),
+        (("evaluate-bundle", "/", "--fold", "9"), "has no model of fold 9; it has folds"),
+        (("evaluate-bundle", "/", "--marks", "m.json", "--split", "test"), "--split: is of a data folder"),
     ],
 )
 def test_an_error_is_one_message_and_exit_code_2(words, said):
@@ -259,8 +261,8 @@ def test_a_fault_on_one_film_is_counted_apart_and_costs_no_other(data, monkeypat
         "ensemble FILE --out FILE",
         "bundle films --out FILE",
         "index films --out FILE/i.safetensors",
-        "judge films --draw FILE",
-        "judge films --draw films",
+        "evaluate-bundle films --draw FILE",
+        "evaluate-bundle films --draw films",
         "quality films --out FILE/q.safetensors",
         "train demo --data films --out FILE/run",
         "experiment small --out FILE/run",

@@ -12,7 +12,7 @@ from cxrlines.core.errors import Error
 
 if TYPE_CHECKING:
     from cxrlines.core.film import FilmError
-    from cxrlines.reading.findings import Findings
+    from cxrlines.core.findings import Findings
     from cxrlines.reading.reader import Reader, ReadingFault, load_reader
 
 __version__ = "0.1.0"
@@ -20,7 +20,7 @@ __all__ = ["Error", "FilmError", "Findings", "Reader", "ReadingFault", "load_rea
 
 
 def __getattr__(name: str) -> Any:
-    """What brings PyTorch is imported when it is asked for."""
+    """What takes time to import is imported when it is asked for."""
     if name in __all__:
         from cxrlines.reading import reader
 

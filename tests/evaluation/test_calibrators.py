@@ -7,7 +7,6 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
 from cxrlines.evaluation.calibrators import (
-    Calibration,
     calibration_figures,
     cross_fitted_calibration,
     fit_calibration,
@@ -17,7 +16,7 @@ from cxrlines.evaluation.calibrators import (
 from cxrlines.evaluation.logistic import fit_logistic, log_odds
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.metrics.auc import auc
-from cxrlines.metrics.calibration import calibration_error
+from cxrlines.metrics.calibration import Calibration, calibration_error
 from cxrlines.task import LABELS, UNKNOWN
 
 N = len(LABELS)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit, logit
 from torchmetrics.functional.classification import binary_calibration_error
 
-from cxrlines.metrics.calibration import calibration_error, reliability
+from cxrlines.metrics.calibration import Calibration, calibration_error, reliability
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
@@ -43,3 +44,18 @@ def test_reliability_counts_every_film_once():
 def test_scores_that_are_no_probabilities_are_refused(bad):
     with pytest.raises(ValueError, match="probabilities from 0 to 1"):
         reliability(np.array([0, 1]), np.array([0.5, bad]))
+
+
+def test_calibrated_probabilities_are_those_of_scipys_logit_and_expit() -> None:
+    rng = np.random.default_rng(0)
+    p = np.concatenate(
+        [rng.random((500, 2)), 10.0 ** -rng.uniform(0, 300, (200, 2)), 1 - 10.0 ** -rng.uniform(0, 16, (99, 2))]
+    )
+    p = np.concatenate([p, [[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]]])
+    lines = {"a": (1.7, -0.4), "b": (0.2, 30.0), "c": (1.0, 1.0)}
+    got = Calibration(lines).apply(p, ("a", "b"))
+    for k, (slope, offset) in enumerate([lines["a"], lines["b"]]):
+        np.testing.assert_allclose(got[:, k], expit(slope * logit(p[:, k]) + offset), rtol=1e-12, atol=1e-300)
+    np.testing.assert_array_equal(Calibration({"c": (2.0, 0.0)}).apply(p, ("a", "b")), p)
+    with pytest.raises(ValueError, match="2 labels"):
+        Calibration({}).apply(p[:, :1], ("a", "b"))

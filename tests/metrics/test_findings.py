@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from cxrlines.core.findings import Line
 from cxrlines.metrics.findings import found_figures
 from cxrlines.metrics.lines import EvaluatedFilm, line_figures
-from cxrlines.metrics.presence import JudgedFilm
-from cxrlines.reading.trace.lines import Line
+from cxrlines.metrics.presence import EvaluatedReading
 from cxrlines.task import LABELS, Device
 
 SHAPE = (1000, 800)
@@ -24,7 +24,7 @@ def film(patient, there, score, off=0.0, **more):
     lines = [tube(400)] if there else []
     read = EvaluatedFilm(patient, SHAPE, lines, lines, np.array([400.0, 300.0]), np.array([400.0, 300.0 + 10 * off]))
     presence = {device.name: score for device in Device}
-    return JudgedFilm(
+    return EvaluatedReading(
         read,
         {device: there and device is Device.ETT for device in Device},
         presence,

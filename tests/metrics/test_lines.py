@@ -1,4 +1,4 @@
-"""Found lines against true ones: perfect, moved, missed, invented; the same figures in any order of films."""
+"""Found lines against true ones: perfect, moved, false negatives and positives; the same in any order of films."""
 
 from dataclasses import dataclass, replace
 
@@ -43,11 +43,11 @@ def test_what_is_found_perfectly_has_perfect_figures():
         carina = scene.landmarks.carina
         read = EvaluatedFilm("p", scene.view.shape, lines, list(lines), carina, carina)
         told = line_figures([read], resamples=10)
-        assert told.invented.value == told.carina_median.value == told.carina_95.value == 0
+        assert told.false_positives.value == told.carina_median.value == told.carina_95.value == 0
         for device in {line.device for line in lines}:
             one = told.devices[device]
             assert one.true == one.matched
-            assert (one.dice.value, one.found_share.value, one.tip_median.value) == pytest.approx((1, 1, 0))
+            assert (one.dice.value, one.recall.value, one.tip_median.value) == pytest.approx((1, 1, 0))
 
 
 def test_errors_are_in_percent_of_the_height():
@@ -87,14 +87,14 @@ def test_lines_match_within_two_percent_and_within_their_device():
     assert match([], [one], SHAPE) == match([one], [], SHAPE) == []
 
 
-def test_missed_and_invented_lines_are_counted_by_device_and_by_film():
+def test_false_negatives_and_false_positives_are_counted_by_device_and_by_film():
     tube, line = course(Device.ETT, 300), course(Device.CVC, 500)
     told = figures(film([tube, line], [tube]), film([], [line, course(Device.CVC, 100)]))
-    assert (told.devices[Device.ETT].found_share.value, told.devices[Device.ETT].invented.value) == (1, 0)
+    assert (told.devices[Device.ETT].recall.value, told.devices[Device.ETT].false_positives.value) == (1, 0)
     catheter = told.devices[Device.CVC]
-    assert (catheter.true, catheter.matched, catheter.found_share.value, catheter.invented.value) == (1, 0, 0, 1)
+    assert (catheter.true, catheter.matched, catheter.recall.value, catheter.false_positives.value) == (1, 0, 0, 1)
     assert catheter.dice.value == 0 and catheter.tip_median.value is None
-    assert told.invented.value == 1
+    assert told.false_positives.value == 1
     assert told.devices[Device.NGT].dice.value is None
 
 
@@ -143,7 +143,7 @@ def test_the_order_of_films_and_of_lines_changes_nothing():
     films = varied()
     turned = [replace(f, true=f.true[::-1], found=f.found[::-1]) for f in films[::-1]]
     one, other = line_figures(films, resamples=100), line_figures(turned, resamples=100)
-    for name in ("dice", "found_share", "invented", "tip_median", "tip_95"):
+    for name in ("dice", "recall", "false_positives", "tip_median", "tip_95"):
         a, b = (getattr(f.devices[Device.CVC], name) for f in (one, other))
         assert a.value == pytest.approx(b.value) and a.ci95 == pytest.approx(b.ci95)
 
@@ -151,7 +151,7 @@ def test_the_order_of_films_and_of_lines_changes_nothing():
 def test_intervals_hold_the_figure_and_shrink_with_more_patients():
     few = line_figures(varied(), resamples=200).devices[Device.CVC]
     more = line_figures([replace(f, patient=f"{f.patient}-{k}") for k in range(8) for f in varied()], resamples=200)
-    for name in ("dice", "found_share", "tip_median"):
+    for name in ("dice", "recall", "tip_median"):
         narrow, wide = getattr(more.devices[Device.CVC], name).ci95, getattr(few, name).ci95
         assert wide[0] <= getattr(few, name).value <= wide[1]
         assert narrow[1] - narrow[0] < wide[1] - wide[0]
@@ -165,10 +165,10 @@ def test_what_comes_of_one_patient_has_no_interval():
     alone, beside = figures(mine, mine), figures(mine, mine, film([], [], "b"), film([], [course(Device.NGT)], "c"))
     for read in (alone, beside):
         one = read.devices[Device.ETT]
-        for figure in (one.dice, one.found_share, one.tip_median, one.tip_95, read.carina_median, read.carina_found,
+        for figure in (one.dice, one.recall, one.tip_median, one.tip_95, read.carina_median, read.carina_found,
                        read.states[Device.ETT].rule):  # fmt: skip
             assert figure.value is not None and figure.ci95 is None
-    assert alone.invented.ci95 is None and beside.invented.ci95 is not None
+    assert alone.false_positives.ci95 is None and beside.false_positives.ci95 is not None
 
 
 def test_the_table_says_the_figures():
@@ -180,8 +180,7 @@ def test_the_table_says_the_figures():
         film([one], [one], "b", states=[call], true_carina=spot, found_carina=spot),
     ).text()
     lines = text.splitlines()
-    assert lines[0].startswith("2 films; errors in % of the film's height")
-    assert lines[1].split("  ")[0] == "device"
+    assert lines[0].split("  ")[0] == "device"
     ett = next(row for row in lines if row.startswith("ETT"))
     assert ett.split()[1:3] == ["2", "2"] and "1.00 (1.00-1.00)" in ett
     assert next(row for row in lines if row.startswith("SWAN")).split()[3:] == [
@@ -192,7 +191,6 @@ def test_the_table_says_the_figures():
         "-",
         "-",
     ]
-    assert "carina: median 0.00 (0.00-0.00) %" in text
     assert "ETT state right on 2 films: by rule 1.00 (1.00-1.00) (undecided 0.00), by classifier 0.00" in text
 
 

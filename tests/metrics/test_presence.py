@@ -1,4 +1,4 @@
-"""Presence of devices: AUC against scikit-learn, what is unknown left out, lines invented where there is none."""
+"""Presence of devices: AUC against scikit-learn, what is unknown left out, false positives where there is none."""
 
 from dataclasses import dataclass, replace
 
@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cxrlines.metrics.lines import EvaluatedFilm
-from cxrlines.metrics.presence import JudgedFilm, presence_figures, spared
+from cxrlines.metrics.presence import EvaluatedReading, presence_figures, without_doubtful
 from cxrlines.task import LABELS, LABELS_OF, Device
 
 SHAPE = (1000, 800)
@@ -29,7 +29,13 @@ def film(there, presence=0.5, labels=0.5, patient="a", found=(), **more):
     """All devices there or not; `presence` of each; `labels` of each label, or the same for all."""
     every = {label: labels for label in LABELS} if isinstance(labels, float) else labels
     read = EvaluatedFilm(patient, SHAPE, (), found)
-    return JudgedFilm(read, dict.fromkeys(Device, there), {device.name: presence for device in Device}, every, **more)
+    return EvaluatedReading(
+        read, dict.fromkeys(Device, there), {device.name: presence for device in Device}, every, **more
+    )
+
+
+def every_device(films, **how):
+    return {device: presence_figures(films, device, **how) for device in Device}
 
 
 def varied(count=60):
@@ -44,8 +50,8 @@ def varied(count=60):
 
 def test_both_aucs_are_those_of_scikit_learn():
     films = varied()
-    truth = [f.there[Device.NGT] for f in films]
-    for device, told in presence_figures(films, resamples=20).items():
+    truth = [f.present[Device.NGT] for f in films]
+    for device, told in every_device(films, resamples=20).items():
         largest = [max(f.labels[label] for label in LABELS_OF[device]) for f in films]
         assert told.presence.value == pytest.approx(roc_auc_score(truth, [f.presence[device.name] for f in films]))
         assert told.label.value == pytest.approx(roc_auc_score(truth, largest))
@@ -55,27 +61,27 @@ def test_both_aucs_are_those_of_scikit_learn():
 
 def test_more_films_of_the_same_patients_do_not_make_it_surer():
     films = varied()
-    once = presence_figures(films, resamples=200)[Device.ETT].presence.ci95
-    twice = presence_figures([*films, *films], resamples=200)[Device.ETT].presence.ci95
+    once = every_device(films, resamples=200)[Device.ETT].presence.ci95
+    twice = every_device([*films, *films], resamples=200)[Device.ETT].presence.ci95
     assert twice == pytest.approx(once)
 
 
 def test_a_film_that_does_not_tell_counts_for_the_other_devices_alone():
     films = varied()
     odd = film(True, 0.0)
-    odd = replace(odd, there={device: True for device in Device if device is not Device.CVC})
-    before, after = (presence_figures(each, resamples=20) for each in (films, [*films, odd]))
+    odd = replace(odd, present={device: True for device in Device if device is not Device.CVC})
+    before, after = (every_device(each, resamples=20) for each in (films, [*films, odd]))
     assert before[Device.CVC] == after[Device.CVC]
     assert after[Device.ETT].positives == before[Device.ETT].positives + 1
     assert after[Device.ETT].presence.value < before[Device.ETT].presence.value
 
 
 def test_without_both_kinds_there_is_no_auc():
-    told = presence_figures([film(False), film(False)], resamples=5)[Device.SWAN]
+    told = every_device([film(False), film(False)], resamples=5)[Device.SWAN]
     assert told.presence.value is told.presence.ci95 is None and told.positives == 0
 
 
-def test_lines_are_invented_on_films_without_the_device_whose_lines_are_known():
+def test_false_positives_are_counted_on_films_without_the_device_whose_lines_are_known():
     tubes = [course(Device.ETT, 100), course(Device.ETT, 500)]
     films = [
         film(False, found=tubes),
@@ -83,19 +89,19 @@ def test_lines_are_invented_on_films_without_the_device_whose_lines_are_known():
         film(True, found=tubes, patient="c"),
         film(False, found=tubes, patient="d", lines_known=False),
     ]
-    told = presence_figures(films, resamples=20)
-    assert (told[Device.ETT].invented.value, told[Device.ETT].without) == (1.0, 2)
-    assert told[Device.NGT].invented.value == 0
-    assert presence_figures([film(True)], resamples=5)[Device.ETT].invented.value is None
+    told = every_device(films, resamples=20)
+    assert (told[Device.ETT].false_positives.value, told[Device.ETT].without) == (1.0, 2)
+    assert told[Device.NGT].false_positives.value == 0
+    assert every_device([film(True)], resamples=5)[Device.ETT].false_positives.value is None
 
 
-def test_what_runs_along_a_doubtful_line_is_spared_unless_it_is_a_true_one():
+def test_what_runs_along_a_doubtful_line_is_left_out_unless_it_is_a_true_one():
     true, doubtful = [course(Device.CVC, 100)], [course(Device.CVC, 110), course(Device.CVC, 400)]
     on_true, on_doubtful, nowhere = (course(Device.CVC, x) for x in (105, 402, 700))
     other = course(Device.ETT, 400)
     found = [nowhere, on_doubtful, on_true, other]
-    assert spared(true, doubtful, found, SHAPE) == [nowhere, on_true, other]
-    assert spared(true, [], found, SHAPE) == found
+    assert without_doubtful(true, doubtful, found, SHAPE) == [nowhere, on_true, other]
+    assert without_doubtful(true, [], found, SHAPE) == found
     # Two found where one is true: the second runs along the doubtful one beside it.
     again = course(Device.CVC, 112)
-    assert spared(true, doubtful, [on_true, again], SHAPE) == [on_true]
+    assert without_doubtful(true, doubtful, [on_true, again], SHAPE) == [on_true]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrlines.models.classifier import Classifier
-from cxrlines.models.fuse_bn import fold
+from cxrlines.models.fuse_bn import fuse_batch_norms
 from cxrlines.models.two_step import TwoStep
 
 SIZE = 64
@@ -54,11 +54,11 @@ def test_a_folded_model_says_the_same_of_other_films_at_other_sizes(make):
     model = trained(make())
     films = torch.rand((2, 1, 96, 96), generator=torch.Generator().manual_seed(2))
     before, count = said(model, films), len(norms(model))
-    assert fold(model, SIZE) == count > 0
+    assert fuse_batch_norms(model, SIZE) == count > 0
     assert norms(model) == []
     for one, other in zip(before, said(model, films), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-4)
-    assert fold(model, SIZE) == 0  # again: nothing is left
+    assert fuse_batch_norms(model, SIZE) == 0  # again: nothing is left
 
 
 class Shortcut(nn.Module):
@@ -91,7 +91,7 @@ def test_a_model_that_cannot_be_folded_stays_as_it_was(kind):
     model = trained(kind())
     films = torch.rand((2, 1, 32, 32))
     before, state = said(model, films), {name: value.clone() for name, value in model.state_dict().items()}
-    assert fold(model, SIZE) == 0
+    assert fuse_batch_norms(model, SIZE) == 0
     assert model.state_dict().keys() == state.keys()
     assert all((value == state[name]).all() for name, value in model.state_dict().items())
     assert (said(model, films)[0] == before[0]).all()
@@ -109,7 +109,7 @@ def test_it_is_checked_in_full_precision_whatever_the_host_set_and_that_stays():
     try:
         torch.set_float32_matmul_precision("medium")
         torch.backends.cudnn.allow_tf32 = True
-        assert fold(model, SIZE) > 0
+        assert fuse_batch_norms(model, SIZE) > 0
         assert seen == [("highest", False)] * 2
         assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == ("medium", True)
     finally:

@@ -1,12 +1,12 @@
 """What a perfect reader would give: maps drawn from the truth of phantom scenes, whole or spoilt."""
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
+from cxrlines.core.findings import Line
 from cxrlines.core.heatmaps import draw_maps, to_map
 from cxrlines.core.polyline import on_film
 from cxrlines.core.transform import Affine
@@ -17,23 +17,14 @@ from cxrlines.task import MAPS, Device, MapKind
 SIZE = 384
 
 
-@dataclass(frozen=True, eq=False)
-class TrueLine:
-    """As `inference.locate.Line`, in px of the original film."""
-
-    device: Device
-    path: np.ndarray
-    tip: np.ndarray | None
-
-
 def scene_of(seed: int, size: int = 768) -> Scene:
     return make_scene([seed, 1], [seed, 1, 0], size=size, balance="even", site="a")
 
 
-def true_lines(scene: Scene) -> list[TrueLine]:
+def true_lines(scene: Scene) -> list[Line]:
     shape = scene.view.shape
     return [
-        TrueLine(line.placed.device, line.path, line.path[-1] if on_film(line.path[-1], shape) else None)
+        Line(line.placed.device, line.path, line.path[-1] if on_film(line.path[-1], shape) else None)
         for line in scene.lines
     ]
 

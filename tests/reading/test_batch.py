@@ -22,6 +22,7 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.reading.batch import Found, Stopped, check_places, find_films, predict, write_drawings, write_predictions
 from cxrlines.reading.bundle import Bundle, BundleMember, load_bundle, write_bundle
+from cxrlines.reading.engines.pytorch import load_models
 from cxrlines.task import LABELS, STUDY_COLUMN
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
@@ -79,7 +80,9 @@ def test_a_film_is_read_as_training_reads_it_and_its_models_are_averaged(folder:
         stored, _ = shrink(read_film(path).pixels, 96, "pad")
         seen = make_policy("none", 64)(stored, np.random.default_rng(7)).film
         with torch.inference_mode():
-            each = [torch.sigmoid(model(torch.from_numpy(seen[None, None]))).numpy()[0] for model in bundle.models]
+            each = [
+                torch.sigmoid(model(torch.from_numpy(seen[None, None]))).numpy()[0] for model in load_models(bundle)
+            ]
         assert not np.allclose(each[0], each[1], atol=1e-3)
         np.testing.assert_allclose(row, np.mean(each, axis=0), atol=1e-5)
 

@@ -16,8 +16,9 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.reading import bundle as module
 from cxrlines.reading.bundle import BundleError, BundleMember, load_bundle, write_bundle
+from cxrlines.reading.engines.pytorch import load_models
 from cxrlines.reading.manifest import MANIFEST
-from cxrlines.task import LABELS
+from cxrlines.task import LABELS, MAPS
 
 Member = Callable[[str, int], BundleMember]
 WAY = {"store": {"size": 80, "aspect": "pad"}, "input_size": 64, "meta": {"trained on": "phantom"}}
@@ -57,7 +58,7 @@ def test_a_bundle_gives_back_the_models_and_how_to_feed_them(member: Member, tmp
     assert [(m.name, m.fold) for m in bundle.manifest.models] == [("b", 1), ("a", 0)]
     assert (bundle.manifest.store.size, bundle.manifest.store.aspect, bundle.manifest.input_size) == (80, "pad", 64)
     assert bundle.manifest.labels == LABELS and bundle.manifest.meta == {"trained on": "phantom"}
-    for model, given in zip(bundle.models, members, strict=True):
+    for model, given in zip(load_models(bundle), members, strict=True):
         state = model.state_dict()
         assert not model.training
         assert all(torch.equal(state[name], t) for name, t in load_weights(given.weights)[0].items())
@@ -66,7 +67,7 @@ def test_a_bundle_gives_back_the_models_and_how_to_feed_them(member: Member, tmp
 def test_a_bundle_is_safetensors_and_json_says_what_it_is_for_and_carries_no_lineage_of_patients(written: Path) -> None:
     assert sorted(p.name for p in written.iterdir()) == ["a-fold0.safetensors", "a-fold1.safetensors", MANIFEST]
     content = json.loads((written / MANIFEST).read_text())
-    assert "Not a medical device" in content["notice"] and content["format"] == 2
+    assert "Not a medical device" in content["notice"] and content["format"] == 3
     assert not any(b"patient p1" in path.read_bytes() for path in written.iterdir())
     assert [p.name for p in written.parent.iterdir()] == ["bundle"]
 
@@ -113,11 +114,11 @@ def test_what_cannot_be_bundled_is_said(member: Member, tmp_path: Path) -> None:
     other = BundleMember("a", 0, given.config | {"head": "attention"}, given.weights)
     with pytest.raises(BundleError, match=r"a, fold 0: the weights do not fit the model"):
         write_bundle(tmp_path / "b", [other], **WAY)
-    with pytest.raises(BundleError, match=r"field aspect is 'square': Input should be 'pad' or 'stretch'"):
+    with pytest.raises(BundleError, match=r"field store.aspect is 'square': Input should be 'pad' or 'stretch'"):
         write_bundle(tmp_path / "b", [given], **WAY | {"store": {"size": 80, "aspect": "square"}})
     with pytest.raises(BundleError, match=r"field input_size is '0': Input should be greater than or equal to 16"):
         write_bundle(tmp_path / "b", [given], **WAY | {"input_size": 0})
-    with pytest.raises(BundleError, match=r"field file is '\.\./a-fold0\.safetensors'"):
+    with pytest.raises(BundleError, match=r"field models.0.file is '\.\./a-fold0\.safetensors'"):
         write_bundle(tmp_path / "b", [BundleMember("../a", 0, given.config, given.weights)], **WAY)
     assert list(tmp_path.iterdir()) == []
 
@@ -137,10 +138,10 @@ def test_a_file_cut_changed_or_gone_is_named(written: Path) -> None:
 
 
 def test_a_newer_format_asks_for_a_newer_program(written: Path) -> None:
-    _edit(written, lambda content: content.update(format=3, anything="new"))
-    with pytest.raises(BundleError, match=r"format 3 is newer than this cxrlines .* \(up to 2\); update cxrlines"):
+    _edit(written, lambda content: content.update(format=4, anything="new"))
+    with pytest.raises(BundleError, match=r"format 4 is newer than this cxrlines .* \(up to 3\); update cxrlines"):
         load_bundle(written)
-    _edit(written, lambda content: (content.update(format=2), content.pop("anything"), content["store"].update(NEWER)))
+    _edit(written, lambda content: (content.update(format=3), content.pop("anything"), content["store"].update(NEWER)))
     with pytest.raises(BundleError) as told:
         load_bundle(written)
     assert str(PREPARATION + 1) in told.value.what and told.value.way_out == "update cxrlines"
@@ -151,12 +152,12 @@ def test_a_bundle_of_the_first_format_is_still_read(member: Member, tmp_path: Pa
 
     def older(content: dict[str, Any]) -> None:
         content["format"] = 1
-        del content["fold_calibration"], content["store"]["preparation"]
+        del content["fold_calibration"], content["store"]["preparation"], content["maps"]
 
     _edit(folder, older)
     manifest = load_bundle(folder).manifest
     assert manifest.fold_calibration is None and manifest.calibration == {LABELS[0]: (2.0, 1.0)}
-    assert manifest.store.preparation == 1
+    assert manifest.store.preparation == 1 and manifest.channels == MAPS
 
 
 @pytest.mark.parametrize("name", ["../secret.safetensors", "/etc/secret.safetensors", "a\\..\\b.safetensors", "a.pt"])
@@ -185,9 +186,9 @@ def test_files_cannot_name_one_outside_either(written: Path) -> None:
         (lambda c: c.update(input_size="wide"), "field input_size is 'wide': Input should be a valid integer"),
         (lambda c: c.pop("store"), "field store is .*Field required"),
         (lambda c: c.update(models=[]), "field models is .* at least 1 item"),
-        (lambda c: c.update(denied={"PICC": 0.1}), "field denied.PICC.* is no device; there are: ETT, NGT, CVC, SWAN"),
+        (lambda c: c.update(denied={"PICC": 0.1}), "field denied.PICC.* is not one of: ETT, NGT, CVC, SWAN"),
         (lambda c: c.update(files={}), "files has no entry for a-fold[01].safetensors"),
-        (lambda c: c.update(labels=c["labels"][::-1]), "its labels are not those of this task"),
+        (lambda c: c.update(labels=c["labels"][::-1]), "its labels are not in the order of this task"),
         (lambda c: c["models"][0]["config"].update(backbone="hf-hub:x/y"), "'hf-hub:x/y' is not a timm model"),
         (lambda c: c["models"][0]["config"].update(colour="blue"), "a-fold0.safetensors: .*colour"),
         (lambda c: c["models"][0]["config"].update(in_channels=3, mean=[0], std=[1]), "mean: 1 values for 3"),
@@ -198,7 +199,7 @@ def test_a_wrong_manifest_is_refused_with_its_field(
 ) -> None:
     _edit(written, change)
     with pytest.raises(BundleError, match=said):
-        load_bundle(written)
+        load_models(load_bundle(written))
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[" * 100_000, b"\xff\xfe\x00", b"[]", b'"x"'])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrlines.core.findings import Distance, Findings, Keypoint, Line, presence_of
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.rules import ett_state
@@ -19,17 +20,12 @@ from cxrlines.reading.findings import (
     MIN_RECALL,
     NGT_RULE,
     SUPPRESS_BELOW,
-    Distance,
-    Findings,
     distances_of,
     evidence_of,
     findings_of,
     fit_suppression,
-    presence_of,
     turned,
 )
-from cxrlines.reading.trace.lines import Line
-from cxrlines.reading.trace.peaks import Keypoint
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State
 
 SHAPE = (1000, 800)
@@ -284,7 +280,7 @@ def test_no_line_is_told_of_a_device_that_the_classifier_denies(oracle):
 
     def told(p, limits=None):
         labels = {label: p if DEVICE_OF[label] is denied else 0.9 for label in LABELS}
-        found = findings_of(maps, placement, scene.view.shape, labels, denied=limits)
+        found = findings_of(maps, placement, scene.view.shape, labels, suppress_below=limits)
         return [line.device for line in found.lines]
 
     every = [line.device for line in alone.lines]
@@ -328,6 +324,7 @@ def test_the_json_says_it_all_in_plain_values(oracle):
     found = replace(found, notes=(file_note, turned_note))
     told = json.loads(json.dumps(found.as_dict()))
     assert list(told) == [
+        "schema_version",
         "labels",
         "calibrated",
         "presence",

@@ -16,6 +16,7 @@ from sklearn.datasets import load_sample_image
 
 import cxrlines
 from cxrlines.core.film import Film
+from cxrlines.core.findings import Findings
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
 from cxrlines.core.quality import Quality
@@ -30,7 +31,6 @@ from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 from cxrlines.reading import quality
 from cxrlines.reading.bundle import EMBEDDED, BundleError, load_bundle
-from cxrlines.reading.findings import Findings
 from cxrlines.reading.quality import NOT_A_FILM, Probe, box_probe, load_probe, read_probe
 from cxrlines.reading.reader import Reader
 
@@ -313,7 +313,7 @@ def test_a_large_film_is_assessed_as_it_is_at_a_smaller_size(probe: Probe) -> No
             small, big = probe(posed(film, pose)), probe(large)
             assert (big.rotation, big.inverted, big.usable) == (small.rotation, small.inverted, small.usable)
             assert big.frontal_chest == pytest.approx(small.frontal_chest, abs=0.02)
-        reduced = quality._reduced(large)
+        reduced = quality._reduced(large, 112)
         by = large.shape[0] // reduced.shape[0]
         height, width = (side // by * by for side in large.shape)
         assert by > 1 and reduced.shape == (height // by, width // by) and min(reduced.shape) >= 4 * 112

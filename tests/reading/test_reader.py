@@ -24,13 +24,13 @@ from typer.testing import CliRunner
 import cxrlines
 from cxrlines import cli
 from cxrlines.core.film import Film, FilmError
+from cxrlines.core.findings import Findings
 from cxrlines.core.notes import Code
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 from cxrlines.reading import reader as reader_module
 from cxrlines.reading.bundle import EMBEDDED
-from cxrlines.reading.engines.pytorch import Forward
-from cxrlines.reading.findings import Findings
+from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.reading.reader import Embedded, Reader, ReadingFault
 
 
@@ -481,14 +481,14 @@ def test_threads_share_a_reader(reader: Reader, film: np.ndarray) -> None:
 def test_a_network_that_gives_no_numbers_costs_the_film_and_names_the_bundle(
     reader: Reader, film: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Forward.__call__
+    whole = PyTorchEngine.__call__
 
-    def diverged(self: Forward, films: Any, **more: Any) -> Any:
+    def diverged(self: PyTorchEngine, films: Any, **more: Any) -> Any:
         rows, maps = whole(self, films, **more)
         rows[0, 3] = np.nan
         return rows, maps
 
-    monkeypatch.setattr(Forward, "__call__", diverged)
+    monkeypatch.setattr(PyTorchEngine, "__call__", diverged)
     bad, good = reader.read_many([film, film])
     assert type(bad) is FilmError and str(reader.bundle.folder) in bad.what and isinstance(good, Findings)
 

@@ -1,3 +1,5 @@
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -7,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from cxrlines.augment.policy import make_policy
+from cxrlines.core.findings import Findings
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import shrink
 from cxrlines.reading.batch import predict
 from cxrlines.reading.bundle import Bundle, BundleError
-from cxrlines.reading.findings import Findings
+from cxrlines.reading.engines import pytorch
 from cxrlines.reading.manifest import Manifest, ModelEntry, StoreEntry
 from cxrlines.reading.reader import Reader
-from cxrlines.reading.tta import check_views, views
+from cxrlines.reading.tta import allowed_views, views
 from cxrlines.task import LABELS
 
 SIZE = 64
@@ -36,7 +39,7 @@ class Linear(nn.Module):
 
 
 def bundle_of(tmp_path: Path, *models: nn.Module, sizes: tuple[int | None, ...] = (), **meta: object) -> Bundle:
-    sizes = sizes or (None,) * len(models)
+    sizes = sizes or (None,) * max(1, len(models))
     manifest = Manifest(
         store=StoreEntry(size=96, aspect="pad"),
         input_size=SIZE,
@@ -47,7 +50,17 @@ def bundle_of(tmp_path: Path, *models: nn.Module, sizes: tuple[int | None, ...] 
         files={},
         meta=meta,
     )
-    return Bundle(tmp_path, manifest, "0" * 12, models)  # type: ignore[arg-type]
+    MODELS[id(manifest)] = models
+    return Bundle(tmp_path, manifest, "0" * 12)
+
+
+MODELS: dict[int, Sequence[nn.Module]] = {}
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine takes the models of `bundle_of`."""
+    monkeypatch.setattr(pytorch, "load_models", lambda bundle: copy.deepcopy([*MODELS[id(bundle.manifest)]]))
 
 
 def film(seed: int = 0, shape: tuple[int, int] = (150, 120)) -> np.ndarray:
@@ -114,7 +127,9 @@ def test_views_are_averaged_as_by_hand(folder: Path, tmp_path: Path) -> None:
         stored, _ = shrink(read_film(path).pixels, 96, "pad")
         x = torch.from_numpy(make_policy("none", SIZE)(stored, np.random.default_rng(0)).film)[None, None]
         with torch.inference_mode():
-            each = [torch.sigmoid(model(view)) for model in bundle.models for view in (x, torch.flip(x, [-1]))]
+            each = [
+                torch.sigmoid(model(view)) for model in MODELS[id(bundle.manifest)] for view in (x, torch.flip(x, [-1]))
+            ]
         np.testing.assert_allclose(row, torch.stack(each).mean(0)[0].numpy(), atol=1e-12)
 
 
@@ -177,11 +192,11 @@ def test_flips_are_refused_where_training_had_none(
 
 
 def test_other_views_are_named(folder: Path, tmp_path: Path) -> None:
-    assert check_views(["scale", "flip", "scale"]) == ("flip", "scale")
+    assert allowed_views(bundle_of(tmp_path, flip=True), ["scale", "flip", "scale"]) == ("flip", "scale")
     with pytest.raises(ValueError, match="no view is called 'rotate'; test-time augmentation has flip and scale"):
         predict([folder], bundle_of(tmp_path, Linear(0, True)), tta=["rotate"])
     with pytest.raises(ValueError, match="no view is called 'f'"):
-        views(film(), SIZE, "flip")
+        Reader(bundle_of(tmp_path, Linear(0, True)), tta="flip")
     assert predict([folder], bundle_of(tmp_path, Linear(0, True))).tta == ()
 
 

@@ -1,5 +1,6 @@
-"""Commands that read films with a bundle, and judge how well it reads."""
+"""Commands that read films with a bundle, and evaluate how well it reads."""
 
+import functools
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import tempfile
 import traceback
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -102,8 +103,8 @@ def predict(
         say(f"{result.renamed} films share their name with another and are called by their relative path")
     for film, reason in [*result.errors, *undrawn]:
         say(f"{readable(film)}: {readable(reason)}")
-    for _, fault in result.faults:
-        if os.environ.get(DEBUG):
+    if os.environ.get(DEBUG):
+        for _, fault in result.faults:
             say("".join(traceback.format_exception(fault)).rstrip())
     if result.faults:
         say(
@@ -131,24 +132,32 @@ def _written(result: "Predictions", out: Path, as_json: bool) -> list[Path]:
 
 
 @app.command()
-def judge(
+def schema() -> None:
+    """Print the JSON schema of what `predict --json` writes."""
+    from cxrlines.core.findings import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=1))
+
+
+@app.command("evaluate-bundle")
+def evaluate_bundle(
     films: Annotated[Path, typer.Argument(help="Real films' folder (with --marks), or a data folder with its lines.")],
     marks: Annotated[Path | None, typer.Option(help="JSON with the carina and the lines of the real films.")] = None,
     bundle: BundleFolder = None,
-    fold: Annotated[int | None, typer.Option(help="Judge the bundle's models of this fold alone.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Evaluate the bundle's models of this fold alone.")] = None,
     seen: Annotated[
-        Seen, typer.Option(help="Films of patients that a model has seen: leave them out, or judge and report them.")
+        Seen, typer.Option(help="Films of patients that a model was trained on: leave them out, or report them.")
     ] = Seen.leave_out,
     split: Annotated[Split | None, typer.Option(help="Of a data folder; default: test, where there is one.")] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of patients behind an interval.")] = 1000,
     seed: int = 0,
     draw: Annotated[
-        Path | None, typer.Option(help="Folder for the films as PNG: left what is true of them, right what was found.")
+        Path | None, typer.Option(help="Folder for the films as PNG: left the ground truth, right what was found.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Judge what a bundle finds: presence AUC, lines found, missed and invented, tips, carina, states."""
-    from cxrlines.evaluation.bundles.evaluate_bundle import evaluate_bundle, of_fold
+    """Evaluate a bundle on reference films: presence AUC, recall, false positives, tip and carina errors, states."""
+    from cxrlines.evaluation.bundles import evaluate_bundle as evaluation
     from cxrlines.evaluation.bundles.reference import data_films, marked_films
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
@@ -156,11 +165,11 @@ def judge(
         raise Error("--split: is of a data folder; films with --marks have no splits", "leave it out")
     check_outputs(folders={"--draw": draw}, inputs=[films, marks, bundle])
     read = load_bundle(bundle or EMBEDDED)
-    read = read if fold is None else of_fold(read, fold)
-    known = marked_films(films, marks) if marks else data_films(films, split.value if split else None)
+    read = read if fold is None else evaluation.of_fold(read, fold)
+    reference = marked_films(films, marks) if marks else data_films(films, split.value if split else None)
     with counted() as progress:
-        result = evaluate_bundle(
-            known,
+        result = evaluation.evaluate_bundle(
+            reference,
             read,
             report_seen=seen is Seen.report,
             resamples=resamples,
@@ -170,6 +179,13 @@ def judge(
         )
     typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
     say(result.notice)
+
+
+@app.command("judge", hidden=True)
+@functools.wraps(evaluate_bundle)
+def _judge(**options: Any) -> None:
+    say("judge is now evaluate-bundle; the old name goes with the next release")
+    evaluate_bundle(**options)
 
 
 @app.command()

@@ -4,7 +4,6 @@ import itertools
 import logging
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 
 from cxrlines.cluster.connection import check_machines, check_shared, cluster
-from cxrlines.reading.batch import Found, Predictions, Reading, Stopped, assembled, find_films
+from cxrlines.reading.batch import Found, Predictions, Reading, assembled, find_films
 from cxrlines.reading.bundle import load_bundle
 from cxrlines.reading.reader import Reader
 from cxrlines.reading.tta import allowed_views
@@ -42,26 +41,22 @@ def predict_on_ray(
         ClusterError: no Ray, no answer, or a machine that does not see the folders.
         Stopped: as `engine.predict`.
     """
-    begun = time.monotonic()
     bundle = load_bundle(bundle_folder)
     tta = allowed_views(bundle, tta)
     found = sources if isinstance(sources, Found) else find_films(sources)
     paths = [path for path, _ in found.films]
     inputs = [bundle_folder.absolute(), *sorted({*map(Path.absolute, found.folders), *map(_folder, found.named)})]
-    readings: dict[Path, Reading] = {}
-    try:
+
+    def outcomes() -> Iterator[Outcome]:
         with cluster(on) as ray:
             check_machines(ray, None, *inputs)
-            outcomes = _from_outside if on.startswith("ray://") else _outcomes
-            for place, reading in outcomes(ray, paths, inputs, batch_size, tta, lines):
-                readings[paths[place]] = reading
-                if progress and (len(readings) % batch_size == 0 or len(readings) == len(paths)):
-                    progress(len(readings), len(paths))
-    except KeyboardInterrupt as stop:
-        raise Stopped(assembled(found, readings, bundle, tta, begun)) from stop
-    if len(readings) != len(paths):
-        raise RuntimeError(f"the cluster gave {len(readings)} readings of {len(paths)} films")
-    return assembled(found, readings, bundle, tta, begun)
+            each = _from_outside if on.startswith("ray://") else _outcomes
+            for done, outcome in enumerate(each(ray, paths, inputs, batch_size, tta, lines), start=1):
+                yield outcome
+                if progress and (done % batch_size == 0 or done == len(paths)):
+                    progress(done, len(paths))
+
+    return assembled(found, outcomes(), bundle, tta)
 
 
 Outcome = tuple[int, Reading]

@@ -1,6 +1,6 @@
-"""Maps of a film: where lines run, where they end, where the anatomy's points lie; drawn at the size they are used.
+"""Heatmaps of a film: where lines run, where they end, where landmarks lie; drawn at the size they are used.
 
-Channels are in the order of `task.MAPS`. A map has half the film's side: pixel (i, j) of it covers the film's pixels
+Channels are in the order of `task.MAPS`. A heatmap has half the film's side: its pixel (i, j) covers the film's pixels
 2i, 2i + 1 by 2j, 2j + 1.
 """
 
@@ -34,12 +34,12 @@ def from_map(points: np.ndarray) -> np.ndarray:
 def draw_maps(
     lines: Sequence[tuple[str, np.ndarray]], landmarks: Mapping[str, np.ndarray] | Sequence[np.ndarray], size: int
 ) -> np.ndarray:
-    """The maps (9, size / 2, size / 2) float32 in [0, 1] of a film of `size` px a side; 1 at a point's own pixel alone.
+    """The heatmaps (maps, size / 2, size / 2) float32 in [0, 1] of a film; 1 at a keypoint's own pixel alone.
 
     Args:
         lines: (label, points (n, 2) [x, y] px of the film, the tip last), on the film or not.
         landmarks: by name, or all in `task.Landmark` order: (2,) [x, y] px of the film; NaN, or no name, where unknown.
-        size: even.
+        size: px a side of the film, even.
     """
     side = size // STRIDE
     maps = np.zeros((len(MAPS), side, side), np.float32)

@@ -1,7 +1,4 @@
-"""Polylines measured: length along, points evenly spaced. Points are float64 (n, 2) arrays of [x, y], y down.
-
-And what the file of a film is called: `film_name`.
-"""
+"""Polylines measured: length along, points evenly spaced. Points are float64 (n, 2) arrays of [x, y], y down."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -13,6 +10,11 @@ def lengths(points: Points) -> NDArray[np.float64]:
     """Arc length from the first point to each, shape (n,)."""
     steps = np.hypot(*np.diff(points, axis=0).T)
     return np.concatenate([[0.0], np.cumsum(steps)])
+
+
+def length(points: Points) -> float:
+    """Arc length of the whole polyline."""
+    return float(lengths(points)[-1])
 
 
 def resample(points: Points, step: float) -> Points:

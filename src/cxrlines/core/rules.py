@@ -1,5 +1,4 @@
-"""The position rules that need no more than a tip and the carina: shared by the phantom, which earns its labels by
-them, and by the reader, which tells them of the lines that it found."""
+"""Position rules that need no more than a tip and the carina: for the phantom's labels and the reader's states."""
 
 from cxrlines.task import State
 
@@ -27,7 +26,7 @@ def ett_state(height: float) -> State:
 def ett_states(low: float, high: float) -> tuple[State, ...]:
     """Every state that a height from `low` to `high` cm has, in the order of `State`.
 
-    Borderline lies on both sides of normal, so that the two ends alone do not tell what lies between them.
+    Borderline lies on both sides of normal, so that the two ends alone do not show what lies between them.
     """
     found = {ett_state(height) for height in (low, high, *(limit for limit in _LIMITS if low < limit < high))}
     return tuple(state for state in State if state in found)

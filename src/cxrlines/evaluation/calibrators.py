@@ -13,20 +13,20 @@ The figures here are cross-fitted. Arrays end in the labels, in the order of `ta
 which is left out.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from scipy.optimize import root
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from cxrlines.evaluation.cross_fitting import parts_of
 from cxrlines.evaluation.logistic import fit_logistic, log_odds
-from cxrlines.evaluation.predictions import check_pairs, check_probabilities
+from cxrlines.evaluation.predictions import check_pairs
 from cxrlines.metrics.auc import brier, why_undefined
-from cxrlines.metrics.calibration import calibration_error
-from cxrlines.task import LABEL_INDEX, LABELS, UNKNOWN
+from cxrlines.metrics.calibration import Calibration, calibration_error, check_probabilities
+from cxrlines.task import LABELS, UNKNOWN
 
 PRIOR = 3.0
 """Of the slope: like a Gamma distribution of shape 1 + `PRIOR` with its mode at 1. Of 0.01 to 30, fitted on 200 and on
@@ -45,25 +45,6 @@ WANTED: tuple[tuple[Wanted, float], ...] = (
 
 BeforeAfter = dict[str, dict[str, dict[str, float | None]]]
 """{"all" or label: {"brier" or "ece": {"before": figure, "after": figure}}}."""
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Label -> (slope, offset) on log odds; a label that is not in `lines` is left as it is.
-
-    `alone` says of each such label why it could not be fitted.
-    """
-
-    lines: Mapping[str, tuple[float, float]]
-    alone: Mapping[str, str] = field(default_factory=dict)
-
-    def apply(self, p: np.ndarray) -> np.ndarray:
-        """Probabilities (..., labels) calibrated: float64, same shape, 0 and 1 staying. `ValueError` on others."""
-        out = np.array(check_probabilities(p), np.float64)
-        for label, (slope, offset) in self.lines.items():
-            column = out[..., LABEL_INDEX[label]]
-            out[..., LABEL_INDEX[label]] = expit(slope * logit(column) + offset)
-        return out
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing
 from cxrlines.io.rows import read_rows, rows_left_out
 from cxrlines.io.tables import check_some, usable_rows
+from cxrlines.metrics.calibration import check_probabilities
 from cxrlines.task import DEVICE_OF, DEVICES, LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN
 
 REQUIRED = tuple(label for label in LABELS if not DEVICES[DEVICE_OF[label]].optional)
@@ -176,18 +177,6 @@ def truth_of(studies: Sequence[str], truth: pd.DataFrame, labels: Sequence[str])
     patients = table["patient"].fillna(table["study"]) if "patient" in table else table["study"]
     known = table.reindex(columns=list(labels)).fillna(UNKNOWN)
     return Truth(known.to_numpy(np.int64), patients.astype(str).to_numpy())
-
-
-def check_probabilities(p: np.ndarray, name: str = "probabilities") -> np.ndarray:
-    """`p` (..., labels) as an array; `ValueError` unless its last axis is the labels and its values are 0 to 1."""
-    p = np.asarray(p)
-    if p.ndim == 0 or p.shape[-1] != len(LABELS):
-        raise ValueError(f"{name} have shape {p.shape}; the last axis must be the {len(LABELS)} labels")
-    wrong = ~((p >= 0) & (p <= 1))  # NaN as well
-    if wrong.any():
-        label = LABELS[np.argwhere(wrong)[0][-1]]
-        raise ValueError(f"{name}: {p[wrong][0]:g} for {label}; they are from 0 to 1 ({int(wrong.sum())} are not)")
-    return p
 
 
 def check_pairs(p: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

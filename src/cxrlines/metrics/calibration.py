@@ -5,9 +5,12 @@ mean over films of the distance between a bin's mean probability and its share o
 the common ones outweigh the rare.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from cxrlines.task import LABELS
 
 BINS = 15
 
@@ -49,3 +52,40 @@ def calibration_error(truth: np.ndarray, probability: np.ndarray, bins: int = BI
     if not len(curve.count):
         return None
     return float(np.average(np.abs(curve.predicted - curve.observed), weights=curve.count))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Platt scaling by label: label -> (slope, offset) on log odds; a label that is not in `lines` is left as it is.
+
+    `alone` says of each such label why it could not be fitted.
+    """
+
+    lines: Mapping[str, tuple[float, float]]
+    alone: Mapping[str, str] = field(default_factory=dict)
+
+    def apply(self, p: np.ndarray, labels: Sequence[str] = LABELS) -> np.ndarray:
+        """Probabilities (..., labels) calibrated: float64, of the same shape, 0 and 1 staying. `ValueError` on others.
+
+        `labels` are those of the last axis, in order.
+        """
+        out = np.array(check_probabilities(p, labels), np.float64)
+        for k, label in enumerate(labels):
+            if label in self.lines:
+                slope, offset = self.lines[label]
+                with np.errstate(divide="ignore", over="ignore"):  # the odds of 1 are infinite
+                    odds = np.log(out[..., k]) - np.log1p(-out[..., k])
+                    out[..., k] = 1 / (1 + np.exp(-(slope * odds + offset)))
+        return out
+
+
+def check_probabilities(p: np.ndarray, labels: Sequence[str] = LABELS, name: str = "probabilities") -> np.ndarray:
+    """The array, if it holds probabilities (..., labels); `ValueError` that names the first that is none."""
+    p = np.asarray(p)
+    if p.ndim == 0 or p.shape[-1] != len(labels):
+        raise ValueError(f"{name} have shape {p.shape}; the last axis must be the {len(labels)} labels")
+    wrong = ~((p >= 0) & (p <= 1))  # NaN as well
+    if wrong.any():
+        label = labels[np.argwhere(wrong)[0][-1]]
+        raise ValueError(f"{name}: {p[wrong][0]:g} for {label}; they are from 0 to 1 ({int(wrong.sum())} are not)")
+    return p

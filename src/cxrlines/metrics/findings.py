@@ -1,13 +1,12 @@
-"""Everything that is found on films set against what is true of them: presence, lines, tips, carina, states."""
+"""All findings against ground truth: presence, lines, tips, carina, states."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from enum import Enum
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cxrlines.metrics.intervals import RESAMPLES
 from cxrlines.metrics.lines import INTERVALS, Figure, LineFigures, line_figures, table
-from cxrlines.metrics.presence import JudgedFilm, PresenceFigures, presence_figures
+from cxrlines.metrics.presence import EvaluatedReading, PresenceFigures, presence_figures
 from cxrlines.task import Device
 
 
@@ -45,24 +44,23 @@ class FoundFigures:
     def text(self) -> str:
         """The figures as tables for people."""
         head = (
-            "there or not",
+            "presence",
             "films",
-            "with it",
+            "positives",
             "AUC by presence",
             "AUC by largest label",
-            "false positives/film without",
+            "false positives/film",
         )
         shown = {device.name: figures for device, figures in self.presence.items()}
         if self.tube_without_tracheostomy:
             shown["ETT, no tracheostomy"] = self.tube_without_tracheostomy
         rows = [
-            (name, str(f.films), str(f.positives), f.presence.text(3), f.label.text(3), f.invented.text())
+            (name, str(f.films), str(f.positives), f.presence.text(3), f.label.text(3), f.false_positives.text())
             for name, f in shown.items()
         ]
         text = [f"{self.films} films of {self.patients} patients; {INTERVALS}", table([head, *rows]), ""]
         if self.lines:
-            text += [f"lines, on {self.lines.films} films; errors in % of the film's height", self.lines.lines_text()]
-            text += self.lines.state_texts()
+            text += [f"lines, on {self.lines.films} films; errors in % of the film's height", self.lines.text()]
         for name, carina in (("all known", self.carina), ("seen, not guessed", self.carina_sure)):
             text.append(
                 f"carina, {name} ({carina.films} films): median {carina.median.text()} %, "
@@ -72,10 +70,18 @@ class FoundFigures:
 
     def as_dict(self) -> dict[str, Any]:
         """The figures for JSON; devices by name, a figure as `{"value", "ci95"}`."""
-        return plain(self)
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
 
-def found_figures(films: Sequence[JudgedFilm], *, resamples: int = RESAMPLES, seed: int = 0) -> FoundFigures:
+def _plain(value: Any) -> Any:
+    """Devices by name and tuples as lists, however deep."""
+    if isinstance(value, dict):
+        return {key.name if isinstance(key, Device) else key: _plain(each) for key, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def found_figures(films: Sequence[EvaluatedReading], *, resamples: int = RESAMPLES, seed: int = 0) -> FoundFigures:
     """The figures of films that were read, with intervals by patient. `ValueError` without films."""
     if not films:
         raise ValueError("films: none were given; figures need at least one film that was read")
@@ -85,26 +91,17 @@ def found_figures(films: Sequence[JudgedFilm], *, resamples: int = RESAMPLES, se
     return FoundFigures(
         films=len(films),
         patients=len({film.read.patient for film in films}),
-        presence=presence_figures(films, **how),
-        tube_without_tracheostomy=presence_figures(trachea, **how)[Device.ETT] if len(trachea) < len(films) else None,
+        presence={device: presence_figures(films, device, **how) for device in Device},
+        tube_without_tracheostomy=presence_figures(trachea, Device.ETT, **how) if len(trachea) < len(films) else None,
         lines=line_figures(known, **how) if known else None,
         carina=_carina(films, **how),
         carina_sure=_carina([film for film in films if film.carina_sure], **how),
     )
 
 
-def _carina(films: Sequence[JudgedFilm], **how: int) -> CarinaFigures:
+def _carina(films: Sequence[EvaluatedReading], **how: int) -> CarinaFigures:
     marked = [replace(f.read, true=(), found=(), states=()) for f in films if f.read.true_carina is not None]
     if not marked:
-        return CarinaFigures(0, *[Figure(None, None)] * 3)
+        return CarinaFigures(0, *[Figure()] * 3)
     figures = line_figures(marked, **how)
     return CarinaFigures(len(marked), figures.carina_median, figures.carina_95, figures.carina_found)
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses as dicts and devices by name, however deep, for JSON."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {key.name if isinstance(key, Enum) else key: plain(each) for key, each in value.items()}
-    return list(value) if isinstance(value, tuple) else value

@@ -1,38 +1,29 @@
-"""Found lines against true ones: how well they cover each other, where the tips are, false negatives and positives.
+"""Found lines against ground truth: Dice, recall, false positives, tip errors, carina errors, states by rule.
 
 All points are [x, y] in px of the original film; errors are in % of the film's height, which is that of the upright
 film, however it is turned in its file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial import cKDTree
 
+from cxrlines.core.findings import Line
 from cxrlines.core.heatmaps import LINE_WIDTH
 from cxrlines.core.line_drawing import line_mask
-from cxrlines.core.polyline import Points, on_film, resample
+from cxrlines.core.polyline import Points, resample
 from cxrlines.metrics.intervals import RESAMPLES, Interval, patient_weights, percentile_interval
 from cxrlines.task import Device, State
 
 TOLERANCE = 0.02
-"""A found line is a true one if they are no farther apart than this share of the film's height, in the mean."""
+"""A found line matches a true one if they are no farther apart than this share of the film's height, in the mean."""
 MASK_SIDE = 512
-"""Longer side in px at which lines are drawn to be compared, `data.maps.LINE_WIDTH` of it wide."""
-
-
-class LineLike(Protocol):
-    """A line of a film, true or found: its device, its path (n, 2) to the tip, its tip (2,) or None if off the film."""
-
-    @property
-    def device(self) -> Device: ...
-    @property
-    def path(self) -> np.ndarray: ...
-    @property
-    def tip(self) -> np.ndarray | None: ...
+"""Longer side in px at which lines are drawn to be compared, `heatmaps.LINE_WIDTH` of it wide."""
+INTERVALS = "95 % intervals by patient, where there are two or more"
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class StateCall:
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedFilm:
-    """A film, what is true of it and what was found.
+    """A film's ground truth and what was found on it.
 
     Attributes:
         patient: Whose it is.
@@ -60,8 +51,8 @@ class EvaluatedFilm:
 
     patient: str
     shape: tuple[int, int]
-    true: Sequence[LineLike]
-    found: Sequence[LineLike]
+    true: Sequence[Line]
+    found: Sequence[Line]
     true_carina: np.ndarray | None = None
     found_carina: np.ndarray | None = None
     states: Sequence[StateCall] = ()
@@ -77,8 +68,8 @@ class EvaluatedFilm:
 class Figure:
     """A figure with its 95 % interval by patient; None where it is undefined."""
 
-    value: float | None
-    ci95: Interval | None
+    value: float | None = None
+    ci95: Interval | None = None
 
     def text(self, digits: int = 2) -> str:
         """`0.81 (0.78-0.84)`, as far as there is one."""
@@ -96,8 +87,8 @@ class DeviceFigures:
         true: Lines that there are.
         matched: Of them, found.
         dice: Of all drawn lines of all films together: 2 |both| / (|true| + |found|).
-        found_share: Recall: matched / true.
-        invented: False positives a film: found lines that match no true one.
+        recall: matched / true.
+        false_positives: A film: found lines that match no true one.
         tip_median: Distance of found tips from true ones, of matched lines that have both, % of height.
         tip_95: Its 95th percentile.
         tips: How many these are.
@@ -106,8 +97,8 @@ class DeviceFigures:
     true: int
     matched: int
     dice: Figure
-    found_share: Figure
-    invented: Figure
+    recall: Figure
+    false_positives: Figure
     tip_median: Figure
     tip_95: Figure
     tips: int
@@ -128,52 +119,52 @@ class StateFigures:
 
 @dataclass(frozen=True)
 class LineFigures:
-    """All figures of a set of films; carina errors are % of height, `carina_found` is a share of the known ones."""
+    """All figures of a set of films; carina errors are % of height, `carina_found` is a share of the known ones.
+
+    `false_positives`: a film, of all devices.
+    """
 
     films: int
     devices: dict[Device, DeviceFigures]
-    invented: Figure
+    false_positives: Figure
     carina_median: Figure
     carina_95: Figure
     carina_found: Figure
     states: dict[Device, StateFigures]
 
     def text(self) -> str:
-        """The figures as a table for people."""
-        rows = [
-            f"{self.films} films; errors in % of the film's height; {INTERVALS}",
-            self.lines_text(),
-            f"carina: median {self.carina_median.text()} %, 95th percentile {self.carina_95.text()} %, "
-            f"found {self.carina_found.text()}",
-            *self.state_texts(),
+        """A table of devices, the false positives of all, and the states that were evaluated."""
+        rows: list[Sequence[str]] = [
+            ("device", "true", "matched", "recall", "false positives/film", "Dice", "tip median %", "tip 95th %")
         ]
-        return "\n".join(rows)
-
-    def lines_text(self) -> str:
-        """The lines alone: a table of devices, and the false positives of all."""
-        head = ("device", "true", "found", "recall", "false positives/film", "Dice", "tip median %", "tip 95th %")
-        rows: list[tuple[str, ...]] = [head]
         for device, f in self.devices.items():
-            cells = (f.found_share, f.invented, f.dice, f.tip_median, f.tip_95)
+            cells = (f.recall, f.false_positives, f.dice, f.tip_median, f.tip_95)
             rows.append((device.name, str(f.true), str(f.matched), *(cell.text() for cell in cells)))
-        return f"{table(rows)}\nfalse positives a film, of all devices: {self.invented.text()}"
-
-    def state_texts(self) -> list[str]:
-        """A line of text a device whose states were judged."""
-        return [
+        states = [
             f"{device.name} state right on {s.films} films: by rule {s.rule.text()} "
             f"(undecided {s.undecided:.2f}), by classifier {s.classifier.text()}"
             for device, s in self.states.items()
         ]
-
-
-INTERVALS = "95 % intervals by patient, where there are two or more"
+        return "\n".join(
+            [table(rows), f"false positives a film, of all devices: {self.false_positives.text()}", *states]
+        )
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Cells in columns, for people."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+class _Compared(NamedTuple):
+    """One device on one film: px in both masks and in each, lines; and the tip errors of matched lines."""
+
+    both: float
+    sizes: float
+    true: int
+    matched: int
+    false_positives: int
+    tip_errors: list[float]
 
 
 def line_figures(films: Sequence[EvaluatedFilm], *, resamples: int = RESAMPLES, seed: int = 0) -> LineFigures:
@@ -183,89 +174,92 @@ def line_figures(films: Sequence[EvaluatedFilm], *, resamples: int = RESAMPLES, 
     """
     if not films:
         raise ValueError("films: none were given; line figures need at least one film that was read")
-    count = len(films)
+    every = np.ones(len(films))
     patients = np.array([film.patient for film in films])
     draws = np.concatenate(list(patient_weights(patients, resamples, seed)))
 
-    def ratio(over: np.ndarray, under: np.ndarray) -> Figure:
-        return _figure(draws, patients[under > 0], lambda w: _divided(w @ over, w @ under))
+    def ratio(over: Iterable[float], under: Iterable[float]) -> Figure:
+        """A sum over films by another."""
+        top, bottom = np.array([*over], np.float64), np.array([*under], np.float64)
+        return _figure(draws, patients[bottom > 0], lambda w: _divided(w @ top, w @ bottom))
 
-    def quantile(errors: np.ndarray, of_film: np.ndarray, share: float) -> Figure:
-        return _quantile(draws, patients, errors, of_film, share)
+    def quantile(errors: Sequence[Sequence[float]], share: float) -> Figure:
+        """A quantile of the errors of each film, each of which counts as often as its film does."""
+        of_film = np.repeat(np.arange(len(films)), [len(some) for some in errors])
+        flat = np.array([error for some in errors for error in some])
+        if not len(flat):
+            return Figure()
+        order = np.argsort(flat)
+
+        def of(weights: np.ndarray) -> np.ndarray:
+            each = np.cumsum(weights[:, of_film[order]], axis=1)
+            place = (each < share * each[:, -1:]).sum(1)
+            return np.where(each[:, -1] > 0, flat[order][np.minimum(place, len(flat) - 1)], np.nan)
+
+        return _figure(draws, patients[of_film], of)
 
     devices = {}
-    invented_of_all = np.zeros(count)
+    false_positives = np.zeros(len(films))
     for device in Device:
         compared = [_compare(film, device) for film in films]
-        table = np.array([c.counts for c in compared], np.float64)  # both, sizes, true, matched, invented
-        errors = np.array([error for c in compared for error in c.tip_errors], np.float64)
-        of_film = np.array([k for k, c in enumerate(compared) for _ in c.tip_errors], int)
-        invented_of_all += table[:, 4]
+        false_positives += [c.false_positives for c in compared]
+        tips = [c.tip_errors for c in compared]
         devices[device] = DeviceFigures(
-            true=int(table[:, 2].sum()),
-            matched=int(table[:, 3].sum()),
-            dice=ratio(2 * table[:, 0], table[:, 1]),
-            found_share=ratio(table[:, 3], table[:, 2]),
-            invented=ratio(table[:, 4], np.ones(count)),
-            tip_median=quantile(errors, of_film, 0.5),
-            tip_95=quantile(errors, of_film, 0.95),
-            tips=len(errors),
+            true=sum(c.true for c in compared),
+            matched=sum(c.matched for c in compared),
+            dice=ratio((2 * c.both for c in compared), (c.sizes for c in compared)),
+            recall=ratio((c.matched for c in compared), (c.true for c in compared)),
+            false_positives=ratio((c.false_positives for c in compared), every),
+            tip_median=quantile(tips, 0.5),
+            tip_95=quantile(tips, 0.95),
+            tips=sum(map(len, tips)),
         )
-    known = [k for k, film in enumerate(films) if film.true_carina is not None]
-    both = [k for k in known if films[k].found_carina is not None]
-    carinas = [(films[k].found_carina, films[k].true_carina, films[k].upright_height) for k in both]
-    errors = np.array([_error(*carina) for carina in carinas], np.float64)
-    is_known, is_both = (np.isin(np.arange(count), which).astype(np.float64) for which in (known, both))
+    carinas = [
+        []
+        if film.true_carina is None or film.found_carina is None
+        else [_error(film.found_carina, film.true_carina, film.upright_height)]
+        for film in films
+    ]
     return LineFigures(
-        films=count,
+        films=len(films),
         devices=devices,
-        invented=ratio(invented_of_all, np.ones(count)),
-        carina_median=quantile(errors, np.array(both, int), 0.5),
-        carina_95=quantile(errors, np.array(both, int), 0.95),
-        carina_found=ratio(is_both, is_known),
-        states=_states(films, ratio),
+        false_positives=ratio(false_positives, every),
+        carina_median=quantile(carinas, 0.5),
+        carina_95=quantile(carinas, 0.95),
+        carina_found=ratio(map(len, carinas), (film.true_carina is not None for film in films)),
+        states={device: figures for device in Device if (figures := _states(films, device, ratio))},
     )
 
 
 def match(
-    true: Sequence[LineLike], found: Sequence[LineLike], shape: tuple[int, int], height: float | None = None
+    true: Sequence[Line], found: Sequence[Line], shape: tuple[int, int], height: float | None = None
 ) -> list[tuple[int, int]]:
     """Pairs of indices of true and found lines of the same device that are the same line.
 
     Their distance is the mean of two means: of true points from the found path, and the other way; the pairs are those
-    of the least sum of distances, none above `TOLERANCE` of the film's height. As `EvaluatedFilm`.
+    of the least sum of distances, none above `TOLERANCE` of the film's height. Arguments as of `EvaluatedFilm`.
     """
     height = height or shape[0]
-    paths = [[_even(line, shape, height) for line in lines] for lines in (true, found)]
+    paths, others = ([_even(line, shape, height) for line in lines] for lines in (true, found))
     far = 1e3
     distance = np.full((len(true), len(found)), far)
-    for i, one in enumerate(true):
-        for j, other in enumerate(found):
-            if one.device is other.device and len(paths[0][i]) and len(paths[1][j]):
-                distance[i, j] = _distance(paths[0][i], paths[1][j]) / height
+    for i, path in enumerate(paths):
+        for j, other in enumerate(others):
+            if true[i].device is found[j].device and len(path) and len(other):
+                one_way, back = cKDTree(other).query(path)[0].mean(), cKDTree(path).query(other)[0].mean()
+                distance[i, j] = (one_way + back) / 2 / height
     distance[distance > TOLERANCE] = far
     rows, columns = linear_sum_assignment(distance)
     return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if distance[i, j] < far]
 
 
-def _even(line: LineLike, shape: tuple[int, int], height: float) -> Points:
+def _even(line: Line, shape: tuple[int, int], height: float) -> Points:
     """The part of a line that is on the film, its points 0.5 % of the height apart."""
     path = np.asarray(line.path, np.float64)
     if len(path) > 1:
         path = resample(path, max(0.005 * height, 0.5))
-    return path[[on_film(point, shape) for point in path]]
-
-
-def _distance(one: Points, other: Points) -> float:
-    return float(cKDTree(other).query(one)[0].mean() + cKDTree(one).query(other)[0].mean()) / 2
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """Of one device on one film: pixels in both masks, in each, lines; and the tip errors of matched lines."""
-
-    counts: tuple[float, float, int, int, int]
-    tip_errors: list[float]
+    on_film = (path >= -0.5) & (path <= np.array(shape[::-1]) - 0.5)
+    return path[on_film.all(axis=1)]
 
 
 def _compare(film: EvaluatedFilm, device: Device) -> _Compared:
@@ -273,18 +267,16 @@ def _compare(film: EvaluatedFilm, device: Device) -> _Compared:
     true = [line for line in film.true if line.device is device and len(_even(line, film.shape, height))]
     found = [line for line in film.found if line.device is device]
     if not true and not found:
-        return _Compared((0.0, 0.0, 0, 0, 0), [])
+        return _Compared(0.0, 0.0, 0, 0, 0, [])
     pairs = match(true, found, film.shape, height)
+    tips = [(found[j].tip, true[i].tip) for i, j in pairs]
+    errors = [_error(one, other, height) for one, other in tips if one is not None and other is not None]
     one, other = (_mask(lines, film.shape) for lines in (true, found))
-    errors = []
-    for i, j in pairs:
-        if true[i].tip is not None and found[j].tip is not None:
-            errors.append(_error(found[j].tip, true[i].tip, height))
     both, sizes = float(np.minimum(one, other).sum()), float(one.sum() + other.sum())
-    return _Compared((both, sizes, len(true), len(pairs), len(found) - len(pairs)), errors)
+    return _Compared(both, sizes, len(true), len(pairs), len(found) - len(pairs), errors)
 
 
-def _mask(lines: Sequence[LineLike], shape: tuple[int, int]) -> np.ndarray:
+def _mask(lines: Sequence[Line], shape: tuple[int, int]) -> np.ndarray:
     """(h, w) float64 in [0, 1]: the lines drawn at `MASK_SIDE`, so that films of any size count alike."""
     scale = MASK_SIDE / max(shape)
     small = max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
@@ -292,14 +284,13 @@ def _mask(lines: Sequence[LineLike], shape: tuple[int, int]) -> np.ndarray:
     return line_mask(paths, small, LINE_WIDTH * MASK_SIDE).astype(np.float64) / 255
 
 
-def _error(one: np.ndarray | None, other: np.ndarray | None, height: float) -> float:
+def _error(one: np.ndarray, other: np.ndarray, height: float) -> float:
     """Distance of two points in % of the film's height."""
-    assert one is not None and other is not None
     return 100 * float(np.hypot(*(np.asarray(one, np.float64) - other))) / height
 
 
 def _divided(over: np.ndarray, under: np.ndarray) -> np.ndarray:
-    return np.divide(over, under, out=np.full(np.shape(over), np.nan), where=under > 0)
+    return np.asarray(np.divide(over, under, out=np.full(np.shape(over), np.nan), where=under > 0))
 
 
 def _figure(draws: np.ndarray, patients: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> Figure:
@@ -309,38 +300,18 @@ def _figure(draws: np.ndarray, patients: np.ndarray, of: Callable[[np.ndarray], 
     """
     value = float(of(np.ones((1, draws.shape[1])))[0])
     if np.isnan(value):
-        return Figure(None, None)
+        return Figure()
     return Figure(value, percentile_interval(of(draws)) if len(set(patients)) > 1 else None)
 
 
-def _quantile(draws: np.ndarray, patients: np.ndarray, errors: np.ndarray, of_film: np.ndarray, share: float) -> Figure:
-    """A quantile of errors, each of which counts as often as its film does."""
-    if not len(errors):
-        return Figure(None, None)
-    order = np.argsort(errors)
-    errors, of_film = errors[order], of_film[order]
-
-    def of(weights: np.ndarray) -> np.ndarray:
-        each = np.cumsum(weights[:, of_film], axis=1)
-        place = (each < share * each[:, -1:]).sum(1)
-        return np.where(each[:, -1] > 0, errors[np.minimum(place, len(errors) - 1)], np.nan)
-
-    return _figure(draws, patients[of_film], of)
-
-
 def _states(
-    films: Sequence[EvaluatedFilm], ratio: Callable[[np.ndarray, np.ndarray], Figure]
-) -> dict[Device, StateFigures]:
-    """Only calls in which the classifier spoke as well, so that both are judged on the same."""
-    figures = {}
-    for device in Device:
-        calls = [(k, c) for k, f in enumerate(films) for c in f.states if c.device is device and c.classifier]
-        if not calls:
-            continue
-        table = np.zeros((len(films), 3))
-        for k, call in calls:
-            table[k] += (1, call.rule is call.truth, call.classifier is call.truth)
-        undecided = sum(call.rule is None for _, call in calls) / len(calls)
-        each = table[:, 0]
-        figures[device] = StateFigures(len(calls), ratio(table[:, 1], each), ratio(table[:, 2], each), undecided)
-    return figures
+    films: Sequence[EvaluatedFilm], device: Device, ratio: Callable[[Iterable[float], Iterable[float]], Figure]
+) -> StateFigures | None:
+    """Only calls in which the classifier spoke as well, so that both are evaluated on the same; None without any."""
+    calls = [[c for c in film.states if c.device is device and c.classifier] for film in films]
+    count = [len(some) for some in calls]
+    if not sum(count):
+        return None
+    rule = ratio((sum(c.rule is c.truth for c in some) for some in calls), count)
+    classifier = ratio((sum(c.classifier is c.truth for c in some) for some in calls), count)
+    return StateFigures(sum(count), rule, classifier, sum(c.rule is None for some in calls for c in some) / sum(count))

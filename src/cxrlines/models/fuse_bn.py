@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same function in fewer passes over its feature maps."""
+"""Batch norms fused into the convolutions before them: the same function in fewer passes over its feature maps."""
 
 import contextlib
 from collections import Counter
@@ -15,11 +15,11 @@ CLOSE = 1e-4
 
 
 @torch.inference_mode(False)
-def fold(model: Model, size: int) -> int:
-    """Fold a model's batch norms in place, as far as that changes nothing; returns how many.
+def fuse_batch_norms(model: Model, size: int) -> int:
+    """Fuse a model's batch norms in place, as far as that changes nothing; returns how many.
 
-    Which convolution feeds which batch norm is seen as a film of `size` px a side passes through. What comes of the
-    film must stay the same, to `CLOSE`: else, as where a convolution feeds more than its batch norm, nothing is folded.
+    Which convolution feeds which batch norm is seen as a film of `size` px a side passes through. Its logits must stay
+    the same, to `CLOSE`: else, as where a convolution feeds more than its batch norm, nothing is fused.
 
     Args:
         model: evaluating; on any device.
@@ -28,7 +28,7 @@ def fold(model: Model, size: int) -> int:
     if place is None:
         return 0
     film = torch.rand((1, 1, size, size), generator=torch.Generator().manual_seed(0)).to(place)
-    with _in_full():
+    with _in_float32():
         pairs, before = _pairs(model, film)
     convolutions = [(conv, conv.weight, conv.bias) for conv, _ in pairs]
     norms = [
@@ -44,8 +44,8 @@ def fold(model: Model, size: int) -> int:
         )
     for parent, name, child in norms:
         setattr(parent, name, getattr(child, "act", nn.Identity()))  # timm's batch norms end in an activation
-    with _in_full():
-        after = _said(model, film)
+    with _in_float32():
+        after = _logits(model, film)
     if all(torch.allclose(one, other, rtol=CLOSE, atol=CLOSE) for one, other in zip(before, after, strict=True)):
         return len(pairs)
     for conv, weight, bias in convolutions:
@@ -56,7 +56,7 @@ def fold(model: Model, size: int) -> int:
 
 
 @contextlib.contextmanager
-def _in_full() -> Iterator[None]:
+def _in_float32() -> Iterator[None]:
     """Convolutions and products in float32: by default a GPU rounds what goes into them to TF32's 10 bits, 1e-3."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
@@ -69,7 +69,7 @@ def _in_full() -> Iterator[None]:
 
 
 def _pairs(model: Model, film: Tensor) -> tuple[list[tuple[nn.Conv2d, nn.BatchNorm2d]], list[Tensor]]:
-    """Each convolution with the batch norm that it feeds, where both are used once; and what the model says."""
+    """Each convolution with the batch norm that it feeds, where both are used once; and the model's logits."""
     last: list[tuple[Tensor, nn.Conv2d]] = []  # only the last output is held: together they are large
     fed: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     used: Counter[nn.Module] = Counter()
@@ -87,16 +87,16 @@ def _pairs(model: Model, film: Tensor) -> tuple[list[tuple[nn.Conv2d, nn.BatchNo
     hooks = [m.register_forward_hook(after) for m in model.modules() if isinstance(m, nn.Conv2d)]
     hooks += [m.register_forward_pre_hook(before) for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     try:
-        said = _said(model, film)
+        logits = _logits(model, film)
     finally:
         for hook in hooks:
             hook.remove()
-    return [(conv, norm) for conv, norm in fed if used[conv] == used[norm] == 1], said
+    return [(conv, norm) for conv, norm in fed if used[conv] == used[norm] == 1], logits
 
 
 @torch.no_grad()
-def _said(model: Model, film: Tensor) -> list[Tensor]:
-    """All that a model says of a film: its logits, and those of its maps if it has a decoder."""
+def _logits(model: Model, film: Tensor) -> list[Tensor]:
+    """A model's logits of a film, and those of its heatmaps if it has a decoder."""
     if getattr(model, "decoder", None) is None:
         return [model(film)]
     features, maps = model.features_and_maps(film)

@@ -1,8 +1,7 @@
-"""Files and folders of films read, and what was read written."""
+"""Predictions for files and folders of films: found, read, named, and written as CSV, JSON and drawings."""
 
 import json
 import os
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,14 +23,14 @@ from cxrlines.core.files import (
     write_text,
 )
 from cxrlines.core.film import FILM_SUFFIXES, FilmError, NotAFilm, film_name
+from cxrlines.core.findings import Findings
 from cxrlines.io.films import is_film, read_film
 from cxrlines.reading.bundle import Bundle
-from cxrlines.reading.findings import Findings
 from cxrlines.reading.manifest import NOTICE
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.results.text import as_text
-from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.task import STUDY_COLUMN
 
 Reading = Findings | Exception
 """Of a film: what was found, the `FilmError` that says why it cannot be read, or a fault of cxrlines."""
@@ -45,10 +44,10 @@ ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 @dataclass(frozen=True)
 class Predictions:
-    """What was read, in the order of the sources.
+    """The predictions for films, in the order of the sources.
 
     Attributes:
-        rows: `StudyInstanceUID` and the labels in order, probabilities (float). The former is unique: see
+        rows: `StudyInstanceUID` and the bundle's labels in order, probabilities (float). The former is unique: see
             `Found.names`.
         films: the file of each row.
         findings: of each row's film, with lines, tips and landmarks where they were asked for and a model maps them.
@@ -56,10 +55,9 @@ class Predictions:
         skipped: what it is -> how many of it lie in the folders and were passed over.
         renamed: films that share their name with another, and are called by their place instead.
         same_study: films that share their StudyInstanceUID with another, and are called by their file's name instead.
-        seconds: for everything, on the clock.
         bundle: the bundle's identity.
+        tta: the views that probabilities are averaged over, besides the plain one.
         notice: that it is for research, and what it was trained on.
-        tta: the views the reading was averaged over, besides the plain one.
         refused: file, name and findings (none but its quality) of each film that is not to be read; it is among the
             errors as well, and has no row.
         faults: (file, exception) of each film whose reading failed by a fault of cxrlines.
@@ -73,7 +71,6 @@ class Predictions:
     skipped: dict[str, int]
     renamed: int
     same_study: int
-    seconds: float
     bundle: str
     tta: tuple[str, ...] = ()
     notice: str = NOTICE
@@ -114,11 +111,11 @@ def predict(
     lines: bool = False,
     progress: Progress | None = None,
 ) -> Predictions:
-    """The mean probability of a bundle's models for each film, on the GPU where there is one.
+    """The predictions of a bundle for films and folders, on the GPU where there is one.
 
     Folders are searched for films, through all their folders, in the order of their names; a file that is named must
-    be a film. What cannot be read becomes an error and stops nothing. A film is decoded and shrunk exactly as for
-    training. Memory does not grow with the number of films, but for their rows.
+    be a film. What cannot be read becomes an error and stops nothing. A film is prepared exactly as for training.
+    Memory does not grow with the number of films, but for their rows.
 
     Args:
         sources: films and folders, or what `find_films` found in them.
@@ -132,30 +129,38 @@ def predict(
         BundleError: for flips of models that were not trained with them.
         Stopped: instead of KeyboardInterrupt, once reading has begun; it holds what was read.
     """
-    begun = time.monotonic()
     reader = Reader(bundle, tta=tta, batch_size=batch_size, lines=lines)
     found = sources if isinstance(sources, Found) else find_films(sources)
     paths = [path for path, _ in found.films]
-    readings: dict[Path, Reading] = {}
-    try:
-        for path, reading in zip(paths, reader.read_many(paths, progress), strict=True):
-            readings[path] = reading
-    except KeyboardInterrupt as stop:
-        raise Stopped(assembled(found, readings, bundle, reader.tta, begun)) from stop
-    return assembled(found, readings, bundle, reader.tta, begun)
+    return assembled(found, enumerate(reader.read_many(paths, progress)), bundle, reader.tta)
 
 
 def assembled(
-    found: "Found", readings: Mapping[Path, Reading], bundle: Bundle, tta: tuple[str, ...], begun: float
+    found: "Found", readings: Iterable[tuple[int, Reading]], bundle: Bundle, tta: tuple[str, ...]
 ) -> Predictions:
-    """The predictions from what each film gave; one without a reading was not come to. `begun`: monotonic seconds."""
+    """The predictions from (place of a film in `found.films`, its reading), in any order, as they come.
+
+    `Stopped` instead of KeyboardInterrupt; films without a reading are then its `unread`.
+    """
+    every: dict[int, Reading] = {}
+    try:
+        for place, reading in readings:
+            every[place] = reading
+    except KeyboardInterrupt as stop:
+        raise Stopped(_predictions(found, every, bundle, tta)) from stop
+    if len(every) != len(found.films):
+        raise RuntimeError(f"{len(every)} readings of {len(found.films)} films")
+    return _predictions(found, every, bundle, tta)
+
+
+def _predictions(found: "Found", readings: Mapping[int, Reading], bundle: Bundle, tta: tuple[str, ...]) -> Predictions:
     errors = dict(found.errors)
     faults: list[tuple[str, Exception]] = []
     skipped = Counter(found.skipped)
     read: list[tuple[Path, Findings]] = []
     refused: list[tuple[Path, Findings]] = []
-    for path, _ in found.films:
-        match readings.get(path):
+    for place, (path, _) in enumerate(found.films):
+        match readings.get(place):
             case Findings() as findings if findings.quality.usable:
                 read.append((path, findings))
             case Findings() as findings:
@@ -169,7 +174,7 @@ def assembled(
                     faults.append((str(path), error))
     studies = {path: findings.study_uid for path, findings in [*read, *refused] if findings.study_uid}
     names = found.names(studies)
-    rows = pd.DataFrame([findings.labels for _, findings in read], columns=list(LABELS), dtype=float)
+    rows = pd.DataFrame([findings.labels for _, findings in read], columns=list(bundle.manifest.labels), dtype=float)
     rows.insert(0, STUDY_COLUMN, [names[path] for path, _ in read])
     own = {path: {readable(film_name(path)), studies.get(path)} for path, _ in read}
     return Predictions(
@@ -180,13 +185,12 @@ def assembled(
         skipped=dict(skipped),
         renamed=sum(names[path] not in own[path] for path in own),
         same_study=sum(path in studies and names[path] != studies[path] for path in own),
-        seconds=time.monotonic() - begun,
         bundle=bundle.identity,
         tta=tta,
         notice=bundle.notice,
         refused=tuple((path, names[path], findings) for path, findings in refused),
         faults=tuple(faults),
-        unread=tuple(path for path, _ in found.films if path not in readings),
+        unread=tuple(path for place, (path, _) in enumerate(found.films) if place not in readings),
     )
 
 
@@ -259,13 +263,7 @@ def write_drawings(predictions: Predictions, folder: Path) -> list[tuple[str, st
         except FilmError as error:
             errors.append((str(film), f"not drawn: {_reason(film, error)}"))
             continue
-        drawn = draw_findings(
-            pixels,
-            found,
-            name=str(study),
-            notes=[note.text for note in (*found.quality.notes, *found.notes)],
-            notice=predictions.notice,
-        )
+        drawn = draw_findings(pixels, found, name=str(study), notice=predictions.notice)
         save_drawing(folder / names[study], drawn)
     return errors
 
@@ -295,23 +293,16 @@ class Found:
         Films that would share a name are called by the next of: file's name, place in the folder without suffix, with
         it, path.
         """
-        ways = {path: _ways(path, base, (studies or {}).get(path)) for path, base in self.films}
+        ways: dict[Path, Iterator[str]] = {}
+        for path, base in self.films:
+            place = path.relative_to(base)
+            plain = (film_name(path), place.with_name(film_name(path)).as_posix(), place.as_posix(), path.as_posix())
+            study = (studies or {}).get(path)
+            ways[path] = iter([*([study] if study else []), *map(readable, plain), ascii(path.as_posix())])
         names = {path: next(ways[path]) for path in ways}
         while shared := {name for name, count in Counter(names.values()).items() if count > 1}:
             names |= {path: next(ways[path], name) for path, name in names.items() if name in shared}
         return names
-
-
-def _ways(path: Path, base: Path, study: str | None) -> Iterator[str]:
-    """What a film may be called, the shortest first; the last is no other film's."""
-    place = path.relative_to(base)
-    if study:
-        yield study
-    yield readable(film_name(path))
-    yield readable(place.with_name(film_name(path)).as_posix())
-    yield readable(place.as_posix())
-    yield readable(path.as_posix())
-    yield ascii(path.as_posix())
 
 
 def find_films(sources: Iterable[Path]) -> Found:

@@ -1,26 +1,27 @@
-"""Retrieval: an index of known films, and the nearest of them to a film, never of its own patient.
+"""Retrieval: an index of films by embedding, and the nearest of them to a film, never of its own patient.
 
-An index is one safetensors file: `embeddings` (n, c) float16 of length 1, `films` the JSON of what is known of each
-film (UTF-8 bytes), and in the header the format and the model that made the embeddings. Nothing in it is unpickled.
+An index is one safetensors file: `embeddings` (n, c) float16 of length 1, `films` the JSON of each film's labels and
+lines (UTF-8 bytes), and in the header the format and the model that made the embeddings. Nothing in it is unpickled.
 It lies in its bundle, as `INDEX`, or anywhere else.
 """
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from cxrlines.core.errors import Error
+from cxrlines.core.files import replacing
 from cxrlines.core.nearest import nearest_rows
 from cxrlines.io.annotations import Line
 from cxrlines.io.patients import BARE, as_known, is_phantom, key_name, names_in, tokens
 from cxrlines.io.tables import Dataset
-from cxrlines.models.weights import WeightsError, load_weights, save_weights
 from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.manifest import NOTICE
 from cxrlines.reading.reader import Progress, Reader
@@ -29,6 +30,7 @@ from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS
 INDEX = "index.safetensors"
 """The name of a bundle's own index in its folder."""
 FORMAT = 1
+_META = "cxrlines"  # the entry of the file's header that holds our texts
 EXACT = 100_000
 """Films up to which the search is plain NumPy; beyond, it goes through faiss."""
 
@@ -39,11 +41,11 @@ class IndexFileError(Error):
 
 @dataclass(frozen=True, eq=False)
 class IndexedFilm:
-    """What is known of a film.
+    """A film of the index, with its labels and lines.
 
     Attributes:
         study: Its name.
-        patient: The token of its patient, `data.patients`.
+        patient: The token of its patient, `io.patients`.
         key: The key of its pixels, `reader.Embedded.key`.
         labels: Those that are 1, in label order; None where the film has no labels.
         lines: Its annotated lines, points (n, 2) [x, y] in shares of the film's width and height, 0 to 1.
@@ -122,23 +124,30 @@ class Index:
         Raises:
             IndexFileError: Embeddings of another length, or a count below 1.
         """
-        asked = np.asarray(queries, np.float32)
-        if asked.ndim != 2 or asked.shape[1] != self.embeddings.shape[1]:
+        query = np.asarray(queries, np.float32)
+        if query.ndim != 2 or query.shape[1] != self.embeddings.shape[1]:
             raise IndexFileError(
-                f"queries are {asked.shape}",
+                f"queries are {query.shape}",
                 f"the index holds embeddings of {self.embeddings.shape[1]} numbers, give (queries, numbers) from "
                 "the reader of the bundle that it was built with",
             )
         if k < 1:
             raise IndexFileError(f"count is {k}", "ask for 1 film or more")
-        excluded = [()] * len(asked) if exclude_patients is None else exclude_patients
-        if len(excluded) != len(asked):
-            raise IndexFileError(f"exclude_patients is for {len(excluded)} queries, {len(asked)} are given", "one each")
-        barred = [np.array([row for who in set(keys) for row in self._rows.get(who, ())], int) for keys in excluded]
+        excluded = [()] * len(query) if exclude_patients is None else exclude_patients
+        if len(excluded) != len(query):
+            raise IndexFileError(f"exclude_patients is for {len(excluded)} queries, {len(query)} are given", "one each")
+        own = [np.array([row for who in set(keys) for row in self._rows.get(who, ())], int) for keys in excluded]
         if self._faiss is None:
-            rows, products = nearest_rows(asked, self.embeddings, k, lambda places: self._mask(places, barred))
+
+            def mask(places: np.ndarray) -> np.ndarray:
+                out = np.zeros((len(places), len(self.films)), bool)
+                for row, place in zip(out, places, strict=True):
+                    row[own[place]] = True
+                return out
+
+            rows, products = nearest_rows(query, self.embeddings, k, mask)
         else:
-            rows, products = self._by_faiss(asked, k, barred)
+            rows, products = self._by_faiss(query, k, own)
         return [
             [Neighbour(self.films[row], 1 - float(product)) for row, product in zip(*pair, strict=True) if row >= 0]
             for pair in zip(rows, products, strict=True)
@@ -155,25 +164,18 @@ class Index:
     def save(self, path: Path) -> None:
         """Write the index as one file, whole or not at all."""
         text = json.dumps([film.as_dict() for film in self.films], separators=(",", ":")).encode()
-        tensors = {
-            "embeddings": torch.from_numpy(self.embeddings),
-            "films": torch.frombuffer(bytearray(text), dtype=torch.uint8),
-        }
-        save_weights(path, tensors, {"format": f"cxrlines index {FORMAT}", "embedder": self.embedder, "notice": NOTICE})
+        arrays = {"embeddings": self.embeddings, "films": np.frombuffer(text, np.uint8)}
+        meta = {"format": f"cxrlines index {FORMAT}", "embedder": self.embedder, "notice": NOTICE}
+        with replacing(path) as aside:
+            aside.write_bytes(save(arrays, {_META: json.dumps(meta, sort_keys=True)}))
 
-    def _mask(self, places: np.ndarray, barred: Sequence[np.ndarray]) -> np.ndarray:
-        mask = np.zeros((len(places), len(self.films)), bool)
-        for own, place in zip(mask, places, strict=True):
-            own[barred[place]] = True
-        return mask
-
-    def _by_faiss(self, asked: np.ndarray, k: int, barred: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """As `nearest_rows`: enough more are asked for that k stay when the barred ones are gone."""
-        wanted = min(k + max(map(len, barred), default=0), len(self.films))
-        products, rows = self._faiss.search(np.ascontiguousarray(asked), wanted)
+    def _by_faiss(self, query: np.ndarray, k: int, excluded: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """As `nearest_rows`: enough more are asked for that k stay when the excluded ones are gone."""
+        wanted = min(k + max(map(len, excluded), default=0), len(self.films))
+        products, rows = self._faiss.search(np.ascontiguousarray(query), wanted)
         rows, products = np.asarray(rows, np.int64), np.asarray(products, np.float32)
-        for mine, own, ban in zip(rows, products, barred, strict=True):
-            out = np.isin(mine, ban)
+        for mine, own, others in zip(rows, products, excluded, strict=True):
+            out = np.isin(mine, others)
             mine[out], own[out] = -1, -np.inf
         order = np.lexsort((rows, -products), axis=1)[:, :k]
         return np.take_along_axis(rows, order, 1), np.take_along_axis(products, order, 1)
@@ -185,7 +187,7 @@ def build_index(bundle: Bundle, dataset: Dataset, *, batch_size: int = 8, progre
     Films that cannot be read are left out, see `Index.left_out`; `IndexFileError` if none is left.
     """
     table = dataset.studies.sort_values("study", kind="stable")
-    labelled = set(LABELS) <= set(table.columns)
+    known = [label for label in LABELS if label in table.columns]
     reader = Reader(bundle, batch_size=batch_size)
     films, vectors, left_out = [], [], {}
     own = key_name(phantom=is_phantom(dataset))
@@ -195,8 +197,8 @@ def build_index(bundle: Bundle, dataset: Dataset, *, batch_size: int = 8, progre
         if isinstance(embedded, Exception):
             left_out[study] = str(embedded)
             continue
-        values = row[list(LABELS)].to_numpy(np.float64) if labelled else np.array([np.nan])
-        labels = None if np.isnan(values).all() else tuple(label for label in LABELS if row[label] == 1)
+        labelled = known and (row[known].to_numpy(np.float64) >= 0).any()  # neither NaN nor UNKNOWN
+        labels = tuple(label for label in known if row[label] == 1) if labelled else None
         size = np.array(embedded.shape[::-1])
         lines = tuple(Line(line.label, (line.points + 0.5) / size) for line in dataset.lines.get(study, ()))
         films.append(IndexedFilm(study, tokens([row["patient"]], own)[0], embedded.key, labels, lines))
@@ -220,9 +222,11 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
             f"{path}: there is no index", f"`cxrlines index DATA --bundle BUNDLE --out {path}` makes one"
         )
     try:
-        tensors, meta = load_weights(path)
-    except WeightsError as error:
-        raise IndexFileError(str(error)) from error
+        file: Any = safe_open(path, framework="numpy")
+        meta = json.loads((file.metadata() or {}).get(_META, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        what = f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. It was cut short, or is"
+        raise IndexFileError(f"{what} of another kind", "copy it again or make it anew") from error
     name, _, version = meta.get("format", "").rpartition(" ")
     if name != "cxrlines index" or not version.isdigit():
         raise IndexFileError(
@@ -239,22 +243,22 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
             f"Name the bundle it was made with, or make one: `cxrlines index DATA --bundle {bundle.folder} --out FILE`"
         )
     try:
-        embeddings, text = tensors["embeddings"], tensors["films"]
-        if embeddings.dtype != torch.float16 or embeddings.ndim != 2 or text.dtype != torch.uint8:
-            raise ValueError(f"embeddings are {embeddings.dtype} {tuple(embeddings.shape)}, films {text.dtype}")
-        if not embeddings.isfinite().all():
+        embeddings, text = (file.get_tensor(name) for name in ("embeddings", "films"))
+        if embeddings.dtype != np.float16 or embeddings.ndim != 2 or text.dtype != np.uint8:
+            raise ValueError(f"embeddings are {embeddings.dtype} {embeddings.shape}, films {text.dtype}")
+        if not np.isfinite(embeddings).all():
             raise ValueError("embeddings are not all finite")
-        films = tuple(_film_of(values) for values in json.loads(text.numpy().tobytes()))
+        films = tuple(_film_of(values) for values in json.loads(text.tobytes()))
         if len(films) != len(embeddings) or not films:
             raise ValueError(f"{len(films)} films with {len(embeddings)} embeddings")
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise IndexFileError(f"{path}: {said}", "the file was edited or badly made, make the index anew") from error
-    return Index(films, embeddings.numpy(), embedder)
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise IndexFileError(f"{path}: {what}", "the file was edited or badly made, make the index anew") from error
+    return Index(films, embeddings, embedder)
 
 
 def embedder_of(bundle: Bundle) -> str:
-    """16 hex digits that tell what makes a bundle's embeddings: its first model's weights and what that model sees."""
+    """16 hex digits of what makes a bundle's embeddings: its first model's weights and what that model sees."""
     manifest = bundle.manifest
     first = manifest.models[0]
     seen = [manifest.files[first.file].sha256, first.config, manifest.store.model_dump(), bundle.sizes[0]]
@@ -262,24 +266,16 @@ def embedder_of(bundle: Bundle) -> str:
 
 
 def _film_of(values: dict[str, Any]) -> IndexedFilm:
-    lines = []
-    for line in values["lines"]:
-        points = np.array(line["path"], np.float64)
-        _known([line["label"]])
-        if points.ndim != 2 or points.shape[1] != 2 or not np.isfinite(points).all():
+    labels = None if values["labels"] is None else tuple(values["labels"])
+    lines = tuple(Line(line["label"], np.array(line["path"], np.float64)) for line in values["lines"])
+    if wrong := [label for label in (*(labels or ()), *(line.label for line in lines)) if label not in LABEL_INDEX]:
+        raise ValueError(f"label {wrong[0]!r} is not one of this task")
+    for line in lines:
+        if line.points.ndim != 2 or line.points.shape[1] != 2 or not np.isfinite(line.points).all():
             raise ValueError(f"a line of study {values['study']!r} is no list of points")
-        lines.append(Line(line["label"], points))
-    labels = None if values["labels"] is None else tuple(_known(values["labels"]))
     patient = str(values["patient"])
     patient = patient if ":" in patient else f"{BARE}:{patient}"  # as cxrlines 0.1 wrote it
-    return IndexedFilm(str(values["study"]), patient, str(values["key"]), labels, tuple(lines))
-
-
-def _known(labels: Iterable[str]) -> list[str]:
-    found = list(labels)
-    if wrong := [label for label in found if label not in LABEL_INDEX]:
-        raise ValueError(f"label {wrong[0]!r} is not one of this task")
-    return found
+    return IndexedFilm(str(values["study"]), patient, str(values["key"]), labels, lines)
 
 
 def _where(points: np.ndarray) -> str:

@@ -5,31 +5,31 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cxrlines import __version__
-from cxrlines.task import LABELS, Device
+from cxrlines.reading.trace.lines import Channel
+from cxrlines.task import DEVICE_OF, LABELS, MAPS, Device, MapKind
 
 MANIFEST = "bundle.json"
-FORMAT = 2
-"""1 had neither `store.preparation` nor `fold_calibration`; it is still read."""
+FORMAT = 3
+"""1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`; both are still read."""
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
+CHANNELS: dict[str, Channel] = {f"{kind} {what.name}": (kind, what) for kind, what in MAPS}
+"""The heatmaps of the vocabulary by name."""
 
 
-def _is_label(name: str) -> str:
-    if name not in LABELS:
-        raise ValueError(f"{name!r} is no label; there are: {', '.join(LABELS)}")
-    return name
+def _one_of(*known: str) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"{name!r} is not one of: {', '.join(known)}")
+        return name
+
+    return AfterValidator(check)
 
 
-def _is_device(name: str) -> str:
-    if name not in Device.__members__:
-        raise ValueError(f"{name!r} is no device; there are: {', '.join(Device.__members__)}")
-    return name
-
-
-Label = Annotated[str, AfterValidator(_is_label)]
-DeviceName = Annotated[str, AfterValidator(_is_device)]
+Label = Annotated[str, _one_of(*LABELS)]
+DeviceName = Annotated[str, _one_of(*Device.__members__)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Slope = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Offset = Annotated[float, Field(allow_inf_nan=False)]
+Line = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
+Side = Annotated[int, Field(ge=16, le=8192)]
 
 
 class _Part(BaseModel):
@@ -37,13 +37,13 @@ class _Part(BaseModel):
 
 
 class ModelEntry(_Part):
-    """One model of the ensemble."""
+    """One model of the ensemble. `input_size`: px a side of what it sees; None: the bundle's."""
 
     name: str
     fold: int
     file: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors$")]  # a plain name: no way out
     config: dict[str, Any]
-    input_size: Annotated[int, Field(ge=16, le=8192)] | None = None  # px a side of what it sees; none: the bundle's
+    input_size: Side | None = None
 
 
 class FileEntry(_Part):
@@ -54,19 +54,19 @@ class FileEntry(_Part):
 
 
 class StoreEntry(_Part):
-    """How a film is prepared before all else, by `data.prepare.prepare`: px a side, and the aspect ratio.
+    """How a film is prepared, by `io.prepare.prepare`: px a side, and the aspect ratio.
 
     `preparation` is the version of it that made the films the models were trained on; the probe that assessed them, if
     any, is the bundle's file `quality.safetensors`.
     """
 
-    size: Annotated[int, Field(ge=16, le=8192)]
+    size: Side
     aspect: Literal["pad", "stretch"]
     preparation: Annotated[int, Field(ge=1)] = 1
 
 
 class ThresholdEntry(_Part):
-    """A threshold of a label; see `evaluation.calibrate.Threshold`."""
+    """A threshold of a label; see `evaluation.calibrators.Threshold`."""
 
     wanted: Literal["sensitivity", "precision"]
     at_least: Annotated[float, Field(gt=0, le=1)]
@@ -78,21 +78,39 @@ class ThresholdEntry(_Part):
 
 
 class Manifest(_Part):
-    """`bundle.json`."""
+    """`bundle.json`. Its labels and heatmaps are those of the models, which may be fewer than the vocabulary's.
 
-    format: Literal[1, 2] = 2
+    Attributes:
+        labels: In the order of the vocabulary.
+        maps: Names of the heatmaps, see `CHANNELS`. None (format 2): those of all mapped devices that have labels.
+        input_size: px a side of what the models see.
+        fold_calibration: (slope, offset) on the log odds of the mean over each fold's models; a label left out stays as
+            it is.
+        calibration: The same on those of the mean over folds (of all models, where folds are not calibrated).
+        thresholds: On calibrated probabilities.
+        denied: By `Device.name`, the probability below which no line is given; see `findings.fit_suppression`.
+    """
+
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
     notice: str = NOTICE
     made_by: str = f"cxrlines {__version__}"
-    labels: tuple[str, ...] = LABELS
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)] = LABELS
+    maps: tuple[Annotated[str, _one_of(*CHANNELS)], ...] | None = None
     store: StoreEntry
-    input_size: Annotated[int, Field(ge=16, le=8192)]  # px a side of what the models see
+    input_size: Side
     ensemble: Literal["mean of probabilities"] = "mean of probabilities"
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     files: dict[str, FileEntry]
     meta: dict[str, Any]
-    # (slope, offset) on log odds; a label left out stays as it is. First of the mean over each fold's models, where it
-    # is given, then of the mean over folds (of all models, where it is not).
-    fold_calibration: dict[Label, tuple[Slope, Offset]] | None = None
-    calibration: dict[Label, tuple[Slope, Offset]] | None = None
-    thresholds: dict[Label, tuple[ThresholdEntry, ...]] | None = None  # on calibrated probabilities
-    denied: dict[DeviceName, Share] | None = None  # below it a device's lines are not told; `findings.fit_suppression`
+    fold_calibration: dict[Label, Line] | None = None
+    calibration: dict[Label, Line] | None = None
+    thresholds: dict[Label, tuple[ThresholdEntry, ...]] | None = None
+    denied: dict[DeviceName, Share] | None = None
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """What each heatmap shows."""
+        if self.maps is not None:
+            return tuple(CHANNELS[name] for name in self.maps)
+        labelled = {DEVICE_OF[label] for label in self.labels}
+        return tuple((kind, what) for kind, what in MAPS if kind is MapKind.LANDMARK or what in labelled)

@@ -2,43 +2,52 @@
 
 `quality.safetensors`, made by `cxrlines quality`, is a small network (`models/orientation.py`): it classifies
 eight poses (four rotations, inverted or not) and all that is no frontal chest film, and whether much of it is cut off.
-What rules say of a film, and what is done with the answer, is in `io/prepare.py`.
+The rules beside it, and what is done with its answer, are in `io/prepare.py`. PyTorch is imported when it is needed.
 """
 
-import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
-from cxrlines.io.prepare import shrink, turned_back
-from cxrlines.models.orientation import MIRRORED, OTHER, POSES, SIZE, OrientationNet, read_orientation_net
-from cxrlines.models.weights import WeightsError
 from cxrlines.reading.bundle import EMBEDDED, Bundle, BundleError
 from cxrlines.reading.manifest import MANIFEST
+
+if TYPE_CHECKING:
+    from cxrlines.models.orientation import OrientationNet
 
 FILE = "quality.safetensors"
 SIDE = 320
 """px a side to which a film is shrunk before it is turned to be looked at again."""
 FRONTAL = 0.5
 """Probability of a frontal chest film below which nothing is read."""
-NOT_A_FILM = Note(
-    Code.NOT_A_CHEST_FILM, "not a frontal chest film, as far as can be told from the image: nothing was read"
-)
+CUT_OFF = 0.5
+"""Probability of being cut off from which it is noted."""
 SURE = 0.9
 """Probability of a pose among the poses from which a film is turned back."""
+NOT_A_FILM = Note(Code.NOT_A_CHEST_FILM, "not a frontal chest film, as far as the image shows: nothing was read")
+
+
+class _Scores(NamedTuple):
+    """Probabilities (8,) of the poses among the poses, of a frontal chest film, and of being cut off."""
+
+    poses: np.ndarray
+    frontal: float
+    cropped: float
+
+    def notes(self) -> tuple[Note, ...]:
+        text = "much of the chest may be cut off: lines and tips beyond the edge are not seen"
+        return (Note(Code.CROPPED, text),) if self.cropped >= CUT_OFF else ()
 
 
 class Probe:
-    """What a `OrientationNet` says of a film, as a `Quality`; `quality_fit` makes one, `read_probe` reads one.
+    """Assesses films by an `OrientationNet`; `lab.probe.fit` makes one, `read_probe` reads one.
 
     The film and its mirror image are looked at, and the mean of both counts. A turn is made only where the righted
     film, looked at again, is upright as surely.
@@ -50,7 +59,7 @@ class Probe:
         identity: SHA-256, in hex, of the network's weights.
     """
 
-    def __init__(self, net: OrientationNet, path: Path | None = None) -> None:
+    def __init__(self, net: "OrientationNet", path: Path | None = None) -> None:
         self.net, self.path = net.eval(), path
         digest = hashlib.sha256()
         for name, tensor in sorted(net.state_dict().items()):
@@ -62,62 +71,60 @@ class Probe:
 
     def __call__(self, pixels: np.ndarray) -> Quality:
         """The quality of a film (h, w) uint8 within its frame; notes and usability are those of the probe alone."""
-        pixels = _reduced(pixels)
-        poses, frontal, cropped = self._told(pixels)
-        if frontal < FRONTAL:
-            return Quality(frontal, usable=False, notes=(NOT_A_FILM,))
-        best = int(np.argmax(poses))
+        from cxrlines.models.orientation import POSES, SIZE
+
+        pixels = _reduced(pixels, SIZE)
+        scores = self._scores(pixels)
+        if scores.frontal < FRONTAL:
+            return Quality(scores.frontal, usable=False, notes=(NOT_A_FILM,))
+        best = int(np.argmax(scores.poses))
         if best == 0:
-            return Quality(frontal, 0, False, cropped, _cut(cropped))
-        turned = Quality(frontal, *POSES[best], cropped)
-        again, still_frontal, cropped_again = self._told(turned_back(shrink(pixels, SIDE, "stretch")[0], turned))
-        if min(poses[best], again[0]) < SURE or still_frontal < FRONTAL:
-            said = f"it may be {_posed(*POSES[best])}, but that is not sure: it was read as it is"
-            note = Note(Code.POSE_UNSURE, said)
-            return Quality(frontal, 0, False, cropped, (note, *_cut(cropped)))
+            return Quality(scores.frontal, 0, False, scores.cropped, scores.notes())
+        rotation, inverted = POSES[best]
+        turned = Quality(scores.frontal, rotation, inverted)
+        righted = np.rot90(_square(pixels, SIDE), -rotation // 90)
+        again = self._scores(255 - righted if inverted else righted)
+        rotated = f"turned by {rotation} degrees counter-clockwise"
+        if min(scores.poses[best], again.poses[0]) < SURE or again.frontal < FRONTAL:
+            pose = " and ".join([*([rotated] if rotation else []), *(["inverted"] if inverted else [])])
+            note = Note(Code.POSE_UNSURE, f"it may be {pose}, but that is not sure: it was read as it is")
+            return Quality(scores.frontal, 0, False, scores.cropped, (note, *scores.notes()))
         notes = []
-        if turned.rotation:
-            text = f"it is {_posed(turned.rotation, False)}, and was turned upright before reading"
-            notes.append(Note(Code.TURNED, f"{text}; points are of the original"))
-        if turned.inverted:
+        if rotation:
+            text = f"it is {rotated}, and was turned upright before reading; points are of the original"
+            notes.append(Note(Code.TURNED, text))
+        if inverted:
             notes.append(Note(Code.INVERTED, "it is inverted (bone is black), and was inverted back before reading"))
-        return replace(turned, cropped=cropped_again, notes=(*notes, *_cut(cropped_again)))
+        return replace(turned, cropped=again.cropped, notes=(*notes, *again.notes()))
 
-    def _told(self, pixels: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """Probabilities (8,) of the poses among the poses, of a frontal chest film, and of being cut off."""
-        film = shrink(pixels, SIZE, "stretch")[0]
-        scores = told(self.net, np.stack([film, film[:, ::-1]]))
-        chances = np.exp(scores[:, : OTHER + 1] - scores[:, : OTHER + 1].max(axis=1, keepdims=True))
-        chances /= chances.sum(axis=1, keepdims=True)
-        chances = (chances[0] + chances[1][[*MIRRORED, OTHER]]) / 2
-        cropped = float(1 / (1 + np.exp(-scores[:, OTHER + 1].mean())))
-        return chances[:OTHER] / chances[:OTHER].sum(), float(1 - chances[OTHER]), cropped
+    def _scores(self, pixels: np.ndarray) -> _Scores:
+        import torch
 
+        from cxrlines.models.orientation import MIRRORED, OTHER, SIZE
 
-def told(net: OrientationNet, films: np.ndarray) -> np.ndarray:
-    """Logits (n, 10) float64 of films (n, SIZE, SIZE) uint8, as `OrientationNet` orders them."""
-    with torch.inference_mode(), _one_thread():
-        scores: np.ndarray = net(torch.from_numpy(np.ascontiguousarray(films))).double().numpy()
-    return scores
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """What this thread computes, it computes by itself; other threads, once they compute, keep their number."""
-    before = torch.get_num_threads()
-    if before > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if before > 1:
-            torch.set_num_threads(before)
+        film = _square(np.ascontiguousarray(pixels), SIZE)
+        threads = torch.get_num_threads()
+        try:
+            if threads > 1:
+                torch.set_num_threads(1)  # of this thread alone; others, once they compute, keep their number
+            with torch.inference_mode():
+                logits = self.net(torch.from_numpy(np.stack([film, film[:, ::-1]]))).double().numpy()
+        finally:
+            if threads > 1:
+                torch.set_num_threads(threads)
+        classes = np.exp(logits[:, : OTHER + 1] - logits[:, : OTHER + 1].max(axis=1, keepdims=True))
+        classes /= classes.sum(axis=1, keepdims=True)
+        classes = (classes[0] + classes[1][[*MIRRORED, OTHER]]) / 2
+        cropped = float(1 / (1 + np.exp(-logits[:, OTHER + 1].mean())))
+        return _Scores(classes[:OTHER] / classes[:OTHER].sum(), float(1 - classes[OTHER]), cropped)
 
 
 def load_probe(bundle: Bundle) -> Probe | None:
     """The bundle's probe; None if it has none. `BundleError` if it is unfit."""
     if FILE not in bundle.manifest.files:
         return None
+    from cxrlines.models.weights import WeightsError
+
     try:
         return read_probe(bundle.folder / FILE)
     except WeightsError as error:
@@ -126,6 +133,9 @@ def load_probe(bundle: Bundle) -> Probe | None:
 
 def read_probe(path: Path) -> Probe:
     """The probe of a file. `WeightsError` if it holds another network, or is damaged."""
+    from cxrlines.models.orientation import read_orientation_net
+    from cxrlines.models.weights import WeightsError
+
     try:
         return Probe(read_orientation_net(path), Path(path))
     except WeightsError as error:
@@ -143,30 +153,27 @@ def _unpickled(path: Path, identity: str) -> Probe:
     """The probe of a file, in a process that was given it by another."""
     probe = read_probe(path)
     if probe.identity != identity:
+        from cxrlines.models.weights import WeightsError
+
         raise WeightsError(f"{path}: was changed while it was in use", "start again")
     return probe
 
 
-def _reduced(pixels: np.ndarray) -> np.ndarray:
-    """A film (h, w) uint8 averaged over whole px, where it is several times as large as what the network sees.
+def _square(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A film (h, w) uint8 stretched to a square; what shrinks is averaged, what grows is interpolated."""
+    height, width = pixels.shape
+    film = cv2.resize(pixels, (min(width, side), min(height, side)), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(film, (side, side), interpolation=cv2.INTER_LINEAR))
+
+
+def _reduced(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A film (h, w) uint8 averaged over whole px, where it is several times as large as the network's `size`.
 
     In a third of the time, and within two gray levels of what it would be otherwise; some px of two edges are left out.
     """
-    by = min(pixels.shape) // (4 * SIZE)
+    by = min(pixels.shape) // (4 * size)
     if by < 2:
         return pixels
     height, width = (side // by for side in pixels.shape)
     whole = pixels[: height * by, : width * by]
     return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA))
-
-
-CUT_OFF = Note(Code.CROPPED, "much of the chest may be cut off: lines and tips beyond the edge are not seen")
-
-
-def _cut(cropped: float) -> tuple[Note, ...]:
-    return (CUT_OFF,) if cropped >= 0.5 else ()
-
-
-def _posed(rotation: int, inverted: bool) -> str:
-    turned = f"turned by {rotation} degrees counter-clockwise" if rotation else ""
-    return " and ".join(part for part in (turned, "inverted" if inverted else "") if part)

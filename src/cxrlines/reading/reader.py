@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,23 +25,26 @@ import numpy as np
 import pydicom
 
 from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
+from cxrlines.core.findings import Findings
+from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.notes import Note
 from cxrlines.core.pool import cores
 from cxrlines.core.spacing import Spacing
-from cxrlines.evaluation.calibrators import Calibration
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import Prepared, prepare
+from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import EMBEDDED, Bundle, load_bundle
-from cxrlines.reading.engines.pytorch import Forward, Shown
-from cxrlines.reading.findings import Findings, findings_of
+from cxrlines.reading.engines import Engine, Shown
+from cxrlines.reading.engines.pytorch import PyTorchEngine
+from cxrlines.reading.findings import findings_of
 from cxrlines.reading.quality import load_probe
 from cxrlines.reading.tta import allowed_views, views
-from cxrlines.task import LABELS
 
 Source = str | os.PathLike[str] | bytes | np.ndarray | pydicom.Dataset
 """A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone, not changed), or a DICOM dataset."""
 In = TypeVar("In")
 Out = TypeVar("Out")
+E = TypeVar("E", bound=Exception)
 Progress = Callable[[int, int | None], None]
 """Called with (films done, films in all; None where that is not known)."""
 
@@ -66,18 +70,25 @@ class ReadingFault(RuntimeError):
 _HOME = f"{Path(__file__).parents[1]}{os.sep}"
 
 
+def _light(error: E) -> E:
+    """An exception alone: through its traceback, or those of what led to it, it would keep its film in memory."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 class Reader:
     """A bundle's models, ready to read. Threads may share one: it does not change after it is made.
 
     Args:
-        bundle: As `load_bundle` gives it; not changed, the reader works with a copy of its models.
-        tta: Any of `views.VIEWS`; probabilities are then means over those views and the plain one.
+        bundle: As `load_bundle` gives it.
+        tta: Any of `tta.VIEWS`; probabilities are then means over those views and the plain one.
         batch_size: Films computed together by `read_many`.
-        lines: Whether to find lines, tips and landmarks, where a model of the bundle maps them.
-        network: The bundle's models as they are to run; default: made fast.
+        lines: Whether to find lines, tips and landmarks, where a model of the bundle gives heatmaps.
+        engine: What runs the bundle's models; default: PyTorch, made fast.
 
     Raises:
-        ValueError: Another view. BundleError: Flips of models that were not trained with them.
+        ValueError: Another view. BundleError: Flips of models that were not trained with them, or models that do not
+            fit.
     """
 
     def __init__(
@@ -87,23 +98,22 @@ class Reader:
         tta: Sequence[str] = (),
         batch_size: int = 8,
         lines: bool = True,
-        network: Forward | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.bundle, self.batch_size, self.lines = bundle, batch_size, lines
         self.tta = allowed_views(bundle, tta)
-        self.network = network or Forward(bundle)
+        self.engine = engine or PyTorchEngine(bundle)
         self._probe = load_probe(bundle)
-        self._sizes = sorted(set(bundle.sizes))
         self._store = bundle.manifest.store
         fitted = bundle.manifest.calibration
         self._calibration = None if fitted is None else Calibration(fitted)
 
     def read(self, film: Source) -> Findings:
         """The findings of one film. `FilmError` if it cannot be read: says why, and the way out."""
-        ready = self._decoded(film)
+        ready = self.prepare(decode(film), _name(film))
         if not ready.made.quality.usable:
             return self.findings(ready)
-        rows, maps = self.network([ready.shown], maps=self.lines)
+        rows, maps = self.engine([ready.shown], maps=self.lines)
         return self.findings(ready, rows[0], None if maps is None else maps[0])
 
     def read_many(
@@ -133,51 +143,49 @@ class Reader:
         """A film as its bundle's models see it. `name` is what errors call it."""
         start = time.monotonic()
         made = prepare(film, self._store.size, self._store.aspect, self._probe)
-        shown = {size: views(made.pixels, size, self.tta) for size in self._sizes}
+        shown = {size: views(made.pixels, size, self.tta) for size in set(self.bundle.sizes)}
         return Ready(name, shown, made, film.spacing, film.notes, film.study_uid, time.monotonic() - start)
 
     def findings(self, film: "Ready", row: np.ndarray | None = None, maps: np.ndarray | None = None) -> Findings:
-        """The findings of a prepared film from what the network gives for it.
+        """The findings of a prepared film from what the engine gives for it.
 
         Args:
-            row: (11,) float64 probabilities, not calibrated; None for a film that is refused.
-            maps: (9, h, w) float32 in [0, 1]; None without lines.
+            row: (labels,) float64 probabilities, not calibrated; None for a film that is refused.
+            maps: (maps, h, w) float32 in [0, 1]; None without lines.
 
         Raises:
-            FilmError: The network gives values that are not numbers.
+            FilmError: The engine gives values that are not numbers.
         """
         start = time.monotonic()
-        made = film.made
-        if row is None:
-            found = Findings(made.film_shape, (), {}, ())
-        elif not np.isfinite(row).all() or not (maps is None or np.isfinite(maps).all()):
-            raise FilmError(
-                f"{film.name}: the models of {self.bundle.folder} give values that are not numbers",
-                "use another bundle",
+        made, manifest = film.made, self.bundle.manifest
+        labels = None
+        if row is not None:
+            if not np.isfinite(row).all() or not (maps is None or np.isfinite(maps).all()):
+                raise FilmError(
+                    f"{film.name}: the models of {self.bundle.folder} give values that are not numbers",
+                    "use another bundle",
+                )
+            p = row if self._calibration is None else self._calibration.apply(row, manifest.labels)
+            labels = dict(zip(manifest.labels, p.tolist(), strict=True))
+        if row is None or maps is None:
+            found = Findings(
+                made.film_shape, (), {}, (), labels, film.spacing, quality=made.quality, within=made.within
             )
         else:
-            rows = row[None] if self._calibration is None else self._calibration.apply(row[None])
-            labels = dict(zip(LABELS, rows[0].tolist(), strict=True))
-            if maps is None:
-                found = Findings(made.film_shape, (), {}, (), labels)
-            else:
-                placement = made.placement.at(self._store.size, self.network.map_size or self._sizes[-1])
-                found = findings_of(
-                    maps,
-                    placement,
-                    made.film_shape,
-                    labels,
-                    film.spacing,
-                    self.bundle.manifest.denied,
-                    within=made.within,
-                    quality=made.quality,
-                )
+            found = findings_of(
+                maps,
+                made.placement.at(self._store.size, STRIDE * maps.shape[-1]),
+                made.film_shape,
+                labels,
+                film.spacing,
+                manifest.denied,
+                within=made.within,
+                quality=made.quality,
+                channels=manifest.channels,
+            )
         return replace(
             found,
-            spacing=film.spacing,
-            quality=made.quality,
             notes=film.notes,
-            within=made.within,
             study_uid=film.study_uid,
             calibrated=row is not None and self._calibration is not None,
             seconds=film.seconds + time.monotonic() - start,
@@ -192,32 +200,38 @@ class Reader:
         if isinstance(films, str | os.PathLike | bytes | np.ndarray | pydicom.Dataset):
             raise TypeError(f"films is one film ({type(films).__name__}); give a list of films, or call read")
         count = len(films) if isinstance(films, Sized) else None
+        failed: list[Exception] = []
+
+        def given() -> Iterator[Source]:
+            try:
+                yield from films
+            except Exception as error:  # raised once what came before is read
+                failed.append(error)
 
         def batches() -> Iterator[Out | FilmError | ReadingFault]:
             done = 0
-            with closing(_ahead(self._ready, films, 2 * self.batch_size)) as prepared:
-                for batch in _batched(prepared, self.batch_size):
+            with closing(_ahead(self._ready, given(), 2 * self.batch_size)) as prepared:
+                while batch := list(islice(prepared, self.batch_size)):
                     found = iter(compute([film for film in batch if isinstance(film, Ready)]))
                     for film in batch:
                         yield next(found) if isinstance(film, Ready) else film
                     done += len(batch)
                     if progress:
                         progress(done, count)
+            for error in failed:
+                raise error
 
         return batches()
 
     def _ready(self, source: Source) -> "Ready | FilmError | ReadingFault":
         start = time.monotonic()
-        ready = _guarded(_name(source), self._decoded, source)
+        ready = _guarded(_name(source), lambda: self.prepare(decode(source), _name(source)))
         return replace(ready, seconds=time.monotonic() - start) if isinstance(ready, Ready) else ready
-
-    def _decoded(self, source: Source) -> "Ready":
-        return self.prepare(decode(source), _name(source))
 
     def _findings(self, films: list["Ready"]) -> list[Findings | FilmError | ReadingFault]:
         usable = [film for film in films if film.made.quality.usable]
         start = time.monotonic()
-        rows, maps = self.network([film.shown for film in usable], maps=self.lines) if usable else ((), None)
+        rows, maps = self.engine([film.shown for film in usable], maps=self.lines) if usable else ((), None)
         share = (time.monotonic() - start) / max(1, len(usable))
         given = iter(zip(rows, maps if maps is not None else [None] * len(rows), strict=True))
         each = [(replace(f, seconds=f.seconds + share), *next(given)) if f.made.quality.usable else (f,) for f in films]
@@ -225,7 +239,7 @@ class Reader:
 
     def _embedded(self, films: list["Ready"]) -> list["Embedded | FilmError | ReadingFault"]:
         usable = [film.shown for film in films if film.made.quality.usable]
-        vectors = iter(self.network.embed(usable) if usable else ())
+        vectors = iter(self.engine.embed(usable) if usable else ())
         return [
             Embedded(next(vectors), film.key, film.made.film_shape)
             if film.made.quality.usable
@@ -262,7 +276,7 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """A film ready for the network, without its original pixels.
+    """A film ready for the engine, without its original pixels.
 
     Attributes:
         name: What errors call it.
@@ -308,7 +322,7 @@ def _name(source: Source) -> str:
 
 
 def _guarded(name: str, work: Callable[..., Out], *given: object) -> Out | FilmError | ReadingFault:
-    """What `work` makes of the film called `name`, or why it made nothing."""
+    """What `work` returns for the film called `name`, or the error that it raised."""
     try:
         return work(*given)
     except FilmError as error:
@@ -319,56 +333,19 @@ def _guarded(name: str, work: Callable[..., Out], *given: object) -> Out | FilmE
         return ReadingFault.of(name, error)
 
 
-E = TypeVar("E", bound=Exception)
-
-
-def _light(error: E) -> E:
-    """An exception alone: through its traceback, or those of what led to it, it would keep its film in memory."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
-
-
 def _ahead(work: Callable[[In], Out], items: Iterable[In], ahead: int) -> Generator[Out, None, None]:
     """What `work` makes of each item, in order, done in threads at most `ahead` items before it is asked for.
 
-    An exception that `items` raises comes after what was made of the items before it. No thread outlives this.
+    No thread outlives this.
     """
     waiting: deque[Future[Out]] = deque()
-    failed: Exception | None = None
     with ThreadPoolExecutor(max_workers=min(8, cores()), thread_name_prefix="decode") as pool:
         try:
-            given = iter(items)
-            while True:
-                try:
-                    item = next(given)
-                except StopIteration:
-                    break
-                except Exception as error:
-                    failed = error
-                    break
+            for item in items:
                 waiting.append(pool.submit(work, item))
                 if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-            if failed is not None:
-                raise failed
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is decoded
-
-
-def _batched(items: Iterable[Out], size: int) -> Iterator[list[Out]]:
-    """Items in lists of `size`, the last one shorter; where `items` raises, what came before comes first."""
-    batch: list[Out] = []
-    try:
-        for item in items:
-            batch.append(item)
-            if len(batch) == size:
-                yield batch
-                batch = []
-    except Exception:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch

@@ -1,9 +1,9 @@
-"""Which patients each model of a bundle has seen, so that it need not be judged on them.
+"""Which patients each model of a bundle was trained on, so that it need not be evaluated on them.
 
 `seen.json` of a bundle: {"<weights file>": {"<name of a key>": [digits of cut tokens, ...]}}; cxrlines 0.1 wrote a list
-of cut bare hashes for each file. A token (`data.patients`) is cut to so few digits that many identifiers share it: a
-bundle travels, and must not tell who was there. Every patient seen is known by it, and where n were seen, one in
-2^20 / n of those never seen is taken for one of them: 1 in 350 with the 3,000 of RANZCR.
+of cut bare hashes for each file. A token (`io.patients`) is cut to so few digits that many identifiers share it: a
+bundle travels, and must not give away who was there. Every training patient is recognised by it; with n of them, one in
+2^20 / n other patients is taken for one of them: 1 in 350 with the 3,000 of RANZCR.
 """
 
 import json
@@ -17,9 +17,8 @@ SEEN = "seen.json"
 
 def seen_text(seen: Mapping[str, Iterable[str]]) -> str:
     """The content of `SEEN`, from weights file -> tokens of the patients in its lineage, whole or cut."""
-    files: dict[str, dict[str, list[str]]] = {}
+    files: dict[str, dict[str, list[str]]] = {file: {} for file in seen}
     for file, some in seen.items():
-        files[file] = {}
         for token in sorted(set(map(cut, some))):
             name, _, digits = token.partition(":")
             files[file].setdefault(name, []).append(digits)
@@ -27,16 +26,15 @@ def seen_text(seen: Mapping[str, Iterable[str]]) -> str:
 
 
 def seen_by(bundle: Bundle) -> frozenset[str] | None:
-    """The cut tokens of all patients that any model of the bundle has seen; None where the bundle does not tell.
+    """The cut tokens of all patients that any model of the bundle was trained on; None where the bundle has no list.
 
-    `BundleError` if it tells something else.
+    `BundleError` if its list is of another form.
     """
     if SEEN not in bundle.manifest.files:
         return None
-    path = bundle.folder / SEEN
-    seen = set()
+    seen, text = set(), bundle.read(SEEN)
     try:
-        files = json.loads(path.read_text("utf-8"))
+        files = json.loads(text)
         for entry in bundle.manifest.models:
             keys = files[entry.file]
             for name, some in (keys if isinstance(keys, dict) else {BARE: [*keys]}).items():
@@ -45,13 +43,13 @@ def seen_by(bundle: Bundle) -> frozenset[str] | None:
                 seen |= {f"{name}:{digits}" for digits in some}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
-            f"{path}: does not list the patients each model has seen ({error})", "pack it anew"
+            f"{bundle.folder / SEEN}: does not list the patients each model has seen ({error})", "pack it anew"
         ) from error
     return frozenset(seen)
 
 
 def was_seen(patient: str, seen: frozenset[str]) -> bool:
-    """Whether a patient, by identifier, is among those seen, or shares the cut token of one."""
+    """Whether a patient, by identifier, is among those `seen`, or shares the cut token of one."""
     return any(cut(token) in seen for token in as_known([patient], names_in(seen))[0])
 
 

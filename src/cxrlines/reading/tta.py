@@ -1,7 +1,7 @@
-"""Test-time augmentation: the other views of a film that a reading may be averaged over.
+"""Test-time augmentation: the other views of a film that its probabilities may be averaged over.
 
 `flip` swaps left and right; `scale` shows the film at 0.9 and at 1.1 of its size, about its centre. Every view is
-resampled once, from the store's film.
+resampled once, from the prepared film.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from cxrlines.augment import warp
-from cxrlines.augment.policy import make_policy
 from cxrlines.reading.bundle import Bundle, BundleError
 from cxrlines.reading.manifest import MANIFEST
 
@@ -17,17 +16,15 @@ VIEWS = ("flip", "scale")
 SCALES = (0.9, 1.1)
 
 
-def check_views(tta: Sequence[str]) -> tuple[str, ...]:
-    """The views named, each once, in the order of `VIEWS`; `ValueError` for another name."""
+def allowed_views(bundle: Bundle, tta: Sequence[str]) -> tuple[str, ...]:
+    """The views named, each once, in the order of `VIEWS`.
+
+    Raises:
+        ValueError: another name. BundleError: a flip, unless the bundle's `meta["flip"]` is true: its models saw flips.
+    """
     for name in tta:
         if name not in VIEWS:
             raise ValueError(f"no view is called {name!r}; test-time augmentation has {' and '.join(VIEWS)}")
-    return tuple(name for name in VIEWS if name in tta)
-
-
-def allowed_views(bundle: Bundle, tta: Sequence[str]) -> tuple[str, ...]:
-    """As `check_views`; `BundleError` for a flip unless the bundle's `meta["flip"]` is true: its models saw flips."""
-    tta = check_views(tta)
     flip = bundle.manifest.meta.get("flip")
     if "flip" in tta and flip is not True:
         why = (
@@ -40,25 +37,22 @@ def allowed_views(bundle: Bundle, tta: Sequence[str]) -> tuple[str, ...]:
             f"{bundle.folder / MANIFEST}: {why}. A model that never saw a flipped film misreads one",
             "leave out the view 'flip'",
         )
-    return tta
+    return tuple(name for name in VIEWS if name in tta)
 
 
 def views(film: np.ndarray, size: int, tta: Sequence[str] = ()) -> np.ndarray:
-    """A film (h, w) uint8 of a store as a model sees it: (views, size, size) uint8, the plain view first.
+    """A prepared film (h, w) uint8 as a model sees it: (views, size, size) uint8, the plain view first.
 
     Args:
         size: px a side of what the model sees.
         tta: any of `VIEWS`. With `flip` there is one view more, with `scale` two.
     """
-    rng = np.random.default_rng(0)  # for what a policy draws: the plain one draws nothing that shows
-    plain = make_policy("none", size)
-    seen = [plain(film, rng).film]
-    tta = check_views(tta)
+    whole = warp.crop((0, 0, film.shape[1], film.shape[0]), size)
+    seen = [warp.Warp(size, whole).resample(film)]
     if "flip" in tta:
         seen.append(seen[0][:, ::-1])
     if "scale" in tta:
-        whole, _ = plain.draw_warp(rng, *film.shape)
         for scale in SCALES:
-            matrix = whole.matrix @ warp.shift_scale_rotate(size, (0, 0), scale, 0)
+            matrix = whole @ warp.shift_scale_rotate(size, (0, 0), scale, 0)
             seen.append(warp.Warp(size, matrix).resample(film))
     return np.stack(seen)

@@ -1,4 +1,4 @@
-"""The guard of the judge: patients that a model has seen are left out, or said; and turned films count as upright."""
+"""Training patients are left out, or counted and said; turned films are evaluated as upright ones."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ import torch
 from cxrlines.core.heatmaps import draw_maps
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
-from cxrlines.evaluation.bundles import evaluate_bundle as judge_module
+from cxrlines.evaluation.bundles import evaluate_bundle as module
 from cxrlines.evaluation.bundles.evaluate_bundle import FAULT, SEEN_PATIENT, evaluate_bundle, of_fold
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilm, ReferenceFilms, data_films
 from cxrlines.io.films import read_film
@@ -37,7 +37,7 @@ def known(phantom) -> ReferenceFilms:
 
 @pytest.fixture(scope="module")
 def bundle_of(tmp_path_factory):
-    """A bundle of a small model a fold; each fold has seen these patients. None: it does not tell."""
+    """A bundle of a small model a fold; each fold was trained on these patients. None: it has no list."""
     folder = tmp_path_factory.mktemp("judge")
     torch.manual_seed(0)
     model = Classifier("resnet10t", "gap", weights="none")
@@ -69,7 +69,7 @@ def test_films_of_patients_that_a_model_has_seen_are_left_out_and_counted(known,
     assert values["left_out"] == told.left_out and values["presence"]["ETT"]["films"] == told.figures.films
 
 
-def test_seen_patients_are_judged_only_when_asked_and_then_said(known, bundle_of):
+def test_training_patients_are_evaluated_only_when_asked_and_then_counted(known, bundle_of):
     first = known.films[0].patient
     own = sum(film.patient == first for film in known.films)
     told = evaluate_bundle(known, bundle_of([first], []), report_seen=True, resamples=5)
@@ -106,11 +106,11 @@ def test_films_are_drawn_with_the_truth_on_the_left(phantom, known, bundle_of, t
     assert with_lines
 
 
-def test_what_cannot_be_judged_is_said(known, bundle_of):
-    with pytest.raises(EvaluationError, match=r"does not tell which patients.*pack it anew.*--seen report"):
+def test_what_cannot_be_evaluated_is_named(known, bundle_of):
+    with pytest.raises(EvaluationError, match=r"does not list the patients.*pack it anew.*--seen report"):
         evaluate_bundle(known, bundle_of(), resamples=5)
     told = evaluate_bundle(known, bundle_of(meta={"ancestry_unknown": ["resnet.pth"]}), report_seen=True, resamples=5)
-    assert "does not tell which patients it has seen" in told.text() and "resnet.pth" in told.text()
+    assert "does not list its training patients" in told.text() and "resnet.pth" in told.text()
     everyone = [film.patient for film in known.films]
     with pytest.raises(EvaluationError, match=r"all 8 films are of a patient.*one fold with --fold.*--seen report"):
         evaluate_bundle(known, bundle_of(everyone, []), resamples=5)
@@ -132,14 +132,14 @@ def test_an_unreadable_film_is_counted_and_costs_no_other(known, bundle_of, tmp_
 def test_films_on_which_cxrlines_fails_are_counted_apart(known, bundle_of, tmp_path, monkeypatch):
     (tmp_path / "bad.jpg").write_bytes(b"no film")
     bad = ReferenceFilm(tmp_path / "bad.jpg", "p", known.films[0].compare)
-    whole = judge_module.Reader.findings
+    whole = module.Reader.findings
 
     def failing(self, film, *given):
         if film.name == str(known.films[0].path):
             raise LookupError
         return whole(self, film, *given)
 
-    monkeypatch.setattr(judge_module.Reader, "findings", failing)
+    monkeypatch.setattr(module.Reader, "findings", failing)
     figures = evaluate_bundle(ReferenceFilms([bad, *known.films], {}, ()), bundle_of([], []), resamples=5)
     assert figures.left_out == {"not readable": 1, FAULT: 1} and "please report the fault" in figures.text()
     assert figures.figures.films == len(known.films) - 1
@@ -223,9 +223,9 @@ class Oracle:
             yield findings_of(maps, made.placement, made.film_shape, labels, **where)
 
 
-def test_a_turned_film_is_judged_as_the_upright_one_is(wide, bundle_of, tmp_path, monkeypatch):
+def test_a_turned_film_is_evaluated_as_the_upright_one_is(wide, bundle_of, tmp_path, monkeypatch):
     def figures(folder: Path, rotation: int):
-        monkeypatch.setattr(judge_module, "Reader", Oracle(folder, rotation))
+        monkeypatch.setattr(module, "Reader", Oracle(folder, rotation))
         return evaluate_bundle(data_films(folder), bundle_of([], []), resamples=5).figures
 
     upright = figures(wide, 0)

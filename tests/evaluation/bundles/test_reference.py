@@ -6,13 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.evaluation.bundles.reference import EvaluationError, data_films, marked_films
 from cxrlines.io.marks import MarksError, read_marks
 from cxrlines.io.tables import read_dataset
 from cxrlines.phantom.backdrop import find_backdrops
-from cxrlines.reading.findings import Findings
-from cxrlines.reading.trace.lines import Line
-from cxrlines.reading.trace.peaks import Keypoint
 from cxrlines.task import DEVICE_OF, LABELS, Device, Landmark, State
 
 PATH = [[50, 0], [50, 60]]
@@ -56,20 +54,20 @@ def test_sure_lines_are_true_doubtful_ones_neither_and_other_things_none(folder)
         }
     }
     (film,) = marked_films(*folder(marks)).films
-    judged = film.compare(found(line(Device.ETT), line(Device.CVC), line(Device.SWAN), carina=(60.0, 53.0)))
-    assert judged.there == {Device.ETT: True, Device.NGT: True, Device.SWAN: False}
-    assert [course.device for course in judged.read.true] == [Device.ETT, Device.NGT]
-    assert judged.read.true[0].tip.tolist() == [50, 60] and judged.read.true[1].tip is None
-    assert [course.device for course in judged.read.found] == [Device.ETT, Device.SWAN]
-    assert judged.tracheostomy and not judged.carina_sure and judged.lines_known
-    assert judged.read.true_carina.tolist() == [60, 50] and judged.read.found_carina.tolist() == [60, 53]
+    evaluated = film.compare(found(line(Device.ETT), line(Device.CVC), line(Device.SWAN), carina=(60.0, 53.0)))
+    assert evaluated.present == {Device.ETT: True, Device.NGT: True, Device.SWAN: False}
+    assert [course.device for course in evaluated.read.true] == [Device.ETT, Device.NGT]
+    assert evaluated.read.true[0].tip.tolist() == [50, 60] and evaluated.read.true[1].tip is None
+    assert [course.device for course in evaluated.read.found] == [Device.ETT, Device.SWAN]
+    assert evaluated.tracheostomy and not evaluated.carina_sure and evaluated.lines_known
+    assert evaluated.read.true_carina.tolist() == [60, 50] and evaluated.read.found_carina.tolist() == [60, 53]
 
 
 def test_a_refused_film_says_that_nothing_is_there(folder):
     (film,) = marked_films(*folder({"a": {"lines": [mark("ett")], "carina": [60, 50]}})).films
-    judged = film.compare(Findings(SHAPE, (), {}, (), None))
-    assert judged.there[Device.ETT] and judged.presence["ETT"] == 0 and set(judged.labels.values()) == {0.0}
-    assert judged.read.found_carina is None and judged.carina_sure
+    evaluated = film.compare(Findings(SHAPE, (), {}, (), None))
+    assert evaluated.present[Device.ETT] and evaluated.presence["ETT"] == 0 and set(evaluated.labels.values()) == {0.0}
+    assert evaluated.read.found_carina is None and evaluated.carina_sure
 
 
 def test_patients_are_known_by_the_name_that_drawing_onto_their_films_gave_them_too(folder, tmp_path):
@@ -126,12 +124,12 @@ def test_a_phantom_tells_lines_carina_and_states_of_its_test_films(phantom):
     calls = []
     for film, row in zip(known.films, data.studies.to_dict("records"), strict=True):
         labels = {label: float(row[label]) for label in LABELS}
-        judged = film.compare(truth_of(data, row["study"], labels))
+        evaluated = film.compare(truth_of(data, row["study"], labels))
         assert film.patient == row["patient"] and film.path.stem == row["study"]
-        assert judged.there == {d: any(labels[x] for x in LABELS if DEVICE_OF[x] is d) for d in Device}
-        assert len(judged.read.true) == len(data.lines.get(row["study"], ()))
-        assert judged.read.true_carina is not None and judged.lines_known
-        calls += judged.read.states
+        assert evaluated.present == {d: any(labels[x] for x in LABELS if DEVICE_OF[x] is d) for d in Device}
+        assert len(evaluated.read.true) == len(data.lines.get(row["study"], ()))
+        assert evaluated.read.true_carina is not None and evaluated.lines_known
+        calls += evaluated.read.states
     assert all(call.classifier is call.truth for call in calls)
     tubes = [call for call in calls if call.device is Device.ETT]
     assert tubes and sum(call.rule is call.truth for call in tubes) >= len(tubes) - 1  # points are whole px
@@ -140,11 +138,11 @@ def test_a_phantom_tells_lines_carina_and_states_of_its_test_films(phantom):
 
 def test_lines_that_are_not_annotated_are_not_known(phantom):
     known, data = data_films(phantom, "train"), read_dataset(phantom, "train")
-    judged = [film.compare(found(shape=(96, 96))) for film in known.films]
+    evaluated = [film.compare(found(shape=(96, 96))) for film in known.films]
     bare = ~data.studies[list(LABELS)].any(axis=1).to_numpy()
-    assert [film.lines_known for film in judged] == (data.annotated | bare).tolist()
-    assert 0 < sum(film.lines_known for film in judged) < len(judged)
-    assert all(film.read.true_carina is not None for film in judged)
+    assert [film.lines_known for film in evaluated] == (data.annotated | bare).tolist()
+    assert 0 < sum(film.lines_known for film in evaluated) < len(evaluated)
+    assert all(film.read.true_carina is not None for film in evaluated)
 
 
 def test_a_folder_of_films_alone_is_told_what_it_lacks(folder):
@@ -158,5 +156,5 @@ def test_a_folder_of_films_alone_is_told_what_it_lacks(folder):
 def test_test_films_of_which_nothing_is_known_are_refused(phantom, tmp_path):
     for name in ("test", "sample_submission.csv"):
         (tmp_path / name).symlink_to(phantom / name)
-    with pytest.raises(EvaluationError, match="nothing is known of its test films; label them"):
+    with pytest.raises(EvaluationError, match="its test films have no labels; label them"):
         data_films(tmp_path)

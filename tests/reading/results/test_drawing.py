@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import Spacing, SpacingKind
-from cxrlines.reading.findings import Findings, distances_of
+from cxrlines.reading.findings import distances_of
 from cxrlines.reading.results.drawing import LEAST_SIDE, NOTICE, draw_findings, save_drawing
-from cxrlines.reading.trace.lines import Line
-from cxrlines.reading.trace.peaks import Keypoint
 from cxrlines.task import DEVICE_COLOURS, LABELS, Device, Landmark
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
-from cxrlines.reading.findings import Findings, distances_of
+from cxrlines.reading.findings import distances_of
 from cxrlines.reading.results.text import (
     as_text,
     carina_words,
@@ -18,8 +19,6 @@ from cxrlines.reading.results.text import (
     spacing_words,
     tip_words,
 )
-from cxrlines.reading.trace.lines import Line
-from cxrlines.reading.trace.peaks import Keypoint
 from cxrlines.task import LABELS, Device, Landmark
 
 SHAPE = (1000, 800)

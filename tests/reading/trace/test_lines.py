@@ -1,6 +1,5 @@
 """Lines and landmarks of maps: perfect ones give the truth back, spoilt ones nearly; nothing comes of nothing."""
 
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA, draw_maps, to_map
-from cxrlines.reading.trace.lines import find_landmarks, find_lines
+from cxrlines.reading.trace.lines import Bounds, find_landmarks, find_lines
 from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind
 
 SEEDS = range(40)
@@ -94,7 +93,7 @@ def test_mirrored_and_moved_maps_give_mirrored_and_moved_lines(oracle, perfect):
         moved = np.zeros_like(maps)
         moved[:, 7:, 5:] = maps[:, :-7, :-5]
         moved[:, :7] = 0
-        bounds = (4.5, 6.5, SIDE - 0.5, SIDE - 0.5)
+        bounds = Bounds(4.5, 6.5, SIDE - 0.5, SIDE - 0.5)
         shifted = find_lines(moved, bounds)
         for device in Device:
             tips = [line.tip for line in lines if line.device is device and line.tip is not None]
@@ -130,11 +129,11 @@ def test_a_peak_beside_the_film_is_no_landmark_of_it():
     ]
     maps = np.zeros((9, SIDE, SIDE), np.float32)
     maps[MAPS.index((MapKind.LANDMARK, Landmark.CARINA))] = np.maximum(*bells)
-    film = (39.5, -0.5, 151.5, 191.5)
+    film = Bounds(39.5, -0.5, 151.5, 191.5)
     assert np.abs(find_landmarks(maps)[Landmark.CARINA].xy - (20, 90)).max() < 0.1
     assert np.abs(find_landmarks(maps, film)[Landmark.CARINA].xy - (90, 90)).max() < 0.1
-    assert find_landmarks(maps, (120.0, -0.5, 151.5, 191.5)) == {}
-    half_off = find_landmarks(maps, (20.4, -0.5, 151.5, 191.5))[Landmark.CARINA]
+    assert find_landmarks(maps, Bounds(120.0, -0.5, 151.5, 191.5)) == {}
+    half_off = find_landmarks(maps, Bounds(20.4, -0.5, 151.5, 191.5))[Landmark.CARINA]
     assert half_off.xy[0] == 20.4, "of a peak on the very edge the place is on the film"
 
 
@@ -155,7 +154,7 @@ def test_a_line_that_leaves_the_film_has_no_tip():
     (line,) = find_lines(maps)
     assert line.tip is None
     assert line.path[0, 1] < 1 and line.path[-1, 1] > SIDE - 2
-    (line,) = find_lines(maps, (-0.5, 19.5, SIDE - 0.5, 171.5))  # the same maps, of a film with padding
+    (line,) = find_lines(maps, Bounds(-0.5, 19.5, SIDE - 0.5, 171.5))  # the same maps, of a film with padding
     assert line.tip is None
     assert line.path[:, 1].min() >= 19.5 and line.path[:, 1].max() <= 171.5
 
@@ -218,19 +217,9 @@ def test_the_maps_are_not_changed_and_the_same_maps_give_the_same_lines(oracle, 
     assert all((a.path == b.path).all() and a.confidence == b.confidence for a, b in zip(one, other, strict=True))
 
 
-def test_a_film_takes_less_than_60_ms(oracle, perfect):
-    took = []
-    for seed, maps in perfect[:12]:
-        rough = oracle.spoilt(maps, seed)
-        start = time.process_time()
-        find_lines(rough)
-        took.append(time.process_time() - start)
-    assert np.median(took) < 0.06
-
-
 @pytest.mark.parametrize("shape", [(8, 192, 192), (9, 192), (9, 4, 192)])
 def test_maps_of_another_shape_are_refused(shape):
-    with pytest.raises(ValueError, match=r"maps: needs \(9, h, w\) of at least 8 px a side, in the order of task.MAPS"):
+    with pytest.raises(ValueError, match=r"maps: needs \(9, h, w\) of at least 8 px a side"):
         find_lines(np.zeros(shape, np.float32))
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cxrlines.reading.trace.linking import link, turn_between
-from cxrlines.reading.trace.skeleton import Segment
+from cxrlines.reading.trace.centerlines import link, turn_between
+from cxrlines.reading.trace.skeleton import Pose, Segment
 
 SCALE = 160.0
 
@@ -78,7 +78,7 @@ def test_a_faint_branch_at_a_junction_does_not_keep_a_line_from_going_on():
 def test_a_turn_is_none_straight_on_and_half_a_circle_back():
     east, west, north = np.array([1.0, 0.0]), np.array([-1.0, 0.0]), np.array([0.0, -1.0])
     here, there = np.array([10.0, 10.0]), np.array([30.0, 10.0])
-    assert turn_between((here, east), (there, west)) == (20.0, 0.0)
-    assert turn_between((here, west), (there, east))[1] == pytest.approx(180)
-    assert turn_between((here, north), (there, west))[1] == pytest.approx(90)
-    assert turn_between((here, None), (there, None)) == (20.0, 0.0)
+    assert turn_between(Pose(here, east), Pose(there, west)) == (20.0, 0.0)
+    assert turn_between(Pose(here, west), Pose(there, east))[1] == pytest.approx(180)
+    assert turn_between(Pose(here, north), Pose(there, west))[1] == pytest.approx(90)
+    assert turn_between(Pose(here, None), Pose(there, None)) == (20.0, 0.0)

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from cxrlines.evaluation.calibrators import Calibration, fit_calibration
+from cxrlines.evaluation.calibrators import fit_calibration
 from cxrlines.evaluation.predictions import as_predictions, write_predictions
 from cxrlines.metrics.auc import brier
-from cxrlines.metrics.calibration import calibration_error
+from cxrlines.metrics.calibration import Calibration, calibration_error
 from cxrlines.reading.engines.pytorch import averaged
 from cxrlines.recipe.run import calibration as module
 from cxrlines.recipe.run.calibration import calibrated

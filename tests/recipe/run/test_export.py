@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cxrlines.evaluation.bundles.evaluate_bundle import of_fold
-from cxrlines.evaluation.calibrators import Calibration, calibration_figures, fit_calibration, fit_mean, fit_thresholds
+from cxrlines.evaluation.calibrators import calibration_figures, fit_calibration, fit_mean, fit_thresholds
 from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.predictions import as_predictions, read_predictions, write_predictions
 from cxrlines.io.patients import tokens
@@ -16,6 +16,7 @@ from cxrlines.io.prepare import PREPARATION
 from cxrlines.io.store import open_store
 from cxrlines.io.tables import read_dataset
 from cxrlines.metrics.auc import brier
+from cxrlines.metrics.calibration import Calibration
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.orientation import OrientationNet, write_orientation_net
 from cxrlines.models.weights import save_weights

@@ -1,4 +1,4 @@
-"""What a bundle finds, judged against what is true, on films of patients that none of its models has seen."""
+"""A bundle evaluated against reference films: ground truth of patients that none of its models was trained on."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cxrlines.core.film import film_name
+from cxrlines.core.findings import Findings, Keypoint
 from cxrlines.core.quality import Quality
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilms
 from cxrlines.io.films import read_film
@@ -15,15 +16,13 @@ from cxrlines.metrics.findings import FoundFigures, found_figures
 from cxrlines.metrics.intervals import RESAMPLES
 from cxrlines.metrics.lines import EvaluatedFilm
 from cxrlines.reading.bundle import Bundle, BundleError
-from cxrlines.reading.findings import Findings, distances_of
+from cxrlines.reading.findings import distances_of
 from cxrlines.reading.reader import Progress, Reader, ReadingFault
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
-from cxrlines.reading.trace.lines import Line
-from cxrlines.reading.trace.peaks import Keypoint
 from cxrlines.reading.training_patients import of_other_sites, seen_by, was_seen
 from cxrlines.task import Landmark
 
-SEEN_PATIENT = "of a patient that a model has seen"
+SEEN_PATIENT = "of a patient that a model was trained on"
 UNREADABLE = "not readable"
 FAULT = "on which cxrlines failed"
 AS_MARKED = "As it is marked: what is not marked, or doubtful, counts here as not found."
@@ -31,9 +30,9 @@ AS_MARKED = "As it is marked: what is not marked, or doubtful, counts here as no
 
 @dataclass(frozen=True)
 class BundleEvaluation:
-    """The figures, of what, and what was left out (reason -> films).
+    """The figures of a bundle, and films left out by reason.
 
-    `models`: the bundle's that were judged. `refused`: films that the reader took for none of the chest; they count,
+    `models`: the bundle's that were evaluated. `refused`: films that the reader took for none of the chest; they count,
     with nothing found. `notice`: that the bundle is for research, and what it was trained on.
     """
 
@@ -67,7 +66,7 @@ class BundleEvaluation:
 
 
 def evaluate_bundle(
-    known: ReferenceFilms,
+    reference: ReferenceFilms,
     bundle: Bundle,
     *,
     report_seen: bool = False,
@@ -77,30 +76,30 @@ def evaluate_bundle(
     draw: Path | None = None,
     progress: Progress | None = None,
 ) -> BundleEvaluation:
-    """Read the films with the bundle and set what it finds against what is true of them.
+    """The figures of a bundle on reference films.
 
     Args:
-        known: as `marked_films` or `data_films` gives them.
-        report_seen: whether films of patients that a model was trained on are judged too, and counted; else they are
-            left out.
-        draw: folder for each film as PNG, with what is true of it on the left and what was found on the right.
+        reference: as `marked_films` or `data_films` gives them.
+        report_seen: whether films of patients that a model was trained on are evaluated too, and counted; else they
+            are left out.
+        draw: folder for each film as PNG, with its ground truth on the left and what was found on the right.
         progress: called with (films read, films in all).
 
     Raises:
-        JudgeError: the bundle does not tell whom it has seen, or no film is left.
+        EvaluationError: the bundle does not say which patients it was trained on, or no film is left.
     """
     seen = seen_by(bundle)
-    left_out, remarks = Counter(known.left_out), list(known.remarks)
-    films = known.films
+    left_out, remarks = Counter(reference.left_out), list(reference.remarks)
+    films = reference.films
     if seen is None:
         if not report_seen:
             raise EvaluationError(
-                f"{bundle.folder}: does not tell which patients its models have seen, so that their films cannot be "
-                "left out",
-                "pack it anew from its run (`cxrlines bundle RUN --out BUNDLE`), or judge all films with --seen "
+                f"{bundle.folder}: does not list the patients that its models were trained on, so that their films "
+                "cannot be left out",
+                "pack it anew from its run (`cxrlines bundle RUN --out BUNDLE`), or evaluate all films with --seen "
                 "report, which the figures then say",
             )
-        remarks.append("The bundle does not tell which patients it has seen: these films may be among them.")
+        remarks.append("The bundle does not list its training patients: these films may be of them.")
     else:
         own = [any(was_seen(name, seen) for name in (film.patient, *film.aliases)) for film in films]
         if report_seen:
@@ -111,18 +110,18 @@ def evaluate_bundle(
             if not films:
                 raise EvaluationError(
                     f"all {len(own)} films are {SEEN_PATIENT} ({', '.join(_models(bundle))})",
-                    "give films of other patients, judge the models of one fold with --fold, or judge these with "
+                    "give films of other patients, evaluate the models of one fold with --fold, or these with "
                     "--seen report",
                 )
     if seen and of_other_sites(seen):
-        remarks.append("Some of whom it has seen are kept under another site's key: these films may be of them.")
+        remarks.append("Some of its training patients are kept under another site's key: these films may be of them.")
     for field, words in (
         ("ancestry_unknown", "unknown ancestry"),
         ("ancestry_trusted", "ancestry trusted, not checked"),
     ):
         if origins := bundle.manifest.meta.get(field):
             remarks.append(f"Of {words}, which may have seen any patient: {', '.join(map(str, origins))}.")
-    judged, refused, why = [], 0, ""
+    evaluated, refused, why = [], 0, ""
     reader = Reader(bundle, batch_size=batch_size)
     for film, found in zip(films, reader.read_many([film.path for film in films], progress), strict=True):
         if isinstance(found, Exception):
@@ -130,15 +129,15 @@ def evaluate_bundle(
             why = why or str(found)
         else:
             refused += not found.quality.usable
-            judged.append(film.compare(found))
+            evaluated.append(film.compare(found))
             if draw:
-                _draw_both(film.path, judged[-1].read, found, draw, bundle.notice)
+                _draw_both(film.path, evaluated[-1].read, found, draw, bundle.notice)
     if FAULT in left_out:
         remarks.append("Films on which cxrlines failed are missing from the figures; please report the fault.")
-    if not judged:
+    if not evaluated:
         first = f"; the first: {why}" if why else ""
         raise EvaluationError(f"none of {len(films)} films could be read{first}", "give films that can be read")
-    figures = found_figures(judged, resamples=resamples, seed=seed)
+    figures = found_figures(evaluated, resamples=resamples, seed=seed)
     return BundleEvaluation(
         figures, bundle.identity, _models(bundle), dict(left_out), refused, tuple(remarks), bundle.notice
     )
@@ -149,22 +148,20 @@ def of_fold(bundle: Bundle, fold: int) -> Bundle:
 
     What was fitted on the mean of several folds is left out where each is calibrated by itself.
     """
-    kept = [k for k, entry in enumerate(bundle.manifest.models) if entry.fold == fold]
-    if not kept:
+    models = tuple(entry for entry in bundle.manifest.models if entry.fold == fold)
+    if not models:
         folds = sorted({entry.fold for entry in bundle.manifest.models})
         raise BundleError(f"{bundle.folder}: has no model of fold {fold}", f"it has folds {', '.join(map(str, folds))}")
-    models = tuple(bundle.manifest.models[k] for k in kept)
     manifest = bundle.manifest.model_copy(update={"models": models})
-    if manifest.fold_calibration is not None and len(models) < len(bundle.models):
+    if manifest.fold_calibration is not None and len(models) < len(bundle.manifest.models):
         manifest = manifest.model_copy(update={"calibration": {}})
-    return replace(bundle, manifest=manifest, models=tuple(bundle.models[k] for k in kept))
+    return replace(bundle, manifest=manifest)
 
 
 def _draw_both(path: Path, read: EvaluatedFilm, found: Findings, folder: Path, notice: str) -> None:
-    lines = [line for line in read.true if isinstance(line, Line)]
     carina = {} if read.true_carina is None else {Landmark.CARINA: Keypoint(read.true_carina, 1.0)}
     as_turned = Quality(rotation=found.quality.rotation)  # without notes; the truth is shown of a refused film, too
-    true = replace(found, lines=tuple(lines), landmarks=carina, labels=None, quality=as_turned, notes=())
+    true = replace(found, lines=tuple(read.true), landmarks=carina, labels=None, quality=as_turned, notes=())
     true = replace(true, distances=tuple(distances_of(true)))
     pixels, name = read_film(path).pixels, film_name(path)
     left = draw_findings(pixels, true, name=f"{name}: true", notes=(AS_MARKED,))

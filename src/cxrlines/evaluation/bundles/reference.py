@@ -1,4 +1,4 @@
-"""Films of which is known what a reader should find: real ones with hand marks, or a data folder with its lines."""
+"""Reference films with ground truth: real ones with hand marks, or a data folder with its annotations."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,43 +9,43 @@ import numpy as np
 
 from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
+from cxrlines.core.findings import Findings, Line
 from cxrlines.core.spacing import Spacing, SpacingKind
 from cxrlines.io.marks import NO_MARKS, TRACHEOSTOMY, FilmMarks, backdrop_patient, patients_of, read_marks
 from cxrlines.io.rows import TableError, read_rows
 from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, read_dataset
 from cxrlines.metrics.lines import EvaluatedFilm, StateCall
-from cxrlines.metrics.presence import JudgedFilm, spared
+from cxrlines.metrics.presence import EvaluatedReading, without_doubtful
 from cxrlines.reading.batch import find_films
-from cxrlines.reading.findings import Findings, distances_of
-from cxrlines.reading.trace.lines import Line
-from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, STATE_OF, STUDY_COLUMN, Device, Landmark, State
+from cxrlines.reading.findings import distances_of
+from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, MAPPED, STATE_OF, STUDY_COLUMN, Device, Landmark, State
 
 SURE = 2
 """What is marked with at least this certainty is true; with less, it is neither true nor false."""
 RULED = (Device.ETT, Device.NGT)
-"""Devices whose state a rule tells; of a nasogastric tube only that it leaves the film."""
+"""Devices whose state follows from a rule; of a nasogastric tube only that it leaves the film."""
 
 
 class EvaluationError(Error):
-    """Films, marks or a bundle that cannot be judged: which, why, and the way out."""
+    """Films, marks or a bundle that cannot be evaluated: which, why, and the way out."""
 
 
 @dataclass(frozen=True, eq=False)
 class ReferenceFilm:
-    """A film of which something is known: where it lies, its patient, and how findings are set against the truth.
+    """A film with ground truth: its file, its patient, and how findings are compared with the truth.
 
     `aliases`: what else its patient may have been called in training.
     """
 
     path: Path
     patient: str
-    compare: Callable[[Findings], JudgedFilm]
+    compare: Callable[[Findings], EvaluatedReading]
     aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ReferenceFilms:
-    """The films of a source, what was left out of it (reason -> films), and what a reader of its figures must know."""
+    """The films of a source, films left out by reason, and remarks for who reads the figures."""
 
     films: list[ReferenceFilm]
     left_out: dict[str, int]
@@ -53,7 +53,7 @@ class ReferenceFilms:
 
 
 def marked_films(folder: Path, marks: Path) -> ReferenceFilms:
-    """Real films, however deep in a folder, with the hand marks of a file; patients as `marks.patients_of` tells.
+    """Real films, however deep in a folder, with the hand marks of a file; patients as of `backdrop.patients_of`.
 
     Films without marks are left out. `EvaluationError` if none has any; `MarksError` for bad marks.
     """
@@ -107,15 +107,16 @@ def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
     split = split or ("test" if (root / TEST_TABLE).is_file() else "train")
     data = read_dataset(root, split)
     if LABELS[0] not in data.studies:
-        raise EvaluationError(f"{root}: nothing is known of its {split} films", "label them, or judge the other split")
+        raise EvaluationError(f"{root}: its {split} films have no labels", "label them, or evaluate the other split")
     spacing = _spacing(root, split)
+    known = [label for label in LABELS if label in data.studies]
     films = []
     for row, annotated in zip(data.studies.to_dict("records"), data.annotated, strict=True):
         study = row["study"]
-        labels = {label: float(row[label]) for label in LABELS}
+        labels = {label: float(row[label]) for label in known if row[label] >= 0}  # neither NaN nor UNKNOWN
         lines = None
-        if annotated or not any(labels.values()):
-            lines = [_drawn(line.label, line.points) for line in data.lines.get(study, ())]
+        if annotated or all(labels.get(label) == 0 for label in LABELS if DEVICE_OF[label] in MAPPED):
+            lines = [_annotated(line.label, line.points) for line in data.lines.get(study, ())]
         carina = data.landmarks.get(study, {}).get(Landmark.CARINA.value)
         compare = _against_tables(row["patient"], labels, lines, carina, spacing.get(study))
         films.append(ReferenceFilm(Path(row["film"]), row["patient"], compare))
@@ -125,23 +126,23 @@ def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
     return ReferenceFilms(films, dict(data.left_out), tuple(remarks))
 
 
-def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], JudgedFilm]:
+def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], EvaluatedReading]:
     sure: list[Line] = []
     doubtful: list[Line] = []
     for line in marks.lines:
         if line.device is not None:
             tip = line.path[-1] if line.tip_on_film else None
-            (sure if line.sure >= SURE else doubtful).append(Line(line.device, line.path, tip, 1.0))
+            (sure if line.sure >= SURE else doubtful).append(Line(line.device, line.path, tip))
     has, may = ({line.device for line in lines} for lines in (sure, doubtful))
-    there = {device: device in has for device in Device if device in has or device not in may}
+    present = {device: device in has for device in Device if device in has or device not in may}
 
-    def compare(found: Findings) -> JudgedFilm:
+    def compare(found: Findings) -> EvaluatedReading:
         height = found.upright_shape[0]
-        kept = spared(sure, doubtful, found.lines, found.film_shape, height)
+        kept = without_doubtful(sure, doubtful, found.lines, found.film_shape, height)
         read = EvaluatedFilm(patient, found.film_shape, sure, kept, marks.carina, _carina_of(found), height=height)
-        return JudgedFilm(
+        return EvaluatedReading(
             read,
-            there,
+            present,
             *_scores(found),
             carina_sure=marks.carina_sure >= SURE,
             tracheostomy=any(line.name == TRACHEOSTOMY for line in marks.lines),
@@ -156,46 +157,42 @@ def _against_tables(
     lines: list[Line] | None,
     carina: np.ndarray | None,
     mm_per_px: float | None,
-) -> Callable[[Findings], JudgedFilm]:
-    """`lines`: all that are on the film; None where they are not known."""
-    there = {
+) -> Callable[[Findings], EvaluatedReading]:
+    """`labels`: those that are known. `lines`: all that are on the film; None where they are not known."""
+    present = {
         device: any(labels[label] == 1 for label in LABELS_OF[device])
         for device in Device
-        if not any(np.isnan(labels[label]) for label in LABELS_OF[device])
+        if labels.keys() >= {*LABELS_OF[device]}
     }
 
-    def compare(found: Findings) -> JudgedFilm:
-        states = [] if found.labels is None else _calls(found, found.labels, labels, mm_per_px)
+    def compare(found: Findings) -> EvaluatedReading:
         mine, theirs = ((), ()) if lines is None else (lines, found.lines)
-        height = found.upright_shape[0]
+        states, height = _calls(found, labels, mm_per_px), found.upright_shape[0]
         read = EvaluatedFilm(patient, found.film_shape, mine, theirs, carina, _carina_of(found), states, height)
-        return JudgedFilm(read, there, *_scores(found), lines_known=lines is not None)
+        return EvaluatedReading(read, present, *_scores(found), lines_known=lines is not None)
 
     return compare
 
 
-def _calls(
-    found: Findings, read: dict[str, float], labels: dict[str, float], mm_per_px: float | None
-) -> list[StateCall]:
+def _calls(found: Findings, truth: dict[str, float], mm_per_px: float | None) -> list[StateCall]:
     """The states of devices of which there is one state; a line not found is a state not decided by rule."""
     if mm_per_px is not None:
         found = replace(found, spacing=Spacing(SpacingKind.CALIBRATED, (mm_per_px, mm_per_px)))
     ruled = [distance for distance in distances_of(found) if distance.rule]
     calls = []
     for device in RULED:
-        true = [label for label in LABELS_OF[device] if labels[label] == 1]
-        if len(true) != 1:
-            continue
-        mine = [d for d in ruled if found.lines[d.line].device is device]
-        rule: State | None = max(mine, key=lambda d: found.lines[d.line].confidence).state if mine else None
-        most = max(LABELS_OF[device], key=read.__getitem__)
-        calls.append(StateCall(device, STATE_OF[true[0]], rule, STATE_OF[most]))
+        true = [label for label in LABELS_OF[device] if truth.get(label) == 1]
+        read = {label: p for label, p in (found.labels or {}).items() if label in LABELS_OF[device]}
+        if len(true) == 1 and read:
+            mine = [d for d in ruled if found.lines[d.line].device is device]
+            rule = max(mine, key=lambda d: found.lines[d.line].confidence).state if mine else None
+            calls.append(StateCall(device, STATE_OF[true[0]], rule, STATE_OF[max(read, key=read.__getitem__)]))
     return calls
 
 
-def _drawn(label: str, points: np.ndarray) -> Line:
-    """An annotated line; annotations end where a line leaves the film, which its label tells."""
-    return Line(DEVICE_OF[label], points, None if STATE_OF[label] is State.INCOMPLETE else points[-1], 1.0)
+def _annotated(label: str, points: np.ndarray) -> Line:
+    """An annotated line; annotations end where a line leaves the film, as its label says."""
+    return Line(DEVICE_OF[label], points, None if STATE_OF[label] is State.INCOMPLETE else points[-1])
 
 
 def _scores(found: Findings) -> tuple[dict[str, float], dict[str, float]]:

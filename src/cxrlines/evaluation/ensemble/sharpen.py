@@ -7,8 +7,9 @@ it away, with a jump on either side. One half itself stays. Arrays end in the la
 
 import numpy as np
 
-from cxrlines.evaluation.predictions import check_pairs, check_probabilities
+from cxrlines.evaluation.predictions import check_pairs
 from cxrlines.metrics.auc import why_undefined
+from cxrlines.metrics.calibration import check_probabilities
 from cxrlines.task import LABELS, UNKNOWN
 
 COLDEST, HOTTEST = 0.25, 4.0
@@ -30,7 +31,7 @@ def sharpen(p: np.ndarray, temperature: float | np.ndarray | None) -> np.ndarray
     Raises:
         ValueError: for another shape, or values out of range or NaN.
     """
-    p = check_probabilities(p, "soft labels")
+    p = check_probabilities(p, name="soft labels")
     p = p if np.issubdtype(p.dtype, np.floating) else p.astype(np.float64)
     if temperature is None:
         return p.copy()
@@ -47,7 +48,7 @@ def sharpen(p: np.ndarray, temperature: float | np.ndarray | None) -> np.ndarray
 
 def kept(p: np.ndarray, above: float) -> np.ndarray:
     """(n,) bool: whether any label of a film (n, labels) is above the threshold, as films worth soft labels are."""
-    p = check_probabilities(p, "soft labels")
+    p = check_probabilities(p, name="soft labels")
     if not 0 <= above <= 1:
         raise ValueError(f"keep above is {above}; it is a probability, from 0 (all but zeros) to 1 (none)")
     return np.asarray((p > above).any(axis=-1))

@@ -8,10 +8,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cxrlines.core.files import replacing
+from cxrlines.core.findings import Findings
 from cxrlines.core.line_drawing import draw_lines
-from cxrlines.reading.findings import Findings, turned
-from cxrlines.reading.results.text import carina_words, line_words, note_words, rule_words, spacing_words, tip_words
-from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABELS, Device, Landmark
+from cxrlines.reading.findings import turned
+from cxrlines.reading.results.text import carina_words, line_words, note_words, rules_of, spacing_words, tip_words
+from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, Landmark
 
 NOTICE = "For research only. Not a medical device; not for diagnosis."
 LEAST_SIDE = 480
@@ -26,6 +27,9 @@ SHOWN = 0.5
 """Labels of at least this probability are written bright."""
 _PAPER, _INK, _PALE = (16, 16, 18), (238, 238, 238), (150, 150, 155)
 _CARINA = (255, 255, 255)
+Colour = tuple[int, int, int]
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom px."""
 
 
 def draw_findings(
@@ -106,7 +110,7 @@ def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
     side = max(canvas.size)
     width, radius = max(1, round(side / 700)), _ring(side)
     font = ImageFont.load_default(_letters(side))
-    taken: list[tuple[float, float, float, float]] = []
+    taken: list[Box] = []
     carina = findings.landmarks.get(Landmark.CARINA)
     if carina is not None:
         x, y = _moved(carina.xy, scale)
@@ -115,52 +119,33 @@ def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
             dx, dy = turned(np.array(upright), -findings.quality.rotation).tolist()
             pen.line((x, y, x + dx, y + dy), _CARINA, width)
         taken.append((x - arm, y - arm, x + arm, y + arm))
-    for line in findings.lines:
-        if line.tip is None:
-            continue
-        x, y = _moved(line.tip, scale)
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=DEVICE_COLOURS[line.device], width=width)
+    tips = [(k, line.device, *_moved(line.tip, scale)) for k, line in enumerate(findings.lines) if line.tip is not None]
+    for _, device, x, y in tips:
         taken.append((x - radius, y - radius, x + radius, y + radius))
-    for k, line in enumerate(findings.lines):
-        if line.tip is not None:
-            at = _moved(line.tip, scale)
-            _label(pen, tip_words(findings, k), at, 1.6 * radius, DEVICE_COLOURS[line.device], font, taken, canvas)
+        pen.ellipse(taken[-1], outline=DEVICE_COLOURS[device], width=width)
+    for k, device, x, y in tips:
+        text = tip_words(findings, k)
+        left, top, right, bottom = pen.textbbox((0, 0), text, font)
+        at = _free_place((float(x), float(y)), (right - left, bottom - top), 1.6 * radius, taken, canvas.size)
+        taken.append((*at, at[0] + right - left, at[1] + bottom - top))
+        stroke = max(1, round((bottom - top) / 16))
+        place = (at[0] - left, at[1] - top)
+        pen.text(place, text, DEVICE_COLOURS[device], font, stroke_width=stroke, stroke_fill=(0, 0, 0))
 
 
-def _label(
-    pen: ImageDraw.ImageDraw,
-    text: str,
-    at: np.ndarray,
-    away: float,
-    colour: tuple[int, int, int],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    taken: list[tuple[float, float, float, float]],
-    canvas: Image.Image,
-) -> None:
-    """Text beside a point, on the first side where it is on the film and free of what is written already."""
-    left, top, right, bottom = pen.textbbox((0, 0), text, font)
-    wide, tall = right - left, bottom - top
-    x, y = float(at[0]), float(at[1])
-    places = [
-        (place, y + up * 1.3 * tall - tall / 2)
-        for up in (0, 1, -1, 2, -2, 3, -3)
-        for place in (x + away, x - away - wide)
-    ]
-    for px, py in places:
-        box = (px, py, px + wide, py + tall)
-        inside = px >= 0 and py >= 0 and box[2] <= canvas.width and box[3] <= canvas.height
-        if inside and not any(_overlap(box, other) for other in taken):
-            break
-    else:
-        px = min(max(0.0, x + away), max(0.0, canvas.width - wide))
-        py = min(max(0.0, y), canvas.height - tall)
-        box = (px, py, px + wide, py + tall)
-    taken.append(box)
-    pen.text((px - left, py - top), text, colour, font, stroke_width=max(1, round(tall / 16)), stroke_fill=(0, 0, 0))
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+def _free_place(
+    point: tuple[float, float], size: tuple[float, float], away: float, taken: Sequence[Box], canvas: tuple[int, int]
+) -> tuple[float, float]:
+    """Where text of a size (width, height) goes: the first place beside a point that is on the film and free."""
+    (x, y), (wide, tall) = point, size
+    for up in (0, 1, -1, 2, -2, 3, -3):
+        for left in (x + away, x - away - wide):
+            top = y + up * 1.3 * tall - tall / 2
+            right, bottom = left + wide, top + tall
+            inside = left >= 0 and top >= 0 and right <= canvas[0] and bottom <= canvas[1]
+            if inside and not any(left < r and lf < right and top < b and t < bottom for lf, t, r, b in taken):
+                return left, top
+    return min(max(0.0, x + away), max(0.0, canvas[0] - wide)), min(max(0.0, y), canvas[1] - tall)
 
 
 def _ring(side: int) -> float:
@@ -197,7 +182,7 @@ def _strip_at(
     limit = height - margin - len(foot) * step
     y = margin
 
-    def write(text: str, colour: tuple[int, int, int], indent: int = 0) -> None:
+    def write(text: str, colour: Colour, indent: int = 0) -> None:
         nonlocal y
         for part in _wrapped(pen, text, room - indent, font):
             pen.text((margin + indent, y), part, colour, font)
@@ -206,16 +191,24 @@ def _strip_at(
     if name:
         write(name, _INK)
         y += step // 2
-    if findings.labels is not None:
-        y = _write_labels(pen, findings.labels, (margin, y), room, letters, step)
+    for label, p in (findings.labels or {}).items():  # with its probability as a number and a bar
+        device, ink, thick = DEVICE_OF[label], _INK if p >= SHOWN else _PALE, max(1, letters // 9)
+        pen.text((margin, y), device.name + label.removeprefix(device.value), ink, font)
+        pen.text((margin + room, y), f"{p:.2f}", ink, font, anchor="ra")
+        base = y + round(letters * 1.12)
+        pen.line((margin, base, margin + room, base), (45, 45, 48), thick)
+        if p * room >= 1:
+            pen.line((margin, base, margin + p * room, base), DEVICE_COLOURS[device], thick)
+        y += step
+    if findings.labels:
+        y += step // 2
     if findings.quality.usable:
         if not findings.lines:
             write("No line found.", _INK)
         for k, line in enumerate(findings.lines):
             write(line_words(findings, k), DEVICE_COLOURS[line.device])
-            for distance in findings.distances:
-                if distance.line == k and (rule := rule_words(findings, distance)):
-                    write(rule, _INK, letters)
+            for rule in rules_of(findings, k):
+                write(rule, _INK, letters)
         write(carina_words(findings), _PALE)
         if rests_on := spacing_words(findings):
             write(rests_on, _PALE)
@@ -228,27 +221,6 @@ def _strip_at(
     for k, part in enumerate(foot):
         pen.text((margin, limit + k * step), part, _PALE, font)
     return strip, fits
-
-
-def _write_labels(
-    pen: ImageDraw.ImageDraw, labels: dict[str, float], at: tuple[int, int], room: int, letters: int, step: int
-) -> int:
-    """The labels with their probabilities as numbers and bars; returns where the next text begins."""
-    x, y = at
-    font = ImageFont.load_default(letters)
-    for label in (label for label in LABELS if label in labels):
-        p = labels[label]
-        device = DEVICE_OF[label]
-        bright = p >= SHOWN
-        short = "SWAN Present" if device is Device.SWAN else label
-        pen.text((x, y), short, _INK if bright else _PALE, font)
-        pen.text((x + room, y), f"{p:.2f}", _INK if bright else _PALE, font, anchor="ra")
-        base = y + round(letters * 1.12)
-        pen.line((x, base, x + room, base), (45, 45, 48), max(1, letters // 9))
-        if p * room >= 1:
-            pen.line((x, base, x + p * room, base), DEVICE_COLOURS[device], max(1, letters // 9))
-        y += step
-    return y + step // 2
 
 
 def _wrapped(

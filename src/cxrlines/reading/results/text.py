@@ -1,10 +1,11 @@
 """Findings in words: for the strip beside a drawn film, and for a terminal."""
 
+from cxrlines.core.findings import Distance, Findings
 from cxrlines.core.notes import Code
 from cxrlines.core.rules import ett_states
 from cxrlines.core.spacing import MAGNIFICATION, SpacingKind
-from cxrlines.reading.findings import LONG_SIDE_CM, Distance, Findings
-from cxrlines.task import LABELS_OF, STATE_OF, Device, Landmark
+from cxrlines.reading.findings import LONG_SIDE_CM
+from cxrlines.task import DEVICE_OF, STATE_OF, Landmark
 
 
 def tip_words(findings: Findings, k: int) -> str:
@@ -51,6 +52,12 @@ def rule_words(findings: Findings, distance: Distance) -> str | None:
     return f"by rule {possible} (size uncertain)"
 
 
+def rules_of(findings: Findings, k: int) -> list[str]:
+    """`rule_words` of line `k`."""
+    rules = (rule_words(findings, distance) for distance in findings.distances if distance.line == k)
+    return [rule for rule in rules if rule]
+
+
 def spacing_words(findings: Findings) -> str | None:
     """What the distances rest on; None where there are none."""
     if all(distance.px is None for distance in findings.distances):
@@ -89,14 +96,12 @@ def as_text(findings: Findings) -> str:
     if not findings.quality.usable:
         return "\n".join(note_words(findings))
     rows = []
-    if findings.labels is not None and findings.presence is not None:
-        for device in Device:
-            labels = "  ".join(f"{STATE_OF[label].value} {findings.labels[label]:.2f}" for label in LABELS_OF[device])
-            rows.append(f"{device.name:<5} {findings.presence[device.name]:.2f}   {labels}")
+    for name, presence in (findings.presence or {}).items():
+        p = {STATE_OF[label].value: p for label, p in (findings.labels or {}).items() if DEVICE_OF[label].name == name}
+        rows.append(f"{name:<5} {presence:.2f}   {'  '.join(f'{state} {p[state]:.2f}' for state in p)}")
     for k in range(len(findings.lines)):
         rows.append(line_words(findings, k))
-        rules = [rule_words(findings, distance) for distance in findings.distances if distance.line == k]
-        rows += [f"  {rule}" for rule in rules if rule]
+        rows += [f"  {rule}" for rule in rules_of(findings, k)]
     rows.append(carina_words(findings))
     spacing = spacing_words(findings)
     return "\n".join([*rows, *([spacing] if spacing else []), *note_words(findings)])

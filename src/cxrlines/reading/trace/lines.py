@@ -1,33 +1,36 @@
-"""From the maps of a film to its lines, from entry to tip, and its landmarks; all in px of the maps.
+"""From the heatmaps of a film to its lines, from entry to tip, and its landmarks; all in px of the heatmaps.
 
-Lengths below are shares of the maps' longer side.
+Lengths below are shares of the heatmaps' longer side.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
+import cv2
 import numpy as np
-from scipy.spatial import cKDTree
 
-from cxrlines.core.polyline import Points, lengths, resample
+from cxrlines.core.findings import Keypoint, Line
+from cxrlines.core.heatmaps import KEYPOINT_SIGMA
+from cxrlines.core.polyline import Points, length, resample
 from cxrlines.reading.trace.centerlines import sample, trace
-from cxrlines.reading.trace.peaks import SIGMA, Keypoint, find_keypoints
-from cxrlines.task import MAPS, Device, Landmark, MapKind
+from cxrlines.task import DEVICES, MAPS, Device, Landmark, MapKind
 
 REACH = 0.06
-"""A tip's peak moves the end of a course that is no farther from it, along the course or beyond."""
+"""A tip's peak moves the end of a centerline that is no farther from it, along the centerline or beyond."""
 BESIDE = 0.025
-"""A tip's peak lies on a course that passes it no farther away."""
+"""A tip's peak lies on a centerline that passes it no farther away."""
 EDGE = 0.025
-"""A course that ends no farther than this from the film's border leaves the film there."""
-LEAST = 0.05
+"""A centerline that ends no farther than this from the film's border leaves the film there."""
+MIN_LENGTH = 0.05
 """The shortest line."""
 USUAL = 0.08
 """Length over which confidence in a line builds up."""
 PIECE = 0.50
 """Length of line that is as good as another look at it."""
 CONFIDENCE = 0.25
-"""What is less sure is no line, when courses are put together."""
-TOLD = 0.7
+"""What is less sure is no line, when centerlines are put together."""
+MIN_CONFIDENCE = 0.7
 """Lines of less confidence are not given: of .25 to .85 a good trade of false positives for negatives on real films
 (docs/experiments.md, 2026-11-25)."""
 SECOND = 0.6
@@ -38,163 +41,213 @@ ALONE, SURE = 0.15, 0.7
 """A catheter with less of its way for itself beside one of another kind, and a lower mean probability, is that
 one read again."""
 BRIDGE, STRAIGHT = 0.15, 0.85
-"""A peak so far off is still a course's tip if it lies straight ahead (cosine)."""
+"""A peak so far off is still a centerline's tip if it lies straight ahead (cosine)."""
 STEP = 0.01
 """Distance of the points of a path."""
-ONCE = (Device.ETT,)
-"""Devices of which a film shows one at most."""
 DOWNWARD = (Device.ETT, Device.NGT)
-"""Devices whose lower end is the tip where the tip map does not say."""
+"""Devices whose lower end is the tip where the tip's heatmap does not say."""
+IN_VEINS = (Device.CVC, Device.SWAN)
+"""Devices that lie in the same veins: a heatmap that is not sure which it sees shows both."""
+PEAK = 0.15
+"""The least height of a heatmap's peak that is a tip or a landmark."""
+MAX_KEYPOINTS = 12
+"""Peaks of a heatmap that are looked at, the highest ones."""
+APART = 0.04
+"""Peaks nearer to each other than this are one."""
+
+Channel = tuple[MapKind, Device | Landmark]
+"""What a heatmap shows."""
 
 
-@dataclass(frozen=True, eq=False)
-class Line:
-    """A line that was found.
+class Bounds(NamedTuple):
+    """The edges of the film in px of the heatmaps."""
 
-    `path`: float64 (n, 2), [x, y] from entry to tip. `tip`: float64 (2,), the path's last point; None where the line
-    leaves the film. `confidence`: 0 to 1, from the mean probability of the map along the path and its length
-    (`_confidence`), raised by the peak of the tip's map: c + (1 - c) c peak. A rank, not a probability.
-    """
+    left: float
+    top: float
+    right: float
+    bottom: float
 
-    device: Device
-    path: np.ndarray
-    tip: np.ndarray | None
-    confidence: float
-
-
-Bounds = tuple[float, float, float, float]
-"""Left, top, right and bottom edge of the film."""
+    def distance(self, points: np.ndarray) -> np.ndarray:
+        """(...) px of points (..., 2) from the nearest edge; negative off the film."""
+        x, y = points[..., 0], points[..., 1]
+        return np.asarray(np.min([x - self.left, y - self.top, self.right - x, self.bottom - y], axis=0))
 
 
-def find_lines(maps: np.ndarray, bounds: Bounds | None = None) -> list[Line]:
+class _Fit(NamedTuple):
+    """How well a centerline ends at a tip's peak (`score`), and at which of its points it leaves for it."""
+
+    score: float
+    leaves_at: int
+
+
+class _Ending(NamedTuple):
+    """A centerline from entry to tip, and the peak at which it ends; None where the tip's heatmap does not say."""
+
+    path: Points
+    tip: Keypoint | None
+
+
+def find_lines(maps: np.ndarray, bounds: Bounds | None = None, channels: Sequence[Channel] = MAPS) -> list[Line]:
     """The lines of a film, in the order of `Device` and of confidence, one for each instance of a device.
 
+    A line's confidence comes from the mean probability of the heatmap along its path and its length (`_confidence`),
+    raised by the peak of the tip's heatmap: c + (1 - c) c peak. A rank, not a probability.
+
     Args:
-        maps: (9, h, w) float32 in [0, 1], in the order of `task.MAPS`.
-        bounds: Where the film lies in the maps, if it does not fill them.
+        maps: (maps, h, w) float32 in [0, 1].
+        bounds: Where the film lies in the heatmaps, if it does not fill them.
+        channels: What each heatmap shows.
 
-    Raises `ValueError` for maps of another shape or with values that are not numbers.
+    Raises `ValueError` for heatmaps of another shape or with values that are not numbers.
     """
-    maps = _checked(maps)
-    bounds = bounds or _whole(maps)
-    found: list[Line] = []
-    for device in Device:
-        line_map = maps[MAPS.index((MapKind.LINE, device))]
-        if line_map.max() < CONFIDENCE:
-            continue
-        tips = find_keypoints(maps[MAPS.index((MapKind.TIP, device))])
-        found += [line for line in _lines_of(device, line_map, tips, bounds) if line.confidence >= TOLD]
-    return _without_doubles(found, maps)
-
-
-def _without_doubles(lines: list[Line], maps: np.ndarray) -> list[Line]:
-    """The lines without central catheters that are a Swan-Ganz catheter read again, or the other way around.
-
-    Both lie in the same veins, and maps that are not sure which they see show both.
-    """
+    heat, bounds = _checked(maps, bounds, channels)
+    found = [
+        line
+        for device in Device
+        if (MapKind.LINE, device) in heat
+        for line in _lines_of(device, heat[MapKind.LINE, device], heat[MapKind.TIP, device], bounds)
+        if line.confidence >= MIN_CONFIDENCE
+    ]
+    # Without central catheters that are a Swan-Ganz catheter read again, or the other way around.
     scale = float(max(maps.shape))
     kept: list[Line] = []
-    catheters = [line for line in lines if line.device in (Device.CVC, Device.SWAN)]
-    for line in sorted(catheters, key=lambda line: -line.confidence * float(lengths(line.path)[-1])):
+    catheters = [line for line in found if line.device in IN_VEINS]
+    for line in sorted(catheters, key=lambda line: -line.confidence * length(line.path)):
         others = [other.path for other in kept if other.device is not line.device]
-        line_map = maps[MAPS.index((MapKind.LINE, line.device))]
-        if (
-            not others
-            or (_apart(line.path, others) > BESIDE * scale).mean() > ALONE
-            or sample(line_map, line.path).mean() > SURE
-        ):
+        alone = (_apart(line.path, others) > BESIDE * scale).mean() > ALONE
+        if alone or sample(heat[MapKind.LINE, line.device], line.path).mean() > SURE:
             kept.append(line)
-    return [line for line in lines if line not in catheters or line in kept]
+    return [line for line in found if line not in catheters or line in kept]
 
 
-def _apart(path: Points, others: list[Points]) -> np.ndarray:
-    """(n,) px from each point of a path to the nearest of other ones."""
-    return cKDTree(np.concatenate(others)).query(path)[0]
+def find_landmarks(
+    maps: np.ndarray, bounds: Bounds | None = None, channels: Sequence[Channel] = MAPS
+) -> dict[Landmark, Keypoint]:
+    """The landmarks of a film, each at the highest peak of its heatmap; those that are not seen are left out.
 
-
-def find_landmarks(maps: np.ndarray, bounds: Bounds | None = None) -> dict[Landmark, Keypoint]:
-    """The landmarks of a film, each at the highest peak of its heat map; those that are not seen are left out.
-
-    `maps` and `bounds` are as for `find_lines`. A peak in the padding around a film is none of it.
+    Arguments as of `find_lines`. A peak in the padding around a film is none of it.
     """
-    maps = _checked(maps)
-    bounds = bounds or _whole(maps)
+    heat, bounds = _checked(maps, bounds, channels)
     found = {}
     for landmark in Landmark:
-        for spot in find_keypoints(maps[MAPS.index((MapKind.LANDMARK, landmark))]):
-            if _border_distance(spot.xy, bounds) >= -1:  # a peak at the film's edge is right to a px
+        for spot in find_keypoints(heat[MapKind.LANDMARK, landmark]) if (MapKind.LANDMARK, landmark) in heat else []:
+            if bounds.distance(spot.xy) >= -1:  # a peak at the film's edge is right to a px
                 found[landmark] = replace(spot, xy=np.clip(spot.xy, bounds[:2], bounds[2:]))
                 break
     return found
 
 
-def _lines_of(device: Device, line_map: np.ndarray, tips: list[Keypoint], bounds: Bounds) -> list[Line]:
+def find_keypoints(heat: np.ndarray) -> list[Keypoint]:
+    """The peaks of a heatmap (h, w) of at least `PEAK`, highest first, at sub-pixel places."""
+    if heat.max() < PEAK / 1.5:
+        return []  # smoothed as below it is nowhere higher than 1.36 times that
+    scale = max(heat.shape)
+    radius = max(1, round(APART * scale))
+    sigma = KEYPOINT_SIGMA * scale
+    # Smoothed by 0.6 of its deviation, a Gaussian keeps 1 / 1.36 of its height; noise keeps much less.
+    smooth = 1.36 * cv2.GaussianBlur(heat, (0, 0), 0.6 * sigma)
+    # Rows and columns in turn: a square window, which is all that keeping peaks apart needs.
+    highest = cv2.dilate(smooth, np.ones((2 * radius + 1, 1), np.uint8))
+    highest = cv2.dilate(highest, np.ones((1, 2 * radius + 1), np.uint8))
+    rows, columns = np.nonzero((smooth == highest) & (smooth >= PEAK))
+    highest_first = np.argsort(-smooth[rows, columns], kind="stable")[:MAX_KEYPOINTS]
+    return [
+        Keypoint(_place(heat, row, column, sigma), min(1.0, float(smooth[row, column])))
+        for row, column in zip(rows[highest_first].tolist(), columns[highest_first].tolist(), strict=True)
+    ]
+
+
+def _place(heat: np.ndarray, row: int, column: int, sigma: float) -> np.ndarray:
+    """The peak [x, y] of the Gaussian that fits a heatmap around a pixel best.
+
+    Its logarithm is a parabola; least squares, weighted by the value squared (Guo, IEEE Signal Processing Magazine
+    2011;28:134). Unlike a centroid it is not pulled inward where the film ends. The pixel itself where the fit has no
+    peak nearby.
+    """
+    reach = max(1, round(1.3 * sigma))
+    top, left = max(0, row - reach), max(0, column - reach)
+    window = heat[top : row + reach + 1, left : column + reach + 1].astype(np.float64)
+    y, x = np.mgrid[top : top + window.shape[0], left : left + window.shape[1]]
+    dx, dy = (x - column).ravel() / reach, (y - row).ravel() / reach
+    value = np.maximum(window.ravel(), 1e-3)
+    terms = np.stack([np.ones_like(dx), dx, dy, dx * dx + dy * dy], 1) * value[:, None]
+    _, a, b, c = np.linalg.lstsq(terms, np.log(value) * value, rcond=None)[0]
+    at = np.array([float(column), float(row)])
+    if c >= -1e-6:
+        return at
+    move = np.array([a, b]) / (-2 * c) * reach
+    return at + move if np.hypot(*move) <= reach else at
+
+
+def _lines_of(device: Device, line_map: np.ndarray, tip_map: np.ndarray, bounds: Bounds) -> list[Line]:
+    if line_map.max() < CONFIDENCE:
+        return []
     scale = float(max(line_map.shape))
-    courses = trace(line_map, np.array([tip.xy for tip in tips]).reshape(-1, 2), many=device not in ONCE)
-    ends = _directed(device, [course.points for course in courses], tips, bounds, scale)
-    weights = [_confidence(course.own, line_map) * float(lengths(course.own)[-1]) for course in courses]
+    spec = DEVICES[device]
+    tips = find_keypoints(tip_map)
+    centerlines = trace(line_map, np.array([tip.xy for tip in tips]).reshape(-1, 2), many=not spec.exclusive)
+    ends = _directed(device, [line.points for line in centerlines], tips, bounds, scale)
+    weights = [_confidence(line.own, line_map) * length(line.own) for line in centerlines]
     kept: list[Line] = []
     first = 0.0
-    for weight, (path, spot) in sorted(zip(weights, ends, strict=True), key=lambda one: -one[0]):
-        line = _line(device, path, spot, line_map, bounds)
-        if lengths(line.path)[-1] < LEAST * scale or line.confidence < CONFIDENCE:
+    for weight, end in sorted(zip(weights, ends, strict=True), key=lambda one: -one[0]):
+        line = _line(device, end, line_map, bounds)
+        if length(line.path) < MIN_LENGTH * scale or line.confidence < CONFIDENCE:
             continue
-        if kept and (device in ONCE or (device is not Device.CVC and weight < SECOND * first)):
+        if kept and (spec.exclusive or (not spec.several and weight < SECOND * first)):
             break
-        if kept:  # another line is believed in for what is not the way of those before
-            alone = _apart(line.path, [other.path for other in kept]) > BESIDE * scale
-            own = _confidence(line.path[alone], line_map)
-            if own < OWN:
-                continue
+        # Another line needs confidence in what is not the way of those before.
+        alone = _apart(line.path, [other.path for other in kept]) > BESIDE * scale
+        if kept and _confidence(line.path[alone], line_map) < OWN:
+            continue
         first = first or weight
         kept.append(line)
     kept.sort(key=lambda line: -line.confidence)
     return [replace(line, path=resample(line.path, STEP * scale)) for line in kept]
 
 
-def _directed(
-    device: Device, courses: list[Points], tips: list[Keypoint], bounds: Bounds, scale: float
-) -> list[tuple[Points, Keypoint | None]]:
-    """The courses from entry to tip, each with the tip's peak at which it ends; the best fits choose first.
+def _apart(path: Points, others: Sequence[Points]) -> np.ndarray:
+    """(n,) px from each point of a path to the nearest of other ones; infinite where there is none."""
+    found = np.full(len(path), np.inf)
+    for other in others:
+        square = (path[:, None, 0] - other[:, 0]) ** 2 + (path[:, None, 1] - other[:, 1]) ** 2
+        np.minimum(found, np.sqrt(square.min(axis=1)), out=found)
+    return found
+
+
+def _directed(device: Device, lines: list[Points], tips: list[Keypoint], bounds: Bounds, scale: float) -> list[_Ending]:
+    """The centerlines from entry to tip, each with the tip's peak at which it ends; the best fits choose first.
 
     A peak ends one line; only where none is left may two lines end at the same one.
     """
-    priors = [_priors(device, course, bounds, scale) for course in courses]
-    shared = [_shared_with(course, courses, k) for k, course in enumerate(courses)]
+    priors = [_priors(device, line, bounds) for line in lines]
     fits = []
-    for k, course in enumerate(courses):
+    for k, line in enumerate(lines):
+        shared = _apart(line, [other[::2] for j, other in enumerate(lines) if j != k]) < 2.0
         for back in (False, True):
-            path, also = (course[::-1], shared[k][::-1]) if back else (course, shared[k])
+            path, along_others = (line[::-1], shared[::-1]) if back else (line, shared)
             for j, tip in enumerate(tips):
-                fit = _fit(path, also, tip, scale)
+                fit = _fit(path, along_others, tip, scale)
                 if fit is not None:
-                    fits.append((fit[0] + priors[k][back], k, back, j, fit[1]))
+                    fits.append((fit.score + priors[k][back], k, path, j, fit.leaves_at))
     fits.sort(key=lambda fit: -fit[0])
-    chosen: dict[int, tuple[Points, Keypoint | None]] = {}
+    chosen: dict[int, _Ending] = {}
     used: set[int] = set()
     for again in (False, True):
-        for _, k, back, j, nearest in fits:
+        for _, k, path, j, leaves_at in fits:
             if k not in chosen and (again or j not in used):
-                chosen[k] = _ended(courses[k][::-1] if back else courses[k], nearest, tips[j], scale), tips[j]
+                chosen[k] = _Ending(_ended(path, leaves_at, tips[j], scale), tips[j])
                 used.add(j)
-    for k, course in enumerate(courses):
+    for k, line in enumerate(lines):
         if k not in chosen:
-            chosen[k] = (course if priors[k][0] >= priors[k][1] else course[::-1]), None
-    return [chosen[k] for k in range(len(courses))]
+            chosen[k] = _Ending(line if priors[k][0] >= priors[k][1] else line[::-1], None)
+    return [chosen[k] for k in range(len(lines))]
 
 
-def _shared_with(course: Points, courses: list[Points], k: int) -> np.ndarray:
-    """(n,) bool: where a course runs along another one."""
-    others = [other[::2] for j, other in enumerate(courses) if j != k]
-    if not others:
-        return np.zeros(len(course), bool)
-    return cKDTree(np.concatenate(others)).query(course)[0] < 2.0
+def _fit(path: Points, shared: np.ndarray, tip: Keypoint, scale: float) -> _Fit | None:
+    """How well a path ends at a tip's peak; None if it does not.
 
-
-def _fit(path: Points, shared: np.ndarray, tip: Keypoint, scale: float) -> tuple[float, int] | None:
-    """How well a path ends at a tip's peak, and at which of its points it leaves for it; None if it does not.
-
-    What the path would lose beyond the peak counts against it; less where another line runs there as well.
+    What the path would lose beyond the peak counts against it; less where another line runs there as well (`shared`).
     """
     distance = np.hypot(*(path - tip.xy).T) / scale
     fits = []
@@ -203,99 +256,80 @@ def _fit(path: Points, shared: np.ndarray, tip: Keypoint, scale: float) -> tuple
     lost = float((~shared[nearest:]).sum()) / scale  # points are 1 px apart
     if distance[nearest] <= BESIDE and lost <= REACH:
         also = float(shared[nearest:].sum()) / scale
-        fits.append((tip.confidence - (distance[nearest] + lost) / (4 * REACH) - also / 2, nearest))
+        fits.append(_Fit(tip.confidence - (distance[nearest] + lost) / (4 * REACH) - also / 2, nearest))
     # Beyond its end: led on.
     step = path[-1] - path[-min(len(path), 1 + round(0.04 * scale))]
     ahead = tip.xy - path[-1]
-    length = float(np.hypot(*step) * np.hypot(*ahead))
-    straight = length > 0 and float(step @ ahead) / length > STRAIGHT
+    norm = float(np.hypot(*step) * np.hypot(*ahead))
+    straight = norm > 0 and float(step @ ahead) / norm > STRAIGHT
     if distance[-1] <= (BRIDGE if straight else REACH):
-        fits.append((tip.confidence - float(distance[-1]) / (4 * REACH), len(path) - 1))
+        fits.append(_Fit(tip.confidence - float(distance[-1]) / (4 * REACH), len(path) - 1))
     return max(fits, default=None)
 
 
-def _ended(path: Points, nearest: int, tip: Keypoint, scale: float) -> Points:
+def _ended(path: Points, leaves_at: int, tip: Keypoint, scale: float) -> Points:
     """A path up to where its tip's peak is two of its deviations away, and from there straight to it."""
-    stop = max(1, nearest - round(2 * SIGMA * scale))
+    stop = max(1, leaves_at - round(2 * KEYPOINT_SIGMA * scale))
     return np.concatenate([path[:stop], resample(np.stack([path[stop - 1], tip.xy]), 1.0)[1:]])
 
 
-def _line(device: Device, path: Points, spot: Keypoint | None, line_map: np.ndarray, bounds: Bounds) -> Line:
+def _line(device: Device, end: _Ending, line_map: np.ndarray, bounds: Bounds) -> Line:
     scale = float(max(line_map.shape))
-    path, cut = _on_film(path, bounds)
-    path = _to_border(path[::-1], bounds, scale)[::-1]
-    leaves = cut or (spot is None and _border_distance(path[-1], bounds) <= EDGE * scale)
+    # The longest stretch that is on the film, or a point where none is.
+    inside = bounds.distance(end.path) >= 0
+    runs = np.split(np.arange(len(end.path)), np.flatnonzero(np.diff(inside)) + 1)
+    longest = max((run for run in runs if inside[run[0]]), key=len, default=np.arange(1))
+    path = _to_border(end.path[longest][::-1], bounds, scale)[::-1]
+    cut = longest[-1] < len(end.path) - 1
+    leaves = cut or (end.tip is None and bounds.distance(path[-1]) <= EDGE * scale)
     if leaves:
         path = _to_border(path, bounds, scale)
     confidence = _confidence(path, line_map)
-    if spot is not None:
-        confidence += (1 - confidence) * confidence * spot.confidence
+    if end.tip is not None:
+        confidence += (1 - confidence) * confidence * end.tip.confidence
     return Line(device, path, None if leaves else path[-1].copy(), confidence)
 
 
 def _confidence(path: Points, line_map: np.ndarray) -> float:
-    """How much the map believes in a path: c = probability (1 - exp(-length / USUAL)), and 1 - (1 - c)^(1 + length /
-    PIECE), as if the path were seen piece by piece. Lengths are shares of the map's longer side.
+    """How much the heatmap believes in a path: c = probability (1 - exp(-length / USUAL)), and
+    1 - (1 - c)^(1 + length / PIECE), as if the path were seen piece by piece.
     """
     if len(path) < 2:
         return 0.0
-    length = float(lengths(path)[-1]) / max(line_map.shape)
-    short = min(1.0, float(sample(line_map, path).mean())) * (1 - float(np.exp(-length / USUAL)))
-    return 1 - (1 - short) ** (1 + length / PIECE)
+    share = length(path) / max(line_map.shape)
+    short = min(1.0, float(sample(line_map, path).mean())) * (1 - float(np.exp(-share / USUAL)))
+    return float(1 - (1 - short) ** (1 + share / PIECE))
 
 
-def _priors(device: Device, course: Points, bounds: Bounds, scale: float) -> tuple[float, float]:
-    """How much speaks for the last point of a course as its tip, and for the first, before the tip map is asked."""
-    first, last = course[0], course[-1]
-    if device in DOWNWARD:
-        return (0.2, 0.0) if last[1] >= first[1] else (0.0, 0.2)
+def _priors(device: Device, line: Points, bounds: Bounds) -> tuple[float, float]:
+    """How much speaks for the last point of a centerline as its tip, and for the first, before the tip's heatmap."""
     # Catheters come in from outside: their tip is the end that is farther from the film's border.
-    return (0.2, 0.0) if _border_distance(last, bounds) >= _border_distance(first, bounds) else (0.0, 0.2)
-
-
-def _on_film(path: Points, bounds: Bounds) -> tuple[Points, bool]:
-    """The longest stretch of a path that is on the film, or a point where none is; and whether its end was cut off."""
-    inside = np.array([_border_distance(point, bounds) >= 0 for point in path])
-    runs = np.split(np.arange(len(path)), np.flatnonzero(np.diff(inside)) + 1)
-    longest = max((run for run in runs if inside[run[0]]), key=len, default=np.arange(1))
-    return path[longest], bool(longest[-1] < len(path) - 1)
-
-
-def _border_distance(point: np.ndarray, bounds: Bounds) -> float:
-    left, top, right, bottom = bounds
-    return float(min(point[0] - left, point[1] - top, right - point[0], bottom - point[1]))
+    first, last = line[[0, -1], 1] if device in DOWNWARD else bounds.distance(line[[0, -1]])
+    return (0.2, 0.0) if last >= first else (0.0, 0.2)
 
 
 def _to_border(path: Points, bounds: Bounds, scale: float) -> Points:
     """A path led on to the film's border where it ends just short of it: thinning takes half a width from each end."""
-    gap = _border_distance(path[-1], bounds)
-    if not 0 < gap <= EDGE * scale:
-        return path
+    gap = bounds.distance(path[-1])
     step = path[-1] - path[-min(len(path), 1 + round(0.03 * scale))]
-    length = float(np.hypot(*step))
-    if length == 0:
+    size = float(np.hypot(*step))
+    if not 0 < gap <= EDGE * scale or size == 0:
         return path
-    left, top, right, bottom = bounds
-    low, high = np.array([left, top]), np.array([right, bottom])
+    low, high = np.array(bounds[:2]), np.array(bounds[2:])
     with np.errstate(divide="ignore", invalid="ignore"):
         steps = np.where(step > 0, (high - path[-1]) / step, np.where(step < 0, (low - path[-1]) / step, np.inf))
     onward = float(steps.min())
-    if onward * length > 2 * EDGE * scale:
-        return path
-    return np.concatenate([path, [path[-1] + onward * step]])
+    return path if onward * size > 2 * EDGE * scale else np.concatenate([path, [path[-1] + onward * step]])
 
 
-def _whole(maps: np.ndarray) -> Bounds:
-    """The edges of maps (9, h, w) that a film fills."""
-    return -0.5, -0.5, maps.shape[2] - 0.5, maps.shape[1] - 0.5
-
-
-def _checked(maps: np.ndarray) -> np.ndarray:
+def _checked(
+    maps: np.ndarray, bounds: Bounds | None, channels: Sequence[Channel]
+) -> tuple[dict[Channel, np.ndarray], Bounds]:
+    """The heatmaps by what they show, and the edges of the film."""
     maps = np.ascontiguousarray(maps, np.float32)
-    if maps.ndim != 3 or len(maps) != len(MAPS) or min(maps.shape[1:]) < 8:
-        raise ValueError(
-            f"maps: needs ({len(MAPS)}, h, w) of at least 8 px a side, in the order of task.MAPS; got {maps.shape}"
-        )
+    if maps.ndim != 3 or len(maps) != len(channels) or min(maps.shape[1:]) < 8:
+        raise ValueError(f"maps: needs ({len(channels)}, h, w) of at least 8 px a side; got {maps.shape}")
     if not np.isfinite(maps).all():
         raise ValueError("maps: holds values that are not numbers; the network that made them has diverged")
-    return maps
+    whole = Bounds(-0.5, -0.5, maps.shape[2] - 0.5, maps.shape[1] - 0.5)
+    return dict(zip(channels, maps, strict=True)), bounds or whole

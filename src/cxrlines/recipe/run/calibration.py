@@ -15,7 +15,6 @@ import pandas as pd
 
 from cxrlines.core.errors import Error
 from cxrlines.evaluation.calibrators import (
-    Calibration,
     before_and_after,
     calibration_figures,
     fit_calibration,
@@ -26,6 +25,7 @@ from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.predictions import as_predictions, read_predictions
 from cxrlines.io.store import open_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
+from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.findings import fit_suppression
 from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, Device
 

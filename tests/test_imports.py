@@ -1,0 +1,48 @@
+"""Reading needs no network library until it computes: its rooms are imported where there is none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cxrlines
+
+WITHOUT = """
+import importlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ImportError(f"{{name}} is blocked")
+
+sys.meta_path.insert(0, Blocked())
+for module in {modules}:
+    importlib.import_module(module)
+"""
+NETWORKS = {"torch", "torchvision", "lightning", "timm", "segmentation_models_pytorch"}
+SCIENCE = {"scipy", "sklearn", "skimage"}
+ROOT = Path(cxrlines.__file__).resolve().parents[1]
+
+
+def modules(*places: str) -> list[str]:
+    """The modules of rooms and files, by name."""
+    files = [file for place in places for file in ROOT.glob(f"cxrlines/{place}") if file.suffix == ".py"]
+    files += [file for place in places for file in ROOT.glob(f"cxrlines/{place}/**/*.py")]
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files}
+    return sorted(name.removesuffix(".__init__") for name in names)
+
+
+def check(blocked: set[str], names: list[str]) -> None:
+    assert names
+    script = WITHOUT.format(blocked=sorted(blocked), modules=names)
+    done = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_room_that_reading_rests_on_imports_a_network_library() -> None:
+    check(NETWORKS, modules("core", "io", "metrics", "reading"))
+
+
+def test_reading_itself_needs_no_scipy() -> None:
+    files = ("reader", "batch", "findings", "bundle", "quality", "tta", "trace", "engines", "results")
+    names = modules("core", "io/dicom", "io/films.py", "io/images.py", "io/prepare.py")
+    check(NETWORKS | SCIENCE, names + modules(*(f"reading/{file}*" for file in files)))
