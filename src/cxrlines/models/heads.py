@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrlines.core.errors import Error
+from cxrlines.models import HEADS
 from cxrlines.task import LABELS, LABELS_OF, Device
 
 
@@ -71,9 +72,6 @@ class DeviceHeads(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         # Devices and their labels are in LABELS order, so side by side they are the labels.
         return torch.cat([self.heads[device.name](features) for device in Device], dim=1)
-
-
-HEADS = ("gap", "gem", "concat", "attention")
 
 
 def make_head(name: str, channels: int, dropout: float | None = None) -> nn.Module:

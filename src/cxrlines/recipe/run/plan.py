@@ -108,7 +108,7 @@ class Inventory:
         table = self.own.studies.iloc[rows]
         digest.update(json.dumps(table["study"].tolist()).encode())
         digest.update(np.ascontiguousarray(table[list(LABELS)].to_numpy(np.float32)).tobytes())
-        if stage.needs_lines or stage.targets.maps:
+        if stage.needs_lines or stage.targets.reads_maps:
             for study in table["study"]:
                 for line in self.own.lines.get(study, []):
                     digest.update(_line_bytes(line))
