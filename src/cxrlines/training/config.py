@@ -9,7 +9,6 @@ import torch
 from cxrlines.core.errors import Error
 from cxrlines.training.schedule import ScheduleSpec
 from cxrlines.training.targets import LabelTarget, TargetsSpec
-from cxrlines.training.targets.base import TargetsBase
 
 Report = Callable[[dict[str, Any]], None]
 """Called with a stage's progress: epoch, epochs, step, steps, films_per_s, loss, auc, seconds_left."""
@@ -26,7 +25,7 @@ class StageConfig:
     """How one stage is trained."""
 
     schedule: ScheduleSpec
-    targets: TargetsBase = LABELS_ALONE
+    targets: TargetsSpec = LABELS_ALONE
     seed: int = 0
 
 

@@ -18,7 +18,16 @@ from cxrlines.training import distributed
 from cxrlines.training.checkpoint import Progress, State, cpu_copy
 from cxrlines.training.config import Report, StageConfig, Track, precision_of
 from cxrlines.training.ema import EMA
-from cxrlines.training.loader import EpochBatches, FilmSet, RemainingBatches, View, batches_per_epoch, in_order, load
+from cxrlines.training.loader import (
+    EpochBatches,
+    FilmSet,
+    Key,
+    RemainingBatches,
+    View,
+    batches_per_epoch,
+    in_order,
+    load,
+)
 from cxrlines.training.loss_log import LossLog, finite_mean
 from cxrlines.training.outputs import BatchOutputs
 from cxrlines.training.schedule import learning_rate
@@ -113,7 +122,7 @@ class StageModule(lightning.LightningModule):
 
     def leaves_unused(self) -> bool:
         """Whether a step leaves parameters of the model without a gradient, as learning features does the head's."""
-        batch = self.films.collate([self.films[(0, 0, True)]])
+        batch = self.films.collate([self.films[Key(0, 0, True)]])
         return distributed.leaves_unused(self.model, lambda: torch.cat([sums.total for _, sums in self._losses(batch)]))
 
     def _losses(self, batch: Mapping[str, Any]) -> Losses:

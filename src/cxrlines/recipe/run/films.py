@@ -27,8 +27,10 @@ from cxrlines.task import LABELS, Landmark
 from cxrlines.training import distributed
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.targets import SoftTarget, TargetsSpec
-from cxrlines.training.targets.base import TargetData, TargetsBase
+from cxrlines.training.targets.base import TargetData
 from cxrlines.training.trainer import predict_films
+
+NO_TARGETS = TargetsSpec()
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class _StepFilms(TableFilms):
 
 
 def films_of(
-    dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool = False, targets: TargetsBase = TargetsSpec()
+    dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool = False, targets: TargetsSpec = NO_TARGETS
 ) -> Films:
     """The films of some rows of a table with the data of `targets`; `lines` in px of the store's films."""
     return _films(TableFilms(dataset, store, rows), targets, lines).films
@@ -121,7 +123,7 @@ class _Found(NamedTuple):
     note: dict[str, Any] | None  # of the target that has one
 
 
-def _films(source: TableFilms, targets: TargetsBase, lines: bool) -> _Found:
+def _films(source: TableFilms, targets: TargetsSpec, lines: bool) -> _Found:
     """The films with the data of targets. `Error` where a target has none."""
     more: dict[str, np.ndarray] = {}
     note = None

@@ -6,7 +6,7 @@ not import torch, so that a recipe is checked in an instant: losses import torch
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -161,44 +161,6 @@ class Target(Strict):
     def code(self) -> tuple[CodePart, ...]:
         """The code behind its data and its loss; a class's methods `check`, `describe` and `code` never count."""
         return (CodePart(type(self).__module__.removeprefix("cxrlines.").replace(".", "/") + ".py"),)
-
-
-class TargetsBase(Strict):
-    """A recipe's `targets`: a field for each target there is, None where a stage does not learn it."""
-
-    @property
-    def named(self) -> dict[str, Target]:
-        """The targets there are, by name, in the order of the fields."""
-        fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: target for name, target in fields.items() if target is not None}
-
-    @property
-    def classifies(self) -> bool:
-        """Whether a stage that learns these predicts labels: one that learns heatmaps alone is a segmenter."""
-        return any(target.classifies for target in self.named.values())
-
-    @property
-    def needs_lines(self) -> bool:
-        """Whether every film must be annotated."""
-        return any(target.needs_lines for target in self.named.values())
-
-    @property
-    def draws_lines(self) -> bool:
-        """Whether films are drawn with their lines in."""
-        return any(target.draws_lines for target in self.named.values())
-
-    @property
-    def reads_maps(self) -> bool:
-        """Whether the network has a decoder of heatmaps."""
-        return any(target.reads_maps for target in self.named.values())
-
-    def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> Self:
-        """`ValueError`, from the field's name on, where none is named or one cannot be learnt."""
-        if not self.named:
-            raise ValueError(f"targets is empty; name one or more of {', '.join(type(self).model_fields)}")
-        for target in self.named.values():
-            target.check(films, earlier)
-        return self
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

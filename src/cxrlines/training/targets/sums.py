@@ -43,5 +43,8 @@ def total_loss(parts: Sequence[tuple[float, Sums]]) -> Tensor:
     """The weighted sum of losses, each over the films of all processes; all of them must call it."""
     rows = [torch.stack([sums.total, sums.count, sums.weight]) for _, sums in parts]
     whole = distributed.all_reduce_sum(torch.cat(rows, dim=1)).split([row.shape[1] for row in rows], dim=1)
-    values = [weight * Sums(*sums, mine.smooth).value() for (weight, mine), sums in zip(parts, whole, strict=True)]
+    values = [
+        weight * Sums(total, count, share, mine.smooth).value()
+        for (weight, mine), (total, count, share) in zip(parts, whole, strict=True)
+    ]
     return torch.stack(values).sum()
