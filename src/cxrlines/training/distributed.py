@@ -66,13 +66,13 @@ def begin(devices: int | None = None, nodes: int | None = None) -> None:
             os.execv(sys.executable, [*torchrun, "-m", "cxrlines", *sys.argv[1:]])
         return
     here, in_all = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    for flag, asked, started, option in (
+    for flag, wanted, started, option in (
         ("--devices", devices, here, "--nproc-per-node"),
         ("--nodes", nodes, in_all // here, "--nnodes"),
     ):
-        if asked is not None and asked != started:
+        if wanted is not None and wanted != started:
             raise DevicesError(
-                f"{flag} is {asked}, but torchrun was started with {option} {started}", "give both the same"
+                f"{flag} is {wanted}, but torchrun was started with {option} {started}", "give both the same"
             )
     _enough_gpus(here)
     cv2.setNumThreads(1)  # a process of our own, beside others

@@ -12,7 +12,7 @@ from cxrlines.models.two_step import Model, TwoStep
 
 
 class BatchOutputs:
-    """`targets.base.Outputs` of `model` for one batch; the forward pass is run at once, the rest when it is read.
+    """What the networks make of a batch of b films, in float32; the forward pass is run at once, the rest when read.
 
     With `maps` the heatmaps are learnt. A `TwoStep` model is shown those of the `segmenters` that the batch names.
     """
@@ -39,21 +39,25 @@ class BatchOutputs:
 
     @cached_property
     def logits(self) -> Tensor:
+        """(b, labels)."""
         return as_float32(self._model.classify(self._features))
 
     @cached_property
     def features(self) -> Tensor:
+        """(b, channels, h/32, w/32): the last feature map before pooling."""
         return as_float32(self._features)
 
     @cached_property
     def teacher_features(self) -> Tensor:
+        """The same of the frozen teacher, for the film with its lines drawn in."""
         assert self._teacher is not None  # a target that reads its features comes with one
         with torch.no_grad():
             return as_float32(self._teacher.features(self._batch["overlay"]))
 
     @cached_property
     def maps(self) -> Tensor:
-        assert self._maps is not None  # asked by a target that reads maps
+        """Logits (m, maps, h/2, w/2) of the films `batch["rows"]`."""
+        assert self._maps is not None  # read by a target with `reads_maps` alone
         return as_float32(self._maps)
 
 

@@ -1,4 +1,4 @@
-"""A new target is one class: its spec, data, loss, text, price and code; nothing else is told of it."""
+"""A new target is one class: its spec, data, loss, text, price and code; nothing else changes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +13,11 @@ from cxrlines.task import LABELS
 from cxrlines.training.config import StageConfig
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
+from cxrlines.training.outputs import BatchOutputs
 from cxrlines.training.schedule import ScheduleSpec
 from cxrlines.training.targets import TargetsSpec
-from cxrlines.training.targets.base import FilmSource, FilmsSpec, Losses, Outputs, Target, TargetData
+from cxrlines.training.targets.base import FilmSource, FilmsSpec, Losses, Target, TargetData
+from cxrlines.training.targets.sums import Sums
 from cxrlines.training.trainer import fit_stage
 
 COUNT = 12
@@ -35,9 +37,7 @@ class LineCountTarget(Target):
         count = np.nansum(films.labels, axis=1, keepdims=True).clip(max=self.at_most)
         return TargetData({"line_count": count.astype(np.float32)}, keep=films.annotated)
 
-    def loss(self, outputs: Outputs, batch: Mapping[str, Any]) -> Losses:
-        from cxrlines.training.targets.sums import Sums
-
+    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         error = torch.sigmoid(outputs.logits).sum(dim=1) - batch["line_count"][:, 0]
         return [(1.0, Sums.mean(error.square().sum(), len(error)))]
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from cxrlines.training.targets.sums import Sums
 
-    from cxrlines.training.targets.sums import Sums
+if TYPE_CHECKING:
+    from cxrlines.training.outputs import BatchOutputs
 
 OWN = "own"
 """The set of films that a recipe's folds divide; every other set is external and has a name."""
@@ -77,27 +77,7 @@ class FilmSource(Protocol):
         """`soft` (kept, labels) probabilities and `film_weights` (kept,), float32, by a `SoftTarget`."""
 
 
-class Outputs(Protocol):
-    """What the networks make of a batch of b films, in float32; computed when a loss first asks."""
-
-    @property
-    def logits(self) -> "Tensor":
-        """(b, labels)."""
-
-    @property
-    def features(self) -> "Tensor":
-        """(b, channels, h/32, w/32): the last feature map before pooling."""
-
-    @property
-    def teacher_features(self) -> "Tensor":
-        """The same of the frozen teacher, for the film with its lines drawn in."""
-
-    @property
-    def maps(self) -> "Tensor":
-        """Logits (m, maps, h/2, w/2) of the films `batch["rows"]`."""
-
-
-Losses = list[tuple[float, "Sums"]]
+Losses = list[tuple[float, Sums]]
 """Terms of a loss, each with its weight."""
 
 
@@ -150,7 +130,7 @@ class Target(Strict):
         """The data of the films; `Error` where none has any."""
         return TargetData({})
 
-    def loss(self, outputs: Outputs, batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
         """Its terms over the films of one process, as sums and counts."""
         raise NotImplementedError
 

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cxrlines.training.targets.base import FilmsSpec, Losses, Outputs, PositiveFloat, Target, nearest
+from cxrlines.training.targets.base import FilmsSpec, Losses, PositiveFloat, Target, nearest
+from cxrlines.training.targets.sums import Sums
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cxrlines.training.targets.sums import Sums
+    from cxrlines.training.outputs import BatchOutputs
 
 
 class FeatureTarget(Target):
@@ -35,17 +36,15 @@ class FeatureTarget(Target):
             )
         super().check(films, earlier)
 
-    def loss(self, outputs: Outputs, batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
         return [(1.0, feature_loss(outputs.features, outputs.teacher_features))]
 
     def describe(self) -> tuple[str, str]:
         return f"features of {self.of}", "MSE"
 
 
-def feature_loss(student: "Tensor", teacher: "Tensor") -> "Sums":
+def feature_loss(student: "Tensor", teacher: "Tensor") -> Sums:
     """Mean squared error between two feature maps (batch, channels, height, width) before pooling."""
     from torch.nn import functional
-
-    from cxrlines.training.targets.sums import Sums
 
     return Sums.mean(functional.mse_loss(student, teacher, reduction="sum"), student.numel())

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cxrlines.training.targets.base import CodePart, FilmSource, Losses, Outputs, Target, TargetData
+from cxrlines.training.targets.base import CodePart, FilmSource, Losses, Target, TargetData
+from cxrlines.training.targets.sums import Sums
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cxrlines.training.targets.sums import Sums
+    from cxrlines.training.outputs import BatchOutputs
 
 MAX_CLASS_WEIGHT = 20.0
 """A balanced label weighs its positives at most this much: 79 ETT-abnormal films in 30,083 would weigh 380."""
@@ -30,7 +31,7 @@ class LabelTarget(Target):
             return TargetData({})
         return TargetData({"positive_weight": np.tile(balanced_weights(films.labels), (len(films.labels), 1))})
 
-    def loss(self, outputs: Outputs, batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
         return [(1.0, label_loss(outputs.logits, batch["labels"], batch.get("positive_weight")))]
 
     def describe(self) -> tuple[str, str]:
@@ -43,7 +44,7 @@ class LabelTarget(Target):
 
 def label_loss(
     logits: "Tensor", labels: "Tensor", positive_weight: "Tensor | None" = None, film_weights: "Tensor | None" = None
-) -> "Sums":
+) -> Sums:
     """Mean binary cross-entropy of `logits` against `labels` in [0, 1], NaN where unknown, both (batch, labels).
 
     `positive_weight`, broadcast to (batch, labels), weighs positives. `film_weights` (batch,) weigh the films; the sum
@@ -51,8 +52,6 @@ def label_loss(
     no film's step more than they say.
     """
     from torch.nn import functional
-
-    from cxrlines.training.targets.sums import Sums
 
     known = labels.isfinite()
     weight = known.to(logits.dtype) if film_weights is None else known * film_weights[:, None]

@@ -8,12 +8,13 @@ from pydantic import Field
 
 from cxrlines.core.errors import Error
 from cxrlines.task import MAPS, MapKind
-from cxrlines.training.targets.base import FilmSource, FilmsSpec, Losses, Outputs, Target, TargetData
+from cxrlines.training.targets.base import FilmSource, FilmsSpec, Losses, Target, TargetData
+from cxrlines.training.targets.sums import Sums
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cxrlines.training.targets.sums import Sums
+    from cxrlines.training.outputs import BatchOutputs
 
 LINE_PIXELS = 20.0
 """Weight of the lines' cross-entropy, a mean over pixels of which one in a hundred is a line."""
@@ -55,7 +56,7 @@ class MapTarget(Target):
             )
         return TargetData({"mapped": mapped.astype(np.float32)})
 
-    def loss(self, outputs: Outputs, batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
         maps = outputs.maps
         return maps_loss(maps, batch["maps"].to(maps.dtype), batch["mapped"][batch["rows"]])
 
@@ -83,8 +84,6 @@ def _line_losses(logits: "Tensor", wanted: "Tensor", known: "Tensor") -> Losses:
     import torch
     from torch.nn import functional
 
-    from cxrlines.training.targets.sums import Sums
-
     mask = known[:, :, None, None]
     entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(2, 3))
     predicted, truth = torch.sigmoid(logits) * mask, wanted * mask
@@ -94,11 +93,9 @@ def _line_losses(logits: "Tensor", wanted: "Tensor", known: "Tensor") -> Losses:
     return [(LINE_PIXELS, Sums.mean((entropy * known).sum(), known.sum())), (1.0, dice)]
 
 
-def _point_loss(logits: "Tensor", wanted: "Tensor", known: "Tensor") -> "Sums":
+def _point_loss(logits: "Tensor", wanted: "Tensor", known: "Tensor") -> Sums:
     import torch
     from torch.nn import functional
-
-    from cxrlines.training.targets.sums import Sums
 
     predicted = torch.sigmoid(logits)
     hit = (wanted >= 1).to(logits.dtype)

@@ -7,12 +7,13 @@ import numpy as np
 
 from cxrlines.core.errors import Error
 from cxrlines.task import DEVICE_OF, LABELS, Device
-from cxrlines.training.targets.base import FilmSource, Losses, Outputs, Target, TargetData
+from cxrlines.training.targets.base import FilmSource, Losses, Target, TargetData
+from cxrlines.training.targets.sums import Sums
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cxrlines.training.targets.sums import Sums
+    from cxrlines.training.outputs import BatchOutputs
 
 GROUPS = [
     *([i for i, label in enumerate(LABELS) if DEVICE_OF[label] == device] for device in Device),
@@ -37,14 +38,14 @@ class PresenceTarget(Target):
             )
         return TargetData({"presence": presence})
 
-    def loss(self, outputs: Outputs, batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
         return [(1.0, presence_loss(outputs.logits, batch["presence"], GROUPS))]
 
     def describe(self) -> tuple[str, str]:
         return "tubes the set names", "BCE (noisy-or)"
 
 
-def presence_loss(logits: "Tensor", presence: "Tensor", groups: Sequence[Sequence[int]]) -> "Sums":
+def presence_loss(logits: "Tensor", presence: "Tensor", groups: Sequence[Sequence[int]]) -> Sums:
     """Cross-entropy of "one of these labels holds" against `presence` (batch, groups), NaN where unknown.
 
     `logits` are (batch, labels); each group names the labels of a device. One of them holds with probability
@@ -52,8 +53,6 @@ def presence_loss(logits: "Tensor", presence: "Tensor", groups: Sequence[Sequenc
     """
     import torch
     from torch.nn import functional
-
-    from cxrlines.training.targets.sums import Sums
 
     columns = logits.unbind(dim=1)
     of = [torch.stack([columns[label] for label in group], dim=1) for group in groups]

@@ -5,11 +5,10 @@ So a batch split over several processes has the loss and the gradient that it ha
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from cxrlines.training import distributed
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -20,27 +19,32 @@ class Sums:
     batch, is above 0. Where none is, it is 0. Most losses have one term, with `weight` = count.
     """
 
-    total: Tensor
-    count: Tensor
-    weight: Tensor
+    total: "Tensor"
+    count: "Tensor"
+    weight: "Tensor"
     smooth: float = 0.0
 
     @classmethod
-    def mean(cls, total: Tensor, count: Tensor | int) -> "Sums":
+    def mean(cls, total: "Tensor", count: "Tensor | int") -> "Sums":
         """A plain mean of `count` things whose sum is `total`, both without dimensions."""
-        total = total[None]
-        counted = count.to(total.dtype)[None] if isinstance(count, Tensor) else torch.full_like(total, count)
-        return cls(total, counted, counted)
+        counted = total.new_ones(1) * count
+        return cls(total[None], counted, counted)
 
-    def value(self) -> Tensor:
+    def value(self) -> "Tensor":
         """The loss, if these sums are those of the whole batch."""
+        import torch
+
         counts = self.weight > 0
         terms = torch.where(counts, self.total / torch.where(counts, self.count + self.smooth, 1.0), 0.0)
         return terms.sum() / counts.sum().clamp(min=1)
 
 
-def total_loss(parts: Sequence[tuple[float, Sums]]) -> Tensor:
+def total_loss(parts: Sequence[tuple[float, Sums]]) -> "Tensor":
     """The weighted sum of losses, each over the films of all processes; all of them must call it."""
+    import torch
+
+    from cxrlines.training import distributed
+
     rows = [torch.stack([sums.total, sums.count, sums.weight]) for _, sums in parts]
     whole = distributed.all_reduce_sum(torch.cat(rows, dim=1)).split([row.shape[1] for row in rows], dim=1)
     values = [
