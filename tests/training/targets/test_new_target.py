@@ -35,7 +35,7 @@ class LineCountTarget(Target):
 
     def data(self, films: FilmSource) -> TargetData:
         count = np.nansum(films.labels, axis=1, keepdims=True).clip(max=self.at_most)
-        return TargetData({"line_count": count.astype(np.float32)}, keep=films.annotated)
+        return TargetData({"line_count": count.astype(np.float32)})
 
     def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         error = torch.sigmoid(outputs.logits).sum(dim=1) - batch["line_count"][:, 0]

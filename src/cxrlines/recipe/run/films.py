@@ -131,6 +131,7 @@ def _films(source: TableFilms, targets: TargetsSpec, lines: bool) -> _Found:
         data = target.data(source)
         if data.keep is not None:
             source = replace(source, rows=source.rows[data.keep])
+            more = {name: values[data.keep] for name, values in more.items()}
         more |= data.arrays
         note = data.note or note
     drawn = source.lines() if lines or targets.reads_maps else [[] for _ in source.rows]
