@@ -18,7 +18,7 @@ from cxrlines.models.heads import HEADS
 from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training.config import StageConfig
-from cxrlines.training.loader import EpochBatches, Films, FilmSet
+from cxrlines.training.loader import Films, FilmSet, epoch_batches
 from cxrlines.training.module import StageModule
 from cxrlines.training.schedule import ScheduleSpec
 from cxrlines.training.targets import (
@@ -145,7 +145,7 @@ def gpu(monkeypatch):
 def test_a_step_mixes_no_devices_and_waits_for_nothing(gpu, name, precision):
     mode, fake = gpu
     stage = STAGES[name]()
-    (keys,) = EpochBatches(COUNT, COUNT, seed=0, epoch=0, mapped=stage.films.mapped)
+    (keys,) = epoch_batches(COUNT, COUNT, seed=0, epoch=0, mapped=stage.films.mapped)
     batch = stage.films.collate([stage.films[key] for key in keys])
     # What would make the processor wait for a GPU (item, nonzero, a branch on a value) has no answer here, and raises.
     with mode, torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):

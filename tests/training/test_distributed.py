@@ -18,7 +18,7 @@ from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training import distributed
 from cxrlines.training.config import StageConfig
-from cxrlines.training.loader import EpochBatches, Films, FilmSet
+from cxrlines.training.loader import Films, FilmSet, epoch_batches
 from cxrlines.training.module import StageModule
 from cxrlines.training.schedule import ScheduleSpec
 from cxrlines.training.targets import (
@@ -92,7 +92,7 @@ def annotated(known: list[int], **more: np.ndarray) -> FilmSet:
 
 def order() -> list[list[int]]:
     """The films of the two batches."""
-    return [[key[1] for key in batch] for batch in EpochBatches(11, 5, seed=5, epoch=0)]
+    return [[key[1] for key in batch] for batch in epoch_batches(11, 5, seed=5, epoch=0)]
 
 
 def mapping(known: list[int], backbone: str = "resnet10t", **targets: Target) -> StageModule:

@@ -13,11 +13,11 @@ from cxrlines.augment.policy import make_policy
 from cxrlines.io.prepare import Placement
 from cxrlines.task import LABEL_COLOURS, LABELS, MAPS, Device, MapKind
 from cxrlines.training.loader import (
-    EpochBatches,
     Films,
     FilmSet,
     RemainingBatches,
     batches_per_epoch,
+    epoch_batches,
     in_order,
     load,
     overlay,
@@ -73,22 +73,24 @@ def test_overlay_colour_tells_label_or_device():
 
 
 def test_an_epoch_is_every_film_once_in_an_order_of_its_own():
-    first, second = ([p for batch in EpochBatches(12, 4, seed=1, epoch=epoch) for _, p, _ in batch] for epoch in (0, 1))
+    first, second = (
+        [p for batch in epoch_batches(12, 4, seed=1, epoch=epoch) for _, p, _ in batch] for epoch in (0, 1)
+    )
     assert sorted(first) == list(range(12))
     assert first != second
 
 
 def test_the_rest_of_an_epoch_continues_its_beginning():
-    whole = list(EpochBatches(13, 4, seed=1, epoch=2))
+    whole = list(epoch_batches(13, 4, seed=1, epoch=2))
     assert (
-        list(EpochBatches(13, 4, seed=1, epoch=2, stop=1)) + list(EpochBatches(13, 4, seed=1, epoch=2, start=1))
+        list(epoch_batches(13, 4, seed=1, epoch=2, stop=1)) + list(epoch_batches(13, 4, seed=1, epoch=2, start=1))
         == whole
     )
     assert len(whole) == batches_per_epoch(13, 4) == 3
 
 
 def test_fewer_films_than_a_batch_make_one_batch():
-    assert len(EpochBatches(3, 16, seed=0, epoch=0)) == 1
+    assert len(epoch_batches(3, 16, seed=0, epoch=0)) == 1
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
@@ -106,7 +108,7 @@ def test_further_targets_come_with_their_film_in_any_order():
     }
     more["presence"][2, 1] = 1
     given = FilmSet(replace(films, more=more), make_policy("none", 48), seed=3, overlay=False, colour_by="label")
-    for batch in DataLoader(given, batch_sampler=EpochBatches(6, 3, seed=1, epoch=0)):
+    for batch in DataLoader(given, batch_sampler=epoch_batches(6, 3, seed=1, epoch=0)):
         places = batch["labels"].argmax(dim=1).numpy()
         for name, values in more.items():
             np.testing.assert_array_equal(batch[name].numpy(), values[places])
@@ -150,7 +152,7 @@ def test_an_unknown_landmark_leaves_its_map_empty():
 
 
 def batches_of(films: FilmSet, workers: int) -> list[dict]:
-    order = EpochBatches(6, 2, seed=1, epoch=0, mapped=films.mapped)
+    order = epoch_batches(6, 2, seed=1, epoch=0, mapped=films.mapped)
     return list(load(films, order, workers))
 
 
@@ -181,13 +183,13 @@ def test_maps_are_made_of_films_that_have_some_and_of_one_where_none_has():
     mapped[[0, 3], :4] = 1
     given = FilmSet(replace(film_set().films, more={"mapped": mapped}), make_policy("none", 48), seed=3, maps=True)
     for epoch in range(4):
-        order = EpochBatches(6, 2, seed=1, epoch=epoch, mapped=given.mapped)
+        order = epoch_batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped)
         for keys, batch in zip(order, load(given, order), strict=True):
             known = [row for row, key in enumerate(keys) if key[1] in (0, 3)]
             assert batch["rows"].tolist() == (known or [0])
             assert batch["maps"].shape == (len(known or [0]), 9, 24, 24) and batch["maps"].dtype == torch.float16
         halves = [
-            EpochBatches(6, 2, seed=1, epoch=epoch, mapped=given.mapped, rank_slice=half) for half in (_first, _second)
+            epoch_batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped, rank_slice=half) for half in (_first, _second)
         ]
         for keys, *mine in zip(order, *halves, strict=True):
             assert [key for part in mine for key in part] == keys
@@ -214,7 +216,9 @@ class Whose(FilmSet):
 def test_the_processes_of_a_loader_stay_for_all_its_epochs_and_have_one_thread_as_the_host_has_not():
     given = Whose(film_set("none", False).films, make_policy("none", 48), seed=3)
     begun = {"at": 0}
-    loader = load(given, RemainingBatches(lambda: EpochBatches(6, 2, seed=1, epoch=0, start=begun["at"])), 1, stay=True)
+    loader = load(
+        given, RemainingBatches(lambda: epoch_batches(6, 2, seed=1, epoch=0, start=begun["at"])), 1, stay=True
+    )
     before = cv2.getNumThreads()
     cv2.setNumThreads(3)
     try:
@@ -223,7 +227,7 @@ def test_the_processes_of_a_loader_stay_for_all_its_epochs_and_have_one_thread_a
             made = list(loader)
             assert len(made) == len(loader) == 3 - begun["at"]
             seen |= {(int(batch["process"][0]), int(batch["threads"][0])) for batch in made}
-        here = next(iter(load(given, EpochBatches(6, 2, seed=1, epoch=0))))
+        here = next(iter(load(given, epoch_batches(6, 2, seed=1, epoch=0))))
         assert (int(here["process"][0]), int(here["threads"][0]), cv2.getNumThreads()) == (os.getpid(), 3, 3)
     finally:
         cv2.setNumThreads(before)

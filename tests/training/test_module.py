@@ -16,7 +16,7 @@ from cxrlines.task import LABELS, MAPS, Device
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.config import LABELS_ALONE, StageConfig
 from cxrlines.training.ema import EMA
-from cxrlines.training.loader import EpochBatches, Films, FilmSet
+from cxrlines.training.loader import Films, FilmSet, epoch_batches
 from cxrlines.training.loss_log import DivergedError
 from cxrlines.training.module import StageModule
 from cxrlines.training.outputs import BatchOutputs
@@ -176,7 +176,7 @@ def mapping(known: list[int]) -> StageModule:
 
 
 def batch_of(stage: StageModule) -> dict[str, torch.Tensor]:
-    (keys,) = EpochBatches(6, 6, seed=0, epoch=0, mapped=stage.films.mapped)
+    (keys,) = epoch_batches(6, 6, seed=0, epoch=0, mapped=stage.films.mapped)
     return stage.films.collate([stage.films[key] for key in sorted(keys)])
 
 

@@ -136,45 +136,36 @@ def overlay(
     return draw_lines(image, coloured, thickness=max(1.5, len(film) * LINE_WIDTH))
 
 
-class EpochBatches(Sampler[list[Key]]):
+def epoch_batches(
+    films: int,
+    batch: int,
+    *,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    stop: int | None = None,
+    rank_slice: Callable[[int], slice] = lambda count: slice(count),
+    mapped: np.ndarray | None = None,
+) -> list[list[Key]]:
     """The batches of one epoch from the `start`-th to before the `stop`-th, in an order drawn from (seed, epoch).
 
-    `rank_slice` gives the films of a batch of so many that are this process's; None means all. With `mapped` (films,)
-    bool, which films have a known heatmap, a batch that has none has those of its first film drawn all the same: every
-    parameter of a decoder gets a gradient, there 0, in every step.
+    `rank_slice` gives the films of a batch of so many that are this process's. With `mapped` (films,) bool, which films
+    have a known heatmap, a batch that has none has those of its first film drawn all the same: every parameter of a
+    decoder gets a gradient, there 0, in every step.
     """
-
-    def __init__(
-        self,
-        films: int,
-        batch: int,
-        *,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        stop: int | None = None,
-        rank_slice: Callable[[int], slice] | None = None,
-        mapped: np.ndarray | None = None,
-    ):
-        order = np.random.default_rng([seed, epoch]).permutation(films)
-        count = batches_per_epoch(films, batch)
-        self.batches: list[list[Key]] = []
-        for positions in [order[i * batch : (i + 1) * batch] for i in range(count)][start:stop]:
-            none = mapped is not None and not mapped[positions].any()
-            keys = [Key(epoch, int(position), none and not i) for i, position in enumerate(positions)]
-            self.batches.append(keys[rank_slice(len(keys))] if rank_slice else keys)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
+    order = np.random.default_rng([seed, epoch]).permutation(films)
+    batches = []
+    for positions in [order[i * batch : (i + 1) * batch] for i in range(batches_per_epoch(films, batch))][start:stop]:
+        none = mapped is not None and not mapped[positions].any()
+        keys = [Key(epoch, int(position), none and not i) for i, position in enumerate(positions)]
+        batches.append(keys[rank_slice(len(keys))])
+    return batches
 
 
 class RemainingBatches(Sampler[list[Key]]):
     """The batches that remain whenever it is iterated: one loader, and its processes, for all epochs of a stage."""
 
-    def __init__(self, remaining: Callable[[], EpochBatches]) -> None:
+    def __init__(self, remaining: Callable[[], list[list[Key]]]) -> None:
         self.remaining = remaining
 
     def __iter__(self) -> Iterator[list[Key]]:

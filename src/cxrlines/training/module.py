@@ -19,12 +19,12 @@ from cxrlines.training.checkpoint import Progress, State, cpu_copy
 from cxrlines.training.config import Report, StageConfig, Track, precision_of
 from cxrlines.training.ema import EMA
 from cxrlines.training.loader import (
-    EpochBatches,
     FilmSet,
     Key,
     RemainingBatches,
     View,
     batches_per_epoch,
+    epoch_batches,
     in_order,
     load,
 )
@@ -153,9 +153,9 @@ class StageModule(lightning.LightningModule):
         kind = torch.optim.Adam if self.schedule.optimizer == "adam" else torch.optim.AdamW
         return kind(self.model.parameters(), lr=self.schedule.lr, weight_decay=self.schedule.weight_decay)
 
-    def _remaining(self) -> EpochBatches:
+    def _remaining(self) -> list[list[Key]]:
         """The batches that are left of this epoch."""
-        return EpochBatches(
+        return epoch_batches(
             len(self.films.films),
             self.schedule.batch,
             seed=self.config.seed,
