@@ -33,7 +33,7 @@ _CONNECT_SECONDS = 4.0  # a hub that takes longer to answer at all counts as out
 
 
 class WeightsError(Error):
-    """Weights that cannot be had, read or fitted; the message says what was tried and the ways out."""
+    """Weights that cannot be had, read or fitted; the message has what was tried and the ways out."""
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:

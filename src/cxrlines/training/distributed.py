@@ -40,7 +40,7 @@ _gloo: list[dist.ProcessGroup] = []
 
 
 class DevicesError(Error):
-    """The processes or GPUs asked for cannot work together; the message says why and what to do."""
+    """The processes or GPUs asked for cannot work together; the message has the reason and what to do."""
 
 
 def begin(devices: int | None = None, nodes: int | None = None) -> None:

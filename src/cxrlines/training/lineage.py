@@ -1,8 +1,8 @@
 """Lineage: what a checkpoint was made from, and its training patients, those of all its ancestors among them.
 
-Patients are kept as tokens, keyed hashes that may leave the hospital (`data.patients`). Scoring a checkpoint on a
+Patients are kept as tokens, keyed hashes that may leave the hospital (`io.patients`). Scoring a checkpoint on a
 patient in its ancestry is refused; the error names the way by which that patient got in. A checkpoint whose ancestry
-cannot be traced counts as having seen everybody, unless whoever trains vouches for it; then every figure says so.
+cannot be traced counts as trained on all patients, unless the user vouches for it; then every figure says so.
 
 A weights file carries its lineage in its header, so that a copy under any name keeps it.
 """
@@ -47,9 +47,8 @@ class Lineage:
     """A step and all it descends from.
 
     `patients` are the tokens of those whose films or labels this very step used; of weights out of a bundle they are
-    cut (`data.patients.cut`). `parents` maps a role (`start`, `teacher`) to that ancestor's own lineage. `unknown`
-    says, for each origin that cannot be traced, what it is; `trusted` the same of those that whoever trained vouches
-    for.
+    cut (`io.patients.cut`). `parents` maps a role (`start`, `teacher`) to that ancestor's own lineage. `unknown`
+    has a line for each origin that cannot be traced; `trusted` the same of those that the user vouches for.
     """
 
     step: str

@@ -33,7 +33,7 @@ class PresenceTarget(Target):
         presence = films.presence()
         if not np.isfinite(presence).any():
             raise Error(
-                f"targets.presence: the table of the set {films.set} says of no film whether a tube is there",
+                f"targets.presence: of no film of the set {films.set} is the presence of a tube known",
                 "take a set that does, PadChest for one, or train towards soft labels",
             )
         return TargetData({"presence": presence})
