@@ -236,11 +236,14 @@ def training(folder: Path) -> None:
     from cxrlines.models.classifier import Classifier
     from cxrlines.training.config import StageConfig
     from cxrlines.training.module import StageModule
+    from cxrlines.training.schedule import ScheduleSpec
     from cxrlines.training.trainer import fit_stage, predict_films
 
     model = Classifier("resnet10t", "gap", in_channels=1, weights="none")
     fit_stage(
-        StageModule(model, StageConfig(epochs=1, batch=4, lr=1e-3, seed=5), _film_set(), _film_set(), view="plain")
+        StageModule(
+            model, StageConfig(ScheduleSpec(epochs=1, batch=4, lr=1e-3), seed=5), _film_set(), _film_set(), view="plain"
+        )
     )
     assert predict_films(model, _film_set()).shape == (8, 11)
 

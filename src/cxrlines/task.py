@@ -130,6 +130,15 @@ MAPS: tuple[tuple[MapKind, Device | Landmark], ...] = (
     *((MapKind.LANDMARK, landmark) for landmark in Landmark),
 )
 """The heatmaps a decoder gives, in the order of its channels."""
+MAP_NAMES: dict[str, tuple[MapKind, Device | Landmark]] = {f"{kind} {what.name}": (kind, what) for kind, what in MAPS}
+"""Each heatmap by its name in files, e.g. `"line CVC"`, in the same order."""
+
+RANZCR_DEVICES = (Device.ETT, Device.NGT, Device.CVC, Device.SWAN)
+RANZCR_LABELS: tuple[str, ...] = tuple(label for label in LABELS if DEVICE_OF[label] in RANZCR_DEVICES)
+RANZCR_MAPS: tuple[str, ...] = tuple(
+    name for name, (_, what) in MAP_NAMES.items() if what in (*RANZCR_DEVICES, Landmark.CARINA)
+)
+"""Labels and heatmaps of models whose files do not name theirs."""
 
 STUDY_COLUMN = "StudyInstanceUID"
 PATIENT_COLUMN = "PatientID"

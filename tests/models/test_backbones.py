@@ -30,16 +30,6 @@ def test_no_weight_of_the_classifier_is_left() -> None:
     assert [name for name, p in backbone.named_parameters() if p.grad is None] == []
 
 
-def test_drop_path_drops_in_training_only() -> None:
-    images = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    backbone = make_backbone("resnet10t", weights="none", drop_path=0.5).eval()
-    torch.testing.assert_close(backbone(images), backbone(images))
-    rates = [m.drop_prob for m in backbone.modules() if type(m).__name__ == "DropPath"]
-    assert rates and max(rates) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match=r"backbone 'vgg11' cannot be made with .*drop_path_rate=0.5"):
-        make_backbone("vgg11", weights="none", drop_path=0.5)
-
-
 def test_pixel_statistics_of_gray_are_those_of_the_mean_colour() -> None:
     assert pixel_statistics("tf_efficientnet_lite0", 1) == ([0.5], [0.5])
     assert pixel_statistics("resnet50d", 3) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -103,7 +93,7 @@ def test_known_names_with_and_without_weights_pass() -> None:
 
 
 def test_other_values_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"in_channels: 2; it is 1 .*, 3 .* or 10 \(with maps\)"):
+    with pytest.raises(ValueError, match="in_channels: 2"):
         make_backbone("resnet10t", in_channels=2, weights="none")
     with pytest.raises(ValueError, match="weights: 'jft' is unknown; it is one of: imagenet, none"):
         make_backbone("resnet10t", weights="jft")  # type: ignore[arg-type]

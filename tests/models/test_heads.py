@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from cxrlines.core.errors import Error
-from cxrlines.models.heads import HEADS, AverageMaxPool, DeviceHeads, GeneralisedMeanPool, make_head
+from cxrlines.models import HEADS
+from cxrlines.models.heads import AverageMaxPool, DeviceHeads, GeneralisedMeanPool, make_head
 from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, Device
 
 
@@ -44,7 +45,6 @@ def test_average_and_maximum_side_by_side(features: torch.Tensor) -> None:
 def test_each_device_has_its_own_head_and_its_own_columns(features: torch.Tensor) -> None:
     head = DeviceHeads(24, dropout=0.0).eval()
     before = head(features)
-    assert [len(LABELS_OF[device]) for device in Device] == [3, 4, 3, 1]
     for device in Device:
         last = head.heads[device.name].read[-1]
         assert last.out_features == len(LABELS_OF[device])

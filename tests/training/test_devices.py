@@ -3,7 +3,6 @@
 A tensor left on the processor, or made there, is an error of this mode as it would be on a GPU.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,30 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
 from cxrlines.augment.policy import make_policy
+from cxrlines.models import HEADS
 from cxrlines.models.classifier import Classifier
-from cxrlines.models.heads import HEADS
 from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training.config import StageConfig
-from cxrlines.training.loader import Batches, Films, FilmSet
+from cxrlines.training.loader import Films, FilmSet, epoch_batches
 from cxrlines.training.module import StageModule
-from cxrlines.training.targets.losses import balanced_weights
+from cxrlines.training.schedule import ScheduleSpec
+from cxrlines.training.targets import (
+    FeatureTarget,
+    LabelTarget,
+    MapTarget,
+    PresenceTarget,
+    SoftTarget,
+    TargetsSpec,
+)
+from cxrlines.training.targets.base import Target
+from cxrlines.training.targets.labels import balanced_weights
 
 COUNT, SIZE = 6, 64
-ALL = StageConfig(epochs=1, batch=COUNT, lr=1e-3, label_weight=0.0)
+
+
+def config(ema: float | None = None, **targets: Target) -> StageConfig:
+    return StageConfig(ScheduleSpec(epochs=1, batch=COUNT, lr=1e-3, ema=ema), TargetsSpec(**targets))
 
 
 class TinyStore:
@@ -46,43 +58,42 @@ def network(head: str = "gap", **options: Any) -> Classifier:
 
 
 def labels(head: str, **options: Any) -> StageModule:
-    films = film_set()
-    weights = balanced_weights(films.films.targets)
-    fit = dataclasses.replace(ALL, label_weight=1.0, ema=0.9)
-    return StageModule(network(head, **options), fit, films, None, view="plain", positive_weight=weights)
+    weights = np.tile(balanced_weights(film_set().films.labels), (COUNT, 1))
+    fit = config(0.9, labels=LabelTarget(class_weights="balanced"))
+    return StageModule(network(head, **options), fit, film_set(positive_weight=weights), None, view="plain")
 
 
 def soft() -> StageModule:
     films = film_set(soft=np.full((COUNT, len(LABELS)), 0.3, np.float32), film_weights=np.ones(COUNT, np.float32))
-    return StageModule(network(), dataclasses.replace(ALL, soft_weight=1.0), films, None, view="plain")
+    return StageModule(network(), config(soft=SoftTarget(of="other")), films, None, view="plain")
 
 
 def presence() -> StageModule:
     films = film_set(presence=np.array([[0, 1, np.nan, np.nan, 1]] * COUNT, np.float32))
-    return StageModule(network(), dataclasses.replace(ALL, presence_weight=1.0), films, None, view="plain")
+    return StageModule(network(), config(presence=PresenceTarget()), films, None, view="plain")
 
 
 def features() -> StageModule:
-    fit = dataclasses.replace(ALL, feature_weight=1.0, label_weight=1.0)
+    fit = config(labels=LabelTarget(), features=FeatureTarget(of="teacher"))
     return StageModule(network(), fit, film_set(), None, view="plain", teacher=network(in_channels=3))
 
 
 def maps(known: int) -> StageModule:
     mapped = np.zeros((COUNT, len(MAPS)), np.float32)
     mapped[:known] = 1
-    fit = dataclasses.replace(ALL, maps_weight=1.0, label_weight=1.0)
+    fit = config(labels=LabelTarget(), maps=MapTarget())
     return StageModule(network(decoder=True), fit, film_set(mapped=mapped), None, view="plain")
 
 
 def overlay() -> StageModule:
-    fit = dataclasses.replace(ALL, label_weight=1.0)
+    fit = config(labels=LabelTarget())
     return StageModule(network(in_channels=3), fit, film_set(), None, view="overlay")
 
 
 def two_step() -> StageModule:
     both = TwoStep(network(decoder=True), network(in_channels=1 + len(MAPS)))
     films = film_set(segmenter=np.arange(COUNT) % 3 - 1)
-    fit = dataclasses.replace(ALL, label_weight=1.0)
+    fit = config(labels=LabelTarget())
     others = [network(decoder=True), network(decoder=True)]
     return StageModule(both, fit, films, None, view="plain", segmenters=others)
 
@@ -134,7 +145,7 @@ def gpu(monkeypatch):
 def test_a_step_mixes_no_devices_and_waits_for_nothing(gpu, name, precision):
     mode, fake = gpu
     stage = STAGES[name]()
-    (keys,) = Batches(COUNT, COUNT, seed=0, epoch=0, mapped=stage.films.mapped)
+    (keys,) = epoch_batches(COUNT, COUNT, seed=0, epoch=0, mapped=stage.films.mapped)
     batch = stage.films.collate([stage.films[key] for key in keys])
     # What would make the processor wait for a GPU (item, nonzero, a branch on a value) has no answer here, and raises.
     with mode, torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
@@ -156,9 +167,9 @@ def test_the_mode_does_find_what_is_left_on_the_processor(gpu, name):
     stage = STAGES[name]()
     batch = stage.films.collate([stage.films[(0, place)] for place in range(COUNT)])
     with mode, torch.no_grad():
-        weight = stage.positive_weight
         stage.to("cuda")  # but not on_fit_start, so that teachers and other segmenters stay behind
-        if weight is not None:
-            stage.positive_weight = mode.from_tensor(weight)
+        there = tree_map_only(Tensor, fake, batch)
+        if "positive_weight" in batch:
+            there["positive_weight"] = mode.from_tensor(batch["positive_weight"])
         with pytest.raises(Exception, match="device"):
-            stage.training_step(tree_map_only(Tensor, fake, batch), 0)
+            stage.training_step(there, 0)

@@ -18,11 +18,22 @@ from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training import distributed
 from cxrlines.training.config import StageConfig
-from cxrlines.training.loader import Batches, Films, FilmSet
+from cxrlines.training.loader import Films, FilmSet, epoch_batches
 from cxrlines.training.module import StageModule
+from cxrlines.training.schedule import ScheduleSpec
+from cxrlines.training.targets import (
+    FeatureTarget,
+    LabelTarget,
+    MapTarget,
+    PresenceTarget,
+    SoftTarget,
+    TargetsSpec,
+)
+from cxrlines.training.targets.base import Target
 from cxrlines.training.trainer import fit_stage, predict_films
 
-FIT = StageConfig(epochs=2, batch=5, lr=1e-3, seed=5, ema=0.5, clip=1.0, presence_weight=0.5)
+LABELS_AND_PRESENCE = TargetsSpec(labels=LabelTarget(), presence=PresenceTarget(weight=0.5))
+FIT = StageConfig(ScheduleSpec(epochs=2, batch=5, lr=1e-3, ema=0.5, clip=1.0), LABELS_AND_PRESENCE, seed=5)
 SIZE = 32
 
 
@@ -59,7 +70,11 @@ def fitted(fit: StageConfig, **options) -> tuple[StageModule, dict[str, torch.Te
     return module, fit_stage(module)
 
 
-ONLY = StageConfig(epochs=1.0, batch=5, lr=1e-3, seed=5, label_weight=0.0)
+def only(**targets: Target) -> StageConfig:
+    return StageConfig(ScheduleSpec(epochs=1, batch=5, lr=1e-3), TargetsSpec(**targets), seed=5)
+
+
+LABELS_TOO = {"labels": LabelTarget()}
 
 
 def annotated(known: list[int], **more: np.ndarray) -> FilmSet:
@@ -77,13 +92,13 @@ def annotated(known: list[int], **more: np.ndarray) -> FilmSet:
 
 def order() -> list[list[int]]:
     """The films of the two batches."""
-    return [[key[1] for key in batch] for batch in Batches(11, 5, seed=5, epoch=0)]
+    return [[key[1] for key in batch] for batch in epoch_batches(11, 5, seed=5, epoch=0)]
 
 
-def mapping(fit: StageConfig, known: list[int], backbone: str = "resnet10t") -> StageModule:
+def mapping(known: list[int], backbone: str = "resnet10t", **targets: Target) -> StageModule:
     torch.manual_seed(1)
     network = Classifier(backbone, "gap", weights="none", decoder=True).double()
-    return StageModule(network, dataclasses.replace(fit, maps_weight=0.7), annotated(known), None, view="plain")
+    return StageModule(network, only(**targets, maps=MapTarget(weight=0.7)), annotated(known), None, view="plain")
 
 
 def taught(fit: StageConfig) -> StageModule:
@@ -93,9 +108,9 @@ def taught(fit: StageConfig) -> StageModule:
     return StageModule(model().double(), fit, seen, None, view="plain", teacher=teacher)
 
 
-def plainly(fit: StageConfig, positive_weight: torch.Tensor | None = None, **more: np.ndarray) -> StageModule:
+def plainly(fit: StageConfig, **more: np.ndarray) -> StageModule:
     train = FilmSet(dataclasses.replace(films(11), more=more), make_policy("none", SIZE), seed=5)
-    return StageModule(model().double(), fit, train, None, view="plain", positive_weight=positive_weight)
+    return StageModule(model().double(), fit, train, None, view="plain")
 
 
 def two_step() -> StageModule:
@@ -105,10 +120,7 @@ def two_step() -> StageModule:
     some = dataclasses.replace(films(11), more={"segmenter": np.arange(11) % 3 - 1})
     train = FilmSet(some, make_policy("none", SIZE), seed=5)
     both = TwoStep(segmenters[0], reader)
-    return StageModule(both, FIT_LABELS, train, None, view="plain", segmenters=segmenters[1:])
-
-
-FIT_LABELS = dataclasses.replace(ONLY, label_weight=1.0)
+    return StageModule(both, only(**LABELS_TOO), train, None, view="plain", segmenters=segmenters[1:])
 
 
 def kinds() -> dict[str, Callable[[], StageModule]]:
@@ -118,20 +130,20 @@ def kinds() -> dict[str, Callable[[], StageModule]]:
     certainty = np.linspace(0, 2, 11, dtype=np.float32)
     one_each = [first[0], second[4]]  # the other process has none of either batch
     return {
-        "labels, balanced": lambda: plainly(FIT_LABELS, torch.linspace(1, 20, 11).double()),
+        "labels, balanced": lambda: plainly(
+            only(labels=LabelTarget(class_weights="balanced")), positive_weight=np.tile(np.linspace(1, 20, 11), (11, 1))
+        ),
         "soft labels": lambda: plainly(
-            dataclasses.replace(FIT_LABELS, soft_weight=0.6), soft=soft, film_weights=certainty
+            only(**LABELS_TOO, soft=SoftTarget(of="other", weight=0.6)), soft=soft, film_weights=certainty
         ),
-        "presence": lambda: plainly(
-            dataclasses.replace(ONLY, presence_weight=1.0), presence=films(11).more["presence"]
-        ),
-        "features": lambda: taught(dataclasses.replace(ONLY, feature_weight=1.0)),
-        "labels and features": lambda: taught(dataclasses.replace(FIT_LABELS, feature_weight=0.5)),
-        "maps of many": lambda: mapping(FIT_LABELS, [*first[:4], *second[1:]]),
-        "maps of one film a batch": lambda: mapping(FIT_LABELS, one_each),
-        "a batch without maps": lambda: mapping(FIT_LABELS, [second[2], second[3]]),
-        "maps alone": lambda: mapping(ONLY, one_each),
-        "maps alone, with layers that only labels use": lambda: mapping(ONLY, one_each, "test_efficientnet"),
+        "presence": lambda: plainly(only(presence=PresenceTarget()), presence=films(11).more["presence"]),
+        "features": lambda: taught(only(features=FeatureTarget(of="teacher", weight=1))),
+        "labels and features": lambda: taught(only(**LABELS_TOO, features=FeatureTarget(of="teacher"))),
+        "maps of many": lambda: mapping([*first[:4], *second[1:]], **LABELS_TOO),
+        "maps of one film a batch": lambda: mapping(one_each, **LABELS_TOO),
+        "a batch without maps": lambda: mapping([second[2], second[3]], **LABELS_TOO),
+        "maps alone": lambda: mapping(one_each),
+        "maps alone, with layers that only labels use": lambda: mapping(one_each, "test_efficientnet"),
         "two steps": two_step,
     }
 
@@ -155,13 +167,13 @@ def work(folder: Path) -> None:
             count: predict_films(model().eval(), film_set(count, "none"), batch=2) for count in (7, 1)
         },
         "first": distributed.first(lambda: f"by {rank}"),
-        "part": list(range(7))[distributed.part(7)],
+        "part": list(range(7))[distributed.rank_slice(7)],
     }  # fmt: skip
     result["kinds"] = {}
     for name, make in kinds().items():
         stage = make()
         result["kinds"][name] = fit_stage(stage), stage.progress.history[0]["loss"]
-    small = dataclasses.replace(FIT, batch=1)
+    small = scheduled(batch=1)
     with contextlib.suppress(distributed.DevicesError):
         fitted(small)
         result["batch of one"] = "went through"
@@ -175,6 +187,10 @@ def work(folder: Path) -> None:
             result[name] = f"{type(error).__name__}: {error}"
     torch.save(result, folder / f"rank{rank}.pt")
     distributed.leave()
+
+
+def scheduled(**schedule) -> StageConfig:
+    return dataclasses.replace(FIT, schedule=FIT.schedule.model_copy(update=schedule))
 
 
 def fail() -> None:
@@ -256,18 +272,18 @@ def test_errors_reach_every_process(ranks):
 
 def test_alone_nothing_waits_and_everything_is_mine():
     assert (distributed.rank(), distributed.world(), distributed.is_first()) == (0, 1, True)
-    assert distributed.part(7) == slice(0, 7)
+    assert distributed.rank_slice(7) == slice(0, 7)
     distributed.barrier()
     rows = np.arange(6).reshape(3, 2)
     assert distributed.gather_rows(rows) is rows
     sums = torch.ones(3)
-    assert distributed.everywhere(sums) is sums
+    assert distributed.all_reduce_sum(sums) is sums
 
 
 def test_slurm_variables_are_no_order_to_wait_for_others(monkeypatch):
     for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
         monkeypatch.setenv(name, value)
-    module, _ = fitted(dataclasses.replace(FIT, epochs=0.5))
+    module, _ = fitted(scheduled(epochs=0.5))
     assert module.finished
 
 

@@ -21,6 +21,7 @@ from cxrlines.task import LABELS
 from cxrlines.training.config import StageConfig
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
+from cxrlines.training.schedule import ScheduleSpec
 from cxrlines.training.trainer import fit_stage, predict_films
 
 
@@ -36,7 +37,9 @@ def film_set(count: int = 8) -> FilmSet:
 
 
 def stage(model: Classifier, **options: Any) -> StageModule:
-    return StageModule(model, StageConfig(epochs=2, batch=4, lr=1e-3), film_set(), film_set(), view="plain", **options)
+    return StageModule(
+        model, StageConfig(ScheduleSpec(epochs=2, batch=4, lr=1e-3)), film_set(), film_set(), view="plain", **options
+    )
 
 
 def state_of_the_host() -> dict[str, Any]:

@@ -12,7 +12,16 @@ from torch.utils.data import DataLoader
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.transform import Affine
 from cxrlines.task import LABEL_COLOURS, LABELS, MAPS, Device, MapKind
-from cxrlines.training.loader import Batches, Films, FilmSet, Left, batches_per_epoch, in_order, load, overlay
+from cxrlines.training.loader import (
+    Films,
+    FilmSet,
+    RemainingBatches,
+    batches_per_epoch,
+    epoch_batches,
+    in_order,
+    load,
+    overlay,
+)
 
 LINE = np.array([[10.0, 12.0], [40.0, 50.0]])
 
@@ -56,32 +65,37 @@ def test_overlay_is_the_very_film_with_the_line_in_its_colour():
 
 def test_overlay_colour_tells_label_or_device():
     film = np.zeros((64, 64), np.uint8)
-    by_label = overlay(film, [LABELS[0]], [LINE], "label")
+    by_label = overlay(film, [(LABELS[0], LINE)], "label")
     assert tuple(by_label[31, 25]) == LABEL_COLOURS[LABELS[0]]
-    same_device = [overlay(film, [label], [LINE], "device") for label in LABELS[:2]]
+    same_device = [overlay(film, [(label, LINE)], "device") for label in LABELS[:2]]
     assert (same_device[0] == same_device[1]).all()
-    assert not (by_label == overlay(film, [LABELS[1]], [LINE], "label")).all()
+    assert not (by_label == overlay(film, [(LABELS[1], LINE)], "label")).all()
 
 
 def test_an_epoch_is_every_film_once_in_an_order_of_its_own():
-    first, second = ([p for batch in Batches(12, 4, seed=1, epoch=epoch) for _, p in batch] for epoch in (0, 1))
+    first, second = (
+        [p for batch in epoch_batches(12, 4, seed=1, epoch=epoch) for _, p, _ in batch] for epoch in (0, 1)
+    )
     assert sorted(first) == list(range(12))
     assert first != second
 
 
 def test_the_rest_of_an_epoch_continues_its_beginning():
-    whole = list(Batches(13, 4, seed=1, epoch=2))
-    assert list(Batches(13, 4, seed=1, epoch=2, stop=1)) + list(Batches(13, 4, seed=1, epoch=2, start=1)) == whole
+    whole = list(epoch_batches(13, 4, seed=1, epoch=2))
+    assert (
+        list(epoch_batches(13, 4, seed=1, epoch=2, stop=1)) + list(epoch_batches(13, 4, seed=1, epoch=2, start=1))
+        == whole
+    )
     assert len(whole) == batches_per_epoch(13, 4) == 3
 
 
 def test_fewer_films_than_a_batch_make_one_batch():
-    assert len(Batches(3, 16, seed=0, epoch=0)) == 1
+    assert len(epoch_batches(3, 16, seed=0, epoch=0)) == 1
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
 def test_in_order_is_every_film_in_order(batch):
-    targets = np.concatenate([item["targets"].numpy() for item in in_order(film_set("none", False), batch)])
+    targets = np.concatenate([item["labels"].numpy() for item in in_order(film_set("none", False), batch)])
     assert (targets == np.eye(6, 11)).all()
 
 
@@ -94,12 +108,12 @@ def test_further_targets_come_with_their_film_in_any_order():
     }
     more["presence"][2, 1] = 1
     given = FilmSet(replace(films, more=more), make_policy("none", 48), seed=3, overlay=False, colour_by="label")
-    for batch in DataLoader(given, batch_sampler=Batches(6, 3, seed=1, epoch=0)):
-        places = batch["targets"].argmax(dim=1).numpy()
+    for batch in DataLoader(given, batch_sampler=epoch_batches(6, 3, seed=1, epoch=0)):
+        places = batch["labels"].argmax(dim=1).numpy()
         for name, values in more.items():
             np.testing.assert_array_equal(batch[name].numpy(), values[places])
             assert batch[name].dtype == torch.float32
-    assert set(film_set("none", False)[(0, 0)]) == {"film", "targets"}
+    assert set(film_set("none", False)[(0, 0)]) == {"film", "labels"}
 
 
 def mapped_films(policy: str) -> FilmSet:
@@ -138,7 +152,7 @@ def test_an_unknown_landmark_leaves_its_map_empty():
 
 
 def batches_of(films: FilmSet, workers: int) -> list[dict]:
-    order = Batches(6, 2, seed=1, epoch=0, mapped=films.mapped)
+    order = epoch_batches(6, 2, seed=1, epoch=0, mapped=films.mapped)
     return list(load(films, order, workers))
 
 
@@ -157,7 +171,7 @@ def test_batches_are_the_same_whoever_makes_them(workers):
     here, there = batches_of(given, 0), batches_of(given, workers)
     assert len(here) == len(there) == 3
     for one, other in zip(here, there, strict=True):
-        assert set(one) == {"film", "overlay", "targets", "mapped", "maps", "rows", "segmenter"}
+        assert set(one) == {"film", "overlay", "labels", "mapped", "maps", "rows", "segmenter"}
         assert same(one, other)
     state = torch.get_rng_state()
     batches_of(given, workers)
@@ -169,12 +183,14 @@ def test_maps_are_made_of_films_that_have_some_and_of_one_where_none_has():
     mapped[[0, 3], :4] = 1
     given = FilmSet(replace(film_set().films, more={"mapped": mapped}), make_policy("none", 48), seed=3, maps=True)
     for epoch in range(4):
-        order = Batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped)
+        order = epoch_batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped)
         for keys, batch in zip(order, load(given, order), strict=True):
             known = [row for row, key in enumerate(keys) if key[1] in (0, 3)]
             assert batch["rows"].tolist() == (known or [0])
             assert batch["maps"].shape == (len(known or [0]), 9, 24, 24) and batch["maps"].dtype == torch.float16
-        halves = [Batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped, part=half) for half in (_first, _second)]
+        halves = [
+            epoch_batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped, rank_slice=half) for half in (_first, _second)
+        ]
         for keys, *mine in zip(order, *halves, strict=True):
             assert [key for part in mine for key in part] == keys
             rows = [given.collate([given[key] for key in part])["rows"].tolist() for part in mine]
@@ -200,7 +216,9 @@ class Whose(FilmSet):
 def test_the_processes_of_a_loader_stay_for_all_its_epochs_and_have_one_thread_as_the_host_has_not():
     given = Whose(film_set("none", False).films, make_policy("none", 48), seed=3)
     begun = {"at": 0}
-    loader = load(given, Left(lambda: Batches(6, 2, seed=1, epoch=0, start=begun["at"])), 1, stay=True)
+    loader = load(
+        given, RemainingBatches(lambda: epoch_batches(6, 2, seed=1, epoch=0, start=begun["at"])), 1, stay=True
+    )
     before = cv2.getNumThreads()
     cv2.setNumThreads(3)
     try:
@@ -209,7 +227,7 @@ def test_the_processes_of_a_loader_stay_for_all_its_epochs_and_have_one_thread_a
             made = list(loader)
             assert len(made) == len(loader) == 3 - begun["at"]
             seen |= {(int(batch["process"][0]), int(batch["threads"][0])) for batch in made}
-        here = next(iter(load(given, Batches(6, 2, seed=1, epoch=0))))
+        here = next(iter(load(given, epoch_batches(6, 2, seed=1, epoch=0))))
         assert (int(here["process"][0]), int(here["threads"][0]), cv2.getNumThreads()) == (os.getpid(), 3, 3)
     finally:
         cv2.setNumThreads(before)

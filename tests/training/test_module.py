@@ -13,15 +13,26 @@ from cxrlines.core.transform import Affine
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import TwoStep
 from cxrlines.task import LABELS, MAPS, Device
-from cxrlines.training import module as stage_module
 from cxrlines.training.checkpoint import State, load_state, save_state
-from cxrlines.training.config import StageConfig
-from cxrlines.training.loader import Batches, Films, FilmSet
-from cxrlines.training.module import Average, DivergedError, StageModule
-from cxrlines.training.targets.losses import label_loss, maps_loss, total_loss
+from cxrlines.training.config import LABELS_ALONE, StageConfig
+from cxrlines.training.ema import EMA
+from cxrlines.training.loader import Films, FilmSet, epoch_batches
+from cxrlines.training.loss_log import DivergedError
+from cxrlines.training.module import StageModule
+from cxrlines.training.outputs import BatchOutputs
+from cxrlines.training.schedule import ScheduleSpec
+from cxrlines.training.targets import FeatureTarget, LabelTarget, MapTarget, TargetsSpec, labels, maps
+from cxrlines.training.targets.labels import label_loss
+from cxrlines.training.targets.maps import maps_loss
+from cxrlines.training.targets.sums import total_loss
 from cxrlines.training.trainer import fit_stage, predict_films
 
-FIT = StageConfig(epochs=3, batch=4, lr=1e-3, seed=5)
+FIT = ScheduleSpec(epochs=3, batch=4, lr=1e-3)
+
+
+def config(targets: TargetsSpec = LABELS_ALONE, **schedule) -> StageConfig:
+    """How a stage of a test is trained; what is named differs from `FIT`."""
+    return StageConfig(FIT.model_copy(update=schedule), targets, seed=5)
 
 
 class Killed(Exception):
@@ -50,7 +61,8 @@ def model(channels: int = 1) -> Classifier:
     return Classifier("resnet10t", "gap", in_channels=channels, weights="none", dropout=0.5)
 
 
-def module(fit: StageConfig = FIT, *, view="plain", teacher=None, policy="hotwater", **options) -> StageModule:
+def module(fit: StageConfig | None = None, *, view="plain", teacher=None, policy="hotwater", **options) -> StageModule:
+    fit = fit or config()
     overlay = view == "overlay" or teacher is not None
     train = FilmSet(films(), make_policy(policy, 32), seed=fit.seed, overlay=overlay, colour_by="device")
     watch = FilmSet(films(8), make_policy("none", 32), seed=0, overlay=overlay, colour_by="device")
@@ -64,7 +76,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("stop_after", [1, 4, 6, 11])
 @pytest.mark.parametrize("ema", [None, 0.8])
 def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, stop_after, ema):
-    fit = dataclasses.replace(FIT, ema=ema)
+    fit = config(ema=ema)
     whole = fit_stage(module(fit))
     saves = 0
 
@@ -98,7 +110,7 @@ def test_processes_that_make_the_films_change_no_weight_and_begin_once(monkeypat
 
 def test_the_average_is_torchs_own():
     network = model()
-    mine = Average(network, 0.8)
+    mine = EMA(network, 0.8)
     theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
     for step in range(4):
         with torch.no_grad():
@@ -123,7 +135,7 @@ def test_a_finished_state_trains_no_further(tmp_path):
 
 
 def test_it_learns_what_is_there_to_learn(tmp_path):
-    fitted = module(dataclasses.replace(FIT, epochs=12, batch=6, lr=3e-3), policy="none")
+    fitted = module(config(epochs=12, batch=6, lr=3e-3), policy="none")
     weights = fit_stage(fitted)
     fitted.model.load_state_dict(weights)
     scores = predict_films(
@@ -134,7 +146,7 @@ def test_it_learns_what_is_there_to_learn(tmp_path):
 
 
 def test_half_an_epoch_is_half_the_steps(tmp_path):
-    half = module(dataclasses.replace(FIT, epochs=1.5))
+    half = module(config(epochs=1.5))
     fit_stage(half)
     assert half.total == 6
     assert [row["epoch"] for row in half.progress.history] == [1, 2]
@@ -144,7 +156,7 @@ def test_the_student_moves_towards_the_features_of_its_teacher(tmp_path):
     torch.manual_seed(2)
     teacher = Classifier("resnet10t", "gap", in_channels=3, weights="none").eval()
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    fit = dataclasses.replace(FIT, epochs=30, lr=2e-3, label_weight=0.0, feature_weight=1.0)
+    fit = config(TargetsSpec(features=FeatureTarget(of="teacher", weight=1)), epochs=30, lr=2e-3)
     student = module(fit, teacher=teacher, policy="none")
     fit_stage(student)
     losses = [row["loss"] for row in student.progress.history]
@@ -159,12 +171,12 @@ def mapping(known: list[int]) -> StageModule:
     six = dataclasses.replace(films(6), more={"mapped": mapped})
     torch.manual_seed(1)
     network = Classifier("resnet10t", "gap", weights="none", decoder=True).train()
-    fit = dataclasses.replace(FIT, batch=6, maps_weight=1.0)
+    fit = config(TargetsSpec(labels=LabelTarget(), maps=MapTarget()), batch=6)
     return StageModule(network, fit, FilmSet(six, make_policy("none", 32), seed=0, maps=True), None, view="plain")
 
 
 def batch_of(stage: StageModule) -> dict[str, torch.Tensor]:
-    (keys,) = Batches(6, 6, seed=0, epoch=0, mapped=stage.films.mapped)
+    (keys,) = epoch_batches(6, 6, seed=0, epoch=0, mapped=stage.films.mapped)
     return stage.films.collate([stage.films[key] for key in sorted(keys)])
 
 
@@ -177,27 +189,27 @@ def test_the_decoder_is_run_on_films_with_a_known_map_alone_and_learns_from_thei
     normal = stage.model._normal(batch["film"])
     assert torch.equal(given, normal[[1, 4]])
     assert batch["rows"].tolist() == [1, 4] and len(batch["maps"]) == 2, "no map of the others is drawn"
-    labels = total_loss([(1.0, label_loss(mapping([1, 4]).model(batch["film"]), batch["targets"]))]).detach()
+    of_labels = total_loss([(1.0, label_loss(mapping([1, 4]).model(batch["film"]), batch["labels"]))]).detach()
     lines = total_loss(maps_loss(maps.detach(), batch["maps"].float(), batch["mapped"][[1, 4]]))
-    assert float(lines) > 0 and float(loss.detach()) == pytest.approx(float(labels + lines), rel=1e-5)
+    assert float(lines) > 0 and float(loss.detach()) == pytest.approx(float(of_labels + lines), rel=1e-5)
 
 
 def test_losses_are_taken_in_full_precision_where_the_network_runs_in_half(monkeypatch):
     # A sum over the pixels of a map is beyond what 16 bits hold.
     stage, given = mapping([1, 4]), []
-    for name in ("label_loss", "maps_loss"):
-        real = getattr(stage_module, name)
+    for file, name in ((labels, "label_loss"), (maps, "maps_loss")):
+        real = getattr(file, name)
 
         def loss(first, second, *rest, real=real):
             given.extend([first.dtype, second.dtype])
             return real(first, second, *rest)
 
-        monkeypatch.setattr(stage_module, name, loss)
+        monkeypatch.setattr(file, name, loss)
     batch = batch_of(stage)
     with torch.autocast("cpu", torch.bfloat16):
-        features, maps = stage._read(batch)
+        outputs = BatchOutputs(stage.model, batch, batch["film"], maps=True, teacher=None, segmenters=())
         half = stage.training_step(batch, 0)
-    assert features.dtype == maps.dtype == torch.bfloat16
+    assert outputs._features.dtype == outputs._maps.dtype == torch.bfloat16
     assert given == [torch.float32] * 4 and half.dtype == torch.float32
     whole = mapping([1, 4]).training_step(batch, 0)
     assert float(half.detach()) == pytest.approx(float(whole.detach()), rel=0.05)
@@ -216,7 +228,7 @@ def test_a_batch_without_a_known_map_teaches_the_decoder_nothing_but_every_param
 @pytest.mark.parametrize("patience", [1, 2])
 def test_patience_is_the_number_of_epochs_without_a_better_auc(tmp_path, patience, monkeypatch):
     monkeypatch.setattr("cxrlines.training.module.macro_auc", lambda truth, scores: 0.7)
-    stubborn = module(dataclasses.replace(FIT, epochs=50, patience=patience))
+    stubborn = module(config(epochs=50, patience=patience))
     fit_stage(stubborn)
     assert stubborn.progress.stopped
     assert len(stubborn.progress.history) == 1 + patience
@@ -225,7 +237,7 @@ def test_patience_is_the_number_of_epochs_without_a_better_auc(tmp_path, patienc
 def test_early_stopping_hands_on_the_best_epoch_even_after_a_kill(tmp_path, monkeypatch):
     aucs = iter([0.6, 0.9, 0.8, 0.7])
     monkeypatch.setattr("cxrlines.training.module.macro_auc", lambda truth, scores: next(aucs))
-    fit = dataclasses.replace(FIT, epochs=50, patience=2)
+    fit = config(epochs=50, patience=2)
     states: list[State] = []
 
     def keep(state: State) -> None:
@@ -235,7 +247,7 @@ def test_early_stopping_hands_on_the_best_epoch_even_after_a_kill(tmp_path, monk
             raise Killed
 
     with pytest.raises(Killed):
-        fit_stage(module(dataclasses.replace(fit, patience=9), keep=keep, keep_every_s=99))
+        fit_stage(module(config(epochs=50, patience=9), keep=keep, keep_every_s=99))
     resumed = module(fit, state=load_state(tmp_path / "state", "id"))
     weights = fit_stage(resumed)
     assert [row["auc"] for row in resumed.progress.history] == [0.6, 0.9, 0.8, 0.7]
@@ -243,7 +255,7 @@ def test_early_stopping_hands_on_the_best_epoch_even_after_a_kill(tmp_path, monk
 
 
 def test_half_precision_with_clipping_resumes_as_well(tmp_path):
-    fit = dataclasses.replace(FIT, precision="bf16", clip=0.5, optimizer="adamw", shape="restarts", restart_epochs=1)
+    fit = config(precision="bf16", clip=0.5, optimizer="adamw", shape="restarts", restart_epochs=1)
     whole = fit_stage(module(fit))
 
     def keep(state: State) -> None:
@@ -258,7 +270,7 @@ def test_half_precision_with_clipping_resumes_as_well(tmp_path):
 
 def test_a_loss_that_is_no_number_is_said(tmp_path):
     with pytest.raises(DivergedError, match=r"at step \d+ with schedule.lr 1e\+20") as diverged:
-        fit_stage(module(dataclasses.replace(FIT, epochs=9, lr=1e20, end_lr=1e20, optimizer="adamw")))
+        fit_stage(module(config(epochs=9, lr=1e20, end_lr=1e20, optimizer="adamw")))
     assert "lower schedule.lr" in diverged.value.way_out
 
 
@@ -289,9 +301,9 @@ def test_each_film_is_seen_with_the_maps_of_the_segmenter_it_names():
     which = np.array([-1, 0, 1, 1, 0, -1, -1, 0])
     some = dataclasses.replace(films(8), more={"segmenter": which})
     train = FilmSet(some, make_policy("none", 32), seed=0)
-    stage = StageModule(TwoStep(own, reader), FIT, train, None, view="plain", segmenters=others)
+    stage = StageModule(TwoStep(own, reader), config(), train, None, view="plain", segmenters=others)
     batch = train.collate([train[(0, place)] for place in range(8)])
-    stage._read(batch)
+    stage._losses(batch)
     (x,) = seen
     assert torch.equal(x[:, 0], batch["film"][:, 0] / 255), "the film itself"
     for film, index in zip(x, which, strict=True):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from cxrlines.training.schedule import learning_rate
+from cxrlines.training.schedule import ScheduleSpec, learning_rate
 
 
 def torch_rates(scheduler: str, steps: int, **options: float) -> list[float]:
@@ -20,7 +20,8 @@ def torch_rates(scheduler: str, steps: int, **options: float) -> list[float]:
 
 
 def ours(steps: int, **options: float) -> list[float]:
-    return [learning_rate(i, total=steps, per_epoch=10, peak=0.1, end=1e-4, **options) for i in range(steps)]
+    schedule = ScheduleSpec(lr=0.1, end_lr=1e-4, **options)
+    return [learning_rate(schedule, i, total=steps, per_epoch=10) for i in range(steps)]
 
 
 def test_cosine_equals_torch():
@@ -33,7 +34,7 @@ def test_restarts_equal_torch():
 
 
 def test_warm_up_is_linear_then_the_shape_begins_at_its_peak():
-    rates = ours(50, shape="cosine", warmup_epochs=1, warmup_from=0.1)
+    rates = ours(50, shape="cosine", warmup_epochs=1)
     assert rates[0] == pytest.approx(0.01)
     assert rates[5] == pytest.approx((0.01 + 0.1) / 2)
     assert rates[10] == pytest.approx(0.1)
@@ -45,4 +46,5 @@ def test_constant():
 
 
 def test_a_warm_up_longer_than_the_stage_still_ends_at_the_peak():
-    assert learning_rate(4, total=5, per_epoch=10, peak=0.1, end=0.0, shape="cosine", warmup_epochs=9) == 0.1
+    schedule = ScheduleSpec(lr=0.1, end_lr=0, shape="cosine", warmup_epochs=9)
+    assert learning_rate(schedule, 4, total=5, per_epoch=10) == 0.1

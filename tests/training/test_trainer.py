@@ -1,6 +1,5 @@
 """Precision, steps that half precision skips, and what predicting leaves of a model."""
 
-import dataclasses
 from typing import Any
 
 import lightning
@@ -14,12 +13,18 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
 from cxrlines.training import module as stage_module
 from cxrlines.training.checkpoint import State, load_state, save_state
-from cxrlines.training.config import StageConfig
+from cxrlines.training.config import StageConfig, precision_of
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.module import SKIPPED, SMALLEST_SCALE, DivergedError, StageModule
-from cxrlines.training.trainer import best_precision, fit_stage, predict_films
+from cxrlines.training.loss_log import MAX_SKIPPED, MIN_SCALE, DivergedError, LossLog
+from cxrlines.training.module import StageModule
+from cxrlines.training.schedule import ScheduleSpec
+from cxrlines.training.trainer import fit_stage, predict_films
 
-FIT = StageConfig(epochs=3, batch=4, lr=1e-3, seed=5, precision="16")
+FIT = ScheduleSpec(epochs=3, batch=4, lr=1e-3, precision="16")
+
+
+def config(**schedule: Any) -> StageConfig:
+    return StageConfig(FIT.model_copy(update=schedule), seed=5)
 
 
 class TinyStore:
@@ -50,8 +55,8 @@ class Overflowing(StageModule):
         return loss * factor
 
 
-def stage(factors: dict[int, float | None], fit: StageConfig = FIT, **options: Any) -> Overflowing:
-    made = Overflowing(model(), fit, film_set(), None, view="plain", **options)
+def stage(factors: dict[int, float | None], fit: StageConfig | None = None, **options: Any) -> Overflowing:
+    made = Overflowing(model(), fit or config(), film_set(), None, view="plain", **options)
     made.factors = factors
     return made
 
@@ -72,6 +77,7 @@ def scaled(monkeypatch) -> list[torch.amp.GradScaler]:
             super().__init__(plugins=[*plugins, Scaled("16-mixed", "cpu", scalers[-1])], **options)
 
     monkeypatch.setattr(lightning, "Trainer", Trainer)
+    monkeypatch.setattr(stage_module, "precision_of", lambda schedule: schedule.precision)
     return scalers
 
 
@@ -114,18 +120,18 @@ def test_a_resumed_run_goes_on_with_the_scale_it_had(scaled, tmp_path):
     ("factor", "said"), [(float("nan"), "the loss became nan at step 5"), (None, "too large for 16 bits")]
 )
 def test_half_precision_is_given_up_after_many_skipped_steps(scaled, factor, said):
-    fit = dataclasses.replace(FIT, epochs=12)
-    assert fit.epochs * 4 > max(SKIPPED, 36) + 5
+    fit = config(epochs=12)
+    assert fit.schedule.epochs * 4 > max(MAX_SKIPPED, 36) + 5
     with pytest.raises(DivergedError, match=said) as diverged:
         fit_stage(stage({step: factor for step in range(5, 10_000)}, fit))
     assert "bf16" in diverged.value.way_out
-    assert scaled[0].get_scale() < (SMALLEST_SCALE if factor is None else 65536 * 2.0**-SKIPPED)
+    assert scaled[0].get_scale() < (MIN_SCALE if factor is None else 65536 * 2.0**-MAX_SKIPPED)
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_in_full_precision_the_first_loss_that_is_not_finite_ends_it_and_is_not_kept(precision):
     kept: list[State] = []
-    bad = stage({6: float("nan")}, dataclasses.replace(FIT, precision=precision), keep=kept.append, keep_every_s=0)
+    bad = stage({6: float("nan")}, config(precision=precision), keep=kept.append, keep_every_s=0)
     with pytest.raises(DivergedError, match=r"the loss became nan at step 6 with schedule.lr 0\.001"):
         fit_stage(bad)
     assert kept and all(finite(state.tensors["model"]) for state in kept)
@@ -140,15 +146,15 @@ def test_losses_are_fetched_at_reports_and_not_at_every_step(monkeypatch):
 
     monkeypatch.setattr(stage_module.time, "monotonic", monotonic)
     fetched: list[int] = []
-    usual = StageModule._look
+    usual = LossLog.fetch
 
-    def look(self: StageModule) -> None:
+    def fetch(self: LossLog, *arguments: Any) -> None:
         fetched.append(len(self.fresh))
-        usual(self)
+        usual(self, *arguments)
 
-    monkeypatch.setattr(StageModule, "_look", look)
+    monkeypatch.setattr(LossLog, "fetch", fetch)
     reports: list[dict[str, Any]] = []
-    fit_stage(stage({}, dataclasses.replace(FIT, precision="32", epochs=10), report=reports.append))
+    fit_stage(stage({}, config(precision="32", epochs=10), report=reports.append))
     assert sum(fetched) == 40 and max(fetched) > 1
     assert reports and all(np.isfinite(report["loss"]) for report in reports)
 
@@ -160,7 +166,7 @@ def test_auto_is_what_the_card_computes_in_itself(monkeypatch, gpu, bf16, wanted
     monkeypatch.setattr(
         "torch.cuda.is_bf16_supported", lambda including_emulation=True: asked.append(including_emulation) or bf16
     )
-    assert best_precision() == wanted
+    assert precision_of(ScheduleSpec()) == wanted
     assert asked == ([False] if gpu else []), "emulated bf16 is slower than 16"
 
 
@@ -168,7 +174,7 @@ def test_a_model_that_predicted_can_be_trained():
     """Moved within inference mode, as to channels last, its weights would never take a gradient again."""
     one = model()
     before = predict_films(one, film_set())
-    fit = dataclasses.replace(FIT, precision="32", lr=1e-2)
+    fit = config(precision="32", lr=1e-2)
     trained = fit_stage(StageModule(one, fit, film_set(), film_set(5), view="plain"))
     one.load_state_dict(trained)
     assert np.abs(predict_films(one, film_set()) - before).max() > 1e-3

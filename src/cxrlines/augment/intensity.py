@@ -5,8 +5,6 @@ import math
 import cv2
 import numpy as np
 
-BLACK = 0
-
 
 def tone_table(value_shift: float = 0.0, brightness: float = 0.0, contrast: float = 0.0) -> np.ndarray:
     """All pointwise changes as one table (256,) uint8, to apply with `cv2.LUT`.
@@ -84,5 +82,5 @@ def cut_out(film: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
     """Blackens squares of `side` px whose upper left corners are `corners` (n, 2) int [x, y]."""
     out = film.copy()
     for x, y in corners:
-        out[y : y + side, x : x + side] = BLACK
+        out[y : y + side, x : x + side] = 0
     return out

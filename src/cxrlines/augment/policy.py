@@ -19,7 +19,7 @@ Where the write-up behind `hotwater` names a transform without its parameters, t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,19 +30,13 @@ Range = tuple[float, float]
 
 
 class Augmented(NamedTuple):
-    """A film as a model sees it, and what lies on it.
+    """A film (size, size) uint8 as a model sees it; and `points`, for each array given, (n, 2) float64 [x, y] px of it.
 
-    Attributes:
-        film: (size, size) uint8.
-        points: for each array given, (n, 2) float64 [x, y] px of `film`; points that left it lie outside.
-        masks: for each mask given, (size, size) uint8.
-        flipped: whether left and right were swapped.
+    Points that left the film lie outside.
     """
 
     film: np.ndarray
     points: list[np.ndarray]
-    masks: list[np.ndarray]
-    flipped: bool
 
 
 @dataclass(frozen=True)
@@ -95,33 +89,26 @@ class Policy:
     gammas: Range = (0.6, 1.7)
     invert: float = 0.0  # black for white
 
-    def __call__(
-        self,
-        film: np.ndarray,
-        rng: np.random.Generator,
-        points: Sequence[np.ndarray] = (),
-        masks: Sequence[np.ndarray] = (),
-    ) -> Augmented:
-        """Augments a film, and moves what lies on it in the same way.
+    def __call__(self, film: np.ndarray, rng: np.random.Generator, points: Sequence[np.ndarray] = ()) -> Augmented:
+        """Augments a film, and moves the points on it in the same way.
 
         Args:
             film: (h, w) uint8; the augmented film spans it, stretched where it is not square.
-            rng: draws the augmentation; the same state gives the same draw whatever points and masks there are.
+            rng: draws the augmentation; the same state gives the same draw whatever points there are.
             points: arrays (n, 2) [x, y] px of `film`, pixel centres at whole numbers.
-            masks: (h, w) uint8 each. They are moved but keep their values.
 
         Raises:
-            ValueError: for an array of another type or shape; says which and what it should be.
+            ValueError: for an array of another type or shape.
         """
-        _check(film, points, masks)
-        the_warp, flipped = self.draw_warp(rng, film.shape[0], film.shape[1])
+        if film.dtype != np.uint8 or film.ndim != 2:
+            given = f"{film.dtype} {film.shape}"
+            raise ValueError(f"film: {given}; it must be uint8 (height, width): one channel, 0-255")
+        for i, line in enumerate(points):
+            if np.ndim(line) != 2 or np.shape(line)[1] != 2:
+                raise ValueError(f"points[{i}]: shape {np.shape(line)}; it must be (n, 2), [x, y] in px")
+        the_warp, _ = self.draw_warp(rng, film.shape[0], film.shape[1])
         moved = the_warp.resample(film)
-        return Augmented(
-            self.change_grays(moved, rng),
-            [the_warp.move(line) for line in points],
-            [the_warp.resample(mask) for mask in masks],
-            flipped,
-        )
+        return Augmented(self.change_grays(moved, rng), [the_warp.move(line) for line in points])
 
     def draw_warp(self, rng: np.random.Generator, height: int, width: int) -> tuple[warp.Warp, bool]:
         """Draws the geometry for a film of `height` x `width` px: the map, and whether it flips the film."""
@@ -194,20 +181,12 @@ class Policy:
         return film
 
 
-_HOTWATER: dict[str, object] = {
-    "crop_area": (0.9, 1.0),
-    "flip": 0.5,
-    "shift_scale_rotate": 0.5,
-    "value": 0.7,
-    "brightness_contrast": 0.7,
-    "clahe": 0.5,
-    "distort": 0.2,
-    "degrade": 0.2,
-    "coarsen": 0.2,
-    "piecewise_affine": 0.5,
-}
+_HOTWATER: dict[str, Any] = {
+    "crop_area": (0.9, 1.0), "flip": 0.5, "shift_scale_rotate": 0.5, "value": 0.7, "brightness_contrast": 0.7,
+    "clahe": 0.5, "distort": 0.2, "degrade": 0.2, "coarsen": 0.2, "piecewise_affine": 0.5,
+}  # fmt: skip
 
-POLICIES: dict[str, dict[str, object]] = {
+POLICIES: dict[str, dict[str, Any]] = {
     # The film shrunk to size.
     "none": {},
     # That of the public three-stage kernel.
@@ -219,29 +198,12 @@ POLICIES: dict[str, dict[str, object]] = {
     # For films of other hospitals: what varies between machines, archives and figures of papers, and nothing that would
     # bend a line.
     "wild": {
-        "crop_area": (0.6, 1.0),
-        "shift_scale_rotate": 0.7,
-        "shift": 0.08,
-        "scale": 0.2,
-        "rotate": 12.0,
-        "brightness_contrast": 0.6,
-        "brightness": 0.15,
-        "contrast": 0.4,
-        "clahe": 0.25,
-        "clahe_clip": (1.0, 3.0),
-        "degrade": 0.4,
-        "noise_variance": (4.0, 150.0),
-        "blur_kernels": (3,),
-        "coarsen": 0.2,
-        "jpeg_quality": (40, 95),
-        "downscale": (0.5, 0.8),
-        "sharpen": 0.2,
-        "cutout": 0.15,
-        "cutout_side": 0.08,
-        "gamma": 0.6,
-        "invert": 0.05,
+        "crop_area": (0.6, 1.0), "shift_scale_rotate": 0.7, "shift": 0.08, "scale": 0.2, "rotate": 12.0,
+        "brightness_contrast": 0.6, "brightness": 0.15, "contrast": 0.4, "clahe": 0.25, "clahe_clip": (1.0, 3.0),
+        "degrade": 0.4, "noise_variance": (4.0, 150.0), "blur_kernels": (3,), "coarsen": 0.2, "jpeg_quality": (40, 95),
+        "downscale": (0.5, 0.8), "sharpen": 0.2, "cutout": 0.15, "cutout_side": 0.08, "gamma": 0.6, "invert": 0.05,
     },
-}
+}  # fmt: skip
 """What each named policy sets; everything else is as in `Policy`."""
 
 
@@ -262,10 +224,7 @@ def make_policy(name: str, size: int, *, flip: bool = True) -> Policy:
         raise ValueError(f"no augmentation policy is named {name!r}; there are {', '.join(POLICIES)}{hint}")
     if size < 16:
         raise ValueError(f"size of augmented films: {size} px; it must be 16 or more")
-    fields = POLICIES[name]
-    if not flip:
-        fields = fields | {"flip": 0.0}
-    return Policy(size, **fields)  # type: ignore[arg-type]
+    return Policy(size, **POLICIES[name] | ({} if flip else {"flip": 0.0}))
 
 
 def _draw_box(rng: np.random.Generator, height: int, width: int, area: Range) -> warp.Box:
@@ -283,17 +242,3 @@ def _draw_box(rng: np.random.Generator, height: int, width: int, area: Range) ->
                 left, top = rng.random(2) * (width - across, height - down)
                 return left, top, left + across, top + down
     return 0.0, 0.0, float(width), float(height)
-
-
-def _check(film: np.ndarray, points: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
-    def describe(array: np.ndarray) -> str:
-        return f"{array.dtype} {array.shape}"
-
-    if film.dtype != np.uint8 or film.ndim != 2:
-        raise ValueError(f"film: {describe(film)}; it must be uint8 (height, width): one channel, 0-255")
-    for i, mask in enumerate(masks):
-        if mask.dtype != np.uint8 or mask.shape != film.shape:
-            raise ValueError(f"masks[{i}]: {describe(mask)}; it must be uint8 {film.shape} like its film")
-    for i, line in enumerate(points):
-        if np.ndim(line) != 2 or np.shape(line)[1] != 2:
-            raise ValueError(f"points[{i}]: shape {np.shape(line)}; it must be (n, 2), [x, y] in px")

@@ -1,4 +1,4 @@
-"""All geometry of an augmentation as ONE resampling, alike for a film, its masks and its points.
+"""All geometry of an augmentation as ONE resampling, alike for a film and its points.
 
 Every transform is written as a *pull*: where in its input does a position of its output come from? Pulls compose by
 plain function application, so crop, flip, rotation and any distortions become one map from the augmented film
@@ -231,11 +231,10 @@ class Warp:
         return dense[inside, inside]
 
     def resample(self, film: np.ndarray) -> np.ndarray:
-        """The film or mask (h, w) uint8 as seen through the map: (size, size) uint8, a new array.
+        """The film (h, w) uint8 as seen through the map: (size, size) uint8, a new array.
 
         Bilinear; where the film shrinks, the mean of several samples a px, so that thin lines are kept in
-        proportion. Black beyond the film. A mask of 0 and 1 comes back as 0 and 1 (the nearer of the two); a mask
-        of 0 and 255 as coverage.
+        proportion. Black beyond the film.
         """
         framed = cv2.copyMakeBorder(film, RIM, RIM, RIM, RIM, cv2.BORDER_REPLICATE)
         out = cv2.remap(framed, self._map, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)

@@ -1,4 +1,4 @@
-"""Start a model from other people's weight files, fitted by rule, with every tensor accounted for.
+"""Start a model from public weight files (timm, torchvision, Lightning), with every tensor accounted for.
 
 Names and shapes decide. What they cannot tell (the padding of a convolution, an activation, the pixel statistics of the
 training) is the model's, so a file should be given to the very timm model it was trained as.
@@ -41,7 +41,7 @@ _COUNTER = "num_batches_tracked"  # of BatchNorm; only momentum=None uses it
 
 @dataclass(frozen=True)
 class Adoption:
-    """What became of a file's tensors and of a model's; whom the file has seen, its lineage tells (`recipes.folder`).
+    """What became of a file's tensors and of a model's. (Its training patients are in its lineage.)
 
     Attributes:
         source: the file's name (no folders) and the start of its SHA-256.
@@ -61,21 +61,6 @@ class Adoption:
     fresh: tuple[str, ...]
     left_out: tuple[str, ...]
 
-    def text(self) -> str:
-        """A few lines for people; long lists are cut."""
-        lines = [f"{self.source}, {self.format}: {len(self.loaded)} tensors loaded"]
-        if self.prefix:
-            lines[0] += f", found under {self.prefix!r}"
-        lines += [f"adapted: {line}" for line in self.adapted]
-        if self.fresh:
-            lines.append(f"not in the file, left as they were: {few(list(self.fresh))}")
-        reasons = defaultdict(list)
-        for line in self.left_out:
-            name, _, reason = line.partition(": ")
-            reasons[reason].append(name)
-        lines += [f"left out: {few(names)} ({reason})" for reason, names in reasons.items()]
-        return "\n".join(lines)
-
     def as_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
@@ -88,7 +73,7 @@ def adopt(model: Classifier, path: Path) -> Adoption:
     average (`ema` in its name) goes first, then the file's first. Every tensor of the backbone must be there, except
     BatchNorm's counters, and none too many: ResNet101 holds all that ResNet50 has, and is not it. A stem of 3 channels
     is summed for a model that sees 1, one of 1 is divided by three for a model that sees 3: both see in a gray film
-    what they saw. EfficientNet's original names (`_conv_stem`, `_blocks`) are told by their order, for timm's
+    what they saw. EfficientNet's original names (`_conv_stem`, `_blocks`) are matched by their order, for timm's
     `tf_efficientnet` models. The head, and a decoder of maps, are taken whole, and only from a file of this project's
     names; another classifier's outputs are not known to be these labels, whatever their number. All becomes float32.
 
@@ -125,7 +110,7 @@ def adopt(model: Classifier, path: Path) -> Adoption:
             tensor, how = _recoloured(tensor)
             adapted.append(f"{mine}: {how}")
         converted[mine] = tensor
-    adapted += [f"{count} tensors: {_said(dtype)} to float32" for dtype, count in dtypes.items() if count]
+    adapted += [f"{count} tensors: {_type_name(dtype)} to float32" for dtype, count in dtypes.items() if count]
     model.load_state_dict(state | converted)
     with path.open("rb") as file:
         source = f"{path.name} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]})"
@@ -178,30 +163,23 @@ def _fit(net: Any, tensors: Mapping[str, Tensor]) -> _Fit:
                 score[0] += _goes(tensor, state[inner])
                 score[1] += 1
     prefix = max(scores, key=lambda p: (*scores[p], "ema" in re.split(r"[._]", p.lower())), default="")
-    there = [name for name in state if prefix + name in tensors]
-    fits = [name for name in there if _goes(tensors[prefix + name], state[name])]
-    classifiers = _classifiers(net)
-    kinds = {name.rpartition(".")[2] for name, _ in net.named_parameters()}
+    inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    there = [name for name in state if name in inside]
+    fits = [name for name in there if _goes(inside[name], state[name])]
     modules = {name.partition(".")[0] for name in fits}
-    extra = [name.removeprefix(prefix) for name in tensors if name.startswith(prefix)]
+    kinds = {name.rpartition(".")[2] for name, _ in net.named_parameters()}
+    extra = [name for name in inside if name not in state and not name.startswith(_classifiers(net))]
     return _Fit(
         prefix,
         {name: prefix + name for name in fits},
         sum(not name.endswith(_COUNTER) for name in state),
-        missing=[name for name in state if prefix + name not in tensors and not name.endswith(_COUNTER)],
+        missing=[name for name in state if name not in inside and not name.endswith(_COUNTER)],
         misfit=[
-            f"{name} {_shape(tensors[prefix + name])} where {_shape(state[name])} is needed"
+            f"{name} {_shape(inside[name])} where {_shape(state[name])} is needed"
             for name in there
-            if not _goes(tensors[prefix + name], state[name])
+            if not _goes(inside[name], state[name])
         ],
-        foreign=[
-            name
-            for name in extra
-            if name not in state
-            and name.partition(".")[0] in modules
-            and name.rpartition(".")[2] in kinds
-            and not name.startswith(classifiers)
-        ],
+        foreign=[n for n in extra if n.partition(".")[0] in modules and n.rpartition(".")[2] in kinds],
     )
 
 
@@ -274,48 +252,48 @@ def _misfit(path: Path, backbone: str, fit: _Fit, tensors: Mapping[str, Tensor])
             parts.append(f"{len(names)} {what}: {few(names)}")
     if fit.missing and not fit.matched:
         parts.append(f"the file's names are: {few(list(tensors))}")
-    said = "; ".join(parts)
+    details = "; ".join(parts)
     if fit.matched >= _ENOUGH * fit.wanted and not fit.foreign:
         positions = any("pos_embed" in line for line in fit.misfit)
         return WeightsError(
-            f"{path}: not all of the backbone. {said}. No part of a backbone is left random",
+            f"{path}: not all of the backbone. {details}. No part of a backbone is left random",
             "position embeddings belong to one image size: take weights of this backbone's"
             if positions
             else "take the file as it was published",
         )
-    found, tried = _recognised(tensors, backbone)
+    found, compared = _recognised(tensors, backbone)
     if found:
         fits, way = f"It fits timm's {found!r}", "give that as `backbone`"
     else:
-        fits, way = f"It fits none of the {tried} common backbones compared", "give the `backbone` it was trained as"
+        fits, way = f"It fits none of the {compared} common backbones compared", "give the `backbone` it was trained as"
     return WeightsError(
-        f"{path}: a checkpoint for another backbone. {said}. {fits}", f"{way}, or take a file of {backbone!r}"
+        f"{path}: a checkpoint for another backbone. {details}. {fits}", f"{way}, or take a file of {backbone!r}"
     )
 
 
 def _recognised(tensors: Mapping[str, Tensor], besides: str) -> tuple[str | None, int]:
     """Which of the `_COMMON` models the tensors are, if one, and how many were compared; given up after seconds."""
-    until, tried = time.thread_time() + _PROBE_SECONDS, 0
+    until, compared = time.thread_time() + _PROBE_SECONDS, 0
     original = any(name.endswith(_ORIGINAL_STEM) for name in tensors)
     for family in _COMMON:
         for place, name in enumerate(family.split()):
             if time.thread_time() > until:
-                return None, tried
+                return None, compared
             with torch.device("meta"):
                 net = timm.create_model(name, num_classes=0)
-            tried += 1
+            compared += 1
             fit = _fit(net, tensors)
             if fit.complete and name != besides.partition(".")[0]:
-                return name, tried
-            named = original and name.startswith("tf_efficientnet")
-            if place == 0 and not named and len(fit.missing) > 0.9 * fit.wanted:
+                return name, compared
+            by_order = original and name.startswith("tf_efficientnet")
+            if place == 0 and not by_order and len(fit.missing) > 0.9 * fit.wanted:
                 break  # the family has other names
-    return None, tried
+    return None, compared
 
 
 def _shape(tensor: Tensor) -> str:
-    return str(tuple(tensor.shape)) + ("" if tensor.is_floating_point() else f" {_said(tensor.dtype)}")
+    return str(tuple(tensor.shape)) + ("" if tensor.is_floating_point() else f" {_type_name(tensor.dtype)}")
 
 
-def _said(dtype: torch.dtype) -> str:
+def _type_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

@@ -9,15 +9,12 @@ from torch import Tensor, nn
 
 from cxrlines.core.errors import Error
 from cxrlines.models.weights import WeightsError, imagenet_tensors
-from cxrlines.task import MAPS
 
 Start = Literal["imagenet", "none"]
-CHANNELS = (1, 3, 1 + len(MAPS))
-"""Of what a model sees: a gray film, one with lines drawn in in colour, one with its maps."""
 
 
 class BackboneError(Error):
-    """A backbone that timm does not have, or that cannot do what is asked of it."""
+    """A backbone that timm does not have, or that cannot take these films."""
 
 
 class Backbone(nn.Module):
@@ -58,29 +55,26 @@ class Backbone(nn.Module):
         return [level["num_chs"] for level in info], [level["reduction"] for level in info]
 
 
-def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet", drop_path: float = 0.0) -> Backbone:
+def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet") -> Backbone:
     """The timm model `name`, e.g. `resnet200d` or `tf_efficientnet_b7.ns_jft_in1k`, to see 1, 3 or more channels.
 
     With one channel the pretrained stem is summed over red, green and blue: it sees in a gray film what it saw in
-    the same film as red = green = blue. With more than three (a film and its maps) it sees the film just so, and what a
-    map shows as though drawn on the film in red, green or blue, in turn. `drop_path` is the rate of stochastic depth,
-    where the model has it.
+    the same film as red = green = blue. With more than three (a film and its heatmaps) it sees the film just so, and
+    what a heatmap shows as though drawn on the film in red, green or blue, in turn.
 
     Raises:
-        BackboneError: a name timm does not know (the nearest are named), or a `drop_path` the model has no use for.
+        BackboneError: a name timm does not know (the nearest are named), or a model without such an input.
         ValueError: another number of channels, or another start.
         WeightsError: ImageNet weights that cannot be had, or do not fit.
     """
     check_backbone(name)
-    if in_channels not in CHANNELS:
+    if in_channels < 1 or in_channels == 2:
         raise ValueError(
-            f"in_channels: {in_channels!r}; it is 1 (gray film), 3 (film with overlays) or {1 + len(MAPS)} (with maps)"
+            f"in_channels: {in_channels!r}; it is 1 (gray film), 3 (with overlays) or more (with heatmaps)"
         )
     if weights not in get_args(Start):
         raise ValueError(f"weights: {weights!r} is unknown; it is one of: {', '.join(get_args(Start))}")
     options: dict[str, Any] = {"in_chans": in_channels}
-    if drop_path:
-        options["drop_path_rate"] = drop_path
     if _cfg(name).fixed_input_size:
         options["dynamic_img_size"] = True  # transformers: any size, positions interpolated
     source = "random"
@@ -91,8 +85,9 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
     try:
         net: Any = timm.create_model(name, **options)
     except TypeError as error:
+        made_with = ", ".join(f"{key}={value}" for key, value in options.items() if not key.startswith("pretrained"))
         raise BackboneError(
-            f"backbone {name!r} cannot be made with {_said(options)}: {error}", "take another backbone"
+            f"backbone {name!r} cannot be made with {made_with}: {error}", "take another one"
         ) from error
     except RuntimeError as error:
         raise WeightsError(
@@ -110,7 +105,7 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
 
 @torch.no_grad()
 def _see_maps_beside_a_film(stem: Tensor) -> None:
-    """Set the film's part of a stem (out, in, k, k) right, in place.
+    """Correct the film's part of a stem (out, in, k, k), in place.
 
     timm deals the three colours' stems out in turn, each times 3 / in, so that a film would be seen by red alone,
     at a tenth of the usual.
@@ -149,7 +144,3 @@ def pixel_statistics(name: str, in_channels: int) -> tuple[list[float], list[flo
 
 def _cfg(name: str) -> Any:
     return timm.get_pretrained_cfg(name)
-
-
-def _said(options: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in options.items() if not key.startswith("pretrained"))

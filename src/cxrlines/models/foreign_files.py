@@ -1,4 +1,4 @@
-"""Read other people's weight files: PyTorch's pickles and safetensors, with no code run whatever the file asks for."""
+"""Read public weight files: PyTorch's pickles and safetensors, never unpickled unsafely: no code of a file is run."""
 
 import pickle
 import pickletools
@@ -22,7 +22,7 @@ def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
     """All named tensors of a weights file (on the CPU, owned by the caller) and its format; no code is run.
 
     Nested dictionaries are flattened: `{"state_dict": {"fc.bias": t}}` gives `state_dict.fc.bias`. What is no tensor
-    (epochs, hyperparameters), or has no name (an optimiser's state), is passed over. Format is told by content.
+    (epochs, hyperparameters), or has no name (an optimiser's state), is passed over. The content decides the format.
 
     Raises:
         WeightsError: the file is missing, damaged, of another kind, holds no tensors or swollen ones, or would need
@@ -49,7 +49,7 @@ def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
     elif head[:1] == b"\x80":
         found = _unpickled(path, mmap=False)
     elif path.suffix == ".safetensors":
-        found = load_weights(path)[0]  # says what is wrong with it
+        found = load_weights(path)[0]  # its error names what is wrong
     else:
         raise WeightsError(
             f"{path} is not a weights file: it begins with {head[:24]!r}",

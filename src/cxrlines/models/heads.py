@@ -1,12 +1,15 @@
-"""From a feature map (b, c, h, w) to one logit a label (b, 11), in `task.LABELS` order."""
+"""Heads: from a feature map (b, c, h, w) to one logit a label (b, labels)."""
 
 import itertools
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from cxrlines.core.errors import Error
-from cxrlines.task import LABELS, LABELS_OF, Device
+from cxrlines.models import HEADS
+from cxrlines.task import DEVICE_OF, LABELS
 
 
 class AveragePool(nn.Module):
@@ -60,24 +63,22 @@ class AttentionHead(nn.Module):
 
 
 class DeviceHeads(nn.Module):
-    """The multi-head model: an attention head each for ETT, NGT, CVC and Swan-Ganz, with 3, 4, 3 and 1 outputs."""
+    """The multi-head model: an attention head for each device, with an output for each of its labels."""
 
-    def __init__(self, channels: int, dropout: float) -> None:
+    def __init__(self, channels: int, dropout: float, labels: Sequence[str] = LABELS) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict(
-            {device.name: AttentionHead(channels, len(LABELS_OF[device]), dropout) for device in Device}
-        )
+        outputs = Counter(DEVICE_OF[label].name for label in labels)  # devices in label order
+        self.heads = nn.ModuleDict({name: AttentionHead(channels, n, dropout) for name, n in outputs.items()})
 
     def forward(self, features: Tensor) -> Tensor:
-        # Devices and their labels are in LABELS order, so side by side they are the labels.
-        return torch.cat([self.heads[device.name](features) for device in Device], dim=1)
+        # Labels are in LABELS order, device by device, so the heads' outputs side by side are the labels.
+        return torch.cat([head(features) for head in self.heads.values()], dim=1)
 
 
-HEADS = ("gap", "gem", "concat", "attention")
-
-
-def make_head(name: str, channels: int, dropout: float | None = None) -> nn.Module:
+def make_head(name: str, channels: int, dropout: float | None = None, labels: Sequence[str] = LABELS) -> nn.Module:
     """The head `name` for a feature map of `channels`; `dropout` None means 0.5 for `attention`, else none.
+
+    `labels` are in `task.LABELS` order.
 
     Raises:
         Error: an unknown name, or a dropout outside [0, 1).
@@ -87,7 +88,7 @@ def make_head(name: str, channels: int, dropout: float | None = None) -> nn.Modu
     if dropout is not None and not 0 <= dropout < 1:
         raise Error(f"dropout: {dropout!r} is not possible", "give a share from 0 to below 1")
     if name == "attention":
-        return DeviceHeads(channels, 0.5 if dropout is None else dropout)
+        return DeviceHeads(channels, 0.5 if dropout is None else dropout, labels)
     pool = {"gap": AveragePool, "gem": GeneralisedMeanPool, "concat": AverageMaxPool}[name]()
     pooled = 2 * channels if name == "concat" else channels
-    return nn.Sequential(pool, nn.Dropout(dropout or 0.0), nn.Linear(pooled, len(LABELS)))
+    return nn.Sequential(pool, nn.Dropout(dropout or 0.0), nn.Linear(pooled, len(labels)))

@@ -1,4 +1,4 @@
-"""A small network that tells how a frontal chest film was turned, whether it is one, and whether it is cut off."""
+"""Orientation network: how a frontal chest film was turned, whether it is one, and whether it is cropped."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +45,7 @@ class OrientationNet(nn.Module):
         self.out = nn.Linear(64, OTHER + 2)
 
     def train(self, mode: bool = True) -> "OrientationNet":
-        """As ever, but batch norm keeps ImageNet's means: batches of films and of all else have none in common."""
+        """But batch norm keeps ImageNet's means: batches of films and of all else have none in common."""
         super().train(mode)
         for part in self.modules():
             if isinstance(part, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""A film, its maps by one network, and both read by another; and any model rebuilt from what its file says."""
+"""The two-step model: heatmaps by a segmenter, read beside the film by a classifier; and models from their config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,11 +11,11 @@ from cxrlines.models.classifier import Classifier
 
 
 class TwoStep(nn.Module):
-    """A frozen segmenter's maps beside the film, read by a classifier of 10 channels; used as a `Classifier` is.
+    """A frozen segmenter's heatmaps beside the film, read by a classifier; used as a `Classifier` is.
 
     Args:
         segmenter: a classifier with a decoder, for gray films. It is never trained here, and always evaluates.
-        classifier: one with `in_channels=10`.
+        classifier: one whose `in_channels` are 1 + the segmenter's heatmaps.
     """
 
     def __init__(self, segmenter: Classifier, classifier: Classifier) -> None:
@@ -29,6 +29,16 @@ class TwoStep(nn.Module):
         return self
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The classifier's."""
+        return self.classifier.labels
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """The segmenter's."""
+        return self.segmenter.map_names
+
+    @property
     def backbone(self) -> nn.Module:
         """The classifier's."""
         return self.classifier.backbone
@@ -39,26 +49,26 @@ class TwoStep(nn.Module):
         return self.segmenter.decoder
 
     def features(self, x: Tensor, maps: Tensor | None = None) -> Tensor:
-        """The last feature map of films x (b, 1, h, w), with their maps (b, 9, h/2, w/2) or the segmenter's own."""
+        """The last feature map of films x (b, 1, h, w), with heatmaps (b, maps, h/2, w/2), none: the segmenter's."""
         return self.classifier.features(self._seen(x, self.maps(x) if maps is None else maps))
 
     def maps(self, x: Tensor) -> Tensor:
-        """The segmenter's maps (b, 9, h/2, w/2), probabilities, of films x (b, 1, h, w)."""
+        """The segmenter's heatmaps (b, maps, h/2, w/2), probabilities, of films x (b, 1, h, w)."""
         with torch.no_grad():
             return torch.sigmoid(self.segmenter.features_and_maps(x)[1])
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits (b, 11) of a feature map that `features` gave."""
+        """Logits (b, labels) of a feature map that `features` gave."""
         return self.classifier.classify(features)
 
     def features_and_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What `features` gives, and the logits (b, 9, h/2, w/2) of the films' maps."""
+        """What `features` gives, and the logits (b, maps, h/2, w/2) of the films' heatmaps."""
         with torch.no_grad():
             logits = self.segmenter.features_and_maps(x)[1]
         return self.features(x, torch.sigmoid(logits)), logits
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (b, 11) in `task.LABELS` order of films x (b, 1, h, w)."""
+        """Logits (b, labels) of films x (b, 1, h, w)."""
         return self.classify(self.features(x))
 
     def config(self) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _CONNECT_SECONDS = 4.0  # a hub that takes longer to answer at all counts as out
 
 
 class WeightsError(Error):
-    """Weights that cannot be had, read or fitted; the message says what was tried and the ways out."""
+    """Weights that cannot be had, read or fitted; the message has what was tried and the ways out."""
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
@@ -64,9 +64,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             # Clones, because the file's own pages vanish with it when it is replaced.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            meta = dict(file.metadata() or {})
-            return tensors, json.loads(meta[_META]) if _META in meta else meta
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, _texts(file)  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         pickled = ". Pickled weights (.pt, .pth, .bin) are not read, since opening one can run code"
         raise WeightsError(
@@ -80,10 +78,14 @@ def weights_header(path: Path) -> dict[str, str]:
     """The text of a safetensors file, without its tensors; empty for a file of another kind, and for none."""
     try:
         with safe_open(path, framework="pt") as file:
-            meta = dict(file.metadata() or {})
-        return json.loads(meta[_META]) if _META in meta else meta
+            return _texts(file)
     except (SafetensorError, OSError, ValueError):
         return {}
+
+
+def _texts(file: safe_open) -> dict[str, str]:
+    meta = dict(file.metadata() or {})
+    return json.loads(meta[_META]) if _META in meta else meta
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
@@ -113,9 +115,9 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
         ],
     }
     if any(problems.values()):
-        said = "; ".join(f"{len(names)} {what}: {few(names)}" for what, names in problems.items() if names)
+        found_wrong = "; ".join(f"{len(names)} {what}: {few(names)}" for what, names in problems.items() if names)
         raise WeightsError(
-            f"the weights do not fit the model: {said}",
+            f"the weights do not fit the model: {found_wrong}",
             "use the backbone, head and input channels they were trained with, or start from other weights",
         )
     model.load_state_dict(found)

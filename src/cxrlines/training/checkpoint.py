@@ -1,6 +1,6 @@
-"""The state of a stage in training, kept so that a kill at any moment costs at most seconds.
+"""Checkpoints of a stage in training, saved so that a kill at any moment costs at most seconds.
 
-One safetensors file holds the weights, their running average, the optimiser's moments, and, as JSON in its header,
+One safetensors file holds the weights, their moving average, the optimiser's moments, and, as JSON in its header,
 the place reached. Nothing in it can execute code. It is written aside, synced and renamed: whole or not at all.
 """
 
@@ -40,18 +40,12 @@ class State:
 def save_state(path: Path, step: str, state: State) -> None:
     """Write `state` of the step with identity `step`, atomically."""
     flat = {f"{group}/{name}": t for group, tensors in state.tensors.items() for name, t in tensors.items()}
-    plain: dict[str, dict[str, Any]] = {}
     for index, slots in state.optimizer.get("state", {}).items():
-        for slot, value in slots.items():
-            if isinstance(value, Tensor):
-                flat[f"optimizer/{index}/{slot}"] = value.detach().cpu().contiguous()
-            else:
-                plain.setdefault(str(index), {})[slot] = value
+        flat |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}  # Adam's are all tensors
     header = {
         "step": step,
         "progress": asdict(state.progress),
         "param_groups": state.optimizer.get("param_groups", []),
-        "plain": plain,
         "scaler": state.scaler,
     }
     save_weights(path, flat, {"state": json.dumps(header)})
@@ -66,7 +60,7 @@ def load_state(path: Path, step: str) -> State | None:
     if header["step"] != step:
         return None
     tensors: dict[str, dict[str, Tensor]] = {}
-    slots: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in header["plain"].items()}
+    slots: dict[int, dict[str, Tensor]] = {}
     for key, tensor in flat.items():
         group, _, name = key.partition("/")
         if group == "optimizer":

@@ -1,42 +1,44 @@
-"""How a stage is fitted, in numbers, and who is told of it."""
+"""How a stage is trained: schedule, targets and seed; and who hears of its progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cxrlines.training.schedule import Shape
+import torch
+
+from cxrlines.core.errors import Error
+from cxrlines.training.schedule import ScheduleSpec
+from cxrlines.training.targets import LabelTarget, TargetsSpec
 
 Report = Callable[[dict[str, Any]], None]
-"""Told where a stage is: epoch, epochs, step, steps, films_per_s, loss, auc, seconds_left."""
+"""Called with a stage's progress: epoch, epochs, step, steps, films_per_s, loss, auc, seconds_left."""
 Track = Callable[[dict[str, float], int], None]
-"""Told an epoch's figures: loss, lr, auc, and which epoch it was."""
+"""Called with an epoch's figures (loss, lr, auc) and its number."""
+Precision = Literal["32", "bf16", "16"]
+
+
+LABELS_ALONE = TargetsSpec(labels=LabelTarget())
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """How one stage is fitted; the fields of a recipe's schedule and targets, resolved to numbers."""
+    """How one stage is trained."""
 
-    epochs: float
-    batch: int
-    lr: float
-    end_lr: float = 1e-6
-    shape: Shape = "cosine"
-    warmup_epochs: float = 0.0
-    restart_epochs: float = 0.0
-    optimizer: Literal["adam", "adamw"] = "adam"
-    weight_decay: float = 1e-6
-    clip: float | None = None
-    precision: Literal["32", "bf16", "16"] = "32"
-    ema: float | None = None
-    patience: int | None = None
-    label_weight: float = 1.0
-    feature_weight: float = 0.0
-    soft_weight: float = 0.0
-    presence_weight: float = 0.0
-    maps_weight: float = 0.0
+    schedule: ScheduleSpec
+    targets: TargetsSpec = LABELS_ALONE
     seed: int = 0
 
-    @property
-    def classifies(self) -> bool:
-        """Whether a loss needs the labels' logits."""
-        return bool(self.label_weight or self.soft_weight or self.presence_weight)
+
+def precision_of(schedule: ScheduleSpec) -> Precision:
+    """`schedule.precision`; `auto` is bf16 on a GPU that computes in it, 16 on an older one, 32 without a GPU.
+
+    `Error` for 16 without a GPU.
+    """
+    gpu = torch.cuda.is_available()
+    if schedule.precision == "16" and not gpu:
+        raise Error("schedule.precision is 16, which needs a GPU", "use auto, 32 or bf16 here")
+    if schedule.precision != "auto":
+        return schedule.precision
+    if not gpu:
+        return "32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "16"

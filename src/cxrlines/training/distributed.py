@@ -1,4 +1,4 @@
-"""One step on several processes, one a GPU: who is who, who does what, and what they tell each other.
+"""Distributed training: one step on several processes, one a GPU; ranks, slices of a batch, collectives.
 
 torchrun starts the same command once for each process. A batch is split over them so that the weights they end with
 are those of one process but for rounding: gradients are averaged (Lightning's DDP), batch normalisation takes its
@@ -30,23 +30,23 @@ from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores
 from cxrlines.training.malloc import keep_buffers
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 PATIENCE = timedelta(days=2)
 """How long processes wait for one another: the first may decode a large data set while the others wait."""
 
-_talk: list[dist.ProcessGroup] = []
-"""The group for what is not gradients: on processors (gloo), and patient."""
+_gloo: list[dist.ProcessGroup] = []
+"""The group for all but gradients: on processors, and patient."""
 
 
 class DevicesError(Error):
-    """Processes or GPUs that were asked for and cannot work together; the message says why and what to do."""
+    """The processes or GPUs asked for cannot work together; the message has the reason and what to do."""
 
 
 def begin(devices: int | None = None, nodes: int | None = None) -> None:
     """Join the processes that torchrun started, or start them: `devices` on each of `nodes` machines.
 
-    None takes what torchrun says; alone, one. With more than one device on one machine and no torchrun, this process
+    None takes torchrun's number; alone, one. With more than one device on one machine and no torchrun, this process
     becomes torchrun of its own command. Called once, before anything else is done.
 
     Raises:
@@ -65,14 +65,14 @@ def begin(devices: int | None = None, nodes: int | None = None) -> None:
             torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
             os.execv(sys.executable, [*torchrun, "-m", "cxrlines", *sys.argv[1:]])
         return
-    here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    for flag, asked, started, option in (
+    here, in_all = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    for flag, wanted, started, option in (
         ("--devices", devices, here, "--nproc-per-node"),
-        ("--nodes", nodes, everywhere // here, "--nnodes"),
+        ("--nodes", nodes, in_all // here, "--nnodes"),
     ):
-        if asked is not None and asked != started:
+        if wanted is not None and wanted != started:
             raise DevicesError(
-                f"{flag} is {asked}, but torchrun was started with {option} {started}", "give both the same"
+                f"{flag} is {wanted}, but torchrun was started with {option} {started}", "give both the same"
             )
     _enough_gpus(here)
     cv2.setNumThreads(1)  # a process of our own, beside others
@@ -97,69 +97,73 @@ def _enough_gpus(wanted: int) -> None:
 
 
 def join() -> None:
-    """Meet the other processes where the environment says (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT)."""
-    device = None
+    """Join the process group that the environment names (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT)."""
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    if device is None:
-        dist.init_process_group("gloo", timeout=PATIENCE)
-    else:
         dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=PATIENCE)
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     assert isinstance(group, dist.ProcessGroup)  # all ranks are in it
-    _talk[:] = [group]
+    _gloo[:] = [group]
 
 
 def leave() -> None:
-    """Part from the others, at the end."""
+    """Leave the process group."""
     if dist.is_initialized():
-        _talk.clear()
+        _gloo.clear()
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """Which of the processes this is, from 0."""
+    """The rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes there are."""
+    """The world size: how many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Whether this is rank 0, the process that writes files and prints."""
     return rank() == 0
 
 
 def barrier() -> None:
     """Wait for all."""
     if world() > 1:
-        dist.barrier(group=_talk[0])
+        dist.barrier(group=_gloo[0])
 
 
-def first(work: Callable[[], Answer]) -> Answer:
+def first(work: Callable[[], Result]) -> Result:
     """`work()` done by the first process alone; all wait, and get what it returned or raised."""
     if world() == 1:
         return work()
-    said: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]  # result, error
     if is_first():
         try:
-            said[0] = work()
+            outcome[0] = work()
         except Exception as error:
-            said[1] = error
-    dist.broadcast_object_list(said, src=0, group=_talk[0])
-    if said[1] is not None:
-        raise said[1]
-    return said[0]
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0, group=_gloo[0])
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
 
 
-def part(count: int) -> slice:
+def rank_slice(count: int) -> slice:
     """Which of `count` things in a row are this process's: sizes differ by one at most."""
     share, over = divmod(count, world())
     start = rank() * share + min(rank(), over)
     return slice(start, start + share + (rank() < over))
+
+
+def _all_gather(value: Any) -> list[Any]:
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value, group=_gloo[0])
+    return values
 
 
 def loader_workers() -> int:
@@ -171,24 +175,20 @@ def loader_workers() -> int:
 
 
 def gather_rows(rows: np.ndarray) -> np.ndarray:
-    """The rows of all processes, each (n_i, ...) of one dtype, in the order of the processes: the inverse of `part`."""
-    if world() == 1:
-        return rows
-    parts: list[Any] = [None] * world()
-    dist.all_gather_object(parts, rows, group=_talk[0])
-    return np.concatenate(parts)
+    """The rows of all processes, each (n_i, ...) of one dtype, in rank order: the inverse of `rank_slice`."""
+    return rows if world() == 1 else np.concatenate(_all_gather(rows))
 
 
-def everywhere(sums: Tensor) -> Tensor:
+def all_reduce_sum(sums: Tensor) -> Tensor:
     """`sums` added up over all processes: the same for each of them, and all must call it.
 
     The gradient that a process gets is that of its own films, times the number of processes, as DDP averages: what all
     compute alike from these sums is learnt as by one process that has all films.
     """
-    return sums if world() == 1 else _Everywhere.apply(sums)
+    return sums if world() == 1 else _AllReduceSum.apply(sums)
 
 
-class _Everywhere(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         total = x.clone()
@@ -200,20 +200,26 @@ class _Everywhere(torch.autograd.Function):
         return grad * world()
 
 
+class _SyncSum(_AllReduceSum):
+    """Sum over the processes; so is its gradient."""
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return _AllReduceSum.forward(ctx, grad.contiguous())
+
+
 def same_everywhere(value: object, what: str) -> None:
     """`DevicesError` unless all processes have the same `value`."""
-    if world() > 1:
-        values: list[Any] = [None] * world()
-        dist.all_gather_object(values, value, group=_talk[0])
-        if any(other != value for other in values):
-            raise DevicesError(
-                f"the processes do not see the same {what}: {values}",
-                "put the run's folder on a file system that all machines share, and start the same command again",
-            )
+    values = _all_gather(value) if world() > 1 else []
+    if any(other != value for other in values):
+        raise DevicesError(
+            f"the processes do not see the same {what}: {values}",
+            "put the run's folder on a file system that all machines share, and start the same command again",
+        )
 
 
 def trainer_options(find_unused: bool) -> dict[str, Any]:
-    """What Lightning's Trainer is told of the processes. Alone, SLURM's variables must not be taken for an order."""
+    """Options of Lightning's Trainer for these processes. Alone, SLURM's variables are ignored."""
     gpu = torch.cuda.is_available()
     if world() == 1:
         return {"accelerator": "gpu" if gpu else "cpu", "devices": 1, "plugins": [LightningEnvironment()]}
@@ -270,25 +276,9 @@ def _whole_dropout(batch: int) -> Callable[[nn.Dropout, Tensor], Tensor]:
         if not self.training or not self.p:
             return x
         drawn = functional.dropout(x.new_ones((batch, *x.shape[1:])), self.p)
-        return x * drawn[part(batch)]
+        return x * drawn[rank_slice(batch)]
 
     return forward
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over the processes; so is its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        total = grad.contiguous().clone()
-        dist.all_reduce(total)
-        return total
 
 
 def _whole_norm(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
@@ -297,11 +287,11 @@ def _whole_norm(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
         return type(self).forward(self, x)
     ours = x.to(self.weight.dtype)  # of no film where the others have all that is annotated
     count = ours.new_tensor([x.numel() // x.shape[1]])
-    moments = _Sum.apply(torch.cat([ours.sum((0, 2, 3)), count]))
+    moments = _SyncSum.apply(torch.cat([ours.sum((0, 2, 3)), count]))
     total = moments[-1]
     mean = moments[:-1] / total
     centred = ours - mean[:, None, None]
-    variance = _Sum.apply(centred.square().sum((0, 2, 3))) / total
+    variance = _SyncSum.apply(centred.square().sum((0, 2, 3))) / total
     with torch.no_grad():
         momentum = self.momentum if self.momentum is not None else 0.1
         self.running_mean.lerp_(mean, momentum)  # type: ignore[union-attr]

@@ -1,10 +1,10 @@
-"""Lineage: what a checkpoint was made from, and which patients any of its ancestors saw.
+"""Lineage: what a checkpoint was made from, and its training patients, those of all its ancestors among them.
 
-Patients are kept as tokens, keyed hashes that may leave the hospital (`data.patients`). Scoring a checkpoint on a
+Patients are kept as tokens, keyed hashes that may leave the hospital (`io.patients`). Scoring a checkpoint on a
 patient in its ancestry is refused; the error names the way by which that patient got in. A checkpoint whose ancestry
-cannot be traced counts as having seen everybody, unless whoever trains vouches for it; then every figure says so.
+cannot be traced counts as trained on all patients, unless the user vouches for it; then every figure says so.
 
-A weights file carries its lineage in its header, so that a copy under any name still knows whom it has seen.
+A weights file carries its lineage in its header, so that a copy under any name keeps it.
 """
 
 import base64
@@ -22,7 +22,7 @@ from cxrlines.core.errors import Error
 from cxrlines.io.patients import BARE, CUT, SITE, as_known, cut, foreign, names_in
 
 TRUSTED = "trusted"
-"""What a recipe says of the ancestry of a file to vouch for it."""
+"""The ancestry of a file in a recipe whose user vouches for it."""
 
 
 class LeakError(Error):
@@ -30,11 +30,11 @@ class LeakError(Error):
 
 
 class UntracedError(LeakError):
-    """Nobody can tell whether it has: what it was made from is not known."""
+    """Whether it has is not known, since what it was made from is not."""
 
 
 class Ancestry(StrEnum):
-    """What is known of whether models saw the patients they are scored on."""
+    """Whether models saw the patients they are scored on, as far as that is known."""
 
     CLEAN = "clean"
     TRUSTED = "trusted"
@@ -47,9 +47,8 @@ class Lineage:
     """A step and all it descends from.
 
     `patients` are the tokens of those whose films or labels this very step used; of weights out of a bundle they are
-    cut (`data.patients.cut`). `parents` maps a role (`start`, `teacher`) to that ancestor's own lineage. `unknown`
-    says, for each origin that cannot be traced, what it is; `trusted` the same of those that whoever trained vouches
-    for.
+    cut (`io.patients.cut`). `parents` maps a role (`start`, `teacher`) to that ancestor's own lineage. `unknown`
+    has a line for each origin that cannot be traced; `trusted` the same of those that the user vouches for.
     """
 
     step: str
@@ -76,7 +75,7 @@ class Lineage:
         return frozenset().union(*(ancestor.patients for _, ancestor in self.walk()))
 
     def untraced(self) -> list[str]:
-        """Origins anywhere in the ancestry that cannot be known, each with the step that used it."""
+        """Origins anywhere in the ancestry that are unknown, each with the step that used it."""
         return list(dict.fromkeys(f"{a.step}: {origin}" for _, a in self.walk() for origin in a.unknown))
 
     def vouched_for(self) -> list[str]:
@@ -89,7 +88,7 @@ class Lineage:
         return replace(self, parents=parents, unknown=(), trusted=(*self.trusted, *self.unknown))
 
     def gaps(self, patients: Collection[str], declared: str = SITE) -> list[str]:
-        """Why, besides `untraced`, it cannot be told whether any of these patients is in the ancestry."""
+        """Why, besides `untraced`, it is unknown whether any of these patients is in the ancestry."""
         some = []
         if strange := foreign(names_in(self.seen())):
             some.append(f"patients under the key of another site ({', '.join(sorted(strange))})")
@@ -98,9 +97,9 @@ class Lineage:
         return some
 
     def refuse_seen(self, patients: Collection[str], declared: str = SITE) -> None:
-        """Raise `LeakError` if any of these patients (identifiers) is in the ancestry, or it cannot be told.
+        """Raise `LeakError` if any of these patients (identifiers) is in the ancestry.
 
-        `UntracedError` where that cannot be told. `declared`: the public data set whose patients they are, or `site`.
+        `UntracedError` where that is unknown. `declared`: the public data set whose patients they are, or `site`.
         """
         known = {*self.untraced(), *self.vouched_for()}
         for way, whole, shared in self._met(patients, declared):
@@ -113,7 +112,7 @@ class Lineage:
                 )
         if untraced := self.untraced():
             raise UntracedError(
-                f"refused to score {self.step}: whom it has seen cannot be told, so that it counts as having seen all "
+                f"refused to score {self.step}: its training patients are unknown: it counts as having seen all "
                 f"{len(patients)} patients ({'; '.join(untraced)})",
                 "start from the weights.safetensors of a run's step, which know their ancestry; if you know that they "
                 f"saw none of these patients, say `ancestry: {TRUSTED}` beside `file`, which every figure will then "
@@ -122,10 +121,10 @@ class Lineage:
 
     def _met(self, patients: Collection[str], declared: str) -> Iterator[tuple[str, int, int]]:
         """Each ancestor that has seen some of the patients: the way to it, how many, how many share a cut key."""
-        asked = as_known(patients, names_in(self.seen()), declared)
-        halves = [set(map(cut, own)) for own in asked]
+        identities = as_known(patients, names_in(self.seen()), declared)
+        halves = [set(map(cut, own)) for own in identities]
         for path, ancestor in self.walk():
-            whole = sum(not own.isdisjoint(ancestor.patients) for own in asked)
+            whole = sum(not own.isdisjoint(ancestor.patients) for own in identities)
             shared = sum(not own.isdisjoint(ancestor.patients) for own in halves)
             if whole or shared:
                 yield " <- ".join((self.step, *path)), whole, shared
@@ -205,7 +204,7 @@ def read_lineage(path: Path) -> Lineage:
 
 
 def state_of(lineages: Iterable[Lineage], *, leaked: bool) -> Ancestry:
-    """The worst that is known of models that are scored together."""
+    """The worst ancestry of models that are scored together."""
     some = list(lineages)
     if leaked:
         return Ancestry.LEAK
@@ -214,7 +213,7 @@ def state_of(lineages: Iterable[Lineage], *, leaked: bool) -> Ancestry:
     return Ancestry.TRUSTED if any(lineage.vouched_for() for lineage in some) else Ancestry.CLEAN
 
 
-def _by_chance(asked: int, seen: int) -> float:
-    """How many of `asked` strangers may share a cut token with one of `seen`: five deviations above the mean."""
-    expected = asked * seen / 16**CUT
+def _by_chance(patients: int, seen: int) -> float:
+    """How many of so many other patients may share a cut token with one of `seen`: five deviations above the mean."""
+    expected = patients * seen / 16**CUT
     return expected + 5 * math.sqrt(expected) + 1

@@ -8,7 +8,7 @@ the augmentation by construction.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,8 +23,15 @@ from cxrlines.io.store import Store
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS, MAPS, Landmark
 
 View = Literal["plain", "overlay"]
-Key = tuple[int, int] | tuple[int, int, bool]
-"""(epoch, position among the films of the stage), and whether the film has its maps drawn though none is known."""
+
+
+class Key(NamedTuple):
+    """A film as it is augmented in an epoch; `draw_maps` has its heatmaps drawn though none is known."""
+
+    epoch: int
+    position: int  # among the films of the stage
+    draw_maps: bool = False
+
 
 LINE_WIDTH = 1 / 128
 """Width of a drawn line as a share of the film's side: 4 px at 512."""
@@ -32,16 +39,16 @@ LINE_WIDTH = 1 / 128
 
 @dataclass(frozen=True)
 class Films:
-    """The films of a stage: rows of the store, their targets, and their lines in px of the store's films.
+    """The films of a stage: rows of the store, their labels, and their lines in px of the store's films.
 
-    `rows` is (n,) int, `targets` (n, 11) float32 in label order, `lines` for each film (label, (points, 2) xy).
-    `landmarks` is (n, landmarks, 2) [x, y] px, NaN where unknown. `more` holds further targets by name, each (n, ...):
-    `soft` labels with their `film_weights`, `presence`, `mapped` (which of the 9 maps are known), and `segmenter`.
+    `rows` is (n,) int, `labels` (n, labels) float32 in label order, NaN where unknown, `lines` for each film (label,
+    (points, 2) xy). `landmarks` is (n, landmarks, 2) [x, y] px, NaN where unknown. `more` holds the data of targets by
+    name, each (n, ...), among them `mapped` (which heatmaps are known), and `segmenter` (whose heatmaps are shown).
     """
 
     store: Store
     rows: np.ndarray
-    targets: np.ndarray
+    labels: np.ndarray
     lines: Sequence[Sequence[tuple[str, np.ndarray]]]
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
     landmarks: np.ndarray | None = None
@@ -53,8 +60,8 @@ class Films:
 class FilmSet(Dataset[dict[str, Any]]):
     """Warped films by `Key`, each a dictionary of tensors, and `collate`, which makes a batch of some.
 
-    `film` is uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float16 (9, S/2, S/2) where wanted, then the
-    targets. A film of which no map is known has no `maps`, unless its key says so.
+    `film` is uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float16 (maps, S/2, S/2) where wanted, then labels
+    and data of targets. A film of which no heatmap is known has no `maps`, unless its key asks for it.
     """
 
     def __init__(
@@ -75,118 +82,97 @@ class FilmSet(Dataset[dict[str, Any]]):
         """(films,) bool, of which films a map is known; None where maps are not wanted."""
         return np.any(self.films.more["mapped"], axis=1) if self.maps else None
 
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        epoch, position, *drawn = key
-        row = int(self.films.rows[position])
-        maps = self.maps and (bool(drawn and drawn[0]) or bool(self.films.more["mapped"][position].any()))
-        lines = self.films.lines[position] if self.overlay or maps else ()
-        marks = self._landmarks(position)
-        known = np.isfinite(marks).all(axis=1)
+    def __getitem__(self, key: Key | tuple[int, int]) -> dict[str, Tensor]:
+        epoch, position, draw = Key(*key)
+        films, row = self.films, int(self.films.rows[position])
+        maps = self.maps and (draw or bool(films.more["mapped"][position].any()))
+        lines = films.lines[position] if self.overlay or maps else ()
+        landmarks = np.full((len(Landmark), 2), np.nan) if films.landmarks is None else films.landmarks[position].copy()
+        known = np.isfinite(landmarks).all(axis=1)
         rng = np.random.default_rng([self.seed, epoch, row])
-        warped = self.policy(self.films.store.films[row], rng, points=[*(points for _, points in lines), marks[known]])
-        labels = [label for label, _ in lines]
-        *points, marks[known] = warped.points
-        sample = {
-            "film": torch.from_numpy(warped.film[None]),
-            "targets": torch.from_numpy(self.films.targets[position]),
-        }
-        for name, values in self.films.more.items():
-            sample[name] = torch.as_tensor(values[position])
+        warped = self.policy(films.store.films[row], rng, points=[*(points for _, points in lines), landmarks[known]])
+        *moved, landmarks[known] = warped.points
+        drawn = [(label, points) for (label, _), points in zip(lines, moved, strict=True)]
+        sample = {"film": torch.from_numpy(warped.film[None]), "labels": torch.from_numpy(films.labels[position])}
+        sample |= {name: torch.as_tensor(values[position]) for name, values in films.more.items()}
         if maps:
-            truth = draw_maps(list(zip(labels, points, strict=True)), list(marks), len(warped.film))
+            truth = draw_maps(drawn, list(landmarks), len(warped.film))
             sample["maps"] = torch.from_numpy(truth.astype(np.float16))  # half of what a loader hands over
         if self.overlay:
-            drawing = overlay(warped.film, labels, points, self.colour_by)
-            sample["overlay"] = torch.from_numpy(np.ascontiguousarray(drawing.transpose(2, 0, 1)))
+            image = overlay(warped.film, drawn, self.colour_by)
+            sample["overlay"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return sample
 
     def collate(self, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         """A batch of films. What a GPU would make the processor wait for is looked up here.
 
-        With maps, `rows` (m,) int64 names the films that have theirs in `maps` (m, 9, S/2, S/2), m from 0 on. What was
-        `segmenter` is now the films (k,) int64 of each segmenter, by its number.
+        With maps, `rows` (m,) int64 names the films that have theirs in `maps` (m, maps, S/2, S/2), m from 0 on.
+        `segmenter` becomes the films (k,) int64 of each segmenter, by its number.
         """
         plain = [{name: value for name, value in sample.items() if name != "maps"} for sample in samples]
         batch: dict[str, Any] = default_collate(plain)
         if self.maps:
+            rows = [row for row, sample in enumerate(samples) if "maps" in sample]
             side = samples[0]["film"].shape[-1] // STRIDE
-            drawn = [row for row, sample in enumerate(samples) if "maps" in sample]
-            batch["rows"] = torch.tensor(drawn, dtype=torch.int64)
-            batch["maps"] = torch.empty((len(drawn), len(MAPS), side, side), dtype=torch.float16)
-            for place, row in enumerate(drawn):
+            batch["rows"] = torch.tensor(rows, dtype=torch.int64)
+            batch["maps"] = torch.empty((len(rows), len(MAPS), side, side), dtype=torch.float16)
+            for place, row in enumerate(rows):
                 batch["maps"][place] = samples[row]["maps"]
         if "segmenter" in batch:
             which = batch["segmenter"]
             batch["segmenter"] = {index: (which == index).nonzero().flatten() for index in which.unique().tolist()}
         return batch
 
-    def _landmarks(self, position: int) -> np.ndarray:
-        """A copy of the film's landmarks, (landmarks, 2) px of the stored film, NaN where unknown."""
-        if self.films.landmarks is None:
-            return np.full((len(Landmark), 2), np.nan)
-        return self.films.landmarks[position].copy()
-
 
 def overlay(
-    film: np.ndarray,
-    labels: Sequence[str],
-    points: Sequence[np.ndarray],
-    colour_by: Literal["label", "device"],
+    film: np.ndarray, lines: Sequence[tuple[str, np.ndarray]], colour_by: Literal["label", "device"]
 ) -> np.ndarray:
-    """`film` (S, S) uint8 as (S, S, 3) uint8 RGB with each line drawn in the colour of its label or device."""
-    colours = [LABEL_COLOURS[label] if colour_by == "label" else DEVICE_COLOURS[DEVICE_OF[label]] for label in labels]
+    """`film` (S, S) uint8 as (S, S, 3) uint8 RGB, each line (label, points) in the colour of its label or device."""
+    coloured = [
+        (points, LABEL_COLOURS[label] if colour_by == "label" else DEVICE_COLOURS[DEVICE_OF[label]])
+        for label, points in lines
+    ]
     image = np.repeat(film[:, :, None], 3, axis=2)
-    return draw_lines(image, list(zip(points, colours, strict=True)), thickness=max(1.5, len(film) * LINE_WIDTH))
+    return draw_lines(image, coloured, thickness=max(1.5, len(film) * LINE_WIDTH))
 
 
-class Batches(Sampler[list[Key]]):
+def epoch_batches(
+    films: int,
+    batch: int,
+    *,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    stop: int | None = None,
+    rank_slice: Callable[[int], slice] = lambda count: slice(count),
+    mapped: np.ndarray | None = None,
+) -> list[list[Key]]:
     """The batches of one epoch from the `start`-th to before the `stop`-th, in an order drawn from (seed, epoch).
 
-    `part` says which films of a batch are this process's, given how many it has; None means all. With `mapped` (films,)
-    bool, which films have a known map, a batch that has none has the maps of its first film drawn all the same: every
-    parameter of a decoder gets a gradient, there 0, in every step.
+    `rank_slice` gives the films of a batch of so many that are this process's. With `mapped` (films,) bool, which films
+    have a known heatmap, a batch that has none has those of its first film drawn all the same: every parameter of a
+    decoder gets a gradient, there 0, in every step.
     """
+    order = np.random.default_rng([seed, epoch]).permutation(films)
+    batches = []
+    for positions in [order[i * batch : (i + 1) * batch] for i in range(batches_per_epoch(films, batch))][start:stop]:
+        none = mapped is not None and not mapped[positions].any()
+        keys = [Key(epoch, int(position), none and not i) for i, position in enumerate(positions)]
+        batches.append(keys[rank_slice(len(keys))])
+    return batches
 
-    def __init__(
-        self,
-        films: int,
-        batch: int,
-        *,
-        seed: int,
-        epoch: int,
-        start: int = 0,
-        stop: int | None = None,
-        part: Callable[[int], slice] | None = None,
-        mapped: np.ndarray | None = None,
-    ):
-        order = np.random.default_rng([seed, epoch]).permutation(films)
-        count = batches_per_epoch(films, batch)
-        self.batches: list[list[Key]] = []
-        for positions in [order[i * batch : (i + 1) * batch] for i in range(count)][start:stop]:
-            none = mapped is not None and not mapped[positions].any()
-            keys: list[Key] = [
-                (epoch, int(at), True) if none and not i else (epoch, int(at)) for i, at in enumerate(positions)
-            ]
-            self.batches.append(keys[part(len(keys))] if part else keys)
+
+class RemainingBatches(Sampler[list[Key]]):
+    """The batches that remain whenever it is iterated: one loader, and its processes, for all epochs of a stage."""
+
+    def __init__(self, remaining: Callable[[], list[list[Key]]]) -> None:
+        self.remaining = remaining
 
     def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.batches)
+        return iter(self.remaining())
 
     def __len__(self) -> int:
-        return len(self.batches)
-
-
-class Left(Sampler[list[Key]]):
-    """The batches that are left when it is asked: one loader, and its processes, for all epochs of a stage."""
-
-    def __init__(self, left: Callable[[], Batches]) -> None:
-        self.left = left
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.left())
-
-    def __len__(self) -> int:
-        return len(self.left())
+        return len(self.remaining())
 
 
 def batches_per_epoch(films: int, batch: int) -> int:
@@ -224,9 +210,9 @@ def _begin(worker: int) -> None:
 
 
 def in_order(
-    films: FilmSet, batch: int, workers: int = 0, part: slice = slice(None), *, pin: bool = False, stay: bool = False
+    films: FilmSet, batch: int, workers: int = 0, some: slice = slice(None), *, pin: bool = False, stay: bool = False
 ) -> DataLoader[dict[str, Any]]:
-    """Every film (of `part`) once, in order, as epoch 0: for validation and prediction."""
-    wanted = range(len(films.films))[part]
-    keys: list[list[Key]] = [[(0, i) for i in wanted[start : start + batch]] for start in range(0, len(wanted), batch)]
+    """Every film (of `some`) once, in order, as epoch 0: for validation and prediction."""
+    wanted = range(len(films.films))[some]
+    keys = [[Key(0, i) for i in wanted[start : start + batch]] for start in range(0, len(wanted), batch)]
     return load(films, keys, workers, pin=pin, stay=stay)

@@ -13,7 +13,7 @@ _NEVER_TRIM, _TOP_PAD, _NO_MMAP = 2**31 - 1, 256 * 2**20, 0
 
 
 def keep_buffers() -> bool:
-    """Tell glibc's allocator to keep large buffers instead of returning them; False where there is no glibc.
+    """Have glibc's allocator keep large buffers instead of returning them; False where there is no glibc.
 
     It cannot be undone: for commands and worker processes, never in a process that called the library.
     """

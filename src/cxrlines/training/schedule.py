@@ -1,34 +1,60 @@
-"""Learning rate as a pure function of the step, so that a resumed run needs no scheduler state."""
+"""A stage's schedule: what a recipe may say of it, and its learning rate.
+
+The learning rate is a pure function of the step, so that a resumed run needs no scheduler state.
+"""
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-Shape = Literal["constant", "cosine", "restarts"]
+from pydantic import BeforeValidator, Field, model_validator
+
+from cxrlines.training.targets.base import Strict
+
+WARMUP_FROM = 0.1
+"""Share of the peak learning rate that a warm-up begins with."""
 
 
-def learning_rate(
-    step: int,
-    *,
-    total: int,
-    per_epoch: int,
-    peak: float,
-    end: float,
-    shape: Shape,
-    warmup_epochs: float = 0.0,
-    warmup_from: float = 0.1,
-    restart_epochs: float = 0.0,
-) -> float:
-    """The learning rate of optimiser step `step` (from 0) of `total`.
+class ScheduleSpec(Strict):
+    """On which schedule a stage trains. Epochs may be a fraction; learning rates are those of the optimiser's steps."""
 
-    Linear warm-up from `warmup_from * peak` over `warmup_epochs`; then `constant`, `cosine` from `peak` to `end`
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 5
+    batch: Annotated[int, Field(ge=2, le=4096)] = 16
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: Annotated[float, Field(gt=0, le=1)] = 5e-4
+    end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6
+    shape: Literal["constant", "cosine", "restarts"] = "cosine"
+    restart_epochs: Annotated[float, Field(gt=0)] | None = None
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6
+    clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
+    # auto: bf16 on a GPU that has it, 16 on an older one, 32 without. (YAML reads 16 as a number.)
+    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the exponential moving average of the weights
+    patience: Annotated[int, Field(ge=1)] | None = None  # early stopping: epochs without a better AUC
+    validate_films: Annotated[int, Field(ge=0)] | None = None  # films of the live AUC; none: the whole fold
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "ScheduleSpec":
+        if (self.shape == "restarts") != (self.restart_epochs is not None):
+            raise ValueError("shape: restarts and restart_epochs go together")
+        if self.patience is not None and self.validate_films == 0:
+            raise ValueError("patience needs an AUC to watch: leave validate_films out or make it larger than 0")
+        return self
+
+
+def learning_rate(schedule: ScheduleSpec, step: int, *, total: int, per_epoch: int) -> float:
+    """The learning rate of optimiser step `step` (from 0) of `total`, of which `per_epoch` are an epoch.
+
+    Linear warm-up from `WARMUP_FROM` of the peak over `warmup_epochs`; then `constant`, `cosine` from `lr` to `end_lr`
     over what is left, or `restarts`: the same cosine begun anew every `restart_epochs` (SGDR, Loshchilov and Hutter
     2017, with equal periods).
     """
-    warmup = min(round(warmup_epochs * per_epoch), total - 1)
+    peak, end = schedule.lr, schedule.end_lr
+    warmup = min(round(schedule.warmup_epochs * per_epoch), total - 1)
     if step < warmup:
-        return peak * (warmup_from + (1 - warmup_from) * step / warmup)
-    if shape == "constant":
+        return peak * (WARMUP_FROM + (1 - WARMUP_FROM) * step / warmup)
+    if schedule.shape == "constant":
         return peak
-    period = total - warmup if shape == "cosine" else max(1, round(restart_epochs * per_epoch))
+    period = max(1, round(schedule.restart_epochs * per_epoch)) if schedule.restart_epochs else total - warmup
     phase = (step - warmup) % period / period
     return end + (peak - end) * (1 + math.cos(math.pi * phase)) / 2

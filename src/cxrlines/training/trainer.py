@@ -1,4 +1,4 @@
-"""Stages trained to their end, taken up where they were left, and asked for their predictions."""
+"""Training a stage to its end, resuming it, and predicting films."""
 
 import contextlib
 import logging
@@ -18,29 +18,20 @@ from torch import Tensor
 from cxrlines.models.two_step import Model
 from cxrlines.training import distributed
 from cxrlines.training.checkpoint import State, load_state, save_state
+from cxrlines.training.config import Precision
 from cxrlines.training.loader import FilmSet, View, in_order
 from cxrlines.training.module import StageModule
 
-Precision = Literal["32", "bf16", "16"]
-
-PRECISION: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+LIGHTNING_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
     "bf16": "bf16-mixed",
     "16": "16-mixed",
 }
-"""What Lightning calls the precisions of `StageConfig`."""
-
-
-def best_precision() -> Precision:
-    """What `precision: auto` is here: bf16 on a GPU that computes in it, 16 on an older one, 32 without a GPU."""
-    if not torch.cuda.is_available():
-        return "32"
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "16"
 
 
 @contextlib.contextmanager
 def _as_found() -> Iterator[None]:
-    """Lightning quiet, and all that it and training set in this process put back: whoever calls may be no command.
+    """Lightning quiet, and all that it and training set in this process restored: the caller may be no command.
 
     That is its logger's level, warning filters, signal handlers, cuDNN's choice of algorithms, whether gradients are
     taken, and the state of torch's generators. What it makes of Ctrl-C, an exit, is the interrupt again.
@@ -82,8 +73,8 @@ def fit_stage(module: StageModule) -> dict[str, Tensor]:
                 **distributed.trainer_options(find_unused=distributed.world() > 1 and module.leaves_unused()),
                 # Tried once for each shape: one of all films, and one for each count of films that a decoder is run on.
                 benchmark=torch.cuda.is_available(),
-                precision=PRECISION[module.fit_to.precision],
-                gradient_clip_val=module.fit_to.clip,
+                precision=LIGHTNING_PRECISION[module.precision],
+                gradient_clip_val=module.schedule.clip,
                 logger=False,
                 reload_dataloaders_every_n_epochs=1,
                 num_sanity_val_steps=0,
@@ -101,7 +92,7 @@ def resume(path: Path, step: str) -> tuple[State | None, Callable[[State], None]
 
 
 def predict_films(model: Model, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
-    """Probabilities (n, 11) float32 of every film in order, without augmentation.
+    """Probabilities (n, labels) float32 of every film in order, without augmentation.
 
     In full precision, as a bundle reads, whatever a stage was trained in. The model is moved to the GPU where there is
     one, and evaluates from then on; it can be trained further. Several processes predict a part each and all get the
@@ -111,11 +102,11 @@ def predict_films(model: Model, films: FilmSet, *, batch: int = 32, view: View =
     device = torch.device("cuda" if gpu else "cpu")
     # Before inference mode: what is moved in it can never be trained again.
     model = model.to(device).to(memory_format=torch.channels_last).eval()
-    part = distributed.part(len(films.films))
+    mine = distributed.rank_slice(len(films.films))
     rows = []
     with torch.inference_mode():
-        for item in in_order(films, batch, distributed.loader_workers(), part, pin=gpu):
+        for item in in_order(films, batch, distributed.loader_workers(), mine, pin=gpu):
             shown = item["overlay" if view == "overlay" else "film"].to(device, non_blocking=True)
             rows.append(torch.sigmoid(model(shown).float()))
-        scores = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, films.films.targets.shape[1]), np.float32)
+        scores = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, films.films.labels.shape[1]), np.float32)
     return distributed.gather_rows(scores)

@@ -208,7 +208,7 @@ def test_inner_segmenters_are_counted_apart_and_said_to_be_for_maps(plan):
     text = plan(text=MAPPED).text()
     assert "3+3" in text.partition("two-step/segmenter")[2].partition("\n")[0]
     assert text.count("3+3") == 1
-    assert "b inner ones, which only make soft labels or maps for others" in text
+    assert "b nested ones, which only make soft labels or heatmaps for others" in text
 
 
 @pytest.mark.long

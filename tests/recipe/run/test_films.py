@@ -11,9 +11,9 @@ from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, WEIGHTS, Run, read_rec
 from cxrlines.recipe.run.plan import Step, name_of
 from cxrlines.recipe.run.train import plan_of, prepare
 from cxrlines.recipe.spec.load import load_recipe
-from cxrlines.recipe.spec.stage import MapTarget
 from cxrlines.task import MAPS, Landmark, MapKind
 from cxrlines.training.lineage import read_lineage
+from cxrlines.training.targets import MapTarget, TargetsSpec
 
 RECIPE = """
 name: maps
@@ -119,7 +119,9 @@ def test_a_two_step_run_holds_its_segmenter_and_tells_its_parents(run):
 
 def test_maps_are_known_where_a_film_is_annotated_and_landmarks_where_they_are_given(run):
     rows = np.arange(len(run.train.studies))
-    films = films_of(run.train, run.store, rows, lines=True, maps=MapTarget(kinds=("line", "landmark")))
+    films = films_of(
+        run.train, run.store, rows, lines=True, targets=TargetsSpec(maps=MapTarget(kinds=("line", "landmark")))
+    )
     annotated = np.asarray(run.train.annotated)
     placed = np.array([Landmark.CARINA in run.train.landmarks.get(study, {}) for study in run.train.studies["study"]])
     assert placed.sum() > 0 and 0 < annotated.sum() < len(rows)

@@ -51,12 +51,12 @@ def test_the_same_code_elsewhere_is_the_same(member, package):
 @pytest.mark.parametrize(
     ("file", "old", "new", "stages"),
     [
-        ("training/targets/losses.py", "LINE_PIXELS = 20.0", "LINE_PIXELS = 21.0", {"segmenter"}),
-        ("training/targets/losses.py", "MOST_WEIGHT = 20.0", "MOST_WEIGHT = 21.0", {"balanced"}),
-        ("training/targets/losses.py", "-1e-4", "-1e-5", {"presence"}),
-        ("training/targets/losses.py", "functional.mse_loss", "functional.l1_loss", {"features"}),
+        ("training/targets/maps.py", "LINE_PIXELS = 20.0", "LINE_PIXELS = 21.0", {"segmenter"}),
+        ("training/targets/labels.py", "MAX_CLASS_WEIGHT = 20.0", "MAX_CLASS_WEIGHT = 21.0", {"balanced"}),
+        ("training/targets/presence.py", "-1e-4", "-1e-5", {"presence"}),
+        ("training/targets/features.py", "functional.mse_loss", "functional.l1_loss", {"features"}),
         ("training/loader.py", "LINE_WIDTH = 1 / 128", "LINE_WIDTH = 1 / 64", {"teacher", "features"}),
-        ("core/heatmaps.py", "SPOT_SIGMA = 0.015", "SPOT_SIGMA = 0.02", {"segmenter"}),
+        ("core/heatmaps.py", "KEYPOINT_SIGMA = 0.015", "KEYPOINT_SIGMA = 0.02", {"segmenter"}),
         ("models/foreign_files.py", "def read_public(", "X = 1\n\n\ndef read_public(", set()),
         ("models/adopt.py", "stem.sum(", "stem.mean(", {"public"}),
         ("evaluation/ensemble/sharpen.py", "def sharpen(", "X = 1\n\n\ndef sharpen(", {"soft"}),
@@ -72,7 +72,8 @@ def test_numbers_and_code_change_what_uses_them(member, package, file, old, new,
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("training/targets/losses.py", "LINE_PIXELS = 20.0", "# A comment.\n\n\nLINE_PIXELS = 20.0  # px"),
+        ("training/targets/maps.py", "LINE_PIXELS = 20.0", "# A comment.\n\n\nLINE_PIXELS = 20.0  # px"),
+        ("training/targets/labels.py", '"labels", "BCE"', '"labels", "cross-entropy"'),
         ("training/module.py", '"""', '"""Other words. '),
         ("training/schedule.py", "import math", "import math\nimport os"),
         ("training/schedule.py", "-> float", "-> int"),

@@ -14,8 +14,8 @@ from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.external import ExternalSet
 from cxrlines.recipe.run.plan import Inventory, Step, make_plan, name_of
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import OWN
 from cxrlines.task import LABELS
+from cxrlines.training.targets.base import OWN
 
 FILMS = 40  # two a patient
 TWINS = [("b0", "s0", "p0", "train"), ("b4", "s39", "p19", "train"), ("b8", "t0", "t0", "test")]

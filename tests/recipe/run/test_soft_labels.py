@@ -11,8 +11,8 @@ from cxrlines.recipe.run.folder import HELD_OUT, read_record
 from cxrlines.recipe.run.plan import name_of
 from cxrlines.recipe.run.soft_labels import read_soft_labels, soft_labels
 from cxrlines.recipe.run.train import plan_of
-from cxrlines.recipe.spec.stage import SoftTarget
 from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.training.targets import SoftTarget
 
 STUDIES = ["c", "a", "b"]
 """In another order than the table's."""
@@ -35,10 +35,10 @@ def file(tmp_path, frame: pd.DataFrame):
 
 def test_targets_are_the_predictions_of_the_stages_films_in_its_order():
     soft = soft_labels(SoftTarget(of="one"), table(), STUDIES)
-    assert soft.keep.all() and soft.temperatures is None
-    assert soft.targets[:, 0] == pytest.approx([0.3, 0.1, 0.2])
-    assert (soft.weights == 1).all()
-    assert soft.targets.dtype == soft.weights.dtype == np.float32
+    assert soft.keep.all() and soft.note["temperatures"] is None
+    assert soft.arrays["soft"][:, 0] == pytest.approx([0.3, 0.1, 0.2])
+    assert (soft.arrays["film_weights"] == 1).all()
+    assert soft.arrays["soft"].dtype == soft.arrays["film_weights"].dtype == np.float32
 
 
 def test_films_without_a_label_above_the_threshold_are_left_out():
@@ -46,7 +46,7 @@ def test_films_without_a_label_above_the_threshold_are_left_out():
     values[0, 3], values[2, 10] = 0.31, 0.3
     soft = soft_labels(SoftTarget(of="one", keep_above=0.3, temperature=2), table(values), STUDIES)
     assert soft.keep.tolist() == [False, True, False], "above is above, and the threshold is of p before sharpening"
-    assert soft.targets == pytest.approx(sharpen(values[:1], 2))
+    assert soft.arrays["soft"] == pytest.approx(sharpen(values[:1], 2))
 
 
 def test_all_films_below_the_threshold_is_an_error_that_says_the_largest():
@@ -57,15 +57,15 @@ def test_all_films_below_the_threshold_is_an_error_that_says_the_largest():
 def test_certain_films_weigh_more_and_the_mean_weight_of_kept_films_is_one():
     soft = soft_labels(SoftTarget(of="one", film_weights="certainty", keep_above=0.15), table(), STUDIES)
     certainty = np.array([0.4, 0.6])  # |2p - 1| of c and b
-    assert soft.weights == pytest.approx(certainty / certainty.mean())
+    assert soft.arrays["film_weights"] == pytest.approx(certainty / certainty.mean())
 
 
 def test_a_column_weight_multiplies():
     given = table(weight=[1.0, 3.0, 0.0, 100.0])
-    assert soft_labels(SoftTarget(file="x"), given, STUDIES).weights == pytest.approx([0, 0.75, 2.25])
+    assert soft_labels(SoftTarget(file="x"), given, STUDIES).arrays["film_weights"] == pytest.approx([0, 0.75, 2.25])
     both = np.array([0.4 * 0, 0.8 * 1, 0.6 * 3])
     soft = soft_labels(SoftTarget(file="x", film_weights="certainty"), given, STUDIES)
-    assert soft.weights == pytest.approx(both / both.mean())
+    assert soft.arrays["film_weights"] == pytest.approx(both / both.mean())
 
 
 def test_no_weight_at_all_is_an_error():
@@ -74,7 +74,7 @@ def test_no_weight_at_all_is_an_error():
 
 
 def test_a_fixed_temperature_is_the_same_for_all_labels_and_a_dynamic_one_is_of_each():
-    assert soft_labels(SoftTarget(of="one", temperature=0.8), table(), STUDIES).temperatures == [0.8] * 11
+    assert soft_labels(SoftTarget(of="one", temperature=0.8), table(), STUDIES).note["temperatures"] == [0.8] * 11
     rng = np.random.default_rng(0)
     p = rng.uniform(0.01, 0.99, (400, len(LABELS)))
     studies = [f"s{i}" for i in range(400)]
@@ -82,9 +82,11 @@ def test_a_fixed_temperature_is_the_same_for_all_labels_and_a_dynamic_one_is_of_
     truth = pd.DataFrame(rng.random(p.shape) < sharpen(p, np.linspace(0.5, 2, 11)), columns=list(LABELS))
     truth = truth.astype(int).assign(study=studies).iloc[::-1]  # matched by study, not by place
     soft = soft_labels(SoftTarget(of="one", temperature="dynamic"), table(), STUDIES, (said, truth))
-    assert soft.temperatures is not None
-    assert np.corrcoef(soft.temperatures, np.linspace(0.5, 2, 11))[0, 1] > 0.8
-    assert soft.targets == pytest.approx(sharpen(table()[list(LABELS)].to_numpy()[[2, 0, 1]], soft.temperatures))
+    assert soft.note["temperatures"] is not None
+    assert np.corrcoef(soft.note["temperatures"], np.linspace(0.5, 2, 11))[0, 1] > 0.8
+    assert soft.arrays["soft"] == pytest.approx(
+        sharpen(table()[list(LABELS)].to_numpy()[[2, 0, 1]], soft.note["temperatures"])
+    )
 
 
 # -- from a file
@@ -92,7 +94,7 @@ def test_a_fixed_temperature_is_the_same_for_all_labels_and_a_dynamic_one_is_of_
 
 def test_a_file_may_hold_more_films_of_the_set_than_are_needed(tmp_path):
     given = read_soft_labels(file(tmp_path, table(weight=[1, 2, 3, 4])), STUDIES, set("abcde"))
-    assert soft_labels(SoftTarget(file="x"), given, STUDIES).weights == pytest.approx([1.5, 0.5, 1.0])
+    assert soft_labels(SoftTarget(file="x"), given, STUDIES).arrays["film_weights"] == pytest.approx([1.5, 0.5, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,9 @@ def test_studies_are_matched_as_they_are_read_elsewhere(tmp_path):
     text = frame.rename(columns={"study": STUDY_COLUMN}).to_csv(index=False)
     path.write_text("\ufeff" + text.replace("weight", " weight"))
     given = read_soft_labels(path, ["007", "NA", "c"], {"007", "NA", "c", "d"})
-    assert soft_labels(SoftTarget(file="x"), given, ["007", "NA", "c"]).weights == pytest.approx([0.75, 0.75, 1.5])
+    assert soft_labels(SoftTarget(file="x"), given, ["007", "NA", "c"]).arrays["film_weights"] == pytest.approx(
+        [0.75, 0.75, 1.5]
+    )
 
 
 # -- in a run
@@ -164,7 +168,7 @@ def test_each_own_film_has_the_label_of_the_step_that_holds_out_its_fold_and_the
     assert films.more["soft"] == pytest.approx(sharpen(raw, temperatures).astype(np.float32), abs=1e-6)
     certainty = np.abs(2 * raw - 1).mean(axis=1)
     assert films.more["film_weights"] == pytest.approx((certainty / certainty.mean()).astype(np.float32))
-    assert (films.targets == truth).all(), "the hard labels beside them"
+    assert (films.labels == truth).all(), "the hard labels beside them"
 
 
 def test_external_films_have_the_labels_of_the_own_folds_teacher(soft_run):
@@ -179,7 +183,7 @@ def test_external_films_have_the_labels_of_the_own_folds_teacher(soft_run):
     assert said == {"kept": int(keep.sum()), "of": 16, "temperatures": [0.8] * 11}
     assert films.more["soft"] == pytest.approx(sharpen(p[keep], 0.8).astype(np.float32), abs=1e-6)
     assert films.rows.tolist() == rows[keep].tolist()
-    assert not films.targets.any(), "they have no hard labels"
+    assert np.isnan(films.labels).all(), "they have no hard labels"
     others = [read_predictions(next(soft_run.folder(("plain", (fold,), "only")).glob("b-*.csv"))) for fold in (0, 2)]
     assert not any(np.allclose(other[list(LABELS)], every) for other in others)
 

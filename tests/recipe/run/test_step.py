@@ -414,7 +414,7 @@ def test_tubes_that_the_set_does_not_name_cannot_be_learnt(soft_run):
     tubes = {name: np.nan for name in PRESENCE}
     unknown = replace(found, studies=found.studies.assign(**tubes))
     blind = replace(soft_run, external={"b": (unknown, store)})
-    with pytest.raises(ValueError, match=r"targets.presence: the table of the set b says of no film whether"):
+    with pytest.raises(ValueError, match=r"targets.presence: of no film of the set b"):
         films_module.training_films(blind, step, stage, rows, lambda status: None)
 
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from cxrlines.augment.policy import POLICIES
+from cxrlines.models import HEADS
 from cxrlines.models.backbones import check_backbone
-from cxrlines.models.heads import HEADS
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart
@@ -80,7 +80,7 @@ def test_three_stages_are_those_of_its_own_runs(full, name):
 def test_soft_labels_are_stage_four_and_five(full, name):
     pretrain, finetune = full.members[name].stages.values()
     soft, schedule = pretrain.targets.soft, pretrain.schedule
-    assert pretrain.films.set == name and pretrain.targets.named == ["soft"]
+    assert pretrain.films.set == name and list(pretrain.targets.named) == ["soft"]
     assert (soft.of, soft.keep_above, soft.temperature) == ("resnet200d", 0.3, 0.8)
     assert (schedule.epochs, schedule.lr, schedule.end_lr, schedule.shape) == (22, 1e-4, 1e-7, "cosine")
     assert finetune.schedule.lr == 5e-6 and finetune.start == "pretrain" and finetune.films.set == "own"

@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import FileStart, SoftTarget
+from cxrlines.recipe.spec.stage import FileStart
 
 BASE = yaml.safe_load("""
 name: base
@@ -71,13 +71,13 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
         # external sets
         ({"two__stages__soft": {"films": {"set": "c"}, "targets": SOFT}}, "films.set is 'c'; allowed: own, b"),
         ({"two__stages__soft": {"films": {"set": "b"}}},
-         "targets.labels: films of the external set 'b' have neither the 11 labels nor lines; .* soft and presence"),
+         "targets.labels: films of the external set 'b' have no labels; .* soft and presence"),
         ({"two__stages__soft": {"films": {"set": "b"}, "targets": SOFT | {"labels": {}}}}, "targets.labels: films of"),
         ({"two__stages__soft": {"films": {"set": "b", "which": "annotated"}, "targets": SOFT}},
          "those of the external set 'b' have no lines; use which: all, view: plain"),
         ({"two__stages__soft": {"films": {"set": "b", "view": "overlay"}, "targets": SOFT}}, "'b' have no lines"),
         ({"two__stages__last": {"targets": {"presence": {}}}},
-         "targets.presence is for external sets; films of the own set have the labels themselves"),
+         "targets.presence: films of the own set have the labels"),
         ({"external": {"own": {}}}, "'own' cannot be a name"),
         ({"two__stages__last": {"targets": {"labels": None}}},
          "targets is empty; name one or more of labels, features, soft, presence, maps"),
@@ -99,15 +99,15 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
         ({"three": {"first": {"films": {"maps_of": "segmenter"}}} | SEGMENTED},
          "maps_of is 'segmenter'; allowed: none, no earlier stage has targets.maps"),
         ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter", "view": "overlay", "which": "annotated"}}}},
-         "films.maps_of: maps are shown beside a plain film; use view: plain"),
+         "films.maps_of: heatmaps are shown beside a plain film; use view: plain"),
         ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}, "targets": MAPPED | {"labels": {}}}}},
          "targets.maps: a stage that is shown the lines cannot learn to find them"),
         ({"three": SEGMENTED | {"last": {"start": {"file": "w.pt"}, "films": {"maps_of": "segmenter"}}}},
-         "start is a file: a network that sees maps starts from imagenet, scratch or a stage"),
+         "start is a file: a network that sees heatmaps starts from imagenet, scratch or a stage"),
         ({"three": SEGMENTED | {"last": {"start": "segmenter", "films": {"maps_of": "segmenter"}}}},
-         "start is 'segmenter', which sees the maps of no stage, and films.maps_of is segmenter: both must be"),
+         "start is 'segmenter', which sees the heatmaps of no stage, and films.maps_of is segmenter: both must be"),
         ({"three": SEGMENTED | {"mid": {"films": {"maps_of": "segmenter"}}, "last": {"start": "mid"}}},
-         "start is 'mid', which sees the maps of segmenter, and films.maps_of is none: both must be the same"),
+         "start is 'mid', which sees the heatmaps of segmenter, and films.maps_of is none: both must be the same"),
         ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}, "size": 96}}},
          "films.maps_of is 'segmenter', which sees 512 px, and this stage 96: make it one even size"),
         ({"size": 511, "three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}}},
@@ -141,7 +141,7 @@ def test_what_a_leak_is_worth_can_be_measured_on_purpose():
 
 def test_soft_and_hard_labels_mix_on_own_films():
     recipe = made(two__stages__last={"targets": SOFT | {"labels": {"weight": 0.3}}})
-    assert recipe.members["two"].stages["last"].targets.named == ["labels", "soft"]
+    assert recipe.members["two"].stages["last"].targets.named.keys() == {"labels", "soft"}
 
 
 def test_sources_are_members_by_their_last_stage_or_any_stage_by_name():
@@ -149,11 +149,6 @@ def test_sources_are_members_by_their_last_stage_or_any_stage_by_name():
     assert recipe.averaged == ("one", "one/student")
     assert [recipe.source(name) for name in recipe.averaged] == [("one", "finetune"), ("one", "student")]
     assert made().averaged == ("one", "two"), "none named: all"
-
-
-def test_a_teacher_is_a_member_or_one_of_its_stages():
-    assert SoftTarget(of="one").teacher == ("one", None)
-    assert SoftTarget(of="one/student").teacher == ("one", "student")
 
 
 def test_a_stage_may_see_films_of_its_own_size():

@@ -10,18 +10,11 @@ from sklearn.metrics import log_loss
 from cxrlines.core.heatmaps import draw_maps
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.task import DEVICE_OF, LABELS, MAPS, MapKind
-from cxrlines.training.targets.losses import (
-    LINE_PIXELS,
-    MOST_WEIGHT,
-    PRESENCE_GROUPS,
-    Sums,
-    balanced_weights,
-    feature_loss,
-    label_loss,
-    maps_loss,
-    presence_loss,
-    total_loss,
-)
+from cxrlines.training.targets.features import feature_loss
+from cxrlines.training.targets.labels import MAX_CLASS_WEIGHT, balanced_weights, label_loss
+from cxrlines.training.targets.maps import LINE_PIXELS, maps_loss
+from cxrlines.training.targets.presence import GROUPS, presence_loss
+from cxrlines.training.targets.sums import Sums, total_loss
 
 
 def value(*parts: tuple[float, Sums] | Sums) -> torch.Tensor:
@@ -49,7 +42,7 @@ def test_balanced_weights_are_negatives_per_positive_within_bounds():
     labels[:20, 0] = 1
     labels[:1, 1] = 1
     labels[:90, 2] = 1
-    assert balanced_weights(labels).tolist() == [4.0, MOST_WEIGHT, 1.0]
+    assert balanced_weights(labels).tolist() == [4.0, MAX_CLASS_WEIGHT, 1.0]
 
 
 def test_film_weights_weigh_films_and_leave_the_divisor():
@@ -72,10 +65,10 @@ def test_soft_targets_are_least_at_themselves():
 
 
 def test_presence_groups_are_each_devices_labels_and_all():
-    for name, group in zip(PRESENCE[:-1], PRESENCE_GROUPS, strict=False):
+    for name, group in zip(PRESENCE[:-1], GROUPS, strict=False):
         assert [LABELS[i] for i in group] == [label for label in LABELS if str(DEVICE_OF[label]) == name]
-    assert PRESENCE_GROUPS[-1] == list(range(11)) and len(PRESENCE_GROUPS) == len(PRESENCE)
-    assert sorted(i for group in PRESENCE_GROUPS[:-1] for i in group) == list(range(11))
+    assert GROUPS[-1] == list(range(11)) and len(GROUPS) == len(PRESENCE)
+    assert sorted(i for group in GROUPS[:-1] for i in group) == list(range(11))
 
 
 def test_presence_loss_is_the_log_loss_of_the_noisy_or_of_what_is_known():
@@ -83,9 +76,9 @@ def test_presence_loss_is_the_log_loss_of_the_noisy_or_of_what_is_known():
     logits, presence = rng.normal(0, 2, (6, 11)), (rng.random((6, 5)) < 0.5).astype(float)
     presence[0], presence[1, 2], presence[5, :4] = np.nan, np.nan, np.nan
     p = 1 / (1 + np.exp(-logits))
-    some = np.stack([1 - np.prod(1 - p[:, group], axis=1) for group in PRESENCE_GROUPS], axis=1)
+    some = np.stack([1 - np.prod(1 - p[:, group], axis=1) for group in GROUPS], axis=1)
     terms = -(presence * np.log(some) + (1 - presence) * np.log(1 - some))
-    found = value(presence_loss(torch.tensor(logits), torch.tensor(presence), PRESENCE_GROUPS))
+    found = value(presence_loss(torch.tensor(logits), torch.tensor(presence), GROUPS))
     assert float(found) == pytest.approx(np.nanmean(terms))
 
 
@@ -93,17 +86,17 @@ def test_presence_pulls_a_devices_labels_towards_what_is_known_of_it_alone():
     logits = torch.zeros(2, 11, requires_grad=True)
     presence = torch.full((2, 5), torch.nan)
     presence[0, 0], presence[1, 1] = 1, 0
-    value(presence_loss(logits, presence, PRESENCE_GROUPS)).backward()
+    value(presence_loss(logits, presence, GROUPS)).backward()
     pulled = [sorted(np.flatnonzero(row).tolist()) for row in logits.grad.numpy()]
-    assert pulled == [PRESENCE_GROUPS[0], PRESENCE_GROUPS[1]]
-    assert (logits.grad[0][PRESENCE_GROUPS[0]] < 0).all() and (logits.grad[1][PRESENCE_GROUPS[1]] > 0).all()
+    assert pulled == [GROUPS[0], GROUPS[1]]
+    assert (logits.grad[0][GROUPS[0]] < 0).all() and (logits.grad[1][GROUPS[1]] > 0).all()
 
 
 @pytest.mark.parametrize("logit", [-100.0, -20.0, 20.0, 100.0])
 def test_presence_loss_and_its_gradient_are_finite_however_sure_the_model_is(logit):
     for known in (0.0, 1.0, torch.nan):
         logits = torch.full((2, 11), logit, requires_grad=True)
-        loss = value(presence_loss(logits, torch.full((2, 5), known), PRESENCE_GROUPS))
+        loss = value(presence_loss(logits, torch.full((2, 5), known), GROUPS))
         loss.backward()
         assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
         assert known == known or (float(loss.detach()) == 0 and not logits.grad.any()), (
@@ -113,7 +106,7 @@ def test_presence_loss_and_its_gradient_are_finite_however_sure_the_model_is(log
 
 def test_a_device_that_is_there_is_learnt_even_by_a_model_sure_that_it_is_not():
     logits = torch.full((1, 11), -20.0, requires_grad=True)
-    value(presence_loss(logits, torch.ones(1, 5), PRESENCE_GROUPS)).backward()
+    value(presence_loss(logits, torch.ones(1, 5), GROUPS)).backward()
     assert (logits.grad < 0).all()
 
 
@@ -195,7 +188,7 @@ def test_the_sums_of_parts_of_a_batch_add_up_to_the_whole_batch():
     def all_of(films: slice) -> list[Sums]:
         return [
             label_loss(labels[films], targets[films], torch.full((11,), 3.0), torch.arange(3.0)[films]),
-            presence_loss(labels[films], presence[films], PRESENCE_GROUPS),
+            presence_loss(labels[films], presence[films], GROUPS),
             feature_loss(features[films], taught[films]),
             *(part for _, part in maps_loss(logits[films], wanted[films], known[films])),
         ]
@@ -205,7 +198,7 @@ def test_the_sums_of_parts_of_a_batch_add_up_to_the_whole_batch():
         parts = [all_of(slice(start, stop)) for start, stop in itertools.pairwise(cuts)]
         for mine, *shares in zip(whole, *parts, strict=True):
             added = Sums(
-                *(sum(getattr(share, name) for share in shares) for name in ("total", "count", "there")), mine.smooth
+                *(sum(getattr(share, name) for share in shares) for name in ("total", "count", "weight")), mine.smooth
             )
             torch.testing.assert_close(added.value(), mine.value(), rtol=1e-5, atol=1e-6)
             assert float(mine.value()) > 0

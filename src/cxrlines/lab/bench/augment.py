@@ -60,43 +60,35 @@ def oracle(policy: Policy) -> tuple[Any, Any]:
         ImportError: where albumentations is not installed; only tests and measurements need it.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask its registry for news
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # two of the transforms are announced as slow or superseded
-        return _oracle(policy)
-
-
-def _oracle(policy: Policy) -> tuple[Any, Any]:
     import albumentations as A
 
     p, size = policy, policy.size
     block = {"downscale": cv2.INTER_NEAREST_EXACT, "upscale": cv2.INTER_NEAREST_EXACT}
     sigma = tuple(variance**0.5 / 255 for variance in p.noise_variance)
-    rest = [
-        A.RandomResizedCrop((size, size), scale=p.crop_area),
-        A.HorizontalFlip(p=p.flip),
-        A.ShiftScaleRotate(p.shift, p.scale, p.rotate, p=p.shift_scale_rotate),
-        A.HueSaturationValue(0, 0, p.value_shift, p=p.value),
-        A.RandomBrightnessContrast(p.brightness, p.contrast, p=p.brightness_contrast),
-        A.CLAHE(p.clahe_clip, p=p.clahe),
-        A.OneOf(
-            [
-                A.OpticalDistortion(p.lens),
-                A.GridDistortion(p.grid_steps, (-p.grid_limit, p.grid_limit)),
-                A.ElasticTransform(p.elastic_alpha, p.elastic_sigma),
-            ],
-            p=p.distort,
-        ),
-        A.OneOf(
-            [A.GaussNoise(sigma), A.GaussianBlur(p.blur_kernels[::2]), A.MotionBlur(7), A.MedianBlur(7)],
-            p=p.degrade,
-        ),
-        A.Resize(size, size),
-        A.OneOf([A.ImageCompression(quality_range=p.jpeg_quality), A.Downscale(p.downscale, block)], p=p.coarsen),
-        A.Sharpen(p.sharpen_alpha, p.sharpen_lightness, p=p.sharpen),
-        A.CoarseDropout((p.cutout_holes,) * 2, (p.cutout_side,) * 2, (p.cutout_side,) * 2, p=p.cutout),
-    ]
     mesh = (p.piecewise_mesh, p.piecewise_mesh)
-    return A.Compose(rest, seed=0), A.PiecewiseAffine(p.piecewise_scale, mesh, mesh, p=1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # two of the transforms are announced as slow or superseded
+        distort = [
+            A.OpticalDistortion(p.lens),
+            A.GridDistortion(p.grid_steps, (-p.grid_limit, p.grid_limit)),
+            A.ElasticTransform(p.elastic_alpha, p.elastic_sigma),
+        ]
+        degrade = [A.GaussNoise(sigma), A.GaussianBlur(p.blur_kernels[::2]), A.MotionBlur(7), A.MedianBlur(7)]
+        rest = [
+            A.RandomResizedCrop((size, size), scale=p.crop_area),
+            A.HorizontalFlip(p=p.flip),
+            A.ShiftScaleRotate(p.shift, p.scale, p.rotate, p=p.shift_scale_rotate),
+            A.HueSaturationValue(0, 0, p.value_shift, p=p.value),
+            A.RandomBrightnessContrast(p.brightness, p.contrast, p=p.brightness_contrast),
+            A.CLAHE(p.clahe_clip, p=p.clahe),
+            A.OneOf(distort, p=p.distort),
+            A.OneOf(degrade, p=p.degrade),
+            A.Resize(size, size),
+            A.OneOf([A.ImageCompression(quality_range=p.jpeg_quality), A.Downscale(p.downscale, block)], p=p.coarsen),
+            A.Sharpen(p.sharpen_alpha, p.sharpen_lightness, p=p.sharpen),
+            A.CoarseDropout((p.cutout_holes,) * 2, (p.cutout_side,) * 2, (p.cutout_side,) * 2, p=p.cutout),
+        ]
+        return A.Compose(rest, seed=0), A.PiecewiseAffine(p.piecewise_scale, mesh, mesh, p=1.0)
 
 
 def _film(size: int) -> np.ndarray:

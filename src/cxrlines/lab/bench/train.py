@@ -8,8 +8,10 @@ import torch
 
 from cxrlines.core.pool import cores
 from cxrlines.models.classifier import Classifier
+from cxrlines.task import LABELS
 from cxrlines.training.malloc import keep_buffers
-from cxrlines.training.targets.losses import label_loss, total_loss
+from cxrlines.training.targets.labels import label_loss
+from cxrlines.training.targets.sums import total_loss
 
 BACKBONE, SIZE, BATCH = "tf_efficientnet_lite0", 256, 16
 
@@ -48,11 +50,11 @@ def _work(mode: str, seconds: float) -> float:
     if mode == "tuned":
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    films, targets = torch.rand(BATCH, 1, SIZE, SIZE), torch.rand(BATCH, 11).round()
+    films, labels = torch.rand(BATCH, 1, SIZE, SIZE), torch.rand(BATCH, len(LABELS)).round()
     begun, done = time.monotonic(), -2  # the first two batches warm up
     while done < 2 or time.monotonic() - begun < seconds:
         optimizer.zero_grad(set_to_none=True)
-        total_loss([(1.0, label_loss(model(films), targets))]).backward()
+        total_loss([(1.0, label_loss(model(films), labels))]).backward()
         optimizer.step()
         done += 1
         if done == 0:

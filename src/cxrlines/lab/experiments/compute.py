@@ -24,12 +24,14 @@ from cxrlines.phantom.dataset import write_phantom
 from cxrlines.recipe.run.films import films_of
 from cxrlines.recipe.run.plan import Step
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import MapTarget, StageSpec
+from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.task import MAPS
 from cxrlines.training.config import StageConfig
 from cxrlines.training.loader import FilmSet, batches_per_epoch
 from cxrlines.training.malloc import keep_buffers
 from cxrlines.training.module import StageModule
+from cxrlines.training.schedule import ScheduleSpec
+from cxrlines.training.targets import FeatureTarget, LabelTarget, MapTarget, TargetsSpec
 from cxrlines.training.trainer import fit_stage
 
 BACKBONE, BATCH = "tf_efficientnet_lite0", 16
@@ -97,8 +99,12 @@ def measure(folder: Path, films: int = 320, size: int = 160, rounds: int = 2) ->
         model: Model = network(3 if kind == "overlay" else 1, decoder=learns)
         rows = some if kind == SOME else annotated
         lines = kind in ("overlay", "features") or learns
-        wanted = MapTarget(kinds=("line", "tip")) if learns else None
-        found = films_of(dataset, store, rows, lines=lines, maps=wanted)
+        targets = TargetsSpec(
+            labels=LabelTarget(),
+            features=FeatureTarget(of="teacher", weight=1) if kind == "features" else None,
+            maps=MapTarget(kinds=("line", "tip")) if learns else None,
+        )
+        found = films_of(dataset, store, rows, lines=lines, targets=targets)
         segmenters = []
         if kind == "maps_of":
             model, segmenters = TwoStep(network(decoder=True), network(1 + len(MAPS))), [network(decoder=True)]
@@ -107,8 +113,9 @@ def measure(folder: Path, films: int = 320, size: int = 160, rounds: int = 2) ->
         ends: list[float] = []
         module = StageModule(
             model,
-            StageConfig(3, BATCH, 1e-3, optimizer="adamw", clip=1.0, feature_weight=float(kind == "features"),
-                maps_weight=float(learns)),
+            StageConfig(
+                ScheduleSpec(epochs=3, batch=BATCH, lr=1e-3, optimizer="adamw", clip=1.0, precision="32"), targets
+            ),
             FilmSet(found, policy, seed=0, overlay=kind in ("overlay", "features"), maps=learns),
             None,
             view="overlay" if kind == "overlay" else "plain",

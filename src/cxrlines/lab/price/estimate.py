@@ -22,9 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from cxrlines.models.backbones import make_backbone
 from cxrlines.models.classifier import Classifier
-from cxrlines.models.decoder import MapDecoder
 from cxrlines.recipe.run.plan import Inventory, Key, Step
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import MAPS
@@ -167,7 +165,7 @@ class Estimate:
             f" {_gigabytes(self.memory)} of GPU memory",
             f"  disk: {_gigabytes(self.disk)}, {_gigabytes(self.store)} of it films; and {_gigabytes(state)} for each"
             " step while it trains",
-            "  steps: a+b are a steps of the folds and b inner ones, which only make soft labels or maps for others",
+            "  steps: a+b are a of the folds and b nested ones, which only make soft labels or heatmaps for others",
             f"  assumed: {ATTAINED['flops']:.0%} of {gpu.flops / 1e12:.0f} TFLOP/s and {ATTAINED['bandwidth']:.0%} of"
             f" {gpu.bandwidth / 1e9:,.0f} GB/s reached; training worth {1 + BACKWARD:.0f} forward passes;",
             f"    {_gigabytes(CONTEXT)} of GPU memory for CUDA; every film of an external set kept",
@@ -191,26 +189,25 @@ def estimate(recipe: Recipe, steps: Sequence[Step], films: Inventory, gpu: Gpu =
 def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[tuple[Key, str]]) -> Cost:
     name, held, stage_name = step.key
     stage = recipe.members[name].stages[stage_name]
-    schedule = stage.schedule
+    schedule, targets = stage.schedule, stage.targets
     width = 4 if schedule.precision == "32" else 2  # auto is 16 on a GPU
-    network = _network_of(recipe, name, stage_name, maps=stage.targets.maps is not None)
-    per_epoch = batches_per_epoch(step.films, schedule.batch)
-    trained = max(1, round(schedule.epochs * per_epoch)) * schedule.batch
+    network = _network_of(recipe, name, stage_name, maps=targets.reads_maps)
+    trained = max(1, round(schedule.epochs * batches_per_epoch(step.films, schedule.batch))) * schedule.batch
     held_films = len(films.held(held))
     watched = held_films if schedule.validate_films is None else min(schedule.validate_films, held_films)
-    predicted = held_films if stage.films.view == "plain" and stage.targets.classifies else 0
-    read = (math.ceil(schedule.epochs) * watched if stage.targets.classifies else 0) + predicted
+    predicted = held_films if stage.films.view == "plain" and targets.classifies else 0
+    read = (math.ceil(schedule.epochs) * watched if targets.classifies else 0) + predicted
     each = network.seconds(gpu, width)
-    if stage.targets.maps and stage.films.which == "all":  # the decoder is run on annotated films alone
+    if targets.reads_maps and stage.films.which == "all":  # the decoder is run on annotated films alone
         plain = _network_of(recipe, name, stage_name).seconds(gpu, width)
         each = plain + float(np.mean(films.own.annotated)) * (each - plain)
     seconds = trained * (1 + BACKWARD) * each + read * _reading(recipe, name, stage_name, gpu, width)
     memory = network.memory(schedule.batch, width) + network.tensors * (4 if schedule.ema else 0)
-    if stage.targets.features:  # the frozen teacher, of the same backbone
-        seconds += trained * network.seconds(gpu, width)
-        memory += 4 * network.tensors + schedule.batch * width * network.largest
+    frozen = sum(target.frozen_passes for target in targets.named.values())  # of networks of the same backbone
+    seconds += frozen * trained * network.seconds(gpu, width)
+    memory += frozen * (4 * network.tensors + schedule.batch * width * network.largest)
     tensors = network.tensors
-    if stage.films.maps_of:  # its own segmenter, saved with it, and those of the inner steps, all frozen
+    if stage.films.maps_of:  # its own segmenter, saved with it, and those of the nested steps, all frozen
         segmenter = _network_of(recipe, name, stage.films.maps_of, maps=True)
         seconds += trained * segmenter.seconds(gpu, width)
         tensors += segmenter.tensors
@@ -218,7 +215,7 @@ def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[
         memory += 4 * segmenter.tensors * (count + bool(schedule.ema)) + schedule.batch * width * segmenter.largest
     disk = 4 * tensors + ROW * predicted
     source = step.parents.get("soft")
-    if source and (source, stage.films.set) not in labelled:  # the first to ask does it; the rest find its table
+    if source and (source, stage.films.set) not in labelled:  # the first step makes the table; the others read it
         labelled.add((source, stage.films.set))
         count = len(films.external[stage.films.set].studies)
         seconds += count * _reading(recipe, source[0], source[2], gpu, width)
@@ -229,21 +226,21 @@ def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[
 
 
 def _network_of(recipe: Recipe, name: str, stage: str, *, maps: bool = False) -> Network:
-    """The trained network of a stage, its decoder with it where it is asked for `maps`."""
+    """The network of a stage, with its decoder where `maps` are wanted."""
     member = recipe.members[name]
     channels = 1 + len(MAPS) if member.stages[stage].films.maps_of else 1
     return watch(member.backbone, member.head, recipe.size_of(name, stage), channels, maps)
 
 
 def _reading(recipe: Recipe, name: str, stage: str, gpu: Gpu, width: int) -> float:
-    """Seconds to read a film's labels with a finished stage: without a decoder, but with its segmenter's maps."""
+    """Seconds to read a film's labels with a finished stage: without a decoder, but with its segmenter's heatmaps."""
     seconds = _network_of(recipe, name, stage).seconds(gpu, width)
     maps_of = recipe.members[name].stages[stage].films.maps_of
     return seconds + (_network_of(recipe, name, maps_of, maps=True).seconds(gpu, width) if maps_of else 0.0)
 
 
 class _Watch(TorchDispatchMode):
-    """Notes the arithmetic and the traffic of every operation that is done under it."""
+    """Records floating-point operations and numbers moved of every operation that runs under it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -266,29 +263,10 @@ def watch(backbone: str, head: str, size: int, channels: int = 1, maps: bool = F
     Of its head the parameters count, not the arithmetic: at most 2 % of the backbone's (attention on ResNet200d). With
     `maps` its decoder counts in full.
     """
-    with torch.device("meta"):
-        model = Classifier(backbone, head, in_channels=channels, weights="none")
-    if maps:
-        model.decoder = MapDecoder(*model.backbone.levels).to("meta")
-    operations, saved = _watched(backbone, size, channels, maps)
-    return Network(
-        operations,
-        saved,
-        largest=max(numbers for _, numbers in operations),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        tensors=sum(tensor.numel() for tensor in model.state_dict().values()),
-    )
-
-
-@functools.lru_cache(maxsize=64)
-def _watched(backbone: str, size: int, channels: int, maps: bool) -> tuple[tuple[tuple[float, float], ...], float]:
-    """`Network.operations` and `Network.saved`."""
     films = 2  # batch normalisation needs more than one number a channel
     with torch.device("meta"):
-        net = make_backbone(backbone, in_channels=channels, weights="none").train()
-    decoder = MapDecoder(*net.levels).to("meta").train() if maps else None
-    parts = (net, decoder) if decoder else (net,)
-    own = {tensor.untyped_storage()._cdata for part in parts for tensor in (*part.parameters(), *part.buffers())}
+        model = Classifier(backbone, head, in_channels=channels, weights="none", decoder=maps).train()
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, Tensor] = {}  # by storage: what two operations keep is kept once
 
     def keep(tensor: Tensor) -> Tensor:
@@ -298,13 +276,18 @@ def _watched(backbone: str, size: int, channels: int, maps: bool) -> tuple[tuple
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _Watch() as watched:
-        seen = torch.zeros(films, channels, size, size, device="meta")
-        if decoder:
-            decoder(seen, net.pyramid(seen)[1])
+        batch = torch.zeros(films, channels, size, size, device="meta")
+        if model.decoder:
+            model.decoder(batch, model.backbone.pyramid(batch)[1])
         else:
-            net(seen)
-    operations = tuple((flops / films, numbers / films) for flops, numbers in watched.operations)
-    return operations, sum(tensor.untyped_storage().nbytes() / 4 for tensor in saved.values()) / films
+            model.backbone(batch)
+    return Network(
+        tuple((flops / films, numbers / films) for flops, numbers in watched.operations),
+        saved=sum(tensor.untyped_storage().nbytes() / 4 for tensor in saved.values()) / films,
+        largest=max(numbers for _, numbers in watched.operations) / films,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        tensors=sum(tensor.numel() for tensor in model.state_dict().values()),
+    )
 
 
 def _gigabytes(count: float) -> str:

@@ -21,7 +21,7 @@ from cxrlines.recipe.run.people import SAME_FILMS, open_people
 from cxrlines.recipe.run.plan import Inventory, Step, files_of, make_plan, name_of
 from cxrlines.recipe.run.train import check_networks, chosen_folds, folds_for
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import OWN
+from cxrlines.training.targets.base import OWN
 
 ANNOTATED = 9_095 / 30_083
 """Share of RANZCR's studies that are annotated."""

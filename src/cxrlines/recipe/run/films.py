@@ -1,18 +1,18 @@
-"""The films of a step with their targets, and finished steps reading films for others."""
+"""The films of a step with the data of its targets, and finished steps predicting films for others."""
 
 import contextlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 
 from cxrlines.augment.policy import make_policy
-from cxrlines.core.errors import Error
 from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
@@ -21,90 +21,149 @@ from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run
 from cxrlines.recipe.run.plan import Key, Step
 from cxrlines.recipe.run.soft_labels import read_soft_labels, soft_labels
-from cxrlines.recipe.spec.stage import OWN, MapTarget, StageSpec
-from cxrlines.task import LABELS, MAPS, Landmark, MapKind
+from cxrlines.recipe.spec.stage import StageSpec
+from cxrlines.task import LABELS, Landmark
 from cxrlines.training import distributed
 from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.targets import SoftTarget, TargetsSpec
+from cxrlines.training.targets.base import OWN, TargetData
 from cxrlines.training.trainer import predict_films
 
+NO_TARGETS = TargetsSpec()
 
-def films_of(dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool, maps: MapTarget | None = None) -> Films:
-    """The films of some rows of a table, with targets and, where wanted, lines and landmarks in px of the store's.
 
-    With `maps`, the films' `mapped` says which maps are known: of annotated films, and landmarks where they are given.
-    """
-    studies = [str(study) for study in dataset.studies["study"].iloc[rows]]
-    places = np.array([store.row(study) for study in studies], np.int64)
-    if set(LABELS) <= set(dataset.studies):
-        targets = dataset.studies[list(LABELS)].iloc[rows].fillna(0).to_numpy(np.float32, copy=True)
-    else:
-        targets = np.zeros((len(rows), len(LABELS)), np.float32)
-    drawn = [
-        [(line.label, store.placements[place].from_film(line.points)) for line in dataset.lines.get(study, [])]
-        if lines
-        else []
-        for study, place in zip(studies, places, strict=True)
-    ]
-    films = Films(store, places, targets, drawn)
-    if maps is None:
-        return films
-    marks = np.full((len(rows), len(Landmark), 2), np.nan)
-    for position, (study, place) in enumerate(zip(studies, places, strict=True)):
-        for name, point in dataset.landmarks.get(study, {}).items():
-            marks[position, list(Landmark).index(Landmark(name))] = store.placements[place].from_film(point[None])[0]
-    annotated = np.asarray(dataset.annotated)[rows]
-    places_known = iter(np.isfinite(marks).all(axis=2).T)
-    known = [next(places_known) if kind is MapKind.LANDMARK else annotated for kind, _ in MAPS]
-    wanted = [kind in maps.kinds for kind, _ in MAPS]
-    mapped = np.stack([column & want for column, want in zip(known, wanted, strict=True)], axis=1)
-    return replace(films, landmarks=marks, more={"mapped": mapped.astype(np.float32)})
+@dataclass(frozen=True)
+class TableFilms:
+    """Some rows of a table and their films in a store: the `FilmSource` of targets."""
+
+    dataset: Dataset
+    store: Store
+    rows: np.ndarray
+    set: str = OWN
+
+    @cached_property
+    def studies(self) -> list[str]:
+        """The studies of the rows."""
+        return self.dataset.studies["study"].iloc[self.rows].astype(str).tolist()
+
+    @cached_property
+    def stored(self) -> np.ndarray:
+        """(n,) int64: rows of the store."""
+        return np.array([self.store.row(study) for study in self.studies], np.int64)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n, labels) float32; NaN where unknown, or where the table has no such column."""
+        table = self.dataset.studies.iloc[self.rows].reindex(columns=list(LABELS))
+        labels = table.to_numpy(np.float32, copy=True)
+        labels[labels < 0] = np.nan  # task.UNKNOWN
+        return labels
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """(n,) bool."""
+        return np.asarray(self.dataset.annotated)[self.rows]
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """(n, landmarks, 2) [x, y] px of the stored films, NaN where unknown."""
+        found = np.full((len(self.rows), len(Landmark), 2), np.nan)
+        for position, (study, row) in enumerate(zip(self.studies, self.stored, strict=True)):
+            for name, point in self.dataset.landmarks.get(study, {}).items():
+                place = list(Landmark).index(Landmark(name))
+                found[position, place] = self.store.placements[row].from_film(point[None])[0]
+        return found
+
+    def lines(self) -> list[list[tuple[str, np.ndarray]]]:
+        """For each film (label, (points, 2) px of the stored film)."""
+        return [
+            [
+                (line.label, self.store.placements[row].from_film(line.points))
+                for line in self.dataset.lines.get(study, [])
+            ]
+            for study, row in zip(self.studies, self.stored, strict=True)
+        ]
+
+    def presence(self) -> np.ndarray:
+        raise NotImplementedError
+
+    def soft_labels(self, spec: SoftTarget) -> TargetData:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _StepFilms(TableFilms):
+    """The films of a step of a run, which has external sets and teachers as well."""
+
+    run: Run = field(kw_only=True)
+    step: Step = field(kw_only=True)
+    report: Callable[[dict[str, Any]], None] = field(kw_only=True)
+
+    def presence(self) -> np.ndarray:
+        """(n, devices + 1) float32, of an external set."""
+        return self.run.external[self.set][0].presence(self.rows)
+
+    def soft_labels(self, spec: SoftTarget) -> TargetData:
+        """Soft labels by the step's teachers, or those of a file."""
+        self.report({"doing": "making soft labels"})
+        return soft_labels(spec, *_teacher_predictions(self.run, self.step, self.set, spec, self.rows, self.studies))
+
+
+def films_of(
+    dataset: Dataset, store: Store, rows: np.ndarray, *, lines: bool = False, targets: TargetsSpec = NO_TARGETS
+) -> Films:
+    """The films of some rows of a table with the data of `targets`; `lines` in px of the store's films."""
+    return _films(TableFilms(dataset, store, rows), targets, lines).films
+
+
+class _Found(NamedTuple):
+    films: Films
+    rows: np.ndarray  # of the table, those kept
+    note: dict[str, Any] | None  # of the target that has one
+
+
+def _films(source: TableFilms, targets: TargetsSpec, lines: bool) -> _Found:
+    """The films with the data of targets. `Error` where a target has none."""
+    more: dict[str, np.ndarray] = {}
+    note = None
+    for target in sorted(targets.named.values(), key=lambda target: not target.selects):  # films are left out first
+        data = target.data(source)
+        if data.keep is not None:
+            source = replace(source, rows=source.rows[data.keep])
+            more = {name: values[data.keep] for name, values in more.items()}
+        more |= data.arrays
+        note = data.note or note
+    drawn = source.lines() if lines or targets.reads_maps else [[] for _ in source.rows]
+    landmarks = source.landmarks if targets.reads_maps else None
+    return _Found(Films(source.store, source.stored, source.labels, drawn, more, landmarks), source.rows, note)
 
 
 def training_films(
     run: Run, step: Step, stage: StageSpec, rows: np.ndarray, report: Callable[[dict[str, Any]], None]
 ) -> tuple[Films, dict[str, Any] | None]:
-    """The films of a stage with all its targets, and what there is to say of its soft labels."""
-    own, targets = stage.films.set == OWN, stage.targets
-    if own:
+    """The films of a stage with the data of all its targets, and the record's note on its soft labels."""
+    name, targets = stage.films.set, stage.targets
+    if name == OWN:
         dataset, store = run.train, run.store
-        lines = stage.films.view == "overlay" or targets.features is not None or targets.maps is not None
     else:
-        found, store = run.external[stage.films.set]
-        dataset, lines = Dataset(run.root, found.studies), False
-    more: dict[str, np.ndarray] = {}
-    said = None
-    if targets.soft:
-        report({"doing": "making soft labels"})
-        studies = dataset.studies["study"].iloc[rows].astype(str).tolist()
-        soft = soft_labels(targets.soft, *_teachers_say(run, step, stage, rows, studies))
-        said = {"kept": int(soft.keep.sum()), "of": len(rows), "temperatures": soft.temperatures}
-        rows, more = rows[soft.keep], {"soft": soft.targets, "film_weights": soft.weights}
-    if targets.presence:
-        more["presence"] = run.external[stage.films.set][0].presence(rows)
-        if not np.isfinite(more["presence"]).any():
-            raise Error(
-                f"targets.presence: the table of the set {stage.films.set} says of no film whether a tube is there",
-                "take a set that does, PadChest for one, or train towards soft labels",
-            )
+        found, store = run.external[name]
+        dataset = Dataset(run.root, found.studies)
+    lines = name == OWN and (stage.films.view == "overlay" or targets.draws_lines)
+    source = _StepFilms(dataset, store, rows, name, run=run, step=step, report=report)
+    films, kept, note = _films(source, targets, lines)
     if stage.films.maps_of:
-        more["segmenter"] = _segmenters(run, step, rows) if own else np.full(len(rows), -1)
-    films = films_of(dataset, store, rows, lines=lines, maps=targets.maps)
-    if targets.maps and not films.more["mapped"].any():
-        raise Error(
-            "targets.maps: none of the films has an annotated line or a landmark (train_annotations.csv, "
-            "landmarks.csv)",
-            "add annotations or leave the target out",
-        )
-    return replace(films, more={**films.more, **more}), said
+        segmenters = _segmenters(run, step, kept) if name == OWN else np.full(len(kept), -1)
+        films = replace(films, more={**films.more, "segmenter": segmenters})
+    return films, note
 
 
 def map_folds(step: Step) -> list[int]:
-    """The folds of which a step sees films with the maps of an inner step, which did not see them."""
+    """The folds whose films a step sees with the heatmaps of a nested step, which was not trained on them."""
     return sorted(int(role.split()[1]) for role in step.parents if role.startswith("maps "))
 
 
 def _segmenters(run: Run, step: Step, rows: np.ndarray) -> np.ndarray:
-    """(n,) which of `map_folds` makes the maps of each film: its own fold's if `maps` saw the film, else -1: `maps`."""
+    """(n,) which of `map_folds` makes the heatmaps of each film: its fold's if `maps` saw the film, else -1: `maps`."""
     folds = run.folds.to_numpy()[rows]
     inner = {fold: place for place, fold in enumerate(map_folds(step))}
     name, held, segmenter = step.parents["maps"]
@@ -114,12 +173,10 @@ def _segmenters(run: Run, step: Step, rows: np.ndarray) -> np.ndarray:
     return np.array([inner[int(fold)] if was else -1 for fold, was in zip(folds, seen, strict=True)])
 
 
-def _teachers_say(
-    run: Run, step: Step, stage: StageSpec, rows: np.ndarray, studies: list[str]
+def _teacher_predictions(
+    run: Run, step: Step, name: str, spec: SoftTarget, rows: np.ndarray, studies: list[str]
 ) -> tuple[pd.DataFrame, list[str], tuple[pd.DataFrame, pd.DataFrame] | None]:
-    """Predictions for a stage's films, its studies, and what a dynamic temperature is fitted to."""
-    soft = stage.targets.soft
-    assert soft is not None
+    """Predictions for the films of the set `name`, its studies, and what a dynamic temperature is fitted to."""
     out_of_fold = None
     if inner := {int(role.split()[1]): key for role, key in step.parents.items() if role.startswith("soft ")}:
         # Of what a teacher predicts, the films of the one fold that this step itself does not hold out.
@@ -128,19 +185,19 @@ def _teachers_say(
         kept = [frame[frame["study"].isin(studies_of[fold])] for fold, frame in zip(inner, frames, strict=True)]
         out_of_fold = pd.concat(kept, ignore_index=True)
     truth = run.train.studies[["study", *LABELS]]
-    if stage.films.set == OWN and out_of_fold is not None:
+    if name == OWN and out_of_fold is not None:
         mine = out_of_fold[out_of_fold["study"].isin(set(studies))]
         return mine, studies, (mine, truth)
     if "soft" in step.parents:
-        given = _label_set(run, step.parents["soft"], stage.films.set)
+        predictions = _label_set(run, step.parents["soft"], name)
     else:
-        table = run.train.studies if stage.films.set == OWN else run.external[stage.films.set][0].studies
-        given = read_soft_labels(Path(soft.file or ""), studies, set(table["study"].astype(str)))
-    return given, studies, (out_of_fold, truth) if out_of_fold is not None else None
+        table = run.train.studies if name == OWN else run.external[name][0].studies
+        predictions = read_soft_labels(Path(spec.file or ""), studies, set(table["study"].astype(str)))
+    return predictions, studies, (out_of_fold, truth) if out_of_fold is not None else None
 
 
 def _label_set(run: Run, teacher: Key, name: str) -> pd.DataFrame:
-    """What a finished step says of every film of an external set; kept beside it for others who ask."""
+    """A finished step's predictions for every film of an external set; kept beside it for other steps."""
     found, store = run.external[name]
     path = run.folder(teacher) / f"{name}-{store.fingerprint[:12]}.csv"
     with FileLock(path.with_suffix(".lock")) if distributed.is_first() else contextlib.nullcontext():

@@ -18,20 +18,18 @@ import cxrlines
 from cxrlines.augment.policy import make_policy
 from cxrlines.recipe.spec.recipe import MemberSpec
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
+from cxrlines.training.targets.base import CodePart
 
 PACKAGE = Path(cxrlines.__file__).parent
 _NOT_CODE = {"annotation", "returns", "type_comment", "type_params", "ctx"}
-_LOSSES = {"features": "feature_loss", "presence": "presence_loss", "maps": "maps_loss"}
-"""What only one target uses of the losses; labels and soft labels share theirs."""
-
-_Part = tuple[str, tuple[str, ...], tuple[str, ...]]
-"""A file, what is used of it (and what that uses; empty: all of it), and what is not (and what only that uses)."""
+_NOT_TRAINED = {"check", "describe", "code"}
+"""Methods of a `Target` that change nothing of what is trained."""
 
 
 def code_identity(member: MemberSpec, name: str, package: Path = PACKAGE) -> str:
     """Hash of the code that trains the stage `name` of `member`."""
     digest = hashlib.sha256()
-    for file, only, without in sorted(_parts(member, name)):
+    for file, only, without in sorted(set(_parts(member, name))):
         digest.update(f"{file} {_hash_of(package / file, only, without)}\n".encode())
     return digest.hexdigest()
 
@@ -41,40 +39,36 @@ def resolved(stage: StageSpec, size: int) -> dict[str, Any]:
     return {"policy": asdict(make_policy(stage.films.augment, size, flip=stage.films.flip))}
 
 
-def _parts(member: MemberSpec, name: str) -> Iterator[_Part]:
+def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
     stage = member.stages[name]
     targets, decodes = stage.targets, member.decodes(name)
-    lines = stage.films.view == "overlay" or targets.features is not None
-    unused = [loss for target, loss in _LOSSES.items() if getattr(targets, target) is None]
-    if not (targets.labels and targets.labels.class_weights == "balanced"):
-        unused.append("balanced_weights")
-    if targets.presence is None:
-        unused.append("PRESENCE_GROUPS")
-    yield "augment/policy.py", (), ("POLICIES",)  # the numbers are in `resolved`
-    yield "training/targets/losses.py", (), tuple(unused)
-    yield "training/loader.py", (), () if lines else ("overlay",)
-    yield "training/trainer.py", ("fit_stage",), ()
-    yield "recipe/run/films.py", ("films_of", "training_films"), ()
-    yield "recipe/run/step.py", ("_start", "_watched", "_seed", "_fit"), ()
-    yield "models/weights.py", ("load_into", "imagenet_tensors") if stage.start == "imagenet" else ("load_into",), ()
+    lines = stage.films.view == "overlay" or targets.draws_lines
+    for target in targets.named.values():
+        yield from target.code()
+    yield CodePart("augment/policy.py", without=("POLICIES",))  # the numbers are in `resolved`
+    yield CodePart("training/loader.py", without=() if lines else ("overlay",))
+    yield CodePart("training/trainer.py", ("fit_stage",))
+    yield CodePart("recipe/run/films.py", ("films_of", "training_films"))
+    yield CodePart("recipe/run/step.py", ("_start", "_watched", "_seed"))
+    yield CodePart(
+        "models/weights.py", ("load_into", "imagenet_tensors") if stage.start == "imagenet" else ("load_into",)
+    )
     for file in (
         "task.py", "augment/warp.py", "augment/intensity.py", "models/backbones.py", "models/classifier.py",
-        "models/heads.py", "training/config.py", "training/schedule.py", "training/module.py",
+        "models/heads.py", "training/config.py", "training/schedule.py", "training/module.py", "training/outputs.py",
+        "training/ema.py", "training/targets/base.py", "training/targets/sums.py",
     ):  # fmt: skip
-        yield file, (), ()
-    if lines or targets.maps:
-        yield "core/line_drawing.py", ("draw_lines", "line_mask"), ()
+        yield CodePart(file)
+    if lines or targets.reads_maps:
+        yield CodePart("core/line_drawing.py", ("draw_lines", "line_mask"))
     if decodes or stage.films.maps_of:
-        yield "models/decoder.py", (), ()
-        yield "core/heatmaps.py", (), ()
+        yield CodePart("models/decoder.py")
+        yield CodePart("core/heatmaps.py")
     if stage.films.maps_of:
-        yield "models/two_step.py", (), ()
-    if targets.soft:
-        yield "recipe/run/soft_labels.py", ("soft_labels", "read_soft_labels"), ()
-        yield "evaluation/ensemble/sharpen.py", (), ()
+        yield CodePart("models/two_step.py")
     if isinstance(stage.start, FileStart):
-        yield "models/adopt.py", ("adopt",), ()
-        yield "models/foreign_files.py", ("read_public",), ()
+        yield CodePart("models/adopt.py", ("adopt",))
+        yield CodePart("models/foreign_files.py", ("read_public",))
 
 
 @lru_cache(maxsize=1024)
@@ -130,6 +124,8 @@ def _plain(node: object) -> Any:
         return [_plain(each) for each in node if not _is_words(each)]
     if isinstance(node, ast.Raise):
         return "raise"
+    if isinstance(node, ast.ClassDef):
+        node.body = [each for each in node.body if getattr(each, "name", "") not in _NOT_TRAINED]
     if isinstance(node, ast.AST):
         fields = {name: _plain(value) for name, value in ast.iter_fields(node) if name not in _NOT_CODE}
         return [type(node).__name__, {name: value for name, value in fields.items() if value not in (None, [])}]

@@ -25,8 +25,9 @@ from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.external import ExternalSet
 from cxrlines.recipe.run.identity import code_identity, resolved
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import OWN, FileStart, StageSpec
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import LABELS
+from cxrlines.training.targets.base import OWN
 
 FORMAT = 5
 """Raised when steps of an older form must not be taken for new; that code trains differently is seen (`identity`)."""
@@ -108,7 +109,7 @@ class Inventory:
         table = self.own.studies.iloc[rows]
         digest.update(json.dumps(table["study"].tolist()).encode())
         digest.update(np.ascontiguousarray(table[list(LABELS)].to_numpy(np.float32)).tobytes())
-        if stage.needs_lines or stage.targets.maps:
+        if stage.needs_lines or stage.targets.reads_maps:
             for study in table["study"]:
                 for line in self.own.lines.get(study, []):
                     digest.update(_line_bytes(line))

@@ -22,9 +22,10 @@ from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, TEST, Run, read_record
 from cxrlines.recipe.run.plan import Step
 from cxrlines.recipe.run.step import is_judged
-from cxrlines.recipe.spec.stage import OWN, FileStart, StageSpec
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Ancestry, Lineage, read_lineage, state_of
+from cxrlines.training.targets.base import OWN
 
 Frames = dict[str, pd.DataFrame]
 WEIGHTS_FILE = "ensemble.json"
@@ -210,32 +211,14 @@ def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
 
 def describe_stage(stage: StageSpec) -> dict[str, str]:
     """A stage in words: start, films, targets, losses, schedule."""
-    films, named = stage.films, stage.targets
+    films, targets = stage.films, stage.targets.named.values()
     where = f"{films.which}" if films.set == OWN else f"set {films.set}"
-    targets, losses = [], []
-    if named.labels:
-        targets.append("labels")
-        losses.append(f"{named.labels.weight:g} x BCE")
-    if named.features:
-        targets.append(f"features of {named.features.of}")
-        losses.append(f"{named.features.weight:g} x MSE")
-    if named.soft:
-        sharp = f", T {named.soft.temperature}" if named.soft.temperature else ""
-        above = f", any > {named.soft.keep_above:g}" if named.soft.keep_above else ""
-        targets.append(f"soft labels of {named.soft.of or Path(named.soft.file or '').name}{sharp}{above}")
-        losses.append(f"{named.soft.weight:g} x BCE (soft)")
-    if named.presence:
-        targets.append("tubes the set names")
-        losses.append(f"{named.presence.weight:g} x BCE (noisy-or)")
-    if named.maps:
-        targets.append(f"maps ({', '.join(named.maps.kinds)})")
-        losses.append(f"{named.maps.weight:g} x maps")
     start = f"file {Path(stage.start.file).name}" if isinstance(stage.start, FileStart) else stage.start
     return {
         "start": start + (f" of fold + {stage.fold_shift}" if stage.fold_shift else ""),
         "films": f"{where}, {_view(stage)}",
-        "targets": " + ".join(targets),
-        "losses": " + ".join(losses),
+        "targets": " + ".join(target.describe()[0] for target in targets),
+        "losses": " + ".join(f"{target.weight:g} x {target.describe()[1]}" for target in targets),
         "schedule": f"{stage.schedule.epochs:g} epochs, {stage.schedule.shape}, {stage.schedule.lr:g}",
     }
 

@@ -1,10 +1,9 @@
-"""Soft labels: what a member says of films it was not trained on, as targets for another stage.
+"""Soft labels: a member's predictions for films it was not trained on, as targets for another stage.
 
 A film of the own set gets its label from a model that saw neither its fold nor the student's held-out fold; a film of
 an external set from the model of the student's own fold. So nothing a student is judged on enters by way of a label.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,36 +14,24 @@ from cxrlines.core.text import shown
 from cxrlines.evaluation.ensemble.sharpen import dynamic_temperatures, kept, sharpen
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.io.rows import read_rows
-from cxrlines.recipe.spec.stage import SoftTarget
 from cxrlines.task import LABELS, STUDY_COLUMN
+from cxrlines.training.targets import SoftTarget
+from cxrlines.training.targets.base import TargetData
 
 WEIGHT = "weight"
 
 
-@dataclass(frozen=True)
-class SoftLabels:
-    """Targets for the rows of a stage that are kept.
-
-    Attributes:
-        keep: (n,) bool, of the stage's rows.
-        targets: (kept, 11) float32, sharpened.
-        weights: (kept,) float32, of each film in the loss, mean 1.
-        temperatures: the exponent of each label, or None.
-    """
-
-    keep: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-    temperatures: list[float] | None
-
-
 def soft_labels(
     spec: SoftTarget, given: pd.DataFrame, studies: list[str], own: tuple[pd.DataFrame, pd.DataFrame] | None = None
-) -> SoftLabels:
+) -> TargetData:
     """The soft labels of `studies` from the predictions `given` (study, the labels, perhaps `weight`).
 
-    `own` holds a teacher's out-of-fold predictions and the truth of the same films, which a dynamic temperature is
-    fitted to. `Error` where nothing is left.
+    `own` holds a teacher's out-of-fold predictions and the ground truth of the same films, which a dynamic temperature
+    is fitted to. `Error` where nothing is left.
+
+    Returns:
+        `soft` (kept, labels), sharpened, and `film_weights` (kept,), of mean 1, both float32. The note has how many
+        films are kept and the exponent of each label, or None.
     """
     table = given.set_index("study").loc[studies]
     p = table[list(LABELS)].to_numpy(np.float64)
@@ -63,20 +50,18 @@ def soft_labels(
             f"(the largest is {p.max():.3f})",
             "lower it",
         )
-    weights = np.ones(len(p))
-    if spec.film_weights == "certainty":
-        weights = np.abs(2 * p - 1).mean(axis=1)
+    weights = np.abs(2 * p - 1).mean(axis=1) if spec.film_weights == "certainty" else np.ones(len(p))
     if WEIGHT in table:
         weights = weights * table[WEIGHT].to_numpy(np.float64)
     weights = weights[keep]
     if not weights.sum() > 0:
         raise Error("soft labels: the weights of all films are 0", "give at least one film a weight")
-    return SoftLabels(
-        keep,
-        sharpen(p[keep], temperature).astype(np.float32),
-        (weights / weights.mean()).astype(np.float32),
-        None if temperature is None else np.broadcast_to(temperature, len(LABELS)).astype(float).tolist(),
-    )
+    arrays = {
+        "soft": sharpen(p[keep], temperature).astype(np.float32),
+        "film_weights": (weights / weights.mean()).astype(np.float32),
+    }
+    exponents = None if temperature is None else np.broadcast_to(temperature, len(LABELS)).astype(float).tolist()
+    return TargetData(arrays, keep, {"kept": int(keep.sum()), "of": len(keep), "temperatures": exponents})
 
 
 def read_soft_labels(path: Path, needed: list[str], known: set[str]) -> pd.DataFrame:

@@ -14,7 +14,6 @@ import torch
 
 from cxrlines import __version__
 from cxrlines.augment.policy import make_policy
-from cxrlines.core.errors import Error
 from cxrlines.core.files import sync, write_text
 from cxrlines.io.tables import Dataset
 from cxrlines.models.adopt import Adoption, adopt
@@ -37,7 +36,7 @@ from cxrlines.recipe.run.folder import (
 )
 from cxrlines.recipe.run.plan import Key, Step, name_of
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import OWN, FileStart, ScheduleSpec, StageSpec
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import Tracker
@@ -46,8 +45,8 @@ from cxrlines.training.config import StageConfig
 from cxrlines.training.lineage import TRUSTED, LeakError, Lineage, UntracedError, read_lineage
 from cxrlines.training.loader import FilmSet
 from cxrlines.training.module import StageModule
-from cxrlines.training.targets.losses import balanced_weights
-from cxrlines.training.trainer import best_precision, fit_stage, resume
+from cxrlines.training.targets.base import OWN
+from cxrlines.training.trainer import fit_stage, resume
 
 
 def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], loader_workers: int = 0) -> None:
@@ -92,7 +91,7 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
     segmenters = [load_segmenter(run, step.parents[f"maps {fold}"]) for fold in map_folds(step)]
     state, keep = resume(work / "state.safetensors", step.identity)
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
-    seen, taught = stage.films.view == "overlay", stage.targets.features is not None
+    seen = stage.films.view == "overlay"
     reader = member.stages[stage.targets.features.of] if stage.targets.features else stage
     size = run.recipe.size_of(member_name, stage_name)
     policy = make_policy(stage.films.augment, size, flip=stage.films.flip)
@@ -110,13 +109,13 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
         tracker.text(LINEAGE, lineage.text())
         module = StageModule(
             model,
-            _fit(stage, seed),
+            StageConfig(stage.schedule, stage.targets, seed),
             FilmSet(
                 films,
                 policy,
                 seed=seed,
-                overlay=seen or taught,
-                maps=stage.targets.maps is not None,
+                overlay=seen or stage.targets.draws_lines,
+                maps=stage.targets.reads_maps,
                 colour_by=reader.films.colour_by,
             ),
             FilmSet(watched, plain, seed=seed, overlay=seen, colour_by=reader.films.colour_by)
@@ -125,9 +124,6 @@ def do_step(run: Run, step: Step, report: Callable[[dict[str, Any]], None], load
             view=stage.films.view,
             teacher=teacher,
             segmenters=segmenters,
-            positive_weight=balanced_weights(films.targets)
-            if stage.targets.labels and stage.targets.labels.class_weights == "balanced"
-            else None,
             state=state,
             keep=keep,
             report=report,
@@ -294,36 +290,6 @@ def settings_of(recipe: Recipe, member: str, stage: str) -> dict[str, Any]:
     made = recipe.members[member]
     spec = made.stages[stage].model_dump(mode="json") | {"size": recipe.size_of(member, stage)}
     return {"member": member, "backbone": made.backbone, "head": made.head, "stage": spec}
-
-
-def _fit(stage: StageSpec, seed: int) -> StageConfig:
-    schedule: ScheduleSpec = stage.schedule
-    precision = schedule.precision
-    if precision == "auto":
-        precision = best_precision()
-    if precision == "16" and not torch.cuda.is_available():
-        raise Error("schedule.precision is 16, which needs a GPU", "use auto, 32 or bf16 here")
-    return StageConfig(
-        epochs=schedule.epochs,
-        batch=schedule.batch,
-        lr=schedule.lr,
-        end_lr=schedule.end_lr,
-        shape=schedule.shape,
-        warmup_epochs=schedule.warmup_epochs,
-        restart_epochs=schedule.restart_epochs or 0.0,
-        optimizer=schedule.optimizer,
-        weight_decay=schedule.weight_decay,
-        clip=schedule.clip,
-        precision=precision,
-        ema=schedule.ema,
-        patience=schedule.patience,
-        label_weight=stage.targets.labels.weight if stage.targets.labels else 0.0,
-        feature_weight=stage.targets.features.weight if stage.targets.features else 0.0,
-        soft_weight=stage.targets.soft.weight if stage.targets.soft else 0.0,
-        presence_weight=stage.targets.presence.weight if stage.targets.presence else 0.0,
-        maps_weight=stage.targets.maps.weight if stage.targets.maps else 0.0,
-        seed=seed,
-    )
 
 
 def _put_in_place(done: Path, folder: Path) -> None:

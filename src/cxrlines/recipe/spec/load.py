@@ -6,18 +6,17 @@ name.
 
 import copy
 import json
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from cxrlines.core.errors import Error
-from cxrlines.recipe.spec import recipe as spec
-from cxrlines.recipe.spec import stage as stage_spec
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import nearest
+from cxrlines.training.targets.base import nearest
 
 
 class RecipeError(Error):
@@ -144,15 +143,15 @@ def _explain(error: ValidationError, where: str) -> str:
 def _fields_at(path: tuple[int | str, ...]) -> list[str]:
     """The fields allowed at a path of a recipe."""
     model: type[BaseModel] = Recipe
-    inside: dict[str, type[BaseModel]] = {
-        "store": spec.StoreSpec,
-        "quality": spec.QualitySpec, "folds": spec.FoldsSpec, "external": spec.ExternalSpec, "members": spec.MemberSpec,
-        "ensemble": spec.EnsembleSpec, "tracking": spec.TrackingSpec,
-        "stages": stage_spec.StageSpec, "start": stage_spec.FileStart, "films": stage_spec.FilmsSpec,
-        "targets": stage_spec.TargetsSpec, "labels": stage_spec.LabelTarget, "features": stage_spec.FeatureTarget,
-        "soft": stage_spec.SoftTarget, "presence": stage_spec.PresenceTarget, "maps": stage_spec.MapTarget,
-        "schedule": stage_spec.ScheduleSpec,
-    }  # fmt: skip
     for part in path:
-        model = inside.get(str(part), model)
+        field = model.model_fields.get(str(part))
+        model = next(_models_in(field.annotation), model) if field else model
     return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a field's type names, also within unions and dictionaries."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

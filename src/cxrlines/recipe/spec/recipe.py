@@ -8,9 +8,10 @@ from pydantic import AfterValidator, Field, model_validator
 from cxrlines.evaluation.ensemble.average import POWER
 from cxrlines.io.patients import BARE, SITE
 from cxrlines.io.prepare import LeaveOut
-from cxrlines.models.heads import HEADS
-from cxrlines.recipe.spec.stage import ORIGINS, OWN, StageSpec, Strict, check_stage, nearest
+from cxrlines.models import HEADS
+from cxrlines.recipe.spec.stage import ORIGINS, StageSpec, check_stage
 from cxrlines.tracking.settings import TrackingSettings
+from cxrlines.training.targets.base import OWN, Strict, nearest
 
 RESERVED = (*ORIGINS, OWN, "ensemble")
 

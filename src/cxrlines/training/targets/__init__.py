@@ -1,1 +1,53 @@
-"""Training targets and their losses."""
+"""Training targets, a file each, and their registry. A recipe names them under `targets`."""
+
+from collections.abc import Mapping
+
+from cxrlines.training.targets.base import FilmsSpec, Strict, Target
+from cxrlines.training.targets.features import FeatureTarget
+from cxrlines.training.targets.labels import LabelTarget
+from cxrlines.training.targets.maps import MapTarget
+from cxrlines.training.targets.presence import PresenceTarget
+from cxrlines.training.targets.soft import SoftTarget
+
+
+class TargetsSpec(Strict):
+    """Towards what a stage trains; the loss is the weighted sum of what is named. This is the registry of targets."""
+
+    labels: LabelTarget | None = None
+    features: FeatureTarget | None = None
+    soft: SoftTarget | None = None
+    presence: PresenceTarget | None = None
+    maps: MapTarget | None = None
+
+    @property
+    def named(self) -> dict[str, Target]:
+        """The targets there are, by name, in the order of the fields."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: target for name, target in fields.items() if target is not None}
+
+    @property
+    def classifies(self) -> bool:
+        """Whether a stage that learns these predicts labels: one that learns heatmaps alone is a segmenter."""
+        return any(target.classifies for target in self.named.values())
+
+    @property
+    def needs_lines(self) -> bool:
+        """Whether every film must be annotated."""
+        return any(target.needs_lines for target in self.named.values())
+
+    @property
+    def draws_lines(self) -> bool:
+        """Whether films are drawn with their lines in."""
+        return any(target.draws_lines for target in self.named.values())
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether the network has a decoder of heatmaps."""
+        return any(target.reads_maps for target in self.named.values())
+
+    def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
+        """`ValueError`, from the field's name on, where none is named or one cannot be learnt."""
+        if not self.named:
+            raise ValueError(f"targets is empty; name one or more of {', '.join(type(self).model_fields)}")
+        for target in self.named.values():
+            target.check(films, earlier)

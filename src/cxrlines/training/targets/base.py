@@ -1,0 +1,149 @@
+"""What a training target is: its entry in a recipe, the data it needs, its loss, its text and its price.
+
+A new target is a file beside this one with a subclass of `Target`, and its field in `TargetsSpec`. Importing it does
+not import torch, so that a recipe is checked in an instant: losses import torch when they are called.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from cxrlines.training.targets.sums import Sums
+
+if TYPE_CHECKING:
+    from cxrlines.training.outputs import BatchOutputs
+
+OWN = "own"
+"""The set of films that a recipe's folds divide; every other set is external and has a name."""
+
+PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+class Strict(BaseModel):
+    """A part of a recipe: cannot be changed, and knows no other fields than its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FilmsSpec(Strict):
+    """On which films a stage trains, and how it sees them. `set` is `own` or a name under the recipe's `external`."""
+
+    set: str = OWN
+    which: Literal["all", "annotated"] = "all"
+    view: Literal["plain", "overlay"] = "plain"  # overlay: the annotated lines drawn in, in colour
+    colour_by: Literal["label", "device"] = "label"  # label gives a teacher the answer, as the published kernel does
+    maps_of: str | None = None  # an earlier stage that learnt heatmaps: the film is seen with the heatmaps it predicts
+    augment: str = "light"
+    flip: bool = True
+
+
+class TargetData(NamedTuple):
+    """The data of a target for the n films of a stage: `arrays` (n, ...) by their name in a batch.
+
+    `keep` (n,) bool leaves films out of training; `arrays` are then those of the films kept. `note` is for the record.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    keep: np.ndarray | None = None
+    note: dict[str, Any] | None = None
+
+
+class FilmSource(Protocol):
+    """What the tables say of the n films of a stage."""
+
+    @property
+    def set(self) -> str:
+        """`own`, or the name of an external set."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n, labels) float32 in `task.LABELS` order: 0 or 1, NaN where unknown."""
+
+    @property
+    def annotated(self) -> np.ndarray:
+        """(n,) bool: whether a film's lines are annotated."""
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """(n, landmarks, 2) [x, y] px of the stored films, NaN where unknown."""
+
+    def presence(self) -> np.ndarray:
+        """(n, devices + 1) float32: whether a device is there, and any at all; NaN where unknown."""
+
+    def soft_labels(self, spec: Any) -> TargetData:
+        """`soft` (kept, labels) probabilities and `film_weights` (kept,), float32, by a `SoftTarget`."""
+
+
+Losses = list[tuple[float, Sums]]
+"""Terms of a loss, each with its weight."""
+
+
+class CodePart(NamedTuple):
+    """Code that decides what is trained: a file of the package, and the top-level names used of it (none: all).
+
+    `without` names what is not used. What only these use is left out as well.
+    """
+
+    file: str
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+class Target(Strict):
+    """An entry of a recipe's `targets`.
+
+    Attributes:
+        weight: of its loss in the sum.
+        key: its name under `targets`.
+        own_films: True where only the own films have its data, False where only external sets have, None where both.
+        lacking: what films of the other kind have not.
+        classifies: whether a stage that learns this alone predicts labels.
+        needs_lines: whether every film must be annotated.
+        draws_lines: whether films are drawn with their lines in, as `overlay` in a batch.
+        reads_maps: whether the network has a decoder of heatmaps. It runs on annotated films alone.
+        selects: whether its data may leave films out.
+        frozen_passes: for the price: forward passes of a frozen network of the same backbone, per film trained on.
+    """
+
+    weight: PositiveFloat = 1.0
+
+    key: ClassVar[str]
+    own_films: ClassVar[bool | None] = None
+    lacking: ClassVar[str] = ""
+    classifies: ClassVar[bool] = True
+    needs_lines: ClassVar[bool] = False
+    draws_lines: ClassVar[bool] = False
+    reads_maps: ClassVar[bool] = False
+    selects: ClassVar[bool] = False
+    frozen_passes: ClassVar[int] = 0
+
+    def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
+        """`ValueError`, from the field's name on, where a stage with these films, after those, cannot learn it."""
+        if self.own_films is not None and self.own_films != (films.set == OWN):
+            kind = "the own set" if films.set == OWN else f"the external set {films.set!r}"
+            raise ValueError(f"targets.{self.key}: films of {kind} {self.lacking}")
+
+    def data(self, films: FilmSource) -> TargetData:
+        """The data of the films; `Error` where none has any."""
+        return TargetData({})
+
+    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
+        """Its terms over the films of one process, as sums and counts."""
+        raise NotImplementedError
+
+    def describe(self) -> tuple[str, str]:
+        """What is learnt and by which loss, for the report: `("labels", "BCE")`."""
+        raise NotImplementedError
+
+    def code(self) -> tuple[CodePart, ...]:
+        """The code behind its data and its loss; a class's methods `check`, `describe` and `code` never count."""
+        return (CodePart(type(self).__module__.removeprefix("cxrlines.").replace(".", "/") + ".py"),)
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """`; did you mean ...?`, or nothing where no allowed name is near."""
+    close = difflib.get_close_matches(str(name), list(allowed), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,50 @@
+"""Features of a teacher as a training target (feature distillation): mean squared error of feature maps."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from cxrlines.training.targets.base import FilmsSpec, Losses, PositiveFloat, Target, nearest
+from cxrlines.training.targets.sums import Sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cxrlines.training.outputs import BatchOutputs
+
+
+class FeatureTarget(Target):
+    """Towards the feature map that an earlier, frozen stage makes of the film with its lines drawn in."""
+
+    key = "features"
+    own_films = True
+    lacking = "have no annotated lines; their targets are soft and presence"
+    needs_lines = True
+    draws_lines = True
+    frozen_passes = 1
+
+    of: str
+    weight: PositiveFloat = 0.5
+
+    def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
+        if self.of not in earlier:
+            known = ", ".join(earlier) or "none, it has no earlier stage"
+            raise ValueError(f"targets.features.of is {self.of!r}; allowed: {known}{nearest(self.of, earlier)}")
+        if earlier[self.of].view != "overlay":
+            raise ValueError(
+                f"targets.features.of is {self.of!r}, which sees plain films; a teacher is a stage with "
+                "films.view: overlay"
+            )
+        super().check(films, earlier)
+
+    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
+        return [(1.0, feature_loss(outputs.features, outputs.teacher_features))]
+
+    def describe(self) -> tuple[str, str]:
+        return f"features of {self.of}", "MSE"
+
+
+def feature_loss(student: "Tensor", teacher: "Tensor") -> Sums:
+    """Mean squared error between two feature maps (batch, channels, height, width) before pooling."""
+    from torch.nn import functional
+
+    return Sums.mean(functional.mse_loss(student, teacher, reduction="sum"), student.numel())

@@ -1,0 +1,66 @@
+"""Presence of devices as a training target: cross-entropy of the noisy-or of a device's labels."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cxrlines.core.errors import Error
+from cxrlines.task import DEVICE_OF, LABELS, Device
+from cxrlines.training.targets.base import FilmSource, Losses, Target, TargetData
+from cxrlines.training.targets.sums import Sums
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cxrlines.training.outputs import BatchOutputs
+
+GROUPS = [
+    *([i for i, label in enumerate(LABELS) if DEVICE_OF[label] == device] for device in Device),
+    list(range(len(LABELS))),
+]
+"""The labels behind each column of `io.external.PRESENCE`: a device's own, and any at all."""
+
+
+class PresenceTarget(Target):
+    """Towards device labels that an external set really has: whether a device is there, by noisy-or of its labels."""
+
+    key = "presence"
+    own_films = False
+    lacking = "have the labels themselves; targets.presence is for external sets"
+
+    def data(self, films: FilmSource) -> TargetData:
+        presence = films.presence()
+        if not np.isfinite(presence).any():
+            raise Error(
+                f"targets.presence: of no film of the set {films.set} is the presence of a tube known",
+                "take a set that does, PadChest for one, or train towards soft labels",
+            )
+        return TargetData({"presence": presence})
+
+    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
+        return [(1.0, presence_loss(outputs.logits, batch["presence"], GROUPS))]
+
+    def describe(self) -> tuple[str, str]:
+        return "tubes the set names", "BCE (noisy-or)"
+
+
+def presence_loss(logits: "Tensor", presence: "Tensor", groups: Sequence[Sequence[int]]) -> Sums:
+    """Cross-entropy of "one of these labels holds" against `presence` (batch, groups), NaN where unknown.
+
+    `logits` are (batch, labels); each group names the labels of a device. One of them holds with probability
+    1 - prod(1 - p), the noisy-or. The mean is over what is known of the whole batch.
+    """
+    import torch
+    from torch.nn import functional
+
+    columns = logits.unbind(dim=1)
+    of = [torch.stack([columns[label] for label in group], dim=1) for group in groups]
+    none = torch.stack([functional.logsigmoid(-some).sum(dim=1) for some in of], dim=1)
+    # Where next to nothing is likely, 1 - prod(1 - p) is the sum of p, whose logarithm keeps a slope to learn by.
+    little = torch.stack([functional.logsigmoid(some).logsumexp(dim=1) for some in of], dim=1)
+    some = torch.where(none > -1e-4, little, torch.log(-torch.expm1(none.clamp(max=-1e-4))))
+    known = torch.isfinite(presence)
+    there = torch.where(known, presence, torch.zeros_like(presence))
+    loss = -(there * some + (1 - there) * none)
+    return Sums.mean(torch.where(known, loss, torch.zeros_like(loss)).sum(), known.sum())

@@ -1,0 +1,61 @@
+"""Soft labels as a training target: another model's probabilities, by binary cross-entropy."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from cxrlines.training.targets.base import CodePart, FilmSource, Losses, Target, TargetData
+from cxrlines.training.targets.labels import label_loss
+
+if TYPE_CHECKING:
+    from cxrlines.training.outputs import BatchOutputs
+
+
+class SoftTarget(Target):
+    """Towards soft labels: probabilities that a member predicts for the films, or those of a file.
+
+    Own films get them from models that saw neither the film's fold nor the fold held out here; films of an external set
+    from the models of the very fold held out here. Beside `labels`, the two losses are a mixture of soft and hard.
+    Which patients the models behind a file saw is not known: `ancestry` as in a start from a file.
+    """
+
+    key = "soft"
+    selects = True
+
+    of: str | None = None  # an earlier member, or member/stage
+    file: str | None = None  # a table like sample_submission.csv; a column `weight`, if there, weighs its films
+    ancestry: Literal["trusted"] | None = None  # of a file
+    keep_above: Annotated[float, Field(ge=0, lt=1)] = 0.0  # leave out films that have no label above this
+    temperature: Annotated[float, Field(gt=0, le=10)] | Literal["dynamic"] | None = None  # below 1: towards .5
+    film_weights: Literal["none", "certainty"] = "none"  # certainty: the mean over labels of |2p - 1|
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "SoftTarget":
+        if (self.of is None) == (self.file is None):
+            raise ValueError("name either `of`, a member, or `file`, a table of soft labels")
+        if self.ancestry and not self.file:
+            raise ValueError("ancestry is that of a file; that of an earlier member is known")
+        if self.file and self.temperature == "dynamic":
+            raise ValueError("temperature: dynamic is fitted to a member's predictions; with a file give a number")
+        return self
+
+    def data(self, films: FilmSource) -> TargetData:
+        return films.soft_labels(self)
+
+    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
+        return [(1.0, label_loss(outputs.logits, batch["soft"], film_weights=batch["film_weights"]))]
+
+    def describe(self) -> tuple[str, str]:
+        sharp = f", T {self.temperature}" if self.temperature else ""
+        above = f", any > {self.keep_above:g}" if self.keep_above else ""
+        return f"soft labels of {self.of or Path(self.file or '').name}{sharp}{above}", "BCE (soft)"
+
+    def code(self) -> tuple[CodePart, ...]:
+        return (
+            *super().code(),
+            CodePart("training/targets/labels.py", ("label_loss",)),
+            CodePart("recipe/run/soft_labels.py", ("soft_labels", "read_soft_labels")),
+            CodePart("evaluation/ensemble/sharpen.py"),
+        )
