@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlines.cluster import connection as cluster_module
-from cxrlines.cluster.connection import ClusterError
-from cxrlines.cluster.films import predict_on_ray
+from cxrlines.cluster import ray as cluster_module
+from cxrlines.cluster.ray import ClusterError, predict_on_ray
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.reading.batch import predict

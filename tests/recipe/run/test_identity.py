@@ -56,13 +56,13 @@ def test_the_same_code_elsewhere_is_the_same(member, package):
         ("training/targets/losses.py", "-1e-4", "-1e-5", {"presence"}),
         ("training/targets/losses.py", "functional.mse_loss", "functional.l1_loss", {"features"}),
         ("training/loader.py", "LINE_WIDTH = 1 / 128", "LINE_WIDTH = 1 / 64", {"teacher", "features"}),
-        ("core/heatmaps.py", "SPOT_SIGMA = 0.015", "SPOT_SIGMA = 0.02", {"segmenter"}),
+        ("core/heatmaps.py", "KEYPOINT_SIGMA = 0.015", "KEYPOINT_SIGMA = 0.02", {"segmenter"}),
         ("models/foreign_files.py", "def read_public(", "X = 1\n\n\ndef read_public(", set()),
         ("models/adopt.py", "stem.sum(", "stem.mean(", {"public"}),
         ("evaluation/ensemble/sharpen.py", "def sharpen(", "X = 1\n\n\ndef sharpen(", {"soft"}),
         ("training/schedule.py", "math.cos", "math.sin", None),
         ("recipe/run/step.py", "in_channels=channels", "in_channels=1 + channels", None),
-        ("recipe/run/step.py", "model.load_state_dict(weights)", "pass", set()),
+        ("recipe/run/step.py", "inputs.model.load_state_dict(weights)", "pass", set()),
     ],
 )  # fmt: skip
 def test_numbers_and_code_change_what_uses_them(member, package, file, old, new, stages):

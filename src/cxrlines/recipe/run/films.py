@@ -20,7 +20,7 @@ from cxrlines.io.tables import Dataset
 from cxrlines.models.two_step import Model, model_of
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run
-from cxrlines.recipe.run.plan import Key, Step
+from cxrlines.recipe.run.plan import Role, Step, StepId
 from cxrlines.recipe.run.soft_labels import read_soft_labels, soft_labels
 from cxrlines.recipe.spec.stage import OWN, MapTarget, StageSpec
 from cxrlines.task import LABELS, MAPS, Landmark, MapKind
@@ -101,17 +101,18 @@ def training_films(
 
 def map_folds(step: Step) -> list[int]:
     """The folds of which a step sees films with the maps of an inner step, which did not see them."""
-    return sorted(int(role.split()[1]) for role in step.parents if role.startswith("maps "))
+    return sorted(step.by_fold(Role.MAPS))
 
 
 def _segmenters(run: Run, step: Step, rows: np.ndarray) -> np.ndarray:
     """(n,) which of `map_folds` makes the maps of each film: its own fold's if `maps` saw the film, else -1: `maps`."""
     folds = run.folds.to_numpy()[rows]
     inner = {fold: place for place, fold in enumerate(map_folds(step))}
-    name, held, segmenter = step.parents["maps"]
-    member = run.recipe.members[name]
-    own = [stage for stage in member.made_of(segmenter) if stage.films.set == OWN]
-    seen = np.isin(rows, np.concatenate([run.films.training(stage, held) for stage in own]))
+    segmenter = step.parent(Role.MAPS)
+    assert segmenter is not None
+    member = run.recipe.members[segmenter.member]
+    own = [stage for stage in member.made_of(segmenter.stage) if stage.films.set == OWN]
+    seen = np.isin(rows, np.concatenate([run.films.training(stage, segmenter.held) for stage in own]))
     return np.array([inner[int(fold)] if was else -1 for fold, was in zip(folds, seen, strict=True)])
 
 
@@ -122,7 +123,7 @@ def _teachers_say(
     soft = stage.targets.soft
     assert soft is not None
     out_of_fold = None
-    if inner := {int(role.split()[1]): key for role, key in step.parents.items() if role.startswith("soft ")}:
+    if inner := step.by_fold(Role.SOFT):
         # Of what a teacher predicts, the films of the one fold that this step itself does not hold out.
         studies_of = {fold: set(run.train.studies["study"].iloc[run.films.held((fold,))]) for fold in inner}
         frames = [read_predictions(run.folder(key) / HELD_OUT) for key in inner.values()]
@@ -132,27 +133,27 @@ def _teachers_say(
     if stage.films.set == OWN and out_of_fold is not None:
         mine = out_of_fold[out_of_fold["study"].isin(set(studies))]
         return mine, studies, (mine, truth)
-    if "soft" in step.parents:
-        given = _label_set(run, step.parents["soft"], stage.films.set)
+    if teacher := step.parent(Role.SOFT):
+        given = _label_set(run, teacher, stage.films.set)
     else:
         table = run.train.studies if stage.films.set == OWN else run.external[stage.films.set][0].studies
         given = read_soft_labels(Path(soft.file or ""), studies, set(table["study"].astype(str)))
     return given, studies, (out_of_fold, truth) if out_of_fold is not None else None
 
 
-def _label_set(run: Run, teacher: Key, name: str) -> pd.DataFrame:
+def _label_set(run: Run, teacher: StepId, name: str) -> pd.DataFrame:
     """What a finished step says of every film of an external set; kept beside it for others who ask."""
     found, store = run.external[name]
     path = run.folder(teacher) / f"{name}-{store.fingerprint[:12]}.csv"
     with FileLock(path.with_suffix(".lock")) if distributed.is_first() else contextlib.nullcontext():
         if distributed.first(lambda: not path.is_file()):
             dataset = Dataset(run.root, found.studies)
-            size = run.recipe.size_of(teacher[0], teacher[2])
+            size = run.recipe.size_of(teacher.member, teacher.stage)
             predict_rows(dataset, store, np.arange(len(store)), load_step(run, teacher), size, path)
     return read_predictions(path)
 
 
-def load_step(run: Run, key: Key) -> Model:
+def load_step(run: Run, key: StepId) -> Model:
     """The model of a finished step."""
     tensors, meta = load_weights(run.folder(key) / WEIGHTS)
     model = model_of(json.loads(meta["config"]))

@@ -8,14 +8,12 @@ import copy
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from cxrlines.core.errors import Error
-from cxrlines.recipe.spec import recipe as spec
-from cxrlines.recipe.spec import stage as stage_spec
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import nearest
 
@@ -144,15 +142,14 @@ def _explain(error: ValidationError, where: str) -> str:
 def _fields_at(path: tuple[int | str, ...]) -> list[str]:
     """The fields allowed at a path of a recipe."""
     model: type[BaseModel] = Recipe
-    inside: dict[str, type[BaseModel]] = {
-        "store": spec.StoreSpec,
-        "quality": spec.QualitySpec, "folds": spec.FoldsSpec, "external": spec.ExternalSpec, "members": spec.MemberSpec,
-        "ensemble": spec.EnsembleSpec, "tracking": spec.TrackingSpec,
-        "stages": stage_spec.StageSpec, "start": stage_spec.FileStart, "films": stage_spec.FilmsSpec,
-        "targets": stage_spec.TargetsSpec, "labels": stage_spec.LabelTarget, "features": stage_spec.FeatureTarget,
-        "soft": stage_spec.SoftTarget, "presence": stage_spec.PresenceTarget, "maps": stage_spec.MapTarget,
-        "schedule": stage_spec.ScheduleSpec,
-    }  # fmt: skip
-    for part in path:
-        model = inside.get(str(part), model)
+    for part in map(str, path):
+        if part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
     return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The part of a recipe in a field's type: `FilmsSpec`, or that of `dict[str, StageSpec]` or `SoftTarget | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
