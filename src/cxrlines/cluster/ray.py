@@ -65,9 +65,6 @@ class ClusterError(Error):
     """No cluster, or not one that can do the work; the message says why and what to do."""
 
 
-# -- the connection
-
-
 @contextlib.contextmanager
 def cluster(on: str) -> Iterator[Any]:
     """The module `ray`, connected to `on`: `ray` (a cluster of this machine alone), `ray://HOST:PORT` or `HOST:PORT`.
@@ -149,9 +146,6 @@ def _lines(error: BaseException) -> list[str]:
     return str(error).strip().splitlines() or [type(error).__name__]
 
 
-# -- what all machines must share
-
-
 def leave_marker(folder: Path) -> Path:
     """A new file in `folder`, by which other machines show that they see it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -220,9 +214,6 @@ def check_machines(ray: Any, marker: Path | None, *inputs: Path, seconds: float 
             "the cluster cannot do this: " + "; ".join(dict.fromkeys(wrong)),
             "all machines need the same cxrlines and the same folders (docs/cluster.md)",
         )
-
-
-# -- the steps of a plan
 
 
 def ray_workers(on: str) -> "Start":
@@ -319,9 +310,6 @@ def _do_there(root: Path, data: Path, step: "Step", threads: int, marker: Path) 
             f"another machine still works in this step's folder after {LET_GO_S:.0f} s",
             "see that its worker has ended, and run the same command",
         ) from None
-
-
-# -- films read in bulk
 
 
 def predict_on_ray(

@@ -23,15 +23,7 @@ from cxrlines.recipe.run.train import train
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS
 
-FILMS: dict[str, Any] = {
-    "studies": 2400,
-    "test": 500,
-    "seed": 0,
-    "size": 320,
-    "balance": "even",
-    "difficulty": 0.1,
-    "annotated": 0.5,
-}
+FILMS: dict[str, Any] = dict(studies=2400, test=500, seed=0, size=320, balance="even", difficulty=0.1, annotated=0.5)
 """The demo's phantom: labels about even and lines that stand out, so that minutes are enough to learn them."""
 
 READ = 4
@@ -91,10 +83,8 @@ def _figures(metrics: dict[str, Any]) -> str:
 
 def _compared(predictions: Path, truth: pd.DataFrame) -> str:
     """How the three stages fare against one at equal training time, with the interval of the difference."""
-    one, three = (
-        evaluate(read_predictions(predictions / f"{name}.csv"), truth) for name in ("baseline", "three-stage")
-    )
-    found = compare(three, one)
+    names = ("three-stage", "baseline")
+    found = compare(*(evaluate(read_predictions(predictions / f"{name}.csv"), truth) for name in names))
     if found is None:
         return "too few films to compare three stages with one"
     difference, (low, high) = found

@@ -78,7 +78,7 @@ class Parent(NamedTuple):
     @property
     def name(self) -> str:
         """`start`, `soft 2`: its role as files name it."""
-        return self.role if self.fold is None else f"{self.role} {self.fold}"
+        return self.role.value if self.fold is None else f"{self.role} {self.fold}"
 
 
 @dataclass(frozen=True)

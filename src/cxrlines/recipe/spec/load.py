@@ -24,12 +24,8 @@ class RecipeError(Error):
 
 def shipped() -> dict[str, str]:
     """The recipes in the package: name -> YAML text."""
-    folder = resources.files("cxrlines.recipe.spec") / "shipped"
-    return {
-        f.name.removesuffix(".yaml"): f.read_text()
-        for f in sorted(folder.iterdir(), key=lambda f: f.name)
-        if f.name.endswith(".yaml")
-    }
+    files = sorted((resources.files("cxrlines.recipe.spec") / "shipped").iterdir(), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
 
 
 def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
