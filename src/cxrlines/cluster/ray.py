@@ -271,6 +271,8 @@ class RayWorkers:
         for task in self.running:
             with contextlib.suppress(Exception):
                 self.ray.cancel(task, force=True)
+        with contextlib.suppress(Exception):  # threads that wait for a task must not do so in a shutdown
+            self.ray.wait(self.running, num_returns=len(self.running), timeout=SEEN_S)
         self._stack.close()
 
 

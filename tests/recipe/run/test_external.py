@@ -175,7 +175,7 @@ def test_twins_patients_are_in_the_lineage_where_they_are_trained_on_and_scoring
     without, within = (read_lineage(run.folder(StepId("from-b", (k,), "soft")) / LINEAGE) for k in (fold, other))
     assert not without.seen() & {own, theirs}
     assert within.patients >= {own, theirs}
-    with pytest.raises(LeakError, match=rf"1 of 1 patients were seen .* by way of from-b/fold{other}/soft;"):
+    with pytest.raises(LeakError, match=f"from-b/fold{other}/soft"):
         within.refuse_seen([twin["own_patient"]])
     without.refuse_seen([twin["own_patient"]])
     tested = run.external["b"][0].twins.query("split == 'test'")["own_patient"]

@@ -178,7 +178,7 @@ def test_what_was_unknown_of_a_start_stays_unknown_until_it_is_trusted(outside, 
 
 def test_a_start_from_an_earlier_run_that_saw_the_patients_held_out_is_refused_trusted_or_not(onward):
     for trust in ([], [TRUSTED]):
-        with pytest.raises(LeakError, match="by way of further/fold0/only <- start plain/fold1/only") as error:
+        with pytest.raises(LeakError, match="plain/fold1/only") as error:
             do_first(onward("plain/fold1/only/weights.safetensors", *trust))
         assert not isinstance(error.value, UntracedError)
 
@@ -187,7 +187,7 @@ def test_a_renamed_copy_without_its_lineage_file_still_knows_whom_it_has_seen(ou
     for fold in (0, 1):
         shutil.copy(outside.root / f"plain/fold{fold}/only" / WEIGHTS, tmp_path / f"copy{fold}.safetensors")
     assert do_first(onward(tmp_path / "copy0.safetensors")).untraced() == []
-    with pytest.raises(LeakError, match="<- start plain/fold1/only"):
+    with pytest.raises(LeakError, match="plain/fold1/only"):
         do_first(onward(tmp_path / "copy1.safetensors"))
 
 
@@ -195,17 +195,17 @@ def test_a_file_out_of_a_bundle_still_knows_whom_it_has_seen(outside, onward, tm
     bundle = packed(outside, tmp_path, members=["plain"])
     assert do_first(onward(bundle / "plain-fold{fold}.safetensors")).untraced() == []
     for trust in ([], [TRUSTED]):
-        with pytest.raises(LeakError, match="or share the cut key of one who was, by way of"):
+        with pytest.raises(LeakError, match="cut key"):
             do_first(onward(bundle / "plain-fold1.safetensors", *trust))
 
 
 def test_weights_of_which_nothing_is_known_count_as_having_seen_everybody(outside, onward, tmp_path):
     tensors, meta = load_weights(outside.root / "plain/fold0/only" / WEIGHTS)
     save_weights(tmp_path / "bare.safetensors", tensors, {"config": meta["config"]})
-    with pytest.raises(UntracedError, match=r"bare.safetensors does not tell .*only\.start\.ancestry=trusted"):
+    with pytest.raises(UntracedError, match=r"bare\.safetensors.*only\.start\.ancestry=trusted"):
         onward(tmp_path / "bare.safetensors")
     run = onward(tmp_path / "bare.safetensors", "guard=report")
-    with pytest.raises(UntracedError, match=r"further/fold0/only: bare.safetensors \(sha256 .*ancestry: trusted"):
+    with pytest.raises(UntracedError, match=r"bare\.safetensors"):
         do_first(refusing(run))
     run = onward(tmp_path / "bare.safetensors", TRUSTED)
     lineage = do_first(run)
@@ -221,7 +221,7 @@ def test_weights_under_another_sites_key_count_as_unknown(outside, onward, tmp_p
     save_weights(tmp_path / "own.safetensors", tensors, meta | {"lineage": own.text()})
     assert do_first(onward(tmp_path / "own.safetensors")).untraced() == []
     monkeypatch.setenv("CXRLINES_SITE_KEY", str(tmp_path / "another.key"))
-    with pytest.raises(UntracedError, match="patients under the key of another site"):
+    with pytest.raises(UntracedError, match="another site"):
         do_first(onward(tmp_path / "own.safetensors"))
     trusted = do_first(onward(tmp_path / "own.safetensors", TRUSTED))
     assert len(trusted.vouched_for()) == 1 and not trusted.untraced()
@@ -406,7 +406,7 @@ def test_tubes_that_the_set_does_not_name_cannot_be_learnt(soft_run):
     tubes = {name: np.nan for name in PRESENCE}
     unknown = replace(found, studies=found.studies.assign(**tubes))
     blind = replace(soft_run, external={"b": (unknown, store)})
-    with pytest.raises(ValueError, match=r"targets.presence: the table of the set b says of no film whether"):
+    with pytest.raises(ValueError, match=r"targets\.presence: .*set b"):
         films_module.training_films(blind, step, stage, rows, lambda status: None)
 
 
@@ -430,7 +430,7 @@ def test_a_leak_on_purpose_is_in_the_record_the_notes_and_the_scope(phantom, tmp
     meta = load_bundle(export_run(run.root, tmp_path / "bundle")).manifest.meta
     assert meta["leaks"] == ["mixed/fold0/last", "mixed/fold1/last"], "and no patient's key"
     refusing = replace(run, recipe=run.recipe.model_copy(update={"guard": "refuse"}))
-    with pytest.raises(ValueError, match="refused to score mixed/fold0/last"):
+    with pytest.raises(ValueError, match="mixed/fold0/last"):
         do_step(refusing, steps["mixed/fold0/last"], lambda status: None)
 
 

@@ -187,7 +187,7 @@ def test_another_average_is_another_proof_and_no_other_step(soft_run, tmp_path, 
 
 def test_weights_fitted_on_one_fold_are_refused_before_anything_is_written(phantom, tiny_recipe, tmp_path):
     recipe = load_recipe(str(tiny_recipe), ["ensemble.how=fitted"])
-    with pytest.raises(RunError, match=r"needs two folds or more, and --folds names \[1\]; .*--set ensemble.how=mean"):
+    with pytest.raises(RunError, match=r"--folds names \[1\].*ensemble.how=mean"):
         train(recipe, phantom, tmp_path / "run", folds=[1])
     assert not (tmp_path / "run").exists()
 
@@ -235,7 +235,7 @@ def test_scoring_on_a_patient_the_teacher_saw_is_refused(run, phantom, tiny_reci
     target = prepared.folder(StepId("staged", (0,), "student"))
     target.parent.mkdir(parents=True)
     target.symlink_to(source)
-    with pytest.raises(LeakError, match=r"finetune <- start staged/fold1/student"):
+    with pytest.raises(LeakError, match="staged/fold1/student"):
         do_step(prepared, steps["staged/fold0/finetune"], lambda status: None)
     assert not prepared.folder(StepId("staged", (0,), "finetune")).exists()
 
