@@ -9,7 +9,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence, Set
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -46,6 +45,7 @@ class Workers(Protocol):
         """Let the workers go. What still runs ends at once: whatever is on the disk is whole."""
 
 
+Work = Callable[[Step], None]
 Start = Callable[[Run, Sequence[Step], int | None], Workers]
 """Starts workers for a run's unfinished steps, at most so many (None: as many as fit)."""
 
@@ -161,17 +161,17 @@ class LocalWorkers:
     def __init__(self, run: Run, steps: Sequence[Step], asked: int | None) -> None:
         self.places = workers_for(steps, asked)
         self._starting, self._closed = threading.Lock(), False
-        self._idle: SimpleQueue[tuple[_Worker, Child | None]] = SimpleQueue()
+        self._idle: SimpleQueue[tuple[Work, Child | None]] = SimpleQueue()
         self._children: list[Child] = []
         threads = max(1, cores() // self.places)
         for device in devices_for(self.places):
-            self._idle.put((_Worker(run.root, run.data, threads, device), None))
+            self._idle.put((partial(_do_apart, run.root, run.data, threads, device), None))
 
     def do(self, step: Step) -> None:
         """A step in a free process."""
-        worker, child = self._idle.get()
+        work, child = self._idle.get()
         try:
-            child = child or self._start(worker)
+            child = child or self._start(work)
             _answer(child, step)
         except Died:
             child = None
@@ -179,15 +179,15 @@ class LocalWorkers:
                 "its worker was killed (out of memory? then fewer --workers)", "the same command goes on from there"
             ) from None
         finally:
-            self._idle.put((worker, child))
+            self._idle.put((work, child))
 
-    def _start(self, worker: "_Worker") -> Child:
+    def _start(self, work: Work) -> Child:
         with self._starting:
             if self._closed:
                 raise Died("closed")
             child = Child("cxrlines.core.pool")
             self._children.append(child)
-        _answer(child, worker)
+        _answer(child, work)
         return child
 
     def close(self) -> None:
@@ -213,18 +213,10 @@ def devices_for(count: int) -> list[str]:
     return [names[worker % len(names)] if len(names) > 1 else "" for worker in range(count)]
 
 
-@dataclass(frozen=True)
-class _Worker:
-    """The work of one process: steps of the run in `root`."""
-
-    root: Path
-    data: Path
-    threads: int
-    device: str
-
-    def __call__(self, step: Step) -> None:
-        _begin_process(self.device)
-        do_one(self.root, self.data, step, self.threads)
+def _do_apart(root: Path, data: Path, threads: int, device: str, step: Step) -> None:
+    """In a worker's process: a step of the run in `root`."""
+    _begin_process(device)
+    do_one(root, data, step, threads)
 
 
 @lru_cache(maxsize=1)
