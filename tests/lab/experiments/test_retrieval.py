@@ -57,7 +57,7 @@ def test_blended_by_hand_film_by_film(run, tmp_path, monkeypatch):
     for fold in (0, 1):
         folder = run.folder(StepId("one", (fold,), "only"))
         alone = read_predictions(folder / "test_predictions.csv").set_index("study").loc[test["study"]].to_numpy()
-        model = retrieval.load_step(run, ("one", (fold,), "only"))
+        model = retrieval.load_step(run, StepId("one", (fold,), "only"))
         vectors = retrieval.embed(model, run.test, run.test_store, np.arange(len(test)), 64)
         assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
         others = folds.loc[known].to_numpy() != fold
