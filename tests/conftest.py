@@ -115,14 +115,14 @@ def soft_recipe(tmp_path_factory) -> Path:
 def done_here(run: "Run", folds: list[int] | None = None) -> "Run":
     """All steps of a prepared run done in this process, and its report written."""
     from cxrlines.recipe.run.report import write_run_report
-    from cxrlines.recipe.run.step import do_step, is_judged, predict_test
+    from cxrlines.recipe.run.step import do_step, is_scored, predict_test
     from cxrlines.recipe.run.train import plan_of
 
     steps = plan_of(run, folds)
     for step in steps:
         if not run.is_done(step):
             do_step(run, step, lambda status: None)
-        elif is_judged(run.recipe, step):
+        elif is_scored(run.recipe, step):
             predict_test(run, step)
     write_run_report(run, steps, "test")
     return run

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlines.cluster import connection as cluster_module
-from cxrlines.cluster.connection import ClusterError
-from cxrlines.cluster.films import predict_on_ray
+from cxrlines.cluster import ray as cluster_module
+from cxrlines.cluster.ray import ClusterError, predict_on_ray
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.reading.batch import predict
@@ -62,9 +61,9 @@ def one_core(monkeypatch):
 def test_a_cluster_reads_what_one_machine_reads(one_core, bundle, films, monkeypatch):
     monkeypatch.chdir(films.parent)  # sources as they are named, though workers have folders of their own
     sources = [Path(films.name), Path("nowhere.png")]
-    told = []
+    calls = []
     here = predict(sources, load_bundle(bundle), batch_size=2)
-    there = predict_on_ray(sources, bundle, "ray", batch_size=2, progress=lambda *done: told.append(done))
+    there = predict_on_ray(sources, bundle, "ray", batch_size=2, progress=lambda *done: calls.append(done))
     assert here.films == there.films and len(here.films) == 11
     assert here.rows["StudyInstanceUID"].tolist() == there.rows["StudyInstanceUID"].tolist()
     np.testing.assert_allclose(there.rows[list(LABELS)], here.rows[list(LABELS)], rtol=0, atol=1e-6)
@@ -79,7 +78,7 @@ def test_a_cluster_reads_what_one_machine_reads(one_core, bundle, films, monkeyp
     assert len(here.as_dicts()) == 12 and here.as_dicts()[-1]["StudyInstanceUID"] == "deep/7"
     assert list(map(said, here.as_dicts())) == list(map(said, there.as_dicts())), "the refused film among them"
     assert all(found.seconds > 0 for found in there.findings)
-    assert told[-1] == (13, 13)
+    assert calls[-1] == (13, 13)
 
 
 @pytest.mark.long

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cxrlines.cluster import connection as cluster_module
-from cxrlines.cluster.connection import ClusterError, check_shared, cluster, leave_marker
-from cxrlines.cluster.steps import shares
+from cxrlines.cluster import ray as cluster_module
+from cxrlines.cluster.ray import ClusterError, check_shared, cluster, leave_marker, ray_workers, shares
 from cxrlines.models.weights import WeightsError, load_weights
 from cxrlines.recipe.run.execute import RunError, do_plan
 from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run
@@ -56,9 +55,9 @@ def test_on_a_cluster_of_this_machine_a_plan_ends_as_it_does_here(ray, one_core,
         do_step(here, step, lambda status: None)
     (there.root / "plain").write_text("a file where a folder must go")
     with pytest.raises(RunError, match=r"(?s)1 of 3 steps .*plain/fold0/only: (FileExistsError|NotADirectoryError)"):
-        do_plan(there, phantom, steps, on="ray")
+        do_plan(there, steps, start=ray_workers("ray"))
     for step in steps:
-        if step.key[0] == "staged":
+        if step.key.member == "staged":
             same_step(here, there, step)
     assert not (there.root / ".status").exists()
     assert not ray.is_initialized()
@@ -115,7 +114,7 @@ def test_a_machine_killed_in_the_middle_costs_time_only(ray, phantom, tiny_recip
 
         watch = threading.Thread(target=kill_one_in_the_middle)
         watch.start()
-        do_plan(there, phantom, steps, on=f"ray://127.0.0.1:{client}")
+        do_plan(there, steps, start=ray_workers(f"ray://127.0.0.1:{client}"))
         over.set()
         watch.join()
         assert killed_at and all(3 <= epoch < 24 for epoch in killed_at.values())
@@ -126,8 +125,8 @@ def test_a_machine_killed_in_the_middle_costs_time_only(ray, phantom, tiny_recip
             same_step(here, there, step)
 
         again = prepare(recipe, phantom, tmp_path / "again", 1)
-        teachers = [step for step in plan_of(again, [0]) if step.key[2] == "teacher"]
-        do_plan(again, phantom, teachers, on=machines.address)  # the cluster's own address
+        teachers = [step for step in plan_of(again, [0]) if step.key.stage == "teacher"]
+        do_plan(again, teachers, start=ray_workers(machines.address))  # the cluster's own address
         same_step(here, again, teachers[0])
     finally:
         over.set()

@@ -72,7 +72,7 @@ def predict(
     try:
         with signals(signal.default_int_handler, signal.SIGTERM), counted() as progress:
             if on:
-                from cxrlines.cluster.films import predict_on_ray
+                from cxrlines.cluster.ray import predict_on_ray
 
                 result = predict_on_ray(found, bundle, on, batch_size=batch, tta=views, lines=lines, progress=progress)
             else:

@@ -1,4 +1,4 @@
-"""Commands that train, score and pack."""
+"""Commands that train, average, score and export."""
 
 import json
 import shlex
@@ -51,7 +51,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe: store, folds, steps, predictions, metrics.json and report.html."""
-    from cxrlines.recipe.run import train as runs
+    from cxrlines.recipe.run.train import train as run_recipe
     from cxrlines.recipe.spec.load import load_recipe
     from cxrlines.training import distributed
 
@@ -63,9 +63,15 @@ def train(
         typer.echo(show_plan(chosen, data, out, wanted))
         return
     check_outputs(folders={"--out": out}, inputs=[data])
+    start = None
+    if on:
+        from cxrlines.cluster.ray import ray_workers
+
+        start = ray_workers(on)
     distributed.begin(devices, nodes)
+    command = shlex.join(["cxrlines", *sys.argv[1:]])
     with resumable():
-        runs.train(chosen, data, out, folds=wanted, workers=workers, on=on, command=_command(), say=say)
+        run_recipe(chosen, data, out, folds=wanted, workers=workers, start=start, command=command, say=say)
     if distributed.is_first():
         typer.echo(f"{out / 'metrics.json'}\n{out / 'report.html'}")
     distributed.leave()
@@ -109,7 +115,7 @@ def ensemble(
 
 @app.command()
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="StudyInstanceUID and the 11 labels.")],
+    predictions: Annotated[Path, typer.Argument(help="StudyInstanceUID and the labels.")],
     truth: Annotated[Path, typer.Argument(help="train.csv, or another table with the labels (and PatientID).")],
     resamples: Annotated[int, typer.Option(min=1, help="Resamples of patients behind an interval.")] = 1000,
     seed: int = 0,
@@ -129,7 +135,7 @@ def bundle(
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     half: Annotated[bool, typer.Option("--half", help="Weights in 16 bits: half the size.")] = False,
 ) -> None:
-    """Pack what reading needs from a run: weights as safetensors, the rest as JSON."""
+    """Export a run as a bundle, what reading needs: weights as safetensors, the rest as JSON."""
     from cxrlines.recipe.run.export import export_run
 
     check_outputs(made={"--out": out}, inputs=[run])
@@ -153,22 +159,14 @@ def quality(
     ] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same probe.")] = 0,
 ) -> None:
-    """Fit the probe that tells turned, inverted and cropped films, and what is no chest film; print how good it is."""
+    """Fit the quality probe: it detects turned, inverted, cropped films and what is no chest film; print figures."""
     from cxrlines.lab.probe.run import run_quality
     from cxrlines.training.malloc import keep_buffers
 
     check_outputs(files={"--out": out if steps else None}, inputs=[*films, others, unseen, patients])
     keep_buffers()
     figures = run_quality(
-        films,
-        out,
-        others=others,
-        unseen=unseen,
-        patients=patients,
-        held_out=held_out,
-        steps=steps,
-        seed=seed,
-        say=say,
+        films, out, others=others, unseen=unseen, patients=patients, held_out=held_out, steps=steps, seed=seed, say=say
     )
     typer.echo(json.dumps(figures))
 
@@ -178,13 +176,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="The demo's folder.")] = Path("runs/demo"),
     workers: Workers = None,
 ) -> None:
-    """The whole job on phantom films: make, check, train, prove, pack, read."""
+    """The whole job on phantom films: make, check, train, evaluate, export, read."""
     from cxrlines.lab.demo import run_demo
 
     check_outputs(folders={"--out": out})
     with resumable():
         run_demo(out, workers=workers)
-
-
-def _command() -> str:
-    return shlex.join(["cxrlines", *sys.argv[1:]])

@@ -24,15 +24,7 @@ from cxrlines.recipe.run.train import train
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS
 
-FILMS: dict[str, Any] = {
-    "studies": 2400,
-    "test": 500,
-    "seed": 0,
-    "size": 320,
-    "balance": "even",
-    "difficulty": 0.1,
-    "annotated": 0.5,
-}
+FILMS: dict[str, Any] = dict(studies=2400, test=500, seed=0, size=320, balance="even", difficulty=0.1, annotated=0.5)
 """The demo's phantom: labels about even and lines that stand out, so that minutes are enough to learn them."""
 
 READ = 4
@@ -40,7 +32,7 @@ READ = 4
 
 
 def run_demo(out: Path, workers: int | None = None) -> None:
-    """Make films, check them, train the recipe `demo`, prove it, pack it, read films. Goes on where it was."""
+    """Make films, check them, train the recipe `demo`, evaluate and export it, read films. Resumes where it was."""
     begun = time.monotonic()
     processes = workers or cores()
     data = out / "data"
@@ -57,11 +49,11 @@ def run_demo(out: Path, workers: int | None = None) -> None:
     run = train(load_recipe("demo"), data, out, workers=workers, command="make demo", say=typer.echo)
     typer.echo(describe_folds(run.train.studies, run.folds).text())
 
-    _head(4, "The proof: test films of patients no model saw, 95 % intervals from resampling patients")
+    _head(4, "Evaluating: test films of patients no model saw, 95 % intervals from resampling patients")
     typer.echo(_figures(json.loads((out / "metrics.json").read_text())))
-    typer.echo(_race(out / "predictions/test", read_dataset(data, "test").studies))
+    typer.echo(_compared(out / "predictions/test", read_dataset(data, "test").studies))
 
-    _head(5, "Packing a bundle, and reading films with it")
+    _head(5, "Exporting a bundle, and reading films with it")
     export_run(out, out / "bundle")
     films = sorted((data / "test").glob("*.jpg"))[:READ] + _real_dicom()
     result = predict(films, load_bundle(out / "bundle"))
@@ -71,9 +63,7 @@ def run_demo(out: Path, workers: int | None = None) -> None:
         study, *scores = row
         likely = [f"{label} {score:.2f}" for label, score in zip(LABELS, scores, strict=True) if score >= 0.5]
         typer.echo(f"  {str(study)[-24:]}: {', '.join(likely) or 'nothing above 0.5'}")
-    typer.echo(
-        "  (trained on synthetic films alone, for minutes: what it says of the real film is not to be relied on)"
-    )
+    typer.echo("  (trained on synthetic films alone, for minutes: its reading of the real film is not to be relied on)")
 
     typer.echo(f"\nDone in {clock(time.monotonic() - begun)}. Open {out / 'report.html'} in a browser.")
 
@@ -92,12 +82,10 @@ def _figures(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _race(predictions: Path, truth: pd.DataFrame) -> str:
+def _compared(predictions: Path, truth: pd.DataFrame) -> str:
     """How the three stages fare against one at equal training time, with the interval of the difference."""
-    one, three = (
-        evaluate(read_predictions(predictions / f"{name}.csv"), truth) for name in ("baseline", "three-stage")
-    )
-    found = compare(three, one)
+    names = ("three-stage", "baseline")
+    found = compare(*(evaluate(read_predictions(predictions / f"{name}.csv"), truth) for name in names))
     if found is None:
         return "too few films to compare three stages with one"
     difference, (low, high) = found

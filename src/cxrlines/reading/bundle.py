@@ -22,8 +22,8 @@ from cxrlines import __version__
 from cxrlines.core.errors import Error
 from cxrlines.core.files import sync
 from cxrlines.io.prepare import PREPARATION
-from cxrlines.reading.manifest import CHANNELS, FORMAT, MANIFEST, FileEntry, Manifest
-from cxrlines.task import LABELS
+from cxrlines.reading.manifest import FORMAT, MANIFEST, FileEntry, Manifest
+from cxrlines.task import LABELS, MAP_NAMES
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
@@ -187,7 +187,7 @@ def write_bundle(
         manifest = Manifest.model_validate(
             {
                 "labels": next((part["labels"] for part in parts if "labels" in part), LABELS),
-                "maps": next((part["maps"] for part in parts if "maps" in part), list(CHANNELS)),
+                "maps": next((part["maps"] for part in parts if "maps" in part), list(MAP_NAMES)),
                 "store": dict(store),
                 "input_size": input_size,
                 "models": [

@@ -6,14 +6,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cxrlines import __version__
 from cxrlines.reading.trace.lines import Channel
-from cxrlines.task import DEVICE_OF, LABELS, MAPS, Device, MapKind
+from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
 
 MANIFEST = "bundle.json"
 FORMAT = 3
 """1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`; both are still read."""
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
-CHANNELS: dict[str, Channel] = {f"{kind} {what.name}": (kind, what) for kind, what in MAPS}
-"""The heatmaps of the vocabulary by name."""
 
 
 def _one_of(*known: str) -> AfterValidator:
@@ -82,7 +80,7 @@ class Manifest(_Part):
 
     Attributes:
         labels: In the order of the vocabulary.
-        maps: Names of the heatmaps, see `CHANNELS`. None (format 2): those of all mapped devices that have labels.
+        maps: Names of the heatmaps, see `MAP_NAMES`. None (format 2): those of all mapped devices that have labels.
         input_size: px a side of what the models see.
         fold_calibration: (slope, offset) on the log odds of the mean over each fold's models; a label left out stays as
             it is.
@@ -95,7 +93,7 @@ class Manifest(_Part):
     notice: str = NOTICE
     made_by: str = f"cxrlines {__version__}"
     labels: Annotated[tuple[Label, ...], Field(min_length=1)] = LABELS
-    maps: tuple[Annotated[str, _one_of(*CHANNELS)], ...] | None = None
+    maps: tuple[Annotated[str, _one_of(*MAP_NAMES)], ...] | None = None
     store: StoreEntry
     input_size: Side
     ensemble: Literal["mean of probabilities"] = "mean of probabilities"
@@ -108,9 +106,14 @@ class Manifest(_Part):
     denied: dict[DeviceName, Share] | None = None
 
     @property
+    def map_names(self) -> tuple[str, ...]:
+        """The names of the heatmaps, in order."""
+        if self.maps is not None:
+            return self.maps
+        labelled = {DEVICE_OF[label] for label in self.labels}
+        return tuple(n for n, (kind, what) in MAP_NAMES.items() if kind is MapKind.LANDMARK or what in labelled)
+
+    @property
     def channels(self) -> tuple[Channel, ...]:
         """What each heatmap shows."""
-        if self.maps is not None:
-            return tuple(CHANNELS[name] for name in self.maps)
-        labelled = {DEVICE_OF[label] for label in self.labels}
-        return tuple((kind, what) for kind, what in MAPS if kind is MapKind.LANDMARK or what in labelled)
+        return tuple(MAP_NAMES[name] for name in self.map_names)

@@ -1,28 +1,25 @@
 """Workers that need no other process."""
 
-from concurrent.futures import Future
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
 from cxrlines.recipe.run import execute
 from cxrlines.recipe.run.execute import do_one
+from cxrlines.recipe.run.folder import Run
+from cxrlines.recipe.run.plan import Step
 
 
 class Here:
     """Workers that do each step in this very process: no time for starting others."""
 
-    lost, places = "lost", 1
+    places = 1
 
-    def __init__(self, root: Path, data: Path) -> None:
-        self.root, self.data = root, data
+    def __init__(self, run: Run, steps: Sequence[Step], asked: int | None) -> None:
+        self.root, self.data = run.root, run.data
 
-    def submit(self, step) -> "Future[None]":
-        done: Future[None] = Future()
-        done.set_result(do_one(self.root, self.data, step, 1))
-        return done
-
-    def stop(self) -> None: ...
+    def do(self, step: Step) -> None:
+        do_one(self.root, self.data, step, 1)
 
     def close(self) -> None: ...
 
@@ -30,4 +27,4 @@ class Here:
 @pytest.fixture
 def here(monkeypatch) -> None:
     """Steps are done in this process."""
-    monkeypatch.setattr(execute, "_workers", lambda run, data, todo, workers, on: Here(run.root, data))
+    monkeypatch.setattr(execute, "LocalWorkers", Here)

@@ -12,6 +12,7 @@ from cxrlines.io.tables import read_dataset
 from cxrlines.lab.experiments import retrieval
 from cxrlines.lab.experiments.retrieval import write_retrieval
 from cxrlines.phantom.dataset import write_phantom
+from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.run.train import train
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS
@@ -54,9 +55,9 @@ def test_blended_by_hand_film_by_film(run, tmp_path, monkeypatch):
     labels = own.loc[known, list(LABELS)].to_numpy(float)
     parts = []
     for fold in (0, 1):
-        folder = run.folder(("one", (fold,), "only"))
+        folder = run.folder(StepId("one", (fold,), "only"))
         alone = read_predictions(folder / "test_predictions.csv").set_index("study").loc[test["study"]].to_numpy()
-        model = retrieval.load_step(run, ("one", (fold,), "only"))
+        model = retrieval.load_step(run, StepId("one", (fold,), "only"))
         vectors = retrieval.embed(model, run.test, run.test_store, np.arange(len(test)), 64)
         assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
         others = folds.loc[known].to_numpy() != fold
@@ -87,7 +88,7 @@ def test_again_for_nothing_until_a_network_changes(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(retrieval, "embed", lambda *args: pytest.fail("done before"))
         write_retrieval(run, "one", out)
-    record = run.folder(("one", (1,), "only")) / "step.json"
+    record = run.folder(StepId("one", (1,), "only")) / "step.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"identity": "another"}))
     embedded = []
     real = retrieval.embed

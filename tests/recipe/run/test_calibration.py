@@ -11,7 +11,6 @@ from cxrlines.evaluation.calibrators import fit_calibration
 from cxrlines.evaluation.predictions import as_predictions, write_predictions
 from cxrlines.metrics.auc import brier
 from cxrlines.metrics.calibration import Calibration, calibration_error
-from cxrlines.reading.engines.pytorch import averaged
 from cxrlines.recipe.run import calibration as module
 from cxrlines.recipe.run.calibration import calibrated
 from cxrlines.task import LABELS
@@ -65,9 +64,11 @@ def fitted(tmp_path, monkeypatch):
 
 
 def read(rows: np.ndarray, fitted: dict) -> np.ndarray:
-    """What a bundle with these numbers says of films."""
-    manifest = SimpleNamespace(fold_calibration=fitted["fold_calibration"])
-    return Calibration(fitted["calibration"] or {}).apply(averaged(rows, list(range(len(rows))), manifest))
+    """The probabilities of a bundle with these numbers: each fold calibrated, then their mean."""
+    if fitted["fold_calibration"] is not None:
+        each = Calibration(fitted["fold_calibration"])
+        rows = np.stack([each.apply(row) for row in rows])
+    return Calibration(fitted["calibration"] or {}).apply(rows.mean(axis=0))
 
 
 def one_line(truth: np.ndarray, said: np.ndarray) -> Calibration:
@@ -77,7 +78,7 @@ def one_line(truth: np.ndarray, said: np.ndarray) -> Calibration:
 
 
 def test_probabilities_of_the_ensemble_hold_on_films_that_nobody_saw(fitted):
-    told, numbers = fitted(train=3000, test=1500)
+    about, numbers = fitted(train=3000, test=1500)
     truth, said = world(np.random.default_rng(1), 40_000)
     before, after = said.mean(axis=0), read(said, numbers)
     single = one_line(*world(np.random.default_rng(2), 3000)).apply(before)
@@ -91,22 +92,22 @@ def test_probabilities_of_the_ensemble_hold_on_films_that_nobody_saw(fitted):
     slope, _ = fit_calibration(after, truth).lines[LABELS[0]]
     assert slope == pytest.approx(1, abs=0.12)
     # The figures it gives of itself are those of unseen films.
-    figures = told["mean"]["figures"]["all"]["ece"]
+    figures = about["mean"]["figures"]["all"]["ece"]
     assert figures["before"] == pytest.approx(errors["none"], abs=0.015)
     assert figures["after"] == pytest.approx(errors["now"], abs=0.015)
 
 
 def test_neither_labels_nor_many_test_films_are_needed(fitted):
-    told, numbers = fitted(train=3000, test=150, labelled=False)
-    assert "without their labels" in told["mean"]["fitted_on"] and told["limits_of_test_films"] == []
+    about, numbers = fitted(train=3000, test=150, labelled=False)
+    assert "without their labels" in about["mean"]["fitted_on"] and about["limits_of_test_films"] == []
     truth, said = world(np.random.default_rng(1), 40_000)
     assert calibration_error(truth, read(said, numbers)) < 0.012
 
 
 def test_without_any_test_films_it_is_better_than_one_line_for_the_mean(fitted):
-    told, numbers = fitted(train=3000, test=0)
+    about, numbers = fitted(train=3000, test=0)
     assert (
-        numbers["fold_calibration"] and numbers["calibration"] == {} and "no test films" in told["mean"]["not_fitted"]
+        numbers["fold_calibration"] and numbers["calibration"] == {} and "no test films" in about["mean"]["not_fitted"]
     )
     truth, said = world(np.random.default_rng(1), 40_000)
     single = one_line(*world(np.random.default_rng(2), 3000)).apply(said.mean(axis=0))
@@ -116,8 +117,8 @@ def test_without_any_test_films_it_is_better_than_one_line_for_the_mean(fitted):
 
 
 def test_thresholds_and_limits_hold_for_the_ensemble(fitted):
-    told, numbers = fitted(train=3000, test=1500)
-    assert set(LABELS) <= set(told["limits_of_test_films"])
+    about, numbers = fitted(train=3000, test=1500)
+    assert set(LABELS) <= set(about["limits_of_test_films"])
     truth, said = world(np.random.default_rng(1), 40_000)
     after = read(said, numbers)
     for k, label in enumerate(LABELS):

@@ -95,13 +95,13 @@ def test_each_fold_is_calibrated_by_what_it_held_out_and_their_mean_by_the_test_
     tested, owners = each[0][1:]
     wanted = {label: line for label, line in of_mean.lines.items() if label in of_folds.lines}
     assert wanted and manifest.calibration == approx(wanted)
-    told = manifest.meta["calibration"]
-    assert told["folds"]["fitted_on"] == f"{len(p)} out-of-fold films of {len(set(patients))} patients"
-    assert told["folds"]["left_alone"] == of_folds.alone
-    assert told["folds"]["figures"] == json.loads(json.dumps(calibration_figures(p, truth, folds, patients)))
+    about = manifest.meta["calibration"]
+    assert about["folds"]["fitted_on"] == f"{len(p)} out-of-fold films of {len(set(patients))} patients"
+    assert about["folds"]["left_alone"] == of_folds.alone
+    assert about["folds"]["figures"] == json.loads(json.dumps(calibration_figures(p, truth, folds, patients)))
     before = np.mean([one[0] for one in each], axis=0)
     after = Calibration(wanted).apply(np.mean([of_folds.apply(one[0]) for one in each], axis=0))
-    assert told["mean"]["figures"]["all"]["brier"] == pytest.approx(
+    assert about["mean"]["figures"]["all"]["brier"] == pytest.approx(
         {"before": brier(tested, before), "after": brier(tested, after)}
     )
     text = (tmp_path / "bundle/bundle.json").read_text()
@@ -136,8 +136,8 @@ def test_a_run_of_one_fold_is_judged_by_parts_of_its_patients(root, phantom, tmp
     manifest = load_bundle(export_run(root, tmp_path / "bundle")).manifest
     p, truth, _ = predicted(root, phantom, 0)
     assert manifest.fold_calibration == approx(fit_calibration(p, truth).lines)
-    told = manifest.meta["calibration"]["folds"]
-    assert told["judged_on"] and told["figures"]["all"]["ece"]["after"] > 0
+    about = manifest.meta["calibration"]["folds"]
+    assert about["judged_on"] and about["figures"]["all"]["ece"]["after"] > 0
 
 
 def test_test_films_need_no_labels_and_without_any_the_mean_over_folds_is_left(root, phantom, tmp_path):
@@ -157,12 +157,12 @@ def test_test_films_need_no_labels_and_without_any_the_mean_over_folds_is_left(r
 
 def test_where_the_truth_is_gone_or_steps_leaked_nothing_is_calibrated_and_the_bundle_says_why(root, tmp_path):
     record = root / "plain/fold1/only" / RECORD
-    record.write_text(json.dumps({"identity": "x", "test_leak": "told"}))
+    record.write_text(json.dumps({"identity": "x", "test_leak": "leaked"}))
     manifest = load_bundle(export_run(root, tmp_path / "bundle")).manifest
     assert manifest.fold_calibration and manifest.calibration == {}, "what was held out did not leak"
     assert "leaked" in manifest.meta["calibration"]["mean"]["not_fitted"]
     assert manifest.meta["leaks"] == ["plain/fold1/only"]
-    record.write_text(json.dumps({"identity": "x", "leak": "told"}))
+    record.write_text(json.dumps({"identity": "x", "leak": "leaked"}))
     manifest = load_bundle(export_run(root, tmp_path / "bundle")).manifest
     assert manifest.fold_calibration is manifest.calibration is manifest.thresholds is manifest.denied is None
     assert "leaked" in manifest.meta["calibration"]["folds"]["not_fitted"]
@@ -179,9 +179,9 @@ def test_the_probe_that_assessed_the_films_is_in_the_bundle_and_no_other(root, t
     assert probe is not None and probe.identity == box_probe().identity == open_store(root / "store/train").probe
     assert bundle.manifest.store.preparation == PREPARATION
     write_orientation_net(OrientationNet(), root / FILE, {})
-    with pytest.raises(RunError) as told:
+    with pytest.raises(RunError) as error:
         export_run(root, tmp_path / "other")
-    assert FILE in told.value.what and told.value.way_out and not (tmp_path / "other").exists()
+    assert FILE in error.value.what and error.value.way_out and not (tmp_path / "other").exists()
 
 
 def test_a_run_without_a_probe_gives_a_bundle_without_one(phantom, tiny_recipe, root, tmp_path):

@@ -8,7 +8,7 @@ from cxrlines.models.two_step import TwoStep
 from cxrlines.models.weights import load_weights
 from cxrlines.recipe.run.films import films_of, load_step, map_folds, training_films
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, WEIGHTS, Run, read_record
-from cxrlines.recipe.run.plan import Step, name_of
+from cxrlines.recipe.run.plan import Role, Step
 from cxrlines.recipe.run.train import plan_of, prepare
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import MAPS, Landmark, MapKind
@@ -56,11 +56,12 @@ def classifier_of(run: Run) -> Step:
 
 def shown(run: Run, step: Step) -> tuple[np.ndarray, list]:
     """The rows a step trains on, and the key of the segmenter whose maps each is shown with."""
-    stage = run.recipe.members[step.key[0]].stages[step.key[2]]
-    rows = run.films.training(stage, step.key[1])
+    stage = run.recipe.members[step.key.member].stages[step.key.stage]
+    rows = run.films.training(stage, step.key.held)
     films, _ = training_films(run, step, stage, rows, lambda status: None)
-    folds = map_folds(step)
-    return rows, [step.parents["maps" if k < 0 else f"maps {folds[k]}"] for k in films.more["segmenter"]]
+    maps = step.by_fold(Role.MAPS)
+    segmenters = [maps[fold] for fold in map_folds(step)] + [step.parent(Role.MAPS)]
+    return rows, [segmenters[int(k)] for k in films.more["segmenter"]]
 
 
 def test_an_annotated_film_is_shown_with_maps_of_a_segmenter_that_never_saw_its_patient(run):
@@ -75,7 +76,7 @@ def test_an_annotated_film_is_shown_with_maps_of_a_segmenter_that_never_saw_its_
         if run.train.annotated[row]:
             lineage.refuse_seen([str(run.train.studies["patient"].iloc[row])])
         lineage.refuse_seen(held_out)
-    own = read_lineage(run.folder(step.parents["maps"]) / LINEAGE)
+    own = read_lineage(run.folder(step.parent(Role.MAPS)) / LINEAGE)
     with pytest.raises(ValueError, match="refused to score two-step/fold0/segmenter"):
         own.refuse_seen(run.train.studies["patient"].iloc[rows[annotated]].astype(str))
 
@@ -106,15 +107,15 @@ def test_a_film_that_its_segmenter_saw_without_lines_is_shown_with_maps_of_anoth
 def test_a_two_step_run_holds_its_segmenter_and_tells_its_parents(run):
     step = classifier_of(run)
     record = read_record(run.folder(step.key))
-    assert record["parents"] == {role: name_of(key) for role, key in step.parents.items()}
+    assert record["parents"] == {parent.name: str(parent.key) for parent in step.parents}
     assert set(record["parents"]) == {"maps", "maps 1", "maps 2"}
     model = load_step(run, step.key)
     assert isinstance(model, TwoStep)
-    segmenter, _ = load_weights(run.folder(step.parents["maps"]) / WEIGHTS)
+    segmenter, _ = load_weights(run.folder(step.parent(Role.MAPS)) / WEIGHTS)
     assert all(torch.equal(model.segmenter.state_dict()[name], value) for name, value in segmenter.items())
     assert (run.folder(step.key) / HELD_OUT).is_file()
-    for key in step.parents.values():
-        assert not (run.folder(key) / HELD_OUT).exists(), "a segmenter says no labels"
+    for parent in step.parents:
+        assert not (run.folder(parent.key) / HELD_OUT).exists(), "a segmenter says no labels"
 
 
 def test_maps_are_known_where_a_film_is_annotated_and_landmarks_where_they_are_given(run):
@@ -138,7 +139,7 @@ def test_maps_are_known_where_a_film_is_annotated_and_landmarks_where_they_are_g
 def test_maps_without_an_annotated_film_or_landmark_are_refused(recipe, phantom, tmp_path):
     settings = ["members.two-step.stages={only: {start: scratch, targets: {labels: {}, maps: {kinds: [tip]}}}}"]
     run = prepare(load_recipe(str(recipe), settings), phantom, tmp_path / "run", 1)
-    (step,) = (step for step in plan_of(run, [0]) if step.key[0] == "two-step")
+    (step,) = (step for step in plan_of(run, [0]) if step.key.member == "two-step")
     stage = run.recipe.members["two-step"].stages["only"]
     rows = np.flatnonzero(~np.asarray(run.train.annotated))
     with pytest.raises(

@@ -62,7 +62,7 @@ def test_the_same_code_elsewhere_is_the_same(member, package):
         ("evaluation/ensemble/sharpen.py", "def sharpen(", "X = 1\n\n\ndef sharpen(", {"soft"}),
         ("training/schedule.py", "math.cos", "math.sin", None),
         ("recipe/run/step.py", "in_channels=channels", "in_channels=1 + channels", None),
-        ("recipe/run/step.py", "model.load_state_dict(weights)", "pass", set()),
+        ("recipe/run/step.py", "inputs.model.load_state_dict(weights)", "pass", set()),
     ],
 )  # fmt: skip
 def test_numbers_and_code_change_what_uses_them(member, package, file, old, new, stages):

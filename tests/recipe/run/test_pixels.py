@@ -152,7 +152,7 @@ def test_what_shows_no_chest_makes_no_two_patients_one(done):
     """The same noise, or a page that stands for a film, may lie in training and test under any number of patients."""
     refused = [store.kept[store.row(study)] for store in (done.store, done.test_store) for study in store.studies]
     assert sum(not kept.quality.usable for kept in refused) == 2 + NOT_FILMS
-    assert len(done.people.pairs) == 0
+    assert len(done.groups.pairs) == 0
 
 
 def test_what_is_left_out_is_neither_trained_on_nor_predicted_but_every_test_film_is(done):
@@ -160,7 +160,7 @@ def test_what_is_left_out_is_neither_trained_on_nor_predicted_but_every_test_fil
     held = read_predictions(run.root / "predictions/out_of_fold/ensemble.csv")
     assert set(held["study"]) == run.store.taken("not-films")
     for step in runs.plan_of(run, None):
-        assert step.films + len(run.films.held(step.key[1])) == 28
+        assert step.films + len(run.films.held(step.key.held)) == 28
     submission = pd.read_csv(run.root / "predictions/test/ensemble.csv")
     assert len(submission) == len(run.test.studies) == 12
 
@@ -187,16 +187,16 @@ def test_a_folder_of_no_films_is_refused_with_the_way_out(sound, recipe, tmp_pat
     folder = shutil.copytree(sound, tmp_path / "data")
     for path in (folder / "train").iterdir():
         cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (90, 80), dtype=np.uint8))
-    with pytest.raises(runs.RunError) as told:
+    with pytest.raises(runs.RunError) as error:
         runs.prepare(recipe, folder, tmp_path / "run", 1)
-    assert "30 not-a-chest-film" in told.value.what and "quality.leave_out=nothing" in told.value.way_out
+    assert "30 not-a-chest-film" in error.value.what and "quality.leave_out=nothing" in error.value.way_out
 
 
 def test_a_probe_that_is_not_there_is_named_before_anything_is_written(sound, recipe, tmp_path):
     other = recipe.model_copy(update={"quality": recipe.quality.model_copy(update={"probe": "no.safetensors"})})
-    with pytest.raises(RecipeError) as told:
+    with pytest.raises(RecipeError) as error:
         runs.train(other, sound, tmp_path / "run")
-    assert "quality.probe" in told.value.what and told.value.way_out and not (tmp_path / "run").exists()
+    assert "quality.probe" in error.value.what and error.value.way_out and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("pose", range(len(POSES)))
@@ -252,6 +252,6 @@ def test_a_line_of_a_turned_and_framed_film_lies_on_the_line_in_the_store(sound,
     [("quality.leave_out=some", ("leave_out", "'some'", "doubtful")), ("quality.prob=box", ("quality.prob", "probe"))],
 )
 def test_a_wrong_field_of_the_gate_is_named_with_what_is_allowed(setting, says):
-    with pytest.raises(RecipeError) as told:
+    with pytest.raises(RecipeError) as error:
         load_recipe("baseline", [setting])
-    assert all(word in str(told.value) for word in says)
+    assert all(word in str(error.value) for word in says)

@@ -12,7 +12,7 @@ from cxrlines.io.annotations import Line
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.external import ExternalSet
-from cxrlines.recipe.run.plan import Inventory, Step, make_plan, name_of
+from cxrlines.recipe.run.plan import Inventory, Parent, Role, Step, StepId, make_plan
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS
 from cxrlines.training.targets.base import OWN
@@ -94,17 +94,22 @@ def planned(recipe: Recipe, films: Inventory | None = None, wanted: list[int] | 
 def redone(before: dict[str, Step], after: dict[str, Step]) -> set[str]:
     """member/stage of the steps that are in both plans and not the same."""
     both = before.keys() & after.keys()
-    return {"/".join((s.key[0], s.key[2])) for s in map(after.get, both) if s.identity != before[s.name].identity}
+    return {f"{s.key.member}/{s.key.stage}" for s in map(after.get, both) if s.identity != before[s.name].identity}
 
 
 def ancestry(steps: dict[str, Step], step: Step) -> list[Step]:
     """A step and all it is made from."""
-    return [step, *(found for key in step.parents.values() for found in ancestry(steps, steps[name_of(key)]))]
+    return [step, *(found for parent in step.parents for found in ancestry(steps, steps[str(parent.key)]))]
+
+
+def parents_of(step: Step) -> dict[str, StepId]:
+    """Role as files name it -> parent."""
+    return {parent.name: parent.key for parent in step.parents}
 
 
 def seen_by(recipe: Recipe, films: Inventory, step: Step) -> set[str]:
-    stage = recipe.members[step.key[0]].stages[step.key[2]]
-    rows = films.training(stage, step.key[1])
+    stage = recipe.members[step.key.member].stages[step.key.stage]
+    rows = films.training(stage, step.key.held)
     if stage.films.set != OWN:
         return films.external["b"].patients(rows)
     return set(films.own.studies["patient"].iloc[rows])
@@ -113,7 +118,7 @@ def seen_by(recipe: Recipe, films: Inventory, step: Step) -> set[str]:
 def test_the_label_of_an_own_film_is_of_a_teacher_that_holds_out_its_fold_and_the_students():
     steps = planned(recipe_of("plain", "self"))
     for fold in range(3):
-        parents = steps[f"self/fold{fold}/only"].parents
+        parents = parents_of(steps[f"self/fold{fold}/only"])
         others = [other for other in range(3) if other != fold]
         assert parents == {f"soft {other}": ("plain", tuple(sorted((fold, other))), "only") for other in others}
 
@@ -123,8 +128,8 @@ def test_inner_steps_are_named_after_both_folds_and_serve_the_students_of_both()
     inner = {name: step for name, step in steps.items() if step.fold is None}
     assert set(inner) == {"plain/fold0+1/only", "plain/fold0+2/only", "plain/fold1+2/only"}
     for name, step in inner.items():
-        students = [s for s in steps.values() if s.key[0] == "self" and step.key in s.parents.values()]
-        assert {s.fold for s in students} == set(step.key[1]), name
+        students = [s for s in steps.values() if s.key.member == "self" and step.key in parents_of(s).values()]
+        assert {s.fold for s in students} == set(step.key.held), name
     assert len(steps) == 3 + 3 + 3
 
 
@@ -141,8 +146,8 @@ def test_a_teacher_of_three_stages_is_nested_with_all_its_stages():
     steps = planned(recipe_of("staged", "of-staged"))
     inner = {name for name in steps if "0+2" in name}
     assert inner == {f"staged/fold0+2/{stage}" for stage in ("teacher", "student", "finetune")}
-    assert steps["staged/fold0+2/finetune"].parents == {"start": ("staged", (0, 2), "student")}
-    assert steps["staged/fold0+2/student"].parents == {"teacher": ("staged", (0, 2), "teacher")}
+    assert steps["staged/fold0+2/finetune"].parents == (Parent(Role.START, StepId("staged", (0, 2), "student")),)
+    assert steps["staged/fold0+2/student"].parents == (Parent(Role.TEACHER, StepId("staged", (0, 2), "teacher")),)
 
 
 ALL = ("plain", "staged", "self", "of-staged", "from-b", "warm-b")
@@ -162,9 +167,9 @@ def test_no_step_of_any_lineage_saw_a_patient_that_is_held_out(names, folds):
     recipe, films = recipe_of(*names, folds=folds), material(folds)
     steps = planned(recipe, films)
     for step in steps.values():
-        held = set(films.own.studies["patient"].iloc[films.held(step.key[1])])
+        held = set(films.own.studies["patient"].iloc[films.held(step.key.held)])
         for ancestor in ancestry(steps, step):
-            assert set(step.key[1]) <= set(ancestor.key[1])
+            assert set(step.key.held) <= set(ancestor.key.held)
             assert seen_by(recipe, films, ancestor)
             assert not seen_by(recipe, films, ancestor) & held, (step.name, ancestor.name)
 
@@ -186,11 +191,11 @@ def test_too_few_folds_say_how_many_it_takes(names, folds, needed):
 def test_external_films_are_labelled_by_the_teacher_of_the_students_own_fold():
     steps = planned(recipe_of("plain", "from-b"))
     for fold in range(3):
-        assert steps[f"from-b/fold{fold}/soft"].parents == {"soft": ("plain", (fold,), "only")}
+        assert parents_of(steps[f"from-b/fold{fold}/soft"]) == {"soft": ("plain", (fold,), "only")}
 
 
 def test_a_dynamic_temperature_for_external_films_is_fitted_without_the_held_out_fold():
-    parents = planned(recipe_of("plain", "warm-b"))["warm-b/fold1/soft"].parents
+    parents = parents_of(planned(recipe_of("plain", "warm-b"))["warm-b/fold1/soft"])
     assert parents == {
         "soft": ("plain", (1,), "only"),
         "soft 0": ("plain", (0, 1), "only"),
@@ -201,13 +206,13 @@ def test_a_dynamic_temperature_for_external_films_is_fitted_without_the_held_out
 def test_parents_come_first():
     done: set[tuple] = set()
     for step in planned(recipe_of(*ALL)).values():
-        assert set(step.parents.values()) <= done
+        assert set(parents_of(step).values()) <= done
         done.add(step.key)
 
 
 def test_a_start_one_fold_on_goes_round():
     recipe = changed(recipe_of("staged", guard="report"), "members.staged.stages.finetune.fold_shift", 1)
-    starts = [planned(recipe)[f"staged/fold{fold}/finetune"].parents["start"][1] for fold in range(3)]
+    starts = [planned(recipe)[f"staged/fold{fold}/finetune"].parent(Role.START).held for fold in range(3)]
     assert starts == [(1,), (2,), (0,)]
 
 
@@ -219,10 +224,10 @@ def test_maps_of_a_film_come_from_segmenters_that_hold_out_the_fold_judged_and_a
     for fold in range(3):
         expected = {f"maps {j}": ("two-step", tuple(sorted((fold, j))), "segmenter") for j in range(3) if j != fold}
         expected |= {"maps": ("two-step", (fold,), "segmenter")}
-        assert steps[f"two-step/fold{fold}/classifier"].parents == expected
+        assert parents_of(steps[f"two-step/fold{fold}/classifier"]) == expected
         start = {"start": ("two-step", (fold,), "classifier")}
-        assert steps[f"two-step/fold{fold}/longer"].parents == expected | start
-        assert steps[f"two-step/fold{fold}/segmenter"].parents == {}
+        assert parents_of(steps[f"two-step/fold{fold}/longer"]) == expected | start
+        assert steps[f"two-step/fold{fold}/segmenter"].parents == ()
     assert len(steps) == 3 * 3 + 3, "an inner segmenter serves both folds, and classifiers have none"
 
 
@@ -231,11 +236,10 @@ def test_an_inner_segmenter_saw_no_film_of_the_fold_it_makes_maps_of():
     steps = planned(recipe, films)
     patients = films.own.studies["patient"].to_numpy()
     for step in steps.values():
-        for role, key in step.parents.items():
-            if role.startswith("maps "):
-                own = set(patients[films.held((int(role.split()[1]),))])
-                assert own and not own & seen_by(recipe, films, steps[name_of(key)])
-                assert own & seen_by(recipe, films, steps[name_of(step.parents["maps"])]), "or there would be no need"
+        for fold, key in step.by_fold(Role.MAPS).items():
+            own = set(patients[films.held((fold,))])
+            assert own and not own & seen_by(recipe, films, steps[str(key)])
+            assert own & seen_by(recipe, films, steps[str(step.parent(Role.MAPS))]), "or there would be no need"
 
 
 def test_maps_need_a_fold_more_than_are_held_out():
@@ -252,7 +256,7 @@ def test_maps_of_external_films_come_from_the_segmenter_of_the_fold_held_out():
     stages = content["members"]["two-step"]["stages"]
     outside = {"films": {"set": "b", "maps_of": "segmenter"}, "targets": {"soft": {"of": "plain"}}}
     content["members"]["two-step"]["stages"] = {"segmenter": stages["segmenter"], "outside": outside}
-    parents = planned(Recipe.model_validate(content))["two-step/fold1/outside"].parents
+    parents = parents_of(planned(Recipe.model_validate(content))["two-step/fold1/outside"])
     assert parents == {"maps": ("two-step", (1,), "segmenter"), "soft": ("plain", (1,), "only")}
 
 

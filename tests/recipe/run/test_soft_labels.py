@@ -8,7 +8,7 @@ from cxrlines.evaluation.ensemble.sharpen import dynamic_temperatures, sharpen
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.recipe.run.films import training_films
 from cxrlines.recipe.run.folder import HELD_OUT, read_record
-from cxrlines.recipe.run.plan import name_of
+from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.run.soft_labels import read_soft_labels, soft_labels
 from cxrlines.recipe.run.train import plan_of
 from cxrlines.task import LABELS, STUDY_COLUMN
@@ -147,8 +147,8 @@ def test_studies_are_matched_as_they_are_read_elsewhere(tmp_path):
 def of_step(run, name):
     """The films of a finished step as it was trained on them, and what it said of its soft labels."""
     step = next(step for step in plan_of(run, None) if step.name == name)
-    stage = run.recipe.members[step.key[0]].stages[step.key[2]]
-    rows = run.films.training(stage, step.key[1])
+    stage = run.recipe.members[step.key.member].stages[step.key.stage]
+    rows = run.films.training(stage, step.key.held)
     films, said = training_films(run, step, stage, rows, lambda status: None)
     return step, rows, films, said
 
@@ -160,7 +160,7 @@ def test_each_own_film_has_the_label_of_the_step_that_holds_out_its_fold_and_the
     assert len(rows) == (folds != fold).sum() == len(films)
     raw = np.zeros((len(rows), len(LABELS)))
     for place, row in enumerate(rows):
-        inner = soft_run.folder(("plain", tuple(sorted((fold, int(folds[row])))), "only"))
+        inner = soft_run.folder(StepId("plain", tuple(sorted((fold, int(folds[row])))), "only"))
         raw[place] = read_predictions(inner / HELD_OUT).set_index("study").loc[studies[row]].to_numpy()
     truth = soft_run.train.studies[list(LABELS)].to_numpy()[rows]
     temperatures = dynamic_temperatures(raw, truth)
@@ -172,7 +172,7 @@ def test_each_own_film_has_the_label_of_the_step_that_holds_out_its_fold_and_the
 
 
 def test_external_films_have_the_labels_of_the_own_folds_teacher(soft_run):
-    teacher = soft_run.folder(("plain", (1,), "only"))
+    teacher = soft_run.folder(StepId("plain", (1,), "only"))
     (path,) = teacher.glob("b-*.csv")
     every = read_predictions(path).set_index("study")
     found, store = soft_run.external["b"]
@@ -184,13 +184,14 @@ def test_external_films_have_the_labels_of_the_own_folds_teacher(soft_run):
     assert films.more["soft"] == pytest.approx(sharpen(p[keep], 0.8).astype(np.float32), abs=1e-6)
     assert films.rows.tolist() == rows[keep].tolist()
     assert np.isnan(films.labels).all(), "they have no hard labels"
-    others = [read_predictions(next(soft_run.folder(("plain", (fold,), "only")).glob("b-*.csv"))) for fold in (0, 2)]
+    folders = [soft_run.folder(StepId("plain", (fold,), "only")) for fold in (0, 2)]
+    others = [read_predictions(next(folder.glob("b-*.csv"))) for folder in folders]
     assert not any(np.allclose(other[list(LABELS)], every) for other in others)
 
 
 def test_a_step_records_what_became_of_its_soft_labels(soft_run):
     for step in plan_of(soft_run, None):
         said = read_record(soft_run.folder(step.key))["soft_labels"]
-        soft = soft_run.recipe.members[step.key[0]].stages[step.key[2]].targets.soft
-        assert (said is None) == (soft is None), name_of(step.key)
+        soft = soft_run.recipe.members[step.key.member].stages[step.key.stage].targets.soft
+        assert (said is None) == (soft is None), str(step.key)
         assert said is None or 0 < said["kept"] <= said["of"]

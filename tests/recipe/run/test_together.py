@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from cxrlines.augment.policy import make_policy
+from cxrlines.cluster.ray import ray_workers
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.execute import RunError, do_plan
@@ -58,5 +59,5 @@ def test_a_run_of_two_processes_is_whole_and_predicts_as_one(phantom, tiny_recip
 def test_one_step_on_many_gpus_and_many_steps_on_a_cluster_are_two_things(phantom, tiny_recipe, tmp_path, monkeypatch):
     run = prepare(load_recipe(str(tiny_recipe)), phantom, tmp_path, 1)
     monkeypatch.setattr(distributed, "world", lambda: 2)
-    with pytest.raises(RunError, match=r"--on ray spreads steps over machines, --devices one step over GPUs; give one"):
-        do_plan(run, phantom, plan_of(run, [0]), on="ray")
+    with pytest.raises(RunError, match="--on spreads steps over machines, --devices one step over GPUs"):
+        do_plan(run, plan_of(run, [0]), start=ray_workers("ray"))

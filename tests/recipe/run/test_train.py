@@ -23,7 +23,8 @@ from cxrlines.models.weights import load_weights
 from cxrlines.recipe.run import step as step_module
 from cxrlines.recipe.run.execute import RunError, do_plan, workers_for
 from cxrlines.recipe.run.export import export_run
-from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, TEST, WEIGHTS, Run, used_sets
+from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, TEST, WEIGHTS, Run
+from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.run.report import write_run_report
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.run.train import plan_of, prepare, train
@@ -188,7 +189,7 @@ def test_another_average_is_another_proof_and_no_other_step(soft_run, tmp_path, 
 
 def test_weights_fitted_on_one_fold_are_refused_before_anything_is_written(phantom, tiny_recipe, tmp_path):
     recipe = load_recipe(str(tiny_recipe), ["ensemble.how=fitted"])
-    with pytest.raises(RunError, match=r"needs two folds or more, and --folds names \[1\]; .*--set ensemble.how=mean"):
+    with pytest.raises(RunError, match=r"--folds names \[1\].*ensemble.how=mean"):
         train(recipe, phantom, tmp_path / "run", folds=[1])
     assert not (tmp_path / "run").exists()
 
@@ -212,7 +213,7 @@ def test_an_external_set_that_is_not_there_is_said_before_anything_is_written(ph
         train(load_recipe(str(soft_recipe), [f"external.b.folder={tables}"]), phantom, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     unused = load_recipe(str(soft_recipe), ["members.from-b.stages={last: {start: scratch}}", "ensemble.members=[]"])
-    assert not used_sets(unused), "a set that no stage uses need not be given"
+    assert not unused.used_sets, "a set that no stage uses need not be given"
 
 
 def test_a_fold_that_does_not_exist(run):
@@ -232,13 +233,13 @@ def test_scoring_on_a_patient_the_teacher_saw_is_refused(run, phantom, tiny_reci
     """The published mix-up: a fine-tune that starts from another fold's student."""
     prepared = prepare(run.recipe, phantom, tmp_path / "mixed", 1)
     steps = {step.name: step for step in plan_of(prepared, None)}
-    source = run.folder(("staged", (1,), "student"))
-    target = prepared.folder(("staged", (0,), "student"))
+    source = run.folder(StepId("staged", (1,), "student"))
+    target = prepared.folder(StepId("staged", (0,), "student"))
     target.parent.mkdir(parents=True)
     target.symlink_to(source)
-    with pytest.raises(LeakError, match=r"finetune <- start staged/fold1/student"):
+    with pytest.raises(LeakError, match="staged/fold1/student"):
         do_step(prepared, steps["staged/fold0/finetune"], lambda status: None)
-    assert not prepared.folder(("staged", (0,), "finetune")).exists()
+    assert not prepared.folder(StepId("staged", (0,), "finetune")).exists()
 
 
 def test_a_failing_step_costs_only_what_depends_on_it(phantom, tiny_recipe, tmp_path):
@@ -249,7 +250,7 @@ def test_a_failing_step_costs_only_what_depends_on_it(phantom, tiny_recipe, tmp_
         RunError,
         match=r"(?s)3 of 4 steps are not done:.*teacher: .*student, staged/fold0/finetune: not started.*same command",
     ):
-        do_plan(prepared, phantom, plan_of(prepared, [0]), 2)
+        do_plan(prepared, plan_of(prepared, [0]), 2)
     assert list(records(prepared.root)) == ["plain/fold0/only"]
 
 
@@ -340,11 +341,8 @@ def test_an_interrupt_says_how_to_go_on_and_leaves_nothing_half_done(phantom, ti
 KILL = """
 import sys
 from pathlib import Path
-from cxrlines.recipe.run import step as step_module
-from cxrlines.recipe.run.execute import RunError, do_plan, workers_for
-from cxrlines.recipe.run.export import export_run
-from cxrlines.recipe.run.train import plan_of, prepare, train
-from cxrlines.recipe.spec.load import RecipeError, load_recipe
+from cxrlines.recipe.run.train import train
+from cxrlines.recipe.spec.load import load_recipe
 if __name__ == "__main__":
     recipe = load_recipe(sys.argv[1], sys.argv[4:])
     train(recipe, Path(sys.argv[2]), Path(sys.argv[3]), folds=[0], workers=1, command="test")

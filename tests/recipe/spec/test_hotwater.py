@@ -60,47 +60,6 @@ def test_it_has_every_backbone_head_and_set(full):
     assert full.folds.count == 5 and full.averaged == tuple(full.members) and full.ensemble.how == "mean"
 
 
-@pytest.mark.parametrize("name", ["resnet200d", "efficientnet-b7", "resnet50d"])
-def test_three_stages_are_those_of_its_own_runs(full, name):
-    teacher, student, finetune = full.members[name].stages.values()
-    assert full.size == 640 and full.members[name].head == "gap"
-    assert [(s.schedule.epochs, s.schedule.lr) for s in (teacher, student, finetune)] == [
-        (6, 1e-4), (14, 1e-3), (18, 1e-4),
-    ]  # fmt: skip
-    assert teacher.schedule.warmup_epochs == 1 and teacher.films.view == "overlay"
-    assert (student.targets.features.weight, student.targets.labels.weight) == (0.5, 1)
-    assert student.start == "imagenet" and finetune.start == "student"
-    assert finetune.films.augment == "hotwater" and finetune.films.flip and finetune.films.which == "all"
-    for stage in (teacher, student, finetune):
-        assert (stage.schedule.optimizer, stage.schedule.batch, stage.schedule.weight_decay) == ("adam", 16, 1e-6)
-        assert not stage.fold_shift
-
-
-@pytest.mark.parametrize("name", ["nih", "padchest", "vinbigdata"])
-def test_soft_labels_are_stage_four_and_five(full, name):
-    pretrain, finetune = full.members[name].stages.values()
-    soft, schedule = pretrain.targets.soft, pretrain.schedule
-    assert pretrain.films.set == name and list(pretrain.targets.named) == ["soft"]
-    assert (soft.of, soft.keep_above, soft.temperature) == ("resnet200d", 0.3, 0.8)
-    assert (schedule.epochs, schedule.lr, schedule.end_lr, schedule.shape) == (22, 1e-4, 1e-7, "cosine")
-    assert finetune.schedule.lr == 5e-6 and finetune.start == "pretrain" and finetune.films.set == "own"
-
-
-def test_the_chain_goes_through_all_sets_to_the_own_films(full):
-    stages = full.members["chain"].stages
-    assert [stage.films.set for stage in stages.values()] == ["nih", "padchest", "vinbigdata", "own"]
-    assert [stage.start for stage in stages.values()] == ["imagenet", "nih", "padchest", "vinbigdata"]
-
-
-def test_multi_head_self_distilled_and_public(full):
-    only = full.members["multi-head"].stages["only"]
-    assert full.members["multi-head"].head == "attention"
-    assert (only.schedule.lr, only.schedule.epochs, only.schedule.patience) == (2.5e-4, 16, 3)
-    distilled = full.members["self-distilled"].stages["pretrain"]
-    assert distilled.films.set == "own" and distilled.targets.soft.of == "resnet200d"
-    assert isinstance(full.members["public"].stages["finetune"].start, FileStart)
-
-
 def test_the_public_file_is_set_from_the_command_line():
     setting = "members.public.stages.finetune.start.file=theirs.pth"
     assert load_recipe("hotwater", [setting]).members["public"].stages["finetune"].start == FileStart(

@@ -120,7 +120,7 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
         ({"two__stages__last": {"fold_shift": 1}}, "fold_shift is 1, but start is no earlier stage"),
         ({"two__stages__last": {"start": {"file": "x"}, "fold_shift": 1}}, "fold_shift is 1, but start is no earlier"),
         ({"one__stages__finetune": {"start": "student", "fold_shift": 1}},
-         "members.one.stages.finetune.fold_shift is 1: it starts from a step that saw the films it is judged on; "
+         "members.one.stages.finetune.fold_shift is 1: it starts from a step that saw the films it is scored on; "
          "leave it out, or set guard: report to measure what the leak is worth"),
         # the ensemble
         ({"ensemble": {"members": ["one/teacher"]}}, "ensemble.members names 'one/teacher'; stages of one that read"),

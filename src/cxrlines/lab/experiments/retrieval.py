@@ -23,6 +23,7 @@ from cxrlines.io.tables import Dataset
 from cxrlines.models.two_step import Model
 from cxrlines.recipe.run.films import films_of, load_step
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, read_record
+from cxrlines.recipe.run.plan import StepId
 from cxrlines.task import LABELS
 from cxrlines.training.loader import FilmSet, in_order
 
@@ -34,7 +35,7 @@ def write_retrieval(run: Run, member: str, out: Path) -> Path:
     """
     assert run.test is not None and run.test_store is not None  # the claims have test films
     folds = [int(fold) for fold in sorted(run.folds.unique())]
-    folders = {fold: run.folder((member, (fold,), run.recipe.members[member].last)) for fold in folds}
+    folders = {fold: run.folder(StepId(member, (fold,), run.recipe.members[member].last)) for fold in folds}
     made_from = hashlib.sha256(run.test_store.fingerprint.encode())
     for folder in folders.values():
         made_from.update(read_record(folder)["identity"].encode())
@@ -55,7 +56,7 @@ def write_retrieval(run: Run, member: str, out: Path) -> Path:
     size = run.recipe.size_of(member, run.recipe.members[member].last)
     own, evidence = {}, {}
     for fold in folds:
-        model = load_step(run, (member, (fold,), run.recipe.members[member].last))
+        model = load_step(run, StepId(member, (fold,), run.recipe.members[member].last))
         own[fold] = embed(model, run.train, run.store, rows, size)
         others = fold_of != fold
         queries = embed(model, run.test, run.test_store, asked.to_numpy(), size)

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from cxrlines.models.classifier import Classifier
-from cxrlines.recipe.run.plan import Inventory, Key, Step
+from cxrlines.recipe.run.plan import Inventory, Role, Step, StepId
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import MAPS
 from cxrlines.training.loader import batches_per_epoch
@@ -127,7 +127,7 @@ class Estimate:
     """`steps` in the plan's order; `store` in bytes."""
 
     gpu: Gpu
-    steps: dict[Key, Cost]
+    steps: dict[StepId, Cost]
     store: float
 
     @property
@@ -180,13 +180,13 @@ class Estimate:
 
 def estimate(recipe: Recipe, steps: Sequence[Step], films: Inventory, gpu: Gpu = A100) -> Estimate:
     """What the steps of a plan cost, whether done or not. A network is watched once, which takes seconds."""
-    labelled: set[tuple[Key, str]] = set()
+    labelled: set[tuple[StepId, str]] = set()
     costs = {step.key: _cost(recipe, step, films, gpu, labelled) for step in steps}
     count = len(films.own.studies) + sum(len(found.studies) for found in films.external.values())
     return Estimate(gpu, costs, float(count) * recipe.store.size**2)
 
 
-def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[tuple[Key, str]]) -> Cost:
+def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[tuple[StepId, str]]) -> Cost:
     name, held, stage_name = step.key
     stage = recipe.members[name].stages[stage_name]
     schedule, targets = stage.schedule, stage.targets
@@ -211,14 +211,14 @@ def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[
         segmenter = _network_of(recipe, name, stage.films.maps_of, maps=True)
         seconds += trained * segmenter.seconds(gpu, width)
         tensors += segmenter.tensors
-        count = sum(role.startswith("maps") for role in step.parents)
+        count = sum(parent.role is Role.MAPS for parent in step.parents)
         memory += 4 * segmenter.tensors * (count + bool(schedule.ema)) + schedule.batch * width * segmenter.largest
     disk = 4 * tensors + ROW * predicted
-    source = step.parents.get("soft")
+    source = step.parent(Role.SOFT)
     if source and (source, stage.films.set) not in labelled:  # the first step makes the table; the others read it
         labelled.add((source, stage.films.set))
         count = len(films.external[stage.films.set].studies)
-        seconds += count * _reading(recipe, source[0], source[2], gpu, width)
+        seconds += count * _reading(recipe, source.member, source.stage, gpu, width)
         read, disk = read + count, disk + ROW * count
     copies = 1 + bool(schedule.ema) + bool(schedule.patience)
     state = 4.0 * (copies * tensors + 2 * network.parameters)

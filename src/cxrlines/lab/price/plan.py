@@ -1,6 +1,6 @@
-"""A plan shown and nothing done: every step, what it is made from, whether it is done, what it would cost.
+"""A plan shown, nothing done: each step, what it is made from, whether it is done, what it would cost.
 
-Tables are enough: films, annotations and external sets that are not there yet are assumed, and the text says so.
+Tables are enough: films, annotations and external sets that are not there yet are assumed, and notes say so.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from cxrlines.io.store import StoreError, open_store
 from cxrlines.io.tables import ANNOTATION_TABLE, TRAIN_TABLE, Dataset, read_dataset, read_labels
 from cxrlines.lab.price.estimate import PUBLISHED, estimate
 from cxrlines.recipe.run.external import ExternalSet, open_set
-from cxrlines.recipe.run.folder import is_finished, read_record, untraced_files, used_sets
-from cxrlines.recipe.run.people import SAME_FILMS, open_people
-from cxrlines.recipe.run.plan import Inventory, Step, files_of, make_plan, name_of
+from cxrlines.recipe.run.folder import is_finished, read_record, untraced_files
+from cxrlines.recipe.run.patient_groups import SAME_FILMS, open_patient_groups
+from cxrlines.recipe.run.plan import Inventory, Role, Step, files_of, make_plan
 from cxrlines.recipe.run.train import check_networks, chosen_folds, folds_for
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.training.targets.base import OWN
@@ -30,10 +30,10 @@ ANNOTATED = 9_095 / 30_083
 def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None) -> str:
     """The plan for people: each step, what it is made from, its films, whether it is done, its cost. Writes nothing."""
     check_networks(recipe)
-    said: list[str] = []
-    dataset = _own(data, said)
+    notes: list[str] = []
+    dataset = _own(data, notes)
     if (root / SAME_FILMS).is_file():
-        dataset = open_people(root).merged(dataset)
+        dataset = open_patient_groups(root).merged(dataset)
     folds = folds_for(recipe, dataset)
     try:
         store = open_store(root / "store/train")
@@ -41,26 +41,24 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
         fingerprint = store.fingerprint
     except StoreError:  # not built yet: as if every film could be read
         stored, fingerprint = np.ones(len(dataset.studies), bool), "not built"
-    external = {name: _external(name, recipe, root, said) for name in used_sets(recipe)}
-    for member in recipe.members.values():
-        for stage in member.stages.values():
-            said += [f"{path}: is not there; training needs it" for path in files_of(stage) if not path.is_file()]
+    external = {name: _external(name, recipe, root, notes) for name in recipe.used_sets}
+    for _, stage in recipe.stages():
+        notes += [f"{path}: is not there; training needs it" for path in files_of(stage) if not path.is_file()]
     if recipe.guard == "refuse":
-        said += [f"{where}: {path} does not tell whom it has seen" for where, path in untraced_files(recipe).items()]
-    material = Inventory(dataset, stored, fingerprint, folds, external)
-    steps = make_plan(recipe, material, chosen_folds(folds, wanted))
-    lines = [f"{recipe.name}: {len(steps)} steps in {root}", *(f"  note: {text}" for text in dict.fromkeys(said))]
-    price = estimate(recipe, steps, material)
+        notes += [f"{where}: {path} has no record of its patients" for where, path in untraced_files(recipe).items()]
+    films = Inventory(dataset, stored, fingerprint, folds, external)
+    steps = make_plan(recipe, films, chosen_folds(folds, wanted))
+    lines = [f"{recipe.name}: {len(steps)} steps in {root}", *(f"  note: {note}" for note in dict.fromkeys(notes))]
+    price = estimate(recipe, steps, films)
     lines += [f"{_line(recipe, step, root)}; {price.steps[step.key].text()}" for step in steps]
     return "\n".join([*lines, "", price.text()])
 
 
 def _line(recipe: Recipe, step: Step, root: Path) -> str:
-    stage = recipe.members[step.key[0]].stages[step.key[2]]
-    start = stage.start if isinstance(stage.start, str) else stage.start.file
-    made_from = [f"{role}: {name_of(key)}" for role, key in step.parents.items()]
-    if "start" not in step.parents:
-        made_from.insert(0, f"start: {start}")
+    stage = recipe.members[step.key.member].stages[step.key.stage]
+    made_from = [f"{parent.name}: {parent.key}" for parent in step.parents]
+    if not step.parent(Role.START):
+        made_from.insert(0, f"start: {stage.start if isinstance(stage.start, str) else stage.start.file}")
     done = is_finished(read_record(root / step.name), step, recipe)
     kind = f"{stage.films.which} films" if stage.films.set == OWN else f"films of {stage.films.set}"
     view = f"with maps of {stage.films.maps_of}" if stage.films.maps_of else stage.films.view
@@ -70,25 +68,24 @@ def _line(recipe: Recipe, step: Step, root: Path) -> str:
     )
 
 
-def _own(data: Path, said: list[str]) -> Dataset:
+def _own(data: Path, notes: list[str]) -> Dataset:
     """The own films' table, films or no films."""
     if (data / "train").is_dir() or not (data / TRAIN_TABLE).is_file():
         dataset = read_dataset(data, "train")
     else:
-        table = read_labels(data / TRAIN_TABLE)
-        said.append(f"{data} has no folder train/: all {len(table)} films of {TRAIN_TABLE} are taken as there")
-        dataset = Dataset(data, table)
+        dataset = Dataset(data, read_labels(data / TRAIN_TABLE))
+        count = len(dataset.studies)
+        notes.append(f"{data} has no folder train/: all {count} films of {TRAIN_TABLE} are taken as there")
     if not (data / ANNOTATION_TABLE).is_file():
-        said.append(
-            f"{data} has no {ANNOTATION_TABLE}: {ANNOTATED:.0%} of the films are taken as annotated, as in RANZCR CLiP"
-        )
+        share = f"{ANNOTATED:.0%} of the films are taken as annotated, as in RANZCR CLiP"
+        notes.append(f"{data} has no {ANNOTATION_TABLE}: {share}")
         drawn = np.random.default_rng(0).random(len(dataset.studies)) < ANNOTATED
         dataset = Dataset(data, dataset.studies, {study: [] for study in dataset.studies["study"][drawn]})
     return dataset
 
 
-def _external(name: str, recipe: Recipe, root: Path, said: list[str]) -> ExternalSet:
-    """A set as it was prepared, else as its table says, else as many films as it was published with."""
+def _external(name: str, recipe: Recipe, root: Path, notes: list[str]) -> ExternalSet:
+    """A set as it was prepared, else as its table lists it, else as many films as it was published with."""
     try:
         return open_set(name, root / "external" / name, recipe.quality.leave_out)[0]
     except (StoreError, FileNotFoundError):
@@ -100,11 +97,9 @@ def _external(name: str, recipe: Recipe, root: Path, said: list[str]) -> Externa
             found = read_external(Path(spec.folder), laterals=spec.laterals, children=spec.children, check_films=False)
             return ExternalSet(name, found.studies, "not built", no_twins)
         except TableError as error:
-            said.append(str(error))
-    count = PUBLISHED.get(name, 10_000)
-    why = "as published" if name in PUBLISHED else "for want of a better figure"
-    said.append(f"external set {name}: no folder given (--external {name}=FOLDER); {count:,} films are taken, {why}")
+            notes.append(str(error))
+    count, why = PUBLISHED.get(name, 10_000), "as published" if name in PUBLISHED else "for want of a better figure"
+    notes.append(f"external set {name}: no folder given (--external {name}=FOLDER); {count:,} films are taken, {why}")
     studies = [f"{name}-{index}" for index in range(count)]
     table = pd.DataFrame({"study": studies, "patient": studies, "film": studies, "view": ""})
-    unknown = pd.DataFrame(np.nan, index=table.index, columns=list(PRESENCE), dtype=np.float32)
-    return ExternalSet(name, table.join(unknown), "not given", no_twins)
+    return ExternalSet(name, table.assign(**dict.fromkeys(PRESENCE, np.float32(np.nan))), "not given", no_twins)

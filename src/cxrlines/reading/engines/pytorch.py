@@ -1,6 +1,6 @@
 """The networks of a bundle in PyTorch, on the GPU where there is one. PyTorch is imported when it is needed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +9,6 @@ from cxrlines.core.heatmaps import STRIDE
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import Bundle, BundleError
 from cxrlines.reading.engines import Engine, Shown
-from cxrlines.reading.manifest import Manifest
-from cxrlines.task import LABELS, LABELS_OF, MAPS, Device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,36 +32,11 @@ def load_models(bundle: Bundle) -> list["Model"]:
         data = bundle.read(entry.file)
         try:
             model = model_of(entry.config)
-            load_into(model, _widened(load(data), model.state_dict(), bundle.manifest))
+            load_into(model, load(data))
         except (ValueError, TypeError, SafetensorError) as error:
             raise BundleError(f"{bundle.folder / entry.file}: {error}") from error
         models.append(model.eval())
     return models
-
-
-def _widened(
-    tensors: Mapping[str, "Tensor"], wanted: Mapping[str, "Tensor"], manifest: Manifest
-) -> dict[str, "Tensor"]:
-    """Tensors of a model with fewer labels or heatmaps than the vocabulary has, filled up to the vocabulary's.
-
-    What is filled in is computed and left out (`PyTorchEngine`).
-    """
-    whole = dict(tensors)
-    absent = [device for device in Device if not {*manifest.labels} & {*LABELS_OF[device]}]
-    for name, want in wanted.items():
-        have = whole.get(name)
-        if have is None and any(f".{device.name}." in name for device in absent):  # that device's own head
-            whole[name] = want
-        for own, every in ((manifest.labels, LABELS), (manifest.channels, MAPS)):
-            if have is not None and have.shape != want.shape == (len(every), *have.shape[1:]) and len(have) == len(own):
-                whole[name] = want.new_zeros(want.shape)
-                whole[name][[every.index(one) for one in own]] = have.to(want.dtype)
-    return whole
-
-
-def _own(outputs: "Tensor", columns: "Tensor") -> "Tensor":
-    """A model's outputs (b, n, ...) that are the bundle's own; the model may have just them, or the vocabulary's."""
-    return outputs[:, columns] if outputs.shape[1] > len(columns) else outputs
 
 
 def gives_maps(model: Any) -> bool:
@@ -91,9 +64,6 @@ class PyTorchEngine(Engine):
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.manifest = bundle.manifest
-        # Of the vocabulary's; tensors, as a list of columns would make a GPU wait.
-        self.labels = torch.tensor([LABELS.index(label) for label in self.manifest.labels], device=self.device)
-        self.channels = torch.tensor([MAPS.index(what) for what in self.manifest.channels], device=self.device)
         self.models: list[tuple[Any, int]] = []
         with torch.inference_mode(False):
             for model, size in zip(load_models(bundle), bundle.sizes, strict=True):
@@ -116,17 +86,18 @@ class PyTorchEngine(Engine):
             batches = {size: self._on_device([film[size] for film in films]) for size in films[0]}
             for (model, size), entry in zip(self.models, self.manifest.models, strict=True):
                 plain, *others = batches[size]
+                labels = [model.labels.index(label) for label in self.manifest.labels]
                 if maps and gives_maps(model):
                     features, logits = model.features_and_maps(plain)
                     scores = [model.classify(features)]
-                    heat = torch.sigmoid(_own(logits, self.channels).float())
+                    heat = torch.sigmoid(logits[:, self._maps_of(model)].float())
                     if heat.shape[2] != side:
                         heat = functional.interpolate(heat, (side, side), mode="bilinear", align_corners=False)
                     shown.append(heat)
                 else:
                     scores = [model(plain)]
                 scores += [model(view) for view in others]
-                rows += [torch.sigmoid(_own(score, self.labels).double()) for score in scores]
+                rows += [torch.sigmoid(score[:, labels].double()) for score in scores]
                 folds += [entry.fold] * len(scores)
             mean = self._mean(torch.stack(rows).cpu().numpy(), np.array(folds))
             return mean, torch.stack(shown).mean(dim=0).cpu().numpy() if shown else None
@@ -140,6 +111,10 @@ class PyTorchEngine(Engine):
         with torch.inference_mode():
             plain = self._on_device([film[size][:1] for film in films])[0]
             return functional.normalize(model.features(plain).float().mean(dim=(2, 3))).cpu().numpy()
+
+    def _maps_of(self, model: Any) -> list[int]:
+        """Which of a model's heatmaps are the bundle's, in the bundle's order."""
+        return [list(model.map_names).index(name) for name in self.manifest.map_names]
 
     def _on_device(self, films: Sequence[np.ndarray]) -> "Tensor":
         """Films (views, size, size) as (views, b, 1, size, size)."""

@@ -1,8 +1,8 @@
-"""The calibration of a run's bundle, its thresholds, and the limits of its devices: what is fitted, and on what.
+"""Calibration of a run's bundle, its thresholds and suppression limits: which films each is fitted on.
 
 Each is fitted on predictions of the very predictor that it is applied to, of films that this predictor never saw. A
-fold's models, averaged over members, are known by the films that the fold held out. Every training film was seen by
-some fold; the mean over folds is known by the test films, of which no label is needed (`fit_mean`).
+fold's models, averaged over members, are calibrated on the films that the fold held out. Every training film was seen
+by some fold; the mean over folds is calibrated on the test films, of which no label is needed (`fit_mean`).
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ from cxrlines.reading.findings import fit_suppression
 from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, Device
 
 PARTS = 5
-"""Of films of one predictor, the patients in so many parts stand for folds in nested figures."""
+"""Where all films are of one predictor, their patients in so many parts stand for folds in nested figures."""
 ENOUGH = 20
 """Positive test films of a label, or with a device, from which its limits are picked; of fewer, out-of-fold films
 serve, although they are of single folds."""
@@ -43,10 +43,10 @@ Files = dict[str, dict[int, Path]]
 def calibrated(
     root: Path, data: Path, held_out: Files | None, tested: Files | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What to say of it, and `fold_calibration`, `calibration`, `thresholds` and `denied` of the bundle.
+    """A description of the fits, and `fold_calibration`, `calibration`, `thresholds` and `denied` of the bundle.
 
     Args:
-        root: the run's folder, for its stores. data: the films' folder, for the truth.
+        root: the run's folder, for its stores. data: the films' folder, for the ground truth.
         held_out: predictions of the films that each fold held out. None: a step saw some of them.
         tested: predictions of the test films by each fold, empty where there are none. None likewise.
     """
@@ -59,16 +59,16 @@ def calibrated(
     if held_out is None:
         return {"folds": {"not_fitted": LEAKED}, "mean": {"not_fitted": "its folds are not calibrated"}}, {}
     own = _Predicted.of(_by_fold(held_out), truth, open_store(root / "store/train").taken("not-films"))
-    of_folds, told = own.fit("out-of-fold films")
-    of_mean, told_mean, known = Calibration({}), {}, None
+    of_folds, about_folds = own.fit("out-of-fold films")
+    of_mean, about_mean, mean = Calibration({}), {}, None
     if tested is None:
-        told_mean["not_fitted"] = LEAKED
+        about_mean["not_fitted"] = LEAKED
     elif test is None or not tested:
-        told_mean["not_fitted"] = "there are no test films, and every training film was seen by some fold"
+        about_mean["not_fitted"] = "there are no test films, and every training film was seen by some fold"
     else:
-        of_mean, told_mean, known = _of_mean(_by_fold(tested), of_folds, test, root / "store/test")
-    limits, of_test = _limits(own, of_folds, known, of_mean)
-    return {"folds": told, "mean": told_mean, "limits_of_test_films": of_test}, {
+        of_mean, about_mean, mean = _of_mean(_by_fold(tested), of_folds, test, root / "store/test")
+    limits, of_test = _limits(own, of_folds, mean, of_mean)
+    return {"folds": about_folds, "mean": about_mean, "limits_of_test_films": of_test}, {
         "fold_calibration": of_folds.lines or None,
         "calibration": of_mean.lines if of_folds.lines else None,
         **limits,
@@ -78,51 +78,50 @@ def calibrated(
 def _of_mean(
     frames: dict[int, pd.DataFrame], of_folds: Calibration, test: Dataset, store: Path
 ) -> tuple[Calibration, dict[str, Any], "_Predicted | None"]:
-    """The calibration of the mean over calibrated folds, what to say of it, and that mean, where it has a truth."""
+    """The calibration of the mean over calibrated folds, its description, and that mean, where it has ground truth."""
     usable = open_store(store).taken("not-films")
     each = [frame.set_index("study")[list(LABELS)] for frame in frames.values()]
     studies = [study for study in each[0].index if study in usable]
     if not studies:
         return Calibration({}), {"not_fitted": "no test film can be read as a chest film"}, None
-    plain = np.stack([frame.loc[studies].to_numpy() for frame in each])
-    calibrated = of_folds.apply(plain)
-    found = fit_mean(calibrated)
-    found = Calibration({label: line for label, line in found.lines.items() if label in of_folds.lines}, found.alone)
-    told = {
-        "fitted_on": f"what {len(each)} folds say of {len(studies)} test films, without their labels",
-        "left_alone": {**of_folds.alone, **found.alone},
+    raw = np.stack([frame.loc[studies].to_numpy() for frame in each])
+    calibrated = of_folds.apply(raw)
+    fitted = fit_mean(calibrated)
+    lines = {label: line for label, line in fitted.lines.items() if label in of_folds.lines}
+    about = {
+        "fitted_on": f"predictions of {len(each)} folds for {len(studies)} test films, without their labels",
+        "left_alone": {**of_folds.alone, **fitted.alone},
     }
+    calibration = Calibration(lines, fitted.alone)
     if not set(LABELS) <= set(test.studies):
-        return found, told, None
-    known = _Predicted.of({0: as_predictions(studies, calibrated.mean(axis=0))}, test, usable)
-    figures = before_and_after(known.positive, plain.mean(axis=0), found.apply(known.p))
-    return found, told | {"judged_on": f"{len(studies)} test films", "figures": figures}, known
+        return calibration, about, None
+    mean = _Predicted.of({0: as_predictions(studies, calibrated.mean(axis=0))}, test, usable)
+    figures = before_and_after(mean.truth, raw.mean(axis=0), calibration.apply(mean.p))
+    return calibration, about | {"judged_on": f"{len(studies)} test films", "figures": figures}, mean
 
 
 def _limits(
-    own: "_Predicted", of_folds: Calibration, known: "_Predicted | None", of_mean: Calibration
+    own: "_Predicted", of_folds: Calibration, mean: "_Predicted | None", of_mean: Calibration
 ) -> tuple[dict[str, Any], list[str]]:
     """`thresholds` and `denied`, and those that test films gave: where there are `ENOUGH`."""
-    thresholds, denied, of_test = own.thresholds(of_folds), own.denied(of_folds), []
-    if known is not None:
-        on_test, denied_on_test = known.thresholds(of_mean), known.denied(of_mean)
-        for label in LABELS:
-            if known.positives((label,)) >= ENOUGH:
-                thresholds[label] = on_test[label]
-                of_test.append(label)
-        for device in Device:
-            if known.positives(LABELS_OF[device]) >= ENOUGH:
-                denied[device.name] = denied_on_test[device.name]
-                of_test.append(device.name)
+    thresholds, denied = own.thresholds(of_folds), own.suppression(of_folds)
+    of_test: list[str] = []
+    if mean is not None:
+        on_test, denied_on_test = mean.thresholds(of_mean), mean.suppression(of_mean)
+        labels = [label for label in LABELS if mean.positives([label]) >= ENOUGH]
+        devices = [device.name for device in Device if mean.positives(LABELS_OF[device]) >= ENOUGH]
+        thresholds |= {label: on_test[label] for label in labels}
+        denied |= {device: denied_on_test[device] for device in devices}
+        of_test = [*labels, *devices]
     return {"thresholds": thresholds, "denied": denied}, of_test
 
 
 @dataclass(frozen=True)
 class _Predicted:
-    """What a predictor says of films that it never saw: (n, 11) `p` and truth; patients, and parts of them, (n,)."""
+    """Predictions of films that the predictor never saw: (n, labels) `p` and `truth`; patients and parts, (n,)."""
 
     p: np.ndarray
-    positive: np.ndarray
+    truth: np.ndarray
     patients: np.ndarray
     parts: np.ndarray
 
@@ -138,31 +137,31 @@ class _Predicted:
         return cls(frame[list(LABELS)].to_numpy(), known[list(LABELS)].to_numpy(), patients, parts)
 
     def fit(self, what: str) -> tuple[Calibration, dict[str, Any]]:
-        """The calibration of the predictor, and what to say of it."""
-        calibration, judged = fit_calibration(self.p, self.positive), len(np.unique(self.parts)) > 1
+        """The calibration of the predictor, and its description."""
+        calibration, nested = fit_calibration(self.p, self.truth), len(np.unique(self.parts)) > 1
         return calibration, {
             "fitted_on": f"{len(self.p)} {what} of {len(np.unique(self.patients))} patients",
             "left_alone": dict(calibration.alone),
-            "judged_on": "parts of these films that were not fitted on" if judged else None,
-            "figures": calibration_figures(self.p, self.positive, self.parts, self.patients) if judged else None,
+            "judged_on": "parts of these films that were not fitted on" if nested else None,
+            "figures": calibration_figures(self.p, self.truth, self.parts, self.patients) if nested else None,
         }
 
     def thresholds(self, calibration: Calibration) -> dict[str, list[dict[str, Any]]]:
         """Label -> fields of its thresholds."""
-        found = fit_thresholds(self.p, self.positive, self.parts, self.patients, calibration)
-        return {label: [asdict(threshold) for threshold in wishes] for label, wishes in found.items()}
+        found = fit_thresholds(self.p, self.truth, self.parts, self.patients, calibration)
+        return {label: [asdict(threshold) for threshold in each] for label, each in found.items()}
 
-    def denied(self, calibration: Calibration) -> dict[str, float]:
+    def suppression(self, calibration: Calibration) -> dict[str, float]:
         """As `fit_suppression`."""
-        return fit_suppression(calibration.apply(self.p), self.positive)
+        return fit_suppression(calibration.apply(self.p), self.truth)
 
     def positives(self, labels: Iterable[str]) -> int:
-        """Films that any of the labels holds for."""
-        return int(self.positive[:, [LABEL_INDEX[label] for label in labels]].any(axis=1).sum())
+        """Films that have any of the labels."""
+        return int((self.truth[:, [LABEL_INDEX[label] for label in labels]] == 1).any(axis=1).sum())
 
 
 def _by_fold(files: Files) -> dict[int, pd.DataFrame]:
-    """Fold -> the mean over members, as `forward.averaged` takes it."""
+    """Fold -> the mean over members, as a bundle's engine averages."""
     folds = sorted({fold for by_fold in files.values() for fold in by_fold})
     return {
         fold: ensemble([read_predictions(by_fold[fold]) for by_fold in files.values() if fold in by_fold], "mean")

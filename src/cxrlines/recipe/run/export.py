@@ -1,7 +1,9 @@
-"""A finished run packed into a bundle: the last step of each averaged member, of each fold."""
+"""Export of a finished run as a bundle: the last step of each averaged member, of each fold."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cxrlines.io.store import Store, open_store
 from cxrlines.io.tables import META_FILE
@@ -12,10 +14,22 @@ from cxrlines.reading.training_patients import SEEN, seen_text
 from cxrlines.recipe.run.calibration import Files, calibrated
 from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, LINEAGE_ENTRY, TEST, WEIGHTS, read_record
+from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.run.train import STEPS
 from cxrlines.recipe.spec.load import recipe_of
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.training.lineage import read_lineage
+from cxrlines.training.lineage import Lineage, read_lineage
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A step that goes into the bundle; `name` is what the ensemble calls its member."""
+
+    name: str
+    key: StepId
+    folder: Path
+    record: dict[str, Any]
+    lineage: Lineage
 
 
 def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
@@ -28,8 +42,7 @@ def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
 
     `half`: weights in 16 bits.
     """
-    path = root / "recipe.json"
-    if not path.is_file():
+    if not (root / "recipe.json").is_file():
         raise RunError(f"{root} is no run: it has no recipe.json", "name the folder given to `cxrlines train --out`")
     recipe = recipe_of(root)
     if recipe.ensemble.how != "mean":
@@ -37,71 +50,67 @@ def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
             f"{recipe.name} averages by {recipe.ensemble.how}; a bundle reads film by film and takes the mean",
             "train it with --set ensemble.how=mean (no step is done again)",
         )
-    if not (root / STEPS).is_file():
-        raise RunError(f"{root} is not finished", "run `cxrlines train` to its end first")
-    finished: dict[str, str] = json.loads((root / STEPS).read_text())
-    members, untraced, trusted = [], set(), set()
-    seen: dict[str, frozenset[str]] = {}
+    steps = _finished(root, recipe)
+    members = [_member(recipe, step) for step in steps]
     held_out: Files = {}
     tested: Files = {}
-    leaks: list[str] = []
-    test_leaks: list[str] = []
-    flips = True
-    for name in recipe.averaged:
-        source = recipe.source(name)
-        flips &= _saw_flips(recipe, *source)
-        for step, identity in finished.items():
-            member, fold_name, stage = step.split("/")
-            if (member, stage) != source or "+" in fold_name:
-                continue
-            folder = root / step
-            record = read_record(folder)
-            if record.get("identity") != identity:
-                raise RunError(f"{folder} is no longer what {STEPS} says", "run `cxrlines train` to its end first")
-            _, meta = load_weights(folder / WEIGHTS)
-            fold, size = int(fold_name.removeprefix("fold")), recipe.size_of(*source)
-            config = json.loads(meta["config"])
-            lineage = read_lineage(folder / LINEAGE)
-            header = {LINEAGE_ENTRY: lineage.cut().text()}
-            members.append(BundleMember(name.replace("/", "."), fold, config, folder / WEIGHTS, size, header))
-            held_out.setdefault(name, {})[fold] = folder / HELD_OUT
-            if (folder / TEST).is_file():
-                tested.setdefault(name, {})[fold] = folder / TEST
-            if record.get("leak"):
-                leaks.append(step)
-            if record.get("test_leak"):
-                test_leaks.append(step)
-            untraced.update(lineage.untraced())
-            trusted.update(lineage.vouched_for())
-            seen[members[-1].file] = lineage.seen()
-    metrics = root / "metrics.json"
+    for step in steps:
+        for files, name in ((held_out, HELD_OUT), (tested, TEST)):
+            if name == HELD_OUT or (step.folder / name).is_file():
+                files.setdefault(step.name, {})[step.key.held[0]] = step.folder / name
+    leaks, test_leaks = ([str(s.key) for s in steps if s.record.get(kind)] for kind in ("leak", "test_leak"))
+    metrics, store = root / "metrics.json", open_store(root / "store/train")
     data = Path(json.loads((root / "data.json").read_text())["data"])
-    store = open_store(root / "store/train")
-    told, fitted = calibrated(root, data, None if leaks else held_out, None if test_leaks else tested)
-    meta_out = {
-        "recipe": recipe.name,
-        "trained_on": _trained_on(data),
-        "ancestry_unknown": sorted(untraced),
-        "ancestry_trusted": sorted(trusted),
-        "leaks": sorted({*leaks, *test_leaks}),
-        "flip": flips,
-        "calibration": told,
-        "metrics": json.loads(metrics.read_text()).get("ensemble") if metrics.is_file() else None,
-    }
+    about, fitted = calibrated(root, data, None if leaks else held_out, None if test_leaks else tested)
+    seen = {member.file: step.lineage.seen() for member, step in zip(members, steps, strict=True)}
     return write_bundle(
         out,
         members,
         store={"size": store.size, "aspect": store.aspect, "preparation": store.preparation},
         input_size=recipe.size,
-        meta=meta_out,
+        meta={
+            "recipe": recipe.name,
+            "trained_on": _trained_on(data),
+            "ancestry_unknown": sorted({origin for step in steps for origin in step.lineage.untraced()}),
+            "ancestry_trusted": sorted({origin for step in steps for origin in step.lineage.vouched_for()}),
+            "leaks": sorted({*leaks, *test_leaks}),
+            "flip": all(_saw_flips(recipe, *recipe.source(name)) for name in recipe.averaged),
+            "calibration": about,
+            "metrics": json.loads(metrics.read_text()).get("ensemble") if metrics.is_file() else None,
+        },
         half=half,
         further={SEEN: seen_text(seen), **_probe_of(root, store)},
         **fitted,
     )
 
 
+def _finished(root: Path, recipe: Recipe) -> list[_Finished]:
+    """The steps that a run ended with and its ensemble averages. `RunError` where it did not end, or went on since."""
+    if not (root / STEPS).is_file():
+        raise RunError(f"{root} is not finished", "run `cxrlines train` to its end first")
+    identities: dict[str, str] = json.loads((root / STEPS).read_text())
+    found = []
+    for name in recipe.averaged:
+        for step, identity in identities.items():
+            key, folder = StepId.parse(step), root / step
+            if key.fold is None or (key.member, key.stage) != recipe.source(name):
+                continue
+            record = read_record(folder)
+            if record.get("identity") != identity:
+                raise RunError(f"{folder} is no longer what {STEPS} says", "run `cxrlines train` to its end first")
+            found.append(_Finished(name, key, folder, record, read_lineage(folder / LINEAGE)))
+    return found
+
+
+def _member(recipe: Recipe, step: _Finished) -> BundleMember:
+    _, meta = load_weights(step.folder / WEIGHTS)
+    size, header = recipe.size_of(step.key.member, step.key.stage), {LINEAGE_ENTRY: step.lineage.cut().text()}
+    config = json.loads(meta["config"])
+    return BundleMember(step.name.replace("/", "."), step.key.held[0], config, step.folder / WEIGHTS, size, header)
+
+
 def _saw_flips(recipe: Recipe, member: str, stage: str) -> bool:
-    """Whether every network of a stage was trained with flips, the segmenter of its maps among them."""
+    """Whether every network of a stage was trained with flips, the segmenter of its heatmaps among them."""
     films = recipe.members[member].stages[stage].films
     return films.flip and (films.maps_of is None or _saw_flips(recipe, member, films.maps_of))
 
@@ -120,7 +129,7 @@ def _probe_of(root: Path, store: Store) -> dict[str, bytes]:
 
 
 def _trained_on(data: Path) -> str:
-    """The training films in words: a set that the phantom wrote says what it is, another goes by its folder's name."""
+    """The training films in a sentence: what the phantom wrote of a set it made, else the folder's name."""
     path = data / META_FILE
     made = json.loads(path.read_text()) if path.is_file() else {}
     if made.get("kind") == "onto":

@@ -19,7 +19,7 @@ from cxrlines.io.tables import Dataset
 from cxrlines.models.two_step import Model, model_of
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run
-from cxrlines.recipe.run.plan import Key, Step
+from cxrlines.recipe.run.plan import Role, Step, StepId
 from cxrlines.recipe.run.soft_labels import read_soft_labels, soft_labels
 from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.task import LABELS, Landmark
@@ -71,14 +71,14 @@ class TableFilms:
         for position, (study, row) in enumerate(zip(self.studies, self.stored, strict=True)):
             for name, point in self.dataset.landmarks.get(study, {}).items():
                 place = list(Landmark).index(Landmark(name))
-                found[position, place] = self.store.placements[row].from_film(point[None])[0]
+                found[position, place] = self.store.placements[row].to_store(point[None])[0]
         return found
 
     def lines(self) -> list[list[tuple[str, np.ndarray]]]:
         """For each film (label, (points, 2) px of the stored film)."""
         return [
             [
-                (line.label, self.store.placements[row].from_film(line.points))
+                (line.label, self.store.placements[row].to_store(line.points))
                 for line in self.dataset.lines.get(study, [])
             ]
             for study, row in zip(self.studies, self.stored, strict=True)
@@ -159,17 +159,18 @@ def training_films(
 
 def map_folds(step: Step) -> list[int]:
     """The folds whose films a step sees with the heatmaps of a nested step, which was not trained on them."""
-    return sorted(int(role.split()[1]) for role in step.parents if role.startswith("maps "))
+    return sorted(step.by_fold(Role.MAPS))
 
 
 def _segmenters(run: Run, step: Step, rows: np.ndarray) -> np.ndarray:
     """(n,) which of `map_folds` makes the heatmaps of each film: its fold's if `maps` saw the film, else -1: `maps`."""
     folds = run.folds.to_numpy()[rows]
     inner = {fold: place for place, fold in enumerate(map_folds(step))}
-    name, held, segmenter = step.parents["maps"]
-    member = run.recipe.members[name]
-    own = [stage for stage in member.made_of(segmenter) if stage.films.set == OWN]
-    seen = np.isin(rows, np.concatenate([run.films.training(stage, held) for stage in own]))
+    segmenter = step.parent(Role.MAPS)
+    assert segmenter is not None
+    member = run.recipe.members[segmenter.member]
+    own = [stage for stage in member.made_of(segmenter.stage) if stage.films.set == OWN]
+    seen = np.isin(rows, np.concatenate([run.films.training(stage, segmenter.held) for stage in own]))
     return np.array([inner[int(fold)] if was else -1 for fold, was in zip(folds, seen, strict=True)])
 
 
@@ -178,7 +179,7 @@ def _teacher_predictions(
 ) -> tuple[pd.DataFrame, list[str], tuple[pd.DataFrame, pd.DataFrame] | None]:
     """Predictions for the films of the set `name`, its studies, and what a dynamic temperature is fitted to."""
     out_of_fold = None
-    if inner := {int(role.split()[1]): key for role, key in step.parents.items() if role.startswith("soft ")}:
+    if inner := step.by_fold(Role.SOFT):
         # Of what a teacher predicts, the films of the one fold that this step itself does not hold out.
         studies_of = {fold: set(run.train.studies["study"].iloc[run.films.held((fold,))]) for fold in inner}
         frames = [read_predictions(run.folder(key) / HELD_OUT) for key in inner.values()]
@@ -188,27 +189,27 @@ def _teacher_predictions(
     if name == OWN and out_of_fold is not None:
         mine = out_of_fold[out_of_fold["study"].isin(set(studies))]
         return mine, studies, (mine, truth)
-    if "soft" in step.parents:
-        predictions = _label_set(run, step.parents["soft"], name)
+    if teacher := step.parent(Role.SOFT):
+        predictions = _label_set(run, teacher, name)
     else:
         table = run.train.studies if name == OWN else run.external[name][0].studies
         predictions = read_soft_labels(Path(spec.file or ""), studies, set(table["study"].astype(str)))
     return predictions, studies, (out_of_fold, truth) if out_of_fold is not None else None
 
 
-def _label_set(run: Run, teacher: Key, name: str) -> pd.DataFrame:
+def _label_set(run: Run, teacher: StepId, name: str) -> pd.DataFrame:
     """A finished step's predictions for every film of an external set; kept beside it for other steps."""
     found, store = run.external[name]
     path = run.folder(teacher) / f"{name}-{store.fingerprint[:12]}.csv"
     with FileLock(path.with_suffix(".lock")) if distributed.is_first() else contextlib.nullcontext():
         if distributed.first(lambda: not path.is_file()):
             dataset = Dataset(run.root, found.studies)
-            size = run.recipe.size_of(teacher[0], teacher[2])
+            size = run.recipe.size_of(teacher.member, teacher.stage)
             predict_rows(dataset, store, np.arange(len(store)), load_step(run, teacher), size, path)
     return read_predictions(path)
 
 
-def load_step(run: Run, key: Key) -> Model:
+def load_step(run: Run, key: StepId) -> Model:
     """The model of a finished step."""
     tensors, meta = load_weights(run.folder(key) / WEIGHTS)
     model = model_of(json.loads(meta["config"]))

@@ -1,4 +1,4 @@
-"""A run's folder and what every step of it shares: recipe, tables, stores, folds, external sets."""
+"""A run: its folder, and what every step of it shares: recipe, tables, stores, folds, external sets."""
 
 import json
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ import pandas as pd
 
 from cxrlines.io.prepare import LeaveOut
 from cxrlines.io.store import Store, open_store
-from cxrlines.io.tables import Dataset, read_dataset
+from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.models.weights import weights_header
 from cxrlines.recipe.run.external import ExternalSet, open_set
-from cxrlines.recipe.run.people import People, open_people
-from cxrlines.recipe.run.plan import Inventory, Key, Step, name_of
+from cxrlines.recipe.run.patient_groups import PatientGroups, open_patient_groups
+from cxrlines.recipe.run.plan import Inventory, Step, StepId
 from cxrlines.recipe.spec.load import recipe_of
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart
@@ -30,13 +30,21 @@ TRACKED = "tracking"
 
 @dataclass(frozen=True)
 class Run:
-    """What every step of a run shares. `external` has each set with its store; in `films` and `test` people are one."""
+    """What every step of a run shares, read once.
+
+    Attributes:
+        root, data: its folder, and the folder of its own films.
+        films: the training films by table, fold and store; like `test` under one identifier for each patient group.
+        store, test_store: the films prepared.
+        external: each set that is trained on, with its store.
+    """
 
     root: Path
+    data: Path
     recipe: Recipe
     films: Inventory
     store: Store
-    people: People
+    groups: PatientGroups
     test: Dataset | None
     test_store: Store | None
     external: dict[str, tuple[ExternalSet, Store]] = field(default_factory=dict)
@@ -44,24 +52,17 @@ class Run:
     @classmethod
     def open(cls, root: Path, data: Path) -> "Run":
         """The run prepared in `root` on `data`."""
-        recipe = recipe_of(root)
-        people = open_people(root)
-        train, store = people.merged(read_dataset(data, "train")), open_store(root / "store/train")
+        recipe, groups = recipe_of(root), open_patient_groups(root)
+        train, store = groups.merged(read_dataset(data, "train")), open_store(root / "store/train")
         table = pd.read_csv(root / "folds.csv", dtype={STUDY_COLUMN: str}, keep_default_na=False)  # a study may be NA
-        folds = table.set_index(STUDY_COLUMN)["fold"]
-        tested = (data / "sample_submission.csv").is_file()
+        folds = train.studies["study"].map(table.set_index(STUDY_COLUMN)["fold"])
+        test, test_store = None, None
+        if (data / TEST_TABLE).is_file():
+            test, test_store = groups.merged(read_dataset(data, "test")), open_store(root / "store/test")
         gate = recipe.quality.leave_out
-        external = {name: open_set(name, root / "external" / name, gate) for name in used_sets(recipe)}
-        return cls(
-            root,
-            recipe,
-            material(train, store, train.studies["study"].map(folds), external, gate),
-            store,
-            people,
-            people.merged(read_dataset(data, "test")) if tested else None,
-            open_store(root / "store/test") if tested else None,
-            external,
-        )
+        external = {name: open_set(name, root / "external" / name, gate) for name in recipe.used_sets}
+        films = inventory(train, store, folds, external, gate)
+        return cls(root, data, recipe, films, store, groups, test, test_store, external)
 
     @property
     def train(self) -> Dataset:
@@ -73,31 +74,33 @@ class Run:
         """The fold of each row of `train.studies`."""
         return self.films.folds
 
-    def folder(self, key: Key) -> Path:
+    def folder(self, key: StepId) -> Path:
         """Where the finished step lies."""
-        return self.root / name_of(key)
+        return self.root / str(key)
+
+    def record(self, key: StepId) -> dict[str, Any]:
+        """What the finished step wrote of itself; empty where it is not finished."""
+        return read_record(self.folder(key))
+
+    def lineage(self, key: StepId) -> Lineage:
+        """The finished step's lineage."""
+        return read_lineage(self.folder(key) / LINEAGE)
 
     def is_done(self, step: Step) -> bool:
         """Whether this very step is finished, and is what the recipe's guard lets pass."""
-        return is_finished(read_record(self.folder(step.key)), step, self.recipe)
+        return is_finished(self.record(step.key), step, self.recipe)
 
 
-def material(
+def inventory(
     train: Dataset, store: Store, folds: pd.Series, external: Mapping[str, tuple[ExternalSet, Store]], gate: LeaveOut
 ) -> Inventory:
-    """What a plan is made on, of tables and stores, without the films that the gate leaves out."""
+    """The films a plan is made on, of tables and stores, without those that the gate leaves out."""
     stored = train.studies["study"].isin(store.taken(gate)).to_numpy()
     return Inventory(train, stored, store.fingerprint, folds, {name: found for name, (found, _) in external.items()})
 
 
-def used_sets(recipe: Recipe) -> list[str]:
-    """The external sets that a stage of the recipe trains on."""
-    used = {stage.films.set for member in recipe.members.values() for stage in member.stages.values()}
-    return [name for name in recipe.external if name in used]
-
-
 def lineage_of(weights: Path) -> Lineage | None:
-    """The lineage of a file of weights: that of its header, under whatever name it lies; None where nobody can tell.
+    """The lineage of a file of weights: that of its header, under whatever name it lies; None where it has none.
 
     Steps of cxrlines 0.1 have none in the header; it is read beside weights that lie where such a step left them.
     """
@@ -112,26 +115,21 @@ def lineage_of(weights: Path) -> Lineage | None:
 
 
 def untraced_files(recipe: Recipe) -> dict[str, Path]:
-    """The files of a recipe that nobody vouches for and that do not tell whom they, or what is behind them, have seen.
-
-    By the field that names them.
-    """
+    """The files of a recipe without a known ancestry (patients seen), and not trusted; by the field that names them."""
     found: dict[str, Path] = {}
-    for member_name, member in recipe.members.items():
-        for stage_name, stage in member.stages.items():
-            where = f"members.{member_name}.stages.{stage_name}"
-            start, soft = stage.start, stage.targets.soft
-            if isinstance(start, FileStart) and not start.ancestry:
-                lineage = lineage_of(start.of(0)) if start.of(0).is_file() else None
-                if lineage is None or lineage.untraced():
-                    found[f"{where}.start"] = start.of(0)
-            if soft and soft.file and not soft.ancestry:
-                found[f"{where}.targets.soft"] = Path(soft.file)
+    for where, stage in recipe.stages():
+        start, soft = stage.start, stage.targets.soft
+        if isinstance(start, FileStart) and not start.ancestry:
+            lineage = lineage_of(start.of(0)) if start.of(0).is_file() else None
+            if lineage is None or lineage.untraced():
+                found[f"{where}.start"] = start.of(0)
+        if soft and soft.file and not soft.ancestry:
+            found[f"{where}.targets.soft"] = Path(soft.file)
     return found
 
 
 def is_finished(record: Mapping[str, Any], step: Step, recipe: Recipe) -> bool:
-    """Whether `record` is of this very step, and nothing that guard: report let pass and guard: refuse would not."""
+    """Whether `record` is of this very step, and has no leak that only guard: report lets pass."""
     refused = record.get("leak") or record.get("test_leak") or record.get("unknown")
     return record.get("identity") == step.identity and not (refused and recipe.guard == "refuse")
 

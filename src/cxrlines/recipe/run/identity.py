@@ -1,7 +1,7 @@
 """What a step's identity holds beside its specification: the numbers and the code that decide what is trained.
 
 A policy's numbers are hashed as data. Code is hashed as it is parsed: without comments, docstrings, annotations, places
-in the file and the words of errors, so that editing those redoes nothing. Which files, and what of them, is declared
+in the file and texts of errors, so that editing those redoes nothing. Which files, and what of them, is declared
 here, and of a file that serves several kinds of steps only what a step of this kind uses.
 """
 
@@ -97,7 +97,7 @@ def _tops(module: ast.Module) -> dict[str, list[ast.AST]]:
     """The definitions of a module by name; what else runs when it is imported is called "", imports are left out."""
     tops: dict[str, list[ast.AST]] = {}
     for node in module.body:
-        if isinstance(node, ast.Import | ast.ImportFrom) or _is_words(node):
+        if isinstance(node, ast.Import | ast.ImportFrom) or _is_docstring(node):
             continue
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names = [node.name]
@@ -113,15 +113,15 @@ def _names(nodes: Iterable[ast.AST]) -> set[str]:
     return {found.id for node in nodes for found in ast.walk(node) if isinstance(found, ast.Name)}
 
 
-def _is_words(node: ast.AST) -> bool:
-    """A docstring, of whatever it stands under."""
+def _is_docstring(node: ast.AST) -> bool:
+    """Whether it is a docstring."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _plain(node: object) -> Any:
     """A piece of parsed code as JSON values, the same for every version of Python that parses it alike."""
     if isinstance(node, list):
-        return [_plain(each) for each in node if not _is_words(each)]
+        return [_plain(each) for each in node if not _is_docstring(each)]
     if isinstance(node, ast.Raise):
         return "raise"
     if isinstance(node, ast.ClassDef):

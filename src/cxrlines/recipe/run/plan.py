@@ -1,26 +1,25 @@
-"""A recipe made into steps: one for each member, fold and stage, each with its parents and its identity.
+"""A recipe as steps: one for each member, fold and stage, with its parents and its identity.
+
+A step holds out one fold, on which it is scored. Soft labels of the own films need nested cross-fitting: the label of a
+film of fold j, for a student that holds out fold k, comes from a teacher that holds out both. Such a nested step serves
+the students of both folds. Heatmaps of own films that their segmenter was trained on need the same.
 
 A step's identity is the hash of its specification, of the numbers and the code behind it (`identity`), of its parents'
-identities and its data: change a line of the recipe and only the steps that depend on it get a new identity, and are
-done again.
-
-A step holds out one fold, the one it is judged on. Soft labels of the own films need more: the label of a film of fold
-j, for a student that holds out fold k, comes from a teacher that holds out both. Such a step is an inner one; it serves
-the students of both folds. Maps of own films that their segmenter was trained on need the same.
+identities and of its data: change a line of the recipe, and only the steps that depend on it are done again.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cxrlines.core.errors import Error
-from cxrlines.io.annotations import Line
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.external import ExternalSet
 from cxrlines.recipe.run.identity import code_identity, resolved
@@ -30,50 +29,91 @@ from cxrlines.task import LABELS
 from cxrlines.training.targets.base import OWN
 
 FORMAT = 5
-"""Raised when steps of an older form must not be taken for new; that code trains differently is seen (`identity`)."""
-
-Held = tuple[int, ...]
-"""The folds a step holds out, ascending: one; two or more for an inner step."""
-Key = tuple[str, Held, str]
-"""(member, folds held out, stage)"""
+"""Raised when steps of an older form must not be taken for new; changed training code is noticed by `identity`."""
 
 
-def name_of(key: Key) -> str:
-    """`member/fold0/stage`, inner ones `member/fold0+2/stage`: what people read, and where the step's folder lies."""
-    member, held, stage = key
-    return f"{member}/fold{'+'.join(map(str, held))}/{stage}"
+class StepId(NamedTuple):
+    """Which step: a member, the folds it holds out (ascending; two or more: a nested step), a stage."""
+
+    member: str
+    held: tuple[int, ...]
+    stage: str
+
+    def __str__(self) -> str:
+        """`member/fold0/stage`, nested `member/fold0+2/stage`: its name, and its folder within the run's."""
+        return f"{self.member}/fold{'+'.join(map(str, self.held))}/{self.stage}"
+
+    @classmethod
+    def parse(cls, name: str) -> "StepId":
+        """The inverse of `str`."""
+        member, fold, stage = name.split("/")
+        return cls(member, tuple(map(int, fold.removeprefix("fold").split("+"))), stage)
+
+    @property
+    def flat(self) -> str:
+        """`member.fold0.stage`, for files of a step that is under way."""
+        return str(self).replace("/", ".")
+
+    @property
+    def fold(self) -> int | None:
+        """The fold it is scored on; None for a nested step, which only labels or maps films for others."""
+        return self.held[0] if len(self.held) == 1 else None
+
+
+class Role(StrEnum):
+    """What a step takes from a parent: weights to start from, features, soft labels, or heatmaps as input."""
+
+    START = "start"
+    TEACHER = "teacher"
+    SOFT = "soft"
+    MAPS = "maps"
+
+
+class Parent(NamedTuple):
+    """An earlier step that a step is made from; `fold`: serves the own films of that fold alone (None: all others)."""
+
+    role: Role
+    key: StepId
+    fold: int | None = None
+
+    @property
+    def name(self) -> str:
+        """`start`, `soft 2`: its role as files name it."""
+        return self.role.value if self.fold is None else f"{self.role} {self.fold}"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of one member, some folds held out.
+    """One stage of one member, some folds held out. `films`: how many it trains on; `last`: of its member's stages."""
 
-    `parents` says what it is made from: `start` and `teacher` are earlier stages; `soft` is the step whose labels
-    external films get, `soft 2` the one that labels the own films of fold 2; `maps 2` makes the maps of those films of
-    fold 2 that `maps` was trained on, and `maps` those of all others. `last` says whether it is the last stage of its
-    member.
-    """
-
-    key: Key
+    key: StepId
     identity: str
-    parents: dict[str, Key]
+    parents: tuple[Parent, ...]
     films: int
     last: bool
 
     @property
     def name(self) -> str:
         """`member/fold0/stage`."""
-        return name_of(self.key)
+        return str(self.key)
 
     @property
     def fold(self) -> int | None:
-        """The fold it is judged on; None for an inner step, which only labels or maps films for others."""
-        return self.key[1][0] if len(self.key[1]) == 1 else None
+        """As `StepId.fold`."""
+        return self.key.fold
+
+    def parent(self, role: Role) -> StepId | None:
+        """The parent of this role that serves no fold in particular, if there is one."""
+        return next((parent.key for parent in self.parents if parent.role is role and parent.fold is None), None)
+
+    def by_fold(self, role: Role) -> dict[int, StepId]:
+        """Fold of the films served -> the nested step that serves them."""
+        return {p.fold: p.key for p in self.parents if p.role is role and p.fold is not None}
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a plan is made on: `folds` and `stored` (whether its film is trained on) of each row of `own.studies`.
+    """The films a plan is made on: `folds`, and `stored` (trained on), of each row of `own.studies`, (n,).
 
     `store` is the fingerprint of the own films' store, `external` the other sets by name.
     """
@@ -84,11 +124,11 @@ class Inventory:
     folds: pd.Series
     external: Mapping[str, ExternalSet] = field(default_factory=dict)
 
-    def held(self, held: Held) -> np.ndarray:
+    def held(self, folds: tuple[int, ...]) -> np.ndarray:
         """Rows of the own films of some folds."""
-        return np.flatnonzero(self.stored & np.isin(self.folds.to_numpy(), held))
+        return np.flatnonzero(self.stored & np.isin(self.folds.to_numpy(), folds))
 
-    def training(self, stage: StageSpec, held: Held) -> np.ndarray:
+    def training(self, stage: StageSpec, held: tuple[int, ...]) -> np.ndarray:
         """Rows a stage trains on: of `own.studies`, not of the held folds, annotated if it must be; or of its set.
 
         Of an external set, twins of held-out films and all films of their patients are left out.
@@ -108,22 +148,17 @@ class Inventory:
         digest = hashlib.sha256(self.store.encode())
         table = self.own.studies.iloc[rows]
         digest.update(json.dumps(table["study"].tolist()).encode())
-        digest.update(np.ascontiguousarray(table[list(LABELS)].to_numpy(np.float32)).tobytes())
+        digest.update(table[list(LABELS)].to_numpy(np.float32).tobytes())
         if stage.needs_lines or stage.targets.reads_maps:
             for study in table["study"]:
-                for line in self.own.lines.get(study, []):
-                    digest.update(_line_bytes(line))
-                for name, place in sorted(self.own.landmarks.get(study, {}).items()):
-                    digest.update(name.encode() + np.ascontiguousarray(place, np.float64).tobytes())
+                marks = [(line.label, line.points) for line in self.own.lines.get(study, [])]
+                for name, points in [*marks, *sorted(self.own.landmarks.get(study, {}).items())]:
+                    digest.update(name.encode() + np.asarray(points, np.float64).tobytes())
         return digest.hexdigest()
 
 
-def _line_bytes(line: Line) -> bytes:
-    return line.label.encode() + np.ascontiguousarray(line.points, np.float64).tobytes()
-
-
 def make_plan(recipe: Recipe, films: Inventory, wanted: Sequence[int]) -> list[Step]:
-    """The steps of `recipe` on the `wanted` folds, parents before children, inner steps among them.
+    """The steps of `recipe` on the `wanted` folds, parents before children, nested steps among them.
 
     `Error` where a stage is left without films, or the folds are too few for soft labels or maps of the own films.
     """
@@ -131,7 +166,7 @@ def make_plan(recipe: Recipe, films: Inventory, wanted: Sequence[int]) -> list[S
     for name, member in recipe.members.items():
         for fold in wanted:
             for stage in member.stages:
-                plan.need((name, (fold,), stage))
+                plan.need(StepId(name, (fold,), stage))
     return list(plan.steps.values())
 
 
@@ -139,90 +174,84 @@ class _Plan:
     def __init__(self, recipe: Recipe, films: Inventory) -> None:
         self.recipe, self.films = recipe, films
         self.folds = sorted(int(fold) for fold in films.folds.unique())
-        self.steps: dict[Key, Step] = {}
+        self.steps: dict[StepId, Step] = {}
 
-    def need(self, key: Key) -> Step:
+    def need(self, key: StepId) -> Step:
         """The step of `key`, planned with all it is made from."""
         if key in self.steps:
             return self.steps[key]
-        name, held, stage_name = key
-        member = self.recipe.members[name]
-        stage = member.stages[stage_name]
-        rows = self.films.training(stage, held)
+        member, size = self.recipe.members[key.member], self.recipe.size_of(key.member, key.stage)
+        stage = member.stages[key.stage]
+        rows = self.films.training(stage, key.held)
         if not len(rows):
-            what, way_out = self._no_films(stage, held)
-            raise Error(f"members.{name}.stages.{stage_name} {what}", way_out)
-        parents = self._parents(key, stage)
+            raise self._no_films(key, stage)
+        parents = tuple(self._parents(key, stage))
         content: dict[str, Any] = {
             "format": FORMAT,
             "seed": self.recipe.seed,
-            "size": self.recipe.size_of(name, stage_name),
-            "backbone": member.backbone,
-            "head": member.head,
-            "dropout": member.dropout,
-            "exclusive": member.exclusive,
-            "stage": _content(stage),
-            "resolved": resolved(stage, self.recipe.size_of(name, stage_name)),
-            "code": code_identity(member, stage_name),
-            "files": [_file_identity(path) for path in files_of(stage, held[0])],
-            "parents": {role: self.need(parent).identity for role, parent in parents.items()},
+            "size": size,
+            "member": member.model_dump(mode="json", exclude={"stages"}),
+            # Files count by what is in them, not by where they lie.
+            "stage": stage.model_dump(mode="json", exclude={"start": {"file"}, "targets": {"soft": {"file"}}}),
+            "resolved": resolved(stage, size),
+            "code": code_identity(member, key.stage),
+            "files": [_file_identity(path) for path in files_of(stage, key.held[0])],
+            "parents": {parent.name: self.need(parent.key).identity for parent in parents},
             "data": self.films.identity(stage, rows),
-            "held_out": self.films.own.studies["study"].iloc[self.films.held(held)].tolist(),
+            "held_out": self.films.own.studies["study"].iloc[self.films.held(key.held)].tolist(),
             "key": key,
         }
         identity = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        self.steps[key] = Step(key, identity, parents, len(rows), stage_name == member.last)
+        self.steps[key] = Step(key, identity, parents, len(rows), key.stage == member.last)
         return self.steps[key]
 
-    def _parents(self, key: Key, stage: StageSpec) -> dict[str, Key]:
-        name, held, _ = key
-        parents: dict[str, Key] = {}
+    def _parents(self, key: StepId, stage: StageSpec) -> list[Parent]:
+        parents = []
         if stage.started_from:
-            shifted = tuple(
-                sorted(self.folds[(self.folds.index(f) + stage.fold_shift) % len(self.folds)] for f in held)
-            )
-            parents["start"] = (name, shifted, stage.started_from)
+            shifted = (self.folds[(self.folds.index(f) + stage.fold_shift) % len(self.folds)] for f in key.held)
+            parents.append(Parent(Role.START, StepId(key.member, tuple(sorted(shifted)), stage.started_from)))
         if stage.targets.features:
-            parents["teacher"] = (name, held, stage.targets.features.of)
+            parents.append(Parent(Role.TEACHER, key._replace(stage=stage.targets.features.of)))
+        own = stage.films.set == OWN
         if stage.films.maps_of:
-            parents["maps"] = (name, held, stage.films.maps_of)
-            if stage.films.set == OWN:
-                self._check_folds(key, f"maps of {stage.films.maps_of}", len(held))
-                for fold in self.folds:
-                    if fold not in held:
-                        parents[f"maps {fold}"] = (name, tuple(sorted((*held, fold))), stage.films.maps_of)
+            maps = key._replace(stage=stage.films.maps_of)
+            parents.append(Parent(Role.MAPS, maps))
+            if own:
+                parents += self._nested(key, Role.MAPS, maps, f"maps of {maps.stage}")
         soft = stage.targets.soft
         if soft and soft.of:
             member, teacher = self.recipe.source(soft.of)
-            if stage.films.set != OWN:
-                parents["soft"] = (member, held, teacher)
-            if stage.films.set == OWN or soft.temperature == "dynamic":
-                self._check_folds(key, f"soft labels of {soft.of}", len(held))
-                for fold in self.folds:
-                    if fold not in held:
-                        parents[f"soft {fold}"] = (member, tuple(sorted((*held, fold))), teacher)
+            labels = StepId(member, key.held, teacher)
+            if not own:
+                parents.append(Parent(Role.SOFT, labels))
+            if own or soft.temperature == "dynamic":
+                parents += self._nested(key, Role.SOFT, labels, f"soft labels of {soft.of}")
         return parents
 
-    def _check_folds(self, key: Key, what: str, held: int) -> None:
+    def _nested(self, key: StepId, role: Role, parent: StepId, what: str) -> list[Parent]:
+        """For the films of every fold that is not held out, the parent that holds out that fold as well."""
+        held = len(key.held)
         if len(self.folds) < held + 2:
             raise Error(
-                f"{name_of(key)}: {what} for own films come from teachers that hold out {held + 1} folds and train on "
-                f"the rest; there are {len(self.folds)} folds",
+                f"{key}: {what} for own films come from teachers that hold out {held + 1} folds and train on the rest; "
+                f"there are {len(self.folds)} folds",
                 f"make it {held + 2} or more (folds.count)",
             )
+        others = [fold for fold in self.folds if fold not in key.held]
+        return [Parent(role, parent._replace(held=tuple(sorted((*key.held, fold)))), fold) for fold in others]
 
-    def _no_films(self, stage: StageSpec, held: Held) -> tuple[str, str]:
-        fold = " and ".join(map(str, held))
+    def _no_films(self, key: StepId, stage: StageSpec) -> Error:
+        where, fold = f"members.{key.member}.stages.{key.stage}", " and ".join(map(str, key.held))
         if stage.films.set != OWN:
             found = self.films.external[stage.films.set]
-            return (
-                f"has no films to train on in fold {fold}: of the set {stage.films.set} {len(found.studies)} films "
-                "are known, and none is left without the held-out patients' twins",
+            return Error(
+                f"{where} has no films to train on in fold {fold}: of the set {stage.films.set} {len(found.studies)} "
+                "films are known, and none is left without the held-out patients' twins",
                 f"give a set with films of other patients, or leave out the stages that use {stage.films.set}",
             )
         annotated, films = int(np.sum(self.films.own.annotated)), len(self.films.own.studies)
-        return (
-            f"has no {stage.films.which} films to train on in fold {fold}: {annotated} of {films} films are "
+        return Error(
+            f"{where} has no {stage.films.which} films to train on in fold {fold}: {annotated} of {films} films are "
             "annotated (train_annotations.csv)",
             "use films.which: all with plain views, or add annotations",
         )
@@ -232,16 +261,6 @@ def files_of(stage: StageSpec, fold: int = 0) -> list[Path]:
     """The files a stage that holds out `fold` reads besides films and tables: weights to start from, soft labels."""
     files = [stage.start.of(fold)] if isinstance(stage.start, FileStart) else []
     return files + ([Path(stage.targets.soft.file)] if stage.targets.soft and stage.targets.soft.file else [])
-
-
-def _content(stage: StageSpec) -> dict[str, Any]:
-    """What a stage says, without where its files lie: they count by what is in them."""
-    said = stage.model_dump(mode="json")
-    if isinstance(stage.start, FileStart):
-        said["start"]["file"] = ""
-    if stage.targets.soft and stage.targets.soft.file:
-        said["targets"]["soft"]["file"] = ""
-    return said
 
 
 def _file_identity(path: Path) -> str:

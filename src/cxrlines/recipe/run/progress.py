@@ -1,4 +1,4 @@
-"""Where the running steps are: each writes a small file, the terminal shows them together."""
+"""Progress of running steps: each writes a small status file, the terminal shows them together."""
 
 import contextlib
 import json
@@ -33,10 +33,9 @@ class StatusFile:
 
 def read_status(path: Path) -> dict[str, Any]:
     """The last status written there; empty where there is none yet."""
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
+    return {}
 
 
 def clock(seconds: float | None) -> str:
@@ -66,10 +65,9 @@ class Board:
     def __init__(self, total: int, done: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.total, self.done = total, done
-        self.begun = self.told = time.monotonic()
-        self.live = (
-            Live(console=self.console, refresh_per_second=2, transient=True) if self.console.is_terminal else None
-        )
+        self.begun = self.shown = time.monotonic()
+        live = Live(console=self.console, refresh_per_second=2, transient=True)
+        self.live = live if self.console.is_terminal else None
 
     def __enter__(self) -> "Board":
         if self.live:
@@ -95,13 +93,13 @@ class Board:
         """The steps running now, with their last status."""
         now = time.monotonic()
         if self.live:
-            self.live.update(self._table(list(running), now))
-        elif now - self.told > LINE_EVERY_S:
-            self.told = now
+            self.live.update(self._table(running, now))
+        elif now - self.shown > LINE_EVERY_S:
+            self.shown = now
             for name, status in running:
                 self.say(describe(name, status))
 
-    def _table(self, running: list[tuple[str, dict[str, Any]]], now: float) -> Group:
+    def _table(self, running: Iterable[tuple[str, dict[str, Any]]], now: float) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("step", "epoch", "films/s", "loss", "AUC", "left", ""):
             table.add_column(column, justify="left" if column in ("step", "") else "right")

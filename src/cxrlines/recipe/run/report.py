@@ -1,4 +1,4 @@
-"""The proof of a run: its predictions gathered and averaged, scored by patient, and told in a report."""
+"""The report of a run: its predictions gathered and averaged, scored by patient, written as metrics and a page."""
 
 import json
 import platform
@@ -19,15 +19,17 @@ from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.evaluation.report.page import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
-from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, TEST, Run, read_record
+from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run
 from cxrlines.recipe.run.plan import Step
-from cxrlines.recipe.run.step import is_judged
+from cxrlines.recipe.run.step import is_scored
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import LABELS
-from cxrlines.training.lineage import Ancestry, Lineage, read_lineage, state_of
+from cxrlines.training.lineage import Ancestry, Lineage, state_of
 from cxrlines.training.targets.base import OWN
 
 Frames = dict[str, pd.DataFrame]
+"""Member, `member/stage` or `ensemble` -> its predictions, one row a study."""
+Average = Callable[[Sequence[pd.DataFrame]], pd.DataFrame]
 WEIGHTS_FILE = "ensemble.json"
 
 OUT_OF_FOLD = {
@@ -44,30 +46,7 @@ TESTED = {
     Ancestry.UNKNOWN: "test films, of which it is not known whether the models saw their patients",
     Ancestry.LEAK: "test films, seen in training: a leak, see the notes",
 }
-"""What is said of who saw whom; nothing else in metrics and report says it."""
-
-
-def gather(run: Run, steps: Sequence[Step], name: str, how: Callable[[list[pd.DataFrame]], pd.DataFrame]) -> Frames:
-    """Member -> one row a study, from the predictions `name` of its last steps; several folds on a study are averaged.
-
-    With them, under `member/stage`, other stages that the ensemble names, and, under `ensemble`, what `how` makes of
-    those it averages.
-    """
-    names = list(dict.fromkeys([*run.recipe.members, *run.recipe.averaged]))
-    found: Frames = {}
-    for source in names:
-        files = [run.folder(step.key) / name for step in _steps_of(run, steps, source)]
-        frames = [read_predictions(file) for file in files if file.is_file()]
-        if frames:
-            found[source] = pd.concat(frames).groupby("study", as_index=False, sort=True).mean()
-    if found:
-        found[ENSEMBLE] = how([found[source] for source in run.recipe.averaged])
-    return found
-
-
-def _steps_of(run: Run, steps: Sequence[Step], source: str) -> list[Step]:
-    member, stage = run.recipe.source(source)
-    return [s for s in steps if s.fold is not None and (s.key[0], s.key[2]) == (member, stage)]
+"""The scope of a run's predictions: which patients the models saw. Nothing else in metrics and report states it."""
 
 
 def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
@@ -75,122 +54,139 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
     spec, averaged = run.recipe.ensemble, list(run.recipe.averaged)
     truth = run.train.studies[["study", "patient", *LABELS]]
 
-    def blend(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    def average(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
         """Out of fold; fitted weights are those of the other folds, so that no film weighs its own score."""
         if spec.how == "fitted":
             folds = pd.Series(run.folds.to_numpy(), run.train.studies["study"].astype(str))
             return cross_fitted_blend(frames, truth, folds, names=averaged)
         return ensemble(frames, how=spec.how, power=spec.power, names=averaged)
 
-    def blend_test(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    def average_test(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
         return ensemble(frames, how=spec.how, power=spec.power, names=averaged, weights=weights)
 
-    found = gather(run, steps, HELD_OUT, blend)
-    weights = fit_weights([found[name] for name in averaged], truth, names=averaged) if spec.how == "fitted" else None
+    held_out = _gather(run, steps, HELD_OUT, average)
+    weights = (
+        fit_weights([held_out[name] for name in averaged], truth, names=averaged) if spec.how == "fitted" else None
+    )
     if weights:
         write_text(run.root / WEIGHTS_FILE, json.dumps(weights.as_dict(), indent=1))
-    leaks = {step.name: told for step in steps if (told := read_record(run.folder(step.key)).get("leak"))}
-    test_leaks = {s.name: told for s in steps if (told := read_record(run.folder(s.key)).get("test_leak"))}
-    lineages = [read_lineage(run.folder(step.key) / LINEAGE) for step in steps if is_judged(run.recipe, step)]
-    scored = _scored(found, run.train, OUT_OF_FOLD[state_of(lineages, leaked=bool(leaks))])
-    tested = None
-    if run.test is not None:
-        predictions = gather(run, steps, TEST, blend_test)
+    records = {step: run.record(step.key) for step in steps}
+    leaks, test_leaks = ([r[kind] for r in records.values() if r.get(kind)] for kind in ("leak", "test_leak"))
+    lineages = [run.lineage(step.key) for step in steps if is_scored(run.recipe, step)]
+    scored = _scored(held_out, run.train, OUT_OF_FOLD[state_of(lineages, leaked=bool(leaks))])
+    tested, film_of = None, _FilmOf(run.train, run.store)
+    if run.test is not None and run.test_store is not None:
+        predictions = _gather(run, steps, TEST, average_test)
         _write(predictions, run.root / "predictions/test")
         if set(LABELS) <= set(run.test.studies):
             tested = _scored(predictions, run.test, TESTED[state_of(lineages, leaked=bool(test_leaks))])
-    _write(dict(scored.by_name), run.root / "predictions/out_of_fold")
-    main = tested or scored
+            film_of = _FilmOf(run.test, run.test_store)
+    _write(held_out, run.root / "predictions/out_of_fold")
     report = Report(
         title=f"{run.recipe.name}: {run.recipe.about}".rstrip(": "),
         command=command,
         seed=run.recipe.seed,
         environment=_environment(),
         data=_summary(run),
-        folds=run.train.studies[["study", "patient", *LABELS]].assign(fold=run.folds),
+        folds=truth.assign(fold=run.folds),
         members=[_member(run, steps, name) for name in run.recipe.members],
-        main=main,
+        main=tested or scored,
         out_of_fold=scored if tested else None,
-        film_of=_FilmOf(run.test, run.test_store)
-        if tested and run.test and run.test_store
-        else _FilmOf(run.train, run.store),
-        steps=[_cost(run, step) for step in steps],
-        notes=[
-            f"{name} ends each training at the epoch with the best AUC on the very fold it is then scored on "
-            "(schedule.patience): its out-of-fold figures are a little too good."
-            for name, member in run.recipe.members.items()
-            if any(stage.schedule.patience is not None for stage in member.stages.values())
-        ]
-        + [
-            f"leak, reported and not refused (guard: report): {told}"
-            for told in dict.fromkeys([*leaks.values(), *test_leaks.values()])
-        ]
-        + [f"{same}." for same in [run.people.text()] if same],
+        film_of=film_of,
+        steps=[_cost(step, record.get("seconds", 0.0)) for step, record in records.items()],
+        notes=_notes(run, [*leaks, *test_leaks]),
     )
     write_report(report, run.root / "report.html")
 
 
-def _scored(predictions: dict[str, pd.DataFrame], dataset: Dataset, scope: str) -> Predictions:
-    shown = set(predictions[ENSEMBLE]["study"])
-    truth = dataset.studies[dataset.studies["study"].isin(shown)][["study", "patient", *LABELS]].reset_index(drop=True)
-    return Predictions(scope, predictions, truth)
+def _gather(
+    run: Run, steps: Sequence[Step], name: str, average: Callable[[list[pd.DataFrame]], pd.DataFrame]
+) -> Frames:
+    """The predictions `name` of each member's last steps; several folds on a study are averaged.
+
+    With them other stages that the ensemble names, and what `average` makes of those that the ensemble averages.
+    """
+    found: Frames = {}
+    for source in dict.fromkeys([*run.recipe.members, *run.recipe.averaged]):
+        member, stage = run.recipe.source(source)
+        keys = [s.key for s in steps if s.fold is not None and (s.key.member, s.key.stage) == (member, stage)]
+        files = [file for key in keys if (file := run.folder(key) / name).is_file()]
+        if files:
+            frames = pd.concat([read_predictions(file) for file in files])
+            found[source] = frames.groupby("study", as_index=False, sort=True).mean()
+    if found:
+        found[ENSEMBLE] = average([found[source] for source in run.recipe.averaged])
+    return found
 
 
-def _write(predictions: dict[str, pd.DataFrame], folder: Path) -> None:
+def _scored(predictions: Frames, dataset: Dataset, scope: str) -> Predictions:
+    shown = dataset.studies["study"].isin(set(predictions[ENSEMBLE]["study"]))
+    return Predictions(scope, predictions, dataset.studies[shown][["study", "patient", *LABELS]].reset_index(drop=True))
+
+
+def _write(predictions: Frames, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in predictions.items():
         write_predictions(frame, folder / f"{name.replace('/', '.')}.csv")
 
 
 def _environment() -> dict[str, str]:
+    gpu = torch.cuda.is_available()
     return {
         "cxrlines": __version__,
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
-        "machine": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{cores()} cores, {platform.machine()}",
+        "machine": torch.cuda.get_device_name() if gpu else f"{cores()} cores, {platform.machine()}",
     }
+
+
+def _notes(run: Run, leaks: Sequence[str]) -> list[str]:
+    notes = [
+        f"{name} uses early stopping on the very fold it is then scored on (schedule.patience keeps the epoch with the "
+        "best AUC): its out-of-fold figures are a little too good."
+        for name, member in run.recipe.members.items()
+        if any(stage.schedule.patience is not None for stage in member.stages.values())
+    ]
+    notes += [f"leak, reported and not refused (guard: report): {leak}" for leak in dict.fromkeys(leaks)]
+    return notes + ([f"{run.groups.text()}."] if run.groups.text() else [])
 
 
 def _summary(run: Run) -> DataSummary:
     train, table = run.train, run.train.studies
     left_out = dict(train.left_out)
-    for reason, count in (run.test.left_out if run.test else {}).items():
-        left_out[f"test: {reason}"] = count
+    left_out |= {f"test: {reason}": count for reason, count in (run.test.left_out if run.test else {}).items()}
     out, noted = run.store.counts(run.recipe.quality.leave_out)
     left_out |= {f"training films: {code}": count for code, count in out.items()}
     for split, store in (("training", run.store), ("test", run.test_store)):
         if store is not None and store.left_out:
             left_out[f"{split} films that could not be read"] = len(store.left_out)
-    noted_test = run.test_store.counts("nothing")[1] if run.test_store else {}
     for name, (found, _) in run.external.items():
         left_out |= {f"{name}: {reason}": count for reason, count in found.left_out.items()}
         left_out[f"{name}: twins of own films (left out where their patients are held out)"] = len(found.twins)
     settings = {name: value for name, value in train.meta.items() if not isinstance(value, dict)}
+    noted_test = run.test_store.counts("nothing")[1] if run.test_store else {}
+    for split, codes in (("films trained on", noted), ("films predicted", noted_test)):
+        if codes:
+            settings[f"{split} with a note"] = ", ".join(f"{count} {code}" for code, count in codes.items())
+    store_spec = run.recipe.store
     return DataSummary(
         name="phantom films" if train.meta else train.root.name,
         films=int(run.films.stored.sum()),
         patients=int(table["patient"].nunique()),
         annotated=int(np.sum(train.annotated)),
-        positives={label: int(table[label].sum()) for label in LABELS},
+        positives={label: int((table[label] == 1).sum()) for label in LABELS},
         left_out=left_out,
-        settings=settings
-        | {
-            f"{split} with a note": ", ".join(f"{count} {code}" for code, count in codes.items())
-            for split, codes in (("films trained on", noted), ("films predicted", noted_test))
-            if codes
-        }
-        | {"store": f"{run.recipe.store.size} px, {run.recipe.store.aspect}", "input": f"{run.recipe.size} px"},
+        settings=settings | {"store": f"{store_spec.size} px, {store_spec.aspect}", "input": f"{run.recipe.size} px"},
     )
 
 
 def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
-    mine = [step for step in steps if step.key[0] == name]
-    last = [read_lineage(run.folder(step.key) / LINEAGE) for step in mine if step.last and step.fold is not None]
+    mine = [step for step in steps if step.key.member == name]
+    last = [step for step in mine if step.last and step.fold is not None]
+    lineages = [run.lineage(step.key) for step in last]
     member = run.recipe.members[name]
     untraced, trusted = (
-        "; ".join(sorted({origin for lineage in last for origin in of(lineage)}))
+        "; ".join(sorted({origin for lineage in lineages for origin in of(lineage)}))
         for of in (Lineage.untraced, Lineage.vouched_for)
     )
     averaged = any(run.recipe.source(source)[0] == name for source in run.recipe.averaged)
@@ -198,15 +194,36 @@ def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
         name=name,
         role="member" if averaged else "baseline",
         stages=[{"stage": stage_name, **describe_stage(stage)} for stage_name, stage in member.stages.items()],
-        seconds=sum(read_record(run.folder(step.key)).get("seconds", 0.0) for step in mine),
+        seconds=sum(run.record(step.key).get("seconds", 0.0) for step in mine),
         lineage={
             "network": f"{member.backbone}, {member.head} head",
-            "folds": ", ".join(str(step.fold) for step in mine if step.last and step.fold is not None),
-            "patients seen, by fold": ", ".join(str(len(lineage.seen())) for lineage in last),
+            "folds": ", ".join(str(step.fold) for step in last),
+            "patients seen, by fold": ", ".join(str(len(lineage.seen())) for lineage in lineages),
         },
         ancestry_unknown=untraced,
         ancestry_trusted=trusted,
     )
+
+
+def _cost(step: Step, seconds: float) -> dict[str, object]:
+    member, held, stage = step.key
+    fold = "+".join(map(str, held))
+    return {"step": step.name, "member": member, "fold": fold, "stage": stage, "seconds": seconds, "films": step.films}
+
+
+class _FilmOf:
+    """study -> its film from the store, in its true proportions, and its lines in px of that picture."""
+
+    def __init__(self, dataset: Dataset, store: Store) -> None:
+        self.dataset, self.store = dataset, store
+
+    def __call__(self, study: str) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
+        row = self.store.row(study)
+        place, film = self.store.placements[row], np.asarray(self.store.films[row])
+        height = round(len(film) * (place.scale[0] / place.scale[1]))
+        scale = np.array([1.0, height / self.store.films.shape[1]])
+        lines = [(line.label, place.from_film(line.points) * scale) for line in self.dataset.lines.get(study, [])]
+        return cv2.resize(film, (film.shape[1], height), interpolation=cv2.INTER_AREA), lines
 
 
 def describe_stage(stage: StageSpec) -> dict[str, str]:
@@ -227,34 +244,3 @@ def _view(stage: StageSpec) -> str:
     if stage.films.maps_of:
         return f"with maps of {stage.films.maps_of}"
     return "lines drawn in" if stage.films.view == "overlay" else "plain"
-
-
-def _cost(run: Run, step: Step) -> dict[str, object]:
-    record = read_record(run.folder(step.key))
-    member, held, stage = step.key
-    return {
-        "step": step.name,
-        "member": member,
-        "fold": "+".join(map(str, held)),
-        "stage": stage,
-        "seconds": record.get("seconds", 0.0),
-        "films": step.films,
-    }
-
-
-class _FilmOf:
-    """study -> its film from the store, in its true proportions, and its lines in px of that picture."""
-
-    def __init__(self, dataset: Dataset, store: Store) -> None:
-        self.dataset, self.store = dataset, store
-
-    def __call__(self, study: str) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
-        row = self.store.row(study)
-        place = self.store.placements[row]
-        film = np.asarray(self.store.films[row])
-        stretch = place.scale[0] / place.scale[1]
-        height = round(len(film) * stretch)
-        film = cv2.resize(film, (film.shape[1], height), interpolation=cv2.INTER_AREA)
-        scale = np.array([1.0, height / self.store.films.shape[1]])
-        lines = self.dataset.lines.get(study, [])
-        return film, [(line.label, place.from_film(line.points) * scale) for line in lines]

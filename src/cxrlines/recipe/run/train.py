@@ -1,4 +1,4 @@
-"""A recipe run on a folder of films: prepared, planned, its steps done, its proof written."""
+"""Training a recipe on a folder of films: prepare the run, plan, do the steps, write the report."""
 
 import contextlib
 import hashlib
@@ -18,16 +18,16 @@ from cxrlines.io.patients import is_phantom, key_name
 from cxrlines.io.prepare import LeaveOut
 from cxrlines.io.rows import TableError
 from cxrlines.io.store import Store, build_store
-from cxrlines.io.tables import Dataset, read_dataset
+from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
 from cxrlines.reading.quality import FILE, Probe, box_probe, read_probe
-from cxrlines.recipe.run.execute import RunError, do_plan
-from cxrlines.recipe.run.external import open_set, prepare_set
-from cxrlines.recipe.run.folder import LINEAGE, Run, material, untraced_files, used_sets
-from cxrlines.recipe.run.people import SAME_FILMS, check_people, find_people
+from cxrlines.recipe.run.execute import RunError, Start, do_plan
+from cxrlines.recipe.run.external import prepare_set
+from cxrlines.recipe.run.folder import LINEAGE, Run, inventory, untraced_files
+from cxrlines.recipe.run.patient_groups import SAME_FILMS, check_patient_groups, find_patient_groups
 from cxrlines.recipe.run.plan import Step, files_of, make_plan
 from cxrlines.recipe.run.report import write_run_report
-from cxrlines.recipe.run.step import is_judged, predict_test
+from cxrlines.recipe.run.step import is_scored, predict_test
 from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart
@@ -38,46 +38,172 @@ from cxrlines.training import distributed
 from cxrlines.training.lineage import UntracedError
 
 STEPS = "steps.json"
-"""Written when every step of a run is done: name -> identity. What a bundle may hold."""
+"""Written when every step of a run is done: name -> identity. What a bundle is made of."""
 
 
-def prepare(recipe: Recipe, data: Path, root: Path, workers: int) -> Run:
-    """Prepare the films in the run's stores, draw folds, find twins, write down the recipe. Cheap when done before."""
-    train, folds = _read(recipe, data)
-    probe, gate = _keep_probe(recipe, root), recipe.quality.leave_out
-    key = key_name(recipe.patients, phantom=is_phantom(train))
+def train(
+    recipe: Recipe,
+    data: Path,
+    root: Path,
+    *,
+    folds: Sequence[int] | None = None,
+    workers: int | None = None,
+    start: Start | None = None,
+    command: str = "",
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Train a recipe to its end: store, folds, steps, predictions, metrics, report; resumes what was begun.
 
-    def stored(dataset: Dataset, folder: Path) -> Store:
-        spec = recipe.store
-        return build_store(dataset, folder, size=spec.size, aspect=spec.aspect, probe=probe, workers=workers)
+    Steps are done by `workers` processes here, or on the workers of `start` (`cluster.ray.ray_workers`); or, under
+    torchrun, by all its processes together, each of which calls this. `RunError` if steps fail, or if another command
+    works in `root`.
+    """
+    say = say if distributed.is_first() else lambda text: None
+    check_trackers(recipe.tracking.settings(root))
+    # What is wrong with recipe, tables or folds is refused before anything is written.
+    own, drawn = read_tables(recipe, data)
+    chosen = chosen_folds(drawn, folds)
+    if own.left_out:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in own.left_out.items())
+        say(f"{data}: left out are {reasons}; `cxrlines check` names each")
+    _check_sets(recipe)
+    if recipe.ensemble.how == "fitted" and len(chosen) < 2:
+        raise RunError(
+            f"ensemble.how is fitted, which needs two folds or more, and --folds names {chosen}",
+            "name more, or take --set ensemble.how=mean (no step is done again)",
+        )
+    made: list[Run] = []
+    try:
+        with contextlib.ExitStack() as held:
+            distributed.first(lambda: _claim(root, held))
+            distributed.first(lambda: made.append(prepare(recipe, data, root, workers or cores(), (own, drawn))))
+            run = made[0] if made else Run.open(root, data)
+            _say_films(run, say)
+            steps = plan_of(run, folds)
+            distributed.first(lambda: (root / STEPS).unlink(missing_ok=True))
+            do_plan(run, steps, workers, start)
+            say("reading the test films and writing the report" if run.test else "writing the report")
+            for step in steps:
+                if is_scored(recipe, step):
+                    predict_test(run, step)
+            distributed.first(lambda: _conclude(run, steps, command))
+    except Timeout:
+        raise RunError(
+            f"{root} is in use by another cxrlines train", "wait for it to end, or give another --out"
+        ) from None
+    return run
 
-    store = stored(train, root / "store/train")
-    _check_taken(f"{data}: of its training films", store, gate)
-    test, test_store = None, None
-    own = {"train": (train, store)}
-    if (data / "sample_submission.csv").is_file():
-        test = read_dataset(data, "test")
-        test_store = stored(test, root / "store/test")
-        own["test"] = (test, test_store)
-    people = find_people(root, own, key)
-    if people.taken_for:
-        own = {split: (people.merged(dataset), films) for split, (dataset, films) in own.items()}
-        train, test = own["train"][0], own["test"][0] if test else None
+
+def _claim(root: Path, held: contextlib.ExitStack) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    held.enter_context(FileLock(root / ".lock", blocking=False))
+
+
+def read_tables(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
+    """The training table and the fold of each row; faults of recipe and table are refused before a film is decoded."""
+    check_networks(recipe)
+    _check_places(recipe)
+    if recipe.guard == "refuse" and (files := untraced_files(recipe)):
+        field, path = next(iter(files.items()))
+        more = f" ({len(files) - 1} more files likewise)" if len(files) > 1 else ""
+        raise UntracedError(
+            f"{field}: {path} has no record of the patients it has seen, so that it counts as having seen all{more}",
+            f"--set {field}.ancestry=trusted if you know that it saw nobody who is held out, which every figure will "
+            "then state; or --set guard=report to go on without knowing",
+        )
+    train = read_dataset(data, "train")
+    if not set(LABELS) <= set(train.studies):
+        raise RunError(f"{data} has no labels to train on", "it needs a train.csv with the labels beside train/")
+    return train, folds_for(recipe, train)
+
+
+def check_networks(recipe: Recipe) -> None:
+    """`RecipeError` where a member names a network that does not exist."""
+    for name, member in recipe.members.items():
+        try:
+            check_backbone(member.backbone)
+        except ValueError as error:
+            raise RecipeError(f"members.{name}.{error}") from None
+
+
+def _check_places(recipe: Recipe) -> None:
+    """`RecipeError` where a folder or file that the recipe needs is not given or not there."""
+    for name in recipe.used_sets:
+        folder = recipe.external[name].folder
+        if folder is None or not Path(folder).is_dir():
+            raise RecipeError(
+                f"external.{name}.folder {f'{folder} is no folder' if folder else 'is not given'}",
+                f"name the folder of its films with --external {name}=FOLDER, or leave out the stages that use it",
+            )
+    probe = recipe.quality.probe
+    if probe not in ("box", "none") and not Path(probe).is_file():
+        raise RecipeError(
+            f"quality.probe is {probe!r}: no such file", "it is box, none, or a file that `cxrlines quality` wrote"
+        )
+    for where, stage in recipe.stages():
+        for path in files_of(stage):
+            if not path.is_file():
+                starts = isinstance(stage.start, FileStart) and stage.start.of(0) == path
+                field = f"{where}.{'start' if starts else 'targets.soft'}.file"
+                raise RecipeError(f"{field}: {path} is no file", f"set it with --set {field}=PATH")
+
+
+def _check_sets(recipe: Recipe) -> None:
+    """`RecipeError` where a folder of external films cannot be read as such; their tables are read, no film is."""
+    for name in recipe.used_sets:
+        spec = recipe.external[name]
+        try:
+            read_external(Path(spec.folder or ""), laterals=spec.laterals, children=spec.children)
+        except TableError as error:
+            raise RecipeError(f"external.{name}: {error}", f"--external {name}=FOLDER names it") from None
+
+
+def folds_for(recipe: Recipe, train: Dataset) -> pd.Series:
+    """The recipe's folds of the studies: drawn, or read from its file."""
+    if recipe.folds.file:
+        return folds_of(train.studies, read_folds(Path(recipe.folds.file)))
+    return make_folds(train.studies, recipe.folds.count, recipe.folds.seed)
+
+
+def prepare(
+    recipe: Recipe, data: Path, root: Path, workers: int, tables: tuple[Dataset, pd.Series] | None = None
+) -> Run:
+    """Prepare the films in the run's stores, draw folds, find twins, write down the recipe. Cheap when done before.
+
+    `tables`: as `read_tables` gave them; None: they are read.
+    """
+    train, folds = tables or read_tables(recipe, data)
+    probe, gate, spec = _keep_probe(recipe, root), recipe.quality.leave_out, recipe.store
+
+    def stored(dataset: Dataset, split: str) -> tuple[Dataset, Store]:
+        folder = root / "store" / split
+        return dataset, build_store(dataset, folder, size=spec.size, aspect=spec.aspect, probe=probe, workers=workers)
+
+    own = {"train": stored(train, "train")}
+    _check_taken(f"{data}: of its training films", own["train"][1], gate)
+    if (data / TEST_TABLE).is_file():
+        own["test"] = stored(read_dataset(data, "test"), "test")
+    groups = find_patient_groups(root, own, key_name(recipe.patients, phantom=is_phantom(train)))
+    own = {split: (groups.merged(dataset), store) for split, (dataset, store) in own.items()}
+    (train, store), (test, test_store) = own["train"], own.get("test", (None, None))
+    if groups.group_of:
         folds = folds_for(recipe, train)
         if recipe.guard == "refuse":
-            check_people(train, test, folds)
-    for name in used_sets(recipe):
-        prepare_set(
+            check_patient_groups(train, test, folds)
+    external = {
+        name: prepare_set(
             name, recipe.external[name], root / "external" / name, own,
-            size=recipe.store.size, aspect=recipe.store.aspect, probe=probe, workers=workers,
-        )  # fmt: skip
-    external = {name: open_set(name, root / "external" / name, gate) for name in used_sets(recipe)}
+            size=spec.size, aspect=spec.aspect, probe=probe, workers=workers, gate=gate,
+        )
+        for name in recipe.used_sets
+    }  # fmt: skip
     for name, (_, found) in external.items():
         _check_taken(f"external.{name}: of its films", found, gate)
     write_folds(train.studies, folds, root / "folds.csv")
-    write_text(root / "recipe.json", recipe.model_dump_json(indent=1))
     write_text(root / "data.json", json.dumps({"data": str(data.resolve())}))
-    return Run(root, recipe, material(train, store, folds, external, gate), store, people, test, test_store, external)
+    write_text(root / "recipe.json", recipe.model_dump_json(indent=1))  # last: by it workers know the rest is there
+    films = inventory(train, store, folds, external, gate)
+    return Run(root, data, recipe, films, store, groups, test, test_store, external)
 
 
 def _keep_probe(recipe: Recipe, root: Path) -> Probe | None:
@@ -96,10 +222,22 @@ def _keep_probe(recipe: Recipe, root: Path) -> Probe | None:
 def _check_taken(what: str, store: Store, gate: LeaveOut) -> None:
     """`RunError` where the gate leaves nothing to train on."""
     if not store.taken(gate):
-        out = ", ".join(f"{count} {code}" for code, count in store.counts(gate)[0].items())
         raise RunError(
-            f"{what} none is taken along: {out}", "give others, or keep them with --set quality.leave_out=nothing"
+            f"{what} none is taken along: {_counted(store.counts(gate)[0])}",
+            "give others, or keep them with --set quality.leave_out=nothing",
         )
+
+
+def _say_films(run: Run, say: Callable[[str], None]) -> None:
+    """Which films are trained on and predicted, and what is odd about them."""
+    if grouped := run.groups.text():
+        say(f"{grouped}; they are listed in {run.root / SAME_FILMS}")
+    gate = run.recipe.quality.leave_out
+    say(films_text("training films", run.store, gate))
+    for name, (_, store) in run.external.items():
+        say(films_text(f"external set {name}", store, gate))
+    if run.test_store is not None:
+        say(films_text("test films", run.test_store, "nothing", "predicted"))
 
 
 def films_text(what: str, store: Store, gate: LeaveOut, done: str = "taken along") -> str:
@@ -107,90 +245,20 @@ def films_text(what: str, store: Store, gate: LeaveOut, done: str = "taken along
     out, noted = store.counts(gate)
     if store.left_out:
         out = {"not readable": len(store.left_out)} | out
-    said = f"{what}: {len(store.taken(gate))} {done}, {sum(out.values())} left out"
-    for how, counts in ((" ({})", out), ("; of those " + done + ": {}", noted)):
-        said += how.format(", ".join(f"{count} {code}" for code, count in counts.items())) if counts else ""
-    return said
+    return (
+        f"{what}: {len(store.taken(gate))} {done}, {sum(out.values())} left out"
+        + (f" ({_counted(out)})" if out else "")
+        + (f"; of those {done}: {_counted(noted)}" if noted else "")
+    )
 
 
-def _read(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
-    """The training table and its folds; what is wrong with recipe or table is said before any film is decoded."""
-    check_networks(recipe)
-    _check_places(recipe)
-    _check_ancestry(recipe)
-    train = read_dataset(data, "train")
-    if not set(LABELS) <= set(train.studies):
-        raise RunError(f"{data} has no labels to train on", "it needs a train.csv with the 11 labels beside train/")
-    return train, folds_for(recipe, train)
-
-
-def check_networks(recipe: Recipe) -> None:
-    """`RecipeError` where a member names a network that does not exist."""
-    for name, member in recipe.members.items():
-        try:
-            check_backbone(member.backbone)
-        except ValueError as error:
-            raise RecipeError(f"members.{name}.{error}") from None
-
-
-def _check_places(recipe: Recipe) -> None:
-    """`RecipeError` where a folder or file that the recipe needs is not given or not there."""
-    for name in used_sets(recipe):
-        folder = recipe.external[name].folder
-        if folder is None or not Path(folder).is_dir():
-            given = f"{folder} is no folder" if folder else "is not given"
-            raise RecipeError(
-                f"external.{name}.folder {given}",
-                f"name the folder of its films with --external {name}=FOLDER, or leave out the stages that use it",
-            )
-    probe = recipe.quality.probe
-    if probe not in ("box", "none") and not Path(probe).is_file():
-        raise RecipeError(
-            f"quality.probe is {probe!r}: no such file", "it is box, none, or a file that `cxrlines quality` wrote"
-        )
-    for member_name, member in recipe.members.items():
-        for stage_name, stage in member.stages.items():
-            for path in files_of(stage):
-                if not path.is_file():
-                    starts = isinstance(stage.start, FileStart) and stage.start.of(0) == path
-                    field = "start.file" if starts else "targets.soft.file"
-                    where = f"members.{member_name}.stages.{stage_name}.{field}"
-                    raise RecipeError(f"{where}: {path} is no file", f"set it with --set {where}=PATH")
-
-
-def _check_ancestry(recipe: Recipe) -> None:
-    """`UntracedError` where a step would be refused for a file it starts or learns from, before any is trained."""
-    if recipe.guard == "refuse" and (files := untraced_files(recipe)):
-        field, path = next(iter(files.items()))
-        more = f" ({len(files) - 1} more files likewise)" if len(files) > 1 else ""
-        raise UntracedError(
-            f"{field}: {path} does not tell whom it has seen, so that it counts as having seen everybody{more}",
-            f"--set {field}.ancestry=trusted if you know that it saw nobody who is held out, which every figure will "
-            "then say; or --set guard=report to go on without knowing",
-        )
-
-
-def _check_sets(recipe: Recipe) -> None:
-    """`RecipeError` where a folder of external films cannot be read as such; their tables are read, no film is."""
-    for name in used_sets(recipe):
-        spec = recipe.external[name]
-        try:
-            read_external(Path(spec.folder or ""), laterals=spec.laterals, children=spec.children)
-        except TableError as error:
-            raise RecipeError(f"external.{name}: {error}", f"--external {name}=FOLDER names it") from None
-
-
-def folds_for(recipe: Recipe, train: Dataset) -> pd.Series:
-    """The recipe's folds of the studies: drawn, or read from its file."""
-    if recipe.folds.file:
-        return folds_of(train.studies, read_folds(Path(recipe.folds.file)))
-    return make_folds(train.studies, recipe.folds.count, recipe.folds.seed)
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in counts.items())
 
 
 def plan_of(run: Run, wanted: Sequence[int] | None) -> list[Step]:
     """The steps of a prepared run on some folds (None: all). `RunError` for a fold that does not exist."""
-    chosen = chosen_folds(run.folds, wanted)
-    return make_plan(run.recipe, run.films, chosen)
+    return make_plan(run.recipe, run.films, chosen_folds(run.folds, wanted))
 
 
 def chosen_folds(folds: pd.Series, wanted: Sequence[int] | None) -> list[int]:
@@ -202,82 +270,13 @@ def chosen_folds(folds: pd.Series, wanted: Sequence[int] | None) -> list[int]:
     return chosen
 
 
-def train(
-    recipe: Recipe,
-    data: Path,
-    root: Path,
-    *,
-    folds: Sequence[int] | None = None,
-    workers: int | None = None,
-    on: str | None = None,
-    command: str = "",
-    say: Callable[[str], None] = print,
-) -> Run:
-    """Run a recipe to its end: store, folds, steps, predictions, metrics, report; resumes what was begun.
-
-    Steps are done by `workers` here, or on the Ray cluster `on`; or, under torchrun, by all its processes together,
-    each of which calls this. `RunError` if steps fail, or if another command works in `root`.
-    """
-    say = say if distributed.is_first() else lambda text: None
-    check_trackers(recipe.tracking.settings(root))
-    # What is wrong with recipe, tables or folds is said before anything is written.
-    own, drawn = _read(recipe, data)
-    chosen = chosen_folds(drawn, folds)
-    if own.left_out:
-        reasons = ", ".join(f"{count} x {reason}" for reason, count in own.left_out.items())
-        say(f"{data}: left out are {reasons}; `cxrlines check` names each")
-    _check_sets(recipe)
-    if recipe.ensemble.how == "fitted" and len(chosen) < 2:
-        raise RunError(
-            f"ensemble.how is fitted, which needs two folds or more, and --folds names {chosen}",
-            "name more, or take --set ensemble.how=mean (no step is done again)",
-        )
-    made: list[Run] = []
-    try:
-        with contextlib.ExitStack() as held:
-            distributed.first(lambda: _claim(root, held))
-            distributed.first(lambda: made.append(prepare(recipe, data, root, workers or cores())))
-            run = made[0] if made else Run.open(root, data)
-            if same := run.people.text():
-                say(f"{same}; they are listed in {root / SAME_FILMS}")
-            _say_films(run, say)
-            steps = plan_of(run, folds)
-            distributed.first(lambda: (root / STEPS).unlink(missing_ok=True))
-            do_plan(run, data, steps, workers, on)
-            say("reading the test films and writing the report" if run.test else "writing the report")
-            for step in steps:
-                if is_judged(recipe, step):
-                    predict_test(run, step)
-            distributed.first(lambda: _conclude(run, steps, command))
-    except Timeout:
-        raise RunError(
-            f"{root} is in use by another cxrlines train", "wait for it to end, or give another --out"
-        ) from None
-    return run
-
-
-def _say_films(run: Run, say: Callable[[str], None]) -> None:
-    """Which films are trained on and predicted, and what is odd about them."""
-    gate = run.recipe.quality.leave_out
-    say(films_text("training films", run.store, gate))
-    for name, (_, store) in run.external.items():
-        say(films_text(f"external set {name}", store, gate))
-    if run.test_store is not None:
-        say(films_text("test films", run.test_store, "nothing", "predicted"))
-
-
-def _claim(root: Path, held: contextlib.ExitStack) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    held.enter_context(FileLock(root / ".lock", blocking=False))
-
-
 def _conclude(run: Run, steps: Sequence[Step], command: str) -> None:
     write_run_report(run, steps, command)
-    _tell(run, steps)
+    _track(run, steps)
     write_text(run.root / STEPS, json.dumps({step.name: step.identity for step in steps}, indent=1))
 
 
-def _tell(run: Run, steps: Sequence[Step]) -> None:
+def _track(run: Run, steps: Sequence[Step]) -> None:
     """The whole run, to its trackers: recipe, lineage, figures, report."""
     recipe, identity = run.recipe, hashlib.sha256("".join(step.identity for step in steps).encode()).hexdigest()
     metrics = json.loads((run.root / "metrics.json").read_text())
@@ -289,7 +288,7 @@ def _tell(run: Run, steps: Sequence[Step]) -> None:
         tracker.settings(recipe.model_dump(mode="json"))
         tracker.metrics(figures | {"macro_auc/ensemble": metrics["ensemble"]["macro_auc"]}, step=0)
         for step in steps:
-            if is_judged(recipe, step):
+            if is_scored(recipe, step):
                 tracker.text(f"lineage {step.name}.json", (run.folder(step.key) / LINEAGE).read_text())
         for name in ("recipe.json", "metrics.json", "report.html"):
             tracker.file(run.root / name)

@@ -6,7 +6,6 @@ name.
 
 import copy
 import json
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -25,12 +24,8 @@ class RecipeError(Error):
 
 def shipped() -> dict[str, str]:
     """The recipes in the package: name -> YAML text."""
-    folder = resources.files("cxrlines.recipe.spec") / "shipped"
-    return {
-        f.name.removesuffix(".yaml"): f.read_text()
-        for f in sorted(folder.iterdir(), key=lambda f: f.name)
-        if f.name.endswith(".yaml")
-    }
+    files = sorted((resources.files("cxrlines.recipe.spec") / "shipped").iterdir(), key=lambda file: file.name)
+    return {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
 
 
 def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
@@ -143,15 +138,14 @@ def _explain(error: ValidationError, where: str) -> str:
 def _fields_at(path: tuple[int | str, ...]) -> list[str]:
     """The fields allowed at a path of a recipe."""
     model: type[BaseModel] = Recipe
-    for part in path:
-        field = model.model_fields.get(str(part))
-        model = next(_models_in(field.annotation), model) if field else model
+    for part in map(str, path):
+        if part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
     return list(model.model_fields)
 
 
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that a field's type names, also within unions and dictionaries."""
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The part of a recipe in a field's type: `FilmsSpec`, or that of `dict[str, StageSpec]` or `SoftTarget | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models_in(inner)
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)

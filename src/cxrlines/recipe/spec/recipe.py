@@ -1,5 +1,6 @@
-"""What a recipe may say: members of stages (`stage_spec`), films, folds, and what is averaged."""
+"""The fields of a recipe: members made of stages (`stage`), films, folds, ensemble, trackers."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -59,7 +60,7 @@ class MemberSpec(Strict):
         return spec.targets.maps is not None or (spec.started_from is not None and self.decodes(spec.started_from))
 
     def made_of(self, stage: str) -> list[StageSpec]:
-        """A stage and those of this member that it started from or learnt the features of, and theirs."""
+        """A stage and its ancestors within the member: those it starts from or learns the features of, and theirs."""
         spec = self.stages[stage]
         before = [spec.started_from, spec.targets.features.of if spec.targets.features else None]
         return [spec, *(found for name in before if name for found in self.made_of(name))]
@@ -113,13 +114,12 @@ class ExternalSpec(Strict):
     folder: str | None = None
     laterals: bool = False
     children: bool = False
-    patients: PatientKey | None = (
-        None  # none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
-    )
+    # none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
+    patients: PatientKey | None = None
 
 
 class TrackingSpec(Strict):
-    """Who is told of a run; see `tracking.settings.TrackingSettings`. Nothing of it changes what is trained."""
+    """Trackers of a run; see `tracking.settings.TrackingSettings`. Nothing of it changes what is trained."""
 
     use: tuple[Literal["tensorboard", "csv", "mlflow", "neptune", "wandb"], ...] = ("tensorboard",)
     project: str = "cxrlines"
@@ -153,21 +153,19 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _agrees(self) -> "Recipe":
         _check_name(self.name)
-        for name in self.external:
+        for name in (*self.external, *self.members):
             _check_name(name)
-        earlier: list[str] = []
-        for name, member in self.members.items():
-            _check_name(name)
+        names = list(self.members)
+        for place, (name, member) in enumerate(self.members.items()):
             for stage_name, stage in member.stages.items():
                 try:
-                    self._check_references(stage, earlier)
+                    self._check_references(stage, names[:place])
                     if stage.films.maps_of:
                         self._check_sizes(name, stage_name, stage.films.maps_of)
                 except ValueError as error:
                     raise ValueError(f"members.{name}.stages.{stage_name}.{error}") from None
-            earlier.append(name)
         for name in self.ensemble.members:
-            self._check_source("ensemble.members names", name, list(self.members))
+            self._check_source("ensemble.members names", name, names)
         return self
 
     def _check_references(self, stage: StageSpec, earlier: list[str]) -> None:
@@ -179,7 +177,7 @@ class Recipe(Strict):
             self._check_source("targets.soft.of is", soft.of, earlier)
         if stage.fold_shift and self.guard == "refuse":
             raise ValueError(
-                f"fold_shift is {stage.fold_shift}: it starts from a step that saw the films it is judged on; "
+                f"fold_shift is {stage.fold_shift}: it starts from a step that saw the films it is scored on; "
                 "leave it out, or set guard: report to measure what the leak is worth"
             )
 
@@ -205,6 +203,18 @@ class Recipe(Strict):
                 f"{what} {source!r}; stages of {member} that read plain films: {', '.join(stages)}"
                 f"{nearest(stage, stages)}"
             )
+
+    def stages(self) -> Iterator[tuple[str, StageSpec]]:
+        """Every stage of every member with its path, `members.MEMBER.stages.STAGE`."""
+        for name, member in self.members.items():
+            for stage_name, stage in member.stages.items():
+                yield f"members.{name}.stages.{stage_name}", stage
+
+    @property
+    def used_sets(self) -> list[str]:
+        """The external sets that a stage trains on."""
+        used = {stage.films.set for _, stage in self.stages()}
+        return [name for name in self.external if name in used]
 
     @property
     def averaged(self) -> tuple[str, ...]:

@@ -15,10 +15,10 @@ from cxrlines.io.patients import key_name, tokens
 from cxrlines.io.tables import read_dataset
 from cxrlines.lab.price.plan import dry_run
 from cxrlines.phantom.dataset import write_phantom
-from cxrlines.recipe.run import people as people_module
+from cxrlines.recipe.run import patient_groups
 from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import LINEAGE, Run, read_record
-from cxrlines.recipe.run.people import COLUMNS, SAME_FILMS, People
+from cxrlines.recipe.run.patient_groups import COLUMNS, SAME_FILMS, PatientGroups
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.run.train import plan_of, prepare, train
 from cxrlines.recipe.spec.load import load_recipe
@@ -92,19 +92,19 @@ def copied(plain, tmp_path_factory):
 
 def test_all_copies_are_found_and_nothing_else(copied):
     _, run, pairs = copied
-    found = run.people.pairs
+    found = run.groups.pairs
     assert {frozenset(row) for row in found[["study_a", "study_b"]].to_numpy().tolist()} == {
         frozenset(pair) for pair in pairs.items()
     }
     assert set(found["split_a"]) | set(found["split_b"]) == {"train"}
-    assert f"{len(WAYS)} pairs of films" in run.people.text() and "MRN" not in run.people.text()
+    assert f"{len(WAYS)} pairs of films" in run.groups.text() and "MRN" not in run.groups.text()
     listed = pd.read_csv(run.root / SAME_FILMS, dtype=str)
     assert tuple(listed.columns) == COLUMNS and len(listed) == len(WAYS)
 
 
 def test_a_set_without_copies_has_none(plain, tmp_path):
     run = prepare(recipe(tmp_path), plain, tmp_path / "run", 1)
-    assert len(run.people.pairs) == 0 and run.people.text() == "" and run.people.taken_for == {}
+    assert len(run.groups.pairs) == 0 and run.groups.text() == "" and run.groups.group_of == {}
 
 
 def test_copies_are_one_patient_for_folds_and_lineage(copied):
@@ -132,8 +132,8 @@ def test_they_are_looked_for_once_until_films_or_patients_change(copied, tmp_pat
         asked.append(len(stores))
         return []
 
-    monkeypatch.setattr(people_module, "copies_in_stores", copies_in_stores)
-    assert len(prepare(run.recipe, data, run.root, 1).people.pairs) == len(WAYS) and not asked
+    monkeypatch.setattr(patient_groups, "copies_in_stores", copies_in_stores)
+    assert len(prepare(run.recipe, data, run.root, 1).groups.pairs) == len(WAYS) and not asked
     shutil.copytree(data, tmp_path / "data")
     shutil.copytree(run.root, tmp_path / "run")
     table = pd.read_csv(data / "train.csv", dtype=str)
@@ -196,8 +196,8 @@ def test_no_patient_and_no_bare_hash_of_one_leaves_the_data_folder(copied, tmp_p
 def test_patients_that_share_films_through_others_are_one():
     rows = [("s1", "p3", "train", "s2", "p2", "train"), ("s3", "p4", "train", "s4", "p5", "test")]
     rows += [("s5", "p2", "train", "s6", "p1", "train"), ("s7", "p3", "train", "s8", "p1", "train")]
-    found = People("phantom", pd.DataFrame(rows, columns=list(COLUMNS), dtype=object))
-    assert found.taken_for == {"p1": "p1", "p2": "p1", "p3": "p1", "p4": "p4", "p5": "p4"}
-    assert found.names(["p1"]) == {"p1", "p2", "p3"} and found.names(["p9"]) == {"p9"}
+    found = PatientGroups("phantom", pd.DataFrame(rows, columns=list(COLUMNS), dtype=object))
+    assert found.group_of == {"p1": "p1", "p2": "p1", "p3": "p1", "p4": "p4", "p5": "p4"}
+    assert found.identifiers(["p1"]) == {"p1", "p2", "p3"} and found.identifiers(["p9"]) == {"p9"}
     assert found.tokens(["p4"]) == set(tokens(["p4", "p5"], "phantom"))
     assert "5 patients are taken for 2" in found.text() and "1 of the pairs" in found.text()
