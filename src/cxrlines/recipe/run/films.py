@@ -71,14 +71,14 @@ class TableFilms:
         for position, (study, row) in enumerate(zip(self.studies, self.stored, strict=True)):
             for name, point in self.dataset.landmarks.get(study, {}).items():
                 place = list(Landmark).index(Landmark(name))
-                found[position, place] = self.store.placements[row].to_store(point[None])[0]
+                found[position, place] = self.store.placements[row].from_film(point[None])[0]
         return found
 
     def lines(self) -> list[list[tuple[str, np.ndarray]]]:
         """For each film (label, (points, 2) px of the stored film)."""
         return [
             [
-                (line.label, self.store.placements[row].to_store(line.points))
+                (line.label, self.store.placements[row].from_film(line.points))
                 for line in self.dataset.lines.get(study, [])
             ]
             for study, row in zip(self.studies, self.stored, strict=True)
