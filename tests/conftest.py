@@ -114,9 +114,9 @@ def soft_recipe(tmp_path_factory) -> Path:
 
 def done_here(run: "Run", folds: list[int] | None = None) -> "Run":
     """All steps of a prepared run done in this process, and its report written."""
+    from cxrlines.recipe.run.pipeline import plan_of
     from cxrlines.recipe.run.report import write_run_report
     from cxrlines.recipe.run.step import do_step, is_scored, predict_test
-    from cxrlines.recipe.run.train import plan_of
 
     steps = plan_of(run, folds)
     for step in steps:
@@ -137,7 +137,7 @@ def do_here():
 @pytest.fixture(scope="session")
 def soft_run(phantom, site_b, soft_recipe, tmp_path_factory) -> "Run":
     """The recipe of soft labels, run to its end. Tests must not change it."""
-    from cxrlines.recipe.run.train import prepare
+    from cxrlines.recipe.run.pipeline import prepare
     from cxrlines.recipe.spec.load import load_recipe
 
     recipe = load_recipe(str(soft_recipe), [f"external.b.folder={site_b}"])

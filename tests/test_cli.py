@@ -348,7 +348,7 @@ def test_ctrl_c_promises_to_go_on_only_where_that_is_so(monkeypatch, tmp_path):
     for place, words in (
         ("cxrlines.phantom.dataset.write_phantom", ("synth", tmp_path / "p")),
         ("cxrlines.lab.demo.run_demo", ("demo", "--out", tmp_path / "d")),
-        ("cxrlines.recipe.run.train.train", ("train", "demo", "--data", tmp_path, "--out", tmp_path / "r")),
+        ("cxrlines.recipe.run.pipeline.train", ("train", "demo", "--data", tmp_path, "--out", tmp_path / "r")),
         ("cxrlines.lab.experiments.small.run_small", ("experiment", "small", "--out", tmp_path / "s")),
         ("cxrlines.recipe.run.export.export_run", ("bundle", tmp_path, "--out", tmp_path / "b")),
         ("cxrlines.io.audit.audit", ("check", tmp_path)),

@@ -13,7 +13,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 from cxrlines.augment import POLICIES, Policy, make_policy
-from cxrlines.lab.bench.augment import oracle
+from cxrlines.lab.bench.augmentation_speed import oracle
 
 SIZE = 96
 REAL = Path(__file__).parents[2].parent / "shared/data/cxr/images"

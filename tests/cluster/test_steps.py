@@ -14,9 +14,9 @@ from cxrlines.cluster.ray import ClusterError, check_shared, cluster, leave_mark
 from cxrlines.models.weights import WeightsError, load_weights
 from cxrlines.recipe.run.execute import RunError, do_plan
 from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run
+from cxrlines.recipe.run.pipeline import plan_of, prepare
 from cxrlines.recipe.run.plan import Step
 from cxrlines.recipe.run.step import do_step
-from cxrlines.recipe.run.train import plan_of, prepare
 from cxrlines.recipe.spec.load import load_recipe
 
 STORE = 80 * 2**20

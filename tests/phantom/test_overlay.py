@@ -11,9 +11,9 @@ from cxrlines.core.line_drawing import line_mask
 from cxrlines.core.polyline import on_film
 from cxrlines.io.marks import MarkedLine
 from cxrlines.phantom.anatomy import draw_patient, pose
+from cxrlines.phantom.canvas import Raster, View
 from cxrlines.phantom.device_appearance import draw_devices
 from cxrlines.phantom.devices import DRAWN
-from cxrlines.phantom.drawing import Raster, View
 from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
 from cxrlines.phantom.position import state_of
 from cxrlines.phantom.scene import Scene

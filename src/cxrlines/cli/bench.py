@@ -17,7 +17,7 @@ Count = Annotated[int, typer.Option(min=1, help="Number of films to read.")]
 @app.command("augment")
 def bench_augment(seconds: Seconds = 10.0, as_json: Json = False) -> None:
     """Augmentation speed: the full list at 512 px on one core, against albumentations."""
-    from cxrlines.lab.bench.augment import bench_augment as measure
+    from cxrlines.lab.bench.augmentation_speed import bench_augment as measure
 
     _print(measure(seconds=seconds), as_json)
 
@@ -25,7 +25,7 @@ def bench_augment(seconds: Seconds = 10.0, as_json: Json = False) -> None:
 @app.command("train")
 def bench_train(seconds: Seconds = 20.0, as_json: Json = False) -> None:
     """Training speed on the CPU as cxrlines sets it up, against PyTorch's defaults."""
-    from cxrlines.lab.bench.train import bench_train as measure
+    from cxrlines.lab.bench.training_speed import bench_train as measure
 
     _print(measure(seconds=seconds), as_json)
 
@@ -40,7 +40,7 @@ def bench_predict(
     as_json: Json = False,
 ) -> None:
     """Inference speed, decoding included, film by film and in batches, against plain PyTorch."""
-    from cxrlines.lab.bench.predict import bench_predict as measure
+    from cxrlines.lab.bench.inference_speed import bench_predict as measure
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
     _print(measure(load_bundle(bundle or EMBEDDED), films, folder), as_json)

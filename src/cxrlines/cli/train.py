@@ -51,14 +51,14 @@ def train(
     ] = False,
 ) -> None:
     """Train a recipe: store, folds, steps, predictions, metrics.json and report.html."""
-    from cxrlines.recipe.run.train import train as run_recipe
+    from cxrlines.recipe.run.pipeline import train as run_recipe
     from cxrlines.recipe.spec.load import load_recipe
     from cxrlines.training import distributed
 
     chosen = load_recipe(recipe, [*(settings or []), *_folders(external)])
     wanted = numbers("--folds", folds)
     if dry_run:
-        from cxrlines.lab.price.plan import dry_run as show_plan
+        from cxrlines.lab.price.dry_run import dry_run as show_plan
 
         typer.echo(show_plan(chosen, data, out, wanted))
         return
@@ -106,7 +106,7 @@ def ensemble(
 ) -> None:
     """Average predictions."""
     from cxrlines.evaluation.ensemble.average import POWER
-    from cxrlines.evaluation.ensemble.files import blend_files
+    from cxrlines.evaluation.ensemble.blend import blend_files
 
     exponent = POWER if power is None else power
     for path in blend_files(predictions, out, how.value, power=exponent, truth=truth, folds=folds, weights=weights):

@@ -52,7 +52,7 @@ def _decoded(source: "bytes | pydicom.Dataset", max_pixels: int) -> Film:
     if isinstance(source, bytes):
         data = source
     else:
-        from cxrlines.io.dicom.film import bytes_of
+        from cxrlines.io.dicom.decode import bytes_of
 
         data = bytes_of(source)
     if not data:
@@ -63,7 +63,7 @@ def _decoded(source: "bytes | pydicom.Dataset", max_pixels: int) -> Film:
         _, what, way_out = next(other for other in (*OTHERS, unknown) if data.startswith(other[0]))
         raise FilmError(f"is {what}", way_out)
     if kind == "DICOM":
-        from cxrlines.io.dicom.film import decode_dicom
+        from cxrlines.io.dicom.decode import decode_dicom
 
         return decode_dicom(data, max_pixels)
     from cxrlines.io.images import decode_image

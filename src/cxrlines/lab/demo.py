@@ -19,8 +19,8 @@ from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.batch import predict, write_predictions
 from cxrlines.reading.bundle import load_bundle
 from cxrlines.recipe.run.export import export_run
+from cxrlines.recipe.run.pipeline import train
 from cxrlines.recipe.run.progress import clock
-from cxrlines.recipe.run.train import train
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS
 

@@ -142,7 +142,7 @@ def follow_step() -> Walk:
     """The walk of the first step of a tiny recipe on phantom films, in a folder that is removed afterwards."""
     old = (_package() / "recipes").is_dir()
     load = importlib.import_module("cxrlines.recipes.load" if old else "cxrlines.recipe.spec.load").load_recipe
-    runs = importlib.import_module("cxrlines.recipes.run" if old else "cxrlines.recipe.run.train")
+    runs = importlib.import_module("cxrlines.recipes.run" if old else "cxrlines.recipe.run.pipeline")
     step = importlib.import_module("cxrlines.recipes.step" if old else "cxrlines.recipe.run.step")
     phantom = importlib.import_module("cxrlines.phantom.write" if old else "cxrlines.phantom.dataset")
     with tempfile.TemporaryDirectory(prefix="cxrlines-walk-") as place:

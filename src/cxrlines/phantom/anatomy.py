@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cxrlines.core.polyline import Points
-from cxrlines.phantom.drawing import smooth
+from cxrlines.phantom.canvas import smooth
 
 _CAGE_Y = np.array([-11, -9.6, -8.6, -7.2, -5, -2, 2, 6, 10, 14, 19])
 _CAGE_X = np.array([3.2, 5.2, 7.2, 9.2, 11.0, 12.5, 13.4, 13.9, 14.2, 14.3, 13.6])

@@ -12,7 +12,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.film import FILM_SUFFIXES, film_name
 from cxrlines.core.polyline import Points
 from cxrlines.io.marks import NO_MARKS, FilmMarks, backdrop_patient, patients_of
-from cxrlines.phantom.drawing import Field
+from cxrlines.phantom.canvas import Field
 from cxrlines.phantom.vary import Film
 from cxrlines.task import Device
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from cxrlines.core.polyline import Points, lengths, resample
-from cxrlines.phantom.drawing import Coverage, Field, Raster, View, cut, offset
+from cxrlines.phantom.canvas import Coverage, Field, Raster, View, cut, offset
 from cxrlines.phantom.instruments import draw_lines
 from cxrlines.phantom.scene import Line
 from cxrlines.task import Device

@@ -14,7 +14,7 @@ import numpy as np
 
 from cxrlines.core.polyline import Points, lengths, resample
 from cxrlines.phantom.anatomy import Anatomy
-from cxrlines.phantom.drawing import cut, smooth
+from cxrlines.phantom.canvas import cut, smooth
 from cxrlines.task import Device, State
 
 CONFLUENCE = (-2.2, -3.2)  # of the brachiocephalic veins, nominal cm

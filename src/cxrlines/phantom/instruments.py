@@ -5,7 +5,7 @@ from cv2 import add
 
 from cxrlines.core.polyline import Points, lengths, resample
 from cxrlines.phantom.anatomy import Anatomy
-from cxrlines.phantom.drawing import Coverage, Raster, cut, offset, smooth
+from cxrlines.phantom.canvas import Coverage, Raster, cut, offset, smooth
 from cxrlines.phantom.scene import Line
 from cxrlines.task import Device
 

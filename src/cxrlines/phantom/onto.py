@@ -16,6 +16,7 @@ from cxrlines.io.films import read_film
 from cxrlines.io.marks import MarkedLine, MarksError, read_marks
 from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.backdrop import Backdrop, exposed, find_backdrops
+from cxrlines.phantom.canvas import View
 from cxrlines.phantom.dataset import (
     Parameters,
     Study,
@@ -31,7 +32,6 @@ from cxrlines.phantom.dataset import (
     write_set,
 )
 from cxrlines.phantom.devices import STEP
-from cxrlines.phantom.drawing import View
 from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
 from cxrlines.phantom.position import Landmarks
 from cxrlines.phantom.scene import Scene

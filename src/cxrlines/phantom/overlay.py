@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from cxrlines.core.polyline import Points, on_film
 from cxrlines.io.marks import TRACHEOSTOMY, MarkedLine
 from cxrlines.phantom.backdrop import Look, trachea
+from cxrlines.phantom.canvas import Field, Raster
 from cxrlines.phantom.device_appearance import FINE, draw_devices, shrink
-from cxrlines.phantom.drawing import Field, Raster
 from cxrlines.phantom.instruments import draw_clutter
 from cxrlines.phantom.scene import Line, Scene, place_all, random_state
 from cxrlines.phantom.vary import Film

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cxrlines.phantom.drawing import Field, Raster, enlarge
+from cxrlines.phantom.canvas import Field, Raster, enlarge
 from cxrlines.phantom.instruments import draw_clutter, draw_lines
 from cxrlines.phantom.scene import Scene
 from cxrlines.phantom.tissue import airway, bones, chest_wall, soft_tissue, vessels

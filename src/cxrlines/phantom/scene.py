@@ -7,8 +7,8 @@ import numpy as np
 
 from cxrlines.core.polyline import Points, on_film
 from cxrlines.phantom.anatomy import Anatomy, draw_patient, pose
+from cxrlines.phantom.canvas import View
 from cxrlines.phantom.devices import CONFLUENCE, STEP, Placed, cvc_routes, place
-from cxrlines.phantom.drawing import View
 from cxrlines.phantom.position import Landmarks, state_of
 from cxrlines.task import DEVICES, LABELS, Device, State, label_of
 

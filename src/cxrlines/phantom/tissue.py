@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from cxrlines.phantom.anatomy import Anatomy
-from cxrlines.phantom.drawing import Coverage, Field, Raster, blob, smooth
+from cxrlines.phantom.canvas import Coverage, Field, Raster, blob, smooth
 
 WATER = 0.19
 AIR_IN_LUNG = 0.14  # soft tissue minus lung, / cm

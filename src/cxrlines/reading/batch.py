@@ -29,7 +29,7 @@ from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.manifest import NOTICE
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
-from cxrlines.reading.results.text import as_text
+from cxrlines.reading.results.report_text import as_text
 from cxrlines.task import STUDY_COLUMN
 
 Reading = Findings | Exception

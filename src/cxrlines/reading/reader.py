@@ -36,8 +36,8 @@ from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import EMBEDDED, Bundle, load_bundle
 from cxrlines.reading.engines import Engine, Shown
 from cxrlines.reading.engines.pytorch import PyTorchEngine
-from cxrlines.reading.findings import findings_of
-from cxrlines.reading.quality import load_probe
+from cxrlines.reading.interpretation import findings_of
+from cxrlines.reading.quality_probe import load_probe
 from cxrlines.reading.tta import allowed_views, views
 
 Source = str | os.PathLike[str] | bytes | np.ndarray | pydicom.Dataset

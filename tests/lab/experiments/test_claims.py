@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cxrlines.evaluation.ensemble.average import ensemble
-from cxrlines.evaluation.ensemble.weights import fit_weights
+from cxrlines.evaluation.ensemble.fitted_weights import fit_weights
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.evaluation.scores import evaluate
 from cxrlines.io.tables import Dataset, read_dataset

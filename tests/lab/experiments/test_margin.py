@@ -14,7 +14,7 @@ from cxrlines.lab.experiments.margin import Margin, Side, in_small, run_margin
 from cxrlines.lab.experiments.small import Films
 from cxrlines.metrics.intervals import macro_of
 from cxrlines.phantom.dataset import write_phantom
-from cxrlines.recipe.run.train import train
+from cxrlines.recipe.run.pipeline import train
 from cxrlines.recipe.spec.load import load_recipe
 
 TINY = """

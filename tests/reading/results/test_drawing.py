@@ -11,7 +11,7 @@ from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import Spacing, SpacingKind
-from cxrlines.reading.findings import distances_of
+from cxrlines.reading.interpretation import distances_of
 from cxrlines.reading.results.drawing import LEAST_SIDE, NOTICE, draw_findings, save_drawing
 from cxrlines.task import DEVICE_COLOURS, LABELS, Device, Landmark
 

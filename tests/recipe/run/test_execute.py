@@ -13,8 +13,8 @@ import pytest
 from cxrlines.core.processes import Died
 from cxrlines.recipe.run import execute
 from cxrlines.recipe.run.execute import LocalWorkers, RunError
+from cxrlines.recipe.run.pipeline import plan_of, prepare
 from cxrlines.recipe.run.plan import Step, StepId
-from cxrlines.recipe.run.train import plan_of, prepare
 from cxrlines.recipe.spec.load import load_recipe
 
 
@@ -75,7 +75,7 @@ def test_a_worker_that_is_killed_costs_its_step_and_another_takes_its_place(tmp_
 SCRIPT = """
 import sys
 from pathlib import Path
-from cxrlines.recipe.run.train import train
+from cxrlines.recipe.run.pipeline import train
 from cxrlines.recipe.spec.load import load_recipe
 train(load_recipe(sys.argv[1], ["tracking.use=[]"]), Path(sys.argv[2]), Path(sys.argv[3]), folds=[0], workers=2)
 """

@@ -21,13 +21,13 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.models.orientation import OrientationNet, write_orientation_net
 from cxrlines.models.weights import save_weights
 from cxrlines.reading.bundle import load_bundle
-from cxrlines.reading.findings import fit_suppression
-from cxrlines.reading.quality import FILE, box_probe, load_probe
+from cxrlines.reading.interpretation import fit_suppression
+from cxrlines.reading.quality_probe import FILE, box_probe, load_probe
 from cxrlines.reading.training_patients import seen_by, was_seen
 from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.export import _saw_flips, export_run
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, RECORD, TEST, WEIGHTS
-from cxrlines.recipe.run.train import STEPS, prepare
+from cxrlines.recipe.run.pipeline import STEPS, prepare
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS
@@ -120,7 +120,7 @@ def test_limits_are_picked_from_out_of_fold_films_where_test_films_are_few(root,
             assert one.probability == pytest.approx(other.probability)
             assert one.sensitivity == pytest.approx(other.sensitivity) and one.precision == other.precision
     assert manifest.denied == pytest.approx(fit_suppression(of_folds.apply(p), truth))
-    monkeypatch.setattr("cxrlines.recipe.run.calibration.ENOUGH", 3)
+    monkeypatch.setattr("cxrlines.recipe.run.bundle_calibration.ENOUGH", 3)
     manifest = load_bundle(export_run(root, tmp_path / "enough")).manifest
     positives = dict(zip(LABELS, predicted(root, phantom, 0, TEST)[1].sum(axis=0), strict=True))
     there = manifest.meta["calibration"]["limits_of_test_films"]

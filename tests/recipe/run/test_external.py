@@ -14,9 +14,9 @@ from cxrlines.io.tables import read_dataset
 from cxrlines.recipe.run import external
 from cxrlines.recipe.run.external import ExternalSet, open_set, prepare_set
 from cxrlines.recipe.run.folder import LINEAGE
+from cxrlines.recipe.run.pipeline import plan_of, prepare
 from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.run.step import do_step
-from cxrlines.recipe.run.train import plan_of, prepare
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import ExternalSpec
 from cxrlines.training.lineage import LeakError, read_lineage

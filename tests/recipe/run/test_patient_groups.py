@@ -13,14 +13,14 @@ import pytest
 from cxrlines.io.folds import write_folds
 from cxrlines.io.patients import key_name, tokens
 from cxrlines.io.tables import read_dataset
-from cxrlines.lab.price.plan import dry_run
+from cxrlines.lab.price.dry_run import dry_run
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.recipe.run import patient_groups
 from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import LINEAGE, Run, read_record
 from cxrlines.recipe.run.patient_groups import COLUMNS, SAME_FILMS, PatientGroups
+from cxrlines.recipe.run.pipeline import plan_of, prepare, train
 from cxrlines.recipe.run.step import do_step
-from cxrlines.recipe.run.train import plan_of, prepare, train
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import PATIENT_COLUMN, STUDY_COLUMN
 from cxrlines.training.lineage import LeakError, read_lineage

@@ -19,10 +19,10 @@ from cxrlines.models.orientation import POSES
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.bundle import load_bundle
 from cxrlines.reading.reader import Reader
-from cxrlines.recipe.run import train as runs
+from cxrlines.recipe.run import pipeline as runs
 from cxrlines.recipe.run.export import export_run
-from cxrlines.recipe.run.films import films_of
 from cxrlines.recipe.run.plan import make_plan
+from cxrlines.recipe.run.training_data import films_of
 from cxrlines.recipe.spec.load import RecipeError, load_recipe
 from cxrlines.task import LABELS
 

@@ -19,14 +19,14 @@ from cxrlines.io.patients import key_name, tokens
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.reading.bundle import load_bundle
 from cxrlines.recipe.run import execute
-from cxrlines.recipe.run import films as films_module
 from cxrlines.recipe.run import step as step_module
+from cxrlines.recipe.run import training_data as films_module
 from cxrlines.recipe.run.execute import RunError, do_one, do_plan
 from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, RECORD, WEIGHTS, lineage_of, read_record
+from cxrlines.recipe.run.pipeline import STEPS, plan_of, prepare, train
 from cxrlines.recipe.run.report import OUT_OF_FOLD, TESTED, write_run_report
 from cxrlines.recipe.run.step import do_step, is_scored
-from cxrlines.recipe.run.train import STEPS, plan_of, prepare, train
 from cxrlines.recipe.spec.load import RecipeError, load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS, STUDY_COLUMN

@@ -14,9 +14,9 @@ from cxrlines.cluster.ray import ray_workers
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.execute import RunError, do_plan
-from cxrlines.recipe.run.films import films_of
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, WEIGHTS, Run
-from cxrlines.recipe.run.train import plan_of, prepare
+from cxrlines.recipe.run.pipeline import plan_of, prepare
+from cxrlines.recipe.run.training_data import films_of
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training import distributed

@@ -2,8 +2,8 @@
 
 import csv
 
+from cxrlines.recipe.run.pipeline import plan_of, prepare
 from cxrlines.recipe.run.step import do_step
-from cxrlines.recipe.run.train import plan_of, prepare
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.tracking.tracker import flatten
 

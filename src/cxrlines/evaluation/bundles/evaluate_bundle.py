@@ -12,11 +12,11 @@ from cxrlines.core.findings import Findings, Keypoint
 from cxrlines.core.quality import Quality
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilms
 from cxrlines.io.films import read_film
-from cxrlines.metrics.findings import FoundFigures, found_figures
+from cxrlines.metrics.bundle_figures import FoundFigures, found_figures
 from cxrlines.metrics.intervals import RESAMPLES
-from cxrlines.metrics.lines import EvaluatedFilm
+from cxrlines.metrics.line_matching import EvaluatedFilm
 from cxrlines.reading.bundle import Bundle, BundleError
-from cxrlines.reading.findings import distances_of
+from cxrlines.reading.interpretation import distances_of
 from cxrlines.reading.reader import Progress, Reader, ReadingFault
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.training_patients import of_other_sites, seen_by, was_seen

@@ -19,7 +19,7 @@ from scipy.special import expit
 from cxrlines.core.errors import Error
 from cxrlines.core.nearest import nearest_rows
 from cxrlines.evaluation.cross_fitting import Part, aligned_folds, parts_of
-from cxrlines.evaluation.ensemble.weights import too_few
+from cxrlines.evaluation.ensemble.fitted_weights import too_few
 from cxrlines.evaluation.logistic import fit_logistic, log_odds
 from cxrlines.evaluation.predictions import as_predictions, stack, truth_of
 from cxrlines.task import UNKNOWN

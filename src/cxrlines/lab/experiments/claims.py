@@ -18,7 +18,7 @@ from cxrlines.core.files import write_text
 from cxrlines.lab.experiments.comparisons import CLAIMS, Row, members_of, read_rows, with_neighbours, write_rows
 from cxrlines.lab.experiments.retrieval import write_retrieval
 from cxrlines.phantom.dataset import write_phantom
-from cxrlines.recipe.run.train import train
+from cxrlines.recipe.run.pipeline import train
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 

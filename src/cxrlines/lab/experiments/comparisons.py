@@ -13,7 +13,7 @@ from scipy import stats
 
 from cxrlines.core.files import write_text
 from cxrlines.evaluation.ensemble.average import How, ensemble
-from cxrlines.evaluation.ensemble.weights import fit_weights
+from cxrlines.evaluation.ensemble.fitted_weights import fit_weights
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.evaluation.scores import Evaluation, evaluate
 from cxrlines.io.tables import Split, read_dataset

@@ -21,8 +21,8 @@ from cxrlines.io.tables import read_dataset
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import Model, TwoStep
 from cxrlines.phantom.dataset import write_phantom
-from cxrlines.recipe.run.films import films_of
 from cxrlines.recipe.run.plan import Step
+from cxrlines.recipe.run.training_data import films_of
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.task import MAPS

@@ -22,8 +22,8 @@ from cxrlines.lab.experiments.compute import compute_of
 from cxrlines.lab.experiments.small import Films, run_small
 from cxrlines.metrics.intervals import Interval
 from cxrlines.recipe.run.folder import Run, read_record
+from cxrlines.recipe.run.pipeline import plan_of, prepare, train
 from cxrlines.recipe.run.plan import make_plan
-from cxrlines.recipe.run.train import plan_of, prepare, train
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 

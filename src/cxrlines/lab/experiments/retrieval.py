@@ -21,9 +21,9 @@ from cxrlines.evaluation.predictions import as_predictions, read_predictions, wr
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.models.two_step import Model
-from cxrlines.recipe.run.films import films_of, load_step
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, read_record
 from cxrlines.recipe.run.plan import StepId
+from cxrlines.recipe.run.training_data import films_of, load_step
 from cxrlines.task import LABELS
 from cxrlines.training.loader import FilmSet, in_order
 

@@ -18,7 +18,7 @@ from cxrlines.io.films import read_film
 from cxrlines.io.tables import read_dataset
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.phantom.dataset import write_phantom
-from cxrlines.recipe.run.train import train
+from cxrlines.recipe.run.pipeline import train
 from cxrlines.recipe.spec.load import load_recipe
 
 SETS = ("nih", "padchest", "vinbigdata")

@@ -14,7 +14,7 @@ from cxrlines.io.films import is_film, read_film
 from cxrlines.lab.probe.fit import STEPS, Say, fit_quality, measured, rejection_rates
 from cxrlines.lab.probe.not_films import SIDE
 from cxrlines.models.orientation import write_orientation_net
-from cxrlines.reading.quality import read_probe
+from cxrlines.reading.quality_probe import read_probe
 from cxrlines.task import PATIENT_COLUMN
 
 LONGEST = 400

@@ -10,8 +10,15 @@ from PIL import Image, ImageDraw, ImageFont
 from cxrlines.core.files import replacing
 from cxrlines.core.findings import Findings
 from cxrlines.core.line_drawing import draw_lines
-from cxrlines.reading.findings import turned
-from cxrlines.reading.results.text import carina_words, line_words, note_words, rules_of, spacing_words, tip_words
+from cxrlines.reading.interpretation import turned
+from cxrlines.reading.results.report_text import (
+    carina_words,
+    line_words,
+    note_words,
+    rules_of,
+    spacing_words,
+    tip_words,
+)
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, Landmark
 
 NOTICE = "For research only. Not a medical device; not for diagnosis."

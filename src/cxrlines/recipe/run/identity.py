@@ -48,7 +48,7 @@ def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
     yield CodePart("augment/policy.py", without=("POLICIES",))  # the numbers are in `resolved`
     yield CodePart("training/loader.py", without=() if lines else ("overlay",))
     yield CodePart("training/trainer.py", ("fit_stage",))
-    yield CodePart("recipe/run/films.py", ("films_of", "training_films"))
+    yield CodePart("recipe/run/training_data.py", ("films_of", "training_films"))
     yield CodePart("recipe/run/step.py", ("_start", "_watched", "_seed"))
     yield CodePart(
         "models/weights.py", ("load_into", "imagenet_tensors") if stage.start == "imagenet" else ("load_into",)

@@ -14,7 +14,7 @@ from cxrlines import __version__
 from cxrlines.core.files import write_text
 from cxrlines.core.pool import cores
 from cxrlines.evaluation.ensemble.average import ensemble
-from cxrlines.evaluation.ensemble.weights import cross_fitted_blend, fit_weights
+from cxrlines.evaluation.ensemble.fitted_weights import cross_fitted_blend, fit_weights
 from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.evaluation.report.page import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
 from cxrlines.io.store import Store

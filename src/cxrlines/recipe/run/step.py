@@ -23,7 +23,6 @@ from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import Model, TwoStep
 from cxrlines.models.weights import load_into, load_weights, save_weights
-from cxrlines.recipe.run.films import films_of, load_step, map_folds, predict_rows, training_films
 from cxrlines.recipe.run.folder import (
     HELD_OUT,
     LINEAGE,
@@ -36,6 +35,7 @@ from cxrlines.recipe.run.folder import (
     lineage_of,
 )
 from cxrlines.recipe.run.plan import Role, Step, StepId
+from cxrlines.recipe.run.training_data import films_of, load_step, map_folds, predict_rows, training_films
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import MAPS

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cxrlines.lab.bench import train as bench
-from cxrlines.lab.bench.train import bench_train
+from cxrlines.lab.bench import training_speed as bench
+from cxrlines.lab.bench.training_speed import bench_train
 
 
 @pytest.mark.parametrize("films_per_s", [0.0123456, 1.449, 1234.56])

@@ -9,8 +9,8 @@ from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
-from cxrlines.reading.findings import distances_of
-from cxrlines.reading.results.text import (
+from cxrlines.reading.interpretation import distances_of
+from cxrlines.reading.results.report_text import (
     as_text,
     carina_words,
     line_words,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from cxrlines.metrics.lines import EvaluatedFilm, StateCall, line_figures, match
+from cxrlines.metrics.line_matching import EvaluatedFilm, StateCall, line_figures, match
 from cxrlines.phantom.scene import make_scene
 from cxrlines.task import Device, State
 

@@ -15,7 +15,7 @@ from cxrlines.core.quality import Quality
 from cxrlines.core.rules import ett_state
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
 from cxrlines.io.prepare import shrink
-from cxrlines.reading.findings import (
+from cxrlines.reading.interpretation import (
     ETT_RULE,
     MIN_RECALL,
     NGT_RULE,

@@ -11,8 +11,8 @@ import torch
 from cxrlines.core.film import FilmError
 from cxrlines.core.pool import cores
 from cxrlines.io.films import read_film
-from cxrlines.lab.bench import predict as bench
-from cxrlines.lab.bench.predict import BenchError, bench_predict
+from cxrlines.lab.bench import inference_speed as bench
+from cxrlines.lab.bench.inference_speed import BenchError, bench_predict
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.two_step import TwoStep
 from cxrlines.models.weights import save_weights

@@ -9,7 +9,7 @@ import pandas as pd
 from cxrlines.core.errors import Error
 from cxrlines.core.files import beside, check_outputs, check_table, write_text
 from cxrlines.evaluation.ensemble.average import FittedWeights, How, ensemble
-from cxrlines.evaluation.ensemble.weights import cross_fitted_blend, fit_weights
+from cxrlines.evaluation.ensemble.fitted_weights import cross_fitted_blend, fit_weights
 from cxrlines.evaluation.predictions import read_predictions, read_truth, write_predictions
 from cxrlines.io.folds import folds_of, read_folds
 from cxrlines.task import STUDY_COLUMN

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cxrlines.metrics.device_presence import EvaluatedReading, PresenceFigures, presence_figures
 from cxrlines.metrics.intervals import RESAMPLES
-from cxrlines.metrics.lines import INTERVALS, Figure, LineFigures, line_figures, table
-from cxrlines.metrics.presence import EvaluatedReading, PresenceFigures, presence_figures
+from cxrlines.metrics.line_matching import INTERVALS, Figure, LineFigures, line_figures, table
 from cxrlines.task import Device
 
 

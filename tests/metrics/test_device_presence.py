@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cxrlines.metrics.lines import EvaluatedFilm
-from cxrlines.metrics.presence import EvaluatedReading, presence_figures, without_doubtful
+from cxrlines.metrics.device_presence import EvaluatedReading, presence_figures, without_doubtful
+from cxrlines.metrics.line_matching import EvaluatedFilm
 from cxrlines.task import LABELS, LABELS_OF, Device
 
 SHAPE = (1000, 800)

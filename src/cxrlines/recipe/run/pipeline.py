@@ -20,7 +20,7 @@ from cxrlines.io.rows import TableError
 from cxrlines.io.store import Store, build_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
-from cxrlines.reading.quality import FILE, Probe, box_probe, read_probe
+from cxrlines.reading.quality_probe import FILE, Probe, box_probe, read_probe
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
 from cxrlines.recipe.run.external import prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, Run, inventory, untraced_files

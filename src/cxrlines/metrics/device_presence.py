@@ -8,7 +8,7 @@ import numpy as np
 from cxrlines.core.findings import Line
 from cxrlines.metrics.auc import auc
 from cxrlines.metrics.intervals import RESAMPLES, percentile_interval, resampled_aucs
-from cxrlines.metrics.lines import EvaluatedFilm, Figure, line_figures, match
+from cxrlines.metrics.line_matching import EvaluatedFilm, Figure, line_figures, match
 from cxrlines.task import LABELS_OF, Device
 
 

@@ -26,7 +26,7 @@ from cxrlines.evaluation.predictions import as_predictions, read_predictions
 from cxrlines.io.store import open_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.metrics.calibration import Calibration
-from cxrlines.reading.findings import fit_suppression
+from cxrlines.reading.interpretation import fit_suppression
 from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, Device
 
 PARTS = 5

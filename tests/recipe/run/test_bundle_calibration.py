@@ -11,8 +11,8 @@ from cxrlines.evaluation.calibrators import fit_calibration
 from cxrlines.evaluation.predictions import as_predictions, write_predictions
 from cxrlines.metrics.auc import brier
 from cxrlines.metrics.calibration import Calibration, calibration_error
-from cxrlines.recipe.run import calibration as module
-from cxrlines.recipe.run.calibration import calibrated
+from cxrlines.recipe.run import bundle_calibration as module
+from cxrlines.recipe.run.bundle_calibration import calibrated
 from cxrlines.task import LABELS
 
 FOLDS = 4

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from cxrlines.core.findings import Line
-from cxrlines.metrics.findings import found_figures
-from cxrlines.metrics.lines import EvaluatedFilm, line_figures
-from cxrlines.metrics.presence import EvaluatedReading
+from cxrlines.metrics.bundle_figures import found_figures
+from cxrlines.metrics.device_presence import EvaluatedReading
+from cxrlines.metrics.line_matching import EvaluatedFilm, line_figures
 from cxrlines.task import LABELS, Device
 
 SHAPE = (1000, 800)

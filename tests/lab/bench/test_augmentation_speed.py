@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from cxrlines.lab.bench.augment import bench_augment
+from cxrlines.lab.bench.augmentation_speed import bench_augment
 
 
 def test_figures_are_there_and_agree():

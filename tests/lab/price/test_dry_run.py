@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cxrlines.lab.price.plan import dry_run
-from cxrlines.recipe.run.train import prepare
+from cxrlines.lab.price.dry_run import dry_run
+from cxrlines.recipe.run.pipeline import prepare
 from cxrlines.recipe.spec.load import RecipeError, load_recipe
 
 REAL = Path(__file__).parents[3].parent / "shared/data/ranzcr"

@@ -4,7 +4,7 @@ from cxrlines.core.findings import Distance, Findings
 from cxrlines.core.notes import Code
 from cxrlines.core.rules import ett_states
 from cxrlines.core.spacing import MAGNIFICATION, SpacingKind
-from cxrlines.reading.findings import LONG_SIDE_CM
+from cxrlines.reading.interpretation import LONG_SIDE_CM
 from cxrlines.task import DEVICE_OF, STATE_OF, Landmark
 
 

@@ -29,7 +29,7 @@ def bench_train(seconds: float = 20.0) -> dict[str, float]:
 
 def _films_per_s(modes: list[str], seconds: float) -> float:
     """Processes of these modes side by side, each printing its speed; the sum."""
-    command = [sys.executable, "-m", "cxrlines.lab.bench.train"]
+    command = [sys.executable, "-m", "cxrlines.lab.bench.training_speed"]
     running = [subprocess.Popen([*command, mode, str(seconds)], stdout=subprocess.PIPE, text=True) for mode in modes]
     speeds = []
     for process in running:

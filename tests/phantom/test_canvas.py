@@ -1,7 +1,7 @@
 import numpy as np
 
 from cxrlines.core.polyline import lengths, resample
-from cxrlines.phantom.drawing import blob, cut, offset, smooth
+from cxrlines.phantom.canvas import blob, cut, offset, smooth
 
 CORNER = np.array([[0.0, 0.0], [3.0, 0.0], [3.0, 4.0]])
 

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import logit
 
 from cxrlines.evaluation.ensemble.average import ensemble
-from cxrlines.evaluation.ensemble.weights import FEWEST, PRIOR, cross_fitted_blend, fit_weights
+from cxrlines.evaluation.ensemble.fitted_weights import FEWEST, PRIOR, cross_fitted_blend, fit_weights
 from cxrlines.evaluation.logistic import log_odds
 from cxrlines.evaluation.predictions import read_predictions, read_truth
 from cxrlines.metrics.auc import macro_auc

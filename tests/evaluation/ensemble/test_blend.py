@@ -8,7 +8,7 @@ import pytest
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import OutputError
-from cxrlines.evaluation.ensemble.files import blend_files
+from cxrlines.evaluation.ensemble.blend import blend_files
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 

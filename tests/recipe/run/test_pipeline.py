@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from cxrlines.evaluation.ensemble.average import FittedWeights, ensemble
-from cxrlines.evaluation.ensemble.weights import cross_fitted_blend
+from cxrlines.evaluation.ensemble.fitted_weights import cross_fitted_blend
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.io.folds import make_folds
 from cxrlines.io.patients import tokens
@@ -24,10 +24,10 @@ from cxrlines.recipe.run import step as step_module
 from cxrlines.recipe.run.execute import RunError, do_plan, workers_for
 from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, TEST, WEIGHTS, Run
+from cxrlines.recipe.run.pipeline import plan_of, prepare, train
 from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.run.report import write_run_report
 from cxrlines.recipe.run.step import do_step
-from cxrlines.recipe.run.train import plan_of, prepare, train
 from cxrlines.recipe.spec.load import RecipeError, load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS, STUDY_COLUMN
@@ -341,7 +341,7 @@ def test_an_interrupt_says_how_to_go_on_and_leaves_nothing_half_done(phantom, ti
 KILL = """
 import sys
 from pathlib import Path
-from cxrlines.recipe.run.train import train
+from cxrlines.recipe.run.pipeline import train
 from cxrlines.recipe.spec.load import load_recipe
 if __name__ == "__main__":
     recipe = load_recipe(sys.argv[1], sys.argv[4:])

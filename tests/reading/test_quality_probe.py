@@ -29,9 +29,9 @@ from cxrlines.models.orientation import POSES, OrientationNet, write_orientation
 from cxrlines.models.weights import WeightsError
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
-from cxrlines.reading import quality
+from cxrlines.reading import quality_probe as quality
 from cxrlines.reading.bundle import EMBEDDED, BundleError, load_bundle
-from cxrlines.reading.quality import NOT_A_FILM, Probe, box_probe, load_probe, read_probe
+from cxrlines.reading.quality_probe import NOT_A_FILM, Probe, box_probe, load_probe, read_probe
 from cxrlines.reading.reader import Reader
 
 REAL = Path(__file__).parents[2].parent / "shared/data/cxr/images"
