@@ -120,7 +120,7 @@ def predict(
     Args:
         sources: films and folders, or what `find_films` found in them.
         batch_size: films a pass.
-        tta: any of `views.VIEWS`; the probability is then the mean over those views and the plain one.
+        tta: any of `tta.VIEWS`; the probability is then the mean over those views and the plain one.
         lines: whether to find lines, tips and landmarks too, where a model of the bundle maps them.
         progress: called with (films done, films in all) after each batch.
 
@@ -132,7 +132,11 @@ def predict(
     reader = Reader(bundle, tta=tta, batch_size=batch_size, lines=lines)
     found = sources if isinstance(sources, Found) else find_films(sources)
     paths = [path for path, _ in found.films]
-    return assembled(found, enumerate(reader.read_many(paths, progress)), bundle, reader.tta)
+
+    def readings() -> Iterator[tuple[int, Reading]]:  # begun within `assembled`, which keeps what is read on Ctrl-C
+        yield from enumerate(reader.read_many(paths, progress))
+
+    return assembled(found, readings(), bundle, reader.tta)
 
 
 def assembled(
