@@ -32,7 +32,7 @@ members:
     backbone: test_efficientnet
     head: attention
     stages:
-      only: {start: none, schedule: {batch: 8, lr: 0.001, epochs: 1}}
+      only: {start: scratch, schedule: {batch: 8, lr: 0.001, epochs: 1}}
 ensemble: {members: [m], how: mean}
 """
 
