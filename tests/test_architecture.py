@@ -132,3 +132,13 @@ def test_a_room_says_what_it_offers():
         if path.name == "__init__.py":
             words = ast.get_docstring(ast.parse(path.read_text("utf-8")))
             assert words and len(words) > 15, f"cxrlines.{name} has no docstring"
+
+
+def test_files_fit_in_the_head():
+    for name, path in modules().items():
+        assert len(path.read_text("utf-8").splitlines()) <= 420, f"cxrlines.{name}"
+
+
+def test_the_field_s_words():
+    text = "\n".join(path.read_text("utf-8") for path in modules().values())
+    assert len(re.findall(r"told|invented", text)) <= 20, "say it in the field's terms: false positive, recall, ..."
