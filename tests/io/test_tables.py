@@ -30,7 +30,7 @@ class TestReadLabels:
 
     def test_a_missing_column_names_the_nearest(self, folder):
         folder.header[1] = "ETT-Abnormal"
-        with pytest.raises(TableError, match=r"lacks the column 'ETT - Abnormal' \(is 'ETT-Abnormal' meant\?\)"):
+        with pytest.raises(TableError, match="ETT - Abnormal.*ETT-Abnormal"):
             read_labels(folder.write() / "train.csv")
 
     def test_bad_rows_never_stop_good_ones(self, folder, capsys):
