@@ -141,5 +141,3 @@ def _pickled(error: Exception) -> bytes:
     except Exception:
         made = pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")))
     return made
-
-

@@ -4,12 +4,9 @@ A store is a folder: `films.npy` ((n, size, size) uint8) and `store.json`, writt
 there are `films.partial.npy` and `journal.jsonl` instead: a line a film, appended after its pixels are on disk, so
 that a build killed at any moment goes on where it was and ends in the same bytes.
 
-A store identifies its films in two ways. Its `fingerprint` is made of the films' contents and of how they were prepared
-alone: the same on any machine, it is the identity that training builds on. Whether it is still the store OF a data
-folder is decided, without reading films again, by their names, sizes and times of change; where those differ it is
-built anew.
-
-Every film that can be read is in it, whatever it shows. Whether it is trained on is decided by its quality.
+Its `fingerprint` is made of the films' contents and of how they were prepared: the same on any machine, it is the
+identity that training builds on. Whether it is still the store OF a data folder is decided, without reading films
+again, by their names, sizes and times of change. Every film that can be read is in it, whatever it shows.
 """
 
 import contextlib
@@ -17,7 +14,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -136,18 +133,15 @@ class Store:
         return {study for study, kept in pairs if why_left_out(kept.quality, leave_out) is None}
 
     def counts(self, leave_out: LeaveOut) -> tuple[dict[str, int], dict[str, int]]:
-        """Films that the gate leaves out, by the code of why; and films that pass with a note, by its code.
-
-        The most frequent first.
-        """
-        out: Counter[str] = Counter()
+        """Films left out by the gate, by the code of why; films that pass with a note, by its code. Commonest first."""
+        out: list[str] = []
         noted: list[str] = []
         for kept in self.kept:
             if (reason := why_left_out(kept.quality, leave_out)) is not None:
-                out[reason.code.value] += 1
+                out.append(reason.code.value)
             else:
                 noted += {note.code.value for note in (*kept.notes, *kept.quality.notes)}
-        return dict(out.most_common()), dict(Counter(sorted(noted)).most_common())
+        return dict(Counter(out).most_common()), dict(Counter(sorted(noted)).most_common())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.folder,)  # a worker maps the file itself instead of getting a copy of every film
@@ -185,7 +179,7 @@ def build_store(
             shape = (len(films), size, size)
             _create(folder / PARTIAL, shape)
             with (folder / JOURNAL).open("w") as journal:
-                _append(journal, [json.dumps({"source": source, "shape": shape})])
+                _append(journal, [{"source": source, "shape": shape}])
     todo = [row for row in range(len(films)) if row not in done]
     # Written, not mapped: pages of a mapped file would count as this process's memory, and grow with the films.
     start = _start(folder / PARTIAL)
@@ -266,7 +260,7 @@ def _source(root: Path, studies: list[str], films: list[Path], how: dict[str, An
 
 
 def _resume(folder: Path, source: str, count: int) -> dict[int, _Entry]:
-    """The rows that an interrupted build of the same store has done; {} if there was none or its files are damaged."""
+    """The rows that an interrupted build has done; {} if there was none of the same store, or its files are damaged."""
     try:
         text = (folder / JOURNAL).read_text()
         whole = text[: text.rfind("\n") + 1]
@@ -292,12 +286,12 @@ def _record(pixels: IO[bytes], journal: IO[str], batch: list[_Entry]) -> None:
     if batch:
         pixels.flush()
         os.fsync(pixels.fileno())
-        _append(journal, [json.dumps(asdict(entry)) for entry in batch])
+        _append(journal, map(asdict, batch))
         batch.clear()
 
 
-def _append(journal: IO[str], lines: list[str]) -> None:
-    journal.write("".join(f"{line}\n" for line in lines))
+def _append(journal: IO[str], lines: Iterable[dict[str, Any]]) -> None:
+    journal.write("".join(f"{json.dumps(line)}\n" for line in lines))
     journal.flush()
     os.fsync(journal.fileno())
 
@@ -347,8 +341,7 @@ def _close_gaps(folder: Path, rows: list[int], size: int) -> None:
 
 
 def _create(path: Path, shape: tuple[int, int, int]) -> None:
-    """A new file of black films; a process may still be reading an old one of its name."""
-    path.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)  # a process may still be reading it
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
 

@@ -152,9 +152,9 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
     labelled = set(REQUIRED_LABELS) <= columns
     present = [label for label in LABELS if label in columns] if labelled else []
     labels = np.empty((len(studies), len(present)), np.int8)
-    for column, label in enumerate(present):
+    for at, label in enumerate(present):
         values = LABEL_CELLS if label in REQUIRED_LABELS else LABEL_CELLS | UNKNOWN_CELLS
-        labels[:, column] = [values.get(cell, _BAD) for cell in rows.column(label)]
+        labels[:, at] = [values.get(cell, _BAD) for cell in rows.column(label)]
     study_doubts = doubted(studies)
     patient_doubts = doubted(patients, patients=True) if own_patients else [""] * len(studies)
     problems = list(rows.problems)

@@ -125,7 +125,7 @@ def _coarse(film: np.ndarray) -> np.ndarray:
 
 
 def _bank(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Templates, where they are seen, and the places they stand for: where laying the reference over a film begins."""
+    """`templates`, `seen` and `starts` of a `Space`: where laying the reference over a film begins."""
     small = cv2.resize(reference, (BANK, BANK), interpolation=cv2.INTER_AREA)
     u, v = grid(BANK)
     inside = ((np.abs(u) < 0.5 - EDGE) & (np.abs(v) < 0.5 - EDGE)).astype(np.float32)

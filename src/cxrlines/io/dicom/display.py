@@ -85,7 +85,7 @@ def _is_inverse(elements: Elements, notes: list[Note]) -> bool:
     """Whether black and white are to change places: as Presentation LUT Shape says, else MONOCHROME1."""
     inverse = elements.text("PhotometricInterpretation").upper() == "MONOCHROME1"
     shape = elements.text("PresentationLUTShape").upper()
-    if shape not in ("IDENTITY", "INVERSE") or inverse == (shape == "INVERSE"):
+    if shape != ("IDENTITY" if inverse else "INVERSE"):
         return inverse
     text = f"PresentationLUTShape {shape} contradicts MONOCHROME{2 - inverse}; it decides what is white"
     notes.append(Note(Code.METADATA_IGNORED, text))

@@ -97,8 +97,8 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
             f"for the names in its column {layout.mark[0]!r}, also with {', '.join(FILM_SUFFIXES)}",
             "unpack the films there, or give the folder that holds both table and films",
         )
-    if missing := int((~there).sum()):
-        left_out[NO_FILM] = missing
+    if not there.all():
+        left_out[NO_FILM] = int((~there).sum())
     return External(kind, root, studies.assign(film=paths)[there].reset_index(drop=True), left_out)
 
 
