@@ -15,7 +15,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -212,7 +212,7 @@ class _Entry:
 
     row: int
     digest: str = ""
-    kept: dict[str, Any] | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -222,10 +222,9 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{folder}: the store cannot be written ({error.strerror or type(error).__name__})",
-            "free space on its disk, or name another place; the same command goes on where it was",
-        ) from error
+        way_out = "free space on its disk, or name another place; the same command goes on where it was"
+        why = error.strerror or type(error).__name__
+        raise StoreError(f"{folder}: the store cannot be written ({why})", way_out) from error
 
 
 def _prepared(path: Path, size: int, aspect: Aspect, probe: Probe | None) -> tuple[np.ndarray, Kept, str] | str:
@@ -297,25 +296,25 @@ def _append(journal: IO[str], lines: Iterable[dict[str, Any]]) -> None:
 
 
 def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str], how: dict[str, Any]) -> Store:
-    good = [(studies[entry.row], entry.kept, entry) for entry in entries if entry.kept is not None]
-    left_out = {studies[entry.row]: entry.reason for entry in entries if entry.kept is None}
+    good = [entry for entry in entries if entry.kept]
+    left_out = {studies[entry.row]: entry.reason for entry in entries if not entry.kept}
     if not good:
         first = next(iter(left_out.values()), "the data has no films")
         raise StoreError(f"{folder}: none of {len(entries)} films could be read; the first: {first}")
     if left_out:
-        _close_gaps(folder, [entry.row for _, _, entry in good], how["size"])
+        _close_gaps(folder, [entry.row for entry in good], how["size"])
     else:
         (folder / PARTIAL).replace(folder / FILMS)
     content = hashlib.sha256(_first_line(how))
-    for study, kept, entry in good:
-        quality = kept["quality"]  # its probabilities may differ with another machine's floats
-        done = f"{tuple(kept['within'])} {quality['rotation']} {quality['inverted']}"
-        content.update(f"{study}\t{entry.digest}\t{done}\n".encode(errors="surrogateescape"))
+    for entry in good:
+        quality = entry.kept["quality"]  # its probabilities may differ with another machine's floats
+        done = f"{tuple(entry.kept['within'])} {quality['rotation']} {quality['inverted']}"
+        content.update(f"{studies[entry.row]}\t{entry.digest}\t{done}\n".encode(errors="surrogateescape"))
     manifest = how | {
         "fingerprint": content.hexdigest(),
         "source": source,
-        "studies": [study for study, _, _ in good],
-        "kept": [kept for _, kept, _ in good],
+        "studies": [studies[entry.row] for entry in good],
+        "kept": [entry.kept for entry in good],
         "left_out": left_out,
     }
     with replacing(folder / MANIFEST) as aside, aside.open("w") as file:

@@ -83,7 +83,8 @@ class Space:
             for _ in range(VARIANTS):
                 cut = _cut(film, rng)
                 changes.append(space.features(cut, *space.lay(cut, 1)[0]) - plain[-1])
-        return Space(reference, *_bank(reference), *_directions(np.array(plain), np.array(changes)))
+        middle, directions = _directions(np.array(plain), np.array(changes))
+        return replace(space, middle=middle, directions=directions)
 
     def lay(self, film: np.ndarray, views: int = VIEWS) -> list[tuple[np.ndarray, float]]:
         """The likeliest ways in which the reference lies in a film: its place, and 1 or, inverted, -1."""

@@ -178,15 +178,13 @@ def twins_of_stores(a: Store, b: Store, *, workers: int = 1) -> list[Twin]:
 
 
 def copies_in_stores(stores: Sequence[Store]) -> list[tuple[Pair, Pair]]:
-    """Pairs of films that are the same picture, re-encoded, mirrored or turned: (which store, row) of either film.
-
-    A film whose frame was cut off is compared within it, and with it: that of its copy may have been too noisy to cut.
-    """
+    """Pairs of films that are the same picture, re-encoded, mirrored or turned: (which store, row) of either film."""
     places, films = [], []
     for s, store in enumerate(stores):
         for row in range(len(store)):
             inner = store.films[row][store.inner(row)]
             margins = store.frame(row)
+            # A film whose frame was cut off is compared with it too: that of its copy may have been too noisy to cut.
             shown = [inner, cv2.copyMakeBorder(inner, *margins, cv2.BORDER_REPLICATE)] if any(margins) else [inner]
             films += [plain.signature(film) for film in shown]
             places += [(s, row)] * len(shown)

@@ -180,10 +180,7 @@ def _draft(
     child: Sequence[bool] | bool = False,
     presence: Sequence[Sequence[float]] | None = None,
 ) -> pd.DataFrame:
-    """Rows before any is left out: `study` None for a film path that is none, `side` frontal, lateral or other.
-
-    By default: view unknown, frontal, adult, presence unknown.
-    """
+    """Rows before any is left out: `study` None for a film path that is none, `side` frontal, lateral or other."""
     columns = {"study": study, "patient": patient, "film": film, "view": view, "side": side}
     rows = pd.DataFrame(columns, dtype=object).assign(child=child).astype({"child": bool})
     known = np.full((len(rows), len(PRESENCE)), np.nan, np.float32)
