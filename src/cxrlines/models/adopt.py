@@ -161,8 +161,8 @@ def _fit(net: Any, tensors: Mapping[str, Tensor]) -> _Fit:
                 score[1] += 1
     prefix = max(scores, key=lambda p: (*scores[p], "ema" in re.split(r"[._]", p.lower())), default="")
     inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    there = [name for name in state if name in inside]
-    fits = [name for name in there if _goes(inside[name], state[name])]
+    goes = {name: _goes(inside[name], tensor) for name, tensor in state.items() if name in inside}
+    fits = [name for name in goes if goes[name]]
     modules = {name.partition(".")[0] for name in fits}
     kinds = {name.rpartition(".")[2] for name, _ in net.named_parameters()}
     extra = [name for name in inside if name not in state and not name.startswith(_classifiers(net))]
@@ -172,9 +172,7 @@ def _fit(net: Any, tensors: Mapping[str, Tensor]) -> _Fit:
         sum(not name.endswith(_COUNTER) for name in state),
         missing=[name for name in state if name not in inside and not name.endswith(_COUNTER)],
         misfit=[
-            f"{name} {_shape(inside[name])} where {_shape(state[name])} is needed"
-            for name in there
-            if not _goes(inside[name], state[name])
+            f"{name} {_shape(inside[name])} where {_shape(state[name])} is needed" for name in goes if not goes[name]
         ],
         foreign=[n for n in extra if n.partition(".")[0] in modules and n.rpartition(".")[2] in kinds],
     )

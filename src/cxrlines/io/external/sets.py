@@ -159,10 +159,8 @@ def _kind_of(table: Path) -> str:
         if set(layout.mark) <= columns:
             return kind
     marks = "; ".join(f"{kind}: {', '.join(layout.mark)}" for kind, layout in LAYOUTS.items())
-    raise TableError(
-        f"{table}: is no table of a known set; the header of each needs: {marks}; ranzcr: {STUDY_COLUMN}",
-        "give the table as its authors distribute it",
-    )
+    what = f"{table}: is no table of a known set; the header of each needs: {marks}; ranzcr: {STUDY_COLUMN}"
+    raise TableError(what, "give the table as its authors distribute it")
 
 
 def _list_films(root: Path, layout: Layout) -> dict[str, str]:
