@@ -12,14 +12,18 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests/golden/errors.txt"
 
 
-def template(node: ast.expr) -> str:
-    """A string of the code with `{}` for each value in it; "{}" alone for what is no string."""
+def template(node: ast.expr, texts: dict[str, str]) -> str:
+    """A string of the code with `{}` for each value in it; "{}" alone for what is no string. `texts`: by name."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
+    if isinstance(node, ast.Name):
+        return texts.get(node.id, "{}")
+    if isinstance(node, ast.FormattedValue):
+        return template(node.value, texts)
     if isinstance(node, ast.JoinedStr):
-        return "".join("{}" if isinstance(part, ast.FormattedValue) else template(part) for part in node.values)
+        return "".join(template(part, texts) for part in node.values)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return template(node.left) + template(node.right)
+        return template(node.left, texts) + template(node.right, texts)
     return "{}"
 
 
@@ -42,10 +46,14 @@ def messages() -> list[str]:
     trees = [ast.parse(path.read_text("utf-8")) for path in sorted((ROOT / "src/cxrlines").rglob("*.py"))]
     classes = error_classes(trees)
     found = set()
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in classes:
-                parts = [template(argument) for argument in node.args[:2]]
+    for function in (node for tree in trees for node in tree.body):
+        texts: dict[str, str] = {}  # what a message is put together of, by name, as last given above it
+        of_interest = [node for node in ast.walk(function) if isinstance(node, ast.Assign | ast.Call)]
+        for node in sorted(of_interest, key=lambda node: node.lineno):
+            if isinstance(node, ast.Assign):
+                texts |= {name.id: template(node.value, texts) for name in node.targets if isinstance(name, ast.Name)}
+            elif isinstance(node.func, ast.Name) and node.func.id in classes:
+                parts = [template(argument, texts) for argument in node.args[:2]]
                 if any(part != "{}" for part in parts):
                     found.add(f"{node.func.id}: {'; '.join(parts)}".replace("\n", "\\n"))
     return sorted(found)

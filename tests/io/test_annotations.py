@@ -80,7 +80,7 @@ class TestReadAnnotations:
     def test_a_missing_column_names_the_nearest(self, tmp_path):
         csv = tmp_path / "a.csv"
         csv.write_text("StudyInstanceUID,Labels,data\n")
-        with pytest.raises(TableError, match=r"lacks the column 'label' \(did you mean 'Labels'\?\)"):
+        with pytest.raises(TableError, match=r"'label'.*'Labels'"):
             read_annotations(csv)
 
 

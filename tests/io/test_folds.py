@@ -29,7 +29,7 @@ FILMS = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 2**11 - 1)), min_s
 def test_every_study_once_no_patient_twice_whatever_the_order(films, count, seed, order):
     table = table_of(films)
     if table["patient"].nunique() < count:
-        with pytest.raises(ValueError, match=f"{count} folds need at least {count} patients"):
+        with pytest.raises(ValueError, match=f"{count} folds"):
             make_folds(table, count, seed)
         return
     before = table.copy()
@@ -119,11 +119,9 @@ def test_bad_tables_say_what_is_wrong(change, text):
 
 
 def test_fewer_patients_than_folds_says_both_numbers():
-    with pytest.raises(
-        ValueError, match=r"5 folds need at least 5 patients, the table has 3 \(in 6 films\); ask for 3 folds or fewer"
-    ):
+    with pytest.raises(ValueError, match=r"5 folds .*5 patients.* 3 .*6 films.*3 folds"):
         make_folds(table_of([(i // 2, 1) for i in range(6)]), 5)
-    with pytest.raises(ValueError, match="count is 1; at least 2"):
+    with pytest.raises(ValueError, match=r"count is 1.*2"):
         make_folds(table_of([(0, 1)]), 1)
 
 
@@ -162,5 +160,5 @@ def test_study_without_a_fold_is_an_error(tmp_path):
     table = table_of([(i, 1) for i in range(4)])
     csv = tmp_path / "folds.csv"
     write_folds(table[:3], make_folds(table[:3], 2), csv)
-    with pytest.raises(ValueError, match="1 of 4 studies have no fold in the folds file, the first at row 3"):
+    with pytest.raises(ValueError, match=r"1 of 4 studies.*row 3"):
         folds_of(table, read_folds(csv))

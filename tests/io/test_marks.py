@@ -71,15 +71,15 @@ def test_errors_name_the_film_and_the_field(tmp_path, change, said):
 
 
 def test_files_that_are_no_marks(tmp_path):
-    with pytest.raises(MarksError, match=r"cannot be read .* give the path of a marks file"):
+    with pytest.raises(MarksError, match="cannot be read"):
         read_marks(tmp_path / "none.json")
     (tmp_path / "m.json").write_text("{")
-    with pytest.raises(MarksError, match="is not readable as JSON"):
+    with pytest.raises(MarksError, match="JSON"):
         read_marks(tmp_path / "m.json")
     for films in ([], {}, 3):
-        with pytest.raises(MarksError, match=r"has no films; write \{\"films\""):
+        with pytest.raises(MarksError, match="films"):
             read_marks(write(tmp_path, films))
-    with pytest.raises(MarksError, match=r"films\.a: is '3'; needs an object"):
+    with pytest.raises(MarksError, match=r"films\.a.*'3'.*object"):
         read_marks(write(tmp_path, {"a": 3}))
 
 

@@ -49,7 +49,7 @@ class TestOpenQuotes:
 class TestOtherFormats:
     @pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs")])
     def test_other_separators_are_named(self, tmp_path, mark, name):
-        with pytest.raises(TableError, match=f"separated by {name}, not commas; save it as CSV UTF-8"):
+        with pytest.raises(TableError, match=f"{name}.*commas.*CSV"):
             read(tmp_path, (HEAD + "a,b,c\n").replace(",", mark))
 
     @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ class TestOtherFormats:
 
     @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
     def test_utf_16_is_named(self, tmp_path, encoding):
-        with pytest.raises(TableError, match="is UTF-16, not UTF-8; save it as CSV UTF-8"):
+        with pytest.raises(TableError, match=r"UTF-16.*UTF-8"):
             read(tmp_path, "\ufeff" * (encoding == "utf-16-be") + HEAD, encoding)
 
 

@@ -66,9 +66,9 @@ class TestShrink:
         film = np.full((9, 9), 3, np.uint8)
         shrink(film, 4, "pad")
         assert (film == 3).all()
-        with pytest.raises(ValueError, match="aspect is 'crop'; it is 'pad' or 'stretch'"):
+        with pytest.raises(ValueError, match=r"aspect.*crop.*pad.*stretch"):
             shrink(film, 4, "crop")
-        with pytest.raises(ValueError, match="size is 0"):
+        with pytest.raises(ValueError, match=r"size.*0"):
             shrink(film, 0, "pad")
 
 
@@ -123,11 +123,11 @@ class TestBuild:
         folder.films, root = {}, folder.write()
         for row in folder.rows:
             (root / "train" / f"{row[0]}.png").write_bytes(b"no film")
-        with pytest.raises(StoreError, match=r"none of 12 films could be read; the first: .*is not a film"):
+        with pytest.raises(StoreError, match=r"12 films.*is not a film"):
             build_store(read_dataset(root), tmp_path / "st", size=32, aspect="pad")
 
     def test_what_is_no_store_says_so(self, folder, tmp_path):
-        with pytest.raises(StoreError, match=r"is no finished store \(store\.json is missing\)"):
+        with pytest.raises(StoreError, match=r"store\.json"):
             open_store(tmp_path)
         build(folder, tmp_path / "st")
         manifest = json.loads((tmp_path / "st/store.json").read_text())
@@ -181,7 +181,7 @@ class TestKill:
         process.wait()
         done = journal.read_text().count("\n") - 1
         assert 0 < done < 12
-        with pytest.raises(StoreError, match="is no finished store"):
+        with pytest.raises(StoreError, match=r"store\.json"):
             open_store(tmp_path / "st")
         read = self.count_films(monkeypatch)
         resumed = build_store(read_dataset(folder.root), tmp_path / "st", size=32, aspect="pad", probe=box_probe())

@@ -184,7 +184,7 @@ def test_a_checkpoint_that_lightning_wrote_is_adopted_unless_it_holds_objects(tm
     agree(model, module.model["net"].forward_features)
     stored = torch.load(path, weights_only=True)
     torch.save(stored | {"hyper_parameters": argparse.Namespace(size=512)}, path)
-    with pytest.raises(WeightsError, match=r"last\.ckpt is refused: to open it, argparse\.Namespace"):
+    with pytest.raises(WeightsError, match=r"last\.ckpt.*argparse\.Namespace"):
         adopt(model, path)
 
 
@@ -246,7 +246,7 @@ def test_batch_counters_may_be_missing_and_nothing_else(weights: Weights, source
     assert set(done.fresh) == counters | {"head.2.weight", "head.2.bias"}
     for absent in ("layer2.0.bn1.running_var", "layer4.0.conv2.weight"):
         torch.save({name: t for name, t in bare.items() if name != absent}, tmp_path / "w.pth")
-        with pytest.raises(WeightsError, match=rf"w\.pth: not all of the backbone.*; 1 missing: {absent}\."):
+        with pytest.raises(WeightsError, match=rf"w\.pth.*1 missing: {absent}\."):
             adopt(classifier(), tmp_path / "w.pth")
 
 
@@ -256,11 +256,11 @@ def test_a_value_that_is_not_finite_is_named_and_the_model_left_alone(weights: W
     for bad in (float("nan"), float("-inf")):
         hurt = weights | {"layer4.0.bn2.bias": torch.full_like(weights["layer4.0.bn2.bias"], bad)}
         torch.save({"model": hurt}, tmp_path / "w.pth")
-        with pytest.raises(WeightsError, match=r"w\.pth: model\.layer4\.0\.bn2\.bias holds NaN or infinite values"):
+        with pytest.raises(WeightsError, match=r"w\.pth.*model\.layer4\.0\.bn2\.bias.*NaN"):
             adopt(model, tmp_path / "w.pth")
     far = weights | {"layer1.0.bn1.bias": torch.full((64,), 1e300, dtype=torch.float64)}
     torch.save(far, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"layer1\.0\.bn1\.bias holds NaN or infinite"):
+    with pytest.raises(WeightsError, match=r"layer1\.0\.bn1\.bias.*NaN"):
         adopt(model, tmp_path / "w.pth")
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
     assert model.backbone.source == "random"
@@ -319,7 +319,7 @@ def test_the_models_compared_with_are_timms_and_named_once() -> None:
 def test_the_comparison_is_given_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(public, "_PROBE_SECONDS", -1.0)
     torch.save(meta("resnet18"), tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="fits none of the 0 common backbones compared"):
+    with pytest.raises(WeightsError, match="none of the 0 common backbones"):
         adopt(classifier(), tmp_path / "w.pth")
 
 
@@ -327,7 +327,7 @@ def test_torchvisions_efficientnet_is_not_timms(tmp_path: Path) -> None:
     with torch.device("meta"):
         theirs = torchvision.models.efficientnet_b0().state_dict()
     torch.save({name: torch.zeros(t.shape, dtype=t.dtype) for name, t in theirs.items()}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"for another backbone.*the file's names are: features\.0\.0\.weight"):
+    with pytest.raises(WeightsError, match=r"another backbone.*features\.0\.0\.weight"):
         adopt(classifier("tf_efficientnet_b0"), tmp_path / "w.pth")
 
 

@@ -91,7 +91,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(make: str, tmp_path
         torch.save(stored, path, _use_new_zipfile_serialization=make == "zip")
     else:
         path.write_bytes(pickle.dumps({"trap": Trap(marker)}, protocol=int(make[-1])))
-    with pytest.raises(WeightsError, match=r"w\.pth is refused: to open it, (posix|nt)\.system would have to be run"):
+    with pytest.raises(WeightsError, match=r"w\.pth.*(posix|nt)\.system"):
         read_public(path)
     assert not marker.exists()
     torch.load(path, weights_only=False) if make in ("zip", "legacy") else pickle.loads(path.read_bytes())  # noqa: S301
@@ -103,7 +103,7 @@ def test_what_a_refusal_advises_makes_a_file_that_is_read(
 ) -> None:
     path = tmp_path / "it's $HOME.ckpt"
     torch.save({"state_dict": tensors, "hyper_parameters": argparse.Namespace(lr=0.1)}, path)
-    with pytest.raises(WeightsError, match=r"argparse\.Namespace would have to be run.*converted where") as caught:
+    with pytest.raises(WeightsError, match=r"argparse\.Namespace.*converted") as caught:
         read_public(path)
     command = shlex.split(str(caught.value).partition("no harm: ")[2])
     assert command[:2] == ["python", "-c"] and command[3:] == ["it's $HOME.ckpt", "it's $HOME.safetensors"]
@@ -120,7 +120,7 @@ def test_a_whole_model_and_a_script_are_refused_by_name(tmp_path: Path) -> None:
         read_public(tmp_path / "model.pt")
     with warnings.catch_warnings(action="ignore"):
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "script.pt")
-    with pytest.raises(WeightsError, match=r"script\.pt is a TorchScript program, which is code"):
+    with pytest.raises(WeightsError, match=r"script\.pt.*TorchScript"):
         read_public(tmp_path / "script.pt")
 
 
@@ -175,16 +175,16 @@ def test_what_is_no_weights_file_is_said(content: bytes, said: str, tmp_path: Pa
 
 
 def test_a_folder_a_missing_file_and_one_without_tensors_are_said(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is a folder; name the weights file inside it"):
+    with pytest.raises(WeightsError, match="is a folder"):
         read_public(tmp_path)
-    with pytest.raises(WeightsError, match=r"absent\.pth: there is no such weights file"):
+    with pytest.raises(WeightsError, match=r"absent\.pth"):
         read_public(tmp_path / "absent.pth")
     for stored, kind in (([torch.ones(1)], "list"), ({"epoch": 3}, "dict"), (torch.ones(1), "Tensor")):
         torch.save(stored, tmp_path / "w.pth")
-        with pytest.raises(WeightsError, match=f"holds no named tensors, but a {kind}"):
+        with pytest.raises(WeightsError, match=f"tensors.*{kind}"):
             read_public(tmp_path / "w.pth")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0")
-    with pytest.raises(WeightsError, match=r"cut\.safetensors \(3 bytes\) is not a whole safetensors file") as caught:
+    with pytest.raises(WeightsError, match=r"cut\.safetensors.*3 bytes") as caught:
         read_public(tmp_path / "cut.safetensors")
     assert "Pickled" not in str(caught.value)
 
@@ -193,7 +193,7 @@ def test_a_zip_of_other_things_or_one_that_would_grow_is_refused(tmp_path: Path)
     path = tmp_path / "w.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("weights/resnet50.pth", "x")
-    with pytest.raises(WeightsError, match=r"not PyTorch's \(it has resnet50\.pth\); unpack it"):
+    with pytest.raises(WeightsError, match=r"resnet50\.pth.*unpack"):
         read_public(path)
     torch.save({"a": torch.zeros(1_000_000)}, tmp_path / "plain.pth")
     with (
@@ -203,13 +203,13 @@ def test_a_zip_of_other_things_or_one_that_would_grow_is_refused(tmp_path: Path)
         for entry in plain.infolist():
             archive.writestr(entry.filename, plain.read(entry))
     assert path.stat().st_size < 10_000
-    with pytest.raises(WeightsError, match="it would grow when opened"):
+    with pytest.raises(WeightsError, match="packed"):
         read_public(path)
 
 
 def test_tensors_that_claim_far_more_than_their_file_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1).expand(10**9, 10**3)}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match=r"its tensors claim 4000000000000 bytes, the file has \d{3,4}\b"):
+    with pytest.raises(WeightsError, match=r"4000000000000 bytes.*\d{3,4}\b"):
         read_public(tmp_path / "w.pth")
 
 

@@ -1,7 +1,7 @@
 """Atomic writes of files and folders, file names that do not collide, and checks of outputs before work begins.
 
-A file is written under a hidden name beside its place until it is complete and on disk, and is then renamed: a kill, a
-full disk or an exception leaves the old file as it was.
+A file is written under a hidden name beside its place, and renamed once it is complete and on disk: a kill, a full disk
+or an exception leaves the old file as it was.
 """
 
 import errno
@@ -21,12 +21,9 @@ from cxrlines.core.errors import Error
 
 MAX_NAME = 255
 """Bytes of a file's name, at most, on the file systems in use."""
-FREE_SPACE, PERMIT = "free space on its disk, or name another place", "change its permissions, or name another place"
 WAYS_OUT = {
-    errno.ENOSPC: FREE_SPACE,
-    errno.EDQUOT: FREE_SPACE,
-    errno.EACCES: PERMIT,
-    errno.EPERM: PERMIT,
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space on its disk, or name another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change its permissions, or name another place"),
     errno.ENAMETOOLONG: "give a shorter name",
 }
 _CONTROL = r"\x00-\x1f\x7f-\x9f\ud800-\udfff"  # surrogates stand for bytes that are not UTF-8
@@ -74,10 +71,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def put_folder(done: Path, place: Path) -> None:
-    """Force a finished folder to disk and rename it to `place`; an older folder there is replaced.
+    """Force a finished folder to disk and rename it to `place`, on the same disk, instead of an older one.
 
-    No folder is replaced in one move: the older one steps aside for a moment, comes back if the move fails, and is
-    removed when the new one is in place. Both lie on one disk.
+    No folder is replaced in one move: the older one steps aside for a moment, and comes back if the move fails.
     """
     for path in [*(path for path in done.rglob("*") if path.is_file()), done]:
         sync(path)
@@ -164,22 +160,17 @@ def check_table(flag: str, table: Path, companions: Mapping[str, tuple[bytes, ..
     name = table.name
     if ending := next((ending for ending in companions if name.lower().endswith(ending)), None):
         better = table.with_name(f"{name[: -len(ending)] or 'table'}.csv")
-        raise OutputError(
-            f"{flag} {table}: is a table (CSV), and a name in {ending} is that of a file beside a table",
-            f"name it, for instance, {better}",
-        )
+        what = f"{flag} {table}: is a table (CSV), and a name in {ending} is that of a file beside a table"
+        raise OutputError(what, f"name it, for instance, {better}")
     other = table.with_name(name.removesuffix(".csv") if name.endswith(".csv") else f"{name}.csv")
     if other.is_file() and begins(other, head.encode()):
-        raise OutputError(
-            f"{flag} {table}: the files beside it would have the same names as those of {other}",
-            "name another table, or remove that one",
-        )
+        what = f"{flag} {table}: the files beside it would have the same names as those of {other}"
+        raise OutputError(what, "name another table, or remove that one")
     for ending, heads in companions.items():
         path = beside(table, ending)
         if heads and path.is_file() and not begins(path, *heads):
-            raise OutputError(
-                f"{flag} {table}: would replace {path}, which no earlier command wrote", "name another table"
-            )
+            what = f"{flag} {table}: would replace {path}, which no earlier command wrote"
+            raise OutputError(what, "name another table")
 
 
 def begins(path: Path, *heads: bytes) -> bool:

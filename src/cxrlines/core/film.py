@@ -78,8 +78,5 @@ FILM_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm", ".dicom")
 
 
 def film_name(path: Path) -> str:
-    """The name of a film's file without the suffix of a film (`FILM_SUFFIXES`); no other suffix is cut.
-
-    A DICOM UID as a file name keeps its last number.
-    """
+    """The name of a film's file without the suffix of a film (`FILM_SUFFIXES`); a DICOM UID keeps its last number."""
     return path.stem if path.suffix.lower() in FILM_SUFFIXES else path.name

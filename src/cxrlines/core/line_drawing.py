@@ -9,9 +9,7 @@ STRIDE = 8.0  # px: longer segments are drawn in pieces, so that the box around 
 
 
 def draw_lines(
-    image: np.ndarray,
-    lines: Sequence[tuple[np.ndarray, int | Sequence[int]]],
-    thickness: float,
+    image: np.ndarray, lines: Sequence[tuple[np.ndarray, int | Sequence[int]]], thickness: float
 ) -> np.ndarray:
     """A copy of `image` with lines drawn into it, one over the other, anti-aliased at sub-pixel positions.
 
@@ -41,10 +39,9 @@ def line_mask(points_list: Sequence[np.ndarray], shape: tuple[int, int], thickne
 
 
 def _coverage(points: np.ndarray, shape: tuple[int, int], thickness: float) -> np.ndarray:
-    """(h, w) float32 in [0, 1]: the share of each pixel that a polyline with round ends covers.
+    """(h, w) float32 in [0, 1]: the share of each pixel, taken for a circle, that a polyline with round ends covers.
 
-    Share = half the thickness + half a pixel - distance from the pixel's centre to the line, as exact as a circular
-    pixel is a pixel. (OpenCV's own anti-aliased lines come out 1.4 px too wide from 2 px on.)
+    (OpenCV's own anti-aliased lines come out 1.4 px too wide from 2 px on.)
     """
     if not thickness > 0:
         raise ValueError(f"thickness is {thickness}; a line's width is a positive number of px")

@@ -9,10 +9,7 @@ QUERIES, ROWS = 64, 8192
 
 
 def nearest_rows(
-    queries: np.ndarray,
-    vectors: np.ndarray,
-    k: int,
-    excluded: Callable[[np.ndarray], np.ndarray] | None = None,
+    queries: np.ndarray, vectors: np.ndarray, k: int, excluded: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rows of `vectors` of the highest inner product with each query, best first; of ties the lower row.
 

@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
-from multiprocessing import connection, parent_process
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -21,8 +20,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 4
-"""Items in work, or done and not yet fetched, for each process: enough to keep it busy, few enough for memory to stay
-flat."""
+"""Items in work, or done and not yet fetched, for each process: it stays busy, and memory flat."""
 
 
 def cores() -> int:
@@ -71,8 +69,7 @@ class _Workers:
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
         self.work, self.lock, self.stopped = pickle.dumps(work), threading.Lock(), False
-        self.children: dict[int, Child] = {}
-        """By the thread that asks it."""
+        self.children: dict[int, Child] = {}  # by the thread that asks it
 
     def ask(self, item: Any) -> Any:
         """What the work makes of an item; None if the process died of it. Raises what the work raises."""
@@ -114,7 +111,10 @@ def _answer(child: Child, message: bytes) -> Any:
 
 def serve() -> None:
     """A worker's side: first the work, then items; each is answered by (True, result) or (False, what was raised)."""
-    _be_worker()
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is left to the parent
+    cv2.setNumThreads(1)
     work: list[Callable[[Any], Any]] = []
 
     def answer(receive: Callable[[], bytes], send: Callable[[bytes], None]) -> None:
@@ -141,23 +141,3 @@ def _pickled(error: Exception) -> bytes:
     except Exception:
         made = pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")))
     return made
-
-
-def begin_worker() -> None:
-    """What a process of `multiprocessing` does first: leave interrupts to the parent, use one thread, end with it."""
-    _be_worker()
-    if parent := parent_process():  # one that was killed cannot stop its workers
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _be_worker() -> None:
-    """Leave Ctrl-C, which reaches the whole group, to the parent, and use one thread of OpenCV."""
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-
-
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)

@@ -13,10 +13,9 @@ _LIMITS = (ETT_CARINA, ETT_LOW, ETT_HIGH, ETT_LARYNX)
 def ett_state(height: float) -> State:
     """The state of an endotracheal tube whose tip is `height` cm above the carina (negative: below it).
 
-    2 to 6 normal (the usual rule for a neutral head: 5 +- 2 and never under 2, because flexing the neck moves the
-    tip by 2: Goodman, AJR 1976;127:433); 0.5 to 2 and 6 to 10 borderline; above 10 abnormal, since the trachea is
-    10 to 12 long and the cuff then lies at the cords; below 0.5, hence also in a main bronchus, abnormal (0.5 and
-    not 0 because readers place the carina no better). Limits belong to the better state.
+    2 to 6 normal (neutral head 5 +- 2, never under 2, as flexing the neck moves the tip by 2: Goodman, AJR
+    1976;127:433); 0.5 to 2 and 6 to 10 borderline; above 10 abnormal, as the cuff then lies at the cords; below 0.5,
+    hence also in a main bronchus, abnormal (readers place the carina no better). Limits belong to the better state.
     """
     if ETT_LOW <= height <= ETT_HIGH:
         return State.NORMAL

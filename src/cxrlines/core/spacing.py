@@ -23,9 +23,8 @@ class SpacingKind(StrEnum):
 
 
 MAGNIFICATION = (1.0, 1.2)
-"""Size at the detector by size in the patient, of what lies at the carina: source-to-detector by
-source-to-object distance (as Estimated Radiographic Magnification Factor, DICOM PS3.3). Some
-1.05 to 1.1 for PA films taken at 180 cm, up to 1.2 for bedside AP films at 100 cm."""
+"""Size at the detector by size in the patient, of what lies at the carina (as Estimated Radiographic Magnification
+Factor, DICOM PS3.3): 1.05 to 1.1 for PA films taken at 180 cm, up to 1.2 for bedside AP films at 100 cm."""
 WIDTH_CM = (25.0, 60.0)
 """Widths, in cm, between which a frontal chest film lies; a spacing that gives another is not believed. Detectors are
 35 to 43 cm wide; the upper limit leaves room for stitched ones, the lower one for crops."""
@@ -101,21 +100,17 @@ def spacing_of(
     elif magnification and not corrected:
         kind, divided = SpacingKind.CALIBRATED, magnification
     width = columns * mm[1] / 10
-    if not WIDTH_CM[0] <= width <= WIDTH_CM[1]:
-        text = (
-            f"its spacing of {mm[1]:.3g} mm makes it {width:.0f} cm wide; frontal chest films are "
-            f"{WIDTH_CM[0]:.0f} to {WIDTH_CM[1]:.0f} cm: no distance in mm rests on it"
-        )
+    low, high = WIDTH_CM
+    if not low <= width <= high:
+        what = f"its spacing of {mm[1]:.3g} mm makes it {width:.0f} cm wide"
+        text = f"{what}; frontal chest films are {low:.0f} to {high:.0f} cm: no distance in mm rests on it"
         return Spacing(SpacingKind.NOT_BELIEVED), [*notes, Note(Code.SPACING_NOT_BELIEVED, text)]
     return Spacing(kind, _divided(mm, divided or 1.0), divided), notes
 
 
 def _is_spacing(value: Sequence[float]) -> bool:
-    return (
-        len(value) == 2
-        and all(math.isfinite(mm) and 0 < mm < MAX_MM_PER_PX for mm in value)
-        and max(value) <= MAX_ANISOTROPY * min(value)
-    )
+    possible = len(value) == 2 and all(0 < mm < MAX_MM_PER_PX for mm in value)  # NaN is not
+    return possible and max(value) <= MAX_ANISOTROPY * min(value)
 
 
 def _same(one: tuple[float, float], other: tuple[float, float]) -> bool:

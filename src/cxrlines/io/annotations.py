@@ -95,11 +95,10 @@ def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
 
     `TableError` only if the file as a whole cannot be read or lacks a column.
     """
-    table = read_rows(csv, (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN))
-    problems = list(table.problems)
-    annotated = []
-    columns = (table.column(name) for name in (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN))
-    for row, study, label, data in zip(table.lines, *columns, strict=True):
+    columns = (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN)
+    table = read_rows(csv, columns)
+    problems, annotated = list(table.problems), []
+    for row, study, label, data in zip(table.lines, *map(table.column, columns), strict=True):
         if label not in LABEL_INDEX:
             message = f"label {shown(label)} is not known{did_you_mean(label, LABELS)}"
             way_out = f"use one of: {', '.join(LABELS)}"

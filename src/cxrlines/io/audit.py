@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -46,8 +46,7 @@ FILM_PROBLEMS = {
 """Notes on a film that are problems: the kind, and the way out."""
 
 
-@dataclass(frozen=True)
-class FilmNote:
+class FilmNote(NamedTuple):
     """What is odd about a film that is read all the same; `film` is its path in the folder."""
 
     film: str
@@ -165,7 +164,6 @@ class _State:
 
 
 def _check_folder(state: _State) -> None:
-    """A plain folder: its films, no tables."""
     try:
         dataset = tables.read_dataset(state.root)
     except TableError as error:
@@ -218,9 +216,8 @@ def _check_labels(state: _State, name: str) -> Rows | None:
     missing = [column for column in lacking if column in tables.TRUTH_COLUMNS]
     strange = [column for column in rows.columns if column not in (*columns, FOLD_COLUMN)]
     for column in missing:
-        state.add(
-            "missing column", name, 1, f"has no column {column!r}{did_you_mean(column, strange)}", "add or rename it"
-        )
+        message = f"has no column {column!r}{did_you_mean(column, strange)}"
+        state.add("missing column", name, 1, message, "add or rename it")
     for column in strange:
         message = f"column {shown(column)} is not known{did_you_mean(column, lacking or columns)}"
         state.add("unknown column", name, 1, message, "rename or remove it")
@@ -250,14 +247,13 @@ def _match_films(state: _State, rows: Rows, folder: Path, split: str) -> None:
             instead, way_out = tables.film_instead(study, names)
             message = f"{folder.name}/ has no film of study {shown(study, 80)}{instead}"
             state.add(tables.NO_FILM, rows.path.name, line, message, way_out)
-    for first, *more in films.values():
+    for study, (first, *more) in films.items():
+        state.films |= dict.fromkeys((first, *more), study)
         message = f"its study has {first.name} as well"
         for path in more:
             state.add("two films of a study", state.name(path), None, message, "keep the one that was annotated")
-    matched = {path: study for study, paths in films.items() for path in paths}
-    state.films |= matched
-    state.counts[f"{split} films"] = len(matched)
-    if without := sum(path.is_file() for path in folder.iterdir()) - len(matched):
+    state.counts[f"{split} films"] = matched = sum(map(len, films.values()))
+    if without := sum(path.is_file() for path in folder.iterdir()) - matched:
         state.counts[f"{split} films without a row"] = without
 
 
@@ -324,29 +320,25 @@ def _message(note: Note, quality: Quality) -> str:
 def _check_copies(state: _State, looks: dict[Path, _Look]) -> None:
     """Films that are there twice: the same file, or the same film re-encoded. Each copy but the first is a problem."""
 
-    def leak(one: Path, other: Path) -> bool:
-        """Whether, as copies of each other, two films leak from training into test."""
-        return not state.plain and one.parent != other.parent
-
-    def add(kind: str, one: Path, other: Path, message: str) -> None:
+    def add(kind: str, originals: list[Path], path: Path, what: str, how: str = "") -> None:
+        leaks = [] if state.plain else [each for each in originals if each.parent != path.parent]
         way_out = "remove one, and see that their labels agree"
-        if leak(one, other):
+        if leaks:
             way_out = "remove it from one: a film in both training and test falsifies every figure"
-        state.add(kind, state.name(other), None, message, way_out)
+        more = f" (and {len(originals) - 1} more)" if len(originals) > 1 else ""
+        message = f"is the same {what} as {state.name((leaks or originals)[0])}{more}{how}"
+        state.add(kind, state.name(path), None, message, way_out)
 
     first: dict[str, Path] = {}
     for path, look in looks.items():
         if (original := first.setdefault(look.digest, path)) != path:
-            add("same film twice", original, path, f"is the same file as {state.name(original)}")
+            add("same film twice", [original], path, "file")
     unique = list(first.values())
     originals: dict[Path, list[Path]] = {}
     for i, j in copies([looks[path].signature for path in unique]):
         originals.setdefault(unique[j], []).append(unique[i])
     for path, others in originals.items():
-        other = next((each for each in others if leak(each, path)), others[0])
-        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-        what = f"is the same film as {state.name(other)}{more}, re-encoded, resized, mirrored or turned"
-        add("same film re-encoded", other, path, what)
+        add("same film re-encoded", others, path, "film", ", re-encoded, resized, mirrored or turned")
 
 
 def _check_annotations(state: _State, csv: Path, table: Rows | None, what: str) -> None:
@@ -374,33 +366,30 @@ def _check_annotations(state: _State, csv: Path, table: Rows | None, what: str) 
 
 
 def _check_landmarks(state: _State, csv: Path) -> None:
-    """Landmarks by themselves."""
-    splits: tuple[tables.Split, ...] = ("train", "test")
-    for split in splits if csv.is_file() else ():
+    for split in get_args(tables.Split) if csv.is_file() else ():
         if (found := state.read(csv, partial(tables.read_landmarks, split=split))) is not None:
             state.problems += found[1]
 
 
 def _check_folds(state: _State, csv: Path, train: Rows | None) -> None:
     """A folds file by itself and against train.csv. The patients are train.csv's, if it has them."""
-    rows = state.read(csv, partial(read_rows, needed=(STUDY_COLUMN, FOLD_COLUMN)))
-    if rows is None:
+    if (rows := state.read(csv, partial(read_rows, needed=(STUDY_COLUMN, FOLD_COLUMN)))) is None:
         return
     patient_of: dict[str, str] = {}
     for table in (rows, train):
         if table is not None and PATIENT_COLUMN in table.columns:
             patient_of |= zip(table.column(STUDY_COLUMN), table.column(PATIENT_COLUMN), strict=True)
     studies = rows.column(STUDY_COLUMN)
-    state.problems += rows.problems
-    state.problems += fold_problems(rows, [patient_of.get(study, "") for study in studies])
+    state.problems += rows.problems + fold_problems(rows, [patient_of.get(study, "") for study in studies])
     state.counts["folds"] = len(set(rows.column(FOLD_COLUMN)))
     if train is None:
         return
     line_of = dict(reversed([*zip(studies, rows.lines, strict=True)]))  # of a study in two rows the first
     known = dict(zip(train.column(STUDY_COLUMN), train.lines, strict=True))
+    way_out = "draw folds of this table"
     for study in line_of.keys() - known.keys():
         message = f"study {shown(study, 80)} is not in {tables.TRAIN_TABLE}"
-        state.add("foreign study in the folds", csv.name, line_of[study], message, "draw folds of this table")
+        state.add("foreign study in the folds", csv.name, line_of[study], message, way_out)
     for study in known.keys() - line_of.keys() - {""}:
         message = f"study {shown(study, 80)} has no fold in {csv.name}"
-        state.add("study without a fold", tables.TRAIN_TABLE, known[study], message, "draw folds of this table")
+        state.add("study without a fold", tables.TRAIN_TABLE, known[study], message, way_out)

@@ -106,8 +106,7 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
     """The range of values (n,) ascending that are film: without saturation far from the rest, at either end.
 
     Saturation is all beyond a gap that is wider than the range of the film itself and (but for EMPTY) empty, and narrow
-    beside that gap: 1 % of a film of 12 bits at 65,535 leaves it a sixteenth of the contrast. Where saturation lies
-    next to the film's own values, as in overexposed lung, nothing is left out.
+    beside that gap. Where it lies next to the film's own values, as in overexposed lung, nothing is left out.
     """
     grid = _quantiles(values, counts, np.arange(GRID + 1) / GRID)
     jumps = grid[EMPTY:] - grid[:-EMPTY]

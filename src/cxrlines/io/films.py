@@ -23,6 +23,7 @@ OTHERS = (
     (b"RIFF", "a WebP image", "save it as PNG"),
     (b"\0\0\0\x0cjP", "a JPEG 2000 image outside DICOM", "save it as PNG"),
     (b"%PDF", "a PDF document", "export the film in it as DICOM or PNG"),
+    (b"", "not a film", "JPEG, PNG, TIFF and DICOM are read, by their content, whatever their name"),
 )
 """(first bytes, what it is, the way out) of other files given for films, or that films are packed in."""
 
@@ -59,8 +60,7 @@ def _decoded(source: "bytes | pydicom.Dataset", max_pixels: int) -> Film:
         raise FilmError("is empty (0 bytes)", "copy or export it again")
     kind = kind_of(data)
     if kind is None:
-        unknown = (b"", "not a film", "JPEG, PNG, TIFF and DICOM are read, by their content, whatever their name")
-        _, what, way_out = next(other for other in (*OTHERS, unknown) if data.startswith(other[0]))
+        _, what, way_out = next(other for other in OTHERS if data.startswith(other[0]))
         raise FilmError(f"is {what}", way_out)
     if kind == "DICOM":
         from cxrlines.io.dicom.decode import decode_dicom

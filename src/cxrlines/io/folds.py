@@ -1,8 +1,8 @@
 """Patient-disjoint folds for cross-validation, every label's positives level across them.
 
-Patients are placed one by one, those with the most uneven label counts first, each into the fold that is left
-most level; then patients change places for as long as that levels the folds further. Level means: the sum,
-over folds, labels and the number of films, of the squared relative deviation from an even share.
+Patients are placed one by one, those with the most uneven label counts first, each into the fold that is left most
+level; then they change places while that levels the folds further. Level means: the sum, over folds, labels and the
+number of films, of the squared relative deviation from an even share.
 """
 
 from collections.abc import Sequence
@@ -38,26 +38,20 @@ def make_folds(table: pd.DataFrame, count: int = 5, seed: int = 0) -> pd.Series:
         raise Error(f"count is {count}", "at least 2 folds are needed to hold one out")
     totals = _positives(table).assign(films=1).groupby(table["patient"].astype(str), sort=True).sum()
     if len(totals) < count:
-        raise Error(
-            f"{count} folds need at least {count} patients, the table has {len(totals)} (in {len(table)} films)",
-            f"ask for {len(totals)} folds or fewer, or add patients"
-            if len(totals) > 1
-            else f"add patients, or name each in {PATIENT_COLUMN}: of one patient nothing can be held out",
-        )
+        what = f"{count} folds need at least {count} patients, the table has {len(totals)} (in {len(table)} films)"
+        if len(totals) > 1:
+            raise Error(what, f"ask for {len(totals)} folds or fewer, or add patients")
+        raise Error(what, f"add patients, or name each in {PATIENT_COLUMN}: of one patient nothing can be held out")
     totals = totals.iloc[np.random.default_rng(seed).permutation(len(totals))]
     counts = totals.to_numpy(np.float64)
     sums = counts.sum(axis=0)
     shares = counts[:, sums > 0] * (count / sums[sums > 0])  # each column: an even share of a fold is 1
     folds = _change_places(shares, _place(shares, count), count)
-    fold_of = dict(zip(totals.index, folds.tolist(), strict=True))
-    return table["patient"].astype(str).map(fold_of).astype(np.int64).rename(FOLD_COLUMN)
+    return table["patient"].astype(str).map(pd.Series(folds, totals.index)).astype(np.int64).rename(FOLD_COLUMN)
 
 
 def _place(shares: np.ndarray, count: int) -> np.ndarray:
-    """Greedy start: (patients, columns) shares -> fold of each patient, (patients,) int64.
-
-    Squared deviation makes an empty fold the best place while there is one, so that every fold gets a patient.
-    """
+    """Greedy start: (patients, columns) shares -> fold of each patient, (patients,) int64; an empty fold goes first."""
     folds = np.empty(len(shares), np.int64)
     deviation = np.full((count, shares.shape[1]), -1.0)
     for patient in np.argsort(-shares.std(axis=1), kind="stable"):
@@ -68,10 +62,9 @@ def _place(shares: np.ndarray, count: int) -> np.ndarray:
 
 
 def _change_places(shares: np.ndarray, folds: np.ndarray, count: int) -> np.ndarray:
-    """Swap patients of two folds, or move one, while the squared deviation falls.
+    """Swap patients of two folds, or move one, while the squared deviation falls; that never empties a fold.
 
-    A move is a swap with a row of zeros, of which each fold has one. It never empties a fold, as adding to a fold that
-    holds more costs more than the emptied one gains.
+    A move is a swap with a row of zeros, of which each fold has one.
     """
     rows = np.vstack([shares, np.zeros((count, shares.shape[1]))])
     where = np.concatenate([folds, np.arange(count)])
@@ -93,10 +86,9 @@ def _change_places(shares: np.ndarray, folds: np.ndarray, count: int) -> np.ndar
             difference = rows[other] - rows[patient]
             deviation[here] += difference
             deviation[where[other]] -= difference
+            where[patient] = where[other]
             if other < len(shares):
-                where[patient], where[other] = where[other], here
-            else:
-                where[patient] = where[other]
+                where[other] = here
             changed = True
         if not changed:
             break
@@ -217,26 +209,19 @@ def _fold(cell: str) -> int | None:
 def folds_of(table: pd.DataFrame, folds: pd.DataFrame) -> pd.Series:
     """Align a folds file (`read_folds`) to the rows of `table` by study; `Error` if one has no fold."""
     fold = table["study"].astype(str).map(folds.set_index("study")["fold"])
-    if fold.isna().any():
-        raise Error(
-            f"{int(fold.isna().sum())} of {len(table)} studies have no fold in the folds file, the first at row "
-            f"{int(np.flatnonzero(fold.isna())[0])}",
-            "make the folds from this very table with `cxrlines folds`",
-        )
+    if len(without := np.flatnonzero(fold.isna())):
+        what = f"{len(without)} of {len(table)} studies have no fold in the folds file, the first at row {without[0]}"
+        raise Error(what, "make the folds from this very table with `cxrlines folds`")
     return fold.astype(np.int64).rename(FOLD_COLUMN)
 
 
 def _positives(table: pd.DataFrame) -> pd.DataFrame:
-    """The labels (films, labels) as int64: 1 where a label is 1."""
     return (table[list(LABELS)] == 1).astype(np.int64)
 
 
 def _check_table(table: pd.DataFrame) -> None:
     if missing := [name for name in ("study", "patient", *LABELS) if name not in table]:
         raise ValueError(f"the table has no column {', '.join(missing)}; folds need study, patient and every label")
-    nameless = table["patient"].isna()
-    if nameless.any():
-        raise Error(
-            f"row {int(np.flatnonzero(nameless)[0])} of the table has no patient ({int(nameless.sum())} such rows)",
-            "name the patient of every film, or leave these rows out",
-        )
+    if len(nameless := np.flatnonzero(table["patient"].isna())):
+        what = f"row {nameless[0]} of the table has no patient ({len(nameless)} such rows)"
+        raise Error(what, "name the patient of every film, or leave these rows out")

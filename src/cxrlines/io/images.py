@@ -183,10 +183,7 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
 
 
 def _as_one_channel(data: bytes, tags: dict[int, tuple[int, ...]], samples: int) -> bytes:
-    """A TIFF file of contiguous channels of 16 bits as one of one channel: the same strips under another directory.
-
-    Of BigTIFF too a plain TIFF file is made: a film is smaller than 4 GiB.
-    """
+    """A TIFF or BigTIFF file of contiguous channels of 16 bits as a TIFF of one channel: the same strips."""
     layout = (256, 257, 259, 266, 273, 278, 279, 322, 323, 324, 325)  # size, compression, strips, tiles
     kept = {tag: tags[tag] for tag in layout if tag in tags}
     kept |= {tag: (kept[tag][0] * samples,) for tag in (256, 322) if tag in kept}

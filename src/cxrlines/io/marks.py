@@ -80,7 +80,7 @@ def _film(marks: Any, where: str) -> FilmMarks:
     _need(isinstance(marks, dict), marks, where, "an object with carina and lines")
     carina = marks.get("carina")
     sure = marks.get("carina_sure", 3 if carina is not None else 0)
-    _need(_is_whole(sure, 0, 3), sure, f"{where}.carina_sure", "a whole number from 0 to 3")
+    _need(type(sure) is int and 0 <= sure <= 3, sure, f"{where}.carina_sure", "a whole number from 0 to 3")
     lines = marks.get("lines", [])
     _need(isinstance(lines, list), lines, f"{where}.lines", "a list, [] where there are none")
     return FilmMarks(
@@ -93,24 +93,19 @@ def _film(marks: Any, where: str) -> FilmMarks:
 def _line(line: Any, where: str) -> MarkedLine:
     _need(isinstance(line, dict), line, where, "an object with device and path")
     device, path = line.get("device"), line.get("path")
-    named = isinstance(device, str) and bool(device.strip())
+    named, drawn = isinstance(device, str) and bool(device.strip()), isinstance(path, list) and len(path) >= 2
     _need(named, device, f"{where}.device", "a name such as ETT, NGT, CVC, SWAN or drain")
-    drawn = isinstance(path, list) and len(path) >= 2
     _need(drawn, path, f"{where}.path", "at least two points [x, y], the tip last")
     points = [_point(point, f"{where}.path[{place}]") for place, point in enumerate(path)]
     on_film, sure = line.get("tip_on_film", True), line.get("sure", 3)
     _need(isinstance(on_film, bool), on_film, f"{where}.tip_on_film", "true or false")
-    _need(_is_whole(sure, 1, 3), sure, f"{where}.sure", "a whole number from 1 to 3")
+    _need(type(sure) is int and 1 <= sure <= 3, sure, f"{where}.sure", "a whole number from 1 to 3")
     return MarkedLine(device.strip().lower(), np.array(points), on_film, sure)
 
 
 def _point(point: Any, where: str) -> Points:
     _need(is_point(point), point, where, "a point [x, y], two numbers in px of the film")
     return np.array(point, np.float64)
-
-
-def _is_whole(value: Any, low: int, high: int) -> bool:
-    return type(value) is int and low <= value <= high
 
 
 def _need(ok: bool, value: Any, where: str, needs: str) -> None:

@@ -129,9 +129,8 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
             except csv.Error as error:
                 wrong = str(error)
             if len(raw) > 1 and (wrong or len(row) != len(columns) or _is_open(raw)):
-                message = (
-                    f"lines {line} to {reader.line_num} are read as one row, as a quote in line {line} is not closed"
-                )
+                read = f"lines {line} to {reader.line_num} are read as one row"
+                message = f"{read}, as a quote in line {line} is not closed"
                 problems += [
                     Problem("quote not closed", path.name, number, message, "close or remove it")
                     for number, text in enumerate(raw, line)

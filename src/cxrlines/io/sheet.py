@@ -21,14 +21,7 @@ _FORMATS = (".png", ".jpg", ".jpeg")
 
 
 def contact_sheet(
-    root: Path,
-    out: Path,
-    *,
-    films: int = 24,
-    columns: int = 6,
-    size: int = 384,
-    seed: int = 0,
-    lines: bool = True,
+    root: Path, out: Path, *, films: int = 24, columns: int = 6, size: int = 384, seed: int = 0, lines: bool = True
 ) -> Path:
     """Draw `films` films of a data set or of a plain folder, chosen by `seed`, and write the sheet to `out`.
 

@@ -4,12 +4,9 @@ A store is a folder: `films.npy` ((n, size, size) uint8) and `store.json`, writt
 there are `films.partial.npy` and `journal.jsonl` instead: a line a film, appended after its pixels are on disk, so
 that a build killed at any moment goes on where it was and ends in the same bytes.
 
-A store identifies its films in two ways. Its `fingerprint` is made of the films' contents and of how they were prepared
-alone: the same on any machine, it is the identity that training builds on. Whether it is still the store OF a data
-folder is decided, without reading films again, by their names, sizes and times of change; where those differ it is
-built anew.
-
-Every film that can be read is in it, whatever it shows. Whether it is trained on is decided by its quality.
+Its `fingerprint` is made of the films' contents and of how they were prepared: the same on any machine, it is the
+identity that training builds on. Whether it is still the store OF a data folder is decided, without reading films
+again, by their names, sizes and times of change. Every film that can be read is in it, whatever it shows.
 """
 
 import contextlib
@@ -17,8 +14,8 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -136,18 +133,15 @@ class Store:
         return {study for study, kept in pairs if why_left_out(kept.quality, leave_out) is None}
 
     def counts(self, leave_out: LeaveOut) -> tuple[dict[str, int], dict[str, int]]:
-        """Films that the gate leaves out, by the code of why; and films that pass with a note, by its code.
-
-        The most frequent first.
-        """
-        out: Counter[str] = Counter()
+        """Films left out by the gate, by the code of why; films that pass with a note, by its code. Commonest first."""
+        out: list[str] = []
         noted: list[str] = []
         for kept in self.kept:
             if (reason := why_left_out(kept.quality, leave_out)) is not None:
-                out[reason.code.value] += 1
+                out.append(reason.code.value)
             else:
                 noted += {note.code.value for note in (*kept.notes, *kept.quality.notes)}
-        return dict(out.most_common()), dict(Counter(sorted(noted)).most_common())
+        return dict(Counter(out).most_common()), dict(Counter(sorted(noted)).most_common())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Store, (self.folder,)  # a worker maps the file itself instead of getting a copy of every film
@@ -185,7 +179,7 @@ def build_store(
             shape = (len(films), size, size)
             _create(folder / PARTIAL, shape)
             with (folder / JOURNAL).open("w") as journal:
-                _append(journal, [json.dumps({"source": source, "shape": shape})])
+                _append(journal, [{"source": source, "shape": shape}])
     todo = [row for row in range(len(films)) if row not in done]
     # Written, not mapped: pages of a mapped file would count as this process's memory, and grow with the films.
     start = _start(folder / PARTIAL)
@@ -218,7 +212,7 @@ class _Entry:
 
     row: int
     digest: str = ""
-    kept: dict[str, Any] | None = None
+    kept: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -228,10 +222,9 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{folder}: the store cannot be written ({error.strerror or type(error).__name__})",
-            "free space on its disk, or name another place; the same command goes on where it was",
-        ) from error
+        way_out = "free space on its disk, or name another place; the same command goes on where it was"
+        why = error.strerror or type(error).__name__
+        raise StoreError(f"{folder}: the store cannot be written ({why})", way_out) from error
 
 
 def _prepared(path: Path, size: int, aspect: Aspect, probe: Probe | None) -> tuple[np.ndarray, Kept, str] | str:
@@ -266,7 +259,7 @@ def _source(root: Path, studies: list[str], films: list[Path], how: dict[str, An
 
 
 def _resume(folder: Path, source: str, count: int) -> dict[int, _Entry]:
-    """The rows that an interrupted build of the same store has done; {} if there was none or its files are damaged."""
+    """The rows that an interrupted build has done; {} if there was none of the same store, or its files are damaged."""
     try:
         text = (folder / JOURNAL).read_text()
         whole = text[: text.rfind("\n") + 1]
@@ -292,36 +285,36 @@ def _record(pixels: IO[bytes], journal: IO[str], batch: list[_Entry]) -> None:
     if batch:
         pixels.flush()
         os.fsync(pixels.fileno())
-        _append(journal, [json.dumps(asdict(entry)) for entry in batch])
+        _append(journal, map(asdict, batch))
         batch.clear()
 
 
-def _append(journal: IO[str], lines: list[str]) -> None:
-    journal.write("".join(f"{line}\n" for line in lines))
+def _append(journal: IO[str], lines: Iterable[dict[str, Any]]) -> None:
+    journal.write("".join(f"{json.dumps(line)}\n" for line in lines))
     journal.flush()
     os.fsync(journal.fileno())
 
 
 def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str], how: dict[str, Any]) -> Store:
-    good = [(studies[entry.row], entry.kept, entry) for entry in entries if entry.kept is not None]
-    left_out = {studies[entry.row]: entry.reason for entry in entries if entry.kept is None}
+    good = [entry for entry in entries if entry.kept]
+    left_out = {studies[entry.row]: entry.reason for entry in entries if not entry.kept}
     if not good:
         first = next(iter(left_out.values()), "the data has no films")
         raise StoreError(f"{folder}: none of {len(entries)} films could be read; the first: {first}")
     if left_out:
-        _close_gaps(folder, [entry.row for _, _, entry in good], how["size"])
+        _close_gaps(folder, [entry.row for entry in good], how["size"])
     else:
         (folder / PARTIAL).replace(folder / FILMS)
     content = hashlib.sha256(_first_line(how))
-    for study, kept, entry in good:
-        quality = kept["quality"]  # its probabilities may differ with another machine's floats
-        done = f"{tuple(kept['within'])} {quality['rotation']} {quality['inverted']}"
-        content.update(f"{study}\t{entry.digest}\t{done}\n".encode(errors="surrogateescape"))
+    for entry in good:
+        quality = entry.kept["quality"]  # its probabilities may differ with another machine's floats
+        done = f"{tuple(entry.kept['within'])} {quality['rotation']} {quality['inverted']}"
+        content.update(f"{studies[entry.row]}\t{entry.digest}\t{done}\n".encode(errors="surrogateescape"))
     manifest = how | {
         "fingerprint": content.hexdigest(),
         "source": source,
-        "studies": [study for study, _, _ in good],
-        "kept": [kept for _, kept, _ in good],
+        "studies": [studies[entry.row] for entry in good],
+        "kept": [entry.kept for entry in good],
         "left_out": left_out,
     }
     with replacing(folder / MANIFEST) as aside, aside.open("w") as file:
@@ -347,8 +340,7 @@ def _close_gaps(folder: Path, rows: list[int], size: int) -> None:
 
 
 def _create(path: Path, shape: tuple[int, int, int]) -> None:
-    """A new file of black films; a process may still be reading an old one of its name."""
-    path.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)  # a process may still be reading it
     np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
 

@@ -100,6 +100,11 @@ def read_dataset(root: Path, split: Split = "train") -> Dataset:
     return _read_folder(root)
 
 
+def is_there(table: Path) -> bool:
+    """Whether a table is there, itself or compressed."""
+    return table.is_file() or bool(packed_as(table))
+
+
 def packed_as(table: Path) -> str:
     """The name of a compressed form of a table that is not there itself; "" if there is none."""
     packed = (table.with_name(table.name + suffix) for suffix in PACKED_SUFFIXES)
@@ -146,11 +151,10 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
     patients = rows.column(PATIENT_COLUMN) if own_patients else studies
     labelled = set(REQUIRED_LABELS) <= columns
     present = [label for label in LABELS if label in columns] if labelled else []
-    values = [LABEL_CELLS if label in REQUIRED_LABELS else LABEL_CELLS | UNKNOWN_CELLS for label in present]
-    cells = [
-        [value.get(cell, _BAD) for cell in rows.column(label)] for label, value in zip(present, values, strict=True)
-    ]
-    labels = np.array(cells, np.int8).reshape(len(present), len(studies)).T
+    labels = np.empty((len(studies), len(present)), np.int8)
+    for at, label in enumerate(present):
+        values = LABEL_CELLS if label in REQUIRED_LABELS else LABEL_CELLS | UNKNOWN_CELLS
+        labels[:, at] = [values.get(cell, _BAD) for cell in rows.column(label)]
     study_doubts = doubted(studies)
     patient_doubts = doubted(patients, patients=True) if own_patients else [""] * len(studies)
     problems = list(rows.problems)
@@ -163,11 +167,9 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
         elif doubt := study_doubts[place]:
             message, way_out = DOUBTS[doubt]
             found.append((doubt, f"{STUDY_COLUMN} {shown(study, 80)} {message}", way_out))
-        elif study in first:
-            found.append(
-                (REPEATED, f"study {shown(study, 80)} is already in line {first[study]}", "keep one row a study")
-            )
-        first.setdefault(study, line)
+        elif first.setdefault(study, line) != line:
+            message = f"study {shown(study, 80)} is already in line {first[study]}"
+            found.append((REPEATED, message, "keep one row a study"))
         if not patient:
             found.append((NO_PATIENT, f"{PATIENT_COLUMN} is empty", DOUBTS[NO_PATIENT][1]))
         elif doubt := patient_doubts[place]:
@@ -290,11 +292,9 @@ def read_landmarks(csv: Path, split: Split) -> tuple[Landmarks, list[Problem]]:
             continue
         landmarks[study] = {}
         for name, (x, y) in zip(Landmark, points, strict=True):
-            if not x and not y:
-                continue
             if (point := _point(x, y)) is not None:
                 landmarks[study][name.value] = point
-            else:
+            elif x or y:
                 message = f"{name} is at {shown(x)}, {shown(y)}"
                 way_out = "give two numbers in px, or leave both cells empty"
                 problems.append(Problem(BAD_LANDMARK, csv.name, line, message, way_out))
@@ -333,22 +333,17 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 
 def _read_folder(root: Path) -> Dataset:
-    names, films = [], []
     left_out: Counter[str] = Counter()
-    for path in sorted(_files_below(root, left_out)):
-        if path.suffix.lower() in FILM_SUFFIXES or is_film(path):
-            names.append(path.relative_to(root).as_posix())
-            films.append(str(path.resolve()))
-        else:
-            left_out[NOT_A_FILM] += 1
+    files = sorted(_files_below(root, left_out))
+    films = [path for path in files if path.suffix.lower() in FILM_SUFFIXES or is_film(path)]
+    left_out.update({NOT_A_FILM: len(files) - len(films)} if len(films) < len(files) else {})
     if not films:
         but = f" ({', '.join(f'{count} x {reason}' for reason, count in left_out.items())})" if left_out else ""
-        raise TableError(
-            f"{root}: has no films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name) and no {TRAIN_TABLE}{but}",
-            "give a folder that has one of them",
-        )
-    table = pd.DataFrame({"study": names, "patient": names, "film": films}, dtype=object)
-    return Dataset(root.resolve(), table, left_out=dict(left_out))
+        what = f"has no films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name) and no {TRAIN_TABLE}{but}"
+        raise TableError(f"{root}: {what}", "give a folder that has one of them")
+    names = [path.relative_to(root).as_posix() for path in films]
+    columns = {"study": names, "patient": names, "film": [str(path.resolve()) for path in films]}
+    return Dataset(root.resolve(), pd.DataFrame(columns, dtype=object), left_out=dict(left_out))
 
 
 def _files_below(root: Path, left_out: Counter[str]) -> Iterator[Path]:

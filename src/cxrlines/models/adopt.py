@@ -7,7 +7,7 @@ training) is the model's, so a file should be given to the very timm model it wa
 import hashlib
 import re
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -71,11 +71,10 @@ def adopt(model: Classifier, path: Path) -> Adoption:
 
     The prefix is the one under which most of the backbone's tensors are found by name and shape; of equal ones an
     average (`ema` in its name) goes first, then the file's first. Every tensor of the backbone must be there, except
-    BatchNorm's counters, and none too many: ResNet101 holds all that ResNet50 has, and is not it. A stem of 3 channels
-    is summed for a model that sees 1, one of 1 is divided by three for a model that sees 3: both see in a gray film
-    what they saw. EfficientNet's original names (`_conv_stem`, `_blocks`) are matched by their order, for timm's
-    `tf_efficientnet` models. The head, and a decoder of maps, are taken whole, and only from a file of this project's
-    names; another classifier's outputs are not known to be these labels, whatever their number. All becomes float32.
+    BatchNorm's counters, and none too many: ResNet101 holds all that ResNet50 has. A stem of 3 channels is summed for a
+    model that sees 1, one of 1 divided by three for a model that sees 3. EfficientNet's original names (`_conv_stem`,
+    `_blocks`) are matched by their order, for timm's `tf_efficientnet` models. The head, and a decoder of maps, are
+    taken whole, and only from a file of this project's names. All becomes float32.
 
     Raises:
         WeightsError: the file cannot be read, is of another backbone, lacks a tensor, or holds a value that is not
@@ -95,17 +94,15 @@ def adopt(model: Classifier, path: Path) -> Adoption:
             if all(theirs in tensors and tensors[theirs].shape == state[mine].shape for mine, theirs in names.items()):
                 pairs |= names
     converted, adapted = {}, []
-    dtypes: dict[torch.dtype, int] = defaultdict(int)
+    dtypes: Counter[torch.dtype] = Counter()
     for mine, theirs in pairs.items():
         tensor, want = tensors[theirs], state[mine]
         if tensor.dtype != want.dtype:
             dtypes[tensor.dtype] += want.is_floating_point()
             tensor = tensor.to(want.dtype)
         if not tensor.isfinite().all():
-            raise WeightsError(
-                f"{path}: {theirs} holds NaN or infinite values: the training it comes from failed",
-                "take an earlier file",
-            )
+            what = f"{path}: {theirs} holds NaN or infinite values: the training it comes from failed"
+            raise WeightsError(what, "take an earlier file")
         if tensor.shape != want.shape:
             tensor, how = _recoloured(tensor)
             adapted.append(f"{mine}: {how}")
@@ -164,8 +161,8 @@ def _fit(net: Any, tensors: Mapping[str, Tensor]) -> _Fit:
                 score[1] += 1
     prefix = max(scores, key=lambda p: (*scores[p], "ema" in re.split(r"[._]", p.lower())), default="")
     inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    there = [name for name in state if name in inside]
-    fits = [name for name in there if _goes(inside[name], state[name])]
+    goes = {name: _goes(inside[name], tensor) for name, tensor in state.items() if name in inside}
+    fits = [name for name in goes if goes[name]]
     modules = {name.partition(".")[0] for name in fits}
     kinds = {name.rpartition(".")[2] for name, _ in net.named_parameters()}
     extra = [name for name in inside if name not in state and not name.startswith(_classifiers(net))]
@@ -175,26 +172,19 @@ def _fit(net: Any, tensors: Mapping[str, Tensor]) -> _Fit:
         sum(not name.endswith(_COUNTER) for name in state),
         missing=[name for name in state if name not in inside and not name.endswith(_COUNTER)],
         misfit=[
-            f"{name} {_shape(inside[name])} where {_shape(state[name])} is needed"
-            for name in there
-            if not _goes(inside[name], state[name])
+            f"{name} {_shape(inside[name])} where {_shape(state[name])} is needed" for name in goes if not goes[name]
         ],
         foreign=[n for n in extra if n.partition(".")[0] in modules and n.rpartition(".")[2] in kinds],
     )
 
 
 def _ordered_fit(net: Any, state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> _Fit | None:
-    """The fit of EfficientNet's original names; None for any other file or model.
-
-    Only for timm's `tf_` models, which pad as the original does.
-    """
+    """The fit of EfficientNet's original names to timm's `tf_` models, which pad as it does; None for any other."""
     stem = next((name for name in tensors if name.endswith(_ORIGINAL_STEM)), None)
     if stem is None or not net.pretrained_cfg["architecture"].startswith("tf_efficientnet"):
         return None
     prefix = stem.removesuffix(_ORIGINAL_STEM)
-    theirs = {
-        name: t for name, t in tensors.items() if name.startswith(f"{prefix}_") and not name.startswith(f"{prefix}_fc.")
-    }
+    theirs = {name: t for name, t in tensors.items() if re.match(rf"{re.escape(prefix)}_(?!fc\.)", name)}
     first = state["conv_stem.weight"]
     if theirs[stem].shape != first.shape and _goes(theirs[stem], first):
         theirs[stem] = _recoloured(theirs[stem])[0]
@@ -202,12 +192,11 @@ def _ordered_fit(net: Any, state: Mapping[str, Tensor], tensors: Mapping[str, Te
     if names is None:
         return None
     counters = {
-        f"{mine.removesuffix('running_mean')}{_COUNTER}": f"{their.removesuffix('running_mean')}{_COUNTER}"
+        mine.replace("running_mean", _COUNTER): counter
         for mine, their in names.items()
-        if mine.endswith(".running_mean")
+        if (counter := their.replace("running_mean", _COUNTER)) != their and counter in tensors
     }
-    counted = {mine: their for mine, their in counters.items() if their in tensors}
-    return _Fit(prefix, names | counted, len(names), [], [], [])
+    return _Fit(prefix, names | counters, len(names), [], [], [])
 
 
 def _goes(tensor: Tensor, want: Tensor) -> bool:
@@ -254,21 +243,17 @@ def _misfit(path: Path, backbone: str, fit: _Fit, tensors: Mapping[str, Tensor])
         parts.append(f"the file's names are: {few(list(tensors))}")
     details = "; ".join(parts)
     if fit.matched >= _ENOUGH * fit.wanted and not fit.foreign:
-        positions = any("pos_embed" in line for line in fit.misfit)
-        return WeightsError(
-            f"{path}: not all of the backbone. {details}. No part of a backbone is left random",
-            "position embeddings belong to one image size: take weights of this backbone's"
-            if positions
-            else "take the file as it was published",
-        )
+        way_out = "take the file as it was published"
+        if any("pos_embed" in line for line in fit.misfit):
+            way_out = "position embeddings belong to one image size: take weights of this backbone's"
+        what = f"{path}: not all of the backbone. {details}. No part of a backbone is left random"
+        return WeightsError(what, way_out)
     found, compared = _recognised(tensors, backbone)
+    fits, way = f"none of the {compared} common backbones compared", "give the `backbone` it was trained as"
     if found:
-        fits, way = f"It fits timm's {found!r}", "give that as `backbone`"
-    else:
-        fits, way = f"It fits none of the {compared} common backbones compared", "give the `backbone` it was trained as"
-    return WeightsError(
-        f"{path}: a checkpoint for another backbone. {details}. {fits}", f"{way}, or take a file of {backbone!r}"
-    )
+        fits, way = f"timm's {found!r}", "give that as `backbone`"
+    what = f"{path}: a checkpoint for another backbone. {details}. It fits {fits}"
+    return WeightsError(what, f"{way}, or take a file of {backbone!r}")
 
 
 def _recognised(tensors: Mapping[str, Tensor], besides: str) -> tuple[str | None, int]:

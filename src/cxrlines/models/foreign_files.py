@@ -1,5 +1,6 @@
 """Read public weight files: PyTorch's pickles and safetensors, never unpickled unsafely: no code of a file is run."""
 
+import contextlib
 import pickle
 import pickletools
 import re
@@ -51,30 +52,23 @@ def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
     elif path.suffix == ".safetensors":
         found = load_weights(path)[0]  # its error names what is wrong
     else:
-        raise WeightsError(
-            f"{path} is not a weights file: it begins with {head[:24]!r}",
-            "give a safetensors or PyTorch file (.pt, .pth, .bin, .ckpt)",
-        )
+        way_out = "give a safetensors or PyTorch file (.pt, .pth, .bin, .ckpt)"
+        raise WeightsError(f"{path} is not a weights file: it begins with {head[:24]!r}", way_out)
     if isinstance(found, Mapping) and "pytorch-lightning_version" in found:
         form = "Lightning"
     tensors = {name: tensor for name, tensor in _flat(found) if name}
     if not tensors:
-        raise WeightsError(
-            f"{path} holds no named tensors, but a {type(found).__name__}", "save a dictionary of them (a state dict)"
-        )
+        what = f"{path} holds no named tensors, but a {type(found).__name__}"
+        raise WeightsError(what, "save a dictionary of them (a state dict)")
     for name, tensor in tensors.items():
         plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
         if not plain or tensor.device.type != "cpu":
-            raise WeightsError(
-                f"{path}: {name} is not a plain tensor ({tensor.layout}, {tensor.dtype}, {tensor.device})",
-                "save plain tensors of the processor",
-            )
+            what = f"{path}: {name} is not a plain tensor ({tensor.layout}, {tensor.dtype}, {tensor.device})"
+            raise WeightsError(what, "save plain tensors of the processor")
     claimed, size = sum(t.numel() * t.element_size() for t in tensors.values()), path.stat().st_size
     if claimed > _SWOLLEN * size:
-        raise WeightsError(
-            f"{path}: its tensors claim {claimed} bytes, the file has {size}: it is damaged or an attack",
-            "take a file from a source you trust",
-        )
+        what = f"{path}: its tensors claim {claimed} bytes, the file has {size}: it is damaged or an attack"
+        raise WeightsError(what, "take a file from a source you trust")
     if form != "safetensors":  # those are copies already; these may be pages of the file
         tensors = {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     return tensors, form
@@ -99,17 +93,13 @@ def _check_zip(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise WeightsError(
-            f"{path} ({path.stat().st_size} bytes) is cut short or damaged ({error})", "copy it again"
-        ) from error
+        raise _damaged(path, str(error)) from error
     names = {entry.filename.rpartition("/")[2] for entry in entries}
     if "constants.pkl" in names:
         raise WeightsError(f"{path} is a TorchScript program, which is code", _conversion(path))
     if "data.pkl" not in names:
-        raise WeightsError(
-            f"{path} is a zip archive, but not PyTorch's (it has {few(sorted(names))})",
-            "unpack it and name the weights file",
-        )
+        what = f"{path} is a zip archive, but not PyTorch's (it has {few(sorted(names))})"
+        raise WeightsError(what, "unpack it and name the weights file")
     # PyTorch compresses nothing; what it maps into memory is as large as the file.
     if any(entry.compress_type for entry in entries) or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise WeightsError(f"{path} is packed as PyTorch packs no file: it would grow when opened", _conversion(path))
@@ -124,37 +114,29 @@ def _unpickled(path: Path, mmap: bool) -> Any:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         culprits = [named.group(1)] if named else _globals(path)
         if culprits:
-            raise WeightsError(
-                f"{path} is refused: to open it, {few(culprits)} would have to be run, and a file from elsewhere "
-                "may run anything",
-                _conversion(path),
-            ) from None
-        raise WeightsError(
-            f"{path} cannot be read without running code: it is damaged, or pickled in another way than "
-            "`torch.save` does by itself",
-            _conversion(path),
-        ) from error
+            what = f"{path} is refused: to open it, {few(culprits)} would have to be run"
+            raise WeightsError(f"{what}, and a file from elsewhere may run anything", _conversion(path)) from None
+        what = f"{path} cannot be read without running code: it is damaged, or pickled in another way than"
+        raise WeightsError(f"{what} `torch.save` does by itself", _conversion(path)) from error
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
-        size = path.stat().st_size
-        raise WeightsError(
-            f"{path} ({size} bytes) is cut short or damaged ({type(error).__name__}: {error})", "copy it again"
-        ) from error
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _damaged(path: Path, why: str) -> WeightsError:
+    return WeightsError(f"{path} ({path.stat().st_size} bytes) is cut short or damaged ({why})", "copy it again")
 
 
 def _globals(path: Path) -> list[str]:
     """Functions and classes that a plain pickle names, beyond PyTorch's own for tensors; nothing is run."""
     found, strings = [], [""]
-    with path.open("rb") as file:
-        try:
-            for code, value, _ in pickletools.genops(file):
-                if code.name == "GLOBAL":
-                    found.append(str(value).replace(" ", "."))
-                elif code.name == "STACK_GLOBAL":
-                    found.append(".".join(strings[-2:]))
-                elif isinstance(value, str):
-                    strings.append(value)
-        except (ValueError, EOFError):
-            pass  # damaged from here on
+    with path.open("rb") as file, contextlib.suppress(ValueError, EOFError):  # damaged from there on
+        for code, value, _ in pickletools.genops(file):
+            if code.name == "GLOBAL":
+                found.append(str(value).replace(" ", "."))
+            elif code.name == "STACK_GLOBAL":
+                found.append(".".join(strings[-2:]))
+            elif isinstance(value, str):
+                strings.append(value)
     return [name for name in dict.fromkeys(found) if not name.startswith(("torch._utils.", "collections."))]
 
 

@@ -1,9 +1,7 @@
 """The same film twice: the same bytes, or the same picture re-encoded, resized, mirrored or turned.
 
-Films of one patient resemble each other; copies of one film are nearer still, in the fine detail above all. It is taken
-from the middle of the film, as a border or a collimator's edge is the same in many films. What different films and
-copies reach, on real films and phantoms, is in docs/experiments.md. A ceiling measured on so few films is no promise
-for 30,000: look at a pair before removing one.
+Copies share the fine detail, which is taken from the middle of the film: a border or a collimator's edge is the same in
+many films. What different films and copies reach is in docs/experiments.md: look at a pair before removing one.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,14 +23,13 @@ ALIKE = 0.93
 
 
 def _seen(picture: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
-    """A square picture, or pictures (..., n, n), mirrored and turned by so many times 90 degrees."""
     return np.rot90(picture[..., ::-1] if mirrored else picture, turns, axes=(-2, -1))
 
 
 SYMMETRIES: tuple[Callable[[np.ndarray], np.ndarray], ...] = tuple(
     partial(_seen, turns=turns, mirrored=mirrored) for mirrored in (False, True) for turns in range(4)
 )
-"""The eight ways in which a square picture can be turned and mirrored; the first leaves it as it is."""
+"""The eight ways in which square pictures (..., n, n) can be turned and mirrored; the first leaves them as they are."""
 
 
 def signature(pixels: np.ndarray) -> np.ndarray:
@@ -51,8 +48,6 @@ def copies_between(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> dict[tup
     Mirrored or turned or neither. Of a list with itself only pairs i < j. Films without any contrast are like nothing.
     A kd-tree over the principal directions of the coarse pictures proposes pairs; their detail decides.
     """
-    if not len(a) or not len(b):
-        return {}
     coarse_a = _coarse(a)
     coarse_b = coarse_a if b is a else _coarse(b)
     rows_a, rows_b = (np.flatnonzero(coarse.any(axis=(1, 2))) for coarse in (coarse_a, coarse_b))
@@ -85,7 +80,7 @@ def copies_between(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> dict[tup
 def _coarse(signatures: Sequence[np.ndarray]) -> np.ndarray:
     """(n, COARSE, COARSE) float32, each less its mean and of length 1; 0 without contrast."""
     small = [cv2.resize(film, (COARSE, COARSE), interpolation=cv2.INTER_AREA) for film in signatures]
-    return _normed(np.stack(small).astype(np.float32))
+    return _normed(np.array(small, np.float32).reshape(-1, COARSE, COARSE))
 
 
 def _details(signatures: Sequence[np.ndarray]) -> Callable[[int], np.ndarray]:

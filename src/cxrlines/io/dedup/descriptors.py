@@ -83,7 +83,8 @@ class Space:
             for _ in range(VARIANTS):
                 cut = _cut(film, rng)
                 changes.append(space.features(cut, *space.lay(cut, 1)[0]) - plain[-1])
-        return Space(reference, *_bank(reference), *_directions(np.array(plain), np.array(changes)))
+        middle, directions = _directions(np.array(plain), np.array(changes))
+        return replace(space, middle=middle, directions=directions)
 
     def lay(self, film: np.ndarray, views: int = VIEWS) -> list[tuple[np.ndarray, float]]:
         """The likeliest ways in which the reference lies in a film: its place, and 1 or, inverted, -1."""
@@ -125,7 +126,7 @@ def _coarse(film: np.ndarray) -> np.ndarray:
 
 
 def _bank(reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Templates, where they are seen, and the places they stand for: where laying the reference over a film begins."""
+    """`templates`, `seen` and `starts` of a `Space`: where laying the reference over a film begins."""
     small = cv2.resize(reference, (BANK, BANK), interpolation=cv2.INTER_AREA)
     u, v = grid(BANK)
     inside = ((np.abs(u) < 0.5 - EDGE) & (np.abs(v) < 0.5 - EDGE)).astype(np.float32)

@@ -8,14 +8,13 @@ are found in three moves, none of which compares every film with every other:
    the films at hand, cut at random. A kd-tree proposes the nearest few.
 3. A proposed pair is laid over one another; the correlation of fine detail, away from the edges, decides.
 
-Films that are mirrored or turned are found by a search for plain copies (`copies`), which is joined to theirs. Films of
-one patient from different days share bones and devices, not their fine detail.
+Films that are mirrored or turned are found by a search for plain copies (`copies`), which is joined to theirs.
 """
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,11 +39,8 @@ SIGNATURE = 96  # px a side
 ALIKE = 0.75
 """Correlation of fine detail from which two films are one.
 
-Measured on 16,000 phantom films of 256 px, six or two of a patient, half of them in either collection, and twins of
-2,000 put into one: cut by up to 8 % at each side, windowed, gamma, in half of them equalised, inverted in 1 of 10,
-resized by 0.5 to 1.5, JPEG of quality 30 to 95. 1,991 twins found, at 0.77 or more; nothing else, other films at most
-0.73. 7 of the 9 missed were not proposed. Of 243 real films 239 to 242 were found in five such processings, which is
-less than 99 %. Look at a pair near it.
+Measured on 16,000 phantom films with twins of 2,000 cut and processed anew (docs/experiments.md): 1,991 found, at 0.77
+or more; other films are at most 0.73. Of 243 real films 239 to 242 were found. Look at a pair near it.
 """
 LIKELY, UNLIKE = 0.76, 0.68
 """Correlation of half-size detail below which a pair is not looked at any closer: in the end, and after one step."""
@@ -93,14 +89,14 @@ def find_twins(a: Sequence[np.ndarray], b: Sequence[np.ndarray], *, workers: int
         new = {pair: ways for pair, ways in sorted(pairs.items()) if pair not in verified}
         verified |= dict(zip(new, _compare(films, described, new, workers), strict=True))
         alike = [pair for pair in pairs if verified[pair] >= ALIKE]
-        found = [np.bincount([pair[s] for pair in alike], minlength=len(films[s].rows)) for s in (0, 1)]
-        ask = [ask[s][(found[s][ask[s]] * 2 >= count) & (count < VIEWS * len(films[1 - s].rows))] for s in (0, 1)]
+        twins = [np.bincount([pair[s] for pair in alike], minlength=len(films[s].rows)) for s in (0, 1)]
+        ask = [ask[s][(twins[s][ask[s]] * 2 >= count) & (count < VIEWS * len(films[1 - s].rows))] for s in (0, 1)]
         count *= 2
-    rows_a, rows_b = films[0].rows, films[1].rows
-    alike_pairs = {(int(rows_a[i]), int(rows_b[j])): value for (i, j), value in verified.items() if value >= ALIKE}
+    rows_a, rows_b = films[0].rows.tolist(), films[1].rows.tolist()
     small = [[plain.signature(np.asarray(film)) for film in side] for side in (a, b)]
-    both = plain.copies_between(*small) | alike_pairs
-    return [Twin(i, j, round(value, 4)) for (i, j), value in sorted(both.items())]
+    found = plain.copies_between(*small)
+    found |= {(rows_a[i], rows_b[j]): value for (i, j), value in verified.items() if value >= ALIKE}
+    return [Twin(i, j, round(value, 4)) for (i, j), value in sorted(found.items())]
 
 
 def _propose(described: list[Described], ask: list[np.ndarray], count: int) -> dict[Pair, list[Pair]]:
@@ -134,19 +130,11 @@ def _ways(described: list[Described], pair: Pair) -> list[Pair]:
     return [(views[0][k // len(views[1])], views[1][k % len(views[1])]) for k in order]
 
 
-class TwinStudies(NamedTuple):
-    """A film of folder A and one of folder B that are the same; correlation of their fine detail, to 1."""
-
-    study_a: str
-    study_b: str
-    correlation: float
-
-
 @dataclass(frozen=True)
 class TwinsFound:
-    """Twins of two folders, and for each folder the films read and, by reason, the rows and films left out."""
+    """Twins of two folders (columns study_a, study_b, correlation); films read, and left out by reason, in either."""
 
-    twins: list[TwinStudies]
+    twins: pd.DataFrame
     films: tuple[int, int]
     left_out: tuple[dict[str, int], dict[str, int]]
 
@@ -156,7 +144,7 @@ class TwinsFound:
             side: {"films": self.films[s], "with_twins": self.with_twins[s], "left_out": self.left_out[s]}
             for s, side in enumerate(("a", "b"))
         }
-        return {**sides, "twins": [twin._asdict() for twin in self.twins]}
+        return {**sides, "twins": self.twins.to_dict("records")}
 
     def text(self) -> str:
         """For people: counts, and at most SHOWN pairs."""
@@ -165,7 +153,7 @@ class TwinsFound:
             out = "".join(f"; left out: {reason} {count:,}" for reason, count in sorted(self.left_out[s].items()))
             lines.append(f"{side}: {self.films[s]:,} films, {self.with_twins[s]:,} with a twin{out}")
         lines.append(f"{len(self.twins):,} pair{'s' * (len(self.twins) != 1)} of twins")
-        lines += [f"  {twin.study_a}  {twin.study_b}  {twin.correlation:.3f}" for twin in self.twins[:SHOWN]]
+        lines += [f"  {a}  {b}  {correlation:.3f}" for a, b, correlation in self.twins[:SHOWN].itertuples(index=False)]
         if len(self.twins) > SHOWN:
             lines.append(f"  ... and {len(self.twins) - SHOWN:,} more; --out writes all")
         return "\n".join(lines)
@@ -173,33 +161,30 @@ class TwinsFound:
     @property
     def with_twins(self) -> tuple[int, int]:
         """Films of either folder that have a twin in the other."""
-        return len({twin.study_a for twin in self.twins}), len({twin.study_b for twin in self.twins})
+        return self.twins["study_a"].nunique(), self.twins["study_b"].nunique()
 
     def write(self, csv: Path) -> None:
         """Write `study_a, study_b, correlation`, one row a pair, whole or not at all."""
-        write_text(csv, pd.DataFrame(self.twins, columns=list(TwinStudies._fields)).to_csv(index=False))
+        write_text(csv, self.twins.to_csv(index=False))
 
 
 def twins_of_stores(a: Store, b: Store, *, workers: int = 1) -> list[Twin]:
     """Twins between the rows of two stores; no film is decoded again, and padding is cut off."""
-    sides = [_Lazy(len(store), partial(_store_signature, store)) for store in (a, b)]
-    return find_twins(*sides, workers=workers)
 
+    def films(store: Store) -> "_Lazy":
+        return _Lazy(len(store), lambda row: signature(store.films[row][store.inner(row)]))
 
-def _store_signature(store: Store, row: int) -> np.ndarray:
-    return signature(store.films[row][store.inner(row)])
+    return find_twins(films(a), films(b), workers=workers)
 
 
 def copies_in_stores(stores: Sequence[Store]) -> list[tuple[Pair, Pair]]:
-    """Pairs of films that are the same picture, re-encoded, mirrored or turned: (which store, row) of either film.
-
-    A film whose frame was cut off is compared within it, and with it: that of its copy may have been too noisy to cut.
-    """
+    """Pairs of films that are the same picture, re-encoded, mirrored or turned: (which store, row) of either film."""
     places, films = [], []
     for s, store in enumerate(stores):
         for row in range(len(store)):
             inner = store.films[row][store.inner(row)]
             margins = store.frame(row)
+            # A film whose frame was cut off is compared with it too: that of its copy may have been too noisy to cut.
             shown = [inner, cv2.copyMakeBorder(inner, *margins, cv2.BORDER_REPLICATE)] if any(margins) else [inner]
             films += [plain.signature(film) for film in shown]
             places += [(s, row)] * len(shown)
@@ -212,15 +197,16 @@ def twins_of_folders(a: Path, b: Path, workers: int = 1) -> TwinsFound:
     Training films are read, or test films where there is no training table. Films that cannot be read are left out
     and counted. `TableError` if a folder has no film.
     """
-    sides = [_read_folder(Path(folder), workers) for folder in (a, b)]
-    (names_a, films_a, out_a), (names_b, films_b, out_b) = sides
-    twins = find_twins(films_a, films_b, workers=workers)
-    named = [TwinStudies(names_a[twin.a], names_b[twin.b], twin.correlation) for twin in twins]
-    return TwinsFound(named, (len(films_a), len(films_b)), (out_a, out_b))
+    (films_a, out_a), (films_b, out_b) = (_read_folder(Path(folder), workers) for folder in (a, b))
+    names_a, names_b = list(films_a), list(films_b)
+    twins = find_twins(list(films_a.values()), list(films_b.values()), workers=workers)
+    named = [(names_a[twin.a], names_b[twin.b], twin.correlation) for twin in twins]
+    table = pd.DataFrame(named, columns=["study_a", "study_b", "correlation"])
+    return TwinsFound(table, (len(films_a), len(films_b)), (out_a, out_b))
 
 
-def _read_folder(root: Path, workers: int) -> tuple[list[str], list[np.ndarray], dict[str, int]]:
-    """Studies and signatures of a folder's films, and what was left out by reason."""
+def _read_folder(root: Path, workers: int) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Signatures of a folder's films by study, and what was left out by reason."""
     test_only = (root / TEST_TABLE).is_file() and not (root / TRAIN_TABLE).is_file()
     # Laterals and children as well: a twin is a twin.
     dataset = read_dataset(root, "test") if test_only else read_external(root, laterals=True, children=True)
@@ -230,7 +216,7 @@ def _read_folder(root: Path, workers: int) -> tuple[list[str], list[np.ndarray],
     left_out = dict(dataset.left_out)
     if missing := len(films) - len(read):
         left_out[UNREADABLE] = left_out.get(UNREADABLE, 0) + missing
-    return list(read), list(read.values()), left_out
+    return read, left_out
 
 
 def _read_signature(path: Path) -> np.ndarray | None:
@@ -241,7 +227,7 @@ def _read_signature(path: Path) -> np.ndarray | None:
 
 
 class _Lazy(Sequence[Any]):
-    """A sequence of `count` things, each made whenever it is asked for."""
+    """A sequence of `count` things, each made whenever it is wanted."""
 
     def __init__(self, count: int, make: Callable[[int], Any]) -> None:
         self._count, self._make = count, make
@@ -311,9 +297,6 @@ class _Start(NamedTuple):
     sign: float
 
 
-_Task = tuple[np.ndarray, np.ndarray, list[_Start]]
-
-
 def _compare(
     films: list[_Films], described: list[Described], pairs: dict[Pair, list[Pair]], workers: int
 ) -> list[float]:
@@ -323,7 +306,7 @@ def _compare(
     """
     todo = list(pairs.items())
 
-    def tasks(places: range) -> list[_Task]:
+    def tasks(places: range) -> list[tuple[np.ndarray, np.ndarray, list[_Start]]]:
         made = []
         for pair, ways in (todo[place] for place in places):
             s, t = sorted((0, 1), key=lambda side: (films[side].keys[pair[side]], side))
@@ -335,11 +318,10 @@ def _compare(
             made.append((films[s][pair[s]], films[t][pair[t]], starts))
         return made
 
-    parts = _all(in_parallel(_correlations, _chunks(len(pairs), tasks), workers, "comparing films"))
-    return [value for part in parts for value in part]
+    return list(chain(*_all(in_parallel(_correlations, _chunks(len(pairs), tasks), workers, "comparing films"))))
 
 
-def _correlations(tasks: list[_Task]) -> list[float]:
+def _correlations(tasks: list[tuple[np.ndarray, np.ndarray, list[_Start]]]) -> list[float]:
     return [_correlation(*task) for task in tasks]
 
 

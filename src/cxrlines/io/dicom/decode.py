@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import pydicom
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 
@@ -92,7 +93,8 @@ def bytes_of(dataset: pydicom.Dataset) -> bytes:
     syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
     try:
         plain = pydicom.Dataset()
-        plain.update({tag: dataset.get_item(tag) for tag in dataset.keys() if _is_read(tag)})  # noqa: SIM118
+        wanted = [tag for tag in dataset.keys() if keyword_for_tag(tag) in KEYWORDS or tag >> 24 == 0x60]  # noqa: SIM118
+        plain.update({tag: dataset.get_item(tag) for tag in wanted})
         plain.file_meta = FileMetaDataset()
         plain.file_meta.TransferSyntaxUID = syntax or _syntax(bool(implicit), little is not False)
         out = io.BytesIO()
@@ -100,10 +102,6 @@ def bytes_of(dataset: pydicom.Dataset) -> bytes:
     except Exception as error:  # pydicom raises anything on odd values
         raise FilmError(f"cannot be written as DICOM ({type(error).__name__})", "give its file") from None
     return out.getvalue()
-
-
-def _is_read(tag: int) -> bool:
-    return pydicom.datadict.keyword_for_tag(tag) in KEYWORDS or tag >> 24 == 0x60
 
 
 def _syntax(implicit: bool, little: bool) -> UID:

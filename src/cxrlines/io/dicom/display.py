@@ -85,7 +85,7 @@ def _is_inverse(elements: Elements, notes: list[Note]) -> bool:
     """Whether black and white are to change places: as Presentation LUT Shape says, else MONOCHROME1."""
     inverse = elements.text("PhotometricInterpretation").upper() == "MONOCHROME1"
     shape = elements.text("PresentationLUTShape").upper()
-    if shape not in ("IDENTITY", "INVERSE") or inverse == (shape == "INVERSE"):
+    if shape != ("IDENTITY" if inverse else "INVERSE"):
         return inverse
     text = f"PresentationLUTShape {shape} contradicts MONOCHROME{2 - inverse}; it decides what is white"
     notes.append(Note(Code.METADATA_IGNORED, text))
@@ -115,10 +115,8 @@ def _shown(
 
 
 def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tuple[np.ndarray, bool]:
-    """Stored values through the Modality LUT or rescale, and whether windows may be applied to them.
-
-    `stored` itself where there is none, or one that does nothing; a slope of 0 stands for none.
-    """
+    """Stored values through the Modality LUT or rescale (`stored` itself where that does nothing, as a slope of 0), and
+    whether windows may be applied to them."""
     if items := elements["ModalityLUTSequence"].items:
         if lut := _lut(items[0], stored):
             return lut.of(stored), True
@@ -196,11 +194,8 @@ class _Lut(NamedTuple):
 
     @property
     def white(self) -> int:
-        """The entry that is white: of the bits that the table says, if it uses the highest of them and no more.
-
-        Else of those it needs, as Horos, Cornerstone and dcmtk (--ignore-vlut-depth) have it: many machines write the
-        size of the words for the depth of what is in them.
-        """
+        """The entry that is white: of the bits that the table says, if it uses the highest of them and no more; else of
+        those it needs, as Horos, Cornerstone and dcmtk (--ignore-vlut-depth) have it."""
         top = int(self.table.max())
         needed: int = max(2 ** (top - 1).bit_length() - 1, top, 1)
         return needed if top.bit_length() != self.bits else 2**self.bits - 1

@@ -1,7 +1,7 @@
 """Header elements of a DICOM file that say what its film is and how it is shown.
 
-Pydicom's reader converts and checks values by settings of the whole process, warns of them and quotes them, patients'
-among them. Here only the elements of KEYWORDS are kept, as bytes, and nothing but a film is made of them.
+Pydicom's reader warns of values and quotes them, patients' among them. Here only the elements of KEYWORDS are kept, as
+bytes.
 """
 
 import struct

@@ -129,8 +129,8 @@ def _uncompressed(header: PixelHeader, value: memoryview, vr: str, notes: list[N
     elif per_pixel == 1:
         values = flat.reshape(rows, columns)
     else:
-        planes = np.moveaxis(flat.reshape(3, rows, columns), 0, -1)
-        values = planes if header.by_plane else flat.reshape(rows, columns, 3)
+        by_plane = np.moveaxis(flat.reshape(3, rows, columns), 0, -1)
+        values = by_plane if header.by_plane else flat.reshape(rows, columns, 3)
         if header.photometric.startswith("YBR_FULL"):
             values = np.ascontiguousarray(values[..., 0])
     return _settled(header, values, notes)
@@ -156,9 +156,8 @@ def _rle(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[np.ndar
             raise FilmError("its RLE pixels are cut off or damaged", EXPORT)
         # A plane may be padded by a byte a row and a packet, which is more than any encoder needs.
         if _unpacked(packed, size + header.rows + 128) is not None:
-            raise FilmError(
-                f"RLE pixels hold more than the {header.columns} x {header.rows} px the header says", EXPORT
-            )
+            found = f"RLE pixels hold more than the {header.columns} x {header.rows} px the header says"
+            raise FilmError(found, EXPORT)
         planes.append(plane.reshape(header.rows, header.columns))
     if header.allocated == 16:
         planes = [high.astype(np.uint16) << 8 | low for high, low in zip(planes[::2], planes[1::2], strict=True)]
@@ -286,8 +285,7 @@ def deaths() -> int:
 
 def decoding_pid() -> int | None:
     """The decoder process of this process, if it has been begun."""
-    child = _decoder.child
-    return child.process.pid if child else None
+    return _decoder.child.process.pid if _decoder.child else None
 
 
 def _by_native(stream: Stream, frame: Buffer, size: int) -> bytes:
@@ -308,8 +306,8 @@ def _by_native(stream: Stream, frame: Buffer, size: int) -> bytes:
             raise
         own.child = child
     if missing := answer.get("missing"):
-        found = f"no decoder for {stream.kind} is installed"
-        raise FilmError(found, f"install {missing}, or save the film uncompressed")
+        way_out = f"install {missing}, or save the film uncompressed"
+        raise FilmError(f"no decoder for {stream.kind} is installed", way_out)
     if len(values) != size:
         raise _damaged(stream, answer.get("failed", "another size"))
     return values
@@ -322,8 +320,7 @@ def _differ(notes: list[Note], text: str) -> None:
 def _settled(
     header: PixelHeader, values: np.ndarray, notes: list[Note], stream: Stream | None = None
 ) -> tuple[np.ndarray, PixelHeader]:
-    """Values with the bits and the sign that make them a true picture. What else lies in their words, overlays or
-    nothing, the display finds out."""
+    """Values with the bits and the sign that make them a true picture; the display finds overlays in their words."""
     bits, high_bit, signed = header.bits, header.high_bit, header.signed
     if stream and stream.bits <= high_bit:  # above it there is nothing
         high_bit = bits - 1
@@ -367,7 +364,7 @@ def _leaps(values: np.ndarray, bits: int, high_bit: int, signed: bool) -> float:
     """
     words = values[:: max(1, len(values) // 64)].astype(np.int64) >> (high_bit - bits + 1) & 2**bits - 1
     half = 2 ** (bits - 1)
-    counts = (words != 0) & (words != 2 * half - 1) & (words != half)
+    counts = ~np.isin(words, (0, half, 2 * half - 1))
     both = counts[:, 1:] & counts[:, :-1]
     numbers = (words + half) % (2 * half) if signed else words
     return float((np.abs(np.diff(numbers, axis=1))[both] >= half).sum() / max(1, both.sum()))

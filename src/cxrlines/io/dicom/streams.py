@@ -24,12 +24,10 @@ JPEG, JPEG_2000, BOXED = b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \
 class Kind(StrEnum):
     """What a stream is, by what can decode it."""
 
-    JPEG = "jpeg"
-    """Lossy, baseline, extended or progressive: 8 or 12 bits."""
+    JPEG = "jpeg"  # lossy, baseline, extended or progressive: 8 or 12 bits
     LOSSLESS = "lossless jpeg"
     JPEG_LS = "jpeg-ls"
-    JPEG_2000 = "jpeg 2000"
-    """HTJ2K too."""
+    JPEG_2000 = "jpeg 2000"  # HTJ2K too
 
 
 CUT_OFF = "are cut off before their end"
@@ -65,10 +63,7 @@ class Stream(NamedTuple):
 
 
 def fragments(value: Buffer) -> list[Buffer]:
-    """The fragments of encapsulated pixel data (DICOM PS3.5 A.4) without the offset table, which one frame needs not.
-
-    A fragment cut off is as long as it is.
-    """
+    """The fragments of encapsulated pixel data (DICOM PS3.5 A.4), without the offset table; the last may be cut off."""
     found: list[Buffer] = []
     place = 0
     while place + 8 <= len(value) and value[place : place + 4] == ITEM and len(found) < MAX_PARTS:
@@ -84,8 +79,8 @@ def recognised(data: Buffer) -> bool:
 
 
 def parse(data: Buffer) -> Stream:
-    """What the stream that begins with the data's first byte says of itself, and where it ends. `StreamError` if it
-    is none of the kinds that are read, cut off, or contradicts itself."""
+    """What the stream at the data's first byte says of itself. `StreamError` if it is of no kind that is read, cut off,
+    or contradicts itself."""
     head = bytes(data[:12])
     try:
         if head.startswith(JPEG):

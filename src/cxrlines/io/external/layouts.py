@@ -87,9 +87,9 @@ def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> tu
     }
     good = pd.Series(True, rows.index)
     for reason, bad in reasons.items():
-        if count := int((good & bad).sum()):
-            left_out[reason] += count
+        left_out[reason] += int((good & bad).sum())
         good &= ~bad
+    left_out = +left_out
     if not good.any():
         counts = ", ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "it has no rows"
         raise TableError(f"{table}: no row is usable ({counts})", "give the whole table as it is distributed")
@@ -97,10 +97,9 @@ def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> tu
 
 
 def read_header(table: Path) -> tuple[int, list[str]]:
-    """How many cells the header has, and the columns: more than cells if a quoted name has commas in it.
+    """How many cells the header has but for blank ones at the end, and the columns: more if a name has commas in it.
 
-    Blank cells at the end do not count. No columns if the file is empty. `TableError` if it cannot be opened or
-    unpacked.
+    No columns if the file is empty. `TableError` if it cannot be opened or unpacked.
     """
     with open_table(table) as file:
         try:
@@ -123,10 +122,9 @@ def padchest_presence(labels: str) -> tuple[float, ...]:
     """PRESENCE by the `Labels` of a PadChest report, a Python list as text: 1, 0 or NaN each.
 
     A device that is not mentioned is taken as not there. All are unknown where no label is readable, or only those of
-    PADCHEST_SILENT are there. A bare 'catheter' is a line, and perhaps a CVC: unknown. A tracheostomy tube is a tube
-    but no ETT, as it enters below the larynx: a film has an ETT only if that label stands beside it. Central venous
-    catheters count by every route, ports ('reservoir') and umbilical ones too. There is no label of other devices.
-    Pacemakers and other implants are no lines. Labels read by hand and by network (`MethodLabel`) are taken alike.
+    PADCHEST_SILENT are there. A bare 'catheter' is a line, and perhaps a CVC: unknown. A tracheostomy tube is no ETT.
+    Central venous catheters count by every route, ports ('reservoir') and umbilical ones too; pacemakers and other
+    implants are no lines. Labels read by hand and by network (`MethodLabel`) are taken alike.
     """
     text = labels.strip()
     if not (text.startswith("[") and text.endswith("]")):
@@ -182,10 +180,7 @@ def _draft(
     child: Sequence[bool] | bool = False,
     presence: Sequence[Sequence[float]] | None = None,
 ) -> pd.DataFrame:
-    """Rows before any is left out: `study` None for a film path that is none, `side` frontal, lateral or other.
-
-    By default: view unknown, frontal, adult, presence unknown.
-    """
+    """Rows before any is left out: `study` None for a film path that is none, `side` frontal, lateral or other."""
     columns = {"study": study, "patient": patient, "film": film, "view": view, "side": side}
     rows = pd.DataFrame(columns, dtype=object).assign(child=child).astype({"child": bool})
     known = np.full((len(rows), len(PRESENCE)), np.nan, np.float32)
@@ -249,7 +244,6 @@ def _views(cells: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _number(cells: Sequence[str]) -> np.ndarray:
-    """(n,) float, NaN where a cell is no number."""
     return pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(float)
 
 

@@ -85,7 +85,7 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
         return External(kind, root, _with_presence(dataset.studies), dict(dataset.left_out), dataset.meta)
     studies, left_out = _read_table(table, kind, laterals, children)
     if not check_films:
-        return External(kind, root, studies.assign(film=_blank(studies)), left_out)
+        return External(kind, root, studies.assign(film="").astype({"film": object}), left_out)
     layout = LAYOUTS[kind]
     films = _list_films(root, layout)
     paths = pd.Series([films.get(name) or films.get(stem_of(name)) for name in studies["film"]], dtype=object)
@@ -97,8 +97,8 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
             f"for the names in its column {layout.mark[0]!r}, also with {', '.join(FILM_SUFFIXES)}",
             "unpack the films there, or give the folder that holds both table and films",
         )
-    if missing := int((~there).sum()):
-        left_out[NO_FILM] = missing
+    if not there.all():
+        left_out[NO_FILM] = int((~there).sum())
     return External(kind, root, studies.assign(film=paths)[there].reset_index(drop=True), left_out)
 
 
@@ -112,7 +112,7 @@ def read_external_table(
     table = Path(table)
     kind = kind or _kind_of(table)
     studies, left_out = _read_table(table, kind, laterals, children)
-    return External(kind, table.parent.resolve(), studies.assign(film=_blank(studies)), left_out)
+    return External(kind, table.parent.resolve(), studies.assign(film="").astype({"film": object}), left_out)
 
 
 def _read_table(table: Path, kind: str, laterals: bool, children: bool) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -159,10 +159,8 @@ def _kind_of(table: Path) -> str:
         if set(layout.mark) <= columns:
             return kind
     marks = "; ".join(f"{kind}: {', '.join(layout.mark)}" for kind, layout in LAYOUTS.items())
-    raise TableError(
-        f"{table}: is no table of a known set; the header of each needs: {marks}; ranzcr: {STUDY_COLUMN}",
-        "give the table as its authors distribute it",
-    )
+    what = f"{table}: is no table of a known set; the header of each needs: {marks}; ranzcr: {STUDY_COLUMN}"
+    raise TableError(what, "give the table as its authors distribute it")
 
 
 def _list_films(root: Path, layout: Layout) -> dict[str, str]:
@@ -204,15 +202,10 @@ def _read_folder(root: Path) -> External:
 
 def _with_presence(studies: pd.DataFrame) -> pd.DataFrame:
     """Studies of `tables` as External has them: presence by their labels, unknown without any; no views."""
-    rows = studies[["study", "patient", "film"]].astype(object)
-    rows["view"] = _blank(studies)
+    rows = studies[["study", "patient", "film"]].assign(view="").astype(object)
     labelled = set(LABELS) <= set(studies)
     for name, labels in zip(PRESENCE, (*(LABELS_OF[device] for device in Device), LABELS), strict=True):
         values = studies[list(labels)].to_numpy(np.float32) if labelled else np.full((len(studies), 1), np.nan)
         unknown = (np.isnan(values) | (values == UNKNOWN)).any(axis=1)
         rows[name] = np.where((values == 1).any(axis=1), 1, np.where(unknown, np.nan, 0)).astype(np.float32)
     return rows
-
-
-def _blank(studies: pd.DataFrame) -> pd.Series:
-    return pd.Series([""] * len(studies), dtype=object)
