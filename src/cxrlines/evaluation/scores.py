@@ -21,7 +21,7 @@ FEW_PATIENTS = 10
 class LabelFigures:
     """One label's metrics. `auc` and `ci95` are None where it has one class only; `undefined` says why.
 
-    `patients` are those with a positive film; `resamples` those in which the AUC was defined.
+    `patients` are those with a positive film.
     """
 
     auc: float | None
@@ -30,7 +30,6 @@ class LabelFigures:
     patients: int
     brier: float | None
     ece: float | None
-    resamples: int
     undefined: str | None
 
 
@@ -96,11 +95,7 @@ class Evaluation:
                 "too narrow if patients have several films"
             )
         notes += [f"{label} has no AUC and is not in the macro AUC: {why}" for label, why in self.undefined.items()]
-        few = [
-            f"{label} ({figures.patients})"
-            for label, figures in self.labels.items()
-            if figures.ci95 and figures.patients < FEW_PATIENTS
-        ]
+        few = [f"{name} ({f.patients})" for name, f in self.labels.items() if f.ci95 and f.patients < FEW_PATIENTS]
         if few:
             notes.append(f"too few positive patients for an interval to mean much: {', '.join(few)}")
         return notes
@@ -111,17 +106,12 @@ class Evaluation:
 
         def line(name: str, value: float | None, ci95: Interval | None, positives: str, *rest: float | None) -> str:
             interval = "-" if ci95 is None else f"{ci95[0]:.4f}-{ci95[1]:.4f}"
-            first, *others = ("-" if number is None else f"{number:.4f}" for number in (value, *rest))
-            return "  ".join(
-                [f"{name:{wide}}", f"{first:>6}", f"{interval:^15}", f"{positives:>9}", *(f"{o:>6}" for o in others)]
-            )
+            first, *others = (f"{'-':>6}" if number is None else f"{number:6.4f}" for number in (value, *rest))
+            return "  ".join([f"{name:{wide}}", first, f"{interval:^15}", f"{positives:>9}", *others])
 
         head = f"{'':{wide}}  {'AUC':>6}  {'95 % interval':^15}  {'positives':>9}  {'Brier':>6}  {'ECE':>6}"
         rule = "-" * len(head)
-        rows = [
-            line(label, row.auc, row.ci95, f"{row.positives:,}", row.brier, row.ece)
-            for label, row in self.labels.items()
-        ]
+        rows = [line(name, f.auc, f.ci95, f"{f.positives:,}", f.brier, f.ece) for name, f in self.labels.items()]
         macro = line("macro", self.macro_auc, self.ci95, "", self.brier, self.ece)
         scored = f"{self.films:,} films of {self.patients:,} patients; intervals from resampling patients"
         notes = [f"note: {note}" for note in self.notes]
@@ -146,10 +136,8 @@ def evaluate(
     scores = predictions.set_axis(predictions["study"].astype(str))[labels]
     studies = scores.index.intersection(complete.index)
     if len(studies) == 0:
-        raise Error(
-            f"no study is in both: {len(scores)} predictions, {len(complete)} labelled films",
-            "check that both files are of the same films",
-        )
+        what = f"no study is in both: {len(scores)} predictions, {len(complete)} labelled films"
+        raise Error(what, "check that both files are of the same films")
     p, patients = scores.loc[studies].to_numpy(np.float64), complete.loc[studies, "patient"].to_numpy()
     known = complete.loc[studies].reindex(columns=labels, fill_value=UNKNOWN).to_numpy(np.int64)
     resampled = resampled_aucs(known, p, patients, resamples=resamples, seed=seed)
@@ -165,7 +153,6 @@ def evaluate(
                 patients=len(set(patients[known[:, k] == 1])),
                 brier=brier(known[:, k], p[:, k]),
                 ece=calibration_error(known[:, k], p[:, k]),
-                resamples=int((~np.isnan(resampled[:, k])).sum()),
                 undefined=why_undefined(known[:, k]),
             )
             for k, label in enumerate(labels)

@@ -50,15 +50,12 @@ class Member:
     Attributes:
         name: the key of its predictions.
         role: a baseline is shown and compared, but is not part of the ensemble.
-        stages: one mapping of short strings a stage, e.g. `{"stage": "teacher", "start": "ImageNet", "films":
-            "annotated, lines drawn in", "targets": "labels", "losses": "BCE"}`; the keys become table
-            columns.
+        stages: a mapping of short strings a stage, e.g. `{"stage": "teacher", "start": "ImageNet"}`; the keys become
+            table columns.
         seconds: training time of all its steps together.
-        lineage: what it was made from, as short strings, e.g. `{"parents": "teacher of fold 0", "patients
-            seen": "312"}`.
-        ancestry_unknown, ancestry_trusted: empty if everything it was made from is known; else what is not known, and
-            what is trusted and not checked, in words. Every figure of such a member, and of an ensemble holding it,
-            is marked on the page.
+        lineage: what it was made from, as short strings, e.g. `{"parents": "teacher of fold 0"}`.
+        ancestry_unknown, ancestry_trusted: what of that is not known, and what is trusted and not checked, in words;
+            else empty. Every figure of such a member, and of an ensemble holding it, is marked on the page.
     """
 
     name: str
@@ -91,8 +88,7 @@ class Report:
 
     Attributes:
         command, seed: what to type to repeat the run.
-        environment: e.g. `{"Python": "3.11.7", "torch": "2.13.0", "machine": "2 cores", "wall time": "13
-            min"}`.
+        environment: e.g. `{"Python": "3.11.7", "machine": "2 cores"}`.
         folds: frame of `study`, `patient`, the labels and `fold`; None where none were drawn.
         members: in the order in which they are shown.
         main: the predictions of the headline; `metrics.json` is computed from them.
@@ -146,14 +142,10 @@ def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> di
 def _evaluated(report: Report, predictions: Predictions, resamples: int) -> Evaluations:
     names = [*(member.name for member in report.members), ENSEMBLE]
     if missing := [name for name in names if name not in predictions.by_name]:
-        raise ValueError(
-            f"no predictions of {', '.join(missing)} on {predictions.scope}; there are those of "
-            f"{', '.join(predictions.by_name) or 'nobody'}"
-        )
-    return {
-        name: evaluate(predictions.by_name[name], predictions.truth, resamples=resamples, seed=report.seed)
-        for name in names
-    }
+        there = ", ".join(predictions.by_name) or "nobody"
+        raise ValueError(f"no predictions of {', '.join(missing)} on {predictions.scope}; there are those of {there}")
+    how = {"resamples": resamples, "seed": report.seed}
+    return {name: evaluate(predictions.by_name[name], predictions.truth, **how) for name in names}
 
 
 def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None) -> dict[str, Any]:
@@ -192,13 +184,8 @@ def _macro(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    how: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, **how)
     environment.filters |= {"duration": _duration, "percent": _percent}
     ensemble = main[ENSEMBLE]
     labels = list(ensemble.labels)
