@@ -47,21 +47,17 @@ BeforeAfter = dict[str, dict[str, dict[str, float | None]]]
 class Threshold:
     """Where to call a label so that a wanted sensitivity or precision is reached.
 
-    Attributes:
-        wanted, at_least: what is wanted, and how much of it, above 0 and at most 1.
-        probability: a film of this calibrated probability or more is called; None where it cannot be reached.
-        sensitivity, specificity, precision: cross-fitted: each fold called at the threshold of the others. None
-            where there is one fold only, or nothing to divide by.
-        positives: positive films the threshold rests on.
+    The rates are cross-fitted, each fold called at the threshold of the others: None where there is one fold only, or
+    nothing to divide by.
     """
 
     wanted: Wanted
-    at_least: float
-    probability: float | None
+    at_least: float  # how much of it, above 0 and at most 1
+    probability: float | None  # a film of this calibrated probability or more is called; None: cannot be reached
     sensitivity: float | None
     specificity: float | None
     precision: float | None
-    positives: int
+    positives: int  # positive films the threshold rests on
 
 
 def fit_calibration(p: np.ndarray, truth: np.ndarray) -> Calibration:

@@ -35,37 +35,23 @@ class LabelFigures:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of one set of predictions.
+    """The metrics of one set of predictions."""
 
-    Attributes:
-        macro_auc, ci95: mean AUC over the labels that have both classes, and its 95 % interval.
-        labels: the metrics of each label predicted, in label order.
-        ece: expected calibration error over all labels pooled. brier: likewise pooled.
-        films, patients: what was scored.
-        not_predicted: labelled films without a prediction. foreign: predictions without a labelled film.
-        left_out: reason -> rows of the truth that could not be used for it.
-        own_patients: True if the truth names no patients and each film was taken for a patient of its own.
-        resampled: AUC of each label in each resample of patients, float64 (resamples, labels), NaN where
-            undefined.
-        studies: the films scored.
-        truth, scores: of these films, (films, labels): int64, and float64.
-    """
-
-    macro_auc: float | None
+    macro_auc: float | None  # mean over the labels that have both classes
     ci95: Interval | None
-    labels: dict[str, LabelFigures]
-    ece: float | None
-    brier: float | None
-    films: int
+    labels: dict[str, LabelFigures]  # of each label predicted, in label order
+    ece: float | None  # expected calibration error, all labels pooled
+    brier: float | None  # likewise pooled
+    films: int  # scored
     patients: int
-    not_predicted: int
-    foreign: int
-    left_out: dict[str, int]
-    own_patients: bool
-    resampled: np.ndarray
-    studies: frozenset[str]
-    truth: np.ndarray
-    scores: np.ndarray
+    not_predicted: int  # labelled films without a prediction
+    foreign: int  # predictions without a labelled film
+    left_out: dict[str, int]  # reason -> rows of the truth that could not be used for it
+    own_patients: bool  # the truth names no patients: each film was taken for a patient of its own
+    resampled: np.ndarray  # AUC in each resample of patients, float64 (resamples, labels), NaN where undefined
+    studies: frozenset[str]  # the films scored
+    truth: np.ndarray  # of these films, int64 (films, labels)
+    scores: np.ndarray  # float64 (films, labels)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and None, ready for JSON."""

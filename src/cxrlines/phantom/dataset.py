@@ -101,12 +101,9 @@ def write_phantom(
     Films are 8-bit grey JPEGs, `size` px on the longer side. Files: `train/`, `test/`, `train.csv`,
     `train_annotations.csv`, `sample_submission.csv` as in the challenge, and `landmarks.csv` (px, pixel centres
     at integers, and mm per px on the patient), `test_truth.csv`, `test_annotations.csv` (the lines of every test
-    film), `phantom.json` (parameters, version, counts: what is returned). The bytes depend on the parameters
-    alone, not on `workers` (default: one a core).
-
-    Everything is made in a folder beside `out`, which becomes `out` when all of it is there; the same call after
-    an interruption goes on where it was, and after completion does nothing. Raises `Error` for a parameter
-    out of range, `OutputError` where `out` holds something else.
+    film), `phantom.json` (parameters, version, counts: what is returned). Equal parameters give equal bytes, whatever
+    the `workers` (default: one a core). An interrupted call leaves no `out`; the same call goes on where it was.
+    Raises `Error` for a parameter out of range, `OutputError` where `out` holds something else.
     """
     test = max(1, studies // 8) if test is None and isinstance(studies, int) else test
     parameters = Parameters(studies, seed, size, balance, site, float(difficulty), test, float(annotated))  # type: ignore[arg-type]

@@ -88,22 +88,19 @@ def write_onto(
 ) -> dict:
     """Write `studies` training films: those of `folder` with devices drawn in, a `phantom_share` of phantom films.
 
-    The layout is that of `write_phantom`, without test films. The ground truth of the real films comes from the marks
-    file (see `io.marks`), which also decides which of them can be used (`backdrop.find_backdrops`). Every real film is
-    used about equally often, each time cropped, developed and drawn into anew; a share of LEFT_ALONE gets nothing
-    drawn in. Lines that were on a film stay in its truth, their states by `position.state_of` with landmarks estimated
-    from the carina. Films keep their resolution but are at most `size` px on the longer side. Of the landmarks only
-    the carina is written.
+    The layout is that of `write_phantom`, without test films; of the landmarks only the carina is written. The marks
+    file (see `io.marks`) holds the ground truth and decides which real films can be used (`backdrop.find_backdrops`);
+    each is used about equally often, cropped, developed and drawn into anew, a share of LEFT_ALONE without drawing.
+    Lines that were on a film stay in its truth, their states by `position.state_of` with landmarks estimated from the
+    carina. Films keep their resolution but are at most `size` px on the longer side.
 
     Same films, marks and parameters, same bytes, whatever the `workers`; the same call after an interruption goes on.
     `MarksError` without marks or with unusable ones, `Error` for a parameter out of range or no usable film.
     """
     if marks is None:
-        raise MarksError(
-            "--onto needs --marks FILE: a JSON file with the carina and the lines of the real films, as the "
-            "anatomy is placed at the carina and lines already there belong to the truth",
-            "docs/phantom.md shows how to write it",
-        )
+        what = "--onto needs --marks FILE: a JSON file with the carina and the lines of the real films"
+        why = "as the anatomy is placed at the carina and lines already there belong to the truth"
+        raise MarksError(f"{what}, {why}", "docs/phantom.md shows how to write it")
     backdrops, left_out = find_backdrops(folder, read_marks(marks))
     digest = hashlib.sha256(Path(marks).read_bytes())
     for backdrop in backdrops:

@@ -111,18 +111,12 @@ def _cvc(path: Points, landmarks: Landmarks) -> State:
         return State.ABNORMAL
     share = (tip[1] - confluence[1]) / (junction[1] - confluence[1])
     beside = abs(tip[0] - (confluence[0] + min(share, 1.0) * (junction[0] - confluence[0])))
-    entered = int(np.argmax(path[:, 1] >= confluence[1])) if path[0, 1] < confluence[1] else _re_entry(path, confluence)
+    below = path[:, 1] >= confluence[1]
+    entered = int(np.argmax(below & ~np.r_[True, below[:-1]]))  # where it comes down past it; 0: all of it lies below
     depth = tip[1] - junction[1]
     if beside > CVC_CORRIDOR or _rise(path[entered:]) > CVC_LOOP or depth > CVC_UPPER_ATRIUM:
         return State.ABNORMAL
     return State.NORMAL if CVC_LOWER_SVC <= depth <= CVC_JUNCTION else State.BORDERLINE
-
-
-def _re_entry(path: Points, confluence: Points) -> int:
-    """Where a catheter that starts below the confluence (from the arm) comes down past it again."""
-    inside = path[:, 1] >= confluence[1]
-    entries = np.flatnonzero(inside[1:] & ~inside[:-1]) + 1
-    return 0 if inside.all() else int(entries[0]) if len(entries) else len(path) - 1
 
 
 def _rise(path: Points) -> float:

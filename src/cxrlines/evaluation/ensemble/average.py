@@ -22,19 +22,12 @@ their log odds, the power mean of 0.5 ranked better than the mean, and that of 2
 
 @dataclass(frozen=True, eq=False)
 class FittedWeights:
-    """What each member counts for in the blend, label by label; `ensemble.weights.fit_weights` finds them.
+    """What each member counts for in the blend, label by label; `fitted_weights.fit_weights` finds them."""
 
-    Attributes:
-        members: their names, each once.
-        weights: (members, labels) float64, 0 or more, each label's adding up to 1.
-        equal: label -> why its weights were not fitted but are all the same.
-        labels: of the columns.
-    """
-
-    members: tuple[str, ...]
-    weights: np.ndarray
-    equal: dict[str, str] = field(default_factory=dict)
-    labels: tuple[str, ...] = LABELS
+    members: tuple[str, ...]  # their names, each once
+    weights: np.ndarray  # (members, labels) float64, 0 or more, each label's adding up to 1
+    equal: dict[str, str] = field(default_factory=dict)  # label -> why its weights were not fitted but are equal
+    labels: tuple[str, ...] = LABELS  # of the columns
 
     def of(self, names: Sequence[str], labels: Sequence[str] = LABELS) -> np.ndarray:
         """The weights (members, labels) in the order of `names`, which must be the members; `Error` if not.

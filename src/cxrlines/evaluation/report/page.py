@@ -24,23 +24,15 @@ ENSEMBLE = "ensemble"
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The training films, for the page's data section.
+    """The training films, for the page's data section."""
 
-    Attributes:
-        name: what to call them, e.g. `"phantom, site a"` or the folder's name.
-        films, patients: how many. annotated: films that have lines drawn by hand.
-        positives: label -> positive films.
-        left_out: reason, in words -> how many films or rows were left out for it.
-        settings: how the films were made or prepared (phantom settings, store size, seed), in short.
-    """
-
-    name: str
+    name: str  # e.g. "phantom, site a" or the folder's name
     films: int
     patients: int
-    annotated: int
-    positives: Mapping[str, int]
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    settings: Mapping[str, object] = field(default_factory=dict)
+    annotated: int  # films that have lines drawn by hand
+    positives: Mapping[str, int]  # label -> films
+    left_out: Mapping[str, int] = field(default_factory=dict)  # reason, in words -> films or rows
+    settings: Mapping[str, object] = field(default_factory=dict)  # how the films were made or prepared, in short
 
 
 @dataclass(frozen=True)
@@ -69,47 +61,29 @@ class Member:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions on one set of films, with their ground truth.
+    """Predictions on one set of films, with their ground truth."""
 
-    Attributes:
-        scope: which films, in words that continue "on ...", e.g. `"test films of patients no member saw"`.
-        by_name: member name, and `ENSEMBLE` -> frame of `study` and the labels (probabilities).
-        truth: frame of `study`, `patient` and the labels (0, 1 or `task.UNKNOWN`).
-    """
-
-    scope: str
-    by_name: Mapping[str, pd.DataFrame]
-    truth: pd.DataFrame
+    scope: str  # which films, in words that continue "on ...", e.g. "test films of patients no member saw"
+    by_name: Mapping[str, pd.DataFrame]  # member name, and `ENSEMBLE` -> `study` and the labels (probabilities)
+    truth: pd.DataFrame  # `study`, `patient` and the labels (0, 1 or `task.UNKNOWN`)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything `report.html` shows.
-
-    Attributes:
-        command, seed: what to type to repeat the run.
-        environment: e.g. `{"Python": "3.11.7", "machine": "2 cores"}`.
-        folds: frame of `study`, `patient`, the labels and `fold`; None where none were drawn.
-        members: in the order in which they are shown.
-        main: the predictions of the headline; `metrics.json` is computed from them.
-        out_of_fold: predictions on the training films, each by members that did not see its patient.
-        film_of: gives a study of `main` as pixels and lines; None leaves the films off the page.
-        steps: one mapping a step: `member, fold, stage, seconds, films`; fold and films may be None.
-        notes: sentences to be read with the headline.
-    """
+    """Everything `report.html` shows."""
 
     title: str
-    command: str
+    command: str  # what to type to repeat the run
     seed: int
-    environment: Mapping[str, str]
+    environment: Mapping[str, str]  # e.g. {"Python": "3.11.7", "machine": "2 cores"}
     data: DataSummary
-    folds: pd.DataFrame | None
-    members: Sequence[Member]
-    main: Predictions
-    out_of_fold: Predictions | None = None
-    film_of: FilmOf | None = None
-    steps: Sequence[Mapping[str, object]] = ()
-    notes: Sequence[str] = ()
+    folds: pd.DataFrame | None  # `study`, `patient`, the labels and `fold`; None where none were drawn
+    members: Sequence[Member]  # in the order in which they are shown
+    main: Predictions  # of the headline; `metrics.json` is computed from them
+    out_of_fold: Predictions | None = None  # on the training films, each by members that did not see its patient
+    film_of: FilmOf | None = None  # gives a study of `main` as pixels and lines; None leaves the films off the page
+    steps: Sequence[Mapping[str, object]] = ()  # of each `member, fold, stage, seconds, films`; fold, films: or None
+    notes: Sequence[str] = ()  # sentences to be read with the headline
 
     @property
     def seconds(self) -> float:
