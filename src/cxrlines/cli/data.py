@@ -53,8 +53,11 @@ def synth(
         typer.echo(f"{out}: {made['studies']} training and {made['test']} test films")
         return
     if test is not None or (balance, site, difficulty) != ("natural", "a", 0.5):
-        why = "with --onto all films are training films and the rest is drawn anew for each"
-        raise Error(f"--test, --balance, --site, --difficulty: are of a phantom data set; {why}", "leave them out")
+        raise Error(
+            "--test, --balance, --site, --difficulty: are of a phantom data set; with --onto all films are training "
+            "films and the rest is drawn anew for each",
+            "leave them out",
+        )
     with resumable():
         made = write_onto(out, onto, marks, phantom_share=phantom_share, **both)
     typer.echo(f"{out}: {studies} training films, drawn onto {made['backdrops']} real ones")

@@ -38,7 +38,9 @@ def aligned_folds(studies: Sequence[str], folds: pd.Series) -> np.ndarray:
         raise Error(f"folds: the study of row {twice.argmax() + 1} is listed before", "give it one fold")
     fold = folds.set_axis(folds.index.astype(str)).reindex(list(studies))
     if (without := fold.isna().to_numpy()).any():
-        what = f"{without.sum()} of {len(studies)} predicted studies have no fold"
-        way_out = "give the folds that the members were trained with"
-        raise Error(f"{what}, the first in row {without.argmax() + 1}", way_out)
+        raise Error(
+            f"{without.sum()} of {len(studies)} predicted studies have no fold, the first in row "
+            f"{without.argmax() + 1}",
+            "give the folds that the members were trained with",
+        )
     return fold.to_numpy()

@@ -122,8 +122,10 @@ def evaluate(
     scores = predictions.set_axis(predictions["study"].astype(str))[labels]
     studies = scores.index.intersection(complete.index)
     if len(studies) == 0:
-        what = f"no study is in both: {len(scores)} predictions, {len(complete)} labelled films"
-        raise Error(what, "check that both files are of the same films")
+        raise Error(
+            f"no study is in both: {len(scores)} predictions, {len(complete)} labelled films",
+            "check that both files are of the same films",
+        )
     p, patients = scores.loc[studies].to_numpy(np.float64), complete.loc[studies, "patient"].to_numpy()
     known = complete.loc[studies].reindex(columns=labels, fill_value=UNKNOWN).to_numpy(np.int64)
     resampled = resampled_aucs(known, p, patients, resamples=resamples, seed=seed)

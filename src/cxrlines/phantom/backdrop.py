@@ -50,8 +50,10 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
     if not films:
         raise Error(f"--onto {folder}: has no films ({', '.join(FILM_SUFFIXES)})", "give the folder of real films")
     if not marks.keys() & films.keys():
-        what = f"none of its {len(films)} films is in the marks, e.g. not {next(iter(films))!r}"
-        raise Error(f"--onto {folder}: {what}", f"marks name films without suffix, as {next(iter(marks))!r}")
+        raise Error(
+            f"--onto {folder}: none of its {len(films)} films is in the marks, e.g. not {next(iter(films))!r}",
+            f"marks name films without suffix, as {next(iter(marks))!r}",
+        )
     patients = patients_of(folder)
     left_out: Counter[str] = Counter()
     usable = []

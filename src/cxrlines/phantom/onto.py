@@ -98,9 +98,11 @@ def write_onto(
     `MarksError` without marks or with unusable ones, `Error` for a parameter out of range or no usable film.
     """
     if marks is None:
-        what = "--onto needs --marks FILE: a JSON file with the carina and the lines of the real films"
-        why = "as the anatomy is placed at the carina and lines already there belong to the truth"
-        raise MarksError(f"{what}, {why}", "docs/phantom.md shows how to write it")
+        raise MarksError(
+            "--onto needs --marks FILE: a JSON file with the carina and the lines of the real films, as the "
+            "anatomy is placed at the carina and lines already there belong to the truth",
+            "docs/phantom.md shows how to write it",
+        )
     backdrops, left_out = find_backdrops(folder, read_marks(marks))
     digest = hashlib.sha256(Path(marks).read_bytes())
     for backdrop in backdrops:

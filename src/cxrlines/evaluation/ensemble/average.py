@@ -62,8 +62,8 @@ class FittedWeights:
         weights = np.array(rows, np.float64).reshape(-1, len(labels))
         for label, column in zip(labels, weights.T, strict=True):
             if not ((column >= 0).all() and abs(column.sum() - 1) < 1e-6):  # NaN as well
-                what = f"those of {label} are {', '.join(f'{w:g}' for w in column)}"
-                raise Error(f"fitted weights: {what}", "they must be 0 or more and add up to 1")
+                shown = ", ".join(f"{weight:g}" for weight in column)
+                raise Error(f"fitted weights: those of {label} are {shown}", "they must be 0 or more and add up to 1")
         return cls(tuple(by_member), weights, equal, tuple(labels))
 
 

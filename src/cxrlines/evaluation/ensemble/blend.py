@@ -49,8 +49,10 @@ def blend_files(
     places = [str(place + 1) for place in range(len(frames))]  # the test files have other names than the fitted ones
     if truth is None or fitted is None:
         if weights is None:
-            way_out = "give --truth and --folds, to fit them on out-of-fold predictions, or --weights fitted before"
-            raise Error("--how fitted needs weights", way_out)
+            raise Error(
+                "--how fitted needs weights",
+                "give --truth and --folds, to fit them on out-of-fold predictions, or --weights fitted before",
+            )
         write_predictions(ensemble(frames, how, places, weights=read_weights(weights)), out)
         return [out]
     if folds is None:
