@@ -193,9 +193,8 @@ def dicoms(rng: np.random.Generator, height: int, width: int) -> Iterator[Intact
     depths = (("8", gray8, 8), ("12", gray12, 12), ("16", gray16, 16), ("colour", colour8, 8))
     for name, pixels, bits in depths:
         dataset = pydicom.dcmread(io.BytesIO(as_dicom(pixels, bits)))
-        dataset.compress(
-            RLELossless, encoding_plugin="pydicom", generate_instance_uid=False
-        )  # GDCM aborts on odd sizes
+        # Not by GDCM, which aborts on odd sizes.
+        dataset.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
         yield IntactFilm(f"DICOM RLE {name}", _saved(dataset), _luma(pixels))
 
     def coded(name: str, number: int, pixels: np.ndarray, bits: int, frame: bytes, colours: str = "") -> IntactFilm:
