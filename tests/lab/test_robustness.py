@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_the_command(monkeypatch):
     monkeypatch.setattr(robustness, "soak", lambda films, seed, progress: answer)
     done = CliRunner().invoke(app, ["bench", "robustness", "--films", "3", "--json"])
     assert done.exit_code == 0
-    assert json.loads(done.stdout) == json.loads(json.dumps(answer.as_dict()))
+    assert json.loads(done.stdout) == json.loads(json.dumps(asdict(answer)))
 
 
 class TestCounts:

@@ -100,8 +100,8 @@ def test_what_runs_along_a_doubtful_line_is_left_out_unless_it_is_a_true_one():
     on_true, on_doubtful, nowhere = (course(Device.CVC, x) for x in (105, 402, 700))
     other = course(Device.ETT, 400)
     found = [nowhere, on_doubtful, on_true, other]
-    assert without_doubtful(true, doubtful, found, SHAPE) == [nowhere, on_true, other]
-    assert without_doubtful(true, [], found, SHAPE) == found
+    assert without_doubtful(true, doubtful, found, SHAPE, SHAPE[0]) == [nowhere, on_true, other]
+    assert without_doubtful(true, [], found, SHAPE, SHAPE[0]) == found
     # Two found where one is true: the second runs along the doubtful one beside it.
     again = course(Device.CVC, 112)
-    assert without_doubtful(true, doubtful, [on_true, again], SHAPE) == [on_true]
+    assert without_doubtful(true, doubtful, [on_true, again], SHAPE, SHAPE[0]) == [on_true]

@@ -113,7 +113,7 @@ def test_lines_that_were_there_stay_in_the_truth(real, made, tmp_path, monkeypat
     parameters = {key: value for key, value in made[1].items() if key != "counts"}
     lines = 0
     for number, backdrop in enumerate(find_backdrops(real[0], read_marks(real[1]))[0]):
-        written = make_drawing(OntoParameters(**parameters), Drawing(number, backdrop), tmp_path)
+        written = make_drawing(OntoParameters(**parameters), tmp_path, Drawing(number, backdrop))
         before = cv2.imread(str(backdrop.path), cv2.IMREAD_UNCHANGED)
         after = cv2.imread(str(tmp_path / f"train/{written.study}.jpg"), cv2.IMREAD_UNCHANGED)
         scale = np.array(after.shape[::-1]) / before.shape[::-1]

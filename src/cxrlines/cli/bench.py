@@ -1,6 +1,7 @@
 """Commands that measure speed and robustness on this machine."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +58,7 @@ def bench_robustness(
 
     with counted() as progress:
         report = soak(films, seed, progress)
-    _print(report.as_dict(), as_json)
+    _print(asdict(report), as_json)
 
 
 def _print(figures: dict[str, Any], as_json: bool) -> None:

@@ -3,9 +3,8 @@
 import json
 import shlex
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,13 +13,6 @@ from cxrlines.core.errors import Error
 from cxrlines.core.files import check_outputs
 
 app = typer.Typer()
-
-
-class How(StrEnum):
-    mean = "mean"
-    rank = "rank"
-    power = "power"
-    fitted = "fitted"
 
 
 @app.command()
@@ -93,8 +85,9 @@ def ensemble(
     predictions: Annotated[list[Path], typer.Argument(help="Two or more prediction files of the same studies.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
     how: Annotated[
-        How, typer.Option(help="Mean of probabilities, of ranks, power mean, or fitted weights.")
-    ] = How.mean,
+        Literal["mean", "rank", "power", "fitted"],
+        typer.Option(help="Mean of probabilities, of ranks, power mean, or fitted weights."),
+    ] = "mean",
     power: Annotated[float | None, typer.Option(help="Exponent of the power mean.")] = None,
     truth: Annotated[
         Path | None, typer.Option(help="fitted: the label table; the predictions are then out of fold.")
@@ -109,7 +102,7 @@ def ensemble(
     from cxrlines.evaluation.ensemble.blend import blend_files
 
     exponent = POWER if power is None else power
-    for path in blend_files(predictions, out, how.value, power=exponent, truth=truth, folds=folds, weights=weights):
+    for path in blend_files(predictions, out, how, power=exponent, truth=truth, folds=folds, weights=weights):
         typer.echo(path)
 
 
@@ -160,7 +153,7 @@ def quality(
     seed: Annotated[int, typer.Option(help="The same seed gives the same probe.")] = 0,
 ) -> None:
     """Fit the quality probe: it detects turned, inverted, cropped films and what is no chest film; print figures."""
-    from cxrlines.lab.probe.run import run_quality
+    from cxrlines.lab.probe.fit import run_quality
     from cxrlines.training.malloc import keep_buffers
 
     check_outputs(files={"--out": out if steps else None}, inputs=[*films, others, unseen, patients])

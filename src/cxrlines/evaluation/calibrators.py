@@ -35,12 +35,8 @@ SPREAD = 1.0
 """Of the offset: standard deviation of its prior, in log odds. Chosen with `PRIOR`, of 0.3 to 10."""
 
 Wanted = Literal["sensitivity", "precision"]
-WANTED: tuple[tuple[Wanted, float], ...] = (
-    ("sensitivity", 0.9),
-    ("sensitivity", 0.95),
-    ("precision", 0.5),
-    ("precision", 0.8),
-)
+Wish = tuple[Wanted, float]
+WANTED: tuple[Wish, ...] = (("sensitivity", 0.9), ("sensitivity", 0.95), ("precision", 0.5), ("precision", 0.8))
 """What thresholds are looked for by default."""
 
 BeforeAfter = dict[str, dict[str, dict[str, float | None]]]
@@ -51,34 +47,24 @@ BeforeAfter = dict[str, dict[str, dict[str, float | None]]]
 class Threshold:
     """Where to call a label so that a wanted sensitivity or precision is reached.
 
-    Attributes:
-        wanted, at_least: what is wanted, and how much of it, above 0 and at most 1.
-        probability: a film of this calibrated probability or more is called; None where it cannot be reached.
-        sensitivity, specificity, precision: cross-fitted: each fold called at the threshold of the others. None
-            where there is one fold only, or nothing to divide by.
-        positives: positive films the threshold rests on.
+    The rates are cross-fitted, each fold called at the threshold of the others: None where there is one fold only, or
+    nothing to divide by.
     """
 
     wanted: Wanted
-    at_least: float
-    probability: float | None
+    at_least: float  # how much of it, above 0 and at most 1
+    probability: float | None  # a film of this calibrated probability or more is called; None: cannot be reached
     sensitivity: float | None
     specificity: float | None
     precision: float | None
-    positives: int
+    positives: int  # positive films the threshold rests on
 
 
 def fit_calibration(p: np.ndarray, truth: np.ndarray) -> Calibration:
     """The calibration of each label; one without known positive, or without negative, films is left alone.
 
-    The order of films does not matter.
-
-    Args:
-        p: (n, labels) probabilities of the predictor that will be calibrated, never of films it was trained on.
-        truth: (n, labels).
-
-    Raises:
-        ValueError: for other shapes or values.
+    `p` (n, labels) are probabilities of the predictor that will be calibrated, never of films it was trained on;
+    `truth` (n, labels). The order of films does not matter. `ValueError` for other shapes or values.
     """
     p, truth = check_pairs(p, truth)
     lines, alone = {}, {}
@@ -95,12 +81,8 @@ def fit_calibration(p: np.ndarray, truth: np.ndarray) -> Calibration:
 def cross_fitted_calibration(p: np.ndarray, truth: np.ndarray, folds: np.ndarray, patients: np.ndarray) -> np.ndarray:
     """(n, labels): each fold calibrated by a fit on the other folds, and on none of its patients.
 
-    Args:
-        p, truth: as for `fit_calibration`.
-        folds, patients: (n,), of each film.
-
-    Raises:
-        ValueError: as `fit_calibration`; one fold only.
+    `p` and `truth` as for `fit_calibration`; `folds` and `patients` (n,), of each film. `ValueError` as there, and for
+    one fold only.
     """
     p, truth = check_pairs(p, truth)
     out = np.empty_like(p)
@@ -117,11 +99,7 @@ def fit_mean(each: np.ndarray) -> Calibration:
     over folds of E[p l]. Slope and offset are those by which the mean over folds, calibrated, has that E[y] and E[y m].
     Folds that agree give slope 1; else it is above 1.
 
-    Args:
-        each: (folds, n, labels) calibrated probabilities of the same films.
-
-    Raises:
-        ValueError: for other shapes or values.
+    `each` (folds, n, labels) are calibrated probabilities of the same films. `ValueError` for other shapes or values.
     """
     each = check_probabilities(each)
     if each.ndim != 3 or not each.shape[1]:
@@ -129,11 +107,10 @@ def fit_mean(each: np.ndarray) -> Calibration:
     lines, alone = {}, {}
     for k, label in enumerate(LABELS):
         p, odds = each[..., k], log_odds(each[..., k])
-        line = _mean_line(p.mean(axis=0), odds.mean(axis=0), float((p * odds).mean()))
-        if line is None:
-            alone[label] = "no slope and offset give the mean over folds the moments of its folds"
-        else:
+        if line := _mean_line(p.mean(axis=0), odds.mean(axis=0), float((p * odds).mean())):
             lines[label] = line
+        else:
+            alone[label] = "no slope and offset give the mean over folds the moments of its folds"
     return Calibration(lines, alone)
 
 
@@ -148,8 +125,7 @@ def _mean_line(p: np.ndarray, odds: np.ndarray, product: float) -> tuple[float, 
         return (pairs * q).mean(axis=1) - (p.mean(), product), np.stack([(weighted * x).mean(1), weighted.mean(1)], 1)
 
     found = root(miss, [1.0, 0.0], jac=True)
-    good = found.success and found.x[0] > 0
-    return (float(found.x[0]), float(found.x[1])) if good else None
+    return (float(found.x[0]), float(found.x[1])) if found.success and found.x[0] > 0 else None
 
 
 def calibration_figures(p: np.ndarray, truth: np.ndarray, folds: np.ndarray, patients: np.ndarray) -> BeforeAfter:
@@ -175,19 +151,14 @@ def fit_thresholds(
     folds: np.ndarray,
     patients: np.ndarray,
     calibration: Calibration,
-    wanted: Sequence[tuple[Wanted, float]] = WANTED,
+    wanted: Sequence[Wish] = WANTED,
 ) -> dict[str, tuple[Threshold, ...]]:
     """Label -> a threshold for each wish, on calibrated probabilities.
 
-    For a sensitivity the highest threshold that reaches it, for a precision the lowest.
-
-    Args:
-        p: before calibration. truth, folds, patients: as for `cross_fitted_calibration`; one fold only is allowed.
-        calibration: by which the probabilities will be calibrated that are compared with the thresholds.
-        wanted: what, and at least how much of it.
-
-    Raises:
-        ValueError: as `fit_calibration`; a wish out of range.
+    For a sensitivity the highest threshold that reaches it, for a precision the lowest. `p` is before calibration;
+    `truth`, `folds` and `patients` as for `cross_fitted_calibration`, but one fold is enough. `calibration` is that of
+    the probabilities that will be compared with the thresholds. `ValueError` as `fit_calibration`, or for a wish out of
+    range.
     """
     p, truth = check_pairs(p, truth)
     for what, at_least in wanted:

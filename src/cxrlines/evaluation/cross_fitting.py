@@ -34,14 +34,13 @@ def parts_of(folds: np.ndarray, patients: np.ndarray) -> Iterator[Part]:
 
 def aligned_folds(studies: Sequence[str], folds: pd.Series) -> np.ndarray:
     """The folds (n,) of predicted studies, from study -> fold; `Error` for a study without a fold or in two."""
-    if folds.index.duplicated().any():
-        row = int(np.flatnonzero(folds.index.duplicated())[0]) + 1
-        raise Error(f"folds: the study of row {row} is listed before", "give it one fold")
+    if (twice := folds.index.duplicated()).any():
+        raise Error(f"folds: the study of row {twice.argmax() + 1} is listed before", "give it one fold")
     fold = folds.set_axis(folds.index.astype(str)).reindex(list(studies))
     if (without := fold.isna().to_numpy()).any():
         raise Error(
-            f"{int(without.sum())} of {len(studies)} predicted studies have no fold, the first in row "
-            f"{int(np.flatnonzero(without)[0]) + 1}",
+            f"{without.sum()} of {len(studies)} predicted studies have no fold, the first in row "
+            f"{without.argmax() + 1}",
             "give the folds that the members were trained with",
         )
     return fold.to_numpy()

@@ -31,13 +31,9 @@ def fit_logistic(
 ) -> Logistic:
     """The regression of `positive` (n,) bool on `x` (n, k); the order of rows changes no bit of it.
 
-    Newton's method with steps halved until they help. What is minimised is convex, so there is one answer.
-
-    Args:
-        mode: where the slopes' prior is highest, and where the search begins.
-        prior: strength of that prior: a Gamma distribution of shape 1 + `prior`, under which slopes are above 0; with
-            0 there is none, and slopes are 0 or more.
-        spread: standard deviation of the intercept's prior, in log odds.
+    Newton's method with steps halved until they help; what is minimised is convex, so there is one answer. The slopes'
+    prior is a Gamma distribution of shape 1 + `prior`, highest at `mode`, where the search begins: slopes are above 0;
+    with `prior` 0 there is none, and they are 0 or more. `spread`: standard deviation of the intercept's, in log odds.
     """
     order = np.lexsort((positive, *x.T))  # sums round differently in another order
     design, positive = np.column_stack([np.ones(len(x)), x])[order], positive[order]

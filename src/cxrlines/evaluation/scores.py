@@ -21,7 +21,7 @@ FEW_PATIENTS = 10
 class LabelFigures:
     """One label's metrics. `auc` and `ci95` are None where it has one class only; `undefined` says why.
 
-    `patients` are those with a positive film; `resamples` those in which the AUC was defined.
+    `patients` are those with a positive film.
     """
 
     auc: float | None
@@ -30,43 +30,28 @@ class LabelFigures:
     patients: int
     brier: float | None
     ece: float | None
-    resamples: int
     undefined: str | None
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The metrics of one set of predictions.
+    """The metrics of one set of predictions."""
 
-    Attributes:
-        macro_auc, ci95: mean AUC over the labels that have both classes, and its 95 % interval.
-        labels: the metrics of each label predicted, in label order.
-        ece: expected calibration error over all labels pooled. brier: likewise pooled.
-        films, patients: what was scored.
-        not_predicted: labelled films without a prediction. foreign: predictions without a labelled film.
-        left_out: reason -> rows of the truth that could not be used for it.
-        own_patients: True if the truth names no patients and each film was taken for a patient of its own.
-        resampled: AUC of each label in each resample of patients, float64 (resamples, labels), NaN where
-            undefined.
-        studies: the films scored.
-        truth, scores: of these films, (films, labels): int64, and float64.
-    """
-
-    macro_auc: float | None
+    macro_auc: float | None  # mean over the labels that have both classes
     ci95: Interval | None
-    labels: dict[str, LabelFigures]
-    ece: float | None
-    brier: float | None
-    films: int
+    labels: dict[str, LabelFigures]  # of each label predicted, in label order
+    ece: float | None  # expected calibration error, all labels pooled
+    brier: float | None  # likewise pooled
+    films: int  # scored
     patients: int
-    not_predicted: int
-    foreign: int
-    left_out: dict[str, int]
-    own_patients: bool
-    resampled: np.ndarray
-    studies: frozenset[str]
-    truth: np.ndarray
-    scores: np.ndarray
+    not_predicted: int  # labelled films without a prediction
+    foreign: int  # predictions without a labelled film
+    left_out: dict[str, int]  # reason -> rows of the truth that could not be used for it
+    own_patients: bool  # the truth names no patients: each film was taken for a patient of its own
+    resampled: np.ndarray  # AUC in each resample of patients, float64 (resamples, labels), NaN where undefined
+    studies: frozenset[str]  # the films scored
+    truth: np.ndarray  # of these films, int64 (films, labels)
+    scores: np.ndarray  # float64 (films, labels)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and None, ready for JSON."""
@@ -96,11 +81,7 @@ class Evaluation:
                 "too narrow if patients have several films"
             )
         notes += [f"{label} has no AUC and is not in the macro AUC: {why}" for label, why in self.undefined.items()]
-        few = [
-            f"{label} ({figures.patients})"
-            for label, figures in self.labels.items()
-            if figures.ci95 and figures.patients < FEW_PATIENTS
-        ]
+        few = [f"{name} ({f.patients})" for name, f in self.labels.items() if f.ci95 and f.patients < FEW_PATIENTS]
         if few:
             notes.append(f"too few positive patients for an interval to mean much: {', '.join(few)}")
         return notes
@@ -111,17 +92,12 @@ class Evaluation:
 
         def line(name: str, value: float | None, ci95: Interval | None, positives: str, *rest: float | None) -> str:
             interval = "-" if ci95 is None else f"{ci95[0]:.4f}-{ci95[1]:.4f}"
-            first, *others = ("-" if number is None else f"{number:.4f}" for number in (value, *rest))
-            return "  ".join(
-                [f"{name:{wide}}", f"{first:>6}", f"{interval:^15}", f"{positives:>9}", *(f"{o:>6}" for o in others)]
-            )
+            first, *others = (f"{'-':>6}" if number is None else f"{number:6.4f}" for number in (value, *rest))
+            return "  ".join([f"{name:{wide}}", first, f"{interval:^15}", f"{positives:>9}", *others])
 
         head = f"{'':{wide}}  {'AUC':>6}  {'95 % interval':^15}  {'positives':>9}  {'Brier':>6}  {'ECE':>6}"
         rule = "-" * len(head)
-        rows = [
-            line(label, row.auc, row.ci95, f"{row.positives:,}", row.brier, row.ece)
-            for label, row in self.labels.items()
-        ]
+        rows = [line(name, f.auc, f.ci95, f"{f.positives:,}", f.brier, f.ece) for name, f in self.labels.items()]
         macro = line("macro", self.macro_auc, self.ci95, "", self.brier, self.ece)
         scored = f"{self.films:,} films of {self.patients:,} patients; intervals from resampling patients"
         notes = [f"note: {note}" for note in self.notes]
@@ -165,7 +141,6 @@ def evaluate(
                 patients=len(set(patients[known[:, k] == 1])),
                 brier=brier(known[:, k], p[:, k]),
                 ece=calibration_error(known[:, k], p[:, k]),
-                resamples=int((~np.isnan(resampled[:, k])).sum()),
                 undefined=why_undefined(known[:, k]),
             )
             for k, label in enumerate(labels)

@@ -42,8 +42,7 @@ def run_demo(out: Path, workers: int | None = None) -> None:
     typer.echo(f"{summary['studies']} training and {summary['test']} test films in {data}")
 
     _head(2, "Checking them")
-    found = audit(data, None, workers=processes)
-    typer.echo(found.text())
+    typer.echo(audit(data, None, workers=processes).text())
 
     _head(3, "Training: a one-stage baseline and three stages (teacher, student, fine-tune), each on two folds")
     run = train(load_recipe("demo"), data, out, workers=workers, command="make demo", say=typer.echo)
@@ -59,8 +58,7 @@ def run_demo(out: Path, workers: int | None = None) -> None:
     result = predict(films, load_bundle(out / "bundle"))
     for path in write_predictions(result, out / "read.csv"):
         typer.echo(path)
-    for row in result.rows.itertuples(index=False):
-        study, *scores = row
+    for study, *scores in result.rows.itertuples(index=False):
         likely = [f"{label} {score:.2f}" for label, score in zip(LABELS, scores, strict=True) if score >= 0.5]
         typer.echo(f"  {str(study)[-24:]}: {', '.join(likely) or 'nothing above 0.5'}")
     typer.echo("  (trained on synthetic films alone, for minutes: its reading of the real film is not to be relied on)")

@@ -7,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,12 @@ BEHIND = b"behind the end "
 
 @dataclass(frozen=True, eq=False)
 class IntactFilm:
-    """A film without fault.
+    """A film without fault."""
 
-    Attributes:
-        name: Its kind.
-        data: The file.
-        shows: (h, w) what it shows, up to contrast; None where that is not known.
-        forgiven: By name, the same film with damage that a viewer forgives.
-    """
-
-    name: str
-    data: bytes
-    shows: np.ndarray | None = None
-    forgiven: dict[str, bytes] = field(default_factory=dict)
+    name: str  # its kind
+    data: bytes  # the file
+    shows: np.ndarray | None = None  # (h, w) what it shows, up to contrast; None where that is not known
+    forgiven: dict[str, bytes] = field(default_factory=dict)  # by name, with damage that a viewer forgives
 
 
 def picture(rng: np.random.Generator, height: int, width: int, bits: int = 8) -> np.ndarray:
@@ -116,8 +110,7 @@ def _item(part: bytes) -> bytes:
 
 def _saved(dataset: FileDataset) -> bytes:
     out = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a header that contradicts itself on purpose
+    with warnings.catch_warnings(action="ignore"):  # of a header that contradicts itself on purpose
         dataset.save_as(out)
     return out.getvalue()
 
@@ -200,7 +193,8 @@ def dicoms(rng: np.random.Generator, height: int, width: int) -> Iterator[Intact
     depths = (("8", gray8, 8), ("12", gray12, 12), ("16", gray16, 16), ("colour", colour8, 8))
     for name, pixels, bits in depths:
         dataset = pydicom.dcmread(io.BytesIO(as_dicom(pixels, bits)))
-        dataset.compress(RLELossless, encoding_plugin="pydicom")  # GDCM aborts on odd sizes
+        # Not by GDCM, which aborts on odd sizes.
+        dataset.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
         yield IntactFilm(f"DICOM RLE {name}", _saved(dataset), _luma(pixels))
 
     def coded(name: str, number: int, pixels: np.ndarray, bits: int, frame: bytes, colours: str = "") -> IntactFilm:
@@ -232,12 +226,11 @@ def _encapsulated(
     whole, wrong = film(frame=frame), bytearray(film(frame=frame))
     table = whole.rindex(b"\xfe\xff\x00\xe0\x04\0\0\0") + 8  # the offset table's one entry
     wrong[table : table + 4] = bytes(rng.integers(1, 256, 4, dtype=np.uint8))
+    parts = [frame[a:b] for a, b in pairwise([0, *cuts, len(frame)]) if a < b]
     forgiven = {
         "text behind the stream": film(frame=frame + BEHIND * int(rng.integers(1, 20))),
         "blanks behind the stream": film(frame=frame + b" " * 4),
-        "many fragments": film(
-            parts=[frame[a:b] for a, b in zip([0, *cuts], [*cuts, len(frame)], strict=True) if a < b]
-        ),
+        "many fragments": film(parts=parts),
         "no sequence delimiter": whole[:-8],
         "wrong offset table": bytes(wrong),
     }
@@ -259,9 +252,8 @@ def images(rng: np.random.Generator, height: int, width: int) -> Iterator[Intact
     yield saved("restarts", "JPEG", gray, quality=95, restart_marker_rows=1)
     yield saved("colour", "JPEG", colour, quality=95)
     yield saved("colour, progressive", "JPEG", colour, quality=95, progressive=True)
-    yield saved("8 bits", "PNG", gray)
-    yield saved("16 bits", "PNG", deep)
-    yield saved("RGB", "PNG", colour)
+    for name, pixels in (("8 bits", gray), ("16 bits", deep), ("RGB", colour)):
+        yield saved(name, "PNG", pixels)
     yield saved("gray and alpha", "PNG", gray, "LA")
     yield saved("RGB and alpha", "PNG", colour, "RGBA")
     yield saved("palette", "PNG", colour, "P")
@@ -270,17 +262,16 @@ def images(rng: np.random.Generator, height: int, width: int) -> Iterator[Intact
         yield IntactFilm(f"PNG {name}, written here", png(pixels, False), _luma(pixels))
         yield IntactFilm(f"PNG {name}, interlaced, written here", png(pixels, True), _luma(pixels))
     for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
-        yield saved(f"8 bits, {compression}", "TIFF", gray, compression=compression)
-        yield saved(f"16 bits, {compression}", "TIFF", deep, compression=compression)
-        yield saved(f"RGB, {compression}", "TIFF", colour, compression=compression)
+        for name, pixels in (("8 bits", gray), ("16 bits", deep), ("RGB", colour)):
+            yield saved(f"{name}, {compression}", "TIFF", pixels, compression=compression)
     yield saved("JPEG", "TIFF", gray, compression="jpeg")
     yield saved("group 4", "TIFF", gray, "1", compression="group4")
     yield saved("BigTIFF", "TIFF", deep, big_tiff=True)
     yield saved("strips", "TIFF", deep, strip_size=4 * width)
     yield replace(saved("white is 0", "TIFF", deep, tiffinfo={262: 0}), shows=-deep.astype(int))
     for pixels in (gray, deep):
-        yield IntactFilm(f"TIFF tiles, {8 * pixels.itemsize} bits", tiled_tiff(pixels, False), pixels)
-        yield IntactFilm(f"TIFF tiles, {8 * pixels.itemsize} bits, deflated", tiled_tiff(pixels, True), pixels)
+        for deflated, name in ((False, ""), (True, ", deflated")):
+            yield IntactFilm(f"TIFF tiles, {8 * pixels.itemsize} bits{name}", tiled_tiff(pixels, deflated), pixels)
 
 
 def png(pixels: np.ndarray, interlaced: bool) -> bytes:

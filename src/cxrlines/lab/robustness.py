@@ -9,7 +9,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -55,39 +55,25 @@ class Odd(NamedTuple):
 
 @dataclass
 class Report:
-    """Results of a soak.
+    """Results of a soak: numbers of films. Time and memory are those of the reading and the decoder process together.
 
-    Attributes:
-        films: Number of films.
-        read, refused: Damaged or not.
-        faults: Exceptions other than a refusal, by type: faults of cxrlines.
-        slow: Took more than MAX_SECONDS of a processor, reading and decoder process together.
-        large: Took more than MAX_MEGABYTES beyond what was taken at first, reading and decoder process together.
-        died: The reading process ended or hung.
-        decoder_died: The decoder process ended or was ended; the reading process went on.
-        undamaged, forgiven: (read right, of how many); where it is not known what a film shows, read counts.
-        slowest_s, longest_wait_s, largest_mb: The most that one film took: of a processor, by the clock, of memory.
-        odd: The films that were odd.
+    Where it is not known what a film shows, read counts as read right.
     """
 
     films: int = 0
-    read: int = 0
+    read: int = 0  # damaged or not
     refused: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    slow: int = 0
-    large: int = 0
-    died: int = 0
-    decoder_died: int = 0
+    faults: dict[str, int] = field(default_factory=dict)  # exceptions other than a refusal, by type
+    slow: int = 0  # more than MAX_SECONDS of a processor
+    large: int = 0  # more than MAX_MEGABYTES beyond what was taken at first
+    died: int = 0  # the reading process ended or hung
+    decoder_died: int = 0  # it ended or was ended; the reading process went on
     undamaged: ReadRight = NONE_YET
     forgiven: ReadRight = NONE_YET
-    slowest_s: float = 0.0
-    longest_wait_s: float = 0.0
+    slowest_s: float = 0.0  # the most that one film took of a processor
+    longest_wait_s: float = 0.0  # by the clock
     largest_mb: float = 0.0
     odd: list[Odd] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
 
     @property
     def passed(self) -> bool:
@@ -114,8 +100,7 @@ class Report:
         odd += [f"{seconds:.1f} s"] if seconds > MAX_SECONDS else []
         odd += [f"{megabytes:.0f} MB"] if megabytes > MAX_MEGABYTES else []
         if case.sort != "damaged":
-            shape = answer.get("shape")
-            right = shape is not None and _alike(np.frombuffer(pixels, np.uint8).reshape(shape), case.shows)
+            right = "shape" in answer and _alike(np.frombuffer(pixels, np.uint8).reshape(answer["shape"]), case.shows)
             odd += [] if right else [answer.get("refused", "not what it shows")]
             before: ReadRight = getattr(self, case.sort)
             setattr(self, case.sort, ReadRight(before.right + right, before.of + 1))
@@ -218,23 +203,16 @@ def _head(rng: np.random.Generator, film: bytes) -> bytes:
         place = int(rng.integers(within))
         value = rng.choice((0, 1, 7, 8, 127, 128, 255, int(rng.integers(256))))
         data[len(data) - 1 - place if tail else place] = int(value)
-    return _with_checksums(bytes(data)) if film.startswith(b"\x89PNG") else bytes(data)
-
-
-def _with_checksums(data: bytes) -> bytes:
-    """A PNG whose chunks have the checksums of what is in them."""
-    chunks = [data[start : end - 4] for _, start, end in png_chunks(data)]
-    return data[:8] + b"".join(chunk + struct.pack(">I", zlib.crc32(chunk[4:])) for chunk in chunks)
+    if not film.startswith(b"\x89PNG"):
+        return bytes(data)
+    chunks = [bytes(data[start : end - 4]) for _, start, end in png_chunks(bytes(data))]
+    return bytes(data[:8]) + b"".join(chunk + struct.pack(">I", zlib.crc32(chunk[4:])) for chunk in chunks)
 
 
 def _run(rng: np.random.Generator, film: bytes) -> bytes:
     place, length = int(rng.integers(len(film))), int(rng.integers(1, 2000))
     filled = bytes(length) if rng.random() < 0.3 else b"\xff" * length if rng.random() < 0.3 else rng.bytes(length)
     return (film[:place] + filled + film[place + length :])[: len(film)]
-
-
-def _cut(rng: np.random.Generator, film: bytes) -> bytes:
-    return film[: int(rng.integers(1, len(film)))]
 
 
 def _insertion(rng: np.random.Generator, film: bytes) -> bytes:
@@ -299,7 +277,7 @@ DAMAGES: dict[str, Callable[[np.random.Generator, bytes], bytes]] = {
     "bits flipped": _bits,
     "head changed": _head,
     "run of bytes": _run,
-    "cut off": _cut,
+    "cut off": lambda rng, film: film[: int(rng.integers(1, len(film)))],
     "insertion": _insertion,
     "deletion": _deletion,
     "part twice": _twice,

@@ -22,35 +22,19 @@ class CarinaFigures:
 
 @dataclass(frozen=True)
 class FoundFigures:
-    """All figures of films that were read.
-
-    Attributes:
-        films, patients: So many.
-        presence: By device.
-        tube_without_tracheostomy: Of the endotracheal tube, on films without a cannula; None where none shows one.
-        lines: Of films whose lines are known, with states; its carina is theirs. None without such films.
-        carina: Of all films whose carina is known, guesses among them.
-        carina_sure: Without the guesses.
-    """
+    """All figures of films that were read."""
 
     films: int
     patients: int
     presence: dict[Device, PresenceFigures]
-    tube_without_tracheostomy: PresenceFigures | None
-    lines: LineFigures | None
-    carina: CarinaFigures
-    carina_sure: CarinaFigures
+    tube_without_tracheostomy: PresenceFigures | None  # ETT, on films without a cannula; None where none shows one
+    lines: LineFigures | None  # of films whose lines are known, with states; its carina is theirs
+    carina: CarinaFigures  # of all films whose carina is known, guesses among them
+    carina_sure: CarinaFigures  # without the guesses
 
     def text(self) -> str:
         """The figures as tables for people."""
-        head = (
-            "presence",
-            "films",
-            "positives",
-            "AUC by presence",
-            "AUC by largest label",
-            "false positives/film",
-        )
+        head = ["presence", "films", "positives", "AUC by presence", "AUC by largest label", "false positives/film"]
         shown = {device.name: figures for device, figures in self.presence.items()}
         if self.tube_without_tracheostomy:
             shown["ETT, no tracheostomy"] = self.tube_without_tracheostomy

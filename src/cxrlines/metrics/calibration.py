@@ -17,17 +17,11 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Reliability:
-    """The bins that hold films, in rising order.
+    """The bins that hold films, in rising order."""
 
-    Attributes:
-        predicted: mean probability in each bin, float64 (bins,).
-        observed: share of positives in each bin, float64 (bins,).
-        count: films (or film-label pairs, if pooled) in each bin, int64 (bins,).
-    """
-
-    predicted: np.ndarray
-    observed: np.ndarray
-    count: np.ndarray
+    predicted: np.ndarray  # mean probability in each bin, float64 (bins,)
+    observed: np.ndarray  # share of positives in each bin, float64 (bins,)
+    count: np.ndarray  # films (or film-label pairs, if pooled) in each bin, int64 (bins,)
 
 
 def reliability(truth: np.ndarray, probability: np.ndarray, bins: int = BINS) -> Reliability:

@@ -14,45 +14,27 @@ from cxrlines.task import LABELS_OF, Device
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedReading:
-    """A film that was read, with its ground truth.
+    """A film that was read, with its ground truth."""
 
-    Attributes:
-        read: Its lines and carina, true and found. Without lines that are known, both are empty.
-        present: Whether each device is present; one of which that is not known is left out.
-        presence: Presence score by `Device.name`.
-        labels: Probability by label.
-        lines_known: Whether all its true lines are known, so that found ones can be evaluated.
-        carina_sure: Whether the true carina was seen, not guessed.
-        tracheostomy: Whether it shows a cannula, which is no endotracheal tube but looks like one.
-    """
-
-    read: EvaluatedFilm
-    present: Mapping[Device, bool]
-    presence: Mapping[str, float]
-    labels: Mapping[str, float]
-    lines_known: bool = True
-    carina_sure: bool = True
-    tracheostomy: bool = False
+    read: EvaluatedFilm  # its lines and carina, true and found; without lines that are known, both are empty
+    present: Mapping[Device, bool]  # a device of which it is not known is left out
+    presence: Mapping[str, float]  # score by `Device.name`
+    labels: Mapping[str, float]  # probability by label
+    lines_known: bool = True  # all its true lines are known, so that found ones can be evaluated
+    carina_sure: bool = True  # the true carina was seen, not guessed
+    tracheostomy: bool = False  # it shows a cannula, which is no endotracheal tube but looks like one
 
 
 @dataclass(frozen=True)
 class PresenceFigures:
-    """Of one device, on films of which it is known whether they have it.
+    """Of one device, on films of which it is known whether they have it."""
 
-    Attributes:
-        films: How many these are. positives: Of them, with the device.
-        presence: AUC of the presence score.
-        label: AUC of the largest probability of the device's labels.
-        false_positives: Lines a film that has none of the device; of films whose lines are known.
-        without: How many such films.
-    """
-
-    films: int
-    positives: int
-    presence: Figure
-    label: Figure
-    false_positives: Figure
-    without: int
+    films: int  # how many these are
+    positives: int  # of them, with the device
+    presence: Figure  # AUC of the presence score
+    label: Figure  # AUC of the largest probability of the device's labels
+    false_positives: Figure  # lines a film that has none of the device; of films whose lines are known
+    without: int  # how many such films
 
 
 def presence_figures(
@@ -87,11 +69,7 @@ def presence_figures(
 
 
 def without_doubtful(
-    true: Sequence[Line],
-    doubtful: Sequence[Line],
-    found: Sequence[Line],
-    shape: tuple[int, int],
-    height: float | None = None,
+    true: Sequence[Line], doubtful: Sequence[Line], found: Sequence[Line], shape: tuple[int, int], height: float
 ) -> list[Line]:
     """The found lines but for those along a doubtful and along no true one: neither true nor false positives.
 

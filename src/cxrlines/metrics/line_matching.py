@@ -38,25 +38,16 @@ class StateCall:
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedFilm:
-    """A film's ground truth and what was found on it.
-
-    Attributes:
-        patient: Whose it is.
-        shape: (height, width) px of the file.
-        true, found: Lines.
-        true_carina, found_carina: (2,), or None where it is unknown, or was not found.
-        states: The states of its devices.
-        height: px of the film once it is upright, what errors are divided by; None: `shape`'s.
-    """
+    """A film's ground truth and what was found on it."""
 
     patient: str
-    shape: tuple[int, int]
+    shape: tuple[int, int]  # (height, width) px of the file
     true: Sequence[Line]
     found: Sequence[Line]
-    true_carina: np.ndarray | None = None
+    true_carina: np.ndarray | None = None  # (2,); None where it is unknown
     found_carina: np.ndarray | None = None
-    states: Sequence[StateCall] = ()
-    height: float | None = None
+    states: Sequence[StateCall] = ()  # of its devices
+    height: float | None = None  # px of the film once it is upright, what errors are divided by; None: `shape`'s
 
     @property
     def upright_height(self) -> float:
@@ -81,27 +72,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class DeviceFigures:
-    """Of the lines of one device.
+    """Of the lines of one device."""
 
-    Attributes:
-        true: Lines that there are.
-        matched: Of them, found.
-        dice: Of all drawn lines of all films together: 2 |both| / (|true| + |found|).
-        recall: matched / true.
-        false_positives: A film: found lines that match no true one.
-        tip_median: Distance of found tips from true ones, of matched lines that have both, % of height.
-        tip_95: Its 95th percentile.
-        tips: How many these are.
-    """
-
-    true: int
-    matched: int
-    dice: Figure
-    recall: Figure
-    false_positives: Figure
-    tip_median: Figure
-    tip_95: Figure
-    tips: int
+    true: int  # lines that there are
+    matched: int  # of them, found
+    dice: Figure  # of all drawn lines of all films together: 2 |both| / (|true| + |found|)
+    recall: Figure  # matched / true
+    false_positives: Figure  # a film: found lines that match no true one
+    tip_median: Figure  # distance of found tips from true ones, of matched lines that have both, % of height
+    tip_95: Figure  # its 95th percentile
+    tips: int  # how many these are
 
 
 @dataclass(frozen=True)
@@ -214,12 +194,7 @@ def line_figures(films: Sequence[EvaluatedFilm], *, resamples: int = RESAMPLES, 
             tip_95=quantile(tips, 0.95),
             tips=sum(map(len, tips)),
         )
-    carinas = [
-        []
-        if film.true_carina is None or film.found_carina is None
-        else [_error(film.found_carina, film.true_carina, film.upright_height)]
-        for film in films
-    ]
+    carinas = [_errors([(film.found_carina, film.true_carina)], film.upright_height) for film in films]
     return LineFigures(
         films=len(films),
         devices=devices,
@@ -269,8 +244,7 @@ def _compare(film: EvaluatedFilm, device: Device) -> _Compared:
     if not true and not found:
         return _Compared(0.0, 0.0, 0, 0, 0, [])
     pairs = match(true, found, film.shape, height)
-    tips = [(found[j].tip, true[i].tip) for i, j in pairs]
-    errors = [_error(one, other, height) for one, other in tips if one is not None and other is not None]
+    errors = _errors([(found[j].tip, true[i].tip) for i, j in pairs], height)
     one, other = (_mask(lines, film.shape) for lines in (true, found))
     both, sizes = float(np.minimum(one, other).sum()), float(one.sum() + other.sum())
     return _Compared(both, sizes, len(true), len(pairs), len(found) - len(pairs), errors)
@@ -284,9 +258,10 @@ def _mask(lines: Sequence[Line], shape: tuple[int, int]) -> np.ndarray:
     return line_mask(paths, small, LINE_WIDTH * MASK_SIDE).astype(np.float64) / 255
 
 
-def _error(one: np.ndarray, other: np.ndarray, height: float) -> float:
-    """Distance of two points in % of the film's height."""
-    return 100 * float(np.hypot(*(np.asarray(one, np.float64) - other))) / height
+def _errors(points: Sequence[tuple[np.ndarray | None, np.ndarray | None]], height: float) -> list[float]:
+    """Distances in % of the film's height of pairs of points of which both are there."""
+    both = [(np.asarray(one, np.float64), other) for one, other in points if one is not None and other is not None]
+    return [100 * float(np.hypot(*(one - other))) / height for one, other in both]
 
 
 def _divided(over: np.ndarray, under: np.ndarray) -> np.ndarray:

@@ -73,8 +73,7 @@ class Anatomy:
         x = [-1.6, -2.6, -right * 0.93, -right, -right * 0.85, -1.0, *crown]
         down = [0.6, 2.2, self.cavo_atrial + 0.4, base - 4.4, base - 0.6]
         y = [*down, base + 1.2, base + 1.4, base - 0.2, base - 2.2, base - 4.8, 4.2, 2.2, 1.0, 0.2]
-        outline = np.stack([x, y], 1)
-        return smooth(outline + np.array([self.yaw * 0.8, 0]), closed=True)
+        return smooth(np.stack([x, y], 1) + np.array([self.yaw * 0.8, 0]), closed=True)
 
     def mediastinum_outline(self) -> Points:
         """Closed outline of the upper mediastinum: vena cava on the right, aortic knob on the left."""
@@ -136,10 +135,8 @@ class Anatomy:
     def clavicle_axis(self, side: int) -> Points:
         """Axis of a clavicle from the sternum outwards."""
         y, rise = self.clavicle - self.lordotic, self.clavicle_rise
-        axis = np.stack(
-            [[1.5, 3.6, 7.0, 11.0, 13.8, 16.8], [y, y - 0.4, y - 0.2, y - 0.75 * rise, y - rise - 0.5, y - rise]], 1
-        )
-        return smooth(axis * [side, 1] + [self.yaw, 0])
+        down = [y, y - 0.4, y - 0.2, y - 0.75 * rise, y - rise - 0.5, y - rise]
+        return smooth(np.stack([[1.5, 3.6, 7.0, 11.0, 13.8, 16.8], down], 1) * [side, 1] + [self.yaw, 0])
 
     def scapula(self, side: int) -> Points:
         """Closed outline of a shoulder blade, medial border over the lateral lung."""

@@ -96,9 +96,7 @@ class Look:
         films processed less have more spread and less detail. The blur is that of the film's grain, from second
         differences over one and two px: their ratio depends on the point spread alone.
         """
-        height, width = film.shape
-        inner = np.s_[height // 6 : height - height // 6, width // 6 : width - width // 6]
-        values = film[inner].astype(np.float32)
+        values = _inner(film).astype(np.float32)
         low, high = np.percentile(values, [10, 90])
         size = (values.shape[1] * 160 // max(film.shape), values.shape[0] * 160 // max(film.shape))
         small = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
@@ -109,6 +107,11 @@ class Look:
         contrast = 0.6 * np.sqrt(max(high - low, 8.0) * max(9 * detail, 8.0))
         contrast = 45 * (contrast / 45) ** 0.8  # what has most contrast is drawn a little more like the others
         return cls(float(contrast), blur, float(max(np.percentile(film, 99.9), 200)))
+
+
+def _inner(film: Film) -> Film:
+    height, width = film.shape
+    return film[height // 6 : height - height // 6, width // 6 : width - width // 6]
 
 
 def _differences(values: Field) -> float:
@@ -175,8 +178,7 @@ def exposed(film: Film) -> NDArray[np.bool_]:
     height, width = film.shape
     size = (max(1, width // 4), max(1, height // 4))
     small = cv2.resize(film, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    inner = small[size[1] // 6 : size[1] - size[1] // 6, size[0] // 6 : size[0] - size[0] // 6]
-    darkest, dark, bright = np.percentile(inner, [1, 12, 90])
+    darkest, dark, bright = np.percentile(_inner(small), [1, 12, 90])
     mean = cv2.blur(small, (5, 5))
     uneven = np.sqrt(np.maximum(cv2.blur(small * small, (5, 5)) - mean * mean, 0))
     border = (small < max(10.0, 0.7 * darkest)) | ((mean < dark) & (uneven < 0.07 * (bright - dark)))

@@ -24,10 +24,8 @@ def smooth(points: ArrayLike, *, closed: bool = False, samples: int = 6) -> Poin
     An open curve starts at the first control point and ends at the last.
     """
     control = np.asarray(points, np.float64)
-    if closed:
-        control = np.vstack([control[-1:], control, control[:1]])
-    else:
-        control = np.vstack([control[:1], control, control[-1:]])
+    before, after = (control[-1:], control[:1]) if closed else (control[:1], control[-1:])
+    control = np.vstack([before, control, after])
     t = np.linspace(0, 1, samples, endpoint=False)[:, None]
     basis = 0.5 * np.hstack([(1 - t) ** 2, -2 * t**2 + 2 * t + 1, t**2])
     triples = np.stack([control[:-2], control[1:-1], control[2:]], 1)

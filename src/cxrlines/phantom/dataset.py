@@ -101,12 +101,9 @@ def write_phantom(
     Films are 8-bit grey JPEGs, `size` px on the longer side. Files: `train/`, `test/`, `train.csv`,
     `train_annotations.csv`, `sample_submission.csv` as in the challenge, and `landmarks.csv` (px, pixel centres
     at integers, and mm per px on the patient), `test_truth.csv`, `test_annotations.csv` (the lines of every test
-    film), `phantom.json` (parameters, version, counts: what is returned). The bytes depend on the parameters
-    alone, not on `workers` (default: one a core).
-
-    Everything is made in a folder beside `out`, which becomes `out` when all of it is there; the same call after
-    an interruption goes on where it was, and after completion does nothing. Raises `Error` for a parameter
-    out of range, `OutputError` where `out` holds something else.
+    film), `phantom.json` (parameters, version, counts: what is returned). Equal parameters give equal bytes, whatever
+    the `workers` (default: one a core). An interrupted call leaves no `out`; the same call goes on where it was.
+    Raises `Error` for a parameter out of range, `OutputError` where `out` holds something else.
     """
     test = max(1, studies // 8) if test is None and isinstance(studies, int) else test
     parameters = Parameters(studies, seed, size, balance, site, float(difficulty), test, float(annotated))  # type: ignore[arg-type]
@@ -117,10 +114,10 @@ def write_set(
     out: Path,
     parameters: Any,
     plan: Callable[[], Sequence[Item]],
-    make: Callable[[Item, Path], Written],
+    make: Callable[[Path, Item], Written],
     workers: int | None,
 ) -> dict[str, Any]:
-    """Write the films that `make(item, folder)` makes of the items of `plan()`, and their tables; the summary.
+    """Write the films that `make(folder, item)` makes of the items of `plan()`, and their tables; the summary.
 
     `parameters` is a dataclass of JSON's own types with `studies` and `test`; equal ones are taken to give equal
     films. `make` puts its film into the folder's `train/` or `test/` with `save_film`, unless it is there already;
@@ -129,11 +126,11 @@ def write_set(
     if workers is not None:
         whole("workers", workers, 1, 1024)
     out, wanted = Path(out), asdict(parameters)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _finished(out, wanted)
     aside = _aside(out, wanted)
     items = plan()
-    made = dict(in_parallel(partial(_make, make, aside), items, workers or cores(), "making films"))
+    made = dict(in_parallel(partial(make, aside), items, workers or cores(), "making films"))
     rows = [row for number in range(len(items)) if (row := made[number])]
     if len(rows) < len(items):
         raise Error("a process that made films was killed (out of memory?)", "the same call goes on from there")
@@ -144,10 +141,6 @@ def write_set(
         out.rmdir()
     aside.rename(out)
     return summary
-
-
-def _make(make: Callable[[Item, Path], Written], folder: Path, item: Item) -> Written:
-    return make(item, folder)
 
 
 def _finished(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -190,30 +183,19 @@ def plan_studies(parameters: Parameters) -> list[Study]:
     return studies
 
 
-def make_study(parameters: Parameters, study: Study, folder: Path) -> Written:
+def make_study(parameters: Parameters, folder: Path, study: Study) -> Written:
     """Make one film, unless an interrupted call already did, and its rows."""
-    seeds = [parameters.seed, study.split, 1, study.patient]
-    scene = make_scene(
-        seeds, [*seeds, study.number, 0], size=parameters.size, balance=parameters.balance, site=parameters.site
-    )
+    site, seeds = parameters.site, [parameters.seed, study.split, 1, study.patient]
+    scene = make_scene(seeds, [*seeds, study.number, 0], size=parameters.size, balance=parameters.balance, site=site)
     uid = study_uid(f"{parameters.site}-{parameters.seed}-{study.split}-{study.number}")
     film = film_path(folder, study.split, uid)
     if not film.exists():
         rng = np.random.default_rng([*seeds, study.number, 1])
-        pixels = render(scene, difficulty=parameters.difficulty, site=parameters.site, rng=rng)
-        save_film(film, pixels)
+        save_film(film, render(scene, difficulty=parameters.difficulty, site=site, rng=rng))
     lines = [(line.label, visible(line.path, scene.view.shape)) for line in scene.lines]
     annotated = np.random.default_rng([*seeds, study.number, 2]).random() < parameters.annotated and bool(lines)
-    spots = [round(float(value), 2) for value in np.concatenate(scene.landmarks)]
-    return Written(
-        uid,
-        _patient_id(parameters, study),
-        study.split,
-        scene.labels,
-        lines,
-        annotated,
-        [*spots, round(scene.view.mm_per_px, 5)],
-    )
+    spots = [*(round(float(value), 2) for value in np.concatenate(scene.landmarks)), round(scene.view.mm_per_px, 5)]
+    return Written(uid, _patient_id(parameters, study), study.split, scene.labels, lines, annotated, spots)
 
 
 def film_path(folder: Path, split: int, uid: str) -> Path:

@@ -29,10 +29,8 @@ def draw_lines(grid: Raster, lines: tuple[Line, ...], rng: np.random.Generator) 
 def _ett(grid: Raster, image: Coverage, path: Points, _route: str, strength: float, rng: np.random.Generator) -> None:
     radius = rng.uniform(0.5, 0.57)
     grid.stroke(image, [path], 2 * radius, 16 * strength)
-    bevel = max(2, len(path) - 2)
-    walls = [offset(path, radius), offset(path, -radius)[:bevel]]
-    end = np.stack([walls[0][-1], walls[1][-1]])
-    grid.stroke(image, [*walls, end], 0.1, 95 * strength)
+    one, other = offset(path, radius), offset(path, -radius)[: max(2, len(path) - 2)]
+    grid.stroke(image, [one, other, np.stack([one[-1], other[-1]])], 0.1, 95 * strength)
     grid.stroke(image, [offset(path, radius * rng.uniform(-0.45, 0.45))], 0.17, 165 * strength)
 
 
@@ -46,9 +44,8 @@ def _ngt(grid: Raster, image: Coverage, path: Points, _route: str, strength: flo
     grid.stroke(image, [offset(path, radius), offset(path, -radius)], 0.08, 42 * strength)
     stripe = offset(path, radius * rng.uniform(-0.4, 0.4))
     hole = max(4, len(stripe) - int(rng.uniform(14, 30)))
-    grid.stroke(
-        image, [stripe[: hole - 1], stripe[hole + 2 :]] if hole + 4 < len(stripe) else [stripe], 0.16, 140 * strength
-    )
+    parts = [stripe[: hole - 1], stripe[hole + 2 :]] if hole + 4 < len(stripe) else [stripe]
+    grid.stroke(image, parts, 0.16, 140 * strength)
 
 
 def _cvc(grid: Raster, image: Coverage, path: Points, route: str, strength: float, rng: np.random.Generator) -> None:
@@ -121,21 +118,15 @@ def _leads(grid: Raster, image: Coverage, clutter: float, rng: np.random.Generat
             grid.disc(image, at, u(1.4, 1.9), 14)
             grid.disc(image, at, 0.42, 170)
         way = (at + leave) / 2 + rng.normal(0, 3.5, 2)
-        wire = smooth(
-            np.stack([at, at + rng.normal(0, 2, 2), way, way + rng.normal(0, 2.5, 2), leave * 1.3]), samples=9
-        )
-        grid.stroke(image, [wire], thick, u(60, 130))
+        wire = [at, at + rng.normal(0, 2, 2), way, way + rng.normal(0, 2.5, 2), leave * 1.3]
+        grid.stroke(image, [smooth(wire, samples=9)], thick, u(60, 130))
 
 
 def _outside_tubing(grid: Raster, image: Coverage, rng: np.random.Generator) -> None:
     u = rng.uniform
     start = np.array([u(-17, 17), -20])
-    path = smooth(
-        np.stack(
-            [start, start + np.array([u(-5, 5), 7]), rng.uniform([-16, -4], [16, 8]), [rng.choice([-24, 24]), u(2, 20)]]
-        ),
-        samples=12,
-    )
+    way = [start, start + np.array([u(-5, 5), 7]), rng.uniform([-16, -4], [16, 8]), [rng.choice([-24, 24]), u(2, 20)]]
+    path = smooth(np.stack(way), samples=12)
     if rng.random() < 0.5:  # ventilator or oxygen tubing: two faint walls
         wide = u(0.25, 0.9)
         grid.stroke(image, [offset(path, wide), offset(path, -wide)], 0.13, u(35, 80))
@@ -145,10 +136,8 @@ def _outside_tubing(grid: Raster, image: Coverage, rng: np.random.Generator) -> 
 
 def _drain(grid: Raster, image: Coverage, anatomy: Anatomy, rng: np.random.Generator) -> None:
     side = rng.choice([-1, 1])
-    tip = (side * rng.uniform(5, 9), rng.uniform(-6, 5))
-    path = smooth(
-        [(side * 20, rng.uniform(4, 13)), (side * 14.5, rng.uniform(4, 8)), (side * 11, rng.uniform(0, 5)), tip]
-    )
+    u, tip = rng.uniform, (side * rng.uniform(5, 9), rng.uniform(-6, 5))
+    path = smooth([(side * 20, u(4, 13)), (side * 14.5, u(4, 8)), (side * 11, u(0, 5)), tip])
     grid.stroke(image, [offset(path, 0.3), offset(path, -0.3)], 0.09, 60)
     length = float(lengths(path)[-1])
     grid.stroke(image, [cut(path, length * 0.55), path[int(len(path) * 0.62) :]], 0.18, 150)

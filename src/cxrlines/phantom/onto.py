@@ -88,12 +88,11 @@ def write_onto(
 ) -> dict:
     """Write `studies` training films: those of `folder` with devices drawn in, a `phantom_share` of phantom films.
 
-    The layout is that of `write_phantom`, without test films. The ground truth of the real films comes from the marks
-    file (see `io.marks`), which also decides which of them can be used (`backdrop.find_backdrops`). Every real film is
-    used about equally often, each time cropped, developed and drawn into anew; a share of LEFT_ALONE gets nothing
-    drawn in. Lines that were on a film stay in its truth, their states by `position.state_of` with landmarks estimated
-    from the carina. Films keep their resolution but are at most `size` px on the longer side. Of the landmarks only
-    the carina is written.
+    The layout is that of `write_phantom`, without test films; of the landmarks only the carina is written. The marks
+    file (see `io.marks`) holds the ground truth and decides which real films can be used (`backdrop.find_backdrops`);
+    each is used about equally often, cropped, developed and drawn into anew, a share of LEFT_ALONE without drawing.
+    Lines that were on a film stay in its truth, their states by `position.state_of` with landmarks estimated from the
+    carina. Films keep their resolution but are at most `size` px on the longer side.
 
     Same films, marks and parameters, same bytes, whatever the `workers`; the same call after an interruption goes on.
     `MarksError` without marks or with unusable ones, `Error` for a parameter out of range or no usable film.
@@ -105,25 +104,12 @@ def write_onto(
             "docs/phantom.md shows how to write it",
         )
     backdrops, left_out = find_backdrops(folder, read_marks(marks))
-    parameters = OntoParameters(
-        studies,
-        seed,
-        _fingerprint(backdrops, Path(marks)),
-        len(backdrops),
-        left_out,
-        size,
-        float(phantom_share),
-        float(annotated),
-    )
-
-    return write_set(out, parameters, partial(_plan, parameters, backdrops), partial(_make, parameters), workers)
-
-
-def _fingerprint(backdrops: list[Backdrop], marks: Path) -> str:
-    digest = hashlib.sha256(marks.read_bytes())
+    digest = hashlib.sha256(Path(marks).read_bytes())
     for backdrop in backdrops:
         digest.update(f"{backdrop.path.name}\t{backdrop.path.stat().st_size}\t{backdrop.patient}\n".encode())
-    return digest.hexdigest()
+    films, shares = digest.hexdigest(), (float(phantom_share), float(annotated))
+    parameters = OntoParameters(studies, seed, films, len(backdrops), left_out, size, *shares)
+    return write_set(out, parameters, partial(_plan, parameters, backdrops), partial(_make, parameters), workers)
 
 
 def _plan(parameters: OntoParameters, backdrops: list[Backdrop]) -> Sequence[Drawing | Study]:
@@ -141,14 +127,14 @@ def _phantom(parameters: OntoParameters, studies: int) -> Parameters:
     return Parameters(studies, parameters.seed, parameters.size, "even", "a", 0.5, 0, parameters.annotated)
 
 
-def _make(parameters: OntoParameters, item: Drawing | Study, folder: Path) -> Written:
+def _make(parameters: OntoParameters, folder: Path, item: Drawing | Study) -> Written:
     """Make one film of the set and its rows."""
     if isinstance(item, Drawing):
-        return make_drawing(parameters, item, folder)
+        return make_drawing(parameters, folder, item)
     # Phantom films of both sites and any difficulty, a patient always of one site.
     site = "ab"[int(np.random.default_rng([parameters.seed, 4, item.patient]).integers(2))]
     difficulty = np.random.default_rng([parameters.seed, 5, item.number]).uniform(0.2, 0.8)
-    return make_study(replace(_phantom(parameters, 1), site=site, difficulty=difficulty), item, folder)
+    return make_study(replace(_phantom(parameters, 1), site=site, difficulty=difficulty), folder, item)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +147,7 @@ class _Background:
     px_per_cm: float  # on the patient; guessed
 
 
-def make_drawing(parameters: OntoParameters, drawing: Drawing, folder: Path) -> Written:
+def make_drawing(parameters: OntoParameters, folder: Path, drawing: Drawing) -> Written:
     """One real film with devices drawn in, unless an interrupted call already wrote it, and its rows."""
     rng, for_lines, for_film, for_rows = (
         np.random.default_rng([parameters.seed, 6, drawing.number, part]) for part in range(4)
@@ -187,7 +173,11 @@ def make_drawing(parameters: OntoParameters, drawing: Drawing, folder: Path) -> 
         film = expose(film, seen, scene, clutter, for_lines)
         film = burn_in(change_tone(film, for_film), for_film)
         save_film(path, film, int(for_film.integers(70, 96)))
-    shown = [(label, visible(points, view.shape)) for label, points in truth if _shows(points, view)]
+    shown = [
+        (label, visible(points, view.shape))
+        for label, points in truth
+        if sum(on_film(point, view.shape) for point in np.round(points[::-1][::3])) > 1
+    ]
     labels = {label for label, _ in shown}
     spots: dict[str, list[float | None]] = {name: [None, None] for name in Landmarks._fields}
     spots["carina"] = [round(float(value), 2) for value in ground.carina]
@@ -237,7 +227,3 @@ def _label(line: MarkedLine, device: Device, scene: Scene) -> str:
     if device is Device.NGT and not line.tip_on_film:
         return label_of(device, State.INCOMPLETE)
     return scene.label_of(device, line.path)
-
-
-def _shows(points: Points, view: View) -> bool:
-    return sum(on_film(point, view.shape) for point in np.round(points[::-1][::3])) > 1

@@ -83,8 +83,7 @@ def _stiff(path: Points) -> Points:
 def _in_exposed(line: Line, seen: Mask) -> bool:
     """Whether enough of a line is on the exposed part of the film, its tip too if that is on the film."""
     inside = _at(seen, line.path)
-    tip = line.path[-1]
-    return bool(inside.sum() > 8 and (inside[-1] or not on_film(tip, seen.shape)))
+    return bool(inside.sum() > 8 and (inside[-1] or not on_film(line.path[-1], seen.shape)))
 
 
 def from_exposed(path: Points, seen: Mask) -> Points:

@@ -11,14 +11,8 @@ from cxrlines.core.rules import ett_state
 from cxrlines.task import DEVICES, Device, State
 
 # All in cm on the patient. The clinical source of each is in `state_of`.
-NGT_JUNCTION_REACH = 2.5
-NGT_DEEP = 10.0
-NGT_COIL = 2.0
-CVC_LOWER_SVC = -3.0
-CVC_JUNCTION = 1.0
-CVC_UPPER_ATRIUM = 3.0
-CVC_CORRIDOR = 1.6
-CVC_LOOP = 1.0
+NGT_JUNCTION_REACH, NGT_DEEP, NGT_COIL = 2.5, 10.0, 2.0
+CVC_LOWER_SVC, CVC_JUNCTION, CVC_UPPER_ATRIUM, CVC_CORRIDOR, CVC_LOOP = -3.0, 1.0, 3.0, 1.6, 1.0
 
 
 class Landmarks(NamedTuple):
@@ -89,10 +83,6 @@ def state_of(
 # Rules get cm in the patient's axes around the carina: x to the patient's left, y down along the spine.
 
 
-def _ett(path: Points, landmarks: Landmarks) -> State:
-    return ett_state(-path[-1, 1])
-
-
 def _ngt(path: Points, landmarks: Landmarks) -> State:
     passed, length_beyond = _beyond(path, landmarks.gastro_oesophageal)
     if passed is None or _rise(path[: passed + 1]) > NGT_COIL or length_beyond < 0:
@@ -121,20 +111,12 @@ def _cvc(path: Points, landmarks: Landmarks) -> State:
         return State.ABNORMAL
     share = (tip[1] - confluence[1]) / (junction[1] - confluence[1])
     beside = abs(tip[0] - (confluence[0] + min(share, 1.0) * (junction[0] - confluence[0])))
-    entered = int(np.argmax(path[:, 1] >= confluence[1])) if path[0, 1] < confluence[1] else _re_entry(path, confluence)
+    below = path[:, 1] >= confluence[1]
+    entered = int(np.argmax(below & ~np.r_[True, below[:-1]]))  # where it comes down past it; 0: all of it lies below
     depth = tip[1] - junction[1]
     if beside > CVC_CORRIDOR or _rise(path[entered:]) > CVC_LOOP or depth > CVC_UPPER_ATRIUM:
         return State.ABNORMAL
     return State.NORMAL if CVC_LOWER_SVC <= depth <= CVC_JUNCTION else State.BORDERLINE
-
-
-def _re_entry(path: Points, confluence: Points) -> int:
-    """Where a catheter that starts below the confluence (from the arm) comes down past it again."""
-    above = np.flatnonzero(path[:, 1] < confluence[1])
-    if len(above) == 0:
-        return 0
-    below = np.flatnonzero(path[above[0] :, 1] >= confluence[1])
-    return int(above[0] + below[0]) if len(below) else len(path) - 1
 
 
 def _rise(path: Points) -> float:
@@ -142,4 +124,8 @@ def _rise(path: Points) -> float:
     return round(float((np.maximum.accumulate(path[:, 1]) - path[:, 1]).max()), 4)
 
 
-_RULES: dict[Device, Callable[[Points, Landmarks], State]] = {Device.ETT: _ett, Device.NGT: _ngt, Device.CVC: _cvc}
+_RULES: dict[Device, Callable[[Points, Landmarks], State]] = {
+    Device.ETT: lambda path, _: ett_state(-path[-1, 1]),
+    Device.NGT: _ngt,
+    Device.CVC: _cvc,
+}

@@ -102,18 +102,14 @@ def place_all(targets: list[Target], site: str, scene: Scene, rng: np.random.Gen
         best = None
         for _ in range(AIMS):
             line = scene.line(place(device, state, route, scene.anatomy, lower_edge, rng))
-            if _in_view(device, line.path, view):
+            inside = [on_film(point, view.shape) for point in line.path]
+            if sum(inside) >= VISIBLE / STEP and (device is Device.NGT or inside[-1]):
                 best = line
                 if line.label == label_of(device, state):
                     break
         if best:
             lines.append(best)
     return tuple(lines)
-
-
-def _in_view(device: Device, path: Points, view: View) -> bool:
-    enough = sum(on_film(point, view.shape) for point in path) >= VISIBLE / STEP
-    return enough and (device is Device.NGT or on_film(path[-1], view.shape))
 
 
 def _pick(rng: np.random.Generator, states: dict[State, float]) -> State | None:
@@ -157,8 +153,7 @@ def _even(rng: np.random.Generator) -> list[Target]:
     targets: list[Target] = []
     for device, absent in ((Device.ETT, 0.25), (Device.NGT, 0.2), (Device.SWAN, 0.75)):
         states = DEVICES[device].states
-        state = _pick(rng, dict.fromkeys(states, (1 - absent) / len(states)))
-        if state:
+        if state := _pick(rng, dict.fromkeys(states, (1 - absent) / len(states))):
             targets.append((device, state))
     for _ in range(int(rng.choice([0, 1, 2], p=[0.1, 0.6, 0.3]))):
         targets.append((Device.CVC, random_state(Device.CVC, rng)))

@@ -11,9 +11,8 @@ from typer.testing import CliRunner
 
 from cxrlines.cli import app
 from cxrlines.core.notes import Code
-from cxrlines.lab.probe.fit import fit_quality, measured
+from cxrlines.lab.probe.fit import fit_quality, measured, run_quality
 from cxrlines.lab.probe.not_films import SIDE
-from cxrlines.lab.probe.run import run_quality
 from cxrlines.models.orientation import OTHER, POSES, OrientationNet
 from cxrlines.models.weights import load_weights
 from cxrlines.reading.quality_probe import Probe, read_probe
@@ -86,7 +85,7 @@ def test_patients_held_out_are_measured_on_and_not_fitted_on(folder: Path, monke
         fitted.extend(groups[0])
         return Probe(_Always(0))
 
-    monkeypatch.setattr("cxrlines.lab.probe.run.fit_quality", fit)
+    monkeypatch.setattr("cxrlines.lab.probe.fit.fit_quality", fit)
     out = folder / "quality.safetensors"
     figures = run_quality([folder / "films"], out, patients=folder / "index.csv", held_out=0.5, views=0)
     assert figures["fitted_on"] == [4] and figures["held_out"]["patients"] == 2

@@ -22,19 +22,12 @@ their log odds, the power mean of 0.5 ranked better than the mean, and that of 2
 
 @dataclass(frozen=True, eq=False)
 class FittedWeights:
-    """What each member counts for in the blend, label by label; `ensemble.weights.fit_weights` finds them.
+    """What each member counts for in the blend, label by label; `fitted_weights.fit_weights` finds them."""
 
-    Attributes:
-        members: their names, each once.
-        weights: (members, labels) float64, 0 or more, each label's adding up to 1.
-        equal: label -> why its weights were not fitted but are all the same.
-        labels: of the columns.
-    """
-
-    members: tuple[str, ...]
-    weights: np.ndarray
-    equal: dict[str, str] = field(default_factory=dict)
-    labels: tuple[str, ...] = LABELS
+    members: tuple[str, ...]  # their names, each once
+    weights: np.ndarray  # (members, labels) float64, 0 or more, each label's adding up to 1
+    equal: dict[str, str] = field(default_factory=dict)  # label -> why its weights were not fitted but are equal
+    labels: tuple[str, ...] = LABELS  # of the columns
 
     def of(self, names: Sequence[str], labels: Sequence[str] = LABELS) -> np.ndarray:
         """The weights (members, labels) in the order of `names`, which must be the members; `Error` if not.
@@ -69,10 +62,8 @@ class FittedWeights:
         weights = np.array(rows, np.float64).reshape(-1, len(labels))
         for label, column in zip(labels, weights.T, strict=True):
             if not ((column >= 0).all() and abs(column.sum() - 1) < 1e-6):  # NaN as well
-                raise Error(
-                    f"fitted weights: those of {label} are {', '.join(f'{w:g}' for w in column)}",
-                    "they must be 0 or more and add up to 1",
-                )
+                shown = ", ".join(f"{weight:g}" for weight in column)
+                raise Error(f"fitted weights: those of {label} are {shown}", "they must be 0 or more and add up to 1")
         return cls(tuple(by_member), weights, equal, tuple(labels))
 
 
@@ -86,15 +77,13 @@ def ensemble(
 ) -> pd.DataFrame:
     """Average predictions of the same studies, matched by study; rows in the order of the first frame.
 
-    `mean` averages probabilities. `rank` first replaces each frame's values, label by label, by their rank among
-    the studies, 0 for the lowest and 1 for the highest, ties sharing theirs: it mixes models whose
-    probabilities are on different scales, and gives scores that are no probabilities any more. `power` is
-    (mean of p^k)^(1/k) with k = `power`, from 0.01 to 100: 1 is the mean, above it the frames that say yes count
-    for more, below it those that say no. `fitted` averages log odds under `weights`, which go by `names`.
+    `mean` averages probabilities. `rank` averages, label by label, their ranks among the studies, 0 for the lowest and
+    1 for the highest, ties sharing theirs: it mixes models on different scales, and gives no probabilities any more.
+    `power` is (mean of p^k)^(1/k) with k = `power`, from 0.01 to 100: above 1, the mean, frames that say yes count for
+    more, below it those that say no. `fitted` averages log odds under `weights`, which go by `names`.
 
-    Frames are those of any models, the stages of one model among them. Their order does not matter. `names` call
-    the frames in errors: `Error` on what `check_predictions` refuses, on frames of different studies, or on
-    weights of other members.
+    The order of frames does not matter; `names` call them in errors. `Error` on what `check_predictions` refuses, on
+    frames of different studies, or on weights of other members.
     """
     if how not in get_args(How):
         raise ValueError(f"how is {how!r}; allowed are {', '.join(map(repr, get_args(How)))}")

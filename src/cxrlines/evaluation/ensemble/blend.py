@@ -32,11 +32,8 @@ def blend_files(
 
     `fitted` with `truth` and `folds`: the files are out of fold, the blend is cross-fitted, and the weights fitted on
     all films go to `weights`, or beside `out`. Without `truth`, `weights` are read and applied; files are then matched
-    to them by order.
-
-    Raises:
-        OutputError: a file cannot be written, or would replace an input.
-        Error: files that cannot be averaged, or options that do not go together.
+    to them by order. `OutputError` for a file that cannot be written or would replace an input, `Error` for files that
+    cannot be averaged or options that do not go together.
     """
     fitted = (weights or beside(out, WEIGHTS)) if how == "fitted" and truth else None
     check_outputs(

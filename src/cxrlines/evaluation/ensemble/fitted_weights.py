@@ -31,17 +31,11 @@ def fit_weights(
 ) -> FittedWeights:
     """The weights, label by label, under which the members' log odds together tell the classes apart best.
 
-    The order of frames does not matter, and of members that say the same of every film, one counts: they share its
-    weight. A label of fewer than `FEWEST` positive or negative films gets equal weights; `FittedWeights.equal` says
-    so.
-
-    Args:
-        frames: out-of-fold predictions of the same studies, a member each.
-        truth: `study` and the labels, 0, 1 or `UNKNOWN`, of at least those studies.
-        names: of the members, each once; by default "predictions 1" and on.
-
-    Raises:
-        Error: what `predictions.stack` refuses, or a study without truth. ValueError: two members of one name.
+    `frames` are out-of-fold predictions of the same studies, a member each, in any order; `truth` has `study` and the
+    labels, 0, 1 or `UNKNOWN`, of at least those studies; `names` are the members', each once, by default
+    "predictions 1" and on. Members that say the same of every film count as one and share its weight. A label of fewer
+    than `FEWEST` positive or negative films gets equal weights; `FittedWeights.equal` says so. `Error` on what
+    `predictions.stack` refuses or a study without truth, `ValueError` on two members of one name.
     """
     films = stack(frames, names)
     return _fit(films, truth_of(films.studies, truth, films.labels).labels)
@@ -52,17 +46,10 @@ def cross_fitted_blend(
 ) -> pd.DataFrame:
     """The blend with each fold's films under weights fitted without its patients: what `fitted` is really worth.
 
-    A patient with a film in a fold has no part in that fold's weights, with films of other folds neither.
-
-    Args:
-        frames, truth, names: as for `fit_weights`; `truth` with `patient` if patients have several films.
-        folds: study -> fold, of at least the studies of `frames`; two folds or more.
-
-    Returns:
-        `study` and the labels, rows in the order of the first frame.
-
-    Raises:
-        Error: as `fit_weights`; a study without a fold, or one fold only.
+    A patient with a film in a fold has no part in that fold's weights, with films of other folds neither. Arguments as
+    of `fit_weights`, `truth` with `patient` if patients have several films; `folds`: study -> fold, of at least those
+    studies, two folds or more. Gives `study` and the labels, rows in the order of the first frame. `Error` as
+    `fit_weights`, on a study without a fold, or on one fold only.
     """
     films = stack(frames, names)
     known = truth_of(films.studies, truth, films.labels)

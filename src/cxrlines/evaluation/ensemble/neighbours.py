@@ -60,13 +60,10 @@ def evidence_of(
     patients_searched: Sequence[str],
     count: int = COUNT,
 ) -> np.ndarray:
-    """The evidence of each query's nearest films, float64 (q, labels) in log odds; 0 where they are like any films.
+    """The evidence of each query's `count` nearest films, float64 (q, labels) in log odds; 0 where they are like any.
 
-    Args:
-        queries: (q, c) float32, of length 1.
-        vectors: (n, c) of the films searched, likewise; labels: (n, labels), 0, 1 or `UNKNOWN`.
-        patients, patients_searched: of the queries and the films; a patient's films are never his own neighbours.
-        count: neighbours a query.
+    `queries` (q, c) and `vectors` (n, c) of the films searched are float32, of length 1; `labels` (n, labels) 0, 1 or
+    `UNKNOWN`. A patient's films are never his own neighbours.
     """
     if not len(vectors):
         raise ValueError("there are no films to search for neighbours; give labelled films of other patients")
@@ -84,15 +81,10 @@ def fit_neighbours(
 ) -> NeighbourWeights:
     """The weight of each label, from films scored by neighbours of other folds and patients.
 
-    Args:
-        predictions: a classifier's, out of fold: `study` and the labels, probabilities.
-        truth: `study` and the labels, 0, 1 or `UNKNOWN`, of at least those studies; with `patient` if patients have
-            several films.
-        folds: study -> fold.
-        embeddings: of the films of `predictions`, row by row.
-
-    Raises:
-        ValueError: what `weights.cross_fitted_blend` refuses, or embeddings that are not a row a film.
+    `predictions` are a classifier's, out of fold: `study` and the labels, probabilities. `truth` has `study` and the
+    labels, 0, 1 or `UNKNOWN`, of at least those studies, and `patient` if patients have several films; `folds`: study
+    -> fold; `embeddings` are of the films of `predictions`, row by row. `ValueError` on what
+    `fitted_weights.cross_fitted_blend` refuses, or on embeddings that are not a row a film.
     """
     films = _Films.of(predictions, truth, folds, embeddings)
     return films.fit(np.ones(len(films.studies), bool))
@@ -104,11 +96,7 @@ def cross_fitted_neighbours(
     """The blend with each fold's films under weights its patients had no part in: what neighbours are really worth.
 
     Weights for a fold are fitted on films of other folds, whose neighbours come from neither their fold nor that one.
-
-    Args: as `fit_neighbours`; three folds or more.
-
-    Returns:
-        `study` and the labels, rows in the order of `predictions`.
+    Arguments as of `fit_neighbours`, three folds or more. Gives `study` and the labels in the order of `predictions`.
     """
     films = _Films.of(predictions, truth, folds, embeddings)
     if len(films.parts) < 3:
@@ -119,8 +107,7 @@ def cross_fitted_neighbours(
         )
     blend = np.empty_like(films.values)
     for inside, others in films.parts:
-        evidence = films.evidence(inside, ~inside)
-        blend[inside] = films.fit(others).blend(films.values[inside], evidence)
+        blend[inside] = films.fit(others).blend(films.values[inside], films.evidence(inside, ~inside))
     return as_predictions(films.studies, blend, films.labels)
 
 
@@ -156,13 +143,8 @@ class _Films:
         for one in np.unique(self.fold[queries]):
             vectors = self.embeddings[one] if isinstance(self.embeddings, Mapping) else self.embeddings
             mine, theirs = queries & (self.fold == one), searched & (self.fold != one)
-            found[mine] = evidence_of(
-                vectors[mine],
-                vectors[theirs],
-                self.truth[theirs],
-                patients=self.patient[mine],
-                patients_searched=self.patient[theirs],
-            )
+            patients = {"patients": self.patient[mine], "patients_searched": self.patient[theirs]}
+            found[mine] = evidence_of(vectors[mine], vectors[theirs], self.truth[theirs], **patients)
         return found[queries]
 
     def fit(self, films: np.ndarray) -> NeighbourWeights:

@@ -22,14 +22,9 @@ MIN_PROBABILITY = 1e-6
 def sharpen(p: np.ndarray, temperature: float | np.ndarray | None) -> np.ndarray:
     """Probabilities `p` (..., labels) at a temperature: a new array of the same shape and floating type.
 
-    Symmetric: 1 - p becomes 1 minus what p becomes. A larger p never becomes smaller than a smaller one.
-
-    Args:
-        p: from 0 to 1.
-        temperature: above 0, for all labels or (labels,) one each; 1 or None changes nothing.
-
-    Raises:
-        ValueError: for another shape, or values out of range or NaN.
+    Symmetric: 1 - p becomes 1 minus what p becomes. A larger p never becomes smaller than a smaller one. `temperature`
+    is above 0, for all labels or (labels,) one each; 1 or None changes nothing. `ValueError` for another shape, or
+    values out of range or NaN.
     """
     p = check_probabilities(p, name="soft labels")
     p = p if np.issubdtype(p.dtype, np.floating) else p.astype(np.float64)
@@ -42,7 +37,7 @@ def sharpen(p: np.ndarray, temperature: float | np.ndarray | None) -> np.ndarray
             "label (below 1 softens, above 1 sharpens, none leaves soft labels as they are)"
         )
     exact = p.astype(np.float64)
-    sharp = np.where(exact < 0.5, _below_half(exact, heat), 1 - _below_half(1 - exact, heat))
+    sharp = np.where(exact < 0.5, np.minimum(exact**heat, 0.5), 1 - np.minimum((1 - exact) ** heat, 0.5))
     return np.where(exact == 0.5, 0.5, sharp).astype(p.dtype)
 
 
@@ -55,22 +50,15 @@ def kept(p: np.ndarray, above: float) -> np.ndarray:
 
 
 def dynamic_temperatures(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The temperature of each label at which the sharpened `p` predicts the truth with the least log loss.
+    """The temperature of each label, (labels,) float64, at which the sharpened `p` has the least log loss.
+
+    `p` (n, labels) are out-of-fold probabilities of the teacher, never of films it was trained on; `truth` (n, labels)
+    0, 1 or `UNKNOWN`. `ValueError` for other shapes or values.
 
     Below 1 for a teacher that is too sure of itself, above 1 for one that is not sure enough; 1 where a label has one
     class only, or no probability that a temperature changes. The best of temperatures from `COLDEST` to `HOTTEST` on a
     logarithmic grid, then of finer ones about it, to 0.1 %: where many probabilities stop at one half, the loss may
     have more than one dip.
-
-    Args:
-        p: (n, labels) out-of-fold probabilities of the teacher, never of films it was trained on.
-        truth: (n, labels) 0, 1 or `UNKNOWN`.
-
-    Returns:
-        (labels,) float64.
-
-    Raises:
-        ValueError: for other shapes or values.
     """
     p, truth = check_pairs(p, truth)
     best = np.ones(len(LABELS))
@@ -90,11 +78,7 @@ def dynamic_temperatures(p: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return best
 
 
-def _below_half(p: np.ndarray, heat: np.ndarray | float) -> np.ndarray:
-    return np.minimum(p**heat, 0.5)
-
-
 def _loss(lesser: np.ndarray, wrong: np.ndarray, heat: float) -> float:
     """Sum of log losses of films whose less likely side has probability `lesser`; `wrong` where that one is true."""
-    chance = np.maximum(_below_half(lesser, heat), MIN_PROBABILITY)
+    chance = np.clip(lesser**heat, MIN_PROBABILITY, 0.5)
     return float(-np.log(np.where(wrong, chance, 1 - chance)).sum())

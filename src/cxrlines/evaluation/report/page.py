@@ -24,23 +24,15 @@ ENSEMBLE = "ensemble"
 
 @dataclass(frozen=True)
 class DataSummary:
-    """The training films, for the page's data section.
+    """The training films, for the page's data section."""
 
-    Attributes:
-        name: what to call them, e.g. `"phantom, site a"` or the folder's name.
-        films, patients: how many. annotated: films that have lines drawn by hand.
-        positives: label -> positive films.
-        left_out: reason, in words -> how many films or rows were left out for it.
-        settings: how the films were made or prepared (phantom settings, store size, seed), in short.
-    """
-
-    name: str
+    name: str  # e.g. "phantom, site a" or the folder's name
     films: int
     patients: int
-    annotated: int
-    positives: Mapping[str, int]
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    settings: Mapping[str, object] = field(default_factory=dict)
+    annotated: int  # films that have lines drawn by hand
+    positives: Mapping[str, int]  # label -> films
+    left_out: Mapping[str, int] = field(default_factory=dict)  # reason, in words -> films or rows
+    settings: Mapping[str, object] = field(default_factory=dict)  # how the films were made or prepared, in short
 
 
 @dataclass(frozen=True)
@@ -50,15 +42,12 @@ class Member:
     Attributes:
         name: the key of its predictions.
         role: a baseline is shown and compared, but is not part of the ensemble.
-        stages: one mapping of short strings a stage, e.g. `{"stage": "teacher", "start": "ImageNet", "films":
-            "annotated, lines drawn in", "targets": "labels", "losses": "BCE"}`; the keys become table
-            columns.
+        stages: a mapping of short strings a stage, e.g. `{"stage": "teacher", "start": "ImageNet"}`; the keys become
+            table columns.
         seconds: training time of all its steps together.
-        lineage: what it was made from, as short strings, e.g. `{"parents": "teacher of fold 0", "patients
-            seen": "312"}`.
-        ancestry_unknown, ancestry_trusted: empty if everything it was made from is known; else what is not known, and
-            what is trusted and not checked, in words. Every figure of such a member, and of an ensemble holding it,
-            is marked on the page.
+        lineage: what it was made from, as short strings, e.g. `{"parents": "teacher of fold 0"}`.
+        ancestry_unknown, ancestry_trusted: what of that is not known, and what is trusted and not checked, in words;
+            else empty. Every figure of such a member, and of an ensemble holding it, is marked on the page.
     """
 
     name: str
@@ -72,48 +61,29 @@ class Member:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions on one set of films, with their ground truth.
+    """Predictions on one set of films, with their ground truth."""
 
-    Attributes:
-        scope: which films, in words that continue "on ...", e.g. `"test films of patients no member saw"`.
-        by_name: member name, and `ENSEMBLE` -> frame of `study` and the labels (probabilities).
-        truth: frame of `study`, `patient` and the labels (0, 1 or `task.UNKNOWN`).
-    """
-
-    scope: str
-    by_name: Mapping[str, pd.DataFrame]
-    truth: pd.DataFrame
+    scope: str  # which films, in words that continue "on ...", e.g. "test films of patients no member saw"
+    by_name: Mapping[str, pd.DataFrame]  # member name, and `ENSEMBLE` -> `study` and the labels (probabilities)
+    truth: pd.DataFrame  # `study`, `patient` and the labels (0, 1 or `task.UNKNOWN`)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything `report.html` shows.
-
-    Attributes:
-        command, seed: what to type to repeat the run.
-        environment: e.g. `{"Python": "3.11.7", "torch": "2.13.0", "machine": "2 cores", "wall time": "13
-            min"}`.
-        folds: frame of `study`, `patient`, the labels and `fold`; None where none were drawn.
-        members: in the order in which they are shown.
-        main: the predictions of the headline; `metrics.json` is computed from them.
-        out_of_fold: predictions on the training films, each by members that did not see its patient.
-        film_of: gives a study of `main` as pixels and lines; None leaves the films off the page.
-        steps: one mapping a step: `member, fold, stage, seconds, films`; fold and films may be None.
-        notes: sentences to be read with the headline.
-    """
+    """Everything `report.html` shows."""
 
     title: str
-    command: str
+    command: str  # what to type to repeat the run
     seed: int
-    environment: Mapping[str, str]
+    environment: Mapping[str, str]  # e.g. {"Python": "3.11.7", "machine": "2 cores"}
     data: DataSummary
-    folds: pd.DataFrame | None
-    members: Sequence[Member]
-    main: Predictions
-    out_of_fold: Predictions | None = None
-    film_of: FilmOf | None = None
-    steps: Sequence[Mapping[str, object]] = ()
-    notes: Sequence[str] = ()
+    folds: pd.DataFrame | None  # `study`, `patient`, the labels and `fold`; None where none were drawn
+    members: Sequence[Member]  # in the order in which they are shown
+    main: Predictions  # of the headline; `metrics.json` is computed from them
+    out_of_fold: Predictions | None = None  # on the training films, each by members that did not see its patient
+    film_of: FilmOf | None = None  # gives a study of `main` as pixels and lines; None leaves the films off the page
+    steps: Sequence[Mapping[str, object]] = ()  # of each `member, fold, stage, seconds, films`; fold, films: or None
+    notes: Sequence[str] = ()  # sentences to be read with the headline
 
     @property
     def seconds(self) -> float:
@@ -146,14 +116,10 @@ def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> di
 def _evaluated(report: Report, predictions: Predictions, resamples: int) -> Evaluations:
     names = [*(member.name for member in report.members), ENSEMBLE]
     if missing := [name for name in names if name not in predictions.by_name]:
-        raise ValueError(
-            f"no predictions of {', '.join(missing)} on {predictions.scope}; there are those of "
-            f"{', '.join(predictions.by_name) or 'nobody'}"
-        )
-    return {
-        name: evaluate(predictions.by_name[name], predictions.truth, resamples=resamples, seed=report.seed)
-        for name in names
-    }
+        there = ", ".join(predictions.by_name) or "nobody"
+        raise ValueError(f"no predictions of {', '.join(missing)} on {predictions.scope}; there are those of {there}")
+    how = {"resamples": resamples, "seed": report.seed}
+    return {name: evaluate(predictions.by_name[name], predictions.truth, **how) for name in names}
 
 
 def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None) -> dict[str, Any]:
@@ -192,13 +158,8 @@ def _macro(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    how: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, **how)
     environment.filters |= {"duration": _duration, "percent": _percent}
     ensemble = main[ENSEMBLE]
     labels = list(ensemble.labels)

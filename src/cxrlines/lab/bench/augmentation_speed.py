@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from cxrlines.augment.policy import Policy, make_policy
+from cxrlines.lab.intact_films import picture
 
 _COMPARED = ("albumentations_films_per_s_core", "speedup", "speedup_without_piecewise_affine")
 
@@ -18,19 +19,15 @@ _COMPARED = ("albumentations_films_per_s_core", "speedup", "speedup_without_piec
 def bench_augment(seconds: float = 10.0, size: int = 512) -> dict[str, Any]:
     """Measures one-channel films of `size` px through the full `hotwater` list on one core.
 
-    Speeds are per second of processor time, so that other work on the machine hardly counts.
+    Each side takes about `seconds`, half of them without the piecewise affine map. albumentations' map takes seconds a
+    film: it is measured alone, and its mean cost counts by its probability. Speeds are per second of processor time, so
+    that other work on the machine hardly counts.
 
-    Args:
-        seconds: for each side, about; half of it for the list without the piecewise affine map. albumentations' map
-            takes seconds a film: it is measured alone, and its mean cost counts by its probability.
-        size: side of the films, before and after, in px.
-
-    Returns:
-        `films_per_s_core`; `films_per_s`, the same by the clock; `albumentations_films_per_s_core`; `speedup`, the
-        ratio of the two; `speedup_without_piecewise_affine`, that of the list less the map that takes nearly all of
-        albumentations' time. The last three are None where albumentations is not installed; `note` says so then.
+    Gives `films_per_s_core`; `films_per_s`, the same by the clock; `albumentations_films_per_s_core`; `speedup`, the
+    ratio of the two; `speedup_without_piecewise_affine`, that of the list less the map that takes nearly all of
+    albumentations' time. The last three are None where albumentations is not installed; `note` says so then.
     """
-    film = _film(size)
+    film = picture(np.random.default_rng(0), size, size)  # what is on it does not matter to the speed
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -56,8 +53,7 @@ def bench_augment(seconds: float = 10.0, size: int = 512) -> dict[str, Any]:
 def oracle(policy: Policy) -> tuple[Any, Any]:
     """The policy's list in albumentations 2.0.8: all but its piecewise affine map, and that map (always applied).
 
-    Raises:
-        ImportError: where albumentations is not installed; only tests and measurements need it.
+    `ImportError` where albumentations is not installed; only tests and measurements need it.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask its registry for news
     import albumentations as A
@@ -89,13 +85,6 @@ def oracle(policy: Policy) -> tuple[Any, Any]:
             A.CoarseDropout((p.cutout_holes,) * 2, (p.cutout_side,) * 2, (p.cutout_side,) * 2, p=p.cutout),
         ]
         return A.Compose(rest, seed=0), A.PiecewiseAffine(p.piecewise_scale, mesh, mesh, p=1.0)
-
-
-def _film(size: int) -> np.ndarray:
-    """A film of clouds and grain (size, size) uint8; what is on it does not matter to the speed."""
-    rng = np.random.default_rng(0)
-    clouds = cv2.resize(rng.uniform(40, 210, (9, 9)), (size, size), interpolation=cv2.INTER_CUBIC)
-    return np.clip(clouds + rng.normal(0, 6, (size, size)), 0, 255).astype(np.uint8)
 
 
 def _seconds_a_call(call: Callable[[], object], seconds: float) -> tuple[float, float]:

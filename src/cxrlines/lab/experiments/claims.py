@@ -51,7 +51,7 @@ def run_claims(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     claims: Sequence[int] = CLAIMS,
-    films: Films | None = None,
+    films: Films = Films(),
     settings: Sequence[str] = (),
     workers: int | None = None,
     say: Callable[[str], None] = print,
@@ -64,7 +64,6 @@ def run_claims(
     """
     if strange := [claim for claim in claims if claim not in CLAIMS]:
         raise Error(f"--claims names {strange}", f"there are {', '.join(map(str, CLAIMS))}")
-    films = films or Films()
     check_begun(out / "films.json", asdict(films) | {"settings": list(settings)})
     for claim in claims:
         for seed in seeds:

@@ -121,10 +121,8 @@ class Row(Comparison):
 
     def text(self) -> str:
         """A row of the Markdown table."""
-        over_seeds, over_patients = (
-            f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-"
-            for interval in (self.over_seeds, self.over_patients)
-        )
+        intervals = self.over_seeds, self.over_patients
+        over_seeds, over_patients = ("{:+.4f} to {:+.4f}".format(*ci95) if ci95 else "-" for ci95 in intervals)
         return (
             f"| {self.claim} | {self.question} | {np.mean(self.arm_auc):.4f} | {np.mean(self.against_auc):.4f} "
             f"| {self.difference:+.4f} | {over_seeds} | {over_patients} "
@@ -151,12 +149,8 @@ def read_rows(out: Path) -> list[Row]:
     scores = {seed: cache(world.score) for seed, world in worlds.items()}
     rows = []
     for comparison in COMPARISONS:
-        scored = {
-            seed: (arm, against)
-            for seed, score in scores.items()
-            if (arm := score(comparison.arm)) and (against := score(comparison.against))
-        }
-        if scored:
+        pairs = {seed: (score(comparison.arm), score(comparison.against)) for seed, score in scores.items()}
+        if scored := {seed: (arm, against) for seed, (arm, against) in pairs.items() if arm and against}:
             rows.append(_row(comparison, scored, worlds))
     return rows
 
@@ -167,9 +161,8 @@ def _row(comparison: Comparison, scored: dict[int, tuple[Evaluation, Evaluation]
     resampled = np.mean([macro_of(a.resampled) - macro_of(b.resampled) for a, b in scored.values()], axis=0)
     seconds = None
     if not comparison.arm.startswith((BLEND, BEFORE, NEAR)):
-        members = comparison.arm, comparison.against
-        arm, against = (float(np.mean([worlds[seed].seconds(member) for seed in scored])) for member in members)
-        seconds = arm, against
+        spent = [[worlds[seed].seconds(name) for name in (comparison.arm, comparison.against)] for seed in scored]
+        seconds = tuple(np.mean(spent, axis=0).tolist())
     return Row(
         **asdict(comparison),
         seeds=list(scored),
@@ -203,10 +196,8 @@ class World:
             predictions = self._blend(name.removeprefix(BLEND))
         elif name.startswith(NEAR):
             predictions = _read(self.root / f"neighbours/{name.removeprefix(NEAR)}.csv")
-        elif name.startswith(BEFORE):
-            predictions = self._member(name.removeprefix(BEFORE), "out_of_fold")
         else:
-            predictions = self._member(name, "test")
+            predictions = self._member(name.removeprefix(BEFORE), "out_of_fold" if split == "train" else "test")
         return None if predictions is None else evaluate(predictions, self._truth(split))
 
     def seconds(self, member: str) -> float:

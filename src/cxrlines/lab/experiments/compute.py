@@ -57,13 +57,11 @@ def compute_of(recipe: Recipe, steps: Sequence[Step], annotated: float) -> float
     """What training the steps of a plan costs, in films passed through a plain stage; nested steps cost like others.
 
     Reading films, for soft labels among others, is not counted: no film is read more often than it is trained on.
-
-    Args:
-        annotated: Share of the own films whose lines are annotated.
+    `annotated`: share of the own films whose lines are annotated.
     """
     total = 0.0
     for step in steps:
-        stage = recipe.members[step.key[0]].stages[step.key[2]]
+        stage = recipe.members[step.key.member].stages[step.key.stage]
         kind, schedule = kind_of(stage), stage.schedule
         each = PASSES[kind]
         if kind == "maps" and stage.films.which == "all":

@@ -62,33 +62,28 @@ class Margin:
 
 
 def run_margin(
-    out: Path,
-    *,
-    films: Films | None = None,
-    workers: int | None = None,
-    say: Callable[[str], None] = print,
+    out: Path, *, films: Films = Films(), workers: int | None = None, say: Callable[[str], None] = print
 ) -> Margin:
     """Train `hotwater-small` as `experiment small` does, in the same folder, then `recommended`; called again, resume.
 
     Writes `margin.md` and `margin.json`.
     """
-    films = films or Films()
     data = out / "data/own"
     theirs = Run.open(run_small(out, films=films, workers=workers, say=say), data)
     wanted = _passes(theirs)
 
     recipe = in_small(load_recipe("recommended"), theirs.recipe)
-    ours = prepare(recipe, data, out / "recommended", workers or cores())
-    recipe = stretched(recipe, ours, wanted)
+    recipe = stretched(recipe, prepare(recipe, data, out / "recommended", workers or cores()), wanted)
     say(f"recommended, {len(recipe.members)} members, to cost the {wanted:,.0f} film passes of hotwater-small")
     command = "cxrlines experiment recommended"
     ours = train(recipe, data, out / "recommended", workers=workers, command=command, say=say)
 
-    truth = read_dataset(data, "test").studies
-    scores = [evaluate(read_predictions(run.root / "predictions/test/ensemble.csv"), truth) for run in (ours, theirs)]
+    truth, runs = read_dataset(data, "test").studies, (ours, theirs)
+    scores = [evaluate(read_predictions(run.root / "predictions/test/ensemble.csv"), truth) for run in runs]
+    seconds = [sum(read_record(run.folder(s.key)).get("seconds", 0.0) for s in plan_of(run, None)) for run in runs]
     mine, other = (
-        Side(score.macro_auc or np.nan, _passes(run), _seconds(run))
-        for run, score in zip((ours, theirs), scores, strict=True)
+        Side(score.macro_auc or np.nan, _passes(run), spent)
+        for run, score, spent in zip(runs, scores, seconds, strict=True)
     )
     _, interval = compare(*scores) or (None, None)
     margin = Margin(mine, other, mine.auc - other.auc, interval, films)
@@ -128,7 +123,3 @@ def stretched(recipe: Recipe, run: Run, passes: float) -> Recipe:
 
 def _passes(run: Run) -> float:
     return compute_of(run.recipe, plan_of(run, None), float(np.mean(run.train.annotated)))
-
-
-def _seconds(run: Run) -> float:
-    return sum(read_record(run.folder(step.key)).get("seconds", 0.0) for step in plan_of(run, None))

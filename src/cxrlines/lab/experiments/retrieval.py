@@ -34,8 +34,8 @@ def write_retrieval(run: Run, member: str, out: Path) -> Path:
     Nothing is done where that is there for these very networks and films.
     """
     assert run.test is not None and run.test_store is not None  # the claims have test films
-    folds = [int(fold) for fold in sorted(run.folds.unique())]
-    folders = {fold: run.folder(StepId(member, (fold,), run.recipe.members[member].last)) for fold in folds}
+    folds, last = [int(fold) for fold in sorted(run.folds.unique())], run.recipe.members[member].last
+    folders = {fold: run.folder(StepId(member, (fold,), last)) for fold in folds}
     made_from = hashlib.sha256(run.test_store.fingerprint.encode())
     for folder in folders.values():
         made_from.update(read_record(folder)["identity"].encode())
@@ -44,32 +44,29 @@ def write_retrieval(run: Run, member: str, out: Path) -> Path:
         return out
 
     known = pd.concat([read_predictions(folder / HELD_OUT) for folder in folders.values()], ignore_index=True)
-    place = pd.Series(np.arange(len(run.train.studies)), run.train.studies["study"].astype(str))
-    rows = place.loc[known["study"]].to_numpy()
+    rows = pd.Index(run.train.studies["study"].astype(str)).get_indexer(pd.Index(known["study"]))
     table, fold_of = run.train.studies.iloc[rows], run.folds.to_numpy()[rows]
     labels, patients = table[list(LABELS)].to_numpy(np.float64), table["patient"].astype(str).to_numpy()
     given = {fold: read_predictions(folder / TEST) for fold, folder in folders.items()}
-    asked = pd.Series(np.arange(len(run.test.studies)), run.test.studies["study"].astype(str))
-    asked = asked.loc[given[folds[0]]["study"]]
+    studies = pd.Index(given[folds[0]]["study"])
+    asked = pd.Index(run.test.studies["study"].astype(str)).get_indexer(studies)
     strangers = run.test.studies["patient"].astype(str).iloc[asked].tolist()
 
-    size = run.recipe.size_of(member, run.recipe.members[member].last)
+    size = run.recipe.size_of(member, last)
     own, evidence = {}, {}
     for fold in folds:
-        model = load_step(run, StepId(member, (fold,), run.recipe.members[member].last))
+        model = load_step(run, StepId(member, (fold,), last))
         own[fold] = embed(model, run.train, run.store, rows, size)
         others = fold_of != fold
-        queries = embed(model, run.test, run.test_store, asked.to_numpy(), size)
+        queries = embed(model, run.test, run.test_store, asked, size)
         evidence[fold] = evidence_of(
             queries, own[fold][others], labels[others], patients=strangers, patients_searched=patients[others].tolist()
         )
     truth = run.train.studies[["study", "patient", *LABELS]]
     weights = fit_neighbours(known, truth, pd.Series(fold_of, known["study"]), own)
-    blends = [
-        weights.blend(given[fold].set_index("study").loc[asked.index, list(LABELS)].to_numpy(), evidence[fold])
-        for fold in folds
-    ]
-    write_predictions(as_predictions(list(asked.index), np.mean(blends, axis=0)), out)
+    tables = {fold: frame.set_index("study").loc[studies, list(LABELS)].to_numpy() for fold, frame in given.items()}
+    blends = [weights.blend(tables[fold], evidence[fold]) for fold in folds]
+    write_predictions(as_predictions(list(studies), np.mean(blends, axis=0)), out)
     content = {"made_from": made_from.hexdigest(), "weights": dict(zip(LABELS, weights.weights.tolist(), strict=True))}
     write_text(beside, json.dumps(content | {"zero": weights.zero}, indent=1))
     return out

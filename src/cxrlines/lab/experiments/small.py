@@ -47,13 +47,12 @@ class Films:
 def run_small(
     out: Path,
     *,
-    films: Films | None = None,
+    films: Films = Films(),
     settings: list[str] | None = None,
     workers: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Make the films, train the public weights, train `hotwater-small`; the run's folder. Called again, resume."""
-    films = films or Films()
     data = out / "data"
     more: dict[str, Any] = {"size": films.size, "difficulty": films.difficulty, "balance": "even", "workers": workers}
     write_phantom(data / "own", studies=films.own, test=films.test, seed=0, annotated=0.5, **more)

@@ -69,20 +69,13 @@ ROW = 250.0
 
 @dataclass(frozen=True)
 class Network:
-    """One network at one size, numbers of one film.
+    """One network at one size, numbers of one film."""
 
-    Attributes:
-        operations: (floating-point operations, numbers read and written) of each operation of a forward pass.
-        saved: numbers kept for the backward pass, parameters not among them.
-        largest: numbers that the one operation reads and writes that moves the most.
-        parameters, tensors: numbers trained; numbers in a file of weights.
-    """
-
-    operations: tuple[tuple[float, float], ...]
-    saved: float
-    largest: float
-    parameters: int
-    tensors: int
+    operations: tuple[tuple[float, float], ...]  # of a forward pass: (floating-point operations, numbers moved) of each
+    saved: float  # numbers kept for the backward pass, parameters not among them
+    largest: float  # numbers that the one operation reads and writes that moves the most
+    parameters: int  # numbers trained
+    tensors: int  # numbers in a file of weights
 
     @property
     def flops(self) -> float:
@@ -102,24 +95,19 @@ class Network:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one step: films trained on (all epochs), films only read, hours and bytes of a GPU, bytes on disk.
+    """Of one step."""
 
-    `state` is what is on disk besides while it trains.
-    """
-
-    trained: int
-    read: int
-    hours: float
-    memory: float
-    disk: float
-    state: float
+    trained: int  # films, in all epochs
+    read: int  # films only read
+    hours: float  # of a GPU
+    memory: float  # of it, bytes
+    disk: float  # bytes
+    state: float  # bytes on disk besides while it trains
 
     def text(self) -> str:
-        """`0.31 GPU h, 21 GB of GPU memory, 0.25 GB on disk`."""
-        return (
-            f"{self.hours:.2f} GPU h, {_gigabytes(self.memory)} of GPU memory, {_gigabytes(self.disk)} on disk"
-            f" (+{_gigabytes(self.state)} while it trains)"
-        )
+        """`0.31 GPU h, 21 GB of GPU memory, 0.25 GB on disk (+0.5 GB while it trains)`."""
+        memory, disk, state = map(_gigabytes, (self.memory, self.disk, self.state))
+        return f"{self.hours:.2f} GPU h, {memory} of GPU memory, {disk} on disk (+{state} while it trains)"
 
 
 @dataclass(frozen=True)
@@ -153,11 +141,12 @@ class Estimate:
         lines = [f"estimate for one {self.gpu.name} (assumed, whatever this machine has)"]
         lines.append(f"  {'stage':<34}{'steps':>8}{'GPU h':>10}{'GPU memory':>13}{'disk':>10}")
         for (member, stage), costs in rows.items():
-            inner = sum(1 for is_inner, _ in costs if is_inner)
+            inner = sum(is_inner for is_inner, _ in costs)
             count = f"{len(costs) - inner}+{inner}" if inner else f"{len(costs)}"
+            memory, disk = max(c.memory for _, c in costs), sum(c.disk for _, c in costs)
             lines.append(
                 f"  {f'{member}/{stage}':<34}{count:>8}{sum(c.hours for _, c in costs):>10.1f}"
-                f"{_gigabytes(max(c.memory for _, c in costs)):>13}{_gigabytes(sum(c.disk for _, c in costs)):>10}"
+                f"{_gigabytes(memory):>13}{_gigabytes(disk):>10}"
             )
         state, gpu = max(cost.state for cost in self.steps.values()), self.gpu
         lines += [
@@ -171,10 +160,9 @@ class Estimate:
             f"    {_gigabytes(CONTEXT)} of GPU memory for CUDA; every film of an external set kept",
             "  not counted: decoding, twins, test films, waiting for augmentation; small films leave a GPU waiting",
         ]
-        if self.memory > self.gpu.memory:
-            lines.append(
-                f"  {_gigabytes(self.memory)} do not fit into {_gigabytes(gpu.memory)}: lower schedule.batch or size"
-            )
+        if self.memory > gpu.memory:
+            needed, there = _gigabytes(self.memory), _gigabytes(gpu.memory)
+            lines.append(f"  {needed} do not fit into {there}: lower schedule.batch or size")
         return "\n".join(lines)
 
 
