@@ -13,11 +13,9 @@ from cxrlines.core.findings import Findings
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import shrink
 from cxrlines.reading.batch import predict
-from cxrlines.reading.bundle import Bundle, BundleError
+from cxrlines.reading.bundle import Bundle, BundleError, Manifest, ModelEntry, StoreEntry
 from cxrlines.reading.engines import pytorch
-from cxrlines.reading.manifest import Manifest, ModelEntry, StoreEntry
-from cxrlines.reading.reader import Reader
-from cxrlines.reading.tta import allowed_views, views
+from cxrlines.reading.reader import Reader, allowed_views, views
 from cxrlines.task import LABELS
 
 SIZE = 64

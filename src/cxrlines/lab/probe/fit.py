@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from cxrlines.lab.probe.not_films import SEEN, SIDE, UNSEEN, Maker, of_films, part
 from cxrlines.lab.probe.views import posed, toned, view
-from cxrlines.models.orientation import OTHER, POSES, SIZE, OrientationNet
-from cxrlines.reading.quality_probe import Probe
+from cxrlines.models.orientation import OTHER, POSES, SIZE, OrientationNet, Probe
 
 BATCH = 32
 STEPS = 400

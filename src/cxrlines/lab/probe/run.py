@@ -13,8 +13,7 @@ from cxrlines.core.film import FilmError, film_name
 from cxrlines.io.films import is_film, read_film
 from cxrlines.lab.probe.fit import STEPS, Say, fit_quality, measured, rejection_rates
 from cxrlines.lab.probe.not_films import SIDE
-from cxrlines.models.orientation import write_orientation_net
-from cxrlines.reading.quality_probe import read_probe
+from cxrlines.models.orientation import read_probe, write_orientation_net
 from cxrlines.task import PATIENT_COLUMN
 
 LONGEST = 400
