@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 import cxrlines
 from cxrlines import cli
+from cxrlines.core.errors import ReadingFault
 from cxrlines.core.film import Film, FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.core.notes import Code
@@ -31,7 +32,7 @@ from cxrlines.phantom.scene import make_scene
 from cxrlines.reading import reader as reader_module
 from cxrlines.reading.bundle import EMBEDDED
 from cxrlines.reading.engines.pytorch import PyTorchEngine
-from cxrlines.reading.reader import Embedded, Reader, ReadingFault
+from cxrlines.reading.reader import Embedded, Reader
 
 
 @pytest.fixture(scope="module")

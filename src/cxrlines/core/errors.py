@@ -1,4 +1,4 @@
-"""The base of all errors that a user can cause and mend.
+"""The base of all errors that a user can cause and mend, and the fault of cxrlines that costs one film its reading.
 
 A command prints such an error as one message and ends with exit code 2. Every other exception is a fault of cxrlines:
 its traceback is never hidden behind a message that blames the input.
