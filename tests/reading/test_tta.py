@@ -24,6 +24,8 @@ SIZE = 64
 class Linear(nn.Module):
     """Logits linear in the pixels; symmetric by construction where it looks at a film and its mirror image alike."""
 
+    labels = LABELS
+
     def __init__(self, seed: int, symmetric: bool) -> None:
         super().__init__()
         weight = torch.randn(SIZE * SIZE, len(LABELS), generator=torch.Generator().manual_seed(seed)).double()
@@ -201,6 +203,8 @@ def test_other_views_are_named(folder: Path, tmp_path: Path) -> None:
 def test_each_model_sees_films_of_its_own_size(folder: Path, tmp_path: Path) -> None:
     class Side(nn.Module):
         """Says of every film how large it is."""
+
+        labels = LABELS
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.full((len(x), len(LABELS)), float(x.shape[-1] * x.shape[-2]) / 10_000).double()
