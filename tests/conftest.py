@@ -8,7 +8,7 @@ import cv2
 import pytest
 import torch
 
-from cxrlines.training.malloc import keep_buffers
+from cxrlines.core.pool import keep_buffers
 
 if TYPE_CHECKING:
     from cxrlines.recipe.run.folder import Run

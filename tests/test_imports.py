@@ -43,6 +43,6 @@ def test_no_room_that_reading_rests_on_imports_a_network_library() -> None:
 
 
 def test_reading_itself_needs_no_scipy() -> None:
-    files = ("reader", "batch", "findings", "bundle", "quality", "tta", "trace", "engines", "results")
+    files = ("reader", "batch", "bundle", "interpretation", "trace", "engines", "results")
     names = modules("core", "io/dicom", "io/films.py", "io/images.py", "io/prepare.py")
     check(NETWORKS | SCIENCE, names + modules(*(f"reading/{file}*" for file in files)))

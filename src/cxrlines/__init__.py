@@ -8,12 +8,12 @@ findings = reader.read("film.dcm")
 
 from typing import TYPE_CHECKING, Any
 
-from cxrlines.core.errors import Error
+from cxrlines.core.errors import Error, ReadingFault
 
 if TYPE_CHECKING:
     from cxrlines.core.film import FilmError
     from cxrlines.core.findings import Findings
-    from cxrlines.reading.reader import Reader, ReadingFault, load_reader
+    from cxrlines.reading.reader import Reader, load_reader
 
 __version__ = "0.1.0"
 __all__ = ["Error", "FilmError", "Findings", "Reader", "ReadingFault", "load_reader"]

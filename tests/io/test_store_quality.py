@@ -15,7 +15,7 @@ from cxrlines.lab.probe.views import posed
 from cxrlines.models.orientation import POSES
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
-from cxrlines.reading.quality_probe import box_probe
+from cxrlines.reading.bundle import box_probe
 
 
 def build(folder, where: Path, **options) -> Store:

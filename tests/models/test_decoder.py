@@ -5,8 +5,7 @@ import torch
 
 from cxrlines.core.errors import Error
 from cxrlines.models.backbones import make_backbone
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.decoder import PRIOR, MapDecoder
+from cxrlines.models.classifier import PRIOR, Classifier, MapDecoder
 from cxrlines.task import MAPS
 
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.fuse_bn import fuse_batch_norms
-from cxrlines.models.two_step import TwoStep
+from cxrlines.models.classifier import Classifier, TwoStep
+from cxrlines.reading.engines.pytorch import fuse_batch_norms
 
 SIZE = 64
 

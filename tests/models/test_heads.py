@@ -4,7 +4,7 @@ from torch import nn
 
 from cxrlines.core.errors import Error
 from cxrlines.models import HEADS
-from cxrlines.models.heads import AverageMaxPool, DeviceHeads, GeneralisedMeanPool, make_head
+from cxrlines.models.classifier import AverageMaxPool, DeviceHeads, GeneralisedMeanPool, make_head
 from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, Device
 
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.two_step import TwoStep, model_of
+from cxrlines.models.classifier import Classifier, TwoStep, model_of
 from cxrlines.models.weights import WeightsError, load_into, load_weights, save_weights
 from cxrlines.task import MAPS
 

@@ -25,14 +25,13 @@ from cxrlines.io.prepare import assess, by_rule, prepare, shrink, turned_back, w
 from cxrlines.lab.probe.fit import measured, rejection_rates
 from cxrlines.lab.probe.not_films import SEEN, UNSEEN, hand
 from cxrlines.lab.probe.views import posed
-from cxrlines.models.orientation import POSES, OrientationNet, write_orientation_net
+from cxrlines.models import orientation
+from cxrlines.models.orientation import NOT_A_FILM, POSES, OrientationNet, Probe, read_probe, write_orientation_net
 from cxrlines.models.weights import WeightsError
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
-from cxrlines.reading import quality_probe as quality
-from cxrlines.reading.bundle import EMBEDDED, BundleError, load_bundle
-from cxrlines.reading.quality_probe import NOT_A_FILM, Probe, box_probe, load_probe, read_probe
-from cxrlines.reading.reader import Reader
+from cxrlines.reading.bundle import EMBEDDED, PROBE_FILE, BundleError, box_probe, load_bundle
+from cxrlines.reading.reader import Reader, load_probe
 
 REAL = Path(__file__).parents[2].parent / "shared/data/cxr/images"
 
@@ -313,7 +312,7 @@ def test_a_large_film_is_assessed_as_it_is_at_a_smaller_size(probe: Probe) -> No
             small, big = probe(posed(film, pose)), probe(large)
             assert (big.rotation, big.inverted, big.usable) == (small.rotation, small.inverted, small.usable)
             assert big.frontal_chest == pytest.approx(small.frontal_chest, abs=0.02)
-        reduced = quality._reduced(large, 112)
+        reduced = orientation._reduced(large, 112)
         by = large.shape[0] // reduced.shape[0]
         height, width = (side // by * by for side in large.shape)
         assert by > 1 and reduced.shape == (height // by, width // by) and min(reduced.shape) >= 4 * 112
@@ -363,7 +362,7 @@ def test_a_probe_computes_in_one_thread_and_leaves_the_number_as_it_was(probe: P
 
 
 def test_other_weights_are_another_identity_and_the_file_does_not_matter(probe: Probe, tmp_path: Path) -> None:
-    shutil.copy(EMBEDDED / quality.FILE, tmp_path / "copy.safetensors")
+    shutil.copy(EMBEDDED / PROBE_FILE, tmp_path / "copy.safetensors")
     assert read_probe(tmp_path / "copy.safetensors").identity == probe.identity
     torch.manual_seed(0)
     net = OrientationNet()
@@ -373,8 +372,8 @@ def test_other_weights_are_another_identity_and_the_file_does_not_matter(probe: 
 
 
 def test_a_probe_whose_file_changes_while_it_is_in_use_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / quality.FILE
-    shutil.copy(EMBEDDED / quality.FILE, path)
+    path = tmp_path / PROBE_FILE
+    shutil.copy(EMBEDDED / PROBE_FILE, path)
     parcel = pickle.dumps(read_probe(path))
     write_orientation_net(OrientationNet(), path, {})
     with pytest.raises(WeightsError) as told:
@@ -383,8 +382,8 @@ def test_a_probe_whose_file_changes_while_it_is_in_use_is_refused(tmp_path: Path
 
 
 def test_a_damaged_probe_says_which_file_and_the_way_out(tmp_path: Path) -> None:
-    path = tmp_path / quality.FILE
-    path.write_bytes((EMBEDDED / quality.FILE).read_bytes()[:5000])
+    path = tmp_path / PROBE_FILE
+    path.write_bytes((EMBEDDED / PROBE_FILE).read_bytes()[:5000])
     with pytest.raises(WeightsError) as told:
         read_probe(path)
     assert str(path) in told.value.what and "cxrlines quality" in told.value.way_out
@@ -396,7 +395,7 @@ def test_a_bundles_probe_is_the_one_in_it_and_a_damaged_one_is_the_bundles_error
     assert found is not None and found.identity == box_probe().identity
     without = bundle.manifest.model_copy(update={"files": {}})
     assert load_probe(replace(bundle, manifest=without)) is None
-    (tmp_path / quality.FILE).write_bytes(b"none")
+    (tmp_path / PROBE_FILE).write_bytes(b"none")
     with pytest.raises(BundleError) as told:
         load_probe(replace(bundle, folder=tmp_path))
     assert str(tmp_path) in told.value.what and told.value.way_out

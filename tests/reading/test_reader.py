@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 import cxrlines
 from cxrlines import cli
+from cxrlines.core.errors import ReadingFault
 from cxrlines.core.film import Film, FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.core.notes import Code
@@ -31,7 +32,7 @@ from cxrlines.phantom.scene import make_scene
 from cxrlines.reading import reader as reader_module
 from cxrlines.reading.bundle import EMBEDDED
 from cxrlines.reading.engines.pytorch import PyTorchEngine
-from cxrlines.reading.reader import Embedded, Reader, ReadingFault
+from cxrlines.reading.reader import Embedded, Reader
 
 
 @pytest.fixture(scope="module")
@@ -359,13 +360,13 @@ class OurBug(Exception):
     """Nobody's mistake but cxrlines'."""
 
 
-@pytest.fixture(params=["prepare", "findings_of"])
+@pytest.fixture(params=["cut_frame", "findings_of"])
 def bug(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, film: np.ndarray) -> str:
     """The step of reading, named, that fails on films of another width than `film`."""
     whole = getattr(reader_module, request.param)
 
     def failing(*given: Any, **more: Any) -> Any:
-        shape = given[0].pixels.shape if request.param == "prepare" else given[2]
+        shape = given[0].pixels.shape if request.param == "cut_frame" else given[2]
         if shape != film.shape:
             raise OurBug("DOE^JANE")
         return whole(*given, **more)
@@ -394,7 +395,7 @@ def test_a_lack_of_memory_costs_one_film_and_is_no_fault_of_ours(
     def out_of_memory(made: Film, *given: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(reader_module, "prepare", out_of_memory)
+    monkeypatch.setattr(reader_module, "cut_frame", out_of_memory)
     (one,) = reader.read_many([film])
     assert type(one) is FilmError and one.way_out
 

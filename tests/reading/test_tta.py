@@ -13,11 +13,9 @@ from cxrlines.core.findings import Findings
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import shrink
 from cxrlines.reading.batch import predict
-from cxrlines.reading.bundle import Bundle, BundleError
+from cxrlines.reading.bundle import Bundle, BundleError, Manifest, ModelEntry, StoreEntry
 from cxrlines.reading.engines import pytorch
-from cxrlines.reading.manifest import Manifest, ModelEntry, StoreEntry
-from cxrlines.reading.reader import Reader
-from cxrlines.reading.tta import allowed_views, views
+from cxrlines.reading.reader import Reader, allowed_views, views
 from cxrlines.task import LABELS
 
 SIZE = 64
@@ -25,6 +23,8 @@ SIZE = 64
 
 class Linear(nn.Module):
     """Logits linear in the pixels; symmetric by construction where it looks at a film and its mirror image alike."""
+
+    labels = LABELS
 
     def __init__(self, seed: int, symmetric: bool) -> None:
         super().__init__()
@@ -203,6 +203,8 @@ def test_other_views_are_named(folder: Path, tmp_path: Path) -> None:
 def test_each_model_sees_films_of_its_own_size(folder: Path, tmp_path: Path) -> None:
     class Side(nn.Module):
         """Says of every film how large it is."""
+
+        labels = LABELS
 
         def forward(self, x: Tensor) -> Tensor:
             return torch.full((len(x), len(LABELS)), float(x.shape[-1] * x.shape[-2]) / 10_000).double()

@@ -14,8 +14,7 @@ from torch.utils._pytree import tree_map_only
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.models import HEADS
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.two_step import TwoStep
+from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training.config import StageConfig
 from cxrlines.training.loader import Films, FilmSet, epoch_batches

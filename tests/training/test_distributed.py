@@ -13,8 +13,7 @@ import torch
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.transform import Affine
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.two_step import TwoStep
+from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training import distributed
 from cxrlines.training.config import StageConfig

@@ -10,8 +10,7 @@ from torch.utils.data import dataloader
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.transform import Affine
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.two_step import TwoStep
+from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS, Device
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.config import LABELS_ALONE, StageConfig

@@ -57,10 +57,10 @@ def predict(
 ) -> None:
     """Read films: which tubes and lines, where their tips lie. Films that cannot be read are listed on stderr and in
     OUT's .errors.csv; then the exit code is 2. Ctrl-C keeps what is read."""
+    from cxrlines.core.pool import keep_buffers
     from cxrlines.reading.batch import Stopped, check_places, find_films, write_drawings
     from cxrlines.reading.batch import predict as read
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
-    from cxrlines.training.malloc import keep_buffers
 
     keep_buffers()
     views = [view.value for view in tta or []]

@@ -153,8 +153,8 @@ def quality(
     seed: Annotated[int, typer.Option(help="The same seed gives the same probe.")] = 0,
 ) -> None:
     """Fit the quality probe: it detects turned, inverted, cropped films and what is no chest film; print figures."""
+    from cxrlines.core.pool import keep_buffers
     from cxrlines.lab.probe.fit import run_quality
-    from cxrlines.training.malloc import keep_buffers
 
     check_outputs(files={"--out": out if steps else None}, inputs=[*films, others, unseen, patients])
     keep_buffers()

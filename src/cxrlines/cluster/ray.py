@@ -27,8 +27,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores
 from cxrlines.reading.batch import Found, Predictions, Reading, assembled, find_films
 from cxrlines.reading.bundle import load_bundle
-from cxrlines.reading.reader import Reader
-from cxrlines.reading.tta import allowed_views
+from cxrlines.reading.reader import Reader, allowed_views
 
 if TYPE_CHECKING:  # reading films needs nothing of training
     from cxrlines.recipe.run.execute import Start
@@ -295,9 +294,9 @@ def shares(machines: Sequence[dict[str, float]], asked: int | None, side_by_side
 
 def _do_there(root: Path, data: Path, step: "Step", threads: int, marker: Path) -> None:
     """On some machine of the cluster: one step, from where an earlier try left it."""
+    from cxrlines.core.pool import keep_buffers
     from cxrlines.recipe.run.execute import do_one, opened, status_file
     from cxrlines.recipe.run.folder import RECORD
-    from cxrlines.training.malloc import keep_buffers
 
     check_shared(marker, data, *(root / str(parent.key) / RECORD for parent in step.parents))
     cv2.setNumThreads(1)

@@ -1,7 +1,9 @@
 """Parallel map over many films in worker processes, with a progress bar on stderr."""
 
+import ctypes
 import os
 import pickle
+import platform
 import signal
 import threading
 import traceback
@@ -23,9 +25,34 @@ AHEAD = 4
 """Items in work, or done and not yet fetched, for each process: it stays busy, and memory flat."""
 
 
+# malloc.h of glibc: the parameters of mallopt and values that never trim and never mmap.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_NEVER_TRIM, _TOP_PAD, _NO_MMAP = 2**31 - 1, 256 * 2**20, 0
+
+
 def cores() -> int:
     """Processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def keep_buffers() -> bool:
+    """Have glibc's allocator keep large buffers instead of returning them; False where there is no glibc.
+
+    It hands large buffers back to the kernel after every use and faults them in again: at training's buffer sizes that
+    costs nearly a factor of two (docs/experiments.md).
+    It cannot be undone: for commands and worker processes, never in a process that called the library.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(
+        mallopt(parameter, value) == 1
+        for parameter, value in (
+            (_M_MMAP_MAX, _NO_MMAP),
+            (_M_TRIM_THRESHOLD, _NEVER_TRIM),
+            (_M_TOP_PAD, _TOP_PAD),
+        )
+    )
 
 
 def in_parallel(

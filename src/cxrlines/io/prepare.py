@@ -78,16 +78,46 @@ class Prepared:
     within: tuple[int, int, int, int]
 
 
+@dataclass(frozen=True, eq=False)
+class Framed:
+    """A film within its frame, and its quality by rule.
+
+    Attributes:
+        pixels: (h, w) uint8, what a frame of one gray value leaves of the film.
+        within: (left, top, right, bottom) px of the film, right and bottom exclusive.
+        quality: By rule alone; a film that is not usable by it no probe is asked about.
+        film_shape: (height, width) px of the whole film.
+    """
+
+    pixels: np.ndarray
+    within: tuple[int, int, int, int]
+    quality: Quality
+    film_shape: tuple[int, int]
+
+    def assessed(self, probed: Quality | None) -> Quality:
+        """The quality by rule and by a probe's answer, if one was asked, with the notes of both."""
+        quality = self.quality if probed is None else replace(probed, notes=probed.notes + self.quality.notes)
+        if self.pixels.shape != self.film_shape:
+            sizes = " of ".join(f"{width} x {height}" for height, width in (self.pixels.shape, self.film_shape))
+            text = f"a frame of one gray value was cut off, which left {sizes} px; points are of the whole film"
+            quality = replace(quality, notes=(*quality.notes, Note(Code.FRAME_CUT, text)))
+        return quality
+
+    def prepared(self, probed: Quality | None, size: int, aspect: Aspect) -> Prepared:
+        """The film as networks see it, as `prepare` gives it where the probe's answer is `probed`."""
+        quality, corner = self.assessed(probed), (self.within[0], self.within[1])
+        pixels, placement = shrink(turned_back(self.pixels, quality), size, aspect)
+        placement = placement.after(_upright(quality.rotation, self.pixels.shape, corner))
+        return Prepared(pixels, placement, quality, self.film_shape, self.within)
+
+
 def prepare(film: Film, size: int, aspect: Aspect, probe: Probe | None = None) -> Prepared:
     """A film as the square of `size` px a side that networks see.
 
     A film that is not usable is prepared all the same: whether it is read is the caller's to decide by its quality.
     """
-    quality, (left, top, right, bottom) = assess(film, probe)
-    inner = film.pixels[top:bottom, left:right]
-    pixels, placement = shrink(turned_back(inner, quality), size, aspect)
-    placement = placement.after(_upright(quality.rotation, inner.shape, (left, top)))
-    return Prepared(pixels, placement, quality, film.pixels.shape, (left, top, right, bottom))
+    framed = cut_frame(film)
+    return framed.prepared(_probed(framed, probe), size, aspect)
 
 
 def assess(film: Film, probe: Probe | None) -> tuple[Quality, tuple[int, int, int, int]]:
@@ -95,17 +125,20 @@ def assess(film: Film, probe: Probe | None) -> tuple[Quality, tuple[int, int, in
 
     The latter is (left, top, right, bottom) px, right and bottom exclusive. The film is not changed.
     """
+    framed = cut_frame(film)
+    return framed.assessed(_probed(framed, probe)), framed.within
+
+
+def cut_frame(film: Film) -> Framed:
+    """A film within its frame, assessed by rule: the first half of `prepare`, for who asks the probe on its own."""
     rows, columns = within_frame(film.pixels)
     inner = film.pixels[rows, columns]
-    quality = by_rule(film, inner)
-    if probe is not None and quality.usable:
-        probed = probe(inner)
-        quality = replace(probed, notes=probed.notes + quality.notes)
-    if inner.shape != film.pixels.shape:
-        sizes = " of ".join(f"{width} x {height}" for height, width in (inner.shape, film.pixels.shape))
-        text = f"a frame of one gray value was cut off, which left {sizes} px; points are of the whole film"
-        quality = replace(quality, notes=(*quality.notes, Note(Code.FRAME_CUT, text)))
-    return quality, (columns.start, rows.start, columns.stop, rows.stop)
+    within = (columns.start, rows.start, columns.stop, rows.stop)
+    return Framed(inner, within, by_rule(film, inner), film.pixels.shape)
+
+
+def _probed(framed: Framed, probe: Probe | None) -> Quality | None:
+    return probe(framed.pixels) if probe is not None and framed.quality.usable else None
 
 
 def by_rule(film: Film, inner: np.ndarray) -> Quality:

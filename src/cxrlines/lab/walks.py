@@ -8,8 +8,9 @@ A **turn back** is a call, counted once for each pair of files, from a file into
 that lies in a room above it (a callback). Returns do not count: who reads a function goes on below the call.
 
 Not counted, as if they were a library: `__init__` files, the vocabulary (`task`) and the value types of `core` (errors,
-notes, films, findings, quality, spacing), which are read once and then known; whatever runs while a module is imported;
-and other processes (decoders, loader workers).
+notes, films, findings, quality, spacing, and the affine that carries points between a film and the network), which are
+read once and then known; whatever runs while a module is imported; and other processes (decoders, loader workers).
+`--strict` counts the value types, too.
 
 Needs the standard library and the command line alone, so that it can follow an older tree:
 `PYTHONPATH=OLD/src python src/cxrlines/lab/walks.py predict FILM`.
@@ -37,7 +38,7 @@ ROOMS = (
 """The rows of the table in docs/architecture.md, from the bottom up."""
 OLD_ROOMS = {"data": "io", "inference": "reading", "recipes": "recipe", "experiments": "lab"}
 KNOWN = {"task.py", "errors.py", "data/notes.py", "data/spacing.py"} | {
-    f"core/{name}.py" for name in ("errors", "film", "findings", "notes", "quality", "spacing")
+    f"core/{name}.py" for name in ("errors", "film", "findings", "notes", "quality", "spacing", "transform")
 }
 RECIPE = """
 name: walk
@@ -55,9 +56,13 @@ members:
 
 @dataclass
 class Walk:
-    """What was called below `root`, a package's folder: its files in the order of their first call, and from where."""
+    """What was called below `root`, a package's folder: its files in the order of their first call, and from where.
+
+    `known`: files that do not count.
+    """
 
     root: Path
+    known: frozenset[str] = frozenset(KNOWN)
     files: list[str] = field(default_factory=list)
     calls: dict[tuple[str, str], None] = field(default_factory=dict)  # (from, into), in order
 
@@ -127,18 +132,18 @@ class Walk:
         if path == Path(__file__) or not path.is_relative_to(self.root):
             return ""
         name = path.relative_to(self.root).as_posix()
-        return "" if path.name == "__init__.py" or name in KNOWN else name
+        return "" if path.name == "__init__.py" or name in self.known else name
 
 
-def follow_predict(film: Path, bundle: Path | None = None) -> Walk:
+def follow_predict(film: Path, bundle: Path | None = None, known: frozenset[str] = frozenset(KNOWN)) -> Walk:
     """The walk of `cxrlines predict FILM`."""
     main = importlib.import_module("cxrlines.cli").main
     command = ["cxrlines", "predict", str(film), *(["--bundle", str(bundle)] if bundle else [])]
     with _arguments(command):
-        return _follow(main)
+        return _follow(main, known)
 
 
-def follow_step() -> Walk:
+def follow_step(known: frozenset[str] = frozenset(KNOWN)) -> Walk:
     """The walk of the first step of a tiny recipe on phantom films, in a folder that is removed afterwards."""
     old = (_package() / "recipes").is_dir()
     load = importlib.import_module("cxrlines.recipes.load" if old else "cxrlines.recipe.spec.load").load_recipe
@@ -151,15 +156,15 @@ def follow_step() -> Walk:
         recipe.write_text(RECIPE)
         run = runs.prepare(load(str(recipe)), data, Path(place, "run"), 1)
         first = runs.plan_of(run, [0])[0]
-        return _follow(lambda: step.do_step(run, first, lambda status: None))
+        return _follow(lambda: step.do_step(run, first, lambda status: None), known)
 
 
 def _package() -> Path:
     return Path(str(importlib.import_module("cxrlines").__file__)).parent
 
 
-def _follow(work: Callable[[], object]) -> Walk:
-    walk = Walk(_package())
+def _follow(work: Callable[[], object], known: frozenset[str]) -> Walk:
+    walk = Walk(_package(), known)
     with contextlib.redirect_stdout(io.StringIO()), walk.observed():
         try:
             work()
@@ -182,13 +187,15 @@ def main() -> None:
     """Print a walk."""
     parser = argparse.ArgumentParser(prog="cxrlines.lab.walks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument("--strict", action="store_true", help="count value types, too")
     walks = parser.add_subparsers(dest="walk", required=True)
     predict = walks.add_parser("predict", help="follow the reading of a film")
     predict.add_argument("film", type=Path)
     predict.add_argument("--bundle", type=Path, help="a bundle's folder; default: the reader in the box")
     walks.add_parser("step", help="follow the training of a step of a tiny recipe")
     asked = parser.parse_args()
-    walk = follow_predict(asked.film, asked.bundle) if asked.walk == "predict" else follow_step()
+    known = frozenset({"task.py"}) if asked.strict else frozenset(KNOWN)
+    walk = follow_predict(asked.film, asked.bundle, known) if asked.walk == "predict" else follow_step(known)
     print(json.dumps(walk.as_dict(), indent=1) if asked.json else walk.text())
 
 

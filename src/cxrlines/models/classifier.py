@@ -1,15 +1,30 @@
-"""The classifier: normalisation, a backbone, a head for the labels, and where wanted a decoder for heatmaps."""
+"""Networks that read films: a backbone with a head for the labels and a decoder for heatmaps, alone or in two steps.
 
+`Classifier` is normalisation, a backbone, a head, and where wanted a decoder. `TwoStep` reads the heatmaps of one
+beside the film by another. `model_of` makes either from its config.
+"""
+
+import itertools
+import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
+from torch.nn import functional
 
+from cxrlines.core.errors import Error
+from cxrlines.core.heatmaps import STRIDE
+from cxrlines.models import HEADS
 from cxrlines.models.backbones import Start, make_backbone, pixel_statistics
-from cxrlines.models.decoder import MapDecoder
-from cxrlines.models.heads import make_head
-from cxrlines.task import DEVICE_OF, EXCLUSIVE, LABELS, MAP_NAMES, RANZCR_LABELS, RANZCR_MAPS
+from cxrlines.task import DEVICE_OF, EXCLUSIVE, LABELS, MAP_NAMES, MAPS, RANZCR_LABELS, RANZCR_MAPS
+
+WIDTHS = (96, 48, 32, 16)
+"""Channels of the decoder's blocks, from the smallest map up; U-Net's, made narrow: a line needs few."""
+PRIOR = 0.01
+"""An untrained decoder's probability everywhere: most of a film is no line (Lin et al., 2017, focal loss)."""
 
 
 class Classifier(nn.Module):
@@ -134,6 +149,212 @@ class Classifier(nn.Module):
                 others = torch.stack(scores[:place] + scores[place + 1 :], dim=1)
                 columns[label] = scores[place] - others.logsumexp(dim=1)
         return torch.stack(columns, dim=1)
+
+
+class TwoStep(nn.Module):
+    """A frozen segmenter's heatmaps beside the film, read by a classifier; used as a `Classifier` is.
+
+    Args:
+        segmenter: a classifier with a decoder, for gray films. It is never trained here, and always evaluates.
+        classifier: one whose `in_channels` are 1 + the segmenter's heatmaps.
+    """
+
+    def __init__(self, segmenter: Classifier, classifier: Classifier) -> None:
+        super().__init__()
+        self.segmenter = segmenter.eval().requires_grad_(False)
+        self.classifier = classifier
+
+    def train(self, mode: bool = True) -> "TwoStep":
+        super().train(mode)
+        self.segmenter.eval()
+        return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classifier's."""
+        return self.classifier.labels
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """The segmenter's."""
+        return self.segmenter.map_names
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The classifier's."""
+        return self.classifier.backbone
+
+    @property
+    def decoder(self) -> nn.Module | None:
+        """The segmenter's."""
+        return self.segmenter.decoder
+
+    def features(self, x: Tensor, maps: Tensor | None = None) -> Tensor:
+        """The last feature map of films x (b, 1, h, w), with heatmaps (b, maps, h/2, w/2), none: the segmenter's."""
+        return self.classifier.features(self._seen(x, self.maps(x) if maps is None else maps))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """The segmenter's heatmaps (b, maps, h/2, w/2), probabilities, of films x (b, 1, h, w)."""
+        with torch.no_grad():
+            return torch.sigmoid(self.segmenter.features_and_maps(x)[1])
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (b, labels) of a feature map that `features` gave."""
+        return self.classifier.classify(features)
+
+    def features_and_maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `features` gives, and the logits (b, maps, h/2, w/2) of the films' heatmaps."""
+        with torch.no_grad():
+            logits = self.segmenter.features_and_maps(x)[1]
+        return self.features(x, torch.sigmoid(logits)), logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (b, labels) of films x (b, 1, h, w)."""
+        return self.classify(self.features(x))
+
+    def config(self) -> dict[str, Any]:
+        """What `model_of` needs to build this model again; plain JSON values."""
+        return {"segmenter": self.segmenter.config(), "classifier": self.classifier.config()}
+
+    def _seen(self, x: Tensor, maps: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            x = x.to(maps.dtype) / 255
+        larger = functional.interpolate(maps, x.shape[2:], mode="bilinear", align_corners=False)
+        return torch.cat((x, larger.to(x.dtype)), dim=1)
+
+
+Model = Classifier | TwoStep
+"""What reads films."""
+
+
+def model_of(config: Mapping[str, Any]) -> Model:
+    """The model of a `config()`, with random weights to be replaced by `weights.load_into`.
+
+    Raises `TypeError` or `ValueError` for a config that is none.
+    """
+    if "segmenter" in config:
+        if "classifier" not in config:
+            raise ValueError("config: it has a segmenter, but no classifier; a two-step model has both")
+        return TwoStep(Classifier.from_config(config["segmenter"]), Classifier.from_config(config["classifier"]))
+    return Classifier.from_config(config)
+
+
+class AveragePool(nn.Module):
+    """Global average pooling: (b, c, h, w) -> (b, c)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean(dim=(2, 3))
+
+
+class GeneralisedMeanPool(nn.Module):
+    """Generalised mean (Radenović et al., 2018): the mean of x^p to the power 1/p, p learnt from 3.
+
+    p = 1 is the average of the positive part, p -> infinity the maximum.
+    """
+
+    def __init__(self, p: float = 3.0, floor: float = 1e-6) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.tensor(p))
+        self.floor = floor
+
+    def forward(self, features: Tensor) -> Tensor:
+        # In float32: a cube leaves the range of half precision.
+        with torch.autocast(features.device.type, enabled=False):
+            powers = features.float().clamp(min=self.floor) ** self.p
+            return powers.mean(dim=(2, 3)) ** (1 / self.p)
+
+
+class AverageMaxPool(nn.Module):
+    """Average and maximum side by side: (b, c, h, w) -> (b, 2c)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.cat((features.mean(dim=(2, 3)), features.amax(dim=(2, 3))), dim=1)
+
+
+class AttentionHead(nn.Module):
+    """The head of one device: features gated by one learnt map, pooled, and read by a small net."""
+
+    def __init__(self, channels: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        steps: list[nn.Module] = []
+        widths = (channels, 64, 32, 16, 1)
+        for before, after in itertools.pairwise(widths):
+            steps += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        self.gate = nn.Sequential(*steps[:-1], nn.Sigmoid())
+        self.read = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(), nn.Dropout(dropout), nn.Linear(channels, outputs)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.read((features * self.gate(features)).mean(dim=(2, 3)))
+
+
+class DeviceHeads(nn.Module):
+    """The multi-head model: an attention head for each device, with an output for each of its labels."""
+
+    def __init__(self, channels: int, dropout: float, labels: Sequence[str] = LABELS) -> None:
+        super().__init__()
+        outputs = Counter(DEVICE_OF[label].name for label in labels)  # devices in label order
+        self.heads = nn.ModuleDict({name: AttentionHead(channels, n, dropout) for name, n in outputs.items()})
+
+    def forward(self, features: Tensor) -> Tensor:
+        # Labels are in LABELS order, device by device, so the heads' outputs side by side are the labels.
+        return torch.cat([head(features) for head in self.heads.values()], dim=1)
+
+
+def make_head(name: str, channels: int, dropout: float | None = None, labels: Sequence[str] = LABELS) -> nn.Module:
+    """The head `name` for a feature map of `channels`; `dropout` None means 0.5 for `attention`, else none.
+
+    `labels` are in `task.LABELS` order.
+
+    Raises:
+        Error: an unknown name, or a dropout outside [0, 1).
+    """
+    if name not in HEADS:
+        raise Error(f"head: {name!r} is unknown", f"take one of: {', '.join(HEADS)}")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise Error(f"dropout: {dropout!r} is not possible", "give a share from 0 to below 1")
+    if name == "attention":
+        return DeviceHeads(channels, 0.5 if dropout is None else dropout, labels)
+    pool = {"gap": AveragePool, "gem": GeneralisedMeanPool, "concat": AverageMaxPool}[name]()
+    pooled = 2 * channels if name == "concat" else channels
+    return nn.Sequential(pool, nn.Dropout(dropout or 0.0), nn.Linear(pooled, len(labels)))
+
+
+class MapDecoder(nn.Module):
+    """A U-Net decoder on a backbone's pyramid.
+
+    Args:
+        channels: of the feature maps, largest map first.
+        reductions: film px a px of each.
+        maps: how many heatmaps.
+
+    Raises:
+        Error: a backbone without a pyramid, such as a plain transformer.
+    """
+
+    def __init__(self, channels: Sequence[int], reductions: Sequence[int], maps: int = len(MAPS)) -> None:
+        super().__init__()
+        if len(channels) < 3 or list(reductions) != sorted(set(reductions)):
+            raise Error(
+                f"backbone: its feature maps are at 1/{', 1/'.join(map(str, reductions))} of the film; a decoder of "
+                "maps needs three or more, each smaller than the one before",
+                "take a convolutional backbone, or leave out targets.maps",
+            )
+        blocks = len(channels) - 1
+        widths = WIDTHS[-blocks:] if blocks <= len(WIDTHS) else (WIDTHS[0],) * (blocks - len(WIDTHS)) + WIDTHS
+        self.net = UnetDecoder([1, *channels], widths, n_blocks=blocks)
+        self.out = nn.Conv2d(widths[-1], maps, 3, padding=1)
+        assert self.out.bias is not None
+        nn.init.constant_(self.out.bias, math.log(PRIOR / (1 - PRIOR)))
+
+    def forward(self, film: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
+        """Logits (b, maps, h / 2, w / 2) for films (b, c, h, w) whose feature maps are `pyramid`."""
+        maps = self.out(self.net([film, *pyramid]))
+        size = (film.shape[2] // STRIDE, film.shape[3] // STRIDE)
+        if maps.shape[2:] == size:
+            return maps
+        return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def _of_vocabulary(field: str, names: Sequence[str], vocabulary: Collection[str]) -> tuple[str, ...]:

@@ -25,8 +25,7 @@ from cxrlines.core.files import (
 from cxrlines.core.film import FILM_SUFFIXES, FilmError, NotAFilm, film_name
 from cxrlines.core.findings import Findings
 from cxrlines.io.films import is_film, read_film
-from cxrlines.reading.bundle import Bundle
-from cxrlines.reading.manifest import NOTICE
+from cxrlines.reading.bundle import NOTICE, Bundle
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.results.report_text import as_text

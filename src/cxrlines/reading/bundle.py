@@ -1,7 +1,8 @@
 """A bundle: the folder that holds all that reading needs, weights as safetensors, everything else in one JSON file.
 
-    bundle.json                 the manifest (`manifest`): models, preprocessing, sha256 and size of every file
+    bundle.json                 the `Manifest`: models, preprocessing, sha256 and size of every file
     <member>-fold<k>.safetensors
+    quality.safetensors         the network that assesses films, see `models.orientation`
     seen.json                   which patients each model was trained on (`training_patients`)
 
 Nothing in it is unpickled, and its manifest cannot name a file outside it.
@@ -14,19 +15,118 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cxrlines import __version__
 from cxrlines.core.errors import Error
-from cxrlines.core.files import sync
+from cxrlines.core.files import put_folder
 from cxrlines.io.prepare import PREPARATION
-from cxrlines.reading.manifest import FORMAT, MANIFEST, FileEntry, Manifest
-from cxrlines.task import LABELS, MAP_NAMES
+from cxrlines.reading.trace.lines import Channel
+from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
+
+if TYPE_CHECKING:
+    from cxrlines.models.orientation import Probe
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
+MANIFEST, PROBE_FILE = "bundle.json", "quality.safetensors"
+FORMAT = 3
+"""1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`; both are still read."""
+NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
+
+
+def _one_of(*known: str) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"{name!r} is not one of: {', '.join(known)}")
+        return name
+
+    return AfterValidator(check)
+
+
+Label = Annotated[str, _one_of(*LABELS)]
+DeviceName = Annotated[str, _one_of(*Device.__members__)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Line = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
+Side = Annotated[int, Field(ge=16, le=8192)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelEntry(_Part):
+    """One model of the ensemble. `input_size`: px a side of what it sees; None: the bundle's."""
+
+    name: str
+    fold: int
+    file: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors$")]  # a plain name: no way out
+    config: dict[str, Any]
+    input_size: Side | None = None
+
+
+class FileEntry(_Part):
+    """What a file must be."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class StoreEntry(_Part):
+    """How a film is prepared, by `io.prepare.prepare`: px a side, and the aspect ratio.
+
+    `preparation` is the version of it that made the films the models were trained on; the probe that assessed them, if
+    any, is the bundle's file `quality.safetensors`.
+    """
+
+    size: Side
+    aspect: Literal["pad", "stretch"]
+    preparation: Annotated[int, Field(ge=1)] = 1
+
+
+class ThresholdEntry(_Part):
+    """A threshold of a label; see `evaluation.calibrators.Threshold`."""
+
+    wanted: Literal["sensitivity", "precision"]
+    at_least: Annotated[float, Field(gt=0, le=1)]
+    probability: Share | None
+    sensitivity: Share | None
+    specificity: Share | None
+    precision: Share | None
+    positives: Annotated[int, Field(ge=0)]
+
+
+class Manifest(_Part):
+    """`bundle.json`. Its labels and heatmaps are those of the models, which may be fewer than the vocabulary's.
+
+    Attributes:
+        labels: In the order of the vocabulary.
+        maps: Names of the heatmaps, see `MAP_NAMES`. None (format 2): those of all mapped devices that have labels.
+        input_size: px a side of what the models see.
+        fold_calibration: (slope, offset) on the log odds of the mean over each fold's models; a label left out stays as
+            it is.
+        calibration: The same on those of the mean over folds (of all models, where folds are not calibrated).
+        thresholds: On calibrated probabilities.
+        denied: By `Device.name`, the probability below which no line is given; see `findings.fit_suppression`.
+    """
+
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
+    notice: str = NOTICE
+    made_by: str = f"cxrlines {__version__}"
+    labels: Annotated[tuple[Label, ...], Field(min_length=1)] = LABELS
+    maps: tuple[Annotated[str, _one_of(*MAP_NAMES)], ...] | None = None
+    store: StoreEntry
+    input_size: Side
+    ensemble: Literal["mean of probabilities"] = "mean of probabilities"
+    models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
+    files: dict[str, FileEntry]
+    meta: dict[str, Any]
+    fold_calibration: dict[Label, Line] | None = None
+    calibration: dict[Label, Line] | None = None
+    thresholds: dict[Label, tuple[ThresholdEntry, ...]] | None = None
+    denied: dict[DeviceName, Share] | None = None
 
 
 class BundleError(Error):
@@ -57,12 +157,29 @@ class BundleMember:
 class Bundle:
     """A bundle whose files were checked; an engine (`reading.engines`) makes its models.
 
-    `identity`: 12 hex digits of the manifest's sha256, which fixes every file's.
+    Attributes:
+        identity: 12 hex digits of the manifest's sha256, which fixes every file's.
+        sizes: px a side of the films that each model sees.
+        map_names: the names of the heatmaps, in order.
+        channels: what each heatmap shows.
     """
 
     folder: Path
     manifest: Manifest
     identity: str
+    sizes: tuple[int, ...] = field(init=False)
+    map_names: tuple[str, ...] = field(init=False)
+    channels: tuple[Channel, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        manifest, names = self.manifest, self.manifest.maps
+        if names is None:
+            labelled = {DEVICE_OF[label] for label in manifest.labels}
+            names = tuple(n for n, (kind, what) in MAP_NAMES.items() if kind is MapKind.LANDMARK or what in labelled)
+        sizes = tuple(entry.input_size or manifest.input_size for entry in manifest.models)
+        for name, value in (("sizes", sizes), ("map_names", names)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "channels", tuple(MAP_NAMES[name] for name in names))
 
     @property
     def notice(self) -> str:
@@ -75,11 +192,6 @@ class Bundle:
         elif meta.get("ancestry_trusted"):
             notice.append("What its first weights were trained on was trusted, not checked.")
         return " ".join(notice)
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """px a side of the films that each model sees."""
-        return tuple(entry.input_size or self.manifest.input_size for entry in self.manifest.models)
 
     def read(self, name: str) -> bytes:
         """The content of one of its files; `BundleError` if it is missing, or not what was written."""
@@ -219,13 +331,10 @@ def write_bundle(
             _write_weights(aside / member.file, member, half)
         for name, content in (further or {}).items():
             (aside / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-            sync(aside / name)
         every = {name: _describe((aside / name).read_bytes()) for name in [*names, *(further or {})]}
         manifest = manifest.model_copy(update={"files": every})
         (aside / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
-        sync(aside / MANIFEST)
-        sync(aside)
-        _put_in_place(aside, out)
+        put_folder(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return out
@@ -233,7 +342,7 @@ def write_bundle(
 
 def _write_weights(path: Path, member: BundleMember, half: bool) -> None:
     """The weights of a member, checked to fit its config."""
-    from cxrlines.models.two_step import model_of
+    from cxrlines.models.classifier import model_of
     from cxrlines.models.weights import load_into, load_weights, save_weights
 
     try:
@@ -253,23 +362,15 @@ def _describe(data: bytes) -> FileEntry:
     return FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
 
-def _put_in_place(aside: Path, out: Path) -> None:
-    """Rename `aside` to `out`; a folder cannot be replaced in one move, so an older bundle steps aside for a moment."""
-    old = out.with_name(f".{out.name}.{os.getpid()}.old")
-    if out.exists():
-        out.rename(old)
-    try:
-        aside.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    sync(out.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _first_problem(error: ValidationError) -> str:
     """The first problem of a manifest: its field, the value, and what is allowed."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "content"
     return f"field {field} is {str(first['input'])[:80]!r}: {first['msg']}"
+
+
+def box_probe() -> "Probe":
+    """The network that assesses films, as it ships with the package."""
+    from cxrlines.models.orientation import read_probe
+
+    return read_probe(EMBEDDED / PROBE_FILE)

@@ -22,8 +22,7 @@ from cxrlines.core.nearest import nearest_rows
 from cxrlines.io.annotations import Line
 from cxrlines.io.patients import BARE, as_known, is_phantom, key_name, names_in, tokens
 from cxrlines.io.tables import Dataset
-from cxrlines.reading.bundle import Bundle
-from cxrlines.reading.manifest import NOTICE
+from cxrlines.reading.bundle import NOTICE, Bundle
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS
 

@@ -11,7 +11,6 @@ for line in findings.lines:
 import hashlib
 import os
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,11 +18,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pydicom
 
+from cxrlines.augment import warp
+from cxrlines.core.errors import ReadingFault, light
 from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
 from cxrlines.core.findings import Findings
 from cxrlines.core.heatmaps import STRIDE
@@ -31,49 +32,28 @@ from cxrlines.core.notes import Note
 from cxrlines.core.pool import cores
 from cxrlines.core.spacing import Spacing
 from cxrlines.io.films import read_film
-from cxrlines.io.prepare import Prepared, prepare
+from cxrlines.io.prepare import Prepared, cut_frame
 from cxrlines.metrics.calibration import Calibration
-from cxrlines.reading.bundle import EMBEDDED, Bundle, load_bundle
+from cxrlines.reading.bundle import EMBEDDED, MANIFEST, PROBE_FILE, Bundle, BundleError, load_bundle
 from cxrlines.reading.engines import Engine, Shown
 from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.reading.interpretation import findings_of
-from cxrlines.reading.quality_probe import load_probe
-from cxrlines.reading.tta import allowed_views, views
+
+if TYPE_CHECKING:
+    from cxrlines.models.orientation import Probe
 
 Source = str | os.PathLike[str] | bytes | np.ndarray | pydicom.Dataset
 """A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone, not changed), or a DICOM dataset."""
 In = TypeVar("In")
 Out = TypeVar("Out")
-E = TypeVar("E", bound=Exception)
 Progress = Callable[[int, int | None], None]
 """Called with (films done, films in all; None where that is not known)."""
-
-
-class ReadingFault(RuntimeError):
-    """A fault of cxrlines that cost one film its reading.
-
-    It is no `cxrlines.Error`: who gave the film can mend nothing. `__cause__` is what was raised; its
-    traceback is a note (`__notes__`), which `traceback.format_exception` shows.
-    """
-
-    @classmethod
-    def of(cls, name: str, error: Exception) -> "ReadingFault":
-        """The fault on the film called `name`: where, but not in the exception's words, which may quote the film."""
-        ours = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(_HOME)]
-        place = f" at {ours[-1].filename.removeprefix(_HOME)}:{ours[-1].lineno}" if ours else ""
-        fault = cls(f"{name}: a fault of cxrlines ({type(error).__name__}{place}); please report it")
-        fault.add_note("".join(traceback.format_exception(error)).rstrip())
-        fault.__cause__ = _light(error)
-        return fault
-
-
-_HOME = f"{Path(__file__).parents[1]}{os.sep}"
-
-
-def _light(error: E) -> E:
-    """An exception alone: through its traceback, or those of what led to it, it would keep its film in memory."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
+VIEWS = ("flip", "scale")
+"""Test-time augmentation: other views of a film that its probabilities may be averaged over. `flip` swaps left and
+right, `scale` shows it at `SCALES` of its size, about its centre."""
+SCALES = (0.9, 1.1)
+DECODERS = min(8, cores())
+"""Threads that decode films while others are computed."""
 
 
 class Reader:
@@ -81,7 +61,7 @@ class Reader:
 
     Args:
         bundle: As `load_bundle` gives it.
-        tta: Any of `tta.VIEWS`; probabilities are then means over those views and the plain one.
+        tta: Any of `VIEWS`; probabilities are then means over those views and the plain one.
         batch_size: Films computed together by `read_many`.
         lines: Whether to find lines, tips and landmarks, where a model of the bundle gives heatmaps.
         engine: What runs the bundle's models; default: PyTorch, made fast.
@@ -142,7 +122,9 @@ class Reader:
     def prepare(self, film: Film, name: str = "the film") -> "Ready":
         """A film as its bundle's models see it. `name` is what errors call it."""
         start = time.monotonic()
-        made = prepare(film, self._store.size, self._store.aspect, self._probe)
+        framed = cut_frame(film)
+        probed = self._probe(framed.pixels) if self._probe and framed.quality.usable else None
+        made = framed.prepared(probed, self._store.size, self._store.aspect)
         shown = {size: views(made.pixels, size, self.tta) for size in set(self.bundle.sizes)}
         return Ready(name, shown, made, film.spacing, film.notes, film.study_uid, time.monotonic() - start)
 
@@ -181,7 +163,7 @@ class Reader:
                 manifest.denied,
                 within=made.within,
                 quality=made.quality,
-                channels=manifest.channels,
+                channels=self.bundle.channels,
             )
         return replace(
             found,
@@ -251,12 +233,67 @@ class Reader:
 def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] = (), batch_size: int = 8) -> Reader:
     """A reader of the bundle in a folder, or of the one that ships with the package.
 
-    On a processor with glibc it reads faster after `cxrlines.training.malloc.keep_buffers()`, which the commands call;
+    On a processor with glibc it reads faster after `cxrlines.core.pool.keep_buffers()`, which the commands call;
     not so here, as it changes the allocator of the whole process.
 
     `BundleError` if the bundle cannot be trusted: which file, what is wrong, the way out.
     """
     return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)
+
+
+def load_probe(bundle: Bundle) -> "Probe | None":
+    """The network that assesses films for the bundle; None if it has none. `BundleError` if it is unfit."""
+    if PROBE_FILE not in bundle.manifest.files:
+        return None
+    from cxrlines.models.orientation import read_probe
+    from cxrlines.models.weights import WeightsError
+
+    try:
+        return read_probe(bundle.folder / PROBE_FILE)
+    except WeightsError as error:
+        raise BundleError(f"{bundle.folder / MANIFEST}: {error.what}", "copy or pack the bundle again") from error
+
+
+def allowed_views(bundle: Bundle, tta: Sequence[str]) -> tuple[str, ...]:
+    """The views named, each once, in the order of `VIEWS`.
+
+    Raises:
+        ValueError: another name. BundleError: a flip, unless the bundle's `meta["flip"]` is true: its models saw flips.
+    """
+    for name in tta:
+        if name not in VIEWS:
+            raise ValueError(f"no view is called {name!r}; test-time augmentation has {' and '.join(VIEWS)}")
+    flip = bundle.manifest.meta.get("flip")
+    if "flip" in tta and flip is not True:
+        why = (
+            "its models were trained without flips (meta.flip is false)"
+            if flip is False
+            else "it does not say that its models were trained with flips (meta.flip); `cxrlines bundle` packs it anew "
+            "from its run and says so"
+        )
+        raise BundleError(
+            f"{bundle.folder / MANIFEST}: {why}. A model that never saw a flipped film misreads one",
+            "leave out the view 'flip'",
+        )
+    return tuple(name for name in VIEWS if name in tta)
+
+
+def views(film: np.ndarray, size: int, tta: Sequence[str] = ()) -> np.ndarray:
+    """A prepared film (h, w) uint8 as a model sees it: (views, size, size) uint8, the plain view first.
+
+    Args:
+        size: px a side of what the model sees.
+        tta: any of `VIEWS`. With `flip` there is one view more, with `scale` two.
+    """
+    whole = warp.crop((0, 0, film.shape[1], film.shape[0]), size)
+    seen = [warp.Warp(size, whole).resample(film)]
+    if "flip" in tta:
+        seen.append(seen[0][:, ::-1])
+    if "scale" in tta:
+        for scale in SCALES:
+            matrix = whole @ warp.shift_scale_rotate(size, (0, 0), scale, 0)
+            seen.append(warp.Warp(size, matrix).resample(film))
+    return np.stack(seen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,7 +363,7 @@ def _guarded(name: str, work: Callable[..., Out], *given: object) -> Out | FilmE
     try:
         return work(*given)
     except FilmError as error:
-        return _light(error)
+        return light(error)
     except MemoryError:
         return FilmError(f"{name}: the memory of this computer does not suffice to read it", "close other programs")
     except Exception as error:
@@ -339,7 +376,7 @@ def _ahead(work: Callable[[In], Out], items: Iterable[In], ahead: int) -> Genera
     No thread outlives this.
     """
     waiting: deque[Future[Out]] = deque()
-    with ThreadPoolExecutor(max_workers=min(8, cores()), thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(max_workers=DECODERS, thread_name_prefix="decode") as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))

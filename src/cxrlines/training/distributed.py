@@ -27,8 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cxrlines.core.errors import Error
-from cxrlines.core.pool import cores
-from cxrlines.training.malloc import keep_buffers
+from cxrlines.core.pool import cores, keep_buffers
 
 Result = TypeVar("Result")
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cxrlines.metrics.auc import auc
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.two_step import Model
+from cxrlines.models.classifier import Classifier, Model
 from cxrlines.training import distributed
 from cxrlines.training.checkpoint import Progress, State, cpu_copy
 from cxrlines.training.config import Report, StageConfig, Track, precision_of

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.two_step import Model, TwoStep
+from cxrlines.models.classifier import Classifier, Model, TwoStep
 
 
 class BatchOutputs:

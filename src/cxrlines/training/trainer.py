@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrlines.models.two_step import Model
+from cxrlines.models.classifier import Model
 from cxrlines.training import distributed
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.config import Precision

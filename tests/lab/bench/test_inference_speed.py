@@ -13,8 +13,7 @@ from cxrlines.core.pool import cores
 from cxrlines.io.films import read_film
 from cxrlines.lab.bench import inference_speed as bench
 from cxrlines.lab.bench.inference_speed import BenchError, bench_predict
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.two_step import TwoStep
+from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.models.weights import save_weights
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene

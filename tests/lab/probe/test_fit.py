@@ -13,9 +13,8 @@ from cxrlines.cli import app
 from cxrlines.core.notes import Code
 from cxrlines.lab.probe.fit import fit_quality, measured, run_quality
 from cxrlines.lab.probe.not_films import SIDE
-from cxrlines.models.orientation import OTHER, POSES, OrientationNet
+from cxrlines.models.orientation import OTHER, POSES, OrientationNet, Probe, read_probe
 from cxrlines.models.weights import load_weights
-from cxrlines.reading.quality_probe import Probe, read_probe
 
 
 def _films(count: int = 8) -> list[np.ndarray]:

@@ -12,12 +12,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.two_step import TwoStep
-from cxrlines.reading.bundle import Bundle
+from cxrlines.models.classifier import Classifier, TwoStep
+from cxrlines.reading.bundle import Bundle, Manifest, ModelEntry, StoreEntry
 from cxrlines.reading.engines import pytorch as module
 from cxrlines.reading.engines.pytorch import PyTorchEngine, gives_maps
-from cxrlines.reading.manifest import Manifest, ModelEntry, StoreEntry
 from cxrlines.task import LABELS, MAPS
 
 

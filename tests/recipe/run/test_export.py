@@ -20,9 +20,9 @@ from cxrlines.metrics.calibration import Calibration
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.orientation import OrientationNet, write_orientation_net
 from cxrlines.models.weights import save_weights
-from cxrlines.reading.bundle import load_bundle
+from cxrlines.reading.bundle import PROBE_FILE, box_probe, load_bundle
 from cxrlines.reading.interpretation import fit_suppression
-from cxrlines.reading.quality_probe import FILE, box_probe, load_probe
+from cxrlines.reading.reader import load_probe
 from cxrlines.reading.training_patients import seen_by, was_seen
 from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.export import _saw_flips, export_run
@@ -178,16 +178,16 @@ def test_the_probe_that_assessed_the_films_is_in_the_bundle_and_no_other(root, t
     probe = load_probe(bundle)
     assert probe is not None and probe.identity == box_probe().identity == open_store(root / "store/train").probe
     assert bundle.manifest.store.preparation == PREPARATION
-    write_orientation_net(OrientationNet(), root / FILE, {})
+    write_orientation_net(OrientationNet(), root / PROBE_FILE, {})
     with pytest.raises(RunError) as error:
         export_run(root, tmp_path / "other")
-    assert FILE in error.value.what and error.value.way_out and not (tmp_path / "other").exists()
+    assert PROBE_FILE in error.value.what and error.value.way_out and not (tmp_path / "other").exists()
 
 
 def test_a_run_without_a_probe_gives_a_bundle_without_one(phantom, tiny_recipe, root, tmp_path):
     prepare(load_recipe(str(tiny_recipe), ["quality.probe=none"]), phantom, root, 1)
     bundle = load_bundle(export_run(root, tmp_path / "bundle"))
-    assert FILE not in bundle.manifest.files and load_probe(bundle) is None
+    assert PROBE_FILE not in bundle.manifest.files and load_probe(bundle) is None
 
 
 def test_a_bundle_knows_the_patients_of_each_model_and_of_what_it_was_made_from(root, tmp_path):

@@ -91,4 +91,4 @@ def test_every_part_of_every_shipped_recipe_is_there():
             for stage in member.stages:
                 assert len(code_identity(member, stage)) == 64
                 parts |= {file for file, _, _ in _parts(member, stage)}
-    assert {"models/adopt.py", "models/two_step.py", "core/heatmaps.py", "evaluation/ensemble/sharpen.py"} <= parts
+    assert {"models/adopt.py", "models/classifier.py", "core/heatmaps.py", "evaluation/ensemble/sharpen.py"} <= parts

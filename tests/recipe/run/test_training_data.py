@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlines.models.two_step import TwoStep
+from cxrlines.models.classifier import TwoStep
 from cxrlines.models.weights import load_weights
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, WEIGHTS, Run, read_record
 from cxrlines.recipe.run.pipeline import plan_of, prepare

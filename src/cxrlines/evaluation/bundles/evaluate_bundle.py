@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cxrlines.core.errors import ReadingFault
 from cxrlines.core.film import film_name
 from cxrlines.core.findings import Findings, Keypoint
 from cxrlines.core.quality import Quality
@@ -17,7 +18,7 @@ from cxrlines.metrics.intervals import RESAMPLES
 from cxrlines.metrics.line_matching import EvaluatedFilm
 from cxrlines.reading.bundle import Bundle, BundleError
 from cxrlines.reading.interpretation import distances_of
-from cxrlines.reading.reader import Progress, Reader, ReadingFault
+from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.training_patients import of_other_sites, seen_by, was_seen
 from cxrlines.task import Landmark

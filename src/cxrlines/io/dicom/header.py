@@ -52,6 +52,7 @@ class Elements:
         by_tag: Elements of KEYWORDS, and of overlays (60xx,0102): the bit that an overlay lies at.
         cut: Whether the file ends within an element, or holds what is no element; what came before is kept.
         pixels: The value of PixelData, not copied; of encapsulated pixels up to their delimiter.
+        pixels_vr: The VR of PixelData.
         open_end: Whether encapsulated pixels have no delimiter.
         implicit: Whether VRs are implicit.
         little: Whether bytes are in little-endian order.
@@ -60,6 +61,7 @@ class Elements:
     by_tag: dict[int, Element] = field(default_factory=dict)
     cut: bool = False
     pixels: memoryview = field(default_factory=lambda: memoryview(b""))
+    pixels_vr: str = ""
     open_end: bool = False
     implicit: bool = False
     little: bool = True
@@ -177,7 +179,7 @@ def _read(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 
     if tag == _PIXELS and depth == 0:
         if length == _UNDEFINED:
             end, into.open_end = _pixels_end(data, start, little)
-        into.pixels = memoryview(data)[start:end]
+        into.pixels, into.pixels_vr = memoryview(data)[start:end], vr
         into.by_tag[tag] = Element(vr, b"", little)
     elif length == _UNDEFINED:
         # Of undefined length are sequences alone; in one of VR UN all is implicit and little endian (PS3.5 6.2.2).

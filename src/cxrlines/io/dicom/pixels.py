@@ -93,7 +93,7 @@ def stored_values(header: PixelHeader, elements: Elements, notes: list[Note]) ->
             notes.append(Note(Code.END_MISSING, "the end of the pixel data is not marked"))
         frame = parts[0] if len(parts) == 1 else b"".join(parts)
     elif not header.syntax.is_encapsulated:
-        return _uncompressed(header, elements.pixels, elements["PixelData"].vr, notes)
+        return _uncompressed(header, elements.pixels, elements.pixels_vr, notes)
     if header.syntax == RLELossless and not streams.recognised(frame):
         return _rle(header, frame, notes)
     return _compressed(header, frame, notes)

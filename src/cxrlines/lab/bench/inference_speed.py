@@ -11,6 +11,7 @@ import torch
 
 from cxrlines.core.errors import Error
 from cxrlines.core.findings import Findings
+from cxrlines.core.pool import keep_buffers
 from cxrlines.io.films import read_bytes
 from cxrlines.phantom.dataset import JPEG_QUALITY
 from cxrlines.phantom.render import render
@@ -19,7 +20,6 @@ from cxrlines.reading.batch import find_films
 from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.reading.reader import Reader, decode
-from cxrlines.training.malloc import keep_buffers
 
 HEIGHT, WIDTH = 3000, 2500
 Item = TypeVar("Item")

@@ -6,10 +6,9 @@ import time
 
 import torch
 
-from cxrlines.core.pool import cores
+from cxrlines.core.pool import cores, keep_buffers
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
-from cxrlines.training.malloc import keep_buffers
 from cxrlines.training.targets.labels import label_loss
 from cxrlines.training.targets.sums import total_loss
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from cxrlines.augment.policy import make_policy
+from cxrlines.core.pool import keep_buffers
 from cxrlines.io.store import build_store
 from cxrlines.io.tables import read_dataset
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.two_step import Model, TwoStep
+from cxrlines.models.classifier import Classifier, Model, TwoStep
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.recipe.run.plan import Step
 from cxrlines.recipe.run.training_data import films_of
@@ -28,7 +28,6 @@ from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.task import MAPS
 from cxrlines.training.config import StageConfig
 from cxrlines.training.loader import FilmSet, batches_per_epoch
-from cxrlines.training.malloc import keep_buffers
 from cxrlines.training.module import StageModule
 from cxrlines.training.schedule import ScheduleSpec
 from cxrlines.training.targets import FeatureTarget, LabelTarget, MapTarget, TargetsSpec

@@ -20,7 +20,7 @@ from cxrlines.evaluation.ensemble.neighbours import evidence_of, fit_neighbours
 from cxrlines.evaluation.predictions import as_predictions, read_predictions, write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
-from cxrlines.models.two_step import Model
+from cxrlines.models.classifier import Model
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, read_record
 from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.run.training_data import films_of, load_step

@@ -20,8 +20,7 @@ from cxrlines.core.film import FilmError, film_name
 from cxrlines.io.films import is_film, read_film
 from cxrlines.lab.probe.not_films import SEEN, SIDE, UNSEEN, Maker, of_films, part
 from cxrlines.lab.probe.views import posed, toned, view
-from cxrlines.models.orientation import OTHER, POSES, SIZE, OrientationNet, write_orientation_net
-from cxrlines.reading.quality_probe import Probe, read_probe
+from cxrlines.models.orientation import OTHER, POSES, SIZE, OrientationNet, Probe, read_probe, write_orientation_net
 from cxrlines.task import PATIENT_COLUMN
 
 BATCH = 32

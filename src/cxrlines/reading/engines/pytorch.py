@@ -13,7 +13,11 @@ from cxrlines.reading.engines import Engine, Shown
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cxrlines.models.two_step import Model
+    from cxrlines.models.classifier import Model
+
+
+CLOSE = 1e-4
+"""Logits that differ by no more are the same: float32 rounds some 1e-6 of it away."""
 
 
 def load_models(bundle: Bundle) -> list["Model"]:
@@ -22,19 +26,19 @@ def load_models(bundle: Bundle) -> list["Model"]:
     `BundleError` for a config or weights that do not fit.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load
+    from safetensors.torch import load_file
 
-    from cxrlines.models.two_step import model_of
+    from cxrlines.models.classifier import model_of
     from cxrlines.models.weights import load_into
 
     models = []
     for entry in bundle.manifest.models:
-        data = bundle.read(entry.file)
+        path = bundle.folder / entry.file  # its sha256 was checked with the bundle's
         try:
             model = model_of(entry.config)
-            load_into(model, load(data))
-        except (ValueError, TypeError, SafetensorError) as error:
-            raise BundleError(f"{bundle.folder / entry.file}: {error}") from error
+            load_into(model, load_file(path))
+        except (ValueError, TypeError, OSError, SafetensorError) as error:
+            raise BundleError(f"{path}: {error}") from error
         models.append(model.eval())
     return models
 
@@ -42,6 +46,36 @@ def load_models(bundle: Bundle) -> list["Model"]:
 def gives_maps(model: Any) -> bool:
     """Whether a model has a decoder, its own or its segmenter's."""
     return getattr(model, "decoder", None) is not None
+
+
+def fuse_batch_norms(model: Any, size: int) -> int:
+    """Fuse an evaluating model's batch norms in place, as far as that changes nothing; returns how many.
+
+    Its logits of a film of `size` px a side must stay the same, to `CLOSE`; else nothing is fused.
+    """
+    import torch
+
+    from cxrlines.models.fuse_bn import fuse, in_float32, watched
+
+    def logits() -> "list[Tensor]":
+        if not gives_maps(model):
+            return [model(film)]
+        features, maps = model.features_and_maps(film)
+        return [model.classify(features), maps]
+
+    place = next(model.parameters(), None)
+    if place is None:
+        return 0
+    film = torch.rand((1, 1, size, size), generator=torch.Generator().manual_seed(0)).to(place)
+    with torch.inference_mode(False), torch.no_grad(), in_float32():
+        with watched(model) as pairs:
+            before = logits()
+        undo = fuse(model, pairs)
+        after = logits()
+    if all(torch.allclose(one, other, rtol=CLOSE, atol=CLOSE) for one, other in zip(before, after, strict=True)):
+        return len(pairs)
+    undo()
+    return 0
 
 
 class PyTorchEngine(Engine):
@@ -60,10 +94,8 @@ class PyTorchEngine(Engine):
     def __init__(self, bundle: Bundle, *, fast: bool = True) -> None:
         import torch
 
-        from cxrlines.models.fuse_bn import fuse_batch_norms
-
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.manifest = bundle.manifest
+        self.manifest, self.map_names = bundle.manifest, bundle.map_names
         self.models: list[tuple[Any, int]] = []
         with torch.inference_mode(False):
             for model, size in zip(load_models(bundle), bundle.sizes, strict=True):
@@ -114,7 +146,7 @@ class PyTorchEngine(Engine):
 
     def _maps_of(self, model: Any) -> list[int]:
         """Which of a model's heatmaps are the bundle's, in the bundle's order."""
-        return [list(model.map_names).index(name) for name in self.manifest.map_names]
+        return [list(model.map_names).index(name) for name in self.map_names]
 
     def _on_device(self, films: Sequence[np.ndarray]) -> "Tensor":
         """Films (views, size, size) as (views, b, 1, size, size)."""

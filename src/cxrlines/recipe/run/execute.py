@@ -17,14 +17,13 @@ from typing import Any, Protocol
 import torch
 
 from cxrlines.core.errors import Error
-from cxrlines.core.pool import cores
+from cxrlines.core.pool import cores, keep_buffers
 from cxrlines.core.processes import Child, Died
 from cxrlines.recipe.run.folder import Run
 from cxrlines.recipe.run.plan import Step, StepId
 from cxrlines.recipe.run.progress import Board, StatusFile, read_status
 from cxrlines.recipe.run.step import do_step
 from cxrlines.training import distributed
-from cxrlines.training.malloc import keep_buffers
 
 
 class RunError(Error):

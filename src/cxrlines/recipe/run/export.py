@@ -7,9 +7,9 @@ from typing import Any
 
 from cxrlines.io.store import Store, open_store
 from cxrlines.io.tables import META_FILE
+from cxrlines.models.orientation import read_probe
 from cxrlines.models.weights import load_weights
-from cxrlines.reading.bundle import BundleMember, write_bundle
-from cxrlines.reading.quality_probe import FILE, read_probe
+from cxrlines.reading.bundle import PROBE_FILE, BundleMember, write_bundle
 from cxrlines.reading.training_patients import SEEN, seen_text
 from cxrlines.recipe.run.bundle_calibration import Files, calibrated
 from cxrlines.recipe.run.execute import RunError
@@ -119,13 +119,13 @@ def _probe_of(root: Path, store: Store) -> dict[str, bytes]:
     """The probe by which a run's films were assessed, as a file of its bundle; none where rules alone did."""
     if not store.probe:
         return {}
-    path = root / FILE
+    path = root / PROBE_FILE
     if not path.is_file() or read_probe(path).identity != store.probe:
         raise RunError(
             f"{path}: is not the probe by which the films in {store.folder} were assessed",
             "run `cxrlines train` to its end again",
         )
-    return {FILE: path.read_bytes()}
+    return {PROBE_FILE: path.read_bytes()}
 
 
 def _trained_on(data: Path) -> str:

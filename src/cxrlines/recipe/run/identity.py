@@ -54,18 +54,19 @@ def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
         "models/weights.py", ("load_into", "imagenet_tensors") if stage.start == "imagenet" else ("load_into",)
     )
     for file in (
-        "task.py", "augment/warp.py", "augment/intensity.py", "models/backbones.py", "models/classifier.py",
-        "models/heads.py", "training/config.py", "training/schedule.py", "training/module.py", "training/outputs.py",
+        "task.py", "augment/warp.py", "augment/intensity.py", "models/backbones.py",
+        "training/config.py", "training/schedule.py", "training/module.py", "training/outputs.py",
         "training/ema.py", "training/targets/base.py", "training/targets/sums.py",
     ):  # fmt: skip
         yield CodePart(file)
+    yield CodePart("models/classifier.py", without=("MapDecoder", "TwoStep", "model_of"))
     if lines or targets.reads_maps:
         yield CodePart("core/line_drawing.py", ("draw_lines", "line_mask"))
     if decodes or stage.films.maps_of:
-        yield CodePart("models/decoder.py")
+        yield CodePart("models/classifier.py", ("MapDecoder",))
         yield CodePart("core/heatmaps.py")
     if stage.films.maps_of:
-        yield CodePart("models/two_step.py")
+        yield CodePart("models/classifier.py", ("TwoStep",))
     if isinstance(stage.start, FileStart):
         yield CodePart("models/adopt.py", ("adopt",))
         yield CodePart("models/foreign_files.py", ("read_public",))

@@ -20,7 +20,8 @@ from cxrlines.io.rows import TableError
 from cxrlines.io.store import Store, build_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
-from cxrlines.reading.quality_probe import FILE, Probe, box_probe, read_probe
+from cxrlines.models.orientation import Probe, read_probe
+from cxrlines.reading.bundle import PROBE_FILE, box_probe
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
 from cxrlines.recipe.run.external import prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, Run, inventory, untraced_files
@@ -208,7 +209,7 @@ def prepare(
 
 def _keep_probe(recipe: Recipe, root: Path) -> Probe | None:
     """The recipe's probe, from a copy in the run's folder, where a bundle will find it; None where it has none."""
-    name, place = recipe.quality.probe, root / FILE
+    name, place = recipe.quality.probe, root / PROBE_FILE
     if name == "none":
         place.unlink(missing_ok=True)
         return None

@@ -20,8 +20,7 @@ from cxrlines.core.files import sync, write_text
 from cxrlines.io.tables import Dataset
 from cxrlines.models.adopt import Adoption, adopt
 from cxrlines.models.backbones import Start
-from cxrlines.models.classifier import Classifier
-from cxrlines.models.two_step import Model, TwoStep
+from cxrlines.models.classifier import Classifier, Model, TwoStep
 from cxrlines.models.weights import load_into, load_weights, save_weights
 from cxrlines.recipe.run.folder import (
     HELD_OUT,

@@ -16,7 +16,7 @@ from cxrlines.augment.policy import make_policy
 from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
-from cxrlines.models.two_step import Model, model_of
+from cxrlines.models.classifier import Model, model_of
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run
 from cxrlines.recipe.run.plan import Role, Step, StepId
