@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from cxrlines.augment.policy import Policy
+from cxrlines.augment.policy import make_policy
 from cxrlines.core.heatmaps import STRIDE, draw_maps
 from cxrlines.core.line_drawing import draw_lines
 from cxrlines.io.store import Store
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS, MAPS, Landmark
+from cxrlines.training import distributed
 
 View = Literal["plain", "overlay"]
 
@@ -58,7 +59,7 @@ class Films:
 
 
 class FilmSet(Dataset[dict[str, Any]]):
-    """Warped films by `Key`, each a dictionary of tensors, and `collate`, which makes a batch of some.
+    """Films augmented by a policy to `size` px a side, by `Key`, each a dictionary of tensors; `collate` makes a batch.
 
     `film` is uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float16 (maps, S/2, S/2) where wanted, then labels
     and data of targets. A film of which no heatmap is known has no `maps`, unless its key asks for it.
@@ -67,15 +68,17 @@ class FilmSet(Dataset[dict[str, Any]]):
     def __init__(
         self,
         films: Films,
-        policy: Policy,
+        policy: str,
+        size: int,
         *,
         seed: int,
+        flip: bool = True,
         overlay: bool = False,
         maps: bool = False,
         colour_by: Literal["label", "device"] = "label",
     ) -> None:
-        self.films, self.policy, self.seed, self.overlay, self.maps = films, policy, seed, overlay, maps
-        self.colour_by = colour_by
+        self.films, self.policy = films, make_policy(policy, size, flip=flip)
+        self.seed, self.overlay, self.maps, self.colour_by = seed, overlay, maps, colour_by
 
     @property
     def mapped(self) -> np.ndarray | None:
@@ -144,21 +147,20 @@ def epoch_batches(
     epoch: int,
     start: int = 0,
     stop: int | None = None,
-    rank_slice: Callable[[int], slice] = lambda count: slice(count),
     mapped: np.ndarray | None = None,
 ) -> list[list[Key]]:
     """The batches of one epoch from the `start`-th to before the `stop`-th, in an order drawn from (seed, epoch).
 
-    `rank_slice` gives the films of a batch of so many that are this process's. With `mapped` (films,) bool, which films
-    have a known heatmap, a batch that has none has those of its first film drawn all the same: every parameter of a
-    decoder gets a gradient, there 0, in every step.
+    Of several processes each has its part of every batch. With `mapped` (films,) bool, which films have a known
+    heatmap, a batch that has none has those of its first film drawn all the same: every parameter of a decoder gets a
+    gradient, there 0, in every step.
     """
     order = np.random.default_rng([seed, epoch]).permutation(films)
     batches = []
     for positions in [order[i * batch : (i + 1) * batch] for i in range(batches_per_epoch(films, batch))][start:stop]:
         none = mapped is not None and not mapped[positions].any()
         keys = [Key(epoch, int(position), none and not i) for i, position in enumerate(positions)]
-        batches.append(keys[rank_slice(len(keys))])
+        batches.append(keys[distributed.rank_slice(len(keys))] if distributed.world > 1 else keys)
     return batches
 
 

@@ -6,9 +6,8 @@ import torch
 
 from cxrlines.models.two_step import TwoStep
 from cxrlines.models.weights import load_weights
-from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, WEIGHTS, Run, read_record
+from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, WEIGHTS, Role, Run, Step, read_record
 from cxrlines.recipe.run.pipeline import plan_of, prepare
-from cxrlines.recipe.run.plan import Role, Step
 from cxrlines.recipe.run.training_data import films_of, load_step, map_folds, training_films
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import MAPS, Landmark, MapKind

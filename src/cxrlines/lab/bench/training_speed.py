@@ -10,8 +10,8 @@ from cxrlines.core.pool import cores
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
 from cxrlines.training.malloc import keep_buffers
+from cxrlines.training.module import total_loss
 from cxrlines.training.targets.labels import label_loss
-from cxrlines.training.targets.sums import total_loss
 
 BACKBONE, SIZE, BATCH = "tf_efficientnet_lite0", 256, 16
 
