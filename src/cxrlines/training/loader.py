@@ -7,7 +7,8 @@ the augmentation by construction.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from cxrlines.augment.policy import make_policy
+from cxrlines.augment.policy import Policy, make_policy
 from cxrlines.core.heatmaps import STRIDE, draw_maps
 from cxrlines.core.line_drawing import draw_lines
 from cxrlines.io.store import Store
@@ -58,27 +59,28 @@ class Films:
         return len(self.rows)
 
 
+@dataclass(eq=False)
 class FilmSet(Dataset[dict[str, Any]]):
-    """Films augmented by a policy to `size` px a side, by `Key`, each a dictionary of tensors; `collate` makes a batch.
+    """Films augmented by the policy `augment` to `size` px a side, by `Key`, each a dictionary of tensors; and batches.
 
     `film` is uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float16 (maps, S/2, S/2) where wanted, then labels
     and data of targets. A film of which no heatmap is known has no `maps`, unless its key asks for it.
     """
 
-    def __init__(
-        self,
-        films: Films,
-        policy: str,
-        size: int,
-        *,
-        seed: int,
-        flip: bool = True,
-        overlay: bool = False,
-        maps: bool = False,
-        colour_by: Literal["label", "device"] = "label",
-    ) -> None:
-        self.films, self.policy = films, make_policy(policy, size, flip=flip)
-        self.seed, self.overlay, self.maps, self.colour_by = seed, overlay, maps, colour_by
+    films: Films
+    augment: str
+    size: int
+    _: KW_ONLY
+    seed: int
+    flip: bool = True
+    overlay: bool = False
+    maps: bool = False
+    colour_by: Literal["label", "device"] = "label"
+
+    @cached_property
+    def policy(self) -> Policy:
+        """How its films are augmented."""
+        return make_policy(self.augment, self.size, flip=self.flip)
 
     @property
     def mapped(self) -> np.ndarray | None:

@@ -105,7 +105,7 @@ class Step:
         return next((parent.key for parent in self.parents if parent.role is role and parent.fold is None), None)
 
     def by_fold(self, role: Role) -> dict[int, StepId]:
-        """Fold of the films served -> the nested step that serves them."""
+        """Fold of the films served -> the nested step that serves them, folds ascending."""
         return {p.fold: p.key for p in self.parents if p.role is role and p.fold is not None}
 
 

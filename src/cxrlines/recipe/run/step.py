@@ -37,7 +37,7 @@ from cxrlines.recipe.run.folder import (
     StepId,
     lineage_of,
 )
-from cxrlines.recipe.run.training_data import films_of, load_step, map_folds, predict_rows, training_films
+from cxrlines.recipe.run.training_data import films_of, load_step, predict_rows, training_films
 from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
@@ -133,7 +133,7 @@ def _train(
     """Train the step, from where a killed try of it was. How it went, and the final weights."""
     recipe, stage, films, seed = run.recipe, inputs.stage, inputs.films, _seed(run.recipe.seed, step)
     targets, overlay = stage.targets, stage.films.view == "overlay"
-    teacher, maps = step.parent(Role.TEACHER), step.by_fold(Role.MAPS)
+    teacher = step.parent(Role.TEACHER)
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
     stages = recipe.members[step.key.member].stages
     colour_by = (stages[targets.features.of] if targets.features else stage).films.colour_by
@@ -157,7 +157,7 @@ def _train(
         plain if len(watched) else None,
         view=stage.films.view,
         teacher=load_step(run, teacher) if teacher else None,
-        segmenters=[load_segmenter(run, maps[fold]) for fold in map_folds(step)],
+        segmenters=[load_segmenter(run, key) for key in step.by_fold(Role.MAPS).values()],
         keep=partial(save_state, state, step.identity),
         report=report,
         loader_workers=loader_workers,

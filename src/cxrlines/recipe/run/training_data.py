@@ -155,15 +155,10 @@ def training_films(
     return films, note
 
 
-def map_folds(step: Step) -> list[int]:
-    """The folds whose films a step sees with the heatmaps of a nested step, which was not trained on them."""
-    return sorted(step.by_fold(Role.MAPS))
-
-
 def _segmenters(run: Run, step: Step, rows: np.ndarray) -> np.ndarray:
-    """(n,) which of `map_folds` makes the heatmaps of each film: its fold's if `maps` saw the film, else -1: `maps`."""
+    """(n,) which of the nested steps makes the heatmaps of each film: its fold's if `maps` saw it, else -1: `maps`."""
     folds = run.folds.to_numpy()[rows]
-    inner = {fold: place for place, fold in enumerate(map_folds(step))}
+    inner = {fold: place for place, fold in enumerate(step.by_fold(Role.MAPS))}
     segmenter = step.parent(Role.MAPS)
     assert segmenter is not None
     member = run.recipe.members[segmenter.member]

@@ -1,4 +1,4 @@
-"""The fields of a recipe: members made of stages (`stage`), films, folds, ensemble, trackers."""
+"""The fields of a recipe: members made of stages, films, folds, ensemble, trackers."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
