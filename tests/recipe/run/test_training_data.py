@@ -59,7 +59,7 @@ def shown(run: Run, step: Step) -> tuple[np.ndarray, list]:
     rows = run.films.training(stage, step.key.held)
     films, _ = training_films(run, step, stage, rows, lambda status: None)
     maps = step.by_fold(Role.MAPS)
-    segmenters = [*maps.values()] + [step.parent(Role.MAPS)]
+    segmenters = [*maps.values(), step.parent(Role.MAPS)]
     return rows, [segmenters[int(k)] for k in films.more["segmenter"]]
 
 

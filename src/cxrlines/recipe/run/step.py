@@ -137,7 +137,8 @@ def _train(
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
     stages = recipe.members[step.key.member].stages
     colour_by = (stages[targets.features.of] if targets.features else stage).films.colour_by
-    watched = films_of(run.films.own, run.store, _watched(run, stage, inputs.held_out, seed), lines=overlay)
+    rows = _watched(run, stage, inputs.held_out, seed)
+    watched = films_of(run.films.own, run.store, rows, lines=overlay)
     seen = FilmSet(
         films,
         stage.films.augment,
@@ -154,7 +155,7 @@ def _train(
         inputs.model,
         StageConfig(stage.schedule, targets, seed),
         seen,
-        plain if len(watched) else None,
+        plain if len(rows) else None,
         view=stage.films.view,
         teacher=load_step(run, teacher) if teacher else None,
         segmenters=[load_segmenter(run, key) for key in step.by_fold(Role.MAPS).values()],
