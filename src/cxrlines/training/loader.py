@@ -6,7 +6,7 @@ drawn in is drawn onto the already warped film, at the size it is used: `film` a
 the augmentation by construction.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cxrlines.augment.policy import Policy, make_policy
 from cxrlines.core.heatmaps import STRIDE, draw_maps
@@ -166,19 +166,6 @@ def epoch_batches(
     return batches
 
 
-class RemainingBatches(Sampler[list[Key]]):
-    """The batches that remain whenever it is iterated: one loader, and its processes, for all epochs of a stage."""
-
-    def __init__(self, remaining: Callable[[], list[list[Key]]]) -> None:
-        self.remaining = remaining
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.remaining())
-
-    def __len__(self) -> int:
-        return len(self.remaining())
-
-
 def batches_per_epoch(films: int, batch: int) -> int:
     """Whole batches only: a last one of a film or two would upset batch normalisation. At least one."""
     return max(1, films // batch)
@@ -186,7 +173,7 @@ def batches_per_epoch(films: int, batch: int) -> int:
 
 def load(
     films: FilmSet,
-    batches: Sampler[list[Key]] | list[list[Key]],
+    batches: list[list[Key]],
     workers: int = 0,
     *,
     pin: bool = False,

@@ -22,7 +22,6 @@ from cxrlines.training.config import Precision, Report, StageConfig, Track, lear
 from cxrlines.training.loader import (
     FilmSet,
     Key,
-    RemainingBatches,
     View,
     batches_per_epoch,
     epoch_batches,
@@ -154,6 +153,7 @@ class StageModule(lightning.LightningModule):
         self.resumed: State | None = None
         self.scores: list[Tensor] = []
         self.log_of_losses = LossLog(f"schedule.lr {self.schedule.lr} and schedule.precision {self.precision}")
+        self.batches: list[list[Key]] = []  # of the loader of training films
         self.loaders: dict[str, DataLoader[dict[str, Any]]] = {}
         self.clock = self.saved_at = self.reported_at = time.monotonic()
 
@@ -248,9 +248,9 @@ class StageModule(lightning.LightningModule):
         kind = torch.optim.Adam if self.schedule.optimizer == "adam" else torch.optim.AdamW
         return kind(self.model.parameters(), lr=self.schedule.lr, weight_decay=self.schedule.weight_decay)
 
-    def _remaining(self) -> list[list[Key]]:
-        """The batches that are left of this epoch."""
-        return epoch_batches(
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Called before each epoch: one loader, and its processes, for all, with the batches left of this epoch."""
+        self.batches[:] = epoch_batches(
             len(self.films.films),
             self.schedule.batch,
             seed=self.config.seed,
@@ -259,12 +259,9 @@ class StageModule(lightning.LightningModule):
             stop=min(self.per_epoch, self.total - self.progress.epoch * self.per_epoch),
             mapped=self.films.mapped,
         )
-
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         if "train" not in self.loaders:
-            batches = RemainingBatches(self._remaining)
             pin = self.device.type == "cuda"
-            self.loaders["train"] = load(self.films, batches, self.loader_workers, pin=pin, stay=True)
+            self.loaders["train"] = load(self.films, self.batches, self.loader_workers, pin=pin, stay=True)
         return self.loaders["train"]
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
