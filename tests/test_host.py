@@ -216,7 +216,6 @@ def reading(folder: Path) -> None:
 def _film_set() -> Any:
     import numpy as np
 
-    from cxrlines.augment.policy import make_policy
     from cxrlines.core.transform import Affine
     from cxrlines.task import LABELS
     from cxrlines.training.loader import Films, FilmSet
@@ -225,7 +224,7 @@ def _film_set() -> Any:
     store = SimpleNamespace(films=pixels, placements=[Affine(((1, 0, 0), (0, 1, 0)))] * 8)
     targets = np.eye(8, len(LABELS), dtype=np.float32)
     lines = [[(LABELS[0], np.array([[5.0, 5], [30, 30]]))]] * 8
-    return FilmSet(Films(store, np.arange(8), targets, lines), make_policy("hotwater", 32), seed=0)  # type: ignore[arg-type]
+    return FilmSet(Films(store, np.arange(8), targets, lines), "hotwater", 32, seed=0)  # type: ignore[arg-type]
 
 
 def loading(folder: Path) -> None:
@@ -234,17 +233,13 @@ def loading(folder: Path) -> None:
 
 def training(folder: Path) -> None:
     from cxrlines.models.classifier import Classifier
-    from cxrlines.training.config import StageConfig
-    from cxrlines.training.module import StageModule
-    from cxrlines.training.schedule import ScheduleSpec
-    from cxrlines.training.trainer import fit_stage, predict_films
+    from cxrlines.training.config import ScheduleSpec, StageConfig
+    from cxrlines.training.module import StageModule, predict_films
 
     model = Classifier("resnet10t", "gap", in_channels=1, weights="none")
-    fit_stage(
-        StageModule(
-            model, StageConfig(ScheduleSpec(epochs=1, batch=4, lr=1e-3), seed=5), _film_set(), _film_set(), view="plain"
-        )
-    )
+    StageModule(
+        model, StageConfig(ScheduleSpec(epochs=1, batch=4, lr=1e-3), seed=5), _film_set(), _film_set(), view="plain"
+    ).fit()
     assert predict_films(model, _film_set()).shape == (8, 11)
 
 

@@ -13,9 +13,8 @@ from cxrlines.cluster import ray as cluster_module
 from cxrlines.cluster.ray import ClusterError, check_shared, cluster, leave_marker, ray_workers, shares
 from cxrlines.models.weights import WeightsError, load_weights
 from cxrlines.recipe.run.execute import RunError, do_plan
-from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run
+from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run, Step
 from cxrlines.recipe.run.pipeline import plan_of, prepare
-from cxrlines.recipe.run.plan import Step
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.spec.load import load_recipe
 

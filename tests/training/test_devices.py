@@ -12,14 +12,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.models import HEADS
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS
-from cxrlines.training.config import StageConfig
+from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet, epoch_batches
 from cxrlines.training.module import StageModule
-from cxrlines.training.schedule import ScheduleSpec
 from cxrlines.training.targets import (
     FeatureTarget,
     LabelTarget,
@@ -49,7 +47,7 @@ def film_set(**more: Any) -> FilmSet:
     lines = [[(LABELS[0], rng.uniform(5, 60, (3, 2)))] for _ in range(COUNT)]
     marks = rng.uniform(5, 60, (COUNT, 1, 2))
     films = Films(TinyStore(), np.arange(COUNT), targets, lines, more, marks)  # type: ignore[arg-type]
-    return FilmSet(films, make_policy("none", SIZE), seed=0, overlay=True, maps="mapped" in more)
+    return FilmSet(films, "none", SIZE, seed=0, overlay=True, maps="mapped" in more)
 
 
 def network(head: str = "gap", **options: Any) -> Classifier:

@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.core.transform import Affine
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training import distributed
-from cxrlines.training.config import StageConfig
+from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet, epoch_batches
-from cxrlines.training.module import StageModule
-from cxrlines.training.schedule import ScheduleSpec
+from cxrlines.training.module import StageModule, predict_films
 from cxrlines.training.targets import (
     FeatureTarget,
     LabelTarget,
@@ -29,7 +27,6 @@ from cxrlines.training.targets import (
     TargetsSpec,
 )
 from cxrlines.training.targets.base import Target
-from cxrlines.training.trainer import fit_stage, predict_films
 
 LABELS_AND_PRESENCE = TargetsSpec(labels=LabelTarget(), presence=PresenceTarget(weight=0.5))
 FIT = StageConfig(ScheduleSpec(epochs=2, batch=5, lr=1e-3, ema=0.5, clip=1.0), LABELS_AND_PRESENCE, seed=5)
@@ -52,7 +49,7 @@ def films(count: int) -> Films:
 
 
 def film_set(count: int, policy: str) -> FilmSet:
-    return FilmSet(films(count), make_policy(policy, SIZE), seed=5, overlay=False, colour_by="device")
+    return FilmSet(films(count), policy, SIZE, seed=5, overlay=False, colour_by="device")
 
 
 def model(head: str = "gap") -> Classifier:
@@ -66,7 +63,7 @@ def fitted(fit: StageConfig, **options) -> tuple[StageModule, dict[str, torch.Te
     module = StageModule(
         model("attention").double(), fit, film_set(11, "light"), film_set(7, "none"), view="plain", **options
     )
-    return module, fit_stage(module)
+    return module, module.fit()
 
 
 def only(**targets: Target) -> StageConfig:
@@ -86,7 +83,7 @@ def annotated(known: list[int], **more: np.ndarray) -> FilmSet:
     some = dataclasses.replace(
         films(11), lines=lines, landmarks=rng.uniform(5, 35, (11, 1, 2)), more={"mapped": mapped, **more}
     )
-    return FilmSet(some, make_policy("none", SIZE), seed=5, maps=True)
+    return FilmSet(some, "none", SIZE, seed=5, maps=True)
 
 
 def order() -> list[list[int]]:
@@ -103,12 +100,12 @@ def mapping(known: list[int], backbone: str = "resnet10t", **targets: Target) ->
 def taught(fit: StageConfig) -> StageModule:
     torch.manual_seed(3)
     teacher = Classifier("resnet10t", "gap", in_channels=3, weights="none").double()
-    seen = FilmSet(annotated([0]).films, make_policy("none", SIZE), seed=5, overlay=True)
+    seen = FilmSet(annotated([0]).films, "none", SIZE, seed=5, overlay=True)
     return StageModule(model().double(), fit, seen, None, view="plain", teacher=teacher)
 
 
 def plainly(fit: StageConfig, **more: np.ndarray) -> StageModule:
-    train = FilmSet(dataclasses.replace(films(11), more=more), make_policy("none", SIZE), seed=5)
+    train = FilmSet(dataclasses.replace(films(11), more=more), "none", SIZE, seed=5)
     return StageModule(model().double(), fit, train, None, view="plain")
 
 
@@ -117,7 +114,7 @@ def two_step() -> StageModule:
     segmenters = [Classifier("resnet10t", "gap", weights="none", decoder=True).double() for _ in range(3)]
     reader = Classifier("resnet10t", "gap", in_channels=1 + len(MAPS), weights="none").double()
     some = dataclasses.replace(films(11), more={"segmenter": np.arange(11) % 3 - 1})
-    train = FilmSet(some, make_policy("none", SIZE), seed=5)
+    train = FilmSet(some, "none", SIZE, seed=5)
     both = TwoStep(segmenters[0], reader)
     return StageModule(both, only(**LABELS_TOO), train, None, view="plain", segmenters=segmenters[1:])
 
@@ -151,13 +148,16 @@ def work(folder: Path) -> None:
     """What each of two processes does; what it ends with is left in `folder` for the test to look at."""
     torch.set_num_threads(1)
     distributed.begin(2, 1)
-    rank, kept = distributed.rank(), 0
+    rank, kept = distributed.rank, 0
 
     def keep(state: object) -> None:
         nonlocal kept
         kept += 1
 
     module, weights = fitted(FIT, keep=keep, keep_every_s=0)
+    with distributed.first() as shared:
+        if shared.mine:
+            shared.value = f"by {rank}"
     result = {
         "weights": weights,
         "history": module.progress.history,
@@ -165,19 +165,19 @@ def work(folder: Path) -> None:
         "predicted": {
             count: predict_films(model().eval(), film_set(count, "none"), batch=2) for count in (7, 1)
         },
-        "first": distributed.first(lambda: f"by {rank}"),
+        "first": shared.value,
         "part": list(range(7))[distributed.rank_slice(7)],
     }  # fmt: skip
     result["kinds"] = {}
     for name, make in kinds().items():
         stage = make()
-        result["kinds"][name] = fit_stage(stage), stage.progress.history[0]["loss"]
+        result["kinds"][name] = stage.fit(), stage.progress.history[0]["loss"]
     small = scheduled(batch=1)
     with contextlib.suppress(distributed.DevicesError):
         fitted(small)
         result["batch of one"] = "went through"
     for name, action in (
-        ("error", lambda: distributed.first(fail)),
+        ("error", fail_first),
         ("differs", lambda: distributed.same_everywhere(rank, "step to go on from")),
     ):
         try:
@@ -192,8 +192,10 @@ def scheduled(**schedule) -> StageConfig:
     return dataclasses.replace(FIT, schedule=FIT.schedule.model_copy(update=schedule))
 
 
-def fail() -> None:
-    raise FileNotFoundError("no such folder: data")
+def fail_first() -> None:
+    with distributed.first() as shared:
+        if shared.mine:
+            raise FileNotFoundError("no such folder: data")
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +229,7 @@ def test_batches_of_five_over_two_processes_end_with_the_weights_of_one(ranks, a
 def test_every_kind_of_loss_ends_on_two_processes_with_the_weights_of_one(ranks, kind):
     stage = kinds()[kind]()
     start = {name: tensor.clone() for name, tensor in stage.model.state_dict().items()}
-    weights = fit_stage(stage)
+    weights = stage.fit()
     moved = {name for name, tensor in weights.items() if not torch.equal(tensor, start[name])}
     parts = {name.split(".")[0] for name in moved}
     assert ("decoder" in parts) == kind.startswith(("maps", "a batch")) and parts & {"backbone", "classifier"}
@@ -270,13 +272,14 @@ def test_errors_reach_every_process(ranks):
 
 
 def test_alone_nothing_waits_and_everything_is_mine():
-    assert (distributed.rank(), distributed.world(), distributed.is_first()) == (0, 1, True)
+    assert (distributed.rank, distributed.world) == (0, 1)
     assert distributed.rank_slice(7) == slice(0, 7)
-    distributed.barrier()
-    rows = np.arange(6).reshape(3, 2)
-    assert distributed.gather_rows(rows) is rows
-    sums = torch.ones(3)
-    assert distributed.all_reduce_sum(sums) is sums
+    with distributed.first() as shared:
+        assert shared.mine
+        shared.value = "done"
+    assert shared.value == "done"
+    with pytest.raises(FileNotFoundError):
+        fail_first()
 
 
 def test_slurm_variables_are_no_order_to_wait_for_others(monkeypatch):

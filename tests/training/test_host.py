@@ -15,14 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
-from cxrlines.training.config import StageConfig
+from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.module import StageModule
-from cxrlines.training.schedule import ScheduleSpec
-from cxrlines.training.trainer import fit_stage, predict_films
+from cxrlines.training.module import StageModule, predict_films
 
 
 class TinyStore:
@@ -33,7 +30,7 @@ class TinyStore:
 def film_set(count: int = 8) -> FilmSet:
     targets = np.random.default_rng(1).integers(0, 2, (count, len(LABELS))).astype(np.float32)
     films = Films(TinyStore(count), np.arange(count), targets, [[]] * count)  # type: ignore[arg-type]
-    return FilmSet(films, make_policy("hotwater", 32), seed=0)
+    return FilmSet(films, "hotwater", 32, seed=0)
 
 
 def stage(model: Classifier, **options: Any) -> StageModule:
@@ -95,12 +92,12 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def test_fitting_and_predicting_change_nothing_of_the_host(a_host_of_its_own):
     model = Classifier("resnet10t", "gap", weights="none", dropout=0.5)
     before = state_of_the_host()
-    fit_stage(stage(model))
+    stage(model).fit()
     assert differences(before, state_of_the_host()) == []
     with torch.no_grad():
         predict_films(model, film_set())
         without = state_of_the_host()
-        fit_stage(stage(model))
+        stage(model).fit()
         assert differences(without, state_of_the_host()) == [], "also where the host takes no gradients"
     assert differences(before, state_of_the_host()) == []
 
@@ -117,7 +114,7 @@ def test_a_failure_and_an_interrupt_change_nothing_of_the_host(a_host_of_its_own
         model = Classifier("resnet10t", "gap", weights="none")
         torch.manual_seed(12345)
         with pytest.raises(type(error)):
-            fit_stage(stage(model, keep=fail(error), keep_every_s=0))
+            stage(model, keep=fail(error), keep_every_s=0).fit()
         assert differences(before, state_of_the_host()) == []
 
 

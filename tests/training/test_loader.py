@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.core.transform import Affine
 from cxrlines.task import LABEL_COLOURS, LABELS, MAPS, Device, MapKind
+from cxrlines.training import distributed
 from cxrlines.training.loader import (
     Films,
     FilmSet,
-    RemainingBatches,
     batches_per_epoch,
     epoch_batches,
     in_order,
@@ -36,7 +35,7 @@ def film_set(policy: str = "hotwater", with_overlay: bool = True, count: int = 6
     films = Films(
         TinyStore(count), np.arange(count), np.eye(count, 11, dtype=np.float32), [[(LABELS[0], LINE)]] * count
     )  # type: ignore[arg-type]
-    return FilmSet(films, make_policy(policy, 48), seed=3, overlay=with_overlay, colour_by="label")
+    return FilmSet(films, policy, 48, seed=3, overlay=with_overlay, colour_by="label")
 
 
 def test_a_film_is_the_same_whenever_it_is_asked_for():
@@ -107,7 +106,7 @@ def test_further_targets_come_with_their_film_in_any_order():
         "presence": np.full((6, 5), np.nan, np.float32),
     }
     more["presence"][2, 1] = 1
-    given = FilmSet(replace(films, more=more), make_policy("none", 48), seed=3, overlay=False, colour_by="label")
+    given = FilmSet(replace(films, more=more), "none", 48, seed=3, overlay=False, colour_by="label")
     for batch in DataLoader(given, batch_sampler=epoch_batches(6, 3, seed=1, epoch=0)):
         places = batch["labels"].argmax(dim=1).numpy()
         for name, values in more.items():
@@ -132,13 +131,16 @@ def mapped_films(policy: str) -> FilmSet:
     films = Films(
         store, np.arange(6), np.zeros((6, 11), np.float32), lines, {"mapped": np.ones((6, 9), np.float32)}, marks
     )  # type: ignore[arg-type]
-    return FilmSet(films, replace(make_policy(policy, 96), degrade=0, coarsen=0, cutout=0, invert=0), seed=3, maps=True)
+    found = FilmSet(films, policy, 96, seed=3, maps=True)
+    found.policy = replace(found.policy, degrade=0, coarsen=0, cutout=0, invert=0)
+    return found
 
 
 def test_drawing_maps_changes_neither_the_film_nor_what_is_given():
     films = mapped_films("light")
     lines, marks = [line[0][1].copy() for line in films.films.lines], films.films.landmarks.copy()
-    plain = FilmSet(films.films, films.policy, seed=3)
+    plain = FilmSet(films.films, "none", 96, seed=3)
+    plain.policy = films.policy
     for position in range(6):
         assert (films[(1, position)]["film"] == plain[(1, position)]["film"]).all()
         assert "maps" not in plain[(1, position)]
@@ -167,7 +169,7 @@ def test_batches_are_the_same_whoever_makes_them(workers):
     mapped = np.zeros((6, 9), np.float32)
     mapped[[0, 3], :4] = 1
     films = replace(film_set().films, more={"mapped": mapped, "segmenter": np.arange(6) % 3 - 1})
-    given = FilmSet(films, make_policy("hotwater", 48), seed=3, overlay=True, maps=True)
+    given = FilmSet(films, "hotwater", 48, seed=3, overlay=True, maps=True)
     here, there = batches_of(given, 0), batches_of(given, workers)
     assert len(here) == len(there) == 3
     for one, other in zip(here, there, strict=True):
@@ -178,31 +180,26 @@ def test_batches_are_the_same_whoever_makes_them(workers):
     assert torch.equal(torch.get_rng_state(), state), "the host's generator is left alone"
 
 
-def test_maps_are_made_of_films_that_have_some_and_of_one_where_none_has():
+def test_maps_are_made_of_films_that_have_some_and_of_one_where_none_has(monkeypatch):
     mapped = np.zeros((6, 9), np.float32)
     mapped[[0, 3], :4] = 1
-    given = FilmSet(replace(film_set().films, more={"mapped": mapped}), make_policy("none", 48), seed=3, maps=True)
+    given = FilmSet(replace(film_set().films, more={"mapped": mapped}), "none", 48, seed=3, maps=True)
     for epoch in range(4):
         order = epoch_batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped)
         for keys, batch in zip(order, load(given, order), strict=True):
             known = [row for row, key in enumerate(keys) if key[1] in (0, 3)]
             assert batch["rows"].tolist() == (known or [0])
             assert batch["maps"].shape == (len(known or [0]), 9, 24, 24) and batch["maps"].dtype == torch.float16
-        halves = [
-            epoch_batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped, rank_slice=half) for half in (_first, _second)
-        ]
+        halves = []
+        for rank in (0, 1):
+            with monkeypatch.context() as two:
+                two.setattr(distributed, "rank", rank)
+                two.setattr(distributed, "world", 2)
+                halves.append(epoch_batches(6, 2, seed=1, epoch=epoch, mapped=given.mapped))
         for keys, *mine in zip(order, *halves, strict=True):
             assert [key for part in mine for key in part] == keys
             rows = [given.collate([given[key] for key in part])["rows"].tolist() for part in mine]
             assert rows != [[], []] and given.collate([given[keys[1]]])["maps"].shape[1:] == (9, 24, 24)
-
-
-def _first(count: int) -> slice:
-    return slice(0, count // 2)
-
-
-def _second(count: int) -> slice:
-    return slice(count // 2, count)
 
 
 class Whose(FilmSet):
@@ -214,18 +211,17 @@ class Whose(FilmSet):
 
 
 def test_the_processes_of_a_loader_stay_for_all_its_epochs_and_have_one_thread_as_the_host_has_not():
-    given = Whose(film_set("none", False).films, make_policy("none", 48), seed=3)
-    begun = {"at": 0}
-    loader = load(
-        given, RemainingBatches(lambda: epoch_batches(6, 2, seed=1, epoch=0, start=begun["at"])), 1, stay=True
-    )
+    given = Whose(film_set("none", False).films, "none", 48, seed=3)
+    left: list[list] = []
+    loader = load(given, left, 1, stay=True)
     before = cv2.getNumThreads()
     cv2.setNumThreads(3)
     try:
         seen = set()
-        for begun["at"] in (0, 1, 1, 2):  # what is left is asked anew
+        for begun in (0, 1, 1, 2):  # what is left is read anew
+            left[:] = epoch_batches(6, 2, seed=1, epoch=0, start=begun)
             made = list(loader)
-            assert len(made) == len(loader) == 3 - begun["at"]
+            assert len(made) == len(loader) == 3 - begun
             seen |= {(int(batch["process"][0]), int(batch["threads"][0])) for batch in made}
         here = next(iter(load(given, epoch_batches(6, 2, seed=1, epoch=0))))
         assert (int(here["process"][0]), int(here["threads"][0]), cv2.getNumThreads()) == (os.getpid(), 3, 3)

@@ -8,23 +8,16 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import dataloader
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.core.transform import Affine
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS, Device
-from cxrlines.training.checkpoint import State, load_state, save_state
-from cxrlines.training.config import LABELS_ALONE, StageConfig
-from cxrlines.training.ema import EMA
+from cxrlines.training.checkpoint import EMA, DivergedError, State, load_state, save_state
+from cxrlines.training.config import LABELS_ALONE, ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet, epoch_batches
-from cxrlines.training.loss_log import DivergedError
-from cxrlines.training.module import StageModule
-from cxrlines.training.outputs import BatchOutputs
-from cxrlines.training.schedule import ScheduleSpec
+from cxrlines.training.module import Outputs, StageModule, predict_films, total_loss
 from cxrlines.training.targets import FeatureTarget, LabelTarget, MapTarget, TargetsSpec, labels, maps
 from cxrlines.training.targets.labels import label_loss
 from cxrlines.training.targets.maps import maps_loss
-from cxrlines.training.targets.sums import total_loss
-from cxrlines.training.trainer import fit_stage, predict_films
 
 FIT = ScheduleSpec(epochs=3, batch=4, lr=1e-3)
 
@@ -63,8 +56,8 @@ def model(channels: int = 1) -> Classifier:
 def module(fit: StageConfig | None = None, *, view="plain", teacher=None, policy="hotwater", **options) -> StageModule:
     fit = fit or config()
     overlay = view == "overlay" or teacher is not None
-    train = FilmSet(films(), make_policy(policy, 32), seed=fit.seed, overlay=overlay, colour_by="device")
-    watch = FilmSet(films(8), make_policy("none", 32), seed=0, overlay=overlay, colour_by="device")
+    train = FilmSet(films(), policy, 32, seed=fit.seed, overlay=overlay, colour_by="device")
+    watch = FilmSet(films(8), "none", 32, seed=0, overlay=overlay, colour_by="device")
     return StageModule(model(3 if view == "overlay" else 1), fit, train, watch, view=view, teacher=teacher, **options)
 
 
@@ -76,7 +69,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("ema", [None, 0.8])
 def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, stop_after, ema):
     fit = config(ema=ema)
-    whole = fit_stage(module(fit))
+    whole = module(fit).fit()
     saves = 0
 
     def keep(state: State) -> None:
@@ -87,10 +80,10 @@ def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, 
             raise Killed
 
     with pytest.raises(Killed):
-        fit_stage(module(fit, keep=keep, keep_every_s=0))
-    resumed = module(fit, state=load_state(tmp_path / "state", "id"))
+        module(fit, keep=keep, keep_every_s=0).fit()
+    resumed = module(fit).resume(load_state(tmp_path / "state", "id"))
     assert 0 < resumed.step_now < resumed.total
-    assert same(whole, fit_stage(resumed))
+    assert same(whole, resumed.fit())
     assert len(resumed.progress.history) == 3
 
 
@@ -101,9 +94,9 @@ def test_processes_that_make_the_films_change_no_weight_and_begin_once(monkeypat
         begun.append(self)
         usual(self, *arguments)
 
-    alone = fit_stage(module())
+    alone = module().fit()
     monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "__init__", begin)
-    assert same(alone, fit_stage(module(loader_workers=2)))
+    assert same(alone, module(loader_workers=2).fit())
     assert len(begun) == 2, "for three epochs: those of the training films, and those of the watched ones"
 
 
@@ -127,26 +120,24 @@ def test_the_average_is_torchs_own():
 def test_a_finished_state_trains_no_further(tmp_path):
     states: list[State] = []
     done = module(keep=states.append)
-    weights = fit_stage(done)
-    again = module(state=states[-1])
+    weights = done.fit()
+    again = module().resume(states[-1])
     assert again.finished
-    assert same(weights, fit_stage(again))
+    assert same(weights, again.fit())
 
 
 def test_it_learns_what_is_there_to_learn(tmp_path):
     fitted = module(config(epochs=12, batch=6, lr=3e-3), policy="none")
-    weights = fit_stage(fitted)
+    weights = fitted.fit()
     fitted.model.load_state_dict(weights)
-    scores = predict_films(
-        fitted.model, FilmSet(films(), make_policy("none", 32), seed=0, overlay=False, colour_by="label")
-    )
+    scores = predict_films(fitted.model, FilmSet(films(), "none", 32, seed=0, overlay=False, colour_by="label"))
     assert scores.shape == (18, 11)
     assert scores[::2, 0].min() > scores[1::2, 0].max()
 
 
 def test_half_an_epoch_is_half_the_steps(tmp_path):
     half = module(config(epochs=1.5))
-    fit_stage(half)
+    half.fit()
     assert half.total == 6
     assert [row["epoch"] for row in half.progress.history] == [1, 2]
 
@@ -157,7 +148,7 @@ def test_the_student_moves_towards_the_features_of_its_teacher(tmp_path):
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     fit = config(TargetsSpec(features=FeatureTarget(of="teacher", weight=1)), epochs=30, lr=2e-3)
     student = module(fit, teacher=teacher, policy="none")
-    fit_stage(student)
+    student.fit()
     losses = [row["loss"] for row in student.progress.history]
     assert losses[-1] < 0.5 * losses[0]
     assert same(before, teacher.state_dict()), "the teacher is frozen"
@@ -171,7 +162,7 @@ def mapping(known: list[int]) -> StageModule:
     torch.manual_seed(1)
     network = Classifier("resnet10t", "gap", weights="none", decoder=True).train()
     fit = config(TargetsSpec(labels=LabelTarget(), maps=MapTarget()), batch=6)
-    return StageModule(network, fit, FilmSet(six, make_policy("none", 32), seed=0, maps=True), None, view="plain")
+    return StageModule(network, fit, FilmSet(six, "none", 32, seed=0, maps=True), None, view="plain")
 
 
 def batch_of(stage: StageModule) -> dict[str, torch.Tensor]:
@@ -206,7 +197,7 @@ def test_losses_are_taken_in_full_precision_where_the_network_runs_in_half(monke
         monkeypatch.setattr(file, name, loss)
     batch = batch_of(stage)
     with torch.autocast("cpu", torch.bfloat16):
-        outputs = BatchOutputs(stage.model, batch, batch["film"], maps=True, teacher=None, segmenters=())
+        outputs = Outputs(stage, batch)
         half = stage.training_step(batch, 0)
     assert outputs._features.dtype == outputs._maps.dtype == torch.bfloat16
     assert given == [torch.float32] * 4 and half.dtype == torch.float32
@@ -228,7 +219,7 @@ def test_a_batch_without_a_known_map_teaches_the_decoder_nothing_but_every_param
 def test_patience_is_the_number_of_epochs_without_a_better_auc(tmp_path, patience, monkeypatch):
     monkeypatch.setattr("cxrlines.training.module.macro_auc", lambda truth, scores: 0.7)
     stubborn = module(config(epochs=50, patience=patience))
-    fit_stage(stubborn)
+    stubborn.fit()
     assert stubborn.progress.stopped
     assert len(stubborn.progress.history) == 1 + patience
 
@@ -246,16 +237,16 @@ def test_early_stopping_hands_on_the_best_epoch_even_after_a_kill(tmp_path, monk
             raise Killed
 
     with pytest.raises(Killed):
-        fit_stage(module(config(epochs=50, patience=9), keep=keep, keep_every_s=99))
-    resumed = module(fit, state=load_state(tmp_path / "state", "id"))
-    weights = fit_stage(resumed)
+        module(config(epochs=50, patience=9), keep=keep, keep_every_s=99).fit()
+    resumed = module(fit).resume(load_state(tmp_path / "state", "id"))
+    weights = resumed.fit()
     assert [row["auc"] for row in resumed.progress.history] == [0.6, 0.9, 0.8, 0.7]
     assert same(weights, states[1].tensors["model"])
 
 
 def test_half_precision_with_clipping_resumes_as_well(tmp_path):
     fit = config(precision="bf16", clip=0.5, optimizer="adamw", shape="restarts", restart_epochs=1)
-    whole = fit_stage(module(fit))
+    whole = module(fit).fit()
 
     def keep(state: State) -> None:
         save_state(tmp_path / "state", "id", state)
@@ -263,20 +254,20 @@ def test_half_precision_with_clipping_resumes_as_well(tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        fit_stage(module(fit, keep=keep, keep_every_s=0))
-    assert same(whole, fit_stage(module(fit, state=load_state(tmp_path / "state", "id"))))
+        module(fit, keep=keep, keep_every_s=0).fit()
+    assert same(whole, module(fit).resume(load_state(tmp_path / "state", "id")).fit())
 
 
 def test_a_loss_that_is_no_number_is_said(tmp_path):
     with pytest.raises(DivergedError, match=r"at step \d+ with schedule.lr 1e\+20") as diverged:
-        fit_stage(module(config(epochs=9, lr=1e20, end_lr=1e20, optimizer="adamw")))
+        module(config(epochs=9, lr=1e20, end_lr=1e20, optimizer="adamw")).fit()
     assert "lower schedule.lr" in diverged.value.way_out
 
 
 def test_without_films_to_watch_it_trains_all_the_same(tmp_path):
     blind = module()
     blind.validation = None
-    fit_stage(blind)
+    blind.fit()
     assert [row["auc"] for row in blind.progress.history] == [None] * 3
 
 
@@ -299,7 +290,7 @@ def test_each_film_is_seen_with_the_maps_of_the_segmenter_it_names():
     reader.features = lambda x: seen.append(x) or torch.zeros(len(x), reader.backbone.channels, 1, 1)
     which = np.array([-1, 0, 1, 1, 0, -1, -1, 0])
     some = dataclasses.replace(films(8), more={"segmenter": which})
-    train = FilmSet(some, make_policy("none", 32), seed=0)
+    train = FilmSet(some, "none", 32, seed=0)
     stage = StageModule(TwoStep(own, reader), config(), train, None, view="plain", segmenters=others)
     batch = train.collate([train[(0, place)] for place in range(8)])
     stage._losses(batch)

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from cxrlines.training.schedule import ScheduleSpec, learning_rate
+from cxrlines.training.config import ScheduleSpec, learning_rate
 
 
 def torch_rates(scheduler: str, steps: int, **options: float) -> list[float]:

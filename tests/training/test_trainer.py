@@ -8,17 +8,13 @@ import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
 from cxrlines.training import module as stage_module
-from cxrlines.training.checkpoint import State, load_state, save_state
-from cxrlines.training.config import StageConfig, precision_of
+from cxrlines.training.checkpoint import MAX_SKIPPED, MIN_SCALE, DivergedError, LossLog, State, load_state, save_state
+from cxrlines.training.config import ScheduleSpec, StageConfig, precision_of
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.loss_log import MAX_SKIPPED, MIN_SCALE, DivergedError, LossLog
-from cxrlines.training.module import StageModule
-from cxrlines.training.schedule import ScheduleSpec
-from cxrlines.training.trainer import fit_stage, predict_films
+from cxrlines.training.module import StageModule, predict_films
 
 FIT = ScheduleSpec(epochs=3, batch=4, lr=1e-3, precision="16")
 
@@ -35,7 +31,7 @@ class TinyStore:
 def film_set(count: int = 18) -> FilmSet:
     targets = np.random.default_rng(1).integers(0, 2, (count, len(LABELS))).astype(np.float32)
     films = Films(TinyStore(count), np.arange(count), targets, [[]] * count)  # type: ignore[arg-type]
-    return FilmSet(films, make_policy("none", 32), seed=0)
+    return FilmSet(films, "none", 32, seed=0)
 
 
 def model() -> Classifier:
@@ -88,18 +84,18 @@ def finite(weights: dict[str, torch.Tensor]) -> bool:
 def test_half_precision_skips_steps_whose_loss_is_not_finite(scaled):
     kept: list[State] = []
     some = stage({2: float("inf"), 3: float("nan"), 6: float("inf")}, keep=kept.append, keep_every_s=0)
-    weights = fit_stage(some)
+    weights = some.fit()
     (scaler,) = scaled
     assert some.finished and finite(weights) and scaler.get_scale() == 65536 / 8
     assert all(np.isfinite(row["loss"]) for row in some.progress.history), "the mean is of the steps that were taken"
     assert all(finite(state.tensors["model"]) for state in kept)
-    untouched = fit_stage(stage({}))
+    untouched = stage({}).fit()
     assert any(not torch.equal(untouched[name], weights[name]) for name in weights)
 
 
 def test_a_resumed_run_goes_on_with_the_scale_it_had(scaled, tmp_path):
     factors = {1: float("inf"), 2: float("inf")}
-    whole = fit_stage(stage(factors))
+    whole = stage(factors).fit()
 
     class Killed(Exception):
         pass
@@ -110,8 +106,8 @@ def test_a_resumed_run_goes_on_with_the_scale_it_had(scaled, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        fit_stage(stage(factors, keep=keep, keep_every_s=0))
-    resumed = fit_stage(stage(factors, state=load_state(tmp_path / "state", "id")))
+        stage(factors, keep=keep, keep_every_s=0).fit()
+    resumed = stage(factors).resume(load_state(tmp_path / "state", "id")).fit()
     assert scaled[-1].get_scale() == 65536 / 4
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
 
@@ -123,7 +119,7 @@ def test_half_precision_is_given_up_after_many_skipped_steps(scaled, factor, sai
     fit = config(epochs=12)
     assert fit.schedule.epochs * 4 > max(MAX_SKIPPED, 36) + 5
     with pytest.raises(DivergedError, match=said) as diverged:
-        fit_stage(stage({step: factor for step in range(5, 10_000)}, fit))
+        stage({step: factor for step in range(5, 10_000)}, fit).fit()
     assert "bf16" in diverged.value.way_out
     assert scaled[0].get_scale() < (MIN_SCALE if factor is None else 65536 * 2.0**-MAX_SKIPPED)
 
@@ -133,7 +129,7 @@ def test_in_full_precision_the_first_loss_that_is_not_finite_ends_it_and_is_not_
     kept: list[State] = []
     bad = stage({6: float("nan")}, config(precision=precision), keep=kept.append, keep_every_s=0)
     with pytest.raises(DivergedError, match=r"the loss became nan at step 6 with schedule.lr 0\.001"):
-        fit_stage(bad)
+        bad.fit()
     assert kept and all(finite(state.tensors["model"]) for state in kept)
 
 
@@ -154,7 +150,7 @@ def test_losses_are_fetched_at_reports_and_not_at_every_step(monkeypatch):
 
     monkeypatch.setattr(LossLog, "fetch", fetch)
     reports: list[dict[str, Any]] = []
-    fit_stage(stage({}, config(precision="32", epochs=10), report=reports.append))
+    stage({}, config(precision="32", epochs=10), report=reports.append).fit()
     assert sum(fetched) == 40 and max(fetched) > 1
     assert reports and all(np.isfinite(report["loss"]) for report in reports)
 
@@ -175,7 +171,7 @@ def test_a_model_that_predicted_can_be_trained():
     one = model()
     before = predict_films(one, film_set())
     fit = config(precision="32", lr=1e-2)
-    trained = fit_stage(StageModule(one, fit, film_set(), film_set(5), view="plain"))
+    trained = StageModule(one, fit, film_set(), film_set(5), view="plain").fit()
     one.load_state_dict(trained)
     assert np.abs(predict_films(one, film_set()) - before).max() > 1e-3
     one.train()

@@ -64,7 +64,7 @@ def train(
     command = shlex.join(["cxrlines", *sys.argv[1:]])
     with resumable():
         run_recipe(chosen, data, out, folds=wanted, workers=workers, start=start, command=command, say=say)
-    if distributed.is_first():
+    if distributed.rank == 0:
         typer.echo(f"{out / 'metrics.json'}\n{out / 'report.html'}")
     distributed.leave()
 

@@ -31,8 +31,7 @@ from cxrlines.reading.reader import Reader, allowed_views
 
 if TYPE_CHECKING:  # reading films needs nothing of training
     from cxrlines.recipe.run.execute import Start
-    from cxrlines.recipe.run.folder import Run
-    from cxrlines.recipe.run.plan import Step
+    from cxrlines.recipe.run.folder import Run, Step
 
 CONNECT_S = 10.0
 """How long an address may take to answer."""

@@ -47,10 +47,6 @@ class TrackingSettings:
     wandb: str = "offline"
     patience_s: float = 60.0
 
-    def address(self, tracker: str) -> str | None:
-        """Where `tracker` is according to the settings; None: this machine."""
-        return {"mlflow": self.mlflow, "neptune": self.neptune, "wandb": self.wandb}.get(tracker)
-
 
 def check_trackers(settings: TrackingSettings) -> None:
     """Refuse what cannot work, before anything starts.

@@ -169,8 +169,9 @@ class Tracker:
         self._clients: list[_InProcess | _OwnProcess] = []
         root = Path(settings.root or folder).absolute()
         for name in dict.fromkeys(settings.use):
+            address = getattr(settings, name, None)
             tracked = TrackedRun(
-                name, settings.project, group, run, identity, str(folder.absolute()), str(root), settings.address(name)
+                name, settings.project, group, run, identity, str(folder.absolute()), str(root), address
             )
             say = self._sayer(name)
             try:

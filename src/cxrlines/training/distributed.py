@@ -4,23 +4,25 @@ torchrun starts the same command once for each process. A batch is split over th
 are those of one process but for rounding: gradients are averaged (Lightning's DDP), batch normalisation takes its
 moments over the whole batch, and dropout draws for the whole batch. Only the first process writes files.
 
-Alone, every function here does the obvious thing for a world of one.
+Alone (`world` is 1) training asks nothing of this file: the collectives below are for several processes.
 """
 
+import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from types import MethodType
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
-from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
@@ -29,7 +31,8 @@ from torch.nn import functional
 from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores, keep_buffers
 
-Result = TypeVar("Result")
+rank, world = 0, 1
+"""The rank of this process, from 0, and how many there are. The first writes files and prints."""
 
 PATIENCE = timedelta(days=2)
 """How long processes wait for one another: the first may decode a large data set while the others wait."""
@@ -97,6 +100,7 @@ def _enough_gpus(wanted: int) -> None:
 
 def join() -> None:
     """Join the process group that the environment names (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT)."""
+    global rank, world
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
@@ -106,61 +110,55 @@ def join() -> None:
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     assert isinstance(group, dist.ProcessGroup)  # all ranks are in it
     _gloo[:] = [group]
+    rank, world = dist.get_rank(), dist.get_world_size()
 
 
 def leave() -> None:
     """Leave the process group."""
+    global rank, world
     if dist.is_initialized():
         _gloo.clear()
         dist.destroy_process_group()
+        rank, world = 0, 1
 
 
-def rank() -> int:
-    """The rank of this process, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+@dataclass
+class Shared:
+    """What `first` gives: `mine` for the first process, and the `value` that it sets, for all after the block."""
+
+    mine: bool
+    value: Any = None
 
 
-def world() -> int:
-    """The world size: how many processes there are."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+@contextlib.contextmanager
+def first() -> Iterator[Shared]:
+    """Work of the first process alone, under `if shared.mine`. At the end of the block all wait for it.
 
-
-def is_first() -> bool:
-    """Whether this is rank 0, the process that writes files and prints."""
-    return rank() == 0
-
-
-def barrier() -> None:
-    """Wait for all."""
-    if world() > 1:
-        dist.barrier(group=_gloo[0])
-
-
-def first(work: Callable[[], Result]) -> Result:
-    """`work()` done by the first process alone; all wait, and get what it returned or raised."""
-    if world() == 1:
-        return work()
-    outcome: list[Any] = [None, None]  # result, error
-    if is_first():
-        try:
-            outcome[0] = work()
-        except Exception as error:
-            outcome[1] = error
-    dist.broadcast_object_list(outcome, src=0, group=_gloo[0])
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
+    Then all have its `value`, or raise what it raised.
+    """
+    shared = Shared(rank == 0)
+    error: Exception | None = None
+    try:
+        yield shared
+    except Exception as raised:
+        error = raised
+    if world > 1:
+        outcome: list[Any] = [shared.value, error]
+        dist.broadcast_object_list(outcome, src=0, group=_gloo[0])
+        shared.value, error = outcome
+    if error is not None:
+        raise error
 
 
 def rank_slice(count: int) -> slice:
     """Which of `count` things in a row are this process's: sizes differ by one at most."""
-    share, over = divmod(count, world())
-    start = rank() * share + min(rank(), over)
-    return slice(start, start + share + (rank() < over))
+    share, over = divmod(count, world)
+    start = rank * share + min(rank, over)
+    return slice(start, start + share + (rank < over))
 
 
 def _all_gather(value: Any) -> list[Any]:
-    values: list[Any] = [None] * world()
+    values: list[Any] = [None] * world
     dist.all_gather_object(values, value, group=_gloo[0])
     return values
 
@@ -169,13 +167,13 @@ def loader_workers() -> int:
     """How many further processes make films ready for this one's GPU: its share of the cores; none without a GPU."""
     if not torch.cuda.is_available():
         return 0
-    share = cores() // int(os.environ["LOCAL_WORLD_SIZE"]) if world() > 1 else torch.get_num_threads()
+    share = cores() // int(os.environ["LOCAL_WORLD_SIZE"]) if world > 1 else torch.get_num_threads()
     return max(1, min(8, share))
 
 
 def gather_rows(rows: np.ndarray) -> np.ndarray:
     """The rows of all processes, each (n_i, ...) of one dtype, in rank order: the inverse of `rank_slice`."""
-    return rows if world() == 1 else np.concatenate(_all_gather(rows))
+    return np.concatenate(_all_gather(rows))
 
 
 def all_reduce_sum(sums: Tensor) -> Tensor:
@@ -184,7 +182,7 @@ def all_reduce_sum(sums: Tensor) -> Tensor:
     The gradient that a process gets is that of its own films, times the number of processes, as DDP averages: what all
     compute alike from these sums is learnt as by one process that has all films.
     """
-    return sums if world() == 1 else _AllReduceSum.apply(sums)
+    return _AllReduceSum.apply(sums)
 
 
 class _AllReduceSum(torch.autograd.Function):
@@ -196,7 +194,7 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return grad * world()
+        return grad * world
 
 
 class _SyncSum(_AllReduceSum):
@@ -209,7 +207,7 @@ class _SyncSum(_AllReduceSum):
 
 def same_everywhere(value: object, what: str) -> None:
     """`DevicesError` unless all processes have the same `value`."""
-    values = _all_gather(value) if world() > 1 else []
+    values = _all_gather(value)
     if any(other != value for other in values):
         raise DevicesError(
             f"the processes do not see the same {what}: {values}",
@@ -218,21 +216,17 @@ def same_everywhere(value: object, what: str) -> None:
 
 
 def trainer_options(find_unused: bool) -> dict[str, Any]:
-    """Options of Lightning's Trainer for these processes. Alone, SLURM's variables are ignored."""
-    gpu = torch.cuda.is_available()
-    if world() == 1:
-        return {"accelerator": "gpu" if gpu else "cpu", "devices": 1, "plugins": [LightningEnvironment()]}
+    """Options of Lightning's Trainer for these processes."""
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     return {
-        "accelerator": "gpu" if gpu else "cpu",
         "devices": here,
-        "num_nodes": world() // here,
+        "num_nodes": world // here,
         "use_distributed_sampler": False,
         "plugins": [TorchElasticEnvironment()],
         "strategy": DDPStrategy(
             find_unused_parameters=find_unused,
             broadcast_buffers=False,  # equal already
-            process_group_backend="nccl" if gpu else "gloo",
+            process_group_backend="nccl" if torch.cuda.is_available() else "gloo",
         ),
     }
 
@@ -253,11 +247,9 @@ def synchronise(model: nn.Module, batch: int) -> None:
     Names and values of its state stay as they are; in evaluation nothing changes. `DevicesError` for a batch of fewer
     films than there are processes.
     """
-    if world() == 1:
-        return
-    if batch < world():
+    if batch < world:
         raise DevicesError(
-            f"schedule.batch: {batch} films cannot be split over {world()} processes",
+            f"schedule.batch: {batch} films cannot be split over {world} processes",
             "give fewer --devices or a larger batch",
         )
     if torch.cuda.is_available():

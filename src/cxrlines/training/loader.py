@@ -6,21 +6,23 @@ drawn in is drawn onto the already warped film, at the size it is used: `film` a
 the augmentation by construction.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from cxrlines.augment.policy import Policy
+from cxrlines.augment.policy import Policy, make_policy
 from cxrlines.core.heatmaps import STRIDE, draw_maps
 from cxrlines.core.line_drawing import draw_lines
 from cxrlines.io.store import Store
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS, MAPS, Landmark
+from cxrlines.training import distributed
 
 View = Literal["plain", "overlay"]
 
@@ -57,25 +59,28 @@ class Films:
         return len(self.rows)
 
 
+@dataclass(eq=False)
 class FilmSet(Dataset[dict[str, Any]]):
-    """Warped films by `Key`, each a dictionary of tensors, and `collate`, which makes a batch of some.
+    """Films augmented by the policy `augment` to `size` px a side, by `Key`, each a dictionary of tensors; and batches.
 
     `film` is uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float16 (maps, S/2, S/2) where wanted, then labels
     and data of targets. A film of which no heatmap is known has no `maps`, unless its key asks for it.
     """
 
-    def __init__(
-        self,
-        films: Films,
-        policy: Policy,
-        *,
-        seed: int,
-        overlay: bool = False,
-        maps: bool = False,
-        colour_by: Literal["label", "device"] = "label",
-    ) -> None:
-        self.films, self.policy, self.seed, self.overlay, self.maps = films, policy, seed, overlay, maps
-        self.colour_by = colour_by
+    films: Films
+    augment: str
+    size: int
+    _: KW_ONLY
+    seed: int
+    flip: bool = True
+    overlay: bool = False
+    maps: bool = False
+    colour_by: Literal["label", "device"] = "label"
+
+    @cached_property
+    def policy(self) -> Policy:
+        """How its films are augmented."""
+        return make_policy(self.augment, self.size, flip=self.flip)
 
     @property
     def mapped(self) -> np.ndarray | None:
@@ -144,35 +149,21 @@ def epoch_batches(
     epoch: int,
     start: int = 0,
     stop: int | None = None,
-    rank_slice: Callable[[int], slice] = lambda count: slice(count),
     mapped: np.ndarray | None = None,
 ) -> list[list[Key]]:
     """The batches of one epoch from the `start`-th to before the `stop`-th, in an order drawn from (seed, epoch).
 
-    `rank_slice` gives the films of a batch of so many that are this process's. With `mapped` (films,) bool, which films
-    have a known heatmap, a batch that has none has those of its first film drawn all the same: every parameter of a
-    decoder gets a gradient, there 0, in every step.
+    Of several processes each has its part of every batch. With `mapped` (films,) bool, which films have a known
+    heatmap, a batch that has none has those of its first film drawn all the same: every parameter of a decoder gets a
+    gradient, there 0, in every step.
     """
     order = np.random.default_rng([seed, epoch]).permutation(films)
     batches = []
     for positions in [order[i * batch : (i + 1) * batch] for i in range(batches_per_epoch(films, batch))][start:stop]:
         none = mapped is not None and not mapped[positions].any()
         keys = [Key(epoch, int(position), none and not i) for i, position in enumerate(positions)]
-        batches.append(keys[rank_slice(len(keys))])
+        batches.append(keys[distributed.rank_slice(len(keys))] if distributed.world > 1 else keys)
     return batches
-
-
-class RemainingBatches(Sampler[list[Key]]):
-    """The batches that remain whenever it is iterated: one loader, and its processes, for all epochs of a stage."""
-
-    def __init__(self, remaining: Callable[[], list[list[Key]]]) -> None:
-        self.remaining = remaining
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        return iter(self.remaining())
-
-    def __len__(self) -> int:
-        return len(self.remaining())
 
 
 def batches_per_epoch(films: int, batch: int) -> int:
@@ -182,7 +173,7 @@ def batches_per_epoch(films: int, batch: int) -> int:
 
 def load(
     films: FilmSet,
-    batches: Sampler[list[Key]] | list[list[Key]],
+    batches: list[list[Key]],
     workers: int = 0,
     *,
     pin: bool = False,

@@ -1,37 +1,110 @@
-"""One Lightning module for every stage: a model, films, targets and a schedule in; trained weights out."""
+"""Training of a stage by one Lightning module: model, films, targets and schedule in, weights out; and predictions."""
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from cxrlines.metrics.auc import auc
-from cxrlines.models.classifier import Classifier, Model
+from cxrlines.models.classifier import Classifier, Model, TwoStep
 from cxrlines.training import distributed
-from cxrlines.training.checkpoint import Progress, State, cpu_copy
-from cxrlines.training.config import Report, StageConfig, Track, precision_of
-from cxrlines.training.ema import EMA
+from cxrlines.training.checkpoint import EMA, LossLog, Progress, State, cpu_copy, finite_mean
+from cxrlines.training.config import Precision, Report, StageConfig, Track, learning_rate, precision_of
 from cxrlines.training.loader import (
     FilmSet,
     Key,
-    RemainingBatches,
     View,
     batches_per_epoch,
     epoch_batches,
     in_order,
     load,
 )
-from cxrlines.training.loss_log import LossLog, finite_mean
-from cxrlines.training.outputs import BatchOutputs
-from cxrlines.training.schedule import learning_rate
-from cxrlines.training.targets.base import Losses
-from cxrlines.training.targets.sums import total_loss
+from cxrlines.training.targets.base import Losses, Sums
+from cxrlines.training.trainer import as_found
+
+LIGHTNING_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+}
+
+
+class Outputs:
+    """What the networks of a stage make of a batch (`BatchOutputs`); the forward pass is run at once.
+
+    A `TwoStep` model is shown the heatmaps of the segmenters that the batch names.
+    """
+
+    def __init__(self, stage: "StageModule", batch: Mapping[str, Any]) -> None:
+        model, film = stage.model, batch[stage.shown]
+        self._model, self._batch, self._teachers = model, batch, stage.teachers
+        self._maps: Tensor | None = None
+        if stage.config.targets.reads_maps:
+            assert isinstance(model, Classifier)  # one that is shown heatmaps learns none
+            self._features, self._maps = model.features_and_maps(film, batch.get("rows"))
+        elif isinstance(model, TwoStep) and "segmenter" in batch:
+            self._features = model.features(film, _maps_by(stage.segmenters, model, film, batch["segmenter"]))
+        else:
+            self._features = model.features(film)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        return _as_float32(self._model.classify(self._features))
+
+    @cached_property
+    def features(self) -> Tensor:
+        return _as_float32(self._features)
+
+    @cached_property
+    def teacher_features(self) -> Tensor:
+        with torch.no_grad():  # a target that reads its features comes with one
+            return _as_float32(self._teachers[0].features(self._batch["overlay"]))
+
+    @cached_property
+    def maps(self) -> Tensor:
+        assert self._maps is not None  # read by a target with `reads_maps` alone
+        return _as_float32(self._maps)
+
+
+@torch.no_grad()
+def _maps_by(segmenters: Sequence[Classifier], model: TwoStep, film: Tensor, films_of: Mapping[int, Tensor]) -> Tensor:
+    """Heatmaps (b, maps, h/2, w/2) of films; segmenter k gives those of the rows `films_of[k]`, -1 the model's own."""
+    parts = {
+        index: torch.sigmoid((model.segmenter if index < 0 else segmenters[index]).features_and_maps(film[rows])[1])
+        for index, rows in films_of.items()
+    }
+    some = next(iter(parts.values()))
+    maps = some.new_zeros((len(film), *some.shape[1:]))
+    for index, rows in films_of.items():
+        maps[rows] = parts[index]
+    return maps
+
+
+def _as_float32(values: Tensor) -> Tensor:
+    """Values of 16 bits in 32: half precision is for a network; a loss sums over more pixels than it can count."""
+    return values.float() if values.dtype.itemsize < 4 else values
+
+
+def total_loss(parts: Losses) -> Tensor:
+    """The weighted sum of losses, each over the films of all processes; all of them must call it."""
+    rows = [torch.stack([sums.total, sums.count, sums.weight]) for _, sums in parts]
+    whole = torch.cat(rows, dim=1)
+    if distributed.world > 1:
+        whole = distributed.all_reduce_sum(whole)
+    split = whole.split([row.shape[1] for row in rows], dim=1)
+    values = [
+        weight * Sums(total, count, share, mine.smooth).value()
+        for (weight, mine), (total, count, share) in zip(parts, split, strict=True)
+    ]
+    return torch.stack(values).sum()
 
 
 class StageModule(lightning.LightningModule):
@@ -51,7 +124,6 @@ class StageModule(lightning.LightningModule):
         view: View,
         teacher: Model | None = None,
         segmenters: Sequence[Classifier] = (),
-        state: State | None = None,
         keep: Callable[[State], None] = lambda state: None,
         keep_every_s: float = 30.0,
         report: Report = lambda status: None,
@@ -77,16 +149,52 @@ class StageModule(lightning.LightningModule):
         self.ema = EMA(model, self.schedule.ema) if self.schedule.ema else None
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()
-        self.resumed = state
+        self.resumed: State | None = None
+        self.scores: list[Tensor] = []
+        self.log_of_losses = LossLog(f"schedule.lr {self.schedule.lr} and schedule.precision {self.precision}")
+        self.batches: list[list[Key]] = []  # of the loader of training films
+        self.loaders: dict[str, DataLoader[dict[str, Any]]] = {}
+        self.clock = self.saved_at = self.reported_at = time.monotonic()
+
+    def resume(self, state: State | None) -> "StageModule":
+        """Go on from the state of a killed run, where there is one."""
         if state:
             self.model.load_state_dict(state.tensors["model"])
             if self.ema is not None:
                 self.ema.load_state_dict(state.tensors["ema"])
             self.best, self.progress = state.tensors.get("best", {}), state.progress
-        self.scores: list[Tensor] = []
-        self.log_of_losses = LossLog(f"schedule.lr {self.schedule.lr} and schedule.precision {self.precision}")
-        self.loaders: dict[str, DataLoader[dict[str, Any]]] = {}
-        self.clock = self.saved_at = self.reported_at = time.monotonic()
+        self.resumed = state
+        return self
+
+    def fit(self) -> dict[str, Tensor]:
+        """Train what is left. Returns the final weights: the best epoch's with early stopping, else the average's."""
+        left = math.ceil(self.total / self.per_epoch) - self.progress.epoch
+        together = distributed.world > 1
+        if together:
+            distributed.same_everywhere(self.step_now, "step to go on from")
+        if not self.finished and left > 0:
+            if together:
+                distributed.synchronise(self.model, self.in_batch)
+            alone = {"devices": 1, "plugins": [LightningEnvironment()]}  # whatever SLURM's variables say
+            with as_found():
+                lightning.Trainer(
+                    max_epochs=left,
+                    **(distributed.trainer_options(self.leaves_unused()) if together else alone),
+                    accelerator="gpu" if torch.cuda.is_available() else "cpu",
+                    # Tried once for each shape: one of all films, and one for each count that a decoder is run on.
+                    benchmark=torch.cuda.is_available(),
+                    precision=LIGHTNING_PRECISION[self.precision],
+                    gradient_clip_val=self.schedule.clip,
+                    logger=False,
+                    reload_dataloaders_every_n_epochs=1,
+                    num_sanity_val_steps=0,
+                    enable_checkpointing=False,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                ).fit(self)
+        if self.schedule.patience is not None and self.best:
+            return self.best
+        return cpu_copy(self.evaluated.state_dict())
 
     @property
     def step_now(self) -> int:
@@ -102,12 +210,6 @@ class StageModule(lightning.LightningModule):
     def evaluated(self) -> Model:
         """The model that is validated and handed on: the moving average where there is one."""
         return self.ema.module if self.ema is not None else self.model  # type: ignore[return-value]
-
-    def result(self) -> dict[str, Tensor]:
-        """The weights to hand on: the best epoch's with early stopping, else the moving average, else the last."""
-        if self.schedule.patience is not None and self.best:
-            return self.best
-        return cpu_copy(self.evaluated.state_dict())
 
     def state(self) -> State:
         """All that is needed to go on from here."""
@@ -126,14 +228,7 @@ class StageModule(lightning.LightningModule):
 
     def _losses(self, batch: Mapping[str, Any]) -> Losses:
         """The weighted terms of all targets' losses."""
-        outputs = BatchOutputs(
-            self.model,
-            batch,
-            batch[self.shown],
-            maps=self.config.targets.reads_maps,
-            teacher=self.teachers[0] if self.teachers else None,
-            segmenters=self.segmenters,
-        )
+        outputs = Outputs(self, batch)
         return [
             (target.weight * weight, sums)
             for target in self.config.targets.named.values()
@@ -152,24 +247,20 @@ class StageModule(lightning.LightningModule):
         kind = torch.optim.Adam if self.schedule.optimizer == "adam" else torch.optim.AdamW
         return kind(self.model.parameters(), lr=self.schedule.lr, weight_decay=self.schedule.weight_decay)
 
-    def _remaining(self) -> list[list[Key]]:
-        """The batches that are left of this epoch."""
-        return epoch_batches(
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        """Called before each epoch: one loader, and its processes, for all, with the batches left of this epoch."""
+        self.batches[:] = epoch_batches(
             len(self.films.films),
             self.schedule.batch,
             seed=self.config.seed,
             epoch=self.progress.epoch,
             start=self.progress.batch,
             stop=min(self.per_epoch, self.total - self.progress.epoch * self.per_epoch),
-            rank_slice=distributed.rank_slice,
             mapped=self.films.mapped,
         )
-
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         if "train" not in self.loaders:
-            batches = RemainingBatches(self._remaining)
             pin = self.device.type == "cuda"
-            self.loaders["train"] = load(self.films, batches, self.loader_workers, pin=pin, stay=True)
+            self.loaders["train"] = load(self.films, self.batches, self.loader_workers, pin=pin, stay=True)
         return self.loaders["train"]
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
@@ -177,7 +268,7 @@ class StageModule(lightning.LightningModule):
             return []
         if "validation" not in self.loaders:
             count = len(self.validation.films)  # all of them for each process where there is not one for each
-            mine = distributed.rank_slice(count) if count >= distributed.world() else slice(0, count)
+            mine = distributed.rank_slice(count) if 1 < distributed.world <= count else slice(count)
             pin = self.device.type == "cuda"
             self.loaders["validation"] = in_order(
                 self.validation, self.schedule.batch * 2, self.loader_workers, mine, pin=pin, stay=True
@@ -227,7 +318,7 @@ class StageModule(lightning.LightningModule):
         """Save; a model that is slow to save is saved less often, so that saving never takes over 5 % of the time."""
         self._fetch_losses()  # what has diverged is not saved
         begun = time.monotonic()
-        if distributed.is_first():
+        if distributed.rank == 0:
             self.keep(self.state())
         self.saved_at = time.monotonic()
         self.pause_s = max(self.keep_every_s, 20 * (self.saved_at - begun)) if self.keep_every_s else 0.0
@@ -288,3 +379,25 @@ def macro_auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     columns = [auc(labels[rows, k], scores[rows, k]) for k, rows in enumerate(known.T)]
     defined = [value for value in columns if value is not None]
     return float(np.mean(defined)) if defined else None
+
+
+def predict_films(model: Model, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
+    """Probabilities (n, labels) float32 of every film in order, without augmentation.
+
+    In full precision, as a bundle reads, whatever a stage was trained in. The model is moved to the GPU where there is
+    one, and evaluates from then on; it can be trained further. Several processes predict a part each and all get the
+    whole: all of them must call it.
+    """
+    gpu, together = torch.cuda.is_available(), distributed.world > 1
+    device = torch.device("cuda" if gpu else "cpu")
+    # Before inference mode: what is moved in it can never be trained again.
+    model = model.to(device).to(memory_format=torch.channels_last).eval()
+    mine = distributed.rank_slice(len(films.films)) if together else slice(None)
+    workers = distributed.loader_workers() if gpu else 0
+    rows = []
+    with torch.inference_mode():
+        for item in in_order(films, batch, workers, mine, pin=gpu):
+            shown = item["overlay" if view == "overlay" else "film"].to(device, non_blocking=True)
+            rows.append(torch.sigmoid(model(shown).float()))
+        scores = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, films.films.labels.shape[1]), np.float32)
+    return distributed.gather_rows(scores) if together else scores

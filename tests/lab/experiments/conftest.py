@@ -6,8 +6,7 @@ import pytest
 
 from cxrlines.recipe.run import execute
 from cxrlines.recipe.run.execute import do_one
-from cxrlines.recipe.run.folder import Run
-from cxrlines.recipe.run.plan import Step
+from cxrlines.recipe.run.folder import Run, Step
 
 
 class Here:

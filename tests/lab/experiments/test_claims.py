@@ -26,7 +26,8 @@ from cxrlines.lab.experiments.comparisons import (
     read_rows,
 )
 from cxrlines.lab.experiments.compute import compute_of
-from cxrlines.recipe.run.plan import Inventory, make_plan
+from cxrlines.recipe.run.folder import Inventory
+from cxrlines.recipe.run.plan import make_plan
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS

@@ -5,7 +5,7 @@ import pytest
 
 from cxrlines.lab.experiments import compute
 from cxrlines.lab.experiments.compute import DECODER, PASSES, compute_of, kind_of, measure
-from cxrlines.recipe.run.plan import Step
+from cxrlines.recipe.run.folder import Step
 from cxrlines.recipe.spec.recipe import Recipe
 
 STAGES = {

@@ -12,8 +12,8 @@ from cxrlines.io.tables import read_dataset
 from cxrlines.lab.experiments import retrieval
 from cxrlines.lab.experiments.retrieval import write_retrieval
 from cxrlines.phantom.dataset import write_phantom
+from cxrlines.recipe.run.folder import StepId
 from cxrlines.recipe.run.pipeline import train
-from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS
 

@@ -13,7 +13,8 @@ from cxrlines.io.tables import Dataset
 from cxrlines.lab.price.estimate import A100, WITHIN, Gpu, estimate, watch
 from cxrlines.models.backbones import make_backbone
 from cxrlines.recipe.run.external import ExternalSet
-from cxrlines.recipe.run.plan import Inventory, make_plan
+from cxrlines.recipe.run.folder import Inventory
+from cxrlines.recipe.run.plan import make_plan
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS
 

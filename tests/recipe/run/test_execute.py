@@ -13,8 +13,8 @@ import pytest
 from cxrlines.core.processes import Died
 from cxrlines.recipe.run import execute
 from cxrlines.recipe.run.execute import LocalWorkers, RunError
+from cxrlines.recipe.run.folder import Step, StepId
 from cxrlines.recipe.run.pipeline import plan_of, prepare
-from cxrlines.recipe.run.plan import Step, StepId
 from cxrlines.recipe.spec.load import load_recipe
 
 

@@ -13,9 +13,8 @@ from cxrlines.io.store import build_store
 from cxrlines.io.tables import read_dataset
 from cxrlines.recipe.run import external
 from cxrlines.recipe.run.external import ExternalSet, open_set, prepare_set
-from cxrlines.recipe.run.folder import LINEAGE
+from cxrlines.recipe.run.folder import LINEAGE, StepId
 from cxrlines.recipe.run.pipeline import plan_of, prepare
-from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import ExternalSpec

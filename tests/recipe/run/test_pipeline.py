@@ -23,9 +23,8 @@ from cxrlines.models.weights import load_weights
 from cxrlines.recipe.run import step as step_module
 from cxrlines.recipe.run.execute import RunError, do_plan, workers_for
 from cxrlines.recipe.run.export import export_run
-from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, TEST, WEIGHTS, Run
+from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, TEST, WEIGHTS, Run, StepId
 from cxrlines.recipe.run.pipeline import plan_of, prepare, train
-from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.run.report import write_run_report
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.spec.load import RecipeError, load_recipe

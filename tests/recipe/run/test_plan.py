@@ -12,7 +12,8 @@ from cxrlines.io.annotations import Line
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.external import ExternalSet
-from cxrlines.recipe.run.plan import Inventory, Parent, Role, Step, StepId, make_plan
+from cxrlines.recipe.run.folder import Inventory, Parent, Role, Step, StepId
+from cxrlines.recipe.run.plan import make_plan
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS
 from cxrlines.training.targets.base import OWN

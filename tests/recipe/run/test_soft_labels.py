@@ -6,9 +6,8 @@ import pytest
 
 from cxrlines.evaluation.ensemble.sharpen import dynamic_temperatures, sharpen
 from cxrlines.evaluation.predictions import read_predictions
-from cxrlines.recipe.run.folder import HELD_OUT, read_record
+from cxrlines.recipe.run.folder import HELD_OUT, StepId, read_record
 from cxrlines.recipe.run.pipeline import plan_of
-from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.run.soft_labels import read_soft_labels, soft_labels
 from cxrlines.recipe.run.training_data import training_films
 from cxrlines.task import LABELS, STUDY_COLUMN

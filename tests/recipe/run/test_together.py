@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.cluster.ray import ray_workers
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_into, load_weights
@@ -21,7 +20,7 @@ from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training import distributed
 from cxrlines.training.loader import FilmSet
-from cxrlines.training.trainer import predict_films
+from cxrlines.training.module import predict_films
 
 
 @pytest.mark.long
@@ -50,7 +49,7 @@ def test_a_run_of_two_processes_is_whole_and_predicts_as_one(phantom, tiny_recip
         (run.test, run.test_store, np.arange(len(run.test.studies)), TEST),
     ):
         films = films_of(dataset, store, rows, lines=False)
-        alone = predict_films(model, FilmSet(films, make_policy("none", 64), seed=0, overlay=False, colour_by="label"))
+        alone = predict_films(model, FilmSet(films, "none", 64, seed=0))
         together = pd.read_csv(folder / name)
         assert together[STUDY_COLUMN].tolist() == dataset.studies["study"].iloc[rows].tolist()
         np.testing.assert_allclose(together[list(LABELS)], alone, rtol=0, atol=1e-5)
@@ -58,6 +57,6 @@ def test_a_run_of_two_processes_is_whole_and_predicts_as_one(phantom, tiny_recip
 
 def test_one_step_on_many_gpus_and_many_steps_on_a_cluster_are_two_things(phantom, tiny_recipe, tmp_path, monkeypatch):
     run = prepare(load_recipe(str(tiny_recipe)), phantom, tmp_path, 1)
-    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world", 2)
     with pytest.raises(RunError, match="--on spreads steps over machines, --devices one step over GPUs"):
         do_plan(run, plan_of(run, [0]), start=ray_workers("ray"))

@@ -6,10 +6,9 @@ import torch
 
 from cxrlines.models.classifier import TwoStep
 from cxrlines.models.weights import load_weights
-from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, WEIGHTS, Run, read_record
+from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, WEIGHTS, Role, Run, Step, read_record
 from cxrlines.recipe.run.pipeline import plan_of, prepare
-from cxrlines.recipe.run.plan import Role, Step
-from cxrlines.recipe.run.training_data import films_of, load_step, map_folds, training_films
+from cxrlines.recipe.run.training_data import films_of, load_step, training_films
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import MAPS, Landmark, MapKind
 from cxrlines.training.lineage import read_lineage
@@ -60,7 +59,7 @@ def shown(run: Run, step: Step) -> tuple[np.ndarray, list]:
     rows = run.films.training(stage, step.key.held)
     films, _ = training_films(run, step, stage, rows, lambda status: None)
     maps = step.by_fold(Role.MAPS)
-    segmenters = [maps[fold] for fold in map_folds(step)] + [step.parent(Role.MAPS)]
+    segmenters = [*maps.values(), step.parent(Role.MAPS)]
     return rows, [segmenters[int(k)] for k in films.more["segmenter"]]
 
 

@@ -6,8 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import FileStart
+from cxrlines.recipe.spec.recipe import FileStart, Recipe
 
 BASE = yaml.safe_load("""
 name: base

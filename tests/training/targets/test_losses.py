@@ -10,11 +10,12 @@ from sklearn.metrics import log_loss
 from cxrlines.core.heatmaps import draw_maps
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.task import DEVICE_OF, LABELS, MAPS, MapKind
+from cxrlines.training.module import total_loss
+from cxrlines.training.targets.base import Sums
 from cxrlines.training.targets.features import feature_loss
 from cxrlines.training.targets.labels import MAX_CLASS_WEIGHT, balanced_weights, label_loss
 from cxrlines.training.targets.maps import LINE_PIXELS, maps_loss
 from cxrlines.training.targets.presence import GROUPS, presence_loss
-from cxrlines.training.targets.sums import Sums, total_loss
 
 
 def value(*parts: tuple[float, Sums] | Sums) -> torch.Tensor:

@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
-from cxrlines.training.config import StageConfig
+from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
-from cxrlines.training.outputs import BatchOutputs
-from cxrlines.training.schedule import ScheduleSpec
 from cxrlines.training.targets import TargetsSpec
-from cxrlines.training.targets.base import FilmSource, FilmsSpec, Losses, Target, TargetData
-from cxrlines.training.targets.sums import Sums
-from cxrlines.training.trainer import fit_stage
+from cxrlines.training.targets.base import BatchOutputs, FilmSource, FilmsSpec, Losses, Sums, Target, TargetData
 
 COUNT = 12
 
@@ -69,8 +64,8 @@ def test_a_stage_learns_it_beside_the_labels() -> None:
     torch.manual_seed(0)
     model = Classifier("resnet10t", "gap", weights="none")
     config = StageConfig(ScheduleSpec(epochs=20, batch=6, lr=3e-3), targets)
-    stage = StageModule(model, config, FilmSet(films, make_policy("none", 32), seed=0), None, view="plain")
-    fit_stage(stage)
+    stage = StageModule(model, config, FilmSet(films, "none", 32, seed=0), None, view="plain")
+    stage.fit()
     losses = [row["loss"] for row in stage.progress.history]
     assert losses[-1] < 0.3 * losses[0]
 

@@ -15,23 +15,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.core.pool import keep_buffers
 from cxrlines.io.store import build_store
 from cxrlines.io.tables import read_dataset
 from cxrlines.models.classifier import Classifier, Model, TwoStep
 from cxrlines.phantom.dataset import write_phantom
-from cxrlines.recipe.run.plan import Step
+from cxrlines.recipe.run.folder import Step
 from cxrlines.recipe.run.training_data import films_of
-from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import StageSpec
+from cxrlines.recipe.spec.recipe import Recipe, StageSpec
 from cxrlines.task import MAPS
-from cxrlines.training.config import StageConfig
+from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import FilmSet, batches_per_epoch
 from cxrlines.training.module import StageModule
-from cxrlines.training.schedule import ScheduleSpec
 from cxrlines.training.targets import FeatureTarget, LabelTarget, MapTarget, TargetsSpec
-from cxrlines.training.trainer import fit_stage
 
 BACKBONE, BATCH = "tf_efficientnet_lite0", 16
 PASSES = {"plain": 1.0, "overlay": 1.08, "features": 1.33, "maps": 1.47, "maps_of": 1.56}
@@ -86,7 +82,6 @@ def measure(folder: Path, films: int = 320, size: int = 160, rounds: int = 2) ->
     store = build_store(dataset, folder / "store", size=size + size // 10, aspect="stretch", workers=1)
     annotated = np.flatnonzero(np.asarray(dataset.annotated))
     some = np.arange(len(annotated))
-    policy = make_policy("light", size, flip=False)
 
     def network(channels: int = 1, decoder: bool = False) -> Classifier:
         return Classifier(BACKBONE, "gap", in_channels=channels, weights="none", decoder=decoder)
@@ -113,14 +108,14 @@ def measure(folder: Path, films: int = 320, size: int = 160, rounds: int = 2) ->
             StageConfig(
                 ScheduleSpec(epochs=3, batch=BATCH, lr=1e-3, optimizer="adamw", clip=1.0, precision="32"), targets
             ),
-            FilmSet(found, policy, seed=0, overlay=kind in ("overlay", "features"), maps=learns),
+            FilmSet(found, "light", size, flip=False, seed=0, overlay=kind in ("overlay", "features"), maps=learns),
             None,
             view="overlay" if kind == "overlay" else "plain",
             teacher=network(3) if kind == "features" else None,
             segmenters=segmenters,
             track=lambda values, epoch: ends.append(time.process_time()),
         )  # fmt: skip
-        fit_stage(module)
+        module.fit()
         return (ends[-1] - ends[0]) / 2 / (module.per_epoch * BATCH)
 
     return {kind: min(epoch_seconds(kind) for _ in range(rounds)) for kind in (*PASSES, SOME)}

@@ -14,15 +14,13 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.core.files import write_text
 from cxrlines.evaluation.ensemble.neighbours import evidence_of, fit_neighbours
 from cxrlines.evaluation.predictions import as_predictions, read_predictions, write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.models.classifier import Model
-from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, read_record
-from cxrlines.recipe.run.plan import StepId
+from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, StepId, read_record
 from cxrlines.recipe.run.training_data import films_of, load_step
 from cxrlines.task import LABELS
 from cxrlines.training.loader import FilmSet, in_order
@@ -75,7 +73,7 @@ def write_retrieval(run: Run, member: str, out: Path) -> Path:
 def embed(model: Model, dataset: Dataset, store: Store, rows: np.ndarray, size: int) -> np.ndarray:
     """The last feature map of some films, seen plain, its mean over places at length 1: float32 (rows, c)."""
     model = model.to(memory_format=torch.channels_last).eval()
-    films = FilmSet(films_of(dataset, store, rows, lines=False), make_policy("none", size), seed=0)
+    films = FilmSet(films_of(dataset, store, rows, lines=False), "none", size, seed=0)
     with torch.inference_mode():  # not around `to`: what is moved in it can never be trained again
         pooled = [functional.normalize(model.features(item["film"]).mean(dim=(2, 3))) for item in in_order(films, 32)]
     return torch.cat(pooled).numpy()

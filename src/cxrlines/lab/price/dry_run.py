@@ -16,10 +16,10 @@ from cxrlines.io.store import StoreError, open_store
 from cxrlines.io.tables import ANNOTATION_TABLE, TRAIN_TABLE, Dataset, read_dataset, read_labels
 from cxrlines.lab.price.estimate import PUBLISHED, estimate
 from cxrlines.recipe.run.external import ExternalSet, open_set
-from cxrlines.recipe.run.folder import is_finished, read_record, untraced_files
+from cxrlines.recipe.run.folder import Inventory, Role, Step, is_finished, read_record, untraced_files
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, open_patient_groups
 from cxrlines.recipe.run.pipeline import check_networks, chosen_folds, folds_for
-from cxrlines.recipe.run.plan import Inventory, Role, Step, files_of, make_plan
+from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.training.targets.base import OWN
 

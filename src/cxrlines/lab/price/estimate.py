@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from cxrlines.models.classifier import Classifier
-from cxrlines.recipe.run.plan import Inventory, Role, Step, StepId
+from cxrlines.recipe.run.folder import Inventory, Role, Step, StepId
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import MAPS
 from cxrlines.training.loader import batches_per_epoch

@@ -19,8 +19,7 @@ import torch
 from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores, keep_buffers
 from cxrlines.core.processes import Child, Died
-from cxrlines.recipe.run.folder import Run
-from cxrlines.recipe.run.plan import Step, StepId
+from cxrlines.recipe.run.folder import Run, Step, StepId
 from cxrlines.recipe.run.progress import Board, StatusFile, read_status
 from cxrlines.recipe.run.step import do_step
 from cxrlines.training import distributed
@@ -65,7 +64,7 @@ def do_plan(run: Run, steps: Sequence[Step], workers: int | None = None, start: 
     A step that fails, or whose process is killed, costs only those that depend on it; the others are done, then
     `RunError` is raised. Under torchrun all processes do each step together, one step after another.
     """
-    if distributed.world() > 1:
+    if distributed.world > 1:
         if start:
             raise RunError("--on spreads steps over machines, --devices one step over GPUs", "give one of the two")
         return _do_together(run, steps)
@@ -112,19 +111,22 @@ def _ready(todo: dict[StepId, Step], running: Set[StepId], failed: dict[StepId, 
 
 def _do_together(run: Run, steps: Sequence[Step]) -> None:
     """Every unfinished step, by all processes of torchrun at once; the first one shows where it is."""
-    todo = [step for step in steps if not distributed.first(partial(run.is_done, step))]
+    with distributed.first() as shared:
+        if shared.mine:
+            shared.value = [step for step in steps if not run.is_done(step)]
+    todo = shared.value
     with Board(len(steps), len(steps) - len(todo)) as board:
         for step in todo:
 
             def show(status: dict[str, Any], name: str = step.name) -> None:
-                if distributed.is_first():
+                if distributed.rank == 0:
                     board.show([(name, status)])
 
             try:
                 _do_traced(run, step, show)
             except Exception as error:
                 raise _not_done(run, {step.key: _why(error)}, len(steps)) from error
-            if distributed.is_first():
+            if distributed.rank == 0:
                 board.finished(step.name, run.record(step.key))
 
 

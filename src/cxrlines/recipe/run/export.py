@@ -13,9 +13,8 @@ from cxrlines.reading.bundle import PROBE_FILE, BundleMember, write_bundle
 from cxrlines.reading.training_patients import SEEN, seen_text
 from cxrlines.recipe.run.bundle_calibration import Files, calibrated
 from cxrlines.recipe.run.execute import RunError
-from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, LINEAGE_ENTRY, TEST, WEIGHTS, read_record
+from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, LINEAGE_ENTRY, TEST, WEIGHTS, StepId, read_record
 from cxrlines.recipe.run.pipeline import STEPS
-from cxrlines.recipe.run.plan import StepId
 from cxrlines.recipe.spec.load import recipe_of
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.training.lineage import Lineage, read_lineage

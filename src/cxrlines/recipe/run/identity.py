@@ -16,8 +16,7 @@ from typing import Any
 
 import cxrlines
 from cxrlines.augment.policy import make_policy
-from cxrlines.recipe.spec.recipe import MemberSpec
-from cxrlines.recipe.spec.stage import FileStart, StageSpec
+from cxrlines.recipe.spec.recipe import FileStart, MemberSpec, StageSpec
 from cxrlines.training.targets.base import CodePart
 
 PACKAGE = Path(cxrlines.__file__).parent
@@ -47,7 +46,8 @@ def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
         yield from target.code()
     yield CodePart("augment/policy.py", without=("POLICIES",))  # the numbers are in `resolved`
     yield CodePart("training/loader.py", without=() if lines else ("overlay",))
-    yield CodePart("training/trainer.py", ("fit_stage",))
+    yield CodePart("training/module.py", without=("predict_films",))
+    yield CodePart("training/checkpoint.py", ("EMA",))
     yield CodePart("recipe/run/training_data.py", ("films_of", "training_films"))
     yield CodePart("recipe/run/step.py", ("_start", "_watched", "_seed"))
     yield CodePart(
@@ -55,8 +55,7 @@ def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
     )
     for file in (
         "task.py", "augment/warp.py", "augment/intensity.py", "models/backbones.py",
-        "training/config.py", "training/schedule.py", "training/module.py", "training/outputs.py",
-        "training/ema.py", "training/targets/base.py", "training/targets/sums.py",
+        "training/config.py", "training/targets/base.py",
     ):  # fmt: skip
         yield CodePart(file)
     yield CodePart("models/classifier.py", without=("MapDecoder", "TwoStep", "model_of"))

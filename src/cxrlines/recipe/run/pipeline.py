@@ -24,14 +24,13 @@ from cxrlines.models.orientation import Probe, read_probe
 from cxrlines.reading.bundle import PROBE_FILE, box_probe
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
 from cxrlines.recipe.run.external import prepare_set
-from cxrlines.recipe.run.folder import LINEAGE, Run, inventory, untraced_files
+from cxrlines.recipe.run.folder import LINEAGE, Run, Step, inventory, untraced_files
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, check_patient_groups, find_patient_groups
-from cxrlines.recipe.run.plan import Step, files_of, make_plan
+from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.run.report import write_run_report
 from cxrlines.recipe.run.step import is_scored, predict_test
 from cxrlines.recipe.spec.load import RecipeError
-from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import FileStart
+from cxrlines.recipe.spec.recipe import FileStart, Recipe
 from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import Tracker
@@ -59,7 +58,7 @@ def train(
     torchrun, by all its processes together, each of which calls this. `RunError` if steps fail, or if another command
     works in `root`.
     """
-    say = say if distributed.is_first() else lambda text: None
+    say = say if distributed.rank == 0 else lambda text: None
     check_trackers(recipe.tracking.settings(root))
     # What is wrong with recipe, tables or folds is refused before anything is written.
     own, drawn = read_tables(recipe, data)
@@ -73,31 +72,33 @@ def train(
             f"ensemble.how is fitted, which needs two folds or more, and --folds names {chosen}",
             "name more, or take --set ensemble.how=mean (no step is done again)",
         )
-    made: list[Run] = []
+    made: Run | None = None
     try:
         with contextlib.ExitStack() as held:
-            distributed.first(lambda: _claim(root, held))
-            distributed.first(lambda: made.append(prepare(recipe, data, root, workers or cores(), (own, drawn))))
-            run = made[0] if made else Run.open(root, data)
+            with distributed.first() as shared:
+                if shared.mine:
+                    root.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(FileLock(root / ".lock", blocking=False))
+                    made = prepare(recipe, data, root, workers or cores(), (own, drawn))
+            run = made or Run.open(root, data)
             _say_films(run, say)
             steps = plan_of(run, folds)
-            distributed.first(lambda: (root / STEPS).unlink(missing_ok=True))
+            with distributed.first() as shared:
+                if shared.mine:
+                    (root / STEPS).unlink(missing_ok=True)
             do_plan(run, steps, workers, start)
             say("reading the test films and writing the report" if run.test else "writing the report")
             for step in steps:
                 if is_scored(recipe, step):
                     predict_test(run, step)
-            distributed.first(lambda: _conclude(run, steps, command))
+            with distributed.first() as shared:
+                if shared.mine:
+                    _conclude(run, steps, command)
     except Timeout:
         raise RunError(
             f"{root} is in use by another cxrlines train", "wait for it to end, or give another --out"
         ) from None
     return run
-
-
-def _claim(root: Path, held: contextlib.ExitStack) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    held.enter_context(FileLock(root / ".lock", blocking=False))
 
 
 def read_tables(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:

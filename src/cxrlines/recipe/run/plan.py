@@ -10,151 +10,20 @@ identities and of its data: change a line of the recipe, and only the steps that
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from cxrlines.core.errors import Error
-from cxrlines.io.tables import Dataset
-from cxrlines.recipe.run.external import ExternalSet
+from cxrlines.recipe.run.folder import Inventory, Parent, Role, Step, StepId
 from cxrlines.recipe.run.identity import code_identity, resolved
-from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import FileStart, StageSpec
-from cxrlines.task import LABELS
+from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
 from cxrlines.training.targets.base import OWN
 
 FORMAT = 5
 """Raised when steps of an older form must not be taken for new; changed training code is noticed by `identity`."""
-
-
-class StepId(NamedTuple):
-    """Which step: a member, the folds it holds out (ascending; two or more: a nested step), a stage."""
-
-    member: str
-    held: tuple[int, ...]
-    stage: str
-
-    def __str__(self) -> str:
-        """`member/fold0/stage`, nested `member/fold0+2/stage`: its name, and its folder within the run's."""
-        return f"{self.member}/fold{'+'.join(map(str, self.held))}/{self.stage}"
-
-    @classmethod
-    def parse(cls, name: str) -> "StepId":
-        """The inverse of `str`."""
-        member, fold, stage = name.split("/")
-        return cls(member, tuple(map(int, fold.removeprefix("fold").split("+"))), stage)
-
-    @property
-    def flat(self) -> str:
-        """`member.fold0.stage`, for files of a step that is under way."""
-        return str(self).replace("/", ".")
-
-    @property
-    def fold(self) -> int | None:
-        """The fold it is scored on; None for a nested step, which only labels or maps films for others."""
-        return self.held[0] if len(self.held) == 1 else None
-
-
-class Role(StrEnum):
-    """What a step takes from a parent: weights to start from, features, soft labels, or heatmaps as input."""
-
-    START = "start"
-    TEACHER = "teacher"
-    SOFT = "soft"
-    MAPS = "maps"
-
-
-class Parent(NamedTuple):
-    """An earlier step that a step is made from; `fold`: serves the own films of that fold alone (None: all others)."""
-
-    role: Role
-    key: StepId
-    fold: int | None = None
-
-    @property
-    def name(self) -> str:
-        """`start`, `soft 2`: its role as files name it."""
-        return self.role.value if self.fold is None else f"{self.role} {self.fold}"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage of one member, some folds held out. `films`: how many it trains on; `last`: of its member's stages."""
-
-    key: StepId
-    identity: str
-    parents: tuple[Parent, ...]
-    films: int
-    last: bool
-
-    @property
-    def name(self) -> str:
-        """`member/fold0/stage`."""
-        return str(self.key)
-
-    @property
-    def fold(self) -> int | None:
-        """As `StepId.fold`."""
-        return self.key.fold
-
-    def parent(self, role: Role) -> StepId | None:
-        """The parent of this role that serves no fold in particular, if there is one."""
-        return next((parent.key for parent in self.parents if parent.role is role and parent.fold is None), None)
-
-    def by_fold(self, role: Role) -> dict[int, StepId]:
-        """Fold of the films served -> the nested step that serves them."""
-        return {p.fold: p.key for p in self.parents if p.role is role and p.fold is not None}
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """The films a plan is made on: `folds`, and `stored` (trained on), of each row of `own.studies`, (n,).
-
-    `store` is the fingerprint of the own films' store, `external` the other sets by name.
-    """
-
-    own: Dataset
-    stored: np.ndarray
-    store: str
-    folds: pd.Series
-    external: Mapping[str, ExternalSet] = field(default_factory=dict)
-
-    def held(self, folds: tuple[int, ...]) -> np.ndarray:
-        """Rows of the own films of some folds."""
-        return np.flatnonzero(self.stored & np.isin(self.folds.to_numpy(), folds))
-
-    def training(self, stage: StageSpec, held: tuple[int, ...]) -> np.ndarray:
-        """Rows a stage trains on: of `own.studies`, not of the held folds, annotated if it must be; or of its set.
-
-        Of an external set, twins of held-out films and all films of their patients are left out.
-        """
-        if stage.films.set != OWN:
-            table = self.own.studies
-            return self.external[stage.films.set].rows(set(table["patient"].iloc[self.held(held)].astype(str)))
-        wanted = self.stored & ~np.isin(self.folds.to_numpy(), held)
-        if stage.films.which == "annotated":
-            wanted &= np.asarray(self.own.annotated)
-        return np.flatnonzero(wanted)
-
-    def identity(self, stage: StageSpec, rows: np.ndarray) -> str:
-        """Hash of what a stage learns from: the store, and of its rows the studies, labels and, if used, the lines."""
-        if stage.films.set != OWN:
-            return self.external[stage.films.set].identity(rows, presence=stage.targets.presence is not None)
-        digest = hashlib.sha256(self.store.encode())
-        table = self.own.studies.iloc[rows]
-        digest.update(json.dumps(table["study"].tolist()).encode())
-        digest.update(table[list(LABELS)].to_numpy(np.float32).tobytes())
-        if stage.needs_lines or stage.targets.reads_maps:
-            for study in table["study"]:
-                marks = [(line.label, line.points) for line in self.own.lines.get(study, [])]
-                for name, points in [*marks, *sorted(self.own.landmarks.get(study, {}).items())]:
-                    digest.update(name.encode() + np.asarray(points, np.float64).tobytes())
-        return digest.hexdigest()
 
 
 def make_plan(recipe: Recipe, films: Inventory, wanted: Sequence[int]) -> list[Step]:

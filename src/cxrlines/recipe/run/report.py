@@ -19,10 +19,9 @@ from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.evaluation.report.page import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
-from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run
-from cxrlines.recipe.run.plan import Step
+from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, Step
 from cxrlines.recipe.run.step import is_scored
-from cxrlines.recipe.spec.stage import FileStart, StageSpec
+from cxrlines.recipe.spec.recipe import FileStart, StageSpec
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Ancestry, Lineage, state_of
 from cxrlines.training.targets.base import OWN

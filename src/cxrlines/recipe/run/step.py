@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from cxrlines import __version__
-from cxrlines.augment.policy import make_policy
 from cxrlines.core.files import sync, write_text
+from cxrlines.evaluation.predictions import write_predictions
 from cxrlines.io.tables import Dataset
 from cxrlines.models.adopt import Adoption, adopt
 from cxrlines.models.backbones import Start
@@ -30,24 +30,24 @@ from cxrlines.recipe.run.folder import (
     TEST,
     TRACKED,
     WEIGHTS,
+    Role,
     Run,
+    Step,
+    StepId,
     lineage_of,
 )
-from cxrlines.recipe.run.plan import Role, Step, StepId
-from cxrlines.recipe.run.training_data import films_of, load_step, map_folds, predict_rows, training_films
-from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.recipe.spec.stage import FileStart, StageSpec
+from cxrlines.recipe.run.training_data import films_of, load_step, predict_rows, training_films
+from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import Tracker
 from cxrlines.training import distributed
-from cxrlines.training.checkpoint import Progress
+from cxrlines.training.checkpoint import Progress, load_state, save_state
 from cxrlines.training.config import Report, StageConfig
 from cxrlines.training.lineage import TRUSTED, LeakError, Lineage, UntracedError
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
 from cxrlines.training.targets.base import OWN
-from cxrlines.training.trainer import fit_stage, resume
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,17 @@ def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> No
     inputs = _inputs(run, step, report)
     progress, weights = _train(run, step, inputs, work, report, loader_workers)
     inputs.model.load_state_dict(weights)
-    done = work / "done"
-    distributed.first(partial(_write_trained, step, inputs, progress, weights, done))
-    begun = time.monotonic()
+    begun, predictions = time.monotonic(), None
     if inputs.stage.films.view == "plain" and inputs.stage.targets.classifies:
         report({"doing": "predicting"})
-        predict_rows(run.train, run.store, inputs.held_out, inputs.model, inputs.size, done / HELD_OUT)
+        predictions = predict_rows(run.films.own, run.store, inputs.held_out, inputs.model, inputs.size)
     record = _record(step, inputs, progress.seconds, time.monotonic() - begun)
-    distributed.first(partial(_finish, record, done, run.folder(step.key)))
+    with distributed.first() as shared:
+        if shared.mine:
+            _write(inputs, progress, weights, predictions, record, work / "done", run.folder(step.key))
     if is_scored(run.recipe, step):
         report({"doing": "reading the test films"})
-        predict_test(run, step)
+        predict_test(run, step, inputs.model)
 
 
 def _inputs(run: Run, step: Step, report: Report) -> _Inputs:
@@ -97,7 +97,7 @@ def _inputs(run: Run, step: Step, report: Report) -> _Inputs:
     model, adoption = _start(run, step, stage)
     rows, held_out = run.films.training(stage, step.key.held), run.films.held(step.key.held)
     lineage = _lineage(run, step, stage, rows, adoption)
-    leak, test_leak = _guard(run, lineage, run.train, held_out), _guard(run, lineage, run.test)
+    leak, test_leak = _guard(run, lineage, run.films.own, held_out), _guard(run, lineage, run.test)
     films, soft = training_films(run, step, stage, rows, report)
     size = run.recipe.size_of(step.key.member, step.key.stage)
     return _Inputs(stage, size, model, adoption, lineage, leak, test_leak, films, soft, held_out)
@@ -113,14 +113,14 @@ def _lineage(run: Run, step: Step, stage: StageSpec, rows: np.ndarray, adoption:
         earlier = lineage_of(stage.start.of(step.key.held[0]))
         gaps = [adoption.source]
         if earlier:
-            scored = _identifiers(run, run.train, run.films.held(step.key.held)) | _identifiers(run, run.test)
+            scored = _identifiers(run, run.films.own, run.films.held(step.key.held)) | _identifiers(run, run.test)
             gaps = [f"{adoption.source}: {gap}" for gap in earlier.gaps(scored, run.recipe.patients)]
             parents[Role.START] = earlier.trusting() if trusts else earlier
         (trusted if trusts else unknown).extend(gaps)
     if (soft := stage.targets.soft) and soft.file:
         (trusted if soft.ancestry == TRUSTED else unknown).append(f"soft labels of {Path(soft.file).name}")
     if stage.films.set == OWN:
-        patients = run.groups.tokens(run.train.studies["patient"].iloc[rows].astype(str))
+        patients = run.groups.tokens(run.films.own.studies["patient"].iloc[rows].astype(str))
     else:
         patients = run.external[stage.films.set][0].tokens(rows, run.groups)
     return Lineage(step.name, frozenset(patients), tuple(parents.items()), tuple(unknown), tuple(trusted))
@@ -132,36 +132,39 @@ def _train(
     """Train the step, from where a killed try of it was. How it went, and the final weights."""
     recipe, stage, films, seed = run.recipe, inputs.stage, inputs.films, _seed(run.recipe.seed, step)
     targets, overlay = stage.targets, stage.films.view == "overlay"
-    teacher, maps = step.parent(Role.TEACHER), step.by_fold(Role.MAPS)
+    teacher = step.parent(Role.TEACHER)
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
     stages = recipe.members[step.key.member].stages
     colour_by = (stages[targets.features.of] if targets.features else stage).films.colour_by
-    watched = films_of(run.train, run.store, _watched(run, stage, inputs.held_out, seed), lines=overlay)
-    plain = make_policy("none", inputs.size)
-    state, keep = resume(work / "state.safetensors", step.identity)
+    rows = _watched(run, stage, inputs.held_out, seed)
+    watched = films_of(run.films.own, run.store, rows, lines=overlay)
+    seen = FilmSet(
+        films,
+        stage.films.augment,
+        inputs.size,
+        flip=stage.films.flip,
+        seed=seed,
+        overlay=overlay or targets.draws_lines,
+        maps=targets.reads_maps,
+        colour_by=colour_by,
+    )
+    plain = FilmSet(watched, "none", inputs.size, seed=seed, overlay=overlay, colour_by=colour_by)
+    state = work / "state.safetensors"
+    module = StageModule(
+        inputs.model,
+        StageConfig(stage.schedule, targets, seed),
+        seen,
+        plain if len(rows) else None,
+        view=stage.films.view,
+        teacher=load_step(run, teacher) if teacher else None,
+        segmenters=[load_segmenter(run, key) for key in step.by_fold(Role.MAPS).values()],
+        keep=partial(save_state, state, step.identity),
+        report=report,
+        loader_workers=loader_workers,
+    ).resume(load_state(state, step.identity))
     with _tracker(run, step, inputs.lineage, work / TRACKED) as tracker:
-        module = StageModule(
-            inputs.model,
-            StageConfig(stage.schedule, stage.targets, seed),
-            FilmSet(
-                films,
-                make_policy(stage.films.augment, inputs.size, flip=stage.films.flip),
-                seed=seed,
-                overlay=overlay or targets.draws_lines,
-                maps=targets.reads_maps,
-                colour_by=colour_by,
-            ),
-            FilmSet(watched, plain, seed=seed, overlay=overlay, colour_by=colour_by) if len(watched) else None,
-            view=stage.films.view,
-            teacher=load_step(run, teacher) if teacher else None,
-            segmenters=[load_segmenter(run, maps[fold]) for fold in map_folds(step)],
-            state=state,
-            keep=keep,
-            report=report,
-            track=tracker.metrics,
-            loader_workers=loader_workers,
-        )
-        weights = fit_stage(module)
+        module.track = tracker.metrics
+        weights = module.fit()
     return module.progress, weights
 
 
@@ -169,24 +172,12 @@ def _tracker(run: Run, step: Step, lineage: Lineage, folder: Path) -> Tracker:
     """The step's trackers, with its settings and lineage. `folder` outlasts a killed try, and is copied at the end."""
     recipe = run.recipe
     tracker = Tracker(
-        recipe.tracking.settings(run.root) if distributed.is_first() else TrackingSettings(use=()),
+        recipe.tracking.settings(run.root) if distributed.rank == 0 else TrackingSettings(use=()),
         run=f"{recipe.name}/{step.name}", group=recipe.name, folder=folder, identity=step.identity,
     )  # fmt: skip
     tracker.settings(settings_of(recipe, step.key.member, step.key.stage))
     tracker.text(LINEAGE, lineage.text())
     return tracker
-
-
-def _write_trained(step: Step, inputs: _Inputs, progress: Progress, weights: dict[str, Tensor], done: Path) -> None:
-    shutil.rmtree(done, ignore_errors=True)
-    done.mkdir()
-    lineage = inputs.lineage.text()
-    header = {"config": json.dumps(inputs.model.config()), "step": step.name, LINEAGE_ENTRY: lineage}
-    save_weights(done / WEIGHTS, weights, header)
-    (done / LINEAGE).write_text(lineage)
-    pd.DataFrame(progress.history).to_csv(done / "history.csv", index=False)
-    if (tracked := done.with_name(TRACKED)).is_dir():
-        shutil.copytree(tracked, done / TRACKED)
 
 
 def _record(step: Step, inputs: _Inputs, seconds: float, predict_seconds: float) -> dict[str, Any]:
@@ -208,12 +199,31 @@ def _record(step: Step, inputs: _Inputs, seconds: float, predict_seconds: float)
         "trusted": inputs.lineage.vouched_for(),
         "versions": {"cxrlines": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
-        "processes": distributed.world(),
+        "processes": distributed.world,
     }
 
 
-def _finish(record: dict[str, Any], done: Path, folder: Path) -> None:
-    """Sync a finished folder to the disk and rename it into place, instead of one of another specification."""
+def _write(
+    inputs: _Inputs,
+    progress: Progress,
+    weights: dict[str, Tensor],
+    predictions: pd.DataFrame | None,
+    record: dict[str, Any],
+    done: Path,
+    folder: Path,
+) -> None:
+    """Write a finished step to `done`, sync it to disk and rename it into place, instead of one of another identity."""
+    shutil.rmtree(done, ignore_errors=True)
+    done.mkdir()
+    lineage = inputs.lineage.text()
+    header = {"config": json.dumps(inputs.model.config()), "step": record["step"], LINEAGE_ENTRY: lineage}
+    save_weights(done / WEIGHTS, weights, header)
+    (done / LINEAGE).write_text(lineage)
+    pd.DataFrame(progress.history).to_csv(done / "history.csv", index=False)
+    if (tracked := done.with_name(TRACKED)).is_dir():
+        shutil.copytree(tracked, done / TRACKED)
+    if predictions is not None:
+        write_predictions(predictions, done / HELD_OUT)
     (done / RECORD).write_text(json.dumps(record, indent=1))
     for path in [p for p in done.rglob("*") if p.is_file()] + [done]:
         sync(path)
@@ -292,28 +302,38 @@ def _watched(run: Run, stage: StageSpec, held_out: np.ndarray, seed: int) -> np.
         return held_out[:0]
     rows = held_out
     if stage.films.view == "overlay":
-        rows = rows[np.asarray(run.train.annotated)[rows]]
+        rows = rows[np.asarray(run.films.own.annotated)[rows]]
     most = stage.schedule.validate_films
     if most is not None and most < len(rows):
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
     return rows
 
 
-def predict_test(run: Run, step: Step) -> None:
-    """Predict the test films with a finished last step, unless that is done for these very films."""
+def predict_test(run: Run, step: Step, model: Model | None = None) -> None:
+    """Predict the test films with a finished last step, unless that is done for these very films.
+
+    `model` is the step's, where it need not be loaded.
+    """
     folder = run.folder(step.key)
-    record = distributed.first(partial(run.record, step.key))
     wanted = run.test_store.fingerprint if run.test_store else None
+    with distributed.first() as shared:
+        if shared.mine:
+            shared.value = run.record(step.key)
+            if shared.value.get("test") != wanted:
+                (folder / TEST).unlink(missing_ok=True)
+    record, predictions = shared.value, None
     if record.get("test") == wanted:
         return
-    distributed.first(lambda: (folder / TEST).unlink(missing_ok=True))
     if run.test is not None and run.test_store is not None:
         record["test_leak"] = _guard(run, run.lineage(step.key), run.test)
         present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
         size = run.recipe.size_of(step.key.member, step.key.stage)
-        predict_rows(run.test, run.test_store, present, load_step(run, step.key), size, folder / TEST)
-
-    distributed.first(lambda: write_text(folder / RECORD, json.dumps(record | {"test": wanted}, indent=1)))
+        predictions = predict_rows(run.test, run.test_store, present, model or load_step(run, step.key), size)
+    with distributed.first() as shared:
+        if shared.mine:
+            if predictions is not None:
+                write_predictions(predictions, folder / TEST)
+            write_text(folder / RECORD, json.dumps(record | {"test": wanted}, indent=1))
 
 
 def _seed(seed: int, step: Step) -> int:

@@ -12,22 +12,20 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from cxrlines.augment.policy import make_policy
 from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.models.classifier import Model, model_of
 from cxrlines.models.weights import load_into, load_weights
-from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Run
-from cxrlines.recipe.run.plan import Role, Step, StepId
+from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Role, Run, Step, StepId
 from cxrlines.recipe.run.soft_labels import read_soft_labels, soft_labels
-from cxrlines.recipe.spec.stage import StageSpec
+from cxrlines.recipe.spec.recipe import StageSpec
 from cxrlines.task import LABELS, Landmark
 from cxrlines.training import distributed
 from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.module import predict_films
 from cxrlines.training.targets import SoftTarget, TargetsSpec
 from cxrlines.training.targets.base import OWN, TargetData
-from cxrlines.training.trainer import predict_films
 
 NO_TARGETS = TargetsSpec()
 
@@ -144,7 +142,7 @@ def training_films(
     """The films of a stage with the data of all its targets, and the record's note on its soft labels."""
     name, targets = stage.films.set, stage.targets
     if name == OWN:
-        dataset, store = run.train, run.store
+        dataset, store = run.films.own, run.store
     else:
         found, store = run.external[name]
         dataset = Dataset(run.root, found.studies)
@@ -157,15 +155,10 @@ def training_films(
     return films, note
 
 
-def map_folds(step: Step) -> list[int]:
-    """The folds whose films a step sees with the heatmaps of a nested step, which was not trained on them."""
-    return sorted(step.by_fold(Role.MAPS))
-
-
 def _segmenters(run: Run, step: Step, rows: np.ndarray) -> np.ndarray:
-    """(n,) which of `map_folds` makes the heatmaps of each film: its fold's if `maps` saw the film, else -1: `maps`."""
+    """(n,) which of the nested steps makes the heatmaps of each film: its fold's if `maps` saw it, else -1: `maps`."""
     folds = run.folds.to_numpy()[rows]
-    inner = {fold: place for place, fold in enumerate(map_folds(step))}
+    inner = {fold: place for place, fold in enumerate(step.by_fold(Role.MAPS))}
     segmenter = step.parent(Role.MAPS)
     assert segmenter is not None
     member = run.recipe.members[segmenter.member]
@@ -181,18 +174,18 @@ def _teacher_predictions(
     out_of_fold = None
     if inner := step.by_fold(Role.SOFT):
         # Of what a teacher predicts, the films of the one fold that this step itself does not hold out.
-        studies_of = {fold: set(run.train.studies["study"].iloc[run.films.held((fold,))]) for fold in inner}
+        studies_of = {fold: set(run.films.own.studies["study"].iloc[run.films.held((fold,))]) for fold in inner}
         frames = [read_predictions(run.folder(key) / HELD_OUT) for key in inner.values()]
         kept = [frame[frame["study"].isin(studies_of[fold])] for fold, frame in zip(inner, frames, strict=True)]
         out_of_fold = pd.concat(kept, ignore_index=True)
-    truth = run.train.studies[["study", *LABELS]]
+    truth = run.films.own.studies[["study", *LABELS]]
     if name == OWN and out_of_fold is not None:
         mine = out_of_fold[out_of_fold["study"].isin(set(studies))]
         return mine, studies, (mine, truth)
     if teacher := step.parent(Role.SOFT):
         predictions = _label_set(run, teacher, name)
     else:
-        table = run.train.studies if name == OWN else run.external[name][0].studies
+        table = run.films.own.studies if name == OWN else run.external[name][0].studies
         predictions = read_soft_labels(Path(spec.file or ""), studies, set(table["study"].astype(str)))
     return predictions, studies, (out_of_fold, truth) if out_of_fold is not None else None
 
@@ -201,11 +194,16 @@ def _label_set(run: Run, teacher: StepId, name: str) -> pd.DataFrame:
     """A finished step's predictions for every film of an external set; kept beside it for other steps."""
     found, store = run.external[name]
     path = run.folder(teacher) / f"{name}-{store.fingerprint[:12]}.csv"
-    with FileLock(path.with_suffix(".lock")) if distributed.is_first() else contextlib.nullcontext():
-        if distributed.first(lambda: not path.is_file()):
+    with FileLock(path.with_suffix(".lock")) if distributed.rank == 0 else contextlib.nullcontext():
+        with distributed.first() as shared:
+            shared.value = path.is_file()
+        if not shared.value:
             dataset = Dataset(run.root, found.studies)
             size = run.recipe.size_of(teacher.member, teacher.stage)
-            predict_rows(dataset, store, np.arange(len(store)), load_step(run, teacher), size, path)
+            predictions = predict_rows(dataset, store, np.arange(len(store)), load_step(run, teacher), size)
+            with distributed.first() as shared:
+                if shared.mine:
+                    write_predictions(predictions, path)
     return read_predictions(path)
 
 
@@ -217,10 +215,7 @@ def load_step(run: Run, key: StepId) -> Model:
     return model
 
 
-def predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: int, out: Path) -> None:
-    """Write the probabilities of some rows, seen plain and without augmentation."""
-    films = films_of(dataset, store, rows, lines=False)
-    scores = predict_films(model, FilmSet(films, make_policy("none", size), seed=0))
-    studies = dataset.studies["study"].iloc[rows].to_numpy()
-    predictions = pd.DataFrame(scores, columns=list(LABELS)).assign(study=studies)
-    distributed.first(lambda: write_predictions(predictions, out))
+def predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: int) -> pd.DataFrame:
+    """Predictions of some rows, seen plain and without augmentation: `study` and the labels' probabilities."""
+    scores = predict_films(model, FilmSet(films_of(dataset, store, rows), "none", size, seed=0))
+    return pd.DataFrame(scores, columns=list(LABELS)).assign(study=dataset.studies["study"].iloc[rows].to_numpy())

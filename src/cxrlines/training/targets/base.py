@@ -6,15 +6,14 @@ not import torch, so that a recipe is checked in an instant: losses import torch
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from cxrlines.training.targets.sums import Sums
-
 if TYPE_CHECKING:
-    from cxrlines.training.outputs import BatchOutputs
+    from torch import Tensor
 
 OWN = "own"
 """The set of films that a recipe's folds divide; every other set is external and has a name."""
@@ -77,6 +76,54 @@ class FilmSource(Protocol):
         """`soft` (kept, labels) probabilities and `film_weights` (kept,), float32, by a `SoftTarget`."""
 
 
+class BatchOutputs(Protocol):
+    """What the networks of a stage make of a batch of b films, in float32, computed when it is first read."""
+
+    @property
+    def logits(self) -> "Tensor":
+        """(b, labels)."""
+
+    @property
+    def features(self) -> "Tensor":
+        """(b, channels, h/32, w/32): the last feature map before pooling."""
+
+    @property
+    def teacher_features(self) -> "Tensor":
+        """The same of the frozen teacher, for the film with its lines drawn in."""
+
+    @property
+    def maps(self) -> "Tensor":
+        """Logits (m, maps, h/2, w/2) of the films `batch["rows"]`."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """A loss over some films as (terms,) tensors that add up over films: sum and count of each of its terms.
+
+    The value over a whole batch is the mean of total / (count + smooth) over the terms whose `weight`, over the whole
+    batch, is above 0. Where none is, it is 0. Most losses have one term, with `weight` = count.
+    """
+
+    total: "Tensor"
+    count: "Tensor"
+    weight: "Tensor"
+    smooth: float = 0.0
+
+    @classmethod
+    def mean(cls, total: "Tensor", count: "Tensor | int") -> "Sums":
+        """A plain mean of `count` things whose sum is `total`, both without dimensions."""
+        counted = total.new_ones(1) * count
+        return cls(total[None], counted, counted)
+
+    def value(self) -> "Tensor":
+        """The loss, if these sums are those of the whole batch."""
+        import torch
+
+        counts = self.weight > 0
+        terms = torch.where(counts, self.total / torch.where(counts, self.count + self.smooth, 1.0), 0.0)
+        return terms.sum() / counts.sum().clamp(min=1)
+
+
 Losses = list[tuple[float, Sums]]
 """Terms of a loss, each with its weight."""
 
@@ -130,7 +177,7 @@ class Target(Strict):
         """The data of the films; `Error` where none has any."""
         return TargetData({})
 
-    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         """Its terms over the films of one process, as sums and counts."""
         raise NotImplementedError
 

@@ -3,13 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cxrlines.training.targets.base import FilmsSpec, Losses, PositiveFloat, Target, nearest
-from cxrlines.training.targets.sums import Sums
+from cxrlines.training.targets.base import BatchOutputs, FilmsSpec, Losses, PositiveFloat, Sums, Target, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from cxrlines.training.outputs import BatchOutputs
 
 
 class FeatureTarget(Target):
@@ -36,7 +33,7 @@ class FeatureTarget(Target):
             )
         super().check(films, earlier)
 
-    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return [(1.0, feature_loss(outputs.features, outputs.teacher_features))]
 
     def describe(self) -> tuple[str, str]:

@@ -5,13 +5,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cxrlines.training.targets.base import CodePart, FilmSource, Losses, Target, TargetData
-from cxrlines.training.targets.sums import Sums
+from cxrlines.training.targets.base import BatchOutputs, CodePart, FilmSource, Losses, Sums, Target, TargetData
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cxrlines.training.outputs import BatchOutputs
 
 MAX_CLASS_WEIGHT = 20.0
 """A balanced label weighs its positives at most this much: 79 ETT-abnormal films in 30,083 would weigh 380."""
@@ -31,7 +29,7 @@ class LabelTarget(Target):
             return TargetData({})
         return TargetData({"positive_weight": np.tile(balanced_weights(films.labels), (len(films.labels), 1))})
 
-    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return [(1.0, label_loss(outputs.logits, batch["labels"], batch.get("positive_weight")))]
 
     def describe(self) -> tuple[str, str]:

@@ -8,13 +8,11 @@ from pydantic import Field
 
 from cxrlines.core.errors import Error
 from cxrlines.task import MAPS, MapKind
-from cxrlines.training.targets.base import FilmSource, FilmsSpec, Losses, Target, TargetData
-from cxrlines.training.targets.sums import Sums
+from cxrlines.training.targets.base import BatchOutputs, FilmSource, FilmsSpec, Losses, Sums, Target, TargetData
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cxrlines.training.outputs import BatchOutputs
 
 LINE_PIXELS = 20.0
 """Weight of the lines' cross-entropy, a mean over pixels of which one in a hundred is a line."""
@@ -56,7 +54,7 @@ class MapTarget(Target):
             )
         return TargetData({"mapped": mapped.astype(np.float32)})
 
-    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         maps = outputs.maps
         return maps_loss(maps, batch["maps"].to(maps.dtype), batch["mapped"][batch["rows"]])
 

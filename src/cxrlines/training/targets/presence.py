@@ -7,13 +7,11 @@ import numpy as np
 
 from cxrlines.core.errors import Error
 from cxrlines.task import DEVICE_OF, LABELS, Device
-from cxrlines.training.targets.base import FilmSource, Losses, Target, TargetData
-from cxrlines.training.targets.sums import Sums
+from cxrlines.training.targets.base import BatchOutputs, FilmSource, Losses, Sums, Target, TargetData
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from cxrlines.training.outputs import BatchOutputs
 
 GROUPS = [
     *([i for i, label in enumerate(LABELS) if DEVICE_OF[label] == device] for device in Device),
@@ -38,7 +36,7 @@ class PresenceTarget(Target):
             )
         return TargetData({"presence": presence})
 
-    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return [(1.0, presence_loss(outputs.logits, batch["presence"], GROUPS))]
 
     def describe(self) -> tuple[str, str]:

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cxrlines.training.targets.base import CodePart, FilmSource, Losses, Target, TargetData
+from cxrlines.training.targets.base import BatchOutputs, CodePart, FilmSource, Losses, Target, TargetData
 from cxrlines.training.targets.labels import label_loss
-
-if TYPE_CHECKING:
-    from cxrlines.training.outputs import BatchOutputs
 
 
 class SoftTarget(Target):
@@ -44,7 +41,7 @@ class SoftTarget(Target):
     def data(self, films: FilmSource) -> TargetData:
         return films.soft_labels(self)
 
-    def loss(self, outputs: "BatchOutputs", batch: Mapping[str, Any]) -> Losses:
+    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return [(1.0, label_loss(outputs.logits, batch["soft"], film_weights=batch["film_weights"]))]
 
     def describe(self) -> tuple[str, str]:
