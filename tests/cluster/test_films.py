@@ -16,6 +16,8 @@ from cxrlines.reading.batch import predict
 from cxrlines.reading.bundle import BundleMember, load_bundle, write_bundle
 from cxrlines.task import LABELS
 
+pytestmark = pytest.mark.doors
+
 STORE = 80 * 2**20
 
 

@@ -18,6 +18,8 @@ from cxrlines.recipe.run.pipeline import plan_of, prepare
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.spec.load import load_recipe
 
+pytestmark = pytest.mark.doors
+
 STORE = 80 * 2**20
 
 

@@ -24,6 +24,8 @@ from cxrlines.tracking.clients import LOCAL
 from cxrlines.tracking.settings import TrackingSettings, check_trackers
 from cxrlines.tracking.tracker import ENVIRONMENT, Tracker, flatten
 
+pytestmark = pytest.mark.doors
+
 LOSSES = [0.5, 0.25, 0.125]
 RECIPE = {"members": {"resnet": {"lr": 0.001, "heads": ["gap", "gem"]}}, "seed": 7}
 

@@ -18,6 +18,8 @@ from cxrlines.tracking import tracker as tracker_module
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import Tracker
 
+pytestmark = pytest.mark.doors
+
 # What wandb's client offers and `clients.Wandb` uses, keeping all it is called with in `calls.jsonl`.
 CLIENT = """
 import json, os, sys, time

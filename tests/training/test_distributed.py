@@ -212,6 +212,7 @@ def alone():
     return fitted(FIT)
 
 
+@pytest.mark.doors
 def test_batches_of_five_over_two_processes_end_with_the_weights_of_one(ranks, alone):
     weights = alone[1]
     start = model("attention").double().state_dict()
@@ -225,6 +226,7 @@ def test_batches_of_five_over_two_processes_end_with_the_weights_of_one(ranks, a
         assert torch.equal(ranks[0]["weights"][name], ranks[1]["weights"][name])
 
 
+@pytest.mark.doors
 @pytest.mark.parametrize("kind", list(kinds()))
 def test_every_kind_of_loss_ends_on_two_processes_with_the_weights_of_one(ranks, kind):
     stage = kinds()[kind]()
@@ -241,6 +243,7 @@ def test_every_kind_of_loss_ends_on_two_processes_with_the_weights_of_one(ranks,
             torch.testing.assert_close(theirs[name], tensor, rtol=1e-6, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.doors
 def test_the_history_is_that_of_one_process(ranks, alone):
     for rank in ranks:
         for mine, wanted in zip(rank["history"], alone[0].progress.history, strict=True):
@@ -248,6 +251,7 @@ def test_the_history_is_that_of_one_process(ranks, alone):
             assert mine["auc"] == pytest.approx(wanted["auc"], abs=1e-6)
 
 
+@pytest.mark.doors
 def test_predictions_of_seven_films_and_of_one_are_those_of_one_process(ranks):
     for count in (7, 1):
         wanted = predict_films(model().eval(), film_set(count, "none"), batch=2)
@@ -257,6 +261,7 @@ def test_predictions_of_seven_films_and_of_one_are_those_of_one_process(ranks):
             np.testing.assert_allclose(rank["predicted"][count], wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.doors
 def test_each_film_has_one_process_and_only_the_first_writes(ranks):
     assert ranks[0]["part"] + ranks[1]["part"] == list(range(7))
     assert [len(rank["part"]) for rank in ranks] == [4, 3]
@@ -264,6 +269,7 @@ def test_each_film_has_one_process_and_only_the_first_writes(ranks):
     assert [rank["first"] for rank in ranks] == ["by 0", "by 0"]
 
 
+@pytest.mark.doors
 def test_errors_reach_every_process(ranks):
     for rank in ranks:
         assert rank["error"] == "FileNotFoundError: no such folder: data"

@@ -81,6 +81,7 @@ train(load_recipe(sys.argv[1], ["tracking.use=[]"]), Path(sys.argv[2]), Path(sys
 """
 
 
+@pytest.mark.doors
 def test_a_plain_script_trains_without_a_main_guard(phantom, tiny_recipe, tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, tmp_path / "script.py", tiny_recipe, phantom, tmp_path / "run"]
