@@ -24,8 +24,8 @@ $(READY): lock/requirements.txt lock/uv.txt pyproject.toml
 demo: $(READY)  ## the whole job on phantom films, laptop-sized: make, check, train, prove, read (under 15 minutes)
 	@$(BIN)/cxrlines demo --out runs/demo
 
-test: $(READY)  ## the fast tests (under 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest
+test: $(READY)  ## the fast tests, two processes (under 10 minutes on 2 cores)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-doors: $(READY)  ## what meets the outside: Ray, torchrun, clients of trackers
 	@$(BIN)/python -m pytest -m 'doors and not long'
