@@ -5,7 +5,7 @@ import pytest
 
 from cxrlines.lab.experiments import compute
 from cxrlines.lab.experiments.compute import DECODER, PASSES, compute_of, kind_of, measure
-from cxrlines.recipe.run.folder import Step
+from cxrlines.recipe.run.folder import Step, StepId
 from cxrlines.recipe.spec.recipe import Recipe
 
 STAGES = {
@@ -23,7 +23,7 @@ def recipe(**epochs: float) -> Recipe:
 
 
 def step(stage: str, films: int) -> Step:
-    return Step(("m", (0,), stage), "", {}, films, False)
+    return Step(StepId("m", (0,), stage), "", (), films, False)
 
 
 def test_a_stage_costs_what_is_dearest_in_it():
