@@ -152,7 +152,7 @@ def test_grays_are_distributed_as_those_of_albumentations(film):
 def test_an_unknown_policy_is_named_with_the_nearest_right_one():
     with pytest.raises(
         ValueError,
-        match=r"named 'hotwatr'; there are none, light, hotwater, hotwater-code, wild; did you mean 'hotwater'\?",
+        match=r"named 'hotwatr' \(did you mean 'hotwater'\?\); there are none, light, hotwater, hotwater-code, wild",
     ):
         make_policy("hotwatr", SIZE)
 

@@ -18,13 +18,13 @@ Where the write-up behind `hotwater` names a transform without its parameters, t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from cxrlines.augment import intensity, warp
+from cxrlines.core.text import did_you_mean
 
 Range = tuple[float, float]
 
@@ -219,9 +219,8 @@ def make_policy(name: str, size: int, *, flip: bool = True) -> Policy:
         ValueError: for another name or a smaller size.
     """
     if name not in POLICIES:
-        near = get_close_matches(name, POLICIES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no augmentation policy is named {name!r}; there are {', '.join(POLICIES)}{hint}")
+        near = did_you_mean(name, POLICIES)
+        raise ValueError(f"no augmentation policy is named {name!r}{near}; there are {', '.join(POLICIES)}")
     if size < 16:
         raise ValueError(f"size of augmented films: {size} px; it must be 16 or more")
     return Policy(size, **POLICIES[name] | ({} if flip else {"flip": 0.0}))

@@ -100,11 +100,6 @@ def read_dataset(root: Path, split: Split = "train") -> Dataset:
     return _read_folder(root)
 
 
-def is_there(table: Path) -> bool:
-    """Whether a table is there, itself or compressed."""
-    return table.is_file() or bool(packed_as(table))
-
-
 def packed_as(table: Path) -> str:
     """The name of a compressed form of a table that is not there itself; "" if there is none."""
     packed = (table.with_name(table.name + suffix) for suffix in PACKED_SUFFIXES)

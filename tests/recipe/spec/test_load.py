@@ -173,7 +173,10 @@ members:
         ("members.one.stages.only.start.fiel=x", r"start.*fiel: there is no such field; allowed: file"),
         ("members.two.stages.soft.targets.soft.keepabove=0.3", "allowed: weight, of, .*did you mean 'keep_above'"),
         ("members.two.stages.soft.targets.soft.temperature=warm", "temperature.*is 'warm'; .*'dynamic'"),
-        ("members.two.stages.soft.targets.presnce={}", "allowed: labels, features, soft, presence, maps; did you mean"),
+        (
+            "members.two.stages.soft.targets.presnce={}",
+            r"allowed: labels, features, soft, presence, maps \(did you mean",
+        ),
         ("members.two.stages.soft.targets.soft.keep_above=1.5", "keep_above: is 1.5; .*less than 1"),
         ("guard=ignore", "guard: is 'ignore'; .*'refuse' or 'report'"),
     ],

@@ -54,7 +54,7 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
     [
         # soft labels
         ({"two__stages__last": {"targets": {"soft": {"of": "on"}}}},
-         r"members.two.stages.last.targets.soft.of is 'on'; allowed: one; did you mean 'one'"),
+         r"members.two.stages.last.targets.soft.of is 'on'; allowed: one \(did you mean 'one'"),
         ({"two__stages__last": {"targets": {"soft": {"of": "two"}}}}, "soft.of is 'two'; allowed: one"),
         ({"one__stages__finetune": {"targets": SOFT}},
          "members.one.stages.finetune.targets.soft.of is 'one'; allowed: none, it has no earlier member"),
@@ -94,7 +94,7 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
         ({"one__stages__finetune": {"films": {"maps_of": "student"}}},
          "films.maps_of is 'student'; allowed: none, no earlier stage has targets.maps"),
         ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmentor"}}}},
-         "films.maps_of is 'segmentor'; allowed: segmenter; did you mean 'segmenter'"),
+         r"films.maps_of is 'segmentor'; allowed: segmenter \(did you mean 'segmenter'"),
         ({"three": {"first": {"films": {"maps_of": "segmenter"}}} | SEGMENTED},
          "maps_of is 'segmenter'; allowed: none, no earlier stage has targets.maps"),
         ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter", "view": "overlay", "which": "annotated"}}}},
@@ -115,7 +115,7 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
          "ensemble.members names 'three/segmenter'; stages of three that read plain films: last"),
         # starts
         ({"two__stages__last": {"start": "sotf"}},
-         r"start is 'sotf'; allowed: imagenet, scratch, soft, \{file: PATH\}; did you mean 'soft'"),
+         r"start is 'sotf'; allowed: imagenet, scratch, soft, \{file: PATH\} \(did you mean 'soft'"),
         ({"two__stages__last": {"fold_shift": 1}}, "fold_shift is 1, but start is no earlier stage"),
         ({"two__stages__last": {"start": {"file": "x"}, "fold_shift": 1}}, "fold_shift is 1, but start is no earlier"),
         ({"one__stages__finetune": {"start": "student", "fold_shift": 1}},

@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cxrlines.core.errors import Error
+from cxrlines.core.text import did_you_mean
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.training.targets.base import nearest
 
 
 class RecipeError(Error):
@@ -45,7 +45,7 @@ def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
     else:
         raise RecipeError(
             f"there is no recipe {name_or_path!r}",
-            f"name a YAML file, or one of {', '.join(known)}{nearest(name_or_path, known)}",
+            f"name a YAML file, or one of {', '.join(known)}{did_you_mean(name_or_path, known)}",
         )
     try:
         data = yaml.safe_load(text)
@@ -104,7 +104,7 @@ def _set(data: dict[str, Any], setting: str) -> None:
         # A group of fields that the file leaves to its defaults may be set into; a member or stage must exist.
         if key not in at and depth and way[depth - 1] in ("members", "stages", "external"):
             raise RecipeError(
-                f"--set {setting!r}: there is no {key!r}", f"there are: {', '.join(at)}{nearest(key, at)}"
+                f"--set {setting!r}: there is no {key!r}", f"there are: {', '.join(at)}{did_you_mean(key, at)}"
             )
         at = at.setdefault(key, {})
         if not isinstance(at, dict):
@@ -125,7 +125,9 @@ def _explain(error: ValidationError, where: str) -> str:
         if problem["type"] == "extra_forbidden":
             allowed = _fields_at(problem["loc"][:-1])
             name = str(problem["loc"][-1])
-            lines.append(f"  {path}: there is no such field; allowed: {', '.join(allowed)}{nearest(name, allowed)}")
+            lines.append(
+                f"  {path}: there is no such field; allowed: {', '.join(allowed)}{did_you_mean(name, allowed)}"
+            )
         elif problem["type"] == "missing":
             lines.append(f"  {path}: is missing and has no default")
         else:

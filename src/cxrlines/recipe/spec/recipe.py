@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from cxrlines.augment.policy import POLICIES
+from cxrlines.core.text import did_you_mean
 from cxrlines.evaluation.ensemble.average import POWER
 from cxrlines.io.patients import BARE, SITE
 from cxrlines.io.prepare import LeaveOut
@@ -14,7 +15,7 @@ from cxrlines.models import HEADS
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.training.config import ScheduleSpec
 from cxrlines.training.targets import LabelTarget, TargetsSpec
-from cxrlines.training.targets.base import OWN, FilmsSpec, Strict, nearest
+from cxrlines.training.targets.base import OWN, FilmsSpec, Strict
 
 ORIGINS = ("imagenet", "scratch")
 """What a stage may start from besides an earlier stage of its member and a file."""
@@ -62,12 +63,12 @@ def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
     start, films = stage.start, stage.films
     allowed = (*ORIGINS, *earlier)
     if isinstance(start, str) and start not in allowed:
-        hint = nearest(start, allowed)
+        hint = did_you_mean(start, allowed)
         raise ValueError(f"start is {start!r}; allowed: {', '.join(allowed)}, {{file: PATH}}{hint}")
     if stage.fold_shift and not stage.started_from:
         raise ValueError(f"fold_shift is {stage.fold_shift}, but start is no earlier stage")
     if films.augment not in POLICIES:
-        hint = nearest(films.augment, POLICIES)
+        hint = did_you_mean(films.augment, POLICIES)
         raise ValueError(f"films.augment is {films.augment!r}; allowed: {', '.join(POLICIES)}{hint}")
     if films.view == "overlay" and stage.started_from and earlier[stage.started_from].films.view == "plain":
         raise ValueError(
@@ -89,7 +90,7 @@ def _check_maps_of(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
         segmenters = [name for name, spec in earlier.items() if spec.targets.maps]
         if films.maps_of not in segmenters:
             known = ", ".join(segmenters) or "none, no earlier stage has targets.maps"
-            hint = nearest(films.maps_of, segmenters)
+            hint = did_you_mean(films.maps_of, segmenters)
             raise ValueError(f"films.maps_of is {films.maps_of!r}; allowed: {known}{hint}")
         if films.view == "overlay":
             raise ValueError("films.maps_of: heatmaps are shown beside a plain film; use view: plain")
@@ -128,7 +129,7 @@ class MemberSpec(Strict):
     @model_validator(mode="after")
     def _chain(self) -> "MemberSpec":
         if self.head not in HEADS:
-            raise ValueError(f"head is {self.head!r}; allowed: {', '.join(HEADS)}{nearest(self.head, HEADS)}")
+            raise ValueError(f"head is {self.head!r}; allowed: {', '.join(HEADS)}{did_you_mean(self.head, HEADS)}")
         earlier: dict[str, StageSpec] = {}
         for name, stage in self.stages.items():
             _check_name(name)
@@ -261,7 +262,7 @@ class Recipe(Strict):
         films, soft = stage.films, stage.targets.soft
         if films.set != OWN and films.set not in self.external:
             known = (OWN, *self.external)
-            raise ValueError(f"films.set is {films.set!r}; allowed: {', '.join(known)}{nearest(films.set, known)}")
+            raise ValueError(f"films.set is {films.set!r}; allowed: {', '.join(known)}{did_you_mean(films.set, known)}")
         if soft and soft.of:
             self._check_source("targets.soft.of is", soft.of, earlier)
         if stage.fold_shift and self.guard == "refuse":
@@ -281,7 +282,7 @@ class Recipe(Strict):
         member, slash, stage = source.partition("/")
         if member not in members:
             known = ", ".join(members) or "none, it has no earlier member"
-            raise ValueError(f"{what} {source!r}; allowed: {known}{nearest(member, members)}")
+            raise ValueError(f"{what} {source!r}; allowed: {known}{did_you_mean(member, members)}")
         stages = {
             name: spec
             for name, spec in self.members[member].stages.items()
@@ -290,7 +291,7 @@ class Recipe(Strict):
         if slash and stage not in stages:
             raise ValueError(
                 f"{what} {source!r}; stages of {member} that read plain films: {', '.join(stages)}"
-                f"{nearest(stage, stages)}"
+                f"{did_you_mean(stage, stages)}"
             )
 
     def stages(self) -> Iterator[tuple[str, StageSpec]]:

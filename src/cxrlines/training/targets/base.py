@@ -4,8 +4,7 @@ A new target is a file beside this one with a subclass of `Target`, and its fiel
 not import torch, so that a recipe is checked in an instant: losses import torch when they are called.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -188,9 +187,3 @@ class Target(Strict):
     def code(self) -> tuple[CodePart, ...]:
         """The code behind its data and its loss; a class's methods `check`, `describe` and `code` never count."""
         return (CodePart(type(self).__module__.removeprefix("cxrlines.").replace(".", "/") + ".py"),)
-
-
-def nearest(name: str, allowed: Iterable[str]) -> str:
-    """`; did you mean ...?`, or nothing where no allowed name is near."""
-    close = difflib.get_close_matches(str(name), list(allowed), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

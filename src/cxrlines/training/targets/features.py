@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cxrlines.training.targets.base import BatchOutputs, FilmsSpec, Losses, PositiveFloat, Sums, Target, nearest
+from cxrlines.core.text import did_you_mean
+from cxrlines.training.targets.base import BatchOutputs, FilmsSpec, Losses, PositiveFloat, Sums, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +26,7 @@ class FeatureTarget(Target):
     def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
         if self.of not in earlier:
             known = ", ".join(earlier) or "none, it has no earlier stage"
-            raise ValueError(f"targets.features.of is {self.of!r}; allowed: {known}{nearest(self.of, earlier)}")
+            raise ValueError(f"targets.features.of is {self.of!r}; allowed: {known}{did_you_mean(self.of, earlier)}")
         if earlier[self.of].view != "overlay":
             raise ValueError(
                 f"targets.features.of is {self.of!r}, which sees plain films; a teacher is a stage with "
