@@ -42,8 +42,9 @@ class Films:
         own, external = root / "own", {"b": 2000, "c": 3000}
         more: dict[str, Any] = {"size": self.size, "difficulty": self.difficulty, "workers": workers}
         write_phantom(own, studies=self.own, test=self.test, seed=1000 + seed, annotated=self.annotated, **more)
+        more |= {"studies": self.external, "test": 0, "annotated": 0.0, "site": "b"}
         for name, first in external.items():
-            write_phantom(root / name, studies=self.external, test=0, seed=first + seed, annotated=0.0, site="b", **more)
+            write_phantom(root / name, seed=first + seed, **more)
         return {"own": own} | {name: root / name for name in external}
 
 
