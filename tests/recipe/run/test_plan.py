@@ -48,6 +48,8 @@ two-step:
 multi-task: {backbone: resnet10t, stages: {only: {targets: {labels: {}, maps: {}}}}}
 of-two-step: {backbone: resnet10t, stages: {only: {targets: {soft: {of: two-step}}}}}
 of-self: {backbone: resnet10t, stages: {only: {targets: {soft: {of: self}}}}}
+onward: {backbone: resnet10t, head: gem, stages: {only: {start: staged/student}}}
+of-both: {backbone: resnet10t, stages: {only: {targets: {soft: {of: [plain, onward]}}}}}
 """
 
 
@@ -424,3 +426,32 @@ def test_a_number_of_a_policy_changes_the_steps_that_use_it(monkeypatch):
     before = planned(recipe)
     monkeypatch.setitem(POLICIES["light"], "crop_area", (0.8, 1.0))
     assert redone(before, planned(recipe)) == {"plain/only", "self/only"}
+
+
+def test_a_stage_of_another_member_is_the_same_folds_and_planned_once_whichever_member_comes_first():
+    for names in (("staged", "onward"), ("onward", "staged")):
+        steps = planned(recipe_of(*names))
+        assert len(steps) == 3 * 4
+        assert list(steps).index("staged/fold1/student") < list(steps).index("onward/fold1/only")
+        assert parents_of(steps["onward/fold1/only"]) == {"start": StepId("staged", (1,), "student")}
+
+
+def test_what_changes_in_another_members_stage_redoes_what_starts_from_it_and_no_more():
+    recipe = recipe_of("plain", "staged", "onward")
+    other = changed(recipe, "members.staged.stages.student.schedule.epochs", 9)
+    assert redone(planned(recipe), planned(other)) == {"staged/student", "staged/finetune", "onward/only"}
+
+
+def test_several_teachers_each_hold_out_both_folds_and_what_they_start_from_as_well():
+    steps = planned(recipe_of("plain", "staged", "onward", "of-both"))
+    assert parents_of(steps["of-both/fold0/only"]) == {
+        f"soft {fold} of {name}": StepId(name, (0, fold), "only") for fold in (1, 2) for name in ("plain", "onward")
+    }
+    assert parents_of(steps["onward/fold0+1/only"]) == {"start": StepId("staged", (0, 1), "student")}
+    assert steps["of-both/fold0/only"].teachers(2) == [StepId(name, (0, 2), "only") for name in ("plain", "onward")]
+
+
+def test_two_teachers_are_not_one_teacher():
+    recipe = recipe_of("plain", "staged", "onward", "of-both")
+    one = changed(recipe, "members.of-both.stages.only.targets.soft.of", "plain")
+    assert redone(planned(recipe), planned(one)) == {"of-both/only"}

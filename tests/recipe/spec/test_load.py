@@ -57,8 +57,8 @@ def test_recommended_is_hotwaters_networks_and_films_of_ones_own_alone():
     ours, theirs = load_recipe("recommended"), load_recipe("hotwater")
     assert {member.backbone for member in ours.members.values()} == {m.backbone for m in theirs.members.values()}
     assert not ours.external and ours.folds == theirs.folds
-    for member in ours.members.values():
-        assert not member.exclusive and member.head == "gap" and member.decodes(member.last)
+    for name, member in ours.members.items():
+        assert not member.exclusive and member.head == "gap" and ours.decodes(ours.source(name))
         lines, finetune = member.stages.values()
         assert (lines.start, lines.films.which, finetune.start, finetune.films.which) == (
             "imagenet", "annotated", "lines", "all",

@@ -21,7 +21,7 @@ from cxrlines.io.prepare import Aspect, LeaveOut, Probe
 from cxrlines.io.store import Store, build_store, open_store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.patient_groups import PatientGroups, tokens_of_set
-from cxrlines.recipe.spec.recipe import ExternalSpec
+from cxrlines.recipe.spec.sources import ExternalSpec
 
 STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "set.json"
 

@@ -20,6 +20,7 @@ from cxrlines.core.errors import Error
 from cxrlines.recipe.run.folder import Inventory, Parent, Role, Step, StepId
 from cxrlines.recipe.run.identity import code_identity, resolved
 from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
+from cxrlines.training.targets import SoftTarget
 from cxrlines.training.targets.base import OWN
 
 FORMAT = 5
@@ -63,7 +64,7 @@ class _Plan:
             # Files count by what is in them, not by where they lie.
             "stage": stage.model_dump(mode="json", exclude={"start": {"file"}, "targets": {"soft": {"file"}}}),
             "resolved": resolved(stage, size),
-            "code": code_identity(member, key.stage),
+            "code": code_identity(self.recipe, key.source),
             "files": [_file_identity(path) for path in files_of(stage, key.held[0])],
             "parents": {parent.name: self.need(parent.key).identity for parent in parents},
             "data": self.films.identity(stage, rows),
@@ -76,9 +77,9 @@ class _Plan:
 
     def _parents(self, key: StepId, stage: StageSpec) -> list[Parent]:
         parents = []
-        if stage.started_from:
+        if origin := self.recipe.origin(key.source):
             shifted = (self.folds[(self.folds.index(f) + stage.fold_shift) % len(self.folds)] for f in key.held)
-            parents.append(Parent(Role.START, StepId(key.member, tuple(sorted(shifted)), stage.started_from)))
+            parents.append(Parent(Role.START, StepId(origin.member, tuple(sorted(shifted)), origin.stage)))
         if stage.targets.features:
             parents.append(Parent(Role.TEACHER, key._replace(stage=stage.targets.features.of)))
         own = stage.films.set == OWN
@@ -87,17 +88,21 @@ class _Plan:
             parents.append(Parent(Role.MAPS, maps))
             if own:
                 parents += self._nested(key, Role.MAPS, maps, f"maps of {maps.stage}")
-        soft = stage.targets.soft
-        if soft and soft.of:
-            member, teacher = self.recipe.source(soft.of)
-            labels = StepId(member, key.held, teacher)
+        return parents + (self._teachers(key, stage.targets.soft, own) if stage.targets.soft else [])
+
+    def _teachers(self, key: StepId, soft: SoftTarget, own: bool) -> list[Parent]:
+        """The steps that make soft labels of own films, or of others."""
+        parents = []
+        for name in soft.teachers:
+            member, teacher = self.recipe.source(name)
+            labels, of = StepId(member, key.held, teacher), name if len(soft.teachers) > 1 else ""
             if not own:
-                parents.append(Parent(Role.SOFT, labels))
+                parents.append(Parent(Role.SOFT, labels, of=of))
             if own or soft.temperature == "dynamic":
-                parents += self._nested(key, Role.SOFT, labels, f"soft labels of {soft.of}")
+                parents += self._nested(key, Role.SOFT, labels, f"soft labels of {name}", of)
         return parents
 
-    def _nested(self, key: StepId, role: Role, parent: StepId, what: str) -> list[Parent]:
+    def _nested(self, key: StepId, role: Role, parent: StepId, what: str, of: str = "") -> list[Parent]:
         """For the films of every fold that is not held out, the parent that holds out that fold as well."""
         held = len(key.held)
         if len(self.folds) < held + 2:
@@ -107,7 +112,7 @@ class _Plan:
                 f"make it {held + 2} or more (folds.count)",
             )
         others = [fold for fold in self.folds if fold not in key.held]
-        return [Parent(role, parent._replace(held=tuple(sorted((*key.held, fold)))), fold) for fold in others]
+        return [Parent(role, parent._replace(held=tuple(sorted((*key.held, fold)))), fold, of) for fold in others]
 
     def _no_films(self, key: StepId, stage: StageSpec) -> Error:
         where, fold = f"members.{key.member}.stages.{key.stage}", " and ".join(map(str, key.held))

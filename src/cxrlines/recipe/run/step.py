@@ -273,7 +273,7 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
         in_channels=channels,
         weights=origin,
         dropout=member.dropout,
-        decoder=member.decodes(step.key.stage),
+        decoder=run.recipe.decodes(step.key.source),
         exclusive=member.exclusive,
     )
     if isinstance(stage.start, FileStart):
@@ -282,9 +282,14 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
     model = TwoStep(load_segmenter(run, maps), classifier) if maps else classifier
     if start:
         tensors, _ = load_weights(run.folder(start) / WEIGHTS)
-        if not member.decodes(start.stage):  # a decoder begins here
-            fresh = model.state_dict()
-            tensors |= {name: fresh[name] for name in fresh if name.startswith("decoder.")}
+        theirs = run.recipe.members[start.member]
+        begun = [] if run.recipe.decodes(start.source) else ["decoder."]
+        if (theirs.head, theirs.exclusive) != (member.head, member.exclusive):  # of another member
+            begun.append("head.")
+        if begun:
+            fresh, parts = model.state_dict(), tuple(begun)
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
+            tensors |= {name: tensor for name, tensor in fresh.items() if name.startswith(parts)}
         load_into(model, tensors)
     return model, None
 

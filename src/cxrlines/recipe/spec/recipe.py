@@ -2,23 +2,33 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from cxrlines.augment.policy import POLICIES
 from cxrlines.core.text import did_you_mean
 from cxrlines.evaluation.ensemble.average import POWER
-from cxrlines.io.patients import BARE, SITE
-from cxrlines.io.prepare import LeaveOut
 from cxrlines.models import HEADS
+from cxrlines.recipe.spec.sources import ExternalSpec, PatientKey, QualitySpec
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.training.config import ScheduleSpec
 from cxrlines.training.targets import LabelTarget, TargetsSpec
 from cxrlines.training.targets.base import OWN, FilmsSpec, Strict
 
 ORIGINS = ("imagenet", "scratch")
-"""What a stage may start from besides an earlier stage of its member and a file."""
+"""What a stage may start from besides another stage and a file."""
+
+
+class Source(NamedTuple):
+    """A stage of a member."""
+
+    member: str
+    stage: str
+
+    def __str__(self) -> str:
+        """`member/stage`."""
+        return f"{self.member}/{self.stage}"
 
 
 class FileStart(Strict):
@@ -38,7 +48,7 @@ class FileStart(Strict):
 
 
 class StageSpec(Strict):
-    """One stage: five answers. `start` is `imagenet`, `scratch`, the name of an earlier stage, or a file."""
+    """One stage: five answers. `start` is `imagenet`, `scratch`, an earlier stage, `member/stage` of any, or a file."""
 
     start: str | FileStart = "imagenet"
     fold_shift: Annotated[int, Field(ge=0)] = 0  # 1: start from the next fold's step, a leak; needs guard: report
@@ -49,7 +59,7 @@ class StageSpec(Strict):
 
     @property
     def started_from(self) -> str | None:
-        """The earlier stage this one starts from, if it does."""
+        """The stage this one starts from, if it does: an earlier one of its member, or `member/stage`."""
         return self.start if isinstance(self.start, str) and self.start not in ORIGINS else None
 
     @property
@@ -62,19 +72,16 @@ def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
     """`ValueError`, from the field's name on, where a stage contradicts itself or the stages before it."""
     start, films = stage.start, stage.films
     allowed = (*ORIGINS, *earlier)
-    if isinstance(start, str) and start not in allowed:
+    if isinstance(start, str) and start not in allowed and "/" not in start:
         hint = did_you_mean(start, allowed)
-        raise ValueError(f"start is {start!r}; allowed: {', '.join(allowed)}, {{file: PATH}}{hint}")
+        raise ValueError(f"start is {start!r}; allowed: {', '.join(allowed)}, MEMBER/STAGE, {{file: PATH}}{hint}")
     if stage.fold_shift and not stage.started_from:
-        raise ValueError(f"fold_shift is {stage.fold_shift}, but start is no earlier stage")
+        raise ValueError(f"fold_shift is {stage.fold_shift}, but start is no stage")
     if films.augment not in POLICIES:
         hint = did_you_mean(films.augment, POLICIES)
         raise ValueError(f"films.augment is {films.augment!r}; allowed: {', '.join(POLICIES)}{hint}")
-    if films.view == "overlay" and stage.started_from and earlier[stage.started_from].films.view == "plain":
-        raise ValueError(
-            f"start is {start!r}, which sees one channel; a stage with films.view: overlay "
-            "sees three and starts from imagenet, scratch or another overlay stage"
-        )
+    if stage.started_from in earlier:
+        check_start(stage, earlier[stage.started_from])
     stage.targets.check(films, {name: spec.films for name, spec in earlier.items()})
     if films.set != OWN and stage.needs_lines:
         raise ValueError(f"films: those of the external set {films.set!r} have no lines; use which: all, view: plain")
@@ -96,25 +103,23 @@ def _check_maps_of(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
             raise ValueError("films.maps_of: heatmaps are shown beside a plain film; use view: plain")
         if isinstance(stage.start, FileStart):
             raise ValueError("start is a file: a network that sees heatmaps starts from imagenet, scratch or a stage")
-    before = earlier[stage.started_from].films.maps_of if stage.started_from else films.maps_of
-    if before != films.maps_of:
+
+
+def check_start(stage: StageSpec, before: StageSpec) -> None:
+    """`ValueError` where a stage sees other channels than the one that it starts from."""
+    if stage.films.view == "overlay" and before.films.view == "plain":
         raise ValueError(
-            f"start is {stage.start!r}, which sees the heatmaps of {before or 'no stage'}, and films.maps_of is "
-            f"{films.maps_of or 'none'}: both must be the same"
+            f"start is {stage.start!r}, which sees one channel; a stage with films.view: overlay "
+            "sees three and starts from imagenet, scratch or another overlay stage"
+        )
+    if stage.films.maps_of != before.films.maps_of:
+        raise ValueError(
+            f"start is {stage.start!r}, which sees the heatmaps of {before.films.maps_of or 'no stage'}, and "
+            f"films.maps_of is {stage.films.maps_of or 'none'}: both must be the same"
         )
 
 
 RESERVED = (*ORIGINS, OWN, "ensemble")
-
-
-def _is_key(name: str) -> str:
-    if not name.replace("-", "").isalnum() or name != name.lower() or name == BARE or name.startswith(f"{SITE}-"):
-        raise ValueError(f"allowed: {SITE}, or the name of a public data set, in small letters, digits and -")
-    return name
-
-
-PatientKey = Annotated[str, AfterValidator(_is_key)]
-"""Under which key patients are hashed (`data.patients`): `site`, or a published one: a public data set's name."""
 
 
 class MemberSpec(Strict):
@@ -144,17 +149,6 @@ class MemberSpec(Strict):
             raise ValueError(f"stages.{name}.targets names maps alone: a last stage must learn labels too")
         return self
 
-    def decodes(self, stage: str) -> bool:
-        """Whether the network of a stage has a decoder of maps: it, or a stage it descends from, learns them."""
-        spec = self.stages[stage]
-        return spec.targets.maps is not None or (spec.started_from is not None and self.decodes(spec.started_from))
-
-    def made_of(self, stage: str) -> list[StageSpec]:
-        """A stage and its ancestors within the member: those it starts from or learns the features of, and theirs."""
-        spec = self.stages[stage]
-        before = [spec.started_from, spec.targets.features.of if spec.targets.features else None]
-        return [spec, *(found for name in before if name for found in self.made_of(name))]
-
     @property
     def last(self) -> str:
         """The stage that predicts."""
@@ -166,17 +160,6 @@ class StoreSpec(Strict):
 
     size: Annotated[int, Field(ge=32, le=4096)] = 640
     aspect: Literal["pad", "stretch"] = "stretch"
-
-
-class QualitySpec(Strict):
-    """How films are assessed and righted as the store is made, and which are left out of training (docs/quality.md).
-
-    `probe` is `box` (the one that ships), `none` (rules alone), or a file that `cxrlines quality` wrote. Test films are
-    predicted whatever they are.
-    """
-
-    probe: str = "box"
-    leave_out: LeaveOut = "not-films"  # or nothing; or doubtful: turned, inverted, unsure and cropped ones as well
 
 
 class FoldsSpec(Strict):
@@ -193,19 +176,6 @@ class EnsembleSpec(Strict):
     members: tuple[str, ...] = ()
     how: Literal["mean", "rank", "power", "fitted"] = "mean"  # fitted: a weight per label, on out-of-fold predictions
     power: Annotated[float, Field(ge=0.01, le=100)] = POWER  # of the power mean
-
-
-class ExternalSpec(Strict):
-    """Films besides the own set: NIH, PadChest, VinBigData, CheXpert as distributed, or a folder like the own one.
-
-    The folder is usually given on the command line: `--external NAME=FOLDER`.
-    """
-
-    folder: str | None = None
-    laterals: bool = False
-    children: bool = False
-    # none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
-    patients: PatientKey | None = None
 
 
 class TrackingSpec(Strict):
@@ -245,31 +215,69 @@ class Recipe(Strict):
         _check_name(self.name)
         for name in (*self.external, *self.members):
             _check_name(name)
-        names = list(self.members)
-        for place, (name, member) in enumerate(self.members.items()):
+        for name, member in self.members.items():
             for stage_name, stage in member.stages.items():
                 try:
-                    self._check_references(stage, names[:place])
+                    self._check_references(name, stage)
                     if stage.films.maps_of:
                         self._check_sizes(name, stage_name, stage.films.maps_of)
                 except ValueError as error:
                     raise ValueError(f"members.{name}.stages.{stage_name}.{error}") from None
         for name in self.ensemble.members:
-            self._check_source("ensemble.members names", name, names)
+            self._check_source("ensemble.members names", name)
+        self._refuse_circles()
         return self
 
-    def _check_references(self, stage: StageSpec, earlier: list[str]) -> None:
+    def _check_references(self, member: str, stage: StageSpec) -> None:
         films, soft = stage.films, stage.targets.soft
         if films.set != OWN and films.set not in self.external:
             known = (OWN, *self.external)
             raise ValueError(f"films.set is {films.set!r}; allowed: {', '.join(known)}{did_you_mean(films.set, known)}")
-        if soft and soft.of:
-            self._check_source("targets.soft.of is", soft.of, earlier)
+        if stage.started_from and "/" in stage.started_from:
+            self._check_start(member, stage, stage.started_from)
+        for teacher in soft.teachers if soft else ():
+            self._check_source("targets.soft.of is", teacher)
         if stage.fold_shift and self.guard == "refuse":
             raise ValueError(
                 f"fold_shift is {stage.fold_shift}: it starts from a step that saw the films it is scored on; "
                 "leave it out, or set guard: report to measure what the leak is worth"
             )
+
+    def _check_start(self, member: str, stage: StageSpec, start: str) -> None:
+        """`ValueError` where there is no such stage `member/stage`, or it is of a network that does not fit."""
+        known = [str(source) for source in self.sources()]
+        if start not in known:
+            raise ValueError(f"start is {start!r}; allowed: {', '.join(known)}{did_you_mean(start, known)}")
+        other, name = start.split("/")
+        mine, theirs = self.members[member], self.members[other]
+        check_start(stage, theirs.stages[name])
+        if mine.backbone != theirs.backbone:
+            raise ValueError(
+                f"start is {start!r}, whose backbone is {theirs.backbone}, and this member's is {mine.backbone}: "
+                "start from a member of the same backbone"
+            )
+        if stage.films.maps_of and other != member:
+            raise ValueError(f"start is {start!r}: a network that sees heatmaps starts from a stage of its own member")
+
+    def _refuse_circles(self) -> None:
+        """`ValueError` where stages, of whichever members, are made from each other in a circle."""
+        done: set[Source] = set()
+
+        def down(source: Source, way: tuple[Source, ...]) -> None:
+            if source in way:
+                circle = (*way[way.index(source) :], source)
+                raise ValueError(
+                    f"members.{source.member}.stages.{source.stage}: {' -> '.join(map(str, circle))} is a circle, "
+                    "each made from the next; let one of them start from a stage outside it, imagenet, scratch or a "
+                    "file, or learn soft labels of another"
+                )
+            if source not in done:
+                for before in self.parents(source):
+                    down(before, (*way, source))
+                done.add(source)
+
+        for source in self.sources():
+            down(source, ())
 
     def _check_sizes(self, member: str, stage: str, maps_of: str) -> None:
         sees, maps = self.size_of(member, stage), self.size_of(member, maps_of)
@@ -278,11 +286,11 @@ class Recipe(Strict):
                 f"films.maps_of is {maps_of!r}, which sees {maps} px, and this stage {sees}: make it one even size"
             )
 
-    def _check_source(self, what: str, source: str, members: list[str]) -> None:
+    def _check_source(self, what: str, source: str) -> None:
         member, slash, stage = source.partition("/")
-        if member not in members:
-            known = ", ".join(members) or "none, it has no earlier member"
-            raise ValueError(f"{what} {source!r}; allowed: {known}{did_you_mean(member, members)}")
+        if member not in self.members:
+            known = ", ".join(self.members)
+            raise ValueError(f"{what} {source!r}; allowed: {known}{did_you_mean(member, self.members)}")
         stages = {
             name: spec
             for name, spec in self.members[member].stages.items()
@@ -311,10 +319,44 @@ class Recipe(Strict):
         """What the ensemble averages: members, or member/stage."""
         return self.ensemble.members or tuple(self.members)
 
-    def source(self, name: str) -> tuple[str, str]:
+    def sources(self) -> list[Source]:
+        """Every stage of every member."""
+        return [Source(name, stage) for name, member in self.members.items() for stage in member.stages]
+
+    def source(self, name: str) -> Source:
         """Member and stage of `member` (its last stage) or `member/stage`."""
         member, _, stage = name.partition("/")
-        return member, stage or self.members[member].last
+        return Source(member, stage or self.members[member].last)
+
+    def spec(self, source: Source) -> StageSpec:
+        """What a stage is."""
+        return self.members[source.member].stages[source.stage]
+
+    def origin(self, source: Source) -> Source | None:
+        """The stage that a stage starts from, of its member or another; None where it starts from none."""
+        name = self.spec(source).started_from
+        if name is None:
+            return None
+        return self.source(name) if "/" in name else Source(source.member, name)
+
+    def parents(self, source: Source) -> list[Source]:
+        """The stages that a stage is made from: its start, its teachers, and the segmenter whose heatmaps it sees."""
+        spec, origin = self.spec(source), self.origin(source)
+        features, soft = spec.targets.features, spec.targets.soft
+        names = [features.of if features else None, spec.films.maps_of]
+        own = [Source(source.member, name) for name in names if name]
+        return [*([origin] if origin else []), *own, *map(self.source, soft.teachers if soft else ())]
+
+    def decodes(self, source: Source) -> bool:
+        """Whether the network of a stage has a decoder of maps: it, or a stage it descends from, learns them."""
+        origin = self.origin(source)
+        return self.spec(source).targets.maps is not None or (origin is not None and self.decodes(origin))
+
+    def made_of(self, source: Source) -> list[StageSpec]:
+        """A stage and its ancestors: those it starts from or learns the features of, and theirs."""
+        spec, origin = self.spec(source), self.origin(source)
+        teacher = Source(source.member, spec.targets.features.of) if spec.targets.features else None
+        return [spec, *(found for before in (origin, teacher) if before for found in self.made_of(before))]
 
     def size_of(self, member: str, stage: str) -> int:
         """px a side of the films a stage sees."""
