@@ -455,3 +455,39 @@ def test_two_teachers_are_not_one_teacher():
     recipe = recipe_of("plain", "staged", "onward", "of-both")
     one = changed(recipe, "members.of-both.stages.only.targets.soft.of", "plain")
     assert redone(planned(recipe), planned(one)) == {"of-both/only"}
+
+
+def test_a_member_is_trained_on_its_folds_and_its_teachers_where_they_are_needed():
+    recipe = changed(recipe_of("plain", "from-b"), "members.from-b.folds", [0])
+    recipe = changed(recipe, "members.plain.folds", [2])
+    names = set(planned(recipe))
+    assert {name for name in names if name.startswith("from-b/fold")} == {
+        f"from-b/fold0/{stage}" for stage in ("soft", "tubes", "finetune")
+    }
+    assert {name for name in names if name.startswith("plain")} == {"plain/fold0/only", "plain/fold2/only"}
+    assert set(planned(recipe, wanted=[2])) == {"plain/fold2/only"}
+
+
+def test_folds_change_no_step():
+    recipe = recipe_of("plain", "from-b")
+    assert not redone(planned(recipe), planned(changed(recipe, "members.from-b.folds", [0])))
+
+
+def test_folds_without_an_averaged_member_are_refused():
+    recipe = changed(recipe_of("plain"), "members.plain.folds", [2])
+    with pytest.raises(ValueError, match=r"no member that is averaged is trained on folds \[0, 1\]"):
+        planned(recipe, wanted=[0, 1])
+    with pytest.raises(ValueError, match=r"members.plain.folds names \[2\]; this recipe has folds \[0, 1\]"):
+        planned(recipe, films=material(2), wanted=[0, 1])
+
+
+def test_a_teacher_that_learns_a_file_for_each_fold_cannot_label_own_films(tmp_path):
+    recipe = changed(recipe_of("plain", "self"), "members.plain.stages.only.targets", {"soft": {"file": "x{fold}.csv"}})
+    with pytest.raises(ValueError, match="holds out 2 folds, but its own soft labels are of a file for each fold"):
+        planned(recipe)
+    once = changed(
+        recipe_of("plain"), "members.plain.stages.only.targets", {"soft": {"file": f"{tmp_path}/{{fold}}.csv"}}
+    )
+    before = planned(once)
+    (tmp_path / "1.csv").write_text("changed")
+    assert {n for n, step in planned(once).items() if step.identity != before[n].identity} == {"plain/fold1/only"}

@@ -72,7 +72,7 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
         ({"two__stages__last": {"targets": {"soft": {"of": "one", "keep_above": 1}}}}, "less than 1"),
         ({"two__stages__last": {"targets": {"soft": {"of": "one", "temperature": 0}}}}, "greater than 0"),
         # external sets
-        ({"two__stages__soft": {"films": {"set": "c"}, "targets": SOFT}}, "films.set is 'c'; allowed: own, b"),
+        ({"two__stages__soft": {"films": {"set": "c"}, "targets": SOFT}}, "films.set is 'c'; allowed: own, test, b"),
         ({"two__stages__soft": {"films": {"set": "b"}}},
          "targets.labels: films of the external set 'b' have no labels; .* soft and presence"),
         ({"two__stages__soft": {"films": {"set": "b"}, "targets": SOFT | {"labels": {}}}}, "targets.labels: films of"),
@@ -117,6 +117,25 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
          "which sees 511 px, and this stage 511: make it one even size"),
         ({"three": SEGMENTED | {"last": {}}, "ensemble": {"members": ["three/segmenter"]}},
          "ensemble.members names 'three/segmenter'; stages of three that read plain films: last"),
+        # test films
+        ({"two__stages__soft": {"films": {"set": "test"}, "targets": SOFT}},
+         "films.set is 'test': test films are then seen before they are scored; leave it out, or say "
+         "films.pseudo_labels: allowed, which every figure of test films will then state"),
+        ({"two__stages__soft": {"films": {"set": "test", "pseudo_labels": "allowed"}}},
+         "targets.labels: films of the test set have no labels"),
+        ({"two__stages__soft": {"films": {"set": "test", "pseudo_labels": "allowed"}, "targets": {"presence": {}}}},
+         "targets names presence; test films are learnt by soft labels alone"),
+        ({"two__stages__soft": {"films": {"set": "b", "pseudo_labels": "allowed"}, "targets": SOFT}},
+         "films.pseudo_labels is for set: test; here films.set is 'b'"),
+        ({"external": {"b": {}, "test": {}}}, "external.test cannot be a name"),
+        # folds
+        ({"two__folds": [5]}, r"members.two.folds names \[5\]; this recipe has folds 0 to 4"),
+        ({"two__folds": []}, "members.two.folds.* at least 1 item"),
+        ({"two__folds": [1, 1]}, r"folds is \[1, 1\]: name each once"),
+        ({"two__folds": [-1]}, "greater than or equal to 0"),
+        ({"two__folds": [0], "ensemble": {"how": "rank"}},
+         r"ensemble.how is rank, .* different folds \(one: all; two: \[0\]\); name members of the same folds"),
+        ({"two__folds": [0], "ensemble": {"how": "fitted"}}, "ensemble.how is fitted"),
         # starts
         ({"two__stages__last": {"start": "sotf"}},
          r"start is 'sotf'; allowed: imagenet, scratch, soft, MEMBER/STAGE, \{file: PATH\} \(did you mean 'soft'"),
@@ -130,7 +149,8 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
          "members.one.stages.teacher.start is 'two/last', which sees one channel"),
         ({"one__stages__student": {"start": "two/last"}},
          "one.stages.student: one/student -> two/last -> two/soft -> one/finetune -> one/student is a circle"),
-        ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}}, "two__stages__last": {"start": "three/last"}},
+        ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}},
+          "two__stages__last": {"start": "three/last"}},
          "start is 'three/last', which sees the heatmaps of segmenter, and films.maps_of is none"),
         ({"one__stages__finetune": {"start": "student", "fold_shift": 1}},
          "members.one.stages.finetune.fold_shift is 1: it starts from a step that saw the films it is scored on; "

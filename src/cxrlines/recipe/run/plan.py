@@ -21,7 +21,7 @@ from cxrlines.recipe.run.folder import Inventory, Parent, Role, Step, StepId
 from cxrlines.recipe.run.identity import code_identity, resolved
 from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
 from cxrlines.training.targets import SoftTarget
-from cxrlines.training.targets.base import OWN
+from cxrlines.training.targets.base import OWN, TEST_SET
 
 FORMAT = 5
 """Raised when steps of an older form must not be taken for new; changed training code is noticed by `identity`."""
@@ -34,9 +34,16 @@ def make_plan(recipe: Recipe, films: Inventory, wanted: Sequence[int]) -> list[S
     """
     plan = _Plan(recipe, films)
     for name, member in recipe.members.items():
+        if strange := [fold for fold in member.folds or () if fold not in plan.folds]:
+            raise Error(f"members.{name}.folds names {strange}", f"this recipe has folds {plan.folds}")
         for fold in wanted:
-            for stage in member.stages:
-                plan.need(StepId(name, (fold,), stage))
+            if recipe.trains(name, fold):
+                for stage in member.stages:
+                    plan.need(StepId(name, (fold,), stage))
+    if not any(recipe.trains(recipe.source(name).member, fold) for name in recipe.averaged for fold in wanted):
+        raise Error(
+            f"no member that is averaged is trained on folds {list(wanted)}", "name others, or change members.*.folds"
+        )
     return list(plan.steps.values())
 
 
@@ -52,6 +59,12 @@ class _Plan:
             return self.steps[key]
         member, size = self.recipe.members[key.member], self.recipe.size_of(key.member, key.stage)
         stage = member.stages[key.stage]
+        if len(key.held) > 1 and stage.targets.soft and "{fold}" in (stage.targets.soft.file or ""):
+            raise Error(
+                f"{key} makes soft labels or heatmaps for others and holds out {len(key.held)} folds, but its own soft "
+                "labels are of a file for each fold (targets.soft.file with {fold})",
+                "let others learn of another member, or give it one file",
+            )
         rows = self.films.training(stage, key.held)
         if not len(rows):
             raise self._no_films(key, stage)
@@ -60,7 +73,7 @@ class _Plan:
             "format": FORMAT,
             "seed": self.recipe.seed,
             "size": size,
-            "member": member.model_dump(mode="json", exclude={"stages"}),
+            "member": member.model_dump(mode="json", exclude={"stages", "folds"}),
             # Files count by what is in them, not by where they lie.
             "stage": stage.model_dump(mode="json", exclude={"start": {"file"}, "targets": {"soft": {"file"}}}),
             "resolved": resolved(stage, size),
@@ -116,6 +129,8 @@ class _Plan:
 
     def _no_films(self, key: StepId, stage: StageSpec) -> Error:
         where, fold = f"members.{key.member}.stages.{key.stage}", " and ".join(map(str, key.held))
+        if stage.films.set == TEST_SET:
+            return Error(f"{where} has no test films to train on", "give films to predict, or leave it out")
         if stage.films.set != OWN:
             found = self.films.external[stage.films.set]
             return Error(
@@ -134,7 +149,8 @@ class _Plan:
 def files_of(stage: StageSpec, fold: int = 0) -> list[Path]:
     """The files a stage that holds out `fold` reads besides films and tables: weights to start from, soft labels."""
     files = [stage.start.of(fold)] if isinstance(stage.start, FileStart) else []
-    return files + ([Path(stage.targets.soft.file)] if stage.targets.soft and stage.targets.soft.file else [])
+    soft = stage.targets.soft.file_of(fold) if stage.targets.soft else None
+    return files + ([soft] if soft else [])
 
 
 def _file_identity(path: Path) -> str:

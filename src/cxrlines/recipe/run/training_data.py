@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,7 +187,9 @@ def _teacher_predictions(
         predictions = _mean([_label_set(run, teacher, name) for teacher in teachers])
     else:
         table = run.films.own.studies if name == OWN else run.external[name][0].studies
-        predictions = read_soft_labels(Path(spec.file or ""), studies, set(table["study"].astype(str)))
+        path = spec.file_of(step.key.held[0])
+        assert path is not None  # the recipe saw to it
+        predictions = read_soft_labels(path, studies, set(table["study"].astype(str)))
     return predictions, studies, (out_of_fold, truth) if out_of_fold is not None else None
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,25 +10,14 @@ from cxrlines.augment.policy import POLICIES
 from cxrlines.core.text import did_you_mean
 from cxrlines.evaluation.ensemble.average import POWER
 from cxrlines.models import HEADS
-from cxrlines.recipe.spec.sources import ExternalSpec, PatientKey, QualitySpec
-from cxrlines.tracking.settings import TrackingSettings
+from cxrlines.recipe.spec.graph import Source, refuse_circles
+from cxrlines.recipe.spec.parts import ExternalSpec, FoldsSpec, PatientKey, QualitySpec, TrackingSpec
 from cxrlines.training.config import ScheduleSpec
 from cxrlines.training.targets import LabelTarget, TargetsSpec
-from cxrlines.training.targets.base import OWN, FilmsSpec, Strict
+from cxrlines.training.targets.base import OWN, TEST_SET, FilmsSpec, Strict, set_text
 
 ORIGINS = ("imagenet", "scratch")
 """What a stage may start from besides another stage and a file."""
-
-
-class Source(NamedTuple):
-    """A stage of a member."""
-
-    member: str
-    stage: str
-
-    def __str__(self) -> str:
-        """`member/stage`."""
-        return f"{self.member}/{self.stage}"
 
 
 class FileStart(Strict):
@@ -80,11 +69,15 @@ def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
     if films.augment not in POLICIES:
         hint = did_you_mean(films.augment, POLICIES)
         raise ValueError(f"films.augment is {films.augment!r}; allowed: {', '.join(POLICIES)}{hint}")
-    if stage.started_from in earlier:
+    if stage.started_from and stage.started_from in earlier:
         check_start(stage, earlier[stage.started_from])
     stage.targets.check(films, {name: spec.films for name, spec in earlier.items()})
+    if films.set == TEST_SET and [*stage.targets.named] != ["soft"]:
+        raise ValueError(f"targets names {', '.join(stage.targets.named)}; test films are learnt by soft labels alone")
+    if films.pseudo_labels and films.set != TEST_SET:
+        raise ValueError(f"films.pseudo_labels is for set: {TEST_SET}; here films.set is {films.set!r}")
     if films.set != OWN and stage.needs_lines:
-        raise ValueError(f"films: those of the external set {films.set!r} have no lines; use which: all, view: plain")
+        raise ValueError(f"films: those of {set_text(films.set)} have no lines; use which: all, view: plain")
     _check_maps_of(stage, earlier)
     if stage.needs_lines and films.which != "annotated":
         raise ValueError("films.which is 'all', but this stage needs the annotated lines; make it 'annotated'")
@@ -129,12 +122,16 @@ class MemberSpec(Strict):
     head: str = "gap"
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # none: the head's own
     exclusive: bool = False  # the states of an ETT exclude each other: a softmax over them and "none"
+    # the folds it is trained on; none: all of the recipe's
+    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     stages: Annotated[dict[str, StageSpec], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _chain(self) -> "MemberSpec":
         if self.head not in HEADS:
             raise ValueError(f"head is {self.head!r}; allowed: {', '.join(HEADS)}{did_you_mean(self.head, HEADS)}")
+        if self.folds and len(set(self.folds)) < len(self.folds):
+            raise ValueError(f"folds is {list(self.folds)}: name each once")
         earlier: dict[str, StageSpec] = {}
         for name, stage in self.stages.items():
             _check_name(name)
@@ -162,35 +159,12 @@ class StoreSpec(Strict):
     aspect: Literal["pad", "stretch"] = "stretch"
 
 
-class FoldsSpec(Strict):
-    """Patient-disjoint, label-levelled folds: drawn with `count` and `seed`, or read from `file`."""
-
-    file: str | None = None
-    count: Annotated[int, Field(ge=2, le=50)] = 5
-    seed: int = 0
-
-
 class EnsembleSpec(Strict):
     """Which members are averaged (none named: all), and how. `member/stage` names another stage than the last."""
 
     members: tuple[str, ...] = ()
     how: Literal["mean", "rank", "power", "fitted"] = "mean"  # fitted: a weight per label, on out-of-fold predictions
     power: Annotated[float, Field(ge=0.01, le=100)] = POWER  # of the power mean
-
-
-class TrackingSpec(Strict):
-    """Trackers of a run; see `tracking.settings.TrackingSettings`. Nothing of it changes what is trained."""
-
-    use: tuple[Literal["tensorboard", "csv", "mlflow", "neptune", "wandb"], ...] = ("tensorboard",)
-    project: str = "cxrlines"
-    mlflow: str | None = None  # a server's address; none: sqlite in the run's folder
-    neptune: str | None = None  # a server of one's own; none: offline (the hosted service ended in March 2026)
-    wandb: str = "offline"  # offline, online or the address of a server of one's own
-    patience_s: Annotated[float, Field(gt=0, le=3600)] = 60.0  # then a tracker that hangs at the end is killed
-
-    def settings(self, root: Path) -> TrackingSettings:
-        """With what all steps of the run in `root` share in there."""
-        return TrackingSettings(**self.model_dump(), root=str(root / "tracking"))
 
 
 class Recipe(Strict):
@@ -215,6 +189,8 @@ class Recipe(Strict):
         _check_name(self.name)
         for name in (*self.external, *self.members):
             _check_name(name)
+        if TEST_SET in self.external:
+            raise ValueError(f"external.{TEST_SET} cannot be a name: it is that of the own test films")
         for name, member in self.members.items():
             for stage_name, stage in member.stages.items():
                 try:
@@ -225,13 +201,19 @@ class Recipe(Strict):
                     raise ValueError(f"members.{name}.stages.{stage_name}.{error}") from None
         for name in self.ensemble.members:
             self._check_source("ensemble.members names", name)
-        self._refuse_circles()
+        refuse_circles({source: self.parents(source) for source in self.sources()})
+        self._check_folds()
         return self
 
     def _check_references(self, member: str, stage: StageSpec) -> None:
         films, soft = stage.films, stage.targets.soft
-        if films.set != OWN and films.set not in self.external:
-            known = (OWN, *self.external)
+        if films.set == TEST_SET and not films.pseudo_labels and self.guard == "refuse":
+            raise ValueError(
+                "films.set is 'test': test films are then seen before they are scored; leave it out, or say "
+                "films.pseudo_labels: allowed, which every figure of test films will then state"
+            )
+        known = (OWN, TEST_SET, *self.external)
+        if films.set not in known:
             raise ValueError(f"films.set is {films.set!r}; allowed: {', '.join(known)}{did_you_mean(films.set, known)}")
         if stage.started_from and "/" in stage.started_from:
             self._check_start(member, stage, stage.started_from)
@@ -259,25 +241,21 @@ class Recipe(Strict):
         if stage.films.maps_of and other != member:
             raise ValueError(f"start is {start!r}: a network that sees heatmaps starts from a stage of its own member")
 
-    def _refuse_circles(self) -> None:
-        """`ValueError` where stages, of whichever members, are made from each other in a circle."""
-        done: set[Source] = set()
-
-        def down(source: Source, way: tuple[Source, ...]) -> None:
-            if source in way:
-                circle = (*way[way.index(source) :], source)
-                raise ValueError(
-                    f"members.{source.member}.stages.{source.stage}: {' -> '.join(map(str, circle))} is a circle, "
-                    "each made from the next; let one of them start from a stage outside it, imagenet, scratch or a "
-                    "file, or learn soft labels of another"
-                )
-            if source not in done:
-                for before in self.parents(source):
-                    down(before, (*way, source))
-                done.add(source)
-
-        for source in self.sources():
-            down(source, ())
+    def _check_folds(self) -> None:
+        """`ValueError` where members name folds that there are not, or that the ensemble cannot do with."""
+        count = self.folds.count
+        for name, member in self.members.items():
+            strange = [fold for fold in member.folds or () if fold >= count]
+            if strange and not self.folds.file:
+                raise ValueError(f"members.{name}.folds names {strange}; this recipe has folds 0 to {count - 1}")
+        averaged = {name: self.members[self.source(name).member].folds for name in self.averaged}
+        differ = len({frozenset(folds) if folds else None for folds in averaged.values()}) > 1
+        if self.ensemble.how in ("rank", "fitted") and differ:
+            some = "; ".join(f"{name}: {'all' if folds is None else list(folds)}" for name, folds in averaged.items())
+            raise ValueError(
+                f"ensemble.how is {self.ensemble.how}, which compares members film by film, but they are trained on "
+                f"different folds ({some}); name members of the same folds in ensemble.members, or take mean or power"
+            )
 
     def _check_sizes(self, member: str, stage: str, maps_of: str) -> None:
         sees, maps = self.size_of(member, stage), self.size_of(member, maps_of)
@@ -313,6 +291,21 @@ class Recipe(Strict):
         """The external sets that a stage trains on."""
         used = {stage.films.set for _, stage in self.stages()}
         return [name for name in self.external if name in used]
+
+    @property
+    def learns_test_films(self) -> bool:
+        """Whether a stage trains on the own test films, with soft labels."""
+        return any(stage.films.set == TEST_SET for _, stage in self.stages())
+
+    @property
+    def allows_pseudo_labels(self) -> bool:
+        """Whether a stage says that test films may have been seen under soft labels."""
+        return any(stage.films.pseudo_labels is not None for _, stage in self.stages())
+
+    def trains(self, member: str, fold: int) -> bool:
+        """Whether a member is trained on a fold for its own sake, and not only as a teacher of others."""
+        folds = self.members[member].folds
+        return folds is None or fold in folds
 
     @property
     def averaged(self) -> tuple[str, ...]:

@@ -21,10 +21,10 @@ class SoftTarget(Target):
     key = "soft"
     selects = True
 
-    of: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = (
-        None  # a member, or member/stage; or some: the mean
-    )
-    file: str | None = None  # a table like sample_submission.csv; a column `weight`, if there, weighs its films
+    # a member, or member/stage; of several, the mean
+    of: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    # a table like sample_submission.csv, `{fold}` in its name: the fold held out; a column `weight` weighs its films
+    file: str | None = None
     ancestry: Literal["trusted"] | None = None  # of a file
     keep_above: Annotated[float, Field(ge=0, lt=1)] = 0.0  # leave out films that have no label above this
     temperature: Annotated[float, Field(gt=0, le=10)] | Literal["dynamic"] | None = None  # below 1: towards .5
@@ -41,6 +41,10 @@ class SoftTarget(Target):
         if self.file and self.temperature == "dynamic":
             raise ValueError("temperature: dynamic is fitted to a member's predictions; with a file give a number")
         return self
+
+    def file_of(self, fold: int) -> Path | None:
+        """The file whose labels a step that holds out `fold` learns."""
+        return Path(self.file.replace("{fold}", str(fold))) if self.file else None
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -1,11 +1,13 @@
-"""The fields of a recipe that say where films come from, whose patients they show and which are left out."""
+"""The parts of a recipe beside its members: where films come from and which are left out, folds, trackers."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from cxrlines.io.patients import BARE, SITE
 from cxrlines.io.prepare import LeaveOut
+from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.training.targets.base import Strict
 
 
@@ -41,3 +43,26 @@ class ExternalSpec(Strict):
     children: bool = False
     # none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
     patients: PatientKey | None = None
+
+
+class FoldsSpec(Strict):
+    """Patient-disjoint, label-levelled folds: drawn with `count` and `seed`, or read from `file`."""
+
+    file: str | None = None
+    count: Annotated[int, Field(ge=2, le=50)] = 5
+    seed: int = 0
+
+
+class TrackingSpec(Strict):
+    """Trackers of a run; see `tracking.settings.TrackingSettings`. Nothing of it changes what is trained."""
+
+    use: tuple[Literal["tensorboard", "csv", "mlflow", "neptune", "wandb"], ...] = ("tensorboard",)
+    project: str = "cxrlines"
+    mlflow: str | None = None  # a server's address; none: sqlite in the run's folder
+    neptune: str | None = None  # a server of one's own; none: offline (the hosted service ended in March 2026)
+    wandb: str = "offline"  # offline, online or the address of a server of one's own
+    patience_s: Annotated[float, Field(gt=0, le=3600)] = 60.0  # then a tracker that hangs at the end is killed
+
+    def settings(self, root: Path) -> TrackingSettings:
+        """With what all steps of the run in `root` share in there."""
+        return TrackingSettings(**self.model_dump(), root=str(root / "tracking"))
