@@ -202,8 +202,9 @@ def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[
         count = sum(parent.role is Role.MAPS for parent in step.parents)
         memory += 4 * segmenter.tensors * (count + bool(schedule.ema)) + schedule.batch * width * segmenter.largest
     disk = 4 * tensors + ROW * predicted
-    source = step.parent(Role.SOFT)
-    if source and (source, stage.films.set) not in labelled:  # the first step makes the table; the others read it
+    for source in step.teachers():
+        if (source, stage.films.set) in labelled:  # the first step makes the table; the others read it
+            continue
         labelled.add((source, stage.films.set))
         count = len(films.external[stage.films.set].studies)
         seconds += count * _reading(recipe, source.member, source.stage, gpu, width)

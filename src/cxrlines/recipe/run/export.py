@@ -58,9 +58,10 @@ def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
             if name == HELD_OUT or (step.folder / name).is_file():
                 files.setdefault(step.name, {})[step.key.held[0]] = step.folder / name
     leaks, test_leaks = ([str(s.key) for s in steps if s.record.get(kind)] for kind in ("leak", "test_leak"))
+    pseudo = sorted({origin for step in steps for origin in step.lineage.pseudo_labels()})
     metrics, store = root / "metrics.json", open_store(root / "store/train")
     data = Path(json.loads((root / "data.json").read_text())["data"])
-    about, fitted = calibrated(root, data, None if leaks else held_out, None if test_leaks else tested)
+    about, fitted = calibrated(root, data, None if leaks else held_out, None if test_leaks or pseudo else tested)
     seen = {member.file: step.lineage.seen() for member, step in zip(members, steps, strict=True)}
     return write_bundle(
         out,
@@ -73,6 +74,7 @@ def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
             "ancestry_unknown": sorted({origin for step in steps for origin in step.lineage.untraced()}),
             "ancestry_trusted": sorted({origin for step in steps for origin in step.lineage.vouched_for()}),
             "leaks": sorted({*leaks, *test_leaks}),
+            "pseudo_labels": pseudo,
             "flip": all(_saw_flips(recipe, *recipe.source(name)) for name in recipe.averaged),
             "calibration": about,
             "metrics": json.loads(metrics.read_text()).get("ensemble") if metrics.is_file() else None,
@@ -92,7 +94,7 @@ def _finished(root: Path, recipe: Recipe) -> list[_Finished]:
     for name in recipe.averaged:
         for step, identity in identities.items():
             key, folder = StepId.parse(step), root / step
-            if key.fold is None or (key.member, key.stage) != recipe.source(name):
+            if key.fold is None or key.source != recipe.source(name) or not recipe.trains(key.member, key.fold):
                 continue
             record = read_record(folder)
             if record.get("identity") != identity:

@@ -16,7 +16,7 @@ from typing import Any
 
 import cxrlines
 from cxrlines.augment.policy import make_policy
-from cxrlines.recipe.spec.recipe import FileStart, MemberSpec, StageSpec
+from cxrlines.recipe.spec.recipe import FileStart, Recipe, Source, StageSpec
 from cxrlines.training.targets.base import CodePart
 
 PACKAGE = Path(cxrlines.__file__).parent
@@ -25,10 +25,10 @@ _NOT_TRAINED = {"check", "describe", "code"}
 """Methods of a `Target` that change nothing of what is trained."""
 
 
-def code_identity(member: MemberSpec, name: str, package: Path = PACKAGE) -> str:
-    """Hash of the code that trains the stage `name` of `member`."""
+def code_identity(recipe: Recipe, source: Source, package: Path = PACKAGE) -> str:
+    """Hash of the code that trains a stage."""
     digest = hashlib.sha256()
-    for file, only, without in sorted(set(_parts(member, name))):
+    for file, only, without in sorted(set(_parts(recipe, source))):
         digest.update(f"{file} {_hash_of(package / file, only, without)}\n".encode())
     return digest.hexdigest()
 
@@ -38,9 +38,9 @@ def resolved(stage: StageSpec, size: int) -> dict[str, Any]:
     return {"policy": asdict(make_policy(stage.films.augment, size, flip=stage.films.flip))}
 
 
-def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
-    stage = member.stages[name]
-    targets, decodes = stage.targets, member.decodes(name)
+def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
+    stage = recipe.spec(source)
+    targets, decodes = stage.targets, recipe.decodes(source)
     lines = stage.films.view == "overlay" or targets.draws_lines
     for target in targets.named.values():
         yield from target.code()

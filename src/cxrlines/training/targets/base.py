@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OWN = "own"
-"""The set of films that a recipe's folds divide; every other set is external and has a name."""
+"""The set of films that a recipe's folds divide; every other set is external and has a name, but `TEST_SET`."""
+TEST_SET = "test"
+"""The own test films, which soft labels alone may be learnt of: no label of theirs is read."""
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -27,15 +29,24 @@ class Strict(BaseModel):
 
 
 class FilmsSpec(Strict):
-    """On which films a stage trains, and how it sees them. `set` is `own` or a name under the recipe's `external`."""
+    """On which films a stage trains, and how it sees them.
+
+    `set` is `own`, a name under the recipe's `external`, or `test`: the own test films, with soft labels.
+    """
 
     set: str = OWN
+    pseudo_labels: Literal["allowed"] | None = None  # set: test is refused without: all test figures then say so
     which: Literal["all", "annotated"] = "all"
     view: Literal["plain", "overlay"] = "plain"  # overlay: the annotated lines drawn in, in colour
     colour_by: Literal["label", "device"] = "label"  # label gives a teacher the answer, as the published kernel does
     maps_of: str | None = None  # an earlier stage that learnt heatmaps: the film is seen with the heatmaps it predicts
     augment: str = "light"
     flip: bool = True
+
+
+def set_text(name: str) -> str:
+    """A set of films in words."""
+    return {OWN: "the own set", TEST_SET: "the test set"}.get(name, f"the external set {name!r}")
 
 
 class TargetData(NamedTuple):
@@ -169,8 +180,7 @@ class Target(Strict):
     def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
         """`ValueError`, from the field's name on, where a stage with these films, after those, cannot learn it."""
         if self.own_films is not None and self.own_films != (films.set == OWN):
-            kind = "the own set" if films.set == OWN else f"the external set {films.set!r}"
-            raise ValueError(f"targets.{self.key}: films of {kind} {self.lacking}")
+            raise ValueError(f"targets.{self.key}: films of {set_text(films.set)} {self.lacking}")
 
     def data(self, films: FilmSource) -> TargetData:
         """The data of the films; `Error` where none has any."""
