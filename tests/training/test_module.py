@@ -5,13 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import dataloader
 
 from cxrlines.core.transform import Affine
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS, Device
-from cxrlines.training.checkpoint import EMA, DivergedError, State, load_state, save_state
+from cxrlines.training.checkpoint import DivergedError, State, load_state, save_state
 from cxrlines.training.config import LABELS_ALONE, ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet, epoch_batches
 from cxrlines.training.module import Outputs, StageModule, predict_films, total_loss
@@ -98,23 +97,6 @@ def test_processes_that_make_the_films_change_no_weight_and_begin_once(monkeypat
     monkeypatch.setattr(dataloader._MultiProcessingDataLoaderIter, "__init__", begin)
     assert same(alone, module(loader_workers=2).fit())
     assert len(begun) == 2, "for three epochs: those of the training films, and those of the watched ones"
-
-
-def test_the_average_is_torchs_own():
-    network = model()
-    mine = EMA(network, 0.8)
-    theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
-    for step in range(4):
-        with torch.no_grad():
-            for tensor in (*network.parameters(), *network.buffers()):
-                tensor.add_(torch.rand_like(tensor) if tensor.is_floating_point() else 1)
-        mine.update(network, first=step == 0)
-        theirs.update_parameters(network)
-    for name, tensor in theirs.module.state_dict().items():
-        if tensor.is_floating_point():
-            assert torch.equal(mine.module.state_dict()[name], tensor), name
-        else:
-            assert mine.module.state_dict()[name] == network.state_dict()[name] == 4
 
 
 def test_a_finished_state_trains_no_further(tmp_path):

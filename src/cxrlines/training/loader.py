@@ -8,7 +8,7 @@ the augmentation by construction.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -150,19 +150,22 @@ def epoch_batches(
     start: int = 0,
     stop: int | None = None,
     mapped: np.ndarray | None = None,
+    accumulate: int = 1,
 ) -> list[list[Key]]:
     """The batches of one epoch from the `start`-th to before the `stop`-th, in an order drawn from (seed, epoch).
 
     Of several processes each has its part of every batch. With `mapped` (films,) bool, which films have a known
     heatmap, a batch that has none has those of its first film drawn all the same: every parameter of a decoder gets a
-    gradient, there 0, in every step.
+    gradient, there 0, in every step. A batch in `accumulate` equal parts is that for each part.
     """
     order = np.random.default_rng([seed, epoch]).permutation(films)
-    batches = []
+    batches: list[list[Key]] = []
     for positions in [order[i * batch : (i + 1) * batch] for i in range(batches_per_epoch(films, batch))][start:stop]:
-        none = mapped is not None and not mapped[positions].any()
-        keys = [Key(epoch, int(position), none and not i) for i, position in enumerate(positions)]
-        batches.append(keys[distributed.rank_slice(len(keys))] if distributed.world > 1 else keys)
+        batches.append([])
+        for part in np.split(positions, accumulate):
+            none = mapped is not None and not mapped[part].any()
+            keys = [Key(epoch, int(position), none and not i) for i, position in enumerate(part)]
+            batches[-1] += keys[distributed.rank_slice(len(keys))] if distributed.world > 1 else keys
     return batches
 
 
@@ -178,9 +181,11 @@ def load(
     *,
     pin: bool = False,
     stay: bool = False,
-) -> DataLoader[dict[str, Any]]:
+    accumulate: int = 1,
+) -> DataLoader[Any]:
     """Batches of films by `workers` processes, 0: in this one. The order is that of `batches`, whatever their number.
 
+    With `accumulate` above 1 each is a list of so many equal parts.
     `pin` is for a GPU. With `stay` the processes live until the loader is dropped: where they are not forked (Python
     3.14), each is sent all targets and lines when it begins, and imports everything anew.
     """
@@ -188,12 +193,17 @@ def load(
         films,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=films.collate,
+        collate_fn=films.collate if accumulate == 1 else partial(_in_parts, films, accumulate),
         worker_init_fn=_begin,
         pin_memory=pin,
         persistent_workers=stay and workers > 0,
         generator=torch.Generator(),  # else it draws from the host's
     )
+
+
+def _in_parts(films: FilmSet, accumulate: int, samples: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Any]]:
+    size = len(samples) // accumulate
+    return [films.collate(samples[start : start + size]) for start in range(0, len(samples), size)]
 
 
 def _begin(worker: int) -> None:

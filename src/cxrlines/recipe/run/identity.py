@@ -47,7 +47,6 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
     yield CodePart("augment/policy.py", without=("POLICIES",))  # the numbers are in `resolved`
     yield CodePart("training/loader.py", without=() if lines else ("overlay",))
     yield CodePart("training/module.py", without=("predict_films",))
-    yield CodePart("training/checkpoint.py", ("EMA",))
     yield CodePart("recipe/run/training_data.py", ("films_of", "training_films"))
     yield CodePart("recipe/run/step.py", ("_start", "_watched", "_seed"))
     yield CodePart(
@@ -55,7 +54,8 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
     )
     for file in (
         "task.py", "augment/warp.py", "augment/intensity.py", "models/backbones.py",
-        "training/config.py", "training/targets/base.py",
+        "training/config.py", "training/targets/base.py", "training/outputs.py", "training/averaging.py",
+        "training/optimizers.py", "training/accumulation.py", "training/watching.py",
     ):  # fmt: skip
         yield CodePart(file)
     yield CodePart("models/classifier.py", without=("MapDecoder", "TwoStep", "model_of"))
