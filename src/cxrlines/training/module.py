@@ -18,15 +18,9 @@ from cxrlines.models.classifier import Classifier, Model, TwoStep
 from cxrlines.training import distributed
 from cxrlines.training.checkpoint import EMA, LossLog, Progress, State, cpu_copy, finite_mean
 from cxrlines.training.config import Precision, Report, StageConfig, Track, learning_rate, precision_of
-from cxrlines.training.loader import (
-    FilmSet,
-    Key,
-    View,
-    batches_per_epoch,
-    epoch_batches,
-    in_order,
-    load,
-)
+from cxrlines.training.loader import FilmSet, View, in_order, load
+from cxrlines.training.mixing import mix
+from cxrlines.training.sampling import Key, batches_per_epoch, epoch_batches
 from cxrlines.training.targets.base import Losses, Sums
 from cxrlines.training.trainer import as_found
 
@@ -232,7 +226,7 @@ class StageModule(lightning.LightningModule):
         return [
             (target.weight * weight, sums)
             for target in self.config.targets.named.values()
-            for weight, sums in target.loss(outputs, batch)
+            for weight, sums in target.losses(outputs, batch)
         ]
 
     # -- Lightning's hooks
@@ -257,6 +251,8 @@ class StageModule(lightning.LightningModule):
             start=self.progress.batch,
             stop=min(self.per_epoch, self.total - self.progress.epoch * self.per_epoch),
             mapped=self.films.mapped,
+            repeats=self.films.repeats,
+            neighbour=self.films.mixing is not None,
         )
         if "train" not in self.loaders:
             pin = self.device.type == "cuda"
@@ -298,6 +294,8 @@ class StageModule(lightning.LightningModule):
             group["lr"] = rate
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        if self.films.mixing:
+            batch = mix(batch, self.films.mixing, (self.config.seed, self.progress.epoch, self.progress.batch))
         return total_loss(self._losses(batch))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -75,6 +75,7 @@ def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
             f"start is {start!r}, which sees one channel; a stage with films.view: overlay "
             "sees three and starts from imagenet, scratch or another overlay stage"
         )
+    films.check()
     stage.targets.check(films, {name: spec.films for name, spec in earlier.items()})
     if films.set != OWN and stage.needs_lines:
         raise ValueError(f"films: those of the external set {films.set!r} have no lines; use which: all, view: plain")

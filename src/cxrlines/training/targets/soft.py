@@ -20,6 +20,7 @@ class SoftTarget(Target):
 
     key = "soft"
     selects = True
+    mixes = True
 
     of: str | None = None  # an earlier member, or member/stage
     file: str | None = None  # a table like sample_submission.csv; a column `weight`, if there, weighs its films
@@ -41,7 +42,7 @@ class SoftTarget(Target):
     def data(self, films: FilmSource) -> TargetData:
         return films.soft_labels(self)
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return [(1.0, label_loss(outputs.logits, batch["soft"], film_weights=batch["film_weights"]))]
 
     def describe(self) -> tuple[str, str]:
