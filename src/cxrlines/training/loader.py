@@ -29,6 +29,8 @@ View = Literal["plain", "overlay"]
 
 LINE_WIDTH = 1 / 128
 """Width of a drawn line as a share of the film's side: 4 px at 512."""
+PREFETCH = 4
+"""Batches that each process of a loader has ready or under way, so that slow films do not make a GPU wait."""
 SQUARE = 1 / 55
 """Side of a drawn square as a share of the film's: 9 px at 512. The published kernel draws 50 px into films of 2,000 to
 3,500 px before it shrinks and augments them; here squares are drawn after that, upright."""
@@ -105,8 +107,9 @@ class FilmSet(Dataset[dict[str, Any]]):
         sample = {"film": torch.from_numpy(warped.film[None]), "labels": torch.from_numpy(films.labels[position])}
         sample |= {name: torch.as_tensor(values[position]) for name, values in films.more.items()}
         if maps:
-            truth = draw_maps(drawn, list(landmarks), len(warped.film))
-            sample["maps"] = torch.from_numpy(truth.astype(np.float16))  # half of what a loader hands over
+            # In half precision, which is half of what a loader hands over.
+            truth = draw_maps(drawn, list(landmarks), len(warped.film), np.float16)
+            sample["maps"] = torch.from_numpy(truth)
         if self.overlay:
             image = overlay(warped.film, drawn, self.colour_by, self.draw)
             sample["overlay"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
@@ -170,6 +173,7 @@ def load(
         films,
         batch_sampler=batches,
         num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         collate_fn=films.collate,
         worker_init_fn=_begin,
         pin_memory=pin,

@@ -65,7 +65,7 @@ def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
         yield CodePart(file)
     yield CodePart("models/classifier.py", without=("MapDecoder", "TwoStep", "model_of"))
     if lines or targets.reads_maps:
-        yield CodePart("core/line_drawing.py", ("draw_lines", "draw_squares", "line_mask"))
+        yield CodePart("core/line_drawing.py", ("draw_lines", "draw_squares", "line_masks"))
     if decodes or stage.films.maps_of:
         yield CodePart("models/classifier.py", ("MapDecoder",))
         yield CodePart("core/heatmaps.py")
