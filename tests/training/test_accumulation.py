@@ -8,8 +8,9 @@ from cxrlines.core.errors import Error
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training.config import ScheduleSpec, StageConfig
-from cxrlines.training.loader import Films, FilmSet, epoch_batches
+from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
+from cxrlines.training.sampling import epoch_batches
 from cxrlines.training.targets import LabelTarget, MapTarget, TargetsSpec
 
 COUNT = 8

@@ -13,8 +13,9 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.config import LABELS_ALONE, ScheduleSpec, StageConfig
-from cxrlines.training.loader import Films, FilmSet, epoch_batches
+from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
+from cxrlines.training.sampling import epoch_batches
 from cxrlines.training.targets import LabelTarget, MapTarget, TargetsSpec
 
 COUNT = 9

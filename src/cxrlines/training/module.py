@@ -19,17 +19,11 @@ from cxrlines.training.accumulation import Accumulated, Parts
 from cxrlines.training.averaging import Average, estimate_norms, norms_kept
 from cxrlines.training.checkpoint import LossLog, Progress, State, cpu_copy, finite_mean
 from cxrlines.training.config import Report, StageConfig, Track, learning_rate, precision_of, swa_start
-from cxrlines.training.loader import (
-    FilmSet,
-    Key,
-    View,
-    batches_per_epoch,
-    epoch_batches,
-    in_order,
-    load,
-)
+from cxrlines.training.loader import FilmSet, View, in_order, load
+from cxrlines.training.mixing import mix
 from cxrlines.training.optimizers import Frozen, make_optimizer, reader, restore, set_rate
 from cxrlines.training.outputs import Outputs, total_loss
+from cxrlines.training.sampling import Key, batches_per_epoch, epoch_batches
 from cxrlines.training.targets.base import Losses
 from cxrlines.training.trainer import as_found, trainer
 from cxrlines.training.watching import label_aucs, macro_auc
@@ -195,7 +189,7 @@ class StageModule(lightning.LightningModule):
         return [
             (target.weight * weight, sums)
             for target in self.config.targets.named.values()
-            for weight, sums in target.loss(outputs, batch)
+            for weight, sums in target.losses(outputs, batch)
         ]
 
     # -- Lightning's hooks
@@ -222,6 +216,8 @@ class StageModule(lightning.LightningModule):
             stop=min(self.per_epoch, self.total - self.progress.epoch * self.per_epoch),
             mapped=self.films.mapped,
             accumulate=self.schedule.accumulate,
+            repeats=self.films.repeats,
+            neighbour=self.films.mixing is not None,
         )
         if "train" not in self.loaders:
             self.loaders["train"] = self._load(self.batches, stay=True)
@@ -276,9 +272,16 @@ class StageModule(lightning.LightningModule):
 
     def training_step(self, batch: Mapping[str, Any] | Parts, batch_idx: int) -> Tensor:
         if isinstance(batch, Mapping):
-            return total_loss(self._losses(batch))
-        self.accumulated = Accumulated(self.model, batch, self._losses, self._draw)
+            return total_loss(self._losses(self._mixed(batch)))
+        parts = [self._mixed(part, place) for place, part in enumerate(batch)]
+        self.accumulated = Accumulated(self.model, parts, self._losses, self._draw)
         return self.accumulated.loss
+
+    def _mixed(self, batch: Mapping[str, Any], part: int = 0) -> Mapping[str, Any]:
+        if self.films.mixing is None:
+            return batch
+        number = self.progress.batch * self.schedule.accumulate + part
+        return mix(batch, self.films.mixing, (self.config.seed, self.progress.epoch, number))
 
     def backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
         if self.accumulated is not None:

@@ -19,6 +19,9 @@ soft: {start: scratch, targets: {soft: {of: one/labels}}}
 segmenter: {start: scratch, films: {which: annotated}, targets: {maps: {}}}
 public: {start: {file: x.pth}}
 pretrained: {start: imagenet}
+mixed: {start: scratch, films: {mixup: 0.4}}
+rare: {start: scratch, films: {sampling: rare}}
+focal: {start: scratch, targets: {labels: {loss: focal}}}
 """
 
 
@@ -57,6 +60,10 @@ def test_the_same_code_elsewhere_is_the_same(recipe, package):
         ("training/targets/presence.py", "-1e-4", "-1e-5", {"presence"}),
         ("training/targets/features.py", "functional.mse_loss", "functional.l1_loss", {"features"}),
         ("training/loader.py", "LINE_WIDTH = 1 / 128", "LINE_WIDTH = 1 / 64", {"teacher", "features"}),
+        ("training/mixing.py", "rng.random() < 0.5", "rng.random() < 0.4", {"mixed"}),
+        ("training/sampling.py", "np.sqrt(", "np.cbrt(", {"rare"}),
+        ("training/sampling.py", "rng.permutation(films)", "np.arange(films)", None),
+        ("training/targets/labels.py", "-there * (gamma * absent)", "-there * (2 * absent)", {"focal"}),
         ("core/heatmaps.py", "KEYPOINT_SIGMA = 0.015", "KEYPOINT_SIGMA = 0.02", {"segmenter"}),
         ("models/foreign_files.py", "def read_public(", "X = 1\n\n\ndef read_public(", set()),
         ("models/adopt.py", "stem.sum(", "stem.mean(", {"public"}),
@@ -76,7 +83,7 @@ def test_numbers_and_code_change_what_uses_them(recipe, package, file, old, new,
     ("file", "old", "new"),
     [
         ("training/targets/maps.py", "LINE_PIXELS = 20.0", "# A comment.\n\n\nLINE_PIXELS = 20.0  # px"),
-        ("training/targets/labels.py", '"labels", "BCE"', '"labels", "cross-entropy"'),
+        ("training/targets/labels.py", 'by = "BCE"', 'by = "cross-entropy"'),
         ("training/module.py", '"""', '"""Other words. '),
         ("training/config.py", "import math", "import math\nimport os"),
         ("training/config.py", "-> float", "-> int"),

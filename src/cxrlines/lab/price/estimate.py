@@ -26,7 +26,7 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.recipe.run.folder import Inventory, Role, Step, StepId
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import MAPS
-from cxrlines.training.loader import batches_per_epoch
+from cxrlines.training.sampling import batches_per_epoch
 
 PUBLISHED = {"nih": 112_120, "padchest": 110_000, "vinbigdata": 15_000, "chexpert": 191_027}
 """Frontal films of the external sets as published, where their tables are not at hand; PadChest's is rounded."""

@@ -46,6 +46,11 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
         yield from target.code()
     yield CodePart("augment/policy.py", without=("POLICIES",))  # the numbers are in `resolved`
     yield CodePart("training/loader.py", without=() if lines else ("overlay",))
+    yield CodePart(
+        "training/sampling.py", without=() if stage.films.sampling == "rare" else ("repeat_factors", "_drawn")
+    )
+    if stage.films.mixed:
+        yield CodePart("training/mixing.py")
     yield CodePart("training/module.py", without=("predict_films",))
     yield CodePart("recipe/run/training_data.py", ("films_of", "training_films"))
     yield CodePart("recipe/run/step.py", ("_start", "_watched", "_seed"))
@@ -60,7 +65,7 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
         yield CodePart(file)
     yield CodePart("models/classifier.py", without=("MapDecoder", "TwoStep", "model_of"))
     if lines or targets.reads_maps:
-        yield CodePart("core/line_drawing.py", ("draw_lines", "line_mask"))
+        yield CodePart("core/line_drawing.py", ("draw_lines", "draw_squares", "line_masks"))
     if decodes or stage.films.maps_of:
         yield CodePart("models/classifier.py", ("MapDecoder",))
         yield CodePart("core/heatmaps.py")

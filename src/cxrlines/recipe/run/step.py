@@ -46,6 +46,7 @@ from cxrlines.training.checkpoint import Progress, load_state, save_state
 from cxrlines.training.config import Report, StageConfig
 from cxrlines.training.lineage import TRUSTED, LeakError, Lineage, UntracedError
 from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.mixing import Mixing
 from cxrlines.training.module import StageModule
 from cxrlines.training.targets.base import OWN
 
@@ -142,7 +143,7 @@ def _train(
     teacher = step.parent(Role.TEACHER)
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
     stages = recipe.members[step.key.member].stages
-    colour_by = (stages[targets.features.of] if targets.features else stage).films.colour_by
+    drawn = (stages[targets.features.of] if targets.features else stage).films
     rows = _watched(run, stage, inputs.held_out, seed)
     watched = films_of(run.films.own, run.store, rows, lines=overlay)
     seen = FilmSet(
@@ -153,9 +154,14 @@ def _train(
         seed=seed,
         overlay=overlay or targets.draws_lines,
         maps=targets.reads_maps,
-        colour_by=colour_by,
+        colour_by=drawn.colour_by,
+        draw=drawn.draw,
+        rare_below=stage.films.rare_below if stage.films.sampling == "rare" else None,
+        mixing=Mixing(stage.films.mixup, stage.films.cutmix) if stage.films.mixed else None,
     )
-    plain = FilmSet(watched, "none", inputs.size, seed=seed, overlay=overlay, colour_by=colour_by)
+    plain = FilmSet(
+        watched, "none", inputs.size, seed=seed, overlay=overlay, colour_by=drawn.colour_by, draw=drawn.draw
+    )
     state = work / "state.safetensors"
     module = StageModule(
         inputs.model,

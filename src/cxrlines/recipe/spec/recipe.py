@@ -71,6 +71,7 @@ def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
         raise ValueError(f"films.augment is {films.augment!r}; allowed: {', '.join(POLICIES)}{hint}")
     if stage.started_from and stage.started_from in earlier:
         check_start(stage, earlier[stage.started_from])
+    films.check()
     stage.targets.check(films, {name: spec.films for name, spec in earlier.items()})
     if films.set == TEST_SET and [*stage.targets.named] != ["soft"]:
         raise ValueError(f"targets names {', '.join(stage.targets.named)}; test films are learnt by soft labels alone")

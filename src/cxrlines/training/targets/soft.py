@@ -20,6 +20,7 @@ class SoftTarget(Target):
 
     key = "soft"
     selects = True
+    mixes = True
 
     # a member, or member/stage; of several, the mean
     of: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -54,7 +55,7 @@ class SoftTarget(Target):
     def data(self, films: FilmSource) -> TargetData:
         return films.soft_labels(self)
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return [(1.0, label_loss(outputs.logits, batch["soft"], film_weights=batch["film_weights"]))]
 
     def describe(self) -> tuple[str, str]:
