@@ -5,9 +5,17 @@ import math
 import cv2
 import numpy as np
 
+SAME = np.arange(256, dtype=np.uint8)
+"""The table (256,) that changes no gray."""
+
+
+def by_table(film: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The film with each gray replaced by its entry in `table` (256,) uint8; the very film where that is `SAME`."""
+    return film if table is SAME else cv2.LUT(film, table)
+
 
 def tone_table(value_shift: float = 0.0, brightness: float = 0.0, contrast: float = 0.0) -> np.ndarray:
-    """All pointwise changes as one table (256,) uint8, to apply with `cv2.LUT`.
+    """Changes of value, brightness and contrast as one table (256,) uint8.
 
     Args:
         value_shift: gray levels added first: all that is left, on a gray film, of a shift in hue, saturation, value.
@@ -19,7 +27,7 @@ def tone_table(value_shift: float = 0.0, brightness: float = 0.0, contrast: floa
 
 
 def gamma_table(gamma: float) -> np.ndarray:
-    """gray' = 255 * (gray / 255) ** gamma as a table (256,) uint8, to apply with `cv2.LUT`."""
+    """gray' = 255 * (gray / 255) ** gamma as a table (256,) uint8."""
     return np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
 
 

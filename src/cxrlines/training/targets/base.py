@@ -34,7 +34,7 @@ class FilmsSpec(Strict):
     view: Literal["plain", "overlay"] = "plain"  # overlay: the annotated lines drawn in, in colour
     colour_by: Literal["label", "device"] = "label"  # label gives a teacher the answer, as the published kernel does
     maps_of: str | None = None  # an earlier stage that learnt heatmaps: the film is seen with the heatmaps it predicts
-    augment: str = "light"
+    augment: str | dict[str, Any] = "light"  # a policy, or {policy: NAME} with fields of it changed; see augment/policy
     flip: bool = True
 
 
