@@ -16,6 +16,7 @@ Where the write-up behind `hotwater` names a transform without its parameters, t
   moves them by a third of that and blends between them otherwise. The list gives it no probability: 0.5, the default.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -160,17 +161,17 @@ class Policy:
             matrix = matrix @ warp.mirror(size)
         if rng.random() < self.shift_scale_rotate:
             shift = rng.uniform(-self.shift, self.shift, 2)
-            scale = 1 + rng.uniform(-self.scale, self.scale)
-            degrees = rng.uniform(-self.rotate, self.rotate)
+            scale = 1 + _between(rng, -self.scale, self.scale)
+            degrees = _between(rng, -self.rotate, self.rotate)
             matrix = matrix @ warp.shift_scale_rotate(size, (shift[0], shift[1]), scale, degrees)
         if rng.random() < self.piecewise_affine:
-            spread = rng.uniform(*self.piecewise_scale) * size
+            spread = _between(rng, *self.piecewise_scale) * size
             jitter = rng.normal(0, spread, (self.piecewise_mesh, self.piecewise_mesh, 2))
             distortions.append(warp.piecewise_affine(size, jitter))
         if rng.random() < self.distort:
             match rng.integers(3):
                 case 0:
-                    distortions.append(warp.optical(size, rng.uniform(*self.lens)))
+                    distortions.append(warp.optical(size, _between(rng, *self.lens)))
                 case 1:
                     steps = 1 + rng.uniform(-self.grid_limit, self.grid_limit, (2, self.grid_steps))
                     distortions.append(warp.grid(size, steps[0], steps[1]))
@@ -191,13 +192,13 @@ class Policy:
                 continue
             match name:
                 case "value":
-                    tones = intensity.tone_table(rng.uniform(-self.value_shift, self.value_shift))[tones]
+                    tones = intensity.tone_table(_between(rng, -self.value_shift, self.value_shift))[tones]
                 case "brightness_contrast":
-                    brightness = rng.uniform(-self.brightness, self.brightness)
-                    contrast = rng.uniform(-self.contrast, self.contrast)
+                    brightness = _between(rng, -self.brightness, self.brightness)
+                    contrast = _between(rng, -self.contrast, self.contrast)
                     tones = intensity.tone_table(0.0, brightness, contrast)[tones]
                 case "gamma":
-                    tones = intensity.gamma_table(rng.uniform(*self.gammas))[tones]
+                    tones = intensity.gamma_table(_between(rng, *self.gammas))[tones]
                 case "invert":
                     tones = 255 - tones
                 case _:
@@ -208,23 +209,23 @@ class Policy:
         """Draws and applies a transform whose grays depend on more than the gray of their own pixel."""
         match name:
             case "clahe":
-                return intensity.equalise(film, rng.uniform(*self.clahe_clip))
+                return intensity.equalise(film, _between(rng, *self.clahe_clip))
             case "degrade":
-                kernel = int(rng.choice(self.blur_kernels))
+                kernel = self.blur_kernels[rng.integers(len(self.blur_kernels))]
                 match rng.integers(4):
                     case 0:
-                        return intensity.add_noise(film, rng.uniform(*self.noise_variance) ** 0.5, rng)
+                        return intensity.add_noise(film, _between(rng, *self.noise_variance) ** 0.5, rng)
                     case 1:
                         return intensity.gaussian_blur(film, kernel)
                     case 2:
-                        return intensity.motion_blur(film, kernel, rng.uniform(0, 180))
+                        return intensity.motion_blur(film, kernel, _between(rng, 0, 180))
                 return intensity.median_blur(film, kernel)
             case "coarsen":
                 if rng.random() < 0.5:
                     return intensity.jpeg(film, int(rng.integers(*self.jpeg_quality, endpoint=True)))
-                return intensity.downscale(film, rng.uniform(*self.downscale))
+                return intensity.downscale(film, _between(rng, *self.downscale))
             case "sharpen":
-                alpha, lightness = rng.uniform(*self.sharpen_alpha), rng.uniform(*self.sharpen_lightness)
+                alpha, lightness = _between(rng, *self.sharpen_alpha), _between(rng, *self.sharpen_lightness)
                 return intensity.sharpen(film, alpha, lightness)
         side = int(self.cutout_side * self.size)
         corners = rng.integers(0, self.size - side, (self.cutout_holes, 2), endpoint=True)
@@ -299,6 +300,14 @@ def _first_problem(error: ValidationError) -> str:
     return f"augment.{path} is {first['input']!r}; {first['msg'].removeprefix('Value error, ')}{near}"
 
 
+_LONG = math.log(4 / 3)
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number between two: what `rng.uniform` gives, in a third of its time."""
+    return low + (high - low) * rng.random()
+
+
 def _draw_box(rng: np.random.Generator, height: int, width: int, area: Range) -> warp.Box:
     """A box (left, top, right, bottom) in px that takes a share of the film's area, aspect ratio 3:4 to 4:3.
 
@@ -307,9 +316,9 @@ def _draw_box(rng: np.random.Generator, height: int, width: int, area: Range) ->
     """
     if area[0] < 1:
         for _ in range(10):
-            taken = rng.uniform(*area) * height * width
-            ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-            across, down = np.sqrt(taken * ratio), np.sqrt(taken / ratio)
+            taken = _between(rng, *area) * height * width
+            ratio = math.exp(_between(rng, -_LONG, _LONG))
+            across, down = math.sqrt(taken * ratio), math.sqrt(taken / ratio)
             if across <= width and down <= height:
                 left, top = rng.random(2) * (width - across, height - down)
                 return left, top, left + across, top + down
