@@ -24,7 +24,7 @@ class TinyStore:
         self.placements = [Affine(((1, 0, 0), (0, 1, 0)))] * count
 
 
-def film_set(policy: str = "hotwater", with_overlay: bool = True, count: int = 6) -> FilmSet:
+def film_set(policy: str | dict[str, object] = "hotwater", with_overlay: bool = True, count: int = 6) -> FilmSet:
     films = Films(
         TinyStore(count), np.arange(count), np.eye(count, 11, dtype=np.float32), [[(LABELS[0], LINE)]] * count
     )  # type: ignore[arg-type]
@@ -36,6 +36,13 @@ def test_a_film_is_the_same_whenever_it_is_asked_for():
     other[(0, 1)], other[(1, 5)]
     assert (one[(2, 4)]["film"] == other[(2, 4)]["film"]).all()
     assert not (one[(2, 4)]["film"] == one[(3, 4)]["film"]).all()
+
+
+def test_a_policy_changed_in_a_recipe_changes_the_batch():
+    plain, inverted = film_set("none"), film_set({"policy": "none", "invert": 1.0})
+    assert (inverted[(0, 0)]["film"] == 255 - plain[(0, 0)]["film"]).all()
+    usual, same = film_set(), film_set({"policy": "hotwater"})
+    assert (same[(1, 2)]["overlay"] == usual[(1, 2)]["overlay"]).all()
 
 
 def test_the_store_is_not_changed():

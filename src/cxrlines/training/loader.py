@@ -66,7 +66,7 @@ class FilmSet(Dataset[dict[str, Any]]):
     """
 
     films: Films
-    augment: str
+    augment: str | Mapping[str, Any]
     size: int
     _: KW_ONLY
     seed: int

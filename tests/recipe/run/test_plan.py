@@ -421,6 +421,14 @@ def test_a_fold_without_films_says_why():
         planned(recipe_of("staged"), nobody)
 
 
+def test_a_policy_changed_in_a_recipe_changes_its_steps():
+    recipe, where = recipe_of("plain", "self", "multi-task"), "members.multi-task.stages.only.films.augment"
+    before = planned(changed(recipe, where, {"policy": "light"}))
+    for more in ({"rotate": 5}, {"crop_area": [0.7, 1.0]}, {"order": ["gamma"]}):
+        after = planned(changed(recipe, where, {"policy": "light", **more}))
+        assert redone(before, after) == {"multi-task/only"}, more
+
+
 def test_a_number_of_a_policy_changes_the_steps_that_use_it(monkeypatch):
     recipe = changed(recipe_of("plain", "self", "multi-task"), "members.multi-task.stages.only.films.augment", "none")
     before = planned(recipe)

@@ -93,6 +93,11 @@ def test_set_changes_one_field_of_one_member_only():
         ("members.one.stages.student.start=techer", "start is 'techer'; allowed: .*did you mean 'teacher'"),
         ("members.one.stages.student.targets.features.of=x", "features.of is 'x'; allowed: teacher"),
         ("members.one.stages.student.films.augment=hotwatre", "did you mean 'hotwater'"),
+        (
+            "members.one.stages.student.films.augment={policy: light, rotate: 200}",
+            r"films.augment.rotate is 200; .*180",
+        ),
+        ("members.one.stages.student.films.augment={policy: light, clage: 1}", "augment.clage: .*mean 'clahe'"),
         ("members.one.stages.student.films.which=all", "needs the annotated lines; make it 'annotated'"),
         ("members.one.stages.student.films.view=overlay", "a last stage must read plain films"),
         ("members.one.stages.student.schedule.shape=restarts", "shape: restarts and restart_epochs go together"),

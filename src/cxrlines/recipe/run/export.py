@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cxrlines.augment.policy import make_policy
 from cxrlines.io.store import Store, open_store
 from cxrlines.io.tables import META_FILE
 from cxrlines.models.orientation import read_probe
@@ -113,7 +114,8 @@ def _member(recipe: Recipe, step: _Finished) -> BundleMember:
 def _saw_flips(recipe: Recipe, member: str, stage: str) -> bool:
     """Whether every network of a stage was trained with flips, the segmenter of its heatmaps among them."""
     films = recipe.members[member].stages[stage].films
-    return films.flip and (films.maps_of is None or _saw_flips(recipe, member, films.maps_of))
+    flips = make_policy(films.augment, recipe.size_of(member, stage), flip=films.flip).flip > 0
+    return flips and (films.maps_of is None or _saw_flips(recipe, member, films.maps_of))
 
 
 def _probe_of(root: Path, store: Store) -> dict[str, bytes]:

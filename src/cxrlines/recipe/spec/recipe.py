@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cxrlines.augment.policy import POLICIES
+from cxrlines.augment.policy import make_policy
 from cxrlines.core.text import did_you_mean
 from cxrlines.evaluation.ensemble.average import POWER
 from cxrlines.models import HEADS
@@ -66,9 +66,10 @@ def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
         raise ValueError(f"start is {start!r}; allowed: {', '.join(allowed)}, MEMBER/STAGE, {{file: PATH}}{hint}")
     if stage.fold_shift and not stage.started_from:
         raise ValueError(f"fold_shift is {stage.fold_shift}, but start is no stage")
-    if films.augment not in POLICIES:
-        hint = did_you_mean(films.augment, POLICIES)
-        raise ValueError(f"films.augment is {films.augment!r}; allowed: {', '.join(POLICIES)}{hint}")
+    try:
+        make_policy(films.augment, stage.size or 512, flip=films.flip)
+    except ValueError as error:
+        raise ValueError(f"films.{error}") from None
     if stage.started_from and stage.started_from in earlier:
         check_start(stage, earlier[stage.started_from])
     films.check()

@@ -44,7 +44,7 @@ class FilmsSpec(Strict):
     colour_by: Literal["label", "device"] = "label"  # label gives a teacher the answer, as the published kernel does
     draw: Literal["lines", "squares"] = "lines"  # squares: one at each annotated point, as the published kernel draws
     maps_of: str | None = None  # an earlier stage that learnt heatmaps: the film is seen with the heatmaps it predicts
-    augment: str = "light"
+    augment: str | dict[str, Any] = "light"  # a policy, or {policy: NAME} with fields of it changed; see augment/policy
     flip: bool = True
     sampling: Literal["uniform", "rare"] = "uniform"  # rare: films with rare labels more often, in epochs as long
     rare_below: Annotated[float, Field(gt=0, le=1)] = RARE_BELOW  # share of films below which a label is rare
