@@ -69,6 +69,7 @@ def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
     if isinstance(stage.start, FileStart):
         yield CodePart("models/adopt.py", ("adopt",))
         yield CodePart("models/foreign_files.py", ("read_public",))
+        yield CodePart("models/foreign_heads.py")
 
 
 @lru_cache(maxsize=1024)

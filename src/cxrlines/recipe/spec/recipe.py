@@ -31,6 +31,7 @@ class FileStart(Strict):
 
     file: str
     ancestry: Literal["trusted"] | None = None
+    head: Literal["adopt", "leave"] = "adopt"  # adopt: take the file's head where its shapes are this member's
 
     def of(self, fold: int) -> Path:
         """The file that a step which holds out `fold` starts from."""
