@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from cxrlines.metrics.auc import auc
@@ -62,6 +63,10 @@ class Outputs:
     @cached_property
     def features(self) -> Tensor:
         return _as_float32(self._features)
+
+    @cached_property
+    def embedding(self) -> Tensor:
+        return functional.normalize(self.features.mean(dim=(2, 3)))
 
     @cached_property
     def teacher_features(self) -> Tensor:

@@ -142,7 +142,8 @@ class MemberSpec(Strict):
         if stage.films.view == "overlay":
             raise ValueError(f"stages.{name}.films.view is 'overlay': a last stage must read plain films")
         if not stage.targets.classifies:
-            raise ValueError(f"stages.{name}.targets names maps alone: a last stage must learn labels too")
+            alone = " and ".join(stage.targets.named)
+            raise ValueError(f"stages.{name}.targets names {alone} alone: a last stage must learn labels too")
         return self
 
     def decodes(self, stage: str) -> bool:
