@@ -264,6 +264,7 @@ def test_a_fault_on_one_film_is_counted_apart_and_costs_no_other(data, monkeypat
         "evaluate-bundle films --draw FILE",
         "evaluate-bundle films --draw films",
         "quality films --out FILE/q.safetensors",
+        "weights FILE --out FILE/w.safetensors",
         "train demo --data films --out FILE/run",
         "experiment small --out FILE/run",
         "experiment claims --out FILE/run",

@@ -24,6 +24,7 @@ from cxrlines.training.targets import (
     LabelTarget,
     MapTarget,
     PresenceTarget,
+    RetrievalTarget,
     SoftTarget,
     TargetsSpec,
 )
@@ -132,6 +133,11 @@ def kinds() -> dict[str, Callable[[], StageModule]]:
     first, second = order()
     soft = np.random.default_rng(3).random((11, 11)).astype(np.float32)
     certainty = np.linspace(0, 2, 11, dtype=np.float32)
+    tips = np.random.default_rng(4).random((11, 4, 2, 2)).astype(np.float32)
+    tips[[first[1], second[0]]], tips[1::2, :, 1] = np.nan, np.nan
+    carina = np.full((11, 2), np.nan, np.float32)
+    carina[:6] = np.random.default_rng(5).random((6, 2))
+    places = {"tips": tips, "carina": carina}
     one_each = [first[0], second[4]]  # the other process has none of either batch
     return {
         "labels, balanced": lambda: plainly(
@@ -155,6 +161,8 @@ def kinds() -> dict[str, Callable[[], StageModule]]:
         "maps alone": lambda: mapping(one_each),
         "maps alone, with layers that only labels use": lambda: mapping(one_each, "test_efficientnet"),
         "two steps": two_step,
+        "neighbours": lambda: plainly(only(retrieval=RetrievalTarget()), **places),
+        "labels and neighbours": lambda: plainly(only(**LABELS_TOO, retrieval=RetrievalTarget(weight=0.3)), **places),
     }
 
 

@@ -176,3 +176,15 @@ def demo(
     check_outputs(folders={"--out": out})
     with resumable():
         run_demo(out, workers=workers)
+
+
+@app.command()
+def weights(
+    file: Annotated[Path, typer.Argument(help="A PyTorch or Lightning file that is refused as a start.")],
+    out: Annotated[Path, typer.Option(help="The weights to write, a .safetensors file.")],
+) -> None:
+    """Keep the tensors of a foreign weights file alone, as safetensors. Nothing of the file is run."""
+    from cxrlines.models.foreign_files import convert
+
+    check_outputs(files={"--out": out}, inputs=[file])
+    typer.echo(f"{out}: {convert(file, out)} tensors")

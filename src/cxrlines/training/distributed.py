@@ -216,6 +216,22 @@ def average_gradients(model: nn.Module) -> None:
             parameter.grad /= world
 
 
+def of_all(rows: Tensor) -> tuple[Tensor, slice]:
+    """The rows (n_i, ...) of all processes in rank order, and which are this one's; all must call it.
+
+    A gradient goes back to the process that has the row, added up over all.
+    """
+    if world == 1:
+        return rows, slice(None)
+    counts = rows.new_zeros(world, dtype=torch.int64)
+    counts[rank] = len(rows)
+    dist.all_reduce(counts)
+    before, total = int(counts[:rank].sum()), int(counts.sum())
+    others = (before, total - before - len(rows))
+    first, last = (rows.new_zeros((count, *rows.shape[1:])) for count in others)
+    return _SyncSum.apply(torch.cat((first, rows, last))), slice(before, before + len(rows))
+
+
 def same_everywhere(value: object, what: str) -> None:
     """`DevicesError` unless all processes have the same `value`."""
     values = _all_gather(value)

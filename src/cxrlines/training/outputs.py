@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from cxrlines.models.classifier import Classifier, Model, TwoStep
 from cxrlines.training import distributed
@@ -48,6 +49,10 @@ class Outputs:
     @cached_property
     def features(self) -> Tensor:
         return _as_float32(self._features)
+
+    @cached_property
+    def embedding(self) -> Tensor:
+        return functional.normalize(self.features.mean(dim=(2, 3)))
 
     @cached_property
     def teacher_features(self) -> Tensor:

@@ -15,6 +15,7 @@ from cxrlines.io.tables import Dataset, read_dataset
 from cxrlines.lab.experiments import claims
 from cxrlines.lab.experiments.claims import RECIPE, Films
 from cxrlines.lab.experiments.comparisons import (
+    ALONE,
     BEFORE,
     BLEND,
     BLENDED,
@@ -45,7 +46,7 @@ def recipe() -> Recipe:
 def test_comparisons_name_members_of_the_recipe():
     members = recipe().members
     names = {
-        name.removeprefix(BEFORE).removeprefix(NEAR)
+        name.removeprefix(BEFORE).removeprefix(NEAR).removeprefix(ALONE)
         for c in COMPARISONS
         for name in (c.arm, c.against)
         if not name.startswith(BLEND)
@@ -244,11 +245,22 @@ def test_neighbours_in_small_from_films_to_table(tmp_path, here):
     rows = claims.run_claims(tmp_path, seeds=[0], claims=[9], **options)
     assert [(row.claim, row.arm, row.against) for row in rows] == [
         (8, "recommended", "one"), (9, f"{NEAR}one", "one"), (9, f"{NEAR}recommended", "recommended"),
+        (9, f"{ALONE}retrieval", f"{ALONE}one"), (9, f"{NEAR}retrieval", f"{NEAR}one"),
+        (9, f"{NEAR}retrieval", "retrieval"), (9, "retrieval", "one"),
     ], "of claim 8 what is trained for 9"  # fmt: skip
     run, truth = tmp_path / "seed0/run", read_dataset(tmp_path / "seed0/data/own", "test").studies
     assert rows[0].seconds is not None and min(rows[0].seconds) > 0
+
+    def auc(name: str) -> float | None:
+        member = name.removeprefix(NEAR).removeprefix(ALONE)
+        near = tmp_path / "seed0/neighbours" / f"{member}{'.alone' * name.startswith(ALONE)}.csv"
+        path = run / f"predictions/test/{member}.csv" if member == name else near
+        return evaluate(read_predictions(path), truth).macro_auc
+
     for row in rows[1:]:
-        near = evaluate(read_predictions(tmp_path / f"seed0/neighbours/{row.against}.csv"), truth)
-        plain = evaluate(read_predictions(run / f"predictions/test/{row.against}.csv"), truth)
-        assert (row.arm_auc, row.against_auc) == ([near.macro_auc], [plain.macro_auc])
-        assert row.seconds is None, "nothing was trained for it"
+        assert (row.arm_auc, row.against_auc) == ([auc(row.arm)], [auc(row.against)])
+        assert (row.seconds is None) == (row.arm != "retrieval"), "nothing was trained for neighbours"
+    table = (tmp_path / "claims.md").read_text().split("\n\n")[1].splitlines()
+    figures = json.loads((tmp_path / "seed0/neighbours/retrieval.json").read_text())["figures"]
+    assert f"| retrieval | 1 | {figures['jaccard']:.3f} | {figures['same']:.3f} | {figures['tip']:.3f} |" in table
+    assert len(table) == 5 and 0 < figures["tip"] < 1

@@ -133,6 +133,23 @@ PLAIN = "plain/fold{fold}/only/weights.safetensors"
 TRUSTED = "members.further.stages.only.start.ancestry=trusted"
 
 
+@pytest.mark.parametrize("head", ["adopt", "leave"])
+def test_the_record_says_whether_the_head_of_a_public_file_came_along(outside, phantom, tmp_path, head):
+    torch.manual_seed(0)
+    theirs = timm.create_model("resnet10t", num_classes=len(LABELS)).state_dict()
+    torch.save({"model": theirs, "preds": np.zeros((3, len(LABELS)))}, tmp_path / "kernel.pth")
+    settings = [TRUSTED, f"members.further.stages.only.start.head={head}"]
+    recipe = load_recipe(written(tmp_path, ONWARD.replace("FILE", str(tmp_path / "kernel.pth"))), settings)
+    run = prepare(recipe, phantom, tmp_path / "run", 1)
+    step = plan_of(run, None)[0]
+    do_step(run, step, lambda status: None)
+    record = json.loads((run.folder(step.key) / "step.json").read_text())["weights"]
+    said = "head: 11 outputs of model.fc, taken to be the labels in RANZCR CLiP's order"
+    assert (said in record["adapted"]) == ("head.2.weight" in record["loaded"]) == (head == "adopt")
+    assert ("head.2.weight" in record["fresh"]) == (head == "leave")
+    assert any(line.startswith("model.fc.weight: ") for line in record["left_out"]) == (head == "leave")
+
+
 @pytest.fixture
 def onward(outside, phantom, tmp_path):
     """Prepares a run that starts from a file, in which `{fold}` is the fold held out; relative to the run `outside`."""

@@ -16,7 +16,7 @@ from typing import Any
 from cxrlines.core.errors import Error
 from cxrlines.core.files import write_text
 from cxrlines.lab.experiments.comparisons import CLAIMS, Row, members_of, read_rows, with_neighbours, write_rows
-from cxrlines.lab.experiments.retrieval import write_retrieval
+from cxrlines.lab.experiments.neighbour_members import write_retrieval
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.recipe.run.pipeline import train
 from cxrlines.recipe.spec.load import load_recipe

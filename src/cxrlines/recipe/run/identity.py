@@ -74,6 +74,7 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
     if isinstance(stage.start, FileStart):
         yield CodePart("models/adopt.py", ("adopt",))
         yield CodePart("models/foreign_files.py", ("read_public",))
+        yield CodePart("models/foreign_heads.py")
 
 
 @lru_cache(maxsize=1024)

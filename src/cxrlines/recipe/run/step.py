@@ -305,7 +305,7 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
         exclusive=member.exclusive,
     )
     if isinstance(stage.start, FileStart):
-        return classifier, adopt(classifier, stage.start.of(step.key.held[0]))
+        return classifier, adopt(classifier, stage.start.of(step.key.held[0]), head=stage.start.head == "adopt")
     maps, start = step.parent(Role.MAPS), step.parent(Role.START)
     model = TwoStep(load_segmenter(run, maps), classifier) if maps else classifier
     if start:

@@ -72,6 +72,12 @@ class TableFilms:
                 found[position, place] = self.store.placements[row].from_film(point[None])[0]
         return found
 
+    @property
+    def side(self) -> tuple[int, int]:
+        """Width and height of the stored films in px."""
+        height, width = self.store.films.shape[1:]
+        return width, height
+
     def lines(self) -> list[list[tuple[str, np.ndarray]]]:
         """For each film (label, (points, 2) px of the stored film)."""
         return [

@@ -30,6 +30,7 @@ class FileStart(Strict):
 
     file: str
     ancestry: Literal["trusted"] | None = None
+    head: Literal["adopt", "leave"] = "adopt"  # adopt: take the file's head where its shapes are this member's
 
     def of(self, fold: int) -> Path:
         """The file that a step which holds out `fold` starts from."""
@@ -145,7 +146,8 @@ class MemberSpec(Strict):
         if stage.films.view == "overlay":
             raise ValueError(f"stages.{name}.films.view is 'overlay': a last stage must read plain films")
         if not stage.targets.classifies:
-            raise ValueError(f"stages.{name}.targets names maps alone: a last stage must learn labels too")
+            alone = " and ".join(stage.targets.named)
+            raise ValueError(f"stages.{name}.targets names {alone} alone: a last stage must learn labels too")
         return self
 
     @property

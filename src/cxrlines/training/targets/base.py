@@ -4,7 +4,7 @@ A new target is a file beside this one with a subclass of `Target`, and its fiel
 not import torch, so that a recipe is checked in an instant: losses import torch when they are called.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -111,6 +111,13 @@ class FilmSource(Protocol):
     def landmarks(self) -> np.ndarray:
         """(n, landmarks, 2) [x, y] px of the stored films, NaN where unknown."""
 
+    @property
+    def side(self) -> tuple[int, int]:
+        """Width and height of the stored films in px."""
+
+    def lines(self) -> Sequence[Sequence[tuple[str, np.ndarray]]]:
+        """For each film its lines: (label, points (k, 2) [x, y] px of the stored film, the tip last)."""
+
     def presence(self) -> np.ndarray:
         """(n, devices + 1) float32: whether a device is there, and any at all; NaN where unknown."""
 
@@ -132,6 +139,10 @@ class BatchOutputs(Protocol):
     @property
     def teacher_features(self) -> "Tensor":
         """The same of the frozen teacher, for the film with its lines drawn in."""
+
+    @property
+    def embedding(self) -> "Tensor":
+        """(b, channels), of length 1: the mean of `features` over places, which retrieval searches."""
 
     @property
     def maps(self) -> "Tensor":
