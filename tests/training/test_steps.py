@@ -111,7 +111,7 @@ def test_checkpoints_that_timm_does_not_have_are_refused(monkeypatch):
 
 
 def test_frozen_weights_and_moments_do_not_move_and_all_are_free_afterwards():
-    one = stage(freeze="backbone")
+    one = stage(freeze="backbone", watch=True)  # what watches sets modules to evaluate, and back
     before = {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
     after = one.fit()
     assert {n.split(".")[0] for n, tensor in after.items() if not torch.equal(tensor, before[n])} == {"head"}

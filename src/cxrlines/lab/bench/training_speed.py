@@ -9,7 +9,7 @@ import torch
 from cxrlines.core.pool import cores, keep_buffers
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
-from cxrlines.training.module import total_loss
+from cxrlines.training.outputs import total_loss
 from cxrlines.training.targets.labels import label_loss
 
 BACKBONE, SIZE, BATCH = "tf_efficientnet_lite0", 256, 16
