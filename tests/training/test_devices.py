@@ -159,6 +159,19 @@ def test_a_step_mixes_no_devices_and_waits_for_nothing(gpu, name, precision):
         assert stage.scores[0].device.type == "cuda"
 
 
+@pytest.mark.parametrize("name", ["labels, gap", "maps of some", "two-step", "features"])
+def test_nor_does_a_step_of_several_passes(gpu, name):
+    mode, fake = gpu
+    stage = STAGES[name]()
+    (keys,) = epoch_batches(COUNT, COUNT, seed=0, epoch=0, mapped=stage.films.mapped, accumulate=2)
+    parts = [stage.films.collate([stage.films[key] for key in part]) for part in (keys[:3], keys[3:])]
+    with mode, torch.no_grad():
+        stage.to("cuda")
+        stage.on_fit_start()
+        loss = stage.training_step(tree_map_only(Tensor, fake, parts), 0)
+        assert loss.device.type == "cuda" and loss.shape == ()
+
+
 @pytest.mark.parametrize("name", ["labels, gap", "two-step", "features"])
 def test_the_mode_does_find_what_is_left_on_the_processor(gpu, name):
     mode, fake = gpu

@@ -68,8 +68,9 @@ def fitted(fit: StageConfig, **options) -> tuple[StageModule, dict[str, torch.Te
     return module, module.fit()
 
 
-def only(**targets: Target) -> StageConfig:
-    return StageConfig(ScheduleSpec(epochs=1, batch=5, lr=1e-3), TargetsSpec(**targets), seed=5)
+def only(schedule: dict | None = None, **targets: Target) -> StageConfig:
+    usual = {"epochs": 1, "batch": 5, "lr": 1e-3}
+    return StageConfig(ScheduleSpec(**usual | (schedule or {})), TargetsSpec(**targets), seed=5)
 
 
 LABELS_TOO = {"labels": LabelTarget()}
@@ -94,10 +95,14 @@ def order() -> list[list[int]]:
     return [drawn[:5].tolist(), drawn[5:10].tolist()]
 
 
-def mapping(known: list[int], backbone: str = "resnet10t", **targets: Target) -> StageModule:
+def mapping(
+    known: list[int], schedule: dict | None = None, backbone: str = "resnet10t", **targets: Target
+) -> StageModule:
     torch.manual_seed(1)
     network = Classifier(backbone, "gap", weights="none", decoder=True).double()
-    return StageModule(network, only(**targets, maps=MapTarget(weight=0.7)), annotated(known), None, view="plain")
+    return StageModule(
+        network, only(schedule, **targets, maps=MapTarget(weight=0.7)), annotated(known), None, view="plain"
+    )
 
 
 def taught(fit: StageConfig) -> StageModule:
@@ -159,10 +164,17 @@ def kinds() -> dict[str, Callable[[], StageModule]]:
         "maps of one film a batch": lambda: mapping(one_each, **LABELS_TOO),
         "a batch without maps": lambda: mapping([second[2], second[3]], **LABELS_TOO),
         "maps alone": lambda: mapping(one_each),
-        "maps alone, with layers that only labels use": lambda: mapping(one_each, "test_efficientnet"),
+        "maps alone, with layers that only labels use": lambda: mapping(one_each, backbone="test_efficientnet"),
         "two steps": two_step,
         "neighbours": lambda: plainly(only(retrieval=RetrievalTarget()), **places),
         "labels and neighbours": lambda: plainly(only(**LABELS_TOO, retrieval=RetrievalTarget(weight=0.3)), **places),
+        "maps in two passes": lambda: mapping([*first[:2], *second[1:]], {"batch": 10, "accumulate": 2}, **LABELS_TOO),
+        "features in two passes": lambda: taught(
+            only({"batch": 10, "accumulate": 2}, features=FeatureTarget(of="teacher", weight=1))
+        ),
+        "frozen at first": lambda: plainly(only({"freeze": "backbone", "freeze_epochs": 0.5}, **LABELS_TOO)),
+        "averaged": lambda: plainly(only({"swa_from": 0.0}, **LABELS_TOO)),
+        "checkpoints": lambda: plainly(only({"checkpoint_gradients": True}, **LABELS_TOO)),
     }
 
 

@@ -86,6 +86,13 @@ def test_momentum_is_the_usual_one_or_what_is_asked_for():
             assert (group["momentum"], group["nesterov"]) == wanted
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "nadamw"])
+def test_a_step_is_one_kernel_where_torch_has_it(name):
+    for fused in (True, False):
+        optimizer = make_optimizer(network(), ScheduleSpec(optimizer=name), fused=fused)
+        assert bool(optimizer.param_groups[0].get("fused")) == (fused and name != "nadamw")
+
+
 def trained(model: torch.nn.Module) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
 

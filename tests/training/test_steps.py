@@ -112,7 +112,7 @@ def test_checkpoints_that_timm_does_not_have_are_refused(monkeypatch):
 
 
 def test_frozen_weights_and_moments_do_not_move_and_all_are_free_afterwards():
-    one = stage(freeze="backbone")
+    one = stage(freeze="backbone", watch=True)  # what watches sets modules to evaluate, and back
     before = {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
     after = one.fit()
     assert {n.split(".")[0] for n, tensor in after.items() if not torch.equal(tensor, before[n])} == {"head"}
@@ -159,11 +159,16 @@ def test_stochastic_weight_averaging_is_the_mean_of_the_steps_with_moments_taken
             torch.testing.assert_close(found[name], buffer, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_an_average_of_a_finished_run_is_the_same_again():
+@pytest.mark.parametrize("freeze_epochs", [1, 2])
+def test_an_average_of_a_finished_run_is_the_same_again(freeze_epochs):
     states: list[State] = []
-    weights = stage(swa_from=0.0, options={"keep": states.append}).fit()
-    again = stage(swa_from=0.0).resume(states[-1])
+    schedule = {"swa_from": 0.0, "freeze": "backbone", "freeze_epochs": freeze_epochs}
+    weights = stage(options={"keep": states.append}, **schedule).fit()
+    again = stage(**schedule).resume(states[-1])
+    start = again.average.module.state_dict()
     assert again.finished and same(weights, again.fit())
+    name = "backbone.net.bn1.running_var"
+    assert torch.equal(weights[name], start[name]) == (freeze_epochs == 2), "moments of what is frozen stay"
 
 
 @pytest.mark.long

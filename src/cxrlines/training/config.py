@@ -17,7 +17,7 @@ from cxrlines.training.targets.base import Strict
 Report = Callable[[dict[str, Any]], None]
 """Called with a stage's progress: epoch, epochs, step, steps, films_per_s, loss, auc, seconds_left."""
 Track = Callable[[dict[str, float], int], None]
-"""Called with an epoch's figures (loss, lr, auc) and its number."""
+"""Called with an epoch's figures (loss, lr, auc, `auc/LABEL` of each label that has one) and its number."""
 Precision = Literal["32", "bf16", "16"]
 
 

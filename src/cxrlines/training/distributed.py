@@ -260,11 +260,12 @@ def trainer_options(find_unused: bool) -> dict[str, Any]:
 
 def leaves_unused(model: nn.Module, use: Callable[[], Tensor]) -> bool:
     """Whether `use()`, which runs `model`, leaves parameters without a gradient: DDP must know. Nothing is changed."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # what is frozen evaluates
     model.eval()
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(use().float().sum(), wanted, allow_unused=True)
-    model.train(was_training)
+    for module, mode in modes:
+        module.training = mode
     return any(gradient is None for gradient in gradients)
 
 

@@ -128,19 +128,21 @@ class StageModule(lightning.LightningModule):
         return cpu_copy(self.evaluated.state_dict())
 
     def _become_average(self) -> None:
-        """Make the model the mean of its weights, with the moments of batch norms that it has on an epoch's films."""
+        """Make the model the mean of its weights, with the moments of batch norms that it has on an epoch's films.
+
+        That epoch is the one that would come next.
+        """
         assert self.average is not None
         self.model.load_state_dict(self.average.module.state_dict())
         self.to("cuda" if torch.cuda.is_available() else "cpu")
         self.on_fit_start()
         self.model.train()
-        self.frozen.hold(self.frozen.holds)
-        epoch = math.ceil(self.total / self.per_epoch)  # the one after the last
+        self.frozen.hold(bool(self.frozen.parameters) and self.thaw_at >= self.total)
         batches = epoch_batches(
             len(self.films.films),
             self.schedule.batch,
             seed=self.config.seed,
-            epoch=epoch,
+            epoch=math.ceil(self.total / self.per_epoch),
             mapped=self.films.mapped,
             accumulate=self.schedule.accumulate,
         )
@@ -235,7 +237,12 @@ class StageModule(lightning.LightningModule):
             mine = distributed.rank_slice(count) if 1 < distributed.world <= count else slice(count)
             pin = self.device.type == "cuda"
             self.loaders["validation"] = in_order(
-                self.validation, self.schedule.batch * 2, self.loader_workers, mine, pin=pin, stay=True
+                self.validation,
+                2 * self.schedule.batch // self.schedule.accumulate,
+                self.loader_workers,
+                mine,
+                pin=pin,
+                stay=True,
             )
         return self.loaders["validation"]
 

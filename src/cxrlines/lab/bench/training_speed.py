@@ -23,11 +23,13 @@ from cxrlines.task import LABELS
 from cxrlines.training import distributed
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.module import StageModule, total_loss
+from cxrlines.training.module import StageModule
+from cxrlines.training.outputs import total_loss
 from cxrlines.training.targets.labels import label_loss
 
 PEAKS = {
-    "B200": 2250e12, "H200": 989e12, "H100 NVL": 835e12, "H100 PCIe": 756e12, "H100": 989e12, "L40S": 362e12, "L40": 181e12,
+    "B200": 2250e12, "H200": 989e12, "H100 NVL": 835e12, "H100 PCIe": 756e12, "H100": 989e12, "L40S": 362e12,
+    "L40": 181e12,
     "A100": 312e12, "A10": 125e12, "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
 }  # fmt: skip
 """Floating-point operations a second in bf16, dense, of NVIDIA's data sheets, by a part of the card's name; the first

@@ -189,18 +189,21 @@ def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[
     if targets.reads_maps and stage.films.which == "all":  # the decoder is run on annotated films alone
         plain = _network_of(recipe, name, stage_name).seconds(gpu, width)
         each = plain + float(np.mean(films.own.annotated)) * (each - plain)
-    seconds = trained * (1 + BACKWARD) * each + read * _reading(recipe, name, stage_name, gpu, width)
-    memory = network.memory(schedule.batch, width) + network.tensors * (4 if schedule.ema else 0)
+    again = (schedule.accumulate > 1) + schedule.checkpoint_gradients  # forward passes that are done twice
+    seconds = trained * (1 + BACKWARD + again) * each + read * _reading(recipe, name, stage_name, gpu, width)
+    averaged = schedule.ema is not None or schedule.swa_from is not None
+    at_once = schedule.batch // schedule.accumulate
+    memory = network.memory(at_once, width) + network.tensors * (4 if averaged else 0)
     frozen = sum(target.frozen_passes for target in targets.named.values())  # of networks of the same backbone
     seconds += frozen * trained * network.seconds(gpu, width)
-    memory += frozen * (4 * network.tensors + schedule.batch * width * network.largest)
+    memory += frozen * (4 * network.tensors + at_once * width * network.largest)
     tensors = network.tensors
     if stage.films.maps_of:  # its own segmenter, saved with it, and those of the nested steps, all frozen
         segmenter = _network_of(recipe, name, stage.films.maps_of, maps=True)
         seconds += trained * segmenter.seconds(gpu, width)
         tensors += segmenter.tensors
         count = sum(parent.role is Role.MAPS for parent in step.parents)
-        memory += 4 * segmenter.tensors * (count + bool(schedule.ema)) + schedule.batch * width * segmenter.largest
+        memory += 4 * segmenter.tensors * (count + averaged) + at_once * width * segmenter.largest
     disk = 4 * tensors + ROW * predicted
     for source in step.teachers():
         if (source, stage.films.set) in labelled:  # the first step makes the table; the others read it
@@ -209,7 +212,7 @@ def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[
         count = len(films.external[stage.films.set].studies)
         seconds += count * _reading(recipe, source.member, source.stage, gpu, width)
         read, disk = read + count, disk + ROW * count
-    copies = 1 + bool(schedule.ema) + bool(schedule.patience)
+    copies = 1 + averaged + schedule.keeps_best
     state = 4.0 * (copies * tensors + 2 * network.parameters)
     return Cost(trained, read, seconds / 3600, memory, disk, state)
 
