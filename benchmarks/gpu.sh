@@ -75,6 +75,7 @@ part() {  # NAME SECONDS COMMAND...: runs it, at most so long, and records how i
   [ "$limit" -le "$(left)" ] || limit=$(left)
   if [ "$limit" -lt 5 ]; then
     printf '%s\t%s\t%s\n' "$name" "no time left" 0 >> "$work/parts.tsv"
+    collect
     return
   fi
   start=$SECONDS
