@@ -3,6 +3,7 @@
 A tensor left on the processor, or made there, is an error of this mode as it would be on a GPU.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.mixing import Mixing
 from cxrlines.training.module import StageModule
 from cxrlines.training.sampling import epoch_batches
 from cxrlines.training.targets import (
@@ -61,6 +63,17 @@ def labels(head: str, **options: Any) -> StageModule:
     return StageModule(network(head, **options), fit, film_set(positive_weight=weights), None, view="plain")
 
 
+def mixed(mixing: Mixing) -> StageModule:
+    stage = soft()
+    stage.films = dataclasses.replace(stage.films, mixing=mixing, overlay=False)
+    return stage
+
+
+def by_loss(**spec: Any) -> StageModule:
+    fit = config(labels=LabelTarget.model_validate(spec))
+    return StageModule(network(), fit, film_set(), None, view="plain")
+
+
 def soft() -> StageModule:
     films = film_set(soft=np.full((COUNT, len(LABELS)), 0.3, np.float32), film_weights=np.ones(COUNT, np.float32))
     return StageModule(network(), config(soft=SoftTarget(of="other")), films, None, view="plain")
@@ -100,6 +113,10 @@ STAGES = {
     **{f"labels, {head}": lambda head=head: labels(head) for head in HEADS},
     "labels, exclusive": lambda: labels("gap", exclusive=True),
     "soft": soft,
+    "mixed": lambda: mixed(Mixing(mixup=1.0)),
+    "cut": lambda: mixed(Mixing(cutmix=1.0)),
+    "focal": lambda: by_loss(loss="focal", smoothing=0.1),
+    "asymmetric": lambda: by_loss(loss="asymmetric"),
     "presence": presence,
     "features": features,
     "maps of some": lambda: maps(2),

@@ -99,7 +99,8 @@ def _near_pieces(
     dx, dy = steps.astype(np.float32).T[:, :, None, None]
     square = dx * dx + dy * dy
     along = np.clip((x * dx + y * dy) / np.where(square > 0, square, 1), 0, 1)
-    return np.clip(np.float32(reach) - np.hypot(x - along * dx, y - along * dy), 0, 1)
+    share: np.ndarray = np.clip(np.float32(reach) - np.hypot(x - along * dx, y - along * dy), 0, 1)
+    return share
 
 
 def _pieces(points: np.ndarray, size: tuple[int, int], reach: float) -> tuple[np.ndarray, np.ndarray]:

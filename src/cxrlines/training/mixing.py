@@ -39,7 +39,8 @@ def mix(batch: Mapping[str, Any], mixing: Mixing, draw: tuple[int, int, int]) ->
     share = float(rng.beta(alpha, alpha))
     film = batch["film"]
     if cut:
-        rows, columns = _box(*film.shape[-2:], share, rng)
+        height, width = film.shape[-2:]
+        rows, columns = _box(height, width, share, rng)
         share = 1 - len(rows) * len(columns) / film[0, 0].numel()
         mixed = _own(film).clone()
         box = (..., slice(rows.start, rows.stop), slice(columns.start, columns.stop))

@@ -31,6 +31,7 @@ from cxrlines.recipe.spec.load import RecipeError, load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import Ancestry, LeakError, Lineage, UntracedError, read_lineage
+from cxrlines.training.sampling import repeat_factors
 
 OUTSIDE = """
 name: outside
@@ -491,3 +492,53 @@ def test_a_full_disk_in_the_middle_of_a_step_is_told_and_costs_that_step_alone(
     do_plan(run, plan_of(run, [0]), 1)
     assert load_weights(run.root / "staged/fold0/finetune" / WEIGHTS)[0]
     assert [path.stat().st_mtime_ns for path in records] == kept
+
+
+BATCHES = """
+name: batches
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+members:
+  one:
+    backbone: resnet10t
+    stages:
+      teacher: {start: scratch, films: {which: annotated, view: overlay, draw: squares, colour_by: device}}
+      student: {start: scratch, films: {which: annotated}, targets: {features: {of: teacher}}}
+      last: {start: student, films: {sampling: rare, rare_below: 0.2, mixup: 0.4, cutmix: 1}}
+"""
+
+
+def test_films_are_drawn_sampled_and_mixed_as_the_recipe_says(phantom, tmp_path, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    given = {}
+
+    def stage_module(model, config, films, validation, **options):
+        given["films"], given["validation"] = films, validation
+        raise Enough
+
+    (tmp_path / "batches.yaml").write_text(BATCHES)
+    run = prepare(load_recipe(str(tmp_path / "batches.yaml")), phantom, tmp_path / "run", 1)
+    monkeypatch.setattr(step_module, "StageModule", stage_module)
+    monkeypatch.setattr(step_module, "load_step", lambda run, key: None)
+    monkeypatch.setattr(step_module, "load_weights", lambda path: ({}, {}))
+    monkeypatch.setattr(step_module, "load_into", lambda model, tensors: None)
+    monkeypatch.setattr(type(run), "lineage", lambda run, key: Lineage(str(key), frozenset()))
+    seen = {}
+    for step in plan_of(run, [0]):
+        with pytest.raises(Enough):
+            do_step(run, step, lambda status: None)
+        seen[step.key.stage] = dict(given)
+    for name in ("teacher", "student"):
+        films = seen[name]["films"]
+        assert (films.overlay, films.draw, films.colour_by) == (True, "squares", "device")
+        assert films.repeats is None and films.mixing is None
+    watched = seen["teacher"]["validation"]
+    assert (watched.overlay, watched.draw) == (True, "squares")
+    last, held = seen["last"]["films"], seen["last"]["validation"]
+    assert last.mixing == (0.4, 1.0) and not last.overlay
+    np.testing.assert_array_equal(last.repeats, repeat_factors(last.films.labels, 0.2))
+    assert last.repeats.max() > last.repeats.min() == 1
+    assert held.mixing is None and held.repeats is None
