@@ -70,7 +70,7 @@ def run_small(
     save_weights(public, load_weights(out / "stranger/baseline/fold0/only/weights.safetensors")[0], {})
 
     laid = [f"external.{name}.folder={data / name}" for name in SETS]
-    laid.append(f"members.public.stages.finetune.start.file={public}")
+    laid.append(f"members.public.stages.nih.start.file={public}")
     recipe = load_recipe("hotwater-small", [*laid, *(settings or [])])
     train(recipe, data / "own", out / "run", workers=workers, command="cxrlines experiment small", say=say)
     return out / "run"

@@ -46,8 +46,9 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
     external = {name: _external(name, recipe, root, notes) for name in recipe.used_sets}
     if recipe.learns_test_films:
         external[TEST_SET] = _test(data, root, recipe)
-    for _, stage in recipe.stages():
-        notes += [f"{path}: is not there; training needs it" for path in files_of(stage) if not path.is_file()]
+    for source in recipe.sources():
+        files = files_of(recipe.spec(source), recipe.first_fold(source.member))
+        notes += [f"{path}: is not there; training needs it" for path in files if not path.is_file()]
     if recipe.guard == "refuse":
         notes += [f"{where}: {path} has no record of its patients" for where, path in untraced_files(recipe).items()]
     films = Inventory(dataset, stored, fingerprint, folds, external)

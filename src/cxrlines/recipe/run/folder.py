@@ -260,13 +260,15 @@ def lineage_of(weights: Path) -> Lineage | None:
 def untraced_files(recipe: Recipe) -> dict[str, Path]:
     """The files of a recipe without a known ancestry (patients seen), and not trusted; by the field that names them."""
     found: dict[str, Path] = {}
-    for where, stage in recipe.stages():
-        start, soft = stage.start, stage.targets.soft
+    for source in recipe.sources():
+        stage, fold = recipe.spec(source), recipe.first_fold(source.member)
+        where, start, soft = f"members.{source.member}.stages.{source.stage}", stage.start, stage.targets.soft
         if isinstance(start, FileStart) and not start.ancestry:
-            lineage = lineage_of(start.of(0)) if start.of(0).is_file() else None
+            path = start.of(fold)
+            lineage = lineage_of(path) if path.is_file() else None
             if lineage is None or lineage.untraced():
-                found[f"{where}.start"] = start.of(0)
-        if soft and not soft.ancestry and (file := soft.file_of(0)):
+                found[f"{where}.start"] = path
+        if soft and not soft.ancestry and (file := soft.file_of(fold)):
             found[f"{where}.targets.soft"] = file
     return found
 

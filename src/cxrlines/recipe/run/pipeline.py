@@ -149,10 +149,12 @@ def _check_places(recipe: Recipe) -> None:
         raise RecipeError(
             f"quality.probe is {probe!r}: no such file", "it is box, none, or a file that `cxrlines quality` wrote"
         )
-    for where, stage in recipe.stages():
-        for path in files_of(stage):
+    for source in recipe.sources():
+        stage, fold = recipe.spec(source), recipe.first_fold(source.member)
+        for path in files_of(stage, fold):
             if not path.is_file():
-                starts = isinstance(stage.start, FileStart) and stage.start.of(0) == path
+                starts = isinstance(stage.start, FileStart) and stage.start.of(fold) == path
+                where = f"members.{source.member}.stages.{source.stage}"
                 field = f"{where}.{'start' if starts else 'targets.soft'}.file"
                 raise RecipeError(f"{field}: {path} is no file", f"set it with --set {field}=PATH")
 

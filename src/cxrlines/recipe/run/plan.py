@@ -146,7 +146,7 @@ class _Plan:
         )
 
 
-def files_of(stage: StageSpec, fold: int = 0) -> list[Path]:
+def files_of(stage: StageSpec, fold: int) -> list[Path]:
     """The files a stage that holds out `fold` reads besides films and tables: weights to start from, soft labels."""
     files = [stage.start.of(fold)] if isinstance(stage.start, FileStart) else []
     soft = stage.targets.soft.file_of(fold) if stage.targets.soft else None

@@ -306,6 +306,10 @@ class Recipe(Strict):
         """Whether a stage says that test films may have been seen under soft labels."""
         return any(stage.films.pseudo_labels is not None for _, stage in self.stages())
 
+    def first_fold(self, member: str) -> int:
+        """A fold that a member is trained on, for questions that are the same for all."""
+        return min(self.members[member].folds or (0,))
+
     def trains(self, member: str, fold: int) -> bool:
         """Whether a member is trained on a fold for its own sake, and not only as a teacher of others."""
         folds = self.members[member].folds
