@@ -1,6 +1,7 @@
 """The policies as a training step meets them: one draw for all that lies on a film, nothing that is forbidden."""
 
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
@@ -152,9 +153,75 @@ def test_grays_are_distributed_as_those_of_albumentations(film):
 def test_an_unknown_policy_is_named_with_the_nearest_right_one():
     with pytest.raises(
         ValueError,
-        match=r"named 'hotwatr' \(did you mean 'hotwater'\?\); there are none, light, hotwater, hotwater-code, wild",
+        match=r"augment is 'hotwatr'; allowed: none, light, hotwater, .*wild \(did you mean 'hotwater'\?\)",
     ):
         make_policy("hotwatr", SIZE)
+
+
+def test_a_mapping_changes_fields_of_a_policy():
+    given = {"policy": "hotwater", "clahe": 0.3, "rotate": 10, "downscale": [0.3, 0.5], "blur_kernels": [3]}
+    usual, changed = make_policy("hotwater", SIZE), make_policy(given, SIZE)
+    assert (changed.clahe, changed.rotate, changed.downscale, changed.blur_kernels) == (0.3, 10.0, (0.3, 0.5), (3,))
+    same = dict.fromkeys(("clahe", "rotate", "downscale", "blur_kernels"))
+    assert dataclasses.replace(changed, **{name: getattr(usual, name) for name in same}) == usual
+    assert make_policy({"policy": "hotwater"}, SIZE) == usual
+    assert make_policy({"policy": "hotwater"}, SIZE, flip=False).flip == 0
+    whole = dataclasses.asdict(usual) | {"policy": "none"}
+    del whole["size"]
+    assert make_policy(whole, SIZE) == usual
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"policy": "hotwatr"}, r"augment.policy is 'hotwatr'; allowed: none, light.*did you mean 'hotwater'"),
+        ({"clahe": 0.3}, "augment.policy is None; allowed: none"),
+        ({"policy": "none", "clhae": 0.3}, r"augment.clhae: there is no such field; allowed: .*did you mean 'clahe'"),
+        ({"policy": "none", "size": 64}, "augment.size: there is no such field"),
+        ({"policy": "none", "clahe": 2}, "augment.clahe is 2; allowed: 0 to 1"),
+        ({"policy": "none", "clahe": float("nan")}, "augment.clahe is nan; allowed: 0 to 1"),
+        ({"policy": "none", "clahe": "often"}, "augment.clahe is 'often'; .*valid number"),
+        ({"policy": "none", "gammas": [1.7, 0.6]}, r"augment.gammas is \[1.7, 0.6\]; a range is \[low, high\]"),
+        ({"policy": "none", "jpeg_quality": [99, 101]}, r"augment.jpeg_quality is \[99, 101\]; allowed: 1 to 100"),
+        ({"policy": "none", "lens": [-1, 1]}, r"augment.lens is \[-1, 1\]; allowed: -0.35 to 10"),
+        ({"policy": "none", "downscale": [0.5]}, "augment.downscale.1 is .*Field required"),
+        ({"policy": "none", "blur_kernels": [4]}, r"augment.blur_kernels is \[4\]; allowed: one or more odd numbers"),
+        ({"policy": "none", "grid_steps": 2.5}, "augment.grid_steps is 2.5; .*valid integer"),
+        ({"policy": "none", "order": ["clahe", "gama"]}, r"augment.order.1 is 'gama'; .*did you mean 'gamma'"),
+        ({"policy": "none", "order": ["clahe", "clahe"]}, "augment.order is .*clahe is named twice"),
+        ({"policy": "none", "gamma": 0.5, "order": ["clahe"]}, "augment.gamma is 0.5, but augment.order leaves gamma"),
+    ],
+)
+def test_what_a_mapping_gets_wrong_is_named_by_its_path(given, said):
+    with pytest.raises(ValueError, match=said):
+        make_policy(given, SIZE)
+
+
+def test_a_flip_that_is_forbidden_is_refused():
+    with pytest.raises(ValueError, match=r"augment.flip is 0.2, but flip is false"):
+        make_policy({"policy": "none", "flip": 0.2}, SIZE, flip=False)
+
+
+def test_grays_change_in_the_order_that_is_named(film):
+    always = {"policy": "none", "gamma": 1.0, "gammas": [0.5, 0.5], "invert": 1.0, "sharpen": 1.0}
+    always |= {"sharpen_alpha": [0.5, 0.5], "sharpen_lightness": [0.5, 0.5]}
+    apply = {
+        "gamma": lambda film: cv2.LUT(film, np.rint(255 * np.sqrt(np.arange(256) / 255)).astype(np.uint8)),
+        "invert": lambda film: 255 - film,
+        "sharpen": lambda film: cv2.filter2D(film, -1, np.float32([[-0.5] * 3, [-0.5, 4.75, -0.5], [-0.5] * 3])),
+    }
+    seen = []
+    for order in itertools.permutations(apply):
+        expected = film
+        for name in order:
+            expected = apply[name](expected)
+        out = make_policy(always | {"order": list(order)}, 128)(film, rng()).film
+        assert (out == expected).all()
+        seen.append(out.tobytes())
+    assert len(set(seen)) == 6
+    partly = always | {"order": ["invert"], "sharpen": 0, "gamma": 0}
+    assert (make_policy(partly, 128)(film, rng()).film == 255 - film).all()
+    assert (make_policy({"policy": "hotwater", "order": []}, 128).change_grays(film, rng()) == film).all()
 
 
 def test_old_policies_draw_as_before_gamma_and_inversion_came(film):

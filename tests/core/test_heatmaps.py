@@ -104,6 +104,27 @@ def test_landmarks_by_name_are_those_in_order_and_none_is_none():
     assert not nothing[-1].any() and (nothing[:-1] == named[:-1]).all()
 
 
+@pytest.mark.parametrize("size", [64, 384, 640])
+def test_in_half_precision_they_are_the_same_rounded(size):
+    lines = [(label, points * size / SIZE) for label, points in LINES]
+    for shift in (0.0, 3.3, -170.0):
+        mark = [CARINA * size / SIZE + shift]
+        half = draw_maps(lines, mark, size, np.float16)
+        assert half.dtype == np.float16
+        np.testing.assert_array_equal(half, draw_maps(lines, mark, size).astype(np.float16))
+
+
+def test_a_bell_is_drawn_as_far_as_half_precision_tells_it_from_nothing():
+    at, side = np.array([101.3, 90.2]), SIZE // 2
+    middle = np.arange(side) * 2 + 0.5
+    distance = np.hypot(middle - at[0], (middle - at[1])[:, None])
+    bell = np.exp(-((distance / (SIZE * KEYPOINT_SIGMA)) ** 2) / 2)
+    drawn = draw_maps([], [at], SIZE, np.float16)[-1]
+    expected = np.minimum(bell / bell.max(), 1 - 2.0**-11).astype(np.float16)
+    expected[np.unravel_index(bell.argmax(), bell.shape)] = 1
+    np.testing.assert_allclose(drawn, expected, rtol=2e-3, atol=6e-8)
+
+
 def test_a_film_without_anything_has_empty_maps():
     assert not draw_maps([], [np.full(2, np.nan)], 64).any()
 

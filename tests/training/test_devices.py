@@ -16,8 +16,9 @@ from cxrlines.models import HEADS
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training.config import ScheduleSpec, StageConfig
-from cxrlines.training.loader import Films, FilmSet, epoch_batches
+from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
+from cxrlines.training.sampling import epoch_batches
 from cxrlines.training.targets import (
     FeatureTarget,
     LabelTarget,
@@ -151,9 +152,9 @@ def test_a_step_mixes_no_devices_and_waits_for_nothing(gpu, name, precision):
         there = tree_map_only(Tensor, fake, batch)
         loss = stage.training_step(there, 0)
         assert loss.device.type == "cuda" and loss.shape == () and loss.dtype == torch.float32
-        if stage.ema is not None:
-            for first in (True, False):
-                stage.ema.update(stage.model, first)
+        if stage.average is not None:
+            for share in (1.0, 0.1):
+                stage.average.update(stage.model, share)
         stage.validation_step(there, 0)
         assert stage.scores[0].device.type == "cuda"
 

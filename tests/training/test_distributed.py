@@ -17,6 +17,7 @@ from cxrlines.task import LABELS, MAPS
 from cxrlines.training import distributed
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.mixing import Mixing
 from cxrlines.training.module import StageModule, predict_films
 from cxrlines.training.targets import (
     FeatureTarget,
@@ -111,6 +112,12 @@ def plainly(fit: StageConfig, **more: np.ndarray) -> StageModule:
     return StageModule(model().double(), fit, train, None, view="plain")
 
 
+def mixed(fit: StageConfig, mixing: Mixing, rare_below: float | None = None, **more: np.ndarray) -> StageModule:
+    stage = plainly(fit, **more)
+    stage.films = dataclasses.replace(stage.films, mixing=mixing, rare_below=rare_below)
+    return stage
+
+
 def two_step() -> StageModule:
     torch.manual_seed(4)
     segmenters = [Classifier("resnet10t", "gap", weights="none", decoder=True).double() for _ in range(3)]
@@ -138,6 +145,12 @@ def kinds() -> dict[str, Callable[[], StageModule]]:
         ),
         "soft labels": lambda: plainly(
             only(**LABELS_TOO, soft=SoftTarget(of="other", weight=0.6)), soft=soft, film_weights=certainty
+        ),
+        "mixed soft labels": lambda: mixed(
+            only(soft=SoftTarget(of="other")), Mixing(mixup=0.5, cutmix=0.5), soft=soft, film_weights=certainty
+        ),
+        "cut films, smoothed and focal": lambda: mixed(
+            only(labels=LabelTarget(loss="focal", smoothing=0.1)), Mixing(cutmix=1.0), rare_below=0.6
         ),
         "presence": lambda: plainly(only(presence=PresenceTarget()), presence=films(11).more["presence"]),
         "features": lambda: taught(only(features=FeatureTarget(of="teacher", weight=1))),

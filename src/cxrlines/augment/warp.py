@@ -2,8 +2,9 @@
 
 Every transform is written as a *pull*: where in its input does a position of its output come from? Pulls compose by
 plain function application, so crop, flip, rotation and any distortions become one map from the augmented film
-(`size` x `size`, the *canvas*) to the original film. That map is evaluated at nodes `SPACING` px apart, interpolated
-in between, and applied by a single `cv2.remap`: a line one pixel wide is interpolated once, not seven times.
+(`size` x `size`, the *canvas*) to the original film: a line one pixel wide is interpolated once, not seven times. An
+affine map is left to `cv2.warpAffine`; one with distortions is evaluated at nodes `SPACING` px apart, interpolated in
+between, and left to `cv2.remap`.
 
 Positions are `[x, y]` in px, y down, pixel centres at whole numbers; a film `w` px wide spans x in [-0.5, w - 0.5].
 A pull given as a matrix is (3, 3), acting on `[x, y, 1]`.
@@ -27,7 +28,7 @@ SPACING = 8
 """px between the nodes of a map. A kink (of a grid or a piecewise affine map) is rounded off over this distance."""
 
 DENSEST = 1.25
-"""Film px per canvas px up to which one bilinear sample a canvas px still meets every film px at a fair weight."""
+"""Film px per sample up to which bilinear samples still meet every film px at a fair weight."""
 
 RIM = 1
 """px by which a film's border is repeated, so that the outer half of its border pixels does not fade to black."""
@@ -60,15 +61,9 @@ def shift_scale_rotate(size: int, shift: tuple[float, float], scale: float, degr
         degrees: angle of the rotation.
     """
     centre = (size - 1) / 2
-    cos, sin = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
-    push = np.array(
-        [
-            [cos, sin, centre * (1 - cos - sin) + shift[0] * size],
-            [-sin, cos, centre * (1 + sin - cos) + shift[1] * size],
-            [0, 0, 1],
-        ]
-    )
-    return np.linalg.inv(push)
+    cos, sin = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
+    x, y = centre + shift[0] * size, centre + shift[1] * size
+    return np.array([[cos, -sin, centre - cos * x + sin * y], [sin, cos, centre - sin * x - cos * y], [0, 0, 1]])
 
 
 def three_point(size: int, jitter: np.ndarray) -> np.ndarray:
@@ -130,7 +125,9 @@ def elastic(size: int, alpha: float, sigma: float, rng: np.random.Generator) -> 
     field = cv2.GaussianBlur(noise, (0, 0), sigma / SPACING, borderType=cv2.BORDER_REFLECT) * (alpha / SPACING)
 
     def pull(at: np.ndarray) -> np.ndarray:
-        return at + _interpolate(field.astype(np.float64), at)[0]
+        place = ((at + 0.5) / SPACING + 0.5).astype(np.float32).reshape(len(at), -1, 2)
+        moved = cv2.remap(field, place, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return at + moved.reshape(at.shape)
 
     return pull
 
@@ -187,6 +184,10 @@ def _interpolate(nodes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndar
     return value, np.stack([along_x, along_y], axis=-1) / SPACING
 
 
+def _rimmed(film: np.ndarray) -> np.ndarray:
+    return cv2.copyMakeBorder(film, RIM, RIM, RIM, RIM, cv2.BORDER_REPLICATE)
+
+
 @dataclass(frozen=True)
 class Warp:
     """A map from a square canvas to a film: distortions of the canvas first, then one affine pull.
@@ -215,20 +216,21 @@ class Warp:
         return self._nodes @ self.matrix[:2, :2].T + self.matrix[:2, 2]
 
     @cached_property
+    def _stretch(self) -> float:
+        """Film px per canvas px along the axis that has more, at nearly all places."""
+        if not self.distortions:
+            (xx, xy), (yx, yy) = self.matrix[:2, :2].tolist()
+            return max(math.hypot(xx, yx), math.hypot(xy, yy))
+        x, y = np.moveaxis(self._film_nodes, -1, 0)
+        squares = [np.diff(x[::2], axis=1) ** 2 + np.diff(y[::2], axis=1) ** 2]  # every other row and column will do
+        squares.append(np.diff(x[:, ::2], axis=0) ** 2 + np.diff(y[:, ::2], axis=0) ** 2)
+        most = int(0.95 * squares[0].size)
+        return max(float(np.partition(each, most, axis=None)[most]) for each in squares) ** 0.5 / SPACING
+
+    @property
     def _density(self) -> int:
         """Samples a canvas px needs along each axis so that no film px between them is passed over."""
-        at = self._film_nodes
-        stretch = max(float(np.quantile(np.linalg.norm(np.diff(at, axis=axis), axis=-1), 0.95)) for axis in (0, 1))
-        return max(1, math.ceil(stretch / SPACING / DENSEST - 1e-6))
-
-    @cached_property
-    def _map(self) -> np.ndarray:
-        """(size * density, size * density, 2) float32: where every sample lies on the film in its rim."""
-        density, side = self._density, len(self._film_nodes) * SPACING * self._density
-        nodes = (self._film_nodes + RIM).astype(np.float32)
-        dense = cv2.resize(nodes, (side, side), interpolation=cv2.INTER_LINEAR)
-        inside = slice(SPACING * density, (SPACING + self.size) * density)
-        return dense[inside, inside]
+        return max(1, math.ceil(self._stretch / DENSEST - 1e-6))
 
     def resample(self, film: np.ndarray) -> np.ndarray:
         """The film (h, w) uint8 as seen through the map: (size, size) uint8, a new array.
@@ -236,11 +238,46 @@ class Warp:
         Bilinear; where the film shrinks, the mean of several samples a px, so that thin lines are kept in
         proportion. Black beyond the film.
         """
-        framed = cv2.copyMakeBorder(film, RIM, RIM, RIM, RIM, cv2.BORDER_REPLICATE)
-        out = cv2.remap(framed, self._map, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        if self._density > 1:
-            out = cv2.resize(out, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return out
+        if self.distortions:
+            return self._bent(_rimmed(film))
+        return self._affine(_rimmed(film))
+
+    def _affine(self, rimmed: np.ndarray) -> np.ndarray:
+        """Without distortions: `_density` samples a px along each axis."""
+        density = self._density
+        matrix = self.matrix[:2] / [density, density, 1]
+        matrix[:, 2] += RIM - (1 - 1 / density) / 2 * self.matrix[:2, :2].sum(axis=1)
+        side, how = self.size * density, cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        out = cv2.warpAffine(rimmed, matrix, (side, side), flags=how, borderMode=cv2.BORDER_CONSTANT)
+        return out if density == 1 else cv2.resize(out, (self.size, self.size), interpolation=cv2.INTER_AREA)
+
+    def _bent(self, rimmed: np.ndarray) -> np.ndarray:
+        """With distortions: at each place in a px one remapping, and their mean."""
+        nodes = (self._film_nodes + RIM).astype(np.float32)
+        slopes = np.gradient(nodes, SPACING, axis=(1, 0))
+        seen = [self._remap(rimmed, nodes + x * slopes[0] + y * slopes[1]) for x, y in self._places()]
+        if len(seen) == 1:
+            return seen[0]
+        total = np.zeros(seen[0].shape, np.float32)
+        for each in seen:
+            cv2.accumulate(each, total)
+        return cv2.convertScaleAbs(total, alpha=1 / len(seen))
+
+    def _places(self) -> list[tuple[float, float]]:
+        """Where in a px it is sampled, [x, y] px from its centre: a lattice close enough for the stretch.
+
+        Two samples on the diagonal of each px are together a square lattice, 1 / sqrt(2) px apart.
+        """
+        if 1 < self._stretch / DENSEST <= math.sqrt(2):
+            return [(-0.25, -0.25), (0.25, 0.25)]
+        along = (np.arange(self._density) + 0.5) / self._density - 0.5
+        return [(x, y) for y in along.tolist() for x in along.tolist()]
+
+    def _remap(self, rimmed: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """The film in its rim through the map that takes the values `nodes`, float32 px of it, at the nodes."""
+        side, inside = len(nodes) * SPACING, slice(SPACING, SPACING + self.size)
+        dense = cv2.resize(nodes, (side, side), interpolation=cv2.INTER_LINEAR)[inside, inside]
+        return cv2.remap(rimmed, dense, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
     def move(self, points: np.ndarray) -> np.ndarray:
         """Where points (n, 2) of the film lie on the canvas, (n, 2) float64; points off the canvas as well.

@@ -27,7 +27,8 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are read if there.")],
     out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on where it was.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="path.to.field=value, laid over the recipe.")
+        list[str] | None,
+        typer.Option("--set", help="path.to.field=value, laid over the recipe; * for any name."),
     ] = None,
     external: Annotated[
         list[str] | None,
@@ -47,7 +48,7 @@ def train(
     from cxrlines.recipe.spec.load import load_recipe
     from cxrlines.training import distributed
 
-    chosen = load_recipe(recipe, [*(settings or []), *_folders(external)])
+    chosen = load_recipe(recipe, [*(settings or []), *_folders(external)], say)
     wanted = numbers("--folds", folds)
     if dry_run:
         from cxrlines.lab.price.dry_run import dry_run as show_plan

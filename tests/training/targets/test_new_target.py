@@ -32,7 +32,7 @@ class LineCountTarget(Target):
         count = np.nansum(films.labels, axis=1, keepdims=True).clip(max=self.at_most)
         return TargetData({"line_count": count.astype(np.float32)})
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         error = torch.sigmoid(outputs.logits).sum(dim=1) - batch["line_count"][:, 0]
         return [(1.0, Sums.mean(error.square().sum(), len(error)))]
 

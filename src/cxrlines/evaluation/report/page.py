@@ -48,6 +48,8 @@ class Member:
         lineage: what it was made from, as short strings, e.g. `{"parents": "teacher of fold 0"}`.
         ancestry_unknown, ancestry_trusted: what of that is not known, and what is trusted and not checked, in words;
             else empty. Every figure of such a member, and of an ensemble holding it, is marked on the page.
+        pseudo_labels: the steps it descends from that learnt the test films under soft labels. Its figures of test
+            films are marked.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Member:
     lineage: Mapping[str, str] = field(default_factory=dict)
     ancestry_unknown: str = ""
     ancestry_trusted: str = ""
+    pseudo_labels: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Predictions:
     scope: str  # which films, in words that continue "on ...", e.g. "test films of patients no member saw"
     by_name: Mapping[str, pd.DataFrame]  # member name, and `ENSEMBLE` -> `study` and the labels (probabilities)
     truth: pd.DataFrame  # `study`, `patient` and the labels (0, 1 or `task.UNKNOWN`)
+    members_per_film: pd.Series | None = None  # study -> of how many members the ensemble's is the average
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> di
         raise ValueError(f"out is {out}; name the page itself, e.g. {out / 'report.html'}")
     main = _evaluated(report, report.main, resamples)
     out_of_fold = _evaluated(report, report.out_of_fold, resamples) if report.out_of_fold else None
-    metrics = _metrics(report, main, out_of_fold)
+    metrics = _metrics(report, main, out_of_fold, resamples)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, _page(report, main, out_of_fold))
     write_text(out.with_name("metrics.json"), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
@@ -122,7 +126,7 @@ def _evaluated(report: Report, predictions: Predictions, resamples: int) -> Eval
     return {name: evaluate(predictions.by_name[name], predictions.truth, **how) for name in names}
 
 
-def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None) -> dict[str, Any]:
+def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None, resamples: int) -> dict[str, Any]:
     """What `metrics.json` holds: plain numbers, strings and None."""
     whole = main[ENSEMBLE].as_dict()
     differences = {
@@ -142,6 +146,8 @@ def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None)
         **{name: whole[name] for name in ("ece", "brier", "films", "patients", "not_predicted", "undefined")},
         "ancestry_unknown": {m.name: m.ancestry_unknown for m in report.members if m.ancestry_unknown},
         "ancestry_trusted": {m.name: m.ancestry_trusted for m in report.members if m.ancestry_trusted},
+        "pseudo_labels": {m.name: m.pseudo_labels for m in report.members if m.pseudo_labels},
+        **_members_per_film(report, report.main, resamples),
         "seed": report.seed,
     }
     if out_of_fold and report.out_of_fold:
@@ -149,8 +155,22 @@ def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None)
             "scope": report.out_of_fold.scope,
             "members": {member.name: _macro(out_of_fold[member.name]) for member in report.members},
             "ensemble": _macro(out_of_fold[ENSEMBLE]),
+            **_members_per_film(report, report.out_of_fold, resamples),
         }
     return metrics
+
+
+def _members_per_film(report: Report, predictions: Predictions, resamples: int) -> dict[str, Any]:
+    """Where the ensemble averages more members on some films: of how many -> films, and its figures where most."""
+    counts = predictions.members_per_film
+    if counts is None or counts.nunique() < 2:
+        return {}
+    films = {str(count): int(number) for count, number in sorted(counts.value_counts().items())}
+    most = predictions.by_name[ENSEMBLE]["study"].astype(str).isin(set(counts.index[counts == counts.max()]))
+    frame = predictions.by_name[ENSEMBLE][most]
+    truth = predictions.truth[predictions.truth["study"].astype(str).isin(set(frame["study"].astype(str)))]
+    figures = evaluate(frame, truth, resamples=resamples, seed=report.seed)
+    return {"members_per_film": films, "ensemble_of_most_members": {"films": figures.films, **_macro(figures)}}
 
 
 def _macro(evaluation: Evaluation) -> dict[str, Any]:
@@ -165,7 +185,8 @@ def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) ->
     labels = list(ensemble.labels)
     devices = list(dict.fromkeys(DEVICE_OF[label] for label in labels))
     films = list(_mistakes(report))
-    marked = [member for member in report.members if member.ancestry_unknown or member.ancestry_trusted]
+    marked = [m for m in report.members if m.ancestry_unknown or m.ancestry_trusted]
+    learnt = [m for m in report.members if m.pseudo_labels]
     return environment.get_template("page.html.j2").render(
         report=report,
         main=main,
@@ -173,6 +194,7 @@ def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) ->
         ensemble=ensemble,
         ensemble_name=ENSEMBLE,
         unknown={member.name for member in marked} | {ENSEMBLE for member in marked if member.role == "member"},
+        pseudo_labelled={m.name for m in learnt} | {ENSEMBLE for m in learnt if m.role == "member"},
         verdicts=_verdicts(report, main),
         folds=None if report.folds is None else describe_folds(report.folds, report.folds["fold"]),
         stage_columns=list(dict.fromkeys(key for member in report.members for stage in member.stages for key in stage)),

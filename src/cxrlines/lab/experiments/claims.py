@@ -92,11 +92,9 @@ def check_begun(path: Path, wanted: dict[str, Any]) -> None:
 
 
 def only(recipe: Recipe, members: set[str]) -> Recipe:
-    """The recipe with these members and those that give them soft labels."""
-    for name in list(members):
-        for stage in recipe.members[name].stages.values():
-            if stage.targets.soft and stage.targets.soft.of:
-                members = members | {recipe.source(stage.targets.soft.of)[0]}
+    """The recipe with these members and those that they start from or learn soft labels of, and so on."""
+    while more := {b.member for s in recipe.sources() if s.member in members for b in recipe.parents(s)} - members:
+        members = members | more
     content = recipe.model_dump()
     content["members"] = {name: member for name, member in content["members"].items() if name in members}
     content["ensemble"]["members"] = [n for n in recipe.ensemble.members if n.partition("/")[0] in members]

@@ -26,7 +26,7 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.recipe.run.folder import Inventory, Role, Step, StepId
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import MAPS
-from cxrlines.training.loader import batches_per_epoch
+from cxrlines.training.sampling import batches_per_epoch
 
 PUBLISHED = {"nih": 112_120, "padchest": 110_000, "vinbigdata": 15_000, "chexpert": 191_027}
 """Frontal films of the external sets as published, where their tables are not at hand; PadChest's is rounded."""
@@ -202,8 +202,9 @@ def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[
         count = sum(parent.role is Role.MAPS for parent in step.parents)
         memory += 4 * segmenter.tensors * (count + bool(schedule.ema)) + schedule.batch * width * segmenter.largest
     disk = 4 * tensors + ROW * predicted
-    source = step.parent(Role.SOFT)
-    if source and (source, stage.films.set) not in labelled:  # the first step makes the table; the others read it
+    for source in step.teachers():
+        if (source, stage.films.set) in labelled:  # the first step makes the table; the others read it
+            continue
         labelled.add((source, stage.films.set))
         count = len(films.external[stage.films.set].studies)
         seconds += count * _reading(recipe, source.member, source.stage, gpu, width)

@@ -34,7 +34,7 @@ PARTS = 5
 ENOUGH = 20
 """Positive test films of a label, or with a device, from which its limits are picked; of fewer, out-of-fold films
 serve, although they are of single folds."""
-LEAKED = "steps leaked, so that their predictions look better than they are"
+LEAKED = "steps leaked, or learnt these films under soft labels: their predictions look better than they are"
 
 Files = dict[str, dict[int, Path]]
 """Member -> fold -> file of predictions."""
@@ -48,7 +48,7 @@ def calibrated(
     Args:
         root: the run's folder, for its stores. data: the films' folder, for the ground truth.
         held_out: predictions of the films that each fold held out. None: a step saw some of them.
-        tested: predictions of the test films by each fold, empty where there are none. None likewise.
+        tested: predictions of the test films by each fold, empty where there are none. None likewise, or learnt them.
     """
     try:
         truth = read_dataset(data, "train")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cxrlines.augment.policy import make_policy
 from cxrlines.io.store import Store, open_store
 from cxrlines.io.tables import META_FILE
 from cxrlines.models.orientation import read_probe
@@ -58,9 +59,10 @@ def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
             if name == HELD_OUT or (step.folder / name).is_file():
                 files.setdefault(step.name, {})[step.key.held[0]] = step.folder / name
     leaks, test_leaks = ([str(s.key) for s in steps if s.record.get(kind)] for kind in ("leak", "test_leak"))
+    pseudo = sorted({origin for step in steps for origin in step.lineage.pseudo_labels()})
     metrics, store = root / "metrics.json", open_store(root / "store/train")
     data = Path(json.loads((root / "data.json").read_text())["data"])
-    about, fitted = calibrated(root, data, None if leaks else held_out, None if test_leaks else tested)
+    about, fitted = calibrated(root, data, None if leaks else held_out, None if test_leaks or pseudo else tested)
     seen = {member.file: step.lineage.seen() for member, step in zip(members, steps, strict=True)}
     return write_bundle(
         out,
@@ -73,6 +75,7 @@ def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
             "ancestry_unknown": sorted({origin for step in steps for origin in step.lineage.untraced()}),
             "ancestry_trusted": sorted({origin for step in steps for origin in step.lineage.vouched_for()}),
             "leaks": sorted({*leaks, *test_leaks}),
+            "pseudo_labels": pseudo,
             "flip": all(_saw_flips(recipe, *recipe.source(name)) for name in recipe.averaged),
             "calibration": about,
             "metrics": json.loads(metrics.read_text()).get("ensemble") if metrics.is_file() else None,
@@ -92,7 +95,7 @@ def _finished(root: Path, recipe: Recipe) -> list[_Finished]:
     for name in recipe.averaged:
         for step, identity in identities.items():
             key, folder = StepId.parse(step), root / step
-            if key.fold is None or (key.member, key.stage) != recipe.source(name):
+            if key.fold is None or key.source != recipe.source(name) or not recipe.trains(key.member, key.fold):
                 continue
             record = read_record(folder)
             if record.get("identity") != identity:
@@ -111,7 +114,8 @@ def _member(recipe: Recipe, step: _Finished) -> BundleMember:
 def _saw_flips(recipe: Recipe, member: str, stage: str) -> bool:
     """Whether every network of a stage was trained with flips, the segmenter of its heatmaps among them."""
     films = recipe.members[member].stages[stage].films
-    return films.flip and (films.maps_of is None or _saw_flips(recipe, member, films.maps_of))
+    flips = make_policy(films.augment, recipe.size_of(member, stage), flip=films.flip).flip > 0
+    return flips and (films.maps_of is None or _saw_flips(recipe, member, films.maps_of))
 
 
 def _probe_of(root: Path, store: Store) -> dict[str, bytes]:

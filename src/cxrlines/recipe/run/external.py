@@ -21,7 +21,8 @@ from cxrlines.io.prepare import Aspect, LeaveOut, Probe
 from cxrlines.io.store import Store, build_store, open_store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.patient_groups import PatientGroups, tokens_of_set
-from cxrlines.recipe.spec.recipe import ExternalSpec
+from cxrlines.recipe.spec.parts import ExternalSpec
+from cxrlines.training.targets.base import TEST_SET
 
 STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "set.json"
 
@@ -83,6 +84,21 @@ class ExternalSet:
     def presence(self, rows: np.ndarray) -> np.ndarray:
         """(n, PRESENCE) float32: 1 there, 0 not there, NaN unknown."""
         return self.studies[list(PRESENCE)].iloc[rows].to_numpy(np.float32)
+
+
+@dataclass(frozen=True)
+class OwnTest(ExternalSet):
+    """The own test films as a stage sees them that learns soft labels of them: their patients are own ones."""
+
+    def _patients(self, rows: np.ndarray) -> tuple[set[str], set[str]]:
+        return set(), set(self.studies["patient"].iloc[rows].astype(str))
+
+
+def own_test(test: Dataset, store: Store, gate: LeaveOut, key: str) -> tuple[ExternalSet, Store]:
+    """The own test films as `OwnTest`, without their labels: none can be read."""
+    table = test.studies[["study", "patient", "film"]].set_index("study").loc[store.studies].reset_index()
+    twins = pd.DataFrame({"study": [], "own_study": [], "own_patient": [], "split": []}, dtype=object)
+    return OwnTest(TEST_SET, table, store.fingerprint, twins, {}, frozenset(store.taken(gate)), key), store
 
 
 def prepare_set(

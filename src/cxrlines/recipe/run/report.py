@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -13,6 +13,7 @@ import torch
 from cxrlines import __version__
 from cxrlines.core.files import write_text
 from cxrlines.core.pool import cores
+from cxrlines.evaluation.ensemble.available import Average, average_available
 from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.ensemble.fitted_weights import cross_fitted_blend, fit_weights
 from cxrlines.evaluation.predictions import read_predictions, write_predictions
@@ -24,11 +25,10 @@ from cxrlines.recipe.run.step import is_scored
 from cxrlines.recipe.spec.recipe import FileStart, StageSpec
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Ancestry, Lineage, state_of
-from cxrlines.training.targets.base import OWN
+from cxrlines.training.targets.base import OWN, TEST_SET
 
 Frames = dict[str, pd.DataFrame]
 """Member, `member/stage` or `ensemble` -> its predictions, one row a study."""
-Average = Callable[[Sequence[pd.DataFrame]], pd.DataFrame]
 WEIGHTS_FILE = "ensemble.json"
 
 OUT_OF_FOLD = {
@@ -46,6 +46,8 @@ TESTED = {
     Ancestry.LEAK: "test films, seen in training: a leak, see the notes",
 }
 """The scope of a run's predictions: which patients the models saw. Nothing else in metrics and report states it."""
+PSEUDO_LABELLED = "test films, learnt before under soft labels (pseudo-labels), no label of theirs read"
+"""The scope of test films that a stage was allowed to learn; what `TESTED` says of others follows it."""
 
 
 def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
@@ -53,17 +55,17 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
     spec, averaged = run.recipe.ensemble, list(run.recipe.averaged)
     truth = run.train.studies[["study", "patient", *LABELS]]
 
-    def average(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    def average(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
         """Out of fold; fitted weights are those of the other folds, so that no film weighs its own score."""
         if spec.how == "fitted":
             folds = pd.Series(run.folds.to_numpy(), run.train.studies["study"].astype(str))
-            return cross_fitted_blend(frames, truth, folds, names=averaged)
-        return ensemble(frames, how=spec.how, power=spec.power, names=averaged)
+            return cross_fitted_blend(frames, truth, folds, names=names)
+        return ensemble(frames, how=spec.how, power=spec.power, names=names)
 
-    def average_test(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        return ensemble(frames, how=spec.how, power=spec.power, names=averaged, weights=weights)
+    def average_test(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+        return ensemble(frames, how=spec.how, power=spec.power, names=names, weights=weights)
 
-    held_out = _gather(run, steps, HELD_OUT, average)
+    held_out, members_per_film = _gather(run, steps, HELD_OUT, average)
     weights = (
         fit_weights([held_out[name] for name in averaged], truth, names=averaged) if spec.how == "fitted" else None
     )
@@ -72,13 +74,13 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
     records = {step: run.record(step.key) for step in steps}
     leaks, test_leaks = ([r[kind] for r in records.values() if r.get(kind)] for kind in ("leak", "test_leak"))
     lineages = [run.lineage(step.key) for step in steps if is_scored(run.recipe, step)]
-    scored = _scored(held_out, run.train, OUT_OF_FOLD[state_of(lineages, leaked=bool(leaks))])
+    scored = _scored(held_out, run.train, OUT_OF_FOLD[state_of(lineages, leaked=bool(leaks))], members_per_film)
     tested, film_of = None, _FilmOf(run.train, run.store)
     if run.test is not None and run.test_store is not None:
-        predictions = _gather(run, steps, TEST, average_test)
+        predictions, members_per_test_film = _gather(run, steps, TEST, average_test)
         _write(predictions, run.root / "predictions/test")
         if set(LABELS) <= set(run.test.studies):
-            tested = _scored(predictions, run.test, TESTED[state_of(lineages, leaked=bool(test_leaks))])
+            tested = _scored(predictions, run.test, _tested(lineages, test_leaks), members_per_test_film)
             film_of = _FilmOf(run.test, run.test_store)
     _write(held_out, run.root / "predictions/out_of_fold")
     report = Report(
@@ -88,39 +90,49 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
         environment=_environment(),
         data=_summary(run),
         folds=truth.assign(fold=run.folds),
-        members=[_member(run, steps, name) for name in run.recipe.members],
+        members=[_member(run, steps, name) for name in run.recipe.members if name in held_out],
         main=tested or scored,
         out_of_fold=scored if tested else None,
         film_of=film_of,
         steps=[_cost(step, record.get("seconds", 0.0)) for step, record in records.items()],
-        notes=_notes(run, [*leaks, *test_leaks]),
+        notes=_notes(run, [*leaks, *test_leaks], members_per_film, held_out),
     )
     write_report(report, run.root / "report.html")
 
 
-def _gather(
-    run: Run, steps: Sequence[Step], name: str, average: Callable[[list[pd.DataFrame]], pd.DataFrame]
-) -> Frames:
+def _tested(lineages: Sequence[Lineage], leaks: Sequence[str]) -> str:
+    """The scope of the test films' predictions."""
+    state = state_of(lineages, leaked=bool(leaks))
+    if not any(lineage.pseudo_labels() for lineage in lineages):
+        return TESTED[state]
+    return PSEUDO_LABELLED if state is Ancestry.CLEAN else f"{PSEUDO_LABELLED}; besides, {TESTED[state]}"
+
+
+def _gather(run: Run, steps: Sequence[Step], name: str, average: Average) -> tuple[Frames, pd.Series]:
     """The predictions `name` of each member's last steps; several folds on a study are averaged.
 
-    With them other stages that the ensemble names, and what `average` makes of those that the ensemble averages.
+    With them other stages that the ensemble names, and what `average` makes, for each film, of those members that the
+    ensemble averages and that predict it: study -> how many.
     """
     found: Frames = {}
     for source in dict.fromkeys([*run.recipe.members, *run.recipe.averaged]):
         member, stage = run.recipe.source(source)
-        keys = [s.key for s in steps if s.fold is not None and (s.key.member, s.key.stage) == (member, stage)]
+        keys = [s.key for s in steps if s.key.source == (member, stage) and is_scored(run.recipe, s)]
         files = [file for key in keys if (file := run.folder(key) / name).is_file()]
         if files:
             frames = pd.concat([read_predictions(file) for file in files])
             found[source] = frames.groupby("study", as_index=False, sort=True).mean()
-    if found:
-        found[ENSEMBLE] = average([found[source] for source in run.recipe.averaged])
-    return found
+    averaged = {source: found[source] for source in run.recipe.averaged if source in found}
+    if not averaged:
+        return found, pd.Series(dtype=int)
+    found[ENSEMBLE], members_per_film = average_available(averaged, average)
+    return found, members_per_film
 
 
-def _scored(predictions: Frames, dataset: Dataset, scope: str) -> Predictions:
+def _scored(predictions: Frames, dataset: Dataset, scope: str, members_per_film: pd.Series) -> Predictions:
     shown = dataset.studies["study"].isin(set(predictions[ENSEMBLE]["study"]))
-    return Predictions(scope, predictions, dataset.studies[shown][["study", "patient", *LABELS]].reset_index(drop=True))
+    truth = dataset.studies[shown][["study", "patient", *LABELS]].reset_index(drop=True)
+    return Predictions(scope, predictions, truth, members_per_film)
 
 
 def _write(predictions: Frames, folder: Path) -> None:
@@ -139,13 +151,22 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _notes(run: Run, leaks: Sequence[str]) -> list[str]:
+def _notes(run: Run, leaks: Sequence[str], members_per_film: pd.Series, trained: Frames) -> list[str]:
     notes = [
         f"{name} uses early stopping on the very fold it is then scored on (schedule.patience keeps the epoch with the "
         "best AUC): its out-of-fold figures are a little too good."
         for name, member in run.recipe.members.items()
         if any(stage.schedule.patience is not None for stage in member.stages.values())
     ]
+    if members_per_film.nunique() > 1:
+        counts = ", ".join(f"{films:,} films of {n}" for n, films in sorted(members_per_film.value_counts().items()))
+        notes.append(
+            "Not every member is trained on every fold (folds): out of fold the ensemble is, for each film, the mean "
+            f"over the members that predict it ({counts}), and each member's figures are of the films of its folds. "
+            "metrics.json has the ensemble's figures on the films that most members predict alone."
+        )
+    if untrained := [name for name in run.recipe.members if name not in trained]:
+        notes.append(f"Not trained, as their folds are none of those asked for: {', '.join(untrained)}.")
     notes += [f"leak, reported and not refused (guard: report): {leak}" for leak in dict.fromkeys(leaks)]
     return notes + ([f"{run.groups.text()}."] if run.groups.text() else [])
 
@@ -159,7 +180,7 @@ def _summary(run: Run) -> DataSummary:
     for split, store in (("training", run.store), ("test", run.test_store)):
         if store is not None and store.left_out:
             left_out[f"{split} films that could not be read"] = len(store.left_out)
-    for name, (found, _) in run.external.items():
+    for name, (found, _) in ((name, run.external[name]) for name in run.recipe.used_sets):
         left_out |= {f"{name}: {reason}": count for reason, count in found.left_out.items()}
         left_out[f"{name}: twins of own films (left out where their patients are held out)"] = len(found.twins)
     settings = {name: value for name, value in train.meta.items() if not isinstance(value, dict)}
@@ -181,7 +202,7 @@ def _summary(run: Run) -> DataSummary:
 
 def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
     mine = [step for step in steps if step.key.member == name]
-    last = [step for step in mine if step.last and step.fold is not None]
+    last = [step for step in mine if step.last and is_scored(run.recipe, step)]
     lineages = [run.lineage(step.key) for step in last]
     member = run.recipe.members[name]
     untraced, trusted = (
@@ -201,6 +222,7 @@ def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
         },
         ancestry_unknown=untraced,
         ancestry_trusted=trusted,
+        pseudo_labels="; ".join(sorted({name for lineage in lineages for name in lineage.pseudo_labels()})),
     )
 
 
@@ -228,7 +250,7 @@ class _FilmOf:
 def describe_stage(stage: StageSpec) -> dict[str, str]:
     """A stage in words: start, films, targets, losses, schedule."""
     films, targets = stage.films, stage.targets.named.values()
-    where = f"{films.which}" if films.set == OWN else f"set {films.set}"
+    where = {OWN: films.which, TEST_SET: "test films"}.get(films.set, f"set {films.set}")
     start = f"file {Path(stage.start.file).name}" if isinstance(stage.start, FileStart) else stage.start
     return {
         "start": start + (f" of fold + {stage.fold_shift}" if stage.fold_shift else ""),
