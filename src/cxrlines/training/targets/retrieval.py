@@ -48,7 +48,7 @@ class RetrievalTarget(Target):
         carina = films.landmarks[:, list(Landmark).index(Landmark.CARINA)] / films.side
         return TargetData({"tips": tip_places(films.lines(), films.side), "carina": carina.astype(np.float32)})
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         from cxrlines.training import distributed
 
         embedding, mine = distributed.of_all(outputs.embedding)
