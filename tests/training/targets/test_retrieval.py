@@ -12,7 +12,8 @@ from cxrlines.recipe.spec.recipe import MemberSpec
 from cxrlines.task import DEVICE_OF, LABELS, Device
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.module import Outputs, StageModule
+from cxrlines.training.module import StageModule
+from cxrlines.training.outputs import Outputs
 from cxrlines.training.targets import LabelTarget, RetrievalTarget, TargetsSpec
 from cxrlines.training.targets.base import FilmsSpec
 from cxrlines.training.targets.retrieval import label_likeness, retrieval_loss, tip_nearness, tip_places
@@ -76,7 +77,7 @@ def batch_of(films: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def value(target: RetrievalTarget, embedding: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    ((weight, sums),) = target.loss(SimpleNamespace(embedding=embedding), batch)  # type: ignore[arg-type]
+    ((weight, sums),) = target.losses(SimpleNamespace(embedding=embedding), batch)  # type: ignore[arg-type]
     return weight * sums.value()
 
 
@@ -216,6 +217,13 @@ def test_what_contradicts_it_is_refused() -> None:
     MemberSpec.model_validate({"backbone": "resnet10t", "stages": stages})
     with pytest.raises(ValueError, match=r"stages\.near\.targets names retrieval alone"):
         MemberSpec.model_validate({"backbone": "resnet10t", "stages": {"near": stages["near"]}})
+    with pytest.raises(
+        ValueError, match=r"films\.mixup is 0\.2, but targets\.retrieval is not learnt"
+    ):
+        TargetsSpec(retrieval=RetrievalTarget()).check(FilmsSpec(mixup=0.2), {})
+    stages["near"] |= {"schedule": {"batch": 4, "accumulate": 4}}
+    with pytest.raises(ValueError, match=r"stages\.near\.schedule\.accumulate is 4: a pass has one film"):
+        MemberSpec.model_validate({"backbone": "resnet10t", "stages": stages})
     for field, wrong in (("temperature", 0), ("tips", 0), ("tips", 2)):
         with pytest.raises(ValueError, match=field):
             RetrievalTarget.model_validate({field: wrong})

@@ -82,6 +82,11 @@ def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
     if films.set != OWN and stage.needs_lines:
         raise ValueError(f"films: those of {set_text(films.set)} have no lines; use which: all, view: plain")
     _check_maps_of(stage, earlier)
+    if stage.targets.retrieval and stage.schedule.batch < 2 * stage.schedule.accumulate:
+        raise ValueError(
+            f"schedule.accumulate is {stage.schedule.accumulate}: a pass has one film, but targets.retrieval compares "
+            "the films of a pass; use fewer passes or a larger batch"
+        )
     if stage.needs_lines and films.which != "annotated":
         raise ValueError("films.which is 'all', but this stage needs the annotated lines; make it 'annotated'")
 

@@ -48,13 +48,16 @@ class RetrievalTarget(Target):
         carina = films.landmarks[:, list(Landmark).index(Landmark.CARINA)] / films.side
         return TargetData({"tips": tip_places(films.lines(), films.side), "carina": carina.astype(np.float32)})
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         from cxrlines.training import distributed
 
         embedding, mine = distributed.of_all(outputs.embedding)
-        names = ("labels",) if self.tips is None else ("labels", "tips", "carina")
-        labels, *places = (distributed.of_all(batch[name])[0] for name in names)
-        likeness = label_likeness(labels, tip_nearness(*places, self.tips) if self.tips is not None else None)
+        labels, _ = distributed.of_all(batch["labels"])
+        nearness = None
+        if self.tips is not None:
+            (tips, _), (carina, _) = distributed.of_all(batch["tips"]), distributed.of_all(batch["carina"])
+            nearness = tip_nearness(tips, carina, self.tips)
+        likeness = label_likeness(labels, nearness)
         return [(1.0, retrieval_loss(embedding, likeness, self.temperature, mine))]
 
     def describe(self) -> tuple[str, str]:
