@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from cxrlines.augment.policy import Policy, make_policy
 from cxrlines.core.heatmaps import STRIDE, draw_maps
 from cxrlines.core.line_drawing import draw_lines
+from cxrlines.core.transform import Size
 from cxrlines.io.store import Store
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS, MAPS, Landmark
 from cxrlines.training import distributed
@@ -36,7 +37,7 @@ class Key(NamedTuple):
 
 
 LINE_WIDTH = 1 / 128
-"""Width of a drawn line as a share of the film's side: 4 px at 512."""
+"""Width of a drawn line as a share of the film's longer side: 4 px at 512."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,15 @@ class Films:
 
 @dataclass(eq=False)
 class FilmSet(Dataset[dict[str, Any]]):
-    """Films augmented by the policy `augment` to `size` px a side, by `Key`, each a dictionary of tensors; and batches.
+    """Films augmented by the policy `augment` to `size`, by `Key`, each a dictionary of tensors; and batches.
 
-    `film` is uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float16 (maps, S/2, S/2) where wanted, then labels
+    `film` is uint8 (1, h, w), `overlay` uint8 (3, h, w) and `maps` float16 (maps, h/2, w/2) where wanted, then labels
     and data of targets. A film of which no heatmap is known has no `maps`, unless its key asks for it.
     """
 
     films: Films
     augment: str | Mapping[str, Any]
-    size: int
+    size: Size
     _: KW_ONLY
     seed: int
     flip: bool = True
@@ -101,7 +102,7 @@ class FilmSet(Dataset[dict[str, Any]]):
         sample = {"film": torch.from_numpy(warped.film[None]), "labels": torch.from_numpy(films.labels[position])}
         sample |= {name: torch.as_tensor(values[position]) for name, values in films.more.items()}
         if maps:
-            truth = draw_maps(drawn, list(landmarks), len(warped.film))
+            truth = draw_maps(drawn, list(landmarks), warped.film.shape)
             sample["maps"] = torch.from_numpy(truth.astype(np.float16))  # half of what a loader hands over
         if self.overlay:
             image = overlay(warped.film, drawn, self.colour_by)
@@ -111,16 +112,16 @@ class FilmSet(Dataset[dict[str, Any]]):
     def collate(self, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         """A batch of films. What a GPU would make the processor wait for is looked up here.
 
-        With maps, `rows` (m,) int64 names the films that have theirs in `maps` (m, maps, S/2, S/2), m from 0 on.
+        With maps, `rows` (m,) int64 names the films that have theirs in `maps` (m, maps, h/2, w/2), m from 0 on.
         `segmenter` becomes the films (k,) int64 of each segmenter, by its number.
         """
         plain = [{name: value for name, value in sample.items() if name != "maps"} for sample in samples]
         batch: dict[str, Any] = default_collate(plain)
         if self.maps:
             rows = [row for row, sample in enumerate(samples) if "maps" in sample]
-            side = samples[0]["film"].shape[-1] // STRIDE
+            height, width = (side // STRIDE for side in samples[0]["film"].shape[-2:])
             batch["rows"] = torch.tensor(rows, dtype=torch.int64)
-            batch["maps"] = torch.empty((len(rows), len(MAPS), side, side), dtype=torch.float16)
+            batch["maps"] = torch.empty((len(rows), len(MAPS), height, width), dtype=torch.float16)
             for place, row in enumerate(rows):
                 batch["maps"][place] = samples[row]["maps"]
         if "segmenter" in batch:
@@ -132,13 +133,13 @@ class FilmSet(Dataset[dict[str, Any]]):
 def overlay(
     film: np.ndarray, lines: Sequence[tuple[str, np.ndarray]], colour_by: Literal["label", "device"]
 ) -> np.ndarray:
-    """`film` (S, S) uint8 as (S, S, 3) uint8 RGB, each line (label, points) in the colour of its label or device."""
+    """`film` (h, w) uint8 as (h, w, 3) uint8 RGB, each line (label, points) in the colour of its label or device."""
     coloured = [
         (points, LABEL_COLOURS[label] if colour_by == "label" else DEVICE_COLOURS[DEVICE_OF[label]])
         for label, points in lines
     ]
     image = np.repeat(film[:, :, None], 3, axis=2)
-    return draw_lines(image, coloured, thickness=max(1.5, len(film) * LINE_WIDTH))
+    return draw_lines(image, coloured, thickness=max(1.5, max(film.shape) * LINE_WIDTH))
 
 
 def epoch_batches(

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.text import did_you_mean
+from cxrlines.core.transform import Sides, Size, height_width, size_text
 from cxrlines.evaluation.ensemble.average import POWER
 from cxrlines.io.patients import BARE, SITE
 from cxrlines.io.prepare import LeaveOut
@@ -17,6 +18,8 @@ from cxrlines.training.config import ScheduleSpec
 from cxrlines.training.targets import LabelTarget, TargetsSpec
 from cxrlines.training.targets.base import OWN, FilmsSpec, Strict
 
+FilmSize = Annotated[Size, Sides(32, 4096)]
+"""px a side, or [height, width]."""
 ORIGINS = ("imagenet", "scratch")
 """What a stage may start from besides an earlier stage of its member and a file."""
 
@@ -42,7 +45,7 @@ class StageSpec(Strict):
 
     start: str | FileStart = "imagenet"
     fold_shift: Annotated[int, Field(ge=0)] = 0  # 1: start from the next fold's step, a leak; needs guard: report
-    size: Annotated[int, Field(ge=32, le=4096)] | None = None  # px a side of its films; none: the recipe's
+    size: FilmSize | None = None  # of its films; none: the recipe's
     films: FilmsSpec = FilmsSpec()
     targets: TargetsSpec = TargetsSpec(labels=LabelTarget())
     schedule: ScheduleSpec = ScheduleSpec()
@@ -163,9 +166,9 @@ class MemberSpec(Strict):
 
 
 class StoreSpec(Strict):
-    """How films are kept: shrunk once to `size` px a side, `pad` (keeps the aspect ratio) or `stretch`."""
+    """How films are kept: shrunk once to `size`, `pad` (keeps the aspect ratio) or `stretch`."""
 
-    size: Annotated[int, Field(ge=32, le=4096)] = 640
+    size: FilmSize = 640
     aspect: Literal["pad", "stretch"] = "stretch"
 
 
@@ -230,7 +233,7 @@ class Recipe(Strict):
     name: str
     about: str = ""
     seed: int = 0
-    size: Annotated[int, Field(ge=32, le=4096)] = 512  # px a side of the film a model sees
+    size: FilmSize = 512  # of the film a model sees
     store: StoreSpec = StoreSpec()
     quality: QualitySpec = QualitySpec()
     folds: FoldsSpec = FoldsSpec()
@@ -274,9 +277,10 @@ class Recipe(Strict):
 
     def _check_sizes(self, member: str, stage: str, maps_of: str) -> None:
         sees, maps = self.size_of(member, stage), self.size_of(member, maps_of)
-        if sees != maps or sees % 2:
+        if sees != maps or any(side % 2 for side in height_width(sees)):
             raise ValueError(
-                f"films.maps_of is {maps_of!r}, which sees {maps} px, and this stage {sees}: make it one even size"
+                f"films.maps_of is {maps_of!r}, which sees {size_text(maps)}, and this stage {size_text(sees)}: "
+                "make it one even size"
             )
 
     def _check_source(self, what: str, source: str, members: list[str]) -> None:
@@ -317,8 +321,8 @@ class Recipe(Strict):
         member, _, stage = name.partition("/")
         return member, stage or self.members[member].last
 
-    def size_of(self, member: str, stage: str) -> int:
-        """px a side of the films a stage sees."""
+    def size_of(self, member: str, stage: str) -> Size:
+        """The size of the films a stage sees."""
         return self.members[member].stages[stage].size or self.size
 
 
