@@ -91,6 +91,35 @@ def test_a_film_that_is_not_square_is_stretched():
     np.testing.assert_allclose(out.points[0], [[SIZE - 0.5] * 2, [-0.5] * 2])
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_points_stay_on_what_they_mark_on_a_canvas_that_is_not_square(name):
+    """Dots on a film, found again where their points are said to be."""
+    film, spots = np.zeros((220, 180), np.uint8), np.array([[60.0, 70], [110, 120], [70, 150]])
+    for x, y in spots.astype(int):
+        film[y - 3 : y + 4, x - 3 : x + 4] = 220
+    plain = dict.fromkeys(("degrade", "coarsen", "cutout", "invert", "gamma", "clahe", "sharpen"), 0)
+    policy, seen = make_policy({"policy": name} | plain, (190, 120)), 0
+    for seed in range(25):
+        out = policy(film, rng(seed), [spots])
+        assert out.film.shape == (190, 120)
+        for x, y in out.points[0]:
+            if min(x, y) < 8 or x > 111 or y > 181:
+                continue
+            box = out.film[int(y) - 6 : int(y) + 8, int(x) - 6 : int(x) + 8].astype(float)
+            box = np.where(box > 0.6 * box.max(), box, 0)
+            rows, columns = np.indices(box.shape)
+            centre = np.array([(box * columns).sum(), (box * rows).sum()]) / box.sum() + (int(x) - 6, int(y) - 6)
+            assert np.linalg.norm(centre - (x, y)) < 1.7
+            seen += 1
+    assert seen > 40
+
+
+def test_shares_are_of_width_and_height():
+    policy = dataclasses.replace(make_policy("none", (400, 200)), shift_scale_rotate=1.0, shift=0.5, scale=0, rotate=0)
+    shifts = np.array([np.linalg.inv(policy.draw_warp(rng(seed), 400, 200)[0].matrix)[:2, 2] for seed in range(200)])
+    assert 95 < np.abs(shifts[:, 0]).max() <= 100 and 190 < np.abs(shifts[:, 1]).max() <= 200
+
+
 def test_forbidden_flips_never_come_and_others_half_the_time(film):
     shared = rng(2)
     for name in ("light", "hotwater"):

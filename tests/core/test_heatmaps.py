@@ -57,6 +57,17 @@ def test_maps_are_what_is_drawn_by_hand():
     np.testing.assert_allclose(maps, by_hand(LINES, CARINA, SIZE), atol=0.01)
 
 
+@pytest.mark.parametrize("size", [(384, 256), (256, 384)])
+def test_maps_of_a_film_that_is_not_square_are_those_of_the_square_around_it(size):
+    lines = [(label, points * 0.6) for label, points in LINES]
+    maps, square = draw_maps(lines, [CARINA * 0.6], size), draw_maps(lines, [CARINA * 0.6], max(size))
+    height, width = (side // 2 for side in size)
+    assert maps.shape == (len(MAPS), height, width) and not draw_maps([], [np.array([300.0, 300.0])], size).any()
+    for one, other, (kind, _) in zip(maps, square[:, :height, :width], MAPS, strict=True):
+        on = kind is MapKind.LINE or not one.any() or other.max() == 1  # tips beyond the film are none of it
+        assert (one == other).all() if on else False
+
+
 def test_a_map_of_a_device_that_is_not_there_is_empty():
     maps = draw_maps(LINES, [CARINA], SIZE)
     empty = {MAPS[i] for i in range(len(MAPS)) if not maps[i].any()}

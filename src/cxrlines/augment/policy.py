@@ -27,6 +27,7 @@ from pydantic.dataclasses import dataclass
 
 from cxrlines.augment import intensity, warp
 from cxrlines.core.text import did_you_mean
+from cxrlines.core.transform import Sides, Size, height_width, size_text
 
 GrayTransform = Literal[
     "value", "brightness_contrast", "clahe", "degrade", "coarsen", "sharpen", "cutout", "gamma", "invert"
@@ -70,7 +71,7 @@ Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 
 
 class Augmented(NamedTuple):
-    """A film (size, size) uint8 as a model sees it; and `points`, for each array given, (n, 2) float64 [x, y] px of it.
+    """A film (h, w) uint8 as a model sees it; and `points`, for each array given, (n, 2) float64 [x, y] px of it.
 
     Points that left the film lie outside.
     """
@@ -84,10 +85,10 @@ class Policy:
     """Probabilities and ranges of an augmentation; calling it augments a film. The default changes nothing.
 
     A field named like a transform is its probability; a range is drawn from uniformly. Sizes in px are px of the
-    augmented film, shares are of its side. `pydantic.ValidationError` for a value out of its bounds.
+    augmented film, shares are of its width and height. `pydantic.ValidationError` for a value out of its bounds.
     """
 
-    size: int
+    size: Annotated[Size, Sides(16, 8192)]
     # Geometry, in one resampling, before all changes of gray. The crop is always done.
     crop_area: Annotated[Range, _within(0.05, 1)] = (1.0, 1.0)  # share of the film's; aspect 3:4 to 4:3 where that fits
     flip: Probability = 0.0
@@ -101,7 +102,7 @@ class Policy:
     grid_limit: Annotated[float, _within(0, 1)] = 1.0  # widths of columns and rows 1 - limit to 1 + limit
     elastic_alpha: Annotated[float, _within(0, 1000)] = 3.0  # px
     elastic_sigma: Annotated[float, _within(warp.SPACING, 1000)] = 50.0  # px
-    elastic_affine: Annotated[float, _within(0, 0.15)] = 50 / 640  # three points move by at most this share
+    elastic_affine: Annotated[float, _within(0, 0.15)] = 50 / 640  # at most, as a share of the shorter side
     piecewise_affine: Probability = 0.0
     piecewise_mesh: Annotated[int, _within(2, 32)] = 4  # points a side
     piecewise_scale: Annotated[Range, _within(0, 0.25)] = (0.03, 0.05)  # standard deviation of their move, as a share
@@ -125,7 +126,7 @@ class Policy:
     sharpen_lightness: Annotated[Range, _within(0, 10)] = (0.5, 1.0)
     cutout: Probability = 0.0
     cutout_holes: Annotated[int, _within(1, 1000)] = 5
-    cutout_side: Annotated[float, _within(0, 1)] = 0.1  # as a share
+    cutout_side: Annotated[float, _within(0, 1)] = 0.1  # as a share of the shorter side
     gamma: Probability = 0.0
     gammas: Annotated[Range, _within(0.1, 10)] = (0.6, 1.7)
     invert: Probability = 0.0  # black for white
@@ -154,6 +155,7 @@ class Policy:
     def draw_warp(self, rng: np.random.Generator, height: int, width: int) -> tuple[warp.Warp, bool]:
         """Draws the geometry for a film of `height` x `width` px: the map, and whether it flips the film."""
         size = self.size
+        height_out, width_out = height_width(size)
         matrix = warp.crop(_draw_box(rng, height, width, self.crop_area), size)
         distortions: list[warp.Pull] = []
         flipped = rng.random() < self.flip
@@ -165,7 +167,7 @@ class Policy:
             degrees = _between(rng, -self.rotate, self.rotate)
             matrix = matrix @ warp.shift_scale_rotate(size, (shift[0], shift[1]), scale, degrees)
         if rng.random() < self.piecewise_affine:
-            spread = _between(rng, *self.piecewise_scale) * size
+            spread = _between(rng, *self.piecewise_scale) * np.array([width_out, height_out])
             jitter = rng.normal(0, spread, (self.piecewise_mesh, self.piecewise_mesh, 2))
             distortions.append(warp.piecewise_affine(size, jitter))
         if rng.random() < self.distort:
@@ -177,12 +179,12 @@ class Policy:
                     distortions.append(warp.grid(size, steps[0], steps[1]))
                 case _:
                     distortions.append(warp.elastic(size, self.elastic_alpha, self.elastic_sigma, rng))
-                    reach = self.elastic_affine * size
+                    reach = self.elastic_affine * min(height_out, width_out)
                     matrix = matrix @ warp.three_point(size, rng.uniform(-reach, reach, (3, 2)))
         return warp.Warp(size, matrix, tuple(distortions)), flipped
 
     def change_grays(self, film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draws and applies what changes grays to a film (size, size) uint8, in `order`; nothing moves.
+        """Draws and applies what changes grays to a film (h, w) uint8, in `order`; nothing moves.
 
         Pointwise changes in a row are one table. The film given is left as it is, and returned if nothing is drawn.
         """
@@ -227,8 +229,9 @@ class Policy:
             case "sharpen":
                 alpha, lightness = _between(rng, *self.sharpen_alpha), _between(rng, *self.sharpen_lightness)
                 return intensity.sharpen(film, alpha, lightness)
-        side = int(self.cutout_side * self.size)
-        corners = rng.integers(0, self.size - side, (self.cutout_holes, 2), endpoint=True)
+        height, width = height_width(self.size)
+        side = int(self.cutout_side * min(height, width))
+        corners = rng.integers(0, np.array([width - side, height - side]), (self.cutout_holes, 2), endpoint=True)
         return intensity.cut_out(film, corners, side)
 
 
@@ -258,13 +261,13 @@ POLICIES: dict[str, dict[str, Any]] = {
 """What each named policy sets; everything else is as in `Policy`."""
 
 
-def make_policy(augment: str | Mapping[str, Any], size: int, *, flip: bool = True) -> Policy:
-    """The policy that a recipe says, for augmented films of `size` x `size` px.
+def make_policy(augment: str | Mapping[str, Any], size: Size, *, flip: bool = True) -> Policy:
+    """The policy that a recipe says, for augmented films of `size`.
 
     Args:
         augment: a name in `POLICIES`; or a mapping whose `policy` is such a name, and whose other entries are fields of
             `Policy`, set instead of the policy's own.
-        size: side of the augmented films in px, 16 or more.
+        size: of the augmented films, each side 16 px or more.
         flip: False forbids left-right flips, which swap the patient's sides.
 
     Raises:
@@ -274,8 +277,8 @@ def make_policy(augment: str | Mapping[str, Any], size: int, *, flip: bool = Tru
     name, path = (augment, "augment") if isinstance(augment, str) else (changed.pop("policy", None), "augment.policy")
     if name not in POLICIES:
         raise ValueError(f"{path} is {name!r}; allowed: {', '.join(POLICIES)}{did_you_mean(name, POLICIES)}")
-    if size < 16:
-        raise ValueError(f"size of augmented films: {size} px; it must be 16 or more")
+    if min(height_width(size)) < 16:
+        raise ValueError(f"size of augmented films: {size_text(size)}; it must be 16 or more")
     known = [field.name for field in fields(Policy) if field.name != "size"]
     for field in changed:
         if field not in known:

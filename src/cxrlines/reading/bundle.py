@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from cxrlines import __version__
 from cxrlines.core.errors import Error
 from cxrlines.core.files import put_folder
+from cxrlines.core.transform import Sides, Size
 from cxrlines.io.prepare import PREPARATION
 from cxrlines.reading.trace.lines import Channel
 from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
@@ -50,7 +51,7 @@ Label = Annotated[str, _one_of(*LABELS)]
 DeviceName = Annotated[str, _one_of(*Device.__members__)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Line = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
-Side = Annotated[int, Field(ge=16, le=8192)]
+FilmSize = Annotated[Size, Sides(16, 8192)]
 
 
 class _Part(BaseModel):
@@ -58,13 +59,13 @@ class _Part(BaseModel):
 
 
 class ModelEntry(_Part):
-    """One model of the ensemble. `input_size`: px a side of what it sees; None: the bundle's."""
+    """One model of the ensemble. `input_size`: of what it sees; None: the bundle's."""
 
     name: str
     fold: int
     file: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors$")]  # a plain name: no way out
     config: dict[str, Any]
-    input_size: Side | None = None
+    input_size: FilmSize | None = None
 
 
 class FileEntry(_Part):
@@ -75,13 +76,13 @@ class FileEntry(_Part):
 
 
 class StoreEntry(_Part):
-    """How a film is prepared, by `io.prepare.prepare`: px a side, and the aspect ratio.
+    """How a film is prepared, by `io.prepare.prepare`: its size, and the aspect ratio.
 
     `preparation` is the version of it that made the films the models were trained on; the probe that assessed them, if
     any, is the bundle's file `quality.safetensors`.
     """
 
-    size: Side
+    size: FilmSize
     aspect: Literal["pad", "stretch"]
     preparation: Annotated[int, Field(ge=1)] = 1
 
@@ -104,7 +105,7 @@ class Manifest(_Part):
     Attributes:
         labels: In the order of the vocabulary.
         maps: Names of the heatmaps, see `MAP_NAMES`. None (format 2): those of all mapped devices that have labels.
-        input_size: px a side of what the models see.
+        input_size: of the films that the models see: px a side, or (height, width).
         fold_calibration: (slope, offset) on the log odds of the mean over each fold's models; a label left out stays as
             it is.
         calibration: The same on those of the mean over folds (of all models, where folds are not calibrated).
@@ -118,7 +119,7 @@ class Manifest(_Part):
     labels: Annotated[tuple[Label, ...], Field(min_length=1)] = LABELS
     maps: tuple[Annotated[str, _one_of(*MAP_NAMES)], ...] | None = None
     store: StoreEntry
-    input_size: Side
+    input_size: FilmSize
     ensemble: Literal["mean of probabilities"] = "mean of probabilities"
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     files: dict[str, FileEntry]
@@ -144,7 +145,7 @@ class BundleMember:
     fold: int
     config: Mapping[str, Any]
     weights: Path
-    input_size: int | None = None
+    input_size: Size | None = None
     header: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -159,7 +160,7 @@ class Bundle:
 
     Attributes:
         identity: 12 hex digits of the manifest's sha256, which fixes every file's.
-        sizes: px a side of the films that each model sees.
+        sizes: of the films that each model sees.
         map_names: the names of the heatmaps, in order.
         channels: what each heatmap shows.
     """
@@ -167,7 +168,7 @@ class Bundle:
     folder: Path
     manifest: Manifest
     identity: str
-    sizes: tuple[int, ...] = field(init=False)
+    sizes: tuple[Size, ...] = field(init=False)
     map_names: tuple[str, ...] = field(init=False)
     channels: tuple[Channel, ...] = field(init=False)
 
@@ -259,7 +260,7 @@ def write_bundle(
     members: Sequence[BundleMember],
     *,
     store: Mapping[str, Any],
-    input_size: int,
+    input_size: Size,
     meta: Mapping[str, Any],
     half: bool = False,
     fold_calibration: Mapping[str, tuple[float, float]] | None = None,
@@ -272,7 +273,7 @@ def write_bundle(
 
     Args:
         store: fields of `StoreEntry`, of the store the models were trained from.
-        input_size: px a side of what the models see.
+        input_size: of the films that the models see: px a side, or (height, width).
         meta: JSON values for people: what it was trained on, its lineage. It travels with the bundle, so it must
             name no patient. The headers of the weights files are left behind.
         half: whether weights are stored in 16 bits, half the size; they are read as 32.

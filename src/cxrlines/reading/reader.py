@@ -31,6 +31,7 @@ from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.notes import Note
 from cxrlines.core.pool import cores
 from cxrlines.core.spacing import Spacing
+from cxrlines.core.transform import Size
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import Prepared, cut_frame
 from cxrlines.metrics.calibration import Calibration
@@ -156,7 +157,7 @@ class Reader:
         else:
             found = findings_of(
                 maps,
-                made.placement.at(self._store.size, STRIDE * maps.shape[-1]),
+                made.placement.at(self._store.size, (STRIDE * maps.shape[1], STRIDE * maps.shape[2])),
                 made.film_shape,
                 labels,
                 film.spacing,
@@ -278,11 +279,11 @@ def allowed_views(bundle: Bundle, tta: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in VIEWS if name in tta)
 
 
-def views(film: np.ndarray, size: int, tta: Sequence[str] = ()) -> np.ndarray:
-    """A prepared film (h, w) uint8 as a model sees it: (views, size, size) uint8, the plain view first.
+def views(film: np.ndarray, size: Size, tta: Sequence[str] = ()) -> np.ndarray:
+    """A prepared film (h, w) uint8 as a model sees it: uint8 (views, h, w) of `size`, the plain view first.
 
     Args:
-        size: px a side of what the model sees.
+        size: of what the model sees.
         tta: any of `VIEWS`. With `flip` there is one view more, with `scale` two.
     """
     whole = warp.crop((0, 0, film.shape[1], film.shape[0]), size)

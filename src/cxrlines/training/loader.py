@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from cxrlines.augment.policy import Policy, make_policy
 from cxrlines.core.heatmaps import STRIDE, draw_maps
 from cxrlines.core.line_drawing import draw_lines, draw_squares
+from cxrlines.core.transform import Size
 from cxrlines.io.store import Store
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABEL_COLOURS, MAPS, Landmark
 from cxrlines.training.mixing import Mixing
@@ -28,11 +29,11 @@ from cxrlines.training.sampling import Key, repeat_factors
 View = Literal["plain", "overlay"]
 
 LINE_WIDTH = 1 / 128
-"""Width of a drawn line as a share of the film's side: 4 px at 512."""
+"""Width of a drawn line as a share of the film's longer side: 4 px at 512."""
 PREFETCH = 4
 """Batches that each process of a loader has ready or under way, so that slow films do not make a GPU wait."""
 SQUARE = 1 / 55
-"""Side of a drawn square as a share of the film's: 9 px at 512. The published kernel draws 50 px into films of 2,000 to
+"""Side of a drawn square as a share of the film's longer one: 9 px at 512. The published kernel draws 50 px into films of 2,000 to
 3,500 px before it shrinks and augments them; here squares are drawn after that, upright."""
 
 
@@ -58,16 +59,16 @@ class Films:
 
 @dataclass(eq=False)
 class FilmSet(Dataset[dict[str, Any]]):
-    """Films augmented by the policy `augment` to `size` px a side, by `Key`, each a dictionary of tensors; and batches.
+    """Films augmented by the policy `augment` to `size`, by `Key`, each a dictionary of tensors; and batches.
 
-    `film` is uint8 (1, S, S), `overlay` uint8 (3, S, S) and `maps` float16 (maps, S/2, S/2) where wanted, then labels
+    `film` is uint8 (1, h, w), `overlay` uint8 (3, h, w) and `maps` float16 (maps, h/2, w/2) where wanted, then labels
     and data of targets. A film of which no heatmap is known has no `maps`, unless its key asks for it. With
     `rare_below` an epoch has films with labels rarer than that more often. `mixing` is for whoever trains on a batch.
     """
 
     films: Films
     augment: str | Mapping[str, Any]
-    size: int
+    size: Size
     _: KW_ONLY
     seed: int
     flip: bool = True
@@ -108,7 +109,7 @@ class FilmSet(Dataset[dict[str, Any]]):
         sample |= {name: torch.as_tensor(values[position]) for name, values in films.more.items()}
         if maps:
             # In half precision, which is half of what a loader hands over.
-            truth = draw_maps(drawn, list(landmarks), len(warped.film), np.float16)
+            truth = draw_maps(drawn, list(landmarks), warped.film.shape, np.float16)
             sample["maps"] = torch.from_numpy(truth)
         if self.overlay:
             image = overlay(warped.film, drawn, self.colour_by, self.draw)
@@ -118,16 +119,16 @@ class FilmSet(Dataset[dict[str, Any]]):
     def collate(self, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         """A batch of films. What a GPU would make the processor wait for is looked up here.
 
-        With maps, `rows` (m,) int64 names the films that have theirs in `maps` (m, maps, S/2, S/2), m from 0 on.
+        With maps, `rows` (m,) int64 names the films that have theirs in `maps` (m, maps, h/2, w/2), m from 0 on.
         `segmenter` becomes the films (k,) int64 of each segmenter, by its number.
         """
         plain = [{name: value for name, value in sample.items() if name != "maps"} for sample in samples]
         batch: dict[str, Any] = default_collate(plain)
         if self.maps:
             rows = [row for row, sample in enumerate(samples) if "maps" in sample]
-            side = samples[0]["film"].shape[-1] // STRIDE
+            height, width = (side // STRIDE for side in samples[0]["film"].shape[-2:])
             batch["rows"] = torch.tensor(rows, dtype=torch.int64)
-            batch["maps"] = torch.empty((len(rows), len(MAPS), side, side), dtype=torch.float16)
+            batch["maps"] = torch.empty((len(rows), len(MAPS), height, width), dtype=torch.float16)
             for place, row in enumerate(rows):
                 batch["maps"][place] = samples[row]["maps"]
         if "segmenter" in batch:
@@ -142,7 +143,7 @@ def overlay(
     colour_by: Literal["label", "device"],
     draw: Literal["lines", "squares"] = "lines",
 ) -> np.ndarray:
-    """`film` (S, S) uint8 as (S, S, 3) uint8 RGB, each line (label, points) in the colour of its label or device.
+    """`film` (h, w) uint8 as (h, w, 3) uint8 RGB, each line (label, points) in the colour of its label or device.
 
     With `squares` each of its points is a filled square instead.
     """
@@ -152,8 +153,8 @@ def overlay(
     ]
     image = np.repeat(film[:, :, None], 3, axis=2)
     if draw == "squares":
-        return draw_squares(image, coloured, side=max(2, round(len(film) * SQUARE)))
-    return draw_lines(image, coloured, thickness=max(1.5, len(film) * LINE_WIDTH))
+        return draw_squares(image, coloured, side=max(2, round(max(film.shape) * SQUARE)))
+    return draw_lines(image, coloured, thickness=max(1.5, max(film.shape) * LINE_WIDTH))
 
 
 def load(

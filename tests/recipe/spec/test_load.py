@@ -88,6 +88,8 @@ def test_set_changes_one_field_of_one_member_only():
         ("siez=3", "siez: there is no such field; allowed: .*size.*did you mean 'size'"),
         ("size=huge", "size: is 'huge'; .*valid integer"),
         ("size=9", "size: is 9; .*greater than or equal to 32"),
+        ("size=[64]", r"size: is \[64\]; a size is px a side, or \[height, width\]"),
+        ("store.size=[640, 9]", "store.size: is .*9.*greater than or equal to 32"),
         ("members.one.stages.teacher.schedule.epoch=3", r"members.one.stages.teacher.schedule.epoch: .*mean 'epochs'"),
         ("members.one.head=gemm", "head is 'gemm'; allowed: .*did you mean 'gem'"),
         ("members.one.stages.student.start=techer", "start is 'techer'; allowed: .*did you mean 'teacher'"),
@@ -185,6 +187,15 @@ def test_a_setting_that_changes_nothing_is_said_once(write):
     said.clear()
     load_recipe(path, ["size=640", "members.*.stages.*.schedule.epochs=3"], said.append)
     assert not said
+
+
+def test_a_size_is_a_side_or_height_and_width(write):
+    recipe = load_recipe(write(SMALL), ["size=[96, 64]", "store.size=[80, 80]", "members.one.stages.teacher.size=48"])
+    assert (recipe.size, recipe.store.size) == ((96, 64), 80)
+    assert [recipe.size_of("one", stage) for stage in ("teacher", "student")] == [48, (96, 64)]
+    written = recipe.model_dump(mode="json")
+    assert (written["size"], written["store"]["size"]) == ([96, 64], 80)
+    assert type(recipe).model_validate_json(recipe.model_dump_json()) == recipe
 
 
 @pytest.mark.parametrize("precision", ["16", "32", "bf16", "auto"])

@@ -128,9 +128,11 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
         ({"three": SEGMENTED | {"mid": {"films": {"maps_of": "segmenter"}}, "last": {"start": "mid"}}},
          "start is 'mid', which sees the heatmaps of segmenter, and films.maps_of is none: both must be the same"),
         ({"three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}, "size": 96}}},
-         "films.maps_of is 'segmenter', which sees 512 px, and this stage 96: make it one even size"),
+         "films.maps_of is 'segmenter', which sees 512 px, and this stage 96 px: make it one even size"),
+        ({"size": [64, 63], "three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}}},
+         "which sees 64 x 63 px, and this stage 64 x 63 px: make it one even size"),
         ({"size": 511, "three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}}},
-         "which sees 511 px, and this stage 511: make it one even size"),
+         "which sees 511 px, and this stage 511 px: make it one even size"),
         ({"three": SEGMENTED | {"last": {}}, "ensemble": {"members": ["three/segmenter"]}},
          "ensemble.members names 'three/segmenter'; stages of three that read plain films: last"),
         # test films

@@ -217,9 +217,7 @@ def test_what_contradicts_it_is_refused() -> None:
     MemberSpec.model_validate({"backbone": "resnet10t", "stages": stages})
     with pytest.raises(ValueError, match=r"stages\.near\.targets names retrieval alone"):
         MemberSpec.model_validate({"backbone": "resnet10t", "stages": {"near": stages["near"]}})
-    with pytest.raises(
-        ValueError, match=r"films\.mixup is 0\.2, but targets\.retrieval is not learnt"
-    ):
+    with pytest.raises(ValueError, match=r"films\.mixup is 0\.2, but targets\.retrieval is not learnt"):
         TargetsSpec(retrieval=RetrievalTarget()).check(FilmsSpec(mixup=0.2), {})
     stages["near"] |= {"schedule": {"batch": 4, "accumulate": 4}}
     with pytest.raises(ValueError, match=r"stages\.near\.schedule\.accumulate is 4: a pass has one film"):

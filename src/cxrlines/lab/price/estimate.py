@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from cxrlines.core.transform import Size, height_width
 from cxrlines.models.classifier import Classifier
 from cxrlines.recipe.run.folder import Inventory, Role, Step, StepId
 from cxrlines.recipe.spec.recipe import Recipe
@@ -171,7 +172,7 @@ def estimate(recipe: Recipe, steps: Sequence[Step], films: Inventory, gpu: Gpu =
     labelled: set[tuple[StepId, str]] = set()
     costs = {step.key: _cost(recipe, step, films, gpu, labelled) for step in steps}
     count = len(films.own.studies) + sum(len(found.studies) for found in films.external.values())
-    return Estimate(gpu, costs, float(count) * recipe.store.size**2)
+    return Estimate(gpu, costs, float(count) * math.prod(height_width(recipe.store.size)))
 
 
 def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[tuple[StepId, str]]) -> Cost:
@@ -249,8 +250,8 @@ class _Watch(TorchDispatchMode):
 
 
 @functools.lru_cache(maxsize=64)
-def watch(backbone: str, head: str, size: int, channels: int = 1, maps: bool = False) -> Network:
-    """The network of a stage on films of `size` px, watched on the meta device: no weights, no arithmetic done.
+def watch(backbone: str, head: str, size: Size, channels: int = 1, maps: bool = False) -> Network:
+    """The network of a stage on films of `size`, watched on the meta device: no weights, no arithmetic done.
 
     Of its head the parameters count, not the arithmetic: at most 2 % of the backbone's (attention on ResNet200d). With
     `maps` its decoder counts in full.
@@ -268,7 +269,7 @@ def watch(backbone: str, head: str, size: int, channels: int = 1, maps: bool = F
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _Watch() as watched:
-        batch = torch.zeros(films, channels, size, size, device="meta")
+        batch = torch.zeros(films, channels, *height_width(size), device="meta")
         if model.decoder:
             model.decoder(batch, model.backbone.pyramid(batch)[1])
         else:

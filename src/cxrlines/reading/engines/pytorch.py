@@ -1,11 +1,13 @@
 """The networks of a bundle in PyTorch, on the GPU where there is one. PyTorch is imported when it is needed."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cxrlines.core.heatmaps import STRIDE
+from cxrlines.core.transform import Size, height_width
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import Bundle, BundleError
 from cxrlines.reading.engines import Engine, Shown
@@ -48,10 +50,10 @@ def gives_maps(model: Any) -> bool:
     return getattr(model, "decoder", None) is not None
 
 
-def fuse_batch_norms(model: Any, size: int) -> int:
+def fuse_batch_norms(model: Any, size: Size) -> int:
     """Fuse an evaluating model's batch norms in place, as far as that changes nothing; returns how many.
 
-    Its logits of a film of `size` px a side must stay the same, to `CLOSE`; else nothing is fused.
+    Its logits of a film of `size` must stay the same, to `CLOSE`; else nothing is fused.
     """
     import torch
 
@@ -66,7 +68,7 @@ def fuse_batch_norms(model: Any, size: int) -> int:
     place = next(model.parameters(), None)
     if place is None:
         return 0
-    film = torch.rand((1, 1, size, size), generator=torch.Generator().manual_seed(0)).to(place)
+    film = torch.rand((1, 1, *height_width(size)), generator=torch.Generator().manual_seed(0)).to(place)
     with torch.inference_mode(False), torch.no_grad(), in_float32():
         with watched(model) as pairs:
             before = logits()
@@ -96,14 +98,15 @@ class PyTorchEngine(Engine):
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.manifest, self.map_names = bundle.manifest, bundle.map_names
-        self.models: list[tuple[Any, int]] = []
+        self.models: list[tuple[Any, Size]] = []
         with torch.inference_mode(False):
             for model, size in zip(load_models(bundle), bundle.sizes, strict=True):
                 if fast:
                     fuse_batch_norms(model, size)  # on the CPU, as a GPU's TF32 rounds more than fusing may change
                     model = model.to(memory_format=torch.channels_last)
                 self.models.append((model.to(self.device), size))
-        self.map_size = max((size for model, size in self.models if gives_maps(model)), default=None)
+        with_maps = [size for model, size in self.models if gives_maps(model)]
+        self.map_size = max(with_maps, key=lambda size: math.prod(height_width(size)), default=None)
 
     def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """As `Engine`. A view a pass, so that memory does not grow with them."""
@@ -113,7 +116,7 @@ class PyTorchEngine(Engine):
         rows: list[Tensor] = []
         folds: list[int] = []
         shown: list[Tensor] = []
-        side = (self.map_size or 0) // STRIDE
+        sides = tuple(side // STRIDE for side in height_width(self.map_size or 0))
         with torch.inference_mode():
             batches = {size: self._on_device([film[size] for film in films]) for size in films[0]}
             for (model, size), entry in zip(self.models, self.manifest.models, strict=True):
@@ -123,8 +126,8 @@ class PyTorchEngine(Engine):
                     features, logits = model.features_and_maps(plain)
                     scores = [model.classify(features)]
                     heat = torch.sigmoid(logits[:, self._maps_of(model)].float())
-                    if heat.shape[2] != side:
-                        heat = functional.interpolate(heat, (side, side), mode="bilinear", align_corners=False)
+                    if heat.shape[2:] != sides:
+                        heat = functional.interpolate(heat, sides, mode="bilinear", align_corners=False)
                     shown.append(heat)
                 else:
                     scores = [model(plain)]
@@ -149,7 +152,7 @@ class PyTorchEngine(Engine):
         return [list(model.map_names).index(name) for name in self.map_names]
 
     def _on_device(self, films: Sequence[np.ndarray]) -> "Tensor":
-        """Films (views, size, size) as (views, b, 1, size, size)."""
+        """Films (views, h, w) as (views, b, 1, h, w)."""
         import torch
 
         return torch.from_numpy(np.stack(films, axis=1)[:, :, None]).to(self.device)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.core.files import write_text
+from cxrlines.core.transform import Size
 from cxrlines.io.dedup.twins import twins_of_stores
 from cxrlines.io.external.layouts import LAYOUTS, PRESENCE
 from cxrlines.io.external.sets import read_external
@@ -102,7 +103,7 @@ def own_test(test: Dataset, store: Store, gate: LeaveOut, key: str) -> tuple[Ext
 
 
 def prepare_set(
-    name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], *, size: int, aspect: Aspect,
+    name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], *, size: Size, aspect: Aspect,
     probe: Probe | None = None, workers: int, gate: LeaveOut = "not-films",
 ) -> tuple[ExternalSet, Store]:  # fmt: skip
     """Read a set, prepare its films in `root`, find its twins in the own splits. Cheap when done before."""

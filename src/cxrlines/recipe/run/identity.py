@@ -16,6 +16,7 @@ from typing import Any
 
 import cxrlines
 from cxrlines.augment.policy import make_policy
+from cxrlines.core.transform import Size
 from cxrlines.recipe.spec.recipe import FileStart, Recipe, Source, StageSpec
 from cxrlines.training.targets.base import CodePart
 
@@ -33,7 +34,7 @@ def code_identity(recipe: Recipe, source: Source, package: Path = PACKAGE) -> st
     return digest.hexdigest()
 
 
-def resolved(stage: StageSpec, size: int) -> dict[str, Any]:
+def resolved(stage: StageSpec, size: Size) -> dict[str, Any]:
     """The numbers behind what a stage names, ready for JSON."""
     return {"policy": asdict(make_policy(stage.films.augment, size, flip=stage.films.flip))}
 

@@ -13,6 +13,7 @@ import torch
 from cxrlines import __version__
 from cxrlines.core.files import write_text
 from cxrlines.core.pool import cores
+from cxrlines.core.transform import size_text
 from cxrlines.evaluation.ensemble.available import Average, average_available
 from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.ensemble.fitted_weights import cross_fitted_blend, fit_weights
@@ -196,7 +197,8 @@ def _summary(run: Run) -> DataSummary:
         annotated=int(np.sum(train.annotated)),
         positives={label: int((table[label] == 1).sum()) for label in LABELS},
         left_out=left_out,
-        settings=settings | {"store": f"{store_spec.size} px, {store_spec.aspect}", "input": f"{run.recipe.size} px"},
+        settings=settings
+        | {"store": f"{size_text(store_spec.size)}, {store_spec.aspect}", "input": size_text(run.recipe.size)},
     )
 
 

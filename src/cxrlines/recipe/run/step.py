@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cxrlines import __version__
 from cxrlines.core.files import sync, write_text
+from cxrlines.core.transform import Size
 from cxrlines.evaluation.predictions import write_predictions
 from cxrlines.io.tables import Dataset
 from cxrlines.models.adopt import Adoption, adopt
@@ -56,7 +57,7 @@ class _Inputs:
     """What a step is trained with; `soft`: figures of its soft labels; leaks: those that guard: report lets pass."""
 
     stage: StageSpec
-    size: int
+    size: Size
     model: Model
     adoption: Adoption | None
     lineage: Lineage

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from cxrlines.core.transform import Size
 from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.io.store import Store
@@ -229,7 +230,7 @@ def load_step(run: Run, key: StepId) -> Model:
     return model
 
 
-def predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: int) -> pd.DataFrame:
+def predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: Size) -> pd.DataFrame:
     """Predictions of some rows, seen plain and without augmentation: `study` and the labels' probabilities."""
     scores = predict_films(model, FilmSet(films_of(dataset, store, rows), "none", size, seed=0))
     return pd.DataFrame(scores, columns=list(LABELS)).assign(study=dataset.studies["study"].iloc[rows].to_numpy())

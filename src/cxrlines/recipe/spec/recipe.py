@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.text import did_you_mean
+from cxrlines.core.transform import Sides, Size, height_width, size_text
 from cxrlines.evaluation.ensemble.average import POWER
 from cxrlines.models import HEADS
 from cxrlines.recipe.spec.graph import Source, refuse_circles
@@ -16,6 +17,8 @@ from cxrlines.training.config import ScheduleSpec
 from cxrlines.training.targets import LabelTarget, TargetsSpec
 from cxrlines.training.targets.base import OWN, TEST_SET, FilmsSpec, Strict, set_text
 
+FilmSize = Annotated[Size, Sides(32, 4096)]
+"""px a side, or [height, width]."""
 ORIGINS = ("imagenet", "scratch")
 """What a stage may start from besides another stage and a file."""
 
@@ -42,7 +45,7 @@ class StageSpec(Strict):
 
     start: str | FileStart = "imagenet"
     fold_shift: Annotated[int, Field(ge=0)] = 0  # 1: start from the next fold's step, a leak; needs guard: report
-    size: Annotated[int, Field(ge=32, le=4096)] | None = None  # px a side of its films; none: the recipe's
+    size: FilmSize | None = None  # of its films; none: the recipe's
     films: FilmsSpec = FilmsSpec()
     targets: TargetsSpec = TargetsSpec(labels=LabelTarget())
     schedule: ScheduleSpec = ScheduleSpec()
@@ -162,9 +165,9 @@ class MemberSpec(Strict):
 
 
 class StoreSpec(Strict):
-    """How films are kept: shrunk once to `size` px a side, `pad` (keeps the aspect ratio) or `stretch`."""
+    """How films are kept: shrunk once to `size`, `pad` (keeps the aspect ratio) or `stretch`."""
 
-    size: Annotated[int, Field(ge=32, le=4096)] = 640
+    size: FilmSize = 640
     aspect: Literal["pad", "stretch"] = "stretch"
 
 
@@ -182,7 +185,7 @@ class Recipe(Strict):
     name: str
     about: str = ""
     seed: int = 0
-    size: Annotated[int, Field(ge=32, le=4096)] = 512  # px a side of the film a model sees
+    size: FilmSize = 512  # of the film a model sees
     store: StoreSpec = StoreSpec()
     quality: QualitySpec = QualitySpec()
     folds: FoldsSpec = FoldsSpec()
@@ -268,9 +271,10 @@ class Recipe(Strict):
 
     def _check_sizes(self, member: str, stage: str, maps_of: str) -> None:
         sees, maps = self.size_of(member, stage), self.size_of(member, maps_of)
-        if sees != maps or sees % 2:
+        if sees != maps or any(side % 2 for side in height_width(sees)):
             raise ValueError(
-                f"films.maps_of is {maps_of!r}, which sees {maps} px, and this stage {sees}: make it one even size"
+                f"films.maps_of is {maps_of!r}, which sees {size_text(maps)}, and this stage {size_text(sees)}: "
+                "make it one even size"
             )
 
     def _check_source(self, what: str, source: str) -> None:
@@ -364,8 +368,8 @@ class Recipe(Strict):
         teacher = Source(source.member, spec.targets.features.of) if spec.targets.features else None
         return [spec, *(found for before in (origin, teacher) if before for found in self.made_of(before))]
 
-    def size_of(self, member: str, stage: str) -> int:
-        """px a side of the films a stage sees."""
+    def size_of(self, member: str, stage: str) -> Size:
+        """The size of the films a stage sees."""
         return self.members[member].stages[stage].size or self.size
 
 
