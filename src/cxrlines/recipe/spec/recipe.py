@@ -8,10 +8,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from cxrlines.augment.policy import POLICIES
 from cxrlines.core.text import did_you_mean
-from cxrlines.evaluation.ensemble.average import POWER
 from cxrlines.io.patients import BARE, SITE
 from cxrlines.io.prepare import LeaveOut
 from cxrlines.models import HEADS
+from cxrlines.recipe.spec.ensemble import EnsembleSpec
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.training.config import ScheduleSpec
 from cxrlines.training.targets import LabelTarget, TargetsSpec
@@ -187,14 +187,6 @@ class FoldsSpec(Strict):
     seed: int = 0
 
 
-class EnsembleSpec(Strict):
-    """Which members are averaged (none named: all), and how. `member/stage` names another stage than the last."""
-
-    members: tuple[str, ...] = ()
-    how: Literal["mean", "rank", "power", "fitted"] = "mean"  # fitted: a weight per label, on out-of-fold predictions
-    power: Annotated[float, Field(ge=0.01, le=100)] = POWER  # of the power mean
-
-
 class ExternalSpec(Strict):
     """Films besides the own set: NIH, PadChest, VinBigData, CheXpert as distributed, or a folder like the own one.
 
@@ -256,7 +248,17 @@ class Recipe(Strict):
                     raise ValueError(f"members.{name}.stages.{stage_name}.{error}") from None
         for name in self.ensemble.members:
             self._check_source("ensemble.members names", name, names)
+        self.ensemble.check_weights(self.averaged)
+        if self.ensemble.views and self.ensemble.views.flip:
+            self._check_flips()
         return self
+
+    def _check_flips(self) -> None:
+        if unflipped := [name for name in self.averaged if not self.saw_flips(*self.source(name))]:
+            raise ValueError(
+                f"ensemble.views.flip is true, and {', '.join(unflipped)} was trained without flips (films.flip): a "
+                "model that never saw a flipped film misreads one; train it with flips, or make views.flip false"
+            )
 
     def _check_references(self, stage: StageSpec, earlier: list[str]) -> None:
         films, soft = stage.films, stage.targets.soft
@@ -315,6 +317,11 @@ class Recipe(Strict):
         """Member and stage of `member` (its last stage) or `member/stage`."""
         member, _, stage = name.partition("/")
         return member, stage or self.members[member].last
+
+    def saw_flips(self, member: str, stage: str) -> bool:
+        """Whether every network of a stage was trained with flips, the segmenter of its heatmaps among them."""
+        films = self.members[member].stages[stage].films
+        return films.flip and (films.maps_of is None or self.saw_flips(member, films.maps_of))
 
     def size_of(self, member: str, stage: str) -> int:
         """px a side of the films a stage sees."""
