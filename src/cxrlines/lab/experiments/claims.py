@@ -28,7 +28,7 @@ RECIPE = str(Path(__file__).with_name("claims.yaml"))
 
 @dataclass(frozen=True)
 class Films:
-    """The benchmark's films, of natural label frequencies; site b is the external set."""
+    """The benchmark's films, of natural label frequencies; the external sets b and c are of site b."""
 
     own: int = 900
     external: int = 600
@@ -37,13 +37,15 @@ class Films:
     difficulty: float = 0.3
     annotated: float = 0.3
 
-    def write(self, root: Path, seed: int, workers: int | None) -> tuple[Path, Path]:
-        """The folders of the own and the external films of one world."""
-        own, external = root / "own", root / "b"
+    def write(self, root: Path, seed: int, workers: int | None) -> dict[str, Path]:
+        """The folders of the films of one world, `own` and each external set."""
+        own, external = root / "own", {"b": 2000, "c": 3000}
         more: dict[str, Any] = {"size": self.size, "difficulty": self.difficulty, "workers": workers}
         write_phantom(own, studies=self.own, test=self.test, seed=1000 + seed, annotated=self.annotated, **more)
-        write_phantom(external, studies=self.external, test=0, seed=2000 + seed, annotated=0.0, site="b", **more)
-        return own, external
+        more |= {"studies": self.external, "test": 0, "annotated": 0.0, "site": "b"}
+        for name, first in external.items():
+            write_phantom(root / name, seed=first + seed, **more)
+        return {"own": own} | {name: root / name for name in external}
 
 
 def run_claims(
@@ -68,8 +70,9 @@ def run_claims(
     for claim in claims:
         for seed in seeds:
             world = out / f"seed{seed}"
-            own, external = films.write(world / "data", seed, workers)
-            laid = [*settings, f"seed={seed}", f"folds.seed={seed}", f"external.b.folder={external}"]
+            own, *external = films.write(world / "data", seed, workers).values()
+            sets = [f"external.{folder.name}.folder={folder}" for folder in external]
+            laid = [*settings, f"seed={seed}", f"folds.seed={seed}", *sets]
             recipe = only(load_recipe(RECIPE, laid), members_of(claim))
             say(f"claim {claim}, seed {seed}: {', '.join(recipe.members)}")
             run = train(recipe, own, world / "run", workers=workers, command="cxrlines experiment claims", say=say)

@@ -76,6 +76,13 @@ COMPARISONS = (
     Comparison(10, "line masks as supervision, twice the compute", "multi-task-long", "one-long", "+"),
     Comparison(10, "line masks as input, twice the compute", "two-step-long", "one-long", "+"),
     Comparison(10, "the recommended recipe, twice the compute", "recommended-long", "one-long", "?"),
+    Comparison(11, "self-distilled GeM, against its own three stages", "self-distilled", "gem-three", "+"),
+    Comparison(11, "self-distilled GeM, against GeM in one stage of as many passes", "self-distilled", "gem-long", "+"),
+    Comparison(11, "two sets, a fine-tune after each, against one at the end", "chain-each", "chain-end", "?"),
+    Comparison(11, "two sets, a fine-tune after each, against one stage", "chain-each", "one-seven", "+"),
+    Comparison(11, "multi-head, soft labels of site b first; as many own epochs", "multi-head-soft", "attention", "+"),
+    Comparison(11, "multi-head, soft labels of site b first; as many passes", "multi-head-soft", "attention-long", "+"),
+    Comparison(11, "multi-head against average pooling, soft labels of site b first", "multi-head-soft", "site-b", "+"),
 )
 CLAIMS = tuple(dict.fromkeys(comparison.claim for comparison in COMPARISONS))
 
