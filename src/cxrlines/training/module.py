@@ -10,7 +10,7 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cxrlines.metrics.auc import auc
@@ -381,7 +381,7 @@ def macro_auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
     return float(np.mean(defined)) if defined else None
 
 
-def predict_films(model: Model, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
+def predict_films(model: nn.Module, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
     """Probabilities (n, labels) float32 of every film in order, without augmentation.
 
     In full precision, as a bundle reads, whatever a stage was trained in. The model is moved to the GPU where there is

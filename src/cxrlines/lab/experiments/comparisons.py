@@ -150,12 +150,12 @@ def write_rows(rows: Sequence[Row], out: Path) -> None:
     write_text(out / "claims.json", json.dumps(content, indent=1) + "\n")
 
 
-def read_rows(out: Path) -> list[Row]:
-    """Every comparison of which both sides are trained on one seed or more below `out`."""
+def read_rows(out: Path, comparisons: Sequence[Comparison] = COMPARISONS) -> list[Row]:
+    """Every one of the comparisons of which both sides are trained on one seed or more below `out`."""
     worlds = {int(path.name.removeprefix("seed")): World(path) for path in sorted(out.glob("seed*"))}
     scores = {seed: cache(world.score) for seed, world in worlds.items()}
     rows = []
-    for comparison in COMPARISONS:
+    for comparison in comparisons:
         pairs = {seed: (score(comparison.arm), score(comparison.against)) for seed, score in scores.items()}
         if scored := {seed: (arm, against) for seed, (arm, against) in pairs.items() if arm and against}:
             rows.append(_row(comparison, scored, worlds))
