@@ -268,6 +268,7 @@ def test_a_fault_on_one_film_is_counted_apart_and_costs_no_other(data, monkeypat
         "train demo --data films --out FILE/run",
         "experiment small --out FILE/run",
         "experiment claims --out FILE/run",
+        "experiment distillation --out FILE/run",
         "experiment recommended --out FILE/run",
         "demo --out FILE/run",
     ],

@@ -30,6 +30,22 @@ def experiment_claims(
     typer.echo(f"{table_of(rows)}\n{out / 'claims.md'}\n{out / 'claims.json'}")
 
 
+@app.command("distillation")
+def experiment_distillation(
+    out: Out = Path("runs/distillation"),
+    seeds: Annotated[str, typer.Option(help="One run each, with its own films, folds and draws.")] = "0,1,2",
+    workers: Workers = None,
+) -> None:
+    """At which teacher self-distillation begins to pay: of a third of the films, two thirds, or all; on phantoms."""
+    from cxrlines.lab.experiments.comparisons import table_of
+    from cxrlines.lab.experiments.distillation import run_distillation
+
+    check_outputs(folders={"--out": out})
+    with resumable():
+        rows = run_distillation(out, seeds=numbers("--seeds", seeds) or (), workers=workers, say=say)
+    typer.echo(f"{table_of(rows)}\n{out / 'distillation.md'}\n{out / 'distillation.json'}")
+
+
 @app.command("small")
 def experiment_small(out: Out = Path("runs/small"), workers: Workers = None) -> None:
     """The recipe hotwater in small, on phantoms: every member, stage and external set, in under an hour."""

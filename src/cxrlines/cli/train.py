@@ -86,8 +86,8 @@ def ensemble(
     predictions: Annotated[list[Path], typer.Argument(help="Two or more prediction files of the same studies.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
     how: Annotated[
-        Literal["mean", "rank", "power", "fitted"],
-        typer.Option(help="Mean of probabilities, of ranks, power mean, or fitted weights."),
+        Literal["mean", "rank", "power", "weighted", "fitted"],
+        typer.Option(help="Mean of probabilities, of ranks, power mean, under weights of yours, or under fitted ones."),
     ] = "mean",
     power: Annotated[float | None, typer.Option(help="Exponent of the power mean.")] = None,
     truth: Annotated[
@@ -95,7 +95,8 @@ def ensemble(
     ] = None,
     folds: Annotated[Path | None, typer.Option(help="fitted: their folds; each is blended by the others'.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="fitted: the weights, written with --truth, read without it (test films).")
+        str | None,
+        typer.Option(help="weighted: a number a file, e.g. 2,1. fitted: a file, written with --truth, else read."),
     ] = None,
 ) -> None:
     """Average predictions."""

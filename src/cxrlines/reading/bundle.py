@@ -24,6 +24,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.files import put_folder
 from cxrlines.core.transform import Sides, Size
 from cxrlines.io.prepare import PREPARATION
+from cxrlines.reading.averaging import Averaging
 from cxrlines.reading.trace.lines import Channel
 from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
 
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
 MANIFEST, PROBE_FILE = "bundle.json", "quality.safetensors"
-FORMAT = 3
-"""1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`; both are still read."""
+FORMAT = 4
+"""1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`, 3 no average but the mean; all are read."""
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
 
 
@@ -106,6 +107,7 @@ class Manifest(_Part):
         labels: In the order of the vocabulary.
         maps: Names of the heatmaps, see `MAP_NAMES`. None (format 2): those of all mapped devices that have labels.
         input_size: of the films that the models see: px a side, or (height, width).
+        ensemble: How members are averaged, each fold's where folds are calibrated, else over all their folds.
         fold_calibration: (slope, offset) on the log odds of the mean over each fold's models; a label left out stays as
             it is.
         calibration: The same on those of the mean over folds (of all models, where folds are not calibrated).
@@ -120,7 +122,7 @@ class Manifest(_Part):
     maps: tuple[Annotated[str, _one_of(*MAP_NAMES)], ...] | None = None
     store: StoreEntry
     input_size: FilmSize
-    ensemble: Literal["mean of probabilities"] = "mean of probabilities"
+    ensemble: Literal["mean of probabilities"] | Averaging = "mean of probabilities"
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     files: dict[str, FileEntry]
     meta: dict[str, Any]
@@ -163,6 +165,7 @@ class Bundle:
         sizes: of the films that each model sees.
         map_names: the names of the heatmaps, in order.
         channels: what each heatmap shows.
+        averaging: how members are averaged.
     """
 
     folder: Path
@@ -171,6 +174,7 @@ class Bundle:
     sizes: tuple[Size, ...] = field(init=False)
     map_names: tuple[str, ...] = field(init=False)
     channels: tuple[Channel, ...] = field(init=False)
+    averaging: Averaging = field(init=False)
 
     def __post_init__(self) -> None:
         manifest, names = self.manifest, self.manifest.maps
@@ -181,6 +185,8 @@ class Bundle:
         for name, value in (("sizes", sizes), ("map_names", names)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "channels", tuple(MAP_NAMES[name] for name in names))
+        averaging = manifest.ensemble if isinstance(manifest.ensemble, Averaging) else Averaging()
+        object.__setattr__(self, "averaging", averaging)
 
     @property
     def notice(self) -> str:
@@ -250,6 +256,8 @@ def load_bundle(folder: Path) -> Bundle:
     if manifest.labels != tuple(label for label in LABELS if label in manifest.labels):
         raise BundleError(f"{path}: its labels are not in the order of this task: {', '.join(LABELS)}")
     bundle = Bundle(folder, manifest, hashlib.sha256(text).hexdigest()[:12])
+    if lacking := bundle.averaging.lacking([entry.name for entry in manifest.models], manifest.labels):
+        raise BundleError(f"{path}: field ensemble says nothing of {lacking}; copy the bundle again")
     for name in {entry.file for entry in manifest.models} | set(manifest.files):
         bundle.read(name)
     return bundle
@@ -263,6 +271,7 @@ def write_bundle(
     input_size: Size,
     meta: Mapping[str, Any],
     half: bool = False,
+    averaging: Averaging | None = None,
     fold_calibration: Mapping[str, tuple[float, float]] | None = None,
     calibration: Mapping[str, tuple[float, float]] | None = None,
     thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
@@ -277,6 +286,7 @@ def write_bundle(
         meta: JSON values for people: what it was trained on, its lineage. It travels with the bundle, so it must
             name no patient. The headers of the weights files are left behind.
         half: whether weights are stored in 16 bits, half the size; they are read as 32.
+        averaging: how members are averaged; None: the mean of their probabilities.
         fold_calibration: label -> (slope, offset) on the log odds of the mean over the models of each fold.
         calibration: the same on those of the ensemble's probability, the mean over folds; None: not calibrated.
         thresholds: label -> fields of `ThresholdEntry`, on calibrated probabilities.
@@ -294,6 +304,8 @@ def write_bundle(
             raise BundleError(f"two members of the bundle would be {name}", "give each name and fold once")
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} exists and is not a bundle", "name another place, or remove it first")
+    if averaging and averaging.how == "mean":
+        averaging = None
     configs = [member.config for member in members]  # those of a two-step model's networks lie within
     parts = [part for config in configs for part in (config, *config.values()) if isinstance(part, Mapping)]
     try:
@@ -313,6 +325,7 @@ def write_bundle(
                     }
                     for m in members
                 ],
+                "ensemble": averaging or "mean of probabilities",
                 "files": {},
                 "meta": dict(meta),
                 "fold_calibration": fold_calibration,

@@ -33,8 +33,8 @@ LINE_WIDTH = 1 / 128
 PREFETCH = 4
 """Batches that each process of a loader has ready or under way, so that slow films do not make a GPU wait."""
 SQUARE = 1 / 55
-"""Side of a drawn square as a share of the film's longer one: 9 px at 512. The published kernel draws 50 px into films of 2,000 to
-3,500 px before it shrinks and augments them; here squares are drawn after that, upright."""
+"""Side of a drawn square as a share of the film's longer side: 9 px at 512. The published kernel draws 50 px into films
+of 2,000 to 3,500 px before it shrinks and augments them; here squares are drawn after that, upright."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cxrlines.core.errors import Error
@@ -391,7 +391,7 @@ class StageModule(lightning.LightningModule):
         self._save()
 
 
-def predict_films(model: Model, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
+def predict_films(model: nn.Module, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
     """Probabilities (n, labels) float32 of every film in order, without augmentation.
 
     In full precision, as a bundle reads, whatever a stage was trained in. The model is moved to the GPU where there is

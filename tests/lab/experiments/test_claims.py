@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.ensemble.fitted_weights import fit_weights
@@ -55,7 +56,7 @@ def test_comparisons_name_members_of_the_recipe():
     assert set(members) <= names | set(BLENDED), "no member is trained for nothing"
     assert recipe().source(STAGE)[1] in members[STAGE.partition("/")[0]].stages
     assert {*BLENDED, STAGE} <= set(recipe().averaged), "or its test films would not be predicted"
-    assert CLAIMS == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
+    assert set(range(1, 13)) == {*CLAIMS}
 
 
 def test_only_the_mix_up_leaks_and_nothing_else_of_it_differs():
@@ -130,6 +131,51 @@ def test_combinations_make_as_many_passes_as_what_they_are_set_against():
     assert {epochs(n) for n in ("self-distilled", "gem-long", "multi-head-soft", "attention-long", "site-b")} == {6}
     assert {epochs(n) for n in ("chain-each", "chain-end", "one-seven")} == {7}
     assert Films().external * 3 == Films().own * 2, "a pass over an external set is one over two folds of the own films"
+
+
+ABLATIONS = {
+    "smoothing": {"smoothing"},
+    "focal": {"loss"},
+    "asymmetric": {"loss"},
+    "balanced": {"class_weights"},
+    "rare": {"sampling"},
+    "head-lr": {"head_lr"},
+    "layer-decay": {"layer_decay"},
+    "sgd": {"optimizer", "lr"},
+    "muon": {"optimizer"},
+    "nadamw": {"optimizer"},
+    "swa": {"swa_from"},
+    "ema": {"ema"},
+    "batch-32": {"batch", "accumulate"},
+    "best": {"keep", "validate_films"},
+    "hotwater": {"augment"},
+    "wild": {"augment"},
+    "larger": {"size", "epochs"},
+    "gem": {"head"},
+    "retrieval": {"weight"},
+}
+
+
+def changed(one: object, other: object, name: str = "") -> set[str]:
+    """The names of the fields in which two parts of a file differ."""
+    if isinstance(one, dict) or isinstance(other, dict):
+        pairs = [part if isinstance(part, dict) else {} for part in (one, other)]
+        return {found for key in {*pairs[0], *pairs[1]} for found in changed(*(p.get(key, "-") for p in pairs), key)}
+    return set() if one == other else {name}
+
+
+def test_an_ablation_is_one_change_to_recommended_at_its_compute():
+    written = yaml.safe_load(Path(RECIPE).read_text())
+    members, base = written["members"], written["members"]["recommended"]
+    assert {name for name in members if name.startswith("with-")} == {f"with-{name}" for name in ABLATIONS}
+    for name, fields in ABLATIONS.items():
+        member = members[f"with-{name}"]
+        assert changed(member, base) == fields, name
+        for stage, spec in member["stages"].items():
+            cost = (spec.get("size", written["size"]) / written["size"]) ** 2 * spec["schedule"]["epochs"]
+            assert cost == pytest.approx(base["stages"][stage]["schedule"]["epochs"], rel=0.01), name
+    for name in ("mixup", "cutmix"):
+        assert changed(members[f"one-{name}"], members["one"]) - {"start"} == {name}
 
 
 def test_recommended_is_the_shipped_recipe_stage_by_stage():

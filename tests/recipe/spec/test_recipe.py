@@ -176,7 +176,7 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
         # the ensemble
         ({"ensemble": {"members": ["one/teacher"]}}, "ensemble.members names 'one/teacher'; stages of one that read"),
         ({"ensemble": {"members": ["three"]}}, "ensemble.members names 'three'; allowed: one, two"),
-        ({"ensemble": {"how": "median"}}, "'mean', 'rank', 'power' or 'fitted'"),
+        ({"ensemble": {"how": "median"}}, "'power', 'weighted' or 'fitted'"),
         ({"ensemble": {"power": 0.001}}, "greater than or equal to 0.01"),
     ],
 )  # fmt: skip
@@ -256,3 +256,50 @@ def test_what_a_stage_is_made_of_is_where_it_started_and_whom_it_learnt_from():
 def test_a_recipe_written_down_is_read_as_it_was():
     recipe = made(two__stages__last={"start": {"file": "w.pt"}, "targets": {"soft": {"of": "one", "temperature": 1}}})
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def averaging(**ensemble: object) -> Recipe:
+    stages = {"a": {"films": {"flip": True}}, "b": {"films": {"flip": False}}}
+    members = {name: {"backbone": "resnet10t", "stages": {"only": stage}} for name, stage in stages.items()}
+    return Recipe.model_validate({"name": "t", "members": members, "ensemble": ensemble})
+
+
+def test_each_averaged_member_has_a_weight_and_no_other():
+    assert averaging(how="weighted", weights={"a": 2, "b": 1}).ensemble.weights == {"a": 2, "b": 1}
+    assert averaging(how="weighted", members=["b"], weights={"b": 1}).averaged == ("b",)
+    for more, says in (
+        ({"how": "weighted"}, "ensemble.weights has none for a, b: give each"),
+        ({"how": "weighted", "weights": {"a": 1}}, "has none for b"),
+        ({"how": "weighted", "weights": {"a": 1, "bb": 1}}, "names 'bb'; averaged are: a, b"),
+        ({"how": "weighted", "weights": {"a": 1, "b": 1}, "members": ["a"]}, "names 'b'; averaged are: a"),
+        ({"how": "weighted", "weights": {"a": 1, "b": 0}}, "greater than 0"),
+        ({"how": "mean", "weights": {"a": 1, "b": 1}}, "only weighted takes weights"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            averaging(**more)
+
+
+def test_views_name_views_and_flips_need_members_that_saw_flips():
+    assert averaging().ensemble.views is None
+    assert averaging(views={"scales": [0.9, 1.1]}).ensemble.views.names == ("scale",)
+    assert averaging(members=["a"], views={"flip": True, "scales": [1.1]}).ensemble.views.names == ("flip", "scale")
+    for views, says in (
+        ({}, "names no view"),
+        ({"scales": [1.0, 1.1]}, "not 1, which is the plain view"),
+        ({"scales": [1.1, 1.1]}, "each once"),
+        ({"scales": [0.4]}, "greater than or equal to 0.5"),
+        ({"flip": True}, "views.flip is true, and b was trained without flips"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            averaging(views=views)
+
+
+@pytest.mark.parametrize(("segmenter", "classifier"), [(True, True), (True, False), (False, True)])
+def test_a_two_step_model_saw_flips_if_its_segmenter_did_too(segmenter, classifier):
+    stages = {
+        "segmenter": {"films": {"which": "annotated", "flip": segmenter}, "targets": {"maps": {}}},
+        "classifier": {"films": {"maps_of": "segmenter", "flip": classifier}},
+    }
+    recipe = Recipe.model_validate({"name": "t", "members": {"m": {"backbone": "resnet10t", "stages": stages}}})
+    assert recipe.saw_flips("m", "segmenter") == segmenter
+    assert recipe.saw_flips("m", "classifier") == (segmenter and classifier)

@@ -22,6 +22,10 @@ ENSEMBLE = "ensemble"
 """The name under which the ensemble's predictions are kept, beside those of the members."""
 
 
+OUT_OF_FOLD_SCOPE, TEST_SCOPE = "out_of_fold", "test"
+"""The scopes of `Viewed`."""
+
+
 @dataclass(frozen=True)
 class DataSummary:
     """The training films, for the page's data section."""
@@ -73,6 +77,14 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class Viewed:
+    """Predictions averaged over several views of each film, of the ensemble and the members that it averages."""
+
+    about: str  # which views, in words
+    by_scope: Mapping[str, Predictions]  # `OUT_OF_FOLD_SCOPE`, `TEST_SCOPE`: whichever are scored plain
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything `report.html` shows."""
 
@@ -86,6 +98,7 @@ class Report:
     main: Predictions  # of the headline; `metrics.json` is computed from them
     out_of_fold: Predictions | None = None  # on the training films, each by members that did not see its patient
     film_of: FilmOf | None = None  # gives a study of `main` as pixels and lines; None leaves the films off the page
+    views: "Viewed | None" = None
     steps: Sequence[Mapping[str, object]] = ()  # of each `member, fold, stage, seconds, films`; fold, films: or None
     notes: Sequence[str] = ()  # sentences to be read with the headline
 
@@ -110,9 +123,10 @@ def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> di
         raise ValueError(f"out is {out}; name the page itself, e.g. {out / 'report.html'}")
     main = _evaluated(report, report.main, resamples)
     out_of_fold = _evaluated(report, report.out_of_fold, resamples) if report.out_of_fold else None
-    metrics = _metrics(report, main, out_of_fold, resamples)
+    viewed = _viewed(report, main, out_of_fold, resamples)
+    metrics = _metrics(report, main, out_of_fold, resamples) | ({"views": viewed} if viewed else {})
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, _page(report, main, out_of_fold))
+    write_text(out, _page(report, main, out_of_fold, viewed))
     write_text(out.with_name("metrics.json"), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return metrics
 
@@ -177,7 +191,27 @@ def _macro(evaluation: Evaluation) -> dict[str, Any]:
     return {"macro_auc": evaluation.macro_auc, "ci95": list(evaluation.ci95) if evaluation.ci95 else None}
 
 
-def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) -> str:
+def _viewed(
+    report: Report, main: Evaluations, out_of_fold: Evaluations | None, resamples: int
+) -> dict[str, Any] | None:
+    """The figures with views, and what they gain on the plain ones; None where nothing was predicted so."""
+    if report.views is None:
+        return None
+    found: dict[str, Any] = {"about": report.views.about}
+    for scope, predictions in report.views.by_scope.items():
+        plain = out_of_fold if scope == OUT_OF_FOLD_SCOPE and out_of_fold else main
+        how: dict[str, Any] = {"resamples": resamples, "seed": report.seed}
+        scored = {name: evaluate(frame, predictions.truth, **how) for name, frame in predictions.by_name.items()}
+        found[scope] = {name: _macro(each) | {"gain": _gain(each, plain.get(name))} for name, each in scored.items()}
+    return found
+
+
+def _gain(viewed: Evaluation, plain: Evaluation | None) -> dict[str, Any] | None:
+    difference = compare(viewed, plain) if plain else None
+    return {"macro_auc": difference[0], "ci95": list(difference[1])} if difference else None
+
+
+def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None, viewed: Mapping[str, Any] | None) -> str:
     how: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, **how)
     environment.filters |= {"duration": _duration, "percent": _percent}
@@ -191,6 +225,7 @@ def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) ->
         report=report,
         main=main,
         out_of_fold=out_of_fold,
+        viewed=viewed,
         ensemble=ensemble,
         ensemble_name=ENSEMBLE,
         unknown={member.name for member in marked} | {ENSEMBLE for member in marked if member.role == "member"},

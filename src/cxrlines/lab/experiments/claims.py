@@ -39,13 +39,19 @@ class Films:
 
     def write(self, root: Path, seed: int, workers: int | None) -> dict[str, Path]:
         """The folders of the films of one world, `own` and each external set."""
-        own, external = root / "own", {"b": 2000, "c": 3000}
+        own, external = self.write_own(root, seed, workers), {"b": 2000, "c": 3000}
         more: dict[str, Any] = {"size": self.size, "difficulty": self.difficulty, "workers": workers}
-        write_phantom(own, studies=self.own, test=self.test, seed=1000 + seed, annotated=self.annotated, **more)
         more |= {"studies": self.external, "test": 0, "annotated": 0.0, "site": "b"}
         for name, first in external.items():
             write_phantom(root / name, seed=first + seed, **more)
         return {"own": own} | {name: root / name for name in external}
+
+    def write_own(self, root: Path, seed: int, workers: int | None) -> Path:
+        """The folder of the own films of one world, test films among them."""
+        own = root / "own"
+        more: dict[str, Any] = {"size": self.size, "difficulty": self.difficulty, "workers": workers}
+        write_phantom(own, studies=self.own, test=self.test, seed=1000 + seed, annotated=self.annotated, **more)
+        return own
 
 
 def run_claims(

@@ -88,6 +88,27 @@ COMPARISONS = (
     Comparison(11, "multi-head, soft labels of site b first; as many own epochs", "multi-head-soft", "attention", "+"),
     Comparison(11, "multi-head, soft labels of site b first; as many passes", "multi-head-soft", "attention-long", "+"),
     Comparison(11, "multi-head against average pooling, soft labels of site b first", "multi-head-soft", "site-b", "+"),
+    Comparison(12, "MixUp, alpha .2, one stage", "one-mixup", "one", "?"),
+    Comparison(12, "CutMix, alpha 1, one stage", "one-cutmix", "one", "?"),
+    Comparison(12, "label smoothing of .05", "with-smoothing", "recommended", "?"),
+    Comparison(12, "focal loss", "with-focal", "recommended", "?"),
+    Comparison(12, "asymmetric loss", "with-asymmetric", "recommended", "?"),
+    Comparison(12, "balanced class weights", "with-balanced", "recommended", "?"),
+    Comparison(12, "films with rare labels more often", "with-rare", "recommended", "?"),
+    Comparison(12, "five times the rate for head and decoder", "with-head-lr", "recommended", "?"),
+    Comparison(12, "rates that fall by .8 a layer", "with-layer-decay", "recommended", "?"),
+    Comparison(12, "SGD with momentum, a rate of .05", "with-sgd", "recommended", "?"),
+    Comparison(12, "Muon", "with-muon", "recommended", "?"),
+    Comparison(12, "NAdamW", "with-nadamw", "recommended", "?"),
+    Comparison(12, "weights averaged over the last quarter", "with-swa", "recommended", "?"),
+    Comparison(12, "moving average of the weights, .99", "with-ema", "recommended", "?"),
+    Comparison(12, "batches of 32, in two passes", "with-batch-32", "recommended", "?"),
+    Comparison(12, "the best epoch kept, not the last", "with-best", "recommended", "?"),
+    Comparison(12, "the write-up's augmentation, without flips", "with-hotwater", "recommended", "?"),
+    Comparison(12, "the wild augmentation, without flips", "with-wild", "recommended", "?"),
+    Comparison(12, "input of 176 px, as much compute", "with-larger", "recommended", "?"),
+    Comparison(12, "GeM pooling", "with-gem", "recommended", "?"),
+    Comparison(12, "learning to retrieve beside the labels", "with-retrieval", "recommended", "?"),
 )
 CLAIMS = tuple(dict.fromkeys(comparison.claim for comparison in COMPARISONS))
 
@@ -176,12 +197,12 @@ def write_rows(rows: Sequence[Row], out: Path) -> None:
     write_text(out / "claims.json", json.dumps(content, indent=1) + "\n")
 
 
-def read_rows(out: Path) -> list[Row]:
-    """Every comparison of which both sides are trained on one seed or more below `out`."""
+def read_rows(out: Path, comparisons: Sequence[Comparison] = COMPARISONS) -> list[Row]:
+    """Every one of the comparisons of which both sides are trained on one seed or more below `out`."""
     worlds = {int(path.name.removeprefix("seed")): World(path) for path in sorted(out.glob("seed*"))}
     scores = {seed: cache(world.score) for seed, world in worlds.items()}
     rows = []
-    for comparison in COMPARISONS:
+    for comparison in comparisons:
         pairs = {seed: (score(comparison.arm), score(comparison.against)) for seed, score in scores.items()}
         if scored := {seed: (arm, against) for seed, (arm, against) in pairs.items() if arm and against}:
             rows.append(_row(comparison, scored, worlds))

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from cxrlines.core.files import write_text
 from cxrlines.core.nearest import nearest_rows
+from cxrlines.core.transform import Size
 from cxrlines.evaluation.ensemble.neighbours import evidence_of, fit_neighbours
 from cxrlines.evaluation.predictions import as_predictions, read_predictions, write_predictions
 from cxrlines.io.store import Store
@@ -130,7 +131,7 @@ def _tips(dataset: Dataset, store: Store, rows: np.ndarray) -> np.ndarray:
     return tip_places(films.lines(), films.side)
 
 
-def embed(model: Model, dataset: Dataset, store: Store, rows: np.ndarray, size: int) -> np.ndarray:
+def embed(model: Model, dataset: Dataset, store: Store, rows: np.ndarray, size: Size) -> np.ndarray:
     """The last feature map of some films, seen plain, its mean over places at length 1: float32 (rows, c)."""
     model = model.to(memory_format=torch.channels_last).eval()
     films = FilmSet(films_of(dataset, store, rows, lines=False), "none", size, seed=0)

@@ -83,8 +83,9 @@ def fuse_batch_norms(model: Any, size: Size) -> int:
 class PyTorchEngine(Engine):
     """The models of a bundle on the device that reads.
 
-    Probabilities are means over models and views; where the manifest calibrates folds, the mean over folds of the
-    calibrated mean of each. Heatmaps are means over the models that give any, at the size of the largest one's.
+    Probabilities are those of the bundle's average over members, each the mean over its folds and views; where the
+    manifest calibrates folds, the mean over folds of the calibrated average of each. Heatmaps are means over the models
+    that give any, at the size of the largest one's.
 
     Args:
         fast: Whether models are made fast, which rounds otherwise: channels last, batch norms fused.
@@ -97,7 +98,7 @@ class PyTorchEngine(Engine):
         import torch
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.manifest, self.map_names = bundle.manifest, bundle.map_names
+        self.manifest, self.map_names, self.averaging = bundle.manifest, bundle.map_names, bundle.averaging
         self.models: list[tuple[Any, Size]] = []
         with torch.inference_mode(False):
             for model, size in zip(load_models(bundle), bundle.sizes, strict=True):
@@ -115,6 +116,7 @@ class PyTorchEngine(Engine):
 
         rows: list[Tensor] = []
         folds: list[int] = []
+        members: list[str] = []
         shown: list[Tensor] = []
         sides = tuple(side // STRIDE for side in height_width(self.map_size or 0))
         with torch.inference_mode():
@@ -134,7 +136,8 @@ class PyTorchEngine(Engine):
                 scores += [model(view) for view in others]
                 rows += [torch.sigmoid(score[:, labels].double()) for score in scores]
                 folds += [entry.fold] * len(scores)
-            mean = self._mean(torch.stack(rows).cpu().numpy(), np.array(folds))
+                members += [entry.name] * len(scores)
+            mean = self._mean(torch.stack(rows).cpu().numpy(), np.array(folds), np.array(members))
             return mean, torch.stack(shown).mean(dim=0).cpu().numpy() if shown else None
 
     def embed(self, films: Sequence[Shown]) -> np.ndarray:
@@ -157,10 +160,18 @@ class PyTorchEngine(Engine):
 
         return torch.from_numpy(np.stack(films, axis=1)[:, :, None]).to(self.device)
 
-    def _mean(self, rows: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    def _mean(self, rows: np.ndarray, folds: np.ndarray, members: np.ndarray) -> np.ndarray:
         """The ensemble's probabilities (b, labels) of those of its models and views (n, b, labels)."""
         if self.manifest.fold_calibration is None:
-            return np.asarray(rows.mean(axis=0))
+            return self._averaged(rows, members)
         calibration = Calibration(self.manifest.fold_calibration)
-        each = [rows[folds == fold].mean(axis=0) for fold in np.unique(folds)]
+        each = [self._averaged(rows[folds == fold], members[folds == fold]) for fold in np.unique(folds)]
         return np.asarray(np.mean([calibration.apply(row, self.manifest.labels) for row in each], axis=0))
+
+    def _averaged(self, rows: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """The average (b, labels) over members, of each the mean over its models and views (n, b, labels)."""
+        if self.averaging.how == "mean":
+            return np.asarray(rows.mean(axis=0))
+        names = list(dict.fromkeys(members.tolist()))
+        values = np.stack([rows[members == name].mean(axis=0) for name in names])
+        return self.averaging.apply(values, names, self.manifest.labels)

@@ -29,6 +29,7 @@ from cxrlines.recipe.run.patient_groups import SAME_FILMS, check_patient_groups,
 from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.run.report import write_run_report
 from cxrlines.recipe.run.step import is_scored, predict_test
+from cxrlines.recipe.run.view_predictions import predict_views
 from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import FileStart, Recipe
 from cxrlines.task import LABELS
@@ -93,6 +94,7 @@ def train(
             for step in steps:
                 if is_scored(recipe, step):
                     predict_test(run, step)
+                    predict_views(run, step)
             with distributed.first() as shared:
                 if shared.mine:
                     _conclude(run, steps, command)

@@ -15,14 +15,25 @@ from cxrlines.core.files import write_text
 from cxrlines.core.pool import cores
 from cxrlines.core.transform import size_text
 from cxrlines.evaluation.ensemble.available import Average, average_available
-from cxrlines.evaluation.ensemble.average import ensemble
+from cxrlines.evaluation.ensemble.average import FittedWeights, ensemble
 from cxrlines.evaluation.ensemble.fitted_weights import cross_fitted_blend, fit_weights
 from cxrlines.evaluation.predictions import read_predictions, write_predictions
-from cxrlines.evaluation.report.page import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
+from cxrlines.evaluation.report.page import (
+    ENSEMBLE,
+    OUT_OF_FOLD_SCOPE,
+    TEST_SCOPE,
+    DataSummary,
+    Member,
+    Predictions,
+    Report,
+    Viewed,
+    write_report,
+)
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, Step
 from cxrlines.recipe.run.step import is_scored
+from cxrlines.recipe.run.view_predictions import HELD_OUT_VIEWS, TEST_VIEWS
 from cxrlines.recipe.spec.recipe import FileStart, StageSpec
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Ancestry, Lineage, state_of
@@ -55,22 +66,22 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
     """Write `predictions/*.csv`, `metrics.json` and `report.html` of a run whose steps are done."""
     spec, averaged = run.recipe.ensemble, list(run.recipe.averaged)
     truth = run.train.studies[["study", "patient", *LABELS]]
+    fixed = FittedWeights.fixed(spec.weights) if spec.weights else None
 
     def average(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
         """Out of fold; fitted weights are those of the other folds, so that no film weighs its own score."""
         if spec.how == "fitted":
             folds = pd.Series(run.folds.to_numpy(), run.train.studies["study"].astype(str))
             return cross_fitted_blend(frames, truth, folds, names=names)
-        return ensemble(frames, how=spec.how, power=spec.power, names=names)
+        return ensemble(frames, how=spec.how, power=spec.power, names=names, weights=fixed)
 
     def average_test(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
         return ensemble(frames, how=spec.how, power=spec.power, names=names, weights=weights)
 
     held_out, members_per_film = _gather(run, steps, HELD_OUT, average)
-    weights = (
-        fit_weights([held_out[name] for name in averaged], truth, names=averaged) if spec.how == "fitted" else None
-    )
-    if weights:
+    weights = fixed
+    if spec.how == "fitted":
+        weights = fit_weights([held_out[name] for name in averaged], truth, names=averaged)
         write_text(run.root / WEIGHTS_FILE, json.dumps(weights.as_dict(), indent=1))
     records = {step: run.record(step.key) for step in steps}
     leaks, test_leaks = ([r[kind] for r in records.values() if r.get(kind)] for kind in ("leak", "test_leak"))
@@ -84,6 +95,7 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
             tested = _scored(predictions, run.test, _tested(lineages, test_leaks), members_per_test_film)
             film_of = _FilmOf(run.test, run.test_store)
     _write(held_out, run.root / "predictions/out_of_fold")
+    viewed = _viewed(run, steps, scored, tested, average, average_test)
     report = Report(
         title=f"{run.recipe.name}: {run.recipe.about}".rstrip(": "),
         command=command,
@@ -93,6 +105,7 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
         folds=truth.assign(fold=run.folds),
         members=[_member(run, steps, name) for name in run.recipe.members if name in held_out],
         main=tested or scored,
+        views=viewed,
         out_of_fold=scored if tested else None,
         film_of=film_of,
         steps=[_cost(step, record.get("seconds", 0.0)) for step, record in records.items()],
@@ -109,14 +122,16 @@ def _tested(lineages: Sequence[Lineage], leaks: Sequence[str]) -> str:
     return PSEUDO_LABELLED if state is Ancestry.CLEAN else f"{PSEUDO_LABELLED}; besides, {TESTED[state]}"
 
 
-def _gather(run: Run, steps: Sequence[Step], name: str, average: Average) -> tuple[Frames, pd.Series]:
-    """The predictions `name` of each member's last steps; several folds on a study are averaged.
+def _gather(
+    run: Run, steps: Sequence[Step], name: str, average: Average, sources: Sequence[str] | None = None
+) -> tuple[Frames, pd.Series]:
+    """The predictions `name` of each member's last steps (or of `sources`); several folds on a study are averaged.
 
     With them other stages that the ensemble names, and what `average` makes, for each film, of those members that the
     ensemble averages and that predict it: study -> how many.
     """
     found: Frames = {}
-    for source in dict.fromkeys([*run.recipe.members, *run.recipe.averaged]):
+    for source in sources or dict.fromkeys([*run.recipe.members, *run.recipe.averaged]):
         member, stage = run.recipe.source(source)
         keys = [s.key for s in steps if s.key.source == (member, stage) and is_scored(run.recipe, s)]
         files = [file for key in keys if (file := run.folder(key) / name).is_file()]
@@ -128,6 +143,28 @@ def _gather(run: Run, steps: Sequence[Step], name: str, average: Average) -> tup
         return found, pd.Series(dtype=int)
     found[ENSEMBLE], members_per_film = average_available(averaged, average)
     return found, members_per_film
+
+
+def _viewed(
+    run: Run, steps: Sequence[Step], scored: Predictions, tested: Predictions | None, average: Average, of_test: Average
+) -> Viewed | None:
+    """The predictions over the views of the recipe, which are written too; None where it names none.
+
+    They are averaged as the plain ones, for test films under the same weights.
+    """
+    if (spec := run.recipe.ensemble.views) is None:
+        return None
+    found = {}
+    for scope, plain, name, how in (
+        (OUT_OF_FOLD_SCOPE, scored, HELD_OUT_VIEWS, average), (TEST_SCOPE, tested, TEST_VIEWS, of_test),
+    ):  # fmt: skip
+        frames, members_per_film = _gather(run, steps, name, how, run.recipe.averaged)
+        if frames:
+            _write(frames, run.root / f"predictions/{scope}_views")
+            if plain:
+                found[scope] = Predictions(plain.scope, frames, plain.truth, members_per_film)
+    scales = [f"{scale:g} of the size" for scale in spec.scales]
+    return Viewed(", ".join(["plain", *(["flipped"] if spec.flip else []), *scales]), found)
 
 
 def _scored(predictions: Frames, dataset: Dataset, scope: str, members_per_film: pd.Series) -> Predictions:

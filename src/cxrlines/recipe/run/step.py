@@ -38,6 +38,7 @@ from cxrlines.recipe.run.folder import (
     lineage_of,
 )
 from cxrlines.recipe.run.training_data import films_of, load_step, predict_rows, training_films
+from cxrlines.recipe.run.view_predictions import predict_views
 from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
@@ -90,6 +91,7 @@ def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> No
     if is_scored(run.recipe, step):
         report({"doing": "reading the test films"})
         predict_test(run, step, inputs.model)
+        predict_views(run, step, inputs.model)
 
 
 def _inputs(run: Run, step: Step, report: Report) -> _Inputs:

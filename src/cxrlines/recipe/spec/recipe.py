@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.text import did_you_mean
 from cxrlines.core.transform import Sides, Size, height_width, size_text
-from cxrlines.evaluation.ensemble.average import POWER
 from cxrlines.models import HEADS
+from cxrlines.recipe.spec.ensemble import EnsembleSpec
 from cxrlines.recipe.spec.graph import Source, refuse_circles
 from cxrlines.recipe.spec.parts import ExternalSpec, FoldsSpec, PatientKey, QualitySpec, TrackingSpec
 from cxrlines.training.config import ScheduleSpec
@@ -171,14 +171,6 @@ class StoreSpec(Strict):
     aspect: Literal["pad", "stretch"] = "stretch"
 
 
-class EnsembleSpec(Strict):
-    """Which members are averaged (none named: all), and how. `member/stage` names another stage than the last."""
-
-    members: tuple[str, ...] = ()
-    how: Literal["mean", "rank", "power", "fitted"] = "mean"  # fitted: a weight per label, on out-of-fold predictions
-    power: Annotated[float, Field(ge=0.01, le=100)] = POWER  # of the power mean
-
-
 class Recipe(Strict):
     """The whole method: what is trained, on which folds, at which size, and what is averaged."""
 
@@ -213,9 +205,19 @@ class Recipe(Strict):
                     raise ValueError(f"members.{name}.stages.{stage_name}.{error}") from None
         for name in self.ensemble.members:
             self._check_source("ensemble.members names", name)
+        self.ensemble.check_weights(self.averaged)
         refuse_circles({source: self.parents(source) for source in self.sources()})
         self._check_folds()
+        if self.ensemble.views and self.ensemble.views.flip:
+            self._check_flips()
         return self
+
+    def _check_flips(self) -> None:
+        if unflipped := [name for name in self.averaged if not self.saw_flips(*self.source(name))]:
+            raise ValueError(
+                f"ensemble.views.flip is true, and {', '.join(unflipped)} was trained without flips (films.flip): a "
+                "model that never saw a flipped film misreads one; train it with flips, or make views.flip false"
+            )
 
     def _check_references(self, member: str, stage: StageSpec) -> None:
         films, soft = stage.films, stage.targets.soft
@@ -367,6 +369,12 @@ class Recipe(Strict):
         spec, origin = self.spec(source), self.origin(source)
         teacher = Source(source.member, spec.targets.features.of) if spec.targets.features else None
         return [spec, *(found for before in (origin, teacher) if before for found in self.made_of(before))]
+
+    def saw_flips(self, member: str, stage: str) -> bool:
+        """Whether every network of a stage was trained with flips, the segmenter of its heatmaps among them."""
+        films = self.members[member].stages[stage].films
+        flips = make_policy(films.augment, self.size_of(member, stage), flip=films.flip).flip > 0
+        return flips and (films.maps_of is None or self.saw_flips(member, films.maps_of))
 
     def size_of(self, member: str, stage: str) -> Size:
         """The size of the films a stage sees."""
