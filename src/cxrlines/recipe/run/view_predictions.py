@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrlines.core.files import write_text
+from cxrlines.core.transform import Size
 from cxrlines.evaluation.predictions import write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
@@ -59,7 +60,7 @@ def predict_views(run: Run, step: Step, model: Model | None = None) -> None:
 
 
 def over_views(
-    dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: int, spec: ViewsSpec
+    dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: Size, spec: ViewsSpec
 ) -> pd.DataFrame:
     """As `predict_rows`, each film's probabilities the mean over its plain view and those of `spec`."""
     shown = _Viewed(films_of(dataset, store, rows), "none", size, seed=0, tta=spec.names, scales=spec.scales)
