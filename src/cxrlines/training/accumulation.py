@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cxrlines.training.averaging import norms_kept
 from cxrlines.training.outputs import loss_of, stacked
 from cxrlines.training.targets.base import Losses
+from cxrlines.training.weight_averaging import norms_kept
 
 Parts = Sequence[Mapping[str, Any]]
 """A batch in parts."""

@@ -16,7 +16,6 @@ from cxrlines.core.errors import Error
 from cxrlines.models.classifier import Classifier, Model
 from cxrlines.training import distributed
 from cxrlines.training.accumulation import Accumulated, Parts
-from cxrlines.training.averaging import Average, estimate_norms, norms_kept
 from cxrlines.training.checkpoint import LossLog, Progress, State, cpu_copy, finite_mean
 from cxrlines.training.config import Report, StageConfig, Track, learning_rate, precision_of, swa_start
 from cxrlines.training.loader import FilmSet, View, in_order, load
@@ -27,6 +26,7 @@ from cxrlines.training.sampling import Key, batches_per_epoch, epoch_batches
 from cxrlines.training.targets.base import Losses
 from cxrlines.training.trainer import as_found, trainer
 from cxrlines.training.watching import label_aucs, macro_auc
+from cxrlines.training.weight_averaging import Average, estimate_norms, norms_kept
 
 
 class StageModule(lightning.LightningModule):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from cxrlines.training.averaging import Average, estimate_norms, norms_kept
+from cxrlines.training.weight_averaging import Average, estimate_norms, norms_kept
 
 
 def network() -> nn.Module:
