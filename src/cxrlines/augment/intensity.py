@@ -2,10 +2,10 @@
 
 import math
 from functools import lru_cache
+from statistics import NormalDist
 
 import cv2
 import numpy as np
-from scipy.special import ndtri
 
 SAME = np.arange(256, dtype=np.uint8)
 """The table (256,) that changes no gray."""
@@ -52,7 +52,8 @@ def add_noise(film: np.ndarray, sigma: float, rng: np.random.Generator) -> np.nd
 @lru_cache
 def _normal_quantiles() -> np.ndarray:
     """(65536,) float64: the middles of as many equally likely parts of the standard normal distribution."""
-    return ndtri((np.arange(65_536) + 0.5) / 65_536)
+    normal = NormalDist()  # of the standard library: SciPy is no part of what reads
+    return np.array([normal.inv_cdf((place + 0.5) / 65_536) for place in range(65_536)])
 
 
 def gaussian_blur(film: np.ndarray, kernel: int) -> np.ndarray:
