@@ -55,9 +55,9 @@ def fit_suppression(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 def evidence_of(maps: np.ndarray, channels: Sequence[Channel] = MAPS) -> dict[str, float]:
     """How clearly heatmaps (maps, h, w) show a line of each device, by `Device.name`: the mean of the highest values.
 
-    As many as a quarter of the heatmap's longer side: a line of that length, in px.
+    As many as a quarter of the heatmap's height: a line of that length, in px.
     """
-    most = max(1, max(maps.shape[1:]) // 4)
+    most = max(1, maps.shape[1] // 4)
     return {
         # Only the highest values are put in order, so that their sum is the same wherever they lie.
         what.name: float(np.sort(np.partition(heat, -most, axis=None)[-most:]).mean())
