@@ -10,6 +10,8 @@ import torch
 
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.models.weights import load_weights
+from cxrlines.reading.bundle import load_bundle
+from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, WEIGHTS, Run, StepId
 from cxrlines.recipe.run.pipeline import STEPS, plan_of, prepare, read_tables
@@ -151,7 +153,22 @@ def test_a_bundle_holds_the_folds_of_each_member_and_says_so(run, tmp_path):
         ("base", 0), ("base", 1), ("onward", 0), ("pseudo", 0), ("pseudo", 1),
     }  # fmt: skip
     assert manifest["meta"]["pseudo_labels"] == ["pseudo/fold0/test", "pseudo/fold1/test"]
-    assert "soft labels" in manifest["meta"]["calibration"]["mean"]["not_fitted"]
+    assert "different folds" in manifest["meta"]["calibration"]["folds"]["not_fitted"]
+    assert manifest["fold_calibration"] is None, "no film shows the average that is read"
+
+
+def test_a_bundle_reads_the_average_of_its_run_whatever_folds_its_members_have(run, tmp_path):
+    bundle = load_bundle(export_run(run.root, tmp_path / "bundle"))
+    engine = object.__new__(PyTorchEngine)
+    engine.manifest, engine.averaging = bundle.manifest, bundle.averaging
+    stages = {"base": "only", "onward": "only", "pseudo": "finetune"}
+    wanted = read_predictions(run.root / "predictions/test/ensemble.csv").set_index("study")
+    models = bundle.manifest.models
+    files = [run.root / f"{m.name}/fold{m.fold}/{stages[m.name]}" / TEST for m in models]
+    rows = [read_predictions(file).set_index("study").loc[wanted.index, list(LABELS)].to_numpy() for file in files]
+    found = engine._mean(np.stack(rows), np.array([m.fold for m in models]), np.array([m.name for m in models]))
+    assert found == pytest.approx(wanted[list(LABELS)].to_numpy(), abs=1e-6)
+    assert found != pytest.approx(np.mean(rows, axis=0), abs=1e-4), "a member of one fold counts as one of two"
 
 
 def test_other_labels_of_the_test_films_change_nothing(run, phantom, recipe_file, tmp_path):

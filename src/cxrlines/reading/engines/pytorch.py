@@ -170,8 +170,6 @@ class PyTorchEngine(Engine):
 
     def _averaged(self, rows: np.ndarray, members: np.ndarray) -> np.ndarray:
         """The average (b, labels) over members, of each the mean over its models and views (n, b, labels)."""
-        if self.averaging.how == "mean":
-            return np.asarray(rows.mean(axis=0))
         names = list(dict.fromkeys(members.tolist()))
         values = np.stack([rows[members == name].mean(axis=0) for name in names])
         return self.averaging.apply(values, names, self.manifest.labels)

@@ -36,6 +36,11 @@ ENOUGH = 20
 serve, although they are of single folds."""
 LEAKED = "steps leaked, or learnt these films under soft labels: their predictions look better than they are"
 
+UNEQUAL = (
+    "its members were trained on different folds: no film shows the average that is read. Average members of the same "
+    "folds (ensemble.members) for a calibrated bundle"
+)
+
 Files = dict[str, dict[int, Path]]
 """Member -> fold -> file of predictions."""
 
@@ -59,6 +64,8 @@ def calibrated(
         return {"folds": gone, "mean": gone}, {}
     if held_out is None:
         return {"folds": {"not_fitted": LEAKED}, "mean": {"not_fitted": "its folds are not calibrated"}}, {}
+    if len({frozenset(by_fold) for by_fold in held_out.values()}) > 1:
+        return {"folds": {"not_fitted": UNEQUAL}, "mean": {"not_fitted": "its folds are not calibrated"}}, {}
     own = _Predicted.of(_by_fold(held_out, averaging), truth, open_store(root / "store/train").taken("not-films"))
     of_folds, about_folds = own.fit("out-of-fold films")
     of_mean, about_mean, mean = Calibration({}), {}, None

@@ -66,20 +66,22 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
     """Write `predictions/*.csv`, `metrics.json` and `report.html` of a run whose steps are done."""
     spec, averaged = run.recipe.ensemble, list(run.recipe.averaged)
     truth = run.train.studies[["study", "patient", *LABELS]]
-    fixed = FittedWeights.fixed(spec.weights) if spec.weights else None
+
+    def fixed(names: Sequence[str]) -> FittedWeights | None:
+        return FittedWeights.fixed({name: spec.weights[name] for name in names}) if spec.weights else None
 
     def average(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
         """Out of fold; fitted weights are those of the other folds, so that no film weighs its own score."""
         if spec.how == "fitted":
             folds = pd.Series(run.folds.to_numpy(), run.train.studies["study"].astype(str))
             return cross_fitted_blend(frames, truth, folds, names=names)
-        return ensemble(frames, how=spec.how, power=spec.power, names=names, weights=fixed)
+        return ensemble(frames, how=spec.how, power=spec.power, names=names, weights=fixed(names))
 
     def average_test(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
-        return ensemble(frames, how=spec.how, power=spec.power, names=names, weights=weights)
+        return ensemble(frames, how=spec.how, power=spec.power, names=names, weights=weights or fixed(names))
 
     held_out, members_per_film = _gather(run, steps, HELD_OUT, average)
-    weights = fixed
+    weights = None
     if spec.how == "fitted":
         weights = fit_weights([held_out[name] for name in averaged], truth, names=averaged)
         write_text(run.root / WEIGHTS_FILE, json.dumps(weights.as_dict(), indent=1))
