@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from cxrlines.metrics.auc import auc, brier, macro_auc, roc_curve, weighted_auc, why_undefined
+from cxrlines.metrics.auc import Ranking, auc, brier, macro_auc, roc_curve, why_undefined
 
 CASES = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40)
 
@@ -31,7 +31,7 @@ def test_auc_is_scikit_learns_with_ties(cases):
 def test_weights_mean_repeated_films(cases, seed):
     truth, score = np.array([t for t, _ in cases], int), np.array([s / 6 for _, s in cases])
     weights = np.random.default_rng(seed).integers(0, 4, (5, len(cases)))
-    for row, value in zip(weights, weighted_auc(truth, score, weights), strict=True):
+    for row, value in zip(weights, Ranking(truth, score).weighted_aucs(weights), strict=True):
         repeated = auc(np.repeat(truth, row), np.repeat(score, row))
         assert np.isnan(value) if repeated is None else value == repeated
 
