@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrlines.io import folds as folds_module
 from cxrlines.io.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
 from cxrlines.task import LABELS
 
@@ -64,6 +65,44 @@ def test_exchanging_patients_cannot_level_further():
         for two in fold_of.index:
             swapped = {**fold_of, one: fold_of[two], two: fold_of[one]}
             assert unevenness(table["patient"].map(swapped)) >= found - 1e-9
+
+
+def all_against_all(shares: np.ndarray, folds: np.ndarray, count: int) -> np.ndarray:
+    """The same search, each patient compared with every other."""
+    rows = np.vstack([shares, np.zeros((count, shares.shape[1]))])
+    where = np.concatenate([folds, np.arange(count)])
+    deviation = np.stack([rows[where == fold].sum(axis=0) for fold in range(count)]) - 1.0
+    changed = True
+    while changed:
+        changed = False
+        for patient in range(len(shares)):
+            here = where[patient]
+            change = rows - rows[patient]
+            gain = np.round(((deviation[here] - deviation[where]) * change + change**2).sum(axis=1), 9)
+            other = int(np.argmin(np.where(where == here, np.inf, gain)))
+            if where[other] == here or gain[other] >= 0:
+                continue
+            deviation[here] += change[other]
+            deviation[where[other]] -= change[other]
+            where[patient], there = where[other], here
+            if other < len(shares):
+                where[other] = there
+            changed = True
+    return where[: len(shares)]
+
+
+@pytest.mark.parametrize(("patients", "films", "columns"), [(60, 12, 5), (150, 3, 12), (200, 40, 8), (40, 2, 3)])
+def test_patients_passed_over_have_no_swap(patients, films, columns):
+    """Folds are those of a search that passes over no patient, from a level start and from an uneven one."""
+    rng = np.random.default_rng(patients)
+    for count in (2, 5):
+        counts = np.c_[rng.binomial(films, rng.random(columns) ** 3, (patients, columns)), np.full(patients, films)]
+        counts[0] = np.maximum(counts[0], 1)
+        units = count / counts.sum(axis=0)
+        shares = counts * units
+        for start in (folds_module._place(shares, count), np.arange(patients) % count):
+            found = folds_module._change_places(shares, start, count, units)
+            np.testing.assert_array_equal(found, all_against_all(shares, start, count))
 
 
 def test_seed_changes_folds_and_repeats_them():

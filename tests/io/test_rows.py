@@ -83,7 +83,7 @@ class TestOtherFormats:
 
     def test_marks_that_show_nothing_are_no_part_of_a_cell(self, tmp_path):
         rows = read(tmp_path, "\ufeff\ufeffstudy,label\n\u200ba\xa0, CVC \n\ufeff NA ,007\n")
-        assert rows.columns == ["study", "label"] and rows.fields == [["a", "CVC"], ["NA", "007"]]
+        assert rows.columns == ["study", "label"] and rows.fields == [("a", "CVC"), ("NA", "007")]
 
     @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
     def test_utf_16_is_named(self, tmp_path, encoding):

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
-from cxrlines.metrics.auc import auc, brier, macro_auc, roc_curve, weighted_auc, why_undefined
+from cxrlines.metrics.auc import Ranking, auc, brier, macro_auc, roc_curve, why_undefined
+from cxrlines.task import UNKNOWN
 
 CASES = st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=1, max_size=40)
 
@@ -31,9 +32,35 @@ def test_auc_is_scikit_learns_with_ties(cases):
 def test_weights_mean_repeated_films(cases, seed):
     truth, score = np.array([t for t, _ in cases], int), np.array([s / 6 for _, s in cases])
     weights = np.random.default_rng(seed).integers(0, 4, (5, len(cases)))
-    for row, value in zip(weights, weighted_auc(truth, score, weights), strict=True):
+    for row, value in zip(weights, Ranking(truth, score).weighted_aucs(weights), strict=True):
         repeated = auc(np.repeat(truth, row), np.repeat(score, row))
         assert np.isnan(value) if repeated is None else value == repeated
+
+
+@settings(deadline=None, max_examples=50)
+@given(cases=CASES, seed=st.integers(0, 5))
+def test_weights_of_patients_are_scikit_learns_sample_weights(cases, seed):
+    rng = np.random.default_rng(seed)
+    truth, score = np.array([t for t, _ in cases], float), np.array([s / 6 for _, s in cases])
+    truth[rng.random(len(truth)) < 0.2] = rng.choice([UNKNOWN, np.nan])
+    patient = rng.integers(0, 5, len(truth))
+    draws = rng.integers(0, 4, (5, 5))
+    for row, value in zip(draws, Ranking(truth, score, patient).weighted_aucs(draws), strict=True):
+        weight = row[patient]
+        known = np.isin(truth, (0, 1)) & (weight > 0)
+        if len(set(truth[known])) < 2:
+            assert np.isnan(value)
+        else:
+            expected = oracle.roc_auc_score(truth[known], score[known], sample_weight=weight[known])
+            assert value == pytest.approx(expected, abs=1e-12)
+
+
+def test_weights_beyond_32_bits_are_exact():
+    truth, score = np.array([0, 1, 0, 1]), np.array([0.1, 0.2, 0.3, 0.4])
+    weights = np.array([[1, 2, 3, 4], [3, 0, 1, 1]])
+    found = Ranking(truth, score).weighted_aucs(weights * (1 << 24))
+    assert found.tolist() == Ranking(truth, score).weighted_aucs(weights).tolist() == [18 / 24, 4 / 4]
+    assert Ranking(truth, -score).weighted_aucs(weights << 24).tolist() == [6 / 24, 0.0]
 
 
 def test_known_values():

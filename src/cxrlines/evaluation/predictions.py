@@ -81,7 +81,8 @@ def read_predictions(csv: Path) -> pd.DataFrame:
     if rows.problems:
         raise Error(f"{rows.problems[0].text()} ({len(rows.problems)} such rows)")
     cells = {label: rows.column(label) for label in LABELS if label in rows.columns}
-    frame = pd.DataFrame({"study": rows.column(STUDY_COLUMN), **cells}, dtype=str)
+    frame = pd.DataFrame(cells, dtype=object)
+    frame.insert(0, "study", pd.Series(rows.column(STUDY_COLUMN), dtype=str))
     check_predictions(frame, str(csv), rows.lines)
     return frame.astype(dict.fromkeys(cells, np.float64))
 

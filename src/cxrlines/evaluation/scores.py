@@ -8,7 +8,7 @@ import pandas as pd
 
 from cxrlines.core.errors import Error
 from cxrlines.evaluation.predictions import check_predictions, check_truth
-from cxrlines.metrics.auc import auc, brier, macro_auc, why_undefined
+from cxrlines.metrics.auc import auc, brier, why_undefined
 from cxrlines.metrics.calibration import calibration_error
 from cxrlines.metrics.intervals import RESAMPLES, Interval, macro_of, percentile_interval, resampled_aucs
 from cxrlines.task import PATIENT_COLUMN, UNKNOWN
@@ -129,13 +129,15 @@ def evaluate(
     p, patients = scores.loc[studies].to_numpy(np.float64), complete.loc[studies, "patient"].to_numpy()
     known = complete.loc[studies].reindex(columns=labels, fill_value=UNKNOWN).to_numpy(np.int64)
     resampled = resampled_aucs(known, p, patients, resamples=resamples, seed=seed)
+    aucs = [auc(known[:, k], p[:, k]) for k in range(len(labels))]
+    defined = [value for value in aucs if value is not None]
     incomplete = len(truth) - len(complete)
     return Evaluation(
-        macro_auc=macro_auc(known, p),
+        macro_auc=float(np.mean(defined)) if defined else None,
         ci95=percentile_interval(macro_of(resampled)),
         labels={
             label: LabelFigures(
-                auc=auc(known[:, k], p[:, k]),
+                auc=aucs[k],
                 ci95=percentile_interval(resampled[:, k]),
                 positives=int((known[:, k] == 1).sum()),
                 patients=len(set(patients[known[:, k] == 1])),

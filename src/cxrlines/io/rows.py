@@ -54,7 +54,7 @@ class Rows:
     path: Path
     columns: list[str]
     lines: list[int]
-    fields: list[list[str]]
+    fields: list[tuple[str, ...]]
     problems: list[Problem]
 
     def column(self, name: str) -> list[str]:
@@ -108,7 +108,7 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
     """
     problems: list[Problem] = []
     lines: list[int] = []
-    fields: list[list[str]] = []
+    fields: list[tuple[str, ...]] = []
     with open_table(path) as file:
         raw: list[str] = []  # the lines of the row being read
         reader = csv.reader(_kept(file, raw))
@@ -138,13 +138,15 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
                 ]
             elif wrong:
                 problems.append(Problem("row not readable", path.name, line, wrong, "mend or remove the row"))
-            elif any(cell.strip() for cell in row) and len(row) != len(columns):
+            elif not any(map(str.strip, row)):
+                pass  # a blank line
+            elif len(row) != len(columns):
                 message = f"the row has {len(row)} cells, the header {len(columns)}"
                 way_out = "mend the row; a cell with a comma needs quotes"
                 problems.append(Problem("row of another length", path.name, line, message, way_out))
-            elif any(cell.strip() for cell in row):
+            else:
                 lines.append(line)
-                fields.append([clean(cell) for cell in row])
+                fields.append(tuple(map(str.strip if all(map(str.isascii, raw)) else clean, row)))
     return Rows(path, columns, lines, fields, problems)
 
 
@@ -226,7 +228,7 @@ def doubted(ids: Sequence[str], *, patients: bool = False) -> list[str]:
     def doubt(name: str) -> str:
         if "\ufffd" in name:
             return GARBLED_ID
-        if _SCIENTIFIC.fullmatch(name):
+        if "+" in name and _SCIENTIFIC.fullmatch(name):
             return CHANGED_ID
         if patients and name.lower() in PLACEHOLDERS and count[name] > 1:
             return NO_PATIENT
@@ -234,8 +236,7 @@ def doubted(ids: Sequence[str], *, patients: bool = False) -> list[str]:
             return CHANGED_ID
         return ""
 
-    doubts = {name: doubt(name) for name in count}
-    return [doubts[name] for name in ids]
+    return list(map({name: doubt(name) for name in count}.__getitem__, ids))
 
 
 def warn(text: str) -> None:

@@ -150,12 +150,17 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
     for at, label in enumerate(present):
         values = LABEL_CELLS if label in REQUIRED_LABELS else LABEL_CELLS | UNKNOWN_CELLS
         labels[:, at] = [values.get(cell, _BAD) for cell in rows.column(label)]
+    mistaken = (labels == _BAD).any(axis=1).tolist()
     study_doubts = doubted(studies)
     patient_doubts = doubted(patients, patients=True) if own_patients else [""] * len(studies)
     problems = list(rows.problems)
     first: dict[str, int] = {}
     good: list[int] = []
     for place, (study, patient, line) in enumerate(zip(studies, patients, rows.lines, strict=True)):
+        doubtful = mistaken[place] or study_doubts[place] or patient_doubts[place] or not (study and patient)
+        if not doubtful and first.setdefault(study, line) == line:
+            good.append(place)
+            continue
         found: list[tuple[str, str, str]] = []  # kind, message, way out
         if not study:
             found.append((NO_STUDY, f"{STUDY_COLUMN} is empty", "give the study's id"))
@@ -171,7 +176,7 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
             message, way_out = DOUBTS[doubt]
             named = f" {shown(patient)}" if doubt == NO_PATIENT else ""  # a patient's id is never printed
             found.append((doubt, f"{PATIENT_COLUMN}{named} {message}", way_out))
-        for column in np.flatnonzero(labels[place] == _BAD):
+        for column in np.flatnonzero(labels[place] == _BAD) if mistaken[place] else ():
             cell = rows.fields[place][rows.columns.index(present[column])]
             found.append((BAD_LABEL, f"{present[column]} is {shown(cell)}", "a label is 0 or 1"))
         problems += [Problem(kind, rows.path.name, line, message, way_out) for kind, message, way_out in found]

@@ -9,30 +9,49 @@ import numpy as np
 
 def auc(truth: np.ndarray, score: np.ndarray) -> float | None:
     """The chance that a positive film scores above a negative one, ties counted half; None without both."""
-    value = weighted_auc(truth, score, np.ones((1, len(truth)), np.int64))[0]
+    value = Ranking(truth, score).weighted_aucs(np.ones((1, len(truth)), np.int64))[0]
     return None if np.isnan(value) else float(value)
 
 
-def weighted_auc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUC under each row of `weights`: (resamples, films) whole numbers, how often each film counts.
+class Ranking:
+    """The films of one label in the order of their scores: sorted once, to be weighted often.
 
-    Returns float64 (resamples,), NaN where a resample holds one class only. The films are sorted once for all
-    resamples; counts are whole numbers below 2**53, hence exact in float64.
+    `truth` and `score` are (films,). `column` (films,) says which column of the weights is a film's: where patients are
+    columns, all films of a patient count alike. By default each film has a column of its own.
     """
-    order = np.argsort(score, kind="stable")
-    truth, ranked = np.asarray(truth)[order], np.asarray(score)[order]
-    if not len(ranked):
-        return np.full(len(weights), np.nan)
-    weights = np.asarray(weights)[:, order].astype(np.float64)
-    positives, negatives = (np.where(truth == value, weights, 0.0) for value in (1, 0))
-    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    if len(starts) < len(ranked):  # films of equal score become one
-        positives, negatives = (np.add.reduceat(counts, starts, axis=1) for counts in (positives, negatives))
-    below = np.cumsum(negatives, axis=1)
-    pairs = below[:, -1] * positives.sum(axis=1)
-    below -= 0.5 * negatives
-    won = np.einsum("rg,rg->r", positives, below)
-    return np.divide(won, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+
+    def __init__(self, truth: np.ndarray, score: np.ndarray, column: np.ndarray | None = None) -> None:
+        truth, score = np.asarray(truth), np.asarray(score)
+        column = np.arange(len(truth)) if column is None else np.asarray(column)
+        order = np.argsort(score)
+        positive, negative = (order[truth[order] == value] for value in (1, 0))
+        few, many = sorted((positive, negative), key=len)
+        self._few, self._many = column[few], column[many]
+        self._few_positive = few is positive
+        # How many films of the larger class score less than each of the smaller one, and how many no more.
+        self._less, self._no_more = (np.searchsorted(score[many], score[few], side) for side in ("left", "right"))
+
+    def weighted_aucs(self, weights: np.ndarray) -> np.ndarray:
+        """AUC under each row of `weights`: (resamples, columns) whole numbers, how often each column's films count.
+
+        Returns float64 (resamples,), NaN where a resample holds one class only. Exact, as sums are of whole numbers.
+        """
+        films = len(self._few) + len(self._many)
+        if not len(self._few):
+            return np.full(len(weights), np.nan)
+        kind = np.int32 if films * int(weights.max(initial=0)) < 1 << 30 else np.int64  # half the memory, if it holds
+        weights = np.asarray(weights).astype(kind)
+        many, below = np.empty(len(self._many), kind), np.zeros(len(self._many) + 1, kind)
+        values = np.full(len(weights), np.nan)
+        for at, row in enumerate(weights):
+            few = row.take(self._few).astype(np.int64)
+            # Room that is there already, as most of the time would go into getting it.
+            np.cumsum(row.take(self._many, out=many, mode="clip"), out=below[1:])
+            pairs = int(below[-1]) * int(few.sum())
+            doubled = int(few @ (below.take(self._less) + below.take(self._no_more)))  # a tie is half a pair
+            if pairs:
+                values[at] = (doubled if self._few_positive else 2 * pairs - doubled) / (2 * pairs)
+        return values
 
 
 def macro_auc(truth: np.ndarray, score: np.ndarray) -> float | None:

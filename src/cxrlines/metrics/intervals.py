@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cxrlines.metrics.auc import weighted_auc
+from cxrlines.metrics.auc import Ranking
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -25,17 +25,22 @@ def patient_weights(patients: np.ndarray, resamples: int, seed: int) -> Iterator
     and the same seed, give the same draws, so that two models on the same films can be compared pair by pair.
     Of fewer than two patients there is one block without resamples: (0, films).
     """
+    names, patient_of = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    for draws in _draws(len(names), resamples, seed, max(1, _CELLS // max(1, len(patient_of)))):
+        yield draws[:, patient_of]
+
+
+def _draws(patients: int, resamples: int, seed: int, step: int) -> Iterator[np.ndarray]:
+    """How often each patient is drawn in each resample: int64 (at most `step` resamples, patients) at a time."""
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; at least 1 is needed, {RESAMPLES} are usual")
-    names, patient_of = np.unique(np.asarray(patients).astype(str), return_inverse=True)
-    if len(names) < 2:
-        yield np.empty((0, len(patient_of)), np.int64)
+    if patients < 2:
+        yield np.empty((0, patients), np.int64)
         return
     rng = np.random.default_rng(seed)
-    even = np.full(len(names), 1 / len(names))
-    step = max(1, _CELLS // len(patient_of))
+    even = np.full(patients, 1 / patients)
     for start in range(0, resamples, step):
-        yield rng.multinomial(len(names), even, size=min(step, resamples - start))[:, patient_of]
+        yield rng.multinomial(patients, even, size=min(step, resamples - start))
 
 
 def resampled_aucs(
@@ -45,10 +50,11 @@ def resampled_aucs(
 
     Without rows where there are fewer than two patients. `truth` and `scores` are (films, labels), `patients` (films,).
     """
-    labels = range(truth.shape[1])
+    names, patient_of = np.unique(np.asarray(patients).astype(str), return_inverse=True)
+    rankings = [Ranking(truth[:, k], scores[:, k], patient_of) for k in range(truth.shape[1])]
     blocks = [
-        np.stack([weighted_auc(truth[:, k], scores[:, k], weights) for k in labels], axis=1)
-        for weights in patient_weights(patients, resamples, seed)
+        np.stack([ranking.weighted_aucs(draws) for ranking in rankings], axis=1)
+        for draws in _draws(len(names), resamples, seed, max(1, _CELLS // max(1, len(names))))
     ]
     return np.concatenate(blocks)
 
