@@ -38,7 +38,7 @@ class Split(StrEnum):
     test = "test"
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines predict film.dcm folder/ --out readings.csv --json --draw drawn/")
 def predict(
     films: Annotated[list[Path], typer.Argument(help="Films, or folders of them: JPEG, PNG, TIFF, DICOM.")],
     out: Annotated[
@@ -135,7 +135,7 @@ def _written(result: "Predictions", out: Path, as_json: bool) -> list[Path]:
         raise OutputError(error.what, f"what was found is in {instead.parent}; move it from there") from error
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines schema > findings.schema.json")
 def schema() -> None:
     """Print the JSON schema of what `predict --json` writes."""
     from cxrlines.core.findings import json_schema
@@ -143,7 +143,7 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=1))
 
 
-@app.command("evaluate-bundle")
+@app.command("evaluate-bundle", epilog="Example: cxrlines evaluate-bundle ranzcr --bundle bundle --fold 0")
 def evaluate_bundle(
     films: Annotated[Path, typer.Argument(help="Real films' folder (with --marks), or a data folder with its lines.")],
     marks: Annotated[Path | None, typer.Option(help="JSON with the carina and the lines of the real films.")] = None,
@@ -192,7 +192,7 @@ def _judge(**options: Any) -> None:
     evaluate_bundle(**options)
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines index ranzcr --out known.safetensors")
 def index(
     data: Annotated[Path, typer.Argument(help="A data folder: train.csv and train/, or any folder of films.")],
     out: Annotated[Path, typer.Option(help="The index to write, a .safetensors file.")],
@@ -212,7 +212,7 @@ def index(
         say(f"{readable(study)}: {readable(reason)}")
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines similar film.dcm --index known.safetensors --count 3")
 def similar(
     film: Annotated[Path, typer.Argument(help="A film.")],
     index: Annotated[Path, typer.Option(help="An index that `cxrlines index` wrote.")],
