@@ -116,6 +116,15 @@ def test_recipes_of_a_page_load(page, tmp_path):
         assert load_recipe(str(path)).name == path.stem
 
 
+def test_every_setting_in_the_table_of_changes_can_be_set():
+    table = (DOCS / "how-to/change-a-recipe.md").read_text("utf-8")
+    settings = re.findall(r"`'?([\w.*]+=[^`']+)'?`", "\n".join(re.findall(r"^\| .*", table, re.MULTILINE)))
+    assert len(settings) == 8
+    plain = load_recipe("baseline")
+    for setting in settings:
+        assert load_recipe("baseline", [setting]) != plain, setting
+
+
 @pytest.mark.parametrize(
     "page", [pytest.param(page, id=page.stem, marks=[] if page.stem == QUICK else pytest.mark.doors) for page in PAGES]
 )
