@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ import yaml
 
 import cxrlines
 from cxrlines import cli
-from cxrlines.recipe.spec.load import load_recipe
+from cxrlines.recipe.spec.load import load_recipe, shipped
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -100,7 +101,8 @@ def test_commands_of_a_page_parse(page):
         assert block.language in ("sh", "python", "yaml", "text"), block.text
         found = list(commands_in(block.text)) if block.language in ("sh", "text") else []
         for words in found:
-            parse(words)
+            if parse(words) == ("train",) and words[1] in shipped() and block.language == "text":
+                load_recipe(words[1], [value for flag, value in pairwise(words) if flag == "--set"])
         if block.language == "text" and found:
             assert NOT_RUN in block.around, f"a text block of commands needs its reason: {block.text}"
 
@@ -162,6 +164,29 @@ def test_blocks_of_a_page_run_in_a_notebook(name, tmp_path, monkeypatch):
     NotebookClient(notebook, timeout=580, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = "".join(out.get("text", "") for cell in notebook.cells for out in cell.outputs)
     assert "ETT - Normal" in printed and "broken.dcm cannot be read" in printed
+
+
+@pytest.mark.doors
+@pytest.mark.parametrize(("change", "found"), [("", 0), ("reveal: int = by_path.labels\n", 1)])
+def test_the_python_of_a_page_is_typed(change, found, tmp_path):
+    """As a caller's own strict type checker sees it; it does find what is wrong."""
+    page = DOCS / "how-to/findings-for-programs.md"
+    scripts = [text for language, text, _ in blocks(page) if language == "python" and "cxrlines" in text]
+    for number, text in enumerate(scripts):
+        (tmp_path / f"block{number}.py").write_text(text + (change if number == 0 else ""))
+    flags = [
+        "--strict",
+        "--ignore-missing-imports",
+        "--follow-imports=silent",
+        "--config-file=",
+        "--cache-dir=/dev/null",
+    ]
+    command = [sys.executable, "-m", "mypy", *flags, "."]
+    ran = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT / "src")}, capture_output=True, text=True
+    )
+    assert ran.stdout.count("error:") == found, ran.stdout + ran.stderr
+    assert ran.returncode == found
 
 
 EXAMPLES = dict(every_command(typer.main.get_command(cli.app)))
