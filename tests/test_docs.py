@@ -174,14 +174,8 @@ def test_the_python_of_a_page_is_typed(change, found, tmp_path):
     scripts = [text for language, text, _ in blocks(page) if language == "python" and "cxrlines" in text]
     for number, text in enumerate(scripts):
         (tmp_path / f"block{number}.py").write_text(text + (change if number == 0 else ""))
-    flags = [
-        "--strict",
-        "--ignore-missing-imports",
-        "--follow-imports=silent",
-        "--config-file=",
-        "--cache-dir=/dev/null",
-    ]
-    command = [sys.executable, "-m", "mypy", *flags, "."]
+    how = "--strict --ignore-missing-imports --follow-imports=silent"
+    command = [sys.executable, "-m", "mypy", *how.split(), "--config-file=", f"--cache-dir={os.devnull}", "."]
     ran = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(ROOT / "src")}, capture_output=True, text=True
     )
