@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-doors test-long lint lock clean
+.PHONY: help setup demo test test-doors test-long lint docs lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,8 +36,11 @@ test-long: $(READY)  ## all tests, the slow ones as well: kill and resume, speed
 lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check src tests && $(BIN)/ruff format --check src tests && $(BIN)/mypy
 
+docs: $(READY)  ## the documentation as a site, in site/
+	@$(BIN)/zensical build --strict --clean
+
 lock: $(READY)  ## resolve the dependencies of pyproject.toml anew into lock/
-	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra dev --extra demo --extra mlflow --extra neptune --extra wandb --extra ray --extra faiss --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra train --extra dev --extra docs --extra demo --extra mlflow --extra neptune --extra wandb --extra ray --extra faiss --universal --python-version 3.11 \
 		--fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate --no-header -o lock/requirements.txt
 	@$(BIN)/uv pip compile lock/uv.in --quiet --upgrade --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header -o lock/uv.txt

