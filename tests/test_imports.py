@@ -46,3 +46,8 @@ def test_reading_itself_needs_no_scipy() -> None:
     files = ("reader", "batch", "bundle", "interpretation", "trace", "engines", "results")
     names = modules("core", "io/dicom", "io/films.py", "io/images.py", "io/prepare.py")
     check(NETWORKS | SCIENCE, names + modules(*(f"reading/{file}*" for file in files)))
+
+
+def test_evaluating_readings_needs_no_scipy() -> None:
+    scores = modules("evaluation/scores.py", "evaluation/predictions.py", "io/folds.py")
+    check(NETWORKS | SCIENCE, scores + modules("metrics", "evaluation/bundles", "cli"))
