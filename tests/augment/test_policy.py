@@ -1,6 +1,7 @@
 """The policies as a training step meets them: one draw for all that lies on a film, nothing that is forbidden."""
 
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 
@@ -90,6 +91,35 @@ def test_a_film_that_is_not_square_is_stretched():
     np.testing.assert_allclose(out.points[0], [[SIZE - 0.5] * 2, [-0.5] * 2])
 
 
+@pytest.mark.parametrize("name", POLICIES)
+def test_points_stay_on_what_they_mark_on_a_canvas_that_is_not_square(name):
+    """Dots on a film, found again where their points are said to be."""
+    film, spots = np.zeros((220, 180), np.uint8), np.array([[60.0, 70], [110, 120], [70, 150]])
+    for x, y in spots.astype(int):
+        film[y - 3 : y + 4, x - 3 : x + 4] = 220
+    plain = dict.fromkeys(("degrade", "coarsen", "cutout", "invert", "gamma", "clahe", "sharpen"), 0)
+    policy, seen = make_policy({"policy": name} | plain, (190, 120)), 0
+    for seed in range(25):
+        out = policy(film, rng(seed), [spots])
+        assert out.film.shape == (190, 120)
+        for x, y in out.points[0]:
+            if min(x, y) < 8 or x > 111 or y > 181:
+                continue
+            box = out.film[int(y) - 6 : int(y) + 8, int(x) - 6 : int(x) + 8].astype(float)
+            box = np.where(box > 0.6 * box.max(), box, 0)
+            rows, columns = np.indices(box.shape)
+            centre = np.array([(box * columns).sum(), (box * rows).sum()]) / box.sum() + (int(x) - 6, int(y) - 6)
+            assert np.linalg.norm(centre - (x, y)) < 1.7
+            seen += 1
+    assert seen > 40
+
+
+def test_shares_are_of_width_and_height():
+    policy = dataclasses.replace(make_policy("none", (400, 200)), shift_scale_rotate=1.0, shift=0.5, scale=0, rotate=0)
+    shifts = np.array([np.linalg.inv(policy.draw_warp(rng(seed), 400, 200)[0].matrix)[:2, 2] for seed in range(200)])
+    assert 95 < np.abs(shifts[:, 0]).max() <= 100 and 190 < np.abs(shifts[:, 1]).max() <= 200
+
+
 def test_forbidden_flips_never_come_and_others_half_the_time(film):
     shared = rng(2)
     for name in ("light", "hotwater"):
@@ -152,9 +182,75 @@ def test_grays_are_distributed_as_those_of_albumentations(film):
 def test_an_unknown_policy_is_named_with_the_nearest_right_one():
     with pytest.raises(
         ValueError,
-        match=r"named 'hotwatr' \(did you mean 'hotwater'\?\); there are none, light, hotwater, hotwater-code, wild",
+        match=r"augment is 'hotwatr'; allowed: none, light, hotwater, .*wild \(did you mean 'hotwater'\?\)",
     ):
         make_policy("hotwatr", SIZE)
+
+
+def test_a_mapping_changes_fields_of_a_policy():
+    given = {"policy": "hotwater", "clahe": 0.3, "rotate": 10, "downscale": [0.3, 0.5], "blur_kernels": [3]}
+    usual, changed = make_policy("hotwater", SIZE), make_policy(given, SIZE)
+    assert (changed.clahe, changed.rotate, changed.downscale, changed.blur_kernels) == (0.3, 10.0, (0.3, 0.5), (3,))
+    same = dict.fromkeys(("clahe", "rotate", "downscale", "blur_kernels"))
+    assert dataclasses.replace(changed, **{name: getattr(usual, name) for name in same}) == usual
+    assert make_policy({"policy": "hotwater"}, SIZE) == usual
+    assert make_policy({"policy": "hotwater"}, SIZE, flip=False).flip == 0
+    whole = dataclasses.asdict(usual) | {"policy": "none"}
+    del whole["size"]
+    assert make_policy(whole, SIZE) == usual
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"policy": "hotwatr"}, r"augment.policy is 'hotwatr'; allowed: none, light.*did you mean 'hotwater'"),
+        ({"clahe": 0.3}, "augment.policy is None; allowed: none"),
+        ({"policy": "none", "clhae": 0.3}, r"augment.clhae: there is no such field; allowed: .*did you mean 'clahe'"),
+        ({"policy": "none", "size": 64}, "augment.size: there is no such field"),
+        ({"policy": "none", "clahe": 2}, "augment.clahe is 2; allowed: 0 to 1"),
+        ({"policy": "none", "clahe": float("nan")}, "augment.clahe is nan; allowed: 0 to 1"),
+        ({"policy": "none", "clahe": "often"}, "augment.clahe is 'often'; .*valid number"),
+        ({"policy": "none", "gammas": [1.7, 0.6]}, r"augment.gammas is \[1.7, 0.6\]; a range is \[low, high\]"),
+        ({"policy": "none", "jpeg_quality": [99, 101]}, r"augment.jpeg_quality is \[99, 101\]; allowed: 1 to 100"),
+        ({"policy": "none", "lens": [-1, 1]}, r"augment.lens is \[-1, 1\]; allowed: -0.35 to 10"),
+        ({"policy": "none", "downscale": [0.5]}, "augment.downscale.1 is .*Field required"),
+        ({"policy": "none", "blur_kernels": [4]}, r"augment.blur_kernels is \[4\]; allowed: one or more odd numbers"),
+        ({"policy": "none", "grid_steps": 2.5}, "augment.grid_steps is 2.5; .*valid integer"),
+        ({"policy": "none", "order": ["clahe", "gama"]}, r"augment.order.1 is 'gama'; .*did you mean 'gamma'"),
+        ({"policy": "none", "order": ["clahe", "clahe"]}, "augment.order is .*clahe is named twice"),
+        ({"policy": "none", "gamma": 0.5, "order": ["clahe"]}, "augment.gamma is 0.5, but augment.order leaves gamma"),
+    ],
+)
+def test_what_a_mapping_gets_wrong_is_named_by_its_path(given, said):
+    with pytest.raises(ValueError, match=said):
+        make_policy(given, SIZE)
+
+
+def test_a_flip_that_is_forbidden_is_refused():
+    with pytest.raises(ValueError, match=r"augment.flip is 0.2, but flip is false"):
+        make_policy({"policy": "none", "flip": 0.2}, SIZE, flip=False)
+
+
+def test_grays_change_in_the_order_that_is_named(film):
+    always = {"policy": "none", "gamma": 1.0, "gammas": [0.5, 0.5], "invert": 1.0, "sharpen": 1.0}
+    always |= {"sharpen_alpha": [0.5, 0.5], "sharpen_lightness": [0.5, 0.5]}
+    apply = {
+        "gamma": lambda film: cv2.LUT(film, np.rint(255 * np.sqrt(np.arange(256) / 255)).astype(np.uint8)),
+        "invert": lambda film: 255 - film,
+        "sharpen": lambda film: cv2.filter2D(film, -1, np.float32([[-0.5] * 3, [-0.5, 4.75, -0.5], [-0.5] * 3])),
+    }
+    seen = []
+    for order in itertools.permutations(apply):
+        expected = film
+        for name in order:
+            expected = apply[name](expected)
+        out = make_policy(always | {"order": list(order)}, 128)(film, rng()).film
+        assert (out == expected).all()
+        seen.append(out.tobytes())
+    assert len(set(seen)) == 6
+    partly = always | {"order": ["invert"], "sharpen": 0, "gamma": 0}
+    assert (make_policy(partly, 128)(film, rng()).film == 255 - film).all()
+    assert (make_policy({"policy": "hotwater", "order": []}, 128).change_grays(film, rng()) == film).all()
 
 
 def test_old_policies_draw_as_before_gamma_and_inversion_came(film):

@@ -85,6 +85,22 @@ def test_a_line_of_one_pixel_survives_shrinking(stretch):
     assert min(peaks) > 0.35 * 240 / stretch
 
 
+@pytest.mark.parametrize("stretch", [0.8, 1.3, 1.7, 2.3, 3.0])
+def test_a_distortion_that_moves_nothing_changes_nothing(stretch):
+    """A map with distortions is sampled at other places in a px than one without: lines are as bright all the same."""
+    wide = round(128 * stretch)
+    whole = warp.crop((0, 0, wide, wide), 128) @ warp.shift_scale_rotate(128, (0.01, 0.02), 1, 20)
+    bent = warp.Warp(128, whole, (lambda at: at,))
+    film = clouds(wide)
+    assert gap(bent.resample(film), warp.Warp(128, whole).resample(film)) < 0.4
+    for x in range(wide // 2, wide // 2 + 6):
+        film = np.zeros((wide, wide), np.uint8)
+        film[:, x] = 240
+        seen = bent.resample(film).astype(float)
+        across = seen[40:90].sum(axis=1) * np.cos(np.radians(20))
+        assert across.mean() == pytest.approx(240 / stretch, rel=0.1) and across.std() < 0.2 * 240 / stretch
+
+
 @pytest.mark.parametrize(
     ("shift", "scale", "degrees"),
     [((8, 0), 1, 0), ((0, -16), 1, 0), ((0, 0), 1.1, 0), ((0, 0), 1, 33), ((-8, 4), 0.9, -45)],

@@ -57,6 +57,17 @@ def test_maps_are_what_is_drawn_by_hand():
     np.testing.assert_allclose(maps, by_hand(LINES, CARINA, SIZE), atol=0.01)
 
 
+@pytest.mark.parametrize("size", [(384, 256), (256, 384)])
+def test_maps_of_a_film_that_is_not_square_are_those_of_the_square_around_it(size):
+    lines = [(label, points * 0.6) for label, points in LINES]
+    maps, square = draw_maps(lines, [CARINA * 0.6], size), draw_maps(lines, [CARINA * 0.6], max(size))
+    height, width = (side // 2 for side in size)
+    assert maps.shape == (len(MAPS), height, width) and not draw_maps([], [np.array([300.0, 300.0])], size).any()
+    for one, other, (kind, _) in zip(maps, square[:, :height, :width], MAPS, strict=True):
+        on = kind is MapKind.LINE or not one.any() or other.max() == 1  # tips beyond the film are none of it
+        assert (one == other).all() if on else False
+
+
 def test_a_map_of_a_device_that_is_not_there_is_empty():
     maps = draw_maps(LINES, [CARINA], SIZE)
     empty = {MAPS[i] for i in range(len(MAPS)) if not maps[i].any()}
@@ -102,6 +113,27 @@ def test_landmarks_by_name_are_those_in_order_and_none_is_none():
     assert (named == draw_maps(LINES, [CARINA], SIZE)).all()
     nothing = draw_maps(LINES, {}, SIZE)
     assert not nothing[-1].any() and (nothing[:-1] == named[:-1]).all()
+
+
+@pytest.mark.parametrize("size", [64, 384, 640])
+def test_in_half_precision_they_are_the_same_rounded(size):
+    lines = [(label, points * size / SIZE) for label, points in LINES]
+    for shift in (0.0, 3.3, -170.0):
+        mark = [CARINA * size / SIZE + shift]
+        half = draw_maps(lines, mark, size, np.float16)
+        assert half.dtype == np.float16
+        np.testing.assert_array_equal(half, draw_maps(lines, mark, size).astype(np.float16))
+
+
+def test_a_bell_is_drawn_as_far_as_half_precision_tells_it_from_nothing():
+    at, side = np.array([101.3, 90.2]), SIZE // 2
+    middle = np.arange(side) * 2 + 0.5
+    distance = np.hypot(middle - at[0], (middle - at[1])[:, None])
+    bell = np.exp(-((distance / (SIZE * KEYPOINT_SIGMA)) ** 2) / 2)
+    drawn = draw_maps([], [at], SIZE, np.float16)[-1]
+    expected = np.minimum(bell / bell.max(), 1 - 2.0**-11).astype(np.float16)
+    expected[np.unravel_index(bell.argmax(), bell.shape)] = 1
+    np.testing.assert_allclose(drawn, expected, rtol=2e-3, atol=6e-8)
 
 
 def test_a_film_without_anything_has_empty_maps():

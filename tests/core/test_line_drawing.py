@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cxrlines.core.line_drawing import draw_lines, line_mask
+from cxrlines.core.line_drawing import draw_lines, draw_squares, line_mask
 
 
 @pytest.mark.parametrize("thickness", [0.5, 1.0, 2.0, 3.3, 8.0])
@@ -53,3 +53,20 @@ def test_points_off_the_film_are_allowed():
 def test_a_line_has_a_width(thickness):
     with pytest.raises(ValueError, match="positive number of px"):
         line_mask([np.zeros((2, 2))], (5, 5), thickness)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 8])
+def test_squares_are_those_drawn_pixel_by_pixel(side):
+    rng = np.random.default_rng(side)
+    image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    lines = [(rng.uniform(-10, 50, (6, 2)), (255, 0, 9)), (np.array([[0.0, 0.0], [39.4, 29.4]]), (7, 8, 9))]
+    expected = image.copy()
+    for points, colour in lines:
+        for x, y in points:
+            for row in range(30):
+                for column in range(40):
+                    if -side / 2 < column - x <= side / 2 and -side / 2 < row - y <= side / 2:
+                        expected[row, column] = colour
+    before = image.copy()
+    assert (draw_squares(image, lines, side) == expected).all()
+    assert (image == before).all()

@@ -1,9 +1,12 @@
 """Affine: there and back, one after the other, at another size."""
 
+from typing import Annotated
+
 import numpy as np
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
-from cxrlines.core.transform import Affine
+from cxrlines.core.transform import Affine, Sides, Size, height_width
 
 TURNED = Affine(((0.0, -0.5, 90.0), (0.4, 0.1, -7.0)))
 POINTS = np.random.default_rng(0).uniform(-50, 3000, (20, 2))
@@ -37,3 +40,19 @@ def test_at_another_size_keeps_pixel_centres_where_resizing_puts_them() -> None:
 def test_of_an_array_is_equal_and_hashable() -> None:
     assert Affine.of(np.array(TURNED.matrix)) == TURNED
     assert hash(Affine.of(np.array(TURNED.matrix))) == hash(TURNED)
+
+
+def test_resizing_stretches_each_axis_by_its_own_ratio():
+    place = Affine(((1, 0, 0), (0, 1, 0))).at((80, 40), (40, 60))
+    corners = np.array([[-0.5, -0.5], [39.5, 79.5], [19.5, 39.5]])
+    np.testing.assert_allclose(place.from_film(corners), [[-0.5, -0.5], [59.5, 39.5], [29.5, 19.5]])
+
+
+def test_sizes_are_numbers_or_pairs():
+    sizes = TypeAdapter(Annotated[Size, Sides(32, 4096)])
+    assert [sizes.validate_python(given) for given in (64, "64", [64, 64], [96, 64])] == [64, 64, 64, (96, 64)]
+    assert sizes.dump_python((96, 64), mode="json") == [96, 64] and sizes.dump_python(64) == 64
+    assert (height_width(64), height_width((96, 64))) == ((64, 64), (96, 64))
+    for wrong in (31, [64], [64, 64, 64], [64, 31], [64, 4097], "wide", [64.5, 64], None):
+        with pytest.raises(ValidationError):
+            sizes.validate_python(wrong)

@@ -62,6 +62,20 @@ class TestShrink:
         _, stretch = shrink(np.zeros((100, 200), np.uint8), 50, "stretch")
         assert pad.scale == (0.25, 0.25) and stretch.scale == (0.25, 0.5)
 
+    @settings(max_examples=40, deadline=None)
+    @given(sides, sides, st.tuples(sides, sides), st.sampled_from(["pad", "stretch"]))
+    def test_a_size_that_is_not_square_is_filled(self, height, width, size, aspect):
+        film, place = shrink(np.full((height, width), 200, np.uint8), size, aspect)
+        assert film.shape == size
+        (left, top), (right, bottom) = place.from_film(np.array([[-0.5, -0.5], [width - 0.5, height - 0.5]]))
+        rows, columns = np.flatnonzero(film.any(1)), np.flatnonzero(film.any(0))
+        assert (rows[0] - 0.5, rows[-1] + 0.5) == pytest.approx((top, bottom))
+        assert (columns[0] - 0.5, columns[-1] + 0.5) == pytest.approx((left, right))
+        assert (len(rows) == size[0] and len(columns) == size[1]) or aspect == "pad"
+        assert len(rows) == size[0] or len(columns) == size[1]
+        if aspect == "pad" and min(len(rows), len(columns)) > 20:
+            assert len(rows) / len(columns) == pytest.approx(height / width, rel=0.05)
+
     def test_the_input_is_left_alone_and_wrong_settings_are_named(self):
         film = np.full((9, 9), 3, np.uint8)
         shrink(film, 4, "pad")

@@ -8,12 +8,15 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from typer.testing import CliRunner
 
-from cxrlines.models.foreign_files import read_public
+from cxrlines.cli import app as cli
+from cxrlines.models.foreign_files import convert, read_public
 from cxrlines.models.weights import WeightsError
 
 
@@ -98,20 +101,113 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(make: str, tmp_path
     assert marker.exists()  # so the trap was live
 
 
+@pytest.mark.parametrize("modern", [True, False])
 def test_what_a_refusal_advises_makes_a_file_that_is_read(
-    tensors: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    modern: bool, tensors: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "it's $HOME.ckpt"
-    torch.save({"state_dict": tensors, "hyper_parameters": argparse.Namespace(lr=0.1)}, path)
-    with pytest.raises(WeightsError, match=r"argparse\.Namespace.*converted") as caught:
+    stored = {"state_dict": tensors, "hyper_parameters": argparse.Namespace(lr=0.1), "more": [range, Path("x")]}
+    torch.save(stored, path, _use_new_zipfile_serialization=modern)
+    with pytest.raises(WeightsError, match=r"argparse\.Namespace.*runs nothing") as caught:
+        read_public(path)
+    command = shlex.split(str(caught.value).partition("nothing of it: ")[2])
+    assert command == ["cxrlines", "weights", str(path), "--out", "it's $HOME.safetensors"]
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli, command[1:])
+    assert result.exit_code == 0 and "3 tensors" in result.output
+    got, form = read_public(tmp_path / "it's $HOME.safetensors")
+    assert form == "safetensors" and same(dict(sorted(got.items())), under("state_dict.", tensors))
+
+
+def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: t for name, t in tensors.items()}
+
+
+def test_a_program_is_converted_where_it_was_made(
+    tensors: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "it's $HOME.pt"
+    path.write_bytes(pickle.dumps({"net": tensors}, protocol=4))
+    with pytest.raises(WeightsError, match="converted") as caught:
         read_public(path)
     command = shlex.split(str(caught.value).partition("no harm: ")[2])
-    assert command[:2] == ["python", "-c"] and command[3:] == ["it's $HOME.ckpt", "it's $HOME.safetensors"]
+    assert command[:2] == ["python", "-c"] and command[3:] == ["it's $HOME.pt", "it's $HOME.safetensors"]
+    torch.save({"net": tensors}, path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["-c", *command[3:]])
     exec(command[2], {})
-    got, form = read_public(tmp_path / "it's $HOME.safetensors")
-    assert form == "safetensors" and same(dict(sorted(got.items())), tensors)
+    got, _ = read_public(tmp_path / "it's $HOME.safetensors")
+    assert same(dict(sorted(got.items())), tensors)
+
+
+@pytest.mark.parametrize("modern", [True, False])
+@pytest.mark.parametrize("numpy_1", [True, False])
+def test_arrays_beside_the_weights_are_passed_over(
+    modern: bool, numpy_1: bool, tensors: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of the public kernels: `{"model": weights, "preds": predictions}`, as NumPy 1 and 2 name them."""
+    path = tmp_path / "resnet200d_fold0_best.pth"
+    arrays = {
+        "preds": np.random.default_rng(0).random((30, 11)),
+        "score": np.float64(0.96),
+        "names": np.array(["a", 1]),
+    }
+    torch.save({"model": tensors, **arrays, "odd": np.array([{}, None])}, path, _use_new_zipfile_serialization=modern)
+    if numpy_1:
+        names = (b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+        if modern:
+            with zipfile.ZipFile(path) as archive:
+                entries = [(entry.filename, archive.read(entry).replace(*names)) for entry in archive.infolist()]
+            with zipfile.ZipFile(path, "w") as archive:
+                for entry in entries:
+                    archive.writestr(*entry)
+        else:
+            path.write_bytes(path.read_bytes().replace(*names))
+    assert (b"numpy.core" in path.read_bytes()) is numpy_1
+    monkeypatch.setattr(np._core.multiarray, "_reconstruct", lambda *args: pytest.fail("an array was made"))
+    allowed = set(torch.serialization.get_safe_globals())
+    got, form = read_public(path)
+    assert form == "PyTorch" and same(got, under("model.", tensors))
+    assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+@pytest.mark.parametrize("modern", [True, False])
+def test_a_trap_within_an_array_is_refused_and_never_converted(modern: bool, tmp_path: Path) -> None:
+    marker, path = tmp_path / "sprung", tmp_path / "w.pth"
+    stored = {"model": {"a": torch.ones(3)}, "preds": np.array([Trap(marker)], object)}
+    torch.save(stored, path, _use_new_zipfile_serialization=modern)
+    for read in (read_public, lambda path: convert(path, tmp_path / "w.safetensors")):
+        with pytest.raises(WeightsError, match=r"w\.pth is refused.*(posix|nt)\.system.*source you trust"):
+            read(path)
+    assert not marker.exists() and not (tmp_path / "w.safetensors").exists()
+
+
+class Written:
+    """Writes a file when it is unpickled the unsafe way, by a module that PyTorch does not block."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return exec, (f"open({str(self.path)!r}, 'w').close()", "{}")
+
+
+def test_converting_runs_nothing_of_a_file_whatever_it_names(tmp_path: Path) -> None:
+    marker, path = tmp_path / "sprung", tmp_path / "w.pth"
+    torch.save({"model": {"a": torch.ones(3)}, "trap": Written(marker)}, path)
+    with pytest.raises(WeightsError, match=r"w\.pth is refused: to open it, exec would have to be run"):
+        read_public(path)
+    assert convert(path, tmp_path / "w.safetensors") == 1 and not marker.exists()
+    assert same(read_public(tmp_path / "w.safetensors")[0], {"model.a": torch.ones(3)})
+
+
+def test_a_whole_model_is_converted_to_its_state_dict(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Sequential(nn.Linear(2, 2)))
+    torch.save(net, tmp_path / "model.pt")
+    assert convert(tmp_path / "model.pt", tmp_path / "w.safetensors") == len(net.state_dict())
+    assert same(read_public(tmp_path / "w.safetensors")[0], dict(sorted(net.state_dict().items())))
+    with pytest.raises(WeightsError, match="safetensors already"):
+        convert(tmp_path / "w.safetensors", tmp_path / "x.safetensors")
 
 
 def test_a_whole_model_and_a_script_are_refused_by_name(tmp_path: Path) -> None:

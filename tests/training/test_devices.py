@@ -3,6 +3,7 @@
 A tensor left on the processor, or made there, is an error of this mode as it would be on a GPU.
 """
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from cxrlines.models import HEADS
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training.config import ScheduleSpec, StageConfig
-from cxrlines.training.loader import Films, FilmSet, epoch_batches
+from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.mixing import Mixing
 from cxrlines.training.module import StageModule
+from cxrlines.training.sampling import epoch_batches
 from cxrlines.training.targets import (
     FeatureTarget,
     LabelTarget,
@@ -60,6 +63,17 @@ def labels(head: str, **options: Any) -> StageModule:
     return StageModule(network(head, **options), fit, film_set(positive_weight=weights), None, view="plain")
 
 
+def mixed(mixing: Mixing) -> StageModule:
+    stage = soft()
+    stage.films = dataclasses.replace(stage.films, mixing=mixing, overlay=False)
+    return stage
+
+
+def by_loss(**spec: Any) -> StageModule:
+    fit = config(labels=LabelTarget.model_validate(spec))
+    return StageModule(network(), fit, film_set(), None, view="plain")
+
+
 def soft() -> StageModule:
     films = film_set(soft=np.full((COUNT, len(LABELS)), 0.3, np.float32), film_weights=np.ones(COUNT, np.float32))
     return StageModule(network(), config(soft=SoftTarget(of="other")), films, None, view="plain")
@@ -99,6 +113,10 @@ STAGES = {
     **{f"labels, {head}": lambda head=head: labels(head) for head in HEADS},
     "labels, exclusive": lambda: labels("gap", exclusive=True),
     "soft": soft,
+    "mixed": lambda: mixed(Mixing(mixup=1.0)),
+    "cut": lambda: mixed(Mixing(cutmix=1.0)),
+    "focal": lambda: by_loss(loss="focal", smoothing=0.1),
+    "asymmetric": lambda: by_loss(loss="asymmetric"),
     "presence": presence,
     "features": features,
     "maps of some": lambda: maps(2),
@@ -151,11 +169,24 @@ def test_a_step_mixes_no_devices_and_waits_for_nothing(gpu, name, precision):
         there = tree_map_only(Tensor, fake, batch)
         loss = stage.training_step(there, 0)
         assert loss.device.type == "cuda" and loss.shape == () and loss.dtype == torch.float32
-        if stage.ema is not None:
-            for first in (True, False):
-                stage.ema.update(stage.model, first)
+        if stage.average is not None:
+            for share in (1.0, 0.1):
+                stage.average.update(stage.model, share)
         stage.validation_step(there, 0)
         assert stage.scores[0].device.type == "cuda"
+
+
+@pytest.mark.parametrize("name", ["labels, gap", "maps of some", "two-step", "features"])
+def test_nor_does_a_step_of_several_passes(gpu, name):
+    mode, fake = gpu
+    stage = STAGES[name]()
+    (keys,) = epoch_batches(COUNT, COUNT, seed=0, epoch=0, mapped=stage.films.mapped, accumulate=2)
+    parts = [stage.films.collate([stage.films[key] for key in part]) for part in (keys[:3], keys[3:])]
+    with mode, torch.no_grad():
+        stage.to("cuda")
+        stage.on_fit_start()
+        loss = stage.training_step(tree_map_only(Tensor, fake, parts), 0)
+        assert loss.device.type == "cuda" and loss.shape == ()
 
 
 @pytest.mark.parametrize("name", ["labels, gap", "two-step", "features"])

@@ -17,12 +17,14 @@ from cxrlines.task import LABELS, MAPS
 from cxrlines.training import distributed
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.mixing import Mixing
 from cxrlines.training.module import StageModule, predict_films
 from cxrlines.training.targets import (
     FeatureTarget,
     LabelTarget,
     MapTarget,
     PresenceTarget,
+    RetrievalTarget,
     SoftTarget,
     TargetsSpec,
 )
@@ -66,8 +68,9 @@ def fitted(fit: StageConfig, **options) -> tuple[StageModule, dict[str, torch.Te
     return module, module.fit()
 
 
-def only(**targets: Target) -> StageConfig:
-    return StageConfig(ScheduleSpec(epochs=1, batch=5, lr=1e-3), TargetsSpec(**targets), seed=5)
+def only(schedule: dict | None = None, **targets: Target) -> StageConfig:
+    usual = {"epochs": 1, "batch": 5, "lr": 1e-3}
+    return StageConfig(ScheduleSpec(**usual | (schedule or {})), TargetsSpec(**targets), seed=5)
 
 
 LABELS_TOO = {"labels": LabelTarget()}
@@ -92,10 +95,14 @@ def order() -> list[list[int]]:
     return [drawn[:5].tolist(), drawn[5:10].tolist()]
 
 
-def mapping(known: list[int], backbone: str = "resnet10t", **targets: Target) -> StageModule:
+def mapping(
+    known: list[int], schedule: dict | None = None, backbone: str = "resnet10t", **targets: Target
+) -> StageModule:
     torch.manual_seed(1)
     network = Classifier(backbone, "gap", weights="none", decoder=True).double()
-    return StageModule(network, only(**targets, maps=MapTarget(weight=0.7)), annotated(known), None, view="plain")
+    return StageModule(
+        network, only(schedule, **targets, maps=MapTarget(weight=0.7)), annotated(known), None, view="plain"
+    )
 
 
 def taught(fit: StageConfig) -> StageModule:
@@ -108,6 +115,12 @@ def taught(fit: StageConfig) -> StageModule:
 def plainly(fit: StageConfig, **more: np.ndarray) -> StageModule:
     train = FilmSet(dataclasses.replace(films(11), more=more), "none", SIZE, seed=5)
     return StageModule(model().double(), fit, train, None, view="plain")
+
+
+def mixed(fit: StageConfig, mixing: Mixing, rare_below: float | None = None, **more: np.ndarray) -> StageModule:
+    stage = plainly(fit, **more)
+    stage.films = dataclasses.replace(stage.films, mixing=mixing, rare_below=rare_below)
+    return stage
 
 
 def two_step() -> StageModule:
@@ -125,6 +138,11 @@ def kinds() -> dict[str, Callable[[], StageModule]]:
     first, second = order()
     soft = np.random.default_rng(3).random((11, 11)).astype(np.float32)
     certainty = np.linspace(0, 2, 11, dtype=np.float32)
+    tips = np.random.default_rng(4).random((11, 4, 2, 2)).astype(np.float32)
+    tips[[first[1], second[0]]], tips[1::2, :, 1] = np.nan, np.nan
+    carina = np.full((11, 2), np.nan, np.float32)
+    carina[:6] = np.random.default_rng(5).random((6, 2))
+    places = {"tips": tips, "carina": carina}
     one_each = [first[0], second[4]]  # the other process has none of either batch
     return {
         "labels, balanced": lambda: plainly(
@@ -133,6 +151,12 @@ def kinds() -> dict[str, Callable[[], StageModule]]:
         "soft labels": lambda: plainly(
             only(**LABELS_TOO, soft=SoftTarget(of="other", weight=0.6)), soft=soft, film_weights=certainty
         ),
+        "mixed soft labels": lambda: mixed(
+            only(soft=SoftTarget(of="other")), Mixing(mixup=0.5, cutmix=0.5), soft=soft, film_weights=certainty
+        ),
+        "cut films, smoothed and focal": lambda: mixed(
+            only(labels=LabelTarget(loss="focal", smoothing=0.1)), Mixing(cutmix=1.0), rare_below=0.6
+        ),
         "presence": lambda: plainly(only(presence=PresenceTarget()), presence=films(11).more["presence"]),
         "features": lambda: taught(only(features=FeatureTarget(of="teacher", weight=1))),
         "labels and features": lambda: taught(only(**LABELS_TOO, features=FeatureTarget(of="teacher"))),
@@ -140,8 +164,17 @@ def kinds() -> dict[str, Callable[[], StageModule]]:
         "maps of one film a batch": lambda: mapping(one_each, **LABELS_TOO),
         "a batch without maps": lambda: mapping([second[2], second[3]], **LABELS_TOO),
         "maps alone": lambda: mapping(one_each),
-        "maps alone, with layers that only labels use": lambda: mapping(one_each, "test_efficientnet"),
+        "maps alone, with layers that only labels use": lambda: mapping(one_each, backbone="test_efficientnet"),
         "two steps": two_step,
+        "neighbours": lambda: plainly(only(retrieval=RetrievalTarget()), **places),
+        "labels and neighbours": lambda: plainly(only(**LABELS_TOO, retrieval=RetrievalTarget(weight=0.3)), **places),
+        "maps in two passes": lambda: mapping([*first[:2], *second[1:]], {"batch": 10, "accumulate": 2}, **LABELS_TOO),
+        "features in two passes": lambda: taught(
+            only({"batch": 10, "accumulate": 2}, features=FeatureTarget(of="teacher", weight=1))
+        ),
+        "frozen at first": lambda: plainly(only({"freeze": "backbone", "freeze_epochs": 0.5}, **LABELS_TOO)),
+        "averaged": lambda: plainly(only({"swa_from": 0.0}, **LABELS_TOO)),
+        "checkpoints": lambda: plainly(only({"checkpoint_gradients": True}, **LABELS_TOO)),
     }
 
 

@@ -12,15 +12,8 @@ from torch.utils.data import DataLoader
 from cxrlines.core.transform import Affine
 from cxrlines.task import LABEL_COLOURS, LABELS, MAPS, Device, MapKind
 from cxrlines.training import distributed
-from cxrlines.training.loader import (
-    Films,
-    FilmSet,
-    batches_per_epoch,
-    epoch_batches,
-    in_order,
-    load,
-    overlay,
-)
+from cxrlines.training.loader import SQUARE, Films, FilmSet, in_order, load, overlay
+from cxrlines.training.sampling import Key, epoch_batches
 
 LINE = np.array([[10.0, 12.0], [40.0, 50.0]])
 
@@ -31,7 +24,7 @@ class TinyStore:
         self.placements = [Affine(((1, 0, 0), (0, 1, 0)))] * count
 
 
-def film_set(policy: str = "hotwater", with_overlay: bool = True, count: int = 6) -> FilmSet:
+def film_set(policy: str | dict[str, object] = "hotwater", with_overlay: bool = True, count: int = 6) -> FilmSet:
     films = Films(
         TinyStore(count), np.arange(count), np.eye(count, 11, dtype=np.float32), [[(LABELS[0], LINE)]] * count
     )  # type: ignore[arg-type]
@@ -43,6 +36,13 @@ def test_a_film_is_the_same_whenever_it_is_asked_for():
     other[(0, 1)], other[(1, 5)]
     assert (one[(2, 4)]["film"] == other[(2, 4)]["film"]).all()
     assert not (one[(2, 4)]["film"] == one[(3, 4)]["film"]).all()
+
+
+def test_a_policy_changed_in_a_recipe_changes_the_batch():
+    plain, inverted = film_set("none"), film_set({"policy": "none", "invert": 1.0})
+    assert (inverted[(0, 0)]["film"] == 255 - plain[(0, 0)]["film"]).all()
+    usual, same = film_set(), film_set({"policy": "hotwater"})
+    assert (same[(1, 2)]["overlay"] == usual[(1, 2)]["overlay"]).all()
 
 
 def test_the_store_is_not_changed():
@@ -69,27 +69,6 @@ def test_overlay_colour_tells_label_or_device():
     same_device = [overlay(film, [(label, LINE)], "device") for label in LABELS[:2]]
     assert (same_device[0] == same_device[1]).all()
     assert not (by_label == overlay(film, [(LABELS[1], LINE)], "label")).all()
-
-
-def test_an_epoch_is_every_film_once_in_an_order_of_its_own():
-    first, second = (
-        [p for batch in epoch_batches(12, 4, seed=1, epoch=epoch) for _, p, _ in batch] for epoch in (0, 1)
-    )
-    assert sorted(first) == list(range(12))
-    assert first != second
-
-
-def test_the_rest_of_an_epoch_continues_its_beginning():
-    whole = list(epoch_batches(13, 4, seed=1, epoch=2))
-    assert (
-        list(epoch_batches(13, 4, seed=1, epoch=2, stop=1)) + list(epoch_batches(13, 4, seed=1, epoch=2, start=1))
-        == whole
-    )
-    assert len(whole) == batches_per_epoch(13, 4) == 3
-
-
-def test_fewer_films_than_a_batch_make_one_batch():
-    assert len(epoch_batches(3, 16, seed=0, epoch=0)) == 1
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
@@ -146,6 +125,32 @@ def test_drawing_maps_changes_neither_the_film_nor_what_is_given():
         assert "maps" not in plain[(1, position)]
     assert all((line[0][1] == then).all() for line, then in zip(films.films.lines, lines, strict=True))
     np.testing.assert_array_equal(films.films.landmarks, marks)
+
+
+def test_squares_are_drawn_where_lines_points_are_and_as_large_as_the_film():
+    given = replace(film_set("none"), draw="squares")
+    sample = given[(0, 0)]
+    touched = (sample["overlay"] != sample["film"]).any(dim=0).numpy()
+    moved = given.policy(given.films.store.films[0], np.random.default_rng(0), points=[LINE]).points[0]
+    side = max(2, round(48 * SQUARE))
+    there = np.abs(np.argwhere(touched)[:, None, ::-1] - moved[None]).max(axis=2).min(axis=1)
+    assert there.max() <= side / 2 and touched.sum() == 2 * side**2
+    assert (film_set("none")[(0, 0)]["overlay"] != sample["overlay"]).any()
+
+
+def test_a_film_that_comes_again_is_augmented_anew():
+    given = film_set()
+    first, second, other = given[Key(1, 2)], given[Key(1, 2, again=1)], given[Key(1, 2, again=2)]
+    assert (first["film"] == given[(1, 2)]["film"]).all()
+    assert not (first["film"] == second["film"]).all() and not (second["film"] == other["film"]).all()
+
+
+def test_rare_films_are_asked_for_where_a_share_is_named():
+    labels = np.zeros((6, 11), np.float32)
+    labels[0, 3], labels[:, 1] = 1, 1
+    films = replace(film_set("none", False).films, labels=labels)
+    assert FilmSet(films, "none", 48, seed=3).repeats is None
+    np.testing.assert_allclose(FilmSet(films, "none", 48, seed=3, rare_below=2 / 3).repeats, [2, 1, 1, 1, 1, 1])
 
 
 def test_an_unknown_landmark_leaves_its_map_empty():

@@ -5,16 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import dataloader
 
 from cxrlines.core.transform import Affine
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS, Device
-from cxrlines.training.checkpoint import EMA, DivergedError, State, load_state, save_state
+from cxrlines.training.checkpoint import DivergedError, State, load_state, save_state
 from cxrlines.training.config import LABELS_ALONE, ScheduleSpec, StageConfig
-from cxrlines.training.loader import Films, FilmSet, epoch_batches
+from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.mixing import Mixing
 from cxrlines.training.module import Outputs, StageModule, predict_films, total_loss
+from cxrlines.training.sampling import epoch_batches
 from cxrlines.training.targets import FeatureTarget, LabelTarget, MapTarget, TargetsSpec, labels, maps
 from cxrlines.training.targets.labels import label_loss
 from cxrlines.training.targets.maps import maps_loss
@@ -100,21 +101,25 @@ def test_processes_that_make_the_films_change_no_weight_and_begin_once(monkeypat
     assert len(begun) == 2, "for three epochs: those of the training films, and those of the watched ones"
 
 
-def test_the_average_is_torchs_own():
-    network = model()
-    mine = EMA(network, 0.8)
-    theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
-    for step in range(4):
-        with torch.no_grad():
-            for tensor in (*network.parameters(), *network.buffers()):
-                tensor.add_(torch.rand_like(tensor) if tensor.is_floating_point() else 1)
-        mine.update(network, first=step == 0)
-        theirs.update_parameters(network)
-    for name, tensor in theirs.module.state_dict().items():
-        if tensor.is_floating_point():
-            assert torch.equal(mine.module.state_dict()[name], tensor), name
-        else:
-            assert mine.module.state_dict()[name] == network.state_dict()[name] == 4
+@pytest.mark.parametrize(
+    "batches", [{"mixing": Mixing(mixup=0.4)}, {"mixing": Mixing(cutmix=1.0)}, {"rare_below": 0.6}], ids=str
+)
+def test_mixed_and_sampled_batches_change_what_is_learnt_and_resume_bit_for_bit(tmp_path, batches):
+    def stage(**options) -> StageModule:
+        made = module(config(epochs=2), policy="none", **options)
+        made.films = dataclasses.replace(made.films, **batches)
+        return made
+
+    def keep(state: State) -> None:
+        save_state(tmp_path / "state", "id", state)
+        if state.progress.batch == 2:
+            raise Killed
+
+    whole = stage().fit()
+    assert not same(whole, module(config(epochs=2), policy="none").fit())
+    with pytest.raises(Killed):
+        stage(keep=keep, keep_every_s=0).fit()
+    assert same(whole, stage().resume(load_state(tmp_path / "state", "id")).fit())
 
 
 def test_a_finished_state_trains_no_further(tmp_path):

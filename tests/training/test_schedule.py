@@ -48,3 +48,40 @@ def test_constant():
 def test_a_warm_up_longer_than_the_stage_still_ends_at_the_peak():
     schedule = ScheduleSpec(lr=0.1, end_lr=0, shape="cosine", warmup_epochs=9)
     assert learning_rate(schedule, 4, total=5, per_epoch=10) == 0.1
+
+
+def test_averaged_steps_have_a_rate_of_their_own():
+    rates = ours(50, shape="cosine", swa_from=0.7, swa_lr=0.03)
+    assert rates[:35] == ours(50, shape="cosine")[:35] and set(rates[35:]) == {0.03}
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"batch": 16, "accumulate": 3}, r"accumulate: 3 passes do not divide batch: 16; allowed: 1, 2, 4, 8, 16"),
+        ({"momentum": 0.9}, "momentum and nesterov are of sgd and muon; optimizer is adam"),
+        ({"optimizer": "lion", "nesterov": True}, "optimizer is lion: leave them out"),
+        ({"optimizer": "sgd", "nesterov": True, "momentum": 0}, "nesterov needs a momentum above 0"),
+        ({"freeze_epochs": 1}, "name what is frozen"),
+        ({"swa_lr": 0.01}, "swa_lr is the rate from swa_from on"),
+        ({"swa_from": 0.5, "ema": 0.9}, "leave one out"),
+        ({"swa_from": 0.5, "patience": 3}, "leave either out"),
+        ({"swa_from": 0.5, "keep": "best"}, "leave either out"),
+        ({"keep": "best", "validate_films": 0}, "keep: best needs an AUC to watch"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(fields, said):
+    with pytest.raises(ValueError, match=said):
+        ScheduleSpec(**fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("accumulate", 0), ("momentum", 1), ("layer_decay", 0), ("layer_decay", 1.1), ("head_lr", 0),
+        ("freeze_epochs", 0), ("swa_from", 1), ("swa_lr", 0), ("keep", "first"), ("optimizer", "rmsprop"),
+    ],
+)  # fmt: skip
+def test_bounds(field, value):
+    with pytest.raises(ValueError, match=field):
+        ScheduleSpec(**{field: value})

@@ -93,6 +93,15 @@ def test_half_precision_skips_steps_whose_loss_is_not_finite(scaled):
     assert any(not torch.equal(untouched[name], weights[name]) for name in weights)
 
 
+def test_a_step_of_several_passes_is_skipped_as_a_whole(scaled):
+    factors = {1: float("inf")}
+    some = stage(factors, config(accumulate=2, epochs=0.5))
+    weights = some.fit()
+    assert some.total == 2 and finite(weights) and scaled[0].get_scale() == 65536 / 2
+    once = stage({}, config(accumulate=2, epochs=0.5, lr=0.0, end_lr=0.0)).fit()
+    assert any(not torch.equal(once[name], weights[name]) for name in once), "the first step was taken"
+
+
 def test_a_resumed_run_goes_on_with_the_scale_it_had(scaled, tmp_path):
     factors = {1: float("inf"), 2: float("inf")}
     whole = stage(factors).fit()

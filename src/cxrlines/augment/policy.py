@@ -16,21 +16,62 @@ Where the write-up behind `hotwater` names a transform without its parameters, t
   moves them by a third of that and blends between them otherwise. The list gives it no probability: 0.5, the default.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-import cv2
 import numpy as np
+from pydantic import AfterValidator, ValidationError
+from pydantic.dataclasses import dataclass
 
 from cxrlines.augment import intensity, warp
 from cxrlines.core.text import did_you_mean
+from cxrlines.core.transform import Sides, Size, height_width, size_text
 
-Range = tuple[float, float]
+GrayTransform = Literal[
+    "value", "brightness_contrast", "clahe", "degrade", "coarsen", "sharpen", "cutout", "gamma", "invert"
+]  # fmt: skip
+"""What changes grays: each is drawn with the probability that the field of its name says."""
+ORDER: tuple[GrayTransform, ...] = get_args(GrayTransform)
+"""That of the write-up; what its list has not comes last."""
+
+
+def _within(low: float, high: float) -> AfterValidator:
+    """Bounds of a number, or of every number of a range or a list."""
+
+    def check(given: Any) -> Any:
+        if not all(low <= number <= high for number in (given if isinstance(given, tuple) else (given,))):
+            raise ValueError(f"allowed: {low:g} to {high:g}")
+        return given
+
+    return AfterValidator(check)
+
+
+def _ascending(ends: tuple[Any, Any]) -> tuple[Any, Any]:
+    if ends[0] > ends[1]:
+        raise ValueError("a range is [low, high]: the lower end comes first")
+    return ends
+
+
+def _odd(sides: tuple[int, ...]) -> tuple[int, ...]:
+    if not sides or not all(side % 2 for side in sides):
+        raise ValueError("allowed: one or more odd numbers")
+    return sides
+
+
+def _each_once(order: tuple[GrayTransform, ...]) -> tuple[GrayTransform, ...]:
+    if twice := [name for name in order if order.count(name) > 1]:
+        raise ValueError(f"{twice[0]} is named twice; each is done at most once")
+    return order
+
+
+Probability = Annotated[float, _within(0, 1)]
+Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 
 
 class Augmented(NamedTuple):
-    """A film (size, size) uint8 as a model sees it; and `points`, for each array given, (n, 2) float64 [x, y] px of it.
+    """A film (h, w) uint8 as a model sees it; and `points`, for each array given, (n, 2) float64 [x, y] px of it.
 
     Points that left the film lie outside.
     """
@@ -44,50 +85,51 @@ class Policy:
     """Probabilities and ranges of an augmentation; calling it augments a film. The default changes nothing.
 
     A field named like a transform is its probability; a range is drawn from uniformly. Sizes in px are px of the
-    augmented film, shares are of its side.
+    augmented film, shares are of its width and height. `pydantic.ValidationError` for a value out of its bounds.
     """
 
-    size: int
-    # Geometry. The crop is always done.
-    crop_area: Range = (1.0, 1.0)  # share of the film's area; aspect ratio 3:4 to 4:3 where that fits
-    flip: float = 0.0
-    shift_scale_rotate: float = 0.0
-    shift: float = 0.0625  # at most, in x and y, as a share
-    scale: float = 0.1  # at most, up or down
-    rotate: float = 45.0  # degrees at most, either way
-    distort: float = 0.0  # one of optical, grid and elastic
-    lens: Range = (-0.35, 1.0)  # k of the optical distortion
-    grid_steps: int = 5
-    grid_limit: float = 1.0  # widths of columns and rows 1 - limit to 1 + limit
-    elastic_alpha: float = 3.0  # px
-    elastic_sigma: float = 50.0  # px
-    elastic_affine: float = 50 / 640  # three points move by at most this share
-    piecewise_affine: float = 0.0
-    piecewise_mesh: int = 4  # points a side
-    piecewise_scale: Range = (0.03, 0.05)  # standard deviation of their displacement, as a share
+    size: Annotated[Size, Sides(16, 8192)]
+    # Geometry, in one resampling, before all changes of gray. The crop is always done.
+    crop_area: Annotated[Range, _within(0.05, 1)] = (1.0, 1.0)  # share of the film's; aspect 3:4 to 4:3 where that fits
+    flip: Probability = 0.0
+    shift_scale_rotate: Probability = 0.0
+    shift: Annotated[float, _within(0, 1)] = 0.0625  # at most, in x and y, as a share
+    scale: Annotated[float, _within(0, 0.9)] = 0.1  # at most, up or down
+    rotate: Annotated[float, _within(0, 180)] = 45.0  # degrees at most, either way
+    distort: Probability = 0.0  # one of optical, grid and elastic
+    lens: Annotated[Range, _within(-0.35, 10)] = (-0.35, 1.0)  # k of the optical distortion
+    grid_steps: Annotated[int, _within(1, 64)] = 5
+    grid_limit: Annotated[float, _within(0, 1)] = 1.0  # widths of columns and rows 1 - limit to 1 + limit
+    elastic_alpha: Annotated[float, _within(0, 1000)] = 3.0  # px
+    elastic_sigma: Annotated[float, _within(warp.SPACING, 1000)] = 50.0  # px
+    elastic_affine: Annotated[float, _within(0, 0.15)] = 50 / 640  # at most, as a share of the shorter side
+    piecewise_affine: Probability = 0.0
+    piecewise_mesh: Annotated[int, _within(2, 32)] = 4  # points a side
+    piecewise_scale: Annotated[Range, _within(0, 0.25)] = (0.03, 0.05)  # standard deviation of their move, as a share
     # Grays
-    value: float = 0.0
-    value_shift: float = 10.0  # gray levels at most, either way
-    brightness_contrast: float = 0.0
-    brightness: float = 0.2  # at most, either way, as a share of white
-    contrast: float = 0.2  # at most, either way
-    clahe: float = 0.0
-    clahe_clip: Range = (1.0, 4.0)
-    degrade: float = 0.0  # one of noise, Gaussian, motion and median blur
-    noise_variance: Range = (10.0, 50.0)  # gray levels squared
-    blur_kernels: tuple[int, ...] = (3, 5, 7)  # px, odd
-    coarsen: float = 0.0  # one of JPEG and downscaling
-    jpeg_quality: tuple[int, int] = (99, 100)
-    downscale: Range = (0.1, 0.15)
-    sharpen: float = 0.0
-    sharpen_alpha: Range = (0.2, 0.5)
-    sharpen_lightness: Range = (0.5, 1.0)
-    cutout: float = 0.0
-    cutout_holes: int = 5
-    cutout_side: float = 0.1  # as a share
-    gamma: float = 0.0
-    gammas: Range = (0.6, 1.7)
-    invert: float = 0.0  # black for white
+    order: Annotated[tuple[GrayTransform, ...], AfterValidator(_each_once)] = ORDER  # what it leaves out is never done
+    value: Probability = 0.0
+    value_shift: Annotated[float, _within(0, 255)] = 10.0  # gray levels at most, either way
+    brightness_contrast: Probability = 0.0
+    brightness: Annotated[float, _within(0, 1)] = 0.2  # at most, either way, as a share of white
+    contrast: Annotated[float, _within(0, 1)] = 0.2  # at most, either way
+    clahe: Probability = 0.0
+    clahe_clip: Annotated[Range, _within(0.1, 100)] = (1.0, 4.0)
+    degrade: Probability = 0.0  # one of noise, Gaussian, motion and median blur
+    noise_variance: Annotated[Range, _within(0, 10_000)] = (10.0, 50.0)  # gray levels squared
+    blur_kernels: Annotated[tuple[int, ...], _within(3, 31), AfterValidator(_odd)] = (3, 5, 7)  # px
+    coarsen: Probability = 0.0  # one of JPEG and downscaling
+    jpeg_quality: Annotated[tuple[int, int], AfterValidator(_ascending), _within(1, 100)] = (99, 100)
+    downscale: Annotated[Range, _within(0.05, 1)] = (0.1, 0.15)
+    sharpen: Probability = 0.0
+    sharpen_alpha: Annotated[Range, _within(0, 1)] = (0.2, 0.5)
+    sharpen_lightness: Annotated[Range, _within(0, 10)] = (0.5, 1.0)
+    cutout: Probability = 0.0
+    cutout_holes: Annotated[int, _within(1, 1000)] = 5
+    cutout_side: Annotated[float, _within(0, 1)] = 0.1  # as a share of the shorter side
+    gamma: Probability = 0.0
+    gammas: Annotated[Range, _within(0.1, 10)] = (0.6, 1.7)
+    invert: Probability = 0.0  # black for white
 
     def __call__(self, film: np.ndarray, rng: np.random.Generator, points: Sequence[np.ndarray] = ()) -> Augmented:
         """Augments a film, and moves the points on it in the same way.
@@ -113,6 +155,7 @@ class Policy:
     def draw_warp(self, rng: np.random.Generator, height: int, width: int) -> tuple[warp.Warp, bool]:
         """Draws the geometry for a film of `height` x `width` px: the map, and whether it flips the film."""
         size = self.size
+        height_out, width_out = height_width(size)
         matrix = warp.crop(_draw_box(rng, height, width, self.crop_area), size)
         distortions: list[warp.Pull] = []
         flipped = rng.random() < self.flip
@@ -120,65 +163,76 @@ class Policy:
             matrix = matrix @ warp.mirror(size)
         if rng.random() < self.shift_scale_rotate:
             shift = rng.uniform(-self.shift, self.shift, 2)
-            scale = 1 + rng.uniform(-self.scale, self.scale)
-            degrees = rng.uniform(-self.rotate, self.rotate)
+            scale = 1 + _between(rng, -self.scale, self.scale)
+            degrees = _between(rng, -self.rotate, self.rotate)
             matrix = matrix @ warp.shift_scale_rotate(size, (shift[0], shift[1]), scale, degrees)
         if rng.random() < self.piecewise_affine:
-            spread = rng.uniform(*self.piecewise_scale) * size
+            spread = _between(rng, *self.piecewise_scale) * np.array([width_out, height_out])
             jitter = rng.normal(0, spread, (self.piecewise_mesh, self.piecewise_mesh, 2))
             distortions.append(warp.piecewise_affine(size, jitter))
         if rng.random() < self.distort:
             match rng.integers(3):
                 case 0:
-                    distortions.append(warp.optical(size, rng.uniform(*self.lens)))
+                    distortions.append(warp.optical(size, _between(rng, *self.lens)))
                 case 1:
                     steps = 1 + rng.uniform(-self.grid_limit, self.grid_limit, (2, self.grid_steps))
                     distortions.append(warp.grid(size, steps[0], steps[1]))
                 case _:
                     distortions.append(warp.elastic(size, self.elastic_alpha, self.elastic_sigma, rng))
-                    reach = self.elastic_affine * size
+                    reach = self.elastic_affine * min(height_out, width_out)
                     matrix = matrix @ warp.three_point(size, rng.uniform(-reach, reach, (3, 2)))
         return warp.Warp(size, matrix, tuple(distortions)), flipped
 
     def change_grays(self, film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Draws and applies all that changes grays to a film (size, size) uint8; nothing moves. Returns a new film."""
-        shift = brightness = contrast = 0.0
-        if rng.random() < self.value:
-            shift = rng.uniform(-self.value_shift, self.value_shift)
-        if rng.random() < self.brightness_contrast:
-            brightness = rng.uniform(-self.brightness, self.brightness)
-            contrast = rng.uniform(-self.contrast, self.contrast)
-        film = cv2.LUT(film, intensity.tone_table(shift, brightness, contrast))
-        if rng.random() < self.clahe:
-            film = intensity.equalise(film, rng.uniform(*self.clahe_clip))
-        if rng.random() < self.degrade:
-            kernel = int(rng.choice(self.blur_kernels))
-            match rng.integers(4):
-                case 0:
-                    film = intensity.add_noise(film, rng.uniform(*self.noise_variance) ** 0.5, rng)
-                case 1:
-                    film = intensity.gaussian_blur(film, kernel)
-                case 2:
-                    film = intensity.motion_blur(film, kernel, rng.uniform(0, 180))
+        """Draws and applies what changes grays to a film (h, w) uint8, in `order`; nothing moves.
+
+        Pointwise changes in a row are one table. The film given is left as it is, and returned if nothing is drawn.
+        """
+        tones = intensity.SAME
+        for name in self.order:
+            if rng.random() >= getattr(self, name):
+                continue
+            match name:
+                case "value":
+                    tones = intensity.tone_table(_between(rng, -self.value_shift, self.value_shift))[tones]
+                case "brightness_contrast":
+                    brightness = _between(rng, -self.brightness, self.brightness)
+                    contrast = _between(rng, -self.contrast, self.contrast)
+                    tones = intensity.tone_table(0.0, brightness, contrast)[tones]
+                case "gamma":
+                    tones = intensity.gamma_table(_between(rng, *self.gammas))[tones]
+                case "invert":
+                    tones = 255 - tones
                 case _:
-                    film = intensity.median_blur(film, kernel)
-        if rng.random() < self.coarsen:
-            if rng.random() < 0.5:
-                film = intensity.jpeg(film, int(rng.integers(*self.jpeg_quality, endpoint=True)))
-            else:
-                film = intensity.downscale(film, rng.uniform(*self.downscale))
-        if rng.random() < self.sharpen:
-            alpha, lightness = rng.uniform(*self.sharpen_alpha), rng.uniform(*self.sharpen_lightness)
-            film = intensity.sharpen(film, alpha, lightness)
-        if rng.random() < self.cutout:
-            side = int(self.cutout_side * self.size)
-            corners = rng.integers(0, self.size - side, (self.cutout_holes, 2), endpoint=True)
-            film = intensity.cut_out(film, corners, side)
-        if rng.random() < self.gamma:
-            film = cv2.LUT(film, intensity.gamma_table(rng.uniform(*self.gammas)))
-        if rng.random() < self.invert:
-            film = cv2.bitwise_not(film)
-        return film
+                    film, tones = self._filter(name, intensity.by_table(film, tones), rng), intensity.SAME
+        return intensity.by_table(film, tones)
+
+    def _filter(self, name: GrayTransform, film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Draws and applies a transform whose grays depend on more than the gray of their own pixel."""
+        match name:
+            case "clahe":
+                return intensity.equalise(film, _between(rng, *self.clahe_clip))
+            case "degrade":
+                kernel = self.blur_kernels[rng.integers(len(self.blur_kernels))]
+                match rng.integers(4):
+                    case 0:
+                        return intensity.add_noise(film, _between(rng, *self.noise_variance) ** 0.5, rng)
+                    case 1:
+                        return intensity.gaussian_blur(film, kernel)
+                    case 2:
+                        return intensity.motion_blur(film, kernel, _between(rng, 0, 180))
+                return intensity.median_blur(film, kernel)
+            case "coarsen":
+                if rng.random() < 0.5:
+                    return intensity.jpeg(film, int(rng.integers(*self.jpeg_quality, endpoint=True)))
+                return intensity.downscale(film, _between(rng, *self.downscale))
+            case "sharpen":
+                alpha, lightness = _between(rng, *self.sharpen_alpha), _between(rng, *self.sharpen_lightness)
+                return intensity.sharpen(film, alpha, lightness)
+        height, width = height_width(self.size)
+        side = int(self.cutout_side * min(height, width))
+        corners = rng.integers(0, np.array([width - side, height - side]), (self.cutout_holes, 2), endpoint=True)
+        return intensity.cut_out(film, corners, side)
 
 
 _HOTWATER: dict[str, Any] = {
@@ -207,23 +261,54 @@ POLICIES: dict[str, dict[str, Any]] = {
 """What each named policy sets; everything else is as in `Policy`."""
 
 
-def make_policy(name: str, size: int, *, flip: bool = True) -> Policy:
-    """The policy of a name in `POLICIES`, for augmented films of `size` x `size` px.
+def make_policy(augment: str | Mapping[str, Any], size: Size, *, flip: bool = True) -> Policy:
+    """The policy that a recipe says, for augmented films of `size`.
 
     Args:
-        name: one of `POLICIES`.
-        size: side of the augmented films in px, 16 or more.
+        augment: a name in `POLICIES`; or a mapping whose `policy` is such a name, and whose other entries are fields of
+            `Policy`, set instead of the policy's own.
+        size: of the augmented films, each side 16 px or more.
         flip: False forbids left-right flips, which swap the patient's sides.
 
     Raises:
-        ValueError: for another name or a smaller size.
+        ValueError: for what a recipe may not say, from `augment` on, the path of the field; or a smaller size.
     """
+    changed = {} if isinstance(augment, str) else dict(augment)
+    name, path = (augment, "augment") if isinstance(augment, str) else (changed.pop("policy", None), "augment.policy")
     if name not in POLICIES:
-        near = did_you_mean(name, POLICIES)
-        raise ValueError(f"no augmentation policy is named {name!r}{near}; there are {', '.join(POLICIES)}")
-    if size < 16:
-        raise ValueError(f"size of augmented films: {size} px; it must be 16 or more")
-    return Policy(size, **POLICIES[name] | ({} if flip else {"flip": 0.0}))
+        raise ValueError(f"{path} is {name!r}; allowed: {', '.join(POLICIES)}{did_you_mean(name, POLICIES)}")
+    if min(height_width(size)) < 16:
+        raise ValueError(f"size of augmented films: {size_text(size)}; it must be 16 or more")
+    known = [field.name for field in fields(Policy) if field.name != "size"]
+    for field in changed:
+        if field not in known:
+            near = did_you_mean(field, known)
+            raise ValueError(f"augment.{field}: there is no such field; allowed: policy, {', '.join(known)}{near}")
+    try:
+        policy = Policy(size, **POLICIES[name] | ({} if flip else {"flip": 0.0}) | changed)
+    except ValidationError as error:
+        raise ValueError(_first_problem(error)) from None
+    if policy.flip and not flip:
+        raise ValueError(f"augment.flip is {policy.flip:g}, but flip is false: leave out one of them")
+    if undone := [name for name in ORDER if name not in policy.order and changed.get(name)]:
+        raise ValueError(f"augment.{undone[0]} is {changed[undone[0]]}, but augment.order leaves {undone[0]} out")
+    return policy
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The path and value of the first field that does not fit, and what is allowed."""
+    first = error.errors()[0]
+    path = ".".join(map(str, first["loc"]))
+    near = did_you_mean(first["input"], ORDER) if first["type"] == "literal_error" else ""
+    return f"augment.{path} is {first['input']!r}; {first['msg'].removeprefix('Value error, ')}{near}"
+
+
+_LONG = math.log(4 / 3)
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number between two: what `rng.uniform` gives, in a third of its time."""
+    return low + (high - low) * rng.random()
 
 
 def _draw_box(rng: np.random.Generator, height: int, width: int, area: Range) -> warp.Box:
@@ -234,9 +319,9 @@ def _draw_box(rng: np.random.Generator, height: int, width: int, area: Range) ->
     """
     if area[0] < 1:
         for _ in range(10):
-            taken = rng.uniform(*area) * height * width
-            ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-            across, down = np.sqrt(taken * ratio), np.sqrt(taken / ratio)
+            taken = _between(rng, *area) * height * width
+            ratio = math.exp(_between(rng, -_LONG, _LONG))
+            across, down = math.sqrt(taken * ratio), math.sqrt(taken / ratio)
             if across <= width and down <= height:
                 left, top = rng.random(2) * (width - across, height - down)
                 return left, top, left + across, top + down

@@ -2,8 +2,9 @@
 
 Every transform is written as a *pull*: where in its input does a position of its output come from? Pulls compose by
 plain function application, so crop, flip, rotation and any distortions become one map from the augmented film
-(`size` x `size`, the *canvas*) to the original film. That map is evaluated at nodes `SPACING` px apart, interpolated
-in between, and applied by a single `cv2.remap`: a line one pixel wide is interpolated once, not seven times.
+(of `size`, the *canvas*) to the original film: a line one pixel wide is interpolated once, not seven times. An
+affine map is left to `cv2.warpAffine`; one with distortions is evaluated at nodes `SPACING` px apart, interpolated in
+between, and left to `cv2.remap`.
 
 Positions are `[x, y]` in px, y down, pixel centres at whole numbers; a film `w` px wide spans x in [-0.5, w - 0.5].
 A pull given as a matrix is (3, 3), acting on `[x, y, 1]`.
@@ -17,6 +18,8 @@ from functools import cached_property
 import cv2
 import numpy as np
 
+from cxrlines.core.transform import Size, height_width
+
 Pull = Callable[[np.ndarray], np.ndarray]
 """Canvas positions (..., 2) float64 -> canvas positions (..., 2) they are taken from."""
 
@@ -27,7 +30,7 @@ SPACING = 8
 """px between the nodes of a map. A kink (of a grid or a piecewise affine map) is rounded off over this distance."""
 
 DENSEST = 1.25
-"""Film px per canvas px up to which one bilinear sample a canvas px still meets every film px at a fair weight."""
+"""Film px per sample up to which bilinear samples still meet every film px at a fair weight."""
 
 RIM = 1
 """px by which a film's border is repeated, so that the outer half of its border pixels does not fade to black."""
@@ -38,43 +41,40 @@ _NO_SECOND_MAP = np.empty(0, np.float32)  # x and y are interleaved in the first
 # Pulls as matrices
 
 
-def crop(box: Box, size: int) -> np.ndarray:
+def crop(box: Box, size: Size) -> np.ndarray:
     """Pull (3, 3) that lets the canvas span `box` of the film."""
     left, top, right, bottom = box
-    across, down = (right - left) / size, (bottom - top) / size
+    height, width = height_width(size)
+    across, down = (right - left) / width, (bottom - top) / height
     return np.array([[across, 0, left + (across - 1) / 2], [0, down, top + (down - 1) / 2], [0, 0, 1]])
 
 
-def mirror(size: int) -> np.ndarray:
+def mirror(size: Size) -> np.ndarray:
     """Pull (3, 3) that swaps left and right of the canvas; its own inverse."""
-    return np.array([[-1.0, 0, size - 1], [0, 1, 0], [0, 0, 1]])
+    return np.array([[-1.0, 0, height_width(size)[1] - 1], [0, 1, 0], [0, 0, 1]])
 
 
-def shift_scale_rotate(size: int, shift: tuple[float, float], scale: float, degrees: float) -> np.ndarray:
+def shift_scale_rotate(size: Size, shift: tuple[float, float], scale: float, degrees: float) -> np.ndarray:
     """Pull (3, 3) of a rotation (counter-clockwise), a scale about the centre, then a shift.
 
     Args:
-        size: side of the canvas in px.
-        shift: x and y as shares of `size`, positive to the right and down.
+        size: of the canvas.
+        shift: x and y as shares of width and height, positive to the right and down.
         scale: above 1 enlarges.
         degrees: angle of the rotation.
     """
-    centre = (size - 1) / 2
-    cos, sin = scale * math.cos(math.radians(degrees)), scale * math.sin(math.radians(degrees))
-    push = np.array(
-        [
-            [cos, sin, centre * (1 - cos - sin) + shift[0] * size],
-            [-sin, cos, centre * (1 + sin - cos) + shift[1] * size],
-            [0, 0, 1],
-        ]
-    )
-    return np.linalg.inv(push)
+    height, width = height_width(size)
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    cos, sin = math.cos(math.radians(degrees)) / scale, math.sin(math.radians(degrees)) / scale
+    x, y = middle_x + shift[0] * width, middle_y + shift[1] * height
+    return np.array([[cos, -sin, middle_x - cos * x + sin * y], [sin, cos, middle_y - sin * x - cos * y], [0, 0, 1]])
 
 
-def three_point(size: int, jitter: np.ndarray) -> np.ndarray:
-    """Pull (3, 3) that moves three points a third of the canvas from its centre by `jitter`, (3, 2) in px."""
-    arm = size / 3
-    start = size / 2 + arm * np.array([[1, 1], [1, -1], [-1, -1]])
+def three_point(size: Size, jitter: np.ndarray) -> np.ndarray:
+    """Pull (3, 3) that moves three points a third of its shorter side from the centre by `jitter`, (3, 2) in px."""
+    height, width = height_width(size)
+    arm = min(height, width) / 3
+    start = np.array([width / 2, height / 2]) + arm * np.array([[1, 1], [1, -1], [-1, -1]])
     push = cv2.getAffineTransform(start.astype(np.float32), (start + jitter).astype(np.float32))
     return np.linalg.inv(np.vstack([push, [0, 0, 1]]))
 
@@ -82,44 +82,46 @@ def three_point(size: int, jitter: np.ndarray) -> np.ndarray:
 # Pulls as functions of canvas positions
 
 
-def optical(size: int, k: float) -> Pull:
-    """Lens distortion r -> r (1 + k r^2 + k r^4), r in canvas widths from the centre (OpenCV's k1 = k2 = k).
+def optical(size: Size, k: float) -> Pull:
+    """Lens distortion r -> r (1 + k r^2 + k r^4), r in canvas sides from the centre (OpenCV's k1 = k2 = k).
 
     k > 0 pulls the film in (barrel), k < 0 spreads it; below -0.36 the corners of the canvas would fold over.
     """
-    centre = (size - 1) / 2
+    sides = _sides(size)
+    centre = (sides - 1) / 2
 
     def pull(at: np.ndarray) -> np.ndarray:
-        offset = (at - centre) / size
+        offset = (at - centre) / sides
         square = (offset**2).sum(axis=-1, keepdims=True)
-        return centre + size * offset * (1 + k * square + k * square**2)
+        return centre + sides * offset * (1 + k * square + k * square**2)
 
     return pull
 
 
-def grid(size: int, steps_x: np.ndarray, steps_y: np.ndarray) -> Pull:
+def grid(size: Size, steps_x: np.ndarray, steps_y: np.ndarray) -> Pull:
     """Columns and rows of equal width on the canvas, taken from columns and rows of widths `steps_x`, `steps_y`.
 
     Args:
-        size: side of the canvas in px.
+        size: of the canvas.
         steps_x: (n,) positive relative widths of the columns the film is cut into; they are scaled to fill it.
         steps_y: (n,) likewise the heights of the rows.
     """
 
-    def edges(steps: np.ndarray) -> np.ndarray:
-        return np.concatenate([[0.0], np.cumsum(steps / steps.sum())]) * size - 0.5
+    def edges(steps: np.ndarray, side: float) -> np.ndarray:
+        return np.concatenate([[0.0], np.cumsum(steps / steps.sum())]) * side - 0.5
 
-    even = np.linspace(0, size, len(steps_x) + 1) - 0.5, np.linspace(0, size, len(steps_y) + 1) - 0.5
-    taken = edges(steps_x), edges(steps_y)
+    height, width = height_width(size)
+    even = np.linspace(0, width, len(steps_x) + 1) - 0.5, np.linspace(0, height, len(steps_y) + 1) - 0.5
+    taken = edges(steps_x, width), edges(steps_y, height)
 
     def pull(at: np.ndarray) -> np.ndarray:
-        inside = np.clip(at, -0.5, size - 0.5)
+        inside = np.clip(at, -0.5, np.array([width, height]) - 0.5)
         return np.stack([np.interp(inside[..., i], even[i], taken[i]) for i in (0, 1)], axis=-1) + at - inside
 
     return pull
 
 
-def elastic(size: int, alpha: float, sigma: float, rng: np.random.Generator) -> Pull:
+def elastic(size: Size, alpha: float, sigma: float, rng: np.random.Generator) -> Pull:
     """Smooth random displacement: uniform noise in [-1, 1] a px, blurred with a Gaussian of `sigma` px, times `alpha`.
 
     The noise is drawn at the nodes only; its height is set so that the displacement has the variance and the
@@ -130,24 +132,28 @@ def elastic(size: int, alpha: float, sigma: float, rng: np.random.Generator) -> 
     field = cv2.GaussianBlur(noise, (0, 0), sigma / SPACING, borderType=cv2.BORDER_REFLECT) * (alpha / SPACING)
 
     def pull(at: np.ndarray) -> np.ndarray:
-        return at + _interpolate(field.astype(np.float64), at)[0]
+        place = ((at + 0.5) / SPACING + 0.5).astype(np.float32).reshape(len(at), -1, 2)
+        moved = cv2.remap(field, place, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return at + moved.reshape(at.shape)
 
     return pull
 
 
-def piecewise_affine(size: int, jitter: np.ndarray) -> Pull:
+def piecewise_affine(size: Size, jitter: np.ndarray) -> Pull:
     """Triangles between the points of a regular mesh; canvas point (i, j) is taken from itself moved by `jitter`.
 
     Args:
-        size: side of the canvas in px; the mesh spans the pixel centres of its corners.
+        size: of the canvas; the mesh spans the pixel centres of its corners.
         jitter: (rows, columns, 2) displacement [x, y] in px. Moved points are kept inside the canvas.
     """
     rows, columns = jitter.shape[:2]
-    mesh = np.stack(np.meshgrid(np.linspace(0, size - 1, columns), np.linspace(0, size - 1, rows)), axis=-1)
-    moved = np.clip(mesh + jitter, 0, size - 1) - mesh
+    far_corner = _sides(size) - 1
+    along = [np.linspace(0, far, count) for far, count in zip(far_corner, (columns, rows), strict=True)]
+    mesh = np.stack(np.meshgrid(*along), axis=-1)
+    moved = np.clip(mesh + jitter, 0, far_corner) - mesh
 
     def pull(at: np.ndarray) -> np.ndarray:
-        cell = np.clip(at, 0, size - 1) * np.array([columns - 1, rows - 1]) / (size - 1)
+        cell = np.clip(at, 0, far_corner) * np.array([columns - 1, rows - 1]) / far_corner
         corner = np.minimum(cell.astype(int), [columns - 2, rows - 2])
         u, v = np.moveaxis(cell - corner, -1, 0)[..., None]
         x, y = corner[..., 0], corner[..., 1]
@@ -162,14 +168,19 @@ def piecewise_affine(size: int, jitter: np.ndarray) -> Pull:
 # The composed map
 
 
-def _node_shape(size: int) -> tuple[int, int]:
-    count = -(-size // SPACING) + 2  # one beyond the canvas on either side
-    return count, count
+def _sides(size: Size) -> np.ndarray:
+    """[width, height] of a canvas, as positions have them."""
+    return np.array(height_width(size)[::-1])
 
 
-def _node_positions(size: int) -> np.ndarray:
-    axis = (np.arange(_node_shape(size)[0]) - 0.5) * SPACING - 0.5
-    return np.stack(np.meshgrid(axis, axis), axis=-1)
+def _node_shape(size: Size) -> tuple[int, int]:
+    rows, columns = (-(-side // SPACING) + 2 for side in height_width(size))  # one beyond the canvas on either side
+    return rows, columns
+
+
+def _node_positions(size: Size) -> np.ndarray:
+    y, x = ((np.arange(count) - 0.5) * SPACING - 0.5 for count in _node_shape(size))
+    return np.stack(np.meshgrid(x, y), axis=-1)
 
 
 def _interpolate(nodes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,23 +198,27 @@ def _interpolate(nodes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndar
     return value, np.stack([along_x, along_y], axis=-1) / SPACING
 
 
+def _rimmed(film: np.ndarray) -> np.ndarray:
+    return cv2.copyMakeBorder(film, RIM, RIM, RIM, RIM, cv2.BORDER_REPLICATE)
+
+
 @dataclass(frozen=True)
 class Warp:
-    """A map from a square canvas to a film: distortions of the canvas first, then one affine pull.
+    """A map from a canvas to a film: distortions of the canvas first, then one affine pull.
 
     Attributes:
-        size: side of the canvas in px.
+        size: of the canvas.
         matrix: (3, 3) affine pull, canvas -> film.
         distortions: pulls on the canvas, the one nearest the output first.
     """
 
-    size: int
+    size: Size
     matrix: np.ndarray
     distortions: tuple[Pull, ...] = ()
 
     @cached_property
     def _nodes(self) -> np.ndarray:
-        """(n, n, 2): where the canvas is taken from at each node, before the affine pull."""
+        """(rows, columns, 2): where the canvas is taken from at each node, before the affine pull."""
         nodes = _node_positions(self.size)
         for pull in self.distortions:
             nodes = pull(nodes)
@@ -211,36 +226,74 @@ class Warp:
 
     @cached_property
     def _film_nodes(self) -> np.ndarray:
-        """(n, n, 2) float64: film position of each node."""
+        """(rows, columns, 2) float64: film position of each node."""
         return self._nodes @ self.matrix[:2, :2].T + self.matrix[:2, 2]
 
     @cached_property
+    def _stretch(self) -> float:
+        """Film px per canvas px along the axis that has more, at nearly all places."""
+        if not self.distortions:
+            (xx, xy), (yx, yy) = self.matrix[:2, :2].tolist()
+            return max(math.hypot(xx, yx), math.hypot(xy, yy))
+        x, y = np.moveaxis(self._film_nodes, -1, 0)
+        squares = [np.diff(x[::2], axis=1) ** 2 + np.diff(y[::2], axis=1) ** 2]  # every other row and column will do
+        squares.append(np.diff(x[:, ::2], axis=0) ** 2 + np.diff(y[:, ::2], axis=0) ** 2)
+        most = int(0.95 * squares[0].size)
+        return max(float(np.partition(each, most, axis=None)[most]) for each in squares) ** 0.5 / SPACING
+
+    @property
     def _density(self) -> int:
         """Samples a canvas px needs along each axis so that no film px between them is passed over."""
-        at = self._film_nodes
-        stretch = max(float(np.quantile(np.linalg.norm(np.diff(at, axis=axis), axis=-1), 0.95)) for axis in (0, 1))
-        return max(1, math.ceil(stretch / SPACING / DENSEST - 1e-6))
-
-    @cached_property
-    def _map(self) -> np.ndarray:
-        """(size * density, size * density, 2) float32: where every sample lies on the film in its rim."""
-        density, side = self._density, len(self._film_nodes) * SPACING * self._density
-        nodes = (self._film_nodes + RIM).astype(np.float32)
-        dense = cv2.resize(nodes, (side, side), interpolation=cv2.INTER_LINEAR)
-        inside = slice(SPACING * density, (SPACING + self.size) * density)
-        return dense[inside, inside]
+        return max(1, math.ceil(self._stretch / DENSEST - 1e-6))
 
     def resample(self, film: np.ndarray) -> np.ndarray:
-        """The film (h, w) uint8 as seen through the map: (size, size) uint8, a new array.
+        """The film (h, w) uint8 as seen through the map: uint8 of `size`, a new array.
 
         Bilinear; where the film shrinks, the mean of several samples a px, so that thin lines are kept in
         proportion. Black beyond the film.
         """
-        framed = cv2.copyMakeBorder(film, RIM, RIM, RIM, RIM, cv2.BORDER_REPLICATE)
-        out = cv2.remap(framed, self._map, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        if self._density > 1:
-            out = cv2.resize(out, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return out
+        if self.distortions:
+            return self._bent(_rimmed(film))
+        return self._affine(_rimmed(film))
+
+    def _affine(self, rimmed: np.ndarray) -> np.ndarray:
+        """Without distortions: `_density` samples a px along each axis."""
+        density = self._density
+        matrix = self.matrix[:2] / [density, density, 1]
+        matrix[:, 2] += RIM - (1 - 1 / density) / 2 * self.matrix[:2, :2].sum(axis=1)
+        height, width = height_width(self.size)
+        sides, how = (width * density, height * density), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        out = cv2.warpAffine(rimmed, matrix, sides, flags=how, borderMode=cv2.BORDER_CONSTANT)
+        return out if density == 1 else cv2.resize(out, (width, height), interpolation=cv2.INTER_AREA)
+
+    def _bent(self, rimmed: np.ndarray) -> np.ndarray:
+        """With distortions: at each place in a px one remapping, and their mean."""
+        nodes = (self._film_nodes + RIM).astype(np.float32)
+        slopes = np.gradient(nodes, SPACING, axis=(1, 0))
+        seen = [self._remap(rimmed, nodes + x * slopes[0] + y * slopes[1]) for x, y in self._places()]
+        if len(seen) == 1:
+            return seen[0]
+        total = np.zeros(seen[0].shape, np.float32)
+        for each in seen:
+            cv2.accumulate(each, total)
+        return cv2.convertScaleAbs(total, alpha=1 / len(seen))
+
+    def _places(self) -> list[tuple[float, float]]:
+        """Where in a px it is sampled, [x, y] px from its centre: a lattice close enough for the stretch.
+
+        Two samples on the diagonal of each px are together a square lattice, 1 / sqrt(2) px apart.
+        """
+        if 1 < self._stretch / DENSEST <= math.sqrt(2):
+            return [(-0.25, -0.25), (0.25, 0.25)]
+        along = (np.arange(self._density) + 0.5) / self._density - 0.5
+        return [(x, y) for y in along.tolist() for x in along.tolist()]
+
+    def _remap(self, rimmed: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """The film in its rim through the map that takes the values `nodes`, float32 px of it, at the nodes."""
+        (rows, columns), (height, width) = nodes.shape[:2], height_width(self.size)
+        dense = cv2.resize(nodes, (columns * SPACING, rows * SPACING), interpolation=cv2.INTER_LINEAR)
+        dense = dense[SPACING : SPACING + height, SPACING : SPACING + width]
+        return cv2.remap(rimmed, dense, _NO_SECOND_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
 
     def move(self, points: np.ndarray) -> np.ndarray:
         """Where points (n, 2) of the film lie on the canvas, (n, 2) float64; points off the canvas as well.

@@ -30,6 +30,22 @@ def experiment_claims(
     typer.echo(f"{table_of(rows)}\n{out / 'claims.md'}\n{out / 'claims.json'}")
 
 
+@app.command("distillation")
+def experiment_distillation(
+    out: Out = Path("runs/distillation"),
+    seeds: Annotated[str, typer.Option(help="One run each, with its own films, folds and draws.")] = "0,1,2",
+    workers: Workers = None,
+) -> None:
+    """At which teacher self-distillation begins to pay: of a third of the films, two thirds, or all; on phantoms."""
+    from cxrlines.lab.experiments.comparisons import table_of
+    from cxrlines.lab.experiments.distillation import run_distillation
+
+    check_outputs(folders={"--out": out})
+    with resumable():
+        rows = run_distillation(out, seeds=numbers("--seeds", seeds) or (), workers=workers, say=say)
+    typer.echo(f"{table_of(rows)}\n{out / 'distillation.md'}\n{out / 'distillation.json'}")
+
+
 @app.command("small")
 def experiment_small(out: Out = Path("runs/small"), workers: Workers = None) -> None:
     """The recipe hotwater in small, on phantoms: every member, stage and external set, in under an hour."""
@@ -43,16 +59,19 @@ def experiment_small(out: Out = Path("runs/small"), workers: Workers = None) -> 
 
 @app.command("recommended")
 def experiment_recommended(
-    out: Annotated[Path, typer.Option(help="Folder; may be that of `experiment small`.")] = Path("runs/small"),
+    out: Annotated[Path, typer.Option(help="Folder; the same command resumes. Seeds lie in OUT/seed<k>.")] = Path(
+        "runs/margin"
+    ),
+    seeds: Annotated[str, typer.Option(help="One run of both recipes each, with its own films and draws.")] = "0,1,2",
     films: Annotated[int, typer.Option(min=24, help="Own films; external and planted ones in proportion.")] = 360,
     test: Annotated[int, typer.Option(min=10, help="Test films, of other patients.")] = 200,
     workers: Workers = None,
 ) -> None:
     """The margin of `recommended` over hotwater-small: same films, folds and backbone, equal compute; on phantoms."""
-    from cxrlines.lab.experiments.margin import run_margin
-    from cxrlines.lab.experiments.small import Films
+    from cxrlines.lab.experiments.margin import run_margins
 
     check_outputs(folders={"--out": out})
+    chosen = numbers("--seeds", seeds) or (0,)
     with resumable():
-        margin = run_margin(out, films=Films.of(films, test), workers=workers, say=say)
-    typer.echo(f"{margin.text()}\n{out / 'margin.md'}\n{out / 'margin.json'}")
+        text = run_margins(out, seeds=chosen, own=films, test=test, workers=workers, say=say)
+    typer.echo(f"{text}\n{out / 'margin.md'}")

@@ -25,6 +25,7 @@ app = typer.Typer()
 class View(StrEnum):
     flip = "flip"
     scale = "scale"
+    plain = "plain"
 
 
 class Seen(StrEnum):
@@ -51,7 +52,10 @@ def predict(
     draw: Annotated[Path | None, typer.Option(help="Folder for the films with their findings drawn, as PNG.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Films computed together.")] = 8,
     tta: Annotated[
-        list[View] | None, typer.Option(help="Average over further views: flip (if it was trained with), scale.")
+        list[View] | None,
+        typer.Option(
+            help="Average over more views: flip (if it was trained with), scale; or plain. Default: as the bundle says."
+        ),
     ] = None,
     on: On = None,
 ) -> None:
@@ -63,7 +67,7 @@ def predict(
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
     keep_buffers()
-    views = [view.value for view in tta or []]
+    views = None if tta is None else [view.value for view in tta if view is not View.plain]
     lines = as_json or draw is not None or out is None
     bundle = bundle or EMBEDDED
     found = find_films(films)

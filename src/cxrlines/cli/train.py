@@ -27,7 +27,8 @@ def train(
     data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are read if there.")],
     out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on where it was.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="path.to.field=value, laid over the recipe.")
+        list[str] | None,
+        typer.Option("--set", help="path.to.field=value, laid over the recipe; * for any name."),
     ] = None,
     external: Annotated[
         list[str] | None,
@@ -47,7 +48,7 @@ def train(
     from cxrlines.recipe.spec.load import load_recipe
     from cxrlines.training import distributed
 
-    chosen = load_recipe(recipe, [*(settings or []), *_folders(external)])
+    chosen = load_recipe(recipe, [*(settings or []), *_folders(external)], say)
     wanted = numbers("--folds", folds)
     if dry_run:
         from cxrlines.lab.price.dry_run import dry_run as show_plan
@@ -85,8 +86,8 @@ def ensemble(
     predictions: Annotated[list[Path], typer.Argument(help="Two or more prediction files of the same studies.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
     how: Annotated[
-        Literal["mean", "rank", "power", "fitted"],
-        typer.Option(help="Mean of probabilities, of ranks, power mean, or fitted weights."),
+        Literal["mean", "rank", "power", "weighted", "fitted"],
+        typer.Option(help="Mean of probabilities, of ranks, power mean, under weights of yours, or under fitted ones."),
     ] = "mean",
     power: Annotated[float | None, typer.Option(help="Exponent of the power mean.")] = None,
     truth: Annotated[
@@ -94,7 +95,8 @@ def ensemble(
     ] = None,
     folds: Annotated[Path | None, typer.Option(help="fitted: their folds; each is blended by the others'.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="fitted: the weights, written with --truth, read without it (test films).")
+        str | None,
+        typer.Option(help="weighted: a number a file, e.g. 2,1. fitted: a file, written with --truth, else read."),
     ] = None,
 ) -> None:
     """Average predictions."""
@@ -175,3 +177,15 @@ def demo(
     check_outputs(folders={"--out": out})
     with resumable():
         run_demo(out, workers=workers)
+
+
+@app.command()
+def weights(
+    file: Annotated[Path, typer.Argument(help="A PyTorch or Lightning file that is refused as a start.")],
+    out: Annotated[Path, typer.Option(help="The weights to write, a .safetensors file.")],
+) -> None:
+    """Keep the tensors of a foreign weights file alone, as safetensors. Nothing of the file is run."""
+    from cxrlines.models.foreign_files import convert
+
+    check_outputs(files={"--out": out}, inputs=[file])
+    typer.echo(f"{out}: {convert(file, out)} tensors")

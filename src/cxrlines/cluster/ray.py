@@ -318,7 +318,7 @@ def predict_on_ray(
     on: str,
     *,
     batch_size: int = 8,
-    tta: Sequence[str] = (),
+    tta: Sequence[str] | None = None,
     lines: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:

@@ -1,12 +1,55 @@
-"""Affine transform between a film and the square that networks see: points from film px to square px, and back.
+"""Affine transform between a film and the picture of it that networks see, and the size of such a picture.
 
 Coordinates are [x, y] in px; pixel centres lie at whole numbers. Quarter turns, cutting, padding and resizing of a film
 are one `Affine`, so that a point is carried from the film to the network and back with no other arithmetic.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from pydantic_core import CoreSchema, core_schema
+
+Size = int | tuple[int, int]
+"""Of a film as networks see it: px a side where it is square, else (height, width) px."""
+
+
+def height_width(size: Size) -> tuple[int, int]:
+    """(height, width) px of any size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def size_text(size: Size) -> str:
+    """A size in words, height first: `640 px`, `640 x 512 px`."""
+    return f"{size} px" if isinstance(size, int) else f"{size[0]} x {size[1]} px"
+
+
+@dataclass(frozen=True)
+class Sides:
+    """A `Size` in recipes and manifests, `Annotated[Size, Sides(32, 4096)]`: px a side, or [height, width].
+
+    Each is from `low` to `high`. Where both are the same, the value is that of a square.
+    """
+
+    low: int
+    high: int
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], CoreSchema]) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            self._checked,
+            core_schema.int_schema(ge=self.low, le=self.high),
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda size: size),
+        )
+
+    @staticmethod
+    def _checked(given: Any, side: Callable[[Any], int]) -> Size:
+        if not isinstance(given, list | tuple):
+            return side(given)
+        if len(given) != 2:
+            raise ValueError("a size is px a side, or [height, width]")
+        height, width = side(given[0]), side(given[1])
+        return height if height == width else (height, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +90,7 @@ class Affine:
         x, y = np.linalg.norm(np.array(self.matrix)[:, :2], axis=1)
         return float(x), float(y)
 
-    def at(self, store: int, size: int) -> "Affine":
-        """The map once the square of `store` px a side is resized to `size` px."""
-        ratio = size / store
-        shift = 0.5 * ratio - 0.5
-        return Affine(((ratio, 0.0, shift), (0.0, ratio, shift))).after(self)
+    def at(self, store: Size, size: Size) -> "Affine":
+        """The map once the other picture, of the size `store`, is resized to `size`."""
+        y, x = (new / old for new, old in zip(height_width(size), height_width(store), strict=True))
+        return Affine(((x, 0.0, 0.5 * x - 0.5), (0.0, y, 0.5 * y - 0.5))).after(self)

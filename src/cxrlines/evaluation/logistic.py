@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, logit, xlogy
 
-CLIP = 1e-5
-"""Probabilities nearer to 0 or 1 than this count as so near, so that no single film decides a fit or a mean."""
+from cxrlines.metrics.means import CLIP
+
 _STEPS, _GAIN = 200, 1e-11
 
 

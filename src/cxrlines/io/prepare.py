@@ -1,6 +1,6 @@
-"""Preparing a film for the network: frame cut off, assessed, turned upright and bone white, resized to a square.
+"""Preparing a film for the network: frame cut off, assessed, turned upright and bone white, resized to one size.
 
-It is the one way, in training, evaluation and reading. One `Affine` maps points of the original film to the square.
+It is the one way, in training, evaluation and reading. One `Affine` maps points of the original film to it.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ import numpy as np
 from cxrlines.core.film import Film
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
-from cxrlines.core.transform import Affine
+from cxrlines.core.transform import Affine, Size, height_width
 
 PREPARATION = 2
 """Raised when the same file comes out as other pixels than before (decoding, assessing, resizing): stores are then
@@ -64,7 +64,7 @@ class Prepared:
     """A film as networks see it.
 
     Attributes:
-        pixels: (size, size) uint8, upright, bone white.
+        pixels: uint8 of that size, upright, bone white.
         placement: Map of px of the original film to those of `pixels`.
         quality: Quality of the film, and what was done to it.
         film_shape: (height, width) px of the original film.
@@ -103,7 +103,7 @@ class Framed:
             quality = replace(quality, notes=(*quality.notes, Note(Code.FRAME_CUT, text)))
         return quality
 
-    def prepared(self, probed: Quality | None, size: int, aspect: Aspect) -> Prepared:
+    def prepared(self, probed: Quality | None, size: Size, aspect: Aspect) -> Prepared:
         """The film as networks see it, as `prepare` gives it where the probe's answer is `probed`."""
         quality, corner = self.assessed(probed), (self.within[0], self.within[1])
         pixels, placement = shrink(turned_back(self.pixels, quality), size, aspect)
@@ -111,8 +111,8 @@ class Framed:
         return Prepared(pixels, placement, quality, self.film_shape, self.within)
 
 
-def prepare(film: Film, size: int, aspect: Aspect, probe: Probe | None = None) -> Prepared:
-    """A film as the square of `size` px a side that networks see.
+def prepare(film: Film, size: Size, aspect: Aspect, probe: Probe | None = None) -> Prepared:
+    """A film at the `size` at which networks see it.
 
     A film that is not usable is prepared all the same: whether it is read is the caller's to decide by its quality.
     """
@@ -192,26 +192,28 @@ def _upright(rotation: int, shape: tuple[int, ...], corner: tuple[int, int]) -> 
     return turned
 
 
-def shrink(pixels: np.ndarray, size: int, aspect: Aspect) -> tuple[np.ndarray, Affine]:
-    """A film (h, w) uint8 resized to a square (size, size) uint8, and the map of its px to those of the square.
+def shrink(pixels: np.ndarray, size: Size, aspect: Aspect) -> tuple[np.ndarray, Affine]:
+    """A film (h, w) uint8 resized to `size`, and the map of its px to those of the resized film.
 
-    `pad` keeps proportions: the longest side becomes `size`, the other is centred between black. `stretch` fills the
-    square. Shrinking averages areas, so that thin lines fade but never break; enlarging interpolates.
+    `pad` keeps proportions: the side that is the longer one against `size` fills it, the other is centred between
+    black. `stretch` fills both. Shrinking averages areas, so that thin lines fade but never break; enlarging
+    interpolates.
     """
     if aspect not in ("pad", "stretch"):
         raise ValueError(f"aspect is {aspect!r}; it is 'pad' or 'stretch'")
-    if size < 1:
-        raise ValueError(f"size is {size}; a square has at least 1 px a side")
+    tall, wide = height_width(size)
+    if min(tall, wide) < 1:
+        raise ValueError(f"size is {size}; it has at least 1 px a side")
     height, width = pixels.shape
-    longest = max(height, width)
-    fitted = (max(1, round(side * size / longest)) for side in (height, width))
-    new_height, new_width = fitted if aspect == "pad" else (size, size)
+    filled, longest = (tall, height) if height * wide >= width * tall else (wide, width)
+    fitted = (max(1, round(side * filled / longest)) for side in (height, width))
+    new_height, new_width = fitted if aspect == "pad" else (tall, wide)
     # One step where both sides shrink, as nearly always; else first what shrinks, then what grows.
     film = cv2.resize(pixels, (min(width, new_width), min(height, new_height)), interpolation=cv2.INTER_AREA)
     if film.shape != (new_height, new_width):
         film = cv2.resize(film, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
-    top, left = (size - new_height) // 2, (size - new_width) // 2
-    square = np.zeros((size, size), np.uint8)
-    square[top : top + new_height, left : left + new_width] = film
+    top, left = (tall - new_height) // 2, (wide - new_width) // 2
+    placed = np.zeros((tall, wide), np.uint8)
+    placed[top : top + new_height, left : left + new_width] = film
     scale_x, scale_y = new_width / width, new_height / height
-    return square, Affine(((scale_x, 0.0, (scale_x - 1) / 2 + left), (0.0, scale_y, (scale_y - 1) / 2 + top)))
+    return placed, Affine(((scale_x, 0.0, (scale_x - 1) / 2 + left), (0.0, scale_y, (scale_y - 1) / 2 + top)))

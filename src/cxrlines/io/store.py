@@ -1,6 +1,6 @@
 """Store of prepared films: each decoded and prepared once, as for reading, in one memory-mapped array.
 
-A store is a folder: `films.npy` ((n, size, size) uint8) and `store.json`, written last. While it is being built
+A store is a folder: `films.npy` ((n, h, w) uint8) and `store.json`, written last. While it is being built
 there are `films.partial.npy` and `journal.jsonl` instead: a line a film, appended after its pixels are on disk, so
 that a build killed at any moment goes on where it was and ends in the same bytes.
 
@@ -12,13 +12,14 @@ again, by their names, sizes and times of change. Every film that can be read is
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -29,7 +30,7 @@ from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Note
 from cxrlines.core.pool import in_parallel
 from cxrlines.core.quality import Quality
-from cxrlines.core.transform import Affine
+from cxrlines.core.transform import Affine, Sides, Size, height_width, size_text
 from cxrlines.io.films import read_bytes, read_film
 from cxrlines.io.prepare import PREPARATION, Aspect, LeaveOut, Probe, prepare, why_left_out
 
@@ -58,13 +59,14 @@ class Kept:
 
 
 _KEPT = TypeAdapter(list[Kept])
+_SIZE = TypeAdapter[Size](Annotated[Size, Sides(1, 65_535)])
 
 
 class Store:
     """An open store.
 
     Attributes:
-        films: (n, size, size) uint8, memory-mapped, read-only.
+        films: (n, h, w) uint8, memory-mapped, read-only.
         studies: The study of each row.
         kept: What is kept of the film of each row.
         placements: The placement of each row.
@@ -82,7 +84,7 @@ class Store:
             if manifest["version"] != VERSION:
                 raise StoreError(f"{folder}: is a store of version {manifest['version']}, not {VERSION}", anew)
             self.films: np.ndarray = np.load(self.folder / FILMS, mmap_mode="r", allow_pickle=False)
-            self.size: int = manifest["size"]
+            self.size: Size = _SIZE.validate_python(manifest["size"])
             self.aspect: Aspect = manifest["aspect"]
             self.studies: list[str] = manifest["studies"]
             self.kept = _KEPT.validate_python(manifest["kept"])
@@ -97,7 +99,7 @@ class Store:
             raise StoreError(f"{folder}: is no finished store ({Path(error.filename).name} is missing)") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{folder}: is damaged ({type(error).__name__})", anew) from None
-        if self.films.shape != (len(self.studies), self.size, self.size) or len(self.kept) != len(self.studies):
+        if self.films.shape != (len(self.studies), *height_width(self.size)) or len(self.kept) != len(self.studies):
             raise StoreError(f"{folder}: {FILMS} and {MANIFEST} do not belong together", anew)
         self.placements = [kept.placement for kept in self.kept]
         self._row = {study: row for row, study in enumerate(self.studies)}
@@ -153,7 +155,7 @@ def open_store(folder: Path) -> Store:
 
 
 def build_store(
-    dataset: "Dataset", folder: Path, *, size: int, aspect: Aspect, probe: Probe | None = None, workers: int = 1
+    dataset: "Dataset", folder: Path, *, size: Size, aspect: Aspect, probe: Probe | None = None, workers: int = 1
 ) -> Store:
     """Decode and prepare the dataset's films into a store, or open it if that is done, or finish it if it was begun.
 
@@ -176,7 +178,7 @@ def build_store(
         (folder / MANIFEST).unlink(missing_ok=True)
         done = _resume(folder, source, len(films))
         if not done:
-            shape = (len(films), size, size)
+            shape = (len(films), *height_width(size))
             _create(folder / PARTIAL, shape)
             with (folder / JOURNAL).open("w") as journal:
                 _append(journal, [{"source": source, "shape": shape}])
@@ -186,12 +188,13 @@ def build_store(
     with (folder / JOURNAL).open("a") as journal, (folder / PARTIAL).open("r+b") as pixels:
         work = partial(_prepared, size=size, aspect=aspect, probe=probe)
         batch: list[_Entry] = []
-        for place, made in in_parallel(work, [films[row] for row in todo], workers, f"preparing films, {size} px"):
+        title = f"preparing films, {size_text(size)}"
+        for place, made in in_parallel(work, [films[row] for row in todo], workers, title):
             row = todo[place]
             with _writing(folder):
                 if isinstance(made, tuple):
                     film, kept, digest = made
-                    pixels.seek(start + row * size * size)
+                    pixels.seek(start + row * math.prod(height_width(size)))
                     pixels.write(film.tobytes())
                     entry = _Entry(row, digest, asdict(kept))
                 else:
@@ -227,7 +230,7 @@ def _writing(folder: Path) -> Iterator[None]:
         raise StoreError(f"{folder}: the store cannot be written ({why})", way_out) from error
 
 
-def _prepared(path: Path, size: int, aspect: Aspect, probe: Probe | None) -> tuple[np.ndarray, Kept, str] | str:
+def _prepared(path: Path, size: Size, aspect: Aspect, probe: Probe | None) -> tuple[np.ndarray, Kept, str] | str:
     """The pixels, what else is kept of a film, and the SHA-256 of its file; or why it cannot be read."""
     try:
         data = read_bytes(path)
@@ -324,11 +327,12 @@ def _finish(folder: Path, source: str, entries: list[_Entry], studies: list[str]
     return open_store(folder)
 
 
-def _close_gaps(folder: Path, rows: list[int], size: int) -> None:
+def _close_gaps(folder: Path, rows: list[int], size: Size) -> None:
     """Copy the rows there are, in order, from the partial array into the final one; a kill leaves the partial whole."""
     aside = folder / "films.aside.npy"  # one name: what a kill leaves of so large a file is written over
-    _create(aside, (len(rows), size, size))
-    start, film = _start(folder / PARTIAL), size * size
+    height, width = height_width(size)
+    _create(aside, (len(rows), height, width))
+    start, film = _start(folder / PARTIAL), height * width
     with (folder / PARTIAL).open("rb") as every, aside.open("r+b") as kept:
         kept.seek(_start(aside))
         for row in rows:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.foreign_files import read_public
+from cxrlines.models.foreign_heads import fit_head
 from cxrlines.models.weights import WeightsError, few, named_by_order
 
 _COMMON = (
@@ -66,15 +67,17 @@ class Adoption:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
-def adopt(model: Classifier, path: Path) -> Adoption:
+def adopt(model: Classifier, path: Path, *, head: bool = True) -> Adoption:
     """Give `model` the weights of a file that holds its backbone under whatever prefix, and say what was done.
 
     The prefix is the one under which most of the backbone's tensors are found by name and shape; of equal ones an
     average (`ema` in its name) goes first, then the file's first. Every tensor of the backbone must be there, except
     BatchNorm's counters, and none too many: ResNet101 holds all that ResNet50 has. A stem of 3 channels is summed for a
     model that sees 1, one of 1 divided by three for a model that sees 3. EfficientNet's original names (`_conv_stem`,
-    `_blocks`) are matched by their order, for timm's `tf_efficientnet` models. The head, and a decoder of maps, are
-    taken whole, and only from a file of this project's names. All becomes float32.
+    `_blocks`) are matched by their order, for timm's `tf_efficientnet` models. All becomes float32.
+
+    A head is taken whole, where its shapes agree: by name from a file of this project, else as `foreign_heads` finds
+    it; with `head` False it is left. A decoder of maps comes from a file of this project alone.
 
     Raises:
         WeightsError: the file cannot be read, is of another backbone, lacks a tensor, or holds a value that is not
@@ -88,12 +91,15 @@ def adopt(model: Classifier, path: Path) -> Adoption:
     pairs = {_BACKBONE + mine: theirs for mine, theirs in fit.names.items()}
     state = model.state_dict()
     own = fit.prefix.removesuffix(_BACKBONE) if fit.prefix.endswith(_BACKBONE) else None
+    converted, adapted = {}, []
     if own is not None:
-        for part in ("head.", "decoder."):
+        for part in ("head.", "decoder.") if head else ("decoder.",):
             names = {name: own + name for name in state if name.startswith(part)}
             if all(theirs in tensors and tensors[theirs].shape == state[mine].shape for mine, theirs in names.items()):
                 pairs |= names
-    converted, adapted = {}, []
+    elif head and (found := fit_head(model, tensors, fit.prefix)):
+        pairs |= found.names
+        adapted.append(f"head: {found.taken}")
     dtypes: Counter[torch.dtype] = Counter()
     for mine, theirs in pairs.items():
         tensor, want = tensors[theirs], state[mine]
@@ -103,6 +109,8 @@ def adopt(model: Classifier, path: Path) -> Adoption:
         if not tensor.isfinite().all():
             what = f"{path}: {theirs} holds NaN or infinite values: the training it comes from failed"
             raise WeightsError(what, "take an earlier file")
+        if tensor.numel() == want.numel() == 1:  # one number may be written as a list of one
+            tensor = tensor.reshape(want.shape)
         if tensor.shape != want.shape:
             tensor, how = _recoloured(tensor)
             adapted.append(f"{mine}: {how}")
@@ -120,7 +128,7 @@ def adopt(model: Classifier, path: Path) -> Adoption:
         loaded=tuple(pairs),
         adapted=tuple(adapted),
         fresh=tuple(name for name in state if name not in pairs),
-        left_out=tuple(f"{name}: {_why(name, fit, net, own)}" for name in tensors if name not in used),
+        left_out=tuple(f"{name}: {_why(name, fit, net, own, head)}" for name in tensors if name not in used),
     )
 
 
@@ -221,9 +229,9 @@ def _classifiers(net: Any) -> tuple[str, ...]:
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
-def _why(name: str, fit: _Fit, net: Any, own: str | None) -> str:
+def _why(name: str, fit: _Fit, net: Any, own: str | None, head: bool) -> str:
     if own is not None and name.startswith(own + "head."):
-        return "of another head than the model's"
+        return "of another head than the model's" if head else "heads are left, as wanted"
     if not name.startswith(fit.prefix):
         return f"outside of {fit.prefix!r}, where the backbone was found"
     if name.removeprefix(fit.prefix).startswith((*_classifiers(net), "_fc.")):

@@ -35,8 +35,13 @@ class Backbone(nn.Module):
         # Transformers give tokens, or channels last; timm turns those into a map only on this other way.
         self.tokens = hasattr(net, "patch_embed")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The last feature map (b, channels, h, w) of normalised images x (b, in_channels, H, W)."""
+    def forward(self, x: Tensor, pyramid: bool = False) -> Any:
+        """The last feature map (b, channels, h, w) of normalised images x (b, in_channels, H, W).
+
+        With `pyramid` what the method of that name gives.
+        """
+        if pyramid:
+            return self.net.forward_intermediates(x, norm=self.tokens)
         if self.tokens:
             return self.net.forward_intermediates(x, indices=1, norm=True, output_fmt="NCHW", intermediates_only=True)[
                 0
@@ -45,8 +50,22 @@ class Backbone(nn.Module):
 
     def pyramid(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """What `forward` gives, and the feature maps on the way, largest first, at `reductions`."""
-        last, maps = self.net.forward_intermediates(x, norm=self.tokens)
+        last, maps = self(x, pyramid=True)  # by way of a call, which may be compiled
         return last, maps
+
+    def checkpoint_gradients(self, wanted: bool) -> None:
+        """Whether activations are dropped and computed again as the gradients need them.
+
+        Raises:
+            BackboneError: timm cannot, for this model.
+        """
+        try:
+            self.net.set_grad_checkpointing(wanted)
+        except (AssertionError, AttributeError) as error:
+            raise BackboneError(
+                f"schedule.checkpoint_gradients: timm cannot, for {type(self.net).__name__}",
+                "leave it out, take smaller parts by schedule.accumulate, or another backbone",
+            ) from error
 
     @property
     def levels(self) -> tuple[list[int], list[int]]:

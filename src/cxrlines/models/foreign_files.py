@@ -1,4 +1,8 @@
-"""Read public weight files: PyTorch's pickles and safetensors, never unpickled unsafely: no code of a file is run."""
+"""Read public weight files: PyTorch's pickles and safetensors, never unpickled unsafely: no code of a file is run.
+
+NumPy's arrays in a file, such as predictions kept beside the weights, are passed over: what would rebuild them is never
+called, an empty object stands in its place. `convert` does the same with whatever else a file names.
+"""
 
 import contextlib
 import pickle
@@ -7,28 +11,91 @@ import re
 import shlex
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cxrlines.models.weights import WeightsError, few, load_weights
+from cxrlines.models.weights import WeightsError, few, load_weights, save_weights
 
 _SWOLLEN = 20  # tensors may claim so many times their file's bytes: tied weights do twice, an attack any number
+_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")  # of NumPy 1 and 2
+_ARRAYS = (
+    *(f"{module}.{name}" for module in _NUMPY for name in ("_reconstruct", "scalar")),
+    "numpy.ndarray",
+    "numpy.dtype",
+)
+"""What a pickled array or number of NumPy names."""
+
+
+class _Absent:
+    """Stands in for an object of a file that is not made: whatever the file does to it is kept or forgotten here."""
+
+    state: Any = None
+
+    def __init__(self, *args: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def of_module(self) -> dict[Any, Any]:
+        """The parameters, buffers and modules of an `nn.Module` by name; of any other object nothing."""
+        state = self.state if isinstance(self.state, Mapping) else {}
+        parts = (state.get(kind) for kind in ("_parameters", "_buffers", "_modules"))
+        return {name: value for part in parts if isinstance(part, Mapping) for name, value in part.items()}
 
 
 def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
     """All named tensors of a weights file (on the CPU, owned by the caller) and its format; no code is run.
 
     Nested dictionaries are flattened: `{"state_dict": {"fc.bias": t}}` gives `state_dict.fc.bias`. What is no tensor
-    (epochs, hyperparameters), or has no name (an optimiser's state), is passed over. The content decides the format.
+    (epochs, hyperparameters, arrays of NumPy), or has no name (an optimiser's state), is passed over. The content
+    decides the format.
 
     Raises:
         WeightsError: the file is missing, damaged, of another kind, holds no tensors or swollen ones, or would need
             code to be run.
     """
+    return _read(path, _ARRAYS)
+
+
+def convert(path: Path, out: Path) -> int:
+    """Write the named tensors of a PyTorch file as safetensors, even of one that `read_public` refuses; their number.
+
+    Nothing of the file is run: for every class and function that it names an empty object stands in. The tensors of a
+    whole pickled `nn.Module` get the names that its state dict has. Tensors that share memory become copies.
+
+    Raises:
+        WeightsError: as `read_public`; the file is safetensors already; or it names a module that no weights file has a
+            use for (`os`, `sys`).
+    """
+    if path.suffix == ".safetensors":
+        raise WeightsError(f"{path} is safetensors already", "use it as it is")
+    absent = list(_ARRAYS)
+    while True:
+        try:
+            tensors, _ = _read(path, absent)
+        except _UnknownGlobalError as error:
+            if error.name in absent:
+                raise
+            absent += [error.name, f"builtins.{error.name}"]  # PyTorch names builtins without their module
+        else:
+            save_weights(out, tensors, {})
+            return len(tensors)
+
+
+class _UnknownGlobalError(WeightsError):
+    """A file that names what is no tensor's; `name` is the first."""
+
+    def __init__(self, what: str, way_out: str, name: str) -> None:
+        super().__init__(what, way_out)
+        self.name = name
+
+
+def _read(path: Path, absent: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+    """As `read_public`; of what the names `absent` would make nothing is made."""
     if path.is_dir():
         raise WeightsError(f"{path} is a folder", "name the weights file inside it")
     if not path.is_file():
@@ -46,9 +113,9 @@ def read_public(path: Path) -> tuple[dict[str, Tensor], str]:
         form = "safetensors"
     elif head[:4] == b"PK\3\4":
         _check_zip(path)
-        found = _unpickled(path, mmap=True)
+        found = _unpickled(path, absent, mmap=True)
     elif head[:1] == b"\x80":
-        found = _unpickled(path, mmap=False)
+        found = _unpickled(path, absent, mmap=False)
     elif path.suffix == ".safetensors":
         found = load_weights(path)[0]  # its error names what is wrong
     else:
@@ -81,9 +148,10 @@ def _flat(found: Any) -> Iterator[tuple[str, Tensor]]:
         name, value = stack.pop()
         if isinstance(value, Tensor):
             yield name, value
-        elif isinstance(value, Mapping) and id(value) not in seen:
+        elif isinstance(value, Mapping | _Absent) and id(value) not in seen:
             seen.add(id(value))
-            inner = [(f"{name}.{key}" if name else key, value[key]) for key in value if isinstance(key, str)]
+            named = value.of_module() if isinstance(value, _Absent) else value
+            inner = [(f"{name}.{key}" if name else key, named[key]) for key in named if isinstance(key, str)]
             stack += reversed(inner)
 
 
@@ -105,17 +173,23 @@ def _check_zip(path: Path) -> None:
         raise WeightsError(f"{path} is packed as PyTorch packs no file: it would grow when opened", _conversion(path))
 
 
-def _unpickled(path: Path, mmap: bool) -> Any:
-    """What PyTorch's restricted reader makes of a file; it makes tensors and plain containers only."""
+def _unpickled(path: Path, absent: Sequence[str], mmap: bool) -> Any:
+    """What PyTorch's restricted reader makes of a file: tensors, plain containers, and `_Absent` for those names."""
+    stand_ins: list[Any] = [(_Absent, name) for name in absent]
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(stand_ins):
             return torch.load(path, weights_only=True, map_location="cpu", mmap=mmap)
     except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        culprits = [named.group(1)] if named else _globals(path)
+        named = re.search(r"GLOBAL ([\w.]+)( was not an allowed)?", str(error))
+        culprits = [named[1]] if named else _globals(path)
         if culprits:
             what = f"{path} is refused: to open it, {few(culprits)} would have to be run"
-            raise WeightsError(f"{what}, and a file from elsewhere may run anything", _conversion(path)) from None
+            what = f"{what}, and a file from elsewhere may run anything"
+            if named and named[2]:
+                command = shlex.join(["cxrlines", "weights", str(path), "--out", f"{path.stem}.safetensors"])
+                way_out = f"keep its tensors alone, which runs nothing of it: {command}"
+                raise _UnknownGlobalError(what, way_out, named[1]) from None
+            raise WeightsError(what, "take a file from a source you trust" if named else _conversion(path)) from None
         what = f"{path} cannot be read without running code: it is damaged, or pickled in another way than"
         raise WeightsError(f"{what} `torch.save` does by itself", _conversion(path)) from error
     except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for

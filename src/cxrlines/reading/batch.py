@@ -106,7 +106,7 @@ def predict(
     bundle: Bundle,
     *,
     batch_size: int = 8,
-    tta: Sequence[str] = (),
+    tta: Sequence[str] | None = None,
     lines: bool = False,
     progress: Progress | None = None,
 ) -> Predictions:
@@ -119,7 +119,8 @@ def predict(
     Args:
         sources: films and folders, or what `find_films` found in them.
         batch_size: films a pass.
-        tta: any of `tta.VIEWS`; the probability is then the mean over those views and the plain one.
+        tta: any of `reader.VIEWS`; the probability is then the mean over those views and the plain one. None: the
+            bundle's own.
         lines: whether to find lines, tips and landmarks too, where a model of the bundle maps them.
         progress: called with (films done, films in all) after each batch.
 

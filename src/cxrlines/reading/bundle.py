@@ -22,7 +22,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from cxrlines import __version__
 from cxrlines.core.errors import Error
 from cxrlines.core.files import put_folder
+from cxrlines.core.transform import Sides, Size
 from cxrlines.io.prepare import PREPARATION
+from cxrlines.reading.averaging import Averaging
 from cxrlines.reading.trace.lines import Channel
 from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
 
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
 MANIFEST, PROBE_FILE = "bundle.json", "quality.safetensors"
-FORMAT = 3
-"""1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`; both are still read."""
+FORMAT = 4
+"""1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`, 3 no average but the mean; all are read."""
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
 
 
@@ -50,7 +52,7 @@ Label = Annotated[str, _one_of(*LABELS)]
 DeviceName = Annotated[str, _one_of(*Device.__members__)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Line = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
-Side = Annotated[int, Field(ge=16, le=8192)]
+FilmSize = Annotated[Size, Sides(16, 8192)]
 
 
 class _Part(BaseModel):
@@ -58,13 +60,13 @@ class _Part(BaseModel):
 
 
 class ModelEntry(_Part):
-    """One model of the ensemble. `input_size`: px a side of what it sees; None: the bundle's."""
+    """One model of the ensemble. `input_size`: of what it sees; None: the bundle's."""
 
     name: str
     fold: int
     file: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors$")]  # a plain name: no way out
     config: dict[str, Any]
-    input_size: Side | None = None
+    input_size: FilmSize | None = None
 
 
 class FileEntry(_Part):
@@ -75,13 +77,13 @@ class FileEntry(_Part):
 
 
 class StoreEntry(_Part):
-    """How a film is prepared, by `io.prepare.prepare`: px a side, and the aspect ratio.
+    """How a film is prepared, by `io.prepare.prepare`: its size, and the aspect ratio.
 
     `preparation` is the version of it that made the films the models were trained on; the probe that assessed them, if
     any, is the bundle's file `quality.safetensors`.
     """
 
-    size: Side
+    size: FilmSize
     aspect: Literal["pad", "stretch"]
     preparation: Annotated[int, Field(ge=1)] = 1
 
@@ -104,7 +106,8 @@ class Manifest(_Part):
     Attributes:
         labels: In the order of the vocabulary.
         maps: Names of the heatmaps, see `MAP_NAMES`. None (format 2): those of all mapped devices that have labels.
-        input_size: px a side of what the models see.
+        input_size: of the films that the models see: px a side, or (height, width).
+        ensemble: How members are averaged, each fold's where folds are calibrated, else over all their folds.
         fold_calibration: (slope, offset) on the log odds of the mean over each fold's models; a label left out stays as
             it is.
         calibration: The same on those of the mean over folds (of all models, where folds are not calibrated).
@@ -118,8 +121,8 @@ class Manifest(_Part):
     labels: Annotated[tuple[Label, ...], Field(min_length=1)] = LABELS
     maps: tuple[Annotated[str, _one_of(*MAP_NAMES)], ...] | None = None
     store: StoreEntry
-    input_size: Side
-    ensemble: Literal["mean of probabilities"] = "mean of probabilities"
+    input_size: FilmSize
+    ensemble: Literal["mean of probabilities"] | Averaging = "mean of probabilities"
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     files: dict[str, FileEntry]
     meta: dict[str, Any]
@@ -144,7 +147,7 @@ class BundleMember:
     fold: int
     config: Mapping[str, Any]
     weights: Path
-    input_size: int | None = None
+    input_size: Size | None = None
     header: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -159,17 +162,19 @@ class Bundle:
 
     Attributes:
         identity: 12 hex digits of the manifest's sha256, which fixes every file's.
-        sizes: px a side of the films that each model sees.
+        sizes: of the films that each model sees.
         map_names: the names of the heatmaps, in order.
         channels: what each heatmap shows.
+        averaging: how members are averaged.
     """
 
     folder: Path
     manifest: Manifest
     identity: str
-    sizes: tuple[int, ...] = field(init=False)
+    sizes: tuple[Size, ...] = field(init=False)
     map_names: tuple[str, ...] = field(init=False)
     channels: tuple[Channel, ...] = field(init=False)
+    averaging: Averaging = field(init=False)
 
     def __post_init__(self) -> None:
         manifest, names = self.manifest, self.manifest.maps
@@ -180,6 +185,8 @@ class Bundle:
         for name, value in (("sizes", sizes), ("map_names", names)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "channels", tuple(MAP_NAMES[name] for name in names))
+        averaging = manifest.ensemble if isinstance(manifest.ensemble, Averaging) else Averaging()
+        object.__setattr__(self, "averaging", averaging)
 
     @property
     def notice(self) -> str:
@@ -249,6 +256,8 @@ def load_bundle(folder: Path) -> Bundle:
     if manifest.labels != tuple(label for label in LABELS if label in manifest.labels):
         raise BundleError(f"{path}: its labels are not in the order of this task: {', '.join(LABELS)}")
     bundle = Bundle(folder, manifest, hashlib.sha256(text).hexdigest()[:12])
+    if lacking := bundle.averaging.lacking([entry.name for entry in manifest.models], manifest.labels):
+        raise BundleError(f"{path}: field ensemble says nothing of {lacking}; copy the bundle again")
     for name in {entry.file for entry in manifest.models} | set(manifest.files):
         bundle.read(name)
     return bundle
@@ -259,9 +268,10 @@ def write_bundle(
     members: Sequence[BundleMember],
     *,
     store: Mapping[str, Any],
-    input_size: int,
+    input_size: Size,
     meta: Mapping[str, Any],
     half: bool = False,
+    averaging: Averaging | None = None,
     fold_calibration: Mapping[str, tuple[float, float]] | None = None,
     calibration: Mapping[str, tuple[float, float]] | None = None,
     thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
@@ -272,10 +282,11 @@ def write_bundle(
 
     Args:
         store: fields of `StoreEntry`, of the store the models were trained from.
-        input_size: px a side of what the models see.
+        input_size: of the films that the models see: px a side, or (height, width).
         meta: JSON values for people: what it was trained on, its lineage. It travels with the bundle, so it must
             name no patient. The headers of the weights files are left behind.
         half: whether weights are stored in 16 bits, half the size; they are read as 32.
+        averaging: how members are averaged; None: the mean of their probabilities.
         fold_calibration: label -> (slope, offset) on the log odds of the mean over the models of each fold.
         calibration: the same on those of the ensemble's probability, the mean over folds; None: not calibrated.
         thresholds: label -> fields of `ThresholdEntry`, on calibrated probabilities.
@@ -293,6 +304,8 @@ def write_bundle(
             raise BundleError(f"two members of the bundle would be {name}", "give each name and fold once")
     if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out} exists and is not a bundle", "name another place, or remove it first")
+    if averaging and averaging.how == "mean":
+        averaging = None
     configs = [member.config for member in members]  # those of a two-step model's networks lie within
     parts = [part for config in configs for part in (config, *config.values()) if isinstance(part, Mapping)]
     try:
@@ -312,6 +325,7 @@ def write_bundle(
                     }
                     for m in members
                 ],
+                "ensemble": averaging or "mean of probabilities",
                 "files": {},
                 "meta": dict(meta),
                 "fold_calibration": fold_calibration,

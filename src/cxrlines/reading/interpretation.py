@@ -55,7 +55,7 @@ def fit_suppression(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 def evidence_of(maps: np.ndarray, channels: Sequence[Channel] = MAPS) -> dict[str, float]:
     """How clearly heatmaps (maps, h, w) show a line of each device, by `Device.name`: the mean of the highest values.
 
-    As many as a quarter of the heatmap's side: a line of that length, in px.
+    As many as a quarter of the heatmap's height: a line of that length, in px.
     """
     most = max(1, maps.shape[1] // 4)
     return {
@@ -81,8 +81,8 @@ def findings_of(
     """The findings of a film from its heatmaps.
 
     Args:
-        maps: (maps, h, w) float32 in [0, 1], of the square film that was read.
-        placement: Where the original film lies in that square, whose side is `STRIDE` times that of the heatmaps.
+        maps: (maps, h, w) float32 in [0, 1], of the film that was read.
+        placement: Where the original film lies in that film, which is `STRIDE` times as large as the heatmaps.
         film_shape: (height, width) px of the original film.
         labels: Probability by label, if a classifier read the film as well: lines of a device that it holds for absent
             are left out.
@@ -95,7 +95,7 @@ def findings_of(
 
     Raises `ValueError` for heatmaps of another shape or with values that are not numbers.
     """
-    to_maps = placement.at(STRIDE * maps.shape[-1], maps.shape[-1])
+    to_maps = placement.at((STRIDE * maps.shape[1], STRIDE * maps.shape[2]), maps.shape[1:])
     left, top, right, bottom = within or (0, 0, film_shape[1], film_shape[0])
     corners = to_maps.from_film(np.array([[left - 0.5, top - 0.5], [right - 0.5, bottom - 0.5]]))
     bounds = Bounds(*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())

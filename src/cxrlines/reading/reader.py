@@ -31,6 +31,7 @@ from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.notes import Note
 from cxrlines.core.pool import cores
 from cxrlines.core.spacing import Spacing
+from cxrlines.core.transform import Size
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import Prepared, cut_frame
 from cxrlines.metrics.calibration import Calibration
@@ -50,7 +51,7 @@ Progress = Callable[[int, int | None], None]
 """Called with (films done, films in all; None where that is not known)."""
 VIEWS = ("flip", "scale")
 """Test-time augmentation: other views of a film that its probabilities may be averaged over. `flip` swaps left and
-right, `scale` shows it at `SCALES` of its size, about its centre."""
+right, `scale` shows it at the bundle's scales (default: `SCALES`) of its size, about its centre."""
 SCALES = (0.9, 1.1)
 DECODERS = min(8, cores())
 """Threads that decode films while others are computed."""
@@ -61,7 +62,8 @@ class Reader:
 
     Args:
         bundle: As `load_bundle` gives it.
-        tta: Any of `VIEWS`; probabilities are then means over those views and the plain one.
+        tta: Any of `VIEWS`; probabilities are then means over those views and the plain one. None: the bundle's own,
+            those of the recipe it was trained by.
         batch_size: Films computed together by `read_many`.
         lines: Whether to find lines, tips and landmarks, where a model of the bundle gives heatmaps.
         engine: What runs the bundle's models; default: PyTorch, made fast.
@@ -75,13 +77,13 @@ class Reader:
         self,
         bundle: Bundle,
         *,
-        tta: Sequence[str] = (),
+        tta: Sequence[str] | None = None,
         batch_size: int = 8,
         lines: bool = True,
         engine: Engine | None = None,
     ) -> None:
         self.bundle, self.batch_size, self.lines = bundle, batch_size, lines
-        self.tta = allowed_views(bundle, tta)
+        self.tta, self._scales = allowed_views(bundle, tta), scales_of(bundle)
         self.engine = engine or PyTorchEngine(bundle)
         self._probe = load_probe(bundle)
         self._store = bundle.manifest.store
@@ -125,7 +127,7 @@ class Reader:
         framed = cut_frame(film)
         probed = self._probe(framed.pixels) if self._probe and framed.quality.usable else None
         made = framed.prepared(probed, self._store.size, self._store.aspect)
-        shown = {size: views(made.pixels, size, self.tta) for size in set(self.bundle.sizes)}
+        shown = {size: views(made.pixels, size, self.tta, self._scales) for size in set(self.bundle.sizes)}
         return Ready(name, shown, made, film.spacing, film.notes, film.study_uid, time.monotonic() - start)
 
     def findings(self, film: "Ready", row: np.ndarray | None = None, maps: np.ndarray | None = None) -> Findings:
@@ -156,7 +158,7 @@ class Reader:
         else:
             found = findings_of(
                 maps,
-                made.placement.at(self._store.size, STRIDE * maps.shape[-1]),
+                made.placement.at(self._store.size, (STRIDE * maps.shape[1], STRIDE * maps.shape[2])),
                 made.film_shape,
                 labels,
                 film.spacing,
@@ -230,7 +232,7 @@ class Reader:
         ]
 
 
-def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] = (), batch_size: int = 8) -> Reader:
+def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] | None = None, batch_size: int = 8) -> Reader:
     """A reader of the bundle in a folder, or of the one that ships with the package.
 
     On a processor with glibc it reads faster after `cxrlines.core.pool.keep_buffers()`, which the commands call;
@@ -254,12 +256,15 @@ def load_probe(bundle: Bundle) -> "Probe | None":
         raise BundleError(f"{bundle.folder / MANIFEST}: {error.what}", "copy or pack the bundle again") from error
 
 
-def allowed_views(bundle: Bundle, tta: Sequence[str]) -> tuple[str, ...]:
-    """The views named, each once, in the order of `VIEWS`.
+def allowed_views(bundle: Bundle, tta: Sequence[str] | None) -> tuple[str, ...]:
+    """The views named, each once, in the order of `VIEWS`; None: those of the bundle's `meta["views"]`, if it has any.
 
     Raises:
         ValueError: another name. BundleError: a flip, unless the bundle's `meta["flip"]` is true: its models saw flips.
     """
+    if tta is None:
+        own = bundle.manifest.meta.get("views") or {}
+        tta = [name for name, given in zip(VIEWS, (own.get("flip"), own.get("scales")), strict=True) if given]
     for name in tta:
         if name not in VIEWS:
             raise ValueError(f"no view is called {name!r}; test-time augmentation has {' and '.join(VIEWS)}")
@@ -278,19 +283,24 @@ def allowed_views(bundle: Bundle, tta: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in VIEWS if name in tta)
 
 
-def views(film: np.ndarray, size: int, tta: Sequence[str] = ()) -> np.ndarray:
-    """A prepared film (h, w) uint8 as a model sees it: (views, size, size) uint8, the plain view first.
+def scales_of(bundle: Bundle) -> tuple[float, ...]:
+    """The scales of the view `scale`: those of the bundle's `meta["views"]`, else `SCALES`."""
+    return tuple((bundle.manifest.meta.get("views") or {}).get("scales") or SCALES)
+
+
+def views(film: np.ndarray, size: Size, tta: Sequence[str] = (), scales: Sequence[float] = SCALES) -> np.ndarray:
+    """A prepared film (h, w) uint8 as a model sees it: uint8 (views, h, w) of `size`, the plain view first.
 
     Args:
-        size: px a side of what the model sees.
-        tta: any of `VIEWS`. With `flip` there is one view more, with `scale` two.
+        size: of what the model sees.
+        tta: any of `VIEWS`. With `flip` there is one view more, with `scale` one for each of `scales`.
     """
     whole = warp.crop((0, 0, film.shape[1], film.shape[0]), size)
     seen = [warp.Warp(size, whole).resample(film)]
     if "flip" in tta:
         seen.append(seen[0][:, ::-1])
     if "scale" in tta:
-        for scale in SCALES:
+        for scale in scales:
             matrix = whole @ warp.shift_scale_rotate(size, (0, 0), scale, 0)
             seen.append(warp.Warp(size, matrix).resample(film))
     return np.stack(seen)

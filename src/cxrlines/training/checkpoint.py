@@ -4,8 +4,6 @@ One safetensors file holds the weights, their moving average, the optimiser's mo
 the place reached. Nothing in it can execute code. It is written aside, synced and renamed: whole or not at all.
 """
 
-import copy
-import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cxrlines.core.errors import Error
 from cxrlines.models.weights import load_weights, save_weights
@@ -35,7 +33,7 @@ class Progress:
 
 @dataclass
 class State:
-    """All that is needed to go on: tensors by group (`model`, `ema`, `best`), the optimiser, and the progress."""
+    """All that is needed to go on: tensors by group (`model`, `average`, `best`), the optimiser, and the progress."""
 
     progress: Progress
     tensors: dict[str, dict[str, Tensor]]
@@ -46,12 +44,15 @@ class State:
 def save_state(path: Path, step: str, state: State) -> None:
     """Write `state` of the step with identity `step`, atomically."""
     flat = {f"{group}/{name}": t for group, tensors in state.tensors.items() for name, t in tensors.items()}
+    plain: dict[str, dict[str, Any]] = {}  # of the optimiser's slots: Muon notes which weights it moves
     for index, slots in state.optimizer.get("state", {}).items():
-        flat |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items()}  # Adam's are all tensors
+        flat |= {f"optimizer/{index}/{slot}": value for slot, value in slots.items() if isinstance(value, Tensor)}
+        plain[str(index)] = {slot: value for slot, value in slots.items() if not isinstance(value, Tensor)}
     header = {
         "step": step,
         "progress": asdict(state.progress),
         "param_groups": state.optimizer.get("param_groups", []),
+        "optimizer": plain,
         "scaler": state.scaler,
     }
     save_weights(path, flat, {"state": json.dumps(header)})
@@ -66,7 +67,7 @@ def load_state(path: Path, step: str) -> State | None:
     if header["step"] != step:
         return None
     tensors: dict[str, dict[str, Tensor]] = {}
-    slots: dict[int, dict[str, Tensor]] = {}
+    slots: dict[int, dict[str, Any]] = {int(index): plain for index, plain in header["optimizer"].items()}
     for key, tensor in flat.items():
         group, _, name = key.partition("/")
         if group == "optimizer":
@@ -81,29 +82,6 @@ def load_state(path: Path, step: str) -> State | None:
 def cpu_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors, detached, contiguous, on the processor, none sharing memory with a model."""
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-
-
-class EMA(nn.Module):
-    """The exponential moving average of a model's weights and buffers; integer buffers are the latest.
-
-    torch's AveragedModel keeps a count on the device and reads it at every update, and the processor waits.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__()
-        self.module, self.decay = copy.deepcopy(model).requires_grad_(False), decay
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, first: bool) -> None:
-        """Move towards `model` by 1 - decay; with `first` become it."""
-        mine, theirs = (list(itertools.chain(one.parameters(), one.buffers())) for one in (self.module, model))
-        pairs = list(zip(mine, theirs, strict=True))
-        moved = [pair for pair in pairs if pair[0].is_floating_point() and not first]
-        if moved:
-            torch._foreach_lerp_([own for own, _ in moved], [new for _, new in moved], 1 - self.decay)
-        for own, new in pairs:
-            if first or not own.is_floating_point():
-                own.copy_(new)
 
 
 MAX_SKIPPED = 30

@@ -17,31 +17,49 @@ from cxrlines.training.targets.base import Strict
 Report = Callable[[dict[str, Any]], None]
 """Called with a stage's progress: epoch, epochs, step, steps, films_per_s, loss, auc, seconds_left."""
 Track = Callable[[dict[str, float], int], None]
-"""Called with an epoch's figures (loss, lr, auc) and its number."""
+"""Called with an epoch's figures (loss, lr, auc, `auc/LABEL` of each label that has one) and its number."""
 Precision = Literal["32", "bf16", "16"]
 
 
 WARMUP_FROM = 0.1
 """Share of the peak learning rate that a warm-up begins with."""
+MOMENTUM = {"sgd": 0.9, "muon": 0.95}
+"""The optimisers that have a momentum to choose, and the usual one of each."""
 
 
 class ScheduleSpec(Strict):
     """On which schedule a stage trains. Epochs may be a fraction; learning rates are those of the optimiser's steps."""
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 5
-    batch: Annotated[int, Field(ge=2, le=4096)] = 16
-    optimizer: Literal["adam", "adamw"] = "adam"
+    batch: Annotated[int, Field(ge=2, le=4096)] = 16  # films of a step
+    accumulate: Annotated[int, Field(ge=1, le=256)] = 1  # passes of a step, each of batch / accumulate films
+    # The backbone's activations are computed again as the gradients need them: less memory, a third slower.
+    checkpoint_gradients: bool = False
+    compile: bool = False  # backbone, head and decoder by torch.compile: minutes at first, faster steps then
+    # muon moves a backbone's kernels and matrices, and all else as AdamW (timm); lion wants a tenth of AdamW's rate.
+    optimizer: Literal["adam", "adamw", "sgd", "nadamw", "lion", "muon"] = "adam"
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # of sgd (none: 0.9) and muon (none: 0.95)
+    nesterov: bool = False  # Nesterov's momentum, of sgd and muon
     lr: Annotated[float, Field(gt=0, le=1)] = 5e-4
     end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6
     shape: Literal["constant", "cosine", "restarts"] = "cosine"
     restart_epochs: Annotated[float, Field(gt=0)] | None = None
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # rate of a backbone's layer over that of the one above it
+    head_lr: Annotated[float, Field(gt=0, le=1000)] = 1.0  # rate of head and decoder over lr
+    # What is not trained: `backbone`, `head`, or patterns of parameters' names, as backbone.net.layer[12].*
+    freeze: str | tuple[str, ...] = ()
+    freeze_epochs: Annotated[float, Field(gt=0, le=1000)] | None = None  # how long; none: the whole stage
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
     # auto: bf16 on a GPU that has it, 16 on an older one, 32 without. (YAML reads 16 as a number.)
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the exponential moving average of the weights
-    patience: Annotated[int, Field(ge=1)] | None = None  # early stopping: epochs without a better AUC
+    # Stochastic weight averaging: the mean of the weights of all steps from this share of the training on.
+    swa_from: Annotated[float, Field(ge=0, lt=1)] | None = None
+    swa_lr: Annotated[float, Field(gt=0, le=1)] | None = None  # constant rate from there on; none: the shape's
+    keep: Literal["last", "best"] = "last"  # best: the epoch with the highest watched AUC
+    patience: Annotated[int, Field(ge=1)] | None = None  # early stopping: epochs without a better AUC; keeps the best
     validate_films: Annotated[int, Field(ge=0)] | None = None  # films of the live AUC; none: the whole fold
 
     @model_validator(mode="after")
@@ -50,7 +68,33 @@ class ScheduleSpec(Strict):
             raise ValueError("shape: restarts and restart_epochs go together")
         if self.patience is not None and self.validate_films == 0:
             raise ValueError("patience needs an AUC to watch: leave validate_films out or make it larger than 0")
+        if self.keep == "best" and self.validate_films == 0:
+            raise ValueError("keep: best needs an AUC to watch: leave validate_films out or make it larger than 0")
+        if self.batch % self.accumulate:
+            raise ValueError(
+                f"accumulate: {self.accumulate} passes do not divide batch: {self.batch}; allowed: "
+                + ", ".join(str(passes) for passes in range(1, min(self.batch, 256) + 1) if not self.batch % passes)
+            )
+        if (self.momentum is not None or self.nesterov) and self.optimizer not in MOMENTUM:
+            raise ValueError(
+                f"momentum and nesterov are of {' and '.join(MOMENTUM)}; optimizer is {self.optimizer}: leave them out"
+            )
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        if self.freeze_epochs is not None and not self.freeze:
+            raise ValueError("freeze_epochs says how long freeze holds: name what is frozen, as freeze: backbone")
+        if self.swa_lr is not None and self.swa_from is None:
+            raise ValueError("swa_lr is the rate from swa_from on: give both, or neither")
+        if self.swa_from is not None and self.ema is not None:
+            raise ValueError("swa_from and ema average the same weights in two ways: leave one out")
+        if self.swa_from is not None and self.keeps_best:
+            raise ValueError("swa_from averages over epochs; keep: best and patience choose one: leave either out")
         return self
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the epoch with the highest watched AUC is handed on, and not the last."""
+        return self.keep == "best" or self.patience is not None
 
 
 def learning_rate(schedule: ScheduleSpec, step: int, *, total: int, per_epoch: int) -> float:
@@ -58,8 +102,10 @@ def learning_rate(schedule: ScheduleSpec, step: int, *, total: int, per_epoch: i
 
     Linear warm-up from `WARMUP_FROM` of the peak over `warmup_epochs`; then `constant`, `cosine` from `lr` to `end_lr`
     over what is left, or `restarts`: the same cosine begun anew every `restart_epochs` (SGDR, Loshchilov and Hutter
-    2017, with equal periods).
+    2017, with equal periods). From `swa_start` on, `swa_lr` where there is one.
     """
+    if schedule.swa_lr is not None and step >= swa_start(schedule, total):
+        return schedule.swa_lr
     peak, end = schedule.lr, schedule.end_lr
     warmup = min(round(schedule.warmup_epochs * per_epoch), total - 1)
     if step < warmup:
@@ -69,6 +115,11 @@ def learning_rate(schedule: ScheduleSpec, step: int, *, total: int, per_epoch: i
     period = max(1, round(schedule.restart_epochs * per_epoch)) if schedule.restart_epochs else total - warmup
     phase = (step - warmup) % period / period
     return end + (peak - end) * (1 + math.cos(math.pi * phase)) / 2
+
+
+def swa_start(schedule: ScheduleSpec, total: int) -> int:
+    """The first of `total` steps whose weights are averaged under `swa_from`; one step at least is."""
+    return min(int((schedule.swa_from or 0.0) * total), total - 1)
 
 
 LABELS_ALONE = TargetsSpec(labels=LabelTarget())

@@ -205,6 +205,33 @@ class _SyncSum(_AllReduceSum):
         return _AllReduceSum.forward(ctx, grad.contiguous())
 
 
+def average_gradients(model: nn.Module) -> None:
+    """Average the gradients over all processes, where DDP cannot.
+
+    It takes one pass a step, and learns when it begins which parameters are trained.
+    """
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world
+
+
+def of_all(rows: Tensor) -> tuple[Tensor, slice]:
+    """The rows (n_i, ...) of all processes in rank order, and which are this one's; all must call it.
+
+    A gradient goes back to the process that has the row, added up over all.
+    """
+    if world == 1:
+        return rows, slice(None)
+    counts = rows.new_zeros(world, dtype=torch.int64)
+    counts[rank] = len(rows)
+    dist.all_reduce(counts)
+    before, total = int(counts[:rank].sum()), int(counts.sum())
+    others = (before, total - before - len(rows))
+    first, last = (rows.new_zeros((count, *rows.shape[1:])) for count in others)
+    return _SyncSum.apply(torch.cat((first, rows, last))), slice(before, before + len(rows))
+
+
 def same_everywhere(value: object, what: str) -> None:
     """`DevicesError` unless all processes have the same `value`."""
     values = _all_gather(value)
@@ -233,24 +260,27 @@ def trainer_options(find_unused: bool) -> dict[str, Any]:
 
 def leaves_unused(model: nn.Module, use: Callable[[], Tensor]) -> bool:
     """Whether `use()`, which runs `model`, leaves parameters without a gradient: DDP must know. Nothing is changed."""
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]  # what is frozen evaluates
     model.eval()
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(use().float().sum(), wanted, allow_unused=True)
-    model.train(was_training)
+    for module, mode in modes:
+        module.training = mode
     return any(gradient is None for gradient in gradients)
 
 
-def synchronise(model: nn.Module, batch: int) -> None:
+def synchronise(model: nn.Module, batch: int, passes: int = 1) -> None:
     """Make `model`, in place, train on this process's part of a batch of `batch` films as on the whole of it.
 
+    A batch that is passed in several `passes` comes in so many parts; a process has its part of each.
     Names and values of its state stay as they are; in evaluation nothing changes. `DevicesError` for a batch of fewer
     films than there are processes.
     """
+    batch //= passes
     if batch < world:
         raise DevicesError(
-            f"schedule.batch: {batch} films cannot be split over {world} processes",
-            "give fewer --devices or a larger batch",
+            f"schedule.batch: {batch} films{' of a pass' * (passes > 1)} cannot be split over {world} processes",
+            "give fewer --devices or a larger batch" + ", or accumulate fewer passes" * (passes > 1),
         )
     if torch.cuda.is_available():
         # timm's: torch's own drops the activation of timm's layers. Both take a part of no film, as a decoder's may be.
@@ -284,10 +314,10 @@ def _whole_norm(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
     centred = ours - mean[:, None, None]
     variance = _SyncSum.apply(centred.square().sum((0, 2, 3))) / total
     with torch.no_grad():
-        momentum = self.momentum if self.momentum is not None else 0.1
+        self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        momentum = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)  # type: ignore[arg-type]
         self.running_mean.lerp_(mean, momentum)  # type: ignore[union-attr]
         self.running_var.lerp_(variance * total / (total - 1), momentum)  # type: ignore[union-attr]
-        self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
     y = centred * (self.weight * torch.rsqrt(variance + self.eps))[:, None, None] + self.bias[:, None, None]
     y = y.to(x.dtype)
     return self.act(self.drop(y)) if isinstance(self, BatchNormAct2d) else y

@@ -49,6 +49,7 @@ class Lineage:
     `patients` are the tokens of those whose films or labels this very step used; of weights out of a bundle they are
     cut (`io.patients.cut`). `parents` maps a role (`start`, `teacher`) to that ancestor's own lineage. `unknown`
     has a line for each origin that cannot be traced; `trusted` the same of those that the user vouches for.
+    `pseudo_labelled`: its films were test films, learnt by soft labels as the recipe allows.
     """
 
     step: str
@@ -56,6 +57,7 @@ class Lineage:
     parents: tuple[tuple[str, "Lineage"], ...] = ()
     unknown: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
+    pseudo_labelled: bool = False
 
     def walk(self) -> Iterator[tuple[tuple[str, ...], "Lineage"]]:
         """This step and every ancestor once, each with the roles that lead to it."""
@@ -82,6 +84,10 @@ class Lineage:
         """Origins anywhere in the ancestry that are trusted and not checked, each with the step that used it."""
         return list(dict.fromkeys(f"{a.step}: {origin}" for _, a in self.walk() for origin in a.trusted))
 
+    def pseudo_labels(self) -> list[str]:
+        """The steps in the ancestry that learnt test films by soft labels."""
+        return list(dict.fromkeys(a.step for _, a in self.walk() if a.pseudo_labelled))
+
     def trusting(self) -> "Lineage":
         """The same, whatever is unknown in it trusted."""
         parents = tuple((role, parent.trusting()) for role, parent in self.parents)
@@ -96,13 +102,14 @@ class Lineage:
             some.append("its patients are known by cut keys, some of which these patients share")
         return some
 
-    def refuse_seen(self, patients: Collection[str], declared: str = SITE) -> None:
+    def refuse_seen(self, patients: Collection[str], declared: str = SITE, *, pseudo_labelled: bool = False) -> None:
         """Raise `LeakError` if any of these patients (identifiers) is in the ancestry.
 
         `UntracedError` where that is unknown. `declared`: the public data set whose patients they are, or `site`.
+        `pseudo_labelled`: they may have been seen by steps that were allowed to learn test films by soft labels.
         """
         known = {*self.untraced(), *self.vouched_for()}
-        for way, whole, shared in self._met(patients, declared):
+        for way, whole, shared in self._met(patients, declared, pseudo_labelled):
             if whole or shared > _by_chance(len(patients), len(self.seen())) or (shared and not known):
                 raise LeakError(
                     f"refused to score {self.step}: {whole or shared} of {len(patients)} patients were seen in training"
@@ -119,11 +126,15 @@ class Lineage:
                 "say; or set guard: report to go on without knowing",
             )
 
-    def _met(self, patients: Collection[str], declared: str) -> Iterator[tuple[str, int, int]]:
+    def _met(
+        self, patients: Collection[str], declared: str, pseudo_labelled: bool = False
+    ) -> Iterator[tuple[str, int, int]]:
         """Each ancestor that has seen some of the patients: the way to it, how many, how many share a cut key."""
         identities = as_known(patients, names_in(self.seen()), declared)
         halves = [set(map(cut, own)) for own in identities]
         for path, ancestor in self.walk():
+            if pseudo_labelled and ancestor.pseudo_labelled:
+                continue
             whole = sum(not own.isdisjoint(ancestor.patients) for own in identities)
             shared = sum(not own.isdisjoint(ancestor.patients) for own in halves)
             if whole or shared:
@@ -131,8 +142,14 @@ class Lineage:
 
     def cut(self) -> "Lineage":
         """What may travel in a bundle: all patients seen as cut tokens, and what is unknown or trusted."""
-        seen = frozenset(map(cut, self.seen()))
-        return Lineage(self.step, seen, (), tuple(self.untraced()), tuple(self.vouched_for()))
+        learnt = [ancestor for _, ancestor in self.walk()]
+        seen = frozenset(cut(token) for a in learnt if not a.pseudo_labelled for token in a.patients)
+        pseudo = tuple(
+            ("pseudo-labels", Lineage(a.step, frozenset(map(cut, a.patients)), pseudo_labelled=True))
+            for a in learnt
+            if a.pseudo_labelled
+        )
+        return Lineage(self.step, seen, pseudo, tuple(self.untraced()), tuple(self.vouched_for()))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready form; the inverse of `from_dict`.
@@ -157,7 +174,7 @@ class Lineage:
                     "parents": parents,
                     "unknown": list(lineage.unknown),
                     "trusted": list(lineage.trusted),
-                }
+                } | ({"pseudo_labelled": True} if lineage.pseudo_labelled else {})
                 text = json.dumps(step)
                 if text not in known:
                     known[text] = len(steps)
@@ -190,7 +207,8 @@ class Lineage:
                 raise ValueError(f"step {len(made)} has {len(bits)} bits for {len(everyone)} patients")
             patients = frozenset(everyone[k] for k in np.flatnonzero(bits))
             parents = tuple((str(role), made[place]) for role, place in step["parents"])
-            made.append(cls(step["step"], patients, parents, tuple(step["unknown"]), tuple(step["trusted"])))
+            origins = tuple(step["unknown"]), tuple(step["trusted"])
+            made.append(cls(step["step"], patients, parents, *origins, step.get("pseudo_labelled") is True))
         return made[-1]
 
     def text(self) -> str:

@@ -3,108 +3,30 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
-from typing import Any, Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cxrlines.metrics.auc import auc
-from cxrlines.models.classifier import Classifier, Model, TwoStep
+from cxrlines.core.errors import Error
+from cxrlines.models.classifier import Classifier, Model
 from cxrlines.training import distributed
-from cxrlines.training.checkpoint import EMA, LossLog, Progress, State, cpu_copy, finite_mean
-from cxrlines.training.config import Precision, Report, StageConfig, Track, learning_rate, precision_of
-from cxrlines.training.loader import (
-    FilmSet,
-    Key,
-    View,
-    batches_per_epoch,
-    epoch_batches,
-    in_order,
-    load,
-)
-from cxrlines.training.targets.base import Losses, Sums
-from cxrlines.training.trainer import as_found
-
-LIGHTNING_PRECISION: dict[Precision, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
-    "32": "32-true",
-    "bf16": "bf16-mixed",
-    "16": "16-mixed",
-}
-
-
-class Outputs:
-    """What the networks of a stage make of a batch (`BatchOutputs`); the forward pass is run at once.
-
-    A `TwoStep` model is shown the heatmaps of the segmenters that the batch names.
-    """
-
-    def __init__(self, stage: "StageModule", batch: Mapping[str, Any]) -> None:
-        model, film = stage.model, batch[stage.shown]
-        self._model, self._batch, self._teachers = model, batch, stage.teachers
-        self._maps: Tensor | None = None
-        if stage.config.targets.reads_maps:
-            assert isinstance(model, Classifier)  # one that is shown heatmaps learns none
-            self._features, self._maps = model.features_and_maps(film, batch.get("rows"))
-        elif isinstance(model, TwoStep) and "segmenter" in batch:
-            self._features = model.features(film, _maps_by(stage.segmenters, model, film, batch["segmenter"]))
-        else:
-            self._features = model.features(film)
-
-    @cached_property
-    def logits(self) -> Tensor:
-        return _as_float32(self._model.classify(self._features))
-
-    @cached_property
-    def features(self) -> Tensor:
-        return _as_float32(self._features)
-
-    @cached_property
-    def teacher_features(self) -> Tensor:
-        with torch.no_grad():  # a target that reads its features comes with one
-            return _as_float32(self._teachers[0].features(self._batch["overlay"]))
-
-    @cached_property
-    def maps(self) -> Tensor:
-        assert self._maps is not None  # read by a target with `reads_maps` alone
-        return _as_float32(self._maps)
-
-
-@torch.no_grad()
-def _maps_by(segmenters: Sequence[Classifier], model: TwoStep, film: Tensor, films_of: Mapping[int, Tensor]) -> Tensor:
-    """Heatmaps (b, maps, h/2, w/2) of films; segmenter k gives those of the rows `films_of[k]`, -1 the model's own."""
-    parts = {
-        index: torch.sigmoid((model.segmenter if index < 0 else segmenters[index]).features_and_maps(film[rows])[1])
-        for index, rows in films_of.items()
-    }
-    some = next(iter(parts.values()))
-    maps = some.new_zeros((len(film), *some.shape[1:]))
-    for index, rows in films_of.items():
-        maps[rows] = parts[index]
-    return maps
-
-
-def _as_float32(values: Tensor) -> Tensor:
-    """Values of 16 bits in 32: half precision is for a network; a loss sums over more pixels than it can count."""
-    return values.float() if values.dtype.itemsize < 4 else values
-
-
-def total_loss(parts: Losses) -> Tensor:
-    """The weighted sum of losses, each over the films of all processes; all of them must call it."""
-    rows = [torch.stack([sums.total, sums.count, sums.weight]) for _, sums in parts]
-    whole = torch.cat(rows, dim=1)
-    if distributed.world > 1:
-        whole = distributed.all_reduce_sum(whole)
-    split = whole.split([row.shape[1] for row in rows], dim=1)
-    values = [
-        weight * Sums(total, count, share, mine.smooth).value()
-        for (weight, mine), (total, count, share) in zip(parts, split, strict=True)
-    ]
-    return torch.stack(values).sum()
+from cxrlines.training.accumulation import Accumulated, Parts
+from cxrlines.training.checkpoint import LossLog, Progress, State, cpu_copy, finite_mean
+from cxrlines.training.config import Report, StageConfig, Track, learning_rate, precision_of, swa_start
+from cxrlines.training.loader import FilmSet, View, in_order, load
+from cxrlines.training.mixing import mix
+from cxrlines.training.optimizers import Frozen, make_optimizer, reader, restore, set_rate
+from cxrlines.training.outputs import Outputs, total_loss
+from cxrlines.training.sampling import Key, batches_per_epoch, epoch_batches
+from cxrlines.training.targets.base import Losses
+from cxrlines.training.trainer import as_found, trainer
+from cxrlines.training.watching import label_aucs, macro_auc
+from cxrlines.training.weight_averaging import Average, estimate_norms, norms_kept
 
 
 class StageModule(lightning.LightningModule):
@@ -146,7 +68,22 @@ class StageModule(lightning.LightningModule):
         self.per_epoch = batches_per_epoch(len(films.films), self.schedule.batch)
         self.total = max(1, round(self.schedule.epochs * self.per_epoch))
         self.in_batch = min(self.schedule.batch, len(films.films))
-        self.ema = EMA(model, self.schedule.ema) if self.schedule.ema else None
+        if self.in_batch % self.schedule.accumulate:
+            raise Error(
+                f"schedule.accumulate: {self.schedule.accumulate} passes do not divide a batch of {self.in_batch}, all "
+                "films there are",
+                "leave it out",
+            )
+        averages = self.schedule.ema is not None or self.schedule.swa_from is not None
+        self.average = Average(model) if averages else None
+        self.frozen = Frozen(model, self.schedule.freeze)
+        self.frozen.hold(bool(self.frozen.parameters))
+        epochs = self.schedule.freeze_epochs
+        self.thaw_at = self.total if epochs is None else round(epochs * self.per_epoch)
+        if self.schedule.compile:
+            for part in reader(model).children():
+                part.compile()
+        self.accumulated: Accumulated | None = None  # of the step being done
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()
         self.resumed: State | None = None
@@ -160,41 +97,62 @@ class StageModule(lightning.LightningModule):
         """Go on from the state of a killed run, where there is one."""
         if state:
             self.model.load_state_dict(state.tensors["model"])
-            if self.ema is not None:
-                self.ema.load_state_dict(state.tensors["ema"])
+            if self.average is not None:
+                self.average.load_state_dict(state.tensors["average"])
             self.best, self.progress = state.tensors.get("best", {}), state.progress
         self.resumed = state
         return self
 
     def fit(self) -> dict[str, Tensor]:
-        """Train what is left. Returns the final weights: the best epoch's with early stopping, else the average's."""
+        """Train what is left. Returns the final weights: the best epoch's where that is kept, else the average's."""
         left = math.ceil(self.total / self.per_epoch) - self.progress.epoch
         together = distributed.world > 1
         if together:
             distributed.same_everywhere(self.step_now, "step to go on from")
-        if not self.finished and left > 0:
-            if together:
-                distributed.synchronise(self.model, self.in_batch)
-            alone = {"devices": 1, "plugins": [LightningEnvironment()]}  # whatever SLURM's variables say
+            distributed.synchronise(self.model, self.in_batch, self.schedule.accumulate)
+        backbone = reader(self.model).backbone
+        if self.schedule.checkpoint_gradients:
+            backbone.checkpoint_gradients(True)
+        try:
             with as_found():
-                lightning.Trainer(
-                    max_epochs=left,
-                    **(distributed.trainer_options(self.leaves_unused()) if together else alone),
-                    accelerator="gpu" if torch.cuda.is_available() else "cpu",
-                    # Tried once for each shape: one of all films, and one for each count that a decoder is run on.
-                    benchmark=torch.cuda.is_available(),
-                    precision=LIGHTNING_PRECISION[self.precision],
-                    gradient_clip_val=self.schedule.clip,
-                    logger=False,
-                    reload_dataloaders_every_n_epochs=1,
-                    num_sanity_val_steps=0,
-                    enable_checkpointing=False,
-                    enable_progress_bar=False,
-                    enable_model_summary=False,
-                ).fit(self)
-        if self.schedule.patience is not None and self.best:
+                if not self.finished and left > 0:
+                    trainer(self.schedule, self.precision, epochs=left, unused=self.leaves_unused).fit(self)
+                if self.schedule.swa_from is not None:
+                    self._become_average()
+        finally:
+            self.frozen.hold(False)
+            if self.schedule.checkpoint_gradients:
+                backbone.checkpoint_gradients(False)
+        if self.schedule.keeps_best and self.best:
             return self.best
         return cpu_copy(self.evaluated.state_dict())
+
+    def _become_average(self) -> None:
+        """Make the model the mean of its weights, with the moments of batch norms that it has on an epoch's films.
+
+        That epoch is the one that would come next.
+        """
+        assert self.average is not None
+        self.model.load_state_dict(self.average.module.state_dict())
+        self.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.on_fit_start()
+        self.model.train()
+        self.frozen.hold(bool(self.frozen.parameters) and self.thaw_at >= self.total)
+        batches = epoch_batches(
+            len(self.films.films),
+            self.schedule.batch,
+            seed=self.config.seed,
+            epoch=math.ceil(self.total / self.per_epoch),
+            mapped=self.films.mapped,
+            accumulate=self.schedule.accumulate,
+        )
+        self._draw()
+        estimate_norms(self.model, self._load(batches), self._show)
+
+    def _show(self, batch: Mapping[str, Any] | Parts) -> None:
+        there = self.transfer_batch_to_device(batch, self.device, 0)
+        for part in [there] if isinstance(there, Mapping) else there:
+            self._losses(part)
 
     @property
     def step_now(self) -> int:
@@ -209,13 +167,14 @@ class StageModule(lightning.LightningModule):
     @property
     def evaluated(self) -> Model:
         """The model that is validated and handed on: the moving average where there is one."""
-        return self.ema.module if self.ema is not None else self.model  # type: ignore[return-value]
+        moving = self.average is not None and self.schedule.ema is not None
+        return self.average.module if moving else self.model  # type: ignore[union-attr,return-value]
 
     def state(self) -> State:
         """All that is needed to go on from here."""
         tensors = {"model": cpu_copy(self.model.state_dict()), "best": self.best}
-        if self.ema is not None:
-            tensors["ema"] = cpu_copy(self.ema.state_dict())
+        if self.average is not None:
+            tensors["average"] = cpu_copy(self.average.state_dict())
         self.progress.seconds += time.monotonic() - self.clock
         self.clock = time.monotonic()
         scaler = self.trainer.precision_plugin.state_dict()
@@ -232,7 +191,7 @@ class StageModule(lightning.LightningModule):
         return [
             (target.weight * weight, sums)
             for target in self.config.targets.named.values()
-            for weight, sums in target.loss(outputs, batch)
+            for weight, sums in target.losses(outputs, batch)
         ]
 
     # -- Lightning's hooks
@@ -244,8 +203,9 @@ class StageModule(lightning.LightningModule):
         return found
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        kind = torch.optim.Adam if self.schedule.optimizer == "adam" else torch.optim.AdamW
-        return kind(self.model.parameters(), lr=self.schedule.lr, weight_decay=self.schedule.weight_decay)
+        # Lightning does not clip for a fused one in mixed precision.
+        fused = self.device.type == "cuda" and (self.precision == "32" or self.schedule.clip is None)
+        return make_optimizer(self.model, self.schedule, fused=fused)
 
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Called before each epoch: one loader, and its processes, for all, with the batches left of this epoch."""
@@ -257,11 +217,17 @@ class StageModule(lightning.LightningModule):
             start=self.progress.batch,
             stop=min(self.per_epoch, self.total - self.progress.epoch * self.per_epoch),
             mapped=self.films.mapped,
+            accumulate=self.schedule.accumulate,
+            repeats=self.films.repeats,
+            neighbour=self.films.mixing is not None,
         )
         if "train" not in self.loaders:
-            pin = self.device.type == "cuda"
-            self.loaders["train"] = load(self.films, self.batches, self.loader_workers, pin=pin, stay=True)
+            self.loaders["train"] = self._load(self.batches, stay=True)
         return self.loaders["train"]
+
+    def _load(self, batches: list[list[Key]], *, stay: bool = False) -> DataLoader[Any]:
+        pin, accumulate = self.device.type == "cuda", self.schedule.accumulate
+        return load(self.films, batches, self.loader_workers, pin=pin, stay=stay, accumulate=accumulate)
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
         if not self.validation:
@@ -271,7 +237,12 @@ class StageModule(lightning.LightningModule):
             mine = distributed.rank_slice(count) if 1 < distributed.world <= count else slice(count)
             pin = self.device.type == "cuda"
             self.loaders["validation"] = in_order(
-                self.validation, self.schedule.batch * 2, self.loader_workers, mine, pin=pin, stay=True
+                self.validation,
+                2 * self.schedule.batch // self.schedule.accumulate,
+                self.loader_workers,
+                mine,
+                pin=pin,
+                stay=True,
             )
         return self.loaders["validation"]
 
@@ -281,35 +252,76 @@ class StageModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         if self.resumed and self.resumed.optimizer:
-            self._optimizer.load_state_dict(self.resumed.optimizer)
-            # Moments go into their parameter's memory format: the same numbers, but faster steps.
-            for parameter, slots in self._optimizer.state.items():
-                for slot, value in slots.items():
-                    if value.shape == parameter.shape:
-                        slots[slot] = torch.empty_like(parameter).copy_(value)
+            restore(self._optimizer, self.resumed.optimizer)
         if self.resumed and self.resumed.scaler:
             self.trainer.precision_plugin.load_state_dict(self.resumed.scaler)
+        if self._averages_gradients:
+            self.trainer.strategy.model.require_backward_grad_sync = False  # type: ignore[union-attr]
+
+    @property
+    def _averages_gradients(self) -> bool:
+        """Whether gradients of several processes are averaged here, and not by DDP: that knows one pass a step.
+
+        Nor does it know of parameters that are frozen when it begins.
+        """
+        return distributed.world > 1 and (self.schedule.accumulate > 1 or self.schedule.freeze_epochs is not None)
+
+    def _draw(self, part: int = 0) -> None:
+        # Dropout draws from the step alone, so that a resumed run draws what an uninterrupted one would.
+        torch.manual_seed((self.config.seed * 1_000_003 + self.step_now) * self.schedule.accumulate + part)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Dropout draws from the step alone, so that a resumed run draws what an uninterrupted one would.
-        torch.manual_seed(self.config.seed * 1_000_003 + self.step_now)
-        rate = learning_rate(self.schedule, self.step_now, total=self.total, per_epoch=self.per_epoch)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        self._draw()
+        self.rate = learning_rate(self.schedule, self.step_now, total=self.total, per_epoch=self.per_epoch)
+        set_rate(self._optimizer, self.rate)
+        if self.frozen.holds and self.step_now >= self.thaw_at:
+            self.frozen.hold(False)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        return total_loss(self._losses(batch))
+    def training_step(self, batch: Mapping[str, Any] | Parts, batch_idx: int) -> Tensor:
+        if isinstance(batch, Mapping):
+            return total_loss(self._losses(self._mixed(batch)))
+        parts = [self._mixed(part, place) for place, part in enumerate(batch)]
+        self.accumulated = Accumulated(self.model, parts, self._losses, self._draw)
+        return self.accumulated.loss
+
+    def _mixed(self, batch: Mapping[str, Any], part: int = 0) -> Mapping[str, Any]:
+        if self.films.mixing is None:
+            return batch
+        number = self.progress.batch * self.schedule.accumulate + part
+        return mix(batch, self.films.mixing, (self.config.seed, self.progress.epoch, number))
+
+    def backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
+        if self.accumulated is not None:
+            passing = self.trainer.precision_plugin.forward_context
+            self.accumulated.backward(loss, passing=passing, returning=self._returning)
+            self.accumulated = None
+        else:
+            with self._returning():
+                loss.backward()
+        if self._averages_gradients:
+            distributed.average_gradients(self.model)
+
+    def _returning(self) -> AbstractContextManager[None]:
+        """The context of a way back: layers that are passed again on it tell their batch norms nothing new."""
+        return norms_kept(self.model) if self.schedule.checkpoint_gradients else nullcontext()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.progress.batch += 1
         self.log_of_losses.fresh.append(outputs["loss"].detach())
-        if self.ema is not None:
-            self.ema.update(self.model, first=self.step_now == 1)
+        if self.average is not None and (share := self._share()) > 0:
+            self.average.update(self.model, share)
         now = time.monotonic()
         if now - self.reported_at > 1:
             self._report(now)
         if now - self.saved_at >= self.pause_s and self.step_now < self.total and self.progress.batch < self.per_epoch:
             self._save()
+
+    def _share(self) -> float:
+        """By how much the average moves towards the weights after this step."""
+        if self.schedule.ema is not None:
+            return 1.0 if self.step_now == 1 else 1 - self.schedule.ema
+        count = self.step_now - swa_start(self.schedule, self.total)
+        return 1 / count if count > 0 else 0.0
 
     def _fetch_losses(self) -> None:
         self.log_of_losses.fetch(self.step_now, getattr(self.trainer.precision_plugin, "scaler", None))
@@ -343,27 +355,33 @@ class StageModule(lightning.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.scores.append(torch.sigmoid(self.evaluated(batch[self.shown]).float()))
 
-    def _validation_auc(self) -> float | None:
-        """Mean AUC over the labels; None without films, or where no label has both classes among its known films."""
+    def _validation_aucs(self) -> dict[str, float | None]:
+        """Mean AUC over the labels, `auc`, and that of each, `auc LABEL`; None where its films are not of both classes.
+
+        Without films `auc` alone, None.
+        """
         if not self.validation or not self.scores:
-            return None
-        scores = torch.cat(self.scores).cpu().numpy()
-        if len(scores) < len(self.validation.films):
+            return {"auc": None}
+        scores, truth = torch.cat(self.scores).cpu().numpy(), self.validation.films.labels
+        if len(scores) < len(truth):
             scores = distributed.gather_rows(scores)
-        return macro_auc(self.validation.films.labels, scores)
+        each = zip(self.model.labels, label_aucs(truth, scores), strict=True)
+        return {"auc": macro_auc(truth, scores), **{f"auc {label}": value for label, value in each}}
 
     def on_train_epoch_end(self) -> None:
         self._fetch_losses()
-        value = self._validation_auc()
+        aucs = self._validation_aucs()
+        value = aucs["auc"]
         self.scores.clear()
-        loss = finite_mean(self.log_of_losses.losses)
+        figures = {"loss": finite_mean(self.log_of_losses.losses), "lr": self.rate}
         self.log_of_losses.losses.clear()
-        rate, done = self._optimizer.param_groups[0]["lr"], self.progress
-        done.history.append({"epoch": done.epoch + 1, "loss": loss, "auc": value, "lr": rate})
-        self.track({"loss": loss, "lr": rate} | ({"auc": value} if value is not None else {}), done.epoch + 1)
+        done = self.progress
+        done.history.append({"epoch": done.epoch + 1, "loss": figures["loss"], "auc": value, "lr": self.rate} | aucs)
+        defined = {name.replace(" ", "/", 1): known for name, known in aucs.items() if known is not None}
+        self.track(figures | defined, done.epoch + 1)
         if value is not None and (done.best is None or value > done.best):
             done.best, done.epochs_since_best = value, 0
-            if self.schedule.patience is not None:
+            if self.schedule.keeps_best:
                 self.best = cpu_copy(self.evaluated.state_dict())
         else:
             done.epochs_since_best += 1
@@ -373,15 +391,7 @@ class StageModule(lightning.LightningModule):
         self._save()
 
 
-def macro_auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
-    """The mean AUC over the labels with both classes among the films where they are known (not NaN); None if none."""
-    known = np.isfinite(labels)
-    columns = [auc(labels[rows, k], scores[rows, k]) for k, rows in enumerate(known.T)]
-    defined = [value for value in columns if value is not None]
-    return float(np.mean(defined)) if defined else None
-
-
-def predict_films(model: Model, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
+def predict_films(model: nn.Module, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
     """Probabilities (n, labels) float32 of every film in order, without augmentation.
 
     In full precision, as a bundle reads, whatever a stage was trained in. The model is moved to the GPU where there is

@@ -187,7 +187,7 @@ def test_bad_predictions_say_what_is_wrong(change, says):
 def test_nothing_and_unknown_ways_are_refused():
     with pytest.raises(ValueError, match="nothing to average"):
         ensemble([])
-    with pytest.raises(ValueError, match="how is 'median'; allowed are 'mean', 'rank', 'power', 'fitted'"):
+    with pytest.raises(ValueError, match="how is 'median'; allowed are 'mean', 'rank', 'power', 'weighted', 'fitted'"):
         ensemble([frame(0)], "median")
 
 

@@ -63,3 +63,18 @@ def test_a_file_that_holds_no_weights_is_the_users_error(files, content):
     with pytest.raises(Error):
         blend_files([files / "a.csv"], files / "x.csv", "fitted", power=1, weights=files / "w.json")
     assert not (files / "x.csv").exists()
+
+
+def test_weights_of_ones_own_go_by_the_order_of_the_files(files):
+    a, b = (pd.read_csv(files / f"{name}.csv")[list(LABELS)].to_numpy() for name in "ab")
+    for weights in ("3,1", "0.75, .25"):
+        blend_files([files / "a.csv", files / "b.csv"], files / "w.csv", "weighted", power=1, weights=weights)
+        np.testing.assert_allclose(pd.read_csv(files / "w.csv")[list(LABELS)], 0.75 * a + 0.25 * b, atol=1e-12)
+
+
+@pytest.mark.parametrize("weights", [None, "", "1", "1,0", "1,-1", "1,nan", "1,inf", "1,2,3", "a,b"])
+def test_other_weights_are_refused(files, weights):
+    with pytest.raises(Error, match="2,1"):
+        blend_files([files / "a.csv", files / "b.csv"], files / "w.csv", "weighted", power=1, weights=weights)
+    with pytest.raises(Error, match="--weights: --how mean takes no such option"):
+        blend_files([files / "a.csv", files / "b.csv"], files / "w.csv", "mean", power=1, weights="1,1")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.ensemble.fitted_weights import fit_weights
@@ -15,6 +16,7 @@ from cxrlines.io.tables import Dataset, read_dataset
 from cxrlines.lab.experiments import claims
 from cxrlines.lab.experiments.claims import RECIPE, Films
 from cxrlines.lab.experiments.comparisons import (
+    ALONE,
     BEFORE,
     BLEND,
     BLENDED,
@@ -45,7 +47,7 @@ def recipe() -> Recipe:
 def test_comparisons_name_members_of_the_recipe():
     members = recipe().members
     names = {
-        name.removeprefix(BEFORE).removeprefix(NEAR)
+        name.removeprefix(BEFORE).removeprefix(NEAR).removeprefix(ALONE)
         for c in COMPARISONS
         for name in (c.arm, c.against)
         if not name.startswith(BLEND)
@@ -54,7 +56,7 @@ def test_comparisons_name_members_of_the_recipe():
     assert set(members) <= names | set(BLENDED), "no member is trained for nothing"
     assert recipe().source(STAGE)[1] in members[STAGE.partition("/")[0]].stages
     assert {*BLENDED, STAGE} <= set(recipe().averaged), "or its test films would not be predicted"
-    assert CLAIMS == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
+    assert set(range(1, 13)) == {*CLAIMS}
 
 
 def test_only_the_mix_up_leaks_and_nothing_else_of_it_differs():
@@ -129,6 +131,51 @@ def test_combinations_make_as_many_passes_as_what_they_are_set_against():
     assert {epochs(n) for n in ("self-distilled", "gem-long", "multi-head-soft", "attention-long", "site-b")} == {6}
     assert {epochs(n) for n in ("chain-each", "chain-end", "one-seven")} == {7}
     assert Films().external * 3 == Films().own * 2, "a pass over an external set is one over two folds of the own films"
+
+
+ABLATIONS = {
+    "smoothing": {"smoothing"},
+    "focal": {"loss"},
+    "asymmetric": {"loss"},
+    "balanced": {"class_weights"},
+    "rare": {"sampling"},
+    "head-lr": {"head_lr"},
+    "layer-decay": {"layer_decay"},
+    "sgd": {"optimizer", "lr"},
+    "muon": {"optimizer"},
+    "nadamw": {"optimizer"},
+    "swa": {"swa_from"},
+    "ema": {"ema"},
+    "batch-32": {"batch", "accumulate"},
+    "best": {"keep", "validate_films"},
+    "hotwater": {"augment"},
+    "wild": {"augment"},
+    "larger": {"size", "epochs"},
+    "gem": {"head"},
+    "retrieval": {"weight"},
+}
+
+
+def changed(one: object, other: object, name: str = "") -> set[str]:
+    """The names of the fields in which two parts of a file differ."""
+    if isinstance(one, dict) or isinstance(other, dict):
+        pairs = [part if isinstance(part, dict) else {} for part in (one, other)]
+        return {found for key in {*pairs[0], *pairs[1]} for found in changed(*(p.get(key, "-") for p in pairs), key)}
+    return set() if one == other else {name}
+
+
+def test_an_ablation_is_one_change_to_recommended_at_its_compute():
+    written = yaml.safe_load(Path(RECIPE).read_text())
+    members, base = written["members"], written["members"]["recommended"]
+    assert {name for name in members if name.startswith("with-")} == {f"with-{name}" for name in ABLATIONS}
+    for name, fields in ABLATIONS.items():
+        member = members[f"with-{name}"]
+        assert changed(member, base) == fields, name
+        for stage, spec in member["stages"].items():
+            cost = (spec.get("size", written["size"]) / written["size"]) ** 2 * spec["schedule"]["epochs"]
+            assert cost == pytest.approx(base["stages"][stage]["schedule"]["epochs"], rel=0.01), name
+    for name in ("mixup", "cutmix"):
+        assert changed(members[f"one-{name}"], members["one"]) - {"start"} == {name}
 
 
 def test_recommended_is_the_shipped_recipe_stage_by_stage():
@@ -244,11 +291,22 @@ def test_neighbours_in_small_from_films_to_table(tmp_path, here):
     rows = claims.run_claims(tmp_path, seeds=[0], claims=[9], **options)
     assert [(row.claim, row.arm, row.against) for row in rows] == [
         (8, "recommended", "one"), (9, f"{NEAR}one", "one"), (9, f"{NEAR}recommended", "recommended"),
+        (9, f"{ALONE}retrieval", f"{ALONE}one"), (9, f"{NEAR}retrieval", f"{NEAR}one"),
+        (9, f"{NEAR}retrieval", "retrieval"), (9, "retrieval", "one"),
     ], "of claim 8 what is trained for 9"  # fmt: skip
     run, truth = tmp_path / "seed0/run", read_dataset(tmp_path / "seed0/data/own", "test").studies
     assert rows[0].seconds is not None and min(rows[0].seconds) > 0
+
+    def auc(name: str) -> float | None:
+        member = name.removeprefix(NEAR).removeprefix(ALONE)
+        near = tmp_path / "seed0/neighbours" / f"{member}{'.alone' * name.startswith(ALONE)}.csv"
+        path = run / f"predictions/test/{member}.csv" if member == name else near
+        return evaluate(read_predictions(path), truth).macro_auc
+
     for row in rows[1:]:
-        near = evaluate(read_predictions(tmp_path / f"seed0/neighbours/{row.against}.csv"), truth)
-        plain = evaluate(read_predictions(run / f"predictions/test/{row.against}.csv"), truth)
-        assert (row.arm_auc, row.against_auc) == ([near.macro_auc], [plain.macro_auc])
-        assert row.seconds is None, "nothing was trained for it"
+        assert (row.arm_auc, row.against_auc) == ([auc(row.arm)], [auc(row.against)])
+        assert (row.seconds is None) == (row.arm != "retrieval"), "nothing was trained for neighbours"
+    table = (tmp_path / "claims.md").read_text().split("\n\n")[1].splitlines()
+    figures = json.loads((tmp_path / "seed0/neighbours/retrieval.json").read_text())["figures"]
+    assert f"| retrieval | 1 | {figures['jaccard']:.3f} | {figures['same']:.3f} | {figures['tip']:.3f} |" in table
+    assert len(table) == 5 and 0 < figures["tip"] < 1

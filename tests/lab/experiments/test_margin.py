@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.evaluation.scores import evaluate
@@ -67,6 +68,22 @@ def test_the_text_says_both_computes_and_the_paired_interval():
     text = Margin(Side(0.9, 1234.4, 60), Side(0.8, 1230, 61), 0.1, (0.05, 0.15), Films()).text()
     assert "| recommended | 0.9000 | 1,234 | 60 |" in text and "| hotwater-small | 0.8000 | 1,230 | 61 |" in text
     assert text.endswith("difference +0.1000, 95 % by patient +0.0500 to +0.1500")
+
+
+def test_seeds_are_worlds_of_their_own_and_their_mean_has_an_interval(tmp_path, monkeypatch):
+    asked = []
+
+    def one(out, films, **options):
+        asked.append((out.name, films.seed, films.own))
+        return Margin(Side(0.9 + films.seed / 100, 1, 1), Side(0.8, 1, 1), 0.1 + films.seed / 100, None, films)
+
+    monkeypatch.setattr(margin, "run_margin", one)
+    text = margin.run_margins(tmp_path, seeds=(0, 2), own=48, say=lambda text: None)
+    assert asked == [("seed0", 0, 48), ("seed2", 2, 48)]
+    assert "| 2 | 0.9200 | 0.8000 | +0.1200 | - |" in text
+    low, high = stats.t.interval(0.95, 1, 0.11, 0.01)
+    assert text.endswith(f"mean difference +0.1100, 95 % over seeds {low:+.4f} to {high:+.4f}")
+    assert (tmp_path / "margin.md").read_text() == text + "\n"
 
 
 def test_from_films_to_margin_at_equal_compute(tmp_path, monkeypatch, here):

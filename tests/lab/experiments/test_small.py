@@ -62,14 +62,10 @@ def test_hotwater_small_in_smaller(tmp_path, monkeypatch, here):
     """Every member and stage on a handful of films, from the films to the report, and again for nothing."""
 
     def smaller(name, settings):
-        laid = []
-        for member_name, member in load_recipe(name).members.items():
-            laid.append(f"members.{member_name}.backbone=resnet10t")
-            for stage_name, stage in member.stages.items():
-                place = f"members.{member_name}.stages.{stage_name}"
-                laid += [f"{place}.schedule.epochs=0.3", f"{place}.schedule.validate_films=0"]
-                laid += [f"{place}.start=scratch"] if stage.start == "imagenet" else []
-        return load_recipe(name, [*laid, "size=64", "store.size=96", *settings])
+        laid = ["members.*.backbone=resnet10t", "size=64", "store.size=96"]
+        laid += ["members.*.stages.*.schedule.epochs=0.3", "members.*.stages.*.schedule.validate_films=0"]
+        laid += [f"{place}.start=scratch" for place, stage in load_recipe(name).stages() if stage.start == "imagenet"]
+        return load_recipe(name, [*laid, *settings])
 
     monkeypatch.setattr(small, "load_recipe", smaller)
     films = Films(own=48, test=12, external=20, twins=3, stranger=24, size=128)

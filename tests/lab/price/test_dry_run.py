@@ -48,6 +48,22 @@ def test_the_plan_shown_is_the_plan_done(phantom, site_b, soft_recipe, soft_run,
     assert before == {name: said.replace("done", "to do", 1) for name, said in after.items()}
 
 
+def test_test_films_that_are_learnt_are_counted_whether_they_are_there_or_not(phantom, soft_recipe, tmp_path):
+    films = "members.from-b.stages.soft.films={set: test, pseudo_labels: allowed}"
+    settings = [films, "members.from-b.stages.soft.targets={soft: {of: [plain, self]}}", "members.from-b.folds=[2]"]
+    recipe = load_recipe(str(soft_recipe), [*settings, "ensemble.how=mean"])
+    table = tmp_path / "table"
+    table.mkdir()
+    for name in ("train.csv", "sample_submission.csv"):
+        (table / name).write_bytes((phantom / name).read_bytes())
+    for data in (phantom, table):
+        lines = lines_of(dry_run(recipe, data, tmp_path / "run", None))
+        assert (
+            "soft of plain: plain/fold2/only, soft of self: self/fold2/only; 8 test films" in lines["from-b/fold2/soft"]
+        )
+        assert "from-b/fold1/soft" not in lines
+
+
 def test_what_is_not_there_is_assumed_and_said(phantom, soft_recipe, tmp_path):
     settings = ["members.plain.stages.only.start={file: missing.pt}", "members.self.stages.only.targets={labels: {}}"]
     text = dry_run(load_recipe(str(soft_recipe), settings), phantom, tmp_path / "run", [0])

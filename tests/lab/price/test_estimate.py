@@ -252,5 +252,6 @@ def test_hotwater_small_takes_less_than_an_hour_on_two_cores():
 def test_hotwater_fits_the_gpu_it_is_estimated_for():
     recipe, films = load_recipe("hotwater"), material(200, {"nih": 50, "padchest": 50, "vinbigdata": 50}, folds=5)
     found = estimate(recipe, make_plan(recipe, films, range(5)), films)
-    assert len(found.steps) == 5 * 31 + 10 * 3  # the stages of all members, and the teacher's three for every two folds
+    # Staged members, multi-head and tubes in five folds, the others in one; a teacher of own films in four pairs more.
+    assert len(found.steps) == 5 * (5 * 3 + 1 + 2) + (3 + 6 + 4 + 2 + 2 + 2) + 4 * 3
     assert found.memory < A100.memory

@@ -28,11 +28,15 @@ def network(seed: int, **options: Any) -> Classifier:
 
 
 def forward_of(
-    *models: tuple[object, int], folds: Sequence[int] | None = None, fast: bool = True, **manifest: Any
+    *models: tuple[object, int],
+    folds: Sequence[int] | None = None,
+    fast: bool = True,
+    names: str | None = None,
+    **manifest: Any,
 ) -> PyTorchEngine:
     entries = [
-        ModelEntry(name="m", fold=fold, file="m.safetensors", config={}, input_size=size)
-        for fold, (_, size) in zip(folds or range(len(models)), models, strict=True)
+        ModelEntry(name=name, fold=fold, file="m.safetensors", config={}, input_size=size)
+        for name, fold, (_, size) in zip(names or "m" * len(models), folds or range(len(models)), models, strict=True)
     ]
     store = StoreEntry(size=96, aspect="pad")
     given = Manifest(store=store, input_size=64, models=tuple(entries), files={}, meta={}, **manifest)
@@ -173,3 +177,24 @@ def test_embeddings_are_the_first_models_pooled_features_at_length_1() -> None:
         with torch.inference_mode():
             pooled = first.features(torch.from_numpy(film[96][0][None, None])).mean(dim=(2, 3))[0].numpy()
         np.testing.assert_allclose(vector, pooled / np.linalg.norm(pooled), atol=1e-5)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_members_are_averaged_as_the_bundle_says(calibrated: bool) -> None:
+    """Over all folds; or within each, where folds are calibrated."""
+    nets = [network(seed) for seed in range(4)]
+    weights = {"a": dict.fromkeys(LABELS, 0.9), "b": dict.fromkeys(LABELS, 0.1)}
+    lines = {LABELS[0]: (1.0, 0.0)} if calibrated else None
+    more: dict[str, Any] = {"ensemble": {"how": "fitted", "weights": weights}, "fold_calibration": lines}
+    forward = forward_of(*((net, 64) for net in nets), folds=(0, 1, 0, 1), names="aabb", **more)
+    shown = films(2, views=2)
+    for row, film in zip(forward(shown)[0], shown, strict=True):
+        each = np.mean([[labels_of(net, view) for view in film[64]] for net in nets], axis=1)
+
+        def blend(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+            odds = 0.9 * np.log(a / (1 - a)) + 0.1 * np.log(b / (1 - b))
+            return 1 / (1 + np.exp(-odds))
+
+        over_all = blend(each[:2].mean(axis=0), each[2:].mean(axis=0))
+        of_folds = (blend(each[0], each[2]) + blend(each[1], each[3])) / 2
+        np.testing.assert_allclose(row, of_folds if calibrated else over_all, atol=1e-5)

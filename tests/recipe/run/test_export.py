@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from cxrlines.evaluation.bundles.evaluate_bundle import of_fold
 from cxrlines.evaluation.calibrators import calibration_figures, fit_calibration, fit_mean, fit_thresholds
-from cxrlines.evaluation.ensemble.average import ensemble
+from cxrlines.evaluation.ensemble.average import FittedWeights, ensemble
+from cxrlines.evaluation.ensemble.fitted_weights import fit_weights
 from cxrlines.evaluation.predictions import as_predictions, read_predictions, write_predictions
 from cxrlines.io.patients import tokens
 from cxrlines.io.prepare import PREPARATION
@@ -20,16 +23,17 @@ from cxrlines.metrics.calibration import Calibration
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.orientation import OrientationNet, write_orientation_net
 from cxrlines.models.weights import save_weights
-from cxrlines.reading.bundle import PROBE_FILE, box_probe, load_bundle
+from cxrlines.reading.bundle import FORMAT, PROBE_FILE, box_probe, load_bundle
+from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.reading.interpretation import fit_suppression
-from cxrlines.reading.reader import load_probe
+from cxrlines.reading.reader import allowed_views, load_probe, scales_of
 from cxrlines.reading.training_patients import seen_by, was_seen
 from cxrlines.recipe.run.execute import RunError
-from cxrlines.recipe.run.export import _saw_flips, export_run
+from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, RECORD, TEST, WEIGHTS
 from cxrlines.recipe.run.pipeline import STEPS, prepare
+from cxrlines.recipe.run.view_predictions import HELD_OUT_VIEWS, TEST_VIEWS
 from cxrlines.recipe.spec.load import load_recipe
-from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Lineage
 
@@ -202,12 +206,90 @@ def test_a_bundle_knows_the_patients_of_each_model_and_of_what_it_was_made_from(
     assert seen_by(of_fold(bundle, 0)) == frozenset()
 
 
-@pytest.mark.parametrize(("segmenter", "classifier"), [(True, True), (True, False), (False, True)])
-def test_flipped_views_need_a_segmenter_that_saw_flips_too(segmenter, classifier):
-    stages = {
-        "segmenter": {"films": {"which": "annotated", "flip": segmenter}, "targets": {"maps": {}}},
-        "classifier": {"films": {"maps_of": "segmenter", "flip": classifier}},
-    }
-    recipe = Recipe.model_validate({"name": "t", "members": {"m": {"backbone": "resnet10t", "stages": stages}}})
-    assert _saw_flips(recipe, "m", "segmenter") == segmenter
-    assert _saw_flips(recipe, "m", "classifier") == (segmenter and classifier)
+WAYS = {
+    "weighted": ["ensemble.weights={staged: 3, plain: 1}"],
+    "fitted": [],
+    "power": ["ensemble.power=0.5"],
+    "rank": [],
+}
+
+
+def averaged(root, tiny_recipe, how, *more):
+    """The run's recipe with another average, written into the run."""
+    recipe = load_recipe(str(tiny_recipe), [f"ensemble.how={how}", *WAYS[how], *more])
+    (root / "recipe.json").write_text(recipe.model_dump_json())
+    return recipe
+
+
+def read_by(bundle, root, file):
+    """Probabilities of the test films as the bundle's engine puts them together, from each model's own."""
+    engine = object.__new__(PyTorchEngine)
+    engine.manifest, engine.averaging = bundle.manifest, bundle.averaging
+    frames = [
+        read_predictions(root / entry.name / f"fold{entry.fold}" / LAST[entry.name] / file).set_index("study")
+        for entry in bundle.manifest.models
+    ]
+    rows = np.stack([frame[list(LABELS)].loc[frames[0].index].to_numpy() for frame in frames])
+    models = bundle.manifest.models
+    p = engine._mean(rows, np.array([m.fold for m in models]), np.array([m.name for m in models]))
+    return as_predictions(frames[0].index.tolist(), p)
+
+
+@pytest.mark.parametrize("how", list(WAYS))
+def test_a_bundle_averages_as_its_run_does(how, root, phantom, tiny_recipe, tmp_path):
+    recipe, folds = averaged(root, tiny_recipe, how), (0, 1)
+    test = [
+        pd.concat([read_predictions(root / name / f"fold{fold}" / stage / TEST) for fold in folds])
+        .groupby("study", as_index=False)
+        .mean()
+        for name, stage in LAST.items()
+    ]
+    weights = None
+    if how == "fitted":
+        own = [
+            pd.concat([read_predictions(root / name / f"fold{fold}" / stage / HELD_OUT) for fold in folds])
+            for name, stage in LAST.items()
+        ]
+        weights = fit_weights(own, read_dataset(phantom, "train").studies, list(LAST))
+        (root / "ensemble.json").write_text(json.dumps(weights.as_dict()))
+    elif how == "weighted":
+        weights = FittedWeights.fixed(recipe.ensemble.weights)
+        assert weights.of(["staged", "plain"])[:, 0] == pytest.approx([0.75, 0.25])
+    wanted = ensemble(test, how, list(LAST), power=recipe.ensemble.power, weights=weights).set_index("study")
+    bundle = load_bundle(export_run(root, tmp_path / "bundle"))
+    assert bundle.averaging.how == how and bundle.manifest.format == FORMAT
+
+    plain = replace(bundle, manifest=bundle.manifest.model_copy(update={"fold_calibration": None}))
+    found = read_by(plain, root, TEST).set_index("study")
+    np.testing.assert_allclose(found, wanted.loc[found.index], atol=1 / 256 if how == "rank" else 1e-12)
+    p, truth, *_ = out_of_fold(root, phantom)
+    other = fit_calibration(p, truth).lines
+    assert bundle.manifest.fold_calibration and bundle.manifest.fold_calibration != approx(other), "of what is read"
+
+
+def test_each_fold_is_calibrated_on_the_average_that_is_read(root, phantom, tiny_recipe, tmp_path):
+    averaged(root, tiny_recipe, "power")
+    bundle = load_bundle(export_run(root, tmp_path / "bundle"))
+    studies = read_dataset(phantom, "train").studies.set_index("study")
+    frames = []
+    for fold in (0, 1):
+        of = [read_predictions(root / name / f"fold{fold}" / stage / HELD_OUT) for name, stage in LAST.items()]
+        frames.append(ensemble(of, "power", power=0.5))
+    frame = pd.concat(frames).set_index("study")
+    lines = fit_calibration(frame[list(LABELS)].to_numpy(), studies.loc[frame.index, list(LABELS)].to_numpy()).lines
+    assert bundle.manifest.fold_calibration == approx(lines)
+
+
+def test_a_bundle_reads_over_the_views_of_its_recipe_and_is_calibrated_on_them(root, phantom, tiny_recipe, tmp_path):
+    before = load_bundle(export_run(root, tmp_path / "plain")).manifest
+    assert before.meta["views"] is None and allowed_views(load_bundle(tmp_path / "plain"), None) == ()
+    recipe = load_recipe(str(tiny_recipe), ["ensemble.views={scales: [0.8, 1.2, 1.3]}"])
+    (root / "recipe.json").write_text(recipe.model_dump_json())
+    for plain, viewed in ((HELD_OUT, HELD_OUT_VIEWS), (TEST, TEST_VIEWS)):
+        for file in list(root.rglob(plain)):
+            frame = read_predictions(file)
+            write_predictions(frame.assign(**{label: frame[label] ** 2 for label in LABELS}), file.with_name(viewed))
+    bundle = load_bundle(export_run(root, tmp_path / "viewed"))
+    assert allowed_views(bundle, None) == ("scale",) and scales_of(bundle) == (0.8, 1.2, 1.3)
+    assert allowed_views(bundle, ()) == ()
+    assert bundle.manifest.fold_calibration != approx(before.fold_calibration)

@@ -17,7 +17,7 @@ from cxrlines.recipe.run.folder import LINEAGE, StepId
 from cxrlines.recipe.run.pipeline import plan_of, prepare
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.spec.load import load_recipe
-from cxrlines.recipe.spec.recipe import ExternalSpec
+from cxrlines.recipe.spec.parts import ExternalSpec
 from cxrlines.training.lineage import LeakError, read_lineage
 
 TWIN_COLUMNS = ["study", "own_study", "own_patient", "split"]

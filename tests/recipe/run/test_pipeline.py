@@ -188,7 +188,7 @@ def test_another_average_is_another_proof_and_no_other_step(soft_run, tmp_path, 
 
 def test_weights_fitted_on_one_fold_are_refused_before_anything_is_written(phantom, tiny_recipe, tmp_path):
     recipe = load_recipe(str(tiny_recipe), ["ensemble.how=fitted"])
-    with pytest.raises(RunError, match=r"--folds names \[1\].*ensemble.how=mean"):
+    with pytest.raises(RunError, match=r"trained on \[1\]; name more, or .*ensemble.how=mean"):
         train(recipe, phantom, tmp_path / "run", folds=[1])
     assert not (tmp_path / "run").exists()
 

@@ -48,6 +48,8 @@ two-step:
 multi-task: {backbone: resnet10t, stages: {only: {targets: {labels: {}, maps: {}}}}}
 of-two-step: {backbone: resnet10t, stages: {only: {targets: {soft: {of: two-step}}}}}
 of-self: {backbone: resnet10t, stages: {only: {targets: {soft: {of: self}}}}}
+onward: {backbone: resnet10t, head: gem, stages: {only: {start: staged/student}}}
+of-both: {backbone: resnet10t, stages: {only: {targets: {soft: {of: [plain, onward]}}}}}
 """
 
 
@@ -419,8 +421,81 @@ def test_a_fold_without_films_says_why():
         planned(recipe_of("staged"), nobody)
 
 
+def test_a_policy_changed_in_a_recipe_changes_its_steps():
+    recipe, where = recipe_of("plain", "self", "multi-task"), "members.multi-task.stages.only.films.augment"
+    before = planned(changed(recipe, where, {"policy": "light"}))
+    for more in ({"rotate": 5}, {"crop_area": [0.7, 1.0]}, {"order": ["gamma"]}):
+        after = planned(changed(recipe, where, {"policy": "light", **more}))
+        assert redone(before, after) == {"multi-task/only"}, more
+
+
 def test_a_number_of_a_policy_changes_the_steps_that_use_it(monkeypatch):
     recipe = changed(recipe_of("plain", "self", "multi-task"), "members.multi-task.stages.only.films.augment", "none")
     before = planned(recipe)
     monkeypatch.setitem(POLICIES["light"], "crop_area", (0.8, 1.0))
     assert redone(before, planned(recipe)) == {"plain/only", "self/only"}
+
+
+def test_a_stage_of_another_member_is_the_same_folds_and_planned_once_whichever_member_comes_first():
+    for names in (("staged", "onward"), ("onward", "staged")):
+        steps = planned(recipe_of(*names))
+        assert len(steps) == 3 * 4
+        assert list(steps).index("staged/fold1/student") < list(steps).index("onward/fold1/only")
+        assert parents_of(steps["onward/fold1/only"]) == {"start": StepId("staged", (1,), "student")}
+
+
+def test_what_changes_in_another_members_stage_redoes_what_starts_from_it_and_no_more():
+    recipe = recipe_of("plain", "staged", "onward")
+    other = changed(recipe, "members.staged.stages.student.schedule.epochs", 9)
+    assert redone(planned(recipe), planned(other)) == {"staged/student", "staged/finetune", "onward/only"}
+
+
+def test_several_teachers_each_hold_out_both_folds_and_what_they_start_from_as_well():
+    steps = planned(recipe_of("plain", "staged", "onward", "of-both"))
+    assert parents_of(steps["of-both/fold0/only"]) == {
+        f"soft {fold} of {name}": StepId(name, (0, fold), "only") for fold in (1, 2) for name in ("plain", "onward")
+    }
+    assert parents_of(steps["onward/fold0+1/only"]) == {"start": StepId("staged", (0, 1), "student")}
+    assert steps["of-both/fold0/only"].teachers(2) == [StepId(name, (0, 2), "only") for name in ("plain", "onward")]
+
+
+def test_two_teachers_are_not_one_teacher():
+    recipe = recipe_of("plain", "staged", "onward", "of-both")
+    one = changed(recipe, "members.of-both.stages.only.targets.soft.of", "plain")
+    assert redone(planned(recipe), planned(one)) == {"of-both/only"}
+
+
+def test_a_member_is_trained_on_its_folds_and_its_teachers_where_they_are_needed():
+    recipe = changed(recipe_of("plain", "from-b"), "members.from-b.folds", [0])
+    recipe = changed(recipe, "members.plain.folds", [2])
+    names = set(planned(recipe))
+    assert {name for name in names if name.startswith("from-b/fold")} == {
+        f"from-b/fold0/{stage}" for stage in ("soft", "tubes", "finetune")
+    }
+    assert {name for name in names if name.startswith("plain")} == {"plain/fold0/only", "plain/fold2/only"}
+    assert set(planned(recipe, wanted=[2])) == {"plain/fold2/only"}
+
+
+def test_folds_change_no_step():
+    recipe = recipe_of("plain", "from-b")
+    assert not redone(planned(recipe), planned(changed(recipe, "members.from-b.folds", [0])))
+
+
+def test_folds_without_an_averaged_member_are_refused():
+    recipe = changed(recipe_of("plain"), "members.plain.folds", [2])
+    with pytest.raises(ValueError, match=r"no member that is averaged is trained on folds \[0, 1\]"):
+        planned(recipe, wanted=[0, 1])
+    with pytest.raises(ValueError, match=r"members.plain.folds names \[2\]; this recipe has folds \[0, 1\]"):
+        planned(recipe, films=material(2), wanted=[0, 1])
+
+
+def test_a_teacher_that_learns_a_file_for_each_fold_cannot_label_own_films(tmp_path):
+    recipe = changed(recipe_of("plain", "self"), "members.plain.stages.only.targets", {"soft": {"file": "x{fold}.csv"}})
+    with pytest.raises(ValueError, match="holds out 2 folds, but its own soft labels are of a file for each fold"):
+        planned(recipe)
+    once = changed(
+        recipe_of("plain"), "members.plain.stages.only.targets", {"soft": {"file": f"{tmp_path}/{{fold}}.csv"}}
+    )
+    before = planned(once)
+    (tmp_path / "1.csv").write_text("changed")
+    assert {n for n, step in planned(once).items() if step.identity != before[n].identity} == {"plain/fold1/only"}

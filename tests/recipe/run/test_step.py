@@ -31,6 +31,7 @@ from cxrlines.recipe.spec.load import RecipeError, load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import Ancestry, LeakError, Lineage, UntracedError, read_lineage
+from cxrlines.training.sampling import repeat_factors
 
 OUTSIDE = """
 name: outside
@@ -131,6 +132,23 @@ members:
 """
 PLAIN = "plain/fold{fold}/only/weights.safetensors"
 TRUSTED = "members.further.stages.only.start.ancestry=trusted"
+
+
+@pytest.mark.parametrize("head", ["adopt", "leave"])
+def test_the_record_says_whether_the_head_of_a_public_file_came_along(outside, phantom, tmp_path, head):
+    torch.manual_seed(0)
+    theirs = timm.create_model("resnet10t", num_classes=len(LABELS)).state_dict()
+    torch.save({"model": theirs, "preds": np.zeros((3, len(LABELS)))}, tmp_path / "kernel.pth")
+    settings = [TRUSTED, f"members.further.stages.only.start.head={head}"]
+    recipe = load_recipe(written(tmp_path, ONWARD.replace("FILE", str(tmp_path / "kernel.pth"))), settings)
+    run = prepare(recipe, phantom, tmp_path / "run", 1)
+    step = plan_of(run, None)[0]
+    do_step(run, step, lambda status: None)
+    record = json.loads((run.folder(step.key) / "step.json").read_text())["weights"]
+    said = "head: 11 outputs of model.fc, taken to be the labels in RANZCR CLiP's order"
+    assert (said in record["adapted"]) == ("head.2.weight" in record["loaded"]) == (head == "adopt")
+    assert ("head.2.weight" in record["fresh"]) == (head == "leave")
+    assert any(line.startswith("model.fc.weight: ") for line in record["left_out"]) == (head == "leave")
 
 
 @pytest.fixture
@@ -474,3 +492,53 @@ def test_a_full_disk_in_the_middle_of_a_step_is_told_and_costs_that_step_alone(
     do_plan(run, plan_of(run, [0]), 1)
     assert load_weights(run.root / "staged/fold0/finetune" / WEIGHTS)[0]
     assert [path.stat().st_mtime_ns for path in records] == kept
+
+
+BATCHES = """
+name: batches
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+members:
+  one:
+    backbone: resnet10t
+    stages:
+      teacher: {start: scratch, films: {which: annotated, view: overlay, draw: squares, colour_by: device}}
+      student: {start: scratch, films: {which: annotated}, targets: {features: {of: teacher}}}
+      last: {start: student, films: {sampling: rare, rare_below: 0.2, mixup: 0.4, cutmix: 1}}
+"""
+
+
+def test_films_are_drawn_sampled_and_mixed_as_the_recipe_says(phantom, tmp_path, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    given = {}
+
+    def stage_module(model, config, films, validation, **options):
+        given["films"], given["validation"] = films, validation
+        raise Enough
+
+    (tmp_path / "batches.yaml").write_text(BATCHES)
+    run = prepare(load_recipe(str(tmp_path / "batches.yaml")), phantom, tmp_path / "run", 1)
+    monkeypatch.setattr(step_module, "StageModule", stage_module)
+    monkeypatch.setattr(step_module, "load_step", lambda run, key: None)
+    monkeypatch.setattr(step_module, "load_weights", lambda path: ({}, {}))
+    monkeypatch.setattr(step_module, "load_into", lambda model, tensors: None)
+    monkeypatch.setattr(type(run), "lineage", lambda run, key: Lineage(str(key), frozenset()))
+    seen = {}
+    for step in plan_of(run, [0]):
+        with pytest.raises(Enough):
+            do_step(run, step, lambda status: None)
+        seen[step.key.stage] = dict(given)
+    for name in ("teacher", "student"):
+        films = seen[name]["films"]
+        assert (films.overlay, films.draw, films.colour_by) == (True, "squares", "device")
+        assert films.repeats is None and films.mixing is None
+    watched = seen["teacher"]["validation"]
+    assert (watched.overlay, watched.draw) == (True, "squares")
+    last, held = seen["last"]["films"], seen["last"]["validation"]
+    assert last.mixing == (0.4, 1.0) and not last.overlay
+    np.testing.assert_array_equal(last.repeats, repeat_factors(last.films.labels, 0.2))
+    assert last.repeats.max() > last.repeats.min() == 1
+    assert held.mixing is None and held.repeats is None

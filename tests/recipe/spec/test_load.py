@@ -57,8 +57,8 @@ def test_recommended_is_hotwaters_networks_and_films_of_ones_own_alone():
     ours, theirs = load_recipe("recommended"), load_recipe("hotwater")
     assert {member.backbone for member in ours.members.values()} == {m.backbone for m in theirs.members.values()}
     assert not ours.external and ours.folds == theirs.folds
-    for member in ours.members.values():
-        assert not member.exclusive and member.head == "gap" and member.decodes(member.last)
+    for name, member in ours.members.items():
+        assert not member.exclusive and member.head == "gap" and ours.decodes(ours.source(name))
         lines, finetune = member.stages.values()
         assert (lines.start, lines.films.which, finetune.start, finetune.films.which) == (
             "imagenet", "annotated", "lines", "all",
@@ -88,11 +88,18 @@ def test_set_changes_one_field_of_one_member_only():
         ("siez=3", "siez: there is no such field; allowed: .*size.*did you mean 'size'"),
         ("size=huge", "size: is 'huge'; .*valid integer"),
         ("size=9", "size: is 9; .*greater than or equal to 32"),
+        ("size=[64]", r"size: is \[64\]; a size is px a side, or \[height, width\]"),
+        ("store.size=[640, 9]", "store.size: is .*9.*greater than or equal to 32"),
         ("members.one.stages.teacher.schedule.epoch=3", r"members.one.stages.teacher.schedule.epoch: .*mean 'epochs'"),
         ("members.one.head=gemm", "head is 'gemm'; allowed: .*did you mean 'gem'"),
         ("members.one.stages.student.start=techer", "start is 'techer'; allowed: .*did you mean 'teacher'"),
         ("members.one.stages.student.targets.features.of=x", "features.of is 'x'; allowed: teacher"),
         ("members.one.stages.student.films.augment=hotwatre", "did you mean 'hotwater'"),
+        (
+            "members.one.stages.student.films.augment={policy: light, rotate: 200}",
+            r"films.augment.rotate is 200; .*180",
+        ),
+        ("members.one.stages.student.films.augment={policy: light, clage: 1}", "augment.clage: .*mean 'clahe'"),
         ("members.one.stages.student.films.which=all", "needs the annotated lines; make it 'annotated'"),
         ("members.one.stages.student.films.view=overlay", "a last stage must read plain films"),
         ("members.one.stages.student.schedule.shape=restarts", "shape: restarts and restart_epochs go together"),
@@ -120,6 +127,75 @@ def test_an_overlay_stage_cannot_start_from_a_plain_one(write):
 def test_settings_of_defaults_reach_every_stage(write):
     stages = load_recipe(write(SMALL), ["defaults.schedule.batch=8"]).members["one"].stages
     assert {stage.schedule.batch for stage in stages.values()} == {8}
+
+
+WILD = """
+name: wild
+external: {b: {}}
+members:
+  gem-one: {backbone: resnet10t, stages: {first: {schedule: {epochs: 3}}, last: {start: first}}}
+  gem-two: {backbone: resnet10t, stages: {only: {films: {set: b}, targets: {soft: {of: gem-one}}}}}
+  other: {backbone: resnet10t, stages: {last: {}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "changed"),
+    [
+        ("members.*.stages.*.schedule.epochs=7", {"gem-one/first", "gem-one/last", "gem-two/only", "other/last"}),
+        ("members.gem*.stages.*.schedule.epochs=7", {"gem-one/first", "gem-one/last", "gem-two/only"}),
+        ("members.*.stages.last.films.flip=false", {"gem-one/last", "other/last"}),
+        ("members.*-???.stages.[fo]*.size=96", {"gem-one/first", "gem-two/only"}),
+        ("members.*.stages.*.targets.soft.temperature=2", {"gem-two/only"}),
+        ("members.other.stages.*.targets.labels.class_weights=balanced", {"other/last"}),
+    ],
+)
+def test_a_pattern_sets_every_match_and_nothing_else(write, setting, changed):
+    path = write(WILD)
+    before, after = load_recipe(path), load_recipe(path, [setting])
+    assert {str(source) for source in before.sources() if after.spec(source) != before.spec(source)} == changed
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("members.gam*.stages.*.size=96", r"nothing matches it; the members are: gem-one, gem-two, other; \* stands"),
+        ("members.*.stages.frist.size=96", "nothing matches it"),
+        ("members.other.stages.*.targets.soft.temperature=2", "nothing matches it"),
+        ("members.*.stages.*.start.file=x", "nothing matches it"),
+        ("members.*.stages.*.schedule.epoch=1", "schedule.epoch: there is no such field; .*mean 'epochs'"),
+        ("members.*.stages.*.shedule.epochs=1", "stages.first.shedule: there is no such field; .*mean 'schedule'"),
+    ],
+)
+def test_a_pattern_without_a_match_is_an_error(write, setting, said):
+    with pytest.raises(RecipeError, match=f"(?s){said}"):
+        load_recipe(write(WILD), [setting])
+
+
+def test_a_setting_that_changes_nothing_is_said_once(write):
+    said: list[str] = []
+    path = write(WILD)
+    same = ["size=512", "members.gem-one.stages.first.schedule.epochs=3", "size=512"]
+    load_recipe(
+        path, [*same, "members.*.stages.*.schedule.epochs=4", "members.*.stages.*.schedule.batch=16"], said.append
+    )
+    assert [line.partition(" changes nothing")[0] for line in said] == [
+        "note: --set 'size=512'",
+        "note: --set 'members.gem-one.stages.first.schedule.epochs=3'",
+        "note: --set 'members.*.stages.*.schedule.batch=16'",
+    ]
+    said.clear()
+    load_recipe(path, ["size=640", "members.*.stages.*.schedule.epochs=3"], said.append)
+    assert not said
+
+
+def test_a_size_is_a_side_or_height_and_width(write):
+    recipe = load_recipe(write(SMALL), ["size=[96, 64]", "store.size=[80, 80]", "members.one.stages.teacher.size=48"])
+    assert (recipe.size, recipe.store.size) == ((96, 64), 80)
+    assert [recipe.size_of("one", stage) for stage in ("teacher", "student")] == [48, (96, 64)]
+    written = recipe.model_dump(mode="json")
+    assert (written["size"], written["store"]["size"]) == ([96, 64], 80)
+    assert type(recipe).model_validate_json(recipe.model_dump_json()) == recipe
 
 
 @pytest.mark.parametrize("precision", ["16", "32", "bf16", "auto"])
@@ -175,7 +251,7 @@ members:
         ("members.two.stages.soft.targets.soft.temperature=warm", "temperature.*is 'warm'; .*'dynamic'"),
         (
             "members.two.stages.soft.targets.presnce={}",
-            r"allowed: labels, features, soft, presence, maps \(did you mean",
+            r"allowed: labels, features, soft, presence, maps, retrieval \(did you mean",
         ),
         ("members.two.stages.soft.targets.soft.keep_above=1.5", "keep_above: is 1.5; .*less than 1"),
         ("guard=ignore", "guard: is 'ignore'; .*'refuse' or 'report'"),

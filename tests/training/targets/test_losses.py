@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import log_loss
+from timm.loss import AsymmetricLossMultiLabel
+from torchvision.ops import sigmoid_focal_loss
 
 from cxrlines.core.heatmaps import draw_maps
 from cxrlines.io.external.layouts import PRESENCE
@@ -13,7 +15,14 @@ from cxrlines.task import DEVICE_OF, LABELS, MAPS, MapKind
 from cxrlines.training.module import total_loss
 from cxrlines.training.targets.base import Sums
 from cxrlines.training.targets.features import feature_loss
-from cxrlines.training.targets.labels import MAX_CLASS_WEIGHT, balanced_weights, label_loss
+from cxrlines.training.targets.labels import (
+    MAX_CLASS_WEIGHT,
+    LabelTarget,
+    asymmetric_loss,
+    balanced_weights,
+    focal_loss,
+    label_loss,
+)
 from cxrlines.training.targets.maps import LINE_PIXELS, maps_loss
 from cxrlines.training.targets.presence import GROUPS, presence_loss
 
@@ -32,6 +41,116 @@ def test_label_loss_is_the_mean_log_loss_of_scikit_learn():
 def test_positive_weight_counts_positives_so_many_times():
     logits, targets = torch.zeros(2, 1), torch.tensor([[1.0], [0.0]])
     assert float(value(label_loss(logits, targets, torch.tensor([3.0])))) == pytest.approx(np.log(2) * (3 + 1) / 2)
+
+
+def hard(scale: float = 3.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels, 0 or 1."""
+    draw = torch.manual_seed(3)
+    return scale * torch.randn(9, 11, generator=draw), torch.randint(0, 2, (9, 11), generator=draw).float()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize("alpha", [None, 0.25])
+def test_focal_loss_is_that_of_torchvision(gamma, alpha):
+    logits, labels = hard()
+    theirs = sigmoid_focal_loss(logits, labels, -1 if alpha is None else alpha, gamma, reduction="mean")
+    torch.testing.assert_close(value(focal_loss(logits, labels, gamma, alpha)), theirs)
+
+
+@pytest.mark.parametrize(("positive", "negative", "clip"), [(0, 4, 0.05), (1, 4, 0.05), (0, 2, 0), (0.5, 0.5, 0.2)])
+def test_asymmetric_loss_is_that_of_timm_and_of_its_formula(positive, negative, clip):
+    logits, labels = hard()
+    ours = value(asymmetric_loss(logits, labels, positive, negative, clip))
+    theirs = AsymmetricLossMultiLabel(gamma_neg=negative, gamma_pos=positive, clip=clip)(logits, labels)
+    torch.testing.assert_close(ours, theirs / labels.shape[1], rtol=1e-5, atol=1e-6)
+    p = 1 / (1 + np.exp(-logits.double().numpy()))
+    shifted = np.maximum(p - clip, 0)
+    each = np.where(labels == 1, (1 - p) ** positive * np.log(p), shifted**negative * np.log(1 - shifted))
+    assert float(ours) == pytest.approx(-each.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda logits, labels: focal_loss(logits, labels, 2.0, 0.25),
+        lambda logits, labels: asymmetric_loss(logits, labels, 0.0, 4.0, 0.05),
+        lambda logits, labels: asymmetric_loss(logits, labels, 0.5, 0.5, 0.0),
+        lambda logits, labels: focal_loss(logits, labels, 0.3),
+    ],
+)
+def test_unknown_labels_soft_ones_and_far_logits_in_losses_of_their_kind(loss):
+    logits, labels = hard()
+    gaps = labels.clone()
+    gaps[::2, 3] = torch.nan
+    known = gaps.isfinite()
+    assert float(loss(logits, gaps).count) == known.sum() == 99 - 5
+    torch.testing.assert_close(value(loss(logits, gaps)), value(loss(logits[known][None], labels[known][None])))
+    mixed = 0.3 * labels + 0.7 * (1 - labels)
+    expected = 0.3 * value(loss(logits, labels)) + 0.7 * value(loss(logits, 1 - labels))
+    torch.testing.assert_close(value(loss(logits, mixed)), expected)
+    far = torch.tensor([[-200.0, -30, 0, 30, 200]], requires_grad=True)
+    for there in (0.0, 1.0):
+        (slope,) = torch.autograd.grad(value(loss(far, torch.full((1, 5), there))), far)
+        assert slope.isfinite().all()
+
+
+class Given:
+    """What networks made of a batch."""
+
+    logits = hard()[0]
+
+
+def of_target(labels: torch.Tensor, **spec) -> torch.Tensor:
+    return value(*LabelTarget(**spec).losses(Given(), {"labels": labels}))  # type: ignore[arg-type]
+
+
+def test_a_target_learns_by_the_loss_it_names_with_its_published_numbers():
+    logits, labels = hard()
+    torch.testing.assert_close(of_target(labels), value(label_loss(logits, labels)), rtol=0, atol=0)
+    torch.testing.assert_close(of_target(labels, loss="focal"), value(focal_loss(logits, labels, 2.0)))
+    torch.testing.assert_close(
+        of_target(labels, loss="focal", gamma=1, alpha=0.25), value(focal_loss(logits, labels, 1, 0.25))
+    )
+    torch.testing.assert_close(of_target(labels, loss="asymmetric"), value(asymmetric_loss(logits, labels, 0, 4, 0.05)))
+    given = {"gamma_positive": 0.0, "gamma_negative": 0.0, "clip": 0.0}
+    torch.testing.assert_close(of_target(labels, loss="asymmetric", **given), value(label_loss(logits, labels)))
+
+
+@pytest.mark.parametrize("loss", ["bce", "focal", "asymmetric"])
+def test_smoothing_moves_known_labels_towards_one_half(loss):
+    _, labels = hard()
+    labels[2, 2] = torch.nan
+    smooth = torch.where(labels == 1, 0.9, torch.where(labels == 0, 0.1, torch.nan))
+    torch.testing.assert_close(of_target(labels, loss=loss, smoothing=0.2), of_target(smooth, loss=loss))
+    assert of_target(labels, loss=loss, smoothing=0.2) != of_target(labels, loss=loss)
+
+
+def test_a_target_says_its_loss():
+    said = [
+        ({}, "BCE"),
+        ({"class_weights": "balanced", "smoothing": 0.1}, "BCE, balanced, smoothing 0.1"),
+        ({"loss": "focal", "alpha": 0.25}, "focal (gamma 2, alpha 0.25)"),
+        ({"loss": "asymmetric", "smoothing": 0.05}, "asymmetric (gamma 0 and 4, clip 0.05), smoothing 0.05"),
+    ]
+    for spec, expected in said:
+        assert LabelTarget.model_validate(spec).describe() == ("labels", expected)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"gamma": 1}, "gamma is 1, but loss is 'bce'; it belongs to focal"),
+        ({"loss": "asymmetric", "alpha": 0.5}, "alpha is 0.5, but loss is 'asymmetric'; it belongs to focal"),
+        ({"loss": "focal", "clip": 0.1}, "clip is 0.1, but loss is 'focal'; it belongs to asymmetric"),
+        ({"loss": "focal", "class_weights": "balanced"}, "class_weights is 'balanced', but loss is 'focal'"),
+        ({"loss": "asymmetric", "class_weights": "balanced"}, "which has gamma_positive and gamma_negative instead"),
+        ({"smoothing": 1}, "less than 1"),
+        ({"loss": "hinge"}, "'bce', 'focal' or 'asymmetric'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(spec, said):
+    with pytest.raises(ValueError, match=said):
+        LabelTarget.model_validate(spec)
 
 
 def test_feature_loss():

@@ -32,7 +32,7 @@ class LineCountTarget(Target):
         count = np.nansum(films.labels, axis=1, keepdims=True).clip(max=self.at_most)
         return TargetData({"line_count": count.astype(np.float32)})
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         error = torch.sigmoid(outputs.logits).sum(dim=1) - batch["line_count"][:, 0]
         return [(1.0, Sums.mean(error.square().sum(), len(error)))]
 
@@ -74,7 +74,7 @@ def test_it_is_checked_described_and_hashed_like_the_others() -> None:
     target = LineCountTarget()
     with pytest.raises(ValueError, match=r"targets.line_count: films of the external set 'b' have no lines to count"):
         Registry(line_count=target).check(FilmsSpec(set="b"), {})
-    with pytest.raises(ValueError, match="labels, features, soft, presence, maps, line_count"):
+    with pytest.raises(ValueError, match="labels, features, soft, presence, maps, retrieval, line_count"):
         Registry().check(FilmsSpec(), {})
     assert target.describe() == ("line counts up to 3", "MSE")
     (part,) = target.code()

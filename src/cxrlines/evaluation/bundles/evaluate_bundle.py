@@ -122,6 +122,8 @@ def evaluate_bundle(
     ):
         if origins := bundle.manifest.meta.get(field):
             remarks.append(f"Of {words}, which may have seen any patient: {', '.join(map(str, origins))}.")
+    if learnt := bundle.manifest.meta.get("pseudo_labels"):
+        remarks.append(f"Its run's test films were learnt under soft labels, by {', '.join(map(str, learnt))}.")
     evaluated, refused, why = [], 0, ""
     reader = Reader(bundle, batch_size=batch_size)
     for film, found in zip(films, reader.read_many([film.path for film in films], progress), strict=True):

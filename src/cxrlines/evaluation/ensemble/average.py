@@ -6,15 +6,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 from scipy.stats import rankdata
 
 from cxrlines.core.errors import Error
-from cxrlines.evaluation.logistic import log_odds
 from cxrlines.evaluation.predictions import REQUIRED, as_predictions, stack
+from cxrlines.metrics.means import blended, plain_mean, power_mean, weighted_mean
 from cxrlines.task import LABELS
 
-How = Literal["mean", "rank", "power", "fitted"]
+How = Literal["mean", "rank", "power", "weighted", "fitted"]
 POWER = 0.5
 """Exponent of the power mean. The write-ups that used one do not say theirs. Of real predictions with noise added to
 their log odds, the power mean of 0.5 ranked better than the mean, and that of 2 worse."""
@@ -41,6 +40,12 @@ class FittedWeights:
             )
         table = pd.DataFrame(self.weights, index=list(self.members), columns=list(self.labels))
         return table.reindex(columns=list(labels), fill_value=1 / len(names)).loc[list(names)].to_numpy()
+
+    @classmethod
+    def fixed(cls, weights: Mapping[str, float]) -> "FittedWeights":
+        """The same weights for every label, scaled to add up to 1; those given are above 0."""
+        shares = np.array(list(weights.values()), np.float64)[:, None] / sum(weights.values())
+        return cls(tuple(weights), np.tile(shares, len(LABELS)))
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values: `weights` is member -> label -> weight."""
@@ -80,7 +85,8 @@ def ensemble(
     `mean` averages probabilities. `rank` averages, label by label, their ranks among the studies, 0 for the lowest and
     1 for the highest, ties sharing theirs: it mixes models on different scales, and gives no probabilities any more.
     `power` is (mean of p^k)^(1/k) with k = `power`, from 0.01 to 100: above 1, the mean, frames that say yes count for
-    more, below it those that say no. `fitted` averages log odds under `weights`, which go by `names`.
+    more, below it those that say no. `fitted` averages log odds under `weights`, which go by `names`,
+    `weighted` probabilities.
 
     The order of frames does not matter; `names` call them in errors. `Error` on what `check_predictions` refuses, on
     frames of different studies, or on weights of other members.
@@ -89,25 +95,18 @@ def ensemble(
         raise ValueError(f"how is {how!r}; allowed are {', '.join(map(repr, get_args(How)))}")
     if how == "power" and not 0.01 <= power <= 100:  # NaN as well
         raise Error(f"power is {power}", f"the exponent of a power mean is from 0.01 to 100, {POWER:g} by default")
-    if how == "fitted" and (weights is None or names is None):
-        raise ValueError("how 'fitted' needs weights and the names of the frames; fit_weights finds the weights")
+    if how in ("weighted", "fitted") and (weights is None or names is None):
+        raise ValueError(f"how {how!r} needs weights and the names of the frames; fit_weights finds fitted ones")
     members, studies, labels, values = stack(frames, names)
     if how == "rank":
         films = len(studies)  # a single film ranks 0.5
         values = (rankdata(values, axis=1) - 1) / (films - 1) if films > 1 else np.full_like(values, 0.5)
     if how == "fitted" and weights is not None:
         blend = blended(values, weights.of(members, labels))
+    elif how == "weighted" and weights is not None:
+        blend = weighted_mean(values, weights.of(members, labels))
     elif how == "power":
-        highest = values.max(axis=0)
-        shares = np.sort(values / np.where(highest > 0, highest, 1), axis=0)  # powers of small numbers would vanish
-        blend = highest * (shares**power).mean(axis=0) ** (1 / power)
+        blend = power_mean(values, power)
     else:
-        # sorted before the sum: addition rounds differently in another order
-        blend = np.sort(values, axis=0).mean(axis=0)
+        blend = plain_mean(values)
     return as_predictions(studies, blend, labels)
-
-
-def blended(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Probabilities (members, films, labels) averaged as log odds under weights (members, labels): (films, labels)."""
-    odds = np.sort(log_odds(values) * weights[:, None], axis=0).sum(axis=0)  # sorted: in any order the same
-    return np.asarray(expit(odds))

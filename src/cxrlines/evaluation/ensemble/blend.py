@@ -1,6 +1,7 @@
 """Prediction files averaged into one: what `cxrlines ensemble` does."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,34 +27,42 @@ def blend_files(
     power: float,
     truth: Path | None = None,
     folds: Path | None = None,
-    weights: Path | None = None,
+    weights: str | None = None,
 ) -> list[Path]:
     """Average files into `out`; what was written.
 
     `fitted` with `truth` and `folds`: the files are out of fold, the blend is cross-fitted, and the weights fitted on
     all films go to `weights`, or beside `out`. Without `truth`, `weights` are read and applied; files are then matched
-    to them by order. `OutputError` for a file that cannot be written or would replace an input, `Error` for files that
-    cannot be averaged or options that do not go together.
+    to them by order. `weighted`: `weights` are numbers, `2,1`, in the order of the files. `OutputError` for a file that
+    cannot be written or would replace an input, `Error` for files that cannot be averaged or options that do not go
+    together.
     """
-    fitted = (weights or beside(out, WEIGHTS)) if how == "fitted" and truth else None
+    file = Path(weights) if weights and how == "fitted" else None
+    fitted = (file or beside(out, WEIGHTS)) if how == "fitted" and truth else None
     check_outputs(
-        files={"--out": out, "--weights": fitted}, inputs=[*predictions, truth, folds, None if fitted else weights]
+        files={"--out": out, "--weights": fitted}, inputs=[*predictions, truth, folds, None if fitted else file]
     )
     check_table("--out", out, {WEIGHTS: (b"{",)}, STUDY_COLUMN)
     frames = [read_predictions(path) for path in predictions]
-    if how != "fitted":
-        if given := [f"--{name}" for name, path in (("truth", truth), ("folds", folds), ("weights", weights)) if path]:
-            raise Error(f"{', '.join(given)}: only --how fitted takes weights", "leave it out, or add --how fitted")
-        write_predictions(ensemble(frames, how, [str(path) for path in predictions], power=power), out)
-        return [out]
     places = [str(place + 1) for place in range(len(frames))]  # the test files have other names than the fitted ones
+    if how != "fitted":
+        fixed = _fixed(weights, places) if how == "weighted" else None
+        if given := [
+            f"--{name}"
+            for name, path in (("truth", truth), ("folds", folds), ("weights", None if fixed else weights))
+            if path
+        ]:
+            raise Error(f"{', '.join(given)}: --how {how} takes no such option", "leave it out, or add --how fitted")
+        names = places if fixed else [str(path) for path in predictions]
+        write_predictions(ensemble(frames, how, names, power=power, weights=fixed), out)
+        return [out]
     if truth is None or fitted is None:
-        if weights is None:
+        if file is None:
             raise Error(
                 "--how fitted needs weights",
                 "give --truth and --folds, to fit them on out-of-fold predictions, or --weights fitted before",
             )
-        write_predictions(ensemble(frames, how, places, weights=read_weights(weights)), out)
+        write_predictions(ensemble(frames, how, places, weights=read_weights(file)), out)
         return [out]
     if folds is None:
         raise Error("--truth needs --folds as well", "each fold is blended under weights fitted on the others")
@@ -62,6 +71,19 @@ def blend_files(
     write_predictions(cross_fitted_blend(frames, table, fold_of, places), out)
     write_text(fitted, json.dumps(fit_weights(frames, table, places).as_dict(), indent=1) + "\n")
     return [out, fitted]
+
+
+def _fixed(text: str | None, places: Sequence[str]) -> FittedWeights:
+    """Weights `2,1` of the files, by their places. `Error` where they are not as many numbers above 0."""
+    try:
+        numbers = [float(each) for each in (text or "").split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) != len(places) or not all(0 < number < math.inf for number in numbers):
+        raise Error(
+            f"--weights is {text!r} for {len(places)} files", "--how weighted needs a number above 0 a file: 2,1"
+        )
+    return FittedWeights.fixed(dict(zip(places, numbers, strict=True)))
 
 
 def read_weights(path: Path) -> FittedWeights:

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.evaluation.cross_fitting import aligned_folds, parts_of
-from cxrlines.evaluation.ensemble.average import FittedWeights, blended
-from cxrlines.evaluation.logistic import CLIP, fit_logistic, log_odds
+from cxrlines.evaluation.ensemble.average import FittedWeights
+from cxrlines.evaluation.logistic import fit_logistic, log_odds
 from cxrlines.evaluation.predictions import Stack, as_predictions, stack, truth_of
+from cxrlines.metrics.means import CLIP, blended
 from cxrlines.task import UNKNOWN
 
 FEWEST = 10

@@ -22,6 +22,10 @@ ENSEMBLE = "ensemble"
 """The name under which the ensemble's predictions are kept, beside those of the members."""
 
 
+OUT_OF_FOLD_SCOPE, TEST_SCOPE = "out_of_fold", "test"
+"""The scopes of `Viewed`."""
+
+
 @dataclass(frozen=True)
 class DataSummary:
     """The training films, for the page's data section."""
@@ -48,6 +52,8 @@ class Member:
         lineage: what it was made from, as short strings, e.g. `{"parents": "teacher of fold 0"}`.
         ancestry_unknown, ancestry_trusted: what of that is not known, and what is trusted and not checked, in words;
             else empty. Every figure of such a member, and of an ensemble holding it, is marked on the page.
+        pseudo_labels: the steps it descends from that learnt the test films under soft labels. Its figures of test
+            films are marked.
     """
 
     name: str
@@ -57,6 +63,7 @@ class Member:
     lineage: Mapping[str, str] = field(default_factory=dict)
     ancestry_unknown: str = ""
     ancestry_trusted: str = ""
+    pseudo_labels: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,15 @@ class Predictions:
     scope: str  # which films, in words that continue "on ...", e.g. "test films of patients no member saw"
     by_name: Mapping[str, pd.DataFrame]  # member name, and `ENSEMBLE` -> `study` and the labels (probabilities)
     truth: pd.DataFrame  # `study`, `patient` and the labels (0, 1 or `task.UNKNOWN`)
+    members_per_film: pd.Series | None = None  # study -> of how many members the ensemble's is the average
+
+
+@dataclass(frozen=True)
+class Viewed:
+    """Predictions averaged over several views of each film, of the ensemble and the members that it averages."""
+
+    about: str  # which views, in words
+    by_scope: Mapping[str, Predictions]  # `OUT_OF_FOLD_SCOPE`, `TEST_SCOPE`: whichever are scored plain
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,7 @@ class Report:
     main: Predictions  # of the headline; `metrics.json` is computed from them
     out_of_fold: Predictions | None = None  # on the training films, each by members that did not see its patient
     film_of: FilmOf | None = None  # gives a study of `main` as pixels and lines; None leaves the films off the page
+    views: "Viewed | None" = None
     steps: Sequence[Mapping[str, object]] = ()  # of each `member, fold, stage, seconds, films`; fold, films: or None
     notes: Sequence[str] = ()  # sentences to be read with the headline
 
@@ -106,9 +123,10 @@ def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> di
         raise ValueError(f"out is {out}; name the page itself, e.g. {out / 'report.html'}")
     main = _evaluated(report, report.main, resamples)
     out_of_fold = _evaluated(report, report.out_of_fold, resamples) if report.out_of_fold else None
-    metrics = _metrics(report, main, out_of_fold)
+    viewed = _viewed(report, main, out_of_fold, resamples)
+    metrics = _metrics(report, main, out_of_fold, resamples) | ({"views": viewed} if viewed else {})
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, _page(report, main, out_of_fold))
+    write_text(out, _page(report, main, out_of_fold, viewed))
     write_text(out.with_name("metrics.json"), json.dumps(metrics, indent=2, allow_nan=False) + "\n")
     return metrics
 
@@ -122,7 +140,7 @@ def _evaluated(report: Report, predictions: Predictions, resamples: int) -> Eval
     return {name: evaluate(predictions.by_name[name], predictions.truth, **how) for name in names}
 
 
-def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None) -> dict[str, Any]:
+def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None, resamples: int) -> dict[str, Any]:
     """What `metrics.json` holds: plain numbers, strings and None."""
     whole = main[ENSEMBLE].as_dict()
     differences = {
@@ -142,6 +160,8 @@ def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None)
         **{name: whole[name] for name in ("ece", "brier", "films", "patients", "not_predicted", "undefined")},
         "ancestry_unknown": {m.name: m.ancestry_unknown for m in report.members if m.ancestry_unknown},
         "ancestry_trusted": {m.name: m.ancestry_trusted for m in report.members if m.ancestry_trusted},
+        "pseudo_labels": {m.name: m.pseudo_labels for m in report.members if m.pseudo_labels},
+        **_members_per_film(report, report.main, resamples),
         "seed": report.seed,
     }
     if out_of_fold and report.out_of_fold:
@@ -149,15 +169,49 @@ def _metrics(report: Report, main: Evaluations, out_of_fold: Evaluations | None)
             "scope": report.out_of_fold.scope,
             "members": {member.name: _macro(out_of_fold[member.name]) for member in report.members},
             "ensemble": _macro(out_of_fold[ENSEMBLE]),
+            **_members_per_film(report, report.out_of_fold, resamples),
         }
     return metrics
+
+
+def _members_per_film(report: Report, predictions: Predictions, resamples: int) -> dict[str, Any]:
+    """Where the ensemble averages more members on some films: of how many -> films, and its figures where most."""
+    counts = predictions.members_per_film
+    if counts is None or counts.nunique() < 2:
+        return {}
+    films = {str(count): int(number) for count, number in sorted(counts.value_counts().items())}
+    most = predictions.by_name[ENSEMBLE]["study"].astype(str).isin(set(counts.index[counts == counts.max()]))
+    frame = predictions.by_name[ENSEMBLE][most]
+    truth = predictions.truth[predictions.truth["study"].astype(str).isin(set(frame["study"].astype(str)))]
+    figures = evaluate(frame, truth, resamples=resamples, seed=report.seed)
+    return {"members_per_film": films, "ensemble_of_most_members": {"films": figures.films, **_macro(figures)}}
 
 
 def _macro(evaluation: Evaluation) -> dict[str, Any]:
     return {"macro_auc": evaluation.macro_auc, "ci95": list(evaluation.ci95) if evaluation.ci95 else None}
 
 
-def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) -> str:
+def _viewed(
+    report: Report, main: Evaluations, out_of_fold: Evaluations | None, resamples: int
+) -> dict[str, Any] | None:
+    """The figures with views, and what they gain on the plain ones; None where nothing was predicted so."""
+    if report.views is None:
+        return None
+    found: dict[str, Any] = {"about": report.views.about}
+    for scope, predictions in report.views.by_scope.items():
+        plain = out_of_fold if scope == OUT_OF_FOLD_SCOPE and out_of_fold else main
+        how: dict[str, Any] = {"resamples": resamples, "seed": report.seed}
+        scored = {name: evaluate(frame, predictions.truth, **how) for name, frame in predictions.by_name.items()}
+        found[scope] = {name: _macro(each) | {"gain": _gain(each, plain.get(name))} for name, each in scored.items()}
+    return found
+
+
+def _gain(viewed: Evaluation, plain: Evaluation | None) -> dict[str, Any] | None:
+    difference = compare(viewed, plain) if plain else None
+    return {"macro_auc": difference[0], "ci95": list(difference[1])} if difference else None
+
+
+def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None, viewed: Mapping[str, Any] | None) -> str:
     how: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, **how)
     environment.filters |= {"duration": _duration, "percent": _percent}
@@ -165,14 +219,17 @@ def _page(report: Report, main: Evaluations, out_of_fold: Evaluations | None) ->
     labels = list(ensemble.labels)
     devices = list(dict.fromkeys(DEVICE_OF[label] for label in labels))
     films = list(_mistakes(report))
-    marked = [member for member in report.members if member.ancestry_unknown or member.ancestry_trusted]
+    marked = [m for m in report.members if m.ancestry_unknown or m.ancestry_trusted]
+    learnt = [m for m in report.members if m.pseudo_labels]
     return environment.get_template("page.html.j2").render(
         report=report,
         main=main,
         out_of_fold=out_of_fold,
+        viewed=viewed,
         ensemble=ensemble,
         ensemble_name=ENSEMBLE,
         unknown={member.name for member in marked} | {ENSEMBLE for member in marked if member.role == "member"},
+        pseudo_labelled={m.name for m in learnt} | {ENSEMBLE for m in learnt if m.role == "member"},
         verdicts=_verdicts(report, main),
         folds=None if report.folds is None else describe_folds(report.folds, report.folds["fold"]),
         stage_columns=list(dict.fromkeys(key for member in report.members for stage in member.stages for key in stage)),

@@ -16,7 +16,7 @@ from typing import Any
 from cxrlines.core.errors import Error
 from cxrlines.core.files import write_text
 from cxrlines.lab.experiments.comparisons import CLAIMS, Row, members_of, read_rows, with_neighbours, write_rows
-from cxrlines.lab.experiments.retrieval import write_retrieval
+from cxrlines.lab.experiments.neighbour_members import write_retrieval
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.recipe.run.pipeline import train
 from cxrlines.recipe.spec.load import load_recipe
@@ -39,13 +39,19 @@ class Films:
 
     def write(self, root: Path, seed: int, workers: int | None) -> dict[str, Path]:
         """The folders of the films of one world, `own` and each external set."""
-        own, external = root / "own", {"b": 2000, "c": 3000}
+        own, external = self.write_own(root, seed, workers), {"b": 2000, "c": 3000}
         more: dict[str, Any] = {"size": self.size, "difficulty": self.difficulty, "workers": workers}
-        write_phantom(own, studies=self.own, test=self.test, seed=1000 + seed, annotated=self.annotated, **more)
         more |= {"studies": self.external, "test": 0, "annotated": 0.0, "site": "b"}
         for name, first in external.items():
             write_phantom(root / name, seed=first + seed, **more)
         return {"own": own} | {name: root / name for name in external}
+
+    def write_own(self, root: Path, seed: int, workers: int | None) -> Path:
+        """The folder of the own films of one world, test films among them."""
+        own = root / "own"
+        more: dict[str, Any] = {"size": self.size, "difficulty": self.difficulty, "workers": workers}
+        write_phantom(own, studies=self.own, test=self.test, seed=1000 + seed, annotated=self.annotated, **more)
+        return own
 
 
 def run_claims(
@@ -92,11 +98,9 @@ def check_begun(path: Path, wanted: dict[str, Any]) -> None:
 
 
 def only(recipe: Recipe, members: set[str]) -> Recipe:
-    """The recipe with these members and those that give them soft labels."""
-    for name in list(members):
-        for stage in recipe.members[name].stages.values():
-            if stage.targets.soft and stage.targets.soft.of:
-                members = members | {recipe.source(stage.targets.soft.of)[0]}
+    """The recipe with these members and those that they start from or learn soft labels of, and so on."""
+    while more := {b.member for s in recipe.sources() if s.member in members for b in recipe.parents(s)} - members:
+        members = members | more
     content = recipe.model_dump()
     content["members"] = {name: member for name, member in content["members"].items() if name in members}
     content["ensemble"]["members"] = [n for n in recipe.ensemble.members if n.partition("/")[0] in members]

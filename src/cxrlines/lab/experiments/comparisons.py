@@ -28,7 +28,7 @@ FEWEST = 3
 class Comparison:
     """Does `arm` score more than `against`?
 
-    Names are members, `out of fold: member`, `with neighbours: member`, or `ensemble: how`.
+    Names are members, `out of fold: member`, `with neighbours: member`, `neighbours alone: member`, or `ensemble: how`.
     """
 
     claim: int
@@ -41,6 +41,7 @@ class Comparison:
 BEFORE = "out of fold: "
 BLEND = "ensemble: "
 NEAR = "with neighbours: "
+ALONE = "neighbours alone: "
 BLENDED = ("one", "gem", "concat", "attention", "three-equal-compute")
 STAGE = "three-equal-compute/student"
 COMPARISONS = (
@@ -73,6 +74,10 @@ COMPARISONS = (
     Comparison(8, "the recommended recipe, against one stage", "recommended", "one", "?"),
     Comparison(9, "neighbours' labels blended in, one stage", f"{NEAR}one", "one", "?"),
     Comparison(9, "neighbours' labels blended in, the recommended recipe", f"{NEAR}recommended", "recommended", "?"),
+    Comparison(9, "neighbours of the retrieval embedding, of the plain one", f"{ALONE}retrieval", f"{ALONE}one", "?"),
+    Comparison(9, "the same, blended with their own classifiers", f"{NEAR}retrieval", f"{NEAR}one", "?"),
+    Comparison(9, "neighbours' labels blended in, trained for retrieval", f"{NEAR}retrieval", "retrieval", "?"),
+    Comparison(9, "trained for retrieval beside the labels, no neighbours", "retrieval", "one", "?"),
     Comparison(10, "line masks as supervision, twice the compute", "multi-task-long", "one-long", "+"),
     Comparison(10, "line masks as input, twice the compute", "two-step-long", "one-long", "+"),
     Comparison(10, "the recommended recipe, twice the compute", "recommended-long", "one-long", "?"),
@@ -83,6 +88,27 @@ COMPARISONS = (
     Comparison(11, "multi-head, soft labels of site b first; as many own epochs", "multi-head-soft", "attention", "+"),
     Comparison(11, "multi-head, soft labels of site b first; as many passes", "multi-head-soft", "attention-long", "+"),
     Comparison(11, "multi-head against average pooling, soft labels of site b first", "multi-head-soft", "site-b", "+"),
+    Comparison(12, "MixUp, alpha .2, one stage", "one-mixup", "one", "?"),
+    Comparison(12, "CutMix, alpha 1, one stage", "one-cutmix", "one", "?"),
+    Comparison(12, "label smoothing of .05", "with-smoothing", "recommended", "?"),
+    Comparison(12, "focal loss", "with-focal", "recommended", "?"),
+    Comparison(12, "asymmetric loss", "with-asymmetric", "recommended", "?"),
+    Comparison(12, "balanced class weights", "with-balanced", "recommended", "?"),
+    Comparison(12, "films with rare labels more often", "with-rare", "recommended", "?"),
+    Comparison(12, "five times the rate for head and decoder", "with-head-lr", "recommended", "?"),
+    Comparison(12, "rates that fall by .8 a layer", "with-layer-decay", "recommended", "?"),
+    Comparison(12, "SGD with momentum, a rate of .05", "with-sgd", "recommended", "?"),
+    Comparison(12, "Muon", "with-muon", "recommended", "?"),
+    Comparison(12, "NAdamW", "with-nadamw", "recommended", "?"),
+    Comparison(12, "weights averaged over the last quarter", "with-swa", "recommended", "?"),
+    Comparison(12, "moving average of the weights, .99", "with-ema", "recommended", "?"),
+    Comparison(12, "batches of 32, in two passes", "with-batch-32", "recommended", "?"),
+    Comparison(12, "the best epoch kept, not the last", "with-best", "recommended", "?"),
+    Comparison(12, "the write-up's augmentation, without flips", "with-hotwater", "recommended", "?"),
+    Comparison(12, "the wild augmentation, without flips", "with-wild", "recommended", "?"),
+    Comparison(12, "input of 176 px, as much compute", "with-larger", "recommended", "?"),
+    Comparison(12, "GeM pooling", "with-gem", "recommended", "?"),
+    Comparison(12, "learning to retrieve beside the labels", "with-retrieval", "recommended", "?"),
 )
 CLAIMS = tuple(dict.fromkeys(comparison.claim for comparison in COMPARISONS))
 
@@ -91,12 +117,17 @@ def members_of(claim: int) -> set[str]:
     """The members a claim needs trained."""
     names = {name for c in COMPARISONS if c.claim == claim for name in (c.arm, c.against)}
     blended = BLENDED if any(name.startswith(BLEND) for name in names) else ()
-    return {name.removeprefix(BEFORE).removeprefix(NEAR) for name in names if not name.startswith(BLEND)} | {*blended}
+    return {_member_of(name) for name in names if not name.startswith(BLEND)} | {*blended}
+
+
+def _member_of(name: str) -> str:
+    return name.removeprefix(BEFORE).removeprefix(NEAR).removeprefix(ALONE)
 
 
 def with_neighbours(claim: int) -> list[str]:
-    """The members a claim compares with their neighbours blended in."""
-    return [c.arm.removeprefix(NEAR) for c in COMPARISONS if c.claim == claim and c.arm.startswith(NEAR)]
+    """The members whose neighbours a claim asks for."""
+    names = [name for c in COMPARISONS if c.claim == claim for name in (c.arm, c.against)]
+    return list(dict.fromkeys(_member_of(name) for name in names if name.startswith((NEAR, ALONE))))
 
 
 @dataclass(frozen=True)
@@ -143,19 +174,35 @@ def table_of(rows: Sequence[Row]) -> str:
     return "\n".join([head, "|---|---|---|---|---|---|---|---|---|", *(row.text() for row in rows)])
 
 
+def neighbours_table(out: Path) -> str:
+    """How like a test film's neighbours are by each embedding, means over the seeds: a Markdown table; "" of none."""
+    found: dict[str, list[dict[str, float | None]]] = {}
+    for path in sorted(out.glob("seed*/neighbours/*.json")):
+        if figures := json.loads(path.read_text()).get("figures"):  # not of an earlier cxrlines
+            found.setdefault(path.stem, []).append(figures)
+    head = "| neighbours by | seeds | Jaccard index of labels, of 10 | same labels, of 1 | tips apart, of the side |"
+    lines = [head, "|---|---|---|---|---|"]
+    for member, seeds in found.items():
+        values = [[figures[name] for figures in seeds] for name in ("jaccard", "same", "tip")]
+        means = ["-" if None in each else f"{np.mean(np.array(each, float)):.3f}" for each in values]
+        lines.append(f"| {member} | {len(seeds)} | {' | '.join(means)} |")
+    return "\n".join(lines) if found else ""
+
+
 def write_rows(rows: Sequence[Row], out: Path) -> None:
     """`claims.md` for people, `claims.json` for programs."""
-    write_text(out / "claims.md", table_of(rows) + "\n")
+    near = neighbours_table(out)
+    write_text(out / "claims.md", table_of(rows) + "\n" + (f"\n{near}\n" if near else ""))
     content = [asdict(row) | {"verdict": row.verdict} for row in rows]
     write_text(out / "claims.json", json.dumps(content, indent=1) + "\n")
 
 
-def read_rows(out: Path) -> list[Row]:
-    """Every comparison of which both sides are trained on one seed or more below `out`."""
+def read_rows(out: Path, comparisons: Sequence[Comparison] = COMPARISONS) -> list[Row]:
+    """Every one of the comparisons of which both sides are trained on one seed or more below `out`."""
     worlds = {int(path.name.removeprefix("seed")): World(path) for path in sorted(out.glob("seed*"))}
     scores = {seed: cache(world.score) for seed, world in worlds.items()}
     rows = []
-    for comparison in COMPARISONS:
+    for comparison in comparisons:
         pairs = {seed: (score(comparison.arm), score(comparison.against)) for seed, score in scores.items()}
         if scored := {seed: (arm, against) for seed, (arm, against) in pairs.items() if arm and against}:
             rows.append(_row(comparison, scored, worlds))
@@ -167,7 +214,7 @@ def _row(comparison: Comparison, scored: dict[int, tuple[Evaluation, Evaluation]
     differences = aucs[:, 0] - aucs[:, 1]
     resampled = np.mean([macro_of(a.resampled) - macro_of(b.resampled) for a, b in scored.values()], axis=0)
     seconds = None
-    if not comparison.arm.startswith((BLEND, BEFORE, NEAR)):
+    if not comparison.arm.startswith((BLEND, BEFORE, NEAR, ALONE)):
         spent = [[worlds[seed].seconds(name) for name in (comparison.arm, comparison.against)] for seed in scored]
         seconds = tuple(np.mean(spent, axis=0).tolist())
     return Row(
@@ -203,6 +250,8 @@ class World:
             predictions = self._blend(name.removeprefix(BLEND))
         elif name.startswith(NEAR):
             predictions = _read(self.root / f"neighbours/{name.removeprefix(NEAR)}.csv")
+        elif name.startswith(ALONE):
+            predictions = _read(self.root / f"neighbours/{name.removeprefix(ALONE)}.alone.csv")
         else:
             predictions = self._member(name.removeprefix(BEFORE), "out_of_fold" if split == "train" else "test")
         return None if predictions is None else evaluate(predictions, self._truth(split))

@@ -25,8 +25,9 @@ from cxrlines.recipe.run.training_data import films_of
 from cxrlines.recipe.spec.recipe import Recipe, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.training.config import ScheduleSpec, StageConfig
-from cxrlines.training.loader import FilmSet, batches_per_epoch
+from cxrlines.training.loader import FilmSet
 from cxrlines.training.module import StageModule
+from cxrlines.training.sampling import batches_per_epoch
 from cxrlines.training.targets import FeatureTarget, LabelTarget, MapTarget, TargetsSpec
 
 BACKBONE, BATCH = "tf_efficientnet_lite0", 16

@@ -7,7 +7,7 @@ external sets as well, and starts from public weights; `recommended` does neithe
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cxrlines.core.pool import cores
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.evaluation.scores import compare, evaluate
 from cxrlines.io.tables import read_dataset
+from cxrlines.lab.experiments.comparisons import student_interval
 from cxrlines.lab.experiments.compute import compute_of
 from cxrlines.lab.experiments.small import Films, run_small
 from cxrlines.metrics.intervals import Interval
@@ -59,6 +60,39 @@ class Margin:
         interval = "-" if self.over_patients is None else "{:+.4f} to {:+.4f}".format(*self.over_patients)
         head = ["| recipe | macro AUC | film passes | seconds of training |", "|---|---|---|---|"]
         return "\n".join([*head, *rows, "", f"difference {self.difference:+.4f}, 95 % by patient {interval}"])
+
+
+def run_margins(
+    out: Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    own: int = Films.own,
+    test: int = Films.test,
+    workers: int | None = None,
+    say: Callable[[str], None] = print,
+) -> str:
+    """`run_margin` for each seed, in `out/seed<k>`: a Markdown table, also in `out/margin.md`; called again, resume."""
+    found: dict[int, Margin] = {}
+    for seed in seeds:
+        say(f"seed {seed}")
+        films = Films.of(own, test, seed)
+        found[seed] = run_margin(out / f"seed{seed}", films=films, workers=workers, say=say)
+        text = table_of(found)
+        write_text(out / "margin.md", text + "\n")
+    return text
+
+
+def table_of(found: Mapping[int, Margin]) -> str:
+    """A Markdown table, a row a seed, and the mean difference with Student's 95 % interval over seeds."""
+    rows = ["| seed | recommended | hotwater-small | difference | 95 % by patient |", "|---|---|---|---|---|"]
+    for seed, margin in found.items():
+        interval = "-" if margin.over_patients is None else "{:+.4f} to {:+.4f}".format(*margin.over_patients)
+        sides = f"{margin.recommended.auc:.4f} | {margin.hotwater_small.auc:.4f}"
+        rows.append(f"| {seed} | {sides} | {margin.difference:+.4f} | {interval} |")
+    differences = np.array([margin.difference for margin in found.values()])
+    over_seeds = student_interval(differences)
+    interval = "-" if over_seeds is None else "{:+.4f} to {:+.4f}".format(*over_seeds)
+    return "\n".join([*rows, "", f"mean difference {differences.mean():+.4f}, 95 % over seeds {interval}"])
 
 
 def run_margin(

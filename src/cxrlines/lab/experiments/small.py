@@ -35,13 +35,14 @@ class Films:
     stranger: int = 150
     size: int = 320
     difficulty: float = 0.1
+    seed: int = 0  # of all films, and of folds and training
 
     @classmethod
-    def of(cls, own: int, test: int) -> "Films":
+    def of(cls, own: int, test: int, seed: int = 0) -> "Films":
         """So many own and test films, the others in proportion."""
         usual = cls()
         counts = {name: round(getattr(usual, name) * own / usual.own) for name in ("external", "twins", "stranger")}
-        return cls(own=own, test=test, **counts)
+        return cls(own=own, test=test, seed=seed, **counts)
 
 
 def run_small(
@@ -55,10 +56,11 @@ def run_small(
     """Make the films, train the public weights, train `hotwater-small`; the run's folder. Called again, resume."""
     data = out / "data"
     more: dict[str, Any] = {"size": films.size, "difficulty": films.difficulty, "balance": "even", "workers": workers}
-    write_phantom(data / "own", studies=films.own, test=films.test, seed=0, annotated=0.5, **more)
+    first = 1000 * films.seed
+    write_phantom(data / "own", studies=films.own, test=films.test, seed=first, annotated=0.5, **more)
     for number, name in enumerate(SETS):
-        write_phantom(data / name, studies=films.external, test=0, seed=100 + number, site="b", **more)
-    write_phantom(data / "stranger", studies=films.stranger, test=20, seed=200, site="b", **more)
+        write_phantom(data / name, studies=films.external, test=0, seed=first + 100 + number, site="b", **more)
+    write_phantom(data / "stranger", studies=films.stranger, test=20, seed=first + 200, site="b", **more)
     plant_twins(data / "own", data / "nih", films.twins)
 
     say("public weights: one network, one stage, other films of site b")
@@ -70,7 +72,8 @@ def run_small(
     save_weights(public, load_weights(out / "stranger/baseline/fold0/only/weights.safetensors")[0], {})
 
     laid = [f"external.{name}.folder={data / name}" for name in SETS]
-    laid.append(f"members.public.stages.finetune.start.file={public}")
+    laid.append(f"members.public.stages.nih.start.file={public}")
+    laid += [f"seed={films.seed}", f"folds.seed={films.seed}"] if films.seed else []
     recipe = load_recipe("hotwater-small", [*laid, *(settings or [])])
     train(recipe, data / "own", out / "run", workers=workers, command="cxrlines experiment small", say=say)
     return out / "run"

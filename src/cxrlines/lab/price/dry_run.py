@@ -11,20 +11,22 @@ import pandas as pd
 
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.external.sets import read_external
-from cxrlines.io.rows import TableError
+from cxrlines.io.rows import TableError, read_rows
 from cxrlines.io.store import StoreError, open_store
-from cxrlines.io.tables import ANNOTATION_TABLE, TRAIN_TABLE, Dataset, read_dataset, read_labels
+from cxrlines.io.tables import ANNOTATION_TABLE, TEST_TABLE, TRAIN_TABLE, Dataset, read_dataset, read_labels
 from cxrlines.lab.price.estimate import PUBLISHED, estimate
-from cxrlines.recipe.run.external import ExternalSet, open_set
+from cxrlines.recipe.run.external import ExternalSet, open_set, own_test
 from cxrlines.recipe.run.folder import Inventory, Role, Step, is_finished, read_record, untraced_files
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, open_patient_groups
 from cxrlines.recipe.run.pipeline import check_networks, chosen_folds, folds_for
 from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.spec.recipe import Recipe
-from cxrlines.training.targets.base import OWN
+from cxrlines.task import STUDY_COLUMN
+from cxrlines.training.targets.base import OWN, TEST_SET
 
 ANNOTATED = 9_095 / 30_083
 """Share of RANZCR's studies that are annotated."""
+_NO_TWINS = pd.DataFrame({"study": [], "own_study": [], "own_patient": [], "split": []}, dtype=str)
 
 
 def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None) -> str:
@@ -42,8 +44,11 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
     except StoreError:  # not built yet: as if every film could be read
         stored, fingerprint = np.ones(len(dataset.studies), bool), "not built"
     external = {name: _external(name, recipe, root, notes) for name in recipe.used_sets}
-    for _, stage in recipe.stages():
-        notes += [f"{path}: is not there; training needs it" for path in files_of(stage) if not path.is_file()]
+    if recipe.learns_test_films:
+        external[TEST_SET] = _test(data, root, recipe)
+    for source in recipe.sources():
+        files = files_of(recipe.spec(source), recipe.first_fold(source.member))
+        notes += [f"{path}: is not there; training needs it" for path in files if not path.is_file()]
     if recipe.guard == "refuse":
         notes += [f"{where}: {path} has no record of its patients" for where, path in untraced_files(recipe).items()]
     films = Inventory(dataset, stored, fingerprint, folds, external)
@@ -60,7 +65,8 @@ def _line(recipe: Recipe, step: Step, root: Path) -> str:
     if not step.parent(Role.START):
         made_from.insert(0, f"start: {stage.start if isinstance(stage.start, str) else stage.start.file}")
     done = is_finished(read_record(root / step.name), step, recipe)
-    kind = f"{stage.films.which} films" if stage.films.set == OWN else f"films of {stage.films.set}"
+    kinds = {OWN: f"{stage.films.which} films", TEST_SET: "test films"}
+    kind = kinds.get(stage.films.set, f"films of {stage.films.set}")
     view = f"with maps of {stage.films.maps_of}" if stage.films.maps_of else stage.films.view
     return (
         f"  {step.name}: {'done' if done else 'to do'}; from {', '.join(made_from)}; {step.films} {kind}, "
@@ -84,6 +90,19 @@ def _own(data: Path, notes: list[str]) -> Dataset:
     return dataset
 
 
+def _test(data: Path, root: Path, recipe: Recipe) -> ExternalSet:
+    """The own test films as they were prepared, else as their table lists them, films or no films."""
+    try:
+        groups = open_patient_groups(root)
+        test = groups.merged(read_dataset(data, "test"))
+        return own_test(test, open_store(root / "store/test"), recipe.quality.leave_out, groups.key)[0]
+    except (StoreError, TableError, FileNotFoundError):
+        table = data / TEST_TABLE
+        studies = read_rows(table, (STUDY_COLUMN,)).column(STUDY_COLUMN) if table.is_file() else []
+        listed = pd.DataFrame({"study": studies, "patient": studies, "film": studies}, dtype=object)
+        return ExternalSet(TEST_SET, listed, "not built", _NO_TWINS)
+
+
 def _external(name: str, recipe: Recipe, root: Path, notes: list[str]) -> ExternalSet:
     """A set as it was prepared, else as its table lists it, else as many films as it was published with."""
     try:
@@ -91,15 +110,14 @@ def _external(name: str, recipe: Recipe, root: Path, notes: list[str]) -> Extern
     except (StoreError, FileNotFoundError):
         pass
     spec = recipe.external[name]
-    no_twins = pd.DataFrame({"study": [], "own_study": [], "own_patient": [], "split": []}, dtype=str)
     if spec.folder:
         try:
             found = read_external(Path(spec.folder), laterals=spec.laterals, children=spec.children, check_films=False)
-            return ExternalSet(name, found.studies, "not built", no_twins)
+            return ExternalSet(name, found.studies, "not built", _NO_TWINS)
         except TableError as error:
             notes.append(str(error))
     count, why = PUBLISHED.get(name, 10_000), "as published" if name in PUBLISHED else "for want of a better figure"
     notes.append(f"external set {name}: no folder given (--external {name}=FOLDER); {count:,} films are taken, {why}")
     studies = [f"{name}-{index}" for index in range(count)]
     table = pd.DataFrame({"study": studies, "patient": studies, "film": studies, "view": ""})
-    return ExternalSet(name, table.assign(**dict.fromkeys(PRESENCE, np.float32(np.nan))), "not given", no_twins)
+    return ExternalSet(name, table.assign(**dict.fromkeys(PRESENCE, np.float32(np.nan))), "not given", _NO_TWINS)

@@ -22,11 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from cxrlines.core.transform import Size, height_width
 from cxrlines.models.classifier import Classifier
 from cxrlines.recipe.run.folder import Inventory, Role, Step, StepId
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import MAPS
-from cxrlines.training.loader import batches_per_epoch
+from cxrlines.training.sampling import batches_per_epoch
 
 PUBLISHED = {"nih": 112_120, "padchest": 110_000, "vinbigdata": 15_000, "chexpert": 191_027}
 """Frontal films of the external sets as published, where their tables are not at hand; PadChest's is rounded."""
@@ -171,7 +172,7 @@ def estimate(recipe: Recipe, steps: Sequence[Step], films: Inventory, gpu: Gpu =
     labelled: set[tuple[StepId, str]] = set()
     costs = {step.key: _cost(recipe, step, films, gpu, labelled) for step in steps}
     count = len(films.own.studies) + sum(len(found.studies) for found in films.external.values())
-    return Estimate(gpu, costs, float(count) * recipe.store.size**2)
+    return Estimate(gpu, costs, float(count) * math.prod(height_width(recipe.store.size)))
 
 
 def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[tuple[StepId, str]]) -> Cost:
@@ -189,26 +190,30 @@ def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[
     if targets.reads_maps and stage.films.which == "all":  # the decoder is run on annotated films alone
         plain = _network_of(recipe, name, stage_name).seconds(gpu, width)
         each = plain + float(np.mean(films.own.annotated)) * (each - plain)
-    seconds = trained * (1 + BACKWARD) * each + read * _reading(recipe, name, stage_name, gpu, width)
-    memory = network.memory(schedule.batch, width) + network.tensors * (4 if schedule.ema else 0)
+    again = (schedule.accumulate > 1) + schedule.checkpoint_gradients  # forward passes that are done twice
+    seconds = trained * (1 + BACKWARD + again) * each + read * _reading(recipe, name, stage_name, gpu, width)
+    averaged = schedule.ema is not None or schedule.swa_from is not None
+    at_once = schedule.batch // schedule.accumulate
+    memory = network.memory(at_once, width) + network.tensors * (4 if averaged else 0)
     frozen = sum(target.frozen_passes for target in targets.named.values())  # of networks of the same backbone
     seconds += frozen * trained * network.seconds(gpu, width)
-    memory += frozen * (4 * network.tensors + schedule.batch * width * network.largest)
+    memory += frozen * (4 * network.tensors + at_once * width * network.largest)
     tensors = network.tensors
     if stage.films.maps_of:  # its own segmenter, saved with it, and those of the nested steps, all frozen
         segmenter = _network_of(recipe, name, stage.films.maps_of, maps=True)
         seconds += trained * segmenter.seconds(gpu, width)
         tensors += segmenter.tensors
         count = sum(parent.role is Role.MAPS for parent in step.parents)
-        memory += 4 * segmenter.tensors * (count + bool(schedule.ema)) + schedule.batch * width * segmenter.largest
+        memory += 4 * segmenter.tensors * (count + averaged) + at_once * width * segmenter.largest
     disk = 4 * tensors + ROW * predicted
-    source = step.parent(Role.SOFT)
-    if source and (source, stage.films.set) not in labelled:  # the first step makes the table; the others read it
+    for source in step.teachers():
+        if (source, stage.films.set) in labelled:  # the first step makes the table; the others read it
+            continue
         labelled.add((source, stage.films.set))
         count = len(films.external[stage.films.set].studies)
         seconds += count * _reading(recipe, source.member, source.stage, gpu, width)
         read, disk = read + count, disk + ROW * count
-    copies = 1 + bool(schedule.ema) + bool(schedule.patience)
+    copies = 1 + averaged + schedule.keeps_best
     state = 4.0 * (copies * tensors + 2 * network.parameters)
     return Cost(trained, read, seconds / 3600, memory, disk, state)
 
@@ -245,8 +250,8 @@ class _Watch(TorchDispatchMode):
 
 
 @functools.lru_cache(maxsize=64)
-def watch(backbone: str, head: str, size: int, channels: int = 1, maps: bool = False) -> Network:
-    """The network of a stage on films of `size` px, watched on the meta device: no weights, no arithmetic done.
+def watch(backbone: str, head: str, size: Size, channels: int = 1, maps: bool = False) -> Network:
+    """The network of a stage on films of `size`, watched on the meta device: no weights, no arithmetic done.
 
     Of its head the parameters count, not the arithmetic: at most 2 % of the backbone's (attention on ResNet200d). With
     `maps` its decoder counts in full.
@@ -264,7 +269,7 @@ def watch(backbone: str, head: str, size: int, channels: int = 1, maps: bool = F
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _Watch() as watched:
-        batch = torch.zeros(films, channels, size, size, device="meta")
+        batch = torch.zeros(films, channels, *height_width(size), device="meta")
         if model.decoder:
             model.decoder(batch, model.backbone.pyramid(batch)[1])
         else:

@@ -5,23 +5,26 @@ from typing import Protocol
 
 import numpy as np
 
-Shown = dict[int, np.ndarray]
-"""A film as models see it: px a side -> uint8 (views, size, size), the plain view first."""
+from cxrlines.core.transform import Size
+
+Shown = dict[Size, np.ndarray]
+"""A film as models see it: its size -> uint8 (views, h, w), the plain view first."""
 
 
 class Engine(Protocol):
     """The networks of a bundle, ready to compute. Threads may share one.
 
     Attributes:
-        map_size: px a side of the film whose heatmaps are given; None where no model gives any.
+        map_size: of the film whose heatmaps are given; None where no model gives any.
     """
 
-    map_size: int | None
+    map_size: Size | None
 
     def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities of the bundle's labels, float64 (b, labels), and where wanted and given its heatmaps.
 
-        Those are float32 (b, maps, h, w) in [0, 1] of the plain view, h = w = `map_size` / `heatmaps.STRIDE`. Films
+        Those are float32 (b, maps, h, w) in [0, 1] of the plain view, (h, w) that of `map_size`
+        / `heatmaps.STRIDE`. Films
         must have the same number of views. What one film gives does not depend on the others.
         """
 

@@ -1,11 +1,13 @@
 """The networks of a bundle in PyTorch, on the GPU where there is one. PyTorch is imported when it is needed."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cxrlines.core.heatmaps import STRIDE
+from cxrlines.core.transform import Size, height_width
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import Bundle, BundleError
 from cxrlines.reading.engines import Engine, Shown
@@ -48,10 +50,10 @@ def gives_maps(model: Any) -> bool:
     return getattr(model, "decoder", None) is not None
 
 
-def fuse_batch_norms(model: Any, size: int) -> int:
+def fuse_batch_norms(model: Any, size: Size) -> int:
     """Fuse an evaluating model's batch norms in place, as far as that changes nothing; returns how many.
 
-    Its logits of a film of `size` px a side must stay the same, to `CLOSE`; else nothing is fused.
+    Its logits of a film of `size` must stay the same, to `CLOSE`; else nothing is fused.
     """
     import torch
 
@@ -66,7 +68,7 @@ def fuse_batch_norms(model: Any, size: int) -> int:
     place = next(model.parameters(), None)
     if place is None:
         return 0
-    film = torch.rand((1, 1, size, size), generator=torch.Generator().manual_seed(0)).to(place)
+    film = torch.rand((1, 1, *height_width(size)), generator=torch.Generator().manual_seed(0)).to(place)
     with torch.inference_mode(False), torch.no_grad(), in_float32():
         with watched(model) as pairs:
             before = logits()
@@ -81,8 +83,9 @@ def fuse_batch_norms(model: Any, size: int) -> int:
 class PyTorchEngine(Engine):
     """The models of a bundle on the device that reads.
 
-    Probabilities are means over models and views; where the manifest calibrates folds, the mean over folds of the
-    calibrated mean of each. Heatmaps are means over the models that give any, at the size of the largest one's.
+    Probabilities are those of the bundle's average over members, each the mean over its folds and views; where the
+    manifest calibrates folds, the mean over folds of the calibrated average of each. Heatmaps are means over the models
+    that give any, at the size of the largest one's.
 
     Args:
         fast: Whether models are made fast, which rounds otherwise: channels last, batch norms fused.
@@ -95,15 +98,16 @@ class PyTorchEngine(Engine):
         import torch
 
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.manifest, self.map_names = bundle.manifest, bundle.map_names
-        self.models: list[tuple[Any, int]] = []
+        self.manifest, self.map_names, self.averaging = bundle.manifest, bundle.map_names, bundle.averaging
+        self.models: list[tuple[Any, Size]] = []
         with torch.inference_mode(False):
             for model, size in zip(load_models(bundle), bundle.sizes, strict=True):
                 if fast:
                     fuse_batch_norms(model, size)  # on the CPU, as a GPU's TF32 rounds more than fusing may change
                     model = model.to(memory_format=torch.channels_last)
                 self.models.append((model.to(self.device), size))
-        self.map_size = max((size for model, size in self.models if gives_maps(model)), default=None)
+        with_maps = [size for model, size in self.models if gives_maps(model)]
+        self.map_size = max(with_maps, key=lambda size: math.prod(height_width(size)), default=None)
 
     def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """As `Engine`. A view a pass, so that memory does not grow with them."""
@@ -112,8 +116,9 @@ class PyTorchEngine(Engine):
 
         rows: list[Tensor] = []
         folds: list[int] = []
+        members: list[str] = []
         shown: list[Tensor] = []
-        side = (self.map_size or 0) // STRIDE
+        sides = tuple(side // STRIDE for side in height_width(self.map_size or 0))
         with torch.inference_mode():
             batches = {size: self._on_device([film[size] for film in films]) for size in films[0]}
             for (model, size), entry in zip(self.models, self.manifest.models, strict=True):
@@ -123,15 +128,16 @@ class PyTorchEngine(Engine):
                     features, logits = model.features_and_maps(plain)
                     scores = [model.classify(features)]
                     heat = torch.sigmoid(logits[:, self._maps_of(model)].float())
-                    if heat.shape[2] != side:
-                        heat = functional.interpolate(heat, (side, side), mode="bilinear", align_corners=False)
+                    if heat.shape[2:] != sides:
+                        heat = functional.interpolate(heat, sides, mode="bilinear", align_corners=False)
                     shown.append(heat)
                 else:
                     scores = [model(plain)]
                 scores += [model(view) for view in others]
                 rows += [torch.sigmoid(score[:, labels].double()) for score in scores]
                 folds += [entry.fold] * len(scores)
-            mean = self._mean(torch.stack(rows).cpu().numpy(), np.array(folds))
+                members += [entry.name] * len(scores)
+            mean = self._mean(torch.stack(rows).cpu().numpy(), np.array(folds), np.array(members))
             return mean, torch.stack(shown).mean(dim=0).cpu().numpy() if shown else None
 
     def embed(self, films: Sequence[Shown]) -> np.ndarray:
@@ -149,15 +155,21 @@ class PyTorchEngine(Engine):
         return [list(model.map_names).index(name) for name in self.map_names]
 
     def _on_device(self, films: Sequence[np.ndarray]) -> "Tensor":
-        """Films (views, size, size) as (views, b, 1, size, size)."""
+        """Films (views, h, w) as (views, b, 1, h, w)."""
         import torch
 
         return torch.from_numpy(np.stack(films, axis=1)[:, :, None]).to(self.device)
 
-    def _mean(self, rows: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    def _mean(self, rows: np.ndarray, folds: np.ndarray, members: np.ndarray) -> np.ndarray:
         """The ensemble's probabilities (b, labels) of those of its models and views (n, b, labels)."""
         if self.manifest.fold_calibration is None:
-            return np.asarray(rows.mean(axis=0))
+            return self._averaged(rows, members)
         calibration = Calibration(self.manifest.fold_calibration)
-        each = [rows[folds == fold].mean(axis=0) for fold in np.unique(folds)]
+        each = [self._averaged(rows[folds == fold], members[folds == fold]) for fold in np.unique(folds)]
         return np.asarray(np.mean([calibration.apply(row, self.manifest.labels) for row in each], axis=0))
+
+    def _averaged(self, rows: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """The average (b, labels) over members, of each the mean over its models and views (n, b, labels)."""
+        names = list(dict.fromkeys(members.tolist()))
+        values = np.stack([rows[members == name].mean(axis=0) for name in names])
+        return self.averaging.apply(values, names, self.manifest.labels)

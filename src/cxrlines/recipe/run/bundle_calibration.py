@@ -21,11 +21,11 @@ from cxrlines.evaluation.calibrators import (
     fit_mean,
     fit_thresholds,
 )
-from cxrlines.evaluation.ensemble.average import ensemble
-from cxrlines.evaluation.predictions import as_predictions, read_predictions
+from cxrlines.evaluation.predictions import as_predictions, read_predictions, stack
 from cxrlines.io.store import open_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.metrics.calibration import Calibration
+from cxrlines.reading.averaging import Averaging
 from cxrlines.reading.interpretation import fit_suppression
 from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, Device
 
@@ -34,21 +34,27 @@ PARTS = 5
 ENOUGH = 20
 """Positive test films of a label, or with a device, from which its limits are picked; of fewer, out-of-fold films
 serve, although they are of single folds."""
-LEAKED = "steps leaked, so that their predictions look better than they are"
+LEAKED = "steps leaked, or learnt these films under soft labels: their predictions look better than they are"
+
+UNEQUAL = (
+    "its members were trained on different folds: no film shows the average that is read. Average members of the same "
+    "folds (ensemble.members) for a calibrated bundle"
+)
 
 Files = dict[str, dict[int, Path]]
 """Member -> fold -> file of predictions."""
 
 
 def calibrated(
-    root: Path, data: Path, held_out: Files | None, tested: Files | None
+    root: Path, data: Path, held_out: Files | None, tested: Files | None, averaging: Averaging = Averaging()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A description of the fits, and `fold_calibration`, `calibration`, `thresholds` and `denied` of the bundle.
 
     Args:
         root: the run's folder, for its stores. data: the films' folder, for the ground truth.
         held_out: predictions of the films that each fold held out. None: a step saw some of them.
-        tested: predictions of the test films by each fold, empty where there are none. None likewise.
+        tested: predictions of the test films by each fold, empty where there are none. None likewise, or learnt them.
+        averaging: how the bundle averages the members of a fold.
     """
     try:
         truth = read_dataset(data, "train")
@@ -58,7 +64,9 @@ def calibrated(
         return {"folds": gone, "mean": gone}, {}
     if held_out is None:
         return {"folds": {"not_fitted": LEAKED}, "mean": {"not_fitted": "its folds are not calibrated"}}, {}
-    own = _Predicted.of(_by_fold(held_out), truth, open_store(root / "store/train").taken("not-films"))
+    if len({frozenset(by_fold) for by_fold in held_out.values()}) > 1:
+        return {"folds": {"not_fitted": UNEQUAL}, "mean": {"not_fitted": "its folds are not calibrated"}}, {}
+    own = _Predicted.of(_by_fold(held_out, averaging), truth, open_store(root / "store/train").taken("not-films"))
     of_folds, about_folds = own.fit("out-of-fold films")
     of_mean, about_mean, mean = Calibration({}), {}, None
     if tested is None:
@@ -66,7 +74,7 @@ def calibrated(
     elif test is None or not tested:
         about_mean["not_fitted"] = "there are no test films, and every training film was seen by some fold"
     else:
-        of_mean, about_mean, mean = _of_mean(_by_fold(tested), of_folds, test, root / "store/test")
+        of_mean, about_mean, mean = _of_mean(_by_fold(tested, averaging), of_folds, test, root / "store/test")
     limits, of_test = _limits(own, of_folds, mean, of_mean)
     return {"folds": about_folds, "mean": about_mean, "limits_of_test_films": of_test}, {
         "fold_calibration": of_folds.lines or None,
@@ -160,10 +168,11 @@ class _Predicted:
         return int((self.truth[:, [LABEL_INDEX[label] for label in labels]] == 1).any(axis=1).sum())
 
 
-def _by_fold(files: Files) -> dict[int, pd.DataFrame]:
-    """Fold -> the mean over members, as a bundle's engine averages."""
-    folds = sorted({fold for by_fold in files.values() for fold in by_fold})
-    return {
-        fold: ensemble([read_predictions(by_fold[fold]) for by_fold in files.values() if fold in by_fold], "mean")
-        for fold in folds
-    }
+def _by_fold(files: Files, averaging: Averaging) -> dict[int, pd.DataFrame]:
+    """Fold -> the average over its members, as a bundle's engine averages."""
+    frames = {}
+    for fold in sorted({fold for by_fold in files.values() for fold in by_fold}):
+        members = {name: read_predictions(by_fold[fold]) for name, by_fold in files.items() if fold in by_fold}
+        names, studies, labels, values = stack(list(members.values()), list(members))
+        frames[fold] = as_predictions(studies, averaging.apply(values, names, labels), labels)
+    return frames

@@ -1,22 +1,33 @@
 """Export of a finished run as a bundle: the last step of each averaged member, of each fold."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from cxrlines.evaluation.ensemble.average import FittedWeights
+from cxrlines.evaluation.ensemble.blend import read_weights
+from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.io.store import Store, open_store
 from cxrlines.io.tables import META_FILE
+from cxrlines.metrics.means import quantiles_of
 from cxrlines.models.orientation import read_probe
 from cxrlines.models.weights import load_weights
+from cxrlines.reading.averaging import Averaging
 from cxrlines.reading.bundle import PROBE_FILE, BundleMember, write_bundle
 from cxrlines.reading.training_patients import SEEN, seen_text
 from cxrlines.recipe.run.bundle_calibration import Files, calibrated
 from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, LINEAGE_ENTRY, TEST, WEIGHTS, StepId, read_record
 from cxrlines.recipe.run.pipeline import STEPS
+from cxrlines.recipe.run.report import WEIGHTS_FILE
+from cxrlines.recipe.run.view_predictions import HELD_OUT_VIEWS, TEST_VIEWS
 from cxrlines.recipe.spec.load import recipe_of
 from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.task import LABELS
 from cxrlines.training.lineage import Lineage, read_lineage
 
 
@@ -34,33 +45,35 @@ class _Finished:
 def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
     """Write the bundle of the run in `root` to `out`; `RunError` if the run is not finished.
 
-    Each fold's models are calibrated on the films that this fold held out, and the mean over folds, which no training
-    film can show, on the test films, where they have labels. `meta["calibration"]` says what was fitted on what, and
-    why not. The patients that each model has seen are in it as cut keys; the probe by which the run's films were
-    assessed is in it too.
+    Members are averaged as the run's ensemble averages them. Each fold's models are calibrated on the films that this
+    fold held out, and the mean over folds, which no training film can show, on the test films, where they have labels.
+    `meta["calibration"]` says what was fitted on what, and why not. The patients that each model has seen are in it as
+    cut keys; the probe by which the run's films were assessed is in it too.
 
     `half`: weights in 16 bits.
     """
     if not (root / "recipe.json").is_file():
         raise RunError(f"{root} is no run: it has no recipe.json", "name the folder given to `cxrlines train --out`")
     recipe = recipe_of(root)
-    if recipe.ensemble.how != "mean":
-        raise RunError(
-            f"{recipe.name} averages by {recipe.ensemble.how}; a bundle reads film by film and takes the mean",
-            "train it with --set ensemble.how=mean (no step is done again)",
-        )
     steps = _finished(root, recipe)
     members = [_member(recipe, step) for step in steps]
     held_out: Files = {}
     tested: Files = {}
-    for step in steps:
-        for files, name in ((held_out, HELD_OUT), (tested, TEST)):
-            if name == HELD_OUT or (step.folder / name).is_file():
-                files.setdefault(step.name, {})[step.key.held[0]] = step.folder / name
+    viewed = recipe.ensemble.views  # what is read is calibrated: over views, where the bundle reads over them
+    for step, member in zip(steps, members, strict=True):
+        for files, name in (
+            (held_out, HELD_OUT_VIEWS if viewed else HELD_OUT),
+            (tested, TEST_VIEWS if viewed else TEST),
+        ):
+            if files is held_out or (step.folder / name).is_file():
+                files.setdefault(member.name, {})[member.fold] = step.folder / name
+    averaging = averaging_of(recipe, root, tested or held_out)
     leaks, test_leaks = ([str(s.key) for s in steps if s.record.get(kind)] for kind in ("leak", "test_leak"))
+    pseudo = sorted({origin for step in steps for origin in step.lineage.pseudo_labels()})
     metrics, store = root / "metrics.json", open_store(root / "store/train")
     data = Path(json.loads((root / "data.json").read_text())["data"])
-    about, fitted = calibrated(root, data, None if leaks else held_out, None if test_leaks else tested)
+    tested_by = None if test_leaks or pseudo else tested
+    about, fitted = calibrated(root, data, None if leaks else held_out, tested_by, averaging)
     seen = {member.file: step.lineage.seen() for member, step in zip(members, steps, strict=True)}
     return write_bundle(
         out,
@@ -73,11 +86,14 @@ def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
             "ancestry_unknown": sorted({origin for step in steps for origin in step.lineage.untraced()}),
             "ancestry_trusted": sorted({origin for step in steps for origin in step.lineage.vouched_for()}),
             "leaks": sorted({*leaks, *test_leaks}),
-            "flip": all(_saw_flips(recipe, *recipe.source(name)) for name in recipe.averaged),
+            "pseudo_labels": pseudo,
+            "flip": all(recipe.saw_flips(*recipe.source(name)) for name in recipe.averaged),
+            "views": viewed.model_dump(mode="json") if viewed else None,
             "calibration": about,
             "metrics": json.loads(metrics.read_text()).get("ensemble") if metrics.is_file() else None,
         },
         half=half,
+        averaging=averaging,
         further={SEEN: seen_text(seen), **_probe_of(root, store)},
         **fitted,
     )
@@ -92,7 +108,7 @@ def _finished(root: Path, recipe: Recipe) -> list[_Finished]:
     for name in recipe.averaged:
         for step, identity in identities.items():
             key, folder = StepId.parse(step), root / step
-            if key.fold is None or (key.member, key.stage) != recipe.source(name):
+            if key.fold is None or key.source != recipe.source(name) or not recipe.trains(key.member, key.fold):
                 continue
             record = read_record(folder)
             if record.get("identity") != identity:
@@ -105,13 +121,35 @@ def _member(recipe: Recipe, step: _Finished) -> BundleMember:
     _, meta = load_weights(step.folder / WEIGHTS)
     size, header = recipe.size_of(step.key.member, step.key.stage), {LINEAGE_ENTRY: step.lineage.cut().text()}
     config = json.loads(meta["config"])
-    return BundleMember(step.name.replace("/", "."), step.key.held[0], config, step.folder / WEIGHTS, size, header)
+    return BundleMember(_in_bundle(step.name), step.key.held[0], config, step.folder / WEIGHTS, size, header)
 
 
-def _saw_flips(recipe: Recipe, member: str, stage: str) -> bool:
-    """Whether every network of a stage was trained with flips, the segmenter of its heatmaps among them."""
-    films = recipe.members[member].stages[stage].films
-    return films.flip and (films.maps_of is None or _saw_flips(recipe, member, films.maps_of))
+def _in_bundle(name: str) -> str:
+    """What a bundle calls a member that the ensemble calls `name`, which may be `member/stage`."""
+    return name.replace("/", ".")
+
+
+def averaging_of(recipe: Recipe, root: Path, reference: Files) -> Averaging:
+    """How the bundle of a run averages: as the run's ensemble does.
+
+    `reference`: predictions of test films, else of those held out; ranks are read off each member's quantiles of them.
+    """
+    spec = recipe.ensemble
+    if spec.how == "power":
+        return Averaging(how="power", power=spec.power)
+    if spec.how == "rank":
+        return Averaging(how="rank", quantiles={name: _quantiles(files) for name, files in reference.items()})
+    if spec.how == "mean":
+        return Averaging()
+    weights = FittedWeights.fixed(spec.weights) if spec.how == "weighted" else read_weights(root / WEIGHTS_FILE)
+    given = weights.as_dict()["weights"]
+    return Averaging(how=spec.how, weights={_in_bundle(name): given[name] for name in recipe.averaged})
+
+
+def _quantiles(files: Mapping[int, Path]) -> dict[str, tuple[float, ...]]:
+    """Label -> quantiles of a member's predictions, the mean over folds where several predicted a film."""
+    frame = pd.concat([read_predictions(path) for path in files.values()]).groupby("study").mean()
+    return {label: tuple(quantiles_of(frame[label].to_numpy()).tolist()) for label in LABELS if label in frame}
 
 
 def _probe_of(root: Path, store: Store) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.core.files import write_text
+from cxrlines.core.transform import Size
 from cxrlines.io.dedup.twins import twins_of_stores
 from cxrlines.io.external.layouts import LAYOUTS, PRESENCE
 from cxrlines.io.external.sets import read_external
@@ -21,7 +22,8 @@ from cxrlines.io.prepare import Aspect, LeaveOut, Probe
 from cxrlines.io.store import Store, build_store, open_store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.patient_groups import PatientGroups, tokens_of_set
-from cxrlines.recipe.spec.recipe import ExternalSpec
+from cxrlines.recipe.spec.parts import ExternalSpec
+from cxrlines.training.targets.base import TEST_SET
 
 STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "set.json"
 
@@ -85,8 +87,23 @@ class ExternalSet:
         return self.studies[list(PRESENCE)].iloc[rows].to_numpy(np.float32)
 
 
+@dataclass(frozen=True)
+class OwnTest(ExternalSet):
+    """The own test films as a stage sees them that learns soft labels of them: their patients are own ones."""
+
+    def _patients(self, rows: np.ndarray) -> tuple[set[str], set[str]]:
+        return set(), set(self.studies["patient"].iloc[rows].astype(str))
+
+
+def own_test(test: Dataset, store: Store, gate: LeaveOut, key: str) -> tuple[ExternalSet, Store]:
+    """The own test films as `OwnTest`, without their labels: none can be read."""
+    table = test.studies[["study", "patient", "film"]].set_index("study").loc[store.studies].reset_index()
+    twins = pd.DataFrame({"study": [], "own_study": [], "own_patient": [], "split": []}, dtype=object)
+    return OwnTest(TEST_SET, table, store.fingerprint, twins, {}, frozenset(store.taken(gate)), key), store
+
+
 def prepare_set(
-    name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], *, size: int, aspect: Aspect,
+    name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], *, size: Size, aspect: Aspect,
     probe: Probe | None = None, workers: int, gate: LeaveOut = "not-films",
 ) -> tuple[ExternalSet, Store]:  # fmt: skip
     """Read a set, prepare its films in `root`, find its twins in the own splits. Cheap when done before."""

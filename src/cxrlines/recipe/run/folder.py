@@ -15,13 +15,13 @@ from cxrlines.io.prepare import LeaveOut
 from cxrlines.io.store import Store, open_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.models.weights import weights_header
-from cxrlines.recipe.run.external import ExternalSet, open_set
+from cxrlines.recipe.run.external import ExternalSet, open_set, own_test
 from cxrlines.recipe.run.patient_groups import PatientGroups, open_patient_groups
 from cxrlines.recipe.spec.load import recipe_of
-from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
+from cxrlines.recipe.spec.recipe import FileStart, Recipe, Source, StageSpec
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import Lineage, read_lineage
-from cxrlines.training.targets.base import OWN
+from cxrlines.training.targets.base import OWN, TEST_SET
 
 WEIGHTS, LINEAGE, RECORD = "weights.safetensors", "lineage.json", "step.json"
 LINEAGE_ENTRY = "lineage"
@@ -48,6 +48,11 @@ class StepId(NamedTuple):
         return cls(member, tuple(map(int, fold.removeprefix("fold").split("+"))), stage)
 
     @property
+    def source(self) -> Source:
+        """Its member and stage, whichever folds it holds out."""
+        return Source(self.member, self.stage)
+
+    @property
     def flat(self) -> str:
         """`member.fold0.stage`, for files of a step that is under way."""
         return str(self).replace("/", ".")
@@ -68,16 +73,21 @@ class Role(StrEnum):
 
 
 class Parent(NamedTuple):
-    """An earlier step that a step is made from; `fold`: serves the own films of that fold alone (None: all others)."""
+    """An earlier step that a step is made from; `fold`: serves the own films of that fold alone (None: all others).
+
+    `of`: of several teachers of soft labels, which.
+    """
 
     role: Role
     key: StepId
     fold: int | None = None
+    of: str = ""
 
     @property
     def name(self) -> str:
-        """`start`, `soft 2`: its role as files name it."""
-        return self.role.value if self.fold is None else f"{self.role} {self.fold}"
+        """`start`, `soft 2`, `soft 2 of other/student`: its role as files name it."""
+        fold = "" if self.fold is None else f" {self.fold}"
+        return f"{self.role}{fold}{f' of {self.of}' if self.of else ''}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,10 @@ class Step:
     def parent(self, role: Role) -> StepId | None:
         """The parent of this role that serves no fold in particular, if there is one."""
         return next((parent.key for parent in self.parents if parent.role is role and parent.fold is None), None)
+
+    def teachers(self, fold: int | None = None) -> list[StepId]:
+        """The steps that make the soft labels: of own films of `fold`, or of all others."""
+        return [parent.key for parent in self.parents if parent.role is Role.SOFT and parent.fold == fold]
 
     def by_fold(self, role: Role) -> dict[int, StepId]:
         """Fold of the films served -> the nested step that serves them, folds ascending."""
@@ -163,7 +177,7 @@ class Run:
         root, data: its folder, and the folder of its own films.
         films: the training films by table, fold and store; like `test` under one identifier for each patient group.
         store, test_store: the films prepared.
-        external: each set that is trained on, with its store.
+        external: each set besides the own that is trained on, with its store; the test films may be one.
     """
 
     root: Path
@@ -188,6 +202,8 @@ class Run:
             test, test_store = groups.merged(read_dataset(data, "test")), open_store(root / "store/test")
         gate = recipe.quality.leave_out
         external = {name: open_set(name, root / "external" / name, gate) for name in recipe.used_sets}
+        if recipe.learns_test_films and test is not None and test_store is not None:
+            external[TEST_SET] = own_test(test, test_store, gate, groups.key)
         films = inventory(train, store, folds, external, gate)
         return cls(root, data, recipe, films, store, groups, test, test_store, external)
 
@@ -244,14 +260,16 @@ def lineage_of(weights: Path) -> Lineage | None:
 def untraced_files(recipe: Recipe) -> dict[str, Path]:
     """The files of a recipe without a known ancestry (patients seen), and not trusted; by the field that names them."""
     found: dict[str, Path] = {}
-    for where, stage in recipe.stages():
-        start, soft = stage.start, stage.targets.soft
+    for source in recipe.sources():
+        stage, fold = recipe.spec(source), recipe.first_fold(source.member)
+        where, start, soft = f"members.{source.member}.stages.{source.stage}", stage.start, stage.targets.soft
         if isinstance(start, FileStart) and not start.ancestry:
-            lineage = lineage_of(start.of(0)) if start.of(0).is_file() else None
+            path = start.of(fold)
+            lineage = lineage_of(path) if path.is_file() else None
             if lineage is None or lineage.untraced():
-                found[f"{where}.start"] = start.of(0)
-        if soft and soft.file and not soft.ancestry:
-            found[f"{where}.targets.soft"] = Path(soft.file)
+                found[f"{where}.start"] = path
+        if soft and not soft.ancestry and (file := soft.file_of(fold)):
+            found[f"{where}.targets.soft"] = file
     return found
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import cxrlines
 from cxrlines.augment.policy import make_policy
-from cxrlines.recipe.spec.recipe import FileStart, MemberSpec, StageSpec
+from cxrlines.core.transform import Size
+from cxrlines.recipe.spec.recipe import FileStart, Recipe, Source, StageSpec
 from cxrlines.training.targets.base import CodePart
 
 PACKAGE = Path(cxrlines.__file__).parent
@@ -25,29 +26,33 @@ _NOT_TRAINED = {"check", "describe", "code"}
 """Methods of a `Target` that change nothing of what is trained."""
 
 
-def code_identity(member: MemberSpec, name: str, package: Path = PACKAGE) -> str:
-    """Hash of the code that trains the stage `name` of `member`."""
+def code_identity(recipe: Recipe, source: Source, package: Path = PACKAGE) -> str:
+    """Hash of the code that trains a stage."""
     digest = hashlib.sha256()
-    for file, only, without in sorted(set(_parts(member, name))):
+    for file, only, without in sorted(set(_parts(recipe, source))):
         digest.update(f"{file} {_hash_of(package / file, only, without)}\n".encode())
     return digest.hexdigest()
 
 
-def resolved(stage: StageSpec, size: int) -> dict[str, Any]:
+def resolved(stage: StageSpec, size: Size) -> dict[str, Any]:
     """The numbers behind what a stage names, ready for JSON."""
     return {"policy": asdict(make_policy(stage.films.augment, size, flip=stage.films.flip))}
 
 
-def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
-    stage = member.stages[name]
-    targets, decodes = stage.targets, member.decodes(name)
+def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
+    stage = recipe.spec(source)
+    targets, decodes = stage.targets, recipe.decodes(source)
     lines = stage.films.view == "overlay" or targets.draws_lines
     for target in targets.named.values():
         yield from target.code()
     yield CodePart("augment/policy.py", without=("POLICIES",))  # the numbers are in `resolved`
     yield CodePart("training/loader.py", without=() if lines else ("overlay",))
+    yield CodePart(
+        "training/sampling.py", without=() if stage.films.sampling == "rare" else ("repeat_factors", "_drawn")
+    )
+    if stage.films.mixed:
+        yield CodePart("training/mixing.py")
     yield CodePart("training/module.py", without=("predict_films",))
-    yield CodePart("training/checkpoint.py", ("EMA",))
     yield CodePart("recipe/run/training_data.py", ("films_of", "training_films"))
     yield CodePart("recipe/run/step.py", ("_start", "_watched", "_seed"))
     yield CodePart(
@@ -55,12 +60,13 @@ def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
     )
     for file in (
         "task.py", "augment/warp.py", "augment/intensity.py", "models/backbones.py",
-        "training/config.py", "training/targets/base.py",
+        "training/config.py", "training/targets/base.py", "training/outputs.py", "training/weight_averaging.py",
+        "training/optimizers.py", "training/accumulation.py", "training/watching.py",
     ):  # fmt: skip
         yield CodePart(file)
     yield CodePart("models/classifier.py", without=("MapDecoder", "TwoStep", "model_of"))
     if lines or targets.reads_maps:
-        yield CodePart("core/line_drawing.py", ("draw_lines", "line_mask"))
+        yield CodePart("core/line_drawing.py", ("draw_lines", "draw_squares", "line_masks"))
     if decodes or stage.films.maps_of:
         yield CodePart("models/classifier.py", ("MapDecoder",))
         yield CodePart("core/heatmaps.py")
@@ -69,6 +75,7 @@ def _parts(member: MemberSpec, name: str) -> Iterator[CodePart]:
     if isinstance(stage.start, FileStart):
         yield CodePart("models/adopt.py", ("adopt",))
         yield CodePart("models/foreign_files.py", ("read_public",))
+        yield CodePart("models/foreign_heads.py")
 
 
 @lru_cache(maxsize=1024)

@@ -23,12 +23,13 @@ from cxrlines.models.backbones import check_backbone
 from cxrlines.models.orientation import Probe, read_probe
 from cxrlines.reading.bundle import PROBE_FILE, box_probe
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
-from cxrlines.recipe.run.external import prepare_set
+from cxrlines.recipe.run.external import own_test, prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, Run, Step, inventory, untraced_files
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, check_patient_groups, find_patient_groups
 from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.run.report import write_run_report
 from cxrlines.recipe.run.step import is_scored, predict_test
+from cxrlines.recipe.run.view_predictions import predict_views
 from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import FileStart, Recipe
 from cxrlines.task import LABELS
@@ -36,6 +37,7 @@ from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import Tracker
 from cxrlines.training import distributed
 from cxrlines.training.lineage import UntracedError
+from cxrlines.training.targets.base import TEST_SET
 
 STEPS = "steps.json"
 """Written when every step of a run is done: name -> identity. What a bundle is made of."""
@@ -67,9 +69,10 @@ def train(
         reasons = ", ".join(f"{count} x {reason}" for reason, count in own.left_out.items())
         say(f"{data}: left out are {reasons}; `cxrlines check` names each")
     _check_sets(recipe)
-    if recipe.ensemble.how == "fitted" and len(chosen) < 2:
+    fitted = [fold for fold in chosen if recipe.trains(recipe.source(recipe.averaged[0]).member, fold)]
+    if recipe.ensemble.how == "fitted" and len(fitted) < 2:
         raise RunError(
-            f"ensemble.how is fitted, which needs two folds or more, and --folds names {chosen}",
+            f"ensemble.how is fitted, which needs two folds or more, and its members are trained on {fitted}",
             "name more, or take --set ensemble.how=mean (no step is done again)",
         )
     made: Run | None = None
@@ -91,6 +94,7 @@ def train(
             for step in steps:
                 if is_scored(recipe, step):
                     predict_test(run, step)
+                    predict_views(run, step)
             with distributed.first() as shared:
                 if shared.mine:
                     _conclude(run, steps, command)
@@ -112,6 +116,11 @@ def read_tables(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
             f"{field}: {path} has no record of the patients it has seen, so that it counts as having seen all{more}",
             f"--set {field}.ancestry=trusted if you know that it saw nobody who is held out, which every figure will "
             "then state; or --set guard=report to go on without knowing",
+        )
+    if recipe.learns_test_films and not (data / TEST_TABLE).is_file():
+        raise RunError(
+            f"a stage trains on the test films (films.set: {TEST_SET}), but {data} has no {TEST_TABLE}",
+            "add it, with its films, or leave the stage out",
         )
     train = read_dataset(data, "train")
     if not set(LABELS) <= set(train.studies):
@@ -142,10 +151,12 @@ def _check_places(recipe: Recipe) -> None:
         raise RecipeError(
             f"quality.probe is {probe!r}: no such file", "it is box, none, or a file that `cxrlines quality` wrote"
         )
-    for where, stage in recipe.stages():
-        for path in files_of(stage):
+    for source in recipe.sources():
+        stage, fold = recipe.spec(source), recipe.first_fold(source.member)
+        for path in files_of(stage, fold):
             if not path.is_file():
-                starts = isinstance(stage.start, FileStart) and stage.start.of(0) == path
+                starts = isinstance(stage.start, FileStart) and stage.start.of(fold) == path
+                where = f"members.{source.member}.stages.{source.stage}"
                 field = f"{where}.{'start' if starts else 'targets.soft'}.file"
                 raise RecipeError(f"{field}: {path} is no file", f"set it with --set {field}=PATH")
 
@@ -201,6 +212,8 @@ def prepare(
     }  # fmt: skip
     for name, (_, found) in external.items():
         _check_taken(f"external.{name}: of its films", found, gate)
+    if recipe.learns_test_films and test is not None and test_store is not None:
+        external[TEST_SET] = own_test(test, test_store, gate, groups.key)
     write_folds(train.studies, folds, root / "folds.csv")
     write_text(root / "data.json", json.dumps({"data": str(data.resolve())}))
     write_text(root / "recipe.json", recipe.model_dump_json(indent=1))  # last: by it workers know the rest is there
@@ -236,8 +249,8 @@ def _say_films(run: Run, say: Callable[[str], None]) -> None:
         say(f"{grouped}; they are listed in {run.root / SAME_FILMS}")
     gate = run.recipe.quality.leave_out
     say(films_text("training films", run.store, gate))
-    for name, (_, store) in run.external.items():
-        say(films_text(f"external set {name}", store, gate))
+    for name in run.recipe.used_sets:
+        say(films_text(f"external set {name}", run.external[name][1], gate))
     if run.test_store is not None:
         say(films_text("test films", run.test_store, "nothing", "predicted"))
 

@@ -20,7 +20,8 @@ from cxrlines.core.errors import Error
 from cxrlines.recipe.run.folder import Inventory, Parent, Role, Step, StepId
 from cxrlines.recipe.run.identity import code_identity, resolved
 from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
-from cxrlines.training.targets.base import OWN
+from cxrlines.training.targets import SoftTarget
+from cxrlines.training.targets.base import OWN, TEST_SET
 
 FORMAT = 5
 """Raised when steps of an older form must not be taken for new; changed training code is noticed by `identity`."""
@@ -33,9 +34,16 @@ def make_plan(recipe: Recipe, films: Inventory, wanted: Sequence[int]) -> list[S
     """
     plan = _Plan(recipe, films)
     for name, member in recipe.members.items():
+        if strange := [fold for fold in member.folds or () if fold not in plan.folds]:
+            raise Error(f"members.{name}.folds names {strange}", f"this recipe has folds {plan.folds}")
         for fold in wanted:
-            for stage in member.stages:
-                plan.need(StepId(name, (fold,), stage))
+            if recipe.trains(name, fold):
+                for stage in member.stages:
+                    plan.need(StepId(name, (fold,), stage))
+    if not any(recipe.trains(recipe.source(name).member, fold) for name in recipe.averaged for fold in wanted):
+        raise Error(
+            f"no member that is averaged is trained on folds {list(wanted)}", "name others, or change members.*.folds"
+        )
     return list(plan.steps.values())
 
 
@@ -51,6 +59,12 @@ class _Plan:
             return self.steps[key]
         member, size = self.recipe.members[key.member], self.recipe.size_of(key.member, key.stage)
         stage = member.stages[key.stage]
+        if len(key.held) > 1 and stage.targets.soft and "{fold}" in (stage.targets.soft.file or ""):
+            raise Error(
+                f"{key} makes soft labels or heatmaps for others and holds out {len(key.held)} folds, but its own soft "
+                "labels are of a file for each fold (targets.soft.file with {fold})",
+                "let others learn of another member, or give it one file",
+            )
         rows = self.films.training(stage, key.held)
         if not len(rows):
             raise self._no_films(key, stage)
@@ -59,11 +73,11 @@ class _Plan:
             "format": FORMAT,
             "seed": self.recipe.seed,
             "size": size,
-            "member": member.model_dump(mode="json", exclude={"stages"}),
+            "member": member.model_dump(mode="json", exclude={"stages", "folds"}),
             # Files count by what is in them, not by where they lie.
             "stage": stage.model_dump(mode="json", exclude={"start": {"file"}, "targets": {"soft": {"file"}}}),
             "resolved": resolved(stage, size),
-            "code": code_identity(member, key.stage),
+            "code": code_identity(self.recipe, key.source),
             "files": [_file_identity(path) for path in files_of(stage, key.held[0])],
             "parents": {parent.name: self.need(parent.key).identity for parent in parents},
             "data": self.films.identity(stage, rows),
@@ -76,9 +90,9 @@ class _Plan:
 
     def _parents(self, key: StepId, stage: StageSpec) -> list[Parent]:
         parents = []
-        if stage.started_from:
+        if origin := self.recipe.origin(key.source):
             shifted = (self.folds[(self.folds.index(f) + stage.fold_shift) % len(self.folds)] for f in key.held)
-            parents.append(Parent(Role.START, StepId(key.member, tuple(sorted(shifted)), stage.started_from)))
+            parents.append(Parent(Role.START, StepId(origin.member, tuple(sorted(shifted)), origin.stage)))
         if stage.targets.features:
             parents.append(Parent(Role.TEACHER, key._replace(stage=stage.targets.features.of)))
         own = stage.films.set == OWN
@@ -87,17 +101,21 @@ class _Plan:
             parents.append(Parent(Role.MAPS, maps))
             if own:
                 parents += self._nested(key, Role.MAPS, maps, f"maps of {maps.stage}")
-        soft = stage.targets.soft
-        if soft and soft.of:
-            member, teacher = self.recipe.source(soft.of)
-            labels = StepId(member, key.held, teacher)
+        return parents + (self._teachers(key, stage.targets.soft, own) if stage.targets.soft else [])
+
+    def _teachers(self, key: StepId, soft: SoftTarget, own: bool) -> list[Parent]:
+        """The steps that make soft labels of own films, or of others."""
+        parents = []
+        for name in soft.teachers:
+            member, teacher = self.recipe.source(name)
+            labels, of = StepId(member, key.held, teacher), name if len(soft.teachers) > 1 else ""
             if not own:
-                parents.append(Parent(Role.SOFT, labels))
+                parents.append(Parent(Role.SOFT, labels, of=of))
             if own or soft.temperature == "dynamic":
-                parents += self._nested(key, Role.SOFT, labels, f"soft labels of {soft.of}")
+                parents += self._nested(key, Role.SOFT, labels, f"soft labels of {name}", of)
         return parents
 
-    def _nested(self, key: StepId, role: Role, parent: StepId, what: str) -> list[Parent]:
+    def _nested(self, key: StepId, role: Role, parent: StepId, what: str, of: str = "") -> list[Parent]:
         """For the films of every fold that is not held out, the parent that holds out that fold as well."""
         held = len(key.held)
         if len(self.folds) < held + 2:
@@ -107,10 +125,12 @@ class _Plan:
                 f"make it {held + 2} or more (folds.count)",
             )
         others = [fold for fold in self.folds if fold not in key.held]
-        return [Parent(role, parent._replace(held=tuple(sorted((*key.held, fold)))), fold) for fold in others]
+        return [Parent(role, parent._replace(held=tuple(sorted((*key.held, fold)))), fold, of) for fold in others]
 
     def _no_films(self, key: StepId, stage: StageSpec) -> Error:
         where, fold = f"members.{key.member}.stages.{key.stage}", " and ".join(map(str, key.held))
+        if stage.films.set == TEST_SET:
+            return Error(f"{where} has no test films to train on", "give films to predict, or leave it out")
         if stage.films.set != OWN:
             found = self.films.external[stage.films.set]
             return Error(
@@ -126,10 +146,11 @@ class _Plan:
         )
 
 
-def files_of(stage: StageSpec, fold: int = 0) -> list[Path]:
+def files_of(stage: StageSpec, fold: int) -> list[Path]:
     """The files a stage that holds out `fold` reads besides films and tables: weights to start from, soft labels."""
     files = [stage.start.of(fold)] if isinstance(stage.start, FileStart) else []
-    return files + ([Path(stage.targets.soft.file)] if stage.targets.soft and stage.targets.soft.file else [])
+    soft = stage.targets.soft.file_of(fold) if stage.targets.soft else None
+    return files + ([soft] if soft else [])
 
 
 def _file_identity(path: Path) -> str:

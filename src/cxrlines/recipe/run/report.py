@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -13,22 +13,34 @@ import torch
 from cxrlines import __version__
 from cxrlines.core.files import write_text
 from cxrlines.core.pool import cores
-from cxrlines.evaluation.ensemble.average import ensemble
+from cxrlines.core.transform import size_text
+from cxrlines.evaluation.ensemble.available import Average, average_available
+from cxrlines.evaluation.ensemble.average import FittedWeights, ensemble
 from cxrlines.evaluation.ensemble.fitted_weights import cross_fitted_blend, fit_weights
 from cxrlines.evaluation.predictions import read_predictions, write_predictions
-from cxrlines.evaluation.report.page import ENSEMBLE, DataSummary, Member, Predictions, Report, write_report
+from cxrlines.evaluation.report.page import (
+    ENSEMBLE,
+    OUT_OF_FOLD_SCOPE,
+    TEST_SCOPE,
+    DataSummary,
+    Member,
+    Predictions,
+    Report,
+    Viewed,
+    write_report,
+)
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, Step
 from cxrlines.recipe.run.step import is_scored
+from cxrlines.recipe.run.view_predictions import HELD_OUT_VIEWS, TEST_VIEWS
 from cxrlines.recipe.spec.recipe import FileStart, StageSpec
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Ancestry, Lineage, state_of
-from cxrlines.training.targets.base import OWN
+from cxrlines.training.targets.base import OWN, TEST_SET
 
 Frames = dict[str, pd.DataFrame]
 """Member, `member/stage` or `ensemble` -> its predictions, one row a study."""
-Average = Callable[[Sequence[pd.DataFrame]], pd.DataFrame]
 WEIGHTS_FILE = "ensemble.json"
 
 OUT_OF_FOLD = {
@@ -46,6 +58,8 @@ TESTED = {
     Ancestry.LEAK: "test films, seen in training: a leak, see the notes",
 }
 """The scope of a run's predictions: which patients the models saw. Nothing else in metrics and report states it."""
+PSEUDO_LABELLED = "test films, learnt before under soft labels (pseudo-labels), no label of theirs read"
+"""The scope of test films that a stage was allowed to learn; what `TESTED` says of others follows it."""
 
 
 def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
@@ -53,34 +67,37 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
     spec, averaged = run.recipe.ensemble, list(run.recipe.averaged)
     truth = run.train.studies[["study", "patient", *LABELS]]
 
-    def average(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    def fixed(names: Sequence[str]) -> FittedWeights | None:
+        return FittedWeights.fixed({name: spec.weights[name] for name in names}) if spec.weights else None
+
+    def average(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
         """Out of fold; fitted weights are those of the other folds, so that no film weighs its own score."""
         if spec.how == "fitted":
             folds = pd.Series(run.folds.to_numpy(), run.train.studies["study"].astype(str))
-            return cross_fitted_blend(frames, truth, folds, names=averaged)
-        return ensemble(frames, how=spec.how, power=spec.power, names=averaged)
+            return cross_fitted_blend(frames, truth, folds, names=names)
+        return ensemble(frames, how=spec.how, power=spec.power, names=names, weights=fixed(names))
 
-    def average_test(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
-        return ensemble(frames, how=spec.how, power=spec.power, names=averaged, weights=weights)
+    def average_test(frames: Sequence[pd.DataFrame], names: Sequence[str]) -> pd.DataFrame:
+        return ensemble(frames, how=spec.how, power=spec.power, names=names, weights=weights or fixed(names))
 
-    held_out = _gather(run, steps, HELD_OUT, average)
-    weights = (
-        fit_weights([held_out[name] for name in averaged], truth, names=averaged) if spec.how == "fitted" else None
-    )
-    if weights:
+    held_out, members_per_film = _gather(run, steps, HELD_OUT, average)
+    weights = None
+    if spec.how == "fitted":
+        weights = fit_weights([held_out[name] for name in averaged], truth, names=averaged)
         write_text(run.root / WEIGHTS_FILE, json.dumps(weights.as_dict(), indent=1))
     records = {step: run.record(step.key) for step in steps}
     leaks, test_leaks = ([r[kind] for r in records.values() if r.get(kind)] for kind in ("leak", "test_leak"))
     lineages = [run.lineage(step.key) for step in steps if is_scored(run.recipe, step)]
-    scored = _scored(held_out, run.train, OUT_OF_FOLD[state_of(lineages, leaked=bool(leaks))])
+    scored = _scored(held_out, run.train, OUT_OF_FOLD[state_of(lineages, leaked=bool(leaks))], members_per_film)
     tested, film_of = None, _FilmOf(run.train, run.store)
     if run.test is not None and run.test_store is not None:
-        predictions = _gather(run, steps, TEST, average_test)
+        predictions, members_per_test_film = _gather(run, steps, TEST, average_test)
         _write(predictions, run.root / "predictions/test")
         if set(LABELS) <= set(run.test.studies):
-            tested = _scored(predictions, run.test, TESTED[state_of(lineages, leaked=bool(test_leaks))])
+            tested = _scored(predictions, run.test, _tested(lineages, test_leaks), members_per_test_film)
             film_of = _FilmOf(run.test, run.test_store)
     _write(held_out, run.root / "predictions/out_of_fold")
+    viewed = _viewed(run, steps, scored, tested, average, average_test)
     report = Report(
         title=f"{run.recipe.name}: {run.recipe.about}".rstrip(": "),
         command=command,
@@ -88,39 +105,74 @@ def write_run_report(run: Run, steps: Sequence[Step], command: str) -> None:
         environment=_environment(),
         data=_summary(run),
         folds=truth.assign(fold=run.folds),
-        members=[_member(run, steps, name) for name in run.recipe.members],
+        members=[_member(run, steps, name) for name in run.recipe.members if name in held_out],
         main=tested or scored,
+        views=viewed,
         out_of_fold=scored if tested else None,
         film_of=film_of,
         steps=[_cost(step, record.get("seconds", 0.0)) for step, record in records.items()],
-        notes=_notes(run, [*leaks, *test_leaks]),
+        notes=_notes(run, [*leaks, *test_leaks], members_per_film, held_out),
     )
     write_report(report, run.root / "report.html")
 
 
-def _gather(
-    run: Run, steps: Sequence[Step], name: str, average: Callable[[list[pd.DataFrame]], pd.DataFrame]
-) -> Frames:
-    """The predictions `name` of each member's last steps; several folds on a study are averaged.
+def _tested(lineages: Sequence[Lineage], leaks: Sequence[str]) -> str:
+    """The scope of the test films' predictions."""
+    state = state_of(lineages, leaked=bool(leaks))
+    if not any(lineage.pseudo_labels() for lineage in lineages):
+        return TESTED[state]
+    return PSEUDO_LABELLED if state is Ancestry.CLEAN else f"{PSEUDO_LABELLED}; besides, {TESTED[state]}"
 
-    With them other stages that the ensemble names, and what `average` makes of those that the ensemble averages.
+
+def _gather(
+    run: Run, steps: Sequence[Step], name: str, average: Average, sources: Sequence[str] | None = None
+) -> tuple[Frames, pd.Series]:
+    """The predictions `name` of each member's last steps (or of `sources`); several folds on a study are averaged.
+
+    With them other stages that the ensemble names, and what `average` makes, for each film, of those members that the
+    ensemble averages and that predict it: study -> how many.
     """
     found: Frames = {}
-    for source in dict.fromkeys([*run.recipe.members, *run.recipe.averaged]):
+    for source in sources or dict.fromkeys([*run.recipe.members, *run.recipe.averaged]):
         member, stage = run.recipe.source(source)
-        keys = [s.key for s in steps if s.fold is not None and (s.key.member, s.key.stage) == (member, stage)]
+        keys = [s.key for s in steps if s.key.source == (member, stage) and is_scored(run.recipe, s)]
         files = [file for key in keys if (file := run.folder(key) / name).is_file()]
         if files:
             frames = pd.concat([read_predictions(file) for file in files])
             found[source] = frames.groupby("study", as_index=False, sort=True).mean()
-    if found:
-        found[ENSEMBLE] = average([found[source] for source in run.recipe.averaged])
-    return found
+    averaged = {source: found[source] for source in run.recipe.averaged if source in found}
+    if not averaged:
+        return found, pd.Series(dtype=int)
+    found[ENSEMBLE], members_per_film = average_available(averaged, average)
+    return found, members_per_film
 
 
-def _scored(predictions: Frames, dataset: Dataset, scope: str) -> Predictions:
+def _viewed(
+    run: Run, steps: Sequence[Step], scored: Predictions, tested: Predictions | None, average: Average, of_test: Average
+) -> Viewed | None:
+    """The predictions over the views of the recipe, which are written too; None where it names none.
+
+    They are averaged as the plain ones, for test films under the same weights.
+    """
+    if (spec := run.recipe.ensemble.views) is None:
+        return None
+    found = {}
+    for scope, plain, name, how in (
+        (OUT_OF_FOLD_SCOPE, scored, HELD_OUT_VIEWS, average), (TEST_SCOPE, tested, TEST_VIEWS, of_test),
+    ):  # fmt: skip
+        frames, members_per_film = _gather(run, steps, name, how, run.recipe.averaged)
+        if frames:
+            _write(frames, run.root / f"predictions/{scope}_views")
+            if plain:
+                found[scope] = Predictions(plain.scope, frames, plain.truth, members_per_film)
+    scales = [f"{scale:g} of the size" for scale in spec.scales]
+    return Viewed(", ".join(["plain", *(["flipped"] if spec.flip else []), *scales]), found)
+
+
+def _scored(predictions: Frames, dataset: Dataset, scope: str, members_per_film: pd.Series) -> Predictions:
     shown = dataset.studies["study"].isin(set(predictions[ENSEMBLE]["study"]))
-    return Predictions(scope, predictions, dataset.studies[shown][["study", "patient", *LABELS]].reset_index(drop=True))
+    truth = dataset.studies[shown][["study", "patient", *LABELS]].reset_index(drop=True)
+    return Predictions(scope, predictions, truth, members_per_film)
 
 
 def _write(predictions: Frames, folder: Path) -> None:
@@ -139,13 +191,22 @@ def _environment() -> dict[str, str]:
     }
 
 
-def _notes(run: Run, leaks: Sequence[str]) -> list[str]:
+def _notes(run: Run, leaks: Sequence[str], members_per_film: pd.Series, trained: Frames) -> list[str]:
     notes = [
         f"{name} uses early stopping on the very fold it is then scored on (schedule.patience keeps the epoch with the "
         "best AUC): its out-of-fold figures are a little too good."
         for name, member in run.recipe.members.items()
         if any(stage.schedule.patience is not None for stage in member.stages.values())
     ]
+    if members_per_film.nunique() > 1:
+        counts = ", ".join(f"{films:,} films of {n}" for n, films in sorted(members_per_film.value_counts().items()))
+        notes.append(
+            "Not every member is trained on every fold (folds): out of fold the ensemble is, for each film, the mean "
+            f"over the members that predict it ({counts}), and each member's figures are of the films of its folds. "
+            "metrics.json has the ensemble's figures on the films that most members predict alone."
+        )
+    if untrained := [name for name in run.recipe.members if name not in trained]:
+        notes.append(f"Not trained, as their folds are none of those asked for: {', '.join(untrained)}.")
     notes += [f"leak, reported and not refused (guard: report): {leak}" for leak in dict.fromkeys(leaks)]
     return notes + ([f"{run.groups.text()}."] if run.groups.text() else [])
 
@@ -159,7 +220,7 @@ def _summary(run: Run) -> DataSummary:
     for split, store in (("training", run.store), ("test", run.test_store)):
         if store is not None and store.left_out:
             left_out[f"{split} films that could not be read"] = len(store.left_out)
-    for name, (found, _) in run.external.items():
+    for name, (found, _) in ((name, run.external[name]) for name in run.recipe.used_sets):
         left_out |= {f"{name}: {reason}": count for reason, count in found.left_out.items()}
         left_out[f"{name}: twins of own films (left out where their patients are held out)"] = len(found.twins)
     settings = {name: value for name, value in train.meta.items() if not isinstance(value, dict)}
@@ -175,13 +236,14 @@ def _summary(run: Run) -> DataSummary:
         annotated=int(np.sum(train.annotated)),
         positives={label: int((table[label] == 1).sum()) for label in LABELS},
         left_out=left_out,
-        settings=settings | {"store": f"{store_spec.size} px, {store_spec.aspect}", "input": f"{run.recipe.size} px"},
+        settings=settings
+        | {"store": f"{size_text(store_spec.size)}, {store_spec.aspect}", "input": size_text(run.recipe.size)},
     )
 
 
 def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
     mine = [step for step in steps if step.key.member == name]
-    last = [step for step in mine if step.last and step.fold is not None]
+    last = [step for step in mine if step.last and is_scored(run.recipe, step)]
     lineages = [run.lineage(step.key) for step in last]
     member = run.recipe.members[name]
     untraced, trusted = (
@@ -201,6 +263,7 @@ def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
         },
         ancestry_unknown=untraced,
         ancestry_trusted=trusted,
+        pseudo_labels="; ".join(sorted({name for lineage in lineages for name in lineage.pseudo_labels()})),
     )
 
 
@@ -228,7 +291,7 @@ class _FilmOf:
 def describe_stage(stage: StageSpec) -> dict[str, str]:
     """A stage in words: start, films, targets, losses, schedule."""
     films, targets = stage.films, stage.targets.named.values()
-    where = f"{films.which}" if films.set == OWN else f"set {films.set}"
+    where = {OWN: films.which, TEST_SET: "test films"}.get(films.set, f"set {films.set}")
     start = f"file {Path(stage.start.file).name}" if isinstance(stage.start, FileStart) else stage.start
     return {
         "start": start + (f" of fold + {stage.fold_shift}" if stage.fold_shift else ""),

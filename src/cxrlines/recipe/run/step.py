@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cxrlines import __version__
 from cxrlines.core.files import sync, write_text
+from cxrlines.core.transform import Size
 from cxrlines.evaluation.predictions import write_predictions
 from cxrlines.io.tables import Dataset
 from cxrlines.models.adopt import Adoption, adopt
@@ -37,6 +38,7 @@ from cxrlines.recipe.run.folder import (
     lineage_of,
 )
 from cxrlines.recipe.run.training_data import films_of, load_step, predict_rows, training_films
+from cxrlines.recipe.run.view_predictions import predict_views
 from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
@@ -46,6 +48,7 @@ from cxrlines.training.checkpoint import Progress, load_state, save_state
 from cxrlines.training.config import Report, StageConfig
 from cxrlines.training.lineage import TRUSTED, LeakError, Lineage, UntracedError
 from cxrlines.training.loader import Films, FilmSet
+from cxrlines.training.mixing import Mixing
 from cxrlines.training.module import StageModule
 from cxrlines.training.targets.base import OWN
 
@@ -55,7 +58,7 @@ class _Inputs:
     """What a step is trained with; `soft`: figures of its soft labels; leaks: those that guard: report lets pass."""
 
     stage: StageSpec
-    size: int
+    size: Size
     model: Model
     adoption: Adoption | None
     lineage: Lineage
@@ -88,6 +91,7 @@ def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> No
     if is_scored(run.recipe, step):
         report({"doing": "reading the test films"})
         predict_test(run, step, inputs.model)
+        predict_views(run, step, inputs.model)
 
 
 def _inputs(run: Run, step: Step, report: Report) -> _Inputs:
@@ -97,7 +101,7 @@ def _inputs(run: Run, step: Step, report: Report) -> _Inputs:
     model, adoption = _start(run, step, stage)
     rows, held_out = run.films.training(stage, step.key.held), run.films.held(step.key.held)
     lineage = _lineage(run, step, stage, rows, adoption)
-    leak, test_leak = _guard(run, lineage, run.films.own, held_out), _guard(run, lineage, run.test)
+    leak, test_leak = _guard(run, lineage, run.films.own, held_out), _guard_test(run, lineage)
     films, soft = training_films(run, step, stage, rows, report)
     size = run.recipe.size_of(step.key.member, step.key.stage)
     return _Inputs(stage, size, model, adoption, lineage, leak, test_leak, films, soft, held_out)
@@ -117,13 +121,20 @@ def _lineage(run: Run, step: Step, stage: StageSpec, rows: np.ndarray, adoption:
             gaps = [f"{adoption.source}: {gap}" for gap in earlier.gaps(scored, run.recipe.patients)]
             parents[Role.START] = earlier.trusting() if trusts else earlier
         (trusted if trusts else unknown).extend(gaps)
-    if (soft := stage.targets.soft) and soft.file:
-        (trusted if soft.ancestry == TRUSTED else unknown).append(f"soft labels of {Path(soft.file).name}")
+    if (soft := stage.targets.soft) and (file := soft.file_of(step.key.held[0])):
+        (trusted if soft.ancestry == TRUSTED else unknown).append(f"soft labels of {file.name}")
     if stage.films.set == OWN:
         patients = run.groups.tokens(run.films.own.studies["patient"].iloc[rows].astype(str))
     else:
         patients = run.external[stage.films.set][0].tokens(rows, run.groups)
-    return Lineage(step.name, frozenset(patients), tuple(parents.items()), tuple(unknown), tuple(trusted))
+    return Lineage(
+        step.name,
+        frozenset(patients),
+        tuple(parents.items()),
+        tuple(unknown),
+        tuple(trusted),
+        pseudo_labelled=stage.films.pseudo_labels is not None,
+    )
 
 
 def _train(
@@ -135,7 +146,7 @@ def _train(
     teacher = step.parent(Role.TEACHER)
     # The overlay is drawn as its reader learnt it: this stage itself, or its teacher.
     stages = recipe.members[step.key.member].stages
-    colour_by = (stages[targets.features.of] if targets.features else stage).films.colour_by
+    drawn = (stages[targets.features.of] if targets.features else stage).films
     rows = _watched(run, stage, inputs.held_out, seed)
     watched = films_of(run.films.own, run.store, rows, lines=overlay)
     seen = FilmSet(
@@ -146,9 +157,14 @@ def _train(
         seed=seed,
         overlay=overlay or targets.draws_lines,
         maps=targets.reads_maps,
-        colour_by=colour_by,
+        colour_by=drawn.colour_by,
+        draw=drawn.draw,
+        rare_below=stage.films.rare_below if stage.films.sampling == "rare" else None,
+        mixing=Mixing(stage.films.mixup, stage.films.cutmix) if stage.films.mixed else None,
     )
-    plain = FilmSet(watched, "none", inputs.size, seed=seed, overlay=overlay, colour_by=colour_by)
+    plain = FilmSet(
+        watched, "none", inputs.size, seed=seed, overlay=overlay, colour_by=drawn.colour_by, draw=drawn.draw
+    )
     state = work / "state.safetensors"
     module = StageModule(
         inputs.model,
@@ -197,6 +213,7 @@ def _record(step: Step, inputs: _Inputs, seconds: float, predict_seconds: float)
         "test_leak": inputs.test_leak,
         "unknown": inputs.lineage.untraced(),
         "trusted": inputs.lineage.vouched_for(),
+        "pseudo_labels": inputs.lineage.pseudo_labels(),
         "versions": {"cxrlines": __version__, "torch": torch.__version__, "python": platform.python_version()},
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
         "processes": distributed.world,
@@ -239,7 +256,8 @@ def _write(
 def is_scored(recipe: Recipe, step: Step) -> bool:
     """Whether a step's predictions are scored: the last of a member, or one the ensemble names."""
     named = {recipe.source(name) for name in recipe.averaged}
-    return step.fold is not None and (step.last or (step.key.member, step.key.stage) in named)
+    wanted = step.fold is not None and recipe.trains(step.key.member, step.fold)
+    return wanted and (step.last or step.key.source in named)
 
 
 def _identifiers(run: Run, dataset: Dataset | None, rows: np.ndarray | None = None) -> set[str]:
@@ -250,11 +268,24 @@ def _identifiers(run: Run, dataset: Dataset | None, rows: np.ndarray | None = No
     return run.groups.identifiers(patients if rows is None else patients.iloc[rows])
 
 
-def _guard(run: Run, lineage: Lineage, dataset: Dataset | None, rows: np.ndarray | None = None) -> str | None:
+def _guard_test(run: Run, lineage: Lineage) -> str | None:
+    """As `_guard` on the test films, which may have been seen under soft labels where a stage allows it."""
+    return _guard(run, lineage, run.test, pseudo_labelled=run.recipe.allows_pseudo_labels)
+
+
+def _guard(
+    run: Run,
+    lineage: Lineage,
+    dataset: Dataset | None,
+    rows: np.ndarray | None = None,
+    *,
+    pseudo_labelled: bool = False,
+) -> str | None:
     """Refuse a step whose ancestry saw patients it is scored on; with guard: report, return what the leak is."""
     try:
         if dataset is not None:
-            lineage.refuse_seen(_identifiers(run, dataset, rows), run.recipe.patients)
+            identifiers = _identifiers(run, dataset, rows)
+            lineage.refuse_seen(identifiers, run.recipe.patients, pseudo_labelled=pseudo_labelled)
     except LeakError as error:
         if run.recipe.guard == "refuse":
             raise
@@ -273,18 +304,23 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
         in_channels=channels,
         weights=origin,
         dropout=member.dropout,
-        decoder=member.decodes(step.key.stage),
+        decoder=run.recipe.decodes(step.key.source),
         exclusive=member.exclusive,
     )
     if isinstance(stage.start, FileStart):
-        return classifier, adopt(classifier, stage.start.of(step.key.held[0]))
+        return classifier, adopt(classifier, stage.start.of(step.key.held[0]), head=stage.start.head == "adopt")
     maps, start = step.parent(Role.MAPS), step.parent(Role.START)
     model = TwoStep(load_segmenter(run, maps), classifier) if maps else classifier
     if start:
         tensors, _ = load_weights(run.folder(start) / WEIGHTS)
-        if not member.decodes(start.stage):  # a decoder begins here
-            fresh = model.state_dict()
-            tensors |= {name: fresh[name] for name in fresh if name.startswith("decoder.")}
+        theirs = run.recipe.members[start.member]
+        begun = [] if run.recipe.decodes(start.source) else ["decoder."]
+        if (theirs.head, theirs.exclusive) != (member.head, member.exclusive):  # of another member
+            begun.append("head.")
+        if begun:
+            fresh, parts = model.state_dict(), tuple(begun)
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
+            tensors |= {name: tensor for name, tensor in fresh.items() if name.startswith(parts)}
         load_into(model, tensors)
     return model, None
 
@@ -325,7 +361,7 @@ def predict_test(run: Run, step: Step, model: Model | None = None) -> None:
     if record.get("test") == wanted:
         return
     if run.test is not None and run.test_store is not None:
-        record["test_leak"] = _guard(run, run.lineage(step.key), run.test)
+        record["test_leak"] = _guard_test(run, run.lineage(step.key))
         present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
         size = run.recipe.size_of(step.key.member, step.key.stage)
         predictions = predict_rows(run.test, run.test_store, present, model or load_step(run, step.key), size)

@@ -5,13 +5,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from cxrlines.core.transform import Size
+from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.predictions import read_predictions, write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
@@ -71,6 +72,12 @@ class TableFilms:
                 place = list(Landmark).index(Landmark(name))
                 found[position, place] = self.store.placements[row].from_film(point[None])[0]
         return found
+
+    @property
+    def side(self) -> tuple[int, int]:
+        """Width and height of the stored films in px."""
+        height, width = self.store.films.shape[1:]
+        return width, height
 
     def lines(self) -> list[list[tuple[str, np.ndarray]]]:
         """For each film (label, (points, 2) px of the stored film)."""
@@ -161,8 +168,7 @@ def _segmenters(run: Run, step: Step, rows: np.ndarray) -> np.ndarray:
     inner = {fold: place for place, fold in enumerate(step.by_fold(Role.MAPS))}
     segmenter = step.parent(Role.MAPS)
     assert segmenter is not None
-    member = run.recipe.members[segmenter.member]
-    own = [stage for stage in member.made_of(segmenter.stage) if stage.films.set == OWN]
+    own = [stage for stage in run.recipe.made_of(segmenter.source) if stage.films.set == OWN]
     seen = np.isin(rows, np.concatenate([run.films.training(stage, segmenter.held) for stage in own]))
     return np.array([inner[int(fold)] if was else -1 for fold, was in zip(folds, seen, strict=True)])
 
@@ -172,22 +178,31 @@ def _teacher_predictions(
 ) -> tuple[pd.DataFrame, list[str], tuple[pd.DataFrame, pd.DataFrame] | None]:
     """Predictions for the films of the set `name`, its studies, and what a dynamic temperature is fitted to."""
     out_of_fold = None
-    if inner := step.by_fold(Role.SOFT):
+    if inner := sorted(step.by_fold(Role.SOFT)):
         # Of what a teacher predicts, the films of the one fold that this step itself does not hold out.
         studies_of = {fold: set(run.films.own.studies["study"].iloc[run.films.held((fold,))]) for fold in inner}
-        frames = [read_predictions(run.folder(key) / HELD_OUT) for key in inner.values()]
+        frames = [
+            _mean([read_predictions(run.folder(key) / HELD_OUT) for key in step.teachers(fold)]) for fold in inner
+        ]
         kept = [frame[frame["study"].isin(studies_of[fold])] for fold, frame in zip(inner, frames, strict=True)]
         out_of_fold = pd.concat(kept, ignore_index=True)
     truth = run.films.own.studies[["study", *LABELS]]
     if name == OWN and out_of_fold is not None:
         mine = out_of_fold[out_of_fold["study"].isin(set(studies))]
         return mine, studies, (mine, truth)
-    if teacher := step.parent(Role.SOFT):
-        predictions = _label_set(run, teacher, name)
+    if teachers := step.teachers():
+        predictions = _mean([_label_set(run, teacher, name) for teacher in teachers])
     else:
         table = run.films.own.studies if name == OWN else run.external[name][0].studies
-        predictions = read_soft_labels(Path(spec.file or ""), studies, set(table["study"].astype(str)))
+        path = spec.file_of(step.key.held[0])
+        assert path is not None  # the recipe saw to it
+        predictions = read_soft_labels(path, studies, set(table["study"].astype(str)))
     return predictions, studies, (out_of_fold, truth) if out_of_fold is not None else None
+
+
+def _mean(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """The mean of several teachers' probabilities."""
+    return frames[0] if len(frames) == 1 else ensemble(frames, "mean")
 
 
 def _label_set(run: Run, teacher: StepId, name: str) -> pd.DataFrame:
@@ -215,7 +230,7 @@ def load_step(run: Run, key: StepId) -> Model:
     return model
 
 
-def predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: int) -> pd.DataFrame:
+def predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: Size) -> pd.DataFrame:
     """Predictions of some rows, seen plain and without augmentation: `study` and the labels' probabilities."""
     scores = predict_films(model, FilmSet(films_of(dataset, store, rows), "none", size, seed=0))
     return pd.DataFrame(scores, columns=list(LABELS)).assign(study=dataset.studies["study"].iloc[rows].to_numpy())

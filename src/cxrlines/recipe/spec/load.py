@@ -5,7 +5,9 @@ name.
 """
 
 import copy
+import fnmatch
 import json
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -28,11 +30,37 @@ def shipped() -> dict[str, str]:
     return {file.name.removesuffix(".yaml"): file.read_text() for file in files if file.name.endswith(".yaml")}
 
 
-def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
+def load_recipe(
+    name_or_path: str, settings: list[str] | None = None, say: Callable[[str], None] = lambda text: None
+) -> Recipe:
     """A shipped recipe by name, or a YAML file by path, with `path.to.field=value` settings laid over it.
 
-    A top-level `defaults` is laid under every stage of every member. Raises `RecipeError`.
+    A part of a path may be a pattern (`members.gem*.stages.*.schedule.epochs=1`): every member and stage that matches
+    and has the field. A top-level `defaults` is laid under every stage of every member. `say` is given a line for each
+    setting that changes nothing. Raises `RecipeError`.
     """
+    data, where = _read(name_or_path)
+    given = settings or []
+    try:
+        recipe = Recipe.model_validate(_laid_on(data, given))
+    except ValidationError as error:
+        raise RecipeError(_explain(error, where), "docs/recipes.md explains each field") from None
+    for setting in dict.fromkeys(given):
+        if _without(data, [other for other in given if other != setting]) == recipe:
+            say(f"note: --set {setting!r} changes nothing: without it the recipe says the same")
+    return recipe
+
+
+def _without(data: dict[str, Any], settings: list[str]) -> Recipe | None:
+    """The recipe under these settings alone; None where they do not make one."""
+    try:
+        return Recipe.model_validate(_laid_on(data, settings))
+    except (RecipeError, ValidationError):
+        return None
+
+
+def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
+    """The content of a recipe, and what to call it in errors."""
     known = shipped()
     if name_or_path in known:
         text, where = known[name_or_path], f"recipe {name_or_path}"
@@ -57,20 +85,23 @@ def load_recipe(name_or_path: str, settings: list[str] | None = None) -> Recipe:
         raise RecipeError(f"{where} holds YAML that is no recipe", "fields are texts, and none holds itself") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{where} holds {type(data).__name__}", "a recipe has fields; see docs/recipes.md")
-    for setting in settings or []:
+    return data, where
+
+
+def _laid_on(content: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """The content of a recipe with its defaults laid under every stage, and the settings over all."""
+    data = copy.deepcopy(content)
+    for setting in settings:
         if setting.startswith("defaults."):
             _set(data, setting)
     defaults = data.pop("defaults", {})
     for member in _values(data.get("members")):
         for name, stage in (member.get("stages") or {}).items() if isinstance(member.get("stages"), dict) else ():
             member["stages"][name] = _laid_over(copy.deepcopy(defaults), stage or {})
-    for setting in settings or []:
+    for setting in settings:
         if not setting.startswith("defaults."):
             _set(data, setting)
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        raise RecipeError(_explain(error, where), "docs/recipes.md explains each field") from None
+    return data
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -98,11 +129,24 @@ def _set(data: dict[str, Any], setting: str) -> None:
     path, equals, value = setting.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {setting!r} has no value", "write it as path.to.field=value, e.g. --set size=640")
-    *way, last = path.split(".")
+    try:
+        content = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise RecipeError(f"--set {setting!r}: {value!r} is not YAML", "put it in quotes") from None
+    ways = _matches(data, path.split(".")) if _is_pattern(path) else [tuple(path.split("."))]
+    if not ways:
+        known = ", ".join(data["members"]) if isinstance(data.get("members"), dict) else ""
+        raise RecipeError(f"--set {setting!r}: nothing matches it", f"the members are: {known}; * stands for any name")
+    for way in ways:
+        _put(data, way, copy.deepcopy(content), setting)
+
+
+def _put(data: dict[str, Any], path: tuple[str, ...], value: Any, setting: str) -> None:
+    *way, last = path
     at = data
     for depth, key in enumerate(way):
         # A group of fields that the file leaves to its defaults may be set into; a member or stage must exist.
-        if key not in at and depth and way[depth - 1] in ("members", "stages", "external"):
+        if key not in at and depth and way[depth - 1] in _NAMED:
             raise RecipeError(
                 f"--set {setting!r}: there is no {key!r}", f"there are: {', '.join(at)}{did_you_mean(key, at)}"
             )
@@ -111,10 +155,45 @@ def _set(data: dict[str, Any], setting: str) -> None:
             raise RecipeError(
                 f"--set {setting!r}: {'.'.join(way[: depth + 1])} is a value, it has no fields", "set the value itself"
             )
-    try:
-        at[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {setting!r}: {value!r} is not YAML", "put it in quotes") from None
+    at[last] = value
+
+
+_NAMED = ("members", "stages", "external")
+"""Fields whose own fields are names."""
+
+
+def _is_pattern(text: str) -> bool:
+    return any(sign in text for sign in "*?[")
+
+
+def _matches(at: Any, parts: list[str], below: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The paths that a pattern stands for: of members and stages that are there, and of groups that they have."""
+    if not parts:
+        return [below]
+    (part, *rest), there = parts, at if isinstance(at, dict) else {}
+    if _is_pattern(part):
+        keys = [key for key in there if fnmatch.fnmatchcase(key, part)]
+    elif part in there:
+        keys = [part]
+    else:
+        return [(*below, *parts)] if _may_begin(at, part, rest, below) else []
+    return [way for key in keys for way in _matches(there[key], rest, (*below, key))]
+
+
+def _may_begin(at: Any, part: str, rest: list[str], below: tuple[str, ...]) -> bool:
+    """Whether a field that is not there may be set: no name, and within no group that is left out, such as `soft`."""
+    if not isinstance(at, dict) or any(map(_is_pattern, rest)) or (below and below[-1] in _NAMED):
+        return False
+    group: Any = _model_at(below)
+    fields = group.model_fields
+    for name in [part, *rest][:-1]:
+        if name not in fields:  # a field that does not exist is told of where the recipe is checked
+            return True
+        group = getattr(group, name) if isinstance(group, BaseModel) else fields[name].get_default()
+        if not isinstance(group, BaseModel):
+            return False
+        fields = type(group).model_fields
+    return True
 
 
 def _explain(error: ValidationError, where: str) -> str:
@@ -139,11 +218,16 @@ def _explain(error: ValidationError, where: str) -> str:
 
 def _fields_at(path: tuple[int | str, ...]) -> list[str]:
     """The fields allowed at a path of a recipe."""
+    return list(_model_at(path).model_fields)
+
+
+def _model_at(path: tuple[int | str, ...]) -> type[BaseModel]:
+    """The part of a recipe at a path."""
     model: type[BaseModel] = Recipe
     for part in map(str, path):
         if part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation) or model
-    return list(model.model_fields)
+    return model
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

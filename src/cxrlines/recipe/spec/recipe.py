@@ -4,21 +4,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from cxrlines.augment.policy import POLICIES
+from cxrlines.augment.policy import make_policy
 from cxrlines.core.text import did_you_mean
-from cxrlines.evaluation.ensemble.average import POWER
-from cxrlines.io.patients import BARE, SITE
-from cxrlines.io.prepare import LeaveOut
+from cxrlines.core.transform import Sides, Size, height_width, size_text
 from cxrlines.models import HEADS
-from cxrlines.tracking.settings import TrackingSettings
+from cxrlines.recipe.spec.ensemble import EnsembleSpec
+from cxrlines.recipe.spec.graph import Source, refuse_circles
+from cxrlines.recipe.spec.parts import ExternalSpec, FoldsSpec, PatientKey, QualitySpec, TrackingSpec
 from cxrlines.training.config import ScheduleSpec
 from cxrlines.training.targets import LabelTarget, TargetsSpec
-from cxrlines.training.targets.base import OWN, FilmsSpec, Strict
+from cxrlines.training.targets.base import OWN, TEST_SET, FilmsSpec, Strict, set_text
 
+FilmSize = Annotated[Size, Sides(32, 4096)]
+"""px a side, or [height, width]."""
 ORIGINS = ("imagenet", "scratch")
-"""What a stage may start from besides an earlier stage of its member and a file."""
+"""What a stage may start from besides another stage and a file."""
 
 
 class FileStart(Strict):
@@ -31,6 +33,7 @@ class FileStart(Strict):
 
     file: str
     ancestry: Literal["trusted"] | None = None
+    head: Literal["adopt", "leave"] = "adopt"  # adopt: take the file's head where its shapes are this member's
 
     def of(self, fold: int) -> Path:
         """The file that a step which holds out `fold` starts from."""
@@ -38,18 +41,18 @@ class FileStart(Strict):
 
 
 class StageSpec(Strict):
-    """One stage: five answers. `start` is `imagenet`, `scratch`, the name of an earlier stage, or a file."""
+    """One stage: five answers. `start` is `imagenet`, `scratch`, an earlier stage, `member/stage` of any, or a file."""
 
     start: str | FileStart = "imagenet"
     fold_shift: Annotated[int, Field(ge=0)] = 0  # 1: start from the next fold's step, a leak; needs guard: report
-    size: Annotated[int, Field(ge=32, le=4096)] | None = None  # px a side of its films; none: the recipe's
+    size: FilmSize | None = None  # of its films; none: the recipe's
     films: FilmsSpec = FilmsSpec()
     targets: TargetsSpec = TargetsSpec(labels=LabelTarget())
     schedule: ScheduleSpec = ScheduleSpec()
 
     @property
     def started_from(self) -> str | None:
-        """The earlier stage this one starts from, if it does."""
+        """The stage this one starts from, if it does: an earlier one of its member, or `member/stage`."""
         return self.start if isinstance(self.start, str) and self.start not in ORIGINS else None
 
     @property
@@ -62,23 +65,31 @@ def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
     """`ValueError`, from the field's name on, where a stage contradicts itself or the stages before it."""
     start, films = stage.start, stage.films
     allowed = (*ORIGINS, *earlier)
-    if isinstance(start, str) and start not in allowed:
+    if isinstance(start, str) and start not in allowed and "/" not in start:
         hint = did_you_mean(start, allowed)
-        raise ValueError(f"start is {start!r}; allowed: {', '.join(allowed)}, {{file: PATH}}{hint}")
+        raise ValueError(f"start is {start!r}; allowed: {', '.join(allowed)}, MEMBER/STAGE, {{file: PATH}}{hint}")
     if stage.fold_shift and not stage.started_from:
-        raise ValueError(f"fold_shift is {stage.fold_shift}, but start is no earlier stage")
-    if films.augment not in POLICIES:
-        hint = did_you_mean(films.augment, POLICIES)
-        raise ValueError(f"films.augment is {films.augment!r}; allowed: {', '.join(POLICIES)}{hint}")
-    if films.view == "overlay" and stage.started_from and earlier[stage.started_from].films.view == "plain":
-        raise ValueError(
-            f"start is {start!r}, which sees one channel; a stage with films.view: overlay "
-            "sees three and starts from imagenet, scratch or another overlay stage"
-        )
+        raise ValueError(f"fold_shift is {stage.fold_shift}, but start is no stage")
+    try:
+        make_policy(films.augment, stage.size or 512, flip=films.flip)
+    except ValueError as error:
+        raise ValueError(f"films.{error}") from None
+    if stage.started_from and stage.started_from in earlier:
+        check_start(stage, earlier[stage.started_from])
+    films.check()
     stage.targets.check(films, {name: spec.films for name, spec in earlier.items()})
+    if films.set == TEST_SET and [*stage.targets.named] != ["soft"]:
+        raise ValueError(f"targets names {', '.join(stage.targets.named)}; test films are learnt by soft labels alone")
+    if films.pseudo_labels and films.set != TEST_SET:
+        raise ValueError(f"films.pseudo_labels is for set: {TEST_SET}; here films.set is {films.set!r}")
     if films.set != OWN and stage.needs_lines:
-        raise ValueError(f"films: those of the external set {films.set!r} have no lines; use which: all, view: plain")
+        raise ValueError(f"films: those of {set_text(films.set)} have no lines; use which: all, view: plain")
     _check_maps_of(stage, earlier)
+    if stage.targets.retrieval and stage.schedule.batch < 2 * stage.schedule.accumulate:
+        raise ValueError(
+            f"schedule.accumulate is {stage.schedule.accumulate}: a pass has one film, but targets.retrieval compares "
+            "the films of a pass; use fewer passes or a larger batch"
+        )
     if stage.needs_lines and films.which != "annotated":
         raise ValueError("films.which is 'all', but this stage needs the annotated lines; make it 'annotated'")
 
@@ -96,25 +107,23 @@ def _check_maps_of(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
             raise ValueError("films.maps_of: heatmaps are shown beside a plain film; use view: plain")
         if isinstance(stage.start, FileStart):
             raise ValueError("start is a file: a network that sees heatmaps starts from imagenet, scratch or a stage")
-    before = earlier[stage.started_from].films.maps_of if stage.started_from else films.maps_of
-    if before != films.maps_of:
+
+
+def check_start(stage: StageSpec, before: StageSpec) -> None:
+    """`ValueError` where a stage sees other channels than the one that it starts from."""
+    if stage.films.view == "overlay" and before.films.view == "plain":
         raise ValueError(
-            f"start is {stage.start!r}, which sees the heatmaps of {before or 'no stage'}, and films.maps_of is "
-            f"{films.maps_of or 'none'}: both must be the same"
+            f"start is {stage.start!r}, which sees one channel; a stage with films.view: overlay "
+            "sees three and starts from imagenet, scratch or another overlay stage"
+        )
+    if stage.films.maps_of != before.films.maps_of:
+        raise ValueError(
+            f"start is {stage.start!r}, which sees the heatmaps of {before.films.maps_of or 'no stage'}, and "
+            f"films.maps_of is {stage.films.maps_of or 'none'}: both must be the same"
         )
 
 
 RESERVED = (*ORIGINS, OWN, "ensemble")
-
-
-def _is_key(name: str) -> str:
-    if not name.replace("-", "").isalnum() or name != name.lower() or name == BARE or name.startswith(f"{SITE}-"):
-        raise ValueError(f"allowed: {SITE}, or the name of a public data set, in small letters, digits and -")
-    return name
-
-
-PatientKey = Annotated[str, AfterValidator(_is_key)]
-"""Under which key patients are hashed (`data.patients`): `site`, or a published one: a public data set's name."""
 
 
 class MemberSpec(Strict):
@@ -124,12 +133,16 @@ class MemberSpec(Strict):
     head: str = "gap"
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # none: the head's own
     exclusive: bool = False  # the states of an ETT exclude each other: a softmax over them and "none"
+    # the folds it is trained on; none: all of the recipe's
+    folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
     stages: Annotated[dict[str, StageSpec], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _chain(self) -> "MemberSpec":
         if self.head not in HEADS:
             raise ValueError(f"head is {self.head!r}; allowed: {', '.join(HEADS)}{did_you_mean(self.head, HEADS)}")
+        if self.folds and len(set(self.folds)) < len(self.folds):
+            raise ValueError(f"folds is {list(self.folds)}: name each once")
         earlier: dict[str, StageSpec] = {}
         for name, stage in self.stages.items():
             _check_name(name)
@@ -141,19 +154,9 @@ class MemberSpec(Strict):
         if stage.films.view == "overlay":
             raise ValueError(f"stages.{name}.films.view is 'overlay': a last stage must read plain films")
         if not stage.targets.classifies:
-            raise ValueError(f"stages.{name}.targets names maps alone: a last stage must learn labels too")
+            alone = " and ".join(stage.targets.named)
+            raise ValueError(f"stages.{name}.targets names {alone} alone: a last stage must learn labels too")
         return self
-
-    def decodes(self, stage: str) -> bool:
-        """Whether the network of a stage has a decoder of maps: it, or a stage it descends from, learns them."""
-        spec = self.stages[stage]
-        return spec.targets.maps is not None or (spec.started_from is not None and self.decodes(spec.started_from))
-
-    def made_of(self, stage: str) -> list[StageSpec]:
-        """A stage and its ancestors within the member: those it starts from or learns the features of, and theirs."""
-        spec = self.stages[stage]
-        before = [spec.started_from, spec.targets.features.of if spec.targets.features else None]
-        return [spec, *(found for name in before if name for found in self.made_of(name))]
 
     @property
     def last(self) -> str:
@@ -162,65 +165,10 @@ class MemberSpec(Strict):
 
 
 class StoreSpec(Strict):
-    """How films are kept: shrunk once to `size` px a side, `pad` (keeps the aspect ratio) or `stretch`."""
+    """How films are kept: shrunk once to `size`, `pad` (keeps the aspect ratio) or `stretch`."""
 
-    size: Annotated[int, Field(ge=32, le=4096)] = 640
+    size: FilmSize = 640
     aspect: Literal["pad", "stretch"] = "stretch"
-
-
-class QualitySpec(Strict):
-    """How films are assessed and righted as the store is made, and which are left out of training (docs/quality.md).
-
-    `probe` is `box` (the one that ships), `none` (rules alone), or a file that `cxrlines quality` wrote. Test films are
-    predicted whatever they are.
-    """
-
-    probe: str = "box"
-    leave_out: LeaveOut = "not-films"  # or nothing; or doubtful: turned, inverted, unsure and cropped ones as well
-
-
-class FoldsSpec(Strict):
-    """Patient-disjoint, label-levelled folds: drawn with `count` and `seed`, or read from `file`."""
-
-    file: str | None = None
-    count: Annotated[int, Field(ge=2, le=50)] = 5
-    seed: int = 0
-
-
-class EnsembleSpec(Strict):
-    """Which members are averaged (none named: all), and how. `member/stage` names another stage than the last."""
-
-    members: tuple[str, ...] = ()
-    how: Literal["mean", "rank", "power", "fitted"] = "mean"  # fitted: a weight per label, on out-of-fold predictions
-    power: Annotated[float, Field(ge=0.01, le=100)] = POWER  # of the power mean
-
-
-class ExternalSpec(Strict):
-    """Films besides the own set: NIH, PadChest, VinBigData, CheXpert as distributed, or a folder like the own one.
-
-    The folder is usually given on the command line: `--external NAME=FOLDER`.
-    """
-
-    folder: str | None = None
-    laterals: bool = False
-    children: bool = False
-    # none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
-    patients: PatientKey | None = None
-
-
-class TrackingSpec(Strict):
-    """Trackers of a run; see `tracking.settings.TrackingSettings`. Nothing of it changes what is trained."""
-
-    use: tuple[Literal["tensorboard", "csv", "mlflow", "neptune", "wandb"], ...] = ("tensorboard",)
-    project: str = "cxrlines"
-    mlflow: str | None = None  # a server's address; none: sqlite in the run's folder
-    neptune: str | None = None  # a server of one's own; none: offline (the hosted service ended in March 2026)
-    wandb: str = "offline"  # offline, online or the address of a server of one's own
-    patience_s: Annotated[float, Field(gt=0, le=3600)] = 60.0  # then a tracker that hangs at the end is killed
-
-    def settings(self, root: Path) -> TrackingSettings:
-        """With what all steps of the run in `root` share in there."""
-        return TrackingSettings(**self.model_dump(), root=str(root / "tracking"))
 
 
 class Recipe(Strict):
@@ -229,7 +177,7 @@ class Recipe(Strict):
     name: str
     about: str = ""
     seed: int = 0
-    size: Annotated[int, Field(ge=32, le=4096)] = 512  # px a side of the film a model sees
+    size: FilmSize = 512  # of the film a model sees
     store: StoreSpec = StoreSpec()
     quality: QualitySpec = QualitySpec()
     folds: FoldsSpec = FoldsSpec()
@@ -245,44 +193,97 @@ class Recipe(Strict):
         _check_name(self.name)
         for name in (*self.external, *self.members):
             _check_name(name)
-        names = list(self.members)
-        for place, (name, member) in enumerate(self.members.items()):
+        if TEST_SET in self.external:
+            raise ValueError(f"external.{TEST_SET} cannot be a name: it is that of the own test films")
+        for name, member in self.members.items():
             for stage_name, stage in member.stages.items():
                 try:
-                    self._check_references(stage, names[:place])
+                    self._check_references(name, stage)
                     if stage.films.maps_of:
                         self._check_sizes(name, stage_name, stage.films.maps_of)
                 except ValueError as error:
                     raise ValueError(f"members.{name}.stages.{stage_name}.{error}") from None
         for name in self.ensemble.members:
-            self._check_source("ensemble.members names", name, names)
+            self._check_source("ensemble.members names", name)
+        self.ensemble.check_weights(self.averaged)
+        refuse_circles({source: self.parents(source) for source in self.sources()})
+        self._check_folds()
+        if self.ensemble.views and self.ensemble.views.flip:
+            self._check_flips()
         return self
 
-    def _check_references(self, stage: StageSpec, earlier: list[str]) -> None:
+    def _check_flips(self) -> None:
+        if unflipped := [name for name in self.averaged if not self.saw_flips(*self.source(name))]:
+            raise ValueError(
+                f"ensemble.views.flip is true, and {', '.join(unflipped)} was trained without flips (films.flip): a "
+                "model that never saw a flipped film misreads one; train it with flips, or make views.flip false"
+            )
+
+    def _check_references(self, member: str, stage: StageSpec) -> None:
         films, soft = stage.films, stage.targets.soft
-        if films.set != OWN and films.set not in self.external:
-            known = (OWN, *self.external)
+        if films.set == TEST_SET and not films.pseudo_labels and self.guard == "refuse":
+            raise ValueError(
+                "films.set is 'test': test films are then seen before they are scored; leave it out, or say "
+                "films.pseudo_labels: allowed, which every figure of test films will then state"
+            )
+        known = (OWN, TEST_SET, *self.external)
+        if films.set not in known:
             raise ValueError(f"films.set is {films.set!r}; allowed: {', '.join(known)}{did_you_mean(films.set, known)}")
-        if soft and soft.of:
-            self._check_source("targets.soft.of is", soft.of, earlier)
+        if stage.started_from and "/" in stage.started_from:
+            self._check_start(member, stage, stage.started_from)
+        for teacher in soft.teachers if soft else ():
+            self._check_source("targets.soft.of is", teacher)
         if stage.fold_shift and self.guard == "refuse":
             raise ValueError(
                 f"fold_shift is {stage.fold_shift}: it starts from a step that saw the films it is scored on; "
                 "leave it out, or set guard: report to measure what the leak is worth"
             )
 
-    def _check_sizes(self, member: str, stage: str, maps_of: str) -> None:
-        sees, maps = self.size_of(member, stage), self.size_of(member, maps_of)
-        if sees != maps or sees % 2:
+    def _check_start(self, member: str, stage: StageSpec, start: str) -> None:
+        """`ValueError` where there is no such stage `member/stage`, or it is of a network that does not fit."""
+        known = [str(source) for source in self.sources()]
+        if start not in known:
+            raise ValueError(f"start is {start!r}; allowed: {', '.join(known)}{did_you_mean(start, known)}")
+        other, name = start.split("/")
+        mine, theirs = self.members[member], self.members[other]
+        check_start(stage, theirs.stages[name])
+        if mine.backbone != theirs.backbone:
             raise ValueError(
-                f"films.maps_of is {maps_of!r}, which sees {maps} px, and this stage {sees}: make it one even size"
+                f"start is {start!r}, whose backbone is {theirs.backbone}, and this member's is {mine.backbone}: "
+                "start from a member of the same backbone"
+            )
+        if stage.films.maps_of and other != member:
+            raise ValueError(f"start is {start!r}: a network that sees heatmaps starts from a stage of its own member")
+
+    def _check_folds(self) -> None:
+        """`ValueError` where members name folds that there are not, or that the ensemble cannot do with."""
+        count = self.folds.count
+        for name, member in self.members.items():
+            strange = [fold for fold in member.folds or () if fold >= count]
+            if strange and not self.folds.file:
+                raise ValueError(f"members.{name}.folds names {strange}; this recipe has folds 0 to {count - 1}")
+        averaged = {name: self.members[self.source(name).member].folds for name in self.averaged}
+        differ = len({frozenset(folds) if folds else None for folds in averaged.values()}) > 1
+        if self.ensemble.how in ("rank", "fitted") and differ:
+            some = "; ".join(f"{name}: {'all' if folds is None else list(folds)}" for name, folds in averaged.items())
+            raise ValueError(
+                f"ensemble.how is {self.ensemble.how}, which compares members film by film, but they are trained on "
+                f"different folds ({some}); name members of the same folds in ensemble.members, or take mean or power"
             )
 
-    def _check_source(self, what: str, source: str, members: list[str]) -> None:
+    def _check_sizes(self, member: str, stage: str, maps_of: str) -> None:
+        sees, maps = self.size_of(member, stage), self.size_of(member, maps_of)
+        if sees != maps or any(side % 2 for side in height_width(sees)):
+            raise ValueError(
+                f"films.maps_of is {maps_of!r}, which sees {size_text(maps)}, and this stage {size_text(sees)}: "
+                "make it one even size"
+            )
+
+    def _check_source(self, what: str, source: str) -> None:
         member, slash, stage = source.partition("/")
-        if member not in members:
-            known = ", ".join(members) or "none, it has no earlier member"
-            raise ValueError(f"{what} {source!r}; allowed: {known}{did_you_mean(member, members)}")
+        if member not in self.members:
+            known = ", ".join(self.members)
+            raise ValueError(f"{what} {source!r}; allowed: {known}{did_you_mean(member, self.members)}")
         stages = {
             name: spec
             for name, spec in self.members[member].stages.items()
@@ -307,17 +308,76 @@ class Recipe(Strict):
         return [name for name in self.external if name in used]
 
     @property
+    def learns_test_films(self) -> bool:
+        """Whether a stage trains on the own test films, with soft labels."""
+        return any(stage.films.set == TEST_SET for _, stage in self.stages())
+
+    @property
+    def allows_pseudo_labels(self) -> bool:
+        """Whether a stage says that test films may have been seen under soft labels."""
+        return any(stage.films.pseudo_labels is not None for _, stage in self.stages())
+
+    def first_fold(self, member: str) -> int:
+        """A fold that a member is trained on, for questions that are the same for all."""
+        return min(self.members[member].folds or (0,))
+
+    def trains(self, member: str, fold: int) -> bool:
+        """Whether a member is trained on a fold for its own sake, and not only as a teacher of others."""
+        folds = self.members[member].folds
+        return folds is None or fold in folds
+
+    @property
     def averaged(self) -> tuple[str, ...]:
         """What the ensemble averages: members, or member/stage."""
         return self.ensemble.members or tuple(self.members)
 
-    def source(self, name: str) -> tuple[str, str]:
+    def sources(self) -> list[Source]:
+        """Every stage of every member."""
+        return [Source(name, stage) for name, member in self.members.items() for stage in member.stages]
+
+    def source(self, name: str) -> Source:
         """Member and stage of `member` (its last stage) or `member/stage`."""
         member, _, stage = name.partition("/")
-        return member, stage or self.members[member].last
+        return Source(member, stage or self.members[member].last)
 
-    def size_of(self, member: str, stage: str) -> int:
-        """px a side of the films a stage sees."""
+    def spec(self, source: Source) -> StageSpec:
+        """What a stage is."""
+        return self.members[source.member].stages[source.stage]
+
+    def origin(self, source: Source) -> Source | None:
+        """The stage that a stage starts from, of its member or another; None where it starts from none."""
+        name = self.spec(source).started_from
+        if name is None:
+            return None
+        return self.source(name) if "/" in name else Source(source.member, name)
+
+    def parents(self, source: Source) -> list[Source]:
+        """The stages that a stage is made from: its start, its teachers, and the segmenter whose heatmaps it sees."""
+        spec, origin = self.spec(source), self.origin(source)
+        features, soft = spec.targets.features, spec.targets.soft
+        names = [features.of if features else None, spec.films.maps_of]
+        own = [Source(source.member, name) for name in names if name]
+        return [*([origin] if origin else []), *own, *map(self.source, soft.teachers if soft else ())]
+
+    def decodes(self, source: Source) -> bool:
+        """Whether the network of a stage has a decoder of maps: it, or a stage it descends from, learns them."""
+        origin = self.origin(source)
+        return self.spec(source).targets.maps is not None or (origin is not None and self.decodes(origin))
+
+    def made_of(self, source: Source) -> list[StageSpec]:
+        """A stage and its ancestors: those it starts from or learns the features of, and theirs."""
+        spec, origin = self.spec(source), self.origin(source)
+        teacher = Source(source.member, spec.targets.features.of) if spec.targets.features else None
+        return [spec, *(found for before in (origin, teacher) if before for found in self.made_of(before))]
+
+    def saw_flips(self, member: str, stage: str) -> bool:
+        """Whether every network of a stage was trained with flips, the segmenter of its heatmaps among them."""
+        films = self.members[member].stages[stage].films
+        flips = make_policy(films.augment, self.size_of(member, stage), flip=films.flip).flip > 0
+        return flips and (films.maps_of is None or self.saw_flips(member, films.maps_of))
+
+    def size_of(self, member: str, stage: str) -> Size:
+        """The size of the films a stage sees."""
         return self.members[member].stages[stage].size or self.size
 
 

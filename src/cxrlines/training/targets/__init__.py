@@ -7,6 +7,7 @@ from cxrlines.training.targets.features import FeatureTarget
 from cxrlines.training.targets.labels import LabelTarget
 from cxrlines.training.targets.maps import MapTarget
 from cxrlines.training.targets.presence import PresenceTarget
+from cxrlines.training.targets.retrieval import RetrievalTarget
 from cxrlines.training.targets.soft import SoftTarget
 
 
@@ -18,6 +19,7 @@ class TargetsSpec(Strict):
     soft: SoftTarget | None = None
     presence: PresenceTarget | None = None
     maps: MapTarget | None = None
+    retrieval: RetrievalTarget | None = None
 
     @property
     def named(self) -> dict[str, Target]:

@@ -4,7 +4,7 @@ A new target is a file beside this one with a subclass of `Target`, and its fiel
 not import torch, so that a recipe is checked in an instant: losses import torch when they are called.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OWN = "own"
-"""The set of films that a recipe's folds divide; every other set is external and has a name."""
+"""The set of films that a recipe's folds divide; every other set is external and has a name, but `TEST_SET`."""
+TEST_SET = "test"
+"""The own test films, which soft labels alone may be learnt of: no label of theirs is read."""
+
+RARE_BELOW = 0.1
+"""Share of the films that have a label, below which it counts as rare: in RANZCR CLiP six of eleven are."""
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 
@@ -27,15 +32,53 @@ class Strict(BaseModel):
 
 
 class FilmsSpec(Strict):
-    """On which films a stage trains, and how it sees them. `set` is `own` or a name under the recipe's `external`."""
+    """On which films a stage trains, and how it sees them.
+
+    `set` is `own`, a name under the recipe's `external`, or `test`: the own test films, with soft labels.
+    """
 
     set: str = OWN
+    pseudo_labels: Literal["allowed"] | None = None  # set: test is refused without: all test figures then say so
     which: Literal["all", "annotated"] = "all"
     view: Literal["plain", "overlay"] = "plain"  # overlay: the annotated lines drawn in, in colour
     colour_by: Literal["label", "device"] = "label"  # label gives a teacher the answer, as the published kernel does
+    draw: Literal["lines", "squares"] = "lines"  # squares: one at each annotated point, as the published kernel draws
     maps_of: str | None = None  # an earlier stage that learnt heatmaps: the film is seen with the heatmaps it predicts
-    augment: str = "light"
+    augment: str | dict[str, Any] = "light"  # a policy, or {policy: NAME} with fields of it changed; see augment/policy
     flip: bool = True
+    sampling: Literal["uniform", "rare"] = "uniform"  # rare: films with rare labels more often, in epochs as long
+    rare_below: Annotated[float, Field(gt=0, le=1)] = RARE_BELOW  # share of films below which a label is rare
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0  # alpha of the Beta distribution of MixUp's share; 0: off
+    cutmix: Annotated[float, Field(ge=0, le=10)] = 0.0  # of CutMix's; both: one of them a batch, at even chances
+
+    @property
+    def mixed(self) -> bool:
+        """Whether films of a batch are mixed with one another."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def check(self) -> None:
+        """`ValueError`, from the field's name on, where fields contradict one another."""
+        if self.draw != "lines" and self.view != "overlay":
+            raise ValueError(f"films.draw is {self.draw!r}, but no lines are shown; use view: overlay, or leave it out")
+        if self.sampling == "rare" and self.set != OWN:
+            raise ValueError(
+                f"films.sampling is 'rare', but films of the set {self.set!r} have no labels; use uniform, or set: own"
+            )
+        if self.sampling == "uniform" and self.rare_below != RARE_BELOW:
+            raise ValueError(
+                f"films.rare_below is {self.rare_below}, which sampling: rare reads; set it, or leave it out"
+            )
+        for name in ("mixup", "cutmix") if self.view == "overlay" or self.maps_of else ():
+            if getattr(self, name):
+                raise ValueError(
+                    f"films.{name} is {getattr(self, name)}: films that are seen with lines or heatmaps are not mixed; "
+                    "use 0, or view: plain without maps_of"
+                )
+
+
+def set_text(name: str) -> str:
+    """A set of films in words."""
+    return {OWN: "the own set", TEST_SET: "the test set"}.get(name, f"the external set {name!r}")
 
 
 class TargetData(NamedTuple):
@@ -68,6 +111,13 @@ class FilmSource(Protocol):
     def landmarks(self) -> np.ndarray:
         """(n, landmarks, 2) [x, y] px of the stored films, NaN where unknown."""
 
+    @property
+    def side(self) -> tuple[int, int]:
+        """Width and height of the stored films in px."""
+
+    def lines(self) -> Sequence[Sequence[tuple[str, np.ndarray]]]:
+        """For each film its lines: (label, points (k, 2) [x, y] px of the stored film, the tip last)."""
+
     def presence(self) -> np.ndarray:
         """(n, devices + 1) float32: whether a device is there, and any at all; NaN where unknown."""
 
@@ -89,6 +139,10 @@ class BatchOutputs(Protocol):
     @property
     def teacher_features(self) -> "Tensor":
         """The same of the frozen teacher, for the film with its lines drawn in."""
+
+    @property
+    def embedding(self) -> "Tensor":
+        """(b, channels), of length 1: the mean of `features` over places, which retrieval searches."""
 
     @property
     def maps(self) -> "Tensor":
@@ -151,6 +205,7 @@ class Target(Strict):
         draws_lines: whether films are drawn with their lines in, as `overlay` in a batch.
         reads_maps: whether the network has a decoder of heatmaps. It runs on annotated films alone.
         selects: whether its data may leave films out.
+        mixes: whether its data and its loss are those of films mixed by MixUp and CutMix as well.
         frozen_passes: for the price: forward passes of a frozen network of the same backbone, per film trained on.
     """
 
@@ -164,19 +219,25 @@ class Target(Strict):
     draws_lines: ClassVar[bool] = False
     reads_maps: ClassVar[bool] = False
     selects: ClassVar[bool] = False
+    mixes: ClassVar[bool] = False
     frozen_passes: ClassVar[int] = 0
 
     def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
         """`ValueError`, from the field's name on, where a stage with these films, after those, cannot learn it."""
         if self.own_films is not None and self.own_films != (films.set == OWN):
-            kind = "the own set" if films.set == OWN else f"the external set {films.set!r}"
-            raise ValueError(f"targets.{self.key}: films of {kind} {self.lacking}")
+            raise ValueError(f"targets.{self.key}: films of {set_text(films.set)} {self.lacking}")
+        if films.mixed and not self.mixes:
+            name, alpha = ("mixup", films.mixup) if films.mixup else ("cutmix", films.cutmix)
+            raise ValueError(
+                f"films.{name} is {alpha}, but targets.{self.key} is not learnt from mixed films; use 0, or leave the "
+                "target out"
+            )
 
     def data(self, films: FilmSource) -> TargetData:
         """The data of the films; `Error` where none has any."""
         return TargetData({})
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         """Its terms over the films of one process, as sums and counts."""
         raise NotImplementedError
 

@@ -34,7 +34,7 @@ class FeatureTarget(Target):
             )
         super().check(films, earlier)
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return [(1.0, feature_loss(outputs.features, outputs.teacher_features))]
 
     def describe(self) -> tuple[str, str]:

@@ -54,7 +54,7 @@ class MapTarget(Target):
             )
         return TargetData({"mapped": mapped.astype(np.float32)})
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         maps = outputs.maps
         return maps_loss(maps, batch["maps"].to(maps.dtype), batch["mapped"][batch["rows"]])
 

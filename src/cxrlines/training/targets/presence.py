@@ -25,6 +25,7 @@ class PresenceTarget(Target):
 
     key = "presence"
     own_films = False
+    mixes = True
     lacking = "have the labels themselves; targets.presence is for external sets"
 
     def data(self, films: FilmSource) -> TargetData:
@@ -36,7 +37,7 @@ class PresenceTarget(Target):
             )
         return TargetData({"presence": presence})
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return [(1.0, presence_loss(outputs.logits, batch["presence"], GROUPS))]
 
     def describe(self) -> tuple[str, str]:

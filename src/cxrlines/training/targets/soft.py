@@ -20,9 +20,12 @@ class SoftTarget(Target):
 
     key = "soft"
     selects = True
+    mixes = True
 
-    of: str | None = None  # an earlier member, or member/stage
-    file: str | None = None  # a table like sample_submission.csv; a column `weight`, if there, weighs its films
+    # a member, or member/stage; of several, the mean
+    of: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    # a table like sample_submission.csv, `{fold}` in its name: the fold held out; a column `weight` weighs its films
+    file: str | None = None
     ancestry: Literal["trusted"] | None = None  # of a file
     keep_above: Annotated[float, Field(ge=0, lt=1)] = 0.0  # leave out films that have no label above this
     temperature: Annotated[float, Field(gt=0, le=10)] | Literal["dynamic"] | None = None  # below 1: towards .5
@@ -31,23 +34,34 @@ class SoftTarget(Target):
     @model_validator(mode="after")
     def _agrees(self) -> "SoftTarget":
         if (self.of is None) == (self.file is None):
-            raise ValueError("name either `of`, a member, or `file`, a table of soft labels")
+            raise ValueError("name either `of`, a member or several, or `file`, a table of soft labels")
+        if len(set(self.teachers)) < len(self.teachers):
+            raise ValueError(f"of is {', '.join(self.teachers)}: name each once")
         if self.ancestry and not self.file:
-            raise ValueError("ancestry is that of a file; that of an earlier member is known")
+            raise ValueError("ancestry is that of a file; that of a member is known")
         if self.file and self.temperature == "dynamic":
             raise ValueError("temperature: dynamic is fitted to a member's predictions; with a file give a number")
         return self
 
+    def file_of(self, fold: int) -> Path | None:
+        """The file whose labels a step that holds out `fold` learns."""
+        return Path(self.file.replace("{fold}", str(fold))) if self.file else None
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The members, or `member/stage`, whose predictions are averaged; none where they are of a file."""
+        return (self.of,) if isinstance(self.of, str) else self.of or ()
+
     def data(self, films: FilmSource) -> TargetData:
         return films.soft_labels(self)
 
-    def loss(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
+    def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return [(1.0, label_loss(outputs.logits, batch["soft"], film_weights=batch["film_weights"]))]
 
     def describe(self) -> tuple[str, str]:
         sharp = f", T {self.temperature}" if self.temperature else ""
         above = f", any > {self.keep_above:g}" if self.keep_above else ""
-        return f"soft labels of {self.of or Path(self.file or '').name}{sharp}{above}", "BCE (soft)"
+        return f"soft labels of {' and '.join(self.teachers) or Path(self.file or '').name}{sharp}{above}", "BCE (soft)"
 
     def code(self) -> tuple[CodePart, ...]:
         return (

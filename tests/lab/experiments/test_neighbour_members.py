@@ -9,8 +9,8 @@ import pytest
 from cxrlines.evaluation.ensemble.neighbours import COUNT, PRIOR_FILMS, NeighbourWeights
 from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.io.tables import read_dataset
-from cxrlines.lab.experiments import retrieval
-from cxrlines.lab.experiments.retrieval import write_retrieval
+from cxrlines.lab.experiments import neighbour_members
+from cxrlines.lab.experiments.neighbour_members import label_agreement, median_tip_distance, write_retrieval
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.recipe.run.folder import StepId
 from cxrlines.recipe.run.pipeline import train
@@ -44,7 +44,7 @@ def test_blended_by_hand_film_by_film(run, tmp_path, monkeypatch):
         asked.update(predictions=predictions, folds=folds, embeddings=embeddings)
         return NeighbourWeights(np.ones(len(LABELS)), {})
 
-    monkeypatch.setattr(retrieval, "fit_neighbours", fitted)
+    monkeypatch.setattr(neighbour_members, "fit_neighbours", fitted)
     out = write_retrieval(run, "one", tmp_path / "near/one.csv")
 
     own = read_dataset(tmp_path / "own").studies.set_index("study")
@@ -57,8 +57,8 @@ def test_blended_by_hand_film_by_film(run, tmp_path, monkeypatch):
     for fold in (0, 1):
         folder = run.folder(StepId("one", (fold,), "only"))
         alone = read_predictions(folder / "test_predictions.csv").set_index("study").loc[test["study"]].to_numpy()
-        model = retrieval.load_step(run, StepId("one", (fold,), "only"))
-        vectors = retrieval.embed(model, run.test, run.test_store, np.arange(len(test)), 64)
+        model = neighbour_members.load_step(run, StepId("one", (fold,), "only"))
+        vectors = neighbour_members.embed(model, run.test, run.test_store, np.arange(len(test)), 64)
         assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
         others = folds.loc[known].to_numpy() != fold
         share = (labels[others].sum(0) + 0.5) / (others.sum() + 1)
@@ -71,6 +71,9 @@ def test_blended_by_hand_film_by_film(run, tmp_path, monkeypatch):
         parts.append(blended)
     found = read_predictions(out).set_index("study").loc[test["study"]].to_numpy()
     assert found == pytest.approx(np.mean(parts, axis=0), abs=1e-4)
+    assert np.std(read_predictions(tmp_path / "near/one.alone.csv")[list(LABELS)].to_numpy()) > 0
+    figures = json.loads((tmp_path / "near/one.json").read_text())["figures"]
+    assert 0 < figures["jaccard"] < 1 and 0 <= figures["same"] <= 1 and 0 < figures["tip"] < 1
 
 
 def test_weights_of_few_positives_are_zero_and_then_it_is_the_member_itself(run, tmp_path):
@@ -86,12 +89,31 @@ def test_weights_of_few_positives_are_zero_and_then_it_is_the_member_itself(run,
 def test_again_for_nothing_until_a_network_changes(run, tmp_path, monkeypatch):
     out = write_retrieval(run, "one", tmp_path / "one.csv")
     with monkeypatch.context() as patch:
-        patch.setattr(retrieval, "embed", lambda *args: pytest.fail("done before"))
+        patch.setattr(neighbour_members, "embed", lambda *args: pytest.fail("done before"))
         write_retrieval(run, "one", out)
     record = run.folder(StepId("one", (1,), "only")) / "step.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"identity": "another"}))
     embedded = []
-    real = retrieval.embed
-    monkeypatch.setattr(retrieval, "embed", lambda *args: embedded.append(1) or real(*args))
+    real = neighbour_members.embed
+    monkeypatch.setattr(neighbour_members, "embed", lambda *args: embedded.append(1) or real(*args))
     write_retrieval(run, "one", out)
     assert len(embedded) == 4, "own and test films, by the networks of two folds"
+
+
+def test_agreement_of_labels_by_hand():
+    vectors = np.eye(3, dtype=np.float32)
+    labels = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 0]])
+    queries = np.array([[0.9, 0.4, 0], [0, 0.1, 0.9]], np.float32)
+    same, jaccard = label_agreement(queries, np.array([[1, 1, 0], [0, 0, 0]]), vectors, labels)
+    assert (same, jaccard) == (1.0, pytest.approx((1 + 0.5 + 0 + 1 + 0 + 0) / 6))
+
+
+def test_tips_are_measured_against_the_nearest_film_that_has_the_device():
+    nan = [np.nan, np.nan]
+    vectors = np.eye(3, dtype=np.float32)
+    queries = np.array([[0.9, 0.4, 0.1]], np.float32)
+    searched = np.array([[[nan, nan], [[0.5, 0.5], nan]], [[[0.1, 0.1], [0.9, 0.9]], [nan, nan]], [[nan] * 2] * 2])
+    asked = np.array([[[[0.1, 0.2], [0.9, 0.6]], [[0.5, 0.1], nan]]])
+    found = median_tip_distance(queries, asked, vectors, searched)
+    assert found == pytest.approx(np.median([(0.1 + 0.3) / 2, 0.4]))
+    assert median_tip_distance(queries, asked * np.nan, vectors, searched) is None

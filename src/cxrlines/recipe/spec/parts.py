@@ -1,0 +1,68 @@
+"""The parts of a recipe beside its members: where films come from and which are left out, folds, trackers."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from cxrlines.io.patients import BARE, SITE
+from cxrlines.io.prepare import LeaveOut
+from cxrlines.tracking.settings import TrackingSettings
+from cxrlines.training.targets.base import Strict
+
+
+def _is_key(name: str) -> str:
+    if not name.replace("-", "").isalnum() or name != name.lower() or name == BARE or name.startswith(f"{SITE}-"):
+        raise ValueError(f"allowed: {SITE}, or the name of a public data set, in small letters, digits and -")
+    return name
+
+
+PatientKey = Annotated[str, AfterValidator(_is_key)]
+"""Under which key patients are hashed (`data.patients`): `site`, or a published one: a public data set's name."""
+
+
+class QualitySpec(Strict):
+    """How films are assessed and righted as the store is made, and which are left out of training (docs/quality.md).
+
+    `probe` is `box` (the one that ships), `none` (rules alone), or a file that `cxrlines quality` wrote. Test films are
+    predicted whatever they are.
+    """
+
+    probe: str = "box"
+    leave_out: LeaveOut = "not-films"  # or nothing; or doubtful: turned, inverted, unsure and cropped ones as well
+
+
+class ExternalSpec(Strict):
+    """Films besides the own set: NIH, PadChest, VinBigData, CheXpert as distributed, or a folder like the own one.
+
+    The folder is usually given on the command line: `--external NAME=FOLDER`.
+    """
+
+    folder: str | None = None
+    laterals: bool = False
+    children: bool = False
+    # none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
+    patients: PatientKey | None = None
+
+
+class FoldsSpec(Strict):
+    """Patient-disjoint, label-levelled folds: drawn with `count` and `seed`, or read from `file`."""
+
+    file: str | None = None
+    count: Annotated[int, Field(ge=2, le=50)] = 5
+    seed: int = 0
+
+
+class TrackingSpec(Strict):
+    """Trackers of a run; see `tracking.settings.TrackingSettings`. Nothing of it changes what is trained."""
+
+    use: tuple[Literal["tensorboard", "csv", "mlflow", "neptune", "wandb"], ...] = ("tensorboard",)
+    project: str = "cxrlines"
+    mlflow: str | None = None  # a server's address; none: sqlite in the run's folder
+    neptune: str | None = None  # a server of one's own; none: offline (the hosted service ended in March 2026)
+    wandb: str = "offline"  # offline, online or the address of a server of one's own
+    patience_s: Annotated[float, Field(gt=0, le=3600)] = 60.0  # then a tracker that hangs at the end is killed
+
+    def settings(self, root: Path) -> TrackingSettings:
+        """With what all steps of the run in `root` share in there."""
+        return TrackingSettings(**self.model_dump(), root=str(root / "tracking"))

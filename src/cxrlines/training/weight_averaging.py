@@ -1,0 +1,74 @@
+"""Averages of a network's weights over the steps of its training, and batch norms that fit them."""
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+
+
+class Average(nn.Module):
+    """A running average of a model's weights and buffers; integer buffers are the latest.
+
+    torch's AveragedModel keeps a count on the device and reads it at every update, and the processor waits.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(model).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, share: float) -> None:
+        """Move towards `model` by `share`; with 1 become it.
+
+        The share of an exponential moving average is 1 - decay; that of an equal mean, 1 / the number of models so far.
+        """
+        mine, theirs = (list(itertools.chain(one.parameters(), one.buffers())) for one in (self.module, model))
+        pairs = list(zip(mine, theirs, strict=True))
+        moved = [pair for pair in pairs if pair[0].is_floating_point() and share < 1]
+        if moved:
+            torch._foreach_lerp_([own for own, _ in moved], [new for _, new in moved], share)
+        for own, new in pairs:
+            if share >= 1 or not own.is_floating_point():
+                own.copy_(new)
+
+
+def learning_norms(model: nn.Module) -> list[BatchNorm]:
+    """The batch norms that take their moments from the batch, and keep them: none that is frozen."""
+    return [m for m in model.modules() if isinstance(m, BatchNorm) and m.training and m.track_running_stats]
+
+
+@contextlib.contextmanager
+def norms_kept(model: nn.Module) -> Iterator[None]:
+    """What batch norms have learnt of earlier batches is afterwards what it was: for a pass that is done twice."""
+    buffers = [buffer for norm in learning_norms(model) for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+
+
+@torch.no_grad()
+def estimate_norms(model: nn.Module, batches: Iterable[Any], show: Callable[[Any], object]) -> None:
+    """Take the moments of a training model's batch norms anew: their means over `batches`, each shown by `show`.
+
+    What torch's `update_bn` does, but for what is frozen.
+    """
+    norms = learning_norms(model)
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # an equal mean over batches
+    try:
+        for batch in batches:
+            show(batch)
+    finally:
+        for norm, momentum in zip(norms, usual, strict=True):
+            norm.momentum = momentum
