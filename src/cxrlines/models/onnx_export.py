@@ -1,7 +1,9 @@
 """Export of a network to ONNX, proved equal to the network; reading then needs no PyTorch (`reading/engines/onnx`)."""
 
+import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -58,13 +60,19 @@ def export_model(model: Model, size: tuple[int, int], *, half: bool = False) -> 
             `PROBABILITIES`, heatmaps by more than `HEATMAPS`.
     """
     outputs = Outputs(model)
-    content = export(outputs, (1, *size), outputs.names, half=half)
+    about = {"labels": list(model.labels), "maps": list(model.map_names) if "heatmaps" in outputs.names else []}
+    content = export(outputs, (1, *size), outputs.names, half=half, about=about)
     _prove(outputs, content, (1, *size))
     return content
 
 
-def export(net: nn.Module, shape: Sequence[int], names: Sequence[str], *, half: bool = False) -> bytes:
-    """An ONNX file of an evaluating network: `films` uint8 (b, *shape) in, its outputs by `names`. `ExportError`."""
+def export(
+    net: nn.Module, shape: Sequence[int], names: Sequence[str], *, half: bool = False, about: Mapping[str, Any] | None = None
+) -> bytes:
+    """An ONNX file of an evaluating network: `films` uint8 (b, *shape) in, its outputs by `names`. `ExportError`.
+
+    `about`: JSON values for its metadata.
+    """
     film = torch.zeros((2, *shape), dtype=torch.uint8)
     try:
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
@@ -86,6 +94,7 @@ def export(net: nn.Module, shape: Sequence[int], names: Sequence[str], *, half: 
     proto = program.model_proto
     for part in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info):
         part.ClearField("metadata_props")  # traces of the call, with paths of this machine
+    onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in (about or {}).items()})
     if half:
         _halve(proto.graph)
     onnx.checker.check_model(proto, full_check=True)

@@ -60,7 +60,7 @@ class _Part(BaseModel):
 
 
 class ModelEntry(_Part):
-    """One model of the ensemble. `input_size`: of what it sees; None: the bundle's."""
+    """One model of the ensemble. `onnx`: the same as an ONNX file, if the bundle has one. `input_size`: of what it sees; None: the bundle's."""
 
     name: str
     fold: int

@@ -1,58 +1,85 @@
-"""A network as an ONNX file, run by ONNX Runtime: on any processor, without PyTorch."""
+"""The networks of a bundle as ONNX files, run by ONNX Runtime: on any processor, without PyTorch."""
 
+import json
 import os
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from cxrlines.core.errors import Error
+from cxrlines.reading.bundle import EMBEDDED, Bundle, BundleError
+from cxrlines.reading.engines.averaged import AveragedNetworks
 
 DOMAINS = frozenset({"", "ai.onnx"})
 """Of the operators that are run: the standard's own. Any other may be code of somebody's."""
 
 
-class OnnxError(Error):
+class OnnxError(BundleError):
     """An ONNX file that is damaged, unsafe, or not a network of this program."""
 
 
 class OnnxNetwork:
-    """A network of `models/onnx_export`, ready to compute. Threads may share it.
+    """A model that `models/onnx_export` wrote, as `engines.Network`. Threads may share it.
 
     Args:
         content: the file's bytes.
         name: what errors call it.
-        threads: that it computes with; none: as many as there are cores.
-        trusted: whether the file is known to be the program's own, so that its graph is not searched.
+        trusted: whether the file is the program's own, so that its graph need not be searched.
 
     Raises:
-        OnnxError: data outside the file, operators of other domains, functions; or ONNX Runtime cannot load it.
+        OnnxError: data outside the file, operators of other domains, functions; no network of this program; or ONNX
+            Runtime cannot load it.
     """
 
-    def __init__(self, content: bytes, name: str, *, threads: int | None = None, trusted: bool = False) -> None:
+    def __init__(self, content: bytes, name: str, *, trusted: bool = False) -> None:
         import onnxruntime
 
         if not trusted:
             check_graph(content, name)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
+        options.intra_op_num_threads = usable_cores()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # what it says of its own optimisations helps nobody here
         # A thread that waits by spinning takes the core that another process needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors have no common class of their own
+            about = self._session.get_modelmeta().custom_metadata_map
+            self.labels, self.map_names = (tuple(json.loads(about[key])) for key in ("labels", "maps"))
+        except Exception as error:  # ONNX Runtime's errors have no class in common
             why = " ".join(str(error).split())[:300]
-            raise OnnxError(f"{name}: ONNX Runtime {onnxruntime.__version__} cannot load it: {why}", _AGAIN) from error
-        (given,) = self._session.get_inputs()[:1] or (None,)
-        self.outputs = tuple(output.name for output in self._session.get_outputs())
-        if given is None or given.name != "films" or given.type != "tensor(uint8)":
-            raise OnnxError(f"{name}: it does not take films, uint8", _AGAIN)
+            raise OnnxError(f"{name}: ONNX Runtime {onnxruntime.__version__} cannot use it: {why}", _AGAIN) from error
 
-    def __call__(self, films: np.ndarray, *outputs: str) -> tuple[np.ndarray, ...]:
-        """The named outputs, float32, of films as the network takes them, uint8 (b, ...)."""
-        return tuple(self._session.run(list(outputs), {"films": films}))
+    def __call__(self, films: np.ndarray, *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `Network`."""
+        wanted = ["logits", "heatmaps"] if maps and self.map_names else ["logits"]
+        logits, *heat = self._session.run(wanted, {"films": films})
+        return logits, heat[0] if heat else None
+
+    def embed(self, films: np.ndarray) -> np.ndarray:
+        """As `Network`."""
+        (vectors,) = self._session.run(["embedding"], {"films": films})
+        return np.asarray(vectors)
+
+
+class OnnxEngine(AveragedNetworks):
+    """The models of a bundle by ONNX Runtime, on the processor.
+
+    Raises:
+        BundleError: a model has no ONNX file. OnnxError: as `OnnxNetwork`.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        networks = []
+        for entry in bundle.manifest.models:
+            if entry.onnx is None:
+                raise BundleError(
+                    f"{bundle.folder}: {entry.file} has no ONNX file beside it, and is read by PyTorch alone",
+                    "install cxrlines[train], or write the bundle anew with `cxrlines bundle`",
+                )
+            path = bundle.folder / entry.onnx
+            networks.append(OnnxNetwork(path.read_bytes(), str(path), trusted=bundle.folder == EMBEDDED))
+        super().__init__(bundle, networks)
 
 
 _AGAIN = "copy the bundle again, or write it anew with `cxrlines bundle`"
@@ -92,5 +119,3 @@ def _graphs(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
                 yield from _graphs(inner)
-
-
