@@ -13,7 +13,8 @@ from cxrlines.cluster.ray import ClusterError, predict_on_ray
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.reading.batch import predict
-from cxrlines.reading.bundle import BundleMember, load_bundle, write_bundle
+from cxrlines.reading.bundle import load_bundle
+from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.task import LABELS
 
 pytestmark = pytest.mark.doors

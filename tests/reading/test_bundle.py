@@ -15,7 +15,8 @@ from cxrlines.core import files
 from cxrlines.io.prepare import PREPARATION
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_weights, save_weights
-from cxrlines.reading.bundle import MANIFEST, BundleError, BundleMember, load_bundle, write_bundle
+from cxrlines.reading.bundle import MANIFEST, BundleError, load_bundle
+from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.engines.pytorch import load_models
 from cxrlines.task import LABELS, MAPS
 

@@ -67,7 +67,12 @@ def export_model(model: Model, size: tuple[int, int], *, half: bool = False) -> 
 
 
 def export(
-    net: nn.Module, shape: Sequence[int], names: Sequence[str], *, half: bool = False, about: Mapping[str, Any] | None = None
+    net: nn.Module,
+    shape: Sequence[int],
+    names: Sequence[str],
+    *,
+    half: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> bytes:
     """An ONNX file of an evaluating network: `films` uint8 (b, *shape) in, its outputs by `names`. `ExportError`.
 

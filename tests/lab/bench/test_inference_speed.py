@@ -17,7 +17,8 @@ from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.models.weights import save_weights
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
-from cxrlines.reading.bundle import Bundle, BundleMember, load_bundle, write_bundle
+from cxrlines.reading.bundle import Bundle, load_bundle
+from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.recipe.spec.load import load_recipe
 
 

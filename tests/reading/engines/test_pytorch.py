@@ -67,7 +67,9 @@ def test_two_engines_read_the_same_with_batch_norms_fused() -> None:
     (rows, maps), (again, maps_again) = first(shown, maps=True), forward_of((model, 64))(shown, maps=True)
     np.testing.assert_array_equal(rows, again)
     np.testing.assert_array_equal(maps, maps_again)
-    fused = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in each.modules()) for each in (first.networks[0][0].model, model)]
+    fused = [
+        sum(isinstance(m, torch.nn.BatchNorm2d) for m in each.modules()) for each in (first.networks[0][0].model, model)
+    ]
     assert fused[0] < fused[1]
 
 

@@ -17,7 +17,8 @@ from cxrlines.metrics.means import quantiles_of
 from cxrlines.models.orientation import read_probe
 from cxrlines.models.weights import load_weights
 from cxrlines.reading.averaging import Averaging
-from cxrlines.reading.bundle import PROBE_FILE, BundleMember, write_bundle
+from cxrlines.reading.bundle import PROBE_FILE
+from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.training_patients import SEEN, seen_text
 from cxrlines.recipe.run.bundle_calibration import Files, calibrated
 from cxrlines.recipe.run.execute import RunError
