@@ -29,7 +29,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Classifier("resnet10t", "gap", weights="none")
     save_weights(folder / "0.safetensors", model.state_dict(), {})
     member = BundleMember("m", 0, model.config(), folder / "0.safetensors")
-    return write_bundle(folder / "bundle", [member], store={"size": 96, "aspect": "pad"}, input_size=64, meta={})
+    return write_bundle(
+        folder / "bundle", [member], store={"size": 96, "aspect": "pad"}, input_size=64, meta={}, onnx=False
+    )
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         save_weights(folder / f"{fold}.safetensors", model.state_dict(), {})
         members.append(BundleMember("m", fold, model.config(), folder / f"{fold}.safetensors"))
     written = write_bundle(
-        folder / "bundle", members, store={"size": 96, "aspect": "pad"}, input_size=64, meta={"trained on": "nothing"}
+        folder / "bundle",
+        members,
+        store={"size": 96, "aspect": "pad"},
+        input_size=64,
+        meta={"trained on": "nothing"},
+        onnx=False,
     )
     return load_bundle(written)
 

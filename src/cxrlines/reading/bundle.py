@@ -26,7 +26,7 @@ from cxrlines.reading.trace.lines import Channel
 from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
 
 if TYPE_CHECKING:
-    from cxrlines.models.orientation import Probe
+    from cxrlines.reading.probe import Probe
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
@@ -262,6 +262,6 @@ def first_problem(error: ValidationError) -> str:
 
 def box_probe() -> "Probe":
     """The network that assesses films, as it ships with the package."""
-    from cxrlines.models.orientation import read_probe
+    from cxrlines.reading.probe import read_probe
 
     return read_probe(EMBEDDED / PROBE_FILE)

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from cxrlines.core.files import put_folder
 from cxrlines.core.transform import Size, height_width
 from cxrlines.reading.averaging import Averaging
-from cxrlines.reading.bundle import MANIFEST, BundleError, Manifest, describe, first_problem
+from cxrlines.reading.bundle import FORMAT, MANIFEST, PROBE_FILE, Bundle, BundleError, Manifest, describe, first_problem
 from cxrlines.task import LABELS, MAP_NAMES
 
 if TYPE_CHECKING:
@@ -87,8 +88,6 @@ def write_bundle(
     for name in names:
         if names.count(name) > 1:
             raise BundleError(f"two members of the bundle would be {name}", "give each name and fold once")
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError(f"{out} exists and is not a bundle", "name another place, or remove it first")
     if averaging and averaging.how == "mean":
         averaging = None
     configs = [member.config for member in members]  # those of a two-step model's networks lie within
@@ -122,28 +121,39 @@ def write_bundle(
         )
     except ValidationError as error:
         raise BundleError(f"the bundle's {first_problem(error)}") from error
+    with _folder(out, manifest) as folder:
+        for member in members:
+            model = _write_weights(folder / member.file, member, half)
+            if onnx:
+                from cxrlines.models.onnx_export import export_model
+
+                size = height_width(member.input_size or manifest.input_size)
+                (folder / member.onnx).write_bytes(export_model(model, size, half=half))
+        for name, content in (further or {}).items():
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return out
+
+
+@contextmanager
+def _folder(out: Path, manifest: Manifest) -> Iterator[Path]:
+    """A new folder for the bundle's files; then the manifest, with what they are, and the folder takes `out`'s place.
+
+    `BundleError` where something else is in the way.
+    """
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out} exists and is not a bundle", "name another place, or remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
-        for member in members:
-            model = _write_weights(aside / member.file, member, half)
-            if onnx:
-                from cxrlines.models.onnx_export import export_model
-
-                size = height_width(member.input_size or manifest.input_size)
-                (aside / member.onnx).write_bytes(export_model(model, size, half=half))
-        for name, content in (further or {}).items():
-            (aside / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        written = [*names, *(m.onnx for m in members if onnx), *(further or {})]
-        every = {name: describe((aside / name).read_bytes()) for name in written}
-        manifest = manifest.model_copy(update={"files": every})
+        yield aside
+        files = {path.name: describe(path.read_bytes()) for path in sorted(aside.iterdir())}
+        manifest = manifest.model_copy(update={"files": files})
         (aside / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
         put_folder(aside, out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return out
 
 
 def _write_weights(path: Path, member: BundleMember, half: bool) -> "Model":
@@ -164,3 +174,27 @@ def _write_weights(path: Path, member: BundleMember, half: bool) -> "Model":
         load_into(model, tensors)
     save_weights(path, tensors, {**member.header, "name": member.name, "fold": str(member.fold)})
     return model
+
+
+def with_onnx(bundle: Bundle, out: Path) -> Path:
+    """Write a bundle anew to `out` with ONNX files of its models and its probe, so that it is read without PyTorch.
+
+    `BundleError`: another folder in the way. `ExportError`: a model cannot be exported, or gives other values there.
+    """
+    from cxrlines.models.onnx_export import export_model
+    from cxrlines.models.orientation import exported, read_orientation_net
+    from cxrlines.reading.engines.pytorch import load_models
+
+    names = [Path(entry.file).with_suffix(".onnx").name for entry in bundle.manifest.models]
+    entries = [e.model_copy(update={"onnx": name}) for e, name in zip(bundle.manifest.models, names, strict=True)]
+    manifest = bundle.manifest.model_copy(update={"format": FORMAT, "models": tuple(entries)})
+    with _folder(out, manifest) as folder:
+        for name in bundle.manifest.files:
+            (folder / name).write_bytes(bundle.read(name))
+        for entry, name, model, size in zip(entries, names, load_models(bundle), bundle.sizes, strict=True):
+            half = b'"F16"' in bundle.read(entry.file)[:100_000]  # in its header: weights kept in 16 bits stay so
+            (folder / name).write_bytes(export_model(model, height_width(size), half=half))
+        if PROBE_FILE in bundle.manifest.files:
+            net = read_orientation_net(bundle.folder / PROBE_FILE)
+            (folder / PROBE_FILE).with_suffix(".onnx").write_bytes(exported(net))
+    return out

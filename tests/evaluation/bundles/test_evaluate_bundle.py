@@ -49,7 +49,7 @@ def bundle_of(tmp_path_factory):
         keys = {m.file: tokens(p, "phantom") for m, p in zip(members, seen, strict=False)}
         further = {SEEN: seen_text(keys)} if seen else None
         way = {"store": {"size": 80, "aspect": "stretch"}, "input_size": 64, "meta": meta or {}}
-        return load_bundle(write_bundle(folder / "bundle", members, further=further, **way))
+        return load_bundle(write_bundle(folder / "bundle", members, further=further, onnx=False, **way))
 
     return make
 

@@ -48,6 +48,7 @@ def bundle(tmp_path: Path) -> Bundle:
         store={"size": 128, "aspect": "pad"},
         input_size=96,
         meta={},
+        onnx=False,
         calibration={"NGT - Normal": (0.5, 1.0)},
     )
     return load_bundle(written)
@@ -150,6 +151,7 @@ def test_a_fold_of_the_two_step_recipe_keeps_to_its_time_at_full_size(all_cores,
         store=recipe.store.model_dump(),
         input_size=recipe.size,
         meta={},
+        onnx=False,
     )
     figures = bench_predict(load_bundle(written), films=4)
     assert figures["latency_s"] <= 1.0 and figures["batch_s"] <= 1.0

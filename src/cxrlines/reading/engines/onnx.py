@@ -32,23 +32,12 @@ class OnnxNetwork:
     """
 
     def __init__(self, content: bytes, name: str, *, trusted: bool = False) -> None:
-        import onnxruntime
-
-        if not trusted:
-            check_graph(content, name)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = usable_cores()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # what it says of its own optimisations helps nobody here
-        # A thread that waits by spinning takes the core that another process needs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = session_of(content, name, threads=usable_cores(), trusted=trusted)
         try:
-            self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             about = self._session.get_modelmeta().custom_metadata_map
             self.labels, self.map_names = (tuple(json.loads(about[key])) for key in ("labels", "maps"))
-        except Exception as error:  # ONNX Runtime's errors have no class in common
-            why = " ".join(str(error).split())[:300]
-            raise OnnxError(f"{name}: ONNX Runtime {onnxruntime.__version__} cannot use it: {why}", _AGAIN) from error
+        except (KeyError, ValueError, TypeError) as error:
+            raise OnnxError(f"{name}: does not say its labels and heatmaps ({error!r})", _AGAIN) from error
 
     def __call__(self, films: np.ndarray, *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """As `Network`."""
@@ -83,6 +72,27 @@ class OnnxEngine(AveragedNetworks):
 
 
 _AGAIN = "copy the bundle again, or write it anew with `cxrlines bundle`"
+
+
+def session_of(content: bytes, name: str, *, threads: int, trusted: bool = False) -> Any:
+    """An ONNX Runtime session of a file's bytes; the arguments as of `OnnxNetwork`. `OnnxError`."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise OnnxError(f"{name}: ONNX Runtime cannot be loaded here ({error})", "pip install onnxruntime") from error
+    if not trusted:
+        check_graph(content, name)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # what it says of its own optimisations helps nobody here
+    # A thread that waits by spinning takes the core that another process needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no class in common
+        why = " ".join(str(error).split())[:300]
+        raise OnnxError(f"{name}: ONNX Runtime {onnxruntime.__version__} cannot use it: {why}", _AGAIN) from error
 
 
 def usable_cores() -> int:
