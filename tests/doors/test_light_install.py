@@ -39,7 +39,7 @@ def place(tmp_path_factory) -> Path:
     call(UV, "venv", "--quiet", "--python", sys.executable, folder / "bare", folder=folder)
     (wheel,) = (folder / "wheel").glob("*.whl")
     python = folder / "bare/bin/python"
-    call(UV, "pip", "install", "--quiet", "--link-mode", "copy", "--python", python, wheel, folder=folder)
+    call(UV, "pip", "install", "--quiet", "--python", python, wheel, folder=folder)
     return folder
 
 

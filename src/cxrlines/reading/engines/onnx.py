@@ -102,11 +102,12 @@ def usable_cores() -> int:
 
 def check_graph(content: bytes, name: str) -> None:
     """`OnnxError` for a file that reads other files or calls operators that are not of the standard."""
-    import onnx
     from google.protobuf.message import DecodeError
 
+    from cxrlines.reading.engines.onnx_messages import EXTERNAL, read_model
+
     try:
-        model = onnx.load_model_from_string(content)
+        model = read_model(content)
     except DecodeError as error:
         raise OnnxError(f"{name}: is no ONNX file ({error})", _AGAIN) from error
     if strange := sorted({entry.domain for entry in model.opset_import} - DOMAINS):
@@ -117,9 +118,19 @@ def check_graph(content: bytes, name: str) -> None:
         for node in graph.node:
             if node.domain not in DOMAINS:
                 raise OnnxError(f"{name}: calls {node.domain}.{node.op_type}; allowed: ONNX's own operators", _AGAIN)
-        tensors = [*graph.initializer, *(a.t for node in graph.node for a in node.attribute)]
-        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
+        if any(tensor.data_location == EXTERNAL for tensor in _tensors(graph)):
             raise OnnxError(f"{name}: keeps weights in another file; allowed: none outside it", _AGAIN)
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """All constants of a graph, without those of graphs within it."""
+    attributes = [attribute for node in graph.node for attribute in node.attribute]
+    yield from graph.initializer
+    for attribute in attributes:
+        yield from [attribute.t, *attribute.tensors]
+    sparse = [*graph.sparse_initializer, *(s for a in attributes for s in [a.sparse_tensor, *a.sparse_tensors])]
+    for each in sparse:
+        yield from [each.values, each.indices]
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
