@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -14,6 +15,9 @@ pytestmark = pytest.mark.doors
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
 HEAVY = ("torch", "torchvision", "timm", "lightning", "scipy", "skimage", "sklearn", "tensorboard")
+MB = 1_000_000
+DOWNLOAD, DISK = 190 * MB, 490 * MB
+"""What an install may take, all dependencies included: the wheels that are fetched, and the environment."""
 PLAIN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
 
@@ -32,7 +36,7 @@ def folder_size(folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(tmp_path_factory) -> Iterator[Path]:
     """A folder with `wheel/`, `bare/` (an environment with that wheel and what it depends on) and `bare/bin`."""
     folder = tmp_path_factory.mktemp("light")
     call(UV, "build", "--quiet", "--wheel", "--out-dir", folder / "wheel", ROOT, folder=folder)
@@ -40,7 +44,8 @@ def place(tmp_path_factory) -> Path:
     (wheel,) = (folder / "wheel").glob("*.whl")
     python = folder / "bare/bin/python"
     call(UV, "pip", "install", "--quiet", "--python", python, wheel, folder=folder)
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # half a gigabyte, with what is carried
 
 
 def test_the_package_is_imported_and_says_what_it_is(place):
@@ -97,9 +102,15 @@ def downloaded(place) -> int:
     return folder_size(where)
 
 
+def test_it_is_small(place, downloaded):
+    on_disk = folder_size(place / "bare")
+    print(f"download {downloaded / MB:.0f} MB, on disk {on_disk / MB:.0f} MB")
+    assert downloaded <= DOWNLOAD and on_disk <= DISK
+
+
 def test_it_is_installed_without_the_internet_from_wheels_that_were_carried(place, downloaded):
     call(UV, "venv", "--quiet", "--python", sys.executable, place / "carried", folder=place)
     python = place / "carried/bin/python"
-    call(UV, "pip", "install", "--quiet", "--offline", "--no-index", "--find-links", place / "wheels",
+    call(UV, "pip", "install", "--quiet", "--offline", "--no-cache", "--no-index", "--find-links", place / "wheels",
          "--python", python, "cxrlines", folder=place)  # fmt: skip
     assert "films can be read" in call(place / "carried/bin/cxrlines", "doctor", folder=place)
