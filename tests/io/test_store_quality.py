@@ -14,7 +14,7 @@ from cxrlines.io.tables import read_dataset
 from cxrlines.lab.probe.views import posed
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
-from cxrlines.reading.bundle import box_probe
+from cxrlines.reading.probe import box_probe
 
 
 def build(folder, where: Path, **options) -> Store:

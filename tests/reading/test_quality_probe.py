@@ -31,8 +31,8 @@ from cxrlines.models.weights import WeightsError
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 from cxrlines.reading import probe as probing
-from cxrlines.reading.bundle import EMBEDDED, PROBE_FILE, BundleError, box_probe, load_bundle
-from cxrlines.reading.probe import MIRRORED, NOT_A_FILM, Probe, read_probe
+from cxrlines.reading.bundle import EMBEDDED, PROBE_FILE, BundleError, load_bundle
+from cxrlines.reading.probe import MIRRORED, NOT_A_FILM, Probe, box_probe, read_probe
 from cxrlines.reading.reader import Reader, load_probe
 
 REAL = Path(__file__).parents[2].parent / "shared/data/cxr/images"

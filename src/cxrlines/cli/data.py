@@ -92,7 +92,7 @@ def check(
     """Audit films, tables, annotations and folds; every problem at once. Exit 0 clean, 1 problems."""
     from cxrlines.core.pool import cores
     from cxrlines.io.audit import audit
-    from cxrlines.reading.bundle import box_probe
+    from cxrlines.reading.probe import box_probe
 
     found = audit(data, folds, workers=workers or cores(), probe=box_probe())
     typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.text())

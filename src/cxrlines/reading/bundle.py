@@ -13,7 +13,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,9 +24,6 @@ from cxrlines.io.prepare import PREPARATION
 from cxrlines.reading.averaging import Averaging
 from cxrlines.reading.trace.lines import Channel
 from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
-
-if TYPE_CHECKING:
-    from cxrlines.reading.probe import Probe
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
@@ -258,10 +255,3 @@ def first_problem(error: ValidationError) -> str:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "content"
     return f"field {field} is {str(first['input'])[:80]!r}: {first['msg']}"
-
-
-def box_probe() -> "Probe":
-    """The network that assesses films, as it ships with the package."""
-    from cxrlines.reading.probe import read_probe
-
-    return read_probe(EMBEDDED / PROBE_FILE)

@@ -19,6 +19,8 @@ import numpy as np
 from cxrlines.core.errors import Error
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import OTHER, POSES, Quality
+from cxrlines.reading.bundle import EMBEDDED, PROBE_FILE
+from cxrlines.reading.engines.onnx import OnnxError, session_of
 
 SIZE = 112
 """px a side of the film that the network sees."""
@@ -145,8 +147,6 @@ def read_probe(path: Path) -> Probe:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    from cxrlines.reading.engines.onnx import OnnxError, session_of
-
     try:
         halves = load_file(path)
         session = session_of(onnx.read_bytes(), str(onnx), threads=1)
@@ -157,6 +157,11 @@ def read_probe(path: Path) -> Probe:
     counters = (name.removesuffix("running_mean") for name in tensors if name.endswith("running_mean"))
     tensors |= {f"{name}num_batches_tracked": np.zeros((), np.int64) for name in counters}
     return Probe(lambda films: session.run(["logits"], {"films": films})[0], _identity(tensors), Path(path))
+
+
+def box_probe() -> Probe:
+    """The probe that ships with the package."""
+    return read_probe(EMBEDDED / PROBE_FILE)
 
 
 @functools.cache

@@ -23,9 +23,10 @@ from cxrlines.metrics.calibration import Calibration
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.orientation import OrientationNet, write_orientation_net
 from cxrlines.models.weights import save_weights
-from cxrlines.reading.bundle import FORMAT, PROBE_FILE, box_probe, load_bundle
+from cxrlines.reading.bundle import FORMAT, PROBE_FILE, load_bundle
 from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.reading.interpretation import fit_suppression
+from cxrlines.reading.probe import box_probe
 from cxrlines.reading.reader import allowed_views, load_probe, scales_of
 from cxrlines.reading.training_patients import seen_by, was_seen
 from cxrlines.recipe.run.execute import RunError

@@ -20,8 +20,8 @@ from cxrlines.io.rows import TableError
 from cxrlines.io.store import Store, build_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
-from cxrlines.reading.bundle import PROBE_FILE, box_probe
-from cxrlines.reading.probe import Probe, read_probe
+from cxrlines.reading.bundle import PROBE_FILE
+from cxrlines.reading.probe import Probe, box_probe, read_probe
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
 from cxrlines.recipe.run.external import own_test, prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, Run, Step, inventory, untraced_files
