@@ -13,7 +13,7 @@ from cxrlines.core.files import check_outputs
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines synth phantoms --studies 200 --seed 1")
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write, in RANZCR's own layout.")],
     studies: Annotated[int, typer.Option(help="Training films.")] = 1000,
@@ -65,7 +65,7 @@ def synth(
         typer.echo(f"not drawn onto: {count} x {reason}")
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines show ranzcr --films 12 --out sheet.png")
 def show(
     data: Annotated[Path, typer.Argument(help="A data folder, or any folder of films.")],
     out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("sheet.png"),
@@ -82,7 +82,7 @@ def show(
     typer.echo(contact_sheet(data, out, films=films, columns=columns, size=size, seed=seed, lines=lines))
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines check ranzcr --folds folds.csv")
 def check(
     data: Annotated[Path, typer.Argument(help="A data folder in RANZCR's layout.")],
     folds: Annotated[Path | None, typer.Option(help="A folds file to check with it.")] = None,
@@ -99,7 +99,7 @@ def check(
     raise typer.Exit(PROBLEMS if found.problems else 0)
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines folds ranzcr/train.csv --count 5 --out folds.csv")
 def folds(
     train: Annotated[Path, typer.Argument(help="train.csv")],
     out: Annotated[Path, typer.Option(help="File to write: StudyInstanceUID, PatientID, fold.")] = Path("folds.csv"),
@@ -126,7 +126,7 @@ def folds(
         typer.echo(f"\n{against}\n{other.text()}")
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines twins ranzcr nih --out twins.csv")
 def twins(
     a: Annotated[Path, typer.Argument(help="A data folder, or any folder of films.")],
     b: Annotated[Path, typer.Argument(help="Another one.")],

@@ -182,7 +182,7 @@ def _written(result: "Predictions", out: Path, as_json: bool) -> list[Path]:
         raise OutputError(error.what, f"what was found is in {instead.parent}; move it from there") from error
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines schema > findings.schema.json")
 def schema() -> None:
     """Print the JSON schema of what `predict --json` writes."""
     from cxrlines.core.findings import json_schema
@@ -190,7 +190,7 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=1))
 
 
-@app.command("evaluate-bundle")
+@app.command("evaluate-bundle", epilog="Example: cxrlines evaluate-bundle ranzcr --bundle bundle --json")
 def evaluate_bundle(
     films: Annotated[Path, typer.Argument(help="Real films' folder (with --marks), or a data folder with its lines.")],
     marks: Annotated[Path | None, typer.Option(help="JSON with the carina and the lines of the real films.")] = None,
@@ -239,7 +239,7 @@ def _judge(**options: Any) -> None:
     evaluate_bundle(**options)
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines index ranzcr --out ranzcr.safetensors")
 def index(
     data: Annotated[Path, typer.Argument(help="A data folder: train.csv and train/, or any folder of films.")],
     out: Annotated[Path, typer.Option(help="The index to write, a .safetensors file.")],
@@ -259,7 +259,7 @@ def index(
         say(f"{readable(study)}: {readable(reason)}")
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines similar film.dcm --index ranzcr.safetensors --count 3")
 def similar(
     film: Annotated[Path, typer.Argument(help="A film.")],
     index: Annotated[Path, typer.Option(help="An index that `cxrlines index` wrote.")],

@@ -15,7 +15,7 @@ from cxrlines.core.files import check_outputs
 app = typer.Typer()
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines train three-stage --data ranzcr --out runs/three-stage --dry-run")
 def train(
     recipe: Annotated[
         str,
@@ -81,7 +81,7 @@ def _folders(external: list[str] | None) -> list[str]:
     return settings
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines ensemble a.csv b.csv --out mean.csv")
 def ensemble(
     predictions: Annotated[list[Path], typer.Argument(help="Two or more prediction files of the same studies.")],
     out: Annotated[Path, typer.Option(help="File to write.")],
@@ -108,7 +108,7 @@ def ensemble(
         typer.echo(path)
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines evaluate predictions.csv ranzcr/train.csv --json")
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="StudyInstanceUID and the labels.")],
     truth: Annotated[Path, typer.Argument(help="train.csv, or another table with the labels (and PatientID).")],
@@ -124,7 +124,7 @@ def evaluate(
     typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines bundle runs/three-stage --out bundle --half")
 def bundle(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
@@ -137,7 +137,7 @@ def bundle(
     typer.echo(export_run(run, out, half=half))
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines quality films --others pictures --out quality.safetensors")
 def quality(
     films: Annotated[list[Path], typer.Argument(help="Folders of upright frontal films, seen equally often.")],
     out: Annotated[Path, typer.Option(help="The probe to write; `quality.safetensors` in a bundle.")],
@@ -166,7 +166,7 @@ def quality(
     typer.echo(json.dumps(figures))
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines demo --out runs/demo")
 def demo(
     out: Annotated[Path, typer.Option(help="The demo's folder.")] = Path("runs/demo"),
     workers: Workers = None,
@@ -179,7 +179,7 @@ def demo(
         run_demo(out, workers=workers)
 
 
-@app.command()
+@app.command(epilog="Example: cxrlines weights resnet200d.pth --out resnet200d.safetensors")
 def weights(
     file: Annotated[Path, typer.Argument(help="A PyTorch or Lightning file that is refused as a start.")],
     out: Annotated[Path, typer.Option(help="The weights to write, a .safetensors file.")],
