@@ -79,6 +79,13 @@ def test_the_wheel_holds_what_it_needs_and_no_tests(place):
     assert (packages / "cxrlines/embedded/example.jpg").is_file()
 
 
+def test_the_example_is_read_there(place):
+    printed = call(place / "bare/bin/cxrlines", "predict", "--example", "--json", "--draw", "drawn", folder=place)
+    (film,) = json.loads(printed)
+    assert {line["device"] for line in film["lines"]} >= {"ETT", "NGT"} and film["labels"]["ETT - Abnormal"] > 0.5
+    assert (place / "drawn/example.png").stat().st_size > 10_000
+
+
 def test_readings_are_evaluated_there(place):
     labels = "StudyInstanceUID,PatientID,ETT - Abnormal,ETT - Borderline,ETT - Normal,NGT - Abnormal,NGT - Borderline"
     labels += ",NGT - Incompletely Imaged,NGT - Normal,CVC - Abnormal,CVC - Borderline,CVC - Normal"
