@@ -165,7 +165,7 @@ def _printed(result: "Predictions", form: Form) -> str:
         case Form.jsonl:
             return "".join(f"{json.dumps(film)}\n" for film in result.as_dicts())
         case Form.csv:
-            return str(result.rows.to_csv(index=False))
+            return result.csv()
         case Form.text:
             return result.text()
 
