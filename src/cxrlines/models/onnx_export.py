@@ -41,11 +41,12 @@ class Outputs(nn.Module):
         self.names = ("logits", "embedding", *(("heatmaps",) if model.decoder is not None else ()))
 
     def forward(self, films: Tensor) -> tuple[Tensor, ...]:
+        more: tuple[Tensor, ...] = ()
         if "heatmaps" in self.names:
             features, maps = self.model.features_and_maps(films)
             more = (torch.sigmoid(maps),)
         else:
-            features, more = self.model.features(films), ()
+            features = self.model.features(films)
         embedding = functional.normalize(features.mean(dim=(2, 3)))
         return self.model.classify(features), embedding, *more
 
