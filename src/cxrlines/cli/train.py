@@ -126,15 +126,23 @@ def evaluate(
 
 @app.command(epilog="Example: cxrlines bundle runs/three-stage --out bundle --half")
 def bundle(
-    run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
+    run: Annotated[Path, typer.Argument(help="A finished run's folder, or a bundle that has no ONNX files yet.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     half: Annotated[bool, typer.Option("--half", help="Weights in 16 bits: half the size.")] = False,
+    onnx: Annotated[
+        bool, typer.Option(help="ONNX files too, which reading without PyTorch needs: seconds a network.")
+    ] = True,
 ) -> None:
-    """Export a run as a bundle, what reading needs: weights as safetensors, the rest as JSON."""
+    """Export a run as a bundle, what reading needs: weights as safetensors and ONNX, the rest as JSON."""
+    from cxrlines.reading.bundle import MANIFEST, load_bundle
+    from cxrlines.reading.bundle_writing import with_onnx
     from cxrlines.recipe.run.export import export_run
 
     check_outputs(made={"--out": out}, inputs=[run])
-    typer.echo(export_run(run, out, half=half))
+    if (run / MANIFEST).is_file():
+        typer.echo(with_onnx(load_bundle(run), out))
+    else:
+        typer.echo(export_run(run, out, half=half, onnx=onnx))
 
 
 @app.command(epilog="Example: cxrlines quality films --others pictures --out quality.safetensors")
