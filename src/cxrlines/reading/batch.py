@@ -91,8 +91,10 @@ class Predictions:
 
     def csv(self) -> str:
         """The same as text, in the columns of `sample_submission.csv`."""
-        each = zip(self.studies, (found.labels or {} for found in self.findings), strict=True)
-        return _csv([STUDY_COLUMN, *self.labels], ([name, *map(labels.get, self.labels)] for name, labels in each))
+        each = zip(self.studies, self.findings, strict=True)
+        return _csv(
+            [STUDY_COLUMN, *self.labels], ([name, *map((found.labels or {}).get, self.labels)] for name, found in each)
+        )
 
     def as_dicts(self) -> list[dict[str, Any]]:
         """A JSON value for each film read, then one without findings for each that was refused."""
