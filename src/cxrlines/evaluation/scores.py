@@ -120,14 +120,15 @@ def evaluate(
     patient = complete["study"] if own_patients else complete["patient"].fillna(complete["study"])
     complete = complete.assign(patient=patient.astype(str)).set_axis(complete["study"].astype(str))
     scores = predictions.set_axis(predictions["study"].astype(str))[labels]
-    studies = scores.index.intersection(complete.index)
+    place = complete.index.get_indexer(scores.index)  # of each prediction among the labelled films
+    studies, matched = scores.index[place >= 0], complete.iloc[place[place >= 0]]
     if len(studies) == 0:
         raise Error(
             f"no study is in both: {len(scores)} predictions, {len(complete)} labelled films",
             "check that both files are of the same films",
         )
-    p, patients = scores.loc[studies].to_numpy(np.float64), complete.loc[studies, "patient"].to_numpy()
-    known = complete.loc[studies].reindex(columns=labels, fill_value=UNKNOWN).to_numpy(np.int64)
+    p, patients = scores.to_numpy(np.float64)[place >= 0], matched["patient"].to_numpy()
+    known = matched.reindex(columns=labels, fill_value=UNKNOWN).to_numpy(np.int64)
     resampled = resampled_aucs(known, p, patients, resamples=resamples, seed=seed)
     aucs = [auc(known[:, k], p[:, k]) for k in range(len(labels))]
     defined = [value for value in aucs if value is not None]
