@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -72,6 +74,19 @@ def commands(group: Any, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
 def test_every_command_explains_itself(words):
     code, out = run(*words, "--help")
     assert code == 0 and "Usage" in out
+
+
+WITH_EXAMPLE = [words for words in commands(typer.main.get_command(cli.app)) if words[0] not in ("bench", "judge")]
+
+
+@pytest.mark.parametrize("words", WITH_EXAMPLE, ids=" ".join)
+def test_the_help_of_a_command_has_an_example_that_parses(words):
+    command = typer.main.get_command(cli.app)
+    for word in words:
+        command = command.commands[word]  # type: ignore[attr-defined]
+    example = re.fullmatch(f"Example: cxrlines {' '.join(words)}(.*)", command.epilog or "")
+    assert example
+    assert command.make_context(words[-1], shlex.split(example[1].partition(">")[0])).params is not None
 
 
 def test_version():

@@ -42,7 +42,12 @@ def test_no_room_that_reading_rests_on_imports_a_network_library() -> None:
     check(NETWORKS, modules("core", "io", "metrics", "reading"))
 
 
-def test_reading_itself_needs_no_scipy() -> None:
+def test_reading_itself_needs_no_scipy_and_no_pandas() -> None:
     files = ("reader", "batch", "bundle", "interpretation", "trace", "engines", "results")
     names = modules("core", "io/dicom", "io/films.py", "io/images.py", "io/prepare.py")
-    check(NETWORKS | SCIENCE, names + modules(*(f"reading/{file}*" for file in files)))
+    check(NETWORKS | SCIENCE | {"pandas"}, names + modules(*(f"reading/{file}*" for file in files)))
+
+
+def test_evaluating_readings_needs_no_scipy() -> None:
+    scores = modules("evaluation/scores.py", "evaluation/predictions.py", "io/folds.py")
+    check(NETWORKS | SCIENCE, scores + modules("metrics", "evaluation/bundles", "cli"))

@@ -13,7 +13,8 @@ from cxrlines.cluster.ray import ClusterError, predict_on_ray
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.reading.batch import predict
-from cxrlines.reading.bundle import BundleMember, load_bundle, write_bundle
+from cxrlines.reading.bundle import load_bundle
+from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.task import LABELS
 
 pytestmark = pytest.mark.doors
@@ -28,7 +29,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Classifier("resnet10t", "gap", weights="none")
     save_weights(folder / "0.safetensors", model.state_dict(), {})
     member = BundleMember("m", 0, model.config(), folder / "0.safetensors")
-    return write_bundle(folder / "bundle", [member], store={"size": 96, "aspect": "pad"}, input_size=64, meta={})
+    return write_bundle(
+        folder / "bundle", [member], store={"size": 96, "aspect": "pad"}, input_size=64, meta={}, onnx=False
+    )
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from cxrlines.core.notes import Code
 from cxrlines.io.audit import SHOWN, audit
 from cxrlines.phantom.dataset import write_phantom
-from cxrlines.reading.bundle import box_probe
+from cxrlines.reading.probe import box_probe
 from cxrlines.task import LABELS
 
 

@@ -168,7 +168,7 @@ import sys, time
 from pathlib import Path
 from cxrlines.io import store
 from cxrlines.io.tables import read_dataset
-from cxrlines.reading.bundle import box_probe
+from cxrlines.reading.probe import box_probe
 store.BATCH = 2
 prepared = store._prepared
 def slow(path, **how):
@@ -182,7 +182,7 @@ store.build_store(read_dataset(Path(sys.argv[1])), Path(sys.argv[2]), size=32, a
 
 class TestKill:
     def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(self, folder, tmp_path, monkeypatch):
-        from cxrlines.reading.bundle import box_probe
+        from cxrlines.reading.probe import box_probe
 
         whole = build(folder, tmp_path / "whole", probe=box_probe())
         journal = tmp_path / "st/journal.jsonl"

@@ -6,16 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from cxrlines.core.quality import Quality
+from cxrlines.core.quality import POSES, Quality
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import PREPARATION, prepare, shrink
 from cxrlines.io.store import Store, StoreError, build_store
 from cxrlines.io.tables import read_dataset
 from cxrlines.lab.probe.views import posed
-from cxrlines.models.orientation import POSES
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
-from cxrlines.reading.bundle import box_probe
+from cxrlines.reading.probe import box_probe
 
 
 def build(folder, where: Path, **options) -> Store:

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
-from cxrlines.metrics.line_matching import EvaluatedFilm, StateCall, line_figures, match
+from cxrlines.metrics.line_matching import EvaluatedFilm, StateCall, assigned, line_figures, match
 from cxrlines.phantom.scene import make_scene
 from cxrlines.task import Device, State
 
@@ -197,3 +198,15 @@ def test_the_table_says_the_figures():
 def test_no_films_have_no_figures():
     with pytest.raises(ValueError, match="films: none were given; line figures need at least one film that was read"):
         line_figures([])
+
+
+@pytest.mark.parametrize("kind", ["any", "far apart", "ties"])
+def test_pairs_are_those_of_the_least_sum(kind):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        costs = rng.random(rng.integers(0, 8, 2))
+        costs = {"any": costs, "far apart": np.where(costs > 0.5, 1e3, costs), "ties": np.round(3 * costs)}[kind]
+        pairs = assigned(costs)
+        assert len(pairs) == min(costs.shape) == len({i for i, _ in pairs}) == len({j for _, j in pairs})
+        least = costs[linear_sum_assignment(costs)].sum()
+        assert sum(costs[pair] for pair in pairs) == pytest.approx(least, rel=1e-12, abs=1e-12)

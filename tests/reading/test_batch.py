@@ -21,7 +21,8 @@ from cxrlines.io.prepare import shrink
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.reading.batch import Found, Stopped, check_places, find_films, predict, write_drawings, write_predictions
-from cxrlines.reading.bundle import Bundle, BundleMember, load_bundle, write_bundle
+from cxrlines.reading.bundle import Bundle, load_bundle
+from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.engines.pytorch import load_models
 from cxrlines.task import LABELS, STUDY_COLUMN
 
@@ -39,7 +40,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         save_weights(folder / f"{fold}.safetensors", model.state_dict(), {})
         members.append(BundleMember("m", fold, model.config(), folder / f"{fold}.safetensors"))
     written = write_bundle(
-        folder / "bundle", members, store={"size": 96, "aspect": "pad"}, input_size=64, meta={"trained on": "nothing"}
+        folder / "bundle",
+        members,
+        store={"size": 96, "aspect": "pad"},
+        input_size=64,
+        meta={"trained on": "nothing"},
+        onnx=False,
     )
     return load_bundle(written)
 

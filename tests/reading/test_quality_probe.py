@@ -15,22 +15,24 @@ import torch
 from sklearn.datasets import load_sample_image
 
 import cxrlines
+from cxrlines.core.errors import Error
 from cxrlines.core.film import Film
 from cxrlines.core.findings import Findings
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
-from cxrlines.core.quality import Quality
+from cxrlines.core.quality import POSES, Quality
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import assess, by_rule, prepare, shrink, turned_back, why_left_out, within_frame
 from cxrlines.lab.probe.fit import measured, rejection_rates
 from cxrlines.lab.probe.not_films import SEEN, UNSEEN, hand
 from cxrlines.lab.probe.views import posed
-from cxrlines.models import orientation
-from cxrlines.models.orientation import NOT_A_FILM, POSES, OrientationNet, Probe, read_probe, write_orientation_net
+from cxrlines.models.orientation import OrientationNet, read_orientation_net, write_orientation_net
 from cxrlines.models.weights import WeightsError
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
-from cxrlines.reading.bundle import EMBEDDED, PROBE_FILE, BundleError, box_probe, load_bundle
+from cxrlines.reading import probe as probing
+from cxrlines.reading.bundle import EMBEDDED, PROBE_FILE, BundleError, load_bundle
+from cxrlines.reading.probe import MIRRORED, NOT_A_FILM, Probe, box_probe, read_probe
 from cxrlines.reading.reader import Reader, load_probe
 
 REAL = Path(__file__).parents[2].parent / "shared/data/cxr/images"
@@ -312,7 +314,7 @@ def test_a_large_film_is_assessed_as_it_is_at_a_smaller_size(probe: Probe) -> No
             small, big = probe(posed(film, pose)), probe(large)
             assert (big.rotation, big.inverted, big.usable) == (small.rotation, small.inverted, small.usable)
             assert big.frontal_chest == pytest.approx(small.frontal_chest, abs=0.02)
-        reduced = orientation._reduced(large, 112)
+        reduced = probing._reduced(large, 112)
         by = large.shape[0] // reduced.shape[0]
         height, width = (side // by * by for side in large.shape)
         assert by > 1 and reduced.shape == (height // by, width // by) and min(reduced.shape) >= 4 * 112
@@ -340,15 +342,15 @@ def test_a_probe_goes_to_workers_as_its_path_and_is_read_once_in_each(probe: Pro
 
 
 def test_a_probe_computes_in_one_thread_and_leaves_the_number_as_it_was(probe: Probe) -> None:
-    threads, counted = torch.get_num_threads(), []
+    threads, counted, net = torch.get_num_threads(), [], read_orientation_net(EMBEDDED / PROBE_FILE)
 
     class Counting(OrientationNet):
         def forward(self, films: torch.Tensor) -> torch.Tensor:
             counted.append(torch.get_num_threads())
-            return probe.net(films)
+            return net(films)
 
     def look() -> None:
-        Probe(Counting())(_phantom(900))
+        Probe.of_net(Counting())(_phantom(900))
 
     try:
         torch.set_num_threads(3)
@@ -366,8 +368,8 @@ def test_other_weights_are_another_identity_and_the_file_does_not_matter(probe: 
     assert read_probe(tmp_path / "copy.safetensors").identity == probe.identity
     torch.manual_seed(0)
     net = OrientationNet()
-    other = Probe(net)
-    assert other.identity != probe.identity and Probe(net).identity == other.identity
+    other = Probe.of_net(net)
+    assert other.identity != probe.identity and Probe.of_net(net).identity == other.identity
     assert pickle.loads(pickle.dumps(other)).identity == other.identity  # noqa: S301
 
 
@@ -376,7 +378,7 @@ def test_a_probe_whose_file_changes_while_it_is_in_use_is_refused(tmp_path: Path
     shutil.copy(EMBEDDED / PROBE_FILE, path)
     parcel = pickle.dumps(read_probe(path))
     write_orientation_net(OrientationNet(), path, {})
-    with pytest.raises(WeightsError) as told:
+    with pytest.raises(Error) as told:
         pickle.loads(parcel)  # noqa: S301
     assert str(path) in told.value.what
 
@@ -399,3 +401,22 @@ def test_a_bundles_probe_is_the_one_in_it_and_a_damaged_one_is_the_bundles_error
     with pytest.raises(BundleError) as told:
         load_probe(replace(bundle, folder=tmp_path))
     assert str(tmp_path) in told.value.what and told.value.way_out
+
+
+def test_the_mirror_image_of_a_pose_of_a_symmetric_film_is_the_pose_named() -> None:
+    half = np.random.default_rng(0).integers(0, 256, (8, 4), dtype=np.uint8)
+    film = np.hstack([half, half[:, ::-1]])
+    in_pose = [np.rot90(255 - film if inverted else film, rotation // 90) for rotation, inverted in POSES]
+    for image, mirrored in zip(in_pose, MIRRORED, strict=True):
+        np.testing.assert_array_equal(image[:, ::-1], in_pose[mirrored])
+
+
+def test_onnx_runtime_and_pytorch_assess_alike_under_one_identity(probe: Probe) -> None:
+    torchs = Probe.of_net(read_orientation_net(EMBEDDED / PROBE_FILE))
+    assert torchs.identity == probe.identity
+    films = np.random.default_rng(0).integers(0, 256, (3, 112, 112), dtype=np.uint8)
+    np.testing.assert_allclose(probe.run(films), torchs.run(films), atol=1e-3)
+    for seed in (900, 901):
+        mine, theirs = probe(_phantom(seed)), torchs(_phantom(seed))
+        assert (mine.rotation, mine.inverted, mine.usable) == (theirs.rotation, theirs.inverted, theirs.usable)
+        assert mine.frontal_chest == pytest.approx(theirs.frontal_chest, abs=1e-4)

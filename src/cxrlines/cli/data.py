@@ -13,7 +13,7 @@ from cxrlines.core.files import check_outputs
 app = typer.Typer()
 
 
-@app.command(epilog="Example: cxrlines synth phantom --studies 100 --seed 1")
+@app.command(epilog="Example: cxrlines synth phantoms --studies 200 --seed 1")
 def synth(
     out: Annotated[Path, typer.Argument(help="Folder to write, in RANZCR's own layout.")],
     studies: Annotated[int, typer.Option(help="Training films.")] = 1000,
@@ -65,7 +65,7 @@ def synth(
         typer.echo(f"not drawn onto: {count} x {reason}")
 
 
-@app.command(epilog="Example: cxrlines show ranzcr --films 12 --out films.png")
+@app.command(epilog="Example: cxrlines show ranzcr --films 12 --out sheet.png")
 def show(
     data: Annotated[Path, typer.Argument(help="A data folder, or any folder of films.")],
     out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("sheet.png"),
@@ -92,7 +92,7 @@ def check(
     """Audit films, tables, annotations and folds; every problem at once. Exit 0 clean, 1 problems."""
     from cxrlines.core.pool import cores
     from cxrlines.io.audit import audit
-    from cxrlines.reading.bundle import box_probe
+    from cxrlines.reading.probe import box_probe
 
     found = audit(data, folds, workers=workers or cores(), probe=box_probe())
     typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.text())

@@ -12,7 +12,7 @@ app = typer.Typer(help="Repeat an experiment of docs/experiments.md.", no_args_i
 Out = Annotated[Path, typer.Option(help="Folder; the same command resumes.")]
 
 
-@app.command("claims", epilog="Example: cxrlines experiment claims --claims 8")
+@app.command("claims", epilog="Example: cxrlines experiment claims --claims 1,2 --seeds 0")
 def experiment_claims(
     out: Out = Path("runs/claims"),
     seeds: Annotated[str, typer.Option(help="One run each, with its own films, folds and draws.")] = "0,1,2",
@@ -30,7 +30,7 @@ def experiment_claims(
     typer.echo(f"{table_of(rows)}\n{out / 'claims.md'}\n{out / 'claims.json'}")
 
 
-@app.command("distillation", epilog="Example: cxrlines experiment distillation --out runs/distillation")
+@app.command("distillation", epilog="Example: cxrlines experiment distillation --seeds 0,1")
 def experiment_distillation(
     out: Out = Path("runs/distillation"),
     seeds: Annotated[str, typer.Option(help="One run each, with its own films, folds and draws.")] = "0,1,2",
@@ -57,7 +57,7 @@ def experiment_small(out: Out = Path("runs/small"), workers: Workers = None) -> 
     typer.echo(f"{run / 'metrics.json'}\n{run / 'report.html'}")
 
 
-@app.command("recommended", epilog="Example: cxrlines experiment recommended --out runs/recommended")
+@app.command("recommended", epilog="Example: cxrlines experiment recommended --films 360 --test 200")
 def experiment_recommended(
     out: Annotated[Path, typer.Option(help="Folder; the same command resumes. Seeds lie in OUT/seed<k>.")] = Path(
         "runs/margin"

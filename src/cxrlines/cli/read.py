@@ -165,7 +165,7 @@ def _printed(result: "Predictions", form: Form) -> str:
         case Form.jsonl:
             return "".join(f"{json.dumps(film)}\n" for film in result.as_dicts())
         case Form.csv:
-            return str(result.rows.to_csv(index=False))
+            return result.csv()
         case Form.text:
             return result.text()
 
@@ -190,7 +190,7 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=1))
 
 
-@app.command("evaluate-bundle", epilog="Example: cxrlines evaluate-bundle ranzcr --bundle bundle --fold 0")
+@app.command("evaluate-bundle", epilog="Example: cxrlines evaluate-bundle ranzcr --bundle bundle --json")
 def evaluate_bundle(
     films: Annotated[Path, typer.Argument(help="Real films' folder (with --marks), or a data folder with its lines.")],
     marks: Annotated[Path | None, typer.Option(help="JSON with the carina and the lines of the real films.")] = None,
@@ -239,7 +239,7 @@ def _judge(**options: Any) -> None:
     evaluate_bundle(**options)
 
 
-@app.command(epilog="Example: cxrlines index ranzcr --out known.safetensors")
+@app.command(epilog="Example: cxrlines index ranzcr --out ranzcr.safetensors")
 def index(
     data: Annotated[Path, typer.Argument(help="A data folder: train.csv and train/, or any folder of films.")],
     out: Annotated[Path, typer.Option(help="The index to write, a .safetensors file.")],
@@ -259,7 +259,7 @@ def index(
         say(f"{readable(study)}: {readable(reason)}")
 
 
-@app.command(epilog="Example: cxrlines similar film.dcm --index known.safetensors --count 3")
+@app.command(epilog="Example: cxrlines similar film.dcm --index ranzcr.safetensors --count 3")
 def similar(
     film: Annotated[Path, typer.Argument(help="A film.")],
     index: Annotated[Path, typer.Option(help="An index that `cxrlines index` wrote.")],

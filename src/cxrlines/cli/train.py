@@ -15,7 +15,7 @@ from cxrlines.core.files import check_outputs
 app = typer.Typer()
 
 
-@app.command(epilog="Example: cxrlines train three-stage --data ranzcr --out runs/three-stage --set size=512")
+@app.command(epilog="Example: cxrlines train three-stage --data ranzcr --out runs/three-stage --dry-run")
 def train(
     recipe: Annotated[
         str,
@@ -108,7 +108,7 @@ def ensemble(
         typer.echo(path)
 
 
-@app.command(epilog="Example: cxrlines evaluate predictions.csv ranzcr/train.csv")
+@app.command(epilog="Example: cxrlines evaluate predictions.csv ranzcr/train.csv --json")
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="StudyInstanceUID and the labels.")],
     truth: Annotated[Path, typer.Argument(help="train.csv, or another table with the labels (and PatientID).")],
@@ -124,7 +124,7 @@ def evaluate(
     typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
 
 
-@app.command(epilog="Example: cxrlines bundle runs/three-stage --out bundle")
+@app.command(epilog="Example: cxrlines bundle runs/three-stage --out bundle --half")
 def bundle(
     run: Annotated[Path, typer.Argument(help="A finished run's folder.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
@@ -137,7 +137,7 @@ def bundle(
     typer.echo(export_run(run, out, half=half))
 
 
-@app.command(epilog="Example: cxrlines quality films/ --out quality.safetensors")
+@app.command(epilog="Example: cxrlines quality films --others pictures --out quality.safetensors")
 def quality(
     films: Annotated[list[Path], typer.Argument(help="Folders of upright frontal films, seen equally often.")],
     out: Annotated[Path, typer.Option(help="The probe to write; `quality.safetensors` in a bundle.")],
@@ -179,7 +179,7 @@ def demo(
         run_demo(out, workers=workers)
 
 
-@app.command(epilog="Example: cxrlines weights resnet200d.ckpt --out resnet200d.safetensors")
+@app.command(epilog="Example: cxrlines weights resnet200d.pth --out resnet200d.safetensors")
 def weights(
     file: Annotated[Path, typer.Argument(help="A PyTorch or Lightning file that is refused as a start.")],
     out: Annotated[Path, typer.Option(help="The weights to write, a .safetensors file.")],

@@ -40,3 +40,8 @@ class Quality:
 
 NOT_ASSESSED = Quality()
 """Of a film that was not assessed."""
+
+POSES = tuple((rotation, inverted) for inverted in (False, True) for rotation in (0, 90, 180, 270))
+"""(degrees a film was turned counter-clockwise, whether it is inverted), in the order of the probe's classes."""
+OTHER = len(POSES)
+"""The probe's class of what is no frontal chest film."""

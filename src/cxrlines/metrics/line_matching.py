@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial import cKDTree
 
 from cxrlines.core.findings import Line
 from cxrlines.core.heatmaps import LINE_WIDTH
@@ -221,11 +219,40 @@ def match(
     for i, path in enumerate(paths):
         for j, other in enumerate(others):
             if true[i].device is found[j].device and len(path) and len(other):
-                one_way, back = cKDTree(other).query(path)[0].mean(), cKDTree(path).query(other)[0].mean()
-                distance[i, j] = (one_way + back) / 2 / height
+                between = np.hypot(*(path[:, None] - other).transpose(2, 0, 1))
+                distance[i, j] = (between.min(axis=1).mean() + between.min(axis=0).mean()) / 2 / height
     distance[distance > TOLERANCE] = far
-    rows, columns = linear_sum_assignment(distance)
-    return [(int(i), int(j)) for i, j in zip(rows, columns, strict=True) if distance[i, j] < far]
+    return [(i, j) for i, j in assigned(distance) if distance[i, j] < far]
+
+
+def assigned(costs: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (row, column) of finite costs (n, m), min(n, m) of them, of the least sum; sorted by row.
+
+    The Hungarian method by shortest augmenting paths, for the few lines of a film: its time grows with n^2 m.
+    """
+    if costs.shape[0] > costs.shape[1]:
+        return sorted((row, column) for column, row in assigned(costs.T))
+    count, width = costs.shape
+    rows, columns = np.zeros(count + 1), np.zeros(width + 1)  # prices; the last column stands for "a row without one"
+    owner = np.full(width + 1, -1)
+    for row in range(count):
+        owner[width] = row
+        here, least, before = width, np.full(width, np.inf), np.full(width, width)
+        done = np.zeros(width + 1, bool)
+        while owner[here] >= 0:
+            done[here] = True
+            reduced = costs[owner[here]] - rows[owner[here]] - columns[:width]
+            better = (reduced < least) & ~done[:width]
+            least[better], before[better] = reduced[better], here
+            there = int(np.argmin(np.where(done[:width], np.inf, least)))
+            step = least[there]
+            rows[owner[done]] += step
+            columns[done] -= step
+            least[~done[:width]] -= step
+            here = there
+        while here != width:
+            owner[here], here = owner[before[here]], int(before[here])
+    return sorted((int(owner[column]), column) for column in range(width) if owner[column] >= 0)
 
 
 def _even(line: Line, shape: tuple[int, int], height: float) -> Points:

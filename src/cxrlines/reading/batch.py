@@ -1,5 +1,7 @@
 """Predictions for files and folders of films: found, read, named, and written as CSV, JSON and drawings."""
 
+import csv
+import io
 import json
 import os
 from collections import Counter
@@ -7,9 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import indent
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from cxrlines.core.files import (
     OutputError,
@@ -19,7 +19,6 @@ from cxrlines.core.files import (
     check_table,
     file_names,
     readable,
-    replacing,
     write_text,
 )
 from cxrlines.core.film import FILM_SUFFIXES, FilmError, NotAFilm, film_name
@@ -30,6 +29,9 @@ from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.results.report_text import as_text
 from cxrlines.task import STUDY_COLUMN
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Reading = Findings | Exception
 """Of a film: what was found, the `FilmError` that says why it cannot be read, or a fault of cxrlines."""
@@ -46,10 +48,10 @@ class Predictions:
     """The predictions for films, in the order of the sources.
 
     Attributes:
-        rows: `StudyInstanceUID` and the bundle's labels in order, probabilities (float). The former is unique: see
-            `Found.names`.
-        films: the file of each row.
-        findings: of each row's film, with lines, tips and landmarks where they were asked for and a model maps them.
+        studies: what each film is called, no two alike: see `Found.names`.
+        labels: of the bundle, in order.
+        films: the file of each.
+        findings: of each film, with lines, tips and landmarks where they were asked for and a model maps them.
         errors: (file, what is wrong with it) of each film that could not be read, those of `faults` among them.
         skipped: what it is -> how many of it lie in the folders and were passed over.
         renamed: films that share their name with another, and are called by their place instead.
@@ -63,7 +65,8 @@ class Predictions:
         unread: films that were not come to, as the reading was stopped.
     """
 
-    rows: pd.DataFrame
+    studies: list[str]
+    labels: tuple[str, ...]
     films: list[Path]
     findings: list[Findings]
     errors: list[tuple[str, str]]
@@ -77,9 +80,23 @@ class Predictions:
     faults: tuple[tuple[str, Exception], ...] = ()
     unread: tuple[Path, ...] = ()
 
+    @property
+    def rows(self) -> "pd.DataFrame":
+        """A row a film: `StudyInstanceUID`, then the probability (float) of each label."""
+        import pandas as pd  # takes a quarter of a second, and reading does without
+
+        rows = pd.DataFrame([found.labels for found in self.findings], columns=list(self.labels), dtype=float)
+        rows.insert(0, STUDY_COLUMN, self.studies)
+        return rows
+
+    def csv(self) -> str:
+        """The same as text, in the columns of `sample_submission.csv`."""
+        each = zip(self.studies, self.findings, strict=True)
+        return _csv([STUDY_COLUMN, *self.labels], ([name, *map(found.labels.get, self.labels)] for name, found in each))
+
     def as_dicts(self) -> list[dict[str, Any]]:
         """A JSON value for each film read, then one without findings for each that was refused."""
-        read = zip(self.films, self.rows[STUDY_COLUMN], self.findings, strict=True)
+        read = zip(self.films, self.studies, self.findings, strict=True)
         return [
             {"film": readable(film), STUDY_COLUMN: study}
             | found.as_dict()
@@ -178,11 +195,10 @@ def _predictions(found: "Found", readings: Mapping[int, Reading], bundle: Bundle
                     faults.append((str(path), error))
     studies = {path: findings.study_uid for path, findings in [*read, *refused] if findings.study_uid}
     names = found.names(studies)
-    rows = pd.DataFrame([findings.labels for _, findings in read], columns=list(bundle.manifest.labels), dtype=float)
-    rows.insert(0, STUDY_COLUMN, [names[path] for path, _ in read])
     own = {path: {readable(film_name(path)), studies.get(path)} for path, _ in read}
     return Predictions(
-        rows=rows,
+        studies=[names[path] for path, _ in read],
+        labels=tuple(bundle.manifest.labels),
         films=[path for path, _ in read],
         findings=[findings for _, findings in read],
         errors=list(errors.items()),
@@ -235,8 +251,7 @@ def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = Fa
     Raises:
         OutputError: the disk is full, or the place cannot be written.
     """
-    with replacing(out) as aside:
-        predictions.rows.to_csv(aside, index=False)
+    write_text(out, predictions.csv())
     written = [out]
     for ending, heads in BESIDE.items():
         earlier = beside(out, ending)
@@ -247,11 +262,17 @@ def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = Fa
         write_text(written[-1], json.dumps(predictions.as_dicts(), indent=1) + "\n")
     errors = [*predictions.errors, *((str(path), NOT_READ) for path in predictions.unread)]
     if errors:
-        table = pd.DataFrame([map(readable, row) for row in errors], columns=["file", "error"])
         written.append(beside(out, ERRORS))
-        with replacing(written[-1]) as aside:
-            table.to_csv(aside, index=False)
+        write_text(written[-1], _csv(["file", "error"], (map(readable, row) for row in errors)))
     return written
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def write_drawings(predictions: Predictions, folder: Path) -> list[tuple[str, str]]:
@@ -260,14 +281,14 @@ def write_drawings(predictions: Predictions, folder: Path) -> list[tuple[str, st
     Returns (file, what is wrong) of films that can no longer be read.
     """
     errors = []
-    names = file_names(predictions.rows[STUDY_COLUMN], ".png")
-    for film, study, found in zip(predictions.films, predictions.rows[STUDY_COLUMN], predictions.findings, strict=True):
+    names = file_names(predictions.studies, ".png")
+    for film, study, found in zip(predictions.films, predictions.studies, predictions.findings, strict=True):
         try:
             pixels = read_film(film).pixels
         except FilmError as error:
             errors.append((str(film), f"not drawn: {_reason(film, error)}"))
             continue
-        drawn = draw_findings(pixels, found, name=str(study), notice=predictions.notice)
+        drawn = draw_findings(pixels, found, name=study, notice=predictions.notice)
         save_drawing(folder / names[study], drawn)
     return errors
 

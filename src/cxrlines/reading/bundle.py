@@ -2,6 +2,7 @@
 
     bundle.json                 the `Manifest`: models, preprocessing, sha256 and size of every file
     <member>-fold<k>.safetensors
+    <member>-fold<k>.onnx       the same, for reading without PyTorch
     quality.safetensors         the network that assesses films, see `models.orientation`
     seen.json                   which patients each model was trained on (`training_patients`)
 
@@ -10,31 +11,24 @@ Nothing in it is unpickled, and its manifest cannot name a file outside it.
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cxrlines import __version__
 from cxrlines.core.errors import Error
-from cxrlines.core.files import put_folder
 from cxrlines.core.transform import Sides, Size
 from cxrlines.io.prepare import PREPARATION
 from cxrlines.reading.averaging import Averaging
 from cxrlines.reading.trace.lines import Channel
 from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
 
-if TYPE_CHECKING:
-    from cxrlines.models.orientation import Probe
-
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
 MANIFEST, PROBE_FILE = "bundle.json", "quality.safetensors"
-FORMAT = 4
+FORMAT = 5
 """1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`, 3 no average but the mean; all are read."""
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
 
@@ -55,16 +49,24 @@ Line = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], Annotated[float
 FilmSize = Annotated[Size, Sides(16, 8192)]
 
 
+_PLAIN = r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*"
+"""How the name of a file in the bundle begins: no way out of its folder."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelEntry(_Part):
-    """One model of the ensemble. `input_size`: of what it sees; None: the bundle's."""
+    """One model of the ensemble: `file` in safetensors, and `onnx`, the same as an ONNX file, where there is one.
+
+    `input_size`: of what it sees; None: the bundle's.
+    """
 
     name: str
     fold: int
-    file: Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*\.safetensors$")]  # a plain name: no way out
+    file: Annotated[str, Field(pattern=rf"{_PLAIN}\.safetensors$")]
+    onnx: Annotated[str, Field(pattern=rf"{_PLAIN}\.onnx$")] | None = None
     config: dict[str, Any]
     input_size: FilmSize | None = None
 
@@ -137,26 +139,6 @@ class BundleError(Error):
 
 
 @dataclass(frozen=True)
-class BundleMember:
-    """One trained model on its way into a bundle: `config` is the model's own, `weights` a safetensors file.
-
-    `header`: further text for the header of its file in the bundle.
-    """
-
-    name: str
-    fold: int
-    config: Mapping[str, Any]
-    weights: Path
-    input_size: Size | None = None
-    header: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def file(self) -> str:
-        """Its file's name in the bundle."""
-        return f"{self.name}-fold{self.fold}.safetensors"
-
-
-@dataclass(frozen=True)
 class Bundle:
     """A bundle whose files were checked; an engine (`reading.engines`) makes its models.
 
@@ -207,7 +189,7 @@ class Bundle:
         if Path(name).name != name or not (self.folder / name).is_file():
             raise BundleError(f"{self.folder}: its file {name!r} is missing; copy the bundle again")
         data, wanted = (self.folder / name).read_bytes(), self.manifest.files[name]
-        found = _describe(data)
+        found = describe(data)
         if found.bytes != wanted.bytes:
             what = f"has {found.bytes} bytes where {wanted.bytes} were written"
             raise BundleError(f"{self.folder / name} {what}; copy the bundle again")
@@ -246,7 +228,7 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        raise BundleError(f"{path}: {_first_problem(error)}") from error
+        raise BundleError(f"{path}: {first_problem(error)}") from error
     if manifest.store.preparation > PREPARATION:
         raise BundleError(
             f"{path}: its films were prepared by version {manifest.store.preparation} of what cxrlines {__version__} "
@@ -258,133 +240,18 @@ def load_bundle(folder: Path) -> Bundle:
     bundle = Bundle(folder, manifest, hashlib.sha256(text).hexdigest()[:12])
     if lacking := bundle.averaging.lacking([entry.name for entry in manifest.models], manifest.labels):
         raise BundleError(f"{path}: field ensemble says nothing of {lacking}; copy the bundle again")
-    for name in {entry.file for entry in manifest.models} | set(manifest.files):
+    named = {name for entry in manifest.models for name in (entry.file, entry.onnx) if name}
+    for name in named | set(manifest.files):
         bundle.read(name)
     return bundle
 
 
-def write_bundle(
-    out: Path,
-    members: Sequence[BundleMember],
-    *,
-    store: Mapping[str, Any],
-    input_size: Size,
-    meta: Mapping[str, Any],
-    half: bool = False,
-    averaging: Averaging | None = None,
-    fold_calibration: Mapping[str, tuple[float, float]] | None = None,
-    calibration: Mapping[str, tuple[float, float]] | None = None,
-    thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    denied: Mapping[str, float] | None = None,
-    further: Mapping[str, str | bytes] | None = None,
-) -> Path:
-    """Write the bundle folder `out`, whole or not at all; an older bundle there is replaced.
-
-    Args:
-        store: fields of `StoreEntry`, of the store the models were trained from.
-        input_size: of the films that the models see: px a side, or (height, width).
-        meta: JSON values for people: what it was trained on, its lineage. It travels with the bundle, so it must
-            name no patient. The headers of the weights files are left behind.
-        half: whether weights are stored in 16 bits, half the size; they are read as 32.
-        averaging: how members are averaged; None: the mean of their probabilities.
-        fold_calibration: label -> (slope, offset) on the log odds of the mean over the models of each fold.
-        calibration: the same on those of the ensemble's probability, the mean over folds; None: not calibrated.
-        thresholds: label -> fields of `ThresholdEntry`, on calibrated probabilities.
-        denied: by `Device.name`, as `findings.fit_suppression` gives it; None: `findings.SUPPRESS_BELOW` for all.
-        further: plain name -> content of further files.
-
-    Raises:
-        BundleError: no members, two of one name and fold, weights that do not fit, or another folder in the way.
-    """
-    if not members:
-        raise BundleError("a bundle needs at least one trained model", "none was given")
-    names = [member.file for member in members]
-    for name in names:
-        if names.count(name) > 1:
-            raise BundleError(f"two members of the bundle would be {name}", "give each name and fold once")
-    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise BundleError(f"{out} exists and is not a bundle", "name another place, or remove it first")
-    if averaging and averaging.how == "mean":
-        averaging = None
-    configs = [member.config for member in members]  # those of a two-step model's networks lie within
-    parts = [part for config in configs for part in (config, *config.values()) if isinstance(part, Mapping)]
-    try:
-        manifest = Manifest.model_validate(
-            {
-                "labels": next((part["labels"] for part in parts if "labels" in part), LABELS),
-                "maps": next((part["maps"] for part in parts if "maps" in part), list(MAP_NAMES)),
-                "store": dict(store),
-                "input_size": input_size,
-                "models": [
-                    {
-                        "name": m.name,
-                        "fold": m.fold,
-                        "file": m.file,
-                        "config": dict(m.config),
-                        "input_size": m.input_size,
-                    }
-                    for m in members
-                ],
-                "ensemble": averaging or "mean of probabilities",
-                "files": {},
-                "meta": dict(meta),
-                "fold_calibration": fold_calibration,
-                "calibration": calibration,
-                "thresholds": thresholds,
-                "denied": denied,
-            }
-        )
-    except ValidationError as error:
-        raise BundleError(f"the bundle's {_first_problem(error)}") from error
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    try:
-        for member in members:
-            _write_weights(aside / member.file, member, half)
-        for name, content in (further or {}).items():
-            (aside / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-        every = {name: _describe((aside / name).read_bytes()) for name in [*names, *(further or {})]}
-        manifest = manifest.model_copy(update={"files": every})
-        (aside / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
-        put_folder(aside, out)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return out
-
-
-def _write_weights(path: Path, member: BundleMember, half: bool) -> None:
-    """The weights of a member, checked to fit its config."""
-    from cxrlines.models.classifier import model_of
-    from cxrlines.models.weights import load_into, load_weights, save_weights
-
-    try:
-        tensors, _ = load_weights(member.weights)
-        load_into(model_of(member.config), tensors)
-    except (ValueError, TypeError) as error:
-        raise BundleError(f"{member.name}, fold {member.fold}: {error}") from error
-    if half:
-        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
-        if wrong := [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
-            what = f"{wrong[0]} does not fit into 16 bits"
-            raise BundleError(f"{member.name}, fold {member.fold}: {what}", "leave out half")
-    save_weights(path, tensors, {**member.header, "name": member.name, "fold": str(member.fold)})
-
-
-def _describe(data: bytes) -> FileEntry:
+def describe(data: bytes) -> FileEntry:
     return FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
     """The first problem of a manifest: its field, the value, and what is allowed."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "content"
     return f"field {field} is {str(first['input'])[:80]!r}: {first['msg']}"
-
-
-def box_probe() -> "Probe":
-    """The network that assesses films, as it ships with the package."""
-    from cxrlines.models.orientation import read_probe
-
-    return read_probe(EMBEDDED / PROBE_FILE)

@@ -18,13 +18,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pydicom
 
 from cxrlines.augment import warp
-from cxrlines.core.errors import ReadingFault, light
+from cxrlines.core.errors import Error, ReadingFault, light
 from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
 from cxrlines.core.findings import Findings
 from cxrlines.core.heatmaps import STRIDE
@@ -37,11 +37,9 @@ from cxrlines.io.prepare import Prepared, cut_frame
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import EMBEDDED, MANIFEST, PROBE_FILE, Bundle, BundleError, load_bundle
 from cxrlines.reading.engines import Engine, Shown
-from cxrlines.reading.engines.pytorch import PyTorchEngine
+from cxrlines.reading.engines.choice import engine_of
 from cxrlines.reading.interpretation import findings_of
-
-if TYPE_CHECKING:
-    from cxrlines.models.orientation import Probe
+from cxrlines.reading.probe import Probe, read_probe
 
 Source = str | os.PathLike[str] | bytes | np.ndarray | pydicom.Dataset
 """A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone, not changed), or a DICOM dataset."""
@@ -66,7 +64,7 @@ class Reader:
             those of the recipe it was trained by.
         batch_size: Films computed together by `read_many`.
         lines: Whether to find lines, tips and landmarks, where a model of the bundle gives heatmaps.
-        engine: What runs the bundle's models; default: PyTorch, made fast.
+        engine: What runs the bundle's models; default: `engines.choice.engine_of`.
 
     Raises:
         ValueError: Another view. BundleError: Flips of models that were not trained with them, or models that do not
@@ -84,7 +82,7 @@ class Reader:
     ) -> None:
         self.bundle, self.batch_size, self.lines = bundle, batch_size, lines
         self.tta, self._scales = allowed_views(bundle, tta), scales_of(bundle)
-        self.engine = engine or PyTorchEngine(bundle)
+        self.engine = engine or engine_of(bundle)
         self._probe = load_probe(bundle)
         self._store = bundle.manifest.store
         fitted = bundle.manifest.calibration
@@ -243,16 +241,13 @@ def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] | None =
     return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)
 
 
-def load_probe(bundle: Bundle) -> "Probe | None":
+def load_probe(bundle: Bundle) -> Probe | None:
     """The network that assesses films for the bundle; None if it has none. `BundleError` if it is unfit."""
     if PROBE_FILE not in bundle.manifest.files:
         return None
-    from cxrlines.models.orientation import read_probe
-    from cxrlines.models.weights import WeightsError
-
     try:
         return read_probe(bundle.folder / PROBE_FILE)
-    except WeightsError as error:
+    except Error as error:
         raise BundleError(f"{bundle.folder / MANIFEST}: {error.what}", "copy or pack the bundle again") from error
 
 

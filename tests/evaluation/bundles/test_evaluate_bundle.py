@@ -24,7 +24,8 @@ from cxrlines.io.tables import read_dataset
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.phantom.dataset import write_phantom
-from cxrlines.reading.bundle import BundleError, BundleMember, load_bundle, write_bundle
+from cxrlines.reading.bundle import BundleError, load_bundle
+from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.interpretation import findings_of
 from cxrlines.reading.training_patients import SEEN, seen_text
 from cxrlines.task import LABELS, LABELS_OF, Device
@@ -48,7 +49,7 @@ def bundle_of(tmp_path_factory):
         keys = {m.file: tokens(p, "phantom") for m, p in zip(members, seen, strict=False)}
         further = {SEEN: seen_text(keys)} if seen else None
         way = {"store": {"size": 80, "aspect": "stretch"}, "input_size": 64, "meta": meta or {}}
-        return load_bundle(write_bundle(folder / "bundle", members, further=further, **way))
+        return load_bundle(write_bundle(folder / "bundle", members, further=further, onnx=False, **way))
 
     return make
 

@@ -17,7 +17,8 @@ from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.models.weights import save_weights
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
-from cxrlines.reading.bundle import Bundle, BundleMember, load_bundle, write_bundle
+from cxrlines.reading.bundle import Bundle, load_bundle
+from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.recipe.spec.load import load_recipe
 
 
@@ -47,6 +48,7 @@ def bundle(tmp_path: Path) -> Bundle:
         store={"size": 128, "aspect": "pad"},
         input_size=96,
         meta={},
+        onnx=False,
         calibration={"NGT - Normal": (0.5, 1.0)},
     )
     return load_bundle(written)
@@ -149,6 +151,7 @@ def test_a_fold_of_the_two_step_recipe_keeps_to_its_time_at_full_size(all_cores,
         store=recipe.store.model_dump(),
         input_size=recipe.size,
         meta={},
+        onnx=False,
     )
     figures = bench_predict(load_bundle(written), films=4)
     assert figures["latency_s"] <= 1.0 and figures["batch_s"] <= 1.0

@@ -11,10 +11,12 @@ from typer.testing import CliRunner
 
 from cxrlines.cli import app
 from cxrlines.core.notes import Code
+from cxrlines.core.quality import OTHER, POSES
 from cxrlines.lab.probe.fit import fit_quality, measured, run_quality
 from cxrlines.lab.probe.not_films import SIDE
-from cxrlines.models.orientation import OTHER, POSES, OrientationNet, Probe, read_probe
+from cxrlines.models.orientation import OrientationNet
 from cxrlines.models.weights import load_weights
+from cxrlines.reading.probe import Probe, read_probe
 
 
 def _films(count: int = 8) -> list[np.ndarray]:
@@ -26,7 +28,7 @@ def test_a_seed_fixes_the_probe_and_the_generator_outside_is_left() -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    first, same, other = (fit_quality([_films()], seed=seed, steps=2, start="none").net for seed in (1, 1, 2))
+    first, same, other = (fit_quality([_films()], seed=seed, steps=2, start="none") for seed in (1, 1, 2))
     assert torch.equal(torch.rand(1), expected)
     pairs = list(zip(first.parameters(), same.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -54,14 +56,14 @@ class _Always(OrientationNet):
 
 
 def test_counts_are_those_of_what_the_probe_did() -> None:
-    upright = measured(Probe(_Always(0)), _films(3), views=2)
+    upright = measured(Probe.of_net(_Always(0)), _films(3), views=2)
     poses = {"films": 3, "shown": 24, "rejected": 0, "pose_right": 3, "reoriented_wrongly": 0, "inverted_wrongly": 0}
     assert upright["poses"] == poses
     assert upright["upright"] == {"shown": 9, "rejected": 0, "reoriented": 0, "called_cropped": 9}
-    refuses = measured(Probe(_Always(OTHER)), _films(2))
+    refuses = measured(Probe.of_net(_Always(OTHER)), _films(2))
     assert refuses["poses"]["rejected"] == 16 and refuses["upright"]["rejected"] == 2
     # It says of the re-oriented film, too, that it is turned: not sure, so nothing is turned.
-    turns = Probe(_Always(POSES.index((180, False))))
+    turns = Probe.of_net(_Always(POSES.index((180, False))))
     assert measured(turns, _films(1))["poses"]["reoriented_wrongly"] == 0
     assert turns(_films(1)[0]).notes[0].code is Code.POSE_UNSURE
 
@@ -80,9 +82,9 @@ def folder(tmp_path: Path) -> Path:
 def test_patients_held_out_are_measured_on_and_not_fitted_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = []
 
-    def fit(groups: list[list[np.ndarray]], *rest: object, **options: object) -> Probe:
+    def fit(groups: list[list[np.ndarray]], *rest: object, **options: object) -> OrientationNet:
         fitted.extend(groups[0])
-        return Probe(_Always(0))
+        return _Always(0)
 
     monkeypatch.setattr("cxrlines.lab.probe.fit.fit_quality", fit)
     out = folder / "quality.safetensors"

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cxrlines.core.quality import Quality
+from cxrlines.core.quality import POSES, Quality
 from cxrlines.io.prepare import turned_back
 from cxrlines.lab.probe.views import posed, toned, view, windowed
-from cxrlines.models.orientation import POSES, SIZE
+from cxrlines.models.orientation import SIZE
 
 
 def _film(seed: int = 0) -> np.ndarray:

@@ -67,7 +67,9 @@ def test_two_engines_read_the_same_with_batch_norms_fused() -> None:
     (rows, maps), (again, maps_again) = first(shown, maps=True), forward_of((model, 64))(shown, maps=True)
     np.testing.assert_array_equal(rows, again)
     np.testing.assert_array_equal(maps, maps_again)
-    fused = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in each.modules()) for each in (first.models[0][0], model)]
+    fused = [
+        sum(isinstance(m, torch.nn.BatchNorm2d) for m in each.modules()) for each in (first.networks[0][0].model, model)
+    ]
     assert fused[0] < fused[1]
 
 
@@ -77,7 +79,7 @@ def test_a_reader_made_where_gradients_are_off_reads_the_same() -> None:
         forward = forward_of((model, 64))
         inside = forward(shown)[0]
     np.testing.assert_array_equal(inside, forward(shown)[0])
-    assert not any(value.is_inference() for value in (*model.parameters(), *forward.models[0][0].parameters()))
+    assert not any(value.is_inference() for value in (*model.parameters(), *forward.networks[0][0].model.parameters()))
 
 
 def test_models_as_they_come_give_the_same_as_the_fast_ones() -> None:

@@ -23,9 +23,10 @@ from cxrlines.metrics.calibration import Calibration
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.orientation import OrientationNet, write_orientation_net
 from cxrlines.models.weights import save_weights
-from cxrlines.reading.bundle import FORMAT, PROBE_FILE, box_probe, load_bundle
+from cxrlines.reading.bundle import FORMAT, PROBE_FILE, load_bundle
 from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.reading.interpretation import fit_suppression
+from cxrlines.reading.probe import box_probe
 from cxrlines.reading.reader import allowed_views, load_probe, scales_of
 from cxrlines.reading.training_patients import seen_by, was_seen
 from cxrlines.recipe.run.execute import RunError
@@ -90,7 +91,7 @@ def approx(lines):
 
 
 def test_each_fold_is_calibrated_by_what_it_held_out_and_their_mean_by_the_test_films(root, phantom, tmp_path):
-    manifest = load_bundle(export_run(root, tmp_path / "bundle")).manifest
+    manifest = load_bundle(export_run(root, tmp_path / "bundle", onnx=False)).manifest
     p, truth, patients, folds = out_of_fold(root, phantom)
     of_folds = fit_calibration(p, truth)
     assert manifest.fold_calibration == approx(of_folds.lines)
@@ -113,7 +114,7 @@ def test_each_fold_is_calibrated_by_what_it_held_out_and_their_mean_by_the_test_
 
 
 def test_limits_are_picked_from_out_of_fold_films_where_test_films_are_few(root, phantom, tmp_path, monkeypatch):
-    manifest = load_bundle(export_run(root, tmp_path / "few")).manifest
+    manifest = load_bundle(export_run(root, tmp_path / "few", onnx=False)).manifest
     p, truth, patients, folds = out_of_fold(root, phantom)
     of_folds = fit_calibration(p, truth)
     thresholds = fit_thresholds(p, truth, folds, patients, of_folds)
@@ -125,7 +126,7 @@ def test_limits_are_picked_from_out_of_fold_films_where_test_films_are_few(root,
             assert one.sensitivity == pytest.approx(other.sensitivity) and one.precision == other.precision
     assert manifest.denied == pytest.approx(fit_suppression(of_folds.apply(p), truth))
     monkeypatch.setattr("cxrlines.recipe.run.bundle_calibration.ENOUGH", 3)
-    manifest = load_bundle(export_run(root, tmp_path / "enough")).manifest
+    manifest = load_bundle(export_run(root, tmp_path / "enough", onnx=False)).manifest
     positives = dict(zip(LABELS, predicted(root, phantom, 0, TEST)[1].sum(axis=0), strict=True))
     there = manifest.meta["calibration"]["limits_of_test_films"]
     assert [label for label in LABELS if label in there] == [label for label in LABELS if positives[label] >= 3]
@@ -137,7 +138,7 @@ def test_limits_are_picked_from_out_of_fold_films_where_test_films_are_few(root,
 def test_a_run_of_one_fold_is_judged_by_parts_of_its_patients(root, phantom, tmp_path):
     steps = json.loads((root / STEPS).read_text())
     (root / STEPS).write_text(json.dumps({step: x for step, x in steps.items() if "fold0" in step}))
-    manifest = load_bundle(export_run(root, tmp_path / "bundle")).manifest
+    manifest = load_bundle(export_run(root, tmp_path / "bundle", onnx=False)).manifest
     p, truth, _ = predicted(root, phantom, 0)
     assert manifest.fold_calibration == approx(fit_calibration(p, truth).lines)
     about = manifest.meta["calibration"]["folds"]
@@ -145,16 +146,16 @@ def test_a_run_of_one_fold_is_judged_by_parts_of_its_patients(root, phantom, tmp
 
 
 def test_test_films_need_no_labels_and_without_any_the_mean_over_folds_is_left(root, phantom, tmp_path):
-    labelled = load_bundle(export_run(root, tmp_path / "labelled")).manifest
+    labelled = load_bundle(export_run(root, tmp_path / "labelled", onnx=False)).manifest
     data = shutil.copytree(phantom, tmp_path / "data")
     (data / "test_truth.csv").unlink()
     (root / "data.json").write_text(json.dumps({"data": str(data)}))
-    manifest = load_bundle(export_run(root, tmp_path / "unlabelled")).manifest
+    manifest = load_bundle(export_run(root, tmp_path / "unlabelled", onnx=False)).manifest
     assert manifest.calibration == labelled.calibration and "figures" not in manifest.meta["calibration"]["mean"]
     (data / "sample_submission.csv").unlink()
     for file in root.rglob(TEST):
         file.unlink()
-    manifest = load_bundle(export_run(root, tmp_path / "none")).manifest
+    manifest = load_bundle(export_run(root, tmp_path / "none", onnx=False)).manifest
     assert manifest.fold_calibration == labelled.fold_calibration and manifest.calibration == {}
     assert "no test films" in manifest.meta["calibration"]["mean"]["not_fitted"]
 
@@ -162,35 +163,35 @@ def test_test_films_need_no_labels_and_without_any_the_mean_over_folds_is_left(r
 def test_where_the_truth_is_gone_or_steps_leaked_nothing_is_calibrated_and_the_bundle_says_why(root, tmp_path):
     record = root / "plain/fold1/only" / RECORD
     record.write_text(json.dumps({"identity": "x", "test_leak": "leaked"}))
-    manifest = load_bundle(export_run(root, tmp_path / "bundle")).manifest
+    manifest = load_bundle(export_run(root, tmp_path / "bundle", onnx=False)).manifest
     assert manifest.fold_calibration and manifest.calibration == {}, "what was held out did not leak"
     assert "leaked" in manifest.meta["calibration"]["mean"]["not_fitted"]
     assert manifest.meta["leaks"] == ["plain/fold1/only"]
     record.write_text(json.dumps({"identity": "x", "leak": "leaked"}))
-    manifest = load_bundle(export_run(root, tmp_path / "bundle")).manifest
+    manifest = load_bundle(export_run(root, tmp_path / "bundle", onnx=False)).manifest
     assert manifest.fold_calibration is manifest.calibration is manifest.thresholds is manifest.denied is None
     assert "leaked" in manifest.meta["calibration"]["folds"]["not_fitted"]
     record.write_text(json.dumps({"identity": "x"}))
     (root / "data.json").write_text(json.dumps({"data": str(tmp_path / "gone")}))
-    manifest = load_bundle(export_run(root, tmp_path / "bundle")).manifest
+    manifest = load_bundle(export_run(root, tmp_path / "bundle", onnx=False)).manifest
     assert manifest.fold_calibration is manifest.calibration is manifest.thresholds is manifest.denied is None
     assert "cannot be read" in manifest.meta["calibration"]["mean"]["not_fitted"]
 
 
 def test_the_probe_that_assessed_the_films_is_in_the_bundle_and_no_other(root, tmp_path):
-    bundle = load_bundle(export_run(root, tmp_path / "bundle"))
+    bundle = load_bundle(export_run(root, tmp_path / "bundle", onnx=False))
     probe = load_probe(bundle)
     assert probe is not None and probe.identity == box_probe().identity == open_store(root / "store/train").probe
     assert bundle.manifest.store.preparation == PREPARATION
     write_orientation_net(OrientationNet(), root / PROBE_FILE, {})
     with pytest.raises(RunError) as error:
-        export_run(root, tmp_path / "other")
+        export_run(root, tmp_path / "other", onnx=False)
     assert PROBE_FILE in error.value.what and error.value.way_out and not (tmp_path / "other").exists()
 
 
 def test_a_run_without_a_probe_gives_a_bundle_without_one(phantom, tiny_recipe, root, tmp_path):
     prepare(load_recipe(str(tiny_recipe), ["quality.probe=none"]), phantom, root, 1)
-    bundle = load_bundle(export_run(root, tmp_path / "bundle"))
+    bundle = load_bundle(export_run(root, tmp_path / "bundle", onnx=False))
     assert PROBE_FILE not in bundle.manifest.files and load_probe(bundle) is None
 
 
@@ -200,7 +201,7 @@ def test_a_bundle_knows_the_patients_of_each_model_and_of_what_it_was_made_from(
     (folder / LINEAGE).write_text(
         Lineage("only", frozenset(tokens(["own"], "phantom")), (("teacher", teacher),)).text()
     )
-    bundle = load_bundle(export_run(root, tmp_path / "bundle"))
+    bundle = load_bundle(export_run(root, tmp_path / "bundle", onnx=False))
     seen = seen_by(bundle)
     assert len(seen) == 2 and was_seen("own", seen) and was_seen("before", seen)
     assert seen_by(of_fold(bundle, 0)) == frozenset()
@@ -256,7 +257,7 @@ def test_a_bundle_averages_as_its_run_does(how, root, phantom, tiny_recipe, tmp_
         weights = FittedWeights.fixed(recipe.ensemble.weights)
         assert weights.of(["staged", "plain"])[:, 0] == pytest.approx([0.75, 0.25])
     wanted = ensemble(test, how, list(LAST), power=recipe.ensemble.power, weights=weights).set_index("study")
-    bundle = load_bundle(export_run(root, tmp_path / "bundle"))
+    bundle = load_bundle(export_run(root, tmp_path / "bundle", onnx=False))
     assert bundle.averaging.how == how and bundle.manifest.format == FORMAT
 
     plain = replace(bundle, manifest=bundle.manifest.model_copy(update={"fold_calibration": None}))
@@ -269,7 +270,7 @@ def test_a_bundle_averages_as_its_run_does(how, root, phantom, tiny_recipe, tmp_
 
 def test_each_fold_is_calibrated_on_the_average_that_is_read(root, phantom, tiny_recipe, tmp_path):
     averaged(root, tiny_recipe, "power")
-    bundle = load_bundle(export_run(root, tmp_path / "bundle"))
+    bundle = load_bundle(export_run(root, tmp_path / "bundle", onnx=False))
     studies = read_dataset(phantom, "train").studies.set_index("study")
     frames = []
     for fold in (0, 1):
@@ -281,7 +282,7 @@ def test_each_fold_is_calibrated_on_the_average_that_is_read(root, phantom, tiny
 
 
 def test_a_bundle_reads_over_the_views_of_its_recipe_and_is_calibrated_on_them(root, phantom, tiny_recipe, tmp_path):
-    before = load_bundle(export_run(root, tmp_path / "plain")).manifest
+    before = load_bundle(export_run(root, tmp_path / "plain", onnx=False)).manifest
     assert before.meta["views"] is None and allowed_views(load_bundle(tmp_path / "plain"), None) == ()
     recipe = load_recipe(str(tiny_recipe), ["ensemble.views={scales: [0.8, 1.2, 1.3]}"])
     (root / "recipe.json").write_text(recipe.model_dump_json())
@@ -289,7 +290,7 @@ def test_a_bundle_reads_over_the_views_of_its_recipe_and_is_calibrated_on_them(r
         for file in list(root.rglob(plain)):
             frame = read_predictions(file)
             write_predictions(frame.assign(**{label: frame[label] ** 2 for label in LABELS}), file.with_name(viewed))
-    bundle = load_bundle(export_run(root, tmp_path / "viewed"))
+    bundle = load_bundle(export_run(root, tmp_path / "viewed", onnx=False))
     assert allowed_views(bundle, None) == ("scale",) and scales_of(bundle) == (0.8, 1.2, 1.3)
     assert allowed_views(bundle, ()) == ()
     assert bundle.manifest.fold_calibration != approx(before.fold_calibration)

@@ -295,7 +295,7 @@ def packed(run, tmp_path, **ensemble):
     content = run.recipe.model_dump() | ({"ensemble": ensemble} if ensemble else {})
     (root / "recipe.json").write_text(Recipe.model_validate(content).model_dump_json())
     (root / STEPS).write_text(json.dumps({step.name: step.identity for step in plan_of(run, None)}))
-    return export_run(root, tmp_path / "bundle")
+    return export_run(root, tmp_path / "bundle", onnx=False)
 
 
 @pytest.mark.parametrize("state", list(Ancestry))
@@ -445,7 +445,7 @@ def test_a_leak_on_purpose_is_in_the_record_the_notes_and_the_scope(phantom, tmp
     assert metrics["out_of_fold"]["scope"].endswith("each by models that saw its patient: a leak, see the notes")
     assert metrics["scope"] == "test films of patients no model saw", "the leak is of training films"
     (run.root / STEPS).write_text(json.dumps({step.name: step.identity for step in steps.values()}))
-    meta = load_bundle(export_run(run.root, tmp_path / "bundle")).manifest.meta
+    meta = load_bundle(export_run(run.root, tmp_path / "bundle", onnx=False)).manifest.meta
     assert meta["leaks"] == ["mixed/fold0/last", "mixed/fold1/last"], "and no patient's key"
     refusing = replace(run, recipe=run.recipe.model_copy(update={"guard": "refuse"}))
     with pytest.raises(ValueError, match="mixed/fold0/last"):

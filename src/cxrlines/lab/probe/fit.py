@@ -17,10 +17,12 @@ from torch.nn import functional
 
 from cxrlines.core.errors import Error
 from cxrlines.core.film import FilmError, film_name
+from cxrlines.core.quality import OTHER, POSES
 from cxrlines.io.films import is_film, read_film
 from cxrlines.lab.probe.not_films import SEEN, SIDE, UNSEEN, Maker, of_films, part
 from cxrlines.lab.probe.views import posed, toned, view
-from cxrlines.models.orientation import OTHER, POSES, SIZE, OrientationNet, Probe, read_probe, write_orientation_net
+from cxrlines.models.orientation import SIZE, OrientationNet, write_orientation_net
+from cxrlines.reading.probe import Probe, read_probe
 from cxrlines.task import PATIENT_COLUMN
 
 BATCH = 32
@@ -42,12 +44,12 @@ def fit_quality(
     steps: int = STEPS,
     start: str = "imagenet",
     say: Say = lambda text: None,
-) -> Probe:
-    """Train a probe in `steps` batches of `BATCH`, from the weights `start` (see `OrientationNet`).
+) -> OrientationNet:
+    """Train a probe's network in `steps` batches of `BATCH`, from the weights `start` (see `OrientationNet`).
 
     `groups` are of upright frontal films, (SIDE, SIDE) uint8, stretched to a square; every group is seen as often as
     the others, however few its films. `others` are images (h, w) uint8 that are no frontal chest films; whole and in
-    parts, in any pose. The same `seed` gives the same probe. `ValueError` for no film or one of another shape,
+    parts, in any pose. The same `seed` gives the same network. `ValueError` for no film or one of another shape,
     `WeightsError` where the weights to begin with are missing.
     """
     if not groups or not all(len(films) for films in groups):
@@ -72,7 +74,7 @@ def fit_quality(
             schedule.step()
             if (step + 1) % 50 == 0:
                 say(f"{step + 1} of {steps}: loss {loss.item():.3f}, {time.process_time() - begun:.0f} s of processor")
-    return Probe(net)
+    return net
 
 
 def _batch(
@@ -196,8 +198,9 @@ def run_quality(
     counts = [len(group) for group in groups]
     figures: dict[str, Any] = {}
     if steps:
-        probe = fit_quality(groups, pictures, seed=seed, steps=steps, say=say)
-        write_orientation_net(probe.net, out, {"films": ", ".join(map(str, counts)), "seed": str(seed)})
+        net = fit_quality(groups, pictures, seed=seed, steps=steps, say=say)
+        probe = Probe.of_net(net)
+        write_orientation_net(net, out, {"films": ", ".join(map(str, counts)), "seed": str(seed)})
         figures |= {"fitted_on": counts, "pictures": len(pictures)}
     else:
         probe = read_probe(out)

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from cxrlines.augment import intensity
-from cxrlines.models.orientation import POSES, SIZE
+from cxrlines.core.quality import POSES
+from cxrlines.models.orientation import SIZE
 
 CUT = (0.15, 0.4)
 """Share of the film's area that a bad crop leaves."""

@@ -1,4 +1,4 @@
-"""What runs the networks of a bundle: one interface, so that reading itself needs no PyTorch."""
+"""What runs the networks of a bundle: two small interfaces, so that reading itself needs no PyTorch."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -23,10 +23,27 @@ class Engine(Protocol):
     def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities of the bundle's labels, float64 (b, labels), and where wanted and given its heatmaps.
 
-        Those are float32 (b, maps, h, w) in [0, 1] of the plain view, (h, w) that of `map_size`
-        / `heatmaps.STRIDE`. Films
-        must have the same number of views. What one film gives does not depend on the others.
+        Those are float32 (b, maps, h, w) in [0, 1] of the plain view, (h, w) that of `map_size` / `heatmaps.STRIDE`.
+        Films must have the same number of views. What one film gives does not depend on the others.
         """
 
     def embed(self, films: Sequence[Shown]) -> np.ndarray:
         """The first model's last feature map of the plain views, mean over places, at length 1: float32 (b, c)."""
+
+
+class Network(Protocol):
+    """One model of a bundle, ready to compute films uint8 (b, 1, h, w).
+
+    Attributes:
+        labels: of its logits, in order.
+        map_names: of its heatmaps, in order; empty where it gives none.
+    """
+
+    labels: tuple[str, ...]
+    map_names: tuple[str, ...]
+
+    def __call__(self, films: np.ndarray, *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """Logits float32 (b, labels), and where wanted and given heatmaps float32 (b, maps, h/2, w/2) in [0, 1]."""
+
+    def embed(self, films: np.ndarray) -> np.ndarray:
+        """The last feature map, mean over places, at length 1: float32 (b, c)."""

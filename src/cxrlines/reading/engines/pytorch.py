@@ -1,16 +1,12 @@
 """The networks of a bundle in PyTorch, on the GPU where there is one. PyTorch is imported when it is needed."""
 
-import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.transform import Size, height_width
-from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import Bundle, BundleError
-from cxrlines.reading.engines import Engine, Shown
+from cxrlines.reading.engines.averaged import AveragedNetworks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,12 +76,37 @@ def fuse_batch_norms(model: Any, size: Size) -> int:
     return 0
 
 
-class PyTorchEngine(Engine):
-    """The models of a bundle on the device that reads.
+class PyTorchNetwork:
+    """A model in PyTorch, as `engines.Network`; it computes where its parameters lie."""
 
-    Probabilities are those of the bundle's average over members, each the mean over its folds and views; where the
-    manifest calibrates folds, the mean over folds of the calibrated average of each. Heatmaps are means over the models
-    that give any, at the size of the largest one's.
+    def __init__(self, model: "Model", device: Any) -> None:
+        self.model, self.device = model.to(device), device
+        self.labels = tuple(model.labels)
+        self.map_names = tuple(model.map_names) if gives_maps(model) else ()
+
+    def __call__(self, films: np.ndarray, *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `Network`."""
+        import torch
+
+        with torch.inference_mode():
+            shown = torch.from_numpy(films).to(self.device)
+            if not (maps and self.map_names):
+                return self.model(shown).float().cpu().numpy(), None
+            features, heat = self.model.features_and_maps(shown)
+            return self.model.classify(features).float().cpu().numpy(), torch.sigmoid(heat.float()).cpu().numpy()
+
+    def embed(self, films: np.ndarray) -> np.ndarray:
+        """As `Network`."""
+        import torch
+        from torch.nn import functional
+
+        with torch.inference_mode():
+            features = self.model.features(torch.from_numpy(films).to(self.device))
+            return np.asarray(functional.normalize(features.float().mean(dim=(2, 3))).cpu().numpy())
+
+
+class PyTorchEngine(AveragedNetworks):
+    """The models of a bundle in PyTorch, on the GPU where there is one.
 
     Args:
         fast: Whether models are made fast, which rounds otherwise: channels last, batch norms fused.
@@ -97,79 +118,11 @@ class PyTorchEngine(Engine):
     def __init__(self, bundle: Bundle, *, fast: bool = True) -> None:
         import torch
 
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.manifest, self.map_names, self.averaging = bundle.manifest, bundle.map_names, bundle.averaging
-        self.models: list[tuple[Any, Size]] = []
+        device, networks = torch.device("cuda" if torch.cuda.is_available() else "cpu"), []
         with torch.inference_mode(False):
             for model, size in zip(load_models(bundle), bundle.sizes, strict=True):
                 if fast:
                     fuse_batch_norms(model, size)  # on the CPU, as a GPU's TF32 rounds more than fusing may change
                     model = model.to(memory_format=torch.channels_last)
-                self.models.append((model.to(self.device), size))
-        with_maps = [size for model, size in self.models if gives_maps(model)]
-        self.map_size = max(with_maps, key=lambda size: math.prod(height_width(size)), default=None)
-
-    def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-        """As `Engine`. A view a pass, so that memory does not grow with them."""
-        import torch
-        from torch.nn import functional
-
-        rows: list[Tensor] = []
-        folds: list[int] = []
-        members: list[str] = []
-        shown: list[Tensor] = []
-        sides = tuple(side // STRIDE for side in height_width(self.map_size or 0))
-        with torch.inference_mode():
-            batches = {size: self._on_device([film[size] for film in films]) for size in films[0]}
-            for (model, size), entry in zip(self.models, self.manifest.models, strict=True):
-                plain, *others = batches[size]
-                labels = [model.labels.index(label) for label in self.manifest.labels]
-                if maps and gives_maps(model):
-                    features, logits = model.features_and_maps(plain)
-                    scores = [model.classify(features)]
-                    heat = torch.sigmoid(logits[:, self._maps_of(model)].float())
-                    if heat.shape[2:] != sides:
-                        heat = functional.interpolate(heat, sides, mode="bilinear", align_corners=False)
-                    shown.append(heat)
-                else:
-                    scores = [model(plain)]
-                scores += [model(view) for view in others]
-                rows += [torch.sigmoid(score[:, labels].double()) for score in scores]
-                folds += [entry.fold] * len(scores)
-                members += [entry.name] * len(scores)
-            mean = self._mean(torch.stack(rows).cpu().numpy(), np.array(folds), np.array(members))
-            return mean, torch.stack(shown).mean(dim=0).cpu().numpy() if shown else None
-
-    def embed(self, films: Sequence[Shown]) -> np.ndarray:
-        """As `Engine`."""
-        import torch
-        from torch.nn import functional
-
-        model, size = self.models[0]
-        with torch.inference_mode():
-            plain = self._on_device([film[size][:1] for film in films])[0]
-            return functional.normalize(model.features(plain).float().mean(dim=(2, 3))).cpu().numpy()
-
-    def _maps_of(self, model: Any) -> list[int]:
-        """Which of a model's heatmaps are the bundle's, in the bundle's order."""
-        return [list(model.map_names).index(name) for name in self.map_names]
-
-    def _on_device(self, films: Sequence[np.ndarray]) -> "Tensor":
-        """Films (views, h, w) as (views, b, 1, h, w)."""
-        import torch
-
-        return torch.from_numpy(np.stack(films, axis=1)[:, :, None]).to(self.device)
-
-    def _mean(self, rows: np.ndarray, folds: np.ndarray, members: np.ndarray) -> np.ndarray:
-        """The ensemble's probabilities (b, labels) of those of its models and views (n, b, labels)."""
-        if self.manifest.fold_calibration is None:
-            return self._averaged(rows, members)
-        calibration = Calibration(self.manifest.fold_calibration)
-        each = [self._averaged(rows[folds == fold], members[folds == fold]) for fold in np.unique(folds)]
-        return np.asarray(np.mean([calibration.apply(row, self.manifest.labels) for row in each], axis=0))
-
-    def _averaged(self, rows: np.ndarray, members: np.ndarray) -> np.ndarray:
-        """The average (b, labels) over members, of each the mean over its models and views (n, b, labels)."""
-        names = list(dict.fromkeys(members.tolist()))
-        values = np.stack([rows[members == name].mean(axis=0) for name in names])
-        return self.averaging.apply(values, names, self.manifest.labels)
+                networks.append(PyTorchNetwork(model, device))
+        super().__init__(bundle, networks)

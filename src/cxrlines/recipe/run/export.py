@@ -14,10 +14,11 @@ from cxrlines.evaluation.predictions import read_predictions
 from cxrlines.io.store import Store, open_store
 from cxrlines.io.tables import META_FILE
 from cxrlines.metrics.means import quantiles_of
-from cxrlines.models.orientation import read_probe
 from cxrlines.models.weights import load_weights
 from cxrlines.reading.averaging import Averaging
-from cxrlines.reading.bundle import PROBE_FILE, BundleMember, write_bundle
+from cxrlines.reading.bundle import PROBE_FILE
+from cxrlines.reading.bundle_writing import BundleMember, write_bundle
+from cxrlines.reading.probe import read_probe
 from cxrlines.reading.training_patients import SEEN, seen_text
 from cxrlines.recipe.run.bundle_calibration import Files, calibrated
 from cxrlines.recipe.run.execute import RunError
@@ -42,7 +43,7 @@ class _Finished:
     lineage: Lineage
 
 
-def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
+def export_run(root: Path, out: Path, *, half: bool = False, onnx: bool = True) -> Path:
     """Write the bundle of the run in `root` to `out`; `RunError` if the run is not finished.
 
     Members are averaged as the run's ensemble averages them. Each fold's models are calibrated on the films that this
@@ -50,7 +51,7 @@ def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
     `meta["calibration"]` says what was fitted on what, and why not. The patients that each model has seen are in it as
     cut keys; the probe by which the run's films were assessed is in it too.
 
-    `half`: weights in 16 bits.
+    `half`: weights in 16 bits. `onnx`: each model as an ONNX file too, which reading without PyTorch needs.
     """
     if not (root / "recipe.json").is_file():
         raise RunError(f"{root} is no run: it has no recipe.json", "name the folder given to `cxrlines train --out`")
@@ -93,6 +94,7 @@ def export_run(root: Path, out: Path, *, half: bool = False) -> Path:
             "metrics": json.loads(metrics.read_text()).get("ensemble") if metrics.is_file() else None,
         },
         half=half,
+        onnx=onnx,
         averaging=averaging,
         further={SEEN: seen_text(seen), **_probe_of(root, store)},
         **fitted,
@@ -162,7 +164,8 @@ def _probe_of(root: Path, store: Store) -> dict[str, bytes]:
             f"{path}: is not the probe by which the films in {store.folder} were assessed",
             "run `cxrlines train` to its end again",
         )
-    return {PROBE_FILE: path.read_bytes()}
+    both = (path, path.with_suffix(".onnx"))
+    return {file.name: file.read_bytes() for file in both if file.is_file()}
 
 
 def _trained_on(data: Path) -> str:

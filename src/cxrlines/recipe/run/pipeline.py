@@ -20,8 +20,8 @@ from cxrlines.io.rows import TableError
 from cxrlines.io.store import Store, build_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
-from cxrlines.models.orientation import Probe, read_probe
-from cxrlines.reading.bundle import PROBE_FILE, box_probe
+from cxrlines.reading.bundle import PROBE_FILE
+from cxrlines.reading.probe import Probe, box_probe, read_probe
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
 from cxrlines.recipe.run.external import own_test, prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, Run, Step, inventory, untraced_files
@@ -225,12 +225,17 @@ def _keep_probe(recipe: Recipe, root: Path) -> Probe | None:
     """The recipe's probe, from a copy in the run's folder, where a bundle will find it; None where it has none."""
     name, place = recipe.quality.probe, root / PROBE_FILE
     if name == "none":
-        place.unlink(missing_ok=True)
+        for suffix in (place.suffix, ".onnx"):
+            place.with_suffix(suffix).unlink(missing_ok=True)
         return None
     probe = box_probe() if name == "box" else read_probe(Path(name))
     assert probe.path is not None
-    with replacing(place) as aside:
-        shutil.copyfile(probe.path, aside)
+    for suffix in (place.suffix, ".onnx"):
+        if (source := probe.path.with_suffix(suffix)).is_file():
+            with replacing(place.with_suffix(suffix)) as aside:
+                shutil.copyfile(source, aside)
+        else:
+            place.with_suffix(suffix).unlink(missing_ok=True)
     return read_probe(place)
 
 

@@ -1,0 +1,200 @@
+"""Writing of a bundle: weights as safetensors and, for reading without PyTorch, as ONNX; whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from cxrlines.core.files import put_folder
+from cxrlines.core.transform import Size, height_width
+from cxrlines.reading.averaging import Averaging
+from cxrlines.reading.bundle import FORMAT, MANIFEST, PROBE_FILE, Bundle, BundleError, Manifest, describe, first_problem
+from cxrlines.task import LABELS, MAP_NAMES
+
+if TYPE_CHECKING:
+    from cxrlines.models.classifier import Model
+
+
+@dataclass(frozen=True)
+class BundleMember:
+    """One trained model on its way into a bundle: `config` is the model's own, `weights` a safetensors file.
+
+    `header`: further text for the header of its file in the bundle.
+    """
+
+    name: str
+    fold: int
+    config: Mapping[str, Any]
+    weights: Path
+    input_size: Size | None = None
+    header: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def file(self) -> str:
+        """Its file's name in the bundle."""
+        return f"{self.name}-fold{self.fold}.safetensors"
+
+    @property
+    def onnx(self) -> str:
+        """The name of its ONNX file."""
+        return f"{self.name}-fold{self.fold}.onnx"
+
+
+def write_bundle(
+    out: Path,
+    members: Sequence[BundleMember],
+    *,
+    store: Mapping[str, Any],
+    input_size: Size,
+    meta: Mapping[str, Any],
+    half: bool = False,
+    onnx: bool = True,
+    averaging: Averaging | None = None,
+    fold_calibration: Mapping[str, tuple[float, float]] | None = None,
+    calibration: Mapping[str, tuple[float, float]] | None = None,
+    thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    denied: Mapping[str, float] | None = None,
+    further: Mapping[str, str | bytes] | None = None,
+) -> Path:
+    """Write the bundle folder `out`, whole or not at all; an older bundle there is replaced.
+
+    Args:
+        store: fields of `StoreEntry`, of the store the models were trained from.
+        input_size: of the films that the models see: px a side, or (height, width).
+        meta: JSON values for people: what it was trained on, its lineage. It travels with the bundle, so it must
+            name no patient. The headers of the weights files are left behind.
+        half: whether weights are stored in 16 bits, half the size; they are read as 32.
+        onnx: whether each model is written as an ONNX file too, which reading without PyTorch needs: seconds a model.
+        averaging: how members are averaged; None: the mean of their probabilities.
+        fold_calibration: label -> (slope, offset) on the log odds of the mean over the models of each fold.
+        calibration: the same on those of the ensemble's probability, the mean over folds; None: not calibrated.
+        thresholds: label -> fields of `ThresholdEntry`, on calibrated probabilities.
+        denied: by `Device.name`, as `findings.fit_suppression` gives it; None: `findings.SUPPRESS_BELOW` for all.
+        further: plain name -> content of further files.
+
+    Raises:
+        BundleError: no members, two of one name and fold, weights that do not fit, or another folder in the way.
+        ExportError: a model that cannot be exported to ONNX, or gives other values there.
+    """
+    if not members:
+        raise BundleError("a bundle needs at least one trained model", "none was given")
+    names = [member.file for member in members]
+    for name in names:
+        if names.count(name) > 1:
+            raise BundleError(f"two members of the bundle would be {name}", "give each name and fold once")
+    if averaging and averaging.how == "mean":
+        averaging = None
+    configs = [member.config for member in members]  # those of a two-step model's networks lie within
+    parts = [part for config in configs for part in (config, *config.values()) if isinstance(part, Mapping)]
+    try:
+        manifest = Manifest.model_validate(
+            {
+                "labels": next((part["labels"] for part in parts if "labels" in part), LABELS),
+                "maps": next((part["maps"] for part in parts if "maps" in part), list(MAP_NAMES)),
+                "store": dict(store),
+                "input_size": input_size,
+                "models": [
+                    {
+                        "name": m.name,
+                        "fold": m.fold,
+                        "file": m.file,
+                        "onnx": m.onnx if onnx else None,
+                        "config": dict(m.config),
+                        "input_size": m.input_size,
+                    }
+                    for m in members
+                ],
+                "ensemble": averaging or "mean of probabilities",
+                "files": {},
+                "meta": dict(meta),
+                "fold_calibration": fold_calibration,
+                "calibration": calibration,
+                "thresholds": thresholds,
+                "denied": denied,
+            }
+        )
+    except ValidationError as error:
+        raise BundleError(f"the bundle's {first_problem(error)}") from error
+    with _folder(out, manifest) as folder:
+        for member in members:
+            model = _write_weights(folder / member.file, member, half)
+            if onnx:
+                from cxrlines.models.onnx_export import export_model
+
+                size = height_width(member.input_size or manifest.input_size)
+                (folder / member.onnx).write_bytes(export_model(model, size, half=half))
+        for name, content in (further or {}).items():
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return out
+
+
+@contextmanager
+def _folder(out: Path, manifest: Manifest) -> Iterator[Path]:
+    """A new folder for the bundle's files; then the manifest, with what they are, and the folder takes `out`'s place.
+
+    `BundleError` where something else is in the way.
+    """
+    if out.exists() and not (out / MANIFEST).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BundleError(f"{out} exists and is not a bundle", "name another place, or remove it first")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        files = {path.name: describe(path.read_bytes()) for path in sorted(aside.iterdir())}
+        manifest = manifest.model_copy(update={"files": files})
+        (aside / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+        put_folder(aside, out)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_weights(path: Path, member: BundleMember, half: bool) -> "Model":
+    """Write the weights of a member; its model with these very weights. `BundleError` if they do not fit its config."""
+    from cxrlines.models.classifier import model_of
+    from cxrlines.models.weights import load_into, load_weights, save_weights
+
+    what = f"{member.name}, fold {member.fold}"
+    try:
+        model, (tensors, _) = model_of(member.config), load_weights(member.weights)
+        load_into(model, tensors)
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{what}: {error}") from error
+    if half:
+        tensors = {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}
+        if wrong := [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
+            raise BundleError(f"{what}: {wrong[0]} does not fit into 16 bits", "leave out half")
+        load_into(model, tensors)
+    save_weights(path, tensors, {**member.header, "name": member.name, "fold": str(member.fold)})
+    return model
+
+
+def with_onnx(bundle: Bundle, out: Path) -> Path:
+    """Write a bundle anew to `out` with ONNX files of its models and its probe, so that it is read without PyTorch.
+
+    `BundleError`: another folder in the way. `ExportError`: a model cannot be exported, or gives other values there.
+    """
+    from cxrlines.models.onnx_export import export_model
+    from cxrlines.models.orientation import exported, read_orientation_net
+    from cxrlines.reading.engines.pytorch import load_models
+
+    names = [Path(entry.file).with_suffix(".onnx").name for entry in bundle.manifest.models]
+    entries = [e.model_copy(update={"onnx": name}) for e, name in zip(bundle.manifest.models, names, strict=True)]
+    manifest = bundle.manifest.model_copy(update={"format": FORMAT, "models": tuple(entries)})
+    with _folder(out, manifest) as folder:
+        for name in bundle.manifest.files:
+            (folder / name).write_bytes(bundle.read(name))
+        for entry, name, model, size in zip(entries, names, load_models(bundle), bundle.sizes, strict=True):
+            half = b'"F16"' in bundle.read(entry.file)[:100_000]  # in its header: weights kept in 16 bits stay so
+            (folder / name).write_bytes(export_model(model, height_width(size), half=half))
+        if PROBE_FILE in bundle.manifest.files:
+            net = read_orientation_net(bundle.folder / PROBE_FILE)
+            (folder / PROBE_FILE).with_suffix(".onnx").write_bytes(exported(net))
+    return out

@@ -1,0 +1,77 @@
+"""The networks of a bundle run one by one, and averaged as its manifest says."""
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from cxrlines.core.heatmaps import STRIDE
+from cxrlines.core.transform import height_width
+from cxrlines.metrics.calibration import Calibration
+from cxrlines.reading.bundle import Bundle
+from cxrlines.reading.engines import Engine, Network, Shown
+
+
+class AveragedNetworks(Engine):
+    """An engine of the networks of a bundle, one for each of its models, in order.
+
+    Probabilities are those of the bundle's average over members, each the mean over its folds and views; where the
+    manifest calibrates folds, the mean over folds of the calibrated average of each. Heatmaps are means over the models
+    that give any, at the size of the largest one's.
+    """
+
+    def __init__(self, bundle: Bundle, networks: Sequence[Network]) -> None:
+        self.manifest, self.map_names, self.averaging = bundle.manifest, bundle.map_names, bundle.averaging
+        self.networks = list(zip(networks, bundle.sizes, strict=True))
+        with_maps = [size for network, size in self.networks if network.map_names]
+        self.map_size = max(with_maps, key=lambda size: math.prod(height_width(size)), default=None)
+
+    def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `Engine`. A view a pass, so that memory does not grow with them."""
+        rows: list[np.ndarray] = []
+        folds: list[int] = []
+        members: list[str] = []
+        shown: list[np.ndarray] = []
+        batches = {size: np.stack([film[size] for film in films], axis=1)[:, :, None] for size in films[0]}
+        for (network, size), entry in zip(self.networks, self.manifest.models, strict=True):
+            labels = [network.labels.index(label) for label in self.manifest.labels]
+            for place, view in enumerate(batches[size]):
+                logits, heat = network(view, maps=maps and not place)
+                rows.append(np.exp(-np.logaddexp(0, -logits[:, labels].astype(np.float64))))
+                folds.append(entry.fold)
+                members.append(entry.name)
+                if heat is not None:
+                    shown.append(self._sized(heat[:, [network.map_names.index(name) for name in self.map_names]]))
+        mean = self._mean(np.stack(rows), np.array(folds), np.array(members))
+        return mean, np.mean(shown, axis=0) if shown else None
+
+    def embed(self, films: Sequence[Shown]) -> np.ndarray:
+        """As `Engine`."""
+        network, size = self.networks[0]
+        return network.embed(np.stack([film[size][:1] for film in films]))
+
+    def _sized(self, heat: np.ndarray) -> np.ndarray:
+        """Heatmaps (b, maps, h, w) at the size of the largest."""
+        height, width = (side // STRIDE for side in height_width(self.map_size or 0))
+        if heat.shape[2:] == (height, width):
+            return heat
+        flat = [
+            cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR)
+            for one in heat.reshape(-1, *heat.shape[2:])
+        ]
+        return np.stack(flat).reshape(*heat.shape[:2], height, width)
+
+    def _mean(self, rows: np.ndarray, folds: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """The ensemble's probabilities (b, labels) of those of its models and views (n, b, labels)."""
+        if self.manifest.fold_calibration is None:
+            return self._averaged(rows, members)
+        calibration = Calibration(self.manifest.fold_calibration)
+        each = [self._averaged(rows[folds == fold], members[folds == fold]) for fold in np.unique(folds)]
+        return np.asarray(np.mean([calibration.apply(row, self.manifest.labels) for row in each], axis=0))
+
+    def _averaged(self, rows: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """The average (b, labels) over members, of each the mean over its models and views (n, b, labels)."""
+        names = list(dict.fromkeys(members.tolist()))
+        values = np.stack([rows[members == name].mean(axis=0) for name in names])
+        return self.averaging.apply(values, names, self.manifest.labels)

@@ -1,0 +1,33 @@
+"""Which engine runs a bundle on this machine."""
+
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+from cxrlines.reading.bundle import Bundle, BundleError
+from cxrlines.reading.engines import Engine
+from cxrlines.reading.engines.onnx import OnnxEngine
+from cxrlines.reading.engines.pytorch import PyTorchEngine
+
+EngineName = Literal["auto", "onnx", "torch"]
+_NVIDIA = Path("/proc/driver/nvidia/version")
+"""There where NVIDIA's driver is loaded: importing PyTorch to ask would take longer than reading a film."""
+
+
+def engine_of(bundle: Bundle, name: EngineName = "auto") -> Engine:
+    """The engine of a name for a bundle. `auto`: ONNX Runtime, which is several times as fast on a processor.
+
+    PyTorch is taken where it is installed and there is a GPU, or where the bundle has no ONNX files.
+
+    Raises:
+        BundleError: no engine can run the bundle here.
+    """
+    torch = importlib.util.find_spec("torch") is not None
+    exported = all(entry.onnx for entry in bundle.manifest.models)
+    if name == "auto":
+        name = "torch" if torch and (_NVIDIA.exists() or not exported) else "onnx"
+    if name == "torch" and not torch:
+        raise BundleError(
+            f"{bundle.folder}: PyTorch is to read it, which is not installed", "pip install 'cxrlines[train]'"
+        )
+    return PyTorchEngine(bundle) if name == "torch" else OnnxEngine(bundle)
