@@ -15,7 +15,7 @@ Seconds = Annotated[float, typer.Option(help="Seconds to measure each side.")]
 Count = Annotated[int, typer.Option(min=1, help="Number of films to read.")]
 
 
-@app.command("augment")
+@app.command("augment", epilog="Example: cxrlines bench augment --seconds 5")
 def bench_augment(seconds: Seconds = 10.0, as_json: Json = False) -> None:
     """Augmentation speed: the full list at 512 px on one core, against albumentations."""
     from cxrlines.lab.bench.augmentation_speed import bench_augment as measure
@@ -23,7 +23,7 @@ def bench_augment(seconds: Seconds = 10.0, as_json: Json = False) -> None:
     _print(measure(seconds=seconds), as_json)
 
 
-@app.command("train")
+@app.command("train", epilog="Example: cxrlines bench train --backbone resnet50d --size 512")
 def bench_train(
     seconds: Seconds = 20.0,
     backbone: Annotated[str, typer.Option(help="Any timm model.")] = "tf_efficientnet_lite0",
@@ -42,7 +42,7 @@ def bench_train(
     _print(measure(seconds, Work(backbone, size, batch, workers)), as_json)
 
 
-@app.command("predict")
+@app.command("predict", epilog="Example: cxrlines bench predict --films 20 --json")
 def bench_predict(
     bundle: BundleFolder = None,
     films: Count = 12,
@@ -58,7 +58,7 @@ def bench_predict(
     _print(measure(load_bundle(bundle or EMBEDDED), films, folder), as_json)
 
 
-@app.command("robustness")
+@app.command("robustness", epilog="Example: cxrlines bench robustness --films 1000")
 def bench_robustness(
     films: Count = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the films and their damage.")] = 0,
