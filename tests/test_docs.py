@@ -164,7 +164,9 @@ def test_blocks_of_a_page_run_in_a_notebook(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.doors
-@pytest.mark.parametrize(("change", "found"), [("", 0), ("reveal: int = by_path.labels\n", 1)])
+@pytest.mark.parametrize(
+    ("change", "found"), [("", 0), ("wrong: int = by_path.labels\n", 1)], ids=["as-it-is", "with-a-mistake"]
+)
 def test_the_python_of_a_page_is_typed(change, found, tmp_path):
     """As a caller's own strict type checker sees it; it does find what is wrong."""
     page = DOCS / "how-to/findings-for-programs.md"
