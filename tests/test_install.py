@@ -60,7 +60,7 @@ def test_the_command_line_knows_what_the_project_asks_for():
     extras = PROJECT["optional-dependencies"]
     assert names(PROJECT["dependencies"]) == set(BASE)
     assert {name: names(extras[name]) for name in EXTRAS} == {name: set(each) for name, each in EXTRAS.items()}
-    assert set(SERVES) == set(EXTRAS) == set(extras) - {"dev", "all"}
+    assert set(SERVES) == set(EXTRAS) == set(extras) - {"dev", "docs", "all"}
     assert extras["all"] == [f"cxrlines[{','.join(EXTRAS)}]"]
 
 
