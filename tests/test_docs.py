@@ -124,9 +124,12 @@ def test_every_setting_in_the_table_of_changes_can_be_set():
         assert load_recipe("baseline", [setting]) != plain, setting
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, id=page.stem, marks=[] if page.stem == QUICK else pytest.mark.doors) for page in PAGES]
-)
+def _marks(page: str) -> list[pytest.MarkDecorator]:
+    """A cluster of one machine is minutes of starting processes."""
+    return {QUICK: [], "cluster": [pytest.mark.long]}.get(page, [pytest.mark.doors])
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem, marks=_marks(page.stem)) for page in PAGES])
 def test_blocks_of_a_page_run(page, tmp_path):
     """In order, in one folder: `sh` in bash, `python` as a script of its own."""
     save_recipes(page, tmp_path)
