@@ -35,7 +35,7 @@ else
 fi
 
 if [ -z "$dry" ]; then
-  # The packages that pyproject.toml asks for, and pytest for the tests.
+  # The packages that pyproject.toml asks for, those of training as well, and pytest for the tests.
   "$python" - "$device" <<'PYTHON' || exit 3
 import re, sys, tomllib
 from importlib.metadata import PackageNotFoundError, version
@@ -45,7 +45,7 @@ tests += [line for line in project["optional-dependencies"]["dev"] if re.match(r
 def numbers(text):
     return [int(part) for part in re.findall(r"\d+", text.split("+")[0])[:3]]
 missing = []
-for wanted in project["dependencies"] + tests:
+for wanted in project["dependencies"] + project["optional-dependencies"]["train"] + tests:
     name, least = re.match(r"([\w-]+)[^>=<]*(?:[>=]=([\d.]+))?", wanted).groups()
     try:
         if least and numbers(version(name)) < numbers(least):
