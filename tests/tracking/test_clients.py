@@ -342,7 +342,7 @@ def test_the_client_stores_every_setting_of_every_stage_of_hotwater(tracker, tmp
     if tracker not in LOCAL:
         pytest.importorskip(tracker, reason=f"{tracker} is not installed: pip install 'cxrlines[{tracker}]'")
     runs = stages_of("hotwater")
-    assert len(runs) == 31
+    assert len(runs) == 37
     if tracker in LOCAL:
         for name, settings in runs.items():
             with Tracker(
