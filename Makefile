@@ -21,7 +21,7 @@ $(READY): lock/requirements.txt lock/uv.txt pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY)  ## the whole job on phantom films, laptop-sized: make, check, train, prove, read (under 15 minutes)
+demo: $(READY)  ## the whole job on phantom films, laptop-sized: make, check, train, evaluate, read (12 to 21 minutes on 2 cores)
 	@$(BIN)/cxrlines demo --out runs/demo
 
 test: $(READY)  ## the fast tests, two processes (under 10 minutes on 2 cores)

@@ -63,7 +63,7 @@ def export_model(model: Model, size: tuple[int, int], *, half: bool = False) -> 
     outputs = Outputs(model)
     about = {"labels": list(model.labels), "maps": list(model.map_names) if "heatmaps" in outputs.names else []}
     content = export(outputs, (1, *size), outputs.names, half=half, about=about)
-    _prove(outputs, content, (1, *size))
+    _check_equal(outputs, content, (1, *size))
     return content
 
 
@@ -125,7 +125,7 @@ def _halve(graph: onnx.GraphProto) -> None:
     graph.node.extend(nodes)
 
 
-def _prove(outputs: Outputs, content: bytes, shape: Sequence[int]) -> None:
+def _check_equal(outputs: Outputs, content: bytes, shape: Sequence[int]) -> None:
     """`ExportError` where ONNX Runtime's outputs of one film, or of three, differ from PyTorch's."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -145,5 +145,5 @@ def _prove(outputs: Outputs, content: bytes, shape: Sequence[int]) -> None:
             if not off <= close:
                 raise ExportError(
                     f"ONNX: its {name} differ from PyTorch's by {off:.2g}; at most {close:g} is allowed",
-                    "write the bundle without ONNX; PyTorch reads it",
+                    "write the bundle with `cxrlines bundle --no-onnx`; PyTorch reads it",
                 )
