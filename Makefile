@@ -40,7 +40,7 @@ docs: $(READY)  ## the documentation as a site, in site/
 	@$(BIN)/zensical build --strict --clean
 
 lock: $(READY)  ## resolve the dependencies of pyproject.toml anew into lock/
-	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra train --extra dev --extra docs --extra demo --extra mlflow --extra neptune --extra wandb --extra ray --extra faiss --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra train --extra dev --extra docs --extra demo --extra mlflow --extra neptune --extra wandb --extra ray --extra faiss --extra pacs --extra serve --universal --python-version 3.11 \
 		--fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate --no-header -o lock/requirements.txt
 	@$(BIN)/uv pip compile lock/uv.in --quiet --upgrade --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header -o lock/uv.txt
