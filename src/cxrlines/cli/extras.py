@@ -38,6 +38,13 @@ EXTRAS = {
     "wandb": {"wandb": "wandb"},
     "ray": {"ray": "ray"},
     "faiss": {"faiss-cpu": "faiss"},
+    "pacs": {"pynetdicom": "pynetdicom", "dicomweb-client": "dicomweb_client"},
+    "serve": {
+        "fastapi": "fastapi",
+        "uvicorn": "uvicorn",
+        "python-multipart": "python_multipart",
+        "prometheus-client": "prometheus_client",
+    },
 }
 """Extra -> the same of what it brings."""
 SERVES = {
@@ -48,6 +55,8 @@ SERVES = {
     "wandb": "tracking by Weights & Biases",
     "ray": "work on a cluster (--on ray)",
     "faiss": "similar films among more than 100,000",
+    "pacs": "a DICOM node beside a PACS",
+    "serve": "the HTTP API and the page",
 }
 """Extra -> what needs it."""
 

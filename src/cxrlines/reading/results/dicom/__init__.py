@@ -1,0 +1,1 @@
+"""Findings as DICOM objects: structured report, presentation state, secondary capture."""
