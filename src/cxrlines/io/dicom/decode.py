@@ -19,6 +19,7 @@ from cxrlines.core.spacing import spacing_of
 from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
 from cxrlines.io.dicom.display import displayed, span_of
 from cxrlines.io.dicom.header import KEYWORDS, Elements, parse
+from cxrlines.io.dicom.origin import OWN_RESULT, is_own
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
 
 MONOCHROME, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -133,6 +134,8 @@ def _check_kind(elements: Elements) -> None:
     for begin, kind in NO_FILMS.items():
         if f"{sop_class}.".startswith(f"{begin}.") and sop_class != RT_IMAGE:
             raise no_film(kind)
+    if is_own(elements):
+        raise no_film(OWN_RESULT)
     if elements.cut and "PixelData" not in elements:
         raise FilmError("is DICOM cut off before its pixels, or no DICOM file", "copy or export it again")
     if "FloatPixelData" in elements or "DoubleFloatPixelData" in elements:
