@@ -71,6 +71,14 @@ def predict(
         ),
     ] = None,
     draw: Annotated[Path | None, typer.Option(help="Folder for the films with their findings drawn, as PNG.")] = None,
+    dicom: Annotated[
+        Path | None,
+        typer.Option(help="Folder for results as DICOM: report, presentation state and capture of each film."),
+    ] = None,
+    patient_id: Annotated[
+        str | None, typer.Option(help="With --dicom: patient of films that name none, such as JPEG and PNG.")
+    ] = None,
+    study_uid: Annotated[str | None, typer.Option(help="With --dicom: StudyInstanceUID of those films.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Films computed together.")] = 8,
     tta: Annotated[
         list[View] | None,
@@ -97,15 +105,17 @@ def predict(
         raise Error("predict: no film is named", "cxrlines predict FILM, or cxrlines predict --example")
     if resume and out is None:
         raise Error("--resume: goes on with what is beside the table of --out", "name that table by --out")
+    _check_dicom(dicom, patient_id, study_uid, on)
     keep_buffers()
     bundle = bundle or EMBEDDED
     found = find_films([*(films or []), *([EXAMPLE] if example else [])])
-    files.check_places(found, out, as_json=as_json, draw=draw)
+    files.check_places(found, out, as_json=as_json, draw=draw, dicom=dicom)
+    loaded = load_bundle(bundle)
     count, stopped = len(found.films), False
     options: dict[str, Any] = {
         "batch_size": batch,
         "tta": None if tta is None else [view.value for view in tta if view is not View.plain],
-        "lines": as_json or draw is not None or (out is None and form is not Form.csv),
+        "lines": as_json or draw is not None or dicom is not None or (out is None and form is not Form.csv),
         "journal": beside(out, files.JOURNAL) if out else None,
         "resume": resume,
     }
@@ -118,7 +128,7 @@ def predict(
 
                     result = predict_on_ray(found, bundle, on, progress=progress, **options)
                 else:
-                    result = read(found, load_bundle(bundle), progress=progress, **options)
+                    result = read(found, loaded, progress=progress, **options)
         except Stopped as stop:
             result, stopped = stop.predictions, True
         if result.resumed:
@@ -135,13 +145,24 @@ def predict(
             else:
                 for text in _printed(result, form):
                     typer.echo(text, nl=False)
-            if draw and not stopped:
+            writers = [files.drawings(result, draw)] if draw else []
+            if dicom:
+                from cxrlines.reading.engines.choice import engine_name
+                from cxrlines.reading.results.dicom import result_files
+                from cxrlines.reading.results.dicom.read_by import ReadBy
+
+                read_by = ReadBy.of(loaded, engine_name(loaded), result.tta)
+                writers.append(result_files.dicom_objects(result, dicom, read_by, patient_id, study_uid))
+            if writers and not stopped:
                 try:
-                    with counted("drawing", "drawn") as progress:
-                        undrawn = files.write_each(result, [files.drawings(result, draw)], progress)
+                    with counted("writing", "written") as progress:
+                        undrawn = files.write_each(result, writers, progress)
+                    if dicom:
+                        result_files.write_reports_of_unread(result, dicom, read_by)
                 except KeyboardInterrupt:
                     stopped = True
-                typer.echo(draw, err=out is None)  # findings that are printed stay JSON
+                for writer in writers:
+                    typer.echo(writer.folder, err=out is None)  # findings that are printed stay JSON
             if not stopped:
                 journal.remove()
     say(result.notice)
@@ -168,6 +189,19 @@ def predict(
         say(f"stopped: what was found on {count - len(result.unread)} of {count} films {kept}{goes_on}")
         raise typer.Exit(STOPPED)
     raise typer.Exit(FAULT if result.faults else ERROR if result.errors or undrawn else 0)
+
+
+def _check_dicom(dicom: Path | None, patient_id: str | None, study_uid: str | None, on: str | None) -> None:
+    """`Error` for options of --dicom that do not fit together."""
+    if dicom is None:
+        if given := next((flag for flag, x in (("--patient-id", patient_id), ("--study-uid", study_uid)) if x), None):
+            raise Error(f"{given}: is of results as DICOM", "name their folder by --dicom")
+        return
+    if on:
+        raise Error("--dicom: results name the engine that read a film, which machines choose", "leave out --on")
+    from cxrlines.reading.results.dicom.wrapped_film import check_identifiers
+
+    check_identifiers(patient_id, study_uid)
 
 
 def _form(form: Form | None, out: Path | None, as_json: bool) -> tuple[bool, Form]:

@@ -14,6 +14,13 @@ _NVIDIA = Path("/proc/driver/nvidia/version")
 """There where NVIDIA's driver is loaded: importing PyTorch to ask would take longer than reading a film."""
 
 
+def engine_name(bundle: Bundle) -> Literal["onnx", "torch"]:
+    """The engine that `engine_of` takes by itself."""
+    installed = importlib.util.find_spec("torch") is not None
+    exported = all(entry.onnx for entry in bundle.manifest.models)
+    return "torch" if installed and (_NVIDIA.exists() or not exported) else "onnx"
+
+
 def engine_of(bundle: Bundle, name: EngineName = "auto", *, threads: int | None = None) -> Engine:
     """The engine of a name for a bundle. `auto`: ONNX Runtime, which is several times as fast on a processor.
 
@@ -24,9 +31,7 @@ def engine_of(bundle: Bundle, name: EngineName = "auto", *, threads: int | None 
         BundleError: no engine can run the bundle here.
     """
     installed = importlib.util.find_spec("torch") is not None
-    exported = all(entry.onnx for entry in bundle.manifest.models)
-    if name == "auto":
-        name = "torch" if installed and (_NVIDIA.exists() or not exported) else "onnx"
+    name = engine_name(bundle) if name == "auto" else name
     if name == "torch" and not installed:
         raise BundleError(
             f"{bundle.folder}: PyTorch is to read it, which is not installed", "pip install 'cxrlines[train]'"

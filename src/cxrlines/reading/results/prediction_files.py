@@ -42,27 +42,36 @@ BESIDE = RESULTS | {JOURNAL: (HEAD,)}
 NOT_READ = "not read, as the reading was stopped before"
 
 
-def check_places(found: Found, out: Path | None, *, as_json: bool = False, draw: Path | None = None) -> None:
-    """Whether `write_predictions` and `drawings` will be able to write; `OutputError` if not.
+def check_places(
+    found: Found,
+    out: Path | None,
+    *,
+    as_json: bool = False,
+    draw: Path | None = None,
+    dicom: Path | None = None,
+) -> None:
+    """Whether `write_predictions` and writers of films' files will be able to write; `OutputError` if not.
 
-    They may not write over a film, nor draw where films are read from: drawings would be taken for films.
+    They may not write over a film, nor where films are read from: drawings would be taken for films.
     """
     films = [path for path, _ in found.films]
     written: dict[str, Path | None] = {}
     if out is not None:
         written = {"beside --out": beside(out, ERRORS), "--json": beside(out, JSON) if as_json else None}
         written["journal of --out"] = beside(out, JOURNAL)
-    check_outputs(files={"--out": out, **written}, folders={"--draw": draw}, inputs=films)
+    check_outputs(files={"--out": out, **written}, folders={"--draw": draw, "--dicom": dicom}, inputs=films)
     if out is not None:
         check_table("--out", out, BESIDE if as_json else BESIDE | {JSON: None}, STUDY_COLUMN)
-    if draw is not None:
-        place = Path(os.path.realpath(draw))
+    for flag, folder in (("--draw", draw), ("--dicom", dicom)):
+        if folder is None:
+            continue
+        place = Path(os.path.realpath(folder))
         searched = {os.path.realpath(folder) for folder in found.folders}
         if searched & {str(place), *map(str, place.parents)} or place in {
             Path(os.path.realpath(path)).parent for path in films
         }:
             raise OutputError(
-                f"--draw {draw}: films are read from there, and drawings would replace them or be taken for films",
+                f"{flag} {folder}: films are read from there, and results would replace them or be taken for films",
                 "name a folder outside",
             )
 
@@ -145,11 +154,13 @@ class FilmWriter:
         folder: where its files are put.
         write: called with the film's file, its name and its findings, in the order of films; a `FilmError` of it costs
             that film alone.
+        refused: whether it has something to say of films that were refused, too.
     """
 
     done: str
     folder: Path
     write: Callable[[Path, str, Findings], None]
+    refused: bool = False
 
     @property
     def key(self) -> str:
@@ -169,12 +180,23 @@ def write_each(
         OutputError: the disk is full, or the place cannot be written.
     """
     errors = []
-    places = predictions.findings.places
-    for number, (place, film, name) in enumerate(zip(places, predictions.films, predictions.studies, strict=True)):
-        due = [writer for writer in writers if not predictions.journal.has_made(place, writer.key)]
-        findings = predictions.findings[number] if due else None
+    read = zip(predictions.findings.places, predictions.films, predictions.studies, strict=True)
+    refused = [
+        (place, *each) for place, each in zip(predictions.refused_findings.places, predictions.refused, strict=True)
+    ]
+    if not any(writer.refused for writer in writers):
+        refused = []
+    count = len(predictions.films) + len(refused)
+    for number, (place, film, name) in enumerate(chain(read, refused)):
+        usable = number < len(predictions.films)
+        due = [
+            writer
+            for writer in writers
+            if (usable or writer.refused) and not predictions.journal.has_made(place, writer.key)
+        ]
+        findings = predictions.journal.reading(place) if due else None
         for writer in due:
-            assert findings
+            assert isinstance(findings, Findings)
             try:
                 writer.write(film, name, findings)
             except FilmError as error:
@@ -182,7 +204,7 @@ def write_each(
             else:
                 predictions.journal.made(place, writer.key)
         if progress:
-            progress(number + 1, len(places))
+            progress(number + 1, count)
     return errors
 
 

@@ -3,9 +3,9 @@
 import re
 
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
 
 from cxrlines.core.errors import Error
+from cxrlines.io.dicom.header import valid_uid
 from cxrlines.io.films import read_film
 from cxrlines.reading.results.dicom.datasets import finished
 from cxrlines.reading.results.dicom.source_film import SourceFilm
@@ -20,7 +20,7 @@ def check_identifiers(patient_id: str | None, study_uid: str | None) -> None:
     if (patient_id is None) != (study_uid is None):
         one, other = ("--study-uid", "--patient-id") if patient_id is None else ("--patient-id", "--study-uid")
         raise Error(f"{one}: a film's patient and study belong together, and {other} is missing", "give both")
-    if study_uid is not None and not UID(study_uid).is_valid:
+    if study_uid is not None and not valid_uid(study_uid):
         raise Error(
             f"--study-uid {study_uid[:64]!r}: is no DICOM UID (digits and points, at most 64, no leading zeros)",
             "take the study's own, from its PACS or from the table of films",
