@@ -3,26 +3,47 @@ PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; 
 	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/.ready
+SMALL := .venv/.ready-for-demo
+KEPT := .venv/.pytorch-kept
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-doors test-long lint docs lock clean
+.PHONY: help setup demo demo-full test test-doors test-long lint docs lock clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 setup: $(READY)  ## make .venv with everything in it; the entry point is then .venv/bin/cxrlines
 
-$(READY): lock/requirements.txt lock/uv.txt pyproject.toml
+# Installs what a lock names: $(call install,LOCK,SIZE). A PyTorch that .venv had before is kept (docs/install.md): it and its
+# CUDA libraries are left out of the lock, and the hashes of all else are checked.
+NEWER := import sys, torch, torchvision; sys.exit([int(n) for n in torch.__version__.split(".")[:2]] < [2, 13])
+define install
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "Installing pinned dependencies into .venv (once; about 5 GB, most of it PyTorch) ..."
+	@test -e $(READY) -o -e $(SMALL) || ! $(BIN)/python -c '$(NEWER)' 2>/dev/null || touch $(KEPT)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r lock/uv.txt
-	@$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes lock/requirements.txt
+	@if test -e $(KEPT); then \
+		echo "Installing the packages of $(1) into .venv (once), but for PyTorch, which is there already ..."; \
+		awk '/^[a-z]/ {out = /^(torch|torchvision|triton|(nvidia|cuda)-[a-z0-9-]*)==/} !out' $(1) > .venv/lock.txt; \
+	else \
+		echo "Installing the packages of $(1) into .venv (once; $(2)) ..."; cp $(1) .venv/lock.txt; \
+	fi
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r .venv/lock.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
+endef
 
-demo: $(READY)  ## the whole job on phantom films, laptop-sized: make, check, train, evaluate, read (12 to 21 minutes on 2 cores)
+$(READY): lock/requirements.txt lock/uv.txt pyproject.toml
+	$(call install,lock/requirements.txt,about 5 GB: PyTorch with CUDA and the trackers and test tools)
+
+$(SMALL): lock/demo.txt lock/uv.txt pyproject.toml
+	$(call install,lock/demo.txt,about 4 GB on Linux: PyTorch with CUDA; CPU wheels are smaller: docs/install.md)
+
+demo: $(SMALL)  ## a film read, then the whole job on phantom films: make, check, train, evaluate, read (about 6 minutes on 2 cores)
 	@$(BIN)/cxrlines demo --out runs/demo
+
+demo-full: $(SMALL)  ## the same with more and larger films (12 to 21 minutes on 2 cores)
+	@$(BIN)/cxrlines demo --full --out runs/demo-full
 
 test: $(READY)  ## the fast tests, two processes (under 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -42,7 +63,9 @@ docs: $(READY)  ## the documentation as a site, in site/
 lock: $(READY)  ## resolve the dependencies of pyproject.toml anew into lock/
 	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra train --extra dev --extra docs --extra demo --extra mlflow --extra neptune --extra wandb --extra ray --extra faiss --extra pacs --extra serve --universal --python-version 3.11 \
 		--fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate --no-header -o lock/requirements.txt
-	@$(BIN)/uv pip compile lock/uv.in --quiet --upgrade --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade -c lock/requirements.txt --extra train --extra demo --universal --python-version 3.11 \
+		--fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate --no-header -o lock/demo.txt
+	@$(BIN)/uv pip compile lock/uv.in --quiet --upgrade -c lock/requirements.txt --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header -o lock/uv.txt
 
 clean:  ## remove .venv and all caches, keep runs/

@@ -1,8 +1,10 @@
 """Commands that train, average, score and export."""
 
 import json
+import os
 import shlex
 import sys
+import webbrowser
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -177,14 +179,38 @@ def quality(
 @app.command(epilog="Example: cxrlines demo --out runs/demo")
 def demo(
     out: Annotated[Path, typer.Option(help="The demo's folder.")] = Path("runs/demo"),
+    full: Annotated[bool, typer.Option("--full", help="More and larger films: three times the work.")] = False,
     workers: Workers = None,
 ) -> None:
-    """The whole job on phantom films: make, check, train, evaluate, export, read."""
-    from cxrlines.lab.demo import run_demo
+    """Read a film; then the whole job on phantom films: make, check, train, evaluate, export, read."""
+    from cxrlines.lab.demo import FULL, SHORT, run_demo
 
     check_outputs(folders={"--out": out})
     with resumable():
-        run_demo(out, workers=workers)
+        run_demo(out, FULL if full else SHORT, workers=workers)
+
+
+@app.command("open", epilog="Example: cxrlines open runs/demo")
+def open_run(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("runs/demo")) -> None:
+    """Open a run's report in the browser, and print where it is. Without a screen it is only printed."""
+    report = run / "report.html"
+    if not report.is_file():
+        if not run.is_dir():
+            raise Error(f"{run} is no folder", "name that of a run: the --out of `cxrlines train` or `cxrlines demo`")
+        unfinished = (run / "recipe.json").is_file()
+        raise Error(
+            f"{run} has no report.html" + (", as its run is not finished" if unfinished else ": it is no run"),
+            "give its command again: what is done is kept" if unfinished else "name the --out of `cxrlines train`",
+        )
+    typer.echo(report)
+    if not (has_screen() and webbrowser.open(report.resolve().as_uri())):
+        say(f"no browser here; in one elsewhere: {report.resolve().as_uri()}")
+
+
+def has_screen() -> bool:
+    """Whether a browser can show a window; where none can, `webbrowser` would run a text browser in the terminal."""
+    screens = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in screens)
 
 
 @app.command(epilog="Example: cxrlines weights resnet200d.pth --out resnet200d.safetensors")

@@ -22,6 +22,8 @@ PROBABILITIES, HEATMAPS, EMBEDDING = 1e-4, 1e-3, 1e-4
 """How far ONNX Runtime's outputs may lie from PyTorch's: they add up in another order."""
 LARGE = 256
 """Weights from so many values on are kept in 16 bits, where wanted."""
+SHORT = ".16"
+"""What the names of weights in 16 bits end with."""
 
 
 class ExportError(Error):
@@ -51,10 +53,11 @@ class Outputs(nn.Module):
         return self.model.classify(features), embedding, *more
 
 
-def export_model(model: Model, size: tuple[int, int], *, half: bool = False) -> bytes:
+def export_model(model: Model, size: tuple[int, int], *, half: bool = False, like: bytes | None = None) -> bytes:
     """An ONNX file of `Outputs(model)` for films of `size` (height, width) px, any number at once.
 
-    `half`: large weights are kept in 16 bits, and are computed with in 32.
+    `half`: large weights are kept in 16 bits, and are computed with in 32. `like`: what this gave for another model of
+    the same config, size and `half`, whose graph is used again: tracing takes nearly all of the time.
 
     Raises:
         ExportError: it cannot be exported, or ONNX Runtime computes other values: probabilities by more than
@@ -62,9 +65,24 @@ def export_model(model: Model, size: tuple[int, int], *, half: bool = False) -> 
     """
     outputs = Outputs(model)
     about = {"labels": list(model.labels), "maps": list(model.map_names) if "heatmaps" in outputs.names else []}
-    content = export(outputs, (1, *size), outputs.names, half=half, about=about)
+    if like is None:
+        content = export(outputs, (1, *size), outputs.names, half=half, about=about)
+    else:
+        content = _with_weights(like, outputs)
     _check_equal(outputs, content, (1, *size))
     return content
+
+
+def _with_weights(content: bytes, outputs: Outputs) -> bytes:
+    """An export of another model of the same kind, with the weights of this one in it."""
+    proto, weights = onnx.load_from_string(content), outputs.state_dict()
+    for tensor in proto.graph.initializer:
+        name = tensor.name.removesuffix(SHORT)
+        if name in weights:
+            values = weights[name].numpy().astype(np.float16) if tensor.name != name else weights[name].numpy()
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    changed: bytes = proto.SerializeToString(deterministic=True)
+    return changed
 
 
 def export(
@@ -118,8 +136,8 @@ def _halve(graph: onnx.GraphProto) -> None:
         name, values = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
         if not np.isfinite(values).all():
             raise ExportError(f"ONNX: {name} does not fit into 16 bits", "leave out half")
-        graph.initializer[place].CopyFrom(numpy_helper.from_array(values, f"{name}.16"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}.16"], [name], to=onnx.TensorProto.FLOAT))
+        graph.initializer[place].CopyFrom(numpy_helper.from_array(values, name + SHORT))
+        casts.append(onnx.helper.make_node("Cast", [name + SHORT], [name], to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -121,6 +121,7 @@ def write_bundle(
         )
     except ValidationError as error:
         raise BundleError(f"the bundle's {first_problem(error)}") from error
+    graphs: dict[str, bytes] = {}  # members of the same kind of network share the tracing of its graph
     with _folder(out, manifest) as folder:
         for member in members:
             model = _write_weights(folder / member.file, member, half)
@@ -128,7 +129,9 @@ def write_bundle(
                 from cxrlines.models.onnx_export import export_model
 
                 size = height_width(member.input_size or manifest.input_size)
-                (folder / member.onnx).write_bytes(export_model(model, size, half=half))
+                kind = json.dumps([member.config, size], sort_keys=True, default=str)
+                graphs[kind] = export_model(model, size, half=half, like=graphs.get(kind))
+                (folder / member.onnx).write_bytes(graphs[kind])
         for name, content in (further or {}).items():
             (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return out

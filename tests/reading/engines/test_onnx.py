@@ -48,6 +48,16 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load_bundle(write_bundle(folder / "bundle", members, **way))
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_a_graph_traced_once_takes_the_weights_of_another_model(half: bool) -> None:
+    first, second = net(5), net(6)
+    if half:  # as they are in a bundle of 16 bits
+        for model in (first, second):
+            model.load_state_dict({name: t.half().to(t.dtype) for name, t in model.state_dict().items()})
+    like = export_model(first, (32, 32), half=half)
+    assert export_model(second, (32, 32), half=half, like=like) == export_model(second, (32, 32), half=half) != like
+
+
 def films(count: int) -> list[dict[object, np.ndarray]]:
     rng = np.random.default_rng(count)
     return [
