@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -101,6 +101,11 @@ class Journal:
         offset = self._end
         self._write(line)
         self._offsets[place] = offset
+
+    def forget(self, places: Iterable[int]) -> None:
+        """As if the films at some places had not been read."""
+        for place in places:
+            self._offsets.pop(place, None)
 
     def reading(self, place: int) -> Reading:
         """What was read of the film at a place. `KeyError` if it was not."""

@@ -14,6 +14,11 @@ _NVIDIA = Path("/proc/driver/nvidia/version")
 """There where NVIDIA's driver is loaded: importing PyTorch to ask would take longer than reading a film."""
 
 
+def reads_on_gpu() -> bool:
+    """Whether bundles are read on a GPU here: there is one of NVIDIA's, and PyTorch to use it."""
+    return importlib.util.find_spec("torch") is not None and _NVIDIA.exists()
+
+
 def engine_of(bundle: Bundle, name: EngineName = "auto", *, threads: int | None = None) -> Engine:
     """The engine of a name for a bundle. `auto`: ONNX Runtime, which is several times as fast on a processor.
 
@@ -26,7 +31,7 @@ def engine_of(bundle: Bundle, name: EngineName = "auto", *, threads: int | None 
     installed = importlib.util.find_spec("torch") is not None
     exported = all(entry.onnx for entry in bundle.manifest.models)
     if name == "auto":
-        name = "torch" if installed and (_NVIDIA.exists() or not exported) else "onnx"
+        name = "torch" if reads_on_gpu() or (installed and not exported) else "onnx"
     if name == "torch" and not installed:
         raise BundleError(
             f"{bundle.folder}: PyTorch is to read it, which is not installed", "pip install 'cxrlines[train]'"
