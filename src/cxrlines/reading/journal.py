@@ -68,6 +68,9 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
+        except OSError as error:
+            raise self._refused(error) from error
+        try:
             _lock(self._file, path)
             self._end = self._load(settings, resume)
             self._file.truncate(self._end)
@@ -76,7 +79,11 @@ class Journal:
                 self.sync()
                 sync(path.parent)
         except OSError as error:
+            self.close()
             raise self._refused(error) from error
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """How many films were read."""
