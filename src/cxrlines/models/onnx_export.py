@@ -9,19 +9,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from onnx import numpy_helper
+from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cxrlines.core.errors import Error
 from cxrlines.models.classifier import Model
+from cxrlines.models.onnx_graph import emptied, halve, simplify
 
 OPSET = 20
 """Of the standard operators; ONNX Runtime 1.17 and later run it."""
 PROBABILITIES, HEATMAPS, EMBEDDING = 1e-4, 1e-3, 1e-4
 """How far ONNX Runtime's outputs may lie from PyTorch's: they add up in another order."""
-LARGE = 256
-"""Weights from so many values on are kept in 16 bits, where wanted."""
 
 
 class ExportError(Error):
@@ -51,10 +50,10 @@ class Outputs(nn.Module):
         return self.model.classify(features), embedding, *more
 
 
-def export_model(model: Model, size: tuple[int, int], *, half: bool = False) -> bytes:
+def export_model(model: Model, size: tuple[int, int]) -> bytes:
     """An ONNX file of `Outputs(model)` for films of `size` (height, width) px, any number at once.
 
-    `half`: large weights are kept in 16 bits, and are computed with in 32.
+    The values of large weights are left to the model's safetensors file: the file names them as `onnx_graph.WEIGHTS`.
 
     Raises:
         ExportError: it cannot be exported, or ONNX Runtime computes other values: probabilities by more than
@@ -62,9 +61,9 @@ def export_model(model: Model, size: tuple[int, int], *, half: bool = False) -> 
     """
     outputs = Outputs(model)
     about = {"labels": list(model.labels), "maps": list(model.map_names) if "heatmaps" in outputs.names else []}
-    content = export(outputs, (1, *size), outputs.names, half=half, about=about)
+    content = export(outputs, (1, *size), outputs.names, about=about)
     _check_equal(outputs, content, (1, *size))
-    return content
+    return emptied(content, model.state_dict().keys(), "model.")
 
 
 def export(
@@ -72,12 +71,14 @@ def export(
     shape: Sequence[int],
     names: Sequence[str],
     *,
-    half: bool = False,
     about: Mapping[str, Any] | None = None,
 ) -> bytes:
     """An ONNX file of an evaluating network: `films` uint8 (b, *shape) in, its outputs by `names`. `ExportError`.
 
-    `about`: JSON values for its metadata.
+    Weights that 16 bits hold exactly, as those of a file in 16 bits, are kept so and computed with in 32.
+
+    Args:
+        about: JSON values for its metadata.
     """
     film = torch.zeros((2, *shape), dtype=torch.uint8)
     try:
@@ -91,38 +92,23 @@ def export(
                 dynamic_shapes=({0: torch.export.Dim("b", min=1, max=4096)},),
                 opset_version=OPSET,
                 dynamo=True,
-                optimize=False,  # it fuses batch norms, and fused weights no longer fit 16 bits; the runtime fuses them
+                optimize=False,  # it multiplies weights, which then are no longer those of the safetensors file
                 verbose=False,
             )
     except Exception as error:  # the exporter's own kinds of errors are many
         why = str(error).strip().splitlines()
         raise ExportError(f"ONNX: the network cannot be exported: {why[0] if why else type(error).__name__}") from error
     assert program is not None  # with dynamo it always returns one
+    fold_constants(program.model)
     proto = program.model_proto
     for part in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info):
         part.ClearField("metadata_props")  # traces of the call, with paths of this machine
     onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in (about or {}).items()})
-    if half:
-        _halve(proto.graph)
+    simplify(proto.graph)
+    halve(proto.graph)
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-def _halve(graph: onnx.GraphProto) -> None:
-    """Keep large float32 weights in 16 bits, each behind a cast that a runtime computes once."""
-    casts = []
-    for place, tensor in enumerate(graph.initializer):
-        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < LARGE:
-            continue
-        name, values = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
-        if not np.isfinite(values).all():
-            raise ExportError(f"ONNX: {name} does not fit into 16 bits", "leave out half")
-        graph.initializer[place].CopyFrom(numpy_helper.from_array(values, f"{name}.16"))
-        casts.append(onnx.helper.make_node("Cast", [f"{name}.16"], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _check_equal(outputs: Outputs, content: bytes, shape: Sequence[int]) -> None:
