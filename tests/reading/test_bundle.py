@@ -67,7 +67,7 @@ def test_a_bundle_gives_back_the_models_and_how_to_feed_them(member: Member, tmp
 def test_a_bundle_is_safetensors_and_json_says_what_it_is_for_and_carries_no_lineage_of_patients(written: Path) -> None:
     assert sorted(p.name for p in written.iterdir()) == ["a-fold0.safetensors", "a-fold1.safetensors", MANIFEST]
     content = json.loads((written / MANIFEST).read_text())
-    assert "Not a medical device" in content["notice"] and content["format"] == 5
+    assert "Not a medical device" in content["notice"] and content["format"] == 6
     assert not any(b"patient p1" in path.read_bytes() for path in written.iterdir())
     assert [p.name for p in written.parent.iterdir()] == ["bundle"]
 
@@ -139,8 +139,8 @@ def test_a_file_cut_changed_or_gone_is_named(written: Path) -> None:
 
 
 def test_a_newer_format_asks_for_a_newer_program(written: Path) -> None:
-    _edit(written, lambda content: content.update(format=6, anything="new"))
-    with pytest.raises(BundleError, match=r"format 6 is newer than this cxrlines .* \(up to 5\); update cxrlines"):
+    _edit(written, lambda content: content.update(format=7, anything="new"))
+    with pytest.raises(BundleError, match=r"format 7 is newer than this cxrlines .* \(up to 6\); update cxrlines"):
         load_bundle(written)
     _edit(written, lambda content: (content.update(format=3), content.pop("anything"), content["store"].update(NEWER)))
     with pytest.raises(BundleError) as told:

@@ -495,7 +495,7 @@ def test_a_network_that_gives_no_numbers_costs_the_film_and_names_the_bundle(
 
 
 def test_the_bundle_in_the_box_is_small_and_says_what_it_is(reader: Reader) -> None:
-    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 34 * 2**20, (
+    assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 20 * 2**20, (
         "weights twice: as safetensors and as ONNX"
     )
     assert "For research only" in reader.bundle.notice and "Trained on" in reader.bundle.notice

@@ -406,7 +406,7 @@ class _Reader:
         check_shared(None, *inputs)
         cv2.setNumThreads(1)
         bundle = load_bundle(inputs[0])
-        self.reader = Reader(bundle, tta=tta, batch_size=batch_size, lines=lines, engine=engine_of(bundle, threads=1))
+        self.reader = Reader(bundle, tta=tta, batch_size=batch_size, lines=lines, engine=engine_of(bundle, cores=1))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`place` and `path` (n,) to `place` and `reading`."""

@@ -10,20 +10,18 @@ import onnx
 import onnxruntime
 import torch
 from onnx import numpy_helper
+from onnxscript.optimizer import fold_constants
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cxrlines.core.errors import Error
 from cxrlines.models.classifier import Model
+from cxrlines.models.onnx_graph import emptied, halve, simplify
 
 OPSET = 20
 """Of the standard operators; ONNX Runtime 1.17 and later run it."""
 PROBABILITIES, HEATMAPS, EMBEDDING = 1e-4, 1e-3, 1e-4
 """How far ONNX Runtime's outputs may lie from PyTorch's: they add up in another order."""
-LARGE = 256
-"""Weights from so many values on are kept in 16 bits, where wanted."""
-SHORT = ".16"
-"""What the names of weights in 16 bits end with."""
 
 
 class ExportError(Error):
@@ -53,11 +51,17 @@ class Outputs(nn.Module):
         return self.model.classify(features), embedding, *more
 
 
-def export_model(model: Model, size: tuple[int, int], *, half: bool = False, like: bytes | None = None) -> bytes:
+def trace_model(model: Model, size: tuple[int, int]) -> bytes:
+    """The graph of `Outputs(model)`, which models of the same config and size share: see `export_model`."""
+    outputs = Outputs(model)
+    return trace(outputs, (1, *size), outputs.names)
+
+
+def export_model(model: Model, size: tuple[int, int], *, traced: bytes | None = None) -> bytes:
     """An ONNX file of `Outputs(model)` for films of `size` (height, width) px, any number at once.
 
-    `half`: large weights are kept in 16 bits, and are computed with in 32. `like`: what this gave for another model of
-    the same config, size and `half`, whose graph is used again: tracing takes nearly all of the time.
+    The values of large weights are left to the model's safetensors file: the file names them as `onnx_graph.WEIGHTS`.
+    `traced`: `trace_model` of this model or of another of the same config and size, which takes nearly all of the time.
 
     Raises:
         ExportError: it cannot be exported, or ONNX Runtime computes other values: probabilities by more than
@@ -65,24 +69,9 @@ def export_model(model: Model, size: tuple[int, int], *, half: bool = False, lik
     """
     outputs = Outputs(model)
     about = {"labels": list(model.labels), "maps": list(model.map_names) if "heatmaps" in outputs.names else []}
-    if like is None:
-        content = export(outputs, (1, *size), outputs.names, half=half, about=about)
-    else:
-        content = _with_weights(like, outputs)
+    content = export(outputs, (1, *size), outputs.names, about=about, traced=traced)
     _check_equal(outputs, content, (1, *size))
-    return content
-
-
-def _with_weights(content: bytes, outputs: Outputs) -> bytes:
-    """An export of another model of the same kind, with the weights of this one in it."""
-    proto, weights = onnx.load_from_string(content), outputs.state_dict()
-    for tensor in proto.graph.initializer:
-        name = tensor.name.removesuffix(SHORT)
-        if name in weights:
-            values = weights[name].numpy().astype(np.float16) if tensor.name != name else weights[name].numpy()
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    changed: bytes = proto.SerializeToString(deterministic=True)
-    return changed
+    return emptied(content, model.state_dict().keys(), "model.")
 
 
 def export(
@@ -90,13 +79,31 @@ def export(
     shape: Sequence[int],
     names: Sequence[str],
     *,
-    half: bool = False,
     about: Mapping[str, Any] | None = None,
+    traced: bytes | None = None,
 ) -> bytes:
     """An ONNX file of an evaluating network: `films` uint8 (b, *shape) in, its outputs by `names`. `ExportError`.
 
-    `about`: JSON values for its metadata.
+    Weights that 16 bits hold exactly, as those of a file in 16 bits, are kept so and computed with in 32.
+
+    Args:
+        about: JSON values for its metadata.
+        traced: `trace` of a network of the same kind, whatever its weights.
     """
+    proto, weights = onnx.load_model_from_string(traced or trace(net, shape, names)), net.state_dict()
+    for tensor in proto.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].numpy(), tensor.name))
+    onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in (about or {}).items()})
+    simplify(proto.graph)
+    halve(proto.graph)
+    onnx.checker.check_model(proto, full_check=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def trace(net: nn.Module, shape: Sequence[int], names: Sequence[str]) -> bytes:
+    """The graph of an evaluating network with its weights under their own names, as `export` takes it. `ExportError`."""
     film = torch.zeros((2, *shape), dtype=torch.uint8)
     try:
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
@@ -109,38 +116,19 @@ def export(
                 dynamic_shapes=({0: torch.export.Dim("b", min=1, max=4096)},),
                 opset_version=OPSET,
                 dynamo=True,
-                optimize=False,  # it fuses batch norms, and fused weights no longer fit 16 bits; the runtime fuses them
+                optimize=False,  # it multiplies weights, which then are no longer those of the safetensors file
                 verbose=False,
             )
     except Exception as error:  # the exporter's own kinds of errors are many
         why = str(error).strip().splitlines()
         raise ExportError(f"ONNX: the network cannot be exported: {why[0] if why else type(error).__name__}") from error
     assert program is not None  # with dynamo it always returns one
+    fold_constants(program.model)
     proto = program.model_proto
     for part in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info):
         part.ClearField("metadata_props")  # traces of the call, with paths of this machine
-    onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in (about or {}).items()})
-    if half:
-        _halve(proto.graph)
-    onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-def _halve(graph: onnx.GraphProto) -> None:
-    """Keep large float32 weights in 16 bits, each behind a cast that a runtime computes once."""
-    casts = []
-    for place, tensor in enumerate(graph.initializer):
-        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < LARGE:
-            continue
-        name, values = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
-        if not np.isfinite(values).all():
-            raise ExportError(f"ONNX: {name} does not fit into 16 bits", "leave out half")
-        graph.initializer[place].CopyFrom(numpy_helper.from_array(values, name + SHORT))
-        casts.append(onnx.helper.make_node("Cast", [name + SHORT], [name], to=onnx.TensorProto.FLOAT))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _check_equal(outputs: Outputs, content: bytes, shape: Sequence[int]) -> None:

@@ -90,4 +90,4 @@ def write_orientation_net(net: OrientationNet, path: Path, meta: Mapping[str, st
 
 def exported(net: OrientationNet) -> bytes:
     """The network as an ONNX file with weights in 16 bits: films (n, SIZE, SIZE) uint8 to `logits`."""
-    return export(net.eval(), (SIZE, SIZE), ("logits",), half=True)
+    return export(net.eval(), (SIZE, SIZE), ("logits",))

@@ -342,6 +342,6 @@ def _read_there(folder: Path, tta: tuple[str, ...], lines: bool, film: Path) -> 
     if key not in _readers:
         keep_buffers()
         bundle = load_bundle(folder)
-        _readers[key] = Reader(bundle, tta=tta, batch_size=1, lines=lines, engine=engine_of(bundle, threads=1))
+        _readers[key] = Reader(bundle, tta=tta, batch_size=1, lines=lines, engine=engine_of(bundle, cores=1))
     (reading,) = _readers[key].read_many([film])
     return reading

@@ -2,7 +2,7 @@
 
     bundle.json                 the `Manifest`: models, preprocessing, sha256 and size of every file
     <member>-fold<k>.safetensors
-    <member>-fold<k>.onnx       the same, for reading without PyTorch
+    <member>-fold<k>.onnx       what is computed with them, for reading without PyTorch
     quality.safetensors         the network that assesses films, see `models.orientation`
     seen.json                   which patients each model was trained on (`training_patients`)
 
@@ -28,8 +28,9 @@ from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
 MANIFEST, PROBE_FILE = "bundle.json", "quality.safetensors"
-FORMAT = 5
-"""1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`, 3 no average but the mean; all are read."""
+FORMAT = 6
+"""1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`, 3 no average but the mean, 4 no ONNX files, 5
+weights within these; all are read."""
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
 
 
@@ -58,7 +59,7 @@ class _Part(BaseModel):
 
 
 class ModelEntry(_Part):
-    """One model of the ensemble: `file` in safetensors, and `onnx`, the same as an ONNX file, where there is one.
+    """One model of the ensemble: `file` in safetensors, and `onnx`, what is computed with it, where there is one.
 
     `input_size`: of what it sees; None: the bundle's.
     """

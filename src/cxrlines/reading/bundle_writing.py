@@ -121,17 +121,18 @@ def write_bundle(
         )
     except ValidationError as error:
         raise BundleError(f"the bundle's {first_problem(error)}") from error
-    graphs: dict[str, bytes] = {}  # members of the same kind of network share the tracing of its graph
+    traced: dict[str, bytes] = {}  # by the kind of network
     with _folder(out, manifest) as folder:
         for member in members:
             model = _write_weights(folder / member.file, member, half)
             if onnx:
-                from cxrlines.models.onnx_export import export_model
+                from cxrlines.models.onnx_export import export_model, trace_model
 
                 size = height_width(member.input_size or manifest.input_size)
                 kind = json.dumps([member.config, size], sort_keys=True, default=str)
-                graphs[kind] = export_model(model, size, half=half, like=graphs.get(kind))
-                (folder / member.onnx).write_bytes(graphs[kind])
+                if kind not in traced:
+                    traced[kind] = trace_model(model, size)
+                (folder / member.onnx).write_bytes(export_model(model, size, traced=traced[kind]))
         for name, content in (further or {}).items():
             (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     return out
@@ -194,9 +195,8 @@ def with_onnx(bundle: Bundle, out: Path) -> Path:
     with _folder(out, manifest) as folder:
         for name in bundle.manifest.files:
             (folder / name).write_bytes(bundle.read(name))
-        for entry, name, model, size in zip(entries, names, load_models(bundle), bundle.sizes, strict=True):
-            half = b'"F16"' in bundle.read(entry.file)[:100_000]  # in its header: weights kept in 16 bits stay so
-            (folder / name).write_bytes(export_model(model, height_width(size), half=half))
+        for name, model, size in zip(names, load_models(bundle), bundle.sizes, strict=True):
+            (folder / name).write_bytes(export_model(model, height_width(size)))
         if PROBE_FILE in bundle.manifest.files:
             net = read_orientation_net(bundle.folder / PROBE_FILE)
             (folder / PROBE_FILE).with_suffix(".onnx").write_bytes(exported(net))

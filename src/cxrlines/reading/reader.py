@@ -10,6 +10,7 @@ for line in findings.lines:
 
 import hashlib
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
@@ -18,10 +19,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
-import pydicom
 
 from cxrlines.augment import warp
 from cxrlines.core.errors import Error, ReadingFault, light
@@ -41,7 +41,10 @@ from cxrlines.reading.engines.choice import engine_of
 from cxrlines.reading.interpretation import findings_of
 from cxrlines.reading.probe import Probe, read_probe
 
-Source = str | os.PathLike[str] | bytes | np.ndarray | pydicom.Dataset
+if TYPE_CHECKING:
+    import pydicom  # takes a quarter of a second, and is imported where a film is DICOM
+
+Source: TypeAlias = "str | os.PathLike[str] | bytes | np.ndarray | pydicom.Dataset"
 """A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone, not changed), or a DICOM dataset."""
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -83,7 +86,7 @@ class Reader:
         self.bundle, self.batch_size, self.lines = bundle, batch_size, lines
         self.tta, self._scales = allowed_views(bundle, tta), scales_of(bundle)
         self.engine = engine or engine_of(bundle)
-        self._probe = load_probe(bundle)
+        self.probe = load_probe(bundle)
         self._store = bundle.manifest.store
         fitted = bundle.manifest.calibration
         self._calibration = None if fitted is None else Calibration(fitted)
@@ -123,7 +126,7 @@ class Reader:
         """A film as its bundle's models see it. `name` is what errors call it."""
         start = time.monotonic()
         framed = cut_frame(film)
-        probed = self._probe(framed.pixels) if self._probe and framed.quality.usable else None
+        probed = self.probe(framed.pixels) if self.probe and framed.quality.usable else None
         made = framed.prepared(probed, self._store.size, self._store.aspect)
         shown = {size: views(made.pixels, size, self.tta, self._scales) for size in set(self.bundle.sizes)}
         return Ready(name, shown, made, film.spacing, film.notes, film.study_uid, time.monotonic() - start)
@@ -179,7 +182,7 @@ class Reader:
         compute: Callable[[list["Ready"]], list[Out | FilmError | ReadingFault]],
         progress: Progress | None,
     ) -> Iterator[Out | FilmError | ReadingFault]:
-        if isinstance(films, str | os.PathLike | bytes | np.ndarray | pydicom.Dataset):
+        if isinstance(films, str | os.PathLike | bytes | np.ndarray) or _is_dataset(films):
             raise TypeError(f"films is one film ({type(films).__name__}); give a list of films, or call read")
         count = len(films) if isinstance(films, Sized) else None
         failed: list[Exception] = []
@@ -349,7 +352,7 @@ def decode(source: Source) -> Film:
             raise FilmError(f"the film is an array of {source.dtype} {source.shape}", "give (h, w) uint8, white = bone")
         check_size("the film", source.shape[1], source.shape[0], MAX_PIXELS)
         return Film(np.asarray(source), "array", 8)
-    if isinstance(source, bytes | pydicom.Dataset):
+    if isinstance(source, bytes) or _is_dataset(source):
         return read_film(source)
     if isinstance(source, str | os.PathLike) and "\0" not in os.fspath(source):
         return read_film(Path(source))
@@ -357,6 +360,12 @@ def decode(source: Source) -> Film:
         f"the film is a {type(source).__name__} that names or holds no film",
         "give a path, a file's bytes, an (h, w) uint8 array or a pydicom Dataset",
     )
+
+
+def _is_dataset(source: object) -> "TypeGuard[pydicom.Dataset]":
+    """Whether it is a DICOM dataset; without importing pydicom, as what made one has done so."""
+    pydicom = sys.modules.get("pydicom")
+    return pydicom is not None and isinstance(source, pydicom.Dataset)
 
 
 def _name(source: Source) -> str:

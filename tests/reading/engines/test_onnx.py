@@ -1,7 +1,11 @@
 """Networks as ONNX: equal to PyTorch's, from one bundle; what is unsafe or no network of this program is refused."""
 
 import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -9,13 +13,15 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from cxrlines.models import WEIGHTS
 from cxrlines.models.classifier import Classifier, Model, TwoStep
-from cxrlines.models.onnx_export import ExportError, export_model
+from cxrlines.models.onnx_export import ExportError, export_model, trace_model
 from cxrlines.models.weights import save_weights
 from cxrlines.reading.bundle import Bundle, BundleError, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, with_onnx, write_bundle
+from cxrlines.reading.engines.averaged import AveragedNetworks
 from cxrlines.reading.engines.choice import engine_of
-from cxrlines.reading.engines.onnx import OnnxEngine, OnnxError, OnnxNetwork
+from cxrlines.reading.engines.onnx import OnnxEngine, OnnxError, OnnxNetwork, filled
 from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.task import LABELS, MAP_NAMES
 
@@ -28,9 +34,23 @@ def net(seed: int = 0, **options: object) -> Classifier:
     return model.eval()
 
 
+SIZE = (64, 48)
+
+
 @pytest.fixture(scope="module")
 def exported() -> bytes:
-    return export_model(net(decoder=True), (64, 48))
+    return export_model(net(decoder=True), SIZE)
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in net(decoder=True).state_dict().items()}
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +74,10 @@ def test_a_graph_traced_once_takes_the_weights_of_another_model(half: bool) -> N
     if half:  # as they are in a bundle of 16 bits
         for model in (first, second):
             model.load_state_dict({name: t.half().to(t.dtype) for name, t in model.state_dict().items()})
-    like = export_model(first, (32, 32), half=half)
-    assert export_model(second, (32, 32), half=half, like=like) == export_model(second, (32, 32), half=half) != like
+    of_first = trace_model(first, (32, 32))
+    assert trace_model(second, (32, 32)) != of_first
+    assert export_model(second, (32, 32), traced=of_first) == export_model(second, (32, 32))
+    assert export_model(first, (32, 32), traced=of_first) != export_model(second, (32, 32), traced=of_first)
 
 
 def films(count: int) -> list[dict[object, np.ndarray]]:
@@ -101,8 +123,10 @@ def test_a_bundle_without_onnx_is_given_it(bundle: Bundle, tmp_path: Path) -> No
     np.testing.assert_allclose(OnnxEngine(again)(films(2))[0], OnnxEngine(bundle)(films(2))[0], atol=1e-6)
 
 
-def test_the_file_names_its_outputs_and_keeps_no_path_of_the_machine(exported: bytes) -> None:
-    network = OnnxNetwork(exported, "m.onnx")
+def test_the_file_names_its_outputs_and_keeps_no_path_of_the_machine(
+    exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor
+) -> None:
+    network = OnnxNetwork(exported, "m.onnx", weights, SIZE, pool)
     assert (network.labels, network.map_names) == (
         LABELS,
         MAP_NAMES if isinstance(MAP_NAMES, tuple) else tuple(MAP_NAMES),
@@ -132,21 +156,84 @@ def _changed(content: bytes, change: str) -> bytes:
         model.functions.append(helper.make_function("ai.onnx", "F", ["x"], ["x"], [], model.opset_import))
     elif change == "no labels":
         del model.metadata_props[:]
+    elif change == "opset":
+        model.opset_import[0].version = 9999
+    elif change == "no heatmaps":
+        del model.graph.output[2]
     return model.SerializeToString()
 
 
-@pytest.mark.parametrize("change", ["external data", "custom domain", "custom operator", "function", "no labels"])
-def test_a_graph_that_is_unsafe_or_strange_is_refused_by_name(exported: bytes, change: str) -> None:
+@pytest.mark.parametrize(
+    "change", ["external data", "custom domain", "custom operator", "function", "no labels", "opset", "no heatmaps"]
+)
+def test_a_graph_that_is_unsafe_or_strange_is_refused_by_name(
+    exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor, change: str
+) -> None:
     with pytest.raises(OnnxError) as said:
-        OnnxNetwork(_changed(exported, change), "some/m.onnx")
+        OnnxNetwork(_changed(exported, change), "some/m.onnx", weights, SIZE, pool)
     assert said.value.what.startswith("some/m.onnx") and "cxrlines bundle" in said.value.way_out
 
 
+def test_films_of_another_shape_are_refused_when_it_is_loaded(
+    exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor
+) -> None:
+    with pytest.raises(OnnxError, match=r"m\.onnx: takes .*64, 48.* not films .* 1 x 96 x 96"):
+        OnnxNetwork(exported, "m.onnx", weights, (96, 96), pool)
+
+
+def test_weights_are_those_of_the_safetensors_file_and_must_fit(
+    exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor
+) -> None:
+    kept = sum(values.nbytes for values in weights.values())
+    assert len(exported) < kept / 10, "they are not kept twice"
+    name = "head.2.weight"
+    film = films(1)[0][SIZE][:1, None]
+    changed = weights | {name: 2 * weights[name]}
+    logits = [OnnxNetwork(exported, "m", given, SIZE, pool).start(film)()[0] for given in (weights, changed)]
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3
+    for wrong in (weights | {name: weights[name][:-1]}, {k: v for k, v in weights.items() if k != name}):
+        with pytest.raises(OnnxError, match=rf"m\.onnx: needs {name} of .* the safetensors file beside it "):
+            OnnxNetwork(exported, "m.onnx", wrong, SIZE, pool)
+
+
+def test_a_file_that_holds_its_weights_itself_is_read_as_well(
+    exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor
+) -> None:
+    """As bundles of format 5 have them."""
+    whole, film = filled(exported, "m.onnx", weights), films(1)[0][SIZE][:1, None]
+    renamed = onnx.load_model_from_string(whole)
+    for tensor in renamed.graph.initializer:
+        tensor.name = tensor.name.removeprefix(WEIGHTS)
+    for node in renamed.graph.node:
+        node.input[:] = [name.removeprefix(WEIGHTS) for name in node.input]
+    (one, _), (other, _) = (
+        OnnxNetwork(content, "m.onnx", given, SIZE, pool).start(film)()
+        for content, given in ((exported, weights), (renamed.SerializeToString(), {}))
+    )
+    np.testing.assert_array_equal(one, other)
+
+
+def test_networks_that_lack_a_label_that_is_promised_are_refused(bundle: Bundle) -> None:
+    networks = [SimpleNamespace(labels=LABELS[1:], map_names=()) for _ in bundle.manifest.models]
+    with pytest.raises(BundleError, match=f"maps-fold0.safetensors does not give '{LABELS[0]}'"):
+        AveragedNetworks(bundle, networks)
+
+
+def test_without_onnx_runtime_it_is_said(
+    exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not installed, or, as on a processor that it does not support, not loaded."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(OnnxError, match=r"m\.onnx: ONNX Runtime cannot be loaded here") as said:
+        OnnxNetwork(exported, "m.onnx", weights, SIZE, pool)
+    assert "pip install onnxruntime" in said.value.way_out and "AVX" in said.value.way_out
+
+
 def test_a_cut_file_is_refused_and_so_is_one_that_was_exchanged(
-    bundle: Bundle, exported: bytes, tmp_path: Path
+    bundle: Bundle, exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
     with pytest.raises(OnnxError):
-        OnnxNetwork(exported[: len(exported) // 2], "m.onnx")
+        OnnxNetwork(exported[: len(exported) // 2], "m.onnx", weights, SIZE, pool)
     for file in bundle.folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "maps-fold0.onnx").write_bytes(exported)

@@ -200,3 +200,18 @@ def test_members_are_averaged_as_the_bundle_says(calibrated: bool) -> None:
         over_all = blend(each[:2].mean(axis=0), each[2:].mean(axis=0))
         of_folds = (blend(each[0], each[2]) + blend(each[1], each[3])) / 2
         np.testing.assert_allclose(row, of_folds if calibrated else over_all, atol=1e-5)
+
+
+def test_all_networks_are_started_before_the_first_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a GPU has the next one's work while the processor waits for the first."""
+    forward, calls = forward_of((network(0), 64), (network(1, decoder=True), 64)), []
+    for number, (each, _) in enumerate(forward.networks):
+
+        def start(films: np.ndarray, *, maps: bool, number: int = number, start: Any = each.start) -> Any:
+            calls.append(f"start {number}")
+            wait = start(films, maps=maps)
+            return lambda: (calls.append(f"wait {number}"), wait())[1]
+
+        monkeypatch.setattr(each, "start", start)
+    forward(films(1), maps=True)
+    assert calls == ["start 0", "start 1", "wait 0", "wait 1"]

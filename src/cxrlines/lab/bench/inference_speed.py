@@ -1,99 +1,176 @@
-"""Reading speed: a bundle as cxrlines reads with it against the same networks as PyTorch comes."""
+"""Reading speed: a bundle as cxrlines reads with it, against two networks of fixed size as PyTorch comes."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from statistics import median
+from typing import Any
 
 import cv2
 import numpy as np
-import torch
 
 from cxrlines.core.errors import Error
-from cxrlines.core.findings import Findings
-from cxrlines.core.pool import keep_buffers
+from cxrlines.core.pool import cores, keep_buffers
 from cxrlines.io.films import read_bytes
+from cxrlines.io.prepare import cut_frame
+from cxrlines.lab.bench.plain_pytorch import Plain, Took, in_own_process
 from cxrlines.phantom.dataset import JPEG_QUALITY
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 from cxrlines.reading.bundle import Bundle
-from cxrlines.reading.engines.pytorch import PyTorchEngine
+from cxrlines.reading.engines.onnx import OnnxEngine
 from cxrlines.reading.reader import Reader, decode
 from cxrlines.reading.sources import find_films
 
 HEIGHT, WIDTH = 3000, 2500
-Item = TypeVar("Item")
-Made = TypeVar("Made")
+BUSY = 2
+"""Other processes that keep a core each busy, for the factor under load."""
 
 
 class BenchError(Error):
     """There is nothing to measure with; the message says why."""
 
 
-def bench_predict(bundle: Bundle, films: int = 12, folder: Path | None = None) -> dict[str, float]:
-    """Seconds a film from its file's bytes to its findings, in 32 bits throughout.
+def bench_predict(bundle: Bundle, films: int = 12, folder: Path | None = None) -> dict[str, Any]:
+    """Seconds a film from its file's bytes to its findings: medians, measured film by film in turns.
 
     The films are phantoms of 2,500 x 3,000 px as JPEG, or the first ones of a folder; those that are refused as no
-    chest film are left out. Both ways do the same work on the same device: decoding, preparing, networks, findings.
+    chest film are left out. What it is compared with is `plain_pytorch`, whatever the bundle holds.
 
     Returns:
-        films: how many; threads: of PyTorch.
-        plain_s: PyTorch as it comes, in its memory format and with the usual allocator, a film at a time.
-        latency_s: `Reader.read`, a film at a time; batch_s: `Reader.read_many`; and both as speed-ups over plain_s.
-        decode_share, prepare_share, network_share, findings_share: of a reading a film at a time; to prepare is to
-            assess quality, shrink and resample.
-        largest_difference: of a probability between plain PyTorch and the reader, a film at a time or in batches.
+        films: how many; cores: that may be used; batch: films in a batch.
+        plain_s, plain_batch_s: plain PyTorch by its own number of threads, a film at a time and in batches.
+        latency_s: `Reader.read`; batch_s: `Reader.read_many`; and both as speed-ups over plain_s.
+        one_thread: plain_cpu_s, latency_cpu_s and latency_speedup by processor time with one thread each, which other
+            programs on the machine hardly change.
+        loaded_factor: latency with `BUSY` more processes that compute, over that without, film by film in turns.
+        shares: of a reading a film at a time: decode, prepare, probe, network, findings.
 
     Raises:
         BenchError: no film to measure with. FilmError: one that cannot be decoded.
     """
-    plain = Reader(bundle, engine=PyTorchEngine(bundle, fast=False))
-    files = [file for file in _files(films, folder) if plain.prepare(decode(file)).made.quality.usable]
+    keep_buffers()
+    reader = Reader(bundle)
+    files = [file for file in _files(films, folder) if reader.prepare(decode(file)).made.quality.usable]
     if not files:
         raise BenchError(f"{folder or 'the phantoms'}: the reader sees no chest film", "name a folder of such films")
-    plain_s, expected = _timed(plain.read, files)
-    keep_buffers()  # only now, as it changes the process for good
-    reader = Reader(bundle)
-    latency_s, alone = _timed(reader.read, files)
-    batch_s, (together,) = _timed(lambda batch: list(reader.read_many(batch)), [files])
-    batch_s /= len(files)
+    numbers = range(len(files))
+    batches = [numbers[start : start + reader.batch_size] for start in range(0, len(files), reader.batch_size)]
+    with in_own_process(bundle.folder, files) as plain:
+
+        def alone(k: int) -> Took:
+            return _took(lambda: reader.read(files[k]))
+
+        def together(batch: Sequence[int]) -> Took:
+            return _took(lambda: list(reader.read_many([files[k] for k in batch])))
+
+        one_by_one = _in_turns(lambda k: plain.read([k]), alone, numbers)
+        plain_s, latency_s = (median(took.wall for took in side) for side in one_by_one)
+        by_batches = _in_turns(plain.read, together, batches)
+        plain_batch_s, batch_s = (
+            median(took.wall / len(batch) for took, batch in zip(side, batches, strict=True)) for side in by_batches
+        )
+        one_thread = _one_thread(bundle, files, plain)
     return {
         "films": len(files),
-        "threads": torch.get_num_threads(),
+        "cores": cores(),
+        "batch": reader.batch_size,
         "plain_s": round(plain_s, 4),
+        "plain_batch_s": round(plain_batch_s, 4),
         "latency_s": round(latency_s, 4),
         "batch_s": round(batch_s, 4),
         "latency_speedup": round(plain_s / latency_s, 2),
         "batch_speedup": round(plain_s / batch_s, 2),
-        **_shares(reader, files),
-        "largest_difference": max(map(_difference, [*alone, *together], [*expected, *expected])),
+        "one_thread": one_thread,
+        "loaded_factor": round(_loaded_factor(lambda k: reader.read(files[k]), numbers), 2),
+        "shares": _shares(reader, files),
     }
 
 
+def _in_turns(
+    one: Callable[[Any], Took], other: Callable[[Any], Took], items: Sequence[Any]
+) -> tuple[list[Took], list[Took]]:
+    """How long two ways took for each item, in turns, so that what else the machine does meets both; once before."""
+    one(items[0]), other(items[0])
+    return tuple(zip(*((one(item), other(item)) for item in items), strict=True))  # type: ignore[return-value]
+
+
+def _one_thread(bundle: Bundle, files: Sequence[bytes], plain: Plain) -> dict[str, float]:
+    reader = Reader(bundle, engine=OnnxEngine(bundle, cores=1))
+    sides = _in_turns(
+        lambda k: plain.read([k], threads=1), lambda k: _took(lambda: reader.read(files[k])), range(len(files))
+    )
+    plain_s, latency_s = (median(took.cpu for took in side) for side in sides)
+    figures = {"plain_cpu_s": plain_s, "latency_cpu_s": latency_s, "latency_speedup": plain_s / latency_s}
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _loaded_factor(work: Callable[[int], object], items: Sequence[int]) -> float:
+    """Time of work beside busy processes over that without; they are stopped and go on film by film."""
+    quiet, loaded = [], []
+    with _busy(BUSY) as switch:
+        for item in items:
+            quiet.append(_took(lambda: work(item)).wall)  # noqa: B023
+            switch(True)
+            loaded.append(_took(lambda: work(item)).wall)  # noqa: B023
+            switch(False)
+    return median(loaded) / median(quiet)
+
+
+@contextmanager
+def _busy(count: int) -> Iterator[Callable[[bool], None]]:
+    """Processes that compute without end, stopped at first; what is given lets them go on, or stops them."""
+    busy = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(count)]
+
+    def switch(on: bool) -> None:
+        for process in busy:
+            os.kill(process.pid, signal.SIGCONT if on else signal.SIGSTOP)
+
+    try:
+        switch(False)
+        yield switch
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 def _shares(reader: Reader, files: Sequence[bytes]) -> dict[str, float]:
-    """Of the time of a reading, stage by stage."""
-    decoding, films = _timed(decode, files)
-    preparing, ready = _timed(reader.prepare, films)
-    network, given = _timed(lambda film: reader.engine([film.shown], maps=True), ready)
-    each = [(film, rows[0], None if maps is None else maps[0]) for film, (rows, maps) in zip(ready, given, strict=True)]
-    finding, _ = _timed(lambda one: reader.findings(*one), each)
-    seconds = {"decode": decoding, "prepare": preparing, "network": network, "findings": finding}
-    return {f"{stage}_share": round(spent / sum(seconds.values()), 3) for stage, spent in seconds.items()}
+    """Of the time of a reading, step by step; a film's steps follow each other as when it is read."""
+    steps: dict[str, list[float]] = {name: [] for name in ("decode", "prepare", "probe", "network", "findings")}
+    for file in files:
+        clock = [time.perf_counter()]
+
+        def passed(clock: list[float] = clock) -> float:
+            clock.append(time.perf_counter())
+            return clock[-1] - clock[-2]
+
+        film = decode(file)
+        steps["decode"].append(passed())
+        framed = cut_frame(film)
+        passed()
+        if reader.probe is not None:
+            reader.probe(framed.pixels)
+        steps["probe"].append(passed())
+        ready = reader.prepare(film)
+        steps["prepare"].append(max(0.0, passed() - steps["probe"][-1]))
+        rows, maps = reader.engine([ready.shown], maps=reader.lines)
+        steps["network"].append(passed())
+        reader.findings(ready, rows[0], None if maps is None else maps[0])
+        steps["findings"].append(passed())
+    spent = {name: median(seconds) for name, seconds in steps.items()}
+    return {name: round(seconds / sum(spent.values()), 3) for name, seconds in spent.items()}
 
 
-def _timed(work: Callable[[Item], Made], items: Sequence[Item]) -> tuple[float, list[Made]]:
-    """Mean seconds an item, after the first has been done once, and what the work gives."""
-    work(items[0])
-    begun = time.perf_counter()
-    made = [work(item) for item in items]
-    return (time.perf_counter() - begun) / len(items), made
-
-
-def _difference(got: object, expected: Findings) -> float:
-    """The largest of a probability; infinite where one way read the film and the other did not."""
-    if not isinstance(got, Findings) or got.labels is None or expected.labels is None:
-        return float("inf")
-    return round(max(abs(p - expected.labels[label]) for label, p in got.labels.items()), 8)
+def _took(work: Callable[[], object]) -> Took:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Took(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def _files(films: int, folder: Path | None) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """What runs the networks of a bundle: two small interfaces, so that reading itself needs no PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -42,8 +42,11 @@ class Network(Protocol):
     labels: tuple[str, ...]
     map_names: tuple[str, ...]
 
-    def __call__(self, films: np.ndarray, *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-        """Logits float32 (b, labels), and where wanted and given heatmaps float32 (b, maps, h/2, w/2) in [0, 1]."""
+    def start(self, films: np.ndarray, *, maps: bool = False) -> Callable[[], tuple[np.ndarray, np.ndarray | None]]:
+        """Begin to compute films; the function that is returned waits for what they give.
+
+        Logits float32 (b, labels), and where wanted and given heatmaps float32 (b, maps, h/2, w/2) in [0, 1].
+        """
 
     def embed(self, films: np.ndarray) -> np.ndarray:
         """The last feature map, mean over places, at length 1: float32 (b, c)."""

@@ -9,7 +9,7 @@ import numpy as np
 from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.transform import height_width
 from cxrlines.metrics.calibration import Calibration
-from cxrlines.reading.bundle import Bundle
+from cxrlines.reading.bundle import Bundle, BundleError
 from cxrlines.reading.engines import Engine, Network, Shown
 
 
@@ -19,30 +19,44 @@ class AveragedNetworks(Engine):
     Probabilities are those of the bundle's average over members, each the mean over its folds and views; where the
     manifest calibrates folds, the mean over folds of the calibrated average of each. Heatmaps are means over the models
     that give any, at the size of the largest one's.
+
+    Raises:
+        BundleError: a network that lacks a label.
     """
 
     def __init__(self, bundle: Bundle, networks: Sequence[Network]) -> None:
         self.manifest, self.map_names, self.averaging = bundle.manifest, bundle.map_names, bundle.averaging
         self.networks = list(zip(networks, bundle.sizes, strict=True))
+        for network, entry in zip(networks, bundle.manifest.models, strict=True):
+            if lacking := [name for name in self.manifest.labels if name not in network.labels]:
+                raise BundleError(
+                    f"{bundle.folder}: the network of {entry.file} does not give {lacking[0]!r}, which the manifest "
+                    "promises",
+                    "copy the bundle again, or write it anew with `cxrlines bundle`",
+                )
         with_maps = [size for network, size in self.networks if network.map_names]
         self.map_size = max(with_maps, key=lambda size: math.prod(height_width(size)), default=None)
 
     def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-        """As `Engine`. A view a pass, so that memory does not grow with them."""
+        """As `Engine`. All networks and views are started before the first is waited for; a view a pass."""
         rows: list[np.ndarray] = []
         folds: list[int] = []
         members: list[str] = []
         shown: list[np.ndarray] = []
         batches = {size: np.stack([film[size] for film in films], axis=1)[:, :, None] for size in films[0]}
-        for (network, size), entry in zip(self.networks, self.manifest.models, strict=True):
+        started = [
+            (network, entry, network.start(view, maps=maps and not place))
+            for (network, size), entry in zip(self.networks, self.manifest.models, strict=True)
+            for place, view in enumerate(batches[size])
+        ]
+        for network, entry, wait in started:
             labels = [network.labels.index(label) for label in self.manifest.labels]
-            for place, view in enumerate(batches[size]):
-                logits, heat = network(view, maps=maps and not place)
-                rows.append(np.exp(-np.logaddexp(0, -logits[:, labels].astype(np.float64))))
-                folds.append(entry.fold)
-                members.append(entry.name)
-                if heat is not None:
-                    shown.append(self._sized(heat[:, [network.map_names.index(name) for name in self.map_names]]))
+            logits, heat = wait()
+            rows.append(np.exp(-np.logaddexp(0, -logits[:, labels].astype(np.float64))))
+            folds.append(entry.fold)
+            members.append(entry.name)
+            if heat is not None:
+                shown.append(self._sized(heat[:, [network.map_names.index(name) for name in self.map_names]]))
         mean = self._mean(np.stack(rows), np.array(folds), np.array(members))
         return mean, np.mean(shown, axis=0) if shown else None
 

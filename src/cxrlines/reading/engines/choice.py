@@ -26,11 +26,11 @@ def engine_name(bundle: Bundle) -> Literal["onnx", "torch"]:
     return "torch" if reads_on_gpu() or (installed and not exported) else "onnx"
 
 
-def engine_of(bundle: Bundle, name: EngineName = "auto", *, threads: int | None = None) -> Engine:
+def engine_of(bundle: Bundle, name: EngineName = "auto", *, cores: int | None = None) -> Engine:
     """The engine of a name for a bundle. `auto`: ONNX Runtime, which is several times as fast on a processor.
 
     PyTorch is taken where it is installed and there is a GPU, or where the bundle has no ONNX files.
-    `threads` compute on a processor; default: one for each core.
+    `cores`: how many of the processor compute; default: all.
 
     Raises:
         BundleError: no engine can run the bundle here.
@@ -42,9 +42,9 @@ def engine_of(bundle: Bundle, name: EngineName = "auto", *, threads: int | None 
             f"{bundle.folder}: PyTorch is to read it, which is not installed", "pip install 'cxrlines[train]'"
         )
     if name == "onnx":
-        return OnnxEngine(bundle, threads=threads)
-    if threads is not None:
+        return OnnxEngine(bundle, cores=cores)
+    if cores is not None:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(cores)
     return PyTorchEngine(bundle)

@@ -1,16 +1,20 @@
-"""The part of ONNX's file format by which a graph is searched, so that reading needs no `onnx` (29 MB on disk).
+"""The part of ONNX's file format by which a graph is searched and given its weights, so that reading needs no `onnx`
+(29 MB on disk).
 
 ONNX files are Protocol Buffers; numbers of fields are those of `onnx.proto` of the ONNX project. What is not named here
-is passed over.
+is passed over, and written as it was read.
 """
 
 from functools import cache
 from typing import Any
 
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 EXTERNAL = 1
 """`data_location` of a tensor whose values are in another file."""
+FLOATS = {1: np.dtype("<f4"), 10: np.dtype("<f2")}
+"""`data_type` of the tensors that weights are given to."""
 MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "Model": {"graph": (7, "Graph"), "opset_import": (8, "Opset*"), "functions": (25, "Function*")},
     "Opset": {"domain": (1, "string")},
@@ -26,11 +30,22 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
         "sparse_tensors": (23, "Sparse*"),
     },
     "Sparse": {"values": (1, "Tensor"), "indices": (2, "Tensor")},
-    "Tensor": {"name": (8, "string"), "data_location": (14, "int32")},
+    "Tensor": {
+        "dims": (1, "int64*"),
+        "data_type": (2, "int32"),
+        "name": (8, "string"),
+        "raw_data": (9, "bytes"),
+        "data_location": (14, "int32"),
+    },
 }
 """Message -> field -> its number, and its type; a star stands for any number of them."""
 _FIELD = descriptor_pb2.FieldDescriptorProto
-_SIMPLE = {"string": _FIELD.TYPE_STRING, "int32": _FIELD.TYPE_INT32}
+_SIMPLE = {
+    "string": _FIELD.TYPE_STRING,
+    "bytes": _FIELD.TYPE_BYTES,
+    "int32": _FIELD.TYPE_INT32,
+    "int64": _FIELD.TYPE_INT64,
+}
 _PACKAGE = "cxrlines.onnx"
 
 

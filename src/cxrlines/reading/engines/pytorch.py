@@ -1,5 +1,6 @@
 """The networks of a bundle in PyTorch, on the GPU where there is one. PyTorch is imported when it is needed."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,16 +85,23 @@ class PyTorchNetwork:
         self.labels = tuple(model.labels)
         self.map_names = tuple(model.map_names) if gives_maps(model) else ()
 
-    def __call__(self, films: np.ndarray, *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
-        """As `Network`."""
+    def start(self, films: np.ndarray, *, maps: bool = False) -> Callable[[], tuple[np.ndarray, np.ndarray | None]]:
+        """As `Network`. On a GPU it is waited for only when the result is asked for."""
         import torch
 
         with torch.inference_mode():
-            shown = torch.from_numpy(films).to(self.device)
-            if not (maps and self.map_names):
-                return self.model(shown).float().cpu().numpy(), None
-            features, heat = self.model.features_and_maps(shown)
-            return self.model.classify(features).float().cpu().numpy(), torch.sigmoid(heat.float()).cpu().numpy()
+            shown = torch.from_numpy(films).to(self.device, non_blocking=True)
+            if maps and self.map_names:
+                features, heat = self.model.features_and_maps(shown)
+                given = [self.model.classify(features).float(), torch.sigmoid(heat.float())]
+            else:
+                given = [self.model(shown).float()]
+
+        def wait() -> tuple[np.ndarray, np.ndarray | None]:
+            logits, *rest = (tensor.cpu().numpy() for tensor in given)
+            return logits, rest[0] if rest else None
+
+        return wait
 
     def embed(self, films: np.ndarray) -> np.ndarray:
         """As `Network`."""
