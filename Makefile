@@ -34,12 +34,12 @@ define install
 endef
 
 $(READY): lock/requirements.txt lock/uv.txt pyproject.toml
-	$(call install,lock/requirements.txt,about 5 GB: PyTorch with CUDA and the trackers and test tools)
+	$(call install,lock/requirements.txt,7.6 GB on disk on Linux: PyTorch with CUDA is 5.4 of them)
 
 $(SMALL): lock/demo.txt lock/uv.txt pyproject.toml
-	$(call install,lock/demo.txt,about 4 GB on Linux: PyTorch with CUDA; CPU wheels are smaller: docs/install.md)
+	$(call install,lock/demo.txt,6.2 GB on disk on Linux: PyTorch with CUDA is 5.4 of them; without CUDA: docs/install.md)
 
-demo: $(SMALL)  ## a film read, then the whole job on phantom films: make, check, train, evaluate, read (about 6 minutes on 2 cores)
+demo: $(SMALL)  ## a film read, then the whole job on phantom films: make, check, train, evaluate, read (12 minutes of a core)
 	@$(BIN)/cxrlines demo --out runs/demo
 
 demo-full: $(SMALL)  ## the same with more and larger films (12 to 21 minutes on 2 cores)

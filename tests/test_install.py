@@ -72,6 +72,36 @@ def test_the_makefile_installs_every_extra_as_locked():
     assert asked <= locked
 
 
+def pinned(lock: str) -> dict[str, str]:
+    """Package -> its version in a lock."""
+    return dict(re.findall(r"^([a-z0-9][^ =]*)==(\S+)", (ROOT / "lock" / lock).read_text("utf-8"), re.MULTILINE))
+
+
+def test_the_demo_installs_what_training_needs_in_the_versions_of_the_whole_lock():
+    demo, whole = pinned("demo.txt"), pinned("requirements.txt")
+    assert demo.items() <= whole.items()
+    assert {*BASE, *EXTRAS["train"], *EXTRAS["demo"]} <= demo.keys()
+    others = {name for extra, packages in EXTRAS.items() if extra not in ("train", "demo") for name in packages}
+    assert not demo.keys() & {*others, "pytest", "zensical", "mypy", "playwright"}
+    assert pinned("uv.txt").items() - {("uv", pinned("uv.txt")["uv"])} <= whole.items()
+
+
+@pytest.mark.parametrize("lock", ["demo.txt", "requirements.txt", "uv.txt"])
+def test_a_lock_names_no_index_and_has_a_hash_for_every_package(lock):
+    text = (ROOT / "lock" / lock).read_text("utf-8")
+    assert "://" not in text and "--index" not in text
+    assert len(re.findall(r"^[a-z0-9].*==.* \\\n    --hash=sha256:", text, re.MULTILINE)) == len(pinned(lock)) > 5
+
+
+def test_a_pytorch_that_is_kept_is_left_out_of_the_lock_with_its_libraries():
+    """What the Makefile leaves out is PyTorch, and what only PyTorch asks for."""
+    pattern = re.search(r"out = /(.*?)/\}", (ROOT / "Makefile").read_text("utf-8"))
+    assert pattern
+    out = {name for name in pinned("demo.txt") if re.match(pattern[1].replace("$$", "$"), f"{name}==")}
+    assert {"torch", "torchvision", "triton", "nvidia-cublas", "cuda-bindings"} <= out
+    assert not out & {*BASE, "torchmetrics", "lightning", "timm", "pytorch-lightning", "segmentation-models-pytorch"}
+
+
 @pytest.mark.parametrize("heavy", ["numpy", "pandas", "pydantic", "typer", "rich", "torch", "cv2"])
 def test_importing_the_package_imports_nothing_heavy(heavy):
     script = f"import sys, cxrlines; assert {heavy!r} not in sys.modules; assert len(sys.modules) < 120"

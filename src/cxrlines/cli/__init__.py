@@ -1,6 +1,6 @@
 """The command line: each command calls one function of a room.
 
-Exit codes are those of the README: `ERROR` for what the user can fix, `FAULT` for a bug in cxrlines, `STOPPED`.
+Exit codes are those of docs/commands.md: `ERROR` for what the user can fix, `FAULT` for a bug in cxrlines, `STOPPED`.
 """
 
 import errno
@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 from cxrlines import Error, __version__
 from cxrlines.cli import bench, data, doctor, experiment, read, train
 from cxrlines.cli.extras import lacking
-from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, say
+from cxrlines.cli.options import DEBUG, ERROR, FAULT, PROBLEMS, STOPPED, say
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Errors of a disk, which are no bug even where they name no file."""
@@ -66,19 +66,24 @@ app = typer.Typer(
     cls=Commands,
     help="Detect tubes and lines in frontal chest radiographs; train and evaluate such readers. "
     "For research; not a medical device.",
+    epilog=f"Exit codes: 0 done, {PROBLEMS} problems found, {ERROR} an input cannot be used, {FAULT} a fault of "
+    f"cxrlines, {STOPPED} stopped.",
     pretty_exceptions_enable=False,
 )
-for room in (read, data, train, doctor):
+PANELS = ((read, "Read films"), (data, "Films and tables"), (train, "Train and evaluate"), (doctor, "Install"))
+for room, title in PANELS:
+    for command in room.app.registered_commands:
+        command.rich_help_panel = title
     app.add_typer(room.app)
-app.add_typer(experiment.app, name="experiment")
-app.add_typer(bench.app, name="bench")
+app.add_typer(experiment.app, name="experiment", rich_help_panel="Measure")
+app.add_typer(bench.app, name="bench", rich_help_panel="Measure")
 
 
 FIRST = f"""cxrlines {__version__} reads the tubes and lines in a frontal chest radiograph.
 For research; not a medical device.
 
   cxrlines predict --example        read a film that comes with it; then: cxrlines predict FILM --draw drawn
-  cxrlines demo                     the whole job in small: make films, train, evaluate, read
+  cxrlines demo                     the whole job in small: make films, train, evaluate, read; needs [train]
   cxrlines doctor                   what is installed here, and what is missing for what
 
 All commands: cxrlines --help"""

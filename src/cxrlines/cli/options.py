@@ -15,7 +15,7 @@ from cxrlines.core.errors import Error
 from cxrlines.recipe.run.progress import clock
 
 PROBLEMS, ERROR, FAULT, STOPPED = 1, 2, 70, 130
-"""Exit codes; see the README."""
+"""Exit codes; see docs/commands.md."""
 DEBUG = "CXRLINES_DEBUG"
 """The environment variable that shows tracebacks."""
 LINE_EVERY_S = 30.0

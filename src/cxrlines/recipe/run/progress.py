@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-LINE_EVERY_S = 15.0
+LINE_EVERY_S = 30.0
 """Without a terminal, each running step gets a line this often."""
 
 
