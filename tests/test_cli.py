@@ -346,6 +346,49 @@ def test_a_stopped_reading_keeps_what_is_read(data, tmp_path, number):
     assert not (tmp_path / "drawn").exists() and "--resume" in said
 
 
+def test_a_reading_that_was_killed_goes_on_to_the_same_end(data, tmp_path):
+    words = ["predict", str(data / "test"), "--json"]
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+    whole, out = tmp_path / "whole/r.csv", tmp_path / "killed/r.csv"
+    assert CliRunner().invoke(cli.app, [*words, "--out", str(whole)]).exit_code == 0
+    stopped(signal.SIGKILL, *words, "--batch", 1, "--out", out)
+    assert [path.name for path in out.parent.iterdir()] == ["r.journal.jsonl"]
+    again = CliRunner().invoke(cli.app, [*words, "--out", str(out)])
+    assert again.exit_code == 2 and "--resume" in again.stderr, "what was read is not thrown away unasked"
+    other = CliRunner().invoke(cli.app, ["predict", str(data / "train"), "--json", "--out", str(out), "--resume"])
+    assert other.exit_code == 2 and "another list of films" in other.stderr
+    result = CliRunner().invoke(cli.app, [*words, "--batch", "1", "--out", str(out), "--resume"])
+    assert result.exit_code == 0 and "1 of 3 films were read before" in result.stderr
+    assert sorted(path.name for path in out.parent.iterdir()) == ["r.csv", "r.json"]
+    assert out.read_bytes() == whole.read_bytes()
+    one, other = (json.loads(path.with_suffix(".json").read_text()) for path in (whole, out))
+    assert [film | {"seconds": 0} for film in one] == [film | {"seconds": 0} for film in other]
+
+
+def test_a_disk_that_fills_while_reading_keeps_what_was_read(data, tmp_path):
+    resource = pytest.importorskip("resource")
+    out = tmp_path / "r.csv"
+    words = ["predict", str(data / "train"), "--batch", "1", "--out", str(out)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4200, before[1]))  # for the heading of the journal and some films
+        result = CliRunner().invoke(cli.app, words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert result.exit_code == 2 and "r.journal.jsonl: cannot be written" in result.stderr
+    assert "MiB free on its disk" in result.stderr and "--resume" in result.stderr and not out.exists()
+    result = CliRunner().invoke(cli.app, [*words, "--resume"])
+    films = len(list((data / "train").glob("*.jpg")))
+    (before,) = re.findall(rf"(\d+) of {films} films were read before", result.stderr)
+    assert result.exit_code == 0 and 1 <= int(before) < films == len(pd.read_csv(out))
+
+
+def test_resuming_needs_a_table(data):
+    result = CliRunner().invoke(cli.app, ["predict", str(data / "test"), "--resume"])
+    assert result.exit_code == 2 and "--out" in result.stderr
+
+
 def test_a_reading_stopped_before_the_first_film_leaves_the_last_one(data, tmp_path, monkeypatch):
     def stops(*words: object, **more: object) -> None:
         raise KeyboardInterrupt

@@ -86,6 +86,24 @@ def test_a_cluster_reads_what_one_machine_reads(one_core, bundle, films, monkeyp
     assert calls[-1] == (13, 13)
 
 
+def test_a_reading_by_a_cluster_goes_on(one_core, bundle, films, tmp_path):
+    journal = tmp_path / "r.journal.jsonl"
+
+    class Killed(Exception):
+        pass
+
+    def kill(done, count):
+        if done == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        predict_on_ray([films], bundle, "ray", batch_size=2, journal=journal, progress=kill)
+    here = predict([films], load_bundle(bundle), batch_size=2)
+    there = predict_on_ray([films], bundle, "ray", batch_size=2, journal=journal, resume=True)
+    assert 4 <= there.resumed <= 5 and here.studies == there.studies and here.errors == there.errors
+    assert list(map(said, here.as_dicts())) == list(map(said, there.as_dicts()))
+
+
 @pytest.mark.long
 def test_two_machines_asked_from_outside_read_what_one_reads(bundle, films):
     ray = pytest.importorskip("ray", reason='needs Ray: pip install "cxrlines[ray]"')

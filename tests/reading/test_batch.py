@@ -3,6 +3,8 @@ import importlib.resources
 import importlib.util
 import json
 import os
+import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +19,17 @@ from cxrlines.augment.policy import make_policy
 from cxrlines.core.errors import ReadingFault
 from cxrlines.core.files import OutputError
 from cxrlines.core.film import NotAFilm
+from cxrlines.core.findings import Findings
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import shrink
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
-from cxrlines.reading.batch import Predictions, Stopped, predict
+from cxrlines.reading import batch
+from cxrlines.reading.batch import Predictions, Stopped, by_threads, predict
 from cxrlines.reading.bundle import Bundle, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.engines.pytorch import load_models
+from cxrlines.reading.reader import Reader
 from cxrlines.reading.results.prediction_files import check_places, drawings, report_text, write_each, write_predictions
 from cxrlines.reading.sources import Found, find_films
 from cxrlines.task import LABELS, STUDY_COLUMN
@@ -504,3 +509,109 @@ def test_a_real_dicom_is_called_by_its_own_study(folder: Path, bundle: Bundle) -
     dataset.save_as(folder / "IM0001", enforce_file_format=True)
     got = predict([folder / "IM0001", folder / "b.png"], bundle)
     assert got.rows[STUDY_COLUMN].tolist() == ["1.2.826.0.1.7", "b"]
+
+
+def _outputs(folder: Path) -> dict[str, bytes]:
+    """Files of results, without the seconds that films took."""
+    every = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: re.sub(rb'"seconds": [^,]*', b"", content) for name, content in every.items()}
+
+
+def _written(predictions: Predictions, folder: Path) -> dict[str, bytes]:
+    write_predictions(predictions, folder / "r.csv", as_json=True)
+    _drawn(predictions, folder / "drawn")
+    predictions.journal.remove()
+    return _outputs(folder)
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_killed_reading_that_goes_on_ends_as_one_that_was_not(
+    folder: Path, bundle: Bundle, tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a0.png").write_bytes(b"")
+    (folder / "x").mkdir()
+    _film(folder / "x/a.png", 9)  # so that names are known only at the end
+    expected = _written(predict([folder], bundle, batch_size=2), tmp_path / "whole")
+    journal, calls = tmp_path / "parts/r.journal.jsonl", []
+
+    class Killed(Exception):
+        """Stands for SIGKILL: nothing is tidied up but by the system, which lets go of the file."""
+
+    def kill(done: int, films: int | None) -> None:
+        if done >= stop:
+            raise Killed
+
+    with pytest.raises(Killed):
+        predict([folder], bundle, batch_size=2, progress=kill, journal=journal)
+    decoded: list[Path] = []
+    monkeypatch.setattr("cxrlines.reading.reader.read_film", lambda path: decoded.append(path) or read_film(path))
+    got = predict(
+        [folder], bundle, batch_size=2, journal=journal, resume=True, progress=lambda *done: calls.append(done)
+    )
+    assert got.resumed == max(0, stop // 2 * 2 - 2) + (stop == 7), "whole batches, but that of the empty file"
+    assert len(decoded) == 7 - got.resumed and calls[-1] == (7, 7)
+    assert _written(got, tmp_path / "parts") == expected
+
+
+def test_drawing_goes_on_where_it_was_killed(folder: Path, bundle: Bundle, tmp_path: Path) -> None:
+    journal = tmp_path / "r.journal.jsonl"
+    got = predict([folder], bundle, journal=journal)
+
+    def stop(done: int, films: int | None) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_each(got, [drawings(got, tmp_path / "drawn")], stop)
+    got.journal.close()
+    early = {path: path.stat().st_mtime_ns for path in (tmp_path / "drawn").iterdir()}
+    assert len(early) == 2
+    again = predict([folder], bundle, journal=journal, resume=True)
+    assert again.resumed == 5 and _drawn(again, tmp_path / "drawn") == []
+    assert len(list((tmp_path / "drawn").iterdir())) == 5
+    assert {path: path.stat().st_mtime_ns for path in early} == early, "not drawn again"
+    assert len(_drawn(again, tmp_path / "elsewhere")) == 0 and len(list((tmp_path / "elsewhere").iterdir())) == 5
+    again.journal.remove()
+
+
+def test_threads_that_share_a_gpu_read_the_same_and_overlap(folder: Path, bundle: Bundle) -> None:
+    """While a batch waits for the engine another one is prepared: the engine sees two films before it gives any."""
+    begun = threading.Barrier(2, timeout=60)
+    real = Reader(bundle, batch_size=1, lines=False)
+
+    class Waits:
+        map_size = None
+
+        def __call__(self, films: list, *, maps: bool = False) -> tuple[np.ndarray, None]:
+            begun.wait()  # broken, by its time limit, if only one batch is under way
+            return real.engine(films)
+
+    for name in ("b2.png", "b3.png", "b4.png"):
+        _film(folder / name, len(name))
+    paths = [path for path, _ in find_films([folder]).films]
+    waiting = Reader(bundle, batch_size=1, lines=False, engine=Waits())
+    got = dict(by_threads(waiting, paths))
+    assert list(got) == list(range(8))
+    for reading, expected in zip(got.values(), real.read_many(paths), strict=True):
+        assert isinstance(reading, Findings) and reading.labels == expected.labels
+
+
+def test_processes_read_what_one_reads(folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "a0.png").write_bytes(b"")
+    here = predict([folder], bundle)
+    monkeypatch.setattr(batch, "FILMS_A_PROCESS", 1)
+    monkeypatch.setattr(batch, "cores", lambda: 2)
+    monkeypatch.setattr(batch.Reader, "read_many", lambda *films: pytest.fail("read in this process"))
+    there = predict([folder], bundle)
+    assert there.studies == here.studies and there.errors == here.errors and len(there.errors) == 1
+    np.testing.assert_allclose(_scores(there.rows), _scores(here.rows), atol=1e-6)
+
+
+def test_ten_films_among_many_files_are_found_and_the_rest_counted(tmp_path: Path) -> None:
+    for k in range(3000):
+        (tmp_path / f"{k:05}.{'zip' if k % 100 == 0 else 'txt'}").touch()
+    for k in range(10):
+        (tmp_path / f"IM{k}").write_bytes(b"\0" * 128 + b"DICM")
+    found = find_films([tmp_path])
+    assert [path.name for path, _ in found.films] == [f"IM{k}" for k in range(10)]
+    assert found.skipped == {"no film": 2970, "archive, not unpacked": 30} and found.errors == []

@@ -4,11 +4,13 @@ Readings go into a journal as they come (`reading.journal`), and from there into
 (`reading.results.prediction_files`).
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -18,7 +20,7 @@ from cxrlines.core.film import FilmError, NotAFilm, film_name
 from cxrlines.core.findings import Findings
 from cxrlines.core.pool import cores, in_processes, keep_buffers
 from cxrlines.reading.bundle import NOTICE, Bundle, load_bundle
-from cxrlines.reading.engines.choice import engine_of
+from cxrlines.reading.engines.choice import engine_of, reads_on_gpu
 from cxrlines.reading.journal import Journal, Reading
 from cxrlines.reading.reader import Progress, Reader, allowed_views
 from cxrlines.reading.sources import Found, find_films
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 FILMS_A_PROCESS = 24
 """Films for each core from which on a process for each core pays: it takes about as long to start as to read three."""
+BATCHES_AT_ONCE = 4
+"""On a GPU: one is decoded, one computed, one traced (Python does one at a time), one ahead."""
 Outcome = tuple[int, Reading]
 """The place of a film among those found, and its reading."""
 
@@ -168,19 +172,29 @@ def predict(
     """
     views = allowed_views(bundle, tta)
     found = sources if isinstance(sources, Found) else find_films(sources)
+    by_processes = cores() > 1 and len(found.films) >= FILMS_A_PROCESS * cores() and not reads_on_gpu()
 
     def read(places: Sequence[int]) -> Generator[Outcome, None, None]:
         paths = [found.films[place][0] for place in places]
-        workers = min(cores(), len(paths) // FILMS_A_PROCESS)
-        if workers < 2:
-            reader = Reader(bundle, tta=views, batch_size=batch_size, lines=lines)
-            readings: Iterator[Outcome] = enumerate(reader.read_many(paths))
+        if by_processes:
+            readings = _by_processes(partial(_read_there, bundle.folder, views, lines), paths, cores())
         else:
-            readings = _by_processes(partial(_read_there, bundle.folder, views, lines), paths, workers)
+            reader = Reader(bundle, tta=views, batch_size=batch_size, lines=lines)
+            readings = by_threads(reader, paths) if reads_on_gpu() else enumerate(reader.read_many(paths))
         for index, reading in readings:
             yield places[index], reading
 
-    return collected(found, read, bundle, tta=views, lines=lines, journal=journal, resume=resume, progress=progress)
+    return collected(
+        found,
+        read,
+        bundle,
+        tta=views,
+        lines=lines,
+        journal=journal,
+        resume=resume,
+        progress=progress,
+        together=1 if by_processes else batch_size,
+    )
 
 
 def collected(
@@ -193,10 +207,12 @@ def collected(
     journal: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    together: int = 1,
 ) -> Predictions:
     """The predictions from what `read` gives for places in `found.films`, in any order, as it comes.
 
-    `read` is asked for all films that the journal lacks. `Stopped` instead of KeyboardInterrupt; films without a
+    `read` is asked for all films that the journal lacks, and as networks may round otherwise in other company, for all
+    that are computed `together` with one of them. `Stopped` instead of KeyboardInterrupt; films without a
     reading are then its `unread`. An error leaves the journal behind.
     """
     count = len(found.films)
@@ -206,6 +222,10 @@ def collected(
         "search for lines (--json, --draw)": "on" if lines else "off",
     }
     kept = Journal(journal, [path for path, _ in found.films], settings, resume=resume)
+    for start in range(0, count, together):
+        places = range(start, min(start + together, count))
+        if not all(place in kept for place in places):
+            kept.forget(places)
     resumed = len(kept)
     try:
         if progress and resumed:
@@ -279,6 +299,25 @@ def _predictions(found: Found, kept: Journal, bundle: Bundle, tta: tuple[str, ..
 def reason(path: Path, error: Exception) -> str:
     """What is wrong, without the path that messages begin with (absolute where a cluster read the film)."""
     return str(error).removeprefix(f"{path}: ").removeprefix(f"{path.absolute()}: ")
+
+
+def by_threads(reader: Reader, paths: Sequence[Path]) -> Iterator[Outcome]:
+    """(index, reading) of each film, by threads that share a GPU, a batch each: one waits for it while others work."""
+    size = reader.batch_size
+    waiting: deque[Future[list[Reading]]] = deque()
+    with ThreadPoolExecutor(BATCHES_AT_ONCE, "batch") as pool:
+        try:
+            given, index = iter(paths), 0
+            while True:
+                while len(waiting) <= BATCHES_AT_ONCE and (batch := list(islice(given, size))):
+                    waiting.append(pool.submit(lambda films: list(reader.read_many(films)), batch))
+                if not waiting:
+                    return
+                for reading in waiting.popleft().result():
+                    yield index, reading
+                    index += 1
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _by_processes(work: Callable[[Path], Reading], paths: Sequence[Path], workers: int) -> Iterator[Outcome]:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,6 +68,9 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)
+        except OSError as error:
+            raise self._refused(error) from error
+        try:
             _lock(self._file, path)
             self._end = self._load(settings, resume)
             self._file.truncate(self._end)
@@ -76,7 +79,11 @@ class Journal:
                 self.sync()
                 sync(path.parent)
         except OSError as error:
+            self.close()
             raise self._refused(error) from error
+        except BaseException:
+            self.close()
+            raise
 
     def __len__(self) -> int:
         """How many films were read."""
@@ -101,6 +108,11 @@ class Journal:
         offset = self._end
         self._write(line)
         self._offsets[place] = offset
+
+    def forget(self, places: Iterable[int]) -> None:
+        """As if the films at some places had not been read."""
+        for place in places:
+            self._offsets.pop(place, None)
 
     def reading(self, place: int) -> Reading:
         """What was read of the film at a place. `KeyError` if it was not."""

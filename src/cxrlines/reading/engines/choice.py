@@ -14,11 +14,16 @@ _NVIDIA = Path("/proc/driver/nvidia/version")
 """There where NVIDIA's driver is loaded: importing PyTorch to ask would take longer than reading a film."""
 
 
+def reads_on_gpu() -> bool:
+    """Whether bundles are read on a GPU here: there is one of NVIDIA's, and PyTorch to use it."""
+    return importlib.util.find_spec("torch") is not None and _NVIDIA.exists()
+
+
 def engine_name(bundle: Bundle) -> Literal["onnx", "torch"]:
     """The engine that `engine_of` takes by itself."""
     installed = importlib.util.find_spec("torch") is not None
     exported = all(entry.onnx for entry in bundle.manifest.models)
-    return "torch" if installed and (_NVIDIA.exists() or not exported) else "onnx"
+    return "torch" if reads_on_gpu() or (installed and not exported) else "onnx"
 
 
 def engine_of(bundle: Bundle, name: EngineName = "auto", *, threads: int | None = None) -> Engine:
