@@ -32,7 +32,7 @@ def uid_of(*parts: str) -> str:
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
 
-IMPLEMENTATION_UID = uid_of(MANUFACTURER)
+IMPLEMENTATION_UID = UID(uid_of(MANUFACTURER))
 
 
 def begun(source: SourceFilm, read_by: ReadBy, sop_class: str, modality: str, what: str, number: int) -> Dataset:
