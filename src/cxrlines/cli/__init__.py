@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cxrlines import Error, __version__
-from cxrlines.cli import bench, data, doctor, experiment, read, train
+from cxrlines.cli import bench, data, doctor, experiment, listen, read, train
 from cxrlines.cli.extras import lacking
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, PROBLEMS, STOPPED, say
 
@@ -70,7 +70,7 @@ app = typer.Typer(
     f"cxrlines, {STOPPED} stopped.",
     pretty_exceptions_enable=False,
 )
-PANELS = ((read, "Read films"), (data, "Films and tables"), (train, "Train and evaluate"), (doctor, "Install"))
+PANELS = ((read, "Read films"), (listen, "Read films"), (data, "Films and tables"), (train, "Train and evaluate"), (doctor, "Install"))
 for room, title in PANELS:
     for command in room.app.registered_commands:
         command.rich_help_panel = title
