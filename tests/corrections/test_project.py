@@ -127,7 +127,7 @@ def test_what_is_wrong_with_one_film_changes_nothing(tmp_path, png, said, line):
         project.save(b"%PDF-1.7", "b.pdf", None, said())
     with pytest.raises(CorrectionError, match="off a film"):
         project.save(png(1), "b.png", None, said(landmarks={"carina": (500, 500)}))
-    with pytest.raises(ProjectError, match=r"line 7 of the model, which found 2"):
+    with pytest.raises(CorrectionError, match=r"line 7 of the model, which found 2"):
         wrong = line(Device.CVC, State.NORMAL, (5, 5), (9, 9), mark=Mark.ACCEPTED, of=7)
         project.save(png(), "a.png", FINDINGS, said(lines=[wrong]))
     with pytest.raises(ProjectError, match="has no film 'b'"):

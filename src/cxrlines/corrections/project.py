@@ -24,7 +24,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.files import OutputError, replacing, write_text
 from cxrlines.core.film import Film, film_name
 from cxrlines.core.text import shown
-from cxrlines.corrections.correction import Correction
+from cxrlines.corrections.correction import Correction, CorrectionError
 from cxrlines.corrections.journal import Journal, JournalError
 from cxrlines.corrections.project_tables import CorrectedFilm, write_tables
 from cxrlines.io.films import kind_of, read_film
@@ -138,7 +138,7 @@ class Project:
         Raises:
             FilmError: it is no film, or cannot be decoded.
             CorrectionError: the correction does not fit the film.
-            OutputError: the disk is full, read-only or the like. Where only the tables could not be written, it says so.
+            OutputError: the disk is full, read-only or the like; it says so where only the tables could not be written.
         """
         digest = hashlib.sha256(film).hexdigest()
         self._replay()
@@ -192,7 +192,7 @@ class Project:
         for number, line in enumerate(correction.lines):
             if findings and line.of is not None and line.of >= lines:
                 what = f"lines.{number} is of line {line.of} of the model, which found {lines}"
-                raise ProjectError(what, "count its lines from 0")
+                raise CorrectionError(what, "count its lines from 0")
 
     def _new(self, film: bytes, digest: str, name: str, decoded: Film) -> SavedFilm:
         plain = re.sub(r"[^A-Za-z0-9_-]+", "_", film_name(Path(name.replace("\\", "/")))).strip("_")[:64] or "film"
