@@ -1,0 +1,85 @@
+"""Pictures and DICOM objects of a film, made in a process of their own: decoders stay out of the server.
+
+It begins with the first that is asked for, and anew when it died.
+"""
+
+import pickle
+import threading
+from enum import StrEnum
+
+import cv2
+import numpy as np
+
+from cxrlines.core.errors import Error, ReadingFault
+from cxrlines.core.findings import Findings
+from cxrlines.core.processes import Child, Died
+
+SECONDS = 60.0
+"""Longest that one may take."""
+
+
+class Kind(StrEnum):
+    """What can be made of a film; the value is its media type."""
+
+    PIXELS = "image/png; of the film"
+    DRAWING = "image/png"
+    REPORT = "application/dicom"
+
+
+Asked = tuple[Kind, bytes, Findings, str]
+"""What to make, of which film's file, its findings, and the notice of the bundle."""
+
+
+class Renderer:
+    """Makes one thing after the other. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+
+    def make(self, kind: Kind, source: bytes, findings: Findings, notice: str) -> bytes:
+        """A file of that kind. `Error` where the film allows none; `ReadingFault` where making it failed."""
+        message = pickle.dumps((kind, source, findings, notice))
+        with self._lock:
+            try:
+                if self._child is None:
+                    self._child = Child("cxrlines.core.pool")
+                    self._ask(pickle.dumps(make))
+                made: bytes = self._ask(message)
+            except Died as died:
+                self.close()
+                raise ReadingFault(f"the film: what was asked of it was not made; the process {died}") from None
+        return made
+
+    def close(self) -> None:
+        """End the process."""
+        if self._child is not None:
+            self._child.kill()
+        self._child = None
+
+    def _ask(self, message: bytes) -> bytes:
+        assert self._child is not None
+        self._child.send(message)
+        succeeded, value = pickle.loads(self._child.receive(SECONDS))  # noqa: S301 - from a child of ours
+        if not succeeded:
+            raise value if isinstance(value, Error) else ReadingFault.of("the film", value)
+        return value  # type: ignore[no-any-return]
+
+
+def make(asked: Asked) -> bytes:
+    """The child's side of `Renderer.make`."""
+    from cxrlines.io.films import read_film
+    from cxrlines.reading.results.drawing import draw_findings
+
+    kind, source, findings, notice = asked
+    film = read_film(source)
+    if kind is Kind.PIXELS:
+        return _png(film.pixels)
+    return _png(draw_findings(film.pixels, findings, notice=notice)[:, :, ::-1])
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """Lossless, and quick rather than small: it travels from memory to a browser."""
+    written, png = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    assert written
+    return png.tobytes()
