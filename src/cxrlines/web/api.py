@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 from cxrlines import __version__
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.findings import Findings, PredictionJson
+from cxrlines.reading.bundle import EMBEDDED
 from cxrlines.reading.reading_pool import Outcome
 from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, Device
 from cxrlines.web.film_answer import film_json, page_words
@@ -26,6 +27,7 @@ from cxrlines.web.service import Service
 from cxrlines.web.uploads import FILM_TYPES, MULTIPART, Upload, films_in
 
 STATIC = Path(__file__).parent / "static"
+EXAMPLE = EMBEDDED / "example.jpg"
 JSON, DICOM, PNG = "application/json", "application/dicom", "image/png"
 KINDS = {DICOM: Kind.REPORT, PNG: Kind.DRAWING}
 FILE = {"schema": {"type": "string", "format": "binary"}}
@@ -131,6 +133,10 @@ def _add_page(app: FastAPI, service: Service) -> None:
     @app.get("/v1/about", responses=PROBLEMS, summary="What reads here, and by which words and colours")
     async def about() -> dict[str, Any]:
         return service.about | {"devices": [_device(device) for device in Device]}
+
+    @app.get("/v1/example.jpg", responses=PROBLEMS, summary="The example film", response_class=Response)
+    async def example() -> Response:
+        return FileResponse(EXAMPLE, media_type="image/jpeg")
 
     @app.post("/v1/films", responses=PROBLEMS, openapi_extra=BODY, summary="Read a film and keep it in memory")
     async def film(request: Request) -> dict[str, Any]:

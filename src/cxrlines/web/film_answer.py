@@ -14,12 +14,11 @@ from cxrlines.reading.results.report_text import (
     spacing_words,
     tip_words,
 )
-from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, STUDY_COLUMN, Device, Landmark, State, label_of
+from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent, ngt_operating_point
+from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, STUDY_COLUMN, Device, Landmark
 
 LIKELY = 0.5
 """Presence score from which a device without a line is called probable."""
-OPERATING_POINT = ("sensitivity", 0.95)
-"""The threshold that a label is judged by: of those in the bundle, the one that misses least."""
 
 
 def film_json(findings: Findings, bundle: Bundle, name: str) -> dict[str, Any]:
@@ -32,28 +31,33 @@ def film_json(findings: Findings, bundle: Bundle, name: str) -> dict[str, Any]:
 
 
 def operating_point(bundle: Bundle, label: str) -> ThresholdEntry | None:
-    """The bundle's threshold of a label at `OPERATING_POINT`; None where it has none."""
-    for entry in (bundle.manifest.thresholds or {}).get(label, ()):
-        if (entry.wanted, entry.at_least) == OPERATING_POINT and entry.probability is not None:
-            return entry
-    return None
+    """The first of the bundle's thresholds of a label; None where it has none."""
+    thresholds = (bundle.manifest.thresholds or {}).get(label, ())
+    return next((entry for entry in thresholds if entry.probability is not None), None)
 
 
 def page_words(findings: Findings, bundle: Bundle) -> dict[str, Any]:
     """What the page says of a film; it draws, and words nothing itself."""
     if not findings.quality.usable:
-        return {"refused": note_words(findings)[0], "notes": note_words(findings)[1:], "sentence": sentence(findings)}
+        refused, *notes = note_words(findings)
+        return {"refused": refused, "urgent": None, "notes": notes, "sentence": sentence(findings)}
     return {
         "refused": None,
         "urgent": urgency(findings, bundle),
         "devices": [_device(findings, bundle, device) for device in Device if _known(bundle, device)],
         "lines": [
-            {"tip": tip_words(findings, k), "words": line_words(findings, k), "rules": rules_of(findings, k)}
-            for k in range(len(findings.lines))
+            {
+                "tip": tip_words(findings, k),
+                "words": line_words(findings, k),
+                "rules": rules_of(findings, k),
+                "measured": tip_words(findings, k) != line.device.name,
+            }
+            for k, line in enumerate(findings.lines)
         ],
         "carina": carina_words(findings),
         "spacing": spacing_words(findings),
         "ruler": RULERS[findings.spacing.kind],
+        "points": points_words(bundle),
         "notes": note_words(findings),
         "sentence": sentence(findings),
     }
@@ -68,22 +72,24 @@ RULERS = {
 """What a distance that is drawn rests on."""
 
 
-def urgency(findings: Findings, bundle: Bundle) -> str | None:
-    """Why a film is to be looked at first; None: no reason found.
+def points_words(bundle: Bundle) -> str | None:
+    """What the marks on the bars are; None where the bundle has no thresholds."""
+    chosen = {
+        f"{point.wanted} {point.at_least:g}"
+        for label in bundle.manifest.labels
+        if (point := operating_point(bundle, label)) is not None
+    }
+    return f"Marks on the bars are operating points: {' or '.join(sorted(chosen))}." if chosen else None
 
-    An endotracheal tube that ends at or below the carina by rule, or a nasogastric tube that is abnormal above its
-    operating point.
-    """
-    for distance in findings.distances:
-        line = findings.lines[distance.line]
-        at_carina = distance.rule is not None and distance.px is not None and distance.px <= 0
-        if line.device is Device.ETT and at_carina and distance.state is State.ABNORMAL:
-            return "ETT at or below the carina"
-    label = label_of(Device.NGT, State.ABNORMAL)
-    point, p = operating_point(bundle, label), (findings.labels or {}).get(label)
-    if point is not None and p is not None and point.probability is not None and p >= point.probability:
-        return "NGT abnormal above its operating point"
-    return None
+
+def urgency(findings: Findings, bundle: Bundle) -> str | None:
+    """Why a film is to be seen first, see `reading.urgency`; None: it is not."""
+    if not is_urgent(findings, bundle):
+        return None
+    point = ngt_operating_point(bundle)
+    if point is not None and (findings.labels or {}).get(NGT_ABNORMAL, 0.0) >= point:
+        return f"NGT abnormal, above its operating point of {point:.2f}"
+    return "ETT at or below the carina"
 
 
 def sentence(findings: Findings) -> str:
@@ -112,6 +118,12 @@ def _known(bundle: Bundle, device: Device) -> bool:
     return any(label in bundle.manifest.labels for label in LABELS_OF[device])
 
 
+def _figures(point: ThresholdEntry) -> str:
+    given = (("sensitivity", point.sensitivity), ("specificity", point.specificity), ("precision", point.precision))
+    figures = ", ".join(f"{name} {value:.2f}" for name, value in given if value is not None)
+    return f"chosen for {point.wanted} {point.at_least:g}; {figures} on {point.positives} films that have it"
+
+
 def _device(findings: Findings, bundle: Bundle, device: Device) -> dict[str, Any]:
     lines = [k for k, line in enumerate(findings.lines) if line.device is device]
     presence = (findings.presence or {}).get(device.name)
@@ -126,8 +138,7 @@ def _device(findings: Findings, bundle: Bundle, device: Device) -> dict[str, Any
                 "state": STATE_OF[label].value,
                 "p": p,
                 "point": None if point is None else point.probability,
-                "sensitivity": None if point is None else point.sensitivity,
-                "specificity": None if point is None else point.specificity,
+                "chosen": None if point is None else _figures(point),
             }
         )
     if lines:

@@ -1,6 +1,6 @@
 """Pictures and DICOM objects of a film, made in a process of their own: decoders stay out of the server.
 
-It begins with the first that is asked for, and anew when it died.
+It begins anew when it died.
 """
 
 import pickle
@@ -13,6 +13,8 @@ import numpy as np
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.findings import Findings
 from cxrlines.core.processes import Child, Died
+from cxrlines.io.films import read_film
+from cxrlines.reading.results.drawing import draw_findings
 
 SECONDS = 60.0
 """Longest that one may take."""
@@ -42,20 +44,28 @@ class Renderer:
         message = pickle.dumps((kind, source, findings, notice))
         with self._lock:
             try:
-                if self._child is None:
-                    self._child = Child("cxrlines.core.pool")
-                    self._ask(pickle.dumps(make))
+                self._begin()
                 made: bytes = self._ask(message)
             except Died as died:
                 self.close()
                 raise ReadingFault(f"the film: what was asked of it was not made; the process {died}") from None
         return made
 
+    def begin(self) -> None:
+        """Start the process, so that the first that is asked for need not wait for it."""
+        with self._lock:
+            self._begin()
+
     def close(self) -> None:
         """End the process."""
         if self._child is not None:
             self._child.kill()
         self._child = None
+
+    def _begin(self) -> None:
+        if self._child is None:
+            self._child = Child("cxrlines.core.pool")
+            self._ask(pickle.dumps(make))
 
     def _ask(self, message: bytes) -> bytes:
         assert self._child is not None
@@ -68,9 +78,6 @@ class Renderer:
 
 def make(asked: Asked) -> bytes:
     """The child's side of `Renderer.make`."""
-    from cxrlines.io.films import read_film
-    from cxrlines.reading.results.drawing import draw_findings
-
     kind, source, findings, notice = asked
     film = read_film(source)
     if kind is Kind.PIXELS:

@@ -81,6 +81,7 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
         ReadingPool(settings.bundle, settings.processes, settings.timeout_s) as pool,
         closing(Service(settings, bundle, pool, tokens)) as service,
     ):
+        service.begin()
         _run(settings, make_guard(service), listener, started)
 
 

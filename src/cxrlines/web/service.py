@@ -69,6 +69,10 @@ class Service:
             raise Problem(404, "film-not-kept", "no film of this name is in memory (any more)", "send the film again")
         return film
 
+    def begin(self) -> None:
+        """Start what takes a moment."""
+        self._renderer.begin()
+
     def close(self) -> None:
         """End what it started."""
         self._renderer.close()
