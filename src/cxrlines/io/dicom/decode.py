@@ -13,11 +13,11 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 
-from cxrlines.core.film import Film, FilmError, NotAFilm, check_size
+from cxrlines.core.film import MAX_PIXELS, Film, FilmError, NotAFilm, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.spacing import spacing_of
 from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
-from cxrlines.io.dicom.display import displayed
+from cxrlines.io.dicom.display import displayed, span_of
 from cxrlines.io.dicom.header import KEYWORDS, Elements, parse
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
 
@@ -85,6 +85,19 @@ def decode_dicom(data: bytes, max_pixels: int) -> Film:
         _uid(elements.text("StudyInstanceUID")),
         _uid(elements.text("SOPInstanceUID")),
     )
+
+
+def gray_span(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[float, float]:
+    """The values, after Modality LUT or rescale, that a gray film without a window is shown from black to white by.
+
+    As `decode_dicom`, raises `NotAFilm` or `FilmError`; `FilmError` for a film in colour too.
+    """
+    elements = parse(data)
+    _check_kind(elements)
+    values, header = stored_values(_header(elements, max_pixels, []), elements, [])
+    if values.ndim != 2:
+        raise FilmError("is in colour, which has no window", "")
+    return span_of(elements, values, header)
 
 
 def bytes_of(dataset: pydicom.Dataset) -> bytes:

@@ -35,6 +35,20 @@ def displayed(elements: Elements, stored: np.ndarray, header: PixelHeader, notes
     return border_black(gray) if any(note.code is Code.BORDER_LEFT_OUT for note in notes) else gray
 
 
+def span_of(elements: Elements, stored: np.ndarray, header: PixelHeader) -> tuple[float, float]:
+    """The values, after Modality LUT or rescale, that become black and white where a film names no window."""
+    words = stored.view(f"u{stored.itemsize}")
+    counts = count(words)
+    codes = np.flatnonzero(counts)
+    bits, high_bit = _field(elements, header, words, codes, [])
+    values = stored_of(codes, bits, high_bit, header.signed)
+    film = ~_padding(elements, codes, values, header.signed)
+    shown, _ = _rescaled(elements, values[film], [])
+    order = np.argsort(shown, kind="stable")
+    span = contrast(shown[order], counts[codes][film][order])
+    return span.black, span.white
+
+
 def stored_of(codes: np.ndarray, bits: int, high_bit: int, signed: bool) -> np.ndarray:
     """The values of words: `bits` bits up to `high_bit`, in two's complement if `signed`; int64."""
     values: np.ndarray = codes.astype(np.int64) >> (high_bit - bits + 1) & (2**bits - 1)

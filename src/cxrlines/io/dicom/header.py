@@ -1,10 +1,11 @@
 """Header elements of a DICOM file that say what its film is and how it is shown.
 
-Pydicom's reader warns of values and quotes them, patients' among them. Here only the elements of KEYWORDS are kept, as
-bytes.
+Pydicom's reader warns of values and quotes them, patients' among them. Here only the elements that are asked for are
+kept, as bytes.
 """
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ KEYWORDS = (
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
     *("PresentationLUTShape", "FloatPixelData", "DoubleFloatPixelData", "PixelData"),
 )
-"""Elements that are kept; the values of all others are passed over."""
+"""Elements that are kept to decode a film; the values of all others are passed over."""
 MAX_DEPTH = 32
 """Sequences within sequences; more are not walked through."""
 
@@ -49,13 +50,14 @@ class Elements:
     """The elements kept of a data set.
 
     Attributes:
-        by_tag: Elements of KEYWORDS, and of overlays (60xx,0102): the bit that an overlay lies at.
+        by_tag: Elements of `kept`, and of overlays (60xx,0102): the bit that an overlay lies at.
         cut: Whether the file ends within an element, or holds what is no element; what came before is kept.
         pixels: The value of PixelData, not copied; of encapsulated pixels up to their delimiter.
         pixels_vr: The VR of PixelData.
         open_end: Whether encapsulated pixels have no delimiter.
         implicit: Whether VRs are implicit.
         little: Whether bytes are in little-endian order.
+        kept: Tags of the elements that are kept.
     """
 
     by_tag: dict[int, Element] = field(default_factory=dict)
@@ -65,13 +67,14 @@ class Elements:
     open_end: bool = False
     implicit: bool = False
     little: bool = True
+    kept: frozenset[int] = _KEPT
 
     def __contains__(self, keyword: str) -> bool:
-        return _TAGS[keyword] in self.by_tag
+        return _tag(keyword) in self.by_tag
 
     def __getitem__(self, keyword: str) -> Element:
         """The element; an empty one where there is none."""
-        return self.by_tag.get(_TAGS[keyword], Element())
+        return self.by_tag.get(_tag(keyword), Element())
 
     def text(self, keyword: str) -> str:
         """The value as text, without padding; empty where there is none."""
@@ -80,7 +83,7 @@ class Elements:
     def numbers(self, keyword: str, signed: bool = False) -> tuple[float, ...]:
         """The value as numbers, of which one that is none is NaN; `signed` holds where the VR may be US or SS."""
         vr, data, little, _ = self[keyword]
-        vr = vr if vr not in ("", "UN") else dictionary_VR(_TAGS[keyword])
+        vr = vr if vr not in ("", "UN") else dictionary_VR(_tag(keyword))
         if vr not in ("IS", "DS") and (code := _BINARY.get(vr[:2])):
             code = ("h" if signed else "H") if "US or SS" in vr else code
             return struct.unpack_from(f"{'<' if little else '>'}{len(data) // struct.calcsize(code)}{code}", data)
@@ -122,9 +125,12 @@ class _Head(NamedTuple):
     start: int
 
 
-def parse(data: bytes) -> Elements:
-    """The elements of a DICOM file, with or without preamble and file header; never raises."""
-    elements = Elements()
+def parse(data: bytes, keywords: Iterable[str] = KEYWORDS) -> Elements:
+    """The elements of these keywords of a DICOM file, with or without preamble and file header; never raises.
+
+    `keywords` include TransferSyntaxUID.
+    """
+    elements = Elements(kept=frozenset(map(_tag, keywords)))
     place = 132 if data[128:132] == b"DICM" else 0
     try:
         while data[place : place + 2] == b"\2\0":  # the file header, explicit and little endian by the standard
@@ -138,6 +144,10 @@ def parse(data: bytes) -> Elements:
     except _Cut:
         elements.cut = True
     return elements
+
+
+def _tag(keyword: str) -> int:
+    return _TAGS.get(keyword) or int(tag_for_keyword(keyword) or 0)
 
 
 def _number(text: str) -> float:
@@ -183,21 +193,23 @@ def _read(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 
         into.by_tag[tag] = Element(vr, b"", little)
     elif length == _UNDEFINED:
         # Of undefined length are sequences alone; in one of VR UN all is implicit and little endian (PS3.5 6.2.2).
-        items, end = _sequence(data, start, little or vr == "UN", implicit or vr == "UN", depth)
+        items, end = _sequence(data, start, little or vr == "UN", implicit or vr == "UN", depth, into.kept)
         if end == start:
             raise _Cut
-        if tag in _KEPT:
+        if tag in into.kept:
             into.by_tag[tag] = Element(vr, b"", little, items)
     elif end > len(data):
         raise _Cut
     elif tag in (_TAGS["ModalityLUTSequence"], _TAGS["VOILUTSequence"]):
-        into.by_tag[tag] = Element(vr, b"", little, _sequence(data[:end], start, little, implicit, depth)[0])
-    elif tag in _KEPT or (tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000)):
+        into.by_tag[tag] = Element(vr, b"", little, _sequence(data[:end], start, little, implicit, depth, into.kept)[0])
+    elif tag in into.kept or (tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000)):
         into.by_tag[tag] = Element(vr, data[start:end], little)
     return end
 
 
-def _sequence(data: bytes, place: int, little: bool, implicit: bool, depth: int) -> tuple[tuple[Elements, ...], int]:
+def _sequence(
+    data: bytes, place: int, little: bool, implicit: bool, depth: int, kept: frozenset[int]
+) -> tuple[tuple[Elements, ...], int]:
     """The items of a sequence up to its delimiter or the end of `data`, and where the next element begins."""
     if depth >= MAX_DEPTH:
         raise _Cut
@@ -209,7 +221,7 @@ def _sequence(data: bytes, place: int, little: bool, implicit: bool, depth: int)
         end = len(data) if length == _UNDEFINED else place + length
         if tag != _ITEM or end > len(data):
             raise _Cut
-        item = Elements(little=little)
+        item = Elements(little=little, kept=kept)
         while place < end:
             if length == _UNDEFINED and _head(data, place, little, implicit).tag == _ITEM_END:
                 place += 8

@@ -1,6 +1,6 @@
 """A film with its findings drawn on it, and what they say in a strip beside it, never over the anatomy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -46,20 +46,25 @@ def draw_findings(
     name: str = "",
     notes: Sequence[str] = (),
     notice: str = NOTICE,
+    largest: int | None = None,
+    operating_points: Mapping[str, float] | None = None,
 ) -> np.ndarray:
     """The film in RGB with lines, tips and the carina, and a strip to its right: (H, W, 3) uint8.
 
     The strip has the labels, what was found, what the distances rest on, and all notes, each once. The film is drawn
     as it is in its file, however it was turned to be read. Of a film that was refused the strip says why.
 
-    H and the film's place (top left) are the film's own size, unless its longer side is below `LEAST_SIDE`: then all
-    is enlarged. Widths and letters grow with the film.
+    H and the film's place (top left) are the film's own size, unless its longer side is below `LEAST_SIDE` or above
+    `largest`: then it is drawn at that size. Widths and letters grow with the film.
 
     Args:
         film: (h, w) uint8, as `Findings.film_shape` says; not changed.
         name: Of the film, at the head of the strip.
         notes: Further ones than those of the findings, a paragraph each, below what was found.
         notice: At the foot of the strip.
+        largest: Longer side in px that a film is shrunk to, if it is larger.
+        operating_points: By label, the probability from which on it is positive: a mark on its bar, and what makes it
+            bright instead of `SHOWN`.
 
     Raises `ValueError` for a film of another shape than its findings, or of another type.
     """
@@ -68,15 +73,16 @@ def draw_findings(
             f"film: needs (height, width) {findings.film_shape} of uint8, as its findings have; "
             f"got {film.shape} of {film.dtype}"
         )
-    scale = max(1.0, LEAST_SIDE / max(film.shape))
-    if scale > 1:
-        size = (round(film.shape[1] * scale), round(film.shape[0] * scale))
-        film = cv2.resize(film, size, interpolation=cv2.INTER_LINEAR)
+    wanted = min(max(LEAST_SIDE, max(film.shape)), largest or max(LEAST_SIDE, max(film.shape)))
+    scale = wanted / max(film.shape)
+    if scale != 1:
+        size = (max(1, round(film.shape[1] * scale)), max(1, round(film.shape[0] * scale)))
+        film = cv2.resize(film, size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
     side = max(film.shape)
     canvas = Image.fromarray(_with_lines(film, findings, scale))
     _mark_points(canvas, findings, scale)
     width = max(round(STRIP * side), round(LEAST_STRIP * _letters(side)))
-    strip = _strip(findings, (width, film.shape[0]), side, name, notes, notice)
+    strip = _strip(findings, (width, film.shape[0]), side, name, notes, notice, operating_points or {})
     sheet = Image.new("RGB", (canvas.width + strip.width, canvas.height), _PAPER)
     sheet.paste(canvas, (0, 0))
     sheet.paste(strip, (canvas.width, 0))
@@ -166,18 +172,30 @@ def _letters(side: int) -> int:
 
 
 def _strip(
-    findings: Findings, size: tuple[int, int], side: int, name: str, notes: Sequence[str], notice: str
+    findings: Findings,
+    size: tuple[int, int],
+    side: int,
+    name: str,
+    notes: Sequence[str],
+    notice: str,
+    points: Mapping[str, float],
 ) -> Image.Image:
     """The text beside the film; letters shrink until all of it fits."""
     for letters in range(_letters(side), 6, -1):
-        strip, fits = _strip_at(findings, size, letters, name, notes, notice)
+        strip, fits = _strip_at(findings, size, letters, name, notes, notice, points)
         if fits:
             break
     return strip
 
 
 def _strip_at(
-    findings: Findings, size: tuple[int, int], letters: int, name: str, notes: Sequence[str], notice: str
+    findings: Findings,
+    size: tuple[int, int],
+    letters: int,
+    name: str,
+    notes: Sequence[str],
+    notice: str,
+    points: Mapping[str, float],
 ) -> tuple[Image.Image, bool]:
     """The strip in letters of a size, and whether everything found room."""
     width, height = size
@@ -199,13 +217,17 @@ def _strip_at(
         write(name, _INK)
         y += step // 2
     for label, p in (findings.labels or {}).items():  # with its probability as a number and a bar
-        device, ink, thick = DEVICE_OF[label], _INK if p >= SHOWN else _PALE, max(1, letters // 9)
+        device, thick, point = DEVICE_OF[label], max(1, letters // 9), points.get(label)
+        ink = _INK if p >= (SHOWN if point is None else point) else _PALE
         pen.text((margin, y), device.name + label.removeprefix(device.value), ink, font)
         pen.text((margin + room, y), f"{p:.2f}", ink, font, anchor="ra")
         base = y + round(letters * 1.12)
         pen.line((margin, base, margin + room, base), (45, 45, 48), thick)
         if p * room >= 1:
             pen.line((margin, base, margin + p * room, base), DEVICE_COLOURS[device], thick)
+        if point is not None:
+            at = margin + point * room
+            pen.line((at, base - letters // 5, at, base + letters // 5), _INK, thick)
         y += step
     if findings.labels:
         y += step // 2

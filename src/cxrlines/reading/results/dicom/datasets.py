@@ -1,0 +1,155 @@
+"""Datasets of results: the modules that all of them share, their identifiers, and their bytes."""
+
+import hashlib
+import io
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filewriter import dcmwrite
+from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian
+
+from cxrlines import __version__
+from cxrlines.io.dicom.origin import MANUFACTURER
+from cxrlines.reading.results.dicom.codes import PRIVATE, REPLACED, Concept
+from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.dicom.source_film import FREE_TEXT, PATTERNS, SourceFilm, valid
+
+MARK = "FOR RESEARCH USE ONLY"
+"""Where people look: in the description of each series and state, the algorithm's parameters, and on the capture."""
+
+MOST_POINTS = 4000
+"""Of a line: their coordinates must fit in an element of 64 kB."""
+
+
+def uid_of(*parts: str) -> str:
+    """The UID that belongs to `parts`, below 2.25 (PS3.5 B.2): always the same for the same ones."""
+    digest = hashlib.sha256("\0".join(parts).encode()).digest()
+    return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
+
+
+IMPLEMENTATION_UID = uid_of(MANUFACTURER)
+
+
+def begun(source: SourceFilm, read_by: ReadBy, sop_class: str, modality: str, what: str, number: int) -> Dataset:
+    """A dataset with the patient and the study of the film, and a series (what, number) and equipment of its own.
+
+    Its UIDs follow with `finished`, once its content is known.
+    """
+    dataset = Dataset()
+    if source.charset:
+        _raw(dataset, "SpecificCharacterSet", source.charset)
+    dataset.SOPClassUID = sop_class
+    dataset.StudyInstanceUID = source.study_uid
+    for name in ("PatientName", "PatientID", "AccessionNumber", "ReferringPhysicianName", "StudyID"):
+        _raw(dataset, name, b"")  # must be there, even if empty
+    for name in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
+        _raw(dataset, name, b"")
+    for name in FREE_TEXT:
+        if name in source.header:
+            _raw(dataset, name, source.header[name].data)
+    for name in PATTERNS:
+        if valid(source.header, name):
+            _raw(dataset, name, source.header.text(name).encode("ascii"))
+    dataset.Modality = modality
+    dataset.SeriesNumber = number
+    dataset.SeriesDescription = f"{MARK}: {what}"
+    dataset.SeriesDate, dataset.SeriesTime = source.date, source.time
+    dataset.InstanceNumber = 1
+    dataset.Manufacturer = MANUFACTURER
+    dataset.ManufacturerModelName = "cxrlines"
+    dataset.DeviceSerialNumber = read_by.weights
+    dataset.SoftwareVersions = [read_by.version, read_by.weights]
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator, scheme.CodingSchemeUID = PRIVATE, uid_of("coding scheme", PRIVATE)
+    scheme.CodingSchemeName = "cxrlines: tubes and lines on chest films, docs/dicom.md"
+    dataset.CodingSchemeIdentificationSequence = [scheme]
+    return dataset
+
+
+def finished(dataset: Dataset, *identity: str) -> tuple[str, bytes]:
+    """(SOPInstanceUID, file) of a dataset that lacks but its UIDs; it gets them.
+
+    They are a hash of `identity` and of all that the dataset holds: the same UID means the same bytes, and a film that
+    comes again with another patient's name gets new results. Each object is a series of its own.
+    """
+    dataset.set_original_encoding(False, True, dataset._character_set)  # raw values are written as they are
+    content = hashlib.sha256(_file(dataset)).hexdigest()
+    dataset.SOPInstanceUID = uid_of(*identity, content)
+    dataset.SeriesInstanceUID = series_of(dataset.SOPInstanceUID)
+    return dataset.SOPInstanceUID, _file(dataset)
+
+
+def series_of(sop_instance_uid: str) -> str:
+    """SeriesInstanceUID of a result."""
+    return uid_of("series", sop_instance_uid)
+
+
+def coded(concept: Concept) -> Dataset:
+    """An item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = concept
+    return item
+
+
+def referenced(sop_class: str, sop_uid: str) -> Dataset:
+    """An item that refers to an object."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, sop_uid
+    return item
+
+
+def earlier(sop_class: str, sop_uid: str) -> Dataset:
+    """An item that names an earlier result as replaced."""
+    item = referenced(sop_class, sop_uid)
+    item.PurposeOfReferenceCodeSequence = [coded(REPLACED)]
+    return item
+
+
+def within_study(study_uid: str, objects: Sequence[tuple[str, str, str]]) -> Dataset:
+    """An item that refers to objects (series, SOP class, SOP instance), each in a series of its own, of a study."""
+    item = Dataset()
+    item.StudyInstanceUID = study_uid
+    item.ReferencedSeriesSequence = []
+    for series_uid, sop_class, sop_uid in objects:
+        series = Dataset()
+        series.SeriesInstanceUID = series_uid
+        series.ReferencedSOPSequence = [referenced(sop_class, sop_uid)]
+        item.ReferencedSeriesSequence.append(series)
+    return item
+
+
+def image_coordinates(points: np.ndarray, film_shape: tuple[int, int]) -> np.ndarray:
+    """Points (n, 2) px, pixel centres at whole numbers, as results have them: to 0.1 px, on the film, float64 (n, 2).
+
+    There (0, 0) is the outer corner of the first pixel (PS3.3 C.18.6.1.1, C.10.5.1.2). Of more than `MOST_POINTS`,
+    every so-manieth.
+    """
+    if len(points) > MOST_POINTS:
+        points = points[np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int)]
+    moved: np.ndarray = np.clip(np.round(points + 0.5, 1), 0.0, [film_shape[1], film_shape[0]])
+    return moved
+
+
+def _raw(dataset: Dataset, keyword: str, value: bytes) -> None:
+    tag = Tag(tag_for_keyword(keyword) or 0)
+    value = value.rstrip(b"\0")
+    value += b" " * (len(value) % 2)
+    dataset[tag] = RawDataElement(tag, dictionary_VR(tag), len(value), value, 0, False, True)
+
+
+def _file(dataset: Dataset) -> bytes:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", "0.0")
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = IMPLEMENTATION_UID
+    meta.ImplementationVersionName = f"CXRLINES_{__version__}"[:16]
+    dataset.file_meta = meta
+    out = io.BytesIO()
+    dcmwrite(out, dataset, enforce_file_format=True)
+    return out.getvalue()

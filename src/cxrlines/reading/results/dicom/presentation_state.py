@@ -1,0 +1,197 @@
+"""Findings as a grayscale softcopy presentation state: lines, tips and the carina, laid over the film by its viewer.
+
+A layer a device, so that each can be switched off. The film is shown as its file says: what a presentation state does
+not name of window and LUT would not be applied at all (PS3.4 N.2).
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from pydicom.dataset import Dataset
+
+from cxrlines.core.findings import Findings
+from cxrlines.io.dicom.decode import gray_span
+from cxrlines.io.dicom.header import Elements
+from cxrlines.reading.results.dicom.codes import LANDMARK_CODES
+from cxrlines.reading.results.dicom.datasets import MARK, begun, earlier, image_coordinates, referenced
+from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.dicom.source_film import SourceFilm
+from cxrlines.reading.results.report_text import spacing_words, tip_words
+from cxrlines.task import DEVICE_COLOURS, DEVICES
+
+SOP_CLASS = "1.2.840.10008.5.1.4.1.1.11.1"
+SERIES_NUMBER = 9902
+MARK_LAYER, LANDMARK_LAYER = "RESEARCH USE", "LANDMARKS"
+WHITE = (255, 255, 255)
+RING = 1 / 110
+"""Radius of the ring around a tip, as a share of the film's longer side."""
+
+
+def presentation_state(
+    source: SourceFilm, findings: Findings, read_by: ReadBy, replaced: Sequence[str] = ()
+) -> Dataset:
+    """The presentation state of a film in gray, without its own UIDs. `FilmError` if the film cannot be decoded.
+
+    Args:
+        replaced: SOP instances of earlier states that this one replaces.
+    """
+    dataset = begun(source, read_by, SOP_CLASS, "PR", "lines and tips", SERIES_NUMBER)
+    dataset.PresentationCreationDate, dataset.PresentationCreationTime = source.date, source.time
+    dataset.ContentLabel = "CXRLINES"
+    dataset.ContentDescription = f"{MARK}, {read_by.name}"[:64]
+    dataset.ContentCreatorName = dataset.Laterality = None
+    series = Dataset()
+    series.SeriesInstanceUID = source.series_uid
+    series.ReferencedImageSequence = [referenced(source.sop_class, source.sop_uid)]
+    dataset.ReferencedSeriesSequence = [series]
+    if replaced:
+        dataset.ReferencedInstanceSequence = [earlier(SOP_CLASS, uid) for uid in replaced]
+    dataset.DisplayedAreaSelectionSequence = [_displayed_area(source, findings)]
+    layers = _annotations(findings, read_by)
+    dataset.GraphicAnnotationSequence = [annotation for annotation, _ in layers]
+    dataset.GraphicLayerSequence = [
+        _layer(order + 1, annotation.GraphicLayer, *about) for order, (annotation, about) in enumerate(layers)
+    ]
+    _modality_lut(dataset, source.header)
+    _voi_lut(dataset, source)
+    dataset.PresentationLUTShape = "INVERSE" if source.is_inverse else "IDENTITY"
+    return dataset
+
+
+def _displayed_area(source: SourceFilm, findings: Findings) -> Dataset:
+    area = Dataset()
+    area.DisplayedAreaTopLeftHandCorner = [1, 1]
+    area.DisplayedAreaBottomRightHandCorner = [findings.film_shape[1], findings.film_shape[0]]
+    area.PresentationSizeMode = "SCALE TO FIT"
+    for keyword in ("PixelSpacing", "ImagerPixelSpacing"):
+        spacing = source.header.numbers(keyword)
+        if len(spacing) == 2 and all(0 < mm < 100 for mm in spacing):
+            area.PresentationPixelSpacing = [f"{mm:.10g}" for mm in spacing]
+            return area
+    area.PresentationPixelAspectRatio = [1, 1]
+    return area
+
+
+def _annotations(findings: Findings, read_by: ReadBy) -> list[tuple[Dataset, tuple[str, tuple[int, int, int]]]]:
+    """Each layer's annotation, and (description, colour) of the layer: devices, landmarks, the mark."""
+    shape = findings.film_shape
+    radius = max(4.0, RING * max(shape))
+    layers = []
+    for device in dict.fromkeys(line.device for line in findings.lines):
+        graphics, texts = [], []
+        for k, line in enumerate(findings.lines):
+            if line.device is not device:
+                continue
+            path = image_coordinates(line.path, shape)
+            if len(path) > 1:
+                graphics.append(_graphic("POLYLINE", path))
+            if line.tip is not None:
+                (tip,) = image_coordinates(line.tip[None], shape)
+                graphics += [
+                    _graphic("POINT", tip[None]),
+                    _graphic("CIRCLE", np.stack([tip, tip + np.array([radius, 0])])),
+                ]
+            texts.append(_text_at(tip_words(findings, k), path[-1] + np.array([1.6 * radius, 0])))
+        layers.append((_annotation(device.name, graphics, texts), (DEVICES[device].text, DEVICE_COLOURS[device])))
+    graphics, texts = [], []
+    for landmark, point in findings.landmarks.items():
+        (spot,) = image_coordinates(point.xy[None], shape)
+        graphics.append(_graphic("POINT", spot[None]))
+        texts.append(_text_at(LANDMARK_CODES[landmark].meaning, spot + np.array([0.5 * radius, 0])))
+    if graphics:
+        layers.append((_annotation(LANDMARK_LAYER, graphics, texts), ("landmarks", WHITE)))
+    words = (MARK, read_by.name, *([] if findings.lines else ["No line found."]), spacing_words(findings) or "")
+    layers.append((_annotation(MARK_LAYER, [], [_text_on_top("\r\n".join(filter(None, words)))]), (MARK, WHITE)))
+    return layers
+
+
+def _annotation(layer: str, graphics: Sequence[Dataset], texts: Sequence[Dataset]) -> Dataset:
+    annotation = Dataset()
+    annotation.GraphicLayer = layer[:16]
+    if texts:
+        annotation.TextObjectSequence = list(texts)
+    if graphics:
+        annotation.GraphicObjectSequence = list(graphics)
+    return annotation
+
+
+def _layer(order: int, name: str, description: str, colour: tuple[int, int, int]) -> Dataset:
+    layer = Dataset()
+    layer.GraphicLayer, layer.GraphicLayerOrder, layer.GraphicLayerDescription = name, order, description
+    lightness, a, b = cv2.cvtColor(np.float32([[colour]]) / 255, cv2.COLOR_RGB2LAB)[0, 0].tolist()
+    shares = (lightness / 100, (a + 128) / 255, (b + 128) / 255)  # PS3.3 C.10.7.1.1
+    layer.GraphicLayerRecommendedDisplayCIELabValue = [round(65535 * min(max(share, 0), 1)) for share in shares]
+    layer.GraphicLayerRecommendedDisplayGrayscaleValue = 65535
+    return layer
+
+
+def _graphic(kind: str, points: np.ndarray) -> Dataset:
+    graphic = Dataset()
+    graphic.GraphicAnnotationUnits, graphic.GraphicDimensions = "PIXEL", 2
+    graphic.NumberOfGraphicPoints = len(points)
+    graphic.GraphicData = np.round(points, 1).ravel().tolist()
+    graphic.GraphicType = kind
+    if kind == "CIRCLE":
+        graphic.GraphicFilled = "N"
+    return graphic
+
+
+def _text_at(words: str, point: np.ndarray) -> Dataset:
+    text = Dataset()
+    text.UnformattedTextValue = words
+    text.AnchorPointAnnotationUnits, text.AnchorPointVisibility = "PIXEL", "N"
+    text.AnchorPoint = np.round(point, 1).tolist()
+    return text
+
+
+def _text_on_top(words: str) -> Dataset:
+    """Along the top of what is displayed."""
+    text = Dataset()
+    text.UnformattedTextValue = words
+    text.BoundingBoxAnnotationUnits, text.BoundingBoxTextHorizontalJustification = "DISPLAY", "LEFT"
+    text.BoundingBoxTopLeftHandCorner, text.BoundingBoxBottomRightHandCorner = [0.0, 0.0], [1.0, 0.08]
+    return text
+
+
+def _modality_lut(dataset: Dataset, header: Elements) -> None:
+    items = header["ModalityLUTSequence"].items
+    if items and (lut := _lut(items[0], header)):
+        lut.ModalityLUTType = "US"
+        dataset.ModalityLUTSequence = [lut]
+        return
+    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
+    if slope and intercept is not None:
+        dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = f"{intercept:.10g}", f"{slope:.10g}", "US"
+
+
+def _voi_lut(dataset: Dataset, source: SourceFilm) -> None:
+    """The film's LUTs, else its windows; of a film with neither the window that it is shown by here."""
+    header = source.header
+    voi = Dataset()
+    if luts := [lut for item in header["VOILUTSequence"].items if (lut := _lut(item, header))]:
+        voi.VOILUTSequence = luts
+    pairs = zip(header.numbers("WindowCenter"), header.numbers("WindowWidth"), strict=False)
+    windows = [pair for pair in pairs if np.isfinite(pair).all() and pair[1] >= 1]
+    if not windows and not luts:
+        black, white = gray_span(source.data)
+        windows = [((black + white + 1) / 2, white - black + 1)]
+    elif windows and (function := header.text("VOILUTFunction").upper()) in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        voi.VOILUTFunction = function
+    if windows:
+        voi.WindowCenter = [f"{centre:.10g}" for centre, _ in windows]
+        voi.WindowWidth = [f"{width:.10g}" for _, width in windows]
+    dataset.SoftcopyVOILUTSequence = [voi]
+
+
+def _lut(item: Elements, header: Elements) -> Dataset | None:
+    """A LUT of the film; None for one that is not whole."""
+    signed = header.integer("PixelRepresentation") == 1
+    descriptor = item.numbers("LUTDescriptor", signed)
+    data = item.words("LUTData")
+    if len(descriptor) != 3 or not len(data):
+        return None
+    lut = Dataset()
+    lut.add_new("LUTDescriptor", "SS" if descriptor[1] < 0 else "US", [int(value) for value in descriptor])
+    lut.add_new("LUTData", "OW", data.astype("<u2").tobytes())
+    return lut

@@ -1,0 +1,133 @@
+"""The DICOM file of a film, as its results see it: its patient and study, byte for byte, and what to refer to."""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from pydicom.charset import python_encoding
+from pydicom.uid import UID
+
+from cxrlines.core.errors import Error
+from cxrlines.io.dicom.header import Elements, parse
+from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS
+
+FREE_TEXT = (
+    *("PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "ReferringPhysicianName", "StudyID"),
+    "StudyDescription",
+)
+"""Elements that are taken over as they are, in the film's own character set."""
+PATTERNS = {
+    "PatientBirthDate": r"\d{8}",
+    "PatientSex": r"[MFO]",
+    "PatientAge": r"\d{3}[DWMY]",
+    "StudyDate": r"\d{8}",
+    "StudyTime": r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?",
+    "TimezoneOffsetFromUTC": r"[+-]\d{4}",
+}
+"""Elements that are taken over where they are valid; else they are left empty."""
+DATES = tuple(f"{which}Date" for which in ("Content", "Acquisition", "Series", "Study", "InstanceCreation"))
+"""Where the time of results comes from: the first that the film has. A time of now would make two readings differ."""
+NO_DATE, NO_TIME = "19000101", "000000"
+"""Of a film without a date: a report must have one."""
+_DISPLAY = (
+    *("PhotometricInterpretation", "PresentationLUTShape", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+    *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
+    *("PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "Rows", "Columns"),
+)
+_KEYWORDS = (
+    *ORIGIN_KEYWORDS,
+    *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SpecificCharacterSet", "BurnedInAnnotation"),
+    *("PatientOrientation", "Laterality", "BodyPartExamined"),
+    *FREE_TEXT,
+    *PATTERNS,
+    *DATES,
+    *(name.replace("Date", "Time") for name in DATES),
+    *_DISPLAY,
+)
+_WHOLE = {**{name: PATTERNS["StudyDate"] for name in DATES}, **PATTERNS}
+
+
+@dataclass(frozen=True, eq=False)
+class SourceFilm:
+    """What results take from a film's DICOM file.
+
+    Attributes:
+        data: The file.
+        header: Its elements, as bytes.
+        charset: Its SpecificCharacterSet; where it names none for letters beyond ASCII, the one that they are in.
+        date, time: Of the film.
+    """
+
+    data: bytes
+    header: Elements
+    sop_class: str
+    sop_uid: str
+    series_uid: str
+    study_uid: str
+    charset: bytes
+    date: str
+    time: str
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Of a DICOM file. `Error`: it is none, or lacks a UID without which nothing can refer to it."""
+        header = parse(data, _KEYWORDS)
+        uids = {name: header.text(name) for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")}
+        uids["SOPClassUID"] = header.text("SOPClassUID") or header.text("MediaStorageSOPClassUID")
+        for name, uid in uids.items():
+            if not UID(uid).is_valid:
+                raise Error(
+                    f"the film has no valid {name}, and a DICOM result must name its patient's film and study",
+                    "give both --patient-id and --study-uid",
+                )
+        date = next((name for name in DATES if valid(header, name)), None)
+        time = "" if date is None else header.text(date.replace("Date", "Time"))
+        return cls(
+            data,
+            header,
+            uids["SOPClassUID"],
+            uids["SOPInstanceUID"],
+            uids["SeriesInstanceUID"],
+            uids["StudyInstanceUID"],
+            _charset(header),
+            NO_DATE if date is None else header.text(date),
+            time if re.fullmatch(PATTERNS["StudyTime"], time) else NO_TIME,
+        )
+
+    @property
+    def modality(self) -> str:
+        """Its Modality; "OT" where it has none."""
+        return self.header.text("Modality").upper() or "OT"
+
+    @property
+    def is_inverse(self) -> bool:
+        """Whether low values are shown white: as Presentation LUT Shape says, else MONOCHROME1."""
+        shape = self.header.text("PresentationLUTShape").upper()
+        if shape in ("IDENTITY", "INVERSE"):
+            return shape == "INVERSE"
+        return self.header.text("PhotometricInterpretation").upper() == "MONOCHROME1"
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether it is a film of one channel."""
+        return self.header.text("PhotometricInterpretation").upper().startswith("MONOCHROME")
+
+
+def valid(header: Elements, keyword: str) -> bool:
+    """Whether an element of `PATTERNS`, or a date, has a value that is allowed."""
+    return re.fullmatch(_WHOLE[keyword], header.text(keyword)) is not None
+
+
+def _charset(header: Elements) -> bytes:
+    given = header["SpecificCharacterSet"].data
+    known = [term.strip() in python_encoding for term in header.text("SpecificCharacterSet").split("\\")]
+    if header.text("SpecificCharacterSet") and all(known):
+        return given
+    written = b"".join(header[name].data for name in FREE_TEXT)
+    if written.isascii():
+        return b""
+    try:
+        written.decode("utf-8")
+    except UnicodeDecodeError:
+        return b"ISO_IR 100"
+    return b"ISO_IR 192"

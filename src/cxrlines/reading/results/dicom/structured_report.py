@@ -1,0 +1,222 @@
+"""Findings as a Comprehensive 3D SR: Imaging Measurement Report, TID 1500 (PS3.16).
+
+A group (TID 1410) a line with its path, one with its tip and the distances, one for the carina: viewers draw one region
+a group. A group without a region (TID 1501) for the film, and one for each device that the classifier knows.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from pydicom.dataset import Dataset
+
+from cxrlines.core.findings import Distance, Findings, presence_of
+from cxrlines.io.dicom.origin import MANUFACTURER
+from cxrlines.reading.interpretation import SUPPRESS_BELOW
+from cxrlines.reading.results.dicom import codes
+from cxrlines.reading.results.dicom import content_items as items
+from cxrlines.reading.results.dicom.datasets import (
+    MARK,
+    begun,
+    image_coordinates,
+    referenced,
+    series_of,
+    uid_of,
+    within_study,
+)
+from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.dicom.source_film import SourceFilm
+from cxrlines.reading.results.report_text import as_text
+from cxrlines.task import LABELS_OF, Device
+
+SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"
+"""Comprehensive 3D SR Storage: what IHE AIR names for regions."""
+SERIES_NUMBER = 9901
+
+
+def structured_report(
+    source: SourceFilm, findings: Findings | str, read_by: ReadBy, replaced: Sequence[str] = ()
+) -> Dataset:
+    """The report without its own UIDs.
+
+    Args:
+        findings: Of the film; or in a sentence why it was not read.
+        replaced: SOP instances of earlier reports that this one replaces.
+    """
+    dataset = begun(source, read_by, SOP_CLASS, "SR", "report", SERIES_NUMBER)
+    dataset.ReferencedPerformedProcedureStepSequence = []
+    dataset.PerformedProcedureCodeSequence = []
+    dataset.ContentDate, dataset.ContentTime = source.date, source.time
+    dataset.CompletionFlag, dataset.VerificationFlag, dataset.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
+    dataset.AuthorObserverSequence = [_author(read_by)]
+    film = (source.series_uid, source.sop_class, source.sop_uid)
+    dataset.CurrentRequestedProcedureEvidenceSequence = [within_study(source.study_uid, [film])]
+    if replaced:
+        earlier = [(series_of(uid), SOP_CLASS, uid) for uid in replaced]
+        dataset.PredecessorDocumentsSequence = [within_study(source.study_uid, earlier)]
+    groups = list(_Groups(source, findings, read_by).all())
+    children = [
+        items.code(items.MODIFIER, codes.LANGUAGE, codes.ENGLISH),
+        *_observer(read_by),
+        items.code(items.MODIFIER, codes.PROCEDURE, codes.RADIOGRAPHY),
+        items.container(items.CONTAINS, codes.LIBRARY, [_library(source)]),
+        items.container(items.CONTAINS, codes.MEASUREMENTS, groups),
+    ]
+    dataset.update(items.container(None, codes.REPORT, children, "1500"))
+    return dataset
+
+
+def device_uid(read_by: ReadBy) -> str:
+    """The UID of the reader as a device: that of its weights."""
+    return uid_of("device", read_by.weights)
+
+
+def _author(read_by: ReadBy) -> Dataset:
+    author = Dataset()
+    author.ObserverType, author.DeviceUID = "DEV", device_uid(read_by)
+    author.Manufacturer, author.ManufacturerModelName = MANUFACTURER, read_by.name
+    author.StationName = None
+    author.InstitutionName, author.InstitutionCodeSequence = None, []
+    return author
+
+
+def _observer(read_by: ReadBy) -> list[Dataset]:
+    """TID 1002, 1004."""
+    return [
+        items.code(items.CONTEXT, codes.OBSERVER_TYPE, codes.OBSERVER_IS_DEVICE),
+        items.uid(items.CONTEXT, codes.DEVICE_UID, device_uid(read_by)),
+        items.text(items.CONTEXT, codes.DEVICE_NAME, "cxrlines"),
+        items.text(items.CONTEXT, codes.DEVICE_MANUFACTURER, MANUFACTURER),
+        items.text(items.CONTEXT, codes.DEVICE_MODEL, read_by.name),
+        items.text(items.CONTEXT, codes.DEVICE_SERIAL, read_by.weights),
+    ]
+
+
+def _library(source: SourceFilm) -> Dataset:
+    """TID 1600: the film."""
+    modality = codes.MODALITIES.get(source.modality, codes.OTHER_MODALITY)
+    about = [items.code(items.ACQUISITION, codes.MODALITY, modality)]
+    for name, keyword in ((codes.ROWS, "Rows"), (codes.COLUMNS, "Columns")):
+        if (count := source.header.integer(keyword)) is not None:
+            about.append(items.number(items.ACQUISITION, name, count, codes.PIXELS))
+    film = items.image(items.CONTAINS, referenced(source.sop_class, source.sop_uid))
+    return items.container(items.CONTAINS, codes.LIBRARY_GROUP, [*about, film])
+
+
+class _Groups:
+    """The measurement groups of a report."""
+
+    def __init__(self, source: SourceFilm, findings: Findings | str, read_by: ReadBy) -> None:
+        self.source, self.findings, self.read_by = source, findings, read_by
+
+    def all(self) -> Iterator[Dataset]:
+        findings = self.findings
+        if isinstance(findings, str) or not findings.quality.usable:
+            words = f"Not read: {findings}" if isinstance(findings, str) else as_text(findings)
+            yield self._film(codes.FILM_REFUSED, words)
+            return
+        yield self._film(codes.FILM_READ, as_text(findings))
+        for device in Device:
+            if any(label in (findings.labels or {}) for label in LABELS_OF[device]):
+                yield self._device(device, findings)
+        for k in range(len(findings.lines)):
+            yield from self._line(k, findings)
+        for landmark, point in findings.landmarks.items():
+            concept = codes.LANDMARK_CODES[landmark]
+            yield self._group(
+                landmark.value, concept, [_certainty(point.confidence)], self._region(point.xy[None], findings)
+            )
+
+    def _film(self, finding: codes.Concept, words: str) -> Dataset:
+        purpose = items.code(items.CONTAINS, codes.PURPOSE, codes.FOR_RESEARCH)
+        comments = [items.text(items.CONTAINS, codes.COMMENT, line.strip()) for line in (*words.splitlines(), MARK)]
+        return self._group("film", finding, [purpose, *comments])
+
+    def _device(self, device: Device, findings: Findings) -> Dataset:
+        """What the classifier says of a device: a line that was not found is not absent for that."""
+        labels = findings.labels or {}
+        p = presence_of(labels)[device.name]
+        if any(line.device is device for line in findings.lines):
+            state = codes.PRESENT
+        elif p < self.read_by.denied.get(device.name, SUPPRESS_BELOW):
+            state, p = codes.ABSENT, 1 - p
+        else:
+            state = codes.UNDETERMINED
+        about = [items.code(items.CONTAINS, codes.PRESENCE, state)]
+        about += [] if state is codes.UNDETERMINED else [_certainty(p)]
+        for label in (label for label in LABELS_OF[device] if label in labels):
+            point = self.read_by.operating_points.get(label)
+            limit = (
+                [items.number(items.PROPERTIES, codes.OPERATING_POINT, 100 * point.probability, codes.PERCENT)]
+                if point
+                else []
+            )
+            about.append(
+                items.number(items.CONTAINS, codes.label_code(label), 100 * labels[label], codes.PERCENT, limit)
+            )
+        return self._group(device.name, codes.device_code(device), about)
+
+    def _line(self, k: int, findings: Findings) -> Iterator[Dataset]:
+        line = findings.lines[k]
+        number = 1 + sum(earlier.device is line.device for earlier in findings.lines[:k])
+        name = f"{line.device.name} {number}"
+        course = codes.COMPLETE if line.tip is not None else codes.OFF_FILM
+        about = [_certainty(line.confidence), items.code(items.CONTAINS, codes.COURSE, course)]
+        distances = [each for each in findings.distances if each.line == k]
+        position = next((each for each in distances if each.state is not None), None)
+        if position is not None and position.state is not None:
+            about.append(items.code(items.CONTAINS, codes.POSITION, codes.STATE_CODES[position.state]))
+        if len(line.path) > 1:
+            region = self._region(line.path, findings)
+            yield self._group(f"{name} path", codes.device_code(line.device), about, region)
+        if line.tip is not None:
+            measured = [self._distance(each, findings) for each in distances if each.px is not None]
+            region = self._region(line.tip[None], findings)
+            yield self._group(f"{name} tip", codes.tip_code(line.device), measured, region)
+
+    def _distance(self, distance: Distance, findings: Findings) -> Dataset:
+        """In mm, with what they are mm of; in % of the film's height without a spacing that is believed."""
+        value = 10 * distance.cm if distance.cm is not None else distance.percent_of_height
+        assert value is not None
+        what = distance.what.split(" tip ", 1)[-1]
+        direction = codes.DIRECTIONS[what][round(value, 1) < 0]
+        modifier = items.code(items.MODIFIER, codes.DIRECTION, direction)
+        if distance.cm is None:
+            return items.number(items.CONTAINS, codes.SHARE_OF_HEIGHT, abs(value), codes.PERCENT, [modifier])
+        method = items.code(items.MODIFIER, codes.METHOD, codes.SPACING_CODES[findings.spacing.kind])
+        return items.number(items.CONTAINS, codes.DISTANCE, abs(value), codes.MILLIMETER, [method, modifier])
+
+    def _region(self, points: np.ndarray, findings: Findings) -> Dataset:
+        reference = referenced(self.source.sop_class, self.source.sop_uid)
+        return items.region(codes.REGION, image_coordinates(points, findings.film_shape), reference)
+
+    def _group(
+        self, name: str, finding: codes.Concept, about: Sequence[Dataset], region: Dataset | None = None
+    ) -> Dataset:
+        """TID 1410 with a region, else TID 1501; with TID 4019, what found it."""
+        tracking = uid_of("tracking", self.source.sop_uid, self.read_by.fingerprint, name)
+        where = region or items.image(
+            items.CONTAINS, referenced(self.source.sop_class, self.source.sop_uid), codes.SOURCE
+        )
+        children = [
+            items.text(items.CONTEXT, codes.TRACKING_ID, name),
+            items.uid(items.CONTEXT, codes.TRACKING_UID, tracking),
+            *self._algorithm(),
+            items.code(items.CONTAINS, codes.FINDING, finding),
+            where,
+            *about,
+        ]
+        return items.container(items.CONTAINS, codes.GROUP, children, "1410" if region else "1501")
+
+    def _algorithm(self) -> list[Dataset]:
+        """TID 4019."""
+        parameters = (MARK, f"weights {self.read_by.weights}", *self.read_by.parameters)
+        return [
+            items.text(items.MODIFIER, codes.ALGORITHM_NAME, "cxrlines"),
+            items.text(items.MODIFIER, codes.ALGORITHM_VERSION, self.read_by.version),
+            *(items.text(items.MODIFIER, codes.ALGORITHM_PARAMETERS, each) for each in parameters),
+            items.code(items.MODIFIER, codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE),
+        ]
+
+
+def _certainty(share: float) -> Dataset:
+    return items.number(items.CONTAINS, codes.CERTAINTY, 100 * share, codes.PERCENT)
