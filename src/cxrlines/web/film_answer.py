@@ -95,7 +95,7 @@ def urgency(findings: Findings, bundle: Bundle) -> str | None:
 def sentence(findings: Findings) -> str:
     """What was found as one paragraph, to copy."""
     if not findings.quality.usable:
-        said = note_words(findings)[0]
+        said = f"{note_words(findings)[0]}."
     else:
         each = []
         for k, line in enumerate(findings.lines):

@@ -127,13 +127,13 @@ export function findingsPanel(film, devices, on) {
     h("h2", {}, "Notes"), h("ul", { class: "facts" }, words.notes.map((note) => h("li", {}, capital(note)))));
   if (words.refused) {
     return [
-      h("section", { class: "refusal" }, h("h2", {}, "Refused"), h("p", {}, capital(words.refused.replace(/^Not read: /, ""))),
-        h("p", {}, "Nothing was looked for on this film.")),
+      h("section", { class: "refusal" }, h("h2", {}, "Refused"), h("p", {}, `${capital(words.refused.replace(/^Not read: /, ""))}.`)),
       notes, sentencePart(film), downloads(film, on),
     ];
   }
   const present = words.devices.filter((said) => said.said !== "not found");
   return [
+    on.correcting(film),
     words.urgent && h("p", { class: "banner" }, `See first: ${words.urgent}`),
     present.length ? present.map((said) => deviceCard(said, devices.get(said.device), film, on))
       : h("p", { class: "dim" }, "No line was found on this film."),
@@ -143,7 +143,6 @@ export function findingsPanel(film, devices, on) {
       words.spacing && h("p", {}, words.spacing),
       words.points && h("p", {}, words.points))),
     notes,
-    on.correcting(film),
     sentencePart(film),
     downloads(film, on),
   ];

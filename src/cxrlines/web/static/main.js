@@ -1,6 +1,7 @@
 // The page: what its parts do together, and its keys.
 
 import { about, example, Problem, useToken } from "./api.js";
+import { Corrector } from "./corrections.js";
 import { $, h, say } from "./dom.js";
 import { copySentence, findingsPanel } from "./findings.js";
 import { Viewer } from "./viewer.js";
@@ -10,6 +11,8 @@ const list = new Worklist();
 const main = new Viewer("Film; arrow keys pan, plus and minus zoom");
 const beside = new Viewer("Prior film; arrow keys pan, plus and minus zoom");
 const state = { about: null, devices: new Map(), shown: new Set(), active: main, prior: null, comparing: false };
+
+let corrector = null; // with a project folder alone
 
 const choice = h("select", { "aria-label": "Prior film", onchange: () => showPrior(list.films.find((film) => String(film.key) === choice.value)) });
 
@@ -71,6 +74,7 @@ function chosen() {
     state.last = film;
     $("findings").scrollTop = 0;
   }
+  corrector?.film(film);
   show(main, film);
   panel();
   if (state.comparing) compare(some && list.films.length > 1);
@@ -95,18 +99,19 @@ const on = {
   line(k) {
     const again = main.chosen === k;
     main.chosen = again ? null : k;
-    const line = list.current.drawn.lines[k];
+    const line = list.current.answer.findings.lines[k];
     if (again) main.fit();
     else {
       state.shown.add(line.device);
       const { carina } = list.current.drawn;
       main.zoomOn(line.tip ? [line.tip, ...(carina ? [carina] : [])] : line.path);
     }
+    corrector?.select(main.chosen);
     redraw();
   },
   carina: () => main.zoomOn([list.current.drawn.carina]),
   part: (film, name) => list.part(film, name),
-  correcting: () => null,
+  correcting: (film) => corrector?.part(film) ?? null,
 };
 
 function showDevices(all) {
@@ -177,6 +182,9 @@ const actions = {
       say(problem.message);
     }
   },
+  correct() {
+    corrector?.toggle(list.current);
+  },
   async copy() {
     if (list.current?.answer) await copySentence(list.current);
   },
@@ -204,6 +212,7 @@ document.addEventListener("keydown", (event) => {
   const onStage = event.target.closest(".stage");
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (!list.films.length && key !== "?") return;
+  if (corrector?.key(event, key)) return void event.preventDefault();
   if (ARROWS[key] && (onStage || event.target === document.body)) state.active.pan(...ARROWS[key].map((step) => 60 * step));
   else if (key === "+" || key === "=") state.active.zoomTo(state.active.view.zoom * 1.25);
   else if (key === "-") state.active.zoomTo(state.active.view.zoom / 1.25);
@@ -242,6 +251,9 @@ document.addEventListener("drop", (event) => {
 });
 document.addEventListener("paste", (event) => {
   if (event.clipboardData?.files.length) list.add(event.clipboardData.files);
+});
+window.addEventListener("beforeunload", (event) => {
+  if (list.films.some((film) => film.edit?.changed)) event.preventDefault();
 });
 window.addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof Problem) say(event.reason.message);

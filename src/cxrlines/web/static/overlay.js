@@ -45,7 +45,7 @@ class Places {
         }
       }
     }
-    return [x + 15, y - tall / 2];
+    return [Math.max(4, Math.min(x + 15, this.width - wide - 4)), y - tall / 2];
   }
 }
 
@@ -75,7 +75,7 @@ export function overlay(film, show) {
   const places = new Places(show.width, show.height);
   const lines = film.lines
     .map((line, k) => ({ ...line, k, path: line.path.map(show.at), tip: line.tip && show.at(line.tip) }))
-    .filter((line) => show.devices.has(line.device));
+    .filter((line) => !line.hidden && show.devices.has(line.device));
   const carina = film.carina && show.carina ? show.at(film.carina) : null;
   if (carina) places.keep(carina, 14);
   for (const line of lines) if (line.tip) places.keep(line.tip, RING + 3);

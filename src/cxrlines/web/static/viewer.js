@@ -173,8 +173,8 @@ export class Viewer extends EventTarget {
     this._window(left, top, w * scale, h * scale);
     this._overlay();
     this.readout.textContent =
-      `${Math.round(100 * scale)} %   W ${Math.round(this.gray.width)}  L ${Math.round(this.gray.level)}` +
-      `   ${w} × ${h} px`;
+      `${Math.round(100 * scale)} %   W ${Math.round(this.gray.width)}  L ${Math.round(this.gray.level)}`;
+    this.readout.title = `${w} × ${h} px`;
   }
 
   /** Gray values through the window, where the film is on the screen. */
