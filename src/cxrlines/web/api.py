@@ -1,6 +1,7 @@
 """The HTTP API: its routes, and what they answer."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from starlette.staticfiles import StaticFiles
 from cxrlines import __version__
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.findings import Findings, PredictionJson
+from cxrlines.corrections.correction import Correction
 from cxrlines.reading.bundle import EMBEDDED
 from cxrlines.reading.reading_pool import Outcome
 from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, Device
 from cxrlines.web.film_answer import film_json, page_words
-from cxrlines.web.guard import Guard
+from cxrlines.web.film_corrections import MOST, save_correction, saved_correction
+from cxrlines.web.guard import LOG, Guard
 from cxrlines.web.kept_films import KeptFilm
 from cxrlines.web.problems import MEDIA_TYPE, Problem, problem_of
 from cxrlines.web.rendering import Kind
@@ -39,6 +42,9 @@ BODY = {
             MULTIPART: {"schema": {"type": "object", "additionalProperties": FILE["schema"]}},
         },
     }
+}
+CORRECTION = {
+    "requestBody": {"required": True, "content": {JSON: {"schema": {"$ref": "#/components/schemas/Correction"}}}}
 }
 FINDINGS = {"$ref": "#/components/schemas/PredictionJson"}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -87,6 +93,7 @@ def make_guard(service: Service) -> Guard:
     guard = Guard(app, service.settings, service.tokens, service.counters)
     _add_reading(app, service)
     _add_page(app, service)
+    _add_corrections(app, service)
     _add_watching(app, service, guard)
 
     def openapi() -> dict[str, Any]:
@@ -94,7 +101,12 @@ def make_guard(service: Service) -> Guard:
             made = get_openapi(title="cxrlines", version=__version__, summary=service.bundle.notice, routes=app.routes)
             place = "#/components/schemas/{model}"
             film = TypeAdapter(PredictionJson).json_schema(mode="serialization", ref_template=place)
-            parts = {**film.pop("$defs", {}), "PredictionJson": film, "Problem": PROBLEM}
+            said = Correction.model_json_schema(ref_template=place)
+            said["properties"].pop("time")  # the server's
+            said["properties"]["name"] = {"type": "string", "description": "what the film's file is called"}
+            said["required"].remove("time")
+            parts = {**film.pop("$defs", {}), **said.pop("$defs", {})}
+            parts |= {"PredictionJson": film, "Correction": said, "Problem": PROBLEM}
             made.setdefault("components", {})["schemas"] = parts
             made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
             app.openapi_schema = made
@@ -166,6 +178,27 @@ def _add_page(app: FastAPI, service: Service) -> None:
     making("report.dcm", Kind.REPORT, DICOM, "The findings as a DICOM structured report")
 
 
+def _add_corrections(app: FastAPI, service: Service) -> None:
+    """Only with a project folder: without one nothing is stored."""
+    project = service.project
+    if project is None:
+        return
+    place = "/v1/films/{film}/corrections"
+
+    @app.get(place, responses=PROBLEMS, summary="The latest correction of a film")
+    async def saved(film: str) -> dict[str, Any]:
+        return await asyncio.to_thread(saved_correction, project, service.film(film))
+
+    @app.put(place, responses=PROBLEMS, openapi_extra=CORRECTION, summary="Save a correction of a film")
+    async def save(film: str, request: Request) -> dict[str, Any]:
+        body = await service.intake.received(request, MOST)
+        try:
+            values = json.loads(body)
+        except (ValueError, RecursionError):
+            raise Problem(400, "json", "the body is no JSON", "send the correction as JSON") from None
+        return await asyncio.to_thread(save_correction, project, service.film(film), values)
+
+
 def _add_watching(app: FastAPI, service: Service, guard: Guard) -> None:
     @app.get("/healthz", summary="Whether it takes films")
     async def health() -> Response:
@@ -230,4 +263,5 @@ async def _as_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, Error):
         return problem_of(error).response()
     fault = error if isinstance(error, ReadingFault) else ReadingFault.of("the request", error)
+    LOG.error("%s", fault)  # where, without the exception's own words
     return problem_of(fault).response()

@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cxrlines.core.errors import ReadingFault
 from cxrlines.web.counters import METHODS, Counters
 from cxrlines.web.problems import Problem
 from cxrlines.web.serve_settings import ServeSettings
@@ -81,8 +80,9 @@ class Guard:
                 await self._app(scope, taken, marked)
             except Problem as problem:
                 await problem.response()(scope, receive, marked)
-            except Exception as error:  # answered by the application already
-                LOG.error("%s", ReadingFault.of("the request", error))  # where, without the exception's own words
+            except Exception:  # the application raises again what it has answered and logged
+                if not status:
+                    await Problem(500, "fault", "this is a fault of cxrlines").response()(scope, receive, marked)
         finally:
             self.under_way -= 1
             method = scope["method"] if scope["method"] in METHODS else "other"

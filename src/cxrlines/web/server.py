@@ -73,7 +73,7 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
         )
     _check_certificate(settings)
     if settings.project is not None:
-        check_outputs(folders={"--project": settings.project})
+        check_outputs(folders={"--project": settings.project})  # before the models are loaded
     bundle = load_bundle(settings.bundle or EMBEDDED)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with (

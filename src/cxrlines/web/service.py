@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from cxrlines import __version__
 from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
+from cxrlines.corrections.project import Project
 from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.reading_pool import Outcome
 from cxrlines.web.counters import Counters
@@ -33,6 +34,7 @@ class Service:
     def __init__(self, settings: ServeSettings, bundle: Bundle, pool: Pool, tokens: Tokens) -> None:
         self.settings, self.bundle, self.tokens, self._pool = settings, bundle, tokens, pool
         self.intake, self.counters = Intake(settings), Counters(bundle.identity)
+        self.project = None if settings.project is None else Project(settings.project)
         self.kept, self._renderer = KeptFilms(settings.keep, settings.memory), Renderer()
 
     @property
@@ -42,7 +44,7 @@ class Service:
             "version": __version__,
             "bundle": self.bundle.identity,
             "notice": self.bundle.notice,
-            "project": self.settings.project is not None,
+            "project": self.project is not None,
         }
 
     async def read(self, source: bytes) -> Outcome:

@@ -43,7 +43,7 @@ class Intake:
         settings = self._settings
         length = _length(request)
         if length is not None and length > settings.max_body:
-            raise _too_large(settings)
+            raise _too_large(settings.max_body)
         claim = settings.max_body if length is None else length
         if self.under_way >= settings.queue or self._bytes + claim > settings.memory:
             wait = max(1, min(60, math.ceil(self.seconds * self.under_way / settings.processes)))
@@ -51,18 +51,19 @@ class Intake:
             raise Problem(429, "queue-full", what, f"send it again after {wait} s", {"Retry-After": str(wait)})
         self.under_way, self._bytes = self.under_way + 1, self._bytes + claim
         try:
-            yield await self._received(request)
+            yield await self.received(request, settings.max_body)
         finally:
             self.under_way, self._bytes = self.under_way - 1, self._bytes - claim
 
-    async def _received(self, request: Request) -> bytes:
+    async def received(self, request: Request, most: int) -> bytes:
+        """A body of at most so many bytes. `Problem` 408 or 413."""
         parts, size = [], 0
         try:
             async with asyncio.timeout(self._settings.body_s):
                 async for part in request.stream():
                     size += len(part)
-                    if size > self._settings.max_body:
-                        raise _too_large(self._settings)
+                    if size > most:
+                        raise _too_large(most)
                     parts.append(part)
         except TimeoutError:
             what = f"the request did not arrive within {self._settings.body_s:g} s"
@@ -146,8 +147,8 @@ def _length(request: Request) -> int | None:
     return int(given)
 
 
-def _too_large(settings: ServeSettings) -> Problem:
-    what = f"the request is larger than {settings.max_body / MB:g} MB"
+def _too_large(most: int) -> Problem:
+    what = f"the request is larger than {most / MB:g} MB"
     return Problem(413, "too-large", what, "send fewer films at once, or raise max_body_mb in the server's --config")
 
 

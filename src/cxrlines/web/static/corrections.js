@@ -60,8 +60,8 @@ function begun(film, saved, devices) {
 }
 
 export class Corrector {
-  constructor(viewer, devices, redraw) {
-    Object.assign(this, { viewer, devices, redraw, current: null });
+  constructor(viewer, devices, list, redraw) {
+    Object.assign(this, { viewer, devices, list, redraw, current: null });
   }
 
   get edit() {
@@ -82,10 +82,9 @@ export class Corrector {
     if (!film?.answer || film.answer.words.refused) return;
     if (!film.edit) {
       try {
-        film.edit = begun(film, await corrections(film.answer.id), this.devices);
+        film.edit = begun(film, await this.list.kept(film, corrections), this.devices);
       } catch (problem) {
-        if (problem.code !== "film-not-kept") return say(problem.message);
-        film.edit = begun(film, { correction: null, same: false }, this.devices);
+        return say(problem.message);
       }
     }
     film.correcting = !film.correcting;
@@ -358,7 +357,7 @@ export class Corrector {
     const lines = edit.lines.map(({ device, points, mark, state, of }) => ({ device, points: round(points), mark, state: mark === "rejected" ? null : state, of }));
     const value = { name: film.name, author: who, lines, labels: edit.labels, landmarks: edit.landmarks, comment: edit.comment };
     try {
-      const { correction } = await saveCorrections(film.answer.id, value);
+      const { correction } = await this.list.kept(film, (id) => saveCorrections(id, value));
       edit.changed = false;
       edit.saved = `Saved by ${correction.author}, ${new Date(correction.time).toLocaleString()}`;
       this._note(film, "", false);

@@ -28,6 +28,7 @@ async function begin() {
   const colours = Object.fromEntries(state.about.devices.map((device) => [device.device, device.colour]));
   for (const viewer of [main, beside]) viewer.shown = { devices: state.shown, colours, carina: true };
   showDevices(true);
+  if (state.about.project) corrector = new Corrector(main, state.devices, list, redraw);
   if (state.about.project) $("stored").textContent = "They are read by this server and kept in its memory; what you correct and save is stored.";
   $("what-reads").textContent = `cxrlines ${state.about.version} · weights ${state.about.bundle}`;
   $("what-reads").title = state.about.notice;

@@ -65,7 +65,7 @@ export class Worklist extends EventTarget {
   async levels(film) {
     this.recent = [film, ...this.recent.filter((each) => each !== film)];
     for (const old of this.recent.splice(IN_MEMORY)) old.levels = null;
-    film.levels ??= this._of(film, "pixels.png").then(pictures);
+    film.levels ??= this.part(film, "pixels.png").then(pictures);
     try {
       return await film.levels;
     } catch (problem) {
@@ -74,18 +74,18 @@ export class Worklist extends EventTarget {
     }
   }
 
-  /** A part of a film; where the server has forgotten the film it is read again. */
-  async _of(film, name) {
+  /** What is asked of a film by its id; where the server has forgotten the film it is read again. */
+  async kept(film, asking) {
     try {
-      return await part(film.answer.id, name);
+      return await asking(film.answer.id);
     } catch (problem) {
       if (problem.code !== "film-not-kept") throw problem;
-      film.answer = await readFilm(film.file);
-      return part(film.answer.id, name);
+      film.answer.id = (await readFilm(film.file)).id;
+      return asking(film.answer.id);
     }
   }
 
-  part = (film, name) => this._of(film, name);
+  part = (film, name) => this.kept(film, (id) => part(id, name));
 
   _next() {
     const reading = this.films.filter((film) => film.status === "reading").length;
