@@ -270,7 +270,7 @@ export class Corrector {
 
   part(film) {
     const button = h("button", { type: "button", "aria-expanded": String(Boolean(film.correcting)), "data-correct": "", onclick: () => this.toggle(film) },
-      film.correcting ? "Close corrections" : "Correct", h("kbd", {}, "E"));
+      film.correcting ? "Close" : "Correct", h("kbd", {}, "E"));
     if (!film.correcting) return h("div", { class: "row" }, button, film.edit?.saved && h("span", { class: "dim" }, film.edit.saved));
     const { edit } = film;
     const open = edit.lines.filter((line) => line.mark === null).length;
@@ -279,7 +279,7 @@ export class Corrector {
     const comment = h("textarea", { rows: 2, maxlength: 10000, onchange: () => Object.assign(edit, { comment: comment.value, changed: true }) });
     comment.value = edit.comment;
     return h("section", { class: "correct", "aria-label": "Corrections" },
-      h("div", { class: "head row" }, button),
+      h("div", { class: "head row" }, h("h2", {}, "Corrections"), button),
       h("ul", { class: "lines" }, edit.lines.map((line, k) => this._row(line, k))),
       this._drawingRow(),
       this._labels(),
@@ -307,10 +307,10 @@ export class Corrector {
       swatch,
       h("button", { type: "button", class: "name", "aria-pressed": String(this.edit.selected === k), onclick: () => { this.select(this.edit.selected === k ? null : k); this.refresh(); } }, name),
       line.mark !== "rejected" && states,
-      line.of !== null && h("button", { type: "button", "aria-label": `Accept ${name}`, "aria-pressed": String(line.mark === "accepted"), onclick: mark("accepted") }, "Accept"),
+      line.of !== null && h("button", { type: "button", "aria-label": `Accept ${name}`, title: "Accept", "aria-pressed": String(line.mark === "accepted"), onclick: mark("accepted") }, "✓"),
       line.of !== null
-        ? h("button", { type: "button", "aria-label": `Reject ${name}`, "aria-pressed": String(line.mark === "rejected"), onclick: mark("rejected") }, "Reject")
-        : h("button", { type: "button", "aria-label": `Remove ${name}`, onclick: () => this._said(() => { this.edit.lines.splice(k, 1); this.select(null); }) }, "Remove"));
+        ? h("button", { type: "button", "aria-label": `Reject ${name}`, title: "Reject", "aria-pressed": String(line.mark === "rejected"), onclick: mark("rejected") }, "✕")
+        : h("button", { type: "button", "aria-label": `Remove ${name}`, onclick: () => this._said(() => { this.edit.lines.splice(k, 1); this.select(null); }), title: "Remove" }, "✕"));
   }
 
   _drawingRow() {
