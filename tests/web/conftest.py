@@ -11,12 +11,13 @@ import httpx
 import numpy as np
 import pytest
 
-from cxrlines.core.findings import Distance, Findings, Keypoint, Line
 from cxrlines.core.film import FilmError
+from cxrlines.core.findings import Distance, Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.reading.bundle import EMBEDDED, Bundle, load_bundle
 from cxrlines.reading.reading_pool import Outcome
+from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.task import LABELS, Device, Landmark, State
 from cxrlines.web.api import make_guard
 from cxrlines.web.serve_settings import ServeSettings
@@ -48,7 +49,8 @@ REFUSED = found(
 class FakePool:
     """Answers by what a file begins with; holds its answers back while `held`."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_by: ReadBy) -> None:
+        self.read_by = read_by
         self.given: list[bytes] = []
         self.held: list[tuple[Future[Outcome], bytes]] | None = None
         self.answer: Callable[[bytes], Outcome] = self._answer
@@ -96,13 +98,18 @@ def bundle() -> Bundle:
     return load_bundle(EMBEDDED)
 
 
+@pytest.fixture(scope="session")
+def read_by(bundle) -> ReadBy:
+    return ReadBy.of(bundle, "onnx", ())
+
+
 @pytest.fixture
-def web(bundle):
+def web(bundle, read_by):
     """Makes a server of settings, with tokens (the lines of a file) or none."""
     made: list[Service] = []
 
     def make(tokens: str | None = None, **settings: Any) -> Web:
-        pool = FakePool()
+        pool = FakePool(read_by)
         service = Service(ServeSettings(**settings), bundle, pool, Tokens(None, tokens))
         made.append(service)
         return Web(pool=pool, service=service, guard=make_guard(service))

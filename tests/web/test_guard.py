@@ -14,7 +14,9 @@ JPEG = {"Content-Type": "image/jpeg"}
 def code(response) -> tuple[int, str]:
     assert response.headers["content-type"] == "application/problem+json"
     problem = response.json()
-    assert set(problem) == {"title", "status", "code", "detail", "way_out"} and problem["status"] == response.status_code
+    assert (
+        set(problem) == {"title", "status", "code", "detail", "way_out"} and problem["status"] == response.status_code
+    )
     return response.status_code, problem["code"]
 
 

@@ -37,7 +37,7 @@ def test_a_wrong_setting_is_named(tmp_path, text, names):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(Error, match="none.toml"):
+    with pytest.raises(Error, match=r"none\.toml"):
         load_settings(tmp_path / "none.toml", {})
 
 

@@ -18,6 +18,7 @@ from cxrlines.core.errors import Error, ReadingFault, light
 from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.core.processes import Child, Died, serving
+from cxrlines.reading.results.dicom.read_by import ReadBy
 
 Outcome = Findings | FilmError | ReadingFault
 LOADING_S = 300.0
@@ -47,6 +48,7 @@ class ReadingPool:
         self._bundle, self._module = os.fsencode(bundle or ""), module
         self._lock, self._stopped, self._pending = threading.Lock(), False, 0
         self._children: set[Child] = set()
+        self._read_by: ReadBy | None = None
         self._idle: SimpleQueue[Child | None] = SimpleQueue()  # None: one that is to be begun
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="reading")
 
@@ -61,6 +63,13 @@ class ReadingPool:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(drain=kind is None)
+
+    @property
+    def read_by(self) -> ReadBy:
+        """What reads, as results name it; once entered."""
+        if self._read_by is None:
+            raise RuntimeError("the pool was not entered")
+        return self._read_by
 
     @property
     def pending(self) -> int:
@@ -128,14 +137,15 @@ class ReadingPool:
             self._children.add(child)
         try:
             child.send(self._bundle)
-            problem = pickle.loads(child.receive(LOADING_S))  # noqa: S301 - from a child of ours
+            loaded = pickle.loads(child.receive(LOADING_S))  # noqa: S301 - from a child of ours
         except Died as died:
             self._end(child)
             what = f"a worker process {died} as it loaded the bundle"
             raise Error(what, "use fewer processes, or free memory") from None
-        if problem is not None:
+        if isinstance(loaded, Error):
             self._end(child)
-            raise problem
+            raise loaded
+        self._read_by = loaded
         return child
 
     def _end(self, child: Child) -> None:
@@ -157,10 +167,11 @@ def _whole(outcome: Outcome) -> Outcome:
 
 
 def serve() -> None:
-    """A worker's side: first the bundle's folder, answered by None or what was raised; then films."""
+    """A worker's side: first the bundle's folder, answered by what reads, or what was raised; then films."""
     import cv2
 
     from cxrlines.core.pool import keep_buffers
+    from cxrlines.reading.engines.onnx import OnnxEngine
     from cxrlines.reading.reader import Reader, load_reader
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # left to the parent
@@ -171,12 +182,14 @@ def serve() -> None:
     def answer(receive: Callable[[], bytes], send: Callable[[bytes], None]) -> None:
         kind = receive()
         if not reader:
-            problem = None
+            loaded: ReadBy | Error
             try:
-                reader.append(load_reader(os.fsdecode(kind) or None))
+                made = load_reader(os.fsdecode(kind) or None)
+                loaded = ReadBy.of(made.bundle, "onnx" if isinstance(made.engine, OnnxEngine) else "torch", made.tta)
+                reader.append(made)
             except Error as error:
-                problem = light(error)
-            send(pickle.dumps(problem))
+                loaded = light(error)
+            send(pickle.dumps(loaded))
             return
         given = receive()
         (outcome,) = reader[0].read_many([given if kind == _BYTES else Path(os.fsdecode(given))])

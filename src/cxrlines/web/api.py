@@ -17,10 +17,11 @@ from cxrlines import __version__
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.findings import Findings, PredictionJson
 from cxrlines.corrections.correction import Correction
+from cxrlines.io.films import kind_of
 from cxrlines.reading.bundle import EMBEDDED
 from cxrlines.reading.reading_pool import Outcome
 from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, Device
-from cxrlines.web.film_answer import film_json, page_words
+from cxrlines.web.film_answer import page_words
 from cxrlines.web.film_corrections import MOST, save_correction, saved_correction
 from cxrlines.web.guard import LOG, Guard
 from cxrlines.web.kept_films import KeptFilm
@@ -131,7 +132,7 @@ def _add_reading(app: FastAPI, service: Service) -> None:
             if isinstance(found, Exception):
                 raise problem_of(found)
             if wanted == JSON:
-                return JSONResponse(film_json(found, service.bundle, uploads[0].name))
+                return JSONResponse(service.film_json(found, uploads[0].name))
             return Response(await service.make(KINDS[wanted], KeptFilm(uploads[0].data, found)), media_type=wanted)
 
 
@@ -159,8 +160,9 @@ def _add_page(app: FastAPI, service: Service) -> None:
             if isinstance(found, Exception):
                 raise problem_of(found)
             kept = KeptFilm(uploads[0].data, found)
-            answer = {"id": service.kept.put(kept), "findings": film_json(found, service.bundle, uploads[0].name)}
-        return answer | {"words": page_words(found, service.bundle)}
+            answer = {"id": service.kept.put(kept), "findings": service.film_json(found, uploads[0].name)}
+        report = kind_of(uploads[0].data) == "DICOM"
+        return answer | {"words": page_words(found, service.read_by) | {"report": report}}
 
     @app.delete("/v1/films/{film}", responses=PROBLEMS, summary="Forget a film", status_code=204)
     async def forget(film: str) -> None:
@@ -224,7 +226,7 @@ async def _all(service: Service, uploads: list[Upload]) -> dict[str, Any]:
     films, problems = [], []
     for upload, outcome in zip(uploads, found, strict=True):
         if isinstance(outcome, Findings):
-            films.append(film_json(outcome, service.bundle, upload.name))
+            films.append(service.film_json(outcome, upload.name))
         else:
             problems.append({"film": upload.name} | problem_of(outcome).as_dict())
     return {"films": films, "problems": problems}

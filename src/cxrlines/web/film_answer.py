@@ -5,7 +5,7 @@ from typing import Any
 from cxrlines import __version__
 from cxrlines.core.findings import Findings
 from cxrlines.core.spacing import SpacingKind
-from cxrlines.reading.bundle import Bundle, ThresholdEntry
+from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.report_text import (
     carina_words,
     line_words,
@@ -14,37 +14,31 @@ from cxrlines.reading.results.report_text import (
     spacing_words,
     tip_words,
 )
-from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent, ngt_operating_point
+from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent
 from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, STUDY_COLUMN, Device, Landmark
 
 LIKELY = 0.5
 """Presence score from which a device without a line is called probable."""
 
 
-def film_json(findings: Findings, bundle: Bundle, name: str) -> dict[str, Any]:
+def film_json(findings: Findings, read_by: ReadBy, notice: str, name: str) -> dict[str, Any]:
     """A film as `cxrlines schema` describes it (`PredictionJson`)."""
     return (
         {"film": name, STUDY_COLUMN: findings.study_uid or name}
         | findings.as_dict()
-        | {"bundle": bundle.identity, "tta": [], "seconds": findings.seconds, "notice": bundle.notice}
+        | {"bundle": read_by.weights, "tta": list(read_by.tta), "seconds": findings.seconds, "notice": notice}
     )
 
 
-def operating_point(bundle: Bundle, label: str) -> ThresholdEntry | None:
-    """The first of the bundle's thresholds of a label; None where it has none."""
-    thresholds = (bundle.manifest.thresholds or {}).get(label, ())
-    return next((entry for entry in thresholds if entry.probability is not None), None)
-
-
-def page_words(findings: Findings, bundle: Bundle) -> dict[str, Any]:
+def page_words(findings: Findings, read_by: ReadBy) -> dict[str, Any]:
     """What the page says of a film; it draws, and words nothing itself."""
     if not findings.quality.usable:
         refused, *notes = note_words(findings)
         return {"refused": refused, "urgent": None, "notes": notes, "sentence": sentence(findings)}
     return {
         "refused": None,
-        "urgent": urgency(findings, bundle),
-        "devices": [_device(findings, bundle, device) for device in Device if _known(bundle, device)],
+        "urgent": urgency(findings, read_by),
+        "devices": [_device(findings, read_by, device) for device in Device if _known(findings, device)],
         "lines": [
             {
                 "tip": tip_words(findings, k),
@@ -57,7 +51,7 @@ def page_words(findings: Findings, bundle: Bundle) -> dict[str, Any]:
         "carina": carina_words(findings),
         "spacing": spacing_words(findings),
         "ruler": RULERS[findings.spacing.kind],
-        "points": points_words(bundle),
+        "points": points_words(read_by),
         "notes": note_words(findings),
         "sentence": sentence(findings),
     }
@@ -72,23 +66,19 @@ RULERS = {
 """What a distance that is drawn rests on."""
 
 
-def points_words(bundle: Bundle) -> str | None:
-    """What the marks on the bars are; None where the bundle has no thresholds."""
-    chosen = {
-        f"{point.wanted} {point.at_least:g}"
-        for label in bundle.manifest.labels
-        if (point := operating_point(bundle, label)) is not None
-    }
-    return f"Marks on the bars are operating points: {' or '.join(sorted(chosen))}." if chosen else None
+def points_words(read_by: ReadBy) -> str | None:
+    """What the marks on the bars are; None where there are none."""
+    chosen = sorted({point.words for point in read_by.operating_points.values()})
+    return f"Marks on the bars are operating points: {' or '.join(chosen)}." if chosen else None
 
 
-def urgency(findings: Findings, bundle: Bundle) -> str | None:
+def urgency(findings: Findings, read_by: ReadBy) -> str | None:
     """Why a film is to be seen first, see `reading.urgency`; None: it is not."""
-    if not is_urgent(findings, bundle):
+    if not is_urgent(findings, read_by):
         return None
-    point = ngt_operating_point(bundle)
-    if point is not None and (findings.labels or {}).get(NGT_ABNORMAL, 0.0) >= point:
-        return f"NGT abnormal, above its operating point of {point:.2f}"
+    point = read_by.operating_points.get(NGT_ABNORMAL)
+    if point is not None and (findings.labels or {}).get(NGT_ABNORMAL, 0.0) >= point.probability:
+        return f"NGT abnormal, above its operating point of {point.probability:.2f}"
     return "ETT at or below the carina"
 
 
@@ -114,31 +104,25 @@ def sentence(findings: Findings) -> str:
     return f"{said} Read by cxrlines {__version__}; for research only, not for diagnosis."
 
 
-def _known(bundle: Bundle, device: Device) -> bool:
-    return any(label in bundle.manifest.labels for label in LABELS_OF[device])
+def _known(findings: Findings, device: Device) -> bool:
+    return any(label in (findings.labels or {}) for label in LABELS_OF[device])
 
 
-def _figures(point: ThresholdEntry) -> str:
-    given = (("sensitivity", point.sensitivity), ("specificity", point.specificity), ("precision", point.precision))
-    figures = ", ".join(f"{name} {value:.2f}" for name, value in given if value is not None)
-    return f"chosen for {point.wanted} {point.at_least:g}; {figures} on {point.positives} films that have it"
-
-
-def _device(findings: Findings, bundle: Bundle, device: Device) -> dict[str, Any]:
+def _device(findings: Findings, read_by: ReadBy, device: Device) -> dict[str, Any]:
     lines = [k for k, line in enumerate(findings.lines) if line.device is device]
     presence = (findings.presence or {}).get(device.name)
     states = []
     for label in LABELS_OF[device]:
         if (p := (findings.labels or {}).get(label)) is None:
             continue
-        point = operating_point(bundle, label)
+        point = read_by.operating_points.get(label)
         states.append(
             {
                 "label": label,
                 "state": STATE_OF[label].value,
                 "p": p,
                 "point": None if point is None else point.probability,
-                "chosen": None if point is None else _figures(point),
+                "chosen": None if point is None else point.words,
             }
         )
     if lines:

@@ -44,4 +44,7 @@ def save_correction(project: Project, film: KeptFilm, values: Any) -> dict[str, 
         raise Problem(422, "correction", error.what, error.way_out) from None
     except OutputError as error:
         raise Problem(507, "project-not-writable", error.what, error.way_out) from None
+    except OSError as error:
+        what = f"{project.folder}: cannot be written ({error.strerror})"
+        raise Problem(507, "project-not-writable", what, "check the folder's disk and permissions") from None
     return {"film": known, "correction": correction.model_dump(mode="json")}

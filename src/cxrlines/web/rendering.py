@@ -13,7 +13,10 @@ import numpy as np
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.findings import Findings
 from cxrlines.core.processes import Child, Died
-from cxrlines.io.films import read_film
+from cxrlines.io.films import kind_of, read_film
+from cxrlines.reading.results.dicom.objects import Kind as Result
+from cxrlines.reading.results.dicom.objects import result_objects
+from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.drawing import draw_findings
 
 SECONDS = 60.0
@@ -28,8 +31,8 @@ class Kind(StrEnum):
     REPORT = "application/dicom"
 
 
-Asked = tuple[Kind, bytes, Findings, str]
-"""What to make, of which film's file, its findings, and the notice of the bundle."""
+Asked = tuple[Kind, bytes, Findings, ReadBy]
+"""What to make, of which film's file, its findings, and what read it."""
 
 
 class Renderer:
@@ -39,9 +42,9 @@ class Renderer:
         self._lock = threading.Lock()
         self._child: Child | None = None
 
-    def make(self, kind: Kind, source: bytes, findings: Findings, notice: str) -> bytes:
+    def make(self, kind: Kind, source: bytes, findings: Findings, read_by: ReadBy) -> bytes:
         """A file of that kind. `Error` where the film allows none; `ReadingFault` where making it failed."""
-        message = pickle.dumps((kind, source, findings, notice))
+        message = pickle.dumps((kind, source, findings, read_by))
         with self._lock:
             try:
                 self._begin()
@@ -78,11 +81,16 @@ class Renderer:
 
 def make(asked: Asked) -> bytes:
     """The child's side of `Renderer.make`."""
-    kind, source, findings, notice = asked
+    kind, source, findings, read_by = asked
+    if kind is Kind.REPORT:
+        if kind_of(source) != "DICOM":
+            raise Error("a structured report is of a DICOM film; this is another file", "take JSON or the drawing")
+        (report,) = result_objects(source, findings, read_by, kinds=[Result.REPORT])
+        return report.content
     film = read_film(source)
     if kind is Kind.PIXELS:
         return _png(film.pixels)
-    return _png(draw_findings(film.pixels, findings, notice=notice)[:, :, ::-1])
+    return _png(draw_findings(film.pixels, findings, notes=[read_by.name])[:, :, ::-1])
 
 
 def _png(pixels: np.ndarray) -> bytes:

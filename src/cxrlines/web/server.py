@@ -75,6 +75,7 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
     if settings.project is not None:
         check_outputs(folders={"--project": settings.project})  # before the models are loaded
     bundle = load_bundle(settings.bundle or EMBEDDED)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs bytes of what is malformed
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with (
         _bound(settings.host, settings.port) as listener,

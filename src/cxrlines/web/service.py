@@ -11,7 +11,9 @@ from cxrlines.core.findings import Findings
 from cxrlines.corrections.project import Project
 from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.reading_pool import Outcome
+from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.web.counters import Counters
+from cxrlines.web.film_answer import film_json
 from cxrlines.web.kept_films import KeptFilm, KeptFilms
 from cxrlines.web.problems import Problem
 from cxrlines.web.rendering import Kind, Renderer
@@ -23,6 +25,11 @@ from cxrlines.web.uploads import Intake
 class Pool(Protocol):
     """What reads: `reading.reading_pool.ReadingPool`."""
 
+    @property
+    def read_by(self) -> ReadBy:
+        """What reads, as results name it."""
+        ...
+
     def read(self, source: bytes) -> "Future[Outcome]":
         """The findings of a film's file, once they are there."""
         ...
@@ -33,6 +40,7 @@ class Service:
 
     def __init__(self, settings: ServeSettings, bundle: Bundle, pool: Pool, tokens: Tokens) -> None:
         self.settings, self.bundle, self.tokens, self._pool = settings, bundle, tokens, pool
+        self.read_by = pool.read_by
         self.intake, self.counters = Intake(settings), Counters(bundle.identity)
         self.project = None if settings.project is None else Project(settings.project)
         self.kept, self._renderer = KeptFilms(settings.keep, settings.memory), Renderer()
@@ -60,9 +68,13 @@ class Service:
         self.counters.film(outcome, seconds)
         return found
 
+    def film_json(self, findings: Findings, name: str) -> dict[str, Any]:
+        """A film as `cxrlines schema` describes it."""
+        return film_json(findings, self.read_by, self.bundle.notice, name)
+
     async def make(self, kind: Kind, film: KeptFilm) -> bytes:
         """A picture or an object of a film. `Error` where the film allows none."""
-        return await asyncio.to_thread(self._renderer.make, kind, film.source, film.findings, self.bundle.notice)
+        return await asyncio.to_thread(self._renderer.make, kind, film.source, film.findings, self.read_by)
 
     def film(self, name: str) -> KeptFilm:
         """A film kept for the page; `Problem` 404 where it is not, or no more."""
