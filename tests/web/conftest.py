@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Distance, Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
+from cxrlines.corrections.project import Project
 from cxrlines.reading.bundle import EMBEDDED, Bundle, load_bundle
 from cxrlines.reading.reading_pool import Outcome
 from cxrlines.reading.results.dicom.read_by import ReadBy
@@ -108,9 +110,9 @@ def web(bundle, read_by):
     """Makes a server of settings, with tokens (the lines of a file) or none."""
     made: list[Service] = []
 
-    def make(tokens: str | None = None, **settings: Any) -> Web:
+    def make(tokens: str | None = None, project: Path | None = None, **settings: Any) -> Web:
         pool = FakePool(read_by)
-        service = Service(ServeSettings(**settings), bundle, pool, Tokens(None, tokens))
+        service = Service(ServeSettings(**settings), bundle, pool, Tokens(None, tokens), project and Project(project))
         made.append(service)
         return Web(pool=pool, service=service, guard=make_guard(service))
 

@@ -11,7 +11,7 @@ from types import FrameType
 import uvicorn
 
 from cxrlines.core.errors import Error
-from cxrlines.core.files import check_outputs
+from cxrlines.corrections.project import Project
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.reading.reading_pool import ReadingPool
 from cxrlines.web.api import make_guard
@@ -63,7 +63,7 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
 
     Raises:
         Error: The port is in use or may not be bound, a certificate or a token is none, no token is given for an
-            address that others reach, or the bundle cannot be trusted.
+            address that others reach, the project's folder is none, or the bundle cannot be trusted.
     """
     tokens = Tokens.configured(settings.token_file)
     if not is_loopback(settings.host) and not tokens:
@@ -72,15 +72,14 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
             f"name a file by --token-file, or set {VARIABLE}; or leave out --host",
         )
     _check_certificate(settings)
-    if settings.project is not None:
-        check_outputs(folders={"--project": settings.project})  # before the models are loaded
+    project = None if settings.project is None else Project(settings.project)
     bundle = load_bundle(settings.bundle or EMBEDDED)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs bytes of what is malformed
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     with (
         _bound(settings.host, settings.port) as listener,
         ReadingPool(settings.bundle, settings.processes, settings.timeout_s) as pool,
-        closing(Service(settings, bundle, pool, tokens)) as service,
+        closing(Service(settings, bundle, pool, tokens, project)) as service,
     ):
         service.begin()
         _run(settings, make_guard(service), listener, started)

@@ -38,11 +38,13 @@ class Pool(Protocol):
 class Service:
     """All of it. `settings`, `bundle` and `tokens` say what it does; the pool is started and ended by the caller."""
 
-    def __init__(self, settings: ServeSettings, bundle: Bundle, pool: Pool, tokens: Tokens) -> None:
+    def __init__(
+        self, settings: ServeSettings, bundle: Bundle, pool: Pool, tokens: Tokens, project: Project | None = None
+    ) -> None:
         self.settings, self.bundle, self.tokens, self._pool = settings, bundle, tokens, pool
         self.read_by = pool.read_by
         self.intake, self.counters = Intake(settings), Counters(bundle.identity)
-        self.project = None if settings.project is None else Project(settings.project)
+        self.project = project
         self.kept, self._renderer = KeptFilms(settings.keep, settings.memory), Renderer()
 
     @property

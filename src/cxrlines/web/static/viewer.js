@@ -167,8 +167,9 @@ export class Viewer extends EventTarget {
     context.imageSmoothingEnabled = scale < SMOOTH_TO;
     context.imageSmoothingQuality = "medium";
     const [w, h] = this.size;
-    const left = view.x * devicePixelRatio;
-    const top = view.y * devicePixelRatio;
+    // On whole pixels of the screen 1:1 shows every pixel as it is.
+    const left = Math.round(view.x * devicePixelRatio);
+    const top = Math.round(view.y * devicePixelRatio);
     context.drawImage(this.levels[level], left, top, w * scale, h * scale);
     this._window(left, top, w * scale, h * scale);
     this._overlay();

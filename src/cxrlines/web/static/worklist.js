@@ -107,7 +107,8 @@ export class Worklist extends EventTarget {
     if (film.gone) return;
     this.films.sort((a, b) => RANK[a.status] - RANK[b.status] || a.key - b.key);
     say(`${film.name}: ${stateOf(film)}`);
-    if (!this.current) this.choose(film);
+    const more = this.films.some((each) => each.status === "reading" || each.status === "waiting");
+    if (!this.current && (film.answer || !more)) this.choose(film);
     else if (this.current === film) this.dispatchEvent(new Event("choose"));
     this._next();
     this.render();
