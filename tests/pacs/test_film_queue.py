@@ -12,7 +12,8 @@ import pytest
 
 from cxrlines.core.errors import Error
 from cxrlines.pacs import film_queue
-from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue, FilmState, held
+from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue
+from cxrlines.pacs.queue_database import FilmState, QueueDatabase, held
 
 TO = "PACS@10.0.0.5:104"
 SR = [("sr", "2.25.1", b"report"), ("sc", "2.25.2", b"capture")]
@@ -231,7 +232,7 @@ class TestFaults:
     def test_another_process_may_look_and_retry(self, queue):
         add(queue, 1)
         queue.give_up(queue.take(1)[0], FilmState.DEAD, "why")
-        other = FilmQueue(queue.folder)
+        other = QueueDatabase(queue.folder)
         assert other.status() == queue.status() and other.retry() == 1
         other.close()
         assert states(queue) == {"received": 1}

@@ -12,15 +12,17 @@ import pytest
 from cxrlines.core.errors import ReadingFault
 from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
-from cxrlines.reading.bundle import EMBEDDED, BundleError
+from cxrlines.reading.bundle import EMBEDDED, BundleError, load_bundle
 from cxrlines.reading.reader import load_reader
 from cxrlines.reading.reading_pool import ReadingPool
+from cxrlines.reading.results.dicom.read_by import ReadBy
 
 WORKER = """
 import os, pickle, time
 from pathlib import Path
 from cxrlines.core.findings import Findings
 from cxrlines.core.processes import serving
+from cxrlines.reading.results.dicom.read_by import ReadBy
 
 begun = []
 
@@ -28,7 +30,7 @@ def answer(receive, send):
     if not begun:
         receive()
         begun.append(True)
-        send(pickle.dumps(None))
+        send(pickle.dumps(ReadBy("weights", "none")))
         return
     kind, film = receive(), receive()
     word, _, rest = film.partition(b" ")
@@ -61,6 +63,7 @@ def test_it_finds_what_a_reader_here_finds():
     with ReadingPool(None, 1, 300) as pool:
         outcomes = [pool.read(source).result(300) for source in (film, film.read_bytes(), b"no film", Path("none.dcm"))]
         assert pool.pending == 0
+        assert pool.read_by == ReadBy.of(load_bundle(EMBEDDED), "onnx", ())
     for found in outcomes[:2]:
         assert isinstance(found, Findings)
         assert found.as_dict() == here.as_dict()

@@ -5,7 +5,7 @@ import logging
 import logging.handlers
 from pathlib import Path
 
-from cxrlines.pacs.film_queue import now
+from cxrlines.pacs.queue_database import now
 
 AUDIT = "audit.jsonl"
 

@@ -143,11 +143,11 @@ def answer_to_stow(reply: pydicom.Dataset) -> Answer:
 def answer_to_http(error: requests.HTTPError) -> Answer:
     """What an HTTP error says of one instance; raises `Unreachable` where it is no matter of the instance."""
     response = error.response
-    code = response.status_code
+    code = response.status_code if response is not None else 500
     text = f"HTTP {code}"
     if code in (401, 403, 407):
         raise Unreachable(f"{text}: it wants another token or certificate")
-    if code == 409:  # the instance is named, with why
+    if code == 409 and response is not None:  # the instance is named, with why
         try:
             answer = answer_to_stow(pydicom.Dataset.from_json(response.text))
         except Exception:  # the body is whatever the server writes

@@ -12,33 +12,17 @@ No decision rests on the clock: times are kept for people.
 
 import hashlib
 import sqlite3
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing
+from cxrlines.pacs.queue_database import FilmState, QueueDatabase, now, unusable
 
-DATABASE = "queue.sqlite"
 MAX_TRIES = 12
 """How often a destination may put off one result before it is a dead letter; with the pauses between, hours."""
-
-
-class FilmState(StrEnum):
-    """What became of a film."""
-
-    RECEIVED = "received"  # on disk, to be read
-    READING = "reading"
-    READ = "read"  # its results are on disk
-    DELIVERING = "delivering"
-    DELIVERED = "delivered"
-    DEAD = "dead"  # not read, or a result was refused; see its reason
-    SKIPPED = "skipped"  # not to be read; see its reason
 
 
 @dataclass(frozen=True)
@@ -70,31 +54,7 @@ class Parcel:
     urgent: bool
 
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS films (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, sop_uid TEXT NOT NULL, digest TEXT NOT NULL, model TEXT NOT NULL,
-  peer TEXT NOT NULL, received TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
-  urgent INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, again INTEGER NOT NULL DEFAULT 0,
-  UNIQUE (sop_uid, digest, model));
-CREATE INDEX IF NOT EXISTS films_by_state ON films (state, number);
-CREATE TABLE IF NOT EXISTS deliveries (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, film INTEGER NOT NULL REFERENCES films, object INTEGER NOT NULL,
-  kind TEXT NOT NULL, sop_uid TEXT NOT NULL, destination TEXT NOT NULL, urgent INTEGER NOT NULL,
-  state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0, delivered TEXT,
-  UNIQUE (film, object, destination));
-CREATE INDEX IF NOT EXISTS deliveries_by_state ON deliveries (destination, state, urgent, number);
-CREATE INDEX IF NOT EXISTS deliveries_by_film ON deliveries (film);
-CREATE TABLE IF NOT EXISTS counts (what TEXT PRIMARY KEY, number INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS destinations (name TEXT PRIMARY KEY, problem TEXT NOT NULL, since TEXT NOT NULL);
-"""
-
-
-def now() -> str:
-    """The time in UTC, for people to read."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-class FilmQueue:
+class FilmQueue(QueueDatabase):
     """A queue in a folder, made if it is not there. Threads may share it; another process may look into it.
 
     Args:
@@ -104,27 +64,14 @@ class FilmQueue:
     """
 
     def __init__(self, folder: Path, *, model: str = "", keep: bool = False) -> None:
-        self.folder, self.model, self.keep = Path(folder), model, keep
+        self.model, self.keep = model, keep
+        super().__init__(folder)
         self._films, self._results = self.folder / "films", self.folder / "results"
-        self._lock = threading.RLock()
-        try:
-            for place in (self._films, self._results):
+        for place in (self._films, self._results):
+            try:
                 place.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(
-                self.folder / DATABASE, isolation_level=None, check_same_thread=False, timeout=60
-            )
-            self._base.row_factory = sqlite3.Row
-            self._base.execute("PRAGMA journal_mode=WAL")
-            self._base.execute("PRAGMA synchronous=FULL")
-            self._base.executescript(SCHEMA)
-        except (OSError, sqlite3.Error) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise Error(f"--queue {folder}: cannot be used ({why})", "name a folder that can be written") from None
-
-    def close(self) -> None:
-        """Close the database."""
-        with self._lock:
-            self._base.close()
+            except OSError as error:
+                raise unusable(folder, error) from None
 
     # Films come in.
 
@@ -135,23 +82,23 @@ class FilmQueue:
         """
         known = "SELECT number FROM films WHERE sop_uid=? AND digest=? AND model=?"
         key = (sop_uid, digest, self.model)
-        if not self._one(known, key):
+        if not self.row(known, key):
             place = self._film_path({"sop_uid": sop_uid, "digest": digest, "model": self.model})
             with replacing(place) as aside:
                 aside.write_bytes(data)
-            with self._transaction() as base:
+            with self.transaction() as base:
                 made = base.execute(
                     "INSERT OR IGNORE INTO films (sop_uid, digest, model, peer, received, state) VALUES (?,?,?,?,?,?)",
                     (*key, peer, now(), FilmState.RECEIVED),
                 )
                 if made.rowcount:
                     return made.lastrowid
-        self._do("UPDATE films SET again=again+1 WHERE sop_uid=? AND digest=? AND model=?", key)
+        self.execute("UPDATE films SET again=again+1 WHERE sop_uid=? AND digest=? AND model=?", key)
         return None
 
     def count(self, what: str) -> None:
         """Count something that is not kept."""
-        self._do("INSERT INTO counts VALUES (?, 1) ON CONFLICT (what) DO UPDATE SET number=number+1", (what,))
+        self.execute("INSERT INTO counts VALUES (?, 1) ON CONFLICT (what) DO UPDATE SET number=number+1", (what,))
 
     # Films are read.
 
@@ -160,7 +107,7 @@ class FilmQueue:
 
         Deliveries to destinations that are no longer configured become dead letters.
         """
-        with self._transaction() as base:
+        with self.transaction() as base:
             base.execute("UPDATE films SET state=? WHERE state=?", (FilmState.RECEIVED, FilmState.READING))
             base.execute("DELETE FROM destinations")
             marks = ",".join("?" * len(destinations))
@@ -178,7 +125,7 @@ class FilmQueue:
         if self.keep:
             return
         done = (FilmState.DELIVERED, FilmState.SKIPPED)
-        rows = self._all("SELECT * FROM films WHERE state NOT IN (?,?)", done)
+        rows = self.rows("SELECT * FROM films WHERE state NOT IN (?,?)", done)
         wanted, numbers = {self._film_path(row) for row in rows}, {row["number"] for row in rows}
         for path in self._films.iterdir():
             if path not in wanted:
@@ -192,7 +139,7 @@ class FilmQueue:
 
         Of one instance in several versions one is read at a time, so that each knows the results of those before.
         """
-        with self._transaction() as base:
+        with self.transaction() as base:
             rows = base.execute(
                 "SELECT * FROM films f WHERE state=? AND NOT EXISTS (SELECT 1 FROM films e WHERE e.sop_uid=f.sop_uid "
                 "AND e.number<f.number AND e.state IN (?,?)) ORDER BY tries, number LIMIT ?",
@@ -204,7 +151,7 @@ class FilmQueue:
 
     def earlier_results(self, film: QueuedFilm) -> tuple[tuple[str, str], ...]:
         """(kind, SOP Instance UID) of the results of the same instance with other content, or by another model."""
-        rows = self._all(
+        rows = self.rows(
             "SELECT d.kind, d.sop_uid, min(d.number) first FROM deliveries d JOIN films f ON d.film = f.number "
             "WHERE f.sop_uid=? AND f.number<? GROUP BY d.kind, d.sop_uid ORDER BY first",
             (film.sop_uid, film.number),
@@ -218,7 +165,7 @@ class FilmQueue:
         for place, (_, _, data) in enumerate(results):
             with replacing(self._result_path(film.number, place)) as aside:
                 aside.write_bytes(data)
-        with self._transaction() as base:
+        with self.transaction() as base:
             for place, (kind, sop_uid, _) in enumerate(results):
                 for name in destinations:
                     base.execute(
@@ -232,11 +179,11 @@ class FilmQueue:
 
     def put_back(self, film: QueuedFilm) -> None:
         """A film whose reading failed by no fault of its own is to be tried again."""
-        self._do("UPDATE films SET state=?, tries=tries+1 WHERE number=?", (FilmState.RECEIVED, film.number))
+        self.execute("UPDATE films SET state=?, tries=tries+1 WHERE number=?", (FilmState.RECEIVED, film.number))
 
     def give_up(self, film: QueuedFilm, state: FilmState, reason: str) -> None:
         """A film that is not read: `DEAD`, and kept, or `SKIPPED`."""
-        self._do("UPDATE films SET state=?, reason=? WHERE number=?", (state, reason, film.number))
+        self.execute("UPDATE films SET state=?, reason=? WHERE number=?", (state, reason, film.number))
         if state is FilmState.SKIPPED:
             self._delete([film.path])
 
@@ -244,7 +191,7 @@ class FilmQueue:
 
     def waiting(self, destination: str, limit: int) -> list[Parcel]:
         """The next results for a destination: urgent ones first; those that it put off after all others."""
-        rows = self._all(
+        rows = self.rows(
             "SELECT * FROM deliveries WHERE destination=? AND state='waiting' "
             "ORDER BY tries>0, urgent DESC, number LIMIT ?",
             (destination, limit),
@@ -263,7 +210,7 @@ class FilmQueue:
     def begin(self, parcel: Parcel) -> None:
         """A result is being sent."""
         change = "UPDATE films SET state=? WHERE number=? AND state=?"
-        self._do(change, (FilmState.DELIVERING, parcel.film, FilmState.READ))
+        self.execute(change, (FilmState.DELIVERING, parcel.film, FilmState.READ))
 
     def delivered(self, parcel: Parcel, reason: str = "") -> None:
         """A destination has a result; `reason` is what it remarked. Files go with the last one of a film."""
@@ -278,11 +225,11 @@ class FilmQueue:
         if parcel.tries + 1 >= MAX_TRIES:
             self.refused(parcel, f"put off {MAX_TRIES} times; the last reason: {reason}")
         else:
-            self._do("UPDATE deliveries SET tries=tries+1, reason=? WHERE number=?", (reason, parcel.number))
+            self.execute("UPDATE deliveries SET tries=tries+1, reason=? WHERE number=?", (reason, parcel.number))
 
     def problem(self, destination: str, reason: str) -> None:
         """A destination cannot be reached, and why; an empty reason: it can again."""
-        with self._transaction() as base:
+        with self.transaction() as base:
             if not reason:
                 base.execute("DELETE FROM destinations WHERE name=?", (destination,))
             else:
@@ -291,66 +238,14 @@ class FilmQueue:
                     (destination, reason, now()),
                 )
 
-    def retry(self) -> int:
-        """Take up dead letters, and films that were not read, once more; how many films."""
-        with self._transaction() as base:
-            dead = base.execute("SELECT number FROM films WHERE state=?", (FilmState.DEAD,)).fetchall()
-            for row in dead:
-                number = row["number"]
-                waiting = base.execute(
-                    "UPDATE deliveries SET state='waiting', tries=0, reason='' WHERE film=? AND state='dead'", (number,)
-                )
-                state = FilmState.DELIVERING if waiting.rowcount else FilmState.RECEIVED
-                base.execute("UPDATE films SET state=?, tries=0, reason='' WHERE number=?", (state, number))
-        return len(dead)
-
-    # How it stands.
-
-    def status(self) -> dict[str, Any]:
-        """JSON values: films by state, what was passed over, the oldest film waiting, dead letters, destinations."""
-        films = {state.value: 0 for state in FilmState}
-        films |= {row["state"]: row["n"] for row in self._all("SELECT state, count(*) n FROM films GROUP BY state")}
-        open_states = (FilmState.DELIVERED, FilmState.DEAD, FilmState.SKIPPED)
-        oldest = self._one(
-            "SELECT number, received, state FROM films WHERE state NOT IN (?,?,?) ORDER BY number LIMIT 1", open_states
-        )
-        dead = self._all(
-            "SELECT f.number film, f.received, d.destination, coalesce(d.reason, f.reason) reason FROM films f "
-            "LEFT JOIN deliveries d ON d.film = f.number AND d.state='dead' WHERE f.state=? ORDER BY f.number",
-            (FilmState.DEAD,),
-        )
-        urgent = self._all(
-            "SELECT number film, received, state FROM films WHERE urgent AND state IN (?,?) ORDER BY number",
-            (FilmState.READ, FilmState.DELIVERING),
-        )
-        return {
-            "films": films,
-            "sent_again": self._one("SELECT coalesce(sum(again), 0) n FROM films")["n"],
-            "skipped": {
-                row["reason"]: row["n"]
-                for row in self._all(
-                    "SELECT reason, count(*) n FROM films WHERE state=? GROUP BY reason", (FilmState.SKIPPED,)
-                )
-            },
-            "not_films": {row["what"]: row["number"] for row in self._all("SELECT * FROM counts ORDER BY what")},
-            "results": {
-                row["state"]: row["n"]
-                for row in self._all("SELECT state, count(*) n FROM deliveries GROUP BY state ORDER BY state")
-            },
-            "oldest_waiting": dict(oldest) if oldest else None,
-            "urgent_waiting": [dict(row) for row in urgent],
-            "dead_letters": [dict(row) for row in dead],
-            "unreachable": [dict(row) for row in self._all("SELECT * FROM destinations ORDER BY name")],
-        }
-
     # Within.
 
     def _settled(self, parcel: Parcel, change: str, values: tuple[Any, ...]) -> None:
-        with self._transaction() as base:
+        with self.transaction() as base:
             base.execute(f"UPDATE deliveries SET {change} WHERE number=?", (*values, parcel.number))
             done = self._settle(base, parcel.film)
         if done:
-            row = self._one("SELECT * FROM films WHERE number=?", (parcel.film,))
+            row = self.row("SELECT * FROM films WHERE number=?", (parcel.film,))
             self._delete([self._film_path(row), *self._results.glob(f"{parcel.film}-*.dcm")])
 
     @staticmethod
@@ -376,48 +271,3 @@ class FilmQueue:
 
     def _result_path(self, film: int, place: int) -> Path:
         return self._results / f"{film}-{place}.dcm"
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._base.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._base
-                self._base.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._base.execute("ROLLBACK")
-                raise
-
-    def _do(self, statement: str, values: tuple[Any, ...] = ()) -> None:
-        with self._transaction() as base:
-            base.execute(statement, values)
-
-    def _all(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
-        with self._lock:
-            return self._base.execute(query, values).fetchall()
-
-    def _one(self, query: str, values: tuple[Any, ...] = ()) -> Any:
-        with self._lock:
-            return self._base.execute(query, values).fetchone()
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a queue's folder, until the block or the process ends. `Error` where another node holds it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = sqlite3.connect(folder / "lock", isolation_level=None, timeout=0)
-    except (OSError, sqlite3.Error) as error:
-        raise Error(f"--queue {folder}: cannot be used ({error})", "name a folder that can be written") from None
-    try:
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        lock.close()
-        if "locked" in str(error):
-            raise Error(f"--queue {folder}: another node works on it", "stop it, or name another folder") from None
-        raise Error(f"--queue {folder}: cannot be used ({error})", "name a folder that can be written") from None
-    try:
-        yield
-    finally:
-        lock.close()

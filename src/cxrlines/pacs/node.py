@@ -11,19 +11,21 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from typing import NamedTuple
 
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.files import OutputError
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.findings import Findings
+from cxrlines.io.dicom.header import parse
+from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
 from cxrlines.pacs.audit_log import AuditLog
 from cxrlines.pacs.delivery import Destination, Unreachable, Verdict, destinations_of, pause_s
-from cxrlines.pacs.film_queue import FilmQueue, FilmState, QueuedFilm, held
+from cxrlines.pacs.film_queue import FilmQueue, QueuedFilm
 from cxrlines.pacs.node_settings import NodeSettings
+from cxrlines.pacs.queue_database import FilmState, held
 from cxrlines.pacs.receiver import Receiver
-from cxrlines.reading.bundle import EMBEDDED, Bundle, load_bundle
 from cxrlines.reading.reading_pool import Outcome, ReadingPool
+from cxrlines.reading.results.dicom.objects import Kind, Replaced, result_objects
 from cxrlines.reading.urgency import is_urgent
 
 AHEAD = 2
@@ -34,27 +36,15 @@ BATCH = 12
 """Results an association; urgent ones that come meanwhile go before the next batch."""
 POLL_S = 1.0
 """How often the queue is looked into all the same: another process may have changed it (`--retry`)."""
+LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
+"""View Positions of films that are not frontal."""
 DISK_ERRORS = (OSError, OutputError, sqlite3.Error)
-
-
-class Result(NamedTuple):
-    """A result of a film: its SOP class and SOP Instance UID, and its DICOM file."""
-
-    class_uid: str
-    sop_uid: str
-    data: bytes
-
-
-Writer = Callable[[bytes, Findings, Sequence[tuple[str, str]]], Sequence[Result]]
-"""(film, its findings, (SOP class, SOP Instance UID) of earlier results) -> results, the same for the same."""
 
 
 def run_node(
     settings: NodeSettings,
     stop: threading.Event,
     *,
-    writer: Writer,
-    skipped: Callable[[bytes], str | None],
     listening: Callable[[int], None] = lambda port: None,
     worker: str = "cxrlines.reading.reading_pool",
 ) -> None:
@@ -63,30 +53,27 @@ def run_node(
     Args:
         settings: What it is to do.
         stop: Ends it.
-        writer: Makes results.
-        skipped: Why a film, its file's bytes, is not to be read; None: it is.
         listening: Called with the port once films are accepted.
         worker: The module of the reading processes, see `ReadingPool`.
 
     Raises:
         Error: The queue's folder is another node's, the port is taken, a file of the settings cannot be used.
     """
-    bundle = load_bundle(settings.bundle or EMBEDDED)
     token = settings.stow_token.read_text("utf-8").strip() if settings.stow_token else None
     destinations = destinations_of(settings.to, settings.stow, settings.aet, token, settings.tls_to)
     names = [destination.name for destination in destinations]
     with (
         held(settings.queue),
-        closing(FilmQueue(settings.queue, model=bundle.identity, keep=settings.keep)) as queue,
-        closing(AuditLog(settings.queue)) as audit,
         ReadingPool(settings.bundle, settings.processes, settings.film_s, module=worker) as pool,
+        closing(FilmQueue(settings.queue, model=pool.read_by.fingerprint, keep=settings.keep)) as queue,
+        closing(AuditLog(settings.queue)) as audit,
     ):
         queue.resume(names)
         couriers = [Courier(queue, audit, destination, stop) for destination in destinations]
-        reading = _Reading(queue, audit, pool, bundle, writer, skipped, couriers)
+        reading = _Reading(queue, audit, pool, couriers)
         receiver = Receiver(settings, queue, audit, reading.arrived)
         try:
-            audit.write("started", version=bundle.identity)
+            audit.write("started", reads=pool.read_by.name)
             for courier in couriers:
                 courier.start()
             listening(receiver.port)
@@ -104,18 +91,8 @@ def run_node(
 class _Reading:
     """Films of the queue through the pool, and their results into the queue."""
 
-    def __init__(
-        self,
-        queue: FilmQueue,
-        audit: AuditLog,
-        pool: ReadingPool,
-        bundle: Bundle,
-        writer: Writer,
-        skipped: Callable[[bytes], str | None],
-        couriers: Sequence["Courier"],
-    ) -> None:
-        self._queue, self._audit, self._pool, self._bundle = queue, audit, pool, bundle
-        self._writer, self._skipped, self._couriers = writer, skipped, couriers
+    def __init__(self, queue: FilmQueue, audit: AuditLog, pool: ReadingPool, couriers: Sequence["Courier"]) -> None:
+        self._queue, self._audit, self._pool, self._couriers = queue, audit, pool, couriers
         self._done: queues.SimpleQueue[tuple[QueuedFilm, Outcome] | None] = queues.SimpleQueue()
         self._flying = 0
 
@@ -151,48 +128,59 @@ class _Reading:
     def _begin(self) -> None:
         free = AHEAD * self._pool.processes - self._flying
         for film in self._queue.take(free) if free > 0 else ():
-            future = self._pool.read(film.path)
+            if (why := why_not_read(film.path.read_bytes())) is not None:
+                self._give_up(film, FilmState.SKIPPED, why)
+                continue
             self._flying += 1
+            future = self._pool.read(film.path)
             future.add_done_callback(lambda future, film=film: self._landed(film, future))  # type: ignore[misc]
 
     def _landed(self, film: QueuedFilm, future: "Future[Outcome]") -> None:
         self._done.put((film, future.result()))
 
     def _finish(self, film: QueuedFilm, outcome: Outcome) -> None:
-        if isinstance(outcome, Findings):
-            outcome = self._write(film, outcome)
-        if outcome is None:
-            return
-        if isinstance(outcome, ReadingFault) and film.tries + 1 < FAULTS:
+        if isinstance(outcome, NotAFilm):
+            return self._give_up(film, FilmState.SKIPPED, outcome.kind)
+        problem: Exception | None = outcome if isinstance(outcome, ReadingFault) else None
+        if not isinstance(outcome, ReadingFault):
+            found = str(outcome).removeprefix(f"{film.path}: ") if isinstance(outcome, FilmError) else outcome
+            problem = self._write(film, found)
+        if isinstance(problem, ReadingFault) and film.tries + 1 < FAULTS:
             self._queue.put_back(film)
             self._audit.write("to be read again", film=film.number)
-            return
-        state = FilmState.SKIPPED if isinstance(outcome, NotAFilm) else FilmState.DEAD
-        reason = str(outcome).removeprefix(f"{film.path}: ")
-        self._queue.give_up(film, state, reason)
-        self._audit.write(state.value, film=film.number, why=reason)
+        elif problem is not None:
+            self._give_up(film, FilmState.DEAD, str(problem).removeprefix(f"{film.path}: "))
 
-    def _write(self, film: QueuedFilm, findings: Findings) -> FilmError | ReadingFault | None:
+    def _give_up(self, film: QueuedFilm, state: FilmState, why: str) -> None:
+        self._queue.give_up(film, state, why)
+        self._audit.write(state.value, film=film.number, why=why)
+
+    def _write(self, film: QueuedFilm, found: Findings | str) -> Error | ReadingFault | None:
         """The results of a film into the queue; what is wrong instead."""
-        source = film.path.read_bytes()
-        if (why := self._skipped(source)) is not None:
-            self._queue.give_up(film, FilmState.SKIPPED, why)
-            self._audit.write("skipped", film=film.number, why=why)
-            return None
+        earlier = [Replaced(Kind(kind), uid) for kind, uid in self._queue.earlier_results(film)]
         try:
-            results = self._writer(source, findings, self._queue.earlier_results(film))
+            results = result_objects(film.path.read_bytes(), found, self._pool.read_by, replaces=earlier)
+        except Error as error:
+            return error
         except DISK_ERRORS:
             raise
-        except Error as error:
-            return FilmError(error.what, error.way_out)
         except Exception as error:
             return ReadingFault.of("its results", error)
-        urgent = is_urgent(findings, self._bundle)
-        self._queue.read(film, results, urgent, [courier.destination.name for courier in self._couriers])
+        urgent = isinstance(found, Findings) and is_urgent(found, self._pool.read_by)
+        files = [(result.kind.value, result.sop_instance_uid, result.content) for result in results]
+        self._queue.read(film, files, urgent, [courier.destination.name for courier in self._couriers])
         self._audit.write("read", film=film.number, urgent=int(urgent), results=len(results))
         for courier in self._couriers:
             courier.wake.set()
         return None
+
+
+def why_not_read(film: bytes) -> str | None:
+    """Why a DICOM file of a class of films is none to be read, by its header; None: it is read."""
+    header = parse(film, (*ORIGIN_KEYWORDS, "ViewPosition"))
+    if (kind := own_or_derived(header)) is not None:
+        return kind
+    return "lateral film, by its header" if header.text("ViewPosition").upper() in LATERAL else None
 
 
 class Courier(threading.Thread):
@@ -252,6 +240,6 @@ class Courier(threading.Thread):
                     case Verdict.PUT_OFF:
                         self._queue.put_off(parcel, reason)
                         trouble = f"puts off results ({reason})"
-                facts = {"film": parcel.film, "result": parcel.number, "to": name}
-                self._audit.write(verdict.value, **facts, **({"why": reason} if reason else {}))
+                facts: dict[str, str | int] = {"film": parcel.film, "result": parcel.number, "to": name}
+                self._audit.write(verdict.value, **facts | ({"why": reason} if reason else {}))
         return trouble

@@ -72,7 +72,7 @@ class Receiver:
         syntaxes = [uid for uid in AllTransferSyntaxes if uid != DeflatedExplicitVRLittleEndian]
         self._ae.add_supported_context(Verification)
         for context in AllStoragePresentationContexts:
-            self._ae.add_supported_context(context.abstract_syntax, syntaxes)
+            self._ae.add_supported_context(str(context.abstract_syntax), syntaxes)
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, _limit_pdus),
             (evt.EVT_PDU_RECV, self._limit_film),
@@ -81,7 +81,7 @@ class Receiver:
             (evt.EVT_ABORTED, self._log, ["aborted"]),
         ]
         try:
-            self._server = self._ae.make_server(
+            server: Any = self._ae.make_server(
                 (settings.host, settings.port),
                 ssl_context=server_tls(settings.tls),
                 evt_handlers=handlers,
@@ -92,8 +92,9 @@ class Receiver:
                 f"--host {settings.host} --port {settings.port}: cannot be listened on ({error.strerror})",
                 "stop what listens there, or give another port",
             ) from None
-        self._server.allowed, self._server.most = settings.addresses, settings.associations + HALF_OPEN
-        threading.Thread(target=self._server.serve_forever, name="listener", daemon=True).start()
+        server.allowed, server.most = settings.addresses, settings.associations + HALF_OPEN
+        self._server = server
+        threading.Thread(target=server.serve_forever, name="listener", daemon=True).start()
 
     @property
     def port(self) -> int:
