@@ -64,23 +64,29 @@ def signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
 
 
 @contextmanager
-def counted() -> Iterator[Callable[[int, int | None], None]]:
-    """Progress of reading on stderr, called with (films done, films in all): a bar, or lines without a terminal."""
+def counted(doing: str = "reading", done_to: str = "read") -> Iterator[Callable[[int, int | None], None]]:
+    """Progress on stderr, called with (films done, films in all): a bar, or lines without a terminal.
+
+    A first call with more than one film done tells what was done before. Time left is reckoned without them.
+    """
     console = Console(stderr=True)
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("reading", total=None)
+            task = bar.add_task(doing, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
     begun = last = time.monotonic()
+    before: int | None = None
 
     def line(done: int, total: int | None) -> None:
-        nonlocal last
+        nonlocal last, before
         now = time.monotonic()
-        if now - last >= LINE_EVERY_S and done != total:
+        if before is None:
+            before = done if done > 1 else 0
+        if now - last >= LINE_EVERY_S and before < done != total:
             last = now
-            rest = f" of {total}, {clock((total - done) * (now - begun) / done)} left" if total else ""
-            say(f"{done} films read{rest}")
+            rest = f" of {total}, {clock((total - done) * (now - begun) / (done - before))} left" if total else ""
+            say(f"{done} films {done_to}{rest}")
 
     yield line

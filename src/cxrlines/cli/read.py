@@ -4,8 +4,9 @@ import functools
 import json
 import os
 import signal
-import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ import typer
 
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, BundleFolder, Json, On, counted, say, signals
 from cxrlines.core.errors import Error
-from cxrlines.core.files import OutputError, check_outputs, readable
+from cxrlines.core.files import OutputError, beside, check_outputs, readable
 
 if TYPE_CHECKING:
     from cxrlines.reading.batch import Predictions
@@ -70,6 +71,14 @@ def predict(
         ),
     ] = None,
     draw: Annotated[Path | None, typer.Option(help="Folder for the films with their findings drawn, as PNG.")] = None,
+    dicom: Annotated[
+        Path | None,
+        typer.Option(help="Folder for results as DICOM: report, presentation state and capture of each film."),
+    ] = None,
+    patient_id: Annotated[
+        str | None, typer.Option(help="With --dicom: patient of films that name none, such as JPEG and PNG.")
+    ] = None,
+    study_uid: Annotated[str | None, typer.Option(help="With --dicom: StudyInstanceUID of those films.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Films computed together.")] = 8,
     tta: Annotated[
         list[View] | None,
@@ -77,49 +86,85 @@ def predict(
             help="Average over more views: flip (if it was trained with), scale; or plain. Default: as the bundle says."
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a reading that was stopped, killed or out of disk.")
+    ] = False,
     on: On = None,
 ) -> None:
     """Read films: which tubes and lines, where their tips lie. Films that cannot be read are listed on stderr and in
-    OUT's .errors.csv; then the exit code is 2. Ctrl-C keeps what is read."""
+    OUT's .errors.csv; then the exit code is 2. Ctrl-C keeps what is read, and --resume goes on from there."""
     from cxrlines.core.pool import keep_buffers
-    from cxrlines.reading.batch import Stopped, check_places, find_films, write_drawings
+    from cxrlines.reading.batch import Stopped
     from cxrlines.reading.batch import predict as read
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
+    from cxrlines.reading.results import prediction_files as files
+    from cxrlines.reading.sources import find_films
 
     as_json, form = _form(form, out, as_json)
     if not films and not example:
         raise Error("predict: no film is named", "cxrlines predict FILM, or cxrlines predict --example")
+    if resume and out is None:
+        raise Error("--resume: goes on with what is beside the table of --out", "name that table by --out")
+    _check_dicom(dicom, patient_id, study_uid, on)
     keep_buffers()
-    views = None if tta is None else [view.value for view in tta if view is not View.plain]
-    lines = as_json or draw is not None or (out is None and form is not Form.csv)
     bundle = bundle or EMBEDDED
     found = find_films([*(films or []), *([EXAMPLE] if example else [])])
-    check_places(found, out, as_json=as_json, draw=draw)
-    stopped = False
-    try:
-        with signals(signal.default_int_handler, signal.SIGTERM), counted() as progress:
-            if on:
-                from cxrlines.cluster.ray import predict_on_ray
-
-                result = predict_on_ray(found, bundle, on, batch_size=batch, tta=views, lines=lines, progress=progress)
-            else:
-                result = read(found, load_bundle(bundle), batch_size=batch, tta=views, lines=lines, progress=progress)
-    except Stopped as stop:
-        result, stopped = stop.predictions, True
-    count = len(found.films)
-    if stopped and len(result.unread) == count:
-        say(f"none of {count} films was read; nothing is written")
-        raise typer.Exit(STOPPED)
-    if out:
-        with signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):  # nothing is lost now that it is read
-            for path in _written(result, out, as_json):
-                typer.echo(path)
-    else:
-        typer.echo(_printed(result, form), nl=form not in (Form.jsonl, Form.csv))
+    files.check_places(found, out, as_json=as_json, draw=draw, dicom=dicom)
+    loaded = load_bundle(bundle)
+    count, stopped = len(found.films), False
+    options: dict[str, Any] = {
+        "batch_size": batch,
+        "tta": None if tta is None else [view.value for view in tta if view is not View.plain],
+        "lines": as_json or draw is not None or dicom is not None or (out is None and form is not Form.csv),
+        "journal": beside(out, files.JOURNAL) if out else None,
+        "resume": resume,
+    }
     undrawn = []
-    if draw and not stopped:
-        undrawn = write_drawings(result, draw)
-        typer.echo(draw, err=out is None)  # findings that are printed stay JSON
+    with signals(signal.default_int_handler, signal.SIGTERM):
+        try:
+            with counted() as progress:
+                if on:
+                    from cxrlines.cluster.ray import predict_on_ray
+
+                    result = predict_on_ray(found, bundle, on, progress=progress, **options)
+                else:
+                    result = read(found, loaded, progress=progress, **options)
+        except Stopped as stop:
+            result, stopped = stop.predictions, True
+        if result.resumed:
+            say(f"{result.resumed} of {count} films were read before, and are not read again")
+        with closing(result.journal) as journal:
+            if stopped and len(result.unread) == count:
+                journal.remove()
+                say(f"none of {count} films was read; nothing is written")
+                raise typer.Exit(STOPPED)
+            if out:
+                with signals(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):  # nothing is lost now that it is read
+                    for path in _written(result, out, as_json):
+                        typer.echo(path)
+            else:
+                for text in _printed(result, form):
+                    typer.echo(text, nl=False)
+            writers = [files.drawings(result, draw)] if draw else []
+            if dicom:
+                from cxrlines.reading.engines.choice import engine_name
+                from cxrlines.reading.results.dicom import result_files
+                from cxrlines.reading.results.dicom.read_by import ReadBy
+
+                read_by = ReadBy.of(loaded, engine_name(loaded), result.tta)
+                writers.append(result_files.dicom_objects(result, dicom, read_by, patient_id, study_uid))
+            if writers and not stopped:
+                try:
+                    with counted("writing", "written") as progress:
+                        undrawn = files.write_each(result, writers, progress)
+                    if dicom:
+                        result_files.write_reports_of_unread(result, dicom, read_by)
+                except KeyboardInterrupt:
+                    stopped = True
+                for writer in writers:
+                    typer.echo(writer.folder, err=out is None)  # findings that are printed stay JSON
+            if not stopped:
+                journal.remove()
     say(result.notice)
     if result.skipped:
         each = ", ".join(f"{what} ({number})" for what, number in result.skipped.items())
@@ -140,10 +185,23 @@ def predict(
         )
     if stopped:
         kept = "is written" if out else "is printed"
-        drawn = "; nothing is drawn" if draw else ""
-        say(f"stopped: what was found on {count - len(result.unread)} of {count} films {kept}{drawn}")
+        goes_on = "; the same command with --resume goes on from there" if out else ""
+        say(f"stopped: what was found on {count - len(result.unread)} of {count} films {kept}{goes_on}")
         raise typer.Exit(STOPPED)
     raise typer.Exit(FAULT if result.faults else ERROR if result.errors or undrawn else 0)
+
+
+def _check_dicom(dicom: Path | None, patient_id: str | None, study_uid: str | None, on: str | None) -> None:
+    """`Error` for options of --dicom that do not fit together."""
+    if dicom is None:
+        if given := next((flag for flag, x in (("--patient-id", patient_id), ("--study-uid", study_uid)) if x), None):
+            raise Error(f"{given}: is of results as DICOM", "name their folder by --dicom")
+        return
+    if on:
+        raise Error("--dicom: results name the engine that read a film, which machines choose", "leave out --on")
+    from cxrlines.reading.results.dicom.wrapped_film import check_identifiers
+
+    check_identifiers(patient_id, study_uid)
 
 
 def _form(form: Form | None, out: Path | None, as_json: bool) -> tuple[bool, Form]:
@@ -158,28 +216,24 @@ def _form(form: Form | None, out: Path | None, as_json: bool) -> tuple[bool, For
     return as_json or form is Form.json, form or (Form.json if as_json else Form.text)
 
 
-def _printed(result: "Predictions", form: Form) -> str:
-    match form:
-        case Form.json:
-            return json.dumps(result.as_dicts(), indent=1)
-        case Form.jsonl:
-            return "".join(f"{json.dumps(film)}\n" for film in result.as_dicts())
-        case Form.csv:
-            return result.csv()
-        case Form.text:
-            return result.text()
+def _printed(result: "Predictions", form: Form) -> Iterator[str]:
+    from cxrlines.reading.results import prediction_files as files
+
+    ways = {Form.text: files.report_text, Form.json: files.json_text, Form.jsonl: files.jsonl_text}
+    return ways.get(form, files.csv_text)(result)
 
 
 def _written(result: "Predictions", out: Path, as_json: bool) -> list[Path]:
-    """What was written: beside OUT or, where its disk is full by now, in a folder of this computer's own."""
-    from cxrlines.reading.batch import write_predictions
+    """What was written beside OUT; where its disk is full by now, the journal has what was found."""
+    from cxrlines.reading.results.prediction_files import write_predictions
 
     try:
         return write_predictions(result, out, as_json=as_json)
     except OutputError as error:
-        instead = Path(tempfile.mkdtemp(prefix="cxrlines-")) / out.name
-        write_predictions(result, instead, as_json=as_json)
-        raise OutputError(error.what, f"what was found is in {instead.parent}; move it from there") from error
+        raise OutputError(
+            error.what,
+            f"what was found is in {result.journal.path}: free space, and give the same command with --resume",
+        ) from error
 
 
 @app.command(epilog="Example: cxrlines schema > findings.schema.json")

@@ -12,22 +12,23 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 
 from cxrlines import __version__
 from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores
-from cxrlines.reading.batch import Found, Predictions, Reading, assembled, find_films
+from cxrlines.reading.batch import Outcome, Predictions, collected
 from cxrlines.reading.bundle import load_bundle
-from cxrlines.reading.reader import Reader, allowed_views
+from cxrlines.reading.engines.choice import engine_of
+from cxrlines.reading.reader import Progress, Reader, allowed_views
+from cxrlines.reading.sources import Found, find_films
 
 if TYPE_CHECKING:  # reading films needs nothing of training
     from cxrlines.recipe.run.execute import Start
@@ -320,38 +321,35 @@ def predict_on_ray(
     batch_size: int = 8,
     tta: Sequence[str] | None = None,
     lines: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    journal: Path | None = None,
+    resume: bool = False,
 ) -> Predictions:
     """As `reading.batch.predict`, by the cluster `on` (see `cluster`): rows in the order of the sources.
 
     A worker has one GPU, or where the cluster has none one core, and loads the bundle once. All machines must see
-    bundle and films under the same paths. A machine that dies costs time only: others read its films.
+    bundle and films under the same paths. A machine that dies costs time only: others read its films. The journal is
+    written here.
 
     Raises:
         ClusterError: no Ray, no answer, or a machine that does not see the folders.
-        Stopped: as `reading.batch.predict`.
+        JournalError, OutputError, Stopped: as `reading.batch.predict`.
     """
     bundle = load_bundle(bundle_folder)
-    tta = allowed_views(bundle, tta)
+    views = allowed_views(bundle, tta)
     found = sources if isinstance(sources, Found) else find_films(sources)
-    paths = [path for path, _ in found.films]
     folders = {*map(Path.absolute, found.folders), *(path.absolute().parent for path in found.named)}
     inputs = [bundle_folder.absolute(), *sorted(folders)]
 
-    def outcomes() -> Iterator[Outcome]:
+    def read(places: Sequence[int]) -> Generator[Outcome, None, None]:
         with cluster(on) as ray:
             check_machines(ray, None, *inputs)
             each = _from_outside if on.startswith("ray://") else _outcomes
-            for done, outcome in enumerate(each(ray, paths, inputs, batch_size, tta, lines), start=1):
-                yield outcome
-                if progress and (done % batch_size == 0 or done == len(paths)):
-                    progress(done, len(paths))
+            paths = [found.films[place][0] for place in places]
+            for index, reading in each(ray, paths, inputs, batch_size, views, lines):
+                yield places[index], reading
 
-    return assembled(found, outcomes(), bundle, tta)
-
-
-Outcome = tuple[int, Reading]
-"""The place of a film among the paths, and its reading."""
+    return collected(found, read, bundle, tta=views, lines=lines, journal=journal, resume=resume, progress=progress)
 
 
 def _from_outside(ray: Any, paths: Sequence[Path], *options: Any) -> Iterator[Outcome]:
@@ -407,8 +405,8 @@ class _Reader:
     def __init__(self, inputs: list[Path], batch_size: int, tta: list[str], lines: bool) -> None:
         check_shared(None, *inputs)
         cv2.setNumThreads(1)
-        torch.set_num_threads(1)
-        self.reader = Reader(load_bundle(inputs[0]), tta=tta, batch_size=batch_size, lines=lines)
+        bundle = load_bundle(inputs[0])
+        self.reader = Reader(bundle, tta=tta, batch_size=batch_size, lines=lines, engine=engine_of(bundle, threads=1))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`place` and `path` (n,) to `place` and `reading`."""

@@ -69,12 +69,13 @@ def in_parallel(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(title, total=len(items))
         serial = ((index, work(item)) for index, item in enumerate(items))
-        for done in _pooled(work, items, workers) if workers > 1 else serial:
+        for done in in_processes(work, items, workers) if workers > 1 else serial:
             progress.advance(bar)
             yield done
 
 
-def _pooled(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[int, Any]]:
+def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[int, Any]]:
+    """As `in_parallel`, always in processes, without a bar."""
     team, todo = _Workers(work), iter(range(len(items)))
     pending: dict[Future[Any], int] = {}
     with ThreadPoolExecutor(workers) as threads:

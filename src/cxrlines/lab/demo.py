@@ -16,8 +16,9 @@ from cxrlines.io.audit import audit
 from cxrlines.io.folds import describe_folds
 from cxrlines.io.tables import read_dataset
 from cxrlines.phantom.dataset import write_phantom
-from cxrlines.reading.batch import predict, write_predictions
+from cxrlines.reading.batch import predict
 from cxrlines.reading.bundle import load_bundle
+from cxrlines.reading.results.prediction_files import write_predictions
 from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.pipeline import train
 from cxrlines.recipe.run.progress import clock

@@ -1,49 +1,60 @@
-"""Predictions for files and folders of films: found, read, named, and written as CSV, JSON and drawings."""
+"""Predictions for files and folders of films: found, read in constant memory, named.
 
-import csv
-import io
-import json
-import os
+Readings go into a journal as they come (`reading.journal`), and from there into the files of results
+(`reading.results.prediction_files`).
+"""
+
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from textwrap import indent
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
-from cxrlines.core.files import (
-    OutputError,
-    begins,
-    beside,
-    check_outputs,
-    check_table,
-    file_names,
-    readable,
-    write_text,
-)
-from cxrlines.core.film import FILM_SUFFIXES, FilmError, NotAFilm, film_name
+from cxrlines.core.errors import ReadingFault
+from cxrlines.core.files import readable
+from cxrlines.core.film import FilmError, NotAFilm, film_name
 from cxrlines.core.findings import Findings
-from cxrlines.io.films import is_film, read_film
-from cxrlines.reading.bundle import NOTICE, Bundle
-from cxrlines.reading.reader import Progress, Reader
-from cxrlines.reading.results.drawing import draw_findings, save_drawing
-from cxrlines.reading.results.report_text import as_text
+from cxrlines.core.pool import cores, in_processes, keep_buffers
+from cxrlines.reading.bundle import NOTICE, Bundle, load_bundle
+from cxrlines.reading.engines.choice import engine_of
+from cxrlines.reading.journal import Journal, Reading
+from cxrlines.reading.reader import Progress, Reader, allowed_views
+from cxrlines.reading.sources import Found, find_films
 from cxrlines.task import STUDY_COLUMN
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Reading = Findings | Exception
-"""Of a film: what was found, the `FilmError` that says why it cannot be read, or a fault of cxrlines."""
-JSON, ERRORS = ".json", ".errors.csv"
-BESIDE = {JSON: (b'[\n {\n  "film": ', b"[]\n"), ERRORS: (b"file,error\n", b"file,error\r\n")}
-"""Endings of the files beside a table of predictions, and what each begins with."""
-NOT_READ = "not read, as the reading was stopped before"
-NO_FILM, ARCHIVE, LINKED = "no film", "archive, not unpacked", "link to a folder"
-ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
+FILMS_A_PROCESS = 24
+"""Films for each core from which on a process for each core pays: it takes about as long to start as to read three."""
+Outcome = tuple[int, Reading]
+"""The place of a film among those found, and its reading."""
 
 
-@dataclass(frozen=True)
+class Journaled(Sequence[Findings]):
+    """Findings in a journal, read anew each time one is asked for, so that none is kept in memory."""
+
+    def __init__(self, journal: Journal, places: Sequence[int]) -> None:
+        self._journal, self.places = journal, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, index: int) -> Findings: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Journaled": ...
+    def __getitem__(self, index: int | slice) -> "Findings | Journaled":
+        if isinstance(index, slice):
+            return Journaled(self._journal, self.places[index])
+        findings = self._journal.reading(self.places[index])
+        assert isinstance(findings, Findings)
+        return findings
+
+
+@dataclass(frozen=True, eq=False)
 class Predictions:
     """The predictions for films, in the order of the sources.
 
@@ -51,7 +62,8 @@ class Predictions:
         studies: what each film is called, no two alike: see `Found.names`.
         labels: of the bundle, in order.
         films: the file of each.
-        findings: of each film, with lines, tips and landmarks where they were asked for and a model maps them.
+        findings: of each film, with lines, tips and landmarks where they were asked for and a model maps them. Each is
+            read from the journal when it is asked for.
         errors: (file, what is wrong with it) of each film that could not be read, those of `faults` among them.
         skipped: what it is -> how many of it lie in the folders and were passed over.
         renamed: films that share their name with another, and are called by their place instead.
@@ -59,26 +71,31 @@ class Predictions:
         bundle: the bundle's identity.
         tta: the views that probabilities are averaged over, besides the plain one.
         notice: that it is for research, and what it was trained on.
-        refused: file, name and findings (none but its quality) of each film that is not to be read; it is among the
-            errors as well, and has no row.
+        refused: (file, name) of each film that is not to be read; it is among the errors as well, and has no row.
+        refused_findings: of each of those: none but its quality.
         faults: (file, exception) of each film whose reading failed by a fault of cxrlines.
         unread: films that were not come to, as the reading was stopped.
+        resumed: how many films an earlier reading had read, which this one went on with.
+        journal: where all readings are.
     """
 
     studies: list[str]
     labels: tuple[str, ...]
     films: list[Path]
-    findings: list[Findings]
+    findings: Journaled
     errors: list[tuple[str, str]]
     skipped: dict[str, int]
     renamed: int
     same_study: int
     bundle: str
-    tta: tuple[str, ...] = ()
+    tta: tuple[str, ...]
+    refused: list[tuple[Path, str]]
+    refused_findings: Journaled
+    faults: list[tuple[str, Exception]]
+    unread: list[Path]
+    resumed: int
+    journal: Journal
     notice: str = NOTICE
-    refused: tuple[tuple[Path, str, Findings], ...] = ()
-    faults: tuple[tuple[str, Exception], ...] = ()
-    unread: tuple[Path, ...] = ()
 
     @property
     def rows(self) -> "pd.DataFrame":
@@ -89,27 +106,21 @@ class Predictions:
         rows.insert(0, STUDY_COLUMN, self.studies)
         return rows
 
-    def csv(self) -> str:
-        """The same as text, in the columns of `sample_submission.csv`."""
-        each = zip(self.studies, self.findings, strict=True)
-        return _csv(
-            [STUDY_COLUMN, *self.labels], ([name, *map((found.labels or {}).get, self.labels)] for name, found in each)
-        )
-
-    def as_dicts(self) -> list[dict[str, Any]]:
+    def each_dict(self) -> Iterator[dict[str, Any]]:
         """A JSON value for each film read, then one without findings for each that was refused."""
         read = zip(self.films, self.studies, self.findings, strict=True)
-        return [
-            {"film": readable(film), STUDY_COLUMN: study}
-            | found.as_dict()
-            | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
-            for film, study, found in [*read, *self.refused]
-        ]
+        refused = ((film, name, found) for (film, name), found in zip(self.refused, self.refused_findings, strict=True))
+        for each in (read, refused):
+            for film, study, found in each:
+                yield (
+                    {"film": readable(film), STUDY_COLUMN: study}
+                    | found.as_dict()
+                    | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
+                )
 
-    def text(self) -> str:
-        """What was found on each film read, for a person."""
-        read = zip(self.films, self.findings, strict=True)
-        return "\n\n".join(f"{readable(film)}\n{indent(as_text(found), '  ')}" for film, found in read)
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """`each_dict` of all films together."""
+        return list(self.each_dict())
 
 
 class Stopped(KeyboardInterrupt):
@@ -121,19 +132,22 @@ class Stopped(KeyboardInterrupt):
 
 
 def predict(
-    sources: "Iterable[Path] | Found",
+    sources: Iterable[Path] | Found,
     bundle: Bundle,
     *,
     batch_size: int = 8,
     tta: Sequence[str] | None = None,
     lines: bool = False,
     progress: Progress | None = None,
+    journal: Path | None = None,
+    resume: bool = False,
 ) -> Predictions:
     """The predictions of a bundle for films and folders, on the GPU where there is one.
 
     Folders are searched for films, through all their folders, in the order of their names; a file that is named must
     be a film. What cannot be read becomes an error and stops nothing. A film is prepared exactly as for training.
-    Memory does not grow with the number of films, but for their rows.
+    Memory does not grow with the number of films, but for their paths and names. Many films are read by a process a
+    core.
 
     Args:
         sources: films and folders, or what `find_films` found in them.
@@ -141,240 +155,154 @@ def predict(
         tta: any of `reader.VIEWS`; the probability is then the mean over those views and the plain one. None: the
             bundle's own.
         lines: whether to find lines, tips and landmarks too, where a model of the bundle maps them.
-        progress: called with (films done, films in all) after each batch.
+        progress: called with (films done, films in all) after each film.
+        journal: a file for all readings, by which a reading that was killed goes on; see `Predictions.journal` for its
+            end. None: a temporary one.
+        resume: go on with the reading in the journal, if there is one.
 
     Raises:
         ValueError: for another view.
         BundleError: for flips of models that were not trained with them.
+        JournalError, OutputError: as `Journal`.
         Stopped: instead of KeyboardInterrupt, once reading has begun; it holds what was read.
     """
-    reader = Reader(bundle, tta=tta, batch_size=batch_size, lines=lines)
+    views = allowed_views(bundle, tta)
     found = sources if isinstance(sources, Found) else find_films(sources)
-    paths = [path for path, _ in found.films]
 
-    def readings() -> Iterator[tuple[int, Reading]]:  # begun within `assembled`, which keeps what is read on Ctrl-C
-        yield from enumerate(reader.read_many(paths, progress))
+    def read(places: Sequence[int]) -> Generator[Outcome, None, None]:
+        paths = [found.films[place][0] for place in places]
+        workers = min(cores(), len(paths) // FILMS_A_PROCESS)
+        if workers < 2:
+            reader = Reader(bundle, tta=views, batch_size=batch_size, lines=lines)
+            readings: Iterator[Outcome] = enumerate(reader.read_many(paths))
+        else:
+            readings = _by_processes(partial(_read_there, bundle.folder, views, lines), paths, workers)
+        for index, reading in readings:
+            yield places[index], reading
 
-    return assembled(found, readings(), bundle, reader.tta)
+    return collected(found, read, bundle, tta=views, lines=lines, journal=journal, resume=resume, progress=progress)
 
 
-def assembled(
-    found: "Found", readings: Iterable[tuple[int, Reading]], bundle: Bundle, tta: tuple[str, ...]
+def collected(
+    found: Found,
+    read: Callable[[Sequence[int]], Generator[Outcome, None, None]],
+    bundle: Bundle,
+    *,
+    tta: tuple[str, ...],
+    lines: bool,
+    journal: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
 ) -> Predictions:
-    """The predictions from (place of a film in `found.films`, its reading), in any order, as they come.
+    """The predictions from what `read` gives for places in `found.films`, in any order, as it comes.
 
-    `Stopped` instead of KeyboardInterrupt; films without a reading are then its `unread`.
+    `read` is asked for all films that the journal lacks. `Stopped` instead of KeyboardInterrupt; films without a
+    reading are then its `unread`. An error leaves the journal behind.
     """
-    every: dict[int, Reading] = {}
+    count = len(found.films)
+    settings = {
+        "bundle": bundle.identity,
+        "test-time augmentation": ", ".join(tta) or "none",
+        "search for lines (--json, --draw)": "on" if lines else "off",
+    }
+    kept = Journal(journal, [path for path, _ in found.films], settings, resume=resume)
+    resumed = len(kept)
     try:
-        for place, reading in readings:
-            every[place] = reading
+        if progress and resumed:
+            progress(resumed, count)
+        with closing(read([place for place in range(count) if place not in kept])) as readings:
+            for place, reading in readings:
+                kept.add(place, reading)
+                if progress:
+                    progress(len(kept), count)
+        kept.sync()
     except KeyboardInterrupt as stop:
-        raise Stopped(_predictions(found, every, bundle, tta)) from stop
-    if len(every) != len(found.films):
-        raise RuntimeError(f"{len(every)} readings of {len(found.films)} films")
-    return _predictions(found, every, bundle, tta)
+        kept.sync()
+        raise Stopped(_predictions(found, kept, bundle, tta, resumed)) from stop
+    except BaseException:
+        if kept:
+            kept.close()
+        else:
+            kept.remove()
+        raise
+    if len(kept) != count:
+        raise RuntimeError(f"{len(kept)} readings of {count} films")
+    return _predictions(found, kept, bundle, tta, resumed)
 
 
-def _predictions(found: "Found", readings: Mapping[int, Reading], bundle: Bundle, tta: tuple[str, ...]) -> Predictions:
+def _predictions(found: Found, kept: Journal, bundle: Bundle, tta: tuple[str, ...], resumed: int) -> Predictions:
     errors = dict(found.errors)
     faults: list[tuple[str, Exception]] = []
     skipped = Counter(found.skipped)
-    read: list[tuple[Path, Findings]] = []
-    refused: list[tuple[Path, Findings]] = []
+    read: list[int] = []
+    refused: list[int] = []
+    studies: dict[Path, str] = {}
     for place, (path, _) in enumerate(found.films):
-        match readings.get(place):
-            case Findings() as findings if findings.quality.usable:
-                read.append((path, findings))
+        if place not in kept:
+            continue
+        match kept.reading(place):
             case Findings() as findings:
-                refused.append((path, findings))
-                errors[str(path)] = findings.quality.notes[0].text
+                if findings.study_uid:
+                    studies[path] = findings.study_uid
+                (read if findings.quality.usable else refused).append(place)
+                if not findings.quality.usable:
+                    errors[str(path)] = findings.quality.notes[0].text
             case NotAFilm() as other if path not in found.named:
                 skipped[other.kind] += 1
             case Exception() as error:
-                errors[str(path)] = _reason(path, error)
+                errors[str(path)] = reason(path, error)
                 if not isinstance(error, FilmError):
                     faults.append((str(path), error))
-    studies = {path: findings.study_uid for path, findings in [*read, *refused] if findings.study_uid}
     names = found.names(studies)
-    own = {path: {readable(film_name(path)), studies.get(path)} for path, _ in read}
+    films = [found.films[place][0] for place in read]
     return Predictions(
-        studies=[names[path] for path, _ in read],
+        studies=[names[path] for path in films],
         labels=tuple(bundle.manifest.labels),
-        films=[path for path, _ in read],
-        findings=[findings for _, findings in read],
+        films=films,
+        findings=Journaled(kept, read),
         errors=list(errors.items()),
         skipped=dict(skipped),
-        renamed=sum(names[path] not in own[path] for path in own),
-        same_study=sum(path in studies and names[path] != studies[path] for path in own),
+        renamed=sum(names[path] not in (readable(film_name(path)), studies.get(path)) for path in films),
+        same_study=sum(path in studies and names[path] != studies[path] for path in films),
         bundle=bundle.identity,
         tta=tta,
+        refused=[(path, names[path]) for path in (found.films[place][0] for place in refused)],
+        refused_findings=Journaled(kept, refused),
+        faults=faults,
+        unread=[path for place, (path, _) in enumerate(found.films) if place not in kept],
+        resumed=resumed,
+        journal=kept,
         notice=bundle.notice,
-        refused=tuple((path, names[path], findings) for path, findings in refused),
-        faults=tuple(faults),
-        unread=tuple(path for place, (path, _) in enumerate(found.films) if place not in readings),
     )
 
 
-def _reason(path: Path, error: Exception) -> str:
+def reason(path: Path, error: Exception) -> str:
     """What is wrong, without the path that messages begin with (absolute where a cluster read the film)."""
     return str(error).removeprefix(f"{path}: ").removeprefix(f"{path.absolute()}: ")
 
 
-def check_places(found: "Found", out: Path | None, *, as_json: bool = False, draw: Path | None = None) -> None:
-    """Whether `write_predictions` and `write_drawings` will be able to write; `OutputError` if not.
-
-    They may not write over a film, nor draw where films are read from: drawings would be taken for films.
-    """
-    films = [path for path, _ in found.films]
-    written = {"beside --out": beside(out, ERRORS), "--json": beside(out, JSON) if as_json else None} if out else {}
-    check_outputs(files={"--out": out, **written}, folders={"--draw": draw}, inputs=films)
-    if out is not None:
-        check_table("--out", out, BESIDE if as_json else BESIDE | {JSON: None}, STUDY_COLUMN)
-    if draw is not None:
-        place = Path(os.path.realpath(draw))
-        searched = {os.path.realpath(folder) for folder in found.folders}
-        if searched & {str(place), *map(str, place.parents)} or place in {
-            Path(os.path.realpath(path)).parent for path in films
-        }:
-            raise OutputError(
-                f"--draw {draw}: films are read from there, and drawings would replace them or be taken for films",
-                "name a folder outside",
-            )
+def _by_processes(work: Callable[[Path], Reading], paths: Sequence[Path], workers: int) -> Iterator[Outcome]:
+    """(index, reading) of each film, by processes of a thread each: nothing of a film waits for another's."""
+    for index, reading in in_processes(work, paths, workers):
+        yield (
+            index,
+            reading
+            or ReadingFault(
+                f"{paths[index]}: a process that read it ended, by a fault of a decoder or for want of memory"
+            ),
+        )
 
 
-def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = False) -> list[Path]:
-    """Write `out` with the columns of `sample_submission.csv`, and beside it what else there is to say.
-
-    That is `*.json` with `Predictions.as_dicts` if `as_json`, and `*.errors.csv` (file, error) if there are films
-    without a row; see `files.beside` for their names. Those of an earlier reading, no longer true, are removed. Each
-    file is written whole or not at all. Returns the paths of what was written.
-
-    Raises:
-        OutputError: the disk is full, or the place cannot be written.
-    """
-    write_text(out, predictions.csv())
-    written = [out]
-    for ending, heads in BESIDE.items():
-        earlier = beside(out, ending)
-        if earlier.is_file() and begins(earlier, *heads):
-            earlier.unlink()
-    if as_json:
-        written.append(beside(out, JSON))
-        write_text(written[-1], json.dumps(predictions.as_dicts(), indent=1) + "\n")
-    errors = [*predictions.errors, *((str(path), NOT_READ) for path in predictions.unread)]
-    if errors:
-        written.append(beside(out, ERRORS))
-        write_text(written[-1], _csv(["file", "error"], (map(readable, row) for row in errors)))
-    return written
+_readers: dict[tuple[Any, ...], Reader] = {}
+"""Of a process that reads: by the arguments it was made with."""
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def write_drawings(predictions: Predictions, folder: Path) -> list[tuple[str, str]]:
-    """Each film read with its findings drawn, as PNG under the film's name (`files.file_names`).
-
-    Returns (file, what is wrong) of films that can no longer be read.
-    """
-    errors = []
-    names = file_names(predictions.studies, ".png")
-    for film, study, found in zip(predictions.films, predictions.studies, predictions.findings, strict=True):
-        try:
-            pixels = read_film(film).pixels
-        except FilmError as error:
-            errors.append((str(film), f"not drawn: {_reason(film, error)}"))
-            continue
-        drawn = draw_findings(pixels, found, name=study, notice=predictions.notice)
-        save_drawing(folder / names[study], drawn)
-    return errors
-
-
-@dataclass(frozen=True)
-class Found:
-    """Films to read.
-
-    Attributes:
-        films: each path with the folder it was found from.
-        errors: (source, what is wrong with it).
-        skipped: what it is -> how many of it were passed over.
-        named: of the films, those that were named themselves.
-        folders: that were searched.
-    """
-
-    films: list[tuple[Path, Path]]
-    errors: list[tuple[str, str]]
-    skipped: Counter[str] = field(default_factory=Counter)
-    named: frozenset[Path] = frozenset()
-    folders: tuple[Path, ...] = ()
-
-    def names(self, studies: Mapping[Path, str] | None = None) -> dict[Path, str]:
-        """What each film is called; no two are called alike, whatever their order.
-
-        That is the StudyInstanceUID of its file, from `studies`, or else the file's name without the suffix of a film.
-        Films that would share a name are called by the next of: file's name, place in the folder without suffix, with
-        it, path.
-        """
-        ways: dict[Path, Iterator[str]] = {}
-        for path, base in self.films:
-            place = path.relative_to(base)
-            plain = (film_name(path), place.with_name(film_name(path)).as_posix(), place.as_posix(), path.as_posix())
-            study = (studies or {}).get(path)
-            ways[path] = iter([*([study] if study else []), *map(readable, plain), ascii(path.as_posix())])
-        names = {path: next(ways[path]) for path in ways}
-        while shared := {name for name, count in Counter(names.values()).items() if count > 1}:
-            names |= {path: next(ways[path], name) for path, name in names.items() if name in shared}
-        return names
-
-
-def find_films(sources: Iterable[Path]) -> Found:
-    """Every film of the sources once: files as they are named, folders searched in the order of names."""
-    films: dict[Path, tuple[Path, Path]] = {}  # by where it is, so that none is read twice
-    errors: list[tuple[str, str]] = []
-    skipped: Counter[str] = Counter()
-    named, searched = set(), []
-    for source in sources:
-        if source.is_file():
-            if source.suffix.lower() in ARCHIVES:
-                errors.append((str(source), "is an archive; unpack it, and name what it holds"))
-                continue
-            path, _ = films.setdefault(source.absolute(), (source, source.parent))
-            named.add(path)
-        elif source.is_dir():
-            searched.append(source)
-            empty = True
-            for path in _files_below(source, errors, skipped):
-                if path.suffix.lower() in FILM_SUFFIXES or is_film(path):
-                    films.setdefault(path.absolute(), (path, source))
-                    empty = False
-                else:
-                    skipped[ARCHIVE if path.suffix.lower() in ARCHIVES else NO_FILM] += 1
-            if empty:
-                kinds = ", ".join(FILM_SUFFIXES)
-                errors.append((str(source), f"the folder holds no film: none ends in {kinds} or is one by content"))
-        else:
-            errors.append((str(source), "there is no such file or folder"))
-    return Found(list(films.values()), errors, +skipped, frozenset(named), tuple(searched))
-
-
-def _files_below(folder: Path, errors: list[tuple[str, str]], skipped: Counter[str]) -> Iterator[Path]:
-    """Plain files in a folder and its folders, by name; hidden ones are left alone.
-
-    Links to folders are not followed, but counted; a folder that cannot be listed is an error.
-    """
-
-    def unlisted(error: OSError) -> None:
-        errors.append((os.fsdecode(error.filename), f"the folder cannot be listed ({error.strerror})"))
-
-    for place, folders, files in os.walk(folder, onerror=unlisted):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        skipped[LINKED] += sum(Path(place, name).is_symlink() for name in folders)
-        for name in sorted(files):
-            path = Path(place) / name
-            if not name.startswith(".") and path.is_file():
-                yield path
+def _read_there(folder: Path, tta: tuple[str, ...], lines: bool, film: Path) -> Reading:
+    """In a process of its own: a film's reading."""
+    key = (folder, tta, lines)
+    if key not in _readers:
+        keep_buffers()
+        bundle = load_bundle(folder)
+        _readers[key] = Reader(bundle, tta=tta, batch_size=1, lines=lines, engine=engine_of(bundle, threads=1))
+    (reading,) = _readers[key].read_many([film])
+    return reading

@@ -18,7 +18,8 @@ from cxrlines.core.notes import Code, Note
 from cxrlines.core.spacing import spacing_of
 from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
 from cxrlines.io.dicom.display import displayed, span_of
-from cxrlines.io.dicom.header import KEYWORDS, Elements, parse
+from cxrlines.io.dicom.header import KEYWORDS, Elements, parse, valid_uid
+from cxrlines.io.dicom.origin import OWN_RESULT, is_own
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
 
 MONOCHROME, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -39,7 +40,6 @@ NO_FILMS = {
 """SOP classes, or their beginnings, that come along with films in an export and hold none."""
 RT_IMAGE = IMAGE + "481.1"
 MEND, EXPORT = "mend the header, or export it again", "export the film with its pixels"
-_UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*)){2,}")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
@@ -82,8 +82,8 @@ def decode_dicom(data: bytes, max_pixels: int) -> Film:
         spacing,
         view if view in VIEWS else None,  # free text may name the patient
         (*notes, *ignored),
-        _uid(elements.text("StudyInstanceUID")),
-        _uid(elements.text("SOPInstanceUID")),
+        valid_uid(elements.text("StudyInstanceUID")),
+        valid_uid(elements.text("SOPInstanceUID")),
     )
 
 
@@ -133,6 +133,8 @@ def _check_kind(elements: Elements) -> None:
     for begin, kind in NO_FILMS.items():
         if f"{sop_class}.".startswith(f"{begin}.") and sop_class != RT_IMAGE:
             raise no_film(kind)
+    if is_own(elements):
+        raise no_film(OWN_RESULT)
     if elements.cut and "PixelData" not in elements:
         raise FilmError("is DICOM cut off before its pixels, or no DICOM file", "copy or export it again")
     if "FloatPixelData" in elements or "DoubleFloatPixelData" in elements:
@@ -188,13 +190,8 @@ def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHead
         raise refused("PixelRepresentation", representation, "0 (unsigned) and 1 (signed) are possible")
     by_plane = colour and whole("PlanarConfiguration", 0) == 1
     syntax = elements.text("TransferSyntaxUID")
-    if syntax and not _UID.fullmatch(syntax):
+    if syntax and not valid_uid(syntax):
         raise FilmError("TransferSyntaxUID is no UID", "mend the header, or save it uncompressed")
     uid = UID(syntax) if syntax else _syntax(elements.implicit, elements.little)
     signed = representation == 1
     return PixelHeader(rows, columns, samples, allocated, bits, high_bit, signed, photometric, by_plane, uid)
-
-
-def _uid(text: str) -> str | None:
-    """A UID; None for what is none, which may be anything."""
-    return text if len(text) <= 64 and _UID.fullmatch(text) else None

@@ -43,7 +43,11 @@ def span_of(elements: Elements, stored: np.ndarray, header: PixelHeader) -> tupl
     bits, high_bit = _field(elements, header, words, codes, [])
     values = stored_of(codes, bits, high_bit, header.signed)
     film = ~_padding(elements, codes, values, header.signed)
-    shown, _ = _rescaled(elements, values[film], [])
+    stored_values = values[film]
+    shown, _ = _rescaled(elements, stored_values, [])
+    if bits <= 8 and shown is stored_values:
+        low = -(2 ** (bits - 1)) if header.signed else 0
+        return low, low + 2**bits - 1
     order = np.argsort(shown, kind="stable")
     span = contrast(shown[order], counts[codes][film][order])
     return span.black, span.white

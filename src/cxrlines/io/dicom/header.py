@@ -4,6 +4,7 @@ Pydicom's reader warns of values and quotes them, patients' among them. Here onl
 kept, as bytes.
 """
 
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,12 +22,13 @@ KEYWORDS = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
-    *("PresentationLUTShape", "FloatPixelData", "DoubleFloatPixelData", "PixelData"),
+    *("PresentationLUTShape", "Manufacturer", "FloatPixelData", "DoubleFloatPixelData", "PixelData"),
 )
 """Elements that are kept to decode a film; the values of all others are passed over."""
 MAX_DEPTH = 32
 """Sequences within sequences; more are not walked through."""
 
+_UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*)){2,}")
 _TAGS = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
 _KEPT = frozenset(_TAGS.values())
 _PIXELS, _ITEM, _ITEM_END, _SEQUENCE_END = 0x7FE00010, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -123,6 +125,11 @@ class _Head(NamedTuple):
     vr: str
     length: int
     start: int
+
+
+def valid_uid(text: str) -> str | None:
+    """A UID; None for what is none, which may be anything."""
+    return text if len(text) <= 64 and _UID.fullmatch(text) else None
 
 
 def parse(data: bytes, keywords: Iterable[str] = KEYWORDS) -> Elements:

@@ -4,6 +4,7 @@ from cxrlines.io.dicom.header import Elements
 
 MANUFACTURER = "cxrlines"
 """Manufacturer (0008,0070) of every object that is made here; it says which ones are not to be read again."""
+OWN_RESULT = f"result of {MANUFACTURER}"
 ORIGIN_KEYWORDS = (
     *("TransferSyntaxUID", "MediaStorageSOPClassUID", "SOPClassUID", "Modality", "ImageType", "Manufacturer"),
 )
@@ -40,7 +41,7 @@ def own_or_derived(header: Elements) -> str | None:
         header: With `ORIGIN_KEYWORDS`.
     """
     if is_own(header):
-        return f"result of {MANUFACTURER}"
+        return OWN_RESULT
     sop_class = header.text("SOPClassUID") or header.text("MediaStorageSOPClassUID")
     for begin, kind in RESULT_CLASSES.items():
         if f"{sop_class}.".startswith(f"{begin}."):

@@ -16,10 +16,10 @@ from cxrlines.io.films import read_bytes
 from cxrlines.phantom.dataset import JPEG_QUALITY
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
-from cxrlines.reading.batch import find_films
 from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.reading.reader import Reader, decode
+from cxrlines.reading.sources import find_films
 
 HEIGHT, WIDTH = 3000, 2500
 Item = TypeVar("Item")

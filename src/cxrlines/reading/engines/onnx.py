@@ -25,14 +25,15 @@ class OnnxNetwork:
         content: the file's bytes.
         name: what errors call it.
         trusted: whether the file is the program's own, so that its graph need not be searched.
+        threads: that compute; default: one for each core.
 
     Raises:
         OnnxError: data outside the file, operators of other domains, functions; no network of this program; or ONNX
             Runtime cannot load it.
     """
 
-    def __init__(self, content: bytes, name: str, *, trusted: bool = False) -> None:
-        self._session = session_of(content, name, threads=usable_cores(), trusted=trusted)
+    def __init__(self, content: bytes, name: str, *, trusted: bool = False, threads: int | None = None) -> None:
+        self._session = session_of(content, name, threads=threads or usable_cores(), trusted=trusted)
         try:
             about = self._session.get_modelmeta().custom_metadata_map
             self.labels, self.map_names = (tuple(json.loads(about[key])) for key in ("labels", "maps"))
@@ -58,7 +59,7 @@ class OnnxEngine(AveragedNetworks):
         BundleError: a model has no ONNX file. OnnxError: as `OnnxNetwork`.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         networks = []
         for entry in bundle.manifest.models:
             if entry.onnx is None:
@@ -67,7 +68,8 @@ class OnnxEngine(AveragedNetworks):
                     "install cxrlines[train], or write the bundle anew with `cxrlines bundle`",
                 )
             path = bundle.folder / entry.onnx
-            networks.append(OnnxNetwork(path.read_bytes(), str(path), trusted=bundle.folder == EMBEDDED))
+            trusted = bundle.folder == EMBEDDED
+            networks.append(OnnxNetwork(path.read_bytes(), str(path), trusted=trusted, threads=threads))
         super().__init__(bundle, networks)
 
 

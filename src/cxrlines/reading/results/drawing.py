@@ -227,7 +227,7 @@ def _strip_at(
             pen.line((margin, base, margin + p * room, base), DEVICE_COLOURS[device], thick)
         if point is not None:
             at = margin + point * room
-            pen.line((at, base - letters // 5, at, base + letters // 5), _INK, thick)
+            pen.line((at, base, at, base + max(2, letters // 4)), _INK, thick)
         y += step
     if findings.labels:
         y += step // 2

@@ -39,7 +39,8 @@ def capture(source: SourceFilm, findings: Findings, read_by: ReadBy, replaced: S
     dataset.SecondaryCaptureDeviceManufacturerModelName = dataset.ManufacturerModelName
     dataset.ImageType = ["DERIVED", "SECONDARY"]
     dataset.ContentDate, dataset.ContentTime = source.date, source.time
-    dataset.PatientOrientation = dataset.Laterality = None
+    dataset.PatientOrientation = None
+    dataset.BodyPartExamined = "CHEST"
     dataset.BurnedInAnnotation = "YES" if source.header.text("BurnedInAnnotation").upper() == "YES" else "NO"
     dataset.DerivationDescription = f"{MARK}: tubes and lines drawn by {read_by.name}"
     film = referenced(source.sop_class, source.sop_uid)

@@ -40,7 +40,8 @@ def presentation_state(
     dataset.PresentationCreationDate, dataset.PresentationCreationTime = source.date, source.time
     dataset.ContentLabel = "CXRLINES"
     dataset.ContentDescription = f"{MARK}, {read_by.name}"[:64]
-    dataset.ContentCreatorName = dataset.Laterality = None
+    dataset.ContentCreatorName = None
+    dataset.BodyPartExamined = "CHEST"
     series = Dataset()
     series.SeriesInstanceUID = source.series_uid
     series.ReferencedImageSequence = [referenced(source.sop_class, source.sop_uid)]

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from pydicom.charset import python_encoding
-from pydicom.uid import UID
 
 from cxrlines.core.errors import Error
-from cxrlines.io.dicom.header import Elements, parse
+from cxrlines.io.dicom.header import Elements, parse, valid_uid
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS
 
 FREE_TEXT = (
@@ -75,7 +74,7 @@ class SourceFilm:
         uids = {name: header.text(name) for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")}
         uids["SOPClassUID"] = header.text("SOPClassUID") or header.text("MediaStorageSOPClassUID")
         for name, uid in uids.items():
-            if not UID(uid).is_valid:
+            if not valid_uid(uid):
                 raise Error(
                     f"the film has no valid {name}, and a DICOM result must name its patient's film and study",
                     "give both --patient-id and --study-uid",

@@ -178,7 +178,7 @@ class _Groups:
         value = 10 * distance.cm if distance.cm is not None else distance.percent_of_height
         assert value is not None
         what = distance.what.split(" tip ", 1)[-1]
-        direction = codes.DIRECTIONS[what][round(value, 1) < 0]
+        direction = codes.DIRECTIONS[what][int(round(value, 1) < 0)]
         modifier = items.code(items.MODIFIER, codes.DIRECTION, direction)
         if distance.cm is None:
             return items.number(items.CONTAINS, codes.SHARE_OF_HEIGHT, abs(value), codes.PERCENT, [modifier])

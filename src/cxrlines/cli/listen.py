@@ -1,0 +1,84 @@
+"""A DICOM node beside a PACS."""
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cxrlines.cli.options import BundleFolder, Json, say, signals
+from cxrlines.core.errors import Error
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Example: cxrlines listen --aet CXRLINES --port 11112 --host 0.0.0.0 --to PACS@10.0.0.5:104 --queue queue"
+)
+def listen(
+    aet: Annotated[str | None, typer.Option(help="The node's AE title.")] = None,
+    port: Annotated[int | None, typer.Option(help="Where it listens; default: 11112.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address it listens on; default: 127.0.0.1, this computer alone.")
+    ] = None,
+    to: Annotated[
+        list[str] | None, typer.Option(help="Send results by C-STORE to AET@HOST:PORT; several times.")
+    ] = None,
+    stow: Annotated[list[str] | None, typer.Option(help="Send results by STOW-RS to a URL; several times.")] = None,
+    queue: Annotated[Path | None, typer.Option(help="Folder of films and results until they are delivered.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of all settings; flags go before it.")] = None,
+    bundle: BundleFolder = None,
+    processes: Annotated[int | None, typer.Option(help="That read; default: one for two cores.")] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep films and results once they are delivered.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="How the queue stands; the node may run.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Take up dead letters once more; the node may run.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Receive films by DICOM, read them, and send the results: report, presentation state, capture. SIGTERM ends it
+    once what is being read is finished; whatever was received is kept through anything. For research only."""
+    from cxrlines.pacs.queue_database import DATABASE, QueueDatabase
+
+    if status or retry:
+        if queue is None or not (queue / DATABASE).is_file():
+            raise Error(f"--queue {queue or 'is missing'}: is no queue of a node", "name the folder of its --queue")
+        look_into(QueueDatabase(queue), retry, as_json)
+        return
+
+    from cxrlines.pacs.node import run_node
+    from cxrlines.pacs.node_settings import load_settings
+
+    flags: dict[str, Any] = {"aet": aet, "port": port, "host": host, "queue": queue, "bundle": bundle}
+    flags |= {"to": tuple(to or ()), "stow": tuple(stow or ()), "processes": processes, "keep": keep or None}
+    settings = load_settings(config, flags)
+    stop = threading.Event()
+    where = f"{settings.aet} on {settings.host}"
+    with signals(lambda *_: stop.set(), signal.SIGTERM, signal.SIGINT):
+        run_node(settings, stop, listening=lambda port: say(f"listening as {where}:{port}; queue: {settings.queue}"))
+    say("stopped; what is in the queue is taken up at the next start")
+
+
+def look_into(queue: Any, retry: bool, as_json: bool) -> None:
+    """Print how a queue stands, once its dead letters are taken up if `retry`."""
+    if retry:
+        say(f"{queue.retry()} films are taken up once more")
+    found = queue.status()
+    queue.close()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    typer.echo("films:      " + ", ".join(f"{n} {state}" for state, n in found["films"].items()))
+    typer.echo("results:    " + (", ".join(f"{n} {state}" for state, n in found["results"].items()) or "none"))
+    for title, counts in (("skipped", found["skipped"]), ("not films", found["not_films"])):
+        for what, n in counts.items():
+            typer.echo(f"{title}: {n} {what}")
+    if oldest := found["oldest_waiting"]:
+        typer.echo(f"oldest waiting: film {oldest['number']}, {oldest['state']}, since {oldest['received']}")
+    for film in found["urgent_waiting"]:
+        typer.echo(f"urgent, not delivered: film {film['film']}, since {film['received']}")
+    for letter in found["dead_letters"]:
+        to = f" to {letter['destination']}" if letter["destination"] else ""
+        typer.echo(f"dead letter: film {letter['film']}{to}: {letter['reason']}")
+    for destination in found["unreachable"]:
+        typer.echo(f"{destination['name']}: {destination['problem']}, since {destination['since']}")

@@ -1,0 +1,182 @@
+"""Results on their way: C-STORE to a node, STOW-RS to a DICOMweb service, and which answers are final.
+
+Each `send` yields an answer for each result in turn, and raises `Unreachable` where the destination itself is the
+matter; what had no answer then stays as it was. The same object sent twice is the same bytes.
+"""
+
+import random
+import ssl
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import pydicom
+import requests
+from dicomweb_client.api import DICOMwebClient
+from pydicom.uid import UID
+from pynetdicom import AE, build_context
+
+from cxrlines.pacs.node_settings import Certificates, Peer, client_tls
+from cxrlines.pacs.receiver import TIMEOUT_S
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
+
+
+class Verdict(StrEnum):
+    """What a destination says to a result."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"  # and would be again
+    PUT_OFF = "put off"
+
+
+class Answer(NamedTuple):
+    """An answer to a result; `reason` has codes of standards alone."""
+
+    verdict: Verdict
+    reason: str = ""
+
+
+class Unreachable(Exception):
+    """A destination takes nothing now: it is down, rejects us, or asks for another certificate or token."""
+
+
+class Destination(Protocol):
+    """Where results go."""
+
+    name: str
+
+    def send(self, results: Sequence[Path]) -> Iterator[Answer]:
+        """Send DICOM files; an answer for each, in their order. Raises `Unreachable`."""
+        ...
+
+
+def pause_s(failures: int, rng: random.Random) -> float:
+    """Seconds to wait after so many failures in a row (from 1 on): doubled each time, with jitter."""
+    return min(FIRST_PAUSE_S * 2.0 ** min(failures - 1, 30), LONGEST_PAUSE_S) * rng.uniform(0.5, 1.0)
+
+
+class StorageNode:
+    """A node that takes results by C-STORE."""
+
+    def __init__(self, peer: Peer, aet: str, tls: ssl.SSLContext | None = None) -> None:
+        self.name, self._peer, self._tls = str(peer), peer, tls
+        self._ae = AE(ae_title=aet)
+        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = TIMEOUT_S
+        self._ae.connection_timeout = TIMEOUT_S
+
+    def send(self, results: Sequence[Path]) -> Iterator[Answer]:
+        """As `Destination`."""
+        kinds = [_kind(path) for path in results]
+        association = self._ae.associate(
+            self._peer.host,
+            self._peer.port,
+            [build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(kinds)],
+            self._peer.aet,
+            tls_args=(self._tls, self._peer.host) if self._tls else None,
+        )
+        if not association.is_established:
+            raise Unreachable(_rejection(association))
+        try:
+            accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
+            for path, (sop_class, syntax) in zip(results, kinds, strict=True):
+                if (sop_class, syntax) not in accepted:
+                    yield Answer(Verdict.REFUSED, f"does not accept {UID(sop_class).name} in {UID(syntax).name}")
+                    continue
+                if not association.is_established:
+                    raise Unreachable("the association was cut")
+                status = association.send_c_store(path)
+                if "Status" not in status:
+                    raise Unreachable("the association was cut, or no answer came in time")
+                yield answer_to_status(int(status.Status))
+        finally:
+            if association.is_established:
+                association.release()
+
+
+class StowService:
+    """A DICOMweb service that takes results by STOW-RS."""
+
+    def __init__(self, url: str, token: str | None = None, tls: Certificates | None = None) -> None:
+        self.name = url
+        session = requests.Session()
+        if tls is not None:
+            session.verify = str(tls.ca) if tls.ca else True
+            if tls.cert:
+                session.cert = (str(tls.cert), str(tls.key)) if tls.key else str(tls.cert)
+        headers = {"Authorization": f"Bearer {token}"} if token else None
+        # Whole messages: chunked transfer is refused by some servers.
+        self._client = DICOMwebClient(url, session=session, headers=headers, timeout=TIMEOUT_S, chunk_size=2**31)
+        self._client.set_http_retry_params(retry=False)
+
+    def send(self, results: Sequence[Path]) -> Iterator[Answer]:
+        """As `Destination`."""
+        for path in results:
+            try:
+                reply = self._client.store_instances([pydicom.dcmread(path)])
+            except requests.HTTPError as error:
+                yield answer_to_http(error)
+            except (requests.RequestException, ValueError) as error:  # no answer, or one that is no DICOM
+                raise Unreachable(f"no answer that can be understood ({type(error).__name__})") from None
+            else:
+                yield answer_to_stow(reply)
+
+
+def answer_to_status(status: int) -> Answer:
+    """What a C-STORE status means (PS3.4 B.2.3, PS3.7 annex C)."""
+    text = f"status 0x{status:04X}"
+    if status in (0x0000, 0x0111) or 0xB000 <= status <= 0xBFFF:  # 0x0111: it has that instance already
+        return Answer(Verdict.TAKEN, text if status else "")
+    final = status in (0x0117, 0x0122, 0x0124, 0x0115, 0x0106) or status >> 8 == 0xA9 or status >> 12 == 0xC
+    return Answer(Verdict.REFUSED if final else Verdict.PUT_OFF, text)
+
+
+def answer_to_stow(reply: pydicom.Dataset) -> Answer:
+    """What the response to one instance says (PS3.18 10.5.3)."""
+    failed = [item for name in ("FailedSOPSequence", "OtherFailuresSequence") for item in reply.get(name) or ()]
+    if not failed:
+        return Answer(Verdict.TAKEN)
+    return answer_to_status(int(failed[0].get("FailureReason", 0x0110)))
+
+
+def answer_to_http(error: requests.HTTPError) -> Answer:
+    """What an HTTP error says of one instance; raises `Unreachable` where it is no matter of the instance."""
+    response = error.response
+    code = response.status_code if response is not None else 500
+    text = f"HTTP {code}"
+    if code in (401, 403, 407):
+        raise Unreachable(f"{text}: it wants another token or certificate")
+    if code == 409 and response is not None:  # the instance is named, with why
+        try:
+            answer = answer_to_stow(pydicom.Dataset.from_json(response.text))
+        except Exception:  # the body is whatever the server writes
+            return Answer(Verdict.REFUSED, text)
+        return answer if answer.reason else Answer(Verdict.REFUSED, text)
+    if 400 <= code < 500 and code not in (408, 425, 429):
+        return Answer(Verdict.REFUSED, text)
+    return Answer(Verdict.PUT_OFF, text)
+
+
+def destinations_of(
+    peers: Sequence[Peer], urls: Sequence[str], aet: str, token: str | None, tls: Certificates | None
+) -> list[Destination]:
+    """The destinations of a node. `Error` for certificates that cannot be used."""
+    context = client_tls(tls)
+    return [
+        *(StorageNode(peer, aet, context) for peer in peers),
+        *(StowService(url, token, tls) for url in urls),
+    ]
+
+
+def _kind(path: Path) -> tuple[str, str]:
+    """(SOP class, transfer syntax) of a DICOM file."""
+    meta = pydicom.filereader.read_file_meta_info(path)
+    return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+
+
+def _rejection(association: object) -> str:
+    if not getattr(association, "is_rejected", False):
+        return "does not answer, or cuts the connection"
+    primitive = association.acceptor.primitive  # type: ignore[attr-defined]
+    return f"rejects the association ({primitive.reason_str})" if primitive else "rejects the association"

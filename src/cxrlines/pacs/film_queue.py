@@ -1,0 +1,273 @@
+"""The durable queue of a DICOM node: films and their results as files, their states in SQLite.
+
+    QUEUE/queue.sqlite      states of films and deliveries; outlives a kill at any moment (WAL, synchronous=FULL)
+    QUEUE/films/            films as they were sent, until their results are delivered
+    QUEUE/results/          their results, likewise
+    QUEUE/lock              held by the node that works on it
+
+Files are named by hashes and by numbers of our own. A file is whole and on disk before its row says so, and its row is
+gone on before it is deleted; what lies there without a row is of a kill in between, and removed at the next start.
+No decision rests on the clock: times are kept for people.
+"""
+
+import hashlib
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxrlines.core.files import replacing
+from cxrlines.pacs.queue_database import FilmState, QueueDatabase, now, unusable
+
+MAX_TRIES = 12
+"""How often a destination may put off one result before it is a dead letter; with the pauses between, hours."""
+
+
+@dataclass(frozen=True)
+class QueuedFilm:
+    """A film of the queue: our number of it, its SOP Instance UID, where it lies, and how often its reading failed."""
+
+    number: int
+    sop_uid: str
+    path: Path
+    tries: int
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A result on its way to one destination.
+
+    Attributes:
+        number: Ours, of this delivery.
+        film: Number of the film that it is of.
+        path: The result, a DICOM file.
+        tries: How often the destination put it off.
+        urgent: Whether its film is.
+    """
+
+    number: int
+    film: int
+    path: Path
+    tries: int
+    urgent: bool
+
+
+class FilmQueue(QueueDatabase):
+    """A queue in a folder, made if it is not there. Threads may share it; another process may look into it.
+
+    Args:
+        folder: Its folder.
+        model: What reads its films: a film that comes again is read again by another model alone.
+        keep: Whether files stay once their results are delivered.
+    """
+
+    def __init__(self, folder: Path, *, model: str = "", keep: bool = False) -> None:
+        self.model, self.keep = model, keep
+        super().__init__(folder)
+        self._films, self._results = self.folder / "films", self.folder / "results"
+        for place in (self._films, self._results):
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise unusable(folder, error) from None
+
+    # Films come in.
+
+    def add(self, data: bytes, digest: str, sop_uid: str, peer: str) -> int | None:
+        """Keep a film, its DICOM file's bytes, and return its number once it is on disk; None if it is known.
+
+        `digest` is that of its dataset (sha256, hex): with its UID and the model it says whether it is known.
+        """
+        known = "SELECT number FROM films WHERE sop_uid=? AND digest=? AND model=?"
+        key = (sop_uid, digest, self.model)
+        if not self.row(known, key):
+            place = self._film_path({"sop_uid": sop_uid, "digest": digest, "model": self.model})
+            with replacing(place) as aside:
+                aside.write_bytes(data)
+            with self.transaction() as base:
+                made = base.execute(
+                    "INSERT OR IGNORE INTO films (sop_uid, digest, model, peer, received, state) VALUES (?,?,?,?,?,?)",
+                    (*key, peer, now(), FilmState.RECEIVED),
+                )
+                if made.rowcount:
+                    return made.lastrowid
+        self.execute("UPDATE films SET again=again+1 WHERE sop_uid=? AND digest=? AND model=?", key)
+        return None
+
+    def count(self, what: str) -> None:
+        """Count something that is not kept."""
+        self.execute("INSERT INTO counts VALUES (?, 1) ON CONFLICT (what) DO UPDATE SET number=number+1", (what,))
+
+    # Films are read.
+
+    def resume(self, destinations: Sequence[str]) -> None:
+        """After a start: take up what a kill left, and delete files without a row.
+
+        Deliveries to destinations that are no longer configured become dead letters.
+        """
+        with self.transaction() as base:
+            base.execute("UPDATE films SET state=? WHERE state=?", (FilmState.RECEIVED, FilmState.READING))
+            base.execute("DELETE FROM destinations")
+            marks = ",".join("?" * len(destinations))
+            gone = base.execute(
+                f"SELECT number, film FROM deliveries WHERE state='waiting' AND destination NOT IN ({marks})",
+                tuple(destinations),
+            ).fetchall()
+            for row in gone:
+                base.execute(
+                    "UPDATE deliveries SET state='dead', reason='this destination is no longer configured' "
+                    "WHERE number=?",
+                    (row["number"],),
+                )
+                self._settle(base, row["film"])
+        if self.keep:
+            return
+        done = (FilmState.DELIVERED, FilmState.SKIPPED)
+        rows = self.rows("SELECT * FROM films WHERE state NOT IN (?,?)", done)
+        wanted, numbers = {self._film_path(row) for row in rows}, {row["number"] for row in rows}
+        for path in self._films.iterdir():
+            if path not in wanted:
+                path.unlink(missing_ok=True)
+        for path in self._results.iterdir():
+            if not (head := path.name.partition("-")[0]).isdecimal() or int(head) not in numbers:
+                path.unlink(missing_ok=True)
+
+    def take(self, limit: int) -> list[QueuedFilm]:
+        """The next films to read, in the order they came, and mark them as being read.
+
+        Of one instance in several versions one is read at a time, so that each knows the results of those before.
+        """
+        with self.transaction() as base:
+            rows = base.execute(
+                "SELECT * FROM films f WHERE state=? AND NOT EXISTS (SELECT 1 FROM films e WHERE e.sop_uid=f.sop_uid "
+                "AND e.number<f.number AND e.state IN (?,?)) ORDER BY tries, number LIMIT ?",
+                (FilmState.RECEIVED, FilmState.RECEIVED, FilmState.READING, limit),
+            ).fetchall()
+            for row in rows:
+                base.execute("UPDATE films SET state=? WHERE number=?", (FilmState.READING, row["number"]))
+        return [QueuedFilm(row["number"], row["sop_uid"], self._film_path(row), row["tries"]) for row in rows]
+
+    def earlier_results(self, film: QueuedFilm) -> tuple[tuple[str, str], ...]:
+        """(kind, SOP Instance UID) of the results of the same instance with other content, or by another model."""
+        rows = self.rows(
+            "SELECT d.kind, d.sop_uid, min(d.number) first FROM deliveries d JOIN films f ON d.film = f.number "
+            "WHERE f.sop_uid=? AND f.number<? GROUP BY d.kind, d.sop_uid ORDER BY first",
+            (film.sop_uid, film.number),
+        )
+        return tuple((row["kind"], row["sop_uid"]) for row in rows)
+
+    def read(
+        self, film: QueuedFilm, results: Sequence[tuple[str, str, bytes]], urgent: bool, destinations: Sequence[str]
+    ) -> None:
+        """Keep the results of a film, each (kind, SOP Instance UID, file), for every destination."""
+        for place, (_, _, data) in enumerate(results):
+            with replacing(self._result_path(film.number, place)) as aside:
+                aside.write_bytes(data)
+        with self.transaction() as base:
+            for place, (kind, sop_uid, _) in enumerate(results):
+                for name in destinations:
+                    base.execute(
+                        "INSERT INTO deliveries (film, object, kind, sop_uid, destination, urgent, state) "
+                        "VALUES (?,?,?,?,?,?,'waiting')",
+                        (film.number, place, kind, sop_uid, name, urgent),
+                    )
+            base.execute(
+                "UPDATE films SET state=?, urgent=?, reason='' WHERE number=?", (FilmState.READ, urgent, film.number)
+            )
+
+    def put_back(self, film: QueuedFilm) -> None:
+        """A film whose reading failed by no fault of its own is to be tried again."""
+        self.execute("UPDATE films SET state=?, tries=tries+1 WHERE number=?", (FilmState.RECEIVED, film.number))
+
+    def give_up(self, film: QueuedFilm, state: FilmState, reason: str) -> None:
+        """A film that is not read: `DEAD`, and kept, or `SKIPPED`."""
+        self.execute("UPDATE films SET state=?, reason=? WHERE number=?", (state, reason, film.number))
+        if state is FilmState.SKIPPED:
+            self._delete([film.path])
+
+    # Results are delivered.
+
+    def waiting(self, destination: str, limit: int) -> list[Parcel]:
+        """The next results for a destination: urgent ones first; those that it put off after all others."""
+        rows = self.rows(
+            "SELECT * FROM deliveries WHERE destination=? AND state='waiting' "
+            "ORDER BY tries>0, urgent DESC, number LIMIT ?",
+            (destination, limit),
+        )
+        return [
+            Parcel(
+                row["number"],
+                row["film"],
+                self._result_path(row["film"], row["object"]),
+                row["tries"],
+                bool(row["urgent"]),
+            )
+            for row in rows
+        ]
+
+    def begin(self, parcel: Parcel) -> None:
+        """A result is being sent."""
+        change = "UPDATE films SET state=? WHERE number=? AND state=?"
+        self.execute(change, (FilmState.DELIVERING, parcel.film, FilmState.READ))
+
+    def delivered(self, parcel: Parcel, reason: str = "") -> None:
+        """A destination has a result; `reason` is what it remarked. Files go with the last one of a film."""
+        self._settled(parcel, "state='delivered', reason=?, delivered=?", (reason, now()))
+
+    def refused(self, parcel: Parcel, reason: str) -> None:
+        """A destination will not take a result: a dead letter."""
+        self._settled(parcel, "state='dead', reason=?", (reason,))
+
+    def put_off(self, parcel: Parcel, reason: str) -> None:
+        """A destination cannot take a result now; after `MAX_TRIES` it is a dead letter."""
+        if parcel.tries + 1 >= MAX_TRIES:
+            self.refused(parcel, f"put off {MAX_TRIES} times; the last reason: {reason}")
+        else:
+            self.execute("UPDATE deliveries SET tries=tries+1, reason=? WHERE number=?", (reason, parcel.number))
+
+    def problem(self, destination: str, reason: str) -> None:
+        """A destination cannot be reached, and why; an empty reason: it can again."""
+        with self.transaction() as base:
+            if not reason:
+                base.execute("DELETE FROM destinations WHERE name=?", (destination,))
+            else:
+                base.execute(
+                    "INSERT INTO destinations VALUES (?,?,?) ON CONFLICT (name) DO UPDATE SET problem=excluded.problem",
+                    (destination, reason, now()),
+                )
+
+    # Within.
+
+    def _settled(self, parcel: Parcel, change: str, values: tuple[Any, ...]) -> None:
+        with self.transaction() as base:
+            base.execute(f"UPDATE deliveries SET {change} WHERE number=?", (*values, parcel.number))
+            done = self._settle(base, parcel.film)
+        if done:
+            row = self.row("SELECT * FROM films WHERE number=?", (parcel.film,))
+            self._delete([self._film_path(row), *self._results.glob(f"{parcel.film}-*.dcm")])
+
+    @staticmethod
+    def _settle(base: sqlite3.Connection, film: int) -> bool:
+        """The state of a film by those of its deliveries; whether all of them are delivered."""
+        states = {row["state"] for row in base.execute("SELECT DISTINCT state FROM deliveries WHERE film=?", (film,))}
+        if "waiting" in states:
+            return False
+        state = FilmState.DEAD if "dead" in states else FilmState.DELIVERED
+        reason = "a result was not delivered" if state is FilmState.DEAD else ""
+        base.execute("UPDATE films SET state=?, reason=? WHERE number=?", (state, reason, film))
+        return state is FilmState.DELIVERED
+
+    def _delete(self, paths: Sequence[Path]) -> None:
+        if not self.keep:
+            for path in paths:
+                with suppress(OSError):  # removed at the next start
+                    path.unlink(missing_ok=True)
+
+    def _film_path(self, row: Mapping[str, Any] | sqlite3.Row) -> Path:
+        key = f"{row['sop_uid']} {row['digest']} {row['model']}"
+        return self._films / f"{hashlib.sha256(key.encode()).hexdigest()}.dcm"
+
+    def _result_path(self, film: int, place: int) -> Path:
+        return self._results / f"{film}-{place}.dcm"

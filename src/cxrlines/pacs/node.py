@@ -1,0 +1,245 @@
+"""A DICOM node beside a PACS: films come in by C-STORE, are read, and their results go out.
+
+Whatever is taken in is in the queue before it is answered, and leaves it once it is delivered: a kill at any moment
+costs nothing but work done twice, and the same work gives the same objects.
+"""
+
+import queue as queues
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import closing
+
+from cxrlines.core.errors import Error, ReadingFault
+from cxrlines.core.files import OutputError
+from cxrlines.core.film import FilmError, NotAFilm
+from cxrlines.core.findings import Findings
+from cxrlines.io.dicom.header import parse
+from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
+from cxrlines.pacs.audit_log import AuditLog
+from cxrlines.pacs.delivery import Destination, Unreachable, Verdict, destinations_of, pause_s
+from cxrlines.pacs.film_queue import FilmQueue, QueuedFilm
+from cxrlines.pacs.node_settings import NodeSettings
+from cxrlines.pacs.queue_database import FilmState, held
+from cxrlines.pacs.receiver import Receiver
+from cxrlines.reading.reading_pool import Outcome, ReadingPool
+from cxrlines.reading.results.dicom.objects import Kind, Replaced, result_objects
+from cxrlines.reading.urgency import is_urgent
+
+AHEAD = 2
+"""Films given to each process: one in work, one ready."""
+FAULTS = 3
+"""How often a film is given to the pool whose reading fails by no fault of its own."""
+BATCH = 12
+"""Results an association; urgent ones that come meanwhile go before the next batch."""
+POLL_S = 1.0
+"""How often the queue is looked into all the same: another process may have changed it (`--retry`)."""
+LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
+"""View Positions of films that are not frontal."""
+DISK_ERRORS = (OSError, OutputError, sqlite3.Error)
+
+
+def run_node(
+    settings: NodeSettings,
+    stop: threading.Event,
+    *,
+    listening: Callable[[int], None] = lambda port: None,
+    worker: str = "cxrlines.reading.reading_pool",
+) -> None:
+    """Run a node until `stop` is set; then what is being read and sent is finished, and the rest stays in the queue.
+
+    Args:
+        settings: What it is to do.
+        stop: Ends it.
+        listening: Called with the port once films are accepted.
+        worker: The module of the reading processes, see `ReadingPool`.
+
+    Raises:
+        Error: The queue's folder is another node's, the port is taken, a file of the settings cannot be used.
+    """
+    token = settings.stow_token.read_text("utf-8").strip() if settings.stow_token else None
+    destinations = destinations_of(settings.to, settings.stow, settings.aet, token, settings.tls_to)
+    names = [destination.name for destination in destinations]
+    with (
+        held(settings.queue),
+        ReadingPool(settings.bundle, settings.processes, settings.film_s, module=worker) as pool,
+        closing(FilmQueue(settings.queue, model=pool.read_by.fingerprint, keep=settings.keep)) as queue,
+        closing(AuditLog(settings.queue)) as audit,
+    ):
+        queue.resume(names)
+        couriers = [Courier(queue, audit, destination, stop) for destination in destinations]
+        reading = _Reading(queue, audit, pool, couriers)
+        receiver = Receiver(settings, queue, audit, reading.arrived)
+        try:
+            audit.write("started", reads=pool.read_by.name)
+            for courier in couriers:
+                courier.start()
+            listening(receiver.port)
+            reading.run(stop)
+        finally:
+            stop.set()
+            receiver.close()
+            for courier in couriers:
+                courier.wake.set()
+                if courier.is_alive():
+                    courier.join()
+            audit.write("stopped")
+
+
+class _Reading:
+    """Films of the queue through the pool, and their results into the queue."""
+
+    def __init__(self, queue: FilmQueue, audit: AuditLog, pool: ReadingPool, couriers: Sequence["Courier"]) -> None:
+        self._queue, self._audit, self._pool, self._couriers = queue, audit, pool, couriers
+        self._done: queues.SimpleQueue[tuple[QueuedFilm, Outcome] | None] = queues.SimpleQueue()
+        self._flying = 0
+
+    def arrived(self) -> None:
+        """A film is in the queue."""
+        self._done.put(None)
+
+    def run(self, stop: threading.Event) -> None:
+        """Read until `stop`, and what was begun until then to its end."""
+        while self._flying or not stop.is_set():
+            try:
+                if not stop.is_set():
+                    self._begin()
+                done = self._done.get(timeout=POLL_S)
+            except queues.Empty:
+                continue
+            except DISK_ERRORS as error:
+                self._audit.write("disk error", error=type(error).__name__)
+                stop.wait(POLL_S)
+                continue
+            if done is None:
+                continue
+            try:
+                self._finish(*done)
+                self._flying -= 1
+            except DISK_ERRORS as error:
+                self._audit.write("disk error", film=done[0].number, error=type(error).__name__)
+                if stop.wait(POLL_S):
+                    self._flying -= 1  # it is read again after the next start
+                else:
+                    self._done.put(done)
+
+    def _begin(self) -> None:
+        free = AHEAD * self._pool.processes - self._flying
+        for film in self._queue.take(free) if free > 0 else ():
+            if (why := why_not_read(film.path.read_bytes())) is not None:
+                self._give_up(film, FilmState.SKIPPED, why)
+                continue
+            self._flying += 1
+            future = self._pool.read(film.path)
+            future.add_done_callback(lambda future, film=film: self._landed(film, future))  # type: ignore[misc]
+
+    def _landed(self, film: QueuedFilm, future: "Future[Outcome]") -> None:
+        self._done.put((film, future.result()))
+
+    def _finish(self, film: QueuedFilm, outcome: Outcome) -> None:
+        if isinstance(outcome, NotAFilm):
+            return self._give_up(film, FilmState.SKIPPED, outcome.kind)
+        problem: Exception | None = outcome if isinstance(outcome, ReadingFault) else None
+        if not isinstance(outcome, ReadingFault):
+            found = str(outcome).removeprefix(f"{film.path}: ") if isinstance(outcome, FilmError) else outcome
+            problem = self._write(film, found)
+        if isinstance(problem, ReadingFault) and film.tries + 1 < FAULTS:
+            self._queue.put_back(film)
+            self._audit.write("to be read again", film=film.number)
+        elif problem is not None:
+            self._give_up(film, FilmState.DEAD, str(problem).removeprefix(f"{film.path}: "))
+
+    def _give_up(self, film: QueuedFilm, state: FilmState, why: str) -> None:
+        self._queue.give_up(film, state, why)
+        self._audit.write(state.value, film=film.number, why=why)
+
+    def _write(self, film: QueuedFilm, found: Findings | str) -> Error | ReadingFault | None:
+        """The results of a film into the queue; what is wrong instead."""
+        earlier = [Replaced(Kind(kind), uid) for kind, uid in self._queue.earlier_results(film)]
+        try:
+            results = result_objects(film.path.read_bytes(), found, self._pool.read_by, replaces=earlier)
+        except Error as error:
+            return error
+        except DISK_ERRORS:
+            raise
+        except Exception as error:
+            return ReadingFault.of("its results", error)
+        urgent = isinstance(found, Findings) and is_urgent(found, self._pool.read_by)
+        files = [(result.kind.value, result.sop_instance_uid, result.content) for result in results]
+        self._queue.read(film, files, urgent, [courier.destination.name for courier in self._couriers])
+        self._audit.write("read", film=film.number, urgent=int(urgent), results=len(results))
+        for courier in self._couriers:
+            courier.wake.set()
+        return None
+
+
+def why_not_read(film: bytes) -> str | None:
+    """Why a DICOM file of a class of films is none to be read, by its header; None: it is read."""
+    header = parse(film, (*ORIGIN_KEYWORDS, "ViewPosition"))
+    if (kind := own_or_derived(header)) is not None:
+        return kind
+    return "lateral film, by its header" if header.text("ViewPosition").upper() in LATERAL else None
+
+
+class Courier(threading.Thread):
+    """Takes results to one destination, urgent ones first, until `stop`."""
+
+    def __init__(self, queue: FilmQueue, audit: AuditLog, destination: Destination, stop: threading.Event) -> None:
+        super().__init__(name=f"to {destination.name}", daemon=True)
+        self.destination, self.wake = destination, threading.Event()
+        self._queue, self._audit, self._stop_event = queue, audit, stop
+        self._rng = random.Random()
+
+    def run(self) -> None:
+        """Deliver, and pause longer and longer while that fails."""
+        failures = 0
+        while not self._stop_event.is_set():
+            try:
+                trouble = self._deliver()
+            except Unreachable as error:
+                trouble = str(error)
+            except Exception as error:  # a full disk, a fault of ours: the results stay where they are
+                trouble = f"{type(error).__name__} here"
+            failures = failures + 1 if trouble else 0
+            if trouble and failures == 1:
+                self._audit.write("not delivered", to=self.destination.name, why=trouble)
+            if trouble is not None:
+                try:
+                    self._queue.problem(self.destination.name, trouble)
+                except sqlite3.Error:
+                    failures += 1
+            if failures:
+                self._stop_event.wait(pause_s(failures, self._rng))
+            elif trouble is None:
+                self.wake.wait(POLL_S)
+                self.wake.clear()
+
+    def _deliver(self) -> str | None:
+        """One batch; what is wrong with it, "" if nothing, None where nothing waits."""
+        name = self.destination.name
+        parcels = self._queue.waiting(name, BATCH)
+        if not parcels:
+            return None
+        for lost in (parcel for parcel in parcels if not parcel.path.is_file()):
+            self._queue.refused(lost, "its file is gone")
+        parcels = [parcel for parcel in parcels if parcel.path.is_file()]
+        trouble = ""
+        with closing(self.destination.send([parcel.path for parcel in parcels])) as answers:  # type: ignore[type-var]
+            for parcel in parcels:
+                if self._stop_event.is_set():
+                    break
+                self._queue.begin(parcel)
+                verdict, reason = next(answers)
+                match verdict:
+                    case Verdict.TAKEN:
+                        self._queue.delivered(parcel, reason)
+                    case Verdict.REFUSED:
+                        self._queue.refused(parcel, reason)
+                    case Verdict.PUT_OFF:
+                        self._queue.put_off(parcel, reason)
+                        trouble = f"puts off results ({reason})"
+                facts: dict[str, str | int] = {"film": parcel.film, "result": parcel.number, "to": name}
+                self._audit.write(verdict.value, **facts | ({"why": reason} if reason else {}))
+        return trouble

@@ -1,0 +1,208 @@
+"""What a DICOM node is to do: from a TOML file, from flags, or both; flags go before."""
+
+import ipaddress
+import re
+import ssl
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from cxrlines.core.errors import Error
+from cxrlines.core.pool import cores
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_AET = re.compile(r"[ -\[\]-~]{1,16}")
+_NODE = re.compile(r"(?P<aet>[^@]+)@(?P<host>\[[0-9a-fA-F:.]+\]|[^@:\[\]]+):(?P<port>[0-9]+)")
+
+
+def _aet(title: str) -> str:
+    if not _AET.fullmatch(title) or not title.strip() or title != title.strip():
+        raise ValueError("an AE title has 1 to 16 characters of ASCII, no backslash, no space at its ends")
+    return title
+
+
+def _port(number: int) -> int:
+    if not 1 <= number <= 65535:
+        raise ValueError("a port is 1 to 65535")
+    return number
+
+
+AETitle = Annotated[str, AfterValidator(_aet)]
+Port = Annotated[int, AfterValidator(_port)]
+
+
+class Peer(BaseModel):
+    """A DICOM node that results are sent to, written AET@HOST:PORT."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    aet: AETitle
+    host: str
+    port: Port
+
+    def __str__(self) -> str:
+        return f"{self.aet}@{self.host}:{self.port}"
+
+
+def _peer(value: Any) -> Any:
+    if isinstance(value, str):
+        if not (parts := _NODE.fullmatch(value)):
+            raise ValueError("a node is written AET@HOST:PORT, e.g. PACS@10.0.0.5:104")
+        return {"aet": parts["aet"], "host": parts["host"].strip("[]"), "port": int(parts["port"])}
+    return value
+
+
+def _url(value: str) -> str:
+    if not re.fullmatch(r"https?://[^/\s@]+(/\S*)?", value):
+        raise ValueError("a DICOMweb service is written http(s)://HOST[:PORT]/PATH, without a user name")
+    return value.rstrip("/")
+
+
+class Certificates(BaseModel):
+    """Files (PEM) of one side of a TLS connection.
+
+    Attributes:
+        cert, key: Its own certificate, with its chain, and key.
+        ca: Certificates that the other side's must be signed by. A server then asks for one; a client without it trusts
+            those of the system.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cert: Path | None = None
+    key: Path | None = None
+    ca: Path | None = None
+
+
+class NodeSettings(BaseModel):
+    """Settings of `cxrlines listen`.
+
+    Attributes:
+        aet: The node's AE title.
+        port, host: Where it listens; the default host lets no other computer in.
+        queue: Folder of films, results and their states; one node's alone.
+        to: Nodes that results are sent to by C-STORE.
+        stow: DICOMweb services that results are sent to by STOW-RS.
+        stow_token: File with the bearer token of the latter.
+        calling: AE titles that may send; none: any.
+        addresses: Networks that may connect (10.0.0.0/8); none: any.
+        associations: Open at once, at most.
+        film_mib: Largest film accepted.
+        free_mib: Films are refused (out of resources) while the queue's disk has less space than that.
+        bundle: Folder of the bundle that reads; none: the one in the box.
+        processes: That read, each with the models in its memory.
+        film_s: Seconds that reading a film may take.
+        keep: Whether films and results stay in the queue's folder once they are delivered.
+        tls: Of the node itself; without, it speaks plain DICOM.
+        tls_to: Towards `to` and `stow`; without, `to` is sent plain DICOM.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    aet: AETitle
+    port: Port = 11112
+    host: str = "127.0.0.1"
+    queue: Path
+    to: tuple[Annotated[Peer, BeforeValidator(_peer)], ...] = ()
+    stow: tuple[Annotated[str, AfterValidator(_url)], ...] = ()
+    stow_token: Path | None = None
+    calling: tuple[AETitle, ...] = ()
+    addresses: tuple[Network, ...] = ()
+    associations: Annotated[int, Field(ge=1, le=1000)] = 8
+    film_mib: Annotated[int, Field(ge=1, le=512)] = 128
+    free_mib: Annotated[int, Field(ge=0)] = 1024
+    bundle: Path | None = None
+    processes: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: max(1, cores() // 2))
+    film_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    keep: bool = False
+    tls: Certificates | None = None
+    tls_to: Certificates | None = None
+
+
+def load_settings(config: Path | None, flags: dict[str, Any]) -> NodeSettings:
+    """The settings of a TOML file, if there is one, and of flags that are given (not None, nor empty).
+
+    Paths in the file are relative to it. `Error` names the file or flag, the value, and what is allowed.
+    """
+    given = {name: value for name, value in flags.items() if value is not None and value != ()}
+    settings = NodeSettings.model_validate
+    found: dict[str, Any] = {}
+    if config is not None:
+        try:
+            found = tomllib.loads(config.read_text("utf-8"))
+        except OSError as error:
+            raise Error(f"--config {config}: cannot be read ({error.strerror})", "name a TOML file") from None
+        except ValueError as error:
+            raise Error(f"--config {config}: is not TOML ({error})", "see docs/dicom.md for an example") from None
+        _place(found, config.parent)
+    try:
+        made = settings({**found, **given})
+    except ValidationError as error:
+        raise _problem(error, config, given) from None
+    if not made.to and not made.stow:
+        where = f"--config {config}: " if config else ""
+        raise Error(f"{where}results have nowhere to go", "give --to AET@HOST:PORT or --stow URL")
+    return made
+
+
+def server_tls(files: Certificates | None) -> ssl.SSLContext | None:
+    """The context of a node that accepts TLS, of other sides with certificates alone if `files.ca` is given."""
+    if files is None:
+        return None
+    if files.cert is None or files.key is None:
+        raise Error("tls: a node needs cert and key", "name both files")
+    context = _context(ssl.PROTOCOL_TLS_SERVER, files, "tls")
+    if files.ca is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_tls(files: Certificates | None) -> ssl.SSLContext | None:
+    """The context towards other nodes: their certificates, and the names in them, are checked."""
+    if files is None:
+        return None
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, files, "tls_to")
+    if files.ca is None:
+        context.load_default_certs()
+    return context
+
+
+def _context(protocol: int, files: Certificates, field: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if files.cert is not None:
+            context.load_cert_chain(files.cert, files.key)
+        if files.ca is not None:
+            context.load_verify_locations(files.ca)
+    except (OSError, ValueError) as error:
+        names = ", ".join(str(path) for path in (files.cert, files.key, files.ca) if path)
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise Error(f"{field}: {names} cannot be used ({why})", "give files in PEM form that belong together") from None
+    return context
+
+
+def _place(found: dict[str, Any], folder: Path) -> None:
+    """Paths of a file, relative to its folder."""
+    tls = ("cert", "key", "ca")
+    parts = ((found, ("queue", "bundle", "stow_token")), (found.get("tls"), tls), (found.get("tls_to"), tls))
+    for part, names in parts:
+        for name in names:
+            if isinstance(part, dict) and isinstance(part.get(name), str):
+                part[name] = folder / part[name]
+
+
+def _problem(error: ValidationError, config: Path | None, flags: dict[str, Any]) -> Error:
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # a misspelt name explains the rest
+    place = [str(part) for part in first["loc"] if not str(part).startswith(("IPv4", "IPv6"))]
+    field = place[0] if place else "content"
+    path = ".".join(place)
+    where = f"--{field}" if field in flags or config is None else f"--config {config}: field {path}"
+    if first["type"] == "missing":
+        return Error(f"{where} is missing", f"give --{field}, or {field} in the file of --config")
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(NodeSettings.model_fields)
+        return Error(f"{where} is not a setting; there are: {known}", "correct its name")
+    return Error(f"{where} is {str(first['input'])[:80]!r}: {first['msg'].removeprefix('Value error, ')}", "correct it")

@@ -1,0 +1,181 @@
+"""The database of a node's queue: states of films and deliveries in SQLite, and how they stand."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from cxrlines.core.errors import Error
+
+DATABASE = "queue.sqlite"
+
+
+class FilmState(StrEnum):
+    """What became of a film."""
+
+    RECEIVED = "received"  # on disk, to be read
+    READING = "reading"
+    READ = "read"  # its results are on disk
+    DELIVERING = "delivering"
+    DELIVERED = "delivered"
+    DEAD = "dead"  # not read, or a result was refused; see its reason
+    SKIPPED = "skipped"  # not to be read; see its reason
+
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS films (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, sop_uid TEXT NOT NULL, digest TEXT NOT NULL, model TEXT NOT NULL,
+  peer TEXT NOT NULL, received TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+  urgent INTEGER NOT NULL DEFAULT 0, tries INTEGER NOT NULL DEFAULT 0, again INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (sop_uid, digest, model));
+CREATE INDEX IF NOT EXISTS films_by_state ON films (state, number);
+CREATE TABLE IF NOT EXISTS deliveries (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, film INTEGER NOT NULL REFERENCES films, object INTEGER NOT NULL,
+  kind TEXT NOT NULL, sop_uid TEXT NOT NULL, destination TEXT NOT NULL, urgent INTEGER NOT NULL,
+  state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', tries INTEGER NOT NULL DEFAULT 0, delivered TEXT,
+  UNIQUE (film, object, destination));
+CREATE INDEX IF NOT EXISTS deliveries_by_state ON deliveries (destination, state, urgent, number);
+CREATE INDEX IF NOT EXISTS deliveries_by_film ON deliveries (film);
+CREATE TABLE IF NOT EXISTS counts (what TEXT PRIMARY KEY, number INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS destinations (name TEXT PRIMARY KEY, problem TEXT NOT NULL, since TEXT NOT NULL);
+"""
+
+
+def now() -> str:
+    """The time in UTC, for people to read."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class QueueDatabase:
+    """The database in a queue's folder, made if it is not there. Threads may share it; a kill loses no commit.
+
+    `Error` where it cannot be used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._lock = Path(folder), threading.RLock()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._base = sqlite3.connect(
+                self.folder / DATABASE, isolation_level=None, check_same_thread=False, timeout=60
+            )
+            self._base.row_factory = sqlite3.Row
+            self._base.execute("PRAGMA journal_mode=WAL")
+            self._base.execute("PRAGMA synchronous=FULL")
+            self._base.executescript(SCHEMA)
+        except (OSError, sqlite3.Error) as error:
+            raise unusable(folder, error) from None
+
+    def close(self) -> None:
+        """Close it."""
+        with self._lock:
+            self._base.close()
+
+    def retry(self) -> int:
+        """Take up dead letters, and films that were not read, once more; how many films."""
+        with self.transaction() as base:
+            dead = base.execute("SELECT number FROM films WHERE state=?", (FilmState.DEAD,)).fetchall()
+            for row in dead:
+                number = row["number"]
+                waiting = base.execute(
+                    "UPDATE deliveries SET state='waiting', tries=0, reason='' WHERE film=? AND state='dead'", (number,)
+                )
+                state = FilmState.DELIVERING if waiting.rowcount else FilmState.RECEIVED
+                base.execute("UPDATE films SET state=?, tries=0, reason='' WHERE number=?", (state, number))
+        return len(dead)
+
+    def status(self) -> dict[str, Any]:
+        """JSON values: films by state, what was passed over, the oldest film waiting, dead letters, destinations."""
+        films = {state.value: 0 for state in FilmState}
+        films |= {row["state"]: row["n"] for row in self.rows("SELECT state, count(*) n FROM films GROUP BY state")}
+        open_states = (FilmState.DELIVERED, FilmState.DEAD, FilmState.SKIPPED)
+        oldest = self.row(
+            "SELECT number, received, state FROM films WHERE state NOT IN (?,?,?) ORDER BY number LIMIT 1", open_states
+        )
+        dead = self.rows(
+            "SELECT f.number film, f.received, d.destination, coalesce(d.reason, f.reason) reason FROM films f "
+            "LEFT JOIN deliveries d ON d.film = f.number AND d.state='dead' WHERE f.state=? ORDER BY f.number",
+            (FilmState.DEAD,),
+        )
+        urgent = self.rows(
+            "SELECT number film, received, state FROM films WHERE urgent AND state IN (?,?) ORDER BY number",
+            (FilmState.READ, FilmState.DELIVERING),
+        )
+        return {
+            "films": films,
+            "sent_again": self.row("SELECT coalesce(sum(again), 0) n FROM films")["n"],
+            "skipped": {
+                row["reason"]: row["n"]
+                for row in self.rows(
+                    "SELECT reason, count(*) n FROM films WHERE state=? GROUP BY reason", (FilmState.SKIPPED,)
+                )
+            },
+            "not_films": {row["what"]: row["number"] for row in self.rows("SELECT * FROM counts ORDER BY what")},
+            "results": {
+                row["state"]: row["n"]
+                for row in self.rows("SELECT state, count(*) n FROM deliveries GROUP BY state ORDER BY state")
+            },
+            "oldest_waiting": dict(oldest) if oldest else None,
+            "urgent_waiting": [dict(row) for row in urgent],
+            "dead_letters": [dict(row) for row in dead],
+            "unreachable": [dict(row) for row in self.rows("SELECT * FROM destinations ORDER BY name")],
+        }
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """What is done in the block, all or nothing, on disk once it ends."""
+        with self._lock:
+            self._base.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._base
+                self._base.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._base.execute("ROLLBACK")
+                raise
+
+    def execute(self, statement: str, values: tuple[Any, ...] = ()) -> None:
+        """One statement, as a transaction."""
+        with self.transaction() as base:
+            base.execute(statement, values)
+
+    def rows(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        """All rows that a query finds."""
+        with self._lock:
+            return self._base.execute(query, values).fetchall()
+
+    def row(self, query: str, values: tuple[Any, ...] = ()) -> Any:
+        """The first row that a query finds; None if there is none."""
+        with self._lock:
+            return self._base.execute(query, values).fetchone()
+
+
+def unusable(folder: Path, error: Exception) -> Error:
+    """What is said of a queue's folder that cannot be used."""
+    why = getattr(error, "strerror", None) or str(error)
+    return Error(f"--queue {folder}: cannot be used ({why})", "name a folder that can be written")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a queue's folder, until the block or the process ends. `Error` where another node holds it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = sqlite3.connect(folder / "lock", isolation_level=None, timeout=0)
+    except (OSError, sqlite3.Error) as error:
+        raise unusable(folder, error) from None
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        lock.close()
+        if "locked" in str(error):
+            raise Error(f"--queue {folder}: another node works on it", "stop it, or name another folder") from None
+        raise unusable(folder, error) from None
+    try:
+        yield
+    finally:
+        lock.close()

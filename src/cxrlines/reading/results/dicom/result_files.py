@@ -1,0 +1,84 @@
+"""Results as DICOM files: a folder for each film."""
+
+from pathlib import Path
+
+from cxrlines.core.errors import Error
+from cxrlines.core.files import file_names, replacing
+from cxrlines.core.film import FilmError
+from cxrlines.core.findings import Findings
+from cxrlines.io.dicom.header import parse
+from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, is_own, own_or_derived
+from cxrlines.io.films import read_bytes
+from cxrlines.reading.batch import Predictions
+from cxrlines.reading.results.dicom.objects import Kind, result_objects
+from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.dicom.wrapped_film import check_identifiers, has_identifiers, wrapped
+from cxrlines.reading.results.prediction_files import FilmWriter
+
+FILM = "film.dcm"
+"""A film that is no DICOM file, as one: what its results refer to."""
+
+
+def dicom_objects(
+    predictions: Predictions,
+    folder: Path,
+    read_by: ReadBy,
+    patient_id: str | None = None,
+    study_uid: str | None = None,
+) -> FilmWriter:
+    """Writes `result_objects` of films, those that were refused too, each film's in a folder of its name.
+
+    A film that is no DICOM file, or lacks identifiers, gets `patient_id` and `study_uid`, and is written as well
+    (`FILM`).
+
+    Raises `Error` for identifiers that are not valid.
+    """
+    check_identifiers(patient_id, study_uid)
+    names = file_names([*predictions.studies, *(name for _, name in predictions.refused)], "")
+
+    def write(film: Path, name: str, findings: Findings) -> None:
+        data = read_bytes(film)
+        try:
+            if patient_id is not None and study_uid is not None and not has_identifiers(data):
+                data = wrapped(data, patient_id, study_uid)
+                _write(folder / names[name] / FILM, data)
+            _write_results(folder / names[name], data, findings, read_by)
+        except Error as error:
+            raise error if isinstance(error, FilmError) else FilmError(error.what, error.way_out) from None
+
+    return FilmWriter("written as DICOM", folder, write, refused=True)
+
+
+def write_reports_of_unread(predictions: Predictions, folder: Path, read_by: ReadBy) -> None:
+    """A report that says why for each DICOM image that cannot be read, in a folder by its path."""
+    known = {str(film) for film, _ in predictions.refused} | {film for film, _ in predictions.faults}
+    unread = {film: why for film, why in predictions.errors if film not in known and Path(film).is_file()}
+    names = file_names(unread, "")
+    for film, why in unread.items():
+        try:
+            data = read_bytes(Path(film))
+        except FilmError:
+            continue
+        header = parse(data, (*ORIGIN_KEYWORDS, "Rows"))
+        if header.integer("Rows") and not own_or_derived(header) and has_identifiers(data):
+            _write_results(folder / names[film], data, why, read_by)
+
+
+def _write_results(folder: Path, data: bytes, findings: Findings | str, read_by: ReadBy) -> None:
+    """The results of a film in its folder; earlier ones of kinds that it has no longer are removed."""
+    objects = result_objects(data, findings, read_by)
+    for each in objects:
+        _write(_file(folder, each.kind), each.content)
+    for kind in set(Kind) - {each.kind for each in objects}:
+        earlier = _file(folder, kind)
+        if earlier.is_file() and is_own(parse(earlier.read_bytes(), ORIGIN_KEYWORDS)):
+            earlier.unlink()
+
+
+def _file(folder: Path, kind: Kind) -> Path:
+    return folder / f"{kind}.dcm"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as aside:
+        aside.write_bytes(content)

@@ -1,0 +1,219 @@
+"""What `predict` writes and prints: a table, JSON, errors, and files for each film such as its drawing.
+
+All of it is made film by film, from the journal of the reading.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+from cxrlines.core.files import (
+    OutputError,
+    begins,
+    beside,
+    check_outputs,
+    check_table,
+    file_names,
+    readable,
+    replacing,
+)
+from cxrlines.core.film import FilmError
+from cxrlines.core.findings import Findings
+from cxrlines.io.films import read_film
+from cxrlines.reading.batch import Predictions, reason
+from cxrlines.reading.journal import HEAD
+from cxrlines.reading.reader import Progress
+from cxrlines.reading.results.drawing import draw_findings, save_drawing
+from cxrlines.reading.results.report_text import as_text
+from cxrlines.reading.sources import Found
+from cxrlines.task import STUDY_COLUMN
+
+JSON, ERRORS, JOURNAL = ".json", ".errors.csv", ".journal.jsonl"
+RESULTS = {JSON: (b'[\n {\n  "film": ', b"[]\n"), ERRORS: (b"file,error\n", b"file,error\r\n")}
+"""Endings of the files of results beside a table of predictions, and what each begins with."""
+BESIDE = RESULTS | {JOURNAL: (HEAD,)}
+NOT_READ = "not read, as the reading was stopped before"
+
+
+def check_places(
+    found: Found,
+    out: Path | None,
+    *,
+    as_json: bool = False,
+    draw: Path | None = None,
+    dicom: Path | None = None,
+) -> None:
+    """Whether `write_predictions` and writers of films' files will be able to write; `OutputError` if not.
+
+    They may not write over a film, nor where films are read from: drawings would be taken for films.
+    """
+    films = [path for path, _ in found.films]
+    written: dict[str, Path | None] = {}
+    if out is not None:
+        written = {"beside --out": beside(out, ERRORS), "--json": beside(out, JSON) if as_json else None}
+        written["journal of --out"] = beside(out, JOURNAL)
+    check_outputs(files={"--out": out, **written}, folders={"--draw": draw, "--dicom": dicom}, inputs=films)
+    if out is not None:
+        check_table("--out", out, BESIDE if as_json else BESIDE | {JSON: None}, STUDY_COLUMN)
+    for flag, folder in (("--draw", draw), ("--dicom", dicom)):
+        if folder is None:
+            continue
+        place = Path(os.path.realpath(folder))
+        searched = {os.path.realpath(folder) for folder in found.folders}
+        if searched & {str(place), *map(str, place.parents)} or place in {
+            Path(os.path.realpath(path)).parent for path in films
+        }:
+            raise OutputError(
+                f"{flag} {folder}: films are read from there, and results would replace them or be taken for films",
+                "name a folder outside",
+            )
+
+
+def csv_text(predictions: Predictions) -> Iterator[str]:
+    """The table, in the columns of `sample_submission.csv`, line by line."""
+    each = zip(predictions.studies, predictions.findings, strict=True)
+    rows = ([name, *map((found.labels or {}).get, predictions.labels)] for name, found in each)
+    return _csv([STUDY_COLUMN, *predictions.labels], rows)
+
+
+def json_text(predictions: Predictions) -> Iterator[str]:
+    """`Predictions.as_dicts` as `json.dumps(..., indent=1)` has it, film by film, with a line's end."""
+    empty = True
+    for film in predictions.each_dict():
+        yield f"{'[' if empty else ','}\n{indent(json.dumps(film, indent=1), ' ')}"
+        empty = False
+    yield "[]\n" if empty else "\n]\n"
+
+
+def jsonl_text(predictions: Predictions) -> Iterator[str]:
+    """A JSON object a line for each film."""
+    return (f"{json.dumps(film)}\n" for film in predictions.each_dict())
+
+
+def report_text(predictions: Predictions) -> Iterator[str]:
+    """What was found on each film read, for a person."""
+    read = zip(predictions.films, predictions.findings, strict=True)
+    for number, (film, found) in enumerate(read):
+        yield f"{chr(10) if number else ''}{readable(film)}\n{indent(as_text(found), '  ')}\n"
+
+
+def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = False) -> list[Path]:
+    """Write `out` with the columns of `sample_submission.csv`, and beside it what else there is to say.
+
+    That is `*.json` with `Predictions.as_dicts` if `as_json`, and `*.errors.csv` (file, error) if there are films
+    without a row; see `files.beside` for their names. Those of an earlier reading, no longer true, are removed. Each
+    file is written whole or not at all. Returns the paths of what was written.
+
+    Raises:
+        OutputError: the disk is full, or the place cannot be written.
+    """
+    _write(out, csv_text(predictions))
+    written = [out]
+    for ending, heads in RESULTS.items():
+        earlier = beside(out, ending)
+        if earlier.is_file() and begins(earlier, *heads):
+            earlier.unlink()
+    if as_json:
+        written.append(beside(out, JSON))
+        _write(written[-1], json_text(predictions))
+    errors = [*predictions.errors, *((str(path), NOT_READ) for path in predictions.unread)]
+    if errors:
+        written.append(beside(out, ERRORS))
+        _write(written[-1], _csv(["file", "error"], (map(readable, row) for row in errors)))
+    return written
+
+
+def _write(path: Path, text: Iterable[str]) -> None:
+    with replacing(path) as aside, aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.writelines(text)
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> Iterator[str]:
+    line = io.StringIO()
+    writer = csv.writer(line, lineterminator="\n")
+    for row in chain([columns], rows):
+        writer.writerow(row)
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
+
+
+@dataclass(frozen=True)
+class FilmWriter:
+    """What writes files of its own for each film that was read.
+
+    Attributes:
+        done: what becomes of a film, in one word: "drawn".
+        folder: where its files are put.
+        write: called with the film's file, its name and its findings, in the order of films; a `FilmError` of it costs
+            that film alone.
+        refused: whether it has something to say of films that were refused, too.
+    """
+
+    done: str
+    folder: Path
+    write: Callable[[Path, str, Findings], None]
+    refused: bool = False
+
+    @property
+    def key(self) -> str:
+        """By which the journal knows for which films it has written."""
+        return f"{self.done} {self.folder.absolute()}"
+
+
+def write_each(
+    predictions: Predictions, writers: Sequence[FilmWriter], progress: Progress | None = None
+) -> list[tuple[str, str]]:
+    """Have each writer write its files of each film, but for those that the journal says were written.
+
+    Films get here when all are read: only then it is known what each is called. Returns (file, what is wrong) of films
+    that could not be written.
+
+    Raises:
+        OutputError: the disk is full, or the place cannot be written.
+    """
+    errors = []
+    read = zip(predictions.findings.places, predictions.films, predictions.studies, strict=True)
+    refused = [
+        (place, *each) for place, each in zip(predictions.refused_findings.places, predictions.refused, strict=True)
+    ]
+    if not any(writer.refused for writer in writers):
+        refused = []
+    count = len(predictions.films) + len(refused)
+    for number, (place, film, name) in enumerate(chain(read, refused)):
+        usable = number < len(predictions.films)
+        due = [
+            writer
+            for writer in writers
+            if (usable or writer.refused) and not predictions.journal.has_made(place, writer.key)
+        ]
+        findings = predictions.journal.reading(place) if due else None
+        for writer in due:
+            assert isinstance(findings, Findings)
+            try:
+                writer.write(film, name, findings)
+            except FilmError as error:
+                errors.append((str(film), f"not {writer.done}: {reason(film, error)}"))
+            else:
+                predictions.journal.made(place, writer.key)
+        if progress:
+            progress(number + 1, count)
+    return errors
+
+
+def drawings(predictions: Predictions, folder: Path) -> FilmWriter:
+    """Draws films with their findings, as PNG under the film's name (`files.file_names`) in a folder."""
+    names = file_names(predictions.studies, ".png")
+
+    def draw(film: Path, name: str, findings: Findings) -> None:
+        pixels = read_film(film).pixels
+        save_drawing(folder / names[name], draw_findings(pixels, findings, name=name, notice=predictions.notice))
+
+    return FilmWriter("drawn", folder, draw)

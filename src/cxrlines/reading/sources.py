@@ -1,0 +1,107 @@
+"""The films in files and folders: found, and named so that no two are called alike."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cxrlines.core.files import readable
+from cxrlines.core.film import FILM_SUFFIXES, film_name
+from cxrlines.io.films import is_film
+
+NO_FILM, ARCHIVE, LINKED = "no film", "archive, not unpacked", "link to a folder"
+ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Films to read.
+
+    Attributes:
+        films: each path with the folder it was found from.
+        errors: (source, what is wrong with it).
+        skipped: what it is -> how many of it were passed over.
+        named: of the films, those that were named themselves.
+        folders: that were searched.
+    """
+
+    films: list[tuple[Path, Path]]
+    errors: list[tuple[str, str]]
+    skipped: Counter[str] = field(default_factory=Counter)
+    named: frozenset[Path] = frozenset()
+    folders: tuple[Path, ...] = ()
+
+    def names(self, studies: Mapping[Path, str] | None = None) -> dict[Path, str]:
+        """What each film is called; no two are called alike, whatever their order.
+
+        That is the StudyInstanceUID of its file, from `studies`, or else the file's name without the suffix of a film.
+        Films that would share a name are called by the next of: file's name, place in the folder without suffix, with
+        it, path.
+        """
+        names = {path: (studies or {}).get(path) or readable(film_name(path)) for path, _ in self.films}
+        ways: dict[Path, Iterator[str]] = {}  # of those that share a name alone: most films are called by their first
+        while shared := {name for name, count in Counter(names.values()).items() if count > 1}:
+            for path, base in self.films:
+                if names[path] in shared:
+                    if path not in ways:
+                        ways[path] = _further_names(path, base, by_study=bool((studies or {}).get(path)))
+                    names[path] = next(ways[path], names[path])
+        return names
+
+
+def _further_names(path: Path, base: Path, *, by_study: bool) -> Iterator[str]:
+    """What a film found from the folder `base` is called where others are called alike, one after the other."""
+    place = path.relative_to(base)
+    if by_study:
+        yield readable(film_name(path))
+    yield from map(readable, (place.with_name(film_name(path)).as_posix(), place.as_posix(), path.as_posix()))
+    yield ascii(path.as_posix())
+
+
+def find_films(sources: Iterable[Path]) -> Found:
+    """Every film of the sources once: files as they are named, folders searched in the order of names."""
+    films: dict[Path, tuple[Path, Path]] = {}  # by where it is, so that none is read twice
+    errors: list[tuple[str, str]] = []
+    skipped: Counter[str] = Counter()
+    named, searched = set(), []
+    for source in sources:
+        if source.is_file():
+            if source.suffix.lower() in ARCHIVES:
+                errors.append((str(source), "is an archive; unpack it, and name what it holds"))
+                continue
+            path, _ = films.setdefault(source.absolute(), (source, source.parent))
+            named.add(path)
+        elif source.is_dir():
+            searched.append(source)
+            empty = True
+            for path in _files_below(source, errors, skipped):
+                if path.suffix.lower() in FILM_SUFFIXES or is_film(path):
+                    films.setdefault(path.absolute(), (path, source))
+                    empty = False
+                else:
+                    skipped[ARCHIVE if path.suffix.lower() in ARCHIVES else NO_FILM] += 1
+            if empty:
+                kinds = ", ".join(FILM_SUFFIXES)
+                errors.append((str(source), f"the folder holds no film: none ends in {kinds} or is one by content"))
+        else:
+            errors.append((str(source), "there is no such file or folder"))
+    return Found(list(films.values()), errors, +skipped, frozenset(named), tuple(searched))
+
+
+def _files_below(folder: Path, errors: list[tuple[str, str]], skipped: Counter[str]) -> Iterator[Path]:
+    """Plain files in a folder and its folders, by name; hidden ones are left alone.
+
+    Links to folders are not followed, but counted; a folder that cannot be listed is an error.
+    """
+
+    def unlisted(error: OSError) -> None:
+        errors.append((os.fsdecode(error.filename), f"the folder cannot be listed ({error.strerror})"))
+
+    for place, folders, files in os.walk(folder, onerror=unlisted):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        skipped[LINKED] += sum(Path(place, name).is_symlink() for name in folders)
+        for name in sorted(files):
+            path = Path(place) / name
+            if not name.startswith(".") and path.is_file():
+                yield path

@@ -1,0 +1,290 @@
+"""The durable queue: every film once, in order, through kills at any moment, with no decision by the clock."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cxrlines.core.errors import Error
+from cxrlines.pacs import film_queue
+from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue
+from cxrlines.pacs.queue_database import FilmState, QueueDatabase, held
+
+TO = "PACS@10.0.0.5:104"
+SR = [("sr", "2.25.1", b"report"), ("sc", "2.25.2", b"capture")]
+
+
+@pytest.fixture
+def queue(tmp_path):
+    made = FilmQueue(tmp_path / "queue", model="m")
+    yield made
+    made.close()
+
+
+def states(queue: FilmQueue) -> dict[str, int]:
+    return {name: count for name, count in queue.status()["films"].items() if count}
+
+
+def add(queue: FilmQueue, number: int, content: str = "") -> int | None:
+    return queue.add(b"film %d" % number, f"digest {number} {content}", f"1.2.{number}", "MODALITY@10.0.0.7")
+
+
+def deliver(queue: FilmQueue, to: str = TO) -> None:
+    while parcels := queue.waiting(to, 5):
+        for parcel in parcels:
+            queue.begin(parcel)
+            queue.delivered(parcel)
+
+
+class TestFilms:
+    def test_one_is_on_disk_before_it_counts_and_goes_with_its_results(self, queue):
+        assert add(queue, 7) == 1
+        (film,) = queue.take(9)
+        assert film.path.read_bytes() == b"film 7" and "1.2.7" not in film.path.name
+        assert states(queue) == {"reading": 1}
+        queue.read(film, SR, False, [TO])
+        assert states(queue) == {"read": 1}
+        assert [parcel.path.read_bytes() for parcel in queue.waiting(TO, 9)] == [b"report", b"capture"]
+        queue.begin(queue.waiting(TO, 1)[0])
+        assert states(queue) == {"delivering": 1}
+        deliver(queue)
+        assert states(queue) == {"delivered": 1}
+        assert not [*queue.folder.glob("*/*.dcm")]
+
+    def test_the_same_is_known_in_every_state(self, queue):
+        assert add(queue, 1) == 1 and add(queue, 1) is None
+        (film,) = queue.take(9)
+        assert add(queue, 1) is None
+        queue.read(film, SR, False, [TO])
+        assert add(queue, 1) is None
+        deliver(queue)
+        assert add(queue, 1) is None
+        assert states(queue) == {"delivered": 1} and queue.status()["sent_again"] == 4
+        assert not queue.take(9) and not [*queue.folder.glob("*/*.dcm")]
+
+    def test_they_are_taken_once_and_in_order(self, queue):
+        for number in range(5):
+            add(queue, number)
+        assert [film.sop_uid for film in (*queue.take(2), *queue.take(2), *queue.take(9))] == [
+            f"1.2.{number}" for number in range(5)
+        ]
+        assert queue.take(9) == []
+
+    def test_other_content_of_an_instance_waits_and_knows_what_it_replaces(self, queue):
+        add(queue, 1)
+        assert add(queue, 1, "corrected") == 2
+        (first,) = queue.take(9)
+        assert queue.earlier_results(first) == () and queue.take(9) == []
+        queue.read(first, SR, False, [TO, "OTHER"])
+        (second,) = queue.take(9)
+        assert second.path != first.path
+        assert queue.earlier_results(second) == (("sr", "2.25.1"), ("sc", "2.25.2"))
+        queue.read(second, [("sr", "2.25.3", b"new")], False, [TO])
+        deliver(queue)
+        deliver(queue, "OTHER")
+        assert states(queue) == {"delivered": 2}
+
+    def test_another_model_reads_it_again(self, queue):
+        add(queue, 1)
+        queue.read(queue.take(1)[0], SR, False, [TO])
+        other = FilmQueue(queue.folder, model="new")
+        assert add(other, 1) == 2
+        assert other.earlier_results(other.take(1)[0]) == (("sr", "2.25.1"), ("sc", "2.25.2"))
+        other.close()
+
+    def test_failures_come_last_and_are_counted(self, queue):
+        add(queue, 1)
+        add(queue, 2)
+        (film,) = queue.take(1)
+        queue.put_back(film)
+        assert [(film.sop_uid, film.tries) for film in queue.take(9)] == [("1.2.2", 0), ("1.2.1", 1)]
+
+    def test_what_is_given_up_says_why(self, queue):
+        add(queue, 1)
+        add(queue, 2)
+        lateral, broken = queue.take(2)
+        queue.give_up(lateral, FilmState.SKIPPED, "a lateral")
+        queue.give_up(broken, FilmState.DEAD, "is cut off")
+        status = queue.status()
+        assert status["skipped"] == {"a lateral": 1}
+        assert [(letter["film"], letter["reason"]) for letter in status["dead_letters"]] == [(2, "is cut off")]
+        assert broken.path.exists() and not lateral.path.exists()
+        assert queue.retry() == 1
+        assert [film.number for film in queue.take(9)] == [2]
+
+    def test_kept_ones_stay(self, tmp_path):
+        queue = FilmQueue(tmp_path, keep=True)
+        add(queue, 1)
+        queue.read(queue.take(1)[0], SR, False, [TO])
+        deliver(queue)
+        queue.resume([TO])
+        assert len([*tmp_path.glob("*/*.dcm")]) == 3
+        queue.close()
+
+
+class TestDeliveries:
+    def test_urgent_ones_first_and_those_put_off_last(self, queue):
+        for number in range(3):
+            add(queue, number)
+        for film, urgent in zip(queue.take(3), (False, False, True), strict=True):
+            queue.read(film, SR[:1], urgent, [TO])
+        assert [parcel.film for parcel in queue.waiting(TO, 9)] == [3, 1, 2]
+        assert [film["film"] for film in queue.status()["urgent_waiting"]] == [3]
+        queue.put_off(queue.waiting(TO, 1)[0], "status 0xA700")
+        assert [parcel.film for parcel in queue.waiting(TO, 9)] == [1, 2, 3]
+
+    def test_a_refusal_is_a_dead_letter_until_it_is_retried(self, queue):
+        add(queue, 1)
+        queue.read(queue.take(1)[0], SR, False, [TO])
+        report, capture = queue.waiting(TO, 9)
+        queue.refused(report, "status 0xA900")
+        queue.delivered(capture)
+        assert states(queue) == {"dead": 1} and report.path.exists()
+        assert queue.status()["dead_letters"][0]["reason"] == "status 0xA900"
+        assert queue.retry() == 1 and states(queue) == {"delivering": 1}
+        assert [parcel.path for parcel in queue.waiting(TO, 9)] == [report.path]
+        deliver(queue)
+        assert states(queue) == {"delivered": 1}
+
+    def test_one_that_is_put_off_again_and_again(self, queue):
+        add(queue, 1)
+        queue.read(queue.take(1)[0], SR[:1], False, [TO])
+        for tries in range(MAX_TRIES):
+            (parcel,) = queue.waiting(TO, 9)
+            assert parcel.tries == tries
+            queue.put_off(parcel, "status 0xA700")
+        assert states(queue) == {"dead": 1} and queue.waiting(TO, 9) == []
+
+    def test_a_film_is_delivered_once_all_destinations_have_it(self, queue):
+        add(queue, 1)
+        queue.read(queue.take(1)[0], SR, False, [TO, "http://pacs/dicom-web"])
+        deliver(queue)
+        assert states(queue) == {"delivering": 1}
+        deliver(queue, "http://pacs/dicom-web")
+        assert states(queue) == {"delivered": 1} and queue.status()["results"] == {"delivered": 4}
+
+    def test_a_destination_that_is_gone(self, queue):
+        add(queue, 1)
+        queue.read(queue.take(1)[0], SR[:1], False, [TO])
+        queue.resume(["OTHER@10.0.0.5:104"])
+        assert states(queue) == {"dead": 1}
+        assert "no longer configured" in queue.status()["dead_letters"][0]["reason"]
+
+    def test_what_is_wrong_with_a_destination_is_known_until_it_is_not(self, queue):
+        queue.problem(TO, "does not answer")
+        queue.problem(TO, "rejects the association")
+        (problem,) = queue.status()["unreachable"]
+        assert (problem["name"], problem["problem"]) == (TO, "rejects the association")
+        queue.problem(TO, "")
+        assert queue.status()["unreachable"] == []
+
+
+class TestFaults:
+    def test_a_start_takes_up_what_was_being_read_and_sweeps(self, tmp_path):
+        queue = FilmQueue(tmp_path)
+        add(queue, 1)
+        (film,) = queue.take(1)
+        for name in ("films/0ff.dcm", "films/.a.1.partial", "results/99-0.dcm", "results/odd"):
+            (tmp_path / name).write_bytes(b"of a kill")
+        (tmp_path / "results/1-0.dcm").write_bytes(b"of this film: it is written again")
+        queue.close()
+        queue = FilmQueue(tmp_path)
+        queue.resume([TO])
+        assert queue.take(9) == [film]
+        assert sorted(path.name for path in tmp_path.glob("*/*")) == sorted([film.path.name, "1-0.dcm"])
+        queue.close()
+
+    def test_a_failed_write_leaves_no_film(self, queue, monkeypatch):
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(film_queue.Path, "write_bytes", full)
+        with pytest.raises((OSError, Error)):
+            add(queue, 1)
+        assert states(queue) == {} and not [*queue.folder.glob("films/*")]
+        monkeypatch.undo()
+        assert add(queue, 1) == 1
+
+    def test_a_clock_that_jumps_changes_nothing(self, queue, monkeypatch):
+        times = iter(["2026-01-01T00:00:00+00:00", "1970-01-01T00:00:00+00:00", "2099-01-01T00:00:00+00:00"] * 9)
+        monkeypatch.setattr(film_queue, "now", lambda: next(times))
+        for number in range(3):
+            add(queue, number)
+        assert [film.number for film in queue.take(9)] == [1, 2, 3]
+
+    def test_one_node_a_folder(self, tmp_path):
+        with held(tmp_path), pytest.raises(Error, match="another node"), held(tmp_path):
+            raise AssertionError("held twice")
+        with held(tmp_path):
+            pass
+
+    def test_a_folder_that_cannot_be_used(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        for use in (lambda: FilmQueue(tmp_path / "file"), lambda: held(tmp_path / "file").__enter__()):
+            with pytest.raises(Error, match="--queue"):
+                use()
+
+    def test_another_process_may_look_and_retry(self, queue):
+        add(queue, 1)
+        queue.give_up(queue.take(1)[0], FilmState.DEAD, "why")
+        other = QueueDatabase(queue.folder)
+        assert other.status() == queue.status() and other.retry() == 1
+        other.close()
+        assert states(queue) == {"received": 1}
+
+
+WORKER = """
+import itertools, os, sys
+from pathlib import Path
+from cxrlines.pacs.film_queue import FilmQueue
+folder, films = Path(sys.argv[1]), int(sys.argv[2])
+queue, statements = FilmQueue(folder / "queue"), itertools.count()
+
+def traced(statement):
+    if next(statements) == int(sys.argv[3]):
+        os.kill(os.getpid(), 9)
+
+queue._base.set_trace_callback(traced)
+queue.resume(["TO"])
+sent = folder / "sent"
+for number in range(films):
+    queue.add(b"film %d" % number, str(number), f"1.2.{number}", "A@b")
+    for film in queue.take(1):
+        data = film.path.read_bytes()
+        queue.read(film, [("sr", f"2.25.{film.sop_uid[4:]}", b"of " + data)], False, ["TO"])
+    for parcel in queue.waiting("TO", 1):
+        queue.begin(parcel)
+        with sent.open("a") as file:
+            file.write(f"{parcel.film} {parcel.path.read_bytes().decode()}\\n")
+        queue.delivered(parcel)
+while films := queue.take(5):
+    for film in films:
+        queue.read(film, [("sr", f"2.25.{film.sop_uid[4:]}", b"of " + film.path.read_bytes())], False, ["TO"])
+while parcels := queue.waiting("TO", 5):
+    for parcel in parcels:
+        with sent.open("a") as file:
+            file.write(f"{parcel.film} {parcel.path.read_bytes().decode()}\\n")
+        queue.delivered(parcel)
+"""
+
+
+def test_kills_at_random_moments_lose_nothing(tmp_path):
+    rng, films = random.Random(0), 20
+    source = str(Path(film_queue.__file__).parents[2])
+    # Each statement of SQLite is a moment to be killed at; the last process is left alone.
+    for kill_at in [*(rng.randrange(120) for _ in range(4)), -1]:
+        command = [sys.executable, "-c", WORKER, str(tmp_path), str(films), str(kill_at)]
+        done = subprocess.run(command, env={**os.environ, "PYTHONPATH": source}, timeout=120)
+        assert done.returncode == (-signal.SIGKILL if kill_at >= 0 else 0)
+    sent = [line.partition(" ") for line in (tmp_path / "sent").read_text().splitlines()]
+    assert {int(text.removeprefix("of film ")) for _, _, text in sent} == set(range(films))
+    assert len(set(sent)) == films  # what went out again is the same, under the same number
+    base = sqlite3.connect(tmp_path / "queue/queue.sqlite")
+    assert base.execute("SELECT state, count(*) FROM films GROUP BY state").fetchall() == [("delivered", films)]
+    base.close()
+    assert not [*(tmp_path / "queue").glob("*/*.dcm")]

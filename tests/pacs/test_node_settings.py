@@ -1,0 +1,101 @@
+"""Settings of a node: from a file, from flags, and what is said of those that are wrong."""
+
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cxrlines.core.errors import Error
+from cxrlines.pacs.node_settings import Certificates, client_tls, load_settings, server_tls
+
+CONFIG = """
+aet = "CXRLINES"
+port = 11113
+queue = "queue"
+to = ["PACS@10.0.0.5:104", "ARCHIVE@[::1]:11112"]
+stow = ["https://pacs/dicom-web/"]
+calling = ["MODALITY"]
+addresses = ["10.0.0.0/8", "::1"]
+
+[tls_to]
+ca = "ca.pem"
+"""
+
+
+def test_a_file(tmp_path):
+    (tmp_path / "node.toml").write_text(CONFIG)
+    settings = load_settings(tmp_path / "node.toml", {})
+    assert [str(peer) for peer in settings.to] == ["PACS@10.0.0.5:104", "ARCHIVE@::1:11112"]
+    assert settings.stow == ("https://pacs/dicom-web",)
+    assert settings.queue == tmp_path / "queue" and settings.tls_to.ca == tmp_path / "ca.pem"
+    assert settings.host == "127.0.0.1" and settings.keep is False
+
+
+def test_flags_go_before_the_file(tmp_path):
+    (tmp_path / "node.toml").write_text(CONFIG)
+    flags = {"port": 4242, "to": ("NEW@pacs:104",), "aet": None, "stow": (), "queue": Path("here")}
+    settings = load_settings(tmp_path / "node.toml", flags)
+    assert (settings.port, str(settings.to[0]), settings.aet, settings.queue) == (
+        4242,
+        "NEW@pacs:104",
+        "CXRLINES",
+        Path("here"),
+    )
+    assert settings.stow
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("port = 11113", "port = 70000"), ["field port", "70000", "1 to 65535"]),
+        (("port = 11113", 'port = "x"'), ["field port", "'x'"]),
+        (("MODALITY", "A NAME THAT IS TOO LONG"), ["field calling.0", "1 to 16"]),
+        (("PACS@10.0.0.5:104", "PACS:104"), ["field to.0", "AET@HOST:PORT"]),
+        (("PACS@10.0.0.5:104", "PACS@10.0.0.5:0"), ["field to.0", "1 to 65535"]),
+        (("https://pacs", "ftp://pacs"), ["field stow.0", "http"]),
+        (("10.0.0.0/8", "10.0.0.1/8"), ["field addresses.0"]),
+        (("aet =", "ate ="), ["ate"]),
+        (("ca =", "kay ="), ["field tls_to.kay", "not a setting"]),
+        (('queue = "queue"', ""), ["queue is missing"]),
+        (
+            ('to = ["PACS@10.0.0.5:104", "ARCHIVE@[::1]:11112"]\nstow = ["https://pacs/dicom-web/"]', ""),
+            ["--to", "--stow"],
+        ),
+        (("port = 11113", "port = = 1"), ["is not TOML"]),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_field(tmp_path, change, words):
+    assert change[0] in CONFIG
+    (tmp_path / "node.toml").write_text(CONFIG.replace(*change))
+    with pytest.raises(Error) as caught:
+        load_settings(tmp_path / "node.toml", {})
+    text = str(caught.value)
+    assert all(word in text for word in (*words, "node.toml")), text
+
+
+def test_a_flag_is_called_by_its_name(tmp_path):
+    flags = {"aet": "A", "queue": tmp_path, "to": ("PACS",)}
+    with pytest.raises(Error, match=r"--to is 'PACS'"):
+        load_settings(None, flags)
+    with pytest.raises(Error, match=r"--config .*none\.toml: cannot be read"):
+        load_settings(tmp_path / "none.toml", flags)
+    with pytest.raises(Error, match="--aet is missing"):
+        load_settings(None, {"queue": tmp_path})
+
+
+def test_certificates(tmp_path):
+    assert server_tls(None) is None and client_tls(None) is None
+    (tmp_path / "cert.pem").write_text("no certificate")
+    with pytest.raises(Error, match="tls: a node needs cert and key"):
+        server_tls(Certificates(cert=tmp_path / "cert.pem"))
+    with pytest.raises(Error, match=r"tls: .*cert\.pem"):
+        server_tls(Certificates(cert=tmp_path / "cert.pem", key=tmp_path / "cert.pem"))
+    with pytest.raises(Error, match=r"tls_to: .*none\.pem"):
+        client_tls(Certificates(ca=tmp_path / "none.pem"))
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem"
+    subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+    own = Certificates(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    assert server_tls(own).verify_mode is ssl.CERT_NONE
+    assert server_tls(own.model_copy(update={"ca": own.cert})).verify_mode is ssl.CERT_REQUIRED
+    assert client_tls(own).verify_mode is ssl.CERT_REQUIRED and client_tls(own).check_hostname

@@ -1,0 +1,92 @@
+"""Every kind of result, of every kind of film and finding: without an error by dciodvfy."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pydicom
+import pytest
+
+from cxrlines.reading.reader import load_reader
+from cxrlines.reading.results.dicom.objects import Kind, Replaced, result_objects
+from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.dicom.wrapped_film import wrapped
+
+pytestmark = pytest.mark.doors
+DCIODVFY = Path(sys.executable).with_name("dciodvfy")
+REAL = Path(pydicom.__file__).parents[1] / "data_store/data/RG1_UNCI.dcm"
+EXAMPLE = Path(__file__).parents[4] / "src/cxrlines/embedded/example.jpg"
+SHARED = Path(__file__).parents[5] / "shared/data/cxr/images"
+
+
+def check(content: bytes, folder: Path) -> None:
+    """`AssertionError` with every error that dciodvfy finds."""
+    path = folder / "object.dcm"
+    path.write_bytes(content)
+    said = subprocess.run([DCIODVFY, "-new", path], capture_output=True, text=True, errors="replace", timeout=60)
+    errors = [line for line in said.stderr.splitlines() if re.search("error|abort|cannot", line, re.I)]
+    assert not errors and said.returncode == 0, f"{said.returncode}: {errors}"
+    assert re.search("^(Comprehensive3DSR|GrayscaleSoftcopyPresentationState|SCImage)$", said.stderr, re.M)
+
+
+def test_the_oracle_finds_errors(results, tmp_path):
+    report = result_objects(results.film_file(), results.found(), results.read_by)[0].content
+    with pytest.raises(AssertionError):
+        check(report.replace(b"UNVERIFIED", b"UNVERIFYED"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["all", "calibrated", "no-spacing", "no-carina", "no-lines", "no-labels", "rotated"])
+def test_every_finding(results, tmp_path, name):
+    earlier = [Replaced(kind, "1.2.3") for kind in Kind]
+    objects = result_objects(results.film_file(), results.findings[name]((120, 100)), results.read_by, replaces=earlier)
+    assert [each.kind for each in objects] == list(Kind)
+    for each in objects:
+        check(each.content, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["refused", "unreadable"])
+def test_a_film_that_is_not_read(results, tmp_path, name):
+    (report,) = result_objects(results.film_file(), results.findings[name]((120, 100)), results.read_by)
+    check(report.content, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    "name",
+    [
+        *("cr", "mono1", "mono1-identity", "no-spacing", "no-window", "no-type-2", "no-dates"),
+        *("latin1", "utf8", "japanese", "invalid", "rescaled"),
+    ],
+)
+def test_every_film(results, tmp_path, name):
+    for each in result_objects(results.film_file(**results.films[name]), results.found(), results.read_by):
+        check(each.content, tmp_path)
+
+
+def test_a_film_of_several_thousand_px(results, tmp_path):
+    shape = (3100, 2500)
+    for each in result_objects(results.film_file(shape), results.found(shape), results.read_by):
+        check(each.content, tmp_path)
+
+
+def test_real_films_as_they_are_read(tmp_path):
+    """A DICOM film, the example, and where they are at hand real ICU films, upright and turned."""
+    reader = load_reader()
+    read_by = ReadBy.of(reader.bundle, "onnx", reader.tta)
+    turned = cv2.rotate(cv2.imread(str(EXAMPLE), cv2.IMREAD_GRAYSCALE), cv2.ROTATE_90_COUNTERCLOCKWISE)
+    pictures = [EXAMPLE.read_bytes(), cv2.imencode(".png", turned)[1].tobytes()]
+    pictures += [path.read_bytes() for path in sorted(SHARED.glob("*.jpg"))[:2]]
+    films = [wrapped(picture, "P-7", "1.2.3.4") for picture in pictures]
+    for film in films:
+        check(film, tmp_path)
+    films += [REAL.read_bytes()] if REAL.exists() else []
+    rotations, lines = set(), 0
+    for film in films:
+        findings = reader.read(film)
+        rotations.add(findings.quality.rotation)
+        lines += len(findings.lines)
+        for each in result_objects(film, findings, read_by):
+            check(each.content, tmp_path)
+    assert lines >= 4 and {0, 90} <= rotations

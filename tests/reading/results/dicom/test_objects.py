@@ -1,0 +1,197 @@
+"""Results as DICOM objects: the same bytes for the same reading, and new identifiers for everything else."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import UID
+
+from cxrlines.core.errors import Error
+from cxrlines.core.film import NotAFilm
+from cxrlines.io.dicom.header import parse
+from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
+from cxrlines.io.films import read_film
+from cxrlines.reading.reader import load_reader
+from cxrlines.reading.results.dicom.objects import Kind, Replaced, ResultObject, result_objects
+from cxrlines.reading.results.dicom.read_by import ReadBy
+
+
+def opened(result: ResultObject) -> pydicom.Dataset:
+    return pydicom.dcmread(io.BytesIO(result.content))
+
+
+def uids(objects: tuple[ResultObject, ...]) -> set[str]:
+    return {each.sop_instance_uid for each in objects}
+
+
+def elements(dataset: pydicom.Dataset) -> list[pydicom.DataElement]:
+    found: list[pydicom.DataElement] = []
+    dataset.walk(lambda _, element: found.append(element))
+    return found
+
+
+def tracking(objects: tuple[ResultObject, ...]) -> list[str]:
+    return [e.value for e in elements(opened(objects[0])) if e.keyword == "UID"]
+
+
+def test_the_same_reading_gives_the_same_bytes(results):
+    source = results.film_file()
+    one, again = (result_objects(source, results.found(), results.read_by) for _ in range(2))
+    assert [each.kind for each in one] == list(Kind)
+    assert one == again
+    slower = replace(results.found(), seconds=99.0)
+    assert result_objects(source, slower, results.read_by) == one
+
+
+def test_a_batch_changes_no_byte(results):
+    """Figures of a batch may differ in their last digits, and are rounded before they are written."""
+    films = [results.film_file((h, w)) for h, w in ((150, 120), (120, 150), (140, 140))]
+    bytes_of = {}
+    for size in (1, 8):
+        reader = load_reader(batch_size=size)
+        read_by = ReadBy.of(reader.bundle, "onnx", reader.tta)
+        bytes_of[size] = [result_objects(f, found, read_by) for f, found in zip(films, reader.read_many(films))]  # noqa: B905
+    assert bytes_of[1] == bytes_of[8]
+    noise = [1e-6, -1e-6]
+    changed = [replace(results.found(), labels={k: v + e for k, v in results.found().labels.items()}) for e in noise]
+    one, other = (result_objects(results.film_file(), each, results.read_by) for each in changed)
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    "change", [{"weights": "ba9876543210"}, {"engine": "torch"}, {"tta": ("flip",)}, {"version": "1.2.4"}]
+)
+def test_another_model_or_setting_gives_other_identifiers(results, change):
+    source = results.film_file()
+    one = result_objects(source, results.found(), results.read_by)
+    other = result_objects(source, results.found(), replace(results.read_by, **change))
+    assert not uids(one) & uids(other)
+    assert len(uids(one)) == len(Kind) and all(UID(uid).is_valid for uid in uids(one))
+    assert not {opened(each).SeriesInstanceUID for each in one} & {opened(each).SeriesInstanceUID for each in other}
+    if "weights" not in change:  # the device is its weights
+        assert (
+            opened(one[0]).AuthorObserverSequence[0].DeviceUID == opened(other[0]).AuthorObserverSequence[0].DeviceUID
+        )
+
+
+def test_a_corrected_film_gets_new_results_of_the_same_things(results):
+    one = result_objects(results.film_file(), results.found(), results.read_by)
+    corrected = result_objects(results.film_file(PatientID="P-2"), results.found(), results.read_by)
+    assert not uids(one) & uids(corrected)
+    assert tracking(one) == tracking(corrected)
+
+
+def test_results_name_those_that_they_replace(results):
+    source = results.film_file()
+    old = result_objects(source, results.found(carina=False), results.read_by)
+    new = result_objects(
+        source, results.found(), results.read_by, replaces=[Replaced(each.kind, each.sop_instance_uid) for each in old]
+    )
+    report, state, capture = map(opened, new)
+    (study,) = report.PredecessorDocumentsSequence
+    (series,) = study.ReferencedSeriesSequence
+    assert study.StudyInstanceUID == report.StudyInstanceUID
+    assert series.SeriesInstanceUID == opened(old[0]).SeriesInstanceUID
+    assert series.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == old[0].sop_instance_uid
+    assert state.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == old[1].sop_instance_uid
+    assert capture.ReferencedImageSequence[0].ReferencedSOPInstanceUID == old[2].sop_instance_uid
+    assert not uids(old) & uids(new)
+
+
+def test_patient_study_and_time_are_the_film_s(results):
+    for name in ("dx", "latin1", "no-type-2", "no-dates"):
+        tags = results.films[name]
+        source = results.film_file(**tags)
+        film = parse(source, ["TransferSyntaxUID", "PatientName", "PatientID", "StudyInstanceUID"])
+        for each in result_objects(source, results.found(), results.read_by):
+            written = parse(each.content, ["TransferSyntaxUID", "PatientName", "PatientID", "StudyInstanceUID"])
+            for keyword in ("PatientName", "PatientID", "StudyInstanceUID"):
+                assert written[keyword].data.strip() == film[keyword].data.strip(), keyword
+            dataset = opened(each)
+            date = "20250203" if "ContentDate" not in tags else "19000101"
+            assert dataset.SeriesDate == date
+            assert "FOR RESEARCH USE ONLY" in dataset.SeriesDescription
+            assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID == each.sop_instance_uid
+            assert dataset.SOPClassUID == each.sop_class_uid
+
+
+def test_names_keep_their_character_set(results):
+    for name in ("latin1", "utf8", "japanese"):
+        tags = results.films[name]
+        (report, *_) = result_objects(results.film_file(**tags), results.found(), results.read_by)
+        assert str(opened(report).PatientName) == tags["PatientName"]
+    undeclared = results.film_file(PatientName="Muller").replace(b"Muller", "Müll".encode() + b" ")
+    (report, *_) = result_objects(undeclared, results.found(), results.read_by)
+    assert str(opened(report).PatientName) == "Müll"
+
+
+def test_what_is_invalid_is_left_empty(results):
+    (report, *_) = result_objects(results.film_file(**results.films["invalid"]), results.found(), results.read_by)
+    dataset = opened(report)
+    assert (dataset.PatientSex, dataset.PatientBirthDate, dataset.StudyTime) == ("", "", "")
+    assert "PatientAge" not in dataset
+
+
+@pytest.mark.parametrize("keyword", ["StudyInstanceUID", "SeriesInstanceUID"])
+def test_a_film_without_identifiers_is_refused_with_the_way_out(results, keyword):
+    with pytest.raises(Error, match=f"{keyword}.*--patient-id and --study-uid"):
+        result_objects(results.film_file(**{keyword: None}), results.found(), results.read_by)
+    with pytest.raises(Error, match="--study-uid"):
+        result_objects(b"\xff\xd8\xff no DICOM", results.found(), results.read_by)
+
+
+def test_of_a_refused_film_there_is_a_report_that_says_why(results):
+    source = results.film_file()
+    for findings, reason in ((results.refused(), "it is lateral"), ("it has two frames", "it has two frames")):
+        (report,) = result_objects(source, findings, results.read_by)
+        assert report.kind is Kind.REPORT
+        texts = [e.value for e in elements(opened(report)) if e.keyword == "TextValue"]
+        assert any(text.startswith("Not read: ") and reason in text for text in texts)
+
+
+def test_only_what_is_wanted_is_made(results):
+    (state,) = result_objects(results.film_file(), results.found(), results.read_by, kinds=[Kind.PRESENTATION])
+    assert state.kind is Kind.PRESENTATION
+    every = result_objects(results.film_file(), results.found(), results.read_by)
+    assert state == every[1]
+
+
+def test_own_results_are_known_and_not_read(results):
+    source = results.film_file()
+    assert own_or_derived(parse(source, ORIGIN_KEYWORDS)) is None
+    for each in result_objects(source, results.found(), results.read_by):
+        assert own_or_derived(parse(each.content, ORIGIN_KEYWORDS)) == "result of cxrlines"
+        with pytest.raises(NotAFilm):
+            read_film(each.content)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"ImageType": ["DERIVED", "SECONDARY"]},
+        {"ImageType": ["DERIVED", "SECONDARY", "", "AI"]},
+        {"Modality": "OT"},
+        {"Modality": "SEG"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.88.59"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.11.1"},
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"},
+        {"Manufacturer": "CXRLINES"},
+    ],
+)
+def test_results_of_others_are_no_films(results, tags):
+    assert own_or_derived(parse(results.film_file(**tags), ORIGIN_KEYWORDS))
+
+
+@pytest.mark.parametrize("tags", [{"ImageType": ["DERIVED", "PRIMARY"]}, {"Manufacturer": "ACME"}, {"Modality": "CR"}])
+def test_processed_films_are_films(results, tags):
+    assert own_or_derived(parse(results.film_file(**tags), ORIGIN_KEYWORDS)) is None
+
+
+def test_nothing_of_the_findings_changes(results):
+    findings = results.found()
+    before = findings.as_dict()
+    result_objects(results.film_file(), findings, results.read_by)
+    assert findings.as_dict() == before
+    assert all(np.array_equal(a.path, b.path) for a, b in zip(findings.lines, results.found().lines, strict=True))

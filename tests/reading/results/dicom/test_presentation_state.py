@@ -1,0 +1,93 @@
+"""The presentation state: the film as it is shown here, and lines a layer a device."""
+
+import io
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+from cxrlines.io.films import read_film
+from cxrlines.reading.results.dicom.objects import Kind, result_objects
+
+
+@pytest.fixture
+def state(results):
+    def of(source: bytes, findings=None) -> Dataset:
+        given = results.found() if findings is None else findings
+        (made,) = result_objects(source, given, results.read_by, kinds=[Kind.PRESENTATION])
+        return pydicom.dcmread(io.BytesIO(made.content))
+
+    return of
+
+
+def shown(source: bytes, state: Dataset) -> np.ndarray:
+    """The film through the transforms of a state alone (PS3.4 N.2), by pydicom: uint8."""
+    film = pydicom.dcmread(io.BytesIO(source))
+    stored = film.pixel_array
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        setattr(film, keyword, state.get(keyword, 1 if keyword == "RescaleSlope" else 0))
+    (voi,) = state.SoftcopyVOILUTSequence
+    for keyword in ("VOILUTFunction", "VOILUTSequence"):
+        if keyword in film:
+            delattr(film, keyword)
+    film.PhotometricInterpretation = "MONOCHROME2"
+    film.WindowCenter, film.WindowWidth = voi.WindowCenter, voi.WindowWidth
+    values = apply_modality_lut(stored, film)
+    gray = apply_voi_lut(values, film).astype(np.float64)
+    low = float(state.get("RescaleIntercept", 0))
+    high = low + 4095 * float(state.get("RescaleSlope", 1))
+    share = (gray - low) / (high - low)
+    return np.rint(255 * (1 - share if state.PresentationLUTShape == "INVERSE" else share)).astype(int)
+
+
+@pytest.mark.parametrize("name", ["dx", "mono1", "mono1-identity", "no-window", "rescaled"])
+def test_a_viewer_shows_the_film_as_it_is_shown_here(results, state, name):
+    """Through the state alone: a viewer applies nothing of the film's own window and LUT beside it."""
+    source = results.film_file(**results.films[name])
+    ours = read_film(source).pixels.astype(int)
+    assert np.abs(shown(source, state(source)) - ours).max() <= 1
+
+
+def test_a_lut_goes_along(results, state):
+    lut = Dataset()
+    lut.LUTDescriptor, lut.LUTData = [4096, 0, 16], (np.arange(4096, dtype="<u2") * 16).tobytes()
+    lut["LUTDescriptor"].VR, lut["LUTData"].VR = "US", "OW"
+    source = results.film_file(VOILUTSequence=[lut], WindowCenter=None, WindowWidth=None)
+    (voi,) = state(source).SoftcopyVOILUTSequence
+    assert list(voi.VOILUTSequence[0].LUTDescriptor) == [4096, 0, 16]
+    assert voi.VOILUTSequence[0].LUTData == lut.LUTData
+    assert "WindowCenter" not in voi
+
+
+def test_lines_lie_in_a_layer_for_each_device(results, state):
+    findings = results.found()
+    made = state(results.film_file())
+    layers = {layer.GraphicLayer: layer for layer in made.GraphicLayerSequence}
+    assert list(layers) == ["ETT", "NGT", "CVC", "LANDMARKS", "RESEARCH USE"]
+    assert len({tuple(layer.GraphicLayerRecommendedDisplayCIELabValue) for layer in layers.values()}) == 4
+    annotations = {each.GraphicLayer: each for each in made.GraphicAnnotationSequence}
+    for k, name in enumerate(("ETT", "NGT", "CVC")):
+        line = annotations[name].GraphicObjectSequence[0]
+        assert line.GraphicType == "POLYLINE"
+        points = np.reshape(line.GraphicData, (-1, 2))
+        assert np.allclose(points, findings.lines[k].path + 0.5, atol=0.051)
+        assert len(points) == line.NumberOfGraphicPoints
+    point = annotations["ETT"].GraphicObjectSequence[1]
+    assert np.allclose(point.GraphicData, findings.lines[0].tip + 0.5, atol=0.051)
+    (text,) = annotations["ETT"].TextObjectSequence
+    assert "above carina" in text.UnformattedTextValue
+
+
+def test_the_mark_is_where_people_look(results, state):
+    for findings in (results.found(), results.found(lines=False, carina=False)):
+        made = state(results.film_file(), findings)
+        assert made.ContentDescription.startswith("FOR RESEARCH USE ONLY")
+        words = made.GraphicAnnotationSequence[-1].TextObjectSequence[0].UnformattedTextValue
+        assert words.startswith("FOR RESEARCH USE ONLY") and "cxrlines 1.2.3, weights 0123456789ab" in words
+
+
+def test_a_film_in_colour_has_none(results):
+    colour = results.film_file(PhotometricInterpretation="RGB", SamplesPerPixel=3)
+    assert not result_objects(colour, results.found(), results.read_by, kinds=[Kind.PRESENTATION])

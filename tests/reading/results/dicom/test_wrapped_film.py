@@ -1,0 +1,79 @@
+"""Films that are no DICOM files, as DICOM images of a patient and a study that are named."""
+
+import io
+
+import cv2
+import numpy as np
+import pydicom
+import pytest
+
+from cxrlines.core.errors import Error
+from cxrlines.io.dicom.header import parse
+from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
+from cxrlines.io.films import read_film
+from cxrlines.reading.results.dicom.objects import Kind, result_objects
+from cxrlines.reading.results.dicom.wrapped_film import check_identifiers, has_identifiers, wrapped
+
+
+def picture(ending: str) -> bytes:
+    gray = np.tile(np.linspace(0, 250, 101).astype(np.uint8), (120, 1))
+    return cv2.imencode(ending, gray)[1].tobytes()
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg"])
+def test_it_shows_the_same_film(ending):
+    film = picture(ending)
+    made = wrapped(film, "P-7", "1.2.3.4")
+    assert np.array_equal(read_film(made).pixels, read_film(film).pixels)
+    assert made == wrapped(film, "P-7", "1.2.3.4")
+    dataset = pydicom.dcmread(io.BytesIO(made))
+    assert (dataset.PatientID, dataset.StudyInstanceUID) == ("P-7", "1.2.3.4")
+    assert ("LossyImageCompression" in dataset) == (ending == ".jpg")
+    assert own_or_derived(parse(made, ORIGIN_KEYWORDS)) is None  # it is a film
+
+
+def test_others_get_other_identifiers():
+    films = [wrapped(picture(".png"), *who) for who in (("P-7", "1.2.3.4"), ("P-8", "1.2.3.4"), ("P-7", "1.2.3.5"))]
+    films.append(wrapped(picture(".jpg"), "P-7", "1.2.3.4"))
+    assert len({pydicom.dcmread(io.BytesIO(film)).SOPInstanceUID for film in films}) == 4
+
+
+def test_results_refer_to_it(results):
+    source = wrapped(picture(".png"), "P-7", "1.2.3.4")
+    assert has_identifiers(source) and not has_identifiers(picture(".png"))
+    uid = pydicom.dcmread(io.BytesIO(source)).SOPInstanceUID
+    objects = result_objects(source, results.found((120, 101)), results.read_by)
+    assert [each.kind for each in objects] == list(Kind)
+    for each in objects:
+        assert uid.encode() in each.content
+        assert pydicom.dcmread(io.BytesIO(each.content)).PatientID == "P-7"
+
+
+def test_a_film_without_a_study_is_given_one(results):
+    bare = results.film_file(StudyInstanceUID=None)
+    assert not has_identifiers(bare)
+    made = wrapped(bare, "P-7", "1.2.3.4")
+    assert np.array_equal(read_film(made).pixels, read_film(bare).pixels)
+
+
+@pytest.mark.parametrize(
+    ("patient", "study", "flag"),
+    [
+        ("P-7", None, "--study-uid is missing"),
+        (None, "1.2.3", "--patient-id is missing"),
+        ("P-7", "1.02.3", "--study-uid"),
+        ("P-7", "1.2." + "3" * 70, "--study-uid"),
+        ("P-7", "study 7", "--study-uid"),
+        (" ", "1.2.3", "--patient-id"),
+        ("P\\7", "1.2.3", "--patient-id"),
+        ("P" * 65, "1.2.3", "--patient-id"),
+    ],
+)
+def test_identifiers_are_checked(patient, study, flag):
+    with pytest.raises(Error, match=flag):
+        check_identifiers(patient, study)
+
+
+def test_neither_or_both():
+    check_identifiers(None, None)
+    check_identifiers("P-7", "1.2.3")

@@ -1,0 +1,60 @@
+"""What is seen first: a tube at or below the carina, by rule, and a nasogastric tube above its operating point."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cxrlines.core.findings import Findings, Keypoint, Line
+from cxrlines.core.notes import Code, Note
+from cxrlines.core.quality import Quality
+from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
+from cxrlines.reading.bundle import EMBEDDED, load_bundle
+from cxrlines.reading.interpretation import distances_of
+from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent
+from cxrlines.task import Device, Landmark
+
+READ_BY = ReadBy.of(load_bundle(EMBEDDED), "onnx", ())
+MM = Spacing(SpacingKind.CALIBRATED, (0.2, 0.2))
+
+
+def film(
+    height_cm: float, device: Device = Device.ETT, spacing: Spacing = MM, notes: tuple[Note, ...] = ()
+) -> Findings:
+    """A film whose tube's tip is that high above the carina."""
+    tip = np.array([800.0, 1000 - height_cm * 50])
+    line = Line(device, np.stack([tip - (0, 700), tip]), tip)
+    quality = Quality(notes=notes)
+    found = Findings((2000, 1600), (line,), {Landmark.CARINA: Keypoint(np.array([800.0, 1000.0]), 1.0)}, (), {})
+    found = replace(found, spacing=spacing, quality=quality)
+    return replace(found, distances=tuple(distances_of(found)))
+
+
+@pytest.mark.parametrize(
+    ("height", "urgent"), [(-3, True), (-0.1, True), (0.3, True), (0.7, False), (4, False), (8, False), (11, False)]
+)
+def test_an_endotracheal_tube_by_its_height(height, urgent):
+    assert is_urgent(film(height), READ_BY) is urgent
+
+
+def test_other_tubes_may_be_below_the_carina():
+    assert not is_urgent(film(-10, Device.NGT), READ_BY)
+    assert not is_urgent(film(-3, Device.CVC), READ_BY)
+
+
+def test_below_needs_no_spacing_but_which_way_is_up():
+    assert is_urgent(film(-3, spacing=NO_SPACING), READ_BY)
+    assert not is_urgent(film(-3, notes=(Note(Code.POSE_UNSURE, "it may be turned"),)), READ_BY)
+
+
+def test_a_nasogastric_tube_at_the_operating_point():
+    point = READ_BY.operating_points[NGT_ABNORMAL].probability
+    assert 0 < point < 1
+    quiet = film(4)
+    for p, urgent in ((point - 1e-6, False), (point, True), (0.99, True)):
+        assert is_urgent(replace(quiet, labels={NGT_ABNORMAL: p}), READ_BY) is urgent
+
+
+def test_a_refused_film_is_not_urgent():
+    assert not is_urgent(Findings((2000, 1600), (), {}, (), None), READ_BY)
