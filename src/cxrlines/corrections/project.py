@@ -23,7 +23,7 @@ from cxrlines.core.files import OutputError, replacing, write_text
 from cxrlines.core.film import Film, film_name
 from cxrlines.core.text import shown
 from cxrlines.corrections.correction import Correction, CorrectionError
-from cxrlines.corrections.journal import Journal, JournalError
+from cxrlines.corrections.correction_journal import Journal, JournalError
 from cxrlines.corrections.project_tables import CorrectedFilm, write_tables
 from cxrlines.io.dicom.header import parse
 from cxrlines.io.films import kind_of, read_film
