@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cxrlines import Error, __version__
-from cxrlines.cli import bench, data, doctor, experiment, listen, read, serve, train
+from cxrlines.cli import bench, corrections, data, doctor, experiment, listen, read, serve, train
 from cxrlines.cli.extras import lacking
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, say
 
@@ -72,6 +72,7 @@ for room in (read, data, train, listen, serve, doctor):
     app.add_typer(room.app)
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(bench.app, name="bench")
+app.add_typer(corrections.app, name="corrections")
 
 
 FIRST = f"""cxrlines {__version__} reads the tubes and lines in a frontal chest radiograph.
