@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cxrlines import Error, __version__
-from cxrlines.cli import bench, corrections, data, doctor, experiment, listen, module, read, serve, train
+from cxrlines.cli import bench, corrections, data, doctor, experiment, folder_module, listen, read, serve, train
 from cxrlines.cli.extras import lacking
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, say
 
@@ -68,7 +68,7 @@ app = typer.Typer(
     "For research; not a medical device.",
     pretty_exceptions_enable=False,
 )
-for room in (read, data, train, listen, module, serve, doctor):
+for room in (read, data, train, listen, folder_module, serve, doctor):
     app.add_typer(room.app)
 app.add_typer(experiment.app, name="experiment")
 app.add_typer(bench.app, name="bench")

@@ -24,7 +24,7 @@ def module(
     """Read the films of a folder into a folder: DICOM objects, JSON, drawings, result.json. Settings are those of
     task.json in IN. Exit code 2 where films could not be read; the others have their results."""
     from cxrlines.core.pool import keep_buffers
-    from cxrlines.pacs.module import module_folders, run_module
+    from cxrlines.pacs.mercure_module import module_folders, run_module
 
     source, place = module_folders(films, out, os.environ)
     keep_buffers()

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from cxrlines.core.errors import Error
-from cxrlines.pacs.module import RESULT, TASK, ModuleSettings, module_folders, read_settings, run_module
+from cxrlines.pacs.mercure_module import RESULT, TASK, ModuleSettings, module_folders, read_settings, run_module
 from cxrlines.reading.results.dicom.objects import Kind
 from cxrlines.reading.results.dicom.wrapped_film import wrapped
 
