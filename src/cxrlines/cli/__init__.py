@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from cxrlines import Error, __version__
-from cxrlines.cli import bench, data, doctor, experiment, listen, read, train
+from cxrlines.cli import bench, corrections, data, doctor, experiment, folder_module, listen, read, serve, train
 from cxrlines.cli.extras import lacking
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, PROBLEMS, STOPPED, say
 
@@ -70,11 +70,20 @@ app = typer.Typer(
     f"cxrlines, {STOPPED} stopped.",
     pretty_exceptions_enable=False,
 )
-PANELS = ((read, "Read films"), (listen, "Read films"), (data, "Films and tables"), (train, "Train and evaluate"), (doctor, "Install"))
+PANELS = (
+    (read, "Read films"),
+    (serve, "Serve findings"),
+    (listen, "Serve findings"),
+    (folder_module, "Serve findings"),
+    (data, "Films and tables"),
+    (train, "Train and evaluate"),
+    (doctor, "Install"),
+)
 for room, title in PANELS:
     for command in room.app.registered_commands:
         command.rich_help_panel = title
     app.add_typer(room.app)
+app.add_typer(corrections.app, name="corrections", rich_help_panel="Films and tables")
 app.add_typer(experiment.app, name="experiment", rich_help_panel="Measure")
 app.add_typer(bench.app, name="bench", rich_help_panel="Measure")
 

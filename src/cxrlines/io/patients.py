@@ -77,7 +77,7 @@ def is_phantom(dataset: "Dataset | External") -> bool:
 
 
 def tokens(patients: Iterable[str], name: str) -> list[str]:
-    """The token of each patient under the key of that name.
+    """The token of each patient under the key of that name; a patient who is named by such a token keeps it.
 
     Raises:
         KeyFileError: it is the key of another site.
@@ -96,7 +96,13 @@ def tokens(patients: Iterable[str], name: str) -> list[str]:
                 f"copy the key file of the machine where this was begun, or name it by {VARIABLE}",
             )
         secret = own
-    return [f"{name}:{hmac.digest(secret, str(patient).encode(), 'sha256').hex()[:DIGITS]}" for patient in patients]
+    own_token = re.compile(rf"{re.escape(name)}:[0-9a-f]{{{DIGITS}}}")
+    return [
+        text
+        if own_token.fullmatch(text := str(patient))
+        else f"{name}:{hmac.digest(secret, text.encode(), 'sha256').hex()[:DIGITS]}"
+        for patient in patients
+    ]
 
 
 def cut(token: str) -> str:

@@ -39,8 +39,8 @@ NO_STUDY, BAD_LABEL, REPEATED = "row without a study", "label not 0 or 1", "stud
 NO_FILM, SECOND_FILM = "film missing", "second film of a study"
 BAD_LANDMARK = "landmark not readable"
 NOT_A_FILM, LINKED_FOLDER, BROKEN_LINK = "file that is no film", "linked folder (not looked into)", "link to nothing"
-LABEL_CELLS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
-UNKNOWN_CELLS = {"": UNKNOWN, "-1": UNKNOWN, "-1.0": UNKNOWN}  # of optional devices
+LABEL_CELLS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": UNKNOWN, "-1.0": UNKNOWN}
+OPTIONAL_CELLS = LABEL_CELLS | {"": UNKNOWN}  # an empty cell of RANZCR's own labels is a mistake
 _BAD = -2
 
 Landmarks = dict[str, dict[str, np.ndarray]]
@@ -137,7 +137,8 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
     """The usable rows as columns `study`, `patient` and `task.LABELS` (int8), and why the others are not.
 
     A table without patients makes each study its own patient; one that lacks a label of `REQUIRED_LABELS` gives no
-    labels. A label of an optional device is `task.UNKNOWN` without a column, and where its cell is empty or -1.
+    labels. A label is `task.UNKNOWN` where its cell is -1; one of an optional device also where it is empty, and
+    without a column.
     `studies_only`: patients and labels are ignored, as if there were none.
     """
     columns = {STUDY_COLUMN} if studies_only else set(rows.columns)
@@ -148,7 +149,7 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
     present = [label for label in LABELS if label in columns] if labelled else []
     labels = np.empty((len(studies), len(present)), np.int8)
     for at, label in enumerate(present):
-        values = LABEL_CELLS if label in REQUIRED_LABELS else LABEL_CELLS | UNKNOWN_CELLS
+        values = LABEL_CELLS if label in REQUIRED_LABELS else OPTIONAL_CELLS
         labels[:, at] = [values.get(cell, _BAD) for cell in rows.column(label)]
     mistaken = (labels == _BAD).any(axis=1).tolist()
     study_doubts = doubted(studies)
@@ -178,7 +179,7 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
             found.append((doubt, f"{PATIENT_COLUMN}{named} {message}", way_out))
         for column in np.flatnonzero(labels[place] == _BAD) if mistaken[place] else ():
             cell = rows.fields[place][rows.columns.index(present[column])]
-            found.append((BAD_LABEL, f"{present[column]} is {shown(cell)}", "a label is 0 or 1"))
+            found.append((BAD_LABEL, f"{present[column]} is {shown(cell)}", "a label is 0 or 1, or -1 where unknown"))
         problems += [Problem(kind, rows.path.name, line, message, way_out) for kind, message, way_out in found]
         if not found:
             good.append(place)

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from cxrlines.core.errors import Error
-from cxrlines.task import MAPS, MapKind
+from cxrlines.task import LABEL_INDEX, LABELS_OF, MAPS, Device, MapKind
 from cxrlines.training.targets.base import BatchOutputs, FilmSource, FilmsSpec, Losses, Sums, Target, TargetData
 
 if TYPE_CHECKING:
@@ -41,9 +41,17 @@ class MapTarget(Target):
             raise ValueError("targets.maps: a stage that is shown the lines cannot learn to find them; use view: plain")
 
     def data(self, films: FilmSource) -> TargetData:
-        """`mapped` (n, maps) float32: 1 where the ground truth of a heatmap is known."""
+        """`mapped` (n, maps) float32: 1 where the ground truth of a heatmap is known.
+
+        Of a device: on annotated films of which a label of it is known, as a person may have corrected others alone.
+        """
         landmarks = iter(np.isfinite(films.landmarks).all(axis=2).T)
-        known = [next(landmarks) if kind is MapKind.LANDMARK else films.annotated for kind, _ in MAPS]
+        labelled = np.isfinite(films.labels)
+        of_device = {
+            device: films.annotated & labelled[:, [LABEL_INDEX[label] for label in labels]].any(axis=1)
+            for device, labels in LABELS_OF.items()
+        }
+        known = [next(landmarks) if kind is MapKind.LANDMARK else of_device[Device(what)] for kind, what in MAPS]
         wanted = [kind in self.kinds for kind, _ in MAPS]
         mapped = np.stack(known, axis=1) & wanted
         if not mapped.any():

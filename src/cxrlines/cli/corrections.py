@@ -1,0 +1,48 @@
+"""Commands of projects of corrections."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cxrlines.cli.options import say
+from cxrlines.core.files import check_outputs
+
+app = typer.Typer(help="Exchange what people corrected with Label Studio.", no_args_is_help=True)
+ProjectFolder = Annotated[Path, typer.Argument(help="The folder of `cxrlines serve --project`.", exists=True)]
+
+
+@app.command("export", epilog="Example: cxrlines corrections export project --label-studio tasks.json")
+def export_(
+    project: ProjectFolder,
+    label_studio: Annotated[Path, typer.Option(help="JSON of tasks to write; beside it films and configuration.")],
+    image_url: Annotated[
+        str | None,
+        typer.Option(help="What stands before an image's name; default: Label Studio's path of local files."),
+    ] = None,
+) -> None:
+    """Export a project's films, corrections and findings as tasks of Label Studio, with its labeling configuration."""
+    from cxrlines.corrections.label_studio import beside_json, export_tasks
+    from cxrlines.corrections.project import Project
+
+    check_outputs(
+        files={"--label-studio": label_studio, "beside --label-studio": beside_json(label_studio, ".xml")},
+        folders={"beside --label-studio": beside_json(label_studio, ".films")},
+        inputs=[project],
+    )
+    for path in export_tasks(Project(project), label_studio, image_url):
+        typer.echo(path)
+
+
+@app.command("import", epilog="Example: cxrlines corrections import project --label-studio export.json")
+def import_(
+    project: ProjectFolder,
+    label_studio: Annotated[Path, typer.Option(help="An export of Label Studio, as JSON (not JSON-MIN).")],
+    author: Annotated[str | None, typer.Option(help="Who annotated; default: as the export says.")] = None,
+) -> None:
+    """Take over annotations of Label Studio into a project: all of them, or none."""
+    from cxrlines.corrections.label_studio import import_tasks
+    from cxrlines.corrections.project import Project
+
+    counts = import_tasks(Project(project), label_studio, author)
+    say(", ".join(f"{count} films {what}" for what, count in counts.items()))

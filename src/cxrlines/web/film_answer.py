@@ -1,0 +1,134 @@
+"""Findings as the API answers them, and what the page says of them in words."""
+
+from typing import Any
+
+from cxrlines import __version__
+from cxrlines.core.findings import Findings
+from cxrlines.core.spacing import SpacingKind
+from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.report_text import (
+    carina_words,
+    line_words,
+    note_words,
+    rules_of,
+    spacing_words,
+    tip_words,
+)
+from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent
+from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, STUDY_COLUMN, Device, Landmark
+
+LIKELY = 0.5
+"""Presence score from which a device without a line is called probable."""
+
+
+def film_json(findings: Findings, read_by: ReadBy, notice: str, name: str) -> dict[str, Any]:
+    """A film as `cxrlines schema` describes it (`PredictionJson`)."""
+    return (
+        {"film": name, STUDY_COLUMN: findings.study_uid or name}
+        | findings.as_dict()
+        | {"bundle": read_by.weights, "tta": list(read_by.tta), "seconds": findings.seconds, "notice": notice}
+    )
+
+
+def page_words(findings: Findings, read_by: ReadBy) -> dict[str, Any]:
+    """What the page says of a film; it draws, and words nothing itself."""
+    if not findings.quality.usable:
+        refused, *notes = note_words(findings)
+        return {"refused": refused, "urgent": None, "notes": notes, "sentence": sentence(findings)}
+    return {
+        "refused": None,
+        "urgent": urgency(findings, read_by),
+        "devices": [_device(findings, read_by, device) for device in Device if _known(findings, device)],
+        "lines": [
+            {
+                "tip": tip_words(findings, k),
+                "words": line_words(findings, k),
+                "rules": rules_of(findings, k),
+                "measured": tip_words(findings, k) != line.device.name,
+            }
+            for k, line in enumerate(findings.lines)
+        ],
+        "carina": carina_words(findings),
+        "spacing": spacing_words(findings),
+        "ruler": RULERS[findings.spacing.kind],
+        "points": points_words(read_by),
+        "notes": note_words(findings),
+        "sentence": sentence(findings),
+    }
+
+
+RULERS = {
+    SpacingKind.CALIBRATED: "calibrated spacing",
+    SpacingKind.DETECTOR: "at the detector",
+    SpacingKind.NOT_BELIEVED: "spacing not believed",
+    SpacingKind.NONE: "no spacing",
+}
+"""What a distance that is drawn rests on."""
+
+
+def points_words(read_by: ReadBy) -> str | None:
+    """What the marks on the bars are; None where there are none."""
+    chosen = sorted({point.words for point in read_by.operating_points.values()})
+    return f"Marks on the bars are operating points: {' or '.join(chosen)}." if chosen else None
+
+
+def urgency(findings: Findings, read_by: ReadBy) -> str | None:
+    """Why a film is to be seen first, see `reading.urgency`; None: it is not."""
+    if not is_urgent(findings, read_by):
+        return None
+    point = read_by.operating_points.get(NGT_ABNORMAL)
+    if point is not None and (findings.labels or {}).get(NGT_ABNORMAL, 0.0) >= point.probability:
+        return f"NGT abnormal, above its operating point of {point.probability:.2f}"
+    return "ETT at or below the carina"
+
+
+def sentence(findings: Findings) -> str:
+    """What was found as one paragraph, to copy."""
+    if not findings.quality.usable:
+        said = f"{note_words(findings)[0]}."
+    else:
+        each = []
+        for k, line in enumerate(findings.lines):
+            name = DEVICES[line.device].text
+            words = line_words(findings, k).removeprefix(line.device.name).strip(" ,")
+            rules = f" ({'; '.join(rules_of(findings, k))})" if rules_of(findings, k) else ""
+            each.append(f"{name[0].upper()}{name[1:]}: {words}{rules}.")
+        lacking = [device for device in Device if all(line.device is not device for line in findings.lines)]
+        if lacking:
+            names = ", ".join(DEVICES[device].text for device in lacking)
+            each.append(f"Not found, which is not proof of absence: {names}.")
+        if Landmark.CARINA not in findings.landmarks:
+            each.append("Carina not found.")
+        each += [words] if (words := spacing_words(findings)) else []
+        said = " ".join(each)
+    return f"{said} Read by cxrlines {__version__}; for research only, not for diagnosis."
+
+
+def _known(findings: Findings, device: Device) -> bool:
+    return any(label in (findings.labels or {}) for label in LABELS_OF[device])
+
+
+def _device(findings: Findings, read_by: ReadBy, device: Device) -> dict[str, Any]:
+    lines = [k for k, line in enumerate(findings.lines) if line.device is device]
+    presence = (findings.presence or {}).get(device.name)
+    states = []
+    for label in LABELS_OF[device]:
+        if (p := (findings.labels or {}).get(label)) is None:
+            continue
+        point = read_by.operating_points.get(label)
+        states.append(
+            {
+                "label": label,
+                "state": STATE_OF[label].value,
+                "p": p,
+                "point": None if point is None else point.probability,
+                "chosen": None if point is None else point.words,
+            }
+        )
+    if lines:
+        said = "found" if len(lines) == 1 else f"{len(lines)} found"
+    elif presence is not None and presence >= LIKELY:
+        said = "probably present, no line found"
+    else:
+        said = "not found"
+    return {"device": device.name, "said": said, "lines": lines, "presence": presence, "states": states}

@@ -1,0 +1,149 @@
+// What was found on a film, in words: the server words it, this lays it out.
+
+import { download, h, s, say } from "./dom.js";
+
+const colour = (rgb) => `rgb(${rgb.join(" ")})`;
+
+const swatch = (device) => {
+  const mark = h("span", { class: "swatch", "aria-hidden": "true" });
+  mark.style.background = colour(device.colour);
+  return mark;
+};
+
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
+
+/** A probability as a bar with its operating point as a mark. */
+function bar(state, device) {
+  return s("svg", { class: "bar-of", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" },
+    s("rect", { class: "ground", x: 0, y: 3, width: 100, height: 4, rx: 2 }),
+    s("rect", { x: 0, y: 3, width: Math.max(0.6, 100 * state.p), height: 4, rx: 2, fill: colour(device.colour) }),
+    state.point !== null && s("line", { class: "point", "vector-effect": "non-scaling-stroke", x1: 100 * state.point, x2: 100 * state.point, y1: 0, y2: 10 }));
+}
+
+function statesTable(said, device) {
+  if (!said.states.length) return null;
+  const most = Math.max(...said.states.map((state) => state.p));
+  return h("table", { class: "states" },
+    h("caption", { class: "unseen" }, `Probability of each state of the ${device.text}, and its operating point`),
+    h("tbody", {}, said.states.map((state) => {
+      const above = state.point !== null && state.p >= state.point;
+      const verdict = state.point === null ? "" : `${above ? "above" : "below"} ${state.point.toFixed(2)}`;
+      return h("tr", { class: `${above ? "above" : ""} ${above && state.p === most ? "most" : ""}`, title: state.chosen ? `operating point: ${state.chosen}` : null },
+        h("th", { scope: "row" }, capital(state.state.toLowerCase())),
+        h("td", { class: "p" }, state.p.toFixed(2)),
+        h("td", {}, bar(state, device)),
+        h("td", {}, verdict));
+    })));
+}
+
+function deviceCard(said, device, film, on) {
+  const shown = on.isShown(device.device);
+  const key = on.keyOf(device.device);
+  const lines = said.lines.map((k) => {
+    const words = film.answer.words.lines[k];
+    return h("button", { type: "button", class: "tip", "aria-pressed": String(on.chosen() === k), "data-line": k, onclick: () => on.line(k) },
+      capital(words.words.replace(`${device.device} `, "").replace(`${device.device}, `, "")),
+      words.rules.map((rule) => h("span", { class: rule.startsWith("by rule abnormal") ? "rule bad" : "rule" }, capital(rule))));
+  });
+  return h("section", { class: "device" },
+    h("div", { class: "head" }, swatch(device), h("h3", {}, capital(device.text)), h("span", { class: "said" }, said.said === "found" ? null : capital(said.said)),
+      said.lines.length > 0 && h("button", {
+        type: "button", class: "eye quiet", "aria-pressed": String(shown), "data-device": device.device,
+        "aria-label": `Lines of the ${device.text}`, title: `Lines on or off (${key})`, onclick: () => on.toggle(device.device),
+      }, shown ? "Shown" : "Hidden", h("kbd", {}, key))),
+    lines,
+    statesTable(said, device));
+}
+
+function lesserDevices(words, devices) {
+  const absent = words.devices.filter((said) => said.said === "not found");
+  if (!absent.length) return null;
+  return h("section", { class: "part" },
+    h("h2", {}, "Not found"),
+    h("ul", { class: "lesser" }, absent.map((said) => {
+      const device = devices.get(said.device);
+      const presence = said.presence === null ? "" : `presence ${said.presence.toFixed(2)}`;
+      return h("li", {}, h("details", {},
+        h("summary", {}, swatch(device), h("span", {}, capital(device.text)), h("span", { class: "said" }, presence)),
+        statesTable(said, device)));
+    })),
+    h("p", { class: "facts" }, "Not found is not absent: a line may be there and not be seen."));
+}
+
+function downloads(film, on) {
+  const stem = film.name.replace(/\.(dcm|dicom|jpe?g|png|tiff?)$/i, "");
+  const note = h("p", { class: "problem", role: "alert" });
+  const give = (label, get, name) => h("button", {
+    type: "button",
+    onclick: async () => {
+      note.textContent = "";
+      try {
+        download(await get(), name);
+        say(`${label} downloaded`);
+      } catch (problem) {
+        note.textContent = problem.message;
+      }
+    },
+  }, label);
+  const json = async () => new Blob([JSON.stringify([film.answer.findings], null, 1)], { type: "application/json" });
+  return h("section", { class: "part" },
+    h("h2", {}, "Download"),
+    h("div", { class: "row" },
+      give("JSON", json, `${stem}.json`),
+      film.answer.words.report && give("DICOM SR", () => on.part(film, "report.dcm"), `${stem}.sr.dcm`),
+      give("Picture", () => on.part(film, "drawing.png"), `${stem}.lines.png`)),
+    note);
+}
+
+/** The words to copy, and whether that worked. */
+export async function copySentence(film) {
+  await navigator.clipboard.writeText(film.answer.words.sentence);
+  say("Sentence copied");
+}
+
+function sentencePart(film) {
+  const button = h("button", { type: "button", onclick: async () => {
+    try {
+      await copySentence(film);
+      button.firstChild.textContent = "Copied";
+    } catch {
+      button.firstChild.textContent = "Select and copy it";
+    }
+  } }, "Copy", h("kbd", {}, "C"));
+  return h("section", { class: "part" },
+    h("div", { class: "head" }, h("h2", {}, "In one paragraph"), button),
+    h("p", { class: "sentence" }, film.answer.words.sentence));
+}
+
+/** The panel of a film; `on` has what its buttons do. */
+export function findingsPanel(film, devices, on) {
+  if (!film) return [h("p", { class: "empty" }, "Findings appear here.")];
+  if (film.status === "failed") {
+    return [h("section", { class: "refusal" }, h("h2", {}, "This file cannot be read"), h("p", {}, film.problem))];
+  }
+  if (!film.answer) return [h("p", { class: "empty" }, "This film is being read.")];
+  const { words } = film.answer;
+  const notes = words.notes.length > 0 && h("section", { class: "part" },
+    h("h2", {}, "Notes"), h("ul", { class: "facts" }, words.notes.map((note) => h("li", {}, capital(note)))));
+  if (words.refused) {
+    return [
+      h("section", { class: "refusal" }, h("h2", {}, "Refused"), h("p", {}, `${capital(words.refused.replace(/^Not read: /, ""))}.`)),
+      notes, sentencePart(film), downloads(film, on),
+    ];
+  }
+  const present = words.devices.filter((said) => said.said !== "not found");
+  return [
+    on.correcting(film),
+    words.urgent && h("p", { class: "banner" }, `See first: ${words.urgent}`),
+    present.length ? present.map((said) => deviceCard(said, devices.get(said.device), film, on))
+      : h("p", { class: "dim" }, "No line was found on this film."),
+    lesserDevices(words, devices),
+    h("section", { class: "part" }, h("h2", {}, "Measured"), h("div", { class: "facts" },
+      film.drawn.carina ? h("button", { type: "button", onclick: on.carina }, words.carina) : h("p", {}, words.carina),
+      words.spacing && h("p", {}, words.spacing),
+      words.points && h("p", {}, words.points))),
+    notes,
+    sentencePart(film),
+    downloads(film, on),
+  ];
+}

@@ -1,0 +1,275 @@
+// The page: what its parts do together, and its keys.
+
+import { about, example, Problem, useToken } from "./api.js";
+import { Corrector } from "./corrections.js";
+import { $, h, say } from "./dom.js";
+import { copySentence, findingsPanel } from "./findings.js";
+import { Viewer } from "./viewer.js";
+import { Worklist, stateOf } from "./worklist.js";
+
+const list = new Worklist();
+const main = new Viewer("Film; arrow keys pan, plus and minus zoom");
+const beside = new Viewer("Prior film; arrow keys pan, plus and minus zoom");
+const state = { about: null, devices: new Map(), shown: new Set(), active: main, prior: null, comparing: false };
+
+let corrector = null; // with a project folder alone
+
+const choice = h("select", { "aria-label": "Prior film", onchange: () => showPrior(list.films.find((film) => String(film.key) === choice.value)) });
+
+async function begin() {
+  try {
+    state.about = await about();
+  } catch (problem) {
+    if (problem.status === 401) return askToken(problem);
+    $("welcome").querySelector("p").textContent = problem.message;
+    return;
+  }
+  for (const device of state.about.devices) state.devices.set(device.device, device);
+  const colours = Object.fromEntries(state.about.devices.map((device) => [device.device, device.colour]));
+  for (const viewer of [main, beside]) viewer.shown = { devices: state.shown, colours, carina: true };
+  showDevices(true);
+  if (state.about.project) corrector = new Corrector(main, state.devices, list, redraw);
+  if (state.about.project) $("stored").textContent = "They are read by this server and kept in its memory; what you correct and save is stored.";
+  $("what-reads").textContent = `cxrlines ${state.about.version} · weights ${state.about.bundle}`;
+  $("what-reads").title = state.about.notice;
+}
+
+function askToken(problem) {
+  const dialog = $("token");
+  $("token-problem").textContent = problem.code === "token-missing" ? "" : problem.message;
+  if (!dialog.open) dialog.showModal();
+  dialog.onclose = () => {
+    useToken($("token-value").value);
+    $("token-value").value = "";
+    begin();
+  };
+}
+
+// What is shown
+
+async function show(viewer, film) {
+  viewer.show(null, null);
+  viewer.title.textContent = film?.name ?? "";
+  viewer.describe(film ? `${film.name}: ${stateOf(film)}` : "No film");
+  viewer.say(film?.problem ?? (film && !film.answer ? "Reading" : null));
+  if (!film?.answer) return;
+  viewer.say("Loading");
+  try {
+    const levels = await list.levels(film);
+    if (film !== (viewer === main ? list.current : state.prior)) return;
+    viewer.show(film, levels);
+    viewer.describe(`${film.name}. ${film.answer.words.sentence}`);
+    viewer.say(null);
+  } catch (problem) {
+    viewer.say(problem.message);
+  }
+}
+
+function chosen() {
+  const film = list.current;
+  const some = list.films.length > 0;
+  $("welcome").hidden = some;
+  $("tools").hidden = !some;
+  main.element.hidden = !some;
+  if (film !== state.last) {
+    state.last = film;
+    $("findings").scrollTop = 0;
+  }
+  corrector?.film(film);
+  show(main, film);
+  panel();
+  if (state.comparing) compare(some && list.films.length > 1);
+  buttons();
+}
+
+function panel() {
+  const focused = document.activeElement;
+  const again = focused?.dataset?.line ? `[data-line="${focused.dataset.line}"]` : focused?.dataset?.device ? `[data-device="${focused.dataset.device}"]` : null;
+  $("findings").replaceChildren(...findingsPanel(list.current, state.devices, on).flat(2).filter(Boolean));
+  if (again) $("findings").querySelector(again)?.focus();
+}
+
+const on = {
+  isShown: (device) => state.shown.has(device),
+  keyOf: (device) => String([...state.devices.keys()].indexOf(device) + 1),
+  chosen: () => main.chosen,
+  toggle(device) {
+    if (!state.shown.delete(device)) state.shown.add(device);
+    redraw();
+  },
+  line(k) {
+    const again = main.chosen === k;
+    main.chosen = again ? null : k;
+    const line = list.current.answer.findings.lines[k];
+    if (again) main.fit();
+    else {
+      state.shown.add(line.device);
+      const { carina } = list.current.drawn;
+      main.zoomOn(line.tip ? [line.tip, ...(carina ? [carina] : [])] : line.path);
+    }
+    corrector?.select(main.chosen);
+    redraw();
+  },
+  carina: () => main.zoomOn([list.current.drawn.carina]),
+  part: (film, name) => list.part(film, name),
+  correcting: (film) => corrector?.part(film) ?? null,
+};
+
+function showDevices(all) {
+  state.shown.clear();
+  if (all) for (const device of state.devices.keys()) state.shown.add(device);
+  for (const viewer of [main, beside]) viewer.shown.carina = all;
+}
+
+function redraw() {
+  main.changed();
+  beside.changed();
+  panel();
+  buttons();
+}
+
+function buttons() {
+  const press = (name, pressed) => document.querySelector(`[data-do="${name}"]`).setAttribute("aria-pressed", String(pressed));
+  press("invert", state.active.gray.inverted);
+  press("lines", state.shown.size > 0);
+  press("prior", state.comparing);
+  document.querySelector('[data-do="prior"]').disabled = list.films.filter((film) => film.answer).length < 2;
+}
+
+// Prior beside current
+
+function compare(wanted) {
+  state.comparing = wanted;
+  beside.element.hidden = !wanted;
+  if (!wanted) {
+    state.active = main;
+    state.prior = null;
+    return buttons();
+  }
+  const others = list.films.filter((film) => film !== list.current && film.answer);
+  choice.replaceChildren(...others.map((film) => h("option", { value: film.key }, film.name)));
+  showPrior(others.includes(state.prior) ? state.prior : others[0]);
+}
+
+function showPrior(film) {
+  if (!film) return compare(false);
+  state.prior = film;
+  choice.value = String(film.key);
+  show(beside, film);
+  buttons();
+}
+
+// What a person does
+
+const actions = {
+  fit: () => state.active.fit(),
+  actual: () => state.active.actual(),
+  invert: () => state.active.invert(),
+  window: () => state.active.resetWindow(),
+  lines() {
+    showDevices(state.shown.size === 0);
+    redraw();
+  },
+  prior: () => compare(!state.comparing && list.films.filter((film) => film.answer).length > 1),
+  help: () => ($("help").open ? $("help").close() : $("help").showModal()),
+  choose: () => $("file").click(),
+  clear() {
+    for (const film of [...list.films]) list.remove(film);
+  },
+  async example() {
+    try {
+      list.add([new File([await example()], "example.jpg", { type: "image/jpeg" })]);
+    } catch (problem) {
+      say(problem.message);
+    }
+  },
+  correct() {
+    corrector?.toggle(list.current);
+  },
+  async copy() {
+    if (list.current?.answer) await copySentence(list.current);
+  },
+};
+
+document.addEventListener("click", (event) => {
+  const name = event.target.closest("[data-do]")?.dataset.do;
+  if (!name) return;
+  actions[name]?.();
+  buttons();
+});
+$("file").addEventListener("change", (event) => {
+  list.add(event.target.files);
+  event.target.value = "";
+});
+
+const KEYS = {
+  f: "fit", z: "actual", i: "invert", r: "window", l: "lines", p: "prior", c: "copy", "?": "help", e: "correct",
+};
+const ARROWS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input, textarea, select");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const onStage = event.target.closest(".stage");
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (!list.films.length && key !== "?") return;
+  if (corrector?.key(event, key)) return void event.preventDefault();
+  if (ARROWS[key] && (onStage || event.target === document.body)) state.active.pan(...ARROWS[key].map((step) => 60 * step));
+  else if (key === "+" || key === "=") state.active.zoomTo(state.active.view.zoom * 1.25);
+  else if (key === "-") state.active.zoomTo(state.active.view.zoom / 1.25);
+  else if (key === "j") list.step(1);
+  else if (key === "k") list.step(-1);
+  else if (key === " " && (onStage || event.target === document.body)) main.space = beside.space = true;
+  else if (/^[1-9]$/.test(key) && [...state.devices.keys()][key - 1]) on.toggle([...state.devices.keys()][key - 1]);
+  else if (KEYS[key] && actions[KEYS[key]]) {
+    actions[KEYS[key]]();
+    buttons();
+  } else return;
+  event.preventDefault();
+});
+document.addEventListener("keyup", (event) => {
+  if (event.key === " ") main.space = beside.space = false;
+});
+
+let dragged = 0;
+const files = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+document.addEventListener("dragenter", (event) => {
+  if (!files(event)) return;
+  dragged += 1;
+  $("drop").hidden = false;
+});
+document.addEventListener("dragleave", (event) => {
+  if (!files(event)) return;
+  dragged -= 1;
+  $("drop").hidden = dragged <= 0;
+});
+document.addEventListener("dragover", (event) => files(event) && event.preventDefault());
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  dragged = 0;
+  $("drop").hidden = true;
+  if (event.dataTransfer.files.length) list.add(event.dataTransfer.files);
+});
+document.addEventListener("paste", (event) => {
+  if (event.clipboardData?.files.length) list.add(event.clipboardData.files);
+});
+window.addEventListener("beforeunload", (event) => {
+  if (list.films.some((film) => film.edit?.changed)) event.preventDefault();
+});
+window.addEventListener("unhandledrejection", (event) => {
+  if (event.reason instanceof Problem) say(event.reason.message);
+});
+
+list.addEventListener("choose", chosen);
+list.addEventListener("read", buttons);
+for (const viewer of [main, beside]) {
+  viewer.addEventListener("touched", () => {
+    state.active = viewer;
+    buttons();
+  });
+  viewer.element.hidden = true;
+}
+beside.bar.replaceChildren(h("span", {}, "Prior"), choice, beside.readout);
+$("panes").append(main.element, beside.element);
+panel();
+begin();

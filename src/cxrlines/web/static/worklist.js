@@ -1,0 +1,148 @@
+// The films of the page: read one after the other, the urgent first in the list.
+
+import { forget, part, readFilm } from "./api.js";
+import { $, h, say } from "./dom.js";
+import { pictures } from "./viewer.js";
+
+const AT_ONCE = 2; // films that the server is asked for together
+const IN_MEMORY = 4; // films whose pictures are kept; the server gives the others again
+
+const RANK = { urgent: 0, done: 1, reading: 2, waiting: 2, refused: 3, failed: 4 };
+
+/** What the overlay draws of a film's findings. */
+export function drawnOf({ findings, words }) {
+  return {
+    lines: findings.lines,
+    carina: findings.landmarks.carina?.xy ?? null,
+    rotation: findings.quality.rotation,
+    words: words.lines ?? [],
+    ruler: words.ruler,
+  };
+}
+
+export class Worklist extends EventTarget {
+  constructor() {
+    super();
+    this.films = [];
+    this.current = null;
+    this.recent = []; // films whose pictures are in memory
+    this.count = 0;
+  }
+
+  add(files) {
+    for (const file of files) {
+      this.count += 1;
+      this.films.push({ key: this.count, name: file.name || `film ${this.count}`, file, status: "waiting", answer: null });
+    }
+    this._next();
+    this.render();
+  }
+
+  remove(film) {
+    const place = this.films.indexOf(film);
+    if (film.answer) forget(film.answer.id);
+    this.films = this.films.filter((each) => each !== film);
+    this.recent = this.recent.filter((each) => each !== film);
+    film.levels = null;
+    film.gone = true;
+    if (this.current === film) this.choose(this.films[Math.min(place, this.films.length - 1)] ?? null);
+    this.render();
+  }
+
+  choose(film) {
+    this.current = film;
+    this.render();
+    this.dispatchEvent(new Event("choose"));
+  }
+
+  /** The film so many places after the current one, which is shown. */
+  step(by) {
+    const place = this.films.indexOf(this.current) + by;
+    if (this.films[place]) this.choose(this.films[place]);
+  }
+
+  /** A film's pictures, of the server where they are no longer here. */
+  async levels(film) {
+    this.recent = [film, ...this.recent.filter((each) => each !== film)];
+    for (const old of this.recent.splice(IN_MEMORY)) old.levels = null;
+    film.levels ??= this.part(film, "pixels.png").then(pictures);
+    try {
+      return await film.levels;
+    } catch (problem) {
+      film.levels = null;
+      throw problem;
+    }
+  }
+
+  /** What is asked of a film by its id; where the server has forgotten the film it is read again. */
+  async kept(film, asking) {
+    try {
+      return await asking(film.answer.id);
+    } catch (problem) {
+      if (problem.code !== "film-not-kept") throw problem;
+      film.answer.id = (await readFilm(film.file)).id;
+      return asking(film.answer.id);
+    }
+  }
+
+  part = (film, name) => this.kept(film, (id) => part(id, name));
+
+  _next() {
+    const reading = this.films.filter((film) => film.status === "reading").length;
+    for (const film of this.films.filter((each) => each.status === "waiting").slice(0, AT_ONCE - reading)) this._read(film);
+  }
+
+  async _read(film) {
+    film.status = "reading";
+    try {
+      const answer = await readFilm(film.file);
+      if (film.gone) return void forget(answer.id);
+      film.answer = answer;
+      film.drawn = drawnOf(answer);
+      film.status = answer.words.refused ? "refused" : answer.words.urgent ? "urgent" : "done";
+    } catch (problem) {
+      film.problem = problem.message;
+      film.status = "failed";
+    }
+    if (film.gone) return;
+    this.films.sort((a, b) => RANK[a.status] - RANK[b.status] || a.key - b.key);
+    say(`${film.name}: ${stateOf(film)}`);
+    const more = this.films.some((each) => each.status === "reading" || each.status === "waiting");
+    if (!this.current && (film.answer || !more)) this.choose(film);
+    else if (this.current === film) this.dispatchEvent(new Event("choose"));
+    this._next();
+    this.render();
+    this.dispatchEvent(new Event("read"));
+  }
+
+  render() {
+    const focused = document.activeElement?.dataset?.film;
+    $("films").replaceChildren(...this.films.map((film) => this._row(film)));
+    const read = this.films.filter((film) => film.answer).length;
+    $("count").textContent = this.films.length ? `${read} of ${this.films.length} read` : "";
+    $("clear").hidden = this.films.length < 2;
+    if (focused) document.querySelector(`[data-film="${focused}"]`)?.focus();
+  }
+
+  _row(film) {
+    const main = h("button", {
+      type: "button", class: `film ${film.status}`, "data-film": film.key, title: film.name,
+      "aria-current": film === this.current ? "true" : null, onclick: () => this.choose(film),
+    }, h("span", { class: "name" }, film.name), h("span", { class: "state" }, stateOf(film)));
+    const away = h("button", {
+      type: "button", class: "remove", "aria-label": `Remove ${film.name}`, title: "Remove", onclick: () => this.remove(film),
+    }, "×");
+    return h("li", {}, main, away);
+  }
+}
+
+/** What the list says of a film. */
+export function stateOf(film) {
+  const words = film.answer?.words;
+  if (film.status === "waiting") return "waiting";
+  if (film.status === "reading") return "reading";
+  if (film.status === "failed") return "cannot be read";
+  if (words.refused) return "not read: refused";
+  const found = words.devices.filter((device) => device.lines.length).map((device) => device.device);
+  return words.urgent ?? (found.length ? found.join(", ") : "no line found");
+}

@@ -1,0 +1,111 @@
+"""Bearer tokens: from a file, which may be changed while the server runs, or the environment; never a command line."""
+
+import hashlib
+import hmac
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from cxrlines.core.errors import Error
+from cxrlines.web.problems import Problem
+
+VARIABLE = "CXRLINES_TOKEN"
+LEAST = 16
+"""Letters of a token, at least."""
+
+
+class Token(NamedTuple):
+    """The sha256 of a token, and when it ends (None: never)."""
+
+    digest: bytes
+    ends: datetime | None
+
+
+class Tokens:
+    """The tokens that are accepted; none at all: everybody is.
+
+    A file has one a line, with the time it ends after a space if it does (ISO 8601, e.g. 2027-01-31T00:00:00+00:00);
+    lines that begin with # are passed over. The file is read again when it changes.
+
+    Raises:
+        Error: a file or variable without a token, a token that is too short, or a time that is none.
+    """
+
+    def __init__(self, file: Path | None, environment: str | None = None) -> None:
+        self._file, self._stamp = file, 0
+        self._fixed = () if environment is None else _parsed(environment, VARIABLE)
+        self._tokens = self._fixed
+        if file is not None:
+            self._load()
+
+    def __bool__(self) -> bool:
+        return bool(self._tokens)
+
+    @classmethod
+    def configured(cls, file: Path | None) -> "Tokens":
+        """Those of a file and of this process's environment."""
+        return cls(file, os.environ.get(VARIABLE))
+
+    def check(self, authorization: str | None) -> None:
+        """`Problem` 401 unless the header holds a token that is accepted now. Compares in constant time."""
+        self._refresh()
+        if not self._tokens:
+            return
+        kind, _, given = (authorization or "").partition(" ")
+        if kind.lower() != "bearer" or not given.strip():
+            raise _refused("token-missing", "the request has no bearer token", "")
+        digest = hashlib.sha256(given.strip().encode()).digest()
+        found = [token for token in self._tokens if hmac.compare_digest(token.digest, digest)]
+        if not found:
+            raise _refused("token-wrong", "the bearer token is not one of this server's", "invalid_token")
+        if all(token.ends is not None and token.ends <= datetime.now(UTC) for token in found):
+            raise _refused("token-expired", "the bearer token has expired", "invalid_token")
+
+    def _refresh(self) -> None:
+        if self._file is None:
+            return
+        try:
+            changed = self._file.stat().st_mtime_ns != self._stamp
+            if changed:
+                self._load()
+        except (OSError, Error):
+            return  # while the file is being replaced the last tokens hold
+
+    def _load(self) -> None:
+        assert self._file is not None
+        try:
+            stamp, text = self._file.stat().st_mtime_ns, self._file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Error(f"token_file {self._file}: cannot be read ({type(error).__name__})", "check the path") from None
+        self._tokens, self._stamp = self._fixed + _parsed(text, f"token_file {self._file}"), stamp
+
+
+def _parsed(text: str, where: str) -> tuple[Token, ...]:
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) > 2 or len(words[0]) < LEAST:
+            what = (
+                f"{where}: line {number} is no token of at least {LEAST} letters, with the time it ends after a space"
+            )
+            raise Error(what, "make one by: python -c 'import secrets; print(secrets.token_urlsafe())'")
+        ends = None
+        if len(words) == 2:
+            try:
+                ends = datetime.fromisoformat(words[1])
+            except ValueError:
+                what = f"{where}: line {number} ends at {words[1]!r}"
+                raise Error(what, "write ISO 8601, e.g. 2027-01-31T00:00:00+00:00") from None
+            ends = ends if ends.tzinfo else ends.astimezone()
+        found.append(Token(hashlib.sha256(words[0].encode()).digest(), ends))
+    if not found:
+        raise Error(f"{where}: holds no token", "write one a line")
+    return tuple(found)
+
+
+def _refused(code: str, what: str, error: str) -> Problem:
+    challenge = 'Bearer realm="cxrlines"' + (f', error="{error}"' if error else "")
+    return Problem(401, code, what, "send Authorization: Bearer TOKEN", {"WWW-Authenticate": challenge})

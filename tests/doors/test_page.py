@@ -1,0 +1,242 @@
+"""The page in a real browser, with the real reader behind it."""
+
+import base64
+import io
+import re
+import shutil
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+from cxrlines.io.films import read_film
+from cxrlines.task import Device
+
+from .serving import DEADLINE_S, EXAMPLE, serving
+
+pytestmark = pytest.mark.doors
+CHROMIUM = shutil.which("chromium-headless-shell")
+ARGUMENTS = (
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--no-first-run",
+)  # fmt: skip
+PICTURE = 'document.querySelector(".pane:not([hidden]) canvas").toDataURL("image/png")'
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("page") / "project"
+
+
+@pytest.fixture(scope="module")
+def address(project):
+    with serving("--project", project) as server:
+        yield server.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("chromium-headless-shell is not installed")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page, of which nothing asks elsewhere, and nothing breaks or is blocked."""
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    context.set_default_timeout(DEADLINE_S * 1000)
+    opened = context.new_page()
+    asked: list[str] = []
+    broken: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("pageerror", lambda error: broken.append(str(error)))
+    opened.on("console", lambda line: broken.append(line.text) if "Content Security Policy" in line.text else None)
+    opened.goto(address)
+    opened.locator("#what-reads", has_text="weights").wait_for()
+    yield opened
+    context.close()
+    assert not broken
+    assert [url for url in asked if not url.startswith((address, f"blob:{address}"))] == []
+
+
+def drop(page, *films: Path) -> None:
+    """Give films to the page and wait until all are read and one is shown."""
+    page.set_input_files("#file", [str(film) for film in films])
+    page.locator(".film").nth(len(films) - 1).wait_for()
+    while page.locator(".film.reading, .film.waiting").count():
+        page.wait_for_timeout(100)
+    loaded(page)
+
+
+def loaded(page) -> None:
+    """Wait until the film that is chosen is shown."""
+    page.locator(".pane:not([hidden]) .wait", has_text=re.compile("Loading|Reading")).first.wait_for(state="hidden")
+
+
+def shown(page) -> np.ndarray:
+    """Gray values (h, w) uint8 of the canvas, once what was asked is drawn."""
+    page.wait_for_timeout(150)
+    png = base64.b64decode(page.evaluate(PICTURE).partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+
+
+def dicom(name: str) -> Path:
+    path = get_testdata_file(name)
+    assert path is not None, "pip install pydicom-data"
+    return Path(str(path))
+
+
+def accessible(page) -> list[str]:
+    """What axe finds that is serious or critical."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {each['nodes'][0]['html'][:120]}" for each in found if each["impact"] in ("serious", "critical")
+    ]
+
+
+def test_a_film_shows_its_lines_findings_and_what_read_it(page, address):
+    drop(page, EXAMPLE)
+    content, kind = EXAMPLE.read_bytes(), {"Content-Type": "image/jpeg"}
+    answer = httpx.post(f"{address}/v1/read", content=content, headers=kind, timeout=DEADLINE_S).json()
+    lines = answer["lines"]
+    assert lines and page.locator("svg path.line").count() == len(lines)
+    assert page.locator("svg circle.ring").count() == sum(line["tip"] is not None for line in lines)
+    assert page.locator("svg path.carina").count() == len(answer["landmarks"])
+    assert page.locator("svg path.measure").count() == 1  # of the endotracheal tube
+    said = page.locator("#findings").inner_text()
+    for words in ("Endotracheal tube", "By rule abnormal", "See first", "above 0.08", "Not found is not absent"):
+        assert words in said
+    foot = page.locator("footer").inner_text()
+    assert "research only" in foot and answer["bundle"] in foot and re.search(r"cxrlines \d+\.\d+", foot)
+    assert page.locator("canvas").first.get_attribute("aria-label").startswith("example.jpg. Endotracheal tube")
+
+
+def test_at_one_to_one_the_canvas_shows_the_film_s_own_pixels(page):
+    drop(page, EXAMPLE)
+    page.keyboard.press("z")
+    film, seen = read_film(EXAMPLE).pixels, shown(page)
+    height, width = (min(a, b) for a, b in zip(film.shape, seen.shape, strict=True))
+    top, left = (max(0, (a - b) // 2) for a, b in zip(film.shape, seen.shape, strict=True))
+    part = seen[(seen.shape[0] - height) // 2 :, (seen.shape[1] - width) // 2 :][: height - 4, : width - 4]
+    offsets = [(dy, dx) for dy in range(-2, 5) for dx in range(-2, 5)]
+    same = [
+        np.array_equal(part, film[top + dy :, left + dx :][: part.shape[0], : part.shape[1]])
+        for dy, dx in offsets
+        if top + dy >= 0 and left + dx >= 0
+    ]
+    assert any(same)
+    page.keyboard.press("i")
+    inverted = shown(page)
+    np.testing.assert_array_equal(inverted[300:400, 300:400], 255 - seen[300:400, 300:400])
+    page.keyboard.press("r")
+    np.testing.assert_array_equal(shown(page), seen)
+
+
+def test_window_pan_and_zoom(page):
+    drop(page, EXAMPLE)
+    before = shown(page)
+    box = page.locator(".stage").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 120, y, steps=4)
+    page.mouse.up()
+    narrow = shown(page)
+    assert narrow.std() > 1.2 * before.std()  # a narrower window is harder
+    page.keyboard.press("r")
+    tip = page.locator("svg circle.ring").first
+    place = tip.bounding_box()
+    at = place["x"] + place["width"] / 2, place["y"] + place["height"] / 2
+    page.mouse.move(*at)
+    page.mouse.wheel(0, -400)
+    page.wait_for_timeout(200)
+    now = tip.bounding_box()
+    assert (now["x"] + now["width"] / 2, now["y"] + now["height"] / 2) == pytest.approx(at, abs=1.5)
+    assert not np.array_equal(shown(page), before)
+    page.keyboard.press("f")
+    np.testing.assert_array_equal(shown(page), before)
+
+
+def test_keys_turn_lines_off_and_on_and_help_says_which(page):
+    drop(page, EXAMPLE)
+    count = page.locator("svg path.line").count()
+    page.keyboard.press("l")
+    page.wait_for_timeout(100)
+    assert page.locator("svg path.line, svg path.carina, svg circle.ring").count() == 0
+    page.keyboard.press("l")
+    page.keyboard.press(str(list(Device).index(Device.ETT) + 1))
+    page.wait_for_timeout(100)
+    assert page.locator("svg path.line").count() == count - 1
+    page.keyboard.press("?")
+    assert "all lines on or off" in page.locator("dialog[open]").inner_text()
+    assert accessible(page) == []
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
+
+
+def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, tmp_path):
+    letter = tmp_path / "letter.dcm"
+    letter.write_text("a letter")
+    drop(page, dicom("RG3_UNCR.dcm"), letter, dicom("RG1_UNCR.dcm"), EXAMPLE)
+    names = page.locator(".film .name").all_inner_texts()
+    assert names == ["example.jpg", "RG1_UNCR.dcm", "RG3_UNCR.dcm", "letter.dcm"]
+    page.locator(".film", has_text="RG3_UNCR").click()
+    assert "Refused" in page.locator("#findings").inner_text()
+    loaded(page)
+    assert accessible(page) == []
+    page.locator(".film", has_text="letter").click()
+    assert "is not a film" in page.locator("#findings").inner_text()
+    page.locator(".film", has_text="example").click()
+    page.keyboard.press("p")
+    page.locator(".pane:not([hidden])").nth(1).wait_for()
+    assert page.locator("select[aria-label='Prior film']").inner_text().split() == ["RG1_UNCR.dcm", "RG3_UNCR.dcm"]
+    assert accessible(page) == []
+    page.keyboard.press("j")
+    assert page.locator(".film[aria-current]").inner_text().startswith("RG1_UNCR.dcm")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="DICOM SR").click()
+    assert Path(download.value.path()).read_bytes()[128:132] == b"DICM"
+
+
+def test_a_correction_is_saved_and_is_there_when_the_film_comes_again(page, project):
+    assert accessible(page) == []
+    drop(page, EXAMPLE)
+    page.keyboard.press("e")
+    page.locator(".correct").wait_for()
+    assert accessible(page) == []
+    save = page.get_by_role("button", name="Save")
+    assert save.is_disabled()  # no line is decided
+    page.get_by_role("button", name="Accept all").click()
+    page.get_by_role("button", name="Reject CVC").click()
+    page.locator(".correct .name", has_text="ETT").click()
+    page.locator(".stage").first.focus()
+    page.keyboard.press(".")  # its tip
+    page.keyboard.press("Shift+ArrowUp")
+    page.get_by_label("State of ETT, moved").select_option("Borderline")
+    page.get_by_label("Comment").fill("tip moved")
+    page.get_by_label("Your name").fill("A reader")
+    save.click()
+    page.locator(".correct", has_text="Saved by A reader").wait_for()
+    table = pd.read_csv(project / "train.csv")
+    assert table["ETT - Borderline"].tolist() == [1] and table["ETT - Abnormal"].tolist() == [0]
+    lines = pd.read_csv(project / "train_annotations.csv")
+    assert set(lines["label"]) == {"ETT - Borderline", "NGT - Incompletely Imaged"}
+    page.reload()
+    page.locator("#what-reads", has_text="weights").wait_for()
+    drop(page, EXAMPLE)
+    page.keyboard.press("e")
+    page.locator(".correct", has_text="Saved by A reader").wait_for()
+    assert page.get_by_label("Comment").input_value() == "tip moved"
+    assert page.locator(".correct li.gone").inner_text().startswith("CVC")
+    assert page.locator(".correct .name", has_text="ETT, moved").count() == 1
+    assert save.is_enabled()

@@ -1,0 +1,87 @@
+"""Corrections over HTTP: saved in a project as they were sent, read back, and refused where they do not fit."""
+
+import json
+
+import pytest
+
+from cxrlines.corrections.project import Project
+
+from .conftest import EXAMPLE, found
+
+JPEG = {"Content-Type": "image/jpeg"}
+LINE = {"device": "ETT", "points": [[600.0, 20.0], [610.0, 480.0]], "mark": "moved", "state": "Normal", "of": 0}
+SAID = {"name": "ward.jpg", "author": "A reader", "lines": [LINE], "labels": {"NGT - Normal": 0}, "comment": "moved"}
+
+
+def kept(server) -> str:
+    return f"/v1/films/{server('POST', '/v1/films', headers=JPEG, content=EXAMPLE).json()['id']}/corrections"
+
+
+def test_a_correction_comes_back_as_it_was_saved(web, tmp_path):
+    server = web(project=tmp_path / "project")
+    path = kept(server)
+    assert server("GET", path).json() == {"correction": None, "same": False, "count": 0}
+    answer = server("PUT", path, json=SAID)
+    assert answer.status_code == 200, answer.text
+    saved = server("GET", path).json()
+    assert saved["same"] is True and saved["count"] == 1
+    assert saved["correction"] == answer.json()["correction"]
+    for field in ("author", "lines", "labels", "comment"):
+        assert saved["correction"][field] == SAID[field]
+    film = Project(tmp_path / "project").find(EXAMPLE)
+    assert film is not None and film.name == "ward.jpg" and film.correction.time.tzinfo is not None
+    assert film.findings == json.loads(json.dumps(found().as_dict()))
+
+
+def test_the_same_film_dropped_again_has_its_corrections_and_keeps_the_old_ones(web, tmp_path):
+    server = web(project=tmp_path / "project")
+    server("PUT", kept(server), json=SAID)
+    server("PUT", kept(server), json=SAID | {"comment": "again"})
+    saved = server("GET", kept(server)).json()
+    assert saved["correction"]["comment"] == "again" and saved["count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "names"),
+    [
+        ({"author": ""}, "author"),
+        ({"lines": [LINE | {"points": [[600.0, 20.0], [9999.0, 480.0]]}]}, "lines.0"),
+        ({"lines": [LINE | {"of": 7}]}, "7"),
+        ({"lines": [LINE | {"state": None}]}, "state"),
+        ({"labels": {"ETT - Sideways": 1}}, "Sideways"),
+        ({"time": "yesterday", "more": 1}, "more"),
+    ],
+)
+def test_one_that_does_not_fit_is_refused_and_nothing_is_saved(web, tmp_path, changed, names):
+    server = web(project=tmp_path / "project")
+    path = kept(server)
+    answer = server("PUT", path, json=SAID | changed)
+    assert (answer.status_code, answer.json()["code"]) == (422, "correction") and names in answer.json()["detail"]
+    assert server("GET", path).json()["correction"] is None
+
+
+def test_what_is_no_correction_at_all_is_a_problem(web, tmp_path):
+    server = web(project=tmp_path / "project")
+    path = kept(server)
+    for content, wanted in ((b"{", (400, "json")), (b"[1]", (422, "correction")), (b"[" * 10**5, (400, "json"))):
+        answer = server("PUT", path, content=content)
+        assert (answer.status_code, answer.json()["code"]) == wanted
+    assert server("PUT", path, content=bytes(6 * 10**6)).json()["code"] == "too-large"
+    assert server("PUT", "/v1/films/unknown/corrections", json=SAID).json()["code"] == "film-not-kept"
+
+
+def test_a_folder_that_cannot_be_written_is_named_and_the_film_stays(web, tmp_path):
+    server = web(project=tmp_path / "project")
+    path = kept(server)
+    (tmp_path / "project/train").rmdir()
+    (tmp_path / "project/train").write_text("in the way")
+    answer = server("PUT", path, json=SAID)
+    assert (answer.status_code, answer.json()["code"]) == (507, "project-not-writable")
+    (tmp_path / "project/train").unlink()
+    assert server("PUT", path, json=SAID).status_code == 200
+
+
+def test_without_a_project_there_is_nothing_to_save_to(web):
+    server = web()
+    assert server("GET", "/v1/about").json()["project"] is False
+    assert server("PUT", kept(server), json=SAID).json()["code"] == "not-found"

@@ -1,0 +1,46 @@
+"""Settings of flags and of a TOML file."""
+
+from pathlib import Path
+
+import pytest
+
+from cxrlines.core.errors import Error
+from cxrlines.web.serve_settings import ServeSettings, is_loopback, load_settings
+
+
+def test_flags_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    config = tmp_path / "serve.toml"
+    config.write_text('port = 81\nqueue = 3\nhosts = ["reader.example"]\nproject = "p"\n')
+    settings = load_settings(config, {"port": 82, "host": None, "project": None})
+    assert settings == ServeSettings(port=82, queue=3, hosts=("reader.example",), project=Path("p"))
+    assert load_settings(None, {}) == ServeSettings()
+    assert ServeSettings().host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("port = 70000", ["port", "70000"]),
+        ("prot = 80", ["prot", "port"]),
+        ("port = [", ["TOML"]),
+        ('tls_key = "k.pem"', ["tls_certificate"]),
+        ("queue = 0", ["queue", "0"]),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path, text, names):
+    config = tmp_path / "serve.toml"
+    config.write_text(text)
+    with pytest.raises(Error) as raised:
+        load_settings(config, {})
+    for name in names:
+        assert name in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(Error, match=r"none\.toml"):
+        load_settings(tmp_path / "none.toml", {})
+
+
+def test_loopback():
+    assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "reader.example", "")))
