@@ -208,6 +208,26 @@ def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, 
     assert Path(download.value.path()).read_bytes()[128:132] == b"DICM"
 
 
+def test_a_token_is_asked_for_and_asked_for_again(browser, tmp_path):
+    (tmp_path / "tokens").write_text("a-token-of-enough-letters")
+    with serving("--token-file", tmp_path / "tokens") as server:
+        page = browser.new_page()
+        page.set_default_timeout(DEADLINE_S * 1000)
+        page.goto(server.wait())
+        token = page.get_by_label("Token")
+        token.fill("a-wrong-token-of-letters")
+        token.press("Enter")
+        page.locator("#token-problem", has_text="not one of").wait_for()
+        assert accessible(page) == []
+        token.fill("a-token-of-enough-letters")
+        token.press("Enter")
+        page.locator("#what-reads", has_text="weights").wait_for()
+        drop(page, EXAMPLE)
+        assert page.locator("svg path.line").count() > 0
+        assert page.get_by_role("button", name="Correct").count() == 0  # without a project nothing is saved
+        page.close()
+
+
 def test_a_correction_is_saved_and_is_there_when_the_film_comes_again(page, project):
     assert accessible(page) == []
     drop(page, EXAMPLE)

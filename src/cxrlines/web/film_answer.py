@@ -99,7 +99,7 @@ def sentence(findings: Findings) -> str:
             each.append(f"Not found, which is not proof of absence: {names}.")
         if Landmark.CARINA not in findings.landmarks:
             each.append("Carina not found.")
-        each += [words] if (words := spacing_words(findings)) else []
+        each += [rests_on] if (rests_on := spacing_words(findings)) else []
         said = " ".join(each)
     return f"{said} Read by cxrlines {__version__}; for research only, not for diagnosis."
 
