@@ -214,7 +214,7 @@ def test_a_token_is_asked_for_and_asked_for_again(browser, tmp_path):
         page = browser.new_page()
         page.set_default_timeout(DEADLINE_S * 1000)
         page.goto(server.wait())
-        token = page.get_by_label("Token")
+        token = page.get_by_label("Token", exact=True)
         token.fill("a-wrong-token-of-letters")
         token.press("Enter")
         page.locator("#token-problem", has_text="not one of").wait_for()
