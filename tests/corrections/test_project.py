@@ -10,7 +10,7 @@ import pytest
 from cxrlines.core.files import OutputError
 from cxrlines.core.film import FilmError
 from cxrlines.corrections.correction import CorrectionError, Mark
-from cxrlines.corrections.journal import JournalError
+from cxrlines.corrections.correction_journal import JournalError
 from cxrlines.corrections.project import Project, ProjectError
 from cxrlines.io.audit import audit
 from cxrlines.io.patients import key_name, tokens

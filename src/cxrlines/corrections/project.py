@@ -10,10 +10,8 @@ PROJECT/
 """
 
 import hashlib
-import io
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -25,8 +23,9 @@ from cxrlines.core.files import OutputError, replacing, write_text
 from cxrlines.core.film import Film, film_name
 from cxrlines.core.text import shown
 from cxrlines.corrections.correction import Correction, CorrectionError
-from cxrlines.corrections.journal import Journal, JournalError
+from cxrlines.corrections.correction_journal import Journal, JournalError
 from cxrlines.corrections.project_tables import CorrectedFilm, write_tables
+from cxrlines.io.dicom.header import parse
 from cxrlines.io.films import kind_of, read_film
 from cxrlines.io.patients import key_name, tokens
 from cxrlines.io.rows import PLACEHOLDERS
@@ -291,9 +290,4 @@ def _put(path: Path, film: bytes) -> None:
 
 def _patient(film: bytes) -> str:
     """PatientID of a DICOM file; empty where there is none."""
-    import pydicom
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote the patient's data
-        header = pydicom.dcmread(io.BytesIO(film), stop_before_pixels=True, force=True, specific_tags=["PatientID"])
-        return str(header.get("PatientID") or "").strip()
+    return parse(film, ("TransferSyntaxUID", "PatientID")).text("PatientID")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cxrlines.core.files import OutputError
-from cxrlines.corrections.journal import Journal, JournalError
+from cxrlines.corrections.correction_journal import Journal, JournalError
 
 
 def add(path: Path, worker: int, count: int) -> None:
