@@ -8,11 +8,13 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .node_process import NodeProcess
 
 DEADLINE = 60.0
 """Seconds that a server may take to start or end, on a machine that is slow and busy."""
@@ -123,3 +125,30 @@ def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
         yield pacs
     finally:
         pacs.stop()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
+    """Makes a `cxrlines listen`, arguments as of `NodeProcess`, that is ended with the test."""
+    made: list[NodeProcess] = []
+
+    def make(to: list[str], **settings: Any) -> NodeProcess:
+        made.append(NodeProcess(tmp_path / f"node{len(made)}", free_port(), to, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.kill()
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Callable[..., list[Path]]:
+    """Writes films to files."""
+
+    def write(*contents: bytes) -> list[Path]:
+        paths = [tmp_path / f"film{number}.dcm" for number in range(len(contents))]
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
+        return paths
+
+    return write

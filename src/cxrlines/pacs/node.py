@@ -128,10 +128,15 @@ class _Reading:
     def _begin(self) -> None:
         free = AHEAD * self._pool.processes - self._flying
         for film in self._queue.take(free) if free > 0 else ():
-            if (why := why_not_read(film.path.read_bytes())) is not None:
-                self._give_up(film, FilmState.SKIPPED, why)
-                continue
             self._flying += 1
+            try:
+                if (why := why_not_read(film.path.read_bytes())) is not None:
+                    self._give_up(film, FilmState.SKIPPED, why)
+                    self._flying -= 1
+                    continue
+            except DISK_ERRORS as error:
+                self._done.put((film, _unread(error)))
+                continue
             future = self._pool.read(film.path)
             future.add_done_callback(lambda future, film=film: self._landed(film, future))  # type: ignore[misc]
 
@@ -162,8 +167,8 @@ class _Reading:
             results = result_objects(film.path.read_bytes(), found, self._pool.read_by, replaces=earlier)
         except Error as error:
             return error
-        except DISK_ERRORS:
-            raise
+        except OSError as error:
+            return _unread(error)
         except Exception as error:
             return ReadingFault.of("its results", error)
         urgent = isinstance(found, Findings) and is_urgent(found, self._pool.read_by)
@@ -173,6 +178,10 @@ class _Reading:
         for courier in self._couriers:
             courier.wake.set()
         return None
+
+
+def _unread(error: Exception) -> ReadingFault:
+    return ReadingFault(f"the film's file in the queue cannot be read ({type(error).__name__})")
 
 
 def why_not_read(film: bytes) -> str | None:

@@ -40,6 +40,9 @@ MAX_PDU_READ = 1_048_576
 HALF_OPEN = 16
 """Connections beyond the limit of associations that get as far as a polite rejection."""
 TIMEOUT_S = 30.0
+"""How long a peer may be silent within an association."""
+REQUEST_S = 10.0
+"""How long a connection may wait with its request for one."""
 
 _config.LOG_HANDLER_LEVEL = "none"  # its messages quote what peers send
 _config.STORE_SEND_CHUNKED_DATASET = True  # results are sent as they lie on disk
@@ -67,7 +70,8 @@ class Receiver:
         self._ae.require_calling_aet = list(settings.calling)
         self._ae.maximum_associations = settings.associations
         self._ae.maximum_pdu_size = MAX_PDU
-        self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = TIMEOUT_S
+        self._ae.acse_timeout = REQUEST_S
+        self._ae.dimse_timeout = self._ae.network_timeout = TIMEOUT_S
         # A deflated dataset sets no limit to what inflates.
         syntaxes = [uid for uid in AllTransferSyntaxes if uid != DeflatedExplicitVRLittleEndian]
         self._ae.add_supported_context(Verification)
@@ -75,6 +79,7 @@ class Receiver:
             self._ae.add_supported_context(str(context.abstract_syntax), syntaxes)
         handlers: list[Any] = [
             (evt.EVT_CONN_OPEN, _limit_pdus),
+            (evt.EVT_CONN_CLOSE, _free_place),
             (evt.EVT_PDU_RECV, self._limit_film),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_REJECTED, self._log, ["rejected"]),
@@ -204,3 +209,9 @@ def _limit_pdus(event: Any) -> None:
         return receive(count)  # type: ignore[no-any-return]
 
     connection.recv = limited
+
+
+def _free_place(event: Any) -> None:
+    """A connection that closes before it asks for an association makes room at once, not after `REQUEST_S`."""
+    if event.assoc.requestor.primitive is None:
+        event.assoc.dul.to_user_queue.put(None)  # what waiting in vain for a request gives

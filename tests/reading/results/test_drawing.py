@@ -163,3 +163,24 @@ def test_a_saved_drawing_is_the_one_that_was_drawn(tmp_path):
     drawn = np.random.default_rng(0).integers(0, 256, (12, 9, 3), dtype=np.uint8)
     save_drawing(tmp_path / "new" / "film.png", drawn)
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "new/film.png")), drawn)
+
+
+def test_a_larger_film_is_shrunk_with_what_is_found():
+    shape = (900, 600)
+    drawn = draw_findings(np.full(shape, 70, np.uint8), findings(shape), largest=450)
+    own = draw_findings(np.full((450, 300), 70, np.uint8), findings((450, 300)), largest=450)
+    assert drawn.shape == own.shape and drawn.shape[0] == 450
+    differ = np.abs(drawn.astype(int) - own).max(axis=2) > 40  # points lie a quarter of a px apart
+    assert differ.mean() < 0.01
+    one, other = (draw_findings(film(shape), findings(shape), **more) for more in ({}, {"largest": 2000}))
+    assert (one == other).all()
+
+
+def test_operating_points_decide_which_labels_are_bright():
+    shape = (900, 900)
+    found = findings(shape, lines=False)
+    plain = draw_findings(film(shape), found)
+    low, high = (draw_findings(film(shape), found, operating_points=dict.fromkeys(LABELS, p)) for p in (0.2, 0.8))
+    strip = (slice(None), slice(900, None))
+    assert plain[strip].astype(int).sum() < low[strip].astype(int).sum()  # as bright, and marked
+    assert high[strip].astype(int).sum() < low[strip].astype(int).sum()

@@ -54,11 +54,13 @@ def film_file(shape: tuple[int, int] = (120, 100), sop_class: str = DX, **tags: 
     dataset.ImagerPixelSpacing = [f"{350 / shape[1]:.6g}"] * 2
     dataset.WindowCenter, dataset.WindowWidth = 2048, 4096
     dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = 0, 1, "US"
-    for name, value in tags.items():
-        if value is None:
-            delattr(dataset, name)
-        else:
-            setattr(dataset, name, value)
+    with warnings.catch_warnings():  # of values that are wrong on purpose
+        warnings.simplefilter("ignore")
+        for name, value in tags.items():
+            if value is None:
+                delattr(dataset, name)
+            else:
+                setattr(dataset, name, value)
     pixels = chest(shape)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = 4095 - pixels

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pydicom
 import pytest
 
+from cxrlines.io.films import read_film
 from cxrlines.reading.reader import load_reader
 from cxrlines.reading.results.dicom.objects import Kind, Replaced, result_objects
 from cxrlines.reading.results.dicom.read_by import ReadBy
@@ -54,7 +56,6 @@ def test_a_film_that_is_not_read(results, tmp_path, name):
 
 @pytest.mark.parametrize(
     "name",
-    "name",
     [
         *("cr", "mono1", "mono1-identity", "no-spacing", "no-window", "no-type-2", "no-dates"),
         *("latin1", "utf8", "japanese", "invalid", "rescaled"),
@@ -63,6 +64,29 @@ def test_a_film_that_is_not_read(results, tmp_path, name):
 def test_every_film(results, tmp_path, name):
     for each in result_objects(results.film_file(**results.films[name]), results.found(), results.read_by):
         check(each.content, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dx", "mono1", "mono1-identity", "no-window", "rescaled"])
+def test_dcmtk_shows_a_film_by_its_presentation_state_as_it_is_shown_here(results, tmp_path, name):
+    source = results.film_file(**results.films[name])
+    (state,) = result_objects(source, results.found(), results.read_by, kinds=[Kind.PRESENTATION])
+    film, laid_over, shown = (tmp_path / each for each in ("film.dcm", "state.dcm", "shown.pgm"))
+    film.write_bytes(source)
+    laid_over.write_bytes(state.content)
+    subprocess.run(["dcmp2pgm", "-p", laid_over, film, shown], check=True, capture_output=True, timeout=60)
+    pixels = cv2.imread(str(shown), cv2.IMREAD_GRAYSCALE).astype(int)
+    assert np.abs(pixels - read_film(source).pixels).max() <= 1
+
+
+def test_dcmtk_reads_the_report(results, tmp_path):
+    for findings in results.findings.values():
+        report = result_objects(results.film_file(), findings((120, 100)), results.read_by, kinds=[Kind.REPORT])[0]
+        path = tmp_path / "report.dcm"
+        path.write_bytes(report.content)
+        said = subprocess.run(["dsrdump", path], check=True, capture_output=True, text=True, timeout=60)
+        assert "Comprehensive 3D SR Document" in said.stdout and not said.stderr
+        regions = re.findall(r"contains SCOORD.*=\((POINT|POLYLINE),", said.stdout)
+        assert len(regions) == report.content.count(b"SCOORD")
 
 
 def test_a_film_of_several_thousand_px(results, tmp_path):

@@ -51,7 +51,7 @@ def number(relationship: str, name: Concept, value: float, unit: Concept, childr
     item = _item(relationship, "NUM", name, children)
     measured = Dataset()
     measured.MeasurementUnitsCodeSequence = [coded(unit)]
-    measured.NumericValue = f"{round(value, 1) + 0.0:.1f}"
+    measured.NumericValue = f"{round(value, 1) + 0.0:.10g}"
     item.MeasuredValueSequence = [measured]
     return item
 

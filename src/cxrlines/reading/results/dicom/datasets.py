@@ -11,7 +11,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from cxrlines import __version__
 from cxrlines.io.dicom.origin import MANUFACTURER
@@ -145,7 +145,7 @@ def _raw(dataset: Dataset, keyword: str, value: bytes) -> None:
 def _file(dataset: Dataset) -> bytes:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", "0.0")
+    meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", UID("0.0"))
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = IMPLEMENTATION_UID
     meta.ImplementationVersionName = f"CXRLINES_{__version__}"[:16]

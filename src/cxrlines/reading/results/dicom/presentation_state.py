@@ -120,7 +120,7 @@ def _annotation(layer: str, graphics: Sequence[Dataset], texts: Sequence[Dataset
 def _layer(order: int, name: str, description: str, colour: tuple[int, int, int]) -> Dataset:
     layer = Dataset()
     layer.GraphicLayer, layer.GraphicLayerOrder, layer.GraphicLayerDescription = name, order, description
-    lightness, a, b = cv2.cvtColor(np.float32([[colour]]) / 255, cv2.COLOR_RGB2LAB)[0, 0].tolist()
+    lightness, a, b = cv2.cvtColor(np.array([[colour]], np.float32) / 255, cv2.COLOR_RGB2LAB)[0, 0].tolist()
     shares = (lightness / 100, (a + 128) / 255, (b + 128) / 255)  # PS3.3 C.10.7.1.1
     layer.GraphicLayerRecommendedDisplayCIELabValue = [round(65535 * min(max(share, 0), 1)) for share in shares]
     layer.GraphicLayerRecommendedDisplayGrayscaleValue = 65535

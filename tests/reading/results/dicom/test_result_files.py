@@ -1,0 +1,102 @@
+"""`predict --dicom`: a folder of results for each film, and an answer for each that has none."""
+
+import io
+from pathlib import Path
+
+import cv2
+import pydicom
+import pytest
+from typer.testing import CliRunner
+
+from cxrlines import cli
+from cxrlines.reading.results.dicom.objects import result_objects
+from cxrlines.reading.results.dicom.wrapped_film import wrapped
+
+EXAMPLE = Path(__file__).parents[4] / "src/cxrlines/embedded/example.jpg"
+STUDY = "1.2.826.0.1.3680043.10.1.7"
+
+
+def picture(ending: str) -> bytes:
+    gray = cv2.resize(cv2.imread(str(EXAMPLE), cv2.IMREAD_GRAYSCALE), (400, 380), interpolation=cv2.INTER_AREA)
+    return cv2.imencode(ending, gray)[1].tobytes()
+
+
+def run(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.app, ["predict", *map(str, words)])
+    return result.exit_code, result.stderr
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def reasons(content: bytes) -> str:
+    texts: list[str] = []
+    pydicom.dcmread(io.BytesIO(content)).walk(
+        lambda _, element: texts.append(element.value) if element.keyword == "TextValue" else None
+    )
+    return "\n".join(texts)
+
+
+def test_each_film_gets_a_folder_and_each_other_an_answer(results, tmp_path):
+    films, out = tmp_path / "films", tmp_path / "out"
+    films.mkdir()
+    (films / "film.dcm").write_bytes(wrapped(picture(".png"), "P-7", STUDY))
+    (films / "lateral.dcm").write_bytes(results.film_file(ViewPosition="LL"))
+    (films / "frames.dcm").write_bytes(results.film_file(NumberOfFrames=2, SOPInstanceUID="1.2.3.4"))
+    (films / "photo.png").write_bytes(picture(".png"))
+    (films / "result.dcm").write_bytes(
+        result_objects(results.film_file(), results.found(), results.read_by)[-1].content
+    )
+    code, said = run(films, "--dicom", out)
+    assert "result of cxrlines (1)" in said
+    assert code == 2 and "photo.png: not written as DICOM" in said and "--patient-id and --study-uid" in said
+    made = files(out)
+    assert sorted(path for path in made if path.startswith(STUDY)) == [
+        f"{STUDY}/{kind}.dcm" for kind in ("pr", "sc", "sr")
+    ]
+    others = [path for path in made if not path.startswith(STUDY)]
+    assert len(others) == 2 and all(path.endswith("/sr.dcm") for path in others)
+    assert all("Not read: " in reasons(made[path]) for path in others)
+    assert any("view position is LL" in reasons(made[path]) for path in others)
+    assert any("NumberOfFrames is 2" in reasons(made[path]) for path in others)
+
+
+def test_a_picture_becomes_a_film_of_the_patient_that_is_named(tmp_path):
+    film, out = tmp_path / "photo.jpg", tmp_path / "out"
+    film.write_bytes(picture(".jpg"))
+    assert run(film, "--dicom", out, "--patient-id", "P-9", "--study-uid", STUDY)[0] == 0
+    made = {Path(path).name: pydicom.dcmread(io.BytesIO(content)) for path, content in files(out).items()}
+    assert sorted(made) == ["film.dcm", "pr.dcm", "sc.dcm", "sr.dcm"]
+    assert {(each.PatientID, each.StudyInstanceUID) for each in made.values()} == {("P-9", STUDY)}
+    reference = made["pr.dcm"].ReferencedSeriesSequence[0].ReferencedImageSequence[0]
+    assert reference.ReferencedSOPInstanceUID == made["film.dcm"].SOPInstanceUID
+
+
+def test_results_that_are_no_longer_true_go(results, tmp_path):
+    film, out = tmp_path / "film.dcm", tmp_path / "out"
+    (out / STUDY).mkdir(parents=True)
+    for each in result_objects(results.film_file(), results.found(), results.read_by):
+        (out / STUDY / f"{each.kind}.dcm").write_bytes(each.content)
+    (out / STUDY / "notes.txt").write_text("mine")
+    film.write_bytes(results.film_file(ViewPosition="LL", StudyInstanceUID=STUDY))
+    run(film, "--dicom", out)
+    assert sorted(files(out)) == [f"{STUDY}/notes.txt", f"{STUDY}/sr.dcm"]
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["--dicom", "out", "--patient-id", "P-7"], "--study-uid"),
+        (["--dicom", "out", "--patient-id", "P-7", "--study-uid", "x"], "--study-uid"),
+        (["--patient-id", "P-7"], "--dicom"),
+        (["--dicom", "out", "--on", "ray"], "--on"),
+        (["--dicom", "."], "--dicom"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_the_work(tmp_path, monkeypatch, words, flag):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "film.jpg").write_bytes(b"\xff\xd8\xff")
+    code, said = run("film.jpg", *words)
+    assert code == 2 and flag in said
+    assert [path.name for path in tmp_path.iterdir()] == ["film.jpg"]
