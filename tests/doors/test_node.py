@@ -160,6 +160,7 @@ def test_kills_at_random_moments_lose_nothing(node, orthanc, films):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_a_thousand_films_at_eight_associations(node, orthanc, films):
     running = node([to(orthanc)], associations=8, processes=2).start()
     paths = films(*map(dicom_film, range(1000)))

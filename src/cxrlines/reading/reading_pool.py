@@ -171,7 +171,7 @@ def serve() -> None:
     import cv2
 
     from cxrlines.core.pool import keep_buffers
-    from cxrlines.reading.engines.onnx import OnnxEngine
+    from cxrlines.reading.engines.choice import engine_name
     from cxrlines.reading.reader import Reader, load_reader
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # left to the parent
@@ -185,7 +185,7 @@ def serve() -> None:
             loaded: ReadBy | Error
             try:
                 made = load_reader(os.fsdecode(kind) or None)
-                loaded = ReadBy.of(made.bundle, "onnx" if isinstance(made.engine, OnnxEngine) else "torch", made.tta)
+                loaded = ReadBy.of(made.bundle, engine_name(made.bundle), made.tta)
                 reader.append(made)
             except Error as error:
                 loaded = light(error)

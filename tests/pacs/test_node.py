@@ -1,0 +1,172 @@
+"""A node's films and results without a network: what is read, in which order results go, faults and back-off."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from cxrlines import cli
+from cxrlines.core.errors import ReadingFault
+from cxrlines.core.film import FilmError, NotAFilm
+from cxrlines.core.findings import Findings
+from cxrlines.lab.intact_films import as_dicom
+from cxrlines.pacs import node
+from cxrlines.pacs.audit_log import AuditLog
+from cxrlines.pacs.delivery import Answer, Unreachable, Verdict
+from cxrlines.pacs.film_queue import FilmQueue
+from cxrlines.pacs.node import FAULTS, Courier, why_not_read
+from cxrlines.reading.results.dicom.read_by import OperatingPoint, ReadBy
+
+NGT = "NGT - Abnormal"
+READ_BY = ReadBy("0123456789ab", "none", operating_points={NGT: OperatingPoint(0.5, "sensitivity 0.9")})
+
+
+def film(number: int, **elements) -> bytes:
+    uids = {name: f"1.2.3.{number}.{k}" for k, name in enumerate(("SOPInstanceUID", "SeriesInstanceUID"))}
+    return as_dicom(np.full((40, 30), number, np.uint8), 8, **uids | {"StudyInstanceUID": "1.2.3"} | elements)
+
+
+class Destination:
+    """Answers as `answers` say, in turn, then takes all; `Unreachable` for None."""
+
+    name = "PACS@10.0.0.5:104"
+
+    def __init__(self, *answers: Answer | None) -> None:
+        self.answers, self.sent = [*answers], []
+
+    def send(self, results: Sequence[Path]) -> Iterator[Answer]:
+        for path in results:
+            answer = self.answers.pop(0) if self.answers else Answer(Verdict.TAKEN)
+            if answer is None:
+                raise Unreachable("does not answer")
+            self.sent.append((path.name, answer.verdict))
+            yield answer
+
+
+class Pool:
+    """Gives outcomes by the number of the film, its first pixel."""
+
+    read_by, processes = READ_BY, 2
+
+    def __init__(self, outcomes: dict[int, object]) -> None:
+        self.outcomes, self.asked = outcomes, []
+
+    def read(self, path: Path) -> Future:
+        number = path.read_bytes()[-1]
+        self.asked.append(number)
+        future: Future = Future()
+        future.set_result(self.outcomes.get(number, Findings((40, 30), (), {}, (), {NGT: 0.1})))
+        return future
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """Runs films through a pool and a destination until all of them are settled; the queue."""
+    monkeypatch.setattr(node, "pause_s", lambda failures, rng: 0.0)
+    monkeypatch.setattr(node, "POLL_S", 0.01)
+    queue, audit = FilmQueue(tmp_path), AuditLog(tmp_path)
+
+    def run(films: Sequence[bytes], pool: Pool, destination: Destination) -> FilmQueue:
+        for place, data in enumerate(films):
+            queue.add(data, str(place), f"1.2.3.{place}", "MODALITY@10.0.0.7")
+        stop = threading.Event()
+        courier = Courier(queue, audit, destination, stop)
+        reading = node._Reading(queue, audit, pool, [courier])
+        threads = [threading.Thread(target=reading.run, args=(stop,), daemon=True), courier]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 60
+        try:
+            while queue.status()["oldest_waiting"] and time.monotonic() < end:
+                time.sleep(0.01)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(60)
+        return queue
+
+    yield run
+    queue.close()
+    audit.close()
+
+
+def counts(queue: FilmQueue) -> dict[str, int]:
+    return {state: n for state, n in queue.status()["films"].items() if n}
+
+
+def test_outcomes_become_results_skips_and_dead_letters(bench):
+    fault = ReadingFault("the worker ended")
+    report, cut = NotAFilm("is a report", "", "structured report"), FilmError("is cut off", "send it again")
+    pool = Pool({1: report, 2: cut, 3: fault})
+    destination = Destination()
+    queue = bench([film(number) for number in range(4)], pool, destination)
+    assert counts(queue) == {"delivered": 2, "dead": 1, "skipped": 1}
+    assert queue.status()["skipped"] == {"structured report": 1}
+    assert [letter["reason"] for letter in queue.status()["dead_letters"]] == ["the worker ended"]
+    assert sorted(pool.asked) == [0, 1, 2, *[3] * FAULTS]
+    # Of the film that is cut off a report alone, which says so.
+    assert sorted(name for name, _ in destination.sent) == ["1-0.dcm", "1-1.dcm", "1-2.dcm", "3-0.dcm"]
+
+
+def test_a_film_without_a_study_is_a_dead_letter(bench):
+    queue = bench([film(0, StudyInstanceUID=None)], Pool({}), Destination())
+    assert counts(queue) == {"dead": 1} and "StudyInstanceUID" in queue.status()["dead_letters"][0]["reason"]
+
+
+def test_a_destination_that_comes_and_goes(bench):
+    off = Answer(Verdict.PUT_OFF, "status 0xA700")
+    destination = Destination(None, None, off, Answer(Verdict.TAKEN), None, off)
+    queue = bench([film(0), film(1)], Pool({}), destination)
+    assert counts(queue) == {"delivered": 2} and queue.status()["unreachable"] == []
+    taken = [name for name, verdict in destination.sent if verdict is Verdict.TAKEN]
+    assert sorted(taken) == [f"{number}-{place}.dcm" for number in (1, 2) for place in range(3)]
+
+
+def test_a_fault_of_a_destination_costs_no_result(bench):
+    class Odd(Destination):
+        def send(self, results: Sequence[Path]) -> Iterator[Answer]:
+            if not self.answers:
+                self.answers.append(Answer(Verdict.TAKEN))
+                raise ZeroDivisionError
+            yield from super().send(results)
+
+    assert counts(bench([film(0)], Pool({}), Odd())) == {"delivered": 1}
+
+
+def test_urgent_films_are_marked(bench, tmp_path):
+    bench([film(0), film(1)], Pool({1: Findings((40, 30), (), {}, (), {NGT: 0.9})}), Destination())
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert {line["film"]: line["urgent"] for line in lines if line["event"] == "read"} == {1: 0, 2: 1}
+
+
+@pytest.mark.parametrize(
+    ("elements", "why"),
+    [
+        ({"ViewPosition": "AP", "Modality": "DX"}, None),
+        ({"ViewPosition": "LL"}, "lateral"),
+        ({"Manufacturer": "cxrlines"}, "result of cxrlines"),
+        ({"ImageType": ["DERIVED", "SECONDARY"]}, "derived"),
+    ],
+)
+def test_what_is_not_read(elements, why):
+    found = why_not_read(film(0, **elements))
+    assert found is None if why is None else why in found
+
+
+def test_the_command_shows_how_a_queue_stands(tmp_path):
+    queue = FilmQueue(tmp_path / "queue")
+    queue.add(b"film", "digest", "1.2.3", "MODALITY@10.0.0.7")
+    queue.problem("PACS@10.0.0.5:104", "does not answer")
+    queue.close()
+    command = ["listen", "--status", "--queue", str(tmp_path / "queue")]
+    text = CliRunner().invoke(cli.app, command).output
+    assert "1 received" in text and "PACS@10.0.0.5:104: does not answer" in text and "oldest waiting: film 1" in text
+    assert json.loads(CliRunner().invoke(cli.app, [*command, "--json"]).output)["films"]["received"] == 1
+    wrong = CliRunner().invoke(cli.app, ["listen", "--status", "--queue", str(tmp_path)])
+    assert wrong.exit_code == 2 and not (tmp_path / "queue.sqlite").exists()
