@@ -77,6 +77,7 @@ def test_the_wheel_holds_what_it_needs_and_no_tests(place):
     names = {path.name for path in packages.iterdir()}
     assert "tests" not in names and (packages / "cxrlines/py.typed").is_file()
     assert (packages / "cxrlines/embedded/example.jpg").is_file()
+    assert (packages / "cxrlines/web/static/index.html").is_file()
 
 
 def test_the_example_is_read_there(place):

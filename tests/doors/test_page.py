@@ -114,8 +114,9 @@ def test_a_film_shows_its_lines_findings_and_what_read_it(page, address):
     assert page.locator("svg path.carina").count() == len(answer["landmarks"])
     assert page.locator("svg path.measure").count() == 1  # of the endotracheal tube
     said = page.locator("#findings").inner_text()
-    for words in ("Endotracheal tube", "By rule abnormal", "See first", "above 0.08", "Not found is not absent"):
+    for words in ("Endotracheal tube", "By rule abnormal", "See first", "Not found is not absent"):
         assert words in said
+    assert re.search(r"(above|below) 0\.\d\d", said)  # the operating point beside a probability
     foot = page.locator("footer").inner_text()
     assert "research only" in foot and answer["bundle"] in foot and re.search(r"cxrlines \d+\.\d+", foot)
     assert page.locator("canvas").first.get_attribute("aria-label").startswith("example.jpg. Endotracheal tube")
@@ -206,6 +207,26 @@ def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, 
     with page.expect_download() as download:
         page.get_by_role("button", name="DICOM SR").click()
     assert Path(download.value.path()).read_bytes()[128:132] == b"DICM"
+
+
+def test_a_token_is_asked_for_and_asked_for_again(browser, tmp_path):
+    (tmp_path / "tokens").write_text("a-token-of-enough-letters")
+    with serving("--token-file", tmp_path / "tokens") as server:
+        page = browser.new_page()
+        page.set_default_timeout(DEADLINE_S * 1000)
+        page.goto(server.wait())
+        token = page.get_by_label("Token", exact=True)
+        token.fill("a-wrong-token-of-letters")
+        token.press("Enter")
+        page.locator("#token-problem", has_text="not one of").wait_for()
+        assert accessible(page) == []
+        token.fill("a-token-of-enough-letters")
+        token.press("Enter")
+        page.locator("#what-reads", has_text="weights").wait_for()
+        drop(page, EXAMPLE)
+        assert page.locator("svg path.line").count() > 0
+        assert page.get_by_role("button", name="Correct").count() == 0  # without a project nothing is saved
+        page.close()
 
 
 def test_a_correction_is_saved_and_is_there_when_the_film_comes_again(page, project):

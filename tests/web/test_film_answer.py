@@ -53,7 +53,7 @@ def test_only_what_has_a_distance_is_measured(read_by):
 def test_a_refused_film_says_why_and_lists_no_device(read_by):
     words = page_words(REFUSED, read_by)
     assert "lateral" in words["refused"] and words["urgent"] is None and "devices" not in words
-    assert sentence(REFUSED).startswith("Not read: a lateral film.")
+    assert sentence(REFUSED, read_by).startswith("Not read: a lateral film.")
 
 
 @pytest.mark.parametrize("px", [0.0, -40.0])
@@ -70,8 +70,13 @@ def test_an_abnormal_nasogastric_tube_is_urgent_above_its_point(read_by):
 
 
 def test_the_sentence_names_devices_distances_what_was_not_found_and_what_read(read_by):
-    text = sentence(found())
-    for words in ("Endotracheal tube: 2.5 % of height above carina", "not proof of absence", "research only"):
+    text = sentence(found(), read_by)
+    for words in (
+        "Endotracheal tube: 2.5 % of height above carina",
+        "not proof of absence",
+        "research only",
+        read_by.weights,
+    ):
         assert words in text
     assert "pulmonary artery catheter" in text and "Carina not found" not in text
-    assert "Carina not found" in sentence(found(landmarks={}))
+    assert "Carina not found" in sentence(found(landmarks={}), read_by)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from cxrlines import __version__
 from cxrlines.core.findings import Findings
 from cxrlines.core.spacing import SpacingKind
 from cxrlines.reading.results.dicom.read_by import ReadBy
@@ -34,7 +33,7 @@ def page_words(findings: Findings, read_by: ReadBy) -> dict[str, Any]:
     """What the page says of a film; it draws, and words nothing itself."""
     if not findings.quality.usable:
         refused, *notes = note_words(findings)
-        return {"refused": refused, "urgent": None, "notes": notes, "sentence": sentence(findings)}
+        return {"refused": refused, "urgent": None, "notes": notes, "sentence": sentence(findings, read_by)}
     return {
         "refused": None,
         "urgent": urgency(findings, read_by),
@@ -42,7 +41,7 @@ def page_words(findings: Findings, read_by: ReadBy) -> dict[str, Any]:
         "lines": [
             {
                 "tip": tip_words(findings, k),
-                "words": line_words(findings, k),
+                "words": _words(findings, k),
                 "rules": rules_of(findings, k),
                 "measured": tip_words(findings, k) != line.device.name,
             }
@@ -53,7 +52,7 @@ def page_words(findings: Findings, read_by: ReadBy) -> dict[str, Any]:
         "ruler": RULERS[findings.spacing.kind],
         "points": points_words(read_by),
         "notes": note_words(findings),
-        "sentence": sentence(findings),
+        "sentence": sentence(findings, read_by),
     }
 
 
@@ -82,7 +81,7 @@ def urgency(findings: Findings, read_by: ReadBy) -> str | None:
     return "ETT at or below the carina"
 
 
-def sentence(findings: Findings) -> str:
+def sentence(findings: Findings, read_by: ReadBy) -> str:
     """What was found as one paragraph, to copy."""
     if not findings.quality.usable:
         said = f"{note_words(findings)[0]}."
@@ -90,22 +89,27 @@ def sentence(findings: Findings) -> str:
         each = []
         for k, line in enumerate(findings.lines):
             name = DEVICES[line.device].text
-            words = line_words(findings, k).removeprefix(line.device.name).strip(" ,")
             rules = f" ({'; '.join(rules_of(findings, k))})" if rules_of(findings, k) else ""
-            each.append(f"{name[0].upper()}{name[1:]}: {words}{rules}.")
+            each.append(f"{name[0].upper()}{name[1:]}: {_words(findings, k)}{rules}.")
         lacking = [device for device in Device if all(line.device is not device for line in findings.lines)]
         if lacking:
             names = ", ".join(DEVICES[device].text for device in lacking)
             each.append(f"Not found, which is not proof of absence: {names}.")
         if Landmark.CARINA not in findings.landmarks:
             each.append("Carina not found.")
-        each += [words] if (words := spacing_words(findings)) else []
+        each += [rests_on] if (rests_on := spacing_words(findings)) else []
         said = " ".join(each)
-    return f"{said} Read by cxrlines {__version__}; for research only, not for diagnosis."
+    return f"{said} Read by {read_by.name}; for research only, not for diagnosis."
+
+
+def _words(findings: Findings, k: int) -> str:
+    """`line_words` without the device."""
+    return line_words(findings, k).removeprefix(findings.lines[k].device.name).strip(" ,")
 
 
 def _known(findings: Findings, device: Device) -> bool:
-    return any(label in (findings.labels or {}) for label in LABELS_OF[device])
+    has_labels = any(label in (findings.labels or {}) for label in LABELS_OF[device])
+    return has_labels or any(line.device is device for line in findings.lines)
 
 
 def _device(findings: Findings, read_by: ReadBy, device: Device) -> dict[str, Any]:

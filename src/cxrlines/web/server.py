@@ -30,9 +30,9 @@ KEEP_ALIVE_S = 20
 class _Server(uvicorn.Server):
     """uvicorn's, that drains: on SIGTERM it answers 503 to new work, and closes its port once none is under way."""
 
-    def __init__(self, config: uvicorn.Config, guard: Guard) -> None:
+    def __init__(self, config: uvicorn.Config, guard: Guard, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._guard = guard
+        self._guard, self._started = guard, started
         self._draining: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -40,6 +40,11 @@ class _Server(uvicorn.Server):
         if self._guard.draining:
             self.should_exit = self.force_exit = True
         self._guard.draining = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; then say so."""
+        await super().startup(sockets)
+        self._started()
 
     async def main_loop(self) -> None:
         """Serve; then drain."""
@@ -102,8 +107,8 @@ def _run(settings: ServeSettings, guard: Guard, listener: socket.socket, started
     )
     scheme = "https" if settings.tls_certificate else "http"
     name = f"[{settings.host}]" if ":" in settings.host else settings.host
-    started(f"{scheme}://{name}:{listener.getsockname()[1]}")
-    _Server(config, guard).run(sockets=[listener])
+    address = f"{scheme}://{name}:{listener.getsockname()[1]}"
+    _Server(config, guard, lambda: started(address)).run(sockets=[listener])
 
 
 def _bound(host: str, port: int) -> socket.socket:

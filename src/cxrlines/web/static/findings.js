@@ -42,7 +42,7 @@ function deviceCard(said, device, film, on) {
   const lines = said.lines.map((k) => {
     const words = film.answer.words.lines[k];
     return h("button", { type: "button", class: "tip", "aria-pressed": String(on.chosen() === k), "data-line": k, onclick: () => on.line(k) },
-      capital(words.words.replace(`${device.device} `, "").replace(`${device.device}, `, "")),
+      capital(words.words),
       words.rules.map((rule) => h("span", { class: rule.startsWith("by rule abnormal") ? "rule bad" : "rule" }, capital(rule))));
   });
   return h("section", { class: "device" },

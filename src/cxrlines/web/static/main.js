@@ -83,10 +83,11 @@ function chosen() {
 }
 
 function panel() {
-  const focused = document.activeElement;
-  const again = focused?.dataset?.line ? `[data-line="${focused.dataset.line}"]` : focused?.dataset?.device ? `[data-device="${focused.dataset.device}"]` : null;
+  // What is made anew keeps the focus where it was.
+  const named = (element) => `${element.tagName} ${element.dataset.line ?? ""} ${element.getAttribute("aria-label") ?? element.textContent}`;
+  const focused = $("findings").contains(document.activeElement) ? named(document.activeElement) : null;
   $("findings").replaceChildren(...findingsPanel(list.current, state.devices, on).flat(2).filter(Boolean));
-  if (again) $("findings").querySelector(again)?.focus();
+  if (focused) [...$("findings").querySelectorAll("button, select, summary")].find((each) => named(each) === focused)?.focus({ preventScroll: true });
 }
 
 const on = {
