@@ -103,7 +103,7 @@ def export(
 
 
 def trace(net: nn.Module, shape: Sequence[int], names: Sequence[str]) -> bytes:
-    """The graph of an evaluating network with its weights under their own names, as `export` takes it. `ExportError`."""
+    """The graph of an evaluating network, its weights under their own names, as `export` takes it. `ExportError`."""
     film = torch.zeros((2, *shape), dtype=torch.uint8)
     try:
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
