@@ -35,5 +35,5 @@ def test_the_package_itself_brings_next_to_nothing():
 def test_reading_brings_what_every_film_needs():
     """Decoders, ONNX Runtime and tables come with the film, the network and the table that need them."""
     brought = imported("cxrlines.reading.batch")
-    late = {"onnxruntime", "PIL", "gdcm", "openjpeg", "safetensors", "google.protobuf"}
+    late = {"onnxruntime", "gdcm", "openjpeg", "safetensors", "google.protobuf"}
     assert not (HEAVY - {"cv2"} | late) & brought

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
 HEAVY = ("torch", "torchvision", "timm", "lightning", "scipy", "skimage", "sklearn", "tensorboard")
 MB = 1_000_000
-DOWNLOAD, DISK = 190 * MB, 490 * MB
+DOWNLOAD, DISK = 172 * MB, 470 * MB
 """What an install may take, all dependencies included: the wheels that are fetched, and the environment."""
 PLAIN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 

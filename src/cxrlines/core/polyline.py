@@ -8,8 +8,10 @@ Points = NDArray[np.float64]
 
 def lengths(points: Points) -> NDArray[np.float64]:
     """Arc length from the first point to each, shape (n,)."""
-    steps = np.hypot(*np.diff(points, axis=0).T)
-    return np.concatenate([[0.0], np.cumsum(steps)])
+    steps = points[1:] - points[:-1]
+    along = np.zeros(len(points))
+    np.cumsum(np.hypot(steps[:, 0], steps[:, 1]), out=along[1:])
+    return along
 
 
 def length(points: Points) -> float:

@@ -15,7 +15,7 @@ from cxrlines.io.films import read_film
 from cxrlines.lab.bench import inference_speed as bench
 from cxrlines.lab.bench.inference_speed import BenchError, bench_predict
 from cxrlines.lab.bench.plain_pytorch import PlainPyTorch, Took
-from cxrlines.models.classifier import Classifier, TwoStep
+from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
@@ -33,26 +33,14 @@ def allocator(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A two-step model and a plain one that sees less; calibrated in one label; untrained."""
+    """One small model with heatmaps, untrained."""
     torch.manual_seed(0)
-    tmp_path = tmp_path_factory.mktemp("bench")
-
-    def net(**options: object) -> Classifier:
-        return Classifier("resnet10t", "gap", weights="none", **options)
-
-    members = []
-    for name, size, model in (("two", 96, TwoStep(net(decoder=True), net(in_channels=10))), ("one", 64, net())):
-        save_weights(tmp_path / f"{name}.safetensors", model.state_dict(), {})
-        members.append(BundleMember(name, 0, model.config(), tmp_path / f"{name}.safetensors", size))
-    written = write_bundle(
-        tmp_path / "bundle",
-        members,
-        store={"size": 128, "aspect": "pad"},
-        input_size=96,
-        meta={},
-        calibration={"NGT - Normal": (0.5, 1.0)},
-    )
-    return load_bundle(written)
+    folder = tmp_path_factory.mktemp("bench")
+    model = Classifier("resnet10t", "gap", weights="none", decoder=True)
+    save_weights(folder / "m.safetensors", model.state_dict(), {})
+    member = BundleMember("m", 0, model.config(), folder / "m.safetensors", 64)
+    way = {"store": {"size": 128, "aspect": "pad"}, "input_size": 64, "meta": {}}
+    return load_bundle(write_bundle(folder / "bundle", [member], **way))
 
 
 @pytest.fixture

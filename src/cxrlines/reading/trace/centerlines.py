@@ -119,7 +119,7 @@ def turn_between(one: Pose, other: Pose) -> tuple[float, float]:
 
 
 def _angle(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.degrees(np.arccos(np.clip(one @ other, -1, 1))))
+    return float(np.degrees(np.arccos(min(max(one @ other, -1.0), 1.0))))
 
 
 def _link_junction(segments: list[Segment], ends: Sequence[End], links: Links, scale: float) -> None:
