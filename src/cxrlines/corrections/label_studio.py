@@ -248,7 +248,7 @@ def _correction(annotation: Mapping[str, Any], film: SavedFilm, author: str | No
                     points = _points(region, film.shape)
                     mark, of = _mark(region.get("id"), points, DEVICE_OF[label], model, devices, {x.of for x in lines})
                     device, state = DEVICE_OF[label], STATE_OF[label]
-                    lines.append(CorrectedLine(device=device, state=state, points=points, mark=mark, of=of))
+                    lines.append(CorrectedLine(device=device, state=state, points=tuple(points), mark=mark, of=of))
                 case "keypointlabels":
                     name = _known(value["keypointlabels"], tuple(Landmark), "landmark")
                     said["landmarks"][name] = _px(region, value, film.shape)
@@ -273,7 +273,7 @@ def _correction(annotation: Mapping[str, Any], film: SavedFilm, author: str | No
         raise _Refused("annotation not readable", f"{type(error).__name__}: {str(error)[:80]}") from None
     gone = set(range(len(model))) - {line.of for line in lines}
     rejected = [
-        CorrectedLine(device=devices[k], points=[(x, y) for x, y in model[k]], mark=Mark.REJECTED, of=k)
+        CorrectedLine(device=devices[k], points=tuple((x, y) for x, y in model[k]), mark=Mark.REJECTED, of=k)
         for k in sorted(gone)
     ]
     return Correction.of(

@@ -111,7 +111,7 @@ def read_settings(films: Path) -> ModuleSettings:
         return ModuleSettings()
     try:
         task = json.loads(path.read_text("utf-8"))
-        process = task.get("process") or {}
+        process: Any = task.get("process") or {}
         process = process[0] if isinstance(process, list) and process else process
         settings = process.get("settings") or {}
         return ModuleSettings.model_validate(settings)
