@@ -237,7 +237,7 @@ class TestOneProblem:
         assert said() == [
             "test_annotations.csv:4: ETT - Normal is 0 in test_truth.csv:5; correct one of the two",
             "test_annotations.csv:3: study 't9' is not in test_truth.csv; add its row or remove this one",
-            "test_truth.csv:2: CVC - Normal is 'x'; a label is 0 or 1",
+            "test_truth.csv:2: CVC - Normal is 'x'; a label is 0 or 1, or -1 where unknown",
             "test_truth.csv:6: the patient of this row is in train.csv:7 as well; keep it in one of the two: in "
             "both it falsifies every figure",
             "test_truth.csv:7: ETT - Abnormal and ETT - Borderline at once; keep the one that is true",

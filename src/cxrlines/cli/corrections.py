@@ -9,7 +9,7 @@ from cxrlines.cli.options import say
 from cxrlines.core.files import check_outputs
 
 app = typer.Typer(help="Exchange what people corrected with Label Studio.", no_args_is_help=True)
-ProjectFolder = Annotated[Path, typer.Argument(help="The folder of `cxrlines serve --project`.", exists=True)]
+ProjectFolder = Annotated[Path, typer.Argument(help="The folder of `cxrlines serve --project`.")]
 
 
 @app.command("export", epilog="Example: cxrlines corrections export project --label-studio tasks.json")

@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 EXTERNAL = 1
 """`data_location` of a tensor whose values are in another file."""
-FLOATS = {1: np.dtype("<f4"), 10: np.dtype("<f2")}
+FLOATS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2")}
 """`data_type` of the tensors that weights are given to."""
 MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
     "Model": {"graph": (7, "Graph"), "opset_import": (8, "Opset*"), "functions": (25, "Function*")},
