@@ -152,3 +152,7 @@ def test_by_commands(project, tmp_path):
     assert back.exit_code == 0 and "2 films unchanged" in back.stderr
     wrong = runner.invoke(app, ["corrections", "import", str(tmp_path), "--label-studio", file])
     assert wrong.exit_code == 2 and "is not a project" in wrong.stderr
+    missing = tmp_path / "none"
+    for command in ("export", "import"):
+        wrong = runner.invoke(app, ["corrections", command, str(missing), "--label-studio", file])
+        assert wrong.exit_code == 2 and "is not a project" in wrong.stderr and not missing.exists()

@@ -25,12 +25,13 @@ def export_(
     from cxrlines.corrections.label_studio import beside_json, export_tasks
     from cxrlines.corrections.project import Project
 
+    found = Project.existing(project)
     check_outputs(
         files={"--label-studio": label_studio, "beside --label-studio": beside_json(label_studio, ".xml")},
         folders={"beside --label-studio": beside_json(label_studio, ".films")},
         inputs=[project],
     )
-    for path in export_tasks(Project(project), label_studio, image_url):
+    for path in export_tasks(found, label_studio, image_url):
         typer.echo(path)
 
 
@@ -44,5 +45,5 @@ def import_(
     from cxrlines.corrections.label_studio import import_tasks
     from cxrlines.corrections.project import Project
 
-    counts = import_tasks(Project(project), label_studio, author)
+    counts = import_tasks(Project.existing(project), label_studio, author)
     say(", ".join(f"{count} films {what}" for what, count in counts.items()))

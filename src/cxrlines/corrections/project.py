@@ -104,6 +104,15 @@ class Project:
             self._make()
         self._replay()
 
+    @classmethod
+    def existing(cls, folder: Path) -> "Project":
+        """The project in a folder; `ProjectError` where there is none."""
+        if not (Path(folder) / JOURNAL).is_file():
+            raise ProjectError(
+                f"{folder}: is not a project: it has no {JOURNAL}", "`cxrlines serve --project` makes one"
+            )
+        return cls(folder)
+
     def films(self) -> list[SavedFilm]:
         """All films, in the order in which they came."""
         with self._journal.lock:
