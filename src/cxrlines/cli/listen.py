@@ -37,7 +37,7 @@ def listen(
     as_json: Json = False,
 ) -> None:
     """Receive films by DICOM, read them, and send the results: report, presentation state, capture. SIGTERM ends it
-    once what is being read is finished; whatever was received is kept through anything. For research only."""
+    once what is being read is finished; received films stay in the queue. For research only."""
     from cxrlines.pacs.queue_database import DATABASE, QueueDatabase
 
     if status or retry:
