@@ -65,7 +65,7 @@ def real(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(real, tmp_path_factory):
     out = tmp_path_factory.mktemp("onto") / "data"
-    return out, write_onto(out, *real[:2], **SMALL, phantom_share=0.25, workers=1)
+    return out, write_onto(out, real[0], [real[1]], **SMALL, phantom_share=0.25, workers=1)
 
 
 def test_the_set_is_read_as_any_other_and_has_no_problem(made):
@@ -131,7 +131,7 @@ def test_lines_that_were_there_stay_in_the_truth(real, made, tmp_path, monkeypat
 
 
 def test_equal_parameters_give_equal_bytes_whatever_the_workers(real, made, tmp_path):
-    write_onto(tmp_path / "data", *real[:2], **SMALL, phantom_share=0.25, workers=2)
+    write_onto(tmp_path / "data", real[0], [real[1]], **SMALL, phantom_share=0.25, workers=2)
     assert files(tmp_path / "data") == files(made[0])
 
 
@@ -148,14 +148,14 @@ def test_an_interrupted_call_goes_on(real, made, tmp_path, monkeypatch):
     call = {**SMALL, "phantom_share": 0.25, "workers": 1}
     monkeypatch.setattr(write, "replacing", dies)
     with pytest.raises(KeyboardInterrupt):
-        write_onto(tmp_path / "data", *real[:2], **call)
+        write_onto(tmp_path / "data", real[0], [real[1]], **call)
     made_now = []
     monkeypatch.setattr(write, "replacing", lambda p: (made_now.append(p.suffix), whole(p))[1])
-    write_onto(tmp_path / "data", *real[:2], **call)
+    write_onto(tmp_path / "data", real[0], [real[1]], **call)
     assert made_now.count(".jpg") == 24 - 6
     assert files(tmp_path / "data") == files(made[0])
     made_now.clear()
-    assert write_onto(tmp_path / "data", *real[:2], **call) == made[1] and not made_now
+    assert write_onto(tmp_path / "data", real[0], [real[1]], **call) == made[1] and not made_now
 
 
 def test_every_film_differs_and_other_marks_are_another_set(real, made, tmp_path):
@@ -164,24 +164,24 @@ def test_every_film_differs_and_other_marks_are_another_set(real, made, tmp_path
     marks = tmp_path / "marks.json"
     marks.write_text(real[1].read_text() + " ")
     with pytest.raises(OutputError, match="holds another phantom data set"):
-        write_onto(made[0], real[0], marks, **SMALL, phantom_share=0.25, workers=1)
+        write_onto(made[0], real[0], [marks], **SMALL, phantom_share=0.25, workers=1)
 
 
 def test_errors_say_the_way_out(real, tmp_path):
     folder, marks, _ = real
     with pytest.raises(MarksError, match=r"--onto needs --marks FILE: .* docs/phantom\.md shows how"):
-        write_onto(tmp_path / "data", folder, None, **SMALL)
+        write_onto(tmp_path / "data", folder, [], **SMALL)
     with pytest.raises(ValueError, match=r"phantom-share: needs a number from 0 to 1, got 1\.5"):
-        write_onto(tmp_path / "data", folder, marks, **SMALL, phantom_share=1.5)
+        write_onto(tmp_path / "data", folder, [marks], **SMALL, phantom_share=1.5)
     with pytest.raises(ValueError, match="workers: needs a whole number"):
-        write_onto(tmp_path / "data", folder, marks, **SMALL, workers=0)
+        write_onto(tmp_path / "data", folder, [marks], **SMALL, workers=0)
     found = json.loads(marks.read_text())
     for film in found["films"].values():
         film["carina"] = [900, 300] if film["carina"] else None
     wrong = tmp_path / "wrong.json"
     wrong.write_text(json.dumps(found))
     with pytest.raises(MarksError, match=r"the carina lies off it, which is \d+ x \d+ px; give px of the film"):
-        write_onto(tmp_path / "data", folder, wrong, **SMALL, workers=1)
+        write_onto(tmp_path / "data", folder, [wrong], **SMALL, workers=1)
 
 
 class TestCommand:

@@ -33,7 +33,10 @@ def synth(
     ] = None,
     onto: Annotated[Path | None, typer.Option(help="Folder of real films: draw devices into those instead.")] = None,
     marks: Annotated[
-        Path | None, typer.Option(help="JSON with the carina and the lines of the real films of --onto.")
+        list[Path] | None,
+        typer.Option(
+            help="JSON with the carina and the lines of the real films of --onto; may be given several times."
+        ),
     ] = None,
     phantom_share: Annotated[float, typer.Option(help="With --onto: share of plain phantom films among them.")] = 0.0,
     workers: Workers = None,
@@ -42,11 +45,11 @@ def synth(
     from cxrlines.phantom.dataset import write_phantom
     from cxrlines.phantom.onto import write_onto
 
-    check_outputs(made={"OUT": out}, inputs=[onto, marks])
+    check_outputs(made={"OUT": out}, inputs=[onto, *(marks or [])])
     share = {} if annotated is None else {"annotated": annotated}
     both: dict[str, Any] = {"studies": studies, "seed": seed, "size": size, "workers": workers} | share
     if onto is None:
-        if marks is not None or phantom_share:
+        if marks or phantom_share:
             raise Error("--marks, --phantom-share: are for real films", "name their folder with --onto")
         with resumable():
             made = write_phantom(out, balance=balance, site=site, difficulty=difficulty, test=test, **both)
@@ -59,7 +62,7 @@ def synth(
             "leave them out",
         )
     with resumable():
-        made = write_onto(out, onto, marks, phantom_share=phantom_share, **both)
+        made = write_onto(out, onto, marks or [], phantom_share=phantom_share, **both)
     typer.echo(f"{out}: {studies} training films, drawn onto {made['backdrops']} real ones")
     for reason, count in made["left_out"].items():
         typer.echo(f"not drawn onto: {count} x {reason}")

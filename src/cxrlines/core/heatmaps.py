@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike
 
 from cxrlines.core.line_drawing import line_masks
 from cxrlines.core.transform import Size, height_width
-from cxrlines.task import DEVICE_OF, MAPS, Landmark, MapKind
+from cxrlines.task import DEVICE_OF, MAPS, STATE_OF, Landmark, MapKind, State
 
 STRIDE = 2
 """Film pixels a map pixel, each way."""
@@ -45,7 +45,8 @@ def draw_maps(
     """The heatmaps (maps, h / 2, w / 2) of `dtype` in [0, 1] of a film (h, w); 1 at a keypoint's own pixel alone.
 
     Args:
-        lines: (label, points (n, 2) [x, y] px of the film, the tip last), on the film or not.
+        lines: (label, points (n, 2) [x, y] px of the film, the tip last), on the film or not. Where the label says
+            that the tip is off the film, the last point is none.
         landmarks: by name, or all in `task.Landmark` order: (2,) [x, y] px of the film; NaN, or no name, where unknown.
         size: of the film, even.
     """
@@ -53,18 +54,18 @@ def draw_maps(
     longer = max(height, width)
     maps = np.zeros((len(MAPS), height, width), dtype)
     shares = (np.arange(256, dtype=np.float32) / 255).astype(dtype)
-    moved = [(DEVICE_OF[label], to_map(points)) for label, points in lines]
+    moved = [(DEVICE_OF[label], to_map(points), STATE_OF[label] is not State.INCOMPLETE) for label, points in lines]
     if isinstance(landmarks, Mapping):
         landmarks = [landmarks.get(name, np.full(2, np.nan)) for name in Landmark]
     spots = iter(landmarks)
     for channel, (kind, what) in enumerate(MAPS):
         if kind is MapKind.LINE:
-            mine = [points for device, points in moved if device is what]
+            mine = [points for device, points, _ in moved if device is what]
             for box, mask in line_masks(mine, (height, width), max(1.5, longer * LINE_WIDTH)):
                 np.maximum(maps[channel][box], shares[mask], out=maps[channel][box])
         elif kind is MapKind.TIP:
-            for device, points in moved:
-                if device is what:
+            for device, points, ends in moved:
+                if device is what and ends:
                     _spot(maps[channel], points[-1], longer * KEYPOINT_SIGMA)
         else:
             _spot(maps[channel], to_map(next(spots)), longer * KEYPOINT_SIGMA)

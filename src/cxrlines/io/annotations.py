@@ -15,7 +15,7 @@ from cxrlines.core.text import did_you_mean, shown
 from cxrlines.io.rows import Problem, read_rows
 from cxrlines.task import LABEL_INDEX, LABELS, STUDY_COLUMN
 
-LABEL_COLUMN, DATA_COLUMN = "label", "data"
+LABEL_COLUMN, DATA_COLUMN, TIP_SEEN_COLUMN = "label", "data", "tip_seen"
 MAX_POINTS = 10_000
 """Points of one line; RANZCR's longest line has a few hundred."""
 MAX_COORDINATE = 1e6  # px
@@ -27,10 +27,14 @@ WRITE_SO = "write [[x, y], [x, y], ...]"
 
 @dataclass(frozen=True)
 class Line:
-    """One annotated line of a film: its label and its points, (n, 2) float64 [x, y] in px of the original film."""
+    """One annotated line of a film: its label and its points, (n, 2) float64 [x, y] in px of the original film.
+
+    Where the tip is not seen, the last point is as far as the line could be followed.
+    """
 
     label: str
     points: np.ndarray
+    tip_seen: bool = True
 
 
 def parse_points(text: str) -> np.ndarray:
@@ -93,12 +97,14 @@ class AnnotatedLine:
 def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
     """The rows of a `train_annotations.csv` in order, and the rows that had to be left out and why.
 
-    `TableError` only if the file as a whole cannot be read or lacks a column.
+    Columns: the study, `label`, `data`, and where tips are not all seen `tip_seen`, 0 or 1. `TableError` only if the
+    file as a whole cannot be read or lacks a column.
     """
     columns = (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN)
     table = read_rows(csv, columns)
     problems, annotated = list(table.problems), []
-    for row, study, label, data in zip(table.lines, *map(table.column, columns), strict=True):
+    seen = table.column(TIP_SEEN_COLUMN) if TIP_SEEN_COLUMN in table.columns else ["1"] * len(table.lines)
+    for row, study, label, data, tip_seen in zip(table.lines, *map(table.column, columns), seen, strict=True):
         if label not in LABEL_INDEX:
             message = f"label {shown(label)} is not known{did_you_mean(label, LABELS)}"
             way_out = f"use one of: {', '.join(LABELS)}"
@@ -114,5 +120,10 @@ def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
             way_out = "multiply x by the film's width and y by its height: points are in px of the original film"
             problems.append(Problem("annotation not in px", csv.name, row, message, way_out))
             continue
-        annotated.append(AnnotatedLine(study, row, Line(label, points)))
+        if tip_seen not in ("0", "1"):
+            message = f"{TIP_SEEN_COLUMN} is {shown(tip_seen)}"
+            way_out = "write 1 where the line's tip is seen, else 0"
+            problems.append(Problem("annotation not readable", csv.name, row, message, way_out))
+            continue
+        annotated.append(AnnotatedLine(study, row, Line(label, points, tip_seen == "1")))
     return annotated, problems

@@ -14,10 +14,9 @@ from cxrlines.core.polyline import Points
 from cxrlines.io.marks import NO_MARKS, FilmMarks, backdrop_patient, patients_of
 from cxrlines.phantom.canvas import Field
 from cxrlines.phantom.vary import Film
-from cxrlines.task import Device
 
 NO_CARINA = "carina not marked"
-DOUBTFUL, TIP_UNSEEN = "doubtful line", "tip of a line not seen"
+DOUBTFUL = "doubtful line"
 _UP = 10.0  # cm of trachea above the carina
 _GRID = 0.25  # cm
 
@@ -35,10 +34,9 @@ class Backdrop:
 def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Backdrop], dict[str, int]]:
     """The films of a folder, however deep, that can be drawn into, by name; and how many cannot, by reason.
 
-    A film needs a marked carina, as without one the anatomy cannot be placed. One with a doubtful line, or with a
-    line of the task whose tip is not seen although it does not leave the film, has no certain ground truth and is left
-    out. Patients are named by `index.csv` (columns image_id, patient_id) in the folder or its parent; without one, each
-    film is its own. `Error` where no film is left, or two have the same name.
+    A film needs a marked carina, as without one the anatomy cannot be placed. One with a doubtful line of the task has
+    no certain ground truth and is left out. Patients are named by `index.csv` (columns image_id, patient_id) in the
+    folder or its parent; without one, each film is its own. `Error` where no film is left, or two have the same name.
     """
     if not folder.is_dir():
         raise Error(f"--onto {folder}: is not a folder", "give the folder of the real films")
@@ -59,8 +57,8 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
     usable = []
     for name, path in films.items():
         known = marks.get(name)
-        if known is None or known.carina is None or _doubt(known):
-            left_out[NO_MARKS if known is None else NO_CARINA if known.carina is None else _doubt(known)] += 1
+        if known is None or known.carina is None or _doubtful(known):
+            left_out[NO_MARKS if known is None else NO_CARINA if known.carina is None else DOUBTFUL] += 1
         else:
             usable.append(Backdrop(path, backdrop_patient(patients.get(name, name)), known.carina, known))
     if not usable:
@@ -69,13 +67,8 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
     return usable, dict(left_out)
 
 
-def _doubt(marks: FilmMarks) -> str:
-    """Why the lines of a film are no certain ground truth; "" if they are."""
-    lines = [line for line in marks.lines if line.device is not None]
-    if any(line.sure < 2 for line in lines):
-        return DOUBTFUL
-    # A nasogastric tube whose tip is not seen is incompletely imaged: a state of its own.
-    return TIP_UNSEEN if any(not line.tip_on_film and line.device is not Device.NGT for line in lines) else ""
+def _doubtful(marks: FilmMarks) -> bool:
+    return any(line.sure < 2 for line in marks.lines if line.device is not None)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.files import OutputError, replacing, write_text
 from cxrlines.core.polyline import Points
 from cxrlines.core.pool import cores, in_parallel
+from cxrlines.io.annotations import DATA_COLUMN, LABEL_COLUMN, TIP_SEEN_COLUMN
 from cxrlines.phantom.position import Landmarks
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import BALANCES, SITES, make_scene
@@ -81,6 +82,7 @@ class Written:
     lines: list[tuple[str, list[list[int]]]]  # of every device; which are written is decided by `annotated`
     annotated: bool
     landmarks: Sequence[float | None]  # x, y of each of `Landmarks._fields`, then mm per px; None: not known
+    tips_unseen: frozenset[int] = frozenset()  # lines, by their place, whose last point is not their tip
 
 
 def write_phantom(
@@ -237,7 +239,7 @@ def _counts(rows: list[Written]) -> dict[str, dict[str, Any]]:
     counts: dict[str, dict[str, Any]] = {}
     for split, name in enumerate(_SPLITS):
         own = [row for row in rows if row.split == split]
-        labels = {label: sum(row.labels[i] for row in own) for label, i in LABEL_INDEX.items()}
+        labels = {label: sum(row.labels[i] == 1 for row in own) for label, i in LABEL_INDEX.items()}
         counts[name] = {"films": len(own), "patients": len({row.patient for row in own}), "labels": labels}
     annotated = [row for row in rows if row.annotated and row.split == _TRAIN]
     counts["train"] |= {"annotated": len(annotated), "lines": sum(len(row.lines) for row in annotated)}
@@ -255,9 +257,14 @@ def _write_tables(folder: Path, rows: list[Written]) -> None:
         _write_csv(folder / "test_truth.csv", labelled, ([r.study, *r.labels, r.patient] for r in test))
         _write_csv(folder / "sample_submission.csv", header, ([r.study, *[0] * len(LABELS)] for r in test))
         annotated["test"] = test
+    more = [TIP_SEEN_COLUMN] if any(r.tips_unseen for r in train) else []  # a phantom's are all seen
     for name, shown in annotated.items():
-        lines = ([r.study, label, points] for r in shown for label, points in r.lines)
-        _write_csv(folder / f"{name}_annotations.csv", [STUDY_COLUMN, "label", "data"], lines)
+        lines = (
+            [r.study, label, points, *[int(place not in r.tips_unseen) for _ in more]]
+            for r in shown
+            for place, (label, points) in enumerate(r.lines)
+        )
+        _write_csv(folder / f"{name}_annotations.csv", [STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN, *more], lines)
     spots = [f"{name}_{axis}" for name in Landmarks._fields for axis in "xy"]
     both = ([r.study, _SPLITS[r.split], *r.landmarks] for r in [*train, *test])
     _write_csv(folder / "landmarks.csv", [STUDY_COLUMN, "split", *spots, "mm_per_px"], both)

@@ -13,7 +13,7 @@ import numpy as np
 from cxrlines.core.film import film_name
 from cxrlines.core.polyline import Points, on_film, resample
 from cxrlines.io.films import read_film
-from cxrlines.io.marks import MarkedLine, MarksError, read_marks
+from cxrlines.io.marks import FilmMarks, MarkedLine, MarksError, read_marks
 from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.backdrop import Backdrop, exposed, find_backdrops
 from cxrlines.phantom.canvas import View
@@ -36,10 +36,11 @@ from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
 from cxrlines.phantom.position import Landmarks
 from cxrlines.phantom.scene import Scene
 from cxrlines.phantom.vary import Film, burn_in, change_tone, draw_crop
-from cxrlines.task import LABELS, Device, State, label_of
+from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, UNKNOWN, Device, State, label_of
 
-ONTO_VERSION = 2  # goes up whenever the same parameters give other films
-LEFT_ALONE = 0.2  # share of the real films into which nothing is drawn
+ONTO_VERSION = 3  # goes up whenever the same parameters give other films
+LEFT_ALONE = 0.4  # share of the real films into which nothing is drawn: there the real lines alone are learnt
+AT_EDGE = 0.03  # a line that ends no farther from the film's edge leaves it there, as a share of the longer side
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Drawing:
 def write_onto(
     out: Path,
     folder: Path,
-    marks: Path | None,
+    marks: Sequence[Path],
     *,
     studies: int,
     seed: int,
@@ -89,22 +90,31 @@ def write_onto(
     """Write `studies` training films: those of `folder` with devices drawn in, a `phantom_share` of phantom films.
 
     The layout is that of `write_phantom`, without test films; of the landmarks only the carina is written. The marks
-    file (see `io.marks`) holds the ground truth and decides which real films can be used (`backdrop.find_backdrops`);
+    files (see `io.marks`) hold the ground truth and decide which real films can be used (`backdrop.find_backdrops`);
     each is used about equally often, cropped, developed and drawn into anew, a share of LEFT_ALONE without drawing.
     Lines that were on a film stay in its truth, their states by `position.state_of` with landmarks estimated from the
-    carina. Films keep their resolution but are at most `size` px on the longer side.
+    carina. Where a line fades before its tip, its state is unknown (-1 in the table) and its tip is marked as not
+    seen. Films keep their resolution but are at most `size` px on the longer side.
 
     Same films, marks and parameters, same bytes, whatever the `workers`; the same call after an interruption goes on.
-    `MarksError` without marks or with unusable ones, `Error` for a parameter out of range or no usable film.
+    `MarksError` without marks, with unusable ones or a film in two files, `Error` for a parameter out of range or no
+    usable film.
     """
-    if marks is None:
+    if not marks:
         raise MarksError(
             "--onto needs --marks FILE: a JSON file with the carina and the lines of the real films, as the "
             "anatomy is placed at the carina and lines already there belong to the truth",
             "docs/phantom.md shows how to write it",
         )
-    backdrops, left_out = find_backdrops(folder, read_marks(marks))
-    digest = hashlib.sha256(Path(marks).read_bytes())
+    known: dict[str, FilmMarks] = {}
+    digest = hashlib.sha256()
+    for path in marks:
+        more = read_marks(path)
+        if twice := sorted(known.keys() & more.keys()):
+            raise MarksError(f"{path}: film {twice[0]} is in another marks file as well", "leave it in one of them")
+        known |= more
+        digest.update(Path(path).read_bytes())
+    backdrops, left_out = find_backdrops(folder, known)
     for backdrop in backdrops:
         digest.update(f"{backdrop.path.name}\t{backdrop.path.stat().st_size}\t{backdrop.patient}\n".encode())
     films, shares = digest.hexdigest(), (float(phantom_share), float(annotated))
@@ -138,6 +148,16 @@ def _make(parameters: OntoParameters, folder: Path, item: Drawing | Study) -> Wr
 
 
 @dataclass(frozen=True, eq=False)
+class _Truth:
+    """A line of the film that is made: a label of its device and its points in px, to the tip or as far as is seen."""
+
+    label: str
+    points: Points
+    tip_seen: bool = True
+    state_known: bool = True  # else the label stands for its device alone
+
+
+@dataclass(frozen=True, eq=False)
 class _Background:
     """A real film cropped and shrunk, and what is marked on it, in px of that."""
 
@@ -158,14 +178,14 @@ def make_drawing(parameters: OntoParameters, folder: Path, drawing: Drawing) -> 
     scene = Scene(pose(draw_patient(rng), rng), view)
     seen = exposed(film)
     truth = [
-        (_label(line, device, scene), resample(line.path, STEP * view.px_per_cm))
+        _marked(line, device, scene, resample(line.path, STEP * view.px_per_cm))
         for line in ground.lines
         if (device := line.device)
     ]
     if rng.random() >= LEFT_ALONE:
         airway = airway_of(film, ground.lines, ground.carina, ground.px_per_cm)
         scene = draw_scene(ground.lines, scene, airway, seen, rng)
-        truth += [(line.label, from_exposed(line.path, seen)) for line in scene.lines]
+        truth += [_Truth(line.label, from_exposed(line.path, seen)) for line in scene.lines]
     uid = study_uid(f"onto-{parameters.films}-{parameters.seed}-{drawing.number}")
     path = film_path(folder, 0, uid)
     if not path.exists():
@@ -174,21 +194,21 @@ def make_drawing(parameters: OntoParameters, folder: Path, drawing: Drawing) -> 
         film = burn_in(change_tone(film, for_film), for_film)
         save_film(path, film, int(for_film.integers(70, 96)))
     shown = [
-        (label, visible(points, view.shape))
-        for label, points in truth
-        if sum(on_film(point, view.shape) for point in np.round(points[::-1][::3])) > 1
+        replace(line, points=np.array(visible(line.points, view.shape)))
+        for line in truth
+        if sum(on_film(point, view.shape) for point in np.round(line.points[::-1][::3])) > 1
     ]
-    labels = {label for label, _ in shown}
     spots: dict[str, list[float | None]] = {name: [None, None] for name in Landmarks._fields}
     spots["carina"] = [round(float(value), 2) for value in ground.carina]
     return Written(
         uid,
         drawing.backdrop.patient,
         0,
-        [int(label in labels) for label in LABELS],
-        shown,
+        _labels(shown),
+        [(line.label, line.points.tolist()) for line in shown],
         for_rows.random() < parameters.annotated and bool(shown),
         [*chain(*spots.values()), None],
+        frozenset(place for place, line in enumerate(shown) if not line.tip_seen),
     )
 
 
@@ -223,7 +243,19 @@ def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Bac
     return _Background(small, moved(backdrop.carina), moved_lines, width * by / wide)
 
 
-def _label(line: MarkedLine, device: Device, scene: Scene) -> str:
-    if device is Device.NGT and not line.tip_on_film:
-        return label_of(device, State.INCOMPLETE)
-    return scene.label_of(device, line.path)
+def _marked(line: MarkedLine, device: Device, scene: Scene, points: Points) -> _Truth:
+    """The truth of a marked line: of unknown state where it fades before its tip, incompletely imaged where a
+    nasogastric tube leaves the film."""
+    (x, y), (height, width) = line.path[-1], scene.view.shape
+    leaves = min(x, y, width - 1 - x, height - 1 - y) <= AT_EDGE * max(height, width)
+    if device is Device.NGT and leaves and not line.tip_on_film:
+        return _Truth(label_of(device, State.INCOMPLETE), points)
+    state_known = line.tip_on_film or len(LABELS_OF[device]) == 1
+    return _Truth(scene.label_of(device, line.path), points, line.tip_on_film, state_known)
+
+
+def _labels(lines: Sequence[_Truth]) -> list[int]:
+    """0, 1 or `UNKNOWN` of each label: a device with a line of unknown state may have any of its labels."""
+    certain = {line.label for line in lines if line.state_known}
+    unsure = {DEVICE_OF[line.label] for line in lines if not line.state_known}
+    return [1 if label in certain else UNKNOWN if DEVICE_OF[label] in unsure else 0 for label in LABELS]

@@ -21,7 +21,7 @@ from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Role, Run, Step, StepId
 from cxrlines.recipe.run.soft_labels import read_soft_labels, soft_labels
 from cxrlines.recipe.spec.recipe import StageSpec
-from cxrlines.task import LABELS, Landmark
+from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, Device, Landmark
 from cxrlines.training import distributed
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import predict_films
@@ -89,8 +89,33 @@ class TableFilms:
             for study, row in zip(self.studies, self.stored, strict=True)
         ]
 
+    @property
+    def shown(self) -> np.ndarray:
+        """(n, devices) bool."""
+        return np.array([[bool(own) for own in self._by_device(study)] for study in self.studies], bool).reshape(
+            -1, len(Device)
+        )
+
+    @property
+    def tips_seen(self) -> np.ndarray:
+        """(n, devices) bool."""
+        return np.array([list(map(all, self._by_device(study))) for study in self.studies], bool).reshape(
+            -1, len(Device)
+        )
+
+    def _by_device(self, study: str) -> list[list[bool]]:
+        """By device, whether the tip of each of its annotated lines is seen."""
+        lines = self.dataset.lines.get(study, [])
+        return [[line.tip_seen for line in lines if DEVICE_OF[line.label] is device] for device in Device]
+
     def presence(self) -> np.ndarray:
-        raise NotImplementedError
+        """(n, devices + 1) float32: 1 by a label or a line of the device, 0 by all its labels, NaN where unknown."""
+        labels = self.labels
+        columns = [[LABEL_INDEX[label] for label in LABELS_OF[device]] for device in Device]
+        of = np.stack([np.where((labels[:, some] == 1).any(1), 1.0, labels[:, some].sum(1)) for some in columns], 1)
+        of = np.where(self.shown, 1.0, of)
+        any_device = np.where((of == 1).any(1), 1.0, of.sum(1))
+        return np.column_stack([of, any_device]).astype(np.float32)
 
     def soft_labels(self, spec: SoftTarget) -> TargetData:
         raise NotImplementedError
@@ -105,8 +130,8 @@ class _StepFilms(TableFilms):
     report: Callable[[dict[str, Any]], None] = field(kw_only=True)
 
     def presence(self) -> np.ndarray:
-        """(n, devices + 1) float32, of an external set."""
-        return self.run.external[self.set][0].presence(self.rows)
+        """(n, devices + 1) float32."""
+        return super().presence() if self.set == OWN else self.run.external[self.set][0].presence(self.rows)
 
     def soft_labels(self, spec: SoftTarget) -> TargetData:
         """Soft labels by the step's teachers, or those of a file."""

@@ -108,6 +108,14 @@ class FilmSource(Protocol):
         """(n,) bool: whether a film's lines are annotated."""
 
     @property
+    def shown(self) -> np.ndarray:
+        """(n, devices) bool: whether a line of a device is annotated."""
+
+    @property
+    def tips_seen(self) -> np.ndarray:
+        """(n, devices) bool: whether the tip of every annotated line of a device is seen."""
+
+    @property
     def landmarks(self) -> np.ndarray:
         """(n, landmarks, 2) [x, y] px of the stored films, NaN where unknown."""
 

@@ -43,15 +43,18 @@ class MapTarget(Target):
     def data(self, films: FilmSource) -> TargetData:
         """`mapped` (n, maps) float32: 1 where the ground truth of a heatmap is known.
 
-        Of a device: on annotated films of which a label of it is known, as a person may have corrected others alone.
+        Of a device: on annotated films with a line or a known label of it, as a person may have corrected others
+        alone. Of its tips: where each is seen.
         """
         landmarks = iter(np.isfinite(films.landmarks).all(axis=2).T)
         labelled = np.isfinite(films.labels)
         of_device = {
-            device: films.annotated & labelled[:, [LABEL_INDEX[label] for label in labels]].any(axis=1)
-            for device, labels in LABELS_OF.items()
+            device: films.annotated & (labelled[:, [LABEL_INDEX[label] for label in labels]].any(axis=1) | shown)
+            for (device, labels), shown in zip(LABELS_OF.items(), films.shown.T, strict=True)
         }
-        known = [next(landmarks) if kind is MapKind.LANDMARK else of_device[Device(what)] for kind, what in MAPS]
+        of_tip = {device: of_device[device] & seen for device, seen in zip(Device, films.tips_seen.T, strict=True)}
+        of = {MapKind.LINE: of_device, MapKind.TIP: of_tip}
+        known = [next(landmarks) if kind is MapKind.LANDMARK else of[kind][Device(what)] for kind, what in MAPS]
         wanted = [kind in self.kinds for kind, _ in MAPS]
         mapped = np.stack(known, axis=1) & wanted
         if not mapped.any():

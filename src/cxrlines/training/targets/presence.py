@@ -21,12 +21,11 @@ GROUPS = [
 
 
 class PresenceTarget(Target):
-    """Towards device labels that an external set really has: whether a device is there, by noisy-or of its labels."""
+    """Towards whether a device is there, by noisy-or of its labels: as an external set says, or the own films' labels
+    and lines; so that a film teaches the presence of a device whose state nobody knows."""
 
     key = "presence"
-    own_films = False
     mixes = True
-    lacking = "have the labels themselves; targets.presence is for external sets"
 
     def data(self, films: FilmSource) -> TargetData:
         presence = films.presence()
