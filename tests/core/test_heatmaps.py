@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA, LINE_WIDTH, draw_maps, from_map, to_map
-from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind
+from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind, State, label_of
 
 SIZE = 384
 ETT, NGT, CVC, SWAN = (LABELS_OF[device][0] for device in Device)
+NGT_STATES = (State.NORMAL, State.INCOMPLETE)
 CARINA = np.array([180.0, 170.0])
 LINES = [
     (ETT, np.array([[190.0, -20], [186, 60], [184, 132.4]])),
@@ -55,6 +56,14 @@ def test_maps_are_what_is_drawn_by_hand():
     maps = draw_maps(LINES, [CARINA], SIZE)
     assert maps.shape == (len(MAPS), SIZE // 2, SIZE // 2) and maps.dtype == np.float32
     np.testing.assert_allclose(maps, by_hand(LINES, CARINA, SIZE), atol=0.01)
+
+
+def test_a_tube_whose_tip_is_off_the_film_has_a_line_and_no_tip():
+    points = np.array([[200.0, -5], [196, 200], [240, 380]])
+    seen, off = (draw_maps([(label_of(Device.NGT, state), points)], [CARINA], SIZE) for state in NGT_STATES)
+    line, tip = channel(MapKind.LINE, Device.NGT), channel(MapKind.TIP, Device.NGT)
+    np.testing.assert_array_equal(off[line], seen[line])
+    assert seen[tip].max() == 1 and not off[tip].any()
 
 
 @pytest.mark.parametrize("size", [(384, 256), (256, 384)])

@@ -77,6 +77,14 @@ class TestReadAnnotations:
         said = next(problem for problem in problems if problem.row == 3)
         assert "did you mean 'CVC - Normal'" in said.text()
 
+    def test_a_column_says_which_tips_are_seen(self, tmp_path):
+        csv = tmp_path / "train_annotations.csv"
+        rows = [f'a,CVC - Normal,"[[1, 2], [3, 4]]",{cell}\n' for cell in ("1", "0", "yes", "")]
+        csv.write_text("StudyInstanceUID,label,data,tip_seen\n" + "".join(rows))
+        annotated, problems = read_annotations(csv)
+        assert [row.line.tip_seen for row in annotated] == [True, False]
+        assert [problem.row for problem in problems] == [4, 5] and "tip_seen is 'yes'" in problems[0].text()
+
     def test_a_missing_column_names_the_nearest(self, tmp_path):
         csv = tmp_path / "a.csv"
         csv.write_text("StudyInstanceUID,Labels,data\n")

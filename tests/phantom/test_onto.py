@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -11,15 +12,16 @@ from typer.testing import CliRunner
 from cxrlines import cli
 from cxrlines.core.files import OutputError
 from cxrlines.io.audit import audit
-from cxrlines.io.marks import MarksError, read_marks
+from cxrlines.io.marks import FilmMarks, MarkedLine, MarksError, read_marks
 from cxrlines.io.tables import read_dataset
 from cxrlines.phantom import dataset as write
 from cxrlines.phantom import onto
 from cxrlines.phantom.backdrop import find_backdrops
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.phantom.onto import Drawing, OntoParameters, make_drawing, write_onto
-from cxrlines.task import DEVICE_OF, LABELS
+from cxrlines.task import DEVICE_OF, LABELS, UNKNOWN, Device, State, label_of
 
+INCOMPLETE = label_of(Device.NGT, State.INCOMPLETE)
 SMALL = {"studies": 24, "seed": 5, "size": 160}
 
 
@@ -205,3 +207,49 @@ class TestCommand:
     def test_marks_without_films(self, real, tmp_path):
         result = self.run(tmp_path / "d", "--marks", real[1])
         assert result.exit_code == 2 and "name their folder with --onto" in result.stderr
+
+
+class TestLinesThatFade:
+    """Lines whose tip nobody saw: of a catheter that fades, of a tube that fades and of one that leaves the film."""
+
+    @pytest.fixture
+    def written(self, real, made, tmp_path, monkeypatch):
+        """Makes a film with these lines: device, path in shares of the film's sides, whether its tip is seen."""
+        monkeypatch.setattr(onto, "LEFT_ALONE", 1.0)
+        monkeypatch.setattr(onto, "draw_crop", lambda shape, keep, rng: (0, 0, shape[1], shape[0]))
+        (tmp_path / "train").mkdir()
+        parameters = OntoParameters(**{key: value for key, value in made[1].items() if key != "counts"})
+        backdrop = find_backdrops(real[0], read_marks(real[1]))[0][0]
+        shape = cv2.imread(str(backdrop.path), cv2.IMREAD_UNCHANGED).shape
+
+        def write(*lines):
+            marked = tuple(MarkedLine(name, np.array(path) * shape[::-1], seen, 3) for name, path, seen in lines)
+            marks = FilmMarks(backdrop.carina, 3, marked)
+            return make_drawing(parameters, tmp_path, Drawing(0, replace(backdrop, marks=marks)))
+
+        return write
+
+    def test_has_no_state_and_no_tip(self, written):
+        found = written(("cvc", [[0.3, 0.02], [0.5, 0.35]], False))
+        assert found.tips_unseen == {0} and DEVICE_OF[found.lines[0][0]] is Device.CVC
+        assert found.labels == [UNKNOWN if DEVICE_OF[label] is Device.CVC else 0 for label in LABELS]
+
+    def test_a_tube_that_leaves_the_film_is_incompletely_imaged_and_one_that_fades_is_not(self, written):
+        leaves = written(("ngt", [[0.5, 0.01], [0.5, 0.5], [0.5, 0.99]], False))
+        assert leaves.lines[0][0] == INCOMPLETE and leaves.labels[LABELS.index(INCOMPLETE)] == 1
+        assert not leaves.tips_unseen and UNKNOWN not in leaves.labels
+        fades = written(("ngt", [[0.5, 0.01], [0.5, 0.4]], False))
+        assert fades.tips_unseen == {0} and 1 not in fades.labels
+
+    def test_what_is_known_of_another_catheter_stays(self, written):
+        seen = ("cvc", [[0.3, 0.02], [0.45, 0.4]], True)
+        (alone,) = (label for label, _ in written(seen).lines)
+        both = written(seen, ("cvc", [[0.7, 0.02], [0.55, 0.25]], False))
+        of = dict(zip(LABELS, both.labels, strict=True))
+        assert of[alone] == 1 and both.tips_unseen == {1}
+        assert {of[label] for label in LABELS if DEVICE_OF[label] is Device.CVC and label != alone} == {UNKNOWN}
+
+
+def test_a_film_in_two_marks_files_is_refused(real, tmp_path):
+    with pytest.raises(MarksError, match="is in another marks file as well; leave it in one of them"):
+        write_onto(tmp_path / "data", real[0], [real[1], real[1]], **SMALL, workers=1)

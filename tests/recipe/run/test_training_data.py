@@ -1,18 +1,21 @@
 """What a step's films come with: maps that are known, and maps by a segmenter that did not see the film."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from cxrlines.io.annotations import Line
 from cxrlines.models.classifier import TwoStep
 from cxrlines.models.weights import load_weights
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, WEIGHTS, Role, Run, Step, read_record
 from cxrlines.recipe.run.pipeline import plan_of, prepare
 from cxrlines.recipe.run.training_data import films_of, load_step, training_films
 from cxrlines.recipe.spec.load import load_recipe
-from cxrlines.task import MAPS, Landmark, MapKind
+from cxrlines.task import LABELS_OF, MAPS, UNKNOWN, Device, Landmark, MapKind, State, label_of
 from cxrlines.training.lineage import read_lineage
-from cxrlines.training.targets import MapTarget, TargetsSpec
+from cxrlines.training.targets import LabelTarget, MapTarget, PresenceTarget, TargetsSpec
 
 RECIPE = """
 name: maps
@@ -133,6 +136,35 @@ def test_maps_are_known_where_a_film_is_annotated_and_landmarks_where_they_are_g
         given = run.train.landmarks[run.train.studies["study"].iloc[row]][Landmark.CARINA]
         back = run.store.placements[films.rows[row]].to_film(films.landmarks[row])
         np.testing.assert_allclose(back[0], given, atol=1e-6)
+
+
+def test_a_line_of_unknown_state_or_tip_teaches_its_course_and_its_presence(run):
+    """One tube more on a film without any, of which neither the state nor the tip is known."""
+    studies, tube = run.train.studies, Device.NGT
+    row = int(np.flatnonzero(np.asarray(run.train.annotated) & ~studies[list(LABELS_OF[tube])].any(axis=1))[0])
+    changed = studies.copy()
+    changed.loc[row, list(LABELS_OF[tube])] = UNKNOWN
+    study = studies["study"].iloc[row]
+    faded = Line(label_of(tube, State.NORMAL), np.array([[10.0, 5], [30, 40]]), tip_seen=False)
+    lines = run.train.lines | {study: [*run.train.lines[study], faded]}
+    targets = TargetsSpec(labels=LabelTarget(), presence=PresenceTarget(), maps=MapTarget())
+    before, after = (
+        films_of(dataset, run.store, np.array([row]), lines=True, targets=targets).more
+        for dataset in (run.train, replace(run.train, studies=changed, lines=lines))
+    )
+    place = list(Device).index(tube)
+    assert before["presence"][0, place] == 0 and after["presence"][0, place] == 1
+    assert (before["presence"] != after["presence"]).sum() == 1  # a film with other devices stays one with any
+    (differ,) = np.flatnonzero(before["mapped"][0] != after["mapped"][0])
+    assert MAPS[differ] == (MapKind.TIP, tube) and after["mapped"][0, differ] == 0
+
+
+def test_presence_of_own_films_is_that_of_their_labels(run):
+    rows = np.arange(len(run.train.studies))
+    presence = films_of(run.train, run.store, rows, targets=TargetsSpec(presence=PresenceTarget())).more["presence"]
+    for column, device in zip(presence.T, Device, strict=False):
+        np.testing.assert_array_equal(column, run.train.studies[list(LABELS_OF[device])].any(axis=1))
+    np.testing.assert_array_equal(presence[:, -1], presence[:, :-1].max(axis=1))
 
 
 def test_maps_without_an_annotated_film_or_landmark_are_refused(recipe, phantom, tmp_path):

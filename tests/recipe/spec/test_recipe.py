@@ -95,8 +95,6 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
         ({"two__stages__soft": {"films": {"set": "b", "which": "annotated"}, "targets": SOFT}},
          "those of the external set 'b' have no lines; use which: all, view: plain"),
         ({"two__stages__soft": {"films": {"set": "b", "view": "overlay"}, "targets": SOFT}}, "'b' have no lines"),
-        ({"two__stages__last": {"targets": {"presence": {}}}},
-         "targets.presence: films of the own set have the labels"),
         ({"external": {"own": {}}}, "'own' cannot be a name"),
         ({"two__stages__last": {"targets": {"labels": None}}},
          "targets is empty; name one or more of labels, features, soft, presence, maps"),
