@@ -193,7 +193,7 @@ def _swan(anatomy: Anatomy, _target: State, _route: str, _lower_edge: float, rng
     """A pulmonary artery catheter: right atrium, right ventricle, pulmonary artery."""
     route = "jugular right" if rng.random() < 0.85 else "jugular left"
     y = anatomy.cavo_atrial
-    heart = [(-2.5, y + 2.0), (-1.6, y + 4.4), (0.6, y + 5.5), (3.2, y + 5.0), (4.3, y + 3.0), (3.8, y), (2.7, 2.2)]
+    heart = [(-2.5, y + 1.6), (-1.5, y + 3.6), (0.6, y + 4.5), (3.0, y + 4.0), (4.1, y + 2.2), (3.8, y), (2.7, 2.2)]
     artery = [(1.0, 1.2), (-1.4, 1.8), (-3.4, 2.8), (-5.0, 4.2)]
     if rng.random() < 0.25:
         artery = [(2.9, 1.2), (4.0, 1.0), (5.4, 2.0), (6.4, 3.4)]

@@ -1,8 +1,9 @@
 """What distracts from tubes and lines: things on and in a patient that are no line of the task. Never in the truth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from cxrlines.core.polyline import Points, lengths
 from cxrlines.phantom.anatomy import Anatomy
@@ -58,7 +59,15 @@ def _leads(grid: Raster, image: Coverage, clutter: float, rng: np.random.Generat
             grid.disc(image, at, 0.42, 170)
         way = (at + leave) / 2 + rng.normal(0, 3.5, 2)
         wire = [at, at + rng.normal(0, 2, 2), way, way + rng.normal(0, 2.5, 2), leave * 1.3]
-        grid.stroke(image, [smooth(wire, samples=9)], thick, ink * u(0.85, 1.15))
+        grid.stroke(image, [_bent(wire)], thick, ink * u(0.85, 1.15))
+
+
+def _bent(way: Sequence[ArrayLike]) -> Points:
+    """A course along control points that bends as a cable does: in wide arcs."""
+    soft = smooth(np.stack([np.asarray(at, np.float64) for at in way]), samples=5)
+    for _ in range(2):  # the middle of each stretch; the ends stay
+        soft = np.vstack([soft[:1], (soft[4:] + 2 * soft[2:-2] + soft[:-4]) / 4, soft[-1:]])
+    return smooth(soft, samples=3)
 
 
 def _outside_tubing(grid: Raster, image: Coverage, rng: np.random.Generator) -> None:
@@ -68,7 +77,7 @@ def _outside_tubing(grid: Raster, image: Coverage, rng: np.random.Generator) -> 
     way = [start, start + np.array([u(-5, 5), 7]), rng.uniform([-16, -4], [16, 8]), [_side(rng) * 24, u(2, 20)]]
     if rng.random() < 0.3:  # from side to side
         way = [[-24, u(-12, 16)], [-9, u(-10, 14)], [u(-4, 4), u(-8, 12)], [9, u(-10, 14)], [24, u(-12, 16)]]
-    path = smooth(np.stack(way), samples=12)
+    path = _bent(way)
     kind = rng.random()
     if kind < 0.2:  # a hose of a ventilator, pleated
         radius = u(0.7, 1.1)

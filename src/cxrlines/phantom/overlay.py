@@ -114,7 +114,7 @@ def expose(film: Film, seen: Mask, scene: Scene, clutter: float, rng: np.random.
         grid = Raster(scene.view, FINE, scene.anatomy.scale, exact=True)
         intubated = any(line.placed.device is Device.ETT for line in scene.lines)
         things = draw_clutter(grid, scene.anatomy, clutter, rng, intubated=intubated)
-        drawn += shrink(things, film.shape) * np.float32(np.exp(rng.normal(-0.1, 0.35)))
+        drawn += shrink(things, film.shape) * np.float32(np.exp(rng.normal(0.2, 0.35)))
     spot = 0.02 * scene.view.px_per_cm * rng.uniform(0.7, 1.5)  # focal spot and movement
     grain = min(look.blur, 0.025 * scene.view.px_per_cm)  # smoother grain is processing: lines there are as sharp
     added: Field = cv2.GaussianBlur(drawn, (0, 0), max(0.35, float(np.hypot(grain, spot))))
