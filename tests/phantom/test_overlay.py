@@ -13,10 +13,10 @@ from cxrlines.io.marks import MarkedLine
 from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.canvas import Raster, View
 from cxrlines.phantom.device_appearance import draw_devices
-from cxrlines.phantom.devices import DRAWN
+from cxrlines.phantom.devices import DRAWN, Placed
 from cxrlines.phantom.overlay import airway_of, draw_scene, expose, from_exposed
 from cxrlines.phantom.position import state_of
-from cxrlines.phantom.scene import Scene
+from cxrlines.phantom.scene import Line, Scene
 from cxrlines.task import DEVICE_OF, LABELS_OF, Device, label_of
 
 VIEW = View((420, 512), 13.0, 0.02, np.array([250.0, 170.0]))
@@ -71,7 +71,7 @@ class TestDrawScene:
     def test_tubes_follow_the_trachea_of_the_film(self):
         bent = np.array([[2.0, -10.0], [1.0, -5.0], [0.0, 0.0]])
         offsets = []
-        for seed in range(40):
+        for seed in range(60):
             for line in draw(seed, airway=bent).lines:
                 path = line.placed.path
                 if line.placed.device is Device.ETT and path[-1, 1] < -2:
@@ -149,6 +149,33 @@ def test_looks_differ_from_draw_to_draw():
     assert (one == same).all() and np.abs(one - other).max() > 0.15 and one.dtype == np.float32
     assert one.min() == 0 and 0.3 < one.max() < 3
     assert {DEVICE_OF[line.label] for line in lines}
+
+
+def extent_mm(device, route, seed):
+    """How wide a straight drawn device is on the film: where it is above a twentieth of its peak, less the edges."""
+    view = View((400, 400), 26.0, 0.0, np.array([200.0, 200.0]))
+    placed = Placed(device, route, np.stack([np.zeros(40), np.linspace(-7.4, 7.4, 40)], 1))
+    line = Line(placed, view.px(placed.path), "")
+    profile = draw_devices(view, (line,), np.random.default_rng(seed))[190:210].mean(0)
+    return (np.ptp(np.flatnonzero(profile > 0.05 * profile.max())) - 1) * view.mm_per_px
+
+
+@pytest.mark.parametrize(
+    "device, route, low, high",
+    [
+        (Device.ETT, "", 8, 11.5),
+        (Device.NGT, "", 2.4, 6),
+        (Device.CVC, "jugular right", 1.2, 3.2),
+        (Device.CVC, "picc left", 1.2, 1.9),
+        (Device.CVC, "dialysis left", 3.6, 4.8),
+        (Device.SWAN, "jugular right", 1.9, 2.8),
+    ],
+)
+def test_devices_are_as_thick_on_the_film_as_said(device, route, low, high):
+    widths = np.array([extent_mm(device, route, seed) for seed in range(12)])
+    assert widths.max() <= high + 0.5
+    outer = widths if device not in (Device.ETT, Device.NGT) else np.sort(widths)[6:]  # of some the stripe alone shows
+    assert outer.min() >= low - 0.5
 
 
 @pytest.mark.parametrize("width", [0.1, 0.16, 0.24, 0.4, 1.0])

@@ -83,22 +83,20 @@ class Look:
     def of(cls, film: Film) -> "Look":
         """Measured on the inner two thirds of a film (h, w).
 
-        On 12 catheters of the Hannover films marked by hand, the peak of a catheter was 0.28 of the spread between
-        the 10th and 90th percentile (its logarithm scattered by 0.2) and 2.6 times the deviation of detail between
-        0.4 and 3 % of the width (0.36); a drawn one peaks at about 0.45. The geometric mean of both is taken, as
-        films processed less have more spread and less detail. The blur is that of the film's grain, from second
-        differences over one and two px: their ratio depends on the point spread alone.
+        Contrast is in proportion to fine detail, between 0.3 and 1.3 % of the width: on 1,329 stretches of tracheal
+        tubes and catheters of 159 real films of two sources the peak of a line was 3.7 and 3.9 times its deviation in
+        the median (its logarithm scattered by 0.57, no more than with a factor for each source); of the spread between
+        the 10th and 90th percentile it was 0.08 and 0.24. A drawn line peaks at about 0.4. The blur is that of the
+        film's grain, from second differences over one and two px: their ratio depends on the point spread alone.
         """
         values = _inner(film).astype(np.float32)
-        low, high = np.percentile(values, [10, 90])
         size = (values.shape[1] * 160 // max(film.shape), values.shape[0] * 160 // max(film.shape))
         small = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
-        band = cv2.GaussianBlur(small, (0, 0), 0.5) - cv2.GaussianBlur(small, (0, 0), 5)
+        band = cv2.GaussianBlur(small, (0, 0), 0.5) - cv2.GaussianBlur(small, (0, 0), 2)
         detail = 1.48 * float(np.median(np.abs(band)))
         one, two = _differences(values), _differences(values[::2, ::2])
         blur = float(np.interp(one / max(two, 1e-6), _RATIOS, _SPREADS))
-        contrast = 0.6 * np.sqrt(max(high - low, 8.0) * max(9 * detail, 8.0))
-        contrast = 45 * (contrast / 45) ** 0.8  # what has most contrast is drawn a little more like the others
+        contrast = 9.3 * max(detail, 0.8)
         return cls(float(contrast), blur, float(max(np.percentile(film, 99.9), 200)))
 
 

@@ -27,7 +27,7 @@ from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import BALANCES, SITES, make_scene
 from cxrlines.task import LABEL_INDEX, LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
-VERSION = 2  # of the generator: goes up whenever the same parameters give other films
+VERSION = 3  # of the generator: goes up whenever the same parameters give other films
 JPEG_QUALITY = 92
 _UID_ROOT = "1.2.826.0.1.3680043.8.498."
 _TRAIN, _TEST = 0, 1

@@ -189,7 +189,7 @@ def make_drawing(parameters: OntoParameters, folder: Path, drawing: Drawing) -> 
     uid = study_uid(f"onto-{parameters.films}-{parameters.seed}-{drawing.number}")
     path = film_path(folder, 0, uid)
     if not path.exists():
-        clutter = float(for_film.uniform(0.2, 1.2)) if for_film.random() < 0.4 else 0.0
+        clutter = float(for_film.uniform(0.2, 1.2)) if for_film.random() < 0.6 else 0.0
         film = expose(film, seen, scene, clutter, for_lines)
         film = burn_in(change_tone(film, for_film), for_film)
         save_film(path, film, int(for_film.integers(70, 96)))

@@ -12,7 +12,7 @@ from cxrlines.io.marks import TRACHEOSTOMY, MarkedLine
 from cxrlines.phantom.backdrop import Look, trachea
 from cxrlines.phantom.canvas import Field, Raster
 from cxrlines.phantom.device_appearance import FINE, draw_devices, shrink
-from cxrlines.phantom.instruments import draw_clutter
+from cxrlines.phantom.distractors import draw_clutter
 from cxrlines.phantom.scene import Line, Scene, place_all, random_state
 from cxrlines.phantom.vary import Film
 from cxrlines.task import Device
@@ -20,7 +20,7 @@ from cxrlines.task import Device
 Mask = NDArray[np.bool_]
 
 _ABSENT = {Device.ETT: 0.35, Device.NGT: 0.5, Device.SWAN: 0.85}  # as most errors of a reader are false positives
-_CVC_COUNTS = (0.3, 0.4, 0.25, 0.05)
+_CVC_COUNTS = (0.3, 0.35, 0.25, 0.1)
 
 
 def airway_of(film: Film, lines: tuple[MarkedLine, ...], carina: Points, px_per_cm: float) -> Points:
@@ -108,19 +108,22 @@ def expose(film: Film, seen: Mask, scene: Scene, clutter: float, rng: np.random.
         return film
     look = Look.of(film)
     drawn = draw_devices(scene.view, scene.lines, rng) * np.float32(
-        np.exp(rng.normal(0.05, 0.33)) * (0.6 if rng.random() < 0.1 else 1.0)
+        np.exp(rng.normal(0.0, 0.25)) * (0.6 if rng.random() < 0.1 else 1.0)
     )
     if clutter:
-        things = draw_clutter(Raster(scene.view, FINE, scene.anatomy.scale, exact=True), scene.anatomy, clutter, rng)
-        drawn += shrink(things, film.shape) * np.float32(np.exp(rng.normal(-0.1, 0.4)))
-    spot = 0.03 * scene.view.px_per_cm * rng.uniform(0.7, 1.5)  # focal spot and movement
-    added: Field = cv2.GaussianBlur(drawn, (0, 0), max(0.35, float(np.hypot(look.blur, spot))))
+        grid = Raster(scene.view, FINE, scene.anatomy.scale, exact=True)
+        intubated = any(line.placed.device is Device.ETT for line in scene.lines)
+        things = draw_clutter(grid, scene.anatomy, clutter, rng, intubated=intubated)
+        drawn += shrink(things, film.shape) * np.float32(np.exp(rng.normal(0.2, 0.35)))
+    spot = 0.02 * scene.view.px_per_cm * rng.uniform(0.7, 1.5)  # focal spot and movement
+    grain = min(look.blur, 0.025 * scene.view.px_per_cm)  # smoother grain is processing: lines there are as sharp
+    added: Field = cv2.GaussianBlur(drawn, (0, 0), max(0.35, float(np.hypot(grain, spot))))
     grey: Field = film.astype(np.float32)
     coarse = cv2.resize(film, (max(1, film.shape[1] // 8), max(1, film.shape[0] // 8)), interpolation=cv2.INTER_AREA)
     low, high = np.percentile(coarse, [15, 90])
     dense = np.clip((coarse.astype(np.float32) - low) / max(high - low, 1.0), 0, 1)
-    fade = np.float32(rng.uniform(0.0, 0.5))
-    primary = cv2.resize((1 - fade * dense) / (1 - 0.7 * fade), film.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    fade = np.float32(rng.uniform(0.45, 0.92))
+    primary = cv2.resize((1 - fade * dense) / (1 - 0.35 * fade), film.shape[::-1], interpolation=cv2.INTER_LINEAR)
     rise = added * primary * np.float32(look.contrast) * seen
     room = np.maximum(np.float32(rng.uniform(look.white, 255)) - grey, 4)
     grey += room * (1 - np.exp(-rise / room))

@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cxrlines.phantom.canvas import Field, Raster, enlarge
-from cxrlines.phantom.instruments import draw_clutter, draw_lines
+from cxrlines.phantom.distractors import draw_clutter
+from cxrlines.phantom.instruments import draw_lines
 from cxrlines.phantom.scene import Scene
 from cxrlines.phantom.tissue import airway, bones, chest_wall, soft_tissue, vessels
+from cxrlines.task import Device
 
 
 def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -37,7 +39,8 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     detail *= enlarge(np.sqrt(primary), half.shape)
 
     lines = draw_lines(Raster(view, 1.0), scene.lines, for_lines)
-    clutter = draw_clutter(full, anatomy, 0.2 + 1.6 * difficulty, rng)
+    intubated = any(line.placed.device is Device.ETT for line in scene.lines)
+    clutter = draw_clutter(full, anatomy, 0.2 + 1.6 * difficulty, rng, intubated=intubated)
     sharp = 0.035 * rng.uniform(0.8, 1.4)  # cm: focal spot and detector
     hard = full.blur(lines, sharp).astype(np.float32) * np.float32(0.50 * contrast / 255)
     hard += full.blur(clutter, sharp).astype(np.float32) * np.float32(0.55 / 255)
