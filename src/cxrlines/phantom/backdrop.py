@@ -84,7 +84,7 @@ class Look:
         """Measured on the inner two thirds of a film (h, w).
 
         Contrast is in proportion to fine detail, between 0.3 and 1.3 % of the width: on 1,329 stretches of tracheal
-        tubes and catheters of 159 real films of two sources the peak of a line was 3.7 and 3.9 times its deviation in
+        tubes and catheters of real films of two sources the peak of a line was 3.7 and 3.9 times its deviation in
         the median (its logarithm scattered by 0.57, no more than with a factor for each source); of the spread between
         the 10th and 90th percentile it was 0.08 and 0.24. A drawn line peaks at about 0.4. The blur is that of the
         film's grain, from second differences over one and two px: their ratio depends on the point spread alone.

@@ -16,7 +16,7 @@ from cxrlines.phantom.scene import Line
 from cxrlines.task import Device
 
 _STEP = 0.25  # cm
-_STRENGTH = {Device.ETT: 1.2, Device.NGT: 0.8}
+_STRENGTH = {Device.ETT: 1.35, Device.NGT: 0.8, Device.SWAN: 1.1}
 _FADING = {Device.ETT: 0.1, Device.NGT: 0.3, Device.CVC: 0.12, Device.SWAN: 0.12}  # relative, standard deviation
 FINE = 3.0  # px of the drawing's grid per px of the film
 

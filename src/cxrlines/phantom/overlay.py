@@ -122,8 +122,8 @@ def expose(film: Film, seen: Mask, scene: Scene, clutter: float, rng: np.random.
     coarse = cv2.resize(film, (max(1, film.shape[1] // 8), max(1, film.shape[0] // 8)), interpolation=cv2.INTER_AREA)
     low, high = np.percentile(coarse, [15, 90])
     dense = np.clip((coarse.astype(np.float32) - low) / max(high - low, 1.0), 0, 1)
-    fade = np.float32(rng.uniform(0.45, 0.92))
-    primary = cv2.resize((1 - fade * dense) / (1 - 0.35 * fade), film.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    fade = np.float32(rng.uniform(0.42, 0.9))
+    primary = cv2.resize((1 - fade * dense) / (1 - 0.45 * fade), film.shape[::-1], interpolation=cv2.INTER_LINEAR)
     rise = added * primary * np.float32(look.contrast) * seen
     room = np.maximum(np.float32(rng.uniform(look.white, 255)) - grey, 4)
     grey += room * (1 - np.exp(-rise / room))
