@@ -28,6 +28,10 @@ class Died(Exception):
     """The child ended before it answered, or took too long; the text says which."""
 
 
+class Overdue(Died):
+    """The child took too long."""
+
+
 class Child:
     """A process that runs `module`'s `serve()`; see `serving` for its side.
 
@@ -56,10 +60,10 @@ class Child:
             raise Died("ended") from None
 
     def receive(self, seconds: float | None = None) -> bytes:
-        """The next message. `Died` if the process ended, or none begins within `seconds` (default: no limit)."""
+        """The next message. `Died` if the process ended, `Overdue` if none begins within `seconds` (None: no limit)."""
         try:
             if not self.connection.poll(seconds):
-                raise Died(f"took longer than {seconds:g} s")
+                raise Overdue(f"took longer than {seconds:g} s")
             return self.connection.recv_bytes()
         except (EOFError, OSError):
             raise Died("ended") from None
