@@ -43,8 +43,10 @@ class Renderer:
         self._child: Child | None = None
 
     def make(self, kind: Kind, source: bytes, findings: Findings, read_by: ReadBy) -> bytes:
-        """A file of that kind. `Error` where the film allows none; `ReadingFault` where making it failed (`OverTime`: took
-        too long)."""
+        """A file of that kind.
+
+        `Error` where the film allows none; `ReadingFault` where making it failed, `OverTime` where it took too long.
+        """
         message = pickle.dumps((kind, source, findings, read_by))
         with self._lock:
             try:
