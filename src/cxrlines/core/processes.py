@@ -5,9 +5,11 @@ notebook, a daemonic process, a forked server), and nobody waits for them at exi
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from multiprocessing import Pipe
@@ -92,11 +94,24 @@ def _python() -> str:
     return str(path if "python" in path.name.lower() else Path(sys.prefix, "bin", "python3"))
 
 
+def quiet_libraries() -> None:
+    """Keep off stderr and out of logs what libraries of DICOM say of the values they meet, patients' among them.
+
+    For commands and worker processes; a process that called the library is not ours to change.
+    """
+    for name in ("pydicom", "pynetdicom", "highdicom", "dicomweb_client"):
+        warnings.filterwarnings("ignore", module=name)
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+
+
 def serving(answer: Callable[[Callable[[], bytes], Callable[[bytes | memoryview], None]], None]) -> None:
     """The child's side: `answer(receive, send)` again and again, until the parent is gone.
 
     The connection arrives as standard input; that is free afterwards, for libraries that meddle with it.
     """
+    quiet_libraries()
     parent = os.getppid()
     connection = Connection(os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
