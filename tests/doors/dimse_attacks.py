@@ -159,7 +159,7 @@ def store(context: int, sop_class: str, uid: str, content: bytes, size: int = 16
 def attack(rng: random.Random, port: int, called: str, number: int) -> tuple[str, Said, bytes | None]:
     """One attack: (its kind, what the node said, the data set if all of it was sent as a film's C-STORE)."""
     uid, content = data_set(dicom_film(1000 + number))
-    kind = rng.choice(list(KINDS))
+    kind = list(KINDS)[number % len(KINDS)]
     line = Line(port)
     try:
         if kind == "request":

@@ -204,8 +204,8 @@ def _peer_of(event: Any) -> str:
 def _guard_connection(event: Any) -> None:
     """What a peer sends ends its own connection at worst.
 
-    A PDU that claims to be larger than any sensible one is not read; at what pynetdicom trips over, its thread would end
-    with a traceback that may quote it, and the connection would stay open.
+    A PDU that claims to be larger than any sensible one is not read. What pynetdicom does not foresee would end its
+    thread with a traceback that may quote it, and leave the connection open.
     """
     connection = event.assoc.dul.socket
     receive, act = connection.recv, event.assoc.dul.state_machine.do_action
