@@ -44,7 +44,8 @@ def soak(pid: int, name: str, work: Callable[[int], None]) -> None:
 def test_serve(tmp_path):
     """Films read and kept, drawings, reports, what is no film, corrections."""
     said: Counter[tuple[str, int]] = Counter()
-    with serving("--project", tmp_path / "project") as server:
+    (tmp_path / "serve.toml").write_text("keep = 5\n")  # else the films kept for the page fill memory for a while
+    with serving("--project", tmp_path / "project", "--config", tmp_path / "serve.toml") as server:
         address = server.wait()
 
         def work(number: int) -> None:
