@@ -10,9 +10,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pynetdicom import AE, AllStoragePresentationContexts, evt
 
 from .node_process import NodeProcess
 
@@ -152,3 +154,28 @@ def films(tmp_path: Path) -> Callable[..., list[Path]]:
         return paths
 
     return write
+
+
+@pytest.fixture
+def pacs():
+    """A storage node in this process that answers as `statuses` say: by SOP class, else 0; `taken`: what it took."""
+    made = SimpleNamespace(statuses={}, taken=[], port=free_port(), asked=0)
+
+    def store(event):
+        made.asked += 1
+        status = made.statuses.get(str(event.request.AffectedSOPClassUID), 0)
+        if status == 0:
+            made.taken.append((str(event.request.AffectedSOPInstanceUID), event.encoded_dataset(include_meta=False)))
+        return status
+
+    ae = AE("PACS")
+    ae.supported_contexts = AllStoragePresentationContexts
+
+    def start(context=None):
+        ae.start_server(
+            ("127.0.0.1", made.port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)], ssl_context=context
+        )
+
+    made.start = start
+    yield made
+    ae.shutdown()

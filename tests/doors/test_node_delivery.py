@@ -10,7 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
-from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
+from pynetdicom import AE, build_context
 
 from cxrlines.pacs import receiver
 from cxrlines.pacs.audit_log import AuditLog
@@ -24,31 +24,6 @@ from .node_process import DX, dicom_film, until
 pytestmark = pytest.mark.doors
 CT = "1.2.840.10008.5.1.4.1.1.2"
 SR_3D = "1.2.840.10008.5.1.4.1.1.88.34"
-
-
-@pytest.fixture
-def pacs():
-    """A storage node in this process that answers as `statuses` say: by SOP class, else 0; `taken`: what it took."""
-    made = SimpleNamespace(statuses={}, taken=[], port=free_port(), asked=0)
-
-    def store(event):
-        made.asked += 1
-        status = made.statuses.get(str(event.request.AffectedSOPClassUID), 0)
-        if status == 0:
-            made.taken.append((str(event.request.AffectedSOPInstanceUID), event.encoded_dataset(include_meta=False)))
-        return status
-
-    ae = AE("PACS")
-    ae.supported_contexts = AllStoragePresentationContexts
-
-    def start(context=None):
-        ae.start_server(
-            ("127.0.0.1", made.port), block=False, evt_handlers=[(evt.EVT_C_STORE, store)], ssl_context=context
-        )
-
-    made.start = start
-    yield made
-    ae.shutdown()
 
 
 def test_a_refusal_is_a_dead_letter_until_it_is_retried(node, pacs, films):

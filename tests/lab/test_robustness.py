@@ -30,6 +30,13 @@ def test_300_films():
     assert steps == [(number + 1, 300) for number in range(300)]
 
 
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_20_000_films():
+    report = soak(20_000, seed=int(os.environ.get("CXRLINES_SEED", "1")))
+    assert report.passed, report
+
+
 def test_the_command(monkeypatch):
     answer = Report(films=3, read=2, refused=1, undamaged=(1, 1))
     monkeypatch.setattr(robustness, "soak", lambda films, seed, progress: answer)

@@ -1,8 +1,10 @@
 """A node's films and results without a network: what is read, in which order results go, faults and back-off."""
 
 import json
+import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -18,8 +20,8 @@ from cxrlines.core.findings import Findings
 from cxrlines.lab.intact_films import as_dicom
 from cxrlines.pacs import node
 from cxrlines.pacs.audit_log import AuditLog
-from cxrlines.pacs.delivery import Answer, Unreachable, Verdict
-from cxrlines.pacs.film_queue import FilmQueue
+from cxrlines.pacs.delivery import LONGEST_PAUSE_S, Answer, Unreachable, Verdict, pause_s
+from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue
 from cxrlines.pacs.node import FAULTS, Courier, why_not_read
 from cxrlines.reading.results.dicom.read_by import OperatingPoint, ReadBy
 
@@ -91,6 +93,7 @@ def bench(tmp_path, monkeypatch):
                 thread.join(60)
         return queue
 
+    run.folder = tmp_path
     yield run
     queue.close()
     audit.close()
@@ -137,6 +140,60 @@ def test_a_fault_of_a_destination_costs_no_result(bench):
             yield from super().send(results)
 
     assert counts(bench([film(0)], Pool({}), Odd())) == {"delivered": 1}
+
+
+class TestAPacsThatIsDownForAnHour:
+    def test_the_pauses_of_an_hour(self):
+        """Some 20 attempts, none later than 5 minutes after the one before."""
+        for seed in range(20):
+            rng, passed, attempts = random.Random(seed), 0.0, 0
+            while passed < 3600:
+                attempts += 1
+                passed += (pause := pause_s(attempts, rng))
+                assert 0 < pause <= LONGEST_PAUSE_S
+            assert 15 < attempts < 40
+
+    def test_then_it_gets_everything_the_urgent_first(self, bench):
+        class Down(Destination):
+            attempts, all_read = 0, False
+
+            def send(self, results: Sequence[Path]) -> Iterator[Answer]:
+                self.attempts += 1
+                if self.attempts < 40 or not self.all_read:  # what is sent now was chosen before
+                    films = self.queue.status()["films"]
+                    self.all_read = not films["received"] and not films["reading"]
+                    raise Unreachable("does not answer")
+                yield from super().send(results)
+
+        urgent = Findings((40, 30), (), {}, (), {NGT: 0.9})
+        destination, films = Down(), [film(number) for number in range(10)]
+        destination.queue = FilmQueue(bench.folder)
+        queue = bench(films, Pool({4: urgent, 9: urgent}), destination)
+        destination.queue.close()
+        assert counts(queue) == {"delivered": 10} and queue.status()["results"] == {"delivered": 30}
+        assert queue.status()["dead_letters"] == [] and queue.status()["unreachable"] == []
+        taken = [int(name.partition("-")[0]) for name, _ in destination.sent]  # numbers of the queue begin at 1
+        assert taken == [number for number in (5, 10, 1, 2, 3, 4, 6, 7, 8, 9) for _ in range(3)]
+
+    def test_one_that_puts_off_gets_what_is_no_dead_letter_by_the_rule(self, bench):
+        """A result that is put off 11 times and then taken is delivered; a 12th makes it a dead letter."""
+
+        class Busy(Destination):
+            def send(self, results: Sequence[Path]) -> Iterator[Answer]:
+                for path in results:
+                    self.asked[path.name] += 1
+                    most = {"1-0.dcm": MAX_TRIES - 1, "2-0.dcm": MAX_TRIES}.get(path.name, 0)
+                    off = self.asked[path.name] <= most
+                    yield Answer(Verdict.PUT_OFF, "status 0xA700") if off else Answer(Verdict.TAKEN)
+
+        destination = Busy()
+        destination.asked = Counter()
+        queue = bench([film(0), film(1)], Pool({}), destination)
+        assert counts(queue) == {"delivered": 1, "dead": 1}
+        assert queue.status()["results"] == {"dead": 1, "delivered": 5}
+        (letter,) = queue.status()["dead_letters"]
+        assert letter["film"] == 2 and "12 times" in letter["reason"]
+        assert destination.asked["1-0.dcm"] == destination.asked["2-0.dcm"] == MAX_TRIES
 
 
 def test_urgent_films_are_marked(bench, tmp_path):

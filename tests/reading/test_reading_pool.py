@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrlines.core.errors import ReadingFault
+from cxrlines.core.errors import OverTime, ReadingFault
 from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.reading.bundle import EMBEDDED, BundleError, load_bundle
@@ -100,6 +100,7 @@ def test_a_film_that_ends_or_outlasts_its_worker_twice_is_a_fault_and_the_next_i
     with ReadingPool(None, 1, timeout, module=worker) as pool:
         fault = pool.read(film).result(60)
         assert isinstance(fault, ReadingFault) and words in str(fault)
+        assert isinstance(fault, OverTime) == (film == b"hang")
     with ReadingPool(None, 1, 60, module=worker) as pool:
         first, second = pool.read(b"die"), pool.read(b"next")
         assert isinstance(first.result(60), ReadingFault)

@@ -7,6 +7,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from cxrlines.core.errors import OverTime, ReadingFault
 from cxrlines.core.film import NotAFilm
 from cxrlines.core.findings import json_schema
 from cxrlines.io.films import read_film
@@ -57,6 +58,17 @@ def test_what_is_no_film_says_so_and_the_way_out(web):
     assert problem(answer) == (422, "film-unreadable") and answer.json()["detail"] == "the film: is damaged"
     server.pool.answer = lambda _: NotAFilm("the film: is a DICOMDIR", "name a film", "DICOMDIR")
     assert problem(server("POST", "/v1/read", headers=JPEG, content=b"dir")) == (422, "not-a-film")
+
+
+def test_a_film_over_the_time_limit_is_no_fault_of_the_servers_code(web):
+    server = web()
+    server.pool.answer = lambda _: OverTime(
+        "the film: not read in 2 tries; the last worker process: took longer than 60 s"
+    )
+    answer = server("POST", "/v1/read", headers=JPEG, content=b"slow")
+    assert problem(answer) == (504, "over-time") and "60 s" in answer.json()["detail"]
+    server.pool.answer = lambda _: ReadingFault("the film: not read in 2 tries; the last worker process: ended")
+    assert problem(server("POST", "/v1/read", headers=JPEG, content=b"dies")) == (500, "fault")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from cxrlines import Error, __version__
 from cxrlines.cli import bench, corrections, data, doctor, experiment, folder_module, listen, read, serve, train
 from cxrlines.cli.extras import lacking
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, PROBLEMS, STOPPED, say
+from cxrlines.core.processes import quiet_libraries
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 """Errors of a disk, which are no bug even where they name no file."""
@@ -119,4 +120,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal with few letters must not cost a result
             stream.reconfigure(errors="backslashreplace")
+    quiet_libraries()
     app()

@@ -47,6 +47,10 @@ class ReadingFault(RuntimeError):
         return fault
 
 
+class OverTime(ReadingFault):
+    """A film took longer to read, or a result longer to make, than it may."""
+
+
 def light(error: E) -> E:
     """An exception alone: through its traceback, or those of what led to it, it would keep its film in memory."""
     error.__cause__ = error.__context__ = None

@@ -5,9 +5,11 @@ notebook, a daemonic process, a forked server), and nobody waits for them at exi
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Callable
 from multiprocessing import Pipe
@@ -26,6 +28,10 @@ importlib.import_module(sys.argv[2]).serve()
 
 class Died(Exception):
     """The child ended before it answered, or took too long; the text says which."""
+
+
+class Overdue(Died):
+    """The child took too long."""
 
 
 class Child:
@@ -56,10 +62,10 @@ class Child:
             raise Died("ended") from None
 
     def receive(self, seconds: float | None = None) -> bytes:
-        """The next message. `Died` if the process ended, or none begins within `seconds` (default: no limit)."""
+        """The next message. `Died` if the process ended, `Overdue` if none begins within `seconds` (None: no limit)."""
         try:
             if not self.connection.poll(seconds):
-                raise Died(f"took longer than {seconds:g} s")
+                raise Overdue(f"took longer than {seconds:g} s")
             return self.connection.recv_bytes()
         except (EOFError, OSError):
             raise Died("ended") from None
@@ -88,11 +94,24 @@ def _python() -> str:
     return str(path if "python" in path.name.lower() else Path(sys.prefix, "bin", "python3"))
 
 
+def quiet_libraries() -> None:
+    """Keep off stderr and out of logs what libraries of DICOM say of the values they meet, patients' among them.
+
+    For commands and worker processes; a process that called the library is not ours to change.
+    """
+    for name in ("pydicom", "pynetdicom", "highdicom", "dicomweb_client"):
+        warnings.filterwarnings("ignore", module=name)
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+
+
 def serving(answer: Callable[[Callable[[], bytes], Callable[[bytes | memoryview], None]], None]) -> None:
     """The child's side: `answer(receive, send)` again and again, until the parent is gone.
 
     The connection arrives as standard input; that is free afterwards, for libraries that meddle with it.
     """
+    quiet_libraries()
     parent = os.getppid()
     connection = Connection(os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)

@@ -12,6 +12,9 @@ from cxrlines.core.text import shown
 from cxrlines.io.annotations import MAX_COORDINATE, MAX_POINTS, in_unit_square, off_film
 from cxrlines.task import DEVICE_OF, DEVICES, EXCLUSIVE, LABELS, LABELS_OF, UNKNOWN, Device, Landmark, State, label_of
 
+FREE_TEXT = ("author", "comment")
+"""Fields that may name anybody, and are not quoted."""
+
 
 class CorrectionError(Error):
     """A correction contradicts itself, the task or its film."""
@@ -96,7 +99,11 @@ class Correction(_Model):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "the correction"
-            raise CorrectionError(f"{field} is {shown(str(first['input']), 80)}: {first['msg']}") from None
+            if first["type"] == "extra_forbidden":
+                known = ", ".join(cls.model_fields)
+                raise CorrectionError(f"{shown(field)} is no part of a correction", f"there are {known}") from None
+            value = "" if field in FREE_TEXT else f" is {shown(str(first['input']), 80)}"
+            raise CorrectionError(f"{field}{value}: {first['msg']}") from None
 
     def table_labels(self) -> dict[str, int]:
         """0, 1 or `task.UNKNOWN` for each label.

@@ -6,17 +6,18 @@ Nothing of a film is decoded here: its bytes are kept as they were sent.
 import hashlib
 import io
 import ipaddress
-import logging
 import shutil
 import socket
 import socketserver
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from pydicom.uid import UID, AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
 from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -37,6 +38,8 @@ SUCCESS, OUT_OF_RESOURCES, INVALID_INSTANCE, FAILURE = 0x0000, 0xA700, 0x0117, 0
 MAX_PDU = 131_072
 """Bytes of a PDU that peers are asked to keep to; another is read up to `MAX_PDU_READ`."""
 MAX_PDU_READ = 1_048_576
+MAX_COMMAND = 65_536
+"""Bytes of a command; those of a C-STORE are some 200."""
 HALF_OPEN = 16
 """Connections beyond the limit of associations that get as far as a polite rejection."""
 TIMEOUT_S = 30.0
@@ -46,8 +49,6 @@ REQUEST_S = 10.0
 
 _config.LOG_HANDLER_LEVEL = "none"  # its messages quote what peers send
 _config.STORE_SEND_CHUNKED_DATASET = True  # results are sent as they lie on disk
-logging.getLogger("pynetdicom").addHandler(logging.NullHandler())
-logging.getLogger("pynetdicom").propagate = False
 
 
 class Receiver:
@@ -78,7 +79,7 @@ class Receiver:
         for context in AllStoragePresentationContexts:
             self._ae.add_supported_context(str(context.abstract_syntax), syntaxes)
         handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, _limit_pdus),
+            (evt.EVT_CONN_OPEN, _guard_connection),
             (evt.EVT_CONN_CLOSE, _free_place),
             (evt.EVT_PDU_RECV, self._limit_film),
             (evt.EVT_C_STORE, self._store),
@@ -149,6 +150,8 @@ class Receiver:
         message = event.assoc.dimse.message
         if message is not None and message.data_set.tell() > self._settings.film_mib * 2**20:
             message.data_set = _Dropped()
+        if message is not None and message.encoded_command_set.tell() > MAX_COMMAND:
+            _cut(event.assoc)
 
 
 def is_uid(text: str) -> bool:
@@ -198,17 +201,39 @@ def _peer_of(event: Any) -> str:
     return f"{requestor.ae_title or '?'}@{requestor.address_info.address if requestor.address_info else '?'}"
 
 
-def _limit_pdus(event: Any) -> None:
-    """A PDU that claims to be larger than any sensible one ends its connection, unread."""
+def _guard_connection(event: Any) -> None:
+    """What a peer sends ends its own connection at worst.
+
+    A PDU that claims to be larger than any sensible one is not read. What pynetdicom does not foresee would end its
+    thread with a traceback that may quote it, and leave the connection open.
+    """
     connection = event.assoc.dul.socket
-    receive = connection.recv
+    receive, act = connection.recv, event.assoc.dul.state_machine.do_action
 
     def limited(count: int) -> bytearray:
         if count > MAX_PDU_READ:
             raise OSError("PDU too large")
         return receive(count)  # type: ignore[no-any-return]
 
-    connection.recv = limited
+    def guarded(name: str) -> None:
+        try:
+            act(name)
+        except Exception:
+            _cut(event.assoc)
+
+    connection.recv, event.assoc.dul.state_machine.do_action = limited, guarded
+
+
+def _cut(association: Any) -> None:
+    """End an association whose state is no longer known, as pynetdicom does: by an A-ABORT past its state machine."""
+    association.is_aborted, association.is_established = True, False
+    association._kill = association.dul._kill_thread = True
+    abort = A_ABORT_RQ()
+    abort.source = 2  # the provider
+    abort.reason_diagnostic = 0
+    with suppress(OSError):
+        association.dul.socket.send(abort.encode())
+    association.dul.socket.close()
 
 
 def _free_place(event: Any) -> None:

@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
-from cxrlines.core.errors import Error, ReadingFault, light
+from cxrlines.core.errors import Error, OverTime, ReadingFault, light
 from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
-from cxrlines.core.processes import Child, Died, serving
+from cxrlines.core.processes import Child, Died, Overdue, serving
 from cxrlines.reading.results.dicom.read_by import ReadBy
 
 Outcome = Findings | FilmError | ReadingFault
@@ -80,8 +80,8 @@ class ReadingPool:
         """The findings of a film, given as its file's bytes or its path, once they are there.
 
         The result is the film's `FilmError` where it cannot be read, and a `ReadingFault` where that is no fault of
-        the film's, or where reading it ended or outlasted its worker twice; the future raises nothing. It may be
-        cancelled until a worker takes it. `RuntimeError` after `close`.
+        the film's, or where reading it ended or outlasted its worker twice (the latter: `OverTime`); the future raises
+        nothing. It may be cancelled until a worker takes it. `RuntimeError` after `close`.
         """
         with self._lock:
             self._pending += 1
@@ -108,7 +108,7 @@ class ReadingPool:
 
     def _read(self, source: bytes | Path) -> Outcome:
         message = (_BYTES, source) if isinstance(source, bytes) else (_PATH, os.fsencode(source))
-        name, why = "the film" if isinstance(source, bytes) else str(source), ""
+        name, why, kind = "the film" if isinstance(source, bytes) else str(source), "", ReadingFault
         child = self._idle.get()  # never waits: there are as many as threads
         try:
             for _ in range(TRIES):
@@ -117,15 +117,15 @@ class ReadingPool:
                     child.send(*message)
                     return _whole(pickle.loads(child.receive(self.timeout_s)))  # noqa: S301 - from a child of ours
                 except Died as died:
-                    why = str(died)
+                    why, kind = str(died), OverTime if isinstance(died, Overdue) else ReadingFault
                 except Error as error:  # a worker cannot begin
-                    why = str(error)
+                    why, kind = str(error), ReadingFault
                 if child is not None:
                     self._end(child)
                     child = None
                 if self._stopped:
                     return ReadingFault(f"{name}: not read, as reading was stopped before")
-            return ReadingFault(f"{name}: not read in {TRIES} tries; the last worker process: {why}")
+            return kind(f"{name}: not read in {TRIES} tries; the last worker process: {why}")
         finally:
             self._idle.put(child)
 

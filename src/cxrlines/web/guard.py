@@ -123,10 +123,18 @@ def _hostname(host: str) -> str:
         return ""
 
 
+def _place(origin: str) -> str:
+    """Host and port of an Origin header; empty where it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
 def _is_foreign(headers: dict[str, str], host: str) -> bool:
     """Whether a browser sends this for a page of another site; a link that a person follows to the page is not."""
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    if origin is not None and _place(origin) != host.lower():
         return True
     followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
     return headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not followed

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from cxrlines.core.errors import Error, ReadingFault
+from cxrlines.core.errors import Error, OverTime, ReadingFault
 from cxrlines.core.film import FilmError, NotAFilm
 
 MEDIA_TYPE = "application/problem+json"
@@ -52,4 +52,6 @@ def problem_of(error: Error | ReadingFault) -> Problem:
         return Problem(422, "film-unreadable", error.what, error.way_out)
     if isinstance(error, Error):
         return Problem(422, "not-possible", error.what, error.way_out)
+    if isinstance(error, OverTime):
+        return Problem(504, "over-time", str(error), "send it again, or raise timeout_s in the server's --config")
     return Problem(500, "fault", str(error), "please report it with the server's log")

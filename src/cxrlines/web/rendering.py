@@ -10,9 +10,9 @@ from enum import StrEnum
 import cv2
 import numpy as np
 
-from cxrlines.core.errors import Error, ReadingFault
+from cxrlines.core.errors import Error, OverTime, ReadingFault
 from cxrlines.core.findings import Findings
-from cxrlines.core.processes import Child, Died
+from cxrlines.core.processes import Child, Died, Overdue
 from cxrlines.io.films import kind_of, read_film
 from cxrlines.reading.results.dicom.objects import Kind as Result
 from cxrlines.reading.results.dicom.objects import result_objects
@@ -43,7 +43,10 @@ class Renderer:
         self._child: Child | None = None
 
     def make(self, kind: Kind, source: bytes, findings: Findings, read_by: ReadBy) -> bytes:
-        """A file of that kind. `Error` where the film allows none; `ReadingFault` where making it failed."""
+        """A file of that kind.
+
+        `Error` where the film allows none; `ReadingFault` where making it failed, `OverTime` where it took too long.
+        """
         message = pickle.dumps((kind, source, findings, read_by))
         with self._lock:
             try:
@@ -51,7 +54,8 @@ class Renderer:
                 made: bytes = self._ask(message)
             except Died as died:
                 self.close()
-                raise ReadingFault(f"the film: what was asked of it was not made; the process {died}") from None
+                fault = OverTime if isinstance(died, Overdue) else ReadingFault
+                raise fault(f"the film: what was asked of it was not made; the process {died}") from None
         return made
 
     def begin(self) -> None:

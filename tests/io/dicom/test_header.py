@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrlines.io.dicom.header import KEYWORDS, Elements, parse
+from cxrlines.io.dicom.header import KEYWORDS, MAX_ITEMS, Elements, parse
 
 OWN = Path(pydicom.__file__).parent / "data/test_files"
 EXTRA = OWN.parents[2] / "data_store/data"
@@ -128,6 +128,33 @@ class TestStructure:
         for _ in range(5000):
             nested = element(0x00081140, "SQ", item(nested, False) + SEQUENCE_END, UNDEFINED)
         assert parse(bytes(128) + b"DICM" + nested).cut
+
+    def test_a_hostile_file_costs_time_and_memory_by_its_size_alone(self):
+        """Tables, items and numbers without end: none is copied again and again, nor kept."""
+
+        class Counted(bytes):
+            copied = 0
+
+            def __getitem__(self, place):
+                part = bytes.__getitem__(self, place)
+                Counted.copied += len(part) if isinstance(part, bytes) else 1
+                return part
+
+        first = struct.pack("<HHI", 8, 5, 0)
+        tables = first + 50_000 * struct.pack("<HHI", 0x0028, 0x3000, 0)
+        items = element(0x00283000, "SQ", 50_000 * ITEM) + ROWS
+        numbers = first + struct.pack("<HHI", 0x0028, 0x1050, 400_000) + b"1\\" * 200_000
+        for content, kept in ((tables, 0), (items, MAX_ITEMS), (numbers, 0)):
+            data, Counted.copied = Counted(bytes(128) + b"DICM" + content), 0
+            elements = parse(data)
+            assert len(elements["ModalityLUTSequence"].items) == kept and not elements.cut
+            assert len(elements.numbers("WindowCenter")) <= 0x8000
+            assert Counted.copied < 3 * len(data)
+
+    def test_within_a_table_nothing_reaches_beyond_its_end(self):
+        inner = ITEM[:4] + struct.pack("<I", 8) + element(0x00283002, "US", b"", 6)
+        for tail in (b"", ROWS):
+            assert parse(bytes(128) + b"DICM" + element(0x00283000, "SQ", inner) + tail).cut
 
     @settings(max_examples=300, deadline=None)
     @given(st.binary(max_size=400), st.booleans())

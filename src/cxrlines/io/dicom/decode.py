@@ -5,7 +5,6 @@ completed. Messages and notes quote no values but those that say how pixels are 
 """
 
 import io
-import re
 
 import numpy as np
 import pydicom
@@ -23,6 +22,8 @@ from cxrlines.io.dicom.origin import OWN_RESULT, is_own
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
 
 MONOCHROME, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+OTHER_COLOURS = ("PALETTE COLOR", "HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB")
+"""Photometric interpretations that are not read; what is none of DICOM's may be any text, and is not quoted."""
 VIEWS = ("PA", "AP", "LL", "RL", "LATERAL", "RLD", "LLD", "RLO", "LLO")
 """Values of View Position that are passed on: those of DICOM PS3.3 C.8.1.9, C.8.11.5, and what some machines write."""
 IMAGE = "1.2.840.10008.5.1.4.1.1."
@@ -168,7 +169,7 @@ def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHead
         raise refused("NumberOfFrames", frames, "a film is one frame", "export the frame that is the film")
     photometric = elements.text("PhotometricInterpretation").upper()
     if photometric not in MONOCHROME + COLOUR:
-        found = repr(photometric[:16]) if re.fullmatch(r"[A-Z0-9_ ]+", photometric) else "missing or no known one"
+        found = repr(photometric) if photometric in OTHER_COLOURS else "missing or no known one"
         raise refused("PhotometricInterpretation", found, f"{', '.join(MONOCHROME + COLOUR)} are read", "convert it")
     colour = photometric in COLOUR
     channels = 3 if colour else 1

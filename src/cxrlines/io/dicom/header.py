@@ -27,6 +27,10 @@ KEYWORDS = (
 """Elements that are kept to decode a film; the values of all others are passed over."""
 MAX_DEPTH = 32
 """Sequences within sequences; more are not walked through."""
+MAX_ITEMS = 64
+"""Items of a sequence that are kept; a file of nothing but items would take a hundred times its size."""
+MAX_NUMBERS = 0xFFFE
+"""Bytes of a value that are read as numbers: the most that VRs of numbers have where VRs are explicit."""
 
 _UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*)){2,}")
 _TAGS = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
@@ -85,11 +89,13 @@ class Elements:
     def numbers(self, keyword: str, signed: bool = False) -> tuple[float, ...]:
         """The value as numbers, of which one that is none is NaN; `signed` holds where the VR may be US or SS."""
         vr, data, little, _ = self[keyword]
+        data = data[:MAX_NUMBERS]
         vr = vr if vr not in ("", "UN") else dictionary_VR(_tag(keyword))
         if vr not in ("IS", "DS") and (code := _BINARY.get(vr[:2])):
             code = ("h" if signed else "H") if "US or SS" in vr else code
             return struct.unpack_from(f"{'<' if little else '>'}{len(data) // struct.calcsize(code)}{code}", data)
-        return tuple(map(_number, text.split("\\"))) if (text := self.text(keyword)) else ()
+        text = data.decode("latin-1").strip(" \0")
+        return tuple(map(_number, text.split("\\"))) if text else ()
 
     def number(self, keyword: str) -> float | None:
         """The first number of the value; None where there is none, or it is not finite."""
@@ -141,13 +147,13 @@ def parse(data: bytes, keywords: Iterable[str] = KEYWORDS) -> Elements:
     place = 132 if data[128:132] == b"DICM" else 0
     try:
         while data[place : place + 2] == b"\2\0":  # the file header, explicit and little endian by the standard
-            place = _read(data, place, elements, implicit=not _has_vr(data, place))
+            place = _read(data, place, elements, not _has_vr(data, place), len(data))
         syntax = elements.text("TransferSyntaxUID")
         elements.little = syntax != _BIG if syntax else data[place : place + 1] != b"\0"
         # The first element decides whether there are VRs; the header is believed where that leaves it open.
         elements.implicit = not _has_vr(data, place) if syntax != _IMPLICIT else not _has_known_vr(data, place)
         while place < len(data) and _PIXELS not in elements.by_tag:
-            place = _read(data, place, elements, elements.implicit)
+            place = _read(data, place, elements, elements.implicit, len(data))
     except _Cut:
         elements.cut = True
     return elements
@@ -188,8 +194,8 @@ def _head(data: bytes, place: int, little: bool, implicit: bool) -> _Head:
     return _Head(group << 16 | number, vr, length, end)
 
 
-def _read(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 0) -> int:
-    """Read the element at `place`; where the next begins."""
+def _read(data: bytes, place: int, into: Elements, implicit: bool, limit: int, depth: int = 0) -> int:
+    """Read the element at `place`, which ends at `limit` at the latest; where the next begins."""
     little = into.little
     tag, vr, length, start = _head(data, place, little, implicit)
     end = start + length
@@ -200,41 +206,41 @@ def _read(data: bytes, place: int, into: Elements, implicit: bool, depth: int = 
         into.by_tag[tag] = Element(vr, b"", little)
     elif length == _UNDEFINED:
         # Of undefined length are sequences alone; in one of VR UN all is implicit and little endian (PS3.5 6.2.2).
-        items, end = _sequence(data, start, little or vr == "UN", implicit or vr == "UN", depth, into.kept)
+        items, end = _sequence(data, start, limit, little or vr == "UN", implicit or vr == "UN", depth, into.kept)
         if end == start:
             raise _Cut
         if tag in into.kept:
             into.by_tag[tag] = Element(vr, b"", little, items)
-    elif end > len(data):
+    elif end > limit:
         raise _Cut
-    elif tag in (_TAGS["ModalityLUTSequence"], _TAGS["VOILUTSequence"]):
-        into.by_tag[tag] = Element(vr, b"", little, _sequence(data[:end], start, little, implicit, depth, into.kept)[0])
+    elif tag in into.kept and tag in (_TAGS["ModalityLUTSequence"], _TAGS["VOILUTSequence"]):
+        into.by_tag[tag] = Element(vr, b"", little, _sequence(data, start, end, little, implicit, depth, into.kept)[0])
     elif tag in into.kept or (tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000)):
         into.by_tag[tag] = Element(vr, data[start:end], little)
     return end
 
 
 def _sequence(
-    data: bytes, place: int, little: bool, implicit: bool, depth: int, kept: frozenset[int]
+    data: bytes, place: int, limit: int, little: bool, implicit: bool, depth: int, kept: frozenset[int]
 ) -> tuple[tuple[Elements, ...], int]:
-    """The items of a sequence up to its delimiter or the end of `data`, and where the next element begins."""
+    """The items of a sequence up to its delimiter or `limit`, and where the next element begins."""
     if depth >= MAX_DEPTH:
         raise _Cut
     items: list[Elements] = []
-    while place < len(data):
+    while place < limit:
         tag, _, length, place = _head(data, place, little, implicit)
         if tag == _SEQUENCE_END:
             break
-        end = len(data) if length == _UNDEFINED else place + length
-        if tag != _ITEM or end > len(data):
+        end = limit if length == _UNDEFINED else place + length
+        if tag != _ITEM or end > limit:
             raise _Cut
         item = Elements(little=little, kept=kept)
         while place < end:
             if length == _UNDEFINED and _head(data, place, little, implicit).tag == _ITEM_END:
                 place += 8
                 break
-            place = _read(data, place, item, implicit, depth + 1)
-        items.append(item)
+            place = _read(data, place, item, implicit, limit, depth + 1)
+        items += [item] if len(items) < MAX_ITEMS else []
     return tuple(items), place
 
 

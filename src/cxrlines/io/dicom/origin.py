@@ -46,7 +46,7 @@ def own_or_derived(header: Elements) -> str | None:
     for begin, kind in RESULT_CLASSES.items():
         if f"{sop_class}.".startswith(f"{begin}."):
             return kind
-    kinds = [word.strip().upper() for word in header.text("ImageType").split("\\")]
-    if kinds[:2] == ["DERIVED", "SECONDARY"]:
+    kinds = [word.strip().upper() for word in header.text("ImageType").split("\\", 2)[:2]]
+    if kinds == ["DERIVED", "SECONDARY"]:
         return "derived, secondary image"
     return RESULT_MODALITIES.get(header.text("Modality").upper())

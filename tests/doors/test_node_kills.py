@@ -1,0 +1,81 @@
+"""kill -9 of a node and its workers at random moments, while films arrive and results go out."""
+
+import os
+import random
+import signal
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from .dimse_attacks import Line, data_set, store
+from .node_process import DEADLINE, DX, dicom_film
+
+pytestmark = pytest.mark.doors
+
+
+def sent(port: int, film: bytes) -> bool:
+    """Whether the node has acknowledged a film."""
+    try:
+        line = Line(port)
+    except OSError:
+        return False
+    try:
+        line.associate("CXRLINES")
+        line.send(*store(3, DX, *data_set(film)))
+        return line.heard().status == 0
+    except (OSError, AssertionError):
+        return False
+    finally:
+        line.close()
+
+
+def kills(node, pacs, count: int) -> None:
+    """`count` kills of the node, half as many of a worker; two films a kill, sent again until they are acknowledged."""
+    rng = random.Random(int(os.environ.get("CXRLINES_SEED", "0")))
+    pacs.start()
+    running = node([f"PACS@127.0.0.1:{pacs.port}"]).start()
+    left, ended = [dicom_film(number) for number in range(2 * count)], threading.Event()
+
+    def send() -> None:
+        while left and not ended.is_set():
+            if sent(running.port, left[0]):
+                left.pop(0)
+            time.sleep(0.05)
+
+    sender = threading.Thread(target=send, daemon=True)
+    sender.start()
+    try:
+        for number in range(count):
+            if number % 2:
+                time.sleep(rng.uniform(0, 0.6))
+                for pid in running.workers():
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(rng.uniform(0, 1.2))
+            running.kill()
+            running.start()
+        sender.join(20 * DEADLINE)
+    finally:
+        ended.set()
+    assert not left
+    status = running.settled(2 * count, 20 * DEADLINE)
+    # Nothing lost: three results of every film; nothing twice: one result a UID, the same bytes however often it came.
+    assert status["films"]["delivered"] == 2 * count == sum(status["films"].values())
+    assert status["results"] == {"delivered": 6 * count} and not status["dead_letters"]
+    assert len(set(pacs.taken)) == len({uid for uid, _ in pacs.taken}) == 6 * count
+    running.stop()
+    assert not list(running.queue.glob("*/*.dcm"))
+    print(f"{count} kills; {len(pacs.taken)} results sent, {6 * count} of them for the first time")
+
+
+@pytest.mark.timeout(1200)
+def test_3_kills(node, pacs):
+    kills(node, pacs, 3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(7200)
+def test_100_kills(node, pacs):
+    kills(node, pacs, 100)
