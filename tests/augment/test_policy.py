@@ -144,7 +144,9 @@ def test_a_crop_takes_the_share_of_the_area_that_the_list_says(name, least):
         shares.append(np.linalg.det(the_warp.matrix) * SIZE * SIZE / (200 * 240))
         corners = np.array([[-0.5, -0.5, 1], [SIZE - 0.5, SIZE - 0.5, 1]]) @ the_warp.matrix.T
         assert corners[:, :2].min() > -0.5 - 1e-9 and (corners[1, :2] < np.array([239.5, 199.5]) + 1e-9).all()
-    assert least - 1e-9 < min(shares) < least + 0.02 and max(shares) <= 1 + 1e-9
+        np.testing.assert_allclose((corners[:, :2] + 0.5).round(), corners[:, :2] + 0.5, atol=1e-9)
+    rounded = 0.5 / 200 + 0.5 / 240  # edges are between pixels
+    assert least - rounded < min(shares) < least + 0.02 and max(shares) <= 1 + 1e-9
 
 
 def test_hotwater_is_the_list_of_the_write_up():

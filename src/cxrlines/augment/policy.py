@@ -314,15 +314,15 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
 def _draw_box(rng: np.random.Generator, height: int, width: int, area: Range) -> warp.Box:
     """A box (left, top, right, bottom) in px that takes a share of the film's area, aspect ratio 3:4 to 4:3.
 
-    Ten tries, then the whole film: what RandomResizedCrop does, but not bound to whole pixels. (Of a film longer
-    than 4:3 that transform would then take the middle.)
+    Its edges lie between pixels. Ten tries, then the whole film: what RandomResizedCrop does. (Of a film longer than 4:3
+    that transform would then take the middle.)
     """
     if area[0] < 1:
         for _ in range(10):
             taken = _between(rng, *area) * height * width
             ratio = math.exp(_between(rng, -_LONG, _LONG))
-            across, down = math.sqrt(taken * ratio), math.sqrt(taken / ratio)
+            across, down = max(1, round(math.sqrt(taken * ratio))), max(1, round(math.sqrt(taken / ratio)))
             if across <= width and down <= height:
-                left, top = rng.random(2) * (width - across, height - down)
+                left, top = int(rng.random() * (width - across + 1)), int(rng.random() * (height - down + 1))
                 return left, top, left + across, top + down
     return 0.0, 0.0, float(width), float(height)

@@ -13,7 +13,7 @@ A pull given as a matrix is (3, 3), acting on `[x, y, 1]`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -87,13 +87,13 @@ def optical(size: Size, k: float) -> Pull:
 
     k > 0 pulls the film in (barrel), k < 0 spreads it; below -0.36 the corners of the canvas would fold over.
     """
-    sides = _sides(size)
-    centre = (sides - 1) / 2
+    height, width = height_width(size)
 
     def pull(at: np.ndarray) -> np.ndarray:
-        offset = (at - centre) / sides
-        square = (offset**2).sum(axis=-1, keepdims=True)
-        return centre + sides * offset * (1 + k * square + k * square**2)
+        x, y = at[..., 0] - (width - 1) / 2, at[..., 1] - (height - 1) / 2
+        square = (x / width) ** 2 + (y / height) ** 2
+        grown = k * square * (1 + square)
+        return np.stack([at[..., 0] + x * grown, at[..., 1] + y * grown], axis=-1)
 
     return pull
 
@@ -115,8 +115,7 @@ def grid(size: Size, steps_x: np.ndarray, steps_y: np.ndarray) -> Pull:
     taken = edges(steps_x, width), edges(steps_y, height)
 
     def pull(at: np.ndarray) -> np.ndarray:
-        inside = np.clip(at, -0.5, np.array([width, height]) - 0.5)
-        return np.stack([np.interp(inside[..., i], even[i], taken[i]) for i in (0, 1)], axis=-1) + at - inside
+        return np.stack([at[..., i] + np.interp(at[..., i], even[i], taken[i] - even[i]) for i in (0, 1)], axis=-1)
 
     return pull
 
@@ -152,15 +151,19 @@ def piecewise_affine(size: Size, jitter: np.ndarray) -> Pull:
     mesh = np.stack(np.meshgrid(*along), axis=-1)
     moved = np.clip(mesh + jitter, 0, far_corner) - mesh
 
+    # What a triangle adds, as a plane over its cell: (triangle, row, column, [at its origin, a cell right, a cell down], xy)
+    origin, right, down, far = moved[:-1, :-1], moved[:-1, 1:], moved[1:, :-1], moved[1:, 1:]
+    below = np.stack([origin, far - down, down - origin], axis=2)
+    above = np.stack([origin, right - origin, far - right], axis=2)  # right of the diagonal
+    planes = np.stack([below, above]).reshape(-1, 6)
+
     def pull(at: np.ndarray) -> np.ndarray:
-        cell = np.clip(at, 0, far_corner) * np.array([columns - 1, rows - 1]) / far_corner
-        corner = np.minimum(cell.astype(int), [columns - 2, rows - 2])
-        u, v = np.moveaxis(cell - corner, -1, 0)[..., None]
-        x, y = corner[..., 0], corner[..., 1]
-        origin, far = moved[y, x], moved[y + 1, x + 1]
-        above = moved[y, x + 1] * (u - v) + origin * (1 - u) + far * v  # triangle right of the diagonal
-        below = moved[y + 1, x] * (v - u) + origin * (1 - v) + far * u
-        return at + np.where(u >= v, above, below)
+        u = at[..., 0].clip(0, far_corner[0]) * ((columns - 1) / far_corner[0])
+        v = at[..., 1].clip(0, far_corner[1]) * ((rows - 1) / far_corner[1])
+        x, y = np.minimum(u.astype(int), columns - 2), np.minimum(v.astype(int), rows - 2)
+        u, v = u - x, v - y
+        plane = planes.T.take(((u >= v) * (rows - 1) + y) * (columns - 1) + x, axis=1)
+        return np.stack([at[..., i] + plane[i] + u * plane[2 + i] + v * plane[4 + i] for i in (0, 1)], axis=-1)
 
     return pull
 
@@ -178,9 +181,12 @@ def _node_shape(size: Size) -> tuple[int, int]:
     return rows, columns
 
 
+@lru_cache
 def _node_positions(size: Size) -> np.ndarray:
     y, x = ((np.arange(count) - 0.5) * SPACING - 0.5 for count in _node_shape(size))
-    return np.stack(np.meshgrid(x, y), axis=-1)
+    positions = np.stack(np.meshgrid(x, y), axis=-1)
+    positions.flags.writeable = False
+    return positions
 
 
 def _interpolate(nodes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -227,7 +233,7 @@ class Warp:
     @cached_property
     def _film_nodes(self) -> np.ndarray:
         """(rows, columns, 2) float64: film position of each node."""
-        return self._nodes @ self.matrix[:2, :2].T + self.matrix[:2, 2]
+        return cv2.transform(self._nodes, self.matrix[:2])
 
     @cached_property
     def _stretch(self) -> float:
@@ -254,7 +260,25 @@ class Warp:
         """
         if self.distortions:
             return self._bent(_rimmed(film))
+        if self._density == 1 and (box := self._box(film.shape[1], film.shape[0])):
+            left, top, right, bottom = box
+            out = cv2.resize(film[top:bottom, left:right], height_width(self.size)[::-1])
+            return cv2.flip(out, 1) if self.matrix[0, 0] < 0 else out
         return self._affine(_rimmed(film))
+
+    def _box(self, width: int, height: int) -> tuple[int, int, int, int] | None:
+        """Of a film of `width` x `height` px the box (left, top, right, bottom) that spans the canvas, flipped or not.
+
+        None where that is none: turned, with edges across pixels, or beyond the film.
+        """
+        (xx, xy, x), (yx, yy, y), _ = self.matrix.tolist()
+        high, wide = height_width(self.size)
+        left, top = x - (xx - 1) / 2, y - (yy - 1) / 2
+        edges = min(left, left + xx * wide), top, max(left, left + xx * wide), top + yy * high
+        left, top, right, bottom = whole = [round(edge) for edge in edges]
+        if xy or yx or max(abs(edge - near) for edge, near in zip(edges, whole, strict=True)) > 1e-6:
+            return None
+        return (left, top, right, bottom) if 0 <= left < right <= width and 0 <= top < bottom <= height else None
 
     def _affine(self, rimmed: np.ndarray) -> np.ndarray:
         """Without distortions: `_density` samples a px along each axis."""
