@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 import pytest
+from h11 import LocalProtocolError
 
 from cxrlines.web.guard import HEADERS
 from cxrlines.web.serve_settings import ServeSettings
@@ -129,3 +130,22 @@ def test_a_fault_is_named_without_what_it_quotes(web, caplog):
     assert code(answer) == (500, "fault") and "DOE" not in answer.text
     said = " ".join(record.getMessage() for record in caplog.records if record.name == "cxrlines.web")
     assert "ValueError" in said and "web/" in said and "DOE" not in said
+
+
+def test_a_connection_that_ended_meanwhile_is_no_fault(web, caplog):
+    """A body that is no HTTP: uvicorn has answered it by 400 and takes no other answer."""
+    server, said = web(), []
+
+    async def receive():
+        return {"type": "http.request", "body": b"film", "more_body": False}
+
+    async def send(message):
+        said.append(message["type"])
+        raise LocalProtocolError("can't handle event type Response when role=SERVER and state=MUST_CLOSE")
+
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"image/jpeg")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/read", "query_string": b"", "headers": headers}
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(server.guard(scope, receive, send))
+    assert said == ["http.response.start"] and server.pool.given == [b"film"]
+    assert "fault" not in caplog.text and server.guard.under_way == 0

@@ -6,6 +6,7 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from h11 import LocalProtocolError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cxrlines.web.counters import METHODS, Counters
@@ -51,10 +52,10 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        begun, status, whole = time.monotonic(), 0, False
+        begun, status, whole, lost = time.monotonic(), 0, False, False
 
         async def marked(message: Message) -> None:
-            nonlocal status
+            nonlocal status, lost
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if status >= 400 and not whole:
@@ -65,7 +66,11 @@ class Guard:
                     *message["headers"],
                     *((k.lower().encode(), v.encode()) for k, v in extra.items() if k.lower().encode() not in own),
                 ]
-            await send(message)
+            if not lost:
+                try:
+                    await send(message)
+                except LocalProtocolError:  # after a body that is no HTTP, which uvicorn has answered by 400
+                    lost = True
 
         async def taken() -> Message:
             nonlocal whole
