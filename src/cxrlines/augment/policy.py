@@ -150,7 +150,9 @@ class Policy:
                 raise ValueError(f"points[{i}]: shape {np.shape(line)}; it must be (n, 2), [x, y] in px")
         the_warp, _ = self.draw_warp(rng, film.shape[0], film.shape[1])
         moved = the_warp.resample(film)
-        return Augmented(self.change_grays(moved, rng), [the_warp.move(line) for line in points])
+        ends = np.cumsum([len(line) for line in points])
+        places = np.split(the_warp.move(np.concatenate([np.empty((0, 2)), *points])), ends)[:-1]  # all at once: faster
+        return Augmented(self.change_grays(moved, rng), places)
 
     def draw_warp(self, rng: np.random.Generator, height: int, width: int) -> tuple[warp.Warp, bool]:
         """Draws the geometry for a film of `height` x `width` px: the map, and whether it flips the film."""
@@ -314,8 +316,8 @@ def _between(rng: np.random.Generator, low: float, high: float) -> float:
 def _draw_box(rng: np.random.Generator, height: int, width: int, area: Range) -> warp.Box:
     """A box (left, top, right, bottom) in px that takes a share of the film's area, aspect ratio 3:4 to 4:3.
 
-    Its edges lie between pixels. Ten tries, then the whole film: what RandomResizedCrop does. (Of a film longer than 4:3
-    that transform would then take the middle.)
+    Its edges lie between pixels. Ten tries, then the whole film: what RandomResizedCrop does. (Of a film longer than
+    4:3 that transform would then take the middle.)
     """
     if area[0] < 1:
         for _ in range(10):

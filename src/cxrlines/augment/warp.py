@@ -151,7 +151,7 @@ def piecewise_affine(size: Size, jitter: np.ndarray) -> Pull:
     mesh = np.stack(np.meshgrid(*along), axis=-1)
     moved = np.clip(mesh + jitter, 0, far_corner) - mesh
 
-    # What a triangle adds, as a plane over its cell: (triangle, row, column, [at its origin, a cell right, a cell down], xy)
+    # What a triangle adds, as a plane over its cell (triangle, row, column, [at the origin, by u, by v], [x, y]).
     origin, right, down, far = moved[:-1, :-1], moved[:-1, 1:], moved[1:, :-1], moved[1:, 1:]
     below = np.stack([origin, far - down, down - origin], axis=2)
     above = np.stack([origin, right - origin, far - right], axis=2)  # right of the diagonal
@@ -353,7 +353,7 @@ def _invert(nodes: np.ndarray, target: np.ndarray, positions: np.ndarray) -> np.
         step = np.linalg.solve(normal, turned @ (target - value)[..., None])[..., 0]
         tried, tried_slope = _interpolate(nodes, at + step)
         tried_error = ((tried - target) ** 2).sum(-1)
-        better = tried_error < error
+        better = (tried_error < error) & (error >= 1e-4)  # a point that is there stays, whatever the others need
         at[better] += step[better]
         value[better], slope[better] = tried[better], tried_slope[better]
         error[better] = tried_error[better]

@@ -4,7 +4,8 @@ import dataclasses
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -19,9 +20,9 @@ _COMPARED = ("albumentations_films_per_s_core", "speedup", "speedup_without_piec
 def bench_augment(seconds: float = 10.0, size: int = 512) -> dict[str, Any]:
     """Measures one-channel films of `size` px through the full `hotwater` list on one core.
 
-    Each side takes about `seconds`, half of them without the piecewise affine map. albumentations' map takes seconds a
-    film: it is measured alone, and its mean cost counts by its probability. Speeds are per second of processor time, so
-    that other work on the machine hardly counts.
+    Both sides take turns of ten films, for about twice `seconds` of processor time, so that what else the machine does
+    slows both alike. albumentations' piecewise affine map takes seconds a film: it is measured alone, three times, and
+    its mean cost counts by its probability. Speeds are per second of processor time.
 
     Gives `films_per_s_core`; `films_per_s`, the same by the clock; `albumentations_films_per_s_core`; `speedup`, the
     ratio of the two; `speedup_without_piecewise_affine`, that of the list less the map that takes nearly all of
@@ -33,19 +34,19 @@ def bench_augment(seconds: float = 10.0, size: int = 512) -> dict[str, Any]:
     try:
         policy, rng = make_policy("hotwater", size), np.random.default_rng(0)
         smooth = dataclasses.replace(policy, piecewise_affine=0.0)
-        own, clock = _seconds_a_call(lambda: policy(film, rng), seconds / 2)
-        own_rest = _seconds_a_call(lambda: smooth(film, rng), seconds / 2)[0]
-        result: dict[str, Any] = {"films_per_s_core": 1 / own, "films_per_s": 1 / clock}
+        full, rest = partial(policy, film, rng), partial(smooth, film, rng)
         try:
-            rest, piecewise = oracle(policy)
+            oracle_rest, oracle_map = (partial(transform, image=film) for transform in oracle(policy))
         except ImportError:
             note = "albumentations is not installed: no speed to compare with (pip install albumentations==2.0.8)"
-            return result | dict.fromkeys(_COMPARED) | {"note": note}
-        their_rest = _seconds_a_call(lambda: rest(image=film), seconds / 2)[0]
-        map_alone = _seconds_a_call(lambda: piecewise(image=film), seconds / 2)[0]
+            ((own, clock),) = _seconds_a_call([full], seconds)
+            return {"films_per_s_core": 1 / own, "films_per_s": 1 / clock} | dict.fromkeys(_COMPARED) | {"note": note}
+        (own, clock), (own_rest, _), (their_rest, _) = _seconds_a_call([full, rest, oracle_rest], 2 * seconds)
+        ((map_alone, _),) = _seconds_a_call([oracle_map], 0, turn=3)
         theirs = their_rest + policy.piecewise_affine * map_alone
         compared = (1 / theirs, theirs / own, their_rest / own_rest)
-        return result | dict(zip(_COMPARED, compared, strict=True)) | {"note": ""}
+        own_speed = {"films_per_s_core": 1 / own, "films_per_s": 1 / clock}
+        return own_speed | dict(zip(_COMPARED, compared, strict=True)) | {"note": ""}
     finally:
         cv2.setNumThreads(threads)
 
@@ -87,11 +88,20 @@ def oracle(policy: Policy) -> tuple[Any, Any]:
         return A.Compose(rest, seed=0), A.PiecewiseAffine(p.piecewise_scale, mesh, mesh, p=1.0)
 
 
-def _seconds_a_call(call: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Mean seconds a call takes of processor time and of the clock, over about `seconds` and at least three calls."""
-    call()  # set-up of the first call
-    processor, clock, calls = time.process_time(), time.perf_counter(), 0
-    while calls < 3 or time.perf_counter() - clock < seconds:
-        call()
-        calls += 1
-    return (time.process_time() - processor) / calls, (time.perf_counter() - clock) / calls
+def _seconds_a_call(calls: Sequence[Callable[[], object]], seconds: float, turn: int = 10) -> list[tuple[float, float]]:
+    """Mean seconds each call takes of processor time and of the clock, over about `seconds` of processor time in all.
+
+    They are made by turns, `turn` times each; at least one turn.
+    """
+    for call in calls:
+        call()  # set-up of the first call
+    start, turns = time.process_time(), 0
+    spent = np.zeros((len(calls), 2))
+    while not turns or time.process_time() - start < seconds:
+        for i, call in enumerate(calls):
+            before = time.process_time(), time.perf_counter()
+            for _ in range(turn):
+                call()
+            spent[i] += time.process_time() - before[0], time.perf_counter() - before[1]
+        turns += 1
+    return [(processor, clock) for processor, clock in (spent / (turns * turn)).tolist()]
