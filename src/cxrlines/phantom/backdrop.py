@@ -37,8 +37,8 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
 
     A film needs a marked carina, as without one the anatomy cannot be placed. One with a doubtful line, or with a
     line of the task whose tip is not seen although it does not leave the film, has no certain ground truth and is left
-    out. Patients are named by `index.csv` (columns image_id, patient_id) in the folder or its parent; without one, each
-    film is its own. `Error` where no film is left, or two have the same name.
+    out, as is one on which not all devices were looked for. Patients are named as by `patients_of`; without an index
+    each film is its own. `Error` where no film is left, or two have the same name.
     """
     if not folder.is_dir():
         raise Error(f"--onto {folder}: is not a folder", "give the folder of the real films")
@@ -72,7 +72,7 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
 def _doubt(marks: FilmMarks) -> str:
     """Why the lines of a film are no certain ground truth; "" if they are."""
     lines = [line for line in marks.lines if line.device is not None]
-    if any(line.sure < 2 for line in lines):
+    if any(line.sure < 2 for line in lines) or marks.devices != frozenset(Device):
         return DOUBTFUL
     # A nasogastric tube whose tip is not seen is incompletely imaged: a state of its own.
     return TIP_UNSEEN if any(not line.tip_on_film and line.device is not Device.NGT for line in lines) else ""

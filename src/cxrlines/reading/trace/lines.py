@@ -100,14 +100,35 @@ def find_lines(maps: np.ndarray, bounds: Bounds | None = None, channels: Sequenc
 
     Raises `ValueError` for heatmaps of another shape or with values that are not numbers.
     """
+    return given_lines(traced_lines(maps, bounds, channels), maps, channels)
+
+
+def traced_lines(maps: np.ndarray, bounds: Bounds | None = None, channels: Sequence[Channel] = MAPS) -> list[Line]:
+    """All lines that are traced, also those of too little confidence to be given: from `CONFIDENCE` on.
+
+    Arguments, order and errors as of `find_lines`.
+    """
     heat, bounds = _checked(maps, bounds, channels)
-    found = [
+    return [
         line
         for device in Device
         if (MapKind.LINE, device) in heat
         for line in _lines_of(device, heat[MapKind.LINE, device], heat[MapKind.TIP, device], bounds)
-        if line.confidence >= MIN_CONFIDENCE
     ]
+
+
+def given_lines(
+    traced: Sequence[Line],
+    maps: np.ndarray,
+    channels: Sequence[Channel] = MAPS,
+    least: float = MIN_CONFIDENCE,
+) -> list[Line]:
+    """Those of the traced lines (in px of the heatmaps) that are given, if at least `least` confident, in their order.
+
+    Arguments as of `find_lines`.
+    """
+    heat = dict(zip(channels, maps, strict=True))
+    found = [line for line in traced if line.confidence >= least]
     # Without central catheters that are a Swan-Ganz catheter read again, or the other way around.
     scale = float(max(maps.shape))
     kept: list[Line] = []
