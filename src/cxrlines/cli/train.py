@@ -134,17 +134,35 @@ def bundle(
     onnx: Annotated[
         bool, typer.Option(help="ONNX files too, which reading without PyTorch needs: seconds a network.")
     ] = True,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="Probabilities at the label frequencies of this table (train.csv of the place where it will read), or "
+            "`ranzcr`; RUN may be any bundle then."
+        ),
+    ] = None,
 ) -> None:
     """Export a run as a bundle, what reading needs: weights as safetensors and ONNX, the rest as JSON."""
+    from cxrlines.reading import frequencies
     from cxrlines.reading.bundle import MANIFEST, load_bundle
-    from cxrlines.reading.bundle_writing import with_onnx
+    from cxrlines.reading.bundle_writing import with_manifest, with_onnx
     from cxrlines.recipe.run.export import export_run
 
+    wanted = None
+    if prior is not None:
+        table = None if prior == "ranzcr" else Path(prior)
+        wanted = frequencies.RANZCR if table is None else frequencies.Frequencies.of_table(table)
     check_outputs(made={"--out": out}, inputs=[run])
-    if (run / MANIFEST).is_file():
-        typer.echo(with_onnx(load_bundle(run), out))
+    if not (run / MANIFEST).is_file():
+        made = export_run(run, out, half=half, onnx=onnx)
+    elif wanted is None:
+        made = with_onnx(load_bundle(run), out)
     else:
-        typer.echo(export_run(run, out, half=half, onnx=onnx))
+        made = run
+    if wanted is not None:
+        packed = load_bundle(made)
+        made = with_manifest(packed, frequencies.at_frequencies(packed, wanted), out)
+    typer.echo(made)
 
 
 @app.command(epilog="Example: cxrlines quality films --others pictures --out quality.safetensors")

@@ -219,7 +219,7 @@ def match(
     of the least sum of distances, none above `TOLERANCE` of the film's height. Arguments as of `EvaluatedFilm`.
     """
     height = height or shape[0]
-    paths, others = ([_even(line, shape, height) for line in lines] for lines in (true, found))
+    paths, others = ([_even(line.path, shape, height) for line in lines] for lines in (true, found))
     far = 1e3
     distance = np.full((len(true), len(found)), far)
     for i, path in enumerate(paths):
@@ -229,6 +229,19 @@ def match(
                 distance[i, j] = (between.min(axis=1).mean() + between.min(axis=0).mean()) / 2 / height
     distance[distance > TOLERANCE] = far
     return [(i, j) for i, j in assigned(distance) if distance[i, j] < far]
+
+
+def share_along(path: Points, other: Points, shape: tuple[int, int], height: float | None = None) -> float:
+    """The share of a path, of what of it is on the film, that lies within `TOLERANCE` of another path; 0 if none is.
+
+    Arguments as of `EvaluatedFilm`.
+    """
+    height = height or shape[0]
+    one, two = _even(path, shape, height), _even(other, shape, height)
+    if not len(one) or not len(two):
+        return 0.0
+    near = np.hypot(*(one[:, None] - two).transpose(2, 0, 1)).min(axis=1)
+    return float((near <= TOLERANCE * height).mean())
 
 
 def assigned(costs: np.ndarray) -> list[tuple[int, int]]:
@@ -261,9 +274,9 @@ def assigned(costs: np.ndarray) -> list[tuple[int, int]]:
     return sorted((int(owner[column]), column) for column in range(width) if owner[column] >= 0)
 
 
-def _even(line: Line, shape: tuple[int, int], height: float) -> Points:
-    """The part of a line that is on the film, its points 0.5 % of the height apart."""
-    path = np.asarray(line.path, np.float64)
+def _even(path: Points, shape: tuple[int, int], height: float) -> Points:
+    """The part of a path that is on the film, its points 0.5 % of the height apart."""
+    path = np.asarray(path, np.float64)
     if len(path) > 1:
         path = resample(path, max(0.005 * height, 0.5))
     on_film = (path >= -0.5) & (path <= np.array(shape[::-1]) - 0.5)
@@ -272,7 +285,7 @@ def _even(line: Line, shape: tuple[int, int], height: float) -> Points:
 
 def _compare(film: EvaluatedFilm, device: Device) -> _Compared:
     height = film.upright_height
-    true = [line for line in film.true if line.device is device and len(_even(line, film.shape, height))]
+    true = [line for line in film.true if line.device is device and len(_even(line.path, film.shape, height))]
     found = [line for line in film.found if line.device is device]
     if not true and not found:
         return _Compared(0.0, 0.0, 0, 0, 0, [])

@@ -5,6 +5,7 @@ All points are [x, y] in px of the original film, pixel centres at whole numbers
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from cxrlines.core.quality import NOT_ASSESSED, Quality
 from cxrlines.core.rules import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, ett_states
 from cxrlines.core.spacing import MAGNIFICATION, NO_SPACING, Spacing, SpacingKind
 from cxrlines.core.transform import Affine
-from cxrlines.reading.trace.lines import Bounds, Channel, find_landmarks, find_lines
+from cxrlines.reading.trace.lines import Bounds, Channel, find_landmarks, find_lines, traced_lines
 from cxrlines.task import LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
 
 LONG_SIDE_CM = (35.0, 43.0)
@@ -90,6 +91,11 @@ class FilmMaps:
         corners = to_maps.from_film(np.array([[left - 0.5, top - 0.5], [right - 0.5, bottom - 0.5]]))
         bounds = Bounds(*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
         return cls(maps, channels, to_maps, bounds)
+
+    @cached_property
+    def traced(self) -> list[Line]:
+        """As of `traced_lines`, in px of the heatmaps."""
+        return traced_lines(self.maps, self.bounds, self.channels)
 
     def on_film(self, line: Line) -> Line:
         """A line in px of the heatmaps, in those of the film."""
