@@ -141,27 +141,36 @@ def bundle(
             "`ranzcr`; RUN may be any bundle then."
         ),
     ] = None,
+    limits: Annotated[
+        Path | None,
+        typer.Option(help="Limits of lines by device: what `evaluate-bundle --limits --json` printed; likewise."),
+    ] = None,
 ) -> None:
     """Export a run as a bundle, what reading needs: weights as safetensors and ONNX, the rest as JSON."""
     from cxrlines.reading import frequencies
     from cxrlines.reading.bundle import MANIFEST, load_bundle
     from cxrlines.reading.bundle_writing import with_manifest, with_onnx
+    from cxrlines.reading.fitted_limits import with_limits
     from cxrlines.recipe.run.export import export_run
 
     wanted = None
     if prior is not None:
         table = None if prior == "ranzcr" else Path(prior)
         wanted = frequencies.RANZCR if table is None else frequencies.Frequencies.of_table(table)
-    check_outputs(made={"--out": out}, inputs=[run])
+    check_outputs(made={"--out": out}, inputs=[run, limits])
     if not (run / MANIFEST).is_file():
         made = export_run(run, out, half=half, onnx=onnx)
-    elif wanted is None:
+    elif wanted is None and limits is None:
         made = with_onnx(load_bundle(run), out)
     else:
         made = run
-    if wanted is not None:
-        packed = load_bundle(made)
-        made = with_manifest(packed, frequencies.at_frequencies(packed, wanted), out)
+    for change in (
+        wanted and (lambda bundle: frequencies.at_frequencies(bundle, wanted)),
+        limits and (lambda bundle: with_limits(bundle, limits)),
+    ):
+        if change:
+            packed = load_bundle(made)
+            made = with_manifest(packed, change(packed), out)
     typer.echo(made)
 
 

@@ -114,6 +114,7 @@ def findings_of(
     within: tuple[int, int, int, int] | None = None,
     quality: Quality = NOT_ASSESSED,
     channels: Sequence[Channel] = MAPS,
+    least: Mapping[str, float] | None = None,
 ) -> Findings:
     """The findings of a film from its heatmaps.
 
@@ -129,6 +130,7 @@ def findings_of(
         within: (left, top, right, bottom) px of the original film inside its frame; None: all of it.
         quality: How the original film is turned, and whether it may be cropped.
         channels: What each heatmap shows.
+        least: By `Device.name`, the least confidence of a line that is given; see `find_lines`.
 
     Raises `ValueError` for heatmaps of another shape or with values that are not numbers.
     """
@@ -136,7 +138,7 @@ def findings_of(
     labels = None if labels is None else {name: float(p) for name, p in labels.items()}
     presence = {} if labels is None else presence_of(labels)
     lines = []
-    for line in find_lines(maps, read.bounds, channels):
+    for line in find_lines(maps, read.bounds, channels, least):
         name = line.device.name
         if presence.get(name, 1.0) >= (suppress_below or {}).get(name, SUPPRESS_BELOW):
             lines.append(read.on_film(line))

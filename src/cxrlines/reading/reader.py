@@ -172,6 +172,7 @@ class Reader:
                 within=made.within,
                 quality=made.quality,
                 channels=self.bundle.channels,
+                least=manifest.confident,
             )
         return replace(
             found,
@@ -256,7 +257,6 @@ def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] | None =
 
     On a processor with glibc it reads faster after `cxrlines.core.pool.keep_buffers()`, which the commands call;
     not so here, as it changes the allocator of the whole process.
-
     `BundleError` if the bundle cannot be trusted: which file, what is wrong, the way out.
     """
     return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)

@@ -193,7 +193,7 @@ def _causes(film: EvaluatedReading, found: Findings, maps: FilmMaps | None, bund
     """Why lines of a film are missed, and false ones given."""
     if maps is None:
         return film_causes(film, [], lambda line: 0.0, refused=not found.quality.usable)
-    withheld = withheld_lines(maps, found, bundle.manifest.denied)
+    withheld = withheld_lines(maps, found, bundle.manifest.denied, bundle.manifest.confident)
     return film_causes(film, withheld, partial(mean_along, maps))
 
 

@@ -16,7 +16,11 @@ def limit_counts(film: ReferenceFilm, found: Findings, maps: FilmMaps | None) ->
     counts: list[dict[Device, tuple[int, int, int]]] = []
     before = None
     for limit in CONFIDENCES:
-        lines = [] if maps is None else given_lines(maps.traced, maps.maps, maps.channels, limit)
+        lines = (
+            []
+            if maps is None
+            else given_lines(maps.traced, maps.maps, maps.channels, dict.fromkeys(Device.__members__, limit))
+        )
         if not counts or lines != before:
             on_film = tuple(maps.on_film(line) for line in lines) if maps else ()
             read = film.compare(replace(found, lines=on_film, distances=())).read

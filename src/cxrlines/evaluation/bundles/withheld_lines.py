@@ -17,17 +17,19 @@ NEAR = 0.01
 """Share of a heatmap's height by which a marked path may be beside the line: the highest value so near counts."""
 
 
-def withheld_lines(maps: FilmMaps, found: Findings, denied: Mapping[str, float] | None) -> list[Withheld]:
+def withheld_lines(
+    maps: FilmMaps, found: Findings, denied: Mapping[str, float] | None, least: Mapping[str, float] | None = None
+) -> list[Withheld]:
     """The lines that were traced on a film but are not among its findings, and why.
 
-    `denied`: as of `interpretation.findings_of`, by `Device.name`.
+    `denied` and `least`: as `interpretation.findings_of` was given them, by `Device.name`.
     """
     presence = presence_of(found.labels or {})
-    given = given_lines(maps.traced, maps.maps, maps.channels)
+    given = given_lines(maps.traced, maps.maps, maps.channels, least)
     withheld = []
     for line in maps.traced:
         name = line.device.name
-        if line.confidence < MIN_CONFIDENCE:
+        if line.confidence < (least or {}).get(name, MIN_CONFIDENCE):
             cause = MissedLine.CONFIDENCE
         elif line not in given:
             cause = MissedLine.OTHER_DEVICE  # a catheter that another device's line was taken for

@@ -3,7 +3,7 @@
 Lengths below are shares of the heatmaps' longer side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -87,7 +87,12 @@ class _Ending(NamedTuple):
     tip: Keypoint | None
 
 
-def find_lines(maps: np.ndarray, bounds: Bounds | None = None, channels: Sequence[Channel] = MAPS) -> list[Line]:
+def find_lines(
+    maps: np.ndarray,
+    bounds: Bounds | None = None,
+    channels: Sequence[Channel] = MAPS,
+    least: Mapping[str, float] | None = None,
+) -> list[Line]:
     """The lines of a film, in the order of `Device` and of confidence, one for each instance of a device.
 
     A line's confidence comes from the mean probability of the heatmap along its path and its length (`_confidence`),
@@ -97,10 +102,11 @@ def find_lines(maps: np.ndarray, bounds: Bounds | None = None, channels: Sequenc
         maps: (maps, h, w) float32 in [0, 1].
         bounds: Where the film lies in the heatmaps, if it does not fill them.
         channels: What each heatmap shows.
+        least: By `Device.name`, the least confidence of a line that is given; `MIN_CONFIDENCE` where none is named.
 
     Raises `ValueError` for heatmaps of another shape or with values that are not numbers.
     """
-    return given_lines(traced_lines(maps, bounds, channels), maps, channels)
+    return given_lines(traced_lines(maps, bounds, channels), maps, channels, least)
 
 
 def traced_lines(maps: np.ndarray, bounds: Bounds | None = None, channels: Sequence[Channel] = MAPS) -> list[Line]:
@@ -121,14 +127,11 @@ def given_lines(
     traced: Sequence[Line],
     maps: np.ndarray,
     channels: Sequence[Channel] = MAPS,
-    least: float = MIN_CONFIDENCE,
+    least: Mapping[str, float] | None = None,
 ) -> list[Line]:
-    """Those of the traced lines (in px of the heatmaps) that are given, if at least `least` confident, in their order.
-
-    Arguments as of `find_lines`.
-    """
+    """Those of traced lines, in px of the heatmaps, that are given, in their order; arguments as of `find_lines`."""
     heat = dict(zip(channels, maps, strict=True))
-    found = [line for line in traced if line.confidence >= least]
+    found = [line for line in traced if line.confidence >= (least or {}).get(line.device.name, MIN_CONFIDENCE)]
     # Without central catheters that are a Swan-Ganz catheter read again, or the other way around.
     scale = float(max(maps.shape))
     kept: list[Line] = []
