@@ -58,12 +58,13 @@ def test_fitted_limits_are_as_good_as_any_that_a_price_can_buy(wanted):
     films = random_films(7)
     told = limit_trade(films, [str(k % 9) for k in range(40)], wanted, resamples=5)
     spent = sum(one.false_positives.value for one in told.fitted.values())
-    found = sum(one.recall.value for one in told.fitted.values())
+    lines = [sum(film[device].true for film in films) for device in told.trade]
+    found = sum(count * one.recall.value for count, one in zip(lines, told.fitted.values(), strict=True))
     assert spent <= wanted + 1e-9
     # No pair of limits anywhere finds more for the same or fewer false lines.
     for pair in itertools.product(*told.trade.values()):
         if sum(one.false_positives.value for one in pair) <= spent + 1e-9:
-            assert sum(one.recall.value for one in pair) <= found + 1e-6
+            assert sum(count * one.recall.value for count, one in zip(lines, pair, strict=True)) <= found + 1e-6
     assert limit_trade(films[::-1], [str(k % 9) for k in range(40)][::-1], wanted, resamples=5).fitted == told.fitted
     values = json.loads(json.dumps(told.as_dict()))
     assert values["fitted"]["ETT"]["confidence"] == told.fitted[Device.ETT].confidence

@@ -6,6 +6,7 @@ other. Limits that are fitted on films say nothing of them afterwards: judge the
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,11 +93,11 @@ def limit_trade(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> LimitTrade:
-    """The trade on films, with 95 % intervals by patient, and the limits that find most at `wanted` false lines a film.
+    """The trade on films, with intervals by patient, and the limits that find most lines at `wanted` false ones a film.
 
     Of each film the devices that are known on it.
     """
-    trade = {}
+    trade, lines = {}, {}
     weights = np.concatenate(list(patient_weights(np.array(patients), resamples, seed)))
     weights = np.concatenate([np.ones((1, len(films)), np.int64), weights])  # the films themselves, then the draws
     for device in Device:
@@ -104,13 +105,14 @@ def limit_trade(
         counts = [films[k][device] for k in own]
         true = np.array([one.true for one in counts])
         if true.sum():
+            lines[device] = int(true.sum())
             of = weights[:, own], true, np.array([one.presence for one in counts])
             trade[device] = tuple(
                 _limit(confidence, presence, *of, np.array([(one.matched[k], one.false[k]) for one in counts]))
                 for presence in PRESENCES
                 for k, confidence in enumerate(CONFIDENCES)
             )
-    return LimitTrade(wanted, len(films), trade, _fitted(trade, wanted))
+    return LimitTrade(wanted, len(films), trade, _fitted(trade, lines, wanted))
 
 
 def _limit(
@@ -127,19 +129,19 @@ def _limit(
     return Limit(confidence, presence, figure(given[:, 0], true), figure(given[:, 1], np.ones(len(true))))
 
 
-def _fitted(trade: dict[Device, tuple[Limit, ...]], wanted: float) -> dict[Device, Limit]:
-    """One limit a device, so that the sum of their recalls is as high as one price of a false line makes it.
+def _fitted(trade: dict[Device, tuple[Limit, ...]], lines: dict[Device, int], wanted: float) -> dict[Device, Limit]:
+    """One limit a device, so that as many of all `lines` are found as one price of a false line allows.
 
     The price is the lowest at which all false lines together are no more than wanted (a Lagrange multiplier, found by
     bisection): what lies off the convex hull of a trade is never chosen. Of equal ones the stricter is.
     """
 
     def at(price: float) -> dict[Device, Limit]:
-        def worth(one: Limit) -> tuple[float, float, float]:
-            gain = (one.recall.value or 0) - price * (one.false_positives.value or 0)
-            return gain, one.confidence, one.presence
+        def worth(device: Device, one: Limit) -> tuple[float, float, float]:
+            gain = lines[device] * (one.recall.value or 0) - price * (one.false_positives.value or 0)
+            return round(gain, 9), one.confidence, one.presence
 
-        return {device: max(each, key=worth) for device, each in trade.items()}
+        return {device: max(each, key=partial(worth, device)) for device, each in trade.items()}
 
     def spent(chosen: dict[Device, Limit]) -> float:
         return sum(one.false_positives.value or 0 for one in chosen.values())
