@@ -164,13 +164,10 @@ def bundle(
         made = with_onnx(load_bundle(run), out)
     else:
         made = run
-    for change in (
-        wanted and (lambda bundle: frequencies.at_frequencies(bundle, wanted)),
-        limits and (lambda bundle: with_limits(bundle, limits)),
-    ):
-        if change:
-            packed = load_bundle(made)
-            made = with_manifest(packed, change(packed), out)
+    if wanted is not None:
+        made = with_manifest(packed := load_bundle(made), frequencies.at_frequencies(packed, wanted), out)
+    if limits is not None:
+        made = with_manifest(packed := load_bundle(made), with_limits(packed, limits), out)
     typer.echo(made)
 
 
