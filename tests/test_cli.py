@@ -1,5 +1,6 @@
 """The command line: what a person types, what they read, what a script gets."""
 
+import csv
 import errno
 import json
 import os
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from cxrlines import Error, __version__, cli
 from cxrlines.io.films import read_film
+from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 REAL = Path(__file__).parents[1].parent / "shared/data/ranzcr"
@@ -156,6 +158,22 @@ def test_a_bundle_is_evaluated_on_a_data_folder_under_the_old_name_too(data):
     assert "judge is now evaluate-bundle" in result.stderr
 
 
+def test_limits_that_an_evaluation_fitted_go_into_a_bundle(data, tmp_path):
+    names = tmp_path / "patients.txt"
+    with (data / "train.csv").open(newline="") as file:
+        names.write_text("\n".join({row["PatientID"] for row in csv.DictReader(file)}))
+    words = ("evaluate-bundle", data, "--split", "train", "--seen", "report", "--json", "--resamples", 5)
+    code, out = run(*words, "--patients", names, "--limits", 0.25)
+    values = json.loads(out)
+    assert code == 0 and values["films"] == 12 and set(values["failures"]["views"]) == {"all"}
+    (tmp_path / "evaluation.json").write_text(out)
+    code, out = run("bundle", EMBEDDED, "--out", tmp_path / "bundle", "--limits", tmp_path / "evaluation.json")
+    manifest = load_bundle(Path(out.strip())).manifest
+    fitted = values["limits"]["fitted"]
+    assert code == 0 and manifest.confident == {name: limit["confidence"] for name, limit in fitted.items()} != {}
+    assert {name: manifest.denied[name] for name in fitted} == {name: one["presence"] for name, one in fitted.items()}
+
+
 def test_show_draws_a_sheet(data, tmp_path):
     code, out = run("show", data, "--out", tmp_path / "sheet.png", "--films", 4, "--size", 96)
     assert code == 0 and out.strip() == str(tmp_path / "sheet.png")
@@ -186,6 +204,10 @@ def test_predict_prints_what_it_finds_where_no_table_is_asked_for(data, tmp_path
         (("predict", "x.jpg", "--bundle", "/nonexistent", "--out", "p.csv"), "/nonexistent"),
         (("bundle", "/", "--out", "b"), "is no run: it has no recipe.json"),
         (("evaluate", "/nonexistent.csv", "t.csv"), "/nonexistent.csv"),
+        (
+            ("bundle", str(EMBEDDED), "--out", "b", "--prior", "ranzcr"),
+            "does not say at which frequencies it was calibr",
+        ),
         (("evaluate-bundle", "/", "--fold", "9"), "has no model of fold 9; it has folds"),
         (("evaluate-bundle", "/", "--marks", "m.json", "--split", "test"), "--split: is of a data folder"),
     ],

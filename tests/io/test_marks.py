@@ -44,6 +44,13 @@ def test_names_of_devices_in_any_letters(tmp_path, name, device):
     assert read_marks(write(tmp_path, {"a": GOOD | {"lines": [line]}}))["a"].lines[0].device is device
 
 
+def test_all_devices_were_looked_for_unless_the_film_says_which(tmp_path):
+    assert read_marks(write(tmp_path, {"a": GOOD}))["a"].devices == frozenset(Device)
+    some = read_marks(write(tmp_path, {"a": GOOD | {"devices": ["ett", "CVC"]}}))["a"]
+    assert some.devices == {Device.ETT, Device.CVC}
+    assert read_marks(write(tmp_path, {"a": GOOD | {"devices": []}}))["a"].devices == frozenset()
+
+
 def test_an_unsure_carina_is_not_known(tmp_path):
     assert read_marks(write(tmp_path, {"a": GOOD | {"carina_sure": 0}}))["a"].carina is None
 
@@ -63,6 +70,11 @@ def test_an_unsure_carina_is_not_known(tmp_path):
         ({"lines": [{"device": "ETT", "path": [[1, 2], ["3", 4]]}]}, r"lines\[0\]\.path\[1\]: .* two numbers in px"),
         ({"lines": [{"device": "ETT", "path": [[1, 2], [3, 4]], "sure": 0}]}, r"\.sure: is '0'; .* from 1 to 3"),
         ({"lines": [{"device": "ETT", "path": [[1, 2], [3, 4]], "tip_on_film": 1}]}, r"tip_on_film: .* true or false"),
+        (
+            {"devices": ["ETT", "drain"]},
+            r"films\.a\.devices: .*drain.*; needs a list of devices that were looked for, of ETT",
+        ),
+        ({"devices": "ETT"}, r"films\.a\.devices: is '\"ETT\"'; needs a list"),
     ],
 )
 def test_errors_name_the_film_and_the_field(tmp_path, change, said):
@@ -106,6 +118,7 @@ MARKED = st.fixed_dictionaries(
         "carina": st.one_of(POINTS, ANYTHING),
         "carina_sure": st.one_of(st.integers(-1, 4), ANYTHING),
         "lines": st.one_of(st.lists(LINES, max_size=2), ANYTHING),
+        "devices": st.one_of(st.lists(st.sampled_from(["ETT", "cvc", "drain", 1])), ANYTHING),
     },
 )
 

@@ -210,3 +210,30 @@ def test_pairs_are_those_of_the_least_sum(kind):
         assert len(pairs) == min(costs.shape) == len({i for i, _ in pairs}) == len({j for _, j in pairs})
         least = costs[linear_sum_assignment(costs)].sum()
         assert sum(costs[pair] for pair in pairs) == pytest.approx(least, rel=1e-12, abs=1e-12)
+
+
+def test_films_on_which_a_device_is_unknown_do_not_count_for_it():
+    one, other = course(Device.ETT), course(Device.CVC, 100)
+    told = figures(
+        film([], [one, other]),
+        film([], [one], "b", unknown=frozenset({Device.CVC})),
+        film([], [], "c", unknown=frozenset({Device.CVC, Device.SWAN})),
+    )
+    assert told.devices[Device.ETT].false_positives.value == pytest.approx(2 / 3)
+    assert told.devices[Device.CVC].false_positives.value == 1
+    assert told.devices[Device.SWAN].false_positives.value == 0
+    assert told.false_positives.value == pytest.approx(2 / 3 + 1)
+    nothing = figures(film([], [], unknown=frozenset(Device)))
+    assert nothing.false_positives.value is None and nothing.devices[Device.ETT].false_positives.value is None
+
+
+def test_the_false_positives_of_all_devices_are_their_sum():
+    rng = np.random.default_rng(5)
+    films = [
+        film([], [course(device, x) for device in Device for x in rng.uniform(0, 800, rng.integers(0, 3))], str(k % 4))
+        for k in range(9)
+    ]
+    told = figures(*films)
+    each = [own.false_positives.value for own in told.devices.values()]
+    assert told.false_positives.value == pytest.approx(sum(each)) == sum(len(one.found) for one in films) / 9
+    assert told.false_positives.ci95[0] <= told.false_positives.value <= told.false_positives.ci95[1]

@@ -67,7 +67,7 @@ def test_a_bundle_gives_back_the_models_and_how_to_feed_them(member: Member, tmp
 def test_a_bundle_is_safetensors_and_json_says_what_it_is_for_and_carries_no_lineage_of_patients(written: Path) -> None:
     assert sorted(p.name for p in written.iterdir()) == ["a-fold0.safetensors", "a-fold1.safetensors", MANIFEST]
     content = json.loads((written / MANIFEST).read_text())
-    assert "Not a medical device" in content["notice"] and content["format"] == 6
+    assert "Not a medical device" in content["notice"] and content["format"] == 7
     assert not any(b"patient p1" in path.read_bytes() for path in written.iterdir())
     assert [p.name for p in written.parent.iterdir()] == ["bundle"]
 
@@ -139,8 +139,8 @@ def test_a_file_cut_changed_or_gone_is_named(written: Path) -> None:
 
 
 def test_a_newer_format_asks_for_a_newer_program(written: Path) -> None:
-    _edit(written, lambda content: content.update(format=7, anything="new"))
-    with pytest.raises(BundleError, match=r"format 7 is newer than this cxrlines .* \(up to 6\); update cxrlines"):
+    _edit(written, lambda content: content.update(format=8, anything="new"))
+    with pytest.raises(BundleError, match=r"format 8 is newer than this cxrlines .* \(up to 7\); update cxrlines"):
         load_bundle(written)
     _edit(written, lambda content: (content.update(format=3), content.pop("anything"), content["store"].update(NEWER)))
     with pytest.raises(BundleError) as told:
@@ -225,7 +225,7 @@ def _cut(folder: Path) -> None:
 
 
 def _newer(folder: Path) -> None:
-    _edit(folder, lambda content: content.update(format=7))
+    _edit(folder, lambda content: content.update(format=8))
 
 
 def _changed(folder: Path) -> None:
@@ -238,7 +238,7 @@ def _changed(folder: Path) -> None:
     ("harm", "said"),
     [
         (_cut, "a-fold0.safetensors has 1000 bytes where"),
-        (_newer, "bundle.json: format 7 is newer than this cxrlines"),
+        (_newer, "bundle.json: format 8 is newer than this cxrlines"),
         (_changed, "a-fold0.safetensors has other content than was written"),
         (lambda folder: (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes()[:100]), "it was cut short or"),
     ],

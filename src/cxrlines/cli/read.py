@@ -248,6 +248,9 @@ def schema() -> None:
 def evaluate_bundle(
     films: Annotated[Path, typer.Argument(help="Real films' folder (with --marks), or a data folder with its lines.")],
     marks: Annotated[Path | None, typer.Option(help="JSON with the carina and the lines of the real films.")] = None,
+    patients: Annotated[
+        Path | None, typer.Option(help="Text file of patient ids, one a line: only films of these are evaluated.")
+    ] = None,
     bundle: BundleFolder = None,
     fold: Annotated[int | None, typer.Option(help="Evaluate the bundle's models of this fold alone.")] = None,
     seen: Annotated[
@@ -259,19 +262,29 @@ def evaluate_bundle(
     draw: Annotated[
         Path | None, typer.Option(help="Folder for the films as PNG: left the ground truth, right what was found.")
     ] = None,
+    limits: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="False positives a film to fit limits of confidence and presence to, by device, on these films; "
+            "shows what other limits give.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a bundle on reference films: presence AUC, recall, false positives, tip and carina errors, states."""
+    """Evaluate a bundle on reference films: presence AUC, recall, false positives, tip and carina errors, states; by
+    view where index.csv names it; and why lines are missed, and what false ones lie on."""
     from cxrlines.evaluation.bundles import evaluate_bundle as evaluation
     from cxrlines.evaluation.bundles.reference import data_films, marked_films
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
     if marks and split:
         raise Error("--split: is of a data folder; films with --marks have no splits", "leave it out")
-    check_outputs(folders={"--draw": draw}, inputs=[films, marks, bundle])
+    check_outputs(folders={"--draw": draw}, inputs=[films, marks, patients, bundle])
     read = load_bundle(bundle or EMBEDDED)
     read = read if fold is None else evaluation.of_fold(read, fold)
     reference = marked_films(films, marks) if marks else data_films(films, split.value if split else None)
+    reference = reference.of_patients(patients) if patients else reference
     with counted() as progress:
         result = evaluation.evaluate_bundle(
             reference,
@@ -280,6 +293,7 @@ def evaluate_bundle(
             resamples=resamples,
             seed=seed,
             draw=draw,
+            false_positives=limits,
             progress=progress,
         )
     typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())

@@ -134,17 +134,41 @@ def bundle(
     onnx: Annotated[
         bool, typer.Option(help="ONNX files too, which reading without PyTorch needs: seconds a network.")
     ] = True,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="Probabilities at the label frequencies of this table (train.csv of the place where it will read), or "
+            "`ranzcr`; RUN may be any bundle then."
+        ),
+    ] = None,
+    limits: Annotated[
+        Path | None,
+        typer.Option(help="Limits of lines by device: what `evaluate-bundle --limits --json` printed; likewise."),
+    ] = None,
 ) -> None:
     """Export a run as a bundle, what reading needs: weights as safetensors and ONNX, the rest as JSON."""
+    from cxrlines.reading import frequencies
     from cxrlines.reading.bundle import MANIFEST, load_bundle
-    from cxrlines.reading.bundle_writing import with_onnx
+    from cxrlines.reading.bundle_writing import with_manifest, with_onnx
+    from cxrlines.reading.fitted_limits import with_limits
     from cxrlines.recipe.run.export import export_run
 
-    check_outputs(made={"--out": out}, inputs=[run])
-    if (run / MANIFEST).is_file():
-        typer.echo(with_onnx(load_bundle(run), out))
+    wanted = None
+    if prior is not None:
+        table = None if prior == "ranzcr" else Path(prior)
+        wanted = frequencies.RANZCR if table is None else frequencies.Frequencies.of_table(table)
+    check_outputs(made={"--out": out}, inputs=[run, limits])
+    if not (run / MANIFEST).is_file():
+        made = export_run(run, out, half=half, onnx=onnx)
+    elif wanted is None and limits is None:
+        made = with_onnx(load_bundle(run), out)
     else:
-        typer.echo(export_run(run, out, half=half, onnx=onnx))
+        made = run
+    if wanted is not None:
+        made = with_manifest(packed := load_bundle(made), frequencies.at_frequencies(packed, wanted), out)
+    if limits is not None:
+        made = with_manifest(packed := load_bundle(made), with_limits(packed, limits), out)
+    typer.echo(made)
 
 
 @app.command(epilog="Example: cxrlines quality films --others pictures --out quality.safetensors")

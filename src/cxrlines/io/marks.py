@@ -4,11 +4,12 @@ A marks file is JSON; points are [x, y] in px of the real film, pixel centres at
 
     {"films": {"<film's name without suffix>": {
         "carina": [x, y] or null, "carina_sure": 0 to 3,
-        "lines": [{"device": "ETT", "path": [[x, y], ...], "tip_on_film": true, "sure": 1 to 3}]}}}
+        "lines": [{"device": "ETT", "path": [[x, y], ...], "tip_on_film": true, "sure": 1 to 3}],
+        "devices": ["ETT", ...]}}}
 
 A path runs from where the line enters the film to its tip. `device` is the name of a `task.Device` in capitals or not
 (ETT, NGT, CVC, SWAN); any other name (trach, drain, pacer, temp) is a thing on the film that is no line of the task.
-1 is doubtful, 3 certain.
+1 is doubtful, 3 certain. `devices`, which may be left out, are those that were looked for: of others nothing is known.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from cxrlines.core.film import film_name
 from cxrlines.core.polyline import Points
 from cxrlines.core.text import shown
 from cxrlines.io.annotations import is_point
-from cxrlines.io.rows import read_rows
+from cxrlines.io.rows import TableError, read_rows
 from cxrlines.task import Device
 
 TRACHEOSTOMY = "trach"
@@ -59,6 +60,7 @@ class FilmMarks:
     carina: Points | None
     carina_sure: int
     lines: tuple[MarkedLine, ...]
+    devices: frozenset[Device] = frozenset(Device)  # those that were looked for
 
 
 def read_marks(path: Path) -> dict[str, FilmMarks]:
@@ -87,7 +89,14 @@ def _film(marks: Any, where: str) -> FilmMarks:
         None if carina is None or sure == 0 else _point(carina, f"{where}.carina"),
         sure,
         tuple(_line(line, f"{where}.lines[{place}]") for place, line in enumerate(lines)),
+        _devices(marks.get("devices", [*Device.__members__]), f"{where}.devices"),
     )
+
+
+def _devices(names: Any, where: str) -> frozenset[Device]:
+    known = isinstance(names, list) and all(str(name).upper() in Device.__members__ for name in names)
+    _need(known, names, where, f"a list of devices that were looked for, of {', '.join(Device.__members__)}")
+    return frozenset(Device[name.upper()] for name in names)
 
 
 def _line(line: Any, where: str) -> MarkedLine:
@@ -122,9 +131,23 @@ def backdrop_patient(patient: str) -> str:
 
 def patients_of(folder: Path) -> dict[str, str]:
     """Film's name without suffix -> patient, from `index.csv` of the folder or its parent; {} without one."""
+    return _indexed(folder, "patient_id")
+
+
+def views_of(folder: Path) -> dict[str, str]:
+    """Film's name without suffix -> how it was taken (AP, PA), from the index's `view` or `projection`, if any."""
+    views = _indexed(folder, "view") or _indexed(folder, "projection")
+    return {film: view.upper() for film, view in views.items()}
+
+
+def _indexed(folder: Path, column: str) -> dict[str, str]:
+    """Film's name -> cell of a column of the index, where it is not empty. Films are in column `image_id` or `file`."""
     for place in (folder, folder.parent):
         if (place / INDEX).is_file():
-            rows = read_rows(place / INDEX, ("image_id", "patient_id"))
-            pairs = zip(rows.column("image_id"), rows.column("patient_id"), strict=True)
-            return {film_name(Path(film)): patient for film, patient in pairs if patient}
+            rows = read_rows(place / INDEX, ("patient_id",))
+            names = next((name for name in ("image_id", "file") if name in rows.columns), None)
+            if names is None:
+                raise TableError(f"{place / INDEX}: has no column image_id or file", "name the films in one of them")
+            cells = rows.column(column) if column in rows.columns else [""] * len(rows.fields)
+            return {film_name(Path(film)): cell for film, cell in zip(rows.column(names), cells, strict=True) if cell}
     return {}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cxrlines.core.findings import Line
+from cxrlines.core.polyline import Points
 from cxrlines.metrics.auc import auc
 from cxrlines.metrics.intervals import RESAMPLES, percentile_interval, resampled_aucs
 from cxrlines.metrics.line_matching import EvaluatedFilm, Figure, line_figures, match
@@ -23,6 +24,8 @@ class EvaluatedReading:
     lines_known: bool = True  # all its true lines are known, so that found ones can be evaluated
     carina_sure: bool = True  # the true carina was seen, not guessed
     tracheostomy: bool = False  # it shows a cannula, which is no endotracheal tube but looks like one
+    doubtful: Sequence[Line] = ()  # marked, but neither true nor false
+    others: Sequence[tuple[str, Points]] = ()  # name and path of marked things that are no lines of the task
 
 
 @dataclass(frozen=True)

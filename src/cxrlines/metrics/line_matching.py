@@ -46,6 +46,7 @@ class EvaluatedFilm:
     found_carina: np.ndarray | None = None
     states: Sequence[StateCall] = ()  # of its devices
     height: float | None = None  # px of the film once it is upright, what errors are divided by; None: `shape`'s
+    unknown: frozenset[Device] = frozenset()  # devices whose true lines are not all known, and are neither above
 
     @property
     def upright_height(self) -> float:
@@ -76,7 +77,7 @@ class DeviceFigures:
     matched: int  # of them, found
     dice: Figure  # of all drawn lines of all films together: 2 |both| / (|true| + |found|)
     recall: Figure  # matched / true
-    false_positives: Figure  # a film: found lines that match no true one
+    false_positives: Figure  # a film whose lines of it are known: found lines that match no true one
     tip_median: Figure  # distance of found tips from true ones, of matched lines that have both, % of height
     tip_95: Figure  # its 95th percentile
     tips: int  # how many these are
@@ -99,7 +100,7 @@ class StateFigures:
 class LineFigures:
     """All figures of a set of films; carina errors are % of height, `carina_found` is a share of the known ones.
 
-    `false_positives`: a film, of all devices.
+    `false_positives`: a film, the sum of those of all devices.
     """
 
     films: int
@@ -152,7 +153,6 @@ def line_figures(films: Sequence[EvaluatedFilm], *, resamples: int = RESAMPLES, 
     """
     if not films:
         raise ValueError("films: none were given; line figures need at least one film that was read")
-    every = np.ones(len(films))
     patients = np.array([film.patient for film in films])
     draws = np.concatenate(list(patient_weights(patients, resamples, seed)))
 
@@ -177,26 +177,32 @@ def line_figures(films: Sequence[EvaluatedFilm], *, resamples: int = RESAMPLES, 
         return _figure(draws, patients[of_film], of)
 
     devices = {}
-    false_positives = np.zeros(len(films))
+    false_positives, known = {}, {}
     for device in Device:
         compared = [_compare(film, device) for film in films]
-        false_positives += [c.false_positives for c in compared]
+        false_positives[device] = np.array([c.false_positives for c in compared], np.float64)
+        known[device] = np.array([device not in film.unknown for film in films], np.float64)
         tips = [c.tip_errors for c in compared]
         devices[device] = DeviceFigures(
             true=sum(c.true for c in compared),
             matched=sum(c.matched for c in compared),
             dice=ratio((2 * c.both for c in compared), (c.sizes for c in compared)),
             recall=ratio((c.matched for c in compared), (c.true for c in compared)),
-            false_positives=ratio((c.false_positives for c in compared), every),
+            false_positives=ratio(false_positives[device], known[device]),
             tip_median=quantile(tips, 0.5),
             tip_95=quantile(tips, 0.95),
             tips=sum(map(len, tips)),
         )
+
+    def all_false_positives(weights: np.ndarray) -> np.ndarray:
+        each = [_divided(weights @ false_positives[d], weights @ known[d]) for d in Device if known[d].any()]
+        return np.sum(each, axis=0) if each else np.full(len(weights), np.nan)
+
     carinas = [_errors([(film.found_carina, film.true_carina)], film.upright_height) for film in films]
     return LineFigures(
         films=len(films),
         devices=devices,
-        false_positives=ratio(false_positives, every),
+        false_positives=_figure(draws, patients, all_false_positives),
         carina_median=quantile(carinas, 0.5),
         carina_95=quantile(carinas, 0.95),
         carina_found=ratio(map(len, carinas), (film.true_carina is not None for film in films)),
@@ -213,7 +219,7 @@ def match(
     of the least sum of distances, none above `TOLERANCE` of the film's height. Arguments as of `EvaluatedFilm`.
     """
     height = height or shape[0]
-    paths, others = ([_even(line, shape, height) for line in lines] for lines in (true, found))
+    paths, others = ([_even(line.path, shape, height) for line in lines] for lines in (true, found))
     far = 1e3
     distance = np.full((len(true), len(found)), far)
     for i, path in enumerate(paths):
@@ -223,6 +229,19 @@ def match(
                 distance[i, j] = (between.min(axis=1).mean() + between.min(axis=0).mean()) / 2 / height
     distance[distance > TOLERANCE] = far
     return [(i, j) for i, j in assigned(distance) if distance[i, j] < far]
+
+
+def share_along(path: Points, other: Points, shape: tuple[int, int], height: float | None = None) -> float:
+    """The share of a path, of what of it is on the film, that lies within `TOLERANCE` of another path; 0 if none is.
+
+    Arguments as of `EvaluatedFilm`.
+    """
+    height = height or shape[0]
+    one, two = _even(path, shape, height), _even(other, shape, height)
+    if not len(one) or not len(two):
+        return 0.0
+    near = np.hypot(*(one[:, None] - two).transpose(2, 0, 1)).min(axis=1)
+    return float((near <= TOLERANCE * height).mean())
 
 
 def assigned(costs: np.ndarray) -> list[tuple[int, int]]:
@@ -255,9 +274,9 @@ def assigned(costs: np.ndarray) -> list[tuple[int, int]]:
     return sorted((int(owner[column]), column) for column in range(width) if owner[column] >= 0)
 
 
-def _even(line: Line, shape: tuple[int, int], height: float) -> Points:
-    """The part of a line that is on the film, its points 0.5 % of the height apart."""
-    path = np.asarray(line.path, np.float64)
+def _even(path: Points, shape: tuple[int, int], height: float) -> Points:
+    """The part of a path that is on the film, its points 0.5 % of the height apart."""
+    path = np.asarray(path, np.float64)
     if len(path) > 1:
         path = resample(path, max(0.005 * height, 0.5))
     on_film = (path >= -0.5) & (path <= np.array(shape[::-1]) - 0.5)
@@ -266,7 +285,7 @@ def _even(line: Line, shape: tuple[int, int], height: float) -> Points:
 
 def _compare(film: EvaluatedFilm, device: Device) -> _Compared:
     height = film.upright_height
-    true = [line for line in film.true if line.device is device and len(_even(line, film.shape, height))]
+    true = [line for line in film.true if line.device is device and len(_even(line.path, film.shape, height))]
     found = [line for line in film.found if line.device is device]
     if not true and not found:
         return _Compared(0.0, 0.0, 0, 0, 0, [])

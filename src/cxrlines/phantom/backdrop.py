@@ -35,8 +35,8 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
     """The films of a folder, however deep, that can be drawn into, by name; and how many cannot, by reason.
 
     A film needs a marked carina, as without one the anatomy cannot be placed. One with a doubtful line of the task has
-    no certain ground truth and is left out. Patients are named by `index.csv` (columns image_id, patient_id) in the
-    folder or its parent; without one, each film is its own. `Error` where no film is left, or two have the same name.
+    no certain ground truth and is left out, as is one on which not all devices were looked for. Patients are named as
+    by `patients_of`; without an index each film is its own. `Error` where no film is left, or two have the same name.
     """
     if not folder.is_dir():
         raise Error(f"--onto {folder}: is not a folder", "give the folder of the real films")
@@ -68,7 +68,8 @@ def find_backdrops(folder: Path, marks: dict[str, FilmMarks]) -> tuple[list[Back
 
 
 def _doubtful(marks: FilmMarks) -> bool:
-    return any(line.sure < 2 for line in marks.lines if line.device is not None)
+    uncertain = any(line.sure < 2 for line in marks.lines if line.device is not None)
+    return uncertain or marks.devices != frozenset(Device)
 
 
 @dataclass(frozen=True)

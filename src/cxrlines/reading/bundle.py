@@ -28,9 +28,9 @@ from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 """The bundle in the box; see its model card."""
 MANIFEST, PROBE_FILE = "bundle.json", "quality.safetensors"
-FORMAT = 6
+FORMAT = 7
 """1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`, 3 no average but the mean, 4 no ONNX files, 5
-weights within these; all are read."""
+weights within these, 6 no `confident`; all are read."""
 NOTICE = "For research only. Not a medical device; not for diagnosis or treatment."
 
 
@@ -115,7 +115,8 @@ class Manifest(_Part):
             it is.
         calibration: The same on those of the mean over folds (of all models, where folds are not calibrated).
         thresholds: On calibrated probabilities.
-        denied: By `Device.name`, the probability below which no line is given; see `findings.fit_suppression`.
+        denied: By `Device.name`, the probability below which no line is given; see `interpretation.fit_suppression`.
+        confident: By `Device.name`, the confidence below which no line is given; see `trace.lines.find_lines`.
     """
 
     format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
@@ -133,6 +134,7 @@ class Manifest(_Part):
     calibration: dict[Label, Line] | None = None
     thresholds: dict[Label, tuple[ThresholdEntry, ...]] | None = None
     denied: dict[DeviceName, Share] | None = None
+    confident: dict[DeviceName, Share] | None = None
 
 
 class BundleError(Error):

@@ -180,6 +180,18 @@ def _write_weights(path: Path, member: BundleMember, half: bool) -> "Model":
     return model
 
 
+def with_manifest(bundle: Bundle, manifest: Manifest, out: Path) -> Path:
+    """Write a bundle's files to `out` under another manifest; `out` may be its own folder.
+
+    `BundleError`: another folder in the way.
+    """
+    contents = {name: bundle.read(name) for name in bundle.manifest.files}
+    with _folder(out, manifest) as folder:
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+    return out
+
+
 def with_onnx(bundle: Bundle, out: Path) -> Path:
     """Write a bundle anew to `out` with ONNX files of its models and its probe, so that it is read without PyTorch.
 

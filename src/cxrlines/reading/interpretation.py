@@ -4,18 +4,19 @@ All points are [x, y] in px of the original film, pixel centres at whole numbers
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from cxrlines.core.findings import Distance, Findings, Keypoint, presence_of
+from cxrlines.core.findings import Distance, Findings, Keypoint, Line, presence_of
 from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.notes import Code
 from cxrlines.core.quality import NOT_ASSESSED, Quality
 from cxrlines.core.rules import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, ett_states
 from cxrlines.core.spacing import MAGNIFICATION, NO_SPACING, Spacing, SpacingKind
 from cxrlines.core.transform import Affine
-from cxrlines.reading.trace.lines import Bounds, Channel, find_landmarks, find_lines
+from cxrlines.reading.trace.lines import Bounds, Channel, find_landmarks, find_lines, traced_lines
 from cxrlines.task import LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
 
 LONG_SIDE_CM = (35.0, 43.0)
@@ -66,6 +67,42 @@ def evidence_of(maps: np.ndarray, channels: Sequence[Channel] = MAPS) -> dict[st
     }
 
 
+@dataclass(frozen=True, eq=False)
+class FilmMaps:
+    """The heatmaps of a film: (maps, h, w) float32 in [0, 1], what each shows, and where the film lies in them."""
+
+    maps: np.ndarray
+    channels: Sequence[Channel]
+    to_maps: Affine
+    bounds: Bounds
+
+    @classmethod
+    def of(
+        cls,
+        maps: np.ndarray,
+        placement: Affine,
+        film_shape: tuple[int, int],
+        within: tuple[int, int, int, int] | None = None,
+        channels: Sequence[Channel] = MAPS,
+    ) -> "FilmMaps":
+        """Arguments as of `findings_of`."""
+        to_maps = placement.at((STRIDE * maps.shape[1], STRIDE * maps.shape[2]), maps.shape[1:])
+        left, top, right, bottom = within or (0, 0, film_shape[1], film_shape[0])
+        corners = to_maps.from_film(np.array([[left - 0.5, top - 0.5], [right - 0.5, bottom - 0.5]]))
+        bounds = Bounds(*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
+        return cls(maps, channels, to_maps, bounds)
+
+    @cached_property
+    def traced(self) -> list[Line]:
+        """As of `traced_lines`, in px of the heatmaps."""
+        return traced_lines(self.maps, self.bounds, self.channels)
+
+    def on_film(self, line: Line) -> Line:
+        """A line in px of the heatmaps, in those of the film."""
+        path = self.to_maps.to_film(line.path)
+        return replace(line, path=path, tip=None if line.tip is None else path[-1])
+
+
 def findings_of(
     maps: np.ndarray,
     placement: Affine,
@@ -77,6 +114,7 @@ def findings_of(
     within: tuple[int, int, int, int] | None = None,
     quality: Quality = NOT_ASSESSED,
     channels: Sequence[Channel] = MAPS,
+    least: Mapping[str, float] | None = None,
 ) -> Findings:
     """The findings of a film from its heatmaps.
 
@@ -92,24 +130,21 @@ def findings_of(
         within: (left, top, right, bottom) px of the original film inside its frame; None: all of it.
         quality: How the original film is turned, and whether it may be cropped.
         channels: What each heatmap shows.
+        least: By `Device.name`, the least confidence of a line that is given; see `find_lines`.
 
     Raises `ValueError` for heatmaps of another shape or with values that are not numbers.
     """
-    to_maps = placement.at((STRIDE * maps.shape[1], STRIDE * maps.shape[2]), maps.shape[1:])
-    left, top, right, bottom = within or (0, 0, film_shape[1], film_shape[0])
-    corners = to_maps.from_film(np.array([[left - 0.5, top - 0.5], [right - 0.5, bottom - 0.5]]))
-    bounds = Bounds(*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
+    read = FilmMaps.of(maps, placement, film_shape, within, channels)
     labels = None if labels is None else {name: float(p) for name, p in labels.items()}
     presence = {} if labels is None else presence_of(labels)
     lines = []
-    for line in find_lines(maps, bounds, channels):
+    for line in find_lines(maps, read.bounds, channels, least):
         name = line.device.name
         if presence.get(name, 1.0) >= (suppress_below or {}).get(name, SUPPRESS_BELOW):
-            path = to_maps.to_film(line.path)
-            lines.append(replace(line, path=path, tip=None if line.tip is None else path[-1]))
+            lines.append(read.on_film(line))
     landmarks = {
-        name: Keypoint(to_maps.to_film(spot.xy[None])[0], spot.confidence)
-        for name, spot in find_landmarks(maps, bounds, channels).items()
+        name: Keypoint(read.to_maps.to_film(spot.xy[None])[0], spot.confidence)
+        for name, spot in find_landmarks(maps, read.bounds, channels).items()
     }
     found = Findings(
         film_shape,

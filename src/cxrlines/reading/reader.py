@@ -31,14 +31,14 @@ from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.notes import Note
 from cxrlines.core.pool import cores
 from cxrlines.core.spacing import Spacing
-from cxrlines.core.transform import Size
+from cxrlines.core.transform import Affine, Size
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import Prepared, cut_frame
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import EMBEDDED, MANIFEST, PROBE_FILE, Bundle, BundleError, load_bundle
 from cxrlines.reading.engines import Engine, Shown
 from cxrlines.reading.engines.choice import engine_of
-from cxrlines.reading.interpretation import findings_of
+from cxrlines.reading.interpretation import FilmMaps, findings_of
 from cxrlines.reading.probe import Probe, read_probe
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 Progress = Callable[[int, int | None], None]
 """Called with (films done, films in all; None where that is not known)."""
+Mapped = tuple[Findings, FilmMaps | None]
+"""Findings and the heatmaps they come from; None of a refused film, and where no lines are sought."""
 VIEWS = ("flip", "scale")
 """Test-time augmentation: other views of a film that its probabilities may be averaged over. `flip` swaps left and
 right, `scale` shows it at the bundle's scales (default: `SCALES`) of its size, about its centre."""
@@ -106,12 +108,15 @@ class Reader:
 
         In its place stands its `FilmError`, or a `ReadingFault` where that is no fault of the film's. Films are decoded
         in threads while others are computed; memory does not grow with their number. An exception that `films` raises
-        comes after the findings of the films before it.
-
-        Raises:
-            TypeError: `films` is one film; `read` takes one.
+        comes after the findings of the films before it. `TypeError` for one film, which `read` takes.
         """
         return self._in_batches(films, self._findings, progress)
+
+    def read_with_maps(
+        self, films: Iterable[Source], progress: Progress | None = None
+    ) -> Iterator[Mapped | FilmError | ReadingFault]:
+        """As `read_many`, each film's findings with the heatmaps they come from."""
+        return self._in_batches(films, self._with_maps, progress)
 
     def embed(
         self, films: Iterable[Source], progress: Progress | None = None
@@ -159,7 +164,7 @@ class Reader:
         else:
             found = findings_of(
                 maps,
-                made.placement.at(self._store.size, (STRIDE * maps.shape[1], STRIDE * maps.shape[2])),
+                self._placement(made, maps),
                 made.film_shape,
                 labels,
                 film.spacing,
@@ -167,6 +172,7 @@ class Reader:
                 within=made.within,
                 quality=made.quality,
                 channels=self.bundle.channels,
+                least=manifest.confident,
             )
         return replace(
             found,
@@ -213,14 +219,27 @@ class Reader:
         ready = _guarded(_name(source), lambda: self.prepare(decode(source), _name(source)))
         return replace(ready, seconds=time.monotonic() - start) if isinstance(ready, Ready) else ready
 
+    def _placement(self, made: Prepared, maps: np.ndarray) -> Affine:
+        return made.placement.at(self._store.size, (STRIDE * maps.shape[1], STRIDE * maps.shape[2]))
+
     def _findings(self, films: list["Ready"]) -> list[Findings | FilmError | ReadingFault]:
+        return [one[0] if isinstance(one, tuple) else one for one in self._with_maps(films)]
+
+    def _with_maps(self, films: list["Ready"]) -> list[Mapped | FilmError | ReadingFault]:
         usable = [film for film in films if film.made.quality.usable]
         start = time.monotonic()
         rows, maps = self.engine([film.shown for film in usable], maps=self.lines) if usable else ((), None)
         share = (time.monotonic() - start) / max(1, len(usable))
         given = iter(zip(rows, maps if maps is not None else [None] * len(rows), strict=True))
         each = [(replace(f, seconds=f.seconds + share), *next(given)) if f.made.quality.usable else (f,) for f in films]
-        return [_guarded(one[0].name, self.findings, *one) for one in each]
+        return [_guarded(one[0].name, self._mapped, *one) for one in each]
+
+    def _mapped(self, film: "Ready", row: np.ndarray | None = None, maps: np.ndarray | None = None) -> Mapped:
+        found, made = self.findings(film, row, maps), film.made
+        if maps is None:
+            return found, None
+        where = self._placement(made, maps), made.film_shape, made.within
+        return found, FilmMaps.of(maps, *where, self.bundle.channels)
 
     def _embedded(self, films: list["Ready"]) -> list["Embedded | FilmError | ReadingFault"]:
         usable = [film.shown for film in films if film.made.quality.usable]
@@ -238,7 +257,6 @@ def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] | None =
 
     On a processor with glibc it reads faster after `cxrlines.core.pool.keep_buffers()`, which the commands call;
     not so here, as it changes the allocator of the whole process.
-
     `BundleError` if the bundle cannot be trusted: which file, what is wrong, the way out.
     """
     return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)

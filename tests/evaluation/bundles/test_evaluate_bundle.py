@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -26,7 +27,7 @@ from cxrlines.models.weights import save_weights
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.bundle import BundleError, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
-from cxrlines.reading.interpretation import findings_of
+from cxrlines.reading.interpretation import FilmMaps, findings_of
 from cxrlines.reading.training_patients import SEEN, seen_text
 from cxrlines.task import LABELS, LABELS_OF, Device
 
@@ -146,6 +147,25 @@ def test_films_on_which_cxrlines_fails_are_counted_apart(known, bundle_of, tmp_p
     assert figures.figures.films == len(known.films) - 1
 
 
+def test_figures_and_causes_are_given_by_view(known, bundle_of):
+    views = ["AP", "PA", None]
+    films = [replace(film, view=views[k % 3]) for k, film in enumerate(known.films)]
+    told = evaluate_bundle(ReferenceFilms(films, {}, ()), bundle_of([], []), resamples=5)
+    assert told.figures == evaluate_bundle(known, bundle_of([], []), resamples=5).figures
+    for view in ("AP", "PA"):
+        own = [film for film in films if film.view == view]
+        alone = evaluate_bundle(ReferenceFilms(own, {}, ()), bundle_of([], []), resamples=5)
+        assert told.views[view] == alone.figures == alone.views[view] and list(alone.views) == [view]
+        assert f"{view} alone: {len(own)} films" in told.text() and f"All films are {view}." in alone.text()
+    true = sum(figures.true for figures in told.figures.lines.devices.values())
+    missed = told.failures.as_dict()["views"]["all"]["devices"].values()
+    assert sum(sum(one["missed"].values()) for one in missed) == true > 0, "an untrained network finds nothing"
+    values = json.loads(json.dumps(told.as_dict()))
+    assert set(values["views"]) == {"AP", "PA"} and set(values["failures"]["views"]) == {"all", "AP", "PA"}
+    assert values["views"]["AP"]["films"] == values["failures"]["views"]["AP"]["films"]
+    assert "why lines are missed" in told.text()
+
+
 # -- films that are turned in their files
 
 SIZE = 256
@@ -212,7 +232,7 @@ class Oracle:
     def __call__(self, bundle, **options):
         return self
 
-    def read_many(self, paths, progress=None):
+    def read_with_maps(self, paths, progress=None):
         for path in paths:
             made = prepare(read_film(path), SIZE, "stretch", lambda _: self.quality)
             lines = self.data.lines.get(path.stem, ())
@@ -221,7 +241,8 @@ class Oracle:
             labels = self.labels.loc[path.stem].clip(0.01, 0.99).to_dict()
             where = {"within": made.within, "quality": made.quality}
             maps = draw_maps(drawn, [carina - AMISS], SIZE)
-            yield findings_of(maps, made.placement, made.film_shape, labels, **where)
+            found = findings_of(maps, made.placement, made.film_shape, labels, **where)
+            yield found, FilmMaps.of(maps, made.placement, made.film_shape, made.within)
 
 
 def test_a_turned_film_is_evaluated_as_the_upright_one_is(wide, bundle_of, tmp_path, monkeypatch):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from cxrlines.core.findings import Findings, Keypoint, Line
-from cxrlines.evaluation.bundles.reference import EvaluationError, data_films, marked_films
+from cxrlines.evaluation.bundles.reference import NOT_NAMED, EvaluationError, data_films, marked_films
 from cxrlines.io.marks import MarksError, read_marks
+from cxrlines.io.rows import TableError
 from cxrlines.io.tables import read_dataset
 from cxrlines.phantom.backdrop import find_backdrops
-from cxrlines.task import DEVICE_OF, LABELS, Device, Landmark, State
+from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, Device, Landmark, State
 
 PATH = [[50, 0], [50, 60]]
 SHAPE = (90, 120)
@@ -139,9 +140,12 @@ def test_a_phantom_tells_lines_carina_and_states_of_its_test_films(phantom):
 def test_lines_that_are_not_annotated_are_not_known(phantom):
     known, data = data_films(phantom, "train"), read_dataset(phantom, "train")
     evaluated = [film.compare(found(shape=(96, 96))) for film in known.films]
-    bare = ~data.studies[list(LABELS)].any(axis=1).to_numpy()
-    assert [film.lines_known for film in evaluated] == (data.annotated | bare).tolist()
-    assert 0 < sum(film.lines_known for film in evaluated) < len(evaluated)
+    rows = data.studies.to_dict("records")
+    for film, annotated, row in zip(evaluated, data.annotated, rows, strict=True):
+        there = {device for device, own in LABELS_OF.items() if any(row[label] for label in own)}
+        assert film.read.unknown == (frozenset() if annotated else there)
+        assert film.lines_known == (film.read.unknown < set(Device))
+    assert any(film.read.unknown for film in evaluated) and not all(film.read.unknown for film in evaluated)
     assert all(film.read.true_carina is not None for film in evaluated)
 
 
@@ -158,3 +162,84 @@ def test_test_films_of_which_nothing_is_known_are_refused(phantom, tmp_path):
         (tmp_path / name).symlink_to(phantom / name)
     with pytest.raises(EvaluationError, match="its test films have no labels; label them"):
         data_films(tmp_path)
+
+
+def test_views_and_patients_come_from_an_index_of_either_form(folder, tmp_path):
+    films, marks = folder({"a": {}, "b": {}, "c": {}})
+    (tmp_path / "index.csv").write_text("file,patient_id,view\na.png,one,AP\nb.png,two,PA\nc.png,two,\n")
+    known = marked_films(films, marks)
+    assert [(film.patient, film.view) for film in known.films] == [("one", "AP"), ("two", "PA"), ("two", None)]
+    (tmp_path / "index.csv").write_text("image_id,patient_id,projection\na,one,ap\n")
+    assert [film.view for film in marked_films(films, marks).films] == ["AP", None, None]
+    (tmp_path / "index.csv").write_text("patient_id,view\none,AP\n")
+    with pytest.raises(TableError, match="has no column image_id or file"):
+        marked_films(films, marks)
+
+
+def test_only_films_of_named_patients_are_kept_and_the_others_counted(folder, tmp_path):
+    films, marks = folder({"a": {}, "b": {}, "c": {}})
+    (tmp_path / "index.csv").write_text("image_id,patient_id\na,one\nb,two\nc,two\n")
+    known = marked_films(films, marks)
+    names = tmp_path / "chosen.txt"
+    names.write_text("\ufefftwo\r\n\r\nnobody\r\n", "utf-8")
+    chosen = known.of_patients(names)
+    assert [film.path.stem for film in chosen.films] == ["b", "c"] and len(known.films) == 3
+    assert chosen.left_out == {NOT_NAMED: 1}
+    assert chosen.remarks[-1] == "Only films of patients in chosen.txt: 1 of its 2 have films here."
+    names.write_text("nobody")
+    with pytest.raises(EvaluationError, match=r"none of its 1 patients has a film here.*e\.g\. 'one', one a line"):
+        known.of_patients(names)
+    with pytest.raises(EvaluationError, match=r"cannot be read \(.*\); give a text file"):
+        known.of_patients(tmp_path / "none.txt")
+    names.write_bytes(b"\xff\xfe")
+    with pytest.raises(EvaluationError, match=r"cannot be read \(no UTF-8\)"):
+        known.of_patients(names)
+
+
+def test_of_devices_that_were_not_looked_for_nothing_counts(folder):
+    marks = {"a": {"devices": ["ett", "NGT"], "lines": [mark("ett"), mark("cvc")]}}
+    known = marked_films(*folder(marks))
+    evaluated = known.films[0].compare(found(line(Device.NGT), line(Device.CVC), line(Device.SWAN)))
+    assert evaluated.present == {Device.ETT: True, Device.NGT: False}
+    assert [each.device for each in evaluated.read.true] == [Device.ETT]
+    assert [each.device for each in evaluated.read.found] == [Device.NGT]
+    assert evaluated.read.unknown == {Device.CVC, Device.SWAN}
+    assert any("On 1 films not all devices were looked for" in remark for remark in known.remarks)
+
+
+def test_a_device_half_corrected_counts_neither_way(phantom, tmp_path):
+    """Labels of -1, or a device that is there by its label but was not drawn."""
+    data = read_dataset(phantom, "train")
+    row = next(
+        row
+        for row in data.studies.to_dict("records")
+        if {DEVICE_OF[each.label] for each in data.lines.get(row["study"], ())} >= {Device.ETT, Device.CVC}
+    )
+    (tmp_path / "train").mkdir()
+    film = next((phantom / "train").glob(f"{row['study']}.*"))
+    (tmp_path / "train" / film.name).symlink_to(film)
+
+    def evaluated(change, skip=()):
+        cells = {label: int(row[label]) for label in LABELS} | change
+        head = ",".join(["StudyInstanceUID", *LABELS, "PatientID"])
+        body = ",".join([row["study"], *(str(cells[label]) for label in LABELS), "p"])
+        (tmp_path / "train.csv").write_text(f"{head}\n{body}\n")
+        rows = [
+            f'{row["study"]},{each.label},"{json.dumps(each.points.tolist())}"'
+            for each in data.lines[row["study"]]
+            if DEVICE_OF[each.label] not in skip
+        ]
+        (tmp_path / "train_annotations.csv").write_text("\n".join(["StudyInstanceUID,label,data", *rows]) + "\n")
+        (known,) = data_films(tmp_path).films
+        return known.compare(found(line(Device.CVC), line(Device.ETT), shape=(96, 96)))
+
+    whole = evaluated({})
+    assert whole.read.unknown == frozenset() and {each.device for each in whole.read.found} == {Device.CVC, Device.ETT}
+    for half in (evaluated(dict.fromkeys(LABELS_OF[Device.CVC], -1)), evaluated({}, skip=(Device.CVC,))):
+        assert half.read.unknown == {Device.CVC}
+        assert Device.CVC not in {each.device for each in (*half.read.true, *half.read.found)}
+        assert Device.ETT in {each.device for each in half.read.true} & {each.device for each in half.read.found}
+    assert Device.CVC not in evaluated(dict.fromkeys(LABELS_OF[Device.CVC], -1)).present
+    assert evaluated({}, skip=(Device.CVC,)).present[Device.CVC]
+    # One label that is known to hold says that the device is there; one that does not hold says nothing.
+    assert evaluated({LABELS_OF[Device.ETT][0]: 1, LABELS_OF[Device.ETT][1]: -1}).present[Device.ETT]

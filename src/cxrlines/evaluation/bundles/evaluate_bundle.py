@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ from cxrlines.core.errors import ReadingFault
 from cxrlines.core.film import film_name
 from cxrlines.core.findings import Findings, Keypoint
 from cxrlines.core.quality import Quality
+from cxrlines.evaluation.bundles.limit_counts import limit_counts
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilms
+from cxrlines.evaluation.bundles.withheld_lines import mean_along, withheld_lines
 from cxrlines.io.films import read_film
 from cxrlines.metrics.bundle_figures import FoundFigures, found_figures
+from cxrlines.metrics.device_presence import EvaluatedReading
+from cxrlines.metrics.failure_causes import FailureTable, FilmCauses, failure_table, film_causes
 from cxrlines.metrics.intervals import RESAMPLES
+from cxrlines.metrics.limit_trade import LimitTrade, limit_trade
 from cxrlines.metrics.line_matching import EvaluatedFilm
 from cxrlines.reading.bundle import Bundle, BundleError
-from cxrlines.reading.interpretation import distances_of
+from cxrlines.reading.interpretation import FilmMaps, distances_of
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.training_patients import of_other_sites, seen_by, was_seen
@@ -34,10 +40,14 @@ class BundleEvaluation:
     """The figures of a bundle, and films left out by reason.
 
     `models`: the bundle's that were evaluated. `refused`: films that the reader took for none of the chest; they count,
-    with nothing found. `notice`: that the bundle is for research, and what it was trained on.
+    with nothing found. `notice`: that the bundle is for research, and what it was trained on. `views`: the figures of
+    the films of each view that is known. `failures`: None where the bundle gives no heatmaps. `limits`: if asked for.
     """
 
     figures: FoundFigures
+    views: dict[str, FoundFigures]
+    failures: FailureTable | None
+    limits: LimitTrade | None
     bundle: str
     models: tuple[str, ...]
     left_out: dict[str, int]
@@ -51,7 +61,13 @@ class BundleEvaluation:
         if self.refused:
             out.append(f"{self.refused} films were refused as no chest film; they count as films with nothing found")
         models = f"bundle {self.bundle}: {', '.join(self.models)}"
-        return "\n".join([models, self.figures.text(), "", *out, *self.remarks])
+        views = []
+        if len(self.views) == 1 and self.figures.films in (one.films for one in self.views.values()):
+            views = [f"All films are {next(iter(self.views))}.", ""]
+        elif self.views:
+            views = [part for view, figures in self.views.items() for part in (f"{view} alone: {figures.text()}", "")]
+        failures = [part for one in (self.failures, self.limits) if one for part in (one.text(), "")]
+        return "\n".join([models, self.figures.text(), "", *views, *failures, *out, *self.remarks])
 
     def as_dict(self) -> dict[str, Any]:
         """All of it for JSON, `FoundFigures.as_dict` among it."""
@@ -59,6 +75,9 @@ class BundleEvaluation:
             "bundle": self.bundle,
             "models": list(self.models),
             **self.figures.as_dict(),
+            "views": {view: figures.as_dict() for view, figures in self.views.items()},
+            "failures": self.failures.as_dict() if self.failures else None,
+            **({"limits": self.limits.as_dict()} if self.limits else {}),
             "left_out": self.left_out,
             "refused": self.refused,
             "remarks": list(self.remarks),
@@ -75,6 +94,7 @@ def evaluate_bundle(
     resamples: int = RESAMPLES,
     seed: int = 0,
     draw: Path | None = None,
+    false_positives: float | None = None,
     progress: Progress | None = None,
 ) -> BundleEvaluation:
     """The figures of a bundle on reference films.
@@ -84,6 +104,7 @@ def evaluate_bundle(
         report_seen: whether films of patients that a model was trained on are evaluated too, and counted; else they
             are left out.
         draw: folder for each film as PNG, with its ground truth on the left and what was found on the right.
+        false_positives: limits are fitted to so many a film, and what other limits would give is shown.
         progress: called with (films read, films in all).
 
     Raises:
@@ -124,26 +145,56 @@ def evaluate_bundle(
             remarks.append(f"Of {words}, which may have seen any patient: {', '.join(map(str, origins))}.")
     if learnt := bundle.manifest.meta.get("pseudo_labels"):
         remarks.append(f"Its run's test films were learnt under soft labels, by {', '.join(map(str, learnt))}.")
-    evaluated, refused, why = [], 0, ""
+    evaluated, views, causes, counts, refused, why = [], [], [], [], 0, ""
     reader = Reader(bundle, batch_size=batch_size)
-    for film, found in zip(films, reader.read_many([film.path for film in films], progress), strict=True):
-        if isinstance(found, Exception):
-            left_out[FAULT if isinstance(found, ReadingFault) else UNREADABLE] += 1
-            why = why or str(found)
-        else:
-            refused += not found.quality.usable
-            evaluated.append(film.compare(found))
-            if draw:
-                _draw_both(film.path, evaluated[-1].read, found, draw, bundle.notice)
+    for film, one in zip(films, reader.read_with_maps([film.path for film in films], progress), strict=True):
+        if isinstance(one, Exception):
+            left_out[FAULT if isinstance(one, ReadingFault) else UNREADABLE] += 1
+            why = why or str(one)
+            continue
+        found, maps = one
+        refused += not found.quality.usable
+        evaluated.append(film.compare(found))
+        views.append(film.view)
+        if false_positives is not None:
+            counts.append(limit_counts(film, found, maps))
+        causes.append((film.view, _causes(evaluated[-1], found, maps, bundle)))
+        if draw:
+            _draw_both(film.path, evaluated[-1].read, found, draw, bundle.notice)
     if FAULT in left_out:
         remarks.append("Films on which cxrlines failed are missing from the figures; please report the fault.")
     if not evaluated:
         first = f"; the first: {why}" if why else ""
         raise EvaluationError(f"none of {len(films)} films could be read{first}", "give films that can be read")
-    figures = found_figures(evaluated, resamples=resamples, seed=seed)
+
+    def figures(view: str | None = None) -> FoundFigures:
+        own = [film for film, its in zip(evaluated, views, strict=True) if view in (None, its)]
+        return found_figures(own, resamples=resamples, seed=seed)
+
+    limits = None
+    if false_positives is not None:
+        patients = [film.read.patient for film in evaluated]
+        limits = limit_trade(counts, patients, false_positives, resamples=resamples, seed=seed)
     return BundleEvaluation(
-        figures, bundle.identity, _models(bundle), dict(left_out), refused, tuple(remarks), bundle.notice
+        figures=figures(),
+        limits=limits,
+        views={view: figures(view) for view in sorted({view for view in views if view})},
+        failures=failure_table(causes) if bundle.channels and any(film.lines_known for film in evaluated) else None,
+        bundle=bundle.identity,
+        models=_models(bundle),
+        left_out=dict(left_out),
+        refused=refused,
+        remarks=tuple(remarks),
+        notice=bundle.notice,
     )
+
+
+def _causes(film: EvaluatedReading, found: Findings, maps: FilmMaps | None, bundle: Bundle) -> FilmCauses:
+    """Why lines of a film are missed, and false ones given."""
+    if maps is None:
+        return film_causes(film, [], lambda line: 0.0, refused=not found.quality.usable)
+    withheld = withheld_lines(maps, found, bundle.manifest.denied, bundle.manifest.confident)
+    return film_causes(film, withheld, partial(mean_along, maps))
 
 
 def of_fold(bundle: Bundle, fold: int) -> Bundle:

@@ -11,7 +11,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
 from cxrlines.core.findings import Findings, Line
 from cxrlines.core.spacing import Spacing, SpacingKind
-from cxrlines.io.marks import NO_MARKS, TRACHEOSTOMY, FilmMarks, backdrop_patient, patients_of, read_marks
+from cxrlines.io.marks import NO_MARKS, TRACHEOSTOMY, FilmMarks, backdrop_patient, patients_of, read_marks, views_of
 from cxrlines.io.rows import TableError, read_rows
 from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, read_dataset
 from cxrlines.metrics.device_presence import EvaluatedReading, without_doubtful
@@ -20,6 +20,7 @@ from cxrlines.reading.interpretation import distances_of
 from cxrlines.reading.sources import find_films
 from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, MAPPED, STATE_OF, STUDY_COLUMN, Device, Landmark, State
 
+NOT_NAMED = "of patients that --patients does not name"
 SURE = 2
 """What is marked with at least this certainty is true; with less, it is neither true nor false."""
 RULED = (Device.ETT, Device.NGT)
@@ -34,13 +35,14 @@ class EvaluationError(Error):
 class ReferenceFilm:
     """A film with ground truth: its file, its patient, and how findings are compared with the truth.
 
-    `aliases`: what else its patient may have been called in training.
+    `aliases`: what else its patient may have been called in training. `view`: AP or PA; None where it is not known.
     """
 
     path: Path
     patient: str
     compare: Callable[[Findings], EvaluatedReading]
     aliases: tuple[str, ...] = ()
+    view: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,30 @@ class ReferenceFilms:
     films: list[ReferenceFilm]
     left_out: dict[str, int]
     remarks: tuple[str, ...]
+
+    def of_patients(self, path: Path) -> "ReferenceFilms":
+        """The films of the patients in a file, an id a line; the others are counted.
+
+        `EvaluationError` if it cannot be read, or none of its patients has a film here.
+        """
+        try:
+            named = {line.strip() for line in path.read_text("utf-8-sig").splitlines()} - {""}
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "no UTF-8"
+            raise EvaluationError(
+                f"--patients {path}: cannot be read ({why})", "give a text file, a patient id a line"
+            ) from None
+        films = [film for film in self.films if film.patient in named]
+        if not films:
+            example = f", e.g. {self.films[0].patient!r}" if self.films else ""
+            raise EvaluationError(
+                f"--patients {path}: none of its {len(named)} patients has a film here",
+                f"write the ids of patients of these films{example}, one a line",
+            )
+        others = Counter(self.left_out) + Counter({NOT_NAMED: len(self.films) - len(films)})
+        own = len({film.patient for film in films})
+        remark = f"Only films of patients in {path.name}: {own} of its {len(named)} have films here."
+        return ReferenceFilms(films, dict(others), (*self.remarks, remark))
 
 
 def marked_films(folder: Path, marks: Path) -> ReferenceFilms:
@@ -66,15 +92,14 @@ def marked_films(folder: Path, marks: Path) -> ReferenceFilms:
         raise EvaluationError(
             f"{folder}: two films are called {twice[0]}", "marks name films, so give each another name"
         )
-    patients = patients_of(folder)
+    patients, views = patients_of(folder), views_of(folder)
     films = []
     for path in found:
         name = film_name(path)
         if name in every:
             patient = patients.get(name, name)
-            films.append(
-                ReferenceFilm(path, patient, _against_marks(every[name], patient), (backdrop_patient(patient),))
-            )
+            compare = _against_marks(every[name], patient)
+            films.append(ReferenceFilm(path, patient, compare, (backdrop_patient(patient),), views.get(name)))
     if not films:
         here = f"here: {film_name(found[0])!r}" if found else "it has no films"
         raise EvaluationError(
@@ -90,6 +115,8 @@ def marked_films(folder: Path, marks: Path) -> ReferenceFilms:
     ]
     if absent := len(every.keys() - count.keys()):
         remarks.append(f"{absent} films of the marks are not in the folder.")
+    if partly := sum(len(every[film_name(film.path)].devices) < len(Device) for film in films):
+        remarks.append(f"On {partly} films not all devices were looked for: of the others nothing is counted there.")
     if not patients:
         remarks.append("There is no index.csv of the patients: each film counts as a patient of its own.")
     return ReferenceFilms(films, left_out, tuple(remarks))
@@ -114,11 +141,10 @@ def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
     for row, annotated in zip(data.studies.to_dict("records"), data.annotated, strict=True):
         study = row["study"]
         labels = {label: float(row[label]) for label in known if row[label] >= 0}  # neither NaN nor UNKNOWN
-        lines = None
-        if annotated or all(labels.get(label) == 0 for label in LABELS if DEVICE_OF[label] in MAPPED):
-            lines = [_annotated(line.label, line.points) for line in data.lines.get(study, ())]
+        lines = [_annotated(line.label, line.points) for line in data.lines.get(study, ())]
+        known_lines = _known_lines(labels, lines, annotated)
         carina = data.landmarks.get(study, {}).get(Landmark.CARINA.value)
-        compare = _against_tables(row["patient"], labels, lines, carina, spacing.get(study))
+        compare = _against_tables(row["patient"], labels, lines, known_lines, carina, spacing.get(study))
         films.append(ReferenceFilm(Path(row["film"]), row["patient"], compare))
     remarks = [f"Films of the {split} split. The rule of a nasogastric tube says only whether it leaves the film."]
     if spacing:
@@ -130,22 +156,28 @@ def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], Evalu
     sure: list[Line] = []
     doubtful: list[Line] = []
     for line in marks.lines:
-        if line.device is not None:
+        if line.device in marks.devices:
             tip = line.path[-1] if line.tip_on_film else None
             (sure if line.sure >= SURE else doubtful).append(Line(line.device, line.path, tip))
     has, may = ({line.device for line in lines} for lines in (sure, doubtful))
-    present = {device: device in has for device in Device if device in has or device not in may}
+    present = {device: device in has for device in marks.devices if device in has or device not in may}
+    unknown = frozenset(Device) - marks.devices
+    others = [(line.name, line.path) for line in marks.lines if line.device is None]
 
     def compare(found: Findings) -> EvaluatedReading:
         height = found.upright_shape[0]
-        kept = without_doubtful(sure, doubtful, found.lines, found.film_shape, height)
-        read = EvaluatedFilm(patient, found.film_shape, sure, kept, marks.carina, _carina_of(found), height=height)
+        lines = [line for line in found.lines if line.device not in unknown]
+        kept = without_doubtful(sure, doubtful, lines, found.film_shape, height)
+        carinas = marks.carina, _carina_of(found)
+        read = EvaluatedFilm(patient, found.film_shape, sure, kept, *carinas, height=height, unknown=unknown)
         return EvaluatedReading(
             read,
             present,
             *_scores(found),
             carina_sure=marks.carina_sure >= SURE,
             tracheostomy=any(line.name == TRACHEOSTOMY for line in marks.lines),
+            doubtful=doubtful,
+            others=others,
         )
 
     return compare
@@ -154,24 +186,40 @@ def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], Evalu
 def _against_tables(
     patient: str,
     labels: dict[str, float],
-    lines: list[Line] | None,
+    lines: list[Line],
+    known: frozenset[Device],
     carina: np.ndarray | None,
     mm_per_px: float | None,
 ) -> Callable[[Findings], EvaluatedReading]:
-    """`labels`: those that are known. `lines`: all that are on the film; None where they are not known."""
-    present = {
-        device: any(labels[label] == 1 for label in LABELS_OF[device])
-        for device in Device
-        if labels.keys() >= {*LABELS_OF[device]}
-    }
+    """`labels`: those that are known. `lines`: those annotated. `known`: devices all of whose lines are among them."""
+    present = {device: has for device in Device if (has := _present(labels, device)) is not None}
+    true = [line for line in lines if line.device in known]
 
     def compare(found: Findings) -> EvaluatedReading:
-        mine, theirs = ((), ()) if lines is None else (lines, found.lines)
+        theirs = [line for line in found.lines if line.device in known]
         states, height = _calls(found, labels, mm_per_px), found.upright_shape[0]
-        read = EvaluatedFilm(patient, found.film_shape, mine, theirs, carina, _carina_of(found), states, height)
-        return EvaluatedReading(read, present, *_scores(found), lines_known=lines is not None)
+        carinas, unknown = (carina, _carina_of(found)), frozenset(MAPPED) - known
+        read = EvaluatedFilm(patient, found.film_shape, true, theirs, *carinas, states, height, unknown)
+        return EvaluatedReading(read, present, *_scores(found), lines_known=bool(known))
 
     return compare
+
+
+def _present(labels: dict[str, float], device: Device) -> bool | None:
+    """Whether a device is there by its known labels; None where they do not say."""
+    own = [labels.get(label) for label in LABELS_OF[device]]
+    return True if 1 in own else None if None in own else False
+
+
+def _known_lines(labels: dict[str, float], lines: list[Line], annotated: bool) -> frozenset[Device]:
+    """The devices all of whose lines are known: those that are not there, and those annotated.
+
+    A device that is there by its labels, but without a line on an annotated film, was not drawn; of one of unknown
+    labels, more lines may be there than were.
+    """
+    drawn = {line.device for line in lines} if annotated else set()
+    there = {device: _present(labels, device) for device in MAPPED}
+    return frozenset(device for device, has in there.items() if has is False or (has and device in drawn))
 
 
 def _calls(found: Findings, truth: dict[str, float], mm_per_px: float | None) -> list[StateCall]:

@@ -3,7 +3,7 @@
 Lengths below are shares of the heatmaps' longer side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -87,7 +87,12 @@ class _Ending(NamedTuple):
     tip: Keypoint | None
 
 
-def find_lines(maps: np.ndarray, bounds: Bounds | None = None, channels: Sequence[Channel] = MAPS) -> list[Line]:
+def find_lines(
+    maps: np.ndarray,
+    bounds: Bounds | None = None,
+    channels: Sequence[Channel] = MAPS,
+    least: Mapping[str, float] | None = None,
+) -> list[Line]:
     """The lines of a film, in the order of `Device` and of confidence, one for each instance of a device.
 
     A line's confidence comes from the mean probability of the heatmap along its path and its length (`_confidence`),
@@ -97,17 +102,36 @@ def find_lines(maps: np.ndarray, bounds: Bounds | None = None, channels: Sequenc
         maps: (maps, h, w) float32 in [0, 1].
         bounds: Where the film lies in the heatmaps, if it does not fill them.
         channels: What each heatmap shows.
+        least: By `Device.name`, the least confidence of a line that is given; `MIN_CONFIDENCE` where none is named.
 
     Raises `ValueError` for heatmaps of another shape or with values that are not numbers.
     """
+    return given_lines(traced_lines(maps, bounds, channels), maps, channels, least)
+
+
+def traced_lines(maps: np.ndarray, bounds: Bounds | None = None, channels: Sequence[Channel] = MAPS) -> list[Line]:
+    """All lines that are traced, also those of too little confidence to be given: from `CONFIDENCE` on.
+
+    Arguments, order and errors as of `find_lines`.
+    """
     heat, bounds = _checked(maps, bounds, channels)
-    found = [
+    return [
         line
         for device in Device
         if (MapKind.LINE, device) in heat
         for line in _lines_of(device, heat[MapKind.LINE, device], heat[MapKind.TIP, device], bounds)
-        if line.confidence >= MIN_CONFIDENCE
     ]
+
+
+def given_lines(
+    traced: Sequence[Line],
+    maps: np.ndarray,
+    channels: Sequence[Channel] = MAPS,
+    least: Mapping[str, float] | None = None,
+) -> list[Line]:
+    """Those of traced lines, in px of the heatmaps, that are given, in their order; arguments as of `find_lines`."""
+    heat = dict(zip(channels, maps, strict=True))
+    found = [line for line in traced if line.confidence >= (least or {}).get(line.device.name, MIN_CONFIDENCE)]
     # Without central catheters that are a Swan-Ganz catheter read again, or the other way around.
     scale = float(max(maps.shape))
     kept: list[Line] = []

@@ -26,6 +26,7 @@ from cxrlines.io.store import open_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.averaging import Averaging
+from cxrlines.reading.frequencies import FREQUENCIES, Frequencies
 from cxrlines.reading.interpretation import fit_suppression
 from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, Device
 
@@ -76,7 +77,9 @@ def calibrated(
     else:
         of_mean, about_mean, mean = _of_mean(_by_fold(tested, averaging), of_folds, test, root / "store/test")
     limits, of_test = _limits(own, of_folds, mean, of_mean)
-    return {"folds": about_folds, "mean": about_mean, "limits_of_test_films": of_test}, {
+    frequencies = Frequencies.of(own.truth, f"{len(own.truth)} films that the folds of its run held out").model_dump()
+    about = {"folds": about_folds, "mean": about_mean, "limits_of_test_films": of_test, FREQUENCIES: frequencies}
+    return about, {
         "fold_calibration": of_folds.lines or None,
         "calibration": of_mean.lines if of_folds.lines else None,
         **limits,

@@ -1,0 +1,36 @@
+"""What of a film's lines each limit of confidence would give."""
+
+from dataclasses import replace
+
+from cxrlines.core.findings import Findings, presence_of
+from cxrlines.evaluation.bundles.reference import ReferenceFilm
+from cxrlines.metrics.limit_trade import CONFIDENCES, FilmCounts, line_counts
+from cxrlines.reading.interpretation import FilmMaps
+from cxrlines.reading.trace.lines import given_lines
+from cxrlines.task import MAPPED, Device
+
+
+def limit_counts(film: ReferenceFilm, found: Findings, maps: FilmMaps | None) -> dict[Device, FilmCounts]:
+    """The counts of each device whose lines are known on the film; without heatmaps none are found."""
+    presence = presence_of(found.labels or {})
+    counts: list[dict[Device, tuple[int, int, int]]] = []
+    before = None
+    for limit in CONFIDENCES:
+        lines = (
+            []
+            if maps is None
+            else given_lines(maps.traced, maps.maps, maps.channels, dict.fromkeys(Device.__members__, limit))
+        )
+        if not counts or lines != before:
+            on_film = tuple(maps.on_film(line) for line in lines) if maps else ()
+            read = film.compare(replace(found, lines=on_film, distances=())).read
+            counts.append({device: line_counts(read, device) for device in MAPPED if device not in read.unknown})
+        else:
+            counts.append(counts[-1])
+        before = lines
+    return {
+        device: FilmCounts(
+            presence.get(device.name, 1.0), true, *zip(*(each[device][1:] for each in counts), strict=True)
+        )
+        for device, (true, _, _) in counts[0].items()
+    }

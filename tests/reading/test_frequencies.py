@@ -1,0 +1,151 @@
+"""Probabilities moved to other frequencies: those that Bayes' rule gives, and calibrated on films drawn at these."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cxrlines.evaluation.calibrators import fit_calibration
+from cxrlines.metrics.calibration import Calibration, calibration_error
+from cxrlines.reading.bundle import EMBEDDED, Bundle, BundleError, Manifest, load_bundle
+from cxrlines.reading.bundle_writing import with_manifest
+from cxrlines.reading.frequencies import FREQUENCIES, RANZCR, Frequencies, at_frequencies, moved
+from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, Device
+
+RANZCR_TABLE = Path(__file__).parents[3] / "shared/data/ranzcr/train.csv"
+LABEL = "ETT - Normal"
+
+
+def frequencies(share, source="films"):
+    devices = {device.name: share for device in Device}
+    return Frequencies(source=source, films=100, labels=dict.fromkeys(LABELS, share), devices=devices)
+
+
+def bundle(calibration, here, **more):
+    meta = {"calibration": {FREQUENCIES: here.model_dump()} if here else {}}
+    manifest = Manifest(
+        store={"size": 64, "aspect": "pad"},
+        input_size=64,
+        models=[{"name": "a", "fold": 0, "file": "a.safetensors", "config": {}}],
+        files={},
+        meta=meta,
+        calibration=calibration,
+        **more,
+    )
+    return Bundle(Path("bundle"), manifest, "0" * 12)
+
+
+def test_a_probability_moves_as_bayes_says():
+    """One finding that half the films with the label show, and one in ten of those without."""
+
+    def posterior(share):
+        return 0.5 * share / (0.5 * share + 0.1 * (1 - share))
+
+    manifest = at_frequencies(bundle({LABEL: (1.0, 0.0)}, frequencies(0.4)), frequencies(0.03))
+    row = np.full(len(LABELS), posterior(0.4))
+    out = dict(zip(LABELS, Calibration(manifest.calibration).apply(row), strict=True))
+    assert out == pytest.approx(dict.fromkeys(LABELS, posterior(0.03)))
+    assert moved(posterior(0.4), np.log(0.03 / 0.97) - np.log(0.4 / 0.6)) == pytest.approx(posterior(0.03))
+    assert moved(0.0, 3.0) == 0 and moved(1.0, -3.0) == 1
+
+
+def drawn(rng, shares, count=20_000):
+    """Truth at these shares, and probabilities of a classifier that is neither sure enough nor centred."""
+    truth = (rng.random((count, len(LABELS))) < shares).astype(int)
+    score = rng.normal(2.0 * truth, 1.0)
+    return truth, 1 / (1 + np.exp(-(0.6 * score - 0.2)))
+
+
+def test_what_was_calibrated_at_even_states_is_calibrated_at_the_wards_frequencies():
+    rng = np.random.default_rng(1)
+    there = np.linspace(0.02, 0.9, len(LABELS))
+    truth, p = drawn(rng, 0.3)
+    fitted = bundle(fit_calibration(p, truth).lines, Frequencies.of(truth, "even"))
+    other_truth, other = drawn(rng, there)
+    manifest = at_frequencies(fitted, Frequencies.of(drawn(rng, there)[0], "ward"))
+    before, after = (Calibration(m.calibration).apply(other) for m in (fitted.manifest, manifest))
+    for k in range(len(LABELS)):
+        assert calibration_error(other_truth[:, k], after[:, k]) < 0.015
+    assert calibration_error(other_truth, before) > 0.05 > 5 * calibration_error(other_truth, after)
+    # There and back again is where it was.
+    back = at_frequencies(
+        Bundle(Path("b"), manifest, "1" * 12),
+        Frequencies.model_validate(fitted.manifest.meta["calibration"][FREQUENCIES]),
+    )
+    for label, line in fitted.manifest.calibration.items():
+        assert back.calibration[label] == pytest.approx(line)
+
+
+def test_thresholds_call_the_same_films_and_say_their_precision_there():
+    rng = np.random.default_rng(2)
+    truth, p = drawn(rng, 0.3)
+    limit = 0.4
+    called, k = p[:, 0] >= limit, 0
+    own = {
+        "probability": limit,
+        "sensitivity": float(called[truth[:, k] == 1].mean()),
+        "specificity": float((~called)[truth[:, k] == 0].mean()),
+        "precision": 0.5,
+        "positives": 9,
+    }
+    each = [{"wanted": "sensitivity", "at_least": 0.9, **own}, {"wanted": "precision", "at_least": 0.5, **own}]
+    packed = bundle(
+        {LABELS[0]: (1.0, 0.0)}, Frequencies.of(truth, "even"), thresholds={LABELS[0]: each}, denied={"ETT": 0.2}
+    )
+    there, other = drawn(rng, 0.05)
+    manifest = at_frequencies(packed, Frequencies.of(there, "ward"))
+    (threshold,) = manifest.thresholds[LABELS[0]]
+    after = Calibration(manifest.calibration).apply(other)[:, 0]
+    now = after >= threshold.probability
+    assert np.array_equal(now, other[:, 0] >= limit)
+    assert threshold.precision == pytest.approx(there[now, 0].mean(), abs=0.03) and threshold.positives == 9
+    assert 0 < manifest.denied["ETT"] < 0.2
+
+
+def test_labels_whose_frequency_says_nothing_stay():
+    here, there = frequencies(0.4), frequencies(0.1)
+    here = here.model_copy(update={"labels": here.labels | {LABELS[0]: 0.0}})
+    there = there.model_copy(update={"labels": {label: 0.1 for label in LABELS[:-1]} | {LABELS[1]: 1.0}})
+    line = (1.2, 0.3)
+    packed = bundle(dict.fromkeys(LABELS, line), here)
+    manifest = at_frequencies(packed, there)
+    assert [label for label in LABELS if manifest.calibration[label] == line] == [LABELS[0], LABELS[1], LABELS[-1]]
+    assert all(manifest.calibration[label][0] == line[0] for label in LABELS)
+    assert packed.manifest.calibration == dict.fromkeys(LABELS, line), "the bundle itself is not changed"
+    now = manifest.meta["calibration"][FREQUENCIES]["labels"]
+    assert (now[LABELS[0]], now[LABELS[1]], now[LABELS[2]]) == (0.0, 0.4, 0.1)
+
+
+def test_frequencies_are_counted_among_what_is_known():
+    truth = np.full((4, len(LABELS)), -1)
+    first, second, *rest = (LABEL_INDEX[label] for label in LABELS_OF[Device.ETT])
+    truth[:, first] = [1, 0, 0, -1]
+    truth[:, [second, *rest]] = [[0], [0], [0], [1]]
+    counted = Frequencies.of(truth, "four films")
+    assert counted.labels[LABELS[first]] == pytest.approx(1 / 3) and counted.labels[LABELS[second]] == 0.25
+    assert counted.devices == {"ETT": 0.5} and {DEVICE_OF[label] for label in counted.labels} == {Device.ETT}
+
+
+@pytest.mark.skipif(not RANZCR_TABLE.is_file(), reason="the label table of RANZCR is not at ../shared/data")
+def test_the_frequencies_of_ranzcr_are_those_of_its_table():
+    table = Frequencies.of_table(RANZCR_TABLE)
+    assert table.labels == pytest.approx(RANZCR.labels) and table.devices == pytest.approx(RANZCR.devices)
+    assert table.films == RANZCR.films == 30083
+
+
+def test_bundles_without_calibration_or_its_frequencies_are_refused():
+    with pytest.raises(BundleError, match="is not calibrated"):
+        at_frequencies(bundle(None, frequencies(0.3)), RANZCR)
+    with pytest.raises(BundleError, match="at which frequencies it was calibrated; pack it anew"):
+        at_frequencies(bundle({LABEL: (1.0, 0.0)}, None), RANZCR)
+
+
+def test_a_bundle_is_written_with_another_manifest_over_itself_too(tmp_path):
+    shutil.copytree(EMBEDDED, tmp_path / "bundle")
+    packed = load_bundle(tmp_path / "bundle")
+    changed = packed.manifest.model_copy(update={"denied": {"ETT": 0.5}})
+    out = load_bundle(with_manifest(packed, changed, tmp_path / "bundle"))
+    assert out.manifest == changed and out.identity != packed.identity
+    assert json.loads((tmp_path / "bundle/bundle.json").read_text())["denied"] == {"ETT": 0.5}
