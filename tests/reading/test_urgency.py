@@ -48,6 +48,17 @@ def test_below_needs_no_spacing_but_which_way_is_up():
     assert not is_urgent(film(-3, notes=(Note(Code.POSE_UNSURE, "it may be turned"),)), READ_BY)
 
 
+def test_a_tube_that_is_followed_to_below_the_carina_is_urgent_wherever_its_tip_is():
+    for height, urgent in ((-3, True), (4, False)):
+        seen = film(height)
+        (line,) = seen.lines
+        for spacing in (MM, NO_SPACING):
+            faded = replace(seen, lines=(replace(line, tip=None, followed_to=line.tip),), distances=(), spacing=spacing)
+            assert is_urgent(faded, READ_BY) is urgent
+        unsure = replace(faded, quality=Quality(notes=(Note(Code.POSE_UNSURE, "it may be turned"),)))
+        assert not is_urgent(unsure, READ_BY)
+
+
 def test_a_nasogastric_tube_at_the_operating_point():
     point = READ_BY.operating_points[NGT_ABNORMAL].probability
     assert 0 < point < 1

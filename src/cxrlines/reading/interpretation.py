@@ -106,7 +106,8 @@ def findings_of(
         name = line.device.name
         if presence.get(name, 1.0) >= (suppress_below or {}).get(name, SUPPRESS_BELOW):
             path = to_maps.to_film(line.path)
-            lines.append(replace(line, path=path, tip=None if line.tip is None else path[-1]))
+            tip, followed_to = (None if end is None else path[-1] for end in (line.tip, line.followed_to))
+            lines.append(replace(line, path=path, tip=tip, followed_to=followed_to))
     landmarks = {
         name: Keypoint(to_maps.to_film(spot.xy[None])[0], spot.confidence)
         for name, spot in find_landmarks(maps, bounds, channels).items()
@@ -128,12 +129,13 @@ def findings_of(
 def distances_of(found: Findings) -> list[Distance]:
     """The distance of each line's tip from the carina, along and across the upright film, in the order of lines.
 
+    None of a line whose tip is not seen: nothing follows from where it was followed to.
     Directions go by `found.quality.rotation`, sizes by `found.spacing`.
     """
     carina = found.landmarks.get(Landmark.CARINA)
     distances = []
     for k, line in enumerate(found.lines):
-        if line.device is Device.NGT and line.tip is None:
+        if line.device is Device.NGT and line.leaves_film:
             by_rule = Distance(f"{line.device.name} tip off the film", k, rule=NGT_RULE)
             distances.append(_with_state(by_rule, State.INCOMPLETE, found))
         if line.tip is not None and carina is not None:

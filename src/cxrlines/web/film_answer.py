@@ -43,9 +43,9 @@ def page_words(findings: Findings, read_by: ReadBy) -> dict[str, Any]:
                 "tip": tip_words(findings, k),
                 "words": _words(findings, k),
                 "rules": rules_of(findings, k),
-                "measured": tip_words(findings, k) != line.device.name,
+                "measured": any(each.line == k and each.px is not None for each in findings.distances),
             }
-            for k, line in enumerate(findings.lines)
+            for k in range(len(findings.lines))
         ],
         "carina": carina_words(findings),
         "spacing": spacing_words(findings),

@@ -58,6 +58,7 @@ def test_sure_lines_are_true_doubtful_ones_neither_and_other_things_none(folder)
     assert evaluated.present == {Device.ETT: True, Device.NGT: True, Device.SWAN: False}
     assert [course.device for course in evaluated.read.true] == [Device.ETT, Device.NGT]
     assert evaluated.read.true[0].tip.tolist() == [50, 60] and evaluated.read.true[1].tip is None
+    assert evaluated.read.true[1].followed_to.tolist() == [50, 60], "it fades on the film"
     assert [course.device for course in evaluated.read.found] == [Device.ETT, Device.SWAN]
     assert evaluated.tracheostomy and not evaluated.carina_sure and evaluated.lines_known
     assert evaluated.read.true_carina.tolist() == [60, 50] and evaluated.read.found_carina.tolist() == [60, 53]
@@ -158,3 +159,11 @@ def test_test_films_of_which_nothing_is_known_are_refused(phantom, tmp_path):
         (tmp_path / name).symlink_to(phantom / name)
     with pytest.raises(EvaluationError, match="its test films have no labels; label them"):
         data_films(tmp_path)
+
+
+@pytest.mark.parametrize("end", [[50, 89], [119, 40], [50, 87.5]])
+def test_a_marked_line_without_a_tip_leaves_the_film_where_it_ends_at_its_edge(folder, end):
+    marks = {"a": {"carina": [60, 50], "lines": [mark("ngt", path=[[50, 0], end], tip_on_film=False)]}}
+    (film,) = marked_films(*folder(marks)).films
+    (true,) = film.compare(found()).read.true
+    assert true.leaves_film

@@ -11,7 +11,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
 from cxrlines.core.findings import Findings, Line
 from cxrlines.core.spacing import Spacing, SpacingKind
-from cxrlines.io.marks import NO_MARKS, TRACHEOSTOMY, FilmMarks, backdrop_patient, patients_of, read_marks
+from cxrlines.io.marks import NO_MARKS, TRACHEOSTOMY, FilmMarks, MarkedLine, backdrop_patient, patients_of, read_marks
 from cxrlines.io.rows import TableError, read_rows
 from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, read_dataset
 from cxrlines.metrics.device_presence import EvaluatedReading, without_doubtful
@@ -22,6 +22,8 @@ from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, MAPPED, STATE_OF, STUDY_
 
 SURE = 2
 """What is marked with at least this certainty is true; with less, it is neither true nor false."""
+AT_EDGE = 0.025
+"""A marked line without a tip that ends no farther than this from the film's edge, in longer sides, leaves it there."""
 RULED = (Device.ETT, Device.NGT)
 """Devices whose state follows from a rule; of a nasogastric tube only that it leaves the film."""
 
@@ -127,19 +129,16 @@ def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
 
 
 def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], EvaluatedReading]:
-    sure: list[Line] = []
-    doubtful: list[Line] = []
-    for line in marks.lines:
-        if line.device is not None:
-            tip = line.path[-1] if line.tip_on_film else None
-            (sure if line.sure >= SURE else doubtful).append(Line(line.device, line.path, tip))
+    lines = [line for line in marks.lines if line.device is not None]
+    sure, doubtful = ([line for line in lines if (line.sure >= SURE) is is_sure] for is_sure in (True, False))
     has, may = ({line.device for line in lines} for lines in (sure, doubtful))
     present = {device: device in has for device in Device if device in has or device not in may}
 
     def compare(found: Findings) -> EvaluatedReading:
-        height = found.upright_shape[0]
-        kept = without_doubtful(sure, doubtful, found.lines, found.film_shape, height)
-        read = EvaluatedFilm(patient, found.film_shape, sure, kept, marks.carina, _carina_of(found), height=height)
+        height, shape = found.upright_shape[0], found.film_shape
+        true, unsure = ([_marked(line, shape) for line in some] for some in (sure, doubtful))
+        kept = without_doubtful(true, unsure, found.lines, shape, height)
+        read = EvaluatedFilm(patient, shape, true, kept, marks.carina, _carina_of(found), height=height)
         return EvaluatedReading(
             read,
             present,
@@ -149,6 +148,17 @@ def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], Evalu
         )
 
     return compare
+
+
+def _marked(line: MarkedLine, shape: tuple[int, int]) -> Line:
+    """A marked line of a device: one without its tip leaves the film where it ends at the edge, else it fades."""
+    assert line.device is not None
+    end = line.path[-1]
+    if line.tip_on_film:
+        return Line(line.device, line.path, end)
+    edge = np.array(shape[::-1]) - 0.5
+    at_edge = min(*(end + 0.5), *(edge - end)) <= AT_EDGE * max(shape)
+    return Line(line.device, line.path, None, followed_to=None if at_edge else end)
 
 
 def _against_tables(

@@ -9,8 +9,13 @@ from cxrlines.task import DEVICE_OF, STATE_OF, Landmark
 
 
 def tip_words(findings: Findings, k: int) -> str:
-    """`ETT 3.1 cm above carina` of line `k`, in % of the film's height where it has no spacing; else its device."""
+    """What stands where line `k` ends: `ETT 3.1 cm above carina`, in % of the film's height where it has no spacing.
+
+    `NGT followed to here` where its tip is not seen; its device alone where it leaves the film, or without a carina.
+    """
     name = findings.lines[k].device.name
+    if findings.lines[k].followed_to is not None:
+        return f"{name} followed to here"
     distance = _first(findings, k)
     if distance is None:
         return name
@@ -33,8 +38,8 @@ def line_words(findings: Findings, k: int) -> str:
         span = " to ".join(dict.fromkeys(f"{end:.1f}" for end in ends))
         if distance.cm is None or span != f"{abs(distance.cm):.1f}":
             patient = f" ({span} cm in the patient)"
-    leaves = ", leaves the film" if line.tip is None else ""
-    return f"{tip_words(findings, k)}{patient}{leaves}, confidence {line.confidence:.2f}"
+    end = ", leaves the film" if line.leaves_film else ", further course not seen" if line.tip is None else ""
+    return f"{tip_words(findings, k)}{patient}{end}, confidence {line.confidence:.2f}"
 
 
 def rule_words(findings: Findings, distance: Distance) -> str | None:
