@@ -269,6 +269,37 @@ def test_a_gastric_tube_that_leaves_the_film_is_incompletely_imaged_with_or_with
     assert distances_of(found_with(line(Device.CVC, (400.0, 500.0)), {})) == []
 
 
+@pytest.mark.parametrize(
+    ("device", "tip", "states"),
+    [
+        (Device.CVC, (350.0, 460.0), ["NORMAL"]),  # 3 cm below the carina, 2.5 to its right
+        (Device.CVC, (450.0, 460.0), ["ABNORMAL"]),
+        (Device.CVC, (350.0, 500.0), ["BORDERLINE", "NORMAL"]),
+        (Device.NGT, (410.0, 500.0), ["ABNORMAL"]),  # 5 cm below
+        (Device.NGT, (410.0, 980.0), ["NORMAL"]),  # 29 cm below, 13 of them surely beyond the junction
+        (Device.NGT, (410.0, 650.0), ["ABNORMAL", "BORDERLINE"]),
+        (Device.SWAN, (350.0, 460.0), []),
+    ],
+)
+def test_tubes_and_catheters_have_the_states_that_the_carina_leaves_open(device, tip, states):
+    below = distances(device, tip, mm=(0.5, 0.5))[f"{device.name} tip below the carina"]
+    assert [state.name for state in below.possible] == states
+    assert below.state == (below.possible[0] if len(states) == 1 else None)
+    assert (below.rule is None) == (not states)
+    unsure = distances(device, tip, mm=(0.5, 0.5), quality=Quality(notes=(Note(Code.POSE_UNSURE, "turned?"),)))
+    cropped = distances(device, tip, quality=Quality(notes=(Note(Code.CROPPED, "cropped?"),)))
+    assert all(each.possible == () for each in (*unsure.values(), *cropped.values()))
+
+
+def test_the_length_beyond_the_junction_is_along_the_tube():
+    """A tube that turns level in the stomach: 17 cm deep, then 12 cm to the patient's left."""
+    path = np.array([[400.0, 0.0], [400.0, 740.0], [640.0, 740.0]])
+    film = found_with(Line(Device.NGT, path, path[-1]), mm=(0.5, 0.5))
+    assert distances_of(film)[0].state is State.NORMAL
+    short = found_with(Line(Device.NGT, path[:2], path[1]), mm=(0.5, 0.5))
+    assert distances_of(short)[0].possible == (State.BORDERLINE,)
+
+
 @pytest.mark.parametrize("device", Device)
 def test_nothing_follows_from_where_a_line_without_a_tip_is_followed_to(device):
     path = np.array([[400.0, 0.0], [400.0, 500.0]])

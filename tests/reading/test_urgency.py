@@ -39,8 +39,14 @@ def test_an_endotracheal_tube_by_its_height(height, urgent):
 
 
 def test_other_tubes_may_be_below_the_carina():
-    assert not is_urgent(film(-10, Device.NGT), READ_BY)
+    assert not is_urgent(film(-19, Device.NGT), READ_BY)
     assert not is_urgent(film(-3, Device.CVC), READ_BY)
+
+
+@pytest.mark.parametrize(("depth", "urgent"), [(-2, True), (7, True), (9, False), (15, False)])
+def test_a_nasogastric_tube_that_ends_in_the_chest_is_urgent(depth, urgent):
+    assert is_urgent(film(-depth, Device.NGT), READ_BY) is urgent
+    assert not is_urgent(film(-depth, Device.NGT, notes=(Note(Code.POSE_UNSURE, "it may be turned"),)), READ_BY)
 
 
 def test_below_needs_no_spacing_but_which_way_is_up():

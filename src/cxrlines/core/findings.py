@@ -115,9 +115,11 @@ class Distance:
             detector's, `cm` divided by `spacing.MAGNIFICATION`; without one that is believed, of a film of
             `LONG_SIDE_CM`, divided likewise. None where that film may be cropped. Rules go by this.
         rule: The position rule that applies, in words; None where there is none by the carina alone.
-        state: The state by that rule; None where `patient_cm` leaves several open, or the film may be turned.
+        state: The state by that rule; None where `patient_cm`, or where anatomy lies, leaves several open, or the film
+            may be turned.
         classifier: Probability of that state by the classifier.
         agrees: Whether that state is the classifier's most probable one of the device.
+        possible: Every state that the rule leaves open, `state` alone where it decides; none where it says nothing.
     """
 
     what: str
@@ -130,6 +132,7 @@ class Distance:
     state: State | None = None
     classifier: Confidence | None = None
     agrees: bool | None = None
+    possible: tuple[State, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,13 @@ def is_urgent(findings: Findings, read_by: ReadBy) -> bool:
     """Whether a film is to be seen before others.
 
     That is: the tip of an endotracheal tube lies at the carina, by the position rule, or below it, or the tube is
-    followed to below it, wherever its tip may be; or the probability of an abnormal nasogastric tube is at the
-    operating point of what read the film, or above it.
+    followed to below it, wherever its tip may be; or a nasogastric tube ends in the chest, by the position rule; or the
+    probability of an abnormal one is at the operating point of what read the film, or above it.
     """
     point = read_by.operating_points.get(NGT_ABNORMAL)
     if point is not None and (findings.labels or {}).get(NGT_ABNORMAL, 0.0) >= point.probability:
+        return True
+    if ngt_ends_in_chest(findings):
         return True
     for distance in findings.distances:
         if findings.lines[distance.line].device is Device.ETT and distance.what.endswith("above the carina"):
@@ -26,6 +28,14 @@ def is_urgent(findings: Findings, read_by: ReadBy) -> bool:
             if abnormal and distance.patient_cm is not None and distance.patient_cm[1] < ETT_CARINA:
                 return True
     return any(_reaches_carina(line, findings) for line in findings.lines)
+
+
+def ngt_ends_in_chest(findings: Findings) -> bool:
+    """Whether the tip of a nasogastric tube is seen above where the stomach begins, by the position rule."""
+    return any(
+        distance.state is State.ABNORMAL and findings.lines[distance.line].device is Device.NGT
+        for distance in findings.distances
+    )
 
 
 def _reaches_carina(line: Line, findings: Findings) -> bool:

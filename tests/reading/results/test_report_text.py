@@ -104,7 +104,7 @@ def test_the_rule_comes_with_the_classifiers_opinion(labels, verdict):
 def test_a_rule_that_does_not_decide_says_between_what_or_why():
     between = line(Device.ETT, (400.0, 448.5))  # 2.06 cm at the detector
     assert rules(found(between, spacing=CALIBRATED)) == ["by rule normal"]
-    assert rules(found(between, spacing=DETECTOR, labels=LIKELY)) == ["by rule borderline or normal (size uncertain)"]
+    assert rules(found(between, spacing=DETECTOR, labels=LIKELY)) == ["undecided by rule: borderline or normal"]
     cropped = found(TUBE, quality=Quality(notes=(Note(Code.CROPPED, "cut off"),)))
     assert rules(cropped) == ["no state by rule: neither the spacing nor the size of the film is known"]
     unsure = found(TUBE, spacing=CALIBRATED, quality=Quality(notes=(Note(Code.POSE_UNSURE, "turned?"),)))

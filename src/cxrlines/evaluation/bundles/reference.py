@@ -24,8 +24,8 @@ SURE = 2
 """What is marked with at least this certainty is true; with less, it is neither true nor false."""
 AT_EDGE = 0.025
 """A marked line without a tip that ends no farther than this from the film's edge, in longer sides, leaves it there."""
-RULED = (Device.ETT, Device.NGT)
-"""Devices whose state follows from a rule; of a nasogastric tube only that it leaves the film."""
+RULED = (Device.ETT, Device.NGT, Device.CVC)
+"""Devices whose state follows from a rule."""
 
 
 class EvaluationError(Error):
@@ -122,7 +122,7 @@ def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
         carina = data.landmarks.get(study, {}).get(Landmark.CARINA.value)
         compare = _against_tables(row["patient"], labels, lines, carina, spacing.get(study))
         films.append(ReferenceFilm(Path(row["film"]), row["patient"], compare))
-    remarks = [f"Films of the {split} split. The rule of a nasogastric tube says only whether it leaves the film."]
+    remarks = [f"Films of the {split} split."]
     if spacing:
         remarks.append("Rules go by each film's spacing in the patient, from the landmark table.")
     return ReferenceFilms(films, dict(data.left_out), tuple(remarks))

@@ -2,7 +2,6 @@
 
 from cxrlines.core.findings import Distance, Findings
 from cxrlines.core.notes import Code
-from cxrlines.core.rules import ett_states
 from cxrlines.core.spacing import MAGNIFICATION, SpacingKind
 from cxrlines.reading.interpretation import LONG_SIDE_CM
 from cxrlines.task import DEVICE_OF, STATE_OF, Landmark
@@ -53,8 +52,8 @@ def rule_words(findings: Findings, distance: Distance) -> str | None:
         return "no state by rule: the film may be turned"
     if distance.patient_cm is None:
         return "no state by rule: neither the spacing nor the size of the film is known"
-    possible = " or ".join(state.value.lower() for state in ett_states(*distance.patient_cm))
-    return f"by rule {possible} (size uncertain)"
+    possible = [state.value.lower() for state in distance.possible]
+    return f"undecided by rule: {' or '.join([', '.join(possible[:-1]), possible[-1]])}"
 
 
 def rules_of(findings: Findings, k: int) -> list[str]:
