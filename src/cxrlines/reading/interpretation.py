@@ -45,7 +45,7 @@ NGT_TIP_RULE = (
 CVC_RULE = (
     "tip in the lower superior vena cava or at the cavo-atrial junction (about 4 cm below the carina) is normal, "
     "higher in the vena cava or in the upper atrium borderline, elsewhere abnormal, as is one more than "
-    f"{CVC_LEFT:g} cm to the left of the carina"
+    f"{CVC_LEFT:g} cm to the patient's left of the carina"
 )
 SUPPRESS_BELOW = 0.2
 """No line is given of a device whose probability by the classifier is below this: on real films that spares a third to
