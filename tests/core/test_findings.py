@@ -70,6 +70,7 @@ def test_numbers_are_rounded_and_those_of_the_table_are_not() -> None:
         "path": [[400.0, 0.0], [400.1, 300.2]],
         "tip": [400.1, 300.2],
         "confidence": 0.8765,
+        "followed_to": None,
     }
     assert plain["landmarks"] == {"carina": {"xy": [0.0, 400.0], "confidence": 0.5}} and "-0.0" not in json.dumps(plain)
     assert (distance["px"], distance["patient_cm"], distance["state"]) == (99.8, [0.0, 2.35], "Normal")
@@ -83,6 +84,18 @@ def test_arrays_are_read_only_and_the_caller_s_own_stay_as_they_are() -> None:
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 5
     path[0] = 0
+
+
+def test_a_line_ends_at_a_tip_or_is_followed_to_a_point_or_leaves_the_film() -> None:
+    path = np.array([[1.0, 2.0], [3.0, 4.0]])
+    tip, off, faded = (Line(Device.NGT, path, *ends) for ends in ((path[-1],), (None,), (None, 0.5, path[-1])))
+    assert [line.leaves_film for line in (tip, off, faded)] == [False, True, False]
+    plain = [line["followed_to"] for line in Findings((9, 9), (tip, off, faded), {}, ()).as_dict()["lines"]]
+    assert plain == [None, None, [3.0, 4.0]]
+    with pytest.raises(ValueError, match="read-only"):
+        faded.followed_to[0] = 5  # type: ignore[index]
+    with pytest.raises(ValueError, match="both a tip and a point"):
+        Line(Device.NGT, path, path[-1], 1.0, path[-1])
 
 
 def test_presence_is_of_devices_that_have_labels() -> None:

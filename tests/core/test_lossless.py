@@ -17,7 +17,10 @@ RNG = np.random.default_rng(0)
 PATH = RNG.uniform(0, 3000, (40, 2))
 FULL = Findings(
     (3001, 2500),
-    (Line(Device.ETT, PATH, PATH[-1], float(np.float32(0.123456789))), Line(Device.CVC, PATH / 3, None, 1.0)),
+    (
+        Line(Device.ETT, PATH, PATH[-1], float(np.float32(0.123456789))),
+        Line(Device.CVC, PATH / 3, None, 1.0, PATH[-1] / 3),
+    ),
     {Landmark.CARINA: Keypoint(RNG.uniform(0, 9, 2), 1 / 3)},
     (Distance("ETT tip above the carina", 0, 1 / 7, -0.1, None, (0.1 + 0.2, 5.0), "rule", State.NORMAL, 0.3, True),),
     {label: float(p) for label, p in zip(LABELS, RNG.random(len(LABELS)), strict=True)},
@@ -40,6 +43,7 @@ def test_nothing_is_lost(findings: Findings) -> None:
         np.testing.assert_array_equal(one.path, other.path)
         assert type(one.device) is Device and not one.path.flags.writeable
         assert (one.tip is None) == (other.tip is None)
+        np.testing.assert_array_equal(one.followed_to, other.followed_to)
     assert (again.film_shape, again.within, again.spacing) == (findings.film_shape, findings.within, findings.spacing)
     assert (again.quality, again.notes, again.distances) == (findings.quality, findings.notes, findings.distances)
 

@@ -111,6 +111,7 @@ def test_a_film_shows_its_lines_findings_and_what_read_it(page, address):
     lines = answer["lines"]
     assert lines and page.locator("svg path.line").count() == len(lines)
     assert page.locator("svg circle.ring").count() == sum(line["tip"] is not None for line in lines)
+    assert page.locator("svg rect.ring").count() == sum(line["followed_to"] is not None for line in lines)
     assert page.locator("svg path.carina").count() == len(answer["landmarks"])
     assert page.locator("svg path.measure").count() == 1  # of the endotracheal tube
     said = page.locator("#findings").inner_text()
@@ -173,7 +174,7 @@ def test_keys_turn_lines_off_and_on_and_help_says_which(page):
     count = page.locator("svg path.line").count()
     page.keyboard.press("l")
     page.wait_for_timeout(100)
-    assert page.locator("svg path.line, svg path.carina, svg circle.ring").count() == 0
+    assert page.locator("svg path.line, svg path.carina, svg .ring").count() == 0
     page.keyboard.press("l")
     page.keyboard.press(str(list(Device).index(Device.ETT) + 1))
     page.wait_for_timeout(100)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from cxrlines.metrics.line_matching import EvaluatedFilm, StateCall, assigned, line_figures, match
+from cxrlines.metrics.line_matching import EvaluatedFilm, StateCall, TipCounts, assigned, line_figures, match
 from cxrlines.phantom.scene import make_scene
 from cxrlines.task import Device, State
 
@@ -193,6 +193,25 @@ def test_the_table_says_the_figures():
         "-",
     ]
     assert "ETT state right on 2 films: by rule 1.00 (1.00-1.00) (undecided 0.00), by classifier 0.00" in text
+
+
+def test_tips_that_are_given_and_right_given_and_wrong_and_not_given_are_counted():
+    one, unseen = course(Device.CVC), course(Device.CVC, tip=False)
+    films = [
+        film([one], [moved(one, (0, 40))], "a"),  # 4 % of the height
+        film([one], [moved(one, (0, 60))], "b"),
+        film([one], [unseen], "c"),
+        film([unseen], [one], "d"),
+        film([], [one], "e"),
+        film([unseen], [unseen], "f"),
+    ]
+    told = figures(*films).devices[Device.CVC]
+    assert told.tip_counts == TipCounts(right=1, wrong=1, unseen=1, not_given=1, of_false_lines=1)
+    assert told.tips_right.value == pytest.approx(1 / 3) and told.tips == 2
+    again = figures(*films[::-1]).devices[Device.CVC]
+    assert again.tip_counts == told.tip_counts and again.tips_right.value == told.tips_right.value
+    row = next(row for row in figures(*films).text().split("tips given")[1].splitlines() if row.startswith("CVC"))
+    assert row.split()[1:7] == ["1", "1", "1", "1", "1", "0.33"]
 
 
 def test_no_films_have_no_figures():

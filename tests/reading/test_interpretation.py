@@ -26,6 +26,7 @@ from cxrlines.reading.interpretation import (
     fit_suppression,
     turned,
 )
+from cxrlines.reading.trace.lines import TIP_PEAK
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State
 
 SHAPE = (1000, 800)
@@ -268,6 +269,60 @@ def test_a_gastric_tube_that_leaves_the_film_is_incompletely_imaged_with_or_with
     assert distances_of(found_with(line(Device.CVC, (400.0, 500.0)), {})) == []
 
 
+@pytest.mark.parametrize(
+    ("device", "tip", "states"),
+    [
+        (Device.CVC, (350.0, 460.0), ["NORMAL"]),  # 3 cm below the carina, 2.5 to its right
+        (Device.CVC, (450.0, 460.0), ["ABNORMAL"]),
+        (Device.CVC, (350.0, 500.0), ["BORDERLINE", "NORMAL"]),
+        (Device.NGT, (410.0, 500.0), ["ABNORMAL"]),  # 5 cm below
+        (Device.NGT, (410.0, 980.0), ["NORMAL"]),  # 29 cm below, 13 of them surely beyond the junction
+        (Device.NGT, (410.0, 650.0), ["ABNORMAL", "BORDERLINE"]),
+        (Device.SWAN, (350.0, 460.0), []),
+    ],
+)
+def test_tubes_and_catheters_have_the_states_that_the_carina_leaves_open(device, tip, states):
+    below = distances(device, tip, mm=(0.5, 0.5))[f"{device.name} tip below the carina"]
+    assert [state.name for state in below.possible] == states
+    assert below.state == (below.possible[0] if len(states) == 1 else None)
+    assert (below.rule is None) == (not states)
+    unsure = distances(device, tip, mm=(0.5, 0.5), quality=Quality(notes=(Note(Code.POSE_UNSURE, "turned?"),)))
+    cropped = distances(device, tip, quality=Quality(notes=(Note(Code.CROPPED, "cropped?"),)))
+    assert all(each.possible == () for each in (*unsure.values(), *cropped.values()))
+
+
+def test_the_length_beyond_the_junction_is_along_the_tube():
+    """A tube that turns level in the stomach: 17 cm deep, then 12 cm to the patient's left."""
+    path = np.array([[400.0, 0.0], [400.0, 740.0], [640.0, 740.0]])
+    film = found_with(Line(Device.NGT, path, path[-1]), mm=(0.5, 0.5))
+    assert distances_of(film)[0].state is State.NORMAL
+    short = found_with(Line(Device.NGT, path[:2], path[1]), mm=(0.5, 0.5))
+    assert distances_of(short)[0].possible == (State.BORDERLINE,)
+
+
+@pytest.mark.parametrize("device", Device)
+def test_nothing_follows_from_where_a_line_without_a_tip_is_followed_to(device):
+    path = np.array([[400.0, 0.0], [400.0, 500.0]])
+    assert distances_of(found_with(Line(device, path, None, followed_to=path[-1]), mm=(0.5, 0.5))) == []
+
+
+def test_a_line_ends_at_the_same_place_of_the_original_film_whether_that_is_a_tip_or_not(oracle):
+    ends = {}
+    scene = oracle.scene_of(0)
+    maps, placement = oracle.maps_of(scene)
+    faint = maps.copy()
+    for channel, (kind, _) in zip(faint, MAPS, strict=True):
+        if kind is MapKind.TIP:
+            channel *= 0.9 * TIP_PEAK
+    for name, each in (("tip", maps), ("followed_to", faint)):
+        lines = findings_of(each, placement, scene.view.shape).lines
+        ends[name] = [getattr(line, name) for line in lines if not line.leaves_film]
+        assert all((end == line.path[-1]).all() for end, line in zip(ends[name], lines, strict=False))
+    assert len(ends["tip"]) == len(ends["followed_to"]) > 0
+    for one, other in zip(ends["tip"], ends["followed_to"], strict=True):
+        assert np.hypot(*(one - other)) < 0.01 * max(scene.view.shape)
+
+
 def test_no_line_is_told_of_a_device_that_the_classifier_denies(oracle):
     scene = next(
         scene
@@ -341,10 +396,11 @@ def test_the_json_says_it_all_in_plain_values(oracle):
     assert told["labels"] == found.labels and told["presence"] == found.presence, "in full precision"
     assert told["lines"] and told["distances"]
     for one, plain in zip(found.lines, told["lines"], strict=True):
-        assert list(plain) == ["device", "path", "tip", "confidence"]
+        assert list(plain) == ["device", "path", "tip", "confidence", "followed_to"]
         assert Device[plain["device"]] is one.device
         assert np.abs(np.array(plain["path"]) - one.path).max() <= 0.0501
         assert (plain["tip"] is None) == (one.tip is None)
+        assert (plain["followed_to"] is None) == (one.followed_to is None)
     assert set(told["landmarks"]["carina"]) == {"xy", "confidence"}
     for one, plain in zip(found.distances, told["distances"], strict=True):
         assert list(plain) == [field.name for field in fields(Distance)]

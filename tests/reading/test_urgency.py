@@ -39,13 +39,30 @@ def test_an_endotracheal_tube_by_its_height(height, urgent):
 
 
 def test_other_tubes_may_be_below_the_carina():
-    assert not is_urgent(film(-10, Device.NGT), READ_BY)
+    assert not is_urgent(film(-19, Device.NGT), READ_BY)
     assert not is_urgent(film(-3, Device.CVC), READ_BY)
+
+
+@pytest.mark.parametrize(("depth", "urgent"), [(-2, True), (7, True), (9, False), (15, False)])
+def test_a_nasogastric_tube_that_ends_in_the_chest_is_urgent(depth, urgent):
+    assert is_urgent(film(-depth, Device.NGT), READ_BY) is urgent
+    assert not is_urgent(film(-depth, Device.NGT, notes=(Note(Code.POSE_UNSURE, "it may be turned"),)), READ_BY)
 
 
 def test_below_needs_no_spacing_but_which_way_is_up():
     assert is_urgent(film(-3, spacing=NO_SPACING), READ_BY)
     assert not is_urgent(film(-3, notes=(Note(Code.POSE_UNSURE, "it may be turned"),)), READ_BY)
+
+
+def test_a_tube_that_is_followed_to_below_the_carina_is_urgent_wherever_its_tip_is():
+    for height, urgent in ((-3, True), (4, False)):
+        seen = film(height)
+        (line,) = seen.lines
+        for spacing in (MM, NO_SPACING):
+            faded = replace(seen, lines=(replace(line, tip=None, followed_to=line.tip),), distances=(), spacing=spacing)
+            assert is_urgent(faded, READ_BY) is urgent
+        unsure = replace(faded, quality=Quality(notes=(Note(Code.POSE_UNSURE, "it may be turned"),)))
+        assert not is_urgent(unsure, READ_BY)
 
 
 def test_a_nasogastric_tube_at_the_operating_point():

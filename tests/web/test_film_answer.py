@@ -50,6 +50,17 @@ def test_only_what_has_a_distance_is_measured(read_by):
     assert words["ruler"] == "no spacing"
 
 
+def test_a_line_whose_tip_is_not_seen_is_followed_and_not_measured(read_by):
+    path = np.array([[500.0, 20.0], [500.0, 800.0]])
+    (line,) = page_words(found(lines=(Line(Device.NGT, path, None, 0.97, path[-1]),), distances=()), read_by)["lines"]
+    assert line == {
+        "tip": "NGT followed to here",
+        "words": "followed to here, further course not seen, confidence 0.97",
+        "rules": [],
+        "measured": False,
+    }
+
+
 def test_a_refused_film_says_why_and_lists_no_device(read_by):
     words = page_words(REFUSED, read_by)
     assert "lateral" in words["refused"] and words["urgent"] is None and "devices" not in words

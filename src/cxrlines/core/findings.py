@@ -17,8 +17,10 @@ from cxrlines.core.quality import NOT_ASSESSED, Quality
 from cxrlines.core.spacing import NO_SPACING, Spacing
 from cxrlines.task import EXCLUSIVE, LABELS_OF, STUDY_COLUMN, Device, Landmark, State
 
-SCHEMA_VERSION = 1
-"""Of the JSON format. Raised when a key goes or changes its meaning, not when one is added."""
+SCHEMA_VERSION = 2
+"""Of the JSON format. Raised when a key goes or changes its meaning, not when one is added.
+
+2: `tip` null no longer means that a line leaves the film, see `Line`."""
 
 
 def _rounded(digits: int) -> PlainSerializer:
@@ -54,22 +56,35 @@ def _read_only(points: np.ndarray) -> np.ndarray:
 class Line:
     """A line, found or ground truth.
 
+    It ends in one of three ways: at its tip (`tip`); unknown where, as it is followed to a point on the film and its
+    further course is not seen (`followed_to`); or off the film (neither).
+
     Attributes:
         device: What it is.
-        path: float64 (n, 2) [x, y] from entry to tip; read-only.
-        tip: float64 (2,), the path's last point; None where the line leaves the film.
+        path: float64 (n, 2) [x, y] from entry to where it ends; read-only.
+        tip: float64 (2,), the path's last point; None where the tip is not seen, or off the film.
         confidence: 0 to 1: a rank, not a probability (see `reading.trace.lines`); 1 of ground truth.
+        followed_to: float64 (2,), the path's last point where that is on the film and no tip; else None.
     """
 
     device: DeviceJson
     path: PathJson
     tip: PointJson | None
     confidence: Confidence = 1.0
+    followed_to: PointJson | None = None
 
     def __post_init__(self) -> None:
+        if self.tip is not None and self.followed_to is not None:
+            raise ValueError("line: has both a tip and a point that it is followed to; it ends at one of them")
         object.__setattr__(self, "path", _read_only(self.path))
-        if self.tip is not None:
-            object.__setattr__(self, "tip", _read_only(self.tip))
+        for name in ("tip", "followed_to"):
+            if (point := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _read_only(point))
+
+    @property
+    def leaves_film(self) -> bool:
+        """Whether the line goes on beyond the film's edge."""
+        return self.tip is None and self.followed_to is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +115,11 @@ class Distance:
             detector's, `cm` divided by `spacing.MAGNIFICATION`; without one that is believed, of a film of
             `LONG_SIDE_CM`, divided likewise. None where that film may be cropped. Rules go by this.
         rule: The position rule that applies, in words; None where there is none by the carina alone.
-        state: The state by that rule; None where `patient_cm` leaves several open, or the film may be turned.
+        state: The state by that rule; None where `patient_cm`, or where anatomy lies, leaves several open, or the film
+            may be turned.
         classifier: Probability of that state by the classifier.
         agrees: Whether that state is the classifier's most probable one of the device.
+        possible: Every state that the rule leaves open, `state` alone where it decides; none where it says nothing.
     """
 
     what: str
@@ -115,6 +132,7 @@ class Distance:
     state: State | None = None
     classifier: Confidence | None = None
     agrees: bool | None = None
+    possible: tuple[State, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +143,7 @@ class Findings:
         film_shape: (height, width) px of the original film.
         lines: In the order of `Device` and of confidence.
         landmarks: Those that were found.
-        distances: Of each line's tip from the carina.
+        distances: Of the tips that are seen from the carina, and that a nasogastric tube leaves the film.
         labels: Probability by label, of the labels that the bundle has; None if the film is not usable, see `quality`.
         spacing: Of the original film, and what it rests on.
         seconds: For decoding and preparing, and the film's share of its batch.

@@ -1,4 +1,4 @@
-"""Position rules that need no more than a tip and the carina: for the phantom's labels and the reader's states."""
+"""Position rules that need no more than a line and the carina: for the phantom's labels and the reader's states."""
 
 from cxrlines.task import State
 
@@ -29,3 +29,65 @@ def ett_states(low: float, high: float) -> tuple[State, ...]:
     """
     found = {ett_state(height) for height in (low, high, *(limit for limit in _LIMITS if low < limit < high))}
     return tuple(state for state in State if state in found)
+
+
+# Depths below the carina, cm on the patient. The superior vena cava begins 3.04 +- 1.12 above the carina, and meets the
+# atrium 4.03 +- 1.36 below it (mean and standard deviation of 112 CTs: Mahlon & Yoon, JVIR 2007;18:1106).
+SVC_ORIGIN = (-4.2, -1.9)
+CAVO_ATRIAL = (2.7, 5.4)
+CVC_LOWER_SVC, CVC_JUNCTION, CVC_UPPER_ATRIUM = -3.0, 1.0, 3.0
+"""Depths below the cavo-atrial junction between which a central catheter's tip is normal, and borderline."""
+CVC_LEFT = 1.0
+"""A tip farther to the patient's left of the carina, cm, is not in the superior vena cava or the right atrium."""
+GASTRO_OESOPHAGEAL = (8.0, 16.0)
+"""Depth of the gastro-oesophageal junction below the carina: 16 along the oesophagus (40 and 24 cm from the incisors:
+AJCC Cancer Staging Manual, 6th ed.), less straight down; half of it is taken for the least of an adult."""
+NGT_DEEP = 10.0
+"""Length of a nasogastric tube beyond the junction from which on its side holes lie in the stomach."""
+
+Range = tuple[float, float]
+"""The least and the most cm that are possible."""
+
+
+def cvc_states(below: Range, right: Range) -> tuple[State, ...]:
+    """Every state that a central catheter may have, in the order of `State`.
+
+    Normal from 3 above the cavo-atrial junction to 1 below it (lower superior vena cava, or the junction: Vesely, JVIR
+    2003;14:527); elsewhere in the superior vena cava, or to 3 below the junction, borderline; deeper, above the vena
+    cava, or to the left (Gibson & Bodenham, Br J Anaesth 2013;110:333), abnormal. Undecided what the place of the
+    junction and of the origin of the vena cava, within one standard deviation, leaves open.
+
+    Args:
+        below: Depth of the tip below the carina, cm.
+        right: How far the tip lies to the patient's right of the carina, cm.
+    """
+    if right[1] < -CVC_LEFT or below[1] < SVC_ORIGIN[0]:
+        return (State.ABNORMAL,)
+    low, high = below[0] - CAVO_ATRIAL[1], below[1] - CAVO_ATRIAL[0]
+    possible = {
+        State.ABNORMAL: right[0] < -CVC_LEFT or below[0] < SVC_ORIGIN[1] or high > CVC_UPPER_ATRIUM,
+        State.BORDERLINE: low < CVC_LOWER_SVC or (low <= CVC_UPPER_ATRIUM and high > CVC_JUNCTION),
+        State.NORMAL: low <= CVC_JUNCTION and high >= CVC_LOWER_SVC,
+    }
+    return tuple(state for state in State if possible.get(state))
+
+
+def ngt_states(below: Range, beyond: Range) -> tuple[State, ...]:
+    """Every state that a nasogastric tube whose tip is on the film may have, in the order of `State`.
+
+    Normal with at least 10 of its length beyond the gastro-oesophageal junction, so that the side holes lie in the
+    stomach (the usual reporting rule); with less, borderline; abnormal where its tip is not beyond the junction: in the
+    oesophagus, in a bronchus, or turned back. Undecided what the junction's place leaves open.
+
+    Args:
+        below: Depth of the tip below the carina, cm.
+        beyond: Length, cm, of the tube that is deeper than `GASTRO_OESOPHAGEAL`: than the most, and than the least.
+    """
+    if below[1] < GASTRO_OESOPHAGEAL[0]:
+        return (State.ABNORMAL,)
+    possible = {
+        State.ABNORMAL: below[0] < GASTRO_OESOPHAGEAL[1],
+        State.BORDERLINE: beyond[0] < NGT_DEEP,
+        State.NORMAL: beyond[1] >= NGT_DEEP,
+    }
+    return tuple(state for state in State if possible.get(state))

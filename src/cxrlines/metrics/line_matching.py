@@ -19,6 +19,8 @@ from cxrlines.task import Device, State
 
 TOLERANCE = 0.02
 """A found line matches a true one if they are no farther apart than this share of the film's height, in the mean."""
+TIP_RIGHT = 5.0
+"""A tip that is given is right if it is no farther than this from the true one, % of the film's height."""
 MASK_SIDE = 512
 """Longer side in px at which lines are drawn to be compared, `heatmaps.LINE_WIDTH` of it wide."""
 INTERVALS = "95 % intervals by patient, where there are two or more"
@@ -81,6 +83,18 @@ class DeviceFigures:
     tip_median: Figure  # distance of found tips from true ones, of matched lines that have both, % of height
     tip_95: Figure  # its 95th percentile
     tips: int  # how many these are
+    tips_right: Figure  # share of the tips given of matched lines that are within `TIP_RIGHT` of the true one
+    tip_counts: "TipCounts"
+
+
+class TipCounts(NamedTuple):
+    """Tips of the lines of one device, by whether they were given and are right."""
+
+    right: int = 0  # given of matched lines, within `TIP_RIGHT` of the true one
+    wrong: int = 0  # given of matched lines, farther from it
+    unseen: int = 0  # given of matched lines whose true tip is off the film or not to be seen
+    not_given: int = 0  # true ones of matched lines, where none was given
+    of_false_lines: int = 0  # given of lines that match no true one
 
 
 @dataclass(frozen=True)
@@ -119,13 +133,33 @@ class LineFigures:
         for device, f in self.devices.items():
             cells = (f.recall, f.false_positives, f.dice, f.tip_median, f.tip_95)
             rows.append((device.name, str(f.true), str(f.matched), *(cell.text() for cell in cells)))
+        tips: list[Sequence[str]] = [
+            (
+                "tips given",
+                "right",
+                f"wrong (> {TIP_RIGHT:g} %)",
+                "of unseen",
+                "of false lines",
+                "not given",
+                "share right",
+            )
+        ]
+        for device, f in self.devices.items():
+            n = f.tip_counts
+            counts = (n.right, n.wrong, n.unseen, n.of_false_lines, n.not_given)
+            tips.append((device.name, *map(str, counts), f.tips_right.text()))
         states = [
             f"{device.name} state right on {s.films} films: by rule {s.rule.text()} "
             f"(undecided {s.undecided:.2f}), by classifier {s.classifier.text()}"
             for device, s in self.states.items()
         ]
         return "\n".join(
-            [table(rows), f"false positives a film, of all devices: {self.false_positives.text()}", *states]
+            [
+                table(rows),
+                table(tips),
+                f"false positives a film, of all devices: {self.false_positives.text()}",
+                *states,
+            ]
         )
 
 
@@ -144,6 +178,7 @@ class _Compared(NamedTuple):
     matched: int
     false_positives: int
     tip_errors: list[float]
+    tips: TipCounts
 
 
 def line_figures(films: Sequence[EvaluatedFilm], *, resamples: int = RESAMPLES, seed: int = 0) -> LineFigures:
@@ -192,6 +227,8 @@ def line_figures(films: Sequence[EvaluatedFilm], *, resamples: int = RESAMPLES, 
             tip_median=quantile(tips, 0.5),
             tip_95=quantile(tips, 0.95),
             tips=sum(map(len, tips)),
+            tips_right=ratio((c.tips.right for c in compared), (sum(c.tips[:3]) for c in compared)),
+            tip_counts=TipCounts(*(sum(each) for each in zip(*(c.tips for c in compared), strict=True))),
         )
 
     def all_false_positives(weights: np.ndarray) -> np.ndarray:
@@ -288,12 +325,17 @@ def _compare(film: EvaluatedFilm, device: Device) -> _Compared:
     true = [line for line in film.true if line.device is device and len(_even(line.path, film.shape, height))]
     found = [line for line in film.found if line.device is device]
     if not true and not found:
-        return _Compared(0.0, 0.0, 0, 0, 0, [])
+        return _Compared(0.0, 0.0, 0, 0, 0, [], TipCounts())
     pairs = match(true, found, film.shape, height)
     errors = _errors([(found[j].tip, true[i].tip) for i, j in pairs], height)
     one, other = (_mask(lines, film.shape) for lines in (true, found))
     both, sizes = float(np.minimum(one, other).sum()), float(one.sum() + other.sum())
-    return _Compared(both, sizes, len(true), len(pairs), len(found) - len(pairs), errors)
+    right = sum(error <= TIP_RIGHT for error in errors)
+    given = sum(found[j].tip is not None for _, j in pairs)
+    there = sum(true[i].tip is not None for i, _ in pairs)
+    of_all = sum(line.tip is not None for line in found)
+    tips = TipCounts(right, len(errors) - right, given - len(errors), there - len(errors), of_all - given)
+    return _Compared(both, sizes, len(true), len(pairs), len(found) - len(pairs), errors, tips)
 
 
 def _mask(lines: Sequence[Line], shape: tuple[int, int]) -> np.ndarray:

@@ -14,6 +14,7 @@ from cxrlines.core.polyline import Points
 from cxrlines.io.marks import NO_MARKS, FilmMarks, backdrop_patient, patients_of
 from cxrlines.phantom.canvas import Field
 from cxrlines.phantom.vary import Film
+from cxrlines.task import Device
 
 NO_CARINA = "carina not marked"
 DOUBTFUL = "doubtful line"

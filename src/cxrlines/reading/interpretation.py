@@ -12,8 +12,20 @@ import numpy as np
 from cxrlines.core.findings import Distance, Findings, Keypoint, Line, presence_of
 from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.notes import Code
+from cxrlines.core.polyline import resample
 from cxrlines.core.quality import NOT_ASSESSED, Quality
-from cxrlines.core.rules import ETT_CARINA, ETT_HIGH, ETT_LARYNX, ETT_LOW, ett_states
+from cxrlines.core.rules import (
+    CVC_LEFT,
+    ETT_CARINA,
+    ETT_HIGH,
+    ETT_LARYNX,
+    ETT_LOW,
+    GASTRO_OESOPHAGEAL,
+    NGT_DEEP,
+    cvc_states,
+    ett_states,
+    ngt_states,
+)
 from cxrlines.core.spacing import MAGNIFICATION, NO_SPACING, Spacing, SpacingKind
 from cxrlines.core.transform import Affine
 from cxrlines.reading.trace.lines import Bounds, Channel, find_landmarks, find_lines, traced_lines
@@ -27,6 +39,15 @@ ETT_RULE = (
     f"{ETT_CARINA:g} to {ETT_LARYNX:g} cm borderline, else abnormal"
 )
 NGT_RULE = "a tube that leaves the film is incompletely imaged"
+NGT_TIP_RULE = (
+    f"{NGT_DEEP:g} cm of tube beyond the gastro-oesophageal junction ({GASTRO_OESOPHAGEAL[0]:g} to "
+    f"{GASTRO_OESOPHAGEAL[1]:g} cm below the carina) are normal, less borderline, a tip that is not beyond it abnormal"
+)
+CVC_RULE = (
+    "tip in the lower superior vena cava or at the cavo-atrial junction (about 4 cm below the carina) is normal, "
+    "higher in the vena cava or in the upper atrium borderline, elsewhere abnormal, as is one more than "
+    f"{CVC_LEFT:g} cm to the patient's left of the carina"
+)
 SUPPRESS_BELOW = 0.2
 """No line is given of a device whose probability by the classifier is below this: on real films that spares a third to
 a half of the false positive nasogastric tubes, and costs hardly a true one (docs/experiments.md, 2026-11-25)."""
@@ -100,7 +121,8 @@ class FilmMaps:
     def on_film(self, line: Line) -> Line:
         """A line in px of the heatmaps, in those of the film."""
         path = self.to_maps.to_film(line.path)
-        return replace(line, path=path, tip=None if line.tip is None else path[-1])
+        tip, followed_to = (None if end is None else path[-1] for end in (line.tip, line.followed_to))
+        return replace(line, path=path, tip=tip, followed_to=followed_to)
 
 
 def findings_of(
@@ -163,14 +185,15 @@ def findings_of(
 def distances_of(found: Findings) -> list[Distance]:
     """The distance of each line's tip from the carina, along and across the upright film, in the order of lines.
 
+    None of a line whose tip is not seen: nothing follows from where it was followed to.
     Directions go by `found.quality.rotation`, sizes by `found.spacing`.
     """
     carina = found.landmarks.get(Landmark.CARINA)
     distances = []
     for k, line in enumerate(found.lines):
-        if line.device is Device.NGT and line.tip is None:
+        if line.device is Device.NGT and line.leaves_film:
             by_rule = Distance(f"{line.device.name} tip off the film", k, rule=NGT_RULE)
-            distances.append(_with_state(by_rule, State.INCOMPLETE, found))
+            distances.append(_with_states(by_rule, (State.INCOMPLETE,), found))
         if line.tip is not None and carina is not None:
             distances += _from_carina(k, turned(line.tip - carina.xy, found.quality.rotation), found)
     return distances
@@ -198,12 +221,44 @@ def _from_carina(k: int, vector: np.ndarray, found: Findings) -> list[Distance]:
 
     across = distance("to the patient's right of the carina", right, 0, -1 if right > 0 else 1)
     if device is not Device.ETT:
-        return [distance("below the carina", 0, down, 1 if down >= 0 else -1), across]
-    above = replace(distance("above the carina", 0, down, -1 if down > 0 else 1), rule=ETT_RULE)
-    if above.patient_cm is not None and not found.has(Code.POSE_UNSURE):  # which way is up is then not known either
-        possible = ett_states(*above.patient_cm)
-        above = _with_state(above, possible[0], found) if len(possible) == 1 else above
+        below = distance("below the carina", 0, down, 1 if down >= 0 else -1)
+        return [_by_rule(below, across, found), across]
+    above = _by_rule(distance("above the carina", 0, down, -1 if down > 0 else 1), across, found)
     return [above, across, distance("to the carina, straight", right, down)]
+
+
+def _by_rule(along: Distance, across: Distance, found: Findings) -> Distance:
+    """The distance along the film with its device's position rule and the states that this leaves open."""
+    line = found.lines[along.line]
+    rule = {Device.ETT: ETT_RULE, Device.NGT: NGT_TIP_RULE, Device.CVC: CVC_RULE}.get(line.device)
+    along = replace(along, rule=rule)
+    if rule is None or found.has(Code.POSE_UNSURE):  # which way is up is then not known either
+        return along
+    if along.patient_cm is None or across.patient_cm is None:
+        return along
+    if line.device is Device.ETT:
+        return _with_states(along, ett_states(*along.patient_cm), found)
+    if line.device is Device.CVC:
+        return _with_states(along, cvc_states(along.patient_cm, across.patient_cm), found)
+    return _with_states(along, ngt_states(along.patient_cm, _beyond_junction(along, found)), found)
+
+
+def _beyond_junction(tip: Distance, found: Findings) -> tuple[float, float]:
+    """cm of a tube, in the patient, below the lowest and the highest place that the junction may have: least, most.
+
+    `tip` gives the size of the film: its distance in px and in the patient; px are taken for square.
+    """
+    if not tip.px or tip.patient_cm is None:
+        return 0.0, 0.0
+    path = found.lines[tip.line].path - found.landmarks[Landmark.CARINA].xy
+    path = resample(path, 1.0) if len(path) > 1 else path
+    depth = np.array([turned(point, found.quality.rotation)[1] for point in path])
+    steps = np.hypot(*np.diff(path, axis=0).T)
+    lengths = []
+    for cm, junction in zip(sorted(abs(end) for end in tip.patient_cm), GASTRO_OESOPHAGEAL[::-1], strict=True):
+        cm_per_px = cm / abs(tip.px)
+        lengths.append(float(steps[(depth * cm_per_px)[1:] > junction].sum() * cm_per_px))
+    return lengths[0], lengths[1]
 
 
 def _in_patient(px: float, cm: float | None, found: Findings) -> tuple[float, float] | None:
@@ -217,8 +272,12 @@ def _in_patient(px: float, cm: float | None, found: Findings) -> tuple[float, fl
     return min(possible), max(possible)
 
 
-def _with_state(distance: Distance, state: State, found: Findings) -> Distance:
-    """With the state by a rule, and the classifier's probability of it, where it has labels of the device."""
+def _with_states(distance: Distance, possible: tuple[State, ...], found: Findings) -> Distance:
+    """With the states that a rule leaves open; of a single one the classifier's probability, where it has labels."""
+    distance = replace(distance, possible=possible)
+    if len(possible) != 1:
+        return distance
+    (state,) = possible
     device, labels = found.lines[distance.line].device, found.labels or {}
     known = [label for label in LABELS_OF[device] if label in labels]
     if not known:

@@ -13,7 +13,7 @@ from cxrlines.reading.results.report_text import (
     spacing_words,
     tip_words,
 )
-from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent
+from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent, ngt_ends_in_chest
 from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, STUDY_COLUMN, Device, Landmark
 
 LIKELY = 0.5
@@ -43,9 +43,9 @@ def page_words(findings: Findings, read_by: ReadBy) -> dict[str, Any]:
                 "tip": tip_words(findings, k),
                 "words": _words(findings, k),
                 "rules": rules_of(findings, k),
-                "measured": tip_words(findings, k) != line.device.name,
+                "measured": any(each.line == k and each.px is not None for each in findings.distances),
             }
-            for k, line in enumerate(findings.lines)
+            for k in range(len(findings.lines))
         ],
         "carina": carina_words(findings),
         "spacing": spacing_words(findings),
@@ -78,7 +78,7 @@ def urgency(findings: Findings, read_by: ReadBy) -> str | None:
     point = read_by.operating_points.get(NGT_ABNORMAL)
     if point is not None and (findings.labels or {}).get(NGT_ABNORMAL, 0.0) >= point.probability:
         return f"NGT abnormal, above its operating point of {point.probability:.2f}"
-    return "ETT at or below the carina"
+    return "NGT ends in the chest, by rule" if ngt_ends_in_chest(findings) else "ETT at or below the carina"
 
 
 def sentence(findings: Findings, read_by: ReadBy) -> str:

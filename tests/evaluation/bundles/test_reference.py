@@ -59,6 +59,7 @@ def test_sure_lines_are_true_doubtful_ones_neither_and_other_things_none(folder)
     assert evaluated.present == {Device.ETT: True, Device.NGT: True, Device.SWAN: False}
     assert [course.device for course in evaluated.read.true] == [Device.ETT, Device.NGT]
     assert evaluated.read.true[0].tip.tolist() == [50, 60] and evaluated.read.true[1].tip is None
+    assert evaluated.read.true[1].followed_to.tolist() == [50, 60], "it fades on the film"
     assert [course.device for course in evaluated.read.found] == [Device.ETT, Device.SWAN]
     assert evaluated.tracheostomy and not evaluated.carina_sure and evaluated.lines_known
     assert evaluated.read.true_carina.tolist() == [60, 50] and evaluated.read.found_carina.tolist() == [60, 53]
@@ -243,3 +244,11 @@ def test_a_device_half_corrected_counts_neither_way(phantom, tmp_path):
     assert evaluated({}, skip=(Device.CVC,)).present[Device.CVC]
     # One label that is known to hold says that the device is there; one that does not hold says nothing.
     assert evaluated({LABELS_OF[Device.ETT][0]: 1, LABELS_OF[Device.ETT][1]: -1}).present[Device.ETT]
+
+
+@pytest.mark.parametrize("end", [[50, 89], [119, 40], [50, 87.5]])
+def test_a_marked_line_without_a_tip_leaves_the_film_where_it_ends_at_its_edge(folder, end):
+    marks = {"a": {"carina": [60, 50], "lines": [mark("ngt", path=[[50, 0], end], tip_on_film=False)]}}
+    (film,) = marked_films(*folder(marks)).films
+    (true,) = film.compare(found()).read.true
+    assert true.leaves_film

@@ -184,3 +184,18 @@ def test_operating_points_decide_which_labels_are_bright():
     strip = (slice(None), slice(900, None))
     assert plain[strip].astype(int).sum() < low[strip].astype(int).sum()  # as bright, and marked
     assert high[strip].astype(int).sum() < low[strip].astype(int).sum()
+
+
+def test_an_end_that_is_no_tip_has_a_square_instead_of_a_ring_and_stays_visible():
+    shape = (900, 900)
+    before = film(shape)
+    found = findings(shape)
+    (tip, off) = found.lines
+    faded = replace(found, lines=(replace(tip, tip=None, followed_to=tip.tip), off), distances=())
+    ring, square = (draw_findings(before, each)[:, :900] for each in (found, faded))
+    x, y, radius = 300, 450, 900 // 110
+    assert (square[y - 2 : y + 3, x - 2 : x + 3] == before[y - 2 : y + 3, x - 2 : x + 3, None]).all()
+    colour = np.array(DEVICE_COLOURS[Device.CVC])
+    for dx, dy in ((1, 1), (1, -1), (-1, 1), (-1, -1)):  # a corner of the square lies outside the ring
+        near = np.s_[y + dy * radius - 1 : y + dy * radius + 2, x + dx * radius - 1 : x + dx * radius + 2]
+        assert (square[near] == colour).all(2).any() and not (ring[near] == colour).all(2).any()

@@ -80,6 +80,15 @@ def test_a_line_has_its_confidence_and_what_its_height_may_be_in_the_patient():
     assert line_words(off, 0) == "NGT, leaves the film, confidence 0.70"
 
 
+def test_of_a_line_whose_tip_is_not_seen_no_distance_and_no_state_is_said():
+    path = np.linspace((400.0, 0.0), (400.0, 700.0), 20)
+    fades = found(Line(Device.NGT, path, None, 0.97, followed_to=path[-1]), spacing=CALIBRATED, labels=LIKELY)
+    assert tip_words(fades, 0) == "NGT followed to here"
+    assert line_words(fades, 0) == "NGT followed to here, further course not seen, confidence 0.97"
+    assert rules(fades) == [] and spacing_words(fades) is None
+    assert "carina" not in as_text(fades).replace("Carina found", "") and "rule" not in as_text(fades)
+
+
 @pytest.mark.parametrize(
     ("labels", "verdict"),
     [
@@ -95,7 +104,7 @@ def test_the_rule_comes_with_the_classifiers_opinion(labels, verdict):
 def test_a_rule_that_does_not_decide_says_between_what_or_why():
     between = line(Device.ETT, (400.0, 448.5))  # 2.06 cm at the detector
     assert rules(found(between, spacing=CALIBRATED)) == ["by rule normal"]
-    assert rules(found(between, spacing=DETECTOR, labels=LIKELY)) == ["by rule borderline or normal (size uncertain)"]
+    assert rules(found(between, spacing=DETECTOR, labels=LIKELY)) == ["undecided by rule: borderline or normal"]
     cropped = found(TUBE, quality=Quality(notes=(Note(Code.CROPPED, "cut off"),)))
     assert rules(cropped) == ["no state by rule: neither the spacing nor the size of the film is known"]
     unsure = found(TUBE, spacing=CALIBRATED, quality=Quality(notes=(Note(Code.POSE_UNSURE, "turned?"),)))

@@ -1,13 +1,13 @@
 """Lines and landmarks of maps: perfect ones give the truth back, spoilt ones nearly; nothing comes of nothing."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA, draw_maps, to_map
-from cxrlines.reading.trace.lines import Bounds, find_landmarks, find_lines
+from cxrlines.reading.trace.lines import APART, TIP_PEAK, Bounds, find_landmarks, find_lines
 from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind
 
 SEEDS = range(40)
@@ -27,7 +27,9 @@ def judged(oracle, maps_by_seed):
             tips = [line.tip for line in lines if line.tip is not None]
             expected = sum(line.device is device for line in oracle.true_lines(scene))
             count += expected
-            if len(lines) != expected or len(tips) != len(true):
+            # The heatmap of two tips next to each other has one peak.
+            near = min((np.hypot(*(a - b)) for a, b in combinations(true, 2)), default=np.inf) < APART * SIDE
+            if len(lines) != expected or len(tips) > len(true) or len(tips) < len(true) - near:
                 wrong.append((seed, device.name))
             elif tips:
                 distance = np.hypot(*(np.array(true)[:, None] - np.array(tips)).transpose(2, 0, 1)) / SIDE
@@ -78,7 +80,7 @@ def test_the_end_with_the_tip_is_the_tip_whichever_way_it_points():
     maps = np.zeros((9, SIDE, SIDE), np.float32)
     maps[0, 40:150, 95:98] = 0.9
     down = find_lines(maps)[0]
-    assert down.tip[1] > 140  # an endotracheal tube without a tip map ends below
+    assert down.path[-1, 1] > 140  # an endotracheal tube without a tip map ends below
     y, x = np.mgrid[:SIDE, :SIDE]
     maps[4] = np.exp(-((x - 96.3) ** 2 + (y - 41.2) ** 2) / 2 / (KEYPOINT_SIGMA * SIDE) ** 2)
     up = find_lines(maps)[0]
@@ -152,11 +154,35 @@ def test_a_line_that_leaves_the_film_has_no_tip():
     maps = np.zeros((9, SIDE, SIDE), np.float32)
     maps[1, :, 95:98] = 0.9
     (line,) = find_lines(maps)
-    assert line.tip is None
+    assert line.tip is None and line.leaves_film
     assert line.path[0, 1] < 1 and line.path[-1, 1] > SIDE - 2
     (line,) = find_lines(maps, Bounds(-0.5, 19.5, SIDE - 0.5, 171.5))  # the same maps, of a film with padding
     assert line.tip is None
     assert line.path[:, 1].min() >= 19.5 and line.path[:, 1].max() <= 171.5
+
+
+@pytest.mark.parametrize(
+    ("height", "is_tip"), [(0.0, False), (0.8 * TIP_PEAK, False), (1.2 * TIP_PEAK, True), (1.0, True)]
+)
+def test_the_end_of_what_is_seen_is_a_tip_where_the_tips_map_agrees(height, is_tip):
+    """A gastric tube that fades in the middle of the film, and a peak of some height where it does."""
+    maps = np.zeros((9, SIDE, SIDE), np.float32)
+    maps[1, :110, 95:98] = 0.9
+    y, x = np.mgrid[:SIDE, :SIDE]
+    maps[5] = height * np.exp(-((x - 96) ** 2 + (y - 108) ** 2) / 2 / (KEYPOINT_SIGMA * SIDE) ** 2)
+    (line,) = find_lines(maps)
+    end, other = (line.tip, line.followed_to) if is_tip else (line.followed_to, line.tip)
+    assert other is None and (end == line.path[-1]).all() and np.abs(end - (96, 108)).max() < 2
+    assert not line.leaves_film
+
+
+def test_a_peak_on_the_line_s_way_and_far_from_its_end_is_no_tip_of_it():
+    maps = np.zeros((9, SIDE, SIDE), np.float32)
+    maps[1, :150, 95:98] = 0.9
+    y, x = np.mgrid[:SIDE, :SIDE]
+    maps[5] = np.exp(-((x - 96) ** 2 + (y - 75) ** 2) / 2 / (KEYPOINT_SIGMA * SIDE) ** 2)
+    (line,) = find_lines(maps)
+    assert line.tip is None and line.followed_to[1] > 145
 
 
 def test_there_is_one_endotracheal_tube_at_most():

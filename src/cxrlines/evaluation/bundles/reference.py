@@ -11,7 +11,17 @@ from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
 from cxrlines.core.findings import Findings, Line
 from cxrlines.core.spacing import Spacing, SpacingKind
-from cxrlines.io.marks import NO_MARKS, TRACHEOSTOMY, FilmMarks, backdrop_patient, patients_of, read_marks, views_of
+from cxrlines.io.annotations import Line as AnnotatedLine
+from cxrlines.io.marks import (
+    NO_MARKS,
+    TRACHEOSTOMY,
+    FilmMarks,
+    MarkedLine,
+    backdrop_patient,
+    patients_of,
+    read_marks,
+    views_of,
+)
 from cxrlines.io.rows import TableError, read_rows
 from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, read_dataset
 from cxrlines.metrics.device_presence import EvaluatedReading, without_doubtful
@@ -23,8 +33,10 @@ from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, MAPPED, STATE_OF, STUDY_
 NOT_NAMED = "of patients that --patients does not name"
 SURE = 2
 """What is marked with at least this certainty is true; with less, it is neither true nor false."""
-RULED = (Device.ETT, Device.NGT)
-"""Devices whose state follows from a rule; of a nasogastric tube only that it leaves the film."""
+AT_EDGE = 0.025
+"""A marked line without a tip that ends no farther than this from the film's edge, in longer sides, leaves it there."""
+RULED = (Device.ETT, Device.NGT, Device.CVC)
+"""Devices whose state follows from a rule."""
 
 
 class EvaluationError(Error):
@@ -141,35 +153,32 @@ def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
     for row, annotated in zip(data.studies.to_dict("records"), data.annotated, strict=True):
         study = row["study"]
         labels = {label: float(row[label]) for label in known if row[label] >= 0}  # neither NaN nor UNKNOWN
-        lines = [_annotated(line.label, line.points) for line in data.lines.get(study, ())]
+        lines = [_annotated(line) for line in data.lines.get(study, ())]
         known_lines = _known_lines(labels, lines, annotated)
         carina = data.landmarks.get(study, {}).get(Landmark.CARINA.value)
         compare = _against_tables(row["patient"], labels, lines, known_lines, carina, spacing.get(study))
         films.append(ReferenceFilm(Path(row["film"]), row["patient"], compare))
-    remarks = [f"Films of the {split} split. The rule of a nasogastric tube says only whether it leaves the film."]
+    remarks = [f"Films of the {split} split."]
     if spacing:
         remarks.append("Rules go by each film's spacing in the patient, from the landmark table.")
     return ReferenceFilms(films, dict(data.left_out), tuple(remarks))
 
 
 def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], EvaluatedReading]:
-    sure: list[Line] = []
-    doubtful: list[Line] = []
-    for line in marks.lines:
-        if line.device in marks.devices:
-            tip = line.path[-1] if line.tip_on_film else None
-            (sure if line.sure >= SURE else doubtful).append(Line(line.device, line.path, tip))
+    lines = [line for line in marks.lines if line.device in marks.devices]
+    sure, doubtful = ([line for line in lines if (line.sure >= SURE) is is_sure] for is_sure in (True, False))
     has, may = ({line.device for line in lines} for lines in (sure, doubtful))
     present = {device: device in has for device in marks.devices if device in has or device not in may}
     unknown = frozenset(Device) - marks.devices
     others = [(line.name, line.path) for line in marks.lines if line.device is None]
 
     def compare(found: Findings) -> EvaluatedReading:
-        height = found.upright_shape[0]
+        height, shape = found.upright_shape[0], found.film_shape
+        true, unsure = ([_marked(line, shape) for line in some] for some in (sure, doubtful))
         lines = [line for line in found.lines if line.device not in unknown]
-        kept = without_doubtful(sure, doubtful, lines, found.film_shape, height)
+        kept = without_doubtful(true, unsure, lines, shape, height)
         carinas = marks.carina, _carina_of(found)
-        read = EvaluatedFilm(patient, found.film_shape, sure, kept, *carinas, height=height, unknown=unknown)
+        read = EvaluatedFilm(patient, shape, true, kept, *carinas, height=height, unknown=unknown)
         return EvaluatedReading(
             read,
             present,
@@ -181,6 +190,17 @@ def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], Evalu
         )
 
     return compare
+
+
+def _marked(line: MarkedLine, shape: tuple[int, int]) -> Line:
+    """A marked line of a device: one without its tip leaves the film where it ends at the edge, else it fades."""
+    assert line.device is not None
+    end = line.path[-1]
+    if line.tip_on_film:
+        return Line(line.device, line.path, end)
+    edge = np.array(shape[::-1]) - 0.5
+    at_edge = min(*(end + 0.5), *(edge - end)) <= AT_EDGE * max(shape)
+    return Line(line.device, line.path, None, followed_to=None if at_edge else end)
 
 
 def _against_tables(
@@ -238,9 +258,12 @@ def _calls(found: Findings, truth: dict[str, float], mm_per_px: float | None) ->
     return calls
 
 
-def _annotated(label: str, points: np.ndarray) -> Line:
-    """An annotated line; annotations end where a line leaves the film, as its label says."""
-    return Line(DEVICE_OF[label], points, None if STATE_OF[label] is State.INCOMPLETE else points[-1])
+def _annotated(line: AnnotatedLine) -> Line:
+    """An annotated line; it ends where it leaves the film, as its label says, or as far as it could be followed."""
+    end, device = line.points[-1], DEVICE_OF[line.label]
+    if STATE_OF[line.label] is State.INCOMPLETE:
+        return Line(device, line.points, None)
+    return Line(device, line.points, end) if line.tip_seen else Line(device, line.points, None, followed_to=end)
 
 
 def _scores(found: Findings) -> tuple[dict[str, float], dict[str, float]]:

@@ -51,6 +51,7 @@ def draw_findings(
 ) -> np.ndarray:
     """The film in RGB with lines, tips and the carina, and a strip to its right: (H, W, 3) uint8.
 
+    A ring is a tip; a square is where a line is followed to and its further course is not seen.
     The strip has the labels, what was found, what the distances rest on, and all notes, each once. The film is drawn
     as it is in its file, however it was turned to be read. Of a film that was refused the strip says why.
 
@@ -107,8 +108,8 @@ def _with_lines(film: np.ndarray, findings: Findings, scale: float) -> np.ndarra
     lines = []
     for line in findings.lines:
         path = _moved(line.path, scale)
-        if line.tip is not None:  # nothing is drawn within the ring, so that the tip itself stays visible
-            path = path[np.hypot(*(path - _moved(line.tip, scale)).T) > _ring(max(film.shape))]
+        if not line.leaves_film:  # nothing is drawn within the ring or the square, so that the end itself stays visible
+            path = path[np.hypot(*(path - path[-1]).T) > _ring(max(film.shape))]
         if len(path) > 1:
             lines.append((path, DEVICE_COLOURS[line.device]))
     if not lines:
@@ -118,7 +119,8 @@ def _with_lines(film: np.ndarray, findings: Findings, scale: float) -> np.ndarra
 
 
 def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
-    """Rings at tips with their names and heights, and a Y at the carina, its arms where the bronchi leave."""
+    """Rings at tips with their names and heights, squares where lines are followed to without a tip, and a Y at the
+    carina, its arms where the bronchi leave."""
     pen = ImageDraw.Draw(canvas)
     side = max(canvas.size)
     width, radius = max(1, round(side / 700)), _ring(side)
@@ -132,18 +134,23 @@ def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
             dx, dy = turned(np.array(upright), -findings.quality.rotation).tolist()
             pen.line((x, y, x + dx, y + dy), _CARINA, width)
         taken.append((x - arm, y - arm, x + arm, y + arm))
-    tips = [(k, line.device, *_moved(line.tip, scale)) for k, line in enumerate(findings.lines) if line.tip is not None]
-    for _, device, x, y in tips:
+    ends = [
+        (k, line, *_moved(line.path[-1], scale).tolist())
+        for k, line in enumerate(findings.lines)
+        if not line.leaves_film
+    ]
+    for _, line, x, y in ends:
         taken.append((x - radius, y - radius, x + radius, y + radius))
-        pen.ellipse(taken[-1], outline=DEVICE_COLOURS[device], width=width)
-    for k, device, x, y in tips:
+        mark = pen.ellipse if line.tip is not None else pen.rectangle
+        mark(taken[-1], outline=DEVICE_COLOURS[line.device], width=width)
+    for k, line, x, y in ends:
         text = tip_words(findings, k)
         left, top, right, bottom = pen.textbbox((0, 0), text, font)
-        at = _free_place((float(x), float(y)), (right - left, bottom - top), 1.6 * radius, taken, canvas.size)
+        at = _free_place((x, y), (right - left, bottom - top), 1.6 * radius, taken, canvas.size)
         taken.append((*at, at[0] + right - left, at[1] + bottom - top))
         stroke = max(1, round((bottom - top) / 16))
         place = (at[0] - left, at[1] - top)
-        pen.text(place, text, DEVICE_COLOURS[device], font, stroke_width=stroke, stroke_fill=(0, 0, 0))
+        pen.text(place, text, DEVICE_COLOURS[line.device], font, stroke_width=stroke, stroke_fill=(0, 0, 0))
 
 
 def _free_place(
@@ -162,7 +169,7 @@ def _free_place(
 
 
 def _ring(side: int) -> float:
-    """Radius of the ring around a tip in px."""
+    """Radius of the ring around a tip in px; half the side of the square at an end that is no tip."""
     return max(4.0, side / 110)
 
 

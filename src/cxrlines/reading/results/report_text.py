@@ -2,15 +2,19 @@
 
 from cxrlines.core.findings import Distance, Findings
 from cxrlines.core.notes import Code
-from cxrlines.core.rules import ett_states
 from cxrlines.core.spacing import MAGNIFICATION, SpacingKind
 from cxrlines.reading.interpretation import LONG_SIDE_CM
 from cxrlines.task import DEVICE_OF, STATE_OF, Landmark
 
 
 def tip_words(findings: Findings, k: int) -> str:
-    """`ETT 3.1 cm above carina` of line `k`, in % of the film's height where it has no spacing; else its device."""
+    """What stands where line `k` ends: `ETT 3.1 cm above carina`, in % of the film's height where it has no spacing.
+
+    `NGT followed to here` where its tip is not seen; its device alone where it leaves the film, or without a carina.
+    """
     name = findings.lines[k].device.name
+    if findings.lines[k].followed_to is not None:
+        return f"{name} followed to here"
     distance = _first(findings, k)
     if distance is None:
         return name
@@ -33,8 +37,8 @@ def line_words(findings: Findings, k: int) -> str:
         span = " to ".join(dict.fromkeys(f"{end:.1f}" for end in ends))
         if distance.cm is None or span != f"{abs(distance.cm):.1f}":
             patient = f" ({span} cm in the patient)"
-    leaves = ", leaves the film" if line.tip is None else ""
-    return f"{tip_words(findings, k)}{patient}{leaves}, confidence {line.confidence:.2f}"
+    end = ", leaves the film" if line.leaves_film else ", further course not seen" if line.tip is None else ""
+    return f"{tip_words(findings, k)}{patient}{end}, confidence {line.confidence:.2f}"
 
 
 def rule_words(findings: Findings, distance: Distance) -> str | None:
@@ -48,8 +52,8 @@ def rule_words(findings: Findings, distance: Distance) -> str | None:
         return "no state by rule: the film may be turned"
     if distance.patient_cm is None:
         return "no state by rule: neither the spacing nor the size of the film is known"
-    possible = " or ".join(state.value.lower() for state in ett_states(*distance.patient_cm))
-    return f"by rule {possible} (size uncertain)"
+    possible = [state.value.lower() for state in distance.possible]
+    return f"undecided by rule: {' or '.join([', '.join(possible[:-1]), possible[-1]])}"
 
 
 def rules_of(findings: Findings, k: int) -> list[str]:

@@ -49,7 +49,10 @@ DOWNWARD = (Device.ETT, Device.NGT)
 IN_VEINS = (Device.CVC, Device.SWAN)
 """Devices that lie in the same veins: a heatmap that is not sure which it sees shows both."""
 PEAK = 0.15
-"""The least height of a heatmap's peak that is a tip or a landmark."""
+"""The least height of a heatmap's peak that a line may end at, or that is a landmark."""
+TIP_PEAK = 0.2
+"""The least height of a peak at which a line ends for that to be its tip: of .15 to .5 a good trade of wrong tips for
+ones that are not given, on phantoms and on training films (docs/experiments.md, 2026-11-28)."""
 MAX_KEYPOINTS = 12
 """Peaks of a heatmap that are looked at, the highest ones."""
 APART = 0.04
@@ -94,6 +97,9 @@ def find_lines(
     least: Mapping[str, float] | None = None,
 ) -> list[Line]:
     """The lines of a film, in the order of `Device` and of confidence, one for each instance of a device.
+
+    A line has a tip where it ends at a peak of the tip's heatmap of at least `TIP_PEAK`. Of others that end near the
+    film's edge the way leads off the film; the rest are followed to their last point.
 
     A line's confidence comes from the mean probability of the heatmap along its path and its length (`_confidence`),
     raised by the peak of the tip's heatmap: c + (1 - c) c peak. A rank, not a probability.
@@ -305,13 +311,17 @@ def _line(device: Device, end: _Ending, line_map: np.ndarray, bounds: Bounds) ->
     longest = max((run for run in runs if inside[run[0]]), key=len, default=np.arange(1))
     path = _to_border(end.path[longest][::-1], bounds, scale)[::-1]
     cut = longest[-1] < len(end.path) - 1
-    leaves = cut or (end.tip is None and bounds.distance(path[-1]) <= EDGE * scale)
+    seen = end.tip is not None and end.tip.confidence >= TIP_PEAK
+    leaves = cut or (not seen and bounds.distance(path[-1]) <= EDGE * scale)
     if leaves:
         path = _to_border(path, bounds, scale)
     confidence = _confidence(path, line_map)
     if end.tip is not None:
         confidence += (1 - confidence) * confidence * end.tip.confidence
-    return Line(device, path, None if leaves else path[-1].copy(), confidence)
+    last = path[-1].copy()
+    if leaves:
+        return Line(device, path, None, confidence)
+    return Line(device, path, last, confidence) if seen else Line(device, path, None, confidence, followed_to=last)
 
 
 def _confidence(path: Points, line_map: np.ndarray) -> float:

@@ -32,6 +32,13 @@ export function simplified(points, tolerance) {
 
 const round = (points) => points.map(([x, y]) => [Math.round(10 * x) / 10, Math.round(10 * y) / 10]);
 
+/** Where a line ends: what a person said ends at its tip, as it teaches one, unless it leaves the film. */
+function endOf({ points, tip, followed_to, mark, of, state }) {
+  if (state === "Incompletely Imaged") return { tip: null, followed_to: null };
+  const own = mark === "moved" || of === null || (mark === "accepted" && followed_to);
+  return own ? { tip: points.at(-1), followed_to: null } : { tip, followed_to };
+}
+
 /** What a person said so far: that of the project, else the model's lines, none of which is decided. */
 function begun(film, saved, devices) {
   const { lines, labels, distances } = film.answer.findings;
@@ -46,7 +53,7 @@ function begun(film, saved, devices) {
   const edited = lines.map((line, k) => {
     const said = own(k);
     return {
-      device: line.device, points: said && said.mark === "moved" ? said.points : line.path, tip: line.tip, of: k,
+      device: line.device, points: said && said.mark === "moved" ? said.points : line.path, tip: line.tip, followed_to: line.followed_to, of: k,
       mark: said?.mark ?? null, state: said?.state ?? likely(line, k),
     };
   });
@@ -106,8 +113,7 @@ export class Corrector {
         ...film.drawn,
         carina: film.edit.landmarks.carina ?? film.answer.findings.landmarks.carina?.xy ?? null,
         lines: film.edit.lines.map((line) => ({
-          device: line.device, path: line.points, hidden: line.mark === "rejected",
-          tip: line.state === "Incompletely Imaged" ? null : line.mark === "moved" || line.of === null ? line.points.at(-1) : line.tip,
+          device: line.device, path: line.points, hidden: line.mark === "rejected", ...endOf(line),
         })),
         words: film.edit.lines.map((line) => (line.of === null || line.mark === "moved" ? { tip: line.device, measured: false } : words[line.of])),
       };

@@ -10,7 +10,7 @@ const colour = (rgb) => `rgb(${rgb.join(" ")})`;
 
 const d = (points) => points.map(([x, y], k) => `${k ? "L" : "M"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 
-/** The path without what lies within the ring around its tip, so that the tip itself stays visible. */
+/** The path without what lies within the ring or square around its end, so that the end itself stays visible. */
 function outside(points, tip) {
   if (!tip) return points;
   let end = points.length;
@@ -68,26 +68,33 @@ function measure(tip, carina, rotation) {
 /**
  * The overlay of a film.
  *
- * @param {object} film - {lines: [{device, path, tip}], carina, rotation, words: [{tip, measured}], ruler}
+ * A ring is a tip; a square is where a line is followed to and its further course is not seen.
+ *
+ * @param {object} film - {lines: [{device, path, tip, followed_to}], carina, rotation, words: [{tip, measured}], ruler}
  * @param {object} show - {at: film to screen, width, height, devices: shown ones, colours, chosen: a line's index}
  */
 export function overlay(film, show) {
   const places = new Places(show.width, show.height);
   const lines = film.lines
-    .map((line, k) => ({ ...line, k, path: line.path.map(show.at), tip: line.tip && show.at(line.tip) }))
+    .map((line, k) => {
+      const end = line.tip ?? line.followed_to;
+      return { ...line, k, path: line.path.map(show.at), tip: line.tip && show.at(line.tip), end: end && show.at(end) };
+    })
     .filter((line) => !line.hidden && show.devices.has(line.device));
   const carina = film.carina && show.carina ? show.at(film.carina) : null;
   if (carina) places.keep(carina, 14);
-  for (const line of lines) if (line.tip) places.keep(line.tip, RING + 3);
+  for (const line of lines) if (line.end) places.keep(line.end, RING + 3);
   const parts = [];
   for (const line of lines) {
-    const path = d(outside(line.path, line.tip));
+    const path = d(outside(line.path, line.end));
+    const stroke = colour(show.colours[line.device]);
     const chosen = show.chosen === line.k;
     parts.push(
       s("g", { class: show.chosen === null || chosen ? null : "faint" },
         s("path", { class: "under", d: path, "stroke-width": chosen ? 7 : 5 }),
-        s("path", { class: "line", d: path, stroke: colour(show.colours[line.device]), "stroke-width": chosen ? 3 : 2 }),
-        line.tip && s("circle", { class: "ring", cx: line.tip[0], cy: line.tip[1], r: RING, stroke: colour(show.colours[line.device]) })),
+        s("path", { class: "line", d: path, stroke, "stroke-width": chosen ? 3 : 2 }),
+        line.tip && s("circle", { class: "ring", cx: line.tip[0], cy: line.tip[1], r: RING, stroke }),
+        !line.tip && line.end && s("rect", { class: "ring", x: line.end[0] - RING, y: line.end[1] - RING, width: 2 * RING, height: 2 * RING, stroke })),
     );
   }
   for (const line of lines) {
@@ -103,10 +110,10 @@ export function overlay(film, show) {
     parts.push(label(places, carina, ["carina"], "#fff"));
   }
   for (const line of lines) {
-    if (!line.tip) continue;
+    if (!line.end) continue;
     const said = film.words[line.k];
     const rows = [said?.tip ?? line.device, ...(said?.measured ? [film.ruler] : [])];
-    parts.push(label(places, line.tip, rows, colour(show.colours[line.device])));
+    parts.push(label(places, line.end, rows, colour(show.colours[line.device])));
   }
   return parts;
 }

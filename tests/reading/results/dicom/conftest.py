@@ -82,8 +82,12 @@ def found(
     lines: bool = True,
     labels: dict[str, float] | None = LABELLED,
     rotation: int = 0,
+    faded: bool = False,
 ) -> Findings:
-    """An endotracheal tube, a nasogastric tube that leaves the film, a catheter, and the carina."""
+    """An endotracheal tube, a nasogastric tube that leaves the film, a catheter, and the carina.
+
+    `faded`: the catheter's tip is not seen.
+    """
     height, width = shape
 
     def path(*points: tuple[float, float]) -> np.ndarray:
@@ -94,7 +98,7 @@ def found(
     every = (
         Line(Device.ETT, ett, ett[-1], 0.912345),
         Line(Device.NGT, ngt, None, 0.7),
-        Line(Device.CVC, cvc, cvc[-1], 0.6123),
+        Line(Device.CVC, cvc, None if faded else cvc[-1], 0.6123, cvc[-1] if faded else None),
     )
     result = Findings(
         shape,

@@ -80,6 +80,18 @@ def test_lines_lie_in_a_layer_for_each_device(results, state):
     assert "above carina" in text.UnformattedTextValue
 
 
+def test_where_a_line_is_followed_to_without_a_tip_there_is_a_square_and_no_ring(results, state):
+    findings = results.found(faded=True)
+    made = state(results.film_file(), findings)
+    (cvc,) = [each for each in made.GraphicAnnotationSequence if each.GraphicLayer == "CVC"]
+    _, square = cvc.GraphicObjectSequence
+    points = np.reshape(square.GraphicData, (-1, 2))
+    assert square.GraphicType == "POLYLINE" and len(points) == 5 and (points[0] == points[-1]).all()
+    assert np.allclose(points[:4].mean(0), findings.lines[2].path[-1] + 0.5, atol=0.06)
+    (text,) = cvc.TextObjectSequence
+    assert text.UnformattedTextValue == "CVC followed to here"
+
+
 def test_the_mark_is_where_people_look(results, state):
     for findings in (results.found(), results.found(lines=False, carina=False)):
         made = state(results.film_file(), findings)

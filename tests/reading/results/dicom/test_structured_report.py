@@ -124,6 +124,14 @@ def test_lines_tips_and_the_carina_are_groups_of_their_own(results, report):
     assert dict((name, value) for name, value, _ in values(named["ETT 1 path"]))["111012"] == 91.2
 
 
+def test_a_line_whose_tip_is_not_seen_has_its_path_alone_and_says_so(results, report):
+    named = by_name(report(results.found(faded=True)))
+    assert "CVC 1 tip" not in named and "ETT 1 tip" in named
+    assert concept(named["CVC 1 path"], codes.COURSE) == codes.UNSEEN.value
+    courses = {concept(named[f"{name} 1 path"], codes.COURSE) for name in ("ETT", "NGT", "CVC")}
+    assert len(courses) == 3
+
+
 def test_points_are_those_of_the_film_from_its_outer_corner(results, report):
     """DICOM counts from the corner of the first pixel, findings from its centre."""
     for findings in (results.found(), results.found(rotation=90)):

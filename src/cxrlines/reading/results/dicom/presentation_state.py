@@ -24,8 +24,10 @@ SOP_CLASS = "1.2.840.10008.5.1.4.1.1.11.1"
 SERIES_NUMBER = 9902
 MARK_LAYER, LANDMARK_LAYER = "RESEARCH USE", "LANDMARKS"
 WHITE = (255, 255, 255)
+SQUARE = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]])
 RING = 1 / 110
-"""Radius of the ring around a tip, as a share of the film's longer side."""
+"""Radius of the ring around a tip, and half the side of the square where a line is followed to without one, as a share
+of the film's longer side."""
 
 
 def presentation_state(
@@ -93,6 +95,9 @@ def _annotations(findings: Findings, read_by: ReadBy) -> list[tuple[Dataset, tup
                     _graphic("POINT", tip[None]),
                     _graphic("CIRCLE", np.stack([tip, tip + np.array([radius, 0])])),
                 ]
+            if line.followed_to is not None:
+                (end,) = image_coordinates(line.followed_to[None], shape)
+                graphics.append(_graphic("POLYLINE", end + radius * SQUARE))
             texts.append(_text_at(tip_words(findings, k), path[-1] + np.array([1.6 * radius, 0])))
         layers.append((_annotation(device.name, graphics, texts), (DEVICES[device].text, DEVICE_COLOURS[device])))
     graphics, texts = [], []

@@ -159,7 +159,7 @@ class _Groups:
         line = findings.lines[k]
         number = 1 + sum(earlier.device is line.device for earlier in findings.lines[:k])
         name = f"{line.device.name} {number}"
-        course = codes.COMPLETE if line.tip is not None else codes.OFF_FILM
+        course = codes.OFF_FILM if line.leaves_film else codes.COMPLETE if line.tip is not None else codes.UNSEEN
         about = [_certainty(line.confidence), items.code(items.CONTAINS, codes.COURSE, course)]
         distances = [each for each in findings.distances if each.line == k]
         position = next((each for each in distances if each.state is not None), None)
