@@ -174,7 +174,8 @@ class _Reading:
         urgent = isinstance(found, Findings) and is_urgent(found, self._pool.read_by)
         files = [(result.kind.value, result.sop_instance_uid, result.content) for result in results]
         self._queue.read(film, files, urgent, [courier.destination.name for courier in self._couriers])
-        self._audit.write("read", film=film.number, urgent=int(urgent), results=len(results))
+        took = {"reading_ms": round(1000 * found.seconds)} if isinstance(found, Findings) else {}
+        self._audit.write("read", film=film.number, urgent=int(urgent), results=len(results), **took)
         for courier in self._couriers:
             courier.wake.set()
         return None

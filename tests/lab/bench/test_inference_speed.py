@@ -117,10 +117,10 @@ def test_plain_pytorch_is_two_networks_of_fixed_weights(bundle, folder):
 def test_the_films_made_are_jpegs_of_the_size_told(monkeypatch):
     monkeypatch.setattr(bench, "HEIGHT", 300)
     monkeypatch.setattr(bench, "WIDTH", 250)
-    one, other = bench._files(2, None)
+    one, other = bench.film_files(2, None)
     film = read_film(one)
     assert film.format == "JPEG" and film.pixels.shape == (300, 250)
-    assert one != other and list(bench._files(1, None)) == [one]
+    assert one != other and list(bench.film_files(1, None)) == [one]
 
 
 def test_nothing_to_measure_is_said(bundle, tmp_path):

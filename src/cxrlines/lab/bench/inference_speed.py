@@ -56,7 +56,7 @@ def bench_predict(bundle: Bundle, films: int = 12, folder: Path | None = None) -
     """
     keep_buffers()
     reader = Reader(bundle)
-    files = [file for file in _files(films, folder) if reader.prepare(decode(file)).made.quality.usable]
+    files = [file for file in film_files(films, folder) if reader.prepare(decode(file)).made.quality.usable]
     if not files:
         raise BenchError(f"{folder or 'the phantoms'}: the reader sees no chest film", "name a folder of such films")
     numbers = range(len(files))
@@ -173,7 +173,7 @@ def _took(work: Callable[[], object]) -> Took:
     return Took(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def _files(films: int, folder: Path | None) -> Iterator[bytes]:
+def film_files(films: int, folder: Path | None) -> Iterator[bytes]:
     """The bytes of phantoms, or of a folder's first films by name."""
     if folder is None:
         yield from (_phantom(seed) for seed in range(films))
