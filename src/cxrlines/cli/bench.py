@@ -13,7 +13,9 @@ app = typer.Typer(help="Measure speed and robustness on this machine.", no_args_
 
 Seconds = Annotated[float, typer.Option(help="Seconds to measure each side.")]
 Count = Annotated[int, typer.Option(min=1, help="Number of films to read.")]
-FilmFolder = Annotated[Path | None, typer.Option(help="Folder of films; default: phantoms of 2,500 x 3,000 px as JPEG.")]
+FilmFolder = Annotated[
+    Path | None, typer.Option(help="Folder of films; default: phantoms of 2,500 x 3,000 px as JPEG.")
+]
 
 
 @app.command("augment", epilog="Example: cxrlines bench augment --seconds 5")

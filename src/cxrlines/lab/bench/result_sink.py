@@ -1,4 +1,4 @@
-"""A DICOM node that takes results and keeps none of them: where the node that is measured sends to, in its own process."""
+"""A DICOM node that takes results and keeps none: what the measured node sends to, in a process of its own."""
 
 import io
 import pickle

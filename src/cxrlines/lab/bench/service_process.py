@@ -14,6 +14,7 @@ from cxrlines.core.errors import Error
 
 STARTING_S = 300.0
 ENDING_S = 60.0
+LAST_WORDS_S = 5.0
 
 
 class Service:
@@ -31,6 +32,7 @@ class Service:
     def check(self) -> None:
         """`Error` with its last words unless it runs."""
         if self.process.poll() is not None:
+            self._reader.join(LAST_WORDS_S)
             raise Error(f"the service ended with exit code {self.process.returncode}: {''.join(self.said).strip()}")
 
     def wait(self) -> None:
@@ -39,7 +41,9 @@ class Service:
         while not self._ready.wait(0.1):
             self.check()
             if time.monotonic() > end:
-                raise Error(f"the service was not ready after {STARTING_S:g} s", "try it on a machine that is less busy")
+                raise Error(
+                    f"the service was not ready after {STARTING_S:g} s", "try it on a machine that is less busy"
+                )
 
     def end(self) -> None:
         """By SIGTERM, so that it finishes what it is at; at last by force."""

@@ -1,4 +1,4 @@
-"""Speed of the services: `serve` and `listen`, started here as processes of their own, asked by many clients at once."""
+"""Speed of the services, `serve` and `listen`: started here as processes of their own, used by many at once."""
 
 import http.client
 import io
@@ -22,7 +22,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores
 from cxrlines.core.processes import Child
 from cxrlines.io.films import read_film
-from cxrlines.lab.bench.inference_speed import BenchError, film_files
+from cxrlines.lab.bench.measured_films import BenchError, film_files
 from cxrlines.lab.bench.result_sink import AET, Arrival
 from cxrlines.lab.bench.service_process import Service, service
 from cxrlines.lab.intact_films import as_dicom
