@@ -14,6 +14,7 @@ from cxrlines.reading.reading_pool import Outcome
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.web.counters import Counters
 from cxrlines.web.film_answer import film_json
+from cxrlines.web.identifiers import Identifiers
 from cxrlines.web.kept_films import KeptFilm, KeptFilms
 from cxrlines.web.problems import Problem
 from cxrlines.web.rendering import Kind, Renderer
@@ -74,9 +75,11 @@ class Service:
         """A film as `cxrlines schema` describes it."""
         return film_json(findings, self.read_by, self.bundle.notice, name)
 
-    async def make(self, kind: Kind, film: KeptFilm) -> bytes:
+    async def make(
+        self, kind: Kind, source: bytes, findings: Findings | None, identifiers: Identifiers | None = None
+    ) -> bytes:
         """A picture or an object of a film. `Error` where the film allows none."""
-        return await asyncio.to_thread(self._renderer.make, kind, film.source, film.findings, self.read_by)
+        return await asyncio.to_thread(self._renderer.make, kind, source, findings, self.read_by, identifiers)
 
     def film(self, name: str) -> KeptFilm:
         """A film kept for the page; `Problem` 404 where it is not, or no more."""
