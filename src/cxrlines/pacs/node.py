@@ -26,6 +26,7 @@ from cxrlines.pacs.node_settings import NodeSettings
 from cxrlines.pacs.queue_database import FilmState, held
 from cxrlines.pacs.receiver import Receiver
 from cxrlines.pacs.result_writers import Made, Order, ResultWriters, Written, unread
+from cxrlines.pacs.status_page import status_page
 from cxrlines.reading.reading_pool import Outcome, ReadingPool
 from cxrlines.reading.results.dicom.objects import Kind, Replaced
 from cxrlines.reading.urgency import is_urgent
@@ -70,6 +71,7 @@ def run_node(
         closing(FilmQueue(settings.queue, model=pool.read_by.fingerprint, keep=settings.keep)) as queue,
         closing(AuditLog(settings.queue)) as audit,
         closing(ResultWriters(settings.processes)) as writers,
+        status_page(settings.status_port, f"{settings.aet}: the node's queue", queue.status),
     ):
         queue.resume(names)
         couriers = [Courier(queue, audit, destination, stop) for destination in destinations]

@@ -95,6 +95,7 @@ class NodeSettings(BaseModel):
         processes: That read, each with the models in its memory.
         film_s: Seconds that reading a film may take.
         keep: Whether films and results stay in the queue's folder once they are delivered.
+        status_port: Where the page of the queue is, for this computer alone; none: there is none.
         tls: Of the node itself; without, it speaks plain DICOM.
         tls_to: Towards `to` and `stow`; without, `to` is sent plain DICOM.
     """
@@ -117,6 +118,7 @@ class NodeSettings(BaseModel):
     processes: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: max(1, cores() // 2))
     film_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     keep: bool = False
+    status_port: Port | None = None
     tls: Certificates | None = None
     tls_to: Certificates | None = None
 
