@@ -97,6 +97,7 @@ def make_guard(service: Service) -> Guard:
     _add_reading(app, service)
     _add_page(app, service)
     _add_corrections(app, service)
+    _add_similar(app, service)
     _add_watching(app, service, guard)
 
     def openapi() -> dict[str, Any]:
@@ -215,6 +216,20 @@ def _add_corrections(app: FastAPI, service: Service) -> None:
         except (ValueError, RecursionError):
             raise Problem(400, "json", "the body is no JSON", "send the correction as JSON") from None
         return await asyncio.to_thread(save_correction, project, service.film(film), values)
+
+
+def _add_similar(app: FastAPI, service: Service) -> None:
+    """Only with an index of known films."""
+    similar = service.similar
+    if similar is None:
+        return
+
+    @app.get("/v1/films/{film}/similar", responses=PROBLEMS, summary="The known films that look most like it")
+    async def nearest(film: str) -> dict[str, Any]:
+        """Nearest first, none of the film's own patient: `distance` (0 the same, at most 2), `study`, `labels`, and
+        `lines` in shares of the film's width and height."""
+        kept = service.film(film)
+        return {"films": await similar.of(kept.source, kept.findings.study_uid or "")}
 
 
 def _add_watching(app: FastAPI, service: Service, guard: Guard) -> None:

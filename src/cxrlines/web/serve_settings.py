@@ -22,6 +22,7 @@ class ServeSettings(BaseModel):
         hosts: Further names by which it is called, as a reverse proxy passes them on.
         bundle: Bundle folder; None: the reader in the package.
         project: Folder that corrections are saved in; None: nothing is stored.
+        index: File of an index of known films, which the page shows similar films from; None: it shows none.
         processes: Workers that read.
         token_file: File of bearer tokens, see `tokens`.
         tls_certificate, tls_key: PEM files; both, or none.
@@ -41,6 +42,7 @@ class ServeSettings(BaseModel):
     hosts: tuple[str, ...] = ()
     bundle: Path | None = None
     project: Path | None = None
+    index: Path | None = None
     processes: Annotated[int, Field(ge=1, le=256)] = 1
     token_file: Path | None = None
     tls_certificate: Path | None = None
