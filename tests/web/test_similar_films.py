@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cxrlines.core.errors import ReadingFault
+from cxrlines.core.film import FilmError
 from cxrlines.io.annotations import Line
 from cxrlines.io.patients import tokens
 from cxrlines.reading.index import Index, IndexedFilm, IndexFileError, embedder_of
@@ -61,22 +62,43 @@ def test_an_index_of_another_kind_is_refused_at_the_start(tmp_path):
         SimilarFilms(None, tmp_path / "x")
 
 
-def test_the_page_asks_for_them(web, index):
+class Known:
+    """A search that answers at once with what it was asked."""
+
+    async def of(self, source: bytes, study: str) -> list[dict[str, object]]:
+        return [{"distance": 0.1, "study": study, "labels": None, "lines": [], "bytes": len(source)}]
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def test_the_page_may_ask_where_there_is_an_index(web):
     serving = web()
     assert serving("GET", "/v1/about").json()["similar"] is False
     film = serving("POST", "/v1/films", content=EXAMPLE, headers=JPEG).json()["id"]
     assert serving("GET", f"/v1/films/{film}/similar").status_code == 404
 
-    serving.service.similar = SimilarFilms(None, index)
+    serving.service.similar = Known()
     serving.guard = make_guard(serving.service)
     assert serving("GET", "/v1/about").json()["similar"] is True
-    answer = serving("GET", f"/v1/films/{film}/similar")
-    assert answer.json() == {"films": similar(Query(EXAMPLE, "", None, index))}
+    (one,) = serving("GET", f"/v1/films/{film}/similar").json()["films"]
+    assert one["bytes"] == len(EXAMPLE) and one["study"] == ""
     assert serving("GET", "/v1/films/none/similar").json()["code"] == "film-not-kept"
 
-    (child,) = serving.service.similar._team.children.values()
-    os.kill(child.process.pid, signal.SIGKILL)
-    child.process.wait()
-    with pytest.raises(ReadingFault):
-        asyncio.run(serving.service.similar.of(EXAMPLE, ""))
-    assert serving("GET", f"/v1/films/{film}/similar").json() == answer.json()
+
+@pytest.mark.doors
+def test_another_process_searches_and_a_new_one_when_that_dies(index):
+    search = SimilarFilms(None, index)
+    try:
+        wanted = similar(Query(EXAMPLE, "", None, index))
+        assert asyncio.run(search.of(EXAMPLE, "")) == wanted
+        (child,) = search._team.children.values()
+        os.kill(child.process.pid, signal.SIGKILL)
+        child.process.wait()
+        with pytest.raises(ReadingFault):
+            asyncio.run(search.of(EXAMPLE, ""))
+        assert asyncio.run(search.of(EXAMPLE, "")) == wanted
+        with pytest.raises(FilmError):
+            asyncio.run(search.of(b"no film", ""))
+    finally:
+        search.close()

@@ -3,7 +3,6 @@
 import ipaddress
 import re
 import ssl
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores
+from cxrlines.core.toml_file import read_config
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _AET = re.compile(r"[ -\[\]-~]{1,16}")
@@ -130,14 +130,8 @@ def load_settings(config: Path | None, flags: dict[str, Any]) -> NodeSettings:
     """
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     settings = NodeSettings.model_validate
-    found: dict[str, Any] = {}
+    found = read_config(config)
     if config is not None:
-        try:
-            found = tomllib.loads(config.read_text("utf-8"))
-        except OSError as error:
-            raise Error(f"--config {config}: cannot be read ({error.strerror})", "name a TOML file") from None
-        except ValueError as error:
-            raise Error(f"--config {config}: is not TOML ({error})", "see docs/dicom.md for an example") from None
         _place(found, config.parent)
     try:
         made = settings({**found, **given})
