@@ -142,7 +142,7 @@ class _Reading:
                 self._audit.write("disk error", film=done.film.number, error=type(error).__name__)
                 if stop.wait(POLL_S):
                     self._flying -= 1  # it is read again after the next start
-                elif isinstance(done.made, Exception):
+                elif isinstance(done.made, Exception) and not isinstance(done.outcome, ReadingFault):
                     self._write(done.film, done.outcome)
                 else:
                     self._done.put(done)

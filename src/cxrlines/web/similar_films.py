@@ -20,12 +20,12 @@ COUNT = 5
 
 class Query(NamedTuple):
     """A film's file and its StudyInstanceUID (empty: none), the bundle that embeds it (None: the one in the package),
-    and the index that is searched."""
+    and the index of known films."""
 
     source: bytes
     study: str
     bundle: Path | None
-    index: Path
+    known: Path
 
 
 class SimilarFilms:
@@ -70,7 +70,7 @@ class SimilarFilms:
 
 def similar(query: Query) -> list[dict[str, Any]]:
     """The process's work; of an empty film nothing, once all is loaded."""
-    reader, index = _loaded(query.bundle, query.index)
+    reader, index = _loaded(query.bundle, query.known)
     if not query.source:
         return []
     (asked,) = reader.embed([query.source])

@@ -37,8 +37,10 @@ def serve() -> None:
 
     def taken(event: evt.Event) -> int:
         when = time.monotonic()
-        head = pydicom.dcmread(io.BytesIO(event.encoded_dataset()), specific_tags=["StudyInstanceUID"])
-        arrivals.append(Arrival(str(head.StudyInstanceUID), str(event.request.AffectedSOPInstanceUID), when))
+        head = pydicom.dcmread(
+            io.BytesIO(event.encoded_dataset()), specific_tags=["StudyInstanceUID", "SOPInstanceUID"]
+        )
+        arrivals.append(Arrival(str(head.StudyInstanceUID), str(head.SOPInstanceUID), when))
         return 0x0000
 
     node = AE(ae_title=AET)

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pydicom
+from pydicom.uid import UID
 from pynetdicom import AE, build_context
 
 from cxrlines.core.errors import Error
@@ -157,9 +158,9 @@ def _node(made: Sequence[bytes], films: int, clients: int, flags: list[str], pro
     }
 
 
-def _uid(number: int, what: str) -> str:
+def _uid(number: int, what: str) -> UID:
     """A UID of the film of that number."""
-    return f"{ROOT}.{number}.{('study', 'series', 'instance').index(what) + 1}"
+    return UID(f"{ROOT}.{number}.{('study', 'series', 'instance').index(what) + 1}")
 
 
 def _send(store: Callable[[pydicom.Dataset], pydicom.Dataset], template: bytes, number: int) -> Sent:
