@@ -78,7 +78,8 @@ def test_a_pacs_that_is_down_gets_everything_once_it_is_up(node, orthanc, films)
     assert running.status()["films"]["delivered"] == 0
     orthanc.start()
     running.settled(3)
-    assert len(results(orthanc)) == 9 and running.status()["unreachable"] == []
+    until(lambda: running.status()["unreachable"] == [])
+    assert len(results(orthanc)) == 9
 
 
 def test_nodes_that_may_not(node, orthanc, films):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from cxrlines.core.errors import Error
+from cxrlines.core.files import replacing
 from cxrlines.pacs import film_queue
-from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue
+from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue, QueuedFilm
 from cxrlines.pacs.queue_database import FilmState, QueueDatabase, held
 
 TO = "PACS@10.0.0.5:104"
@@ -34,6 +35,16 @@ def add(queue: FilmQueue, number: int, content: str = "") -> int | None:
     return queue.add(b"film %d" % number, f"digest {number} {content}", f"1.2.{number}", "MODALITY@10.0.0.7")
 
 
+def read(
+    queue: FilmQueue, film: QueuedFilm, results: list[tuple[str, str, bytes]], urgent: bool, to: list[str]
+) -> None:
+    """As the node does: results on disk, then in the queue."""
+    for place, (_, _, data) in zip(queue.result_places(film, len(results)), results, strict=True):
+        with replacing(place) as aside:
+            aside.write_bytes(data)
+    queue.read(film, [(kind, uid) for kind, uid, _ in results], urgent, to)
+
+
 def deliver(queue: FilmQueue, to: str = TO) -> None:
     while parcels := queue.waiting(to, 5):
         for parcel in parcels:
@@ -47,7 +58,7 @@ class TestFilms:
         (film,) = queue.take(9)
         assert film.path.read_bytes() == b"film 7" and "1.2.7" not in film.path.name
         assert states(queue) == {"reading": 1}
-        queue.read(film, SR, False, [TO])
+        read(queue, film, SR, False, [TO])
         assert states(queue) == {"read": 1}
         assert [parcel.path.read_bytes() for parcel in queue.waiting(TO, 9)] == [b"report", b"capture"]
         queue.begin(queue.waiting(TO, 1)[0])
@@ -60,7 +71,7 @@ class TestFilms:
         assert add(queue, 1) == 1 and add(queue, 1) is None
         (film,) = queue.take(9)
         assert add(queue, 1) is None
-        queue.read(film, SR, False, [TO])
+        read(queue, film, SR, False, [TO])
         assert add(queue, 1) is None
         deliver(queue)
         assert add(queue, 1) is None
@@ -80,18 +91,18 @@ class TestFilms:
         assert add(queue, 1, "corrected") == 2
         (first,) = queue.take(9)
         assert queue.earlier_results(first) == () and queue.take(9) == []
-        queue.read(first, SR, False, [TO, "OTHER"])
+        read(queue, first, SR, False, [TO, "OTHER"])
         (second,) = queue.take(9)
         assert second.path != first.path
         assert queue.earlier_results(second) == (("sr", "2.25.1"), ("sc", "2.25.2"))
-        queue.read(second, [("sr", "2.25.3", b"new")], False, [TO])
+        read(queue, second, [("sr", "2.25.3", b"new")], False, [TO])
         deliver(queue)
         deliver(queue, "OTHER")
         assert states(queue) == {"delivered": 2}
 
     def test_another_model_reads_it_again(self, queue):
         add(queue, 1)
-        queue.read(queue.take(1)[0], SR, False, [TO])
+        read(queue, queue.take(1)[0], SR, False, [TO])
         other = FilmQueue(queue.folder, model="new")
         assert add(other, 1) == 2
         assert other.earlier_results(other.take(1)[0]) == (("sr", "2.25.1"), ("sc", "2.25.2"))
@@ -120,7 +131,7 @@ class TestFilms:
     def test_kept_ones_stay(self, tmp_path):
         queue = FilmQueue(tmp_path, keep=True)
         add(queue, 1)
-        queue.read(queue.take(1)[0], SR, False, [TO])
+        read(queue, queue.take(1)[0], SR, False, [TO])
         deliver(queue)
         queue.resume([TO])
         assert len([*tmp_path.glob("*/*.dcm")]) == 3
@@ -132,7 +143,7 @@ class TestDeliveries:
         for number in range(3):
             add(queue, number)
         for film, urgent in zip(queue.take(3), (False, False, True), strict=True):
-            queue.read(film, SR[:1], urgent, [TO])
+            read(queue, film, SR[:1], urgent, [TO])
         assert [parcel.film for parcel in queue.waiting(TO, 9)] == [3, 1, 2]
         assert [film["film"] for film in queue.status()["urgent_waiting"]] == [3]
         queue.put_off(queue.waiting(TO, 1)[0], "status 0xA700")
@@ -140,7 +151,7 @@ class TestDeliveries:
 
     def test_a_refusal_is_a_dead_letter_until_it_is_retried(self, queue):
         add(queue, 1)
-        queue.read(queue.take(1)[0], SR, False, [TO])
+        read(queue, queue.take(1)[0], SR, False, [TO])
         report, capture = queue.waiting(TO, 9)
         queue.refused(report, "status 0xA900")
         queue.delivered(capture)
@@ -153,7 +164,7 @@ class TestDeliveries:
 
     def test_one_that_is_put_off_again_and_again(self, queue):
         add(queue, 1)
-        queue.read(queue.take(1)[0], SR[:1], False, [TO])
+        read(queue, queue.take(1)[0], SR[:1], False, [TO])
         for tries in range(MAX_TRIES):
             (parcel,) = queue.waiting(TO, 9)
             assert parcel.tries == tries
@@ -162,7 +173,7 @@ class TestDeliveries:
 
     def test_a_film_is_delivered_once_all_destinations_have_it(self, queue):
         add(queue, 1)
-        queue.read(queue.take(1)[0], SR, False, [TO, "http://pacs/dicom-web"])
+        read(queue, queue.take(1)[0], SR, False, [TO, "http://pacs/dicom-web"])
         deliver(queue)
         assert states(queue) == {"delivering": 1}
         deliver(queue, "http://pacs/dicom-web")
@@ -170,7 +181,7 @@ class TestDeliveries:
 
     def test_a_destination_that_is_gone(self, queue):
         add(queue, 1)
-        queue.read(queue.take(1)[0], SR[:1], False, [TO])
+        read(queue, queue.take(1)[0], SR[:1], False, [TO])
         queue.resume(["OTHER@10.0.0.5:104"])
         assert states(queue) == {"dead": 1}
         assert "no longer configured" in queue.status()["dead_letters"][0]["reason"]
@@ -241,6 +252,7 @@ class TestFaults:
 WORKER = """
 import itertools, os, sys
 from pathlib import Path
+from cxrlines.core.files import replacing
 from cxrlines.pacs.film_queue import FilmQueue
 folder, films = Path(sys.argv[1]), int(sys.argv[2])
 queue, statements = FilmQueue(folder / "queue"), itertools.count()
@@ -249,6 +261,12 @@ def traced(statement):
     if next(statements) == int(sys.argv[3]):
         os.kill(os.getpid(), 9)
 
+def read(film, data):
+    (place,) = queue.result_places(film, 1)
+    with replacing(place) as aside:
+        aside.write_bytes(b"of " + data)
+    queue.read(film, [("sr", f"2.25.{film.sop_uid[4:]}")], False, ["TO"])
+
 queue._base.set_trace_callback(traced)
 queue.resume(["TO"])
 sent = folder / "sent"
@@ -256,7 +274,7 @@ for number in range(films):
     queue.add(b"film %d" % number, str(number), f"1.2.{number}", "A@b")
     for film in queue.take(1):
         data = film.path.read_bytes()
-        queue.read(film, [("sr", f"2.25.{film.sop_uid[4:]}", b"of " + data)], False, ["TO"])
+        read(film, data)
     for parcel in queue.waiting("TO", 1):
         queue.begin(parcel)
         with sent.open("a") as file:
@@ -264,7 +282,7 @@ for number in range(films):
         queue.delivered(parcel)
 while films := queue.take(5):
     for film in films:
-        queue.read(film, [("sr", f"2.25.{film.sop_uid[4:]}", b"of " + film.path.read_bytes())], False, ["TO"])
+        read(film, film.path.read_bytes())
 while parcels := queue.waiting("TO", 5):
     for parcel in parcels:
         with sent.open("a") as file:

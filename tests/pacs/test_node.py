@@ -23,6 +23,7 @@ from cxrlines.pacs.audit_log import AuditLog
 from cxrlines.pacs.delivery import LONGEST_PAUSE_S, Answer, Unreachable, Verdict, pause_s
 from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue
 from cxrlines.pacs.node import FAULTS, Courier, why_not_read
+from cxrlines.pacs.result_writers import ResultWriters
 from cxrlines.reading.results.dicom.read_by import OperatingPoint, ReadBy
 
 NGT = "NGT - Abnormal"
@@ -72,14 +73,14 @@ def bench(tmp_path, monkeypatch):
     """Runs films through a pool and a destination until all of them are settled; the queue."""
     monkeypatch.setattr(node, "pause_s", lambda failures, rng: 0.0)
     monkeypatch.setattr(node, "POLL_S", 0.01)
-    queue, audit = FilmQueue(tmp_path), AuditLog(tmp_path)
+    queue, audit, writers = FilmQueue(tmp_path), AuditLog(tmp_path), ResultWriters(1)
 
     def run(films: Sequence[bytes], pool: Pool, destination: Destination) -> FilmQueue:
         for place, data in enumerate(films):
             queue.add(data, str(place), f"1.2.3.{place}", "MODALITY@10.0.0.7")
         stop = threading.Event()
         courier = Courier(queue, audit, destination, stop)
-        reading = node._Reading(queue, audit, pool, [courier])
+        reading = node._Reading(queue, audit, pool, writers, [courier])
         threads = [threading.Thread(target=reading.run, args=(stop,), daemon=True), courier]
         for thread in threads:
             thread.start()
@@ -95,6 +96,7 @@ def bench(tmp_path, monkeypatch):
 
     run.folder = tmp_path
     yield run
+    writers.close()
     queue.close()
     audit.close()
 

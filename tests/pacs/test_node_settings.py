@@ -62,7 +62,7 @@ def test_flags_go_before_the_file(tmp_path):
             ('to = ["PACS@10.0.0.5:104", "ARCHIVE@[::1]:11112"]\nstow = ["https://pacs/dicom-web/"]', ""),
             ["--to", "--stow"],
         ),
-        (("port = 11113", "port = = 1"), ["is not TOML"]),
+        (("port = 11113", "port = = 1"), ["is no TOML"]),
     ],
 )
 def test_what_is_wrong_is_said_with_its_field(tmp_path, change, words):

@@ -11,7 +11,7 @@ from pydicom.data import get_testdata_file
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.film import FilmError
 from cxrlines.io.films import read_film
-from cxrlines.web.rendering import Kind, Renderer, make
+from cxrlines.web.rendering import Asked, Kind, Renderer, make
 
 from .conftest import EXAMPLE, REFUSED, found
 
@@ -29,14 +29,14 @@ def dicom() -> bytes:
 
 def test_pixels_are_the_film_bit_for_bit(read_by, dicom):
     for source in (EXAMPLE, dicom):
-        made = make((Kind.PIXELS, source, found(), read_by))
+        made = make(Asked(Kind.PIXELS, source, found(), read_by))
         np.testing.assert_array_equal(read_film(made).pixels, read_film(source).pixels)
 
 
 @pytest.mark.parametrize("findings", [found(), REFUSED], ids=["read", "refused"])
 def test_a_report_is_a_structured_report_of_the_film(read_by, dicom, findings):
     shape = read_film(dicom).pixels.shape
-    one, other = (make((Kind.REPORT, dicom, _of(findings, shape), read_by)) for _ in range(2))
+    one, other = (make(Asked(Kind.REPORT, dicom, _of(findings, shape), read_by)) for _ in range(2))
     assert one == other
     report, film = (pydicom.dcmread(io.BytesIO(data)) for data in (one, dicom))
     assert report.SOPClassUID == COMPREHENSIVE_3D_SR and report.StudyInstanceUID == film.StudyInstanceUID
@@ -52,13 +52,13 @@ def _of(findings, shape):
 
 def test_a_picture_file_has_no_report(read_by):
     with pytest.raises(Error, match="DICOM"):
-        make((Kind.REPORT, EXAMPLE, found(), read_by))
+        make(Asked(Kind.REPORT, EXAMPLE, found(), read_by))
 
 
 def test_another_process_makes_it_and_a_new_one_when_that_dies(read_by):
     renderer = Renderer()
     try:
-        here = make((Kind.PIXELS, EXAMPLE, found(), read_by))
+        here = make(Asked(Kind.PIXELS, EXAMPLE, found(), read_by))
         assert renderer.make(Kind.PIXELS, EXAMPLE, found(), read_by) == here
         with pytest.raises(FilmError):
             renderer.make(Kind.PIXELS, b"not a film", found(), read_by)

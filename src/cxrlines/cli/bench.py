@@ -13,6 +13,9 @@ app = typer.Typer(help="Measure speed and robustness on this machine.", no_args_
 
 Seconds = Annotated[float, typer.Option(help="Seconds to measure each side.")]
 Count = Annotated[int, typer.Option(min=1, help="Number of films to read.")]
+FilmFolder = Annotated[
+    Path | None, typer.Option(help="Folder of films; default: phantoms of 2,500 x 3,000 px as JPEG.")
+]
 
 
 @app.command("augment", epilog="Example: cxrlines bench augment --seconds 5")
@@ -46,9 +49,7 @@ def bench_train(
 def bench_predict(
     bundle: BundleFolder = None,
     films: Count = 12,
-    folder: Annotated[
-        Path | None, typer.Option(help="Folder of films; default: phantoms of 2,500 x 3,000 px as JPEG.")
-    ] = None,
+    folder: FilmFolder = None,
     as_json: Json = False,
 ) -> None:
     """Inference speed, decoding included, film by film and in batches, against plain PyTorch."""
@@ -56,6 +57,21 @@ def bench_predict(
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
     _print(measure(load_bundle(bundle or EMBEDDED), films, folder), as_json)
+
+
+@app.command("serve", epilog="Example: cxrlines bench serve --films 100 --clients 8 --json")
+def bench_serve(
+    films: Count = 50,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Clients that send at once.")] = 8,
+    processes: Annotated[int | None, typer.Option(min=1, help="That read. Default: one for two cores.")] = None,
+    bundle: BundleFolder = None,
+    folder: FilmFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Serving speed: films a second and latency of the HTTP API and of the DICOM node, each started for this alone."""
+    from cxrlines.lab.bench.serving_speed import bench_serve as measure
+
+    _print(measure(films, clients, folder=folder, bundle=bundle, processes=processes), as_json)
 
 
 @app.command("robustness", epilog="Example: cxrlines bench robustness --films 1000")

@@ -32,6 +32,9 @@ def listen(
     bundle: BundleFolder = None,
     processes: Annotated[int | None, typer.Option(help="That read; default: one for two cores.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep films and results once they are delivered.")] = False,
+    status_port: Annotated[
+        int | None, typer.Option(help="Port of a page that shows how the queue stands, on this computer alone.")
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="How the queue stands; the node may run.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Take up dead letters once more; the node may run.")] = False,
     as_json: Json = False,
@@ -50,12 +53,20 @@ def listen(
     from cxrlines.pacs.node_settings import load_settings
 
     flags: dict[str, Any] = {"aet": aet, "port": port, "host": host, "queue": queue, "bundle": bundle}
-    flags |= {"to": tuple(to or ()), "stow": tuple(stow or ()), "processes": processes, "keep": keep or None}
+    flags |= {
+        "to": tuple(to or ()),
+        "stow": tuple(stow or ()),
+        "processes": processes,
+        "keep": keep or None,
+        "status_port": status_port,
+    }
     settings = load_settings(config, flags)
     stop = threading.Event()
     where = f"{settings.aet} on {settings.host}"
+    more = f"queue: {settings.queue}"
+    more += f"; its page: http://127.0.0.1:{settings.status_port}/" if settings.status_port else ""
     with signals(lambda *_: stop.set(), signal.SIGTERM, signal.SIGINT):
-        run_node(settings, stop, listening=lambda port: say(f"listening as {where}:{port}; queue: {settings.queue}"))
+        run_node(settings, stop, listening=lambda port: say(f"listening as {where}:{port}; {more}"))
     say("stopped; what is in the queue is taken up at the next start")
 
 

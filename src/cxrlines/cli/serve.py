@@ -19,6 +19,9 @@ def serve(
     project: Annotated[
         Path | None, typer.Option(help="Folder to save corrections in; without one nothing is stored.")
     ] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Index of known films (`cxrlines index`), to show similar ones.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of these and more; see docs/api.md.")] = None,
     bundle: BundleFolder = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Processes that read. Default: 1.")] = None,

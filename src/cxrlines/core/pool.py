@@ -76,7 +76,7 @@ def in_parallel(
 
 def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[int, Any]]:
     """As `in_parallel`, always in processes, without a bar."""
-    team, todo = _Workers(work), iter(range(len(items)))
+    team, todo = Team(work), iter(range(len(items)))
     pending: dict[Future[Any], int] = {}
     with ThreadPoolExecutor(workers) as threads:
         try:
@@ -92,7 +92,7 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers:
             team.stop()
 
 
-class _Workers:
+class Team:
     """A worker process for each thread that asks, begun at its first item, and anew when one died."""
 
     def __init__(self, work: Callable[[Any], Any]) -> None:

@@ -158,15 +158,16 @@ class FilmQueue(QueueDatabase):
         )
         return tuple((row["kind"], row["sop_uid"]) for row in rows)
 
+    def result_places(self, film: QueuedFilm, count: int) -> tuple[Path, ...]:
+        """Where the results of a film are to be, whole and on disk, before `read`."""
+        return tuple(self._result_path(film.number, place) for place in range(count))
+
     def read(
-        self, film: QueuedFilm, results: Sequence[tuple[str, str, bytes]], urgent: bool, destinations: Sequence[str]
+        self, film: QueuedFilm, results: Sequence[tuple[str, str]], urgent: bool, destinations: Sequence[str]
     ) -> None:
-        """Keep the results of a film, each (kind, SOP Instance UID, file), for every destination."""
-        for place, (_, _, data) in enumerate(results):
-            with replacing(self._result_path(film.number, place)) as aside:
-                aside.write_bytes(data)
+        """The results of a film, each (kind, SOP Instance UID), are at their `result_places`, for every destination."""
         with self.transaction() as base:
-            for place, (kind, sop_uid, _) in enumerate(results):
+            for place, (kind, sop_uid) in enumerate(results):
                 for name in destinations:
                     base.execute(
                         "INSERT INTO deliveries (film, object, kind, sop_uid, destination, urgent, state) "

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from typing import NamedTuple
 
-from cxrlines.core.errors import Error, ReadingFault
+from cxrlines.core.errors import ReadingFault
 from cxrlines.core.files import OutputError
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.findings import Findings
@@ -24,12 +25,14 @@ from cxrlines.pacs.film_queue import FilmQueue, QueuedFilm
 from cxrlines.pacs.node_settings import NodeSettings
 from cxrlines.pacs.queue_database import FilmState, held
 from cxrlines.pacs.receiver import Receiver
+from cxrlines.pacs.result_writers import Made, Order, ResultWriters, Written, unread
+from cxrlines.pacs.status_page import status_page
 from cxrlines.reading.reading_pool import Outcome, ReadingPool
-from cxrlines.reading.results.dicom.objects import Kind, Replaced, result_objects
+from cxrlines.reading.results.dicom.objects import Kind, Replaced
 from cxrlines.reading.urgency import is_urgent
 
-AHEAD = 2
-"""Films given to each process: one in work, one ready."""
+AHEAD = 3
+"""Films under way for each process that reads: one is read, one is ready, of one the results are written."""
 FAULTS = 3
 """How often a film is given to the pool whose reading fails by no fault of its own."""
 BATCH = 12
@@ -67,10 +70,12 @@ def run_node(
         ReadingPool(settings.bundle, settings.processes, settings.film_s, module=worker) as pool,
         closing(FilmQueue(settings.queue, model=pool.read_by.fingerprint, keep=settings.keep)) as queue,
         closing(AuditLog(settings.queue)) as audit,
+        closing(ResultWriters(settings.processes)) as writers,
+        status_page(settings.status_port, f"{settings.aet}: the node's queue", queue.status),
     ):
         queue.resume(names)
         couriers = [Courier(queue, audit, destination, stop) for destination in destinations]
-        reading = _Reading(queue, audit, pool, couriers)
+        reading = _Reading(queue, audit, pool, writers, couriers)
         receiver = Receiver(settings, queue, audit, reading.arrived)
         try:
             audit.write("started", reads=pool.read_by.name)
@@ -88,12 +93,27 @@ def run_node(
             audit.write("stopped")
 
 
-class _Reading:
-    """Films of the queue through the pool, and their results into the queue."""
+class _Done(NamedTuple):
+    """A film whose reading has ended; `made` is its results, where it has any."""
 
-    def __init__(self, queue: FilmQueue, audit: AuditLog, pool: ReadingPool, couriers: Sequence["Courier"]) -> None:
-        self._queue, self._audit, self._pool, self._couriers = queue, audit, pool, couriers
-        self._done: queues.SimpleQueue[tuple[QueuedFilm, Outcome] | None] = queues.SimpleQueue()
+    film: QueuedFilm
+    outcome: Outcome
+    made: Made | None = None
+
+
+class _Reading:
+    """Films of the queue through the pool and the writers, and their results into the queue."""
+
+    def __init__(
+        self,
+        queue: FilmQueue,
+        audit: AuditLog,
+        pool: ReadingPool,
+        writers: ResultWriters,
+        couriers: Sequence["Courier"],
+    ) -> None:
+        self._queue, self._audit, self._pool, self._writers, self._couriers = queue, audit, pool, writers, couriers
+        self._done: queues.SimpleQueue[_Done | None] = queues.SimpleQueue()
         self._flying = 0
 
     def arrived(self) -> None:
@@ -116,12 +136,14 @@ class _Reading:
             if done is None:
                 continue
             try:
-                self._finish(*done)
+                self._finish(done)
                 self._flying -= 1
             except DISK_ERRORS as error:
-                self._audit.write("disk error", film=done[0].number, error=type(error).__name__)
+                self._audit.write("disk error", film=done.film.number, error=type(error).__name__)
                 if stop.wait(POLL_S):
                     self._flying -= 1  # it is read again after the next start
+                elif isinstance(done.made, Exception) and not isinstance(done.outcome, ReadingFault):
+                    self._write(done.film, done.outcome)
                 else:
                     self._done.put(done)
 
@@ -135,53 +157,57 @@ class _Reading:
                     self._flying -= 1
                     continue
             except DISK_ERRORS as error:
-                self._done.put((film, _unread(error)))
+                self._done.put(_Done(film, unread(error)))
                 continue
             future = self._pool.read(film.path)
             future.add_done_callback(lambda future, film=film: self._landed(film, future))  # type: ignore[misc]
 
     def _landed(self, film: QueuedFilm, future: "Future[Outcome]") -> None:
-        self._done.put((film, future.result()))
+        outcome = future.result()
+        if isinstance(outcome, NotAFilm | ReadingFault):
+            self._done.put(_Done(film, outcome))
+        else:
+            self._write(film, outcome)
 
-    def _finish(self, film: QueuedFilm, outcome: Outcome) -> None:
+    def _write(self, film: QueuedFilm, outcome: Findings | FilmError) -> None:
+        """Have the results of a film written."""
+        found = str(outcome).removeprefix(f"{film.path}: ") if isinstance(outcome, FilmError) else outcome
+
+        def order() -> Order:
+            earlier = tuple(Replaced(Kind(kind), uid) for kind, uid in self._queue.earlier_results(film))
+            places = self._queue.result_places(film, len(Kind))
+            return Order(film.path, found, self._pool.read_by, earlier, places)
+
+        future = self._writers.write(order)
+        future.add_done_callback(lambda future: self._done.put(_Done(film, outcome, future.result())))
+
+    def _finish(self, done: _Done) -> None:
+        film, outcome, made = done
         if isinstance(outcome, NotAFilm):
             return self._give_up(film, FilmState.SKIPPED, outcome.kind)
-        problem: Exception | None = outcome if isinstance(outcome, ReadingFault) else None
-        if not isinstance(outcome, ReadingFault):
-            found = str(outcome).removeprefix(f"{film.path}: ") if isinstance(outcome, FilmError) else outcome
-            problem = self._write(film, found)
+        problem = outcome if isinstance(outcome, ReadingFault) else made
+        if isinstance(problem, tuple):
+            return self._has_results(film, outcome, problem)
+        if isinstance(problem, DISK_ERRORS):
+            raise problem
         if isinstance(problem, ReadingFault) and film.tries + 1 < FAULTS:
             self._queue.put_back(film)
             self._audit.write("to be read again", film=film.number)
-        elif problem is not None:
+        else:
             self._give_up(film, FilmState.DEAD, str(problem).removeprefix(f"{film.path}: "))
 
     def _give_up(self, film: QueuedFilm, state: FilmState, why: str) -> None:
         self._queue.give_up(film, state, why)
         self._audit.write(state.value, film=film.number, why=why)
 
-    def _write(self, film: QueuedFilm, found: Findings | str) -> Error | ReadingFault | None:
-        """The results of a film into the queue; what is wrong instead."""
-        earlier = [Replaced(Kind(kind), uid) for kind, uid in self._queue.earlier_results(film)]
-        try:
-            results = result_objects(film.path.read_bytes(), found, self._pool.read_by, replaces=earlier)
-        except Error as error:
-            return error
-        except OSError as error:
-            return _unread(error)
-        except Exception as error:
-            return ReadingFault.of("its results", error)
-        urgent = isinstance(found, Findings) and is_urgent(found, self._pool.read_by)
-        files = [(result.kind.value, result.sop_instance_uid, result.content) for result in results]
-        self._queue.read(film, files, urgent, [courier.destination.name for courier in self._couriers])
-        self._audit.write("read", film=film.number, urgent=int(urgent), results=len(results))
+    def _has_results(self, film: QueuedFilm, outcome: Outcome, results: Sequence[Written]) -> None:
+        """The results of a film, which are on disk, are to be delivered."""
+        urgent = isinstance(outcome, Findings) and is_urgent(outcome, self._pool.read_by)
+        self._queue.read(film, results, urgent, [courier.destination.name for courier in self._couriers])
+        took = {"reading_ms": round(1000 * outcome.seconds)} if isinstance(outcome, Findings) else {}
+        self._audit.write("read", film=film.number, urgent=int(urgent), results=len(results), **took)
         for courier in self._couriers:
             courier.wake.set()
-        return None
-
-
-def _unread(error: Exception) -> ReadingFault:
-    return ReadingFault(f"the film's file in the queue cannot be read ({type(error).__name__})")
 
 
 def why_not_read(film: bytes) -> str | None:

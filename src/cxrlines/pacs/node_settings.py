@@ -3,7 +3,6 @@
 import ipaddress
 import re
 import ssl
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores
+from cxrlines.core.toml_file import read_config
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _AET = re.compile(r"[ -\[\]-~]{1,16}")
@@ -95,6 +95,7 @@ class NodeSettings(BaseModel):
         processes: That read, each with the models in its memory.
         film_s: Seconds that reading a film may take.
         keep: Whether films and results stay in the queue's folder once they are delivered.
+        status_port: Where the page of the queue is, for this computer alone; none: there is none.
         tls: Of the node itself; without, it speaks plain DICOM.
         tls_to: Towards `to` and `stow`; without, `to` is sent plain DICOM.
     """
@@ -117,6 +118,7 @@ class NodeSettings(BaseModel):
     processes: Annotated[int, Field(ge=1, le=256)] = Field(default_factory=lambda: max(1, cores() // 2))
     film_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     keep: bool = False
+    status_port: Port | None = None
     tls: Certificates | None = None
     tls_to: Certificates | None = None
 
@@ -128,14 +130,8 @@ def load_settings(config: Path | None, flags: dict[str, Any]) -> NodeSettings:
     """
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     settings = NodeSettings.model_validate
-    found: dict[str, Any] = {}
+    found = read_config(config)
     if config is not None:
-        try:
-            found = tomllib.loads(config.read_text("utf-8"))
-        except OSError as error:
-            raise Error(f"--config {config}: cannot be read ({error.strerror})", "name a TOML file") from None
-        except ValueError as error:
-            raise Error(f"--config {config}: is not TOML ({error})", "see docs/dicom.md for an example") from None
         _place(found, config.parent)
     try:
         made = settings({**found, **given})

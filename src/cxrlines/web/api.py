@@ -24,6 +24,7 @@ from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, Device
 from cxrlines.web.film_answer import page_words
 from cxrlines.web.film_corrections import MOST, save_correction, saved_correction
 from cxrlines.web.guard import LOG, Guard
+from cxrlines.web.identifiers import PARAMETERS, identifiers_of
 from cxrlines.web.kept_films import KeptFilm
 from cxrlines.web.problems import MEDIA_TYPE, Problem, problem_of
 from cxrlines.web.rendering import Kind
@@ -42,8 +43,9 @@ BODY = {
             **dict.fromkeys(FILM_TYPES, FILE),
             MULTIPART: {"schema": {"type": "object", "additionalProperties": FILE["schema"]}},
         },
-    }
+    },
 }
+NAMED = BODY | {"parameters": PARAMETERS}
 CORRECTION = {
     "requestBody": {"required": True, "content": {JSON: {"schema": {"$ref": "#/components/schemas/Correction"}}}}
 }
@@ -95,6 +97,7 @@ def make_guard(service: Service) -> Guard:
     _add_reading(app, service)
     _add_page(app, service)
     _add_corrections(app, service)
+    _add_similar(app, service)
     _add_watching(app, service, guard)
 
     def openapi() -> dict[str, Any]:
@@ -118,10 +121,10 @@ def make_guard(service: Service) -> Guard:
 
 
 def _add_reading(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/read", responses=READ, openapi_extra=BODY, summary="Read a film, or many")
+    @app.post("/v1/read", responses=READ, openapi_extra=NAMED, summary="Read a film, or many")
     async def read(request: Request) -> Response:
         """Findings as JSON by default; by `Accept` a structured report (application/dicom) or a drawing (image/png)."""
-        wanted = _wanted(request)
+        wanted, identifiers = _wanted(request), identifiers_of(request)
         async with service.intake.body(request) as body:
             uploads, many = films_in(request.headers.get("content-type", ""), body, service.settings.max_films)
             if many:
@@ -133,7 +136,20 @@ def _add_reading(app: FastAPI, service: Service) -> None:
                 raise problem_of(found)
             if wanted == JSON:
                 return JSONResponse(service.film_json(found, uploads[0].name))
-            return Response(await service.make(KINDS[wanted], KeptFilm(uploads[0].data, found)), media_type=wanted)
+            made = await service.make(KINDS[wanted], uploads[0].data, found, identifiers)
+            return Response(made, media_type=wanted)
+
+    described = PROBLEMS | {200: {"description": "The film as a DICOM object", "content": {DICOM: FILE}}}
+
+    @app.post(
+        "/v1/film.dcm", responses=described, openapi_extra=NAMED, summary="A film as DICOM", response_class=Response
+    )
+    async def film_as_dicom(request: Request) -> Response:
+        """What the report of a JPEG, PNG or TIFF refers to: the film as a DICOM object of its patient and study."""
+        identifiers = identifiers_of(request)
+        async with service.intake.body(request) as body:
+            uploads, _ = films_in(request.headers.get("content-type", ""), body, 1)
+            return Response(await service.make(Kind.FILM, uploads[0].data, None, identifiers), media_type=DICOM)
 
 
 def _add_page(app: FastAPI, service: Service) -> None:
@@ -173,7 +189,8 @@ def _add_page(app: FastAPI, service: Service) -> None:
 
         @app.get(f"/v1/films/{{film}}/{name}", responses=described, summary=what, response_class=Response)
         async def made(film: str) -> Response:
-            return Response(await service.make(kind, service.film(film)), media_type=media)
+            kept = service.film(film)
+            return Response(await service.make(kind, kept.source, kept.findings), media_type=media)
 
     making("pixels.png", Kind.PIXELS, PNG, "The film at its full resolution, 8 bits")
     making("drawing.png", Kind.DRAWING, PNG, "The film with its findings drawn")
@@ -199,6 +216,20 @@ def _add_corrections(app: FastAPI, service: Service) -> None:
         except (ValueError, RecursionError):
             raise Problem(400, "json", "the body is no JSON", "send the correction as JSON") from None
         return await asyncio.to_thread(save_correction, project, service.film(film), values)
+
+
+def _add_similar(app: FastAPI, service: Service) -> None:
+    """Only with an index of known films."""
+    similar = service.similar
+    if similar is None:
+        return
+
+    @app.get("/v1/films/{film}/similar", responses=PROBLEMS, summary="The known films that look most like it")
+    async def nearest(film: str) -> dict[str, Any]:
+        """Nearest first, none of the film's own patient: `distance` (0 the same, at most 2), `study`, `labels`, and
+        `lines` in shares of the film's width and height."""
+        kept = service.film(film)
+        return {"films": await similar.of(kept.source, kept.findings.study_uid or "")}
 
 
 def _add_watching(app: FastAPI, service: Service, guard: Guard) -> None:

@@ -6,6 +6,7 @@ It begins anew when it died.
 import pickle
 import threading
 from enum import StrEnum
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +18,9 @@ from cxrlines.io.films import kind_of, read_film
 from cxrlines.reading.results.dicom.objects import Kind as Result
 from cxrlines.reading.results.dicom.objects import result_objects
 from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.dicom.wrapped_film import has_identifiers, wrapped
 from cxrlines.reading.results.drawing import draw_findings
+from cxrlines.web.identifiers import PATIENT, STUDY, Identifiers
 
 SECONDS = 60.0
 """Longest that one may take."""
@@ -29,10 +32,17 @@ class Kind(StrEnum):
     PIXELS = "image/png; of the film"
     DRAWING = "image/png"
     REPORT = "application/dicom"
+    FILM = "application/dicom; of the film"
 
 
-Asked = tuple[Kind, bytes, Findings, ReadBy]
-"""What to make, of which film's file, its findings, and what read it."""
+class Asked(NamedTuple):
+    """What to make, of which film's file, its findings, what read it, and the patient and study of one without."""
+
+    kind: Kind
+    source: bytes
+    findings: Findings | None
+    read_by: ReadBy
+    identifiers: Identifiers | None = None
 
 
 class Renderer:
@@ -42,12 +52,20 @@ class Renderer:
         self._lock = threading.Lock()
         self._child: Child | None = None
 
-    def make(self, kind: Kind, source: bytes, findings: Findings, read_by: ReadBy) -> bytes:
+    def make(
+        self,
+        kind: Kind,
+        source: bytes,
+        findings: Findings | None,
+        read_by: ReadBy,
+        identifiers: Identifiers | None = None,
+    ) -> bytes:
         """A file of that kind.
 
         `Error` where the film allows none; `ReadingFault` where making it failed, `OverTime` where it took too long.
+        `findings` may be None of a kind that shows none.
         """
-        message = pickle.dumps((kind, source, findings, read_by))
+        message = pickle.dumps(Asked(kind, source, findings, read_by, identifiers))
         with self._lock:
             try:
                 self._begin()
@@ -85,16 +103,30 @@ class Renderer:
 
 def make(asked: Asked) -> bytes:
     """The child's side of `Renderer.make`."""
-    kind, source, findings, read_by = asked
+    kind, source, findings, read_by, identifiers = asked
+    if kind in (Kind.REPORT, Kind.FILM):
+        source = _as_dicom(source, identifiers)
+    if kind is Kind.FILM:
+        return source
     if kind is Kind.REPORT:
-        if kind_of(source) != "DICOM":
-            raise Error("a structured report is of a DICOM film; this is another file", "take JSON or the drawing")
+        assert findings is not None
         (report,) = result_objects(source, findings, read_by, kinds=[Result.REPORT])
         return report.content
     film = read_film(source)
     if kind is Kind.PIXELS:
         return _png(film.pixels)
+    assert findings is not None
     return _png(draw_findings(film.pixels, findings, notes=[read_by.name])[:, :, ::-1])
+
+
+def _as_dicom(source: bytes, identifiers: Identifiers | None) -> bytes:
+    """A film that results can refer to: as it is, or of the patient and study that are named for it."""
+    if identifiers is not None and not has_identifiers(source):
+        return wrapped(source, *identifiers)
+    if kind_of(source) != "DICOM":
+        what = "a DICOM object is of a DICOM film; this is another file, whose patient and study are not named"
+        raise Error(what, f"name them by the headers {PATIENT} and {STUDY}, or take JSON or the drawing")
+    return source
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -1,7 +1,6 @@
 """What `cxrlines serve` is set to: its flags, and the rest in a TOML file whose fields are those of `ServeSettings`."""
 
 import ipaddress
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cxrlines.core.errors import Error
+from cxrlines.core.toml_file import read_config
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MB = 10**6
@@ -22,6 +22,7 @@ class ServeSettings(BaseModel):
         hosts: Further names by which it is called, as a reverse proxy passes them on.
         bundle: Bundle folder; None: the reader in the package.
         project: Folder that corrections are saved in; None: nothing is stored.
+        index: File of an index of known films, which the page shows similar films from; None: it shows none.
         processes: Workers that read.
         token_file: File of bearer tokens, see `tokens`.
         tls_certificate, tls_key: PEM files; both, or none.
@@ -41,6 +42,7 @@ class ServeSettings(BaseModel):
     hosts: tuple[str, ...] = ()
     bundle: Path | None = None
     project: Path | None = None
+    index: Path | None = None
     processes: Annotated[int, Field(ge=1, le=256)] = 1
     token_file: Path | None = None
     tls_certificate: Path | None = None
@@ -80,15 +82,7 @@ def load_settings(config: Path | None, given: Mapping[str, Any]) -> ServeSetting
 
     `Error` names the file or the field, the value, and what is allowed.
     """
-    values: dict[str, Any] = {}
-    if config is not None:
-        try:
-            values = tomllib.loads(config.read_text("utf-8"))
-        except OSError as error:
-            raise Error(f"--config {config}: cannot be read ({error.strerror})", "check the path") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise Error(f"--config {config}: is no TOML ({error})", "write lines such as port = 8080") from None
-    values |= {name: value for name, value in given.items() if value is not None}
+    values = read_config(config) | {name: value for name, value in given.items() if value is not None}
     try:
         settings = ServeSettings.model_validate(values)
     except ValidationError as error:

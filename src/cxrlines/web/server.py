@@ -18,6 +18,7 @@ from cxrlines.web.api import make_guard
 from cxrlines.web.guard import Guard
 from cxrlines.web.serve_settings import ServeSettings, is_loopback
 from cxrlines.web.service import Service
+from cxrlines.web.similar_films import SimilarFilms
 from cxrlines.web.tokens import VARIABLE, Tokens
 
 DRAIN_S = 1.0
@@ -68,7 +69,8 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
 
     Raises:
         Error: The port is in use or may not be bound, a certificate or a token is none, no token is given for an
-            address that others reach, the project's folder is none, or the bundle cannot be trusted.
+            address that others reach, the project's folder is none, the bundle cannot be trusted, or the index is
+            none of it.
     """
     tokens = Tokens.configured(settings.token_file)
     if not is_loopback(settings.host) and not tokens:
@@ -84,10 +86,14 @@ def serve(settings: ServeSettings, started: Callable[[str], None]) -> None:
     with (
         _bound(settings.host, settings.port) as listener,
         ReadingPool(settings.bundle, settings.processes, settings.timeout_s) as pool,
-        closing(Service(settings, bundle, pool, tokens, project)) as service,
+        closing(Service(settings, bundle, pool, tokens, project, _similar(settings))) as service,
     ):
         service.begin()
         _run(settings, make_guard(service), listener, started)
+
+
+def _similar(settings: ServeSettings) -> SimilarFilms | None:
+    return None if settings.index is None else SimilarFilms(settings.bundle, settings.index)
 
 
 def _run(settings: ServeSettings, guard: Guard, listener: socket.socket, started: Callable[[str], None]) -> None:

@@ -14,10 +14,12 @@ from cxrlines.reading.reading_pool import Outcome
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.web.counters import Counters
 from cxrlines.web.film_answer import film_json
+from cxrlines.web.identifiers import Identifiers
 from cxrlines.web.kept_films import KeptFilm, KeptFilms
 from cxrlines.web.problems import Problem
 from cxrlines.web.rendering import Kind, Renderer
 from cxrlines.web.serve_settings import ServeSettings
+from cxrlines.web.similar_films import SimilarFilms
 from cxrlines.web.tokens import Tokens
 from cxrlines.web.uploads import Intake
 
@@ -39,12 +41,18 @@ class Service:
     """All of it. `settings`, `bundle` and `tokens` say what it does; the pool is started and ended by the caller."""
 
     def __init__(
-        self, settings: ServeSettings, bundle: Bundle, pool: Pool, tokens: Tokens, project: Project | None = None
+        self,
+        settings: ServeSettings,
+        bundle: Bundle,
+        pool: Pool,
+        tokens: Tokens,
+        project: Project | None = None,
+        similar: SimilarFilms | None = None,
     ) -> None:
         self.settings, self.bundle, self.tokens, self._pool = settings, bundle, tokens, pool
         self.read_by = pool.read_by
         self.intake, self.counters = Intake(settings), Counters(bundle.identity)
-        self.project = project
+        self.project, self.similar = project, similar
         self.kept, self._renderer = KeptFilms(settings.keep, settings.memory), Renderer()
 
     @property
@@ -55,6 +63,7 @@ class Service:
             "bundle": self.bundle.identity,
             "notice": self.bundle.notice,
             "project": self.project is not None,
+            "similar": self.similar is not None,
         }
 
     async def read(self, source: bytes) -> Outcome:
@@ -74,9 +83,11 @@ class Service:
         """A film as `cxrlines schema` describes it."""
         return film_json(findings, self.read_by, self.bundle.notice, name)
 
-    async def make(self, kind: Kind, film: KeptFilm) -> bytes:
+    async def make(
+        self, kind: Kind, source: bytes, findings: Findings | None, identifiers: Identifiers | None = None
+    ) -> bytes:
         """A picture or an object of a film. `Error` where the film allows none."""
-        return await asyncio.to_thread(self._renderer.make, kind, film.source, film.findings, self.read_by)
+        return await asyncio.to_thread(self._renderer.make, kind, source, findings, self.read_by, identifiers)
 
     def film(self, name: str) -> KeptFilm:
         """A film kept for the page; `Problem` 404 where it is not, or no more."""
@@ -92,3 +103,5 @@ class Service:
     def close(self) -> None:
         """End what it started."""
         self._renderer.close()
+        if self.similar is not None:
+            self.similar.close()

@@ -11,7 +11,6 @@ import torch
 
 from cxrlines.core.film import FilmError
 from cxrlines.core.pool import cores
-from cxrlines.io.films import read_film
 from cxrlines.lab.bench import inference_speed as bench
 from cxrlines.lab.bench.inference_speed import BenchError, bench_predict
 from cxrlines.lab.bench.plain_pytorch import PlainPyTorch, Took
@@ -112,15 +111,6 @@ def test_plain_pytorch_is_two_networks_of_fixed_weights(bundle, folder):
     took = one.read([0, 0], threads=1)
     assert took.wall > 0 and torch.get_num_threads() == 1
     torch.set_num_threads(before)
-
-
-def test_the_films_made_are_jpegs_of_the_size_told(monkeypatch):
-    monkeypatch.setattr(bench, "HEIGHT", 300)
-    monkeypatch.setattr(bench, "WIDTH", 250)
-    one, other = bench._files(2, None)
-    film = read_film(one)
-    assert film.format == "JPEG" and film.pixels.shape == (300, 250)
-    assert one != other and list(bench._files(1, None)) == [one]
 
 
 def test_nothing_to_measure_is_said(bundle, tmp_path):

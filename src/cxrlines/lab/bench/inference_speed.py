@@ -11,29 +11,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import cv2
-import numpy as np
-
-from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores, keep_buffers
-from cxrlines.io.films import read_bytes
 from cxrlines.io.prepare import cut_frame
+from cxrlines.lab.bench.measured_films import BenchError, film_files
 from cxrlines.lab.bench.plain_pytorch import Plain, Took, in_own_process
-from cxrlines.phantom.dataset import JPEG_QUALITY
-from cxrlines.phantom.render import render
-from cxrlines.phantom.scene import make_scene
 from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.engines.onnx import OnnxEngine
 from cxrlines.reading.reader import Reader, decode
-from cxrlines.reading.sources import find_films
 
-HEIGHT, WIDTH = 3000, 2500
 BUSY = 2
 """Other processes that keep a core each busy, for the factor under load."""
-
-
-class BenchError(Error):
-    """There is nothing to measure with; the message says why."""
 
 
 def bench_predict(bundle: Bundle, films: int = 12, folder: Path | None = None) -> dict[str, Any]:
@@ -56,7 +43,7 @@ def bench_predict(bundle: Bundle, films: int = 12, folder: Path | None = None) -
     """
     keep_buffers()
     reader = Reader(bundle)
-    files = [file for file in _files(films, folder) if reader.prepare(decode(file)).made.quality.usable]
+    files = [file for file in film_files(films, folder) if reader.prepare(decode(file)).made.quality.usable]
     if not files:
         raise BenchError(f"{folder or 'the phantoms'}: the reader sees no chest film", "name a folder of such films")
     numbers = range(len(files))
@@ -171,24 +158,3 @@ def _took(work: Callable[[], object]) -> Took:
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     return Took(time.perf_counter() - wall, time.process_time() - cpu)
-
-
-def _files(films: int, folder: Path | None) -> Iterator[bytes]:
-    """The bytes of phantoms, or of a folder's first films by name."""
-    if folder is None:
-        yield from (_phantom(seed) for seed in range(films))
-        return
-    found = find_films([folder])
-    for path, why in found.errors:
-        raise BenchError(f"{path}: {why}", "name a folder of films")
-    yield from (read_bytes(path) for path, _ in found.films[:films])
-
-
-def _phantom(seed: int) -> bytes:
-    """A phantom of WIDTH x HEIGHT px as JPEG."""
-    scene = make_scene([seed, 1], [seed, 1, 0], size=max(HEIGHT, WIDTH), balance="even", site="a")
-    film = render(scene, difficulty=0.5, site="a", rng=np.random.default_rng(seed))
-    sized = cv2.resize(film, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-    done, jpeg = cv2.imencode(".jpg", sized, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
-    assert done
-    return jpeg.tobytes()

@@ -144,6 +144,7 @@ export function findingsPanel(film, devices, on) {
       words.points && h("p", {}, words.points))),
     notes,
     sentencePart(film),
+    on.similar(film),
     downloads(film, on),
   ];
 }

@@ -4,6 +4,7 @@ import { about, example, Problem, useToken } from "./api.js";
 import { Corrector } from "./corrections.js";
 import { $, h, say } from "./dom.js";
 import { copySentence, findingsPanel } from "./findings.js";
+import { similarPart } from "./similar.js";
 import { Viewer } from "./viewer.js";
 import { Worklist, stateOf } from "./worklist.js";
 
@@ -114,6 +115,7 @@ const on = {
   carina: () => main.zoomOn([list.current.drawn.carina]),
   part: (film, name) => list.part(film, name),
   correcting: (film) => corrector?.part(film) ?? null,
+  similar: (film) => (state.about.similar ? similarPart(film, state.devices, on.part, panel) : null),
 };
 
 function showDevices(all) {

@@ -1,0 +1,85 @@
+"""Results of films into files, made in processes of their own: the node receives and sends meanwhile."""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+from cxrlines.core.errors import Error, ReadingFault, light
+from cxrlines.core.files import replacing
+from cxrlines.core.findings import Findings
+from cxrlines.core.pool import Team
+from cxrlines.reading.results.dicom.objects import Replaced, result_objects
+from cxrlines.reading.results.dicom.read_by import ReadBy
+
+
+class Order(NamedTuple):
+    """Results to be made: of a film's file, what was found on it or why it cannot be read, by what, which earlier
+    results they replace, and a file for each kind."""
+
+    film: Path
+    found: Findings | str
+    read_by: ReadBy
+    replaces: tuple[Replaced, ...]
+    places: tuple[Path, ...]
+
+
+class Written(NamedTuple):
+    """A result on disk: its kind and SOP Instance UID."""
+
+    kind: str
+    sop_uid: str
+
+
+Made: TypeAlias = tuple[Written, ...] | Error | OSError | ReadingFault
+"""Results, in the order of their places; or what is wrong: with the film, with the disk (`OutputError`), with us."""
+
+
+class ResultWriters:
+    """Processes that write results, begun when they are needed and anew when one died.
+
+    Args:
+        processes: How many.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._team = Team(write_results)
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="writing")
+
+    def write(self, order: Callable[[], Order]) -> "Future[Made]":
+        """Have results written; the future raises nothing. `order` is called in a thread."""
+        return self._threads.submit(self._write, order)
+
+    def close(self) -> None:
+        """End the processes; what they are at is lost."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._team.stop()
+        self._threads.shutdown()
+
+    def _write(self, order: Callable[[], Order]) -> Made:
+        try:
+            made: Made | None = self._team.ask(order())
+        except Exception as error:
+            return ReadingFault.of("its results", error)
+        return ReadingFault("its results: the process that writes them ended") if made is None else made
+
+
+def unread(error: Exception) -> ReadingFault:
+    """The fault of a film whose file in the queue cannot be read."""
+    return ReadingFault(f"the film's file in the queue cannot be read ({type(error).__name__})")
+
+
+def write_results(order: Order) -> Made:
+    """A process's work: each result is whole and on disk when this returns."""
+    try:
+        film = order.film.read_bytes()
+    except OSError as error:
+        return unread(error)
+    try:
+        results = result_objects(film, order.found, order.read_by, replaces=order.replaces)
+        for place, result in zip(order.places, results, strict=False):
+            with replacing(place) as aside:
+                aside.write_bytes(result.content)
+    except (Error, OSError) as error:
+        return light(error)
+    return tuple(Written(result.kind.value, result.sop_instance_uid) for result in results)

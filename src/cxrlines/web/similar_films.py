@@ -1,0 +1,88 @@
+"""Known films that look most like a film, from an index; found in a process of its own, as decoders are."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cxrlines.core.errors import ReadingFault
+from cxrlines.core.pool import Team
+from cxrlines.io.dicom.header import parse
+from cxrlines.io.films import kind_of
+from cxrlines.reading.bundle import EMBEDDED, load_bundle
+from cxrlines.reading.index import Index, open_index
+from cxrlines.reading.reader import Reader
+
+COUNT = 5
+"""Films that are shown."""
+
+
+class Query(NamedTuple):
+    """A film's file and its StudyInstanceUID (empty: none), the bundle that embeds it (None: the one in the package),
+    and the index of known films."""
+
+    source: bytes
+    study: str
+    bundle: Path | None
+    known: Path
+
+
+class SimilarFilms:
+    """The search; a film after the other.
+
+    Args:
+        bundle: Folder of the bundle that the index was made with; None: the one in the package.
+        index: The index's file.
+
+    Raises:
+        Error: There is no such index, or another bundle made it.
+    """
+
+    def __init__(self, bundle: Path | None, index: Path) -> None:
+        self._bundle, self._index = bundle, index
+        self._team, self._threads = Team(similar), ThreadPoolExecutor(1, thread_name_prefix="similar")
+        try:
+            self._threads.submit(self._team.ask, self._query(b"", "")).result()
+        except BaseException:
+            self.close()
+            raise
+
+    async def of(self, source: bytes, study: str) -> list[dict[str, Any]]:
+        """The nearest films, as `Neighbour.as_dict` gives them; none of the film's own patient.
+
+        `Error` where the film has no embedding, `ReadingFault` where making it failed.
+        """
+        ask = asyncio.get_running_loop().run_in_executor(self._threads, self._team.ask, self._query(source, study))
+        found: list[dict[str, Any]] | None = await ask
+        if found is None:
+            raise ReadingFault("the film: similar films were not found; the process that searches them ended")
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._team.stop()
+        self._threads.shutdown(cancel_futures=True)
+
+    def _query(self, source: bytes, study: str) -> Query:
+        return Query(source, study, self._bundle, self._index)
+
+
+def similar(query: Query) -> list[dict[str, Any]]:
+    """The process's work; of an empty film nothing, once all is loaded."""
+    reader, index = _loaded(query.bundle, query.known)
+    if not query.source:
+        return []
+    (asked,) = reader.embed([query.source])
+    if isinstance(asked, Exception):
+        raise asked
+    patient = parse(query.source, ("PatientID",)).text("PatientID") if kind_of(query.source) == "DICOM" else ""
+    own = index.patients_of(key=asked.key, study=query.study, patient=patient)
+    (found,) = index.nearest(asked.vector[None], COUNT, [own])
+    return [each.as_dict() for each in found]
+
+
+@cache
+def _loaded(bundle: Path | None, index: Path) -> tuple[Reader, Index]:
+    read = load_bundle(bundle or EMBEDDED)
+    return Reader(read), open_index(index, read)

@@ -1,0 +1,64 @@
+"""DICOM objects of films that are no DICOM files: of the patient and study that a request names for them."""
+
+import io
+
+import numpy as np
+import pydicom
+import pytest
+
+from cxrlines.io.films import read_film
+from cxrlines.reading.results.dicom.objects import Kind as Result
+from cxrlines.reading.results.dicom.objects import result_objects
+from cxrlines.reading.results.dicom.wrapped_film import wrapped
+from cxrlines.web.identifiers import PATIENT, STUDY
+
+from .conftest import EXAMPLE, found
+
+STUDY_UID = "1.2.826.0.1.3680043.10.1.77"
+NAMED = {PATIENT: "PLANTED-7", STUDY: STUDY_UID}
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def test_a_jpeg_gets_the_report_and_the_film_that_predict_writes(web, read_by):
+    serving = web()
+    report = serving("POST", "/v1/read", content=EXAMPLE, headers=JPEG | NAMED | {"Accept": "application/dicom"})
+    film = serving("POST", "/v1/film.dcm", content=EXAMPLE, headers=JPEG | NAMED)
+    assert (report.status_code, film.status_code) == (200, 200)
+    here = wrapped(EXAMPLE, "PLANTED-7", STUDY_UID)
+    assert film.content == here and film.headers["content-type"] == "application/dicom"
+    assert report.content == result_objects(here, found(), read_by, kinds=[Result.REPORT])[0].content
+    one, other = (pydicom.dcmread(io.BytesIO(each.content)) for each in (report, film))
+    (study,) = one.CurrentRequestedProcedureEvidenceSequence
+    assert study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == other.SOPInstanceUID
+    np.testing.assert_array_equal(read_film(film.content).pixels, read_film(EXAMPLE).pixels)
+
+
+def test_without_them_it_says_how(web):
+    serving = web()
+    for path, extra in (("/v1/read", {"Accept": "application/dicom"}), ("/v1/film.dcm", {})):
+        answer = serving("POST", path, content=EXAMPLE, headers=JPEG | extra)
+        assert answer.status_code == 422 and PATIENT in answer.json()["way_out"]
+    assert serving.service.intake.under_way == 0
+
+
+@pytest.mark.parametrize(
+    "given", [{PATIENT: "PLANTED-7"}, {STUDY: STUDY_UID}, NAMED | {STUDY: "PLANTED"}, NAMED | {PATIENT: "PLANTED\\7"}]
+)
+def test_those_that_are_not_valid_are_refused_and_not_repeated(web, given):
+    answer = web()("POST", "/v1/read", content=EXAMPLE, headers=JPEG | given | {"Accept": "application/dicom"})
+    assert answer.status_code == 400 and answer.json()["code"] == "identifiers"
+    assert "PLANTED" not in answer.text
+
+
+def test_a_dicom_film_keeps_its_own(web, read_by):
+    own = wrapped(EXAMPLE, "OWN", "1.2.3")
+    headers = {"Content-Type": "application/dicom"} | NAMED
+    assert web()("POST", "/v1/film.dcm", content=own, headers=headers).content == own
+    report = web()("POST", "/v1/read", content=own, headers=headers | {"Accept": "application/dicom"})
+    assert pydicom.dcmread(io.BytesIO(report.content)).PatientID == "OWN"
+
+
+def test_they_are_described(web):
+    described = web()("GET", "/openapi.json").json()["paths"]
+    for path in ("/v1/read", "/v1/film.dcm"):
+        assert [each["name"] for each in described[path]["post"]["parameters"]] == [PATIENT, STUDY]
