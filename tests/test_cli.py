@@ -204,10 +204,6 @@ def test_predict_prints_what_it_finds_where_no_table_is_asked_for(data, tmp_path
         (("predict", "x.jpg", "--bundle", "/nonexistent", "--out", "p.csv"), "/nonexistent"),
         (("bundle", "/", "--out", "b"), "is no run: it has no recipe.json"),
         (("evaluate", "/nonexistent.csv", "t.csv"), "/nonexistent.csv"),
-        (
-            ("bundle", str(EMBEDDED), "--out", "b", "--prior", "ranzcr"),
-            "does not say at which frequencies it was calibr",
-        ),
         (("evaluate-bundle", "/", "--fold", "9"), "has no model of fold 9; it has folds"),
         (("evaluate-bundle", "/", "--marks", "m.json", "--split", "test"), "--split: is of a data folder"),
     ],
