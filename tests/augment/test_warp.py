@@ -283,6 +283,15 @@ def test_points_off_the_film_stay_off_and_none_are_lost():
     assert bend.move(np.empty((0, 2))).shape == (0, 2)
 
 
+def test_points_moved_together_go_where_each_goes_alone():
+    policy, rng = make_policy("hotwater", SIZE), np.random.default_rng(12)
+    for _ in range(20):
+        the_warp, _ = policy.draw_warp(rng, SIZE, SIZE)
+        at = rng.uniform(-40, SIZE + 40, (6, 2))
+        alone = np.concatenate([the_warp.move(point[None]) for point in at])
+        np.testing.assert_allclose(the_warp.move(at), alone, atol=1e-6)
+
+
 def test_a_binary_mask_stays_binary_and_follows_the_film():
     policy, rng = make_policy("hotwater", SIZE), np.random.default_rng(11)
     disc = (np.linalg.norm(positions() - 128, axis=-1) < 40).astype(np.uint8)

@@ -21,7 +21,8 @@ def test_without_albumentations_it_says_so(monkeypatch):
 
 
 @pytest.mark.long
-def test_150_films_a_second_and_50_times_albumentations():
+def test_150_films_a_second_and_4_times_albumentations_without_its_slowest_map():
     result = bench_augment(seconds=8)
     assert result["films_per_s_core"] >= 150
     assert result["speedup"] >= 50
+    assert result["speedup_without_piecewise_affine"] >= 4
