@@ -161,8 +161,8 @@ class FailureTable:
                     names = ", ".join(f"{name} {count}" for name, count in one.things.items())
                     cells[[*FalseLine].index(FalseLine.DISTRACTOR)] += f" ({names})"
                 false.append((device.name, view, films, str(sum(one.false.values())), *cells))
-        one, two = f"why lines are missed (not in map: mean along them below {IN_MAP:g})", "what false lines lie on"
-        return f"{one}\n{table(missed)}\n\n{two}\n{table(false)}"
+        why = f"why lines are missed (not in map: mean along them below {IN_MAP:g})"
+        return f"{why}\n{table(missed)}\n\nwhat false lines lie on\n{table(false)}"
 
     def as_dict(self) -> dict[str, Any]:
         """The counts for JSON: view -> {"films", "devices": device -> counts}."""

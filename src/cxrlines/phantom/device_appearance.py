@@ -34,9 +34,8 @@ def draw_devices(view: View, lines: tuple[Line, ...], rng: np.random.Generator) 
         device, image = line.placed.device, grid.blank()
         _DRAW[device](grid, image, resample(line.placed.path, _STEP), line.placed, rng)
         strength = _STRENGTH.get(device, 1.0) * float(np.exp(rng.normal(0, 0.25)))
-        fading = 1 + _FADING[device] * Raster(view, 0.1).clouds(rng, 9)
-        fading = cv2.resize(np.clip(fading * strength, 0.1, None), view.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        total += shrink(image, view.shape) * fading
+        clouds = np.clip((1 + _FADING[device] * Raster(view, 0.1).clouds(rng, 9)) * strength, 0.1, None)
+        total += shrink(image, view.shape) * cv2.resize(clouds, view.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return total
 
 
@@ -63,9 +62,9 @@ def _ett(grid: Raster, image: Coverage, path: Points, _placed: Placed, rng: np.r
         grid.stroke(image, [offset(path, side)[:ends]], u(0.08, 0.18), u(110, 225))
     if rng.random() < 0.08:  # wire-reinforced
         fine = resample(path, u(0.12, 0.2))
-        side = np.where(np.arange(len(fine)) % 2, radius, -radius)[:, None]
+        sides = np.where(np.arange(len(fine)) % 2, radius, -radius)[:, None]
         across = offset(fine, 1.0) - fine
-        grid.stroke(image, [(fine + across * side)[: -int(u(4, 12))]], 0.06, u(80, 170))
+        grid.stroke(image, [(fine + across * sides)[: -int(u(4, 12))]], 0.06, u(80, 170))
 
 
 def _ngt(grid: Raster, image: Coverage, path: Points, _placed: Placed, rng: np.random.Generator) -> None:

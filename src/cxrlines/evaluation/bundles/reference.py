@@ -185,7 +185,7 @@ def _against_marks(marks: FilmMarks, patient: str) -> Callable[[Findings], Evalu
             *_scores(found),
             carina_sure=marks.carina_sure >= SURE,
             tracheostomy=any(line.name == TRACHEOSTOMY for line in marks.lines),
-            doubtful=doubtful,
+            doubtful=unsure,
             others=others,
         )
 
