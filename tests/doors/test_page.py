@@ -68,6 +68,15 @@ def page(browser, address):
     assert [url for url in asked if not url.startswith((address, f"blob:{address}"))] == []
 
 
+SHOWN = """() => {
+  const pane = document.querySelector(".pane:not([hidden])"), wait = pane.querySelector(".wait");
+  const name = pane.querySelector(".bar").firstElementChild.textContent;
+  if (!wait.hidden) return !/Loading|Reading/.test(wait.textContent);
+  return pane.querySelector("canvas").getAttribute("aria-label").startsWith(`${name}. `);
+}"""
+"""Whether the film that is chosen is shown, with its findings in words, or a sentence instead of it."""
+
+
 def drop(page, *films: Path) -> None:
     """Give films to the page and wait until all are read and one is shown."""
     page.set_input_files("#file", [str(film) for film in films])
@@ -78,8 +87,9 @@ def drop(page, *films: Path) -> None:
 
 
 def loaded(page) -> None:
-    """Wait until the film that is chosen is shown."""
-    page.locator(".pane:not([hidden]) .wait", has_text=re.compile("Loading|Reading")).first.wait_for(state="hidden")
+    """Wait until the film that is chosen is shown, and drawn with its lines, or why it is not is said."""
+    page.wait_for_function(SHOWN)
+    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
 
 
 def shown(page) -> np.ndarray:

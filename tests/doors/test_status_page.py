@@ -31,7 +31,7 @@ def test_a_node_shows_its_queue(node, orthanc, films):
         page.get_by_role("link", name="Update every 10 seconds").click()
         until(lambda: page.get_by_role("link", name="Stop updating").count())
         assert "lanted" not in page.content() and "PLANTED" not in page.content()
-        assert page.evaluate("getComputedStyle(document.body).maxWidth") == "1060px"
+        page.wait_for_function("getComputedStyle(document.body).maxWidth == '1060px'")  # its style is taken
         browser.close()
     assert not [text for text in problems if "favicon" not in text], problems
     running.stop()
