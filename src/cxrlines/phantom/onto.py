@@ -40,6 +40,7 @@ from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, UNKNOWN, Device, State, 
 
 ONTO_VERSION = 3  # goes up whenever the same parameters give other films
 LEFT_ALONE = 0.4  # share of the real films into which nothing is drawn: there the real lines alone are learnt
+CLUTTERED = 0.6  # share of the real films onto which distractors are drawn: a guess, see `phantom.distractors`
 AT_EDGE = 0.03  # a line that ends no farther from the film's edge leaves it there, as a share of the longer side
 
 
@@ -189,7 +190,7 @@ def make_drawing(parameters: OntoParameters, folder: Path, drawing: Drawing) -> 
     uid = study_uid(f"onto-{parameters.films}-{parameters.seed}-{drawing.number}")
     path = film_path(folder, 0, uid)
     if not path.exists():
-        clutter = float(for_film.uniform(0.2, 1.2)) if for_film.random() < 0.6 else 0.0
+        clutter = float(for_film.uniform(0.2, 1.2)) if for_film.random() < CLUTTERED else 0.0
         film = expose(film, seen, scene, clutter, for_lines)
         film = burn_in(change_tone(film, for_film), for_film)
         save_film(path, film, int(for_film.integers(70, 96)))

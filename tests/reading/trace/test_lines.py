@@ -53,7 +53,7 @@ def test_perfect_maps_give_all_lines_and_tips_back(oracle, perfect):
 
 def test_blurred_noisy_and_broken_maps_give_nearly_all_of_them(oracle, perfect):
     count, wrong, errors = judged(oracle, [(seed, oracle.spoilt(maps, seed)) for seed, maps in perfect])
-    assert len(wrong) <= 0.1 * count, wrong  # .085 since phantoms have up to three catheters in a vein
+    assert len(wrong) <= 0.09 * count, wrong  # .085 since phantoms have up to three catheters in a vein
     assert (errors <= 0.005).mean() > 0.93
 
 
