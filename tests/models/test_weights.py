@@ -68,6 +68,12 @@ def test_tensors_that_share_memory_or_are_views_are_saved_as_they_look(tmp_path:
     assert torch.equal(again["turned"], base.T) and torch.equal(again["part"], base[1])
 
 
+def test_whoever_may_read_other_new_files_may_read_weights(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    (tmp_path / "other").touch()
+    save_weights(tmp_path / "w", tensors, {})
+    assert (tmp_path / "w").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_failed_save_leaves_the_older_file_whole_and_nothing_beside_it(
     tensors: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +290,7 @@ def test_a_hub_out_of_reach_is_given_up_before_its_client_is_asked(
 
 
 def test_what_the_disk_refuses_is_an_error_of_the_disk_and_leaves_the_old_file(tmp_path: Path) -> None:
-    """A limit on the size of files stands for a full disk: safetensors tells both in the same words."""
+    """A limit on the size of files stands for a full disk."""
     path = tmp_path / "w.safetensors"
     save_weights(path, {"a": torch.zeros(1)}, {})
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -4,8 +4,6 @@ import functools
 import importlib.resources
 import importlib.util
 import json
-import os
-import re
 import threading
 import urllib.error
 import urllib.request
@@ -16,7 +14,7 @@ import timm
 import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from cxrlines.core.errors import Error
@@ -44,13 +42,9 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, s
     # A copy each: safetensors refuses tensors that share memory, as tied or viewed ones do.
     own = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     with replacing(path) as aside:
-        try:
-            # One entry: safetensors orders several by chance, and the same weights should be the same bytes.
-            save_file(own, aside, metadata={_META: json.dumps(dict(meta), sort_keys=True)})
-        except SafetensorError as error:
-            if found := re.search(r"\(os error (\d+)\)", str(error)):  # of a full disk, for one
-                raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
-            raise
+        # One entry: safetensors orders several by chance, and the same weights should be the same bytes. Its own
+        # `save_file` makes a file that no other user may read.
+        aside.write_bytes(save(own, metadata={_META: json.dumps(dict(meta), sort_keys=True)}))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
