@@ -51,6 +51,17 @@ def test_all_devices_were_looked_for_unless_the_film_says_which(tmp_path):
     assert read_marks(write(tmp_path, {"a": GOOD | {"devices": []}}))["a"].devices == frozenset()
 
 
+def test_several_files_are_read_as_one_in_any_order(tmp_path):
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, film in zip(paths, "ab", strict=True):
+        write(tmp_path, {film: GOOD}).rename(path)
+    assert set(read_marks(*paths)) == set(read_marks(*reversed(paths))) == {"a", "b"}
+    with pytest.raises(
+        MarksError, match=r"two\.json: film b is in another marks file as well; leave it in one of them"
+    ):
+        read_marks(*paths, paths[1])
+
+
 def test_an_unsure_carina_is_not_known(tmp_path):
     assert read_marks(write(tmp_path, {"a": GOOD | {"carina_sure": 0}}))["a"].carina is None
 

@@ -247,7 +247,10 @@ def schema() -> None:
 @app.command("evaluate-bundle", epilog="Example: cxrlines evaluate-bundle ranzcr --bundle bundle --json")
 def evaluate_bundle(
     films: Annotated[Path, typer.Argument(help="Real films' folder (with --marks), or a data folder with its lines.")],
-    marks: Annotated[Path | None, typer.Option(help="JSON with the carina and the lines of the real films.")] = None,
+    marks: Annotated[
+        list[Path] | None,
+        typer.Option(help="JSON with the carina and the lines of the real films; may be given several times."),
+    ] = None,
     patients: Annotated[
         Path | None, typer.Option(help="Text file of patient ids, one a line: only films of these are evaluated.")
     ] = None,
@@ -280,10 +283,10 @@ def evaluate_bundle(
 
     if marks and split:
         raise Error("--split: is of a data folder; films with --marks have no splits", "leave it out")
-    check_outputs(folders={"--draw": draw}, inputs=[films, marks, patients, bundle])
+    check_outputs(folders={"--draw": draw}, inputs=[films, *(marks or []), patients, bundle])
     read = load_bundle(bundle or EMBEDDED)
     read = read if fold is None else evaluation.of_fold(read, fold)
-    reference = marked_films(films, marks) if marks else data_films(films, split.value if split else None)
+    reference = marked_films(films, *marks) if marks else data_films(films, split.value if split else None)
     reference = reference.of_patients(patients) if patients else reference
     with counted() as progress:
         result = evaluation.evaluate_bundle(

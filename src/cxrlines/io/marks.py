@@ -63,9 +63,21 @@ class FilmMarks:
     devices: frozenset[Device] = frozenset(Device)  # those that were looked for
 
 
-def read_marks(path: Path) -> dict[str, FilmMarks]:
-    """The marks of each film of a marks file, by the film's name without suffix; `MarksError` names what is wrong."""
-    path = Path(path)
+def read_marks(*paths: Path) -> dict[str, FilmMarks]:
+    """The marks of each film of one or more marks files, by the film's name without suffix.
+
+    `MarksError` names what is wrong with a file, and a film that is in two of them.
+    """
+    films: dict[str, FilmMarks] = {}
+    for path in map(Path, paths):
+        more = _read(path)
+        if twice := sorted(films.keys() & more.keys()):
+            raise MarksError(f"{path}: film {twice[0]} is in another marks file as well", "leave it in one of them")
+        films |= more
+    return films
+
+
+def _read(path: Path) -> dict[str, FilmMarks]:
     try:
         found = json.loads(path.read_text("utf-8"))
     except OSError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from cxrlines.core.film import film_name
 from cxrlines.core.polyline import Points, on_film, resample
 from cxrlines.io.films import read_film
-from cxrlines.io.marks import FilmMarks, MarkedLine, MarksError, read_marks
+from cxrlines.io.marks import MarkedLine, MarksError, read_marks
 from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.backdrop import Backdrop, exposed, find_backdrops
 from cxrlines.phantom.canvas import View
@@ -107,13 +107,9 @@ def write_onto(
             "anatomy is placed at the carina and lines already there belong to the truth",
             "docs/phantom.md shows how to write it",
         )
-    known: dict[str, FilmMarks] = {}
+    known = read_marks(*marks)
     digest = hashlib.sha256()
     for path in marks:
-        more = read_marks(path)
-        if twice := sorted(known.keys() & more.keys()):
-            raise MarksError(f"{path}: film {twice[0]} is in another marks file as well", "leave it in one of them")
-        known |= more
         digest.update(Path(path).read_bytes())
     backdrops, left_out = find_backdrops(folder, known)
     for backdrop in backdrops:

@@ -96,6 +96,13 @@ def test_a_uid_as_the_name_of_a_file_keeps_its_last_number(folder, tmp_path):
     assert [(film.path.name, film.patient) for film in known.films] == [("1.2.3.7", "one"), ("1.2.3.8", "two")]
 
 
+def test_marks_of_several_files_are_one_reference(folder, tmp_path):
+    films, marks = folder({"a": {"carina": [60, 50]}}, ["a", "b"])
+    more = tmp_path / "more.json"
+    more.write_text(marks.read_text().replace('"a"', '"b"'))
+    assert [film.path.stem for film in marked_films(films, marks, more).films] == ["a", "b"]
+
+
 def test_wrong_folders_and_marks_are_said(folder, tmp_path):
     films, marks = folder({"a": {}}, ["b"])
     with pytest.raises(EvaluationError, match=r"none of its films is in .*marks\.json.*'a' \(here: 'b'\)"):

@@ -90,14 +90,14 @@ class ReferenceFilms:
         return ReferenceFilms(films, dict(others), (*self.remarks, remark))
 
 
-def marked_films(folder: Path, marks: Path) -> ReferenceFilms:
-    """Real films, however deep in a folder, with the hand marks of a file; patients as of `backdrop.patients_of`.
+def marked_films(folder: Path, *marks: Path) -> ReferenceFilms:
+    """Real films, however deep in a folder, with the hand marks of files; patients as of `backdrop.patients_of`.
 
     Films without marks are left out. `EvaluationError` if none has any; `MarksError` for bad marks.
     """
-    every = read_marks(marks)
+    every, names = read_marks(*marks), ", ".join(map(str, marks))
     if not folder.is_dir():
-        raise EvaluationError(f"{folder}: is not a folder", f"give the folder of the films that {marks} names")
+        raise EvaluationError(f"{folder}: is not a folder", f"give the folder of the films that {names} names")
     found = [path for path, _ in find_films([folder]).films]
     count = Counter(map(film_name, found))
     if twice := [name for name in count if count[name] > 1 and name in every]:
@@ -115,7 +115,7 @@ def marked_films(folder: Path, marks: Path) -> ReferenceFilms:
     if not films:
         here = f"here: {film_name(found[0])!r}" if found else "it has no films"
         raise EvaluationError(
-            f"{folder}: none of its films is in {marks}, which names films without suffix, e.g. "
+            f"{folder}: none of its films is in {names}, which names films without suffix, e.g. "
             f"{next(iter(every))!r} ({here})",
             "give the folder of the films that are marked",
         )
