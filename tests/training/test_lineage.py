@@ -125,6 +125,15 @@ def test_patients_under_another_sites_key_cannot_be_compared():
     assert family(key_name()).gaps(["z"]) == family().gaps(["z"]) == []
 
 
+def test_of_a_public_set_that_may_share_patients_nobody_is_known_to_be_unseen():
+    shares = Lineage("n", frozenset(), (("start", family().sharing(["ranzcr"])),))
+    why = ["patients of ranzcr may be among its own, under other identifiers"]
+    assert shares.gaps(["z"], "ranzcr") == shares.cut().gaps(["z"], "ranzcr") == why
+    assert Lineage.from_dict(json.loads(shares.text())).gaps(["z"], "ranzcr") == why
+    assert shares.gaps(["z"]) == shares.gaps(["z"], "nih") == []
+    shares.refuse_seen(["z"])
+
+
 def test_of_a_bundles_file_chance_is_told_from_leaks():
     """3,000 patients seen, 600 asked: 1.7 of them are expected to share a cut key."""
     seen = [f"seen {k}" for k in range(3000)]

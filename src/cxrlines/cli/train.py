@@ -145,6 +145,13 @@ def bundle(
         Path | None,
         typer.Option(help="Limits of lines by device: what `evaluate-bundle --limits --json` printed; likewise."),
     ] = None,
+    may_share: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Public data set, e.g. ranzcr, of which some patients may be among the training patients under other "
+            "identifiers: the leak guard and `evaluate-bundle` then say so. May be given several times."
+        ),
+    ] = None,
 ) -> None:
     """Export a run as a bundle, what reading needs: weights as safetensors and ONNX, the rest as JSON."""
     from cxrlines.reading import frequencies
@@ -159,7 +166,9 @@ def bundle(
         wanted = frequencies.RANZCR if table is None else frequencies.Frequencies.of_table(table)
     check_outputs(made={"--out": out}, inputs=[run, limits])
     if not (run / MANIFEST).is_file():
-        made = export_run(run, out, half=half, onnx=onnx)
+        made = export_run(run, out, half=half, onnx=onnx, may_share=may_share or [])
+    elif may_share:
+        raise Error("--may-share: a bundle's list of patients cannot be changed", "name the run that it was made from")
     elif wanted is None and limits is None:
         made = with_onnx(load_bundle(run), out)
     else:

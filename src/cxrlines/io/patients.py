@@ -34,6 +34,8 @@ SITE, BARE, PHANTOM = "site", "sha256", "phantom"
 DIGITS = 16
 CUT = 5
 """Digits of the cut tokens in a bundle, which travels: so few that many identifiers share one, should a key get out."""
+SOME = "*"
+"""In place of a token's digits: some patients of that public set may be among those meant, under other identifiers."""
 VARIABLE = "CXRLINES_SITE_KEY"
 """The environment variable that names another file for the site key."""
 _OWN = re.compile(r"site-[0-9a-f]{8}")
@@ -114,6 +116,11 @@ def cut(token: str) -> str:
 def names_in(some: Iterable[str]) -> set[str]:
     """The names of the keys of tokens."""
     return {token.partition(":")[0] for token in some}
+
+
+def sets_shared_with(some: Iterable[str]) -> list[str]:
+    """The public sets of which some patients may be among those of tokens, under other identifiers (`SOME`)."""
+    return sorted(token.removesuffix(f":{SOME}") for token in some if token.endswith(f":{SOME}"))
 
 
 def foreign(names: Iterable[str]) -> set[str]:

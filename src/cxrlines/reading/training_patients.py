@@ -3,13 +3,14 @@
 `seen.json` of a bundle: {"<weights file>": {"<name of a key>": [digits of cut tokens, ...]}}; cxrlines 0.1 wrote a list
 of cut bare hashes for each file. A token (`io.patients`) is cut to so few digits that many identifiers share it: a
 bundle travels, and must not give away who was there. Every training patient is recognised by it; with n of them, one in
-2^20 / n other patients is taken for one of them: 1 in 350 with the 3,000 of RANZCR.
+2^20 / n other patients is taken for one of them: 1 in 350 with the 3,000 of RANZCR. `*` stands for patients of a public
+set who may be among them under other identifiers.
 """
 
 import json
 from collections.abc import Iterable, Mapping
 
-from cxrlines.io.patients import BARE, CUT, as_known, cut, foreign, names_in
+from cxrlines.io.patients import BARE, CUT, SOME, as_known, cut, foreign, names_in
 from cxrlines.reading.bundle import Bundle, BundleError
 
 SEEN = "seen.json"
@@ -38,7 +39,7 @@ def seen_by(bundle: Bundle) -> frozenset[str] | None:
         for entry in bundle.manifest.models:
             keys = files[entry.file]
             for name, some in (keys if isinstance(keys, dict) else {BARE: [*keys]}).items():
-                if any(not isinstance(digits, str) or len(digits) != CUT for digits in some):
+                if any(not isinstance(digits, str) or (len(digits) != CUT and digits != SOME) for digits in some):
                     raise ValueError(f"a key has not {CUT} digits")
                 seen |= {f"{name}:{digits}" for digits in some}
     except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cxrlines.core.errors import Error
-from cxrlines.io.patients import BARE, CUT, SITE, as_known, cut, foreign, names_in
+from cxrlines.io.patients import BARE, CUT, SITE, SOME, as_known, cut, foreign, names_in
 
 TRUSTED = "trusted"
 """The ancestry of a file in a recipe whose user vouches for it."""
@@ -98,6 +98,8 @@ class Lineage:
         some = []
         if strange := foreign(names_in(self.seen())):
             some.append(f"patients under the key of another site ({', '.join(sorted(strange))})")
+        if f"{declared}:{SOME}" in self.seen():
+            some.append(f"patients of {declared} may be among its own, under other identifiers")
         if any(shared for _, _, shared in self._met(patients, declared)):
             some.append("its patients are known by cut keys, some of which these patients share")
         return some
@@ -139,6 +141,10 @@ class Lineage:
             shared = sum(not own.isdisjoint(ancestor.patients) for own in halves)
             if whole or shared:
                 yield " <- ".join((self.step, *path)), whole, shared
+
+    def sharing(self, sets: Collection[str]) -> "Lineage":
+        """The same, patients of these public sets among its own under other identifiers, for all that is known."""
+        return replace(self, patients=self.patients | {f"{name}:{SOME}" for name in sets})
 
     def cut(self) -> "Lineage":
         """What may travel in a bundle: all patients seen as cut tokens, and what is unknown or trusted."""

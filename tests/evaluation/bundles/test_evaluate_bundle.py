@@ -19,7 +19,7 @@ from cxrlines.evaluation.bundles.evaluate_bundle import FAULT, SEEN_PATIENT, eva
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilm, ReferenceFilms, data_films
 from cxrlines.io.films import read_film
 from cxrlines.io.marks import backdrop_patient
-from cxrlines.io.patients import tokens
+from cxrlines.io.patients import SOME, tokens
 from cxrlines.io.prepare import prepare
 from cxrlines.io.tables import read_dataset
 from cxrlines.models.classifier import Classifier
@@ -45,9 +45,10 @@ def bundle_of(tmp_path_factory):
     model = Classifier("resnet10t", "gap", weights="none")
     save_weights(folder / "w.safetensors", model.state_dict(), {})
 
-    def make(*seen, meta=None):
+    def make(*seen, meta=None, shares=()):
         members = [BundleMember("a", fold, model.config(), folder / "w.safetensors") for fold in range(2)]
-        keys = {m.file: tokens(p, "phantom") for m, p in zip(members, seen, strict=False)}
+        shared = [f"{name}:{SOME}" for name in shares]
+        keys = {m.file: tokens(p, "phantom") + shared for m, p in zip(members, seen, strict=False)}
         further = {SEEN: seen_text(keys)} if seen else None
         way = {"store": {"size": 80, "aspect": "stretch"}, "input_size": 64, "meta": meta or {}}
         return load_bundle(write_bundle(folder / "bundle", members, further=further, onnx=False, **way))
@@ -77,6 +78,13 @@ def test_training_patients_are_evaluated_only_when_asked_and_then_counted(known,
     told = evaluate_bundle(known, bundle_of([first], []), report_seen=True, resamples=5)
     assert told.figures.films == len(known.films)
     assert f"{own} of these {len(known.films)} films are {SEEN_PATIENT}: the figures flatter" in told.text()
+
+
+def test_public_sets_that_may_share_training_patients_are_named_and_no_film_is_left_out_for_it(known, bundle_of):
+    remark = "Some patients of ranzcr may be among its training patients under other identifiers"
+    told = evaluate_bundle(known, bundle_of([], [], shares=["ranzcr"]), resamples=5)
+    assert told.figures.films == len(known.films) and remark in told.text()
+    assert remark not in evaluate_bundle(known, bundle_of([], []), resamples=5).text()
 
 
 def test_a_patient_is_seen_under_the_name_of_his_backdrop(known, bundle_of):

@@ -14,7 +14,7 @@ from cxrlines.evaluation.calibrators import calibration_figures, fit_calibration
 from cxrlines.evaluation.ensemble.average import FittedWeights, ensemble
 from cxrlines.evaluation.ensemble.fitted_weights import fit_weights
 from cxrlines.evaluation.predictions import as_predictions, read_predictions, write_predictions
-from cxrlines.io.patients import tokens
+from cxrlines.io.patients import sets_shared_with, tokens
 from cxrlines.io.prepare import PREPARATION
 from cxrlines.io.store import open_store
 from cxrlines.io.tables import read_dataset
@@ -31,7 +31,7 @@ from cxrlines.reading.reader import allowed_views, load_probe, scales_of
 from cxrlines.reading.training_patients import seen_by, was_seen
 from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.export import export_run
-from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, RECORD, TEST, WEIGHTS
+from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, RECORD, TEST, WEIGHTS, lineage_of
 from cxrlines.recipe.run.pipeline import STEPS, prepare
 from cxrlines.recipe.run.view_predictions import HELD_OUT_VIEWS, TEST_VIEWS
 from cxrlines.recipe.spec.load import load_recipe
@@ -205,6 +205,17 @@ def test_a_bundle_knows_the_patients_of_each_model_and_of_what_it_was_made_from(
     seen = seen_by(bundle)
     assert len(seen) == 2 and was_seen("own", seen) and was_seen("before", seen)
     assert seen_by(of_fold(bundle, 0)) == frozenset()
+
+
+def test_a_bundle_says_which_public_sets_may_share_patients_with_it_and_so_does_what_starts_from_it(root, tmp_path):
+    made = load_bundle(export_run(root, tmp_path / "bundle", onnx=False, may_share=["ranzcr"]))
+    assert sets_shared_with(seen_by(made)) == ["ranzcr"] and sets_shared_with(seen_by(of_fold(made, 0))) == ["ranzcr"]
+    start = lineage_of(made.folder / made.manifest.models[0].file)
+    assert "patients of ranzcr may be among its own, under other identifiers" in start.gaps(["a"], "ranzcr")
+    assert not [gap for gap in start.gaps(["a"]) if "ranzcr" in gap]
+    assert sets_shared_with(seen_by(load_bundle(export_run(root, tmp_path / "other", onnx=False)))) == []
+    with pytest.raises(RunError, match="--may-share 'RANZCR': is no name of a data set; allowed: site, or the name of"):
+        export_run(root, tmp_path / "none", may_share=["RANZCR"])
 
 
 WAYS = {

@@ -16,6 +16,7 @@ from cxrlines.evaluation.bundles.limit_counts import limit_counts
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilms
 from cxrlines.evaluation.bundles.withheld_lines import mean_along, withheld_lines
 from cxrlines.io.films import read_film
+from cxrlines.io.patients import sets_shared_with
 from cxrlines.metrics.bundle_figures import FoundFigures, found_figures
 from cxrlines.metrics.device_presence import EvaluatedReading
 from cxrlines.metrics.failure_causes import FailureTable, FilmCauses, failure_table, film_causes
@@ -137,6 +138,11 @@ def evaluate_bundle(
                 )
     if seen and of_other_sites(seen):
         remarks.append("Some of its training patients are kept under another site's key: these films may be of them.")
+    if seen and (sets := sets_shared_with(seen)):
+        remarks.append(
+            f"Some patients of {', '.join(sets)} may be among its training patients under other identifiers: "
+            "figures on such films may be too good."
+        )
     for field, words in (
         ("ancestry_unknown", "unknown ancestry"),
         ("ancestry_trusted", "ancestry trusted, not checked"),

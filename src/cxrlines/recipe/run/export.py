@@ -1,8 +1,8 @@
 """Export of a finished run as a bundle: the last step of each averaged member, of each fold."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from cxrlines.recipe.run.pipeline import STEPS
 from cxrlines.recipe.run.report import WEIGHTS_FILE
 from cxrlines.recipe.run.view_predictions import HELD_OUT_VIEWS, TEST_VIEWS
 from cxrlines.recipe.spec.load import recipe_of
+from cxrlines.recipe.spec.parts import key_of_patients
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Lineage, read_lineage
@@ -43,7 +44,9 @@ class _Finished:
     lineage: Lineage
 
 
-def export_run(root: Path, out: Path, *, half: bool = False, onnx: bool = True) -> Path:
+def export_run(
+    root: Path, out: Path, *, half: bool = False, onnx: bool = True, may_share: Collection[str] = ()
+) -> Path:
     """Write the bundle of the run in `root` to `out`; `RunError` if the run is not finished.
 
     Members are averaged as the run's ensemble averages them. Each fold's models are calibrated on the films that this
@@ -52,11 +55,17 @@ def export_run(root: Path, out: Path, *, half: bool = False, onnx: bool = True) 
     cut keys; the probe by which the run's films were assessed is in it too.
 
     `half`: weights in 16 bits. `onnx`: each model as an ONNX file too, which reading without PyTorch needs.
+    `may_share`: public data sets of which some patients may be among those seen, under other identifiers.
     """
     if not (root / "recipe.json").is_file():
         raise RunError(f"{root} is no run: it has no recipe.json", "name the folder given to `cxrlines train --out`")
+    for name in may_share:
+        try:
+            key_of_patients(name)
+        except ValueError as error:
+            raise RunError(f"--may-share {name!r}: is no name of a data set", str(error)) from None
     recipe = recipe_of(root)
-    steps = _finished(root, recipe)
+    steps = [replace(step, lineage=step.lineage.sharing(may_share)) for step in _finished(root, recipe)]
     members = [_member(recipe, step) for step in steps]
     held_out: Files = {}
     tested: Files = {}

@@ -11,13 +11,14 @@ from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.training.targets.base import Strict
 
 
-def _is_key(name: str) -> str:
+def key_of_patients(name: str) -> str:
+    """The name, if it may be that of a patient key; else `ValueError`."""
     if not name.replace("-", "").isalnum() or name != name.lower() or name == BARE or name.startswith(f"{SITE}-"):
         raise ValueError(f"allowed: {SITE}, or the name of a public data set, in small letters, digits and -")
     return name
 
 
-PatientKey = Annotated[str, AfterValidator(_is_key)]
+PatientKey = Annotated[str, AfterValidator(key_of_patients)]
 """Under which key patients are hashed (`data.patients`): `site`, or a published one: a public data set's name."""
 
 
