@@ -39,7 +39,7 @@ EXTRAS = {
     "wandb": {"wandb": "wandb"},
     "ray": {"ray": "ray"},
     "faiss": {"faiss-cpu": "faiss"},
-    "pacs": {"pynetdicom": "pynetdicom", "dicomweb-client": "dicomweb_client"},
+    "pacs": {"pynetdicom": "pynetdicom", "dicomweb-client": "dicomweb_client", "requests": "requests"},
     "serve": {
         "fastapi": "fastapi",
         "uvicorn": "uvicorn",
