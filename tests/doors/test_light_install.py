@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
 HEAVY = ("torch", "torchvision", "timm", "lightning", "pandas", "scipy", "skimage", "sklearn", "tensorboard")
 MB = 1_000_000
-DOWNLOAD, DISK = 158 * MB, 450 * MB
+DOWNLOAD, DISK = 158 * MB, 430 * MB
 """What an install may take, all dependencies included: the wheels that are fetched, and the environment."""
 PLAIN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
@@ -35,8 +35,9 @@ def call(*words: object, folder: Path, code: int = 0) -> str:
 
 
 def folder_size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    """Bytes of all files below a folder, but of compiled bytecode, which comes with use."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and path.suffix != ".pyc")
+    return sum(path.stat().st_size for path in files)
 
 
 def environment(place: Path, name: str, extra: str = "") -> Path:
