@@ -61,9 +61,9 @@ docs: $(READY)  ## the documentation as a site, in site/
 	@$(BIN)/zensical build --strict --clean
 
 lock: $(READY)  ## resolve the dependencies of pyproject.toml anew into lock/
-	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra train --extra dev --extra docs --extra demo --extra mlflow --extra neptune --extra wandb --extra ray --extra faiss --extra pacs --extra serve --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra evaluate --extra train --extra dev --extra docs --extra demo --extra mlflow --extra neptune --extra wandb --extra ray --extra faiss --extra pacs --extra serve --universal --python-version 3.11 \
 		--fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate --no-header -o lock/requirements.txt
-	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade -c lock/requirements.txt --extra train --extra demo --universal --python-version 3.11 \
+	@$(BIN)/uv pip compile pyproject.toml --quiet --upgrade -c lock/requirements.txt --extra evaluate --extra train --extra demo --universal --python-version 3.11 \
 		--fork-strategy fewest --generate-hashes --no-emit-index-url --no-annotate --no-header -o lock/demo.txt
 	@$(BIN)/uv pip compile lock/uv.in --quiet --upgrade -c lock/requirements.txt --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header -o lock/uv.txt

@@ -48,6 +48,11 @@ def test_reading_itself_needs_no_scipy_and_no_pandas() -> None:
     check(NETWORKS | SCIENCE | {"pandas"}, names + modules(*(f"reading/{file}*" for file in files)))
 
 
-def test_evaluating_readings_needs_no_scipy() -> None:
-    scores = modules("evaluation/scores.py", "evaluation/predictions.py", "io/folds.py")
-    check(NETWORKS | SCIENCE, scores + modules("metrics", "evaluation/bundles", "cli"))
+def test_evaluating_tables_needs_no_scipy() -> None:
+    check(NETWORKS | SCIENCE, modules("evaluation/scores.py", "evaluation/predictions.py", "io/folds.py"))
+
+
+def test_what_the_base_install_does_needs_no_scipy_and_no_pandas() -> None:
+    files = modules("io/tables.py", "io/sheet.py", "io/patients.py", "io/marks.py", "io/store.py")
+    rooms = modules("metrics", "phantom", "reading", "evaluation/bundles", "corrections", "pacs", "web", "cli")
+    check(NETWORKS | SCIENCE | {"pandas"}, files + rooms)

@@ -1,4 +1,4 @@
-"""What is installed: the base reads and evaluates, an extra is asked for in one line, an example comes with it."""
+"""What is installed: the base reads and judges, an extra is asked for in one line, an example comes with it."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import cxrlines
 from cxrlines import cli
 from cxrlines.cli import doctor
-from cxrlines.cli.extras import BASE, EXTRAS, SERVES, lacking
+from cxrlines.cli.extras import BASE, ENOUGH_FOR, EXTRAS, SERVES, lacking
 from cxrlines.io.films import read_film
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
@@ -28,12 +28,17 @@ EXAMPLE = ROOT / "src/cxrlines/embedded/example.jpg"
 WITHOUT = """
 import json, sys
 
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Blocked())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in {blocked} else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
 from typer.testing import CliRunner
 from cxrlines import cli
 
@@ -42,9 +47,10 @@ print(json.dumps([[result.exit_code, result.stdout, result.stderr] for result in
 """
 
 
-def without_extras(folder: Path, *commands: list[str]) -> list[tuple[int, str, str]]:
-    """(exit code, stdout, stderr) of commands, in one process where no package of an extra can be imported."""
+def without_extras(folder: Path, *commands: list[str], but: str | None = None) -> list[tuple[int, str, str]]:
+    """(exit code, stdout, stderr) of commands, in one process where no package of an extra, `but` one, is there."""
     blocked = {module for packages in EXTRAS.values() for module in packages.values()}
+    blocked -= set(EXTRAS[but].values()) if but else set()
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT.format(blocked=blocked, words=list(commands))],
         cwd=folder, capture_output=True, text=True, timeout=120, check=False,
@@ -54,7 +60,14 @@ def without_extras(folder: Path, *commands: list[str]) -> list[tuple[int, str, s
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.split(r"[\[<>=]", line)[0] for line in requirements}
+    """Distributions that are asked for, those of extras of our own by what these ask for."""
+    found = set()
+    for line in requirements:
+        if own := re.fullmatch(r"cxrlines\[(.*)\]", line):
+            found |= {name for extra in own[1].split(",") for name in names(PROJECT["optional-dependencies"][extra])}
+        else:
+            found.add(re.split(r"[\[<>=]", line)[0])
+    return found
 
 
 def test_the_command_line_knows_what_the_project_asks_for():
@@ -83,7 +96,7 @@ def test_the_demo_installs_what_training_needs_in_the_versions_of_the_whole_lock
     assert demo.items() <= whole.items()
     assert {*BASE, *EXTRAS["train"], *EXTRAS["demo"]} <= demo.keys()
     others = {name for extra, packages in EXTRAS.items() if extra not in ("train", "demo") for name in packages}
-    assert not demo.keys() & {*others, "pytest", "zensical", "mypy", "playwright"}
+    assert not demo.keys() & {*others - EXTRAS["train"].keys(), "pytest", "zensical", "mypy", "playwright"}
     assert pinned("uv.txt").items() - {("uv", pinned("uv.txt")["uv"])} <= whole.items()
 
 
@@ -123,17 +136,39 @@ def test_a_command_without_its_extra_says_so_in_one_line(tmp_path):
         assert err == f"cxrlines {name} needs more than the base install: pip install 'cxrlines[train]'\n"
 
 
-def test_what_needs_no_extra_runs_without_any(tmp_path):
+@pytest.mark.parametrize("small", ENOUGH_FOR)
+def test_a_small_extra_is_named_where_it_is_enough(tmp_path, small):
+    (larger,) = (name for name, packages in EXTRAS.items() if EXTRAS[small].items() < packages.items())
+    for module in EXTRAS[small].values():
+        error = ModuleNotFoundError("x", name=f"{module}.core")
+        assert {f"cxrlines[{small}]" in str(lacking(error, command)) for command in ENOUGH_FOR[small]} == {True}
+        assert f"cxrlines[{larger}]" in str(lacking(error, "train")), "not first the one, and then the other"
+
+
+def test_tables_are_evaluated_and_folded_with_the_small_extra_alone(tmp_path):
     truth = pd.DataFrame({STUDY_COLUMN: [f"s{i}" for i in range(6)], PATIENT_COLUMN: list("aabbcc")})
     truth = truth.assign(**{label: [0, 1, 0, 1, 0, 1] for label in LABELS})
     truth.to_csv(tmp_path / "t.csv", index=False)
     truth.drop(columns=PATIENT_COLUMN).to_csv(tmp_path / "p.csv", index=False)
+    commands = [
+        ["evaluate", "p.csv", "t.csv", "--resamples", "10"],
+        ["folds", "t.csv", "--count", "2", "--out", "folds.csv"],
+    ]
+    results = without_extras(tmp_path, *commands, but="evaluate")
+    assert [code for code, _, _ in results] == [0, 0], results
+    for (name, *_), result in zip(commands, without_extras(tmp_path, *commands), strict=True):
+        needs = f"cxrlines {name} needs more than the base install: pip install 'cxrlines[evaluate]'\n"
+        assert result == (2, "", needs)
+
+
+def test_what_needs_no_extra_runs_without_any(tmp_path):
     write_phantom(tmp_path / "data", studies=2, test=1, seed=0, size=96, workers=1)
     results = without_extras(
         tmp_path,
-        ["evaluate", "p.csv", "t.csv", "--resamples", "10"],
-        ["folds", "t.csv", "--count", "2", "--out", "folds.csv"],
         ["show", "data", "--films", "2", "--size", "64", "--out", "sheet.png"],
+        ["index", "data", "--out", "index.safetensors"],
+        ["evaluate-bundle", "data", "--resamples", "10", "--json"],
+        ["synth", "more", "--studies", "1", "--test", "1", "--size", "96", "--workers", "1"],
         ["schema"],
         ["--help"],
         ["train", "--help"],

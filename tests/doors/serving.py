@@ -23,9 +23,11 @@ DEADLINE_S = 120.0
 class Serving:
     """The process, its address, and what it has printed."""
 
-    def __init__(self, *words: object) -> None:
-        command = [sys.executable, "-m", "cxrlines", "serve", "--port", "0", *map(str, words)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    def __init__(self, *words: object, python: Path | None = None) -> None:
+        """`python`: that of another environment, which has a cxrlines of its own."""
+        command = [str(python or sys.executable), "-m", "cxrlines", "serve", "--port", "0", *map(str, words)]
+        here = "" if python else os.pathsep.join(path for path in sys.path if path)
+        environment = {**os.environ, "PYTHONPATH": here}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         self.printed: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -56,9 +58,9 @@ class Serving:
 
 
 @contextmanager
-def serving(*words: object) -> Iterator[Serving]:
+def serving(*words: object, python: Path | None = None) -> Iterator[Serving]:
     """A server, ended with the block."""
-    server = Serving(*words)
+    server = Serving(*words, python=python)
     try:
         yield server
     finally:

@@ -2,7 +2,6 @@
 
 BASE = {
     "numpy": "numpy",
-    "pandas": "pandas",
     "opencv-python-headless": "cv2",
     "pillow": "PIL",
     "pydicom": "pydicom",
@@ -18,7 +17,9 @@ BASE = {
 }
 """Distribution -> the module that is imported of it."""
 EXTRAS = {
+    "evaluate": {"pandas": "pandas"},
     "train": {
+        "pandas": "pandas",
         "torch": "torch",
         "torchvision": "torchvision",
         "timm": "timm",
@@ -38,7 +39,7 @@ EXTRAS = {
     "wandb": {"wandb": "wandb"},
     "ray": {"ray": "ray"},
     "faiss": {"faiss-cpu": "faiss"},
-    "pacs": {"pynetdicom": "pynetdicom", "dicomweb-client": "dicomweb_client"},
+    "pacs": {"pynetdicom": "pynetdicom", "dicomweb-client": "dicomweb_client", "requests": "requests"},
     "serve": {
         "fastapi": "fastapi",
         "uvicorn": "uvicorn",
@@ -48,6 +49,7 @@ EXTRAS = {
 }
 """Extra -> the same of what it brings."""
 SERVES = {
+    "evaluate": "scores of tables of predictions, and folds",
     "train": "training, and all that compares, averages and exports what was trained; reading on a GPU",
     "demo": "ImageNet weights and a chest DICOM, for a demo without the internet",
     "mlflow": "tracking by MLflow",
@@ -59,12 +61,14 @@ SERVES = {
     "serve": "the HTTP API and the page",
 }
 """Extra -> what needs it."""
+ENOUGH_FOR = {"evaluate": ("evaluate", "folds")}
+"""Small extra, all of which a larger one brings too -> the commands for which it is enough."""
 
 
 def lacking(error: Exception, command: str) -> str | None:
     """How a command gets the package of an extra that it failed to import; None for any other error."""
     name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     for extra, packages in EXTRAS.items():
-        if name in packages.values():
+        if name in packages.values() and command in ENOUGH_FOR.get(extra, [command]):
             return f"cxrlines {command} needs more than the base install: pip install 'cxrlines[{extra}]'"
     return None

@@ -317,13 +317,13 @@ def index(
     bundle: BundleFolder = None,
 ) -> None:
     """Index films for `similar`. The index holds studies, hashed patients, labels and lines: keep it with the films."""
-    from cxrlines.io.tables import read_dataset
+    from cxrlines.io.tables import read_data_folder
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.index import build_index
 
     check_outputs(files={"--out": out}, inputs=[data, bundle])
     with counted() as progress:
-        built = build_index(load_bundle(bundle or EMBEDDED), read_dataset(data), progress=progress)
+        built = build_index(load_bundle(bundle or EMBEDDED), read_data_folder(data), progress=progress)
     built.save(out)
     typer.echo(f"{out}: {len(built.films)} films")
     for study, reason in built.left_out.items():

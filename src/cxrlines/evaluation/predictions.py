@@ -94,7 +94,8 @@ def read_truth(csv: Path) -> pd.DataFrame:
     row is left.
     """
     rows = read_rows(Path(csv), (STUDY_COLUMN, *REQUIRED))
-    table, problems = usable_rows(rows)
+    studies, problems = usable_rows(rows)
+    table = studies.frame()
     if PATIENT_COLUMN not in rows.columns:
         table = table.drop(columns="patient")
     left_out = rows_left_out(problems)

@@ -12,7 +12,7 @@ from cxrlines.core.film import FilmError
 from cxrlines.core.line_drawing import draw_lines
 from cxrlines.io.annotations import Line
 from cxrlines.io.films import read_film
-from cxrlines.io.tables import Dataset, read_dataset
+from cxrlines.io.tables import DataFolder, read_data_folder
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABELS
 
 _PAPER, _INK = (16, 16, 18), (235, 235, 235)
@@ -35,31 +35,31 @@ def contact_sheet(
     out = Path(out)
     if out.suffix.lower() not in _FORMATS:
         raise Error(f"out: needs a name ending in {', '.join(_FORMATS)}, got {out.name!r}")
-    dataset = read_dataset(Path(root))
-    count = min(films, len(dataset.studies))
-    rows = np.sort(np.random.default_rng(seed).choice(len(dataset.studies), count, replace=False))
-    sheet = _lay_out([_cell(dataset, int(row), size, lines) for row in rows], min(columns, count))
+    data = read_data_folder(Path(root))
+    count = min(films, len(data.studies))
+    rows = np.sort(np.random.default_rng(seed).choice(len(data.studies), count, replace=False))
+    sheet = _lay_out([_cell(data, int(row), size, lines) for row in rows], min(columns, count))
     with replacing(out) as aside:
         sheet.save(aside, format="PNG" if out.suffix.lower() == ".png" else "JPEG")
     return out
 
 
-def _cell(dataset: Dataset, row: int, size: int, lines: bool) -> Image.Image:
+def _cell(data: DataFolder, row: int, size: int, lines: bool) -> Image.Image:
     """One film in its square, its labels below, for which there is room for five; films with more are very rare."""
-    study = dataset.studies.iloc[row]
+    study = data.studies[row]
     height = max(11, size // 24)
     step = round(height * 1.2)
     cell = Image.new("RGB", (size, size + 5 * step + 4), _PAPER)
     pen = ImageDraw.Draw(cell)
     font = ImageFont.load_default(height)
     try:
-        film = read_film(Path(study["film"])).pixels
+        film = read_film(Path(study.film)).pixels
     except FilmError:
         pen.text((size / 2, size / 2), "unreadable film", _INK, font, anchor="mm")
     else:
-        drawn = _scaled(film, size, dataset.lines.get(study["study"], []) if lines else [])
+        drawn = _scaled(film, size, data.lines.get(study.id, []) if lines else [])
         cell.paste(Image.fromarray(drawn), ((size - drawn.shape[1]) // 2, (size - drawn.shape[0]) // 2))
-    positive = [label for label in LABELS if study.get(label, 0) == 1]
+    positive = [label for label in LABELS if study.labels.get(label) == 1]
     for place, label in enumerate(positive):
         pen.text((2, size + 2 + place * step), label, DEVICE_COLOURS[DEVICE_OF[label]], font)
     return cell

@@ -8,21 +8,24 @@ truth until a person corrects it; the audit reports them.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from cxrlines.core.film import FILM_SUFFIXES
 from cxrlines.core.text import shown
 from cxrlines.io.annotations import MAX_COORDINATE, Line, in_unit_square, read_annotations
 from cxrlines.io.films import is_film
 from cxrlines.io.rows import DOUBTS, NO_PATIENT, Problem, Rows, TableError, doubted, read_rows, rows_left_out, warn
-from cxrlines.task import DEVICE_OF, DEVICES, LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN, Landmark
+from cxrlines.io.studies import Studies
+from cxrlines.task import DEVICE_OF, DEVICES, LABEL_INDEX, LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN, Landmark
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Split = Literal["train", "test"]
 
@@ -47,14 +50,12 @@ Landmarks = dict[str, dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Dataset:
+class DataFolder:
     """The studies of one split, their films, labels, lines and landmarks.
 
     Attributes:
         root: The data folder.
-        studies: One row a study, RangeIndex. Columns `study`, `patient`, `film` (str; film is an absolute path), then,
-            if the split is labelled, `task.LABELS` (int8, 0, 1 or `task.UNKNOWN`; float with NaN where only some
-            studies have a row of ground truth).
+        studies: Its studies with their films, and if the split is labelled, their labels.
         lines: Annotated lines by study, in px of the original film.
         left_out: Reason -> count, of all rows skipped in reading; of a plain folder, of files and links.
         meta: The content of phantom.json, or {}.
@@ -63,7 +64,7 @@ class Dataset:
     """
 
     root: Path
-    studies: pd.DataFrame
+    studies: Studies
     lines: dict[str, list[Line]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -72,12 +73,37 @@ class Dataset:
     @cached_property
     def annotated(self) -> np.ndarray:
         """(n,) bool: which studies have annotated lines; all of a phantom set of which every line is annotated."""
-        if self.meta.get("annotated") == 1:
-            return np.ones(len(self.studies), bool)
-        return self.studies["study"].isin(set(self.lines)).to_numpy()
+        return _annotated(self.studies.ids, self.lines, self.meta)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A `DataFolder` whose studies are a data frame: one row a study, columns as `Studies.frame`."""
+
+    root: Path
+    studies: "pd.DataFrame"
+    lines: dict[str, list[Line]] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    landmarks: Landmarks = field(default_factory=dict)
+
+    @cached_property
+    def annotated(self) -> np.ndarray:
+        """As `DataFolder.annotated`."""
+        return _annotated(self.studies["study"].tolist(), self.lines, self.meta)
+
+
+def _annotated(studies: list[str], lines: Mapping[str, list[Line]], meta: Mapping[str, Any]) -> np.ndarray:
+    return np.array([meta.get("annotated") == 1 or study in lines for study in studies], bool)
 
 
 def read_dataset(root: Path, split: Split = "train") -> Dataset:
+    """`read_data_folder` with the studies as a data frame, for what has pandas."""
+    found = read_data_folder(root, split)
+    return Dataset(found.root, found.studies.frame(), found.lines, found.left_out, found.meta, found.landmarks)
+
+
+def read_data_folder(root: Path, split: Split = "train") -> DataFolder:
     """Read the tables of a data folder and find its films; no film is opened but to recognise it as one.
 
     A folder with `train.csv` (split train) or `sample_submission.csv` (split test) is in RANZCR's layout: films as
@@ -106,26 +132,27 @@ def packed_as(table: Path) -> str:
     return "" if table.is_file() else next((path.name for path in packed if path.is_file()), "")
 
 
-def read_labels(csv: Path) -> pd.DataFrame:
+def read_labels(csv: Path) -> "pd.DataFrame":
     """A label table alone, without films: columns `study`, `patient` (str) and `task.LABELS` (int8), RangeIndex.
 
     Labels of an optional device without columns are `task.UNKNOWN`. Rows that cannot be used are left out, reported on
     stderr, and counted in `.attrs["left_out"]`. `TableError` if a column is missing or no row is left.
     """
     csv = Path(csv)
-    table, problems = usable_rows(read_rows(csv, TRUTH_COLUMNS))
+    studies, problems = usable_rows(read_rows(csv, TRUTH_COLUMNS))
     left_out = rows_left_out(problems)
-    check_some(csv, table, left_out)
+    check_some(csv, studies, left_out)
     if problems:
         more = f" (and {len(problems) - 3} more; `cxrlines check` lists all)" if len(problems) > 3 else ""
         listed = "\n  ".join(problem.text() for problem in problems[:3])
         count = sum(left_out.values())
-        warn(f"{csv}: {count} of {len(table) + count} rows left out\n  {listed}{more}")
+        warn(f"{csv}: {count} of {len(studies) + count} rows left out\n  {listed}{more}")
+    table = studies.frame()
     table.attrs["left_out"] = left_out
     return table
 
 
-def check_some(csv: Path, table: pd.DataFrame, left_out: Mapping[str, int]) -> None:
+def check_some(csv: Path, table: Sized, left_out: Mapping[str, int]) -> None:
     """`TableError` if no row is left."""
     if not len(table):
         reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "it has none"
@@ -133,8 +160,8 @@ def check_some(csv: Path, table: pd.DataFrame, left_out: Mapping[str, int]) -> N
         raise TableError(f"{csv}: no row is usable ({reasons})", way_out)
 
 
-def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame, list[Problem]]:
-    """The usable rows as columns `study`, `patient` and `task.LABELS` (int8), and why the others are not.
+def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[Studies, list[Problem]]:
+    """The studies of the usable rows, and why the other rows are not usable.
 
     A table without patients makes each study its own patient; one that lacks a label of `REQUIRED_LABELS` gives no
     labels. A label is `task.UNKNOWN` where its cell is -1; one of an optional device also where it is empty, and
@@ -183,10 +210,9 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[pd.DataFrame
         problems += [Problem(kind, rows.path.name, line, message, way_out) for kind, message, way_out in found]
         if not found:
             good.append(place)
-    table = pd.DataFrame({"study": [studies[i] for i in good], "patient": [patients[i] for i in good]}, dtype=object)
-    if labelled:
-        known = pd.DataFrame(labels[good], columns=present)
-        table = table.join(known.reindex(columns=list(LABELS), fill_value=UNKNOWN).astype(np.int8))
+    every = np.full((len(good), len(LABELS)), UNKNOWN, np.int8)
+    every[:, [LABEL_INDEX[label] for label in present]] = labels[good]
+    table = Studies([studies[i] for i in good], [patients[i] for i in good], every if labelled else None)
     return table, problems
 
 
@@ -228,50 +254,48 @@ def _bare(name: str) -> str:
     return name.lstrip("0")
 
 
-def _read_ranzcr(root: Path, csv: Path, split: Split) -> Dataset:
+def _read_ranzcr(root: Path, csv: Path, split: Split) -> DataFolder:
     labelled = split == "train"
     # The numbers of a sample submission are placeholders, and it names no patients: both are in the truth.
     rows = read_rows(csv, TRUTH_COLUMNS if labelled else (STUDY_COLUMN,))
-    table, problems = usable_rows(rows, studies_only=not labelled)
+    named, problems = usable_rows(rows, studies_only=not labelled)
     if not labelled:
-        table, more = _with_truth(table, root / TRUTH_TABLE)
+        named, more = _with_truth(named, root / TRUTH_TABLE)
         problems += more
     folder = root / split
     if not folder.is_dir():
         way_out = f"put the films there as <{STUDY_COLUMN}>.jpg"
         raise TableError(f"{root}: has {csv.name} but no folder {split}/", way_out)
     left_out = Counter(rows_left_out(problems))
-    films = find_films(folder, table["study"].tolist())
-    table.insert(2, "film", [str(films[s][0].resolve()) if s in films else None for s in table["study"]])
-    there = table["film"].notna().to_numpy()
-    if len(table) and not there.any():
-        study = table["study"][0]
+    films = find_films(folder, named.ids)
+    studies = named.with_films({study: str(found[0].resolve()) for study, found in films.items()})
+    if len(named) and not len(studies):
+        study = named.ids[0]
         instead, way_out = film_instead(study, bare_names(folder))
         what = f"{root}: no study of {csv.name} has a film in {split}/"
         if instead:
             raise TableError(f"{what}: of study {shown(study, 80)} there is none{instead}", way_out)
         raise TableError(what, f"name films <{STUDY_COLUMN}>.jpg")
-    table = table[there].reset_index(drop=True)
-    left_out[NO_FILM] = int((~there).sum())
+    left_out[NO_FILM] = len(named) - len(studies)
     left_out[SECOND_FILM] = sum(len(found) - 1 for found in films.values())
-    check_some(csv, table, +left_out)
-    studies = set(table["study"])
+    check_some(csv, studies, +left_out)
+    known = set(studies.ids)
     lines: dict[str, list[Line]] = {}
     annotations = root / (ANNOTATION_TABLE if labelled else TEST_ANNOTATION_TABLE)
     if annotations.is_file():
         annotated, bad = read_annotations(annotations)
         left_out.update(rows_left_out(bad))
         for row in annotated:
-            if row.study in studies:
+            if row.study in known:
                 lines.setdefault(row.study, []).append(row.line)
             else:
                 left_out["annotation of a study left out or unknown"] += 1
     landmarks: Landmarks = {}
     if (root / LANDMARK_TABLE).is_file():
         points, bad = read_landmarks(root / LANDMARK_TABLE, split)
-        landmarks = {study: own for study, own in points.items() if study in studies}
+        landmarks = {study: own for study, own in points.items() if study in known}
         left_out.update(rows_left_out(bad))
-    return Dataset(root.resolve(), table, lines, dict(+left_out), _read_meta(root / META_FILE), landmarks)
+    return DataFolder(root.resolve(), studies, lines, dict(+left_out), _read_meta(root / META_FILE), landmarks)
 
 
 def read_landmarks(csv: Path, split: Split) -> tuple[Landmarks, list[Problem]]:
@@ -311,16 +335,19 @@ def _point(x: str, y: str) -> np.ndarray | None:
     return point if on_a_film and not in_unit_square(point) else None
 
 
-def _with_truth(table: pd.DataFrame, csv: Path) -> tuple[pd.DataFrame, list[Problem]]:
+def _with_truth(studies: Studies, csv: Path) -> tuple[Studies, list[Problem]]:
     """Test studies with patient and labels where the truth table has them; without one, each its own patient."""
     if not csv.is_file():
-        return table, []
+        return studies, []
     truth, problems = usable_rows(read_rows(csv, TRUTH_COLUMNS))
-    joined = table[["study"]].merge(truth, on="study", how="left")
-    if joined["patient"].notna().all():
-        joined = joined.astype({label: np.int8 for label in LABELS})
-    joined["patient"] = joined["patient"].fillna(joined["study"])
-    return joined, problems
+    assert truth.labels is not None
+    row = {study: place for place, study in enumerate(truth.ids)}
+    patient = dict(zip(truth.ids, truth.patients, strict=True))
+    places = np.array([row.get(study, -1) for study in studies.ids], int)
+    labels = np.full((len(studies), len(LABELS)), np.nan)
+    labels[places >= 0] = truth.labels[places[places >= 0]]
+    labels = labels.astype(np.int8) if (places >= 0).all() else labels
+    return replace(studies, patients=[patient.get(study, study) for study in studies.ids], labels=labels), problems
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
@@ -333,7 +360,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_folder(root: Path) -> Dataset:
+def _read_folder(root: Path) -> DataFolder:
     left_out: Counter[str] = Counter()
     files = sorted(_files_below(root, left_out))
     films = [path for path in files if path.suffix.lower() in FILM_SUFFIXES or is_film(path)]
@@ -343,8 +370,8 @@ def _read_folder(root: Path) -> Dataset:
         what = f"has no films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name) and no {TRAIN_TABLE}{but}"
         raise TableError(f"{root}: {what}", "give a folder that has one of them")
     names = [path.relative_to(root).as_posix() for path in films]
-    columns = {"study": names, "patient": names, "film": [str(path.resolve()) for path in films]}
-    return Dataset(root.resolve(), pd.DataFrame(columns, dtype=object), left_out=dict(left_out))
+    studies = Studies(names, names, films=[str(path.resolve()) for path in films])
+    return DataFolder(root.resolve(), studies, left_out=dict(left_out))
 
 
 def _files_below(root: Path, left_out: Counter[str]) -> Iterator[Path]:

@@ -103,7 +103,7 @@ class Predictions:
 
     @property
     def rows(self) -> "pd.DataFrame":
-        """A row a film: `StudyInstanceUID`, then the probability (float) of each label."""
+        """A row a film: `StudyInstanceUID`, then the probability (float) of each label. Needs pandas (`[evaluate]`)."""
         import pandas as pd  # takes a quarter of a second, and reading does without
 
         rows = pd.DataFrame([found.labels for found in self.findings], columns=list(self.labels), dtype=float)

@@ -21,10 +21,10 @@ from cxrlines.core.files import replacing
 from cxrlines.core.nearest import nearest_rows
 from cxrlines.io.annotations import Line
 from cxrlines.io.patients import BARE, as_known, is_phantom, key_name, names_in, tokens
-from cxrlines.io.tables import Dataset
+from cxrlines.io.tables import DataFolder
 from cxrlines.reading.bundle import NOTICE, Bundle
 from cxrlines.reading.reader import Progress, Reader
-from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS
+from cxrlines.task import DEVICE_OF, LABEL_INDEX
 
 INDEX = "index.safetensors"
 """The name of a bundle's own index in its folder."""
@@ -180,31 +180,28 @@ class Index:
         return np.take_along_axis(rows, order, 1), np.take_along_axis(products, order, 1)
 
 
-def build_index(bundle: Bundle, dataset: Dataset, *, batch_size: int = 8, progress: Progress | None = None) -> Index:
-    """The index of a data set's films, as a bundle's first model sees them; the order of its studies does not matter.
+def build_index(bundle: Bundle, data: DataFolder, *, batch_size: int = 8, progress: Progress | None = None) -> Index:
+    """The index of a folder's films, as a bundle's first model sees them; the order of its studies does not matter.
 
     Films that cannot be read are left out, see `Index.left_out`; `IndexFileError` if none is left.
     """
-    table = dataset.studies.sort_values("study", kind="stable")
-    known = [label for label in LABELS if label in table.columns]
+    studies = sorted(data.studies, key=lambda study: study.id)
     reader = Reader(bundle, batch_size=batch_size)
     films, vectors, left_out = [], [], {}
-    own = key_name(phantom=is_phantom(dataset))
-    found = reader.embed(table["film"].tolist(), progress)
-    for (_, row), embedded in zip(table.iterrows(), found, strict=True):
-        study = str(row["study"])
+    own = key_name(phantom=is_phantom(data))
+    found = reader.embed([study.film for study in studies], progress)
+    for study, embedded in zip(studies, found, strict=True):
         if isinstance(embedded, Exception):
-            left_out[study] = str(embedded)
+            left_out[study.id] = str(embedded)
             continue
-        labelled = known and (row[known].to_numpy(np.float64) >= 0).any()  # neither NaN nor UNKNOWN
-        labels = tuple(label for label in known if row[label] == 1) if labelled else None
+        labels = tuple(label for label, value in study.labels.items() if value == 1) if study.labels else None
         size = np.array(embedded.shape[::-1])
-        lines = tuple(Line(line.label, (line.points + 0.5) / size) for line in dataset.lines.get(study, ()))
-        films.append(IndexedFilm(study, tokens([row["patient"]], own)[0], embedded.key, labels, lines))
+        lines = tuple(Line(line.label, (line.points + 0.5) / size) for line in data.lines.get(study.id, ()))
+        films.append(IndexedFilm(study.id, tokens([study.patient], own)[0], embedded.key, labels, lines))
         vectors.append(embedded.vector)
     if not films:
         first = next(iter(left_out.values()), "the data has no films")
-        raise IndexFileError(f"{dataset.root}: none of {len(table)} films could be read", f"the first: {first}")
+        raise IndexFileError(f"{data.root}: none of {len(studies)} films could be read", f"the first: {first}")
     return Index(tuple(films), np.stack(vectors).astype(np.float16), embedder_of(bundle), left_out)
 
 

@@ -23,7 +23,7 @@ from cxrlines.io.marks import (
     views_of,
 )
 from cxrlines.io.rows import TableError, read_rows
-from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, read_dataset
+from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, read_data_folder
 from cxrlines.metrics.device_presence import EvaluatedReading, without_doubtful
 from cxrlines.metrics.line_matching import EvaluatedFilm, StateCall
 from cxrlines.reading.interpretation import distances_of
@@ -144,20 +144,17 @@ def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
             f"{root}: has no {TRAIN_TABLE}", "give a data folder, or name the marks of real films: --marks"
         )
     split = split or ("test" if (root / TEST_TABLE).is_file() else "train")
-    data = read_dataset(root, split)
-    if LABELS[0] not in data.studies:
+    data = read_data_folder(root, split)
+    if data.studies.labels is None:
         raise EvaluationError(f"{root}: its {split} films have no labels", "label them, or evaluate the other split")
     spacing = _spacing(root, split)
-    known = [label for label in LABELS if label in data.studies]
     films = []
-    for row, annotated in zip(data.studies.to_dict("records"), data.annotated, strict=True):
-        study = row["study"]
-        labels = {label: float(row[label]) for label in known if row[label] >= 0}  # neither NaN nor UNKNOWN
-        lines = [_annotated(line) for line in data.lines.get(study, ())]
-        known_lines = _known_lines(labels, lines, annotated)
-        carina = data.landmarks.get(study, {}).get(Landmark.CARINA.value)
-        compare = _against_tables(row["patient"], labels, lines, known_lines, carina, spacing.get(study))
-        films.append(ReferenceFilm(Path(row["film"]), row["patient"], compare))
+    for study, annotated in zip(data.studies, data.annotated, strict=True):
+        lines = [_annotated(line) for line in data.lines.get(study.id, ())]
+        known_lines = _known_lines(study.labels, lines, annotated)
+        carina = data.landmarks.get(study.id, {}).get(Landmark.CARINA.value)
+        compare = _against_tables(study.patient, study.labels, lines, known_lines, carina, spacing.get(study.id))
+        films.append(ReferenceFilm(Path(study.film), study.patient, compare))
     remarks = [f"Films of the {split} split."]
     if spacing:
         remarks.append("Rules go by each film's spacing in the patient, from the landmark table.")

@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from cxrlines.core.film import FILM_SUFFIXES
 from cxrlines.io.rows import CHANGED_ID, GARBLED_ID, NO_PATIENT, TableError, check_columns, doubted, open_table
 from cxrlines.io.tables import NO_STUDY, REPEATED, TRAIN_TABLE
 from cxrlines.task import Device
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ANY = "any"
 PRESENCE: tuple[str, ...] = (*(str(device) for device in Device), ANY)
@@ -58,17 +61,19 @@ class Layout:
     mark: tuple[str, ...]
     needed: tuple[str, ...]
     films: tuple[str, ...]
-    draft: Callable[[Columns], pd.DataFrame]
+    draft: Callable[[Columns], "pd.DataFrame"]
     optional: tuple[str, ...] = ()
     below: tuple[str, ...] = ()
 
 
-def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> tuple[pd.DataFrame, Counter[str]]:
+def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> "tuple[pd.DataFrame, Counter[str]]":
     """The usable rows of a table, and how many were left out why.
 
     Columns `study` (unique), `patient`, `film` (as the table names it), `view` (all str), then PRESENCE (float32).
     A row counts under the first reason that holds. `TableError` if the table cannot be read or no row is usable.
     """
+    import pandas as pd  # here, as the names of the sets are asked for without it
+
     columns, left_out = _read_columns(table, layout)
     rows = layout.draft(columns)
     lateral = rows["side"] == "lateral"
@@ -179,8 +184,10 @@ def _draft(
     side: Sequence[str] | str = "frontal",
     child: Sequence[bool] | bool = False,
     presence: Sequence[Sequence[float]] | None = None,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Rows before any is left out: `study` None for a film path that is none, `side` frontal, lateral or other."""
+    import pandas as pd
+
     columns = {"study": study, "patient": patient, "film": film, "view": view, "side": side}
     rows = pd.DataFrame(columns, dtype=object).assign(child=child).astype({"child": bool})
     known = np.full((len(rows), len(PRESENCE)), np.nan, np.float32)
@@ -189,14 +196,14 @@ def _draft(
     return rows.join(pd.DataFrame(known, columns=list(PRESENCE)))
 
 
-def _draft_nih(columns: Columns) -> pd.DataFrame:
+def _draft_nih(columns: Columns) -> "pd.DataFrame":
     films = columns["Image Index"]
     view, side = _views(columns["View Position"])
     child = [_years(age) < ADULT_YEARS for age in columns["Patient Age"]]
     return _draft([_study(film) for film in films], columns["Patient ID"], films, view, side, child)
 
 
-def _draft_padchest(columns: Columns) -> pd.DataFrame:
+def _draft_padchest(columns: Columns) -> "pd.DataFrame":
     films = columns["ImageID"]
     view, side = _views(columns["Projection"])
     child = [cell.upper() == "PED" for cell in columns["Pediatric"]]
@@ -209,13 +216,13 @@ def _draft_padchest(columns: Columns) -> pd.DataFrame:
     return _draft([_study(film) for film in films], columns["PatientID"], films, view, side, child, presence)
 
 
-def _draft_vinbigdata(columns: Columns) -> pd.DataFrame:
+def _draft_vinbigdata(columns: Columns) -> "pd.DataFrame":
     """The table has a row a box. It names no patients, so that each film is its own; all are frontal, of adults."""
     films = list(dict.fromkeys(columns["image_id"]))
     return _draft([_study(film) for film in films], films, films)
 
 
-def _draft_chexpert(columns: Columns) -> pd.DataFrame:
+def _draft_chexpert(columns: Columns) -> "pd.DataFrame":
     matches = [_CHEXPERT_PATH.fullmatch(path) for path in columns["Path"]]
     # A path that is none keeps itself, so that it does not count as blank; its row is left out by its study.
     films = [match["film"] if match else path for match, path in zip(matches, columns["Path"], strict=True)]
@@ -244,6 +251,8 @@ def _views(cells: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _number(cells: Sequence[str]) -> np.ndarray:
+    import pandas as pd
+
     return pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce").to_numpy(float)
 
 
