@@ -15,7 +15,7 @@ from cxrlines.evaluation.predictions import write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.models.classifier import Model
-from cxrlines.reading.reader import views
+from cxrlines.reading.tta import views
 from cxrlines.recipe.run.folder import RECORD, Run, Step
 from cxrlines.recipe.run.training_data import films_of, load_step
 from cxrlines.recipe.spec.ensemble import ViewsSpec
