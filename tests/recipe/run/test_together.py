@@ -20,7 +20,7 @@ from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training import distributed
 from cxrlines.training.loader import FilmSet
-from cxrlines.training.module import predict_films
+from cxrlines.training.prediction import predict_films
 
 
 @pytest.mark.long

@@ -22,7 +22,7 @@ from cxrlines.recipe.spec.ensemble import ViewsSpec
 from cxrlines.task import LABELS
 from cxrlines.training import distributed
 from cxrlines.training.loader import FilmSet, Key
-from cxrlines.training.module import predict_films
+from cxrlines.training.prediction import predict_films
 
 HELD_OUT_VIEWS, TEST_VIEWS = "predictions_views.csv", "test_predictions_views.csv"
 
