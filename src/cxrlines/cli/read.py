@@ -124,7 +124,7 @@ def predict(
         try:
             with counted() as progress:
                 if on:
-                    from cxrlines.cluster.ray import predict_on_ray
+                    from cxrlines.cluster.bulk_reading import predict_on_ray
 
                     result = predict_on_ray(found, bundle, on, progress=progress, **options)
                 else:

@@ -60,7 +60,7 @@ def train(
     check_outputs(folders={"--out": out}, inputs=[data])
     start = None
     if on:
-        from cxrlines.cluster.ray import ray_workers
+        from cxrlines.cluster.step_workers import ray_workers
 
         start = ray_workers(on)
     distributed.begin(devices, nodes)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlines.cluster.ray import ray_workers
+from cxrlines.cluster.step_workers import ray_workers
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.execute import RunError, do_plan

@@ -55,7 +55,7 @@ def train(
 ) -> Run:
     """Train a recipe to its end: store, folds, steps, predictions, metrics, report; resumes what was begun.
 
-    Steps are done by `workers` processes here, or on the workers of `start` (`cluster.ray.ray_workers`); or,
+    Steps are done by `workers` processes here, or on the workers of `start` (`cluster.step_workers.ray_workers`); or,
     under torchrun, by all its processes together, each of which calls this. `RunError` if steps fail, or if another
     command works in `root`.
     """
