@@ -241,7 +241,7 @@ def _check_taken(what: str, store: Store, gate: LeaveOut) -> None:
     """`RunError` where the gate leaves nothing to train on."""
     if not store.taken(gate):
         raise RunError(
-            f"{what} none is taken along: {_counted(store.counts(gate)[0])}",
+            f"{what} none is used: {_counted(store.counts(gate)[0])}",
             "give others, or keep them with --set quality.leave_out=nothing",
         )
 
