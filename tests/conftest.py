@@ -116,14 +116,15 @@ def done_here(run: "Run", folds: list[int] | None = None) -> "Run":
     """All steps of a prepared run done in this process, and its report written."""
     from cxrlines.recipe.run.pipeline import plan_of
     from cxrlines.recipe.run.report import write_run_report
-    from cxrlines.recipe.run.step import do_step, is_scored, predict_test
+    from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
+    from cxrlines.recipe.run.step import do_step
 
     steps = plan_of(run, folds)
     for step in steps:
         if not run.is_done(step):
             do_step(run, step, lambda status: None)
         elif is_scored(run.recipe, step):
-            predict_test(run, step)
+            predict_scored(run, step)
     write_run_report(run, steps, "test")
     return run
 

@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def imports(tree: ast.Module, known: set[str]) -> Iterator[tuple[str, bool]]:
                     yield alias.name.removeprefix("cxrlines."), node in later
 
 
+@cache
 def graph() -> dict[str, dict[str, bool]]:
     """Module -> what it imports -> whether every import of it is within a function or only for types."""
     files = modules()

@@ -77,17 +77,29 @@ def test_every_command_explains_itself(words):
     assert code == 0 and "Usage" in out
 
 
+def command_of(words: tuple[str, ...]) -> Any:
+    command: Any = typer.main.get_command(cli.app)
+    for word in words:
+        command = command.commands[word]
+    return command
+
+
 WITH_EXAMPLE = [words for words in commands(typer.main.get_command(cli.app)) if words[0] != "judge"]
 
 
 @pytest.mark.parametrize("words", WITH_EXAMPLE, ids=" ".join)
 def test_the_help_of_a_command_has_an_example_that_parses(words):
-    command = typer.main.get_command(cli.app)
-    for word in words:
-        command = command.commands[word]  # type: ignore[attr-defined]
+    command = command_of(words)
     example = re.fullmatch(f"Example: cxrlines {' '.join(words)}(.*)", command.epilog or "")
     assert example
     assert command.make_context(words[-1], shlex.split(example[1].partition(">")[0])).params is not None
+
+
+@pytest.mark.parametrize("words", WITH_EXAMPLE, ids=" ".join)
+def test_a_command_says_first_and_in_one_sentence_what_it_does(words):
+    first, *_ = command_of(words).help.split("\n\n")
+    assert "\n" not in first and first.endswith("."), "the list of commands keeps line breaks"
+    assert all(option.help for option in command_of(words).params)
 
 
 def test_version():

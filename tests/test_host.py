@@ -234,7 +234,8 @@ def loading(folder: Path) -> None:
 def training(folder: Path) -> None:
     from cxrlines.models.classifier import Classifier
     from cxrlines.training.config import ScheduleSpec, StageConfig
-    from cxrlines.training.module import StageModule, predict_films
+    from cxrlines.training.module import StageModule
+    from cxrlines.training.prediction import predict_films
 
     model = Classifier("resnet10t", "gap", in_channels=1, weights="none")
     StageModule(

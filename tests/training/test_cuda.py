@@ -27,7 +27,8 @@ from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.mixing import Mixing
-from cxrlines.training.module import StageModule, predict_films
+from cxrlines.training.module import StageModule
+from cxrlines.training.prediction import predict_films
 from cxrlines.training.targets import (
     FeatureTarget,
     LabelTarget,

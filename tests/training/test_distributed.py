@@ -18,7 +18,8 @@ from cxrlines.training import distributed
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.mixing import Mixing
-from cxrlines.training.module import StageModule, predict_films
+from cxrlines.training.module import StageModule
+from cxrlines.training.prediction import predict_films
 from cxrlines.training.targets import (
     FeatureTarget,
     LabelTarget,

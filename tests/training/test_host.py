@@ -19,7 +19,8 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.module import StageModule, predict_films
+from cxrlines.training.module import StageModule
+from cxrlines.training.prediction import predict_films
 
 
 class TinyStore:

@@ -14,7 +14,8 @@ from cxrlines.training.checkpoint import DivergedError, State, load_state, save_
 from cxrlines.training.config import LABELS_ALONE, ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.mixing import Mixing
-from cxrlines.training.module import Outputs, StageModule, predict_films, total_loss
+from cxrlines.training.module import Outputs, StageModule, total_loss
+from cxrlines.training.prediction import predict_films
 from cxrlines.training.sampling import epoch_batches
 from cxrlines.training.targets import FeatureTarget, LabelTarget, MapTarget, TargetsSpec, labels, maps
 from cxrlines.training.targets.labels import label_loss

@@ -14,7 +14,8 @@ from cxrlines.training import module as stage_module
 from cxrlines.training.checkpoint import MAX_SKIPPED, MIN_SCALE, DivergedError, LossLog, State, load_state, save_state
 from cxrlines.training.config import ScheduleSpec, StageConfig, precision_of
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.module import StageModule, predict_films
+from cxrlines.training.module import StageModule
+from cxrlines.training.prediction import predict_films
 
 FIT = ScheduleSpec(epochs=3, batch=4, lr=1e-3, precision="16")
 

@@ -11,7 +11,7 @@ from cxrlines.cli.options import BundleFolder, Json, counted
 
 app = typer.Typer(help="Measure speed and robustness on this machine.", no_args_is_help=True)
 
-Seconds = Annotated[float, typer.Option(help="Seconds to measure each side.")]
+Seconds = Annotated[float, typer.Option(help="Seconds to measure each of the two.")]
 Count = Annotated[int, typer.Option(min=1, help="Number of films to read.")]
 FilmFolder = Annotated[
     Path | None, typer.Option(help="Folder of films; default: phantoms of 2,500 x 3,000 px as JPEG.")
@@ -30,15 +30,17 @@ def bench_augment(seconds: Seconds = 10.0, as_json: Json = False) -> None:
 def bench_train(
     seconds: Seconds = 20.0,
     backbone: Annotated[str, typer.Option(help="Any timm model.")] = "tf_efficientnet_lite0",
-    size: Annotated[int, typer.Option(min=32, help="px a side of a film.")] = 256,
+    size: Annotated[int, typer.Option(min=32, help="Side of a film, px.")] = 256,
     batch: Annotated[int, typer.Option(min=2, help="Films a batch.")] = 16,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that make films ready; default: as in training.")
+        int | None, typer.Option(min=0, help="Processes that load films; default: as in training.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Training speed: films a second and the time that waits for films; on a GPU the share of its peak, on a CPU the
-    factor over PyTorch's defaults."""
+    """Training speed: films a second, and the share of the time that waits for films.
+
+    On a GPU also the share of its peak, on a CPU the factor over PyTorch's defaults.
+    """
     from cxrlines.lab.bench.training_speed import Work
     from cxrlines.lab.bench.training_speed import bench_train as measure
 
@@ -62,8 +64,10 @@ def bench_predict(
 @app.command("serve", epilog="Example: cxrlines bench serve --films 100 --clients 8 --json")
 def bench_serve(
     films: Count = 50,
-    clients: Annotated[int, typer.Option(min=1, max=64, help="Clients that send at once.")] = 8,
-    processes: Annotated[int | None, typer.Option(min=1, help="That read. Default: one for two cores.")] = None,
+    clients: Annotated[int, typer.Option(min=1, max=64, help="Clients that send at the same time.")] = 8,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read; default: one for two cores.")
+    ] = None,
     bundle: BundleFolder = None,
     folder: FilmFolder = None,
     as_json: Json = False,

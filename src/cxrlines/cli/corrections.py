@@ -8,17 +8,19 @@ import typer
 from cxrlines.cli.options import say
 from cxrlines.core.files import check_outputs
 
-app = typer.Typer(help="Exchange what people corrected with Label Studio.", no_args_is_help=True)
-ProjectFolder = Annotated[Path, typer.Argument(help="The folder of `cxrlines serve --project`.")]
+app = typer.Typer(help="Exchange corrections with Label Studio.", no_args_is_help=True)
+ProjectFolder = Annotated[Path, typer.Argument(help="Folder that `cxrlines serve --project` saves corrections in.")]
 
 
 @app.command("export", epilog="Example: cxrlines corrections export project --label-studio tasks.json")
 def export_(
     project: ProjectFolder,
-    label_studio: Annotated[Path, typer.Option(help="JSON of tasks to write; beside it films and configuration.")],
+    label_studio: Annotated[
+        Path, typer.Option(help="JSON of tasks to write; films and configuration are written beside it.")
+    ],
     image_url: Annotated[
         str | None,
-        typer.Option(help="What stands before an image's name; default: Label Studio's path of local files."),
+        typer.Option(help="Prefix of the images' URLs; default: Label Studio's for local files."),
     ] = None,
 ) -> None:
     """Export a project's films, corrections and findings as tasks of Label Studio, with its labeling configuration."""

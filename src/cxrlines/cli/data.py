@@ -24,21 +24,23 @@ def synth(
         Literal["natural", "even"], typer.Option(help="Label frequencies: RANZCR's own, or all about even.")
     ] = "natural",
     site: Annotated[
-        Literal["a", "b"], typer.Option(help="b is another hospital: other processing, mix, collimation.")
+        Literal["a", "b"], typer.Option(help="b is another hospital: other processing, frequencies, collimation.")
     ] = "a",
     difficulty: Annotated[float, typer.Option(help="0 easy; 0.5 like real ICU films; 1 harder.")] = 0.5,
     annotated: Annotated[
         float | None,
         typer.Option(help="Share of training films whose lines are annotated; default 0.3, with --onto 1."),
     ] = None,
-    onto: Annotated[Path | None, typer.Option(help="Folder of real films: draw devices into those instead.")] = None,
+    onto: Annotated[
+        Path | None, typer.Option(help="Folder of real films to draw devices into, instead of phantoms.")
+    ] = None,
     marks: Annotated[
         list[Path] | None,
         typer.Option(
             help="JSON with the carina and the lines of the real films of --onto; may be given several times."
         ),
     ] = None,
-    phantom_share: Annotated[float, typer.Option(help="With --onto: share of plain phantom films among them.")] = 0.0,
+    phantom_share: Annotated[float, typer.Option(help="With --onto: share of phantom films among them.")] = 0.0,
     workers: Workers = None,
 ) -> None:
     """Make phantom films: synthetic radiographs with known lines, tips, landmarks and labels."""
@@ -73,9 +75,9 @@ def show(
     data: Annotated[Path, typer.Argument(help="A data folder, or any folder of films.")],
     out: Annotated[Path, typer.Option(help="Picture to write.")] = Path("sheet.png"),
     films: Annotated[int, typer.Option(min=1, help="How many films.")] = 24,
-    columns: Annotated[int, typer.Option(min=1)] = 6,
+    columns: Annotated[int, typer.Option(min=1, help="Films side by side.")] = 6,
     size: Annotated[int, typer.Option(min=64, help="Width of a film on the sheet, px.")] = 384,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Another seed shows other films.")] = 0,
     lines: Annotated[bool, typer.Option(help="Draw the annotated lines over the films.")] = True,
 ) -> None:
     """Draw a contact sheet of films with their lines and labels."""
@@ -92,7 +94,10 @@ def check(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Audit films, tables, annotations and folds; every problem at once. Exit 0 clean, 1 problems."""
+    """Audit films, tables, annotations and folds, and list every problem.
+
+    Exit code 0: no problems, 1: problems.
+    """
     from cxrlines.core.pool import cores
     from cxrlines.io.audit import audit
     from cxrlines.reading.probe import box_probe
@@ -104,14 +109,17 @@ def check(
 
 @app.command(epilog="Example: cxrlines folds ranzcr/train.csv --count 5 --out folds.csv")
 def folds(
-    train: Annotated[Path, typer.Argument(help="train.csv")],
+    train: Annotated[Path, typer.Argument(help="Table of labels and patients (train.csv).")],
     out: Annotated[Path, typer.Option(help="File to write: StudyInstanceUID, PatientID, fold.")] = Path("folds.csv"),
     count: Annotated[int, typer.Option(help="How many folds.")] = 5,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Another seed gives other folds.")] = 0,
     against: Annotated[Path | None, typer.Option(help="Another folds file to compare with.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Draw folds: no patient in two, every label level across them, whatever the order of rows."""
+    """Split films into folds by patient, with every label about equally frequent in each.
+
+    The order of rows changes nothing.
+    """
     from cxrlines.io.folds import describe_folds, folds_of, make_folds, read_folds, write_folds
     from cxrlines.io.tables import read_labels
 
@@ -137,7 +145,7 @@ def twins(
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
-    """Find the films that are in both folders, under two names and processings."""
+    """Find films that two folders share, under other names or in other processing."""
     from cxrlines.core.pool import cores
     from cxrlines.io.dedup.twins import twins_of_folders
 

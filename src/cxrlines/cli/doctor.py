@@ -20,7 +20,10 @@ app = typer.Typer()
 
 @app.command(epilog="Example: cxrlines doctor --json")
 def doctor(as_json: Json = False) -> None:
-    """Show versions, devices, decoders and engines, and what is missing for what. Exit 1 if films cannot be read."""
+    """Show versions, devices, decoders and engines, and which features lack a package.
+
+    Exit code 1 if films cannot be read.
+    """
     found = examine()
     typer.echo(json.dumps(found, indent=1) if as_json else as_text(found))
     raise typer.Exit(PROBLEMS if found["broken"] else 0)

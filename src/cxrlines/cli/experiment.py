@@ -15,8 +15,10 @@ Out = Annotated[Path, typer.Option(help="Folder; the same command resumes.")]
 @app.command("claims", epilog="Example: cxrlines experiment claims --claims 1,2 --seeds 0")
 def experiment_claims(
     out: Out = Path("runs/claims"),
-    seeds: Annotated[str, typer.Option(help="One run each, with its own films, folds and draws.")] = "0,1,2",
-    claims: Annotated[str | None, typer.Option(help="Only these, e.g. 1,2; default: all.")] = None,
+    seeds: Annotated[
+        str, typer.Option(help="One run for each seed, with films, folds and draws of its own.")
+    ] = "0,1,2",
+    claims: Annotated[str | None, typer.Option(help="Only these claims, e.g. 1,2; default: all.")] = None,
     workers: Workers = None,
 ) -> None:
     """Test the claims of the write-up on a phantom benchmark: a table of differences with intervals."""
@@ -33,10 +35,12 @@ def experiment_claims(
 @app.command("distillation", epilog="Example: cxrlines experiment distillation --seeds 0,1")
 def experiment_distillation(
     out: Out = Path("runs/distillation"),
-    seeds: Annotated[str, typer.Option(help="One run each, with its own films, folds and draws.")] = "0,1,2",
+    seeds: Annotated[
+        str, typer.Option(help="One run for each seed, with films, folds and draws of its own.")
+    ] = "0,1,2",
     workers: Workers = None,
 ) -> None:
-    """At which teacher self-distillation begins to pay: of a third of the films, two thirds, or all; on phantoms."""
+    """Self-distillation from teachers trained on a third of the films, two thirds, or all; on phantoms."""
     from cxrlines.lab.experiments.comparisons import table_of
     from cxrlines.lab.experiments.distillation import run_distillation
 
@@ -48,7 +52,7 @@ def experiment_distillation(
 
 @app.command("small", epilog="Example: cxrlines experiment small --out runs/small")
 def experiment_small(out: Out = Path("runs/small"), workers: Workers = None) -> None:
-    """The recipe hotwater in small, on phantoms: every member, stage and external set, in under an hour."""
+    """Train the recipe hotwater in small, on phantoms: every member, stage and external set, in under an hour."""
     from cxrlines.lab.experiments.small import run_small
 
     check_outputs(folders={"--out": out})
@@ -62,12 +66,14 @@ def experiment_recommended(
     out: Annotated[Path, typer.Option(help="Folder; the same command resumes. Seeds lie in OUT/seed<k>.")] = Path(
         "runs/margin"
     ),
-    seeds: Annotated[str, typer.Option(help="One run of both recipes each, with its own films and draws.")] = "0,1,2",
-    films: Annotated[int, typer.Option(min=24, help="Own films; external and planted ones in proportion.")] = 360,
+    seeds: Annotated[
+        str, typer.Option(help="One run of both recipes for each seed, with films and draws of its own.")
+    ] = "0,1,2",
+    films: Annotated[int, typer.Option(min=24, help="Training films; those of external sets in proportion.")] = 360,
     test: Annotated[int, typer.Option(min=10, help="Test films, of other patients.")] = 200,
     workers: Workers = None,
 ) -> None:
-    """The margin of `recommended` over hotwater-small: same films, folds and backbone, equal compute; on phantoms."""
+    """Compare `recommended` with hotwater-small: same films, folds and backbone, equal compute; on phantoms."""
     from cxrlines.lab.experiments.margin import run_margins
 
     check_outputs(folders={"--out": out})

@@ -21,8 +21,11 @@ def module(
         Path | None, typer.Argument(metavar="OUT", help="Folder of results; default: that of MERCURE_OUT_DIR.")
     ] = None,
 ) -> None:
-    """Read the films of a folder into a folder: DICOM objects, JSON, drawings, result.json. Settings are those of
-    task.json in IN. Exit code 2 where films could not be read; the others have their results."""
+    """Read a folder of films into a folder of results: DICOM objects, JSON and drawings.
+
+    Settings come from task.json in IN, as mercure writes it.
+    Exit code 2 where films could not be read; the others have their results.
+    """
     from cxrlines.core.pool import keep_buffers
     from cxrlines.pacs.mercure_module import module_folders, run_module
 

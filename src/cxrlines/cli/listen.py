@@ -28,19 +28,27 @@ def listen(
     ] = None,
     stow: Annotated[list[str] | None, typer.Option(help="Send results by STOW-RS to a URL; several times.")] = None,
     queue: Annotated[Path | None, typer.Option(help="Folder of films and results until they are delivered.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of all settings; flags go before it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of all settings; flags override it.")] = None,
     bundle: BundleFolder = None,
-    processes: Annotated[int | None, typer.Option(help="That read; default: one for two cores.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes that read; default: one for two cores.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep films and results once they are delivered.")] = False,
     status_port: Annotated[
-        int | None, typer.Option(help="Port of a page that shows how the queue stands, on this computer alone.")
+        int | None, typer.Option(help="Port of a page that shows the queue, on this computer alone.")
     ] = None,
-    status: Annotated[bool, typer.Option("--status", help="How the queue stands; the node may run.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Take up dead letters once more; the node may run.")] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Print how the queue stands; the node may be running.")
+    ] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Try failed films and results again; the node may be running.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Receive films by DICOM, read them, and send the results: report, presentation state, capture. SIGTERM ends it
-    once what is being read is finished; received films stay in the queue. For research only."""
+    """Receive films by DICOM, read them, and send the results to a PACS.
+
+    Results are a structured report, a presentation state and a secondary capture of each film.
+    SIGTERM ends it once films being read are finished; others stay in the queue.
+    For research only.
+    """
     from cxrlines.pacs.queue_database import DATABASE, QueueDatabase
 
     if status or retry:

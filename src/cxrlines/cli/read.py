@@ -58,7 +58,7 @@ def predict(
     example: Annotated[bool, typer.Option("--example", help="Read the example film in the package.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="CSV to write, with the columns of sample_submission.csv; else findings are printed."),
+        typer.Option(help="CSV to write, with the columns of sample_submission.csv; without it findings are printed."),
     ] = None,
     bundle: BundleFolder = None,
     as_json: Annotated[
@@ -83,16 +83,19 @@ def predict(
     tta: Annotated[
         list[View] | None,
         typer.Option(
-            help="Average over more views: flip (if it was trained with), scale; or plain. Default: as the bundle says."
+            help="Average over views: flip (if trained with flips), scale; plain: none. Default: the bundle's own."
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a reading that was stopped, killed or out of disk.")
+        bool, typer.Option("--resume", help="Go on with a reading that was stopped or killed, or that filled the disk.")
     ] = False,
     on: On = None,
 ) -> None:
-    """Read films: which tubes and lines, where their tips lie. Films that cannot be read are listed on stderr and in
-    OUT's .errors.csv; then the exit code is 2. Ctrl-C keeps what is read, and --resume goes on from there."""
+    """Read films: which tubes and lines they show, and where the tips lie.
+
+    Films that cannot be read are listed on stderr and in OUT's .errors.csv; then the exit code is 2.
+    Ctrl-C keeps what is read, and --resume goes on from there.
+    """
     from cxrlines.core.pool import keep_buffers
     from cxrlines.reading.batch import Stopped
     from cxrlines.reading.batch import predict as read
@@ -124,7 +127,7 @@ def predict(
         try:
             with counted() as progress:
                 if on:
-                    from cxrlines.cluster.ray import predict_on_ray
+                    from cxrlines.cluster.bulk_reading import predict_on_ray
 
                     result = predict_on_ray(found, bundle, on, progress=progress, **options)
                 else:
@@ -195,10 +198,13 @@ def _check_dicom(dicom: Path | None, patient_id: str | None, study_uid: str | No
     """`Error` for options of --dicom that do not fit together."""
     if dicom is None:
         if given := next((flag for flag, x in (("--patient-id", patient_id), ("--study-uid", study_uid)) if x), None):
-            raise Error(f"{given}: is of results as DICOM", "name their folder by --dicom")
+            raise Error(f"{given}: applies to results as DICOM only", "name their folder by --dicom")
         return
     if on:
-        raise Error("--dicom: results name the engine that read a film, which machines choose", "leave out --on")
+        raise Error(
+            "--dicom: results name the engine that read a film, and each machine of a cluster chooses its own",
+            "leave out --on",
+        )
     from cxrlines.reading.results.dicom.wrapped_film import check_identifiers
 
     check_identifiers(patient_id, study_uid)
@@ -207,7 +213,7 @@ def _check_dicom(dicom: Path | None, patient_id: str | None, study_uid: str | No
 def _form(form: Form | None, out: Path | None, as_json: bool) -> tuple[bool, Form]:
     """Whether JSON is wanted, and how findings are printed. `Error` where two options contradict."""
     if as_json and form not in (None, Form.json):
-        raise Error(f"--json, --format {form}: say two things", "give one of them")
+        raise Error(f"--json, --format {form}: contradict each other", "give one of them")
     if out is not None and form in (Form.text, Form.jsonl):
         raise Error(
             f"--format {form}: is how findings are printed; --out writes a table, and JSON beside it with --json",
@@ -246,10 +252,12 @@ def schema() -> None:
 
 @app.command("evaluate-bundle", epilog="Example: cxrlines evaluate-bundle ranzcr --bundle bundle --json")
 def evaluate_bundle(
-    films: Annotated[Path, typer.Argument(help="Real films' folder (with --marks), or a data folder with its lines.")],
+    films: Annotated[
+        Path, typer.Argument(help="Folder of real films (with --marks), or a data folder with its annotations.")
+    ],
     marks: Annotated[
         list[Path] | None,
-        typer.Option(help="JSON with the carina and the lines of the real films; may be given several times."),
+        typer.Option(help="JSON with the carina and the lines of real films; may be given several times."),
     ] = None,
     patients: Annotated[
         Path | None, typer.Option(help="Text file of patient ids, one a line: only films of these are evaluated.")
@@ -259,24 +267,30 @@ def evaluate_bundle(
     seen: Annotated[
         Seen, typer.Option(help="Films of patients that a model was trained on: leave them out, or report them.")
     ] = Seen.leave_out,
-    split: Annotated[Split | None, typer.Option(help="Of a data folder; default: test, where there is one.")] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Resamples of patients behind an interval.")] = 1000,
-    seed: int = 0,
+    split: Annotated[
+        Split | None, typer.Option(help="Split of a data folder; default: test, where there is one.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of patients for each interval.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     draw: Annotated[
-        Path | None, typer.Option(help="Folder for the films as PNG: left the ground truth, right what was found.")
+        Path | None,
+        typer.Option(help="Folder for drawings as PNG: ground truth on the left, findings on the right."),
     ] = None,
     limits: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="False positives a film to fit limits of confidence and presence to, by device, on these films; "
-            "shows what other limits give.",
+            help="Fit limits of confidence and presence, by device, to this many false positives a film; show what "
+            "other limits give.",
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a bundle on reference films: presence AUC, recall, false positives, tip and carina errors, states; by
-    view where index.csv names it; and why lines are missed, and what false ones lie on."""
+    """Evaluate a bundle on films with reference annotations.
+
+    Gives presence AUC, recall, false positives, errors of tips and carina, and states.
+    Says why lines are missed and what false ones lie on; by view where index.csv names it.
+    """
     from cxrlines.evaluation.bundles import evaluate_bundle as evaluation
     from cxrlines.evaluation.bundles.reference import data_films, marked_films
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
@@ -316,7 +330,10 @@ def index(
     out: Annotated[Path, typer.Option(help="The index to write, a .safetensors file.")],
     bundle: BundleFolder = None,
 ) -> None:
-    """Index films for `similar`. The index holds studies, hashed patients, labels and lines: keep it with the films."""
+    """Index films for `similar`.
+
+    The index holds studies, hashed patients, labels and lines: keep it as safe as the films.
+    """
     from cxrlines.io.tables import read_data_folder
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.index import build_index
@@ -334,12 +351,14 @@ def index(
 def similar(
     film: Annotated[Path, typer.Argument(help="A film.")],
     index: Annotated[Path, typer.Option(help="An index that `cxrlines index` wrote.")],
-    bundle: Annotated[Path | None, typer.Option(help="The bundle it was built with; default: in the box.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="The bundle it was built with; default: the embedded reader.")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many films.")] = 5,
     patient: Annotated[str | None, typer.Option(help="The film's patient, none of whose films is shown.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the nearest known films with their labels and lines; never films of the query's own patient."""
+    """Show the most similar films of an index, with labels and lines; never films of the same patient."""
     from cxrlines.core.film import film_name
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.index import open_index

@@ -22,7 +22,7 @@ def serve(
     index: Annotated[
         Path | None, typer.Option(help="Index of known films (`cxrlines index`), to show similar ones.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of these and more; see docs/api.md.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of these and more settings; see docs/api.md.")] = None,
     bundle: BundleFolder = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Processes that read. Default: 1.")] = None,
     token_file: Annotated[
@@ -31,7 +31,10 @@ def serve(
     tls_certificate: Annotated[Path | None, typer.Option(help="Certificate (PEM), for HTTPS.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
 ) -> None:
-    """Serve the HTTP API, and at / the page: drop films, see what was found. SIGTERM ends it once all is answered."""
+    """Serve the HTTP API, and a page that shows films with their findings.
+
+    SIGTERM ends it once all requests are answered.
+    """
     from cxrlines.web.serve_settings import load_settings
 
     given = {name: value for name, value in locals().items() if name not in ("config", "load_settings")}

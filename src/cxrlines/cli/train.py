@@ -27,10 +27,10 @@ def train(
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are read if there.")],
-    out: Annotated[Path, typer.Option(help="The run's folder; the same command goes on where it was.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; the same command resumes it.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="path.to.field=value, laid over the recipe; * for any name."),
+        typer.Option("--set", help="path.to.field=value, replaces a value of the recipe; * stands for any name."),
     ] = None,
     external: Annotated[
         list[str] | None,
@@ -39,13 +39,15 @@ def train(
     folds: Annotated[str | None, typer.Option(help="Only these folds, e.g. 0,1.")] = None,
     workers: Workers = None,
     on: On = None,
-    devices: Annotated[int | None, typer.Option(min=1, help="GPUs that each step takes, side by side.")] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Machines that each step takes (torchrun, SLURM).")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="GPUs that train each step together.")] = None,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Machines that train each step together (torchrun, SLURM).")
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the steps and what they would cost, do none.")
+        bool, typer.Option("--dry-run", help="Print the steps and their estimated cost; train nothing.")
     ] = False,
 ) -> None:
-    """Train a recipe: store, folds, steps, predictions, metrics.json and report.html."""
+    """Train all models of a recipe; write predictions, metrics.json and report.html."""
     from cxrlines.recipe.run.pipeline import train as run_recipe
     from cxrlines.recipe.spec.load import load_recipe
     from cxrlines.training import distributed
@@ -60,7 +62,7 @@ def train(
     check_outputs(folders={"--out": out}, inputs=[data])
     start = None
     if on:
-        from cxrlines.cluster.ray import ray_workers
+        from cxrlines.cluster.step_workers import ray_workers
 
         start = ray_workers(on)
     distributed.begin(devices, nodes)
@@ -89,19 +91,27 @@ def ensemble(
     out: Annotated[Path, typer.Option(help="File to write.")],
     how: Annotated[
         Literal["mean", "rank", "power", "weighted", "fitted"],
-        typer.Option(help="Mean of probabilities, of ranks, power mean, under weights of yours, or under fitted ones."),
+        typer.Option(
+            help="Mean of probabilities or ranks, power mean, or mean under given (weighted) or fitted weights."
+        ),
     ] = "mean",
     power: Annotated[float | None, typer.Option(help="Exponent of the power mean.")] = None,
     truth: Annotated[
-        Path | None, typer.Option(help="fitted: the label table; the predictions are then out of fold.")
+        Path | None, typer.Option(help="With fitted: the label table; the predictions must be out of fold.")
     ] = None,
-    folds: Annotated[Path | None, typer.Option(help="fitted: their folds; each is blended by the others'.")] = None,
+    folds: Annotated[
+        Path | None,
+        typer.Option(help="With fitted: the folds file; each fold is averaged by weights of the others."),
+    ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="weighted: a number a file, e.g. 2,1. fitted: a file, written with --truth, else read."),
+        typer.Option(
+            help="With weighted: a number for each file, e.g. 2,1. With fitted: a file of weights, written with "
+            "--truth, read without."
+        ),
     ] = None,
 ) -> None:
-    """Average predictions."""
+    """Average the predictions of several models."""
     from cxrlines.evaluation.ensemble.average import POWER
     from cxrlines.evaluation.ensemble.blend import blend_files
 
@@ -112,13 +122,13 @@ def ensemble(
 
 @app.command(epilog="Example: cxrlines evaluate predictions.csv ranzcr/train.csv --json")
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="StudyInstanceUID and the labels.")],
+    predictions: Annotated[Path, typer.Argument(help="Predictions: a CSV of StudyInstanceUID and the labels.")],
     truth: Annotated[Path, typer.Argument(help="train.csv, or another table with the labels (and PatientID).")],
-    resamples: Annotated[int, typer.Option(min=1, help="Resamples of patients behind an interval.")] = 1000,
-    seed: int = 0,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of patients for each interval.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Score predictions: AUC with 95 % intervals from resampling patients, Brier, calibration error."""
+    """Score predictions against labels: AUC with 95 % intervals by patient, Brier score, calibration error."""
     from cxrlines.evaluation.predictions import read_predictions, read_truth
     from cxrlines.evaluation.scores import evaluate as score
 
@@ -132,18 +142,18 @@ def bundle(
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     half: Annotated[bool, typer.Option("--half", help="Weights in 16 bits: half the size.")] = False,
     onnx: Annotated[
-        bool, typer.Option(help="ONNX files too, which reading without PyTorch needs: seconds a network.")
+        bool, typer.Option(help="Write ONNX files too, which reading without PyTorch needs; takes seconds a network.")
     ] = True,
     prior: Annotated[
         str | None,
         typer.Option(
-            help="Probabilities at the label frequencies of this table (train.csv of the place where it will read), or "
-            "`ranzcr`; RUN may be any bundle then."
+            help="Adjust probabilities to the label frequencies of a table (train.csv of the place where it will read) "
+            "or of `ranzcr`; RUN may be any bundle."
         ),
     ] = None,
     limits: Annotated[
         Path | None,
-        typer.Option(help="Limits of lines by device: what `evaluate-bundle --limits --json` printed; likewise."),
+        typer.Option(help="Limits by device, as `evaluate-bundle --limits --json` prints them; RUN may be any bundle."),
     ] = None,
     may_share: Annotated[
         list[str] | None,
@@ -153,7 +163,7 @@ def bundle(
         ),
     ] = None,
 ) -> None:
-    """Export a run as a bundle, what reading needs: weights as safetensors and ONNX, the rest as JSON."""
+    """Export a run as a bundle, which reading needs: weights as safetensors and ONNX, the rest as JSON."""
     from cxrlines.reading import frequencies
     from cxrlines.reading.bundle import MANIFEST, load_bundle
     from cxrlines.reading.bundle_writing import with_manifest, with_onnx
@@ -182,22 +192,22 @@ def bundle(
 
 @app.command(epilog="Example: cxrlines quality films --others pictures --out quality.safetensors")
 def quality(
-    films: Annotated[list[Path], typer.Argument(help="Folders of upright frontal films, seen equally often.")],
+    films: Annotated[
+        list[Path], typer.Argument(help="Folders of upright frontal films; each is sampled equally often.")
+    ],
     out: Annotated[Path, typer.Option(help="The probe to write; `quality.safetensors` in a bundle.")],
     others: Annotated[
-        Path | None, typer.Option(help="Folder of pictures that are no such films, to learn from.")
+        Path | None, typer.Option(help="Folder of pictures that are no frontal chest films, to learn from.")
     ] = None,
     unseen: Annotated[Path | None, typer.Option(help="Folder of such pictures to measure on only.")] = None,
     patients: Annotated[
         Path | None, typer.Option(help="CSV of films and their patient_id; some are held out to measure on.")
     ] = None,
     held_out: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the patients held out.")] = 0.25,
-    steps: Annotated[
-        int, typer.Option(min=0, help="Batches to learn from; 0 only measures the probe that is there.")
-    ] = 400,
+    steps: Annotated[int, typer.Option(min=0, help="Batches to learn from; 0 only measures the probe at OUT.")] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same probe.")] = 0,
 ) -> None:
-    """Fit the quality probe: it detects turned, inverted, cropped films and what is no chest film; print figures."""
+    """Fit the quality probe, which detects turned, inverted and cropped films and what is no chest film."""
     from cxrlines.core.pool import keep_buffers
     from cxrlines.lab.probe.fit import run_quality
 
@@ -215,7 +225,7 @@ def demo(
     full: Annotated[bool, typer.Option("--full", help="More and larger films: three times the work.")] = False,
     workers: Workers = None,
 ) -> None:
-    """Read a film; then the whole job on phantom films: make, check, train, evaluate, export, read."""
+    """Read a film, then do the whole job on phantom films: make, check, train, evaluate, export, read."""
     from cxrlines.lab.demo import FULL, SHORT, run_demo
 
     check_outputs(folders={"--out": out})
@@ -225,7 +235,10 @@ def demo(
 
 @app.command("open", epilog="Example: cxrlines open runs/demo")
 def open_run(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("runs/demo")) -> None:
-    """Open a run's report in the browser, and print where it is. Without a screen it is only printed."""
+    """Open a run's report in the browser, and print where it is.
+
+    Without a screen it is only printed.
+    """
     report = run / "report.html"
     if not report.is_file():
         if not run.is_dir():
@@ -248,10 +261,10 @@ def has_screen() -> bool:
 
 @app.command(epilog="Example: cxrlines weights resnet200d.pth --out resnet200d.safetensors")
 def weights(
-    file: Annotated[Path, typer.Argument(help="A PyTorch or Lightning file that is refused as a start.")],
+    file: Annotated[Path, typer.Argument(help="A PyTorch or Lightning file that a recipe refuses to start from.")],
     out: Annotated[Path, typer.Option(help="The weights to write, a .safetensors file.")],
 ) -> None:
-    """Keep the tensors of a foreign weights file alone, as safetensors. Nothing of the file is run."""
+    """Copy the tensors of a foreign weights file to safetensors. No code in the file is run."""
     from cxrlines.models.foreign_files import convert
 
     check_outputs(files={"--out": out}, inputs=[file])

@@ -1,17 +1,23 @@
-"""Reading a film file (JPEG, PNG, TIFF, DICOM) as one 8-bit gray image, white = bone.
+"""Reading a film (JPEG, PNG, TIFF, DICOM, an array) as one 8-bit gray image, white = bone.
 
 The content decides what a file is, not its name. Whatever is wrong with a file, reading it ends in a `FilmError` that
 names the file and the way out; what is odd about one that is read is in its notes.
 """
 
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
-from cxrlines.core.film import MAX_PIXELS, Film, FilmError
+import numpy as np
+
+from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
 
 if TYPE_CHECKING:
-    import pydicom
+    import pydicom  # takes a quarter of a second, and is imported where a film is DICOM
 
+Source: TypeAlias = "str | os.PathLike[str] | bytes | np.ndarray | pydicom.Dataset"
+"""A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone, not changed), or a DICOM dataset."""
 MAX_BYTES = 2**29
 """Largest file read: 512 MiB, five times MAX_PIXELS at 16 bit."""
 OTHERS = (
@@ -28,10 +34,8 @@ OTHERS = (
 """(first bytes, what it is, the way out) of other files given for films, or that films are packed in."""
 
 
-def read_film(
-    source: "Path | bytes | pydicom.Dataset", *, max_pixels: int = MAX_PIXELS, name: str | None = None
-) -> Film:
-    """Decode a film file, the bytes of one, or a pydicom Dataset; `name` is what messages call it (default: its path).
+def read_film(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Film:
+    """The film of a source; `name` is what messages call it (default: its path, or "the film").
 
     Colour becomes gray by luma (ITU-R 601); transparency is dropped; JPEG, PNG and TIFF orientation tags are obeyed. A
     gray file of more than 8 bits without a window spans the contrast of its film (`io.contrast`).
@@ -39,14 +43,41 @@ def read_film(
     Raises:
         NotAFilm: a sound file of another kind that comes along with films, such as a report or a DICOMDIR.
         FilmError: all else: no such file, a folder, another format, truncated, damaged, larger than `max_pixels`,
-            float pixels, many pages.
+            float pixels, many pages, an array of another kind, nothing that is a film.
     """
-    if isinstance(source, str | Path):
-        source, name = read_bytes(Path(source)), name or str(source)
+    if isinstance(source, str | os.PathLike) and "\0" not in os.fspath(source):
+        path = Path(source)
+        source, name = read_bytes(path), name or str(path)
+    name = name or "the film"
+    if isinstance(source, np.ndarray):
+        return _of_array(source, max_pixels, name)
+    if not isinstance(source, bytes) and not _is_dataset(source):
+        raise FilmError(
+            f"{name} is a {type(source).__name__} that names or holds no film",
+            "give a path, a file's bytes, an (h, w) uint8 array or a pydicom Dataset",
+        )
     try:
         return _decoded(source, max_pixels)
     except FilmError as error:
-        raise error.named(name or "the film") from None
+        raise error.named(name) from None
+
+
+def is_source(value: object) -> bool:
+    """Whether a value is one film, as `Source` says; a path of any kind."""
+    return isinstance(value, str | os.PathLike | bytes | np.ndarray) or _is_dataset(value)
+
+
+def _is_dataset(value: object) -> "TypeGuard[pydicom.Dataset]":
+    """Whether it is a DICOM dataset; without importing pydicom, as what made one has done so."""
+    pydicom = sys.modules.get("pydicom")
+    return pydicom is not None and isinstance(value, pydicom.Dataset)
+
+
+def _of_array(pixels: np.ndarray, max_pixels: int, name: str) -> Film:
+    if pixels.dtype != np.uint8 or pixels.ndim != 2:
+        raise FilmError(f"{name} is an array of {pixels.dtype} {pixels.shape}", "give (h, w) uint8, white = bone")
+    check_size(name, pixels.shape[1], pixels.shape[0], max_pixels)
+    return Film(np.asarray(pixels), "array", 8)
 
 
 def _decoded(source: "bytes | pydicom.Dataset", max_pixels: int) -> Film:

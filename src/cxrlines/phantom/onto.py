@@ -104,7 +104,7 @@ def write_onto(
     if not marks:
         raise MarksError(
             "--onto needs --marks FILE: a JSON file with the carina and the lines of the real films, as the "
-            "anatomy is placed at the carina and lines already there belong to the truth",
+            "anatomy is placed at the carina and lines already there belong to the ground truth",
             "docs/phantom.md shows how to write it",
         )
     known = read_marks(*marks)

@@ -10,54 +10,37 @@ for line in findings.lines:
 
 import hashlib
 import os
-import sys
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from cxrlines.augment import warp
 from cxrlines.core.errors import Error, ReadingFault, light
-from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
+from cxrlines.core.film import Film, FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.notes import Note
-from cxrlines.core.pool import cores
 from cxrlines.core.spacing import Spacing
-from cxrlines.core.transform import Affine, Size
-from cxrlines.io.films import read_film
+from cxrlines.core.transform import Affine
+from cxrlines.io.films import Source, is_source, read_film
 from cxrlines.io.prepare import Prepared, cut_frame
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import EMBEDDED, MANIFEST, PROBE_FILE, Bundle, BundleError, load_bundle
 from cxrlines.reading.engines import Engine, Shown
 from cxrlines.reading.engines.choice import engine_of
 from cxrlines.reading.interpretation import FilmMaps, findings_of
+from cxrlines.reading.prefetch import in_batches
 from cxrlines.reading.probe import Probe, read_probe
+from cxrlines.reading.tta import SCALES, VIEWS, views
 
-if TYPE_CHECKING:
-    import pydicom  # takes a quarter of a second, and is imported where a film is DICOM
-
-Source: TypeAlias = "str | os.PathLike[str] | bytes | np.ndarray | pydicom.Dataset"
-"""A film: its path, its file's bytes, its pixels ((h, w) uint8, white = bone, not changed), or a DICOM dataset."""
-In = TypeVar("In")
 Out = TypeVar("Out")
 Progress = Callable[[int, int | None], None]
 """Called with (films done, films in all; None where that is not known)."""
 Mapped = tuple[Findings, FilmMaps | None]
 """Findings and the heatmaps they come from; None of a refused film, and where no lines are sought."""
-VIEWS = ("flip", "scale")
-"""Test-time augmentation: other views of a film that its probabilities may be averaged over. `flip` swaps left and
-right, `scale` shows it at the bundle's scales (default: `SCALES`) of its size, about its centre."""
-SCALES = (0.9, 1.1)
-DECODERS = min(8, cores())
-"""Threads that decode films while others are computed."""
 
 
 class Reader:
@@ -95,7 +78,7 @@ class Reader:
 
     def read(self, film: Source) -> Findings:
         """The findings of one film. `FilmError` if it cannot be read: says why, and the way out."""
-        ready = self.prepare(decode(film), _name(film))
+        ready = self.prepare(read_film(film), _name(film))
         if not ready.made.quality.usable:
             return self.findings(ready)
         rows, maps = self.engine([ready.shown], maps=self.lines)
@@ -188,35 +171,13 @@ class Reader:
         compute: Callable[[list["Ready"]], list[Out | FilmError | ReadingFault]],
         progress: Progress | None,
     ) -> Iterator[Out | FilmError | ReadingFault]:
-        if isinstance(films, str | os.PathLike | bytes | np.ndarray) or _is_dataset(films):
+        if is_source(films):
             raise TypeError(f"films is one film ({type(films).__name__}); give a list of films, or call read")
-        count = len(films) if isinstance(films, Sized) else None
-        failed: list[Exception] = []
-
-        def given() -> Iterator[Source]:
-            try:
-                yield from films
-            except Exception as error:  # raised once what came before is read
-                failed.append(error)
-
-        def batches() -> Iterator[Out | FilmError | ReadingFault]:
-            done = 0
-            with closing(_ahead(self._ready, given(), 2 * self.batch_size)) as prepared:
-                while batch := list(islice(prepared, self.batch_size)):
-                    found = iter(compute([film for film in batch if isinstance(film, Ready)]))
-                    for film in batch:
-                        yield next(found) if isinstance(film, Ready) else film
-                    done += len(batch)
-                    if progress:
-                        progress(done, count)
-            for error in failed:
-                raise error
-
-        return batches()
+        return in_batches(films, self._ready, compute, self.batch_size, progress)
 
     def _ready(self, source: Source) -> "Ready | FilmError | ReadingFault":
         start = time.monotonic()
-        ready = _guarded(_name(source), lambda: self.prepare(decode(source), _name(source)))
+        ready = _guarded(_name(source), lambda: self.prepare(read_film(source), _name(source)))
         return replace(ready, seconds=time.monotonic() - start) if isinstance(ready, Ready) else ready
 
     def _placement(self, made: Prepared, maps: np.ndarray) -> Affine:
@@ -304,24 +265,6 @@ def scales_of(bundle: Bundle) -> tuple[float, ...]:
     return tuple((bundle.manifest.meta.get("views") or {}).get("scales") or SCALES)
 
 
-def views(film: np.ndarray, size: Size, tta: Sequence[str] = (), scales: Sequence[float] = SCALES) -> np.ndarray:
-    """A prepared film (h, w) uint8 as a model sees it: uint8 (views, h, w) of `size`, the plain view first.
-
-    Args:
-        size: of what the model sees.
-        tta: any of `VIEWS`. With `flip` there is one view more, with `scale` one for each of `scales`.
-    """
-    whole = warp.crop((0, 0, film.shape[1], film.shape[0]), size)
-    seen = [warp.Warp(size, whole).resample(film)]
-    if "flip" in tta:
-        seen.append(seen[0][:, ::-1])
-    if "scale" in tta:
-        for scale in scales:
-            matrix = whole @ warp.shift_scale_rotate(size, (0, 0), scale, 0)
-            seen.append(warp.Warp(size, matrix).resample(film))
-    return np.stack(seen)
-
-
 @dataclass(frozen=True, eq=False)
 class Embedded:
     """A film as its bundle's first model sees it.
@@ -363,29 +306,6 @@ class Ready:
         return hashlib.sha256(self.made.pixels.tobytes()).hexdigest()[:16]
 
 
-def decode(source: Source) -> Film:
-    """The film of a source. `FilmError` if it cannot be read, or is none: says why, and the way out."""
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 2:
-            raise FilmError(f"the film is an array of {source.dtype} {source.shape}", "give (h, w) uint8, white = bone")
-        check_size("the film", source.shape[1], source.shape[0], MAX_PIXELS)
-        return Film(np.asarray(source), "array", 8)
-    if isinstance(source, bytes) or _is_dataset(source):
-        return read_film(source)
-    if isinstance(source, str | os.PathLike) and "\0" not in os.fspath(source):
-        return read_film(Path(source))
-    raise FilmError(
-        f"the film is a {type(source).__name__} that names or holds no film",
-        "give a path, a file's bytes, an (h, w) uint8 array or a pydicom Dataset",
-    )
-
-
-def _is_dataset(source: object) -> "TypeGuard[pydicom.Dataset]":
-    """Whether it is a DICOM dataset; without importing pydicom, as what made one has done so."""
-    pydicom = sys.modules.get("pydicom")
-    return pydicom is not None and isinstance(source, pydicom.Dataset)
-
-
 def _name(source: Source) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else "the film"
 
@@ -400,21 +320,3 @@ def _guarded(name: str, work: Callable[..., Out], *given: object) -> Out | FilmE
         return FilmError(f"{name}: the memory of this computer does not suffice to read it", "close other programs")
     except Exception as error:
         return ReadingFault.of(name, error)
-
-
-def _ahead(work: Callable[[In], Out], items: Iterable[In], ahead: int) -> Generator[Out, None, None]:
-    """What `work` makes of each item, in order, done in threads at most `ahead` items before it is asked for.
-
-    No thread outlives this.
-    """
-    waiting: deque[Future[Out]] = deque()
-    with ThreadPoolExecutor(max_workers=DECODERS, thread_name_prefix="decode") as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is decoded

@@ -33,7 +33,7 @@ from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, RECORD, TEST, WEIGHTS, lineage_of
 from cxrlines.recipe.run.pipeline import STEPS, prepare
-from cxrlines.recipe.run.view_predictions import HELD_OUT_VIEWS, TEST_VIEWS
+from cxrlines.recipe.run.scored_predictions import HELD_OUT_VIEWS, TEST_VIEWS
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Lineage

@@ -26,7 +26,8 @@ from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, RECORD, WEIGHTS, lineage_of, read_record
 from cxrlines.recipe.run.pipeline import STEPS, plan_of, prepare, train
 from cxrlines.recipe.run.report import OUT_OF_FOLD, TESTED, write_run_report
-from cxrlines.recipe.run.step import do_step, is_scored
+from cxrlines.recipe.run.scored_predictions import is_scored
+from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.spec.load import RecipeError, load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS, STUDY_COLUMN

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cxrlines.cluster.ray import ray_workers
+from cxrlines.cluster.step_workers import ray_workers
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.execute import RunError, do_plan
@@ -20,7 +20,7 @@ from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training import distributed
 from cxrlines.training.loader import FilmSet
-from cxrlines.training.module import predict_films
+from cxrlines.training.prediction import predict_films
 
 
 @pytest.mark.long

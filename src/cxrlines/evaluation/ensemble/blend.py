@@ -81,7 +81,8 @@ def _fixed(text: str | None, places: Sequence[str]) -> FittedWeights:
         numbers = []
     if len(numbers) != len(places) or not all(0 < number < math.inf for number in numbers):
         raise Error(
-            f"--weights is {text!r} for {len(places)} files", "--how weighted needs a number above 0 a file: 2,1"
+            f"--weights is {text!r} for {len(places)} files",
+            "--how weighted needs a number above 0 for each file, e.g. 2,1",
         )
     return FittedWeights.fixed(dict(zip(places, numbers, strict=True)))
 

@@ -12,12 +12,13 @@ from statistics import median
 from typing import Any
 
 from cxrlines.core.pool import cores, keep_buffers
+from cxrlines.io.films import read_film
 from cxrlines.io.prepare import cut_frame
 from cxrlines.lab.bench.measured_films import BenchError, film_files
 from cxrlines.lab.bench.plain_pytorch import Plain, Took, in_own_process
 from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.engines.onnx import OnnxEngine
-from cxrlines.reading.reader import Reader, decode
+from cxrlines.reading.reader import Reader
 
 BUSY = 2
 """Other processes that keep a core each busy, for the factor under load."""
@@ -43,7 +44,7 @@ def bench_predict(bundle: Bundle, films: int = 12, folder: Path | None = None) -
     """
     keep_buffers()
     reader = Reader(bundle)
-    files = [file for file in film_files(films, folder) if reader.prepare(decode(file)).made.quality.usable]
+    files = [file for file in film_files(films, folder) if reader.prepare(read_film(file)).made.quality.usable]
     if not files:
         raise BenchError(f"{folder or 'the phantoms'}: the reader sees no chest film", "name a folder of such films")
     numbers = range(len(files))
@@ -137,7 +138,7 @@ def _shares(reader: Reader, files: Sequence[bytes]) -> dict[str, float]:
             clock.append(time.perf_counter())
             return clock[-1] - clock[-2]
 
-        film = decode(file)
+        film = read_film(file)
         steps["decode"].append(passed())
         framed = cut_frame(film)
         passed()

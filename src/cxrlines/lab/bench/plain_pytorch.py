@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from cxrlines.core.errors import Error
+from cxrlines.io.films import read_film
 from cxrlines.models.classifier import Classifier
 from cxrlines.reading.bundle import load_bundle
-from cxrlines.reading.reader import Reader, decode, views
+from cxrlines.reading.reader import Reader
+from cxrlines.reading.tta import views
 
 SIZE, NETWORKS = 480, 2
 """Of the box at the time that the comparison was fixed: px a side of a film, and how many networks see it."""
@@ -49,7 +51,7 @@ class PlainPyTorch:
             for _ in range(NETWORKS)
         ]
         self.reader, self.films = Reader(load_bundle(bundle)), films
-        ready = [self.reader.prepare(decode(film)) for film in films]
+        ready = [self.reader.prepare(read_film(film)) for film in films]
         self._given = [self.reader.engine([film.shown], maps=True) for film in ready]
         self._threads = torch.get_num_threads()
 
@@ -57,7 +59,7 @@ class PlainPyTorch:
         """As `Plain`."""
         torch.set_num_threads(threads or self._threads)
         wall, cpu = time.perf_counter(), time.process_time()
-        ready = [self.reader.prepare(decode(self.films[k])) for k in films]
+        ready = [self.reader.prepare(read_film(self.films[k])) for k in films]
         seen = np.stack([views(film.made.pixels, SIZE) for film in ready])
         with torch.inference_mode():
             for network in self.networks:

@@ -25,7 +25,7 @@ from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, LINEAGE_ENTRY, TEST, WEIGHTS, StepId, read_record
 from cxrlines.recipe.run.pipeline import STEPS
 from cxrlines.recipe.run.report import WEIGHTS_FILE
-from cxrlines.recipe.run.view_predictions import HELD_OUT_VIEWS, TEST_VIEWS
+from cxrlines.recipe.run.scored_predictions import HELD_OUT_VIEWS, TEST_VIEWS
 from cxrlines.recipe.spec.load import recipe_of
 from cxrlines.recipe.spec.parts import key_of_patients
 from cxrlines.recipe.spec.recipe import Recipe

@@ -52,7 +52,7 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
     )
     if stage.films.mixed:
         yield CodePart("training/mixing.py")
-    yield CodePart("training/module.py", without=("predict_films",))
+    yield CodePart("training/module.py")
     yield CodePart("recipe/run/training_data.py", ("films_of", "training_films"))
     yield CodePart("recipe/run/step.py", ("_start", "_watched", "_seed"))
     yield CodePart(

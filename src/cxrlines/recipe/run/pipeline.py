@@ -28,8 +28,7 @@ from cxrlines.recipe.run.folder import LINEAGE, Run, Step, inventory, untraced_f
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, check_patient_groups, find_patient_groups
 from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.run.report import write_run_report
-from cxrlines.recipe.run.step import is_scored, predict_test
-from cxrlines.recipe.run.view_predictions import predict_views
+from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
 from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import FileStart, Recipe
 from cxrlines.task import LABELS
@@ -56,9 +55,9 @@ def train(
 ) -> Run:
     """Train a recipe to its end: store, folds, steps, predictions, metrics, report; resumes what was begun.
 
-    Steps are done by `workers` processes here, or on the workers of `start` (`cluster.ray.ray_workers`); or, under
-    torchrun, by all its processes together, each of which calls this. `RunError` if steps fail, or if another command
-    works in `root`.
+    Steps are done by `workers` processes here, or on the workers of `start` (`cluster.step_workers.ray_workers`); or,
+    under torchrun, by all its processes together, each of which calls this. `RunError` if steps fail, or if another
+    command works in `root`.
     """
     say = say if distributed.rank == 0 else lambda text: None
     check_trackers(recipe.tracking.settings(root))
@@ -93,8 +92,7 @@ def train(
             say("reading the test films and writing the report" if run.test else "writing the report")
             for step in steps:
                 if is_scored(recipe, step):
-                    predict_test(run, step)
-                    predict_views(run, step)
+                    predict_scored(run, step)
             with distributed.first() as shared:
                 if shared.mine:
                     _conclude(run, steps, command)
@@ -243,7 +241,7 @@ def _check_taken(what: str, store: Store, gate: LeaveOut) -> None:
     """`RunError` where the gate leaves nothing to train on."""
     if not store.taken(gate):
         raise RunError(
-            f"{what} none is taken along: {_counted(store.counts(gate)[0])}",
+            f"{what} none is used: {_counted(store.counts(gate)[0])}",
             "give others, or keep them with --set quality.leave_out=nothing",
         )
 

@@ -63,7 +63,7 @@ class _Plan:
             raise Error(
                 f"{key} makes soft labels or heatmaps for others and holds out {len(key.held)} folds, but its own soft "
                 "labels are of a file for each fold (targets.soft.file with {fold})",
-                "let others learn of another member, or give it one file",
+                "let others learn from another member, or give it one file",
             )
         rows = self.films.training(stage, key.held)
         if not len(rows):

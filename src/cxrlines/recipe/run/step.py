@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from cxrlines import __version__
-from cxrlines.core.files import sync, write_text
+from cxrlines.core.files import sync
 from cxrlines.core.transform import Size
 from cxrlines.evaluation.predictions import write_predictions
-from cxrlines.io.tables import Dataset
 from cxrlines.models.adopt import Adoption, adopt
 from cxrlines.models.backbones import Start
 from cxrlines.models.classifier import Classifier, Model, TwoStep
@@ -28,17 +27,16 @@ from cxrlines.recipe.run.folder import (
     LINEAGE,
     LINEAGE_ENTRY,
     RECORD,
-    TEST,
     TRACKED,
     WEIGHTS,
     Role,
     Run,
     Step,
     StepId,
-    lineage_of,
 )
+from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
+from cxrlines.recipe.run.step_lineage import made_from, refuse_held_out, refuse_test
 from cxrlines.recipe.run.training_data import films_of, load_step, predict_rows, training_films
-from cxrlines.recipe.run.view_predictions import predict_views
 from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
@@ -46,11 +44,10 @@ from cxrlines.tracking.tracker import Tracker
 from cxrlines.training import distributed
 from cxrlines.training.checkpoint import Progress, load_state, save_state
 from cxrlines.training.config import Report, StageConfig
-from cxrlines.training.lineage import TRUSTED, LeakError, Lineage, UntracedError
+from cxrlines.training.lineage import Lineage
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.mixing import Mixing
 from cxrlines.training.module import StageModule
-from cxrlines.training.targets.base import OWN
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class _Inputs:
 def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> None:
     """Train one step, predict its held-out films if it reads plain ones, and put its folder in place in one move.
 
-    Test films are `predict_test`'s: they may change without anything being trained anew. Several processes train and
+    Test films are `predict_scored`'s: they may change without anything being trained anew. Several processes train and
     predict together; the first writes.
     """
     work = run.root / ".work" / step.key.flat
@@ -90,8 +87,7 @@ def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> No
             _write(inputs, progress, weights, predictions, record, work / "done", run.folder(step.key))
     if is_scored(run.recipe, step):
         report({"doing": "reading the test films"})
-        predict_test(run, step, inputs.model)
-        predict_views(run, step, inputs.model)
+        predict_scored(run, step, inputs.model)
 
 
 def _inputs(run: Run, step: Step, report: Report) -> _Inputs:
@@ -100,41 +96,11 @@ def _inputs(run: Run, step: Step, report: Report) -> _Inputs:
     torch.manual_seed(_seed(run.recipe.seed, step))
     model, adoption = _start(run, step, stage)
     rows, held_out = run.films.training(stage, step.key.held), run.films.held(step.key.held)
-    lineage = _lineage(run, step, stage, rows, adoption)
-    leak, test_leak = _guard(run, lineage, run.films.own, held_out), _guard_test(run, lineage)
+    lineage = made_from(run, step, stage, rows, adoption)
+    leak, test_leak = refuse_held_out(run, lineage, held_out), refuse_test(run, lineage)
     films, soft = training_films(run, step, stage, rows, report)
     size = run.recipe.size_of(step.key.member, step.key.stage)
     return _Inputs(stage, size, model, adoption, lineage, leak, test_leak, films, soft, held_out)
-
-
-def _lineage(run: Run, step: Step, stage: StageSpec, rows: np.ndarray, adoption: Adoption | None) -> Lineage:
-    """What a step that trains on `rows` is made from, and which patients it sees."""
-    parents = {parent.name: run.lineage(parent.key) for parent in step.parents}
-    unknown: list[str] = []
-    trusted: list[str] = []
-    if adoption and isinstance(stage.start, FileStart):
-        trusts = stage.start.ancestry == TRUSTED
-        earlier = lineage_of(stage.start.of(step.key.held[0]))
-        gaps = [adoption.source]
-        if earlier:
-            scored = _identifiers(run, run.films.own, run.films.held(step.key.held)) | _identifiers(run, run.test)
-            gaps = [f"{adoption.source}: {gap}" for gap in earlier.gaps(scored, run.recipe.patients)]
-            parents[Role.START] = earlier.trusting() if trusts else earlier
-        (trusted if trusts else unknown).extend(gaps)
-    if (soft := stage.targets.soft) and (file := soft.file_of(step.key.held[0])):
-        (trusted if soft.ancestry == TRUSTED else unknown).append(f"soft labels of {file.name}")
-    if stage.films.set == OWN:
-        patients = run.groups.tokens(run.films.own.studies["patient"].iloc[rows].astype(str))
-    else:
-        patients = run.external[stage.films.set][0].tokens(rows, run.groups)
-    return Lineage(
-        step.name,
-        frozenset(patients),
-        tuple(parents.items()),
-        tuple(unknown),
-        tuple(trusted),
-        pseudo_labelled=stage.films.pseudo_labels is not None,
-    )
 
 
 def _train(
@@ -253,46 +219,6 @@ def _write(
     shutil.rmtree(done.parent)
 
 
-def is_scored(recipe: Recipe, step: Step) -> bool:
-    """Whether a step's predictions are scored: the last of a member, or one the ensemble names."""
-    named = {recipe.source(name) for name in recipe.averaged}
-    wanted = step.fold is not None and recipe.trains(step.key.member, step.fold)
-    return wanted and (step.last or step.key.source in named)
-
-
-def _identifiers(run: Run, dataset: Dataset | None, rows: np.ndarray | None = None) -> set[str]:
-    """All identifiers of the patients of some rows, or of all."""
-    if dataset is None:
-        return set()
-    patients = dataset.studies["patient"].astype(str)
-    return run.groups.identifiers(patients if rows is None else patients.iloc[rows])
-
-
-def _guard_test(run: Run, lineage: Lineage) -> str | None:
-    """As `_guard` on the test films, which may have been seen under soft labels where a stage allows it."""
-    return _guard(run, lineage, run.test, pseudo_labelled=run.recipe.allows_pseudo_labels)
-
-
-def _guard(
-    run: Run,
-    lineage: Lineage,
-    dataset: Dataset | None,
-    rows: np.ndarray | None = None,
-    *,
-    pseudo_labelled: bool = False,
-) -> str | None:
-    """Refuse a step whose ancestry saw patients it is scored on; with guard: report, return what the leak is."""
-    try:
-        if dataset is not None:
-            identifiers = _identifiers(run, dataset, rows)
-            lineage.refuse_seen(identifiers, run.recipe.patients, pseudo_labelled=pseudo_labelled)
-    except LeakError as error:
-        if run.recipe.guard == "refuse":
-            raise
-        return None if isinstance(error, UntracedError) else str(error)  # the lineage itself lists what is unknown
-    return None
-
-
 def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | None]:
     """A model as the stage starts it: pretrained, random on purpose, an earlier step's, or from a file."""
     member = run.recipe.members[step.key.member]
@@ -343,33 +269,6 @@ def _watched(run: Run, stage: StageSpec, held_out: np.ndarray, seed: int) -> np.
     if most is not None and most < len(rows):
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
     return rows
-
-
-def predict_test(run: Run, step: Step, model: Model | None = None) -> None:
-    """Predict the test films with a finished last step, unless that is done for these very films.
-
-    `model` is the step's, where it need not be loaded.
-    """
-    folder = run.folder(step.key)
-    wanted = run.test_store.fingerprint if run.test_store else None
-    with distributed.first() as shared:
-        if shared.mine:
-            shared.value = run.record(step.key)
-            if shared.value.get("test") != wanted:
-                (folder / TEST).unlink(missing_ok=True)
-    record, predictions = shared.value, None
-    if record.get("test") == wanted:
-        return
-    if run.test is not None and run.test_store is not None:
-        record["test_leak"] = _guard_test(run, run.lineage(step.key))
-        present = np.flatnonzero(run.test.studies["study"].isin(set(run.test_store.studies)))
-        size = run.recipe.size_of(step.key.member, step.key.stage)
-        predictions = predict_rows(run.test, run.test_store, present, model or load_step(run, step.key), size)
-    with distributed.first() as shared:
-        if shared.mine:
-            if predictions is not None:
-                write_predictions(predictions, folder / TEST)
-            write_text(folder / RECORD, json.dumps(record | {"test": wanted}, indent=1))
 
 
 def _seed(seed: int, step: Step) -> int:

@@ -24,7 +24,7 @@ from cxrlines.recipe.spec.recipe import StageSpec
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, Device, Landmark
 from cxrlines.training import distributed
 from cxrlines.training.loader import Films, FilmSet
-from cxrlines.training.module import predict_films
+from cxrlines.training.prediction import predict_films
 from cxrlines.training.targets import SoftTarget, TargetsSpec
 from cxrlines.training.targets.base import OWN, TargetData
 

@@ -11,7 +11,7 @@ from cxrlines.training.targets.base import Strict
 
 
 class ViewsSpec(Strict):
-    """Views of a film besides the plain one that predictions are averaged over, as the reader does (`reading.reader`).
+    """Views of a film besides the plain one that predictions are averaged over, as the reader does (`reading.tta`).
 
     `flip`: left and right swapped; only where every averaged network was trained with flips. `scales`: shown at so much
     of its size, about its centre.

@@ -82,7 +82,9 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
     except yaml.YAMLError as error:
         raise RecipeError(f"{where} is not valid YAML: {error}", "mend it there") from None
     except (TypeError, ValueError, RecursionError):  # a key that is no text, or an alias that holds itself
-        raise RecipeError(f"{where} holds YAML that is no recipe", "fields are texts, and none holds itself") from None
+        raise RecipeError(
+            f"{where} holds YAML that is no recipe", "field names are text, and no value contains itself"
+        ) from None
     if not isinstance(data, dict):
         raise RecipeError(f"{where} holds {type(data).__name__}", "a recipe has fields; see docs/recipes.md")
     return data, where

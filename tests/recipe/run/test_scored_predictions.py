@@ -15,7 +15,7 @@ from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import HELD_OUT, RECORD, TEST, WEIGHTS
 from cxrlines.recipe.run.pipeline import STEPS, plan_of
 from cxrlines.recipe.run.report import write_run_report
-from cxrlines.recipe.run.view_predictions import HELD_OUT_VIEWS, TEST_VIEWS, predict_views
+from cxrlines.recipe.run.scored_predictions import HELD_OUT_VIEWS, TEST_VIEWS, is_scored, predict_scored
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS
 
@@ -33,7 +33,8 @@ def with_views(run, root, views):
     again = replace(run, root=root, recipe=recipe)
     steps = plan_of(again, None)
     for step in steps:
-        predict_views(again, step)
+        if is_scored(recipe, step):
+            predict_scored(again, step)
     return again, steps
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlines.cluster import ray as cluster_module
-from cxrlines.cluster.ray import ClusterError, predict_on_ray
+from cxrlines.cluster import connection
+from cxrlines.cluster.bulk_reading import predict_on_ray
+from cxrlines.cluster.connection import ClusterError
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.reading.batch import predict
@@ -59,8 +60,8 @@ def said(film: dict) -> dict:
 @pytest.fixture
 def one_core(monkeypatch):
     pytest.importorskip("ray", reason='needs Ray: pip install "cxrlines[ray]"')
-    monkeypatch.setattr(cluster_module, "cores", lambda: 1)
-    monkeypatch.setattr(cluster_module, "STORE_BYTES", STORE)
+    monkeypatch.setattr(connection, "cores", lambda: 1)
+    monkeypatch.setattr(connection, "STORE_BYTES", STORE)
 
 
 def test_a_cluster_reads_what_one_machine_reads(one_core, bundle, films, monkeypatch):
