@@ -35,6 +35,9 @@ def listen(
     status_port: Annotated[
         int | None, typer.Option(help="Port of a page that shows how the queue stands, on this computer alone.")
     ] = None,
+    status_host: Annotated[
+        str | None, typer.Option(help="Address that the page listens on, in a container; default: 127.0.0.1.")
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="How the queue stands; the node may run.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Take up dead letters once more; the node may run.")] = False,
     as_json: Json = False,
@@ -59,6 +62,7 @@ def listen(
         "processes": processes,
         "keep": keep or None,
         "status_port": status_port,
+        "status_host": status_host,
     }
     settings = load_settings(config, flags)
     stop = threading.Event()
