@@ -301,7 +301,7 @@ def test_a_correction_is_saved_and_is_there_when_the_film_comes_again(page, proj
     assert save.is_enabled()
 
 
-ENDINGS = {"ETT": "Normal", "NGT": "Tip not seen", "CVC": "Normal, tip not seen"}
+ENDINGS = {"ETT": "Normal", "NGT": "Tip not seen", "CVC": "Tip not seen, normal"}
 
 
 def chosen(page, device: str) -> str:

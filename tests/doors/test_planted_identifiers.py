@@ -188,6 +188,8 @@ def test_serve(folder, tmp_path):
         kind = f"multipart/form-data; boundary={PLANTED}"
         ask("POST", "/v1/read", content=broken.encode(), headers={"Content-Type": kind})
         ask("GET", f"{place}/report.dcm"), ask("GET", f"{place}/drawing.png")
+        for study in ("1.2.826.7", PLANTED):
+            ask("GET", f"{place}/film.dcm", headers={"Patient-ID": PLANTED, "Study-Instance-UID": study})
         metrics = ask("GET", "/metrics").text
         log = server.log
     log = server.log

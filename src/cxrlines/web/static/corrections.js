@@ -43,7 +43,7 @@ function endOf({ points, state, tip_seen }) {
 /** What may be said of a line of a device: its state where its tip is seen, and where it is not its state or nothing. */
 function endings(device) {
   const states = device.labels.map(({ state }) => state);
-  const unseen = states.filter((state) => state !== LEAVES).map((state) => ({ state, tip_seen: false, text: `${capital(state)}, tip not seen` }));
+  const unseen = states.filter((state) => state !== LEAVES).map((state) => ({ state, tip_seen: false, text: `Tip not seen, ${state.toLowerCase()}` }));
   return [
     ...states.map((state) => ({ state, tip_seen: true, text: capital(state) })),
     ...(states.length > 1 ? [{ state: null, tip_seen: false, text: "Tip not seen" }] : []),
@@ -323,10 +323,11 @@ export class Corrector {
     });
     const name = `${line.device}${line.of === null ? ", drawn" : line.mark === "moved" ? ", moved" : ""}`;
     const all = endings(device);
-    const states = h("select", { "aria-label": `State of ${name}`, onchange: () => this._said(() => {
+    const isSaid = ({ state, tip_seen }) => state === line.state && tip_seen === line.tip_seen;
+    const states = h("select", { "aria-label": `State of ${name}`, title: all.find(isSaid)?.text, onchange: () => this._said(() => {
       const { state, tip_seen } = all[states.selectedIndex];
       Object.assign(line, { state, tip_seen });
-    }) }, all.map(({ state, tip_seen, text }) => h("option", { selected: state === line.state && tip_seen === line.tip_seen }, text)));
+    }) }, all.map((each) => h("option", { selected: isSaid(each) }, each.text)));
     return h("li", { class: line.mark === "rejected" ? "gone" : null },
       swatch,
       h("button", { type: "button", class: "name", "aria-pressed": String(this.edit.selected === k), onclick: () => { this.select(this.edit.selected === k ? null : k); this.refresh(); } }, name),
