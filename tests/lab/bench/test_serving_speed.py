@@ -92,6 +92,37 @@ def test_a_client_that_fails_ends_it():
         bench._from_clients(client, 10, 2)
 
 
+def test_no_client_goes_on_once_it_is_interrupted(monkeypatch):
+    asked: list[int] = []
+    begun, answered = threading.Event(), threading.Event()
+    clients: list[threading.Thread] = []
+
+    @contextmanager
+    def client():
+        def ask(number: int) -> int:
+            if number < 100:  # not the unmeasured one
+                asked.append(number)
+                begun.set()
+                assert answered.wait(60)
+            return number
+
+        yield ask
+
+    class Interrupted(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            clients.append(self)
+            assert begun.wait(60)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench.threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench._from_clients(client, 100, 1)
+    answered.set()
+    for thread in clients:
+        super(Interrupted, thread).join(60)
+    assert asked == [0] and not clients[0].is_alive()
+
+
 def test_a_service_that_does_not_start_says_why(tmp_path):
     with pytest.raises(Error, match=r"(?s)exit code 2: .*--host"), service(["serve", "--host", "0.0.0.0"], "serves at"):
         pytest.fail("it does not start")

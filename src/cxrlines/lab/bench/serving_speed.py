@@ -247,7 +247,7 @@ def _from_clients(
         ask(films)
     answers: dict[int, Answer] = {}
     problems: list[Exception] = []
-    numbers, turn = iter(range(films)), threading.Lock()
+    numbers, turn, ended = iter(range(films)), threading.Lock(), threading.Event()
 
     def work() -> None:
         try:
@@ -255,7 +255,7 @@ def _from_clients(
                 while True:
                     with turn:
                         number = next(numbers, None)
-                    if number is None or problems:
+                    if number is None or problems or ended.is_set():
                         return
                     answers[number] = ask(number)
                     with turn:
@@ -267,8 +267,11 @@ def _from_clients(
     begun = time.monotonic()
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.join()
+    finally:
+        ended.set()  # by Ctrl-C clients may be at work
     if problems:
         raise problems[0] if isinstance(problems[0], Error) else BenchError(f"a client failed: {problems[0]!r}")
     return [answers[number] for number in range(films)], time.monotonic() - begun
