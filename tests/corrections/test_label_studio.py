@@ -34,6 +34,9 @@ def project(tmp_path, png, dicom, said, line):
         line(Device.CVC, State.NORMAL, (5, 5), (30.5, 40.2), mark=Mark.ACCEPTED, of=0),
         line(Device.CVC, State.ABNORMAL, (50, 5), (21.123, 31.777), (22, 35), mark=Mark.MOVED, of=2),
         line(Device.ETT, State.BORDERLINE, (40, 1), (40.25, 12)),
+        line(Device.NGT, None, (10, 8), (19, 29), tip_seen=False),
+        line(Device.CVC, State.NORMAL, (60, 8), (39, 29), tip_seen=False),
+        line(Device.NGT, State.INCOMPLETE, (12, 8), (12, 59)),
         line(Device.NGT, None, (8, 8), (9, 9), mark=Mark.REJECTED, of=1),
     ]
     whole = said(
@@ -57,12 +60,8 @@ def test_a_round_trip(project, tmp_path):
         assert new.correction.author == "Second" and new.history[:-1] == old.history
         assert new.correction.table_labels() == old.correction.table_labels()
         for ours, theirs in zip(new.correction.lines, old.correction.lines, strict=True):
-            assert (ours.device, ours.state, ours.mark, ours.of) == (
-                theirs.device,
-                theirs.state,
-                theirs.mark,
-                theirs.of,
-            )
+            for what in ("device", "state", "tip_seen", "mark", "of"):
+                assert getattr(ours, what) == getattr(theirs, what), what
             np.testing.assert_allclose(ours.points, theirs.points, atol=0.1)
         assert new.correction.landmarks == old.correction.landmarks and new.correction.comment == old.correction.comment
     assert ET.parse(config).getroot().tag == "View"
@@ -93,11 +92,49 @@ def test_points_are_percent_of_the_sides(project, tmp_path):
     assert found["result"][0]["value"]["vectorlabels"] == ["CVC - Normal"]
 
 
+def test_what_is_said_of_the_end_of_a_line_is_a_choice_of_its_region(project, tmp_path):
+    file, *_ = export_tasks(project, tmp_path / "t.json")
+    tasks = json.loads(file.read_text())
+    result = tasks[0]["annotations"][0]["result"]
+    ends = {each["id"]: each["value"]["choices"] for each in result if each["from_name"] == "end"}
+    assert list(ends.values()) == [["tip not seen", "state not known"], ["tip not seen"]]
+    assert set(ends) <= {each["id"] for each in result if each["type"] == "vectorlabels"}
+    incomplete = next(
+        each for each in result if each.get("value", {}).get("vectorlabels") == ["NGT - Incompletely Imaged"]
+    )
+    result.append(incomplete | {"from_name": "end", "type": "choices", "value": {"choices": ["tip not seen"]}})
+    file.write_text(json.dumps(tasks))  # as a person may say of a line that leaves the film: no more than its label
+    assert import_tasks(project, file)["unchanged"] == 2
+    result[-1]["value"]["choices"] = ["tip not seen", "state not known"]
+    file.write_text(json.dumps(tasks))
+    assert import_tasks(project, file)["corrected"] == 1
+    said = project.films()[0].correction
+    assert [line.state for line in said.lines if line.device is Device.NGT and line.kept] == [None, None]
+
+
+def test_what_the_model_followed_is_given_as_such(tmp_path, png, said):
+    project = Project(tmp_path / "p")
+    followed = {"path": [[5, 5], [9, 30]], "tip": None, "followed_to": [9, 30]}
+    found = FINDINGS | {"lines": [{"device": "NGT"} | followed, {"device": "SWAN"} | followed]}
+    found["labels"] = {"NGT - Incompletely Imaged": 0.9, "NGT - Borderline": 0.5}
+    project.save(png(), "a.png", found, said())
+    file, *_ = export_tasks(project, tmp_path / "t.json")
+    tasks = json.loads(file.read_text())
+    tasks[0]["annotations"][0]["result"] = tasks[0]["predictions"][0]["result"]  # accepted as it is
+    file.write_text(json.dumps(tasks))
+    import_tasks(project, file)
+    ngt, swan = project.films()[0].correction.lines
+    assert (ngt.state, ngt.tip_seen, ngt.mark) == (None, False, Mark.ACCEPTED)
+    assert (swan.state, swan.tip_seen, swan.mark) == (State.PRESENT, False, Mark.ACCEPTED)
+
+
 def test_the_configuration_names_every_label_and_tag(project, tmp_path):
     root = ET.fromstring(labeling_config())
     assert [each.get("value") for each in root.find("VectorLabels")] == list(LABELS)
     assert [each.get("value") for each in root.find("KeyPointLabels")] == list(Landmark)
     assert root.find("Image").get("value") == "$image"
+    (end,) = [each for each in root.iter("Choices") if each.get("perRegion") == "true"]
+    assert end.get("whenTagName") == root.find("VectorLabels").get("name")
     export_tasks(project, tmp_path / "t.json")
     names = {each.get("name") for each in root.iter() if each.get("name")}
     for task in json.loads((tmp_path / "t.json").read_text()):
@@ -107,6 +144,10 @@ def test_the_configuration_names_every_label_and_tag(project, tmp_path):
 
 def line_of(task):
     return next(r for r in task["annotations"][0]["result"] if r["type"] == "vectorlabels")
+
+
+def end_of(task):
+    return next(r for r in task["annotations"][0]["result"] if r["from_name"] == "end")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +160,8 @@ def line_of(task):
         (lambda t: line_of(t)["value"]["vertices"][1].update(prevPointId="x"), "1 x line with branches"),
         (lambda t: line_of(t).update(type="brushlabels"), "1 x region of another kind .*'brushlabels'"),
         (lambda t: line_of(t)["value"]["vertices"][1].update(x=900), "1 x contradiction .*off a film"),
+        (lambda t: end_of(t)["value"].update(choices=["gone"]), "1 x unknown end of a line .*'gone'"),
+        (lambda t: end_of(t)["value"].update(choices=["state not known"]), "1 x contradiction .*has no state"),
         (lambda t: t.pop("annotations"), "1 x no task"),
         (lambda t: line_of(t).pop("value"), "1 x annotation not readable"),
         (lambda t: t["annotations"][0].update(updated_at="soon"), "1 x contradiction .*time"),

@@ -15,7 +15,7 @@ from cxrlines.corrections.project import Project, ProjectError
 from cxrlines.io.audit import audit
 from cxrlines.io.patients import key_name, tokens
 from cxrlines.io.tables import read_dataset
-from cxrlines.task import LABELS, UNKNOWN, Device, Landmark, State
+from cxrlines.task import DEVICE_OF, LABELS, UNKNOWN, Device, Landmark, State
 
 FINDINGS = {"lines": [{"device": "CVC"}, {"device": "NGT"}], "bundle": "abc"}
 
@@ -45,6 +45,22 @@ def test_what_is_saved_is_read_back(tmp_path, png, said, line):
     (only,) = data.lines[id]
     assert only.label == "CVC - Normal" and only.points.tolist() == [[5, 5], [30.5, 40.25]]
     assert data.landmarks[id]["carina"].tolist() == [40, 20]
+
+
+def test_a_tip_that_is_not_seen_is_none_in_the_tables(tmp_path, png, said, line):
+    project = Project(tmp_path / "p")
+    faded = line(Device.NGT, None, (5, 5), (30, 40), tip_seen=False)
+    id = project.save(png(), "a.png", None, said(lines=[faded, line(Device.CVC, State.NORMAL, (6, 6), (9, 9))]))
+    assert Project(tmp_path / "p").load(id).correction.lines[0] == faded
+    data = read_dataset(tmp_path / "p")
+    assert data.left_out == {}
+    assert [(DEVICE_OF[each.label], each.tip_seen) for each in data.lines[id]] == [
+        (Device.NGT, False),
+        (Device.CVC, True),
+    ]
+    row = data.studies.iloc[0]
+    assert {label for label in LABELS if row[label] != UNKNOWN} == {"CVC - Normal"}
+    assert not [each for each in audit(tmp_path / "p").problems if "small" not in each.text()]
 
 
 def test_a_new_correction_replaces_and_the_journal_keeps(tmp_path, png, said, line):

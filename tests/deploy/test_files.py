@@ -71,9 +71,23 @@ def test_the_commands_take_what_they_are_given(place, tmp_path, monkeypatch):
         assert serve_settings(None, {name: found[name] for name in names}).port == found["port"] == 8080
         assert found["host"] in (None, "127.0.0.1") or found["token_file"]
     if words[0] == "listen" and not found["status"]:
-        flags = {name: found[name] for name in ("aet", "port", "host", "queue")} | {"to": tuple(found["to"])}
-        settings = node_settings(None, flags)
+        names = ("aet", "port", "host", "queue", "status_port", "status_host")
+        settings = node_settings(None, {name: found[name] for name in names} | {"to": tuple(found["to"])})
         assert (settings.aet, settings.port, len(settings.to)) == ("CXRLINES", 11112, 1)
+        assert settings.status_port == 8081
+
+
+def test_the_queue_is_shown_to_the_computer_itself():
+    """By the unit on loopback; out of the container by a port that is passed on from loopback alone."""
+    by_unit = parsed(commands()["cxrlines-listen.service"])
+    assert by_unit["status_port"] and by_unit["status_host"] is None
+    in_container, port = parsed(commands()["listen"]), by_unit["status_port"]
+    assert (in_container["status_host"], in_container["status_port"]) == ("0.0.0.0", port)
+    assert f"127.0.0.1:{port}:{port}" in compose()["services"]["listen"]["ports"]
+    (exposed,) = re.findall(r"^EXPOSE (.*)$", (DEPLOY / "Dockerfile").read_text("utf-8"), re.M)
+    published = [each.get("ports", ()) for name, each in compose()["services"].items() if name != "orthanc"]
+    assert {port.split(":")[-1] for ports in published for port in ports} < set(exposed.split())
+    assert f"http://127.0.0.1:{port}/" in (ROOT / "docs/deploy.md").read_text("utf-8")
 
 
 def test_every_service_is_shown():

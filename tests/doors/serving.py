@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,13 +21,19 @@ DEADLINE_S = 120.0
 
 
 class Serving:
-    """The process, its address, and what it has printed."""
+    """The process, its address, and what it has printed; `program`: what Python runs, with modules of `folder`."""
 
-    def __init__(self, *words: object, python: Path | None = None) -> None:
+    def __init__(
+        self,
+        *words: object,
+        python: Path | None = None,
+        program: Sequence[str] = ("-m", "cxrlines"),
+        folder: Path | None = None,
+    ) -> None:
         """`python`: that of another environment, which has a cxrlines of its own."""
-        command = [str(python or sys.executable), "-m", "cxrlines", "serve", "--port", "0", *map(str, words)]
-        here = "" if python else os.pathsep.join(path for path in sys.path if path)
-        environment = {**os.environ, "PYTHONPATH": here}
+        command = [str(python or sys.executable), *program, "serve", "--port", "0", *map(str, words)]
+        paths = [*([] if python else sys.path), *([str(folder)] if folder else [])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         self.printed: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

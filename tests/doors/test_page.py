@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from cxrlines.io.films import read_film
-from cxrlines.task import Device
+from cxrlines.task import LABELS_OF, Device
 
 from .serving import DEADLINE_S, EXAMPLE, serving
 
@@ -220,6 +220,33 @@ def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, 
     assert Path(download.value.path()).read_bytes()[128:132] == b"DICM"
 
 
+def test_a_jpeg_gets_dicom_objects_of_the_patient_and_study_that_a_person_gives(page, address):
+    drop(page, EXAMPLE)
+    assert page.get_by_role("button", name="DICOM SR").count() == 0  # a JPEG names no patient
+    page.locator(".identifiers summary").click()
+    report, film = (page.get_by_role("button", name=name) for name in ("DICOM SR", "Film as DICOM"))
+    page.get_by_label("Patient ID").fill(" PAGE-7 ")
+    page.get_by_label("Study Instance UID").fill("not a UID")
+    report.click()
+    page.locator("#findings .problem", has_text="Digits and points").wait_for()
+    page.get_by_label("Study Instance UID").fill("1.2.826.0.1.3680043.10.1.007")
+    report.click()
+    page.locator("#findings .problem", has_text="not both given and valid").wait_for()  # as the server says
+    assert accessible(page) == []
+    study = "1.2.826.0.1.3680043.10.1.77"
+    page.get_by_label("Study Instance UID").fill(study)
+    named = {"Patient-ID": "PAGE-7", "Study-Instance-UID": study}
+    for button, path in ((report, "read"), (film, "film.dcm")):
+        with page.expect_download() as download:
+            button.click()
+        headers = {"Content-Type": "image/jpeg", "Accept": "application/dicom"} | named
+        made = httpx.post(f"{address}/v1/{path}", content=EXAMPLE.read_bytes(), headers=headers, timeout=DEADLINE_S)
+        assert Path(download.value.path()).read_bytes() == made.content
+    assert page.locator("#findings .problem").inner_text() == ""
+    page.locator(".eye").first.click()  # what makes the panel anew keeps what was given
+    assert page.get_by_label("Study Instance UID").input_value() == study
+
+
 def test_a_token_is_asked_for_and_asked_for_again(browser, tmp_path):
     (tmp_path / "tokens").write_text("a-token-of-enough-letters")
     with serving("--token-file", tmp_path / "tokens") as server:
@@ -262,7 +289,7 @@ def test_a_correction_is_saved_and_is_there_when_the_film_comes_again(page, proj
     table = pd.read_csv(project / "train.csv")
     assert table["ETT - Borderline"].tolist() == [1] and table["ETT - Abnormal"].tolist() == [0]
     lines = pd.read_csv(project / "train_annotations.csv")
-    assert set(lines["label"]) == {"ETT - Borderline", "NGT - Incompletely Imaged"}
+    assert set(lines["label"]) == {"ETT - Borderline", "NGT - Incompletely Imaged"} and lines["tip_seen"].all()
     page.reload()
     page.locator("#what-reads", has_text="weights").wait_for()
     drop(page, EXAMPLE)
@@ -272,3 +299,42 @@ def test_a_correction_is_saved_and_is_there_when_the_film_comes_again(page, proj
     assert page.locator(".correct li.gone").inner_text().startswith("CVC")
     assert page.locator(".correct .name", has_text="ETT, moved").count() == 1
     assert save.is_enabled()
+
+
+ENDINGS = {"ETT": "Normal", "NGT": "Tip not seen", "CVC": "Tip not seen, normal"}
+
+
+def chosen(page, device: str) -> str:
+    """What is said of the state and the end of its line."""
+    return str(page.get_by_label(f"State of {device}").evaluate("select => select.selectedOptions[0].text"))
+
+
+def test_a_tip_that_is_not_seen_is_said_and_saved(page, address, project, tmp_path):
+    film = tmp_path / "faded.png"
+    Image.open(EXAMPLE).save(film, compress_level=1)
+    drop(page, film)
+    page.keyboard.press("e")
+    page.get_by_role("button", name="Accept all").click()
+    sent = {"content": film.read_bytes(), "headers": {"Content-Type": "image/png"}, "timeout": DEADLINE_S}
+    for line in httpx.post(f"{address}/v1/read", **sent).json()["lines"]:
+        followed = chosen(page, line["device"]) == "Tip not seen"  # what is not said begins as what the model found
+        assert followed == (line["followed_to"] is not None)
+    for device, ending in ENDINGS.items():
+        page.get_by_label(f"State of {device}").select_option(ending)
+    loaded(page)
+    assert page.locator("svg rect.ring").count() == 2 and page.locator("svg circle.ring").count() == 1
+    assert page.locator("svg text", has_text="NGT followed to here").count() == 1
+    assert accessible(page) == []
+    page.get_by_label("Your name").fill("A reader")
+    page.get_by_role("button", name="Save").click()
+    page.locator(".correct", has_text="Saved by A reader").wait_for()
+    lines = pd.read_csv(project / "train_annotations.csv").query("StudyInstanceUID == 'faded'")
+    assert dict(zip(lines["label"].str[:3], lines["tip_seen"], strict=True)) == {"ETT": 1, "NGT": 0, "CVC": 0}
+    (row,) = pd.read_csv(project / "train.csv").query("StudyInstanceUID == 'faded'").to_dict("records")
+    assert {row[label] for label in LABELS_OF[Device.NGT]} == {-1} and row["CVC - Normal"] == 1
+    page.reload()
+    page.locator("#what-reads", has_text="weights").wait_for()
+    drop(page, film)
+    page.keyboard.press("e")
+    page.locator(".correct", has_text="Saved by A reader").wait_for()
+    assert {device: chosen(page, device) for device in ENDINGS} == ENDINGS

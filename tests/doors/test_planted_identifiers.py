@@ -13,6 +13,7 @@ import httpx
 import pydicom
 import pytest
 
+from .conftest import free_port
 from .dimse_attacks import CT, Line, data_set, store
 from .node_process import DX
 from .planted import films, planted_film, planted_in
@@ -85,7 +86,8 @@ def test_listen(node, pacs, rude_service):
         said = pydicom.Dataset()
         said.Status, said.ErrorComment = status, "Plantqa is not welcome"
         pacs.statuses[kind] = said
-    running = node([f"PACS@127.0.0.1:{pacs.port}"], stow=[rude_service], quick=False).start()
+    port = free_port()
+    running = node([f"PACS@127.0.0.1:{pacs.port}"], stow=[rude_service], quick=False, status_port=port).start()
     count = 0
     for name, film in films():
         if "jpeg" in name or name == "letter":
@@ -106,6 +108,14 @@ def test_listen(node, pacs, rude_service):
     status = running.settled(count, 300)
     assert status["films"]["dead"] > 5 and status["skipped"] and status["not_films"] and status["dead_letters"]
     shown = []
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S) as browser:
+        answers = [browser.get(path) for path in ("/", "/?still", "/status.json", f"/{PLANTED}", f"/?{PLANTED}")]
+        answers.append(browser.get("/", headers={"Host": PLANTED, "Referer": PLANTED, "Cookie": PLANTED}))
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 404, 200, 421]
+    assert (
+        "Dead letters" in answers[0].text and answers[2].json()["dead_letters"]
+    )  # the films are there, by their numbers
+    shown += [answer.text + str(answer.headers) for answer in answers]
     for flags in (["--status"], ["--status", "--json"], ["--retry"]):
         done = subprocess.run(
             running.command(*flags, "--queue", str(running.queue)),
@@ -178,6 +188,8 @@ def test_serve(folder, tmp_path):
         kind = f"multipart/form-data; boundary={PLANTED}"
         ask("POST", "/v1/read", content=broken.encode(), headers={"Content-Type": kind})
         ask("GET", f"{place}/report.dcm"), ask("GET", f"{place}/drawing.png")
+        for study in ("1.2.826.7", PLANTED):
+            ask("GET", f"{place}/film.dcm", headers={"Patient-ID": PLANTED, "Study-Instance-UID": study})
         metrics = ask("GET", "/metrics").text
         log = server.log
     log = server.log

@@ -15,6 +15,7 @@ from cxrlines.pacs.node_settings import load_settings
 from cxrlines.pacs.queue_database import FilmState
 from cxrlines.pacs.status_page import MOST, page, status_page
 
+HOST = "127.0.0.1"
 TO = "PACS@10.0.0.5:104"
 
 
@@ -81,7 +82,7 @@ def test_neither_markup_nor_a_patient_nor_a_thousand_rows_get_in(queue):
 
 
 def test_it_is_served_to_this_computer_by_its_own_name(queue, port):
-    with status_page(port, "NODE", queue.status):
+    with status_page(HOST, port, "NODE", queue.status):
         code, headers, text = get(port)
         assert (code, text) == (200, page("NODE", queue.status())) and headers["Refresh"]
         assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -89,23 +90,32 @@ def test_it_is_served_to_this_computer_by_its_own_name(queue, port):
         assert get(port, "/page.css")[1]["Content-Type"].startswith("text/css")
         assert json.loads(get(port, "/status.json")[2]) == queue.status()
         assert get(port, "/queue.sqlite")[0] == 404 and get(port, host="evil.example")[0] == 421
-        with pytest.raises(Error, match=f"--status-port {port}"), status_page(port, "NODE", queue.status):
+        with pytest.raises(Error, match=f"--status-port {port}"), status_page(HOST, port, "NODE", queue.status):
             pytest.fail("two on one port")
     with pytest.raises(OSError):
         get(port)
+
+
+def test_where_it_listens_and_who_calls_it(queue, port):
+    with status_page("0.0.0.0", port, "NODE", queue.status):  # as in a container, whose port is passed on
+        assert get(port)[0] == 200 and get(port, host=f"localhost:{port}")[0] == 200
+        assert get(port, host="0.0.0.0")[0] == 421
+    elsewhere = "192.0.2.1"  # of documentation: no computer has it
+    with pytest.raises(Error, match=f"--status-port {port}: {elsewhere} cannot"):
+        status_page(elsewhere, port, "NODE", queue.status).__enter__()
 
 
 def test_a_queue_that_cannot_be_read_is_said(port):
     def broken() -> dict[str, object]:
         raise OSError("PLANTED")
 
-    with status_page(port, "NODE", broken):
+    with status_page(HOST, port, "NODE", broken):
         code, _, text = get(port)
         assert code == 503 and "OSError" in text and "PLANTED" not in text
 
 
 def test_without_a_port_there_is_none():
-    with status_page(None, "NODE", lambda: pytest.fail("asked")):
+    with status_page(HOST, None, "NODE", lambda: pytest.fail("asked")):
         assert load_settings(None, {"aet": "A", "queue": "q", "stow": ("http://pacs",)}).status_port is None
     with pytest.raises((Error, ValidationError), match="a port is 1 to 65535"):
         load_settings(None, {"aet": "A", "queue": "q", "stow": ("http://pacs",), "status_port": 0})

@@ -58,7 +58,34 @@ def test_a_dicom_film_keeps_its_own(web, read_by):
     assert pydicom.dcmread(io.BytesIO(report.content)).PatientID == "OWN"
 
 
+def test_a_film_that_the_page_keeps_gets_the_same_objects(web):
+    serving = web()
+    kept = serving("POST", "/v1/films", content=EXAMPLE, headers=JPEG).json()
+    assert kept["words"]["identified"] is False
+    place = f"/v1/films/{kept['id']}"
+    for name, path in (("report.dcm", "/v1/read"), ("film.dcm", "/v1/film.dcm")):
+        sent = JPEG | NAMED | {"Accept": "application/dicom"}
+        made = serving("GET", f"{place}/{name}", headers=NAMED)
+        assert made.status_code == 200 and made.headers["content-type"] == "application/dicom"
+        assert made.content == serving("POST", path, content=EXAMPLE, headers=sent).content
+        assert serving("GET", f"{place}/{name}").status_code == 422  # they are not kept
+        assert serving("GET", f"{place}/{name}", headers={PATIENT: "PLANTED-7"}).json()["code"] == "identifiers"
+
+
+def test_the_page_knows_a_dicom_film_that_names_its_own(web):
+    own = wrapped(EXAMPLE, "OWN", "1.2.3")
+    headers = {"Content-Type": "application/dicom"}
+    kept = web()("POST", "/v1/films", content=own, headers=headers).json()
+    assert kept["words"]["identified"] is True
+
+
 def test_they_are_described(web):
     described = web()("GET", "/openapi.json").json()["paths"]
-    for path in ("/v1/read", "/v1/film.dcm"):
-        assert [each["name"] for each in described[path]["post"]["parameters"]] == [PATIENT, STUDY]
+    for path, method in (
+        ("/v1/read", "post"),
+        ("/v1/film.dcm", "post"),
+        ("/v1/films/{film}/report.dcm", "get"),
+        ("/v1/films/{film}/film.dcm", "get"),
+    ):
+        named = [each["name"] for each in described[path][method]["parameters"] if each["in"] == "header"]
+        assert named == [PATIENT, STUDY]

@@ -1,13 +1,14 @@
 """Commands that measure speed and robustness on this machine."""
 
 import json
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from cxrlines.cli.options import BundleFolder, Json, counted
+from cxrlines.cli.options import BundleFolder, Json, counted, signals
 
 app = typer.Typer(help="Measure speed and robustness on this machine.", no_args_is_help=True)
 
@@ -75,7 +76,10 @@ def bench_serve(
     """Serving speed: films a second and latency of the HTTP API and of the DICOM node, each started for this alone."""
     from cxrlines.lab.bench.serving_speed import bench_serve as measure
 
-    _print(measure(films, clients, folder=folder, bundle=bundle, processes=processes), as_json)
+    # Ended as by Ctrl-C, so that the services end as well.
+    with signals(signal.default_int_handler, signal.SIGTERM), counted("measuring", "done") as progress:
+        found = measure(films, clients, folder=folder, bundle=bundle, processes=processes, progress=progress)
+    _print(found, as_json)
 
 
 @app.command("robustness", epilog="Example: cxrlines bench robustness --films 1000")

@@ -35,6 +35,9 @@ def listen(
     status_port: Annotated[
         int | None, typer.Option(help="Port of a page that shows the queue, on this computer alone.")
     ] = None,
+    status_host: Annotated[
+        str | None, typer.Option(help="Address that the page listens on, in a container; default: 127.0.0.1.")
+    ] = None,
     status: Annotated[
         bool, typer.Option("--status", help="Print how the queue stands; the node may be running.")
     ] = False,
@@ -67,6 +70,7 @@ def listen(
         "processes": processes,
         "keep": keep or None,
         "status_port": status_port,
+        "status_host": status_host,
     }
     settings = load_settings(config, flags)
     stop = threading.Event()

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
@@ -10,7 +10,19 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from cxrlines.core.errors import Error
 from cxrlines.core.text import shown
 from cxrlines.io.annotations import MAX_COORDINATE, MAX_POINTS, in_unit_square, off_film
-from cxrlines.task import DEVICE_OF, DEVICES, EXCLUSIVE, LABELS, LABELS_OF, UNKNOWN, Device, Landmark, State, label_of
+from cxrlines.task import (
+    DEVICE_OF,
+    DEVICES,
+    EXCLUSIVE,
+    LABELS,
+    LABELS_OF,
+    STATE_OF,
+    UNKNOWN,
+    Device,
+    Landmark,
+    State,
+    label_of,
+)
 
 FREE_TEXT = ("author", "comment")
 """Fields that may name anybody, and are not quoted."""
@@ -48,9 +60,11 @@ class CorrectedLine(_Model):
 
     Attributes:
         device: What it is.
-        points: [x, y] px of the original film, from entry to tip.
+        points: [x, y] px of the original film, from entry to tip, or as far as the line is seen.
         mark: What a person did to it.
-        state: Where the device sits; None only of a rejected line.
+        state: Where the device sits; None of a rejected line, and where it is not known as the tip is not seen.
+        tip_seen: Whether the last point is the tip. If not, the line is followed to there, and its further course is
+            not seen. True of a line that leaves the film as its state says.
         of: Index of the model's line in its findings; None of a line that was drawn.
     """
 
@@ -58,6 +72,7 @@ class CorrectedLine(_Model):
     points: Annotated[tuple[Point, ...], Field(min_length=1, max_length=MAX_POINTS)]
     mark: Mark
     state: State | None = None
+    tip_seen: bool = True
     of: Annotated[int, Field(ge=0)] | None = None
 
     @property
@@ -67,8 +82,16 @@ class CorrectedLine(_Model):
 
     @property
     def label(self) -> str | None:
-        """Its label; None of a rejected line without a state."""
+        """Its label; None without a state."""
         return None if self.state is None else label_of(self.device, self.state)
+
+
+class TableLine(NamedTuple):
+    """A row of the table of lines: its label, its points, and whether the last one is the tip."""
+
+    label: str
+    points: tuple[Point, ...]
+    tip_seen: bool
 
 
 class Correction(_Model):
@@ -108,8 +131,8 @@ class Correction(_Model):
     def table_labels(self) -> dict[str, int]:
         """0, 1 or `task.UNKNOWN` for each label.
 
-        A line that is kept makes its label 1; a 1 among states that exclude each other makes the others 0. What was
-        not said is not known.
+        A line that is kept makes its label 1, unless its state is not known; a 1 among states that exclude each other
+        makes the others 0. What was not said is not known.
 
         Raises:
             CorrectionError: a label that the task does not have, or one that contradicts a line or another label.
@@ -138,12 +161,16 @@ class Correction(_Model):
         """`CorrectionError` unless all of it fits the task and a film of (height, width) px."""
         for number, line in enumerate(self.lines):
             name = f"lines.{number} ({line.device.name})"
-            if line.state is None and line.kept:
-                states = ", ".join(DEVICES[line.device].states)
-                raise CorrectionError(f"{name} has no state", f"a line that is kept has one of: {states}")
-            if line.state is not None and line.state not in DEVICES[line.device].states:
-                states = ", ".join(DEVICES[line.device].states)
-                raise CorrectionError(f"{name} has the state {line.state}", f"its states are: {states}")
+            own = DEVICES[line.device].states
+            if line.state is None and line.kept and (line.tip_seen or len(own) == 1):
+                unless = "" if len(own) == 1 else "; or none, where its tip is not seen"
+                way_out = f"a line that is kept has one of: {', '.join(own)}{unless}"
+                raise CorrectionError(f"{name} has no state", way_out)
+            if line.state is not None and line.state not in own:
+                raise CorrectionError(f"{name} has the state {line.state}", f"its states are: {', '.join(own)}")
+            if line.state is State.INCOMPLETE and not line.tip_seen:
+                what = f"{name} is {line.state}, and not tip_seen: it leaves the film, or its end is not seen on it"
+                raise CorrectionError(what, "leave tip_seen out, or give another state or none")
             if line.of is None and line.mark is not Mark.DRAWN:
                 raise CorrectionError(
                     f"{name} is {line.mark}, but names no line of the model", "give its index as `of`"
@@ -152,16 +179,34 @@ class Correction(_Model):
                 _check_points(name, np.array(line.points), shape)
         for landmark, point in self.landmarks.items():
             _check_points(f"landmarks.{landmark}", np.array([point]), shape)
-        self.table_labels()
+        self.table_lines()
 
-    def table_lines(self) -> list[tuple[str, tuple[Point, ...]]]:
-        """(label, points) of each line that is kept."""
-        return [(line.label, line.points) for line in self.lines if line.kept and line.label is not None]
+    def table_lines(self) -> list[TableLine]:
+        """The lines that are kept. Raises as `table_labels`.
+
+        A row has a label. That of a line of unknown state is one that its film has or may have, and says which device
+        it is, no more: in the film's labels its state is not known.
+        """
+        labels = self.table_labels()
+        return [
+            TableLine(line.label or _possible(line.device, labels), line.points, line.tip_seen)
+            for line in self.lines
+            if line.kept
+        ]
 
 
 def decided(labels: Mapping[str, int]) -> set[Device]:
     """The devices of which a label is known."""
     return {DEVICE_OF[label] for label, value in labels.items() if value != UNKNOWN}
+
+
+def _possible(device: Device, labels: Mapping[str, int]) -> str:
+    """A label of a device whose line does not leave the film: one that is 1, else the last that is not 0."""
+    own = [label for label in reversed(LABELS_OF[device]) if STATE_OF[label] is not State.INCOMPLETE and labels[label]]
+    if not own:
+        what = f"all labels of {device.name} are 0, but a line of it is kept"
+        raise CorrectionError(what, "leave open those that may hold, or reject the line")
+    return max(own, key=labels.__getitem__)
 
 
 def _check_points(name: str, points: np.ndarray, shape: tuple[int, int]) -> None:

@@ -1,7 +1,8 @@
 """Exchange with Label Studio: lines as `vectorlabels`, landmarks as `keypointlabels`, labels as `choices`.
 
-Label Studio gives points in percent of the image's sides, from its left upper corner: a point [x, y] px (pixel centres
-at whole numbers) of a film of width w is at 100 (x + 0.5) / w.
+A line may have choices of its own: that its tip is not seen, and that its state is not known; Label Studio keeps them
+as a region of the same id. It gives points in percent of the image's sides, from its left upper corner: a point [x, y]
+px (pixel centres at whole numbers) of a film of width w is at 100 (x + 0.5) / w.
 """
 
 import json
@@ -19,10 +20,13 @@ from cxrlines.core.files import replacing, write_text
 from cxrlines.corrections.correction import CorrectedLine, Correction, CorrectionError, Mark, Point
 from cxrlines.corrections.project import Project, SavedFilm
 from cxrlines.io.films import read_film
-from cxrlines.task import DEVICE_OF, LABEL_COLOURS, LABELS, STATE_OF, Device, Landmark
+from cxrlines.task import DEVICE_OF, LABEL_COLOURS, LABELS, LABELS_OF, STATE_OF, Device, Landmark, State
 
 IMAGE, LINES, LANDMARKS, PRESENT, ABSENT, COMMENT = "image", "lines", "landmarks", "present", "absent", "comment"
+END = "end"
 """Names of the tags of the labeling configuration."""
+TIP_UNSEEN, STATE_UNKNOWN = "tip not seen", "state not known"
+"""What may be said of the end of a line."""
 SAME = 0.1
 """px within which a line that comes back is the one that was given."""
 
@@ -45,16 +49,19 @@ def labeling_config() -> str:
         f'    <Label value={quoteattr(label)} background="#{"".join(f"{c:02x}" for c in LABEL_COLOURS[label])}"/>'
         for label in LABELS
     ]
+    ends = "".join(f"<Choice value={quoteattr(end)}/>" for end in (TIP_UNSEEN, STATE_UNKNOWN))
     points = [f"    <Label value={quoteattr(name)}/>" for name in Landmark]
     return "\n".join(
         [
             "<View>",
-            '  <Header value="Draw each line from where it enters to its tip"/>',
+            '  <Header value="Draw each line from where it enters to its tip, or as far as it is seen"/>',
             f'  <Image name="{IMAGE}" value="${IMAGE}" zoom="true" zoomControl="true" brightnessControl="true" '
             'contrastControl="true"/>',
             f'  <VectorLabels name="{LINES}" toName="{IMAGE}" closable="false" curves="false" minPoints="2">',
             *lines,
             "  </VectorLabels>",
+            f'  <Choices name="{END}" toName="{IMAGE}" perRegion="true" choice="multiple" showInline="true" '
+            f'visibleWhen="region-selected" whenTagName="{LINES}">{ends}</Choices>',
             f'  <KeyPointLabels name="{LANDMARKS}" toName="{IMAGE}">',
             *points,
             "  </KeyPointLabels>",
@@ -164,11 +171,15 @@ def _read(file: Path) -> list[Any]:
 
 def _task(film: SavedFilm, image: str) -> dict[str, Any]:
     said, findings = film.correction, film.findings
+    kept = [(k, line) for k, line in enumerate(said.lines) if line.kept]
     result = [
-        _line(f"line-{k}" if line.of is None else f"model-{line.of}", line.label, line.points, film.shape)
-        for k, line in enumerate(said.lines)
-        if line.kept and line.label is not None
-    ]
+        region
+        for (k, line), row in zip(kept, said.table_lines(), strict=True)
+        for region in _line(
+            f"line-{k}" if line.of is None else f"model-{line.of}",
+            row.label, row.points, film.shape, tip_seen=row.tip_seen, state_known=line.state is not None,
+        )
+    ]  # fmt: skip
     result += [_point(name, point, film.shape) for name, point in said.landmarks.items()]
     for name, value in ((PRESENT, 1), (ABSENT, 0)):
         if chosen := [label for label in LABELS if said.labels.get(label) == value]:
@@ -179,20 +190,22 @@ def _task(film: SavedFilm, image: str) -> dict[str, Any]:
     annotation = {"result": result, "completed_by": {"email": said.author}, "created_at": when, "updated_at": when}
     task: dict[str, Any] = {"data": {IMAGE: image, "film": film.id}, "annotations": [annotation]}
     if findings:
-        lines = [
-            _line(f"model-{k}", _likely(findings, line["device"]), line["path"], film.shape)
-            for k, line in enumerate(findings["lines"])
-        ]
+        lines = [region for k in range(len(findings["lines"])) for region in _model_line(findings, k, film.shape)]
         points = [_point(name, value["xy"], film.shape) for name, value in findings.get("landmarks", {}).items()]
         version = str(findings.get("bundle", "cxrlines"))
         task["predictions"] = [{"model_version": version, "result": [*lines, *points]}]
     return task
 
 
-def _likely(findings: Mapping[str, Any], device: str) -> str:
-    """The device's most probable label: Label Studio's lines have one."""
-    own = [label for label in LABELS if DEVICE_OF[label] is Device[device]]
-    return max(own, key=lambda label: (findings.get("labels") or {}).get(label, 0.0))
+def _model_line(findings: Mapping[str, Any], k: int, shape: tuple[int, int]) -> list[dict[str, Any]]:
+    """A line of the model: of its device's most probable label, as Label Studio's lines have one, and of unknown state
+    where its tip is not seen."""
+    line, probable = findings["lines"][k], findings.get("labels") or {}
+    own = LABELS_OF[Device[line["device"]]]
+    seen = line.get("followed_to") is None
+    may_be = own if seen else [label for label in own if STATE_OF[label] is not State.INCOMPLETE]
+    label = max(may_be, key=lambda each: probable.get(each, 0.0))
+    return _line(f"model-{k}", label, line["path"], shape, tip_seen=seen, state_known=seen or len(own) == 1)
 
 
 def _region(id: str, name: str, kind: str, value: dict[str, Any]) -> dict[str, Any]:
@@ -207,13 +220,19 @@ def _percent(point: Any, shape: tuple[int, int]) -> dict[str, float]:
     return {"x": 100 * (point[0] + 0.5) / shape[1], "y": 100 * (point[1] + 0.5) / shape[0]}
 
 
-def _line(id: str, label: str | None, points: Any, shape: tuple[int, int]) -> dict[str, Any]:
+def _line(
+    id: str, label: str, points: Any, shape: tuple[int, int], *, tip_seen: bool, state_known: bool
+) -> list[dict[str, Any]]:
+    """The region of a line, and that of what is said of its end."""
     vertices = [
         {"id": f"{id}-{k}", "prevPointId": f"{id}-{k - 1}" if k else None, "isBezier": False} | _percent(point, shape)
         for k, point in enumerate(points)
     ]
-    value = {"vertices": vertices, "closed": False, "vectorlabels": [label]}
-    return _sized(_region(id, LINES, "vectorlabels", value), shape)
+    value = {"vertices": vertices, "closed": False}
+    regions = [_sized(_region(id, LINES, "vectorlabels", value | {"vectorlabels": [label]}), shape)]
+    if end := [what for what, known in ((TIP_UNSEEN, tip_seen), (STATE_UNKNOWN, state_known)) if not known]:
+        regions.append(_sized(_region(id, END, "choices", value | {"choices": end}), shape))
+    return regions
 
 
 def _point(name: str, point: Any, shape: tuple[int, int]) -> dict[str, Any]:
@@ -240,6 +259,7 @@ def _correction(annotation: Mapping[str, Any], film: SavedFilm, author: str | No
     lines: list[CorrectedLine] = []
     said: dict[str, Any] = {"landmarks": {}, "labels": {}, "comment": ""}
     try:
+        ends = _ends(annotation["result"])
         for region in annotation["result"]:
             kind, value = region["type"], region["value"]
             match kind:
@@ -247,8 +267,18 @@ def _correction(annotation: Mapping[str, Any], film: SavedFilm, author: str | No
                     label = _known(value["vectorlabels"], LABELS, "label")
                     points = _points(region, film.shape)
                     mark, of = _mark(region.get("id"), points, DEVICE_OF[label], model, devices, {x.of for x in lines})
-                    device, state = DEVICE_OF[label], STATE_OF[label]
-                    lines.append(CorrectedLine(device=device, state=state, points=tuple(points), mark=mark, of=of))
+                    end, state = ends.get(region.get("id"), frozenset()), STATE_OF[label]
+                    lines.append(
+                        CorrectedLine(
+                            device=DEVICE_OF[label],
+                            state=None if STATE_UNKNOWN in end else state,
+                            # What leaves the film ends there, whatever else is said of its end.
+                            tip_seen=TIP_UNSEEN not in end or (state is State.INCOMPLETE and STATE_UNKNOWN not in end),
+                            points=tuple(points),
+                            mark=mark,
+                            of=of,
+                        )
+                    )
                 case "keypointlabels":
                     name = _known(value["keypointlabels"], tuple(Landmark), "landmark")
                     said["landmarks"][name] = _px(region, value, film.shape)
@@ -262,6 +292,8 @@ def _correction(annotation: Mapping[str, Any], film: SavedFilm, author: str | No
                 case "textarea":
                     text = value["text"]
                     said["comment"] = text if isinstance(text, str) else "\n".join(text)
+                case "choices" if region["from_name"] == END:
+                    pass  # of a line
                 case "labels" | "vector" | "relation" | "keypoint":
                     pass  # Label Studio repeats regions without their labels
                 case _:
@@ -279,6 +311,18 @@ def _correction(annotation: Mapping[str, Any], film: SavedFilm, author: str | No
     return Correction.of(
         {"author": str(author or by or "Label Studio"), "time": when, **said, "lines": lines + rejected}
     )
+
+
+def _ends(regions: Any) -> dict[str, frozenset[str]]:
+    """What is said of the ends of lines, by the id of their region."""
+    found = {}
+    for region in regions:
+        if region["type"] == "choices" and region["from_name"] == END:
+            said = frozenset(map(str, region["value"]["choices"]))
+            if unknown := said - {TIP_UNSEEN, STATE_UNKNOWN}:
+                raise _Refused("unknown end of a line", repr(min(unknown)[:80]))
+            found[region["id"]] = said
+    return found
 
 
 def _known(names: Any, allowed: tuple[str, ...], what: str) -> str:

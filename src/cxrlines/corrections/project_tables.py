@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from cxrlines.core.files import write_text
 from cxrlines.corrections.correction import Correction
-from cxrlines.io.annotations import DATA_COLUMN, LABEL_COLUMN
+from cxrlines.io.annotations import DATA_COLUMN, LABEL_COLUMN, TIP_SEEN_COLUMN
 from cxrlines.io.tables import ANNOTATION_TABLE, LANDMARK_TABLE, TRAIN_TABLE
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN, Landmark
 
@@ -32,13 +32,13 @@ def write_tables(folder: Path, films: Sequence[CorrectedFilm]) -> None:
         found = film.correction.table_labels()
         labels.append([film.id, *(found[label] for label in LABELS), film.patient])
         lines += [
-            [film.id, label, json.dumps([list(point) for point in points])]
-            for label, points in film.correction.table_lines()
+            [film.id, label, json.dumps([list(point) for point in points]), int(tip_seen)]
+            for label, points, tip_seen in film.correction.table_lines()
         ]
         if points := film.correction.landmarks:
             landmarks.append([film.id, *(each for name in Landmark for each in points.get(name, ("", "")))])
     axes = [f"{name}_{axis}" for name in Landmark for axis in "xy"]
-    write_text(folder / ANNOTATION_TABLE, _csv([STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN], lines))
+    write_text(folder / ANNOTATION_TABLE, _csv([STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN, TIP_SEEN_COLUMN], lines))
     write_text(folder / LANDMARK_TABLE, _csv([STUDY_COLUMN, *axes], landmarks))
     write_text(folder / TRAIN_TABLE, _csv([STUDY_COLUMN, *LABELS, PATIENT_COLUMN], labels))
 

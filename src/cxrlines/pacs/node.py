@@ -71,7 +71,7 @@ def run_node(
         closing(FilmQueue(settings.queue, model=pool.read_by.fingerprint, keep=settings.keep)) as queue,
         closing(AuditLog(settings.queue)) as audit,
         closing(ResultWriters(settings.processes)) as writers,
-        status_page(settings.status_port, f"{settings.aet}: the node's queue", queue.status),
+        status_page(settings.status_host, settings.status_port, f"{settings.aet}: the node's queue", queue.status),
     ):
         queue.resume(names)
         couriers = [Courier(queue, audit, destination, stop) for destination in destinations]

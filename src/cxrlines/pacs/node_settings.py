@@ -96,6 +96,8 @@ class NodeSettings(BaseModel):
         film_s: Seconds that reading a film may take.
         keep: Whether films and results stay in the queue's folder once they are delivered.
         status_port: Where the page of the queue is, for this computer alone; none: there is none.
+        status_host: Address that the page listens on; another than 127.0.0.1 in a container alone, whose computer then
+            passes the port on. It answers who calls it 127.0.0.1 or localhost.
         tls: Of the node itself; without, it speaks plain DICOM.
         tls_to: Towards `to` and `stow`; without, `to` is sent plain DICOM.
     """
@@ -119,6 +121,7 @@ class NodeSettings(BaseModel):
     film_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     keep: bool = False
     status_port: Port | None = None
+    status_host: str = "127.0.0.1"
     tls: Certificates | None = None
     tls_to: Certificates | None = None
 

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 from cxrlines.core.errors import Error
 from cxrlines.pacs.queue_database import FilmState
 
-HOST = "127.0.0.1"
 STYLE = Path(__file__).with_name("status_page.css")
 NAMES = ("127.0.0.1", "localhost")
 """By which it may be called: a page elsewhere can point a name of its own at this computer."""
@@ -37,8 +36,8 @@ Status = Mapping[str, Any]
 
 
 @contextmanager
-def status_page(port: int | None, title: str, status: Callable[[], Status]) -> Iterator[None]:
-    """Serve the page on this computer alone, at port `port`, while the block runs; without a port nothing.
+def status_page(host: str, port: int | None, title: str, status: Callable[[], Status]) -> Iterator[None]:
+    """Serve the page at an address and port of this computer while the block runs; without a port nothing.
 
     `/` is the page, which asks again every few seconds (`/?still`: it does not), `/status.json` the same as JSON.
     `Error` where the port is taken.
@@ -56,9 +55,9 @@ def status_page(port: int | None, title: str, status: Callable[[], Status]) -> I
             return ("text/html", page(title, status(), query == "still").encode()) if path == "/" else None
 
     try:
-        server = ThreadingHTTPServer((HOST, port), Handler)
+        server = ThreadingHTTPServer((host, port), Handler)
     except OSError as error:
-        what = f"--status-port {port}: cannot be listened on ({error.strerror})"
+        what = f"--status-port {port}: {host} cannot be listened on there ({error.strerror})"
         raise Error(what, "stop what listens there, or give another port") from None
     thread = threading.Thread(target=server.serve_forever, name="status page", daemon=True)
     thread.start()

@@ -17,9 +17,9 @@ from cxrlines import __version__
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.findings import Findings, PredictionJson
 from cxrlines.corrections.correction import Correction
-from cxrlines.io.films import kind_of
 from cxrlines.reading.bundle import EMBEDDED
 from cxrlines.reading.reading_pool import Outcome
+from cxrlines.reading.results.dicom.wrapped_film import has_identifiers
 from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, Device
 from cxrlines.web.film_answer import page_words
 from cxrlines.web.film_corrections import MOST, save_correction, saved_correction
@@ -177,8 +177,8 @@ def _add_page(app: FastAPI, service: Service) -> None:
                 raise problem_of(found)
             kept = KeptFilm(uploads[0].data, found)
             answer = {"id": service.kept.put(kept), "findings": service.film_json(found, uploads[0].name)}
-        report = kind_of(uploads[0].data) == "DICOM"
-        return answer | {"words": page_words(found, service.read_by) | {"report": report}}
+        identified = await asyncio.to_thread(has_identifiers, kept.source)
+        return answer | {"words": page_words(found, service.read_by) | {"identified": identified}}
 
     @app.delete("/v1/films/{film}", responses=PROBLEMS, summary="Forget a film", status_code=204)
     async def forget(film: str) -> None:
@@ -186,15 +186,17 @@ def _add_page(app: FastAPI, service: Service) -> None:
 
     def making(name: str, kind: Kind, media: str, what: str) -> None:
         described = PROBLEMS | {200: {"description": what, "content": {media: FILE}}}
+        place, takes = f"/v1/films/{{film}}/{name}", {"parameters": PARAMETERS} if media == DICOM else {}
 
-        @app.get(f"/v1/films/{{film}}/{name}", responses=described, summary=what, response_class=Response)
-        async def made(film: str) -> Response:
-            kept = service.film(film)
-            return Response(await service.make(kind, kept.source, kept.findings), media_type=media)
+        @app.get(place, responses=described, openapi_extra=takes, summary=what, response_class=Response)
+        async def made(film: str, request: Request) -> Response:
+            kept, identifiers = service.film(film), identifiers_of(request)
+            return Response(await service.make(kind, kept.source, kept.findings, identifiers), media_type=media)
 
     making("pixels.png", Kind.PIXELS, PNG, "The film at its full resolution, 8 bits")
     making("drawing.png", Kind.DRAWING, PNG, "The film with its findings drawn")
     making("report.dcm", Kind.REPORT, DICOM, "The findings as a DICOM structured report")
+    making("film.dcm", Kind.FILM, DICOM, "The film as a DICOM object, which its report refers to")
 
 
 def _add_corrections(app: FastAPI, service: Service) -> None:

@@ -61,8 +61,10 @@ def api(monkeypatch):
 
 def test_what_is_lost_or_wrong_is_counted(api):
     api.answers.update({5: (500, b"{}"), 6: (429, b"{}"), 7: (200, b'{"found": 0, "seconds": 0.01}')})
-    figures = bench._api([b"one", b"four"], 8, 1, [], 1)
+    done: list[int] = []
+    figures = bench._api([b"one", b"four"], 8, 1, [], 1, done.append)
     assert figures["lost"] == 1 and figures["wrong"] == 1
+    assert done == list(range(1, 9))
     assert len(api.asked) == 1 + 8 + 1  # one before, one more as the server was busy
     assert figures["reading_share"] > 0 and figures["films_per_s"] > 0
 
@@ -90,6 +92,37 @@ def test_a_client_that_fails_ends_it():
         bench._from_clients(client, 10, 2)
 
 
+def test_no_client_goes_on_once_it_is_interrupted(monkeypatch):
+    asked: list[int] = []
+    begun, answered = threading.Event(), threading.Event()
+    clients: list[threading.Thread] = []
+
+    @contextmanager
+    def client():
+        def ask(number: int) -> int:
+            if number < 100:  # not the unmeasured one
+                asked.append(number)
+                begun.set()
+                assert answered.wait(60)
+            return number
+
+        yield ask
+
+    class Interrupted(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            clients.append(self)
+            assert begun.wait(60)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench.threading, "Thread", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench._from_clients(client, 100, 1)
+    answered.set()
+    for thread in clients:
+        super(Interrupted, thread).join(60)
+    assert asked == [0] and not clients[0].is_alive()
+
+
 def test_a_service_that_does_not_start_says_why(tmp_path):
     with pytest.raises(Error, match=r"(?s)exit code 2: .*--host"), service(["serve", "--host", "0.0.0.0"], "serves at"):
         pytest.fail("it does not start")
@@ -111,7 +144,9 @@ def test_both_services_under_way(tmp_path):
     film = cv2.imread(str(EMBEDDED / "example.jpg"), cv2.IMREAD_GRAYSCALE)
     cv2.imwrite(str(tmp_path / "a.png"), film)
     cv2.imwrite(str(tmp_path / "b.png"), film[::2, ::2])
-    figures = bench.bench_serve(5, 2, folder=tmp_path, processes=1)
+    done: list[tuple[int, int]] = []
+    figures = bench.bench_serve(5, 2, folder=tmp_path, processes=1, progress=lambda *now: done.append(now))
+    assert done == sorted(done) and {total for _, total in done} == {10} and (5, 10) in done
     for part in ("api", "node"):
         found = figures[part]
         assert (found["lost"], found["wrong"]) == (0, 0) and found["films_per_s"] > 0

@@ -32,11 +32,23 @@ export function simplified(points, tolerance) {
 
 const round = (points) => points.map(([x, y]) => [Math.round(10 * x) / 10, Math.round(10 * y) / 10]);
 
-/** Where a line ends: what a person said ends at its tip, as it teaches one, unless it leaves the film. */
-function endOf({ points, tip, followed_to, mark, of, state }) {
-  if (state === "Incompletely Imaged") return { tip: null, followed_to: null };
-  const own = mark === "moved" || of === null || (mark === "accepted" && followed_to);
-  return own ? { tip: points.at(-1), followed_to: null } : { tip, followed_to };
+const LEAVES = "Incompletely Imaged"; // its last point is where it leaves the film
+
+/** Where a line ends: at its tip, as far as it is seen, or off the film. */
+function endOf({ points, state, tip_seen }) {
+  const end = state === LEAVES ? null : points.at(-1);
+  return tip_seen ? { tip: end, followed_to: null } : { tip: null, followed_to: end };
+}
+
+/** What may be said of a line of a device: its state where its tip is seen, and where it is not its state or nothing. */
+function endings(device) {
+  const states = device.labels.map(({ state }) => state);
+  const unseen = states.filter((state) => state !== LEAVES).map((state) => ({ state, tip_seen: false, text: `Tip not seen, ${state.toLowerCase()}` }));
+  return [
+    ...states.map((state) => ({ state, tip_seen: true, text: capital(state) })),
+    ...(states.length > 1 ? [{ state: null, tip_seen: false, text: "Tip not seen" }] : []),
+    ...unseen,
+  ];
 }
 
 /** What a person said so far: that of the project, else the model's lines, none of which is decided. */
@@ -46,19 +58,19 @@ function begun(film, saved, devices) {
     const byRule = distances.find((distance) => distance.line === k && distance.state)?.state;
     const states = devices.get(line.device).labels;
     const most = states.reduce((best, each) => ((labels?.[each.label] ?? 0) > (labels?.[best.label] ?? 0) ? each : best));
-    return byRule ?? most.state;
+    const state = byRule ?? most.state;
+    const tip_seen = state === LEAVES || Boolean(line.tip);
+    return { tip_seen, state: tip_seen || states.length === 1 ? state : null };
   };
   const correction = saved.correction;
   const own = (k) => (saved.same ? correction?.lines.find((line) => line.of === k) : null);
   const edited = lines.map((line, k) => {
     const said = own(k);
-    return {
-      device: line.device, points: said && said.mark === "moved" ? said.points : line.path, tip: line.tip, followed_to: line.followed_to, of: k,
-      mark: said?.mark ?? null, state: said?.state ?? likely(line, k),
-    };
+    const { state, tip_seen } = said && said.mark !== "rejected" ? said : likely(line, k);
+    return { device: line.device, points: said && said.mark === "moved" ? said.points : line.path, of: k, mark: said?.mark ?? null, state, tip_seen };
   });
   const kept = (correction?.lines ?? []).filter((line) => line.mark !== "rejected" && (!saved.same || line.of === null));
-  for (const line of kept) edited.push({ ...line, of: null, mark: "drawn", tip: line.points.at(-1) });
+  for (const line of kept) edited.push({ ...line, of: null, mark: "drawn" });
   return {
     lines: edited, labels: { ...correction?.labels }, landmarks: { ...correction?.landmarks }, comment: correction?.comment ?? "",
     selected: null, point: null, drawing: null, changed: false, note: "",
@@ -109,13 +121,16 @@ export class Corrector {
     const film = this.current;
     if (film?.edit && film.correcting) {
       const words = film.answer.words.lines;
+      const found = film.answer.findings.lines;
+      const asFound = ({ of, mark, tip_seen }) => of !== null && mark !== "moved" && Boolean(tip_seen ? found[of].tip : found[of].followed_to);
+      const own = ({ device, tip_seen }) => ({ tip: tip_seen ? device : `${device} followed to here`, measured: false });
       film.drawn = {
         ...film.drawn,
         carina: film.edit.landmarks.carina ?? film.answer.findings.landmarks.carina?.xy ?? null,
         lines: film.edit.lines.map((line) => ({
           device: line.device, path: line.points, hidden: line.mark === "rejected", ...endOf(line),
         })),
-        words: film.edit.lines.map((line) => (line.of === null || line.mark === "moved" ? { tip: line.device, measured: false } : words[line.of])),
+        words: film.edit.lines.map((line) => (asFound(line) ? words[line.of] : own(line))),
       };
       this.viewer.chosen = film.edit.selected;
     } else if (film) {
@@ -267,7 +282,7 @@ export class Corrector {
     if (points.length < 2) return this.refresh();
     const state = this.devices.get(drawing.device).labels.at(-1).state;
     this._said(() => {
-      this.edit.lines.push({ device: drawing.device, points: round(points), tip: null, of: null, mark: "drawn", state });
+      this.edit.lines.push({ device: drawing.device, points: round(points), of: null, mark: "drawn", state, tip_seen: true });
       this.select(this.edit.lines.length - 1);
     });
   }
@@ -307,8 +322,12 @@ export class Corrector {
       line.mark = value;
     });
     const name = `${line.device}${line.of === null ? ", drawn" : line.mark === "moved" ? ", moved" : ""}`;
-    const states = h("select", { "aria-label": `State of ${name}`, onchange: () => this._said(() => (line.state = states.value)) },
-      device.labels.map(({ state }) => h("option", { value: state, selected: state === line.state }, capital(state))));
+    const all = endings(device);
+    const isSaid = ({ state, tip_seen }) => state === line.state && tip_seen === line.tip_seen;
+    const states = h("select", { "aria-label": `State of ${name}`, title: all.find(isSaid)?.text, onchange: () => this._said(() => {
+      const { state, tip_seen } = all[states.selectedIndex];
+      Object.assign(line, { state, tip_seen });
+    }) }, all.map((each) => h("option", { selected: isSaid(each) }, each.text)));
     return h("li", { class: line.mark === "rejected" ? "gone" : null },
       swatch,
       h("button", { type: "button", class: "name", "aria-pressed": String(this.edit.selected === k), onclick: () => { this.select(this.edit.selected === k ? null : k); this.refresh(); } }, name),
@@ -322,7 +341,7 @@ export class Corrector {
   _drawingRow() {
     const { drawing } = this.edit;
     if (drawing) {
-      return h("div", { class: "row" }, h("span", { class: "dim" }, `Click from entry to tip of the ${drawing.device}, then Enter.`),
+      return h("div", { class: "row" }, h("span", { class: "dim" }, `Click from the entry of the ${drawing.device} to its tip, or as far as it is seen; then Enter.`),
         h("button", { type: "button", onclick: () => { this._drawn(); } }, "Done"),
         h("button", { type: "button", onclick: () => { this.edit.drawing = null; this.refresh(); } }, "Cancel"));
     }
@@ -360,7 +379,8 @@ export class Corrector {
     }
     localStorage.setItem("author", who);
     edit.comment = comment.value;
-    const lines = edit.lines.map(({ device, points, mark, state, of }) => ({ device, points: round(points), mark, state: mark === "rejected" ? null : state, of }));
+    const said = ({ mark, state, tip_seen }) => (mark === "rejected" ? { mark } : { mark, state, tip_seen });
+    const lines = edit.lines.map((line) => ({ device: line.device, points: round(line.points), of: line.of, ...said(line) }));
     const value = { name: film.name, author: who, lines, labels: edit.labels, landmarks: edit.landmarks, comment: edit.comment };
     try {
       const { correction } = await this.list.kept(film, (id) => saveCorrections(id, value));

@@ -85,14 +85,46 @@ function downloads(film, on) {
       }
     },
   }, label);
+  const dicom = (headers) => [
+    give("DICOM SR", () => on.part(film, "report.dcm", headers?.()), `${stem}.sr.dcm`),
+    headers && give("Film as DICOM", () => on.part(film, "film.dcm", headers()), `${stem}.dcm`),
+  ];
   const json = async () => new Blob([JSON.stringify([film.answer.findings], null, 1)], { type: "application/json" });
   return h("section", { class: "part" },
     h("h2", {}, "Download"),
     h("div", { class: "row" },
       give("JSON", json, `${stem}.json`),
-      film.answer.words.report && give("DICOM SR", () => on.part(film, "report.dcm"), `${stem}.sr.dcm`),
+      film.answer.words.identified && dicom(),
       give("Picture", () => on.part(film, "drawing.png"), `${stem}.lines.png`)),
+    !film.answer.words.identified && identifiersForm(film, dicom),
     note);
+}
+
+const IDENTIFIERS = [
+  ["Patient-ID", "Patient ID", "[ -\\[\\]-~]+", "1 to 64 characters of ASCII, no backslash"],
+  ["Study-Instance-UID", "Study Instance UID", "[0-9]+([.][0-9]+)*", "Digits and points, as 1.2.840.1"],
+];
+
+/** A film that is no DICOM file gets DICOM objects once a person says of which patient and study it is. */
+function identifiersForm(film, dicom) {
+  film.identifiers ??= { open: false, given: {} };
+  const { given } = film.identifiers;
+  const fields = IDENTIFIERS.map(([name, text, pattern, title]) => {
+    const input = h("input", { type: "text", name, value: given[name] ?? "", required: true, maxlength: 64, pattern, title, autocomplete: "off", spellcheck: "false",
+      oninput: () => (given[name] = input.value.trim()), onchange: () => (input.value = input.value.trim()) });
+    return h("label", {}, text, input);
+  });
+  const headers = () => {
+    const wrong = fields.find((field) => !field.querySelector("input").checkValidity());
+    if (!wrong) return { ...given };
+    wrong.querySelector("input").focus();
+    throw new Error(`${wrong.textContent}: ${wrong.querySelector("input").title}`);
+  };
+  return h("details", { class: "identifiers", open: film.identifiers.open, ontoggle: (event) => (film.identifiers.open = event.target.open) },
+    h("summary", {}, "DICOM: give patient and study"),
+    h("p", { class: "facts" }, "This film names no patient. What you give here goes into the objects, and is not kept by the server."),
+    fields,
+    h("div", { class: "row" }, dicom(headers)));
 }
 
 /** The words to copy, and whether that worked. */

@@ -113,7 +113,7 @@ const on = {
     redraw();
   },
   carina: () => main.zoomOn([list.current.drawn.carina]),
-  part: (film, name) => list.part(film, name),
+  part: list.part,
   correcting: (film) => corrector?.part(film) ?? null,
   similar: (film) => (state.about.similar ? similarPart(film, state.devices, on.part, panel) : null),
 };

@@ -85,7 +85,7 @@ export class Worklist extends EventTarget {
     }
   }
 
-  part = (film, name) => this.kept(film, (id) => part(id, name));
+  part = (film, name, headers) => this.kept(film, (id) => part(id, name, headers));
 
   _next() {
     const reading = this.films.filter((film) => film.status === "reading").length;
