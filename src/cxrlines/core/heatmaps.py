@@ -7,12 +7,13 @@ film's pixels 2i, 2i + 1 by 2j, 2j + 1.
 import math
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cxrlines.core.line_drawing import line_masks
+from cxrlines.core.line_drawing import covered
 from cxrlines.core.transform import Size, height_width
-from cxrlines.task import DEVICE_OF, MAPS, STATE_OF, Landmark, MapKind, State
+from cxrlines.task import DEVICE_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State
 
 STRIDE = 2
 """Film pixels a map pixel, each way."""
@@ -24,6 +25,9 @@ REACH = 6.0
 """Standard deviations from its peak up to which a bell is drawn: beyond it is 0 in half precision."""
 BESIDE = 1 - 2.0**-11
 """The most that a bell is beside its peak: the number before 1 in half precision, in which maps are handed over."""
+
+
+_CHANNELS = {what: channel for channel, what in enumerate(MAPS)}
 
 
 def to_map(points: np.ndarray) -> np.ndarray:
@@ -53,23 +57,27 @@ def draw_maps(
     height, width = (side // STRIDE for side in height_width(size))
     longer = max(height, width)
     maps = np.zeros((len(MAPS), height, width), dtype)
-    shares = (np.arange(256, dtype=np.float32) / 255).astype(dtype)
     moved = [(DEVICE_OF[label], to_map(points), STATE_OF[label] is not State.INCOMPLETE) for label, points in lines]
-    if isinstance(landmarks, Mapping):
-        landmarks = [landmarks.get(name, np.full(2, np.nan)) for name in Landmark]
-    spots = iter(landmarks)
-    for channel, (kind, what) in enumerate(MAPS):
-        if kind is MapKind.LINE:
-            mine = [points for device, points, _ in moved if device is what]
-            for box, mask in line_masks(mine, (height, width), max(1.5, longer * LINE_WIDTH)):
-                np.maximum(maps[channel][box], shares[mask], out=maps[channel][box])
-        elif kind is MapKind.TIP:
-            for device, points, ends in moved:
-                if device is what and ends:
-                    _spot(maps[channel], points[-1], longer * KEYPOINT_SIGMA)
-        else:
-            _spot(maps[channel], to_map(next(spots)), longer * KEYPOINT_SIGMA)
+    _lines(maps, [(device, points) for device, points, _ in moved], max(1.5, longer * LINE_WIDTH))
+    if not isinstance(landmarks, Mapping):
+        landmarks = dict(zip(Landmark, landmarks, strict=True))
+    tips = [((MapKind.TIP, device), points[-1]) for device, points, ends in moved if ends]
+    for what, at in [*tips, *(((MapKind.LANDMARK, Landmark(name)), to_map(at)) for name, at in landmarks.items())]:
+        if what in _CHANNELS:
+            _spot(maps[_CHANNELS[what]], at, longer * KEYPOINT_SIGMA)
     return maps
+
+
+def _lines(maps: np.ndarray, lines: Sequence[tuple[Device, np.ndarray]], thickness: float) -> None:
+    """Draw lines (device, points [x, y] px of the maps) into their maps, so far empty."""
+    shown = [
+        (channel, points) for device, points in lines if (channel := _CHANNELS.get((MapKind.LINE, device))) is not None
+    ]
+    found = covered([points for _, points in shown], maps.shape[1:], thickness)
+    places = np.array([channel for channel, _ in shown], int)[found.lines] * maps[0].size + found.places
+    levels = np.zeros(maps.size, np.uint8)
+    np.maximum.at(levels, places, found.levels)
+    maps.reshape(-1)[places] = (np.arange(256, dtype=np.float32) / 255).astype(maps.dtype)[levels[places]]
 
 
 def _spot(channel: np.ndarray, at: np.ndarray, sigma: float) -> None:
@@ -87,8 +95,11 @@ def _spot(channel: np.ndarray, at: np.ndarray, sigma: float) -> None:
         for part, centre in zip(near, at, strict=True)
     )
     bell = y[:, None] * x
+    bell = np.minimum(bell / bell.max(), BESIDE).astype(np.float32)
+    if channel.dtype == np.float16:
+        bell = cv2.convertFp16(bell).view(np.float16)  # the same as NumPy's, which takes long over numbers near 0
     part = channel[rows, columns]
-    np.maximum(part, np.minimum(bell / bell.max(), BESIDE).astype(np.float32).astype(part.dtype), out=part)
+    np.maximum(part, bell, out=part)
     # The pixel nearest to the point is 1, and no other: it counts as the place and not as its neighbourhood.
     column, row = np.minimum(np.floor(at + 0.5).astype(int), sides - 1)
     channel[row, column] = 1
