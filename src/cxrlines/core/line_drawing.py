@@ -14,7 +14,7 @@ class Covered(NamedTuple):
     """Pixels that lines cover. One is there as often as pieces of lines reach it; its largest share is the line's.
 
     Attributes:
-        lines: (n,) int, which line.
+        lines: (n,) int, which line; ascending.
         places: (n,) int, row * width + column.
         shares: (n,) float32 in (0, 1], of the pixel, taken for a circle.
     """
@@ -42,9 +42,11 @@ def draw_lines(
     shape = image.shape[:2]
     drawn = image.copy(order="C")
     pixels, most = drawn.reshape(math.prod(shape), -1), np.zeros(math.prod(shape), np.float32)
-    for points, colour in lines:
-        _, places, shares = covered([points], shape, thickness)
-        np.maximum.at(most, places, shares)
+    found = covered([points for points, _ in lines], shape, thickness)
+    bounds = np.searchsorted(found.lines, np.arange(len(lines) + 1))
+    for (_, colour), mine in zip(lines, map(slice, bounds, bounds[1:]), strict=True):
+        places = found.places[mine]
+        np.maximum.at(most, places, found.shares[mine])
         below = pixels[places].astype(np.float32)
         pixels[places] = np.rint(below + most[places, None] * (np.asarray(colour, np.float32) - below)).astype(np.uint8)
         most[places] = 0
@@ -82,35 +84,36 @@ def covered(lines: Sequence[np.ndarray], shape: tuple[int, int], thickness: floa
     if not thickness > 0:
         raise ValueError(f"thickness is {thickness}; a line's width is a positive number of px")
     reach = max(thickness, 1.0) / 2 + 0.5  # thinner than a pixel: one pixel wide, and as much fainter
-    of_line, starts, steps = _pieces(lines, shape, reach)
-    steep = np.abs(steps[:, 1]) > np.abs(steps[:, 0])
-    # From here on the first axis is the one that is walked, the second the one across.
-    starts, steps = (np.where(steep, values.T[::-1], values.T) for values in (starts, steps))
-    (height, width), across = shape, np.arange(math.floor(2 * math.sqrt(2) * reach) + 1)
-    side, other = np.where(steep, height, width), np.where(steep, width, height)
-    stride, other_stride = np.where(steep, width, 1), np.where(steep, 1, width)
-    lengths = np.hypot(*steps)
-    cos, sin = np.where(lengths > 0, steps, [[1.0], [0.0]]) / np.where(lengths > 0, lengths, 1)
-    ends = starts[0] + steps[0]
-    first = np.ceil(np.maximum(np.minimum(starts[0], ends) - reach, 0)).astype(int)
-    last = np.floor(np.minimum(np.maximum(starts[0], ends) + reach, side - 1)).astype(int)
-    count = np.maximum(last - first + 1, 0)
-    every = np.repeat(np.arange(len(count)), count)
-    walked = np.arange(len(every)) + (first + count - np.cumsum(count))[every]
-    found, at_once = [], AT_ONCE // len(across)
-    for some in (slice(start, start + at_once) for start in range(0, max(1, len(every)), at_once)):
-        piece, step = every[some], walked[some]
-        turn, half = sin[piece, None], lengths[piece, None] / 2
-        path = (step - starts[0, piece]) / cos[piece]  # from the piece's start, where it passes this step
-        centre = starts[1, piece] + path * sin[piece]
-        low = np.ceil(centre - reach / np.abs(cos[piece]))
-        aside = (low - centre)[:, None] + across
-        beyond = np.maximum(np.abs(aside * turn + (path[:, None] - half)) - half, 0)  # the ends
-        share = np.clip(reach - np.sqrt((aside * cos[piece, None]) ** 2 + beyond**2), 0, 1) * min(thickness, 1.0)
-        place = low.astype(int)[:, None] + across
-        kept = np.flatnonzero((share > 0) & (place >= 0) & (place < other[piece, None]))
-        place = place * other_stride[piece, None] + (step * stride[piece])[:, None]
-        found.append((of_line[piece[kept // len(across)]], place.take(kept), share.take(kept).astype(np.float32)))
+    of_line, starts, ends = _pieces(lines, shape, reach)
+    steep = np.abs(ends[1] - starts[1]) > np.abs(ends[0] - starts[0])
+    # From here on x is the axis along which a piece is walked, upwards, and y the one across.
+    (x, y), (end_x, end_y) = (np.where(steep, both[::-1], both) for both in (starts, ends))
+    (x, y), (end_x, end_y) = np.where(end_x < x, [[end_x, end_y], [x, y]], [[x, y], [end_x, end_y]])
+    (high, wide), across = shape, np.arange(math.floor(2 * math.sqrt(2) * reach) + 1)
+    side, side_across = np.where(steep, [[high], [wide]], [[wide], [high]])
+    stride, stride_across = np.where(steep, [[wide], [1]], [[1], [wide]])
+    length = np.hypot(end_x - x, end_y - y)
+    slope = (end_y - y) / np.where(length > 0, end_x - x, 1)
+    first = np.ceil(np.maximum(x - reach, 0)).astype(int)
+    count = np.maximum(np.floor(np.minimum(end_x + reach, side - 1)).astype(int) - first + 1, 0)
+    which = np.repeat(np.arange(len(count)), count)
+    steps = np.arange(len(which)) + (first + count - np.cumsum(count))[which]
+    table = np.stack([x, y, slope, 1 / np.sqrt(1 + slope * slope), length])
+    found, at_once = [], max(1, AT_ONCE // len(across))
+    for some in (slice(begin, begin + at_once) for begin in range(0, max(1, len(which)), at_once)):
+        piece, step = which[some], steps[some]
+        x, y, slope, cos, length = table[:, piece]
+        middle = y + (step - x) * slope
+        low = np.ceil(middle - reach / cos)
+        beside = ((low - middle)[:, None] + across) * cos[:, None]  # of the line that the piece is on
+        along = beside * slope[:, None] + ((step - x) / cos)[:, None]  # from the piece's start
+        beyond = np.maximum(np.maximum(along - length[:, None], -along), 0)  # its ends
+        share = reach - np.sqrt(beside * beside + beyond * beyond)
+        at = low.astype(int)[:, None] + across
+        kept = np.flatnonzero((share > 0) & (at >= 0) & (at < side_across[piece, None]))
+        places = at * stride_across[piece, None] + (step * stride[piece])[:, None]
+        shares = (np.minimum(share.take(kept), 1) * min(thickness, 1.0)).astype(np.float32)
+        found.append((of_line[piece[kept // len(across)]], places.take(kept), shares))
     return Covered(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
@@ -119,14 +122,14 @@ def _pieces(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The straight pieces of polylines whose box, `reach` px wider all around, meets a film (h, w).
 
-    Gives the line (k,) that each is of, and their starts and steps, (k, 2) each. Each line begins with a piece of no
+    Gives the line (k,) that each is of, its start (2, k) and its end (2, k). Each line begins with a piece of no
     length, so that a single point is drawn as well.
     """
-    points = np.concatenate([np.empty((0, 2)), *(np.asarray(line, np.float64).reshape(-1, 2) for line in lines)])
-    of_line = np.repeat(np.arange(len(lines)), [np.size(line) // 2 for line in lines])
-    starts = points.copy()
-    same = of_line[1:] == of_line[:-1]
-    starts[1:][same] = points[:-1][same]
-    near, far = np.minimum(starts, points) - reach, np.maximum(starts, points) + reach
-    may = ((far >= 0) & (near <= shape[::-1])).all(axis=1)
-    return of_line[may], starts[may], (points - starts)[may]
+    points = [np.asarray(line, np.float64).reshape(-1, 2) for line in lines]
+    of_line = np.repeat(np.arange(len(points)), [len(line) for line in points])
+    ends = np.concatenate([np.empty((0, 2)), *points]).T.copy()
+    starts = ends.copy()
+    starts[:, 1:] = np.where(of_line[1:] == of_line[:-1], ends[:, :-1], ends[:, 1:])
+    far, near = np.maximum(starts, ends), np.minimum(starts, ends)
+    may = ((far >= -reach) & (near <= [[shape[1] + reach], [shape[0] + reach]])).all(axis=0)
+    return of_line[may], starts[:, may], ends[:, may]
