@@ -1,9 +1,52 @@
 """Lines drawn into images: width, place, order."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
-from cxrlines.core.line_drawing import draw_lines, draw_squares, line_mask
+from cxrlines.core import line_drawing
+from cxrlines.core.line_drawing import covered, draw_lines, draw_squares, line_mask
+
+
+def share_by_hand(points: np.ndarray, shape: tuple[int, int], thickness: float) -> np.ndarray:
+    """(h, w) what a polyline covers, from each pixel's distance to each of its segments."""
+    y, x = np.indices(shape)
+    nearest = np.full(shape, np.inf)
+    for (ax, ay), (bx, by) in pairwise([points[0], *points]):
+        dx, dy = bx - ax, by - ay
+        along = np.clip(((x - ax) * dx + (y - ay) * dy) / max(dx * dx + dy * dy, 1e-30), 0, 1)
+        nearest = np.minimum(nearest, np.hypot(x - ax - along * dx, y - ay - along * dy))
+    return np.clip(max(thickness, 1) / 2 + 0.5 - nearest, 0, 1) * min(thickness, 1)
+
+
+def any_lines(rng: np.random.Generator) -> tuple[list[np.ndarray], tuple[int, int], float]:
+    """Lines on a small film and off it, in half of the cases with points at whole pixels or one after the other."""
+    height, width = (int(side) for side in rng.integers(1, 70, 2))
+    spread, middle = rng.choice([4, 30, 200]), (width / 2, height / 2)
+    lines = [rng.normal(0, 1, (int(rng.integers(1, 9)), 2)) * spread + middle for _ in range(int(rng.integers(0, 4)))]
+    if rng.random() < 0.5:
+        lines = [np.repeat(np.rint(line), 2, axis=0) for line in lines]
+    return lines, (height, width), float(rng.choice([0.3, 1, 1.5, 2.3, 4, 9.5]))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_is_what_is_drawn_by_hand(seed, monkeypatch):
+    lines, shape, thickness = any_lines(np.random.default_rng(seed))
+    by_hand = [share_by_hand(line, shape, thickness) for line in lines]
+    mask = line_mask(lines, shape, thickness)
+    np.testing.assert_allclose(mask, 255 * np.max([np.zeros(shape), *by_hand], axis=0), atol=0.501)
+    film = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    colours = [(250, 0, 60 * i) for i in range(len(lines))]
+    expected = film
+    for share, colour in zip(by_hand, colours, strict=True):
+        expected = np.rint(expected + share[:, :, None] * (np.array(colour) - expected))
+    drawn = draw_lines(film, list(zip(lines, colours, strict=True)), thickness)
+    assert np.abs(drawn - expected).max(initial=0) <= 1
+    # However few pixels are looked at together.
+    monkeypatch.setattr(line_drawing, "AT_ONCE", 20)
+    assert (line_mask(lines, shape, thickness) == mask).all()
+    assert (np.diff(covered(lines, shape, thickness).lines) >= 0).all()
 
 
 @pytest.mark.parametrize("thickness", [0.5, 1.0, 2.0, 3.3, 8.0])

@@ -29,6 +29,9 @@ Box = tuple[float, float, float, float]
 SPACING = 8
 """px between the nodes of a map. A kink (of a grid or a piecewise affine map) is rounded off over this distance."""
 
+SEARCHED = 4
+"""Of the nodes, each way, every how many a point's place is first looked for at."""
+
 DENSEST = 1.25
 """Film px per sample up to which bilinear samples still meet every film px at a fair weight."""
 
@@ -189,19 +192,20 @@ def _node_positions(size: Size) -> np.ndarray:
     return positions
 
 
-def _interpolate(nodes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bilinear values (..., 2) of `nodes` (rows, columns, 2) at canvas positions (..., 2), and their slopes.
+def _interpolate(nodes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bilinear values (2, n) of `nodes` (2, rows, columns) at canvas positions (2, n), and their slopes.
 
-    The slopes are (..., 2, 2): d value[i] / d position[j]. Beyond the nodes the last cell goes on.
+    The slopes, (2, n) each, are what a value gains by a px to the right and down. Beyond the nodes the last cell goes
+    on.
     """
-    place = (at + 0.5) / SPACING + 0.5
-    corner = np.clip(np.floor(place), 0, np.array(nodes.shape[1::-1]) - 2).astype(int)
-    u, v = np.moveaxis(place - corner, -1, 0)[..., None]
-    x, y = corner[..., 0], corner[..., 1]
-    a, b, c, d = nodes[y, x], nodes[y, x + 1], nodes[y + 1, x], nodes[y + 1, x + 1]
-    value = (a * (1 - u) + b * u) * (1 - v) + (c * (1 - u) + d * u) * v
-    along_x, along_y = (b - a) * (1 - v) + (d - c) * v, (c - a) * (1 - u) + (d - b) * u
-    return value, np.stack([along_x, along_y], axis=-1) / SPACING
+    _, rows, columns = nodes.shape
+    place = at * (1 / SPACING) + (0.5 / SPACING + 0.5)
+    x, y = np.minimum(np.maximum(place, 0), [[columns - 2], [rows - 2]]).astype(int)
+    (u, v), corner, flat = place - (x, y), y * columns + x, nodes.reshape(2, -1)
+    a, b, c, d = (flat.take(corner + step, axis=1) for step in (0, 1, columns, columns + 1))
+    above, below, left, right = b - a, d - c, c - a, d - b
+    down = left + (right - left) * u
+    return a + above * u + down * v, (above + (below - above) * v) / SPACING, down / SPACING
 
 
 def _rimmed(film: np.ndarray) -> np.ndarray:
@@ -336,26 +340,29 @@ class Warp:
 def _invert(nodes: np.ndarray, target: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Canvas positions (n, 2) where the interpolated `nodes` take the values `target` (n, 2).
 
-    Levenberg-Marquardt from the best node, a step at a time for all points together: it also ends, near the right
-    place, where the map is almost flat.
+    Levenberg-Marquardt from the best of some nodes, a step at a time for all points together: it also ends, near the
+    right place, where the map is almost flat. Where the map folds over, it is one of the places.
     """
-    flat, start = nodes.reshape(-1, 2), positions.reshape(-1, 2)
+    flat, start = (each[::SEARCHED, ::SEARCHED].reshape(-1, 2) for each in (nodes, positions))
     miss = (flat**2).sum(-1) - 2 * target @ flat.T  # squared distance, less a constant per target
-    at = start[miss.argmin(axis=1)].copy()
-    value, slope = _interpolate(nodes, at)
-    error = ((value - target) ** 2).sum(-1)
-    damping = np.full(len(at), 1e-3)
+    at = start[miss.argmin(axis=1)].T.copy()
+    nodes, target = np.ascontiguousarray(np.moveaxis(nodes, -1, 0)), target.T
+    value, right, down = _interpolate(nodes, at)
+    off = target - value
+    error = (off**2).sum(axis=0)
+    damping = np.full(len(error), 1e-3)
     for _ in range(40):
-        if (error < 1e-4).all():
+        far = error >= 1e-4
+        if not far.any():
             break
-        turned = np.swapaxes(slope, -1, -2)
-        normal = turned @ slope + damping[:, None, None] * np.eye(2)
-        step = np.linalg.solve(normal, turned @ (target - value)[..., None])[..., 0]
-        tried, tried_slope = _interpolate(nodes, at + step)
-        tried_error = ((tried - target) ** 2).sum(-1)
-        better = (tried_error < error) & (error >= 1e-4)  # a point that is there stays, whatever the others need
-        at[better] += step[better]
-        value[better], slope[better] = tried[better], tried_slope[better]
-        error[better] = tried_error[better]
+        xx, xy, yy = (right**2).sum(axis=0) + damping, (right * down).sum(axis=0), (down**2).sum(axis=0) + damping
+        x, y = (right * off).sum(axis=0), (down * off).sum(axis=0)
+        tried = at + np.stack([yy * x - xy * y, xx * y - xy * x]) / (xx * yy - xy * xy)
+        value, tried_right, tried_down = _interpolate(nodes, tried)
+        tried_off = target - value
+        tried_error = (tried_off**2).sum(axis=0)
+        better = (tried_error < error) & far  # a point that is there stays, whatever the others need
+        at, right, down = np.where(better, [tried, tried_right, tried_down], [at, right, down])
+        off, error = np.where(better, tried_off, off), np.where(better, tried_error, error)
         damping = np.where(better, damping / 5, damping * 5).clip(1e-9, 1e6)
-    return at
+    return at.T

@@ -7,12 +7,13 @@ film's pixels 2i, 2i + 1 by 2j, 2j + 1.
 import math
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 from numpy.typing import DTypeLike
 
-from cxrlines.core.line_drawing import line_masks
+from cxrlines.core.line_drawing import covered
 from cxrlines.core.transform import Size, height_width
-from cxrlines.task import DEVICE_OF, MAPS, STATE_OF, Landmark, MapKind, State
+from cxrlines.task import DEVICE_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State
 
 STRIDE = 2
 """Film pixels a map pixel, each way."""
@@ -24,6 +25,9 @@ REACH = 6.0
 """Standard deviations from its peak up to which a bell is drawn: beyond it is 0 in half precision."""
 BESIDE = 1 - 2.0**-11
 """The most that a bell is beside its peak: the number before 1 in half precision, in which maps are handed over."""
+
+
+_CHANNELS = {what: channel for channel, what in enumerate(MAPS)}
 
 
 def to_map(points: np.ndarray) -> np.ndarray:
@@ -53,42 +57,46 @@ def draw_maps(
     height, width = (side // STRIDE for side in height_width(size))
     longer = max(height, width)
     maps = np.zeros((len(MAPS), height, width), dtype)
-    shares = (np.arange(256, dtype=np.float32) / 255).astype(dtype)
-    moved = [(DEVICE_OF[label], to_map(points), STATE_OF[label] is not State.INCOMPLETE) for label, points in lines]
-    if isinstance(landmarks, Mapping):
-        landmarks = [landmarks.get(name, np.full(2, np.nan)) for name in Landmark]
-    spots = iter(landmarks)
-    for channel, (kind, what) in enumerate(MAPS):
-        if kind is MapKind.LINE:
-            mine = [points for device, points, _ in moved if device is what]
-            for box, mask in line_masks(mine, (height, width), max(1.5, longer * LINE_WIDTH)):
-                np.maximum(maps[channel][box], shares[mask], out=maps[channel][box])
-        elif kind is MapKind.TIP:
-            for device, points, ends in moved:
-                if device is what and ends:
-                    _spot(maps[channel], points[-1], longer * KEYPOINT_SIGMA)
-        else:
-            _spot(maps[channel], to_map(next(spots)), longer * KEYPOINT_SIGMA)
+    if not isinstance(landmarks, Mapping):
+        landmarks = dict(zip(Landmark, landmarks, strict=True))
+    moved = [(DEVICE_OF[label], STATE_OF[label], to_map(points)) for label, points in lines]
+    _draw_lines(maps, [(device, points) for device, _, points in moved], max(1.5, longer * LINE_WIDTH))
+    spots = [((MapKind.TIP, device), points[-1]) for device, state, points in moved if state is not State.INCOMPLETE]
+    spots += [((MapKind.LANDMARK, name), to_map(landmarks[name])) for name in Landmark if name in landmarks]
+    for what, at in spots:
+        if what in _CHANNELS:
+            _draw_spot(maps[_CHANNELS[what]], at, longer * KEYPOINT_SIGMA)
     return maps
 
 
-def _spot(channel: np.ndarray, at: np.ndarray, sigma: float) -> None:
+def _draw_lines(maps: np.ndarray, lines: Sequence[tuple[Device, np.ndarray]], thickness: float) -> None:
+    """Draw lines (device, points [x, y] px of the maps) into the maps of their devices."""
+    drawn = [(_CHANNELS[what], points) for device, points in lines if (what := (MapKind.LINE, device)) in _CHANNELS]
+    pixels = covered([points for _, points in drawn], maps.shape[1:], thickness)
+    channels = np.array([channel for channel, _ in drawn], int)[pixels.lines]
+    shades = (np.arange(256, dtype=np.float32) / 255).astype(maps.dtype)
+    np.maximum.at(maps.reshape(-1), channels * maps[0].size + pixels.places, shades[pixels.levels])
+
+
+def _draw_spot(channel: np.ndarray, at: np.ndarray, sigma: float) -> None:
     """Raise `channel` to a bell of height 1 around `at` [x, y]; nothing where that is unknown or off the film."""
-    sides = np.array(channel.shape[::-1])
-    if not np.isfinite(at).all() or (at < -0.5).any() or (at > sides - 0.5).any():
+    height, width = channel.shape
+    x, y = at.tolist()
+    if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
         return
-    near = [
-        slice(max(0, math.ceil(c - REACH * sigma)), min(side, math.floor(c + REACH * sigma) + 1))
-        for side, c in zip(sides, at, strict=True)
-    ]
-    columns, rows = near
-    x, y = (
-        np.exp(-0.5 * ((np.arange(part.start, part.stop) - centre) / sigma) ** 2)
-        for part, centre in zip(near, at, strict=True)
-    )
-    bell = y[:, None] * x
+    columns, across = _bell(x, width, sigma)
+    rows, down = _bell(y, height, sigma)
+    bell = down[:, None] * across
+    bell = np.minimum(bell / bell.max(), BESIDE).astype(np.float32)
+    if channel.dtype == np.float16:
+        bell = cv2.convertFp16(bell).view(np.float16)  # the same as NumPy's, which takes long over numbers near 0
     part = channel[rows, columns]
-    np.maximum(part, np.minimum(bell / bell.max(), BESIDE).astype(np.float32).astype(part.dtype), out=part)
+    np.maximum(part, bell, out=part)
     # The pixel nearest to the point is 1, and no other: it counts as the place and not as its neighbourhood.
-    column, row = np.minimum(np.floor(at + 0.5).astype(int), sides - 1)
-    channel[row, column] = 1
+    channel[min(math.floor(y + 0.5), height - 1), min(math.floor(x + 0.5), width - 1)] = 1
+
+
+def _bell(centre: float, side: int, sigma: float) -> tuple[slice, np.ndarray]:
+    """Of `side` pixels in a row those that a bell reaches, and its height there; its peak may lie between pixels."""
+    low, high = max(0, math.ceil(centre - REACH * sigma)), min(side, math.floor(centre + REACH * sigma) + 1)
+    return slice(low, high), np.exp(-0.5 * ((np.arange(low, high) - centre) / sigma) ** 2)

@@ -66,7 +66,7 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
         yield CodePart(file)
     yield CodePart("models/classifier.py", without=("MapDecoder", "TwoStep", "model_of"))
     if lines or targets.reads_maps:
-        yield CodePart("core/line_drawing.py", ("draw_lines", "draw_squares", "line_masks"))
+        yield CodePart("core/line_drawing.py", ("draw_lines", "draw_squares", "covered"))
     if decodes or stage.films.maps_of:
         yield CodePart("models/classifier.py", ("MapDecoder",))
         yield CodePart("core/heatmaps.py")
