@@ -8,7 +8,6 @@ import tomllib
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -210,15 +209,14 @@ def test_types_come_with_the_package():
     assert resources.files("cxrlines").joinpath("py.typed").is_file()
 
 
-def test_the_example_is_of_the_scene_that_the_command_in_the_docs_makes(tmp_path):
-    """The example itself was drawn by version 2 of the phantom."""
+def test_the_example_is_made_by_the_command_in_the_docs(tmp_path):
     command = re.search(r"^cxrlines synth (\S+) (.*--seed.*)$", INSTALL, re.MULTILINE)
     study = re.search(r"test/(\S+\.jpg)", INSTALL)
     assert command and study and 150_000 <= EXAMPLE.stat().st_size <= 300_000
     assert CliRunner().invoke(cli.app, ["synth", str(tmp_path / "made"), *command[2].split()]).exit_code == 0
     made, kept = (read_film(path).pixels for path in (tmp_path / "made/test" / study[1], EXAMPLE))
     assert made.shape == kept.shape
-    assert np.corrcoef(made.ravel(), kept.ravel())[0, 1] > 0.6
+    assert abs(made.astype(int) - kept).mean() < 1, "other versions of OpenCV may differ by a gray level"
 
 
 @pytest.mark.parametrize("words", [[], ["--example", "--json", "--format", "csv"],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cxrlines.io.marks import MarksError, read_marks
+from cxrlines.io.marks import MarkedLine, MarksError, read_marks
 from cxrlines.task import Device
 
 GOOD = {
@@ -64,6 +64,15 @@ def test_several_files_are_read_as_one_in_any_order(tmp_path):
 
 def test_an_unsure_carina_is_not_known(tmp_path):
     assert read_marks(write(tmp_path, {"a": GOOD | {"carina_sure": 0}}))["a"].carina is None
+
+
+@pytest.mark.parametrize("leaves, ends", [(True, [[6, 50], [93, 50], [50, 6], [50, 193], [50, 230], [-8, 50]]),
+                                          (False, [[6.1, 50], [92.9, 50], [50, 6.1], [50, 192.9]])])  # fmt: skip
+def test_a_line_without_a_tip_leaves_its_film_at_each_edge_or_beyond_and_else_fades(leaves, ends):
+    for end in ends:
+        path = np.array([[50, 90], end])
+        assert MarkedLine("ngt", path, tip_on_film=False, sure=3).leaves_film((200, 100)) is leaves
+        assert not MarkedLine("ngt", path, tip_on_film=True, sure=3).leaves_film((200, 100))
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,8 @@ from cxrlines.task import Device
 
 TRACHEOSTOMY = "trach"
 INDEX = "index.csv"
+AT_EDGE = 0.03
+"""A line without a tip leaves its film where it ends no farther than this from the film's edge, in longer sides."""
 NO_MARKS = "film without marks"
 """Why a film of a folder with a marks file is left out."""
 
@@ -51,6 +53,12 @@ class MarkedLine:
     def device(self) -> Device | None:
         """The device of the task; None for anything else."""
         return Device.__members__.get(self.name.upper())
+
+    def leaves_film(self, shape: tuple[int, int]) -> bool:
+        """Whether it goes on beyond the edge of its film (h, w) px; without a tip it else fades on it."""
+        (x, y), (height, width) = self.path[-1], shape
+        edge = AT_EDGE * max(height, width)
+        return not self.tip_on_film and bool(min(x, y, width - 1 - x, height - 1 - y) <= edge)
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,7 +41,6 @@ from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, UNKNOWN, Device, State, 
 ONTO_VERSION = 3  # goes up whenever the same parameters give other films
 LEFT_ALONE = 0.4  # share of the real films into which nothing is drawn: there the real lines alone are learnt
 CLUTTERED = 0.6  # share of the real films onto which distractors are drawn: a guess, see `phantom.distractors`
-AT_EDGE = 0.03  # a line that ends no farther from the film's edge leaves it there, as a share of the longer side
 
 
 @dataclass(frozen=True)
@@ -243,9 +242,7 @@ def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Bac
 def _marked(line: MarkedLine, device: Device, scene: Scene, points: Points) -> _Truth:
     """The truth of a marked line: of unknown state where it fades before its tip, incompletely imaged where a
     nasogastric tube leaves the film."""
-    (x, y), (height, width) = line.path[-1], scene.view.shape
-    leaves = min(x, y, width - 1 - x, height - 1 - y) <= AT_EDGE * max(height, width)
-    if device is Device.NGT and leaves and not line.tip_on_film:
+    if device is Device.NGT and line.leaves_film(scene.view.shape):
         return _Truth(label_of(device, State.INCOMPLETE), points)
     state_known = line.tip_on_film or len(LABELS_OF[device]) == 1
     return _Truth(scene.label_of(device, line.path), points, line.tip_on_film, state_known)

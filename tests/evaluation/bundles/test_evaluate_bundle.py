@@ -198,7 +198,7 @@ def turned_folder(folder: Path, out: Path, quarters: int) -> Path:
     for path in (out / "test").iterdir():
         film = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         shapes[path.stem] = film.shape
-        cv2.imwrite(str(path), np.rot90(film, quarters))
+        path.write_bytes(cv2.imencode(".png", np.rot90(film, quarters))[1])  # another JPEG of it may have another frame
 
     def turn(study: str, point: list[float]) -> list[float]:
         (height, width), (x, y) = shapes[study], point
@@ -270,7 +270,7 @@ def test_a_turned_film_is_evaluated_as_the_upright_one_is(wide, bundle_of, tmp_p
         for device, expected in upright.lines.devices.items():
             got = turned.lines.devices[device]
             assert (got.true, got.matched, got.tips) == (expected.true, expected.matched, expected.tips), device
-            assert got.tip_median.value == pytest.approx(expected.tip_median.value, rel=2e-3)
+            assert got.tip_median.value == pytest.approx(expected.tip_median.value, rel=1e-3)
             assert got.dice.value == pytest.approx(expected.dice.value, abs=0.02)
         assert turned.lines.states == upright.lines.states
         assert turned.carina.median.value == pytest.approx(upright.carina.median.value, rel=1e-3)

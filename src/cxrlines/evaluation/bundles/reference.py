@@ -33,8 +33,6 @@ from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, MAPPED, STATE_OF, STUDY_
 NOT_NAMED = "of patients that --patients does not name"
 SURE = 2
 """What is marked with at least this certainty is true; with less, it is neither true nor false."""
-AT_EDGE = 0.025
-"""A marked line without a tip that ends no farther than this from the film's edge, in longer sides, leaves it there."""
 RULED = (Device.ETT, Device.NGT, Device.CVC)
 """Devices whose state follows from a rule."""
 
@@ -195,9 +193,7 @@ def _marked(line: MarkedLine, shape: tuple[int, int]) -> Line:
     end = line.path[-1]
     if line.tip_on_film:
         return Line(line.device, line.path, end)
-    edge = np.array(shape[::-1]) - 0.5
-    at_edge = min(*(end + 0.5), *(edge - end)) <= AT_EDGE * max(shape)
-    return Line(line.device, line.path, None, followed_to=None if at_edge else end)
+    return Line(line.device, line.path, None, followed_to=None if line.leaves_film(shape) else end)
 
 
 def _against_tables(
