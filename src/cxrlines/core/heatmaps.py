@@ -61,7 +61,8 @@ def draw_maps(
         landmarks = dict(zip(Landmark, landmarks, strict=True))
     moved = [(DEVICE_OF[label], STATE_OF[label], to_map(points)) for label, points in lines]
     _draw_lines(maps, [(device, points) for device, _, points in moved], max(1.5, longer * LINE_WIDTH))
-    spots = [((MapKind.TIP, device), points[-1]) for device, state, points in moved if state is not State.INCOMPLETE]
+    spots: list[tuple[tuple[MapKind, Device | Landmark], np.ndarray]] = []
+    spots += [((MapKind.TIP, device), points[-1]) for device, state, points in moved if state is not State.INCOMPLETE]
     spots += [((MapKind.LANDMARK, name), to_map(landmarks[name])) for name in Landmark if name in landmarks]
     for what, at in spots:
         if what in _CHANNELS:

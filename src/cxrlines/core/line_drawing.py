@@ -26,7 +26,8 @@ class Covered(NamedTuple):
     @property
     def levels(self) -> np.ndarray:
         """(n,) uint8: the shares as gray levels."""
-        return np.rint(self.shares * 255).astype(np.uint8)
+        levels: np.ndarray = np.rint(self.shares * 255).astype(np.uint8)
+        return levels
 
 
 def draw_lines(
