@@ -51,7 +51,7 @@ def further_way(line_map: np.ndarray, start: np.ndarray, heading: float) -> Poin
         kept = np.flatnonzero(on)[np.argsort(-gains[on], kind="stable")]
         # Of ways that come to the same place in the same direction the best.
         x, y = np.round(places[kept] / 2).T
-        cells = (y * scale + x) * 100 + np.round((headings[kept] - heading) / (2 * TURN))
+        cells = (y * scale + x) * 100 + np.round(headings[kept] / (2 * TURN))
         kept = kept[np.sort(np.unique(cells, return_index=True)[1])][:WIDTH]
         places, headings, gains = places[kept], headings[kept], gains[kept]
         trail.append((places, came[kept]))
