@@ -14,6 +14,7 @@ from cxrlines.core.findings import Keypoint, Line
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA
 from cxrlines.core.polyline import Points, length, resample
 from cxrlines.reading.trace.centerlines import sample, trace
+from cxrlines.reading.trace.following import further_way
 from cxrlines.task import DEVICES, MAPS, Device, Landmark, MapKind
 
 REACH = 0.06
@@ -233,7 +234,22 @@ def _lines_of(device: Device, line_map: np.ndarray, tip_map: np.ndarray, bounds:
         first = first or weight
         kept.append(line)
     kept.sort(key=lambda line: -line.confidence)
-    return [replace(line, path=resample(line.path, STEP * scale)) for line in kept]
+    return [replace(line, path=resample(_followed(line, line_map, bounds), STEP * scale)) for line in kept]
+
+
+def _followed(line: Line, line_map: np.ndarray, bounds: Bounds) -> Points:
+    """The path of a line, led back along the faint rest of its way where it does not start at the film's border."""
+    scale = float(max(line_map.shape))
+    path = line.path
+    if line.confidence < OWN or bounds.distance(path[0]) <= EDGE * scale:
+        return path
+    back = path[0] - path[min(len(path) - 1, round(0.04 * scale))]
+    others = line_map.copy()  # without the line itself
+    beside = max(1, round(APART / 2 * scale))
+    cv2.polylines(others, [np.round(path[beside:]).astype(np.int32)], False, 0.0, 2 * beside - 1)
+    way = further_way(others, path[0], float(np.arctan2(back[1], back[0])))
+    way = way[np.logical_and.accumulate(bounds.distance(way) >= 0)]
+    return np.concatenate([_to_border(way, bounds, scale)[::-1], path]) if len(way) else path
 
 
 def _apart(path: Points, others: Sequence[Points]) -> np.ndarray:
