@@ -47,7 +47,7 @@ def bench_augment(seconds: float = 10.0, size: int = 512) -> dict[str, Any]:
             (own, clock), (own_mapped, _) = _seconds_a_call([full, mapped], seconds)
             own_speed = {"films_per_s_core": 1 / own, "films_per_s": 1 / clock, "annotated": own_mapped / own}
             return own_speed | dict.fromkeys(_COMPARED) | {"note": note}
-        calls = [full, mapped, rest, oracle_rest]
+        calls: list[Callable[[], object]] = [full, mapped, rest, oracle_rest]
         (own, clock), (own_mapped, _), (own_rest, _), (their_rest, _) = _seconds_a_call(calls, 2 * seconds)
         ((map_alone, _),) = _seconds_a_call([oracle_map], 0, turn=3)
         theirs = their_rest + policy.piecewise_affine * map_alone
