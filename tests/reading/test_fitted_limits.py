@@ -1,6 +1,7 @@
 """Limits of an evaluation in a bundle: they decide which lines are given, and a bad file is named."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,11 +31,12 @@ def test_the_limits_of_an_evaluation_are_in_the_bundle_and_survive_its_file(eval
     path, fitted = evaluation
     box = load_bundle(EMBEDDED)
     manifest = with_limits(box, path)
-    assert manifest.confident == {"ETT": fitted.confidence}
+    assert manifest.confident == box.manifest.confident | {"ETT": fitted.confidence}
     assert manifest.denied == box.manifest.denied | {"ETT": fitted.presence} and manifest.format == FORMAT
     assert manifest.meta["limits"] == {"films": 1, "wanted": 0.25, "bundle": box.identity}
     assert load_bundle(with_manifest(box, manifest, tmp_path / "out")).manifest == manifest
-    assert box.manifest.confident is None, "bundles from before have none"
+    none_yet = replace(box, manifest=box.manifest.model_copy(update={"confident": None}))
+    assert with_limits(none_yet, path).confident == {"ETT": fitted.confidence}, "bundles from before have none"
 
 
 def test_a_limit_of_confidence_decides_which_lines_of_its_device_are_given():

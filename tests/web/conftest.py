@@ -17,6 +17,7 @@ from cxrlines.core.findings import Distance, Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.corrections.project import Project
+from cxrlines.io.films import read_film
 from cxrlines.reading.bundle import EMBEDDED, Bundle, load_bundle
 from cxrlines.reading.reading_pool import Outcome
 from cxrlines.reading.results.dicom.read_by import ReadBy
@@ -27,7 +28,7 @@ from cxrlines.web.service import Service
 from cxrlines.web.tokens import Tokens
 
 EXAMPLE = (EMBEDDED / "example.jpg").read_bytes()
-SHAPE = (1211, 1280)
+SHAPE = read_film(EXAMPLE).pixels.shape
 
 
 def found(**changes: Any) -> Findings:
