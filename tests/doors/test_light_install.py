@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
 HEAVY = ("torch", "torchvision", "timm", "lightning", "pandas", "scipy", "skimage", "sklearn", "tensorboard")
 MB = 1_000_000
-DOWNLOAD, DISK = 158 * MB, 430 * MB
+DOWNLOAD, DISK = 150 * MB, 430 * MB
 """What an install may take, all dependencies included: the wheels that are fetched, and the environment."""
 PLAIN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
 
