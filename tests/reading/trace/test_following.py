@@ -64,3 +64,21 @@ def test_a_catheter_is_given_from_its_faint_entry_with_the_confidence_of_what_is
     assert whole.path[0, 0] < 1 and 52 < whole.path[0, 1] < 60
     assert whole.confidence == pytest.approx(alone.confidence, abs=0.01)
     assert whole.tip == pytest.approx(alone.tip, abs=0.1) and (whole.tip == whole.path[-1]).all()
+
+
+@pytest.mark.parametrize(("last", "leaves"), [(130, False), (SIDE, True)])
+@pytest.mark.parametrize("device", [Device.NGT, Device.CVC])
+def test_a_gastric_tube_alone_is_followed_on_where_it_fades_before_its_tip(device, last, leaves):
+    maps = np.zeros((len(MAPS), SIDE, SIDE), np.float32)
+    channel = MAPS.index((MapKind.LINE, device))
+    maps[channel] = drawn([(80.0, y) for y in range(70)], 0.95)
+    (plain,) = find_lines(maps)
+    maps[channel] = np.maximum(maps[channel], drawn([(80 + (y - 70) / 4, y) for y in range(73, last)], 0.08))
+    (line,) = find_lines(maps)
+    assert line.confidence == pytest.approx(plain.confidence, abs=0.01) and line.tip is None
+    if device is Device.CVC:  # of which the plain end may well be the tip's
+        assert (line.path == plain.path).all()
+    else:
+        assert line.leaves_film is leaves and (line.followed_to is None) is leaves
+        assert line.path[-1] == pytest.approx((80 + (last - 70) / 4, last - 0.5), abs=4)
+        assert np.abs(line.path[:40, 0] - 80).max() < 1

@@ -47,6 +47,9 @@ STEP = 0.01
 """Distance of the points of a path."""
 DOWNWARD = (Device.ETT, Device.NGT)
 """Devices whose lower end is the tip where the tip's heatmap does not say."""
+FADING = (Device.NGT,)
+"""Devices that are followed on where their tip is not seen: in the mediastinum and below a real one is often too faint
+for a centerline. A catheter that has been followed to its end would be led past it."""
 IN_VEINS = (Device.CVC, Device.SWAN)
 """Devices that lie in the same veins: a heatmap that is not sure which it sees shows both."""
 PEAK = 0.15
@@ -234,22 +237,36 @@ def _lines_of(device: Device, line_map: np.ndarray, tip_map: np.ndarray, bounds:
         first = first or weight
         kept.append(line)
     kept.sort(key=lambda line: -line.confidence)
-    return [replace(line, path=resample(_followed(line, line_map, bounds), STEP * scale)) for line in kept]
+    followed = [_followed(line, line_map, bounds) for line in kept]
+    return [replace(line, path=resample(line.path, STEP * scale)) for line in followed]
 
 
-def _followed(line: Line, line_map: np.ndarray, bounds: Bounds) -> Points:
-    """The path of a line, led back along the faint rest of its way where it does not start at the film's border."""
+def _followed(line: Line, line_map: np.ndarray, bounds: Bounds) -> Line:
+    """A line with the faint rest of its way: back where it does not start at the film's border, and on from where it
+    was followed to if it is one of `FADING`."""
+    if line.confidence < OWN:
+        return line
+    edge = EDGE * max(line_map.shape)
+    if bounds.distance(line.path[0]) > edge:
+        back = _way_on(line.path[::-1], line_map, bounds)
+        line = replace(line, path=np.concatenate([back[::-1], line.path]))
+    if line.device in FADING and line.followed_to is not None:
+        path = np.concatenate([line.path, _way_on(line.path, line_map, bounds)])
+        leaves = bounds.distance(path[-1]) <= edge
+        line = replace(line, path=path, followed_to=None if leaves else path[-1].copy())
+    return line
+
+
+def _way_on(path: Points, line_map: np.ndarray, bounds: Bounds) -> Points:
+    """(n, 2): the way of a path beyond its last point, as far as it is on the film; n = 0 where there is none."""
     scale = float(max(line_map.shape))
-    path = line.path
-    if line.confidence < OWN or bounds.distance(path[0]) <= EDGE * scale:
-        return path
-    back = path[0] - path[min(len(path) - 1, round(0.04 * scale))]
-    others = line_map.copy()  # without the line itself
+    ahead = path[-1] - path[-min(len(path), 1 + round(0.04 * scale))]
+    others = line_map.copy()  # without the path itself
     beside = max(1, round(APART / 2 * scale))
-    cv2.polylines(others, [np.round(path[beside:]).astype(np.int32)], False, 0.0, 2 * beside - 1)
-    way = further_way(others, path[0], float(np.arctan2(back[1], back[0])))
+    cv2.polylines(others, [np.round(path[:-beside]).astype(np.int32)], False, 0.0, 2 * beside - 1)
+    way = further_way(others, path[-1], float(np.arctan2(ahead[1], ahead[0])))
     way = way[np.logical_and.accumulate(bounds.distance(way) >= 0)]
-    return np.concatenate([_to_border(way, bounds, scale)[::-1], path]) if len(way) else path
+    return _to_border(way, bounds, scale) if len(way) else way
 
 
 def _apart(path: Points, others: Sequence[Points]) -> np.ndarray:
