@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA, draw_maps, to_map
-from cxrlines.reading.trace.lines import APART, TIP_PEAK, Bounds, find_landmarks, find_lines
+from cxrlines.reading.trace.keypoints import APART
+from cxrlines.reading.trace.lines import TIP_PEAK, Bounds, find_landmarks, find_lines
 from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind
 
 SEEDS = range(40)

@@ -15,6 +15,7 @@ from cxrlines.core.heatmaps import KEYPOINT_SIGMA
 from cxrlines.core.polyline import Points, length, resample
 from cxrlines.reading.trace.centerlines import sample, trace
 from cxrlines.reading.trace.following import further_way
+from cxrlines.reading.trace.keypoints import APART, find_keypoints
 from cxrlines.task import DEVICES, MAPS, Device, Landmark, MapKind
 
 REACH = 0.06
@@ -52,15 +53,9 @@ FADING = (Device.NGT,)
 for a centerline. A catheter that has been followed to its end would be led past it."""
 IN_VEINS = (Device.CVC, Device.SWAN)
 """Devices that lie in the same veins: a heatmap that is not sure which it sees shows both."""
-PEAK = 0.15
-"""The least height of a heatmap's peak that a line may end at, or that is a landmark."""
 TIP_PEAK = 0.2
 """The least height of a peak at which a line ends for that to be its tip: of .15 to .5 a good trade of wrong tips for
 ones that are not given, on phantoms and on training films (docs/experiments.md, 2026-11-28)."""
-MAX_KEYPOINTS = 12
-"""Peaks of a heatmap that are looked at, the highest ones."""
-APART = 0.04
-"""Peaks nearer to each other than this are one."""
 
 Channel = tuple[MapKind, Device | Landmark]
 """What a heatmap shows."""
@@ -169,48 +164,6 @@ def find_landmarks(
                 found[landmark] = replace(spot, xy=np.clip(spot.xy, bounds[:2], bounds[2:]))
                 break
     return found
-
-
-def find_keypoints(heat: np.ndarray) -> list[Keypoint]:
-    """The peaks of a heatmap (h, w) of at least `PEAK`, highest first, at sub-pixel places."""
-    if heat.max() < PEAK / 1.5:
-        return []  # smoothed as below it is nowhere higher than 1.36 times that
-    scale = max(heat.shape)
-    radius = max(1, round(APART * scale))
-    sigma = KEYPOINT_SIGMA * scale
-    # Smoothed by 0.6 of its deviation, a Gaussian keeps 1 / 1.36 of its height; noise keeps much less.
-    smooth = 1.36 * cv2.GaussianBlur(heat, (0, 0), 0.6 * sigma)
-    # Rows and columns in turn: a square window, which is all that keeping peaks apart needs.
-    highest = cv2.dilate(smooth, np.ones((2 * radius + 1, 1), np.uint8))
-    highest = cv2.dilate(highest, np.ones((1, 2 * radius + 1), np.uint8))
-    rows, columns = np.nonzero((smooth == highest) & (smooth >= PEAK))
-    highest_first = np.argsort(-smooth[rows, columns], kind="stable")[:MAX_KEYPOINTS]
-    return [
-        Keypoint(_place(heat, row, column, sigma), min(1.0, float(smooth[row, column])))
-        for row, column in zip(rows[highest_first].tolist(), columns[highest_first].tolist(), strict=True)
-    ]
-
-
-def _place(heat: np.ndarray, row: int, column: int, sigma: float) -> np.ndarray:
-    """The peak [x, y] of the Gaussian that fits a heatmap around a pixel best.
-
-    Its logarithm is a parabola; least squares, weighted by the value squared (Guo, IEEE Signal Processing Magazine
-    2011;28:134). Unlike a centroid it is not pulled inward where the film ends. The pixel itself where the fit has no
-    peak nearby.
-    """
-    reach = max(1, round(1.3 * sigma))
-    top, left = max(0, row - reach), max(0, column - reach)
-    window = heat[top : row + reach + 1, left : column + reach + 1].astype(np.float64)
-    y, x = np.mgrid[top : top + window.shape[0], left : left + window.shape[1]]
-    dx, dy = (x - column).ravel() / reach, (y - row).ravel() / reach
-    value = np.maximum(window.ravel(), 1e-3)
-    terms = np.stack([np.ones_like(dx), dx, dy, dx * dx + dy * dy], 1) * value[:, None]
-    _, a, b, c = np.linalg.lstsq(terms, np.log(value) * value, rcond=None)[0]
-    at = np.array([float(column), float(row)])
-    if c >= -1e-6:
-        return at
-    move = np.array([a, b]) / (-2 * c) * reach
-    return at + move if np.hypot(*move) <= reach else at
 
 
 def _lines_of(device: Device, line_map: np.ndarray, tip_map: np.ndarray, bounds: Bounds) -> list[Line]:

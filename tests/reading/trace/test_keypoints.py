@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA
-from cxrlines.reading.trace.lines import PEAK, find_keypoints
+from cxrlines.reading.trace.keypoints import PEAK, find_keypoints
 
 SIDE = 192
 
