@@ -138,12 +138,21 @@ def evaluate(
 
 @app.command(epilog="Example: cxrlines bundle runs/three-stage --out bundle --half")
 def bundle(
-    run: Annotated[Path, typer.Argument(help="A finished run's folder, or a bundle that has no ONNX files yet.")],
+    run: Annotated[Path, typer.Argument(help="A finished run's folder, or a bundle to be changed.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     half: Annotated[bool, typer.Option("--half", help="Weights in 16 bits: half the size.")] = False,
     onnx: Annotated[
         bool, typer.Option(help="Write ONNX files too, which reading without PyTorch needs; takes seconds a network.")
     ] = True,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=64,
+            max=4096,
+            help="Side in px of the films that the networks see from now on: a smaller one reads faster and finds "
+            "less. RUN must be a bundle.",
+        ),
+    ] = None,
     prior: Annotated[
         str | None,
         typer.Option(
@@ -176,11 +185,13 @@ def bundle(
         wanted = frequencies.RANZCR if table is None else frequencies.Frequencies.of_table(table)
     check_outputs(made={"--out": out}, inputs=[run, limits])
     if not (run / MANIFEST).is_file():
+        if size is not None:
+            raise Error(f"--size {size}: {run} is no bundle", "export it without --size first, then the bundle with it")
         made = export_run(run, out, half=half, onnx=onnx, may_share=may_share or [])
     elif may_share:
         raise Error("--may-share: a bundle's list of patients cannot be changed", "name the run that it was made from")
-    elif wanted is None and limits is None:
-        made = with_onnx(load_bundle(run), out)
+    elif size is not None or (wanted is None and limits is None):
+        made = with_onnx(load_bundle(run), out, size=size)
     else:
         made = run
     if wanted is not None:

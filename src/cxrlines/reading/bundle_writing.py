@@ -192,8 +192,11 @@ def with_manifest(bundle: Bundle, manifest: Manifest, out: Path) -> Path:
     return out
 
 
-def with_onnx(bundle: Bundle, out: Path) -> Path:
+def with_onnx(bundle: Bundle, out: Path, *, size: Size | None = None) -> Path:
     """Write a bundle anew to `out` with ONNX files of its models and its probe, so that it is read without PyTorch.
+
+    `size`: of the films that its models see from now on, (height, width) or px a side; None: as before. Weights,
+    calibration and limits stay those that were fitted at the size before.
 
     `BundleError`: another folder in the way. `ExportError`: a model cannot be exported, or gives other values there.
     """
@@ -202,13 +205,20 @@ def with_onnx(bundle: Bundle, out: Path) -> Path:
     from cxrlines.reading.engines.pytorch import load_models
 
     names = [Path(entry.file).with_suffix(".onnx").name for entry in bundle.manifest.models]
-    entries = [e.model_copy(update={"onnx": name}) for e, name in zip(bundle.manifest.models, names, strict=True)]
-    manifest = bundle.manifest.model_copy(update={"format": FORMAT, "models": tuple(entries)})
+    sizes = [size or own for own in bundle.sizes]
+    given = zip(bundle.manifest.models, names, sizes, strict=True)
+    entries = tuple(entry.model_copy(update={"onnx": name, "input_size": own}) for entry, name, own in given)
+    changed: dict[str, Any] = {"format": FORMAT, "models": entries, "input_size": size or bundle.manifest.input_size}
+    if size:
+        changed["meta"] = bundle.manifest.meta | {
+            "resized": {"bundle": bundle.identity, "trained_at": list(bundle.sizes)}
+        }
+    manifest = bundle.manifest.model_copy(update=changed)
     with _folder(out, manifest) as folder:
         for name in bundle.manifest.files:
             (folder / name).write_bytes(bundle.read(name))
-        for name, model, size in zip(names, load_models(bundle), bundle.sizes, strict=True):
-            (folder / name).write_bytes(export_model(model, height_width(size)))
+        for name, model, own in zip(names, load_models(bundle), sizes, strict=True):
+            (folder / name).write_bytes(export_model(model, height_width(own)))
         if PROBE_FILE in bundle.manifest.files:
             net = read_orientation_net(bundle.folder / PROBE_FILE)
             (folder / PROBE_FILE).with_suffix(".onnx").write_bytes(exported(net))

@@ -123,6 +123,23 @@ def test_a_bundle_without_onnx_is_given_it(bundle: Bundle, tmp_path: Path) -> No
     np.testing.assert_allclose(OnnxEngine(again)(films(2))[0], OnnxEngine(bundle)(films(2))[0], atol=1e-6)
 
 
+def test_a_bundle_reads_films_of_another_size_with_the_same_weights(bundle: Bundle, tmp_path: Path) -> None:
+    before = {name: bundle.read(name) for name in bundle.manifest.files}
+    with_onnx(bundle, tmp_path / "small", size=96)
+    small = load_bundle(tmp_path / "small")
+    assert set(small.sizes) == {96} and small.manifest.meta["resized"]["bundle"] == bundle.identity
+    ours, theirs = OnnxEngine(small), PyTorchEngine(small)
+    shown: list[dict[object, np.ndarray]] = [{96: np.random.default_rng(4).integers(0, 256, (2, 96, 96), np.uint8)}]
+    (rows, maps), (wanted, wanted_maps) = (engine(shown, maps=True) for engine in (ours, theirs))
+    np.testing.assert_allclose(rows, wanted, atol=1e-4)
+    np.testing.assert_allclose(maps, wanted_maps, atol=1e-3)
+    assert ours.map_size == theirs.map_size == 96
+    assert {name: small.read(name) for name in before if name.endswith(".safetensors")} == {
+        name: content for name, content in before.items() if name.endswith(".safetensors")
+    }
+    assert {name: bundle.read(name) for name in before} == before
+
+
 def test_the_file_names_its_outputs_and_keeps_no_path_of_the_machine(
     exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor
 ) -> None:
