@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -47,15 +47,17 @@ OPTIONAL_CELLS = LABEL_CELLS | {"": UNKNOWN}  # an empty cell of RANZCR's own la
 _BAD = -2
 
 Landmarks = dict[str, dict[str, np.ndarray]]
+Table = TypeVar("Table", Studies, "pd.DataFrame")
 
 
 @dataclass(frozen=True)
-class DataFolder:
+class DataFolder(Generic[Table]):
     """The studies of one split, their films, labels, lines and landmarks.
 
     Attributes:
         root: The data folder.
-        studies: Its studies with their films, and if the split is labelled, their labels.
+        studies: Its studies with their films, and if the split is labelled, their labels: `Studies`, or a data frame
+            with one row a study, columns as `Studies.frame`.
         lines: Annotated lines by study, in px of the original film.
         left_out: Reason -> count, of all rows skipped in reading; of a plain folder, of files and links.
         meta: The content of phantom.json, or {}.
@@ -64,7 +66,7 @@ class DataFolder:
     """
 
     root: Path
-    studies: Studies
+    studies: Table
     lines: dict[str, list[Line]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -73,28 +75,11 @@ class DataFolder:
     @cached_property
     def annotated(self) -> np.ndarray:
         """(n,) bool: which studies have annotated lines; all of a phantom set of which every line is annotated."""
-        return _annotated(self.studies.ids, self.lines, self.meta)
+        ids = self.studies.ids if isinstance(self.studies, Studies) else self.studies["study"]
+        return np.array([self.meta.get("annotated") == 1 or study in self.lines for study in ids], bool)
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """A `DataFolder` whose studies are a data frame: one row a study, columns as `Studies.frame`."""
-
-    root: Path
-    studies: "pd.DataFrame"
-    lines: dict[str, list[Line]] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-    landmarks: Landmarks = field(default_factory=dict)
-
-    @cached_property
-    def annotated(self) -> np.ndarray:
-        """As `DataFolder.annotated`."""
-        return _annotated(self.studies["study"].tolist(), self.lines, self.meta)
-
-
-def _annotated(studies: list[str], lines: Mapping[str, list[Line]], meta: Mapping[str, Any]) -> np.ndarray:
-    return np.array([meta.get("annotated") == 1 or study in lines for study in studies], bool)
+Dataset: TypeAlias = DataFolder["pd.DataFrame"]
 
 
 def read_dataset(root: Path, split: Split = "train") -> Dataset:
@@ -103,7 +88,7 @@ def read_dataset(root: Path, split: Split = "train") -> Dataset:
     return Dataset(found.root, found.studies.frame(), found.lines, found.left_out, found.meta, found.landmarks)
 
 
-def read_data_folder(root: Path, split: Split = "train") -> DataFolder:
+def read_data_folder(root: Path, split: Split = "train") -> DataFolder[Studies]:
     """Read the tables of a data folder and find its films; no film is opened but to recognise it as one.
 
     A folder with `train.csv` (split train) or `sample_submission.csv` (split test) is in RANZCR's layout: films as
@@ -254,7 +239,7 @@ def _bare(name: str) -> str:
     return name.lstrip("0")
 
 
-def _read_ranzcr(root: Path, csv: Path, split: Split) -> DataFolder:
+def _read_ranzcr(root: Path, csv: Path, split: Split) -> DataFolder[Studies]:
     labelled = split == "train"
     # The numbers of a sample submission are placeholders, and it names no patients: both are in the truth.
     rows = read_rows(csv, TRUTH_COLUMNS if labelled else (STUDY_COLUMN,))
@@ -360,7 +345,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_folder(root: Path) -> DataFolder:
+def _read_folder(root: Path) -> DataFolder[Studies]:
     left_out: Counter[str] = Counter()
     files = sorted(_files_below(root, left_out))
     films = [path for path in files if path.suffix.lower() in FILM_SUFFIXES or is_film(path)]
