@@ -419,7 +419,7 @@ def test_a_film_that_waits_for_the_network_does_not_keep_its_pixels(reader: Read
 
 
 def decoders() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 def test_what_was_given_before_a_source_failed_is_read_first(reader: Reader, film: np.ndarray) -> None:

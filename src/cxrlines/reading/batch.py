@@ -4,13 +4,12 @@ Readings go into a journal as they come (`reading.journal`), and from there into
 (`reading.results.prediction_files`).
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -22,6 +21,7 @@ from cxrlines.core.pool import cores, in_processes, keep_buffers
 from cxrlines.reading.bundle import NOTICE, Bundle, load_bundle
 from cxrlines.reading.engines.choice import engine_of, reads_on_gpu
 from cxrlines.reading.journal import Journal, Reading
+from cxrlines.reading.prefetch import ahead
 from cxrlines.reading.reader import Progress, Reader, allowed_views
 from cxrlines.reading.sources import Found, find_films
 from cxrlines.task import STUDY_COLUMN
@@ -304,20 +304,9 @@ def reason(path: Path, error: Exception) -> str:
 def by_threads(reader: Reader, paths: Sequence[Path]) -> Iterator[Outcome]:
     """(index, reading) of each film, by threads that share a GPU, a batch each: one waits for it while others work."""
     size = reader.batch_size
-    waiting: deque[Future[list[Reading]]] = deque()
-    with ThreadPoolExecutor(BATCHES_AT_ONCE, "batch") as pool:
-        try:
-            given, index = iter(paths), 0
-            while True:
-                while len(waiting) <= BATCHES_AT_ONCE and (batch := list(islice(given, size))):
-                    waiting.append(pool.submit(lambda films: list(reader.read_many(films)), batch))
-                if not waiting:
-                    return
-                for reading in waiting.popleft().result():
-                    yield index, reading
-                    index += 1
-        finally:
-            pool.shutdown(cancel_futures=True)
+    batches = (paths[start : start + size] for start in range(0, len(paths), size))
+    with closing(ahead(lambda films: list(reader.read_many(films)), batches, BATCHES_AT_ONCE, BATCHES_AT_ONCE)) as read:
+        yield from enumerate(chain.from_iterable(read))
 
 
 def _by_processes(work: Callable[[Path], Reading], paths: Sequence[Path], workers: int) -> Iterator[Outcome]:
