@@ -78,8 +78,8 @@ class Predictions:
         refused: (file, name) of each film that is not to be read; it is among the errors as well, and has no row.
         refused_findings: of each of those: none but its quality.
         faults: (file, exception) of each film whose reading failed by a fault of cxrlines.
-        unread: films that were not come to, as the reading was stopped.
-        resumed: how many films an earlier reading had read, which this one went on with.
+        unread: films that were not reached, as the reading was stopped.
+        resumed: how many films an earlier reading had read, which this one resumed.
         journal: where all readings are.
     """
 
@@ -122,10 +122,6 @@ class Predictions:
                     | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
                 )
 
-    def as_dicts(self) -> list[dict[str, Any]]:
-        """`each_dict` of all films together."""
-        return list(self.each_dict())
-
 
 class Stopped(KeyboardInterrupt):
     """The reading was interrupted; `predictions` has the films that were read until then."""
@@ -160,9 +156,9 @@ def predict(
             bundle's own.
         lines: whether to find lines, tips and landmarks too, where a model of the bundle maps them.
         progress: called with (films done, films in all) after each film.
-        journal: a file for all readings, by which a reading that was killed goes on; see `Predictions.journal` for its
-            end. None: a temporary one.
-        resume: go on with the reading in the journal, if there is one.
+        journal: a file for all readings, by which a killed reading is resumed; see `Predictions.journal` for its end.
+            None: a temporary one.
+        resume: continue the reading in the journal, if there is one.
 
     Raises:
         ValueError: for another view.
