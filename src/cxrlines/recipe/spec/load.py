@@ -21,7 +21,7 @@ from cxrlines.recipe.spec.recipe import Recipe
 
 
 class RecipeError(Error):
-    """A recipe that cannot be used: `what` names the fields by their paths, `way_out` says how to mend it."""
+    """A recipe that cannot be used: `what` names the fields by their paths, `way_out` says how to correct it."""
 
 
 def shipped() -> dict[str, str]:
@@ -189,7 +189,7 @@ def _may_begin(at: Any, part: str, rest: list[str], below: tuple[str, ...]) -> b
     group: Any = _model_at(below)
     fields = group.model_fields
     for name in [part, *rest][:-1]:
-        if name not in fields:  # a field that does not exist is told of where the recipe is checked
+        if name not in fields:  # a field that does not exist is reported where the recipe is checked
             return True
         group = getattr(group, name) if isinstance(group, BaseModel) else fields[name].get_default()
         if not isinstance(group, BaseModel):
