@@ -11,20 +11,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src/cxrlines"
 OUTSIDE = {"", "__main__"}
-"""The package's own `__init__` and `__main__` lie above all rooms."""
+"""The package's own `__init__` and `__main__` lie above all packages."""
 
 
 def allowed() -> dict[str, set[str]]:
-    """Room -> what it may import; a room with a star only within functions."""
+    """Package -> what it may import; one with a star only within functions."""
     text = (ROOT / "docs/architecture.md").read_text("utf-8").split("## Who may import whom")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| ?(.*?) ?\|$", text, re.M)
-    rooms = {room for room, _ in rows}
+    packages = {package for package, _ in rows}
     table: dict[str, set[str]] = {}
-    for room, names in rows:
+    for package, names in rows:
         if names.startswith("everything"):
-            table[room] = rooms - {room} - set(re.findall(r"but (\w+)", names))
+            table[package] = packages - {package} - set(re.findall(r"but (\w+)", names))
         else:
-            table[room] = {name.strip() for name in names.split(",") if name.strip()}
+            table[package] = {name.strip() for name in names.split(",") if name.strip()}
     return table
 
 
@@ -70,30 +70,30 @@ def graph() -> dict[str, dict[str, bool]]:
     return edges
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     return module.split(".")[0]
 
 
-def test_every_room_is_in_the_table_and_nothing_else():
-    assert {room_of(name) for name in modules()} - OUTSIDE == set(allowed())
+def test_every_package_is_in_the_table_and_nothing_else():
+    assert {package_of(name) for name in modules()} - OUTSIDE == set(allowed())
 
 
-def test_the_table_has_no_circle_of_rooms():
+def test_the_table_has_no_circle_of_packages():
     below: set[str] = set()
-    for room, names in allowed().items():  # from the bottom up, as the table is written
-        assert {name.rstrip("*") for name in names} <= below, room
-        below.add(room)
+    for package, names in allowed().items():  # from the bottom up, as the table is written
+        assert {name.rstrip("*") for name in names} <= below, package
+        below.add(package)
 
 
-@pytest.mark.parametrize("room", sorted(allowed()))
-def test_imports_go_by_the_table(room):
-    may = allowed()[room]
+@pytest.mark.parametrize("package", sorted(allowed()))
+def test_imports_go_by_the_table(package):
+    may = allowed()[package]
     for name, others in graph().items():
-        if room_of(name) != room:
+        if package_of(name) != package:
             continue
         for other, later in others.items():
-            there = room_of(other)
-            fine = there in OUTSIDE or there == room or there in may or (later and f"{there}*" in may)
+            there = package_of(other)
+            fine = there in OUTSIDE or there == package or there in may or (later and f"{there}*" in may)
             assert fine, f"cxrlines.{name} imports cxrlines.{other}; docs/architecture.md does not allow it"
 
 
@@ -129,7 +129,7 @@ def test_no_two_files_of_one_name():
             seen[path.stem] = name
 
 
-def test_a_room_says_what_it_offers():
+def test_a_package_says_what_it_offers():
     for name, path in modules().items():
         if path.name == "__init__.py":
             words = ast.get_docstring(ast.parse(path.read_text("utf-8")))

@@ -177,10 +177,10 @@ def dicom(folder: Path) -> None:
 
 def folder(folder: Path) -> None:
     from cxrlines.io.audit import audit
-    from cxrlines.reading.probe import box_probe
+    from cxrlines.reading.probe import embedded_probe
 
-    assert audit(folder / "data", workers=1, probe=box_probe()).counts["films read"] == 4
-    assert audit(folder / "data", workers=2, probe=box_probe()).counts["films read"] == 4
+    assert audit(folder / "data", workers=1, probe=embedded_probe()).counts["films read"] == 4
+    assert audit(folder / "data", workers=2, probe=embedded_probe()).counts["films read"] == 4
 
 
 def table(folder: Path) -> None:

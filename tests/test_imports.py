@@ -1,4 +1,4 @@
-"""Reading needs no network library until it computes: its rooms are imported where there is none."""
+"""Reading needs no network library until it computes: its packages are imported where there is none."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ ROOT = Path(cxrlines.__file__).resolve().parents[1]
 
 
 def modules(*places: str) -> list[str]:
-    """The modules of rooms and files, by name."""
+    """The modules of packages and files, by name."""
     files = [file for place in places for file in ROOT.glob(f"cxrlines/{place}") if file.suffix == ".py"]
     files += [file for place in places for file in ROOT.glob(f"cxrlines/{place}/**/*.py")]
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files}
@@ -54,5 +54,5 @@ def test_evaluating_tables_needs_no_scipy() -> None:
 
 def test_what_the_base_install_does_needs_no_scipy_and_no_pandas() -> None:
     files = modules("io/tables.py", "io/sheet.py", "io/patients.py", "io/marks.py", "io/store.py")
-    rooms = modules("metrics", "phantom", "reading", "evaluation/bundles", "corrections", "pacs", "web", "cli")
-    check(NETWORKS | SCIENCE | {"pandas"}, files + rooms)
+    packages = modules("metrics", "phantom", "reading", "evaluation/bundles", "corrections", "pacs", "web", "cli")
+    check(NETWORKS | SCIENCE | {"pandas"}, files + packages)

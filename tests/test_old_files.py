@@ -1,4 +1,4 @@
-"""What was written before the rooms were rebuilt is still read: a bundle of format 2, made at commit 9122418."""
+"""What was written before the packages were rebuilt is still read: a bundle of format 2, made at commit 9122418."""
 
 import json
 from pathlib import Path

@@ -81,8 +81,8 @@ def test_a_cluster_reads_what_one_machine_reads(one_core, bundle, films, monkeyp
         there.tta,
     )
     assert there.renamed > 0
-    assert len(here.as_dicts()) == 12 and here.as_dicts()[-1]["StudyInstanceUID"] == "deep/7"
-    assert list(map(said, here.as_dicts())) == list(map(said, there.as_dicts())), "the refused film among them"
+    assert len(list(here.each_dict())) == 12 and list(here.each_dict())[-1]["StudyInstanceUID"] == "deep/7"
+    assert list(map(said, here.each_dict())) == list(map(said, there.each_dict())), "the refused film among them"
     assert all(found.seconds > 0 for found in there.findings)
     assert calls[-1] == (13, 13)
 
@@ -102,7 +102,7 @@ def test_a_reading_by_a_cluster_goes_on(one_core, bundle, films, tmp_path):
     here = predict([films], load_bundle(bundle), batch_size=2)
     there = predict_on_ray([films], bundle, "ray", batch_size=2, journal=journal, resume=True)
     assert 4 <= there.resumed <= 5 and here.studies == there.studies and here.errors == there.errors
-    assert list(map(said, here.as_dicts())) == list(map(said, there.as_dicts()))
+    assert list(map(said, here.each_dict())) == list(map(said, there.each_dict()))
 
 
 @pytest.mark.long

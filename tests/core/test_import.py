@@ -1,4 +1,4 @@
-"""Importing the lower rooms is cheap: decoders and networks are loaded where they are used."""
+"""Importing the lower packages is cheap: decoders and networks are loaded where they are used."""
 
 import os
 import subprocess

@@ -15,7 +15,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from cxrlines.core.notes import Code
 from cxrlines.io.audit import SHOWN, audit
 from cxrlines.phantom.dataset import write_phantom
-from cxrlines.reading.probe import box_probe
+from cxrlines.reading.probe import embedded_probe
 from cxrlines.task import LABELS
 
 
@@ -359,7 +359,7 @@ class TestWhatFilmsShow:
     def test_sound_films_are_clean(self, phantoms, tmp_path):
         for index, pixels in enumerate(phantoms):
             cv2.imwrite(str(tmp_path / f"{index}.png"), pixels)
-        found = audit(tmp_path, probe=box_probe())
+        found = audit(tmp_path, probe=embedded_probe())
         assert found.problems == [] and found.counts == {"films": 10, "films read": 10}
 
     def test_ten_spoilt_films_are_ten_problems(self, phantoms, tmp_path):
@@ -378,7 +378,7 @@ class TestWhatFilmsShow:
         for name, pixels in spoilt.items():
             cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
         write_dicom(tmp_path / "lateral.dcm", phantoms[5], CR, ViewPosition="LL")
-        found = audit(tmp_path, probe=box_probe())
+        found = audit(tmp_path, probe=embedded_probe())
         assert {problem.file: problem.kind for problem in found.problems} == {
             "black.png": "film without contrast",
             "white.png": "film without contrast",
@@ -397,7 +397,7 @@ class TestWhatFilmsShow:
             "is turned by 270 degrees counter-clockwise",
             "is turned by 90 degrees counter-clockwise",
         ]
-        assert audit(tmp_path, probe=box_probe(), workers=2) == found
+        assert audit(tmp_path, probe=embedded_probe(), workers=2) == found
 
     def test_what_is_odd_but_read_is_a_note(self, phantoms, tmp_path):
         framed = np.full((700, 800), 37, np.uint8)

@@ -168,23 +168,23 @@ import sys, time
 from pathlib import Path
 from cxrlines.io import store
 from cxrlines.io.tables import read_dataset
-from cxrlines.reading.probe import box_probe
+from cxrlines.reading.probe import embedded_probe
 store.BATCH = 2
 prepared = store._prepared
 def slow(path, **how):
     time.sleep(0.05)
     return prepared(path, **how)
 store._prepared = slow
-probe = box_probe()
+probe = embedded_probe()
 store.build_store(read_dataset(Path(sys.argv[1])), Path(sys.argv[2]), size=32, aspect="pad", probe=probe, workers=1)
 """
 
 
 class TestKill:
     def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(self, folder, tmp_path, monkeypatch):
-        from cxrlines.reading.probe import box_probe
+        from cxrlines.reading.probe import embedded_probe
 
-        whole = build(folder, tmp_path / "whole", probe=box_probe())
+        whole = build(folder, tmp_path / "whole", probe=embedded_probe())
         journal = tmp_path / "st/journal.jsonl"
         process = subprocess.Popen([sys.executable, "-c", BUILD, folder.root, tmp_path / "st"])
         until = time.monotonic() + 60
@@ -198,7 +198,7 @@ class TestKill:
         with pytest.raises(StoreError, match=r"store\.json"):
             open_store(tmp_path / "st")
         read = self.count_films(monkeypatch)
-        resumed = build_store(read_dataset(folder.root), tmp_path / "st", size=32, aspect="pad", probe=box_probe())
+        resumed = build_store(read_dataset(folder.root), tmp_path / "st", size=32, aspect="pad", probe=embedded_probe())
         assert len(read) == 12 - done
         assert resumed.fingerprint == whole.fingerprint and resumed.kept == whole.kept
         for name in ("films.npy", "store.json"):

@@ -14,7 +14,7 @@ from cxrlines.io.tables import read_dataset
 from cxrlines.lab.probe.views import posed
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
-from cxrlines.reading.probe import box_probe
+from cxrlines.reading.probe import embedded_probe
 
 
 def build(folder, where: Path, **options) -> Store:
@@ -50,7 +50,7 @@ class TestPrepared:
 
     @pytest.mark.parametrize("aspect", ["pad", "stretch"])
     def test_pixels_and_all_that_is_known_are_those_of_reading(self, odd, tmp_path, aspect):
-        probe = box_probe()
+        probe = embedded_probe()
         store = build_store(read_dataset(odd), tmp_path / "st", size=96, aspect=aspect, probe=probe)
         assert len(store) == 8 and list(store.left_out) == ["s008"]
         for row, study in enumerate(store.studies):
@@ -70,7 +70,7 @@ class TestPrepared:
             assert np.abs(store.films[row][store.inner(row)] - wanted[store.inner(row)]).max() <= 2
 
     def test_the_gate(self, odd, tmp_path):
-        store = build_store(read_dataset(odd), tmp_path / "st", size=64, aspect="stretch", probe=box_probe())
+        store = build_store(read_dataset(odd), tmp_path / "st", size=64, aspect="stretch", probe=embedded_probe())
         good = {f"s{index:03}" for index in range(5)}
         assert store.taken("not-films") == good and store.taken("nothing") == set(store.studies)
         assert store.taken("doubtful") == {"s000", "s001"}
@@ -82,7 +82,7 @@ class TestPrepared:
         assert sum(store.counts("doubtful")[0].values()) == 6 and store.counts("nothing")[0] == {}
 
     def test_several_workers_with_a_probe_make_the_same_store(self, odd, tmp_path):
-        dataset, probe = read_dataset(odd), box_probe()
+        dataset, probe = read_dataset(odd), embedded_probe()
         one, two = (
             build_store(dataset, tmp_path / str(workers), size=64, aspect="pad", probe=probe, workers=workers)
             for workers in (1, 2)

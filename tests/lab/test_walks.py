@@ -65,7 +65,7 @@ def test_files_in_order_and_what_turns_back(package):
     with walk.observed():
         importlib.import_module("walked.reading.reader").read()
     assert walk.files == ["reading/reader.py", "io/films.py", "core/lines.py", "reading/show.py"]
-    assert walk.turns == [("io/films.py", "reading/show.py")]  # a callback into a room above
+    assert walk.turns == [("io/films.py", "reading/show.py")]  # a callback into a package above
     assert walk.text().splitlines()[-1] == "4 files, 1 turns back"
     assert json.loads(json.dumps(walk.as_dict()))["turn_count"] == 1
 

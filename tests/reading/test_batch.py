@@ -147,7 +147,7 @@ def test_a_file_that_is_named_must_be_a_film_and_a_folder_must_hold_one(folder: 
 def test_no_film_at_all_is_an_empty_table(tmp_path: Path, bundle: Bundle) -> None:
     got = predict([tmp_path], bundle)
     assert list(got.rows.columns) == [STUDY_COLUMN, *LABELS] and len(got.rows) == 0 and len(got.errors) == 1
-    assert got.as_dicts() == []
+    assert list(got.each_dict()) == []
 
 
 def test_a_fault_nobody_foresaw_costs_one_film(folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_the_table_has_the_columns_of_a_submission_and_errors_lie_beside_it(fold
     assert write_predictions(got, out, as_json=True) == [out, out.with_name("p.json")]
     assert sorted(path.name for path in out.parent.iterdir()) == ["p.csv", "p.json"]
     pd.testing.assert_frame_equal(pd.read_csv(out), got.rows)
-    assert json.loads(out.with_name("p.json").read_text()) == got.as_dicts()
+    assert json.loads(out.with_name("p.json").read_text()) == list(got.each_dict())
 
 
 def test_a_film_that_is_refused_has_no_row_but_an_error_and_its_quality_in_the_json(
@@ -217,7 +217,7 @@ def test_a_film_that_is_refused_has_no_row_but_an_error_and_its_quality_in_the_j
     np.testing.assert_allclose(_scores(got.rows), _scores(alone.rows), atol=1e-6)
     why = "not a frontal chest film: it is almost all of one gray value (0 to 0 of 0 to 255)"
     assert got.errors == [(str(folder / "a0/c.png"), why), (str(folder / "a1/c.png"), why)]
-    *read, first, second = got.as_dicts()
+    *read, first, second = got.each_dict()
     assert len(read) == 5 and all(one["quality"]["usable"] and one["labels"] for one in read)
     assert (first[STUDY_COLUMN], second[STUDY_COLUMN]) == ("a0/c", "a1/c"), "as they would be called if they were read"
     assert first["film"] == str(folder / "a0/c.png") and first.keys() == read[0].keys()
@@ -225,7 +225,7 @@ def test_a_film_that_is_refused_has_no_row_but_an_error_and_its_quality_in_the_j
     assert first["labels"] is first["presence"] is None and first["lines"] == first["distances"] == []
     out = folder.parent / "p.csv"
     write_predictions(got, out, as_json=True)
-    assert json.loads(out.with_suffix(".json").read_text()) == got.as_dicts()
+    assert json.loads(out.with_suffix(".json").read_text()) == list(got.each_dict())
     assert pd.read_csv(out.with_suffix(".errors.csv"))["error"].tolist() == [why, why]
 
 
@@ -237,7 +237,7 @@ def test_the_columns_are_those_of_the_real_sample_submission(folder: Path, bundl
 
 def test_json_adds_the_file_the_bundle_and_the_time(folder: Path, bundle: Bundle) -> None:
     got = predict([folder / "a.jpg"], bundle)
-    (one,) = got.as_dicts()
+    (one,) = got.each_dict()
     assert (one["film"], one[STUDY_COLUMN]) == (str(folder / "a.jpg"), "a")
     assert one["labels"] == dict(zip(LABELS, _scores(got.rows)[0].tolist(), strict=True))
     assert one["bundle"] == bundle.identity and one["seconds"] > 0 and one["mm_per_px"] is None
@@ -300,7 +300,7 @@ def test_a_film_is_called_by_its_study_unless_two_are_of_one(
     assert expected.items() <= called.items() and got.rows[STUDY_COLUMN].is_unique
     assert called["plain.jpg"] == "plain", "the study that is called as this film is gives way"
     assert (got.same_study, got.renamed) == (3, 2)
-    assert {Path(one["film"]).name: one[STUDY_COLUMN] for one in got.as_dicts()}["one.png"] == "1.2.3.7"
+    assert {Path(one["film"]).name: one[STUDY_COLUMN] for one in got.each_dict()}["one.png"] == "1.2.3.7"
     alone = predict([tmp_path / "pa.png", tmp_path / "plain.jpg"], bundle)
     assert alone.rows[STUDY_COLUMN].tolist() == ["1.2.3.8", "plain"] and alone.same_study == alone.renamed == 0
 
@@ -401,7 +401,7 @@ def test_readings_under_like_names_keep_their_files(folder: Path, bundle: Bundle
     assert {path.name for path in place.iterdir()} == {
         "readings.v1", "readings.v1.json", "readings.v1.errors.csv", "readings.v2", "readings.v2.json"
     }  # fmt: skip
-    assert json.loads((place / "readings.v1.json").read_text()) == one.as_dicts()
+    assert json.loads((place / "readings.v1.json").read_text()) == list(one.each_dict())
     assert (place / "readings.v2.json").read_text() == '{"mine": 1}', "another's file is left alone"
     write_predictions(other, place / "readings.v1")
     assert {path.name for path in place.iterdir()} == {"readings.v1", "readings.v2", "readings.v2.json"}

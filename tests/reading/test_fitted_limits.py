@@ -29,13 +29,13 @@ def evaluation(tmp_path):
 
 def test_the_limits_of_an_evaluation_are_in_the_bundle_and_survive_its_file(evaluation, tmp_path):
     path, fitted = evaluation
-    box = load_bundle(EMBEDDED)
-    manifest = with_limits(box, path)
-    assert manifest.confident == box.manifest.confident | {"ETT": fitted.confidence}
-    assert manifest.denied == box.manifest.denied | {"ETT": fitted.presence} and manifest.format == FORMAT
-    assert manifest.meta["limits"] == {"films": 1, "wanted": 0.25, "bundle": box.identity}
-    assert load_bundle(with_manifest(box, manifest, tmp_path / "out")).manifest == manifest
-    none_yet = replace(box, manifest=box.manifest.model_copy(update={"confident": None}))
+    embedded = load_bundle(EMBEDDED)
+    manifest = with_limits(embedded, path)
+    assert manifest.confident == embedded.manifest.confident | {"ETT": fitted.confidence}
+    assert manifest.denied == embedded.manifest.denied | {"ETT": fitted.presence} and manifest.format == FORMAT
+    assert manifest.meta["limits"] == {"films": 1, "wanted": 0.25, "bundle": embedded.identity}
+    assert load_bundle(with_manifest(embedded, manifest, tmp_path / "out")).manifest == manifest
+    none_yet = replace(embedded, manifest=embedded.manifest.model_copy(update={"confident": None}))
     assert with_limits(none_yet, path).confident == {"ETT": fitted.confidence}, "bundles from before have none"
 
 

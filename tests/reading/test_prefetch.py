@@ -18,7 +18,7 @@ def squares(films: list[int]) -> list[int]:
 
 
 def decoders() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 @pytest.mark.parametrize("size", [1, 3, 20])

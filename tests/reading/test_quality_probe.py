@@ -32,7 +32,7 @@ from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 from cxrlines.reading import probe as probing
 from cxrlines.reading.bundle import EMBEDDED, PROBE_FILE, BundleError, load_bundle
-from cxrlines.reading.probe import MIRRORED, NOT_A_FILM, Probe, box_probe, read_probe
+from cxrlines.reading.probe import MIRRORED, NOT_A_FILM, Probe, embedded_probe, read_probe
 from cxrlines.reading.reader import Reader, load_probe
 
 REAL = Path(__file__).parents[2].parent / "shared/data/cxr/images"
@@ -168,7 +168,7 @@ def reader() -> Reader:
 
 @pytest.fixture(scope="module")
 def probe() -> Probe:
-    return box_probe()
+    return embedded_probe()
 
 
 def _phantom(seed: int) -> np.ndarray:
@@ -395,7 +395,7 @@ def test_a_damaged_probe_says_which_file_and_the_way_out(tmp_path: Path) -> None
 def test_a_bundles_probe_is_the_one_in_it_and_a_damaged_one_is_the_bundles_error(tmp_path: Path) -> None:
     bundle = load_bundle(EMBEDDED)
     found = load_probe(bundle)
-    assert found is not None and found.identity == box_probe().identity
+    assert found is not None and found.identity == embedded_probe().identity
     without = bundle.manifest.model_copy(update={"files": {}})
     assert load_probe(replace(bundle, manifest=without)) is None
     (tmp_path / PROBE_FILE).write_bytes(b"none")

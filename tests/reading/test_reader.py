@@ -1,4 +1,4 @@
-"""The reader in the box: any kind of source gives the same findings, and what cannot be read costs nothing else."""
+"""The embedded reader: any kind of source gives the same findings, and what cannot be read costs nothing else."""
 
 import dataclasses
 import io
@@ -419,7 +419,7 @@ def test_a_film_that_waits_for_the_network_does_not_keep_its_pixels(reader: Read
 
 
 def decoders() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 def test_what_was_given_before_a_source_failed_is_read_first(reader: Reader, film: np.ndarray) -> None:
@@ -494,7 +494,7 @@ def test_a_network_that_gives_no_numbers_costs_the_film_and_names_the_bundle(
     assert type(bad) is FilmError and str(reader.bundle.folder) in bad.what and isinstance(good, Findings)
 
 
-def test_the_bundle_in_the_box_is_small_and_says_what_it_is(reader: Reader) -> None:
+def test_the_embedded_bundle_is_small_and_says_what_it_is(reader: Reader) -> None:
     assert sum(path.stat().st_size for path in EMBEDDED.iterdir()) <= 20 * 2**20, (
         "weights twice: as safetensors and as ONNX"
     )

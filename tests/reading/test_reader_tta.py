@@ -90,7 +90,7 @@ def test_a_symmetric_model_reads_the_same_with_flips_and_another_does_not(folder
 def test_views_are_averaged_as_by_hand(folder: Path, tmp_path: Path) -> None:
     bundle = bundle_of(tmp_path, Linear(0, False), Linear(1, False), flip=True)
     got = predict([folder], bundle, tta=["flip"], batch_size=2)
-    assert got.tta == ("flip",) and got.as_dicts()[0]["tta"] == ["flip"]
+    assert got.tta == ("flip",) and next(got.each_dict())["tta"] == ["flip"]
     for path, row in zip(got.films, got.rows[list(LABELS)].to_numpy(), strict=True):
         stored, _ = shrink(read_film(path).pixels, 96, "pad")
         x = torch.from_numpy(make_policy("none", SIZE)(stored, np.random.default_rng(0)).film)[None, None]

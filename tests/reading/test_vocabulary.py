@@ -23,7 +23,7 @@ from cxrlines.reading.bundle import load_bundle
 from cxrlines.reading.reader import EMBEDDED
 from cxrlines.task import LABELS, MAPS
 result = predict([sys.argv[1]], load_bundle(EMBEDDED), lines=True)
-print(json.dumps([len(LABELS), len(MAPS), list(result.rows.columns), result.as_dicts()]))
+print(json.dumps([len(LABELS), len(MAPS), list(result.rows.columns), list(result.each_dict())]))
 """
 
 
@@ -44,7 +44,7 @@ def read(film: Path, place: Path) -> list:
 
 
 @pytest.mark.parametrize(("mapped", "maps"), [(False, 9), (True, 11)])
-def test_the_bundle_in_the_box_reads_the_same_beside_a_fifth_device(
+def test_the_embedded_bundle_reads_the_same_beside_a_fifth_device(
     film: Path, tmp_path: Path, mapped: bool, maps: int
 ) -> None:
     here = Path(cxrlines.__file__).resolve().parent

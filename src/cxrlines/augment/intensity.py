@@ -26,7 +26,7 @@ _JPEG_STEPS = np.array([
 
 
 def by_table(film: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """The film with each gray replaced by its entry in `table` (256,) uint8; the very film where that is `SAME`."""
+    """The film with each gray replaced by its entry in `table` (256,) uint8; the film itself where that is `SAME`."""
     return film if table is SAME else cv2.LUT(film, table)
 
 

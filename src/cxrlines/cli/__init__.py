@@ -1,4 +1,4 @@
-"""The command line: each command calls one function of a room.
+"""The command line: each command calls one function of a package.
 
 Exit codes are those of docs/commands.md: `ERROR` for what the user can fix, `FAULT` for a bug in cxrlines, `STOPPED`.
 """

@@ -100,9 +100,9 @@ def check(
     """
     from cxrlines.core.pool import cores
     from cxrlines.io.audit import audit
-    from cxrlines.reading.probe import box_probe
+    from cxrlines.reading.probe import embedded_probe
 
-    found = audit(data, folds, workers=workers or cores(), probe=box_probe())
+    found = audit(data, folds, workers=workers or cores(), probe=embedded_probe())
     typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else found.text())
     raise typer.Exit(PROBLEMS if found.problems else 0)
 

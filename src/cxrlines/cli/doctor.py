@@ -53,7 +53,7 @@ def examine() -> dict[str, Any]:
     try:
         reader = _reader()
     except Exception as error:
-        broken["the reader in the package"] = _why(error)
+        broken["the embedded reader"] = _why(error)
     return {
         "cxrlines": __version__,
         "python": platform.python_version(),
@@ -82,7 +82,7 @@ def as_text(found: dict[str, Any]) -> str:
         *(f"{title}:\n" + _table(found[title]) for title in ("decoders", "engines")),
     ]
     if found["reader"]:
-        rows.append(f"reader in the package: {found['reader']}")
+        rows.append(f"embedded reader: {found['reader']}")
     if found["missing"]:
         lines = {
             f"[{extra}]": f"{SERVES[extra]}; lacks {', '.join(lacks)}: pip install 'cxrlines[{extra}]'"

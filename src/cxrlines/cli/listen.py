@@ -24,9 +24,9 @@ def listen(
         str | None, typer.Option(help="Address it listens on; default: 127.0.0.1, this computer alone.")
     ] = None,
     to: Annotated[
-        list[str] | None, typer.Option(help="Send results by C-STORE to AET@HOST:PORT; several times.")
+        list[str] | None, typer.Option(help="Send results by C-STORE to AET@HOST:PORT; may be repeated.")
     ] = None,
-    stow: Annotated[list[str] | None, typer.Option(help="Send results by STOW-RS to a URL; several times.")] = None,
+    stow: Annotated[list[str] | None, typer.Option(help="Send results by STOW-RS to a URL; may be repeated.")] = None,
     queue: Annotated[Path | None, typer.Option(help="Folder of films and results until they are delivered.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of all settings; flags override it.")] = None,
     bundle: BundleFolder = None,

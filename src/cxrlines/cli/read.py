@@ -87,14 +87,14 @@ def predict(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a reading that was stopped or killed, or that filled the disk.")
+        bool, typer.Option("--resume", help="Resume a reading that was stopped or killed, or that filled the disk.")
     ] = False,
     on: On = None,
 ) -> None:
     """Read films: which tubes and lines they show, and where the tips lie.
 
     Films that cannot be read are listed on stderr and in OUT's .errors.csv; then the exit code is 2.
-    Ctrl-C keeps what is read, and --resume goes on from there.
+    Ctrl-C keeps what is read, and --resume continues from there.
     """
     from cxrlines.core.pool import keep_buffers
     from cxrlines.reading.batch import Stopped

@@ -1,1 +1,1 @@
-"""The same work on a Ray cluster."""
+"""Training and bulk reading on a Ray cluster."""

@@ -26,7 +26,7 @@ from cxrlines.recipe.run.folder import RECORD, Run, Step
 RETRIES = 3
 """How often a step is begun again, from its last kept state, when its worker or machine dies."""
 LET_GO_S = 300.0
-"""How long a step waits for another machine that was given up to let go of its folder."""
+"""How long a step waits for another machine that was given up to release its folder."""
 
 
 def ray_workers(on: str) -> Start:
@@ -78,7 +78,7 @@ class RayWorkers:
         shows(self.root / step.name / "step.json")  # another machine made it
 
     def close(self) -> None:
-        """End what still runs, and part from the cluster."""
+        """End what still runs, and disconnect from the cluster."""
         for task in self.running:
             with contextlib.suppress(Exception):
                 self.ray.cancel(task, force=True)

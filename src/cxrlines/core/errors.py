@@ -1,4 +1,4 @@
-"""The base of all errors that a user can cause and mend, and the fault of cxrlines that costs one film its reading.
+"""The base of all errors that a user can cause and correct, and the fault of cxrlines that costs one film its reading.
 
 A command prints such an error as one message and ends with exit code 2. Every other exception is a fault of cxrlines:
 its traceback is never hidden behind a message that blames the input.
@@ -32,7 +32,7 @@ class Error(ValueError):
 class ReadingFault(RuntimeError):
     """A fault of cxrlines that cost one film its reading.
 
-    It is no `cxrlines.Error`: who gave the film can mend nothing. `__cause__` is what was raised; its
+    It is no `cxrlines.Error`: who gave the film can correct nothing. `__cause__` is what was raised; its
     traceback is a note (`__notes__`), which `traceback.format_exception` shows.
     """
 

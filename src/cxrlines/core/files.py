@@ -210,7 +210,7 @@ def _percent(found: re.Match[str]) -> str:
 
 
 def sync(path: Path) -> None:
-    """Force a file, or a folder's list of names, to disk. Of a folder nothing, where the system cannot."""
+    """Force a file, or a folder's list of names, to disk. A system that cannot sync folders leaves them."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -75,7 +75,7 @@ class Child:
         self._end()
 
     def forget(self) -> None:
-        """In a fork of the process that started it: let go of it, without ending it."""
+        """In a fork of the process that started it: close the connection, without ending the child."""
         self._end.detach()
         self.connection.close()
         self.process.returncode = 0  # else `Popen` warns of a child that still runs

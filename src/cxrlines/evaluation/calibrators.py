@@ -30,7 +30,7 @@ from cxrlines.task import LABELS, UNKNOWN
 
 PRIOR = 3.0
 """Of the slope: like a Gamma distribution of shape 1 + `PRIOR` with its mode at 1. Of 0.01 to 30, fitted on 200 and on
-1,000 films of real predictions as they were and spoilt, 3 had the least log loss on the others, or nearly."""
+1,000 films of real predictions, as they were and distorted, 3 had the least log loss on the others, or nearly."""
 SPREAD = 1.0
 """Of the offset: standard deviation of its prior, in log odds. Chosen with `PRIOR`, of 0.3 to 10."""
 

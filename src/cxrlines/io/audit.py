@@ -23,8 +23,10 @@ from cxrlines.core.text import did_you_mean, shown
 from cxrlines.io import tables
 from cxrlines.io.annotations import off_film, read_annotations
 from cxrlines.io.dedup.copies import copies, signature
+from cxrlines.io.film_lookup import bare_names, film_instead, find_films, packed_as
 from cxrlines.io.films import read_bytes, read_film
 from cxrlines.io.folds import FOLD_COLUMN, fold_problems
+from cxrlines.io.landmarks import read_landmarks
 from cxrlines.io.prepare import Probe, assess
 from cxrlines.io.rows import Problem, Rows, TableError, read_rows
 from cxrlines.io.tables import LABEL_CELLS
@@ -111,7 +113,7 @@ def audit(root: Path, folds: Path | None = None, workers: int = 1, probe: Probe 
     """
     root = Path(root).resolve()
     label_tables = (root / tables.TRAIN_TABLE, root / tables.TEST_TABLE)
-    tabled = any(csv.is_file() or tables.packed_as(csv) for csv in label_tables) or (root / "train").is_dir()
+    tabled = any(csv.is_file() or packed_as(csv) for csv in label_tables) or (root / "train").is_dir()
     state = _State(root, plain=not tabled)
     train = truth = None
     if state.plain:
@@ -153,7 +155,7 @@ class _State:
             return reader(csv)
         except TableError as error:
             what, way_out = error.what.removeprefix(f"{csv}: "), error.way_out
-        if packed := tables.packed_as(csv):
+        if packed := packed_as(csv):
             what, way_out = f"is there as {packed} only", "unpack it there"
         self.add("table not usable", csv.name, None, what, way_out)
         return None
@@ -190,7 +192,7 @@ def _check_train(state: _State) -> Rows | None:
 def _check_test(state: _State, train: Rows | None) -> Rows | None:
     """sample_submission.csv: rows and films; test_truth.csv, which is returned: no study or patient of train.csv."""
     csv = state.root / tables.TEST_TABLE
-    if (csv.is_file() or tables.packed_as(csv)) and (rows := state.read(csv, _read_studies)) is not None:
+    if (csv.is_file() or packed_as(csv)) and (rows := state.read(csv, _read_studies)) is not None:
         state.problems += tables.usable_rows(rows, studies_only=True)[1]
         _match_films(state, rows, state.root / "test", "test")
     truth = _check_labels(state, tables.TRUTH_TABLE) if (state.root / tables.TRUTH_TABLE).is_file() else None
@@ -241,10 +243,10 @@ def _match_films(state: _State, rows: Rows, folder: Path, split: str) -> None:
         state.add("no films", f"{folder.name}/", None, "there is no such folder", way_out)
         return
     studies = rows.column(STUDY_COLUMN)
-    films, names = tables.find_films(folder, studies), tables.bare_names(folder)
+    films, names = find_films(folder, studies), bare_names(folder)
     for study, line in zip(studies, rows.lines, strict=True):
         if study and study not in films:
-            instead, way_out = tables.film_instead(study, names)
+            instead, way_out = film_instead(study, names)
             message = f"{folder.name}/ has no film of study {shown(study, 80)}{instead}"
             state.add(tables.NO_FILM, rows.path.name, line, message, way_out)
     for study, (first, *more) in films.items():
@@ -367,7 +369,7 @@ def _check_annotations(state: _State, csv: Path, table: Rows | None, what: str) 
 
 def _check_landmarks(state: _State, csv: Path) -> None:
     for split in get_args(tables.Split) if csv.is_file() else ():
-        if (found := state.read(csv, partial(tables.read_landmarks, split=split))) is not None:
+        if (found := state.read(csv, partial(read_landmarks, split=split))) is not None:
             state.problems += found[1]
 
 

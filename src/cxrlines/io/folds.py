@@ -1,4 +1,4 @@
-"""Patient-disjoint folds for cross-validation, every label's positives level across them.
+"""Patient-disjoint folds for cross-validation, stratified: every label's positives spread evenly over them.
 
 Patients are placed one by one, those with the most uneven label counts first, each into the fold that is left most
 level; then they change places while that levels the folds further. Level means: the sum, over folds, labels and the

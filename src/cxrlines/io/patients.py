@@ -20,7 +20,7 @@ import re
 import secrets
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import sync
@@ -28,7 +28,7 @@ from cxrlines.io.external.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     from cxrlines.io.external.sets import External
-    from cxrlines.io.tables import DataFolder, Dataset
+    from cxrlines.io.tables import DataFolder
 
 SITE, BARE, PHANTOM = "site", "sha256", "phantom"
 DIGITS = 16
@@ -73,7 +73,7 @@ def key_name(declared: str = SITE, *, phantom: bool = False) -> str:
     return PHANTOM if phantom else str(site_name(make=True))
 
 
-def is_phantom(dataset: "Dataset | DataFolder | External") -> bool:
+def is_phantom(dataset: "DataFolder[Any] | External") -> bool:
     """Whether the patients of a data set are synthetic; of devices drawn onto real films they are not."""
     return bool(dataset.meta) and dataset.meta.get("kind") != "onto"
 

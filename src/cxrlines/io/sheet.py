@@ -12,6 +12,7 @@ from cxrlines.core.film import FilmError
 from cxrlines.core.line_drawing import draw_lines
 from cxrlines.io.annotations import Line
 from cxrlines.io.films import read_film
+from cxrlines.io.studies import Studies
 from cxrlines.io.tables import DataFolder, read_data_folder
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, LABELS
 
@@ -44,7 +45,7 @@ def contact_sheet(
     return out
 
 
-def _cell(data: DataFolder, row: int, size: int, lines: bool) -> Image.Image:
+def _cell(data: DataFolder[Studies], row: int, size: int, lines: bool) -> Image.Image:
     """One film in its square, its labels below, for which there is room for five; films with more are very rare."""
     study = data.studies[row]
     height = max(11, size // 24)

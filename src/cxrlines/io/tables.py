@@ -6,23 +6,24 @@ truth until a person corrects it; the audit reports them.
 """
 
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from cxrlines.core.film import FILM_SUFFIXES
 from cxrlines.core.text import shown
-from cxrlines.io.annotations import MAX_COORDINATE, Line, in_unit_square, read_annotations
+from cxrlines.io.annotations import Line, read_annotations
+from cxrlines.io.film_lookup import bare_names, files_below, film_instead, find_films, packed_as
 from cxrlines.io.films import is_film
+from cxrlines.io.landmarks import Landmarks, read_landmarks
 from cxrlines.io.rows import DOUBTS, NO_PATIENT, Problem, Rows, TableError, doubted, read_rows, rows_left_out, warn
 from cxrlines.io.studies import Studies
-from cxrlines.task import DEVICE_OF, DEVICES, LABEL_INDEX, LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN, Landmark
+from cxrlines.task import DEVICE_OF, DEVICES, LABEL_INDEX, LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,26 +37,25 @@ REQUIRED_LABELS = tuple(label for label in LABELS if not DEVICES[DEVICE_OF[label
 """The label columns that every label table has; without one of another device its label is `task.UNKNOWN`."""
 TRUTH_COLUMNS = (STUDY_COLUMN, *REQUIRED_LABELS, PATIENT_COLUMN)
 """The columns that a label table must have."""
-PACKED_SUFFIXES = (".gz", ".zip", ".bz2", ".xz", ".7z")
 
 NO_STUDY, BAD_LABEL, REPEATED = "row without a study", "label not 0 or 1", "study in two rows"
 NO_FILM, SECOND_FILM = "film missing", "second film of a study"
-BAD_LANDMARK = "landmark not readable"
-NOT_A_FILM, LINKED_FOLDER, BROKEN_LINK = "file that is no film", "linked folder (not looked into)", "link to nothing"
+NOT_A_FILM = "file that is no film"
 LABEL_CELLS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1, "-1": UNKNOWN, "-1.0": UNKNOWN}
 OPTIONAL_CELLS = LABEL_CELLS | {"": UNKNOWN}  # an empty cell of RANZCR's own labels is a mistake
 _BAD = -2
 
-Landmarks = dict[str, dict[str, np.ndarray]]
+Table = TypeVar("Table", Studies, "pd.DataFrame")
 
 
 @dataclass(frozen=True)
-class DataFolder:
+class DataFolder(Generic[Table]):
     """The studies of one split, their films, labels, lines and landmarks.
 
     Attributes:
         root: The data folder.
-        studies: Its studies with their films, and if the split is labelled, their labels.
+        studies: Its studies with their films, and if the split is labelled, their labels: `Studies`, or a data frame
+            with one row a study, columns as `Studies.frame`.
         lines: Annotated lines by study, in px of the original film.
         left_out: Reason -> count, of all rows skipped in reading; of a plain folder, of files and links.
         meta: The content of phantom.json, or {}.
@@ -64,7 +64,7 @@ class DataFolder:
     """
 
     root: Path
-    studies: Studies
+    studies: Table
     lines: dict[str, list[Line]] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
@@ -73,28 +73,11 @@ class DataFolder:
     @cached_property
     def annotated(self) -> np.ndarray:
         """(n,) bool: which studies have annotated lines; all of a phantom set of which every line is annotated."""
-        return _annotated(self.studies.ids, self.lines, self.meta)
+        ids = self.studies.ids if isinstance(self.studies, Studies) else self.studies["study"]
+        return np.array([self.meta.get("annotated") == 1 or study in self.lines for study in ids], bool)
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """A `DataFolder` whose studies are a data frame: one row a study, columns as `Studies.frame`."""
-
-    root: Path
-    studies: "pd.DataFrame"
-    lines: dict[str, list[Line]] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-    landmarks: Landmarks = field(default_factory=dict)
-
-    @cached_property
-    def annotated(self) -> np.ndarray:
-        """As `DataFolder.annotated`."""
-        return _annotated(self.studies["study"].tolist(), self.lines, self.meta)
-
-
-def _annotated(studies: list[str], lines: Mapping[str, list[Line]], meta: Mapping[str, Any]) -> np.ndarray:
-    return np.array([meta.get("annotated") == 1 or study in lines for study in studies], bool)
+Dataset: TypeAlias = DataFolder["pd.DataFrame"]
 
 
 def read_dataset(root: Path, split: Split = "train") -> Dataset:
@@ -103,7 +86,7 @@ def read_dataset(root: Path, split: Split = "train") -> Dataset:
     return Dataset(found.root, found.studies.frame(), found.lines, found.left_out, found.meta, found.landmarks)
 
 
-def read_data_folder(root: Path, split: Split = "train") -> DataFolder:
+def read_data_folder(root: Path, split: Split = "train") -> DataFolder[Studies]:
     """Read the tables of a data folder and find its films; no film is opened but to recognise it as one.
 
     A folder with `train.csv` (split train) or `sample_submission.csv` (split test) is in RANZCR's layout: films as
@@ -124,12 +107,6 @@ def read_data_folder(root: Path, split: Split = "train") -> DataFolder:
     if (root / TRAIN_TABLE).is_file() or split == "test":
         raise TableError(f"{root}: has no {table.name}", f"the {split} split needs it, with the films in {split}/")
     return _read_folder(root)
-
-
-def packed_as(table: Path) -> str:
-    """The name of a compressed form of a table that is not there itself; "" if there is none."""
-    packed = (table.with_name(table.name + suffix) for suffix in PACKED_SUFFIXES)
-    return "" if table.is_file() else next((path.name for path in packed if path.is_file()), "")
 
 
 def read_labels(csv: Path) -> "pd.DataFrame":
@@ -216,45 +193,7 @@ def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[Studies, lis
     return table, problems
 
 
-def find_films(folder: Path, studies: Iterable[str]) -> dict[str, list[Path]]:
-    """Study -> its files in `folder`: `<study>` with one of FILM_SUFFIXES, or bare (study ids contain dots)."""
-    wanted = set(studies)
-    films: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        suffixed = path.suffix.lower() in FILM_SUFFIXES
-        study = next((name for name in (path.name, path.stem)[: 1 + suffixed] if name in wanted), None)
-        if study is not None and path.is_file():
-            films.setdefault(study, []).append(path)
-    return films
-
-
-def bare_names(folder: Path) -> dict[str, Path]:
-    """The files and folders in a folder of films by their bare names, for `film_instead`; of two the first by name."""
-    return {_bare(path.name): path for path in sorted(folder.iterdir(), reverse=True)}
-
-
-def film_instead(study: str, names: Mapping[str, Path]) -> tuple[str, str]:
-    """For a study without a film: what is there instead, to follow `has no film of study ...`, and the way out."""
-    path = names.get(_bare(study))
-    if path is None:
-        return "", "add the film or remove the row"
-    there = f", but {shown(path.name, 80)}"
-    if path.is_dir():
-        return there, "put the film itself there, under the study's id"
-    if path.suffix.lower() in PACKED_SUFFIXES:
-        return there, "unpack it"
-    return there, "name both alike; if a spreadsheet changed the id, import its column as text"
-
-
-def _bare(name: str) -> str:
-    """A name or id without what copies and spreadsheets change: suffixes, zeros in front, `.0` behind, case."""
-    name = name.lower()
-    for suffix in (*PACKED_SUFFIXES, *FILM_SUFFIXES, ".0"):
-        name = name.removesuffix(suffix)
-    return name.lstrip("0")
-
-
-def _read_ranzcr(root: Path, csv: Path, split: Split) -> DataFolder:
+def _read_ranzcr(root: Path, csv: Path, split: Split) -> DataFolder[Studies]:
     labelled = split == "train"
     # The numbers of a sample submission are placeholders, and it names no patients: both are in the truth.
     rows = read_rows(csv, TRUTH_COLUMNS if labelled else (STUDY_COLUMN,))
@@ -298,43 +237,6 @@ def _read_ranzcr(root: Path, csv: Path, split: Split) -> DataFolder:
     return DataFolder(root.resolve(), studies, lines, dict(+left_out), _read_meta(root / META_FILE), landmarks)
 
 
-def read_landmarks(csv: Path, split: Split) -> tuple[Landmarks, list[Problem]]:
-    """The landmarks of each study of a split, as in `Dataset.landmarks`, and the points left out and why.
-
-    Columns: the study, `split` (without it, the rows are of both splits), and `<name>_x`, `<name>_y` of each name of
-    `task.Landmark`, in px of the original film; others are ignored. Two empty cells: not known. Of a study in two rows
-    the first one stays. `TableError` if the file as a whole cannot be read or lacks a column.
-    """
-    axes = [(f"{name}_x", f"{name}_y") for name in Landmark]
-    rows = read_rows(csv, (STUDY_COLUMN, *(column for pair in axes for column in pair)))
-    problems = list(rows.problems)
-    studies = rows.column(STUDY_COLUMN)
-    splits = rows.column("split") if "split" in rows.columns else [split] * len(studies)
-    cells = [list(zip(rows.column(x), rows.column(y), strict=True)) for x, y in axes]
-    landmarks: Landmarks = {}
-    for study, own, line, *points in zip(studies, splits, rows.lines, *cells, strict=True):
-        if own != split or study in landmarks:
-            continue
-        landmarks[study] = {}
-        for name, (x, y) in zip(Landmark, points, strict=True):
-            if (point := _point(x, y)) is not None:
-                landmarks[study][name.value] = point
-            elif x or y:
-                message = f"{name} is at {shown(x)}, {shown(y)}"
-                way_out = "give two numbers in px, or leave both cells empty"
-                problems.append(Problem(BAD_LANDMARK, csv.name, line, message, way_out))
-    return {study: own for study, own in landmarks.items() if own}, problems
-
-
-def _point(x: str, y: str) -> np.ndarray | None:
-    try:
-        point = np.array([float(x), float(y)])
-    except ValueError:
-        return None
-    on_a_film = (np.abs(point) <= MAX_COORDINATE).all()  # false for NaN as well
-    return point if on_a_film and not in_unit_square(point) else None
-
-
 def _with_truth(studies: Studies, csv: Path) -> tuple[Studies, list[Problem]]:
     """Test studies with patient and labels where the truth table has them; without one, each its own patient."""
     if not csv.is_file():
@@ -360,9 +262,9 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_folder(root: Path) -> DataFolder:
+def _read_folder(root: Path) -> DataFolder[Studies]:
     left_out: Counter[str] = Counter()
-    files = sorted(_files_below(root, left_out))
+    files = sorted(files_below(root, left_out))
     films = [path for path in files if path.suffix.lower() in FILM_SUFFIXES or is_film(path)]
     left_out.update({NOT_A_FILM: len(files) - len(films)} if len(films) < len(files) else {})
     if not films:
@@ -372,20 +274,3 @@ def _read_folder(root: Path) -> DataFolder:
     names = [path.relative_to(root).as_posix() for path in films]
     studies = Studies(names, names, films=[str(path.resolve()) for path in films])
     return DataFolder(root.resolve(), studies, left_out=dict(left_out))
-
-
-def _files_below(root: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """All regular files in a folder and those in it, but hidden ones. Links to folders are counted, not followed."""
-
-    def unreadable(error: OSError) -> None:
-        raise TableError(f"{error.filename}: cannot be listed ({error.strerror})", "make the folder readable")
-
-    for folder, inner, files in os.walk(root, onerror=unreadable):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        if linked := sum(Path(folder, name).is_symlink() for name in inner):
-            left_out[LINKED_FOLDER] += linked
-        for path in (Path(folder, name) for name in files if not name.startswith(".")):
-            if path.is_file():
-                yield path
-            elif path.is_symlink():
-                left_out[BROKEN_LINK] += 1

@@ -60,7 +60,7 @@ def run_demo(out: Path, scale: Scale = SHORT, workers: int | None = None) -> Non
     importlib.import_module("torch")  # without it this ends here, and not after the films are made
     film = real_film()
 
-    _head(1, "Reading a film with the model in the package")
+    _head(1, "Reading a film with the embedded reader")
     _read(film, out / "drawn")
     _whole_job(out, scale, workers, film)
 
@@ -116,7 +116,7 @@ def real_film() -> Path:
 
 
 def _read(film: Path, drawn: Path) -> None:
-    """Read a film with the model in the package; print its findings and where the picture of them is."""
+    """Read a film with the embedded reader; print its findings and where the picture of them is."""
     result = predict([film], load_bundle(EMBEDDED), lines=True)
     typer.echo(f"{film.name}\n{as_text(result.findings[0])}")
     write_each(result, [drawings(result, drawn)])

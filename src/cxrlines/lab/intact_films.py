@@ -290,9 +290,9 @@ def png(pixels: np.ndarray, interlaced: bool) -> bytes:
     )
 
 
-def tiled_tiff(pixels: np.ndarray, deflated: bool, side: int = 64) -> bytes:
+def tiled_tiff(pixels: np.ndarray, deflated: bool) -> bytes:
     """A TIFF of gray (h, w) in tiles."""
-    height, width = pixels.shape
+    (height, width), side = pixels.shape, 64
     whole = np.pad(pixels.astype(pixels.dtype.newbyteorder("<")), ((0, -height % side), (0, -width % side)))
     places = [(y, x) for y in range(0, height, side) for x in range(0, width, side)]
     tiles = [whole[y : y + side, x : x + side].tobytes() for y, x in places]

@@ -46,7 +46,7 @@ NONE_YET = ReadRight(0, 0)
 
 
 class Odd(NamedTuple):
-    """A film that was slow, large, deadly, a fault, or must be read and was not read right; `what` says which."""
+    """A film that was slow, large, killed its process, met a fault, or was not read right; `what` says which."""
 
     number: int
     name: str

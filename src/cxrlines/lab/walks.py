@@ -5,15 +5,12 @@ first step of a tiny recipe on phantom films. Every Python call is observed (`sy
 that are entered are listed in the order of their first call.
 
 A **turn back** is a call, counted once for each pair of files, from a file into another that was entered before it, or
-that lies in a room above it (a callback). Returns do not count: who reads a function goes on below the call.
+that lies in a package above it (a callback). Returns do not count: who reads a function goes on below the call.
 
 Not counted, as if they were a library: `__init__` files, the vocabulary (`task`) and the value types of `core` (errors,
 notes, films, findings, quality, spacing, and the affine that carries points between a film and the network), which are
 read once and then known; whatever runs while a module is imported; and other processes (decoders, loader workers).
 `--strict` counts the value types, too.
-
-Needs the standard library and the command line alone, so that it can follow an older tree:
-`PYTHONPATH=OLD/src python src/cxrlines/lab/walks.py predict FILM`.
 """
 
 import argparse
@@ -31,13 +28,14 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-ROOMS = (
+import cxrlines
+
+PACKAGES = (
     *("task", "core", "io", "metrics", "phantom", "augment", "models", "reading"),
     *("tracking", "training", "evaluation", "recipe", "cluster", "lab", "cli"),
 )
 """The rows of the table in docs/architecture.md, from the bottom up."""
-OLD_ROOMS = {"data": "io", "inference": "reading", "recipes": "recipe", "experiments": "lab"}
-KNOWN = {"task.py", "errors.py", "data/notes.py", "data/spacing.py"} | {
+KNOWN = {"task.py"} | {
     f"core/{name}.py" for name in ("errors", "film", "findings", "notes", "quality", "spacing", "transform")
 }
 RECIPE = """
@@ -87,9 +85,8 @@ class Walk:
         place = {name: number for number, name in enumerate(self.files)}
 
         def row(name: str) -> int:
-            room = name.split("/")[0].removesuffix(".py")
-            room = OLD_ROOMS.get(room, room)
-            return ROOMS.index(room) if room in ROOMS else 0
+            package = name.split("/")[0].removesuffix(".py")
+            return PACKAGES.index(package) if package in PACKAGES else 0
 
         return [(a, b) for a, b in self.calls if place[b] < place[a] or row(b) > row(a)]
 
@@ -145,26 +142,22 @@ def follow_predict(film: Path, bundle: Path | None = None, known: frozenset[str]
 
 def follow_step(known: frozenset[str] = frozenset(KNOWN)) -> Walk:
     """The walk of the first step of a tiny recipe on phantom films, in a folder that is removed afterwards."""
-    old = (_package() / "recipes").is_dir()
-    load = importlib.import_module("cxrlines.recipes.load" if old else "cxrlines.recipe.spec.load").load_recipe
-    runs = importlib.import_module("cxrlines.recipes.run" if old else "cxrlines.recipe.run.pipeline")
-    step = importlib.import_module("cxrlines.recipes.step" if old else "cxrlines.recipe.run.step")
-    phantom = importlib.import_module("cxrlines.phantom.write" if old else "cxrlines.phantom.dataset")
+    from cxrlines.phantom.dataset import write_phantom
+    from cxrlines.recipe.run.pipeline import plan_of, prepare
+    from cxrlines.recipe.run.step import do_step
+    from cxrlines.recipe.spec.load import load_recipe
+
     with tempfile.TemporaryDirectory(prefix="cxrlines-walk-") as place:
         data, recipe = Path(place, "data"), Path(place, "walk.yaml")
-        phantom.write_phantom(data, studies=24, seed=0, size=96, balance="even", annotated=0.6, workers=1)
+        write_phantom(data, studies=24, seed=0, size=96, balance="even", annotated=0.6, workers=1)
         recipe.write_text(RECIPE)
-        run = runs.prepare(load(str(recipe)), data, Path(place, "run"), 1)
-        first = runs.plan_of(run, [0])[0]
-        return _follow(lambda: step.do_step(run, first, lambda status: None), known)
-
-
-def _package() -> Path:
-    return Path(str(importlib.import_module("cxrlines").__file__)).parent
+        run = prepare(load_recipe(str(recipe)), data, Path(place, "run"), 1)
+        first = plan_of(run, [0])[0]
+        return _follow(lambda: do_step(run, first, lambda status: None), known)
 
 
 def _follow(work: Callable[[], object], known: frozenset[str]) -> Walk:
-    walk = Walk(_package(), known)
+    walk = Walk(Path(cxrlines.__file__).parent, known)
     with contextlib.redirect_stdout(io.StringIO()), walk.observed():
         try:
             work()
@@ -191,7 +184,7 @@ def main() -> None:
     walks = parser.add_subparsers(dest="walk", required=True)
     predict = walks.add_parser("predict", help="follow the reading of a film")
     predict.add_argument("film", type=Path)
-    predict.add_argument("--bundle", type=Path, help="a bundle's folder; default: the reader in the box")
+    predict.add_argument("--bundle", type=Path, help="a bundle's folder; default: the embedded reader")
     walks.add_parser("step", help="follow the training of a step of a tiny recipe")
     asked = parser.parse_args()
     known = frozenset({"task.py"}) if asked.strict else frozenset(KNOWN)

@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling patients: films of one patient are alike, so patients are drawn, not films.
+"""Bootstrap confidence intervals: films of one patient are alike, so patients are resampled, not films.
 
 The percentile cluster bootstrap: as many patients as there are, drawn with replacement, each with all films. The
 interval holds the middle 95 % of the figures. A label of one class in a resample has no AUC there: its interval comes

@@ -1,4 +1,4 @@
-"""Heads of public weight files: which of their tensors are the model's head, told by names and shapes.
+"""Heads of public weight files: which of their tensors are the model's head, found by names and shapes.
 
 Two layouts are known. One linear layer with an output for each label, behind the pooling; and the multi-head model with
 an attention head for each device (`classifier.AttentionHead`). Their outputs are taken to be the labels in RANZCR
@@ -76,7 +76,7 @@ def _fit_linear(model: Classifier, tensors: Mapping[str, Tensor]) -> HeadFit | N
 def _fit_devices(head: DeviceHeads, tensors: Mapping[str, Tensor]) -> HeadFit | None:
     """As many attention heads as devices, with as many outputs each.
 
-    They are told apart by the devices' names, where each has its own; else they go by their numbers, else by the
+    They are distinguished by the devices' names, where each has its own; else they go by their numbers, else by the
     file's order.
     """
     roots: dict[str, dict[str, dict[str, tuple[int, ...]]]] = {}

@@ -1,4 +1,4 @@
-"""What distracts from tubes and lines: things on and in a patient that are no line of the task. Never in the truth."""
+"""Distractors: things on and in a patient that are no device of the task, and never in the ground truth."""
 
 from collections.abc import Callable, Sequence
 
@@ -151,7 +151,7 @@ def _shunt(grid: Raster, image: Coverage, _anatomy: Anatomy, rng: np.random.Gene
     grid.stroke(image, [path], u(0.18, 0.28), u(45, 120))
 
 
-def _clips(grid: Raster, image: Coverage, anatomy: Anatomy, rng: np.random.Generator) -> None:
+def _clips(grid: Raster, image: Coverage, _anatomy: Anatomy, rng: np.random.Generator) -> None:
     x, y = rng.uniform([-9, -9], [9, 10])
     for _ in range(rng.integers(2, 9)):
         at = np.array([x, y]) + rng.normal(0, 1.6, 2)

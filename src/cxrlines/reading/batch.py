@@ -4,13 +4,12 @@ Readings go into a journal as they come (`reading.journal`), and from there into
 (`reading.results.prediction_files`).
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -22,6 +21,7 @@ from cxrlines.core.pool import cores, in_processes, keep_buffers
 from cxrlines.reading.bundle import NOTICE, Bundle, load_bundle
 from cxrlines.reading.engines.choice import engine_of, reads_on_gpu
 from cxrlines.reading.journal import Journal, Reading
+from cxrlines.reading.prefetch import ahead
 from cxrlines.reading.reader import Progress, Reader, allowed_views
 from cxrlines.reading.sources import Found, find_films
 from cxrlines.task import STUDY_COLUMN
@@ -78,8 +78,8 @@ class Predictions:
         refused: (file, name) of each film that is not to be read; it is among the errors as well, and has no row.
         refused_findings: of each of those: none but its quality.
         faults: (file, exception) of each film whose reading failed by a fault of cxrlines.
-        unread: films that were not come to, as the reading was stopped.
-        resumed: how many films an earlier reading had read, which this one went on with.
+        unread: films that were not reached, as the reading was stopped.
+        resumed: how many films an earlier reading had read, which this one resumed.
         journal: where all readings are.
     """
 
@@ -122,10 +122,6 @@ class Predictions:
                     | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
                 )
 
-    def as_dicts(self) -> list[dict[str, Any]]:
-        """`each_dict` of all films together."""
-        return list(self.each_dict())
-
 
 class Stopped(KeyboardInterrupt):
     """The reading was interrupted; `predictions` has the films that were read until then."""
@@ -160,9 +156,9 @@ def predict(
             bundle's own.
         lines: whether to find lines, tips and landmarks too, where a model of the bundle maps them.
         progress: called with (films done, films in all) after each film.
-        journal: a file for all readings, by which a reading that was killed goes on; see `Predictions.journal` for its
-            end. None: a temporary one.
-        resume: go on with the reading in the journal, if there is one.
+        journal: a file for all readings, by which a killed reading is resumed; see `Predictions.journal` for its end.
+            None: a temporary one.
+        resume: continue the reading in the journal, if there is one.
 
     Raises:
         ValueError: for another view.
@@ -304,20 +300,9 @@ def reason(path: Path, error: Exception) -> str:
 def by_threads(reader: Reader, paths: Sequence[Path]) -> Iterator[Outcome]:
     """(index, reading) of each film, by threads that share a GPU, a batch each: one waits for it while others work."""
     size = reader.batch_size
-    waiting: deque[Future[list[Reading]]] = deque()
-    with ThreadPoolExecutor(BATCHES_AT_ONCE, "batch") as pool:
-        try:
-            given, index = iter(paths), 0
-            while True:
-                while len(waiting) <= BATCHES_AT_ONCE and (batch := list(islice(given, size))):
-                    waiting.append(pool.submit(lambda films: list(reader.read_many(films)), batch))
-                if not waiting:
-                    return
-                for reading in waiting.popleft().result():
-                    yield index, reading
-                    index += 1
-        finally:
-            pool.shutdown(cancel_futures=True)
+    batches = (paths[start : start + size] for start in range(0, len(paths), size))
+    with closing(ahead(lambda films: list(reader.read_many(films)), batches, BATCHES_AT_ONCE, BATCHES_AT_ONCE)) as read:
+        yield from enumerate(chain.from_iterable(read))
 
 
 def _by_processes(work: Callable[[Path], Reading], paths: Sequence[Path], workers: int) -> Iterator[Outcome]:

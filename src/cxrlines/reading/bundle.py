@@ -26,7 +26,7 @@ from cxrlines.reading.trace.lines import Channel
 from cxrlines.task import DEVICE_OF, LABELS, MAP_NAMES, Device, MapKind
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
-"""The bundle in the box; see its model card."""
+"""The bundle of the embedded reader; see its model card."""
 MANIFEST, PROBE_FILE = "bundle.json", "quality.safetensors"
 FORMAT = 7
 """1 had neither `store.preparation` nor `fold_calibration`, 2 no `maps`, 3 no average but the mean, 4 no ONNX files, 5

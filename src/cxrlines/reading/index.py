@@ -21,6 +21,7 @@ from cxrlines.core.files import replacing
 from cxrlines.core.nearest import nearest_rows
 from cxrlines.io.annotations import Line
 from cxrlines.io.patients import BARE, as_known, is_phantom, key_name, names_in, tokens
+from cxrlines.io.studies import Studies
 from cxrlines.io.tables import DataFolder
 from cxrlines.reading.bundle import NOTICE, Bundle
 from cxrlines.reading.reader import Progress, Reader
@@ -180,7 +181,9 @@ class Index:
         return np.take_along_axis(rows, order, 1), np.take_along_axis(products, order, 1)
 
 
-def build_index(bundle: Bundle, data: DataFolder, *, batch_size: int = 8, progress: Progress | None = None) -> Index:
+def build_index(
+    bundle: Bundle, data: DataFolder[Studies], *, batch_size: int = 8, progress: Progress | None = None
+) -> Index:
     """The index of a folder's films, as a bundle's first model sees them; the order of its studies does not matter.
 
     Films that cannot be read are left out, see `Index.left_out`; `IndexFileError` if none is left.

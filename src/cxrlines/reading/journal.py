@@ -1,4 +1,4 @@
-"""The journal of a reading: every film read so far, a JSON line each, so that a reading killed at any moment goes on.
+"""The journal of a reading: every film read so far, a JSON line each, so that a killed reading can be resumed.
 
 It lies beside the table that is to be written, and goes when that is done. Of a film in it nothing is kept in memory
 but its place in the file.
@@ -33,7 +33,7 @@ IN_MEMORY = 2**24
 
 
 class JournalError(Error):
-    """A journal that cannot be gone on with; the message says why, and the way out."""
+    """A journal that cannot be resumed; the message says why, and the way out."""
 
 
 class Journal:
@@ -42,9 +42,9 @@ class Journal:
     Args:
         path: of its file; None: a temporary one.
         films: that are read, in order.
-        settings: by their names in messages, what readings depend on. A journal is gone on with only if all are the
+        settings: by their names in messages, what readings depend on. A journal is resumed only if all are the
             same.
-        resume: go on with the journal at `path`, if there is one. Films that changed since, and those that could not
+        resume: continue the journal at `path`, if there is one. Films that changed since, and those that could not
             be read, are read again.
 
     Raises:
@@ -110,7 +110,7 @@ class Journal:
         self._offsets[place] = offset
 
     def forget(self, places: Iterable[int]) -> None:
-        """As if the films at some places had not been read."""
+        """Drop the readings of the films at some places."""
         for place in places:
             self._offsets.pop(place, None)
 
@@ -135,7 +135,7 @@ class Journal:
         self._made.setdefault(place, set()).add(what)
 
     def has_made(self, place: int, what: str) -> bool:
-        """Whether it was, by this reading or the one that it goes on with."""
+        """Whether it was, by this reading or the one that it resumed."""
         return what in self._made.get(place, ())
 
     def sync(self) -> None:
@@ -146,11 +146,11 @@ class Journal:
         self._synced = time.monotonic()
 
     def close(self) -> None:
-        """Let go of its file, which stays."""
+        """Close its file, and keep it."""
         self._file.close()
 
     def remove(self) -> None:
-        """Let go of its file, which goes: what it holds is written elsewhere."""
+        """Close and delete its file: what it holds is written elsewhere."""
         if self.path:
             self.path.unlink(missing_ok=True)
         self.close()

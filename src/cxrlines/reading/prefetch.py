@@ -41,7 +41,7 @@ def in_batches(
             failed.append(error)
 
     done = 0
-    with closing(_ahead(prepare, given(), 2 * size)) as prepared:
+    with closing(ahead(prepare, given(), 2 * size, DECODERS)) as prepared:
         while batch := list(islice(prepared, size)):
             found = iter(compute([film for film in batch if not isinstance(film, FilmError | ReadingFault)]))
             for film in batch:
@@ -53,19 +53,19 @@ def in_batches(
         raise error
 
 
-def _ahead(work: Callable[[In], Out], items: Iterable[In], ahead: int) -> Generator[Out, None, None]:
-    """What `work` makes of each item, in order, done in threads at most `ahead` items before it is asked for.
+def ahead(work: Callable[[In], Out], items: Iterable[In], count: int, threads: int) -> Generator[Out, None, None]:
+    """What `work` makes of each item, in order, done in threads at most `count` items before it is asked for.
 
     No thread outlives this.
     """
     waiting: deque[Future[Out]] = deque()
-    with ThreadPoolExecutor(max_workers=DECODERS, thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(threads, "ahead") as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
-                if len(waiting) > ahead:
+                if len(waiting) > count:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is decoded
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C, too, nothing more is begun

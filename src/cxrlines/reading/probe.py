@@ -52,7 +52,7 @@ class _Scores(NamedTuple):
 class Probe:
     """Assesses films by the network of `models/orientation`; `lab.probe.fit` makes one, `read_probe` reads one.
 
-    The film and its mirror image are looked at, and the mean of both counts. A turn is made only where the righted
+    The film and its mirror image are looked at, and the mean of both counts. A turn is made only where the turned
     film, looked at again, is upright as surely.
 
     One read from a file goes to other processes as its path, and is read once in each.
@@ -159,8 +159,8 @@ def read_probe(path: Path) -> Probe:
     return Probe(lambda films: session.run(["logits"], {"films": films})[0], _identity(tensors), Path(path))
 
 
-def box_probe() -> Probe:
-    """The probe that ships with the package."""
+def embedded_probe() -> Probe:
+    """The embedded probe, which ships with the package."""
     return read_probe(EMBEDDED / PROBE_FILE)
 
 

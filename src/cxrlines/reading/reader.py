@@ -214,7 +214,7 @@ class Reader:
 
 
 def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] | None = None, batch_size: int = 8) -> Reader:
-    """A reader of the bundle in a folder, or of the one that ships with the package.
+    """A reader of the bundle in a folder, or the embedded reader.
 
     On a processor with glibc it reads faster after `cxrlines.core.pool.keep_buffers()`, which the commands call;
     not so here, as it changes the allocator of the whole process.

@@ -35,7 +35,7 @@ class ReadingPool:
     leaving by an exception drops them.
 
     Args:
-        bundle: Its folder; None: the one that ships with the package.
+        bundle: Its folder; None: that of the embedded reader.
         processes: Workers, at least 1, each with the models in its memory.
         timeout_s: Seconds that a film may take, at most, before its worker counts as hanging and is ended.
         module: What the workers run, see `core.processes.Child`.

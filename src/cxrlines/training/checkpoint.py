@@ -91,7 +91,7 @@ MIN_SCALE = 2.0**-20
 
 
 class DivergedError(Error):
-    """The loss is not finite, and the model in training is spoilt. The state saved last is not."""
+    """The loss is not finite, and the model in training is unusable; the state saved last is still good."""
 
 
 class LossLog:

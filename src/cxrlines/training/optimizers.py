@@ -125,7 +125,7 @@ class Frozen:
         self.holds = False
 
     def hold(self, holds: bool) -> None:
-        """Freeze, or let go. To be said again after anything that sets the model's modules to training."""
+        """Freeze or unfreeze. To be called again after anything that sets the model's modules to training mode."""
         self.holds = holds
         for parameter in self.parameters:
             parameter.requires_grad_(not holds)

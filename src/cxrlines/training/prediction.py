@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from cxrlines.training import distributed
-from cxrlines.training.loader import FilmSet, View, in_order
+from cxrlines.training.loader import FilmSet, in_order
 
 
-def predict_films(model: nn.Module, films: FilmSet, *, batch: int = 32, view: View = "plain") -> np.ndarray:
+def predict_films(model: nn.Module, films: FilmSet, *, batch: int = 32) -> np.ndarray:
     """Probabilities (n, labels) float32 of every film in order, without augmentation.
 
     In full precision, as a bundle reads, whatever a stage was trained in. The model is moved to the GPU where there is
@@ -24,7 +24,6 @@ def predict_films(model: nn.Module, films: FilmSet, *, batch: int = 32, view: Vi
     rows = []
     with torch.inference_mode():
         for item in in_order(films, batch, workers, mine, pin=gpu):
-            shown = item["overlay" if view == "overlay" else "film"].to(device, non_blocking=True)
-            rows.append(torch.sigmoid(model(shown).float()))
+            rows.append(torch.sigmoid(model(item["film"].to(device, non_blocking=True)).float()))
         scores = torch.cat(rows).cpu().numpy() if rows else np.zeros((0, films.films.labels.shape[1]), np.float32)
     return distributed.gather_rows(scores) if together else scores

@@ -23,7 +23,7 @@ class Average(nn.Module):
 
     @torch.no_grad()
     def update(self, model: nn.Module, share: float) -> None:
-        """Move towards `model` by `share`; with 1 become it.
+        """Move towards `model` by `share`; with 1 the average is the model.
 
         The share of an exponential moving average is 1 - decay; that of an equal mean, 1 / the number of models so far.
         """
@@ -44,7 +44,7 @@ def learning_norms(model: nn.Module) -> list[BatchNorm]:
 
 @contextlib.contextmanager
 def norms_kept(model: nn.Module) -> Iterator[None]:
-    """What batch norms have learnt of earlier batches is afterwards what it was: for a pass that is done twice."""
+    """Restore the running statistics of batch norms when the block ends: for a pass that is done twice."""
     buffers = [buffer for norm in learning_norms(model) for buffer in norm.buffers()]
     before = [buffer.clone() for buffer in buffers]
     try:

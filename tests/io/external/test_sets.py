@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cxrlines.io.external.layouts import PRESENCE
-from cxrlines.io.external.sets import KINDS, read_external, read_external_table
+from cxrlines.io.external.sets import KINDS, read_external
 from cxrlines.io.rows import TableError
 from cxrlines.task import LABELS, LABELS_OF, Device
 
@@ -96,11 +96,9 @@ class TestLayouts:
     def test_the_table_alone_gives_the_same_without_films(self, make):
         for kind, (table, _, films) in SETS.items():
             root = make(kind, [f"train/{film}" for film in films] if kind == "chexpert" else films)
-            whole, alone = read_external(root).studies, read_external_table(root / table)
-            pd.testing.assert_frame_equal(without_films(whole), alone.studies)
+            whole, alone = read_external(root), read_external(root, check_films=False)
+            pd.testing.assert_frame_equal(without_films(whole.studies), alone.studies)
             assert (alone.kind, alone.root) == (kind, root.resolve())
-            unseen = read_external(root, check_films=False)
-            pd.testing.assert_frame_equal(unseen.studies, alone.studies)
             (root / table).unlink()
 
     def test_of_two_films_the_authors_folder_and_name_win(self, make):
@@ -174,7 +172,7 @@ class TestOtherFolders:
             assert external.studies[device].tolist() == truth[:, columns].any(axis=1).tolist()
         assert external.studies["any"].tolist() == [1] * 12 and set(external.studies["view"]) == {""}
         assert external.studies["patient"].tolist() == [row[-1] for row in folder.rows]
-        alone = read_external_table(folder.root / "train.csv")
+        alone = read_external(folder.root, check_films=False)
         pd.testing.assert_frame_equal(alone.studies, without_films(external.studies))
 
     def test_ranzcr_without_any_line(self, folder):
@@ -213,12 +211,9 @@ class TestOtherFolders:
 
     def test_a_table_of_no_known_set(self, tmp_path):
         (tmp_path / "train.csv").write_text("id,label\n1,2\n")
-        for read, place in ((read_external, tmp_path), (read_external_table, tmp_path / "train.csv")):
-            with pytest.raises(TableError, match=r"train\.csv.*nih: Image Index") as caught:
-                read(place)
-            assert "ranzcr: StudyInstanceUID" in str(caught.value)
-        with pytest.raises(TableError, match=r"kind 'folder'.*nih, padchest"):
-            read_external_table(tmp_path / "train.csv", "folder")
+        with pytest.raises(TableError, match=r"train\.csv.*nih: Image Index") as caught:
+            read_external(tmp_path)
+        assert "ranzcr: StudyInstanceUID" in str(caught.value)
 
 
 @pytest.mark.long

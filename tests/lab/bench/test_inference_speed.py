@@ -129,7 +129,7 @@ def test_nothing_to_measure_is_said(bundle, tmp_path):
 
 
 @pytest.mark.long
-def test_the_reader_in_the_box_is_much_faster_than_plain_pytorch():
+def test_the_embedded_reader_is_much_faster_than_plain_pytorch():
     from cxrlines.reading.bundle import EMBEDDED
 
     figures = bench_predict(load_bundle(EMBEDDED), films=8)

@@ -26,7 +26,7 @@ from cxrlines.models.weights import save_weights
 from cxrlines.reading.bundle import FORMAT, PROBE_FILE, load_bundle
 from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.reading.interpretation import fit_suppression
-from cxrlines.reading.probe import box_probe
+from cxrlines.reading.probe import embedded_probe
 from cxrlines.reading.reader import allowed_views, load_probe, scales_of
 from cxrlines.reading.training_patients import seen_by, was_seen
 from cxrlines.recipe.run.execute import RunError
@@ -181,7 +181,7 @@ def test_where_the_truth_is_gone_or_steps_leaked_nothing_is_calibrated_and_the_b
 def test_the_probe_that_assessed_the_films_is_in_the_bundle_and_no_other(root, tmp_path):
     bundle = load_bundle(export_run(root, tmp_path / "bundle", onnx=False))
     probe = load_probe(bundle)
-    assert probe is not None and probe.identity == box_probe().identity == open_store(root / "store/train").probe
+    assert probe is not None and probe.identity == embedded_probe().identity == open_store(root / "store/train").probe
     assert bundle.manifest.store.preparation == PREPARATION
     write_orientation_net(OrientationNet(), root / PROBE_FILE, {})
     with pytest.raises(RunError) as error:

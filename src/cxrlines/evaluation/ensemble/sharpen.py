@@ -1,4 +1,4 @@
-"""Soft labels made more or less sure of themselves: a teacher's probabilities to the power of a temperature.
+"""Temperature of soft labels: a teacher's probabilities made more or less confident.
 
 As in the silver solution: below one half p becomes p^T, but one half at most; above it, the same of its complement.
 So T < 1 draws a probability towards one half, where it stays within some distance of it altogether, and T > 1 drives

@@ -1,4 +1,4 @@
-"""One picture laid over another: their detail, and the stretch and shift at which it agrees best.
+"""Registration of two pictures: their detail, and the stretch and shift at which it agrees best.
 
 A place is (4,) float [sx, tx, sy, ty]: the point (u, v) of one picture lies at (sx u + tx, sy v + ty) of another.
 Coordinates are shares of a side, from the middle: -0.5 to 0.5. Cutting and resizing a film does nothing else to it.

@@ -27,13 +27,12 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.core.film import FILM_SUFFIXES
-from cxrlines.core.text import shown
 from cxrlines.io.external.layouts import LAYOUTS, PRESENCE, Layout, read_header, stem_of, usable
 from cxrlines.io.rows import TableError
 from cxrlines.io.tables import NO_FILM, TRAIN_TABLE, read_dataset, read_labels
 from cxrlines.task import LABELS, LABELS_OF, STUDY_COLUMN, UNKNOWN, Device
 
-__all__ = ["KINDS", "PRESENCE", "External", "read_external", "read_external_table"]
+__all__ = ["KINDS", "PRESENCE", "External", "read_external"]
 
 KINDS = ("nih", "padchest", "vinbigdata", "chexpert", "ranzcr", "folder")
 
@@ -44,7 +43,7 @@ class External:
 
     Attributes:
         kind: One of KINDS.
-        root: Its folder, or the table's folder where a table alone was read; absolute.
+        root: Its folder, absolute.
         studies: One row a film, RangeIndex. Columns `study` (str, unique), `patient` (str), `film` (str; absolute path,
             or "" where films were not looked for), `view` ("AP", "PA", "L" of a lateral film, "" unknown; PadChest's
             AP_horizontal is AP), then one float32 column per entry of PRESENCE: 1 there, 0 not there, NaN unknown.
@@ -102,26 +101,11 @@ def read_external(root: Path, *, laterals: bool = False, children: bool = False,
     return External(kind, root, studies.assign(film=paths)[there].reset_index(drop=True), left_out)
 
 
-def read_external_table(
-    table: Path, kind: str | None = None, *, laterals: bool = False, children: bool = False
-) -> External:
-    """Read the table of an external set alone (CSV, or compressed by gzip); `film` is "" throughout.
-
-    The header decides the kind unless it is given. Otherwise as `read_external`.
-    """
-    table = Path(table)
-    kind = kind or _kind_of(table)
-    studies, left_out = _read_table(table, kind, laterals, children)
-    return External(kind, table.parent.resolve(), studies.assign(film="").astype({"film": object}), left_out)
-
-
 def _read_table(table: Path, kind: str, laterals: bool, children: bool) -> tuple[pd.DataFrame, dict[str, int]]:
     """The usable rows of a table as in `External.studies`, `film` as the table names it, and how many are left out."""
     if kind == "ranzcr":
         labels = read_labels(table)
         return _with_presence(labels.assign(film="")), dict(labels.attrs["left_out"])
-    if kind not in LAYOUTS:
-        raise TableError(f"{table}: kind {shown(kind)} has no table", f"give one of {', '.join((*LAYOUTS, 'ranzcr'))}")
     studies, left_out = usable(table, LAYOUTS[kind], laterals=laterals, children=children)
     return studies, dict(left_out)
 

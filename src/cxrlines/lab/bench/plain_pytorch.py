@@ -19,7 +19,7 @@ from cxrlines.reading.reader import Reader
 from cxrlines.reading.tta import views
 
 SIZE, NETWORKS = 480, 2
-"""Of the box at the time that the comparison was fixed: px a side of a film, and how many networks see it."""
+"""Of the embedded reader when the comparison was fixed: px a side of a film, and how many networks see it."""
 
 
 class Took(NamedTuple):

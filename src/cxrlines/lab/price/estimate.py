@@ -167,12 +167,12 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate(recipe: Recipe, steps: Sequence[Step], films: Inventory, gpu: Gpu = A100) -> Estimate:
-    """What the steps of a plan cost, whether done or not. A network is watched once, which takes seconds."""
+def estimate(recipe: Recipe, steps: Sequence[Step], films: Inventory) -> Estimate:
+    """What the steps of a plan cost on an A100, whether done or not. A network is watched once, which takes seconds."""
     labelled: set[tuple[StepId, str]] = set()
-    costs = {step.key: _cost(recipe, step, films, gpu, labelled) for step in steps}
+    costs = {step.key: _cost(recipe, step, films, A100, labelled) for step in steps}
     count = len(films.own.studies) + sum(len(found.studies) for found in films.external.values())
-    return Estimate(gpu, costs, float(count) * math.prod(height_width(recipe.store.size)))
+    return Estimate(A100, costs, float(count) * math.prod(height_width(recipe.store.size)))
 
 
 def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[tuple[StepId, str]]) -> Cost:

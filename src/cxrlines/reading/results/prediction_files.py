@@ -84,7 +84,7 @@ def csv_text(predictions: Predictions) -> Iterator[str]:
 
 
 def json_text(predictions: Predictions) -> Iterator[str]:
-    """`Predictions.as_dicts` as `json.dumps(..., indent=1)` has it, film by film, with a line's end."""
+    """`Predictions.each_dict` as `json.dumps(..., indent=1)` has it, film by film, with a line's end."""
     empty = True
     for film in predictions.each_dict():
         yield f"{'[' if empty else ','}\n{indent(json.dumps(film, indent=1), ' ')}"
@@ -107,7 +107,7 @@ def report_text(predictions: Predictions) -> Iterator[str]:
 def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = False) -> list[Path]:
     """Write `out` with the columns of `sample_submission.csv`, and beside it what else there is to say.
 
-    That is `*.json` with `Predictions.as_dicts` if `as_json`, and `*.errors.csv` (file, error) if there are films
+    That is `*.json` with `Predictions.each_dict` if `as_json`, and `*.errors.csv` (file, error) if there are films
     without a row; see `files.beside` for their names. Those of an earlier reading, no longer true, are removed. Each
     file is written whole or not at all. Returns the paths of what was written.
 

@@ -21,7 +21,7 @@ from cxrlines.io.store import Store, build_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
 from cxrlines.reading.bundle import PROBE_FILE
-from cxrlines.reading.probe import Probe, box_probe, read_probe
+from cxrlines.reading.probe import Probe, embedded_probe, read_probe
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
 from cxrlines.recipe.run.external import own_test, prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, Run, Step, inventory, untraced_files
@@ -226,7 +226,7 @@ def _keep_probe(recipe: Recipe, root: Path) -> Probe | None:
         for suffix in (place.suffix, ".onnx"):
             place.with_suffix(suffix).unlink(missing_ok=True)
         return None
-    probe = box_probe() if name == "box" else read_probe(Path(name))
+    probe = embedded_probe() if name == "box" else read_probe(Path(name))
     assert probe.path is not None
     for suffix in (place.suffix, ".onnx"):
         if (source := probe.path.with_suffix(suffix)).is_file():

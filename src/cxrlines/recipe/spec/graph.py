@@ -16,7 +16,7 @@ class Source(NamedTuple):
 
 
 def refuse_circles(parents: Mapping[Source, Sequence[Source]]) -> None:
-    """`ValueError` where stages, of whichever members, are made from each other in a circle. `parents`: of each."""
+    """`ValueError` where stages, of whichever members, are made from each other in a cycle. `parents`: of each."""
     done: set[Source] = set()
 
     def down(source: Source, way: tuple[Source, ...]) -> None:

@@ -21,7 +21,7 @@ from cxrlines.recipe.spec.recipe import Recipe
 
 
 class RecipeError(Error):
-    """A recipe that cannot be used: `what` names the fields by their paths, `way_out` says how to mend it."""
+    """A recipe that cannot be used: `what` names the fields by their paths, `way_out` says how to correct it."""
 
 
 def shipped() -> dict[str, str]:
@@ -189,7 +189,7 @@ def _may_begin(at: Any, part: str, rest: list[str], below: tuple[str, ...]) -> b
     group: Any = _model_at(below)
     fields = group.model_fields
     for name in [part, *rest][:-1]:
-        if name not in fields:  # a field that does not exist is told of where the recipe is checked
+        if name not in fields:  # a field that does not exist is reported where the recipe is checked
             return True
         group = getattr(group, name) if isinstance(group, BaseModel) else fields[name].get_default()
         if not isinstance(group, BaseModel):
@@ -204,7 +204,7 @@ def _explain(error: ValidationError, where: str) -> str:
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            allowed = _fields_at(problem["loc"][:-1])
+            allowed = list(_model_at(problem["loc"][:-1]).model_fields)
             name = str(problem["loc"][-1])
             lines.append(
                 f"  {path}: there is no such field; allowed: {', '.join(allowed)}{did_you_mean(name, allowed)}"
@@ -216,11 +216,6 @@ def _explain(error: ValidationError, where: str) -> str:
             shown = "" if isinstance(value, dict) else f"is {repr(value)[:80]}; "
             lines.append(f"  {path + ': ' if path else ''}{shown}{problem['msg'].removeprefix('Value error, ')}")
     return "\n".join(lines)
-
-
-def _fields_at(path: tuple[int | str, ...]) -> list[str]:
-    """The fields allowed at a path of a recipe."""
-    return list(_model_at(path).model_fields)
 
 
 def _model_at(path: tuple[int | str, ...]) -> type[BaseModel]:

@@ -23,9 +23,9 @@ PatientKey = Annotated[str, AfterValidator(key_of_patients)]
 
 
 class QualitySpec(Strict):
-    """How films are assessed and righted as the store is made, and which are left out of training (docs/quality.md).
+    """How films are assessed and turned upright in the store, and which are left out of training (docs/quality.md).
 
-    `probe` is `box` (the one that ships), `none` (rules alone), or a file that `cxrlines quality` wrote. Test films are
+    `probe` is `box` (the embedded one), `none` (rules alone), or a file that `cxrlines quality` wrote. Test films are
     predicted whatever they are.
     """
 
@@ -47,7 +47,7 @@ class ExternalSpec(Strict):
 
 
 class FoldsSpec(Strict):
-    """Patient-disjoint, label-levelled folds: drawn with `count` and `seed`, or read from `file`."""
+    """Patient-disjoint folds, stratified by label: drawn with `count` and `seed`, or read from `file`."""
 
     file: str | None = None
     count: Annotated[int, Field(ge=2, le=50)] = 5

@@ -125,7 +125,7 @@ def test_patient_study_and_time_are_the_film_s(results):
             assert dataset.SeriesDate == date
             assert "FOR RESEARCH USE ONLY" in dataset.SeriesDescription
             assert dataset.file_meta.MediaStorageSOPInstanceUID == dataset.SOPInstanceUID == each.sop_instance_uid
-            assert dataset.SOPClassUID == each.sop_class_uid
+            assert dataset.file_meta.MediaStorageSOPClassUID == dataset.SOPClassUID
 
 
 def test_names_keep_their_character_set(results):

@@ -25,9 +25,9 @@ def container(
     return item
 
 
-def code(relationship: str, name: Concept, value: Concept, children: Sequence[Dataset] = ()) -> Dataset:
+def code(relationship: str, name: Concept, value: Concept) -> Dataset:
     """A concept."""
-    item = _item(relationship, "CODE", name, children)
+    item = _item(relationship, "CODE", name)
     item.ConceptCodeSequence = [coded(value)]
     return item
 
@@ -56,11 +56,9 @@ def number(relationship: str, name: Concept, value: float, unit: Concept, childr
     return item
 
 
-def image(
-    relationship: str, reference: Dataset, name: Concept | None = None, children: Sequence[Dataset] = ()
-) -> Dataset:
+def image(relationship: str, reference: Dataset, name: Concept | None = None) -> Dataset:
     """A reference to the film."""
-    item = _item(relationship, "IMAGE", name, children)
+    item = _item(relationship, "IMAGE", name)
     item.ReferencedSOPSequence = [reference]
     return item
 

@@ -34,7 +34,6 @@ class ResultObject:
     """A result as a DICOM file: `content` is all of it, explicit VR little endian."""
 
     kind: Kind
-    sop_class_uid: str
     sop_instance_uid: str
     content: bytes
 
@@ -79,5 +78,5 @@ def result_objects(
         else:
             dataset = capture(film, findings, read_by, earlier)
         uid, content = finished(dataset, film.sop_uid, read_by.fingerprint, kind)
-        objects.append(ResultObject(kind, dataset.SOPClassUID, uid, content))
+        objects.append(ResultObject(kind, uid, content))
     return tuple(objects)

@@ -1,0 +1,74 @@
+"""Films of studies in a folder: found by name; and what is there instead of one that is missing."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from cxrlines.core.film import FILM_SUFFIXES
+from cxrlines.core.text import shown
+from cxrlines.io.rows import TableError
+
+PACKED_SUFFIXES = (".gz", ".zip", ".bz2", ".xz", ".7z")
+LINKED_FOLDER, BROKEN_LINK = "linked folder (not looked into)", "link to nothing"
+
+
+def find_films(folder: Path, studies: Iterable[str]) -> dict[str, list[Path]]:
+    """Study -> its files in `folder`: `<study>` with one of FILM_SUFFIXES, or bare (study ids contain dots)."""
+    wanted = set(studies)
+    films: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        suffixed = path.suffix.lower() in FILM_SUFFIXES
+        study = next((name for name in (path.name, path.stem)[: 1 + suffixed] if name in wanted), None)
+        if study is not None and path.is_file():
+            films.setdefault(study, []).append(path)
+    return films
+
+
+def bare_names(folder: Path) -> dict[str, Path]:
+    """The files and folders in a folder of films by their bare names, for `film_instead`; of two the first by name."""
+    return {_bare(path.name): path for path in sorted(folder.iterdir(), reverse=True)}
+
+
+def film_instead(study: str, names: Mapping[str, Path]) -> tuple[str, str]:
+    """For a study without a film: what is there instead, to follow `has no film of study ...`, and the way out."""
+    path = names.get(_bare(study))
+    if path is None:
+        return "", "add the film or remove the row"
+    there = f", but {shown(path.name, 80)}"
+    if path.is_dir():
+        return there, "put the film itself there, under the study's id"
+    if path.suffix.lower() in PACKED_SUFFIXES:
+        return there, "unpack it"
+    return there, "name both alike; if a spreadsheet changed the id, import its column as text"
+
+
+def _bare(name: str) -> str:
+    """A name or id without what copies and spreadsheets change: suffixes, zeros in front, `.0` behind, case."""
+    name = name.lower()
+    for suffix in (*PACKED_SUFFIXES, *FILM_SUFFIXES, ".0"):
+        name = name.removesuffix(suffix)
+    return name.lstrip("0")
+
+
+def files_below(root: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """All regular files in a folder and those in it, but hidden ones. Links to folders are counted, not followed."""
+
+    def unreadable(error: OSError) -> None:
+        raise TableError(f"{error.filename}: cannot be listed ({error.strerror})", "make the folder readable")
+
+    for folder, inner, files in os.walk(root, onerror=unreadable):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        if linked := sum(Path(folder, name).is_symlink() for name in inner):
+            left_out[LINKED_FOLDER] += linked
+        for path in (Path(folder, name) for name in files if not name.startswith(".")):
+            if path.is_file():
+                yield path
+            elif path.is_symlink():
+                left_out[BROKEN_LINK] += 1
+
+
+def packed_as(table: Path) -> str:
+    """The name of a compressed form of a table that is not there itself; "" if there is none."""
+    packed = (table.with_name(table.name + suffix) for suffix in PACKED_SUFFIXES)
+    return "" if table.is_file() else next((path.name for path in packed if path.is_file()), "")

@@ -1,0 +1,42 @@
+"""Landmark tables: of which split, which points are left out, and what is said."""
+
+import numpy as np
+import pytest
+
+from cxrlines.io.landmarks import read_landmarks
+from cxrlines.io.rows import TableError
+from cxrlines.io.tables import read_dataset
+from cxrlines.task import STUDY_COLUMN
+
+
+def test_landmarks_of_a_split(folder):
+    root = folder.write()
+    assert read_dataset(root).landmarks == {}
+    rows = [
+        f"other,{STUDY_COLUMN},split,carina_y,carina_x",
+        "a,s001,train,20.25,10.5",
+        "b,s002,train,,",
+        "c,s003,test,1,2",
+        "d,s004,train,left,2",
+        "e,s001,train,9,9",
+        "f,unknown,train,3,4",
+        "g,s005,train,nan,2",
+        "h,s006,train,,7",
+        "i,s007,train,0,-0.5",
+    ]
+    (root / "landmarks.csv").write_text("\n".join(rows))
+    dataset = read_dataset(root)
+    assert {study: {n: p.tolist() for n, p in spots.items()} for study, spots in dataset.landmarks.items()} == {
+        "s001": {"carina": [10.5, 20.25]},
+        "s007": {"carina": [-0.5, 0]},
+    }
+    assert dataset.landmarks["s001"]["carina"].dtype == np.float64
+    assert dataset.left_out == {"landmark not readable": 3}
+    _, problems = read_landmarks(root / "landmarks.csv", "train")
+    assert problems[0].text() == (
+        "landmarks.csv:5: carina is at '2', 'left'; give two numbers in px, or leave both cells empty"
+    )
+    assert list(read_landmarks(root / "landmarks.csv", "test")[0]) == ["s003"]
+    (root / "landmarks.csv").write_text(f"{STUDY_COLUMN},carina_x,carina_Y\ns001,1,2")
+    with pytest.raises(TableError, match=r"'carina_y'.*'carina_Y'"):
+        read_dataset(root)
