@@ -141,5 +141,20 @@ class TestNumbers:
         pixels = film().astype(type_)
         assert np.array_equal(spread(pixels)[0], spread(film())[0])
 
+    @pytest.mark.parametrize("type_", [np.int32, np.uint32])
+    def test_of_more_than_16_bits_the_highest_count(self, type_):
+        pixels = film().astype(np.int64) * 60_001 - (2**31 if type_ is np.int32 else 0)
+        shown = spread((pixels % 2**32).astype(np.uint32).view(type_))[0]
+        assert np.abs(shown.astype(int) - spread(film())[0]).max() <= 1
+
+    def test_what_is_not_visible_takes_no_part(self):
+        pixels = film()
+        bordered, visible = pixels.copy(), np.ones(pixels.shape, bool)
+        visible[:, : pixels.shape[1] // 2] = False
+        bordered[~visible] = np.iinfo(pixels.dtype).max
+        shown, notes = spread(bordered, visible)
+        alone, _ = spread(pixels[:, pixels.shape[1] // 2 :])
+        assert np.array_equal(shown[:, pixels.shape[1] // 2 :], alone) and not notes
+
     def test_the_grid_is_that_of_the_percentiles(self):
         assert GRID % 200 == 0  # half a percent is a whole number of its steps

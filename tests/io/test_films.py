@@ -16,6 +16,7 @@ from PIL import Image
 from cxrlines.core.film import Film, FilmError
 from cxrlines.core.notes import Code
 from cxrlines.io.films import is_film, kind_of, read_film
+from cxrlines.io.images import tiff_directory
 
 
 def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
@@ -150,6 +151,28 @@ class TestGoodFilms:
         data = encoded(ramp(), "TIFF", tiffinfo={262: 0})
         assert (255 - ramp()).tobytes() in data and np.array_equal(read_film(data).pixels, ramp())
 
+    @pytest.mark.parametrize("order", ["<", ">"])
+    @pytest.mark.parametrize("big", [False, True])
+    def test_deep_tiff_of_digitised_films(self, order, big):
+        """White at zero, in either byte order: Pillow knows but one of them."""
+        data = tiff(4095 - deep(1), order, big, photometric=0)
+        assert np.abs(read_film(data).pixels.astype(int) - read_film(tiff(deep(1))).pixels).max() <= 1
+
+    def test_tiff_of_32_bits_without_a_sign(self):
+        values = ramp().astype(np.uint32) * 2**24  # beyond 2**31
+        signed = encoded((values // 2).astype(np.int32), "TIFF")
+        place = signed.index(struct.pack("<HHI", 339, 3, 1)) + 8
+        unsigned = signed[:place] + b"\1" + signed[place + 1 :]
+        data = unsigned.replace((values // 2).tobytes(), values.tobytes())
+        assert data != unsigned and np.array_equal(read_film(data).pixels, read_film(signed).pixels)
+
+    def test_tiff_of_8_bits_with_a_sign_is_refused(self):
+        start = 8 + ramp().size
+        tags = {256: (64,), 257: (40,), 258: (8,), 262: (1,), 273: (8,), 277: (1,), 279: (ramp().size,), 339: (2,)}
+        head = b"II*\0" + struct.pack("<I", start) + ramp().tobytes()
+        assert "signed values of 8 bits" in says(head + tiff_directory(tags, start))
+        assert np.array_equal(read_film(head + tiff_directory(tags | {339: (1,)}, start)).pixels, ramp())
+
     @pytest.mark.parametrize(("channels", "kind"), [(1, 0), (2, 4), (3, 2), (4, 6)])
     def test_deep_png_is_kept_deep(self, channels, kind):
         film = read_film(png(deep(channels), kind))
@@ -228,6 +251,31 @@ class TestGoodFilms:
         assert np.array_equal(film.pixels, ramp()) and codes(film) == [Code.METADATA_IGNORED] * large
         damaged = read_film(png(ramp()[..., None], 0, chunk(kind, body)[:-4] + b"\0\0\0\0"))
         assert np.array_equal(damaged.pixels, ramp()) and codes(damaged) == [Code.METADATA_IGNORED]
+
+    @pytest.mark.parametrize("beneath", [0, 128, 255])
+    @pytest.mark.parametrize("mode", ["RGBA", "LA"])
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF", "deep PNG", "deep TIFF"])
+    def test_a_transparent_border_is_black_whatever_lies_beneath(self, beneath, mode, kind):
+        visible = np.zeros(ramp().shape, bool)
+        visible[5:-5, 8:-8] = True
+        plain = np.where(visible, ramp(), beneath).astype(np.uint8)
+        pixels = np.stack([plain] * (len(mode) - 1) + [visible * np.uint8(255)], axis=-1)
+        if "deep" in kind:
+            wide = pixels.astype(np.uint16) * 257
+            data = png(wide, 6 if mode == "RGBA" else 4) if kind == "deep PNG" else tiff(wide)
+            inner = read_film(png(wide[5:-5, 8:-8, :1], 0)).pixels
+        else:
+            data, inner = encoded(pixels, kind), ramp()[5:-5, 8:-8]
+        film = read_film(data)
+        assert np.array_equal(film.pixels[5:-5, 8:-8], inner) and not film.pixels[~visible].any()
+        assert codes(film) == [Code.BORDER_LEFT_OUT]
+
+    @pytest.mark.parametrize("alpha", [0, 1, 128, 255])
+    def test_transparency_of_the_whole_says_nothing(self, alpha):
+        pixels = np.dstack([ramp(), np.full_like(ramp(), alpha)])
+        for data in (encoded(pixels, "PNG"), png(pixels, 4)):
+            film = read_film(data)
+            assert np.array_equal(film.pixels, ramp()) and not film.notes
 
     def test_bytes_after_the_end_are_noted(self):
         for kind in ("PNG", "JPEG"):
@@ -399,3 +447,8 @@ class TestBadFilms:
     def test_kinds_are_known_by_their_first_bytes(self):
         assert kind_of(b"GIF89a" + bytes(200)) is None
         assert kind_of(b"II*\0" + bytes(124) + b"DICM") == "DICOM"  # a preamble may be a TIFF header
+        # Without preamble: explicit, implicit, big endian; a binary file that only begins with one of its groups.
+        for head in (b"\2\0\0\0UL\4\0", b"\x08\0\5\0CS\x0a\0", b"\x08\0\0\0\4\0\0\0", b"\0\x08\0\5CS\0\x0a"):
+            assert kind_of(head + bytes(50)) == "DICOM"
+        for head in (b"\2\0\0\0\xff\xff\1\7", b"\x08\0\0\0\1\0\0\0", b"\0\x08\0\0\7\0\0\0"):
+            assert kind_of(head + bytes(50)) is None

@@ -35,6 +35,8 @@ class Code(StrEnum):
     FRAME_CUT = "frame-cut"
     # how the file is written, too
     END_MISSING = "end-missing"
+    # how it is to be shown, too
+    FOR_PROCESSING = "for-processing"
 
 
 @dataclass(frozen=True)

@@ -50,17 +50,27 @@ def colour_note(rgb: np.ndarray) -> tuple[Note, ...]:
     return (Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"),)
 
 
-def spread(pixels: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
-    """Gray of integers of any depth as uint8, and what was left out of it: `contrast` becomes black to white."""
-    if pixels.dtype.kind == "u" and pixels.itemsize <= 2:
-        counts = count(pixels)
-        values = np.flatnonzero(counts)
-        span = contrast(values, counts[values])
-        gray = span.gray(np.arange(len(counts)))[pixels]
-    else:
-        span = contrast(*np.unique(pixels, return_counts=True))
-        gray = span.gray(pixels)
+def spread(pixels: np.ndarray, visible: np.ndarray | None = None) -> tuple[np.ndarray, tuple[Note, ...]]:
+    """Gray of integers (h, w) of any depth as uint8, and what was left out of it: `contrast` becomes black to white.
+
+    Pixels that are not `visible` (h, w) bool take no part in the contrast.
+    """
+    words = pixels if pixels.dtype.kind == "u" and pixels.itemsize <= 2 else _from_lowest(pixels)
+    counts = count(words if visible is None else words[visible])
+    values = np.flatnonzero(counts)
+    span = contrast(values, counts[values])
+    gray = span.gray(np.arange(len(counts)))[words]
     return border_black(gray) if span.notes else gray, span.notes
+
+
+def _from_lowest(pixels: np.ndarray) -> np.ndarray:
+    """Integers (h, w) as uint16, counted from the lowest; of more than 16 bits the highest 16 of what they span."""
+    low, span = int(pixels.min()), int(pixels.max()) - int(pixels.min())
+    shift, words = max(0, span.bit_length() - 16), np.empty(pixels.shape, np.uint16)
+    rows = max(1, _CHUNK // pixels.shape[1])
+    for top in range(0, len(pixels), rows):
+        words[top : top + rows] = (pixels[top : top + rows].astype(np.int64) - low) >> shift
+    return words
 
 
 def border_black(gray: np.ndarray) -> np.ndarray:
@@ -92,7 +102,7 @@ def contrast(values: np.ndarray, counts: np.ndarray) -> Contrast:
         counts: (n,) how often each does.
     """
     kept = film_within(values, counts)
-    low, high = _quantiles(values[kept], counts[kept], np.array(PERCENTILES) / 100)
+    low, high = quantiles(values[kept], counts[kept], np.array(PERCENTILES) / 100)
     if high <= low:
         low, high = values[kept][[0, -1]]
     left_out = 1 - counts[kept].sum() / counts.sum()
@@ -108,7 +118,7 @@ def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
     Saturation is all beyond a gap that is wider than the range of the film itself and (but for EMPTY) empty, and narrow
     beside that gap. Where it lies next to the film's own values, as in overexposed lung, nothing is left out.
     """
-    grid = _quantiles(values, counts, np.arange(GRID + 1) / GRID)
+    grid = quantiles(values, counts, np.arange(GRID + 1) / GRID)
     jumps = grid[EMPTY:] - grid[:-EMPTY]
     widest = [int(place) for place in np.argsort(jumps)[::-1][: 4 * EMPTY] if jumps[place] > 0]
     least = int(PERCENTILES[0] / 100 * GRID)  # fewer pixels do not set the contrast
@@ -132,7 +142,7 @@ def _is_saturated(gap: float, film: float, width: float) -> bool:
     return gap > film and width <= gap / 4
 
 
-def _quantiles(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
+def quantiles(values: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
     """Values below which shares of the pixels lie; float64."""
     reached = np.cumsum(counts)
     at: np.ndarray = values[np.searchsorted(reached, shares * (reached[-1] - 1), side="right")]

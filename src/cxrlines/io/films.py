@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 import numpy as np
 
+from cxrlines.core.files import readable
 from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ OTHERS = (
 def read_film(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Film:
     """The film of a source; `name` is what messages call it (default: its path, or "the film").
 
-    Colour becomes gray by luma (ITU-R 601); transparency is dropped; JPEG, PNG and TIFF orientation tags are obeyed. A
-    gray file of more than 8 bits without a window spans the contrast of its film (`io.contrast`).
+    Colour becomes gray by luma (ITU-R 601); what is wholly transparent is black; JPEG, PNG and TIFF orientation tags
+    are obeyed. A gray file of more than 8 bits without a window spans the contrast of its film (`io.contrast`).
 
     Raises:
         NotAFilm: a sound file of another kind that comes along with films, such as a report or a DICOMDIR.
@@ -47,7 +48,7 @@ def read_film(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None 
     """
     if isinstance(source, str | os.PathLike) and "\0" not in os.fspath(source):
         path = Path(source)
-        source, name = read_bytes(path), name or str(path)
+        source, name = read_bytes(path), name or readable(path)
     name = name or "the film"
     if isinstance(source, np.ndarray):
         return _of_array(source, max_pixels, name)
@@ -112,10 +113,16 @@ def kind_of(head: bytes) -> str | None:
         return "PNG"
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):  # the latter are BigTIFF
         return "TIFF"
-    # Without its preamble DICOM begins with an element of group 2 or 8, in either byte order.
-    if len(head) > 8 and head[:2] in (b"\x02\0", b"\x08\0", b"\0\x02", b"\0\x08"):
-        return "DICOM"
-    return None
+    return "DICOM" if _begins_data_set(head) else None
+
+
+def _begins_data_set(head: bytes) -> bool:
+    """Whether a file begins as DICOM without its preamble: with an element of group 2 or 8, in either byte order, that
+    has a VR, or a length which values at the beginning have."""
+    little, big = head[:2] in (b"\x02\0", b"\x08\0"), head[:2] in (b"\0\x02", b"\0\x08")
+    length = int.from_bytes(head[4:8], "little" if little else "big")
+    has_vr = head[4:6].isalpha() and head[4:6].isupper()
+    return (little or big) and len(head) > 8 and (has_vr or (length < 2**16 and length % 2 == 0))
 
 
 def is_film(path: Path) -> bool:
@@ -129,13 +136,14 @@ def is_film(path: Path) -> bool:
 
 def read_bytes(path: Path) -> bytes:
     """A file's bytes; `FilmError` if it is no file, too large to be a film, or not to be had."""
+    name = readable(path)
     try:
         if path.is_dir():
-            raise FilmError(f"{path}: is a folder", "name the film in it")
+            raise FilmError(f"{name}: is a folder", "name the film in it")
         if path.exists() and not path.is_file():
-            raise FilmError(f"{path}: is not a regular file", "name a film")
+            raise FilmError(f"{name}: is not a regular file", "name a film")
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise FilmError(f"{path}: has {size:,} bytes; a film has at most {MAX_BYTES:,}", "export one frame, shrunk")
+            raise FilmError(f"{name}: has {size:,} bytes; a film has at most {MAX_BYTES:,}", "export one frame, shrunk")
         return path.read_bytes()
     except OSError as error:
-        raise FilmError(f"{path}: cannot be read ({error.strerror})", "check the path and its permissions") from None
+        raise FilmError(f"{name}: cannot be read ({error.strerror})", "check the path and its permissions") from None

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from cxrlines.core.film import Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
-from cxrlines.io.contrast import colour_note, luma, spread
+from cxrlines.io.contrast import LEAST_KEPT, colour_note, luma, spread
 from cxrlines.io.dicom import streams
 
 Result = TypeVar("Result")
@@ -61,7 +61,8 @@ def _png(data: bytes, max_pixels: int) -> Film:
         orientation = Image.open(io.BytesIO(data), formats=["PNG"]).getexif().get(0x0112, 1)
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
         orientation = 1
-    return _film(_turned(pixels[..., 2::-1], orientation), "PNG", 16, notes)
+    pixels = _turned(pixels, orientation)
+    return _film(pixels[..., 2::-1], "PNG", 16, notes, alpha=pixels[..., 3] if colour in (4, 6) else None)
 
 
 def _inflated_size(width: int, height: int, per_pixel: int, interlaced: bool) -> int:
@@ -122,7 +123,7 @@ def _after(data: bytes, end: int) -> tuple[Note, ...]:
 
 def _tiff(data: bytes, max_pixels: int) -> Film:
     """TIFF tags by number: 256 width, 257 height, 258 bits a sample, 262 photometric, 273 strips, 274 orientation, 277
-    samples a pixel, 284 planar configuration, 317 predictor, 324 tiles, 339 sample format."""
+    samples a pixel, 284 planar configuration, 317 predictor, 324 tiles, 338 extra samples, 339 sample format."""
     tags, more = _directory(data)
     width, height, samples = (tags.get(tag, (default,))[0] for tag, default in ((256, 0), (257, 0), (277, 1)))
     if not tags or (273 not in tags and 324 not in tags):
@@ -135,10 +136,15 @@ def _tiff(data: bytes, max_pixels: int) -> Film:
         raise FilmError("has float pixels, of unknown black and white", "save it as 8 or 16 bit gray")
     photometric, planes, predictor = (tags.get(tag, (1,))[0] for tag in (262, 284, 317))
     inverted = photometric == 0 and max(depths) > 8  # Pillow turns the others round itself
-    if (samples == 1 or set(depths) != {16}) and data[:4] != b"MM\0+":
-        return _by_pillow(data, "TIFF", inverted=inverted)
-    # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all.
-    unsigned = set(depths) == {16} and set(tags.get(339, (1,))) <= {1, 4}
+    signed = not set(tags.get(339, (1,))) <= {1, 4}
+    if signed and max(depths) <= 8:  # Pillow takes them for unsigned
+        raise FilmError("is a TIFF file of signed values of 8 bits, which is not read", "save it as PNG")
+    unsigned = set(depths) == {16} and not signed
+    by_pillow = data[:4] != b"MM\0+" and not (unsigned and samples == 1 and inverted and data[:2] == b"MM")
+    if by_pillow and (samples == 1 or set(depths) != {16}):
+        return _by_pillow(data, "TIFF", inverted=inverted, unsigned=not signed)
+    # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all. So
+    # are those of one, white at zero, with the highest byte first, which it does not know.
     colours = samples <= 2 if photometric in (0, 1) else photometric == 2 and samples in (3, 4)
     if not unsigned or planes != 1 or not colours or (predictor == 2 and 324 in tags):
         what = "signed channels, separate planes, tiles with a predictor, or colours other than gray and RGB"
@@ -150,8 +156,9 @@ def _tiff(data: bytes, max_pixels: int) -> Film:
     pixels = wide.reshape(height, width, samples)
     if predictor == 2:
         pixels = np.cumsum(pixels, axis=1, dtype=np.uint16)
-    pixels = pixels[..., :3] if photometric == 2 else pixels[..., 0]
-    return _film(_turned(pixels, tags.get(274, (1,))[0]), "TIFF", 16, inverted=inverted)
+    pixels = _turned(pixels, tags.get(274, (1,))[0])
+    alpha = pixels[..., -1] if samples in (2, 4) and tags.get(338, (0,))[0] in (1, 2) else None
+    return _film(pixels[..., :3] if photometric == 2 else pixels[..., 0], "TIFF", 16, inverted=inverted, alpha=alpha)
 
 
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of TIFF tags
@@ -210,7 +217,9 @@ def _opened(data: bytes, kind: str) -> Image.Image:
     return image
 
 
-def _by_pillow(data: bytes, kind: str, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
+def _by_pillow(
+    data: bytes, kind: str, notes: tuple[Note, ...] = (), *, inverted: bool = False, unsigned: bool = False
+) -> Film:
     image = _decoded(_opened, data, kind)
     mode = image.mode
     if mode not in MODES:
@@ -221,22 +230,49 @@ def _by_pillow(data: bytes, kind: str, notes: tuple[Note, ...] = (), *, inverted
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
         notes += (Note(Code.METADATA_IGNORED, "its orientation tag is damaged, and not obeyed"),)
     if mode.startswith("I"):
-        return _film(np.asarray(image), kind, 16, notes, inverted=inverted)
+        pixels = np.asarray(image)  # of 32 bits as signed, whatever they are
+        pixels = pixels.view(np.uint32) if unsigned and pixels.dtype == np.int32 else pixels
+        return _film(pixels, kind, 16, notes, inverted=inverted)
     if through := {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(mode):  # Pillow converts them no other way
         image = image.convert(through)
+    gray = np.array(image.convert("L"))
+    if "A" in image.getbands():
+        visible, transparent = _visible(np.asarray(image.getchannel("A")))
+        gray[~visible], notes = 0, notes + transparent
     if mode in ("1", "L", "LA", "La"):
-        return Film(np.array(image.convert("L")), kind, 1 if mode == "1" else 8, notes=notes)
+        return Film(gray, kind, 1 if mode == "1" else 8, notes=notes)
     notes += colour_note(np.asarray(image.convert("RGB")))
-    return Film(np.array(image.convert("L")), kind, 8, notes=notes)
+    return Film(gray, kind, 8, notes=notes)
 
 
-def _film(pixels: np.ndarray, kind: str, bits: int, notes: tuple[Note, ...] = (), *, inverted: bool = False) -> Film:
+def _visible(alpha: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
+    """Pixels (h, w) bool that are not wholly transparent, and a note if some are; all of them where so few are that
+    transparency says nothing of what is film."""
+    visible = alpha > 0
+    if (share := float(visible.mean())) == 1 or share < LEAST_KEPT:
+        return np.ones_like(visible), ()
+    return visible, (Note(Code.BORDER_LEFT_OUT, f"{1 - share:.1%} of its pixels are transparent, and shown black"),)
+
+
+def _film(
+    pixels: np.ndarray,
+    kind: str,
+    bits: int,
+    notes: tuple[Note, ...] = (),
+    *,
+    inverted: bool = False,
+    alpha: np.ndarray | None = None,
+) -> Film:
     """A film of pixels (h, w) or (h, w, 3) of more than 8 bits, which do not say what is black and white."""
     if pixels.ndim == 3:
         notes += colour_note(pixels)
         pixels = luma(pixels)
-    gray, left_out = spread(pixels)
-    return Film(255 - gray if inverted else gray, kind, bits, notes=notes + left_out)
+    visible, transparent = (None, ()) if alpha is None else _visible(alpha)
+    gray, left_out = spread(pixels, visible)
+    gray = 255 - gray if inverted else gray
+    if visible is not None:
+        gray[~visible] = 0
+    return Film(gray, kind, bits, notes=notes + transparent + left_out)
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cxrlines.core.errors import Error, ReadingFault
-from cxrlines.core.files import OutputError, check_outputs, file_names, replacing, write_text
+from cxrlines.core.files import OutputError, check_outputs, file_names, readable, replacing, write_text
 from cxrlines.core.film import FilmError, NotAFilm, film_name
 from cxrlines.core.findings import Findings
 from cxrlines.io.dicom.header import parse
@@ -210,4 +210,4 @@ def _finish(
 
 
 def _reason(path: Path, error: Exception) -> str:
-    return str(error).removeprefix(f"{path}: ")
+    return str(error).removeprefix(f"{readable(path)}: ")

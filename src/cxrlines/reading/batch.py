@@ -294,7 +294,7 @@ def _predictions(found: Found, kept: Journal, bundle: Bundle, tta: tuple[str, ..
 
 def reason(path: Path, error: Exception) -> str:
     """What is wrong, without the path that messages begin with (absolute where a cluster read the film)."""
-    return str(error).removeprefix(f"{path}: ").removeprefix(f"{path.absolute()}: ")
+    return str(error).removeprefix(f"{readable(path)}: ").removeprefix(f"{readable(path.absolute())}: ")
 
 
 def by_threads(reader: Reader, paths: Sequence[Path]) -> Iterator[Outcome]:

@@ -1,6 +1,8 @@
 """The films in files and folders: found, and named so that no two are called alike."""
 
+import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +12,8 @@ from cxrlines.core.files import readable
 from cxrlines.core.film import FILM_SUFFIXES, film_name
 from cxrlines.io.films import is_film
 
-NO_FILM, ARCHIVE, LINKED = "no film", "archive, not unpacked", "link to a folder"
+NO_FILM, ARCHIVE, LINKED, BROKEN = "no film", "archive, not unpacked", "link to a folder", "link to nothing"
+FOLDER, PERMISSIONS = "folder", "check the path and its permissions"
 ARCHIVES = (".zip", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
@@ -66,33 +69,55 @@ def find_films(sources: Iterable[Path]) -> Found:
     skipped: Counter[str] = Counter()
     named, searched = set(), []
     for source in sources:
-        if source.is_file():
+        if (fault := _fault(source)) is None:
             if source.suffix.lower() in ARCHIVES:
                 errors.append((str(source), "is an archive; unpack it, and name what it holds"))
                 continue
             path, _ = films.setdefault(source.absolute(), (source, source.parent))
             named.add(path)
-        elif source.is_dir():
+        elif fault == FOLDER:
             searched.append(source)
-            empty = True
+            before, empty = len(errors), True
             for path in _files_below(source, errors, skipped):
                 if path.suffix.lower() in FILM_SUFFIXES or is_film(path):
                     films.setdefault(path.absolute(), (path, source))
                     empty = False
+                elif not os.access(path, os.R_OK):
+                    errors.append((str(path), f"cannot be read ({os.strerror(errno.EACCES)}); {PERMISSIONS}"))
                 else:
                     skipped[ARCHIVE if path.suffix.lower() in ARCHIVES else NO_FILM] += 1
-            if empty:
+            if empty and len(errors) == before:
                 kinds = ", ".join(FILM_SUFFIXES)
                 errors.append((str(source), f"the folder holds no film: none ends in {kinds} or is one by content"))
         else:
-            errors.append((str(source), "there is no such file or folder"))
+            errors.append((str(source), fault))
     return Found(list(films.values()), errors, +skipped, frozenset(named), tuple(searched))
+
+
+def _fault(path: Path) -> str | None:
+    """Why a path is no regular file: FOLDER, or a sentence; None if it is one."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: of a NUL in it
+        if _is_link(path) and isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ELOOP):
+            return "is a link to nothing; fetch what it stands for, or remove it"
+        if isinstance(error, ValueError | FileNotFoundError | NotADirectoryError):
+            return "there is no such file or folder"
+        return f"cannot be read ({error.strerror}); {PERMISSIONS}"
+    if stat.S_ISREG(mode):
+        return None
+    return FOLDER if stat.S_ISDIR(mode) else "is not a regular file; name a film or a folder"
+
+
+def _is_link(path: Path) -> bool:
+    return os.path.islink(path)  # noqa: PTH114 - Path.is_symlink raises for a name that is too long
 
 
 def _files_below(folder: Path, errors: list[tuple[str, str]], skipped: Counter[str]) -> Iterator[Path]:
     """Plain files in a folder and its folders, by name; hidden ones are left alone.
 
-    Links to folders are not followed, but counted; a folder that cannot be listed is an error.
+    Links to folders are not followed, but counted; a folder that cannot be listed is an error, and so is what has the
+    name of a film but is no file, such as a link to one that is not there.
     """
 
     def unlisted(error: OSError) -> None:
@@ -103,5 +128,11 @@ def _files_below(folder: Path, errors: list[tuple[str, str]], skipped: Counter[s
         skipped[LINKED] += sum(Path(place, name).is_symlink() for name in folders)
         for name in sorted(files):
             path = Path(place) / name
-            if not name.startswith(".") and path.is_file():
+            if name.startswith("."):
+                continue
+            if (fault := _fault(path)) is None:
                 yield path
+            elif path.suffix.lower() in FILM_SUFFIXES:
+                errors.append((str(path), fault))
+            else:
+                skipped[BROKEN if _is_link(path) else NO_FILM] += 1

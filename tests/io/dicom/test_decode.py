@@ -441,6 +441,52 @@ class TestHowItIsShown:
         film = film_of(made(values, WindowCenter=600, WindowWidth=300))
         assert codes(film) == [Code.WINDOW_IGNORED] and np.array_equal(film.pixels, gray(made(values)))
 
+    @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+    @pytest.mark.parametrize(
+        ("depth", "bits", "tags"),
+        [
+            (256, 8, {"WindowCenter": 2048, "WindowWidth": 4096}),  # of 12 bits beside pixels of 8
+            (256, 8, {"VOILUTSequence": [lut((CURVE * 4095).astype(np.uint16)[:2000] // 8, 12)]}),
+            (4096, 16, {"WindowCenter": 32768, "WindowWidth": 65535}),
+            (4096, 12, {"WindowCenter": 127.5, "WindowWidth": 255}),  # of 8 beside pixels of 12
+            (4096, 16, {"WindowCenter": 128, "WindowWidth": 256, "VOILUTFunction": "LINEAR_EXACT"}),
+        ],
+    )
+    def test_a_window_of_another_depth_is_not_the_films(self, photometric, depth, bits, tags):
+        values = smooth(depth).astype(np.uint8 if bits == 8 else np.uint16)
+        plain = {"BitsStored": bits, "HighBit": bits - 1, "PhotometricInterpretation": photometric}
+        film = film_of(made(values, **plain, **tags))
+        assert np.array_equal(film.pixels, gray(made(values, **plain)))
+        assert codes(film) == [Code.LUT_IGNORED if "VOILUTSequence" in tags else Code.WINDOW_IGNORED]
+
+    @pytest.mark.parametrize(
+        ("depth", "tags"),
+        [
+            (4096, {"WindowCenter": 4096, "WindowWidth": 8192}),  # dark, and bright enough to read
+            (4096, {"WindowCenter": 500, "WindowWidth": 700}),  # hard
+            (200, {"WindowCenter": 100, "WindowWidth": 50}),  # narrow on a narrow film
+            (4096, {"WindowCenter": 40, "WindowWidth": 100, "RescaleSlope": 1, "RescaleIntercept": -1024}),
+        ],
+    )
+    def test_a_window_that_is_only_dark_or_hard_is_used(self, depth, tags):
+        film = film_of(made(smooth(depth), BitsStored=14, HighBit=13, **tags))
+        values = smooth(depth).astype(float) + tags.get("RescaleIntercept", 0)
+        expected = (values - (tags["WindowCenter"] - 0.5)) / (tags["WindowWidth"] - 1) + 0.5
+        assert np.abs(film.pixels - np.clip(expected, 0, 1) * 255).max() <= 0.51 and not film.notes
+
+    @pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept"])
+    @pytest.mark.parametrize("text", [b"0,5 ", b"1e30", b"nan ", b"Doe "])
+    def test_without_its_rescale_windows_mean_nothing(self, name, text):
+        rescale = {"RescaleSlope": 1, "RescaleIntercept": 0} | {name: 7654}
+        data = file(made(RAMP, **TWELVE, WindowCenter=700, WindowWidth=900, **rescale)).replace(b"7654", text)
+        film = read_film(data)
+        assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE))) and codes(film) == [Code.METADATA_IGNORED]
+
+    def test_a_film_for_processing_is_noted(self):
+        film = film_of(made(RAMP, **TWELVE, **WINDOW, PresentationIntentType="FOR PROCESSING"))
+        assert codes(film) == [Code.FOR_PROCESSING]
+        assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
+
     def test_a_window_on_one_dead_pixel_shows_nothing(self):
         values = smooth(4096)
         values[0, 0] = 60_000

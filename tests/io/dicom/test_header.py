@@ -100,6 +100,19 @@ class TestStructure:
         sequence = element(0x00081140, "UN", item(inner, False) + SEQUENCE_END, UNDEFINED)
         assert parse(bytes(128) + b"DICM" + sequence + ROWS).integer("Rows") == 7
 
+    @pytest.mark.parametrize("defined", [True, False])
+    def test_items_that_are_no_elements_are_passed_over(self, defined):
+        """As fragments of an icon's compressed pixels, or of private data."""
+        junk = item(b"", True) + item(b"\xff\xd8\xff\xe0 no elements", True) + SEQUENCE_END
+        icon = item(element(0x00280010, "US", b"\5\0") + element(0x7FE00010, "OB", junk, UNDEFINED), defined)
+        for sequence in (
+            element(0x00880200, "SQ", icon + SEQUENCE_END, UNDEFINED),
+            element(0x00291010, "OB", junk, UNDEFINED),
+            element(0x00291010, "UN", junk, UNDEFINED),
+        ):
+            elements = parse(bytes(128) + b"DICM" + sequence + ROWS)
+            assert elements.integer("Rows") == 7 and not elements.cut and "PixelData" not in elements
+
     def test_group_lengths_and_private_junk_are_passed_over(self):
         junk = (
             element(0x00280000, "UL", bytes(4))

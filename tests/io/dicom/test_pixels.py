@@ -444,6 +444,18 @@ class TestContradictions:
         data = bare[:start] + b"\xe0\x7f\x10\x00OB\0\0" + struct.pack("<I", len(frame)) + frame
         assert alike(read_film(data).pixels, GRAY) > ALIKE
 
+    @pytest.mark.parametrize("number", [".4.50", ".4.70", ".4.90", ".5"])
+    def test_uncompressed_pixels_that_are_said_to_be_compressed(self, number):
+        for values, bits in ((GRAY, 8), (TWELVE, 12)):
+            plain = as_dicom(values, bits)
+            start = plain.index(b"\xe0\x7f\x10\x00")
+            head = as_dicom(values, bits, syntax=f"1.2.840.10008.1.2{number}", frame=b"0000")
+            head = head[: head.index(b"\xe0\x7f\x10\x00")]
+            film = read_film(head + plain[start:])
+            assert np.array_equal(film.pixels, read_film(plain).pixels)
+            assert [note.code for note in film.notes] == [Code.STREAM_DIFFERS_FROM_HEADER]
+            assert refusal(head + plain[start:-2])  # of another size they are damaged, not uncompressed
+
     def test_a_file_in_a_box(self):
         boxed = (
             b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + b"\0\0\0\0jp2c" + by_openjpeg(TWELVE, 12)

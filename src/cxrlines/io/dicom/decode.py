@@ -50,6 +50,9 @@ def decode_dicom(data: bytes, max_pixels: int) -> Film:
     _check_kind(elements)
     notes: list[Note] = []
     header = _header(elements, max_pixels, notes)
+    if elements.text("PresentationIntentType").upper() == "FOR PROCESSING":
+        text = "it is FOR PROCESSING: values of the detector, not the film as a machine prepares it for reading"
+        notes.append(Note(Code.FOR_PROCESSING, text))
     values, header = stored_values(header, elements, notes)
     if values.ndim == 2:
         pixels = displayed(elements, values, header, notes)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cxrlines.core.notes import Code, Note
-from cxrlines.io.contrast import border_black, contrast, count, to_uint8
+from cxrlines.io.contrast import PERCENTILES, border_black, contrast, count, quantiles, to_uint8
 from cxrlines.io.dicom.header import Elements
 from cxrlines.io.dicom.pixels import PixelHeader
 
@@ -17,6 +17,12 @@ ONE_GRAY = 0.995
 """Share of a film in one gray, but for its commonest value, from which on a window or table shows nothing of it."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 """VOI LUT Functions of PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+LEAST_WHITE = 64
+"""Level of 256 that the film's brightest values (the upper of PERCENTILES) reach. Where they do not, the window or
+table is of two bits more than the film, as one of 12 bits beside pixels that were exported as 8."""
+EIGHT_BITS, FEWEST, AT_ONE_END = 256, 8, 2 / 3
+"""The reverse, a window of 8 bits beside pixels of more: it reaches over fewer values, the film over so many times as
+many, and more than this share of the film lies at one end of it."""
 
 
 def displayed(elements: Elements, stored: np.ndarray, header: PixelHeader, notes: list[Note]) -> np.ndarray:
@@ -119,7 +125,7 @@ def _shown(
     flat = inner.max() >= ONE_GRAY * inner.sum()
     for voi in _voi_transforms(elements, values, notes) if whole else ():
         gray = to_uint8(voi.share)
-        if flat or np.bincount(gray, inner).max() < ONE_GRAY * inner.sum():
+        if flat or (_is_picture(gray, inner) and not (values is stored and _is_of_8_bits(gray, values, inner))):
             notes += voi.notes
             return gray
         notes.append(Note(voi.ignored, f"{voi.name} shows nothing of the film's values and is not used"))
@@ -132,6 +138,22 @@ def _shown(
     return span.gray(values)
 
 
+def _is_picture(gray: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether grays (n,) uint8 of these counts (n,) show something: they are not one, nor all near black."""
+    of_gray = np.bincount(gray, counts, 256)
+    brightest = quantiles(np.arange(256), of_gray, np.array(PERCENTILES[1:]) / 100)[0]
+    return bool(of_gray.max() < ONE_GRAY * counts.sum() and brightest >= LEAST_WHITE)
+
+
+def _is_of_8_bits(gray: np.ndarray, values: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether a window that makes these grays (n,) of values (n,) was made for values of 8 bits; see EIGHT_BITS."""
+    within, order = values[(gray > 0) & (gray < 255)], np.argsort(values, kind="stable")
+    at_an_end = max(counts[gray == 0].sum(), counts[gray == 255].sum()) > AT_ONE_END * counts.sum()
+    narrow = len(within) == 0 or np.ptp(within) < EIGHT_BITS
+    low, high = quantiles(values[order], counts[order], np.array(PERCENTILES) / 100)
+    return bool(at_an_end and narrow and high - low > FEWEST * EIGHT_BITS)
+
+
 def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tuple[np.ndarray, bool]:
     """Stored values through the Modality LUT or rescale (`stored` itself where that does nothing, as a slope of 0), and
     whether windows may be applied to them."""
@@ -141,10 +163,11 @@ def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tupl
         text = "the Modality LUT is missing or short, and not used; nor are windows, which rest on it"
         notes.append(Note(Code.LUT_IGNORED, text))
         return stored, False
-    slope, intercept = elements.number("RescaleSlope") or 1.0, elements.number("RescaleIntercept") or 0.0
+    slope, intercept = (next(iter(elements.numbers(name)), 0.0) for name in ("RescaleSlope", "RescaleIntercept"))
+    slope = slope or 1.0
     if (slope, intercept) == (1, 0):
         return stored, True
-    if not 1e-9 < abs(slope) < 1e9 or abs(intercept) > 1e9:
+    if not (1e-9 < abs(slope) < 1e9 and abs(intercept) <= 1e9):  # NaN, what is no number, is neither
         text = f"a rescale by {slope:g} and {intercept:g} is none, and not used; nor are windows, which rest on it"
         notes.append(Note(Code.METADATA_IGNORED, text))
         return stored, False

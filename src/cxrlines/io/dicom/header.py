@@ -22,7 +22,8 @@ KEYWORDS = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
-    *("PresentationLUTShape", "Manufacturer", "FloatPixelData", "DoubleFloatPixelData", "PixelData"),
+    *("PresentationLUTShape", "PresentationIntentType", "Manufacturer"),
+    *("FloatPixelData", "DoubleFloatPixelData", "PixelData"),
 )
 """Elements that are kept to decode a film; the values of all others are passed over."""
 MAX_DEPTH = 32
@@ -206,7 +207,8 @@ def _read(data: bytes, place: int, into: Elements, implicit: bool, limit: int, d
         into.by_tag[tag] = Element(vr, b"", little)
     elif length == _UNDEFINED:
         # Of undefined length are sequences alone; in one of VR UN all is implicit and little endian (PS3.5 6.2.2).
-        items, end = _sequence(data, start, limit, little or vr == "UN", implicit or vr == "UN", depth, into.kept)
+        kept = into.kept if tag in into.kept else None
+        items, end = _sequence(data, start, limit, little or vr == "UN", implicit or vr == "UN", depth, kept)
         if end == start:
             raise _Cut
         if tag in into.kept:
@@ -221,9 +223,13 @@ def _read(data: bytes, place: int, into: Elements, implicit: bool, limit: int, d
 
 
 def _sequence(
-    data: bytes, place: int, limit: int, little: bool, implicit: bool, depth: int, kept: frozenset[int]
+    data: bytes, place: int, limit: int, little: bool, implicit: bool, depth: int, kept: frozenset[int] | None
 ) -> tuple[tuple[Elements, ...], int]:
-    """The items of a sequence up to its delimiter or `limit`, and where the next element begins."""
+    """The items of a sequence up to its delimiter or `limit`, and where the next element begins.
+
+    Of a sequence that is not kept (None), items that say their length are passed over: they may be no elements, as the
+    fragments of an icon's compressed pixels, or of private data.
+    """
     if depth >= MAX_DEPTH:
         raise _Cut
     items: list[Elements] = []
@@ -234,7 +240,10 @@ def _sequence(
         end = limit if length == _UNDEFINED else place + length
         if tag != _ITEM or end > limit:
             raise _Cut
-        item = Elements(little=little, kept=kept)
+        if kept is None and length != _UNDEFINED:
+            place = end
+            continue
+        item = Elements(little=little, kept=kept or frozenset())
         while place < end:
             if length == _UNDEFINED and _head(data, place, little, implicit).tag == _ITEM_END:
                 place += 8

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
-from pydicom.uid import UID, ExplicitVRBigEndian, RLELossless
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELossless
 
 from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Code, Note
@@ -94,8 +94,13 @@ def stored_values(header: PixelHeader, elements: Elements, notes: list[Note]) ->
         frame = parts[0] if len(parts) == 1 else b"".join(parts)
     elif not header.syntax.is_encapsulated:
         return _uncompressed(header, elements.pixels, elements.pixels_vr, notes)
-    if header.syntax == RLELossless and not streams.recognised(frame):
-        return _rle(header, frame, notes)
+    if not streams.recognised(frame):
+        need = header.rows * header.columns * header.allocated // 8
+        if frame is elements.pixels and header.samples == 1 and len(frame) == need + need % 2:
+            _differ(notes, f"the pixels are uncompressed, the header says {header.known_syntax}")
+            return _uncompressed(replace(header, syntax=ExplicitVRLittleEndian), elements.pixels, "", notes)
+        if header.syntax == RLELossless:
+            return _rle(header, frame, notes)
     return _compressed(header, frame, notes)
 
 
