@@ -26,7 +26,7 @@ from cxrlines.web.tokens import VARIABLE, Tokens
 DRAIN_S = 1.0
 """How long at least `/healthz` answers 503 before the port closes, so that who watches it notices."""
 GRACE_S = 120
-"""How long requests that are under way may still take, with their answers: who does not read holds nothing up longer."""
+"""How long requests that are under way, and their answers, may still take: who does not read them holds nothing up."""
 KEEP_ALIVE_S = 20
 
 
