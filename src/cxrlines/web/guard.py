@@ -129,7 +129,7 @@ def _hostname(host: str) -> str:
 
 
 def _is_own(origin: str, host: str) -> bool:
-    """Whether an Origin header is of the host and port of a Host header, either of which may leave out the usual port."""
+    """Whether an Origin header is of the host and port of a Host header; either may leave out the usual port."""
     try:
         asked, called = urlsplit(origin), urlsplit(f"//{host}")
         usual = {"http": 80, "https": 443}.get(asked.scheme)
