@@ -158,15 +158,20 @@ def films(tmp_path: Path) -> Callable[..., list[Path]]:
 
 @pytest.fixture
 def pacs():
-    """A storage node in this process that answers as `statuses` say: by SOP class, else 0; `taken`: what it took."""
+    """A storage node in this process that answers as `statuses` say: by SOP class, else 0; `taken`: what it took.
+
+    None for a status: it ends the association instead.
+    """
     made = SimpleNamespace(statuses={}, taken=[], port=free_port(), asked=0)
 
     def store(event):
         made.asked += 1
         status = made.statuses.get(str(event.request.AffectedSOPClassUID), 0)
+        if status is None:
+            event.assoc.abort()
         if status == 0:
             made.taken.append((str(event.request.AffectedSOPInstanceUID), event.encoded_dataset(include_meta=False)))
-        return status
+        return status or 0
 
     ae = AE("PACS")
     ae.supported_contexts = AllStoragePresentationContexts

@@ -4,6 +4,7 @@ import io
 import socket
 import ssl
 import subprocess
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from pynetdicom import AE, build_context
 
 from cxrlines.pacs import receiver
 from cxrlines.pacs.audit_log import AuditLog
+from cxrlines.pacs.delivery import CUT, StowService, Unreachable, Verdict
 from cxrlines.pacs.film_queue import FilmQueue
 from cxrlines.pacs.node_settings import load_settings
 from cxrlines.pacs.receiver import Receiver
@@ -53,6 +55,39 @@ def test_what_is_put_off_is_tried_again(node, pacs, films):
     pacs.statuses.clear()
     assert running.settled(1)["films"]["delivered"] == 1
     assert len({uid for uid, _ in pacs.taken}) == len(pacs.taken) == 3
+
+
+def test_a_connection_that_ends_over_a_result_puts_that_one_off(node, pacs, films):
+    pacs.start()
+    pacs.statuses[SR_3D] = None
+    running = node([f"PACS@127.0.0.1:{pacs.port}"]).start()
+    assert running.store(*films(dicom_film(1), dicom_film(2))).returncode == 0
+    until(lambda: len(pacs.taken) == 4)  # states and captures of both
+    assert CUT in running.status()["unreachable"][0]["problem"]
+    pacs.statuses.clear()
+    assert running.settled(2)["films"]["delivered"] == 2
+    assert len({uid for uid, _ in pacs.taken}) == len(pacs.taken) == 6
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfull"])
+def test_a_service_that_ends_the_connection_over_a_result(answer, films):
+    """It puts that one off; one that is not there is no matter of the result."""
+    (result,) = films(dicom_film(1))
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        address = f"http://127.0.0.1:{service.getsockname()[1]}/dicom-web"
+
+        def once() -> None:
+            connection, _ = service.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=once, daemon=True)
+        thread.start()
+        assert [*StowService(address).send([result, result])] == [(Verdict.PUT_OFF, CUT)]
+        thread.join(60)
+    with pytest.raises(Unreachable):
+        next(StowService(address).send([result]))
 
 
 def test_tls_on_both_sides(node, pacs, tmp_path):

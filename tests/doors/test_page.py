@@ -267,6 +267,88 @@ def test_a_token_is_asked_for_and_asked_for_again(browser, tmp_path):
         page.close()
 
 
+def test_a_token_that_ends_costs_no_correction(browser, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("the-first-token-of-letters")
+    with serving("--token-file", tokens, "--project", tmp_path / "project") as server:
+        page = browser.new_page()
+        page.set_default_timeout(DEADLINE_S * 1000)
+        page.goto(server.wait())
+        token = page.get_by_label("Token", exact=True)
+        token.fill("the-first-token-of-letters")
+        token.press("Enter")
+        page.locator("#what-reads", has_text="weights").wait_for()
+        drop(page, EXAMPLE)
+        page.keyboard.press("e")
+        page.get_by_role("button", name="Accept all").click()
+        page.get_by_label("Your name").fill("A reader")
+        tokens.write_text("the-next-token-of-letters")
+        page.get_by_role("button", name="Save").click()
+        page.locator("#token-problem", has_text="not one of").wait_for()
+        token.fill("the-next-token-of-letters")
+        token.press("Enter")
+        page.locator(".correct", has_text="Saved by A reader").wait_for()
+        assert len(pd.read_csv(tmp_path / "project/train.csv")) == 1
+        page.close()
+
+
+def test_at_400_percent_all_of_it_is_in_one_column(browser, address):
+    """A window of 1,280 x 720 px, zoomed: nothing is cut off to the sides, or out of reach (WCAG 1.4.10)."""
+    page = browser.new_page(viewport={"width": 320, "height": 180})
+    page.set_default_timeout(DEADLINE_S * 1000)
+    page.goto(address)
+    page.locator("#what-reads", has_text="weights").wait_for()
+    wide = "document.scrollingElement.scrollWidth"
+    assert page.evaluate(wide) <= 320 and accessible(page) == []
+    drop(page, EXAMPLE)
+    page.get_by_role("button", name="Correct").click()
+    page.locator(".correct").wait_for()
+    loaded(page)
+    assert page.evaluate(wide) <= 320 and accessible(page) == []
+    for part in (page.locator("#tools button"), page.locator(".correct button"), page.locator(".states").first):
+        for one in part.all():
+            one.scroll_into_view_if_needed()
+            box = one.bounding_box()
+            assert box and box["x"] >= 0 and box["x"] + box["width"] <= 320.5, one.inner_text()
+    stage = page.locator(".stage").first.bounding_box()
+    assert stage["width"] > 300 and stage["height"] > 200
+    assert "research only" in page.locator("footer").inner_text()
+    foot = page.locator("footer").bounding_box()
+    assert foot["y"] >= 0 and foot["y"] + foot["height"] <= 180.5  # always in view
+    page.close()
+
+
+def test_what_was_corrected_is_undone_step_by_step(page):
+    drop(page, EXAMPLE)
+    page.keyboard.press("e")
+    undo = page.get_by_role("button", name="Undo")
+    assert undo.is_disabled()
+    path = page.locator("svg path.line").first.get_attribute("d")
+    page.locator(".correct .name", has_text="ETT").click()
+    stage = page.locator(".stage").first
+    stage.focus()
+    handle = page.locator("svg circle.handle").last.bounding_box()
+    x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 30, y - 20, steps=6)  # one step, however many moves
+    page.mouse.up()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    page.get_by_role("button", name="Reject CVC").click()
+    assert page.locator(".correct li.gone").count() == 1
+    page.keyboard.press("Control+z")
+    assert page.locator(".correct li.gone").count() == 0
+    assert page.locator(".correct .name", has_text="ETT, moved").count() == 1
+    for _ in range(2):
+        page.keyboard.press("Control+z")
+    assert page.locator(".correct .name", has_text="ETT, moved").count() == 1  # by the mouse
+    undo.click()
+    assert page.locator(".correct .name", has_text="ETT, moved").count() == 0 and undo.is_disabled()
+    loaded(page)
+    assert page.locator("svg path.line").first.get_attribute("d") == path
+
+
 def test_a_correction_is_saved_and_is_there_when_the_film_comes_again(page, project):
     assert accessible(page) == []
     drop(page, EXAMPLE)

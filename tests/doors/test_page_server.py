@@ -119,6 +119,18 @@ def test_a_slow_client_and_one_that_speaks_no_http_are_sent_away(address):
     assert httpx.get(f"{address}/healthz").json() == {"status": "ready"}
 
 
+def test_a_connection_that_asks_for_nothing_is_ended(address):
+    """One that is silent, one that never ends its headers, and one that begins so after an answer."""
+    place = urlsplit(address)
+    ask = f"GET /healthz HTTP/1.1\r\nHost: {place.netloc}\r\n"
+    for sent in ("", ask, f"{ask}\r\n{ask}"):
+        with socket.create_connection((place.hostname or "", place.port or 0), timeout=DEADLINE_S) as connection:
+            connection.sendall(sent.encode())
+            got = b"".join(iter(lambda: connection.recv(4096), b""))
+        assert got.count(b"HTTP/1.1 200") == sent.count("\r\n\r\n")
+    assert httpx.get(f"{address}/healthz").json() == {"status": "ready"}
+
+
 def test_sigterm_finishes_what_is_under_way_then_ends_it(film):
     with serving() as server:
         address = server.wait()

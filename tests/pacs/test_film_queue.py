@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,23 @@ class TestFilms:
         assert states(queue) == {"delivered": 1} and queue.status()["sent_again"] == 4
         assert not queue.take(9) and not [*queue.folder.glob("*/*.dcm")]
 
+    def test_one_sent_twice_at_once_leaves_no_file_once_it_is_delivered(self, queue, monkeypatch):
+        """The second copy is written while the first one is read and delivered."""
+
+        @contextmanager
+        def slow(place):
+            monkeypatch.undo()
+            with replacing(place) as aside:
+                assert add(queue, 1) == 1
+                (film,) = queue.take(9)
+                read(queue, film, SR, False, [TO])
+                deliver(queue)
+                yield aside
+
+        monkeypatch.setattr(film_queue, "replacing", slow)
+        assert add(queue, 1) is None
+        assert states(queue) == {"delivered": 1} and not [*queue.folder.glob("*/*.dcm")]
+
     def test_they_are_taken_once_and_in_order(self, queue):
         for number in range(5):
             add(queue, number)
@@ -148,6 +166,15 @@ class TestDeliveries:
         assert [film["film"] for film in queue.status()["urgent_waiting"]] == [3]
         queue.put_off(queue.waiting(TO, 1)[0], "status 0xA700")
         assert [parcel.film for parcel in queue.waiting(TO, 9)] == [1, 2, 3]
+
+    def test_those_that_rest_are_left_out_until_they_are_retried(self, queue):
+        add(queue, 1)
+        read(queue, queue.take(1)[0], SR, False, [TO])
+        report, capture = queue.waiting(TO, 9)
+        assert queue.waiting(TO, 9, {report.number}) == [report, capture]  # not put off yet, or taken up once more
+        queue.put_off(report, "status 0xA700")
+        assert queue.waiting(TO, 9, {report.number}) == [capture]
+        assert [parcel.number for parcel in queue.waiting(TO, 9, {7})] == [capture.number, report.number]
 
     def test_a_refusal_is_a_dead_letter_until_it_is_retried(self, queue):
         add(queue, 1)

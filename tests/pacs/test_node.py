@@ -20,7 +20,7 @@ from cxrlines.core.findings import Findings
 from cxrlines.lab.intact_films import as_dicom
 from cxrlines.pacs import node
 from cxrlines.pacs.audit_log import AuditLog
-from cxrlines.pacs.delivery import LONGEST_PAUSE_S, Answer, Unreachable, Verdict, pause_s
+from cxrlines.pacs.delivery import CUT, LONGEST_PAUSE_S, Answer, Unreachable, Verdict, pause_s
 from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue
 from cxrlines.pacs.node import FAULTS, Courier, why_not_read
 from cxrlines.pacs.result_writers import ResultWriters
@@ -196,6 +196,70 @@ class TestAPacsThatIsDownForAnHour:
         (letter,) = queue.status()["dead_letters"]
         assert letter["film"] == 2 and "12 times" in letter["reason"]
         assert destination.asked["1-0.dcm"] == destination.asked["2-0.dcm"] == MAX_TRIES
+
+
+def test_a_result_that_a_destination_breaks_on_keeps_back_no_other(bench):
+    """Its association ends over one report, each time: the others are taken, that one is a dead letter in the end."""
+
+    class Breaks(Destination):
+        def send(self, results: Sequence[Path]) -> Iterator[Answer]:
+            for path in results:
+                self.asked[path.name] += 1
+                if path.name == "1-0.dcm":
+                    yield Answer(Verdict.PUT_OFF, CUT)
+                    return
+                yield Answer(Verdict.TAKEN)
+
+    destination = Breaks()
+    destination.asked = Counter()
+    queue = bench([film(0), film(1)], Pool({}), destination)
+    assert counts(queue) == {"delivered": 1, "dead": 1}
+    assert queue.status()["results"] == {"dead": 1, "delivered": 5}
+    assert destination.asked.pop("1-0.dcm") == MAX_TRIES and set(destination.asked.values()) == {1}
+    assert CUT in queue.status()["dead_letters"][0]["reason"]
+
+
+def test_what_is_put_off_rests_while_others_go(tmp_path, monkeypatch):
+    """Whatever comes meanwhile does not wait for it, and what was put off is not asked again at once."""
+    asked: Counter[str] = Counter()
+
+    class Full(Destination):
+        def send(self, results: Sequence[Path]) -> Iterator[Answer]:
+            for path in results:
+                asked[path.name] += 1
+                yield Answer(Verdict.PUT_OFF, "status 0xA700") if path.name == "1-0.dcm" else Answer(Verdict.TAKEN)
+
+    def until(number: int) -> None:
+        end = time.monotonic() + 60
+        while sum(asked.values()) < number and time.monotonic() < end:
+            time.sleep(0.01)
+
+    monkeypatch.setattr(node, "pause_s", lambda failures, rng: 1000.0)
+    monkeypatch.setattr(node, "POLL_S", 0.01)
+    queue, audit, stop = FilmQueue(tmp_path), AuditLog(tmp_path), threading.Event()
+    courier = Courier(queue, audit, Full(), stop)
+
+    def results_of(number: int) -> None:
+        queue.add(b"film", str(number), f"1.2.{number}", "MODALITY@10.0.0.7")
+        (taken,) = queue.take(1)
+        for place in queue.result_places(taken, 2):
+            place.write_bytes(b"result")
+        queue.read(taken, [("sr", f"2.25.{number}"), ("sc", f"2.25.9{number}")], False, [Full.name])
+
+    try:
+        results_of(1)
+        courier.start()
+        until(2)
+        results_of(2)
+        until(4)
+        time.sleep(0.1)
+        assert asked == {f"{film}-{place}.dcm": 1 for film in (1, 2) for place in (0, 1)}
+        assert "0xA700" in queue.status()["unreachable"][0]["problem"]
+    finally:
+        stop.set()
+        courier.join(60)
+        queue.close()
+        audit.close()
 
 
 def test_urgent_films_are_marked(bench, tmp_path):

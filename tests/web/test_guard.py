@@ -44,6 +44,27 @@ def test_the_page_of_another_site_cannot_call(web, origin):
     assert not server.pool.given
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "status"),
+    [
+        ("https://films.hospital", "films.hospital:443", 200),  # as reverse proxies pass it on
+        ("https://films.hospital:443", "Films.Hospital", 200),
+        ("http://films.hospital", "films.hospital:80", 200),
+        ("http://[::1]:8080", "[::1]:8080", 200),
+        ("http://[::1]:8080", "[::1]:8081", 403),
+        ("http://[::1]:8080", "127.0.0.1:8080", 403),
+        ("http://films.hospital", "films.hospital:443", 403),
+        ("https://films.hospital:8443", "films.hospital", 403),
+        ("http://films.hospital:x", "films.hospital", 403),
+        ("file://", "films.hospital", 403),
+        ("", "films.hospital", 403),
+    ],
+)
+def test_the_own_page_is_known_with_or_without_the_usual_port(web, origin, host, status):
+    server = web(hosts=("films.hospital",))
+    assert server("GET", "/v1/about", headers={"Host": host, "Origin": origin}).status_code == status
+
+
 def test_the_own_page_can_call_and_a_link_to_it_be_followed(web):
     server = web()
     own = {"Host": "127.0.0.1:8080", "Origin": "http://127.0.0.1:8080", "Sec-Fetch-Site": "same-origin", **JPEG}

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrlines.web import uploads
 from cxrlines.web.problems import Problem
 from cxrlines.web.uploads import Upload, films_in
 
@@ -58,3 +59,20 @@ def test_no_body_is_worse_than_a_problem(body, boundary):
         films_in(f"multipart/form-data; boundary={boundary}", body, 3)
     except Problem as found:
         assert found.status in (400, 413)
+
+
+def test_a_body_of_nothing_but_parts_is_refused_before_all_of_them_are_looked_at(monkeypatch):
+    """Of a million empty parts no more are parsed than may be there."""
+    begun = []
+    parser = uploads.MultipartParser
+
+    def counting(boundary, callbacks):
+        begin = callbacks["on_part_begin"]
+        return parser(boundary, {**callbacks, "on_part_begin": lambda: begun.append(begin())})
+
+    monkeypatch.setattr(uploads, "MultipartParser", counting)
+    most = 10 + uploads.EMPTY_PARTS
+    assert problem("multipart/form-data; boundary=b", 1_000_000 * b"--b\r\n\r\n\r\n") == (400, "multipart-malformed")
+    assert len(begun) == most
+    film = b"--b\r\n\r\nfilm\r\n--b--\r\n"
+    assert films_in("multipart/form-data; boundary=b", (most - 1) * b"--b\r\n\r\n\r\n" + film, 10)[0][0].data == b"film"

@@ -3,6 +3,7 @@
 import json
 import logging
 import logging.handlers
+from contextlib import suppress
 from pathlib import Path
 
 from cxrlines.pacs.queue_database import now
@@ -20,7 +21,8 @@ class AuditLog:
     def write(self, event: str, **facts: str | int) -> None:
         """A line: the time, what happened, and facts that hold no patient data."""
         line = json.dumps({"time": now(), "event": event, **facts})
-        self._handler.handle(logging.LogRecord("audit", logging.INFO, "", 0, line, None, None))
+        with suppress(OSError):  # of opening it anew, which the handler does not guard
+            self._handler.handle(logging.LogRecord("audit", logging.INFO, "", 0, line, None, None))
 
     def close(self) -> None:
         """Close the file."""

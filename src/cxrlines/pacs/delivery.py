@@ -1,7 +1,9 @@
 """Results on their way: C-STORE to a node, STOW-RS to a DICOMweb service, and which answers are final.
 
 Each `send` yields an answer for each result in turn, and raises `Unreachable` where the destination itself is the
-matter; what had no answer then stays as it was. The same object sent twice is the same bytes.
+matter; what had no answer then stays as it was. Where a connection ends over a result, that one is put off and is the
+last to be answered: an object that a destination breaks on does not keep back all others. The same object sent twice is
+the same bytes.
 """
 
 import random
@@ -16,11 +18,13 @@ import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom.uid import UID
 from pynetdicom import AE, build_context
+from urllib3.exceptions import ProtocolError
 
 from cxrlines.pacs.node_settings import Certificates, Peer, client_tls
 from cxrlines.pacs.receiver import TIMEOUT_S
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
+CUT = "the connection ended over it, or no answer came in time"
 
 
 class Verdict(StrEnum):
@@ -48,7 +52,8 @@ class Destination(Protocol):
     name: str
 
     def send(self, results: Sequence[Path]) -> Iterator[Answer]:
-        """Send DICOM files; an answer for each, in their order. Raises `Unreachable`."""
+        """Send DICOM files; an answer for each, in their order, up to one that ends the connection. Raises
+        `Unreachable`."""
         ...
 
 
@@ -88,7 +93,8 @@ class StorageNode:
                     raise Unreachable("the association was cut")
                 status = association.send_c_store(path)
                 if "Status" not in status:
-                    raise Unreachable("the association was cut, or no answer came in time")
+                    yield Answer(Verdict.PUT_OFF, CUT)
+                    return
                 yield answer_to_status(int(status.Status))
         finally:
             if association.is_established:
@@ -118,6 +124,9 @@ class StowService:
             except requests.HTTPError as error:
                 yield answer_to_http(error)
             except (requests.RequestException, ValueError) as error:  # no answer, or one that is no DICOM
+                if _ended_over_it(error):
+                    yield Answer(Verdict.PUT_OFF, CUT)
+                    return
                 raise Unreachable(f"no answer that can be understood ({type(error).__name__})") from None
             else:
                 yield answer_to_stow(reply)
@@ -167,6 +176,12 @@ def destinations_of(
         *(StorageNode(peer, aet, context) for peer in peers),
         *(StowService(url, token, tls) for url in urls),
     ]
+
+
+def _ended_over_it(error: Exception) -> bool:
+    """Whether a service took a connection, and ended it, or was silent, instead of an answer."""
+    ended = isinstance(error, requests.ConnectionError) and isinstance(error.args[0], ProtocolError)
+    return ended or isinstance(error, requests.ReadTimeout | requests.exceptions.ChunkedEncodingError)
 
 
 def _kind(path: Path) -> tuple[str, str]:

@@ -11,8 +11,9 @@ No decision rests on the clock: times are kept for people.
 """
 
 import hashlib
+import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,10 @@ from cxrlines.core.files import replacing
 from cxrlines.pacs.queue_database import FilmState, QueueDatabase, now, unusable
 
 MAX_TRIES = 12
-"""How often a destination may put off one result before it is a dead letter; with the pauses between, hours."""
+"""How often a destination may put off one result before it is a dead letter; with the rests between, hours."""
+
+DONE = (FilmState.DELIVERED, FilmState.SKIPPED)
+"""States of films whose files are deleted."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,9 @@ class FilmQueue(QueueDatabase):
                 )
                 if made.rowcount:
                     return made.lastrowid
+            row = self.row("SELECT * FROM films WHERE sop_uid=? AND digest=? AND model=?", key)
+            if row["state"] in DONE:  # sent twice at once, and done with already: its file came after its end
+                self._delete([place])
         self.execute("UPDATE films SET again=again+1 WHERE sop_uid=? AND digest=? AND model=?", key)
         return None
 
@@ -124,8 +131,7 @@ class FilmQueue(QueueDatabase):
                 self._settle(base, row["film"])
         if self.keep:
             return
-        done = (FilmState.DELIVERED, FilmState.SKIPPED)
-        rows = self.rows("SELECT * FROM films WHERE state NOT IN (?,?)", done)
+        rows = self.rows("SELECT * FROM films WHERE state NOT IN (?,?)", DONE)
         wanted, numbers = {self._film_path(row) for row in rows}, {row["number"] for row in rows}
         for path in self._films.iterdir():
             if path not in wanted:
@@ -190,12 +196,14 @@ class FilmQueue(QueueDatabase):
 
     # Results are delivered.
 
-    def waiting(self, destination: str, limit: int) -> list[Parcel]:
-        """The next results for a destination: urgent ones first; those that it put off after all others."""
+    def waiting(self, destination: str, limit: int, resting: Collection[int] = ()) -> list[Parcel]:
+        """The next results for a destination: urgent ones first; those that it put off after all others, and those of
+        them whose numbers are in `resting` not at all."""
         rows = self.rows(
             "SELECT * FROM deliveries WHERE destination=? AND state='waiting' "
+            "AND NOT (tries>0 AND number IN (SELECT value FROM json_each(?))) "
             "ORDER BY tries>0, urgent DESC, number LIMIT ?",
-            (destination, limit),
+            (destination, json.dumps(list(resting)), limit),
         )
         return [
             Parcel(

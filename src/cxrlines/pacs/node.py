@@ -8,6 +8,7 @@ import queue as queues
 import random
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -21,7 +22,7 @@ from cxrlines.io.dicom.header import parse
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
 from cxrlines.pacs.audit_log import AuditLog
 from cxrlines.pacs.delivery import Destination, Unreachable, Verdict, destinations_of, pause_s
-from cxrlines.pacs.film_queue import FilmQueue, QueuedFilm
+from cxrlines.pacs.film_queue import FilmQueue, Parcel, QueuedFilm
 from cxrlines.pacs.node_settings import NodeSettings
 from cxrlines.pacs.queue_database import FilmState, held
 from cxrlines.pacs.receiver import Receiver
@@ -219,28 +220,35 @@ def why_not_read(film: bytes) -> str | None:
 
 
 class Courier(threading.Thread):
-    """Takes results to one destination, urgent ones first, until `stop`."""
+    """Takes results to one destination, urgent ones first, until `stop`.
+
+    What it puts off rests, longer each time, while others go; the destination itself is left alone for longer and
+    longer while it answers nothing but that.
+    """
 
     def __init__(self, queue: FilmQueue, audit: AuditLog, destination: Destination, stop: threading.Event) -> None:
         super().__init__(name=f"to {destination.name}", daemon=True)
         self.destination, self.wake = destination, threading.Event()
         self._queue, self._audit, self._stop_event = queue, audit, stop
         self._rng = random.Random()
+        self._resting: dict[int, float] = {}  # numbers of results that were put off, until when (`time.monotonic`)
+        self._answered = False
 
     def run(self) -> None:
         """Deliver, and pause longer and longer while that fails."""
         failures = 0
         while not self._stop_event.is_set():
+            self._answered = False
             try:
                 trouble = self._deliver()
             except Unreachable as error:
                 trouble = str(error)
             except Exception as error:  # a full disk, a fault of ours: the results stay where they are
                 trouble = f"{type(error).__name__} here"
-            failures = failures + 1 if trouble else 0
-            if trouble and failures == 1:
+            failures = failures + 1 if trouble and not self._answered else 0
+            if failures == 1:
                 self._audit.write("not delivered", to=self.destination.name, why=trouble)
-            if trouble is not None:
+            if trouble or (trouble == "" and not self._resting):
                 try:
                     self._queue.problem(self.destination.name, trouble)
                 except sqlite3.Error:
@@ -253,8 +261,9 @@ class Courier(threading.Thread):
 
     def _deliver(self) -> str | None:
         """One batch; what is wrong with it, "" if nothing, None where nothing waits."""
-        name = self.destination.name
-        parcels = self._queue.waiting(name, BATCH)
+        name, now = self.destination.name, time.monotonic()
+        self._resting = {number: end for number, end in self._resting.items() if end > now}
+        parcels = self._queue.waiting(name, BATCH, self._resting)
         if not parcels:
             return None
         for lost in (parcel for parcel in parcels if not parcel.path.is_file()):
@@ -266,7 +275,10 @@ class Courier(threading.Thread):
                 if self._stop_event.is_set():
                     break
                 self._queue.begin(parcel)
-                verdict, reason = next(answers)
+                if (answer := next(answers, None)) is None:
+                    break
+                verdict, reason = answer
+                self._answered = self._answered or verdict is not Verdict.PUT_OFF
                 match verdict:
                     case Verdict.TAKEN:
                         self._queue.delivered(parcel, reason)
@@ -274,7 +286,13 @@ class Courier(threading.Thread):
                         self._queue.refused(parcel, reason)
                     case Verdict.PUT_OFF:
                         self._queue.put_off(parcel, reason)
+                        self._rest(parcel)
                         trouble = f"puts off results ({reason})"
                 facts: dict[str, str | int] = {"film": parcel.film, "result": parcel.number, "to": name}
                 self._audit.write(verdict.value, **facts | ({"why": reason} if reason else {}))
         return trouble
+
+    def _rest(self, parcel: Parcel) -> None:
+        """Leave a result that was put off alone for a while: seconds at first, up to an hour, hours in all."""
+        tries = parcel.tries + 1
+        self._resting[parcel.number] = time.monotonic() + (tries + 1) * pause_s(tries, self._rng)

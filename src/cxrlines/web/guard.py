@@ -128,18 +128,20 @@ def _hostname(host: str) -> str:
         return ""
 
 
-def _place(origin: str) -> str:
-    """Host and port of an Origin header; empty where it is none."""
+def _is_own(origin: str, host: str) -> bool:
+    """Whether an Origin header is of the host and port of a Host header; either may leave out the usual port."""
     try:
-        return urlsplit(origin).netloc.lower()
+        asked, called = urlsplit(origin), urlsplit(f"//{host}")
+        usual = {"http": 80, "https": 443}.get(asked.scheme)
+        return bool(asked.hostname) and (asked.hostname, asked.port or usual) == (called.hostname, called.port or usual)
     except ValueError:
-        return ""
+        return False
 
 
 def _is_foreign(headers: dict[str, str], host: str) -> bool:
     """Whether a browser sends this for a page of another site; a link that a person follows to the page is not."""
     origin = headers.get("origin")
-    if origin is not None and _place(origin) != host.lower():
+    if origin is not None and not _is_own(origin, host):
         return True
     followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
     return headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not followed

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import closing
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from cxrlines.core.errors import Error
 from cxrlines.corrections.project import Project
@@ -24,8 +26,32 @@ from cxrlines.web.tokens import VARIABLE, Tokens
 DRAIN_S = 1.0
 """How long at least `/healthz` answers 503 before the port closes, so that who watches it notices."""
 GRACE_S = 120
-"""How long requests may still take when the port is closed."""
+"""How long requests that are under way, and their answers, may still take: who does not read them holds nothing up."""
 KEEP_ALIVE_S = 20
+
+
+class _Connection(H11Protocol):
+    """uvicorn's, that ends a connection whose next request has not come, with all of its headers, within `head_s`."""
+
+    head_s: float
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Open."""
+        super().connection_made(transport)
+        self._await_request(None)
+
+    def on_response_complete(self) -> None:
+        """An answer is out."""
+        answered = self.cycle
+        super().on_response_complete()
+        self._await_request(answered)
+
+    def _await_request(self, last: RequestResponseCycle | None) -> None:
+        self.loop.call_later(self.head_s, self._end_unless_asked, last)
+
+    def _end_unless_asked(self, last: RequestResponseCycle | None) -> None:
+        if self.cycle is last and not self.transport.is_closing():
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -55,9 +81,11 @@ class _Server(uvicorn.Server):
     async def _drain(self) -> None:
         while not self._guard.draining:
             await asyncio.sleep(0.05)
+        end = time.monotonic() + GRACE_S
         await asyncio.sleep(DRAIN_S)
-        while self._guard.under_way:
+        while self._guard.under_way and time.monotonic() < end:
             await asyncio.sleep(0.05)
+        self.config.timeout_graceful_shutdown = max(1, round(end - time.monotonic()))
         self.should_exit = True
 
 
@@ -107,7 +135,7 @@ def _run(settings: ServeSettings, guard: Guard, listener: socket.socket, started
         lifespan="off",
         ws="none",
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
+        http=type("Connection", (_Connection,), {"head_s": settings.body_s}),
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )

@@ -17,6 +17,8 @@ from cxrlines.web.serve_settings import MB, ServeSettings
 FILM_TYPES = ("application/dicom", "image/jpeg", "image/png", "image/tiff", "application/octet-stream")
 """Content types of a film's file; what it is, its content decides."""
 MULTIPART = "multipart/form-data"
+EMPTY_PARTS = 100
+"""Parts without a film that a body may have: each costs time, and a body has room for millions."""
 
 
 class Upload(NamedTuple):
@@ -91,12 +93,16 @@ def _parts(body: bytes, boundary: bytes, most: int) -> list[Upload]:
     """The files of a multipart body, parsed in memory: a library's temporary files would be films on a disk."""
     found: list[Upload] = []
     field, value, name, content = bytearray(), bytearray(), [b""], bytearray()
-    ended = []
+    ended, parts = [], 0
 
     def into(target: bytearray) -> Callable[[bytes, int, int], None]:
         return lambda data, start, end: target.extend(data[start:end])
 
     def begin_part() -> None:
+        nonlocal parts
+        parts += 1
+        if parts > most + EMPTY_PARTS:
+            raise _malformed(f"it has more than {most + EMPTY_PARTS} parts")
         name[0] = b""
         content.clear()
 

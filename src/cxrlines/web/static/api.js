@@ -17,10 +17,17 @@ export function useToken(value) {
 
 const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
 
-/** A response; waits and asks again while the server is busy. Throws `Problem`. */
+let refused = null; // asks a person for a token, see `whenRefused`
+let asking = null; // the answer to that, which all requests wait for
+
+/** Have `ask(problem)` called when the server wants another token; its promise ends once one was given. */
+export const whenRefused = (ask) => (refused = ask);
+
+/** A response; waits and asks again while the server is busy, and with another token once it wants one. Throws `Problem`. */
 export async function ask(path, options = {}) {
-  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   for (;;) {
+    const used = token;
+    const headers = { ...options.headers, ...(used ? { Authorization: `Bearer ${used}` } : {}) };
     let response;
     try {
       response = await fetch(path, { ...options, headers });
@@ -38,7 +45,9 @@ export async function ask(path, options = {}) {
     } catch {
       // what is between the page and the server answers without a document
     }
-    throw new Problem(problem);
+    if (response.status !== 401 || !refused) throw new Problem(problem);
+    if (used === token) asking ??= refused(new Problem(problem)).finally(() => (asking = null));
+    await asking;
   }
 }
 

@@ -5,6 +5,7 @@ import { h, s, say } from "./dom.js";
 import { drawnOf } from "./worklist.js";
 
 const REACH = 10; // screen pixels within which a point is taken hold of
+const MOST_BACK = 100; // steps that can be undone
 
 const capital = (text) => text[0].toUpperCase() + text.slice(1).toLowerCase();
 
@@ -73,7 +74,7 @@ function begun(film, saved, devices) {
   for (const line of kept) edited.push({ ...line, of: null, mark: "drawn" });
   return {
     lines: edited, labels: { ...correction?.labels }, landmarks: { ...correction?.landmarks }, comment: correction?.comment ?? "",
-    selected: null, point: null, drawing: null, changed: false, note: "",
+    selected: null, point: null, drawing: null, changed: false, note: "", past: [],
     saved: correction ? `Saved by ${correction.author}, ${new Date(correction.time).toLocaleString()}` : "",
   };
 }
@@ -140,10 +141,24 @@ export class Corrector {
     this.redraw();
   }
 
+  /** What a person says; that before can be had again by `undo`, of a drag that before it began. */
   _said(change) {
+    const { lines, labels, landmarks, past } = this.edit;
+    if (!this.held || !this.dragged) past.push(structuredClone({ lines, labels, landmarks }));
+    if (past.length > MOST_BACK) past.shift();
+    this.dragged = Boolean(this.held);
     Object.assign(this.edit, { changed: true, note: "" });
     change();
     this.refresh();
+  }
+
+  undo() {
+    const { edit } = this;
+    if (edit.drawing) edit.drawing.points.pop();
+    else if (!edit.past.length) return say("Nothing to undo");
+    else Object.assign(edit, edit.past.pop(), { selected: null, point: null, changed: true });
+    this.refresh();
+    say("Undone");
   }
 
   // With the pointer: the viewer asks, in px of the film
@@ -215,6 +230,7 @@ export class Corrector {
 
   up() {
     this.held = null;
+    this.dragged = false;
   }
 
   double() {
@@ -265,7 +281,7 @@ export class Corrector {
       const [x, y] = handles[edit.point];
       this.held = "point";
       this.move(this.viewer, [x + far * step[0], y + far * step[1]]);
-      this.held = null;
+      this.up();
     } else if ((key === "Delete" || key === "Backspace") && edit.point !== null && handles.length > 2) {
       const kept = handles.filter((_, k) => k !== edit.point);
       edit.point = null;
@@ -308,6 +324,7 @@ export class Corrector {
       h("label", {}, "Your name", author),
       h("div", { class: "row" },
         open > 0 && h("button", { type: "button", onclick: () => this._said(() => edit.lines.forEach((line) => (line.mark ??= "accepted"))) }, open === edit.lines.length ? "Accept all" : "Accept the rest"),
+        h("button", { type: "button", disabled: !edit.past.length, onclick: () => this.undo() }, "Undo"),
         h("button", { type: "button", class: "main", disabled: open > 0, onclick: () => this._save(film, author, comment) }, "Save")),
       open > 0 && h("p", { class: "dim" }, `${open} ${open === 1 ? "line is" : "lines are"} to be accepted or rejected.`),
       h("p", { class: edit.failed ? "problem" : "dim", role: "status" }, edit.note || edit.saved));

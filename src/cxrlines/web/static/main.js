@@ -1,6 +1,6 @@
 // The page: what its parts do together, and its keys.
 
-import { about, example, Problem, useToken } from "./api.js";
+import { about, example, Problem, useToken, whenRefused } from "./api.js";
 import { Corrector } from "./corrections.js";
 import { $, h, say } from "./dom.js";
 import { copySentence, findingsPanel } from "./findings.js";
@@ -21,7 +21,6 @@ async function begin() {
   try {
     state.about = await about();
   } catch (problem) {
-    if (problem.status === 401) return askToken(problem);
     $("welcome").querySelector("p").textContent = problem.message;
     return;
   }
@@ -35,15 +34,18 @@ async function begin() {
   $("what-reads").title = state.about.notice;
 }
 
+/** Ask for a token; what waits for it goes on. */
 function askToken(problem) {
   const dialog = $("token");
   $("token-problem").textContent = problem.code === "token-missing" ? "" : problem.message;
-  if (!dialog.open) dialog.showModal();
-  dialog.onclose = () => {
-    useToken($("token-value").value);
-    $("token-value").value = "";
-    begin();
-  };
+  dialog.showModal();
+  return new Promise((given) => {
+    dialog.onclose = () => {
+      useToken($("token-value").value);
+      $("token-value").value = "";
+      given();
+    };
+  });
 }
 
 // What is shown
@@ -212,7 +214,12 @@ const ARROWS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowD
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, textarea, select");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (typing || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.ctrlKey || event.metaKey) {
+    if (event.key.toLowerCase() !== "z" || event.shiftKey || !corrector?.correcting) return;
+    corrector.undo();
+    return void event.preventDefault();
+  }
   const onStage = event.target.closest(".stage");
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
   if (!list.films.length && key !== "?") return;
@@ -275,4 +282,5 @@ for (const viewer of [main, beside]) {
 beside.bar.replaceChildren(h("span", {}, "Prior"), choice, beside.readout);
 $("panes").append(main.element, beside.element);
 panel();
+whenRefused(askToken);
 begin();
