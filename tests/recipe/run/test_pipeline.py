@@ -314,6 +314,21 @@ def test_a_wrong_backbone_is_said_before_a_film_is_decoded(phantom, tiny_recipe,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["members.staged.stages.finetune.schedule.freeze=[head, bacbone.*]"],
+         r"staged.stages.finetune.schedule.freeze: 'bacbone.\*' matches no parameter"),
+        (["members.plain.backbone=vit_tiny_patch16_224", "members.plain.stages.only.targets={labels: {}, maps: {}}"],
+         r"plain.stages.only.backbone: its feature maps are at .*take a convolutional backbone"),
+    ],
+)  # fmt: skip
+def test_what_a_network_has_not_is_said_before_a_film_is_decoded(phantom, tiny_recipe, tmp_path, settings, said):
+    with pytest.raises(RecipeError, match=f"members.{said}"):
+        prepare(load_recipe(str(tiny_recipe), settings), phantom, tmp_path / "run", 1)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_interrupt_says_how_to_go_on_and_leaves_nothing_half_done(phantom, tiny_recipe, tmp_path):
     slow = ["--set", "members.plain.stages.only.schedule.epochs=500", "--folds", "0"]
     words = ["train", tiny_recipe, "--data", phantom, "--out", tmp_path / "run", *slow]

@@ -1,5 +1,6 @@
 """Plans: who is made from whom, who sees whom, and what is done again when something changes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -340,6 +341,24 @@ def test_changed_lines_redo_only_what_looks_at_lines():
     assert redone(planned(recipe), after) == every - {"plain/only"}
 
 
+@pytest.mark.parametrize(
+    ("target", "looks"),
+    [
+        ({"labels": {}}, False),
+        ({"labels": {}, "presence": {}}, True),
+        ({"labels": {}, "maps": {}}, True),
+        ({"labels": {}, "retrieval": {}}, True),
+        ({"labels": {}, "retrieval": {"tips": None}}, False),
+    ],
+)
+def test_a_tip_that_is_not_seen_after_all_redoes_what_is_taught_by_lines(target, looks):
+    recipe = changed(recipe_of("plain"), "members.plain.stages.only.targets", target)
+    before = material()
+    lines = dict(before.own.lines) | {"s0": [replace(line, tip_seen=False) for line in before.own.lines["s0"]]}
+    after = planned(recipe, material(lines=lines))
+    assert redone(planned(recipe, before), after) == ({"plain/only"} if looks else set())
+
+
 def test_a_moved_landmark_redoes_what_learns_maps_and_who_sees_them():
     recipe, moved = recipe_of("plain", "staged", "two-step"), material()
     moved.own.landmarks["s3"] = {"carina": np.array([3.0, 4.0])}  # of fold 1, not annotated: no segmenter's film
@@ -489,10 +508,13 @@ def test_folds_without_an_averaged_member_are_refused():
         planned(recipe, films=material(2), wanted=[0, 1])
 
 
-def test_a_teacher_that_learns_a_file_for_each_fold_cannot_label_own_films(tmp_path):
+def test_a_teacher_with_a_file_for_each_fold_cannot_label_own_films(tmp_path):
     recipe = changed(recipe_of("plain", "self"), "members.plain.stages.only.targets", {"soft": {"file": "x{fold}.csv"}})
-    with pytest.raises(ValueError, match="holds out 2 folds, but its own soft labels are of a file for each fold"):
+    with pytest.raises(ValueError, match=r"holds out 2 folds, but targets.soft.file names a file for each fold"):
         planned(recipe)
+    started = changed(recipe_of("plain", "self"), "members.plain.stages.only.start", {"file": "x{fold}.safetensors"})
+    with pytest.raises(ValueError, match=r"holds out 2 folds, but start.file names a file for each fold"):
+        planned(started)
     once = changed(
         recipe_of("plain"), "members.plain.stages.only.targets", {"soft": {"file": f"{tmp_path}/{{fold}}.csv"}}
     )

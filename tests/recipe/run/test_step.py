@@ -14,6 +14,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from cxrlines.core.errors import Error
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.patients import key_name, tokens
 from cxrlines.models.weights import load_weights, save_weights
@@ -377,6 +378,24 @@ def test_of_a_stage_with_two_files_the_missing_one_is_named(phantom, tmp_path):
     text = OUTSIDE.replace("{start: scratch, targets: {soft", "{start: {file: PUBLIC}, targets: {soft")
     with pytest.raises(RecipeError, match=r"taught.stages.only.targets.soft.file: .*labels.csv is no file"):
         train(load_recipe(written(tmp_path, text)), phantom, tmp_path / "run")
+
+
+def test_a_file_of_another_fold_that_is_not_there_is_said_before_a_step_is_done(phantom, tmp_path, soft_labels_of):
+    soft_labels_of(tmp_path / "0.csv")
+    (tmp_path / "public.safetensors").write_text("there")
+    recipe = load_recipe(written(tmp_path, OUTSIDE.replace("SOFT", f'"{tmp_path}/{{fold}}.csv"')))
+    with pytest.raises(RecipeError, match=r"taught.stages.only.targets.soft.file: .*1.csv is no file"):
+        train(recipe, phantom, tmp_path / "run")
+    assert not (tmp_path / "run/taught").exists()
+
+
+def test_an_auc_that_films_cannot_give_is_said_before_training(outside):
+    content = outside.recipe.model_dump()
+    content["members"]["plain"]["stages"]["only"]["schedule"] |= {"patience": 2, "validate_films": 1}
+    run = replace(outside, recipe=Recipe.model_validate(content))
+    step = next(step for step in plan_of(run, [0]) if step.name == "plain/fold0/only")
+    with pytest.raises(Error, match=r"plain/fold0/only: schedule.patience watches the AUC of 1 held-out films, and"):
+        do_step(run, step, lambda status: None)
 
 
 def test_a_checkpoint_of_another_backbone_costs_its_own_steps_alone(phantom, tmp_path, soft_labels_of, in_process):

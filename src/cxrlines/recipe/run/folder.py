@@ -161,9 +161,10 @@ class Inventory:
         table = self.own.studies.iloc[rows]
         digest.update(json.dumps(table["study"].tolist()).encode())
         digest.update(table[list(LABELS)].to_numpy(np.float32).tobytes())
-        if stage.needs_lines or stage.targets.reads_maps:
+        if stage.learns_lines:
             for study in table["study"]:
-                marks = [(line.label, line.points) for line in self.own.lines.get(study, [])]
+                lines = self.own.lines.get(study, [])
+                marks = [(line.label if line.tip_seen else f"{line.label}, no tip", line.points) for line in lines]
                 for name, points in [*marks, *sorted(self.own.landmarks.get(study, {}).items())]:
                     digest.update(name.encode() + np.asarray(points, np.float64).tobytes())
         return digest.hexdigest()

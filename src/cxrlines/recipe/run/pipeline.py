@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
 from filelock import FileLock, Timeout
 
+from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing, write_text
 from cxrlines.core.pool import cores
 from cxrlines.io.external.sets import read_external
@@ -20,6 +22,7 @@ from cxrlines.io.rows import TableError
 from cxrlines.io.store import Store, build_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.models.backbones import check_backbone
+from cxrlines.models.classifier import Classifier
 from cxrlines.reading.bundle import PROBE_FILE
 from cxrlines.reading.probe import Probe, embedded_probe, read_probe
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
@@ -30,12 +33,13 @@ from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.run.report import write_run_report
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
 from cxrlines.recipe.spec.load import RecipeError
-from cxrlines.recipe.spec.recipe import FileStart, Recipe
+from cxrlines.recipe.spec.recipe import FileStart, Recipe, Source
 from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import Tracker
 from cxrlines.training import distributed
 from cxrlines.training.lineage import UntracedError
+from cxrlines.training.optimizers import Frozen, make_optimizer
 from cxrlines.training.targets.base import TEST_SET
 
 STEPS = "steps.json"
@@ -85,6 +89,8 @@ def train(
             run = made or Run.open(root, data)
             _say_films(run, say)
             steps = plan_of(run, folds)
+            for step in steps:  # of every fold, before hours of training are spent on others
+                _check_files(recipe, step.key.source, step.key.held[0])
             with distributed.first() as shared:
                 if shared.mine:
                     (root / STEPS).unlink(missing_ok=True)
@@ -127,12 +133,28 @@ def read_tables(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
 
 
 def check_networks(recipe: Recipe) -> None:
-    """`RecipeError` where a member names a network that does not exist."""
+    """`RecipeError` where a member names a network that does not exist, or that cannot be trained as a stage says."""
     for name, member in recipe.members.items():
         try:
             check_backbone(member.backbone)
         except ValueError as error:
             raise RecipeError(f"members.{name}.{error}") from None
+    networks: dict[tuple[str, str, bool], Classifier] = {}
+    for source in recipe.sources():
+        schedule, member = recipe.spec(source).schedule, recipe.members[source.member]
+        kind = member.backbone, member.head, recipe.decodes(source)
+        if kind[2] or schedule.freeze or schedule.layer_decay < 1 or schedule.checkpoint_gradients:
+            try:
+                if kind not in networks:
+                    with torch.device("meta"):  # names and shapes alone
+                        networks[kind] = Classifier(*kind[:2], weights="none", decoder=kind[2])
+                Frozen(networks[kind], schedule.freeze)
+                make_optimizer(networks[kind], schedule)
+                if schedule.checkpoint_gradients:
+                    networks[kind].backbone.checkpoint_gradients(True)
+            except Error as error:
+                where = f"members.{source.member}.stages.{source.stage}"
+                raise RecipeError(f"{where}.{error.what}", error.way_out) from None
 
 
 def _check_places(recipe: Recipe) -> None:
@@ -150,13 +172,18 @@ def _check_places(recipe: Recipe) -> None:
             f"quality.probe is {probe!r}: no such file", "it is box, none, or a file that `cxrlines quality` wrote"
         )
     for source in recipe.sources():
-        stage, fold = recipe.spec(source), recipe.first_fold(source.member)
-        for path in files_of(stage, fold):
-            if not path.is_file():
-                starts = isinstance(stage.start, FileStart) and stage.start.of(fold) == path
-                where = f"members.{source.member}.stages.{source.stage}"
-                field = f"{where}.{'start' if starts else 'targets.soft'}.file"
-                raise RecipeError(f"{field}: {path} is no file", f"set it with --set {field}=PATH")
+        _check_files(recipe, source, recipe.first_fold(source.member))
+
+
+def _check_files(recipe: Recipe, source: Source, fold: int) -> None:
+    """`RecipeError` where a file that a stage reads which holds out `fold` is not there."""
+    stage = recipe.spec(source)
+    for path in files_of(stage, fold):
+        if not path.is_file():
+            starts = isinstance(stage.start, FileStart) and stage.start.of(fold) == path
+            where = f"members.{source.member}.stages.{source.stage}"
+            field = f"{where}.{'start' if starts else 'targets.soft'}.file"
+            raise RecipeError(f"{field}: {path} is no file", f"set it with --set {field}=PATH")
 
 
 def _check_sets(recipe: Recipe) -> None:

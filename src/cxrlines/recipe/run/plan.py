@@ -59,10 +59,10 @@ class _Plan:
             return self.steps[key]
         member, size = self.recipe.members[key.member], self.recipe.size_of(key.member, key.stage)
         stage = member.stages[key.stage]
-        if len(key.held) > 1 and stage.targets.soft and "{fold}" in (stage.targets.soft.file or ""):
+        if len(key.held) > 1 and (field := _by_fold(stage)):
             raise Error(
-                f"{key} makes soft labels or heatmaps for others and holds out {len(key.held)} folds, but its own soft "
-                "labels are of a file for each fold (targets.soft.file with {fold})",
+                f"{key} makes soft labels or heatmaps for others and holds out {len(key.held)} folds, but {field} "
+                "names a file for each fold ({fold}), and that of one fold has seen the others",
                 "let others learn from another member, or give it one file",
             )
         rows = self.films.training(stage, key.held)
@@ -151,6 +151,14 @@ def files_of(stage: StageSpec, fold: int) -> list[Path]:
     files = [stage.start.of(fold)] if isinstance(stage.start, FileStart) else []
     soft = stage.targets.soft.file_of(fold) if stage.targets.soft else None
     return files + ([soft] if soft else [])
+
+
+def _by_fold(stage: StageSpec) -> str | None:
+    """The field of a stage that names a file for each fold, of weights or of soft labels; None where none does."""
+    soft = stage.targets.soft
+    named = {"start.file": stage.start.file if isinstance(stage.start, FileStart) else ""}
+    named["targets.soft.file"] = (soft.file if soft else None) or ""
+    return next((field for field, name in named.items() if "{fold}" in name), None)
 
 
 def _file_identity(path: Path) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cxrlines import __version__
+from cxrlines.core.errors import Error
 from cxrlines.core.files import sync
 from cxrlines.core.transform import Size
 from cxrlines.evaluation.predictions import write_predictions
@@ -48,6 +49,7 @@ from cxrlines.training.lineage import Lineage
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.mixing import Mixing
 from cxrlines.training.module import StageModule
+from cxrlines.training.watching import macro_auc
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,12 @@ def _train(
     drawn = (stages[targets.features.of] if targets.features else stage).films
     rows = _watched(run, stage, inputs.held_out, seed)
     watched = films_of(run.films.own, run.store, rows, lines=overlay)
+    if stage.schedule.keeps_best and macro_auc(watched.labels, np.zeros_like(watched.labels)) is None:
+        raise Error(
+            f"{step.name}: schedule.{'patience' if stage.schedule.patience else 'keep'} watches the AUC of {len(rows)} "
+            "held-out films, and of no label both classes are among them",
+            "leave it out, or watch more films (schedule.validate_films)",
+        )
     seen = FilmSet(
         films,
         stage.films.augment,

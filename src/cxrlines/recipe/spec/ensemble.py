@@ -45,6 +45,12 @@ class EnsembleSpec(Strict):
     weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     views: ViewsSpec | None = None  # held-out and test films are predicted over these as well, and so reads a bundle
 
+    @model_validator(mode="after")
+    def _agrees(self) -> "EnsembleSpec":
+        if self.power != POWER and self.how != "power":
+            raise ValueError(f"power is {self.power:g}, but how is {self.how}, and only power reads it; leave it out")
+        return self
+
     def check_weights(self, averaged: Sequence[str]) -> None:
         """`ValueError` unless each averaged member has a weight, and no other, where `how` takes weights."""
         if self.weights and self.how != "weighted":

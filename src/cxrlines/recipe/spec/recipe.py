@@ -60,6 +60,13 @@ class StageSpec(Strict):
         """Whether its films must be annotated: it sees, or its teacher sees, the lines."""
         return self.films.which == "annotated" or self.films.view == "overlay" or self.targets.needs_lines
 
+    @property
+    def learns_lines(self) -> bool:
+        """Whether annotated lines and landmarks of its own films decide what it learns."""
+        presence, retrieval = self.targets.presence, self.targets.retrieval
+        by_tips = retrieval is not None and retrieval.tips is not None
+        return self.needs_lines or self.targets.reads_maps or presence is not None or by_tips
+
 
 def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
     """`ValueError`, from the field's name on, where a stage contradicts itself or the stages before it."""
@@ -85,13 +92,27 @@ def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
     if films.set != OWN and stage.needs_lines:
         raise ValueError(f"films: those of {set_text(films.set)} have no lines; use which: all, view: plain")
     _check_maps_of(stage, earlier)
-    if stage.targets.retrieval and stage.schedule.batch < 2 * stage.schedule.accumulate:
-        raise ValueError(
-            f"schedule.accumulate is {stage.schedule.accumulate}: a pass has one film, but targets.retrieval compares "
-            "the films of a pass; use fewer passes or a larger batch"
-        )
+    _check_schedule(stage)
     if stage.needs_lines and films.which != "annotated":
         raise ValueError("films.which is 'all', but this stage needs the annotated lines; make it 'annotated'")
+
+
+def _check_schedule(stage: StageSpec) -> None:
+    """`ValueError` where the schedule leaves films or targets without what they need."""
+    schedule = stage.schedule
+    pairs = [("targets.retrieval compares", stage.targets.retrieval is not None)]
+    pairs += [(f"films.{name} mixes", getattr(stage.films, name) > 0) for name in ("mixup", "cutmix")]
+    if schedule.batch < 2 * schedule.accumulate and (needs := [what for what, wanted in pairs if wanted]):
+        raise ValueError(
+            f"schedule.accumulate is {schedule.accumulate}: a pass has one film, but {needs[0]} the films of a pass; "
+            "use fewer passes or a larger batch"
+        )
+    if schedule.keeps_best and not stage.targets.classifies:
+        name, value = ("patience", schedule.patience) if schedule.patience else ("keep", schedule.keep)
+        raise ValueError(
+            f"schedule.{name} is {value}, which watches the AUC of labels, but targets names "
+            f"{' and '.join(stage.targets.named)} alone; leave it out"
+        )
 
 
 def _check_maps_of(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:

@@ -60,6 +60,10 @@ class FilmsSpec(Strict):
         """`ValueError`, from the field's name on, where fields contradict one another."""
         if self.draw != "lines" and self.view != "overlay":
             raise ValueError(f"films.draw is {self.draw!r}, but no lines are shown; use view: overlay, or leave it out")
+        if self.colour_by != "label" and self.view != "overlay":
+            raise ValueError(
+                f"films.colour_by is {self.colour_by!r}, but no lines are shown; use view: overlay, or leave it out"
+            )
         if self.sampling == "rare" and self.set != OWN:
             raise ValueError(
                 f"films.sampling is 'rare', but films of the set {self.set!r} have no labels; use uniform, or set: own"
