@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from cxrlines import Error, __version__, cli
 from cxrlines.io.films import read_film
+from cxrlines.pacs.queue_database import QueueDatabase
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
@@ -157,6 +158,39 @@ def test_dry_run_trains_nothing(data, tmp_path):
     assert code == 0
     assert "three-stage/fold0/student: to do; from start: imagenet, teacher: three-stage/fold0/teacher" in out
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--out", "DATA"), "is one of the inputs"),
+        (("--out", "run", "--external", "nih=DATA"), "the recipe has no external set 'nih'"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(data, words, says):
+    given = [word.replace("DATA", str(data)) for word in words]
+    result = CliRunner().invoke(cli.app, ["train", "demo", "--data", str(data), "--dry-run", *given])
+    assert result.exit_code == 2 and says in result.stderr
+
+
+def test_an_exponent_is_of_the_power_mean_alone(tmp_path):
+    _, scores = truth_and_predictions(tmp_path)
+    words = ["ensemble", str(scores), str(scores), "--out", str(tmp_path / "mean.csv"), "--power", "3"]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 2 and "--power: --how mean takes no such option" in result.stderr
+    assert run(*words, "--how", "power")[0] == 0
+
+
+def test_how_a_queue_stands_needs_its_folder_or_its_nodes_file(tmp_path):
+    result = CliRunner().invoke(cli.app, ["listen", "--status"])
+    assert result.exit_code == 2 and "--queue is missing; name the node's folder by --queue" in result.stderr
+    (tmp_path / "node.toml").write_text('queue = "queue"\n')
+    words = ["listen", "--status", "--json", "--config", str(tmp_path / "node.toml")]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 2 and f"--queue {tmp_path / 'queue'}: is no queue" in result.stderr
+    QueueDatabase(tmp_path / "queue").close()
+    code, out = run(*words)
+    assert code == 0 and json.loads(out)["films"]["received"] == 0
 
 
 def test_a_bundle_is_evaluated_on_a_data_folder_under_the_old_name_too(data):

@@ -199,8 +199,8 @@ def test_what_lies_beside_a_table_is_its_own():
     assert beside(Path("a/r.csv"), ".json") == Path("a/r.json") and beside(Path("r.v1"), ".json") == Path("r.v1.json")
 
 
-@pytest.mark.parametrize("name", ["x.json", "x.JSON", "x.errors.csv", ".json"])
-def test_a_table_is_not_called_as_a_file_beside_one(tmp_path, name):
+@pytest.mark.parametrize("name", ["x.json", "x.JSON", "x.errors.csv", ".json", "x.xlsx", "x.PNG"])
+def test_a_table_is_not_called_as_a_file_beside_one_or_of_another_format(tmp_path, name):
     with pytest.raises(OutputError) as caught:
         check_table("--out", tmp_path / name, COMPANIONS, "Study")
     assert ".csv" in caught.value.way_out

@@ -1,8 +1,11 @@
 """Quoted values and the nearest of the known names."""
 
-import pytest
+from typing import Literal
 
-from cxrlines.core.text import did_you_mean, shown
+import pytest
+from pydantic import BaseModel, Field, ValidationError
+
+from cxrlines.core.text import did_you_mean, must_be, shown
 
 
 def test_shown_is_quoted_and_cut_to_its_length():
@@ -15,3 +18,26 @@ def test_shown_is_quoted_and_cut_to_its_length():
 def test_did_you_mean_names_the_nearest_whatever_its_case(name, near):
     found = did_you_mean(name, ["epochs", "learning_rate"])
     assert found == (f" (did you mean {near!r}?)" if near else "")
+
+
+class Fields(BaseModel):
+    names: tuple[str, ...] = ()
+    group: dict[str, int] = Field(default_factory=dict)
+    loss: Literal["focal", "bce"] = "bce"
+    port: int = Field(1, le=65535)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"names": "one"}, "must be a list in brackets, such as [1, 2]"),
+        ({"group": None}, "must be fields with their values"),
+        ({"loss": "focl"}, "must be 'focal' or 'bce' (did you mean 'focal'?)"),
+        ({"port": 70000}, "must be less than or equal to 65535"),
+        ({"port": "x"}, "must be a valid integer"),
+    ],
+)
+def test_what_a_field_must_be_is_said_without_types_of_python(given, words):
+    with pytest.raises(ValidationError) as caught:
+        Fields.model_validate(given)
+    assert must_be(caught.value.errors()[0]) == words

@@ -184,6 +184,13 @@ class TestOneProblem:
             "train.csv:1: column 'ETT Normal' is not known (did you mean 'ETT - Normal'?); rename or remove it",
         ]
 
+    def test_a_column_that_is_there_twice(self, folder):
+        folder.header.append(LABELS[0])
+        for row in folder.rows:
+            row.append(row[1])
+        (problem,) = check(folder).problems
+        assert problem.text() == f"train.csv:1: has the column {LABELS[0]!r} 2 times; keep the one that is right"
+
     def test_unreadable_films(self, folder):
         root = folder.write()
         (root / "train/s001.png").write_bytes(b"")

@@ -80,7 +80,8 @@ def test_a_task_without_settings_is_one_by_default(tmp_path, process):
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
         ('{"process": {"settings": {"color": 1}}}', "color.*there are dicom, json, drawing, bundle"),
-        ('{"process": [{"settings": {"dicom": ["pdf"]}}]}', r"dicom\.0"),
+        ('{"process": [{"settings": {"dicom": ["pdf"]}}]}', r"dicom\.0 must be 'sr', 'pr' or 'sc'"),
+        ('{"dicom": ["sr"], "drawing": false}', "dicom, drawing is not read: settings are within process > settings"),
     ],
 )
 def test_settings_that_cannot_be_used(tmp_path, text, words):

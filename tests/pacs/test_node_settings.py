@@ -56,7 +56,8 @@ def test_flags_go_before_the_file(tmp_path):
         (("https://pacs", "ftp://pacs"), ["field stow.0", "http"]),
         (("10.0.0.0/8", "10.0.0.1/8"), ["field addresses.0"]),
         (("aet =", "ate ="), ["ate"]),
-        (("ca =", "kay ="), ["field tls_to.kay", "not a setting"]),
+        (("ca =", "kay ="), ["field tls_to.kay", "not a setting", "there are: cert, key, ca"]),
+        (('to = ["PACS@10.0.0.5:104", "ARCHIVE@[::1]:11112"]', 'to = "PACS@10.0.0.5:104"'), ["field to", "a list in"]),
         (('queue = "queue"', ""), ["queue is missing"]),
         (
             ('to = ["PACS@10.0.0.5:104", "ARCHIVE@[::1]:11112"]\nstow = ["https://pacs/dicom-web/"]', ""),
@@ -82,6 +83,8 @@ def test_a_flag_is_called_by_its_name(tmp_path):
         load_settings(tmp_path / "none.toml", flags)
     with pytest.raises(Error, match="--aet is missing"):
         load_settings(None, {"queue": tmp_path})
+    with pytest.raises(Error, match="--status-port is '0'"):
+        load_settings(None, {"aet": "A", "queue": tmp_path, "status_port": 0})
 
 
 def test_certificates(tmp_path):

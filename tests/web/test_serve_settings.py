@@ -21,7 +21,8 @@ def test_flags_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
     ("text", "names"),
     [
         ("port = 70000", ["port", "70000"]),
-        ("prot = 80", ["prot", "port"]),
+        ("prot = 80", ["serve.toml: prot", "did you mean 'port'"]),
+        ('hosts = "reader.example"', ["hosts", "a list in brackets"]),
         ("port = [", ["TOML"]),
         ('tls_key = "k.pem"', ["tls_certificate"]),
         ("queue = 0", ["queue", "0"]),
@@ -34,6 +35,14 @@ def test_a_wrong_setting_is_named(tmp_path, text, names):
         load_settings(config, {})
     for name in names:
         assert name in str(raised.value)
+
+
+def test_a_flag_is_called_by_its_name(tmp_path):
+    with pytest.raises(Error, match=r"^--port is '99999'; must be less than or equal to 65535"):
+        load_settings(None, {"port": 99999})
+    (tmp_path / "serve.toml").write_text("queue = 3\n")
+    with pytest.raises(Error, match="^--tls-key is"):
+        load_settings(tmp_path / "serve.toml", {"tls_key": 3})
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -10,6 +10,7 @@ import typer
 
 from cxrlines.cli.options import BundleFolder, Json, say, signals
 from cxrlines.core.errors import Error
+from cxrlines.core.toml_file import read_config
 
 app = typer.Typer()
 
@@ -55,8 +56,11 @@ def listen(
     from cxrlines.pacs.queue_database import DATABASE, QueueDatabase
 
     if status or retry:
-        if queue is None or not (queue / DATABASE).is_file():
-            raise Error(f"--queue {queue or 'is missing'}: is no queue of a node", "name the folder of its --queue")
+        queue = queue or _queue_of(config)
+        if queue is None:
+            raise Error("--queue is missing", "name the node's folder by --queue, or its file by --config")
+        if not (queue / DATABASE).is_file():
+            raise Error(f"--queue {queue}: is no queue of a node", "name the folder of its --queue")
         look_into(QueueDatabase(queue), retry, as_json)
         return
 
@@ -80,6 +84,12 @@ def listen(
     with signals(lambda *_: stop.set(), signal.SIGTERM, signal.SIGINT):
         run_node(settings, stop, listening=lambda port: say(f"listening as {where}:{port}; {more}"))
     say("stopped; what is in the queue is taken up at the next start")
+
+
+def _queue_of(config: Path | None) -> Path | None:
+    """The queue that the file of --config names; None where it names none."""
+    named = read_config(config).get("queue")
+    return config.parent / named if config and isinstance(named, str) else None
 
 
 def look_into(queue: Any, retry: bool, as_json: bool) -> None:

@@ -13,6 +13,7 @@ import typer
 from cxrlines.cli.options import Json, On, Workers, numbers, resumable, say
 from cxrlines.core.errors import Error
 from cxrlines.core.files import check_outputs
+from cxrlines.core.text import did_you_mean
 
 app = typer.Typer()
 
@@ -52,14 +53,16 @@ def train(
     from cxrlines.recipe.spec.load import load_recipe
     from cxrlines.training import distributed
 
-    chosen = load_recipe(recipe, [*(settings or []), *_folders(external)], say)
+    plain = settings or []
+    sets = _folders(external, tuple(load_recipe(recipe, plain).external) if external else ())
+    chosen = load_recipe(recipe, [*plain, *sets], say)
     wanted = numbers("--folds", folds)
+    check_outputs(folders={"--out": out}, inputs=[data])
     if dry_run:
         from cxrlines.lab.price.dry_run import dry_run as show_plan
 
         typer.echo(show_plan(chosen, data, out, wanted))
         return
-    check_outputs(folders={"--out": out}, inputs=[data])
     start = None
     if on:
         from cxrlines.cluster.step_workers import ray_workers
@@ -74,13 +77,16 @@ def train(
     distributed.leave()
 
 
-def _folders(external: list[str] | None) -> list[str]:
-    """`--external NAME=FOLDER` as settings of a recipe."""
+def _folders(external: list[str] | None, known: tuple[str, ...]) -> list[str]:
+    """`--external NAME=FOLDER` as settings of a recipe that has the sets `known`."""
     settings = []
     for text in external or []:
         name, equals, folder = text.partition("=")
         if not (name and equals and folder):
             raise Error(f"--external is {text!r}", "write it as NAME=FOLDER, e.g. --external nih=/data/nih")
+        if name not in known:
+            way_out = f"it has: {', '.join(known)}{did_you_mean(name, known)}" if known else "leave the option out"
+            raise Error(f"--external {text}: the recipe has no external set {name!r}", way_out)
         settings.append(f"external.{name}.folder={json.dumps(folder)}")
     return settings
 
@@ -115,6 +121,8 @@ def ensemble(
     from cxrlines.evaluation.ensemble.average import POWER
     from cxrlines.evaluation.ensemble.blend import blend_files
 
+    if power is not None and how != "power":
+        raise Error(f"--power: --how {how} takes no such option", "leave it out, or add --how power")
     exponent = POWER if power is None else power
     for path in blend_files(predictions, out, how, power=exponent, truth=truth, folds=folds, weights=weights):
         typer.echo(path)

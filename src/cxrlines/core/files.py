@@ -147,10 +147,14 @@ def beside(table: Path, ending: str) -> Path:
     return table.with_name(table.name.removesuffix(".csv") + ending)
 
 
+_NO_TABLES = (".xlsx", ".xls", ".ods", ".parquet", ".jsonl", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pdf")
+
+
 def check_table(flag: str, table: Path, companions: Mapping[str, tuple[bytes, ...] | None], head: str) -> None:
     """`OutputError` where the files `beside` a table could be taken for those of another, or the table for one of them.
 
-    Tables `readings` and `readings.csv` would share them; no other two do.
+    Tables `readings` and `readings.csv` would share them; no other two do. Nor may a table be named as a workbook or
+    the like, which its reader would take for one.
 
     Args:
         companions: ending of a file beside it -> what such a file begins with, and one that is there must; None where
@@ -162,6 +166,9 @@ def check_table(flag: str, table: Path, companions: Mapping[str, tuple[bytes, ..
         better = table.with_name(f"{name[: -len(ending)] or 'table'}.csv")
         what = f"{flag} {table}: is a table (CSV), and a name in {ending} is that of a file beside a table"
         raise OutputError(what, f"name it, for instance, {better}")
+    if table.suffix.lower() in _NO_TABLES:
+        what = f"{flag} {table}: is written as a table (CSV), and a name in {table.suffix} is that of another format"
+        raise OutputError(what, f"name it, for instance, {table.with_suffix('.csv')}")
     other = table.with_name(name.removesuffix(".csv") if name.endswith(".csv") else f"{name}.csv")
     if other.is_file() and begins(other, head.encode()):
         what = f"{flag} {table}: the files beside it would have the same names as those of {other}"

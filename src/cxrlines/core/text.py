@@ -1,7 +1,9 @@
-"""Values and names in messages: quoting a value, and "did you mean" for a misspelt name."""
+"""Values and names in messages: quoting a value, "did you mean" for a misspelt name, what a field must be."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def shown(value: object, length: int = 40) -> str:
@@ -15,3 +17,18 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     return f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
+
+
+def must_be(problem: Mapping[str, Any]) -> str:
+    """What the value of a field must be; `problem` is one of the `errors()` that pydantic found.
+
+    Its own words name Python's types (tuple, dictionary), which a person who writes YAML or TOML does not know.
+    """
+    kind = problem["type"]
+    if kind in ("tuple_type", "list_type"):
+        return "must be a list in brackets, such as [1, 2]"
+    if kind in ("dict_type", "model_type", "model_attributes_type"):
+        return "must be fields with their values"
+    said = str(problem["msg"]).removeprefix("Value error, ").partition(", unable to parse")[0]
+    hint = did_you_mean(problem["input"], re.findall(r"'(.+?)'", said)) if kind == "literal_error" else ""
+    return said.replace("Input should be", "must be") + hint

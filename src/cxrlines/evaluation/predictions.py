@@ -40,7 +40,7 @@ def check_predictions(frame: pd.DataFrame, name: str, lines: Sequence[int] | Non
     for label in labels:
         numbers, way_out = pd.to_numeric(frame[label], errors="coerce"), "predictions are numbers from 0 to 1"
         _refuse(numbers.isna(), name, lines, "not a number", way_out, frame[label])
-        way_out += ": apply a sigmoid to logits"
+        way_out += ": apply a sigmoid to logits, divide percentages by 100"
         _refuse(~numbers.between(0, 1), name, lines, "outside 0 to 1", way_out, frame[label])
     return labels
 

@@ -223,6 +223,10 @@ def _check_labels(state: _State, name: str) -> Rows | None:
     for column in strange:
         message = f"column {shown(column)} is not known{did_you_mean(column, lacking or columns)}"
         state.add("unknown column", name, 1, message, "rename or remove it")
+    for column in columns:
+        if rows.columns.count(column) > 1:
+            message = f"has the column {column!r} {rows.columns.count(column)} times"
+            state.add("column more than once", name, 1, message, "keep the one that is right")
     if absent := [column for column in lacking if column not in missing]:
         state.absent[name] = absent
     state.problems += tables.usable_rows(rows)[1]

@@ -18,6 +18,7 @@ from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.files import OutputError, check_outputs, file_names, readable, replacing, write_text
 from cxrlines.core.film import FilmError, NotAFilm, film_name
 from cxrlines.core.findings import Findings
+from cxrlines.core.text import must_be
 from cxrlines.io.dicom.header import parse
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
 from cxrlines.io.films import is_film, kind_of, read_bytes, read_film
@@ -49,6 +50,9 @@ class ModuleSettings(BaseModel):
     json_files: Annotated[bool, Field(alias="json")] = True
     drawing: bool = True
     bundle: Path | None = None
+
+
+_NAMES = tuple(each.alias or name for name, each in ModuleSettings.model_fields.items())
 
 
 @dataclass
@@ -112,14 +116,18 @@ def read_settings(films: Path) -> ModuleSettings:
     try:
         task = json.loads(path.read_text("utf-8"))
         process: Any = task.get("process") or {}
+        if "process" not in task and (astray := [name for name in _NAMES if name in task]):
+            way_out = 'write {"process": {"settings": {...}}}, as mercure does'
+            raise Error(f"{path}: {', '.join(astray)} is not read: settings are within process > settings", way_out)
         process = process[0] if isinstance(process, list) and process else process
         settings = process.get("settings") or {}
         return ModuleSettings.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"])) or "settings"
-        known = ", ".join(each.alias or name for name, each in ModuleSettings.model_fields.items())
-        raise Error(f"{path}: process > settings: {name}: {first['msg']}", f"there are {known}") from None
+        raise Error(f"{path}: process > settings: {name} {_refused(first)}", f"there are {', '.join(_NAMES)}") from None
+    except Error:
+        raise
     except (OSError, ValueError, AttributeError, KeyError) as error:
         what = f"{path}: process > settings cannot be read ({type(error).__name__})"
         raise Error(what, "mend it, or remove it") from None
@@ -152,6 +160,10 @@ def run_module(films: Path, out: Path, *, progress: Callable[[int, int | None], 
         _finish(path, found, out / plain[names[path]], settings, read_by, run)
     write_text(out / RESULT, json.dumps(run.as_dict(), indent=1) + "\n")
     return run
+
+
+def _refused(problem: Mapping[str, Any]) -> str:
+    return "is not a setting" if problem["type"] == "extra_forbidden" else must_be(problem)
 
 
 def _is_wanted(path: Path, run: ModuleRun) -> bool:

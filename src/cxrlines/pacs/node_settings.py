@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores
+from cxrlines.core.text import did_you_mean, must_be
 from cxrlines.core.toml_file import read_config
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -198,10 +199,13 @@ def _problem(error: ValidationError, config: Path | None, flags: dict[str, Any])
     place = [str(part) for part in first["loc"] if not str(part).startswith(("IPv4", "IPv6"))]
     field = place[0] if place else "content"
     path = ".".join(place)
-    where = f"--{field}" if field in flags or config is None else f"--config {config}: field {path}"
+    flag = f"--{field.replace('_', '-')}"
+    where = flag if field in flags or config is None else f"--config {config}: field {path}"
     if first["type"] == "missing":
-        return Error(f"{where} is missing", f"give --{field}, or {field} in the file of --config")
+        return Error(f"{where} is missing", f"give {flag}, or {field} in the file of --config")
     if first["type"] == "extra_forbidden":
-        known = ", ".join(NodeSettings.model_fields)
-        return Error(f"{where} is not a setting; there are: {known}", "correct its name")
-    return Error(f"{where} is {str(first['input'])[:80]!r}: {first['msg'].removeprefix('Value error, ')}", "correct it")
+        parts: dict[str, type[BaseModel]] = {"tls": Certificates, "tls_to": Certificates}
+        known = (parts.get(field, NodeSettings) if len(place) > 1 else NodeSettings).model_fields
+        hint = did_you_mean(place[-1], known)
+        return Error(f"{where} is not a setting{hint}; there are: {', '.join(known)}", "correct its name")
+    return Error(f"{where} is {str(first['input'])[:80]!r}: {must_be(first)}", "correct it")

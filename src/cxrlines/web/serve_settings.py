@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cxrlines.core.errors import Error
+from cxrlines.core.text import did_you_mean, must_be
 from cxrlines.core.toml_file import read_config
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -88,11 +89,13 @@ def load_settings(config: Path | None, given: Mapping[str, Any]) -> ServeSetting
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        place = f"--config {config}: " if config is not None and field not in given else ""
+        flag = given.get(str(first["loc"][0])) is not None
+        place = f"--{field.replace('_', '-')}" if flag else f"--config {config}: {field}"
         if first["type"] == "extra_forbidden":
-            known = ", ".join(ServeSettings.model_fields)
-            raise Error(f"{place}no setting is called {field}", f"there are {known}") from None
-        raise Error(f"{place}{field} is {str(first['input'])[:80]!r}: {first['msg']}") from None
+            known = ServeSettings.model_fields
+            hint = did_you_mean(field, known)
+            raise Error(f"{place} is not a setting{hint}", f"there are: {', '.join(known)}") from None
+        raise Error(f"{place} is {str(first['input'])[:80]!r}", must_be(first)) from None
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise Error("TLS needs a certificate and its key; one is named", "name both tls_certificate and tls_key")
     return settings

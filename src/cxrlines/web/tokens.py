@@ -77,7 +77,10 @@ class Tokens:
         try:
             stamp, text = self._file.stat().st_mtime_ns, self._file.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise Error(f"token_file {self._file}: cannot be read ({type(error).__name__})", "check the path") from None
+            why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+            raise Error(
+                f"--token-file {self._file}: cannot be read ({why})", "name a file of tokens, one a line"
+            ) from None
         self._tokens, self._stamp = self._fixed + _parsed(text, f"token_file {self._file}"), stamp
 
 

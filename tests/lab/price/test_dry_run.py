@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cxrlines.lab.price.dry_run import dry_run
+from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.pipeline import prepare
 from cxrlines.recipe.spec.load import RecipeError, load_recipe
 
@@ -73,6 +74,12 @@ def test_what_is_not_there_is_assumed_and_said(phantom, soft_recipe, tmp_path):
     assert "from start: missing.pt; " in lines_of(text)["plain/fold0/only"]
 
 
+def test_a_mistyped_folder_of_an_external_set_is_refused(phantom, soft_recipe, tmp_path):
+    recipe = load_recipe(str(soft_recipe), ["external.b.folder=nowhere"])
+    with pytest.raises(RecipeError, match=r"external\.b: nowhere: is not a folder; correct --external b=FOLDER"):
+        dry_run(recipe, phantom, tmp_path / "run", [0])
+
+
 def test_a_published_set_counts_as_it_was_published(phantom, soft_recipe, tmp_path):
     text = soft_recipe.read_text().replace("{b: {}}", "{nih: {}}").replace("set: b", "set: nih")
     path = tmp_path / "nih.yaml"
@@ -84,6 +91,8 @@ def test_a_published_set_counts_as_it_was_published(phantom, soft_recipe, tmp_pa
 def test_what_training_would_refuse_is_refused(phantom, tiny_recipe, tmp_path):
     with pytest.raises(RecipeError, match="'resnet50q' is not a timm model"):
         dry_run(load_recipe(str(tiny_recipe), ["members.plain.backbone=resnet50q"]), phantom, tmp_path, None)
+    with pytest.raises(RunError, match="has no labels to train on; it needs a train.csv"):
+        dry_run(load_recipe(str(tiny_recipe)), phantom / "train", tmp_path, None)
     with pytest.raises(ValueError, match=r"there are 2 folds; make it 3 or more \(folds.count\)"):
         soft = "  self: {backbone: resnet10t, stages: {only: {targets: {soft: {of: plain}}}}}\n"
         (tmp_path / "self.yaml").write_text(tiny_recipe.read_text() + soft)

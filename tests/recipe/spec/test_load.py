@@ -105,7 +105,9 @@ def test_set_changes_one_field_of_one_member_only():
         ("members.one.stages.student.schedule.shape=restarts", "shape: restarts and restart_epochs go together"),
         ("ensemble.members=[two]", "ensemble.members names 'two'; allowed: one"),
         ("members.tow.head=gem", "there is no 'tow'; there are: one"),
-        ("size.x=3", "size is a value|there is"),
+        ("size.x=3", "size is a value, it has no fields; set it whole, e.g. --set 'size={x: ...}'"),
+        ("=3", "'=3' has no field; write it as path.to.field=value"),
+        ("members.one=", "members.one: is None; must be fields with their values"),
         ("nonsense", "write it as path.to.field=value"),
         ("about=a: b: c", "is not YAML; put it in quotes"),
         ("members.one.stages.teacher.films.view=plain", "'teacher', which sees plain films; a teacher is a stage with"),
@@ -187,6 +189,13 @@ def test_a_setting_that_changes_nothing_is_said_once(write):
     said.clear()
     load_recipe(path, ["size=640", "members.*.stages.*.schedule.epochs=3"], said.append)
     assert not said
+
+
+def test_films_kept_smaller_than_they_are_seen_are_said(write):
+    said: list[str] = []
+    load_recipe(write(WILD), ["size=640", "store.size=[640, 600]"], said.append)
+    assert len(said) == 1
+    assert said[0].startswith("note: store.size is 640 x 600 px, and gem-one/first sees 640 px (")
 
 
 def test_a_size_is_a_side_or_height_and_width(write):

@@ -52,7 +52,8 @@ def blend_files(
             for name, path in (("truth", truth), ("folds", folds), ("weights", None if fixed else weights))
             if path
         ]:
-            raise Error(f"{', '.join(given)}: --how {how} takes no such option", "leave it out, or add --how fitted")
+            other = "weighted or fitted" if given == ["--weights"] else "fitted"
+            raise Error(f"{', '.join(given)}: --how {how} takes no such option", f"leave it out, or add --how {other}")
         names = places if fixed else [str(path) for path in predictions]
         write_predictions(ensemble(frames, how, names, power=power, weights=fixed), out)
         return [out]
@@ -81,7 +82,7 @@ def _fixed(text: str | None, places: Sequence[str]) -> FittedWeights:
         numbers = []
     if len(numbers) != len(places) or not all(0 < number < math.inf for number in numbers):
         raise Error(
-            f"--weights is {text!r} for {len(places)} files",
+            f"--weights is {'missing' if text is None else repr(text)} for {len(places)} files",
             "--how weighted needs a number above 0 for each file, e.g. 2,1",
         )
     return FittedWeights.fixed(dict(zip(places, numbers, strict=True)))

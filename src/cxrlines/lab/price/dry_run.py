@@ -20,6 +20,7 @@ from cxrlines.recipe.run.folder import Inventory, Role, Step, is_finished, read_
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, open_patient_groups
 from cxrlines.recipe.run.pipeline import check_networks, chosen_folds, folds_for
 from cxrlines.recipe.run.plan import files_of, make_plan
+from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import STUDY_COLUMN
 from cxrlines.training.targets.base import OWN, TEST_SET
@@ -113,9 +114,11 @@ def _external(name: str, recipe: Recipe, root: Path, notes: list[str]) -> Extern
     if spec.folder:
         try:
             found = read_external(Path(spec.folder), laterals=spec.laterals, children=spec.children, check_films=False)
-            return ExternalSet(name, found.studies, "not built", _NO_TWINS)
         except TableError as error:
-            notes.append(str(error))
+            raise RecipeError(
+                f"external.{name}: {error}", f"correct --external {name}=FOLDER; without it a size is assumed"
+            ) from None
+        return ExternalSet(name, found.studies, "not built", _NO_TWINS)
     count, why = PUBLISHED.get(name, 10_000), "as published" if name in PUBLISHED else "for want of a better figure"
     notes.append(f"external set {name}: no folder given (--external {name}=FOLDER); {count:,} films are taken, {why}")
     studies = [f"{name}-{index}" for index in range(count)]

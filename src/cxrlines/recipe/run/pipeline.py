@@ -127,8 +127,6 @@ def read_tables(recipe: Recipe, data: Path) -> tuple[Dataset, pd.Series]:
             "add it, with its films, or leave the stage out",
         )
     train = read_dataset(data, "train")
-    if not set(LABELS) <= set(train.studies):
-        raise RunError(f"{data} has no labels to train on", "it needs a train.csv with the labels beside train/")
     return train, folds_for(recipe, train)
 
 
@@ -197,7 +195,9 @@ def _check_sets(recipe: Recipe) -> None:
 
 
 def folds_for(recipe: Recipe, train: Dataset) -> pd.Series:
-    """The recipe's folds of the studies: drawn, or read from its file."""
+    """The recipe's folds of the studies: drawn, or read from its file. `RunError` for films without labels."""
+    if not set(LABELS) <= set(train.studies):
+        raise RunError(f"{train.root} has no labels to train on", "it needs a train.csv with the labels beside train/")
     if recipe.folds.file:
         return folds_of(train.studies, read_folds(Path(recipe.folds.file)))
     return make_folds(train.studies, recipe.folds.count, recipe.folds.seed)

@@ -12,11 +12,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from cxrlines.core.errors import Error
-from cxrlines.core.text import did_you_mean
+from cxrlines.core.text import did_you_mean, must_be
+from cxrlines.core.transform import height_width, size_text
 from cxrlines.recipe.spec.recipe import Recipe
 
 
@@ -37,7 +39,7 @@ def load_recipe(
 
     A part of a path may be a pattern (`members.gem*.stages.*.schedule.epochs=1`): every member and stage that matches
     and has the field. A top-level `defaults` is laid under every stage of every member. `say` is given a line for each
-    setting that changes nothing. Raises `RecipeError`.
+    setting that changes nothing, and where films would be enlarged from the store. Raises `RecipeError`.
     """
     data, where = _read(name_or_path)
     given = settings or []
@@ -47,8 +49,21 @@ def load_recipe(
         raise RecipeError(_explain(error, where), "docs/recipes.md explains each field") from None
     for setting in dict.fromkeys(given):
         if _without(data, [other for other in given if other != setting]) == recipe:
-            say(f"note: --set {setting!r} changes nothing: without it the recipe says the same")
+            say(f"note: --set {setting!r} changes nothing: without it the recipe, or another --set, says the same")
+    if enlarged := _enlarged(recipe):
+        kept = size_text(recipe.store.size)
+        say(f"note: store.size is {kept}, and {enlarged}: films are kept smaller than they are seen; raise store.size")
     return recipe
+
+
+def _enlarged(recipe: Recipe) -> str:
+    """The stages whose films are enlarged from the store, with their size; "" where there are none."""
+    stages = [
+        f"{source} sees {size_text(size)}"
+        for source in recipe.sources()
+        if max(np.subtract(height_width(size := recipe.size_of(*source)), height_width(recipe.store.size))) > 0
+    ]
+    return f"{stages[0]}{f' ({len(stages) - 1} more likewise)' if stages[1:] else ''}" if stages else ""
 
 
 def _without(data: dict[str, Any], settings: list[str]) -> Recipe | None:
@@ -130,7 +145,8 @@ def _laid_over(under: Any, over: Any) -> Any:
 def _set(data: dict[str, Any], setting: str) -> None:
     path, equals, value = setting.partition("=")
     if not equals or not path:
-        raise RecipeError(f"--set {setting!r} has no value", "write it as path.to.field=value, e.g. --set size=640")
+        lacks = "value" if path else "field"
+        raise RecipeError(f"--set {setting!r} has no {lacks}", "write it as path.to.field=value, e.g. --set size=640")
     try:
         content = yaml.safe_load(value)
     except yaml.YAMLError:
@@ -150,12 +166,14 @@ def _put(data: dict[str, Any], path: tuple[str, ...], value: Any, setting: str) 
         # A group of fields that the file leaves to its defaults may be set into; a member or stage must exist.
         if key not in at and depth and way[depth - 1] in _NAMED:
             raise RecipeError(
-                f"--set {setting!r}: there is no {key!r}", f"there are: {', '.join(at)}{did_you_mean(key, at)}"
+                f"--set {setting!r}: there is no {key!r}",
+                f"there are: {', '.join(at) or 'none'}{did_you_mean(key, at)}; new ones are written in a recipe file",
             )
         at = at.setdefault(key, {})
         if not isinstance(at, dict):
             raise RecipeError(
-                f"--set {setting!r}: {'.'.join(way[: depth + 1])} is a value, it has no fields", "set the value itself"
+                f"--set {setting!r}: {(place := '.'.join(way[: depth + 1]))} is a value, it has no fields",
+                f"set it whole, e.g. --set '{place}={{{'.'.join(path[depth + 1 :])}: ...}}'",
             )
     at[last] = value
 
@@ -214,7 +232,7 @@ def _explain(error: ValidationError, where: str) -> str:
         else:
             value = problem["input"]
             shown = "" if isinstance(value, dict) else f"is {repr(value)[:80]}; "
-            lines.append(f"  {path + ': ' if path else ''}{shown}{problem['msg'].removeprefix('Value error, ')}")
+            lines.append(f"  {path + ': ' if path else ''}{shown}{must_be(problem)}")
     return "\n".join(lines)
 
 
