@@ -238,19 +238,21 @@ def _by_pillow(
     gray = np.array(image.convert("L"))
     if "A" in image.getbands():
         visible, transparent = _visible(np.asarray(image.getchannel("A")))
-        gray[~visible], notes = 0, notes + transparent
+        notes += transparent
+        if visible is not None:
+            gray[~visible] = 0
     if mode in ("1", "L", "LA", "La"):
         return Film(gray, kind, 1 if mode == "1" else 8, notes=notes)
     notes += colour_note(np.asarray(image.convert("RGB")))
     return Film(gray, kind, 8, notes=notes)
 
 
-def _visible(alpha: np.ndarray) -> tuple[np.ndarray, tuple[Note, ...]]:
-    """Pixels (h, w) bool that are not wholly transparent, and a note if some are; all of them where so few are that
+def _visible(alpha: np.ndarray) -> tuple[np.ndarray | None, tuple[Note, ...]]:
+    """Pixels (h, w) bool that are not wholly transparent, and a note; None where all are visible, or so few that
     transparency says nothing of what is film."""
     visible = alpha > 0
     if (share := float(visible.mean())) == 1 or share < LEAST_KEPT:
-        return np.ones_like(visible), ()
+        return None, ()
     return visible, (Note(Code.BORDER_LEFT_OUT, f"{1 - share:.1%} of its pixels are transparent, and shown black"),)
 
 
