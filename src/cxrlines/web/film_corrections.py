@@ -31,8 +31,8 @@ def saved_correction(project: Project, film: KeptFilm) -> dict[str, Any]:
 def save_correction(project: Project, film: KeptFilm, values: Any) -> dict[str, Any]:
     """Save a correction in the project: its id of the film, and the correction with its time, which is now.
 
-    `values` may say `after` how many corrections of the film it comes. `Problem` 409 where there are others of them, 422
-    for values that are no correction of the film, 507 where the folder cannot be written.
+    `values` may say `after` how many corrections of the film it comes. `Problem` 409 where there are others of them,
+    422 for values that are no correction of the film, 507 where the folder cannot be written.
     """
     if not isinstance(values, Mapping):
         raise Problem(422, "correction", "the correction is no JSON object", "see /openapi.json")
