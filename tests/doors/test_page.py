@@ -408,6 +408,11 @@ def test_a_tip_that_is_not_seen_is_said_and_saved(page, address, project, tmp_pa
     assert page.locator("svg text", has_text="NGT followed to here").count() == 1
     assert accessible(page) == []
     page.get_by_label("Your name").fill("A reader")
+    kept = httpx.post(f"{address}/v1/films", **sent).json()["id"]  # meanwhile somebody else corrects it
+    said = {"author": "Another", "name": film.name, "comment": "seen"}
+    httpx.put(f"{address}/v1/films/{kept}/corrections", json=said, timeout=DEADLINE_S).raise_for_status()
+    page.get_by_role("button", name="Save").click()
+    page.locator(".correct", has_text="Another corrected this film meanwhile").wait_for()
     page.get_by_role("button", name="Save").click()
     page.locator(".correct", has_text="Saved by A reader").wait_for()
     lines = pd.read_csv(project / "train_annotations.csv").query("StudyInstanceUID == 'faded'")

@@ -255,6 +255,10 @@ def test_what_is_put_off_rests_while_others_go(tmp_path, monkeypatch):
         time.sleep(0.1)
         assert asked == {f"{film}-{place}.dcm": 1 for film in (1, 2) for place in (0, 1)}
         assert "0xA700" in queue.status()["unreachable"][0]["problem"]
+        queue.execute("UPDATE deliveries SET tries=0")  # as `--retry` does
+        until(5)
+        time.sleep(0.1)
+        assert asked["1-0.dcm"] == 2 and sum(asked.values()) == 5
     finally:
         stop.set()
         courier.join(60)

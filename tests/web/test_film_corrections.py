@@ -93,3 +93,18 @@ def test_without_a_project_there_is_nothing_to_save_to(web):
     server = web()
     assert server("GET", "/v1/about").json()["project"] is False
     assert server("PUT", kept(server), json=SAID).json()["code"] == "not-found"
+
+
+def test_a_correction_does_not_replace_one_that_its_author_never_saw(web, tmp_path):
+    """Two people correct a film at once: the second learns of it, and may replace what the first said, knowing it."""
+    server = web(project=tmp_path / "project")
+    one, other = kept(server), kept(server)
+    assert server("PUT", one, json=SAID | {"author": "A", "after": 0}).status_code == 200
+    late = server("PUT", other, json=SAID | {"author": "B", "after": 0})
+    assert (late.status_code, late.json()["code"]) == (409, "corrected-meanwhile")
+    saved = server("GET", other).json()
+    assert saved["count"] == 1 and saved["correction"]["author"] == "A"
+    assert server("PUT", other, json=SAID | {"author": "B", "after": 1}).status_code == 200
+    assert server("GET", one).json()["correction"]["author"] == "B"
+    for wrong in ("1", True, 1.5):
+        assert server("PUT", one, json=SAID | {"after": wrong}).status_code == 422

@@ -39,6 +39,10 @@ class ProjectError(Error):
     """A folder is no project, or a project does not have what is asked of it."""
 
 
+class CorrectedMeanwhile(Error):
+    """Somebody else corrected a film after its corrections were asked for."""
+
+
 @dataclass(frozen=True)
 class SavedFilm:
     """A film of a project and what was said of it.
@@ -131,7 +135,14 @@ class Project:
         self._replay()
         return self._by_digest(hashlib.sha256(film).hexdigest())
 
-    def save(self, film: bytes, name: str, findings: Mapping[str, Any] | None, correction: Correction) -> str:
+    def save(
+        self,
+        film: bytes,
+        name: str,
+        findings: Mapping[str, Any] | None,
+        correction: Correction,
+        after: int | None = None,
+    ) -> str:
         """Add a correction of a film, and the film itself unless it is there; the id of the film.
 
         Once this returns, the correction is on disk. It replaces what was said of the film before, which the journal
@@ -142,9 +153,11 @@ class Project:
             name: What it was called.
             findings: What a model had found, as `Findings.as_dict`; None: it was not read.
             correction: What a person says.
+            after: How many corrections of the film that person knew of; None: nobody asked.
 
         Raises:
             FilmError: it is no film, or cannot be decoded.
+            CorrectedMeanwhile: there are others than `after` of them.
             CorrectionError: the correction does not fit the film.
             OutputError: the disk is full, read-only or the like; it says so where only the tables could not be written.
         """
@@ -157,6 +170,9 @@ class Project:
         with self._journal.locked():
             self._replay()
             known = self._by_digest(digest)
+            if after is not None and after != (count := len(known.history) if known else 0):
+                what = f"the film was corrected meanwhile: it has {count} corrections, not {after}"
+                raise CorrectedMeanwhile(what, f"look at the latest one; what is saved after {count} replaces it")
             if known is None:
                 decoded = decoded or read_film(film, name="the film")
                 known = self._new(film, digest, name, decoded)

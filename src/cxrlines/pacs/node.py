@@ -22,7 +22,7 @@ from cxrlines.io.dicom.header import parse
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
 from cxrlines.pacs.audit_log import AuditLog
 from cxrlines.pacs.delivery import Destination, Unreachable, Verdict, destinations_of, pause_s
-from cxrlines.pacs.film_queue import FilmQueue, Parcel, QueuedFilm
+from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue, Parcel, QueuedFilm
 from cxrlines.pacs.node_settings import NodeSettings
 from cxrlines.pacs.queue_database import FilmState, held
 from cxrlines.pacs.receiver import Receiver
@@ -279,6 +279,7 @@ class Courier(threading.Thread):
                     break
                 verdict, reason = answer
                 self._answered = self._answered or verdict is not Verdict.PUT_OFF
+                self._resting.pop(parcel.number, None)
                 match verdict:
                     case Verdict.TAKEN:
                         self._queue.delivered(parcel, reason)
@@ -295,4 +296,5 @@ class Courier(threading.Thread):
     def _rest(self, parcel: Parcel) -> None:
         """Leave a result that was put off alone for a while: seconds at first, up to an hour, hours in all."""
         tries = parcel.tries + 1
-        self._resting[parcel.number] = time.monotonic() + (tries + 1) * pause_s(tries, self._rng)
+        if tries < MAX_TRIES:  # then it is a dead letter
+            self._resting[parcel.number] = time.monotonic() + (tries + 1) * pause_s(tries, self._rng)

@@ -108,6 +108,10 @@ def make_guard(service: Service) -> Guard:
             said = Correction.model_json_schema(ref_template=place)
             said["properties"].pop("time")  # the server's
             said["properties"]["name"] = {"type": "string", "description": "what the film's file is called"}
+            after = (
+                "how many corrections of the film it comes after, as they were asked for; 409 where there are others"
+            )
+            said["properties"]["after"] = {"type": "integer", "description": after}
             said["required"].remove("time")
             parts = {**film.pop("$defs", {}), **said.pop("$defs", {})}
             parts |= {"PredictionJson": film, "Correction": said, "Problem": PROBLEM}

@@ -6,7 +6,7 @@ from typing import Any
 
 from cxrlines.core.files import OutputError
 from cxrlines.corrections.correction import Correction, CorrectionError
-from cxrlines.corrections.project import Project
+from cxrlines.corrections.project import CorrectedMeanwhile, Project
 from cxrlines.web.kept_films import KeptFilm
 from cxrlines.web.problems import Problem
 
@@ -31,15 +31,21 @@ def saved_correction(project: Project, film: KeptFilm) -> dict[str, Any]:
 def save_correction(project: Project, film: KeptFilm, values: Any) -> dict[str, Any]:
     """Save a correction in the project: its id of the film, and the correction with its time, which is now.
 
-    `Problem` 422 for values that are no correction of the film, 507 where the folder cannot be written.
+    `values` may say `after` how many corrections of the film it comes. `Problem` 409 where there are others of them,
+    422 for values that are no correction of the film, 507 where the folder cannot be written.
     """
     if not isinstance(values, Mapping):
         raise Problem(422, "correction", "the correction is no JSON object", "see /openapi.json")
-    given = {name: value for name, value in values.items() if name != "name"}
+    given = {name: value for name, value in values.items() if name not in ("name", "after")}
+    after = values.get("after")
+    if after is not None and type(after) is not int:
+        raise Problem(422, "correction", "after is no whole number", "see /openapi.json")
     name = str(values.get("name") or "film")[:LONGEST_NAME]
     try:
         correction = Correction.of({**given, "time": datetime.now(UTC)})
-        known = project.save(film.source, name, film.findings.as_dict(), correction)
+        known = project.save(film.source, name, film.findings.as_dict(), correction, after)
+    except CorrectedMeanwhile as error:
+        raise Problem(409, "corrected-meanwhile", error.what, error.way_out) from None
     except CorrectionError as error:
         raise Problem(422, "correction", error.what, error.way_out) from None
     except OutputError as error:

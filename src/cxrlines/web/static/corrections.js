@@ -8,7 +8,6 @@ const REACH = 10; // screen pixels within which a point is taken hold of
 const MOST_BACK = 100; // steps that can be undone
 
 const capital = (text) => text[0].toUpperCase() + text.slice(1).toLowerCase();
-
 const between = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
 
 /** How far a point lies from the segment from a to b. */
@@ -74,7 +73,7 @@ function begun(film, saved, devices) {
   for (const line of kept) edited.push({ ...line, of: null, mark: "drawn" });
   return {
     lines: edited, labels: { ...correction?.labels }, landmarks: { ...correction?.landmarks }, comment: correction?.comment ?? "",
-    selected: null, point: null, drawing: null, changed: false, note: "", past: [],
+    selected: null, point: null, drawing: null, changed: false, note: "", past: [], after: saved.count,
     saved: correction ? `Saved by ${correction.author}, ${new Date(correction.time).toLocaleString()}` : "",
   };
 }
@@ -398,15 +397,18 @@ export class Corrector {
     edit.comment = comment.value;
     const said = ({ mark, state, tip_seen }) => (mark === "rejected" ? { mark } : { mark, state, tip_seen });
     const lines = edit.lines.map((line) => ({ device: line.device, points: round(line.points), of: line.of, ...said(line) }));
-    const value = { name: film.name, author: who, lines, labels: edit.labels, landmarks: edit.landmarks, comment: edit.comment };
+    const value = { name: film.name, author: who, lines, labels: edit.labels, landmarks: edit.landmarks, comment: edit.comment, after: edit.after };
     try {
       const { correction } = await this.list.kept(film, (id) => saveCorrections(id, value));
-      edit.changed = false;
+      Object.assign(edit, { changed: false, after: edit.after + 1 });
       edit.saved = `Saved by ${correction.author}, ${new Date(correction.time).toLocaleString()}`;
       this._note(film, "", false);
       say("Saved");
     } catch (problem) {
-      this._note(film, `Not saved: ${problem.message}`, true);
+      if (problem.code !== "corrected-meanwhile") return this._note(film, `Not saved: ${problem.message}`, true);
+      const { count, correction } = await this.list.kept(film, corrections);
+      edit.after = count;
+      this._note(film, `Not saved: ${correction.author} corrected this film meanwhile. Save again to replace that; the project keeps both.`, true);
     }
   }
 
