@@ -1,10 +1,12 @@
 """Steps that start from files, learn from files, or leak on purpose: what is recorded, reported and refused."""
 
 import errno
+import gc
 import html
 import json
 import re
 import shutil
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -396,6 +398,23 @@ def test_an_auc_that_films_cannot_give_is_said_before_training(outside):
     step = next(step for step in plan_of(run, [0]) if step.name == "plain/fold0/only")
     with pytest.raises(Error, match=r"plain/fold0/only: schedule.patience watches the AUC of 1 held-out films, and"):
         do_step(run, step, lambda status: None)
+
+
+def test_a_finished_step_leaves_no_moments_beside_the_next(outside, tmp_path, monkeypatch):
+    run, made = replace(outside, root=shutil.copytree(outside.root, tmp_path / "run")), []
+
+    class Watched(step_module.StageModule):
+        def __init__(self, *args, **options) -> None:
+            super().__init__(*args, **options)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(step_module, "StageModule", Watched)
+    gc.disable()  # which else comes along at some time
+    try:
+        do_step(run, next(step for step in plan_of(run, [0]) if step.name == "plain/fold0/only"), lambda status: None)
+    finally:
+        gc.enable()
+    assert len(made) == 1 and made[0]() is None
 
 
 def test_a_checkpoint_of_another_backbone_costs_its_own_steps_alone(phantom, tmp_path, soft_labels_of, in_process):

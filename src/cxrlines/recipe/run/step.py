@@ -1,5 +1,6 @@
 """Training of one step: its films and start, training, predictions, lineage; in a folder that is whole or absent."""
 
+import gc
 import json
 import platform
 import shutil
@@ -78,6 +79,8 @@ def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> No
     work.mkdir(parents=True, exist_ok=True)
     inputs = _inputs(run, step, report)
     progress, weights = _train(run, step, inputs, work, report, loader_workers)
+    # Lightning's trainer and its module hold each other: gradients and moments would lie beside the next step's.
+    gc.collect()
     inputs.model.load_state_dict(weights)
     begun, predictions = time.monotonic(), None
     if inputs.stage.films.view == "plain" and inputs.stage.targets.classifies:
