@@ -176,6 +176,10 @@ class TestOneProblem:
         folder.folds = [[study, f"own-{study}", str(index % 2)] for index, (study, *_) in enumerate(folder.folds)]
         assert kinds(check(folder, with_folds=True)) == {"patient in two folds": 6}
 
+    def test_of_one_fold_alone_nothing_can_be_held_out(self, folder):
+        folder.folds = [[*row[:-1], "0"] for row in folder.folds]
+        assert kinds(check(folder, with_folds=True)) == {"one fold alone": 1}
+
     def test_unknown_and_missing_columns_name_the_nearest(self, folder):
         folder.header[3] = "ETT Normal"
         said = [problem.text() for problem in check(folder).problems]

@@ -41,7 +41,7 @@ def test_a_flag_is_called_by_its_name(tmp_path):
     with pytest.raises(Error, match=r"^--port is '99999'; must be less than or equal to 65535"):
         load_settings(None, {"port": 99999})
     (tmp_path / "serve.toml").write_text("queue = 3\n")
-    with pytest.raises(Error, match="^--tls-key is"):
+    with pytest.raises(Error, match=r"^--tls-key is"):
         load_settings(tmp_path / "serve.toml", {"tls_key": 3})
 
 

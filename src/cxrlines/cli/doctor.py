@@ -179,4 +179,5 @@ def _reader() -> str:
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
     bundle = load_bundle(EMBEDDED)
-    return f"{bundle.identity[:12]}, {len(bundle.manifest.models)} networks"
+    count = len(bundle.manifest.models)
+    return f"{bundle.identity[:12]}, {count} network{'s' * (count > 1)}"

@@ -388,6 +388,9 @@ def _check_folds(state: _State, csv: Path, train: Rows | None) -> None:
     studies = rows.column(STUDY_COLUMN)
     state.problems += rows.problems + fold_problems(rows, [patient_of.get(study, "") for study in studies])
     state.counts["folds"] = len(set(rows.column(FOLD_COLUMN)))
+    if state.counts["folds"] == 1:
+        message = "all its studies are in one fold, so that nothing can be held out"
+        state.add("one fold alone", csv.name, None, message, "draw two or more with `cxrlines folds`")
     if train is None:
         return
     line_of = dict(reversed([*zip(studies, rows.lines, strict=True)]))  # of a study in two rows the first

@@ -81,7 +81,7 @@ class Tokens:
             raise Error(
                 f"--token-file {self._file}: cannot be read ({why})", "name a file of tokens, one a line"
             ) from None
-        self._tokens, self._stamp = self._fixed + _parsed(text, f"token_file {self._file}"), stamp
+        self._tokens, self._stamp = self._fixed + _parsed(text, f"--token-file {self._file}"), stamp
 
 
 def _parsed(text: str, where: str) -> tuple[Token, ...]:

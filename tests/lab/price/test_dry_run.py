@@ -91,7 +91,7 @@ def test_a_published_set_counts_as_it_was_published(phantom, soft_recipe, tmp_pa
 def test_what_training_would_refuse_is_refused(phantom, tiny_recipe, tmp_path):
     with pytest.raises(RecipeError, match="'resnet50q' is not a timm model"):
         dry_run(load_recipe(str(tiny_recipe), ["members.plain.backbone=resnet50q"]), phantom, tmp_path, None)
-    with pytest.raises(RunError, match="has no labels to train on; it needs a train.csv"):
+    with pytest.raises(RunError, match="has no labels to train on; it needs a train"):
         dry_run(load_recipe(str(tiny_recipe)), phantom / "train", tmp_path, None)
     with pytest.raises(ValueError, match=r"there are 2 folds; make it 3 or more \(folds.count\)"):
         soft = "  self: {backbone: resnet10t, stages: {only: {targets: {soft: {of: plain}}}}}\n"

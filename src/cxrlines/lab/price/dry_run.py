@@ -116,7 +116,7 @@ def _external(name: str, recipe: Recipe, root: Path, notes: list[str]) -> Extern
             found = read_external(Path(spec.folder), laterals=spec.laterals, children=spec.children, check_films=False)
         except TableError as error:
             raise RecipeError(
-                f"external.{name}: {error}", f"correct --external {name}=FOLDER; without it a size is assumed"
+                f"external.{name}: {error.what}", f"correct --external {name}=FOLDER; without it a size is assumed"
             ) from None
         return ExternalSet(name, found.studies, "not built", _NO_TWINS)
     count, why = PUBLISHED.get(name, 10_000), "as published" if name in PUBLISHED else "for want of a better figure"
