@@ -77,10 +77,9 @@ class ReferenceFilms:
             ) from None
         films = [film for film in self.films if film.patient in named]
         if not films:
-            example = f", e.g. {self.films[0].patient!r}" if self.films else ""
             raise EvaluationError(
                 f"--patients {path}: none of its {len(named)} patients has a film here",
-                f"write the ids of patients of these films{example}, one a line",
+                "write ids of patients as the table beside the films has them (index.csv, or PatientID), one a line",
             )
         others = Counter(self.left_out) + Counter({NOT_NAMED: len(self.films) - len(films)})
         own = len({film.patient for film in films})
