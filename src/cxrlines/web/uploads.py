@@ -93,7 +93,8 @@ def _parts(body: bytes, boundary: bytes, most: int) -> list[Upload]:
     """The files of a multipart body, parsed in memory: a library's temporary files would be films on a disk."""
     found: list[Upload] = []
     field, value, name, content = bytearray(), bytearray(), [b""], bytearray()
-    ended, parts = [], 0
+    ended: list[bool] = []
+    parts = 0
 
     def into(target: bytearray) -> Callable[[bytes, int, int], None]:
         return lambda data, start, end: target.extend(data[start:end])
