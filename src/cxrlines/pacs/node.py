@@ -246,7 +246,7 @@ class Courier(threading.Thread):
             except Exception as error:  # a full disk, a fault of ours: the results stay where they are
                 trouble = f"{type(error).__name__} here"
             failures = failures + 1 if trouble and not self._answered else 0
-            if failures == 1:
+            if trouble and failures == 1:
                 self._audit.write("not delivered", to=self.destination.name, why=trouble)
             if trouble or (trouble == "" and not self._resting):
                 try:
