@@ -247,13 +247,18 @@ def test_a_jpeg_gets_dicom_objects_of_the_patient_and_study_that_a_person_gives(
     assert page.get_by_label("Study Instance UID").input_value() == study
 
 
+def asked_for_a_token(browser, server):
+    """The page of a server with tokens, and its field for one."""
+    page = browser.new_page()
+    page.set_default_timeout(DEADLINE_S * 1000)
+    page.goto(server.wait())
+    return page, page.get_by_label("Token", exact=True)
+
+
 def test_a_token_is_asked_for_and_asked_for_again(browser, tmp_path):
     (tmp_path / "tokens").write_text("a-token-of-enough-letters")
     with serving("--token-file", tmp_path / "tokens") as server:
-        page = browser.new_page()
-        page.set_default_timeout(DEADLINE_S * 1000)
-        page.goto(server.wait())
-        token = page.get_by_label("Token", exact=True)
+        page, token = asked_for_a_token(browser, server)
         token.fill("a-wrong-token-of-letters")
         token.press("Enter")
         page.locator("#token-problem", has_text="not one of").wait_for()
@@ -271,10 +276,7 @@ def test_a_token_that_ends_costs_no_correction(browser, tmp_path):
     tokens = tmp_path / "tokens"
     tokens.write_text("the-first-token-of-letters")
     with serving("--token-file", tokens, "--project", tmp_path / "project") as server:
-        page = browser.new_page()
-        page.set_default_timeout(DEADLINE_S * 1000)
-        page.goto(server.wait())
-        token = page.get_by_label("Token", exact=True)
+        page, token = asked_for_a_token(browser, server)
         token.fill("the-first-token-of-letters")
         token.press("Enter")
         page.locator("#what-reads", has_text="weights").wait_for()

@@ -41,7 +41,7 @@ class ModuleSettings(BaseModel):
         dicom: Kinds of DICOM results: `sr` report, `pr` presentation state, `sc` capture.
         json_files: Whether to write findings as JSON too; `json` in the file.
         drawing: Whether to write drawings as PNG too.
-        bundle: Folder of the bundle that reads; default: the one in the package.
+        bundle: Folder of the bundle that reads; default: the embedded one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -21,7 +21,7 @@ class ServeSettings(BaseModel):
     Attributes:
         host, port: Where it listens; port 0: a free one. Other than loopback needs a token.
         hosts: Further names by which it is called, as a reverse proxy passes them on.
-        bundle: Bundle folder; None: the reader in the package.
+        bundle: Bundle folder; None: the embedded reader.
         project: Folder that corrections are saved in; None: nothing is stored.
         index: File of an index of known films, which the page shows similar films from; None: it shows none.
         processes: Workers that read.

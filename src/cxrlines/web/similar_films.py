@@ -19,7 +19,7 @@ COUNT = 5
 
 
 class Query(NamedTuple):
-    """A film's file and its StudyInstanceUID (empty: none), the bundle that embeds it (None: the one in the package),
+    """A film's file and its StudyInstanceUID (empty: none), the bundle that embeds it (None: the embedded one),
     and the index of known films."""
 
     source: bytes
@@ -32,7 +32,7 @@ class SimilarFilms:
     """The search; a film after the other.
 
     Args:
-        bundle: Folder of the bundle that the index was made with; None: the one in the package.
+        bundle: Folder of the bundle that the index was made with; None: the embedded one.
         index: The index's file.
 
     Raises:
