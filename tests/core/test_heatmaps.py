@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from cxrlines.core.heatmaps import KEYPOINT_SIGMA, LINE_WIDTH, draw_maps, from_map, to_map
+from cxrlines.core.heatmaps import (
+    ASIDE,
+    BEYOND,
+    KEYPOINT_SIGMA,
+    LINE_WIDTH,
+    UNKNOWN,
+    DrawnLine,
+    draw_maps,
+    from_map,
+    to_map,
+)
 from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind, State, label_of
 
 SIZE = 384
@@ -178,3 +188,26 @@ def test_every_point_has_one_pixel_of_height_one_also_in_half_precision(size):
     tips = [(ETT, np.array([[0.0, 0.0], at])) for at in anywhere[:6]]
     drawn = draw_maps(tips, [np.full(2, np.nan)], size)[MAPS.index((MapKind.TIP, Device.ETT))]
     assert (drawn.astype(np.float16) == 1).sum() == len({tuple(np.floor(to_map(at) + 0.5)) for at in anywhere[:6]})
+
+
+def test_ahead_of_an_end_that_is_no_tip_the_course_of_the_line_is_unknown():
+    faded = DrawnLine(CVC, np.array([[60.0, 90], [120, 80], [150, 100], [158, 190]]), tip_seen=False)
+    whole = draw_maps([faded._replace(tip_seen=True), LINES[3]], [CARINA], SIZE)
+    maps = draw_maps([faded, LINES[3]], [CARINA], SIZE)
+    line = channel(MapKind.LINE, Device.CVC)
+    unknown = maps[line] == UNKNOWN
+    assert (np.where(unknown, 0, maps[line]) == whole[line]).all()  # no pixel of a line is unknown
+    assert (np.delete(maps, line, 0) == np.delete(whole, line, 0)).all()
+    y, x = np.indices(unknown.shape)
+    end, before = to_map(faded.points[-1]), to_map(faded.points[-2])
+    from_end = np.stack([x, y], -1) - end
+    away = np.linalg.norm(from_end, axis=-1)
+    heading = (end - before) / np.linalg.norm(end - before)
+    turned = np.degrees(np.arccos(np.clip(from_end @ heading / np.maximum(away, 1e-9), -1, 1)))
+    expected = (turned <= ASIDE) & (away <= BEYOND * SIZE / 2) & (whole[line] == 0)
+    assert unknown.any() and (unknown == expected).mean() > 0.9999
+
+
+def test_nothing_is_unknown_ahead_of_an_end_off_the_film_or_of_a_single_point():
+    for points in ([[100.0, 300], [110, 800]], [[100.0, 100]]):
+        assert draw_maps([DrawnLine(NGT, np.array(points), tip_seen=False)], [CARINA], SIZE).min() == 0

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.models import HEADS
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.phantom.render import render
@@ -60,7 +61,7 @@ def film_set(policy: str = "hotwater", **more: Any) -> FilmSet:
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 2, (COUNT, len(LABELS))).astype(np.float32)
     truth[:, 0] = np.arange(COUNT) % 2 == 0
-    lines = [[(LABELS[0], rng.uniform(2, SIDE - 2, (3, 2)))] for _ in range(COUNT)]
+    lines = [[DrawnLine(LABELS[0], rng.uniform(2, SIDE - 2, (3, 2)))] for _ in range(COUNT)]
     marks = rng.uniform(2, SIDE - 2, (COUNT, 1, 2))
     films = Films(TinyStore(), np.arange(COUNT), truth, lines, more, marks)  # type: ignore[arg-type]
     return FilmSet(films, policy, SIDE, seed=0, overlay=True, maps="mapped" in more)

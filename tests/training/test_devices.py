@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map_only
 
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.models import HEADS
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS
@@ -47,7 +48,7 @@ class TinyStore:
 def film_set(**more: Any) -> FilmSet:
     rng = np.random.default_rng(1)
     targets = rng.integers(0, 2, (COUNT, len(LABELS))).astype(np.float32)
-    lines = [[(LABELS[0], rng.uniform(5, 60, (3, 2)))] for _ in range(COUNT)]
+    lines = [[DrawnLine(LABELS[0], rng.uniform(5, 60, (3, 2)))] for _ in range(COUNT)]
     marks = rng.uniform(5, 60, (COUNT, 1, 2))
     films = Films(TinyStore(), np.arange(COUNT), targets, lines, more, marks)  # type: ignore[arg-type]
     return FilmSet(films, "none", SIZE, seed=0, overlay=True, maps="mapped" in more)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.core.transform import Affine
 from cxrlines.task import LABEL_COLOURS, LABELS, MAPS, Device, MapKind
 from cxrlines.training import distributed
@@ -26,7 +27,7 @@ class TinyStore:
 
 def film_set(policy: str | dict[str, object] = "hotwater", with_overlay: bool = True, count: int = 6) -> FilmSet:
     films = Films(
-        TinyStore(count), np.arange(count), np.eye(count, 11, dtype=np.float32), [[(LABELS[0], LINE)]] * count
+        TinyStore(count), np.arange(count), np.eye(count, 11, dtype=np.float32), [[DrawnLine(LABELS[0], LINE)]] * count
     )  # type: ignore[arg-type]
     return FilmSet(films, policy, 48, seed=3, overlay=with_overlay, colour_by="label")
 
@@ -64,11 +65,11 @@ def test_overlay_is_the_very_film_with_the_line_in_its_colour():
 
 def test_overlay_colour_tells_label_or_device():
     film = np.zeros((64, 64), np.uint8)
-    by_label = overlay(film, [(LABELS[0], LINE)], "label")
+    by_label = overlay(film, [DrawnLine(LABELS[0], LINE)], "label")
     assert tuple(by_label[31, 25]) == LABEL_COLOURS[LABELS[0]]
-    same_device = [overlay(film, [(label, LINE)], "device") for label in LABELS[:2]]
+    same_device = [overlay(film, [DrawnLine(label, LINE)], "device") for label in LABELS[:2]]
     assert (same_device[0] == same_device[1]).all()
-    assert not (by_label == overlay(film, [(LABELS[1], LINE)], "label")).all()
+    assert not (by_label == overlay(film, [DrawnLine(LABELS[1], LINE)], "label")).all()
 
 
 @pytest.mark.parametrize("batch", [1, 4, 100])
@@ -104,7 +105,7 @@ def mapped_films(policy: str) -> FilmSet:
         tip, carina = np.array([20.0 + 2 * film, 30.0]), np.array([44.0, 40.0 - 2 * film])
         store.films[film, int(tip[1]) - 1 : int(tip[1]) + 2, int(tip[0]) - 1 : int(tip[0]) + 2] = 255
         store.films[film, int(carina[1]) - 1 : int(carina[1]) + 2, int(carina[0]) - 1 : int(carina[0]) + 2] = 120
-        lines.append([(LABELS[0], np.array([[10.0, 12.0], tip]))])
+        lines.append([DrawnLine(LABELS[0], np.array([[10.0, 12.0], tip]))])
         if film != 5:
             marks[film, 0] = carina
     films = Films(

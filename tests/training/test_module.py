@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import dataloader
 
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.core.transform import Affine
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS, Device
@@ -47,7 +48,7 @@ def films(count: int = 18) -> Films:
     targets = np.zeros((count, len(LABELS)), np.float32)
     targets[::2, 0] = 1
     line = np.array([[5.0, 5.0], [30.0, 30.0]])
-    return Films(TinyStore(count), np.arange(count), targets, [[(LABELS[0], line)]] * count)  # type: ignore[arg-type]
+    return Films(TinyStore(count), np.arange(count), targets, [[DrawnLine(LABELS[0], line)]] * count)  # type: ignore[arg-type]
 
 
 def model(channels: int = 1) -> Classifier:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.models.backbones import BackboneError
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS, MAPS
@@ -34,7 +35,7 @@ class Killed(Exception):
 def film_set(maps: bool = False) -> FilmSet:
     labels = np.random.default_rng(1).integers(0, 2, (COUNT, len(LABELS))).astype(np.float32)
     labels[:, 2] = 0  # without an AUC
-    lines = [[(LABELS[0], np.array([[5.0, 5.0], [30.0, 30.0]]))]] * COUNT
+    lines = [[DrawnLine(LABELS[0], np.array([[5.0, 5.0], [30.0, 30.0]]))]] * COUNT
     more = {"mapped": np.ones((COUNT, len(MAPS)), np.float32)} if maps else {}
     films = Films(TinyStore(), np.arange(COUNT), labels, lines, more, np.full((COUNT, 1, 2), 20.0))  # type: ignore[arg-type]
     return FilmSet(films, "light", 32, seed=5, maps=maps)

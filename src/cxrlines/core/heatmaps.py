@@ -6,6 +6,7 @@ film's pixels 2i, 2i + 1 by 2j, 2j + 1.
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -27,6 +28,21 @@ BESIDE = 1 - 2.0**-11
 """The most that a bell is beside its peak: the number before 1 in half precision, in which maps are handed over."""
 
 
+BEYOND, ASIDE = 0.35, 60.0
+"""Where a line may go on beyond an end that is not its tip: within this share of the longer side, and so many degrees
+to either side of its heading. A guess: 14 cm of a film of 40 cm, about the length of the mediastinum."""
+UNKNOWN = -1
+"""Value of a pixel of a line's map where it is not known whether the line runs there."""
+
+
+class DrawnLine(NamedTuple):
+    """A line as it is drawn: its label, its points (n, 2) [x, y] px, the tip last, and whether that is the tip."""
+
+    label: str
+    points: np.ndarray
+    tip_seen: bool = True
+
+
 _CHANNELS = {what: channel for channel, what in enumerate(MAPS)}
 
 
@@ -41,16 +57,19 @@ def from_map(points: np.ndarray) -> np.ndarray:
 
 
 def draw_maps(
-    lines: Sequence[tuple[str, np.ndarray]],
+    lines: Sequence[DrawnLine | tuple[str, np.ndarray]],
     landmarks: Mapping[str, np.ndarray] | Sequence[np.ndarray],
     size: Size,
     dtype: DTypeLike = np.float32,
 ) -> np.ndarray:
     """The heatmaps (maps, h / 2, w / 2) of `dtype` in [0, 1] of a film (h, w); 1 at a keypoint's own pixel alone.
 
+    Where a line may go on beyond an end that is not its tip (`BEYOND`), the pixels of its map that no line of its
+    device covers are `UNKNOWN`.
+
     Args:
-        lines: (label, points (n, 2) [x, y] px of the film, the tip last), on the film or not. Where the label says
-            that the tip is off the film, the last point is none.
+        lines: (label, points (n, 2) [x, y] px of the film, the tip last, whether that is the tip), on the film or
+            not. Where the label says that the tip is off the film, the last point is none.
         landmarks: by name, or all in `task.Landmark` order: (2,) [x, y] px of the film; NaN, or no name, where unknown.
         size: of the film, even.
     """
@@ -59,10 +78,14 @@ def draw_maps(
     maps = np.zeros((len(MAPS), height, width), dtype)
     if not isinstance(landmarks, Mapping):
         landmarks = dict(zip(Landmark, landmarks, strict=True))
-    moved = [(DEVICE_OF[label], STATE_OF[label], to_map(points)) for label, points in lines]
-    _draw_lines(maps, [(device, points) for device, _, points in moved], max(1.5, longer * LINE_WIDTH))
+    moved = [DrawnLine(label, to_map(points), *seen) for label, points, *seen in lines]
+    _draw_lines(maps, [(DEVICE_OF[line.label], line.points) for line in moved], max(1.5, longer * LINE_WIDTH))
+    for line in moved:
+        if not line.tip_seen and (of_line := (MapKind.LINE, DEVICE_OF[line.label])) in _CHANNELS:
+            _mark_beyond(maps[_CHANNELS[of_line]], line.points, longer)
+    tips = [line for line in moved if STATE_OF[line.label] is not State.INCOMPLETE]
     spots: list[tuple[tuple[MapKind, Device | Landmark], np.ndarray]] = []
-    spots += [((MapKind.TIP, device), points[-1]) for device, state, points in moved if state is not State.INCOMPLETE]
+    spots += [((MapKind.TIP, DEVICE_OF[line.label]), line.points[-1]) for line in tips]
     spots += [((MapKind.LANDMARK, name), to_map(landmarks[name])) for name in Landmark if name in landmarks]
     for what, at in spots:
         if what in _CHANNELS:
@@ -77,6 +100,23 @@ def _draw_lines(maps: np.ndarray, lines: Sequence[tuple[Device, np.ndarray]], th
     channels = np.array([channel for channel, _ in drawn], int)[pixels.lines]
     shades = (np.arange(256, dtype=np.float32) / 255).astype(maps.dtype)
     np.maximum.at(maps.reshape(-1), channels * maps[0].size + pixels.places, shades[pixels.levels])
+
+
+def _mark_beyond(channel: np.ndarray, points: np.ndarray, longer: int) -> None:
+    """Set the empty pixels ahead of a line's last point to `UNKNOWN`; points [x, y] px of the map."""
+    end = points[-1]
+    behind = points[np.hypot(*(points - end).T) > 0.02 * longer]
+    if not len(behind):
+        return
+    heading = end - behind[-1]
+    reach = BEYOND * longer
+    low = np.clip(np.floor(end - reach), 0, channel.shape[::-1]).astype(int)
+    high = np.clip(np.ceil(end + reach) + 1, 0, channel.shape[::-1]).astype(int)
+    part = channel[low[1] : high[1], low[0] : high[0]]
+    x, y = np.arange(low[0], high[0]) - end[0], np.arange(low[1], high[1])[:, None] - end[1]
+    away = np.hypot(x, y)
+    ahead = x * heading[0] + y * heading[1] >= math.cos(math.radians(ASIDE)) * np.hypot(*heading) * away
+    part[ahead & (away <= reach) & (part == 0)] = UNKNOWN
 
 
 def _draw_spot(channel: np.ndarray, at: np.ndarray, sigma: float) -> None:

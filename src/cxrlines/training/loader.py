@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from cxrlines.augment.policy import Policy, make_policy
-from cxrlines.core.heatmaps import STRIDE, draw_maps
+from cxrlines.core.heatmaps import STRIDE, DrawnLine, draw_maps
 from cxrlines.core.line_drawing import draw_lines, draw_squares
 from cxrlines.core.transform import Size
 from cxrlines.io.store import Store
@@ -41,15 +41,15 @@ of 2,000 to 3,500 px before it shrinks and augments them; here squares are drawn
 class Films:
     """The films of a stage: rows of the store, their labels, and their lines in px of the store's films.
 
-    `rows` is (n,) int, `labels` (n, labels) float32 in label order, NaN where unknown, `lines` for each film (label,
-    (points, 2) xy). `landmarks` is (n, landmarks, 2) [x, y] px, NaN where unknown. `more` holds the data of targets by
-    name, each (n, ...), among them `mapped` (which heatmaps are known), and `segmenter` (whose heatmaps are shown).
+    `rows` is (n,) int, `labels` (n, labels) float32 in label order, NaN where unknown. `landmarks` is
+    (n, landmarks, 2) [x, y] px, NaN where unknown. `more` holds the data of targets by name, each (n, ...), among them
+    `mapped` (which heatmaps are known), and `segmenter` (whose heatmaps are shown).
     """
 
     store: Store
     rows: np.ndarray
     labels: np.ndarray
-    lines: Sequence[Sequence[tuple[str, np.ndarray]]]
+    lines: Sequence[Sequence[DrawnLine]]
     more: Mapping[str, np.ndarray] = field(default_factory=dict)
     landmarks: np.ndarray | None = None
 
@@ -102,9 +102,9 @@ class FilmSet(Dataset[dict[str, Any]]):
         landmarks = np.full((len(Landmark), 2), np.nan) if films.landmarks is None else films.landmarks[position].copy()
         known = np.isfinite(landmarks).all(axis=1)
         rng = np.random.default_rng([self.seed, epoch, row, *([again] if again else [])])
-        warped = self.policy(films.store.films[row], rng, points=[*(points for _, points in lines), landmarks[known]])
+        warped = self.policy(films.store.films[row], rng, points=[*(line.points for line in lines), landmarks[known]])
         *moved, landmarks[known] = warped.points
-        drawn = [(label, points) for (label, _), points in zip(lines, moved, strict=True)]
+        drawn = [line._replace(points=points) for line, points in zip(lines, moved, strict=True)]
         sample = {"film": torch.from_numpy(warped.film[None]), "labels": torch.from_numpy(films.labels[position])}
         sample |= {name: torch.as_tensor(values[position]) for name, values in films.more.items()}
         if maps:
@@ -139,17 +139,17 @@ class FilmSet(Dataset[dict[str, Any]]):
 
 def overlay(
     film: np.ndarray,
-    lines: Sequence[tuple[str, np.ndarray]],
+    lines: Sequence[DrawnLine],
     colour_by: Literal["label", "device"],
     draw: Literal["lines", "squares"] = "lines",
 ) -> np.ndarray:
-    """`film` (h, w) uint8 as (h, w, 3) uint8 RGB, each line (label, points) in the colour of its label or device.
+    """`film` (h, w) uint8 as (h, w, 3) uint8 RGB, each line in the colour of its label or device.
 
     With `squares` each of its points is a filled square instead.
     """
     coloured = [
-        (points, LABEL_COLOURS[label] if colour_by == "label" else DEVICE_COLOURS[DEVICE_OF[label]])
-        for label, points in lines
+        (line.points, LABEL_COLOURS[line.label] if colour_by == "label" else DEVICE_COLOURS[DEVICE_OF[line.label]])
+        for line in lines
     ]
     image = np.repeat(film[:, :, None], 3, axis=2)
     if draw == "squares":

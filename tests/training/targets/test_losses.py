@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss
 from timm.loss import AsymmetricLossMultiLabel
 from torchvision.ops import sigmoid_focal_loss
 
-from cxrlines.core.heatmaps import draw_maps
+from cxrlines.core.heatmaps import UNKNOWN, draw_maps
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.task import DEVICE_OF, LABELS, MAPS, MapKind
 from cxrlines.training.module import total_loss
@@ -239,6 +239,18 @@ def some_maps(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     known[1, -1] = known[2] = 0
     logits = torch.randn(3, len(MAPS), 32, 32, generator=torch.manual_seed(seed)) - 2
     return logits, torch.tensor(np.stack(wanted)), known
+
+
+def test_unknown_pixels_of_a_line_map_teach_nothing():
+    logits, wanted, known = some_maps()
+    part = wanted.clone()
+    part[:, 0, 5:12, 5:12] = UNKNOWN
+    logits.requires_grad_()
+    total_loss(maps_loss(logits, part, known)).backward()
+    assert not logits.grad[:, 0, 5:12, 5:12].any() and logits.grad[:2, 0].any(dim=(1, 2)).all()
+    with torch.no_grad():
+        other = logits + 3 * (part == UNKNOWN)
+        assert total_loss(maps_loss(other, part, known)) == total_loss(maps_loss(logits, part, known))
 
 
 def test_maps_loss_is_its_formula_film_by_film_and_map_by_map():

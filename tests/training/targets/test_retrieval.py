@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.models.classifier import Classifier
 from cxrlines.recipe.spec.recipe import MemberSpec
 from cxrlines.task import DEVICE_OF, LABELS, Device
@@ -134,7 +135,18 @@ def test_likeness_of_labels_by_hand() -> None:
 
 def test_places_of_tips_are_shares_of_the_film_and_the_last_points_of_lines() -> None:
     line = np.array([[5.0, 5.0], [20.0, 10.0]])
-    tips = tip_places([[(LABELS[0], line), (LABELS[9], line * 2), (LABELS[8], line)], []], (40, 20))
+    tips = tip_places(
+        [
+            [
+                DrawnLine(LABELS[0], line),
+                DrawnLine(LABELS[9], line * 2),
+                DrawnLine(LABELS[8], line),
+                DrawnLine(LABELS[0], line, tip_seen=False),
+            ],
+            [],
+        ],
+        (40, 20),
+    )
     assert tips.shape == (2, len(Device), 2, 2) and np.isnan(tips[1]).all()
     assert tips[0, 0].tolist()[0] == [0.5, 0.5] and tips[0, 2].tolist() == [[1.0, 1.0], [0.5, 0.5]]
     assert np.isnan(tips[0, 0, 1]).all() and np.isnan(tips[0, [1, 3]]).all()

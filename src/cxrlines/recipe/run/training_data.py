@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.core.transform import Size
 from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.predictions import read_predictions, write_predictions
@@ -79,11 +80,11 @@ class TableFilms:
         height, width = self.store.films.shape[1:]
         return width, height
 
-    def lines(self) -> list[list[tuple[str, np.ndarray]]]:
-        """For each film (label, (points, 2) px of the stored film)."""
+    def lines(self) -> list[list[DrawnLine]]:
+        """For each film its lines, in px of the stored film."""
         return [
             [
-                (line.label, self.store.placements[row].from_film(line.points))
+                DrawnLine(line.label, self.store.placements[row].from_film(line.points), line.tip_seen)
                 for line in self.dataset.lines.get(study, [])
             ]
             for study, row in zip(self.studies, self.stored, strict=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from cxrlines.core.heatmaps import DrawnLine
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -127,8 +129,8 @@ class FilmSource(Protocol):
     def side(self) -> tuple[int, int]:
         """Width and height of the stored films in px."""
 
-    def lines(self) -> Sequence[Sequence[tuple[str, np.ndarray]]]:
-        """For each film its lines: (label, points (k, 2) [x, y] px of the stored film, the tip last)."""
+    def lines(self) -> Sequence[Sequence[DrawnLine]]:
+        """For each film its lines, in px of the stored film."""
 
     def presence(self) -> np.ndarray:
         """(n, devices + 1) float32: whether a device is there, and any at all; NaN where unknown."""

@@ -25,6 +25,8 @@ class MapTarget(Target):
     """Towards heatmaps of the annotated films: where lines run, where they end, where the carina lies.
 
     In an `all` stage films without annotation count for the other targets alone. Landmarks need a `landmarks.csv`.
+    Where the tip of a line is not seen (`tip_seen` 0), its film teaches no tip of the device, and nothing ahead of the
+    line's end (`heatmaps.BEYOND`).
     """
 
     key = "maps"
@@ -77,9 +79,10 @@ def maps_loss(logits: "Tensor", wanted: "Tensor", known: "Tensor") -> Losses:
     """Loss of heatmaps, in weighted parts: lines by cross-entropy and Dice, keypoints by the focal loss.
 
     `logits` and `wanted` (in [0, 1], 1 at a keypoint's own pixel alone) are (batch, maps, height, width) in `task.MAPS`
-    order, `known` (batch, maps) 1 where the ground truth is known. Lines: mean cross-entropy over the pixels times
-    `LINE_PIXELS`, plus 1 - Dice for each device that is there, its overlap and sizes summed over all films of the
-    batch. Keypoints: the penalty-reduced focal loss of CenterNet (Zhou et al., 2019, alpha 2, beta 4), a film and map.
+    order, `known` (batch, maps) 1 where the ground truth is known. In a line's map single pixels may be unknown
+    (`heatmaps.UNKNOWN`): they count nothing. Lines: mean cross-entropy over the pixels times `LINE_PIXELS`, plus 1 -
+    Dice for each device that is there, its overlap and sizes summed over all films of the batch. Keypoints: the
+    penalty-reduced focal loss of CenterNet (Zhou et al., 2019, alpha 2, beta 4), a film and map.
     Each part is a mean over what is known.
     """
     lines, points = slice(0, _LINES), slice(_LINES, None)
@@ -93,8 +96,10 @@ def _line_losses(logits: "Tensor", wanted: "Tensor", known: "Tensor") -> Losses:
     import torch
     from torch.nn import functional
 
-    mask = known[:, :, None, None]
-    entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(2, 3))
+    seen, wanted = (wanted >= 0).to(logits.dtype), wanted.clamp(min=0)
+    mask = known[:, :, None, None] * seen
+    entropy = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    entropy = (entropy * seen).mean(dim=(2, 3))
     predicted, truth = torch.sigmoid(logits) * mask, wanted * mask
     both, sizes = (predicted * truth).sum(dim=(0, 2, 3)), (predicted + truth).sum(dim=(0, 2, 3))
     # 1 - (2 both + 1) / (sizes + 1), with a sum above and a sum below the line.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import Field
 
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.task import DEVICE_OF, LABELS, Device, Landmark
 from cxrlines.training.targets.base import BatchOutputs, FilmSource, Losses, Sums, Target, TargetData
 
@@ -131,13 +132,14 @@ def tip_nearness(tips: "Tensor", carina: "Tensor", reach: float) -> "Tensor":
     return torch.where(known, near, usual)
 
 
-def tip_places(lines: Sequence[Sequence[tuple[str, np.ndarray]]], side: tuple[int, int]) -> np.ndarray:
-    """Where lines (label, points, the tip last) of n films end: (n, devices, most of one device, 2) float32 [x, y].
+def tip_places(lines: Sequence[Sequence[DrawnLine]], side: tuple[int, int]) -> np.ndarray:
+    """The tips that are seen of the lines of n films: (n, devices, most of one device, 2) float32 [x, y].
 
     In shares of `side`, the film's width and height in the points' px; NaN where a film has no more of a device.
     """
     ends = [
-        [[points[-1] for label, points in film if DEVICE_OF[label] is device] for device in Device] for film in lines
+        [[line.points[-1] for line in film if DEVICE_OF[line.label] is device and line.tip_seen] for device in Device]
+        for film in lines
     ]
     most = max((len(one) for film in ends for one in film), default=0)
     tips = np.full((len(lines), len(Device), max(1, most), 2), np.nan, np.float32)
