@@ -319,7 +319,7 @@ def test_a_fault_on_one_film_is_counted_apart_and_costs_no_other(data, monkeypat
     monkeypatch.delenv("CXRLINES_DEBUG", raising=False)
     words = ["predict", str(data / "test"), "--out", str(tmp_path / "r.csv")]
     result = CliRunner().invoke(cli.app, words)
-    assert result.exit_code == 70 and "1 films were not read by a fault of cxrlines" in result.stderr
+    assert result.exit_code == 70 and "1 film was not read by a fault of cxrlines" in result.stderr
     assert "Secret" not in result.stderr and len(pd.read_csv(tmp_path / "r.csv")) == 2
     monkeypatch.setenv("CXRLINES_DEBUG", "1")
     assert "ZeroDivisionError" in CliRunner().invoke(cli.app, words).stderr

@@ -184,8 +184,8 @@ def predict(
             say("".join(traceback.format_exception(fault)).rstrip())
     if result.faults:
         say(
-            f"{len(result.faults)} films were not read by a fault of cxrlines; please report it with what the same "
-            "command prints after `cxrlines --debug`"
+            f"{plural(len(result.faults), 'film was', 'films were')} not read by a fault of cxrlines; please report it "
+            "with what the same command prints after `cxrlines --debug`"
         )
     if stopped:
         kept = "is written" if out else "is printed"

@@ -65,7 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) whole or not at all; see `replacing`."""
+    """Write a text file (UTF-8) atomically; see `replacing`."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 

@@ -195,7 +195,7 @@ def describe_folds(table: pd.DataFrame, folds: pd.Series) -> FoldTable:
 
 
 def write_folds(table: pd.DataFrame, folds: pd.Series, csv: Path) -> None:
-    """Write `StudyInstanceUID, PatientID, fold`, one row a film in the table's order, whole or not at all."""
+    """Write `StudyInstanceUID, PatientID, fold`, one row a film in the table's order, atomically."""
     columns = {STUDY_COLUMN: table["study"], PATIENT_COLUMN: table["patient"], FOLD_COLUMN: folds.astype(np.int64)}
     with replacing(csv) as aside:
         pd.DataFrame(columns).to_csv(aside, index=False)

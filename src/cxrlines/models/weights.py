@@ -36,7 +36,7 @@ class WeightsError(Error):
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
-    """Write `tensors` and the text `meta` as one safetensors file, whole or not at all, replacing an older one.
+    """Write `tensors` and the text `meta` as one safetensors file, atomically, replacing an older one.
 
     `OutputError` where the disk does not take it.
     """

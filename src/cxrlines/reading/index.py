@@ -162,7 +162,7 @@ class Index:
         return own.union(*as_known([patient], names_in(self._rows))) if patient else own
 
     def save(self, path: Path) -> None:
-        """Write the index as one file, whole or not at all."""
+        """Write the index as one file, atomically."""
         text = json.dumps([film.as_dict() for film in self.films], separators=(",", ":")).encode()
         arrays = {"embeddings": self.embeddings, "films": np.frombuffer(text, np.uint8)}
         meta = {"format": f"cxrlines index {FORMAT}", "embedder": self.embedder, "notice": NOTICE}

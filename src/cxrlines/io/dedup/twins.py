@@ -165,7 +165,7 @@ class TwinsFound:
         return self.twins["study_a"].nunique(), self.twins["study_b"].nunique()
 
     def write(self, csv: Path) -> None:
-        """Write `study_a, study_b, correlation`, one row a pair, whole or not at all."""
+        """Write `study_a, study_b, correlation`, one row a pair, atomically."""
         write_text(csv, self.twins.to_csv(index=False))
 
 

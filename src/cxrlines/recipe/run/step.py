@@ -1,4 +1,4 @@
-"""Training of one step: its films and start, training, predictions, lineage; in a folder that is whole or absent."""
+"""Training of one step: its films and start, training, predictions, lineage; in a folder that is complete or absent."""
 
 import gc
 import json
