@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import cv2
 import pytest
 import torch
+from hypothesis import settings
 
 from cxrlines.core.pool import keep_buffers
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 keep_buffers()
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+settings.register_profile("busy machines", deadline=None)  # by the clock, whose time others take as well
+settings.load_profile("busy machines")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -319,7 +319,7 @@ def test_a_fault_on_one_film_is_counted_apart_and_costs_no_other(data, monkeypat
     monkeypatch.delenv("CXRLINES_DEBUG", raising=False)
     words = ["predict", str(data / "test"), "--out", str(tmp_path / "r.csv")]
     result = CliRunner().invoke(cli.app, words)
-    assert result.exit_code == 70 and "1 films were not read by a fault of cxrlines" in result.stderr
+    assert result.exit_code == 70 and "1 film was not read by a fault of cxrlines" in result.stderr
     assert "Secret" not in result.stderr and len(pd.read_csv(tmp_path / "r.csv")) == 2
     monkeypatch.setenv("CXRLINES_DEBUG", "1")
     assert "ZeroDivisionError" in CliRunner().invoke(cli.app, words).stderr
@@ -337,14 +337,19 @@ def test_a_fault_on_one_film_is_counted_apart_and_costs_no_other(data, monkeypat
         "show films --out FILE/sheet.png",
         "folds FILE --out FILE",
         "folds FILE --against old.csv --out old.csv",
+        "folds FILE --out folds.xlsx",
         "twins films films --out FILE/t.csv",
+        "twins films films --out twins.safetensors",
         "ensemble FILE --out FILE",
         "bundle films --out FILE",
         "index films --out FILE/i.safetensors",
+        "index films --out index.csv",
         "evaluate-bundle films --draw FILE",
         "evaluate-bundle films --draw films",
         "quality films --out FILE/q.safetensors",
+        "quality films --out quality.csv",
         "weights FILE --out FILE/w.safetensors",
+        "weights FILE --out weights.pth",
         "train demo --data films --out FILE/run",
         "experiment small --out FILE/run",
         "experiment claims --out FILE/run",

@@ -22,6 +22,8 @@ def template(node: ast.expr, texts: dict[str, str]) -> str:
         return template(node.value, texts)
     if isinstance(node, ast.JoinedStr):
         return "".join(template(part, texts) for part in node.values)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "plural":
+        return "{} " + (template(node.args[2], texts) if len(node.args) > 2 else template(node.args[1], texts) + "s")
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return template(node.left, texts) + template(node.right, texts)
     return "{}"

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from cxrlines.core import files
 from cxrlines.core.files import (
     MAX_NAME,
+    SAFETENSORS,
     OutputError,
     beside,
+    check_ending,
     check_outputs,
     check_table,
     file_names,
@@ -199,6 +201,25 @@ def test_what_lies_beside_a_table_is_its_own():
     assert beside(Path("a/r.csv"), ".json") == Path("a/r.json") and beside(Path("r.v1"), ".json") == Path("r.v1.json")
 
 
+def test_a_file_is_called_as_its_format_is(tmp_path):
+    for name in ("x.safetensors", "x.v1.SafeTensors"):
+        check_ending("--out", tmp_path / name, *SAFETENSORS)
+    for name in ("x.csv", "x", ".safetensors", "safetensors", "x.safetensors.gz"):
+        with pytest.raises(OutputError) as caught:
+            check_ending("--out", tmp_path / name, *SAFETENSORS)
+        assert "--out" in caught.value.what and ".safetensors" in caught.value.way_out
+
+
+def test_a_table_with_nothing_beside_it_may_have_any_name_but_that_of_another_format(tmp_path):
+    for name in ("folds", "folds.csv", "folds.v1", "folds.txt"):
+        (tmp_path / name).write_text("x")
+        check_table("--out", tmp_path / name)
+    for name in ("folds.safetensors", "folds.xlsx", "folds.PNG"):
+        with pytest.raises(OutputError) as caught:
+            check_table("--out", tmp_path / name)
+        assert "folds.csv" in caught.value.way_out
+
+
 @pytest.mark.parametrize("name", ["x.json", "x.JSON", "x.errors.csv", ".json", "x.xlsx", "x.PNG"])
 def test_a_table_is_not_called_as_a_file_beside_one_or_of_another_format(tmp_path, name):
     with pytest.raises(OutputError) as caught:
@@ -287,6 +308,23 @@ def test_a_folder_replaces_an_older_one(tmp_path):
         put_folder(tmp_path / "made", tmp_path / "new/place")
         assert (tmp_path / "new/place/deep/x").read_text() == content
     assert tree(tmp_path) == {"new", "new/place", "new/place/deep", "new/place/deep/x"}
+
+
+def test_a_folder_steps_aside_outside_its_place_and_comes_back_when_interrupted(tmp_path, monkeypatch):
+    (tmp_path / "work/made").mkdir(parents=True)
+    (tmp_path / "run/place").mkdir(parents=True)
+    rename, between = Path.rename, []
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name == "made":
+            between.append(tree(tmp_path / "run"))
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        put_folder(tmp_path / "work/made", tmp_path / "run/place")
+    assert between == [set()] and tree(tmp_path) == {"run", "run/place", "work", "work/made"}
 
 
 def test_a_folder_that_cannot_be_moved_leaves_the_older_one(tmp_path, monkeypatch):

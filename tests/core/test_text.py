@@ -2,16 +2,24 @@
 
 from typing import Literal
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from cxrlines.core.text import did_you_mean, must_be, shown
+from cxrlines.core.text import did_you_mean, must_be, plural, shown
 
 
 def test_shown_is_quoted_and_cut_to_its_length():
     assert shown("a'b") == repr("a'b")
     assert shown("x" * 50, 10) == f"'{'x' * 7}...'"
     assert shown(3) == "'3'"
+
+
+def test_a_count_agrees_with_its_noun():
+    assert [plural(count, "film") for count in (0, 1, 2, 1200)] == ["0 films", "1 film", "2 films", "1,200 films"]
+    assert [plural(count, "study", "studies") for count in (1, 30_083)] == ["1 study", "30,083 studies"]
+    assert [plural(count, "epoch") for count in (1.0, 0.5, 12.0)] == ["1 epoch", "0.5 epochs", "12 epochs"]
+    assert plural(np.int64(1_234_567), "row") == "1,234,567 rows"
 
 
 @pytest.mark.parametrize(("name", "near"), [("learning_rat", "learning_rate"), ("EPOCHS", "epochs"), ("qqq", "")])

@@ -107,11 +107,13 @@ def test_lines_that_contradict(said, line):
     with pytest.raises(CorrectionError, match="a line of it is kept"):
         said(lines=[ett], labels={"ETT - Normal": 0}).check(SHAPE)
     with pytest.raises(CorrectionError, match=r"lines\.1 \(ETT\).*Incompletely Imaged.*Abnormal, Borderline, Normal"):
-        said(lines=[ett, line(Device.ETT, State.INCOMPLETE, (5, 5))]).check(SHAPE)
+        said(lines=[ett, line(Device.ETT, State.INCOMPLETE, (5, 5), (5, 9))]).check(SHAPE)
     with pytest.raises(CorrectionError, match="has no state"):
         said(lines=[line(Device.CVC, None, (5, 5), (9, 30))]).check(SHAPE)
     with pytest.raises(CorrectionError, match="names no line of the model"):
         said(lines=[line(Device.CVC, State.NORMAL, (5, 5), (9, 9), mark=Mark.MOVED)]).check(SHAPE)
+    with pytest.raises(CorrectionError, match=r"lines\.0 \(CVC\) is a single point"):
+        said(lines=[line(Device.CVC, State.NORMAL, (5, 5), (5, 5))]).check(SHAPE)
     with pytest.raises(CorrectionError, match="with x and y swapped"):
         said(lines=[line(Device.CVC, State.NORMAL, (5, 75), (9, 30))]).check(SHAPE)
 

@@ -93,7 +93,7 @@ def test_truth_is_read_with_and_without_patients(tmp_path, truth, predictions):
         evaluation = evaluate(predictions, read_truth(tmp_path / name), resamples=5)
         assert (evaluation.films, evaluation.patients, evaluation.foreign) == (299, patients, 1)
         assert list(evaluation.left_out.values()) == [1]
-        assert "1 rows of the truth are left out: " in evaluation.text()
+        assert "1 row of the truth is left out: " in evaluation.text()
         assert evaluation.own_patients is (name == "b.csv")
 
 
@@ -112,7 +112,7 @@ def test_predictions_are_read_with_their_ids_as_they_are(tmp_path):
         ("b", "", "p.csv, line 4: column NGT - Normal is '', not a number (1 such rows)"),
         (" ", "0.5", "p.csv, line 4: StudyInstanceUID is empty (1 such rows)"),
         ("a", "0.5", "p.csv, line 4: its study is listed before (1 such rows)"),
-        ("b", "0.5,0.5", "p.csv:4: the row has 13 cells, the header 12; mend the row"),
+        ("b", "0.5,0.5", "p.csv:4: the row has 13 cells, the header 12; correct the row"),
     ],
 )
 def test_errors_in_predictions_name_the_line_an_editor_shows(tmp_path, study, number, says):

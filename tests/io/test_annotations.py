@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cxrlines.io.annotations import MAX_POINTS, off_film, parse_points, read_annotations
-from cxrlines.io.rows import TableError
+from cxrlines.io.rows import TableError, rows_left_out
 
 coordinates = st.integers(-5000, 5000) | st.floats(-5000, 5000)
 points_lists = st.lists(st.tuples(coordinates, coordinates), min_size=1, max_size=20)
@@ -65,7 +65,7 @@ class TestReadAnnotations:
             'a,CVC - Nrmal,"[[1, 2]]"\n'
             "\n"
             "b,ETT - Normal,nothing\n"
-            'b,ETT - Normal,"[[5, 6]]"\n'
+            'b,ETT - Normal,"[[5, 6], [7, 8]]"\n'
             "b,ETT - Normal\n"
         )
         annotated, problems = read_annotations(csv)
@@ -79,11 +79,44 @@ class TestReadAnnotations:
 
     def test_a_column_says_which_tips_are_seen(self, tmp_path):
         csv = tmp_path / "train_annotations.csv"
-        rows = [f'a,CVC - Normal,"[[1, 2], [3, 4]]",{cell}\n' for cell in ("1", "0", "yes", "")]
+        cells = enumerate(("1", "0", "yes", ""))
+        rows = [f'a,CVC - Normal,"[[1, 2], [3, {row}]]",{cell}\n' for row, cell in cells]
         csv.write_text("StudyInstanceUID,label,data,tip_seen\n" + "".join(rows))
         annotated, problems = read_annotations(csv)
         assert [row.line.tip_seen for row in annotated] == [True, False]
         assert [problem.row for problem in problems] == [4, 5] and "tip_seen is 'yes'" in problems[0].text()
+
+    def test_of_the_same_line_in_two_rows_the_first_stays(self, tmp_path):
+        csv = tmp_path / "train_annotations.csv"
+        rows = (
+            ("a", "CVC - Normal", "[[1, 2], [3, 4]]"),
+            ("a", "CVC - Normal", "[[3, 4], [1, 2]]"),
+            ("a", "Swan Ganz Catheter Present", "[[1, 2], [3, 4]]"),  # its sheath is a central line
+            ("b", "CVC - Normal", "[[1, 2], [3, 4]]"),
+            ("a", "CVC - Normal", "[(1, 2.0), (3, 4)]"),
+            ("a", "CVC - Abnormal", "[[1, 2], [3, 4]]"),
+        )
+        csv.write_text("StudyInstanceUID,label,data\n" + "".join(f'{a},{b},"{c}"\n' for a, b, c in rows))
+        annotated, problems = read_annotations(csv)
+        assert [row.row for row in annotated] == [2, 3, 4, 5]
+        assert rows_left_out(problems) == {"annotation in two rows": 2}
+        assert [problem.text() for problem in problems] == [
+            "train_annotations.csv:6: the same line of study 'a' is already in line 2; keep the row that is right",
+            "train_annotations.csv:7: the same line of study 'a' is already in line 2, as CVC - Normal; keep the row "
+            "that is right",
+        ]
+
+    @pytest.mark.parametrize("data", ["[[5, 6]]", "[[5, 6], [5, 6], [5, 6]]"])
+    def test_a_single_point_is_no_line(self, tmp_path, data):
+        csv = tmp_path / "train_annotations.csv"
+        csv.write_text(f'StudyInstanceUID,label,data\na,CVC - Normal,"[[1, 2], [3, 4]]"\na,ETT - Normal,"{data}"\n')
+        annotated, (problem,) = read_annotations(csv)
+        assert [row.row for row in annotated] == [2]
+        assert problem.kind == "annotation of a single point"
+        assert problem.text() == (
+            "train_annotations.csv:3: data is a single point, [5, 6], and a line has two or more; give the points from "
+            "entry to tip, or remove the row"
+        )
 
     def test_a_missing_column_names_the_nearest(self, tmp_path):
         csv = tmp_path / "a.csv"

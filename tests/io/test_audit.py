@@ -133,6 +133,18 @@ class TestOneProblem:
                 "is not a list of points; write [[x, y]",
             ),
             (
+                lambda f: f.annotations[0].__setitem__(2, "[[5, 5]]"),
+                "annotation of a single point",
+                "train_annotations.csv:2",
+                "and a line has two or more",
+            ),
+            (
+                lambda f: f.annotations.append(list(f.annotations[1])),
+                "annotation in two rows",
+                "train_annotations.csv:6",
+                "the same line of study 's003' is already in line 3",
+            ),
+            (
                 lambda f: f.films.__setitem__("s002", np.full((50, 50), 9, np.uint8)),
                 "film without contrast",
                 "train/s002.png",
@@ -157,6 +169,16 @@ class TestOneProblem:
         problem = only(check(folder))
         assert problem.kind == kind
         assert problem.text().startswith(f"{where}: ") and said in problem.text() and problem.way_out
+
+    def test_landmarks_are_held_against_their_films(self, folder):
+        root = folder.write()
+        rows = ("s001,train,60,45", "s002,train,45,119", "s003,train,-1,90", "s001,train,1,2")
+        (root / "landmarks.csv").write_text("\n".join(["StudyInstanceUID,split,carina_x,carina_y", *rows]))
+        assert [problem.text() for problem in audit(root).problems] == [
+            "landmarks.csv: carina of study 's002': [45, 119] lies off a film of 120 x 90 px; with x and y swapped all "
+            "would lie on it; points are [x, y] in px of the original film; correct them",
+            "landmarks.csv:5: study 's001' is already in line 2; keep one row a study",
+        ]
 
     @pytest.mark.parametrize(
         ("break_it", "kind", "where", "said"),
@@ -240,7 +262,7 @@ class TestOneProblem:
             return [problem.text() for problem in audit(root).problems]
 
         assert [text.split(":")[:2] for text in said()] == [["test_annotations.csv", "3"]]  # off the film
-        lines[1:] = [["t9", LABELS[2], "[[1, 1]]"], ["t3", LABELS[2], "[[1, 1]]"]]
+        lines[1:] = [["t9", LABELS[2], "[[1, 1], [9, 9]]"], ["t3", LABELS[2], "[[1, 1], [9, 9]]"]]
         test.rows[4][-1] = folder.rows[5][-1]
         test.set_label(5, LABELS[0], "1")
         test.set_label(5, LABELS[1], "1")
@@ -268,7 +290,7 @@ PLANTS = {
     "two ETT states at once": lambda f, i: [f.set_label(i, label, "1") for label in LABELS[:2]],
     "study without a fold": lambda f, i: f.folds.pop([row[0] for row in f.folds].index(f"s{i:03}")),
     "film without contrast": lambda f, i: f.films.__setitem__(f"s{i:03}", np.full((9 + i, 9), 3, np.uint8)),
-    "annotation of an unknown study": lambda f, i: f.annotations.append([f"no{i}", "CVC - Normal", "[[1, 1]]"]),
+    "annotation of an unknown study": lambda f, i: f.annotations.append([f"no{i}", "CVC - Normal", "[[1, 1], [9, 9]]"]),
 }
 
 

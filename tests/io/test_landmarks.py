@@ -23,6 +23,7 @@ def test_landmarks_of_a_split(folder):
         "g,s005,train,nan,2",
         "h,s006,train,,7",
         "i,s007,train,0,-0.5",
+        "j,s008,Train,5,6",
     ]
     (root / "landmarks.csv").write_text("\n".join(rows))
     dataset = read_dataset(root)
@@ -31,11 +32,13 @@ def test_landmarks_of_a_split(folder):
         "s007": {"carina": [-0.5, 0]},
     }
     assert dataset.landmarks["s001"]["carina"].dtype == np.float64
-    assert dataset.left_out == {"landmark not readable": 3}
+    assert dataset.left_out == {"landmark not readable": 3, "landmarks in two rows": 1, "landmarks of no split": 1}
     _, problems = read_landmarks(root / "landmarks.csv", "train")
-    assert problems[0].text() == (
-        "landmarks.csv:5: carina is at '2', 'left'; give two numbers in px, or leave both cells empty"
-    )
+    assert [problem.text() for problem in problems][:2] == [
+        "landmarks.csv:5: carina is at '2', 'left'; give two numbers in px, or leave both cells empty",
+        "landmarks.csv:6: study 's001' is already in line 2; keep one row a study",
+    ]
+    assert problems[-1].text() == "landmarks.csv:11: split is 'Train'; write train or test"
     assert list(read_landmarks(root / "landmarks.csv", "test")[0]) == ["s003"]
     (root / "landmarks.csv").write_text(f"{STUDY_COLUMN},carina_x,carina_Y\ns001,1,2")
     with pytest.raises(TableError, match=r"'carina_y'.*'carina_Y'"):

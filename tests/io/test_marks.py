@@ -87,6 +87,11 @@ def test_a_line_without_a_tip_leaves_its_film_at_each_edge_or_beyond_and_else_fa
         ({"lines": [7]}, r"films\.a\.lines\[0\]: is '7'; needs an object with device and path"),
         ({"lines": [{"path": [[1, 2], [3, 4]]}]}, r"lines\[0\]\.device: is missing; needs a name such as ETT"),
         ({"lines": [{"device": "ETT", "path": [[1, 2]]}]}, r"lines\[0\]\.path: .* at least two points"),
+        ({"lines": [{"device": "ETT", "path": [[1, 2], [1, 2]]}]}, r"lines\[0\]\.path: .* not all one"),
+        (
+            {"lines": [{"device": name, "path": [[1, 2], [3, 4]]} for name in ("ETT", "CVC", "ett")]},
+            r"films\.a\.lines\[2\]: .*; needs another path than lines\[0\]",
+        ),
         ({"lines": [{"device": "ETT", "path": [[1, 2], ["3", 4]]}]}, r"lines\[0\]\.path\[1\]: .* two numbers in px"),
         ({"lines": [{"device": "ETT", "path": [[1, 2], [3, 4]], "sure": 0}]}, r"\.sure: is '0'; .* from 1 to 3"),
         ({"lines": [{"device": "ETT", "path": [[1, 2], [3, 4]], "tip_on_film": 1}]}, r"tip_on_film: .* true or false"),
@@ -107,6 +112,9 @@ def test_files_that_are_no_marks(tmp_path):
         read_marks(tmp_path / "none.json")
     (tmp_path / "m.json").write_text("{")
     with pytest.raises(MarksError, match="JSON"):
+        read_marks(tmp_path / "m.json")
+    (tmp_path / "m.json").write_text('{"films": {"a": {}, "b": {}, "a": {"carina": [1, 2]}}}')
+    with pytest.raises(MarksError, match=r"m\.json: has 'a' twice in one object"):
         read_marks(tmp_path / "m.json")
     for films in ([], {}, 3):
         with pytest.raises(MarksError, match="films"):

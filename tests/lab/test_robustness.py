@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from cxrlines.cli import app
 from cxrlines.core.processes import Died
 from cxrlines.lab import robustness
+from cxrlines.lab.film_damages import DAMAGES
 from cxrlines.lab.intact_films import as_dicom, images, picture
-from cxrlines.lab.robustness import DAMAGES, Report, film_of, soak
+from cxrlines.lab.robustness import Report, film_of, soak
 
 INTACT = [film.data for film in images(np.random.default_rng(0), 40, 48)]
 

@@ -8,7 +8,7 @@ import pytest
 from cxrlines.core.findings import Line
 from cxrlines.metrics.bundle_figures import found_figures
 from cxrlines.metrics.device_presence import EvaluatedReading
-from cxrlines.metrics.line_matching import EvaluatedFilm, line_figures
+from cxrlines.metrics.line_figures import EvaluatedFilm, line_figures
 from cxrlines.task import LABELS, Device
 
 SHAPE = (1000, 800)

@@ -1,28 +1,22 @@
 """Presence of devices: AUC against scikit-learn, what is unknown left out, false positives where there is none."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from cxrlines.core.findings import Line
 from cxrlines.metrics.device_presence import EvaluatedReading, presence_figures, without_doubtful
-from cxrlines.metrics.line_matching import EvaluatedFilm
+from cxrlines.metrics.line_figures import EvaluatedFilm
 from cxrlines.task import LABELS, LABELS_OF, Device
 
 SHAPE = (1000, 800)
 
 
-@dataclass(frozen=True, eq=False)
-class Centerline:
-    device: Device
-    path: np.ndarray
-    tip: np.ndarray | None
-
-
 def course(device, x):
     path = np.array([[x, 0.0], [x, 600.0]])
-    return Centerline(device, path, path[-1])
+    return Line(device, path, path[-1])
 
 
 def film(there, presence=0.5, labels=0.5, patient="a", found=(), **more):

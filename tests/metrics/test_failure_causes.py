@@ -17,7 +17,8 @@ from cxrlines.metrics.failure_causes import (
     failure_table,
     film_causes,
 )
-from cxrlines.metrics.line_matching import EvaluatedFilm, line_figures, share_along
+from cxrlines.metrics.line_figures import EvaluatedFilm, line_figures
+from cxrlines.metrics.line_matching import share_along
 from cxrlines.task import Device
 
 SHAPE = (1000, 800)

@@ -8,7 +8,7 @@ import pytest
 
 from cxrlines.core.findings import Line
 from cxrlines.metrics.limit_trade import CONFIDENCES, PRESENCES, FilmCounts, limit_trade, line_counts
-from cxrlines.metrics.line_matching import EvaluatedFilm
+from cxrlines.metrics.line_figures import EvaluatedFilm
 from cxrlines.task import Device
 
 WHOLE = len(CONFIDENCES)

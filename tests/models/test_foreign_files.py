@@ -260,7 +260,7 @@ def test_changed_bytes_give_tensors_or_a_clear_error(
         (b"<!DOCTYPE html><html>Sign in</html>", "it begins with b'<!DOCTYPE html>"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS.*git lfs pull"),
         (pickle.dumps([1.0, "x"], protocol=4), "cannot be read without running code"),
-        (b'\xff\xff\xff\xff\xff\xff\xff\x7f{"a":1}', "is not a whole safetensors file"),
+        (b'\xff\xff\xff\xff\xff\xff\xff\x7f{"a":1}', "is not a complete safetensors file"),
     ],
 )
 def test_what_is_no_weights_file_is_said(content: bytes, said: str, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_cut_file_is_an_error_that_names_it(kept: int, tensors: dict[str, torc
     path = tmp_path / "w.safetensors"
     save_weights(path, tensors, {})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(WeightsError, match=r"w.safetensors \(\d+ bytes\) is not a whole safetensors file"):
+    with pytest.raises(WeightsError, match=r"w.safetensors \(\d+ bytes\) is not a complete safetensors file"):
         load_weights(path)
 
 
@@ -201,7 +201,7 @@ def test_a_package_of_other_tensors_is_refused(offline: None, tmp_path: Path, mo
     torch.save({"_conv_stem.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "models" / "x.pth")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(importlib.resources, "files", lambda name: tmp_path)
-    with pytest.raises(WeightsError, match="1 tensors that do not match timm's 247"):
+    with pytest.raises(WeightsError, match="1 tensor that does not match timm's 247"):
         imagenet_tensors("tf_efficientnet_lite0")
 
 

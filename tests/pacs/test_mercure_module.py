@@ -53,7 +53,7 @@ def test_result_json_says_what_became_of_all(done):
     run, out = done
     result = json.loads((out / RESULT).read_text())
     assert result["read"] == 1 and result["passed_over"] == {"file that is no film": 1}
-    assert result["__mercure_notification"]["text"] == run.text and "1 films read" in run.text
+    assert result["__mercure_notification"]["text"] == run.text and "1 film read" in run.text
     assert result["__mercure_notification"]["requested"] is bool(run.urgent)
     assert "P-SECRET" not in json.dumps(result)
 
@@ -112,5 +112,5 @@ def test_by_the_command_as_mercure_calls_it(films, tmp_path):
     command = [sys.executable, "-m", "cxrlines", "module"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 2, ran.stderr  # one film cannot be read
-    assert "1 films read" in ran.stderr and BROKEN in ran.stderr and "P-SECRET" not in ran.stderr
+    assert "1 film read" in ran.stderr and BROKEN in ran.stderr and "P-SECRET" not in ran.stderr
     assert pydicom.dcmread(out / f"{FILM}#sr.dcm").Modality == "SR" and (out / RESULT).is_file()

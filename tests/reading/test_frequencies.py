@@ -138,7 +138,7 @@ def test_the_frequencies_of_ranzcr_are_those_of_its_table():
 def test_bundles_without_calibration_or_its_frequencies_are_refused():
     with pytest.raises(BundleError, match="is not calibrated"):
         at_frequencies(bundle(None, frequencies(0.3)), RANZCR)
-    with pytest.raises(BundleError, match="at which frequencies it was calibrated; pack it anew"):
+    with pytest.raises(BundleError, match="at which frequencies it was calibrated; export it again"):
         at_frequencies(bundle({LABEL: (1.0, 0.0)}, None), RANZCR)
 
 

@@ -82,5 +82,7 @@ def test_a_bundle_that_does_not_tell_is_not_one_that_has_seen_nobody(bundle_of):
     ["[", "[]", '{"a-fold0.safetensors": []}', '{"a-fold0.safetensors": ["0123456789"], "a-fold1.safetensors": []}'],
 )
 def test_a_list_of_another_form_is_refused(bundle_of, text):
-    with pytest.raises(BundleError, match=r"seen\.json: does not list the patients each model has seen .*pack it anew"):
+    with pytest.raises(
+        BundleError, match=r"seen\.json: does not list the patients each model has seen .*export it again"
+    ):
         seen_by(bundle_of(text))

@@ -7,6 +7,7 @@ import typer
 
 from cxrlines.cli.options import say
 from cxrlines.core.files import check_outputs
+from cxrlines.core.text import plural
 
 app = typer.Typer(help="Exchange corrections with Label Studio.", no_args_is_help=True)
 ProjectFolder = Annotated[Path, typer.Argument(help="Folder that `cxrlines serve --project` saves corrections in.")]
@@ -48,4 +49,4 @@ def import_(
     from cxrlines.corrections.project import Project
 
     counts = import_tasks(Project.existing(project), label_studio, author)
-    say(", ".join(f"{count} films {what}" for what, count in counts.items()))
+    say(", ".join(f"{plural(count, 'film')} {what}" for what, count in counts.items()))

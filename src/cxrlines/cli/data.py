@@ -8,7 +8,8 @@ import typer
 
 from cxrlines.cli.options import PROBLEMS, Json, Workers, resumable
 from cxrlines.core.errors import Error
-from cxrlines.core.files import check_outputs
+from cxrlines.core.files import check_outputs, check_table
+from cxrlines.core.text import plural
 
 app = typer.Typer()
 
@@ -55,17 +56,17 @@ def synth(
             raise Error("--marks, --phantom-share: are for real films", "name their folder with --onto")
         with resumable():
             made = write_phantom(out, balance=balance, site=site, difficulty=difficulty, test=test, **both)
-        typer.echo(f"{out}: {made['studies']} training and {made['test']} test films")
+        typer.echo(f"{out}: {made['studies']:,} training and {plural(made['test'], 'test film')}")
         return
     if test is not None or (balance, site, difficulty) != ("natural", "a", 0.5):
         raise Error(
             "--test, --balance, --site, --difficulty: are of a phantom data set; with --onto all films are training "
-            "films and the rest is drawn anew for each",
+            "films and the rest is drawn again for each",
             "leave them out",
         )
     with resumable():
         made = write_onto(out, onto, marks or [], phantom_share=phantom_share, **both)
-    typer.echo(f"{out}: {studies} training films, drawn onto {made['backdrops']} real ones")
+    typer.echo(f"{out}: {plural(studies, 'training film')}, drawn onto {plural(made['backdrops'], 'real film')}")
     for reason, count in made["left_out"].items():
         typer.echo(f"not drawn onto: {count} x {reason}")
 
@@ -124,6 +125,7 @@ def folds(
     from cxrlines.io.tables import read_labels
 
     check_outputs(files={"--out": out}, inputs=[train, against])
+    check_table("--out", out)
     table = read_labels(train)
     drawn = make_folds(table, count, seed)
     write_folds(table, drawn, out)
@@ -150,6 +152,7 @@ def twins(
     from cxrlines.io.dedup.twins import twins_of_folders
 
     check_outputs(files={"--out": out}, inputs=[a, b])
+    check_table("--out", out)
     found = twins_of_folders(a, b, workers or cores())
     found.write(out)
     typer.echo(json.dumps(found.as_dict(), indent=1) if as_json else f"{out}\n{found.text()}")

@@ -14,6 +14,7 @@ from cxrlines import __version__
 from cxrlines.cli.extras import BASE, EXTRAS, SERVES
 from cxrlines.cli.options import PROBLEMS, Json
 from cxrlines.core.pool import cores
+from cxrlines.core.text import plural
 
 app = typer.Typer()
 
@@ -179,5 +180,4 @@ def _reader() -> str:
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
     bundle = load_bundle(EMBEDDED)
-    count = len(bundle.manifest.models)
-    return f"{bundle.identity[:12]}, {count} network{'s' * (count > 1)}"
+    return f"{bundle.identity[:12]}, {plural(len(bundle.manifest.models), 'network')}"

@@ -67,7 +67,7 @@ def signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
 def counted(doing: str = "reading", done_to: str = "read") -> Iterator[Callable[[int, int | None], None]]:
     """Progress on stderr, called with (films done, films in all): a bar, or lines without a terminal.
 
-    A first call with more than one film done tells what was done before. Time left is reckoned without them.
+    A first call with more than one film done tells what was done before. Time left is estimated without them.
     """
     console = Console(stderr=True)
     if console.is_terminal:

@@ -15,7 +15,8 @@ import typer
 
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, BundleFolder, Json, On, counted, say, signals
 from cxrlines.core.errors import Error
-from cxrlines.core.files import OutputError, beside, check_outputs, readable
+from cxrlines.core.files import SAFETENSORS, OutputError, beside, check_ending, check_outputs, readable
+from cxrlines.core.text import plural
 
 if TYPE_CHECKING:
     from cxrlines.reading.batch import Predictions
@@ -183,8 +184,8 @@ def predict(
             say("".join(traceback.format_exception(fault)).rstrip())
     if result.faults:
         say(
-            f"{len(result.faults)} films were not read by a fault of cxrlines; please report it with what the same "
-            "command prints after `cxrlines --debug`"
+            f"{plural(len(result.faults), 'film was', 'films were')} not read by a fault of cxrlines; please report it "
+            "with what the same command prints after `cxrlines --debug`"
         )
     if stopped:
         kept = "is written" if out else "is printed"
@@ -339,10 +340,11 @@ def index(
     from cxrlines.reading.index import build_index
 
     check_outputs(files={"--out": out}, inputs=[data, bundle])
+    check_ending("--out", out, *SAFETENSORS)
     with counted() as progress:
         built = build_index(load_bundle(bundle or EMBEDDED), read_data_folder(data), progress=progress)
     built.save(out)
-    typer.echo(f"{out}: {len(built.films)} films")
+    typer.echo(f"{out}: {plural(len(built.films), 'film')}")
     for study, reason in built.left_out.items():
         say(f"{readable(study)}: {readable(reason)}")
 

@@ -12,8 +12,8 @@ import typer
 
 from cxrlines.cli.options import Json, On, Workers, numbers, resumable, say
 from cxrlines.core.errors import Error
-from cxrlines.core.files import check_outputs
-from cxrlines.core.text import did_you_mean
+from cxrlines.core.files import SAFETENSORS, check_ending, check_outputs
+from cxrlines.core.text import did_you_mean, plural
 
 app = typer.Typer()
 
@@ -231,6 +231,7 @@ def quality(
     from cxrlines.lab.probe.fit import run_quality
 
     check_outputs(files={"--out": out if steps else None}, inputs=[*films, others, unseen, patients])
+    check_ending("--out", out, *SAFETENSORS)
     keep_buffers()
     figures = run_quality(
         films, out, others=others, unseen=unseen, patients=patients, held_out=held_out, steps=steps, seed=seed, say=say
@@ -287,4 +288,5 @@ def weights(
     from cxrlines.models.foreign_files import convert
 
     check_outputs(files={"--out": out}, inputs=[file])
-    typer.echo(f"{out}: {convert(file, out)} tensors")
+    check_ending("--out", out, *SAFETENSORS)
+    typer.echo(f"{out}: {plural(convert(file, out), 'tensor')}")

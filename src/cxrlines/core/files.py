@@ -65,7 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) whole or not at all; see `replacing`."""
+    """Write a text file (UTF-8) atomically; see `replacing`."""
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
@@ -73,18 +73,18 @@ def write_text(path: Path, text: str) -> None:
 def put_folder(done: Path, place: Path) -> None:
     """Force a finished folder to disk and rename it to `place`, on the same disk, instead of an older one.
 
-    No folder is replaced in one move: the older one steps aside for a moment, and comes back if the move fails.
+    No folder is replaced in one move: the older one is beside `done` for a moment, and comes back if the move fails.
     """
     for path in [*(path for path in done.rglob("*") if path.is_file()), done]:
         sync(path)
     place.parent.mkdir(parents=True, exist_ok=True)
-    old = place.with_name(f".{place.name}.{os.getpid()}.old")
+    old = done.with_name(f".{place.name}.{os.getpid()}.old")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         place.rename(old)
     try:
         done.rename(place)
-    except OSError:
+    except BaseException:
         if old.exists():
             old.rename(place)
         raise
@@ -147,10 +147,24 @@ def beside(table: Path, ending: str) -> Path:
     return table.with_name(table.name.removesuffix(".csv") + ending)
 
 
-_NO_TABLES = (".xlsx", ".xls", ".ods", ".parquet", ".jsonl", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pdf")
+def check_ending(flag: str, path: Path, kind: str, *endings: str) -> None:
+    """`OutputError` where a file's name does not end as that of its kind does, in one of `endings`, in any case."""
+    if path.suffix.lower() not in endings:
+        what = f"{flag} {path}: is written as {kind}, whose name ends in {' or '.join(endings)}"
+        raise OutputError(what, f"name it, for instance, {path.with_suffix(endings[0])}")
 
 
-def check_table(flag: str, table: Path, companions: Mapping[str, tuple[bytes, ...] | None], head: str) -> None:
+SAFETENSORS = "safetensors", ".safetensors"
+"""The kind and ending of a file of tensors, for `check_ending`."""
+_NO_TABLES = (
+    ".xlsx", ".xls", ".ods", ".parquet", ".jsonl", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pdf",
+    ".safetensors", ".onnx",
+)  # fmt: skip
+
+
+def check_table(
+    flag: str, table: Path, companions: Mapping[str, tuple[bytes, ...] | None] | None = None, head: str = ""
+) -> None:
     """`OutputError` where the files `beside` a table could be taken for those of another, or the table for one of them.
 
     Tables `readings` and `readings.csv` would share them; no other two do. Nor may a table be named as a workbook or
@@ -159,9 +173,9 @@ def check_table(flag: str, table: Path, companions: Mapping[str, tuple[bytes, ..
     Args:
         companions: ending of a file beside it -> what such a file begins with, and one that is there must; None where
             none is to be written.
-        head: what such a table begins with.
+        head: what such a table begins with, if files are beside it.
     """
-    name = table.name
+    name, companions = table.name, companions or {}
     if ending := next((ending for ending in companions if name.lower().endswith(ending)), None):
         better = table.with_name(f"{name[: -len(ending)] or 'table'}.csv")
         what = f"{flag} {table}: is a table (CSV), and a name in {ending} is that of a file beside a table"
@@ -170,7 +184,7 @@ def check_table(flag: str, table: Path, companions: Mapping[str, tuple[bytes, ..
         what = f"{flag} {table}: is written as a table (CSV), and a name in {table.suffix} is that of another format"
         raise OutputError(what, f"name it, for instance, {table.with_suffix('.csv')}")
     other = table.with_name(name.removesuffix(".csv") if name.endswith(".csv") else f"{name}.csv")
-    if other.is_file() and begins(other, head.encode()):
+    if companions and other.is_file() and begins(other, head.encode()):
         what = f"{flag} {table}: the files beside it would have the same names as those of {other}"
         raise OutputError(what, "name another table, or remove that one")
     for ending, heads in companions.items():

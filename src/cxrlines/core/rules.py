@@ -15,7 +15,7 @@ def ett_state(height: float) -> State:
 
     2 to 6 normal (neutral head 5 +- 2, never under 2, as flexing the neck moves the tip by 2: Goodman, AJR
     1976;127:433); 0.5 to 2 and 6 to 10 borderline; above 10 abnormal, as the cuff then lies at the cords; below 0.5,
-    hence also in a main bronchus, abnormal (readers place the carina no better). Limits belong to the better state.
+    so also in a main bronchus, abnormal (readers place the carina no better). Limits belong to the better state.
     """
     if ETT_LOW <= height <= ETT_HIGH:
         return State.NORMAL

@@ -12,6 +12,11 @@ def shown(value: object, length: int = 40) -> str:
     return repr(text if len(text) <= length else f"{text[: length - 3]}...")
 
 
+def plural(count: float, one: str, many: str = "") -> str:
+    """A count with what is counted: `1 film`, `1,200 films`. `many` is for words that do not just take an s."""
+    return f"{count:,.12g} {one if count == 1 else many or f'{one}s'}"
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """` (did you mean 'X'?)` with the nearest of the known names, whatever its case; empty where none is near."""
     by_lower = {each.lower(): each for each in known}

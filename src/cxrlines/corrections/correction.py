@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 
 from cxrlines.core.errors import Error
 from cxrlines.core.text import shown
-from cxrlines.io.annotations import MAX_COORDINATE, MAX_POINTS, in_unit_square, off_film
+from cxrlines.io.annotations import MAX_COORDINATE, MAX_POINTS, has_length, in_unit_square, off_film
 from cxrlines.task import (
     DEVICE_OF,
     DEVICES,
@@ -176,7 +176,10 @@ class Correction(_Model):
                     f"{name} is {line.mark}, but names no line of the model", "give its index as `of`"
                 )
             if line.kept:
-                _check_points(name, np.array(line.points), shape)
+                points = np.array(line.points)
+                if not has_length(points):
+                    raise CorrectionError(f"{name} is a single point", "draw it from entry to tip, or reject it")
+                _check_points(name, points, shape)
         for landmark, point in self.landmarks.items():
             _check_points(f"landmarks.{landmark}", np.array([point]), shape)
         self.table_lines()

@@ -144,7 +144,7 @@ def import_tasks(project: Project, file: Path, author: str | None = None) -> dic
             first.setdefault("contradiction", f"task {number}: {error.what}")
     if problems:
         each = "; ".join(f"{count} x {kind} (first in {first[kind]})" for kind, count in problems.items())
-        raise LabelStudioError(f"{file}: {each}", "mend them there; nothing was taken over")
+        raise LabelStudioError(f"{file}: {each}", "correct them there; nothing was taken over")
     for film, correction in found:
         same = correction == film.correction
         counts["unchanged" if same else "corrected"] += 1

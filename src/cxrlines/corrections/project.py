@@ -21,7 +21,7 @@ from typing import Any
 from cxrlines.core.errors import Error
 from cxrlines.core.files import OutputError, replacing, write_text
 from cxrlines.core.film import Film, film_name
-from cxrlines.core.text import shown
+from cxrlines.core.text import plural, shown
 from cxrlines.corrections.correction import Correction, CorrectionError
 from cxrlines.corrections.correction_journal import Journal, JournalError
 from cxrlines.corrections.project_tables import CorrectedFilm, write_tables
@@ -171,7 +171,7 @@ class Project:
             self._replay()
             known = self._by_digest(digest)
             if after is not None and after != (count := len(known.history) if known else 0):
-                what = f"the film was corrected meanwhile: it has {count} corrections, not {after}"
+                what = f"the film was corrected meanwhile: it has {plural(count, 'correction')}, not {after}"
                 raise CorrectedMeanwhile(what, f"look at the latest one; what is saved after {count} replaces it")
             if known is None:
                 decoded = decoded or read_film(film, name="the film")

@@ -23,7 +23,7 @@ class CorrectedFilm(NamedTuple):
 
 
 def write_tables(folder: Path, films: Sequence[CorrectedFilm]) -> None:
-    """Write `train.csv`, `train_annotations.csv` and `landmarks.csv`, each whole or not at all.
+    """Write `train.csv`, `train_annotations.csv` and `landmarks.csv`, each atomically.
 
     A label of which nothing is known is -1. Raises `OutputError`.
     """

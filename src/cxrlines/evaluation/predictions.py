@@ -105,7 +105,7 @@ def read_truth(csv: Path) -> pd.DataFrame:
 
 
 def write_predictions(frame: pd.DataFrame, csv: Path) -> None:
-    """Write the columns of sample_submission.csv in its order, whole or not at all."""
+    """Write the columns of sample_submission.csv in its order, atomically."""
     columns = ["study", *labels_of(frame, str(csv))]
     with replacing(csv) as aside:
         frame[columns].rename(columns={"study": STUDY_COLUMN}).to_csv(aside, index=False)

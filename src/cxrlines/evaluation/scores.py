@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cxrlines.core.errors import Error
+from cxrlines.core.text import plural
 from cxrlines.evaluation.predictions import check_predictions, check_truth
 from cxrlines.metrics.auc import auc, brier, why_undefined
 from cxrlines.metrics.calibration import calibration_error
@@ -67,12 +68,16 @@ class Evaluation:
     @property
     def notes(self) -> list[str]:
         """What a reader of the metrics has to know, in sentences."""
-        films = {
-            "labelled films are not predicted and not scored": self.not_predicted,
-            "predictions have no labelled film and are not scored": self.foreign,
-        }
-        notes = [f"{count:,} {what}" for what, count in films.items() if count]
-        notes += [f"{count:,} rows of the truth are left out: {reason}" for reason, count in self.left_out.items()]
+        notes = []
+        if missing := self.not_predicted:
+            notes.append(f"{plural(missing, 'labelled film is', 'labelled films are')} not predicted and not scored")
+        if foreign := self.foreign:
+            have = plural(
+                foreign, "prediction has no labelled film and is", "predictions have no labelled film and are"
+            )
+            notes.append(f"{have} not scored")
+        for reason, count in self.left_out.items():
+            notes.append(f"{plural(count, 'row of the truth is', 'rows of the truth are')} left out: {reason}")
         if self.patients == 1:
             notes.append("all films are of one patient: intervals come from resampling patients, so there are none")
         if self.own_patients:
@@ -99,7 +104,9 @@ class Evaluation:
         rule = "-" * len(head)
         rows = [line(name, f.auc, f.ci95, f"{f.positives:,}", f.brier, f.ece) for name, f in self.labels.items()]
         macro = line("macro", self.macro_auc, self.ci95, "", self.brier, self.ece)
-        scored = f"{self.films:,} films of {self.patients:,} patients; intervals from resampling patients"
+        scored = (
+            f"{plural(self.films, 'film')} of {plural(self.patients, 'patient')}; intervals from resampling patients"
+        )
         notes = [f"note: {note}" for note in self.notes]
         return "\n".join([head, rule, *rows, rule, macro, scored, *notes])
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing
-from cxrlines.core.text import shown
+from cxrlines.core.text import plural, shown
 from cxrlines.io.rows import Problem, Rows, read_rows
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN
 
@@ -38,7 +38,8 @@ def make_folds(table: pd.DataFrame, count: int = 5, seed: int = 0) -> pd.Series:
         raise Error(f"count is {count}", "at least 2 folds are needed to hold one out")
     totals = _positives(table).assign(films=1).groupby(table["patient"].astype(str), sort=True).sum()
     if len(totals) < count:
-        what = f"{count} folds need at least {count} patients, the table has {len(totals)} (in {len(table)} films)"
+        films = plural(len(table), "film")
+        what = f"{count} folds need at least {count} patients, the table has {len(totals)} (in {films})"
         if len(totals) > 1:
             raise Error(what, f"ask for {len(totals)} folds or fewer, or add patients")
         raise Error(what, f"add patients, or name each in {PATIENT_COLUMN}: of one patient nothing can be held out")
@@ -194,7 +195,7 @@ def describe_folds(table: pd.DataFrame, folds: pd.Series) -> FoldTable:
 
 
 def write_folds(table: pd.DataFrame, folds: pd.Series, csv: Path) -> None:
-    """Write `StudyInstanceUID, PatientID, fold`, one row a film in the table's order, whole or not at all."""
+    """Write `StudyInstanceUID, PatientID, fold`, one row a film in the table's order, atomically."""
     columns = {STUDY_COLUMN: table["study"], PATIENT_COLUMN: table["patient"], FOLD_COLUMN: folds.astype(np.int64)}
     with replacing(csv) as aside:
         pd.DataFrame(columns).to_csv(aside, index=False)

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from cxrlines.core.film import Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
+from cxrlines.core.text import plural
 from cxrlines.io.contrast import LEAST_KEPT, colour_note, luma, spread
 from cxrlines.io.dicom import streams
 
@@ -118,7 +119,9 @@ def _after(data: bytes, end: int) -> tuple[Note, ...]:
     """A note if more than padding follows the end of an image."""
     if not data[end:].strip(b"\0\xff"):
         return ()
-    return (Note(Code.BYTES_AFTER_END, f"{len(data) - end:,} bytes follow the image and were left out"),)
+    return (
+        Note(Code.BYTES_AFTER_END, f"{plural(len(data) - end, 'byte follows', 'bytes follow')} the image; left out"),
+    )
 
 
 def _tiff(data: bytes, max_pixels: int) -> Film:

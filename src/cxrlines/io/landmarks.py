@@ -10,6 +10,8 @@ from cxrlines.io.rows import Problem, read_rows
 from cxrlines.task import STUDY_COLUMN, Landmark
 
 BAD_LANDMARK = "landmark not readable"
+REPEATED_LANDMARKS, NO_SPLIT = "landmarks in two rows", "landmarks of no split"
+SPLITS = "train", "test"
 Landmarks = dict[str, dict[str, np.ndarray]]
 """Study -> name of a `task.Landmark` -> its point, (2,) float64 [x, y] in px of the original film."""
 
@@ -28,8 +30,16 @@ def read_landmarks(csv: Path, split: str) -> tuple[Landmarks, list[Problem]]:
     splits = rows.column("split") if "split" in rows.columns else [split] * len(studies)
     cells = [list(zip(rows.column(x), rows.column(y), strict=True)) for x, y in axes]
     landmarks: Landmarks = {}
+    first: dict[str, int] = {}
     for study, own, line, *points in zip(studies, splits, rows.lines, *cells, strict=True):
-        if own != split or study in landmarks:
+        if own not in SPLITS:
+            message = f"split is {shown(own)}"
+            problems.append(Problem(NO_SPLIT, csv.name, line, message, f"write {' or '.join(SPLITS)}"))
+        if own != split:
+            continue
+        if (before := first.setdefault(study, line)) != line:
+            message = f"study {shown(study, 80)} is already in line {before}"
+            problems.append(Problem(REPEATED_LANDMARKS, csv.name, line, message, "keep one row a study"))
             continue
         landmarks[study] = {}
         for name, (x, y) in zip(Landmark, points, strict=True):

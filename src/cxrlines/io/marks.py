@@ -14,7 +14,9 @@ A path runs from where the line enters the film to its tip. `device` is the name
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
 from cxrlines.core.polyline import Points
 from cxrlines.core.text import shown
-from cxrlines.io.annotations import is_point
+from cxrlines.io.annotations import has_length, is_point
 from cxrlines.io.rows import TableError, read_rows
 from cxrlines.task import Device
 
@@ -87,15 +89,25 @@ def read_marks(*paths: Path) -> dict[str, FilmMarks]:
 
 def _read(path: Path) -> dict[str, FilmMarks]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"), object_pairs_hook=partial(_each_once, path))
     except OSError as error:
         raise MarksError(f"{path}: cannot be read ({error.strerror})", "give the path of a marks file (JSON)") from None
+    except MarksError:
+        raise
     except (ValueError, RecursionError):
-        raise MarksError(f"{path}: is not readable as JSON", "mend it") from None
+        raise MarksError(f"{path}: is not readable as JSON", "correct it") from None
     films = found.get("films") if isinstance(found, dict) else None
     if not isinstance(films, dict) or not films:
         raise MarksError(f"{path}: has no films", 'write {"films": {"<film\'s name without suffix>": {...}}}')
     return {stem: _film(marks, f"{path.name}: films.{stem}") for stem, marks in films.items()}
+
+
+def _each_once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; `MarksError` where it has a key twice, of which Python would keep the last in silence."""
+    twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if twice:
+        raise MarksError(f"{path}: has {shown(twice[0])} twice in one object", "keep the one that is right")
+    return dict(pairs)
 
 
 def _film(marks: Any, where: str) -> FilmMarks:
@@ -105,10 +117,15 @@ def _film(marks: Any, where: str) -> FilmMarks:
     _need(type(sure) is int and 0 <= sure <= 3, sure, f"{where}.carina_sure", "a whole number from 0 to 3")
     lines = marks.get("lines", [])
     _need(isinstance(lines, list), lines, f"{where}.lines", "a list, [] where there are none")
+    drawn = tuple(_line(line, f"{where}.lines[{place}]") for place, line in enumerate(lines))
+    first: dict[tuple[str, bytes], int] = {}
+    for place, line in enumerate(drawn):
+        before = first.setdefault((line.name, line.path.tobytes()), place)
+        _need(before == place, lines[place], f"{where}.lines[{place}]", f"another path than lines[{before}]")
     return FilmMarks(
         None if carina is None or sure == 0 else _point(carina, f"{where}.carina"),
         sure,
-        tuple(_line(line, f"{where}.lines[{place}]") for place, line in enumerate(lines)),
+        drawn,
         _devices(marks.get("devices", [*Device.__members__]), f"{where}.devices"),
     )
 
@@ -125,11 +142,12 @@ def _line(line: Any, where: str) -> MarkedLine:
     named, drawn = isinstance(device, str) and bool(device.strip()), isinstance(path, list) and len(path) >= 2
     _need(named, device, f"{where}.device", "a name such as ETT, NGT, CVC, SWAN or drain")
     _need(drawn, path, f"{where}.path", "at least two points [x, y], the tip last")
-    points = [_point(point, f"{where}.path[{place}]") for place, point in enumerate(path)]
+    points = np.array([_point(point, f"{where}.path[{place}]") for place, point in enumerate(path)])
+    _need(has_length(points), path, f"{where}.path", "points that are not all one, the tip last")
     on_film, sure = line.get("tip_on_film", True), line.get("sure", 3)
     _need(isinstance(on_film, bool), on_film, f"{where}.tip_on_film", "true or false")
     _need(type(sure) is int and 1 <= sure <= 3, sure, f"{where}.sure", "a whole number from 1 to 3")
-    return MarkedLine(device.strip().lower(), np.array(points), on_film, sure)
+    return MarkedLine(device.strip().lower(), points, on_film, sure)
 
 
 def _point(point: Any, where: str) -> Points:

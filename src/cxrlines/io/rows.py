@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cxrlines.core.errors import Error
-from cxrlines.core.text import did_you_mean, shown
+from cxrlines.core.text import did_you_mean, plural, shown
 
 
 class TableError(Error):
@@ -137,12 +137,12 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
                     if text.strip()
                 ]
             elif wrong:
-                problems.append(Problem("row not readable", path.name, line, wrong, "mend or remove the row"))
+                problems.append(Problem("row not readable", path.name, line, wrong, "correct or remove the row"))
             elif not any(map(str.strip, row)):
                 pass  # a blank line
             elif len(row) != len(columns):
-                message = f"the row has {len(row)} cells, the header {len(columns)}"
-                way_out = "mend the row; a cell with a comma needs quotes"
+                message = f"the row has {plural(len(row), 'cell')}, the header {len(columns)}"
+                way_out = "correct the row; a cell with a comma needs quotes"
                 problems.append(Problem("row of another length", path.name, line, message, way_out))
             else:
                 lines.append(line)
@@ -210,7 +210,7 @@ DOUBTS = {
     ),
     CHANGED_ID: (
         "is a number, as a spreadsheet or data frame writes long ids: digits are lost, or one patient becomes two",
-        "import the column as text and write the table anew",
+        "import the column as text and write the table again",
     ),
     GARBLED_ID: ("has letters that are not UTF-8, so that two ids may look the same", SAVE_AS),
 }

@@ -78,11 +78,11 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        anew = "remove it and build it anew"
+        again = "remove it and build it again"
         try:
             manifest = json.loads((self.folder / MANIFEST).read_text())
             if manifest["version"] != VERSION:
-                raise StoreError(f"{folder}: is a store of version {manifest['version']}, not {VERSION}", anew)
+                raise StoreError(f"{folder}: is a store of version {manifest['version']}, not {VERSION}", again)
             self.films: np.ndarray = np.load(self.folder / FILMS, mmap_mode="r", allow_pickle=False)
             self.size: Size = _SIZE.validate_python(manifest["size"])
             self.aspect: Aspect = manifest["aspect"]
@@ -98,9 +98,9 @@ class Store:
         except FileNotFoundError as error:
             raise StoreError(f"{folder}: is no finished store ({Path(error.filename).name} is missing)") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{folder}: is damaged ({type(error).__name__})", anew) from None
+            raise StoreError(f"{folder}: is damaged ({type(error).__name__})", again) from None
         if self.films.shape != (len(self.studies), *height_width(self.size)) or len(self.kept) != len(self.studies):
-            raise StoreError(f"{folder}: {FILMS} and {MANIFEST} do not belong together", anew)
+            raise StoreError(f"{folder}: {FILMS} and {MANIFEST} do not belong together", again)
         self.placements = [kept.placement for kept in self.kept]
         self._row = {study: row for row, study in enumerate(self.studies)}
 

@@ -258,7 +258,9 @@ def _read_meta(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise TableError(f"{path}: is not readable as JSON ({type(error).__name__})", "mend it or remove it") from None
+        raise TableError(
+            f"{path}: is not readable as JSON ({type(error).__name__})", "correct it or remove it"
+        ) from None
     return found if isinstance(found, dict) else {}
 
 

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from cxrlines.core.text import plural
 from cxrlines.metrics.device_presence import EvaluatedReading, PresenceFigures, presence_figures
 from cxrlines.metrics.intervals import RESAMPLES
-from cxrlines.metrics.line_matching import INTERVALS, Figure, LineFigures, line_figures, table
+from cxrlines.metrics.line_figures import INTERVALS, Figure, LineFigures, line_figures, table
 from cxrlines.task import Device
 
 
@@ -42,12 +43,19 @@ class FoundFigures:
             (name, str(f.films), str(f.positives), f.presence.text(3), f.label.text(3), f.false_positives.text())
             for name, f in shown.items()
         ]
-        text = [f"{self.films} films of {self.patients} patients; {INTERVALS}", table([head, *rows]), ""]
+        text = [
+            f"{plural(self.films, 'film')} of {plural(self.patients, 'patient')}; {INTERVALS}",
+            table([head, *rows]),
+            "",
+        ]
         if self.lines:
-            text += [f"lines, on {self.lines.films} films; errors in % of the film's height", self.lines.text()]
+            text += [
+                f"lines, on {plural(self.lines.films, 'film')}; errors in % of the film's height",
+                self.lines.text(),
+            ]
         for name, carina in (("all known", self.carina), ("seen, not guessed", self.carina_sure)):
             text.append(
-                f"carina, {name} ({carina.films} films): median {carina.median.text()} %, "
+                f"carina, {name} ({plural(carina.films, 'film')}): median {carina.median.text()} %, "
                 f"95th percentile {carina.p95.text()} %, found {carina.found.text()}"
             )
         return "\n".join(text)

@@ -9,7 +9,8 @@ from cxrlines.core.findings import Line
 from cxrlines.core.polyline import Points
 from cxrlines.metrics.auc import auc
 from cxrlines.metrics.intervals import RESAMPLES, percentile_interval, resampled_aucs
-from cxrlines.metrics.line_matching import EvaluatedFilm, Figure, line_figures, match
+from cxrlines.metrics.line_figures import EvaluatedFilm, Figure, line_figures
+from cxrlines.metrics.line_matching import match
 from cxrlines.task import LABELS_OF, Device
 
 

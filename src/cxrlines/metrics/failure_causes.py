@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from cxrlines.core.findings import Line
 from cxrlines.metrics.device_presence import EvaluatedReading
-from cxrlines.metrics.line_matching import match, share_along, table
+from cxrlines.metrics.line_figures import table
+from cxrlines.metrics.line_matching import match, share_along
 from cxrlines.task import Device
 
 IN_MAP = 0.2

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cxrlines.metrics.intervals import RESAMPLES, patient_weights, percentile_interval
-from cxrlines.metrics.line_matching import EvaluatedFilm, Figure, match, share_along, table
+from cxrlines.metrics.line_figures import EvaluatedFilm, Figure, table
+from cxrlines.metrics.line_matching import match, share_along
 from cxrlines.task import Device
 
 CONFIDENCES = tuple(round(0.25 + 0.05 * k, 2) for k in range(15))

@@ -111,7 +111,7 @@ def make_backbone(name: str, *, in_channels: int = 1, weights: Start = "imagenet
     except RuntimeError as error:
         raise WeightsError(
             f"the weights of {source} are not those of timm's {name!r}: {error}",
-            "remove them from the cache and fetch them anew, or start from scratch",
+            "remove them from the cache and fetch them again, or start from scratch",
         ) from error
     net.pretrained_cfg.pop("state_dict", None)  # else the weights are held twice
     net.reset_classifier(0)

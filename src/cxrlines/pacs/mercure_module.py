@@ -18,7 +18,7 @@ from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.files import OutputError, check_outputs, file_names, readable, replacing, write_text
 from cxrlines.core.film import FilmError, NotAFilm, film_name
 from cxrlines.core.findings import Findings
-from cxrlines.core.text import must_be
+from cxrlines.core.text import must_be, plural
 from cxrlines.io.dicom.header import parse
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
 from cxrlines.io.films import is_film, kind_of, read_bytes, read_film
@@ -78,7 +78,7 @@ class ModuleRun:
     @property
     def text(self) -> str:
         """A sentence for those who are notified."""
-        parts = [f"{self.read} films read", f"{self.urgent} urgent", f"{self.refused} refused"]
+        parts = [f"{plural(self.read, 'film')} read", f"{self.urgent} urgent", f"{self.refused} refused"]
         parts += [f"{len(self.errors)} with errors"] if self.errors else []
         return f"{', '.join(parts)}. For research use only."
 
@@ -130,7 +130,7 @@ def read_settings(films: Path) -> ModuleSettings:
         raise
     except (OSError, ValueError, AttributeError, KeyError) as error:
         what = f"{path}: process > settings cannot be read ({type(error).__name__})"
-        raise Error(what, "mend it, or remove it") from None
+        raise Error(what, "correct it, or remove it") from None
 
 
 def run_module(films: Path, out: Path, *, progress: Callable[[int, int | None], None] | None = None) -> ModuleRun:

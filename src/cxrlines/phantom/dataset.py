@@ -206,7 +206,7 @@ def film_path(folder: Path, split: int, uid: str) -> Path:
 
 
 def save_film(path: Path, pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> None:
-    """Write a film (h, w) as a grey JPEG, whole or not at all."""
+    """Write a film (h, w) as a grey JPEG, atomically."""
     encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     with replacing(path) as aside:
         aside.write_bytes(encoded.tobytes())

@@ -1,4 +1,4 @@
-"""Writing of a bundle: weights as safetensors and, for reading without PyTorch, as ONNX; whole or not at all."""
+"""Writing of a bundle: weights as safetensors and, for reading without PyTorch, as ONNX; atomically."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def write_bundle(
     denied: Mapping[str, float] | None = None,
     further: Mapping[str, str | bytes] | None = None,
 ) -> Path:
-    """Write the bundle folder `out`, whole or not at all; an older bundle there is replaced.
+    """Write the bundle folder `out`, atomically; an older bundle there is replaced.
 
     Args:
         store: fields of `StoreEntry`, of the store the models were trained from.

@@ -94,7 +94,7 @@ def at_frequencies(bundle: Bundle, wanted: Frequencies) -> Manifest:
     except (LookupError, TypeError, ValidationError):
         raise BundleError(
             f"{bundle.folder}: does not say at which frequencies it was calibrated",
-            "pack it anew from its run (`cxrlines bundle RUN --out BUNDLE`)",
+            "export it again from its run (`cxrlines bundle RUN --out BUNDLE`)",
         ) from None
     by_label = _moves(here.labels, wanted.labels)
     by_device = _moves(here.devices, wanted.devices)

@@ -162,7 +162,7 @@ class Index:
         return own.union(*as_known([patient], names_in(self._rows))) if patient else own
 
     def save(self, path: Path) -> None:
-        """Write the index as one file, whole or not at all."""
+        """Write the index as one file, atomically."""
         text = json.dumps([film.as_dict() for film in self.films], separators=(",", ":")).encode()
         arrays = {"embeddings": self.embeddings, "films": np.frombuffer(text, np.uint8)}
         meta = {"format": f"cxrlines index {FORMAT}", "embedder": self.embedder, "notice": NOTICE}
@@ -218,14 +218,17 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
     path = Path(path)
     if not path.is_file():
         raise IndexFileError(
-            f"{path}: there is no index", f"`cxrlines index DATA --bundle BUNDLE --out {path}` makes one"
+            f"{path}: there is no index",
+            f"`cxrlines index DATA --bundle BUNDLE --out {path.with_suffix('.safetensors')}` makes one",
         )
     try:
         file: Any = safe_open(path, framework="numpy")
         meta = json.loads((file.metadata() or {}).get(_META, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
-        what = f"{path} ({path.stat().st_size} bytes) is not a whole safetensors file: {error}. It was cut short, or is"
-        raise IndexFileError(f"{what} of another kind", "copy it again or make it anew") from error
+        what = (
+            f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}. It was cut off, or is"
+        )
+        raise IndexFileError(f"{what} of another kind", "copy or make it again") from error
     name, _, version = meta.get("format", "").rpartition(" ")
     if name != "cxrlines index" or not version.isdigit():
         raise IndexFileError(
@@ -252,7 +255,7 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
             raise ValueError(f"{len(films)} films with {len(embeddings)} embeddings")
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise IndexFileError(f"{path}: {what}", "the file was edited or badly made, make the index anew") from error
+        raise IndexFileError(f"{path}: {what}", "the file was edited or is invalid; make the index again") from error
     return Index(films, embeddings, embedder)
 
 

@@ -187,7 +187,7 @@ class Journal:
                 if not resume and any(True for _ in _whole_lines(self._file, offset + len(line))):
                     raise JournalError(
                         f"{path}: is the journal of a reading that was not finished",
-                        "go on with it by --resume, or remove it to begin anew",
+                        "go on with it by --resume, or remove it to start over",
                     )
                 if not resume:
                     return 0
@@ -209,7 +209,7 @@ class Journal:
             if begun.get(name) != now:
                 raise JournalError(
                     f"--resume: {self.path} was begun with another {name}: {begun.get(name)}; now it is {now}",
-                    "give the command that it was begun with, or remove that file to begin anew",
+                    "give the command that it was begun with, or remove that file to start over",
                 )
 
     def _take(self, line: dict[str, Any], offset: int) -> None:

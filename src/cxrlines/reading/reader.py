@@ -250,8 +250,8 @@ def allowed_views(bundle: Bundle, tta: Sequence[str] | None) -> tuple[str, ...]:
         why = (
             "its models were trained without flips (meta.flip is false)"
             if flip is False
-            else "it does not say that its models were trained with flips (meta.flip); `cxrlines bundle` packs it anew "
-            "from its run and says so"
+            else "it does not say that its models were trained with flips (meta.flip); `cxrlines bundle` exports it "
+            "again from its run and says so"
         )
         raise BundleError(
             f"{bundle.folder / MANIFEST}: {why}. A model that never saw a flipped film misreads one",

@@ -44,7 +44,7 @@ def seen_by(bundle: Bundle) -> frozenset[str] | None:
                 seen |= {f"{name}:{digits}" for digits in some}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
-            f"{bundle.folder / SEEN}: does not list the patients each model has seen ({error})", "pack it anew"
+            f"{bundle.folder / SEEN}: does not list the patients each model has seen ({error})", "export it again"
         ) from error
     return frozenset(seen)
 

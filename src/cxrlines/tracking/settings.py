@@ -103,7 +103,7 @@ def _check_neptune(address: str, project: str) -> None:
         issued = str(json.loads(base64.b64decode(token))["api_address"])
     except (ValueError, KeyError, TypeError):
         raise TrackingError(
-            "NEPTUNE_API_TOKEN is not a Neptune token", f"copy it anew from your server, or {_NEPTUNE_OFFLINE}"
+            "NEPTUNE_API_TOKEN is not a Neptune token", f"copy it again from your server, or {_NEPTUNE_OFFLINE}"
         ) from None
     _refuse_hosted("NEPTUNE_API_TOKEN", issued)
     if urlsplit(issued).netloc.lower() != urlsplit(address).netloc.lower():  # the client goes where the token says

@@ -1,7 +1,7 @@
 """Checkpoints of a stage in training, saved so that a kill at any moment costs at most seconds.
 
 One safetensors file holds the weights, their moving average, the optimiser's moments, and, as JSON in its header,
-the place reached. Nothing in it can execute code. It is written aside, synced and renamed: whole or not at all.
+the place reached. Nothing in it can execute code. It is written aside, synced and renamed: atomically.
 """
 
 import json

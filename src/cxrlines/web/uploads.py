@@ -10,7 +10,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from cxrlines.core.text import shown
+from cxrlines.core.text import plural, shown
 from cxrlines.web.problems import Problem
 from cxrlines.web.serve_settings import MB, ServeSettings
 
@@ -49,7 +49,7 @@ class Intake:
         claim = settings.max_body if length is None else length
         if self.under_way >= settings.queue or self._bytes + claim > settings.memory:
             wait = max(1, min(60, math.ceil(self.seconds * self.under_way / settings.processes)))
-            what = f"{self.under_way} requests with films are under way, which is all this server takes"
+            what = f"{plural(self.under_way, 'request')} with films under way, which is all this server takes"
             raise Problem(429, "queue-full", what, f"send it again after {wait} s", {"Retry-After": str(wait)})
         self.under_way, self._bytes = self.under_way + 1, self._bytes + claim
         try:
@@ -116,7 +116,9 @@ def _parts(body: bytes, boundary: bytes, most: int) -> list[Upload]:
     def end_part() -> None:
         if content:
             if len(found) == most:
-                raise Problem(413, "too-many-films", f"the request has more than {most} films", "send fewer at once")
+                raise Problem(
+                    413, "too-many-films", f"the request has more than {plural(most, 'film')}", "send fewer at once"
+                )
             found.append(Upload(name[0].decode("utf-8", "replace") or f"film {len(found) + 1}", bytes(content)))
 
     if not boundary:

@@ -117,7 +117,7 @@ def test_films_are_drawn_with_the_truth_on_the_left(phantom, known, bundle_of, t
 
 
 def test_what_cannot_be_evaluated_is_named(known, bundle_of):
-    with pytest.raises(EvaluationError, match=r"does not list the patients.*pack it anew.*--seen report"):
+    with pytest.raises(EvaluationError, match=r"does not list the patients.*export it again.*--seen report"):
         evaluate_bundle(known, bundle_of(), resamples=5)
     told = evaluate_bundle(known, bundle_of(meta={"ancestry_unknown": ["resnet.pth"]}), report_seen=True, resamples=5)
     assert "does not list its training patients" in told.text() and "resnet.pth" in told.text()

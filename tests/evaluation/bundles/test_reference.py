@@ -213,7 +213,7 @@ def test_of_devices_that_were_not_looked_for_nothing_counts(folder):
     assert [each.device for each in evaluated.read.true] == [Device.ETT]
     assert [each.device for each in evaluated.read.found] == [Device.NGT]
     assert evaluated.read.unknown == {Device.CVC, Device.SWAN}
-    assert any("On 1 films not all devices were looked for" in remark for remark in known.remarks)
+    assert any("On 1 film not all devices were looked for" in remark for remark in known.remarks)
 
 
 def test_a_device_half_corrected_counts_neither_way(phantom, tmp_path):

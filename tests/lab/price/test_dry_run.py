@@ -28,7 +28,7 @@ def test_a_finished_run_is_all_done_with_parents_named(soft_run, phantom):
     assert all(said.startswith("done; ") for said in lines.values())
     assert "plain/fold2/only" not in lines and "plain/fold1+2/only" in lines
     assert "from start: scratch, soft 0: plain/fold0+1/only, soft 2: plain/fold1+2/only;" in lines["self/fold1/only"]
-    assert "from start: from-b/fold1/soft; 16 films of b, plain; 1 epochs" in lines["from-b/fold1/tubes"]
+    assert "from start: from-b/fold1/soft; 16 films of b, plain; 1 epoch" in lines["from-b/fold1/tubes"]
 
 
 def test_before_a_run_every_step_is_to_do_and_nothing_is_written(phantom, site_b, soft_recipe, tmp_path):
@@ -106,7 +106,7 @@ def test_films_that_a_store_could_not_take_are_not_counted(phantom, tiny_recipe,
     fold = run.folds.to_numpy()
     assert f"; {(fold != 0).sum()} all films, plain; 3 epochs" in lines["plain/fold0/only"]
     annotated = (fold != 0) & run.train.annotated
-    assert f"; {annotated.sum()} annotated films, overlay; 1 epochs" in lines["staged/fold0/teacher"]
+    assert f"; {annotated.sum()} annotated films, overlay; 1 epoch" in lines["staged/fold0/teacher"]
 
 
 MAPS = """

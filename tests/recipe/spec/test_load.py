@@ -105,7 +105,7 @@ def test_set_changes_one_field_of_one_member_only():
         ("members.one.stages.student.schedule.shape=restarts", "shape: restarts and restart_epochs go together"),
         ("ensemble.members=[two]", "ensemble.members names 'two'; allowed: one"),
         ("members.tow.head=gem", "there is no 'tow'; there are: one"),
-        ("size.x=3", "size is a value, it has no fields; set it whole, e.g. --set 'size={x: ...}'"),
+        ("size.x=3", "size is a value, it has no fields; set all of it, e.g. --set 'size={x: ...}'"),
         ("=3", "'=3' has no field; write it as path.to.field=value"),
         ("members.one=", "members.one: is None; must be fields with their values"),
         ("nonsense", "write it as path.to.field=value"),

@@ -12,6 +12,7 @@ from cxrlines.core.errors import ReadingFault
 from cxrlines.core.film import film_name
 from cxrlines.core.findings import Findings, Keypoint
 from cxrlines.core.quality import Quality
+from cxrlines.core.text import plural
 from cxrlines.evaluation.bundles.limit_counts import limit_counts
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilms
 from cxrlines.evaluation.bundles.withheld_lines import mean_along, withheld_lines
@@ -22,7 +23,7 @@ from cxrlines.metrics.device_presence import EvaluatedReading
 from cxrlines.metrics.failure_causes import FailureTable, FilmCauses, failure_table, film_causes
 from cxrlines.metrics.intervals import RESAMPLES
 from cxrlines.metrics.limit_trade import LimitTrade, limit_trade
-from cxrlines.metrics.line_matching import EvaluatedFilm
+from cxrlines.metrics.line_figures import EvaluatedFilm
 from cxrlines.reading.bundle import Bundle, BundleError
 from cxrlines.reading.interpretation import FilmMaps, distances_of
 from cxrlines.reading.reader import Progress, Reader
@@ -58,9 +59,9 @@ class BundleEvaluation:
 
     def text(self) -> str:
         """All of it for people."""
-        out = [f"left out: {count} films {reason}" for reason, count in self.left_out.items()]
+        out = [f"left out: {plural(count, 'film')} {reason}" for reason, count in self.left_out.items()]
         if self.refused:
-            out.append(f"{self.refused} films were refused as no chest film; they count as films with nothing found")
+            out.append(f"{plural(self.refused, 'film')} refused as no chest film; nothing counts as found there")
         models = f"bundle {self.bundle}: {', '.join(self.models)}"
         views = []
         if len(self.views) == 1 and self.figures.films in (one.films for one in self.views.values()):
@@ -119,14 +120,17 @@ def evaluate_bundle(
             raise EvaluationError(
                 f"{bundle.folder}: does not list the patients that its models were trained on, so that their films "
                 "cannot be left out",
-                "pack it anew from its run (`cxrlines bundle RUN --out BUNDLE`), or evaluate all films with --seen "
+                "export it again from its run (`cxrlines bundle RUN --out BUNDLE`), or evaluate all films with --seen "
                 "report, which the figures then say",
             )
         remarks.append("The bundle does not list its training patients: these films may be of them.")
     else:
         own = [any(was_seen(name, seen) for name in (film.patient, *film.aliases)) for film in films]
         if report_seen:
-            remarks.append(f"{sum(own)} of these {len(films)} films are {SEEN_PATIENT}: the figures flatter.")
+            verb = "is" if sum(own) == 1 else "are"
+            remarks.append(
+                f"{sum(own)} of these {plural(len(films), 'film')} {verb} {SEEN_PATIENT}: the figures flatter."
+            )
         else:
             films = [film for film, is_seen in zip(films, own, strict=True) if not is_seen]
             left_out += Counter({SEEN_PATIENT: sum(own)})

@@ -11,6 +11,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.film import film_name
 from cxrlines.core.findings import Findings, Line
 from cxrlines.core.spacing import Spacing, SpacingKind
+from cxrlines.core.text import plural
 from cxrlines.io.annotations import Line as AnnotatedLine
 from cxrlines.io.marks import (
     NO_MARKS,
@@ -25,7 +26,7 @@ from cxrlines.io.marks import (
 from cxrlines.io.rows import TableError, read_rows
 from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, read_data_folder
 from cxrlines.metrics.device_presence import EvaluatedReading, without_doubtful
-from cxrlines.metrics.line_matching import EvaluatedFilm, StateCall
+from cxrlines.metrics.line_figures import EvaluatedFilm, StateCall
 from cxrlines.reading.interpretation import distances_of
 from cxrlines.reading.sources import find_films
 from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, MAPPED, STATE_OF, STUDY_COLUMN, Device, Landmark, State
@@ -123,9 +124,11 @@ def marked_films(folder: Path, *marks: Path) -> ReferenceFilms:
         "and tracheostomies are no lines: one found along them is a false positive."
     ]
     if absent := len(every.keys() - count.keys()):
-        remarks.append(f"{absent} films of the marks are not in the folder.")
+        remarks.append(f"{plural(absent, 'film of the marks is', 'films of the marks are')} not in the folder.")
     if partly := sum(len(every[film_name(film.path)].devices) < len(Device) for film in films):
-        remarks.append(f"On {partly} films not all devices were looked for: of the others nothing is counted there.")
+        remarks.append(
+            f"On {plural(partly, 'film')} not all devices were looked for: of the others nothing is counted there."
+        )
     if not patients:
         remarks.append("There is no index.csv of the patients: each film counts as a patient of its own.")
     return ReferenceFilms(films, left_out, tuple(remarks))
@@ -279,4 +282,6 @@ def _spacing(root: Path, split: Split) -> dict[str, float]:
     try:
         return {study: float(mm) for study, own, mm in cells if own == split and mm}
     except ValueError:
-        raise TableError(f"{root / LANDMARK_TABLE}: a cell of mm_per_px is no number", "mend it or empty it") from None
+        raise TableError(
+            f"{root / LANDMARK_TABLE}: a cell of mm_per_px is no number", "correct it or empty it"
+        ) from None

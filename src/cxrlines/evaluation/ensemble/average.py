@@ -36,7 +36,7 @@ class FittedWeights:
         if sorted(names) != sorted(self.members):
             raise Error(
                 f"the weights were fitted for {', '.join(self.members)}; the predictions given are {', '.join(names)}",
-                "give just those members, under the same names, or fit anew",
+                "give just those members, under the same names, or fit again",
             )
         table = pd.DataFrame(self.weights, index=list(self.members), columns=list(self.labels))
         return table.reindex(columns=list(labels), fill_value=1 / len(names)).loc[list(names)].to_numpy()

@@ -116,7 +116,7 @@ def write_report(report: Report, out: Path, *, resamples: int = RESAMPLES) -> di
     """Write the page to `out` (`.../report.html`) and its figures to `metrics.json` beside it; return the latter.
 
     Every figure and interval is computed here, from the predictions, with the report's seed. Both files appear
-    whole or not at all. `ValueError` if the predictions lack the ensemble or a member.
+    atomically. `ValueError` if the predictions lack the ensemble or a member.
     """
     out = Path(out)
     if out.suffix != ".html":

@@ -26,6 +26,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.files import write_text
 from cxrlines.core.film import FilmError
 from cxrlines.core.pool import in_parallel
+from cxrlines.core.text import plural
 from cxrlines.io.dedup import copies as plain
 from cxrlines.io.dedup.descriptors import VIEWS, Described, Space
 from cxrlines.io.dedup.registration import between, detail, fit
@@ -151,8 +152,8 @@ class TwinsFound:
         lines = []
         for s, side in enumerate("AB"):
             out = "".join(f"; left out: {reason} {count:,}" for reason, count in sorted(self.left_out[s].items()))
-            lines.append(f"{side}: {self.films[s]:,} films, {self.with_twins[s]:,} with a twin{out}")
-        lines.append(f"{len(self.twins):,} pair{'s' * (len(self.twins) != 1)} of twins")
+            lines.append(f"{side}: {plural(self.films[s], 'film')}, {self.with_twins[s]:,} with a twin{out}")
+        lines.append(plural(len(self.twins), "pair of twins", "pairs of twins"))
         lines += [f"  {a}  {b}  {correlation:.3f}" for a, b, correlation in self.twins[:SHOWN].itertuples(index=False)]
         if len(self.twins) > SHOWN:
             lines.append(f"  ... and {len(self.twins) - SHOWN:,} more; --out writes all")
@@ -164,7 +165,7 @@ class TwinsFound:
         return self.twins["study_a"].nunique(), self.twins["study_b"].nunique()
 
     def write(self, csv: Path) -> None:
-        """Write `study_a, study_b, correlation`, one row a pair, whole or not at all."""
+        """Write `study_a, study_b, correlation`, one row a pair, atomically."""
         write_text(csv, self.twins.to_csv(index=False))
 
 

@@ -40,7 +40,7 @@ NO_FILMS = {
 }
 """SOP classes, or their beginnings, that come along with films in an export and hold none."""
 RT_IMAGE = IMAGE + "481.1"
-MEND, EXPORT = "mend the header, or export it again", "export the film with its pixels"
+CORRECT, EXPORT = "correct the header, or export it again", "export the film with its pixels"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
@@ -154,7 +154,7 @@ def _check_kind(elements: Elements) -> None:
 def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHeader:
     """The header's elements, checked, and those that may be missing; `notes` gets what is assumed."""
 
-    def refused(keyword: str, found: object, allowed: str, way_out: str = MEND) -> FilmError:
+    def refused(keyword: str, found: object, allowed: str, way_out: str = CORRECT) -> FilmError:
         return FilmError(f"{keyword} is {found}; {allowed}", way_out)
 
     def whole(keyword: str, default: int | None = None) -> int:
@@ -195,7 +195,7 @@ def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHead
     by_plane = colour and whole("PlanarConfiguration", 0) == 1
     syntax = elements.text("TransferSyntaxUID")
     if syntax and not valid_uid(syntax):
-        raise FilmError("TransferSyntaxUID is no UID", "mend the header, or save it uncompressed")
+        raise FilmError("TransferSyntaxUID is no UID", "correct the header, or save it uncompressed")
     uid = UID(syntax) if syntax else _syntax(elements.implicit, elements.little)
     signed = representation == 1
     return PixelHeader(rows, columns, samples, allocated, bits, high_bit, signed, photometric, by_plane, uid)

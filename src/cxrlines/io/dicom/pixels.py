@@ -19,6 +19,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELos
 from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.processes import Child, Died
+from cxrlines.core.text import plural
 from cxrlines.io.dicom import streams
 from cxrlines.io.dicom.header import Elements
 from cxrlines.io.dicom.streams import Buffer, Kind, Stream, StreamError
@@ -118,7 +119,9 @@ def _uncompressed(header: PixelHeader, value: memoryview, vr: str, notes: list[N
         if len(rest) > max(need // rows, 256):  # more than a row may be a picture of another shape
             found = f"has {len(rest):,} bytes of pixels more than its header's rows, columns and bits make"
             raise FilmError(found, "export it again")
-        notes.append(Note(Code.BYTES_AFTER_END, f"{len(rest)} bytes follow the pixels and were left out"))
+        notes.append(
+            Note(Code.BYTES_AFTER_END, f"{plural(len(rest), 'byte follows', 'bytes follow')} the pixels; left out")
+        )
     big = header.syntax == ExplicitVRBigEndian
     if header.allocated == 16:
         flat: np.ndarray = np.frombuffer(value[:need], ">u2" if big else "<u2").astype(np.uint16, copy=False)
@@ -189,7 +192,7 @@ def _compressed(header: PixelHeader, frame: Buffer, notes: list[Note]) -> tuple[
     if stream.components != header.samples:
         _differ(notes, f"the pixels have {stream.components} components, the header says {header.samples}")
     if _says_anything(frame[stream.end :]):
-        text = f"{len(frame) - stream.end:,} bytes follow the compressed pixels and were left out"
+        text = f"{plural(len(frame) - stream.end, 'byte follows', 'bytes follow')} the compressed pixels; left out"
         notes.append(Note(Code.BYTES_AFTER_END, text))
     return _settled(header, _decoded(header, stream, frame[stream.start : stream.end]), notes, stream)
 

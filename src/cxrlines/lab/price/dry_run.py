@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cxrlines.core.text import plural
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.external.sets import read_external
 from cxrlines.io.rows import TableError, read_rows
@@ -54,7 +55,10 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
         notes += [f"{where}: {path} has no record of its patients" for where, path in untraced_files(recipe).items()]
     films = Inventory(dataset, stored, fingerprint, folds, external)
     steps = make_plan(recipe, films, chosen_folds(folds, wanted))
-    lines = [f"{recipe.name}: {len(steps)} steps in {root}", *(f"  note: {note}" for note in dict.fromkeys(notes))]
+    lines = [
+        f"{recipe.name}: {plural(len(steps), 'step')} in {root}",
+        *(f"  note: {note}" for note in dict.fromkeys(notes)),
+    ]
     price = estimate(recipe, steps, films)
     lines += [f"{_line(recipe, step, root)}; {price.steps[step.key].text()}" for step in steps]
     return "\n".join([*lines, "", price.text()])
@@ -71,7 +75,7 @@ def _line(recipe: Recipe, step: Step, root: Path) -> str:
     view = f"with maps of {stage.films.maps_of}" if stage.films.maps_of else stage.films.view
     return (
         f"  {step.name}: {'done' if done else 'to do'}; from {', '.join(made_from)}; {step.films} {kind}, "
-        f"{view}; {stage.schedule.epochs:g} epochs"
+        f"{view}; {plural(stage.schedule.epochs, 'epoch')}"
     )
 
 

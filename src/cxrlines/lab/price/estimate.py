@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from cxrlines.core.text import plural
 from cxrlines.core.transform import Size, height_width
 from cxrlines.models.classifier import Classifier
 from cxrlines.recipe.run.folder import Inventory, Role, Step, StepId
@@ -151,7 +152,7 @@ class Estimate:
             )
         state, gpu = max(cost.state for cost in self.steps.values()), self.gpu
         lines += [
-            f"  in all: {len(self.steps)} steps, {self.hours:,.1f} GPU h (to a factor of {WITHIN:g}),"
+            f"  in all: {plural(len(self.steps), 'step')}, {self.hours:,.1f} GPU h (to a factor of {WITHIN:g}),"
             f" {_gigabytes(self.memory)} of GPU memory",
             f"  disk: {_gigabytes(self.disk)}, {_gigabytes(self.store)} of it films; and {_gigabytes(state)} for each"
             " step while it trains",

@@ -32,7 +32,7 @@ class AveragedNetworks(Engine):
                 raise BundleError(
                     f"{bundle.folder}: the network of {entry.file} does not give {lacking[0]!r}, which the manifest "
                     "promises",
-                    "copy the bundle again, or write it anew with `cxrlines bundle`",
+                    "copy the bundle again, or export it again with `cxrlines bundle`",
                 )
         with_maps = [size for network, size in self.networks if network.map_names]
         self.map_size = max(with_maps, key=lambda size: math.prod(height_width(size)), default=None)

@@ -115,7 +115,7 @@ class OnnxEngine(AveragedNetworks):
             if entry.onnx is None:
                 raise BundleError(
                     f"{bundle.folder}: {entry.file} has no ONNX file beside it, and is read by PyTorch alone",
-                    "install cxrlines[train], or write the bundle anew with `cxrlines bundle`",
+                    "install cxrlines[train], or export it again with `cxrlines bundle`",
                 )
             path = bundle.folder / entry.onnx
             try:
@@ -127,7 +127,7 @@ class OnnxEngine(AveragedNetworks):
         super().__init__(bundle, list(pool.map(network, entries, bundle.sizes)))
 
 
-_AGAIN = "copy the bundle again, or write it anew with `cxrlines bundle`"
+_AGAIN = "copy the bundle again, or export it again with `cxrlines bundle`"
 
 
 def session_of(content: bytes, name: str, weights: Mapping[str, np.ndarray] | None = None, *, threads: int) -> Any:

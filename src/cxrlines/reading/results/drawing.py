@@ -91,7 +91,7 @@ def draw_findings(
 
 
 def save_drawing(path: Path, drawn: np.ndarray) -> None:
-    """Write an (h, w, 3) uint8 RGB picture as PNG, whole or not at all; its folder is made. `OutputError` if not."""
+    """Write an (h, w, 3) uint8 RGB picture as PNG, atomically; its folder is made. `OutputError` if not."""
     written, png = cv2.imencode(".png", drawn[:, :, ::-1])
     assert written
     with replacing(path) as aside:

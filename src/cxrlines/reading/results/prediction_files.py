@@ -109,7 +109,7 @@ def write_predictions(predictions: Predictions, out: Path, *, as_json: bool = Fa
 
     That is `*.json` with `Predictions.each_dict` if `as_json`, and `*.errors.csv` (file, error) if there are films
     without a row; see `files.beside` for their names. Those of an earlier reading, no longer true, are removed. Each
-    file is written whole or not at all. Returns the paths of what was written.
+    file is written atomically. Returns the paths of what was written.
 
     Raises:
         OutputError: the disk is full, or the place cannot be written.

@@ -19,6 +19,7 @@ import torch
 from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores, keep_buffers
 from cxrlines.core.processes import Child, Died
+from cxrlines.core.text import plural
 from cxrlines.recipe.run.folder import Run, Step, StepId
 from cxrlines.recipe.run.progress import Board, StatusFile, read_status
 from cxrlines.recipe.run.step import do_step
@@ -143,8 +144,8 @@ def _not_done(run: Run, failed: dict[StepId, str], total: int) -> RunError:
         reasons.setdefault(reason, []).append(str(key))
     lines = "\n".join(f"  {', '.join(names)}: {reason}" for reason, names in reasons.items())
     return RunError(
-        f"{len(failed)} of {total} steps are not done:\n{lines}",
-        f"finished steps are kept; mend the cause and run the same command (tracebacks are in {run.root / '.work'})",
+        f"{len(failed)} of {plural(total, 'step is', 'steps are')} not done:\n{lines}",
+        f"finished steps are kept; remove the cause and run the same command (tracebacks are in {run.root / '.work'})",
     )
 
 

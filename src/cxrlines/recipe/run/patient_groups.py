@@ -16,6 +16,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from cxrlines.core.files import write_text
+from cxrlines.core.text import plural
 from cxrlines.io.dedup.twins import copies_in_stores
 from cxrlines.io.patients import SITE, tokens
 from cxrlines.io.store import Store
@@ -72,8 +73,9 @@ class PatientGroups:
             return ""
         across = int((self.pairs["split_a"] != self.pairs["split_b"]).sum())
         return (
-            f"{len(self.pairs)} pairs of films are the same picture (re-encoded, resized, mirrored or turned) under "
-            f"two patient identifiers: {len(self.group_of)} patients are taken for {len(set(self.group_of.values()))}"
+            f"{plural(len(self.pairs), 'pair of films is', 'pairs of films are')} the same picture (re-encoded, "
+            f"resized, mirrored or turned) under two patient identifiers: {len(self.group_of)} patients are taken for "
+            f"{len(set(self.group_of.values()))}"
             + (f"; {across} of the pairs are of a training and a test film" if across else "")
         )
 
@@ -116,13 +118,13 @@ def check_patient_groups(train: Dataset, test: Dataset | None, folds: pd.Series)
     split = int((folds.groupby(train.studies["patient"]).nunique() > 1).sum())
     both = set() if test is None else set(train.studies["patient"]) & set(test.studies["patient"])
     for count, where, way_out in (
-        (split, "two folds", "draw the folds anew (without folds.file)"),
+        (split, "two folds", "draw the folds again (without folds.file)"),
         (len(both), "both training and test", "leave them out of one of the two"),
     ):
         if count:
             raise LeakError(
-                f"{count} patients have films in {where}: the same films lie there under other identifiers "
-                f"({SAME_FILMS} in the run's folder lists them)",
+                f"{plural(count, 'patient has', 'patients have')} films in {where}: the same films are there under "
+                f"other identifiers ({SAME_FILMS} in the run's folder lists them)",
                 f"{way_out}, or set guard: report to go on and say so in every figure",
             )
 

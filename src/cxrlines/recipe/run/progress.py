@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cxrlines.core.text import plural
+
 LINE_EVERY_S = 30.0
 """Without a terminal, each running step gets a line this often."""
 
@@ -117,5 +119,5 @@ class Board:
                 clock(status["seconds_left"]),
                 ProgressBar(total=status["steps"], completed=status["step"], width=24),
             )
-        head = Text(f"{self.done} of {self.total} steps done, {clock(now - self.begun)} so far", style="bold")
+        head = Text(f"{self.done} of {plural(self.total, 'step')} done, {clock(now - self.begun)} so far", style="bold")
         return Group(head, table)

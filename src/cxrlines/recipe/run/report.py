@@ -13,6 +13,7 @@ import torch
 from cxrlines import __version__
 from cxrlines.core.files import write_text
 from cxrlines.core.pool import cores
+from cxrlines.core.text import plural
 from cxrlines.core.transform import size_text
 from cxrlines.evaluation.ensemble.available import Average, average_available
 from cxrlines.evaluation.ensemble.average import FittedWeights, ensemble
@@ -297,7 +298,7 @@ def describe_stage(stage: StageSpec) -> dict[str, str]:
         "films": f"{where}, {_view(stage)}",
         "targets": " + ".join(target.describe()[0] for target in targets),
         "losses": " + ".join(f"{target.weight:g} x {target.describe()[1]}" for target in targets),
-        "schedule": f"{stage.schedule.epochs:g} epochs, {stage.schedule.shape}, {stage.schedule.lr:g}",
+        "schedule": f"{plural(stage.schedule.epochs, 'epoch')}, {stage.schedule.shape}, {stage.schedule.lr:g}",
     }
 
 

@@ -1,4 +1,4 @@
-"""Training of one step: its films and start, training, predictions, lineage; in a folder that is whole or absent."""
+"""Training of one step: its films and start, training, predictions, lineage; in a folder that is complete or absent."""
 
 import gc
 import json
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cxrlines import __version__
 from cxrlines.core.errors import Error
-from cxrlines.core.files import sync
+from cxrlines.core.files import put_folder
 from cxrlines.core.transform import Size
 from cxrlines.evaluation.predictions import write_predictions
 from cxrlines.models.adopt import Adoption, adopt
@@ -206,7 +206,7 @@ def _write(
     done: Path,
     folder: Path,
 ) -> None:
-    """Write a finished step to `done`, sync it to disk and rename it into place, instead of one of another identity."""
+    """Write a finished step to `done` and put it in place, instead of one of another identity."""
     shutil.rmtree(done, ignore_errors=True)
     done.mkdir()
     lineage = inputs.lineage.text()
@@ -219,14 +219,7 @@ def _write(
     if predictions is not None:
         write_predictions(predictions, done / HELD_OUT)
     (done / RECORD).write_text(json.dumps(record, indent=1))
-    for path in [p for p in done.rglob("*") if p.is_file()] + [done]:
-        sync(path)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stale = done.with_name("stale")
-    shutil.rmtree(stale, ignore_errors=True)
-    if folder.exists():
-        folder.rename(stale)
-    done.rename(folder)
+    put_folder(done, folder)
     shutil.rmtree(done.parent)
 
 

@@ -21,9 +21,9 @@ def refuse_circles(parents: Mapping[Source, Sequence[Source]]) -> None:
 
     def down(source: Source, way: tuple[Source, ...]) -> None:
         if source in way:
-            circle = (*way[way.index(source) :], source)
+            cycle = (*way[way.index(source) :], source)
             raise ValueError(
-                f"members.{source.member}.stages.{source.stage}: {' -> '.join(map(str, circle))} is a circle, "
+                f"members.{source.member}.stages.{source.stage}: {' -> '.join(map(str, cycle))} is a cycle, "
                 "each made from the next; let one of them start from a stage outside it, imagenet, scratch or a "
                 "file, or learn soft labels of another"
             )

@@ -95,7 +95,7 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
         # a YAML alias shared by two members becomes a copy for each
         data = json.loads(json.dumps(data, default=str))
     except yaml.YAMLError as error:
-        raise RecipeError(f"{where} is not valid YAML: {error}", "mend it there") from None
+        raise RecipeError(f"{where} is not valid YAML: {error}", "correct it there") from None
     except (TypeError, ValueError, RecursionError):  # a key that is no text, or an alias that holds itself
         raise RecipeError(
             f"{where} holds YAML that is no recipe", "field names are text, and no value contains itself"
@@ -173,7 +173,7 @@ def _put(data: dict[str, Any], path: tuple[str, ...], value: Any, setting: str) 
         if not isinstance(at, dict):
             raise RecipeError(
                 f"--set {setting!r}: {(place := '.'.join(way[: depth + 1]))} is a value, it has no fields",
-                f"set it whole, e.g. --set '{place}={{{'.'.join(path[depth + 1 :])}: ...}}'",
+                f"set all of it, e.g. --set '{place}={{{'.'.join(path[depth + 1 :])}: ...}}'",
             )
     at[last] = value
 
