@@ -239,7 +239,7 @@ def test_the_guard_knows_who_labelled_the_films(films, bundle, scripted, tmp_pat
             refuse_held_out(run, lineage, held)
         except LeakError as error:
             refused += 1
-            assert "pseudo-labels bundle" in str(error)
+            assert f"bundle {bundle.identity[:12]}" in str(error)
             assert "P-seen" in set(run.films.own.studies["patient"].iloc[held])
     assert refused == keep_seen, "the fold that holds out a patient whom the bundle saw"
 
