@@ -50,7 +50,9 @@ def bundle_of(folder: Path, seen: list[str] | None) -> Bundle:
     member = BundleMember("m", 0, model.config(), folder / "0.safetensors")
     further = {} if seen is None else {SEEN_FILE: seen_text({"m-fold0.safetensors": tokens(seen, "ours")})}
     store = {"size": 64, "aspect": "pad"}
-    return load_bundle(write_bundle(folder / "bundle", [member], store=store, input_size=64, meta={}, further=further))
+    return load_bundle(
+        write_bundle(folder / "bundle", [member], store=store, input_size=64, meta={}, further=further, onnx=False)
+    )
 
 
 @pytest.fixture(scope="module")
