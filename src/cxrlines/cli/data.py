@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cxrlines.cli.options import PROBLEMS, Json, Workers, resumable
+from cxrlines.cli.options import PROBLEMS, BundleFolder, Json, Workers, counted, resumable, say
 from cxrlines.core.errors import Error
-from cxrlines.core.files import check_outputs, check_table
+from cxrlines.core.files import check_outputs, check_table, readable
 from cxrlines.core.text import plural
 
 app = typer.Typer()
@@ -69,6 +69,38 @@ def synth(
     typer.echo(f"{out}: {plural(studies, 'training film')}, drawn onto {plural(made['backdrops'], 'real film')}")
     for reason, count in made["left_out"].items():
         typer.echo(f"not drawn onto: {count} x {reason}")
+
+
+@app.command("pseudo-label", epilog="Example: cxrlines pseudo-label films --out labelled")
+def pseudo_label(
+    films: Annotated[list[Path], typer.Argument(help="Films without labels, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Data folder to write, in RANZCR's own layout.")],
+    bundle: BundleFolder = None,
+    seen: Annotated[
+        Literal["leave-out", "keep"],
+        typer.Option(help="Films of patients whom the bundle was trained on; a run's guard refuses those kept."),
+    ] = "leave-out",
+) -> None:
+    """Label films by a bundle where it reads two views of a film alike, to train on.
+
+    Lines, tips and the carina are kept where both views agree; a label is -1 where they do not.
+    """
+    from cxrlines.core.pool import keep_buffers
+    from cxrlines.reading.bundle import EMBEDDED, load_bundle
+    from cxrlines.reading.pseudo_labels import write_pseudo_labels
+    from cxrlines.reading.sources import find_films
+
+    check_outputs(folders={"--out": out}, inputs=[*films, bundle])
+    found = find_films(films)
+    if not found.films:
+        raise Error("; ".join(f"{where}: {what}" for where, what in found.errors), "name films, or a folder of them")
+    keep_buffers()
+    loaded = load_bundle(bundle or EMBEDDED)
+    with resumable(), counted() as progress:
+        counts = write_pseudo_labels(found, loaded, out, keep_seen=seen == "keep", progress=progress)
+    typer.echo(f"{out}: {counts.text()}")
+    for where, what in found.errors:
+        say(f"{readable(where)}: {readable(what)}")
 
 
 @app.command(epilog="Example: cxrlines show ranzcr --films 12 --out sheet.png")

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cxrlines.io.tables import DataFolder
 
 SITE, BARE, PHANTOM = "site", "sha256", "phantom"
+PSEUDO = "pseudo-labels"
+"""The kind of a data folder of real films that a bundle labelled."""
 DIGITS = 16
 CUT = 5
 """Digits of the cut tokens in a bundle, which travels: so few that many identifiers share one, should a key get out."""
@@ -74,8 +76,8 @@ def key_name(declared: str = SITE, *, phantom: bool = False) -> str:
 
 
 def is_phantom(dataset: "DataFolder[Any] | External") -> bool:
-    """Whether the patients of a data set are synthetic; of devices drawn onto real films they are not."""
-    return bool(dataset.meta) and dataset.meta.get("kind") != "onto"
+    """Whether the patients of a data set are synthetic; of devices drawn onto real films, or read on them, not."""
+    return bool(dataset.meta) and dataset.meta.get("kind") not in ("onto", PSEUDO)
 
 
 def tokens(patients: Iterable[str], name: str) -> list[str]:

@@ -32,7 +32,7 @@ class StageModule(lightning.LightningModule):
     """Trains `model` on `films`, seen as `view`; a `teacher` gives the features of the film with its lines drawn in.
 
     A `TwoStep` model's heatmaps of a training film come from that of `segmenters` which the films' `segmenter` names:
-    one that was not trained on the film; -1 is the model's own.
+    one that was not trained on the film; -1 is the model's own. `map_teachers` give the heatmaps of soft maps.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class StageModule(lightning.LightningModule):
         view: View,
         teacher: Model | None = None,
         segmenters: Sequence[Classifier] = (),
+        map_teachers: Sequence[Classifier] = (),
         keep: Callable[[State], None] = lambda state: None,
         keep_every_s: float = 30.0,
         report: Report = lambda status: None,
@@ -60,7 +61,8 @@ class StageModule(lightning.LightningModule):
         # Frozen networks, in lists: no part of this module's weights.
         self.teachers = [teacher.to(memory_format=torch.channels_last)] if teacher else []
         self.segmenters = list(segmenters)
-        for frozen in (*self.teachers, *self.segmenters):
+        self.map_teachers = [each.to(memory_format=torch.channels_last) for each in map_teachers]
+        for frozen in (*self.teachers, *self.segmenters, *self.map_teachers):
             frozen.eval().requires_grad_(False)
         self.keep, self.keep_every_s, self.pause_s = keep, keep_every_s, keep_every_s
         self.report, self.track, self.loader_workers = report, track, loader_workers
@@ -246,7 +248,7 @@ class StageModule(lightning.LightningModule):
         return self.loaders["validation"]
 
     def on_fit_start(self) -> None:
-        for frozen in (*self.teachers, *self.segmenters):
+        for frozen in (*self.teachers, *self.segmenters, *self.map_teachers):
             frozen.to(self.device)
 
     def on_train_start(self) -> None:

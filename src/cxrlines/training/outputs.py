@@ -21,6 +21,7 @@ class Networks(Protocol):
     config: StageConfig
     teachers: list[Model]
     segmenters: list[Classifier]
+    map_teachers: list[Classifier]
     shown: str
 
 
@@ -34,9 +35,12 @@ class Outputs:
         model, film = stage.model, batch[stage.shown]
         self._model, self._batch, self._teachers = model, batch, stage.teachers
         self._maps: Tensor | None = None
+        self._map_teachers = stage.map_teachers
+        self._maps_all = stage.config.targets.maps_all
         if stage.config.targets.reads_maps:
             assert isinstance(model, Classifier)  # one that is shown heatmaps learns none
-            self._features, self._maps = model.features_and_maps(film, batch.get("rows"))
+            rows = None if self._maps_all else batch.get("rows")
+            self._features, self._maps = model.features_and_maps(film, rows)
         elif isinstance(model, TwoStep) and "segmenter" in batch:
             self._features = model.features(film, _maps_by(stage.segmenters, model, film, batch["segmenter"]))
         else:
@@ -61,8 +65,19 @@ class Outputs:
 
     @cached_property
     def maps(self) -> Tensor:
+        return self.all_maps[self._batch["rows"]] if self._maps_all else self.all_maps
+
+    @cached_property
+    def all_maps(self) -> Tensor:
         assert self._maps is not None  # read by a target with `reads_maps` alone
         return _as_float32(self._maps)
+
+    @cached_property
+    def teacher_maps(self) -> Tensor:
+        film = self._batch["film"]
+        with torch.no_grad():
+            each = [_as_float32(teacher.features_and_maps(film)[1]).sigmoid() for teacher in self._map_teachers]
+        return each[0] if len(each) == 1 else torch.stack(each).mean(dim=0)
 
 
 @torch.no_grad()

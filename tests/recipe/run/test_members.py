@@ -108,7 +108,7 @@ def test_a_file_of_soft_labels_may_be_one_for_each_fold(run, steps, tmp_path):
     soft = SoftTarget(file=str(tmp_path / "soft{fold}.csv"))
     stage = run.recipe.members["base"].stages["only"].model_copy(update={"targets": TargetsSpec(soft=soft)})
     for fold in (0, 1):
-        assert files_of(stage, fold) == [tmp_path / f"soft{fold}.csv"]
+        assert [*files_of(stage, fold).values()] == [tmp_path / f"soft{fold}.csv"]
         step = steps[f"base/fold{fold}/only"]
         films, _ = training_films(run, step, stage, run.films.training(stage, (fold,)), lambda status: None)
         assert films.more["soft"] == pytest.approx(0.2 + 0.5 * fold)

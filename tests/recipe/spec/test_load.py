@@ -260,7 +260,7 @@ members:
         ("members.two.stages.soft.targets.soft.temperature=warm", "temperature.*is 'warm'; .*'dynamic'"),
         (
             "members.two.stages.soft.targets.presnce={}",
-            r"allowed: labels, features, soft, presence, maps, retrieval \(did you mean",
+            r"allowed: labels, features, soft, presence, maps, retrieval, soft_maps \(did you mean",
         ),
         ("members.two.stages.soft.targets.soft.keep_above=1.5", "keep_above: is 1.5; .*less than 1"),
         ("guard=ignore", "guard: is 'ignore'; .*'refuse' or 'report'"),

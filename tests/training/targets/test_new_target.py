@@ -74,7 +74,7 @@ def test_it_is_checked_described_and_hashed_like_the_others() -> None:
     target = LineCountTarget()
     with pytest.raises(ValueError, match=r"targets.line_count: films of the external set 'b' have no lines to count"):
         Registry(line_count=target).check(FilmsSpec(set="b"), {})
-    with pytest.raises(ValueError, match="labels, features, soft, presence, maps, retrieval, line_count"):
+    with pytest.raises(ValueError, match="labels, features, soft, presence, maps, retrieval, soft_maps, line_count"):
         Registry().check(FilmsSpec(), {})
     assert target.describe() == ("line counts up to 3", "MSE")
     (part,) = target.code()

@@ -42,7 +42,7 @@ def kind_of(stage: StageSpec) -> str:
     """What makes a stage's pass cost what it does: one of `PASSES`."""
     if stage.films.maps_of:
         return "maps_of"
-    if stage.targets.maps:
+    if stage.targets.reads_maps:
         return "maps"
     if stage.targets.features:
         return "features"

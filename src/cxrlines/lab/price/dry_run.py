@@ -49,7 +49,7 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
     if recipe.learns_test_films:
         external[TEST_SET] = _test(data, root, recipe)
     for source in recipe.sources():
-        files = files_of(recipe.spec(source), recipe.first_fold(source.member))
+        files = files_of(recipe.spec(source), recipe.first_fold(source.member)).values()
         notes += [f"{path}: is not there; training needs it" for path in files if not path.is_file()]
     if recipe.guard == "refuse":
         notes += [f"{where}: {path} has no record of its patients" for where, path in untraced_files(recipe).items()]

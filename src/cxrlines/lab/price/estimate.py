@@ -188,7 +188,7 @@ def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[
     predicted = held_films if stage.films.view == "plain" and targets.classifies else 0
     read = (math.ceil(schedule.epochs) * watched if targets.classifies else 0) + predicted
     each = network.seconds(gpu, width)
-    if targets.reads_maps and stage.films.which == "all":  # the decoder is run on annotated films alone
+    if targets.reads_maps and not targets.maps_all and stage.films.which == "all":  # on annotated films alone
         plain = _network_of(recipe, name, stage_name).seconds(gpu, width)
         each = plain + float(np.mean(films.own.annotated)) * (each - plain)
     again = (schedule.accumulate > 1) + schedule.checkpoint_gradients  # forward passes that are done twice
@@ -199,6 +199,10 @@ def _cost(recipe: Recipe, step: Step, films: Inventory, gpu: Gpu, labelled: set[
     frozen = sum(target.frozen_passes for target in targets.named.values())  # of networks of the same backbone
     seconds += frozen * trained * network.seconds(gpu, width)
     memory += frozen * (4 * network.tensors + at_once * width * network.largest)
+    teachers = [_network_of(recipe, *recipe.source(name), maps=True) for name in targets.map_teachers]
+    for teacher in teachers or ([network] if targets.soft_maps else []):  # a file's: taken to be like the student
+        seconds += trained * teacher.seconds(gpu, width)
+        memory += 4 * teacher.tensors + at_once * width * teacher.largest
     tensors = network.tensors
     if stage.films.maps_of:  # its own segmenter, saved with it, and those of the nested steps, all frozen
         segmenter = _network_of(recipe, name, stage.films.maps_of, maps=True)

@@ -11,6 +11,7 @@ import pandas as pd
 from cxrlines.evaluation.ensemble.average import FittedWeights
 from cxrlines.evaluation.ensemble.blend import read_weights
 from cxrlines.evaluation.predictions import read_predictions
+from cxrlines.io.patients import PSEUDO
 from cxrlines.io.store import Store, open_store
 from cxrlines.io.tables import META_FILE
 from cxrlines.metrics.means import quantiles_of
@@ -187,4 +188,6 @@ def _trained_on(data: Path) -> str:
             f"{made['studies']} films: about {real} made by drawing devices into {made['backdrops']} real "
             "ones, the rest phantoms"
         )
+    if made.get("kind") == PSEUDO:
+        return f"{made['studies']} films labelled by the bundle {made['labelled_by']['bundle'][:12]} in two views"
     return f"{made['studies']} phantom films" if made else data.name

@@ -64,11 +64,12 @@ class StepId(NamedTuple):
 
 
 class Role(StrEnum):
-    """What a step takes from a parent: weights to start from, features, soft labels, or heatmaps as input."""
+    """What a step takes from a parent: weights to start from, features, soft labels, heatmaps to learn or as input."""
 
     START = "start"
     TEACHER = "teacher"
     SOFT = "soft"
+    SOFT_MAPS = "soft maps"
     MAPS = "maps"
 
 
@@ -266,12 +267,19 @@ def untraced_files(recipe: Recipe) -> dict[str, Path]:
         where, start, soft = f"members.{source.member}.stages.{source.stage}", stage.start, stage.targets.soft
         if isinstance(start, FileStart) and not start.ancestry:
             path = start.of(fold)
-            lineage = lineage_of(path) if path.is_file() else None
-            if lineage is None or lineage.untraced():
+            if _is_untraced(path):
                 found[f"{where}.start"] = path
         if soft and not soft.ancestry and (file := soft.file_of(fold)):
             found[f"{where}.targets.soft"] = file
+        maps = stage.targets.soft_maps
+        if maps and not maps.ancestry and (file := maps.file_of(fold)) and _is_untraced(file):
+            found[f"{where}.targets.soft_maps"] = file
     return found
+
+
+def _is_untraced(weights: Path) -> bool:
+    lineage = lineage_of(weights) if weights.is_file() else None
+    return lineage is None or bool(lineage.untraced())
 
 
 def is_finished(record: Mapping[str, Any], step: Step, recipe: Recipe) -> bool:

@@ -33,7 +33,7 @@ from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.run.report import write_run_report
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
 from cxrlines.recipe.spec.load import RecipeError
-from cxrlines.recipe.spec.recipe import FileStart, Recipe, Source
+from cxrlines.recipe.spec.recipe import Recipe, Source
 from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import Tracker
@@ -175,12 +175,9 @@ def _check_places(recipe: Recipe) -> None:
 
 def _check_files(recipe: Recipe, source: Source, fold: int) -> None:
     """`RecipeError` where a file that a stage reads which holds out `fold` is not there."""
-    stage = recipe.spec(source)
-    for path in files_of(stage, fold):
+    for name, path in files_of(recipe.spec(source), fold).items():
         if not path.is_file():
-            starts = isinstance(stage.start, FileStart) and stage.start.of(fold) == path
-            where = f"members.{source.member}.stages.{source.stage}"
-            field = f"{where}.{'start' if starts else 'targets.soft'}.file"
+            field = f"members.{source.member}.stages.{source.stage}.{name}.file"
             raise RecipeError(f"{field}: {path} is no file", f"set it with --set {field}=PATH")
 
 

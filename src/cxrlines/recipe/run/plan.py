@@ -75,10 +75,12 @@ class _Plan:
             "size": size,
             "member": member.model_dump(mode="json", exclude={"stages", "folds"}),
             # Files count by what is in them, not by where they lie.
-            "stage": stage.model_dump(mode="json", exclude={"start": {"file"}, "targets": {"soft": {"file"}}}),
+            "stage": stage.model_dump(
+                mode="json", exclude={"start": {"file"}, "targets": {"soft": {"file"}, "soft_maps": {"file"}}}
+            ),
             "resolved": resolved(stage, size),
             "code": code_identity(self.recipe, key.source),
-            "files": [_file_identity(path) for path in files_of(stage, key.held[0])],
+            "files": [_file_identity(path) for path in files_of(stage, key.held[0]).values()],
             "parents": {parent.name: self.need(parent.key).identity for parent in parents},
             "data": self.films.identity(stage, rows),
             "held_out": self.films.own.studies["study"].iloc[self.films.held(key.held)].tolist(),
@@ -96,6 +98,9 @@ class _Plan:
         if stage.targets.features:
             parents.append(Parent(Role.TEACHER, key._replace(stage=stage.targets.features.of)))
         own = stage.films.set == OWN
+        for name in (taught := stage.targets.map_teachers):
+            member, teacher = self.recipe.source(name)
+            parents.append(Parent(Role.SOFT_MAPS, StepId(member, key.held, teacher), of=name if taught[1:] else ""))
         if stage.films.maps_of:
             maps = key._replace(stage=stage.films.maps_of)
             parents.append(Parent(Role.MAPS, maps))
@@ -146,18 +151,19 @@ class _Plan:
         )
 
 
-def files_of(stage: StageSpec, fold: int) -> list[Path]:
-    """The files a stage that holds out `fold` reads besides films and tables: weights to start from, soft labels."""
-    files = [stage.start.of(fold)] if isinstance(stage.start, FileStart) else []
-    soft = stage.targets.soft.file_of(fold) if stage.targets.soft else None
-    return files + ([soft] if soft else [])
+def files_of(stage: StageSpec, fold: int) -> dict[str, Path]:
+    """The files a stage that holds out `fold` reads besides films and tables, by what names each, as `start`."""
+    files = {"start": stage.start.of(fold)} if isinstance(stage.start, FileStart) else {}
+    targets = stage.targets.named.values()
+    return files | {f"targets.{target.key}": file for target in targets if (file := target.file_of(fold))}
 
 
 def _by_fold(stage: StageSpec) -> str | None:
     """The field of a stage that names a file for each fold, of weights or of soft labels; None where none does."""
-    soft = stage.targets.soft
     named = {"start.file": stage.start.file if isinstance(stage.start, FileStart) else ""}
-    named["targets.soft.file"] = (soft.file if soft else None) or ""
+    for target in (stage.targets.soft, stage.targets.soft_maps):
+        if target and target.file:
+            named[f"targets.{target.key}.file"] = target.file
     return next((field for field, name in named.items() if "{fold}" in name), None)
 
 

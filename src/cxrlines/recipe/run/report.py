@@ -30,6 +30,7 @@ from cxrlines.evaluation.report.page import (
     Viewed,
     write_report,
 )
+from cxrlines.io.patients import PSEUDO
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, Step
@@ -230,7 +231,7 @@ def _summary(run: Run) -> DataSummary:
             settings[f"{split} with a note"] = ", ".join(f"{count} {code}" for code, count in codes.items())
     store_spec = run.recipe.store
     return DataSummary(
-        name="phantom films" if train.meta else train.root.name,
+        name="phantom films" if train.meta and train.meta.get("kind") != PSEUDO else train.root.name,
         films=int(run.films.stored.sum()),
         patients=int(table["patient"].nunique()),
         annotated=int(np.sum(train.annotated)),

@@ -36,6 +36,7 @@ from cxrlines.recipe.run.folder import (
     Step,
     StepId,
 )
+from cxrlines.recipe.run.map_teachers import map_teachers
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
 from cxrlines.recipe.run.step_lineage import made_from, refuse_held_out, refuse_test
 from cxrlines.recipe.run.training_data import films_of, load_step, predict_rows, training_films
@@ -133,7 +134,7 @@ def _train(
         flip=stage.films.flip,
         seed=seed,
         overlay=overlay or targets.draws_lines,
-        maps=targets.reads_maps,
+        maps=targets.draws_maps,
         colour_by=drawn.colour_by,
         draw=drawn.draw,
         rare_below=stage.films.rare_below if stage.films.sampling == "rare" else None,
@@ -151,6 +152,7 @@ def _train(
         view=stage.films.view,
         teacher=load_step(run, teacher) if teacher else None,
         segmenters=[load_segmenter(run, key) for key in step.by_fold(Role.MAPS).values()],
+        map_teachers=map_teachers(run, step, stage),
         keep=partial(save_state, state, step.identity),
         report=report,
         loader_workers=loader_workers,

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from cxrlines.io.tables import Dataset
+from cxrlines.core.errors import Error
+from cxrlines.io.patients import PSEUDO
+from cxrlines.io.tables import META_FILE, Dataset
 from cxrlines.models.adopt import Adoption
 from cxrlines.recipe.run.folder import Role, Run, Step, lineage_of
 from cxrlines.recipe.spec.recipe import FileStart, StageSpec
@@ -15,17 +17,25 @@ def made_from(run: Run, step: Step, stage: StageSpec, rows: np.ndarray, adoption
     parents = {parent.name: run.lineage(parent.key) for parent in step.parents}
     unknown: list[str] = []
     trusted: list[str] = []
+    files = []
     if adoption and isinstance(stage.start, FileStart):
-        trusts = stage.start.ancestry == TRUSTED
-        earlier = lineage_of(stage.start.of(step.key.held[0]))
-        gaps = [adoption.source]
-        if earlier:
+        files.append((Role.START, stage.start.of(step.key.held[0]), adoption.source, stage.start.ancestry))
+    if (maps := stage.targets.soft_maps) and (file := maps.file_of(step.key.held[0])):
+        files.append((Role.SOFT_MAPS, file, f"heatmaps by {file.name}", maps.ancestry))
+    for role, path, source, ancestry in files:
+        trusts = ancestry == TRUSTED
+        gaps = [source]
+        if earlier := lineage_of(path):
             scored = _identifiers(run, run.films.own, run.films.held(step.key.held)) | _identifiers(run, run.test)
-            gaps = [f"{adoption.source}: {gap}" for gap in earlier.gaps(scored, run.recipe.patients)]
-            parents[Role.START] = earlier.trusting() if trusts else earlier
+            gaps = [f"{source}: {gap}" for gap in earlier.gaps(scored, run.recipe.patients)]
+            parents[role] = earlier.trusting() if trusts else earlier
         (trusted if trusts else unknown).extend(gaps)
     if (soft := stage.targets.soft) and (file := soft.file_of(step.key.held[0])):
         (trusted if soft.ancestry == TRUSTED else unknown).append(f"soft labels of {file.name}")
+    if stage.films.set == OWN and (bundle := _labelled_by(run)):
+        scored = _identifiers(run, run.films.own, run.films.held(step.key.held)) | _identifiers(run, run.test)
+        unknown += [f"{bundle.step}: {gap}" for gap in bundle.gaps(scored, run.recipe.patients)]
+        parents[PSEUDO] = bundle
     if stage.films.set == OWN:
         patients = run.groups.tokens(run.films.own.studies["patient"].iloc[rows].astype(str))
     else:
@@ -38,6 +48,22 @@ def made_from(run: Run, step: Step, stage: StageSpec, rows: np.ndarray, adoption
         tuple(trusted),
         pseudo_labelled=stage.films.pseudo_labels is not None,
     )
+
+
+def _labelled_by(run: Run) -> Lineage | None:
+    """The lineage of the bundle that labelled the own films; None where people, or a phantom, did."""
+    meta = run.films.own.meta
+    if meta.get("kind") != PSEUDO:
+        return None
+    try:
+        by = meta["labelled_by"]
+        patients, unknown, trusted = ([str(each) for each in by[name]] for name in ("patients", "unknown", "trusted"))
+        return Lineage(f"bundle {by['bundle'][:12]}", frozenset(patients), (), tuple(unknown), tuple(trusted))
+    except (KeyError, TypeError):
+        raise Error(
+            f"{run.data / META_FILE}: does not say whom the bundle that labelled these films was trained on",
+            "make the folder anew with `cxrlines pseudo-label`",
+        ) from None
 
 
 def refuse_held_out(run: Run, lineage: Lineage, held_out: np.ndarray) -> str | None:

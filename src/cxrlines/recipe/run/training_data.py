@@ -164,8 +164,8 @@ def _films(source: TableFilms, targets: TargetsSpec, lines: bool) -> _Found:
             more = {name: values[data.keep] for name, values in more.items()}
         more |= data.arrays
         note = data.note or note
-    drawn = source.lines() if lines or targets.reads_maps else [[] for _ in source.rows]
-    landmarks = source.landmarks if targets.reads_maps else None
+    drawn = source.lines() if lines or targets.draws_maps else [[] for _ in source.rows]
+    landmarks = source.landmarks if targets.draws_maps else None
     return _Found(Films(source.store, source.stored, source.labels, drawn, more, landmarks), source.rows, note)
 
 

@@ -16,6 +16,7 @@ from cxrlines.recipe.spec.parts import ExternalSpec, FoldsSpec, PatientKey, Qual
 from cxrlines.training.config import ScheduleSpec
 from cxrlines.training.targets import LabelTarget, TargetsSpec
 from cxrlines.training.targets.base import OWN, TEST_SET, FilmsSpec, Strict, set_text
+from cxrlines.training.targets.soft_maps import Taught
 
 FilmSize = Annotated[Size, Sides(32, 4096)]
 """px a side, or [height, width]."""
@@ -65,7 +66,7 @@ class StageSpec(Strict):
         """Whether annotated lines and landmarks of its own films decide what it learns."""
         presence, retrieval = self.targets.presence, self.targets.retrieval
         by_tips = retrieval is not None and retrieval.tips is not None
-        return self.needs_lines or self.targets.reads_maps or presence is not None or by_tips
+        return self.needs_lines or self.targets.draws_maps or presence is not None or by_tips
 
 
 def check_stage(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
@@ -119,7 +120,7 @@ def _check_maps_of(stage: StageSpec, earlier: Mapping[str, StageSpec]) -> None:
     """`ValueError` where the stage whose heatmaps are shown contradicts the stage or those before it."""
     films = stage.films
     if films.maps_of is not None:
-        segmenters = [name for name, spec in earlier.items() if spec.targets.maps]
+        segmenters = [name for name, spec in earlier.items() if spec.targets.reads_maps]
         if films.maps_of not in segmenters:
             known = ", ".join(segmenters) or "none, no earlier stage has targets.maps"
             hint = did_you_mean(films.maps_of, segmenters)
@@ -216,14 +217,16 @@ class Recipe(Strict):
             _check_name(name)
         if TEST_SET in self.external:
             raise ValueError(f"external.{TEST_SET} cannot be a name: it is that of the own test films")
-        for name, member in self.members.items():
-            for stage_name, stage in member.stages.items():
-                try:
-                    self._check_references(name, stage)
-                    if stage.films.maps_of:
-                        self._check_sizes(name, stage_name, stage.films.maps_of)
-                except ValueError as error:
-                    raise ValueError(f"members.{name}.stages.{stage_name}.{error}") from None
+        for source in self.sources():
+            stage = self.spec(source)
+            try:
+                self._check_references(source.member, stage)
+                if stage.targets.soft_maps:
+                    stage.targets.soft_maps.check_teachers(self._taught(source), self._able(source))
+                if stage.films.maps_of:
+                    self._check_sizes(*source, stage.films.maps_of)
+            except ValueError as error:
+                raise ValueError(f"members.{source.member}.stages.{source.stage}.{error}") from None
         for name in self.ensemble.members:
             self._check_source("ensemble.members names", name)
         self.ensemble.check_weights(self.averaged)
@@ -275,6 +278,14 @@ class Recipe(Strict):
             )
         if stage.films.maps_of and other != member:
             raise ValueError(f"start is {start!r}: a network that sees heatmaps starts from a stage of its own member")
+
+    def _taught(self, source: Source) -> Taught:
+        return Taught(self.spec(source).targets.map_kinds, self.size_of(*source), self.saw_flips(*source))
+
+    def _able(self, student: Source) -> dict[str, Taught]:
+        """The others that learn heatmaps: stages, as `member/stage`, and members whose last stage does."""
+        named = {str(other): other for other in self.sources()} | {name: self.source(name) for name in self.members}
+        return {name: taught for name, s in named.items() if s != student and (taught := self._taught(s)).kinds}
 
     def _check_folds(self) -> None:
         """`ValueError` where members name folds that there are not, or that the ensemble cannot do with."""
@@ -378,18 +389,20 @@ class Recipe(Strict):
         features, soft = spec.targets.features, spec.targets.soft
         names = [features.of if features else None, spec.films.maps_of]
         own = [Source(source.member, name) for name in names if name]
-        return [*([origin] if origin else []), *own, *map(self.source, soft.teachers if soft else ())]
+        own += map(self.source, (*(soft.teachers if soft else ()), *spec.targets.map_teachers))
+        return [*([origin] if origin else []), *own]
 
     def decodes(self, source: Source) -> bool:
         """Whether the network of a stage has a decoder of maps: it, or a stage it descends from, learns them."""
         origin = self.origin(source)
-        return self.spec(source).targets.maps is not None or (origin is not None and self.decodes(origin))
+        return self.spec(source).targets.reads_maps or (origin is not None and self.decodes(origin))
 
     def made_of(self, source: Source) -> list[StageSpec]:
-        """A stage and its ancestors: those it starts from or learns the features of, and theirs."""
+        """A stage and its ancestors: those it starts from or learns the features or heatmaps of, and theirs."""
         spec, origin = self.spec(source), self.origin(source)
         teacher = Source(source.member, spec.targets.features.of) if spec.targets.features else None
-        return [spec, *(found for before in (origin, teacher) if before for found in self.made_of(before))]
+        before = (origin, teacher, *map(self.source, spec.targets.map_teachers))
+        return [spec, *(found for other in before if other for found in self.made_of(other))]
 
     def saw_flips(self, member: str, stage: str) -> bool:
         """Whether every network of a stage was trained with flips, the segmenter of its heatmaps among them."""

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from cxrlines.training.targets.base import FilmsSpec, Strict, Target
 from cxrlines.training.targets.features import FeatureTarget
 from cxrlines.training.targets.labels import LabelTarget
-from cxrlines.training.targets.maps import MapTarget
+from cxrlines.training.targets.maps import KINDS, MapTarget
 from cxrlines.training.targets.presence import PresenceTarget
 from cxrlines.training.targets.retrieval import RetrievalTarget
 from cxrlines.training.targets.soft import SoftTarget
+from cxrlines.training.targets.soft_maps import SoftMapTarget
 
 
 class TargetsSpec(Strict):
@@ -20,6 +21,7 @@ class TargetsSpec(Strict):
     presence: PresenceTarget | None = None
     maps: MapTarget | None = None
     retrieval: RetrievalTarget | None = None
+    soft_maps: SoftMapTarget | None = None
 
     @property
     def named(self) -> dict[str, Target]:
@@ -46,6 +48,27 @@ class TargetsSpec(Strict):
     def reads_maps(self) -> bool:
         """Whether the network has a decoder of heatmaps."""
         return any(target.reads_maps for target in self.named.values())
+
+    @property
+    def draws_maps(self) -> bool:
+        """Whether annotated films come with their true heatmaps."""
+        return any(target.draws_maps for target in self.named.values())
+
+    @property
+    def maps_all(self) -> bool:
+        """Whether the decoder runs on all films, and not on annotated ones alone."""
+        return any(target.reads_maps and not target.draws_maps for target in self.named.values())
+
+    @property
+    def map_teachers(self) -> tuple[str, ...]:
+        """The stages whose heatmaps are learnt: members, or `member/stage`."""
+        return self.soft_maps.teachers if self.soft_maps else ()
+
+    @property
+    def map_kinds(self) -> tuple[str, ...]:
+        """The kinds of heatmaps learnt: `line`, `tip`, `landmark`."""
+        learnt = {kind for target in (self.maps, self.soft_maps) if target for kind in target.kinds}
+        return tuple(kind for kind in KINDS if kind in learnt)
 
     def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
         """`ValueError`, from the field's name on, where none is named or one cannot be learnt."""

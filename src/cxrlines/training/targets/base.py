@@ -6,6 +6,7 @@ not import torch, so that a recipe is checked in an instant: losses import torch
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -162,6 +163,14 @@ class BatchOutputs(Protocol):
     def maps(self) -> "Tensor":
         """Logits (m, maps, h/2, w/2) of the films `batch["rows"]`."""
 
+    @property
+    def all_maps(self) -> "Tensor":
+        """Logits (b, maps, h/2, w/2) of all films."""
+
+    @property
+    def teacher_maps(self) -> "Tensor":
+        """Heatmaps of frozen teachers for all films, of the same shape; probabilities, the mean of theirs."""
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -217,7 +226,8 @@ class Target(Strict):
         classifies: whether a stage that learns this alone predicts labels.
         needs_lines: whether every film must be annotated.
         draws_lines: whether films are drawn with their lines in, as `overlay` in a batch.
-        reads_maps: whether the network has a decoder of heatmaps. It runs on annotated films alone.
+        reads_maps: whether the network has a decoder of heatmaps.
+        draws_maps: whether it is run on annotated films alone, which come with their true `maps` in a batch.
         selects: whether its data may leave films out.
         mixes: whether its data and its loss are those of films mixed by MixUp and CutMix as well.
         frozen_passes: for the price: forward passes of a frozen network of the same backbone, per film trained on.
@@ -232,6 +242,7 @@ class Target(Strict):
     needs_lines: ClassVar[bool] = False
     draws_lines: ClassVar[bool] = False
     reads_maps: ClassVar[bool] = False
+    draws_maps: ClassVar[bool] = False
     selects: ClassVar[bool] = False
     mixes: ClassVar[bool] = False
     frozen_passes: ClassVar[int] = 0
@@ -246,6 +257,10 @@ class Target(Strict):
                 f"films.{name} is {alpha}, but targets.{self.key} is not learnt from mixed films; use 0, or leave the "
                 "target out"
             )
+
+    def file_of(self, fold: int) -> Path | None:
+        """The file, if any, that a step which holds out `fold` learns from."""
+        return None
 
     def data(self, films: FilmSource) -> TargetData:
         """The data of the films; `Error` where none has any."""

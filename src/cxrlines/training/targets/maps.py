@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LINE_PIXELS = 20.0
 """Weight of the lines' cross-entropy, a mean over pixels of which one in a hundred is a line."""
 
+MapKinds = Annotated[tuple[Literal["line", "tip", "landmark"], ...], Field(min_length=1)]
+KINDS: MapKinds = ("line", "tip", "landmark")
+
 _LINES = sum(kind is MapKind.LINE for kind, _ in MAPS)
 assert all(kind is MapKind.LINE for kind, _ in MAPS[:_LINES])  # slices, since a list of channels makes a GPU wait
 
@@ -34,8 +37,9 @@ class MapTarget(Target):
     lacking = "have no annotated lines"
     classifies = False
     reads_maps = True
+    draws_maps = True
 
-    kinds: Annotated[tuple[Literal["line", "tip", "landmark"], ...], Field(min_length=1)] = ("line", "tip", "landmark")
+    kinds: MapKinds = KINDS
 
     def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
         super().check(films, earlier)
