@@ -200,12 +200,11 @@ def _interpolate(nodes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndar
     """
     _, rows, columns = nodes.shape
     place = at * (1 / SPACING) + (0.5 / SPACING + 0.5)
-    (x, y) = cell = np.minimum(np.maximum(place, 0), [[columns - 2], [rows - 2]]).astype(int)
-    u, v = place - cell
-    corners = nodes.reshape(2, -1).take(y * columns + x + [[0], [1], [columns], [columns + 1]], axis=1)
-    a, left = corners[:, 0], corners[:, 2] - corners[:, 0]
-    above, below = (corners[:, 1::2] - corners[:, ::2]).swapaxes(0, 1)
-    down = left + ((corners[:, 3] - corners[:, 1]) - left) * u
+    x, y = np.minimum(np.maximum(place, 0), [[columns - 2], [rows - 2]]).astype(int)
+    (u, v), corner, flat = place - (x, y), y * columns + x, nodes.reshape(2, -1)
+    a, b, c, d = (flat.take(corner + step, axis=1) for step in (0, 1, columns, columns + 1))
+    above, below, left, right = b - a, d - c, c - a, d - b
+    down = left + (right - left) * u
     return a + above * u + down * v, (above + (below - above) * v) / SPACING, down / SPACING
 
 
@@ -348,26 +347,22 @@ def _invert(nodes: np.ndarray, target: np.ndarray, positions: np.ndarray) -> np.
     miss = (flat**2).sum(-1) - 2 * target @ flat.T  # squared distance, less a constant per target
     at = start[miss.argmin(axis=1)].T.copy()
     nodes, target = np.ascontiguousarray(np.moveaxis(nodes, -1, 0)), target.T
-    now = _tried(nodes, at, target)
-    damping = np.full(len(miss), 1e-3)
+    value, right, down = _interpolate(nodes, at)
+    off = target - value
+    error = (off**2).sum(axis=0)
+    damping = np.full(len(error), 1e-3)
     for _ in range(40):
-        (right_x, right_y, down_x, down_y, off_x, off_y, error), at = now[2:], now[:2]
         far = error >= 1e-4
         if not far.any():
             break
-        xx, yy = right_x * right_x + right_y * right_y + damping, down_x * down_x + down_y * down_y + damping
-        xy = right_x * down_x + right_y * down_y
-        along_x, along_y = right_x * off_x + right_y * off_y, down_x * off_x + down_y * off_y
-        step = np.array([yy * along_x - xy * along_y, xx * along_y - xy * along_x]) / (xx * yy - xy * xy)
-        new = _tried(nodes, at + step, target)
-        better = (new[-1] < error) & far  # a point that is there stays, whatever the others need
-        now = np.where(better, new, now)
-        damping = np.minimum(np.maximum(np.where(better, damping / 5, damping * 5), 1e-9), 1e6)
-    return now[:2].T
-
-
-def _tried(nodes: np.ndarray, at: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(9, n): positions `at`, the slopes there to the right and down, what is missing to `target`, and its square."""
-    value, right, down = _interpolate(nodes, at)
-    off_x, off_y = off = target - value
-    return np.concatenate([at, right, down, off, (off_x * off_x + off_y * off_y)[None]])
+        xx, xy, yy = (right**2).sum(axis=0) + damping, (right * down).sum(axis=0), (down**2).sum(axis=0) + damping
+        x, y = (right * off).sum(axis=0), (down * off).sum(axis=0)
+        tried = at + np.stack([yy * x - xy * y, xx * y - xy * x]) / (xx * yy - xy * xy)
+        value, tried_right, tried_down = _interpolate(nodes, tried)
+        tried_off = target - value
+        tried_error = (tried_off**2).sum(axis=0)
+        better = (tried_error < error) & far  # a point that is there stays, whatever the others need
+        at, right, down = np.where(better, [tried, tried_right, tried_down], [at, right, down])
+        off, error = np.where(better, tried_off, off), np.where(better, tried_error, error)
+        damping = np.where(better, damping / 5, damping * 5).clip(1e-9, 1e6)
+    return at.T

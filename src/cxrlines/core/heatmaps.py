@@ -64,7 +64,9 @@ def draw_maps(
     spots: list[tuple[tuple[MapKind, Device | Landmark], np.ndarray]] = []
     spots += [((MapKind.TIP, device), points[-1]) for device, state, points in moved if state is not State.INCOMPLETE]
     spots += [((MapKind.LANDMARK, name), to_map(landmarks[name])) for name in Landmark if name in landmarks]
-    _draw_spots(maps, [(_CHANNELS[what], at) for what, at in spots if what in _CHANNELS], longer * KEYPOINT_SIGMA)
+    for what, at in spots:
+        if what in _CHANNELS:
+            _draw_spot(maps[_CHANNELS[what]], at, longer * KEYPOINT_SIGMA)
     return maps
 
 
@@ -73,38 +75,29 @@ def _draw_lines(maps: np.ndarray, lines: Sequence[tuple[Device, np.ndarray]], th
     drawn = [(_CHANNELS[what], points) for device, points in lines if (what := (MapKind.LINE, device)) in _CHANNELS]
     pixels = covered([points for _, points in drawn], maps.shape[1:], thickness)
     channels = np.array([channel for channel, _ in drawn], int)[pixels.lines]
-    shades = _bits((np.arange(256, dtype=np.float32) / 255).astype(maps.dtype))
-    np.maximum.at(_bits(maps).reshape(-1), channels * maps[0].size + pixels.places, shades[pixels.levels])
+    shades = (np.arange(256, dtype=np.float32) / 255).astype(maps.dtype)
+    np.maximum.at(maps.reshape(-1), channels * maps[0].size + pixels.places, shades[pixels.levels])
 
 
-def _draw_spots(maps: np.ndarray, spots: Sequence[tuple[int, np.ndarray]], sigma: float) -> None:
-    """Raise channels to bells of height 1 around points [x, y]; nothing where one is unknown or off the film."""
-    height, width = maps.shape[1:]
-    spots = [(channel, at) for channel, at in spots if -0.5 <= at[0] <= width - 0.5 and -0.5 <= at[1] <= height - 0.5]
-    if not spots:
+def _draw_spot(channel: np.ndarray, at: np.ndarray, sigma: float) -> None:
+    """Raise `channel` to a bell of height 1 around `at` [x, y]; nothing where that is unknown or off the film."""
+    height, width = channel.shape
+    x, y = at.tolist()
+    if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
         return
-    centres, sides = np.array([at for _, at in spots]), np.array([[width], [height]])
-    # The pixels in a row that a bell reaches, on the film or not, and its height there: (spots, [x, y], pixels).
-    first, last = np.ceil(centres - REACH * sigma), np.floor(centres + REACH * sigma)
-    pixels = first[:, :, None] + np.arange(math.floor(2 * REACH * sigma) + 1)
-    bells = np.exp(-0.5 * ((pixels - centres[:, :, None]) / sigma) ** 2)
-    bells *= (pixels <= last[:, :, None]) & (pixels >= 0) & (pixels < sides)
-    both = bells[:, 1, :, None] * bells[:, 0, None]
-    both = np.minimum(both / bells.max(axis=2).prod(axis=1)[:, None, None], BESIDE).astype(np.float32)
-    if maps.dtype == np.float16:
-        both = cv2.convertFp16(both).view(np.float16)  # the same as NumPy's, which takes long over numbers near 0
-    reached, bits = pixels.shape[2], _bits(maps)
-    nearest = np.minimum(np.floor(centres + 0.5), sides.T - 1).astype(int).tolist()
-    for (channel, _), (left, top), (x, y), bell in zip(
-        spots, first.astype(int).tolist(), nearest, _bits(both), strict=True
-    ):
-        part = bits[channel, max(top, 0) : top + reached, max(left, 0) : left + reached]
-        (high, wide), down, right = part.shape, max(-top, 0), max(-left, 0)
-        np.maximum(part, bell[down : down + high, right : right + wide], out=part)
-        # The pixel nearest to the point is 1, and no other: it counts as the place and not as its neighbourhood.
-        maps[channel, y, x] = 1
+    columns, across = _bell(x, width, sigma)
+    rows, down = _bell(y, height, sigma)
+    bell = down[:, None] * across
+    bell = np.minimum(bell / bell.max(), BESIDE).astype(np.float32)
+    if channel.dtype == np.float16:
+        bell = cv2.convertFp16(bell).view(np.float16)  # the same as NumPy's, which takes long over numbers near 0
+    part = channel[rows, columns]
+    np.maximum(part, bell, out=part)
+    # The pixel nearest to the point is 1, and no other: it counts as the place and not as its neighbourhood.
+    channel[min(math.floor(y + 0.5), height - 1), min(math.floor(x + 0.5), width - 1)] = 1
 
 
-def _bits(numbers: np.ndarray) -> np.ndarray:
-    """Floating-point numbers of 0 or more as unsigned integers, which are in the same order and compared faster."""
-    return numbers.view(f"u{numbers.itemsize}")
+def _bell(centre: float, side: int, sigma: float) -> tuple[slice, np.ndarray]:
+    """Of `side` pixels in a row those that a bell reaches, and its height there; its peak may lie between pixels."""
+    low, high = max(0, math.ceil(centre - REACH * sigma)), min(side, math.floor(centre + REACH * sigma) + 1)
+    return slice(low, high), np.exp(-0.5 * ((np.arange(low, high) - centre) / sigma) ** 2)

@@ -90,7 +90,7 @@ def covered(lines: Sequence[np.ndarray], shape: tuple[int, int], thickness: floa
     # From here on x is the axis along which a piece is walked, upwards, and y the one across.
     (x, y), (end_x, end_y) = (np.where(steep, both[::-1], both) for both in (starts, ends))
     (x, y), (end_x, end_y) = np.where(end_x < x, [[end_x, end_y], [x, y]], [[x, y], [end_x, end_y]])
-    (high, wide), across = shape, np.arange(math.floor(2 * math.sqrt(2) * reach) + 1)[:, None]
+    (high, wide), across = shape, np.arange(math.floor(2 * math.sqrt(2) * reach) + 1)
     side, side_across = np.where(steep, [[high], [wide]], [[wide], [high]])
     stride, stride_across = np.where(steep, [[wide], [1]], [[1], [wide]])
     length = np.hypot(end_x - x, end_y - y)
@@ -98,26 +98,23 @@ def covered(lines: Sequence[np.ndarray], shape: tuple[int, int], thickness: floa
     first = np.ceil(np.maximum(x - reach, 0)).astype(int)
     count = np.maximum(np.floor(np.minimum(end_x + reach, side - 1)).astype(int) - first + 1, 0)
     which = np.repeat(np.arange(len(count)), count)
-    steps = np.arange(len(which)) + (first + count - np.cumsum(count)).take(which)
+    steps = np.arange(len(which)) + (first + count - np.cumsum(count))[which]
     table = np.stack([x, y, slope, 1 / np.sqrt(1 + slope * slope), length])
     found, at_once = [], max(1, AT_ONCE // len(across))
     for some in (slice(begin, begin + at_once) for begin in range(0, max(1, len(which)), at_once)):
         piece, step = which[some], steps[some]
-        x, y, slope, cos, length = table.take(piece, axis=1)
-        ahead = step - x
-        middle = y + ahead * slope
+        x, y, slope, cos, length = table[:, piece]
+        middle = y + (step - x) * slope
         low = np.ceil(middle - reach / cos)
-        beside = (low - middle + across) * cos  # (across, steps): of the line that the piece is on
-        along = beside * slope + ahead / cos  # from the piece's start
-        beyond = np.maximum(np.maximum(along - length, -along), 0)  # its ends
+        beside = ((low - middle)[:, None] + across) * cos[:, None]  # of the line that the piece is on
+        along = beside * slope[:, None] + ((step - x) / cos)[:, None]  # from the piece's start
+        beyond = np.maximum(np.maximum(along - length[:, None], -along), 0)  # its ends
         share = reach - np.sqrt(beside * beside + beyond * beyond)
-        at = low.astype(int) + across
-        inside = (share > 0) & (at >= 0) & (at < side_across.take(piece))
-        column, row = np.nonzero(inside.T)  # by pieces, as they come
-        of, flat = piece.take(column), row * len(piece) + column
-        places = at.take(flat) * stride_across.take(of) + (step * stride.take(piece)).take(column)
-        shares = (np.minimum(share.take(flat), 1) * min(thickness, 1.0)).astype(np.float32)
-        found.append((of_line.take(of), places, shares))
+        at = low.astype(int)[:, None] + across
+        kept = np.flatnonzero((share > 0) & (at >= 0) & (at < side_across[piece, None]))
+        places = at * stride_across[piece, None] + (step * stride[piece])[:, None]
+        shares = (np.minimum(share.take(kept), 1) * min(thickness, 1.0)).astype(np.float32)
+        found.append((of_line[piece[kept // len(across)]], places.take(kept), shares))
     return Covered(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
