@@ -85,10 +85,10 @@ members:
       only:
         start: scratch
         films: {augment: hotwater, mixup: 0.4}
-        schedule: {batch: 4, lr: 0.001, epochs: 12, ema: 0.9}
+        schedule: {batch: 4, lr: 0.001, epochs: 8, ema: 0.9}
 """
 MARK = "CXRLINES_TEST_RUN"
-STATE = ".work/only-fold0-only/state.safetensors"
+STATE = ".work/only.fold0.only/state.safetensors"
 
 
 def alive(root: Path) -> dict[str, int]:
@@ -154,8 +154,8 @@ def test_killed_as_a_whole_or_one_of_its_processes_it_goes_on_to_the_same_weight
     recipe, root, chance = tmp_path / "killed.yaml", tmp_path / "killed", random.Random()
     recipe.write_text(KILLED)
     whole = finish(recipe, phantom, tmp_path / "whole")
-    an_epoch = json.loads((whole / "step.json").read_text())["seconds"] / 12
-    for victim, epochs in (("0", 2), ("1", 4), ("torchrun", 6)):
+    an_epoch = json.loads((whole / "step.json").read_text())["seconds"] / 8
+    for victim, epochs in (("0", 1), ("1", 3), ("torchrun", 5)):
         with started(recipe, phantom, root) as process:
             wait_for(lambda enough=epochs: epoch_kept(root) >= enough, process)
             time.sleep(chance.uniform(0, an_epoch))
