@@ -1,5 +1,6 @@
 """One resampling does what a chain of albumentations' transforms does, and points follow it."""
 
+import dataclasses
 import os
 
 import cv2
@@ -112,6 +113,17 @@ def test_a_distortion_that_moves_nothing_changes_nothing(stretch):
         seen = bent.resample(film).astype(float)
         across = seen[40:90].sum(axis=1) * np.cos(np.radians(20))
         assert across.mean() == pytest.approx(240 / stretch, rel=0.1) and across.std() < 0.2 * 240 / stretch
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 32), (16, 400), (400, 16), (1024, 96)])
+def test_a_long_film_is_bent_like_any_other(size):
+    film = np.random.default_rng(13).integers(0, 256, size, dtype=np.uint8)
+    bent = warp.Warp(size, np.eye(3), (lambda at: at,))
+    assert (bent.resample(film) == film).all()
+    policy, rng = dataclasses.replace(make_policy("hotwater", size), piecewise_affine=1.0), np.random.default_rng(14)
+    for _ in range(5):
+        seen = policy(film, rng, [np.array([[size[1] / 2, size[0] / 2]])])
+        assert seen.film.shape == size and np.isfinite(seen.points[0]).all()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -338,11 +339,13 @@ def test_several_machines_need_torchrun():
 
 def test_devices_on_one_machine_start_torchrun_of_the_same_command(monkeypatch):
     called = []
-    monkeypatch.setattr("os.execv", lambda path, arguments: called.append(arguments))
+    monkeypatch.setattr("os.execve", lambda path, arguments, environment: called.append((arguments, environment)))
     monkeypatch.setattr("sys.argv", ["cxrlines", "train", "baseline", "--devices", "3"])
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     distributed.begin(3)
-    assert called[0][1:] == [
+    arguments, environment = called[0]
+    assert environment[distributed.LAUNCHER] == str(os.getpid()) and distributed.LAUNCHER not in os.environ
+    assert arguments[1:] == [
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3",
         "-m", "cxrlines", "train", "baseline", "--devices", "3",
     ]  # fmt: skip

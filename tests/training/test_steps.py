@@ -91,6 +91,70 @@ def test_each_ends_with_other_weights_than_usual_and_resumed_with_the_same_bit_f
     assert same(whole, resumed.fit())
 
 
+CHANGES: dict[str, tuple[dict, object]] = {
+    "epochs": ({}, 0.7),
+    "batch": ({}, 3),
+    "accumulate": ({}, 2),
+    "optimizer": ({}, "adamw"),
+    "momentum": ({"optimizer": "sgd"}, 0.5),
+    "nesterov": ({"optimizer": "sgd"}, True),
+    "lr": ({}, 2e-3),
+    "end_lr": ({}, 5e-4),
+    "shape": ({}, "constant"),
+    "restart_epochs": ({"shape": "restarts", "restart_epochs": 1}, 0.7),
+    "warmup_epochs": ({}, 0.7),
+    "layer_decay": ({}, 0.5),
+    "head_lr": ({}, 5),
+    "freeze": ({}, "backbone.net.conv1"),
+    "freeze_epochs": ({"freeze": "backbone.net.conv1"}, 0.3),
+    "weight_decay": ({"optimizer": "adamw"}, 0.1),
+    "clip": ({}, 0.01),
+    "precision": ({}, "bf16"),
+    "ema": ({}, 0.5),
+    "swa_from": ({}, 0.5),
+    "swa_lr": ({"swa_from": 0.5}, 5e-3),
+}
+"""Fields of a schedule: with what else, and a value that ends with other weights."""
+NO_OTHER_WEIGHTS = {"checkpoint_gradients", "compile"}
+WATCHING = {"keep", "patience", "validate_films"}
+"""Which weights are handed on, and by which films that is decided."""
+
+
+def test_every_field_of_a_schedule_is_looked_at():
+    assert CHANGES.keys() | NO_OTHER_WEIGHTS | WATCHING == ScheduleSpec.model_fields.keys()
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_field_alone_changes_what_is_learnt(field):
+    others, value = CHANGES[field]
+    short = {"epochs": 1} | others
+    assert not same(stage(**short).fit(), stage(**short | {field: value}).fit())
+
+
+def moves(**schedule) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The parameters before a single step, and by how much it moves them."""
+    plain = {"optimizer": "sgd", "momentum": 0, "shape": "constant", "lr": 0.5, "epochs": 1 / 3, "weight_decay": 0}
+    one = stage(**plain | schedule)
+    before = {name: parameter.detach().clone() for name, parameter in one.model.named_parameters()}
+    after = one.fit()
+    return before, {name: after[name] - tensor for name, tensor in before.items()}
+
+
+def test_a_gradient_is_clipped_to_its_norm_and_none_that_is_smaller():
+    free, clipped, wide = (moves(**clip)[1] for clip in ({}, {"clip": 0.05}, {"clip": 1e6}))
+    norm = torch.stack([move.norm() for move in free.values()]).norm() / 0.5
+    assert norm > 0.1
+    for name, move in free.items():
+        torch.testing.assert_close(clipped[name], move * (0.05 / norm), rtol=1e-3, atol=1e-6)
+        assert torch.equal(wide[name], move)
+
+
+def test_weights_decay_in_proportion_to_themselves():
+    before, free = moves()
+    for name, move in moves(weight_decay=0.1)[1].items():
+        torch.testing.assert_close(move, free[name] - 0.5 * 0.1 * before[name], rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("targets", [LABELS_ALONE, TargetsSpec(labels=LabelTarget(), maps=MapTarget())])
 def test_checkpoints_keep_fewer_activations_and_change_no_weight(targets):
     kept = {}
@@ -173,7 +237,7 @@ def test_an_average_of_a_finished_run_is_the_same_again(freeze_epochs):
 
 
 @pytest.mark.long
-def test_compiled_parts_have_the_same_names_and_weights(monkeypatch):
+def test_compiled_parts_have_the_same_names_and_weights_and_go_on_after_a_kill(tmp_path, monkeypatch):
     compiled, usual = [], torch.compile
 
     def by_eager(function, **options):
@@ -188,6 +252,17 @@ def test_compiled_parts_have_the_same_names_and_weights(monkeypatch):
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+    def keep(state: State) -> None:
+        save_state(tmp_path / "state", "id", state)
+        raise Killed
+
+    longer = {"compile": True, "epochs": 1}
+    with pytest.raises(Killed):
+        stage(targets, options={"keep": keep, "keep_every_s": 0}, **longer).fit()
+    resumed = stage(targets, **longer).resume(load_state(tmp_path / "state", "id"))
+    assert 0 < resumed.step_now < resumed.total
+    assert same(stage(targets, **longer).fit(), resumed.fit())
 
 
 @pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 3)])

@@ -248,8 +248,9 @@ class Warp:
         x, y = np.moveaxis(self._film_nodes, -1, 0)
         squares = [np.diff(x[::2], axis=1) ** 2 + np.diff(y[::2], axis=1) ** 2]  # every other row and column will do
         squares.append(np.diff(x[:, ::2], axis=0) ** 2 + np.diff(y[:, ::2], axis=0) ** 2)
-        most = int(0.95 * squares[0].size)
-        return max(float(np.partition(each, most, axis=None)[most]) for each in squares) ** 0.5 / SPACING
+        most = [int(0.95 * each.size) for each in squares]  # of a film that is not square there are more of one
+        found = (np.partition(each, place, axis=None)[place] for each, place in zip(squares, most, strict=True))
+        return float(max(found)) ** 0.5 / SPACING
 
     @property
     def _density(self) -> int:

@@ -37,6 +37,9 @@ rank, world = 0, 1
 PATIENCE = timedelta(days=2)
 """How long processes wait for one another: the first may decode a large data set while the others wait."""
 
+LAUNCHER = "CXRLINES_LAUNCHER"
+"""Environment variable: the process that this package made torchrun. It may be gone before its processes begin."""
+
 _gloo: list[dist.ProcessGroup] = []
 """The group for all but gradients: on processors, and patient."""
 
@@ -65,7 +68,8 @@ def begin(devices: int | None = None, nodes: int | None = None) -> None:
         if (devices or 1) > 1:
             _enough_gpus(devices or 1)
             torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-            os.execv(sys.executable, [*torchrun, "-m", "cxrlines", *sys.argv[1:]])
+            launched = os.environ | {LAUNCHER: str(os.getpid())}  # which becomes torchrun's
+            os.execve(sys.executable, [*torchrun, "-m", "cxrlines", *sys.argv[1:]], launched)
         return
     here, in_all = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     for flag, wanted, started, option in (
@@ -79,7 +83,8 @@ def begin(devices: int | None = None, nodes: int | None = None) -> None:
     _enough_gpus(here)
     cv2.setNumThreads(1)  # a process of our own, beside others
     keep_buffers()
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    launcher = int(os.environ.get(LAUNCHER, os.getppid()))
+    threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
     join()
 
 

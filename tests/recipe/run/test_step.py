@@ -544,7 +544,10 @@ members:
     stages:
       teacher: {start: scratch, films: {which: annotated, view: overlay, draw: squares, colour_by: device}}
       student: {start: scratch, films: {which: annotated}, targets: {features: {of: teacher}}}
-      last: {start: student, films: {sampling: rare, rare_below: 0.2, mixup: 0.4, cutmix: 1}}
+      last:
+        start: student
+        films: {sampling: rare, rare_below: 0.2, mixup: 0.4, cutmix: 1, flip: false,
+          augment: {policy: light, crop_area: [0.5, 1]}}
 """
 
 
@@ -578,6 +581,7 @@ def test_films_are_drawn_sampled_and_mixed_as_the_recipe_says(phantom, tmp_path,
     assert (watched.overlay, watched.draw) == (True, "squares")
     last, held = seen["last"]["films"], seen["last"]["validation"]
     assert last.mixing == (0.4, 1.0) and not last.overlay
+    assert (last.policy.crop_area, last.policy.flip) == ((0.5, 1.0), 0) and films.policy.flip == 0.5
     np.testing.assert_array_equal(last.repeats, repeat_factors(last.films.labels, 0.2))
     assert last.repeats.max() > last.repeats.min() == 1
     assert held.mixing is None and held.repeats is None
