@@ -247,10 +247,9 @@ class Oracle:
             carina = made.placement.from_film(self.data.landmarks[path.stem]["carina"])[0]
             drawn = [(line.label, made.placement.from_film(line.points) + AMISS) for line in lines]
             labels = self.labels.loc[path.stem].clip(0.01, 0.99).to_dict()
-            where = {"within": made.within, "quality": made.quality}
-            maps = draw_maps(drawn, [carina - AMISS], SIZE)
-            found = findings_of(maps, made.placement, made.film_shape, labels, **where)
-            yield found, FilmMaps.of(maps, made.placement, made.film_shape, made.within)
+            drawn_maps = draw_maps(drawn, [carina - AMISS], SIZE)
+            maps = FilmMaps.of(drawn_maps, made.placement, made.film_shape, made.within)
+            yield findings_of(maps, labels, quality=made.quality), maps
 
 
 def test_a_turned_film_is_evaluated_as_the_upright_one_is(wide, bundle_of, tmp_path, monkeypatch):
