@@ -28,7 +28,7 @@ from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.bundle import BundleError, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.interpretation import FilmMaps, findings_of
-from cxrlines.reading.training_patients import SEEN, seen_text
+from cxrlines.reading.training_patients import SEEN, patients_text
 from cxrlines.task import LABELS, LABELS_OF, Device
 
 
@@ -49,7 +49,7 @@ def bundle_of(tmp_path_factory):
         members = [BundleMember("a", fold, model.config(), folder / "w.safetensors") for fold in range(2)]
         shared = [f"{name}:{SOME}" for name in shares]
         keys = {m.file: tokens(p, "phantom") + shared for m, p in zip(members, seen, strict=False)}
-        further = {SEEN: seen_text(keys)} if seen else None
+        further = {SEEN: patients_text(keys)} if seen else None
         way = {"store": {"size": 80, "aspect": "stretch"}, "input_size": 64, "meta": meta or {}}
         return load_bundle(write_bundle(folder / "bundle", members, further=further, onnx=False, **way))
 
