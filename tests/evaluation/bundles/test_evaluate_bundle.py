@@ -142,14 +142,14 @@ def test_an_unreadable_film_is_counted_and_costs_no_other(known, bundle_of, tmp_
 def test_films_on_which_cxrlines_fails_are_counted_apart(known, bundle_of, tmp_path, monkeypatch):
     (tmp_path / "bad.jpg").write_bytes(b"no film")
     bad = ReferenceFilm(tmp_path / "bad.jpg", "p", known.films[0].compare)
-    whole = module.Reader.findings
+    whole = module.Reader.prepare
 
-    def failing(self, film, *given):
-        if film.name == str(known.films[0].path):
+    def failing(self, film, name):
+        if name == str(known.films[0].path):
             raise LookupError
-        return whole(self, film, *given)
+        return whole(self, film, name)
 
-    monkeypatch.setattr(module.Reader, "findings", failing)
+    monkeypatch.setattr(module.Reader, "prepare", failing)
     figures = evaluate_bundle(ReferenceFilms([bad, *known.films], {}, ()), bundle_of([], []), resamples=5)
     assert figures.left_out == {"not readable": 1, FAULT: 1} and "please report the fault" in figures.text()
     assert figures.figures.films == len(known.films) - 1
