@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from cxrlines.cluster.connection import check_machines, check_shared, cluster
-from cxrlines.reading.batch import Outcome, Predictions
+from cxrlines.reading.batch import Outcome, Predictions, collect
 from cxrlines.reading.bundle import load_bundle
 from cxrlines.reading.engines.choice import engine_of
 from cxrlines.reading.reader import Progress, Reader, allowed_views
