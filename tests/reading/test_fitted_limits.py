@@ -13,7 +13,7 @@ from cxrlines.metrics.limit_trade import CONFIDENCES, FilmCounts, limit_trade
 from cxrlines.reading.bundle import EMBEDDED, FORMAT, load_bundle
 from cxrlines.reading.bundle_writing import with_manifest
 from cxrlines.reading.fitted_limits import with_limits
-from cxrlines.reading.interpretation import findings_of
+from cxrlines.reading.interpretation import FilmMaps, findings_of
 from cxrlines.task import LABELS_OF, Device
 
 
@@ -43,10 +43,10 @@ def test_a_limit_of_confidence_decides_which_lines_of_its_device_are_given():
     tube, catheter = np.array([[100.0, 0.0], [110.0, 120.0]]), np.array([[255.0, 60.0], [180.0, 60.0], [150.0, 150.0]])
     drawn = [(LABELS_OF[Device.ETT][0], tube), (LABELS_OF[Device.CVC][0], catheter)]
     maps = draw_maps(drawn, [np.full(2, np.nan)], 256) * np.float32(0.5)
-    plain = Affine(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
+    film = FilmMaps.of(maps, Affine(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))), (256, 256))
 
     def given(least):
-        return {line.device: line.confidence for line in findings_of(maps, plain, (256, 256), least=least).lines}
+        return {line.device: line.confidence for line in findings_of(film, min_confidence=least).lines}
 
     all_lines = given(None)
     assert set(all_lines) == {Device.ETT, Device.CVC}

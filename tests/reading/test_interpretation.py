@@ -20,6 +20,7 @@ from cxrlines.reading.interpretation import (
     MIN_RECALL,
     NGT_RULE,
     SUPPRESS_BELOW,
+    FilmMaps,
     distances_of,
     evidence_of,
     findings_of,
@@ -67,7 +68,7 @@ def test_points_are_in_px_of_the_original_film(oracle, aspect):
         maps, placement = oracle.maps_of(scene, aspect)
         before = maps.copy()
         spacing = Spacing(CALIBRATED, (scene.view.mm_per_px,) * 2)
-        found = findings_of(maps, placement, scene.view.shape, spacing=spacing)
+        found = findings_of(FilmMaps.of(maps, placement, scene.view.shape), spacing=spacing)
         assert (maps == before).all()
         height, width = scene.view.shape
         for one in found.lines:
@@ -315,7 +316,7 @@ def test_a_line_ends_at_the_same_place_of_the_original_film_whether_that_is_a_ti
         if kind is MapKind.TIP:
             channel *= 0.9 * TIP_PEAK
     for name, each in (("tip", maps), ("followed_to", faint)):
-        lines = findings_of(each, placement, scene.view.shape).lines
+        lines = findings_of(FilmMaps.of(each, placement, scene.view.shape)).lines
         ends[name] = [getattr(line, name) for line in lines if not line.leaves_film]
         assert all((end == line.path[-1]).all() for end, line in zip(ends[name], lines, strict=False))
     assert len(ends["tip"]) == len(ends["followed_to"]) > 0
@@ -330,12 +331,12 @@ def test_no_line_is_told_of_a_device_that_the_classifier_denies(oracle):
         if len({line.device for line in oracle.true_lines(scene)}) > 1
     )
     maps, placement = oracle.maps_of(scene)
-    alone = findings_of(maps, placement, scene.view.shape)
+    alone = findings_of(FilmMaps.of(maps, placement, scene.view.shape))
     denied = alone.lines[0].device
 
     def told(p, limits=None):
         labels = {label: p if DEVICE_OF[label] is denied else 0.9 for label in LABELS}
-        found = findings_of(maps, placement, scene.view.shape, labels, suppress_below=limits)
+        found = findings_of(FilmMaps.of(maps, placement, scene.view.shape), labels, suppress_below=limits)
         return [line.device for line in found.lines]
 
     every = [line.device for line in alone.lines]
@@ -368,12 +369,9 @@ def test_the_json_says_it_all_in_plain_values(oracle):
     labels = dict(zip(LABELS, np.linspace(0, 1, len(LABELS), dtype=np.float32), strict=True))
     turned_note, file_note = Note(Code.TURNED, "it is turned"), Note(Code.WINDOW_IGNORED, "its window is ignored")
     found = findings_of(
-        maps,
-        placement,
-        scene.view.shape,
+        FilmMaps.of(maps, placement, scene.view.shape, (0, 0, *scene.view.shape[::-1])),
         labels,
         Spacing(CALIBRATED, (0.4, 0.4), 1.05),
-        within=(0, 0, *scene.view.shape[::-1]),
         quality=Quality(notes=(turned_note,)),
     )
     found = replace(found, notes=(file_note, turned_note))
@@ -424,7 +422,7 @@ def test_numbers_of_the_json_have_no_sign_where_they_round_to_nothing():
 def test_empty_maps_have_no_findings(oracle):
     scene = oracle.scene_of(0)
     maps, placement = oracle.maps_of(scene)
-    found = findings_of(np.zeros_like(maps), placement, scene.view.shape)
+    found = findings_of(FilmMaps.of(np.zeros_like(maps), placement, scene.view.shape))
     assert isinstance(found, Findings)
     told = found.as_dict()
     assert told["labels"] is told["presence"] is told["mm_per_px"] is None
@@ -482,10 +480,10 @@ def test_maps_of_any_content_give_findings_on_the_film(kinds, shape, aspect):
     maps = np.stack([drawn(*kind) for kind in kinds])
     before = maps.copy()
     placement = shrink(np.zeros(shape, np.uint8), 2 * SIDE, aspect)[1]
-    found = findings_of(maps, placement, shape)
+    found = findings_of(FilmMaps.of(maps, placement, shape))
     assert (maps == before).all()
     text = json.dumps(found.as_dict(), allow_nan=False)
-    assert text == json.dumps(findings_of(maps, placement, shape).as_dict()), "the same again"
+    assert text == json.dumps(findings_of(FilmMaps.of(maps, placement, shape)).as_dict()), "the same again"
     places = [one.path for one in found.lines] + [spot.xy[None] for spot in found.landmarks.values()]
     for points in places:
         assert (points >= -0.5 - 1e-6).all() and (points <= np.array(shape[::-1]) - 0.5 + 1e-6).all(), text
@@ -501,7 +499,7 @@ def test_maps_that_are_no_numbers_are_refused_whichever_they_are(channel):
     maps = np.zeros((len(MAPS), SIDE, SIDE), np.float32)
     maps[channel, 3, 3] = np.inf if channel % 2 else np.nan
     with pytest.raises(ValueError, match=r"maps: holds values that are not numbers; the network .* has diverged"):
-        findings_of(maps, shrink(np.zeros(SHAPE, np.uint8), 2 * SIDE, "pad")[1], SHAPE)
+        findings_of(FilmMaps.of(maps, shrink(np.zeros(SHAPE, np.uint8), 2 * SIDE, "pad")[1], SHAPE))
 
 
 def test_evidence_is_the_mean_of_the_highest_values():

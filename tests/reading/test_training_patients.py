@@ -10,7 +10,13 @@ from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.reading.bundle import BundleError, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
-from cxrlines.reading.training_patients import SEEN, of_other_sites, seen_by, seen_text, was_seen
+from cxrlines.reading.training_patients import (
+    SEEN,
+    has_other_sites,
+    is_training_patient,
+    patients_text,
+    training_patients,
+)
 
 PATIENTS = [f"patient {k}" for k in range(500)]
 
@@ -35,13 +41,13 @@ def bundle_of(tmp_path_factory):
 def text_of(*folds, key="site"):
     """As `recipes.pack` writes it, of the patients of each fold."""
     keys = [tokens(patients, key_name(key)) for patients in folds]
-    return seen_text({f"a-fold{k}.safetensors": each for k, each in enumerate(keys)})
+    return patients_text({f"a-fold{k}.safetensors": each for k, each in enumerate(keys)})
 
 
 def test_every_patient_that_any_model_saw_is_known_and_few_others_are_taken_for_one(bundle_of):
-    seen = seen_by(bundle_of(text_of(PATIENTS[:300], PATIENTS[200:])))
-    assert all(was_seen(patient, seen) for patient in PATIENTS)
-    others = sum(was_seen(f"someone else {k}", seen) for k in range(20_000))
+    seen = training_patients(bundle_of(text_of(PATIENTS[:300], PATIENTS[200:])))
+    assert all(is_training_patient(patient, seen) for patient in PATIENTS)
+    others = sum(is_training_patient(f"someone else {k}", seen) for k in range(20_000))
     assert others < 40  # 20,000 * 500 / 16 ** 5 = 9.5 are expected
 
 
@@ -59,22 +65,24 @@ def test_a_bundle_has_no_whole_key_of_a_patient_in_it(bundle_of):
 
 def test_bare_hashes_of_earlier_bundles_and_published_keys_are_read(bundle_of):
     bare = [token.partition(":")[2][:CUT] for token in tokens(PATIENTS, "sha256")]
-    old = seen_by(bundle_of(json.dumps({"a-fold0.safetensors": bare[:300], "a-fold1.safetensors": bare[200:]})))
-    for seen in (old, seen_by(bundle_of(text_of(PATIENTS, [], key="ranzcr")))):
-        assert all(was_seen(patient, seen) for patient in PATIENTS) and not of_other_sites(seen)
-        assert sum(was_seen(f"someone else {k}", seen) for k in range(2_000)) < 12
+    old = training_patients(
+        bundle_of(json.dumps({"a-fold0.safetensors": bare[:300], "a-fold1.safetensors": bare[200:]}))
+    )
+    for seen in (old, training_patients(bundle_of(text_of(PATIENTS, [], key="ranzcr")))):
+        assert all(is_training_patient(patient, seen) for patient in PATIENTS) and not has_other_sites(seen)
+        assert sum(is_training_patient(f"someone else {k}", seen) for k in range(2_000)) < 12
 
 
 def test_patients_of_another_site_cannot_be_compared(bundle_of, monkeypatch, tmp_path):
-    seen = seen_by(bundle_of(text_of(PATIENTS, [])))
-    assert not of_other_sites(seen)
+    seen = training_patients(bundle_of(text_of(PATIENTS, [])))
+    assert not has_other_sites(seen)
     monkeypatch.setenv("CXRLINES_SITE_KEY", str(tmp_path / "none.key"))
-    assert of_other_sites(seen) and not was_seen(PATIENTS[0], seen)
+    assert has_other_sites(seen) and not is_training_patient(PATIENTS[0], seen)
 
 
 def test_a_bundle_that_does_not_tell_is_not_one_that_has_seen_nobody(bundle_of):
-    assert seen_by(bundle_of(None)) is None
-    assert seen_by(bundle_of(text_of([], []))) == frozenset()
+    assert training_patients(bundle_of(None)) is None
+    assert training_patients(bundle_of(text_of([], []))) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -85,4 +93,4 @@ def test_a_list_of_another_form_is_refused(bundle_of, text):
     with pytest.raises(
         BundleError, match=r"seen\.json: does not list the patients each model has seen .*export it again"
     ):
-        seen_by(bundle_of(text))
+        training_patients(bundle_of(text))

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from cxrlines.cluster.connection import check_machines, check_shared, cluster
-from cxrlines.reading.batch import Outcome, Predictions, collected
+from cxrlines.reading.batch import Outcome, Predictions, collect
 from cxrlines.reading.bundle import load_bundle
 from cxrlines.reading.engines.choice import engine_of
 from cxrlines.reading.reader import Progress, Reader, allowed_views
@@ -58,7 +58,7 @@ def predict_on_ray(
             for index, reading in each(ray, paths, inputs, batch_size, views, lines):
                 yield places[index], reading
 
-    return collected(found, read, bundle, tta=views, lines=lines, journal=journal, resume=resume, progress=progress)
+    return collect(found, read, bundle, tta=views, lines=lines, journal=journal, resume=resume, progress=progress)
 
 
 def _from_outside(ray: Any, paths: Sequence[Path], *options: Any) -> Iterator[Outcome]:

@@ -39,32 +39,45 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a phantom data set is made from; equal parameters give equal bytes."""
+    """What a phantom data set is made from; equal parameters give equal bytes.
 
-    studies: int  # training films
+    Attributes:
+        studies: Training films.
+        size: px of a film's longer side.
+        balance, site: One of `BALANCES`, of `SITES`.
+        difficulty: 0 to 1, see `render`.
+        test: Test films.
+        annotated: Fraction of the studies with a device whose lines are written.
+        version: Of the generator.
+
+    Raises:
+        Error: A value out of range.
+    """
+
+    studies: int
     seed: int
-    size: int = 512  # longer side, px
+    size: int = 512
     balance: str = "natural"
     site: str = "a"
     difficulty: float = 0.5
-    test: int = 1  # test films
-    annotated: float = 0.3  # share of the studies with a device whose lines are written
+    test: int = 1
+    annotated: float = 0.3
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        whole("studies", self.studies, 1, 10_000_000)
-        whole("seed", self.seed, 0, 2**63 - 1)
-        whole("size", self.size, 64, 4096)
-        whole("test", self.test, 0, 10_000_000)
-        share("difficulty", self.difficulty)
-        share("annotated", self.annotated)
-        one_of("balance", self.balance, BALANCES)
-        one_of("site", self.site, SITES)
+        check_integer("studies", self.studies, 1, 10_000_000)
+        check_integer("seed", self.seed, 0, 2**63 - 1)
+        check_integer("size", self.size, 64, 4096)
+        check_integer("test", self.test, 0, 10_000_000)
+        check_fraction("difficulty", self.difficulty)
+        check_fraction("annotated", self.annotated)
+        check_choice("balance", self.balance, BALANCES)
+        check_choice("site", self.site, SITES)
 
 
 @dataclass(frozen=True)
 class Study:
-    """Which film this is: its split, its patient's number and its own number."""
+    """Which film this is: its split (0 training, 1 test), its patient's number and its own number."""
 
     split: int
     patient: int
@@ -72,17 +85,27 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Written:
-    """One film's rows in the tables."""
+class FilmRows:
+    """One film's rows in the tables.
+
+    Attributes:
+        study, patient: Their identifiers.
+        split: As of `Study`.
+        labels: 0, 1 or `UNKNOWN` in label order.
+        lines: (label, points [x, y] in whole px) of every device.
+        annotated: Whether the lines of a training film are written.
+        landmarks: x, y of each of `Landmarks._fields` in px, then mm per px; None where not known.
+        tips_unseen: Lines, by their index, whose last point is not their tip.
+    """
 
     study: str
     patient: str
     split: int
     labels: list[int]
-    lines: list[tuple[str, list[list[int]]]]  # of every device; which are written is decided by `annotated`
+    lines: list[tuple[str, list[list[int]]]]
     annotated: bool
-    landmarks: Sequence[float | None]  # x, y of each of `Landmarks._fields`, then mm per px; None: not known
-    tips_unseen: frozenset[int] = frozenset()  # lines, by their place, whose last point is not their tip
+    landmarks: Sequence[float | None]
+    tips_unseen: frozenset[int] = frozenset()
 
 
 def write_phantom(
@@ -105,7 +128,10 @@ def write_phantom(
     at integers, and mm per px on the patient), `test_truth.csv`, `test_annotations.csv` (the lines of every test
     film), `phantom.json` (parameters, version, counts: what is returned). Equal parameters give equal bytes, whatever
     the `workers` (default: one a core). An interrupted call leaves no `out`; the same call goes on where it was.
-    Raises `Error` for a parameter out of range, `OutputError` where `out` holds something else.
+
+    Raises:
+        Error: A parameter is out of range.
+        OutputError: `out` holds something else.
     """
     test = max(1, studies // 8) if test is None and isinstance(studies, int) else test
     parameters = Parameters(studies, seed, size, balance, site, float(difficulty), test, float(annotated))  # type: ignore[arg-type]
@@ -116,7 +142,7 @@ def write_set(
     out: Path,
     parameters: Any,
     plan: Callable[[], Sequence[Item]],
-    make: Callable[[Path, Item], Written],
+    make: Callable[[Path, Item], FilmRows],
     workers: int | None,
 ) -> dict[str, Any]:
     """Write the films that `make(folder, item)` makes of the items of `plan()`, and their tables; the summary.
@@ -126,11 +152,11 @@ def write_set(
     it and the items must be picklable. For the rest see `write_phantom`.
     """
     if workers is not None:
-        whole("workers", workers, 1, 1024)
+        check_integer("workers", workers, 1, 1024)
     out, wanted = Path(out), asdict(parameters)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _finished(out, wanted)
-    aside = _aside(out, wanted)
+    aside = _partial_folder(out, wanted)
     items = plan()
     made = dict(in_parallel(partial(make, aside), items, workers or cores(), "making films"))
     rows = [row for number in range(len(items)) if (row := made[number])]
@@ -157,7 +183,7 @@ def _finished(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _aside(out: Path, wanted: dict[str, Any]) -> Path:
+def _partial_folder(out: Path, wanted: dict[str, Any]) -> Path:
     """The folder in which the data set grows: a matching one of an interrupted call, or a new one."""
     aside = out.parent / f".{out.name}.partial"
     note, text = aside / "parameters.json", json.dumps(wanted)
@@ -185,7 +211,7 @@ def plan_studies(parameters: Parameters) -> list[Study]:
     return studies
 
 
-def make_study(parameters: Parameters, folder: Path, study: Study) -> Written:
+def make_study(parameters: Parameters, folder: Path, study: Study) -> FilmRows:
     """Make one film, unless an interrupted call already did, and its rows."""
     site, seeds = parameters.site, [parameters.seed, study.split, 1, study.patient]
     scene = make_scene(seeds, [*seeds, study.number, 0], size=parameters.size, balance=parameters.balance, site=site)
@@ -194,10 +220,18 @@ def make_study(parameters: Parameters, folder: Path, study: Study) -> Written:
     if not film.exists():
         rng = np.random.default_rng([*seeds, study.number, 1])
         save_film(film, render(scene, difficulty=parameters.difficulty, site=site, rng=rng))
-    lines = [(line.label, visible(line.path, scene.view.shape)) for line in scene.lines]
+    lines = [(line.label, annotated_points(line.path, scene.view.shape)) for line in scene.lines]
     annotated = np.random.default_rng([*seeds, study.number, 2]).random() < parameters.annotated and bool(lines)
-    spots = [*(round(float(value), 2) for value in np.concatenate(scene.landmarks)), round(scene.view.mm_per_px, 5)]
-    return Written(uid, _patient_id(parameters, study), study.split, scene.labels, lines, annotated, spots)
+    landmarks = [round(float(value), 2) for value in np.concatenate(scene.landmarks)]
+    return FilmRows(
+        uid,
+        _patient_id(parameters, study),
+        study.split,
+        scene.labels,
+        lines,
+        annotated,
+        [*landmarks, round(scene.view.mm_per_px, 5)],
+    )
 
 
 def film_path(folder: Path, split: int, uid: str) -> Path:
@@ -212,16 +246,18 @@ def save_film(path: Path, pixels: NDArray[np.uint8], quality: int = JPEG_QUALITY
         aside.write_bytes(encoded.tobytes())
 
 
-def visible(path: Points, shape: tuple[int, int]) -> list[list[int]]:
-    """A path as it is annotated: whole px, about one point a cm and the tip, on the film only."""
+def annotated_points(path: Points, shape: tuple[int, int]) -> list[list[int]]:
+    """A path (n, 2) px as a person annotates it on a film of `shape` (height, width).
+
+    In whole px, about one point a cm and the tip. A path may leave the film and come back at its edge: of those on the
+    film its longest stretch.
+    """
     height, width = shape
-    kept = path[::-1][::3][::-1]
-    whole = np.round(kept).astype(int)
-    inside = (whole >= 0).all(1) & (whole[:, 0] < width) & (whole[:, 1] < height)
-    # A path may leave the film and come back at its edge: keep the longest stretch on it.
-    runs = np.split(np.arange(len(whole)), np.flatnonzero(np.diff(inside.astype(int))) + 1)
-    longest = max((run for run in runs if inside[run[0]]), key=len)
-    return whole[longest].tolist()
+    points = np.round(path[::-1][::3][::-1]).astype(int)
+    inside = (points >= 0).all(1) & (points[:, 0] < width) & (points[:, 1] < height)
+    stretches = np.split(np.arange(len(points)), np.flatnonzero(np.diff(inside.astype(int))) + 1)
+    longest = max((stretch for stretch in stretches if inside[stretch[0]]), key=len)
+    return points[longest].tolist()
 
 
 def study_uid(key: str) -> str:
@@ -235,7 +271,7 @@ def _patient_id(parameters: Parameters, study: Study) -> str:
     return f"ff{(start + 0x9E3779B1 * (2 * study.patient + study.split)) % 16**7:07x}"
 
 
-def _counts(rows: list[Written]) -> dict[str, dict[str, Any]]:
+def _counts(rows: list[FilmRows]) -> dict[str, dict[str, Any]]:
     counts: dict[str, dict[str, Any]] = {}
     for split, name in enumerate(_SPLITS):
         own = [row for row in rows if row.split == split]
@@ -246,29 +282,33 @@ def _counts(rows: list[Written]) -> dict[str, dict[str, Any]]:
     return counts
 
 
-def _write_tables(folder: Path, rows: list[Written]) -> None:
+def _write_tables(folder: Path, rows: list[FilmRows]) -> None:
     # In the order of the ids, which are hashes: neighbours in a table are not of one patient.
     train, test = (sorted((r for r in rows if r.split == s), key=lambda r: r.study) for s in (_TRAIN, _TEST))
     header = [STUDY_COLUMN, *LABELS]
     labelled = [*header, PATIENT_COLUMN]
     _write_csv(folder / "train.csv", labelled, ([r.study, *r.labels, r.patient] for r in train))
-    annotated = {"train": [r for r in train if r.annotated]}
+    says_tips = any(r.tips_unseen for r in train)  # a phantom's are all seen
+    _write_annotations(folder / "train_annotations.csv", [r for r in train if r.annotated], says_tips)
     if test:  # without any, the set has no test split, and no table says it has
         _write_csv(folder / "test_truth.csv", labelled, ([r.study, *r.labels, r.patient] for r in test))
         _write_csv(folder / "sample_submission.csv", header, ([r.study, *[0] * len(LABELS)] for r in test))
-        annotated["test"] = test
-    more = [TIP_SEEN_COLUMN] if any(r.tips_unseen for r in train) else []  # a phantom's are all seen
-    for name, shown in annotated.items():
-        lines = (
-            [r.study, label, points, *[int(place not in r.tips_unseen) for _ in more]]
-            for r in shown
-            for place, (label, points) in enumerate(r.lines)
-        )
-        _write_csv(folder / f"{name}_annotations.csv", [STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN, *more], lines)
-    spots = [f"{name}_{axis}" for name in Landmarks._fields for axis in "xy"]
-    both = ([r.study, _SPLITS[r.split], *r.landmarks] for r in [*train, *test])
-    _write_csv(folder / "landmarks.csv", [STUDY_COLUMN, "split", *spots, "mm_per_px"], both)
+        _write_annotations(folder / "test_annotations.csv", test, says_tips)
+    coordinates = [f"{name}_{axis}" for name in Landmarks._fields for axis in "xy"]
+    landmarks = ([r.study, _SPLITS[r.split], *r.landmarks] for r in [*train, *test])
+    _write_csv(folder / "landmarks.csv", [STUDY_COLUMN, "split", *coordinates, "mm_per_px"], landmarks)
     (folder / "parameters.json").unlink()
+
+
+def _write_annotations(path: Path, films: list[FilmRows], says_tips: bool) -> None:
+    """A table of lines; with a column that says of each whether its last point is its tip, if `says_tips`."""
+    header = [STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN] + [TIP_SEEN_COLUMN] * says_tips
+    rows = (
+        [film.study, label, points] + [int(index not in film.tips_unseen)] * says_tips
+        for film in films
+        for index, (label, points) in enumerate(film.lines)
+    )
+    _write_csv(path, header, rows)
 
 
 def _write_csv(path: Path, header: list[str], rows: Iterator) -> None:
@@ -278,17 +318,19 @@ def _write_csv(path: Path, header: list[str], rows: Iterator) -> None:
         writer.writerows(rows)
 
 
-def whole(name: str, value: object, low: int, high: int) -> None:
-    """`Error` unless `value` is a whole number in the range."""
+def check_integer(name: str, value: object, low: int, high: int) -> None:
+    """`Error` unless `value` is a whole number from `low` to `high`."""
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:
         raise Error(f"{name}: needs a whole number from {low} to {high}, got {value!r}")
 
 
-def share(name: str, value: float) -> None:
+def check_fraction(name: str, value: float) -> None:
+    """`Error` unless `value` is from 0 to 1."""
     if not 0 <= value <= 1:
         raise Error(f"{name}: needs a number from 0 to 1, got {value!r}")
 
 
-def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """`Error` unless `value` is one of those allowed."""
     if value not in allowed:
         raise Error(f"{name}: needs one of {', '.join(allowed)}, got {value!r}")

@@ -18,17 +18,17 @@ from cxrlines.phantom.anatomy import draw_patient, pose
 from cxrlines.phantom.backdrop import Backdrop, exposed, find_backdrops
 from cxrlines.phantom.canvas import View
 from cxrlines.phantom.dataset import (
+    FilmRows,
     Parameters,
     Study,
-    Written,
+    annotated_points,
+    check_fraction,
+    check_integer,
     film_path,
     make_study,
     plan_studies,
     save_film,
-    share,
     study_uid,
-    visible,
-    whole,
     write_set,
 )
 from cxrlines.phantom.devices import STEP
@@ -48,14 +48,27 @@ CLUTTERED = 0.6  # share of the real films onto which distractors are drawn: a g
 
 @dataclass(frozen=True)
 class OntoParameters:
-    """What a data set of real films with drawn devices is made from; equal parameters give equal bytes."""
+    """What a data set of real films with drawn devices is made from; equal parameters give equal bytes.
+
+    Attributes:
+        studies: Films.
+        films: SHA-256 of the real films' names and sizes, of the marks and the patients.
+        backdrops: How many real films can be drawn into.
+        left_out: How many cannot, by reason.
+        size: The most px of a film's longer side.
+        phantom_share: Fraction of the films that are phantoms.
+        annotated: Fraction of the films with a line whose lines are written.
+
+    Raises:
+        Error: A value out of range.
+    """
 
     studies: int
     seed: int
-    films: str  # SHA-256 of the real films' names and sizes, of the marks and the patients
-    backdrops: int  # how many real films can be drawn into
-    left_out: dict[str, int]  # how many cannot, by reason
-    size: int = 512  # longer side at most, px
+    films: str
+    backdrops: int
+    left_out: dict[str, int]
+    size: int = 512
     phantom_share: float = 0.0
     annotated: float = 1.0
     test: int = 0
@@ -63,11 +76,11 @@ class OntoParameters:
     kind: str = "onto"
 
     def __post_init__(self) -> None:
-        whole("studies", self.studies, 1, 10_000_000)
-        whole("seed", self.seed, 0, 2**63 - 1)
-        whole("size", self.size, 64, 4096)
-        share("phantom-share", self.phantom_share)
-        share("annotated", self.annotated)
+        check_integer("studies", self.studies, 1, 10_000_000)
+        check_integer("seed", self.seed, 0, 2**63 - 1)
+        check_integer("size", self.size, 64, 4096)
+        check_fraction("phantom-share", self.phantom_share)
+        check_fraction("annotated", self.annotated)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +152,7 @@ def _phantom(parameters: OntoParameters, studies: int) -> Parameters:
     return Parameters(studies, parameters.seed, parameters.size, "even", "a", 0.5, 0, parameters.annotated)
 
 
-def _make(parameters: OntoParameters, folder: Path, item: Drawing | Study) -> Written:
+def _make(parameters: OntoParameters, folder: Path, item: Drawing | Study) -> FilmRows:
     """Make one film of the set and its rows."""
     if isinstance(item, Drawing):
         return make_drawing(parameters, folder, item)
@@ -150,68 +163,89 @@ def _make(parameters: OntoParameters, folder: Path, item: Drawing | Study) -> Wr
 
 
 @dataclass(frozen=True, eq=False)
-class _Truth:
-    """A line of the film that is made: a label of its device and its points in px, to the tip or as far as is seen."""
+class _TrueLine:
+    """A line of the film that is made.
+
+    Attributes:
+        label: Of its device and state; of its device alone, unless `state_known`.
+        points: (n, 2) px, to the tip or as far as is seen.
+    """
 
     label: str
     points: Points
     tip_seen: bool = True
-    state_known: bool = True  # else the label stands for its device alone
+    state_known: bool = True
 
 
 @dataclass(frozen=True, eq=False)
 class _Background:
-    """A real film cropped and shrunk, and what is marked on it, in px of that."""
+    """A real film cropped and shrunk, and what is marked on it, in px of that.
+
+    Attributes:
+        film: (h, w) uint8.
+        carina: (2,) px.
+        px_per_cm: On the patient; guessed from the usual sizes of chests.
+    """
 
     film: Film
     carina: Points
     lines: tuple[MarkedLine, ...]
-    px_per_cm: float  # on the patient; guessed
+    px_per_cm: float
 
 
-def make_drawing(parameters: OntoParameters, folder: Path, drawing: Drawing) -> Written:
+def make_drawing(parameters: OntoParameters, folder: Path, drawing: Drawing) -> FilmRows:
     """One real film with devices drawn in, unless an interrupted call already wrote it, and its rows."""
-    rng, for_lines, for_film, for_rows = (
+    rng, rng_lines, rng_film, rng_rows = (
         np.random.default_rng([parameters.seed, 6, drawing.number, part]) for part in range(4)
     )
-    ground = _background(drawing.backdrop, parameters.size, rng)
-    film = ground.film
-    view = View(film.shape, ground.px_per_cm, float(np.deg2rad(rng.normal(0, 2.0))), ground.carina)
+    background = _background(drawing.backdrop, parameters.size, rng)
+    film, px_per_cm = background.film, background.px_per_cm
+    view = View(film.shape, px_per_cm, float(np.deg2rad(rng.normal(0, 2.0))), background.carina)
     scene = Scene(pose(draw_patient(rng), rng), view)
-    seen = exposed(film)
+    exposed_part = exposed(film)
     truth = [
-        _marked(line, device, scene, resample(line.path, STEP * view.px_per_cm))
-        for line in ground.lines
-        if (device := line.device)
+        _marked(line, line.device, scene, resample(line.path, STEP * px_per_cm))
+        for line in background.lines
+        if line.device
     ]
     if rng.random() >= LEFT_ALONE:
-        airway = airway_of(film, ground.lines, ground.carina, ground.px_per_cm)
-        scene = draw_scene(ground.lines, scene, airway, seen, rng)
-        truth += [_Truth(line.label, from_exposed(line.path, seen)) for line in scene.lines]
+        airway = airway_of(film, background.lines, background.carina, px_per_cm)
+        scene = draw_scene(background.lines, scene, airway, exposed_part, rng)
+        truth += [_TrueLine(line.label, from_exposed(line.path, exposed_part)) for line in scene.lines]
     uid = study_uid(f"onto-{parameters.films}-{parameters.seed}-{drawing.number}")
     path = film_path(folder, 0, uid)
     if not path.exists():
-        clutter = float(for_film.uniform(0.2, 1.2)) if for_film.random() < CLUTTERED else 0.0
-        film = expose(film, seen, scene, clutter, for_lines)
-        film = burn_in(change_tone(film, for_film), for_film)
-        save_film(path, film, int(for_film.integers(70, 96)))
-    shown = [
-        replace(line, points=np.array(visible(line.points, view.shape)))
-        for line in truth
-        if sum(on_film(point, view.shape) for point in np.round(line.points[::-1][::3])) > 1
-    ]
-    spots: dict[str, list[float | None]] = {name: [None, None] for name in Landmarks._fields}
-    spots["carina"] = [round(float(value), 2) for value in ground.carina]
-    return Written(
+        clutter = float(rng_film.uniform(0.2, 1.2)) if rng_film.random() < CLUTTERED else 0.0
+        film = expose(film, exposed_part, scene, clutter, rng_lines)
+        film = burn_in(change_tone(film, rng_film), rng_film)
+        save_film(path, film, int(rng_film.integers(70, 96)))
+    lines = _annotated_lines(truth, view.shape)
+    return FilmRows(
         uid,
         drawing.backdrop.patient,
         0,
-        _labels(shown),
-        [(line.label, line.points.tolist()) for line in shown],
-        for_rows.random() < parameters.annotated and bool(shown),
-        [*chain(*spots.values()), None],
-        frozenset(place for place, line in enumerate(shown) if not line.tip_seen),
+        _labels(lines),
+        [(line.label, line.points.tolist()) for line in lines],
+        rng_rows.random() < parameters.annotated and bool(lines),
+        _landmarks(background.carina),
+        frozenset(index for index, line in enumerate(lines) if not line.tip_seen),
     )
+
+
+def _annotated_lines(truth: Sequence[_TrueLine], shape: tuple[int, int]) -> list[_TrueLine]:
+    """The lines of which more than a point is annotated on a film of `shape` (height, width), as they are annotated."""
+    return [
+        replace(line, points=np.array(annotated_points(line.points, shape)))
+        for line in truth
+        if sum(on_film(point, shape) for point in np.round(line.points[::-1][::3])) > 1
+    ]
+
+
+def _landmarks(carina: Points) -> list[float | None]:
+    """`FilmRows.landmarks` of a film of which the carina alone is known."""
+    points: dict[str, list[float | None]] = {name: [None, None] for name in Landmarks._fields}
+    points["carina"] = [round(float(value), 2) for value in carina]
+    return [*chain(*points.values()), None]
 
 
 def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Background:
@@ -245,16 +279,16 @@ def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Bac
     return _Background(small, moved(backdrop.carina), moved_lines, width * by / wide)
 
 
-def _marked(line: MarkedLine, device: Device, scene: Scene, points: Points) -> _Truth:
+def _marked(line: MarkedLine, device: Device, scene: Scene, points: Points) -> _TrueLine:
     """The truth of a marked line: of unknown state where it fades before its tip, incompletely imaged where a
     nasogastric tube leaves the film."""
     if device is Device.NGT and line.leaves_film(scene.view.shape):
-        return _Truth(label_of(device, State.INCOMPLETE), points)
+        return _TrueLine(label_of(device, State.INCOMPLETE), points)
     state_known = line.tip_on_film or len(LABELS_OF[device]) == 1
-    return _Truth(scene.label_of(device, line.path), points, line.tip_on_film, state_known)
+    return _TrueLine(scene.label_of(device, line.path), points, line.tip_on_film, state_known)
 
 
-def _labels(lines: Sequence[_Truth]) -> list[int]:
+def _labels(lines: Sequence[_TrueLine]) -> list[int]:
     """0, 1 or `UNKNOWN` of each label: a device with a line of unknown state may have any of its labels."""
     certain = {line.label for line in lines if line.state_known}
     unsure = {DEVICE_OF[line.label] for line in lines if not line.state_known}

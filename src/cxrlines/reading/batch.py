@@ -112,15 +112,14 @@ class Predictions:
 
     def each_dict(self) -> Iterator[dict[str, Any]]:
         """A JSON value for each film read, then one without findings for each that was refused."""
-        read = zip(self.films, self.studies, self.findings, strict=True)
-        refused = ((film, name, found) for (film, name), found in zip(self.refused, self.refused_findings, strict=True))
-        for each in (read, refused):
-            for film, study, found in each:
-                yield (
-                    {"film": readable(film), STUDY_COLUMN: study}
-                    | found.as_dict()
-                    | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
-                )
+        read = zip(zip(self.films, self.studies, strict=True), self.findings, strict=True)
+        refused = zip(self.refused, self.refused_findings, strict=True)
+        for (film, study), found in chain(read, refused):
+            yield (
+                {"film": readable(film), STUDY_COLUMN: study}
+                | found.as_dict()
+                | {"bundle": self.bundle, "tta": list(self.tta), "seconds": found.seconds, "notice": self.notice}
+            )
 
 
 class Stopped(KeyboardInterrupt):
@@ -173,14 +172,14 @@ def predict(
     def read(places: Sequence[int]) -> Generator[Outcome, None, None]:
         paths = [found.films[place][0] for place in places]
         if by_processes:
-            readings = _by_processes(partial(_read_there, bundle.folder, views, lines), paths, cores())
+            readings = _by_processes(partial(_read_in_worker, bundle.folder, views, lines), paths, cores())
         else:
             reader = Reader(bundle, tta=views, batch_size=batch_size, lines=lines)
             readings = by_threads(reader, paths) if reads_on_gpu() else enumerate(reader.read_many(paths))
         for index, reading in readings:
             yield places[index], reading
 
-    return collected(
+    return collect(
         found,
         read,
         bundle,
@@ -189,11 +188,11 @@ def predict(
         journal=journal,
         resume=resume,
         progress=progress,
-        together=1 if by_processes else batch_size,
+        pass_size=1 if by_processes else batch_size,
     )
 
 
-def collected(
+def collect(
     found: Found,
     read: Callable[[Sequence[int]], Generator[Outcome, None, None]],
     bundle: Bundle,
@@ -203,13 +202,21 @@ def collected(
     journal: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-    together: int = 1,
+    pass_size: int = 1,
 ) -> Predictions:
     """The predictions from what `read` gives for places in `found.films`, in any order, as it comes.
 
-    `read` is asked for all films that the journal lacks, and as networks may round otherwise in other company, for all
-    that are computed `together` with one of them. `Stopped` instead of KeyboardInterrupt; films without a
-    reading are then its `unread`. An error leaves the journal behind.
+    `read` is asked for all films that the journal lacks, and for all that share a pass with one of them, as networks
+    may round differently in another batch. An error leaves the journal behind. For the other arguments see `predict`.
+
+    Args:
+        found: The films.
+        read: Called with places in `found.films`; gives (place, reading) of each.
+        pass_size: Films computed in a pass.
+
+    Raises:
+        Stopped: Instead of KeyboardInterrupt; films without a reading are `unread` in its predictions.
+        JournalError, OutputError: as `Journal`.
     """
     count = len(found.films)
     settings = {
@@ -218,8 +225,8 @@ def collected(
         "search for lines (--json, --draw)": "on" if lines else "off",
     }
     kept = Journal(journal, [path for path, _ in found.films], settings, resume=resume)
-    for start in range(0, count, together):
-        places = range(start, min(start + together, count))
+    for start in range(0, count, pass_size):
+        places = range(start, min(start + pass_size, count))
         if not all(place in kept for place in places):
             kept.forget(places)
     resumed = len(kept)
@@ -308,21 +315,18 @@ def by_threads(reader: Reader, paths: Sequence[Path]) -> Iterator[Outcome]:
 def _by_processes(work: Callable[[Path], Reading], paths: Sequence[Path], workers: int) -> Iterator[Outcome]:
     """(index, reading) of each film, by processes of a thread each: nothing of a film waits for another's."""
     for index, reading in in_processes(work, paths, workers):
-        yield (
-            index,
-            reading
-            or ReadingFault(
-                f"{paths[index]}: a process that read it ended, by a fault of a decoder or for want of memory"
-            ),
-        )
+        if reading is None:
+            what = f"{paths[index]}: a process that read it ended, by a fault of a decoder or for want of memory"
+            reading = ReadingFault(what)
+        yield index, reading
 
 
 _readers: dict[tuple[Any, ...], Reader] = {}
-"""Of a process that reads: by the arguments it was made with."""
+"""The readers of this worker process, by the arguments they were made with."""
 
 
-def _read_there(folder: Path, tta: tuple[str, ...], lines: bool, film: Path) -> Reading:
-    """In a process of its own: a film's reading."""
+def _read_in_worker(folder: Path, tta: tuple[str, ...], lines: bool, film: Path) -> Reading:
+    """A film's reading, in a worker process, which keeps its reader."""
     key = (folder, tta, lines)
     if key not in _readers:
         keep_buffers()

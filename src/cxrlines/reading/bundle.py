@@ -11,7 +11,8 @@ Nothing in it is unpickled, and its manifest cannot name a file outside it.
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,7 +47,8 @@ def _one_of(*known: str) -> AfterValidator:
 Label = Annotated[str, _one_of(*LABELS)]
 DeviceName = Annotated[str, _one_of(*Device.__members__)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Line = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
+Logistic = tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
+"""(slope, offset) on log odds."""
 FilmSize = Annotated[Size, Sides(16, 8192)]
 
 
@@ -130,8 +132,8 @@ class Manifest(_Part):
     models: Annotated[tuple[ModelEntry, ...], Field(min_length=1)]
     files: dict[str, FileEntry]
     meta: dict[str, Any]
-    fold_calibration: dict[Label, Line] | None = None
-    calibration: dict[Label, Line] | None = None
+    fold_calibration: dict[Label, Logistic] | None = None
+    calibration: dict[Label, Logistic] | None = None
     thresholds: dict[Label, tuple[ThresholdEntry, ...]] | None = None
     denied: dict[DeviceName, Share] | None = None
     confident: dict[DeviceName, Share] | None = None
@@ -147,31 +149,35 @@ class Bundle:
 
     Attributes:
         identity: 12 hex digits of the manifest's sha256, which fixes every file's.
-        sizes: of the films that each model sees.
-        map_names: the names of the heatmaps, in order.
-        channels: what each heatmap shows.
-        averaging: how members are averaged.
     """
 
     folder: Path
     manifest: Manifest
     identity: str
-    sizes: tuple[Size, ...] = field(init=False)
-    map_names: tuple[str, ...] = field(init=False)
-    channels: tuple[Channel, ...] = field(init=False)
-    averaging: Averaging = field(init=False)
 
-    def __post_init__(self) -> None:
-        manifest, names = self.manifest, self.manifest.maps
-        if names is None:
-            labelled = {DEVICE_OF[label] for label in manifest.labels}
-            names = tuple(n for n, (kind, what) in MAP_NAMES.items() if kind is MapKind.LANDMARK or what in labelled)
-        sizes = tuple(entry.input_size or manifest.input_size for entry in manifest.models)
-        for name, value in (("sizes", sizes), ("map_names", names)):
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "channels", tuple(MAP_NAMES[name] for name in names))
-        averaging = manifest.ensemble if isinstance(manifest.ensemble, Averaging) else Averaging()
-        object.__setattr__(self, "averaging", averaging)
+    @cached_property
+    def sizes(self) -> tuple[Size, ...]:
+        """Of the films that each model sees, in the manifest's order."""
+        return tuple(entry.input_size or self.manifest.input_size for entry in self.manifest.models)
+
+    @cached_property
+    def map_names(self) -> tuple[str, ...]:
+        """The names of the heatmaps, in order."""
+        if self.manifest.maps is not None:
+            return self.manifest.maps
+        labelled = {DEVICE_OF[label] for label in self.manifest.labels}
+        return tuple(n for n, (kind, what) in MAP_NAMES.items() if kind is MapKind.LANDMARK or what in labelled)
+
+    @cached_property
+    def channels(self) -> tuple[Channel, ...]:
+        """What each heatmap shows."""
+        return tuple(MAP_NAMES[name] for name in self.map_names)
+
+    @cached_property
+    def averaging(self) -> Averaging:
+        """How members are averaged."""
+        given = self.manifest.ensemble
+        return given if isinstance(given, Averaging) else Averaging()
 
     @property
     def notice(self) -> str:
@@ -186,7 +192,11 @@ class Bundle:
         return " ".join(notice)
 
     def read(self, name: str) -> bytes:
-        """The content of one of its files; `BundleError` if it is missing, or not what was written."""
+        """The content of one of its files.
+
+        Raises:
+            BundleError: It is missing, or not what was written.
+        """
         if name not in self.manifest.files:
             raise BundleError(f"{self.folder / MANIFEST}: files has no entry for {name}; copy the bundle again")
         if Path(name).name != name or not (self.folder / name).is_file():
@@ -250,6 +260,7 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def describe(data: bytes) -> FileEntry:
+    """The manifest's entry for a file of this content."""
     return FileEntry(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
 
 

@@ -82,60 +82,77 @@ def write_bundle(
         BundleError: no members, two of one name and fold, weights that do not fit, or another folder in the way.
         ExportError: a model that cannot be exported to ONNX, or gives other values there.
     """
+    _check_members(members)
+    manifest = _manifest(
+        members,
+        {
+            "store": dict(store),
+            "input_size": input_size,
+            "ensemble": averaging if averaging and averaging.how != "mean" else "mean of probabilities",
+            "meta": dict(meta),
+            "fold_calibration": fold_calibration,
+            "calibration": calibration,
+            "thresholds": thresholds,
+            "denied": denied,
+        },
+        onnx=onnx,
+    )
+    with _folder(out, manifest) as folder:
+        _write_models(folder, members, manifest.input_size, half=half, onnx=onnx)
+        for name, content in (further or {}).items():
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return out
+
+
+def _check_members(members: Sequence[BundleMember]) -> None:
     if not members:
         raise BundleError("a bundle needs at least one trained model", "none was given")
     names = [member.file for member in members]
     for name in names:
         if names.count(name) > 1:
             raise BundleError(f"two members of the bundle would be {name}", "give each name and fold once")
-    if averaging and averaging.how == "mean":
-        averaging = None
+
+
+def _manifest(members: Sequence[BundleMember], fields: Mapping[str, Any], *, onnx: bool) -> Manifest:
+    """The manifest of a bundle, without its files; labels and heatmaps are those of the members' configs.
+
+    Raises:
+        BundleError: A field has a value that is not allowed.
+    """
     configs = [member.config for member in members]  # those of a two-step model's networks lie within
     parts = [part for config in configs for part in (config, *config.values()) if isinstance(part, Mapping)]
+    models = [
+        {
+            "name": member.name,
+            "fold": member.fold,
+            "file": member.file,
+            "onnx": member.onnx if onnx else None,
+            "config": dict(member.config),
+            "input_size": member.input_size,
+        }
+        for member in members
+    ]
+    labels = next((part["labels"] for part in parts if "labels" in part), LABELS)
+    maps = next((part["maps"] for part in parts if "maps" in part), list(MAP_NAMES))
     try:
-        manifest = Manifest.model_validate(
-            {
-                "labels": next((part["labels"] for part in parts if "labels" in part), LABELS),
-                "maps": next((part["maps"] for part in parts if "maps" in part), list(MAP_NAMES)),
-                "store": dict(store),
-                "input_size": input_size,
-                "models": [
-                    {
-                        "name": m.name,
-                        "fold": m.fold,
-                        "file": m.file,
-                        "onnx": m.onnx if onnx else None,
-                        "config": dict(m.config),
-                        "input_size": m.input_size,
-                    }
-                    for m in members
-                ],
-                "ensemble": averaging or "mean of probabilities",
-                "files": {},
-                "meta": dict(meta),
-                "fold_calibration": fold_calibration,
-                "calibration": calibration,
-                "thresholds": thresholds,
-                "denied": denied,
-            }
-        )
+        return Manifest.model_validate({**fields, "labels": labels, "maps": maps, "models": models, "files": {}})
     except ValidationError as error:
         raise BundleError(f"the bundle's {first_problem(error)}") from error
-    traced: dict[str, bytes] = {}  # by the kind of network
-    with _folder(out, manifest) as folder:
-        for member in members:
-            model = _write_weights(folder / member.file, member, half)
-            if onnx:
-                from cxrlines.models.onnx_export import export_model, trace_model
 
-                size = height_width(member.input_size or manifest.input_size)
-                kind = json.dumps([member.config, size], sort_keys=True, default=str)
-                if kind not in traced:
-                    traced[kind] = trace_model(model, size)
-                (folder / member.onnx).write_bytes(export_model(model, size, traced=traced[kind]))
-        for name, content in (further or {}).items():
-            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    return out
+
+def _write_models(folder: Path, members: Sequence[BundleMember], input_size: Size, *, half: bool, onnx: bool) -> None:
+    """Write the weights of each member, and with `onnx` its ONNX file; errors as of `write_bundle`."""
+    traced: dict[str, bytes] = {}  # tracing takes seconds, and members of one config and size share its result
+    for member in members:
+        model = _write_weights(folder / member.file, member, half)
+        if onnx:
+            from cxrlines.models.onnx_export import export_model, trace_model
+
+            size = height_width(member.input_size or input_size)
+            kind = json.dumps([member.config, size], sort_keys=True, default=str)
+            if kind not in traced:
+                traced[kind] = trace_model(model, size)
+            (folder / member.onnx).write_bytes(export_model(model, size, traced=traced[kind]))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ the ratio of the odds of its frequency there and here (Saerens et al., Neural Co
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -21,7 +22,14 @@ FREQUENCIES = "frequencies"
 
 
 class Frequencies(BaseModel):
-    """Shares of films by label and by device (`Device.name`), of `films` films; `source` says in words which."""
+    """How frequent labels and devices are on a set of films.
+
+    Attributes:
+        source: Which films, in words.
+        films: How many.
+        labels: Label -> fraction of the films that have it.
+        devices: `Device.name` -> fraction of the films that have a line of it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,17 +43,17 @@ class Frequencies(BaseModel):
         """Those of `truth`, (n, labels) 0, 1 or `UNKNOWN`, in label order; what is nowhere known is left out."""
         truth = np.asarray(truth)
         columns = dict(zip(LABELS, truth.T, strict=True))
-        labels = {label: _share(column == 1, column != UNKNOWN) for label, column in columns.items()}
+        labels = {label: _fraction(column == 1, column != UNKNOWN) for label, column in columns.items()}
         devices = {}
         for device in Device:
             own = np.stack([columns[label] for label in LABELS_OF[device]])
             has = (own == 1).any(axis=0)
-            devices[device.name] = _share(has, has | (own != UNKNOWN).all(axis=0))
+            devices[device.name] = _fraction(has, has | (own != UNKNOWN).all(axis=0))
         return cls(
             source=source,
             films=len(truth),
-            labels={name: share for name, share in labels.items() if share is not None},
-            devices={name: share for name, share in devices.items() if share is not None},
+            labels={name: fraction for name, fraction in labels.items() if fraction is not None},
+            devices={name: fraction for name, fraction in devices.items() if fraction is not None},
         )
 
     @classmethod
@@ -54,8 +62,9 @@ class Frequencies(BaseModel):
         return cls.of(read_labels(table)[list(LABELS)].to_numpy(), table.name)
 
 
-def _share(of: np.ndarray, among: np.ndarray) -> float | None:
-    return float((of & among).sum() / among.sum()) if among.any() else None
+def _fraction(positive: np.ndarray, known: np.ndarray) -> float | None:
+    """The fraction of known films (n,) bool that are positive (n,) bool; None where none is known."""
+    return float((positive & known).sum() / known.sum()) if known.any() else None
 
 
 _RANZCR = {
@@ -84,7 +93,8 @@ def at_frequencies(bundle: Bundle, wanted: Frequencies) -> Manifest:
     go, as it is another now; those of a wanted sensitivity call the same films, and their precision follows from their
     rates. Limits of suppression move by their device's frequency, which is near the same lines but not quite.
 
-    `BundleError` where the bundle is not calibrated, or does not say at which frequencies.
+    Raises:
+        BundleError: The bundle is not calibrated, or does not say at which frequencies.
     """
     manifest = bundle.manifest
     if not manifest.calibration:
@@ -96,58 +106,66 @@ def at_frequencies(bundle: Bundle, wanted: Frequencies) -> Manifest:
             f"{bundle.folder}: does not say at which frequencies it was calibrated",
             "export it again from its run (`cxrlines bundle RUN --out BUNDLE`)",
         ) from None
-    by_label = _moves(here.labels, wanted.labels)
-    by_device = _moves(here.devices, wanted.devices)
-    lines = {label: manifest.calibration.get(label, (1.0, 0.0)) for label in manifest.labels}
-    calibration = {
-        label: (slope, offset + by_label.get(label, 0.0))
-        for label, (slope, offset) in lines.items()
-        if label in manifest.calibration or label in by_label
-    }
-    thresholds = manifest.thresholds and {
-        label: tuple(_moved_threshold(each, by_label[label], wanted.labels[label]) for each in own if _stays(each))
-        if label in by_label
-        else own
-        for label, own in manifest.thresholds.items()
-    }
-    denied = manifest.denied and {
-        name: moved(limit, by_device.get(name, 0.0)) for name, limit in manifest.denied.items()
-    }
-    now = wanted.model_copy(update={"labels": here.labels | _known(wanted.labels, by_label)})
-    now = now.model_copy(update={"devices": here.devices | _known(wanted.devices, by_device)})
+    label_shifts = _shifts(here.labels, wanted.labels)
+    device_shifts = _shifts(here.devices, wanted.devices)
+    now = wanted.model_copy(
+        update={
+            "labels": here.labels | {label: wanted.labels[label] for label in label_shifts},
+            "devices": here.devices | {name: wanted.devices[name] for name in device_shifts},
+        }
+    )
     about = manifest.meta["calibration"] | {FREQUENCIES: now.model_dump(), "frequencies_before": here.source}
-    meta = manifest.meta | {"calibration": about}
-    fields = {"calibration": calibration, "thresholds": thresholds, "denied": denied, "meta": meta}
+    fields: dict[str, Any] = {
+        "calibration": _moved_calibration(manifest, label_shifts),
+        "meta": manifest.meta | {"calibration": about},
+    }
+    if manifest.thresholds:
+        fields["thresholds"] = {
+            label: _moved_thresholds(own, label_shifts[label], wanted.labels[label]) if label in label_shifts else own
+            for label, own in manifest.thresholds.items()
+        }
+    if manifest.denied:
+        fields["denied"] = {name: moved(limit, device_shifts.get(name, 0.0)) for name, limit in manifest.denied.items()}
     return manifest.model_copy(update=fields)
 
 
-def moved(p: float, by: float) -> float:
-    """A probability with its log odds moved; 0 and 1 stay."""
-    return float(Calibration({"": (1.0, by)}).apply(np.array([p]), [""])[0])
+def moved(p: float, shift: float) -> float:
+    """A probability with its log odds moved by `shift`; 0 and 1 stay."""
+    return float(Calibration({"": (1.0, shift)}).apply(np.array([p]), [""])[0])
 
 
-def _moves(here: Mapping[str, float], there: Mapping[str, float]) -> dict[str, float]:
+def _shifts(here: Mapping[str, float], there: Mapping[str, float]) -> dict[str, float]:
     """By name, how far log odds move from one frequency to another; of names that both know, neither at 0 nor at 1."""
     return {
-        name: float(np.log(there[name] / (1 - there[name])) - np.log(share / (1 - share)))
-        for name, share in here.items()
-        if 0 < share < 1 and 0 < there.get(name, 0) < 1
+        name: float(np.log(there[name] / (1 - there[name])) - np.log(frequency / (1 - frequency)))
+        for name, frequency in here.items()
+        if 0 < frequency < 1 and 0 < there.get(name, 0) < 1
     }
 
 
-def _known(shares: Mapping[str, float], names: Iterable[str]) -> dict[str, float]:
-    return {name: shares[name] for name in names}
+def _moved_calibration(manifest: Manifest, shifts: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Label -> (slope, offset) on log odds, with offsets moved; of labels that are calibrated or have a shift."""
+    calibration = manifest.calibration or {}
+    found = {}
+    for label in manifest.labels:
+        if label in calibration or label in shifts:
+            slope, offset = calibration.get(label, (1.0, 0.0))
+            found[label] = (slope, offset + shifts.get(label, 0.0))
+    return found
 
 
-def _stays(threshold: ThresholdEntry) -> bool:
-    return threshold.wanted == "sensitivity"
+def _moved_thresholds(
+    thresholds: Iterable[ThresholdEntry], shift: float, frequency: float
+) -> tuple[ThresholdEntry, ...]:
+    """The thresholds of a label at another frequency: those of a wanted sensitivity."""
+    return tuple(_moved_threshold(each, shift, frequency) for each in thresholds if each.wanted == "sensitivity")
 
 
-def _moved_threshold(threshold: ThresholdEntry, by: float, frequency: float) -> ThresholdEntry:
-    found, passed = threshold.sensitivity, threshold.specificity
+def _moved_threshold(threshold: ThresholdEntry, shift: float, frequency: float) -> ThresholdEntry:
+    sensitivity, specificity = threshold.sensitivity, threshold.specificity
     precision = None
-    if found is not None and passed is not None:
-        called = found * frequency + (1 - passed) * (1 - frequency)
-        precision = found * frequency / called if called else None
-    p = None if threshold.probability is None else moved(threshold.probability, by)
+    if sensitivity is not None and specificity is not None:
+        called = sensitivity * frequency + (1 - specificity) * (1 - frequency)
+        precision = sensitivity * frequency / called if called else None
+    p = None if threshold.probability is None else moved(threshold.probability, shift)
     return threshold.model_copy(update={"probability": p, "precision": precision})

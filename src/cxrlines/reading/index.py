@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class IndexedFilm:
         patient: The token of its patient, `io.patients`.
         key: The key of its pixels, `reader.Embedded.key`.
         labels: Those that are 1, in label order; None where the film has no labels.
-        lines: Its annotated lines, points (n, 2) [x, y] in shares of the film's width and height, 0 to 1.
+        lines: Its annotated lines, points (n, 2) [x, y] as fractions of the film's width and height, 0 to 1.
     """
 
     study: str
@@ -102,14 +103,20 @@ class Index:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        patients: dict[str, list[int]] = {}
-        for row, film in enumerate(self.films):
-            patients.setdefault(film.patient, []).append(row)
-        object.__setattr__(self, "_rows", patients)
-        object.__setattr__(self, "_faiss", _faiss_of(self.embeddings) if len(self.films) > EXACT else None)
+        _ = self._faiss  # an index that cannot be searched here is refused at once
 
-    _rows: dict[str, list[int]] = field(init=False, repr=False)
-    _faiss: Any = field(init=False, repr=False)
+    @cached_property
+    def _rows(self) -> dict[str, list[int]]:
+        """The rows of each patient's films, by token."""
+        rows: dict[str, list[int]] = {}
+        for row, film in enumerate(self.films):
+            rows.setdefault(film.patient, []).append(row)
+        return rows
+
+    @cached_property
+    def _faiss(self) -> Any:
+        """The index of faiss; None where plain NumPy searches."""
+        return _faiss_of(self.embeddings) if len(self.films) > EXACT else None
 
     def nearest(
         self, queries: np.ndarray, k: int = 5, exclude_patients: Sequence[Collection[str]] | None = None
@@ -136,18 +143,22 @@ class Index:
         excluded = [()] * len(query) if exclude_patients is None else exclude_patients
         if len(excluded) != len(query):
             raise IndexFileError(f"exclude_patients is for {len(excluded)} queries, {len(query)} are given", "one each")
-        own = [np.array([row for who in set(keys) for row in self._rows.get(who, ())], int) for keys in excluded]
+        excluded_rows = [
+            np.array([row for patient in set(patients) for row in self._rows.get(patient, ())], int)
+            for patients in excluded
+        ]
         if self._faiss is None:
 
             def mask(places: np.ndarray) -> np.ndarray:
+                """(len(places), films) bool: the films that are excluded for each of some queries."""
                 out = np.zeros((len(places), len(self.films)), bool)
                 for row, place in zip(out, places, strict=True):
-                    row[own[place]] = True
+                    row[excluded_rows[place]] = True
                 return out
 
             rows, products = nearest_rows(query, self.embeddings, k, mask)
         else:
-            rows, products = self._by_faiss(query, k, own)
+            rows, products = self._by_faiss(query, k, excluded_rows)
         return [
             [Neighbour(self.films[row], 1 - float(product)) for row, product in zip(*pair, strict=True) if row >= 0]
             for pair in zip(rows, products, strict=True)
@@ -170,13 +181,16 @@ class Index:
             aside.write_bytes(save(arrays, {_META: json.dumps(meta, sort_keys=True)}))
 
     def _by_faiss(self, query: np.ndarray, k: int, excluded: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """As `nearest_rows`: enough more are asked for that k stay when the excluded ones are gone."""
+        """As `nearest_rows`; `excluded` are rows for each query.
+
+        Enough more are asked for that k stay when the excluded ones are gone.
+        """
         wanted = min(k + max(map(len, excluded), default=0), len(self.films))
         products, rows = self._faiss.search(np.ascontiguousarray(query), wanted)
         rows, products = np.asarray(rows, np.int64), np.asarray(products, np.float32)
-        for mine, own, others in zip(rows, products, excluded, strict=True):
-            out = np.isin(mine, others)
-            mine[out], own[out] = -1, -np.inf
+        for found, cosines, others in zip(rows, products, excluded, strict=True):
+            out = np.isin(found, others)
+            found[out], cosines[out] = -1, -np.inf
         order = np.lexsort((rows, -products), axis=1)[:, :k]
         return np.take_along_axis(rows, order, 1), np.take_along_axis(products, order, 1)
 
@@ -229,7 +243,20 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
             f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}. It was cut off, or is"
         )
         raise IndexFileError(f"{what} of another kind", "copy or make it again") from error
-    name, _, version = meta.get("format", "").rpartition(" ")
+    _check_format(path, meta.get("format", ""))
+    embedder = meta.get("embedder", "")
+    if bundle is not None and embedder != embedder_of(bundle):
+        raise IndexFileError(
+            f"{path} was made with another model than that of {bundle.folder}: their embeddings cannot be compared. "
+            f"Name the bundle it was made with, or make one: `cxrlines index DATA --bundle {bundle.folder} --out FILE`"
+        )
+    films, embeddings = _read_films(path, file)
+    return Index(films, embeddings, embedder)
+
+
+def _check_format(path: Path, given: str) -> None:
+    """`IndexFileError` unless an index's header says the format that this version reads."""
+    name, _, version = given.rpartition(" ")
     if name != "cxrlines index" or not version.isdigit():
         raise IndexFileError(
             f"{path} is no index of films but some other safetensors file", "`cxrlines index` makes one"
@@ -238,12 +265,10 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
         raise IndexFileError(
             f"{path}: format {version} is not the one this cxrlines reads ({FORMAT})", "update cxrlines"
         )
-    embedder = meta.get("embedder", "")
-    if bundle is not None and embedder != embedder_of(bundle):
-        raise IndexFileError(
-            f"{path} was made with another model than that of {bundle.folder}: their embeddings cannot be compared. "
-            f"Name the bundle it was made with, or make one: `cxrlines index DATA --bundle {bundle.folder} --out FILE`"
-        )
+
+
+def _read_films(path: Path, file: Any) -> tuple[tuple[IndexedFilm, ...], np.ndarray]:
+    """The films of an open index, and their embeddings (n, c) float16; `IndexFileError` where they are damaged."""
     try:
         embeddings, text = (file.get_tensor(name) for name in ("embeddings", "films"))
         if embeddings.dtype != np.float16 or embeddings.ndim != 2 or text.dtype != np.uint8:
@@ -256,15 +281,15 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise IndexFileError(f"{path}: {what}", "the file was edited or is invalid; make the index again") from error
-    return Index(films, embeddings, embedder)
+    return films, embeddings
 
 
 def embedder_of(bundle: Bundle) -> str:
     """16 hex digits of what makes a bundle's embeddings: its first model's weights and what that model sees."""
     manifest = bundle.manifest
     first = manifest.models[0]
-    seen = [manifest.files[first.file].sha256, first.config, manifest.store.model_dump(), bundle.sizes[0]]
-    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
+    parts = [manifest.files[first.file].sha256, first.config, manifest.store.model_dump(), bundle.sizes[0]]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _film_of(values: dict[str, Any]) -> IndexedFilm:
@@ -281,13 +306,13 @@ def _film_of(values: dict[str, Any]) -> IndexedFilm:
 
 
 def _where(points: np.ndarray) -> str:
-    """Where a line begins and ends, in words."""
+    """Where a line begins and ends, in words; points (n, 2) as of `IndexedFilm.lines`."""
 
-    def spot(point: np.ndarray) -> str:
+    def place(point: np.ndarray) -> str:
         across, down = np.round(100 * point).astype(int)
         return f"{across} % across and {down} % down"
 
-    return f"from {spot(points[0])} to {spot(points[-1])} of the film"
+    return f"from {place(points[0])} to {place(points[-1])} of the film"
 
 
 def _faiss_of(embeddings: np.ndarray) -> Any:

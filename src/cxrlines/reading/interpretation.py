@@ -28,7 +28,8 @@ from cxrlines.core.rules import (
 )
 from cxrlines.core.spacing import MAGNIFICATION, NO_SPACING, Spacing, SpacingKind
 from cxrlines.core.transform import Affine
-from cxrlines.reading.trace.lines import Bounds, Channel, find_landmarks, find_lines, traced_lines
+from cxrlines.reading.trace.bounds import Bounds
+from cxrlines.reading.trace.lines import Channel, find_landmarks, given_lines, traced_lines
 from cxrlines.task import LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
 
 LONG_SIDE_CM = (35.0, 43.0)
@@ -56,33 +57,37 @@ MIN_RECALL = 0.95
 
 
 def fit_suppression(labels: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """By `Device.name`, the probability below which a device is suppressed: at most `SUPPRESS_BELOW`.
+    """By `Device.name`, the probability below which lines of a device are suppressed: at most `SUPPRESS_BELOW`.
 
-    A classifier that gives a rare device low probabilities throughout would otherwise silence its every line.
+    A classifier that gives a rare device low probabilities throughout would otherwise suppress its every line.
 
     Args:
         labels: (n, labels) calibrated probabilities of films that it was not trained on.
         truth: (n, labels) 0, 1 or `task.UNKNOWN`.
     """
-    found = {}
+    limits = {}
     for device in Device:
         columns = [LABELS.index(label) for label in LABELS_OF[device]]
         positive = labels[(truth[:, columns] == 1).any(axis=1)]
         p = [presence_of(dict(zip(LABELS, row, strict=True)))[device.name] for row in positive]
-        least = float(np.quantile(p, 1 - MIN_RECALL, method="lower")) if p else SUPPRESS_BELOW
-        found[device.name] = min(SUPPRESS_BELOW, least)
-    return found
+        limit = float(np.quantile(p, 1 - MIN_RECALL, method="lower")) if p else SUPPRESS_BELOW
+        limits[device.name] = min(SUPPRESS_BELOW, limit)
+    return limits
 
 
 def evidence_of(maps: np.ndarray, channels: Sequence[Channel] = MAPS) -> dict[str, float]:
-    """How clearly heatmaps (maps, h, w) show a line of each device, by `Device.name`: the mean of the highest values.
+    """How clearly heatmaps show a line of each device, by `Device.name`, 0 to 1: the mean of their highest values.
 
-    As many as a quarter of the heatmap's height: a line of that length, in px.
+    Of so many as a line of a quarter of the heatmap's height has px.
+
+    Args:
+        maps: (maps, h, w) float32 in [0, 1].
+        channels: What each heatmap shows.
     """
-    most = max(1, maps.shape[1] // 4)
+    count = max(1, maps.shape[1] // 4)
     return {
-        # Only the highest values are put in order, so that their sum is the same wherever they lie.
-        what.name: float(np.sort(np.partition(heat, -most, axis=None)[-most:]).mean())
+        # Sorted, so that their floating-point sum is the same wherever they lie.
+        what.name: float(np.sort(np.partition(heat, -count, axis=None)[-count:]).mean())
         for heat, (kind, what) in zip(maps, channels, strict=True)
         if kind is MapKind.LINE
     }
@@ -90,10 +95,21 @@ def evidence_of(maps: np.ndarray, channels: Sequence[Channel] = MAPS) -> dict[st
 
 @dataclass(frozen=True, eq=False)
 class FilmMaps:
-    """The heatmaps of a film: (maps, h, w) float32 in [0, 1], what each shows, and where the film lies in them."""
+    """The heatmaps of a film, and where the film lies in them.
+
+    Attributes:
+        maps: (maps, h, w) float32 in [0, 1].
+        channels: What each heatmap shows.
+        film_shape: (height, width) px of the original film.
+        within: (left, top, right, bottom) px of the original film inside its frame; None: all of it.
+        to_maps: From px of the original film to px of the heatmaps.
+        bounds: The film's edges in px of the heatmaps.
+    """
 
     maps: np.ndarray
     channels: Sequence[Channel]
+    film_shape: tuple[int, int]
+    within: tuple[int, int, int, int] | None
     to_maps: Affine
     bounds: Bounds
 
@@ -106,78 +122,86 @@ class FilmMaps:
         within: tuple[int, int, int, int] | None = None,
         channels: Sequence[Channel] = MAPS,
     ) -> "FilmMaps":
-        """Arguments as of `findings_of`."""
+        """The heatmaps of a film as a network read it; for the rest see the attributes.
+
+        `placement`: where the original film lies in the film that was read, which is `STRIDE` times as large as the
+        heatmaps.
+        """
         to_maps = placement.at((STRIDE * maps.shape[1], STRIDE * maps.shape[2]), maps.shape[1:])
         left, top, right, bottom = within or (0, 0, film_shape[1], film_shape[0])
         corners = to_maps.from_film(np.array([[left - 0.5, top - 0.5], [right - 0.5, bottom - 0.5]]))
         bounds = Bounds(*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
-        return cls(maps, channels, to_maps, bounds)
+        return cls(maps, channels, film_shape, within, to_maps, bounds)
 
     @cached_property
     def traced(self) -> list[Line]:
-        """As of `traced_lines`, in px of the heatmaps."""
+        """All lines that are traced (`traced_lines`), in px of the heatmaps.
+
+        Raises:
+            ValueError: Heatmaps of another shape, or with values that are not numbers.
+        """
         return traced_lines(self.maps, self.bounds, self.channels)
 
+    def given(self, min_confidence: Mapping[str, float] | None = None) -> list[Line]:
+        """Those of the traced lines that are given (`given_lines`), in px of the heatmaps; errors as of `traced`.
+
+        `min_confidence`: by `Device.name`; `MIN_CONFIDENCE` for a device that is not named.
+        """
+        return given_lines(self.traced, self.maps, self.channels, min_confidence)
+
     def on_film(self, line: Line) -> Line:
-        """A line in px of the heatmaps, in those of the film."""
+        """A line in px of the heatmaps, in px of the original film."""
         path = self.to_maps.to_film(line.path)
         tip, followed_to = (None if end is None else path[-1] for end in (line.tip, line.followed_to))
         return replace(line, path=path, tip=tip, followed_to=followed_to)
 
 
 def findings_of(
-    maps: np.ndarray,
-    placement: Affine,
-    film_shape: tuple[int, int],
+    film: FilmMaps,
     labels: Mapping[str, float] | None = None,
     spacing: Spacing = NO_SPACING,
-    suppress_below: Mapping[str, float] | None = None,
     *,
-    within: tuple[int, int, int, int] | None = None,
     quality: Quality = NOT_ASSESSED,
-    channels: Sequence[Channel] = MAPS,
-    least: Mapping[str, float] | None = None,
+    suppress_below: Mapping[str, float] | None = None,
+    min_confidence: Mapping[str, float] | None = None,
 ) -> Findings:
     """The findings of a film from its heatmaps.
 
     Args:
-        maps: (maps, h, w) float32 in [0, 1], of the film that was read.
-        placement: Where the original film lies in that film, which is `STRIDE` times as large as the heatmaps.
-        film_shape: (height, width) px of the original film.
+        film: The heatmaps.
         labels: Probability by label, if a classifier read the film as well: lines of a device that it holds for absent
             are left out.
         spacing: The original film's.
-        suppress_below: By `Device.name`, the probability below which lines of a device are left out; `SUPPRESS_BELOW`
-            where none is given.
-        within: (left, top, right, bottom) px of the original film inside its frame; None: all of it.
         quality: How the original film is turned, and whether it may be cropped.
-        channels: What each heatmap shows.
-        least: By `Device.name`, the least confidence of a line that is given; see `find_lines`.
+        suppress_below: By `Device.name`, the probability below which lines of a device are left out; `SUPPRESS_BELOW`
+            for a device that is not named.
+        min_confidence: By `Device.name`, the least confidence of a line that is given; see `find_lines`.
 
-    Raises `ValueError` for heatmaps of another shape or with values that are not numbers.
+    Raises:
+        ValueError: Heatmaps of another shape, or with values that are not numbers.
     """
-    read = FilmMaps.of(maps, placement, film_shape, within, channels)
     labels = None if labels is None else {name: float(p) for name, p in labels.items()}
     presence = {} if labels is None else presence_of(labels)
-    lines = []
-    for line in find_lines(maps, read.bounds, channels, least):
-        name = line.device.name
-        if presence.get(name, 1.0) >= (suppress_below or {}).get(name, SUPPRESS_BELOW):
-            lines.append(read.on_film(line))
+    limits = suppress_below or {}
+    lines = [
+        film.on_film(line)
+        for line in film.given(min_confidence)
+        if presence.get(line.device.name, 1.0) >= limits.get(line.device.name, SUPPRESS_BELOW)
+    ]
     landmarks = {
-        name: Keypoint(read.to_maps.to_film(spot.xy[None])[0], spot.confidence)
-        for name, spot in find_landmarks(maps, read.bounds, channels).items()
+        landmark: Keypoint(film.to_maps.to_film(peak.xy[None])[0], peak.confidence)
+        for landmark, peak in find_landmarks(film.maps, film.bounds, film.channels).items()
     }
     found = Findings(
-        film_shape,
+        film.film_shape,
         tuple(lines),
         landmarks,
         (),
         labels,
         spacing,
         quality=quality,
-        evidence=evidence_of(maps, channels),
-        within=within,
+        evidence=evidence_of(film.maps, film.channels),
+        within=film.within,
     )
     return replace(found, distances=tuple(distances_of(found)))
 
@@ -206,11 +230,15 @@ def turned(vector: np.ndarray, degrees: int) -> np.ndarray:
 
 
 def _from_carina(k: int, vector: np.ndarray, found: Findings) -> list[Distance]:
-    """`vector`: [right, down] px from the carina to the tip of line `k` on the upright film."""
+    """The distances of the tip of line `k` from the carina, the one along the film with its states by rule.
+
+    `vector`: [right, down] px from the carina to the tip on the upright film.
+    """
     right, down = vector
     device = found.lines[k].device
 
     def distance(what: str, x: float, y: float, sign: float = 1.0) -> Distance:
+        """`x`, `y`: px across and along the upright film."""
         px = sign * float(np.hypot(x, y))
         cm = None
         if found.mm_per_px is not None:

@@ -24,12 +24,11 @@ from cxrlines.core.findings import Findings
 from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.notes import Note
 from cxrlines.core.spacing import Spacing
-from cxrlines.core.transform import Affine
 from cxrlines.io.films import Source, is_source, read_film
 from cxrlines.io.prepare import Prepared, cut_frame
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import EMBEDDED, MANIFEST, PROBE_FILE, Bundle, BundleError, load_bundle
-from cxrlines.reading.engines import Engine, Shown
+from cxrlines.reading.engines import Engine, FilmViews
 from cxrlines.reading.engines.choice import engine_of
 from cxrlines.reading.interpretation import FilmMaps, findings_of
 from cxrlines.reading.prefetch import in_batches
@@ -39,7 +38,7 @@ from cxrlines.reading.tta import SCALES, VIEWS, views
 Out = TypeVar("Out")
 Progress = Callable[[int, int | None], None]
 """Called with (films done, films in all; None where that is not known)."""
-Mapped = tuple[Findings, FilmMaps | None]
+FindingsWithMaps = tuple[Findings, FilmMaps | None]
 """Findings and the heatmaps they come from; None of a refused film, and where no lines are sought."""
 
 
@@ -55,8 +54,8 @@ class Reader:
         engine: What runs the bundle's models; default: `engines.choice.engine_of`.
 
     Raises:
-        ValueError: Another view. BundleError: Flips of models that were not trained with them, or models that do not
-            fit.
+        ValueError: Another view.
+        BundleError: Flips of models that were not trained with them, or models that do not fit.
     """
 
     def __init__(
@@ -77,11 +76,15 @@ class Reader:
         self._calibration = None if fitted is None else Calibration(fitted)
 
     def read(self, film: Source) -> Findings:
-        """The findings of one film. `FilmError` if it cannot be read: says why, and the way out."""
+        """The findings of one film.
+
+        Raises:
+            FilmError: It cannot be read; the message says why, and the way out.
+        """
         ready = self.prepare(read_film(film), _name(film))
-        if not ready.made.quality.usable:
+        if not ready.prepared.quality.usable:
             return self.findings(ready)
-        rows, maps = self.engine([ready.shown], maps=self.lines)
+        rows, maps = self.engine([ready.views], maps=self.lines)
         return self.findings(ready, rows[0], None if maps is None else maps[0])
 
     def read_many(
@@ -91,15 +94,18 @@ class Reader:
 
         In its place stands its `FilmError`, or a `ReadingFault` where that is no fault of the film's. Films are decoded
         in threads while others are computed; memory does not grow with their number. An exception that `films` raises
-        comes after the findings of the films before it. `TypeError` for one film, which `read` takes.
+        comes after the findings of the films before it.
+
+        Raises:
+            TypeError: `films` is one film, which `read` takes.
         """
-        return self._in_batches(films, self._findings, progress)
+        return self._in_batches(films, self._read_batch, progress)
 
     def read_with_maps(
         self, films: Iterable[Source], progress: Progress | None = None
-    ) -> Iterator[Mapped | FilmError | ReadingFault]:
+    ) -> Iterator[FindingsWithMaps | FilmError | ReadingFault]:
         """As `read_many`, each film's findings with the heatmaps they come from."""
-        return self._in_batches(films, self._with_maps, progress)
+        return self._in_batches(films, self._read_batch_with_maps, progress)
 
     def embed(
         self, films: Iterable[Source], progress: Progress | None = None
@@ -108,18 +114,18 @@ class Reader:
 
         A `FilmError` where one cannot be read, or is refused as no frontal chest film; else as `read_many`.
         """
-        return self._in_batches(films, self._embedded, progress)
+        return self._in_batches(films, self._embed_batch, progress)
 
-    def prepare(self, film: Film, name: str = "the film") -> "Ready":
+    def prepare(self, film: Film, name: str = "the film") -> "ReadyFilm":
         """A film as its bundle's models see it. `name` is what errors call it."""
         start = time.monotonic()
         framed = cut_frame(film)
         probed = self.probe(framed.pixels) if self.probe and framed.quality.usable else None
-        made = framed.prepared(probed, self._store.size, self._store.aspect)
-        shown = {size: views(made.pixels, size, self.tta, self._scales) for size in set(self.bundle.sizes)}
-        return Ready(name, shown, made, film.spacing, film.notes, film.study_uid, time.monotonic() - start)
+        prepared = framed.prepared(probed, self._store.size, self._store.aspect)
+        shown = {size: views(prepared.pixels, size, self.tta, self._scales) for size in set(self.bundle.sizes)}
+        return ReadyFilm(name, shown, prepared, film.spacing, film.notes, film.study_uid, time.monotonic() - start)
 
-    def findings(self, film: "Ready", row: np.ndarray | None = None, maps: np.ndarray | None = None) -> Findings:
+    def findings(self, film: "ReadyFilm", row: np.ndarray | None = None, maps: np.ndarray | None = None) -> Findings:
         """The findings of a prepared film from what the engine gives for it.
 
         Args:
@@ -129,86 +135,100 @@ class Reader:
         Raises:
             FilmError: The engine gives values that are not numbers.
         """
+        return self._interpret(film, row, maps)[0]
+
+    def _interpret(
+        self, film: "ReadyFilm", row: np.ndarray | None = None, maps: np.ndarray | None = None
+    ) -> FindingsWithMaps:
+        """As `findings`, with the heatmaps of the film."""
         start = time.monotonic()
-        made, manifest = film.made, self.bundle.manifest
-        labels = None
-        if row is not None:
-            if not np.isfinite(row).all() or not (maps is None or np.isfinite(maps).all()):
-                raise FilmError(
-                    f"{film.name}: the models of {self.bundle.folder} give values that are not numbers",
-                    "use another bundle",
-                )
-            p = row if self._calibration is None else self._calibration.apply(row, manifest.labels)
-            labels = dict(zip(manifest.labels, p.tolist(), strict=True))
-        if row is None or maps is None:
+        prepared, manifest = film.prepared, self.bundle.manifest
+        labels = None if row is None else self._probabilities(film, row, maps)
+        film_maps = None
+        if maps is None:
             found = Findings(
-                made.film_shape, (), {}, (), labels, film.spacing, quality=made.quality, within=made.within
-            )
-        else:
-            found = findings_of(
-                maps,
-                self._placement(made, maps),
-                made.film_shape,
+                prepared.film_shape,
+                (),
+                {},
+                (),
                 labels,
                 film.spacing,
-                manifest.denied,
-                within=made.within,
-                quality=made.quality,
-                channels=self.bundle.channels,
-                least=manifest.confident,
+                quality=prepared.quality,
+                within=prepared.within,
             )
-        return replace(
+        else:
+            placement = prepared.placement.at(self._store.size, (STRIDE * maps.shape[1], STRIDE * maps.shape[2]))
+            film_maps = FilmMaps.of(maps, placement, prepared.film_shape, prepared.within, self.bundle.channels)
+            found = findings_of(
+                film_maps,
+                labels,
+                film.spacing,
+                quality=prepared.quality,
+                suppress_below=manifest.denied,
+                min_confidence=manifest.confident,
+            )
+        found = replace(
             found,
             notes=film.notes,
             study_uid=film.study_uid,
             calibrated=row is not None and self._calibration is not None,
             seconds=film.seconds + time.monotonic() - start,
         )
+        return found, film_maps
+
+    def _probabilities(self, film: "ReadyFilm", row: np.ndarray, maps: np.ndarray | None) -> dict[str, float]:
+        """Calibrated probability by label. `FilmError` where the engine's values, or its heatmaps', are not numbers."""
+        if not np.isfinite(row).all() or not (maps is None or np.isfinite(maps).all()):
+            raise FilmError(
+                f"{film.name}: the models of {self.bundle.folder} give values that are not numbers",
+                "use another bundle",
+            )
+        labels = self.bundle.manifest.labels
+        calibrated = row if self._calibration is None else self._calibration.apply(row, labels)
+        return dict(zip(labels, calibrated.tolist(), strict=True))
 
     def _in_batches(
         self,
         films: Iterable[Source],
-        compute: Callable[[list["Ready"]], list[Out | FilmError | ReadingFault]],
+        compute: Callable[[list["ReadyFilm"]], list[Out | FilmError | ReadingFault]],
         progress: Progress | None,
     ) -> Iterator[Out | FilmError | ReadingFault]:
         if is_source(films):
             raise TypeError(f"films is one film ({type(films).__name__}); give a list of films, or call read")
         return in_batches(films, self._ready, compute, self.batch_size, progress)
 
-    def _ready(self, source: Source) -> "Ready | FilmError | ReadingFault":
+    def _ready(self, source: Source) -> "ReadyFilm | FilmError | ReadingFault":
         start = time.monotonic()
         ready = _guarded(_name(source), lambda: self.prepare(read_film(source), _name(source)))
-        return replace(ready, seconds=time.monotonic() - start) if isinstance(ready, Ready) else ready
+        return replace(ready, seconds=time.monotonic() - start) if isinstance(ready, ReadyFilm) else ready
 
-    def _placement(self, made: Prepared, maps: np.ndarray) -> Affine:
-        return made.placement.at(self._store.size, (STRIDE * maps.shape[1], STRIDE * maps.shape[2]))
+    def _read_batch(self, films: list["ReadyFilm"]) -> list[Findings | FilmError | ReadingFault]:
+        return [one[0] if isinstance(one, tuple) else one for one in self._read_batch_with_maps(films)]
 
-    def _findings(self, films: list["Ready"]) -> list[Findings | FilmError | ReadingFault]:
-        return [one[0] if isinstance(one, tuple) else one for one in self._with_maps(films)]
-
-    def _with_maps(self, films: list["Ready"]) -> list[Mapped | FilmError | ReadingFault]:
-        usable = [film for film in films if film.made.quality.usable]
+    def _read_batch_with_maps(self, films: list["ReadyFilm"]) -> list[FindingsWithMaps | FilmError | ReadingFault]:
+        usable = [film for film in films if film.prepared.quality.usable]
+        if not usable:
+            return [_guarded(film.name, self._interpret, film) for film in films]
         start = time.monotonic()
-        rows, maps = self.engine([film.shown for film in usable], maps=self.lines) if usable else ((), None)
-        share = (time.monotonic() - start) / max(1, len(usable))
-        given = iter(zip(rows, maps if maps is not None else [None] * len(rows), strict=True))
-        each = [(replace(f, seconds=f.seconds + share), *next(given)) if f.made.quality.usable else (f,) for f in films]
-        return [_guarded(one[0].name, self._mapped, *one) for one in each]
+        rows, maps = self.engine([film.views for film in usable], maps=self.lines)
+        seconds_each = (time.monotonic() - start) / len(usable)
+        outputs = iter(zip(rows, [None] * len(rows) if maps is None else maps, strict=True))
+        readings = []
+        for film in films:
+            if film.prepared.quality.usable:
+                timed = replace(film, seconds=film.seconds + seconds_each)
+                readings.append(_guarded(film.name, self._interpret, timed, *next(outputs)))
+            else:
+                readings.append(_guarded(film.name, self._interpret, film))
+        return readings
 
-    def _mapped(self, film: "Ready", row: np.ndarray | None = None, maps: np.ndarray | None = None) -> Mapped:
-        found, made = self.findings(film, row, maps), film.made
-        if maps is None:
-            return found, None
-        where = self._placement(made, maps), made.film_shape, made.within
-        return found, FilmMaps.of(maps, *where, self.bundle.channels)
-
-    def _embedded(self, films: list["Ready"]) -> list["Embedded | FilmError | ReadingFault"]:
-        usable = [film.shown for film in films if film.made.quality.usable]
+    def _embed_batch(self, films: list["ReadyFilm"]) -> list["Embedded | FilmError | ReadingFault"]:
+        usable = [film.views for film in films if film.prepared.quality.usable]
         vectors = iter(self.engine.embed(usable) if usable else ())
         return [
-            Embedded(next(vectors), film.key, film.made.film_shape)
-            if film.made.quality.usable
-            else FilmError(f"{film.name}: {film.made.quality.notes[0].text}")
+            Embedded(next(vectors), film.key, film.prepared.film_shape)
+            if film.prepared.quality.usable
+            else FilmError(f"{film.name}: {film.prepared.quality.notes[0].text}")
             for film in films
         ]
 
@@ -218,13 +238,19 @@ def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] | None =
 
     On a processor with glibc it reads faster after `cxrlines.core.pool.keep_buffers()`, which the commands call;
     not so here, as it changes the allocator of the whole process.
-    `BundleError` if the bundle cannot be trusted: which file, what is wrong, the way out.
+
+    Raises:
+        BundleError: It cannot be trusted; the message names the file, what is wrong, and the way out.
     """
     return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)
 
 
 def load_probe(bundle: Bundle) -> Probe | None:
-    """The network that assesses films for the bundle; None if it has none. `BundleError` if it is unfit."""
+    """The network that assesses films for the bundle; None if it has none.
+
+    Raises:
+        BundleError: Its file is damaged, or holds another network.
+    """
     if PROBE_FILE not in bundle.manifest.files:
         return None
     try:
@@ -237,11 +263,13 @@ def allowed_views(bundle: Bundle, tta: Sequence[str] | None) -> tuple[str, ...]:
     """The views named, each once, in the order of `VIEWS`; None: those of the bundle's `meta["views"]`, if it has any.
 
     Raises:
-        ValueError: another name. BundleError: a flip, unless the bundle's `meta["flip"]` is true: its models saw flips.
+        ValueError: Another name.
+        BundleError: A flip, unless the bundle's `meta["flip"]` is true: its models saw flips.
     """
     if tta is None:
-        own = bundle.manifest.meta.get("views") or {}
-        tta = [name for name, given in zip(VIEWS, (own.get("flip"), own.get("scales")), strict=True) if given]
+        trained = bundle.manifest.meta.get("views") or {}
+        wanted = {"flip": trained.get("flip"), "scale": trained.get("scales")}
+        tta = [name for name in VIEWS if wanted[name]]
     for name in tta:
         if name not in VIEWS:
             raise ValueError(f"no view is called {name!r}; test-time augmentation has {' and '.join(VIEWS)}")
@@ -281,20 +309,20 @@ class Embedded:
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
+class ReadyFilm:
     """A film ready for the engine, without its original pixels.
 
     Attributes:
         name: What errors call it.
-        shown: The film at every size that a model sees.
-        made: The film as prepared at the store's size.
+        views: The film at every size that a model sees.
+        prepared: The film as prepared at the store's size.
         spacing, notes, study_uid: Of the original film.
         seconds: Spent on it so far.
     """
 
     name: str
-    shown: Shown
-    made: Prepared
+    views: FilmViews
+    prepared: Prepared
     spacing: Spacing
     notes: tuple[Note, ...]
     study_uid: str | None
@@ -303,17 +331,17 @@ class Ready:
     @property
     def key(self) -> str:
         """As `Embedded.key`."""
-        return hashlib.sha256(self.made.pixels.tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self.prepared.pixels.tobytes()).hexdigest()[:16]
 
 
 def _name(source: Source) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else "the film"
 
 
-def _guarded(name: str, work: Callable[..., Out], *given: object) -> Out | FilmError | ReadingFault:
-    """What `work` returns for the film called `name`, or the error that it raised."""
+def _guarded(name: str, work: Callable[..., Out], *args: object) -> Out | FilmError | ReadingFault:
+    """What `work(*args)` returns for the film called `name`, or the error that it raised."""
     try:
-        return work(*given)
+        return work(*args)
     except FilmError as error:
         return light(error)
     except MemoryError:

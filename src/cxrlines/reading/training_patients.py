@@ -16,44 +16,50 @@ from cxrlines.reading.bundle import Bundle, BundleError
 SEEN = "seen.json"
 
 
-def seen_text(seen: Mapping[str, Iterable[str]]) -> str:
+def patients_text(patients: Mapping[str, Iterable[str]]) -> str:
     """The content of `SEEN`, from weights file -> tokens of the patients in its lineage, whole or cut."""
-    files: dict[str, dict[str, list[str]]] = {file: {} for file in seen}
-    for file, some in seen.items():
-        for token in sorted(set(map(cut, some))):
-            name, _, digits = token.partition(":")
-            files[file].setdefault(name, []).append(digits)
+    files: dict[str, dict[str, list[str]]] = {file: {} for file in patients}
+    for file, tokens in patients.items():
+        for token in sorted(set(map(cut, tokens))):
+            key, _, digits = token.partition(":")
+            files[file].setdefault(key, []).append(digits)
     return json.dumps(files) + "\n"
 
 
-def seen_by(bundle: Bundle) -> frozenset[str] | None:
+def training_patients(bundle: Bundle) -> frozenset[str] | None:
     """The cut tokens of all patients that any model of the bundle was trained on; None where the bundle has no list.
 
-    `BundleError` if its list is of another form.
+    Raises:
+        BundleError: Its list is of another form.
     """
     if SEEN not in bundle.manifest.files:
         return None
-    seen, text = set(), bundle.read(SEEN)
+    patients, text = set(), bundle.read(SEEN)
     try:
         files = json.loads(text)
         for entry in bundle.manifest.models:
             keys = files[entry.file]
-            for name, some in (keys if isinstance(keys, dict) else {BARE: [*keys]}).items():
-                if any(not isinstance(digits, str) or (len(digits) != CUT and digits != SOME) for digits in some):
+            if not isinstance(keys, dict):
+                keys = {BARE: [*keys]}  # as cxrlines 0.1 wrote it
+            for key, tokens in keys.items():
+                if any(not isinstance(digits, str) or (len(digits) != CUT and digits != SOME) for digits in tokens):
                     raise ValueError(f"a key has not {CUT} digits")
-                seen |= {f"{name}:{digits}" for digits in some}
+                patients |= {f"{key}:{digits}" for digits in tokens}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(
             f"{bundle.folder / SEEN}: does not list the patients each model has seen ({error})", "export it again"
         ) from error
-    return frozenset(seen)
+    return frozenset(patients)
 
 
-def was_seen(patient: str, seen: frozenset[str]) -> bool:
-    """Whether a patient, by identifier, is among those `seen`, or shares the cut token of one."""
+def is_training_patient(patient: str, seen: frozenset[str]) -> bool:
+    """Whether a patient, by identifier, is among those that models have seen, or shares the cut token of one.
+
+    `seen`: as `training_patients` gives it.
+    """
     return any(cut(token) in seen for token in as_known([patient], names_in(seen))[0])
 
 
-def of_other_sites(seen: frozenset[str]) -> bool:
-    """Whether some of those seen cannot be compared with anyone here: they are kept under another site's key."""
+def has_other_sites(seen: frozenset[str]) -> bool:
+    """Whether some training patients cannot be compared with anyone here: they are kept under another site's key."""
     return bool(foreign(names_in(seen)))

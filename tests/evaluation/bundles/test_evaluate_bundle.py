@@ -28,7 +28,7 @@ from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.bundle import BundleError, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.interpretation import FilmMaps, findings_of
-from cxrlines.reading.training_patients import SEEN, seen_text
+from cxrlines.reading.training_patients import SEEN, patients_text
 from cxrlines.task import LABELS, LABELS_OF, Device
 
 
@@ -49,7 +49,7 @@ def bundle_of(tmp_path_factory):
         members = [BundleMember("a", fold, model.config(), folder / "w.safetensors") for fold in range(2)]
         shared = [f"{name}:{SOME}" for name in shares]
         keys = {m.file: tokens(p, "phantom") + shared for m, p in zip(members, seen, strict=False)}
-        further = {SEEN: seen_text(keys)} if seen else None
+        further = {SEEN: patients_text(keys)} if seen else None
         way = {"store": {"size": 80, "aspect": "stretch"}, "input_size": 64, "meta": meta or {}}
         return load_bundle(write_bundle(folder / "bundle", members, further=further, onnx=False, **way))
 
@@ -142,14 +142,14 @@ def test_an_unreadable_film_is_counted_and_costs_no_other(known, bundle_of, tmp_
 def test_films_on_which_cxrlines_fails_are_counted_apart(known, bundle_of, tmp_path, monkeypatch):
     (tmp_path / "bad.jpg").write_bytes(b"no film")
     bad = ReferenceFilm(tmp_path / "bad.jpg", "p", known.films[0].compare)
-    whole = module.Reader.findings
+    whole = module.Reader.prepare
 
-    def failing(self, film, *given):
-        if film.name == str(known.films[0].path):
+    def failing(self, film, name):
+        if name == str(known.films[0].path):
             raise LookupError
-        return whole(self, film, *given)
+        return whole(self, film, name)
 
-    monkeypatch.setattr(module.Reader, "findings", failing)
+    monkeypatch.setattr(module.Reader, "prepare", failing)
     figures = evaluate_bundle(ReferenceFilms([bad, *known.films], {}, ()), bundle_of([], []), resamples=5)
     assert figures.left_out == {"not readable": 1, FAULT: 1} and "please report the fault" in figures.text()
     assert figures.figures.films == len(known.films) - 1
@@ -247,10 +247,9 @@ class Oracle:
             carina = made.placement.from_film(self.data.landmarks[path.stem]["carina"])[0]
             drawn = [(line.label, made.placement.from_film(line.points) + AMISS) for line in lines]
             labels = self.labels.loc[path.stem].clip(0.01, 0.99).to_dict()
-            where = {"within": made.within, "quality": made.quality}
-            maps = draw_maps(drawn, [carina - AMISS], SIZE)
-            found = findings_of(maps, made.placement, made.film_shape, labels, **where)
-            yield found, FilmMaps.of(maps, made.placement, made.film_shape, made.within)
+            drawn_maps = draw_maps(drawn, [carina - AMISS], SIZE)
+            maps = FilmMaps.of(drawn_maps, made.placement, made.film_shape, made.within)
+            yield findings_of(maps, labels, quality=made.quality), maps
 
 
 def test_a_turned_film_is_evaluated_as_the_upright_one_is(wide, bundle_of, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Lines that are traced but not given, on heatmaps drawn from known lines: all of them, each for its own reason."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -28,8 +30,8 @@ def read(weights, labels=None):
         if kind in (MapKind.LINE, MapKind.TIP):
             maps[channel] *= weights.get(what, 1.0)
     before = maps.copy()
-    found = findings_of(maps, PLACED, SHAPE, labels)
     seen = FilmMaps.of(maps, PLACED, SHAPE)
+    found = findings_of(seen, labels)
     assert np.array_equal(maps, before)
     return found, seen
 
@@ -79,5 +81,5 @@ def test_what_lies_off_the_film_or_has_no_map_counts_nothing():
     assert mean_along(seen, line(Device.ETT, np.array([[-40.0, -40], [-20, -20]]))) == 0
     above = np.concatenate([[[95.0, -60.0]], TUBE])
     assert mean_along(seen, line(Device.ETT, above)) == pytest.approx(1, abs=0.05)
-    few = FilmMaps(seen.maps[:1], MAPS[:1], seen.to_maps, seen.bounds)
+    few = replace(seen, maps=seen.maps[:1], channels=MAPS[:1])
     assert mean_along(few, line(Device.CVC, CATHETER)) == 0

@@ -12,7 +12,7 @@ from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import Spacing, SpacingKind
 from cxrlines.reading.interpretation import distances_of
-from cxrlines.reading.results.drawing import LEAST_SIDE, NOTICE, draw_findings, save_drawing
+from cxrlines.reading.results.drawing import MIN_SIDE, NOTICE, draw_findings, save_drawing
 from cxrlines.task import DEVICE_COLOURS, LABELS, Device, Landmark
 
 
@@ -70,7 +70,7 @@ def test_nothing_covers_the_tip_itself():
 
 def test_small_films_are_enlarged_and_all_sizes_have_the_text():
     small = draw_findings(film((100, 80)), findings((100, 80)))
-    assert small.shape[0] == LEAST_SIDE
+    assert small.shape[0] == MIN_SIDE
     for shape in ((100, 80), (500, 500), (2000, 1600)):
         with_labels = draw_findings(film(shape), findings(shape))
         without = draw_findings(film(shape), findings(shape, labels=False))

@@ -14,7 +14,7 @@ def drawn(*lines, width=2.0):
 
 
 def traced(line_map, tips):
-    return [course.points for course in trace(line_map, tips, many=True)]
+    return [course.points for course in trace(line_map, tips, may_share=True)]
 
 
 def ends(course):
@@ -29,12 +29,12 @@ def test_lines_that_cross_go_straight_on():
 def test_gaps_are_bridged_straight_on_and_not_around_a_corner():
     (course,) = traced(drawn([(80, 10), (80, 70)], [(82, 90), (84, 150)]), NO_TIPS)
     assert ends(course) == [[8, 1], [8, 15]]
-    assert len(trace(drawn([(80, 10), (80, 70)], [(100, 60), (150, 60)]), NO_TIPS, many=True)) == 2
+    assert len(trace(drawn([(80, 10), (80, 70)], [(100, 60), (150, 60)]), NO_TIPS, may_share=True)) == 2
 
 
 def test_no_gap_is_bridged_from_a_tip():
     pieces = drawn([(80, 10), (80, 70)], [(80, 90), (80, 150)])
-    assert len(trace(pieces, np.array([[80.0, 70.0]]), many=True)) == 2
+    assert len(trace(pieces, np.array([[80.0, 70.0]]), may_share=True)) == 2
 
 
 def test_two_lines_that_join_share_the_rest_of_the_way_to_the_tip():
@@ -60,7 +60,7 @@ def test_a_line_that_ends_short_of_another_shares_its_way_across_the_gap():
 
 def test_what_a_line_shares_is_not_its_own():
     film = drawn([(40, 10), (80, 60), (80, 140)], [(120, 10), (80, 60)])
-    one, other = trace(film, np.array([[80.0, 140.0]]), many=True)
+    one, other = trace(film, np.array([[80.0, 140.0]]), may_share=True)
     whole = lengths(one.points)[-1]
     assert abs(lengths(one.own)[-1] - whole) < 15, "the skeleton's own, not smoothed, is a little longer"
     assert abs(lengths(other.points)[-1] - whole) < 5

@@ -5,7 +5,7 @@ import pytest
 
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA
 from cxrlines.core.polyline import length
-from cxrlines.reading.trace.following import further_way
+from cxrlines.reading.trace.following import extension
 from cxrlines.reading.trace.lines import find_lines
 from cxrlines.task import MAPS, Device, MapKind
 
@@ -28,7 +28,7 @@ def arch(first, last):
 
 @pytest.mark.parametrize("p", [0.06, 0.2])
 def test_a_faint_arch_is_followed_across_its_gap_to_its_end(p):
-    way = further_way(drawn([*arch(0, 80), *arch(92, 170)], p), np.array([100.0, 100.0]), UP)
+    way = extension(drawn([*arch(0, 80), *arch(92, 170)], p), np.array([100.0, 100.0]), UP)
     assert np.abs(np.hypot(*(way - (60, 100)).T) - 40).max() < 2.5
     assert np.hypot(*(way[-1] - arch(0, 170)[-1])) < 4
     assert np.hypot(*np.diff(way, axis=0).T) == pytest.approx(1.6)
@@ -36,13 +36,13 @@ def test_a_faint_arch_is_followed_across_its_gap_to_its_end(p):
 
 @pytest.mark.parametrize("heat", [np.zeros((SIDE, SIDE)), np.full((SIDE, SIDE), 0.02), drawn(arch(40, 46), 0.9)])
 def test_nothing_is_followed_into_nothing_haze_or_a_speck(heat):
-    assert further_way(heat.astype(np.float32), np.array([100.0, 100.0]), UP).shape == (0, 2)
+    assert extension(heat.astype(np.float32), np.array([100.0, 100.0]), UP).shape == (0, 2)
 
 
 def test_a_ring_is_not_followed_all_round_and_the_map_stays():
     ring = drawn(arch(0, 360), 0.5)
     before = ring.copy()
-    way = further_way(ring, np.array([100.0, 100.0]), UP)
+    way = extension(ring, np.array([100.0, 100.0]), UP)
     assert 0.4 < length(way) / (80 * np.pi) < 0.65
     assert (ring == before).all()
 

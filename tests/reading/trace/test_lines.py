@@ -7,8 +7,9 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from cxrlines.core.heatmaps import KEYPOINT_SIGMA, draw_maps, to_map
-from cxrlines.reading.trace.keypoints import APART
-from cxrlines.reading.trace.lines import TIP_PEAK, Bounds, find_landmarks, find_lines
+from cxrlines.reading.trace.bounds import Bounds
+from cxrlines.reading.trace.keypoints import SEPARATION
+from cxrlines.reading.trace.lines import TIP_PEAK, find_landmarks, find_lines
 from cxrlines.task import LABELS_OF, MAPS, Device, Landmark, MapKind
 
 SEEDS = range(40)
@@ -29,7 +30,7 @@ def judged(oracle, maps_by_seed):
             expected = sum(line.device is device for line in oracle.true_lines(scene))
             count += expected
             # The heatmap of two tips next to each other has one peak.
-            near = min((np.hypot(*(a - b)) for a, b in combinations(true, 2)), default=np.inf) < APART * SIDE
+            near = min((np.hypot(*(a - b)) for a, b in combinations(true, 2)), default=np.inf) < SEPARATION * SIDE
             if len(lines) != expected or len(tips) > len(true) or len(tips) < len(true) - near:
                 wrong.append((seed, device.name))
             elif tips:

@@ -28,7 +28,7 @@ from cxrlines.reading.engines.pytorch import PyTorchEngine
 from cxrlines.reading.interpretation import fit_suppression
 from cxrlines.reading.probe import embedded_probe
 from cxrlines.reading.reader import allowed_views, load_probe, scales_of
-from cxrlines.reading.training_patients import seen_by, was_seen
+from cxrlines.reading.training_patients import is_training_patient, training_patients
 from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, RECORD, TEST, WEIGHTS, lineage_of
@@ -202,18 +202,19 @@ def test_a_bundle_knows_the_patients_of_each_model_and_of_what_it_was_made_from(
         Lineage("only", frozenset(tokens(["own"], "phantom")), (("teacher", teacher),)).text()
     )
     bundle = load_bundle(export_run(root, tmp_path / "bundle", onnx=False))
-    seen = seen_by(bundle)
-    assert len(seen) == 2 and was_seen("own", seen) and was_seen("before", seen)
-    assert seen_by(of_fold(bundle, 0)) == frozenset()
+    seen = training_patients(bundle)
+    assert len(seen) == 2 and is_training_patient("own", seen) and is_training_patient("before", seen)
+    assert training_patients(of_fold(bundle, 0)) == frozenset()
 
 
 def test_a_bundle_says_which_public_sets_may_share_patients_with_it_and_so_does_what_starts_from_it(root, tmp_path):
     made = load_bundle(export_run(root, tmp_path / "bundle", onnx=False, may_share=["ranzcr"]))
-    assert sets_shared_with(seen_by(made)) == ["ranzcr"] and sets_shared_with(seen_by(of_fold(made, 0))) == ["ranzcr"]
+    for exported in (made, of_fold(made, 0)):
+        assert sets_shared_with(training_patients(exported)) == ["ranzcr"]
     start = lineage_of(made.folder / made.manifest.models[0].file)
     assert "patients of ranzcr may be among its own, under other identifiers" in start.gaps(["a"], "ranzcr")
     assert not [gap for gap in start.gaps(["a"]) if "ranzcr" in gap]
-    assert sets_shared_with(seen_by(load_bundle(export_run(root, tmp_path / "other", onnx=False)))) == []
+    assert sets_shared_with(training_patients(load_bundle(export_run(root, tmp_path / "other", onnx=False)))) == []
     with pytest.raises(RunError, match="--may-share 'RANZCR': is no name of a data set; allowed: site, or the name of"):
         export_run(root, tmp_path / "none", may_share=["RANZCR"])
 

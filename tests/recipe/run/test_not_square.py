@@ -12,7 +12,7 @@ from cxrlines.io.prepare import shrink
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.bundle import load_bundle
 from cxrlines.reading.engines.pytorch import PyTorchEngine
-from cxrlines.reading.interpretation import findings_of
+from cxrlines.reading.interpretation import FilmMaps, findings_of
 from cxrlines.reading.reader import Reader
 from cxrlines.recipe.run import pipeline as runs
 from cxrlines.recipe.run.export import export_run
@@ -74,7 +74,7 @@ def test_tips_are_found_in_px_of_the_original_film(aspect, size):
     maps = draw_maps(
         [(LABELS_OF[Device.ETT][0], placement.from_film(line))], [placement.from_film(carina[None])[0]], size
     )
-    found = findings_of(maps, placement, shape)
+    found = findings_of(FilmMaps.of(maps, placement, shape))
     (seen,) = found.lines
     per_px = 1 / min(placement.scale)  # px of the film a px of what is read
     assert seen.device is Device.ETT and np.linalg.norm(seen.tip - line[-1]) < 1.5 * per_px

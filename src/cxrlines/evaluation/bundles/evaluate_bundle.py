@@ -28,7 +28,7 @@ from cxrlines.reading.bundle import Bundle, BundleError
 from cxrlines.reading.interpretation import FilmMaps, distances_of
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
-from cxrlines.reading.training_patients import of_other_sites, seen_by, was_seen
+from cxrlines.reading.training_patients import has_other_sites, is_training_patient, training_patients
 from cxrlines.task import Landmark
 
 SEEN_PATIENT = "of a patient that a model was trained on"
@@ -112,7 +112,7 @@ def evaluate_bundle(
     Raises:
         EvaluationError: the bundle does not say which patients it was trained on, or no film is left.
     """
-    seen = seen_by(bundle)
+    seen = training_patients(bundle)
     left_out, remarks = Counter(reference.left_out), list(reference.remarks)
     films = reference.films
     if seen is None:
@@ -125,7 +125,7 @@ def evaluate_bundle(
             )
         remarks.append("The bundle does not list its training patients: these films may be of them.")
     else:
-        own = [any(was_seen(name, seen) for name in (film.patient, *film.aliases)) for film in films]
+        own = [any(is_training_patient(name, seen) for name in (film.patient, *film.aliases)) for film in films]
         if report_seen:
             verb = "is" if sum(own) == 1 else "are"
             remarks.append(
@@ -140,7 +140,7 @@ def evaluate_bundle(
                     "give films of other patients, evaluate the models of one fold with --fold, or these with "
                     "--seen report",
                 )
-    if seen and of_other_sites(seen):
+    if seen and has_other_sites(seen):
         remarks.append("Some of its training patients are kept under another site's key: these films may be of them.")
     if seen and (sets := sets_shared_with(seen)):
         remarks.append(

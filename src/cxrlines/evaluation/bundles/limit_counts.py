@@ -6,7 +6,6 @@ from cxrlines.core.findings import Findings, presence_of
 from cxrlines.evaluation.bundles.reference import ReferenceFilm
 from cxrlines.metrics.limit_trade import CONFIDENCES, FilmCounts, line_counts
 from cxrlines.reading.interpretation import FilmMaps
-from cxrlines.reading.trace.lines import given_lines
 from cxrlines.task import MAPPED, Device
 
 
@@ -16,11 +15,7 @@ def limit_counts(film: ReferenceFilm, found: Findings, maps: FilmMaps | None) ->
     counts: list[dict[Device, tuple[int, int, int]]] = []
     before = None
     for limit in CONFIDENCES:
-        lines = (
-            []
-            if maps is None
-            else given_lines(maps.traced, maps.maps, maps.channels, dict.fromkeys(Device.__members__, limit))
-        )
+        lines = [] if maps is None else maps.given(dict.fromkeys(Device.__members__, limit))
         if not counts or lines != before:
             on_film = tuple(maps.on_film(line) for line in lines) if maps else ()
             read = film.compare(replace(found, lines=on_film, distances=())).read

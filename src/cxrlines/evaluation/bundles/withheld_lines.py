@@ -10,7 +10,7 @@ from cxrlines.core.polyline import resample
 from cxrlines.metrics.failure_causes import MissedLine, Withheld
 from cxrlines.reading.interpretation import SUPPRESS_BELOW, FilmMaps
 from cxrlines.reading.trace.centerlines import sample
-from cxrlines.reading.trace.lines import MIN_CONFIDENCE, given_lines
+from cxrlines.reading.trace.lines import MIN_CONFIDENCE
 from cxrlines.task import MapKind
 
 NEAR = 0.01
@@ -25,7 +25,7 @@ def withheld_lines(
     `denied` and `least`: as `interpretation.findings_of` was given them, by `Device.name`.
     """
     presence = presence_of(found.labels or {})
-    given = given_lines(maps.traced, maps.maps, maps.channels, least)
+    given = maps.given(least)
     withheld = []
     for line in maps.traced:
         name = line.device.name

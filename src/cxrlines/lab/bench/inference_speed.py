@@ -44,7 +44,7 @@ def bench_predict(bundle: Bundle, films: int = 12, folder: Path | None = None) -
     """
     keep_buffers()
     reader = Reader(bundle)
-    files = [file for file in film_files(films, folder) if reader.prepare(read_film(file)).made.quality.usable]
+    files = [file for file in film_files(films, folder) if reader.prepare(read_film(file)).prepared.quality.usable]
     if not files:
         raise BenchError(f"{folder or 'the phantoms'}: the reader sees no chest film", "name a folder of such films")
     numbers = range(len(files))
@@ -147,7 +147,7 @@ def _shares(reader: Reader, files: Sequence[bytes]) -> dict[str, float]:
         steps["probe"].append(passed())
         ready = reader.prepare(film)
         steps["prepare"].append(max(0.0, passed() - steps["probe"][-1]))
-        rows, maps = reader.engine([ready.shown], maps=reader.lines)
+        rows, maps = reader.engine([ready.views], maps=reader.lines)
         steps["network"].append(passed())
         reader.findings(ready, rows[0], None if maps is None else maps[0])
         steps["findings"].append(passed())

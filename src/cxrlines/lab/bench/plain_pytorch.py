@@ -52,7 +52,7 @@ class PlainPyTorch:
         ]
         self.reader, self.films = Reader(load_bundle(bundle)), films
         ready = [self.reader.prepare(read_film(film)) for film in films]
-        self._given = [self.reader.engine([film.shown], maps=True) for film in ready]
+        self._given = [self.reader.engine([film.views], maps=True) for film in ready]
         self._threads = torch.get_num_threads()
 
     def read(self, films: Sequence[int], threads: int | None = None) -> Took:
@@ -60,7 +60,7 @@ class PlainPyTorch:
         torch.set_num_threads(threads or self._threads)
         wall, cpu = time.perf_counter(), time.process_time()
         ready = [self.reader.prepare(read_film(self.films[k])) for k in films]
-        seen = np.stack([views(film.made.pixels, SIZE) for film in ready])
+        seen = np.stack([views(film.prepared.pixels, SIZE) for film in ready])
         with torch.inference_mode():
             for network in self.networks:
                 features, maps = network.features_and_maps(torch.from_numpy(seen))

@@ -7,7 +7,7 @@ import numpy as np
 
 from cxrlines.core.transform import Size
 
-Shown = dict[Size, np.ndarray]
+FilmViews = dict[Size, np.ndarray]
 """A film as models see it: its size -> uint8 (views, h, w), the plain view first."""
 
 
@@ -20,14 +20,14 @@ class Engine(Protocol):
 
     map_size: Size | None
 
-    def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    def __call__(self, films: Sequence[FilmViews], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities of the bundle's labels, float64 (b, labels), and where wanted and given its heatmaps.
 
         Those are float32 (b, maps, h, w) in [0, 1] of the plain view, (h, w) that of `map_size` / `heatmaps.STRIDE`.
         Films must have the same number of views. What one film gives does not depend on the others.
         """
 
-    def embed(self, films: Sequence[Shown]) -> np.ndarray:
+    def embed(self, films: Sequence[FilmViews]) -> np.ndarray:
         """The first model's last feature map of the plain views, mean over places, at length 1: float32 (b, c)."""
 
 

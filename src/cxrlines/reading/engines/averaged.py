@@ -10,7 +10,7 @@ from cxrlines.core.heatmaps import STRIDE
 from cxrlines.core.transform import height_width
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.bundle import Bundle, BundleError
-from cxrlines.reading.engines import Engine, Network, Shown
+from cxrlines.reading.engines import Engine, FilmViews, Network
 
 
 class AveragedNetworks(Engine):
@@ -37,7 +37,7 @@ class AveragedNetworks(Engine):
         with_maps = [size for network, size in self.networks if network.map_names]
         self.map_size = max(with_maps, key=lambda size: math.prod(height_width(size)), default=None)
 
-    def __call__(self, films: Sequence[Shown], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    def __call__(self, films: Sequence[FilmViews], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """As `Engine`. All networks and views are started before the first is waited for; a view a pass."""
         rows: list[np.ndarray] = []
         folds: list[int] = []
@@ -60,7 +60,7 @@ class AveragedNetworks(Engine):
         mean = self._mean(np.stack(rows), np.array(folds), np.array(members))
         return mean, np.mean(shown, axis=0) if shown else None
 
-    def embed(self, films: Sequence[Shown]) -> np.ndarray:
+    def embed(self, films: Sequence[FilmViews]) -> np.ndarray:
         """As `Engine`."""
         network, size = self.networks[0]
         return network.embed(np.stack([film[size][:1] for film in films]))

@@ -1,6 +1,7 @@
 """A film with its findings drawn on it, and what they say in a strip beside it, never over the anatomy."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -22,18 +23,18 @@ from cxrlines.reading.results.report_text import (
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, Landmark
 
 NOTICE = "For research only. Not a medical device; not for diagnosis."
-LEAST_SIDE = 480
+MIN_SIDE = 480
 """Smaller films are enlarged to this longer side before they are drawn on, so that text can be read."""
 STRIP = 0.34
-"""Width of the strip beside the film as a share of the film's longer side."""
-LEAST_STRIP = 19.0
+"""Width of the strip beside the film as a fraction of the film's longer side."""
+MIN_STRIP = 19.0
 """Least width of the strip in heights of its letters: the longest label with its probability."""
 OPACITY = 0.55
 """Of a drawn line: the tube under it stays visible."""
 SHOWN = 0.5
 """Labels of at least this probability are written bright."""
 _PAPER, _INK, _PALE = (16, 16, 18), (238, 238, 238), (150, 150, 155)
-_CARINA = (255, 255, 255)
+_CARINA, _EMPTY_BAR = (255, 255, 255), (45, 45, 48)
 Colour = tuple[int, int, int]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom px."""
@@ -55,7 +56,7 @@ def draw_findings(
     The strip has the labels, what was found, what the distances rest on, and all notes, each once. The film is drawn
     as it is in its file, however it was turned to be read. Of a film that was refused the strip says why.
 
-    H and the film's place (top left) are the film's own size, unless its longer side is below `LEAST_SIDE` or above
+    H and the film's place (top left) are the film's own size, unless its longer side is below `MIN_SIDE` or above
     `largest`: then it is drawn at that size. Widths and letters grow with the film.
 
     Args:
@@ -74,16 +75,18 @@ def draw_findings(
             f"film: needs (height, width) {findings.film_shape} of uint8, as its findings have; "
             f"got {film.shape} of {film.dtype}"
         )
-    wanted = min(max(LEAST_SIDE, max(film.shape)), largest or max(LEAST_SIDE, max(film.shape)))
-    scale = wanted / max(film.shape)
+    enlarged = max(MIN_SIDE, max(film.shape))
+    scale = min(enlarged, largest or enlarged) / max(film.shape)
     if scale != 1:
         size = (max(1, round(film.shape[1] * scale)), max(1, round(film.shape[0] * scale)))
         film = cv2.resize(film, size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
     side = max(film.shape)
     canvas = Image.fromarray(_with_lines(film, findings, scale))
     _mark_points(canvas, findings, scale)
-    width = max(round(STRIP * side), round(LEAST_STRIP * _letters(side)))
-    strip = _strip(findings, (width, film.shape[0]), side, name, notes, notice, operating_points or {})
+    letters = _letters(side)
+    width = max(round(STRIP * side), round(MIN_STRIP * letters))
+    text = _StripText(findings, name, notes, notice, operating_points or {})
+    strip = _strip(text, (width, film.shape[0]), letters)
     sheet = Image.new("RGB", (canvas.width + strip.width, canvas.height), _PAPER)
     sheet.paste(canvas, (0, 0))
     sheet.paste(strip, (canvas.width, 0))
@@ -98,16 +101,20 @@ def save_drawing(path: Path, drawn: np.ndarray) -> None:
         aside.write_bytes(png.tobytes())
 
 
-def _moved(points: np.ndarray, scale: float) -> np.ndarray:
-    """Pixel centres sit at whole numbers, so the scale acts around the film's outer corner at -0.5."""
+def _scaled(points: np.ndarray, scale: float) -> np.ndarray:
+    """Points (..., 2) of the film, in px of the scaled film.
+
+    Pixel centres are at whole numbers, so the scale acts around the film's outer corner at -0.5.
+    """
     return (points + 0.5) * scale - 0.5
 
 
 def _with_lines(film: np.ndarray, findings: Findings, scale: float) -> np.ndarray:
+    """The scaled film (h, w) uint8 in RGB (h, w, 3) with its lines drawn half transparent."""
     colour = cv2.cvtColor(film, cv2.COLOR_GRAY2RGB)
     lines = []
     for line in findings.lines:
-        path = _moved(line.path, scale)
+        path = _scaled(line.path, scale)
         if not line.leaves_film:  # nothing is drawn within the ring or the square, so that the end itself stays visible
             path = path[np.hypot(*(path - path[-1]).T) > _ring(max(film.shape))]
         if len(path) > 1:
@@ -119,23 +126,25 @@ def _with_lines(film: np.ndarray, findings: Findings, scale: float) -> np.ndarra
 
 
 def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
-    """Rings at tips with their names and heights, squares where lines are followed to without a tip, and a Y at the
-    carina, its arms where the bronchi leave."""
+    """Mark the carina and the ends of lines on the scaled film, in place.
+
+    A Y at the carina, its arms where the bronchi leave; rings at tips, squares where lines are followed to without a
+    tip, both with their names and heights beside them.
+    """
     pen = ImageDraw.Draw(canvas)
     side = max(canvas.size)
     width, radius = max(1, round(side / 700)), _ring(side)
-    font = ImageFont.load_default(_letters(side))
     taken: list[Box] = []
     carina = findings.landmarks.get(Landmark.CARINA)
     if carina is not None:
-        x, y = _moved(carina.xy, scale)
+        x, y = _scaled(carina.xy, scale)
         arm = 1.5 * radius
         for upright in ((0.0, -arm), (-0.8 * arm, 0.6 * arm), (0.8 * arm, 0.6 * arm)):
             dx, dy = turned(np.array(upright), -findings.quality.rotation).tolist()
             pen.line((x, y, x + dx, y + dy), _CARINA, width)
         taken.append((x - arm, y - arm, x + arm, y + arm))
     ends = [
-        (k, line, *_moved(line.path[-1], scale).tolist())
+        (k, line, *_scaled(line.path[-1], scale).tolist())
         for k, line in enumerate(findings.lines)
         if not line.leaves_film
     ]
@@ -143,29 +152,42 @@ def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
         taken.append((x - radius, y - radius, x + radius, y + radius))
         mark = pen.ellipse if line.tip is not None else pen.rectangle
         mark(taken[-1], outline=DEVICE_COLOURS[line.device], width=width)
+    font = ImageFont.load_default(_letters(side))
     for k, line, x, y in ends:
         text = tip_words(findings, k)
         left, top, right, bottom = pen.textbbox((0, 0), text, font)
-        at = _free_place((x, y), (right - left, bottom - top), 1.6 * radius, taken, canvas.size)
-        taken.append((*at, at[0] + right - left, at[1] + bottom - top))
+        place = _free_place((x, y), (right - left, bottom - top), 1.6 * radius, taken, canvas.size)
+        taken.append((*place, place[0] + right - left, place[1] + bottom - top))
         stroke = max(1, round((bottom - top) / 16))
-        place = (at[0] - left, at[1] - top)
-        pen.text(place, text, DEVICE_COLOURS[line.device], font, stroke_width=stroke, stroke_fill=(0, 0, 0))
+        origin = (place[0] - left, place[1] - top)
+        pen.text(origin, text, DEVICE_COLOURS[line.device], font, stroke_width=stroke, stroke_fill=(0, 0, 0))
 
 
 def _free_place(
     point: tuple[float, float], size: tuple[float, float], away: float, taken: Sequence[Box], canvas: tuple[int, int]
 ) -> tuple[float, float]:
-    """Where text of a size (width, height) goes: the first place beside a point that is on the film and free."""
+    """The left top corner of text beside a point: the first place that is on the canvas and free, else one on it.
+
+    Args:
+        point: [x, y] px.
+        size: (width, height) px of the text.
+        away: px between the point and the text.
+        taken: Where nothing may be written.
+        canvas: (width, height) px.
+    """
     (x, y), (wide, tall) = point, size
-    for up in (0, 1, -1, 2, -2, 3, -3):
+    for rows_down in (0, 1, -1, 2, -2, 3, -3):
         for left in (x + away, x - away - wide):
-            top = y + up * 1.3 * tall - tall / 2
-            right, bottom = left + wide, top + tall
-            inside = left >= 0 and top >= 0 and right <= canvas[0] and bottom <= canvas[1]
-            if inside and not any(left < r and lf < right and top < b and t < bottom for lf, t, r, b in taken):
+            top = y + rows_down * 1.3 * tall - tall / 2
+            box = (left, top, left + wide, top + tall)
+            inside = left >= 0 and top >= 0 and box[2] <= canvas[0] and box[3] <= canvas[1]
+            if inside and not any(_overlap(box, other) for other in taken):
                 return left, top
     return min(max(0.0, x + away), max(0.0, canvas[0] - wide)), min(max(0.0, y), canvas[1] - tall)
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _ring(side: int) -> float:
@@ -178,85 +200,107 @@ def _letters(side: int) -> int:
     return max(11, round(side / 60))
 
 
-def _strip(
-    findings: Findings,
-    size: tuple[int, int],
-    side: int,
-    name: str,
-    notes: Sequence[str],
-    notice: str,
-    points: Mapping[str, float],
-) -> Image.Image:
-    """The text beside the film; letters shrink until all of it fits."""
-    for letters in range(_letters(side), 6, -1):
-        strip, fits = _strip_at(findings, size, letters, name, notes, notice, points)
-        if fits:
+@dataclass(frozen=True)
+class _StripText:
+    """What the strip beside a film says; the fields are the arguments of `draw_findings`."""
+
+    findings: Findings
+    name: str
+    notes: Sequence[str]
+    notice: str
+    operating_points: Mapping[str, float]
+
+    @property
+    def all_notes(self) -> list[str]:
+        """The notes of the findings, then the further ones, each once."""
+        own = {note.text for note in self.findings.all_notes}
+        return [*note_words(self.findings), *(note for note in dict.fromkeys(self.notes) if note not in own)]
+
+
+def _strip(text: _StripText, size: tuple[int, int], letters: int) -> Image.Image:
+    """The text beside the film, `size` (width, height) px; letters shrink from `letters` px until all of it fits."""
+    for height in range(letters, 6, -1):
+        strip = _Strip(size, height)
+        strip.write_all(text)
+        if strip.fits:
             break
-    return strip
+    return strip.image
 
 
-def _strip_at(
-    findings: Findings,
-    size: tuple[int, int],
-    letters: int,
-    name: str,
-    notes: Sequence[str],
-    notice: str,
-    points: Mapping[str, float],
-) -> tuple[Image.Image, bool]:
-    """The strip in letters of a size, and whether everything found room."""
-    width, height = size
-    strip = Image.new("RGB", size, _PAPER)
-    pen = ImageDraw.Draw(strip)
-    font, step, margin = ImageFont.load_default(letters), round(letters * 1.35), letters
-    room = width - 2 * margin
-    foot = _wrapped(pen, notice, room, font)
-    limit = height - margin - len(foot) * step
-    y = margin
+class _Strip:
+    """A strip that is written from the top down, in letters of one height in px."""
 
-    def write(text: str, colour: Colour, indent: int = 0) -> None:
-        nonlocal y
-        for part in _wrapped(pen, text, room - indent, font):
-            pen.text((margin + indent, y), part, colour, font)
-            y += step
+    def __init__(self, size: tuple[int, int], letters: int) -> None:
+        self.image = Image.new("RGB", size, _PAPER)
+        self.letters, self.size = letters, size
+        self.font, self.step = ImageFont.load_default(letters), round(letters * 1.35)
+        self.margin = letters
+        self.room = size[0] - 2 * self.margin
+        self.y, self.limit = self.margin, size[1] - self.margin
+        self._pen = ImageDraw.Draw(self.image)
 
-    if name:
-        write(name, _INK)
-        y += step // 2
-    for label, p in (findings.labels or {}).items():  # with its probability as a number and a bar
-        device, thick, point = DEVICE_OF[label], max(1, letters // 9), points.get(label)
+    @property
+    def fits(self) -> bool:
+        """Whether all that was written ends above the notice at the foot."""
+        return self.y <= self.limit
+
+    def write_all(self, text: _StripText) -> None:
+        """Name, labels, what was found, notes; and the notice at the foot, over what does not fit."""
+        findings = text.findings
+        if text.name:
+            self._write(text.name, _INK)
+            self.y += self.step // 2
+        for label, p in (findings.labels or {}).items():
+            self._write_label(label, p, text.operating_points.get(label))
+        if findings.labels:
+            self.y += self.step // 2
+        if findings.quality.usable:
+            self._write_found(findings)
+        for note in text.all_notes:
+            self.y += self.step // 2
+            self._write(note, _INK)
+        self._write_notice(text.notice)
+
+    def _write(self, text: str, colour: Colour, indent: int = 0) -> None:
+        for part in _wrapped(self._pen, text, self.room - indent, self.font):
+            self._pen.text((self.margin + indent, self.y), part, colour, self.font)
+            self.y += self.step
+
+    def _write_label(self, label: str, p: float, point: float | None) -> None:
+        """A label with its probability as a number and a bar, and a mark at its operating point, if it has one."""
+        device, thick = DEVICE_OF[label], max(1, self.letters // 9)
+        left, right = self.margin, self.margin + self.room
         ink = _INK if p >= (SHOWN if point is None else point) else _PALE
-        pen.text((margin, y), device.name + label.removeprefix(device.value), ink, font)
-        pen.text((margin + room, y), f"{p:.2f}", ink, font, anchor="ra")
-        base = y + round(letters * 1.12)
-        pen.line((margin, base, margin + room, base), (45, 45, 48), thick)
-        if p * room >= 1:
-            pen.line((margin, base, margin + p * room, base), DEVICE_COLOURS[device], thick)
+        self._pen.text((left, self.y), device.name + label.removeprefix(device.value), ink, self.font)
+        self._pen.text((right, self.y), f"{p:.2f}", ink, self.font, anchor="ra")
+        base = self.y + round(self.letters * 1.12)
+        self._pen.line((left, base, right, base), _EMPTY_BAR, thick)
+        if p * self.room >= 1:
+            self._pen.line((left, base, left + p * self.room, base), DEVICE_COLOURS[device], thick)
         if point is not None:
-            at = margin + point * room
-            pen.line((at, base, at, base + max(2, letters // 4)), _INK, thick)
-        y += step
-    if findings.labels:
-        y += step // 2
-    if findings.quality.usable:
+            at = left + point * self.room
+            self._pen.line((at, base, at, base + max(2, self.letters // 4)), _INK, thick)
+        self.y += self.step
+
+    def _write_found(self, findings: Findings) -> None:
+        """The lines with their rules, the carina, and what distances rest on."""
         if not findings.lines:
-            write("No line found.", _INK)
+            self._write("No line found.", _INK)
         for k, line in enumerate(findings.lines):
-            write(line_words(findings, k), DEVICE_COLOURS[line.device])
+            self._write(line_words(findings, k), DEVICE_COLOURS[line.device])
             for rule in rules_of(findings, k):
-                write(rule, _INK, letters)
-        write(carina_words(findings), _PALE)
-        if rests_on := spacing_words(findings):
-            write(rests_on, _PALE)
-    own = {note.text for note in findings.all_notes}
-    for note in (*note_words(findings), *(note for note in dict.fromkeys(notes) if note not in own)):
-        y += step // 2
-        write(note, _INK)
-    fits = y <= limit
-    pen.rectangle((0, limit, width, height), _PAPER)
-    for k, part in enumerate(foot):
-        pen.text((margin, limit + k * step), part, _PALE, font)
-    return strip, fits
+                self._write(rule, _INK, self.letters)
+        self._write(carina_words(findings), _PALE)
+        rests_on = spacing_words(findings)
+        if rests_on:
+            self._write(rests_on, _PALE)
+
+    def _write_notice(self, notice: str) -> None:
+        foot = _wrapped(self._pen, notice, self.room, self.font)
+        self.limit -= len(foot) * self.step
+        self._pen.rectangle((0, self.limit, *self.size), _PAPER)
+        for k, part in enumerate(foot):
+            self._pen.text((self.margin, self.limit + k * self.step), part, _PALE, self.font)
 
 
 def _wrapped(

@@ -50,9 +50,12 @@ def check_places(
     draw: Path | None = None,
     dicom: Path | None = None,
 ) -> None:
-    """Whether `write_predictions` and writers of films' files will be able to write; `OutputError` if not.
+    """Check that `write_predictions` and writers of films' files will be able to write.
 
     They may not write over a film, nor where films are read from: drawings would be taken for films.
+
+    Raises:
+        OutputError: They will not.
     """
     films = [path for path, _ in found.films]
     written: dict[str, Path | None] = {}
@@ -62,14 +65,14 @@ def check_places(
     check_outputs(files={"--out": out, **written}, folders={"--draw": draw, "--dicom": dicom}, inputs=films)
     if out is not None:
         check_table("--out", out, BESIDE if as_json else BESIDE | {JSON: None}, STUDY_COLUMN)
+    read_from = {os.path.realpath(folder) for folder in found.folders}
+    holding_films = {Path(os.path.realpath(path)).parent for path in films}
     for flag, folder in (("--draw", draw), ("--dicom", dicom)):
         if folder is None:
             continue
         place = Path(os.path.realpath(folder))
-        searched = {os.path.realpath(folder) for folder in found.folders}
-        if searched & {str(place), *map(str, place.parents)} or place in {
-            Path(os.path.realpath(path)).parent for path in films
-        }:
+        inside = not read_from.isdisjoint(map(str, (place, *place.parents)))
+        if inside or place in holding_films:
             raise OutputError(
                 f"{flag} {folder}: films are read from there, and results would replace them or be taken for films",
                 "name a folder outside",
@@ -180,20 +183,9 @@ def write_each(
         OutputError: the disk is full, or the place cannot be written.
     """
     errors = []
-    read = zip(predictions.findings.places, predictions.films, predictions.studies, strict=True)
-    refused = [
-        (place, *each) for place, each in zip(predictions.refused_findings.places, predictions.refused, strict=True)
-    ]
-    if not any(writer.refused for writer in writers):
-        refused = []
-    count = len(predictions.films) + len(refused)
-    for number, (place, film, name) in enumerate(chain(read, refused)):
-        usable = number < len(predictions.films)
-        due = [
-            writer
-            for writer in writers
-            if (usable or writer.refused) and not predictions.journal.has_made(place, writer.key)
-        ]
+    films = list(_films_to_write(predictions, writers))
+    for number, (place, film, name, own_writers) in enumerate(films, start=1):
+        due = [writer for writer in own_writers if not predictions.journal.has_made(place, writer.key)]
         findings = predictions.journal.reading(place) if due else None
         for writer in due:
             assert isinstance(findings, Findings)
@@ -204,8 +196,22 @@ def write_each(
             else:
                 predictions.journal.made(place, writer.key)
         if progress:
-            progress(number + 1, count)
+            progress(number, len(films))
     return errors
+
+
+def _films_to_write(
+    predictions: Predictions, writers: Sequence[FilmWriter]
+) -> Iterator[tuple[int, Path, str, Sequence[FilmWriter]]]:
+    """(place in the journal, file, name, writers) of each film that was read, then of those that were refused."""
+    read = zip(predictions.findings.places, predictions.films, predictions.studies, strict=True)
+    for place, film, name in read:
+        yield place, film, name, writers
+    of_refused = [writer for writer in writers if writer.refused]
+    if of_refused:
+        refused = zip(predictions.refused_findings.places, predictions.refused, strict=True)
+        for place, (film, name) in refused:
+            yield place, film, name, of_refused
 
 
 def drawings(predictions: Predictions, folder: Path) -> FilmWriter:

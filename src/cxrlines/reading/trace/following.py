@@ -1,8 +1,8 @@
-"""The further way of a line where its heatmap is too faint for a centerline: a beam search in short steps.
+"""The rest of a line where its heatmap is too faint for a centerline: a beam search in short steps.
 
-A step gains the logarithm of the heatmap's probability over `FAINT`, less what its turn costs. The way that gains most
-is taken: it bridges gaps where what follows is worth it, and ends where the line does.
-Points are [x, y] in px of the heatmap; lengths below are shares of the heatmap's longer side.
+A step scores the logarithm of the heatmap's probability over `FAINT`, less the cost of its turn. The path with the
+highest score is taken: it bridges gaps where what follows is worth it, and ends where the line does.
+Points are [x, y] in px of the heatmap; lengths are fractions of the heatmap's longer side.
 """
 
 import numpy as np
@@ -10,55 +10,60 @@ import numpy as np
 from cxrlines.core.polyline import Points
 from cxrlines.reading.trace.centerlines import sample
 
-STEP, FARTHEST = 0.01, 80
-"""Length of a step, and the most of them."""
+STEP, MAX_STEPS = 0.01, 80
 TURN = np.radians(12.0)
 """A step may turn by this or twice this to either side."""
-STIFF = 0.15
-"""What a turn by `TURN` costs; it grows with the square."""
-CURL = np.radians(200.0)
-"""The most that a way may turn in all: from a vein over the shoulder and down again, but not round."""
-FAINT, LEAST = 0.03, 0.004
-"""Probability above which a step gains, and what lower ones count as at least."""
-WORTH, SLACK = 8.0, 12.0
-"""The least gain of a way that is taken, and by how much one may fall behind the best (at least 0) before it is
-given up."""
-WIDTH = 48
-"""Ways that are followed at once."""
+TURN_COST = 0.15
+"""Of a turn by `TURN`; it grows with the square."""
+MAX_HEADING_CHANGE = np.radians(200.0)
+"""The most that a path may turn in all: from a vein over the shoulder and down again, but not round."""
+FAINT, MIN_PROBABILITY = 0.03, 0.004
+"""Probability above which a step raises the score, and what lower ones count as at least."""
+MIN_SCORE, MAX_BEHIND = 8.0, 12.0
+"""The least score of a path that is taken, and by how much one may fall behind the best (at least 0) before it is
+dropped."""
+BEAM_WIDTH = 48
 
 
-def further_way(line_map: np.ndarray, start: np.ndarray, heading: float) -> Points:
-    """(n, 2): the way on from a place in a heatmap (h, w), without that place; n = 0 where there is none.
+def extension(line_map: np.ndarray, start: np.ndarray, heading: float) -> Points:
+    """The path (n, 2) on which a line goes on, without `start`; n = 0 where the heatmap shows none.
 
     Args:
-        line_map: Probability of a line.
-        start: (2,), where a line ends.
+        line_map: (h, w) float32, probability of a line.
+        start: (2,) px, where the line ends so far.
         heading: In which direction it goes on there, radians from x to y.
     """
     scale = max(line_map.shape)
     turns = TURN * np.arange(-2, 3)
-    places, headings, gains = start[None], np.array([heading]), np.zeros(1)
-    trail: list[tuple[Points, np.ndarray]] = []  # the places after each step, and from which of those before
-    most, last = 0.0, -1
-    while len(places) and len(trail) < FARTHEST:
-        came = np.repeat(np.arange(len(places)), len(turns))
+    turn_costs = TURN_COST * (turns / TURN) ** 2
+    places, headings, scores = start[None], np.array([heading]), np.zeros(1)
+    steps: list[tuple[Points, np.ndarray]] = []  # after each step the places, and the index of each one's predecessor
+    best_score, best_step = 0.0, -1
+    while len(places) and len(steps) < MAX_STEPS:
+        predecessors = np.repeat(np.arange(len(places)), len(turns))
         headings = (headings[:, None] + turns).ravel()
-        places = places[came] + STEP * scale * np.stack([np.cos(headings), np.sin(headings)], axis=1)
-        seen = np.log(np.maximum(sample(line_map, places), LEAST) / FAINT)
-        gains = (gains[:, None] - STIFF * (turns / TURN) ** 2).ravel() + seen
-        on = np.abs(headings - heading) <= CURL
-        on &= gains >= gains[on].max(initial=0.0) - SLACK
-        kept = np.flatnonzero(on)[np.argsort(-gains[on], kind="stable")]
-        # Of ways that come to the same place in the same direction the best.
-        x, y = np.round(places[kept] / 2).T
-        cells = (y * scale + x) * 100 + np.round(headings[kept] / (2 * TURN))
-        kept = kept[np.sort(np.unique(cells, return_index=True)[1])][:WIDTH]
-        places, headings, gains = places[kept], headings[kept], gains[kept]
-        trail.append((places, came[kept]))
-        if gains.max(initial=0.0) > most:
-            most, last = float(gains[0]), len(trail) - 1
-    way, at = [], 0
-    for there, before in trail[last::-1] if most >= WORTH else []:
-        way.append(there[at])
-        at = int(before[at])
-    return np.array(way[::-1]).reshape(-1, 2)
+        places = places[predecessors] + STEP * scale * np.stack([np.cos(headings), np.sin(headings)], axis=1)
+        gains = np.log(np.maximum(sample(line_map, places), MIN_PROBABILITY) / FAINT)
+        scores = (scores[:, None] - turn_costs).ravel() + gains
+        possible = np.abs(headings - heading) <= MAX_HEADING_CHANGE
+        possible &= scores >= scores[possible].max(initial=0.0) - MAX_BEHIND
+        kept = np.flatnonzero(possible)[np.argsort(-scores[possible], kind="stable")]
+        kept = kept[_first_of_each_cell(places[kept], headings[kept], scale)][:BEAM_WIDTH]
+        places, headings, scores = places[kept], headings[kept], scores[kept]
+        steps.append((places, predecessors[kept]))
+        if scores.max(initial=0.0) > best_score:
+            best_score, best_step = float(scores[0]), len(steps) - 1
+    if best_score < MIN_SCORE:
+        return np.empty((0, 2))
+    path, index = [], 0
+    for places, predecessors in steps[best_step::-1]:
+        path.append(places[index])
+        index = int(predecessors[index])
+    return np.array(path[::-1])
+
+
+def _first_of_each_cell(places: Points, headings: np.ndarray, scale: float) -> np.ndarray:
+    """Indices of the first of all paths that came to the same place in the same direction, in order."""
+    x, y = np.round(places / 2).T
+    cells = (y * scale + x) * 100 + np.round(headings / (2 * TURN))
+    return np.sort(np.unique(cells, return_index=True)[1])

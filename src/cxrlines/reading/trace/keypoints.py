@@ -1,6 +1,6 @@
 """Keypoints of a film: the peaks of a heatmap of tips or of a landmark.
 
-Lengths below are shares of the heatmap's longer side.
+Lengths are fractions of the heatmap's longer side.
 """
 
 import cv2
@@ -12,9 +12,9 @@ from cxrlines.core.heatmaps import KEYPOINT_SIGMA
 PEAK = 0.15
 """The least height of a heatmap's peak that a line may end at, or that is a landmark."""
 MAX_KEYPOINTS = 12
-"""Peaks of a heatmap that are looked at, the highest ones."""
-APART = 0.04
-"""Peaks nearer to each other than this are one."""
+"""The most peaks of a heatmap that are taken, the highest ones."""
+SEPARATION = 0.04
+"""The least distance between two peaks; of nearer ones the highest is taken."""
 
 
 def find_keypoints(heat: np.ndarray) -> list[Keypoint]:
@@ -22,7 +22,7 @@ def find_keypoints(heat: np.ndarray) -> list[Keypoint]:
     if heat.max() < PEAK / 1.5:
         return []  # smoothed as below it is nowhere higher than 1.36 times that
     scale = max(heat.shape)
-    radius = max(1, round(APART * scale))
+    radius = max(1, round(SEPARATION * scale))
     sigma = KEYPOINT_SIGMA * scale
     # Smoothed by 0.6 of its deviation, a Gaussian keeps 1 / 1.36 of its height; noise keeps much less.
     smooth = 1.36 * cv2.GaussianBlur(heat, (0, 0), 0.6 * sigma)

@@ -20,7 +20,7 @@ from cxrlines.reading.averaging import Averaging
 from cxrlines.reading.bundle import PROBE_FILE
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.probe import read_probe
-from cxrlines.reading.training_patients import SEEN, seen_text
+from cxrlines.reading.training_patients import SEEN, patients_text
 from cxrlines.recipe.run.bundle_calibration import Files, calibrated
 from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, LINEAGE_ENTRY, TEST, WEIGHTS, StepId, read_record
@@ -106,7 +106,7 @@ def export_run(
         half=half,
         onnx=onnx,
         averaging=averaging,
-        further={SEEN: seen_text(seen), **_probe_of(root, store)},
+        further={SEEN: patients_text(seen), **_probe_of(root, store)},
         **fitted,
     )
 

@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from cxrlines.core.findings import Findings
 from cxrlines.io.films import read_film
 from cxrlines.reading.results.dicom import codes
-from cxrlines.reading.results.dicom.datasets import MARK, begun, coded, earlier, referenced
+from cxrlines.reading.results.dicom.datasets import MARK, code_item, new_result, reference_item, replaced_item
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.dicom.source_film import SourceFilm
 from cxrlines.reading.results.drawing import draw_findings
@@ -33,7 +33,7 @@ def capture(source: SourceFilm, findings: Findings, read_by: ReadBy, replaced: S
         largest=LARGEST,
         operating_points={label: point.probability for label, point in read_by.operating_points.items()},
     )
-    dataset = begun(source, read_by, SOP_CLASS, "OT", "findings drawn", SERIES_NUMBER)
+    dataset = new_result(source, read_by, SOP_CLASS, "OT", "findings drawn", SERIES_NUMBER)
     dataset.ConversionType = "WSD"
     dataset.SecondaryCaptureDeviceManufacturer = dataset.Manufacturer
     dataset.SecondaryCaptureDeviceManufacturerModelName = dataset.ManufacturerModelName
@@ -43,11 +43,11 @@ def capture(source: SourceFilm, findings: Findings, read_by: ReadBy, replaced: S
     dataset.BodyPartExamined = "CHEST"
     dataset.BurnedInAnnotation = "YES" if source.header.text("BurnedInAnnotation").upper() == "YES" else "NO"
     dataset.DerivationDescription = f"{MARK}: tubes and lines drawn by {read_by.name}"
-    film = referenced(source.sop_class, source.sop_uid)
-    film.PurposeOfReferenceCodeSequence = [coded(codes.SOURCE_IMAGE)]
+    film = reference_item(source.sop_class, source.sop_uid)
+    film.PurposeOfReferenceCodeSequence = [code_item(codes.SOURCE_IMAGE)]
     dataset.SourceImageSequence = [film]
     if replaced:
-        dataset.ReferencedImageSequence = [earlier(SOP_CLASS, uid) for uid in replaced]
+        dataset.ReferencedImageSequence = [replaced_item(SOP_CLASS, uid) for uid in replaced]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
     dataset.Rows, dataset.Columns = drawn.shape[:2]
     dataset.BitsAllocated = dataset.BitsStored = 8

@@ -6,7 +6,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from cxrlines.reading.results.dicom.codes import Concept
-from cxrlines.reading.results.dicom.datasets import coded
+from cxrlines.reading.results.dicom.datasets import code_item
 
 CONTAINS, MODIFIER, CONTEXT = "CONTAINS", "HAS CONCEPT MOD", "HAS OBS CONTEXT"
 PROPERTIES, ACQUISITION, SELECTED = "HAS PROPERTIES", "HAS ACQ CONTEXT", "SELECTED FROM"
@@ -28,7 +28,7 @@ def container(
 def code(relationship: str, name: Concept, value: Concept) -> Dataset:
     """A concept."""
     item = _item(relationship, "CODE", name)
-    item.ConceptCodeSequence = [coded(value)]
+    item.ConceptCodeSequence = [code_item(value)]
     return item
 
 
@@ -50,7 +50,7 @@ def number(relationship: str, name: Concept, value: float, unit: Concept, childr
     """A measurement, to one digit after the point: more than that differs between batches of one and of eight."""
     item = _item(relationship, "NUM", name, children)
     measured = Dataset()
-    measured.MeasurementUnitsCodeSequence = [coded(unit)]
+    measured.MeasurementUnitsCodeSequence = [code_item(unit)]
     measured.NumericValue = f"{round(value, 1) + 0.0:.10g}"
     item.MeasuredValueSequence = [measured]
     return item
@@ -77,7 +77,7 @@ def _item(relationship: str | None, kind: str, name: Concept | None, children: S
         item.RelationshipType = relationship
     item.ValueType = kind
     if name:
-        item.ConceptNameCodeSequence = [coded(name)]
+        item.ConceptNameCodeSequence = [code_item(name)]
     if children:
         item.ContentSequence = list(children)
     return item

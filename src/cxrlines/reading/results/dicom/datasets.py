@@ -22,12 +22,19 @@ from cxrlines.reading.results.dicom.source_film import FREE_TEXT, PATTERNS, Sour
 MARK = "FOR RESEARCH USE ONLY"
 """Where people look: in the description of each series and state, the algorithm's parameters, and on the capture."""
 
-MOST_POINTS = 4000
-"""Of a line: their coordinates must fit in an element of 64 kB."""
+MAX_POINTS = 4000
+"""Points of a line: their coordinates must fit in an element of 64 kB."""
+
+
+REQUIRED = (
+    *("PatientName", "PatientID", "AccessionNumber", "ReferringPhysicianName", "StudyID"),
+    *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"),
+)
+"""Elements of type 2: there in every result, even if they are empty."""
 
 
 def uid_of(*parts: str) -> str:
-    """The UID that belongs to `parts`, below 2.25 (PS3.5 B.2): always the same for the same ones."""
+    """A UID below 2.25 (PS3.5 B.2) made from a hash of `parts`: the same parts give the same UID."""
     digest = hashlib.sha256("\0".join(parts).encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
@@ -35,28 +42,29 @@ def uid_of(*parts: str) -> str:
 IMPLEMENTATION_UID = UID(uid_of(MANUFACTURER))
 
 
-def begun(source: SourceFilm, read_by: ReadBy, sop_class: str, modality: str, what: str, number: int) -> Dataset:
-    """A dataset with the patient and the study of the film, and a series (what, number) and equipment of its own.
+def new_result(
+    source: SourceFilm, read_by: ReadBy, sop_class: str, modality: str, what: str, series_number: int
+) -> Dataset:
+    """A dataset with the patient and the study of the film, and a series and equipment of its own.
 
-    Its UIDs follow with `finished`, once its content is known.
+    Its UIDs follow with `finalize`, once its content is known.
+
+    Args:
+        source: The film.
+        read_by: What read it.
+        sop_class: SOP Class UID of the result.
+        modality: Of its series, as the SOP class has it: "SR", "PR", "OT".
+        what: What the series holds, for its description.
+        series_number: Of its series.
     """
     dataset = Dataset()
     if source.charset:
-        _raw(dataset, "SpecificCharacterSet", source.charset)
+        _set_raw(dataset, "SpecificCharacterSet", source.charset)
     dataset.SOPClassUID = sop_class
     dataset.StudyInstanceUID = source.study_uid
-    for name in ("PatientName", "PatientID", "AccessionNumber", "ReferringPhysicianName", "StudyID"):
-        _raw(dataset, name, b"")  # must be there, even if empty
-    for name in ("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime"):
-        _raw(dataset, name, b"")
-    for name in FREE_TEXT:
-        if name in source.header:
-            _raw(dataset, name, source.header[name].data)
-    for name in PATTERNS:
-        if valid(source.header, name):
-            _raw(dataset, name, source.header.text(name).encode("ascii"))
+    _copy_patient_and_study(source, dataset)
     dataset.Modality = modality
-    dataset.SeriesNumber = number
+    dataset.SeriesNumber = series_number
     dataset.SeriesDescription = f"{MARK}: {what}"
     dataset.SeriesDate, dataset.SeriesTime = source.date, source.time
     dataset.InstanceNumber = 1
@@ -71,11 +79,23 @@ def begun(source: SourceFilm, read_by: ReadBy, sop_class: str, modality: str, wh
     return dataset
 
 
-def finished(dataset: Dataset, *identity: str) -> tuple[str, bytes]:
-    """(SOPInstanceUID, file) of a dataset that lacks but its UIDs; it gets them.
+def _copy_patient_and_study(source: SourceFilm, dataset: Dataset) -> None:
+    """Copy the elements of `FREE_TEXT` as they are, those of `PATTERNS` where they are valid."""
+    for name in REQUIRED:
+        _set_raw(dataset, name, b"")
+    for name in FREE_TEXT:
+        if name in source.header:
+            _set_raw(dataset, name, source.header[name].data)
+    for name in PATTERNS:
+        if valid(source.header, name):
+            _set_raw(dataset, name, source.header.text(name).encode("ascii"))
 
-    They are a hash of `identity` and of all that the dataset holds: the same UID means the same bytes, and a film that
-    comes again with another patient's name gets new results. Each object is a series of its own.
+
+def finalize(dataset: Dataset, *identity: str) -> tuple[str, bytes]:
+    """Give a dataset, complete but for its own UIDs, these UIDs, in place; its SOPInstanceUID and its bytes as a file.
+
+    The UIDs are a hash of `identity` and of all that the dataset holds: the same UID means the same bytes, and a film
+    that comes again with another patient's name gets new results. Each object is a series of its own.
     """
     dataset.set_original_encoding(False, True, dataset._character_set)  # raw values are written as they are
     content = hashlib.sha256(_file(dataset)).hexdigest()
@@ -89,53 +109,61 @@ def series_of(sop_instance_uid: str) -> str:
     return uid_of("series", sop_instance_uid)
 
 
-def coded(concept: Concept) -> Dataset:
+def code_item(concept: Concept) -> Dataset:
     """An item of a code sequence."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = concept
     return item
 
 
-def referenced(sop_class: str, sop_uid: str) -> Dataset:
+def reference_item(sop_class: str, sop_uid: str) -> Dataset:
     """An item that refers to an object."""
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, sop_uid
     return item
 
 
-def earlier(sop_class: str, sop_uid: str) -> Dataset:
+def replaced_item(sop_class: str, sop_uid: str) -> Dataset:
     """An item that names an earlier result as replaced."""
-    item = referenced(sop_class, sop_uid)
-    item.PurposeOfReferenceCodeSequence = [coded(REPLACED)]
+    item = reference_item(sop_class, sop_uid)
+    item.PurposeOfReferenceCodeSequence = [code_item(REPLACED)]
     return item
 
 
-def within_study(study_uid: str, objects: Sequence[tuple[str, str, str]]) -> Dataset:
-    """An item that refers to objects (series, SOP class, SOP instance), each in a series of its own, of a study."""
+def study_reference(study_uid: str, objects: Sequence[tuple[str, str, str]]) -> Dataset:
+    """An item that refers to objects of a study, each in a series of its own.
+
+    `objects`: (series, SOP class, SOP instance) UIDs.
+    """
     item = Dataset()
     item.StudyInstanceUID = study_uid
     item.ReferencedSeriesSequence = []
     for series_uid, sop_class, sop_uid in objects:
         series = Dataset()
         series.SeriesInstanceUID = series_uid
-        series.ReferencedSOPSequence = [referenced(sop_class, sop_uid)]
+        series.ReferencedSOPSequence = [reference_item(sop_class, sop_uid)]
         item.ReferencedSeriesSequence.append(series)
     return item
 
 
 def image_coordinates(points: np.ndarray, film_shape: tuple[int, int]) -> np.ndarray:
-    """Points (n, 2) px, pixel centres at whole numbers, as results have them: to 0.1 px, on the film, float64 (n, 2).
+    """Points [x, y] in DICOM's image coordinates: (n, 2) float64, rounded to 0.1 px, clipped to the film.
 
-    There (0, 0) is the outer corner of the first pixel (PS3.3 C.18.6.1.1, C.10.5.1.2). Of more than `MOST_POINTS`,
-    every so-manieth.
+    There (0, 0) is the outer corner of the first pixel (PS3.3 C.18.6.1.1, C.10.5.1.2). Of more than `MAX_POINTS`, that
+    many are taken at even intervals.
+
+    Args:
+        points: (n, 2) px, pixel centres at whole numbers.
+        film_shape: (height, width) px.
     """
-    if len(points) > MOST_POINTS:
-        points = points[np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int)]
-    moved: np.ndarray = np.clip(np.round(points + 0.5, 1), 0.0, [film_shape[1], film_shape[0]])
-    return moved
+    if len(points) > MAX_POINTS:
+        points = points[np.linspace(0, len(points) - 1, MAX_POINTS).round().astype(int)]
+    clipped: np.ndarray = np.clip(np.round(points + 0.5, 1), 0.0, [film_shape[1], film_shape[0]])
+    return clipped
 
 
-def _raw(dataset: Dataset, keyword: str, value: bytes) -> None:
+def _set_raw(dataset: Dataset, keyword: str, value: bytes) -> None:
+    """Set an element to bytes as they are: decoding a patient's name and encoding it again could change it."""
     tag = Tag(tag_for_keyword(keyword) or 0)
     value = value.rstrip(b"\0")
     value += b" " * (len(value) % 2)
@@ -143,6 +171,7 @@ def _raw(dataset: Dataset, keyword: str, value: bytes) -> None:
 
 
 def _file(dataset: Dataset) -> bytes:
+    """A dataset as a DICOM file in explicit VR little endian."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID", UID("0.0"))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cxrlines.core.findings import Findings
 from cxrlines.reading.results.dicom.capture import capture
-from cxrlines.reading.results.dicom.datasets import finished
+from cxrlines.reading.results.dicom.datasets import finalize
 from cxrlines.reading.results.dicom.presentation_state import presentation_state
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.dicom.source_film import SourceFilm
@@ -66,17 +66,17 @@ def result_objects(
     for kind in Kind:
         if kind not in kinds:
             continue
-        earlier = [each.sop_instance_uid for each in replaces if each.kind is kind]
+        replaced = [each.sop_instance_uid for each in replaces if each.kind is kind]
         if kind is Kind.REPORT:
-            dataset = structured_report(film, findings, read_by, earlier)
-        elif (
-            isinstance(findings, str) or not findings.quality.usable or (kind is Kind.PRESENTATION and not film.is_gray)
-        ):
+            dataset = structured_report(film, findings, read_by, replaced)
+        elif isinstance(findings, str) or not findings.quality.usable:
             continue
-        elif kind is Kind.PRESENTATION:
-            dataset = presentation_state(film, findings, read_by, earlier)
+        elif kind is Kind.CAPTURE:
+            dataset = capture(film, findings, read_by, replaced)
+        elif film.is_gray:
+            dataset = presentation_state(film, findings, read_by, replaced)
         else:
-            dataset = capture(film, findings, read_by, earlier)
-        uid, content = finished(dataset, film.sop_uid, read_by.fingerprint, kind)
+            continue
+        uid, content = finalize(dataset, film.sop_uid, read_by.fingerprint, kind)
         objects.append(ResultObject(kind, uid, content))
     return tuple(objects)

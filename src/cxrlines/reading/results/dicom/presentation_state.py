@@ -5,6 +5,7 @@ not name of window and LUT would not be applied at all (PS3.4 N.2).
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,11 +15,11 @@ from cxrlines.core.findings import Findings
 from cxrlines.io.dicom.decode import gray_span
 from cxrlines.io.dicom.header import Elements
 from cxrlines.reading.results.dicom.codes import LANDMARK_CODES
-from cxrlines.reading.results.dicom.datasets import MARK, begun, earlier, image_coordinates, referenced
+from cxrlines.reading.results.dicom.datasets import MARK, image_coordinates, new_result, reference_item, replaced_item
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.dicom.source_film import SourceFilm
 from cxrlines.reading.results.report_text import spacing_words, tip_words
-from cxrlines.task import DEVICE_COLOURS, DEVICES
+from cxrlines.task import DEVICE_COLOURS, DEVICES, Device
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.11.1"
 SERIES_NUMBER = 9902
@@ -30,6 +31,14 @@ RING = 1 / 110
 of the film's longer side."""
 
 
+class _Layer(NamedTuple):
+    """A layer that viewers can switch off: its annotation, and how the layer is described and coloured (RGB)."""
+
+    annotation: Dataset
+    description: str
+    colour: tuple[int, int, int]
+
+
 def presentation_state(
     source: SourceFilm, findings: Findings, read_by: ReadBy, replaced: Sequence[str] = ()
 ) -> Dataset:
@@ -38,7 +47,7 @@ def presentation_state(
     Args:
         replaced: SOP instances of earlier states that this one replaces.
     """
-    dataset = begun(source, read_by, SOP_CLASS, "PR", "lines and tips", SERIES_NUMBER)
+    dataset = new_result(source, read_by, SOP_CLASS, "PR", "lines and tips", SERIES_NUMBER)
     dataset.PresentationCreationDate, dataset.PresentationCreationTime = source.date, source.time
     dataset.ContentLabel = "CXRLINES"
     dataset.ContentDescription = f"{MARK}, {read_by.name}"[:64]
@@ -46,16 +55,14 @@ def presentation_state(
     dataset.BodyPartExamined = "CHEST"
     series = Dataset()
     series.SeriesInstanceUID = source.series_uid
-    series.ReferencedImageSequence = [referenced(source.sop_class, source.sop_uid)]
+    series.ReferencedImageSequence = [reference_item(source.sop_class, source.sop_uid)]
     dataset.ReferencedSeriesSequence = [series]
     if replaced:
-        dataset.ReferencedInstanceSequence = [earlier(SOP_CLASS, uid) for uid in replaced]
+        dataset.ReferencedInstanceSequence = [replaced_item(SOP_CLASS, uid) for uid in replaced]
     dataset.DisplayedAreaSelectionSequence = [_displayed_area(source, findings)]
-    layers = _annotations(findings, read_by)
-    dataset.GraphicAnnotationSequence = [annotation for annotation, _ in layers]
-    dataset.GraphicLayerSequence = [
-        _layer(order + 1, annotation.GraphicLayer, *about) for order, (annotation, about) in enumerate(layers)
-    ]
+    layers = _layers(findings, read_by)
+    dataset.GraphicAnnotationSequence = [layer.annotation for layer in layers]
+    dataset.GraphicLayerSequence = [_layer_item(order, layer) for order, layer in enumerate(layers, start=1)]
     _modality_lut(dataset, source.header)
     _voi_lut(dataset, source)
     dataset.PresentationLUTShape = "INVERSE" if source.is_inverse else "IDENTITY"
@@ -76,40 +83,48 @@ def _displayed_area(source: SourceFilm, findings: Findings) -> Dataset:
     return area
 
 
-def _annotations(findings: Findings, read_by: ReadBy) -> list[tuple[Dataset, tuple[str, tuple[int, int, int]]]]:
-    """Each layer's annotation, and (description, colour) of the layer: devices, landmarks, the mark."""
+def _layers(findings: Findings, read_by: ReadBy) -> list[_Layer]:
+    """A layer for each device, one for the landmarks, and one for the mark of research use."""
+    radius = max(4.0, RING * max(findings.film_shape))
+    layers = [
+        _device_layer(device, findings, radius) for device in dict.fromkeys(line.device for line in findings.lines)
+    ]
+    if findings.landmarks:
+        layers.append(_landmark_layer(findings, radius))
+    words = (MARK, read_by.name, *([] if findings.lines else ["No line found."]), spacing_words(findings) or "")
+    text = _text_on_top("\r\n".join(filter(None, words)))
+    layers.append(_Layer(_annotation(MARK_LAYER, [], [text]), MARK, WHITE))
+    return layers
+
+
+def _device_layer(device: Device, findings: Findings, radius: float) -> _Layer:
+    """The paths of a device's lines, their tips as rings of a `radius` px, or squares where they are followed to."""
     shape = findings.film_shape
-    radius = max(4.0, RING * max(shape))
-    layers = []
-    for device in dict.fromkeys(line.device for line in findings.lines):
-        graphics, texts = [], []
-        for k, line in enumerate(findings.lines):
-            if line.device is not device:
-                continue
-            path = image_coordinates(line.path, shape)
-            if len(path) > 1:
-                graphics.append(_graphic("POLYLINE", path))
-            if line.tip is not None:
-                (tip,) = image_coordinates(line.tip[None], shape)
-                graphics += [
-                    _graphic("POINT", tip[None]),
-                    _graphic("CIRCLE", np.stack([tip, tip + np.array([radius, 0])])),
-                ]
-            if line.followed_to is not None:
-                (end,) = image_coordinates(line.followed_to[None], shape)
-                graphics.append(_graphic("POLYLINE", end + radius * SQUARE))
-            texts.append(_text_at(tip_words(findings, k), path[-1] + np.array([1.6 * radius, 0])))
-        layers.append((_annotation(device.name, graphics, texts), (DEVICES[device].text, DEVICE_COLOURS[device])))
+    graphics, texts = [], []
+    for k, line in enumerate(findings.lines):
+        if line.device is not device:
+            continue
+        path = image_coordinates(line.path, shape)
+        if len(path) > 1:
+            graphics.append(_graphic("POLYLINE", path))
+        if line.tip is not None:
+            (tip,) = image_coordinates(line.tip[None], shape)
+            graphics.append(_graphic("POINT", tip[None]))
+            graphics.append(_graphic("CIRCLE", np.stack([tip, tip + np.array([radius, 0])])))
+        if line.followed_to is not None:
+            (end,) = image_coordinates(line.followed_to[None], shape)
+            graphics.append(_graphic("POLYLINE", end + radius * SQUARE))
+        texts.append(_text_at(tip_words(findings, k), path[-1] + np.array([1.6 * radius, 0])))
+    return _Layer(_annotation(device.name, graphics, texts), DEVICES[device].text, DEVICE_COLOURS[device])
+
+
+def _landmark_layer(findings: Findings, radius: float) -> _Layer:
     graphics, texts = [], []
     for landmark, point in findings.landmarks.items():
-        (spot,) = image_coordinates(point.xy[None], shape)
-        graphics.append(_graphic("POINT", spot[None]))
-        texts.append(_text_at(LANDMARK_CODES[landmark].meaning, spot + np.array([0.5 * radius, 0])))
-    if graphics:
-        layers.append((_annotation(LANDMARK_LAYER, graphics, texts), ("landmarks", WHITE)))
-    words = (MARK, read_by.name, *([] if findings.lines else ["No line found."]), spacing_words(findings) or "")
-    layers.append((_annotation(MARK_LAYER, [], [_text_on_top("\r\n".join(filter(None, words)))]), (MARK, WHITE)))
-    return layers
+        (place,) = image_coordinates(point.xy[None], findings.film_shape)
+        graphics.append(_graphic("POINT", place[None]))
+        texts.append(_text_at(LANDMARK_CODES[landmark].meaning, place + np.array([0.5 * radius, 0])))
+    return _Layer(_annotation(LANDMARK_LAYER, graphics, texts), "landmarks", WHITE)
 
 
 def _annotation(layer: str, graphics: Sequence[Dataset], texts: Sequence[Dataset]) -> Dataset:
@@ -122,14 +137,15 @@ def _annotation(layer: str, graphics: Sequence[Dataset], texts: Sequence[Dataset
     return annotation
 
 
-def _layer(order: int, name: str, description: str, colour: tuple[int, int, int]) -> Dataset:
-    layer = Dataset()
-    layer.GraphicLayer, layer.GraphicLayerOrder, layer.GraphicLayerDescription = name, order, description
-    lightness, a, b = cv2.cvtColor(np.array([[colour]], np.float32) / 255, cv2.COLOR_RGB2LAB)[0, 0].tolist()
-    shares = (lightness / 100, (a + 128) / 255, (b + 128) / 255)  # PS3.3 C.10.7.1.1
-    layer.GraphicLayerRecommendedDisplayCIELabValue = [round(65535 * min(max(share, 0), 1)) for share in shares]
-    layer.GraphicLayerRecommendedDisplayGrayscaleValue = 65535
-    return layer
+def _layer_item(order: int, layer: _Layer) -> Dataset:
+    item = Dataset()
+    item.GraphicLayer, item.GraphicLayerOrder = layer.annotation.GraphicLayer, order
+    item.GraphicLayerDescription = layer.description
+    lightness, a, b = cv2.cvtColor(np.array([[layer.colour]], np.float32) / 255, cv2.COLOR_RGB2LAB)[0, 0].tolist()
+    fractions = (lightness / 100, (a + 128) / 255, (b + 128) / 255)  # PS3.3 C.10.7.1.1
+    item.GraphicLayerRecommendedDisplayCIELabValue = [round(65535 * min(max(value, 0), 1)) for value in fractions]
+    item.GraphicLayerRecommendedDisplayGrayscaleValue = 65535
+    return item
 
 
 def _graphic(kind: str, points: np.ndarray) -> Dataset:

@@ -16,12 +16,12 @@ from cxrlines.reading.results.dicom import codes
 from cxrlines.reading.results.dicom import content_items as items
 from cxrlines.reading.results.dicom.datasets import (
     MARK,
-    begun,
     image_coordinates,
-    referenced,
+    new_result,
+    reference_item,
     series_of,
+    study_reference,
     uid_of,
-    within_study,
 )
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.dicom.source_film import SourceFilm
@@ -42,18 +42,18 @@ def structured_report(
         findings: Of the film; or in a sentence why it was not read.
         replaced: SOP instances of earlier reports that this one replaces.
     """
-    dataset = begun(source, read_by, SOP_CLASS, "SR", "report", SERIES_NUMBER)
+    dataset = new_result(source, read_by, SOP_CLASS, "SR", "report", SERIES_NUMBER)
     dataset.ReferencedPerformedProcedureStepSequence = []
     dataset.PerformedProcedureCodeSequence = []
     dataset.ContentDate, dataset.ContentTime = source.date, source.time
     dataset.CompletionFlag, dataset.VerificationFlag, dataset.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     dataset.AuthorObserverSequence = [_author(read_by)]
     film = (source.series_uid, source.sop_class, source.sop_uid)
-    dataset.CurrentRequestedProcedureEvidenceSequence = [within_study(source.study_uid, [film])]
+    dataset.CurrentRequestedProcedureEvidenceSequence = [study_reference(source.study_uid, [film])]
     if replaced:
         earlier = [(series_of(uid), SOP_CLASS, uid) for uid in replaced]
-        dataset.PredecessorDocumentsSequence = [within_study(source.study_uid, earlier)]
-    groups = list(_Groups(source, findings, read_by).all())
+        dataset.PredecessorDocumentsSequence = [study_reference(source.study_uid, earlier)]
+    groups = _groups(source, findings, read_by)
     children = [
         items.code(items.MODIFIER, codes.LANGUAGE, codes.ENGLISH),
         *_observer(read_by),
@@ -98,96 +98,30 @@ def _library(source: SourceFilm) -> Dataset:
     for name, keyword in ((codes.ROWS, "Rows"), (codes.COLUMNS, "Columns")):
         if (count := source.header.integer(keyword)) is not None:
             about.append(items.number(items.ACQUISITION, name, count, codes.PIXELS))
-    film = items.image(items.CONTAINS, referenced(source.sop_class, source.sop_uid))
+    film = items.image(items.CONTAINS, reference_item(source.sop_class, source.sop_uid))
     return items.container(items.CONTAINS, codes.LIBRARY_GROUP, [*about, film])
 
 
-class _Groups:
-    """The measurement groups of a report."""
+def _groups(source: SourceFilm, findings: Findings | str, read_by: ReadBy) -> list[Dataset]:
+    """The measurement groups of a report; of a film that was not read one alone, which says why."""
+    if isinstance(findings, str):
+        return [_GroupWriter(source, read_by).film(codes.FILM_REFUSED, f"Not read: {findings}")]
+    if not findings.quality.usable:
+        return [_GroupWriter(source, read_by).film(codes.FILM_REFUSED, as_text(findings))]
+    return list(_FindingsWriter(source, read_by, findings).all())
 
-    def __init__(self, source: SourceFilm, findings: Findings | str, read_by: ReadBy) -> None:
-        self.source, self.findings, self.read_by = source, findings, read_by
 
-    def all(self) -> Iterator[Dataset]:
-        findings = self.findings
-        if isinstance(findings, str) or not findings.quality.usable:
-            words = f"Not read: {findings}" if isinstance(findings, str) else as_text(findings)
-            yield self._film(codes.FILM_REFUSED, words)
-            return
-        yield self._film(codes.FILM_READ, as_text(findings))
-        for device in Device:
-            if any(label in (findings.labels or {}) for label in LABELS_OF[device]):
-                yield self._device(device, findings)
-        for k in range(len(findings.lines)):
-            yield from self._line(k, findings)
-        for landmark, point in findings.landmarks.items():
-            concept = codes.LANDMARK_CODES[landmark]
-            yield self._group(
-                landmark.value, concept, [_certainty(point.confidence)], self._region(point.xy[None], findings)
-            )
+class _GroupWriter:
+    """Writes measurement groups about a film."""
 
-    def _film(self, finding: codes.Concept, words: str) -> Dataset:
+    def __init__(self, source: SourceFilm, read_by: ReadBy) -> None:
+        self.source, self.read_by = source, read_by
+
+    def film(self, finding: codes.Concept, words: str) -> Dataset:
+        """The group of the whole film, with a comment for each line of `words`."""
         purpose = items.code(items.CONTAINS, codes.PURPOSE, codes.FOR_RESEARCH)
         comments = [items.text(items.CONTAINS, codes.COMMENT, line.strip()) for line in (*words.splitlines(), MARK)]
         return self._group("film", finding, [purpose, *comments])
-
-    def _device(self, device: Device, findings: Findings) -> Dataset:
-        """What the classifier says of a device: a line that was not found is not absent for that."""
-        labels = findings.labels or {}
-        p = presence_of(labels)[device.name]
-        if any(line.device is device for line in findings.lines):
-            state = codes.PRESENT
-        elif p < self.read_by.denied.get(device.name, SUPPRESS_BELOW):
-            state, p = codes.ABSENT, 1 - p
-        else:
-            state = codes.UNDETERMINED
-        about = [items.code(items.CONTAINS, codes.PRESENCE, state)]
-        about += [] if state is codes.UNDETERMINED else [_certainty(p)]
-        for label in (label for label in LABELS_OF[device] if label in labels):
-            point = self.read_by.operating_points.get(label)
-            limit = (
-                [items.number(items.PROPERTIES, codes.OPERATING_POINT, 100 * point.probability, codes.PERCENT)]
-                if point
-                else []
-            )
-            about.append(
-                items.number(items.CONTAINS, codes.label_code(label), 100 * labels[label], codes.PERCENT, limit)
-            )
-        return self._group(device.name, codes.device_code(device), about)
-
-    def _line(self, k: int, findings: Findings) -> Iterator[Dataset]:
-        line = findings.lines[k]
-        number = 1 + sum(earlier.device is line.device for earlier in findings.lines[:k])
-        name = f"{line.device.name} {number}"
-        course = codes.OFF_FILM if line.leaves_film else codes.COMPLETE if line.tip is not None else codes.UNSEEN
-        about = [_certainty(line.confidence), items.code(items.CONTAINS, codes.COURSE, course)]
-        distances = [each for each in findings.distances if each.line == k]
-        position = next((each for each in distances if each.state is not None), None)
-        if position is not None and position.state is not None:
-            about.append(items.code(items.CONTAINS, codes.POSITION, codes.STATE_CODES[position.state]))
-        if len(line.path) > 1:
-            region = self._region(line.path, findings)
-            yield self._group(f"{name} path", codes.device_code(line.device), about, region)
-        if line.tip is not None:
-            measured = [self._distance(each, findings) for each in distances if each.px is not None]
-            region = self._region(line.tip[None], findings)
-            yield self._group(f"{name} tip", codes.tip_code(line.device), measured, region)
-
-    def _distance(self, distance: Distance, findings: Findings) -> Dataset:
-        """In mm, with what they are mm of; in % of the film's height without a spacing that is believed."""
-        value = 10 * distance.cm if distance.cm is not None else distance.percent_of_height
-        assert value is not None
-        what = distance.what.split(" tip ", 1)[-1]
-        direction = codes.DIRECTIONS[what][int(round(value, 1) < 0)]
-        modifier = items.code(items.MODIFIER, codes.DIRECTION, direction)
-        if distance.cm is None:
-            return items.number(items.CONTAINS, codes.SHARE_OF_HEIGHT, abs(value), codes.PERCENT, [modifier])
-        method = items.code(items.MODIFIER, codes.METHOD, codes.SPACING_CODES[findings.spacing.kind])
-        return items.number(items.CONTAINS, codes.DISTANCE, abs(value), codes.MILLIMETER, [method, modifier])
-
-    def _region(self, points: np.ndarray, findings: Findings) -> Dataset:
-        reference = referenced(self.source.sop_class, self.source.sop_uid)
-        return items.region(codes.REGION, image_coordinates(points, findings.film_shape), reference)
 
     def _group(
         self, name: str, finding: codes.Concept, about: Sequence[Dataset], region: Dataset | None = None
@@ -195,7 +129,7 @@ class _Groups:
         """TID 1410 with a region, else TID 1501; with TID 4019, what found it."""
         tracking = uid_of("tracking", self.source.sop_uid, self.read_by.fingerprint, name)
         where = region or items.image(
-            items.CONTAINS, referenced(self.source.sop_class, self.source.sop_uid), codes.SOURCE
+            items.CONTAINS, reference_item(self.source.sop_class, self.source.sop_uid), codes.SOURCE
         )
         children = [
             items.text(items.CONTEXT, codes.TRACKING_ID, name),
@@ -216,6 +150,86 @@ class _Groups:
             *(items.text(items.MODIFIER, codes.ALGORITHM_PARAMETERS, each) for each in parameters),
             items.code(items.MODIFIER, codes.ALGORITHM_FAMILY, codes.ARTIFICIAL_INTELLIGENCE),
         ]
+
+
+class _FindingsWriter(_GroupWriter):
+    """Writes the measurement groups of a film's findings."""
+
+    def __init__(self, source: SourceFilm, read_by: ReadBy, findings: Findings) -> None:
+        super().__init__(source, read_by)
+        self.findings = findings
+
+    def all(self) -> Iterator[Dataset]:
+        """The film, its devices, its lines, its landmarks."""
+        yield self.film(codes.FILM_READ, as_text(self.findings))
+        for device in Device:
+            if any(label in (self.findings.labels or {}) for label in LABELS_OF[device]):
+                yield self._device(device)
+        for k in range(len(self.findings.lines)):
+            yield from self._line(k)
+        for landmark, point in self.findings.landmarks.items():
+            certainty, region = [_certainty(point.confidence)], self._region(point.xy[None])
+            yield self._group(landmark.value, codes.LANDMARK_CODES[landmark], certainty, region)
+
+    def _device(self, device: Device) -> Dataset:
+        """What the classifier says of a device: a line that was not found is not absent for that."""
+        labels = self.findings.labels or {}
+        p = presence_of(labels)[device.name]
+        about = []
+        if any(line.device is device for line in self.findings.lines):
+            about += [items.code(items.CONTAINS, codes.PRESENCE, codes.PRESENT), _certainty(p)]
+        elif p < self.read_by.denied.get(device.name, SUPPRESS_BELOW):
+            about += [items.code(items.CONTAINS, codes.PRESENCE, codes.ABSENT), _certainty(1 - p)]
+        else:
+            about.append(items.code(items.CONTAINS, codes.PRESENCE, codes.UNDETERMINED))
+        about += [self._label(label, labels[label]) for label in LABELS_OF[device] if label in labels]
+        return self._group(device.name, codes.device_code(device), about)
+
+    def _label(self, label: str, p: float) -> Dataset:
+        """The probability of a label, with its operating point, if it has one."""
+        limit = []
+        point = self.read_by.operating_points.get(label)
+        if point is not None:
+            percent = 100 * point.probability
+            limit.append(items.number(items.PROPERTIES, codes.OPERATING_POINT, percent, codes.PERCENT))
+        return items.number(items.CONTAINS, codes.label_code(label), 100 * p, codes.PERCENT, limit)
+
+    def _line(self, k: int) -> Iterator[Dataset]:
+        """The groups of line `k`: its path, and its tip with the distances, if that is on the film."""
+        line = self.findings.lines[k]
+        number = 1 + sum(earlier.device is line.device for earlier in self.findings.lines[:k])
+        name = f"{line.device.name} {number}"
+        if line.leaves_film:
+            course = codes.OFF_FILM
+        else:
+            course = codes.UNSEEN if line.tip is None else codes.COMPLETE
+        about = [_certainty(line.confidence), items.code(items.CONTAINS, codes.COURSE, course)]
+        distances = [each for each in self.findings.distances if each.line == k]
+        states = [each.state for each in distances if each.state is not None]
+        if states:
+            about.append(items.code(items.CONTAINS, codes.POSITION, codes.STATE_CODES[states[0]]))
+        if len(line.path) > 1:
+            yield self._group(f"{name} path", codes.device_code(line.device), about, self._region(line.path))
+        if line.tip is not None:
+            measured = [self._distance(each) for each in distances if each.px is not None]
+            yield self._group(f"{name} tip", codes.tip_code(line.device), measured, self._region(line.tip[None]))
+
+    def _distance(self, distance: Distance) -> Dataset:
+        """In mm, with what they are mm of; in % of the film's height without a spacing that is believed."""
+        value = 10 * distance.cm if distance.cm is not None else distance.percent_of_height
+        assert value is not None
+        what = distance.what.split(" tip ", 1)[-1]
+        direction = codes.DIRECTIONS[what][int(round(value, 1) < 0)]
+        modifier = items.code(items.MODIFIER, codes.DIRECTION, direction)
+        if distance.cm is None:
+            return items.number(items.CONTAINS, codes.SHARE_OF_HEIGHT, abs(value), codes.PERCENT, [modifier])
+        method = items.code(items.MODIFIER, codes.METHOD, codes.SPACING_CODES[self.findings.spacing.kind])
+        return items.number(items.CONTAINS, codes.DISTANCE, abs(value), codes.MILLIMETER, [method, modifier])
+
+    def _region(self, points: np.ndarray) -> Dataset:
+        """A point or a path (n, 2) px on the film."""
+        reference = reference_item(self.source.sop_class, self.source.sop_uid)
+        return items.region(codes.REGION, image_coordinates(points, self.findings.film_shape), reference)
 
 
 def _certainty(share: float) -> Dataset:

@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset
 from cxrlines.core.errors import Error
 from cxrlines.io.dicom.header import valid_uid
 from cxrlines.io.films import read_film
-from cxrlines.reading.results.dicom.datasets import finished
+from cxrlines.reading.results.dicom.datasets import finalize
 from cxrlines.reading.results.dicom.source_film import SourceFilm
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.7"
@@ -71,4 +71,4 @@ def wrapped(data: bytes, patient_id: str, study_uid: str) -> bytes:
         dataset.LossyImageCompression, dataset.LossyImageCompressionMethod = "01", "ISO_10918_1"
         dataset.LossyImageCompressionRatio = f"{film.pixels.size / len(data):.4g}"
     dataset.add_new("PixelData", "OB", film.pixels.tobytes() + b"\0" * (film.pixels.size % 2))
-    return finished(dataset, "film", study_uid, patient_id.strip())[1]
+    return finalize(dataset, "film", study_uid, patient_id.strip())[1]
