@@ -1,8 +1,11 @@
 """Every test computes as a worker does: one thread, and buffers kept; and under a site key of its own."""
 
+import errno
 import os
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import pytest
@@ -12,7 +15,9 @@ from hypothesis import settings
 from cxrlines.core.pool import keep_buffers
 
 if TYPE_CHECKING:
-    from cxrlines.recipe.run.folder import Run
+    from cxrlines.recipe.run.folder import Run, Step
+
+SHARED = Path(__file__).parents[2] / "shared/data"
 
 keep_buffers()
 torch.set_num_threads(1)
@@ -27,6 +32,49 @@ def site_key(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CXRLINES_SITE_KEY", str(tmp_path_factory.mktemp("site") / "site.key"))
         yield os.environ["CXRLINES_SITE_KEY"]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real tables and films, which are no part of the project; a test of them is skipped where they are not there."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data are not on this machine (../shared/data)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def ranzcr(shared: Path) -> Path:
+    """The tables of RANZCR CLiP, without films."""
+    return shared / "ranzcr"
+
+
+@pytest.fixture(scope="session")
+def real_films(shared: Path) -> Path:
+    """A folder of 243 real films as JPEG."""
+    return shared / "cxr/images"
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Callable[..., None]:
+    """Waits until a condition holds; fails where it does not within a minute, which is long for a busy machine."""
+
+    def wait(condition: Callable[[], object], *, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"it did not come to that within {seconds:g} s"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def disk_full() -> Callable[..., Any]:
+    """What a call that writes does on a full disk, to take its place."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    return fail
 
 
 # Tiny data sets and recipes on which whole runs take seconds.
@@ -130,6 +178,30 @@ def done_here(run: "Run", folds: list[int] | None = None) -> "Run":
             predict_scored(run, step)
     write_run_report(run, steps, "test")
     return run
+
+
+class _InProcess:
+    """Workers that do each step in this very process: a test may change what they meet, and no process is started."""
+
+    places = 1
+
+    def __init__(self, run: "Run", steps: "Sequence[Step]", asked: int | None) -> None:
+        self.root, self.data = run.root, run.data
+
+    def do(self, step: "Step") -> None:
+        from cxrlines.recipe.run.execute import do_one
+
+        do_one(self.root, self.data, step, 1)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are done in this process."""
+    from cxrlines.recipe.run import execute
+
+    monkeypatch.setattr(execute, "LocalWorkers", _InProcess)
 
 
 @pytest.fixture(scope="session")

@@ -25,9 +25,6 @@ from cxrlines.pacs.queue_database import QueueDatabase
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
-REAL = Path(__file__).parents[1].parent / "shared/data/ranzcr"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the challenge's real tables are not on this machine")
-
 
 def run(*words: object) -> tuple[int, str]:
     """Exit code and standard output of a command, in this process."""
@@ -136,9 +133,8 @@ def test_evaluate_prints_the_promised_json(tmp_path):
     assert set(figures["labels"][LABELS[0]]) >= {"auc", "ci95", "positives", "brier"}
 
 
-@needs_real
-def test_evaluate_on_the_real_predictions():
-    _, out = run("evaluate", REAL / "predictions_fold0.csv", REAL / "train.csv", "--json", "--resamples", 20)
+def test_evaluate_on_the_real_predictions(ranzcr):
+    _, out = run("evaluate", ranzcr / "predictions_fold0.csv", ranzcr / "train.csv", "--json", "--resamples", 20)
     assert json.loads(out)["macro_auc"] == pytest.approx(0.96221, abs=5e-6)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import os
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,7 +16,6 @@ from cxrlines.augment import POLICIES, Policy, make_policy
 from cxrlines.lab.bench.augmentation_speed import oracle
 
 SIZE = 96
-REAL = Path(__file__).parents[2].parent / "shared/data/cxr/images"
 
 
 @pytest.fixture(scope="module")
@@ -314,9 +312,8 @@ def test_wrong_input_is_named_with_what_is_allowed(film):
         policy(film, rng(), [np.zeros((4, 3))])
 
 
-@pytest.mark.skipif(not REAL.exists(), reason="the real radiographs are not on this machine")
-def test_a_thin_line_on_a_real_film_is_still_seen_under_its_points():
-    path = min(REAL.glob("*.jpg"))
+def test_a_thin_line_on_a_real_film_is_still_seen_under_its_points(real_films):
+    path = min(real_films.glob("*.jpg"))
     film = cv2.resize(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), (512, 512), interpolation=cv2.INTER_AREA)
     t = np.linspace(0, 1, 60)
     line = np.stack([250 + 60 * t + 25 * np.sin(5 * t), 120 + 250 * t], axis=1)

@@ -11,13 +11,6 @@ from cxrlines.cluster.connection import ClusterError, check_shared, cluster, lea
 pytestmark = pytest.mark.doors
 
 
-@pytest.fixture
-def ray():
-    ray = pytest.importorskip("ray", reason='needs Ray: pip install "cxrlines[ray]"')
-    yield ray
-    ray.shutdown()
-
-
 def test_without_ray_it_says_what_to_install(monkeypatch):
     usual = builtins.__import__
 

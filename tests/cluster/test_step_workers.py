@@ -24,13 +24,6 @@ STORE = 80 * 2**20
 
 
 @pytest.fixture
-def ray():
-    ray = pytest.importorskip("ray", reason='needs Ray: pip install "cxrlines[ray]"')
-    yield ray
-    ray.shutdown()
-
-
-@pytest.fixture
 def one_core(monkeypatch):
     """This machine's own cluster with one core, so that a step has one thread as here."""
     monkeypatch.setattr(connection, "cores", lambda: 1)

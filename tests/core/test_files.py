@@ -56,14 +56,10 @@ def test_an_exception_leaves_the_old_file(tmp_path):
     assert out.read_text() == "old" and tree(tmp_path) == {"x.txt"}
 
 
-def test_a_full_disk_names_the_file_and_the_way_out_and_keeps_the_old_one(tmp_path, monkeypatch):
+def test_a_full_disk_names_the_file_and_the_way_out_and_keeps_the_old_one(tmp_path, monkeypatch, disk_full):
     out = tmp_path / "x.txt"
     out.write_text("old")
-
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", disk_full)
     with pytest.raises(OutputError) as caught:
         write_text(out, "new")
     assert str(out) in caught.value.what and os.strerror(errno.ENOSPC) in caught.value.what

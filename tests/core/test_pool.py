@@ -87,12 +87,10 @@ class TestParallel:
             list(in_parallel(raise_unpicklable, range(2), 2, ""))
 
     @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc")
-    def test_an_early_end_ends_the_processes(self, tmp_path):
+    def test_an_early_end_ends_the_processes(self, tmp_path, wait_until):
         done = in_parallel(partial(name_pid, tmp_path), [0, 1, 1, 1], 2, "")
         assert next(done) == (0, 0)
-        deadline = time.monotonic() + 60
-        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
         done.close()
         assert not any(alive(int(path.name)) for path in tmp_path.iterdir())
 

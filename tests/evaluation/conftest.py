@@ -1,7 +1,6 @@
 """Truth, predictions and a report to test with: made up from a seed, or the real RANZCR ones where they are."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +10,6 @@ from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.report.page import DataSummary, Member, Predictions, Report
 from cxrlines.io.folds import make_folds
 from cxrlines.task import LABELS
-
-REAL = Path(__file__).parents[2].parent / "shared/data/ranzcr"
 
 
 def made_up(
@@ -42,13 +39,6 @@ def film_of(study: str) -> tuple[np.ndarray, list[tuple[str, np.ndarray]]]:
     film = np.linspace(20, 220, 600 * 500).reshape(600, 500).astype(np.uint8)
     tube = np.array([[240, 10], [250, 150], [245, 260]])
     return film, [("ETT - Normal", tube), ("CVC - Borderline", tube[:, ::-1] + 40)]
-
-
-@pytest.fixture
-def real() -> Path:
-    if not (REAL / "train.csv").exists():
-        pytest.skip(f"the real RANZCR tables are not at {REAL}")
-    return REAL
 
 
 @pytest.fixture

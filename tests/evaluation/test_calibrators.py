@@ -263,9 +263,9 @@ def test_films_of_unknown_truth_are_left_out_label_by_label():
     assert all(threshold.probability is None and threshold.positives == 0 for threshold in found[LABELS[1]])
 
 
-def test_real_predictions_are_set_right(real):
-    table = pd.read_csv(real / "train.csv").set_index("StudyInstanceUID")
-    frame = read_predictions(real / "predictions_fold0.csv")
+def test_real_predictions_are_set_right(ranzcr):
+    table = pd.read_csv(ranzcr / "train.csv").set_index("StudyInstanceUID")
+    frame = read_predictions(ranzcr / "predictions_fold0.csv")
     p, known = frame[list(LABELS)].to_numpy(), table.loc[frame["study"]]
     patients = known["PatientID"].to_numpy()
     folds = np.unique(patients, return_inverse=True)[1] % 5

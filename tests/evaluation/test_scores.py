@@ -216,9 +216,9 @@ def test_text_is_aligned(truth, predictions):
     assert [line.split("  ")[0] for line in table[2:-2]] == NAMES
 
 
-def test_real_predictions_of_one_fold(real):
+def test_real_predictions_of_one_fold(ranzcr):
     evaluation = evaluate(
-        read_predictions(real / "predictions_fold0.csv"), read_truth(real / "train.csv"), resamples=100
+        read_predictions(ranzcr / "predictions_fold0.csv"), read_truth(ranzcr / "train.csv"), resamples=100
     )
     assert round(evaluation.macro_auc, 5) == 0.96221
     assert (evaluation.films, evaluation.not_predicted, evaluation.foreign) == (6017, 24066, 0)

@@ -76,17 +76,6 @@ def folder(tmp_path: Path) -> Folder:
     return Folder.make(tmp_path / "data", 12)
 
 
-SHARED = Path(__file__).parents[2].parent / "shared/data"
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """Real tables and films, which are no part of the project."""
-    if not SHARED.is_dir():
-        pytest.skip("the real data are not on this machine (../shared/data)")
-    return SHARED
-
-
 @pytest.fixture(scope="session")
 def with_chest_tube(tmp_path_factory) -> Callable[..., str]:
     """Runs Python code with a copy of the package whose task has an optional fifth device; returns what it prints."""

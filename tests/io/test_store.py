@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -181,16 +180,14 @@ store.build_store(read_dataset(Path(sys.argv[1])), Path(sys.argv[2]), size=32, a
 
 
 class TestKill:
-    def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(self, folder, tmp_path, monkeypatch):
+    def test_a_killed_build_goes_on_and_ends_in_the_same_bytes(self, folder, tmp_path, monkeypatch, wait_until):
         from cxrlines.reading.probe import embedded_probe
 
         whole = build(folder, tmp_path / "whole", probe=embedded_probe())
         journal = tmp_path / "st/journal.jsonl"
         process = subprocess.Popen([sys.executable, "-c", BUILD, folder.root, tmp_path / "st"])
-        until = time.monotonic() + 60
-        while not (journal.is_file() and journal.read_text().count("\n") > 3):
-            assert process.poll() is None and time.monotonic() < until
-            time.sleep(0.005)
+        wait_until(lambda: process.poll() is not None or (journal.is_file() and journal.read_text().count("\n") > 3))
+        assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
         done = journal.read_text().count("\n") - 1

@@ -122,11 +122,8 @@ class TestPrepared:
         wanted = cv2.resize(np.ascontiguousarray(np.rot90(film, pose)), shape[::-1], interpolation=cv2.INTER_AREA)
         assert store.kept[0].within == (0, 0, width, height) and np.array_equal(inner, wanted)
 
-    def test_a_full_disk_names_the_store_and_the_way_out(self, folder, tmp_path, monkeypatch):
-        def full(*_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("cxrlines.io.store._record", full)
+    def test_a_full_disk_names_the_store_and_the_way_out(self, folder, tmp_path, monkeypatch, disk_full):
+        monkeypatch.setattr("cxrlines.io.store._record", disk_full)
         with pytest.raises(StoreError) as caught:
             build(folder, tmp_path / "st")
         assert (

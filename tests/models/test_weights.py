@@ -5,7 +5,7 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -75,14 +75,10 @@ def test_whoever_may_read_other_new_files_may_read_weights(tensors: dict[str, to
 
 
 def test_a_failed_save_leaves_the_older_file_whole_and_nothing_beside_it(
-    tensors: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tensors: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_full: Callable[..., None]
 ) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, tensors, {"which": "first"})
-
-    def disk_full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr("os.fsync", disk_full)
     with pytest.raises(OutputError, match="No space left"):
         save_weights(path, tensors, {"which": "second"})

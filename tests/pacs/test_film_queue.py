@@ -237,11 +237,8 @@ class TestFaults:
         assert sorted(path.name for path in tmp_path.glob("*/*")) == sorted([film.path.name, "1-0.dcm"])
         queue.close()
 
-    def test_a_failed_write_leaves_no_film(self, queue, monkeypatch):
-        def full(*_: object) -> None:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(film_queue.Path, "write_bytes", full)
+    def test_a_failed_write_leaves_no_film(self, queue, monkeypatch, disk_full):
+        monkeypatch.setattr(film_queue.Path, "write_bytes", disk_full)
         with pytest.raises((OSError, Error)):
             add(queue, 1)
         assert states(queue) == {} and not [*queue.folder.glob("films/*")]
@@ -294,7 +291,7 @@ def read(film, data):
         aside.write_bytes(b"of " + data)
     queue.read(film, [("sr", f"2.25.{film.sop_uid[4:]}")], False, ["TO"])
 
-queue._base.set_trace_callback(traced)
+queue._connection.set_trace_callback(traced)
 queue.resume(["TO"])
 sent = folder / "sent"
 for number in range(films):

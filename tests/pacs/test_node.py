@@ -69,7 +69,7 @@ class Pool:
 
 
 @pytest.fixture
-def bench(tmp_path, monkeypatch):
+def bench(tmp_path, monkeypatch, wait_until):
     """Runs films through a pool and a destination until all of them are settled; the queue."""
     monkeypatch.setattr(node, "pause_s", lambda failures, rng: 0.0)
     monkeypatch.setattr(node, "POLL_S", 0.01)
@@ -84,10 +84,8 @@ def bench(tmp_path, monkeypatch):
         threads = [threading.Thread(target=reading.run, args=(stop,), daemon=True), courier]
         for thread in threads:
             thread.start()
-        end = time.monotonic() + 60
         try:
-            while queue.status()["oldest_waiting"] and time.monotonic() < end:
-                time.sleep(0.01)
+            wait_until(lambda: not queue.status()["oldest_waiting"])
         finally:
             stop.set()
             for thread in threads:
@@ -219,7 +217,7 @@ def test_a_result_that_a_destination_breaks_on_keeps_back_no_other(bench):
     assert CUT in queue.status()["dead_letters"][0]["reason"]
 
 
-def test_what_is_put_off_rests_while_others_go(tmp_path, monkeypatch):
+def test_what_is_put_off_rests_while_others_go(tmp_path, monkeypatch, wait_until):
     """Whatever comes meanwhile does not wait for it, and what was put off is not asked again at once."""
     asked: Counter[str] = Counter()
 
@@ -230,9 +228,7 @@ def test_what_is_put_off_rests_while_others_go(tmp_path, monkeypatch):
                 yield Answer(Verdict.PUT_OFF, "status 0xA700") if path.name == "1-0.dcm" else Answer(Verdict.TAKEN)
 
     def until(number: int) -> None:
-        end = time.monotonic() + 60
-        while sum(asked.values()) < number and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_until(lambda: sum(asked.values()) >= number)
 
     monkeypatch.setattr(node, "pause_s", lambda failures, rng: 1000.0)
     monkeypatch.setattr(node, "POLL_S", 0.01)

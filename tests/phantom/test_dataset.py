@@ -1,7 +1,6 @@
 """The data set on disk: its layout, its determinism, its truth, and what happens to interruptions and bad input."""
 
 import ast
-import csv
 import json
 import re
 import subprocess
@@ -19,16 +18,9 @@ from cxrlines.phantom.dataset import write_phantom
 from cxrlines.phantom.position import Landmarks
 from cxrlines.task import DEVICE_OF, LABELS, Device
 
+from .folders import files, table
+
 SMALL = {"studies": 24, "seed": 5, "size": 96, "balance": "even"}
-
-
-def files(root):
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
-def table(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -156,15 +148,14 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bytes(made, tmp_path, mo
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
-def test_a_killed_call_leaves_no_process_behind_and_is_taken_up(tmp_path):
+def test_a_killed_call_leaves_no_process_behind_and_is_taken_up(tmp_path, wait_until):
     """kill -9 of the parent while two workers make films."""
     out, partial = tmp_path / "data", tmp_path / ".data.partial"
     wanted = SMALL | {"studies": 60, "size": 512, "test": 1}
     call = f"write_phantom(Path({str(out)!r}), **{wanted}, workers=2)"
     script = f"from pathlib import Path; from cxrlines.phantom.dataset import write_phantom; {call}"
     process = subprocess.Popen([sys.executable, "-c", script])
-    while process.poll() is None and len(list(partial.glob("train/*.jpg"))) < 3:
-        time.sleep(0.005)
+    wait_until(lambda: process.poll() is not None or len(list(partial.glob("train/*.jpg"))) >= 3, seconds=120)
     process.kill()
     process.wait()
     assert not out.exists()

@@ -1,6 +1,5 @@
 """A data set of real films with drawn devices. Phantom films, whose truth is known, stand in for real ones."""
 
-import csv
 import json
 from dataclasses import replace
 
@@ -21,17 +20,10 @@ from cxrlines.phantom.dataset import write_phantom
 from cxrlines.phantom.onto import Drawing, OntoParameters, make_drawing, write_onto
 from cxrlines.task import DEVICE_OF, LABELS, UNKNOWN, Device, State, label_of
 
+from .folders import files
+
 INCOMPLETE = label_of(Device.NGT, State.INCOMPLETE)
 SMALL = {"studies": 24, "seed": 5, "size": 160}
-
-
-def files(root):
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
-def table(path):
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")

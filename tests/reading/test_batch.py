@@ -5,6 +5,7 @@ import json
 import os
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,8 +34,6 @@ from cxrlines.reading.reader import Reader
 from cxrlines.reading.results.prediction_files import check_places, drawings, report_text, write_each, write_predictions
 from cxrlines.reading.sources import Found, find_films
 from cxrlines.task import LABELS, STUDY_COLUMN
-
-SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
 @pytest.fixture(scope="module")
@@ -229,9 +228,8 @@ def test_a_film_that_is_refused_has_no_row_but_an_error_and_its_quality_in_the_j
     assert pd.read_csv(out.with_suffix(".errors.csv"))["error"].tolist() == [why, why]
 
 
-@pytest.mark.skipif(not (SHARED / "ranzcr").is_dir(), reason="the real sample_submission.csv is not at hand")
-def test_the_columns_are_those_of_the_real_sample_submission(folder: Path, bundle: Bundle) -> None:
-    real = pd.read_csv(SHARED / "ranzcr/sample_submission.csv", nrows=1)
+def test_the_columns_are_those_of_the_real_sample_submission(folder: Path, bundle: Bundle, ranzcr: Path) -> None:
+    real = pd.read_csv(ranzcr / "sample_submission.csv", nrows=1)
     assert list(predict([folder / "a.jpg"], bundle).rows.columns) == list(real.columns)
 
 
@@ -262,9 +260,8 @@ def test_decoding_keeps_only_a_few_films_ahead(folder: Path, bundle: Bundle, mon
     assert most_ahead <= 6  # two batches, the film that is being handed over, and the rest of a batch
 
 
-@pytest.mark.skipif(not (SHARED / "cxr/images").is_dir(), reason="the real films of shared/data/cxr are not at hand")
-def test_real_films_are_read(bundle: Bundle) -> None:
-    films = sorted((SHARED / "cxr/images").glob("*.jpg"))[:5]
+def test_real_films_are_read(bundle: Bundle, real_films: Path) -> None:
+    films = sorted(real_films.glob("*.jpg"))[:5]
     got = predict(films, bundle)
     assert list(got.rows[STUDY_COLUMN]) == [path.stem for path in films] and got.errors == []
 
@@ -477,16 +474,13 @@ def test_an_interrupted_reading_has_what_was_read(folder: Path, bundle: Bundle) 
 
 
 def test_a_full_disk_while_writing_keeps_the_last_reading(
-    folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    folder: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, disk_full: Callable[..., None]
 ) -> None:
     out = folder.parent / "p.csv"
     write_predictions(predict([folder / "a.jpg"], bundle), out, as_json=True)
     before = {path.name: path.read_bytes() for path in folder.parent.glob("p.*")}
 
-    def full(handle: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(OutputError) as caught:
         write_predictions(predict([folder], bundle), out, as_json=True)
     assert str(out) in caught.value.what and os.strerror(errno.ENOSPC) in caught.value.what

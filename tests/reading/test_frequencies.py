@@ -14,7 +14,6 @@ from cxrlines.reading.bundle_writing import with_manifest
 from cxrlines.reading.frequencies import FREQUENCIES, RANZCR, Frequencies, at_frequencies, moved
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, Device
 
-RANZCR_TABLE = Path(__file__).parents[3] / "shared/data/ranzcr/train.csv"
 LABEL = "ETT - Normal"
 
 
@@ -128,9 +127,8 @@ def test_frequencies_are_counted_among_what_is_known():
     assert counted.devices == {"ETT": 0.5} and {DEVICE_OF[label] for label in counted.labels} == {Device.ETT}
 
 
-@pytest.mark.skipif(not RANZCR_TABLE.is_file(), reason="the label table of RANZCR is not at ../shared/data")
-def test_the_frequencies_of_ranzcr_are_those_of_its_table():
-    table = Frequencies.of_table(RANZCR_TABLE)
+def test_the_frequencies_of_ranzcr_are_those_of_its_table(ranzcr):
+    table = Frequencies.of_table(ranzcr / "train.csv")
     assert table.labels == pytest.approx(RANZCR.labels) and table.devices == pytest.approx(RANZCR.devices)
     assert table.films == RANZCR.films == 30083
 

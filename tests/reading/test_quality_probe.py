@@ -23,7 +23,7 @@ from cxrlines.core.pool import in_parallel
 from cxrlines.core.quality import POSES, Quality
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import assess, by_rule, prepare, shrink, turned_back, why_left_out, within_frame
-from cxrlines.lab.probe.fit import measured, rejection_rates
+from cxrlines.lab.probe.fit import assessment_counts, rejection_rates
 from cxrlines.lab.probe.not_films import SEEN, UNSEEN, hand
 from cxrlines.lab.probe.views import posed
 from cxrlines.models.orientation import OrientationNet, read_orientation_net, write_orientation_net
@@ -34,8 +34,6 @@ from cxrlines.reading import probe as probing
 from cxrlines.reading.bundle import EMBEDDED, PROBE_FILE, BundleError, load_bundle
 from cxrlines.reading.probe import MIRRORED, NOT_A_FILM, Probe, embedded_probe, read_probe
 from cxrlines.reading.reader import Reader, load_probe
-
-REAL = Path(__file__).parents[2].parent / "shared/data/cxr/images"
 
 
 def _film(seed: int = 0, shape: tuple[int, int] = (120, 150)) -> np.ndarray:
@@ -244,9 +242,9 @@ def test_a_real_chest_is_read_and_other_scans_are_refused(probe: Probe) -> None:
             assert not assess(read_film(place / f"{name}.dcm"), probe)[0].usable, name
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real films of shared/data/cxr are not at hand")
-def test_real_films_are_not_refused_and_none_is_turned_wrongly(probe: Probe) -> None:
-    figures = measured(probe, [read_film(path).pixels for path in sorted(REAL.glob("*.jpg"))[::10]], views=2)
+def test_real_films_are_not_refused_and_none_is_turned_wrongly(probe: Probe, real_films: Path) -> None:
+    films = [read_film(path).pixels for path in sorted(real_films.glob("*.jpg"))[::10]]
+    figures = assessment_counts(probe, films, views=2)
     poses, upright = figures["poses"], figures["upright"]
     assert poses["shown"] == 8 * 25 and poses["pose_right"] >= 0.99 * poses["shown"]
     assert poses["rejected"] == poses["reoriented_wrongly"] == poses["inverted_wrongly"] == 0

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +115,7 @@ def test_idle_workers_that_are_killed_are_replaced(worker):
             assert pool.read(b"again").result(60).study_uid == "again"
 
 
-def test_leaving_drains_and_an_exception_drops(worker):
+def test_leaving_drains_and_an_exception_drops(worker, wait_until):
     with ReadingPool(None, 1, 60, module=worker) as pool:
         drained = [pool.read(b"slow %d" % number) for number in range(3)]
     assert all(isinstance(future.result(0), Findings) for future in drained)
@@ -124,9 +123,7 @@ def test_leaving_drains_and_an_exception_drops(worker):
         pool.read(b"late")
     with pytest.raises(KeyError), ReadingPool(None, 1, 60, module=worker) as pool:
         hanging, waiting = pool.read(b"hang"), pool.read(b"waits")
-        deadline = time.monotonic() + 60
-        while not hanging.running() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(hanging.running)
         raise KeyError
     assert isinstance(hanging.result(0), ReadingFault) and waiting.cancelled()
     assert pool.pending == 0

@@ -46,7 +46,7 @@ class IntactFilm:
 
 
 def picture(rng: np.random.Generator, height: int, width: int, bits: int = 8) -> np.ndarray:
-    """A smooth picture with grain, (h, w), that spans 0 to 2**bits - 1; uint8 or uint16."""
+    """A smooth picture with grain, (height, width), that spans 0 to 2**bits - 1; uint8 up to 8 bits, else uint16."""
     y, x = np.mgrid[:height, :width] / max(height, width)
     waves = sum(np.sin(rng.uniform(-9, 9) * x + rng.uniform(-9, 9) * y + rng.uniform(0, 6)) for _ in range(6))
     grain = waves + rng.normal(0, 0.05, (height, width))
@@ -166,8 +166,18 @@ def _luma(pixels: np.ndarray) -> np.ndarray:
 def dicoms(rng: np.random.Generator, height: int, width: int) -> Iterator[IntactFilm]:
     """DICOM films, uncompressed and in every transfer syntax for which there is an encoder."""
     gray8, gray12, gray16 = (picture(rng, height, width, bits) for bits in (8, 12, 16))
-    colour8, colour16 = coloured(gray8), coloured(gray16)
-    signed = gray12.astype(np.int16) - 2048
+    yield from _uncompressed(gray8, gray12, gray16)
+    yield from _run_length_encoded(gray8, gray12, gray16)
+    yield from _jpeg_encoded(rng, gray8, gray12, gray16)
+
+
+def _depths(gray8: np.ndarray, gray12: np.ndarray, gray16: np.ndarray) -> list[tuple[str, np.ndarray, int]]:
+    """(name, stored values, bits) of films of every depth, and one of colour."""
+    return [("8", gray8, 8), ("12", gray12, 12), ("16", gray16, 16), ("colour", coloured(gray8), 8)]
+
+
+def _uncompressed(gray8: np.ndarray, gray12: np.ndarray, gray16: np.ndarray) -> Iterator[IntactFilm]:
+    """Every way of storing and showing plain values."""
 
     def plain(name: str, pixels: np.ndarray, bits: int, shows: np.ndarray | None = None, **tags: Any) -> IntactFilm:
         return IntactFilm(f"DICOM {name}", as_dicom(pixels, bits, **tags), _luma(pixels) if shows is None else shows)
@@ -176,7 +186,7 @@ def dicoms(rng: np.random.Generator, height: int, width: int) -> Iterator[Intact
     yield plain("12 bits", gray12, 12)
     yield plain("16 bits, implicit", gray16, 16, syntax=ImplicitVRLittleEndian)
     yield plain("12 bits, big endian", gray12, 12, syntax=ExplicitVRBigEndian)
-    yield plain("signed", signed, 12)
+    yield plain("signed", gray12.astype(np.int16) - 2048, 12)
     yield plain("high in its words", gray12 << 4, 12, gray12, HighBit=15)
     yield plain("MONOCHROME1", gray12, 12, -gray12.astype(int), PhotometricInterpretation="MONOCHROME1")
     yield plain("window", gray12, 12, np.clip(gray12, 1000, 3000), WindowCenter=2000, WindowWidth=2000)
@@ -185,17 +195,27 @@ def dicoms(rng: np.random.Generator, height: int, width: int) -> Iterator[Intact
     item.LUTDescriptor, item.LUTData = [4096, 0, 12], table.tobytes()
     item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "OW"
     yield plain("VOI LUT", gray12, 12, table[gray12], VOILUTSequence=[item])
-    yield plain("RGB", colour8, 8)
-    planes = np.ascontiguousarray(colour8.transpose(2, 0, 1)).reshape(height, width, 3)
-    yield plain("RGB by plane", planes, 8, _luma(colour8), PlanarConfiguration=1)
-    ybr = np.asarray(Image.fromarray(colour8).convert("YCbCr"))
+    rgb = coloured(gray8)
+    yield plain("RGB", rgb, 8)
+    planes = np.ascontiguousarray(rgb.transpose(2, 0, 1)).reshape(rgb.shape)
+    yield plain("RGB by plane", planes, 8, _luma(rgb), PlanarConfiguration=1)
+    ybr = np.asarray(Image.fromarray(rgb).convert("YCbCr"))
     yield plain("YBR_FULL", ybr, 8, ybr[..., 0], PhotometricInterpretation="YBR_FULL")
-    depths = (("8", gray8, 8), ("12", gray12, 12), ("16", gray16, 16), ("colour", colour8, 8))
-    for name, pixels, bits in depths:
+
+
+def _run_length_encoded(gray8: np.ndarray, gray12: np.ndarray, gray16: np.ndarray) -> Iterator[IntactFilm]:
+    for name, pixels, bits in _depths(gray8, gray12, gray16):
         dataset = pydicom.dcmread(io.BytesIO(as_dicom(pixels, bits)))
         # Not by GDCM, which aborts on odd sizes.
         dataset.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
         yield IntactFilm(f"DICOM RLE {name}", _saved(dataset), _luma(pixels))
+
+
+def _jpeg_encoded(
+    rng: np.random.Generator, gray8: np.ndarray, gray12: np.ndarray, gray16: np.ndarray
+) -> Iterator[IntactFilm]:
+    """JPEG, JPEG 2000 and JPEG-LS."""
+    rgb8, rgb16, signed = coloured(gray8), coloured(gray16), gray12.astype(np.int16) - 2048
 
     def coded(name: str, number: int, pixels: np.ndarray, bits: int, frame: bytes, colours: str = "") -> IntactFilm:
         tags = {"PhotometricInterpretation": colours} if colours else {}
@@ -203,22 +223,24 @@ def dicoms(rng: np.random.Generator, height: int, width: int) -> Iterator[Intact
 
     yield coded("JPEG", 50, gray8, 8, by_pillow(gray8))
     yield coded("JPEG progressive", 55, gray8, 8, by_pillow(gray8, progressive=True))
-    yield coded("JPEG colour", 50, colour8, 8, by_pillow(colour8), "YBR_FULL_422")
+    yield coded("JPEG colour", 50, rgb8, 8, by_pillow(rgb8), "YBR_FULL_422")
     yield coded("JPEG extended", 51, gray8, 8, by_pillow(gray8))
     yield coded("JPEG 2000 8", 90, gray8, 8, by_openjpeg(gray8, 8))
     yield coded("JPEG 2000 12", 90, gray12, 12, by_openjpeg(gray12, 12))
     yield coded("JPEG 2000 signed", 90, signed, 12, by_openjpeg(signed, 12))
     yield coded("JPEG 2000 lossy", 91, gray16, 16, by_openjpeg(gray16, 16, ratio=8))
-    yield coded("JPEG 2000 colour", 90, colour8, 8, by_openjpeg(colour8, 8), "YBR_RCT")
-    yield coded("JPEG 2000 RGB", 90, colour16, 16, by_openjpeg(colour16, 16, transform=False), "RGB")
+    yield coded("JPEG 2000 colour", 90, rgb8, 8, by_openjpeg(rgb8, 8), "YBR_RCT")
+    yield coded("JPEG 2000 RGB", 90, rgb16, 16, by_openjpeg(rgb16, 16, transform=False), "RGB")
     for name, number in (("lossless", 57), ("lossless SV1", 70), ("LS", 80), ("LS near", 81)):
-        for depth, pixels, bits in depths:
+        for depth, pixels, bits in _depths(gray8, gray12, gray16):
             yield coded(f"JPEG {name} {depth}", number, pixels, bits, by_gdcm(pixels, bits, number))
 
 
 def _encapsulated(
     rng: np.random.Generator, name: str, pixels: np.ndarray, bits: int, number: int, frame: bytes, **tags: Any
 ) -> IntactFilm:
+    """A film of an encoded `frame` in the transfer syntax JPEG + number, whole and with damage that is forgiven."""
+
     def film(**pixel_data: Any) -> bytes:
         return as_dicom(pixels, bits, syntax=f"{JPEG}{number}", **pixel_data, **tags)
 

@@ -191,6 +191,7 @@ def _kind(path: Path) -> tuple[str, str]:
 
 
 def _rejection(association: object) -> str:
+    """Why an association was not established, for people."""
     if not getattr(association, "is_rejected", False):
         return "does not answer, or cuts the connection"
     primitive = association.acceptor.primitive  # type: ignore[attr-defined]

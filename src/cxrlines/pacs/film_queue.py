@@ -87,19 +87,19 @@ class FilmQueue(QueueDatabase):
         known = "SELECT number FROM films WHERE sop_uid=? AND digest=? AND model=?"
         key = (sop_uid, digest, self.model)
         if not self.row(known, key):
-            place = self._film_path({"sop_uid": sop_uid, "digest": digest, "model": self.model})
-            with replacing(place) as aside:
+            path = self._film_path({"sop_uid": sop_uid, "digest": digest, "model": self.model})
+            with replacing(path) as aside:
                 aside.write_bytes(data)
-            with self.transaction() as base:
-                made = base.execute(
+            with self.transaction() as db:
+                inserted = db.execute(
                     "INSERT OR IGNORE INTO films (sop_uid, digest, model, peer, received, state) VALUES (?,?,?,?,?,?)",
                     (*key, peer, now(), FilmState.RECEIVED),
                 )
-                if made.rowcount:
-                    return made.lastrowid
+                if inserted.rowcount:
+                    return inserted.lastrowid
             row = self.row("SELECT * FROM films WHERE sop_uid=? AND digest=? AND model=?", key)
             if row["state"] in DONE:  # sent twice at once, and done with already: its file came after its end
-                self._delete([place])
+                self._delete([path])
         self.execute("UPDATE films SET again=again+1 WHERE sop_uid=? AND digest=? AND model=?", key)
         return None
 
@@ -114,21 +114,21 @@ class FilmQueue(QueueDatabase):
 
         Deliveries to destinations that are no longer configured become dead letters.
         """
-        with self.transaction() as base:
-            base.execute("UPDATE films SET state=? WHERE state=?", (FilmState.RECEIVED, FilmState.READING))
-            base.execute("DELETE FROM destinations")
+        with self.transaction() as db:
+            db.execute("UPDATE films SET state=? WHERE state=?", (FilmState.RECEIVED, FilmState.READING))
+            db.execute("DELETE FROM destinations")
             marks = ",".join("?" * len(destinations))
-            gone = base.execute(
+            gone = db.execute(
                 f"SELECT number, film FROM deliveries WHERE state='waiting' AND destination NOT IN ({marks})",
                 tuple(destinations),
             ).fetchall()
             for row in gone:
-                base.execute(
+                db.execute(
                     "UPDATE deliveries SET state='dead', reason='this destination is no longer configured' "
                     "WHERE number=?",
                     (row["number"],),
                 )
-                self._settle(base, row["film"])
+                self._settle(db, row["film"])
         if self.keep:
             return
         rows = self.rows("SELECT * FROM films WHERE state NOT IN (?,?)", DONE)
@@ -145,14 +145,14 @@ class FilmQueue(QueueDatabase):
 
         Of one instance in several versions one is read at a time, so that each knows the results of those before.
         """
-        with self.transaction() as base:
-            rows = base.execute(
+        with self.transaction() as db:
+            rows = db.execute(
                 "SELECT * FROM films f WHERE state=? AND NOT EXISTS (SELECT 1 FROM films e WHERE e.sop_uid=f.sop_uid "
                 "AND e.number<f.number AND e.state IN (?,?)) ORDER BY tries, number LIMIT ?",
                 (FilmState.RECEIVED, FilmState.RECEIVED, FilmState.READING, limit),
             ).fetchall()
             for row in rows:
-                base.execute("UPDATE films SET state=? WHERE number=?", (FilmState.READING, row["number"]))
+                db.execute("UPDATE films SET state=? WHERE number=?", (FilmState.READING, row["number"]))
         return [QueuedFilm(row["number"], row["sop_uid"], self._film_path(row), row["tries"]) for row in rows]
 
     def earlier_results(self, film: QueuedFilm) -> tuple[tuple[str, str], ...]:
@@ -172,15 +172,15 @@ class FilmQueue(QueueDatabase):
         self, film: QueuedFilm, results: Sequence[tuple[str, str]], urgent: bool, destinations: Sequence[str]
     ) -> None:
         """The results of a film, each (kind, SOP Instance UID), are at their `result_places`, for every destination."""
-        with self.transaction() as base:
+        with self.transaction() as db:
             for place, (kind, sop_uid) in enumerate(results):
                 for name in destinations:
-                    base.execute(
+                    db.execute(
                         "INSERT INTO deliveries (film, object, kind, sop_uid, destination, urgent, state) "
                         "VALUES (?,?,?,?,?,?,'waiting')",
                         (film.number, place, kind, sop_uid, name, urgent),
                     )
-            base.execute(
+            db.execute(
                 "UPDATE films SET state=?, urgent=?, reason='' WHERE number=?", (FilmState.READ, urgent, film.number)
             )
 
@@ -223,11 +223,11 @@ class FilmQueue(QueueDatabase):
 
     def delivered(self, parcel: Parcel, reason: str = "") -> None:
         """A destination has a result; `reason` is what it remarked. Files go with the last one of a film."""
-        self._settled(parcel, "state='delivered', reason=?, delivered=?", (reason, now()))
+        self._end_delivery(parcel, "state='delivered', reason=?, delivered=?", (reason, now()))
 
     def refused(self, parcel: Parcel, reason: str) -> None:
         """A destination will not take a result: a dead letter."""
-        self._settled(parcel, "state='dead', reason=?", (reason,))
+        self._end_delivery(parcel, "state='dead', reason=?", (reason,))
 
     def put_off(self, parcel: Parcel, reason: str) -> None:
         """A destination cannot take a result now; after `MAX_TRIES` it is a dead letter."""
@@ -238,37 +238,39 @@ class FilmQueue(QueueDatabase):
 
     def problem(self, destination: str, reason: str) -> None:
         """A destination cannot be reached, and why; an empty reason: it can again."""
-        with self.transaction() as base:
+        with self.transaction() as db:
             if not reason:
-                base.execute("DELETE FROM destinations WHERE name=?", (destination,))
+                db.execute("DELETE FROM destinations WHERE name=?", (destination,))
             else:
-                base.execute(
+                db.execute(
                     "INSERT INTO destinations VALUES (?,?,?) ON CONFLICT (name) DO UPDATE SET problem=excluded.problem",
                     (destination, reason, now()),
                 )
 
     # Within.
 
-    def _settled(self, parcel: Parcel, change: str, values: tuple[Any, ...]) -> None:
-        with self.transaction() as base:
-            base.execute(f"UPDATE deliveries SET {change} WHERE number=?", (*values, parcel.number))
-            done = self._settle(base, parcel.film)
+    def _end_delivery(self, parcel: Parcel, change: str, values: tuple[Any, ...]) -> None:
+        """Change a delivery to its last state, and its film with the last of its deliveries; then its files go."""
+        with self.transaction() as db:
+            db.execute(f"UPDATE deliveries SET {change} WHERE number=?", (*values, parcel.number))
+            done = self._settle(db, parcel.film)
         if done:
             row = self.row("SELECT * FROM films WHERE number=?", (parcel.film,))
             self._delete([self._film_path(row), *self._results.glob(f"{parcel.film}-*.dcm")])
 
     @staticmethod
-    def _settle(base: sqlite3.Connection, film: int) -> bool:
+    def _settle(db: sqlite3.Connection, film: int) -> bool:
         """The state of a film by those of its deliveries; whether all of them are delivered."""
-        states = {row["state"] for row in base.execute("SELECT DISTINCT state FROM deliveries WHERE film=?", (film,))}
+        states = {row["state"] for row in db.execute("SELECT DISTINCT state FROM deliveries WHERE film=?", (film,))}
         if "waiting" in states:
             return False
         state = FilmState.DEAD if "dead" in states else FilmState.DELIVERED
         reason = "a result was not delivered" if state is FilmState.DEAD else ""
-        base.execute("UPDATE films SET state=?, reason=? WHERE number=?", (state, reason, film))
+        db.execute("UPDATE films SET state=?, reason=? WHERE number=?", (state, reason, film))
         return state is FilmState.DELIVERED
 
     def _delete(self, paths: Sequence[Path]) -> None:
+        """Delete files, unless all are kept."""
         if not self.keep:
             for path in paths:
                 with suppress(OSError):  # removed at the next start

@@ -167,6 +167,7 @@ def _refused(problem: Mapping[str, Any]) -> str:
 
 
 def _is_wanted(path: Path, run: ModuleRun) -> bool:
+    """Whether a file is to be read; counts it in `run` if not."""
     if not is_film(path):
         run.passed_over["file that is no film"] += 1
         return False
@@ -204,14 +205,14 @@ def _finish(
         run.errors[path.name] = _reason(path, found)
     try:
         if isinstance(found, Findings) and settings.json_files:
-            plain = found.as_dict() | {"bundle": read_by.weights, "notice": NOTICE}
-            write_text(place.with_name(f"{place.name}.json"), json.dumps(plain, indent=1) + "\n")
+            values = found.as_dict() | {"bundle": read_by.weights, "notice": NOTICE}
+            write_text(place.with_name(f"{place.name}.json"), json.dumps(values, indent=1) + "\n")
         if isinstance(found, Findings) and settings.drawing:
             drawn = draw_findings(read_film(path).pixels, found, name=place.name)
             save_drawing(place.with_name(f"{place.name}.png"), drawn)
         if settings.dicom and _is_dicom(path) and not isinstance(found, ReadingFault):
-            said = found if isinstance(found, Findings) else _reason(path, found)
-            for result in result_objects(path.read_bytes(), said, read_by, kinds=settings.dicom):
+            content = found if isinstance(found, Findings) else _reason(path, found)
+            for result in result_objects(path.read_bytes(), content, read_by, kinds=settings.dicom):
                 with replacing(place.with_name(f"{place.name}#{result.kind}.dcm")) as aside:
                     aside.write_bytes(result.content)
     except OutputError:
@@ -222,4 +223,5 @@ def _finish(
 
 
 def _reason(path: Path, error: Exception) -> str:
+    """An error's text without the film's path, which may name a patient."""
     return str(error).removeprefix(f"{readable(path)}: ")

@@ -115,7 +115,7 @@ class _Reading:
     ) -> None:
         self._queue, self._audit, self._pool, self._writers, self._couriers = queue, audit, pool, writers, couriers
         self._done: queues.SimpleQueue[_Done | None] = queues.SimpleQueue()
-        self._flying = 0
+        self._in_flight = 0
 
     def arrived(self) -> None:
         """A film is in the queue."""
@@ -123,7 +123,7 @@ class _Reading:
 
     def run(self, stop: threading.Event) -> None:
         """Read until `stop`, and what was begun until then to its end."""
-        while self._flying or not stop.is_set():
+        while self._in_flight or not stop.is_set():
             try:
                 if not stop.is_set():
                     self._begin()
@@ -138,32 +138,34 @@ class _Reading:
                 continue
             try:
                 self._finish(done)
-                self._flying -= 1
+                self._in_flight -= 1
             except DISK_ERRORS as error:
                 self._audit.write("disk error", film=done.film.number, error=type(error).__name__)
                 if stop.wait(POLL_S):
-                    self._flying -= 1  # it is read again after the next start
+                    self._in_flight -= 1  # it is read again after the next start
                 elif isinstance(done.made, Exception) and not isinstance(done.outcome, ReadingFault):
                     self._write(done.film, done.outcome)
                 else:
                     self._done.put(done)
 
     def _begin(self) -> None:
-        free = AHEAD * self._pool.processes - self._flying
+        """Give the pool the next films, so many that it has `AHEAD` for each of its processes."""
+        free = AHEAD * self._pool.processes - self._in_flight
         for film in self._queue.take(free) if free > 0 else ():
-            self._flying += 1
+            self._in_flight += 1
             try:
                 if (why := why_not_read(film.path.read_bytes())) is not None:
                     self._give_up(film, FilmState.SKIPPED, why)
-                    self._flying -= 1
+                    self._in_flight -= 1
                     continue
             except DISK_ERRORS as error:
                 self._done.put(_Done(film, unread(error)))
                 continue
             future = self._pool.read(film.path)
-            future.add_done_callback(lambda future, film=film: self._landed(film, future))  # type: ignore[misc]
+            future.add_done_callback(lambda future, film=film: self._after_reading(film, future))  # type: ignore[misc]
 
-    def _landed(self, film: QueuedFilm, future: "Future[Outcome]") -> None:
+    def _after_reading(self, film: QueuedFilm, future: "Future[Outcome]") -> None:
+        """Called by a thread of the pool once a film is read."""
         outcome = future.result()
         if isinstance(outcome, NotAFilm | ReadingFault):
             self._done.put(_Done(film, outcome))
@@ -183,6 +185,7 @@ class _Reading:
         future.add_done_callback(lambda future: self._done.put(_Done(film, outcome, future.result())))
 
     def _finish(self, done: _Done) -> None:
+        """Put what became of a film into the queue. Raises one of `DISK_ERRORS` where its results were not written."""
         film, outcome, made = done
         if isinstance(outcome, NotAFilm):
             return self._give_up(film, FilmState.SKIPPED, outcome.kind)
@@ -198,6 +201,7 @@ class _Reading:
             self._give_up(film, FilmState.DEAD, str(problem).removeprefix(f"{film.path}: "))
 
     def _give_up(self, film: QueuedFilm, state: FilmState, why: str) -> None:
+        """End with a film without results."""
         self._queue.give_up(film, state, why)
         self._audit.write(state.value, film=film.number, why=why)
 

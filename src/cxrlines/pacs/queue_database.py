@@ -60,41 +60,41 @@ class QueueDatabase:
         self.folder, self._lock = Path(folder), threading.RLock()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._base = sqlite3.connect(
+            self._connection = sqlite3.connect(
                 self.folder / DATABASE, isolation_level=None, check_same_thread=False, timeout=60
             )
-            self._base.row_factory = sqlite3.Row
-            self._base.execute("PRAGMA journal_mode=WAL")
-            self._base.execute("PRAGMA synchronous=FULL")
-            self._base.executescript(SCHEMA)
+            self._connection.row_factory = sqlite3.Row
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.executescript(SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise unusable(folder, error) from None
 
     def close(self) -> None:
         """Close it."""
         with self._lock:
-            self._base.close()
+            self._connection.close()
 
     def retry(self) -> int:
         """Take up dead letters, and films that were not read, once more; how many films."""
-        with self.transaction() as base:
-            dead = base.execute("SELECT number FROM films WHERE state=?", (FilmState.DEAD,)).fetchall()
+        with self.transaction() as db:
+            dead = db.execute("SELECT number FROM films WHERE state=?", (FilmState.DEAD,)).fetchall()
             for row in dead:
                 number = row["number"]
-                waiting = base.execute(
+                waiting = db.execute(
                     "UPDATE deliveries SET state='waiting', tries=0, reason='' WHERE film=? AND state='dead'", (number,)
                 )
                 state = FilmState.DELIVERING if waiting.rowcount else FilmState.RECEIVED
-                base.execute("UPDATE films SET state=?, tries=0, reason='' WHERE number=?", (state, number))
+                db.execute("UPDATE films SET state=?, tries=0, reason='' WHERE number=?", (state, number))
         return len(dead)
 
     def status(self) -> dict[str, Any]:
         """JSON values: films by state, what was passed over, the oldest film waiting, dead letters, destinations."""
         films = {state.value: 0 for state in FilmState}
         films |= {row["state"]: row["n"] for row in self.rows("SELECT state, count(*) n FROM films GROUP BY state")}
-        open_states = (FilmState.DELIVERED, FilmState.DEAD, FilmState.SKIPPED)
+        final_states = (FilmState.DELIVERED, FilmState.DEAD, FilmState.SKIPPED)
         oldest = self.row(
-            "SELECT number, received, state FROM films WHERE state NOT IN (?,?,?) ORDER BY number LIMIT 1", open_states
+            "SELECT number, received, state FROM films WHERE state NOT IN (?,?,?) ORDER BY number LIMIT 1", final_states
         )
         dead = self.rows(
             "SELECT f.number film, f.received, d.destination, coalesce(d.reason, f.reason) reason FROM films f "
@@ -129,29 +129,29 @@ class QueueDatabase:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """What is done in the block, all or nothing, on disk once it ends."""
         with self._lock:
-            self._base.execute("BEGIN IMMEDIATE")
+            self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._base
-                self._base.execute("COMMIT")
+                yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
                 with suppress(sqlite3.Error):
-                    self._base.execute("ROLLBACK")
+                    self._connection.execute("ROLLBACK")
                 raise
 
     def execute(self, statement: str, values: tuple[Any, ...] = ()) -> None:
         """One statement, as a transaction."""
-        with self.transaction() as base:
-            base.execute(statement, values)
+        with self.transaction() as db:
+            db.execute(statement, values)
 
     def rows(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
         """All rows that a query finds."""
         with self._lock:
-            return self._base.execute(query, values).fetchall()
+            return self._connection.execute(query, values).fetchall()
 
     def row(self, query: str, values: tuple[Any, ...] = ()) -> Any:
         """The first row that a query finds; None if there is none."""
         with self._lock:
-            return self._base.execute(query, values).fetchone()
+            return self._connection.execute(query, values).fetchone()
 
 
 def unusable(folder: Path, error: Exception) -> Error:

@@ -114,6 +114,7 @@ class Receiver:
             association.abort(block=False)
 
     def _store(self, event: Any) -> int:
+        """Answer a C-STORE by its status, once the film is in the queue; other objects are counted, and dropped."""
         settings, request = self._settings, event.request
         peer = _peer_of(event)
         sop_class, sop_uid = str(request.AffectedSOPClassUID), str(request.AffectedSOPInstanceUID)
@@ -143,6 +144,7 @@ class Receiver:
         return SUCCESS
 
     def _log(self, event: Any, what: str) -> None:
+        """Log that an association ended otherwise than by a release."""
         self._audit.write(what, peer=_peer_of(event))
 
     def _limit_film(self, event: Any) -> None:

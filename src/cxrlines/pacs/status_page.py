@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer."""
-        place = urlsplit(self.path)
+        url = urlsplit(self.path)
         try:
             name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         except ValueError:
@@ -86,12 +86,12 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in NAMES:
             return self._answer(421, "text/plain", b"this server has another name\n")
         try:
-            found = self.body(place.path, place.query)
+            found = self.body(url.path, url.query)
         except Exception as error:  # the queue's disk
             return self._answer(503, "text/plain", f"the queue cannot be read ({type(error).__name__})\n".encode())
         if found is None:
             return self._answer(404, "text/plain", b"nothing is here\n")
-        refresh = {"Refresh": str(REFRESH_S)} if place.path == "/" and place.query != "still" else {}
+        refresh = {"Refresh": str(REFRESH_S)} if url.path == "/" and url.query != "still" else {}
         return self._answer(200, *found, refresh)
 
     def _answer(self, code: int, media: str, content: bytes, extra: Mapping[str, str] | None = None) -> None:
@@ -142,19 +142,21 @@ def page(title: str, status: Status, still: bool = False) -> str:
 
 
 def _summary(status: Status, trouble: int) -> str:
+    """Whether all is well, with so many matters of `trouble`, and how old the oldest film under way is: HTML."""
     needs = f"{trouble} {'matter needs' if trouble == 1 else 'matters need'} a person." if trouble else "All is well."
-    said = [f"<strong>{needs}</strong>"]
+    sentences = [f"<strong>{needs}</strong>"]
     if oldest := status["oldest_waiting"]:
         since = _when(oldest["received"])
-        said.append(f"The oldest film under way is {oldest['number']}, {oldest['state']}, since {since}.")
+        sentences.append(f"The oldest film under way is {oldest['number']}, {oldest['state']}, since {since}.")
     else:
-        said.append("No film is under way.")
+        sentences.append("No film is under way.")
     if again := status["sent_again"]:
-        said.append(f"Sent again and known: {again:,}.")
-    return " ".join(said)
+        sentences.append(f"Sent again and known: {again:,}.")
+    return " ".join(sentences)
 
 
 def _tiles(films: Mapping[str, int]) -> str:
+    """How many films are in each state: HTML."""
     each = (
         f"<div{' class=bad' if state == FilmState.DEAD and n else ''}><dt>{escape(state)}</dt><dd>{n:,}</dd></div>"
         for state, n in films.items()

@@ -239,9 +239,7 @@ def open_index(path: Path, bundle: Bundle | None = None) -> Index:
         file: Any = safe_open(path, framework="numpy")
         meta = json.loads((file.metadata() or {}).get(_META, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
-        what = (
-            f"{path} ({path.stat().st_size} bytes) is not a complete safetensors file: {error}. It was cut off, or is"
-        )
+        what = f"{path} ({path.stat().st_size} bytes) is no complete safetensors file: {error}. It was cut off, or is"
         raise IndexFileError(f"{what} of another kind", "copy or make it again") from error
     _check_format(path, meta.get("format", ""))
     embedder = meta.get("embedder", "")

@@ -28,7 +28,7 @@ from cxrlines.reading.journal import Journal, Reading
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.pseudo_label_files import LabelledFilm, check_folder, write_films, write_origin
 from cxrlines.reading.sources import Found
-from cxrlines.reading.training_patients import seen_by, was_seen
+from cxrlines.reading.training_patients import training_patients, was_seen
 from cxrlines.reading.view_agreement import GAMMA, SCALE, TURN, Agreement, agreement, on_first, second_view
 from cxrlines.task import Device
 
@@ -90,7 +90,7 @@ def write_pseudo_labels(
             film is kept. JournalError: the journal in `out` is of another call. OutputError: the disk is full.
     """
     check_folder(out, JOURNAL)
-    seen = seen_by(bundle)
+    seen = training_patients(bundle)
     if seen is None and not keep_seen:
         raise Error(
             f"{bundle.folder}: does not list the patients that it was trained on: it may have seen any of these",

@@ -102,26 +102,30 @@ def make_guard(service: Service) -> Guard:
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
-            made = get_openapi(title="cxrlines", version=__version__, summary=service.bundle.notice, routes=app.routes)
-            place = "#/components/schemas/{model}"
-            film = TypeAdapter(PredictionJson).json_schema(mode="serialization", ref_template=place)
-            said = Correction.model_json_schema(ref_template=place)
-            said["properties"].pop("time")  # the server's
-            said["properties"]["name"] = {"type": "string", "description": "what the film's file is called"}
-            after = (
-                "how many corrections of the film it comes after, as they were asked for; 409 where there are others"
-            )
-            said["properties"]["after"] = {"type": "integer", "description": after}
-            said["required"].remove("time")
-            parts = {**film.pop("$defs", {}), **said.pop("$defs", {})}
-            parts |= {"PredictionJson": film, "Correction": said, "Problem": PROBLEM}
-            made.setdefault("components", {})["schemas"] = parts
-            made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-            app.openapi_schema = made
+            summary = service.bundle.notice
+            document = get_openapi(title="cxrlines", version=__version__, summary=summary, routes=app.routes)
+            document.setdefault("components", {})["schemas"] = _schemas()
+            document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+            app.openapi_schema = document
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
     return guard
+
+
+def _schemas() -> dict[str, Any]:
+    """The schemas that routes refer to, by name."""
+    reference = "#/components/schemas/{model}"
+    film = TypeAdapter(PredictionJson).json_schema(mode="serialization", ref_template=reference)
+    correction = Correction.model_json_schema(ref_template=reference)
+    fields = correction["properties"]
+    fields.pop("time")  # the server's
+    correction["required"].remove("time")
+    fields["name"] = {"type": "string", "description": "what the film's file is called"}
+    after = "how many corrections of the film it comes after, as they were asked for; 409 where there are others"
+    fields["after"] = {"type": "integer", "description": after}
+    definitions = {**film.pop("$defs", {}), **correction.pop("$defs", {})}
+    return definitions | {"PredictionJson": film, "Correction": correction, "Problem": PROBLEM}
 
 
 def _add_reading(app: FastAPI, service: Service) -> None:
@@ -134,7 +138,7 @@ def _add_reading(app: FastAPI, service: Service) -> None:
             if many:
                 if wanted != JSON:
                     raise Problem(406, "not-acceptable", f"many films give {JSON} alone", "send one film as the body")
-                return JSONResponse(await _all(service, uploads))
+                return JSONResponse(await _read_all(service, uploads))
             found = await service.read(uploads[0].data)
             if isinstance(found, Exception):
                 raise problem_of(found)
@@ -251,7 +255,7 @@ def _add_watching(app: FastAPI, service: Service, guard: Guard) -> None:
         return Response(service.counters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-async def _all(service: Service, uploads: list[Upload]) -> dict[str, Any]:
+async def _read_all(service: Service, uploads: list[Upload]) -> dict[str, Any]:
     """What is answered for many films: one that cannot be read costs the others nothing."""
     gate = asyncio.Semaphore(service.settings.processes + 1)  # other requests get their turn between
 

@@ -84,7 +84,7 @@ def urgency(findings: Findings, read_by: ReadBy) -> str | None:
 def sentence(findings: Findings, read_by: ReadBy) -> str:
     """What was found as one paragraph, to copy."""
     if not findings.quality.usable:
-        said = f"{note_words(findings)[0]}."
+        found = f"{note_words(findings)[0]}."
     else:
         each = []
         for k, line in enumerate(findings.lines):
@@ -98,8 +98,8 @@ def sentence(findings: Findings, read_by: ReadBy) -> str:
         if Landmark.CARINA not in findings.landmarks:
             each.append("Carina not found.")
         each += [rests_on] if (rests_on := spacing_words(findings)) else []
-        said = " ".join(each)
-    return f"{said} Read by {read_by.name}; for research only, not for diagnosis."
+        found = " ".join(each)
+    return f"{found} Read by {read_by.name}; for research only, not for diagnosis."
 
 
 def _words(findings: Findings, k: int) -> str:
@@ -108,11 +108,13 @@ def _words(findings: Findings, k: int) -> str:
 
 
 def _known(findings: Findings, device: Device) -> bool:
+    """Whether anything can be said of a device: it has labels, or a line."""
     has_labels = any(label in (findings.labels or {}) for label in LABELS_OF[device])
     return has_labels or any(line.device is device for line in findings.lines)
 
 
 def _device(findings: Findings, read_by: ReadBy, device: Device) -> dict[str, Any]:
+    """What the page shows of a device: what was found in words, its lines by index, and its states."""
     lines = [k for k, line in enumerate(findings.lines) if line.device is device]
     presence = (findings.presence or {}).get(device.name)
     states = []
@@ -130,9 +132,9 @@ def _device(findings: Findings, read_by: ReadBy, device: Device) -> dict[str, An
             }
         )
     if lines:
-        said = "found" if len(lines) == 1 else f"{len(lines)} found"
+        result = "found" if len(lines) == 1 else f"{len(lines)} found"
     elif presence is not None and presence >= LIKELY:
-        said = "probably present, no line found"
+        result = "probably present, no line found"
     else:
-        said = "not found"
-    return {"device": device.name, "said": said, "lines": lines, "presence": presence, "states": states}
+        result = "not found"
+    return {"device": device.name, "said": result, "lines": lines, "presence": presence, "states": states}

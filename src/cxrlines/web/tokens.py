@@ -11,8 +11,8 @@ from cxrlines.core.errors import Error
 from cxrlines.web.problems import Problem
 
 VARIABLE = "CXRLINES_TOKEN"
-LEAST = 16
-"""Letters of a token, at least."""
+MIN_LENGTH = 16
+"""Characters of a token, at least."""
 
 
 class Token(NamedTuple):
@@ -56,13 +56,14 @@ class Tokens:
         if kind.lower() != "bearer" or not given.strip():
             raise _refused("token-missing", "the request has no bearer token", "")
         digest = hashlib.sha256(given.strip().encode()).digest()
-        found = [token for token in self._tokens if hmac.compare_digest(token.digest, digest)]
-        if not found:
+        matching = [token for token in self._tokens if hmac.compare_digest(token.digest, digest)]
+        if not matching:
             raise _refused("token-wrong", "the bearer token is not one of this server's", "invalid_token")
-        if all(token.ends is not None and token.ends <= datetime.now(UTC) for token in found):
+        if all(token.ends is not None and token.ends <= datetime.now(UTC) for token in matching):
             raise _refused("token-expired", "the bearer token has expired", "invalid_token")
 
     def _refresh(self) -> None:
+        """Read the file again if it has changed."""
         if self._file is None:
             return
         try:
@@ -73,6 +74,7 @@ class Tokens:
             return  # while the file is being replaced the last tokens hold
 
     def _load(self) -> None:
+        """Read the file. `Error` where it cannot be read, or holds what is no token."""
         assert self._file is not None
         try:
             stamp, text = self._file.stat().st_mtime_ns, self._file.read_text("utf-8")
@@ -85,15 +87,15 @@ class Tokens:
 
 
 def _parsed(text: str, where: str) -> tuple[Token, ...]:
-    found = []
+    """The tokens of a text, one a line; `Error` names the line, by `where` the text lies."""
+    tokens = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) > 2 or len(words[0]) < LEAST:
-            what = (
-                f"{where}: line {number} is no token of at least {LEAST} letters, with the time it ends after a space"
-            )
+        if len(words) > 2 or len(words[0]) < MIN_LENGTH:
+            allowed = f"token of at least {MIN_LENGTH} letters, with the time it ends after a space"
+            what = f"{where}: line {number} is no {allowed}"
             raise Error(what, "make one by: python -c 'import secrets; print(secrets.token_urlsafe())'")
         ends = None
         if len(words) == 2:
@@ -103,12 +105,13 @@ def _parsed(text: str, where: str) -> tuple[Token, ...]:
                 what = f"{where}: line {number} ends at {words[1]!r}"
                 raise Error(what, "write ISO 8601, e.g. 2027-01-31T00:00:00+00:00") from None
             ends = ends if ends.tzinfo else ends.astimezone()
-        found.append(Token(hashlib.sha256(words[0].encode()).digest(), ends))
-    if not found:
+        tokens.append(Token(hashlib.sha256(words[0].encode()).digest(), ends))
+    if not tokens:
         raise Error(f"{where}: holds no token", "write one a line")
-    return tuple(found)
+    return tuple(tokens)
 
 
 def _refused(code: str, what: str, error: str) -> Problem:
+    """A 401 with its challenge; `error` is RFC 6750's word, empty where no token was sent."""
     challenge = 'Bearer realm="cxrlines"' + (f', error="{error}"' if error else "")
     return Problem(401, code, what, "send Authorization: Bearer TOKEN", {"WWW-Authenticate": challenge})

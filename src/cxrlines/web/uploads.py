@@ -2,9 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -29,7 +29,12 @@ class Upload(NamedTuple):
 
 
 class Intake:
-    """Lets requests with films in: at most `settings.queue` at once, of together `settings.memory` bytes."""
+    """Lets requests with films in: at most `settings.queue` at once, of together `settings.memory` bytes.
+
+    Attributes:
+        under_way: Requests that are let in now.
+        seconds: A film takes, as a moving average.
+    """
 
     def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
@@ -89,65 +94,80 @@ def films_in(content_type: str, body: bytes, most: int) -> tuple[list[Upload], b
     return [Upload("film", body)], False
 
 
+class _PartCollector:
+    """The files of a multipart body, as the parser comes upon them.
+
+    They are collected in memory: a library's temporary files would be films on a disk.
+
+    Attributes:
+        films: The parts that hold something.
+        complete: Whether the last boundary was there.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.films: list[Upload] = []
+        self.complete = False
+        self._most, self._parts = most, 0
+        self._field, self._value, self._content = bytearray(), bytearray(), bytearray()
+        self._filename = b""
+
+    def on_part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > self._most + EMPTY_PARTS:
+            raise _malformed(f"it has more than {self._most + EMPTY_PARTS} parts")
+        self._filename = b""
+        self._content.clear()
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._filename = parse_options_header(bytes(self._value))[1].get(b"filename", b"")
+        self._field.clear()
+        self._value.clear()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._content += data[start:end]
+
+    def on_part_end(self) -> None:
+        if not self._content:
+            return
+        if len(self.films) == self._most:
+            raise Problem(
+                413, "too-many-films", f"the request has more than {plural(self._most, 'film')}", "send fewer at once"
+            )
+        name = self._filename.decode("utf-8", "replace") or f"film {len(self.films) + 1}"
+        self.films.append(Upload(name, bytes(self._content)))
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
 def _parts(body: bytes, boundary: bytes, most: int) -> list[Upload]:
-    """The files of a multipart body, parsed in memory: a library's temporary files would be films on a disk."""
-    found: list[Upload] = []
-    field, value, name, content = bytearray(), bytearray(), [b""], bytearray()
-    ended: list[bool] = []
-    parts = 0
-
-    def into(target: bytearray) -> Callable[[bytes, int, int], None]:
-        return lambda data, start, end: target.extend(data[start:end])
-
-    def begin_part() -> None:
-        nonlocal parts
-        parts += 1
-        if parts > most + EMPTY_PARTS:
-            raise _malformed(f"it has more than {most + EMPTY_PARTS} parts")
-        name[0] = b""
-        content.clear()
-
-    def end_header() -> None:
-        if field.lower() == b"content-disposition":
-            name[0] = parse_options_header(bytes(value))[1].get(b"filename", b"")
-        field.clear()
-        value.clear()
-
-    def end_part() -> None:
-        if content:
-            if len(found) == most:
-                raise Problem(
-                    413, "too-many-films", f"the request has more than {plural(most, 'film')}", "send fewer at once"
-                )
-            found.append(Upload(name[0].decode("utf-8", "replace") or f"film {len(found) + 1}", bytes(content)))
-
+    """The files of a multipart body, at most so many. `Problem` 400 or 413."""
     if not boundary:
         raise _malformed("its Content-Type names no boundary")
+    collector = _PartCollector(most)
+    callbacks: Any = {name: getattr(collector, name) for name in dir(collector) if name.startswith("on_")}
     try:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": begin_part,
-                "on_part_data": into(content),
-                "on_part_end": end_part,
-                "on_header_field": into(field),
-                "on_header_value": into(value),
-                "on_header_end": end_header,
-                "on_end": lambda: ended.append(True),
-            },
-        )
+        parser = MultipartParser(boundary, callbacks)
         parser.write(body)
         parser.finalize()
     except FormParserError:
         raise _malformed("its parts are not those its boundary announces") from None
-    if not ended:
+    if not collector.complete:
         raise _malformed("it ends before its last boundary")
-    if not found:
+    if not collector.films:
         raise Problem(400, "empty", "the request has no film", "send each film's file as a part")
-    return found
+    return collector.films
 
 
 def _length(request: Request) -> int | None:
+    """Bytes of a body as its header has them; None where it has none. `Problem` 400 for another header."""
     given = request.headers.get("content-length")
     if given is None:
         return None

@@ -218,11 +218,11 @@ def test_bad_files_name_the_file(tmp_path, text, says):
     assert says in str(error.value)
 
 
-def test_real_test_predictions_of_two_teams(real):
-    one, two = (read_predictions(real / f"predictions_test_{name}.csv") for name in "ab")
+def test_real_test_predictions_of_two_teams(ranzcr):
+    one, two = (read_predictions(ranzcr / f"predictions_test_{name}.csv") for name in "ab")
     mean = ensemble([one, two])
     assert len(mean) == 3582 and mean["study"].equals(one["study"])
     row = two.set_index("study").loc[one["study"].iloc[7]]
     np.testing.assert_allclose(mean.iloc[7][NAMES].astype(float), (one.iloc[7][NAMES] + row[NAMES]).astype(float) / 2)
     with pytest.raises(ValueError, match="3582 only in"):
-        ensemble([one, read_predictions(real / "predictions_fold0.csv")])
+        ensemble([one, read_predictions(ranzcr / "predictions_fold0.csv")])

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.optimize import minimize
-from scipy.special import logit
+from scipy.special import expit, logit
 
 from cxrlines.evaluation.ensemble.average import ensemble
 from cxrlines.evaluation.ensemble.fitted_weights import FEWEST, PRIOR, cross_fitted_blend, fit_weights
@@ -16,10 +16,6 @@ from cxrlines.task import LABELS, UNKNOWN
 
 NAMES = list(LABELS)
 N = len(NAMES)
-
-
-def expit(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def predictions(values: np.ndarray) -> pd.DataFrame:
@@ -225,9 +221,9 @@ def test_what_is_wrong_is_said(call, says):
     assert says in str(error.value)
 
 
-def test_members_made_of_real_predictions(real):
-    one = read_predictions(real / "predictions_fold0.csv")
-    truth = read_truth(real / "train.csv")
+def test_members_made_of_real_predictions(ranzcr):
+    one = read_predictions(ranzcr / "predictions_fold0.csv")
+    truth = read_truth(ranzcr / "train.csv")
     rng = np.random.default_rng(0)
     odds = log_odds(one[NAMES].to_numpy())
     noisy = [expit(odds + rng.normal(0, noise, odds.shape)) for noise in (1, 3)]
@@ -242,8 +238,8 @@ def test_members_made_of_real_predictions(real):
 
 
 @pytest.mark.long
-def test_the_whole_training_set_and_twelve_members_take_seconds(real):
-    truth = read_truth(real / "train.csv")
+def test_the_whole_training_set_and_twelve_members_take_seconds(ranzcr):
+    truth = read_truth(ranzcr / "train.csv")
     rng = np.random.default_rng(0)
     y = truth[NAMES].to_numpy()
     shared = 3 * y - 2.5 + rng.normal(0, 1, y.shape)

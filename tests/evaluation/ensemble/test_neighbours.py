@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 
 from cxrlines.evaluation.ensemble.neighbours import cross_fitted_neighbours, evidence_of, fit_neighbours
 from cxrlines.metrics.auc import macro_auc
@@ -8,10 +9,6 @@ from cxrlines.task import LABELS
 
 NAMES = list(LABELS)
 N = len(NAMES)
-
-
-def expit(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def frame(values):

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import expit
 
 from cxrlines.evaluation.ensemble.sharpen import COLDEST, HOTTEST, dynamic_temperatures, kept, sharpen
 from cxrlines.evaluation.predictions import read_predictions
@@ -8,10 +9,6 @@ from cxrlines.task import LABELS
 
 N = len(LABELS)
 ALL = np.repeat(np.linspace(0, 1, 1001)[:, None], N, axis=1)
-
-
-def expit(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def test_the_write_up_s_own_numbers():
@@ -120,9 +117,9 @@ def test_what_is_wrong_is_said(call, says):
         call(np.full((4, N), 0.5))
 
 
-def test_a_real_teacher_predicts_better_at_its_own_temperatures(real):
-    table = pd.read_csv(real / "train.csv").set_index("StudyInstanceUID")
-    frame = read_predictions(real / "predictions_fold0.csv")
+def test_a_real_teacher_predicts_better_at_its_own_temperatures(ranzcr):
+    table = pd.read_csv(ranzcr / "train.csv").set_index("StudyInstanceUID")
+    frame = read_predictions(ranzcr / "predictions_fold0.csv")
     p, truth = frame[list(LABELS)].to_numpy(), table.loc[frame["study"], list(LABELS)].to_numpy()
     found = dynamic_temperatures(p, truth)
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -50,8 +49,8 @@ def api(monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
     @contextmanager
-    def started(words, ready):
-        yield SimpleNamespace(found=f"http://127.0.0.1:{server.server_port}")
+    def started(arguments, ready):
+        yield SimpleNamespace(ready_text=f"http://127.0.0.1:{server.server_port}")
 
     monkeypatch.setattr(bench, "service", started)
     yield SimpleNamespace(answers=answers, asked=asked)
@@ -62,7 +61,7 @@ def api(monkeypatch):
 def test_what_is_lost_or_wrong_is_counted(api):
     api.answers.update({5: (500, b"{}"), 6: (429, b"{}"), 7: (200, b'{"found": 0, "seconds": 0.01}')})
     done: list[int] = []
-    figures = bench._api([b"one", b"four"], 8, 1, [], 1, done.append)
+    figures = bench.measure_api(bench.Load([b"one", b"four"], films=8, clients=1, processes=1), done.append)
     assert figures["lost"] == 1 and figures["wrong"] == 1
     assert done == list(range(1, 9))
     assert len(api.asked) == 1 + 8 + 1  # one before, one more as the server was busy
@@ -72,10 +71,33 @@ def test_what_is_lost_or_wrong_is_counted(api):
 def test_every_film_is_asked_for_once_by_clients_together():
     @contextmanager
     def client():
-        yield lambda number: (time.sleep(0.01), number)[1]
+        yield lambda number: asked.append((number, threading.current_thread())) or -number
 
-    answers, wall = bench._from_clients(client, 20, 4)
-    assert answers == list(range(20)) and wall < 60
+    asked: list[tuple[int, threading.Thread]] = []
+    done: list[int] = []
+    answers, wall = bench.send_from_clients(client, 20, 4, done.append)
+    assert answers == [-number for number in range(20)] and wall > 0
+    assert asked.pop(0) == (20, threading.current_thread()), "one more before, unmeasured"
+    assert sorted(number for number, _ in asked) == list(range(20)) and done == list(range(1, 21))
+
+
+def test_results_of_the_node_that_are_lost_or_wrong_are_counted():
+    """Two films by turns, each with two results: one is refused; then one has none, one half of them, one twice."""
+    load = bench.Load([b"one", b"four"], films=6, clients=2, processes=2)
+    answers = [bench.StoreAnswer(begun=float(k), seconds=0.5, accepted=k != 5) for k in range(6)]
+    arrivals = [
+        bench.Arrival(str(bench._uid(k, bench.STUDY)), f"{k}.{result}", when=k + 2.0 + result)
+        for k in range(5)
+        for result in range(2)
+    ]
+    of_study = {arrival.instance: arrival for arrival in arrivals}
+    figures = bench._node_figures(load, answers, arrivals[::-1], reading=7.0)
+    assert (figures["lost"], figures["wrong"]) == (1, 0), "the refused film"
+    assert figures["latency_s"] == {"median": 3.0, "p95": 3.0, "p99": 3.0} and figures["store_s"]["p99"] == 0.5
+    assert figures["films_per_s"] == round(6 / 7, 2) and figures["reading_share"] == 0.5
+    worse = [*(a for a in arrivals if a.instance not in ("2.0", "2.1", "3.1")), of_study["4.0"]]
+    figures = bench._node_figures(load, answers, worse, reading=7.0)
+    assert (figures["lost"], figures["wrong"]) == (2, 2), "film 2 comes to nothing; 3 is halved, 4 has a result twice"
 
 
 def test_a_client_that_fails_ends_it():
@@ -89,7 +111,7 @@ def test_a_client_that_fails_ends_it():
         yield ask
 
     with pytest.raises(BenchError, match="ConnectionResetError"):
-        bench._from_clients(client, 10, 2)
+        bench.send_from_clients(client, 10, 2)
 
 
 def test_no_client_goes_on_once_it_is_interrupted(monkeypatch):
@@ -116,7 +138,7 @@ def test_no_client_goes_on_once_it_is_interrupted(monkeypatch):
 
     monkeypatch.setattr(bench.threading, "Thread", Interrupted)
     with pytest.raises(KeyboardInterrupt):
-        bench._from_clients(client, 100, 1)
+        bench.send_from_clients(client, 100, 1)
     answered.set()
     for thread in clients:
         super(Interrupted, thread).join(60)

@@ -16,16 +16,14 @@ from cxrlines.io.tables import Dataset, read_dataset
 from cxrlines.lab.experiments import claims
 from cxrlines.lab.experiments.claims import RECIPE, Films
 from cxrlines.lab.experiments.comparisons import (
-    ALONE,
-    BEFORE,
-    BLEND,
-    BLENDED,
     CLAIMS,
     COMPARISONS,
-    NEAR,
-    STAGE,
+    ENSEMBLE_MEMBERS,
+    STUDENT_STAGE,
+    Source,
     members_of,
     read_rows,
+    source_of,
 )
 from cxrlines.lab.experiments.compute import compute_of
 from cxrlines.recipe.run.folder import Inventory
@@ -46,16 +44,12 @@ def recipe() -> Recipe:
 
 def test_comparisons_name_members_of_the_recipe():
     members = recipe().members
-    names = {
-        name.removeprefix(BEFORE).removeprefix(NEAR).removeprefix(ALONE)
-        for c in COMPARISONS
-        for name in (c.arm, c.against)
-        if not name.startswith(BLEND)
-    }
+    sources = [source_of(name) for c in COMPARISONS for name in (c.arm, c.against)]
+    names = {member for source, member in sources if source is not Source.ENSEMBLE}
     assert names <= set(members)
-    assert set(members) <= names | set(BLENDED), "no member is trained for nothing"
-    assert recipe().source(STAGE)[1] in members[STAGE.partition("/")[0]].stages
-    assert {*BLENDED, STAGE} <= set(recipe().averaged), "or its test films would not be predicted"
+    assert set(members) <= names | set(ENSEMBLE_MEMBERS), "no member is trained for nothing"
+    assert recipe().source(STUDENT_STAGE)[1] in members[STUDENT_STAGE.partition("/")[0]].stages
+    assert {*ENSEMBLE_MEMBERS, STUDENT_STAGE} <= set(recipe().averaged), "or its test films would not be predicted"
     assert set(range(1, 13)) == {*CLAIMS}
 
 
@@ -228,7 +222,7 @@ def shrunk() -> list[str]:
     return settings
 
 
-def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, here):
+def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, in_process):
     options = {"films": FILMS, "settings": shrunk(), "workers": 1, "say": lambda text: None}
     rows = claims.run_claims(tmp_path, seeds=[0], claims=[7], **options)
     assert [(row.arm, row.against, row.seeds) for row in rows] == [
@@ -260,47 +254,55 @@ def test_one_claim_from_films_to_table_and_again_for_nothing(tmp_path, here):
         folder = run / "predictions" / split
         frame = read_predictions(folder / "one.csv")
         rng = np.random.default_rng(0)
-        for name in (*BLENDED, STAGE):
+        for name in (*ENSEMBLE_MEMBERS, STUDENT_STAGE):
             noise = pd.DataFrame(rng.uniform(0, 1, frame.shape), columns=frame.columns)
             mixed = frame.set_index("study") * 0.5 + noise.set_index(frame["study"]).drop(columns="study") * 0.5
             mixed.rename_axis("StudyInstanceUID").to_csv(folder / f"{name.replace('/', '.')}.csv")
     blends = {row.arm: row for row in read_rows(tmp_path) if row.claim == 5}
-    assert set(blends) == {f"{BLEND}{how}" for how in ("rank", "power", "fitted", "stages")}
-    frames = [read_predictions(run / f"predictions/test/{name}.csv") for name in BLENDED]
-    known = [read_predictions(run / f"predictions/out_of_fold/{name}.csv") for name in BLENDED]
+    assert set(blends) == {f"ensemble: {how}" for how in ("rank", "power", "fitted", "stages")}
+    frames = [read_predictions(run / f"predictions/test/{name}.csv") for name in ENSEMBLE_MEMBERS]
+    known = [read_predictions(run / f"predictions/out_of_fold/{name}.csv") for name in ENSEMBLE_MEMBERS]
     labels = read_dataset(tmp_path / "seed0/data/own", "train").studies
-    weights = fit_weights(known, labels, names=BLENDED)
+    weights = fit_weights(known, labels, names=ENSEMBLE_MEMBERS)
     stage = read_predictions(run / "predictions/test/three-equal-compute.student.csv")
     expected = {
         "mean": ensemble(frames),
         "rank": ensemble(frames, "rank"),
         "power": ensemble(frames, "power"),
-        "fitted": ensemble(frames, "fitted", BLENDED, weights=weights),
+        "fitted": ensemble(frames, "fitted", ENSEMBLE_MEMBERS, weights=weights),
         "stages": ensemble([*frames, stage]),
     }
     aucs = {how: evaluate(blend, truth).macro_auc for how, blend in expected.items()}
     for how in ("rank", "power", "fitted", "stages"):
-        found = blends[f"{BLEND}{how}"]
+        found = blends[f"ensemble: {how}"]
         assert (found.arm_auc, found.against_auc) == ([aucs[how]], [aucs["mean"]]), how
         assert found.seconds is None
 
 
 @pytest.mark.long
-def test_neighbours_in_small_from_films_to_table(tmp_path, here):
+def test_neighbours_in_small_from_films_to_table(tmp_path, in_process):
     options = {"films": FILMS, "settings": shrunk(), "workers": 1, "say": lambda text: None}
     rows = claims.run_claims(tmp_path, seeds=[0], claims=[9], **options)
     assert [(row.claim, row.arm, row.against) for row in rows] == [
-        (8, "recommended", "one"), (9, f"{NEAR}one", "one"), (9, f"{NEAR}recommended", "recommended"),
-        (9, f"{ALONE}retrieval", f"{ALONE}one"), (9, f"{NEAR}retrieval", f"{NEAR}one"),
-        (9, f"{NEAR}retrieval", "retrieval"), (9, "retrieval", "one"),
-    ], "of claim 8 what is trained for 9"  # fmt: skip
+        (8, "recommended", "one"),
+        (9, "with neighbours: one", "one"),
+        (9, "with neighbours: recommended", "recommended"),
+        (9, "neighbours alone: retrieval", "neighbours alone: one"),
+        (9, "with neighbours: retrieval", "with neighbours: one"),
+        (9, "with neighbours: retrieval", "retrieval"),
+        (9, "retrieval", "one"),
+    ], "of claim 8 what is trained for 9"
     run, truth = tmp_path / "seed0/run", read_dataset(tmp_path / "seed0/data/own", "test").studies
     assert rows[0].seconds is not None and min(rows[0].seconds) > 0
 
     def auc(name: str) -> float | None:
-        member = name.removeprefix(NEAR).removeprefix(ALONE)
-        near = tmp_path / "seed0/neighbours" / f"{member}{'.alone' * name.startswith(ALONE)}.csv"
-        path = run / f"predictions/test/{member}.csv" if member == name else near
+        source, member = source_of(name)
+        neighbours = tmp_path / "seed0/neighbours"
+        path = {
+            Source.TEST: run / f"predictions/test/{member}.csv",
+            Source.WITH_NEIGHBOURS: neighbours / f"{member}.csv",
+            Source.NEIGHBOURS: neighbours / f"{member}.alone.csv",
+        }[source]
         return evaluate(read_predictions(path), truth).macro_auc
 
     for row in rows[1:]:

@@ -57,6 +57,6 @@ def test_every_kind_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(compute, "BACKBONE", "resnet10t")
     monkeypatch.setattr(compute, "BATCH", 4)
     seconds = measure(tmp_path, films=40, size=64, rounds=1)
-    assert set(seconds) == {*PASSES, compute.SOME}
+    assert set(seconds) == {*PASSES, compute.MAPS_OF_SOME}
     assert all(np.isfinite(each) and each > 0 for each in seconds.values())
     assert seconds["maps_of"] > seconds["plain"], "a segmenter runs besides"

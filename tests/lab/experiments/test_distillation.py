@@ -76,7 +76,7 @@ def shrunk() -> list[str]:
     return settings
 
 
-def test_from_films_to_table_and_again_for_nothing(tmp_path, here):
+def test_from_films_to_table_and_again_for_nothing(tmp_path, in_process):
     options = {
         "films": Films(test=24, size=96), "student": 24, "budgets": (1,), "settings": shrunk(), "seeds": [0],
         "workers": 1, "say": lambda text: None, "teachers": [TEACHERS[0], TEACHERS[2]],

@@ -55,7 +55,7 @@ def test_in_small_the_method_stays_and_the_rest_is_hotwater_smalls():
             assert (stage.start, stage.targets, stage.films.which) == (before.start, before.targets, before.films.which)
             assert (stage.films.augment, stage.films.flip) == (usual.films.augment, usual.films.flip)
             assert stage.schedule.epochs == before.schedule.epochs
-            for field in margin.TAKES:
+            for field in margin.SCHEDULE_FIELDS:
                 assert getattr(stage.schedule, field) == getattr(usual.schedule, field), field
 
 
@@ -86,7 +86,7 @@ def test_seeds_are_worlds_of_their_own_and_their_mean_has_an_interval(tmp_path, 
     assert (tmp_path / "margin.md").read_text() == text + "\n"
 
 
-def test_from_films_to_margin_at_equal_compute(tmp_path, monkeypatch, here):
+def test_from_films_to_margin_at_equal_compute(tmp_path, monkeypatch, in_process):
     for name, text in (("theirs", THEIRS), ("recommended", OURS)):
         (tmp_path / f"{name}.yaml").write_text(text)
 

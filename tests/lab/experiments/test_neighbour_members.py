@@ -29,7 +29,7 @@ members:
 
 
 @pytest.fixture
-def run(tmp_path, here):
+def run(tmp_path, in_process):
     write_phantom(tmp_path / "own", studies=48, test=9, seed=0, size=96, workers=1)
     (tmp_path / "near.yaml").write_text(RECIPE)
     recipe = load_recipe(str(tmp_path / "near.yaml"))

@@ -58,7 +58,7 @@ def test_planted_again_they_are_the_same(films):
 
 
 @pytest.mark.long
-def test_hotwater_small_in_smaller(tmp_path, monkeypatch, here):
+def test_hotwater_small_in_smaller(tmp_path, monkeypatch, in_process):
     """Every member and stage on a handful of films, from the films to the report, and again for nothing."""
 
     def smaller(name, settings):

@@ -9,9 +9,6 @@ from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.pipeline import prepare
 from cxrlines.recipe.spec.load import RecipeError, load_recipe
 
-REAL = Path(__file__).parents[3].parent / "shared/data/ranzcr"
-real = pytest.mark.skipif(not (REAL / "train.csv").is_file(), reason="the real RANZCR tables are not here")
-
 
 def lines_of(text: str) -> dict[str, str]:
     """Step -> what the plan says of it."""
@@ -146,7 +143,6 @@ def test_maps_need_three_folds_in_a_plan_as_in_a_run(phantom, tmp_path):
         dry_run(recipe, phantom, tmp_path / "run", None)
 
 
-@real
 @pytest.mark.parametrize(
     ("name", "steps", "hours"),
     [
@@ -155,9 +151,9 @@ def test_maps_need_three_folds_in_a_plan_as_in_a_run(phantom, tmp_path):
         pytest.param("embedded", 8, 0.06, marks=pytest.mark.long),
     ],
 )
-def test_what_the_recipes_of_maps_cost_on_the_real_table(name, steps, hours, tmp_path):
+def test_what_the_recipes_of_maps_cost_on_the_real_table(name, steps, hours, tmp_path, ranzcr):
     """`hours`: as estimated on 2026-11-25; a figure that moves by more than a tenth is to be looked at."""
-    text = dry_run(load_recipe(name), REAL, tmp_path / "run", None)
+    text = dry_run(load_recipe(name), ranzcr, tmp_path / "run", None)
     lines = lines_of(text)
     assert len(lines) == steps
     each = [float(said.partition(" GPU h")[0].split("; ")[-1]) for said in lines.values()]
@@ -171,11 +167,10 @@ def test_what_the_recipes_of_maps_cost_on_the_real_table(name, steps, hours, tmp
     assert sorted(n for key, n in films.items() if "classifier" in key) == [24066] * 3 + [24067] * 2
 
 
-@real
 @pytest.mark.parametrize(("name", "steps"), [("baseline", 5), ("three-stage", 45)])
-def test_a_real_table_without_films_or_annotations_is_enough(name, steps, tmp_path):
-    before = files_below(REAL)
-    text = dry_run(load_recipe(name), REAL, tmp_path / "run", None)
+def test_a_real_table_without_films_or_annotations_is_enough(name, steps, tmp_path, ranzcr):
+    before = files_below(ranzcr)
+    text = dry_run(load_recipe(name), ranzcr, tmp_path / "run", None)
     lines = lines_of(text)
     assert len(lines) == steps and text.startswith(f"{load_recipe(name).name}: {steps} steps")
     assert "has no folder train/: all 30083 films of train.csv are taken as there" in text
@@ -183,13 +178,12 @@ def test_a_real_table_without_films_or_annotations_is_enough(name, steps, tmp_pa
     assert "estimate for one" in text
     films = [int(said.split("; ")[2].split()[0]) for said in lines.values() if " all films" in said]
     assert sum(films) == 4 * 30_083 * len(films) // 5
-    assert not (tmp_path / "run").exists() and files_below(REAL) == before
+    assert not (tmp_path / "run").exists() and files_below(ranzcr) == before
 
 
-@real
 @pytest.mark.long
-def test_hotwater_on_the_real_tables(tmp_path):
-    text = dry_run(load_recipe("hotwater"), REAL, tmp_path / "run", None)
+def test_hotwater_on_the_real_tables(tmp_path, ranzcr):
+    text = dry_run(load_recipe("hotwater"), ranzcr, tmp_path / "run", None)
     lines = lines_of(text)
     assert len([name for name in lines if "+" in name]) == 10 * 3, "the teachers of self-distillation, two folds out"
     assert "GPU h" in text and "GPU memory" in text

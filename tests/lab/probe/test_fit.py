@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cxrlines.cli import app
 from cxrlines.core.notes import Code
 from cxrlines.core.quality import OTHER, POSES
-from cxrlines.lab.probe.fit import fit_quality, measured, run_quality
+from cxrlines.lab.probe.fit import assessment_counts, fit_quality, run_quality
 from cxrlines.lab.probe.not_films import SIDE
 from cxrlines.models.orientation import OrientationNet
 from cxrlines.models.weights import load_weights
@@ -56,15 +56,15 @@ class _Always(OrientationNet):
 
 
 def test_counts_are_those_of_what_the_probe_did() -> None:
-    upright = measured(Probe.of_net(_Always(0)), _films(3), views=2)
+    upright = assessment_counts(Probe.of_net(_Always(0)), _films(3), views=2)
     poses = {"films": 3, "shown": 24, "rejected": 0, "pose_right": 3, "reoriented_wrongly": 0, "inverted_wrongly": 0}
     assert upright["poses"] == poses
     assert upright["upright"] == {"shown": 9, "rejected": 0, "reoriented": 0, "called_cropped": 9}
-    refuses = measured(Probe.of_net(_Always(OTHER)), _films(2))
+    refuses = assessment_counts(Probe.of_net(_Always(OTHER)), _films(2))
     assert refuses["poses"]["rejected"] == 16 and refuses["upright"]["rejected"] == 2
     # It says of the re-oriented film, too, that it is turned: not sure, so nothing is turned.
     turns = Probe.of_net(_Always(POSES.index((180, False))))
-    assert measured(turns, _films(1))["poses"]["reoriented_wrongly"] == 0
+    assert assessment_counts(turns, _films(1))["poses"]["reoriented_wrongly"] == 0
     assert turns(_films(1)[0]).notes[0].code is Code.POSE_UNSURE
 
 

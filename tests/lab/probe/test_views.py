@@ -5,7 +5,7 @@ import pytest
 
 from cxrlines.core.quality import POSES, Quality
 from cxrlines.io.prepare import turned_back
-from cxrlines.lab.probe.views import posed, toned, view, windowed
+from cxrlines.lab.probe.views import posed, random_grays, random_view, windowed
 from cxrlines.models.orientation import SIZE
 
 
@@ -19,7 +19,7 @@ def _film(seed: int = 0) -> np.ndarray:
 def test_a_view_is_fixed_by_its_seed_and_leaves_the_film(cut: bool) -> None:
     film = _film()
     for seed in range(20):
-        first, same = (view(film, np.random.default_rng(seed), cut=cut) for _ in range(2))
+        first, same = (random_view(film, np.random.default_rng(seed), cut=cut) for _ in range(2))
         assert first.shape == (SIZE, SIZE) and first.dtype == np.uint8
         np.testing.assert_array_equal(first, same)
     np.testing.assert_array_equal(film, _film())
@@ -28,7 +28,7 @@ def test_a_view_is_fixed_by_its_seed_and_leaves_the_film(cut: bool) -> None:
 def test_tones_never_invert_a_film() -> None:
     film = _film()
     for seed in range(60):
-        changed = toned(film, np.random.default_rng(seed))
+        changed = random_grays(film, np.random.default_rng(seed))
         assert np.corrcoef(film.ravel(), changed.ravel())[0, 1] > 0.3
 
 

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ def steps(count: int) -> list[Step]:
     return [Step(StepId(f"m{k}", (0,), "only"), "", (), 1, last=True) for k in range(count)]
 
 
-def test_closing_ends_its_own_processes_and_no_other_child_of_the_host(phantom, tiny_recipe, tmp_path):
+def test_closing_ends_its_own_processes_and_no_other_child_of_the_host(phantom, tiny_recipe, tmp_path, wait_until):
     run = prepare(load_recipe(str(tiny_recipe)), phantom, tmp_path, 1)
     foreign = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
     workers = LocalWorkers(run, steps(2), 2)
@@ -37,8 +36,7 @@ def test_closing_ends_its_own_processes_and_no_other_child_of_the_host(phantom, 
     slow = next(step for step in plan_of(run, [0]) if step.name == "plain/fold0/only")
     under_way = threading.Thread(target=do, args=(slow,))
     under_way.start()
-    while not workers._children:
-        time.sleep(0.05)
+    wait_until(lambda: workers._children)
     workers.close()
     under_way.join(300)
     try:

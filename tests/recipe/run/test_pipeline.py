@@ -329,7 +329,7 @@ def test_what_a_network_has_not_is_said_before_a_film_is_decoded(phantom, tiny_r
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupt_says_how_to_go_on_and_leaves_nothing_half_done(phantom, tiny_recipe, tmp_path):
+def test_an_interrupt_says_how_to_go_on_and_leaves_nothing_half_done(phantom, tiny_recipe, tmp_path, wait_until):
     slow = ["--set", "members.plain.stages.only.schedule.epochs=500", "--folds", "0"]
     words = ["train", tiny_recipe, "--data", phantom, "--out", tmp_path / "run", *slow]
     process = subprocess.Popen(
@@ -341,9 +341,7 @@ def test_an_interrupt_says_how_to_go_on_and_leaves_nothing_half_done(phantom, ti
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     status = tmp_path / "run/.status/plain.fold0.only.json"
-    deadline = time.monotonic() + 120
-    while "loss" not in (status.read_text() if status.exists() else "") and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: status.exists() and "loss" in status.read_text(), seconds=120)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 130

@@ -21,10 +21,9 @@ from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.patients import key_name, tokens
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.reading.bundle import load_bundle
-from cxrlines.recipe.run import execute
 from cxrlines.recipe.run import step as step_module
 from cxrlines.recipe.run import training_data as films_module
-from cxrlines.recipe.run.execute import RunError, do_one, do_plan
+from cxrlines.recipe.run.execute import RunError, do_plan
 from cxrlines.recipe.run.export import export_run
 from cxrlines.recipe.run.folder import HELD_OUT, LINEAGE, RECORD, WEIGHTS, lineage_of, read_record
 from cxrlines.recipe.run.pipeline import STEPS, plan_of, prepare, train
@@ -60,25 +59,6 @@ defaults: {schedule: {batch: 8, lr: 0.001, epochs: 1, validate_films: 0}}
 members:
   mixed: {backbone: resnet10t, stages: {first: {start: scratch}, last: {start: first, fold_shift: 1}}}
 """
-
-
-class Here:
-    """Workers that do each step in this very process, so that a test may change what it meets."""
-
-    places = 1
-
-    def __init__(self, run, steps, asked) -> None:
-        self.root, self.data = run.root, run.data
-
-    def do(self, step) -> None:
-        do_one(self.root, self.data, step, 1)
-
-    def close(self) -> None: ...
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    monkeypatch.setattr(execute, "LocalWorkers", Here)
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,12 @@ from cxrlines.core.heatmaps import draw_maps
 from cxrlines.lab.intact_films import picture
 from cxrlines.task import LABELS
 
+_NOT_INSTALLED = "albumentations is not installed: no speed to compare with (pip install albumentations==2.0.8)"
 _COMPARED = ("albumentations_films_per_s_core", "speedup", "speedup_without_piecewise_affine")
 
 
 def bench_augment(seconds: float = 10.0, size: int = 512) -> dict[str, Any]:
-    """Measures one-channel films of `size` px through the full `hotwater` list on one core.
+    """The speed of one-channel films of `size` px through the full `hotwater` list on one core.
 
     Both sides take turns of ten films, for about twice `seconds` of processor time, so that what else the machine does
     slows both alike. albumentations' piecewise affine map takes seconds a film: it is measured alone, three times, and
@@ -38,28 +39,30 @@ def bench_augment(seconds: float = 10.0, size: int = 512) -> dict[str, Any]:
     try:
         policy = make_policy("hotwater", size)
         smooth = dataclasses.replace(policy, piecewise_affine=0.0)
-        full, mapped = partial(policy, film, np.random.default_rng(0)), _annotated(policy, film)
-        rest = partial(smooth, film, np.random.default_rng(0))
+        calls: list[Callable[[], object]] = [partial(policy, film, np.random.default_rng(0)), _annotated(policy, film)]
         try:
             oracle_rest, oracle_map = (partial(transform, image=film) for transform in oracle(policy))
         except ImportError:
-            note = "albumentations is not installed: no speed to compare with (pip install albumentations==2.0.8)"
-            (own, clock), (own_mapped, _) = _seconds_a_call([full, mapped], seconds)
-            own_speed = {"films_per_s_core": 1 / own, "films_per_s": 1 / clock, "annotated": own_mapped / own}
-            return own_speed | dict.fromkeys(_COMPARED) | {"note": note}
-        calls: list[Callable[[], object]] = [full, mapped, rest, oracle_rest]
-        (own, clock), (own_mapped, _), (own_rest, _), (their_rest, _) = _seconds_a_call(calls, 2 * seconds)
+            return _own_speed(_seconds_a_call(calls, seconds)) | dict.fromkeys(_COMPARED) | {"note": _NOT_INSTALLED}
+        calls += [partial(smooth, film, np.random.default_rng(0)), oracle_rest]
+        took = _seconds_a_call(calls, 2 * seconds)
         ((map_alone, _),) = _seconds_a_call([oracle_map], 0, turn=3)
-        theirs = their_rest + policy.piecewise_affine * map_alone
-        compared = (1 / theirs, theirs / own, their_rest / own_rest)
-        own_speed = {"films_per_s_core": 1 / own, "films_per_s": 1 / clock, "annotated": own_mapped / own}
-        return own_speed | dict(zip(_COMPARED, compared, strict=True)) | {"note": ""}
     finally:
         cv2.setNumThreads(threads)
+    (own, _), _, (own_rest, _), (their_rest, _) = took
+    theirs = their_rest + policy.piecewise_affine * map_alone
+    compared = (1 / theirs, theirs / own, their_rest / own_rest)
+    return _own_speed(took) | dict(zip(_COMPARED, compared, strict=True)) | {"note": ""}
+
+
+def _own_speed(took: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """The figures of our own list, from seconds a film and a film with annotations took."""
+    (own, clock), (annotated, _) = took[:2]
+    return {"films_per_s_core": 1 / own, "films_per_s": 1 / clock, "annotated": annotated / own}
 
 
 def _annotated(policy: Policy, film: np.ndarray) -> Callable[[], np.ndarray]:
-    """Augments a film of four lines and a carina, and draws its heatmaps."""
+    """What augments a film (h, w) uint8 with four lines and a carina, and draws its heatmaps (maps, h/2, w/2)."""
     size, draws, rng = film.shape, np.random.default_rng(1), np.random.default_rng(0)
     across = draws.uniform(0.2, 0.8, 4) * size[1]
     lines = [np.stack([x + draws.normal(0, 4, 16), np.linspace(0, size[0] / 2, 16)], axis=1) for x in across]

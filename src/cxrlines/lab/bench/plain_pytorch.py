@@ -2,11 +2,11 @@
 
 import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,17 +23,17 @@ SIZE, NETWORKS = 480, 2
 
 
 class Took(NamedTuple):
-    """Seconds on the clock, and of all cores together."""
+    """Seconds: `wall` on the clock, `cpu` of all cores together."""
 
     wall: float
     cpu: float
 
 
-class Plain(Protocol):
-    """Reads films by number, one by one or together."""
-
-    def read(self, films: Sequence[int], threads: int | None = None) -> Took:
-        """How long films together took, with `threads` of PyTorch; None: as many as it takes itself."""
+def timed(work: Callable[[], object]) -> Took:
+    """How long this process takes for `work`."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Took(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 class PlainPyTorch:
@@ -41,7 +41,7 @@ class PlainPyTorch:
 
     They run as PyTorch comes: its memory format, its threads, the usual allocator, batch norms not fused. All else is
     the reader's: the same decoding, preparing, and tracing of lines, in heatmaps of the reader, as random networks draw
-    none.
+    none. `films` are the bytes of films' files.
     """
 
     def __init__(self, bundle: Path, films: Sequence[bytes], seed: int = 0) -> None:
@@ -51,64 +51,65 @@ class PlainPyTorch:
             for _ in range(NETWORKS)
         ]
         self.reader, self.films = Reader(load_bundle(bundle)), films
-        ready = [self.reader.prepare(read_film(film)) for film in films]
-        self._given = [self.reader.engine([film.views], maps=True) for film in ready]
-        self._threads = torch.get_num_threads()
+        prepared = [self.reader.prepare(read_film(film)) for film in films]
+        self._reader_outputs = [self.reader.engine([film.views], maps=True) for film in prepared]
+        self._default_threads = torch.get_num_threads()
 
     def read(self, films: Sequence[int], threads: int | None = None) -> Took:
-        """As `Plain`."""
-        torch.set_num_threads(threads or self._threads)
-        wall, cpu = time.perf_counter(), time.process_time()
-        ready = [self.reader.prepare(read_film(self.films[k])) for k in films]
-        seen = np.stack([views(film.prepared.pixels, SIZE) for film in ready])
+        """How long the films of these numbers took as one batch, with `threads` of PyTorch; None: as many as it has."""
+        torch.set_num_threads(threads or self._default_threads)
+        return timed(lambda: self._read(films))
+
+    def _read(self, films: Sequence[int]) -> None:
+        prepared = [self.reader.prepare(read_film(self.films[k])) for k in films]
+        batch = torch.from_numpy(np.stack([views(film.prepared.pixels, SIZE) for film in prepared]))
         with torch.inference_mode():
             for network in self.networks:
-                features, maps = network.features_and_maps(torch.from_numpy(seen))
+                features, maps = network.features_and_maps(batch)
                 torch.sigmoid(network.classify(features)).numpy()
                 torch.sigmoid(maps).numpy()
-        for k, film in zip(films, ready, strict=True):
-            rows, found = self._given[k]
-            self.reader.findings(film, rows[0], None if found is None else found[0])
-        return Took(time.perf_counter() - wall, time.process_time() - cpu)
+        for k, film in zip(films, prepared, strict=True):
+            rows, heatmaps = self._reader_outputs[k]
+            self.reader.findings(film, rows[0], None if heatmaps is None else heatmaps[0])
 
 
-class _Asked:
-    """`PlainPyTorch` in another process."""
+class PlainProcess:
+    """`PlainPyTorch` at the other end of a connection."""
 
-    def __init__(self, there: Connection) -> None:
-        self._there = there
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def read(self, films: Sequence[int], threads: int | None = None) -> Took:
-        """As `Plain`."""
-        self._there.send((list(films), threads))
-        return Took(*self._there.recv())
+        """As of `PlainPyTorch`."""
+        self._connection.send((list(films), threads))
+        return Took(*self._connection.recv())
 
 
 @contextmanager
-def in_own_process(bundle: Path, films: Sequence[bytes]) -> Iterator[Plain]:
+def in_own_process(bundle: Path, films: Sequence[bytes]) -> Iterator[PlainProcess]:
     """`PlainPyTorch` in a process of its own, as the reader's allocator and threads would change it."""
     context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, bundle, films), daemon=True)
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, bundle, films), daemon=True)
     process.start()
-    there.close()
+    theirs.close()
     try:
-        here.recv()
-        yield _Asked(here)
+        ours.recv()  # its networks are made
+        yield PlainProcess(ours)
     except EOFError:
         raise Error(
             "bench predict: the process of plain PyTorch ended", "is memory short? close other programs"
         ) from None
     finally:
-        here.close()  # at which it ends
+        ours.close()  # at which it ends
         process.join(60)
 
 
-def _serve(there: Connection, bundle: Path, films: Sequence[bytes]) -> None:
+def _serve(connection: Connection, bundle: Path, films: Sequence[bytes]) -> None:
     plain = PlainPyTorch(bundle, films)
-    there.send("ready")
+    connection.send("ready")
     while True:
         try:
-            there.send(tuple(plain.read(*there.recv())))
+            connection.send(tuple(plain.read(*connection.recv())))
         except (EOFError, BrokenPipeError):
             return

@@ -1,7 +1,7 @@
 """A DICOM node that takes results and keeps none: what the measured node sends to, in a process of its own."""
 
 import io
-import pickle
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -19,11 +19,12 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
 from cxrlines.core.processes import serving
 
 AET = "SINK"
-KINDS = (Comprehensive3DSRStorage, GrayscaleSoftcopyPresentationStateStorage, SecondaryCaptureImageStorage)
+RESULT_CLASSES = (Comprehensive3DSRStorage, GrayscaleSoftcopyPresentationStateStorage, SecondaryCaptureImageStorage)
+SUCCESS = 0x0000
 
 
 class Arrival(NamedTuple):
-    """A result that came: of which study, which instance, and when (s, of the clock that processes share)."""
+    """A result that arrived: UIDs of its study and instance, and when (s; processes share the monotonic clock)."""
 
     study: str
     instance: str
@@ -31,31 +32,31 @@ class Arrival(NamedTuple):
 
 
 def serve() -> None:
-    """The process's side: answers its first message by the port, later ones by all `Arrival`s until then, pickled."""
+    """The process's side: answers its first message by its port, later ones by all `Arrival`s until then, as JSON."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # left to the parent
     arrivals: list[Arrival] = []
 
-    def taken(event: evt.Event) -> int:
+    def on_store(event: evt.Event) -> int:
         when = time.monotonic()
-        head = pydicom.dcmread(
+        header = pydicom.dcmread(
             io.BytesIO(event.encoded_dataset()), specific_tags=["StudyInstanceUID", "SOPInstanceUID"]
         )
-        arrivals.append(Arrival(str(head.StudyInstanceUID), str(head.SOPInstanceUID), when))
-        return 0x0000
+        arrivals.append(Arrival(str(header.StudyInstanceUID), str(header.SOPInstanceUID), when))
+        return SUCCESS
 
     node = AE(ae_title=AET)
     node.maximum_pdu_size = 0
-    for kind in KINDS:
-        node.add_supported_context(kind, ExplicitVRLittleEndian)
-    server = node.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, taken)])
+    for result_class in RESULT_CLASSES:
+        node.add_supported_context(result_class, ExplicitVRLittleEndian)
+    server = node.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)])
     assert server is not None
     port = server.server_address[1]
-    asked = False
+    port_is_known = False
 
     def answer(receive: Callable[[], bytes], send: Callable[[bytes | memoryview], None]) -> None:
-        nonlocal asked
+        nonlocal port_is_known
         receive()
-        send(pickle.dumps(list(arrivals) if asked else port))
-        asked = True
+        send(json.dumps(list(arrivals) if port_is_known else port).encode())
+        port_is_known = True
 
     serving(answer)

@@ -8,8 +8,9 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,8 +34,16 @@ PEAKS = {
 }  # fmt: skip
 """Floating-point operations a second in bf16, dense, of NVIDIA's data sheets, by a part of the card's name; the first
 that fits counts."""
-WARM = 8
+WARM_UP = 8
 """Batches before the clock starts: kernels are chosen and processes of the loader begin in them."""
+
+
+class Mode(StrEnum):
+    """What a process measures."""
+
+    LOOP = "loop"  # a stage's own loop over epochs, with its films made ready, and without
+    TUNED = "tuned"  # steps alone, as cxrlines trains
+    DEFAULT = "default"  # steps alone, as PyTorch comes
 
 
 class Work(NamedTuple):
@@ -62,35 +71,34 @@ def bench_train(seconds: float = 20.0, work: Work | None = None) -> dict[str, An
             counted by `torch.utils.flop_counter`) a second; None where the card's peak is not known; largest memory.
     """
     work = work or Work()
-    (loop,) = _run(["loop"], work, seconds)
+    (loop,) = _run([Mode.LOOP], work, seconds)
     figures: dict[str, Any] = {"waits_for_films": max(0.0, 1 - loop["films_per_s"] / loop.pop("films_per_s_ready"))}
     if loop["gpu"]:
         flops = loop["films_per_s"] * (1 + BACKWARD) * watch(work.backbone, "gap", work.size).flops
         peak = next((peak for part, peak in PEAKS.items() if part in loop["gpu"]), None)
         figures |= loop | {"tflops": flops / 1e12, "share_of_peak": flops / peak if peak else None}
     else:
-        default = sum(made["films_per_s"] for made in _run(["default"], work, seconds))
-        tuned = sum(made["films_per_s"] for made in _run(["tuned"] * cores(), work, seconds))
+        default = sum(process["films_per_s"] for process in _run([Mode.DEFAULT], work, seconds))
+        tuned = sum(process["films_per_s"] for process in _run([Mode.TUNED] * cores(), work, seconds))
         figures |= {"speedup": tuned / default, "films_per_s": tuned, "films_per_s_default": default}
     return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in figures.items()}
 
 
-def _run(modes: list[str], work: Work, seconds: float) -> list[dict[str, Any]]:
-    """What processes of these modes, side by side, print."""
-    command = [sys.executable, "-m", "cxrlines.lab.bench.training_speed"]
-    given = json.dumps([*work, seconds])
-    running = [subprocess.Popen([*command, mode, given], stdout=subprocess.PIPE, text=True) for mode in modes]
-    said = []
+def _run(modes: Sequence[Mode], work: Work, seconds: float) -> list[dict[str, Any]]:
+    """Measure in a process for each mode, side by side; what each of them prints as JSON."""
+    command, options = [sys.executable, "-m", "cxrlines.lab.bench.training_speed"], json.dumps([*work, seconds])
+    running = [subprocess.Popen([*command, mode, options], stdout=subprocess.PIPE, text=True) for mode in modes]
+    figures = []
     for process in running:
         out, _ = process.communicate()
         if process.returncode:
             raise RuntimeError(f"a benchmark process ended with code {process.returncode}")
-        said.append(json.loads(out.splitlines()[-1]))
-    return said
+        figures.append(json.loads(out.splitlines()[-1]))
+    return figures
 
 
-def _bare(tuned: bool, work: Work, seconds: float) -> dict[str, Any]:
-    """Films per second of this process, on films that are there already."""
+def _steps(work: Work, seconds: float, *, tuned: bool) -> dict[str, Any]:
+    """Films per second of this process's training steps, on films that are there already."""
     if tuned:
         keep_buffers()
         torch.set_num_threads(1)
@@ -100,14 +108,18 @@ def _bare(tuned: bool, work: Work, seconds: float) -> dict[str, Any]:
         model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     films, labels = torch.rand(work.batch, 1, work.size, work.size), torch.rand(work.batch, len(LABELS)).round()
-    begun, done = time.monotonic(), -2  # the first two batches warm up
-    while done < 2 or time.monotonic() - begun < seconds:
+
+    def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         total_loss([(1.0, label_loss(model(films), labels))]).backward()
         optimizer.step()
+
+    for _ in range(2):  # warm up
+        step()
+    begun, done = time.monotonic(), 0
+    while done < 2 or time.monotonic() - begun < seconds:
+        step()
         done += 1
-        if done == 0:
-            begun = time.monotonic()
     return {"films_per_s": done * work.batch / (time.monotonic() - begun)}
 
 
@@ -118,7 +130,7 @@ class _Store:
     films: np.ndarray
 
 
-class _Again:
+class _RepeatedBatch:
     """A loader that has its first batch ready, and gives it again and again."""
 
     def __init__(self, loader: Any) -> None:
@@ -131,25 +143,29 @@ class _Again:
         return iter([self.batch] * self.count)
 
 
-class _Timed(StageModule):
-    """Trains for so many seconds after the first batches."""
+class _TimedStage(StageModule):
+    """A stage that trains for `seconds` after the first batches; `films_per_s` of that time is there at its end.
 
-    seconds, again, films_per_s = 0.0, False, math.nan
+    With `repeat` it trains on one batch again and again, and waits for no films.
+    """
+
+    seconds, repeat, films_per_s = 0.0, False, math.nan
     _done, _begun = 0, 0.0
 
     def train_dataloader(self) -> Any:
-        return _Again(super().train_dataloader()) if self.again else super().train_dataloader()
+        return _RepeatedBatch(super().train_dataloader()) if self.repeat else super().train_dataloader()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_end(outputs, batch, batch_idx)
         self._done += 1
-        if self._done == WARM:
+        if self._done == WARM_UP:
             self._begun = self._now()
-        elif self._done > WARM and time.monotonic() - self._begun >= self.seconds:
-            self.films_per_s = (self._done - WARM) * self.schedule.batch / (self._now() - self._begun)
+        elif self._done > WARM_UP and time.monotonic() - self._begun >= self.seconds:
+            self.films_per_s = (self._done - WARM_UP) * self.schedule.batch / (self._now() - self._begun)
             self.trainer.should_stop = True
 
     def _now(self) -> float:
+        """The clock, once all that was begun on a GPU is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.monotonic()
@@ -170,10 +186,10 @@ def _loop(work: Work, seconds: float) -> dict[str, Any]:
     config = StageConfig(ScheduleSpec(epochs=1000, batch=work.batch, lr=1e-4))
     seen = FilmSet(films, "hotwater", work.size, seed=0)
     speeds = []
-    for again in (False, True):
+    for repeat in (False, True):
         model = Classifier(work.backbone, "gap", weights="none")
-        stage = _Timed(model, config, seen, None, view="plain", keep_every_s=math.inf, loader_workers=workers)
-        stage.seconds, stage.again = seconds, again
+        stage = _TimedStage(model, config, seen, None, view="plain", keep_every_s=math.inf, loader_workers=workers)
+        stage.seconds, stage.repeat = seconds, repeat
         stage.fit()
         speeds.append(stage.films_per_s)
         stage.loaders.clear()  # and its processes
@@ -186,7 +202,7 @@ def _loop(work: Work, seconds: float) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    *what, limit = json.loads(sys.argv[2])
-    mode, task = sys.argv[1], Work(*what)
-    measured = _loop(task, limit) if mode == "loop" else _bare(mode == "tuned", task, limit)
+    chosen, (*fields, limit) = Mode(sys.argv[1]), json.loads(sys.argv[2])
+    task = Work(*fields)
+    measured = _loop(task, limit) if chosen is Mode.LOOP else _steps(task, limit, tuned=chosen is Mode.TUNED)
     print(json.dumps(measured))

@@ -39,19 +39,21 @@ class Films:
 
     def write(self, root: Path, seed: int, workers: int | None) -> dict[str, Path]:
         """The folders of the films of one world, `own` and each external set."""
-        own, external = self.write_own(root, seed, workers), {"b": 2000, "c": 3000}
-        more: dict[str, Any] = {"size": self.size, "difficulty": self.difficulty, "workers": workers}
-        more |= {"studies": self.external, "test": 0, "annotated": 0.0, "site": "b"}
-        for name, first in external.items():
-            write_phantom(root / name, seed=first + seed, **more)
-        return {"own": own} | {name: root / name for name in external}
+        folders = {"own": self.write_own(root, seed, workers)}
+        for name, first_seed in (("b", 2000), ("c", 3000)):
+            folders[name] = root / name
+            options = self._options(workers) | {"annotated": 0.0, "site": "b"}
+            write_phantom(folders[name], studies=self.external, test=0, seed=first_seed + seed, **options)
+        return folders
 
     def write_own(self, root: Path, seed: int, workers: int | None) -> Path:
         """The folder of the own films of one world, test films among them."""
-        own = root / "own"
-        more: dict[str, Any] = {"size": self.size, "difficulty": self.difficulty, "workers": workers}
-        write_phantom(own, studies=self.own, test=self.test, seed=1000 + seed, annotated=self.annotated, **more)
-        return own
+        options = self._options(workers) | {"annotated": self.annotated}
+        write_phantom(root / "own", studies=self.own, test=self.test, seed=1000 + seed, **options)
+        return root / "own"
+
+    def _options(self, workers: int | None) -> dict[str, Any]:
+        return {"size": self.size, "difficulty": self.difficulty, "workers": workers}
 
 
 def run_claims(
@@ -76,10 +78,11 @@ def run_claims(
     for claim in claims:
         for seed in seeds:
             world = out / f"seed{seed}"
-            own, *external = films.write(world / "data", seed, workers).values()
-            sets = [f"external.{folder.name}.folder={folder}" for folder in external]
-            laid = [*settings, f"seed={seed}", f"folds.seed={seed}", *sets]
-            recipe = only(load_recipe(RECIPE, laid), members_of(claim))
+            folders = films.write(world / "data", seed, workers)
+            own = folders.pop("own")
+            external = [f"external.{name}.folder={folder}" for name, folder in folders.items()]
+            seeded = [*settings, f"seed={seed}", f"folds.seed={seed}", *external]
+            recipe = only(load_recipe(RECIPE, seeded), members_of(claim))
             say(f"claim {claim}, seed {seed}: {', '.join(recipe.members)}")
             run = train(recipe, own, world / "run", workers=workers, command="cxrlines experiment claims", say=say)
             for member in with_neighbours(claim):
@@ -99,8 +102,12 @@ def check_begun(path: Path, wanted: dict[str, Any]) -> None:
 
 def only(recipe: Recipe, members: set[str]) -> Recipe:
     """The recipe with these members and those that they start from or learn soft labels of, and so on."""
-    while more := {b.member for s in recipe.sources() if s.member in members for b in recipe.parents(s)} - members:
-        members = members | more
+    while True:
+        sources = [source for source in recipe.sources() if source.member in members]
+        parents = {parent.member for source in sources for parent in recipe.parents(source)}
+        if parents <= members:
+            break
+        members = members | parents
     content = recipe.model_dump()
     content["members"] = {name: member for name, member in content["members"].items() if name in members}
     content["ensemble"]["members"] = [n for n in recipe.ensemble.members if n.partition("/")[0] in members]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import get_args
@@ -20,30 +21,44 @@ from cxrlines.io.tables import Split, read_dataset
 from cxrlines.metrics.intervals import Interval, macro_of, percentile_interval
 from cxrlines.recipe.run.folder import read_record
 
-FEWEST = 3
+MIN_SEEDS = 3
 """Seeds below which a claim stays open."""
+
+
+class Source(StrEnum):
+    """Whose predictions are scored. Its value is what a name in a comparison begins with, before the member's name."""
+
+    TEST = ""  # a member's own, of the test films
+    OUT_OF_FOLD = "out of fold: "  # a member's own, of the training films
+    ENSEMBLE = "ensemble: "  # of `ENSEMBLE_MEMBERS`; a way of combining them follows
+    WITH_NEIGHBOURS = "with neighbours: "  # a member's, blended with the labels of the films nearest by it
+    NEIGHBOURS = "neighbours alone: "  # those labels alone
+
+
+def source_of(name: str) -> tuple[Source, str]:
+    """Whose predictions a name in a comparison stands for, and the member, or the way of an ensemble."""
+    source = next((s for s in Source if s and name.startswith(s)), Source.TEST)
+    return source, name.removeprefix(source)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Does `arm` score more than `against`?
+    """Does `arm` score more than `against`? Each is named as `source_of` has it.
 
-    Names are members, `out of fold: member`, `with neighbours: member`, `neighbours alone: member`, or `ensemble: how`.
+    Attributes:
+        wrote: What the write-up says or implies of the difference: "+", "-", "0" (none), or "?" (nothing).
     """
 
     claim: int
     question: str
     arm: str
     against: str
-    wrote: str  # what the write-up says or implies: "+", "-", "0" or "?"
+    wrote: str
 
 
-BEFORE = "out of fold: "
-BLEND = "ensemble: "
-NEAR = "with neighbours: "
-ALONE = "neighbours alone: "
-BLENDED = ("one", "gem", "concat", "attention", "three-equal-compute")
-STAGE = "three-equal-compute/student"
+ENSEMBLE_MEMBERS = ("one", "gem", "concat", "attention", "three-equal-compute")
+STUDENT_STAGE = "three-equal-compute/student"
+"""What the ensemble `stages` averages besides: the network of a stage that is not its member's last."""
 COMPARISONS = (
     Comparison(1, "three stages, equal student epochs, from ImageNet", "three-equal-epochs", "one", "+"),
     Comparison(1, "three stages, equal total compute, from ImageNet", "three-equal-compute", "one", "+"),
@@ -58,11 +73,13 @@ COMPARISONS = (
     Comparison(3, "soft labels of site b, then fine-tune; as many passes", "site-b", "one-long", "+"),
     Comparison(4, "soft labels sharpened with T = .8, against off", "self-sharpened", "self", "+"),
     Comparison(4, "dynamic temperature, against off", "self-dynamic", "self", "0"),
-    Comparison(5, "rank mean against mean", f"{BLEND}rank", f"{BLEND}mean", "0"),
-    Comparison(5, "power mean against mean", f"{BLEND}power", f"{BLEND}mean", "0"),
-    Comparison(5, "weights fitted per label against mean", f"{BLEND}fitted", f"{BLEND}mean", "0"),
-    Comparison(5, "with a stage-2 network in the mean", f"{BLEND}stages", f"{BLEND}mean", "-"),
-    Comparison(6, "the fold mix-up, scored out of fold", f"{BEFORE}mixed-up", f"{BEFORE}three-equal-compute", "0"),
+    Comparison(5, "rank mean against mean", "ensemble: rank", "ensemble: mean", "0"),
+    Comparison(5, "power mean against mean", "ensemble: power", "ensemble: mean", "0"),
+    Comparison(5, "weights fitted per label against mean", "ensemble: fitted", "ensemble: mean", "0"),
+    Comparison(5, "with a stage-2 network in the mean", "ensemble: stages", "ensemble: mean", "-"),
+    Comparison(
+        6, "the fold mix-up, scored out of fold", "out of fold: mixed-up", "out of fold: three-equal-compute", "0"
+    ),
     Comparison(6, "the fold mix-up, on patients nobody saw", "mixed-up", "three-equal-compute", "0"),
     Comparison(7, "flips allowed", "flips", "one", "+"),
     Comparison(7, "the full augmentation against the light one", "full-augmentation", "one", "+"),
@@ -72,11 +89,23 @@ COMPARISONS = (
     Comparison(8, "line masks as input, against one stage", "two-step", "one", "+"),
     Comparison(8, "the recommended recipe, against three stages", "recommended", "three-equal-compute", "?"),
     Comparison(8, "the recommended recipe, against one stage", "recommended", "one", "?"),
-    Comparison(9, "neighbours' labels blended in, one stage", f"{NEAR}one", "one", "?"),
-    Comparison(9, "neighbours' labels blended in, the recommended recipe", f"{NEAR}recommended", "recommended", "?"),
-    Comparison(9, "neighbours of the retrieval embedding, of the plain one", f"{ALONE}retrieval", f"{ALONE}one", "?"),
-    Comparison(9, "the same, blended with their own classifiers", f"{NEAR}retrieval", f"{NEAR}one", "?"),
-    Comparison(9, "neighbours' labels blended in, trained for retrieval", f"{NEAR}retrieval", "retrieval", "?"),
+    Comparison(9, "neighbours' labels blended in, one stage", "with neighbours: one", "one", "?"),
+    Comparison(
+        9, "neighbours' labels blended in, the recommended recipe", "with neighbours: recommended", "recommended", "?"
+    ),
+    Comparison(
+        9,
+        "neighbours of the retrieval embedding, of the plain one",
+        "neighbours alone: retrieval",
+        "neighbours alone: one",
+        "?",
+    ),
+    Comparison(
+        9, "the same, blended with their own classifiers", "with neighbours: retrieval", "with neighbours: one", "?"
+    ),
+    Comparison(
+        9, "neighbours' labels blended in, trained for retrieval", "with neighbours: retrieval", "retrieval", "?"
+    ),
     Comparison(9, "trained for retrieval beside the labels, no neighbours", "retrieval", "one", "?"),
     Comparison(10, "line masks as supervision, twice the compute", "multi-task-long", "one-long", "+"),
     Comparison(10, "line masks as input, twice the compute", "two-step-long", "one-long", "+"),
@@ -115,24 +144,33 @@ CLAIMS = tuple(dict.fromkeys(comparison.claim for comparison in COMPARISONS))
 
 def members_of(claim: int) -> set[str]:
     """The members a claim needs trained."""
-    names = {name for c in COMPARISONS if c.claim == claim for name in (c.arm, c.against)}
-    blended = BLENDED if any(name.startswith(BLEND) for name in names) else ()
-    return {_member_of(name) for name in names if not name.startswith(BLEND)} | {*blended}
-
-
-def _member_of(name: str) -> str:
-    return name.removeprefix(BEFORE).removeprefix(NEAR).removeprefix(ALONE)
+    sources = _sources_of(claim)
+    members = {name for source, name in sources if source is not Source.ENSEMBLE}
+    averages = any(source is Source.ENSEMBLE for source, _ in sources)
+    return members | {*ENSEMBLE_MEMBERS} if averages else members
 
 
 def with_neighbours(claim: int) -> list[str]:
-    """The members whose neighbours a claim asks for."""
-    names = [name for c in COMPARISONS if c.claim == claim for name in (c.arm, c.against)]
-    return list(dict.fromkeys(_member_of(name) for name in names if name.startswith((NEAR, ALONE))))
+    """The members whose neighbours a claim asks for, in the order of its comparisons."""
+    neighbours = (Source.WITH_NEIGHBOURS, Source.NEIGHBOURS)
+    return list(dict.fromkeys(name for source, name in _sources_of(claim) if source in neighbours))
+
+
+def _sources_of(claim: int) -> list[tuple[Source, str]]:
+    return [source_of(name) for c in COMPARISONS if c.claim == claim for name in (c.arm, c.against)]
 
 
 @dataclass(frozen=True)
 class Row(Comparison):
-    """A comparison over the seeds: macro AUCs by seed, their mean difference and its two intervals."""
+    """A comparison over the seeds.
+
+    Attributes:
+        arm_auc, against_auc: Macro AUC of each of `seeds`.
+        difference: Its mean over them.
+        over_seeds: Student's 95 % interval of it; None of one seed.
+        over_patients: 95 % by resampling patients, the trained networks as they are; None where it has no AUC.
+        seconds: Of training, of `arm` and `against`, means over the seeds; None where the arm is no trained member.
+    """
 
     seeds: list[int]
     arm_auc: list[float]
@@ -150,8 +188,8 @@ class Row(Comparison):
     @property
     def verdict(self) -> str:
         """Better or worse where the patients' interval excludes 0 and every one of three seeds or more agrees."""
-        if len(self.seeds) < FEWEST:
-            return f"open: {len(self.seeds)} of {FEWEST} seeds"
+        if len(self.seeds) < MIN_SEEDS:
+            return f"open: {len(self.seeds)} of {MIN_SEEDS} seeds"
         low, high = self.over_patients or (-1.0, 1.0)
         if len(set(np.sign(self.by_seed))) > 1 or low <= 0 <= high:
             return "no clear difference"
@@ -214,7 +252,7 @@ def _row(comparison: Comparison, scored: dict[int, tuple[Evaluation, Evaluation]
     differences = aucs[:, 0] - aucs[:, 1]
     resampled = np.mean([macro_of(a.resampled) - macro_of(b.resampled) for a, b in scored.values()], axis=0)
     seconds = None
-    if not comparison.arm.startswith((BLEND, BEFORE, NEAR, ALONE)):
+    if source_of(comparison.arm)[0] is Source.TEST:
         spent = [[worlds[seed].seconds(name) for name in (comparison.arm, comparison.against)] for seed in scored]
         seconds = tuple(np.mean(spent, axis=0).tolist())
     return Row(
@@ -245,16 +283,19 @@ class World:
 
     def score(self, name: str) -> Evaluation | None:
         """The metrics of a member or an ensemble; None where it is not trained yet."""
-        split: Split = "train" if name.startswith(BEFORE) else "test"
-        if name.startswith(BLEND):
-            predictions = self._blend(name.removeprefix(BLEND))
-        elif name.startswith(NEAR):
-            predictions = _read(self.root / f"neighbours/{name.removeprefix(NEAR)}.csv")
-        elif name.startswith(ALONE):
-            predictions = _read(self.root / f"neighbours/{name.removeprefix(ALONE)}.alone.csv")
-        else:
-            predictions = self._member(name.removeprefix(BEFORE), "out_of_fold" if split == "train" else "test")
-        return None if predictions is None else evaluate(predictions, self._truth(split))
+        source, member = source_of(name)
+        match source:
+            case Source.ENSEMBLE:
+                predictions = self._ensemble(how=member)
+            case Source.WITH_NEIGHBOURS:
+                predictions = _read(self.root / f"neighbours/{member}.csv")
+            case Source.NEIGHBOURS:
+                predictions = _read(self.root / f"neighbours/{member}.alone.csv")
+            case _:
+                predictions = self._member(member, "out_of_fold" if source is Source.OUT_OF_FOLD else "test")
+        if predictions is None:
+            return None
+        return evaluate(predictions, self._truth("train" if source is Source.OUT_OF_FOLD else "test"))
 
     def seconds(self, member: str) -> float:
         """Training seconds of a member over its folds, its nested steps included, its teachers of soft labels not."""
@@ -263,15 +304,19 @@ class World:
         nested = {self.root / "run" / name for name in made_from if name.startswith(f"{member}/")}
         return sum(read_record(folder).get("seconds", 0.0) for folder in mine | nested)
 
-    def _blend(self, how: str) -> pd.DataFrame | None:
-        names = [*BLENDED, STAGE] if how == "stages" else list(BLENDED)
+    def _ensemble(self, how: str) -> pd.DataFrame | None:
+        """Predictions of `ENSEMBLE_MEMBERS` combined; None where one of them is not trained yet.
+
+        `how` is `fitted` (weights), `stages` (the mean, with `STUDENT_STAGE`), or a way of `ensemble`.
+        """
+        names = [*ENSEMBLE_MEMBERS, STUDENT_STAGE] if how == "stages" else list(ENSEMBLE_MEMBERS)
         frames = [frame for name in names if (frame := self._member(name, "test")) is not None]
         if len(frames) < len(names):
             return None
         weights = None
         if how == "fitted":
-            known = [self._member(name, "out_of_fold") for name in names]
-            weights = fit_weights([frame for frame in known if frame is not None], self._truth("train"), names)
+            out_of_fold = [self._member(name, "out_of_fold") for name in names]
+            weights = fit_weights([frame for frame in out_of_fold if frame is not None], self._truth("train"), names)
         way: How = next((way for way in get_args(How) if way == how), "mean")
         return ensemble(frames, way, names, weights=weights)
 

@@ -28,8 +28,8 @@ from cxrlines.recipe.run.plan import make_plan
 from cxrlines.recipe.spec.load import load_recipe
 from cxrlines.recipe.spec.recipe import Recipe
 
-TAKES = ("batch", "optimizer", "lr", "end_lr", "shape", "weight_decay", "warmup_epochs", "clip", "precision")
-"""Of its schedule what every stage takes from `hotwater-small`."""
+SCHEDULE_FIELDS = ("batch", "optimizer", "lr", "end_lr", "shape", "weight_decay", "warmup_epochs", "clip", "precision")
+"""The fields of its schedule that every stage takes from `hotwater-small`."""
 
 
 @dataclass(frozen=True)
@@ -103,24 +103,22 @@ def run_margin(
     Writes `margin.md` and `margin.json`.
     """
     data = out / "data/own"
-    theirs = Run.open(run_small(out, films=films, workers=workers, say=say), data)
-    wanted = _passes(theirs)
+    hotwater_small = Run.open(run_small(out, films=films, workers=workers, say=say), data)
+    passes = _passes(hotwater_small)
 
-    recipe = in_small(load_recipe("recommended"), theirs.recipe)
-    recipe = stretched(recipe, prepare(recipe, data, out / "recommended", workers or cores()), wanted)
-    say(f"recommended, {len(recipe.members)} members, to cost the {wanted:,.0f} film passes of hotwater-small")
+    recipe = in_small(load_recipe("recommended"), hotwater_small.recipe)
+    recipe = stretched(recipe, prepare(recipe, data, out / "recommended", workers or cores()), passes)
+    say(f"recommended, {len(recipe.members)} members, to cost the {passes:,.0f} film passes of hotwater-small")
     command = "cxrlines experiment recommended"
-    ours = train(recipe, data, out / "recommended", workers=workers, command=command, say=say)
+    recommended = train(recipe, data, out / "recommended", workers=workers, command=command, say=say)
 
-    truth, runs = read_dataset(data, "test").studies, (ours, theirs)
+    truth, runs = read_dataset(data, "test").studies, (recommended, hotwater_small)
     scores = [evaluate(read_predictions(run.root / "predictions/test/ensemble.csv"), truth) for run in runs]
-    seconds = [sum(read_record(run.folder(s.key)).get("seconds", 0.0) for s in plan_of(run, None)) for run in runs]
-    mine, other = (
-        Side(score.macro_auc or np.nan, _passes(run), spent)
-        for run, score, spent in zip(runs, scores, seconds, strict=True)
+    ours, theirs = (
+        Side(score.macro_auc or np.nan, _passes(run), _seconds(run)) for run, score in zip(runs, scores, strict=True)
     )
     _, interval = compare(*scores) or (None, None)
-    margin = Margin(mine, other, mine.auc - other.auc, interval, films)
+    margin = Margin(ours, theirs, ours.auc - theirs.auc, interval, films)
     write_text(out / "margin.md", margin.text() + "\n")
     write_text(out / "margin.json", json.dumps(asdict(margin), indent=1) + "\n")
     return margin
@@ -137,7 +135,8 @@ def in_small(recipe: Recipe, like: Recipe) -> Recipe:
         for stage in spec["stages"].values():
             stage["size"] = None
             stage["films"] |= {"augment": model.films.augment, "flip": model.films.flip}
-            stage["schedule"] |= model.schedule.model_dump(include=set(TAKES)) | {"validate_films": 0, "patience": None}
+            schedule = model.schedule.model_dump(include=set(SCHEDULE_FIELDS))
+            stage["schedule"] |= schedule | {"validate_films": 0, "patience": None}
     return Recipe.model_validate(content)
 
 
@@ -155,5 +154,11 @@ def stretched(recipe: Recipe, run: Run, passes: float) -> Recipe:
     return recipe
 
 
+def _seconds(run: Run) -> float:
+    """Training time of all steps of a finished run together."""
+    return sum(read_record(run.folder(step.key)).get("seconds", 0.0) for step in plan_of(run, None))
+
+
 def _passes(run: Run) -> float:
+    """What training a run costs, in films passed through a plain stage."""
     return compute_of(run.recipe, plan_of(run, None), float(np.mean(run.train.annotated)))

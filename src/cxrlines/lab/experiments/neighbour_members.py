@@ -1,4 +1,4 @@
-"""A trained member's neighbours: blended with it, alone, and how like they are. The retrieval of the claims.
+"""A trained member's nearest films: their labels blended with its own, alone, and how alike they are.
 
 Each fold's network embeds all own films; the neighbours of a film, be it of the fold held out or a test film, are
 those of the other folds. One weight a label is fitted out of fold (`evaluation.ensemble.neighbours`), without any test
@@ -7,6 +7,8 @@ film. As of any member, a test film's probabilities are the mean over the folds;
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,51 @@ from cxrlines.training.targets.retrieval import tip_places
 
 NEAREST = 10
 """Neighbours whose labels are compared with a film's own."""
-_MADE = "2"  # of what is written: raised where it is made in another way
+_FORMAT = "2"  # raised where what is written is made in another way; a file of another is made anew
+
+
+@dataclass(frozen=True, eq=False)
+class _Films:
+    """Films of one table, in one order.
+
+    Attributes:
+        rows: Their rows in the data set (n,).
+        labels: float64 (n, labels), 0 or 1.
+        patients: One a film.
+        tips: Tips of devices in shares of the film's side, float (n, devices, k, 2), x then y; NaN: none.
+    """
+
+    dataset: Dataset
+    store: Store
+    rows: np.ndarray
+    labels: np.ndarray
+    patients: np.ndarray
+    tips: np.ndarray
+
+    @classmethod
+    def of(cls, dataset: Dataset, store: Store, studies: pd.Series | pd.Index) -> "_Films":
+        rows = pd.Index(dataset.studies["study"].astype(str)).get_indexer(pd.Index(studies))
+        table, films = dataset.studies.iloc[rows], TableFilms(dataset, store, rows)
+        labels, patients = table[list(LABELS)].to_numpy(np.float64), table["patient"].astype(str).to_numpy()
+        return cls(dataset, store, rows, labels, patients, tip_places(films.lines(), films.side))
+
+    def embedded(self, model: Model, size: Size) -> np.ndarray:
+        return embed(model, self.dataset, self.store, self.rows, size)
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What a fold's network says.
+
+    Attributes:
+        embeddings: Of all own films, float32 (n, c).
+        evidence: Of the neighbours for each label of a test film, in log odds, float (q, labels).
+        figures: How alike the neighbours are, see `write_retrieval`.
+    """
+
+    embeddings: np.ndarray
+    evidence: np.ndarray
+    figures: dict[str, float | None]
 
 
 def write_retrieval(run: Run, member: str, out: Path) -> Path:
@@ -45,49 +91,66 @@ def write_retrieval(run: Run, member: str, out: Path) -> Path:
     """
     assert run.test is not None and run.test_store is not None  # the claims have test films
     folds, last = [int(fold) for fold in sorted(run.folds.unique())], run.recipe.members[member].last
-    folders = {fold: run.folder(StepId(member, (fold,), last)) for fold in folds}
-    made_from = hashlib.sha256((_MADE + run.test_store.fingerprint).encode())
-    for folder in folders.values():
-        made_from.update(read_record(folder)["identity"].encode())
-    beside = out.with_suffix(".json")
-    if beside.is_file() and json.loads(beside.read_text())["made_from"] == made_from.hexdigest():
+    steps = {fold: StepId(member, (fold,), last) for fold in folds}
+    made_from = _made_from(run, steps.values())
+    record = out.with_suffix(".json")
+    if record.is_file() and json.loads(record.read_text())["made_from"] == made_from:
         return out
 
-    known = pd.concat([read_predictions(folder / HELD_OUT) for folder in folders.values()], ignore_index=True)
-    rows = pd.Index(run.train.studies["study"].astype(str)).get_indexer(pd.Index(known["study"]))
-    table, fold_of = run.train.studies.iloc[rows], run.folds.to_numpy()[rows]
-    labels, patients = table[list(LABELS)].to_numpy(np.float64), table["patient"].astype(str).to_numpy()
-    given = {fold: read_predictions(folder / TEST) for fold, folder in folders.items()}
-    studies = pd.Index(given[folds[0]]["study"])
-    asked = pd.Index(run.test.studies["study"].astype(str)).get_indexer(studies)
-    strangers = run.test.studies["patient"].astype(str).iloc[asked].tolist()
+    held_out = [read_predictions(run.folder(step) / HELD_OUT) for step in steps.values()]
+    out_of_fold = pd.concat(held_out, ignore_index=True)
+    predicted = {fold: read_predictions(run.folder(step) / TEST).set_index("study") for fold, step in steps.items()}
+    studies = predicted[folds[0]].index
+    own = _Films.of(run.train, run.store, out_of_fold["study"])
+    test = _Films.of(run.test, run.test_store, studies)
+    fold_of, size = run.folds.to_numpy()[own.rows], run.recipe.size_of(member, last)
+    searches = {
+        fold: _search(load_step(run, step), size, own=own, others=fold_of != fold, test=test)
+        for fold, step in steps.items()
+    }
 
-    size = run.recipe.size_of(member, last)
-    own, evidence, figures = {}, {}, []
-    wanted = run.test.studies[list(LABELS)].to_numpy(np.float64)[asked]
-    tips = _tips(run.train, run.store, rows), _tips(run.test, run.test_store, asked)
-    for fold in folds:
-        model = load_step(run, StepId(member, (fold,), last))
-        own[fold] = embed(model, run.train, run.store, rows, size)
-        others = fold_of != fold
-        queries = embed(model, run.test, run.test_store, asked, size)
-        evidence[fold] = evidence_of(
-            queries, own[fold][others], labels[others], patients=strangers, patients_searched=patients[others].tolist()
-        )
-        same, jaccard = label_agreement(queries, wanted, own[fold][others], labels[others])
-        tip = median_tip_distance(queries, tips[1], own[fold][others], tips[0][others])
-        figures.append({"jaccard": jaccard, "same": same, "tip": tip})
     truth = run.train.studies[["study", "patient", *LABELS]]
-    weights = fit_neighbours(known, truth, pd.Series(fold_of, known["study"]), own)
-    tables = {fold: frame.set_index("study").loc[studies, list(LABELS)].to_numpy() for fold, frame in given.items()}
-    blends = [weights.blend(tables[fold], evidence[fold]) for fold in folds]
-    write_predictions(as_predictions(list(studies), np.mean(blends, axis=0)), out)
-    alone = np.mean([expit(evidence[fold]) for fold in folds], axis=0)  # of a label's order, which is all an AUC asks
+    embeddings = {fold: search.embeddings for fold, search in searches.items()}
+    weights = fit_neighbours(out_of_fold, truth, pd.Series(fold_of, out_of_fold["study"]), embeddings)
+    probabilities = {fold: table.loc[studies, list(LABELS)].to_numpy() for fold, table in predicted.items()}
+    blended = np.mean([weights.blend(probabilities[fold], searches[fold].evidence) for fold in folds], axis=0)
+    write_predictions(as_predictions(list(studies), blended), out)
+    # Not calibrated: an AUC asks for the order of the films of a label and no more.
+    alone = np.mean([expit(search.evidence) for search in searches.values()], axis=0)
     write_predictions(as_predictions(list(studies), alone), out.with_name(f"{out.stem}.alone.csv"))
-    content = {"made_from": made_from.hexdigest(), "weights": dict(zip(LABELS, weights.weights.tolist(), strict=True))}
-    means = {name: None if figures[0][name] is None else np.mean([f[name] for f in figures]) for name in figures[0]}
-    write_text(beside, json.dumps(content | {"zero": weights.zero, "figures": means}, indent=1))
+    by_label = dict(zip(LABELS, weights.weights.tolist(), strict=True))
+    figures = _means([search.figures for search in searches.values()])
+    content = {"made_from": made_from, "weights": by_label, "zero": weights.zero, "figures": figures}
+    write_text(record, json.dumps(content, indent=1))
     return out
+
+
+def _search(model: Model, size: Size, *, own: _Films, others: np.ndarray, test: _Films) -> _Search:
+    """Search the own films that are in `others`, bool (n,), for those nearest to each test film, by one network."""
+    embeddings, queries = own.embedded(model, size), test.embedded(model, size)
+    searched, labels, patients = embeddings[others], own.labels[others], own.patients[others].tolist()
+    evidence = evidence_of(queries, searched, labels, patients=test.patients.tolist(), patients_searched=patients)
+    same, jaccard = label_agreement(queries, test.labels, searched, labels)
+    tip = median_tip_distance(queries, test.tips, searched, own.tips[others])
+    return _Search(embeddings, evidence, {"jaccard": jaccard, "same": same, "tip": tip})
+
+
+def _made_from(run: Run, steps: Iterable[StepId]) -> str:
+    """What the results depend on, as a hash: the networks, the test films, and how it is done."""
+    assert run.test_store is not None
+    digest = hashlib.sha256((_FORMAT + run.test_store.fingerprint).encode())
+    for step in steps:
+        digest.update(read_record(run.folder(step))["identity"].encode())
+    return digest.hexdigest()
+
+
+def _means(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean of each figure over the folds; None where there is none, which is so in all folds or in no fold."""
+    found: dict[str, float | None] = {}
+    for name in figures[0]:
+        values = [fold[name] for fold in figures]
+        found[name] = None if None in values else float(np.mean(np.array(values, float)))
+    return found
 
 
 def label_agreement(
@@ -113,22 +176,18 @@ def median_tip_distance(
     `tips` of the queries (q, devices, k, 2) and `searched` of the others (n, devices, m, 2), NaN: none. The distance is
     the mean over a query's tips of that to the nearest of the other's. None where no pair has a device in common.
     """
-    found: list[float] = []
+    distances: list[float] = []
     for device in range(tips.shape[1]):
-        mine, theirs = (np.isfinite(points[:, device]).all(axis=2) for points in (tips, searched))
-        asked, there = np.flatnonzero(mine.any(axis=1)), np.flatnonzero(theirs.any(axis=1))
-        if len(asked) and len(there):
-            rows, _ = nearest_rows(queries[asked], vectors[there], 1)
-            for film, other in zip(asked, there[rows[:, 0]], strict=True):
-                points, others = tips[film, device][mine[film]], searched[other, device][theirs[other]]
-                apart = np.linalg.norm(points[:, None] - others[None], axis=2)
-                found.append(float(apart.min(axis=1).mean()))
-    return float(np.median(found)) if found else None
-
-
-def _tips(dataset: Dataset, store: Store, rows: np.ndarray) -> np.ndarray:
-    films = TableFilms(dataset, store, rows)
-    return tip_places(films.lines(), films.side)
+        known, known_there = (np.isfinite(points[:, device]).all(axis=2) for points in (tips, searched))
+        films, candidates = np.flatnonzero(known.any(axis=1)), np.flatnonzero(known_there.any(axis=1))
+        if not (len(films) and len(candidates)):
+            continue
+        nearest = nearest_rows(queries[films], vectors[candidates], 1)[0][:, 0]
+        for film, other in zip(films, candidates[nearest], strict=True):
+            own, others = tips[film, device][known[film]], searched[other, device][known_there[other]]
+            pairs = np.linalg.norm(own[:, None] - others[None], axis=2)
+            distances.append(float(pairs.min(axis=1).mean()))
+    return float(np.median(distances)) if distances else None
 
 
 def embed(model: Model, dataset: Dataset, store: Store, rows: np.ndarray, size: Size) -> np.ndarray:

@@ -16,17 +16,18 @@ Maker = Callable[[np.random.Generator], np.ndarray]
 
 
 def plane() -> tuple[np.ndarray, np.ndarray]:
-    """y and x from -1 to 1."""
+    """y and x of each pixel, from -1 to 1: two float64 (SIDE, SIDE)."""
     x, y = np.meshgrid(np.linspace(-1, 1, SIDE), np.linspace(-1, 1, SIDE))
     return y, x
 
 
 def gray_of(image: np.ndarray) -> np.ndarray:
+    """An image of numbers clipped to 0-255, uint8."""
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def clouds(rng: np.random.Generator, widths: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Noise blurred by `widths` px, of deviation 1."""
+    """Noise blurred by two `widths`, sigmas across and down in px, of deviation 1: float64 (SIDE, SIDE)."""
     layer = cv2.GaussianBlur(rng.normal(0, 1, (SIDE, SIDE)), (0, 0), float(widths[0]), None, float(widths[1]))
     return np.asarray(layer / layer.std())
 
@@ -267,8 +268,8 @@ SEEN = _CHARTS + _SCANS
 UNSEEN: tuple[Maker, ...] = (rings, cells, hand)
 
 
-def part(image: np.ndarray, rng: np.random.Generator, area: tuple[float, float]) -> np.ndarray:
-    """A part of an image (h, w), of a share of its area."""
+def random_part(image: np.ndarray, rng: np.random.Generator, area: tuple[float, float]) -> np.ndarray:
+    """A part of an image (h, w) uint8, of a share of its area between the two of `area`: (SIDE, SIDE) uint8."""
     share, ratio = rng.uniform(*area) ** 0.5, np.exp(rng.uniform(-0.3, 0.3))
     height, width = image.shape
     down, across = max(8, round(height * min(1, share * ratio))), max(8, round(width * min(1, share / ratio)))
@@ -276,15 +277,18 @@ def part(image: np.ndarray, rng: np.random.Generator, area: tuple[float, float])
     return _squared(image[top : top + down, left : left + across])
 
 
-def of_films(films: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Pictures made of films: a patch, a strip, a collage, halves swapped, fields shuffled, the spectrum."""
+def made_of_films(films: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """A picture (SIDE, SIDE) uint8 made of films (h, w) uint8, which no longer is one.
+
+    A patch, a strip, a collage, halves swapped, fields shuffled, or a film's spectrum with random phases.
+    """
 
     def draw() -> np.ndarray:
         return films[int(rng.integers(len(films)))]
 
     match rng.integers(6):
         case 0:
-            return part(draw(), rng, (0.01, 0.06))
+            return random_part(draw(), rng, (0.01, 0.06))
         case 1:
             film, thick = draw(), rng.uniform(0.08, 0.16)
             start = int(rng.uniform(0, 1 - thick) * len(film))

@@ -15,11 +15,11 @@ CUT = (0.15, 0.4)
 """Share of the film's area that a bad crop leaves."""
 
 
-def view(film: np.ndarray, rng: np.random.Generator, *, cut: bool = False) -> np.ndarray:
-    """An upright film (s, s) uint8 as another place might show it, (SIZE, SIZE); badly cropped if `cut`."""
+def random_view(film: np.ndarray, rng: np.random.Generator, *, cut: bool = False) -> np.ndarray:
+    """An upright film (s, s) uint8 as another place might show it, (SIZE, SIZE) uint8; badly cropped if `cut`."""
     film = film[:, ::-1] if rng.random() < 0.5 else film
     film = _moved(_enlarged(film, rng) if not cut and rng.random() < 0.15 else film, rng, cut)
-    film = toned(film, rng)
+    film = random_grays(film, rng)
     if rng.random() < 0.35:
         film = _framed(film, rng)
     for _ in range(int(rng.integers(0, 4)) if rng.random() < 0.4 else 0):
@@ -28,13 +28,13 @@ def view(film: np.ndarray, rng: np.random.Generator, *, cut: bool = False) -> np
 
 
 def posed(film: np.ndarray, pose: int) -> np.ndarray:
-    """A film in a pose: the index in `POSES`."""
+    """An upright film (h, w) uint8 in a pose, an index in `POSES`: turned and inverted by it."""
     rotation, inverted = POSES[pose]
     turned = np.rot90(film, rotation // 90)
     return np.ascontiguousarray(255 - turned if inverted else turned)
 
 
-def toned(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def random_grays(film: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Grays changed as other machines, archives and exports do; nothing moves and white stays bone."""
     if rng.random() < 0.3:
         film = intensity.equalise(film, rng.uniform(1, 8), int(rng.integers(3, 9)))
