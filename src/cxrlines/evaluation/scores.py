@@ -212,17 +212,17 @@ def compare_predictions(
     shared = set(one["study"].astype(str)) & set(other["study"].astype(str))
     if not shared:
         raise Error("the two files of predictions share no study", "give predictions of the same films")
-    both = [
+    mine, theirs = (
         evaluate(frame[frame["study"].astype(str).isin(shared)], truth, resamples=resamples, seed=seed)
         for frame in (one, other)
-    ]
-    found = compare(*both) if [*both[0].labels] == [*both[1].labels] else None
-    if found is None or both[0].macro_auc is None or both[1].macro_auc is None:
+    )
+    found = compare(mine, theirs) if [*mine.labels] == [*theirs.labels] else None
+    if found is None or mine.macro_auc is None or theirs.macro_auc is None:
         raise Error(
             "the two files of predictions cannot be compared: they have other labels, or no label has an interval",
             "give the same labels, of two patients or more, with positive and negative films",
         )
-    return Comparison(both[0].films, both[0].macro_auc, both[1].macro_auc, *found)
+    return Comparison(mine.films, mine.macro_auc, theirs.macro_auc, *found)
 
 
 def _json(figures: LabelFigures | Evaluation, *names: str) -> dict[str, Any]:
