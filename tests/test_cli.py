@@ -23,6 +23,7 @@ from cxrlines import Error, __version__, cli
 from cxrlines.io.films import read_film
 from cxrlines.pacs.queue_database import QueueDatabase
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
+from cxrlines.recipe.spec.load import load_recipe, shipped
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
 
@@ -131,6 +132,28 @@ def test_evaluate_prints_the_promised_json(tmp_path):
     assert set(figures) >= {"macro_auc", "ci95", "labels", "ece"}
     assert set(figures["labels"]) == set(LABELS)
     assert set(figures["labels"][LABELS[0]]) >= {"auc", "ci95", "positives", "brier"}
+
+
+def test_evaluate_compares_two_predictions_on_the_films_of_both(tmp_path):
+    truth, scores = truth_and_predictions(tmp_path)
+    other = pd.read_csv(scores).iloc[:4]
+    other.loc[1, list(LABELS)] = 0.15  # a positive film, ranked below a negative one of another patient
+    other.to_csv(tmp_path / "other.csv", index=False)
+    code, out = run("evaluate", scores, truth, "--against", tmp_path / "other.csv", "--json", "--resamples", 50)
+    found = json.loads(out)
+    alone = json.loads(run("evaluate", scores, truth, "--json", "--resamples", 50)[1])
+    assert code == 0 and found.pop("against")["films"] == 4 and found == alone
+    _, out = run("evaluate", scores, truth, "--against", scores, "--resamples", 50)
+    assert out.rstrip().endswith("difference +0.0000 (95 % interval +0.0000 to +0.0000): no clear difference")
+
+
+def test_a_shipped_recipe_is_printed_as_a_file_that_trains_alike(tmp_path):
+    code, out = run("recipe", "three-stage")
+    (tmp_path / "mine.yaml").write_text(out)
+    assert code == 0 and load_recipe(str(tmp_path / "mine.yaml")) == load_recipe("three-stage")
+    listed = run("recipe")[1].splitlines()
+    assert [line.split()[0] for line in listed] == sorted(shipped())
+    assert all(load_recipe(name).about in line for name, line in zip(sorted(shipped()), listed, strict=True))
 
 
 def test_evaluate_on_the_real_predictions(ranzcr):
@@ -245,6 +268,7 @@ def test_predict_prints_what_it_finds_where_no_table_is_asked_for(data, tmp_path
         (("train", "thre-stage", "--data", "x", "--out", "y"), "did you mean 'three-stage'"),
         (("train", "demo", "--data", "nowhere", "--out", "/tmp/cxrlines-never"), "nowhere"),
         (("train", "demo", "--data", "x", "--out", "y", "--folds", "a"), "write whole numbers with commas"),
+        (("recipe", "hotwatr"), "did you mean 'hotwater'"),
         (("predict", "x.jpg", "--bundle", "/nonexistent", "--out", "p.csv"), "/nonexistent"),
         (("bundle", "/", "--out", "b"), "is no run: it has no recipe.json"),
         (("evaluate", "/nonexistent.csv", "t.csv"), "/nonexistent.csv"),

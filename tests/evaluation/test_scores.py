@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from cxrlines.core.errors import Error
 from cxrlines.evaluation.predictions import read_predictions, read_truth, write_predictions
-from cxrlines.evaluation.scores import compare, evaluate
+from cxrlines.evaluation.scores import compare, compare_predictions, evaluate
 from cxrlines.metrics.intervals import patient_weights
 from cxrlines.task import LABELS, UNKNOWN
 
@@ -189,6 +190,25 @@ def test_difference_is_paired(report, truth, predictions):
     assert high - low < (one.ci95[1] - one.ci95[0]) + (other.ci95[1] - other.ci95[0])
     assert compare(one, one) == (0, (0, 0))
     assert compare(one, evaluate(baseline[:200], truth, resamples=40, seed=2)) is None
+
+
+def test_two_tables_are_compared_on_the_films_of_both(report, truth, predictions):
+    baseline = report.main.by_name["baseline"]
+    found = compare_predictions(predictions, baseline[:200].sample(frac=1, random_state=0), truth, resamples=40, seed=2)
+    one, other = (evaluate(each[:200], truth, resamples=40, seed=2) for each in (predictions, baseline))
+    assert (found.films, found.macro_auc, found.against) == (200, one.macro_auc, other.macro_auc)
+    assert (found.difference, found.ci95) == compare(one, other)
+    back = compare_predictions(baseline[:200], predictions, truth, resamples=40, seed=2)
+    assert back.difference == -found.difference and back.ci95 == pytest.approx((-found.ci95[1], -found.ci95[0]))
+    assert found.as_dict()["ci95"] == list(found.ci95) and "200 films of both" in found.text("baseline.csv")
+
+
+def test_tables_that_share_no_film_or_one_patient_are_not_compared(truth, predictions):
+    with pytest.raises(Error, match="share no study"):
+        compare_predictions(predictions[:100], predictions[100:], truth)
+    one_patient = predictions[truth["patient"] == truth["patient"][0]]
+    with pytest.raises(Error, match="no label has an interval"):
+        compare_predictions(predictions, one_patient, truth, resamples=5)
 
 
 @pytest.mark.parametrize(

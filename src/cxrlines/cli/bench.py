@@ -21,7 +21,7 @@ FilmFolder = Annotated[
 
 @app.command("augment", epilog="Example: cxrlines bench augment --seconds 5")
 def bench_augment(seconds: Seconds = 10.0, as_json: Json = False) -> None:
-    """Augmentation speed: the full list at 512 px on one core, against albumentations."""
+    """Measure the speed of augmentation: the full list at 512 px on one core, against albumentations."""
     from cxrlines.lab.bench.augmentation_speed import bench_augment as measure
 
     _print(measure(seconds=seconds), as_json)
@@ -32,13 +32,13 @@ def bench_train(
     seconds: Seconds = 20.0,
     backbone: Annotated[str, typer.Option(help="Any timm model.")] = "tf_efficientnet_lite0",
     size: Annotated[int, typer.Option(min=32, help="Side of a film, px.")] = 256,
-    batch: Annotated[int, typer.Option(min=2, help="Films a batch.")] = 16,
+    batch: Annotated[int, typer.Option(min=2, help="Films per batch.")] = 16,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that load films; default: as in training.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Training speed: films a second, and the share of the time that waits for films.
+    """Measure the speed of training: films per second, and the share of the time that waits for films.
 
     On a GPU also the share of its peak, on a CPU the factor over PyTorch's defaults.
     """
@@ -55,7 +55,7 @@ def bench_predict(
     folder: FilmFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Inference speed, decoding included, film by film and in batches, against plain PyTorch."""
+    """Measure the speed of reading, decoding included, film by film and in batches, against plain PyTorch."""
     from cxrlines.lab.bench.inference_speed import bench_predict as measure
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
@@ -73,7 +73,7 @@ def bench_serve(
     folder: FilmFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Serving speed: films a second and latency of the HTTP API and of the DICOM node, each started for this alone."""
+    """Measure the HTTP API and the DICOM node: films per second and latency; each is started for this alone."""
     from cxrlines.lab.bench.serving_speed import bench_serve as measure
 
     # Ended as by Ctrl-C, so that the services end as well.
@@ -88,7 +88,7 @@ def bench_robustness(
     seed: Annotated[int, typer.Option(help="Seed of the films and their damage.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Robustness to damaged files: films of every format, damaged at random; counts the outcomes."""
+    """Read films of every format that were damaged at random, and count the outcomes."""
     from cxrlines.lab.robustness import soak
 
     with counted() as progress:

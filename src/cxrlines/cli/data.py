@@ -20,7 +20,7 @@ def synth(
     studies: Annotated[int, typer.Option(help="Training films.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same films, whatever the workers.")] = 0,
     test: Annotated[int | None, typer.Option(help="Test films, of other patients; default: an eighth.")] = None,
-    size: Annotated[int, typer.Option(help="Longer side of a film, px.")] = 512,
+    size: Annotated[int, typer.Option(help="Longer side of the films, px.")] = 512,
     balance: Annotated[
         Literal["natural", "even"], typer.Option(help="Label frequencies: RANZCR's own, or all about even.")
     ] = "natural",
@@ -37,9 +37,7 @@ def synth(
     ] = None,
     marks: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="JSON with the carina and the lines of the real films of --onto; may be given several times."
-        ),
+        typer.Option(help="JSON with the carina and the lines of the real films of --onto; may be repeated."),
     ] = None,
     phantom_share: Annotated[float, typer.Option(help="With --onto: share of phantom films among them.")] = 0.0,
     workers: Workers = None,
@@ -123,7 +121,7 @@ def show(
 @app.command(epilog="Example: cxrlines check ranzcr --folds folds.csv")
 def check(
     data: Annotated[Path, typer.Argument(help="A data folder in RANZCR's layout.")],
-    folds: Annotated[Path | None, typer.Option(help="A folds file to check with it.")] = None,
+    folds: Annotated[Path | None, typer.Option(help="A folds file to check as well.")] = None,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:
@@ -174,7 +172,7 @@ def folds(
 @app.command(epilog="Example: cxrlines twins ranzcr nih --out twins.csv")
 def twins(
     a: Annotated[Path, typer.Argument(help="A data folder, or any folder of films.")],
-    b: Annotated[Path, typer.Argument(help="Another one.")],
+    b: Annotated[Path, typer.Argument(help="Another such folder.")],
     out: Annotated[Path, typer.Option(help="Table to write: study_a, study_b, correlation.")] = Path("twins.csv"),
     workers: Workers = None,
     as_json: Json = False,

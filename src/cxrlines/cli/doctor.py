@@ -163,7 +163,7 @@ def _openjpeg() -> str:
 def _onnxruntime() -> str:
     import onnxruntime
 
-    return f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"
+    return f"{onnxruntime.__version__}: processor"  # the provider that the engine asks for
 
 
 def _torch() -> str:

@@ -21,7 +21,7 @@ def experiment_claims(
     claims: Annotated[str | None, typer.Option(help="Only these claims, e.g. 1,2; default: all.")] = None,
     workers: Workers = None,
 ) -> None:
-    """Test the claims of the write-up on a phantom benchmark: a table of differences with intervals."""
+    """Test the claims of the write-up behind `hotwater` on phantoms: a table of differences with intervals."""
     from cxrlines.lab.experiments.claims import run_claims
     from cxrlines.lab.experiments.comparisons import CLAIMS, table_of
 
@@ -40,7 +40,7 @@ def experiment_distillation(
     ] = "0,1,2",
     workers: Workers = None,
 ) -> None:
-    """Self-distillation from teachers trained on a third of the films, two thirds, or all; on phantoms."""
+    """Compare self-distillation from teachers trained on a third of the films, two thirds, or all; on phantoms."""
     from cxrlines.lab.experiments.comparisons import table_of
     from cxrlines.lab.experiments.distillation import run_distillation
 

@@ -23,7 +23,7 @@ LINE_EVERY_S = 30.0
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 On = Annotated[str | None, typer.Option(help="Ray cluster: ray (started here) or ray://HOST:PORT.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one a core (or GPU).")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Parallel processes; default: one per core (or GPU).")]
 BundleFolder = Annotated[Path | None, typer.Option(help="Bundle folder; default: the embedded reader.")]
 
 
@@ -86,7 +86,8 @@ def counted(doing: str = "reading", done_to: str = "read") -> Iterator[Callable[
             before = done if done > 1 else 0
         if now - last >= LINE_EVERY_S and before < done != total:
             last = now
-            rest = f" of {total}, {clock((total - done) * (now - begun) / (done - before))} left" if total else ""
-            say(f"{done} films {done_to}{rest}")
+            count = f"{done} of {total}" if total else f"{done}"
+            left = f", {clock((total - done) * (now - begun) / (done - before))} left" if total else ""
+            say(f"{count} films {done_to}{left}")
 
     yield line

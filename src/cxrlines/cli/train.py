@@ -18,26 +18,49 @@ from cxrlines.core.text import did_you_mean, plural
 app = typer.Typer()
 
 
+@app.command("recipe", epilog="Example: cxrlines recipe hotwater > mine.yaml")
+def print_recipe(
+    name: Annotated[str | None, typer.Argument(help="A shipped recipe; without a name, they are listed.")] = None,
+) -> None:
+    """Print a shipped recipe as YAML, to be changed in a file of your own."""
+    import yaml
+
+    from cxrlines.recipe.spec.load import shipped
+
+    texts = dict(sorted(shipped().items()))
+    if name is None:
+        wide = max(map(len, texts))
+        typer.echo("\n".join(f"{each:{wide}}  {yaml.safe_load(text)['about']}" for each, text in texts.items()))
+        return
+    if name not in texts:
+        raise Error(
+            f"there is no shipped recipe {name!r}", f"name one of {', '.join(texts)}{did_you_mean(name, texts)}"
+        )
+    typer.echo(texts[name], nl=False)
+
+
 @app.command(epilog="Example: cxrlines train three-stage --data ranzcr --out runs/three-stage --dry-run")
 def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A shipped recipe (recommended, baseline, three-stage, multi-head, multi-task, two-step, "
-            "hotwater, hotwater-small, embedded, embedded-more, demo) or a YAML file."
+            help="A YAML file, or a shipped recipe: recommended, baseline, three-stage, multi-head, multi-task, "
+            "two-step, hotwater, hotwater-small, embedded, embedded-more, demo (`cxrlines recipe` says what each is)."
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are read if there.")],
-    out: Annotated[Path, typer.Option(help="The run's folder; the same command resumes it.")],
+    data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are predicted if there.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run; the same command resumes it.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="path.to.field=value, replaces a value of the recipe; * stands for any name."),
+        typer.Option(
+            "--set", help="path.to.field=value: replaces a value of the recipe; * stands for any name. May be repeated."
+        ),
     ] = None,
     external: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FOLDER: the films of an external set of the recipe, as distributed."),
+        typer.Option(help="NAME=FOLDER: the films of an external set of the recipe, as distributed. May be repeated."),
     ] = None,
-    folds: Annotated[str | None, typer.Option(help="Only these folds, e.g. 0,1.")] = None,
+    folds: Annotated[str | None, typer.Option(help="Train these folds only, e.g. 0,1.")] = None,
     workers: Workers = None,
     on: On = None,
     devices: Annotated[int | None, typer.Option(min=1, help="GPUs that train each step together.")] = None,
@@ -48,7 +71,10 @@ def train(
         bool, typer.Option("--dry-run", help="Print the steps and their estimated cost; train nothing.")
     ] = False,
 ) -> None:
-    """Train all models of a recipe; write predictions, metrics.json and report.html."""
+    """Train all models of a recipe; write predictions, metrics.json and report.html.
+
+    An external set is NIH ChestX-ray14, PadChest, VinBigData, CheXpert, or any folder of films.
+    """
     from cxrlines.recipe.run.pipeline import train as run_recipe
     from cxrlines.recipe.spec.load import load_recipe
     from cxrlines.training import distributed
@@ -128,29 +154,43 @@ def ensemble(
         typer.echo(path)
 
 
-@app.command(epilog="Example: cxrlines evaluate predictions.csv ranzcr/train.csv --json")
+@app.command(epilog="Example: cxrlines evaluate predictions.csv ranzcr/train.csv --against other.csv")
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Predictions: a CSV of StudyInstanceUID and the labels.")],
     truth: Annotated[Path, typer.Argument(help="train.csv, or another table with the labels (and PatientID).")],
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Other predictions to compare with: the difference in macro AUC, with its interval."),
+    ] = None,
     resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of patients for each interval.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Score predictions against labels: AUC with 95 % intervals by patient, Brier score, calibration error."""
+    """Score predictions against labels: AUC with 95 % intervals by patient, Brier score, calibration error.
+
+    With --against, both are scored on the same resamples of patients, which tells apart what their own
+    intervals cannot.
+    """
     from cxrlines.evaluation.predictions import read_predictions, read_truth
+    from cxrlines.evaluation.scores import compare_predictions
     from cxrlines.evaluation.scores import evaluate as score
 
-    result = score(read_predictions(predictions), read_truth(truth), resamples=resamples, seed=seed)
-    typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
+    scored, labels = read_predictions(predictions), read_truth(truth)
+    result = score(scored, labels, resamples=resamples, seed=seed)
+    figures, text = result.as_dict(), result.text()
+    if against is not None:
+        found = compare_predictions(scored, read_predictions(against), labels, resamples=resamples, seed=seed)
+        figures["against"], text = found.as_dict(), f"{text}\n{found.text(str(against))}"
+    typer.echo(json.dumps(figures, indent=1) if as_json else text)
 
 
 @app.command(epilog="Example: cxrlines bundle runs/three-stage --out bundle --half")
 def bundle(
-    run: Annotated[Path, typer.Argument(help="A finished run's folder, or a bundle to be changed.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder, or a bundle to change.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
     half: Annotated[bool, typer.Option("--half", help="Weights in 16 bits: half the size.")] = False,
     onnx: Annotated[
-        bool, typer.Option(help="Write ONNX files too, which reading without PyTorch needs; takes seconds a network.")
+        bool, typer.Option(help="Write ONNX files too, which reading without PyTorch needs; takes seconds per network.")
     ] = True,
     size: Annotated[
         int | None,
@@ -176,7 +216,7 @@ def bundle(
         list[str] | None,
         typer.Option(
             help="Public data set, e.g. ranzcr, of which some patients may be among the training patients under other "
-            "identifiers: the leak guard and `evaluate-bundle` then say so. May be given several times."
+            "identifiers: the leak guard and `evaluate-bundle` then say so. May be repeated."
         ),
     ] = None,
 ) -> None:

@@ -1,6 +1,6 @@
 """Predictions scored against ground truth: every metric with its interval, and notes on what could not be scored."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -182,6 +182,54 @@ def compare(one: Evaluation, other: Evaluation) -> tuple[float, Interval] | None
     if one.macro_auc is None or other.macro_auc is None or interval is None:
         return None
     return one.macro_auc - other.macro_auc, interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of predictions on the films that both have: macro AUCs, and the difference with its interval."""
+
+    films: int
+    macro_auc: float
+    against: float
+    difference: float
+    ci95: Interval
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain numbers, ready for JSON."""
+        return asdict(self) | {"ci95": list(self.ci95)}
+
+    def text(self, name: str) -> str:
+        """One line; `name` is that of the other predictions."""
+        low, high = self.ci95
+        verdict = "no clear difference" if low <= 0 <= high else "better" if low > 0 else "worse"
+        return (
+            f"against {name}, on the {self.films:,} films of both: "
+            f"macro AUC {self.macro_auc:.4f} and {self.against:.4f}, "
+            f"difference {self.difference:+.4f} (95 % interval {low:+.4f} to {high:+.4f}): {verdict}"
+        )
+
+
+def compare_predictions(
+    one: pd.DataFrame, other: pd.DataFrame, truth: pd.DataFrame, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Comparison:
+    """Two tables of predictions as `evaluate` takes them, scored on the same films and the same resamples of patients.
+
+    `Error` where they share no films, predict other labels, or leave no interval.
+    """
+    shared = set(one["study"].astype(str)) & set(other["study"].astype(str))
+    if not shared:
+        raise Error("the two files of predictions share no study", "give predictions of the same films")
+    mine, theirs = (
+        evaluate(frame[frame["study"].astype(str).isin(shared)], truth, resamples=resamples, seed=seed)
+        for frame in (one, other)
+    )
+    found = compare(mine, theirs) if [*mine.labels] == [*theirs.labels] else None
+    if found is None or mine.macro_auc is None or theirs.macro_auc is None:
+        raise Error(
+            "the two files of predictions cannot be compared: they have other labels, or no label has an interval",
+            "give the same labels, of two patients or more, with positive and negative films",
+        )
+    return Comparison(mine.films, mine.macro_auc, theirs.macro_auc, *found)
 
 
 def _json(figures: LabelFigures | Evaluation, *names: str) -> dict[str, Any]:

@@ -46,15 +46,15 @@ WEIGHTS_FILE = "ensemble.json"
 
 OUT_OF_FOLD = {
     Ancestry.CLEAN: "training films, each by models that never saw its patient",
-    Ancestry.TRUSTED: "training films, each held out of its models' training; that what they started from never saw "
-    "its patient is trusted, not checked",
+    Ancestry.TRUSTED: "training films, each held out of its models' training; it is trusted, not checked, that the "
+    "weights they started from never saw its patient",
     Ancestry.UNKNOWN: "training films, each by models of which it is not known whether they saw its patient",
     Ancestry.LEAK: "training films, each by models that saw its patient: a leak, see the notes",
 }
 TESTED = {
     Ancestry.CLEAN: "test films of patients no model saw",
-    Ancestry.TRUSTED: "test films, kept out of training; that what the models started from never saw their patients is "
-    "trusted, not checked",
+    Ancestry.TRUSTED: "test films, kept out of training; it is trusted, not checked, that the weights the models "
+    "started from never saw their patients",
     Ancestry.UNKNOWN: "test films, of which it is not known whether the models saw their patients",
     Ancestry.LEAK: "test films, seen in training: a leak, see the notes",
 }
@@ -202,9 +202,9 @@ def _notes(run: Run, leaks: Sequence[str], members_per_film: pd.Series, trained:
     if members_per_film.nunique() > 1:
         counts = ", ".join(f"{films:,} films of {n}" for n, films in sorted(members_per_film.value_counts().items()))
         notes.append(
-            "Not every member is trained on every fold (folds): out of fold the ensemble is, for each film, the mean "
+            "Not every member is trained on every fold: out of fold the ensemble is, for each film, the mean "
             f"over the members that predict it ({counts}), and each member's figures are of the films of its folds. "
-            "metrics.json has the ensemble's figures on the films that most members predict alone."
+            "metrics.json also has the ensemble's figures on those films alone that the most members predict."
         )
     if untrained := [name for name in run.recipe.members if name not in trained]:
         notes.append(f"Not trained, as their folds are none of those asked for: {', '.join(untrained)}.")
