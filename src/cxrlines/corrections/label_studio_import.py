@@ -209,11 +209,11 @@ def _in_order(vertices: Sequence[Mapping[str, Any]], which: str) -> list[Mapping
     Who draws on from a line's first vertex makes a fork there, or, in later versions of Label Studio, turns the line
     round. The ids of the vertices that were exported say which way it ran.
     """
-    after = defaultdict(list)
+    after: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for vertex in vertices:
         after[vertex.get("prevPointId")].append(vertex)
     first = after[None]
-    arms = []
+    arms: list[list[Mapping[str, Any]]] = []
     for vertex in after[first[0].get("id")] if len(first) == 1 else ():
         arm = [vertex]
         while len(arm) < len(vertices) and len(more := after[arm[-1].get("id")]) == 1:
