@@ -1,5 +1,7 @@
 """Settings of services: read as TOML, or said what is wrong with the file."""
 
+from pathlib import Path
+
 import pytest
 
 from cxrlines.core.errors import Error
@@ -10,6 +12,13 @@ def test_what_it_says(tmp_path):
     (tmp_path / "a.toml").write_text('port = 1\nto = ["A"]\n[tls]\nca = "x"\n')
     assert read_config(tmp_path / "a.toml") == {"port": 1, "to": ["A"], "tls": {"ca": "x"}}
     assert read_config(None) == {}
+
+
+def test_paths_are_relative_to_the_file(tmp_path):
+    (tmp_path / "a.toml").write_text('queue = "q"\nkey = "/k"\nport = 1\nto = "t"\n[tls]\nca = "../x"\nkey = "y"\n')
+    found = read_config(tmp_path / "a.toml", ("queue", "key", "port", "none", "tls.ca", "to.ca", "other.ca"))
+    tls = {"ca": tmp_path / "../x", "key": "y"}
+    assert found == {"queue": tmp_path / "q", "key": Path("/k"), "port": 1, "to": "t", "tls": tls}
 
 
 @pytest.mark.parametrize("content", [b"port 8080", b"port = \xff", None])

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from cxrlines.cli import app
 from cxrlines.corrections.correction import Mark
-from cxrlines.corrections.label_studio import LabelStudioError, export_tasks, import_tasks, labeling_config
+from cxrlines.corrections.label_studio import export_tasks, labeling_config
+from cxrlines.corrections.label_studio_import import LabelStudioError, import_tasks
 from cxrlines.corrections.project import Project
 from cxrlines.io.films import read_film
 from cxrlines.task import LABELS, Device, Landmark, State

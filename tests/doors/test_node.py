@@ -69,6 +69,28 @@ def test_a_film_comes_back_read_once(node, orthanc, films):
     assert "lanted" not in logged and "PLANTED" not in logged
 
 
+def test_films_that_cannot_be_read_get_a_report_that_says_so(node, pacs, films):
+    """Of 12,000 x 12,000 px, of two frames; a PDF is no film. The film after them gets its results."""
+    pacs.start()
+    running = node([f"PACS@127.0.0.1:{pacs.port}"], quick=False).start()
+    bad = [
+        dicom_film(1, Rows=12_000, Columns=12_000),
+        dicom_film(2, NumberOfFrames=2, PixelData=bytes(2 * 40 * 30)),
+        dicom_film(3, SOPClassUID="1.2.840.10008.5.1.4.1.1.104.1"),
+    ]
+    good = dicom_film(4, cv2.imread(str(EXAMPLE), cv2.IMREAD_GRAYSCALE))
+    assert running.store(*films(*bad, good)).returncode == 0
+    status = running.settled(3)
+    assert status["films"]["delivered"] == 3 and status["not_films"] == {"Encapsulated PDF Storage": 1}
+    found: dict[str, list[bytes]] = {}  # results by the number of their study
+    for _, content in pacs.taken:
+        head = pydicom.dcmread(io.BytesIO(content), force=True, specific_tags=["StudyInstanceUID"])
+        found.setdefault(head.StudyInstanceUID.split(".")[-2], []).append(content)
+    assert {number: len(results) for number, results in found.items()} == {"1": 1, "2": 1, "4": 3}
+    for number, words in (("1", b"12000 x 12000 px"), ("2", b"NumberOfFrames is 2")):
+        assert b"Film not read" in found[number][0] and words in found[number][0]
+
+
 def test_a_pacs_that_is_down_gets_everything_once_it_is_up(node, orthanc, films):
     running = node([to(orthanc)]).start()
     orthanc.stop()

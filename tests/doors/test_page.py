@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -177,6 +178,36 @@ def test_window_pan_and_zoom(page):
     assert not np.array_equal(shown(page), before)
     page.keyboard.press("f")
     np.testing.assert_array_equal(shown(page), before)
+
+
+def test_a_finding_is_zoomed_to_and_its_words_and_files_are_taken(page, address):
+    drop(page, EXAMPLE)
+    line = page.locator("svg path.line").first
+    before = line.bounding_box()
+    page.locator("#findings button.tip").first.click()
+    page.wait_for_timeout(200)
+    assert line.bounding_box()["height"] > 1.3 * before["height"]
+    page.locator("#findings button.tip").first.click()  # and back
+    page.wait_for_timeout(200)
+    assert line.bounding_box() == before
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.keyboard.press("c")
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator(".sentence").inner_text()
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")  # as without TLS elsewhere
+    page.keyboard.press("c")
+    page.get_by_role("button", name="Select and copy it").wait_for()
+    files = []
+    for name in ("JSON", "Picture"):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name).click()
+        files.append(Path(download.value.path()).read_bytes())
+    asked = {"content": EXAMPLE.read_bytes(), "timeout": DEADLINE_S}
+    (found,) = json.loads(files[0])
+    answer = httpx.post(f"{address}/v1/read", headers={"Content-Type": "image/jpeg"}, **asked).json()
+    assert {**found, "film": "", "seconds": 0} == {**answer, "film": "", "seconds": 0}
+    drawn = httpx.post(f"{address}/v1/read", headers={"Content-Type": "image/jpeg", "Accept": "image/png"}, **asked)
+    assert files[1] == drawn.content
 
 
 def test_keys_turn_lines_off_and_on_and_help_says_which(page):

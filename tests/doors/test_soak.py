@@ -72,10 +72,11 @@ def test_listen(node, pacs):
     running = node([f"PACS@127.0.0.1:{pacs.port}"], quick=False).start()
 
     def work(number: int) -> None:
+        film = store(3, DX, *data_set(dicom_film(number, noisy(number))))  # before: a silent association is ended
         line = Line(running.port)
         try:
             line.associate(running.aet)
-            line.send(*store(3, DX, *data_set(dicom_film(number, noisy(number)))))
+            line.send(*film)
             assert line.heard().status == 0
         finally:
             line.close()

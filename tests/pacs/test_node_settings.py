@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cxrlines.core.errors import Error
-from cxrlines.pacs.node_settings import Certificates, client_tls, load_settings, server_tls
+from cxrlines.pacs.node_settings import PATHS, Certificates, NodeSettings, client_tls, load_settings, server_tls
 
 CONFIG = """
 aet = "CXRLINES"
@@ -30,6 +30,20 @@ def test_a_file(tmp_path):
     assert settings.stow == ("https://pacs/dicom-web",)
     assert settings.queue == tmp_path / "queue" and settings.tls_to.ca == tmp_path / "ca.pem"
     assert settings.host == "127.0.0.1" and settings.keep is False
+
+
+def test_every_path_of_the_file_is_relative_to_it(tmp_path):
+    def paths(model):
+        return [name for name, field in model.model_fields.items() if "Path" in str(field.annotation)]
+
+    own, of_tls = paths(NodeSettings), paths(Certificates)
+    assert {*own, *(f"{tls}.{name}" for tls in ("tls", "tls_to") for name in of_tls)} == set(PATHS)
+    tables = "".join(f"[{tls}]\n" + "".join(f'{name} = "x"\n' for name in of_tls) for tls in ("tls", "tls_to"))
+    rest = 'aet = "A"\nto = ["PACS@10.0.0.5:104"]\n' + "".join(f'{name} = "x"\n' for name in own)
+    (tmp_path / "node.toml").write_text(rest + tables)
+    made = load_settings(tmp_path / "node.toml", {})
+    assert {getattr(made, name) for name in own} == {tmp_path / "x"}
+    assert {getattr(tls, name) for tls in (made.tls, made.tls_to) for name in of_tls} == {tmp_path / "x"}
 
 
 def test_flags_go_before_the_file(tmp_path):

@@ -5,16 +5,26 @@ from pathlib import Path
 import pytest
 
 from cxrlines.core.errors import Error
-from cxrlines.web.serve_settings import ServeSettings, is_loopback, load_settings
+from cxrlines.web.serve_settings import PATHS, ServeSettings, is_loopback, load_settings
 
 
 def test_flags_go_over_the_file_and_the_file_over_the_defaults(tmp_path):
     config = tmp_path / "serve.toml"
     config.write_text('port = 81\nqueue = 3\nhosts = ["reader.example"]\nproject = "p"\n')
     settings = load_settings(config, {"port": 82, "host": None, "project": None})
-    assert settings == ServeSettings(port=82, queue=3, hosts=("reader.example",), project=Path("p"))
+    assert settings == ServeSettings(port=82, queue=3, hosts=("reader.example",), project=tmp_path / "p")
     assert load_settings(None, {}) == ServeSettings()
     assert ServeSettings().host == "127.0.0.1"
+    assert load_settings(config, {"project": Path("p")}).project == Path("p")
+
+
+def test_every_path_of_the_file_is_relative_to_it(tmp_path):
+    assert [name for name, field in ServeSettings.model_fields.items() if "Path" in str(field.annotation)] == list(
+        PATHS
+    )
+    config = tmp_path / "serve.toml"
+    config.write_text("".join(f'{name} = "x"\n' for name in PATHS))
+    assert {getattr(load_settings(config, {}), name) for name in PATHS} == {tmp_path / "x"}
 
 
 @pytest.mark.parametrize(

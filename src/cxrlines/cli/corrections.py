@@ -45,7 +45,7 @@ def import_(
     author: Annotated[str | None, typer.Option(help="Who annotated; default: as the export says.")] = None,
 ) -> None:
     """Take over annotations of Label Studio into a project: all of them, or none."""
-    from cxrlines.corrections.label_studio import import_tasks
+    from cxrlines.corrections.label_studio_import import import_tasks
     from cxrlines.corrections.project import Project
 
     counts = import_tasks(Project.existing(project), label_studio, author)

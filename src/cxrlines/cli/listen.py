@@ -88,8 +88,8 @@ def listen(
 
 def _queue_of(config: Path | None) -> Path | None:
     """The queue that the file of --config names; None where it names none."""
-    named = read_config(config).get("queue")
-    return config.parent / named if config and isinstance(named, str) else None
+    named = read_config(config, ("queue",)).get("queue")
+    return named if isinstance(named, Path) else None
 
 
 def look_into(queue: Any, retry: bool, as_json: bool) -> None:

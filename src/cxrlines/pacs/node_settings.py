@@ -14,6 +14,13 @@ from cxrlines.core.text import did_you_mean, must_be
 from cxrlines.core.toml_file import read_config
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+PATHS = (
+    "queue",
+    "bundle",
+    "stow_token",
+    *(f"{tls}.{file}" for tls in ("tls", "tls_to") for file in ("cert", "key", "ca")),
+)
+"""Fields of the file that are paths."""
 _AET = re.compile(r"[ -\[\]-~]{1,16}")
 _NODE = re.compile(r"(?P<aet>[^@]+)@(?P<host>\[[0-9a-fA-F:.]+\]|[^@:\[\]]+):(?P<port>[0-9]+)")
 
@@ -134,9 +141,7 @@ def load_settings(config: Path | None, flags: dict[str, Any]) -> NodeSettings:
     """
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
     settings = NodeSettings.model_validate
-    found = read_config(config)
-    if config is not None:
-        _place(found, config.parent)
+    found = read_config(config, PATHS)
     try:
         made = settings({**found, **given})
     except ValidationError as error:
@@ -182,16 +187,6 @@ def _context(protocol: int, files: Certificates, field: str) -> ssl.SSLContext:
         why = getattr(error, "strerror", None) or type(error).__name__
         raise Error(f"{field}: {names} cannot be used ({why})", "give files in PEM form that belong together") from None
     return context
-
-
-def _place(found: dict[str, Any], folder: Path) -> None:
-    """Paths of a file, relative to its folder."""
-    tls = ("cert", "key", "ca")
-    parts = ((found, ("queue", "bundle", "stow_token")), (found.get("tls"), tls), (found.get("tls_to"), tls))
-    for part, names in parts:
-        for name in names:
-            if isinstance(part, dict) and isinstance(part.get(name), str):
-                part[name] = folder / part[name]
 
 
 def _problem(error: ValidationError, config: Path | None, flags: dict[str, Any]) -> Error:

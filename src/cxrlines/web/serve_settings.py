@@ -13,6 +13,8 @@ from cxrlines.core.toml_file import read_config
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MB = 10**6
+PATHS = ("bundle", "project", "index", "token_file", "tls_certificate", "tls_key")
+"""Fields of the file that are paths."""
 
 
 class ServeSettings(BaseModel):
@@ -81,9 +83,9 @@ class ServeSettings(BaseModel):
 def load_settings(config: Path | None, given: Mapping[str, Any]) -> ServeSettings:
     """The settings of a TOML file, over which those given go that are not None.
 
-    `Error` names the file or the field, the value, and what is allowed.
+    Paths in the file are relative to it. `Error` names the file or the field, the value, and what is allowed.
     """
-    values = read_config(config) | {name: value for name, value in given.items() if value is not None}
+    values = read_config(config, PATHS) | {name: value for name, value in given.items() if value is not None}
     try:
         settings = ServeSettings.model_validate(values)
     except ValidationError as error:

@@ -127,18 +127,13 @@ function identifiersForm(film, dicom) {
     h("div", { class: "row" }, dicom(headers)));
 }
 
-/** The words to copy, and whether that worked. */
-export async function copySentence(film) {
-  await navigator.clipboard.writeText(film.answer.words.sentence);
-  say("Sentence copied");
-}
-
 function sentencePart(film) {
-  const button = h("button", { type: "button", onclick: async () => {
+  const button = h("button", { type: "button", class: "copy", onclick: async () => {
     try {
-      await copySentence(film);
+      await navigator.clipboard.writeText(film.answer.words.sentence);
       button.firstChild.textContent = "Copied";
-    } catch {
+      say("Sentence copied");
+    } catch { // without TLS browsers have no clipboard but for this computer's own pages
       button.firstChild.textContent = "Select and copy it";
     }
   } }, "Copy", h("kbd", {}, "C"));

@@ -1,0 +1,193 @@
+"""What Label Studio gives back: films that nobody touched, lines that were drawn on, annotations of its own making."""
+
+import itertools
+import json
+
+import pytest
+
+from cxrlines.corrections.correction import Mark
+from cxrlines.corrections.label_studio import export_tasks
+from cxrlines.corrections.label_studio_import import LabelStudioError, import_tasks
+from cxrlines.corrections.project import Project
+from cxrlines.task import Device, Landmark, State
+
+FINDINGS = {"lines": [{"device": "CVC", "path": [[5, 5], [20, 30], [30, 40]]}], "labels": {}, "bundle": "abc"}
+OWN = "2026-11-29T09:00:00.123456Z"
+
+
+def through_label_studio(task):
+    """As it stores and exports what it was given (`tasks/serializers.py`, `Result.js` of Label Studio 1.23): its own
+    numbers, user and times, regions in any order, points by way of its pixels, and none but its fields of a vertex."""
+
+    def vertex(given):
+        by_pixels = {side: given[side] / 100 * 640 / 640 * 100 for side in ("x", "y")}
+        return by_pixels | {name: given[name] for name in ("id", "isBezier", "prevPointId") if given[name] is not None}
+
+    def region(given):
+        value = given["value"]
+        if "vertices" in value:
+            value = value | {"vertices": [vertex(each) for each in value["vertices"]]}
+        return given | {"value": value, "origin": "manual"}
+
+    (annotation,) = task["annotations"]
+    made = {"id": 31, "completed_by": 1, "was_cancelled": False, "ground_truth": True, "lead_time": None}
+    made |= {"created_at": OWN, "updated_at": OWN, "result": [region(each) for each in reversed(annotation["result"])]}
+    predictions = [{"id": 8, "created_ago": "2 minutes"} | each for each in task.get("predictions", ())]
+    return {"id": 17, "data": task["data"], "annotations": [made], "predictions": predictions, "meta": {}, "drafts": []}
+
+
+@pytest.fixture
+def project(tmp_path, png, said, line):
+    project = Project(tmp_path / "p")
+    lines = [
+        line(Device.CVC, None, (5, 5), (20, 30), (30, 40), mark=Mark.REJECTED, of=0),
+        line(Device.ETT, State.NORMAL, (40, 1), (40.25, 12), (41, 17)),
+        line(Device.NGT, None, (10, 8), (19, 29), tip_seen=False),
+        line(Device.NGT, State.INCOMPLETE, (12.1234, 8), (12, 59)),
+    ]
+    landmarks = {Landmark.CARINA: (40.5, 20)}
+    project.save(png(), "a.png", FINDINGS, said(lines=lines, landmarks=landmarks, comment="a", labels={}))
+    project.save(png(1), "b.png", None, said(labels={"ETT - Normal": 1}))
+    return project
+
+
+@pytest.fixture
+def tasks(project, tmp_path):
+    """Tasks as Label Studio gives them back, and what imports them."""
+    file, *_ = export_tasks(project, tmp_path / "t.json")
+
+    def taken(tasks, author=None):
+        file.write_text(json.dumps(tasks))
+        return import_tasks(project, file, author)
+
+    return [through_label_studio(task) for task in json.loads(file.read_text())], taken
+
+
+def test_no_author_is_given_out_as_label_studio_refuses_those_it_does_not_know(project, tmp_path):
+    file, *_ = export_tasks(project, tmp_path / "t.json")
+    assert "R. Reader" not in file.read_text() and "completed_by" not in file.read_text()
+
+
+def test_a_film_that_nobody_touched_is_left(project, tasks, said, tmp_path):
+    tasks, taken = tasks
+    assert taken(tasks) == {"corrected": 0, "unchanged": 2, "no annotation": 0}
+    assert [len(film.history) for film in project.films()] == [1, 1]
+    # On the page it was corrected since it was exported.
+    project.correct("b", said(labels={"ETT - Abnormal": 1}))
+    assert taken(tasks)["unchanged"] == 2
+    assert project.films()[1].correction.labels == {"ETT - Abnormal": 1}
+    # Another reader says the same.
+    assert taken(tasks, "Second")["corrected"] == 2
+    assert taken(tasks, "Second")["unchanged"] == 2
+    assert [film.correction.author for film in project.films()] == ["Second", "Second"]
+
+
+@pytest.mark.parametrize("what", ["comment", "landmark", "label", "line", "point", "end"])
+def test_what_was_touched_is_taken_over(project, tasks, what):
+    tasks, taken = tasks
+    result = tasks[0]["annotations"][0]["result"]
+    by = {region["from_name"]: region for region in result}
+    match what:
+        case "comment":
+            by["comment"]["value"]["text"] = ["b"]
+        case "landmark":
+            by["landmarks"]["value"]["x"] += 1
+        case "label":
+            tasks[1]["annotations"][0]["result"][0]["value"]["choices"] = ["ETT - Borderline"]
+        case "line":
+            result.remove(by["lines"])
+        case "point":
+            by["lines"]["value"]["vertices"][-1]["x"] += 1
+        case "end":
+            by["end"]["value"]["choices"] = ["tip not seen", "state not known"][:1]
+    assert taken(tasks)["corrected"] == 1
+    assert {film.correction.author for film in project.films()} == {"R. Reader", "1"}
+
+
+def vertex(id, x, y, before=None):
+    return {"id": id, "x": x, "y": y} | ({"prevPointId": before} if before else {})
+
+
+OUTWARD = [vertex("kd1", 50, 1, "line-1-0"), vertex("kd2", 50, 0.5, "kd1")]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_line_drawn_on_from_where_it_enters_keeps_its_tip(project, tasks, turned):
+    """Label Studio links the new vertices to the first, or, later, gives the whole line from its other end."""
+    tasks, taken = tasks
+    (tube,) = [r for r in tasks[0]["annotations"][0]["result"] if r["value"].get("vectorlabels") == ["ETT - Normal"]]
+    old = tube["value"]["vertices"]
+    if turned:
+        made = [vertex(each["id"], each["x"], each["y"]) for each in [*reversed(old), *OUTWARD]]
+        for before, each in itertools.pairwise(made):
+            each["prevPointId"] = before["id"]
+        tube["value"]["vertices"] = made
+    else:
+        tube["value"]["vertices"] = old + OUTWARD
+    assert taken(tasks)["corrected"] == 1
+    (found,) = [line for line in project.films()[0].correction.lines if line.device is Device.ETT]
+    want = [(39.5, -0.2), (39.5, 0.1), (40, 1), (40.25, 12), (41, 17)]
+    assert [point == pytest.approx(other, abs=1e-3) for point, other in zip(found.points, want, strict=True)] == [
+        True
+    ] * 5
+
+
+@pytest.mark.parametrize(
+    "vertices",
+    [
+        [vertex("a", 10, 10), vertex("b", 20, 20, "a"), vertex("c", 30, 30, "b"), vertex("d", 40, 40, "b")],
+        [vertex("a", 10, 10), *(vertex(id, 20, 20, "a") for id in "bcd")],
+        [vertex("a", 10, 10), vertex("b", 20, 20), vertex("c", 30, 30, "b")],
+        [vertex("a", 10, 10, "c"), vertex("b", 20, 20, "a"), vertex("c", 30, 30, "b")],
+        [vertex("a", 10, 10), vertex("b", 20, 20, "a"), vertex("b", 30, 30, "b")],
+        [vertex("a", 10, 10), vertex("a", 20, 20, "a")],
+    ],
+)
+def test_what_is_no_single_line_is_refused(project, tasks, vertices):
+    tasks, taken = tasks
+    region = next(r for r in tasks[0]["annotations"][0]["result"] if r["type"] == "vectorlabels")
+    region["value"]["vertices"] = vertices
+    with pytest.raises(LabelStudioError, match="1 x line with branches"):
+        taken(tasks)
+
+
+def test_an_annotation_of_label_studio_s_own_making(project, tasks):
+    """In the format of its documentation (tags VectorLabels, KeyPointLabels, Choices, TextArea), drawn by a person."""
+    tasks, taken = tasks
+    size = {"original_width": 80, "original_height": 60, "image_rotation": 0, "to_name": "image", "origin": "manual"}
+    path = [
+        {"id": "p-1", "x": 25.0, "y": 30.0, "prevPointId": None, "isBezier": False},
+        {"id": "p-3", "x": 50.0, "y": 40.0, "prevPointId": "p-1"},  # put between the others later
+        {"id": "p-2", "x": 75.0, "y": 70.0, "prevPointId": "p-3", "isBezier": False},
+    ]
+    vector = {"vertices": path, "closed": False}
+    point = {"x": 50.0, "y": 25.0, "width": 0.3, "keypointlabels": ["carina"]}
+    tasks[1]["annotations"][0]["result"] = [
+        size
+        | {
+            "id": "wZ",
+            "from_name": "lines",
+            "type": "vectorlabels",
+            "value": vector | {"vectorlabels": ["CVC - Normal"]},
+        },
+        size | {"id": "wZ", "from_name": "end", "type": "choices", "value": vector | {"choices": ["tip not seen"]}},
+        size | {"id": "kQ", "from_name": "landmarks", "type": "keypointlabels", "value": point},
+        {
+            "id": "c1",
+            "from_name": "present",
+            "to_name": "image",
+            "type": "choices",
+            "value": {"choices": ["ETT - Normal"]},
+        },
+        {"id": "c2", "from_name": "comment", "to_name": "image", "type": "textarea", "value": {"text": ["one", "two"]}},
+        {"from_id": "wZ", "to_id": "kQ", "type": "relation", "direction": "right"},
+    ]
+    assert taken(tasks)["corrected"] == 1
+    found = project.films()[1].correction
+    (line,) = found.lines
+    assert (line.device, line.state, line.tip_seen, line.mark) == (Device.CVC, State.NORMAL, False, Mark.DRAWN)
+    assert line.points == ((19.5, 17.5), (39.5, 23.5), (59.5, 41.5)) and found.landmarks == {
+        Landmark.CARINA: (39.5, 14.5)
+    }
+    assert (found.labels, found.comment, found.author) == ({"ETT - Normal": 1}, "one\ntwo", "1")
+    assert found.time.isoformat() == "2026-11-29T09:00:00.123456+00:00"
