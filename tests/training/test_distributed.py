@@ -5,6 +5,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -352,6 +353,21 @@ def test_devices_on_one_machine_start_torchrun_of_the_same_command(monkeypatch):
     distributed.begin(1)
     distributed.begin()
     assert len(called) == 1
+
+
+def test_a_process_whose_torchrun_was_killed_before_it_began_ends(monkeypatch):
+    gone = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", distributed.LAUNCHER: str(2**30)}
+    for name, value in gone.items():
+        monkeypatch.setenv(name, value)
+    ended = []
+    monkeypatch.setattr("os._exit", ended.append)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(distributed, "join", lambda: None)
+    distributed.begin(2)
+    end = time.monotonic() + 60
+    while not ended and time.monotonic() < end:
+        time.sleep(0.01)
+    assert ended == [1]
 
 
 def test_flags_that_contradict_torchrun(monkeypatch):
