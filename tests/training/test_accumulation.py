@@ -13,15 +13,12 @@ from cxrlines.training.module import StageModule
 from cxrlines.training.sampling import epoch_batches
 from cxrlines.training.targets import LabelTarget, MapTarget, TargetsSpec
 
+from .small_stages import noise_store
+
 COUNT = 8
 ONE_STEP = ScheduleSpec(epochs=1, batch=COUNT, lr=1.0, shape="constant", optimizer="sgd", momentum=0, weight_decay=0)
 LABELS_ALONE = TargetsSpec(labels=LabelTarget())
 LABELS_AND_MAPS = TargetsSpec(labels=LabelTarget(), maps=MapTarget())
-
-
-class TinyStore:
-    def __init__(self) -> None:
-        self.films = np.random.default_rng(0).integers(0, 256, (COUNT, 40, 40), dtype=np.uint8)
 
 
 def film_set(maps: bool = False) -> FilmSet:
@@ -32,7 +29,7 @@ def film_set(maps: bool = False) -> FilmSet:
     mapped = np.zeros((COUNT, len(MAPS)), np.float32)
     mapped[[1, 2, 5]] = 1
     more = {"mapped": mapped} if maps else {}
-    films = Films(TinyStore(), np.arange(COUNT), labels, lines, more, rng.uniform(3, 37, (COUNT, 1, 2)))  # type: ignore[arg-type]
+    films = Films(noise_store(COUNT), np.arange(COUNT), labels, lines, more, rng.uniform(3, 37, (COUNT, 1, 2)))
     return FilmSet(films, "none", 32, seed=0, maps=maps)
 
 

@@ -33,6 +33,8 @@ from cxrlines.training.targets import (
 from cxrlines.training.targets.base import Target
 from cxrlines.training.targets.labels import balanced_weights
 
+from .small_stages import noise_store
+
 COUNT, SIZE = 6, 64
 
 
@@ -40,17 +42,12 @@ def config(ema: float | None = None, **targets: Target) -> StageConfig:
     return StageConfig(ScheduleSpec(epochs=1, batch=COUNT, lr=1e-3, ema=ema), TargetsSpec(**targets))
 
 
-class TinyStore:
-    def __init__(self) -> None:
-        self.films = np.random.default_rng(0).integers(0, 256, (COUNT, 72, 72), dtype=np.uint8)
-
-
 def film_set(**more: Any) -> FilmSet:
     rng = np.random.default_rng(1)
     targets = rng.integers(0, 2, (COUNT, len(LABELS))).astype(np.float32)
     lines = [[DrawnLine(LABELS[0], rng.uniform(5, 60, (3, 2)))] for _ in range(COUNT)]
     marks = rng.uniform(5, 60, (COUNT, 1, 2))
-    films = Films(TinyStore(), np.arange(COUNT), targets, lines, more, marks)  # type: ignore[arg-type]
+    films = Films(noise_store(COUNT, side=72), np.arange(COUNT), targets, lines, more, marks)
     return FilmSet(films, "none", SIZE, seed=0, overlay=True, maps="mapped" in more)
 
 

@@ -22,15 +22,12 @@ from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
 from cxrlines.training.prediction import predict_films
 
-
-class TinyStore:
-    def __init__(self, count: int) -> None:
-        self.films = np.random.default_rng(0).integers(0, 256, (count, 40, 40), dtype=np.uint8)
+from .small_stages import noise_store
 
 
 def film_set(count: int = 8) -> FilmSet:
     targets = np.random.default_rng(1).integers(0, 2, (count, len(LABELS))).astype(np.float32)
-    films = Films(TinyStore(count), np.arange(count), targets, [[]] * count)  # type: ignore[arg-type]
+    films = Films(noise_store(count), np.arange(count), targets, [[]] * count)
     return FilmSet(films, "hotwater", 32, seed=0)
 
 

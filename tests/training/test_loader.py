@@ -10,25 +10,23 @@ import torch
 from torch.utils.data import DataLoader
 
 from cxrlines.core.heatmaps import DrawnLine
-from cxrlines.core.transform import Affine
 from cxrlines.task import LABEL_COLOURS, LABELS, MAPS, Device, MapKind
 from cxrlines.training import distributed
 from cxrlines.training.loader import SQUARE, Films, FilmSet, in_order, load, overlay
 from cxrlines.training.sampling import Key, epoch_batches
 
+from .small_stages import MemoryStore, noise_store
+
 LINE = np.array([[10.0, 12.0], [40.0, 50.0]])
-
-
-class TinyStore:
-    def __init__(self, count: int) -> None:
-        self.films = np.random.default_rng(0).integers(0, 200, (count, 64, 64), dtype=np.uint8)
-        self.placements = [Affine(((1, 0, 0), (0, 1, 0)))] * count
 
 
 def film_set(policy: str | dict[str, object] = "hotwater", with_overlay: bool = True, count: int = 6) -> FilmSet:
     films = Films(
-        TinyStore(count), np.arange(count), np.eye(count, 11, dtype=np.float32), [[DrawnLine(LABELS[0], LINE)]] * count
-    )  # type: ignore[arg-type]
+        noise_store(count, side=64),
+        np.arange(count),
+        np.eye(count, 11, dtype=np.float32),
+        [[DrawnLine(LABELS[0], LINE)]] * count,
+    )
     return FilmSet(films, policy, 48, seed=3, overlay=with_overlay, colour_by="label")
 
 
@@ -97,8 +95,7 @@ def test_further_targets_come_with_their_film_in_any_order():
 
 def mapped_films(policy: str) -> FilmSet:
     """Black films whose tip and carina are bright spots, so that what is drawn can be told from what is seen."""
-    store = TinyStore(6)
-    store.films[:] = 0
+    store = MemoryStore(np.zeros((6, 64, 64), np.uint8))
     marks = np.full((6, 1, 2), np.nan)
     lines = []
     for film in range(6):
@@ -110,7 +107,7 @@ def mapped_films(policy: str) -> FilmSet:
             marks[film, 0] = carina
     films = Films(
         store, np.arange(6), np.zeros((6, 11), np.float32), lines, {"mapped": np.ones((6, 9), np.float32)}, marks
-    )  # type: ignore[arg-type]
+    )
     found = FilmSet(films, policy, 96, seed=3, maps=True)
     found.policy = replace(found.policy, degrade=0, coarsen=0, cutout=0, invert=0)
     return found

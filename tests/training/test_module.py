@@ -1,6 +1,8 @@
 """A stage learns, resumes inside an epoch bit for bit, and learns from its teacher what it should."""
 
 import dataclasses
+import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +10,6 @@ import torch
 from torch.utils.data import dataloader
 
 from cxrlines.core.heatmaps import DrawnLine
-from cxrlines.core.transform import Affine
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS, Device
 from cxrlines.training.checkpoint import DivergedError, State, load_state, save_state
@@ -22,6 +23,8 @@ from cxrlines.training.targets import FeatureTarget, LabelTarget, MapTarget, Tar
 from cxrlines.training.targets.labels import label_loss
 from cxrlines.training.targets.maps import maps_loss
 
+from .small_stages import Killed, MemoryStore, killed_and_resumed, same
+
 FIT = ScheduleSpec(epochs=3, batch=4, lr=1e-3)
 
 
@@ -30,25 +33,14 @@ def config(targets: TargetsSpec = LABELS_ALONE, **schedule) -> StageConfig:
     return StageConfig(FIT.model_copy(update=schedule), targets, seed=5)
 
 
-class Killed(Exception):
-    """Stands for a kill: raised right after a state was kept."""
-
-
-class TinyStore:
-    """Films whose first label shows as a bright upper half; the store's interface as the loader uses it."""
-
-    def __init__(self, count: int = 18, size: int = 40) -> None:
-        rng = np.random.default_rng(0)
-        self.films = rng.integers(0, 60, (count, size, size), dtype=np.uint8)
-        self.films[::2, : size // 2] += 120
-        self.placements = [Affine(((1, 0, 0), (0, 1, 0)))] * count
-
-
 def films(count: int = 18) -> Films:
+    """Films whose first label shows as a bright upper half."""
+    pixels = np.random.default_rng(0).integers(0, 60, (count, 40, 40), dtype=np.uint8)
+    pixels[::2, :20] += 120
     targets = np.zeros((count, len(LABELS)), np.float32)
     targets[::2, 0] = 1
     line = np.array([[5.0, 5.0], [30.0, 30.0]])
-    return Films(TinyStore(count), np.arange(count), targets, [[DrawnLine(LABELS[0], line)]] * count)  # type: ignore[arg-type]
+    return Films(MemoryStore(pixels), np.arange(count), targets, [[DrawnLine(LABELS[0], line)]] * count)
 
 
 def model(channels: int = 1) -> Classifier:
@@ -64,27 +56,15 @@ def module(fit: StageConfig | None = None, *, view="plain", teacher=None, policy
     return StageModule(model(3 if view == "overlay" else 1), fit, train, watch, view=view, teacher=teacher, **options)
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 @pytest.mark.parametrize("stop_after", [1, 4, 6, 11])
 @pytest.mark.parametrize("ema", [None, 0.8])
 def test_resumed_inside_an_epoch_the_weights_are_the_same_bit_for_bit(tmp_path, stop_after, ema):
     fit = config(ema=ema)
     whole = module(fit).fit()
-    saves = 0
-
-    def keep(state: State) -> None:
-        nonlocal saves
-        save_state(tmp_path / "state", "id", state)
-        saves += 1
-        if saves == stop_after:
-            raise Killed
-
-    with pytest.raises(Killed):
-        module(fit, keep=keep, keep_every_s=0).fit()
-    resumed = module(fit).resume(load_state(tmp_path / "state", "id"))
+    saves = itertools.count(1)
+    resumed = killed_and_resumed(
+        tmp_path / "state", partial(module, fit), is_last=lambda state: next(saves) == stop_after
+    )
     assert 0 < resumed.step_now < resumed.total
     assert same(whole, resumed.fit())
     assert len(resumed.progress.history) == 3
@@ -112,16 +92,10 @@ def test_mixed_and_sampled_batches_change_what_is_learnt_and_resume_bit_for_bit(
         made.films = dataclasses.replace(made.films, **batches)
         return made
 
-    def keep(state: State) -> None:
-        save_state(tmp_path / "state", "id", state)
-        if state.progress.batch == 2:
-            raise Killed
-
     whole = stage().fit()
     assert not same(whole, module(config(epochs=2), policy="none").fit())
-    with pytest.raises(Killed):
-        stage(keep=keep, keep_every_s=0).fit()
-    assert same(whole, stage().resume(load_state(tmp_path / "state", "id")).fit())
+    resumed = killed_and_resumed(tmp_path / "state", stage, is_last=lambda state: state.progress.batch == 2)
+    assert same(whole, resumed.fit())
 
 
 def test_a_finished_state_trains_no_further(tmp_path):
@@ -254,15 +228,10 @@ def test_early_stopping_hands_on_the_best_epoch_even_after_a_kill(tmp_path, monk
 def test_half_precision_with_clipping_resumes_as_well(tmp_path):
     fit = config(precision="bf16", clip=0.5, optimizer="adamw", shape="restarts", restart_epochs=1)
     whole = module(fit).fit()
-
-    def keep(state: State) -> None:
-        save_state(tmp_path / "state", "id", state)
-        if state.progress.batch == 2:
-            raise Killed
-
-    with pytest.raises(Killed):
-        module(fit, keep=keep, keep_every_s=0).fit()
-    assert same(whole, module(fit).resume(load_state(tmp_path / "state", "id")).fit())
+    resumed = killed_and_resumed(
+        tmp_path / "state", partial(module, fit), is_last=lambda state: state.progress.batch == 2
+    )
+    assert same(whole, resumed.fit())
 
 
 def test_a_loss_that_is_no_number_is_said(tmp_path):

@@ -1,6 +1,7 @@
 """What a schedule says beside rates changes the weights as it should, and a killed run ends with the same ones."""
 
 import copy
+from itertools import count
 
 import numpy as np
 import pytest
@@ -12,24 +13,17 @@ from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.models.backbones import BackboneError
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS, MAPS
-from cxrlines.training.checkpoint import State, load_state, save_state
+from cxrlines.training.checkpoint import State
 from cxrlines.training.config import LABELS_ALONE, ScheduleSpec, StageConfig
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
 from cxrlines.training.sampling import epoch_batches
 from cxrlines.training.targets import LabelTarget, MapTarget, TargetsSpec
 
+from .small_stages import killed_and_resumed, noise_store, same
+
 COUNT = 9
 FIT = ScheduleSpec(epochs=2, batch=4, lr=1e-3)
-
-
-class TinyStore:
-    def __init__(self) -> None:
-        self.films = np.random.default_rng(0).integers(0, 256, (COUNT, 40, 40), dtype=np.uint8)
-
-
-class Killed(Exception):
-    """Stands for a kill: raised right after a state was kept."""
 
 
 def film_set(maps: bool = False) -> FilmSet:
@@ -37,7 +31,7 @@ def film_set(maps: bool = False) -> FilmSet:
     labels[:, 2] = 0  # without an AUC
     lines = [[DrawnLine(LABELS[0], np.array([[5.0, 5.0], [30.0, 30.0]]))]] * COUNT
     more = {"mapped": np.ones((COUNT, len(MAPS)), np.float32)} if maps else {}
-    films = Films(TinyStore(), np.arange(COUNT), labels, lines, more, np.full((COUNT, 1, 2), 20.0))  # type: ignore[arg-type]
+    films = Films(noise_store(COUNT), np.arange(COUNT), labels, lines, more, np.full((COUNT, 1, 2), 20.0))
     return FilmSet(films, "light", 32, seed=5, maps=maps)
 
 
@@ -47,10 +41,6 @@ def stage(targets: TargetsSpec = LABELS_ALONE, *, watch: bool = False, options: 
     fit = StageConfig(ScheduleSpec(**{**FIT.model_dump(), **schedule}), targets, seed=5)
     seen = film_set(targets.reads_maps)
     return StageModule(model, fit, seen, film_set() if watch else None, view="plain", **(options or {}))
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 WAYS = {
@@ -75,18 +65,12 @@ def usual() -> dict[str, Tensor]:
 def test_each_ends_with_other_weights_than_usual_and_resumed_with_the_same_bit_for_bit(tmp_path, way, usual):
     whole = stage(**WAYS[way]).fit()
     assert whole.keys() == usual.keys() and same(whole, usual) == (way == "checkpoints")
-    saves = 0
-
-    def keep(state: State) -> None:
-        nonlocal saves
-        save_state(tmp_path / "state", "id", state)
-        saves += 1
-        if saves == 3:  # inside the second epoch
-            raise Killed
-
-    with pytest.raises(Killed):
-        stage(options={"keep": keep, "keep_every_s": 0}, **WAYS[way]).fit()
-    resumed = stage(**WAYS[way]).resume(load_state(tmp_path / "state", "id"))
+    saves = count(1)
+    resumed = killed_and_resumed(
+        tmp_path / "state",
+        lambda **options: stage(options=options, **WAYS[way]),
+        is_last=lambda state: next(saves) == 3,  # inside the second epoch
+    )
     assert 0 < resumed.step_now < resumed.total
     assert same(whole, resumed.fit())
 

@@ -1,5 +1,6 @@
 """Precision, steps that half precision skips, and what predicting leaves of a model."""
 
+from functools import partial
 from typing import Any
 
 import lightning
@@ -11,11 +12,13 @@ from lightning.pytorch.plugins import MixedPrecision
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS
 from cxrlines.training import module as stage_module
-from cxrlines.training.checkpoint import MAX_SKIPPED, MIN_SCALE, DivergedError, LossLog, State, load_state, save_state
+from cxrlines.training.checkpoint import MAX_SKIPPED, MIN_SCALE, DivergedError, LossLog, State
 from cxrlines.training.config import ScheduleSpec, StageConfig, precision_of
 from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
 from cxrlines.training.prediction import predict_films
+
+from .small_stages import killed_and_resumed, noise_store, same
 
 FIT = ScheduleSpec(epochs=3, batch=4, lr=1e-3, precision="16")
 
@@ -24,14 +27,9 @@ def config(**schedule: Any) -> StageConfig:
     return StageConfig(FIT.model_copy(update=schedule), seed=5)
 
 
-class TinyStore:
-    def __init__(self, count: int) -> None:
-        self.films = np.random.default_rng(0).integers(0, 256, (count, 40, 40), dtype=np.uint8)
-
-
 def film_set(count: int = 18) -> FilmSet:
     targets = np.random.default_rng(1).integers(0, 2, (count, len(LABELS))).astype(np.float32)
-    films = Films(TinyStore(count), np.arange(count), targets, [[]] * count)  # type: ignore[arg-type]
+    films = Films(noise_store(count), np.arange(count), targets, [[]] * count)
     return FilmSet(films, "none", 32, seed=0)
 
 
@@ -107,19 +105,11 @@ def test_a_resumed_run_goes_on_with_the_scale_it_had(scaled, tmp_path):
     factors = {1: float("inf"), 2: float("inf")}
     whole = stage(factors).fit()
 
-    class Killed(Exception):
-        pass
-
-    def keep(state: State) -> None:
-        save_state(tmp_path / "state", "id", state)
-        if state.progress.epoch == 1:
-            raise Killed
-
-    with pytest.raises(Killed):
-        stage(factors, keep=keep, keep_every_s=0).fit()
-    resumed = stage(factors).resume(load_state(tmp_path / "state", "id")).fit()
+    resumed = killed_and_resumed(
+        tmp_path / "state", partial(stage, factors), is_last=lambda state: state.progress.epoch == 1
+    ).fit()
     assert scaled[-1].get_scale() == 65536 / 4
-    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert same(resumed, whole)
 
 
 @pytest.mark.parametrize(

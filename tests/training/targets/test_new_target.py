@@ -15,6 +15,8 @@ from cxrlines.training.module import StageModule
 from cxrlines.training.targets import TargetsSpec
 from cxrlines.training.targets.base import BatchOutputs, FilmSource, FilmsSpec, Losses, Sums, Target, TargetData
 
+from ..small_stages import noise_store
+
 COUNT = 12
 
 
@@ -52,15 +54,11 @@ class Source:
     annotated = np.ones(COUNT, bool)
 
 
-class TinyStore:
-    films = np.random.default_rng(0).integers(0, 256, (COUNT, 40, 40), dtype=np.uint8)
-
-
 def test_a_stage_learns_it_beside_the_labels() -> None:
     targets = Registry.model_validate({"line_count": {"weight": 0.5, "at_most": 2}, "labels": {"weight": 0.1}})
     assert [*targets.named] == ["labels", "line_count"] and targets.classifies and targets.needs_lines
     arrays = targets.line_count.data(Source()).arrays
-    films = Films(TinyStore(), np.arange(COUNT), Source.labels, [[]] * COUNT, arrays)  # type: ignore[arg-type]
+    films = Films(noise_store(COUNT), np.arange(COUNT), Source.labels, [[]] * COUNT, arrays)
     torch.manual_seed(0)
     model = Classifier("resnet10t", "gap", weights="none")
     config = StageConfig(ScheduleSpec(epochs=20, batch=6, lr=3e-3), targets)

@@ -19,6 +19,8 @@ from cxrlines.training.targets import LabelTarget, RetrievalTarget, TargetsSpec
 from cxrlines.training.targets.base import FilmsSpec
 from cxrlines.training.targets.retrieval import label_likeness, retrieval_loss, tip_nearness, tip_places
 
+from ..small_stages import MemoryStore
+
 NAN = float("nan")
 RNG = np.random.default_rng(0)
 
@@ -78,7 +80,7 @@ def batch_of(films: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def value(target: RetrievalTarget, embedding: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    ((weight, sums),) = target.losses(SimpleNamespace(embedding=embedding), batch)  # type: ignore[arg-type]
+    ((weight, sums),) = target.losses(SimpleNamespace(embedding=embedding), batch)
     return weight * sums.value()
 
 
@@ -188,13 +190,12 @@ def test_films_of_equal_labels_are_drawn_together_and_then_those_of_near_tips() 
         assert before < 0.7 and precision_at_1(functional.normalize(free.detach()), wanted) == 1
 
 
-class TinyStore:
-    films = RNG.integers(0, 256, (12, 40, 40), dtype=np.uint8)
+STORE = MemoryStore(RNG.integers(0, 256, (12, 40, 40), dtype=np.uint8))
 
 
 def stage(targets: TargetsSpec) -> StageModule:
     films = films_of(12)
-    known = Films(TinyStore(), np.arange(12), films.pop("labels"), [[]] * 12, films)  # type: ignore[arg-type]
+    known = Films(STORE, np.arange(12), films.pop("labels"), [[]] * 12, films)
     torch.manual_seed(0)
     model = Classifier("resnet10t", "gap", weights="none")
     config = StageConfig(ScheduleSpec(epochs=12, batch=12, lr=1e-3), targets)
