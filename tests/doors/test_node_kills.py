@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from .dimse_attacks import Line, data_set, store
-from .node_process import DEADLINE, DX, dicom_film
+from .node_process import DEADLINE, DX, dicom_film, until
 
 pytestmark = pytest.mark.doors
 
@@ -46,17 +46,27 @@ def kills(node, pacs, count: int) -> None:
                 time.sleep(0.05)
             acknowledged.append(number)
 
+    def done() -> int:
+        """Lines of the audit log: a film is received, read, its three results taken."""
+        return (running.queue / "audit.jsonl").read_bytes().count(b"\n")
+
+    def work(steps: int) -> None:
+        """Until the node has got on by so much, and a moment: a busy machine takes long for it."""
+        goal = done() + steps
+        until(lambda: done() >= goal, 20 * DEADLINE)
+        time.sleep(rng.uniform(0, 0.1))
+
     sender = threading.Thread(target=send, daemon=True)
     sender.start()
     try:
         for number in range(count):
             due.release(2)
             if number % 2:
-                time.sleep(rng.uniform(0, 0.6))
+                work(rng.randrange(5))
                 for pid in running.workers():
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-            time.sleep(rng.uniform(0, 1.2))
+            work(rng.randrange(5 if number % 2 else 10))
             running.kill()
             running.start()
         sender.join(20 * DEADLINE)
