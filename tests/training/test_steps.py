@@ -237,16 +237,12 @@ def test_compiled_parts_have_the_same_names_and_weights_and_go_on_after_a_kill(t
     for name, tensor in wanted.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
-    def keep(state: State) -> None:
-        save_state(tmp_path / "state", "id", state)
-        raise Killed
+    def longer(**options) -> StageModule:
+        return stage(targets, options=options, compile=True, epochs=1)
 
-    longer = {"compile": True, "epochs": 1}
-    with pytest.raises(Killed):
-        stage(targets, options={"keep": keep, "keep_every_s": 0}, **longer).fit()
-    resumed = stage(targets, **longer).resume(load_state(tmp_path / "state", "id"))
+    resumed = killed_and_resumed(tmp_path / "state", longer, is_last=lambda _: True)
     assert 0 < resumed.step_now < resumed.total
-    assert same(stage(targets, **longer).fit(), resumed.fit())
+    assert same(longer().fit(), resumed.fit())
 
 
 @pytest.mark.parametrize(("keep", "epoch"), [("best", 2), ("last", 3)])
