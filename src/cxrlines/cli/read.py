@@ -114,6 +114,10 @@ def predict(
     bundle = bundle or EMBEDDED
     found = find_films([*(films or []), *([EXAMPLE] if example else [])])
     files.check_places(found, out, as_json=as_json, draw=draw, dicom=dicom)
+    if patient_id is not None:
+        from cxrlines.reading.results.dicom.result_files import check_one_unnamed
+
+        check_one_unnamed(film for film, _ in found.films)
     loaded = load_bundle(bundle)
     count, stopped = len(found.films), False
     options: dict[str, Any] = {

@@ -73,6 +73,20 @@ def test_a_picture_becomes_a_film_of_the_patient_that_is_named(tmp_path):
     assert reference.ReferencedSOPInstanceUID == made["film.dcm"].SOPInstanceUID
 
 
+def test_no_second_picture_is_filed_under_the_patient_of_the_first(tmp_path):
+    films, out = tmp_path / "films", tmp_path / "out"
+    films.mkdir()
+    (films / "film.dcm").write_bytes(wrapped(picture(".png"), "P-7", "1.2.840.1"))
+    (films / "one.jpg").write_bytes(picture(".jpg"))
+    identified = "--dicom", out, "--patient-id", "P-9", "--study-uid", STUDY
+    (films / "two.jpg").write_bytes(picture(".jpg"))
+    code, said = run(films, *identified)
+    assert code == 2 and not out.exists()
+    assert all(word in said for word in ("--patient-id", "one.jpg", "two.jpg", "one at a time"))
+    (films / "two.jpg").unlink()
+    assert run(films, *identified)[0] == 0 and (out / "one" / "film.dcm").is_file()
+
+
 def test_results_that_are_no_longer_true_go(results, tmp_path):
     film, out = tmp_path / "film.dcm", tmp_path / "out"
     (out / STUDY).mkdir(parents=True)

@@ -1,5 +1,7 @@
 """Results as DICOM files: a folder for each film."""
 
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from cxrlines.core.errors import Error
@@ -17,6 +19,20 @@ from cxrlines.reading.results.prediction_files import FilmWriter
 
 FILM = "film.dcm"
 """A film that is no DICOM file, as one: what its results refer to."""
+
+
+def check_one_unnamed(films: Iterable[Path]) -> None:
+    """`Error` if more than one film names no patient and study: given ones would hold for all of them."""
+    unnamed: list[Path] = []
+    for film in films:
+        with suppress(FilmError):  # which is reported when the film is read
+            if not has_identifiers(read_bytes(film)):
+                unnamed.append(film)
+        if len(unnamed) > 1:
+            raise Error(
+                f"--patient-id: holds for one film, but {unnamed[0]} and {unnamed[1]} both name no patient and study",
+                "read such films one at a time, each with its own --patient-id and --study-uid",
+            )
 
 
 def dicom_objects(
