@@ -28,7 +28,7 @@ from cxrlines.reading.journal import Journal, Reading
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.pseudo_label_files import LabelledFilm, check_folder, write_films, write_origin
 from cxrlines.reading.sources import Found
-from cxrlines.reading.training_patients import training_patients, was_seen
+from cxrlines.reading.training_patients import is_training_patient, training_patients
 from cxrlines.reading.view_agreement import GAMMA, SCALE, TURN, Agreement, agreement, on_first, second_view
 from cxrlines.task import Device
 
@@ -177,7 +177,9 @@ class _Kept:
             one, other = self.journal.reading(2 * place), self.journal.reading(2 * place + 1)
             known = _known(one, other)
             patient = patients.get(film_name(path)) or _dicom_patient(path) or ids[names[path]]
-            by = next((name for name in (patient, backdrop_patient(patient)) if was_seen(name, self.seen)), None)
+            by = next(
+                (name for name in (patient, backdrop_patient(patient)) if is_training_patient(name, self.seen)), None
+            )
             if by is not None and self.leave_out:
                 counts.left_out[SEEN] += 1
             elif isinstance(known, str):
