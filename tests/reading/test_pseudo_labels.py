@@ -28,7 +28,7 @@ from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.pseudo_labels import JOURNAL, NOTHING, SEEN, UNREAD, write_pseudo_labels
 from cxrlines.reading.sources import find_films
 from cxrlines.reading.training_patients import SEEN as SEEN_FILE
-from cxrlines.reading.training_patients import seen_text
+from cxrlines.reading.training_patients import patients_text
 from cxrlines.reading.view_agreement import Doubt, on_first
 from cxrlines.recipe.run.pipeline import plan_of, prepare
 from cxrlines.recipe.run.step_lineage import made_from, refuse_held_out
@@ -48,7 +48,7 @@ def bundle_of(folder: Path, seen: list[str] | None) -> Bundle:
     model = Classifier("resnet10t", "gap", weights="none", decoder=True)
     save_weights(folder / "0.safetensors", model.state_dict(), {})
     member = BundleMember("m", 0, model.config(), folder / "0.safetensors")
-    further = {} if seen is None else {SEEN_FILE: seen_text({"m-fold0.safetensors": tokens(seen, "ours")})}
+    further = {} if seen is None else {SEEN_FILE: patients_text({"m-fold0.safetensors": tokens(seen, "ours")})}
     store = {"size": 64, "aspect": "pad"}
     return load_bundle(
         write_bundle(folder / "bundle", [member], store=store, input_size=64, meta={}, further=further, onnx=False)
