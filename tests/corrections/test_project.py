@@ -218,7 +218,10 @@ def test_the_same_saves_give_the_same_tables(tmp_path, png, said, line):
         project = Project(tmp_path / name)
         for seed in range(3):
             project.save(
-                png(seed), f"{seed}.png", FINDINGS, said(lines=[line(Device.CVC, State.NORMAL, (5, seed + 5))])
+                png(seed),
+                f"{seed}.png",
+                FINDINGS,
+                said(lines=[line(Device.CVC, State.NORMAL, (5, seed + 5), (30, 40))]),
             )
     for table in ("train.csv", "train_annotations.csv", "landmarks.csv", "corrections.jsonl"):
         assert (tmp_path / "p" / table).read_bytes() == (tmp_path / "q" / table).read_bytes()

@@ -96,7 +96,7 @@ def test_a_point_of_the_page_is_that_point_in_training(tmp_path, kind, aspect):
     np.testing.assert_array_equal(dataset.lines[study][0].points, [carina, tip])
     store = build_store(dataset, Path(tmp_path / "store"), size=200, aspect=aspect, probe=Turned(rotation))
     films = TableFilms(dataset, store, np.arange(1))
-    (((_, points),),), stored = films.lines(), np.asarray(store.films[films.stored[0]])
+    (((_, points, _),),), stored = films.lines(), np.asarray(store.films[films.stored[0]])
     for found, gray in ((points[1], 255), (points[0], 215), (films.landmarks[0, 0], 215)):
         np.testing.assert_allclose(found, spot(stored, gray), atol=1.0)
     assert points[1][1] > points[0][1] and points[1][0] > points[0][0]  # upright: the tip is below, and to the right

@@ -187,7 +187,7 @@ class TestCommand:
         options = ["--studies", 3, "--size", 96, "--workers", 1, "--annotated", 0]
         result = self.run(tmp_path / "data", "--onto", folder, "--marks", marks, *options)
         assert result.exit_code == 0, result.output
-        assert "3 training films, drawn onto 6 real ones" in result.stdout
+        assert "3 training films, drawn onto 6 real films" in result.stdout
         assert "not drawn onto: 1 x carina not marked" in result.stdout
         assert not read_dataset(tmp_path / "data").lines
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cxrlines.core.errors import Error
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.models.classifier import Classifier
 from cxrlines.task import LABELS, MAPS
 from cxrlines.training.config import ScheduleSpec, StageConfig
@@ -25,7 +26,7 @@ def film_set(maps: bool = False) -> FilmSet:
     rng = np.random.default_rng(1)
     labels = rng.choice([0, 1, np.nan], (COUNT, len(LABELS))).astype(np.float32)
     labels[:3] = np.nan  # parts differ in how much is known
-    lines = [[(LABELS[film % 3], rng.uniform(3, 37, (3, 2)))] for film in range(COUNT)]
+    lines = [[DrawnLine(LABELS[film % 3], rng.uniform(3, 37, (3, 2)))] for film in range(COUNT)]
     mapped = np.zeros((COUNT, len(MAPS)), np.float32)
     mapped[[1, 2, 5]] = 1
     more = {"mapped": mapped} if maps else {}

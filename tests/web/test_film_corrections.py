@@ -11,7 +11,14 @@ from .conftest import EXAMPLE, found
 JPEG = {"Content-Type": "image/jpeg"}
 LINE = {"device": "ETT", "points": [[600.0, 20.0], [610.0, 480.0]], "mark": "moved", "state": "Normal", "of": 0}
 LINE |= {"tip_seen": True}
-FADED = {"device": "NGT", "points": [[600.0, 20.0]], "mark": "drawn", "state": None, "of": None, "tip_seen": False}
+FADED = {
+    "device": "NGT",
+    "points": [[600.0, 20.0], [605.0, 90.0]],
+    "mark": "drawn",
+    "state": None,
+    "of": None,
+    "tip_seen": False,
+}
 SAID = {
     "name": "ward.jpg",
     "author": "A reader",

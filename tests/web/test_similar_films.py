@@ -58,7 +58,7 @@ def test_the_nearest_are_shown_and_none_of_the_same_patient(index):
 
 def test_an_index_of_another_kind_is_refused_at_the_start(tmp_path):
     (tmp_path / "x").write_bytes(b"no index")
-    with pytest.raises(IndexFileError, match="not a complete safetensors file"):
+    with pytest.raises(IndexFileError, match="no complete safetensors file"):
         SimilarFilms(None, tmp_path / "x")
 
 

@@ -14,6 +14,7 @@ import torch
 from cxrlines.core.heatmaps import draw_maps
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
+from cxrlines.core.text import plural
 from cxrlines.evaluation.bundles import evaluate_bundle as module
 from cxrlines.evaluation.bundles.evaluate_bundle import FAULT, SEEN_PATIENT, evaluate_bundle, of_fold
 from cxrlines.evaluation.bundles.reference import EvaluationError, ReferenceFilm, ReferenceFilms, data_films
@@ -67,7 +68,7 @@ def test_films_of_patients_that_a_model_has_seen_are_left_out_and_counted(known,
     other = evaluate_bundle(known, of_fold(bundle, 1), resamples=5)
     assert other.figures.films == len(known.films) and SEEN_PATIENT not in other.left_out
     assert other.models == ("a fold 1",)
-    assert f"left out: {own} films {SEEN_PATIENT}" in told.text()
+    assert f"left out: {plural(own, 'film')} {SEEN_PATIENT}" in told.text()
     values = json.loads(json.dumps(told.as_dict()))
     assert values["left_out"] == told.left_out and values["presence"]["ETT"]["films"] == told.figures.films
 
@@ -77,7 +78,8 @@ def test_training_patients_are_evaluated_only_when_asked_and_then_counted(known,
     own = sum(film.patient == first for film in known.films)
     told = evaluate_bundle(known, bundle_of([first], []), report_seen=True, resamples=5)
     assert told.figures.films == len(known.films)
-    assert f"{own} of these {len(known.films)} films are {SEEN_PATIENT}: the figures flatter" in told.text()
+    verb = "is" if own == 1 else "are"
+    assert f"{own} of these {len(known.films)} films {verb} {SEEN_PATIENT}: the figures flatter" in told.text()
 
 
 def test_public_sets_that_may_share_training_patients_are_named_and_no_film_is_left_out_for_it(known, bundle_of):

@@ -237,7 +237,7 @@ def test_a_line_of_a_turned_and_framed_film_lies_on_the_line_in_the_store(sound,
     assert (kept.quality.rotation, kept.quality.inverted) == POSES[pose]
     place = run.train.studies["study"].tolist().index(study)
     films = films_of(run.train, run.store, np.array([place]), lines=True)
-    ((_, drawn),) = films.lines[0]
+    ((_, drawn, _),) = films.lines[0]
     film = np.asarray(run.store.films[films.rows[0]], float)
     along = np.concatenate([np.linspace(a, b, 40) for a, b in itertools.pairwise(drawn)])
     on, beside = (

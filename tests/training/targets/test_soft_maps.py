@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.core.transform import Affine
 from cxrlines.io.patients import tokens
 from cxrlines.models.classifier import Classifier
@@ -49,7 +50,7 @@ class TinyStore:
 
 def stage(*teachers: Classifier, student: Classifier | None = None, annotated: int = 0, **targets) -> StageModule:
     """A stage on six films, of which some have known heatmaps."""
-    line = (LABELS[0], np.array([[5.0, 5.0], [30.0, 30.0]]))
+    line = DrawnLine(LABELS[0], np.array([[5.0, 5.0], [30.0, 30.0]]))
     mapped = np.zeros((COUNT, len(MAPS)), np.float32)
     mapped[:annotated] = 1
     more = {"mapped": mapped} if annotated else {}
@@ -184,7 +185,7 @@ def recipe_file(tmp_path_factory) -> str:
         (f"{SOFT_MAPS}.file=x", "name either `of`"),
         (f"{SOFT_MAPS}.of=[big, big]", "name each once"),
         (f"{SOFT_MAPS}.ancestry=trusted", "ancestry is that of a file"),
-        (f"{SOFT_MAPS}.of=small/finetune", "is a circle"),
+        (f"{SOFT_MAPS}.of=small/finetune", "is a cycle"),
         ("members.small.stages.finetune.films.mixup=1", "soft_maps is not learnt from mixed films|maps is not learnt"),
         (
             "members.small.stages.finetune={films: {maps_of: unlabelled}, targets: {soft_maps: {of: big}}}",
