@@ -143,7 +143,7 @@ def test_arrays_are_read_as_their_files_are(folder: Path, tmp_path: Path, tta: t
         ({"flip": False}, "bundle.json: its models were trained without flips (meta.flip is false)"),
         (
             {},
-            "bundle.json: it does not say that its models were trained with flips (meta.flip); `cxrlines bundle` exports",
+            "bundle.json: it does not say that its models were trained with flips (meta.flip); `cxrlines bundle`",
         ),
         ({"flip": "yes"}, "it does not say that its models were trained with flips"),
     ],
