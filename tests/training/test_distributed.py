@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.core.transform import Affine
 from cxrlines.models.classifier import Classifier, TwoStep
 from cxrlines.task import LABELS, MAPS
@@ -82,7 +83,7 @@ LABELS_TOO = {"labels": LabelTarget()}
 def annotated(known: list[int], **more: np.ndarray) -> FilmSet:
     """Eleven films with a line and a carina each, known of some alone; two batches of five an epoch."""
     rng = np.random.default_rng(2)
-    lines = [[(LABELS[film % 4], rng.uniform(5, 35, (3, 2)))] for film in range(11)]
+    lines = [[DrawnLine(LABELS[film % 4], rng.uniform(5, 35, (3, 2)))] for film in range(11)]
     mapped = np.zeros((11, len(MAPS)), np.float32)
     mapped[known] = 1
     mapped[known[1:], -1] = 0  # and the carina of one
