@@ -262,7 +262,7 @@ def evaluate_bundle(
     ],
     marks: Annotated[
         list[Path] | None,
-        typer.Option(help="JSON with the carina and the lines of real films; may be given several times."),
+        typer.Option(help="JSON with the carina and the lines of real films; may be repeated."),
     ] = None,
     patients: Annotated[
         Path | None, typer.Option(help="Text file of patient ids, one a line: only films of these are evaluated.")

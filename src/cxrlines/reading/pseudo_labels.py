@@ -94,7 +94,7 @@ def write_pseudo_labels(
     if seen is None and not keep_seen:
         raise Error(
             f"{bundle.folder}: does not list the patients that it was trained on: it may have seen any of these",
-            "pack it anew with `cxrlines bundle`, or keep all films with --seen keep",
+            "export it again with `cxrlines bundle`, or keep all films with --seen keep",
         )
     paths = [path for path, _ in found.films]
     settings = {"bundle": bundle.identity, "second view": f"turned {TURN}, {SCALE} of its size, gamma {GAMMA}"}

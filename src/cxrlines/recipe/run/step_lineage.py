@@ -62,7 +62,7 @@ def _labelled_by(run: Run) -> Lineage | None:
     except (KeyError, TypeError):
         raise Error(
             f"{run.data / META_FILE}: does not say whom the bundle that labelled these films was trained on",
-            "make the folder anew with `cxrlines pseudo-label`",
+            "make the folder again with `cxrlines pseudo-label`",
         ) from None
 
 
