@@ -12,8 +12,22 @@ from numpy.typing import ArrayLike
 from cxrlines.core.polyline import Points
 from cxrlines.phantom.canvas import smooth
 
+# Inner half-width of the rib cage, nominal cm, by height.
 _CAGE_Y = np.array([-11, -9.6, -8.6, -7.2, -5, -2, 2, 6, 10, 14, 19])
 _CAGE_X = np.array([3.2, 5.2, 7.2, 9.2, 11.0, 12.5, 13.4, 13.9, 14.2, 14.3, 13.6])
+_PLEURA = 0.35  # cm between rib cage and lung
+_RIBS = 12  # pairs
+# Between these ribs (the first is 0) values are interpolated.
+_RIB_DROP = [0, 1, 3, 6, 11], [3.4, 6.2, 8.8, 10.4, 9.5]  # cm from the posterior end down to the lowest point
+_RIB_REACH = [0, 1, 5, 8, 11], [128, 135, 140, 132, 66]  # degrees round the cage; below 90 a rib ends behind
+_RIB_JITTER = 0.12  # cm, standard deviation of a pair's height
+_WOMEN = 0.42  # share of patients, as are the next two
+_STERNOTOMY = 0.14  # with sternal wires
+_PACEMAKER = 0.05  # or a defibrillator
+_BREATH, _BREATH_SPREAD, _BREATHS = -0.2, 0.7, (-2.0, 1.2)  # cm of the domes against usual, + deeper: mean, SD, limits
+_BREATH_LEFT = 0.9  # the left dome's share of that
+_BREATH_JUNCTION = 0.8  # the gastro-oesophageal junction's
+_BREATH_HEART = 0.05  # relative size that the heart loses a cm
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,7 @@ class Anatomy:
         """Closed outline of a lung; side -1 is the patient's right, +1 the left. Heart not taken off."""
         dome = self.dome_right if side < 0 else self.dome_left
         apex, flank = self.apex, np.array([self.apex + 1.6, -5.0, -2.0, 2.0, 6.0, dome + 0.5, dome + 3.2])
-        lateral, angle = self.cage(flank) - 0.35, self.cage(dome + 5) - 0.45
+        lateral, angle = self.cage(flank) - _PLEURA, self.cage(dome + 5) - 0.45
         x = [2.2, 3.4, 5.4, *lateral, angle, 12.5, 10.6, 7.2, 4.2, 1.9, 1.5, 1.4, 1.8]
         base = [dome + 5.6, dome + 3.2, dome + 0.9, dome - 0.25, dome + 0.35, dome + 2.4]
         y = [apex + 1.6, apex + 0.2, apex - 0.2, *flank, *base, 6.0, 0.0, -5.0]
@@ -118,11 +132,11 @@ class Anatomy:
         """
         rng = np.random.default_rng(self.detail)
         ribs = []
-        for k in range(12):
+        for k in range(_RIBS):
             top = self.apex - 0.3 + self.rib_gap * k
-            drop = self.rib_drop * float(np.interp(k, [0, 1, 3, 6, 11], [3.4, 6.2, 8.8, 10.4, 9.5]))
-            reach = np.deg2rad(np.interp(k, [0, 1, 5, 8, 11], [128, 135, 140, 132, 66]))
-            jitter = rng.normal(0, 0.12, 2)
+            drop = self.rib_drop * float(np.interp(k, *_RIB_DROP))
+            reach = np.deg2rad(np.interp(k, *_RIB_REACH))
+            jitter = rng.normal(0, _RIB_JITTER, 2)
             for side in (-1, 1):
                 half = float(self.cage(top + drop * 0.45)) + 0.25
                 angle = np.linspace(np.arcsin(0.9 / half), reach, 26)
@@ -151,7 +165,7 @@ def draw_patient(rng: np.random.Generator) -> Anatomy:
     size = u(0.90, 1.09)
     dome_right = u(8.6, 12.2)
     dome_left = dome_right + u(0.1, 1.5)
-    woman = bool(rng.random() < 0.42)
+    woman = bool(rng.random() < _WOMEN)
     return Anatomy(
         width=size * u(0.93, 1.09),
         height=size * u(0.93, 1.07),
@@ -173,22 +187,22 @@ def draw_patient(rng: np.random.Generator) -> Anatomy:
         clavicle_rise=u(1.2, 5.2),
         shoulder=u(-10.2, -6.0),
         arm=u(-0.4, 1.4),
-        sternotomy=bool(rng.random() < 0.14),
-        pacemaker=bool(rng.random() < 0.05),
+        sternotomy=bool(rng.random() < _STERNOTOMY),
+        pacemaker=bool(rng.random() < _PACEMAKER),
         detail=int(rng.integers(1 << 31)),
     )
 
 
 def pose(patient: Anatomy, rng: np.random.Generator) -> Anatomy:
     """The patient on one day: another breath, rotation and tilt; the anatomy stays."""
-    breath = float(np.clip(rng.normal(-0.2, 0.7), -2.0, 1.2))  # + deeper than usual
+    breath = float(np.clip(rng.normal(_BREATH, _BREATH_SPREAD), *_BREATHS))
     x, y = patient.junction
     return replace(
         patient,
         dome_right=patient.dome_right + breath,
-        dome_left=patient.dome_left + breath * 0.9,
-        junction=(x, y + 0.8 * breath),
-        heart=patient.heart * (1 - 0.05 * breath) * rng.uniform(0.97, 1.03),
+        dome_left=patient.dome_left + breath * _BREATH_LEFT,
+        junction=(x, y + _BREATH_JUNCTION * breath),
+        heart=patient.heart * (1 - _BREATH_HEART * breath) * rng.uniform(0.97, 1.03),
         yaw=float(rng.normal(0, 0.45)),
         lordotic=float(rng.normal(0, 0.8)),
         clavicle_rise=patient.clavicle_rise + float(rng.normal(0, 0.5)),

@@ -18,8 +18,22 @@ from cxrlines.task import Device
 
 NO_CARINA = "carina not marked"
 DOUBTFUL = "doubtful line"
+_MAD_TO_SD = 1.48  # of values of a normal distribution around 0: their median size times this is their deviation
+_DETAIL_SIZE, _DETAIL_BAND = 160, (0.5, 2)  # px of the longer side, of the standard deviations: detail of 0.3 to 1.3 %
+_CONTRAST_OF_DETAIL = 9.3  # see `Look.of`: 3.7 or 3.9 in the peak of a line, which a drawn one of 1 has at 0.4
+_LEAST_DETAIL = 0.8  # grey levels
+_LEAST_WHITE, _WHITE = 200, 99.9  # grey level, percentile
+
 _UP = 10.0  # cm of trachea above the carina
 _GRID = 0.25  # cm
+_ASIDE = 2.0  # cm that the axis of the trachea may lie beside the carina
+_BESIDE = 8  # columns of the grid beyond that, in which the flanks of the band lie
+_BAND, _FLANK = 5, 6  # columns: width of the dark band, and from its middle to what is compared with it
+_DARKEST = 2.5  # standard deviations of darkness, beyond which more counts no more
+_OFF_MIDLINE, _OFF_CARINA, _BEND = 0.25, 8, 1.5  # costs: a cm^2 beside the midline, a cm at the carina, a column
+
+_INSIDE = (1, 12, 90)  # percentiles of the film's middle: its darkest, its dark and its bright parts
+_BLACK, _DARKER, _EVEN = 10.0, 0.7, 0.07  # grey level, share of the darkest, share of the range from dark to bright
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,14 +106,14 @@ class Look:
         film's grain, from second differences over one and two px: their ratio depends on the point spread alone.
         """
         values = _inner(film).astype(np.float32)
-        size = (values.shape[1] * 160 // max(film.shape), values.shape[0] * 160 // max(film.shape))
+        size = [side * _DETAIL_SIZE // max(film.shape) for side in values.shape[::-1]]
         small = cv2.resize(values, size, interpolation=cv2.INTER_AREA)
-        band = cv2.GaussianBlur(small, (0, 0), 0.5) - cv2.GaussianBlur(small, (0, 0), 2)
-        detail = 1.48 * float(np.median(np.abs(band)))
+        fine, coarse = (cv2.GaussianBlur(small, (0, 0), deviation) for deviation in _DETAIL_BAND)
+        detail = _MAD_TO_SD * float(np.median(np.abs(fine - coarse)))
         one, two = _differences(values), _differences(values[::2, ::2])
         blur = float(np.interp(one / max(two, 1e-6), _RATIOS, _SPREADS))
-        contrast = 9.3 * max(detail, 0.8)
-        return cls(float(contrast), blur, float(max(np.percentile(film, 99.9), 200)))
+        contrast = _CONTRAST_OF_DETAIL * max(detail, _LEAST_DETAIL)
+        return cls(float(contrast), blur, float(max(np.percentile(film, _WHITE), _LEAST_WHITE)))
 
 
 def _inner(film: Film) -> Film:
@@ -109,7 +123,7 @@ def _inner(film: Film) -> Film:
 
 def _differences(values: Field) -> float:
     kernel = np.outer([1, -2, 1], [1, -2, 1]).astype(np.float32)
-    found = 1.48 * float(np.median(np.abs(cv2.filter2D(values, -1, kernel))))
+    found = _MAD_TO_SD * float(np.median(np.abs(cv2.filter2D(values, -1, kernel))))
     return float(np.sqrt(max(found**2 - 36 / 12, 0.01)))  # less what rounding to whole grey levels adds
 
 
@@ -128,21 +142,21 @@ def trachea(film: Film, carina: Points, px_per_cm: float) -> Points:
     The darkest upright band 1.4 cm wide between brighter ones, its course kept smooth and near the midline. `film`
     (h, w); above its upper edge the axis goes straight on.
     """
-    count, half = round(_UP / _GRID), round(2.0 / _GRID)
+    count, half = round(_UP / _GRID), round(_ASIDE / _GRID)
     y = -np.arange(count)[::-1] * _GRID
     x = np.arange(-half, half + 1) * _GRID
-    wide = np.arange(-half - 8, half + 9) * _GRID
+    wide = np.arange(-half - _BESIDE, half + _BESIDE + 1) * _GRID
     at = np.float32(carina[0] + wide * px_per_cm), np.float32(carina[1] + y * px_per_cm)
     soft = cv2.GaussianBlur(film, (0, 0), max(0.6, 0.12 * px_per_cm))
     maps = np.meshgrid(*at)
     seen = cv2.remap(soft.astype(np.float32), maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     seen = cv2.blur(seen, (1, 9))
-    band, flanks = cv2.blur(seen, (5, 1)), (np.roll(seen, 6, 1) + np.roll(seen, -6, 1)) / 2
-    dark = (band - flanks)[:, 8:-8]
-    cost = np.clip(dark / max(float(dark.std()), 1e-3), -2.5, 2.5) + 0.25 * x**2
-    cost[at[1] < 0] = 0.25 * x**2
-    cost[-1] = 8 * np.abs(x)  # it ends at the carina
-    path = _cheapest(cost, 1.5)
+    band, flanks = cv2.blur(seen, (_BAND, 1)), (np.roll(seen, _FLANK, 1) + np.roll(seen, -_FLANK, 1)) / 2
+    dark = (band - flanks)[:, _BESIDE:-_BESIDE]
+    cost = np.clip(dark / max(float(dark.std()), 1e-3), -_DARKEST, _DARKEST) + _OFF_MIDLINE * x**2
+    cost[at[1] < 0] = _OFF_MIDLINE * x**2
+    cost[-1] = _OFF_CARINA * np.abs(x)
+    path = _cheapest(cost, _BEND)
     axis = np.convolve(np.pad(x[path], 6, mode="edge"), np.ones(13) / 13, mode="valid")
     axis -= axis[-1] * np.linspace(0, 1, count) ** 2
     return np.stack([axis, y], 1)
@@ -171,10 +185,10 @@ def exposed(film: Film) -> NDArray[np.bool_]:
     height, width = film.shape
     size = (max(1, width // 4), max(1, height // 4))
     small = cv2.resize(film, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    darkest, dark, bright = np.percentile(_inner(small), [1, 12, 90])
+    darkest, dark, bright = np.percentile(_inner(small), _INSIDE)
     mean = cv2.blur(small, (5, 5))
     uneven = np.sqrt(np.maximum(cv2.blur(small * small, (5, 5)) - mean * mean, 0))
-    border = (small < max(10.0, 0.7 * darkest)) | ((mean < dark) & (uneven < 0.07 * (bright - dark)))
+    border = (small < max(_BLACK, _DARKER * darkest)) | ((mean < dark) & (uneven < _EVEN * (bright - dark)))
     _, parts = cv2.connectedComponents(border.astype(np.uint8))
     rim = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     outside = np.isin(parts, rim[rim > 0]).astype(np.uint8)

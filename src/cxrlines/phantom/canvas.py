@@ -15,7 +15,23 @@ from cxrlines.core.polyline import Points, lengths
 
 Coverage = NDArray[Any]  # uint8 (height, width), 255 = fully covered; OpenCV's own stubs know no dtype
 Field = NDArray[Any]  # float32 (height, width), attenuation in natural-log units
+Range = tuple[float, float]  # of a uniform draw
 _BITS = 4  # sub-pixel bits of OpenCV's drawing
+_PEN_EXCESS = 1.3  # px by which OpenCV's anti-aliased strokes are too wide, see `Raster`
+_THINNEST = 0.5  # px, of an exact stroke
+_LEAST_BLUR = 0.35  # px: a smaller standard deviation leaves a picture as it is
+
+
+@dataclass(frozen=True)
+class Pens:
+    """How strokes of one kind look: the range of their width in cm, and of their ink, 0 to 255."""
+
+    width: Range
+    ink: Range
+
+    def draw(self, rng: np.random.Generator) -> tuple[float, float]:
+        """A width and an ink, in this order."""
+        return rng.uniform(*self.width), rng.uniform(*self.ink)
 
 
 def smooth(points: ArrayLike, *, closed: bool = False, samples: int = 6) -> Points:
@@ -117,10 +133,10 @@ class Raster:
         One thinner than a pixel is drawn a pixel wide and fainter.
         """
         if self.exact:
-            width = max(width - 1.3 / self.px_per_cm, 0.5 / self.px_per_cm)
+            width = max(width - _PEN_EXCESS / self.px_per_cm, _THINNEST / self.px_per_cm)
         px = width * self.px_per_cm
         pen = max(1, round(px))
-        ink = int(min(255, value * min(1.3, px / pen)))
+        ink = int(min(255, value * min(_PEN_EXCESS, px / pen)))
         fixed = list(self._fixed(paths)) if isinstance(paths, np.ndarray) else [self._fixed(path) for path in paths]
         cv2.polylines(image, fixed, closed, ink, pen, cv2.LINE_AA, _BITS)
         return image
@@ -134,7 +150,7 @@ class Raster:
 
     def blur(self, image: Field, cm: float) -> Field:
         """Gaussian blur of standard deviation `cm`, at least 0.35 px."""
-        return cv2.GaussianBlur(image, (0, 0), max(0.35, cm * self.px_per_cm))
+        return cv2.GaussianBlur(image, (0, 0), max(_LEAST_BLUR, cm * self.px_per_cm))
 
     def dome(self, inside: Coverage, depth: float) -> Field:
         """Thickness of a rounded body over its outline, 0 to 1: a quarter circle rising over `depth` cm."""
@@ -154,6 +170,11 @@ class Raster:
 
     def _fixed(self, cm: Points) -> NDArray[np.int32]:
         return np.clip(np.round(self.px(cm) * (1 << _BITS)), -(1 << 24), 1 << 24).astype(np.int32)
+
+
+def attenuation(coverage: Coverage, full: float) -> Field:
+    """A coverage image, 0 to 255, as attenuation: `full` where it is fully covered."""
+    return coverage.astype(np.float32) * np.float32(full / 255)
 
 
 def enlarge(field: Field, shape: tuple[int, int]) -> Field:

@@ -33,6 +33,7 @@ _UID_ROOT = "1.2.826.0.1.3680043.8.498."
 _TRAIN, _TEST = 0, 1
 _SPLITS = ("train", "test")
 _PARAMETERS = "phantom.json"
+_FILMS, _FILMS_SPREAD = 5, 0.9  # a patient's films in the real set: median, standard deviation of the logarithm
 
 Item = TypeVar("Item")
 
@@ -198,14 +199,14 @@ def _partial_folder(out: Path, wanted: dict[str, Any]) -> Path:
 
 
 def plan_studies(parameters: Parameters) -> list[Study]:
-    """Films shared out to patients with skewed counts, as in the real set (median 5 there; fewer in small sets)."""
+    """Films shared out to patients with skewed counts, as in the real set; fewer each in small sets."""
     studies = []
     for split, total in ((_TRAIN, parameters.studies), (_TEST, parameters.test)):
         rng = np.random.default_rng([parameters.seed, split, 0])
-        middle, most = float(np.clip(total / 150, 1.5, 5)), max(2, total // 20)
+        middle, most = float(np.clip(total / 150, 1.5, _FILMS)), max(2, total // 20)
         number = patient = 0
         while number < total:
-            count = int(np.clip(round(rng.lognormal(np.log(middle), 0.9)), 1, min(most, total - number)))
+            count = int(np.clip(round(rng.lognormal(np.log(middle), _FILMS_SPREAD)), 1, min(most, total - number)))
             studies += [Study(split, patient, number + k) for k in range(count)]
             number, patient = number + count, patient + 1
     return studies

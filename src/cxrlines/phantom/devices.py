@@ -20,7 +20,7 @@ from cxrlines.task import Device, State
 CONFLUENCE = (-2.2, -3.2)  # of the brachiocephalic veins, nominal cm
 STEP = 0.4  # cm between the points of a path
 
-_INTO_CAVA = {
+_INTO_CAVA = {  # access routes from the skin to above the confluence, nominal cm
     "jugular right": [(-4.7, -19), (-4.4, -13), (-3.9, -9), (-3.0, -5.6)],
     "jugular left": [(4.9, -19), (4.6, -13), (4.2, -9), (3.5, -6.2), (1.6, -4.9), (-0.9, -4.1)],
     "subclavian right": [(-9.6, -3.4), (-8.0, -5.6), (-5.6, -6.7), (-3.9, -6.0), (-2.8, -4.8)],
@@ -32,10 +32,29 @@ _INTO_CAVA = {
     "dialysis right": [(-6.6, -7.2), (-5.6, -9.2), (-4.3, -9.2), (-3.7, -7.4), (-3.0, -5.4)],
     "dialysis left": [(6.8, -7.2), (5.9, -9.3), (4.7, -9.3), (4.1, -7.6), (3.4, -6.1), (1.6, -4.9), (-0.9, -4.1)],
 }
-_ROUTE_SHARE = {
+_ROUTE_SHARE = {  # by site, in the order of the routes
     "a": [0.34, 0.10, 0.11, 0.08, 0.14, 0.09, 0.05, 0.03, 0.04, 0.02],
     "b": [0.18, 0.09, 0.13, 0.11, 0.18, 0.13, 0.08, 0.04, 0.04, 0.02],
 }
+
+
+# What the sampler aims at, cm: ranges reach a little across the limits of `position` and `core.rules`.
+_ETT_NORMAL = (1.8, 6.2)  # height of the tip above the carina
+_ETT_BORDERLINE_LOW, _ETT_BORDERLINE_HIGH, _ETT_OFTEN_LOW = (0.4, 2.1), (5.9, 10.1), 0.55
+_ETT_TOO_HIGH, _ETT_TOO_LOW, _ETT_RARELY_HIGH = (9.9, 11.5), (-3.6, 0.6), 0.1
+_NGT_BORDERLINE, _NGT_DEEP, _NGT_LEAST = (-0.3, 10.3), 9.7, 10.5  # length beyond the gastro-oesophageal junction
+_CVC_NORMAL = (-3.2, 1.2)  # depth of the tip below the cavo-atrial junction
+_CVC_BORDERLINE_LOW, _CVC_BORDERLINE_HIGH, _CVC_OFTEN_HIGH = (0.8, 3.2), -2.8, 0.6
+_CVC_TOO_DEEP, _CVC_TOO_SHORT, _CVC_OFTEN_DEEP = (2.8, 9.0), (-6.5, 0.2), 0.55  # too short: depth below the confluence
+
+# Shares.
+_RIGHT_BRONCHUS = 0.88  # of tracheal tubes that are too deep: the right bronchus is the steeper one
+_NGT_ASTRAY = {"oesophagus": 0.45, "coiled": 0.2, "bronchus": 0.35}
+_NGT_RIGHT_BRONCHUS = 0.65
+_CVC_ASTRAY = 0.55  # of abnormal catheters; the others are too deep or too short
+_CVC_WAYS = ("across", "neck", "looped")
+_CVC_FROM_ARM, _CVC_FROM_NECK = (0.3, 0.45, 0.25), (0.6, 0.0, 0.4)  # from the neck, none goes up the neck
+_SWAN_RIGHT, _SWAN_LEFT_ARTERY = 0.85, 0.25  # by the right jugular vein; into the left pulmonary artery
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,18 +95,18 @@ def _length_at(path: Points, y: float, after: float) -> float:
 
 def _ett(anatomy: Anatomy, target: State, _route: str, _lower_edge: float, rng: np.random.Generator) -> Points:
     trachea, right, left = anatomy.airway()
-    bronchus = right if rng.random() < 0.88 else left
+    bronchus = right if rng.random() < _RIGHT_BRONCHUS else left
     lean = rng.normal(0, 0.15, 2)
     within = trachea + np.linspace(lean[0], lean[1], len(trachea))[:, None] * [1, 0]
     mouth = [(trachea[0, 0] + rng.normal(0, 1.2), -21), (trachea[0, 0] + rng.normal(0, 0.5), -16.5)]
     path = smooth(np.vstack([mouth, within[::4], bronchus[2::4]]), samples=5) * anatomy.scale
     if target is State.NORMAL:
-        height = rng.uniform(1.8, 6.2)
+        heights = _ETT_NORMAL
     elif target is State.BORDERLINE:
-        height = rng.uniform(0.4, 2.1) if rng.random() < 0.55 else rng.uniform(5.9, 10.1)
+        heights = _ETT_BORDERLINE_LOW if rng.random() < _ETT_OFTEN_LOW else _ETT_BORDERLINE_HIGH
     else:
-        height = rng.uniform(9.9, 11.5) if rng.random() < 0.1 else rng.uniform(-3.6, 0.6)
-    return cut(path, _length_at(path, -height, 0.0))
+        heights = _ETT_TOO_HIGH if rng.random() < _ETT_RARELY_HIGH else _ETT_TOO_LOW
+    return cut(path, _length_at(path, -rng.uniform(*heights), 0.0))
 
 
 _STOMACH = (
@@ -113,7 +132,8 @@ def _ngt(anatomy: Anatomy, target: State, _route: str, lower_edge: float, rng: n
     path = smooth(np.vstack([above, below])) * anatomy.scale
     at_junction = _length_at(path, float(junction[1] * anatomy.height), 0.0)
     longest = float(lengths(path)[-1]) - at_junction
-    beyond = rng.uniform(-0.3, 10.3) if target is State.BORDERLINE else rng.uniform(9.7, max(longest, 10.5))
+    deep = (_NGT_DEEP, max(longest, _NGT_LEAST))
+    beyond = rng.uniform(*(_NGT_BORDERLINE if target is State.BORDERLINE else deep))
     if target is State.INCOMPLETE:
         beyond = longest - rng.uniform(0, 5)
     return cut(path, at_junction + beyond)
@@ -121,10 +141,10 @@ def _ngt(anatomy: Anatomy, target: State, _route: str, lower_edge: float, rng: n
 
 def _ngt_astray(anatomy: Anatomy, gullet: Points, rng: np.random.Generator) -> Points:
     """A tube that ends in the oesophagus, coils there, or went down a bronchus."""
-    way = rng.choice(["oesophagus", "coiled", "bronchus"], p=[0.45, 0.2, 0.35])
+    way = rng.choice(list(_NGT_ASTRAY), p=list(_NGT_ASTRAY.values()))
     if way == "bronchus":
         trachea, right, left = anatomy.airway()
-        side = -1 if rng.random() < 0.65 else 1
+        side = -1 if rng.random() < _NGT_RIGHT_BRONCHUS else 1
         lobe = _jitter([(side * 4.6, 6.4), (side * 5.6, 9.2), (side * 6.6, 12.5)], 0.4, rng)
         bronchus = (right if side < 0 else left)[2::4]
         path = smooth(np.vstack([gullet[:1], trachea[::4], bronchus, lobe])) * anatomy.scale
@@ -151,26 +171,28 @@ def _cava(anatomy: Anatomy, rng: np.random.Generator) -> Points:
 def _cvc(anatomy: Anatomy, target: State, route: str, _lower_edge: float, rng: np.random.Generator) -> Points:
     access = _jitter(_INTO_CAVA[route], 0.2, rng)
     access[0] += rng.normal(0, 0.5, 2)
-    if target is State.ABNORMAL and rng.random() < 0.55:
+    if target is State.ABNORMAL and rng.random() < _CVC_ASTRAY:
         return _cvc_astray(anatomy, route, access, rng)
     path = smooth(np.vstack([access, _cava(anatomy, rng)])) * anatomy.scale
     enters = _length_at(path, CONFLUENCE[1] * anatomy.height, 0.5 * float(lengths(smooth(access) * anatomy.scale)[-1]))
     junction = _length_at(path, anatomy.cavo_atrial * anatomy.height, enters - 1e-9)
     cava = junction - enters
     if target is State.NORMAL:
-        depth = rng.uniform(-3.2, 1.2)
+        depths = _CVC_NORMAL
     elif target is State.BORDERLINE:
-        depth = rng.uniform(-cava - 0.2, -2.8) if rng.random() < 0.6 else rng.uniform(0.8, 3.2)
+        high = (-cava - 0.2, _CVC_BORDERLINE_HIGH)
+        depths = high if rng.random() < _CVC_OFTEN_HIGH else _CVC_BORDERLINE_LOW
     else:
-        depth = rng.uniform(2.8, 9.0) if rng.random() < 0.55 else rng.uniform(-cava - 6.5, -cava + 0.2)
-    return cut(path, junction + depth)
+        short = (-cava + _CVC_TOO_SHORT[0], -cava + _CVC_TOO_SHORT[1])
+        depths = _CVC_TOO_DEEP if rng.random() < _CVC_OFTEN_DEEP else short
+    return cut(path, junction + rng.uniform(*depths))
 
 
 def _cvc_astray(anatomy: Anatomy, route: str, access: Points, rng: np.random.Generator) -> Points:
     """A catheter that went across to the other side, up the neck, or looped in the vena cava."""
     side = -1 if route.endswith("right") else 1
     from_arm = not route.startswith(("jugular", "dialysis"))
-    way = rng.choice(["across", "neck", "looped"], p=[0.3, 0.45, 0.25] if from_arm else [0.6, 0.0, 0.4])
+    way = rng.choice(_CVC_WAYS, p=_CVC_FROM_ARM if from_arm else _CVC_FROM_NECK)
     if way == "looped":
         turn = rng.uniform(-0.5, 3.5)
         loop = [CONFLUENCE, (-2.6, turn - 1.4), (-2.7, turn), (-2.1, turn + 0.9), (-1.5, turn), (-1.7, turn - 2)]
@@ -191,11 +213,11 @@ def _cvc_astray(anatomy: Anatomy, route: str, access: Points, rng: np.random.Gen
 
 def _swan(anatomy: Anatomy, _target: State, _route: str, _lower_edge: float, rng: np.random.Generator) -> Points:
     """A pulmonary artery catheter: right atrium, right ventricle, pulmonary artery."""
-    route = "jugular right" if rng.random() < 0.85 else "jugular left"
+    route = "jugular right" if rng.random() < _SWAN_RIGHT else "jugular left"
     y = anatomy.cavo_atrial
     heart = [(-2.5, y + 1.6), (-1.5, y + 3.6), (0.6, y + 4.5), (3.0, y + 4.0), (4.1, y + 2.2), (3.8, y), (2.7, 2.2)]
     artery = [(1.0, 1.2), (-1.4, 1.8), (-3.4, 2.8), (-5.0, 4.2)]
-    if rng.random() < 0.25:
+    if rng.random() < _SWAN_LEFT_ARTERY:
         artery = [(2.9, 1.2), (4.0, 1.0), (5.4, 2.0), (6.4, 3.4)]
     access = _jitter(_INTO_CAVA[route], 0.2, rng)
     path = np.vstack([access, _cava(anatomy, rng)[:4], _jitter(heart, 0.3, rng), _jitter(artery, 0.2, rng)])

@@ -44,6 +44,14 @@ RARE, RARE_TURNS = frozenset({Device.ETT, Device.NGT, Device.SWAN}), 2
 central catheter, but 56, 64 and 6 these."""
 LEFT_ALONE = 0.4  # share of the real films into which nothing is drawn: there the real lines alone are learnt
 CLUTTERED = 0.6  # share of the real films onto which distractors are drawn: a guess, see `phantom.distractors`
+CLUTTER = (0.2, 1.2)  # as `distractors.draw_clutter` takes it
+PORTABLE_WIDTH, UPRIGHT_WIDTH = (34.5, 43), (31, 38)  # cm on the patient
+UPRIGHT = 1.1  # height by width above which a film is taken to be upright
+TURN = 2.0  # degrees, standard deviation of the patient's tilt
+SMALLER, SMALLER_SIZES = 0.2, (0.6, 1.0)  # share of films below the wanted size, shares of it
+QUALITIES = (70, 96)  # of JPEG, the upper one excluded
+OFF_FILM = 0.05  # share of the longer side by which marks may lie off the film
+_PHANTOM_DIFFICULTIES = (0.2, 0.8)
 
 
 @dataclass(frozen=True)
@@ -158,7 +166,7 @@ def _make(parameters: OntoParameters, folder: Path, item: Drawing | Study) -> Fi
         return make_drawing(parameters, folder, item)
     # Phantom films of both sites and any difficulty, a patient always of one site.
     site = "ab"[int(np.random.default_rng([parameters.seed, 4, item.patient]).integers(2))]
-    difficulty = np.random.default_rng([parameters.seed, 5, item.number]).uniform(0.2, 0.8)
+    difficulty = np.random.default_rng([parameters.seed, 5, item.number]).uniform(*_PHANTOM_DIFFICULTIES)
     return make_study(replace(_phantom(parameters, 1), site=site, difficulty=difficulty), folder, item)
 
 
@@ -200,7 +208,7 @@ def make_drawing(parameters: OntoParameters, folder: Path, drawing: Drawing) -> 
     )
     background = _background(drawing.backdrop, parameters.size, rng)
     film, px_per_cm = background.film, background.px_per_cm
-    view = View(film.shape, px_per_cm, float(np.deg2rad(rng.normal(0, 2.0))), background.carina)
+    view = View(film.shape, px_per_cm, float(np.deg2rad(rng.normal(0, TURN))), background.carina)
     scene = Scene(pose(draw_patient(rng), rng), view)
     exposed_part = exposed(film)
     truth = [
@@ -215,10 +223,10 @@ def make_drawing(parameters: OntoParameters, folder: Path, drawing: Drawing) -> 
     uid = study_uid(f"onto-{parameters.films}-{parameters.seed}-{drawing.number}")
     path = film_path(folder, 0, uid)
     if not path.exists():
-        clutter = float(rng_film.uniform(0.2, 1.2)) if rng_film.random() < CLUTTERED else 0.0
+        clutter = float(rng_film.uniform(*CLUTTER)) if rng_film.random() < CLUTTERED else 0.0
         film = expose(film, exposed_part, scene, clutter, rng_lines)
         film = burn_in(change_tone(film, rng_film), rng_film)
-        save_film(path, film, int(rng_film.integers(70, 96)))
+        save_film(path, film, int(rng_film.integers(*QUALITIES)))
     lines = _annotated_lines(truth, view.shape)
     return FilmRows(
         uid,
@@ -249,15 +257,13 @@ def _landmarks(carina: Points) -> list[float | None]:
 
 
 def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Background:
-    """The film below, cropped, at most `size` px on the longer side.
-
-    Portable films are 34.5 to 43 cm wide on the patient, upright ones 31 to 38.
-    """
+    """The film below, cropped, at most `size` px on the longer side."""
     film = read_film(backdrop.path).pixels
     height, width = film.shape
     lines = backdrop.marks.lines
     for what, points in [("the carina", backdrop.carina[None]), *((f"a line ({x.name})", x.path) for x in lines)]:
-        if (points < -0.05 * max(film.shape)).any() or (points > 1.05 * np.array([width, height])).any():
+        far = OFF_FILM * max(film.shape)
+        if (points < -far).any() or (points > (1 + OFF_FILM) * np.array([width, height])).any():
             raise MarksError(
                 f"the marks of film {film_name(backdrop.path)}: {what} lies off it, which is {width} x {height} px",
                 "give px of the film as it lies in the folder",
@@ -265,7 +271,7 @@ def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Bac
     tips = [line.path[-1] for line in lines if line.device and line.tip_on_film and line.device is not Device.NGT]
     left, top, right, bottom = draw_crop(film.shape, np.array([backdrop.carina, *tips]), rng)
     cropped = film[top:bottom, left:right]
-    longest = size * (rng.uniform(0.6, 1.0) if rng.random() < 0.2 else 1.0)
+    longest = size * (rng.uniform(*SMALLER_SIZES) if rng.random() < SMALLER else 1.0)
     by = min(1.0, longest / max(cropped.shape))
     shape = max(1, round(cropped.shape[1] * by)), max(1, round(cropped.shape[0] * by))
     small = cv2.resize(cropped, shape, interpolation=cv2.INTER_AREA) if by < 1 else cropped
@@ -274,7 +280,7 @@ def _background(backdrop: Backdrop, size: int, rng: np.random.Generator) -> _Bac
     def moved(points: Points) -> Points:
         return (points - (left, top) + 0.5) * scale - 0.5
 
-    wide = rng.uniform(31, 38) if height > 1.1 * width else rng.uniform(34.5, 43)
+    wide = rng.uniform(*(UPRIGHT_WIDTH if height > UPRIGHT * width else PORTABLE_WIDTH))
     moved_lines = tuple(replace(line, path=moved(line.path)) for line in lines)
     return _Background(small, moved(backdrop.carina), moved_lines, width * by / wide)
 

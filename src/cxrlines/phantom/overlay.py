@@ -20,7 +20,17 @@ from cxrlines.task import Device
 Mask = NDArray[np.bool_]
 
 _ABSENT = {Device.ETT: 0.35, Device.NGT: 0.5, Device.SWAN: 0.85}  # as most errors of a reader are false positives
-_CVC_COUNTS = (0.3, 0.35, 0.25, 0.1)
+_CVC_COUNTS = (0.3, 0.35, 0.25, 0.1)  # shares of films with 0 to 3 catheters, those already there included
+_FOLLOWS = {Device.ETT: 1.0, Device.NGT: 0.7}  # share of the way from the drawn anatomy's trachea to the film's own
+_LEAST_SEEN = 8  # points of a line on the exposed part of the film, a point each `devices.STEP`
+
+# Strengths vary log-normally: standard deviation of the logarithm. Reaches are standard deviations in cm.
+_STRENGTH, _FAINT, _FAINTER = 0.25, 0.1, 0.6  # of a film's lines; of its films so many have lines so much fainter
+_THINGS, _THINGS_STRENGTH = 0.2, 0.35  # of distractors: mean and deviation of the logarithm
+_FOCAL_SPOT, _SPOTS = 0.02, (0.7, 1.5)  # of focal spot and movement: cm, and its range
+_GRAIN_AT_MOST = 0.025  # cm: smoother grain is processing, lines there are as sharp
+_DENSE = (15, 90)  # percentiles of grey between which a film counts as ever denser
+_SCATTER = (0.42, 0.9)  # share of contrast lost where it is densest
 
 
 def airway_of(film: Film, lines: tuple[MarkedLine, ...], carina: Points, px_per_cm: float) -> Points:
@@ -58,7 +68,7 @@ def draw_scene(
 
 def _along(line: Line, airway: Points, scene: Scene) -> Line:
     """A tube moved sideways above the carina, from the drawn anatomy's trachea to the film's own."""
-    part = {Device.ETT: 1.0, Device.NGT: 0.7}.get(line.placed.device, 0.0)
+    part = _FOLLOWS.get(line.placed.device, 0.0)
     if not part:
         return line
     drawn, _, _ = scene.anatomy.airway()
@@ -83,7 +93,7 @@ def _stiff(path: Points) -> Points:
 def _in_exposed(line: Line, seen: Mask) -> bool:
     """Whether enough of a line is on the exposed part of the film, its tip too if that is on the film."""
     inside = _at(seen, line.path)
-    return bool(inside.sum() > 8 and (inside[-1] or not on_film(line.path[-1], seen.shape)))
+    return bool(inside.sum() > _LEAST_SEEN and (inside[-1] or not on_film(line.path[-1], seen.shape)))
 
 
 def from_exposed(path: Points, seen: Mask) -> Points:
@@ -108,21 +118,21 @@ def expose(film: Film, seen: Mask, scene: Scene, clutter: float, rng: np.random.
         return film
     look = Look.of(film)
     drawn = draw_devices(scene.view, scene.lines, rng) * np.float32(
-        np.exp(rng.normal(0.0, 0.25)) * (0.6 if rng.random() < 0.1 else 1.0)
+        np.exp(rng.normal(0.0, _STRENGTH)) * (_FAINTER if rng.random() < _FAINT else 1.0)
     )
     if clutter:
         grid = Raster(scene.view, FINE, scene.anatomy.scale, exact=True)
         intubated = any(line.placed.device is Device.ETT for line in scene.lines)
         things = draw_clutter(grid, scene.anatomy, clutter, rng, intubated=intubated)
-        drawn += shrink(things, film.shape) * np.float32(np.exp(rng.normal(0.2, 0.35)))
-    spot = 0.02 * scene.view.px_per_cm * rng.uniform(0.7, 1.5)  # focal spot and movement
-    grain = min(look.blur, 0.025 * scene.view.px_per_cm)  # smoother grain is processing: lines there are as sharp
+        drawn += shrink(things, film.shape) * np.float32(np.exp(rng.normal(_THINGS, _THINGS_STRENGTH)))
+    spot = _FOCAL_SPOT * scene.view.px_per_cm * rng.uniform(*_SPOTS)
+    grain = min(look.blur, _GRAIN_AT_MOST * scene.view.px_per_cm)
     added: Field = cv2.GaussianBlur(drawn, (0, 0), max(0.35, float(np.hypot(grain, spot))))
     grey: Field = film.astype(np.float32)
     coarse = cv2.resize(film, (max(1, film.shape[1] // 8), max(1, film.shape[0] // 8)), interpolation=cv2.INTER_AREA)
-    low, high = np.percentile(coarse, [15, 90])
+    low, high = np.percentile(coarse, _DENSE)
     dense = np.clip((coarse.astype(np.float32) - low) / max(high - low, 1.0), 0, 1)
-    fade = np.float32(rng.uniform(0.42, 0.9))
+    fade = np.float32(rng.uniform(*_SCATTER))
     primary = cv2.resize((1 - fade * dense) / (1 - 0.45 * fade), film.shape[::-1], interpolation=cv2.INTER_LINEAR)
     rise = added * primary * np.float32(look.contrast) * seen
     room = np.maximum(np.float32(rng.uniform(look.white, 255)) - grey, 4)

@@ -18,6 +18,24 @@ Target = tuple[Device, State]
 AIMS = 12  # tries at a wanted state before the scene takes what it got
 VISIBLE = 3.0  # cm of a device that must be on the film
 
+_LONG_SIDE = (34.5, 41.5)  # cm on the patient of a film's longer side
+_PORTRAIT = {"a": 0.12, "b": 0.3}  # share of films, by site
+_OBLONG, _ASPECTS = 0.8, (0.80, 1.0)  # share of films that need not be square, their short side by their long one
+_TURN = 2.2  # degrees, standard deviation
+
+# Shares of films; see `_natural` for where they are from.
+_ETT = {State.ABNORMAL: 0.0026, State.BORDERLINE: 0.038, State.NORMAL: 0.241}
+_NGT_INTUBATED, _NGT_ALONE = 0.75, 0.09  # with a tracheal tube, without
+_NGT = {State.ABNORMAL: 0.034, State.BORDERLINE: 0.064, State.INCOMPLETE: 0.33, State.NORMAL: 0.572}
+_CVC_COUNTS = (0.02, 0.77, 0.2, 0.01)  # of 0 to 3 catheters
+_CVC = {State.ABNORMAL: 0.09, State.BORDERLINE: 0.25}  # the others are normal
+_SWAN = 0.0276
+_BARE = 0.05  # of the films for which no device was drawn so many stay without; the others get a catheter
+_OTHER_MIX = {"a": 1.0, "b": 1.5}  # site b: so many times as many catheters in a wrong place, as few tubes
+
+_EVEN_ABSENT = {Device.ETT: 0.25, Device.NGT: 0.2, Device.SWAN: 0.75}
+_EVEN_CVC_COUNTS = (0.1, 0.6, 0.3)  # of 0 to 2 catheters
+
 
 @dataclass(frozen=True, eq=False)
 class Line:
@@ -82,13 +100,13 @@ def make_scene(patient_seed: list[int], study_seed: list[int], *, size: int, bal
 
 def _draw_view(size: int, site: str, rng: np.random.Generator) -> View:
     """Field of view of a portable film: the longer side 34.5 to 41.5 cm on the patient, landscape or near square."""
-    aspect = rng.uniform(0.80, 1.0) if rng.random() < 0.8 else 1.0
-    portrait = rng.random() < (0.12 if site == "a" else 0.3)
-    long_side = rng.uniform(34.5, 41.5)
+    aspect = rng.uniform(*_ASPECTS) if rng.random() < _OBLONG else 1.0
+    portrait = rng.random() < _PORTRAIT[site]
+    long_side = rng.uniform(*_LONG_SIDE)
     shape = (size, round(size * aspect)) if portrait else (round(size * aspect), size)
     height, width = shape
     origin = np.array([width * (0.5 + rng.normal(0, 0.025)), height * rng.uniform(0.35, 0.45)])
-    return View(shape, size / long_side, float(np.deg2rad(rng.normal(0, 2.2))), origin)
+    return View(shape, size / long_side, float(np.deg2rad(rng.normal(0, _TURN))), origin)
 
 
 def place_all(targets: list[Target], site: str, scene: Scene, rng: np.random.Generator) -> tuple[Line, ...]:
@@ -128,20 +146,19 @@ def _natural(rng: np.random.Generator, site: str) -> list[Target]:
     There: ETT 0.3 / 3.8 / 24.1 %, NGT 0.9 / 1.8 / 9.1 / 15.9 %, CVC 10.6 / 28.1 / 70.9 %, Swan-Ganz 2.8 %, more
     than one CVC state in 12 %, no device in 0.08 %. Site b has fewer tubes and more catheters in a wrong place.
     """
-    more = 1.0 if site == "a" else 1.5
+    more = _OTHER_MIX[site]
     targets: list[Target] = []
-    ett = _pick(rng, {State.ABNORMAL: 0.0026 * more, State.BORDERLINE: 0.038 * more, State.NORMAL: 0.241 / more})
+    ett = _pick(rng, {state: share / more if state is State.NORMAL else share * more for state, share in _ETT.items()})
     if ett:
         targets.append((Device.ETT, ett))
-    if rng.random() < (0.75 if ett else 0.09):
-        shares = {State.ABNORMAL: 0.034, State.BORDERLINE: 0.064, State.INCOMPLETE: 0.33, State.NORMAL: 0.572}
-        targets.append((Device.NGT, _pick(rng, shares) or State.NORMAL))
-    swan = rng.random() < 0.0276 / more
-    count = int(rng.choice([0, 1, 2, 3], p=[0.02, 0.77, 0.2, 0.01]))
-    if not targets and not swan and count == 0 and rng.random() > 0.05:
+    if rng.random() < (_NGT_INTUBATED if ett else _NGT_ALONE):
+        targets.append((Device.NGT, _pick(rng, _NGT) or State.NORMAL))
+    swan = rng.random() < _SWAN / more
+    count = int(rng.choice(4, p=_CVC_COUNTS))
+    if not targets and not swan and count == 0 and rng.random() > _BARE:
         count = 1
     for _ in range(count):
-        cvc = _pick(rng, {State.ABNORMAL: 0.09 * more, State.BORDERLINE: 0.25}) or State.NORMAL
+        cvc = _pick(rng, _CVC | {State.ABNORMAL: _CVC[State.ABNORMAL] * more}) or State.NORMAL
         targets.append((Device.CVC, cvc))
     if swan:
         targets.append((Device.SWAN, State.PRESENT))
@@ -151,11 +168,11 @@ def _natural(rng: np.random.Generator, site: str) -> list[Target]:
 def _even(rng: np.random.Generator) -> list[Target]:
     """Every label on a fifth to two fifths of the films, with films that lack a device."""
     targets: list[Target] = []
-    for device, absent in ((Device.ETT, 0.25), (Device.NGT, 0.2), (Device.SWAN, 0.75)):
+    for device, absent in _EVEN_ABSENT.items():
         states = DEVICES[device].states
         if state := _pick(rng, dict.fromkeys(states, (1 - absent) / len(states))):
             targets.append((device, state))
-    for _ in range(int(rng.choice([0, 1, 2], p=[0.1, 0.6, 0.3]))):
+    for _ in range(int(rng.choice(3, p=_EVEN_CVC_COUNTS))):
         targets.append((Device.CVC, random_state(Device.CVC, rng)))
     return targets
 
