@@ -129,12 +129,16 @@ def expose(film: Film, seen: Mask, scene: Scene, clutter: float, rng: np.random.
     grain = min(look.blur, _GRAIN_AT_MOST * scene.view.px_per_cm)
     added: Field = cv2.GaussianBlur(drawn, (0, 0), max(0.35, float(np.hypot(grain, spot))))
     grey: Field = film.astype(np.float32)
+    rise = added * _primary(film, rng) * np.float32(look.contrast) * seen
+    room = np.maximum(np.float32(rng.uniform(look.white, 255)) - grey, 4)
+    grey += room * (1 - np.exp(-rise / room))
+    return np.clip(np.round(grey), 0, 255).astype(np.uint8)
+
+
+def _primary(film: Film, rng: np.random.Generator) -> Field:
+    """How much of an added contrast is seen at each px: less where the film is dense and scatter prevails."""
     coarse = cv2.resize(film, (max(1, film.shape[1] // 8), max(1, film.shape[0] // 8)), interpolation=cv2.INTER_AREA)
     low, high = np.percentile(coarse, _DENSE)
     dense = np.clip((coarse.astype(np.float32) - low) / max(high - low, 1.0), 0, 1)
     fade = np.float32(rng.uniform(*_SCATTER))
-    primary = cv2.resize((1 - fade * dense) / (1 - 0.45 * fade), film.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    rise = added * primary * np.float32(look.contrast) * seen
-    room = np.maximum(np.float32(rng.uniform(look.white, 255)) - grey, 4)
-    grey += room * (1 - np.exp(-rise / room))
-    return np.clip(np.round(grey), 0, 255).astype(np.uint8)
+    return cv2.resize((1 - fade * dense) / (1 - 0.45 * fade), film.shape[::-1], interpolation=cv2.INTER_LINEAR)

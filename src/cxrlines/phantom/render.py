@@ -48,7 +48,6 @@ _TEXTS = {"a": ["AP", "SUPINE", "MOBILE", "ERECT"], "b": ["AP SUPINE", "PORTABLE
 
 def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     """The film of a scene, (height, width) uint8, bone white (a few films of site b are inverted)."""
-    contrast = 2 ** ((3.6 if difficulty < 0.5 else 1.6) * (0.5 - difficulty))
     (for_lines,) = rng.spawn(1)  # of their own: without its lines a film is otherwise the same
     anatomy, view = scene.anatomy, scene.view
     coarse = Raster(view, _COARSE, anatomy.scale)
@@ -60,28 +59,42 @@ def render(scene: Scene, *, difficulty: float, site: str, rng: np.random.Generat
     direct = np.exp(-tissue)
     stray = coarse.blur(direct, _STRAY_REACH) * np.float32(rng.uniform(*_STRAY)) + np.float32(_STRAY_LEAST)
     scattered, primary = -np.log(direct + stray), direct / (direct + stray)  # what is left of a detail's contrast
-    detail = bones(half, anatomy, rng) - airway(half, anatomy, rng) + chest_wall(half, anatomy, rng)
-    marks = vessels(half, rng) + half.clouds(rng, 64, 2) * np.float32(rng.uniform(0.02, 0.05) + 0.025 * disease)
-    detail += marks * enlarge(aerated, half.shape)
-    detail *= enlarge(np.sqrt(primary), half.shape)
-
-    lines = draw_lines(Raster(view, 1.0), scene.lines, for_lines)
-    intubated = any(line.placed.device is Device.ETT for line in scene.lines)
-    clutter = draw_clutter(full, anatomy, 0.2 + 1.6 * difficulty, rng, intubated=intubated)
-    sharp = _FOCAL_SPOT * rng.uniform(0.8, 1.4)
-    hard = attenuation(full.blur(lines, sharp), _DEVICE * contrast)
-    hard += attenuation(full.blur(clutter, sharp), _CLUTTER)
+    detail = _anatomical_detail(half, scene, aerated, disease, rng) * enlarge(np.sqrt(primary), half.shape)
+    things = _things(full, scene, difficulty, for_lines, rng)
 
     # Broad contrast is partly taken away, as radiography processors do to show lung and mediastinum at once.
     even = scattered - coarse.blur(scattered, _EVEN_REACH) * np.float32(rng.uniform(*_EVEN))
     film = enlarge(even, half.shape) + detail
     film += (film - half.blur(film, _ENHANCED_REACH)) * np.float32(rng.uniform(*_ENHANCED))
     film = enlarge(film, view.shape)
-    film += hard * np.sqrt(enlarge(primary, view.shape))
+    film += things * np.sqrt(enlarge(primary, view.shape))
     noise = rng.standard_normal(view.shape, np.float32)
     level = rng.uniform(*_NOISE) * 4 ** (difficulty - 0.5)
     film += full.blur(noise, _GRAIN) * enlarge(np.exp(scattered * 0.5), view.shape) * np.float32(level)
     return _develop(film, aerated, site, rng)
+
+
+def _anatomical_detail(grid: Raster, scene: Scene, aerated: Field, disease: float, rng: np.random.Generator) -> Field:
+    """Attenuation of bones, airway and chest wall, and within lung of vessels and interstitium."""
+    anatomy = scene.anatomy
+    detail = bones(grid, anatomy, rng) - airway(grid, anatomy, rng) + chest_wall(grid, anatomy, rng)
+    in_lung = vessels(grid, rng) + grid.clouds(rng, 64, 2) * np.float32(rng.uniform(0.02, 0.05) + 0.025 * disease)
+    detail += in_lung * enlarge(aerated, grid.shape)
+    return detail
+
+
+def _things(
+    grid: Raster, scene: Scene, difficulty: float, for_lines: np.random.Generator, rng: np.random.Generator
+) -> Field:
+    """Attenuation of the devices, drawn with `for_lines`, and of the distractors."""
+    contrast = 2 ** ((3.6 if difficulty < 0.5 else 1.6) * (0.5 - difficulty))
+    lines = draw_lines(Raster(scene.view, 1.0), scene.lines, for_lines)
+    intubated = any(line.placed.device is Device.ETT for line in scene.lines)
+    clutter = draw_clutter(grid, scene.anatomy, 0.2 + 1.6 * difficulty, rng, intubated=intubated)
+    sharp = _FOCAL_SPOT * rng.uniform(0.8, 1.4)
+    things = attenuation(grid.blur(lines, sharp), _DEVICE * contrast)
+    things += attenuation(grid.blur(clutter, sharp), _CLUTTER)
+    return things
 
 
 def _develop(film: Field, aerated: Field, site: str, rng: np.random.Generator) -> NDArray[np.uint8]:

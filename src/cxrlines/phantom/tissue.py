@@ -56,11 +56,7 @@ def soft_tissue(grid: Raster, anatomy: Anatomy, disease: float, rng: np.random.G
     lungs = [grid.fill(anatomy.lung(side), blur=0.07) for side in (-1, 1)]
     lung = cv2.max(*lungs)
     thickness = u(*_LUNG) - _LUNG_FAT * anatomy.fat
-    air = grid.blur(grid.dome(lung, 2.4), 0.26)
-    heart = grid.blur(grid.dome(grid.fill(anatomy.heart_outline()), 2.4), 0.16)
-    great = grid.blur(grid.dome(grid.fill(anatomy.mediastinum_outline()), 2.2), 0.14)
-    organ = np.maximum(heart * np.float32(u(*_HEART)), great * np.float32(u(*_GREAT_VESSELS)))
-    air *= 1 - organ
+    air = grid.blur(grid.dome(lung, 2.4), 0.26) * (1 - _mediastinum(grid, anatomy, rng))
     field -= air * np.float32(AIR_IN_LUNG * thickness)
     _aorta(grid, anatomy, field)
     _abdomen(grid, anatomy, field, rng)
@@ -72,6 +68,13 @@ def soft_tissue(grid: Raster, anatomy: Anatomy, disease: float, rng: np.random.G
     field += grid.clouds(rng, 4) * np.float32(0.05)
     field += grid.clouds(rng, 14, 3) * (np.float32(0.018) + aerated * np.float32(0.03))
     return np.maximum(field, 0.0), aerated
+
+
+def _mediastinum(grid: Raster, anatomy: Anatomy, rng: np.random.Generator) -> Field:
+    """The share of the lung's thickness that heart and great vessels take."""
+    heart = grid.blur(grid.dome(grid.fill(anatomy.heart_outline()), 2.4), 0.16)
+    great = grid.blur(grid.dome(grid.fill(anatomy.mediastinum_outline()), 2.2), 0.14)
+    return np.maximum(heart * np.float32(rng.uniform(*_HEART)), great * np.float32(rng.uniform(*_GREAT_VESSELS)))
 
 
 def _aorta(grid: Raster, anatomy: Anatomy, field: Field) -> None:
