@@ -1,4 +1,4 @@
-"""Augmentation: every film a training step sees is drawn anew, its lines with it."""
+"""Augmentation: every film of a training step is changed at random, its lines with it."""
 
 from cxrlines.augment.policy import POLICIES, Augmented, Policy, make_policy
 

@@ -93,7 +93,7 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers:
 
 
 class Team:
-    """A worker process for each thread that asks, begun at its first item, and anew when one died."""
+    """A worker process for each thread that asks, begun at its first item, and again when one died."""
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
         self.work, self.lock, self.stopped = pickle.dumps(work), threading.Lock(), False
@@ -165,7 +165,7 @@ def _pickled(error: Exception) -> bytes:
     error.add_note(traceback.format_exc())
     try:
         made = pickle.dumps((False, error))
-        pickle.loads(made)  # noqa: S301 - made here; not every exception can be made anew from its arguments
+        pickle.loads(made)  # noqa: S301 - made here; not every exception can be made again from its arguments
     except Exception:
         made = pickle.dumps((False, RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")))
     return made

@@ -75,7 +75,7 @@ def _from_lowest(pixels: np.ndarray) -> np.ndarray:
 
 def border_black(gray: np.ndarray) -> np.ndarray:
     """Whole rows and columns of white along the edges of a film (h, w) uint8 made black, as padding is; in place."""
-    for side in (gray, gray[::-1], gray.T, gray.T[::-1]):  # rows first: columns are then white but for black ends
+    for side in (gray, gray[::-1], gray.T, gray.T[::-1]):  # rows first: columns are then white except for black ends
         inner = (side == 255) | (side == 0)
         white = inner.all(axis=1) & (side == 255).any(axis=1)
         side[: int(np.argmin(white)) if not white.all() else 0] = 0
@@ -115,8 +115,8 @@ def contrast(values: np.ndarray, counts: np.ndarray) -> Contrast:
 def film_within(values: np.ndarray, counts: np.ndarray) -> slice:
     """The range of values (n,) ascending that are film: without saturation far from the rest, at either end.
 
-    Saturation is all beyond a gap that is wider than the range of the film itself and (but for EMPTY) empty, and narrow
-    beside that gap. Where it lies next to the film's own values, as in overexposed lung, nothing is left out.
+    Saturation is all beyond a gap that is wider than the range of the film itself and (except for EMPTY) empty, and
+    narrow beside that gap. Where it lies next to the film's own values, as in overexposed lung, nothing is left out.
     """
     grid = quantiles(values, counts, np.arange(GRID + 1) / GRID)
     jumps = grid[EMPTY:] - grid[:-EMPTY]

@@ -145,7 +145,7 @@ def _worth_a_swap(films: np.ndarray, pull: np.ndarray, units: np.ndarray) -> _Gr
 @dataclass(frozen=True)
 class FoldTable:
     """The content of each fold. `counts` (int64): one column a fold; rows `films`, `patients`, then positives of each
-    label, but for labels that are unknown of every film."""
+    label, except labels that are unknown of every film."""
 
     counts: pd.DataFrame
 

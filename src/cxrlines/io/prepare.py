@@ -16,7 +16,7 @@ from cxrlines.core.transform import Affine, Size, height_width
 
 PREPARATION = 2
 """Raised when the same file comes out as other pixels than before (decoding, assessing, resizing): stores are then
-built anew, and a bundle says by which its models were trained. 1: frames stayed on, nothing was turned."""
+built again, and a bundle says by which its models were trained. 1: frames stayed on, nothing was turned."""
 
 Aspect = Literal["pad", "stretch"]
 LeaveOut = Literal["nothing", "not-films", "doubtful"]

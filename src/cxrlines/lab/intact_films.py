@@ -21,7 +21,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 from cxrlines.io.images import tiff_directory
 
 JPEG = "1.2.840.10008.1.2.4."
-"""Transfer syntaxes of JPEG and its kin, but for the last number."""
+"""Transfer syntaxes of the JPEG family, without the last number."""
 SHIPPED = (
     *("CT_small", "MR_small", "MR_small_RLE", "MR_small_bigendian", "MR_small_expb", "MR_small_implicit"),
     *("MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "MR_small_padded", "JPEG-lossy", "JPEG2000", "JPGExtended"),

@@ -72,7 +72,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether all is as it should be, but for the time, which depends on the machine."""
+        """Whether all counts are as they should be; the time, which depends on the machine, is not asked."""
         whole = all(each.right == each.of for each in (self.undamaged, self.forgiven))
         return whole and not (self.faults or self.large or self.died)
 

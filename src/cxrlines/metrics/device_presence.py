@@ -75,7 +75,7 @@ def presence_figures(
 def without_doubtful(
     true: Sequence[Line], doubtful: Sequence[Line], found: Sequence[Line], shape: tuple[int, int], height: float
 ) -> list[Line]:
-    """The found lines but for those along a doubtful and along no true one: neither true nor false positives.
+    """The found lines except those along a doubtful and along no true one: neither true nor false positives.
 
     Arguments as of `EvaluatedFilm`.
     """

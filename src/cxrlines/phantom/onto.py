@@ -1,4 +1,4 @@
-"""Devices drawn into real films: training films that are real but for lines with a known centerline."""
+"""Devices drawn into real films: training films that are real except for lines with a known centerline."""
 
 import hashlib
 from collections.abc import Sequence
@@ -116,7 +116,7 @@ def write_onto(
     The layout is that of `write_phantom`, without test films; of the landmarks only the carina is written. The marks
     files (see `io.marks`) hold the ground truth and decide which real films can be used (`backdrop.find_backdrops`);
     each is used about equally often, those with `RARE` devices RARE_TURNS times as often, cropped, developed and drawn
-    into anew, a share of LEFT_ALONE without drawing.
+    into again, a share of LEFT_ALONE without drawing.
     Lines that were on a film stay in its truth, their states by `position.state_of` with landmarks estimated from the
     carina. Where a line fades before its tip, its state is unknown (-1 in the table) and its tip is marked as not
     seen. Films keep their resolution but are at most `size` px on the longer side.

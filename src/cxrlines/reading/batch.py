@@ -38,7 +38,7 @@ Outcome = tuple[int, Reading]
 
 
 class Journaled(Sequence[Findings]):
-    """Findings in a journal, read anew each time one is asked for, so that none is kept in memory."""
+    """Findings in a journal, read again each time one is asked for, so that none is kept in memory."""
 
     def __init__(self, journal: Journal, places: Sequence[int]) -> None:
         self._journal, self.places = journal, places
@@ -145,7 +145,7 @@ def predict(
 
     Folders are searched for films, through all their folders, in the order of their names; a file that is named must
     be a film. What cannot be read becomes an error and stops nothing. A film is prepared exactly as for training.
-    Memory does not grow with the number of films, but for their paths and names. Many films are read by a process a
+    Memory does not grow with the number of films, except by their paths and names. Many films are read by a process a
     core.
 
     Args:
@@ -316,7 +316,7 @@ def _by_processes(work: Callable[[Path], Reading], paths: Sequence[Path], worker
     """(index, reading) of each film, by processes of a thread each: nothing of a film waits for another's."""
     for index, reading in in_processes(work, paths, workers):
         if reading is None:
-            what = f"{paths[index]}: a process that read it ended, by a fault of a decoder or for want of memory"
+            what = f"{paths[index]}: a process that read it ended, by a fault of a decoder or for lack of memory"
             reading = ReadingFault(what)
         yield index, reading
 

@@ -77,7 +77,7 @@ def write_pseudo_labels(
     """Read films in two views each, and write what both agree on as a data folder; see `view_agreement`.
 
     A film is kept where at least one device is known. Readings go to a journal in `out`; the same call after a kill
-    goes on there, and removes it at its end. Memory does not grow with the films but for their names. Patients are
+    goes on there, and removes it at its end. Memory does not grow with the films, except by their names. Patients are
     those of an `index.csv` beside the films, else the PatientID of DICOM files, else each film is its own.
 
     Args:

@@ -59,7 +59,7 @@ def check_trackers(settings: TrackingSettings) -> None:
             near = did_you_mean(name, TRACKERS)
             raise TrackingError(f"tracking.use: {name!r} is no tracker{near}", f"allowed: {', '.join(TRACKERS)}")
         found = importlib.util.find_spec(name)
-        if name != "csv" and (found is None or found.origin is None):  # without an origin: a mere folder of that name
+        if name != "csv" and (found is None or found.origin is None):  # without an origin: only a folder of that name
             raise TrackingError(
                 f"tracking.use: {name} needs a package that is not installed; nothing was started",
                 f'pip install "cxrlines[{name}]", or take {name} out of tracking.use',

@@ -131,7 +131,7 @@ class TestPhantom:
 
 
 def turned(film: np.ndarray, way: int) -> np.ndarray:
-    """Mirrored or turned, in one of seven ways, shrunk and encoded anew."""
+    """Mirrored or turned, in one of seven ways, shrunk and re-encoded."""
     film = np.rot90(film[:, ::-1] if way >= 4 else film, way % 4)
     film = cv2.resize(film, None, fx=0.7, fy=0.7, interpolation=cv2.INTER_AREA)
     return cv2.imdecode(cv2.imencode(".jpg", film, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], 0)

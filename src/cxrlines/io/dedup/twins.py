@@ -1,6 +1,6 @@
 """Duplicate films across collections: the same film under two names and two processings.
 
-Films of one hospital come in several data sets: cut, resized, windowed, equalised, inverted, encoded anew. Their twins
+Films of one hospital come in several data sets: cut, resized, windowed, equalised, inverted, re-encoded. Their twins
 are found in three moves, none of which compares every film with every other:
 
 1. Each film is laid over the collections' mean film (stretch, shift, sign), which undoes cutting and inversion.
@@ -40,7 +40,7 @@ SIGNATURE = 96  # px a side
 ALIKE = 0.75
 """Correlation of fine detail from which two films are one.
 
-Measured on 16,000 phantom films with twins of 2,000 cut and processed anew (docs/experiments.md): 1,991 found, at 0.77
+Measured on 16,000 phantom films with twins of 2,000 cut and processed again (docs/experiments.md): 1,991 found, at 0.77
 or more; other films are at most 0.73. Of 243 real films 239 to 242 were found. Look at a pair near it.
 """
 LIKELY, UNLIKE = 0.76, 0.68

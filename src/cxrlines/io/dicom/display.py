@@ -14,7 +14,7 @@ from cxrlines.io.dicom.header import Elements
 from cxrlines.io.dicom.pixels import PixelHeader
 
 ONE_GRAY = 0.995
-"""Share of a film in one gray, but for its commonest value, from which on a window or table shows nothing of it."""
+"""Share of a film in one gray, its commonest value left out, from which on a window or table shows nothing of it."""
 FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 """VOI LUT Functions of PS3.3 C.11.2.1.2 and C.11.2.1.3."""
 LEAST_WHITE = 64

@@ -115,7 +115,7 @@ class Elements:
 
     @property
     def overlay_bits(self) -> set[int]:
-        """Bits of a pixel's word at which overlays lie (Overlay Bit Position), but for those with data of their own."""
+        """Bits of a pixel's word at which overlays lie (Overlay Bit Position), except those with data of their own."""
         places = [tag for tag in self.by_tag if tag >> 24 == 0x60 and tag & 0xFFFF == 0x0102]
         found = [self.by_tag[tag] for tag in places if tag & ~0xFFFF | 0x3000 not in self.by_tag]
         return {data[: 1 if little else 2][-1] for _, data, little, _ in found if data}

@@ -102,7 +102,7 @@ def usable(table: Path, layout: Layout, *, laterals: bool, children: bool) -> "t
 
 
 def read_header(table: Path) -> tuple[int, list[str]]:
-    """How many cells the header has but for blank ones at the end, and the columns: more if a name has commas in it.
+    """How many cells the header has without blank ones at the end, and the columns: more if a name has commas in it.
 
     No columns if the file is empty. `TableError` if it cannot be opened or unpacked.
     """

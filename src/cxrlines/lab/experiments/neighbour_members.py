@@ -1,6 +1,6 @@
 """A trained member's nearest films: their labels blended with its own, alone, and how alike they are.
 
-Each fold's network embeds all own films; the neighbours of a film, be it of the fold held out or a test film, are
+Each fold's network embeds all own films; the neighbours of a film, of the fold held out or of the test set, are
 those of the other folds. One weight a label is fitted out of fold (`evaluation.ensemble.neighbours`), without any test
 film. As of any member, a test film's probabilities are the mean over the folds; so are the figures of its neighbours.
 """
@@ -33,7 +33,7 @@ from cxrlines.training.targets.retrieval import tip_places
 
 NEAREST = 10
 """Neighbours whose labels are compared with a film's own."""
-_FORMAT = "2"  # raised where what is written is made in another way; a file of another is made anew
+_FORMAT = "2"  # raised where what is written is made in another way; a file of another is made again
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,7 +80,7 @@ def run_small(
 
 
 def plant_twins(own: Path, other: Path, count: int) -> list[tuple[str, str]]:
-    """Replace `count` films of `other` by films of `own`, windowed, cropped and encoded anew; (own, other) studies."""
+    """Replace `count` films of `other` by films of `own`, windowed, cropped and re-encoded; (own, other) studies."""
     mine, theirs = read_dataset(own).studies, read_dataset(other).studies
     rng = np.random.default_rng(0)
     pairs = []

@@ -123,7 +123,7 @@ def _external(name: str, recipe: Recipe, root: Path, notes: list[str]) -> Extern
                 f"external.{name}: {error.what}", f"correct --external {name}=FOLDER; without it a size is assumed"
             ) from None
         return ExternalSet(name, found.studies, "not built", _NO_TWINS)
-    count, why = PUBLISHED.get(name, 10_000), "as published" if name in PUBLISHED else "for want of a better figure"
+    count, why = PUBLISHED.get(name, 10_000), "as published" if name in PUBLISHED else "a guess"
     notes.append(f"external set {name}: no folder given (--external {name}=FOLDER); {count:,} films are taken, {why}")
     studies = [f"{name}-{index}" for index in range(count)]
     table = pd.DataFrame({"study": studies, "patient": studies, "film": studies, "view": ""})

@@ -174,7 +174,7 @@ class FilmWriter:
 def write_each(
     predictions: Predictions, writers: Sequence[FilmWriter], progress: Progress | None = None
 ) -> list[tuple[str, str]]:
-    """Have each writer write its files of each film, but for those that the journal says were written.
+    """Have each writer write its files of each film, except those that the journal says were written.
 
     Films get here when all are read: only then it is known what each is called. Returns (file, what is wrong) of films
     that could not be written.

@@ -227,7 +227,7 @@ def _merge_junctions(segments: list[Segment], count: int, scale: float) -> list[
 
 
 def _without_spurs(segments: list[Segment], tips: Points, scale: float) -> list[Segment]:
-    """The segments without short side branches, but for those that lead to one of `tips` (k, 2).
+    """The segments without short side branches, except those that lead to one of `tips` (k, 2).
 
     The shortest go first, as long as the junction that they leave keeps two others.
     """

@@ -92,7 +92,7 @@ def _copy_patient_and_study(source: SourceFilm, dataset: Dataset) -> None:
 
 
 def finalize(dataset: Dataset, *identity: str) -> tuple[str, bytes]:
-    """Give a dataset, complete but for its own UIDs, these UIDs, in place; its SOPInstanceUID and its bytes as a file.
+    """Give a dataset, complete except for its UIDs, these UIDs, in place; its SOPInstanceUID and its bytes as a file.
 
     The UIDs are a hash of `identity` and of all that the dataset holds: the same UID means the same bytes, and a film
     that comes again with another patient's name gets new results. Each object is a series of its own.
