@@ -16,7 +16,7 @@ from cxrlines.io.prepare import PREPARATION
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.reading.bundle import MANIFEST, BundleError, load_bundle
-from cxrlines.reading.bundle_writing import BundleMember, write_bundle
+from cxrlines.reading.bundle_writing import BundleMember, Fitted, write_bundle
 from cxrlines.reading.engines.pytorch import load_models
 from cxrlines.task import LABELS, MAPS
 
@@ -149,7 +149,7 @@ def test_a_newer_format_asks_for_a_newer_program(written: Path) -> None:
 
 
 def test_a_bundle_of_the_first_format_is_still_read(member: Member, tmp_path: Path) -> None:
-    folder = write_bundle(tmp_path / "b", [member("a", 0)], **WAY, calibration={LABELS[0]: (2.0, 1.0)})
+    folder = write_bundle(tmp_path / "b", [member("a", 0)], **WAY, fitted=Fitted(calibration={LABELS[0]: (2.0, 1.0)}))
 
     def older(content: dict[str, Any]) -> None:
         content["format"] = 1

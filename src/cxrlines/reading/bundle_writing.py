@@ -46,6 +46,23 @@ class BundleMember:
         return f"{self.name}-fold{self.fold}.onnx"
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What is fitted to films once the models of a bundle are trained.
+
+    Attributes:
+        fold_calibration: Label -> (slope, offset) on the log odds of the mean over the models of each fold.
+        calibration: The same on those of the ensemble's probability, the mean over folds; None: not calibrated.
+        thresholds: Label -> fields of `ThresholdEntry`, on calibrated probabilities.
+        denied: By `Device.name`, as `interpretation.fit_suppression` gives it; None: `SUPPRESS_BELOW` there for all.
+    """
+
+    fold_calibration: Mapping[str, tuple[float, float]] | None = None
+    calibration: Mapping[str, tuple[float, float]] | None = None
+    thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+    denied: Mapping[str, float] | None = None
+
+
 def write_bundle(
     out: Path,
     members: Sequence[BundleMember],
@@ -56,10 +73,7 @@ def write_bundle(
     half: bool = False,
     onnx: bool = True,
     averaging: Averaging | None = None,
-    fold_calibration: Mapping[str, tuple[float, float]] | None = None,
-    calibration: Mapping[str, tuple[float, float]] | None = None,
-    thresholds: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    denied: Mapping[str, float] | None = None,
+    fitted: Fitted = Fitted(),
     further: Mapping[str, str | bytes] | None = None,
 ) -> Path:
     """Write the bundle folder `out`, atomically; an older bundle there is replaced.
@@ -72,10 +86,7 @@ def write_bundle(
         half: whether weights are stored in 16 bits, half the size; they are read as 32.
         onnx: whether each model is written as an ONNX file too, which reading without PyTorch needs: seconds a model.
         averaging: how members are averaged; None: the mean of their probabilities.
-        fold_calibration: label -> (slope, offset) on the log odds of the mean over the models of each fold.
-        calibration: the same on those of the ensemble's probability, the mean over folds; None: not calibrated.
-        thresholds: label -> fields of `ThresholdEntry`, on calibrated probabilities.
-        denied: by `Device.name`, as `findings.fit_suppression` gives it; None: `findings.SUPPRESS_BELOW` for all.
+        fitted: calibration, thresholds and limits of suppression.
         further: plain name -> content of further files.
 
     Raises:
@@ -90,10 +101,7 @@ def write_bundle(
             "input_size": input_size,
             "ensemble": averaging if averaging and averaging.how != "mean" else "mean of probabilities",
             "meta": dict(meta),
-            "fold_calibration": fold_calibration,
-            "calibration": calibration,
-            "thresholds": thresholds,
-            "denied": denied,
+            **vars(fitted),
         },
         onnx=onnx,
     )
@@ -210,7 +218,7 @@ def with_manifest(bundle: Bundle, manifest: Manifest, out: Path) -> Path:
 
 
 def with_onnx(bundle: Bundle, out: Path, *, size: Size | None = None) -> Path:
-    """Write a bundle anew to `out` with ONNX files of its models and its probe, so that it is read without PyTorch.
+    """Write a bundle to `out`, with ONNX files of its models and its probe, so that it is read without PyTorch.
 
     `size`: of the films that its models see from now on, (height, width) or px a side; None: as before. Weights,
     calibration and limits stay those that were fitted at the size before.

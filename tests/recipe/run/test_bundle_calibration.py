@@ -11,6 +11,7 @@ from cxrlines.evaluation.calibrators import fit_calibration
 from cxrlines.evaluation.predictions import as_predictions, write_predictions
 from cxrlines.metrics.auc import brier
 from cxrlines.metrics.calibration import Calibration, calibration_error
+from cxrlines.reading.bundle_writing import Fitted
 from cxrlines.recipe.run import bundle_calibration as module
 from cxrlines.recipe.run.bundle_calibration import calibrated
 from cxrlines.task import LABELS
@@ -63,12 +64,12 @@ def fitted(tmp_path, monkeypatch):
     return fit
 
 
-def read(rows: np.ndarray, fitted: dict) -> np.ndarray:
+def read(rows: np.ndarray, fitted: Fitted) -> np.ndarray:
     """The probabilities of a bundle with these numbers: each fold calibrated, then their mean."""
-    if fitted["fold_calibration"] is not None:
-        each = Calibration(fitted["fold_calibration"])
+    if fitted.fold_calibration is not None:
+        each = Calibration(fitted.fold_calibration)
         rows = np.stack([each.apply(row) for row in rows])
-    return Calibration(fitted["calibration"] or {}).apply(rows.mean(axis=0))
+    return Calibration(fitted.calibration or {}).apply(rows.mean(axis=0))
 
 
 def one_line(truth: np.ndarray, said: np.ndarray) -> Calibration:
@@ -106,9 +107,7 @@ def test_neither_labels_nor_many_test_films_are_needed(fitted):
 
 def test_without_any_test_films_it_is_better_than_one_line_for_the_mean(fitted):
     about, numbers = fitted(train=3000, test=0)
-    assert (
-        numbers["fold_calibration"] and numbers["calibration"] == {} and "no test films" in about["mean"]["not_fitted"]
-    )
+    assert numbers.fold_calibration and numbers.calibration == {} and "no test films" in about["mean"]["not_fitted"]
     truth, said = world(np.random.default_rng(1), 40_000)
     single = one_line(*world(np.random.default_rng(2), 3000)).apply(said.mean(axis=0))
     after = read(said, numbers)
@@ -122,7 +121,7 @@ def test_thresholds_and_limits_hold_for_the_ensemble(fitted):
     truth, said = world(np.random.default_rng(1), 40_000)
     after = read(said, numbers)
     for k, label in enumerate(LABELS):
-        for threshold in numbers["thresholds"][label]:
+        for threshold in numbers.thresholds[label]:
             called, positive = after[:, k] >= threshold["probability"], truth[:, k] == 1
             reached = positive[called].mean() if threshold["wanted"] == "precision" else called[positive].mean()
             assert reached == pytest.approx(threshold["at_least"], abs=0.06)

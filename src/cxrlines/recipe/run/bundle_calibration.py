@@ -26,6 +26,7 @@ from cxrlines.io.store import open_store
 from cxrlines.io.tables import TEST_TABLE, Dataset, read_dataset
 from cxrlines.metrics.calibration import Calibration
 from cxrlines.reading.averaging import Averaging
+from cxrlines.reading.bundle_writing import Fitted
 from cxrlines.reading.frequencies import FREQUENCIES, Frequencies
 from cxrlines.reading.interpretation import fit_suppression
 from cxrlines.task import LABEL_INDEX, LABELS, LABELS_OF, Device
@@ -48,8 +49,8 @@ Files = dict[str, dict[int, Path]]
 
 def calibrated(
     root: Path, data: Path, held_out: Files | None, tested: Files | None, averaging: Averaging = Averaging()
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A description of the fits, and `fold_calibration`, `calibration`, `thresholds` and `denied` of the bundle.
+) -> tuple[dict[str, Any], Fitted]:
+    """A description of the fits, and the fits.
 
     Args:
         root: the run's folder, for its stores. data: the films' folder, for the ground truth.
@@ -62,11 +63,11 @@ def calibrated(
         test = read_dataset(data, "test") if (data / TEST_TABLE).is_file() else None
     except (OSError, Error) as error:
         gone = {"not_fitted": f"the labels that the run was trained on cannot be read ({type(error).__name__})"}
-        return {"folds": gone, "mean": gone}, {}
+        return {"folds": gone, "mean": gone}, Fitted()
     if held_out is None:
-        return {"folds": {"not_fitted": LEAKED}, "mean": {"not_fitted": "its folds are not calibrated"}}, {}
+        return {"folds": {"not_fitted": LEAKED}, "mean": {"not_fitted": "its folds are not calibrated"}}, Fitted()
     if len({frozenset(by_fold) for by_fold in held_out.values()}) > 1:
-        return {"folds": {"not_fitted": UNEQUAL}, "mean": {"not_fitted": "its folds are not calibrated"}}, {}
+        return {"folds": {"not_fitted": UNEQUAL}, "mean": {"not_fitted": "its folds are not calibrated"}}, Fitted()
     own = _Predicted.of(_by_fold(held_out, averaging), truth, open_store(root / "store/train").taken("not-films"))
     of_folds, about_folds = own.fit("out-of-fold films")
     of_mean, about_mean, mean = Calibration({}), {}, None
@@ -76,14 +77,11 @@ def calibrated(
         about_mean["not_fitted"] = "there are no test films, and every training film was seen by some fold"
     else:
         of_mean, about_mean, mean = _of_mean(_by_fold(tested, averaging), of_folds, test, root / "store/test")
-    limits, of_test = _limits(own, of_folds, mean, of_mean)
+    thresholds, denied, of_test = _limits(own, of_folds, mean, of_mean)
     frequencies = Frequencies.of(own.truth, f"{len(own.truth)} films that the folds of its run held out").model_dump()
     about = {"folds": about_folds, "mean": about_mean, "limits_of_test_films": of_test, FREQUENCIES: frequencies}
-    return about, {
-        "fold_calibration": of_folds.lines or None,
-        "calibration": of_mean.lines if of_folds.lines else None,
-        **limits,
-    }
+    calibration = of_mean.lines if of_folds.lines else None
+    return about, Fitted(of_folds.lines or None, calibration, thresholds, denied)
 
 
 def _of_mean(
@@ -113,8 +111,8 @@ def _of_mean(
 
 def _limits(
     own: "_Predicted", of_folds: Calibration, mean: "_Predicted | None", of_mean: Calibration
-) -> tuple[dict[str, Any], list[str]]:
-    """`thresholds` and `denied`, and those that test films gave: where there are `ENOUGH`."""
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float], list[str]]:
+    """Thresholds and limits of suppression, and which of both test films gave: where there are `ENOUGH`."""
     thresholds, denied = own.thresholds(of_folds), own.suppression(of_folds)
     of_test: list[str] = []
     if mean is not None:
@@ -124,7 +122,7 @@ def _limits(
         thresholds |= {label: on_test[label] for label in labels}
         denied |= {device: denied_on_test[device] for device in devices}
         of_test = [*labels, *devices]
-    return {"thresholds": thresholds, "denied": denied}, of_test
+    return thresholds, denied, of_test
 
 
 @dataclass(frozen=True)

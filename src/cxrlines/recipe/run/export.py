@@ -106,8 +106,8 @@ def export_run(
         half=half,
         onnx=onnx,
         averaging=averaging,
+        fitted=fitted,
         further={SEEN: patients_text(seen), **_probe_of(root, store)},
-        **fitted,
     )
 
 
