@@ -150,7 +150,7 @@ def write_set(
 
     `parameters` is a dataclass of JSON's own types with `studies` and `test`; equal ones are taken to give equal
     films. `make` puts its film into the folder's `train/` or `test/` with `save_film`, unless it is there already;
-    it and the items must be picklable. For the rest see `write_phantom`.
+    it and the items must be picklable. Otherwise as `write_phantom`.
     """
     if workers is not None:
         check_integer("workers", workers, 1, 1024)

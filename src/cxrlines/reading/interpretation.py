@@ -50,8 +50,8 @@ CVC_RULE = (
     f"{CVC_LEFT:g} cm to the patient's left of the carina"
 )
 SUPPRESS_BELOW = 0.2
-"""No line is given of a device whose probability by the classifier is below this: on real films that spares a third to
-a half of the false positive nasogastric tubes, and costs hardly a true one (docs/experiments.md, 2026-11-25)."""
+"""No line is given of a device whose probability by the classifier is below this: on real films that removes a third to
+a half of the false positive nasogastric tubes, and hardly a true one (docs/experiments.md, 2026-11-25)."""
 MIN_RECALL = 0.95
 """Share of films with a device that the classifier must keep: else `fit_suppression` lowers its limit."""
 
@@ -122,7 +122,7 @@ class FilmMaps:
         within: tuple[int, int, int, int] | None = None,
         channels: Sequence[Channel] = MAPS,
     ) -> "FilmMaps":
-        """The heatmaps of a film as a network read it; for the rest see the attributes.
+        """The heatmaps of a film as a network read it; otherwise see the attributes.
 
         `placement`: where the original film lies in the film that was read, which is `STRIDE` times as large as the
         heatmaps.

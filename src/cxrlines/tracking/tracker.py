@@ -3,7 +3,7 @@
 TensorBoard's and CSV's files are written by this process. The other clients, which may be slow, hang or die, each run
 in a process of their own (`python -m` of this file). No call waits for them, and what a client does wrong is not
 raised: it is in `Tracker.problems` and is printed once on stderr. A tracker gets the settings (the resolved recipe),
-metrics by step, texts (lineage) and files (report); never films, and no patient but as a hash.
+metrics by step, texts (lineage) and files (report); never films, and patients only as hashes.
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """DICOM radiograph to one 8-bit frame as a viewer shows it, white = bone, with its spacing and identifiers.
 
 `header` reads the elements, `pixels` decodes, `display` makes gray of the values. Here the header is checked and
-completed. Messages and notes quote no values but those that say how pixels are stored and shown.
+completed. Messages and notes quote only values that say how pixels are stored and shown.
 """
 
 import io
