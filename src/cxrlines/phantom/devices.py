@@ -38,7 +38,8 @@ _ROUTE_SHARE = {  # by site, in the order of the routes
 }
 
 
-# What the sampler aims at, cm: ranges reach a little across the limits of `position` and `core.rules`.
+# What the sampler aims at, cm: ranges reach a little across the limits of `position` and `core.rules`. Of two ranges
+# that a state has, the share of the one that the share is named after.
 _ETT_NORMAL = (1.8, 6.2)  # height of the tip above the carina
 _ETT_BORDERLINE_LOW, _ETT_BORDERLINE_HIGH, _ETT_OFTEN_LOW = (0.4, 2.1), (5.9, 10.1), 0.55
 _ETT_TOO_HIGH, _ETT_TOO_LOW, _ETT_RARELY_HIGH = (9.9, 11.5), (-3.6, 0.6), 0.1
@@ -47,8 +48,8 @@ _CVC_NORMAL = (-3.2, 1.2)  # depth of the tip below the cavo-atrial junction
 _CVC_BORDERLINE_LOW, _CVC_BORDERLINE_HIGH, _CVC_OFTEN_HIGH = (0.8, 3.2), -2.8, 0.6
 _CVC_TOO_DEEP, _CVC_TOO_SHORT, _CVC_OFTEN_DEEP = (2.8, 9.0), (-6.5, 0.2), 0.55  # too short: depth below the confluence
 
-# Shares.
-_RIGHT_BRONCHUS = 0.88  # of tracheal tubes that are too deep: the right bronchus is the steeper one
+# Shares of the devices that take a way.
+_RIGHT_BRONCHUS = 0.88  # of tracheal tubes that go down past the carina: the right bronchus is the steeper one
 _NGT_ASTRAY = {"oesophagus": 0.45, "coiled": 0.2, "bronchus": 0.35}
 _NGT_RIGHT_BRONCHUS = 0.65
 _CVC_ASTRAY = 0.55  # of abnormal catheters; the others are too deep or too short
