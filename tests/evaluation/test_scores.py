@@ -109,10 +109,10 @@ def test_predictions_are_read_with_their_ids_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("study", "number", "says"),
     [
-        ("b", "3.5", "p.csv, line 4: column NGT - Normal is '3.5', outside 0 to 1 (1 such rows)"),
-        ("b", "", "p.csv, line 4: column NGT - Normal is '', not a number (1 such rows)"),
-        (" ", "0.5", "p.csv, line 4: StudyInstanceUID is empty (1 such rows)"),
-        ("a", "0.5", "p.csv, line 4: its study is listed before (1 such rows)"),
+        ("b", "3.5", "p.csv, line 4: column NGT - Normal is '3.5', outside 0 to 1 (1 such row)"),
+        ("b", "", "p.csv, line 4: column NGT - Normal is '', not a number (1 such row)"),
+        (" ", "0.5", "p.csv, line 4: StudyInstanceUID is empty (1 such row)"),
+        ("a", "0.5", "p.csv, line 4: its study is listed before (1 such row)"),
         ("b", "0.5,0.5", "p.csv:4: the row has 13 cells, the header 12; correct the row"),
     ],
 )
@@ -217,16 +217,37 @@ def test_tables_that_share_no_film_or_one_patient_are_not_compared(truth, predic
         (lambda t: t.drop(columns=NAMES[5]), f"the truth: no column {NAMES[5]}"),
         (
             lambda t: t.assign(**{NAMES[5]: [2, *t[NAMES[5]][1:]]}),
-            f"the truth, row 1: column {NAMES[5]} is 2, not 0 or 1 (1 such rows)",
+            f"the truth, row 1: column {NAMES[5]} is 2, not 0 or 1 (1 such row)",
         ),
         (lambda t: t.assign(study=["study0001", *t["study"][1:]]), "the truth, row 2: its study is listed before (1"),
-        (lambda t: t.assign(study=t["study"] + "x"), "no study is in both: 300 predictions, 300 labelled films"),
+        (
+            lambda t: t.assign(study=t["study"] + "x"),
+            "no study is in both: 300 predictions, 300 labelled films (e.g. 'study0000' and 'study0000x'); "
+            "check that both files are of the same films",
+        ),
     ],
 )
 def test_bad_truth_says_what_is_wrong(truth, predictions, change, says):
     with pytest.raises(ValueError) as error:
         evaluate(predictions, change(truth), resamples=5)
     assert says in str(error.value)
+
+
+def test_ids_with_folder_and_suffix_are_recognised_in_either_table(truth, predictions):
+    for one, other in ((predictions, truth), (truth, predictions)):
+        named = one.assign(study="train/" + one["study"] + ".jpg")
+        pair = (named, other) if one is predictions else (other, named)
+        with pytest.raises(Error, match="write the StudyInstanceUID in both without folder and suffix"):
+            evaluate(*pair, resamples=5)
+
+
+def test_a_prediction_that_is_the_same_on_every_film_is_said(truth, predictions):
+    said = "note: the prediction is the same on every film, as in sample_submission.csv: "
+    assert said not in evaluate(predictions, truth, resamples=5).text()
+    one = evaluate(predictions.assign(**{NAMES[2]: 0.5}), truth, resamples=5)
+    assert f"{said}{NAMES[2]}" in one.text().splitlines()
+    submission = predictions.assign(**dict.fromkeys(NAMES, 0))
+    assert f"{said}all labels" in evaluate(submission, truth, resamples=5).text().splitlines()
 
 
 def test_text_is_aligned(truth, predictions):

@@ -142,7 +142,7 @@ def test_written_folds_read_back_and_align_in_any_order(tmp_path):
     ("change", "text"),
     [
         (lambda t: t.drop(columns=["patient", LABELS[3]]), f"no column patient, {LABELS[3]}"),
-        (lambda t: t.assign(patient=[None, *t["patient"][1:]]), "row 0 of the table has no patient (1 such rows)"),
+        (lambda t: t.assign(patient=[None, *t["patient"][1:]]), "row 0 of the table has no patient (1 such row)"),
     ],
 )
 def test_bad_tables_say_what_is_wrong(change, text):
@@ -163,9 +163,9 @@ def test_fewer_patients_than_folds_says_both_numbers():
     [
         ("", "is empty; it needs a header with the columns StudyInstanceUID, PatientID, fold"),
         ("StudyInstanceUID,fold\na,0\n", "lacks the column 'PatientID'"),
-        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,q,x\n", "line 3: fold is 'x' (1 such rows); a fold is 0, 1, 2"),
+        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,q,x\n", "line 3: fold is 'x' (1 such row); a fold is 0, 1, 2"),
         ("StudyInstanceUID,PatientID,fold\na,p,0\n\n\nb,q,x\n", "line 5: fold is 'x'"),
-        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,,1\n", "line 3: PatientID is empty (1 such rows)"),
+        ("StudyInstanceUID,PatientID,fold\na,p,0\nb,,1\n", "line 3: PatientID is empty (1 such row)"),
         ("StudyInstanceUID,PatientID,fold\na,p,0\nb,1\n", "line 3: the row has 2 cells, the header 3"),
         ("StudyInstanceUID,PatientID,fold\na,p,-1\n", "line 2: fold is '-1'"),
         ("StudyInstanceUID,PatientID,fold\na,p,0\na,p,0\n", "line 3: study 'a' is already in line 2"),

@@ -62,6 +62,8 @@ class TestOtherFormats:
             ("study,label\na,b\n".encode("utf-16-le"), "zero bytes", "UTF-8"),
             (b"PK\x03\x04" + b"\0" * 60, "ZIP archive or an Excel workbook", "unpack it"),
             (b"\xd0\xcf\x11\xe0" + b"\0" * 60, "an Excel workbook", "save it as CSV"),
+            (b"PAR1" + b"\0" * 60, "a Parquet file", "write it as CSV"),
+            (b'{"study": ["a"]}', "is JSON", "write it as CSV"),
             (b"\x1f\x8bjunk", "cannot be unpacked", "again"),
         ],
     )

@@ -4,6 +4,7 @@ Predictions are frames of `study` and labels (probabilities); the truth has 0, 1
 patients are known. Both may lack the labels of devices whose columns are optional (`task.DEVICES`).
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +14,21 @@ import pandas as pd
 
 from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing
-from cxrlines.io.rows import read_rows, rows_left_out
+from cxrlines.core.text import plural
+from cxrlines.io.rows import TableError, read_rows, rows_left_out
 from cxrlines.io.tables import check_some, usable_rows
 from cxrlines.metrics.calibration import check_probabilities
 from cxrlines.task import DEVICE_OF, DEVICES, LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN
 
 REQUIRED = tuple(label for label in LABELS if not DEVICES[DEVICE_OF[label]].optional)
 """The labels that no table may lack."""
+
+
+_PATIENT_NAMES = ("patientid", "patient")
+"""What a column of patients may be called in place of `PATIENT_COLUMN`: in small letters, of letters alone."""
+_ALLOWED = "predictions are numbers from 0 to 1"
+_AS_NUMBERS = ", with a decimal point and without a percent sign; a film without predictions has no row"
+_AS_PROBABILITIES = ": apply a sigmoid to logits, divide percentages by 100"
 
 
 def labels_of(frame: pd.DataFrame, name: str) -> list[str]:
@@ -38,10 +47,9 @@ def check_predictions(frame: pd.DataFrame, name: str, lines: Sequence[int] | Non
     labels = labels_of(frame, name)
     _check_studies(frame["study"], name, lines)
     for label in labels:
-        numbers, way_out = pd.to_numeric(frame[label], errors="coerce"), "predictions are numbers from 0 to 1"
-        _refuse(numbers.isna(), name, lines, "not a number", way_out, frame[label])
-        way_out += ": apply a sigmoid to logits, divide percentages by 100"
-        _refuse(~numbers.between(0, 1), name, lines, "outside 0 to 1", way_out, frame[label])
+        numbers = pd.to_numeric(frame[label], errors="coerce")
+        _refuse(numbers.isna(), name, lines, "not a number", f"{_ALLOWED}{_AS_NUMBERS}", frame[label])
+        _refuse(~numbers.between(0, 1), name, lines, "outside 0 to 1", f"{_ALLOWED}{_AS_PROBABILITIES}", frame[label])
     return labels
 
 
@@ -68,18 +76,20 @@ def _refuse(
         row = int(wrong.to_numpy().argmax())
         where = f"{name}, row {row + 1}" if lines is None else f"{name}, line {lines[row]}"
         value = "" if cells is None else f"column {cells.name} is {cells.tolist()[row]!r}, "
-        raise Error(f"{where}: {value}{what} ({int(wrong.sum())} such rows)", way_out)
+        raise Error(f"{where}: {value}{what} ({plural(int(wrong.sum()), 'such row')})", way_out)
 
 
 def read_predictions(csv: Path) -> pd.DataFrame:
     """Read predictions: a frame of `study` (str) and the labels (float64), in the file's order of rows.
 
-    `Error` names the file, the column or row, and the way out: missing columns, a study listed twice, a
+    `Error` names the file, the column or row, and the way out: missing columns, no rows, a study listed twice, a
     value that is not a number from 0 to 1. Further columns are ignored.
     """
     rows = read_rows(Path(csv), (STUDY_COLUMN, *REQUIRED))
     if rows.problems:
-        raise Error(f"{rows.problems[0].text()} ({len(rows.problems)} such rows)")
+        raise Error(f"{rows.problems[0].text()} ({plural(len(rows.problems), 'such row')})")
+    if not rows.fields:
+        raise Error(f"{csv}: has a header, but no rows", "it needs a row for each film predicted")
     cells = {label: rows.column(label) for label in LABELS if label in rows.columns}
     frame = pd.DataFrame(cells, dtype=object)
     frame.insert(0, "study", pd.Series(rows.column(STUDY_COLUMN), dtype=str))
@@ -90,16 +100,22 @@ def read_predictions(csv: Path) -> pd.DataFrame:
 def read_truth(csv: Path) -> pd.DataFrame:
     """Read a label table to score against: `study`, `patient` if the file names patients, and the labels (int8).
 
-    Rows that cannot be used are counted by reason in `.attrs["left_out"]`. `TableError` if a column is missing or no
-    row is left.
+    Rows that cannot be used are counted by reason in `.attrs["left_out"]`. `TableError` if a column is missing or
+    called almost `PatientID`, no row is left, or no label is 1, as in `sample_submission.csv`.
     """
     rows = read_rows(Path(csv), (STUDY_COLUMN, *REQUIRED))
     studies, problems = usable_rows(rows)
     table = studies.frame()
     if PATIENT_COLUMN not in rows.columns:
+        if near := [name for name in rows.columns if re.sub(r"[\W_]", "", name.lower()) in _PATIENT_NAMES]:
+            what = f"{csv}: lacks the column {PATIENT_COLUMN!r}, but has {near[0]!r}"
+            raise TableError(what, "rename it, or remove it: intervals come from resampling patients")
         table = table.drop(columns="patient")
     left_out = rows_left_out(problems)
-    check_some(Path(csv), table, left_out)
+    check_some(Path(csv), table, left_out, problems)
+    if not (table[[label for label in LABELS if label in table]] == 1).to_numpy().any():
+        what = f"{csv}: no label is 1 in any of its {plural(len(table), 'row')}, as in sample_submission.csv"
+        raise TableError(what, "give the true labels: train.csv, or test_truth.csv of a phantom data set")
     table.attrs["left_out"] = left_out
     return table
 

@@ -1,18 +1,20 @@
 """Predictions scored against ground truth: every metric with its interval, and notes on what could not be scored."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cxrlines.core.errors import Error
-from cxrlines.core.text import plural
+from cxrlines.core.film import film_name
+from cxrlines.core.text import plural, shown
 from cxrlines.evaluation.predictions import check_predictions, check_truth
 from cxrlines.metrics.auc import auc, brier, why_undefined
 from cxrlines.metrics.calibration import calibration_error
 from cxrlines.metrics.intervals import RESAMPLES, Interval, macro_of, percentile_interval, resampled_aucs
-from cxrlines.task import PATIENT_COLUMN, UNKNOWN
+from cxrlines.task import PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN
 
 FEW_PATIENTS = 10
 """Below so many patients with a label, resampling them says little about its interval; the notes say so."""
@@ -86,6 +88,10 @@ class Evaluation:
                 "too narrow if patients have several films"
             )
         notes += [f"{label} has no AUC and is not in the macro AUC: {why}" for label, why in self.undefined.items()]
+        scores = dict(zip(self.labels, self.scores.T, strict=True))
+        if same := [name for name, column in scores.items() if self.films > 1 and (column == column[0]).all()]:
+            all_same = "all labels" if len(same) == len(scores) else ", ".join(same)
+            notes.append(f"the prediction is the same on every film, as in sample_submission.csv: {all_same}")
         few = [f"{name} ({f.patients})" for name, f in self.labels.items() if f.ci95 and f.patients < FEW_PATIENTS]
         if few:
             notes.append(f"too few positive patients for an interval to mean much: {', '.join(few)}")
@@ -130,10 +136,7 @@ def evaluate(
     place = complete.index.get_indexer(scores.index)  # of each prediction among the labelled films
     studies, matched = scores.index[place >= 0], complete.iloc[place[place >= 0]]
     if len(studies) == 0:
-        raise Error(
-            f"no study is in both: {len(scores)} predictions, {len(complete)} labelled films",
-            "check that both files are of the same films",
-        )
+        raise _no_study_in_both(scores.index, complete.index)
     p, patients = scores.to_numpy(np.float64)[place >= 0], matched["patient"].to_numpy()
     known = matched.reindex(columns=labels, fill_value=UNKNOWN).to_numpy(np.int64)
     resampled = resampled_aucs(known, p, patients, resamples=resamples, seed=seed)
@@ -168,6 +171,17 @@ def evaluate(
         truth=known,
         scores=p,
     )
+
+
+def _no_study_in_both(predicted: pd.Index, labelled: pd.Index) -> Error:
+    """The error that no film is both predicted and labelled: with an id of each, and why they differ if it is seen."""
+    what = f"no study is in both: {len(predicted)} predictions, {len(labelled)} labelled films"
+    if len(predicted) and len(labelled):
+        what += f" (e.g. {shown(predicted[0], 80)} and {shown(labelled[0], 80)})"
+    bare, others = ({film_name(Path(study)) for study in studies} for studies in (predicted, labelled))
+    if bare & others:
+        return Error(what, f"write the {STUDY_COLUMN} in both without folder and suffix")
+    return Error(what, "check that both files are of the same films")
 
 
 def compare(one: Evaluation, other: Evaluation) -> tuple[float, Interval] | None:

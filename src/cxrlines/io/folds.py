@@ -218,7 +218,7 @@ def read_folds(csv: Path) -> pd.DataFrame:
     if problems := [*rows.problems, *empty, *fold_problems(rows, patients)]:
         first = problems[0]
         count = sum(problem.kind == first.kind for problem in problems)
-        raise Error(f"{csv}, line {first.row}: {first.message} ({count} such rows)", first.way_out)
+        raise Error(f"{csv}, line {first.row}: {first.message} ({plural(count, 'such row')})", first.way_out)
     folds = [_fold(cell) for cell in rows.column(FOLD_COLUMN)]
     return pd.DataFrame({"study": studies, "patient": patients, "fold": np.array(folds, np.int64)})
 
@@ -270,5 +270,5 @@ def _check_table(table: pd.DataFrame) -> None:
     if missing := [name for name in ("study", "patient", *LABELS) if name not in table]:
         raise ValueError(f"the table has no column {', '.join(missing)}; folds need study, patient and every label")
     if len(nameless := np.flatnonzero(table["patient"].isna())):
-        what = f"row {nameless[0]} of the table has no patient ({len(nameless)} such rows)"
+        what = f"row {nameless[0]} of the table has no patient ({plural(len(nameless), 'such row')})"
         raise Error(what, "name the patient of every film, or leave these rows out")

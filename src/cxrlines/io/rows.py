@@ -69,7 +69,12 @@ _OTHER_FORMATS = (
     (b"\xd0\xcf\x11\xe0", "is an Excel workbook, not a CSV table", SAVE_AS),
     (b"\xff\xfe", "is UTF-16, not UTF-8", SAVE_AS),
     (b"\xfe\xff", "is UTF-16, not UTF-8", SAVE_AS),
+    (b"PAR1", "is a Parquet file, not a CSV table", "write it as CSV"),
+    (b"{", "is JSON, not a CSV table", "write it as CSV"),
+    (b"[", "is JSON, not a CSV table", "write it as CSV"),
 )
+_NAMED = 3
+"""Missing columns that a message names, and others that it offers in place of one."""
 
 
 @contextmanager
@@ -189,8 +194,12 @@ def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> 
         raise TableError(f"{path}: the header has the column {twice[0]!r} twice", "remove one")
     missing = [name for name in needed if name not in columns]
     if missing:
-        free = [name for name in columns if name not in needed]
-        named = ", ".join(repr(name) + did_you_mean(name, free) for name in missing)
+        free = [name for name in columns if name and name not in needed]
+        named = ", ".join(repr(name) + did_you_mean(name, free) for name in missing[:_NAMED])
+        if len(missing) > _NAMED:
+            named += f" and {len(missing) - _NAMED} more"
+        elif len(missing) == 1 and len(free) <= _NAMED and free and not did_you_mean(missing[0], free):
+            named += f" (its other columns: {', '.join(map(shown, free))})"
         what = f"{path}: lacks the column{'s' * (len(missing) > 1)} {named}"
         raise TableError(what, f"a table needs {', '.join(needed)}")
 

@@ -7,7 +7,7 @@ truth until a person corrects it; the audit reports them.
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +118,7 @@ def read_labels(csv: Path) -> "pd.DataFrame":
     csv = Path(csv)
     studies, problems = usable_rows(read_rows(csv, TRUTH_COLUMNS))
     left_out = rows_left_out(problems)
-    check_some(csv, studies, left_out)
+    check_some(csv, studies, left_out, problems)
     if problems:
         more = f" (and {len(problems) - 3} more; `cxrlines check` lists all)" if len(problems) > 3 else ""
         listed = "\n  ".join(problem.text() for problem in problems[:3])
@@ -129,12 +129,13 @@ def read_labels(csv: Path) -> "pd.DataFrame":
     return table
 
 
-def check_some(csv: Path, table: Sized, left_out: Mapping[str, int]) -> None:
-    """`TableError` if no row is left."""
+def check_some(csv: Path, table: Sized, left_out: Mapping[str, int], problems: Sequence[Problem] = ()) -> None:
+    """`TableError` if no row is left; it names the first of the problems."""
     if not len(table):
         reasons = ", ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "it has none"
+        first = f"; the first: {problems[0].text()}" if problems else ""
         way_out = "it needs rows of a study, labels 0 or 1, and a patient; `cxrlines check` names each row"
-        raise TableError(f"{csv}: no row is usable ({reasons})", way_out)
+        raise TableError(f"{csv}: no row is usable ({reasons}{first})", way_out)
 
 
 def usable_rows(rows: Rows, *, studies_only: bool = False) -> tuple[Studies, list[Problem]]:

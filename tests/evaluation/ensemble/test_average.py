@@ -174,7 +174,7 @@ def test_different_studies_say_how_many_and_which():
         (lambda f: f.assign(**{NAMES[4]: [0.5, np.nan, *f[NAMES[4]][2:]]}), f"b.csv, row 2: column {NAMES[4]} is nan"),
         (
             lambda f: f.assign(study=["s01", *f["study"][1:]]),
-            "b.csv, row 2: its study is listed before (1 such rows)",
+            "b.csv, row 2: its study is listed before (1 such row)",
         ),
     ],
 )
@@ -206,7 +206,7 @@ def test_written_predictions_read_back_exactly(tmp_path):
         ("a,b\n1,2\n", "p.csv: lacks the columns 'StudyInstanceUID', 'ETT - Abnormal'"),
         (
             "StudyInstanceUID," + ",".join(NAMES) + "\ns," + ",".join(["0.1"] * (len(NAMES) - 1)) + ",high\n",
-            f"line 2: column {NAMES[-1]} is 'high', not a number (1 such rows)",
+            f"line 2: column {NAMES[-1]} is 'high', not a number (1 such row)",
         ),
     ],
 )
