@@ -18,7 +18,7 @@ AIR_IN_LUNG = 0.14  # soft tissue minus lung, / cm
 _TRUNK, _TRUNK_FAT = (17.5, 20.5), 5  # thickness of a lean trunk, and what fat adds
 _SKIN = 0.12  # share of the trunk's thickness that begins at its outline as a step
 _ARM = (12, 16)
-_LUNG, _LUNG_FAT = (11.5, 14.5), 1.5  # and what fat takes away: domes stand higher
+_LUNG, _LUNG_FAT = (11.5, 14.5), 1.5  # and what fat takes away
 _HEART, _GREAT_VESSELS = (0.58, 0.8), (0.6, 0.78)  # shares of the lung's thickness whose air they replace
 
 # On the film, cm.
