@@ -3,7 +3,7 @@
 import pytest
 
 from cxrlines.recipe.spec.load import RecipeError, load_recipe, recipe_of, shipped
-from cxrlines.recipe.spec.recipe import FileStart
+from cxrlines.recipe.spec.stage import FileStart
 
 SMALL = """
 name: small
