@@ -74,7 +74,7 @@ class _Inputs:
 def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> None:
     """Train one step, predict its held-out films if it reads plain ones, and put its folder in place in one move.
 
-    Test films are `predict_scored`'s: they may change without anything being trained anew. Several processes train and
+    Test films are `predict_scored`'s: they may change without anything being trained again. Several processes train and
     predict together; the first writes.
     """
     work = run.root / ".work" / step.key.flat
