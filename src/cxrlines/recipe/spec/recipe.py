@@ -22,13 +22,13 @@ RESERVED = (*ORIGINS, OWN, "ensemble")
 class MemberSpec(Strict):
     """One member of the ensemble: a backbone, a head, and a chain of stages; the last one is what predicts."""
 
-    backbone: str
-    head: str = "gap"
+    backbone: str  # any network of timm
+    head: str = "gap"  # gap, gem, concat or attention: how the feature map is pooled
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # none: the head's own
     exclusive: bool = False  # the states of an ETT exclude each other: a softmax over them and "none"
     # the folds it is trained on; none: all of the recipe's
     folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
-    stages: Annotated[dict[str, StageSpec], Field(min_length=1)]
+    stages: Annotated[dict[str, StageSpec], Field(min_length=1)]  # in the order of training
 
     @model_validator(mode="after")
     def _chain(self) -> "MemberSpec":
@@ -60,22 +60,22 @@ class MemberSpec(Strict):
 class StoreSpec(Strict):
     """How films are kept: shrunk once to `size`, `pad` (keeps the aspect ratio) or `stretch`."""
 
-    size: FilmSize = 640
+    size: FilmSize = 640  # as large as the largest that a model sees, or larger
     aspect: Literal["pad", "stretch"] = "stretch"
 
 
 class Recipe(Strict):
     """The whole method: what is trained, on which folds, at which size, and what is averaged."""
 
-    name: str
-    about: str = ""
-    seed: int = 0
+    name: str  # in reports, bundles and trackers
+    about: str = ""  # a sentence for people
+    seed: int = 0  # of new weights, the order of films, augmentation and dropout
     size: FilmSize = 512  # of the film a model sees
     store: StoreSpec = StoreSpec()
     quality: QualitySpec = QualitySpec()
     folds: FoldsSpec = FoldsSpec()
     patients: PatientKey = "site"  # of the own films; `ranzcr` where they are RANZCR CLiP's. Phantoms are public
-    external: dict[str, ExternalSpec] = Field(default_factory=dict)
+    external: dict[str, ExternalSpec] = Field(default_factory=dict)  # sets of films besides the own one
     members: Annotated[dict[str, MemberSpec], Field(min_length=1)]
     ensemble: EnsembleSpec = EnsembleSpec()
     tracking: TrackingSpec = TrackingSpec()

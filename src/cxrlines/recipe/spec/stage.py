@@ -27,8 +27,8 @@ class FileStart(Strict):
     `ancestry` is `trusted`: the user vouches that they saw nobody who is held out. Every figure then says so.
     """
 
-    file: str
-    ancestry: Literal["trusted"] | None = None
+    file: str  # its path; {fold} in it is the fold held out
+    ancestry: Literal["trusted"] | None = None  # trusted: it saw nobody who is held out
     head: Literal["adopt", "leave"] = "adopt"  # adopt: take the file's head where its shapes are this member's
 
     def of(self, fold: int) -> Path:
@@ -39,7 +39,7 @@ class FileStart(Strict):
 class StageSpec(Strict):
     """One stage: five answers. `start` is `imagenet`, `scratch`, an earlier stage, `member/stage` of any, or a file."""
 
-    start: str | FileStart = "imagenet"
+    start: str | FileStart = "imagenet"  # imagenet, scratch, STAGE, MEMBER/STAGE, or a file
     fold_shift: Annotated[int, Field(ge=0)] = 0  # 1: start from the next fold's step, a leak; needs guard: report
     size: FilmSize | None = None  # of its films; none: the recipe's
     films: FilmsSpec = FilmsSpec()
