@@ -38,8 +38,34 @@ def check(blocked: set[str], names: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_no_room_that_reading_rests_on_imports_a_network_library() -> None:
-    check(NETWORKS, modules("core", "io", "metrics", "reading"))
+def test_no_room_that_reading_and_recipes_rest_on_imports_a_network_library() -> None:
+    check(NETWORKS, modules("core", "io", "metrics", "reading", "recipe/spec"))
+
+
+REFUSED = """
+from typer.testing import CliRunner
+from cxrlines import cli
+
+for words, said in {cases}:
+    result = CliRunner().invoke(cli.app, ["train", *words.split()])
+    assert result.exit_code == 2 and said in result.stderr, (words, result.output, result.exception)
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_wrong_training_command_is_refused_before_a_network_library_is_imported(tmp_path: Path) -> None:
+    given = f"--data {tmp_path} --out {tmp_path / 'run'}"
+    cases = [
+        (f"recomended {given}", "did you mean 'recommended'?"),
+        (f"{tmp_path / 'mine.yaml'} {given}", "name a YAML file, or one of"),
+        (f"demo {given} --set members.baseline.hed=gem", "did you mean 'head'?"),
+        (f"demo {given} --external nih={tmp_path}", "the recipe has no external set 'nih'"),
+        (f"demo {given} --folds a", "--folds is 'a'"),
+        (f"demo --data {tmp_path} --out {tmp_path}", "is one of the inputs"),
+    ]
+    script = WITHOUT.format(blocked=sorted(NETWORKS), modules=[]) + REFUSED.format(cases=cases)
+    done = subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_reading_itself_needs_no_scipy_and_no_pandas() -> None:

@@ -68,16 +68,14 @@ def train(
         int | None, typer.Option(min=1, help="Machines that train each step together (torchrun, SLURM).")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the steps and their estimated cost; train nothing.")
+        bool, typer.Option("--dry-run", help="Print the stages and their estimated cost; train nothing.")
     ] = False,
 ) -> None:
     """Train all models of a recipe; write predictions, metrics.json and report.html.
 
     An external set is NIH ChestX-ray14, PadChest, VinBigData, CheXpert, or any folder of films.
     """
-    from cxrlines.recipe.run.pipeline import train as run_recipe
     from cxrlines.recipe.spec.load import load_recipe
-    from cxrlines.training import distributed
 
     plain = settings or []
     sets = _folders(external, tuple(load_recipe(recipe, plain).external) if external else ())
@@ -89,6 +87,10 @@ def train(
 
         typer.echo(show_plan(chosen, data, out, wanted))
         return
+    # PyTorch takes seconds to import: not before the command is known to be right
+    from cxrlines.recipe.run.pipeline import train as run_recipe
+    from cxrlines.training import distributed
+
     start = None
     if on:
         from cxrlines.cluster.step_workers import ray_workers

@@ -30,7 +30,7 @@ MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 class ScheduleSpec(Strict):
     """On which schedule a stage trains. Epochs may be a fraction; learning rates are those of the optimiser's steps."""
 
-    epochs: Annotated[float, Field(gt=0, le=1000)] = 5
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 5  # passes over the films; may be a fraction
     batch: Annotated[int, Field(ge=2, le=4096)] = 16  # films of a step
     accumulate: Annotated[int, Field(ge=1, le=256)] = 1  # passes of a step, each of batch / accumulate films
     # The backbone's activations are computed again as the gradients need them: less memory, a third slower.
@@ -40,11 +40,11 @@ class ScheduleSpec(Strict):
     optimizer: Literal["adam", "adamw", "sgd", "nadamw", "lion", "muon"] = "adam"
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # of sgd (none: 0.9) and muon (none: 0.95)
     nesterov: bool = False  # Nesterov's momentum, of sgd and muon
-    lr: Annotated[float, Field(gt=0, le=1)] = 5e-4
-    end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6
-    shape: Literal["constant", "cosine", "restarts"] = "cosine"
-    restart_epochs: Annotated[float, Field(gt=0)] | None = None
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    lr: Annotated[float, Field(gt=0, le=1)] = 5e-4  # the highest learning rate
+    end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6  # at the end of a cosine
+    shape: Literal["constant", "cosine", "restarts"] = "cosine"  # restarts: cosines one after another
+    restart_epochs: Annotated[float, Field(gt=0)] | None = None  # of each cosine of restarts
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear, from a tenth of lr
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # rate of a backbone's layer over that of the one above it
     head_lr: Annotated[float, Field(gt=0, le=1000)] = 1.0  # rate of head and decoder over lr
     # What is not trained: `backbone`, `head`, or patterns of parameters' names, as backbone.net.layer[12].*
@@ -101,7 +101,7 @@ def learning_rate(schedule: ScheduleSpec, step: int, *, total: int, per_epoch: i
     """The learning rate of optimiser step `step` (from 0) of `total`, of which `per_epoch` are an epoch.
 
     Linear warm-up from `WARMUP_FROM` of the peak over `warmup_epochs`; then `constant`, `cosine` from `lr` to `end_lr`
-    over what is left, or `restarts`: the same cosine begun anew every `restart_epochs` (SGDR, Loshchilov and Hutter
+    over what is left, or `restarts`: the same cosine begun again every `restart_epochs` (SGDR, Loshchilov and Hutter
     2017, with equal periods). From `swa_start` on, `swa_lr` where there is one.
     """
     if schedule.swa_lr is not None and step >= swa_start(schedule, total):

@@ -170,7 +170,7 @@ def load(
 
     With `accumulate` above 1 each is a list of so many equal parts.
     `pin` is for a GPU. With `stay` the processes live until the loader is dropped: where they are not forked (Python
-    3.14), each is sent all targets and lines when it begins, and imports everything anew.
+    3.14), each is sent all targets and lines when it begins, and imports everything again.
     """
     return DataLoader(
         films,

@@ -1,6 +1,6 @@
 """MixUp and CutMix: each film of a batch is mixed with the one before it, and so are their labels.
 
-The order of a batch is drawn anew in each epoch, so that the film before is one at random (torchvision's way). Share
+The order of a batch is drawn again in each epoch, so that the film before is one at random (torchvision's way). Share
 and box are drawn for the whole batch from (seed, epoch, number of the batch) alone. Of several processes each is
 handed, after its own films, the film before them: the mixture is that of one process.
 """

@@ -13,7 +13,7 @@ from cxrlines.training import distributed
 class Key(NamedTuple):
     """A film as it is augmented in an epoch; `draw_maps` has its heatmaps drawn though none is known.
 
-    A film that an epoch has more than once is augmented anew each time: `again` counts from 0.
+    A film that an epoch has more than once is augmented again each time: `again` counts from 0.
     """
 
     epoch: int

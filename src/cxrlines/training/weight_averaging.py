@@ -57,7 +57,7 @@ def norms_kept(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def estimate_norms(model: nn.Module, batches: Iterable[Any], show: Callable[[Any], object]) -> None:
-    """Take the moments of a training model's batch norms anew: their means over `batches`, each shown by `show`.
+    """Take new moments of a training model's batch norms: their means over `batches`, each shown by `show`.
 
     What torch's `update_bn` does, but for what is frozen.
     """

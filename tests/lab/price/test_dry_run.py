@@ -1,19 +1,32 @@
 """Plans shown and nothing done: on real tables without films too; what is assumed is said."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from cxrlines.lab.price.dry_run import dry_run
+from cxrlines.lab.price.dry_run import Planned, dry_run, planned
+from cxrlines.lab.price.estimate import estimate
 from cxrlines.recipe.run.execute import RunError
 from cxrlines.recipe.run.pipeline import prepare
 from cxrlines.recipe.spec.load import RecipeError, load_recipe
 
 
-def lines_of(text: str) -> dict[str, str]:
-    """Step -> what the plan says of it."""
-    lines = (line.strip().partition(": ") for line in text.splitlines() if line.startswith("  ") and "/fold" in line)
-    return {name: rest for name, _, rest in lines}
+def rows_of(text: str) -> dict[str, dict[str, str]]:
+    """The table of a plan: `member/stage` -> column -> what stands there."""
+    header, *lines = [re.split(" {2,}", line) for line in text.split("\n\n")[1].splitlines()]
+    rows, member = {}, ""
+    for line in lines:
+        row = dict(zip(header, line, strict=True))
+        member = row["member"] or member
+        rows[f"{member}/{row['stage']}"] = row
+    return rows
+
+
+def parents_of(plan: Planned, name: str) -> dict[str, str]:
+    """What a step is made from: role -> step."""
+    (step,) = [step for step in plan.steps if step.name == name]
+    return {parent.name: str(parent.key) for parent in step.parents}
 
 
 def files_below(*folders: Path) -> set[Path]:
@@ -21,19 +34,23 @@ def files_below(*folders: Path) -> set[Path]:
 
 
 def test_a_finished_run_is_all_done_with_parents_named(soft_run, phantom):
-    lines = lines_of(dry_run(soft_run.recipe, phantom, soft_run.root, [1]))
-    assert all(said.startswith("done; ") for said in lines.values())
-    assert "plain/fold2/only" not in lines and "plain/fold1+2/only" in lines
-    assert "from start: scratch, soft 0: plain/fold0+1/only, soft 2: plain/fold1+2/only;" in lines["self/fold1/only"]
-    assert "from start: from-b/fold1/soft; 16 films of b, plain; 1 epoch" in lines["from-b/fold1/tubes"]
+    plan = planned(soft_run.recipe, phantom, soft_run.root, [1])
+    names = [step.name for step in plan.steps]
+    assert plan.done == {step.key for step in plan.steps}
+    assert "plain/fold2/only" not in names and "plain/fold1+2/only" in names
+    assert parents_of(plan, "self/fold1/only") == {"soft 0": "plain/fold0+1/only", "soft 2": "plain/fold1+2/only"}
+    assert parents_of(plan, "from-b/fold1/tubes") == {"start": "from-b/fold1/soft"}
+    rows = rows_of(dry_run(soft_run.recipe, phantom, soft_run.root, [1]))
+    assert rows["self/only"]["made from"] == "scratch, soft labels of plain/only"
+    tubes = rows["from-b/tubes"]
+    assert [tubes[name] for name in ("films", "which", "epochs", "made from")] == ["16", "b", "1", "soft"]
 
 
 def test_before_a_run_every_step_is_to_do_and_nothing_is_written(phantom, site_b, soft_recipe, tmp_path):
     before = files_below(phantom, site_b)
     recipe = load_recipe(str(soft_recipe), [f"external.b.folder={site_b}"])
     text = dry_run(recipe, phantom, tmp_path / "run", None)
-    assert {said.partition(";")[0] for said in lines_of(text).values()} == {"to do"}
-    assert len(lines_of(text)) == 18
+    assert "18 steps\n" in text and "done" not in text
     assert "note" not in text, "all is there"
     assert not (tmp_path / "run").exists() and files_below(phantom, site_b) == before
 
@@ -41,9 +58,12 @@ def test_before_a_run_every_step_is_to_do_and_nothing_is_written(phantom, site_b
 def test_the_plan_shown_is_the_plan_done(phantom, site_b, soft_recipe, soft_run, tmp_path):
     """Only what a store knows may differ: here every film can be read and no twin is found, so nothing does."""
     recipe = load_recipe(str(soft_recipe), [f"external.b.folder={site_b}"])
-    before = lines_of(dry_run(recipe, phantom, tmp_path / "run", None))
-    after = lines_of(dry_run(recipe, phantom, soft_run.root, None))
-    assert before == {name: said.replace("done", "to do", 1) for name, said in after.items()}
+    before, after = (planned(recipe, phantom, root, None) for root in (tmp_path / "run", soft_run.root))
+    assert not before.done and after.done == {step.key for step in after.steps}
+    assert [(step.key, step.parents, step.films) for step in before.steps] == [
+        (step.key, step.parents, step.films) for step in after.steps
+    ]
+    assert "18 steps, 18 of them done\n" in dry_run(recipe, phantom, soft_run.root, None)
 
 
 def test_test_films_that_are_learnt_are_counted_whether_they_are_there_or_not(phantom, soft_recipe, tmp_path):
@@ -55,11 +75,13 @@ def test_test_films_that_are_learnt_are_counted_whether_they_are_there_or_not(ph
     for name in ("train.csv", "sample_submission.csv"):
         (table / name).write_bytes((phantom / name).read_bytes())
     for data in (phantom, table):
-        lines = lines_of(dry_run(recipe, data, tmp_path / "run", None))
-        assert (
-            "soft of plain: plain/fold2/only, soft of self: self/fold2/only; 8 test films" in lines["from-b/fold2/soft"]
-        )
-        assert "from-b/fold1/soft" not in lines
+        plan = planned(recipe, data, tmp_path / "run", None)
+        made_from = parents_of(plan, "from-b/fold2/soft")
+        assert made_from == {"soft of plain": "plain/fold2/only", "soft of self": "self/fold2/only"}
+        assert "from-b/fold1/soft" not in [step.name for step in plan.steps]
+        row = rows_of(dry_run(recipe, data, tmp_path / "run", None))["from-b/soft"]
+        assert (row["steps"], row["films"], row["which"]) == ("1", "8", "test")
+        assert row["made from"].endswith("soft labels of plain/only and self/only")
 
 
 def test_what_is_not_there_is_assumed_and_said(phantom, soft_recipe, tmp_path):
@@ -67,8 +89,9 @@ def test_what_is_not_there_is_assumed_and_said(phantom, soft_recipe, tmp_path):
     text = dry_run(load_recipe(str(soft_recipe), settings), phantom, tmp_path / "run", [0])
     assert "note: missing.pt: is not there; training needs it" in text
     assert "note: external set b: no folder given (--external b=FOLDER); 10,000 films are taken" in text
-    assert "10000 films of b" in lines_of(text)["from-b/fold0/soft"]
-    assert "from start: missing.pt; " in lines_of(text)["plain/fold0/only"]
+    rows = rows_of(text)
+    assert (rows["from-b/soft"]["films"], rows["from-b/soft"]["which"]) == ("10,000", "b")
+    assert rows["plain/only"]["made from"] == "missing.pt"
 
 
 def test_a_mistyped_folder_of_an_external_set_is_refused(phantom, soft_recipe, tmp_path):
@@ -99,11 +122,12 @@ def test_what_training_would_refuse_is_refused(phantom, tiny_recipe, tmp_path):
 def test_films_that_a_store_could_not_take_are_not_counted(phantom, tiny_recipe, tmp_path):
     """The number of films of a step is that of its training, once the store is built."""
     run = prepare(load_recipe(str(tiny_recipe)), phantom, tmp_path / "run", 1)
-    lines = lines_of(dry_run(run.recipe, phantom, run.root, [0]))
+    rows = rows_of(dry_run(run.recipe, phantom, run.root, [0]))
     fold = run.folds.to_numpy()
-    assert f"; {(fold != 0).sum()} all films, plain; 3 epochs" in lines["plain/fold0/only"]
     annotated = (fold != 0) & run.train.annotated
-    assert f"; {annotated.sum()} annotated films, overlay; 1 epoch" in lines["staged/fold0/teacher"]
+    said = {name: [row[column] for column in ("films", "which", "epochs")] for name, row in rows.items()}
+    assert said["plain/only"] == [str((fold != 0).sum()), "all", "3"]
+    assert said["staged/teacher"] == [str(annotated.sum()), "annotated, overlay", "1"]
 
 
 MAPS = """
@@ -123,16 +147,22 @@ members:
 def test_a_plan_with_maps_names_every_segmenter_and_writes_nothing(phantom, tmp_path):
     (tmp_path / "maps.yaml").write_text(MAPS)
     before = files_below(phantom)
-    text = dry_run(load_recipe(str(tmp_path / "maps.yaml")), phantom, tmp_path / "run", [1])
-    lines = lines_of(text)
-    assert list(lines) == [f"two-step/fold{held}/segmenter" for held in ("1", "0+1", "1+2")] + [
-        "two-step/fold1/classifier"
+    recipe = load_recipe(str(tmp_path / "maps.yaml"))
+    plan = planned(recipe, phantom, tmp_path / "run", [1])
+    assert [step.name for step in plan.steps] == [
+        *(f"two-step/fold{held}/segmenter" for held in ("1", "0+1", "1+2")),
+        "two-step/fold1/classifier",
     ]
-    assert "annotated films, plain; 3 epochs; " in lines["two-step/fold0+1/segmenter"]
-    made_from = "from start: scratch, maps: two-step/fold1/segmenter, maps 0: two-step/fold0+1/segmenter, "
-    assert made_from + "maps 2: two-step/fold1+2/segmenter; " in lines["two-step/fold1/classifier"]
-    assert " all films, with maps of segmenter; " in lines["two-step/fold1/classifier"]
-    assert "GPU h" in lines["two-step/fold1/classifier"] and "1+2" in text.partition("two-step/segmenter  ")[2]
+    assert parents_of(plan, "two-step/fold1/classifier") == {
+        "maps": "two-step/fold1/segmenter",
+        "maps 0": "two-step/fold0+1/segmenter",
+        "maps 2": "two-step/fold1+2/segmenter",
+    }
+    rows = rows_of(dry_run(recipe, phantom, tmp_path / "run", [1]))
+    segmenter, classifier = rows["two-step/segmenter"], rows["two-step/classifier"]
+    assert [segmenter[name] for name in ("steps", "which", "epochs")] == ["1+2", "annotated", "3"]
+    assert classifier["which"] == "all"
+    assert classifier["made from"] == "scratch, seen with heatmaps of segmenter"
     assert not (tmp_path / "run").exists() and files_below(phantom) == before
 
 
@@ -153,14 +183,13 @@ def test_maps_need_three_folds_in_a_plan_as_in_a_run(phantom, tmp_path):
 )
 def test_what_the_recipes_of_maps_cost_on_the_real_table(name, steps, hours, tmp_path, ranzcr):
     """`hours`: as estimated on 2026-11-25; a figure that moves by more than a tenth is to be looked at."""
-    text = dry_run(load_recipe(name), ranzcr, tmp_path / "run", None)
-    lines = lines_of(text)
-    assert len(lines) == steps
-    each = [float(said.partition(" GPU h")[0].split("; ")[-1]) for said in lines.values()]
-    assert sum(each) == pytest.approx(hours, rel=0.1, abs=0.005 * steps)
+    recipe = load_recipe(name)
+    plan = planned(recipe, ranzcr, tmp_path / "run", None)
+    assert len(plan.steps) == steps
+    assert estimate(recipe, plan.steps, plan.films).hours == pytest.approx(hours, rel=0.1, abs=0.005 * steps)
     if name != "two-step":
         return
-    films = {key: int(said.split("; ")[2].split()[0]) for key, said in lines.items()}
+    films = {step.name: step.films for step in plan.steps}
     outer, inner = ([n for key, n in films.items() if "segm" in key and ("+" in key) == plus] for plus in (False, True))
     assert len(outer) == 5 and len(inner) == 10
     assert max(abs(n - 0.8 * 8960) for n in outer) < 60 and max(abs(n - 0.6 * 8960) for n in inner) < 60
@@ -170,22 +199,22 @@ def test_what_the_recipes_of_maps_cost_on_the_real_table(name, steps, hours, tmp
 @pytest.mark.parametrize(("name", "steps"), [("baseline", 5), ("three-stage", 45)])
 def test_a_real_table_without_films_or_annotations_is_enough(name, steps, tmp_path, ranzcr):
     before = files_below(ranzcr)
-    text = dry_run(load_recipe(name), ranzcr, tmp_path / "run", None)
-    lines = lines_of(text)
-    assert len(lines) == steps and text.startswith(f"{load_recipe(name).name}: {steps} steps")
+    recipe = load_recipe(name)
+    text = dry_run(recipe, ranzcr, tmp_path / "run", None)
+    assert text.startswith(f"{recipe.name}: ") and text.splitlines()[0].endswith(f" {steps} steps")
     assert "has no folder train/: all 30083 films of train.csv are taken as there" in text
     assert "has no train_annotations.csv: 30% of the films are taken as annotated, as in RANZCR CLiP" in text
-    assert "estimate for one" in text
-    films = [int(said.split("; ")[2].split()[0]) for said in lines.values() if " all films" in said]
-    assert sum(films) == 4 * 30_083 * len(films) // 5
+    assert "GPU h on one" in text
+    films = [row["films"] for row in rows_of(text).values() if row["which"] == "all"]
+    assert films and set(films) == {f"{4 * 30_083 / 5:,.0f}"}
     assert not (tmp_path / "run").exists() and files_below(ranzcr) == before
 
 
 @pytest.mark.long
 def test_hotwater_on_the_real_tables(tmp_path, ranzcr):
     text = dry_run(load_recipe("hotwater"), ranzcr, tmp_path / "run", None)
-    lines = lines_of(text)
-    assert len([name for name in lines if "+" in name]) == 10 * 3, "the teachers of self-distillation, two folds out"
+    nested = [row["steps"].partition("+")[2] for row in rows_of(text).values()]
+    assert [count for count in nested if count] == ["4"] * 3, "the teachers of self-distillation, two folds out"
     assert "GPU h" in text and "GPU memory" in text
     for name in ("nih", "padchest", "vinbigdata"):
         assert f"external set {name}: no folder given (--external {name}=FOLDER)" in text

@@ -10,12 +10,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.tables import Dataset
-from cxrlines.lab.price.estimate import A100, WITHIN, Gpu, estimate, watch
+from cxrlines.lab.price.estimate import A100, WITHIN, Estimate, Gpu, estimate, watch
+from cxrlines.lab.price.plan_text import plan_text
 from cxrlines.models.backbones import make_backbone
 from cxrlines.recipe.run.external import ExternalSet
-from cxrlines.recipe.run.folder import Inventory
+from cxrlines.recipe.run.folder import Inventory, Step
 from cxrlines.recipe.run.plan import make_plan
 from cxrlines.recipe.spec.load import load_recipe
+from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS
 
 RTX3090 = Gpu("NVIDIA RTX 3090", 71e12, 0.936e12, 24 * 2**30)
@@ -79,14 +81,20 @@ members:
 
 
 @pytest.fixture
-def plan(tmp_path):
-    def plan(*settings: str, text: str = RECIPE):
+def planned(tmp_path):
+    def planned(*settings: str, text: str = RECIPE) -> tuple[Recipe, list[Step], Estimate]:
         path = tmp_path / "recipe.yaml"
         path.write_text(text)
         recipe, films = load_recipe(str(path), list(settings)), material(60, {"far": 50})
-        return estimate(recipe, make_plan(recipe, films, range(3)), films)
+        steps = make_plan(recipe, films, range(3))
+        return recipe, steps, estimate(recipe, steps, films)
 
-    return plan
+    return planned
+
+
+@pytest.fixture
+def plan(planned):
+    return lambda *settings, text=RECIPE: planned(*settings, text=text)[2]
 
 
 @pytest.mark.parametrize(
@@ -168,9 +176,9 @@ def test_what_costs_more_is_said_to_cost_more(plan):
     assert plan("defaults.schedule.ema=0.9").steps[key].state > usual.steps[key].state
 
 
-def test_inner_steps_are_counted_apart(plan):
-    text = plan("members.again.stages.only.films.set=own").text()
-    assert "3+3" in text.partition("staged/student")[2].partition("\n")[0]
+def test_nested_steps_are_counted_apart(planned):
+    text = plan_text(*planned("members.again.stages.only.films.set=own"))
+    assert "3+3" in text.partition("student")[2].partition("\n")[0]
     assert text.count("3+3") == 2  # the teacher and the student, of every pair of folds
 
 
@@ -205,9 +213,9 @@ def test_maps_cost_a_decoder_where_they_are_learnt_and_a_segmenter_where_they_ar
     assert classifier.memory - ten.memory(4) == pytest.approx(3 * 4 * net[True].tensors + 4 * 2 * net[True].largest)
 
 
-def test_inner_segmenters_are_counted_apart_and_said_to_be_for_maps(plan):
-    text = plan(text=MAPPED).text()
-    assert "3+3" in text.partition("two-step/segmenter")[2].partition("\n")[0]
+def test_nested_segmenters_are_counted_apart_and_said_to_be_for_maps(planned):
+    text = plan_text(*planned(text=MAPPED))
+    assert "3+3" in text.partition("segmenter")[2].partition("\n")[0]
     assert text.count("3+3") == 1
     assert "b nested ones, which only make soft labels or heatmaps for others" in text
 
@@ -222,19 +230,30 @@ def test_the_shipped_recipes_of_maps_fit_the_gpu_they_are_estimated_for(name, st
     assert all(cost.hours > 0 and cost.disk > 0 for cost in found.steps.values())
 
 
-def test_the_text_says_what_it_assumes(plan):
-    text = plan().text()
+def test_the_text_says_what_it_assumes(planned):
+    text = plan_text(*planned())
     for said in ("assumed, whatever this machine has", "50% of 312 TFLOP/s", "12 steps", "GPU h", "not counted"):
         assert said in text
     assert "do not fit" not in text
-    assert (
-        "do not fit into 80 GB: lower schedule.batch or size" in plan("defaults.schedule.batch=4096", "size=512").text()
+    assert "do not fit into 80 GB: lower schedule.batch or size" in plan_text(
+        *planned("defaults.schedule.batch=4096", "size=512")
     )
 
 
-def test_a_step_is_said_in_a_line(plan):
-    cost = plan().steps["staged", (0,), "student"]
-    assert cost.text() == "0.00 GPU h, 1.6 GB of GPU memory, 0.0 GB on disk (+0.1 GB while it trains)"
+def test_a_stage_is_said_in_a_line(planned):
+    recipe, steps, price = planned("members.other.stages.only.start=staged/student")
+    lines = plan_text(recipe, steps, price, {steps[0].key}, ["assumed"]).splitlines()
+    assert lines[0] == "small: 3 members, 4 stages, 12 steps, 1 of them done"
+    assert lines[4] == "  note: assumed"
+    assert [" ".join(line.split()) for line in lines[6:11]] == [
+        "member stage steps done epochs films which GPU h GPU memory disk made from",
+        "staged teacher 3 1 2 20 annotated, overlay 0.00 1.6 GB 0.1 GB imagenet",
+        "student 3 0 2 20 annotated 0.00 1.6 GB 0.1 GB imagenet, features of teacher",
+        "other only 3 0 2 50 far 0.00 1.6 GB 0.1 GB staged/student, soft labels of staged/student",
+        "again only 3 0 2 50 far 0.00 1.6 GB 0.1 GB imagenet, soft labels of staged/student",
+    ]
+    places = [line.index(said) for line, said in zip(lines[6:], ("steps", "3", "3", "3", "3"), strict=False)]
+    assert places == [places[0], *[places[0] + len("steps") - 1] * 4], "columns are aligned"
 
 
 def test_hotwater_small_takes_less_than_an_hour_on_two_cores():

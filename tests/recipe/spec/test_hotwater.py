@@ -10,7 +10,8 @@ from cxrlines.augment.policy import POLICIES
 from cxrlines.models import HEADS
 from cxrlines.models.backbones import check_backbone
 from cxrlines.recipe.spec.load import load_recipe
-from cxrlines.recipe.spec.recipe import FileStart, Recipe, Source
+from cxrlines.recipe.spec.recipe import Recipe, Source
+from cxrlines.recipe.spec.stage import FileStart
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs/recipes.md").read_text()

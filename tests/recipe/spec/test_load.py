@@ -3,7 +3,7 @@
 import pytest
 
 from cxrlines.recipe.spec.load import RecipeError, load_recipe, recipe_of, shipped
-from cxrlines.recipe.spec.recipe import FileStart
+from cxrlines.recipe.spec.stage import FileStart
 
 SMALL = """
 name: small
@@ -105,7 +105,12 @@ def test_set_changes_one_field_of_one_member_only():
         ("members.one.stages.student.schedule.shape=restarts", "shape: restarts and restart_epochs go together"),
         ("ensemble.members=[two]", "ensemble.members names 'two'; allowed: one"),
         ("members.tow.head=gem", "there is no 'tow'; there are: one"),
-        ("size.x=3", "size is a value, it has no fields; set all of it, e.g. --set 'size={x: ...}'"),
+        ("size.x=3", "size has no fields; give it a value: --set size=VALUE"),
+        (
+            "member.one.stages.student.start=scratch",
+            r"a recipe has no field 'member'; allowed: .*members.* \(did you mean 'members'\?\)",
+        ),
+        ("members.one.stages.student.films.augment.clage=1", "augment.clage: .*allowed: policy, .*mean 'clahe'"),
         ("=3", "'=3' has no field; write it as path.to.field=value"),
         ("members.one=", "members.one: is None; must be fields with their values"),
         ("nonsense", "write it as path.to.field=value"),
@@ -118,6 +123,47 @@ def test_what_is_wrong_is_named_with_the_way_out(write, setting, said):
     path = write(SMALL + "size: 512\n")
     with pytest.raises(RecipeError, match=f"(?s){said}"):
         load_recipe(path, [setting])
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("start={fiel: w.pt}", ["start.file: is missing", "start.fiel: there is no such field; allowed: file, "]),
+        ("start=3", ["start: is 3; must be a valid string or fields with their values"]),
+        ("films.augment=3", ["films.augment: is 3; must be a valid string or fields with their values"]),
+        ("targets.soft={of: one, temperature: warm}", ["temperature: is 'warm'; must be a valid number or 'dynamic'"]),
+        ("targets.maps={kinds: [lin]}", ["maps.kinds.0: is 'lin'; must be 'line', 'tip' or 'landmark'"]),
+    ],
+)
+def test_a_value_of_several_kinds_is_wrong_once(write, setting, said):
+    stage = "members.one.stages.student."
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(SMALL), [f"{stage}{setting}"])
+    lines = caught.value.what.splitlines()[1:]
+    assert len(lines) == len(said)
+    for line, words in zip(lines, said, strict=True):
+        assert line.startswith(f"  {stage}") and words in line
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("file", r"start is 'scratch', which has no fields; replace it, e.g. --set '.*student.start=\{file: "),
+        ("fiel", "student.start has no field 'fiel'; allowed: file, .*mean 'file'"),
+    ],
+)
+def test_a_field_below_a_value_is_refused_with_the_fields_there_are(write, field, said):
+    text = SMALL.replace("student: {", "student: {start: scratch, ")
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(write(text), [f"members.one.stages.student.start.{field}=x"])
+
+
+@pytest.mark.parametrize("place", ["members.one.stages.student", "members.*.stages.stud*", "defaults"])
+@pytest.mark.parametrize(("given", "policy"), [("", "light"), ("films: {augment: hotwater}", "hotwater")])
+def test_a_field_of_a_policy_is_set_whether_it_is_named_or_left_out(write, place, given, policy):
+    path = write(SMALL + (f"defaults: {{{given}}}\n" if given else ""))
+    stage = load_recipe(path, [f"{place}.films.augment.rotate=10"]).members["one"].stages["student"]
+    assert stage.films.augment == {"policy": policy, "rotate": 10}
 
 
 def test_an_overlay_stage_cannot_start_from_a_plain_one(write):

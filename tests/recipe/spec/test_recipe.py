@@ -6,7 +6,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from cxrlines.recipe.spec.recipe import FileStart, Recipe, Source
+from cxrlines.recipe.spec.recipe import Recipe, Source
+from cxrlines.recipe.spec.stage import FileStart
 
 BASE = yaml.safe_load("""
 name: base

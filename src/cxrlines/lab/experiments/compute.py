@@ -22,7 +22,8 @@ from cxrlines.models.classifier import Classifier, Model, TwoStep
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.recipe.run.folder import Step
 from cxrlines.recipe.run.training_data import films_of
-from cxrlines.recipe.spec.recipe import Recipe, StageSpec
+from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.task import MAPS
 from cxrlines.training.config import ScheduleSpec, StageConfig, Track
 from cxrlines.training.loader import FilmSet

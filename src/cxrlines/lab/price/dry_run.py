@@ -1,38 +1,57 @@
-"""A plan shown, nothing done: each step, what it is made from, whether it is done, what it would cost.
+"""A plan shown, nothing done: its stages, what they are made from, how much of them is done, what they would cost.
 
 Tables are enough: films, annotations and external sets that are not there yet are assumed, and notes say so.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from cxrlines.core.text import plural
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.external.sets import read_external
 from cxrlines.io.rows import TableError, read_rows
 from cxrlines.io.store import StoreError, open_store
 from cxrlines.io.tables import ANNOTATION_TABLE, TEST_TABLE, TRAIN_TABLE, Dataset, read_dataset, read_labels
 from cxrlines.lab.price.estimate import PUBLISHED, estimate
+from cxrlines.lab.price.plan_text import plan_text
 from cxrlines.recipe.run.external import ExternalSet, open_set, own_test
-from cxrlines.recipe.run.folder import Inventory, Role, Step, is_finished, read_record, untraced_files
+from cxrlines.recipe.run.folder import Inventory, Step, StepId, is_finished, read_record, untraced_files
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, open_patient_groups
 from cxrlines.recipe.run.pipeline import check_networks, chosen_folds, folds_for
 from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import STUDY_COLUMN
-from cxrlines.training.targets.base import OWN, TEST_SET
+from cxrlines.training.targets.base import TEST_SET
 
 ANNOTATED = 9_095 / 30_083
 """Share of RANZCR's studies that are annotated."""
 _NO_TWINS = pd.DataFrame({"study": [], "own_study": [], "own_patient": [], "split": []}, dtype=str)
 
 
+class Planned(NamedTuple):
+    """The steps of a run and the films they are planned for; the finished steps; what is assumed or not there."""
+
+    steps: list[Step]
+    films: Inventory
+    done: frozenset[StepId]
+    notes: tuple[str, ...]
+
+
 def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None) -> str:
-    """The plan for people: each step, what it is made from, its films, whether it is done, its cost. Writes nothing."""
+    """The plan for people: its totals, and of each stage its films, what it is made from and its cost. Writes nothing.
+
+    Raises what training would: `RecipeError`, `RunError`, `TableError`.
+    """
+    steps, films, done, notes = planned(recipe, data, root, wanted)
+    return plan_text(recipe, steps, estimate(recipe, steps, films), done, notes)
+
+
+def planned(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None) -> Planned:
+    """The plan of a run on the `wanted` folds (None: all), from tables alone where there are no films."""
     check_networks(recipe)
     notes: list[str] = []
     dataset = _own(data, notes)
@@ -55,28 +74,8 @@ def dry_run(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
         notes += [f"{where}: {path} has no record of its patients" for where, path in untraced_files(recipe).items()]
     films = Inventory(dataset, stored, fingerprint, folds, external)
     steps = make_plan(recipe, films, chosen_folds(folds, wanted))
-    lines = [
-        f"{recipe.name}: {plural(len(steps), 'step')} in {root}",
-        *(f"  note: {note}" for note in dict.fromkeys(notes)),
-    ]
-    price = estimate(recipe, steps, films)
-    lines += [f"{_line(recipe, step, root)}; {price.steps[step.key].text()}" for step in steps]
-    return "\n".join([*lines, "", price.text()])
-
-
-def _line(recipe: Recipe, step: Step, root: Path) -> str:
-    stage = recipe.members[step.key.member].stages[step.key.stage]
-    made_from = [f"{parent.name}: {parent.key}" for parent in step.parents]
-    if not step.parent(Role.START):
-        made_from.insert(0, f"start: {stage.start if isinstance(stage.start, str) else stage.start.file}")
-    done = is_finished(read_record(root / step.name), step, recipe)
-    kinds = {OWN: f"{stage.films.which} films", TEST_SET: "test films"}
-    kind = kinds.get(stage.films.set, f"films of {stage.films.set}")
-    view = f"with maps of {stage.films.maps_of}" if stage.films.maps_of else stage.films.view
-    return (
-        f"  {step.name}: {'done' if done else 'to do'}; from {', '.join(made_from)}; {step.films} {kind}, "
-        f"{view}; {plural(stage.schedule.epochs, 'epoch')}"
-    )
+    done = frozenset(step.key for step in steps if is_finished(read_record(root / step.name), step, recipe))
+    return Planned(steps, films, done, tuple(dict.fromkeys(notes)))
 
 
 def _own(data: Path, notes: list[str]) -> Dataset:

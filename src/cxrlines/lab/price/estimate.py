@@ -22,7 +22,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from cxrlines.core.text import plural
 from cxrlines.core.transform import Size, height_width
 from cxrlines.models.classifier import Classifier
 from cxrlines.recipe.run.folder import Inventory, Role, Step, StepId
@@ -106,11 +105,6 @@ class Cost:
     disk: float  # bytes
     state: float  # bytes on disk besides while it trains
 
-    def text(self) -> str:
-        """`0.31 GPU h, 21 GB of GPU memory, 0.25 GB on disk (+0.5 GB while it trains)`."""
-        memory, disk, state = map(_gigabytes, (self.memory, self.disk, self.state))
-        return f"{self.hours:.2f} GPU h, {memory} of GPU memory, {disk} on disk (+{state} while it trains)"
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -135,37 +129,17 @@ class Estimate:
         """Bytes of a finished run: films and steps."""
         return self.store + sum(cost.disk for cost in self.steps.values())
 
-    def text(self) -> str:
-        """A line for each stage of each member, the totals, and on what they rest."""
-        rows: dict[tuple[str, str], list[tuple[bool, Cost]]] = {}
-        for (member, held, stage), cost in self.steps.items():
-            rows.setdefault((member, stage), []).append((len(held) > 1, cost))
-        lines = [f"estimate for one {self.gpu.name} (assumed, whatever this machine has)"]
-        lines.append(f"  {'stage':<34}{'steps':>8}{'GPU h':>10}{'GPU memory':>13}{'disk':>10}")
-        for (member, stage), costs in rows.items():
-            inner = sum(is_inner for is_inner, _ in costs)
-            count = f"{len(costs) - inner}+{inner}" if inner else f"{len(costs)}"
-            memory, disk = max(c.memory for _, c in costs), sum(c.disk for _, c in costs)
-            lines.append(
-                f"  {f'{member}/{stage}':<34}{count:>8}{sum(c.hours for _, c in costs):>10.1f}"
-                f"{_gigabytes(memory):>13}{_gigabytes(disk):>10}"
-            )
-        state, gpu = max(cost.state for cost in self.steps.values()), self.gpu
-        lines += [
-            f"  in all: {plural(len(self.steps), 'step')}, {self.hours:,.1f} GPU h (to a factor of {WITHIN:g}),"
-            f" {_gigabytes(self.memory)} of GPU memory",
-            f"  disk: {_gigabytes(self.disk)}, {_gigabytes(self.store)} of it films; and {_gigabytes(state)} for each"
-            " step while it trains",
-            "  steps: a+b are a of the folds and b nested ones, which only make soft labels or heatmaps for others",
-            f"  assumed: {ATTAINED['flops']:.0%} of {gpu.flops / 1e12:.0f} TFLOP/s and {ATTAINED['bandwidth']:.0%} of"
-            f" {gpu.bandwidth / 1e9:,.0f} GB/s reached; training worth {1 + BACKWARD:.0f} forward passes;",
-            f"    {_gigabytes(CONTEXT)} of GPU memory for CUDA; every film of an external set kept",
-            "  not counted: decoding, twins, test films, waiting for augmentation; small films leave a GPU waiting",
-        ]
-        if self.memory > gpu.memory:
-            needed, there = _gigabytes(self.memory), _gigabytes(gpu.memory)
-            lines.append(f"  {needed} do not fit into {there}: lower schedule.batch or size")
-        return "\n".join(lines)
+    def basis(self) -> str:
+        """What the figures rest on, and what they leave out."""
+        gpu = self.gpu
+        return "\n".join(
+            [
+                f"assumed: {ATTAINED['flops']:.0%} of {gpu.flops / 1e12:.0f} TFLOP/s and {ATTAINED['bandwidth']:.0%} of"
+                f" {gpu.bandwidth / 1e9:,.0f} GB/s reached; training worth {1 + BACKWARD:.0f} forward passes;",
+                f"  {gigabytes(CONTEXT)} of GPU memory for CUDA; every film of an external set kept",
+                "not counted: decoding, twins, test films, waiting for augmentation; small films leave a GPU waiting",
+            ]
+        )
 
 
 def estimate(recipe: Recipe, steps: Sequence[Step], films: Inventory) -> Estimate:
@@ -288,5 +262,6 @@ def watch(backbone: str, head: str, size: Size, channels: int = 1, maps: bool = 
     )
 
 
-def _gigabytes(count: float) -> str:
+def gigabytes(count: float) -> str:
+    """Bytes as text: `1.3 GB`, `21 GB`."""
     return f"{count / 1e9:.1f} GB" if count < 1e10 else f"{count / 1e9:,.0f} GB"

@@ -248,7 +248,7 @@ def do_one(root: Path, data: Path, step: Step, threads: int) -> None:
 
 def opened(root: Path, data: Path) -> Run:
     """The run prepared in `root` on `data`, whose tables a process reads once."""
-    return _opened(root, data, (root / "recipe.json").stat().st_mtime_ns)  # which every `prepare` writes anew
+    return _opened(root, data, (root / "recipe.json").stat().st_mtime_ns)  # which every `prepare` writes again
 
 
 @lru_cache(maxsize=1)

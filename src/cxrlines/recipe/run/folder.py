@@ -18,7 +18,8 @@ from cxrlines.models.weights import weights_header
 from cxrlines.recipe.run.external import ExternalSet, open_set, own_test
 from cxrlines.recipe.run.patient_groups import PatientGroups, open_patient_groups
 from cxrlines.recipe.spec.load import recipe_of
-from cxrlines.recipe.spec.recipe import FileStart, Recipe, Source, StageSpec
+from cxrlines.recipe.spec.recipe import Recipe, Source
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import LABELS, STUDY_COLUMN
 from cxrlines.training.lineage import Lineage, read_lineage
 from cxrlines.training.targets.base import OWN, TEST_SET

@@ -17,7 +17,8 @@ from typing import Any
 import cxrlines
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.transform import Size
-from cxrlines.recipe.spec.recipe import FileStart, Recipe, Source, StageSpec
+from cxrlines.recipe.spec.recipe import Recipe, Source
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.training.targets.base import CodePart
 
 PACKAGE = Path(cxrlines.__file__).parent

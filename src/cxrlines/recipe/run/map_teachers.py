@@ -9,7 +9,7 @@ from cxrlines.models.weights import load_into, load_weights
 from cxrlines.reading.bundle import MANIFEST, load_bundle
 from cxrlines.recipe.run.folder import Role, Run, Step
 from cxrlines.recipe.run.training_data import load_step
-from cxrlines.recipe.spec.recipe import StageSpec
+from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.task import MAP_NAMES
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from cxrlines.core.errors import Error
 from cxrlines.recipe.run.folder import Inventory, Parent, Role, Step, StepId
 from cxrlines.recipe.run.identity import code_identity, resolved
-from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
+from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.training.targets import SoftTarget
 from cxrlines.training.targets.base import OWN, TEST_SET
 

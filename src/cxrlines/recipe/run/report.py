@@ -35,7 +35,7 @@ from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, Step
 from cxrlines.recipe.run.scored_predictions import HELD_OUT_VIEWS, TEST_VIEWS, is_scored
-from cxrlines.recipe.spec.recipe import FileStart, StageSpec
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Ancestry, Lineage, state_of
 from cxrlines.training.targets.base import OWN, TEST_SET

@@ -40,7 +40,8 @@ from cxrlines.recipe.run.map_teachers import map_teachers
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
 from cxrlines.recipe.run.step_lineage import made_from, refuse_held_out, refuse_test
 from cxrlines.recipe.run.training_data import films_of, load_step, predict_rows, training_films
-from cxrlines.recipe.spec.recipe import FileStart, Recipe, StageSpec
+from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import MAPS
 from cxrlines.tracking.settings import TrackingSettings
 from cxrlines.tracking.tracker import Tracker
@@ -73,7 +74,7 @@ class _Inputs:
 def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> None:
     """Train one step, predict its held-out films if it reads plain ones, and put its folder in place in one move.
 
-    Test films are `predict_scored`'s: they may change without anything being trained anew. Several processes train and
+    Test films are `predict_scored`'s: they may change without anything being trained again. Several processes train and
     predict together; the first writes.
     """
     work = run.root / ".work" / step.key.flat

@@ -7,7 +7,7 @@ from cxrlines.io.patients import PSEUDO
 from cxrlines.io.tables import META_FILE, Dataset
 from cxrlines.models.adopt import Adoption
 from cxrlines.recipe.run.folder import Role, Run, Step, lineage_of
-from cxrlines.recipe.spec.recipe import FileStart, StageSpec
+from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.training.lineage import TRUSTED, LeakError, Lineage, UntracedError
 from cxrlines.training.targets.base import OWN
 

@@ -21,7 +21,7 @@ from cxrlines.models.classifier import Model, model_of
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Role, Run, Step, StepId
 from cxrlines.recipe.run.soft_labels import read_soft_labels, soft_labels
-from cxrlines.recipe.spec.recipe import StageSpec
+from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, Device, Landmark
 from cxrlines.training import distributed
 from cxrlines.training.loader import Films, FilmSet

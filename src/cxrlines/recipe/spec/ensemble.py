@@ -17,8 +17,8 @@ class ViewsSpec(Strict):
     of its size, about its centre.
     """
 
-    flip: bool = False
-    scales: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = ()
+    flip: bool = False  # left and right swapped
+    scales: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = ()  # of the film's size; 1 is always among them
 
     @model_validator(mode="after")
     def _some(self) -> "ViewsSpec":
@@ -37,7 +37,7 @@ class ViewsSpec(Strict):
 class EnsembleSpec(Strict):
     """Which members are averaged (none named: all), and how. `member/stage` names another stage than the last."""
 
-    members: tuple[str, ...] = ()
+    members: tuple[str, ...] = ()  # MEMBER, or MEMBER/STAGE; none named: all members
     # weighted: by `weights`; fitted: weights for each label, fitted to out-of-fold predictions
     how: Literal["mean", "rank", "power", "weighted", "fitted"] = "mean"
     power: Annotated[float, Field(ge=0.01, le=100)] = POWER  # of the power mean

@@ -7,10 +7,11 @@ name.
 import copy
 import fnmatch
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import numpy as np
 import yaml
@@ -20,6 +21,8 @@ from cxrlines.core.errors import Error
 from cxrlines.core.text import did_you_mean, must_be
 from cxrlines.core.transform import height_width, size_text
 from cxrlines.recipe.spec.recipe import Recipe
+from cxrlines.recipe.spec.stage import StageSpec
+from cxrlines.training.targets.base import FilmsSpec
 
 
 class RecipeError(Error):
@@ -38,15 +41,16 @@ def load_recipe(
     """A shipped recipe by name, or a YAML file by path, with `path.to.field=value` settings laid over it.
 
     A part of a path may be a pattern (`members.gem*.stages.*.schedule.epochs=1`): every member and stage that matches
-    and has the field. A top-level `defaults` is laid under every stage of every member. `say` is given a line for each
-    setting that changes nothing, and where films would be enlarged from the store. Raises `RecipeError`.
+    and has the field. `films.augment.rotate=10` changes a field of the policy that is named there. A top-level
+    `defaults` is laid under every stage of every member. `say` is given a line for each setting that changes nothing,
+    and where films would be enlarged from the store. Raises `RecipeError`.
     """
     data, where = _read(name_or_path)
     given = settings or []
     try:
         recipe = Recipe.model_validate(_laid_on(data, given))
     except ValidationError as error:
-        raise RecipeError(_explain(error, where), "docs/recipes.md explains each field") from None
+        raise RecipeError(_explain(error, where), "docs/reference/recipe-fields.md lists each field") from None
     for setting in dict.fromkeys(given):
         if _without(data, [other for other in given if other != setting]) == recipe:
             say(f"note: --set {setting!r} changes nothing: without it the recipe, or another --set, says the same")
@@ -153,6 +157,7 @@ def _set(data: dict[str, Any], setting: str) -> None:
         raise RecipeError(f"--set {setting!r}: {value!r} is not YAML", "put it in quotes") from None
     ways = _matches(data, path.split(".")) if _is_pattern(path) else [tuple(path.split("."))]
     if not ways:
+        _refuse_unknown(setting, path.split("."))
         known = ", ".join(data["members"]) if isinstance(data.get("members"), dict) else ""
         raise RecipeError(f"--set {setting!r}: nothing matches it", f"the members are: {known}; * stands for any name")
     for way in ways:
@@ -165,21 +170,49 @@ def _put(data: dict[str, Any], path: tuple[str, ...], value: Any, setting: str) 
     for depth, key in enumerate(way):
         # A group of fields that the file leaves to its defaults may be set into; a member or stage must exist.
         if key not in at and depth and way[depth - 1] in _NAMED:
+            _refuse_unknown(setting, path)
             raise RecipeError(
                 f"--set {setting!r}: there is no {key!r}",
                 f"there are: {', '.join(at) or 'none'}{did_you_mean(key, at)}; new ones are written in a recipe file",
             )
+        if key == _POLICY and not isinstance(at.get(key), dict):  # a policy by its name
+            at[key] = {"policy": at.get(key, FilmsSpec().augment)}
         at = at.setdefault(key, {})
         if not isinstance(at, dict):
+            _refuse_unknown(setting, path)
+            place = ".".join(way[: depth + 1])
             raise RecipeError(
-                f"--set {setting!r}: {(place := '.'.join(way[: depth + 1]))} is a value, it has no fields",
-                f"set all of it, e.g. --set '{place}={{{'.'.join(path[depth + 1 :])}: ...}}'",
+                f"--set {setting!r}: {place} is {at!r}, which has no fields",
+                f"replace it, e.g. --set '{place}={{{path[depth + 1]}: ...}}'",
             )
     at[last] = value
 
 
 _NAMED = ("members", "stages", "external")
 """Fields whose own fields are names."""
+_POLICY = "augment"
+"""The field that is a policy's name, or a policy with some of its fields changed."""
+
+
+def _refuse_unknown(setting: str, path: Sequence[str]) -> None:
+    """`RecipeError` where a part of the path of a setting is no field."""
+    kind: Any = Recipe
+    for depth, part in enumerate(path):
+        place = ".".join(path[:depth])
+        if part == "defaults" and not depth:
+            kind = StageSpec
+        elif named := [each for each in _kinds(kind) if get_origin(each) is dict]:
+            kind = get_args(named[0])[1]
+        elif model := _model_in(kind):
+            allowed = list(model.model_fields)
+            if part not in allowed:
+                raise RecipeError(
+                    f"--set {setting!r}: {place or 'a recipe'} has no field {part!r}",
+                    f"allowed: {', '.join(allowed)}{did_you_mean(part, allowed)}",
+                )
+            kind = model.model_fields[part].annotation
+        else:
+            raise RecipeError(f"--set {setting!r}: {place} has no fields", f"give it a value: --set {place}=VALUE")
 
 
 def _is_pattern(text: str) -> bool:
@@ -202,9 +235,13 @@ def _matches(at: Any, parts: list[str], below: tuple[str, ...] = ()) -> list[tup
 
 def _may_begin(at: Any, part: str, rest: list[str], below: tuple[str, ...]) -> bool:
     """Whether a field that is not there may be set: no name, and within no group that is left out, such as `soft`."""
-    if not isinstance(at, dict) or any(map(_is_pattern, rest)) or (below and below[-1] in _NAMED):
+    if any(map(_is_pattern, rest)) or (below and below[-1] in _NAMED):
         return False
-    group: Any = _model_at(below)
+    if _POLICY in (*below, part, *rest)[:-1]:
+        return True
+    if not isinstance(at, dict):
+        return False
+    group: Any = _model_in(_place(below)[1]) or Recipe
     fields = group.model_fields
     for name in [part, *rest][:-1]:
         if name not in fields:  # a field that does not exist is reported where the recipe is checked
@@ -218,35 +255,55 @@ def _may_begin(at: Any, part: str, rest: list[str], below: tuple[str, ...]) -> b
 
 def _explain(error: ValidationError, where: str) -> str:
     """Every problem on a line: its path, the value, what is allowed, the nearest right name."""
-    lines = [f"{where} cannot be used:"]
+    problems: dict[tuple[str, ...], list[str]] = {}
     for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"])
+        place, value = problem["loc"], problem["input"]
+        said = problems.setdefault(_place(place)[0], [])
         if problem["type"] == "extra_forbidden":
-            allowed = list(_model_at(problem["loc"][:-1]).model_fields)
-            name = str(problem["loc"][-1])
-            lines.append(
-                f"  {path}: there is no such field; allowed: {', '.join(allowed)}{did_you_mean(name, allowed)}"
-            )
+            model = _model_in(_place(place[:-1])[1])
+            allowed = list(model.model_fields) if model else []
+            said.append(f"there is no such field; allowed: {', '.join(allowed)}{did_you_mean(place[-1], allowed)}")
         elif problem["type"] == "missing":
-            lines.append(f"  {path}: is missing and has no default")
+            said.append("is missing and has no default")
+        elif said:  # a value of several kinds is wrong for each
+            said.append(f" or {must_be(problem).removeprefix('must be ')}")
         else:
-            value = problem["input"]
-            shown = "" if isinstance(value, dict) else f"is {repr(value)[:80]}; "
-            lines.append(f"  {path + ': ' if path else ''}{shown}{must_be(problem)}")
+            said.append(f"{'' if isinstance(value, dict) else f'is {repr(value)[:80]}; '}{must_be(problem)}")
+    lines = [f"{where} cannot be used:"]
+    for path, said in problems.items():
+        # what is wrong within a value says more than what is then wrong with the whole
+        if not any(path == other[: len(path)] for other in problems if other != path):
+            lines.append(f"  {'.'.join(path)}{': ' if path else ''}{''.join(said)}")
     return "\n".join(lines)
 
 
-def _model_at(path: tuple[int | str, ...]) -> type[BaseModel]:
-    """The part of a recipe at a path."""
-    model: type[BaseModel] = Recipe
-    for part in map(str, path):
-        if part in model.model_fields:
-            model = _model_in(model.model_fields[part].annotation) or model
-    return model
+def _place(location: Sequence[int | str]) -> tuple[tuple[str, ...], Any]:
+    """The path of a pydantic location, without its names for the kinds that a value may be; and the type there."""
+    path: list[str] = []
+    kind: Any = Recipe
+    for part in map(str, location):
+        kinds = _kinds(kind)
+        if len(kinds) > 1:
+            kind = next((each for each in kinds if getattr(each, "__name__", "") == part), Any)
+            continue
+        path.append(part)
+        if get_origin(kinds[0]) is dict:
+            kind = get_args(kinds[0])[1]
+        else:
+            model = _model_in(kinds[0])
+            kind = model.model_fields[part].annotation if model and part in model.model_fields else Any
+    return tuple(path), kind
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The kinds that a value of a type may be, None left out."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for each in get_args(annotation) if each is not NoneType for kind in _kinds(each)]
+    return [annotation]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The part of a recipe in a field's type: `FilmsSpec`, or that of `dict[str, StageSpec]` or `SoftTarget | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_model_in, get_args(annotation))), None)
+    """The part of a recipe that a value of a type may be: `SoftTarget` of `SoftTarget | None`."""
+    return next((kind for kind in _kinds(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

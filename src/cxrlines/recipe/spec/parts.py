@@ -29,8 +29,8 @@ class QualitySpec(Strict):
     predicted whatever they are.
     """
 
-    probe: str = "box"
-    leave_out: LeaveOut = "not-films"  # or nothing; or doubtful: turned, inverted, unsure and cropped ones as well
+    probe: str = "box"  # box, none or a file
+    leave_out: LeaveOut = "not-films"  # doubtful: turned, inverted, unsure and cropped films as well
 
 
 class ExternalSpec(Strict):
@@ -39,9 +39,9 @@ class ExternalSpec(Strict):
     The folder is usually given on the command line: `--external NAME=FOLDER`.
     """
 
-    folder: str | None = None
-    laterals: bool = False
-    children: bool = False
+    folder: str | None = None  # its films and tables
+    laterals: bool = False  # take lateral films too
+    children: bool = False  # take films of children too
     # none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
     patients: PatientKey | None = None
 
@@ -49,16 +49,16 @@ class ExternalSpec(Strict):
 class FoldsSpec(Strict):
     """Patient-disjoint folds, stratified by label: drawn with `count` and `seed`, or read from `file`."""
 
-    file: str | None = None
-    count: Annotated[int, Field(ge=2, le=50)] = 5
-    seed: int = 0
+    file: str | None = None  # a table as `cxrlines folds` writes it; none: folds are drawn
+    count: Annotated[int, Field(ge=2, le=50)] = 5  # folds to draw
+    seed: int = 0  # of the draw
 
 
 class TrackingSpec(Strict):
     """Trackers of a run; see `tracking.settings.TrackingSettings`. Nothing of it changes what is trained."""
 
     use: tuple[Literal["tensorboard", "csv", "mlflow", "neptune", "wandb"], ...] = ("tensorboard",)
-    project: str = "cxrlines"
+    project: str = "cxrlines"  # its name in the trackers
     mlflow: str | None = None  # a server's address; none: sqlite in the run's folder
     neptune: str | None = None  # a server of one's own; none: offline (the hosted service ended in March 2026)
     wandb: str = "offline"  # offline, online or the address of a server of one's own

@@ -40,15 +40,15 @@ class FilmsSpec(Strict):
     `set` is `own`, a name under the recipe's `external`, or `test`: the own test films, with soft labels.
     """
 
-    set: str = OWN
+    set: str = OWN  # own, a name under external, or test
     pseudo_labels: Literal["allowed"] | None = None  # set: test is refused without: all test figures then say so
-    which: Literal["all", "annotated"] = "all"
+    which: Literal["all", "annotated"] = "all"  # annotated: those with annotated lines
     view: Literal["plain", "overlay"] = "plain"  # overlay: the annotated lines drawn in, in colour
     colour_by: Literal["label", "device"] = "label"  # label gives a teacher the answer, as the published kernel does
     draw: Literal["lines", "squares"] = "lines"  # squares: one at each annotated point, as the published kernel draws
     maps_of: str | None = None  # an earlier stage that learnt heatmaps: the film is seen with the heatmaps it predicts
     augment: str | dict[str, Any] = "light"  # a policy, or {policy: NAME} with fields of it changed; see augment/policy
-    flip: bool = True
+    flip: bool = True  # false: never flipped, whatever the policy says
     sampling: Literal["uniform", "rare"] = "uniform"  # rare: films with rare labels more often, in epochs as long
     rare_below: Annotated[float, Field(gt=0, le=1)] = RARE_BELOW  # share of films below which a label is rare
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0  # alpha of the Beta distribution of MixUp's share; 0: off
@@ -233,7 +233,7 @@ class Target(Strict):
         frozen_passes: for the price: forward passes of a frozen network of the same backbone, per film trained on.
     """
 
-    weight: PositiveFloat = 1.0
+    weight: PositiveFloat = 1.0  # of its loss in the sum
 
     key: ClassVar[str]
     own_films: ClassVar[bool | None] = None

@@ -20,8 +20,8 @@ class FeatureTarget(Target):
     draws_lines = True
     frozen_passes = 1
 
-    of: str
-    weight: PositiveFloat = 0.5
+    of: str  # an earlier stage with view: overlay
+    weight: PositiveFloat = 0.5  # of its loss in the sum
 
     def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
         if self.of not in earlier:

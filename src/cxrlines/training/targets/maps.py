@@ -39,7 +39,7 @@ class MapTarget(Target):
     reads_maps = True
     draws_maps = True
 
-    kinds: MapKinds = KINDS
+    kinds: MapKinds = KINDS  # which heatmaps
 
     def check(self, films: FilmsSpec, earlier: Mapping[str, FilmsSpec]) -> None:
         super().check(films, earlier)

@@ -49,7 +49,7 @@ class SoftMapTarget(Target):
     # weights.safetensors of a run, or of a bundle beside its bundle.json; `{fold}` in it: the fold held out
     file: str | None = None
     ancestry: Literal["trusted"] | None = None  # of a file, as in a start from one
-    kinds: MapKinds = KINDS
+    kinds: MapKinds = KINDS  # which heatmaps
 
     @model_validator(mode="after")
     def _agrees(self) -> "SoftMapTarget":
