@@ -1,4 +1,4 @@
-"""What Label Studio gives back: films that nobody touched, lines that were drawn on, annotations of its own making."""
+"""What Label Studio gives back: films that nobody touched, lines that were drawn on, annotations that were made there."""
 
 import itertools
 import json
