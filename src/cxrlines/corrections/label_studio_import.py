@@ -97,7 +97,7 @@ def _annotation(task: Any, films: Mapping[str, SavedFilm]) -> tuple[SavedFilm, d
     data = task.get("data") if isinstance(task, dict) else None
     annotations = task.get("annotations") if isinstance(task, dict) else None
     if not isinstance(data, dict) or not isinstance(annotations, list):
-        raise _Refused("no task", "has no `data` and `annotations`")
+        raise _Refused("no task", "has no `data` and `annotations`, as tasks of the format JSON have")
     id = data.get("film")
     if not isinstance(id, str) or id not in films:
         raise _Refused("film that is not in the project", f"film {str(id)[:80]!r}")
@@ -245,7 +245,15 @@ def _points(region: Mapping[str, Any], shape: tuple[int, int]) -> list[Point]:
         raise _Refused("closed or curved line", which)
     if any(vertex.get("prevPointId") for vertex in vertices):
         vertices = _in_order(vertices, which)
-    return [_px(region, vertex, shape) for vertex in vertices]
+    return [
+        _px(region, vertex, shape) for k, vertex in enumerate(vertices) if not k or not _again(vertex, vertices[k - 1])
+    ]
+
+
+def _again(vertex: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a vertex repeats the one before, as the second of a line that is drawn in Label Studio does."""
+    drawn = not _EXPORTED.fullmatch(str(vertex.get("id")))
+    return drawn and (vertex["x"], vertex["y"]) == (before["x"], before["y"])
 
 
 def _in_order(vertices: Sequence[Mapping[str, Any]], which: str) -> list[Mapping[str, Any]]:
