@@ -1,7 +1,8 @@
-"""What Label Studio gives back: films that nobody touched, lines that were drawn on, annotations of its own making."""
+"""What Label Studio gives back: films that nobody touched, lines that were drawn on, annotations that it made."""
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,12 @@ from cxrlines.corrections.project import Project
 from cxrlines.task import Device, Landmark, State
 
 FINDINGS = {"lines": [{"device": "CVC", "path": [[5, 5], [20, 30], [30, 40]]}], "labels": {}, "bundle": "abc"}
+EXPORT = Path(__file__).with_name("label_studio_1.23.2.json")
+"""`project` as Label Studio 1.23.2 exported it: imported as tasks, then in the browser the tip of the ETT moved, the
+incompletely imaged NGT deleted and a CVC drawn by three clicks; of the second film the label changed by the API."""
+EXPORT_TIP = (55.489309210526315, 35.60855263157895)
+"""%, where the tip was moved to, as the browser gave it."""
+CLICKS = [(80 * x / 100 - 0.5, 60 * y / 100 - 0.5) for x, y in ((60, 10), (70, 30), (85, 60))]
 OWN = "2026-11-29T09:00:00.123456Z"
 
 
@@ -191,3 +198,20 @@ def test_an_annotation_of_label_studio_s_own_making(project, tasks):
     }
     assert (found.labels, found.comment, found.author) == ({"ETT - Normal": 1}, "one\ntwo", "1")
     assert found.time.isoformat() == "2026-11-29T09:00:00.123456+00:00"
+
+
+def test_an_export_of_label_studio_itself(project):
+    assert import_tasks(project, EXPORT) == {"corrected": 2, "unchanged": 0, "no annotation": 0}
+    first, second = (film.correction for film in project.films())
+    lines = {(line.device, line.mark): line for line in first.lines}
+    assert len(lines) == len(first.lines) == 4 and lines[Device.CVC, Mark.REJECTED].of == 0
+    tube, tip = lines[Device.ETT, Mark.DRAWN], EXPORT_TIP
+    assert tube.points[:2] == ((40, 1), (40.25, 12))
+    assert tube.points[2] == pytest.approx((80 * tip[0] / 100 - 0.5, 60 * tip[1] / 100 - 0.5), abs=1e-3)
+    feeding = lines[Device.NGT, Mark.DRAWN]
+    assert (feeding.points, feeding.state, feeding.tip_seen) == (((10, 8), (19, 29)), None, False)
+    # Its clicks were at 60 and 10, 70 and 30, 85 and 60 %; Label Studio gives the first of them twice.
+    drawn = lines[Device.CVC, Mark.DRAWN].points
+    assert [point == pytest.approx(at, abs=0.1) for point, at in zip(drawn, CLICKS, strict=True)] == [True] * 3
+    assert (first.landmarks, first.comment) == ({Landmark.CARINA: (40.5, 20)}, "a")
+    assert second.labels == {"ETT - Borderline": 1}

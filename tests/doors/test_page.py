@@ -233,6 +233,7 @@ def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, 
     drop(page, dicom("RG3_UNCR.dcm"), letter, dicom("RG1_UNCR.dcm"), EXAMPLE)
     names = page.locator(".film .name").all_inner_texts()
     assert names == ["example.jpg", "RG1_UNCR.dcm", "RG3_UNCR.dcm", "letter.dcm"]
+    assert page.locator("#count").inner_text() == "2 of 4 read, 1 refused, 1 cannot be read"
     page.locator(".film", has_text="RG3_UNCR").click()
     assert "Refused" in page.locator("#findings").inner_text()
     loaded(page)
@@ -274,7 +275,7 @@ def test_a_jpeg_gets_dicom_objects_of_the_patient_and_study_that_a_person_gives(
         made = httpx.post(f"{address}/v1/{path}", content=EXAMPLE.read_bytes(), headers=headers, timeout=DEADLINE_S)
         assert Path(download.value.path()).read_bytes() == made.content
     assert page.locator("#findings .problem").inner_text() == ""
-    page.locator(".eye").first.click()  # what makes the panel anew keeps what was given
+    page.locator(".eye").first.click()  # what rebuilds the panel keeps what was given
     assert page.get_by_label("Study Instance UID").input_value() == study
 
 

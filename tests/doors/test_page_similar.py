@@ -50,7 +50,7 @@ def test_they_are_shown_when_they_are_asked_for(index):
         page.locator(".similar li").nth(2).wait_for()
         assert page.locator(".similar .sketch polyline").count() == 6
         assert "ETT - Normal, CVC - Normal" in page.locator(".similar li").first.inner_text()
-        page.keyboard.press("l")  # the panel is made anew
+        page.keyboard.press("l")  # the panel is rebuilt
         assert page.locator(".similar li").count() == 3
         serious = ("serious", "critical")
         assert not [each for each in axe.Axe().run(page).response["violations"] if each["impact"] in serious]

@@ -5,7 +5,7 @@ import json
 from cxrlines.pacs.audit_log import AUDIT, AuditLog
 
 
-def test_a_file_that_is_rotated_is_begun_anew(tmp_path):
+def test_a_file_that_is_rotated_is_started_again(tmp_path):
     audit = AuditLog(tmp_path)
     audit.write("received", film=1, peer="MODALITY\n@10.0.0.7")
     (tmp_path / AUDIT).rename(tmp_path / "old")

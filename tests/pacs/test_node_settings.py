@@ -75,8 +75,9 @@ def test_flags_go_before_the_file(tmp_path):
         (('queue = "queue"', ""), ["queue is missing"]),
         (
             ('to = ["PACS@10.0.0.5:104", "ARCHIVE@[::1]:11112"]\nstow = ["https://pacs/dicom-web/"]', ""),
-            ["--to", "--stow"],
+            ["--to (or --stow) is missing"],
         ),
+        (('"PACS@10.0.0.5:104", "ARCHIVE@[::1]:11112"', '{aet = "A", port = 1}'), ["field to.0.host is missing"]),
         (("port = 11113", "port = = 1"), ["is no TOML"]),
     ],
 )
@@ -95,10 +96,23 @@ def test_a_flag_is_called_by_its_name(tmp_path):
         load_settings(None, flags)
     with pytest.raises(Error, match=r"--config .*none\.toml: cannot be read"):
         load_settings(tmp_path / "none.toml", flags)
-    with pytest.raises(Error, match="--aet is missing"):
-        load_settings(None, {"queue": tmp_path})
+    with pytest.raises(Error, match=r"^--aet is missing; .* --aet CXRLINES"):
+        load_settings(None, {"queue": tmp_path, "to": ("PACS@pacs:104",)})
     with pytest.raises(Error, match="--status-port is '0'"):
         load_settings(None, {"aet": "A", "queue": tmp_path, "status_port": 0})
+
+
+def test_all_that_is_missing_is_named_at_once_with_an_example(tmp_path):
+    with pytest.raises(Error) as caught:
+        load_settings(None, {"aet": None, "to": ()})
+    what, way_out = str(caught.value).split("; ", 1)
+    assert what == "--aet and --queue and --to (or --stow) are missing"
+    flags = way_out.split("`")[1].split()[2:]
+    example = {flag.removeprefix("--"): value for flag, value in zip(flags[::2], flags[1::2], strict=True)}
+    assert load_settings(None, example | {"to": (example["to"],)}).aet == "CXRLINES"
+    (tmp_path / "node.toml").write_text('aet = "A"\nstow = ["http://pacs"]\n')
+    with pytest.raises(Error, match=r"node\.toml: --queue is missing"):
+        load_settings(tmp_path / "node.toml", {})
 
 
 def test_certificates(tmp_path):

@@ -19,6 +19,8 @@ SAME = 0.1
 """px within which a line or a landmark that comes back is the one that was given."""
 _EXPORTED = re.compile(r"(?:model|line)-[0-9]+-([0-9]+)")
 """Ids of vertices as they were exported."""
+_REPEATED = ("labels", "vector", "keypoint", "relation")
+"""Kinds of regions that say nothing more: Label Studio repeats regions without their labels, and relates them."""
 
 
 class LabelStudioError(Error):
@@ -29,7 +31,7 @@ def import_tasks(project: Project, file: Path, author: str | None = None) -> dic
     """Take over the annotations of an export of Label Studio (JSON, not JSON-MIN); all of them, or none.
 
     Of a film's annotations the latest counts. A line that is one of the model's, within `SAME`, is accepted; one that
-    bears its id is moved; the model's that are missing are rejected. An annotation that says what the project has,
+    has its id is moved; the model's that are missing are rejected. An annotation that says what the project has,
     or had, is left: Label Studio gives every film back, with who imported it and when, whether or not anybody looked at
     it, and the page may have corrected it meanwhile.
 
@@ -95,7 +97,7 @@ def _annotation(task: Any, films: Mapping[str, SavedFilm]) -> tuple[SavedFilm, d
     data = task.get("data") if isinstance(task, dict) else None
     annotations = task.get("annotations") if isinstance(task, dict) else None
     if not isinstance(data, dict) or not isinstance(annotations, list):
-        raise _Refused("no task", "has no `data` and `annotations`")
+        raise _Refused("no task", "has no `data` and `annotations`, as tasks of the format JSON have")
     id = data.get("film")
     if not isinstance(id, str) or id not in films:
         raise _Refused("film that is not in the project", f"film {str(id)[:80]!r}")
@@ -104,75 +106,118 @@ def _annotation(task: Any, films: Mapping[str, SavedFilm]) -> tuple[SavedFilm, d
 
 
 def _correction(annotation: Mapping[str, Any], film: SavedFilm, author: str | None) -> Correction:
-    model = [np.array(line["path"], float) for line in (film.findings or {}).get("lines", ())]
-    devices = [Device[line["device"]] for line in (film.findings or {}).get("lines", ())]
-    lines: list[CorrectedLine] = []
-    said: dict[str, Any] = {"landmarks": {}, "labels": {}, "comment": ""}
     try:
-        ends = _ends(annotation["result"])
-        for region in annotation["result"]:
-            kind, value = region["type"], region.get("value")  # a relation has none
-            match kind:
-                case "vectorlabels":
-                    label = _known(value["vectorlabels"], LABELS, "label")
-                    points = _points(region, film.shape)
-                    mark, of = _mark(region.get("id"), points, DEVICE_OF[label], model, devices, {x.of for x in lines})
-                    end, state = ends.get(region.get("id"), frozenset()), STATE_OF[label]
-                    lines.append(
-                        CorrectedLine(
-                            device=DEVICE_OF[label],
-                            state=None if STATE_UNKNOWN in end else state,
-                            # What leaves the film ends there, whatever else is said of its end.
-                            tip_seen=TIP_UNSEEN not in end or (state is State.INCOMPLETE and STATE_UNKNOWN not in end),
-                            points=tuple(points),
-                            mark=mark,
-                            of=of,
-                        )
-                    )
-                case "keypointlabels":
-                    name = _known(value["keypointlabels"], tuple(Landmark), "landmark")
-                    said["landmarks"][name] = _px(region, value, film.shape)
-                case "choices" if region["from_name"] in (PRESENT, ABSENT):
-                    for label in value["choices"]:
-                        known = _known([label], LABELS, "label")
-                        if said["labels"].setdefault(known, int(region["from_name"] == PRESENT)) != int(
-                            region["from_name"] == PRESENT
-                        ):
-                            raise _Refused("contradiction", f"{known} is both present and absent")
-                case "textarea":
-                    text = value["text"]
-                    said["comment"] = text if isinstance(text, str) else "\n".join(text)
-                case "choices" if region["from_name"] == END:
-                    pass  # of a line
-                case "labels" | "vector" | "relation" | "keypoint":
-                    pass  # Label Studio repeats regions without their labels
-                case _:
-                    raise _Refused("region of another kind", f"type {str(kind)[:40]!r}")
-        by = annotation.get("completed_by")
-        by = by.get("email") or by.get("id") if isinstance(by, dict) else by
-        when = annotation.get("updated_at") or annotation["created_at"]
+        regions = annotation["result"]
+        for region in regions:
+            _check_kind(region)
+        lines = _lines(regions, film)
+        values = {
+            "author": str(author or _author(annotation) or "Label Studio"),
+            "time": annotation.get("updated_at") or annotation["created_at"],
+            "lines": [*lines, *_rejected(lines, film)],
+            "labels": _labels(regions),
+            "landmarks": _landmarks(regions, film.shape),
+            "comment": _comment(regions),
+        }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _Refused("annotation not readable", f"{type(error).__name__}: {str(error)[:80]}") from None
-    gone = set(range(len(model))) - {line.of for line in lines}
-    rejected = [
-        CorrectedLine(device=devices[k], points=tuple((x, y) for x, y in model[k]), mark=Mark.REJECTED, of=k)
-        for k in sorted(gone)
+    return Correction.of(values)
+
+
+def _check_kind(region: Mapping[str, Any]) -> None:
+    kind = region["type"]
+    if kind in _REPEATED or kind in ("vectorlabels", "keypointlabels", "textarea"):
+        return
+    if kind != "choices" or region["from_name"] not in (PRESENT, ABSENT, END):
+        raise _Refused("region of another kind", f"type {str(kind)[:40]!r}")
+
+
+def _author(annotation: Mapping[str, Any]) -> Any:
+    """Address or number of its user; None where the export names none."""
+    by = annotation.get("completed_by")
+    return (by.get("email") or by.get("id")) if isinstance(by, dict) else by
+
+
+def _of(regions: Sequence[Mapping[str, Any]], kind: str, *tags: str) -> list[Mapping[str, Any]]:
+    """The regions of a kind, and of the tags that are named."""
+    return [region for region in regions if region["type"] == kind and (not tags or region["from_name"] in tags)]
+
+
+def _lines(regions: Sequence[Mapping[str, Any]], film: SavedFilm) -> list[CorrectedLine]:
+    """The lines that were kept, moved or drawn."""
+    model, ends = _model(film), _ends(regions)
+    lines: list[CorrectedLine] = []
+    for region in _of(regions, "vectorlabels"):
+        label = _known(region["value"]["vectorlabels"], LABELS, "label")
+        device, state, end = DEVICE_OF[label], STATE_OF[label], ends.get(region.get("id"), frozenset())
+        points = _points(region, film.shape)
+        free = {k: path for k, (of, path) in enumerate(model) if of is device and k not in {line.of for line in lines}}
+        mark, of = _mark(region.get("id"), points, free)
+        # What leaves the film ends there, whatever else is said of its end.
+        tip_seen = TIP_UNSEEN not in end or (state is State.INCOMPLETE and STATE_UNKNOWN not in end)
+        known = None if STATE_UNKNOWN in end else state
+        lines.append(
+            CorrectedLine(device=device, state=known, tip_seen=tip_seen, points=tuple(points), mark=mark, of=of)
+        )
+    return lines
+
+
+def _model(film: SavedFilm) -> list[tuple[Device, np.ndarray]]:
+    """Device and points (n, 2) px of each of the model's lines."""
+    return [(Device[line["device"]], np.array(line["path"], float)) for line in (film.findings or {}).get("lines", ())]
+
+
+def _mark(id: Any, points: Sequence[Point], free: Mapping[int, np.ndarray]) -> tuple[Mark, int | None]:
+    """What was done to a line, and its index among the model's; `free`: those of its device that no other line is."""
+    path = np.array(points)
+    for k, line in free.items():
+        if line.shape == path.shape and np.abs(line - path).max() <= SAME:
+            return Mark.ACCEPTED, k
+    return next(((Mark.MOVED, k) for k in free if id == f"model-{k}"), (Mark.DRAWN, None))
+
+
+def _rejected(lines: Sequence[CorrectedLine], film: SavedFilm) -> list[CorrectedLine]:
+    """The model's lines that none of the annotation's is."""
+    kept = {line.of for line in lines}
+    return [
+        CorrectedLine(device=device, points=tuple((x, y) for x, y in path), mark=Mark.REJECTED, of=k)
+        for k, (device, path) in enumerate(_model(film))
+        if k not in kept
     ]
-    return Correction.of(
-        {"author": str(author or by or "Label Studio"), "time": when, **said, "lines": lines + rejected}
-    )
 
 
-def _ends(regions: Any) -> dict[str, frozenset[str]]:
+def _ends(regions: Sequence[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
     """What is said of the ends of lines, by the id of their region."""
     found = {}
-    for region in regions:
-        if region["type"] == "choices" and region["from_name"] == END:
-            said = frozenset(map(str, region["value"]["choices"]))
-            if unknown := said - {TIP_UNSEEN, STATE_UNKNOWN}:
-                raise _Refused("unknown end of a line", repr(min(unknown)[:80]))
-            found[region["id"]] = said
+    for region in _of(regions, "choices", END):
+        said = frozenset(map(str, region["value"]["choices"]))
+        if unknown := said - {TIP_UNSEEN, STATE_UNKNOWN}:
+            raise _Refused("unknown end of a line", repr(min(unknown)[:80]))
+        found[region["id"]] = said
     return found
+
+
+def _labels(regions: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """1 or 0 by label, of those chosen as present or absent."""
+    found: dict[str, int] = {}
+    for region in _of(regions, "choices", PRESENT, ABSENT):
+        value = int(region["from_name"] == PRESENT)
+        for label in region["value"]["choices"]:
+            if found.setdefault(_known([label], LABELS, "label"), value) != value:
+                raise _Refused("contradiction", f"{label} is both present and absent")
+    return found
+
+
+def _landmarks(regions: Sequence[Mapping[str, Any]], shape: tuple[int, int]) -> dict[str, Point]:
+    return {
+        _known(region["value"]["keypointlabels"], tuple(Landmark), "landmark"): _px(region, region["value"], shape)
+        for region in _of(regions, "keypointlabels")
+    }
+
+
+def _comment(regions: Sequence[Mapping[str, Any]]) -> str:
+    texts = [region["value"]["text"] for region in _of(regions, "textarea")]
+    return "" if not texts else texts[-1] if isinstance(texts[-1], str) else "\n".join(texts[-1])
 
 
 def _known(names: Any, allowed: tuple[str, ...], what: str) -> str:
@@ -200,7 +245,15 @@ def _points(region: Mapping[str, Any], shape: tuple[int, int]) -> list[Point]:
         raise _Refused("closed or curved line", which)
     if any(vertex.get("prevPointId") for vertex in vertices):
         vertices = _in_order(vertices, which)
-    return [_px(region, vertex, shape) for vertex in vertices]
+    return [
+        _px(region, vertex, shape) for k, vertex in enumerate(vertices) if not k or not _again(vertex, vertices[k - 1])
+    ]
+
+
+def _again(vertex: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a vertex repeats the one before, as the second of a line that is drawn in Label Studio does."""
+    drawn = not _EXPORTED.fullmatch(str(vertex.get("id")))
+    return drawn and (vertex["x"], vertex["y"]) == (before["x"], before["y"])
 
 
 def _in_order(vertices: Sequence[Mapping[str, Any]], which: str) -> list[Mapping[str, Any]]:
@@ -224,17 +277,6 @@ def _in_order(vertices: Sequence[Mapping[str, Any]], which: str) -> list[Mapping
         raise _Refused("line with branches", which)
     own = [int(number[1]) for vertex in line if (number := _EXPORTED.fullmatch(str(vertex.get("id"))))]
     return line[::-1] if own and own[0] > own[-1] else line
-
-
-def _mark(
-    id: Any, points: list[Point], device: Device, model: list[np.ndarray], devices: list[Device], taken: set[int | None]
-) -> tuple[Mark, int | None]:
-    path = np.array(points)
-    for k, line in enumerate(model):
-        if k not in taken and devices[k] is device and line.shape == path.shape and np.abs(line - path).max() <= SAME:
-            return Mark.ACCEPTED, k
-    named = [k for k in range(len(model)) if id == f"model-{k}" and k not in taken and devices[k] is device]
-    return (Mark.MOVED, named[0]) if named else (Mark.DRAWN, None)
 
 
 def _same(new: Correction, old: Correction) -> bool:

@@ -5,7 +5,7 @@ PROJECT/
   corrections.jsonl                        the journal, only ever added to: who said what of which film, and when
   train/<study>.dcm, .jpg, .png, .tif      the films, byte for byte as they were given
   findings/<study>.<hash>.json             what models had found on them, never overwritten
-  train.csv  train_annotations.csv  landmarks.csv    made anew from the journal with every save
+  train.csv  train_annotations.csv  landmarks.csv    rewritten from the journal with every save
 ```
 """
 
@@ -146,7 +146,7 @@ class Project:
         """Add a correction of a film, and the film itself unless it is there; the id of the film.
 
         Once this returns, the correction is on disk. It replaces what was said of the film before, which the journal
-        keeps. The tables are made anew.
+        keeps. The tables are rewritten.
 
         Args:
             film: The bytes of its file.
@@ -189,7 +189,7 @@ class Project:
             self._append(self._films[id], None, correction)
 
     def write_tables(self) -> None:
-        """Make `train.csv`, `train_annotations.csv` and `landmarks.csv` anew from the journal, as each save does."""
+        """Rewrite `train.csv`, `train_annotations.csv` and `landmarks.csv` from the journal, as each save does."""
         with self._journal.locked():
             self._replay()
             self._write_tables()

@@ -21,7 +21,7 @@ class AuditLog:
     def write(self, event: str, **facts: str | int) -> None:
         """A line: the time, what happened, and facts that hold no patient data."""
         line = json.dumps({"time": now(), "event": event, **facts})
-        with suppress(OSError):  # of opening it anew, which the handler does not guard
+        with suppress(OSError):  # of opening it again, which the handler does not guard
             self._handler.handle(logging.LogRecord("audit", logging.INFO, "", 0, line, None, None))
 
     def close(self) -> None:

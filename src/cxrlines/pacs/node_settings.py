@@ -140,15 +140,13 @@ def load_settings(config: Path | None, flags: dict[str, Any]) -> NodeSettings:
     Paths in the file are relative to it. `Error` names the file or flag, the value, and what is allowed.
     """
     given = {name: value for name, value in flags.items() if value is not None and value != ()}
-    settings = NodeSettings.model_validate
-    found = read_config(config, PATHS)
+    found = {**read_config(config, PATHS), **given}
     try:
-        made = settings({**found, **given})
+        made = NodeSettings.model_validate(found)
     except ValidationError as error:
-        raise _problem(error, config, given) from None
+        raise _problem(error, config, given) or _missing(found, config) from None
     if not made.to and not made.stow:
-        where = f"--config {config}: " if config else ""
-        raise Error(f"{where}results have nowhere to go", "give --to AET@HOST:PORT or --stow URL")
+        raise _missing(found, config)
     return made
 
 
@@ -189,15 +187,30 @@ def _context(protocol: int, files: Certificates, field: str) -> ssl.SSLContext:
     return context
 
 
-def _problem(error: ValidationError, config: Path | None, flags: dict[str, Any]) -> Error:
+def _missing(found: dict[str, Any], config: Path | None) -> Error:
+    """All that has to be given and is not."""
+    fields = NodeSettings.model_fields
+    flags = [f"--{name}" for name, field in fields.items() if field.is_required() and name not in found]
+    if not found.get("to") and not found.get("stow"):
+        flags.append("--to (or --stow)")
+    where = f"--config {config}: " if config else ""
+    what = f"{where}{' and '.join(flags)} {'is' if len(flags) == 1 else 'are'} missing"
+    example = "cxrlines listen --aet CXRLINES --queue queue --to PACS@10.0.0.5:104"
+    return Error(what, f"give flags, as in `{example}`, or fields of these names in the file of --config")
+
+
+def _problem(error: ValidationError, config: Path | None, flags: dict[str, Any]) -> Error | None:
+    """What is wrong first of all; None if it is that a setting is missing."""
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # a misspelt name explains the rest
     place = [str(part) for part in first["loc"] if not str(part).startswith(("IPv4", "IPv6"))]
     field = place[0] if place else "content"
     path = ".".join(place)
     flag = f"--{field.replace('_', '-')}"
     where = flag if field in flags or config is None else f"--config {config}: field {path}"
+    if first["type"] == "missing" and len(place) == 1:
+        return None
     if first["type"] == "missing":
-        return Error(f"{where} is missing", f"give {flag}, or {field} in the file of --config")
+        return Error(f"{where} is missing", "add it")
     if first["type"] == "extra_forbidden":
         parts: dict[str, type[BaseModel]] = {"tls": Certificates, "tls_to": Certificates}
         known = (parts.get(field, NodeSettings) if len(place) > 1 else NodeSettings).model_fields

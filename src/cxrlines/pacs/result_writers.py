@@ -36,7 +36,7 @@ Made: TypeAlias = tuple[Written, ...] | Error | OSError | ReadingFault
 
 
 class ResultWriters:
-    """Processes that write results, begun when they are needed and anew when one died.
+    """Processes that write results, started when they are needed, and again if one dies.
 
     Args:
         processes: How many.

@@ -1,6 +1,6 @@
 """Pictures and DICOM objects of a film, made in a process of their own: decoders stay out of the server.
 
-It begins anew when it died.
+It is started again if it dies.
 """
 
 import pickle

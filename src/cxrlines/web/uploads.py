@@ -95,7 +95,7 @@ def films_in(content_type: str, body: bytes, most: int) -> tuple[list[Upload], b
 
 
 class _PartCollector:
-    """The files of a multipart body, as the parser comes upon them.
+    """The files of a multipart body, as the parser finds them.
 
     They are collected in memory: a library's temporary files would be films on a disk.
 

@@ -1,13 +1,12 @@
 // Corrections of a film: lines accepted, rejected, moved or drawn, labels, a comment; saved by the server.
 
 import { corrections, saveCorrections } from "./api.js";
-import { h, s, say } from "./dom.js";
+import { capital, h, s, say } from "./dom.js";
 import { drawnOf } from "./worklist.js";
 
 const REACH = 10; // screen pixels within which a point is taken hold of
 const MOST_BACK = 100; // steps that can be undone
 
-const capital = (text) => text[0].toUpperCase() + text.slice(1).toLowerCase();
 const between = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
 
 /** How far a point lies from the segment from a to b. */
@@ -45,7 +44,7 @@ function endings(device) {
   const states = device.labels.map(({ state }) => state);
   const unseen = states.filter((state) => state !== LEAVES).map((state) => ({ state, tip_seen: false, text: `Tip not seen, ${state.toLowerCase()}` }));
   return [
-    ...states.map((state) => ({ state, tip_seen: true, text: capital(state) })),
+    ...states.map((state) => ({ state, tip_seen: true, text: capital(state.toLowerCase()) })),
     ...(states.length > 1 ? [{ state: null, tip_seen: false, text: "Tip not seen" }] : []),
     ...unseen,
   ];
@@ -357,7 +356,7 @@ export class Corrector {
   _drawingRow() {
     const { drawing } = this.edit;
     if (drawing) {
-      return h("div", { class: "row" }, h("span", { class: "dim" }, `Click from the entry of the ${drawing.device} to its tip, or as far as it is seen; then Enter.`),
+      return h("div", { class: "row" }, h("span", { class: "dim" }, `Click from the entry of the ${this.devices.get(drawing.device).text} to its tip, or as far as it is seen; then Enter.`),
         h("button", { type: "button", onclick: () => { this._drawn(); } }, "Done"),
         h("button", { type: "button", onclick: () => { this.edit.drawing = null; this.refresh(); } }, "Cancel"));
     }
@@ -379,7 +378,7 @@ export class Corrector {
         if (choice.value === "") delete set[label];
         else set[label] = Number(choice.value);
       }) }, [["", "by the lines"], ["1", "yes"], ["0", "no"]].map(([value, text]) => h("option", { value, selected: String(set[label] ?? "") === value }, text)));
-      return h("li", {}, h("span", {}, `${device.device} ${state.toLowerCase()}`), choice);
+      return h("li", {}, h("span", {}, `${capital(device.text)}, ${state.toLowerCase()}`), choice);
     }));
     const details = h("details", { open: this.edit.labelsOpen, ontoggle: () => (this.edit.labelsOpen = details.open) },
       h("summary", {}, "Labels"), h("ul", { class: "labels" }, rows));

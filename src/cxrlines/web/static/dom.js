@@ -20,6 +20,8 @@ export const s = (name, attributes = {}, ...children) => filled(document.createE
 
 export const $ = (id) => document.getElementById(id);
 
+export const capital = (text) => text[0].toUpperCase() + text.slice(1);
+
 /** Say something to a screen reader. */
 export function say(text) {
   $("live").textContent = text;

@@ -1,6 +1,6 @@
 // What was found on a film, in words: the server words it, this lays it out.
 
-import { download, h, s, say } from "./dom.js";
+import { capital, download, h, s, say } from "./dom.js";
 
 const colour = (rgb) => `rgb(${rgb.join(" ")})`;
 
@@ -9,8 +9,6 @@ const swatch = (device) => {
   mark.style.background = colour(device.colour);
   return mark;
 };
-
-const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 /** A probability as a bar with its operating point as a mark. */
 function bar(state, device) {

@@ -86,7 +86,7 @@ function chosen() {
 }
 
 function panel() {
-  // What is made anew keeps the focus where it was.
+  // The panel is rebuilt; the focus stays where it was.
   const named = (element) => `${element.tagName} ${element.dataset.line ?? ""} ${element.getAttribute("aria-label") ?? element.textContent}`;
   const focused = $("findings").contains(document.activeElement) ? named(document.activeElement) : null;
   $("findings").replaceChildren(...findingsPanel(list.current, state.devices, on).flat(2).filter(Boolean));

@@ -33,7 +33,7 @@ function shown(film, devices) {
   ];
 }
 
-/** The part of the panel. `get(film, name)` gives something of a film, `changed()` shows the panel anew. */
+/** The part of the panel. `get(film, name)` gives something of a film, `changed()` redraws the panel. */
 export function similarPart(film, devices, get, changed) {
   const search = async () => {
     found.set(film, null);

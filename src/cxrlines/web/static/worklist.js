@@ -1,7 +1,7 @@
 // The films of the page: read one after the other, the urgent first in the list.
 
 import { forget, part, readFilm } from "./api.js";
-import { $, h, say } from "./dom.js";
+import { $, capital, h, say } from "./dom.js";
 import { pictures } from "./viewer.js";
 
 const AT_ONCE = 2; // films that the server is asked for together
@@ -118,8 +118,7 @@ export class Worklist extends EventTarget {
   render() {
     const focused = document.activeElement?.dataset?.film;
     $("films").replaceChildren(...this.films.map((film) => this._row(film)));
-    const read = this.films.filter((film) => film.answer).length;
-    $("count").textContent = this.films.length ? `${read} of ${this.films.length} read` : "";
+    $("count").textContent = countOf(this.films);
     $("clear").hidden = this.films.length < 2;
     if (focused) document.querySelector(`[data-film="${focused}"]`)?.focus();
   }
@@ -136,6 +135,14 @@ export class Worklist extends EventTarget {
   }
 }
 
+/** How many films were read, and how many were not and why; the others are still to come. */
+function countOf(films) {
+  const count = (...states) => films.filter((film) => states.includes(film.status)).length;
+  const [refused, failed] = [count("refused"), count("failed")];
+  const parts = [`${count("done", "urgent")} of ${films.length} read`, refused && `${refused} refused`, failed && `${failed} cannot be read`];
+  return films.length ? parts.filter(Boolean).join(", ") : "";
+}
+
 /** What the list says of a film. */
 export function stateOf(film) {
   const words = film.answer?.words;
@@ -143,6 +150,6 @@ export function stateOf(film) {
   if (film.status === "reading") return "reading";
   if (film.status === "failed") return "cannot be read";
   if (words.refused) return "not read: refused";
-  const found = words.devices.filter((device) => device.lines.length).map((device) => device.device);
-  return words.urgent ?? (found.length ? found.join(", ") : "no line found");
+  const found = words.devices.filter((device) => device.lines.length).map((device) => device.text);
+  return words.urgent ?? (found.length ? capital(found.join(", ")) : "no line found");
 }
