@@ -33,8 +33,9 @@ def index(tmp_path_factory):
 
 
 def test_they_are_shown_when_they_are_asked_for(index):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    playwright = pytest.importorskip("playwright.sync_api")
+    from axe_playwright_python import sync_playwright as axe
+    from playwright import sync_api as playwright
+
     chromium = shutil.which("chromium-headless-shell")
     assert chromium, "chromium-headless-shell is missing: apt-get install chromium-headless-shell"
     with serving("--index", index) as server, playwright.sync_playwright() as started:

@@ -11,8 +11,9 @@ pytestmark = pytest.mark.doors
 
 
 def test_a_node_shows_its_queue(node, orthanc, films):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    playwright = pytest.importorskip("playwright.sync_api")
+    from axe_playwright_python import sync_playwright as axe
+    from playwright import sync_api as playwright
+
     chromium = shutil.which("chromium-headless-shell")
     assert chromium, "chromium-headless-shell is missing: apt-get install chromium-headless-shell"
     port = free_port()

@@ -373,13 +373,13 @@ export class Corrector {
 
   _labels() {
     const set = this.edit.labels;
-    const rows = [...this.devices.values()].flatMap((device) => device.labels.map(({ label, state }) => {
+    const rows = [...this.devices.values()].flatMap((device) => [h("li", {}, capital(device.text)), ...device.labels.map(({ label, state }) => {
       const choice = h("select", { "aria-label": `${device.text}, ${state.toLowerCase()}`, onchange: () => this._said(() => {
         if (choice.value === "") delete set[label];
         else set[label] = Number(choice.value);
       }) }, [["", "by the lines"], ["1", "yes"], ["0", "no"]].map(([value, text]) => h("option", { value, selected: String(set[label] ?? "") === value }, text)));
-      return h("li", {}, h("span", {}, `${capital(device.text)}, ${state.toLowerCase()}`), choice);
-    }));
+      return h("li", { class: "state" }, h("span", {}, capital(state.toLowerCase())), choice);
+    })]);
     const details = h("details", { open: this.edit.labelsOpen, ontoggle: () => (this.edit.labelsOpen = details.open) },
       h("summary", {}, "Labels"), h("ul", { class: "labels" }, rows));
     return details;
