@@ -111,6 +111,7 @@ def test_set_changes_one_field_of_one_member_only():
             r"a recipe has no field 'member'; allowed: .*members.* \(did you mean 'members'\?\)",
         ),
         ("members.one.stages.student.films.augment.clage=1", "augment.clage: .*allowed: policy, .*mean 'clahe'"),
+        ("defaults=3", "defaults is 3; it has the fields of a stage"),
         ("=3", "'=3' has no field; write it as path.to.field=value"),
         ("members.one=", "members.one: is None; must be fields with their values"),
         ("nonsense", "write it as path.to.field=value"),

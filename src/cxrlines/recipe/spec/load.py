@@ -7,6 +7,7 @@ name.
 import copy
 import fnmatch
 import json
+import re
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -112,15 +113,19 @@ def _read(name_or_path: str) -> tuple[dict[str, Any], str]:
 def _laid_on(content: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     """The content of a recipe with its defaults laid under every stage, and the settings over all."""
     data = copy.deepcopy(content)
-    for setting in settings:
-        if setting.startswith("defaults."):
-            _set(data, setting)
-    defaults = data.pop("defaults", {})
+    of_defaults = [setting for setting in settings if re.match(r"defaults[.=]", setting)]
+    for setting in of_defaults:
+        _set(data, setting)
+    defaults = data.pop("defaults", None) or {}
+    if not isinstance(defaults, dict):
+        raise RecipeError(
+            f"defaults is {defaults!r}", "it has the fields of a stage: defaults: {schedule: {epochs: 3}}"
+        )
     for member in _values(data.get("members")):
         for name, stage in (member.get("stages") or {}).items() if isinstance(member.get("stages"), dict) else ():
             member["stages"][name] = _laid_over(copy.deepcopy(defaults), stage or {})
     for setting in settings:
-        if not setting.startswith("defaults."):
+        if setting not in of_defaults:
             _set(data, setting)
     return data
 
