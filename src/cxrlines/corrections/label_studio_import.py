@@ -186,7 +186,7 @@ def _rejected(lines: Sequence[CorrectedLine], film: SavedFilm) -> list[Corrected
     ]
 
 
-def _ends(regions: Sequence[Mapping[str, Any]]) -> dict[str, frozenset[str]]:
+def _ends(regions: Sequence[Mapping[str, Any]]) -> dict[Any, frozenset[str]]:
     """What is said of the ends of lines, by the id of their region."""
     found = {}
     for region in _of(regions, "choices", END):
