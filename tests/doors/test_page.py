@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
@@ -251,6 +252,11 @@ def test_many_films_urgent_first_refused_and_unreadable_with_their_reason(page, 
     with page.expect_download() as download:
         page.get_by_role("button", name="DICOM SR").click()
     assert Path(download.value.path()).read_bytes()[128:132] == b"DICM"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="DICOM capture").click()
+    capture = pydicom.dcmread(download.value.path())
+    assert download.value.suggested_filename == "RG1_UNCR.sc.dcm"
+    assert capture.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7" and capture.PhotometricInterpretation == "RGB"
 
 
 def test_a_jpeg_gets_dicom_objects_of_the_patient_and_study_that_a_person_gives(page, address):

@@ -72,6 +72,15 @@ def test_a_film_that_the_page_keeps_gets_the_same_objects(web):
         assert serving("GET", f"{place}/{name}", headers={PATIENT: "PLANTED-7"}).json()["code"] == "identifiers"
 
 
+def test_a_kept_film_as_a_capture_is_what_predict_writes(web, read_by):
+    serving = web()
+    kept = serving("POST", "/v1/films", content=EXAMPLE, headers=JPEG).json()
+    made = serving("GET", f"/v1/films/{kept['id']}/capture.dcm", headers=NAMED)
+    assert made.status_code == 200 and made.headers["content-type"] == "application/dicom"
+    here = wrapped(EXAMPLE, "PLANTED-7", STUDY_UID)
+    assert made.content == result_objects(here, found(), read_by, kinds=[Result.CAPTURE])[0].content
+
+
 def test_the_page_knows_a_dicom_film_that_names_its_own(web):
     own = wrapped(EXAMPLE, "OWN", "1.2.3")
     headers = {"Content-Type": "application/dicom"}
@@ -85,6 +94,7 @@ def test_they_are_described(web):
         ("/v1/read", "post"),
         ("/v1/film.dcm", "post"),
         ("/v1/films/{film}/report.dcm", "get"),
+        ("/v1/films/{film}/capture.dcm", "get"),
         ("/v1/films/{film}/film.dcm", "get"),
     ):
         named = [each["name"] for each in described[path][method]["parameters"] if each["in"] == "header"]

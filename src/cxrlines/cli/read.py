@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,7 @@ from cxrlines.core.text import plural
 
 if TYPE_CHECKING:
     from cxrlines.reading.batch import Predictions
+    from cxrlines.reading.results.dicom.film_identifiers import Identifiers
 
 app = typer.Typer()
 
@@ -80,6 +81,13 @@ def predict(
         str | None, typer.Option(help="With --dicom: patient of films that name none, such as JPEG and PNG.")
     ] = None,
     study_uid: Annotated[str | None, typer.Option(help="With --dicom: StudyInstanceUID of those films.")] = None,
+    studies: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --dicom: table of those films, as train.csv: PatientID, and StudyInstanceUID, which is the "
+            "film's name."
+        ),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Films computed together.")] = 8,
     tta: Annotated[
         list[View] | None,
@@ -109,7 +117,7 @@ def predict(
         raise Error("predict: no film is named", "cxrlines predict FILM, or cxrlines predict --example")
     if resume and out is None:
         raise Error("--resume: goes on with what is beside the table of --out", "name that table by --out")
-    _check_dicom(dicom, patient_id, study_uid, on)
+    identifiers = _identifiers(dicom, patient_id, study_uid, studies, on)
     keep_buffers()
     bundle = bundle or EMBEDDED
     found = find_films([*(films or []), *([EXAMPLE] if example else [])])
@@ -160,7 +168,7 @@ def predict(
                 from cxrlines.reading.results.dicom.read_by import ReadBy
 
                 read_by = ReadBy.of(loaded, engine_name(loaded), result.tta)
-                writers.append(result_files.dicom_objects(result, dicom, read_by, patient_id, study_uid))
+                writers.append(result_files.dicom_objects(result, dicom, read_by, identifiers))
             if writers and not stopped:
                 try:
                     with counted("writing", "written") as progress:
@@ -199,20 +207,26 @@ def predict(
     raise typer.Exit(FAULT if result.faults else ERROR if result.errors or undrawn else 0)
 
 
-def _check_dicom(dicom: Path | None, patient_id: str | None, study_uid: str | None, on: str | None) -> None:
-    """`Error` for options of --dicom that do not fit together."""
-    if dicom is None:
-        if given := next((flag for flag, x in (("--patient-id", patient_id), ("--study-uid", study_uid)) if x), None):
-            raise Error(f"{given}: applies to results as DICOM only", "name their folder by --dicom")
-        return
-    if on:
+def _identifiers(
+    dicom: Path | None, patient_id: str | None, study_uid: str | None, studies: Path | None, on: str | None
+) -> Callable[[str], "Identifiers | None"]:
+    """Patient and study by a film's name. `Error` for options of --dicom that do not fit together."""
+    options = {"--patient-id": patient_id, "--study-uid": study_uid, "--studies": studies}
+    given = [flag for flag, value in options.items() if value is not None]
+    if dicom is None and given:
+        raise Error(f"{given[0]}: applies to results as DICOM only", "name their folder by --dicom")
+    if dicom is not None and on:
         raise Error(
             "--dicom: results name the engine that read a film, and each machine of a cluster chooses its own",
             "leave out --on",
         )
-    from cxrlines.reading.results.dicom.wrapped_film import check_identifiers
+    if studies is not None and len(given) > 1:
+        raise Error(f"--studies, {given[0]}: both name patients and studies of films", "give one of them")
+    from cxrlines.reading.results.dicom.film_identifiers import Identifiers, check_identifiers, read_identifiers
 
     check_identifiers(patient_id, study_uid)
+    one = Identifiers(patient_id, study_uid) if patient_id is not None and study_uid is not None else None
+    return read_identifiers(studies).get if studies is not None else lambda name: one
 
 
 def _form(form: Form | None, out: Path | None, as_json: bool) -> tuple[bool, Form]:

@@ -19,7 +19,7 @@ from cxrlines.core.findings import Findings, PredictionJson
 from cxrlines.corrections.correction import Correction
 from cxrlines.reading.bundle import EMBEDDED
 from cxrlines.reading.reading_pool import Outcome
-from cxrlines.reading.results.dicom.wrapped_film import has_identifiers
+from cxrlines.reading.results.dicom.film_identifiers import has_identifiers
 from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, Device
 from cxrlines.web.film_answer import device_words, page_words
 from cxrlines.web.film_corrections import MOST, save_correction, saved_correction
@@ -204,6 +204,7 @@ def _add_page(app: FastAPI, service: Service) -> None:
     making("pixels.png", Kind.PIXELS, PNG, "The film at its full resolution, 8 bits")
     making("drawing.png", Kind.DRAWING, PNG, "The film with its findings drawn")
     making("report.dcm", Kind.REPORT, DICOM, "The findings as a DICOM structured report")
+    making("capture.dcm", Kind.CAPTURE, DICOM, "The film with its findings drawn as a DICOM secondary capture")
     making("film.dcm", Kind.FILM, DICOM, "The film as a DICOM object, which its report refers to")
 
 

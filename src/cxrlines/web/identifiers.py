@@ -1,11 +1,9 @@
 """Patient and study of a film that names none, from the headers of a request: addresses are logged, headers are not."""
 
-from typing import NamedTuple
-
 from starlette.requests import Request
 
 from cxrlines.core.errors import Error
-from cxrlines.reading.results.dicom.wrapped_film import check_identifiers
+from cxrlines.reading.results.dicom.film_identifiers import Identifiers, check_identifiers
 from cxrlines.web.problems import Problem
 
 PATIENT, STUDY = "Patient-ID", "Study-Instance-UID"
@@ -17,13 +15,6 @@ PARAMETERS = [
     )
 ]
 """The headers, as OpenAPI describes them."""
-
-
-class Identifiers(NamedTuple):
-    """PatientID and StudyInstanceUID."""
-
-    patient_id: str
-    study_uid: str
 
 
 def identifiers_of(request: Request) -> Identifiers | None:

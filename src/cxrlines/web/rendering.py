@@ -15,12 +15,13 @@ from cxrlines.core.errors import Error, OverTime, ReadingFault
 from cxrlines.core.findings import Findings
 from cxrlines.core.processes import Child, Died, Overdue
 from cxrlines.io.films import kind_of, read_film
+from cxrlines.reading.results.dicom.film_identifiers import Identifiers, has_identifiers
 from cxrlines.reading.results.dicom.objects import Kind as Result
 from cxrlines.reading.results.dicom.objects import result_objects
 from cxrlines.reading.results.dicom.read_by import ReadBy
-from cxrlines.reading.results.dicom.wrapped_film import has_identifiers, wrapped
+from cxrlines.reading.results.dicom.wrapped_film import wrapped
 from cxrlines.reading.results.drawing import draw_findings
-from cxrlines.web.identifiers import PATIENT, STUDY, Identifiers
+from cxrlines.web.identifiers import PATIENT, STUDY
 
 SECONDS = 60.0
 """Longest that one may take."""
@@ -32,7 +33,12 @@ class Kind(StrEnum):
     PIXELS = "image/png; of the film"
     DRAWING = "image/png"
     REPORT = "application/dicom"
+    CAPTURE = "application/dicom; of the drawing"
     FILM = "application/dicom; of the film"
+
+
+RESULTS = {Kind.REPORT: Result.REPORT, Kind.CAPTURE: Result.CAPTURE}
+"""Those that are results as DICOM objects."""
 
 
 class Asked(NamedTuple):
@@ -104,14 +110,15 @@ class Renderer:
 def make(asked: Asked) -> bytes:
     """The child's side of `Renderer.make`."""
     kind, source, findings, read_by, identifiers = asked
-    if kind in (Kind.REPORT, Kind.FILM):
+    if kind in (*RESULTS, Kind.FILM):
         source = _as_dicom(source, identifiers)
     if kind is Kind.FILM:
         return source
-    if kind is Kind.REPORT:
+    if kind in RESULTS:
         assert findings is not None
-        (report,) = result_objects(source, findings, read_by, kinds=[Result.REPORT])
-        return report.content
+        for result in result_objects(source, findings, read_by, kinds=[RESULTS[kind]]):
+            return result.content
+        raise Error("the film was refused: nothing is drawn on it", "take the report, which says why")
     film = read_film(source)
     if kind is Kind.PIXELS:
         return _png(film.pixels)

@@ -75,7 +75,7 @@ export async function readFilm(file) {
   return (await ask("/v1/films", { method: "POST", headers, body: file })).json();
 }
 
-/** Something of a film that the server keeps: pixels.png, drawing.png; report.dcm, film.dcm, perhaps by `headers` of a patient. */
+/** Something of a film that the server keeps: pixels.png, drawing.png; report.dcm, capture.dcm, film.dcm, perhaps by `headers` of a patient. */
 export const part = async (id, name, headers = {}) => (await ask(`/v1/films/${id}/${name}`, { headers })).blob();
 
 export const forget = (id) => ask(`/v1/films/${id}`, { method: "DELETE" }).catch(() => null);

@@ -85,6 +85,7 @@ function downloads(film, on) {
   }, label);
   const dicom = (headers) => [
     give("DICOM SR", () => on.part(film, "report.dcm", headers?.()), `${stem}.sr.dcm`),
+    film.answer.findings.quality.usable && give("DICOM capture", () => on.part(film, "capture.dcm", headers?.()), `${stem}.sc.dcm`),
     headers && give("Film as DICOM", () => on.part(film, "film.dcm", headers()), `${stem}.dcm`),
   ];
   const json = async () => new Blob([JSON.stringify([film.answer.findings], null, 1)], { type: "application/json" });

@@ -87,6 +87,24 @@ def test_no_second_picture_is_filed_under_the_patient_of_the_first(tmp_path):
     assert run(films, *identified)[0] == 0 and (out / "one" / "film.dcm").is_file()
 
 
+def test_films_of_a_folder_get_the_patients_of_a_table(tmp_path):
+    films, out, table = tmp_path / "films", tmp_path / "out", tmp_path / "train.csv"
+    films.mkdir()
+    patients = {STUDY: "P-1", f"{STUDY}.2": "P-2"}
+    for study in patients:
+        (films / f"{study}.jpg").write_bytes(picture(".jpg"))
+    (films / "own.dcm").write_bytes(wrapped(picture(".png"), "OWN", "1.2.840.1"))
+    (films / "photo.png").write_bytes(picture(".png"))
+    rows = [f"{study},{patient}" for study, patient in {**patients, "1.2.840.1": "ANOTHER"}.items()]
+    table.write_text("\n".join(["StudyInstanceUID,PatientID", *rows]))
+    code, said = run(films, "--dicom", out, "--studies", table)
+    assert code == 2 and "photo.png: not written as DICOM" in said and "--studies" in said
+    for study, patient in {**patients, "1.2.840.1": "OWN"}.items():
+        report = pydicom.dcmread(out / study / "sr.dcm")
+        assert (report.PatientID, report.StudyInstanceUID) == (patient, study)
+    assert len(list(out.iterdir())) == 3
+
+
 def test_results_that_are_no_longer_true_go(results, tmp_path):
     film, out = tmp_path / "film.dcm", tmp_path / "out"
     (out / STUDY).mkdir(parents=True)
@@ -104,6 +122,12 @@ def test_results_that_are_no_longer_true_go(results, tmp_path):
         (["--dicom", "out", "--patient-id", "P-7"], "--study-uid"),
         (["--dicom", "out", "--patient-id", "P-7", "--study-uid", "x"], "--study-uid"),
         (["--patient-id", "P-7"], "--dicom"),
+        (["--studies", "train.csv"], "--dicom"),
+        (["--dicom", "out", "--studies", "train.csv"], "train.csv"),
+        (
+            ["--dicom", "out", "--studies", "t.csv", "--patient-id", "P", "--study-uid", "1.2"],
+            "--studies, --patient-id",
+        ),
         (["--dicom", "out", "--on", "ray"], "--on"),
         (["--dicom", "."], "--dicom"),
     ],

@@ -7,12 +7,12 @@ import numpy as np
 import pydicom
 import pytest
 
-from cxrlines.core.errors import Error
 from cxrlines.io.dicom.header import parse
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
 from cxrlines.io.films import read_film
+from cxrlines.reading.results.dicom.film_identifiers import has_identifiers
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
-from cxrlines.reading.results.dicom.wrapped_film import check_identifiers, has_identifiers, wrapped
+from cxrlines.reading.results.dicom.wrapped_film import wrapped
 
 
 def picture(ending: str) -> bytes:
@@ -54,26 +54,3 @@ def test_a_film_without_a_study_is_given_one(results):
     assert not has_identifiers(bare)
     made = wrapped(bare, "P-7", "1.2.3.4")
     assert np.array_equal(read_film(made).pixels, read_film(bare).pixels)
-
-
-@pytest.mark.parametrize(
-    ("patient", "study", "flag"),
-    [
-        ("P-7", None, "--study-uid is missing"),
-        (None, "1.2.3", "--patient-id is missing"),
-        ("P-7", "1.02.3", "--study-uid"),
-        ("P-7", "1.2." + "3" * 70, "--study-uid"),
-        ("P-7", "study 7", "--study-uid"),
-        (" ", "1.2.3", "--patient-id"),
-        ("P\\7", "1.2.3", "--patient-id"),
-        ("P" * 65, "1.2.3", "--patient-id"),
-    ],
-)
-def test_identifiers_are_checked(patient, study, flag):
-    with pytest.raises(Error, match=flag):
-        check_identifiers(patient, study)
-
-
-def test_neither_or_both():
-    check_identifiers(None, None)
-    check_identifiers("P-7", "1.2.3")

@@ -1,6 +1,6 @@
 """Results as DICOM files: a folder for each film."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from cxrlines.io.dicom.header import parse
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, is_own, own_or_derived
 from cxrlines.io.films import read_bytes
 from cxrlines.reading.batch import Predictions
+from cxrlines.reading.results.dicom.film_identifiers import Identifiers, has_identifiers
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
 from cxrlines.reading.results.dicom.read_by import ReadBy
-from cxrlines.reading.results.dicom.wrapped_film import check_identifiers, has_identifiers, wrapped
+from cxrlines.reading.results.dicom.wrapped_film import wrapped
 from cxrlines.reading.results.prediction_files import FilmWriter
 
 FILM = "film.dcm"
@@ -31,7 +32,7 @@ def check_one_unnamed(films: Iterable[Path]) -> None:
         if len(unnamed) > 1:
             raise Error(
                 f"--patient-id: holds for one film, but {unnamed[0]} and {unnamed[1]} both name no patient and study",
-                "read such films one at a time, each with its own --patient-id and --study-uid",
+                "read such films one at a time, or name the patients of all in a table: --studies",
             )
 
 
@@ -39,24 +40,20 @@ def dicom_objects(
     predictions: Predictions,
     folder: Path,
     read_by: ReadBy,
-    patient_id: str | None = None,
-    study_uid: str | None = None,
+    identifiers: Callable[[str], Identifiers | None] = lambda name: None,
 ) -> FilmWriter:
     """Writes `result_objects` of films, those that were refused too, each film's in a folder of its name.
 
-    A film that is no DICOM file, or lacks identifiers, gets `patient_id` and `study_uid`, and is written as well
-    (`FILM`).
-
-    Raises `Error` for identifiers that are not valid.
+    A film that is no DICOM file, or lacks identifiers, gets those that `identifiers` has for its name, and is written
+    as well (`FILM`).
     """
-    check_identifiers(patient_id, study_uid)
     names = file_names([*predictions.studies, *(name for _, name in predictions.refused)], "")
 
     def write(film: Path, name: str, findings: Findings) -> None:
         data = read_bytes(film)
         try:
-            if patient_id is not None and study_uid is not None and not has_identifiers(data):
-                data = wrapped(data, patient_id, study_uid)
+            if (given := identifiers(name)) and not has_identifiers(data):
+                data = wrapped(data, *given)
                 _write(folder / names[name] / FILM, data)
             _write_results(folder / names[name], data, findings, read_by)
         except Error as error:

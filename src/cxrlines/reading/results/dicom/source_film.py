@@ -77,7 +77,7 @@ class SourceFilm:
             if not valid_uid(uid):
                 raise Error(
                     f"the film has no valid {name}, and a DICOM result must name its patient's film and study",
-                    "give both --patient-id and --study-uid",
+                    "give both --patient-id and --study-uid, or the film's row in a table of --studies",
                 )
         date = next((name for name in DATES if valid(header, name)), None)
         time = "" if date is None else header.text(date.replace("Date", "Time"))

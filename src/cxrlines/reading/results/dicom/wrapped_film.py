@@ -1,44 +1,14 @@
 """A film that is no DICOM file, or lacks identifiers, as a DICOM image of a patient and study that are named for it."""
 
-import re
-
 from pydicom.dataset import Dataset
 
-from cxrlines.core.errors import Error
-from cxrlines.io.dicom.header import valid_uid
 from cxrlines.io.films import read_film
 from cxrlines.reading.results.dicom.datasets import finalize
-from cxrlines.reading.results.dicom.source_film import SourceFilm
+from cxrlines.reading.results.dicom.film_identifiers import check_identifiers
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary Capture Image Storage: an image that came into DICOM from elsewhere."""
 SERIES_NUMBER = 9900
-
-
-def check_identifiers(patient_id: str | None, study_uid: str | None) -> None:
-    """`Error` unless both are given and valid, or neither."""
-    if (patient_id is None) != (study_uid is None):
-        one, other = ("--study-uid", "--patient-id") if patient_id is None else ("--patient-id", "--study-uid")
-        raise Error(f"{one}: a film's patient and study belong together, and {other} is missing", "give both")
-    if study_uid is not None and not valid_uid(study_uid):
-        raise Error(
-            f"--study-uid {study_uid[:64]!r}: is no DICOM UID (digits and points, at most 64, no leading zeros)",
-            "take the study's own, from its PACS or from the table of films",
-        )
-    if patient_id is not None and not re.fullmatch(r"[ -\[\]-~]{1,64}", patient_id.strip()):
-        raise Error(
-            "--patient-id: is empty, or no DICOM identifier (64 ASCII characters at most, no backslash)",
-            "take the patient's own, from its PACS or from the table of films",
-        )
-
-
-def has_identifiers(data: bytes) -> bool:
-    """Whether a film's file is a DICOM file that results can refer to."""
-    try:
-        SourceFilm.of(data)
-    except Error:
-        return False
-    return True
 
 
 def wrapped(data: bytes, patient_id: str, study_uid: str) -> bytes:
