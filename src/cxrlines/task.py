@@ -68,7 +68,7 @@ DEVICES: dict[Device, DeviceSpec] = {
         (255, 70, 110),
         several=True,
     ),
-    Device.SWAN: DeviceSpec("pulmonary artery catheter", (State.PRESENT,), (150, 220, 60), separator=" "),
+    Device.SWAN: DeviceSpec("Swan-Ganz catheter", (State.PRESENT,), (150, 220, 60), separator=" "),
 }
 
 UNKNOWN = -1

@@ -21,7 +21,7 @@ from cxrlines.reading.bundle import EMBEDDED
 from cxrlines.reading.reading_pool import Outcome
 from cxrlines.reading.results.dicom.film_identifiers import has_identifiers
 from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, Device
-from cxrlines.web.film_answer import device_words, page_words
+from cxrlines.web.film_answer import page_words
 from cxrlines.web.film_corrections import MOST, save_correction, saved_correction
 from cxrlines.web.guard import LOG, Guard
 from cxrlines.web.identifiers import PARAMETERS, identifiers_of
@@ -291,7 +291,7 @@ def _wanted(request: Request) -> str:
 def _device(device: Device) -> dict[str, Any]:
     spec = DEVICES[device]
     labels = [{"label": label, "state": STATE_OF[label].value} for label in LABELS_OF[device]]
-    return {"device": device.name, "text": device_words(device), "colour": list(spec.colour), "labels": labels}
+    return {"device": device.name, "text": spec.text, "colour": list(spec.colour), "labels": labels}
 
 
 async def _as_problem(request: Request, error: Exception) -> Response:

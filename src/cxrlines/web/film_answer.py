@@ -4,7 +4,6 @@ from typing import Any
 
 from cxrlines.core.findings import Findings
 from cxrlines.core.spacing import SpacingKind
-from cxrlines.reading.results.dicom.codes import device_code
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.report_text import (
     carina_words,
@@ -89,12 +88,12 @@ def sentence(findings: Findings, read_by: ReadBy) -> str:
     else:
         each = []
         for k, line in enumerate(findings.lines):
-            name = device_words(line.device)
+            name = DEVICES[line.device].text
             rules = f" ({'; '.join(rules_of(findings, k))})" if rules_of(findings, k) else ""
             each.append(f"{name[0].upper()}{name[1:]}: {_words(findings, k)}{rules}.")
         lacking = [device for device in Device if all(line.device is not device for line in findings.lines)]
         if lacking:
-            names = ", ".join(map(device_words, lacking))
+            names = ", ".join(DEVICES[device].text for device in lacking)
             each.append(f"Not found, which is not proof of absence: {names}.")
         if Landmark.CARINA not in findings.landmarks:
             each.append("Carina not found.")
@@ -106,12 +105,6 @@ def sentence(findings: Findings, read_by: ReadBy) -> str:
 def _words(findings: Findings, k: int) -> str:
     """`line_words` without the device."""
     return line_words(findings, k).removeprefix(findings.lines[k].device.name).strip(" ,")
-
-
-def device_words(device: Device) -> str:
-    """A device as the structured report names it, within a sentence: `nasogastric tube`, `Swan-Ganz catheter`."""
-    plain, name = DEVICES[device].text, device_code(device).meaning
-    return plain if name.lower() == plain.lower() else name
 
 
 def _known(findings: Findings, device: Device) -> bool:
@@ -144,5 +137,5 @@ def _device(findings: Findings, read_by: ReadBy, device: Device) -> dict[str, An
         result = "probably present, no line found"
     else:
         result = "not found"
-    name = {"device": device.name, "text": device_words(device)}
+    name = {"device": device.name, "text": DEVICES[device].text}
     return name | {"said": result, "lines": lines, "presence": presence, "states": states}

@@ -11,10 +11,10 @@ from cxrlines.core.findings import Findings
 from cxrlines.corrections.project import Project
 from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.reading_pool import Outcome
+from cxrlines.reading.results.dicom.film_identifiers import Identifiers
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.web.counters import Counters
 from cxrlines.web.film_answer import film_json
-from cxrlines.web.identifiers import Identifiers
 from cxrlines.web.kept_films import KeptFilm, KeptFilms
 from cxrlines.web.problems import Problem
 from cxrlines.web.rendering import Kind, Renderer
