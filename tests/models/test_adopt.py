@@ -141,6 +141,7 @@ def test_torchvisions_resnet_is_timms(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     model = classifier("resnet18")
     adopt(model, tmp_path / "resnet18.pth")
+    model, theirs = model.double(), theirs.double()  # so deep a net rounds by more than the bound in float32
     agree(model, nn.Sequential(*list(theirs.children())[:-2]))
 
 
