@@ -351,10 +351,10 @@ def test_integers_are_not_weights(weights: Weights, tmp_path: Path, monkeypatch:
 
 
 def test_our_own_files_bring_their_decoder(tmp_path: Path) -> None:
-    theirs = Classifier("resnet10t", "gap", weights="none", decoder=True).eval()
+    theirs = Classifier("resnet10t", "gap", weights="none", decoder="unet").eval()
     lived_in(theirs)
     save_weights(tmp_path / "weights.safetensors", theirs.state_dict(), {"step": "x"})
-    model = Classifier("resnet10t", "gap", weights="none", decoder=True).eval()
+    model = Classifier("resnet10t", "gap", weights="none", decoder="unet").eval()
     done = adopt(model, tmp_path / "weights.safetensors")
     assert (done.fresh, done.left_out) == ((), ())
     film = torch.rand(1, 1, 64, 64)

@@ -146,7 +146,9 @@ def test_exclusive_is_kept_in_the_config() -> None:
 def test_a_model_of_fewer_labels_and_heatmaps_than_the_vocabulary_is_rebuilt_as_it_was(head: str) -> None:
     labels = [label for label in LABELS if label not in LABELS_OF[Device.NGT]]
     maps = [name for name, (_, what) in MAP_NAMES.items() if what is not Device.NGT]
-    made = Classifier("resnet10t", head, weights="none", decoder=True, exclusive=True, labels=labels, maps=maps).eval()
+    made = Classifier(
+        "resnet10t", head, weights="none", decoder="unet", exclusive=True, labels=labels, maps=maps
+    ).eval()
     again = Classifier.from_config(json.loads(json.dumps(made.config()))).eval()
     assert (
         load_into(again, made.state_dict()) == [] and again.labels == tuple(labels) and again.map_names == tuple(maps)
@@ -159,7 +161,7 @@ def test_a_model_of_fewer_labels_and_heatmaps_than_the_vocabulary_is_rebuilt_as_
 
 
 def test_a_config_without_labels_is_that_of_ranzcrs_whatever_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
-    old = Classifier("resnet10t", "attention", weights="none", decoder=True, labels=LABELS[:7]).config()
+    old = Classifier("resnet10t", "attention", weights="none", decoder="unet", labels=LABELS[:7]).config()
     del old["labels"], old["maps"]
     monkeypatch.setattr("cxrlines.models.classifier.RANZCR_LABELS", LABELS[:7])
     monkeypatch.setattr("cxrlines.models.classifier.RANZCR_MAPS", tuple(MAP_NAMES)[:2])

@@ -20,7 +20,7 @@ def films() -> torch.Tensor:
 @pytest.fixture
 def model() -> TwoStep:
     torch.manual_seed(1)
-    segmenter = Classifier("resnet10t", "gap", weights="none", decoder=True)
+    segmenter = Classifier("resnet10t", "gap", weights="none", decoder="unet")
     torch.nn.init.normal_(segmenter.decoder.out.weight)  # maps that are not next to nothing
     return TwoStep(segmenter, Classifier("resnet10t", "gap", weights="none", in_channels=1 + len(MAPS)))
 

@@ -43,9 +43,9 @@ def said(model: Any, films: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: lite(decoder=True, exclusive=True),
+        lambda: lite(decoder="unet", exclusive=True),
         lambda: Classifier("resnet18", "attention", weights="none"),
-        lambda: TwoStep(lite(decoder=True), lite(in_channels=10)),
+        lambda: TwoStep(lite(decoder="unet"), lite(in_channels=10)),
     ],
     ids=["decoder", "attention", "two-step"],
 )

@@ -34,7 +34,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained network with heatmaps, small enough for thousands of films."""
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    model = Classifier("resnet10t", "gap", weights="none", decoder=True)
+    model = Classifier("resnet10t", "gap", weights="none", decoder="unet")
     save_weights(folder / "0.safetensors", model.state_dict(), {})
     member = BundleMember("m", 0, model.config(), folder / "0.safetensors")
     return write_bundle(folder / "bundle", [member], store={"size": 64, "aspect": "pad"}, input_size=64, meta={})

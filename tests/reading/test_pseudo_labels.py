@@ -45,7 +45,7 @@ FILMS = ("agree", "empty", "elsewhere", "broken", "seen")
 
 def bundle_of(folder: Path, seen: list[str] | None) -> Bundle:
     """A bundle of an untrained network that saw these patients."""
-    model = Classifier("resnet10t", "gap", weights="none", decoder=True)
+    model = Classifier("resnet10t", "gap", weights="none", decoder="unet")
     save_weights(folder / "0.safetensors", model.state_dict(), {})
     member = BundleMember("m", 0, model.config(), folder / "0.safetensors")
     further = {} if seen is None else {SEEN_FILE: patients_text({"m-fold0.safetensors": tokens(seen, "ours")})}

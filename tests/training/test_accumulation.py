@@ -36,7 +36,7 @@ def film_set(maps: bool = False) -> FilmSet:
 
 def stage(accumulate: int, targets: TargetsSpec = LABELS_ALONE, *, double: bool = True, **schedule) -> StageModule:
     torch.manual_seed(1)
-    model = Classifier("resnet10t", "gap", weights="none", dropout=0.5, decoder=targets.reads_maps)
+    model = Classifier("resnet10t", "gap", weights="none", dropout=0.5, decoder="unet" if targets.reads_maps else None)
     fit = StageConfig(ONE_STEP.model_copy(update={"accumulate": accumulate, **schedule}), targets, seed=3)
     return StageModule(model.double() if double else model, fit, film_set(targets.reads_maps), None, view="plain")
 

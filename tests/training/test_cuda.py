@@ -105,13 +105,13 @@ def kinds() -> dict[str, Callable[[dict[str, Any]], StageModule]]:
             labels | {"features": FeatureTarget(of="teacher")}, film_set(), None, fit, teacher=network(in_channels=3)
         ),
         "maps": lambda fit: stage(
-            labels | {"maps": MapTarget()}, film_set(mapped=mapped), network(decoder=True), fit
+            labels | {"maps": MapTarget()}, film_set(mapped=mapped), network(decoder="unet"), fit
         ),
         "overlay": lambda fit: stage(labels, film_set(), network(in_channels=3), fit, view="overlay"),
         "two-step": lambda fit: stage(
             labels, film_set(segmenter=np.arange(COUNT) % 3 - 1),
-            TwoStep(network(decoder=True), network(in_channels=1 + len(MAPS))), fit,
-            segmenters=[network(decoder=True), network(decoder=True)],
+            TwoStep(network(decoder="unet"), network(in_channels=1 + len(MAPS))), fit,
+            segmenters=[network(decoder="unet"), network(decoder="unet")],
         ),
     }  # fmt: skip
 

@@ -91,7 +91,7 @@ def maps(known: int) -> StageModule:
     mapped = np.zeros((COUNT, len(MAPS)), np.float32)
     mapped[:known] = 1
     fit = config(labels=LabelTarget(), maps=MapTarget())
-    return StageModule(network(decoder=True), fit, film_set(mapped=mapped), None, view="plain")
+    return StageModule(network(decoder="unet"), fit, film_set(mapped=mapped), None, view="plain")
 
 
 def overlay() -> StageModule:
@@ -100,10 +100,10 @@ def overlay() -> StageModule:
 
 
 def two_step() -> StageModule:
-    both = TwoStep(network(decoder=True), network(in_channels=1 + len(MAPS)))
+    both = TwoStep(network(decoder="unet"), network(in_channels=1 + len(MAPS)))
     films = film_set(segmenter=np.arange(COUNT) % 3 - 1)
     fit = config(labels=LabelTarget())
-    others = [network(decoder=True), network(decoder=True)]
+    others = [network(decoder="unet"), network(decoder="unet")]
     return StageModule(both, fit, films, None, view="plain", segmenters=others)
 
 

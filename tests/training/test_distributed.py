@@ -103,7 +103,7 @@ def mapping(
     known: list[int], schedule: dict | None = None, backbone: str = "resnet10t", **targets: Target
 ) -> StageModule:
     torch.manual_seed(1)
-    network = Classifier(backbone, "gap", weights="none", decoder=True).double()
+    network = Classifier(backbone, "gap", weights="none", decoder="unet").double()
     return StageModule(
         network, only(schedule, **targets, maps=MapTarget(weight=0.7)), annotated(known), None, view="plain"
     )
@@ -129,7 +129,7 @@ def mixed(fit: StageConfig, mixing: Mixing, rare_below: float | None = None, **m
 
 def two_step() -> StageModule:
     torch.manual_seed(4)
-    segmenters = [Classifier("resnet10t", "gap", weights="none", decoder=True).double() for _ in range(3)]
+    segmenters = [Classifier("resnet10t", "gap", weights="none", decoder="unet").double() for _ in range(3)]
     reader = Classifier("resnet10t", "gap", in_channels=1 + len(MAPS), weights="none").double()
     some = dataclasses.replace(films(11), more={"segmenter": np.arange(11) % 3 - 1})
     train = FilmSet(some, "none", SIZE, seed=5)

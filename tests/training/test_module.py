@@ -141,7 +141,7 @@ def mapping(known: list[int]) -> StageModule:
     mapped[known, : len(Device)] = 1
     six = dataclasses.replace(films(6), more={"mapped": mapped})
     torch.manual_seed(1)
-    network = Classifier("resnet10t", "gap", weights="none", decoder=True).train()
+    network = Classifier("resnet10t", "gap", weights="none", decoder="unet").train()
     fit = config(TargetsSpec(labels=LabelTarget(), maps=MapTarget()), batch=6)
     return StageModule(network, fit, FilmSet(six, "none", 32, seed=0, maps=True), None, view="plain")
 

@@ -26,7 +26,7 @@ def rates(model: Classifier, **schedule) -> dict[str, float]:
 
 
 def test_without_rates_of_their_own_all_parameters_are_one_group():
-    model = network(decoder=True)
+    model = network(decoder="unet")
     (group,) = make_optimizer(model, ScheduleSpec()).param_groups
     assert all(one is other for one, other in zip(group["params"], model.parameters(), strict=True))
 
@@ -44,7 +44,7 @@ def test_rates_fall_with_depth_as_timm_has_them():
 
 
 def test_head_and_decoder_have_a_rate_of_their_own():
-    found = rates(network(decoder=True), head_lr=10)
+    found = rates(network(decoder="unet"), head_lr=10)
     assert {name.split(".")[0]: rate for name, rate in found.items()} == {"backbone": 1, "head": 10, "decoder": 10}
 
 
@@ -120,7 +120,7 @@ def test_patterns_name_layers_and_a_half_frozen_module_goes_on_training():
 
 
 def test_of_two_steps_the_classifier_is_frozen_and_the_segmenter_stays_so():
-    both = TwoStep(network(decoder=True), network(in_channels=1 + len(MAPS)))
+    both = TwoStep(network(decoder="unet"), network(in_channels=1 + len(MAPS)))
     frozen = Frozen(both, "backbone")
     frozen.hold(True)
     assert trained(both) == {"classifier.head.2.weight", "classifier.head.2.bias"}

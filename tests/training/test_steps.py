@@ -37,7 +37,7 @@ def film_set(maps: bool = False) -> FilmSet:
 
 def stage(targets: TargetsSpec = LABELS_ALONE, *, watch: bool = False, options: dict | None = None, **schedule):
     torch.manual_seed(1)
-    model = Classifier("resnet10t", "gap", weights="none", dropout=0.5, decoder=targets.reads_maps)
+    model = Classifier("resnet10t", "gap", weights="none", dropout=0.5, decoder="unet" if targets.reads_maps else None)
     fit = StageConfig(ScheduleSpec(**{**FIT.model_dump(), **schedule}), targets, seed=5)
     seen = film_set(targets.reads_maps)
     return StageModule(model, fit, seen, film_set() if watch else None, view="plain", **(options or {}))

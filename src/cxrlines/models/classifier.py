@@ -5,26 +5,19 @@ beside the film by another. `model_of` makes either from its config.
 """
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cxrlines.core.errors import Error
-from cxrlines.core.heatmaps import STRIDE
 from cxrlines.models import HEADS
 from cxrlines.models.backbones import Start, make_backbone, pixel_statistics
-from cxrlines.task import DEVICE_OF, EXCLUSIVE, LABELS, MAP_NAMES, MAPS, RANZCR_LABELS, RANZCR_MAPS
-
-WIDTHS = (96, 48, 32, 16)
-"""Channels of the decoder's blocks, from the smallest map up; U-Net's, made narrow: a line needs few."""
-PRIOR = 0.01
-"""An untrained decoder's probability everywhere: most of a film is no line (Lin et al., 2017, focal loss)."""
+from cxrlines.models.decoders import MapDecoder
+from cxrlines.task import DEVICE_OF, EXCLUSIVE, LABELS, MAP_NAMES, RANZCR_LABELS, RANZCR_MAPS
 
 
 class Classifier(nn.Module):
@@ -41,14 +34,14 @@ class Classifier(nn.Module):
         weights: `"imagenet"`, or `"none"` for random ones.
         dropout: before the last layer; None is the head's own (0.5 for `attention`, else 0).
         mean, std: pixel statistics, one each a channel; None takes the backbone's.
-        decoder: whether it also predicts heatmaps of lines, tips and landmarks.
+        decoder: one of `models.DECODERS`, for heatmaps of lines, tips and landmarks besides; None for labels alone.
         exclusive: whether the states of an exclusive device (ETT) exclude each other: a softmax over them and "none",
             else a sigmoid each.
         labels: in `task.LABELS` order.
         maps: names of the decoder's heatmaps, in `task.MAP_NAMES` order.
 
     Raises:
-        Error: an unknown backbone or head, a value out of range, or a decoder on a backbone that can have none.
+        Error: an unknown backbone, head or decoder, a value out of range, or a backbone that can have no decoder.
         ValueError: other labels or heatmaps than the vocabulary's, or in another order.
         WeightsError: ImageNet weights that cannot be had.
     """
@@ -66,7 +59,7 @@ class Classifier(nn.Module):
         dropout: float | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        decoder: bool = False,
+        decoder: str | None = None,
         exclusive: bool = False,
         labels: Sequence[str] = LABELS,
         maps: Sequence[str] = tuple(MAP_NAMES),
@@ -75,7 +68,7 @@ class Classifier(nn.Module):
         self.labels, self.map_names = _of_vocabulary("labels", labels, LABELS), _of_vocabulary("maps", maps, MAP_NAMES)
         self.backbone = make_backbone(backbone, in_channels=in_channels, weights=weights)
         self.head = make_head(head, self.backbone.channels, dropout, self.labels)
-        self.decoder = MapDecoder(*self.backbone.levels, len(self.map_names)) if decoder else None
+        self.decoder = MapDecoder(decoder, *self.backbone.levels, len(self.map_names)) if decoder else None
         self.exclusive = exclusive
         usual_mean, usual_std = pixel_statistics(backbone, in_channels)
         self._config: dict[str, Any] = {
@@ -87,7 +80,7 @@ class Classifier(nn.Module):
             "std": list(usual_std if std is None else std),
             "labels": list(self.labels),
         }
-        self._config |= {"decoder": True, "maps": list(self.map_names)} if decoder else {}
+        self._config |= {"decoder": decoder, "maps": list(self.map_names)} if decoder else {}
         self._config |= {"exclusive": True} if exclusive else {}
         # Not in the state: a grey student can then start from a colour teacher's weights.
         for name in ("mean", "std"):
@@ -134,9 +127,11 @@ class Classifier(nn.Module):
     def from_config(cls, config: Mapping[str, Any]) -> "Classifier":
         """The model of a `config()`, with random weights to be replaced by `weights.load_into`.
 
-        A config of cxrlines 0.2 or older names no labels and heatmaps: they are RANZCR CLiP's.
+        A config of cxrlines 0.2 or older names no labels and heatmaps: they are RANZCR CLiP's. An older one also
+        says `true` for a U-Net's decoder.
         """
         known = {name: value for name, value in config.items() if name != "drop_path"}  # of training alone
+        known |= {"decoder": "unet"} if known.get("decoder") is True else {}
         return cls(**{"labels": RANZCR_LABELS, "maps": RANZCR_MAPS} | known, weights="none")
 
     def _exclude(self, logits: Tensor) -> Tensor:
@@ -319,42 +314,6 @@ def make_head(name: str, channels: int, dropout: float | None = None, labels: Se
     pool = {"gap": AveragePool, "gem": GeneralisedMeanPool, "concat": AverageMaxPool}[name]()
     pooled = 2 * channels if name == "concat" else channels
     return nn.Sequential(pool, nn.Dropout(dropout or 0.0), nn.Linear(pooled, len(labels)))
-
-
-class MapDecoder(nn.Module):
-    """A U-Net decoder on a backbone's pyramid.
-
-    Args:
-        channels: of the feature maps, largest map first.
-        reductions: film px a px of each.
-        maps: how many heatmaps.
-
-    Raises:
-        Error: a backbone without a pyramid, such as a plain transformer.
-    """
-
-    def __init__(self, channels: Sequence[int], reductions: Sequence[int], maps: int = len(MAPS)) -> None:
-        super().__init__()
-        if len(channels) < 3 or list(reductions) != sorted(set(reductions)):
-            raise Error(
-                f"backbone: its feature maps are at 1/{', 1/'.join(map(str, reductions))} of the film; a decoder of "
-                "maps needs three or more, each smaller than the one before",
-                "take a convolutional backbone, or leave out targets.maps",
-            )
-        blocks = len(channels) - 1
-        widths = WIDTHS[-blocks:] if blocks <= len(WIDTHS) else (WIDTHS[0],) * (blocks - len(WIDTHS)) + WIDTHS
-        self.net = UnetDecoder([1, *channels], widths, n_blocks=blocks)
-        self.out = nn.Conv2d(widths[-1], maps, 3, padding=1)
-        assert self.out.bias is not None
-        nn.init.constant_(self.out.bias, math.log(PRIOR / (1 - PRIOR)))
-
-    def forward(self, film: Tensor, pyramid: Sequence[Tensor]) -> Tensor:
-        """Logits (b, maps, h / 2, w / 2) for films (b, c, h, w) whose feature maps are `pyramid`."""
-        maps = self.out(self.net([film, *pyramid]))
-        size = (film.shape[2] // STRIDE, film.shape[3] // STRIDE)
-        if maps.shape[2:] == size:
-            return maps
-        return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def _of_vocabulary(field: str, names: Sequence[str], vocabulary: Collection[str]) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One small model with heatmaps, untrained."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("bench")
-    model = Classifier("resnet10t", "gap", weights="none", decoder=True)
+    model = Classifier("resnet10t", "gap", weights="none", decoder="unet")
     save_weights(folder / "m.safetensors", model.state_dict(), {})
     member = BundleMember("m", 0, model.config(), folder / "m.safetensors", 64)
     way = {"store": {"size": 128, "aspect": "pad"}, "input_size": 64, "meta": {}}

@@ -193,7 +193,7 @@ def test_maps_cost_a_decoder_where_they_are_learnt_and_a_segmenter_where_they_ar
     segmenter, classifier = costs["two-step", (0,), "segmenter"], costs["two-step", (0,), "classifier"]
     plain, multi_task = costs["plain", (0,), "only"], costs["multi-task", (0,), "only"]
     assert (classifier.trained, classifier.read) == (plain.trained, plain.read) == (80, 60)
-    net = {maps: watch("resnet10t", "gap", 64, 1, maps) for maps in (False, True)}
+    net = {maps: watch("resnet10t", "gap", 64, 1, "unet" if maps else None) for maps in (False, True)}
     ten = watch("resnet10t", "gap", 64, 10)
     decoder = net[True].tensors - net[False].tensors
     assert 0 < decoder == pytest.approx((multi_task.disk - plain.disk) / 4)

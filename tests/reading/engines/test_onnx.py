@@ -39,12 +39,12 @@ SIZE = (64, 48)
 
 @pytest.fixture(scope="module")
 def exported() -> bytes:
-    return export_model(net(decoder=True), SIZE)
+    return export_model(net(decoder="unet"), SIZE)
 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, np.ndarray]:
-    return {name: tensor.numpy() for name, tensor in net(decoder=True).state_dict().items()}
+    return {name: tensor.numpy() for name, tensor in net(decoder="unet").state_dict().items()}
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A model with heatmaps on films that are not square, and a two-step model on others, in 16 bits."""
     folder = tmp_path_factory.mktemp("onnx")
     models: dict[str, tuple[Model, object]] = {
-        "maps": (net(decoder=True), (64, 48)), "two": (TwoStep(net(1, decoder=True), net(2, in_channels=10)), 64),
+        "maps": (net(decoder="unet"), (64, 48)), "two": (TwoStep(net(1, decoder="unet"), net(2, in_channels=10)), 64),
     }  # fmt: skip
     members = []
     for name, (model, size) in models.items():

@@ -61,7 +61,7 @@ def maps_of(model: Classifier, film: np.ndarray) -> np.ndarray:
 
 
 def test_two_engines_read_the_same_with_batch_norms_fused() -> None:
-    model = network(0, decoder=True)
+    model = network(0, decoder="unet")
     shown = films(2)
     first = forward_of((model, 64))
     (rows, maps), (again, maps_again) = first(shown, maps=True), forward_of((model, 64))(shown, maps=True)
@@ -74,7 +74,7 @@ def test_two_engines_read_the_same_with_batch_norms_fused() -> None:
 
 
 def test_a_reader_made_where_gradients_are_off_reads_the_same() -> None:
-    model, shown = network(0, decoder=True), films(1)
+    model, shown = network(0, decoder="unet"), films(1)
     with torch.inference_mode():
         forward = forward_of((model, 64))
         inside = forward(shown)[0]
@@ -83,7 +83,7 @@ def test_a_reader_made_where_gradients_are_off_reads_the_same() -> None:
 
 
 def test_models_as_they_come_give_the_same_as_the_fast_ones() -> None:
-    model, shown = network(0, decoder=True), films(2)
+    model, shown = network(0, decoder="unet"), films(2)
     (rows, maps), (plain, plain_maps) = (forward_of((model, 64), fast=fast)(shown, maps=True) for fast in (True, False))
     np.testing.assert_allclose(rows, plain, atol=1e-5)
     np.testing.assert_allclose(maps, plain_maps, atol=1e-4)
@@ -91,7 +91,7 @@ def test_models_as_they_come_give_the_same_as_the_fast_ones() -> None:
 
 
 def test_labels_are_the_mean_over_models_of_the_mean_over_views() -> None:
-    one, other = network(0), network(1, decoder=True)
+    one, other = network(0), network(1, decoder="unet")
     shown = films(3, (64, 96), views=2)
     rows, maps = forward_of((one, 64), (other, 96))(shown)
     assert rows.dtype == np.float64 and maps is None, "not asked for"
@@ -117,7 +117,7 @@ def test_where_folds_are_calibrated_labels_are_the_mean_over_folds_of_the_calibr
 
 
 def test_asking_for_maps_changes_no_label_and_gives_those_of_the_plain_view_alone() -> None:
-    model = network(0, decoder=True)
+    model = network(0, decoder="unet")
     forward, shown = forward_of((model, 64)), films(2, views=3)
     without, _ = forward(shown)
     rows, maps = forward(shown, maps=True)
@@ -128,7 +128,7 @@ def test_asking_for_maps_changes_no_label_and_gives_those_of_the_plain_view_alon
 
 
 def test_maps_of_models_of_two_sizes_are_averaged_at_the_larger_one_and_models_without_have_no_say() -> None:
-    small, large, none = network(0, decoder=True), network(1, decoder=True), network(2)
+    small, large, none = network(0, decoder="unet"), network(1, decoder="unet"), network(2)
     forward, shown = forward_of((small, 64), (large, 96), (none, 128)), films(2, (64, 96, 128))
     assert forward.map_size == 96
     _, maps = forward(shown, maps=True)
@@ -145,7 +145,7 @@ def test_without_a_decoder_there_are_no_maps() -> None:
 
 
 def test_a_two_step_model_gives_the_maps_it_reads_by() -> None:
-    segmenter = network(0, decoder=True)
+    segmenter = network(0, decoder="unet")
     model = TwoStep(segmenter, network(1, in_channels=1 + len(MAPS))).eval()
     assert gives_maps(model)
     forward, shown = forward_of((model, 64)), films(2)
@@ -158,7 +158,7 @@ def test_a_two_step_model_gives_the_maps_it_reads_by() -> None:
 
 @pytest.mark.parametrize("maps", [False, True])
 def test_neither_neighbours_nor_order_change_a_film_and_none_is_changed(maps: bool) -> None:
-    forward, shown = forward_of((network(0, decoder=True), 64)), films(5)
+    forward, shown = forward_of((network(0, decoder="unet"), 64)), films(5)
     before = [hashlib.sha256(film[64].tobytes()).digest() for film in shown]
     rows, found = forward(shown, maps=maps)
     backwards, found_backwards = forward(shown[::-1], maps=maps)
@@ -204,7 +204,7 @@ def test_members_are_averaged_as_the_bundle_says(calibrated: bool) -> None:
 
 def test_all_networks_are_started_before_the_first_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a GPU has the next one's work while the processor waits for the first."""
-    forward, calls = forward_of((network(0), 64), (network(1, decoder=True), 64)), []
+    forward, calls = forward_of((network(0), 64), (network(1, decoder="unet"), 64)), []
     for number, (each, _) in enumerate(forward.networks):
 
         def start(films: np.ndarray, *, maps: bool, number: int = number, start: Any = each.start) -> Any:

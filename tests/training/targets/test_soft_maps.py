@@ -40,7 +40,7 @@ def heat(seed: int) -> torch.Tensor:
 
 def network(seed: int) -> Classifier:
     torch.manual_seed(seed)
-    return Classifier("resnet10t", "gap", weights="none", decoder=True)
+    return Classifier("resnet10t", "gap", weights="none", decoder="unet")
 
 
 class TinyStore:

@@ -47,7 +47,7 @@ class PlainPyTorch:
     def __init__(self, bundle: Path, films: Sequence[bytes], seed: int = 0) -> None:
         torch.manual_seed(seed)
         self.networks = [
-            Classifier("tf_efficientnet_lite0", "gap", weights="none", decoder=True, exclusive=True).eval()
+            Classifier("tf_efficientnet_lite0", "gap", weights="none", decoder="unet", exclusive=True).eval()
             for _ in range(NETWORKS)
         ]
         self.reader, self.films = Reader(load_bundle(bundle)), films

@@ -109,12 +109,12 @@ def _stage_of(kind: str, dataset: Dataset, store: Store, size: int, track: Track
         maps=MapTarget(kinds=("line", "tip")) if learns_maps else None,
     )
     films = films_of(dataset, store, rows, lines=overlay or has_teacher or learns_maps, targets=targets)
-    model: Model = _network(in_channels=3 if overlay else 1, decoder=learns_maps)
+    model: Model = _network(in_channels=3 if overlay else 1, decoder="unet" if learns_maps else None)
     segmenters: list[Classifier] = []
     if kind == "maps_of":
         model, segmenters = (
-            TwoStep(_network(decoder=True), _network(in_channels=1 + len(MAPS))),
-            [_network(decoder=True)],
+            TwoStep(_network(decoder="unet"), _network(in_channels=1 + len(MAPS))),
+            [_network(decoder="unet")],
         )
         # Three films in ten were annotated and take their heatmaps from a nested segmenter, the others from its own.
         films = replace(films, more={"segmenter": np.where(np.arange(len(rows)) % 10 < 3, 0, -1)})
@@ -131,7 +131,7 @@ def _stage_of(kind: str, dataset: Dataset, store: Store, size: int, track: Track
     )
 
 
-def _network(*, in_channels: int = 1, decoder: bool = False) -> Classifier:
+def _network(*, in_channels: int = 1, decoder: str | None = None) -> Classifier:
     return Classifier(BACKBONE, "gap", in_channels=in_channels, weights="none", decoder=decoder)
 
 

@@ -201,7 +201,7 @@ def _network_of(recipe: Recipe, name: str, stage: str, *, maps: bool = False) ->
     """The network of a stage, with its decoder where `maps` are wanted."""
     member = recipe.members[name]
     channels = 1 + len(MAPS) if member.stages[stage].films.maps_of else 1
-    return watch(member.backbone, member.head, recipe.size_of(name, stage), channels, maps)
+    return watch(member.backbone, member.head, recipe.size_of(name, stage), channels, member.decoder if maps else None)
 
 
 def _reading(recipe: Recipe, name: str, stage: str, gpu: Gpu, width: int) -> float:
@@ -229,15 +229,15 @@ class _Watch(TorchDispatchMode):
 
 
 @functools.lru_cache(maxsize=64)
-def watch(backbone: str, head: str, size: Size, channels: int = 1, maps: bool = False) -> Network:
+def watch(backbone: str, head: str, size: Size, channels: int = 1, decoder: str | None = None) -> Network:
     """The network of a stage on films of `size`, watched on the meta device: no weights, no arithmetic done.
 
     Of its head the parameters count, not the arithmetic: at most 2 % of the backbone's (attention on ResNet200d). With
-    `maps` its decoder counts in full.
+    `decoder` that counts in full.
     """
     films = 2  # batch normalisation needs more than one number a channel
     with torch.device("meta"):
-        model = Classifier(backbone, head, in_channels=channels, weights="none", decoder=maps).train()
+        model = Classifier(backbone, head, in_channels=channels, weights="none", decoder=decoder).train()
     own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     saved: dict[int, Tensor] = {}  # by storage: what two operations keep is kept once
 

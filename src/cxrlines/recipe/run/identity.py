@@ -65,11 +65,11 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
         "training/optimizers.py", "training/accumulation.py", "training/watching.py",
     ):  # fmt: skip
         yield CodePart(file)
-    yield CodePart("models/classifier.py", without=("MapDecoder", "TwoStep", "model_of"))
+    yield CodePart("models/classifier.py", without=("TwoStep", "model_of"))
     if lines or targets.reads_maps:
         yield CodePart("core/line_drawing.py", ("draw_lines", "draw_squares", "covered"))
     if decodes or stage.films.maps_of:
-        yield CodePart("models/classifier.py", ("MapDecoder",))
+        yield CodePart("models/decoders.py")
         yield CodePart("core/heatmaps.py")
     if stage.films.maps_of:
         yield CodePart("models/classifier.py", ("TwoStep",))

@@ -137,10 +137,10 @@ def check_networks(recipe: Recipe) -> None:
             check_backbone(member.backbone)
         except ValueError as error:
             raise RecipeError(f"members.{name}.{error}") from None
-    networks: dict[tuple[str, str, bool], Classifier] = {}
+    networks: dict[tuple[str, str, str | None], Classifier] = {}
     for source in recipe.sources():
         schedule, member = recipe.spec(source).schedule, recipe.members[source.member]
-        kind = member.backbone, member.head, recipe.decodes(source)
+        kind = member.backbone, member.head, recipe.decoder_of(source)
         if kind[2] or schedule.freeze or schedule.layer_decay < 1 or schedule.checkpoint_gradients:
             try:
                 if kind not in networks:

@@ -237,7 +237,7 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
         in_channels=channels,
         weights=origin,
         dropout=member.dropout,
-        decoder=run.recipe.decodes(step.key.source),
+        decoder=run.recipe.decoder_of(step.key.source),
         exclusive=member.exclusive,
     )
     if isinstance(stage.start, FileStart):
@@ -247,7 +247,8 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
     if start:
         tensors, _ = load_weights(run.folder(start) / WEIGHTS)
         theirs = run.recipe.members[start.member]
-        begun = [] if run.recipe.decodes(start.source) else ["decoder."]
+        same = run.recipe.decoder_of(start.source) == run.recipe.decoder_of(step.key.source)
+        begun = [] if same else ["decoder."]
         if (theirs.head, theirs.exclusive) != (member.head, member.exclusive):  # of another member
             begun.append("head.")
         if begun:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from cxrlines.augment.policy import make_policy
 from cxrlines.core.text import did_you_mean
 from cxrlines.core.transform import Size, height_width, size_text
-from cxrlines.models import HEADS
+from cxrlines.models import DECODERS, HEADS
 from cxrlines.recipe.spec.ensemble import EnsembleSpec
 from cxrlines.recipe.spec.graph import Source, refuse_circles
 from cxrlines.recipe.spec.parts import ExternalSpec, FoldsSpec, PatientKey, QualitySpec, TrackingSpec
@@ -25,6 +25,7 @@ class MemberSpec(Strict):
     backbone: str  # any network of timm
     head: str = "gap"  # gap, gem, concat or attention: how the feature map is pooled
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None  # none: the head's own
+    decoder: str = "unet"  # of heatmaps, where a stage learns them: unet, or separable, which is faster
     exclusive: bool = False  # the states of an ETT exclude each other: a softmax over them and "none"
     # the folds it is trained on; none: all of the recipe's
     folds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = None
@@ -34,6 +35,9 @@ class MemberSpec(Strict):
     def _chain(self) -> "MemberSpec":
         if self.head not in HEADS:
             raise ValueError(f"head is {self.head!r}; allowed: {', '.join(HEADS)}{did_you_mean(self.head, HEADS)}")
+        if self.decoder not in DECODERS:
+            allowed = f"{', '.join(DECODERS)}{did_you_mean(self.decoder, DECODERS)}"
+            raise ValueError(f"decoder is {self.decoder!r}; allowed: {allowed}")
         if self.folds and len(set(self.folds)) < len(self.folds):
             raise ValueError(f"folds is {list(self.folds)}: name each once")
         earlier: dict[str, StageSpec] = {}
@@ -267,6 +271,10 @@ class Recipe(Strict):
         """Whether the network of a stage has a decoder of maps: it, or a stage it descends from, learns them."""
         origin = self.origin(source)
         return self.spec(source).targets.reads_maps or (origin is not None and self.decodes(origin))
+
+    def decoder_of(self, source: Source) -> str | None:
+        """The kind of the decoder that the network of a stage has; None where it has none."""
+        return self.members[source.member].decoder if self.decodes(source) else None
 
     def made_of(self, source: Source) -> list[StageSpec]:
         """A stage and its ancestors: those it starts from or learns the features or heatmaps of, and theirs."""

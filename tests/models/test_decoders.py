@@ -2,28 +2,34 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from cxrlines.core.errors import Error
+from cxrlines.models import DECODERS
 from cxrlines.models.backbones import make_backbone
-from cxrlines.models.classifier import PRIOR, Classifier, MapDecoder
+from cxrlines.models.classifier import Classifier
+from cxrlines.models.decoders import PRIOR, MapDecoder
 from cxrlines.task import MAPS
 
 
-@pytest.fixture
-def decoding() -> Classifier:
+@pytest.fixture(params=DECODERS)
+def decoding(request: pytest.FixtureRequest) -> Classifier:
     torch.manual_seed(0)
-    return Classifier("resnet10t", "gap", weights="none", decoder=True)
+    return Classifier("resnet10t", "gap", weights="none", decoder=request.param)
 
 
+@pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize(
     "name", ["resnet10t", "tf_efficientnet_lite0", "convnext_atto", "swin_tiny_patch4_window7_224"]
 )
 @pytest.mark.parametrize("size", [(64, 96), (224, 224)])
-def test_maps_are_half_the_films_side_whatever_the_backbones_pyramid(name: str, size: tuple[int, int]) -> None:
+def test_maps_are_half_the_films_side_whatever_the_backbones_pyramid(
+    name: str, size: tuple[int, int], kind: str
+) -> None:
     if name.startswith("swin") and size != (224, 224):
         pytest.skip("its windows fit one size")
     backbone = make_backbone(name, weights="none").eval()
-    decoder = MapDecoder(*backbone.levels).eval()
+    decoder = MapDecoder(kind, *backbone.levels).eval()
     film = torch.rand(1, 1, *size)
     with torch.inference_mode():
         assert decoder(film, backbone.pyramid(film)[1]).shape == (1, len(MAPS), size[0] // 2, size[1] // 2)
@@ -75,14 +81,42 @@ def test_maps_of_some_films_are_those_of_all_and_the_decoder_runs_on_no_other(de
 
 
 def test_a_classifier_with_a_decoder_says_so_in_its_config_and_one_without_does_not(decoding: Classifier) -> None:
-    assert Classifier.from_config(decoding.config()).decoder is not None
+    again = Classifier.from_config(decoding.config())
+    assert {name: p.shape for name, p in again.named_parameters()} == {
+        name: p.shape for name, p in decoding.named_parameters()
+    }
     plain = Classifier("resnet10t", "gap", weights="none")
     assert plain.decoder is None and not {"decoder", "exclusive"} & plain.config().keys()
 
 
 def test_a_plain_transformer_is_refused_with_the_way_out() -> None:
     with pytest.raises(Error, match=r"feature maps are at 1/16, 1/16.* of the film.*needs three") as refused:
-        Classifier("vit_tiny_patch16_224", "gap", weights="none", decoder=True)
+        Classifier("vit_tiny_patch16_224", "gap", weights="none", decoder="unet")
     assert "convolutional backbone" in refused.value.way_out
     with pytest.raises(Error, match=r"1/8, 1/16 of the film"):
-        MapDecoder([8, 16], [8, 16])
+        MapDecoder("unet", [8, 16], [8, 16])
+
+
+def test_an_older_config_with_a_decoder_is_a_u_nets() -> None:
+    config = Classifier("resnet10t", "gap", weights="none", decoder="unet").config()
+    again = Classifier.from_config(config | {"decoder": True})
+    assert again.config() == config
+
+
+def test_an_unknown_decoder_is_refused_with_those_there_are() -> None:
+    with pytest.raises(Error, match="'seperable' is unknown") as refused:
+        Classifier("resnet10t", "gap", weights="none", decoder="seperable")
+    assert "unet, separable (did you mean 'separable'?)" in refused.value.way_out
+
+
+@torch.no_grad()
+def test_a_separable_decoder_costs_a_fifth_of_a_u_nets_multiplications() -> None:
+    backbone = make_backbone("tf_efficientnet_lite0", weights="none").eval()
+    film = torch.rand(1, 1, 256, 256)
+    pyramid = backbone.pyramid(film)[1]
+    work = {}
+    for kind in DECODERS:
+        with FlopCounterMode(display=False) as counted:
+            MapDecoder(kind, *backbone.levels).eval()(film, pyramid)
+        work[kind] = counted.get_total_flops()
+    assert work["separable"] < work["unet"] / 5
