@@ -363,6 +363,20 @@ def test_our_own_files_bring_their_decoder(tmp_path: Path) -> None:
     assert plain.left_out and all(line.startswith("decoder.") for line in plain.left_out)
 
 
+def test_a_decoder_of_another_kind_is_left_whole(tmp_path: Path) -> None:
+    theirs = Classifier("resnet10t", "gap", weights="none", decoder="unet").eval()
+    lived_in(theirs)
+    save_weights(tmp_path / "weights.safetensors", theirs.state_dict(), {"step": "x"})
+    model = Classifier("resnet10t", "gap", weights="none", decoder="separable").eval()
+    own = {name: t.clone() for name, t in model.state_dict().items() if name.startswith("decoder.")}
+    done = adopt(model, tmp_path / "weights.safetensors")
+    assert set(done.fresh) == set(own) and all(torch.equal(model.state_dict()[name], own[name]) for name in own)
+    assert {line.partition(".")[0] for line in done.left_out} == {"decoder"}
+    assert all(line.endswith(": of another decoder than the model's") for line in done.left_out)
+    film = torch.rand(1, 1, 64, 64)
+    assert torch.equal(model(film), theirs(film))
+
+
 @pytest.mark.parametrize(
     ("saved", "wanted", "fits"),
     [("gap", "gap", True), ("gem", "gap", True), ("gap", "gem", False), ("concat", "gap", False)],

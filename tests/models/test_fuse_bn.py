@@ -44,10 +44,11 @@ def said(model: Any, films: Tensor) -> list[Tensor]:
     "make",
     [
         lambda: lite(decoder="unet", exclusive=True),
+        lambda: lite(decoder="separable"),
         lambda: Classifier("resnet18", "attention", weights="none"),
         lambda: TwoStep(lite(decoder="unet"), lite(in_channels=10)),
     ],
-    ids=["decoder", "attention", "two-step"],
+    ids=["decoder", "separable", "attention", "two-step"],
 )
 def test_a_folded_model_says_the_same_of_other_films_at_other_sizes(make):
     model = trained(make())

@@ -45,7 +45,8 @@ def train(
         str,
         typer.Argument(
             help="A YAML file, or a shipped recipe: recommended, baseline, three-stage, multi-head, multi-task, "
-            "two-step, hotwater, hotwater-small, embedded, embedded-more, demo (`cxrlines recipe` says what each is)."
+            "two-step, hotwater, hotwater-small, embedded, embedded-more, embedded-quick, demo (`cxrlines recipe` "
+            "says what each is)."
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder with train.csv and train/; test films are predicted if there.")],

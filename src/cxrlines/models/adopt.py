@@ -77,7 +77,7 @@ def adopt(model: Classifier, path: Path, *, head: bool = True) -> Adoption:
     `_blocks`) are matched by their order, for timm's `tf_efficientnet` models. All becomes float32.
 
     A head is taken whole, where its shapes agree: by name from a file of this project, else as `foreign_heads` finds
-    it; with `head` False it is left. A decoder of maps comes from a file of this project alone.
+    it; with `head` False it is left. A decoder of maps of the model's kind comes from a file of this project alone.
 
     Raises:
         WeightsError: the file cannot be read, is of another backbone, lacks a tensor, or holds a value that is not
@@ -128,7 +128,7 @@ def adopt(model: Classifier, path: Path, *, head: bool = True) -> Adoption:
         loaded=tuple(pairs),
         adapted=tuple(adapted),
         fresh=tuple(name for name in state if name not in pairs),
-        left_out=tuple(f"{name}: {_why(name, fit, net, own, head)}" for name in tensors if name not in used),
+        left_out=tuple(f"{name}: {_why(name, fit, model, own, head)}" for name in tensors if name not in used),
     )
 
 
@@ -229,12 +229,14 @@ def _classifiers(net: Any) -> tuple[str, ...]:
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
-def _why(name: str, fit: _Fit, net: Any, own: str | None, head: bool) -> str:
+def _why(name: str, fit: _Fit, model: Classifier, own: str | None, head: bool) -> str:
     if own is not None and name.startswith(own + "head."):
         return "of another head than the model's" if head else "heads are left, as wanted"
+    if own is not None and model.decoder is not None and name.startswith(own + "decoder."):
+        return "of another decoder than the model's"
     if not name.startswith(fit.prefix):
         return f"outside of {fit.prefix!r}, where the backbone was found"
-    if name.removeprefix(fit.prefix).startswith((*_classifiers(net), "_fc.")):
+    if name.removeprefix(fit.prefix).startswith((*_classifiers(model.backbone.net), "_fc.")):
         return "the file's own classifier, whose outputs are not known to be this model's labels"
     return "the model has no such tensor"
 

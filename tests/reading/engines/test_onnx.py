@@ -58,8 +58,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A model with heatmaps on films that are not square, and a two-step model on others, in 16 bits."""
     folder = tmp_path_factory.mktemp("onnx")
     models: dict[str, tuple[Model, object]] = {
-        "maps": (net(decoder="unet"), (64, 48)), "two": (TwoStep(net(1, decoder="unet"), net(2, in_channels=10)), 64),
-    }  # fmt: skip
+        "maps": (net(decoder="unet"), (64, 48)),
+        "two": (TwoStep(net(1, decoder="separable"), net(2, in_channels=10)), 64),
+    }
     members = []
     for name, (model, size) in models.items():
         save_weights(folder / f"{name}.safetensors", model.state_dict(), {})

@@ -91,6 +91,7 @@ def test_set_changes_one_field_of_one_member_only():
         ("size=[64]", r"size: is \[64\]; a size is px a side, or \[height, width\]"),
         ("store.size=[640, 9]", "store.size: is .*9.*greater than or equal to 32"),
         ("members.one.stages.teacher.schedule.epoch=3", r"members.one.stages.teacher.schedule.epoch: .*mean 'epochs'"),
+        ("members.one.decoder=u-net", "decoder is 'u-net'; allowed: unet, separable .*did you mean 'unet'"),
         ("members.one.head=gemm", "head is 'gemm'; allowed: .*did you mean 'gem'"),
         ("members.one.stages.student.start=techer", "start is 'techer'; allowed: .*did you mean 'teacher'"),
         ("members.one.stages.student.targets.features.of=x", "features.of is 'x'; allowed: teacher"),

@@ -27,7 +27,7 @@ from cxrlines.training.loader import Films, FilmSet
 from cxrlines.training.module import StageModule
 from cxrlines.training.outputs import Outputs, total_loss
 from cxrlines.training.sampling import Key
-from cxrlines.training.targets import MapTarget, TargetsSpec
+from cxrlines.training.targets import LabelTarget, MapTarget, TargetsSpec
 from cxrlines.training.targets.soft_maps import SoftMapTarget, soft_maps_loss
 
 LINES = sum(kind is MapKind.LINE for kind, _ in MAPS)
@@ -48,7 +48,13 @@ class TinyStore:
     placements = [Affine(((1, 0, 0), (0, 1, 0)))] * COUNT
 
 
-def stage(*teachers: Classifier, student: Classifier | None = None, annotated: int = 0, **targets) -> StageModule:
+def stage(
+    *teachers: Classifier,
+    student: Classifier | None = None,
+    annotated: int = 0,
+    freeze: tuple[str, ...] = (),
+    **targets,
+) -> StageModule:
     """A stage on six films, of which some have known heatmaps."""
     line = DrawnLine(LABELS[0], np.array([[5.0, 5.0], [30.0, 30.0]]))
     mapped = np.zeros((COUNT, len(MAPS)), np.float32)
@@ -58,7 +64,7 @@ def stage(*teachers: Classifier, student: Classifier | None = None, annotated: i
     films = Films(TinyStore(), np.arange(COUNT), labels, [[line]] * COUNT, more)  # type: ignore[arg-type]
     spec = TargetsSpec(soft_maps=SoftMapTarget(of="t"), **targets)
     seen = FilmSet(films, "none", 32, seed=0, maps=spec.draws_maps)
-    config = StageConfig(ScheduleSpec(epochs=2, batch=3, lr=1e-3), spec)
+    config = StageConfig(ScheduleSpec(epochs=2, batch=3, lr=1e-3, freeze=freeze), spec)
     return StageModule(student or network(0), config, seen, None, view="plain", map_teachers=teachers)
 
 
@@ -108,6 +114,18 @@ def test_films_without_annotations_teach_the_student_and_the_teacher_stays():
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
     losses = [row["loss"] for row in made.progress.history]
     assert losses[1] < losses[0]
+
+
+def test_another_decoder_is_distilled_onto_a_frozen_backbone_and_labels_stay():
+    teacher = network(7)
+    student = Classifier("resnet10t", "gap", weights="none", decoder="separable")
+    kept = {name: t.clone() for name, t in teacher.state_dict().items() if not name.startswith("decoder.")}
+    student.load_state_dict(student.state_dict() | kept)
+    made = stage(teacher, student=student, freeze=("backbone", "head"), labels=LabelTarget())
+    weights = made.fit()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in kept.items())
+    first, last = (row["loss"] for row in made.progress.history)
+    assert last < first
 
 
 def test_a_student_that_is_its_teacher_has_no_slope():
@@ -262,7 +280,7 @@ def test_files_that_are_no_network_with_these_heatmaps_are_refused(tmp_path: Pat
     config = network(0).config()
     for given, said in (
         (None, "does not say which network"),
-        (config | {"decoder": False}, "gives no heatmaps"),
+        (config | {"decoder": None}, "gives no heatmaps"),
         (config | {"maps": ["line ETT", "tip ETT"]}, "gives the heatmaps line ETT, tip ETT; learnt are line ETT, line"),
     ):
         with pytest.raises(ValueError, match=said):
