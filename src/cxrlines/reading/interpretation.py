@@ -85,9 +85,14 @@ def evidence_of(maps: np.ndarray, channels: Sequence[Channel] = MAPS) -> dict[st
         channels: What each heatmap shows.
     """
     count = max(1, maps.shape[1] // 4)
+
+    def highest(heat: np.ndarray) -> np.ndarray:
+        """Sorted, so that their floating-point sum is the same wherever they lie."""
+        enough = np.partition(heat.max(axis=1), -count)[-count]  # so many rows, and so many values, reach it
+        return np.sort(np.partition(heat[heat >= enough], -count)[-count:])
+
     return {
-        # Sorted, so that their floating-point sum is the same wherever they lie.
-        what.name: float(np.sort(np.partition(heat, -count, axis=None)[-count:]).mean())
+        what.name: float(highest(heat).mean())
         for heat, (kind, what) in zip(maps, channels, strict=True)
         if kind is MapKind.LINE
     }
@@ -224,7 +229,7 @@ def distances_of(found: Findings) -> list[Distance]:
 
 
 def turned(vector: np.ndarray, degrees: int) -> np.ndarray:
-    """A vector [right, down] after a turn clockwise by 0, 90, 180, 270 or 360 degrees."""
+    """A vector [right, down], or vectors (2, n), after a turn clockwise by 0, 90, 180, 270 or 360 degrees."""
     right, down = vector
     return np.array({0: (right, down), 90: (-down, right), 180: (-right, -down), 270: (down, -right)}[degrees % 360])
 
@@ -280,7 +285,7 @@ def _beyond_junction(tip: Distance, found: Findings) -> tuple[float, float]:
         return 0.0, 0.0
     path = found.lines[tip.line].path - found.landmarks[Landmark.CARINA].xy
     path = resample(path, 1.0) if len(path) > 1 else path
-    depth = np.array([turned(point, found.quality.rotation)[1] for point in path])
+    depth = turned(path.T, found.quality.rotation)[1]
     steps = np.hypot(*np.diff(path, axis=0).T)
     lengths = []
     for cm, junction in zip(sorted(abs(end) for end in tip.patient_cm), GASTRO_OESOPHAGEAL[::-1], strict=True):

@@ -93,6 +93,8 @@ def _candidates(
     lines: Sequence[Points], tips: Sequence[Keypoint], priors: Sequence[tuple[float, float]], scale: float
 ) -> list[_Candidate]:
     """Every way in which a line may end at a peak, the best first."""
+    if not tips:
+        return []
     found = []
     for k, line in enumerate(lines):
         shared = distance_to_others(line, [other[::2] for j, other in enumerate(lines) if j != k]) < 2.0

@@ -102,7 +102,9 @@ def segments_of(line_map: np.ndarray, tips: Points) -> list[Segment]:
 def _ridges(line_map: np.ndarray) -> np.ndarray:
     """(h, w) bool: what is probable enough, or continues what is, without the valleys between neighbouring lines."""
     smooth = cv2.GaussianBlur(line_map, (0, 0), SMOOTHING)
-    haze = float(np.quantile(smooth, 1 - MAX_AREA))
+    haze = 0.0
+    if np.count_nonzero(smooth >= LOW) > MAX_AREA * (smooth.size - 1):  # else it is below LOW, and changes nothing
+        haze = float(np.quantile(smooth, 1 - MAX_AREA))
     low = smooth >= max(LOW, haze)
     high = smooth >= max(HIGH, min(2 * haze, (1 + haze) / 2))
     count, component = cv2.connectedComponents(low.astype(np.uint8), connectivity=8)
