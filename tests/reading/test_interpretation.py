@@ -510,3 +510,13 @@ def test_evidence_is_the_mean_of_the_highest_values():
         assert found[device.name] == pytest.approx(values[:10].mean(), abs=1e-6)  # a quarter of 40
     moved = np.random.default_rng(1).permuted(maps.reshape(9, -1), axis=1).reshape(maps.shape)
     assert evidence_of(moved) == found  # to the last bit, wherever the values lie
+
+
+@pytest.mark.parametrize("levels", [1, 2, 5, 1000])
+@pytest.mark.parametrize("shape", [(8, 30), (64, 48)])
+def test_evidence_is_the_mean_of_the_highest_values_however_many_are_equal(levels, shape):
+    drawn = np.random.default_rng(levels).integers(0, levels, (len(MAPS), *shape)) / np.float32(levels)
+    maps = drawn.astype(np.float32)
+    highest = np.sort(maps.reshape(len(MAPS), -1), axis=1)[:, -(shape[0] // 4) :]
+    wanted = [mean for mean, (kind, _) in zip(highest.mean(axis=1), MAPS, strict=True) if kind is MapKind.LINE]
+    assert list(evidence_of(maps).values()) == pytest.approx(wanted, rel=1e-6)

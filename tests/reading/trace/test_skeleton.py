@@ -2,10 +2,12 @@
 
 import cv2
 import numpy as np
+import pytest
 from scipy.ndimage import label
 
 from cxrlines.core.line_drawing import line_mask
-from cxrlines.reading.trace.skeleton import segments_of, thin
+from cxrlines.reading.trace import skeleton
+from cxrlines.reading.trace.skeleton import HIGH, LOW, MAX_AREA, segments_of, thin
 
 NO_TIPS = np.zeros((0, 2))
 EIGHT = np.ones((3, 3), int)
@@ -104,3 +106,19 @@ def test_a_map_full_of_lines_shows_next_to_none_and_haze_hides_none():
         assert max((len(segment.points) for segment in segments), default=0) < 40
     haze = np.maximum(drawn([(20, 20), (60, 70), (100, 100)], width=3), 0.2 + 0.05 * rng.random((128, 128)))
     assert max(len(segment.points) for segment in segments_of(haze.astype(np.float32), NO_TIPS)) > 60
+
+
+@pytest.mark.parametrize("share", [0.05, 0.119, 0.12, 0.121, 0.5])
+@pytest.mark.parametrize("height", [LOW, (LOW + HIGH) / 2, HIGH, 0.9])
+def test_haze_is_the_quantile_of_a_map_whatever_lies_above_it(share, height, monkeypatch):
+    """The quantile is not asked for where it changes nothing: the ridges are those of a map that asks."""
+    rng = np.random.default_rng(0)
+    heat = np.where(rng.random((100, 100)) < share, height, 0.6 * LOW * rng.random((100, 100))).astype(np.float32)
+    monkeypatch.setattr(skeleton.cv2, "GaussianBlur", lambda values, *_: values)  # so that shares are these
+    haze = np.quantile(heat, 1 - MAX_AREA)
+    sure = heat >= max(HIGH, min(2 * haze, (1 + haze) / 2))
+    low = heat >= max(LOW, haze)
+    component, _ = label(low, np.ones((3, 3)))
+    ridged = np.isin(component, np.unique(component[sure & low])) & low
+    curvature = skeleton.cv2.Laplacian(heat, skeleton.cv2.CV_32F, ksize=1)
+    assert np.array_equal(skeleton._ridges(heat), ridged & (curvature <= skeleton.VALLEY))
