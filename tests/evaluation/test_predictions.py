@@ -97,7 +97,7 @@ def test_mistakes_in_predictions_are_named_with_the_way_out(tmp_path: Path, cont
         (lambda t: t.astype(dict.fromkeys(NAMES, bool)), "the first: t.csv:2: ETT - Abnormal is 'True'; a label is 0"),
         (
             lambda t: t.assign(**dict.fromkeys(NAMES, 0.5)),
-            "3 x label not 0 or 1; .* ETT - Abnormal is '0.5'; a label is 0",
+            "3 x label not 0 or 1; .* ETT - Abnormal is '0.5'; a label is 0.*give predictions first",
         ),
     ],
 )

@@ -178,7 +178,8 @@ def predict(
                 except KeyboardInterrupt:
                     stopped = True
                 for writer in writers:
-                    typer.echo(writer.folder, err=out is None)  # findings that are printed stay JSON
+                    if writer.folder.is_dir():  # else nothing was written
+                        typer.echo(writer.folder, err=out is None)  # findings that are printed stay JSON
             if not stopped:
                 journal.remove()
     say(result.notice)

@@ -16,7 +16,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing
 from cxrlines.core.text import plural
 from cxrlines.io.rows import TableError, read_rows, rows_left_out
-from cxrlines.io.tables import check_some, usable_rows
+from cxrlines.io.tables import BAD_LABEL, check_some, usable_rows
 from cxrlines.metrics.calibration import check_probabilities
 from cxrlines.task import DEVICE_OF, DEVICES, LABELS, PATIENT_COLUMN, STUDY_COLUMN, UNKNOWN
 
@@ -101,7 +101,8 @@ def read_truth(csv: Path) -> pd.DataFrame:
     """Read a label table to score against: `study`, `patient` if the file names patients, and the labels (int8).
 
     Rows that cannot be used are counted by reason in `.attrs["left_out"]`. `TableError` if a column is missing or
-    called almost `PatientID`, no row is left, or no label is 1, as in `sample_submission.csv`.
+    called almost `PatientID`, no row is left, as of a table of predictions, or no label is 1, as in
+    `sample_submission.csv`.
     """
     rows = read_rows(Path(csv), (STUDY_COLUMN, *REQUIRED))
     studies, problems = usable_rows(rows)
@@ -112,6 +113,9 @@ def read_truth(csv: Path) -> pd.DataFrame:
             raise TableError(what, "rename it, or remove it: intervals come from resampling patients")
         table = table.drop(columns="patient")
     left_out = rows_left_out(problems)
+    if left_out.keys() == {BAD_LABEL} and not len(table):  # tables in the wrong order, as likely as not
+        what = f"{csv}: no row is usable ({left_out[BAD_LABEL]} x {BAD_LABEL}; the first: {problems[0].text()})"
+        raise TableError(what, "give predictions first, then true labels, 0 or 1: cxrlines evaluate PREDICTIONS TRUTH")
     check_some(Path(csv), table, left_out, problems)
     if not (table[[label for label in LABELS if label in table]] == 1).to_numpy().any():
         what = f"{csv}: no label is 1 in any of its {plural(len(table), 'row')}, as in sample_submission.csv"

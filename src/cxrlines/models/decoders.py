@@ -1,7 +1,7 @@
 """Decoders of heatmaps: what reads a backbone's feature maps, from the smallest up, into heatmaps of lines and points.
 
 `unet` joins the feature maps by full convolutions and makes about half of a small backbone's work in all. `separable`
-adds them, as a feature pyramid network does, and has depthwise-separable convolutions: about a seventh of that work.
+adds them, as a feature pyramid network does, and has depthwise-separable convolutions: about a sixth of that work.
 """
 
 import math
