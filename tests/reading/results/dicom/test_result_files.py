@@ -73,6 +73,15 @@ def test_a_picture_becomes_a_film_of_the_patient_that_is_named(tmp_path):
     assert reference.ReferencedSOPInstanceUID == made["film.dcm"].SOPInstanceUID
 
 
+def test_a_folder_in_which_nothing_was_written_is_not_named(tmp_path):
+    film, out = tmp_path / "photo.jpg", tmp_path / "out"
+    film.write_bytes(picture(".jpg"))
+    code, said = run(film, "--dicom", out)
+    assert code == 2 and not out.exists() and str(out) not in said.splitlines()
+    code, said = run(film, "--dicom", out, "--patient-id", "P-9", "--study-uid", STUDY)
+    assert code == 0 and str(out) in said.splitlines()
+
+
 def test_no_second_picture_is_filed_under_the_patient_of_the_first(tmp_path):
     films, out = tmp_path / "films", tmp_path / "out"
     films.mkdir()
