@@ -246,7 +246,8 @@ def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
     mine = [step for step in steps if step.key.member == name]
     last = [step for step in mine if step.last and is_scored(run.recipe, step)]
     lineages = [run.lineage(step.key) for step in last]
-    member = run.recipe.members[name]
+    member, decoder = run.recipe.members[name], run.recipe.decoder_of(run.recipe.source(name))
+    network = f"{member.backbone}, {member.head} head" + (f", {decoder} decoder" if decoder else "")
     untraced, trusted = (
         "; ".join(sorted({origin for lineage in lineages for origin in of(lineage)}))
         for of in (Lineage.untraced, Lineage.vouched_for)
@@ -258,7 +259,7 @@ def _member(run: Run, steps: Sequence[Step], name: str) -> Member:
         stages=[{"stage": stage_name, **describe_stage(stage)} for stage_name, stage in member.stages.items()],
         seconds=sum(run.record(step.key).get("seconds", 0.0) for step in mine),
         lineage={
-            "network": f"{member.backbone}, {member.head} head",
+            "network": network,
             "folds": ", ".join(str(step.fold) for step in last),
             "patients seen, by fold": ", ".join(str(len(lineage.seen())) for lineage in lineages),
         },
