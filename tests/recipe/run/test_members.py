@@ -88,6 +88,32 @@ def test_a_start_of_another_member_is_its_network_and_another_head_begins_anew(r
     assert any(not torch.equal(fresh[n], mine[n]) for n in mine if n.startswith("head.") and "weight" in n)
 
 
+def test_a_decoder_goes_on_where_it_is_of_the_same_kind(phantom, tmp_path):
+    maps = "targets: {labels: {}, maps: {}}"
+    (tmp_path / "decoders.yaml").write_text(f"""
+name: decoders
+size: 64
+store: {{size: 72, aspect: stretch}}
+folds: {{count: 2, seed: 0}}
+defaults: {{schedule: {{batch: 8, epochs: 0.2, validate_films: 0}}}}
+members:
+  base: {{backbone: resnet10t, stages: {{maps: {{start: scratch, {maps}}}}}}}
+  same: {{backbone: resnet10t, stages: {{only: {{start: base/maps, {maps}}}}}}}
+  light: {{backbone: resnet10t, decoder: separable, stages: {{only: {{start: base/maps, {maps}}}}}}}
+""")
+    run = prepare(load_recipe(str(tmp_path / "decoders.yaml")), phantom, tmp_path / "run", 1)
+    steps = {step.name: step for step in plan_of(run, [0])}
+    do_step(run, steps["base/fold0/maps"], lambda status: None)
+    theirs, _ = load_weights(run.root / "base/fold0/maps" / WEIGHTS)
+    for name, kept in (("same", True), ("light", False)):
+        model, _ = _start(run, steps[f"{name}/fold0/only"], run.recipe.members[name].stages["only"])
+        mine = model.state_dict()
+        others = [key for key in mine if not key.startswith("decoder.")]
+        assert all(torch.equal(mine[key], theirs[key]) for key in others)
+        assert (mine.keys() == theirs.keys()) == kept
+        assert not kept or all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
 def test_pseudo_labels_are_the_mean_of_the_teachers_of_the_fold_for_every_test_film(run, steps):
     step = steps["pseudo/fold1/test"]
     stage = run.recipe.members["pseudo"].stages["test"]
