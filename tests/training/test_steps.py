@@ -184,6 +184,27 @@ def test_what_is_frozen_for_an_epoch_moves_from_then_on():
         assert moved == parts
 
 
+def test_the_moving_average_of_the_weights_is_that_of_its_formula():
+    seen: list[dict[str, Tensor]] = []
+
+    class Watched(StageModule):
+        def on_train_batch_end(self, *arguments):
+            super().on_train_batch_end(*arguments)
+            seen.append({name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()})
+
+    one = stage(ema=0.3, epochs=3)
+    one.__class__ = Watched
+    found = one.fit()
+    wanted = seen[0]
+    for step, weights in enumerate(seen[1:], start=2):
+        share = max(0.7, 9 / (9 + step))
+        wanted = {name: tensor + share * (weights[name] - tensor) for name, tensor in wanted.items()}
+    assert len(seen) == 6
+    for name, tensor in found.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, wanted[name], rtol=1e-5, atol=1e-6)
+
+
 def test_stochastic_weight_averaging_is_the_mean_of_the_steps_with_moments_taken_anew():
     seen: list[dict[str, Tensor]] = []
 

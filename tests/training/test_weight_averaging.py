@@ -1,13 +1,15 @@
 """Averages of weights are torch's own, and so are the moments of batch norms that are taken for them."""
 
 import copy
+import itertools
+import math
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from cxrlines.training.weight_averaging import Average, estimate_norms, norms_kept
+from cxrlines.training.weight_averaging import Average, estimate_norms, moving_share, norms_kept
 
 
 def network() -> nn.Module:
@@ -32,6 +34,13 @@ def test_the_average_is_torchs_own(decay):
             assert decay is None or torch.equal(mine.module.state_dict()[name], tensor), name
         else:
             assert mine.module.state_dict()[name] == model.state_dict()[name] == 4
+
+
+def test_a_moving_average_forgets_the_first_step_of_a_short_training_and_then_keeps_its_decay():
+    shares = [moving_share(0.998, step) for step in range(1, 954)]
+    assert shares[0] == 1 and all(one > other for one, other in itertools.pairwise(shares))
+    assert math.prod(1 - share for share in shares[1:]) < 1e-12  # with the decay alone .149
+    assert moving_share(0.998, 10_000) == moving_share(0.998, 100_000) == pytest.approx(0.002)
 
 
 def test_moments_are_torchs_own_but_for_what_is_frozen():

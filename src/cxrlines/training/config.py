@@ -54,7 +54,8 @@ class ScheduleSpec(Strict):
     clip: Annotated[float, Field(gt=0)] | None = None  # largest norm of the gradient
     # auto: bf16 on a GPU that has it, 16 on an older one, 32 without. (YAML reads 16 as a number.)
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)] = "auto"
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the exponential moving average of the weights
+    # Decay of the exponential moving average of the weights; less in the first steps, which it would not forget.
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     # Stochastic weight averaging: the mean of the weights of all steps from this share of the training on.
     swa_from: Annotated[float, Field(ge=0, lt=1)] | None = None
     swa_lr: Annotated[float, Field(gt=0, le=1)] | None = None  # constant rate from there on; none: the shape's

@@ -25,7 +25,7 @@ from cxrlines.training.sampling import Key, batches_per_epoch, epoch_batches
 from cxrlines.training.targets.base import Losses
 from cxrlines.training.trainer import as_found, trainer
 from cxrlines.training.watching import label_aucs, macro_auc
-from cxrlines.training.weight_averaging import Average, estimate_norms, norms_kept
+from cxrlines.training.weight_averaging import Average, estimate_norms, moving_share, norms_kept
 
 
 class StageModule(lightning.LightningModule):
@@ -320,7 +320,7 @@ class StageModule(lightning.LightningModule):
     def _share(self) -> float:
         """By how much the average moves towards the weights after this step."""
         if self.schedule.ema is not None:
-            return 1.0 if self.step_now == 1 else 1 - self.schedule.ema
+            return moving_share(self.schedule.ema, self.step_now)
         count = self.step_now - swa_start(self.schedule, self.total)
         return 1 / count if count > 0 else 0.0
 

@@ -37,6 +37,16 @@ class Average(nn.Module):
                 own.copy_(new)
 
 
+def moving_share(decay: float, step: int) -> float:
+    """By how much an exponential moving average moves towards the weights after `step`, from 1 on.
+
+    1 after the first; then at least 1 - `decay`, and 9 / (9 + step) as long as that is more, so that the first steps
+    are forgotten however short the training: a new layer's are far from its last (as TensorFlow's
+    ExponentialMovingAverage with `num_updates`).
+    """
+    return 1.0 if step == 1 else max(1 - decay, 9 / (9 + step))
+
+
 def learning_norms(model: nn.Module) -> list[BatchNorm]:
     """The batch norms that take their moments from the batch, and keep them: none that is frozen."""
     return [m for m in model.modules() if isinstance(m, BatchNorm) and m.training and m.track_running_stats]
