@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrlines.core.findings import Distance, Findings, Keypoint, Line, presence_of
+from cxrlines.core.heatmaps import draw_maps
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.rules import ett_state
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
+from cxrlines.core.transform import Affine
 from cxrlines.io.prepare import shrink
 from cxrlines.reading.interpretation import (
     ETT_RULE,
@@ -343,6 +345,25 @@ def test_no_line_is_told_of_a_device_that_the_classifier_denies(oracle):
     assert told(0.9) == told(SUPPRESS_BELOW) == every
     assert told(0.01) == [device for device in every if device is not denied] != []
     assert told(0.01, {denied.name: 0.001}) == every, "a bundle whose probabilities are low has a limit of its own"
+
+
+def test_a_device_that_the_classifier_denies_does_not_take_the_place_of_another():
+    way = [[75.0, 10.0], [100.0, 75.0], [100.0, 140.0]]
+    shape = (512, 512)
+    drawn = [
+        draw_maps([(LABELS_OF[device][0], 2 * np.array(path))], {}, 512)
+        for device, path in ((Device.CVC, way), (Device.SWAN, [*way, [125.0, 165.0]]))
+    ]
+    maps = 0.6 * drawn[0] + 0.95 * drawn[1]  # one catheter, read as two
+
+    def given(**labels):
+        film = FilmMaps.of(maps, Affine(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))), shape)
+        return film, [line.device for line in findings_of(film, probabilities(**labels)).lines]
+
+    assert given(CVC_Normal=0.9, **{"Swan Ganz Catheter Present": 0.9})[1] == [Device.SWAN]
+    film, devices = given(CVC_Normal=0.9)
+    assert devices == [Device.CVC]
+    assert {line.device for line in film.traced()} == {Device.CVC, Device.SWAN}, "those that are asked for later too"
 
 
 def test_a_classifier_of_low_probabilities_denies_a_twentieth_of_those_that_have_a_device_at_most():

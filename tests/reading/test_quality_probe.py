@@ -21,6 +21,7 @@ from cxrlines.core.findings import Findings
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.pool import in_parallel
 from cxrlines.core.quality import POSES, Quality
+from cxrlines.io import prepare as preparing
 from cxrlines.io.films import read_film
 from cxrlines.io.prepare import assess, by_rule, prepare, shrink, turned_back, why_left_out, within_frame
 from cxrlines.lab.probe.fit import assessment_counts, rejection_rates
@@ -87,6 +88,15 @@ def test_a_lateral_view_and_a_film_of_one_gray_value_are_refused_with_the_reason
         assert not flat.usable and [note.code for note in flat.notes] == [Code.NO_CONTRAST]
     for view in ("PA", "AP", None):
         assert ruled(_film(), view=view) == Quality()
+
+
+def test_the_percentiles_of_a_film_are_those_of_its_pixels() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        gray = rng.integers(0, rng.integers(1, 257), rng.integers(1, 60, 2)).astype(np.uint8)
+        percents = tuple(rng.uniform(0, 100, 3))
+        found = preparing._percentiles(gray.T[::2], percents)
+        np.testing.assert_allclose(found, np.percentile(gray.T[::2], percents), atol=1e-9)
 
 
 def test_a_flat_film_in_a_frame_or_letterbox_is_refused() -> None:

@@ -23,7 +23,10 @@ def resample(points: Points, step: float) -> Points:
     """The same polyline with points about `step` apart, ends kept."""
     along = lengths(points)
     at = np.linspace(0, along[-1], max(2, round(along[-1] / step) + 1))
-    return np.stack([np.interp(at, along, points[:, 0]), np.interp(at, along, points[:, 1])], 1)
+    found = np.empty((len(at), 2))
+    for axis in (0, 1):
+        found[:, axis] = np.interp(at, along, points[:, axis])
+    return found
 
 
 def on_film(point: ArrayLike, film_shape: tuple[int, int]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from cxrlines.core.film import Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
@@ -229,7 +229,8 @@ def _by_pillow(
         what = "float pixels, of unknown black and white" if mode == "F" else f"pixels of the kind {mode}"
         raise FilmError(f"has {what}", "save it as 8 or 16 bit gray")
     try:
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else that would be a copy
+            image = ImageOps.exif_transpose(image)
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
         notes += (Note(Code.METADATA_IGNORED, "its orientation tag is damaged, and not obeyed"),)
     if mode.startswith("I"):
@@ -238,7 +239,7 @@ def _by_pillow(
         return _film(pixels, kind, 16, notes, inverted=inverted)
     if through := {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(mode):  # Pillow converts them no other way
         image = image.convert(through)
-    gray = np.array(image.convert("L"))
+    gray = np.array(image if image.mode == "L" else image.convert("L"))
     if "A" in image.getbands():
         visible, transparent = _visible(np.asarray(image.getchannel("A")))
         notes += transparent

@@ -144,7 +144,7 @@ def _probed(framed: Framed, probe: Probe | None) -> Quality | None:
 def by_rule(film: Film, inner: np.ndarray) -> Quality:
     """Quality of a film without a network; `inner` (h, w) uint8 is what its frame leaves of it."""
     height, width = inner.shape
-    low, high = np.percentile(inner[:: max(1, height // 512), :: max(1, width // 512)], (1, 99))
+    low, high = _percentiles(inner[:: max(1, height // 512), :: max(1, width // 512)], (1, 99))
     if film.view in LATERAL:
         note = Note(Code.LATERAL, f"not a frontal chest film: its DICOM view position is {film.view}")
         return Quality(usable=False, notes=(note,))
@@ -160,6 +160,15 @@ def by_rule(film: Film, inner: np.ndarray) -> Quality:
     return Quality(notes=tuple(notes))
 
 
+def _percentiles(gray: np.ndarray, percents: tuple[float, ...]) -> np.ndarray:
+    """`np.percentile` of uint8 pixels (h, w), from their histogram: in a tenth of the time."""
+    counts = cv2.calcHist([np.ascontiguousarray(gray)], [0], None, [256], [0, 256])
+    up_to = np.cumsum(counts, dtype=np.float64)
+    at = np.array(percents) / 100 * (gray.size - 1)
+    below, above = (np.searchsorted(up_to, rank, side="right") for rank in (np.floor(at), np.ceil(at)))
+    return np.asarray(below + (at - np.floor(at)) * (above - below))
+
+
 def within_frame(pixels: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of a film (h, w) uint8 within a frame of one gray value, such as an export adds.
 
@@ -168,6 +177,8 @@ def within_frame(pixels: np.ndarray) -> tuple[slice, slice]:
     step = max(1, max(pixels.shape) // 512)  # letters in a frame are wider, so that one with letters stays
 
     def inside(lines: np.ndarray) -> slice:
+        if (np.ptp(lines[[0, -1]], axis=1) > MAX_FRAME_RANGE).all():  # as of nearly every film
+            return slice(0, len(lines))
         varied = np.flatnonzero(np.ptp(lines, axis=1) > MAX_FRAME_RANGE)
         first, last = (int(varied[0]), int(varied[-1]) + 1) if len(varied) else (0, 0)
         return slice(first, last) if last - first >= MIN_WITHIN * len(lines) else slice(0, len(lines))

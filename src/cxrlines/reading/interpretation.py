@@ -3,9 +3,8 @@
 All points are [x, y] in px of the original film, pixel centres at whole numbers.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -117,6 +116,7 @@ class FilmMaps:
     within: tuple[int, int, int, int] | None
     to_maps: Affine
     bounds: Bounds
+    _traced: dict[Device, list[Line]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -138,27 +138,43 @@ class FilmMaps:
         bounds = Bounds(*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist())
         return cls(maps, channels, film_shape, within, to_maps, bounds)
 
-    @cached_property
-    def traced(self) -> list[Line]:
-        """All lines that are traced (`traced_lines`), in px of the heatmaps.
+    def traced(self, devices: Collection[Device] = tuple(Device)) -> list[Line]:
+        """All lines of `devices` that are traced (`traced_lines`), in px of the heatmaps; a device is traced once.
 
         Raises:
             ValueError: Heatmaps of another shape, or with values that are not numbers.
         """
-        return traced_lines(self.maps, self.bounds, self.channels)
+        missing = [device for device in devices if device not in self._traced]
+        lines = traced_lines(self.maps, self.bounds, self.channels, missing)
+        self._traced.update({device: [line for line in lines if line.device is device] for device in missing})
+        return [line for device in Device if device in devices for line in self._traced[device]]
 
-    def given(self, min_confidence: Mapping[str, float] | None = None) -> list[Line]:
-        """Those of the traced lines that are given (`given_lines`), in px of the heatmaps; errors as of `traced`.
+    def given(
+        self, min_confidence: Mapping[str, float] | None = None, devices: Collection[Device] = tuple(Device)
+    ) -> list[Line]:
+        """Those of the traced lines of `devices` that are given (`given_lines`), in px of the heatmaps.
 
-        `min_confidence`: by `Device.name`; `MIN_CONFIDENCE` for a device that is not named.
+        Errors as of `traced`. `min_confidence`: by `Device.name`; `MIN_CONFIDENCE` for a device that is not named.
         """
-        return given_lines(self.traced, self.maps, self.channels, min_confidence)
+        return given_lines(self.traced(devices), self.maps, self.channels, min_confidence)
 
     def on_film(self, line: Line) -> Line:
         """A line in px of the heatmaps, in px of the original film."""
         path = self.to_maps.to_film(line.path)
         tip, followed_to = (None if end is None else path[-1] for end in (line.tip, line.followed_to))
         return replace(line, path=path, tip=tip, followed_to=followed_to)
+
+
+def possible_devices(labels: Mapping[str, float], suppress_below: Mapping[str, float] | None = None) -> list[Device]:
+    """The devices that a classifier does not hold for absent; all of those that no label is about.
+
+    Args:
+        labels: Probability by label; empty without a classifier.
+        suppress_below: By `Device.name`, the probability below which a device is absent; `SUPPRESS_BELOW` for a device
+            that is not named.
+    """
+    presence, limits = presence_of(labels), suppress_below or {}
+    return [device for device in Device if presence.get(device.name, 1.0) >= limits.get(device.name, SUPPRESS_BELOW)]
 
 
 def findings_of(
@@ -174,25 +190,19 @@ def findings_of(
 
     Args:
         film: The heatmaps.
-        labels: Probability by label, if a classifier read the film as well: lines of a device that it holds for absent
-            are left out.
+        labels: Probability by label, if a classifier read the film as well: a device that it holds for absent has no
+            lines, nor can it take the place of another one.
         spacing: The original film's.
         quality: How the original film is turned, and whether it may be cropped.
-        suppress_below: By `Device.name`, the probability below which lines of a device are left out; `SUPPRESS_BELOW`
-            for a device that is not named.
+        suppress_below: See `possible_devices`.
         min_confidence: By `Device.name`, the least confidence of a line that is given; see `find_lines`.
 
     Raises:
         ValueError: Heatmaps of another shape, or with values that are not numbers.
     """
     labels = None if labels is None else {name: float(p) for name, p in labels.items()}
-    presence = {} if labels is None else presence_of(labels)
-    limits = suppress_below or {}
-    lines = [
-        film.on_film(line)
-        for line in film.given(min_confidence)
-        if presence.get(line.device.name, 1.0) >= limits.get(line.device.name, SUPPRESS_BELOW)
-    ]
+    devices = possible_devices(labels or {}, suppress_below)
+    lines = [film.on_film(line) for line in film.given(min_confidence, devices)]
     landmarks = {
         landmark: Keypoint(film.to_maps.to_film(peak.xy[None])[0], peak.confidence)
         for landmark, peak in find_landmarks(film.maps, film.bounds, film.channels).items()

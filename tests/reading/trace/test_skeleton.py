@@ -28,6 +28,23 @@ def test_thinning_keeps_what_is_connected_and_leaves_one_pixel():
     assert thin(band).sum(0).max() == 1
 
 
+def test_a_diagonal_neighbour_counts_where_no_straight_one_leads_to_it():
+    mask = np.random.default_rng(3).random((30, 41)) < 0.4
+    rows, columns = np.nonzero(mask)
+    pixels = list(zip(columns.tolist(), rows.tolist(), strict=True))
+    there = set(pixels)
+    found = skeleton._neighbours(mask, pixels)
+    assert list(found) == pixels
+    for (x, y), neighbours in found.items():
+        straight = [p for p in ((x, y - 1), (x + 1, y), (x, y + 1), (x - 1, y)) if p in there]
+        diagonal = [
+            (x + dx, y + dy)
+            for dx, dy in ((1, -1), (1, 1), (-1, 1), (-1, -1))
+            if (x + dx, y + dy) in there and not {(x + dx, y), (x, y + dy)} & there
+        ]
+        assert neighbours == straight + diagonal
+
+
 def by_the_book(mask: np.ndarray) -> np.ndarray:
     """Guo and Hall's two sub-iterations, pixel by pixel as they are printed."""
     image = np.pad(mask, 1).astype(int)

@@ -167,7 +167,7 @@ def evaluate_bundle(
         evaluated.append(film.compare(found))
         views.append(film.view)
         if false_positives is not None:
-            counts.append(limit_counts(film, found, maps))
+            counts.append(limit_counts(film, found, maps, bundle.manifest.denied))
         causes.append((film.view, _causes(evaluated[-1], found, maps, bundle)))
         if draw:
             _draw_both(film.path, evaluated[-1].read, found, draw, bundle.notice)

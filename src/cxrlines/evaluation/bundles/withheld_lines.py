@@ -5,10 +5,10 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from cxrlines.core.findings import Findings, Line, presence_of
+from cxrlines.core.findings import Findings, Line
 from cxrlines.core.polyline import resample
 from cxrlines.metrics.failure_causes import MissedLine, Withheld
-from cxrlines.reading.interpretation import SUPPRESS_BELOW, FilmMaps
+from cxrlines.reading.interpretation import FilmMaps, possible_devices
 from cxrlines.reading.trace.centerlines import sample
 from cxrlines.reading.trace.lines import MIN_CONFIDENCE
 from cxrlines.task import MapKind
@@ -24,17 +24,17 @@ def withheld_lines(
 
     `denied` and `least`: as `interpretation.findings_of` was given them, by `Device.name`.
     """
-    presence = presence_of(found.labels or {})
-    given = maps.given(least)
+    possible = possible_devices(found.labels or {}, denied)
+    given = maps.given(least, possible)
     withheld = []
-    for line in maps.traced:
+    for line in maps.traced():
         name = line.device.name
         if line.confidence < (least or {}).get(name, MIN_CONFIDENCE):
             cause = MissedLine.CONFIDENCE
+        elif line.device not in possible:
+            cause = MissedLine.SUPPRESSED
         elif line not in given:
             cause = MissedLine.OTHER_DEVICE  # a catheter that another device's line was taken for
-        elif presence.get(name, 1.0) < (denied or {}).get(name, SUPPRESS_BELOW):
-            cause = MissedLine.SUPPRESSED
         else:
             continue
         withheld.append(Withheld(maps.on_film(line), cause))

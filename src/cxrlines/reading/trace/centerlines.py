@@ -8,8 +8,9 @@ Points are [x, y] in px of the heatmap; lengths are fractions of the heatmap's l
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import NamedTuple
 
 import cv2
@@ -105,6 +106,11 @@ def link(segments: list[Segment], strengths: np.ndarray, scale: float) -> Links:
         strengths: (n,) mean probability along each of them.
         scale: px of the heatmap's longer side.
     """
+
+    @cache
+    def pose(end: End, min_length: float = 0.0) -> Pose:
+        return segments[end[0]].end(end[1], scale, min_length)
+
     links: Links = {}
     for fraction in STRENGTHS:
         strong = np.flatnonzero(strengths >= fraction * strengths.max(initial=0)).tolist()
@@ -114,9 +120,9 @@ def link(segments: list[Segment], strengths: np.ndarray, scale: float) -> Links:
                 if node >= 0:
                     ends_at[node].append((k, side))
         for ends in ends_at.values():
-            _link_junction(segments, ends, links, scale)
+            _link_junction(segments, ends, pose, links, scale)
         unpaired = {ends[0] for ends in ends_at.values() if len(ends) == 1}
-        _link_gaps(segments, strong, unpaired, links, scale)
+        _link_gaps(segments, strong, unpaired, partial(pose, min_length=MIN_DIRECTED), links, scale)
     return links
 
 
@@ -140,7 +146,9 @@ def _angle(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.degrees(np.arccos(min(max(one @ other, -1.0), 1.0))))
 
 
-def _link_junction(segments: list[Segment], ends: Sequence[End], links: Links, scale: float) -> None:
+def _link_junction(
+    segments: list[Segment], ends: Sequence[End], pose: Callable[[End], Pose], links: Links, scale: float
+) -> None:
     """Link the ends that meet at a junction, the straightest first."""
 
     def leads_to_tip(end: End) -> bool | None:
@@ -148,14 +156,13 @@ def _link_junction(segments: list[Segment], ends: Sequence[End], links: Links, s
         segment, side = segments[end[0]], 1 - end[1]
         return None if segment.nodes[side] >= 0 else segment.tipped[side]
 
-    pose = {end: segments[end[0]].end(end[1], scale) for end in ends}
     any_tip = any(map(leads_to_tip, ends))
     costs = []
     for i, one in enumerate(ends):
         for other in ends[i + 1 :]:
             if one[0] == other[0] and len(ends) > 2 and length(segments[one[0]].points) < 4 * JUNCTION * scale:
                 continue  # a small ring is not a line that comes back to itself
-            turn = turn_between(pose[one], pose[other])[1]
+            turn = turn_between(pose(one), pose(other))[1]
             tips = {leads_to_tip(one), leads_to_tip(other)}
             # A line with a tip at one end and none at the other may turn further than others.
             allowed = MAX_TURN_TO_TIP if tips == {True, False} else MAX_TURN
@@ -167,7 +174,14 @@ def _link_junction(segments: list[Segment], ends: Sequence[End], links: Links, s
             links[one], links[other] = other, one
 
 
-def _link_gaps(segments: list[Segment], strong: Sequence[int], unpaired: set[End], links: Links, scale: float) -> None:
+def _link_gaps(
+    segments: list[Segment],
+    strong: Sequence[int],
+    unpaired: set[End],
+    pose: Callable[[End], Pose],
+    links: Links,
+    scale: float,
+) -> None:
     """Bridge gaps, the cheapest first: short, straight on, never from a tip nor from where others go on.
 
     `strong` are the indices of the segments considered; `unpaired` their ends that are alone at a junction.
@@ -178,13 +192,14 @@ def _link_gaps(segments: list[Segment], strong: Sequence[int], unpaired: set[End
         for side, node in enumerate(segments[k].nodes)
         if (node < 0 or (k, side) in unpaired) and not segments[k].tipped[side] and (k, side) not in links
     ]
-    pose = {end: segments[end[0]].end(end[1], scale, MIN_DIRECTED) for end in ends}
+    places = np.array([pose(end).place for end in ends]).reshape(-1, 2)
     costs = []
     for i, one in enumerate(ends):
-        for other in ends[i + 1 :]:
-            gap, turn = turn_between(pose[one], pose[other])
+        near = np.hypot(*(places[i + 1 :] - places[i]).T) <= MAX_GAP * scale
+        for other in (ends[i + 1 + j] for j in np.flatnonzero(near).tolist()):
+            gap, turn = turn_between(pose(one), pose(other))
             allowed = MAX_TURN_TO_TIP + (MAX_TURN_ACROSS_GAP - MAX_TURN_TO_TIP) * gap / (MAX_GAP * scale)
-            if one[0] != other[0] and gap <= MAX_GAP * scale and turn <= allowed:
+            if one[0] != other[0] and turn <= allowed:
                 costs.append((gap * (1 + turn / 30), one, other))
     for _, one, other in sorted(costs):
         if one in links or other in links:
@@ -297,7 +312,7 @@ def refine(line: Points, line_map: np.ndarray) -> Points:
     line = _smoothed(resample(line, 1.0))
     offsets = np.arange(-2.0, 2.01, 0.5)
     for _ in range(2):
-        tangent = np.gradient(line, axis=0)
+        tangent = np.concatenate([line[1:2] - line[:1], line[2:] - line[:-2], line[-1:] - line[-2:-1]])
         tangent /= np.maximum(np.hypot(*tangent.T)[:, None], 1e-9)
         normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
         across = line[:, None] + offsets[:, None] * normal[:, None]
@@ -325,4 +340,7 @@ def _smoothed(points: Points) -> Points:
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SMOOTHING) ** 2)
     kernel /= kernel.sum()
     extended = np.concatenate([before, points, after])
-    return np.stack([np.convolve(extended[:, d], kernel, "valid") for d in (0, 1)], 1)
+    smooth = np.empty_like(points)
+    for axis in (0, 1):
+        smooth[:, axis] = np.convolve(extended[:, axis], kernel, "valid")
+    return smooth

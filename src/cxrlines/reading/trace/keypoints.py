@@ -29,7 +29,7 @@ def find_keypoints(heat: np.ndarray) -> list[Keypoint]:
     # Rows and columns in turn: a square window, which is all that keeping peaks apart needs.
     highest = cv2.dilate(smooth, np.ones((2 * radius + 1, 1), np.uint8))
     highest = cv2.dilate(highest, np.ones((1, 2 * radius + 1), np.uint8))
-    rows, columns = np.nonzero((smooth == highest) & (smooth >= PEAK))
+    rows, columns = np.divmod(np.flatnonzero((smooth == highest) & (smooth >= PEAK)), smooth.shape[1])
     highest_first = np.argsort(-smooth[rows, columns], kind="stable")[:MAX_KEYPOINTS]
     return [
         Keypoint(_place(heat, row, column, sigma), min(1.0, float(smooth[row, column])))

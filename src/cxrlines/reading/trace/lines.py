@@ -3,7 +3,7 @@
 Lengths are fractions of the heatmaps' longer side.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import cv2
@@ -78,16 +78,22 @@ def find_lines(
     return given_lines(traced_lines(maps, bounds, channels), maps, channels, min_confidence)
 
 
-def traced_lines(maps: np.ndarray, bounds: Bounds | None = None, channels: Sequence[Channel] = MAPS) -> list[Line]:
-    """All lines that are traced, also those of too little confidence to be given: from `MIN_TRACED_CONFIDENCE` on.
+def traced_lines(
+    maps: np.ndarray,
+    bounds: Bounds | None = None,
+    channels: Sequence[Channel] = MAPS,
+    devices: Collection[Device] = tuple(Device),
+) -> list[Line]:
+    """All lines of `devices` that are traced, also those of too little confidence to be given: from
+    `MIN_TRACED_CONFIDENCE` on.
 
-    Arguments, order and errors as of `find_lines`.
+    Other arguments, order and errors as of `find_lines`.
     """
     heat, bounds = _checked(maps, bounds, channels)
     return [
         line
         for device in Device
-        if (MapKind.LINE, device) in heat
+        if device in devices and (MapKind.LINE, device) in heat
         for line in _lines_of(device, heat[MapKind.LINE, device], heat[MapKind.TIP, device], bounds)
     ]
 

@@ -89,10 +89,9 @@ def segments_of(line_map: np.ndarray, tips: Points) -> list[Segment]:
     skeleton = thin(ridges)
     if skeleton.sum() > MAX_LENGTH * scale:
         return []
-    rows, columns = np.nonzero(skeleton)
+    rows, columns = np.divmod(np.flatnonzero(skeleton), skeleton.shape[1])
     pixels = list(zip(columns.tolist(), rows.tolist(), strict=True))
-    occupied = set(pixels)
-    neighbours = {pixel: _neighbours(pixel, occupied) for pixel in pixels}
+    neighbours = _neighbours(skeleton, pixels)
     node_of = _junctions([pixel for pixel in pixels if len(neighbours[pixel]) > 2])
     segments = _without_spurs(_trace_segments(pixels, neighbours, node_of), tips, scale)
     segments = _merge_junctions(segments, len(node_of), scale)
@@ -123,12 +122,16 @@ def thin(mask: np.ndarray) -> np.ndarray:
     while thinned.any():
         before = thinned
         for keeps in _KEEPS:
-            neighbourhood = cv2.filter2D(thinned, cv2.CV_8U, _NEIGHBOUR_BITS, borderType=cv2.BORDER_CONSTANT)
-            thinned = cv2.bitwise_and(thinned, cv2.LUT(neighbourhood, keeps))
+            thinned = cv2.bitwise_and(thinned, cv2.LUT(_neighbourhoods(thinned), keeps))
         if (thinned == before).all():
             skeleton[inner] = thinned
             break
     return skeleton
+
+
+def _neighbourhoods(mask: np.ndarray) -> np.ndarray:
+    """(h, w) uint8: by `_NEIGHBOUR_BITS`, which neighbours of each pixel are set in a mask (h, w) of 0 and 1."""
+    return np.asarray(cv2.filter2D(mask, cv2.CV_8U, _NEIGHBOUR_BITS, borderType=cv2.BORDER_CONSTANT))
 
 
 _NEIGHBOUR_BITS = np.array([[128, 1, 2], [64, 0, 4], [32, 16, 8]], np.float32)  # clockwise from above
@@ -150,14 +153,25 @@ def _keeps(subiteration: int) -> np.ndarray:
 _KEEPS = (_keeps(0), _keeps(1))
 
 
-def _neighbours(pixel: Pixel, occupied: set[Pixel]) -> list[Pixel]:
-    """The neighbours of a pixel in the skeleton; a diagonal one only where no straight one leads to it."""
-    x, y = pixel
-    found = [p for p in ((x, y - 1), (x + 1, y), (x, y + 1), (x - 1, y)) if p in occupied]
-    for dx, dy in ((1, -1), (1, 1), (-1, 1), (-1, -1)):
-        if (x + dx, y + dy) in occupied and (x + dx, y) not in occupied and (x, y + dy) not in occupied:
-            found.append((x + dx, y + dy))
-    return found
+def _leading(neighbourhood: int) -> list[Pixel]:
+    """Offsets to the neighbours of a pixel, the straight ones first, by the code of its neighbourhood.
+
+    A diagonal one is left out where a straight one leads to it.
+    """
+    clockwise = [(0, -1), (1, -1), (1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1)]
+    there = [bool(neighbourhood >> k & 1) for k in range(8)]
+    straight = [k for k in (0, 2, 4, 6) if there[k]]
+    diagonal = [k for k in (1, 3, 5, 7) if there[k] and not there[k - 1] and not there[(k + 1) % 8]]
+    return [clockwise[k] for k in straight + diagonal]
+
+
+_LEADING = [_leading(neighbourhood) for neighbourhood in range(256)]
+
+
+def _neighbours(skeleton: np.ndarray, pixels: list[Pixel]) -> dict[Pixel, list[Pixel]]:
+    """The neighbours of each pixel of a skeleton (h, w) bool, as `_leading` says; `pixels` are its own, by row."""
+    codes = _neighbourhoods(skeleton.astype(np.uint8))[skeleton].tolist()
+    return {(x, y): [(x + dx, y + dy) for dx, dy in _LEADING[code]] for (x, y), code in zip(pixels, codes, strict=True)}
 
 
 def _components(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
@@ -199,13 +213,13 @@ def _trace_segments(
             if first in visited or first in node_of or (start in visited and start not in node_of):
                 continue
             visited |= {first} if start in node_of else {first, start}
-            path, at = [start, first], first
+            path, before, at = [start, first], start, first
             while at not in node_of:
                 # A junction next to the first pixel of a segment is where it came from, unless nothing else is there.
-                onward = [p for p in neighbours[at] if p not in path[-2:] and (p not in visited or p in node_of)]
+                onward = [p for p in neighbours[at] if p != before and (p not in visited or p in node_of)]
                 if not onward:
                     break
-                at = onward[0]
+                before, at = at, onward[0]
                 path.append(at)
                 if at not in node_of:
                     visited.add(at)
