@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrlines.core.notes import Code
+from cxrlines.io import contrast as contrast_module
 from cxrlines.io.contrast import GRID, contrast, count, film_within, luma, spread
 
 
@@ -128,9 +129,12 @@ class TestBorders:
 
 class TestNumbers:
     @pytest.mark.parametrize("type_", [np.uint8, np.uint16])
-    def test_counts_are_those_of_numpy(self, type_):
+    @pytest.mark.parametrize("exact", [2**24, 1000])
+    def test_counts_are_those_of_numpy(self, type_, exact, monkeypatch):
+        monkeypatch.setattr(contrast_module, "_EXACT", exact)
         codes = np.random.default_rng(0).integers(0, 2 ** (8 * type_().itemsize), (1100, 1300)).astype(type_)
         assert np.array_equal(count(codes), np.bincount(codes.ravel(), minlength=2 ** (8 * codes.itemsize)))
+        assert np.array_equal(count(codes[:, ::3]), count(codes[:, ::3].copy()))
 
     def test_luma_keeps_gray(self):
         gray = np.arange(1500 * 1000).astype(np.uint16).reshape(1500, 1000)

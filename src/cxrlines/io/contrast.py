@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from cxrlines.core.notes import Code, Note
@@ -14,16 +15,22 @@ which share of a film is left at least, and how many of its quantiles differ: a 
 COLOURED = 16, 0.01
 """A film is in colour if its colours differ by more than so many levels of 256 in more than this share of its px."""
 
+FEW = 512
+"""px a side, about, that are looked at for colours."""
+
 _CHUNK = 2**20
+_EXACT = 2**24
+"""Up to here float32, in which OpenCV counts, holds every whole number."""
 
 
 def count(codes: np.ndarray) -> np.ndarray:
-    """How often each code occurs in an array of uint8 or uint16: (2**8,) or (2**16,) int64."""
+    """How often each code occurs in an array of uint8 or uint16 of native byte order: (2**8,) or (2**16,) int64."""
     size = 2 ** (8 * codes.itemsize)
     flat = codes.reshape(-1)
     counts = np.zeros(size, np.int64)
-    for start in range(0, flat.size, _CHUNK):
-        counts += np.bincount(flat[start : start + _CHUNK], minlength=size)
+    for start in range(0, flat.size, _EXACT):
+        some = cv2.calcHist([flat[start : start + _EXACT]], [0], None, [size], [0, size])
+        counts += some[:, 0].astype(np.int64)
     return counts
 
 
@@ -44,8 +51,9 @@ def luma(rgb: np.ndarray) -> np.ndarray:
 
 def colour_note(rgb: np.ndarray) -> tuple[Note, ...]:
     """A note if colours (h, w, 3), unsigned, are more than gray in three channels."""
-    few = rgb[:: max(1, len(rgb) // 512), :: max(1, rgb.shape[1] // 512)].astype(np.int32)
-    if (np.ptp(few, axis=2) > COLOURED[0] / 256 * max(few.max(), 255)).mean() <= COLOURED[1]:
+    few = rgb[:: max(1, len(rgb) // FEW), :: max(1, rgb.shape[1] // FEW)]
+    by_channel = np.moveaxis(few, 2, 0).astype(np.int32, order="C")
+    if (np.ptp(by_channel, axis=0) > COLOURED[0] / 256 * max(few.max(), 255)).mean() <= COLOURED[1]:
         return ()
     return (Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"),)
 
@@ -55,11 +63,12 @@ def spread(pixels: np.ndarray, visible: np.ndarray | None = None) -> tuple[np.nd
 
     Pixels that are not `visible` (h, w) bool take no part in the contrast.
     """
-    words = pixels if pixels.dtype.kind == "u" and pixels.itemsize <= 2 else _from_lowest(pixels)
+    few = pixels.dtype.kind == "u" and pixels.itemsize <= 2
+    words = pixels.astype(f"u{pixels.itemsize}", copy=False) if few else _from_lowest(pixels)  # OpenCV: no byte order
     counts = count(words if visible is None else words[visible])
     values = np.flatnonzero(counts)
     span = contrast(values, counts[values])
-    gray = span.gray(np.arange(len(counts)))[words]
+    gray = np.asarray(cv2.LUT(words, span.gray(np.arange(len(counts)))))
     return border_black(gray) if span.notes else gray, span.notes
 
 

@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from cxrlines.core.film import Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.text import plural
-from cxrlines.io.contrast import LEAST_KEPT, colour_note, luma, spread
+from cxrlines.io.contrast import FEW, LEAST_KEPT, colour_note, luma, spread
 from cxrlines.io.dicom import streams
 
 Result = TypeVar("Result")
@@ -247,7 +247,8 @@ def _by_pillow(
             gray[~visible] = 0
     if mode in ("1", "L", "LA", "La"):
         return Film(gray, kind, 1 if mode == "1" else 8, notes=notes)
-    notes += colour_note(np.asarray(image.convert("RGB")))
+    few = image.resize([min(side, FEW) for side in image.size], Image.Resampling.NEAREST)  # not all: they take long
+    notes += colour_note(np.asarray(few.convert("RGB")))
     return Film(gray, kind, 8, notes=notes)
 
 

@@ -6,6 +6,7 @@ It is computed once for every code (a pixel's word as stored) that occurs in a f
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from cxrlines.core.notes import Code, Note
@@ -37,7 +38,7 @@ def displayed(elements: Elements, stored: np.ndarray, header: PixelHeader, notes
     shown = _shown(elements, values[film], counts[codes][film], (low, low + 2**bits - 1), notes)
     table = np.zeros(len(counts), np.uint8)  # padding is black, whatever black is
     table[codes[film]] = 255 - shown if _is_inverse(elements, notes) else shown
-    gray: np.ndarray = table[words]
+    gray = np.asarray(cv2.LUT(words, table))
     return border_black(gray) if any(note.code is Code.BORDER_LEFT_OUT for note in notes) else gray
 
 
