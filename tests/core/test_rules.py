@@ -104,10 +104,18 @@ def test_a_catheter_s_true_state_is_left_open_wherever_its_landmarks_lie():
         (3.0, -1.1, "ABNORMAL"),
         (3.0, -0.9, "NORMAL"),
         (5.0, 2.0, "BORDERLINE NORMAL"),
+        (3.0, 5.4, "NORMAL"),
+        (3.0, 5.6, "ABNORMAL"),
+        (-1.0, 14.0, "ABNORMAL"),
     ],
 )
 def test_a_catheter_by_its_depth_and_side(below, right, states):
     assert cvc_states((below, below), (right, right)) == tuple(State[name] for name in states.split())
+
+
+def test_a_catheter_that_may_lie_beside_the_atrium_may_be_abnormal():
+    assert cvc_states((3, 3), (5.0, 6.0)) == (State.ABNORMAL, State.NORMAL)
+    assert cvc_states((3, 3), (-2.0, 6.0)) == (State.ABNORMAL, State.NORMAL)
 
 
 def test_a_gastric_tube_s_true_state_is_left_open_wherever_the_junction_lies():
@@ -119,14 +127,22 @@ def test_a_gastric_tube_s_true_state_is_left_open_wherever_the_junction_lies():
         path = [(1.5, -9.0), (1.5, depth), (1.5 + across, depth)]  # down the oesophagus, then to the left
         true = in_phantom(Device.NGT, path, junction=junction)
         beyond = [max(0.0, depth - limit) + (across if depth > limit else 0.0) for limit in GASTRO_OESOPHAGEAL[::-1]]
-        possible = ngt_states((depth, depth), (beyond[0], beyond[1]))
+        possible = ngt_states((depth, depth), (beyond[0], beyond[1]), 1.5)
         assert true in possible
         seen.add(possible)
     assert {(State.ABNORMAL,), (State.NORMAL,)} <= seen
 
 
 def test_a_gastric_tube_that_ends_in_the_chest_is_abnormal_and_one_far_beyond_normal():
-    assert ngt_states((-2, 7.9), (0, 0)) == (State.ABNORMAL,)
-    assert ngt_states((17, 18), (11, 19)) == (State.NORMAL,)
-    assert ngt_states((9, 10), (0, 2)) == (State.ABNORMAL, State.BORDERLINE)
-    assert ngt_states((17, 18), (4, 12)) == (State.BORDERLINE, State.NORMAL)
+    assert ngt_states((-2, 7.9), (0, 0), 0) == (State.ABNORMAL,)
+    assert ngt_states((17, 18), (11, 19), 4) == (State.NORMAL,)
+    assert ngt_states((9, 10), (0, 2), 0) == (State.ABNORMAL, State.BORDERLINE)
+    assert ngt_states((17, 18), (4, 12), 0) == (State.BORDERLINE, State.NORMAL)
+
+
+@pytest.mark.parametrize("beside", [4.1, np.inf])
+def test_a_gastric_tube_beside_the_oesophagus_or_not_seen_there_may_be_in_the_lung(beside):
+    for below, beyond in (((17, 18), (11, 19)), ((17, 18), (4, 12)), ((17, 18), (0, 2)), ((9, 10), (0, 2))):
+        possible = ngt_states(below, beyond, beside)
+        assert State.ABNORMAL in possible and len(possible) > 1, "its depth alone decides nothing"
+        assert {*possible} == {State.ABNORMAL, *ngt_states(below, beyond, 0)}

@@ -133,6 +133,16 @@ def test_the_frequencies_of_ranzcr_are_those_of_its_table(ranzcr):
     assert table.films == RANZCR.films == 30083
 
 
+def test_a_bundle_whose_folds_alone_are_calibrated_moves_too():
+    each = ({LABEL: (1.0, 0.0)},)
+    manifest = at_frequencies(bundle({}, frequencies(0.4), fold_calibration=each), frequencies(0.03))
+    out = Calibration(manifest.calibration).apply(np.full(len(LABELS), 0.4))
+    assert out == pytest.approx(np.full(len(LABELS), 0.03))
+    embedded = load_bundle(EMBEDDED)
+    shifts = at_frequencies(embedded, RANZCR).calibration
+    assert embedded.manifest.calibration == {} and shifts["ETT - Abnormal"][1] < -1, "of .26 % of films, not of 12"
+
+
 def test_bundles_without_calibration_or_its_frequencies_are_refused():
     with pytest.raises(BundleError, match="is not calibrated"):
         at_frequencies(bundle(None, frequencies(0.3)), RANZCR)

@@ -143,11 +143,10 @@ def test_with_the_detectors_spacing_a_state_needs_both_ends_of_the_magnification
     assert (judged.classifier is None) == (judged.agrees is None) == (state is None)
 
 
-@pytest.mark.parametrize("spacing", [NO_SPACING, Spacing(SpacingKind.NOT_BELIEVED)])
-def test_without_spacing_size_is_estimated_from_the_plate_and_the_magnification(spacing):
+def test_without_spacing_size_is_estimated_from_the_plate_and_the_magnification():
     # The film is 1000 px high: 35 to 43 cm at the detector.
     def above(height, **more):
-        found = replace(found_with(line(Device.ETT, (400.0, 400.0 - height)), **more), spacing=spacing)
+        found = replace(found_with(line(Device.ETT, (400.0, 400.0 - height)), **more), spacing=NO_SPACING)
         return distances_of(found)[0]
 
     clear = above(100)
@@ -155,9 +154,9 @@ def test_without_spacing_size_is_estimated_from_the_plate_and_the_magnification(
     assert clear.patient_cm == pytest.approx((3.5 / 1.2, 4.3))
     for height in (49, 60, 145):  # 1.4 to 2.1, 1.75 to 2.6, 4.2 to 6.2 cm
         assert above(height).state is None
-    # Within a frame the film is the smaller, and its px the larger.
-    framed = above(100, within=(0, 300, 600, 800))  # the longer side is 600 px
-    assert framed.patient_cm == pytest.approx((100 / 600 * 35 / 1.2, 100 / 600 * 43))
+    # The plate is the film within its frame, of which the longer side is 600 px, or the frame is a part of it.
+    framed = above(100, within=(0, 300, 600, 800))
+    assert framed.patient_cm == pytest.approx((100 / 1000 * 35 / 1.2, 100 / 600 * 43))
     assert framed.percent_of_height == pytest.approx(20)
 
 
@@ -167,6 +166,16 @@ def test_of_a_film_that_may_be_cropped_no_size_is_estimated():
     assert estimated.px == 100 and estimated.patient_cm is estimated.cm is estimated.state is None
     assert estimated.rule == ETT_RULE
     assert above_carina(60, mm=(0.5, 0.5), quality=cropped).state is State.NORMAL, "its own spacing holds"
+
+
+def test_no_size_is_estimated_where_the_spacing_says_that_it_is_no_plate_nor_of_a_child():
+    disbelieved = replace(found_with(line(Device.ETT, (400.0, 300.0))), spacing=Spacing(SpacingKind.NOT_BELIEVED))
+    child = (Note(Code.CHILD, "a child"),)
+    for found in (disbelieved, found_with(line(Device.ETT, (400.0, 300.0)), notes=child)):
+        above = distances_of(found)[0]
+        assert above.px == 100 and above.patient_cm is above.cm is above.state is None and above.possible == ()
+    measured = above_carina(60, mm=(0.5, 0.5), notes=child)
+    assert measured.cm == 3 and measured.state is None, "its spacing holds, the rule of adults does not"
 
 
 def test_of_a_film_that_may_be_turned_no_state_follows_from_the_height():
@@ -230,7 +239,8 @@ def hung(rotation, framed, kind, mm=(0.3, 0.2)):
 @pytest.mark.parametrize("framed", [False, True])
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_a_turned_film_has_the_distances_and_states_of_the_upright_one(rotation, framed, kind):
-    upright, expected = hung(0, False, kind)
+    # Without spacing a frame leaves open more sizes.
+    upright, expected = hung(0, framed and kind is SpacingKind.NONE, kind)
     found, got = hung(rotation, framed, kind)
     assert got == expected and upright.upright_shape == found.upright_shape == UPRIGHT
     assert expected[0].px == 120 and expected[0].percent_of_height == 12 and expected[1].px == -50
@@ -270,6 +280,46 @@ def test_a_gastric_tube_that_leaves_the_film_is_incompletely_imaged_with_or_with
         assert (only.rule, only.classifier, only.agrees) == (NGT_RULE, 0.9, True)
     assert distances_of(found_with(line(Device.CVC, None))) == []
     assert distances_of(found_with(line(Device.CVC, (400.0, 500.0)), {})) == []
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize(
+    ("end", "incomplete"),
+    [((430, 999), True), ((280, 0), False), ((0, 700), False), ((799, 700), False), ((0, 100), False)],
+)
+def test_only_a_tube_that_leaves_by_the_lower_edge_has_its_tip_below_the_film(end, incomplete, rotation):
+    film, turns = np.zeros(SHAPE, np.uint8), rotation // 90
+    places = []
+    for x, y in ((400, 5), (400, 400), end, (400, 300)):  # pixels that move with the film
+        film[:] = 0
+        film[y, x] = 1
+        places.append(np.argwhere(np.rot90(film, turns))[0][::-1].astype(float))
+    shape = np.rot90(film, turns).shape
+    tube = Line(Device.NGT, np.array(places[:3]), None)
+    for landmarks in ({}, {Landmark.CARINA: Keypoint(places[3], 0.9)}):
+        found = Findings(shape, (tube,), landmarks, (), quality=Quality(rotation=rotation))
+        assert [each.state for each in distances_of(found)] == [State.INCOMPLETE] * incomplete
+        notes = (Note(Code.POSE_UNSURE, "turned?"),)
+        assert distances_of(replace(found, quality=Quality(rotation=rotation, notes=notes))) == []
+
+
+def test_a_tube_that_leaves_by_the_lower_edge_above_the_carina_is_of_no_film_that_is_upright():
+    below = {Landmark.CARINA: Keypoint(np.array([400.0, 999.0]), 0.9)}
+    assert distances_of(found_with(line(Device.NGT, None), below)) == []
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_gastric_tube_in_the_lung_is_never_normal(mirrored):
+    """From the carina along a main bronchus into the recess, 17 cm deep, and on there for 14 cm."""
+    path = np.array([[400.0, 0.0], [400.0, 400.0], [280.0, 560.0], [160.0, 740.0], [290.0, 890.0], [270.0, 740.0]])
+    path[:, 0] = 800 - path[:, 0] if mirrored else path[:, 0]
+    below = distances_of(found_with(Line(Device.NGT, path, path[-1]), mm=(0.5, 0.5)))[0]
+    assert State.ABNORMAL in below.possible and below.state is None
+    straight = path.copy()
+    straight[2:4, 0] = 410.0
+    assert distances_of(found_with(Line(Device.NGT, straight, path[-1]), mm=(0.5, 0.5)))[0].state is State.NORMAL
+    unseen = Line(Device.NGT, straight[3:], path[-1])  # nothing is seen of it above the stomach
+    assert State.ABNORMAL in distances_of(found_with(unseen, mm=(0.5, 0.5)))[0].possible
 
 
 @pytest.mark.parametrize(

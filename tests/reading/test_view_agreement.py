@@ -81,7 +81,7 @@ def test_both_presence_scores_must_say_what_the_lines_say(score, doubt):
         (course(Device.CVC, bottom=600), course(Device.CVC, bottom=629), True),
         (course(Device.CVC, bottom=600), course(Device.CVC, bottom=631), False),
         (course(Device.CVC), course(Device.CVC, end="fades"), False),
-        (course(Device.NGT, end="leaves"), course(Device.NGT, end="leaves"), True),
+        (course(Device.NGT, bottom=999, end="leaves"), course(Device.NGT, bottom=999, end="leaves"), True),
         (course(Device.NGT, end="leaves"), course(Device.NGT, end="tip"), False),
     ],
 )
@@ -90,6 +90,13 @@ def test_a_tip_is_kept_where_both_give_it_within_three_percent(one, other, seen)
     assert kept.tip_seen is seen
     off = one.leaves_film and other.leaves_film
     assert (STATE_OF[kept.label] is State.INCOMPLETE) == off, "of a tube that leaves the film no tip is drawn"
+
+
+def test_a_tube_that_leaves_by_the_upper_edge_is_not_incompletely_imaged():
+    path = np.array([[400.0, 0.0], [420.0, 400.0], [440.0, 0.0]])
+    back = Line(Device.NGT, path, None)
+    (kept,) = agreement(read(back), read(back)).lines
+    assert STATE_OF[kept.label] is not State.INCOMPLETE and not kept.tip_seen
 
 
 def test_points_of_the_second_view_come_back_to_where_they_were():

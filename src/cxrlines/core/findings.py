@@ -112,11 +112,12 @@ class Distance:
             calibrated, at the detector if it is detector, as a viewer's ruler has it. None without a spacing that is
             believed.
         patient_cm: (least, most) cm in the patient that are possible: both `cm` with calibrated spacing; with the
-            detector's, `cm` divided by `spacing.MAGNIFICATION`; without one that is believed, of a film of
-            `LONG_SIDE_CM`, divided likewise. None where that film may be cropped. Rules go by this.
+            detector's, `cm` divided by `spacing.MAGNIFICATION`; without one, of a film of `LONG_SIDE_CM`, divided
+            likewise. None where the spacing is not believed, and without one where the film may be cropped or is a
+            child's. Rules go by this.
         rule: The position rule that applies, in words; None where there is none by the carina alone.
         state: The state by that rule; None where `patient_cm`, or where anatomy lies, leaves several open, or the film
-            may be turned.
+            may be turned or is a child's.
         classifier: Probability of that state by the classifier.
         agrees: Whether that state is the classifier's most probable one of the device.
         possible: Every state that the rule leaves open, `state` alone where it decides; none where it says nothing.

@@ -37,6 +37,8 @@ class Code(StrEnum):
     END_MISSING = "end-missing"
     # how it is to be shown, too
     FOR_PROCESSING = "for-processing"
+    # whom it shows
+    CHILD = "child"
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def at_frequencies(bundle: Bundle, wanted: Frequencies) -> Manifest:
         BundleError: The bundle is not calibrated, or does not say at which frequencies.
     """
     manifest = bundle.manifest
-    if not manifest.calibration:
+    if manifest.calibration is None:
         raise BundleError(f"{bundle.folder}: is not calibrated, so that its frequencies cannot be changed")
     try:
         here = Frequencies.model_validate(manifest.meta["calibration"][FREQUENCIES])

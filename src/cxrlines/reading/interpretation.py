@@ -15,11 +15,13 @@ from cxrlines.core.polyline import resample
 from cxrlines.core.quality import NOT_ASSESSED, Quality
 from cxrlines.core.rules import (
     CVC_LEFT,
+    CVC_RIGHT,
     ETT_CARINA,
     ETT_HIGH,
     ETT_LARYNX,
     ETT_LOW,
     GASTRO_OESOPHAGEAL,
+    NGT_BESIDE,
     NGT_DEEP,
     cvc_states,
     ett_states,
@@ -32,21 +34,22 @@ from cxrlines.reading.trace.lines import Channel, find_landmarks, given_lines, t
 from cxrlines.task import LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
 
 LONG_SIDE_CM = (35.0, 43.0)
-"""Longer side of the plates that chest films are taken on (35 x 35, 35 x 43, 43 x 43 cm): what sizes are estimated from
-where a film has no spacing that is believed. Not of a film that may be cropped, which can be any smaller."""
+"""Longer side of the plates that chest films of adults are taken on (35 x 35, 35 x 43, 43 x 43 cm): what sizes are
+estimated from where a film has no spacing; see `has_plate_size`."""
 ETT_RULE = (
     f"tip {ETT_LOW:g} to {ETT_HIGH:g} cm above the carina in the patient is normal, "
     f"{ETT_CARINA:g} to {ETT_LARYNX:g} cm borderline, else abnormal"
 )
-NGT_RULE = "a tube that leaves the film is incompletely imaged"
+NGT_RULE = "a tube that leaves the film by its lower edge is incompletely imaged"
 NGT_TIP_RULE = (
     f"{NGT_DEEP:g} cm of tube beyond the gastro-oesophageal junction ({GASTRO_OESOPHAGEAL[0]:g} to "
-    f"{GASTRO_OESOPHAGEAL[1]:g} cm below the carina) are normal, less borderline, a tip that is not beyond it abnormal"
+    f"{GASTRO_OESOPHAGEAL[1]:g} cm below the carina) are normal, less borderline, a tip that is not beyond it "
+    f"abnormal; undecided whether a course more than {NGT_BESIDE:g} cm beside the carina above it is abnormal"
 )
 CVC_RULE = (
     "tip in the lower superior vena cava or at the cavo-atrial junction (about 4 cm below the carina) is normal, "
     "higher in the vena cava or in the upper atrium borderline, elsewhere abnormal, as is one more than "
-    f"{CVC_LEFT:g} cm to the patient's left of the carina"
+    f"{CVC_LEFT:g} cm to the patient's left of the carina or {CVC_RIGHT:g} cm to the right"
 )
 SUPPRESS_BELOW = 0.2
 """No line is given of a device whose probability by the classifier is below this: on real films that removes a third to
@@ -230,7 +233,7 @@ def distances_of(found: Findings) -> list[Distance]:
     carina = found.landmarks.get(Landmark.CARINA)
     distances = []
     for k, line in enumerate(found.lines):
-        if line.device is Device.NGT and line.leaves_film:
+        if line.device is Device.NGT and leaves_below(line, found):
             by_rule = Distance(f"{line.device.name} tip off the film", k, rule=NGT_RULE)
             distances.append(_with_states(by_rule, (State.INCOMPLETE,), found))
         if line.tip is not None and carina is not None:
@@ -275,7 +278,8 @@ def _by_rule(along: Distance, across: Distance, found: Findings) -> Distance:
     line = found.lines[along.line]
     rule = {Device.ETT: ETT_RULE, Device.NGT: NGT_TIP_RULE, Device.CVC: CVC_RULE}.get(line.device)
     along = replace(along, rule=rule)
-    if rule is None or found.has(Code.POSE_UNSURE):  # which way is up is then not known either
+    # Which way is up is not known of the first; of the others, the rules are those of adults.
+    if rule is None or found.has(Code.POSE_UNSURE) or found.has(Code.CHILD):
         return along
     if along.patient_cm is None or across.patient_cm is None:
         return along
@@ -283,7 +287,26 @@ def _by_rule(along: Distance, across: Distance, found: Findings) -> Distance:
         return _with_states(along, ett_states(*along.patient_cm), found)
     if line.device is Device.CVC:
         return _with_states(along, cvc_states(along.patient_cm, across.patient_cm), found)
-    return _with_states(along, ngt_states(along.patient_cm, _beyond_junction(along, found)), found)
+    beyond, beside = _beyond_junction(along, found), _beside_carina(along, found)
+    return _with_states(along, ngt_states(along.patient_cm, beyond, beside), found)
+
+
+def leaves_below(line: Line, found: Findings) -> bool:
+    """Whether a line leaves the upright film by its lower edge, below the carina if that was found.
+
+    One that leaves by another edge has turned back or lies beside the chest, wherever its tip may be.
+    """
+    if not line.leaves_film or found.has(Code.POSE_UNSURE):
+        return False
+    height, width = found.film_shape
+    left, top, right, bottom = found.within or (0, 0, width, height)
+    x, y = end = line.path[-1]
+    outward = {(-1, 0): x - left, (0, -1): y - top, (1, 0): right - x, (0, 1): bottom - y}
+    nearest = min(outward, key=lambda direction: outward[direction])
+    if turned(np.array(nearest), found.quality.rotation)[1] < 1:
+        return False
+    carina = found.landmarks.get(Landmark.CARINA)
+    return carina is None or bool(turned(end - carina.xy, found.quality.rotation)[1] > 0)
 
 
 def _beyond_junction(tip: Distance, found: Findings) -> tuple[float, float]:
@@ -293,10 +316,8 @@ def _beyond_junction(tip: Distance, found: Findings) -> tuple[float, float]:
     """
     if not tip.px or tip.patient_cm is None:
         return 0.0, 0.0
-    path = found.lines[tip.line].path - found.landmarks[Landmark.CARINA].xy
-    path = resample(path, 1.0) if len(path) > 1 else path
-    depth = turned(path.T, found.quality.rotation)[1]
-    steps = np.hypot(*np.diff(path, axis=0).T)
+    right, depth = _course(tip, found)
+    steps = np.hypot(np.diff(right), np.diff(depth))
     lengths = []
     for cm, junction in zip(sorted(abs(end) for end in tip.patient_cm), GASTRO_OESOPHAGEAL[::-1], strict=True):
         cm_per_px = cm / abs(tip.px)
@@ -304,13 +325,47 @@ def _beyond_junction(tip: Distance, found: Findings) -> tuple[float, float]:
     return lengths[0], lengths[1]
 
 
+def _beside_carina(tip: Distance, found: Findings) -> float:
+    """The farthest, cm in the patient, that a tube may lie beside the carina from there to the least depth of the
+    junction; infinite where its course is not seen there. `tip` as of `_beyond_junction`."""
+    if not tip.px or tip.patient_cm is None:
+        return np.inf
+    right, depth = _course(tip, found)
+    farthest = []
+    for cm in tip.patient_cm:
+        cm_per_px = abs(cm / tip.px)
+        there = (depth > 0) & (depth * cm_per_px < GASTRO_OESOPHAGEAL[0])
+        farthest.append(float(np.abs(right[there]).max(initial=0.0)) * cm_per_px if there.any() else np.inf)
+    return max(farthest)
+
+
+def _course(tip: Distance, found: Findings) -> np.ndarray:
+    """(2, n) px [right, down] from the carina to the points of the tip's line on the upright film, 1 px apart."""
+    path = found.lines[tip.line].path - found.landmarks[Landmark.CARINA].xy
+    path = resample(path, 1.0) if len(path) > 1 else path
+    return turned(path.T, found.quality.rotation)
+
+
+def has_plate_size(found: Findings) -> bool:
+    """Whether a film without a spacing that is believed may be taken for a whole plate of `LONG_SIDE_CM`.
+
+    Not one that may be cropped, nor a child's, nor one whose spacing says that it is smaller or larger.
+    """
+    odd = found.has(Code.CROPPED) or found.has(Code.CHILD)
+    return not odd and found.spacing.kind is not SpacingKind.NOT_BELIEVED
+
+
 def _in_patient(px: float, cm: float | None, found: Findings) -> tuple[float, float] | None:
-    """The least and the most cm in the patient that a distance can be; None where nothing is known of the size."""
-    if cm is None and found.has(Code.CROPPED):
+    """The least and the most cm in the patient that a distance can be; None where nothing is known of the size.
+
+    A frame of one gray value may be a part of the plate or be added to it.
+    """
+    if cm is None and not has_plate_size(found):
         return None
     if cm is not None and found.spacing.kind is SpacingKind.CALIBRATED:
         return cm, cm
-    sizes = [px * side / max(found.upright_shape) for side in LONG_SIDE_CM] if cm is None else [cm]
+    plates = {max(found.upright_shape), max(found.film_shape)}
+    sizes = [px * side / plate for side in LONG_SIDE_CM for plate in plates] if cm is None else [cm]
     possible = [size / magnification for size in sizes for magnification in MAGNIFICATION]
     return min(possible), max(possible)
 

@@ -15,7 +15,7 @@ from cxrlines.core.film import Film
 from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.core.transform import Affine
 from cxrlines.metrics.line_matching import match
-from cxrlines.reading.interpretation import SUPPRESS_BELOW
+from cxrlines.reading.interpretation import SUPPRESS_BELOW, leaves_below
 from cxrlines.task import LABELS_OF, MAPPED, STATE_OF, Device, Landmark, State, label_of
 
 TURN, SCALE, GAMMA = 5.0, 0.95, 1.25
@@ -105,7 +105,7 @@ def agreement(one: Findings, other: Findings) -> Agreement:
 
 
 def _agreed(one: Line, other: Line, found: Sequence[Findings], height: float) -> AgreedLine:
-    if one.device is Device.NGT and one.leaves_film and other.leaves_film:
+    if one.device is Device.NGT and all(map(leaves_below, (one, other), found)):
         return AgreedLine(one, label_of(Device.NGT, State.INCOMPLETE), tip_seen=True)
     states = [label for label in LABELS_OF[one.device] if STATE_OF[label] is not State.INCOMPLETE]
     label = max(states, key=lambda each: sum((view.labels or {}).get(each, 0.0) for view in found))

@@ -487,6 +487,14 @@ class TestHowItIsShown:
         assert codes(film) == [Code.FOR_PROCESSING]
         assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
 
+    @pytest.mark.parametrize("age", ["004M", "015Y", "000D", "100W", "7", "0 "])
+    def test_a_child_is_noted(self, age):
+        assert codes(film_of(made(RAMP, **TWELVE, **WINDOW, PatientAge=age))) == [Code.CHILD]
+
+    @pytest.mark.parametrize("age", ["016Y", "192M", "900W", "51", "", "Doe", "4m x", "-1Y", "1234Y"])
+    def test_anybody_else_is_not(self, age):
+        assert film_of(made(RAMP, **TWELVE, **WINDOW, PatientAge=age)).notes == ()
+
     def test_a_window_on_one_dead_pixel_shows_nothing(self):
         values = smooth(4096)
         values[0, 0] = 60_000

@@ -118,7 +118,10 @@ def test_what_distances_rest_on_is_said_for_every_kind_of_spacing():
     assert "magnification 1.06 divided out" in spacing_words(found(TUBE, spacing=magnified))
     assert "at the detector: magnification unknown, 1 to 1.2" in spacing_words(found(TUBE, spacing=DETECTOR))
     assert "estimated: no spacing, longer side of 35 to 43 cm" in spacing_words(found(TUBE))
-    assert "estimated: spacing not believed, longer side" in spacing_words(found(TUBE, spacing=NOT_BELIEVED))
+    assert spacing_words(found(TUBE, spacing=NOT_BELIEVED)) == "Distances without cm: spacing not believed."
+    child = found(TUBE, notes=(Note(Code.CHILD, "a child"),))
+    assert spacing_words(child) == "Distances without cm: no spacing, and the film is a child's."
+    assert rules(child) == ["no state by rule: the rules are those of adults"]
     cropped = found(TUBE, quality=Quality(notes=(Note(Code.CROPPED, "cut off"),)))
     assert spacing_words(cropped) == "Distances without cm: no spacing, and the film may be cropped."
     assert spacing_words(found(TUBE, landmarks={})) is spacing_words(found(line(Device.NGT, None))) is None

@@ -5,7 +5,9 @@ completed. Messages and notes quote only values that say how pixels are stored a
 """
 
 import io
+import re
 
+import cv2
 import numpy as np
 import pydicom
 from pydicom.datadict import keyword_for_tag
@@ -26,6 +28,8 @@ OTHER_COLOURS = ("PALETTE COLOR", "HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR
 """Photometric interpretations that are not read; what is none of DICOM's may be any text, and is not quoted."""
 VIEWS = ("PA", "AP", "LL", "RL", "LATERAL", "RLD", "LLD", "RLO", "LLO")
 """Values of View Position that are passed on: those of DICOM PS3.3 C.8.1.9, C.8.11.5, and what some machines write."""
+ADULT = 16
+"""Years from which on a patient is taken for an adult."""
 IMAGE = "1.2.840.10008.5.1.4.1.1."
 NO_FILMS = {
     "1.2.840.10008.1.3.10": "DICOMDIR",
@@ -53,6 +57,11 @@ def decode_dicom(data: bytes, max_pixels: int) -> Film:
     if elements.text("PresentationIntentType").upper() == "FOR PROCESSING":
         text = "it is FOR PROCESSING: values of the detector, not the film as a machine prepares it for reading"
         notes.append(Note(Code.FOR_PROCESSING, text))
+    if _is_child(elements.text("PatientAge")):
+        text = (
+            f"PatientAge is below {ADULT} years: the networks were trained on adults, and no position rule is applied"
+        )
+        notes.append(Note(Code.CHILD, text))
     values, header = stored_values(header, elements, notes)
     if values.ndim == 2:
         pixels = displayed(elements, values, header, notes)
@@ -60,7 +69,8 @@ def decode_dicom(data: bytes, max_pixels: int) -> Film:
         gray = luma(values)
         notes += colour_note(values)
         if header.bits <= 8:
-            pixels = to_uint8(np.arange(2 ** (8 * gray.itemsize)) / (2**header.bits - 1))[gray]
+            table = to_uint8(np.arange(2 ** (8 * gray.itemsize)) / (2**header.bits - 1))
+            pixels = np.asarray(cv2.LUT(gray, table))
         else:
             pixels, left_out = spread(gray)
             notes += left_out
@@ -89,6 +99,12 @@ def decode_dicom(data: bytes, max_pixels: int) -> Film:
         valid_uid(elements.text("StudyInstanceUID")),
         valid_uid(elements.text("SOPInstanceUID")),
     )
+
+
+def _is_child(age: str) -> bool:
+    """Whether an age, as PS3.5 6.2 writes it (`004M`) or in years without unit, is below `ADULT`; no age is not."""
+    found = re.fullmatch(r"([0-9]{1,3})([DWMY]?)", age.strip().upper())
+    return found is not None and int(found[1]) < ADULT * {"D": 365, "W": 52, "M": 12}.get(found[2], 1)
 
 
 def gray_span(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[float, float]:

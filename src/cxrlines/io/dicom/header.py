@@ -22,7 +22,7 @@ KEYWORDS = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
-    *("PresentationLUTShape", "PresentationIntentType", "Manufacturer"),
+    *("PresentationLUTShape", "PresentationIntentType", "Manufacturer", "PatientAge"),
     *("FloatPixelData", "DoubleFloatPixelData", "PixelData"),
 )
 """Elements that are kept to decode a film; the values of all others are passed over."""

@@ -3,7 +3,7 @@
 from cxrlines.core.findings import Distance, Findings
 from cxrlines.core.notes import Code
 from cxrlines.core.spacing import MAGNIFICATION, SpacingKind
-from cxrlines.reading.interpretation import LONG_SIDE_CM
+from cxrlines.reading.interpretation import LONG_SIDE_CM, has_plate_size
 from cxrlines.task import DEVICE_OF, STATE_OF, Landmark
 
 
@@ -50,6 +50,8 @@ def rule_words(findings: Findings, distance: Distance) -> str | None:
         return f"by rule {distance.state.value.lower()}{verdict}"
     if findings.has(Code.POSE_UNSURE):
         return "no state by rule: the film may be turned"
+    if findings.has(Code.CHILD):
+        return "no state by rule: the rules are those of adults"
     if distance.patient_cm is None:
         return "no state by rule: neither the spacing nor the size of the film is known"
     possible = [state.value.lower() for state in distance.possible]
@@ -74,8 +76,9 @@ def spacing_words(findings: Findings) -> str | None:
     if spacing.kind is SpacingKind.DETECTOR:
         return f"Distances at the detector: magnification unknown, {low} to {high} assumed."
     why = "no spacing" if spacing.kind is SpacingKind.NONE else "spacing not believed"
-    if findings.has(Code.CROPPED):
-        return f"Distances without cm: {why}, and the film may be cropped."
+    if not has_plate_size(findings):
+        odd = {Code.CROPPED: ", and the film may be cropped", Code.CHILD: ", and the film is a child's"}
+        return f"Distances without cm: {why}{next((text for code, text in odd.items() if findings.has(code)), '')}."
     side = " to ".join(f"{cm:g}" for cm in LONG_SIDE_CM)
     return f"Distances estimated: {why}, longer side of {side} cm and magnification of {low} to {high} assumed."
 

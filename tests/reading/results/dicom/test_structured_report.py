@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -192,6 +193,23 @@ def test_not_found_is_not_absent(results, report):
     assert concept(named["ETT"], codes.PRESENCE) == codes.PRESENT.value
     assert concept(named["SWAN"], codes.PRESENCE) == codes.ABSENT.value
     assert not set(Device.__members__) & set(by_name(report(results.found(labels=None))))
+
+
+def test_a_limit_that_spares_false_lines_says_nothing_of_absence(results):
+    """Half as likely as not, or an abnormal tube at its operating point: neither is absent."""
+
+    def said(p, denied, points):
+        read_by = replace(results.read_by, denied={"ETT": denied}, operating_points=points)
+        findings = results.found(lines=False, labels=dict.fromkeys(LABELS, 0.001) | {LABELS[0]: p})
+        (made,) = result_objects(results.film_file(), findings, read_by, kinds=[Kind.REPORT])
+        return concept(by_name(pydicom.dcmread(io.BytesIO(made.content)))["ETT"], codes.PRESENCE)
+
+    absent, undetermined = codes.ABSENT.value, codes.UNDETERMINED.value
+    assert [said(p, 0.5, {}) for p in (0.49, 0.21, 0.19)] == [undetermined, undetermined, absent]
+    assert [said(p, 0.05, {}) for p in (0.19, 0.04)] == [undetermined, absent]
+    point = {LABELS[0]: results.read_by.operating_points[LABELS[0]]}
+    called = point[LABELS[0]].probability
+    assert called < 0.2 and said(called, 0.5, point) == undetermined and said(called - 0.01, 0.5, point) == absent
 
 
 def test_probabilities_stand_with_their_operating_points(results, report):

@@ -178,12 +178,23 @@ class _FindingsWriter(_GroupWriter):
         about = []
         if any(line.device is device for line in self.findings.lines):
             about += [items.code(items.CONTAINS, codes.PRESENCE, codes.PRESENT), _certainty(p)]
-        elif p < self.read_by.denied.get(device.name, SUPPRESS_BELOW):
+        elif self._is_absent(device, p):
             about += [items.code(items.CONTAINS, codes.PRESENCE, codes.ABSENT), _certainty(1 - p)]
         else:
             about.append(items.code(items.CONTAINS, codes.PRESENCE, codes.UNDETERMINED))
         about += [self._label(label, labels[label]) for label in LABELS_OF[device] if label in labels]
         return self._group(device.name, codes.device_code(device), about)
+
+    def _is_absent(self, device: Device, p: float) -> bool:
+        """Whether a device without a line is absent by its probability.
+
+        A bundle's limit for suppressing lines may be higher: it spares false lines, and says nothing of absence. Nor is
+        a device absent of which a label is at its operating point.
+        """
+        points = self.read_by.operating_points
+        labels = {label: q for label, q in (self.findings.labels or {}).items() if label in LABELS_OF[device]}
+        called = any(label in points and q >= points[label].probability for label, q in labels.items())
+        return not called and p < min(SUPPRESS_BELOW, self.read_by.denied.get(device.name, SUPPRESS_BELOW))
 
     def _label(self, label: str, p: float) -> Dataset:
         """The probability of a label, with its operating point, if it has one."""
