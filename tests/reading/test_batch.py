@@ -302,6 +302,22 @@ def test_a_film_is_called_by_its_study_unless_two_are_of_one(
     assert alone.rows[STUDY_COLUMN].tolist() == ["1.2.3.8", "plain"] and alone.same_study == alone.renamed == 0
 
 
+def test_a_lateral_film_takes_no_name_from_the_frontal_one_of_its_study(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k, name in enumerate(("frontal.png", "lateral.png", "alone.png")):
+        _film(tmp_path / name, k)
+
+    def read(path: Path, **more: object) -> object:
+        frontal, study = Path(path).name == "frontal.png", "1.2.3.9" if Path(path).name == "alone.png" else "1.2.3.7"
+        return replace(read_film(path), study_uid=study, view="PA" if frontal else "LL")
+
+    monkeypatch.setattr("cxrlines.reading.reader.read_film", read)
+    got = predict([tmp_path], bundle)
+    assert got.rows[STUDY_COLUMN].tolist() == ["1.2.3.7"] and got.same_study == got.renamed == 0
+    assert {path.name: name for path, name in got.refused} == {"lateral.png": "lateral", "alone.png": "1.2.3.9"}
+
+
 def test_names_do_not_depend_on_the_order_of_films(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("a.png", "b/a.png", "b/a.jpg", "c.png", "1.2.3", "1.2.4", "é.png")]
     for path in paths:

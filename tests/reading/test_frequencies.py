@@ -134,7 +134,7 @@ def test_the_frequencies_of_ranzcr_are_those_of_its_table(ranzcr):
 
 
 def test_a_bundle_whose_folds_alone_are_calibrated_moves_too():
-    each = ({LABEL: (1.0, 0.0)},)
+    each = {LABEL: (1.0, 0.0)}
     manifest = at_frequencies(bundle({}, frequencies(0.4), fold_calibration=each), frequencies(0.03))
     out = Calibration(manifest.calibration).apply(np.full(len(LABELS), 0.4))
     assert out == pytest.approx(np.full(len(LABELS), 0.03))

@@ -178,6 +178,15 @@ def test_no_size_is_estimated_where_the_spacing_says_that_it_is_no_plate_nor_of_
     assert measured.cm == 3 and measured.state is None, "its spacing holds, the rule of adults does not"
 
 
+def test_sides_of_a_mirrored_film_are_the_patients():
+    mirrored = (Note(Code.MIRRORED, "mirrored"),)
+    for device, name in ((Device.CVC, "CVC"), (Device.ETT, "ETT")):
+        plain, other = (distances(device, (350.0, 460.0), mm=(0.5, 0.5), notes=notes) for notes in ((), mirrored))
+        across = f"{name} tip to the patient's right of the carina"
+        assert plain[across].px == 50 and other[across].px == -50
+        assert all(each.state is None and each.possible == () for each in other.values())
+
+
 def test_of_a_film_that_may_be_turned_no_state_follows_from_the_height():
     unsure = Quality(notes=(Note(Code.POSE_UNSURE, "it may be turned"),))
     above = above_carina(60, mm=(0.5, 0.5), quality=unsure)

@@ -117,7 +117,7 @@ class Distance:
             child's. Rules go by this.
         rule: The position rule that applies, in words; None where there is none by the carina alone.
         state: The state by that rule; None where `patient_cm`, or where anatomy lies, leaves several open, or the film
-            may be turned or is a child's.
+            may be turned, is mirrored or is a child's.
         classifier: Probability of that state by the classifier.
         agrees: Whether that state is the classifier's most probable one of the device.
         possible: Every state that the rule leaves open, `state` alone where it decides; none where it says nothing.

@@ -39,6 +39,8 @@ class Code(StrEnum):
     FOR_PROCESSING = "for-processing"
     # whom it shows
     CHILD = "child"
+    # how it is turned, too
+    MIRRORED = "mirrored"
 
 
 @dataclass(frozen=True)

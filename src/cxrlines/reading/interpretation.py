@@ -51,6 +51,8 @@ CVC_RULE = (
     "higher in the vena cava or in the upper atrium borderline, elsewhere abnormal, as is one more than "
     f"{CVC_LEFT:g} cm to the patient's left of the carina or {CVC_RIGHT:g} cm to the right"
 )
+UNRULED = (Code.POSE_UNSURE, Code.MIRRORED, Code.CHILD)
+"""Notes on films to which no position rule is applied: which way is up or left is not sure, or the patient no adult."""
 SUPPRESS_BELOW = 0.2
 """No line is given of a device whose probability by the classifier is below this: on real films that removes a third to
 a half of the false positive nasogastric tubes, and hardly a true one (docs/experiments.md, 2026-11-25)."""
@@ -253,6 +255,7 @@ def _from_carina(k: int, vector: np.ndarray, found: Findings) -> list[Distance]:
     `vector`: [right, down] px from the carina to the tip on the upright film.
     """
     right, down = vector
+    right = -right if found.has(Code.MIRRORED) else right
     device = found.lines[k].device
 
     def distance(what: str, x: float, y: float, sign: float = 1.0) -> Distance:
@@ -278,8 +281,7 @@ def _by_rule(along: Distance, across: Distance, found: Findings) -> Distance:
     line = found.lines[along.line]
     rule = {Device.ETT: ETT_RULE, Device.NGT: NGT_TIP_RULE, Device.CVC: CVC_RULE}.get(line.device)
     along = replace(along, rule=rule)
-    # Which way is up is not known of the first; of the others, the rules are those of adults.
-    if rule is None or found.has(Code.POSE_UNSURE) or found.has(Code.CHILD):
+    if rule is None or any(map(found.has, UNRULED)):
         return along
     if along.patient_cm is None or across.patient_cm is None:
         return along

@@ -195,9 +195,10 @@ class _Kept:
                     counts.left_out[NOTHING] += 1
 
     def _studies(self, films: Sequence[Path]) -> dict[Path, str]:
-        """Path -> StudyInstanceUID, of the films that have one."""
+        """Path -> StudyInstanceUID, of the films that have one and can be used."""
         readings = ((path, self.journal.reading(2 * place)) for place, path in enumerate(films))
-        return {path: one.study_uid for path, one in readings if isinstance(one, Findings) and one.study_uid}
+        used = ((path, one) for path, one in readings if isinstance(one, Findings) and one.quality.usable)
+        return {path: one.study_uid for path, one in used if one.study_uid}
 
 
 def _labelled_by(bundle: Bundle, seen: frozenset[str] | None) -> dict[str, Any]:

@@ -487,6 +487,27 @@ class TestHowItIsShown:
         assert codes(film) == [Code.FOR_PROCESSING]
         assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
 
+    @pytest.mark.parametrize(
+        ("orientation", "mirrored"),
+        [
+            (["L", "F"], False),
+            (["R", "H"], False),
+            (["F", "R"], False),
+            (["H", "L"], False),
+            (["R", "F"], True),
+            (["L", "H"], True),
+            (["RH", "FR"], True),
+            (["F", "L"], True),
+            (["A", "F"], False),
+            ("R", False),
+            ("", False),
+        ],
+    )
+    def test_a_film_that_lies_mirrored_in_its_file_is_noted(self, orientation, mirrored):
+        film = film_of(made(RAMP, **TWELVE, **WINDOW, PatientOrientation=orientation))
+        assert codes(film) == [Code.MIRRORED] * mirrored
+        assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
+
     @pytest.mark.parametrize("age", ["004M", "015Y", "000D", "100W", "7", "0 "])
     def test_a_child_is_noted(self, age):
         assert codes(film_of(made(RAMP, **TWELVE, **WINDOW, PatientAge=age))) == [Code.CHILD]

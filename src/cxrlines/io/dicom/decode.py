@@ -28,6 +28,9 @@ OTHER_COLOURS = ("PALETTE COLOR", "HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR
 """Photometric interpretations that are not read; what is none of DICOM's may be any text, and is not quoted."""
 VIEWS = ("PA", "AP", "LL", "RL", "LATERAL", "RLD", "LLD", "RLO", "LLO")
 """Values of View Position that are passed on: those of DICOM PS3.3 C.8.1.9, C.8.11.5, and what some machines write."""
+MIRRORED = {("R", "F"), ("L", "H"), ("F", "L"), ("H", "R")}
+"""Directions of rows and of columns (PS3.3 C.7.6.1.1.1) of a frontal film that no turn makes one of a patient who faces
+the reader, with the left side on the right."""
 ADULT = 16
 """Years from which on a patient is taken for an adult."""
 IMAGE = "1.2.840.10008.5.1.4.1.1."
@@ -62,6 +65,9 @@ def decode_dicom(data: bytes, max_pixels: int) -> Film:
             f"PatientAge is below {ADULT} years: the networks were trained on adults, and no position rule is applied"
         )
         notes.append(Note(Code.CHILD, text))
+    if tuple(end[:1] for end in elements.text("PatientOrientation").upper().split("\\")) in MIRRORED:
+        text = "by PatientOrientation it lies mirrored in its file; it was read so, which networks are not trained for"
+        notes.append(Note(Code.MIRRORED, f"{text}, and no position rule is applied"))
     values, header = stored_values(header, elements, notes)
     if values.ndim == 2:
         pixels = displayed(elements, values, header, notes)

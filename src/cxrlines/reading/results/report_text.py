@@ -50,6 +50,8 @@ def rule_words(findings: Findings, distance: Distance) -> str | None:
         return f"by rule {distance.state.value.lower()}{verdict}"
     if findings.has(Code.POSE_UNSURE):
         return "no state by rule: the film may be turned"
+    if findings.has(Code.MIRRORED):
+        return "no state by rule: the film lies mirrored in its file"
     if findings.has(Code.CHILD):
         return "no state by rule: the rules are those of adults"
     if distance.patient_cm is None:
