@@ -20,6 +20,9 @@ EXPORT_TIP = (55.489309210526315, 35.60855263157895)
 """%, where the tip was moved to, as the browser gave it."""
 CLICKS = [(80 * x / 100 - 0.5, 60 * y / 100 - 0.5) for x, y in ((60, 10), (70, 30), (85, 60))]
 OWN = "2026-11-29T09:00:00.123456Z"
+BEFORE, AFTER = "2026-11-29T08:30:00Z", "2026-11-29T12:00:00Z"
+"""Times of corrections on the page, before and after `OWN`."""
+NONE = {"corrected": 0, "unchanged": 0, "older than the project's": 0, "no annotation": 0}
 
 
 def through_label_studio(task):
@@ -77,16 +80,60 @@ def test_no_author_is_given_out_as_label_studio_refuses_those_it_does_not_know(p
 
 def test_a_film_that_nobody_touched_is_left(project, tasks, said, tmp_path):
     tasks, taken = tasks
-    assert taken(tasks) == {"corrected": 0, "unchanged": 2, "no annotation": 0}
+    assert taken(tasks) == NONE | {"unchanged": 2}
     assert [len(film.history) for film in project.films()] == [1, 1]
-    # On the page it was corrected since it was exported.
-    project.correct("b", said(labels={"ETT - Abnormal": 1}))
-    assert taken(tasks)["unchanged"] == 2
-    assert project.films()[1].correction.labels == {"ETT - Abnormal": 1}
     # Another reader says the same.
     assert taken(tasks, "Second")["corrected"] == 2
     assert taken(tasks, "Second")["unchanged"] == 2
     assert [film.correction.author for film in project.films()] == ["Second", "Second"]
+    # On the page it was corrected since it was exported.
+    project.correct("b", said(labels={"ETT - Abnormal": 1}))
+    assert taken(tasks)["unchanged"] == 2
+    assert project.films()[1].correction.labels == {"ETT - Abnormal": 1}
+
+
+@pytest.mark.parametrize("time", [BEFORE, AFTER])
+def test_what_nobody_touched_replaces_no_correction_of_the_page(project, tasks, said, time):
+    """With `--author` too, and whether the page came before Label Studio was given the film or after."""
+    tasks, taken = tasks
+    page = said(labels={"ETT - Abnormal": 1}, author="B", time=time)
+    project.correct("b", page)
+    assert taken(tasks, "Second") == NONE | {"corrected": 1, "unchanged": 1}  # the other film is signed
+    first, second = project.films()
+    assert first.correction.author == "Second" and second.correction == page
+
+
+@pytest.mark.parametrize("author", [None, "Second"])
+def test_the_newer_of_label_studio_and_the_page_counts(project, tasks, said, author):
+    tasks, taken = tasks
+    tasks = tasks[1:]
+    tasks[0]["annotations"][0]["result"][0]["value"]["choices"] = ["ETT - Borderline"]
+    page = said(labels={"ETT - Abnormal": 1}, author="B", time=AFTER)
+    project.correct("b", page)
+    assert taken(tasks, author) == NONE | {"older than the project's": 1}
+    assert project.load("b").correction == page
+    tasks[0]["annotations"][0]["updated_at"] = "2026-11-29T13:00:00Z"
+    assert taken(tasks, author) == NONE | {"corrected": 1}
+    found = project.load("b").correction
+    assert (found.labels, found.author) == ({"ETT - Borderline": 1}, author or "1")
+
+
+def test_of_two_tasks_of_a_film_the_newer_counts(project, tasks):
+    tasks, taken = tasks
+    newer, older = tasks[1], json.loads(json.dumps(tasks[1]))
+    for task, label, time in ((newer, "ETT - Borderline", AFTER), (older, "ETT - Abnormal", BEFORE)):
+        task["annotations"][0]["result"][0]["value"]["choices"] = [label]
+        task["annotations"][0]["updated_at"] = time
+    assert taken([newer, older]) == NONE | {"corrected": 1, "older than the project's": 1}
+    assert project.load("b").correction.labels == {"ETT - Borderline": 1}
+
+
+def test_what_a_later_reader_said_too_stays_theirs(project, tasks, said):
+    tasks, taken = tasks
+    again = said(labels={"ETT - Normal": 1}, author="B", time=AFTER)
+    project.correct("b", again)
+    assert taken(tasks[1:], "Second") == NONE | {"older than the project's": 1}
+    assert project.load("b").correction == again
 
 
 @pytest.mark.parametrize("what", ["comment", "landmark", "label", "line", "point", "end"])
@@ -201,7 +248,7 @@ def test_an_annotation_of_label_studio_s_own_making(project, tasks):
 
 
 def test_an_export_of_label_studio_itself(project):
-    assert import_tasks(project, EXPORT) == {"corrected": 2, "unchanged": 0, "no annotation": 0}
+    assert import_tasks(project, EXPORT) == NONE | {"corrected": 2}
     first, second = (film.correction for film in project.films())
     lines = {(line.device, line.mark): line for line in first.lines}
     assert len(lines) == len(first.lines) == 4 and lines[Device.CVC, Mark.REJECTED].of == 0

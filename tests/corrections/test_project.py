@@ -175,6 +175,52 @@ def test_a_folder_that_is_no_project(tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("left", ["", '{"format":"cxrl', '{"format":"cxrlines corrections","version":1}'])
+@pytest.mark.parametrize("opened", [Project, Project.existing])
+def test_a_first_start_that_was_cut_off_ruins_no_project(tmp_path, png, said, left, opened):
+    Project(tmp_path / "p")
+    journal = tmp_path / "p/corrections.jsonl"
+    whole = journal.read_bytes()
+    journal.write_text(left)
+    project = opened(tmp_path / "p")
+    assert journal.read_bytes() == whole
+    project.save(png(), "a.png", None, said(comment="kept"))
+    assert Project(tmp_path / "p").load("a").correction.comment == "kept"
+    assert journal.read_bytes().startswith(whole)
+
+
+def test_a_first_start_on_a_full_disk_ruins_no_project(tmp_path, png, said, monkeypatch):
+    def full(handle: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OutputError, match="No space left"):
+        Project(tmp_path / "p")
+    monkeypatch.undo()
+    Project(tmp_path / "p").save(png(), "a.png", None, said(comment="kept"))
+    assert Project(tmp_path / "p").load("a").correction.comment == "kept"
+
+
+@pytest.mark.parametrize("text", ['{"format":"something else"}', '{"film":"a"', "notes", "\0\0\0"])
+def test_a_first_line_without_an_end_that_is_no_header_is_left_as_it_is(tmp_path, text):
+    journal = tmp_path / "corrections.jsonl"
+    journal.write_text(text)
+    with pytest.raises(JournalError, match="is no journal of corrections"):
+        Project(tmp_path)
+    assert journal.read_text() == text
+
+
+def test_a_journal_that_is_refused_is_refused_each_time(tmp_path, png, said):
+    project = Project(tmp_path / "p")
+    journal = tmp_path / "p/corrections.jsonl"
+    journal.write_bytes(journal.read_bytes() + b'{"film":"a"}\n')
+    before = journal.read_bytes()
+    for _ in range(3):
+        with pytest.raises(JournalError, match="line 2 is no correction"):
+            project.save(png(), "a.png", None, said())
+    assert journal.read_bytes() == before
+
+
 def test_a_disk_that_can_only_be_read(tmp_path, png, said, monkeypatch):
     Project(tmp_path / "p").save(png(), "a.png", FINDINGS, said(comment="kept"))
     opening = os.open

@@ -80,7 +80,7 @@ class Journal:
 
     def append(self, entry: dict[str, Any]) -> None:
         """Add an entry, within `locked`. `OutputError`: the disk is full or the like; the journal is as it was."""
-        line = json.dumps(entry, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        line = line_of(entry)
         try:
             handle = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -104,6 +104,11 @@ class Journal:
     def _refused(self, error: OSError) -> OutputError:
         what = f"{self.path}: cannot be written ({error.strerror})"
         return OutputError(what, WAYS_OUT.get(error.errno or 0, "name another folder"))
+
+
+def line_of(entry: dict[str, Any]) -> bytes:
+    """An entry as it stands in the file."""
+    return json.dumps(entry, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def _write_all(handle: int, data: bytes) -> None:

@@ -33,19 +33,21 @@ def import_tasks(project: Project, file: Path, author: str | None = None) -> dic
     Of a film's annotations the latest counts. A line that is one of the model's, within `SAME`, is accepted; one that
     has its id is moved; the model's that are missing are rejected. An annotation that says what the project has,
     or had, is left: Label Studio gives every film back, with who imported it and when, whether or not anybody looked at
-    it, and the page may have corrected it meanwhile.
+    it, and the page may have corrected it meanwhile. So is one that is older than what the project has.
 
     Args:
-        author: Who annotated, and looked at every film; default: as the export says, an address or a number.
+        author: Who annotated, and looked at every film: one that says what the project has becomes theirs. Default: as
+            the export says, an address or a number.
 
     Returns:
-        How many films were `corrected`, left `unchanged` and had `no annotation`.
+        How many films were `corrected`, left `unchanged`, left as they were `older than the project's` and had `no
+        annotation`.
 
     Raises:
         LabelStudioError: it is no such export, or annotations cannot be taken over: how many, for what reasons, and the
             first of each.
     """
-    counts = {"corrected": 0, "unchanged": 0, "no annotation": 0}
+    counts = {"corrected": 0, "unchanged": 0, "older than the project's": 0, "no annotation": 0}
     found: list[tuple[SavedFilm, Correction]] = []
     problems: Counter[str] = Counter()
     first: dict[str, str] = {}
@@ -69,11 +71,20 @@ def import_tasks(project: Project, file: Path, author: str | None = None) -> dic
         each = "; ".join(f"{count} x {kind} (first in {first[kind]})" for kind, count in problems.items())
         raise LabelStudioError(f"{file}: {each}", "correct them there; nothing was taken over")
     for film, correction in found:
-        same = any(_same(correction, said) and author in (None, said.author) for said in film.history)
-        counts["unchanged" if same else "corrected"] += 1
-        if not same:
+        outcome = _outcome(correction, project.load(film.id).history, author)
+        counts[outcome] += 1
+        if outcome == "corrected":
             project.correct(film.id, correction)
     return counts
+
+
+def _outcome(new: Correction, history: Sequence[Correction], author: str | None) -> str:
+    """What becomes of an annotation of a film with that history: the name of its count."""
+    latest, same = history[-1], [said for said in history if _same(new, said)]
+    signed = latest in same and author not in (None, *(said.author for said in same))
+    if same and not signed:
+        return "unchanged"
+    return "older than the project's" if new.time < latest.time else "corrected"
 
 
 class _Refused(Exception):

@@ -23,7 +23,7 @@ from cxrlines.core.files import OutputError, replacing, write_text
 from cxrlines.core.film import Film, film_name
 from cxrlines.core.text import plural, shown
 from cxrlines.corrections.correction import Correction, CorrectionError
-from cxrlines.corrections.correction_journal import Journal, JournalError
+from cxrlines.corrections.correction_journal import Journal, JournalError, line_of
 from cxrlines.corrections.project_tables import CorrectedFilm, write_tables
 from cxrlines.io.dicom.header import parse
 from cxrlines.io.films import kind_of, read_film
@@ -107,6 +107,8 @@ class Project:
         if not self._journal.path.is_file():
             self._make()
         self._replay()
+        if not self._replayed:  # the first start met a full disk or a kill
+            self._begin()
 
     @classmethod
     def existing(cls, folder: Path) -> "Project":
@@ -206,9 +208,17 @@ class Project:
             (folder / FINDINGS).mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"{folder}: cannot be made ({error.strerror})", "name another folder") from None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Write the journal's first line unless it is there; a part of it without its end is replaced."""
+        header = {"format": FORMAT, "version": VERSION}
         with self._journal.locked():
             if not self._journal.entries:
-                self._journal.append({"format": FORMAT, "version": VERSION})
+                if not line_of(header).startswith(self._journal.path.read_bytes()):
+                    raise self._no_journal()
+                self._journal.append(header)
+            self._replay()
 
     def _check(self, correction: Correction, findings: Mapping[str, Any] | None, shape: tuple[int, int]) -> None:
         correction.check(shape)
@@ -268,21 +278,22 @@ class Project:
         """Take over what the journal has more."""
         with self._journal.lock:
             self._journal.refresh()
-            entries = self._journal.entries
-            while self._replayed < len(entries):
-                self._replayed += 1
-                entry = entries[self._replayed - 1]
-                if self._replayed == 1:
+            for number, entry in enumerate(self._journal.entries[self._replayed :], self._replayed + 1):
+                if number == 1:
                     if entry.get("format") != FORMAT or entry.get("version") != VERSION:
-                        what = f"{self._journal.path}: is no journal of corrections of version {VERSION}"
-                        raise JournalError(what, "name a project, or update cxrlines")
-                    continue
-                try:
-                    film = self._read(entry)
-                except (KeyError, TypeError, ValueError) as error:
-                    what = f"{self._journal.path}: line {self._replayed} is no correction ({type(error).__name__})"
-                    raise JournalError(what, "put back the file from a backup") from None
-                self._films[film.id] = film
+                        raise self._no_journal()
+                else:
+                    try:
+                        film = self._read(entry)
+                    except (KeyError, TypeError, ValueError) as error:
+                        what = f"{self._journal.path}: line {number} is no correction ({type(error).__name__})"
+                        raise JournalError(what, "put back the file from a backup") from None
+                    self._films[film.id] = film
+                self._replayed = number  # only now: a line that is refused is refused by each later call too
+
+    def _no_journal(self) -> JournalError:
+        what = f"{self._journal.path}: is no journal of corrections of version {VERSION}"
+        return JournalError(what, "name a project, or update cxrlines")
 
     def _read(self, entry: Mapping[str, Any]) -> SavedFilm:
         earlier = self._films.get(entry["film"])
