@@ -7,11 +7,13 @@ the same bytes.
 """
 
 import random
+import re
 import ssl
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urljoin
 
 import pydicom
 import requests
@@ -25,6 +27,11 @@ from cxrlines.pacs.receiver import TIMEOUT_S
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
 CUT = "the connection ended over it, or no answer came in time"
+NOT_NAMED = "the response names it neither as stored nor as failed"
+MEDIA_TYPES = ("application/dicom+json", "application/json", "application/dicom+xml", "application/xml")
+"""Of a Store Instances Response."""
+# Scheme, host with port, and the path up to its first part with anything but letters: UIDs and the like are left out.
+_PLACE = re.compile(r"(https?://)(?:[^/?#]*@)?([\w.:\[\]-]+(?=[/?#]|$)(?:/[a-z_.-]+(?=[/;?#]|$))*/?)", re.A | re.I)
 
 
 class Verdict(StrEnum):
@@ -113,23 +120,26 @@ class StowService:
                 session.cert = (str(tls.cert), str(tls.key)) if tls.key else str(tls.cert)
         headers = {"Authorization": f"Bearer {token}"} if token else None
         # Whole messages: chunked transfer is refused by some servers.
-        self._client = DICOMwebClient(url, session=session, headers=headers, timeout=TIMEOUT_S, chunk_size=2**31)
+        self._client = DICOMwebClient(
+            url, session=session, headers=headers, callback=no_other_page, timeout=TIMEOUT_S, chunk_size=2**31
+        )
         self._client.set_http_retry_params(retry=False)
 
     def send(self, results: Sequence[Path]) -> Iterator[Answer]:
         """As `Destination`."""
         for path in results:
             try:
-                reply = self._client.store_instances([pydicom.dcmread(path)])
+                result = pydicom.dcmread(path)
+                reply = self._client.store_instances([result])
             except requests.HTTPError as error:
-                yield answer_to_http(error)
+                yield answer_to_http(error, str(result.SOPInstanceUID))
             except (requests.RequestException, ValueError) as error:  # no answer, or one that is no DICOM
                 if _ended_over_it(error):
                     yield Answer(Verdict.PUT_OFF, CUT)
                     return
                 raise Unreachable(f"no answer that can be understood ({type(error).__name__})") from None
             else:
-                yield answer_to_stow(reply)
+                yield answer_to_stow(reply, str(result.SOPInstanceUID))
 
 
 def answer_to_status(status: int) -> Answer:
@@ -141,15 +151,40 @@ def answer_to_status(status: int) -> Answer:
     return Answer(Verdict.REFUSED if final else Verdict.PUT_OFF, text)
 
 
-def answer_to_stow(reply: pydicom.Dataset) -> Answer:
-    """What the response to one instance says (PS3.18 10.5.3)."""
+def no_other_page(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
+    """A hook of a session: passes errors and what may be a Store Instances Response, its Content-Type bare.
+
+    Raises `Unreachable` for a redirect, which would make a GET of the POST, and for any other success: the page of a
+    login or of another service has stored nothing.
+    """
+    code = response.status_code
+    if 300 <= code < 400:
+        place = _PLACE.match(urljoin(response.url, response.headers.get("Location", "")))
+        where = "".join(place.groups()) if place else "elsewhere"
+        raise Unreachable(f"HTTP {code}: it redirects to {where}, and no redirect is followed")
+    if code < 300:
+        if not response.content:
+            raise Unreachable(f"HTTP {code} without a body: no Store Instances Response")
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind not in MEDIA_TYPES:
+            raise Unreachable(f"HTTP {code} with a page that is neither JSON nor XML: no Store Instances Response")
+        response.headers["Content-Type"] = kind  # the client compares it as a whole
+    return response
+
+
+def answer_to_stow(reply: pydicom.Dataset, sop_uid: str) -> Answer:
+    """What the response to one instance says of it (PS3.18 10.5.3): it is taken only where it is named."""
     failed = [item for name in ("FailedSOPSequence", "OtherFailuresSequence") for item in reply.get(name) or ()]
-    if not failed:
-        return Answer(Verdict.TAKEN)
-    return answer_to_status(int(failed[0].get("FailureReason", 0x0110)))
+    if failed:
+        reason = int(failed[0].get("FailureReason") or 0x0110)
+        answer = answer_to_status(reason)
+        known = reason == 0x0111 and failed[0].get("ReferencedSOPInstanceUID") == sop_uid  # it has it already
+        return answer if known or answer.verdict is not Verdict.TAKEN else Answer(Verdict.PUT_OFF, answer.reason)
+    stored = [item.get("ReferencedSOPInstanceUID") for item in reply.get("ReferencedSOPSequence") or ()]
+    return Answer(Verdict.TAKEN) if sop_uid in stored else Answer(Verdict.PUT_OFF, NOT_NAMED)
 
 
-def answer_to_http(error: requests.HTTPError) -> Answer:
+def answer_to_http(error: requests.HTTPError, sop_uid: str) -> Answer:
     """What an HTTP error says of one instance; raises `Unreachable` where it is no matter of the instance."""
     response = error.response
     code = response.status_code if response is not None else 500
@@ -158,10 +193,10 @@ def answer_to_http(error: requests.HTTPError) -> Answer:
         raise Unreachable(f"{text}: it wants another token or certificate")
     if code == 409 and response is not None:  # the instance is named, with why
         try:
-            answer = answer_to_stow(pydicom.Dataset.from_json(response.text))
+            answer = answer_to_stow(pydicom.Dataset.from_json(response.text), sop_uid)
         except Exception:  # the body is whatever the server writes
             return Answer(Verdict.REFUSED, text)
-        return answer if answer.reason else Answer(Verdict.REFUSED, text)
+        return Answer(Verdict.REFUSED, text) if answer.reason in ("", NOT_NAMED) else answer
     if 400 <= code < 500 and code not in (408, 425, 429):
         return Answer(Verdict.REFUSED, text)
     return Answer(Verdict.PUT_OFF, text)
