@@ -1,8 +1,10 @@
 """What answers of destinations mean, and how long is waited."""
 
 import http.server
+import io
 import random
 import re
+import socket
 import threading
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 import requests
+from pynetdicom import AE, evt
 
 from cxrlines.lab.intact_films import as_dicom
 from cxrlines.pacs.delivery import (
@@ -17,6 +20,7 @@ from cxrlines.pacs.delivery import (
     LONGEST_PAUSE_S,
     NOT_NAMED,
     Answer,
+    StorageNode,
     StowService,
     Unreachable,
     Verdict,
@@ -25,7 +29,9 @@ from cxrlines.pacs.delivery import (
     answer_to_stow,
     pause_s,
 )
+from cxrlines.pacs.node_settings import Peer
 
+CR, DX = "1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1"
 UID = "1.2.826.0.1.3680043.10.1.3"
 
 
@@ -145,12 +151,54 @@ def service():
 
 
 @pytest.fixture
-def result(tmp_path):
+def make_result(tmp_path):
+    """Writes a DICOM file of a SOP class."""
+
+    def make(sop_class: str = DX):
+        path = tmp_path / f"{sop_class}.dcm"
+        uids = {"SOPInstanceUID": UID, "SeriesInstanceUID": f"{UID}.2", "StudyInstanceUID": f"{UID}.1"}
+        film = pydicom.dcmread(io.BytesIO(as_dicom(np.zeros((4, 3), np.uint8), 8, SOPClassUID=sop_class, **uids)))
+        film.file_meta.MediaStorageSOPClassUID = sop_class
+        film.save_as(path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def result(make_result):
     """A DICOM file."""
-    path = tmp_path / "result.dcm"
-    uids = {"SOPInstanceUID": UID, "SeriesInstanceUID": f"{UID}.2", "StudyInstanceUID": f"{UID}.1"}
-    path.write_bytes(as_dicom(np.zeros((4, 3), np.uint8), 8, **uids))
-    return path
+    return make_result()
+
+
+class TestStorageNode:
+    @pytest.fixture
+    def peer(self):
+        """A node that takes films of one class alone."""
+        ae = AE("PACS")
+        ae.add_supported_context(DX)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, lambda event: 0)])
+        yield Peer(aet="PACS", host="127.0.0.1", port=port)
+        server.shutdown()
+
+    def test_a_class_that_is_not_accepted_is_refused_alone_and_among_others(self, peer, make_result):
+        taken, other = make_result(DX), make_result(CR)
+        refusal = Answer(
+            Verdict.REFUSED, "does not accept Computed Radiography Image Storage in Explicit VR Little Endian"
+        )
+        node = StorageNode(peer, "CXRLINES")
+        assert [*node.send([other, taken])] == [refusal, Answer(Verdict.TAKEN)]
+        assert [*node.send([other, other])] == [refusal, refusal]
+
+    def test_a_node_that_is_down_refuses_nothing(self, result):
+        with socket.socket() as bound:  # and does not listen
+            bound.bind(("127.0.0.1", 0))
+            node = StorageNode(Peer(aet="PACS", host="127.0.0.1", port=bound.getsockname()[1]), "CXRLINES")
+            with pytest.raises(Unreachable, match="does not answer"):
+                next(node.send([result]))
 
 
 XML = (

@@ -89,12 +89,16 @@ class StorageNode:
             tls_args=(self._tls, self._peer.host) if self._tls else None,
         )
         if not association.is_established:
+            if association.rejected_contexts and not association.accepted_contexts:
+                # Aborted by us, as it accepts none of these: that is a matter of the results.
+                yield from (_not_accepted(*kind) for kind in kinds)
+                return
             raise Unreachable(_rejection(association))
         try:
             accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
             for path, (sop_class, syntax) in zip(results, kinds, strict=True):
                 if (sop_class, syntax) not in accepted:
-                    yield Answer(Verdict.REFUSED, f"does not accept {UID(sop_class).name} in {UID(syntax).name}")
+                    yield _not_accepted(sop_class, syntax)
                     continue
                 if not association.is_established:
                     raise Unreachable("the association was cut")
@@ -223,6 +227,11 @@ def _kind(path: Path) -> tuple[str, str]:
     """(SOP class, transfer syntax) of a DICOM file."""
     meta = pydicom.filereader.read_file_meta_info(path)
     return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+
+
+def _not_accepted(sop_class: str, syntax: str) -> Answer:
+    """The answer to a result whose presentation context a node does not accept."""
+    return Answer(Verdict.REFUSED, f"does not accept {UID(sop_class).name} in {UID(syntax).name}")
 
 
 def _rejection(association: object) -> str:
