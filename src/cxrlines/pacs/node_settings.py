@@ -68,6 +68,14 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _once(destinations: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Destinations as they are; the queue keeps one delivery of a result to each name."""
+    names = [str(destination) for destination in destinations]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"each destination is named once, and {twice[0]} is there {names.count(twice[0])} times")
+    return destinations
+
+
 class Certificates(BaseModel):
     """Files (PEM) of one side of a TLS connection.
 
@@ -116,8 +124,8 @@ class NodeSettings(BaseModel):
     port: Port = 11112
     host: str = "127.0.0.1"
     queue: Path
-    to: tuple[Annotated[Peer, BeforeValidator(_peer)], ...] = ()
-    stow: tuple[Annotated[str, AfterValidator(_url)], ...] = ()
+    to: Annotated[tuple[Annotated[Peer, BeforeValidator(_peer)], ...], AfterValidator(_once)] = ()
+    stow: Annotated[tuple[Annotated[str, AfterValidator(_url)], ...], AfterValidator(_once)] = ()
     stow_token: Path | None = None
     calling: tuple[AETitle, ...] = ()
     addresses: tuple[Network, ...] = ()
