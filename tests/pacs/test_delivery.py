@@ -2,6 +2,7 @@
 
 import http.server
 import io
+import logging
 import random
 import re
 import socket
@@ -14,6 +15,7 @@ import pytest
 import requests
 from pynetdicom import AE, evt
 
+from cxrlines.core.errors import Error
 from cxrlines.lab.intact_films import as_dicom
 from cxrlines.pacs.delivery import (
     FIRST_PAUSE_S,
@@ -27,6 +29,7 @@ from cxrlines.pacs.delivery import (
     answer_to_http,
     answer_to_status,
     answer_to_stow,
+    destinations_of,
     pause_s,
 )
 from cxrlines.pacs.node_settings import Peer
@@ -260,6 +263,41 @@ class TestStowService:
     def test_errors_pass_as_they_are(self, service, result):
         service.status, service.headers, service.body = 503, {"Content-Type": "text/html"}, b"busy"
         assert [*StowService(service.url).send([result])] == [(Verdict.PUT_OFF, "HTTP 503")]
+
+    def test_a_renewed_token_is_used_with_the_next_batch(self, service, result, tmp_path, caplog):
+        caplog.set_level(logging.DEBUG)
+        service.headers, service.body = {"Content-Type": "application/dicom+json"}, reply(None).to_json().encode()
+        token = tmp_path / "token.txt"
+        token.write_text("PLANTED1\n")
+        (to,) = destinations_of((), (service.url,), "CXRLINES", token, None)
+
+        def sent_with() -> set[str]:
+            service.asked.clear()
+            assert [*to.send([result, result])] == [Answer(Verdict.TAKEN)] * 2
+            return {authorization for _, authorization in service.asked}
+
+        assert sent_with() == {"Bearer PLANTED1"}
+        token.write_text("PLANTED2\n")
+        assert sent_with() == {"Bearer PLANTED2"}
+        for replace in (lambda: token.write_text(""), lambda: token.write_bytes(b"\xff"), token.unlink):
+            replace()
+            assert sent_with() == {"Bearer PLANTED2"}
+        token.write_text("PLANTED3")
+        assert sent_with() == {"Bearer PLANTED3"}
+        assert "PLANTED" not in caplog.text
+
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [(b" \n", "is empty"), (b"PLANTED 1\nPLANTED", "holds more"), (b"\xff", "UTF-8"), (None, "No such file")],
+    )
+    def test_a_file_without_a_token_is_an_error_at_the_start(self, tmp_path, content, why):
+        token = tmp_path / "token.txt"
+        if content is not None:
+            token.write_bytes(content)
+        with pytest.raises(Error, match=f"^stow_token {re.escape(str(token))}: .*{why}") as caught:
+            destinations_of((), ("http://pacs",), "CXRLINES", token, None)
+        assert "PLANTED" not in str(caught.value)
+        assert len(destinations_of((), ("http://pacs",), "CXRLINES", None, None)) == 1
 
 
 def test_pauses_grow_to_a_limit_with_jitter():

@@ -10,6 +10,7 @@ import random
 import re
 import ssl
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +23,7 @@ from pydicom.uid import UID
 from pynetdicom import AE, build_context
 from urllib3.exceptions import ProtocolError
 
+from cxrlines.core.errors import Error
 from cxrlines.pacs.node_settings import Certificates, Peer, client_tls
 from cxrlines.pacs.receiver import TIMEOUT_S
 
@@ -113,24 +115,35 @@ class StorageNode:
 
 
 class StowService:
-    """A DICOMweb service that takes results by STOW-RS."""
+    """A DICOMweb service that takes results by STOW-RS.
 
-    def __init__(self, url: str, token: str | None = None, tls: Certificates | None = None) -> None:
-        self.name = url
-        session = requests.Session()
+    Args:
+        url: Its address.
+        token: File of a bearer token. It is read again for each batch, as tokens are renewed.
+        tls: Certificates towards it.
+
+    Raises:
+        Error: The file cannot be read, or holds no token.
+    """
+
+    def __init__(self, url: str, token: Path | None = None, tls: Certificates | None = None) -> None:
+        self.name, self._token = url, token
+        self._session = session = requests.Session()
         if tls is not None:
             session.verify = str(tls.ca) if tls.ca else True
             if tls.cert:
                 session.cert = (str(tls.cert), str(tls.key)) if tls.key else str(tls.cert)
-        headers = {"Authorization": f"Bearer {token}"} if token else None
+        if token is not None:
+            self._authorize(read_token(token))
         # Whole messages: chunked transfer is refused by some servers.
-        self._client = DICOMwebClient(
-            url, session=session, headers=headers, callback=no_other_page, timeout=TIMEOUT_S, chunk_size=2**31
-        )
+        self._client = DICOMwebClient(url, session=session, callback=no_other_page, timeout=TIMEOUT_S, chunk_size=2**31)
         self._client.set_http_retry_params(retry=False)
 
     def send(self, results: Sequence[Path]) -> Iterator[Answer]:
         """As `Destination`."""
+        if self._token is not None:
+            with suppress(Error):  # while the file is being replaced the last token holds
+                self._authorize(read_token(self._token))
         for path in results:
             try:
                 result = pydicom.dcmread(path)
@@ -144,6 +157,22 @@ class StowService:
                 raise Unreachable(f"no answer that can be understood ({type(error).__name__})") from None
             else:
                 yield answer_to_stow(reply, str(result.SOPInstanceUID))
+
+    def _authorize(self, token: str) -> None:
+        self._session.headers["Authorization"] = f"Bearer {token}"
+
+
+def read_token(path: Path) -> str:
+    """The bearer token that is alone in a file. `Error`, which never holds it: the file cannot be read, or has none."""
+    try:
+        token = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise Error(f"stow_token {path}: cannot be read ({why})", "name a file with the bearer token alone") from None
+    if not re.fullmatch("[!-~]+", token):
+        what = "is empty" if not token else "holds more than a bearer token, which is ASCII without spaces"
+        raise Error(f"stow_token {path}: {what}", "write the token, and nothing else, into the file")
+    return token
 
 
 def answer_to_status(status: int) -> Answer:
@@ -207,9 +236,9 @@ def answer_to_http(error: requests.HTTPError, sop_uid: str) -> Answer:
 
 
 def destinations_of(
-    peers: Sequence[Peer], urls: Sequence[str], aet: str, token: str | None, tls: Certificates | None
+    peers: Sequence[Peer], urls: Sequence[str], aet: str, token: Path | None, tls: Certificates | None
 ) -> list[Destination]:
-    """The destinations of a node. `Error` for certificates that cannot be used."""
+    """The destinations of a node. `Error` for certificates, or a file of the token, that cannot be used."""
     context = client_tls(tls)
     return [
         *(StorageNode(peer, aet, context) for peer in peers),

@@ -101,7 +101,7 @@ class NodeSettings(BaseModel):
         queue: Folder of films, results and their states; one node's alone.
         to: Nodes that results are sent to by C-STORE.
         stow: DICOMweb services that results are sent to by STOW-RS.
-        stow_token: File with the bearer token of the latter.
+        stow_token: File with the bearer token of the latter, which may be renewed while the node runs.
         calling: AE titles that may send; none: any.
         addresses: Networks that may connect (10.0.0.0/8); none: any.
         associations: Open at once, at most.
