@@ -68,6 +68,8 @@ def test_flags_go_before_the_file(tmp_path):
         (("PACS@10.0.0.5:104", "PACS:104"), ["field to.0", "AET@HOST:PORT"]),
         (("PACS@10.0.0.5:104", "PACS@10.0.0.5:0"), ["field to.0", "1 to 65535"]),
         (("https://pacs", "ftp://pacs"), ["field stow.0", "http"]),
+        (("ARCHIVE@[::1]:11112", "PACS@10.0.0.5:0104"), ["field to is", "PACS@10.0.0.5:104 is there 2 times"]),
+        (('/dicom-web/"]', '/dicom-web/", "https://pacs/dicom-web"]'), ["field stow is", "https://pacs/dicom-web is"]),
         (("10.0.0.0/8", "10.0.0.1/8"), ["field addresses.0"]),
         (("aet =", "ate ="), ["ate"]),
         (("ca =", "kay ="), ["field tls_to.kay", "not a setting", "there are: cert, key, ca"]),
@@ -94,6 +96,11 @@ def test_a_flag_is_called_by_its_name(tmp_path):
     flags = {"aet": "A", "queue": tmp_path, "to": ("PACS",)}
     with pytest.raises(Error, match=r"--to is 'PACS'"):
         load_settings(None, flags)
+    twice = r"--stow is .*each destination is named once, and http://x is there 3 times; correct it"
+    with pytest.raises(Error, match=twice):
+        load_settings(
+            None, {"aet": "A", "queue": tmp_path, "stow": ("http://x/", "http://y", "http://x", "http://x//")}
+        )
     with pytest.raises(Error, match=r"--config .*none\.toml: cannot be read"):
         load_settings(tmp_path / "none.toml", flags)
     with pytest.raises(Error, match=r"^--aet is missing; .* --aet CXRLINES"):

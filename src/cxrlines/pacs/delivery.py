@@ -7,11 +7,14 @@ the same bytes.
 """
 
 import random
+import re
 import ssl
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urljoin
 
 import pydicom
 import requests
@@ -20,11 +23,17 @@ from pydicom.uid import UID
 from pynetdicom import AE, build_context
 from urllib3.exceptions import ProtocolError
 
+from cxrlines.core.errors import Error
 from cxrlines.pacs.node_settings import Certificates, Peer, client_tls
 from cxrlines.pacs.receiver import TIMEOUT_S
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
 CUT = "the connection ended over it, or no answer came in time"
+NOT_NAMED = "the response names it neither as stored nor as failed"
+MEDIA_TYPES = ("application/dicom+json", "application/json", "application/dicom+xml", "application/xml")
+"""Of a Store Instances Response."""
+# Scheme, host with port, and the path up to its first part with anything but letters: UIDs and the like are left out.
+_PLACE = re.compile(r"(https?://)(?:[^/?#]*@)?([\w.:\[\]-]+(?=[/?#]|$)(?:/[a-z_.-]+(?=[/;?#]|$))*/?)", re.A | re.I)
 
 
 class Verdict(StrEnum):
@@ -82,12 +91,16 @@ class StorageNode:
             tls_args=(self._tls, self._peer.host) if self._tls else None,
         )
         if not association.is_established:
+            if association.rejected_contexts and not association.accepted_contexts:
+                # Aborted by us, as it accepts none of these: that is a matter of the results.
+                yield from (_not_accepted(*kind) for kind in kinds)
+                return
             raise Unreachable(_rejection(association))
         try:
             accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
             for path, (sop_class, syntax) in zip(results, kinds, strict=True):
                 if (sop_class, syntax) not in accepted:
-                    yield Answer(Verdict.REFUSED, f"does not accept {UID(sop_class).name} in {UID(syntax).name}")
+                    yield _not_accepted(sop_class, syntax)
                     continue
                 if not association.is_established:
                     raise Unreachable("the association was cut")
@@ -102,34 +115,64 @@ class StorageNode:
 
 
 class StowService:
-    """A DICOMweb service that takes results by STOW-RS."""
+    """A DICOMweb service that takes results by STOW-RS.
 
-    def __init__(self, url: str, token: str | None = None, tls: Certificates | None = None) -> None:
-        self.name = url
-        session = requests.Session()
+    Args:
+        url: Its address.
+        token: File of a bearer token. It is read again for each batch, as tokens are renewed.
+        tls: Certificates towards it.
+
+    Raises:
+        Error: The file cannot be read, or holds no token.
+    """
+
+    def __init__(self, url: str, token: Path | None = None, tls: Certificates | None = None) -> None:
+        self.name, self._token = url, token
+        self._session = session = requests.Session()
         if tls is not None:
             session.verify = str(tls.ca) if tls.ca else True
             if tls.cert:
                 session.cert = (str(tls.cert), str(tls.key)) if tls.key else str(tls.cert)
-        headers = {"Authorization": f"Bearer {token}"} if token else None
+        if token is not None:
+            self._authorize(read_token(token))
         # Whole messages: chunked transfer is refused by some servers.
-        self._client = DICOMwebClient(url, session=session, headers=headers, timeout=TIMEOUT_S, chunk_size=2**31)
+        self._client = DICOMwebClient(url, session=session, callback=no_other_page, timeout=TIMEOUT_S, chunk_size=2**31)
         self._client.set_http_retry_params(retry=False)
 
     def send(self, results: Sequence[Path]) -> Iterator[Answer]:
         """As `Destination`."""
+        if self._token is not None:
+            with suppress(Error):  # while the file is being replaced the last token holds
+                self._authorize(read_token(self._token))
         for path in results:
             try:
-                reply = self._client.store_instances([pydicom.dcmread(path)])
+                result = pydicom.dcmread(path)
+                reply = self._client.store_instances([result])
             except requests.HTTPError as error:
-                yield answer_to_http(error)
+                yield answer_to_http(error, str(result.SOPInstanceUID))
             except (requests.RequestException, ValueError) as error:  # no answer, or one that is no DICOM
                 if _ended_over_it(error):
                     yield Answer(Verdict.PUT_OFF, CUT)
                     return
                 raise Unreachable(f"no answer that can be understood ({type(error).__name__})") from None
             else:
-                yield answer_to_stow(reply)
+                yield answer_to_stow(reply, str(result.SOPInstanceUID))
+
+    def _authorize(self, token: str) -> None:
+        self._session.headers["Authorization"] = f"Bearer {token}"
+
+
+def read_token(path: Path) -> str:
+    """The bearer token that is alone in a file. `Error`, which never holds it: the file cannot be read, or has none."""
+    try:
+        token = path.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        raise Error(f"stow_token {path}: cannot be read ({why})", "name a file with the bearer token alone") from None
+    if not re.fullmatch("[!-~]+", token):
+        what = "is empty" if not token else "holds more than a bearer token, which is ASCII without spaces"
+        raise Error(f"stow_token {path}: {what}", "write the token, and nothing else, into the file")
+    return token
 
 
 def answer_to_status(status: int) -> Answer:
@@ -141,15 +184,40 @@ def answer_to_status(status: int) -> Answer:
     return Answer(Verdict.REFUSED if final else Verdict.PUT_OFF, text)
 
 
-def answer_to_stow(reply: pydicom.Dataset) -> Answer:
-    """What the response to one instance says (PS3.18 10.5.3)."""
+def no_other_page(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
+    """A hook of a session: passes errors and what may be a Store Instances Response, its Content-Type bare.
+
+    Raises `Unreachable` for a redirect, which would make a GET of the POST, and for any other success: the page of a
+    login or of another service has stored nothing.
+    """
+    code = response.status_code
+    if 300 <= code < 400:
+        place = _PLACE.match(urljoin(response.url, response.headers.get("Location", "")))
+        where = "".join(place.groups()) if place else "elsewhere"
+        raise Unreachable(f"HTTP {code}: it redirects to {where}, and no redirect is followed")
+    if code < 300:
+        if not response.content:
+            raise Unreachable(f"HTTP {code} without a body: no Store Instances Response")
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind not in MEDIA_TYPES:
+            raise Unreachable(f"HTTP {code} with a page that is neither JSON nor XML: no Store Instances Response")
+        response.headers["Content-Type"] = kind  # the client compares it as a whole
+    return response
+
+
+def answer_to_stow(reply: pydicom.Dataset, sop_uid: str) -> Answer:
+    """What the response to one instance says of it (PS3.18 10.5.3): it is taken only where it is named."""
     failed = [item for name in ("FailedSOPSequence", "OtherFailuresSequence") for item in reply.get(name) or ()]
-    if not failed:
-        return Answer(Verdict.TAKEN)
-    return answer_to_status(int(failed[0].get("FailureReason", 0x0110)))
+    if failed:
+        reason = int(failed[0].get("FailureReason") or 0x0110)
+        answer = answer_to_status(reason)
+        known = reason == 0x0111 and failed[0].get("ReferencedSOPInstanceUID") == sop_uid  # it has it already
+        return answer if known or answer.verdict is not Verdict.TAKEN else Answer(Verdict.PUT_OFF, answer.reason)
+    stored = [item.get("ReferencedSOPInstanceUID") for item in reply.get("ReferencedSOPSequence") or ()]
+    return Answer(Verdict.TAKEN) if sop_uid in stored else Answer(Verdict.PUT_OFF, NOT_NAMED)
 
 
-def answer_to_http(error: requests.HTTPError) -> Answer:
+def answer_to_http(error: requests.HTTPError, sop_uid: str) -> Answer:
     """What an HTTP error says of one instance; raises `Unreachable` where it is no matter of the instance."""
     response = error.response
     code = response.status_code if response is not None else 500
@@ -158,19 +226,19 @@ def answer_to_http(error: requests.HTTPError) -> Answer:
         raise Unreachable(f"{text}: it wants another token or certificate")
     if code == 409 and response is not None:  # the instance is named, with why
         try:
-            answer = answer_to_stow(pydicom.Dataset.from_json(response.text))
+            answer = answer_to_stow(pydicom.Dataset.from_json(response.text), sop_uid)
         except Exception:  # the body is whatever the server writes
             return Answer(Verdict.REFUSED, text)
-        return answer if answer.reason else Answer(Verdict.REFUSED, text)
+        return Answer(Verdict.REFUSED, text) if answer.reason in ("", NOT_NAMED) else answer
     if 400 <= code < 500 and code not in (408, 425, 429):
         return Answer(Verdict.REFUSED, text)
     return Answer(Verdict.PUT_OFF, text)
 
 
 def destinations_of(
-    peers: Sequence[Peer], urls: Sequence[str], aet: str, token: str | None, tls: Certificates | None
+    peers: Sequence[Peer], urls: Sequence[str], aet: str, token: Path | None, tls: Certificates | None
 ) -> list[Destination]:
-    """The destinations of a node. `Error` for certificates that cannot be used."""
+    """The destinations of a node. `Error` for certificates, or a file of the token, that cannot be used."""
     context = client_tls(tls)
     return [
         *(StorageNode(peer, aet, context) for peer in peers),
@@ -188,6 +256,11 @@ def _kind(path: Path) -> tuple[str, str]:
     """(SOP class, transfer syntax) of a DICOM file."""
     meta = pydicom.filereader.read_file_meta_info(path)
     return str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
+
+
+def _not_accepted(sop_class: str, syntax: str) -> Answer:
+    """The answer to a result whose presentation context a node does not accept."""
+    return Answer(Verdict.REFUSED, f"does not accept {UID(sop_class).name} in {UID(syntax).name}")
 
 
 def _rejection(association: object) -> str:

@@ -63,8 +63,7 @@ def run_node(
     Raises:
         Error: The queue's folder is another node's, the port is taken, a file of the settings cannot be used.
     """
-    token = settings.stow_token.read_text("utf-8").strip() if settings.stow_token else None
-    destinations = destinations_of(settings.to, settings.stow, settings.aet, token, settings.tls_to)
+    destinations = destinations_of(settings.to, settings.stow, settings.aet, settings.stow_token, settings.tls_to)
     names = [destination.name for destination in destinations]
     with (
         held(settings.queue),

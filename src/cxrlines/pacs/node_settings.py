@@ -68,6 +68,14 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _once(destinations: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Destinations as they are; the queue keeps one delivery of a result to each name."""
+    names = [str(destination) for destination in destinations]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"each destination is named once, and {twice[0]} is there {names.count(twice[0])} times")
+    return destinations
+
+
 class Certificates(BaseModel):
     """Files (PEM) of one side of a TLS connection.
 
@@ -93,7 +101,7 @@ class NodeSettings(BaseModel):
         queue: Folder of films, results and their states; one node's alone.
         to: Nodes that results are sent to by C-STORE.
         stow: DICOMweb services that results are sent to by STOW-RS.
-        stow_token: File with the bearer token of the latter.
+        stow_token: File with the bearer token of the latter, which may be renewed while the node runs.
         calling: AE titles that may send; none: any.
         addresses: Networks that may connect (10.0.0.0/8); none: any.
         associations: Open at once, at most.
@@ -116,8 +124,8 @@ class NodeSettings(BaseModel):
     port: Port = 11112
     host: str = "127.0.0.1"
     queue: Path
-    to: tuple[Annotated[Peer, BeforeValidator(_peer)], ...] = ()
-    stow: tuple[Annotated[str, AfterValidator(_url)], ...] = ()
+    to: Annotated[tuple[Annotated[Peer, BeforeValidator(_peer)], ...], AfterValidator(_once)] = ()
+    stow: Annotated[tuple[Annotated[str, AfterValidator(_url)], ...], AfterValidator(_once)] = ()
     stow_token: Path | None = None
     calling: tuple[AETitle, ...] = ()
     addresses: tuple[Network, ...] = ()
