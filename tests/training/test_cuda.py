@@ -101,6 +101,9 @@ def kinds() -> dict[str, Callable[[dict[str, Any]], StageModule]]:
         "mixed": lambda fit: stage(labels, replace(film_set(), mixing=both, overlay=False), None, fit),
         "soft": lambda fit: stage({"soft": SoftTarget(of="other")}, film_set(**soft), None, fit),
         "presence": lambda fit: stage({"presence": PresenceTarget()}, film_set(**presence), None, fit),
+        "presence, exclusive": lambda fit: stage(
+            {"presence": PresenceTarget()}, film_set(**presence), network(exclusive=True), fit
+        ),
         "features": lambda fit: stage(
             labels | {"features": FeatureTarget(of="teacher")}, film_set(), None, fit, teacher=network(in_channels=3)
         ),
