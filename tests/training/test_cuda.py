@@ -22,7 +22,7 @@ from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.reading.reader import Reader
-from cxrlines.task import LABELS, MAPS
+from cxrlines.task import LABELS, MAPS, Device
 from cxrlines.training import distributed
 from cxrlines.training.checkpoint import State, load_state, save_state
 from cxrlines.training.config import ScheduleSpec, StageConfig
@@ -35,6 +35,7 @@ from cxrlines.training.targets import (
     LabelTarget,
     MapTarget,
     PresenceTarget,
+    RetrievalTarget,
     SoftTarget,
     TargetsSpec,
 )
@@ -101,6 +102,9 @@ def kinds() -> dict[str, Callable[[dict[str, Any]], StageModule]]:
         "mixed": lambda fit: stage(labels, replace(film_set(), mixing=both, overlay=False), None, fit),
         "soft": lambda fit: stage({"soft": SoftTarget(of="other")}, film_set(**soft), None, fit),
         "presence": lambda fit: stage({"presence": PresenceTarget()}, film_set(**presence), None, fit),
+        "presence, exclusive": lambda fit: stage(
+            {"presence": PresenceTarget()}, film_set(**presence), network(exclusive=True), fit
+        ),
         "features": lambda fit: stage(
             labels | {"features": FeatureTarget(of="teacher")}, film_set(), None, fit, teacher=network(in_channels=3)
         ),
@@ -167,7 +171,11 @@ def test_it_learns_and_predicts_what_is_there_to_learn():
 def one_process() -> None:
     """DDP of a process that torchrun began: NCCL, synchronised batch normalisation, collectives."""
     distributed.join()
-    made = stage({"labels": LabelTarget()}, film_set())
+    # One process has no other's rows to ask for: ask all the same, as several do.
+    distributed.of_all = lambda rows: (distributed.all_reduce_sum(rows), slice(None))
+    tips = np.random.default_rng(2).random((COUNT, len(Device), 1, 2)).astype(np.float32)
+    places = {"tips": tips, "carina": np.full((COUNT, 2), np.nan, np.float32)}
+    made = stage({"labels": LabelTarget(), "retrieval": RetrievalTarget()}, film_set(**places))
     distributed.synchronise(made.model, made.in_batch)
     device = "cuda" if GPU else "cpu"
     values = torch.arange(3.0, device=device)

@@ -275,3 +275,21 @@ def test_each_film_is_seen_with_the_maps_of_the_segmenter_it_names():
     for film, index in zip(x, which, strict=True):
         torch.testing.assert_close(film[1:], torch.full_like(film[1:], [0.25, 0.5, 0.125][index]))
     assert (own.asked, others[0].asked, others[1].asked) == (3, 3, 2), "each is asked for its films alone"
+
+
+def test_what_a_step_leaves_unused_is_tried_where_it_is_trained(monkeypatch):
+    """NCCL has nothing for a processor: what processes add up must lie on their GPUs, for which "meta" stands here."""
+    here, moved = StageModule.to, []
+    monkeypatch.setattr(StageModule, "to", lambda self, device: here(self, "meta"))
+    teacher = Classifier("resnet10t", "gap", in_channels=3, weights="none")
+    stage = module(config(TargetsSpec(features=FeatureTarget(of="teacher", weight=1))), teacher=teacher)
+
+    def losses(batch):
+        moved.extend(batch.values())
+        moved.extend([*stage.model.parameters(), *teacher.parameters()])
+        return usual(batch)
+
+    usual = stage._losses
+    monkeypatch.setattr(stage, "_losses", losses)
+    assert stage.leaves_unused(), "features are learnt without the head"
+    assert {tensor.device.type for tensor in moved} == {"meta"}

@@ -119,6 +119,20 @@ def test_patterns_name_layers_and_a_half_frozen_module_goes_on_training():
     assert model.backbone.net.bn1.training, "its weight is trained"
 
 
+def test_a_batch_norm_that_several_gpus_put_in_the_place_of_a_frozen_one_thaws_with_it():
+    model = network()
+    frozen = Frozen(model, "backbone.net.bn1")
+    frozen.hold(True)
+    before = model.backbone.net.bn1
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    norm = model.backbone.net.bn1
+    assert norm is not before and not norm.training and not norm.weight.requires_grad
+    frozen.hold(False)
+    assert norm.training and norm.weight.requires_grad
+    frozen.hold(True)
+    assert not norm.training and model.backbone.net.layer1.training
+
+
 def test_of_two_steps_the_classifier_is_frozen_and_the_segmenter_stays_so():
     both = TwoStep(network(decoder="unet"), network(in_channels=1 + len(MAPS)))
     frozen = Frozen(both, "backbone")

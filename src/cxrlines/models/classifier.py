@@ -95,8 +95,11 @@ class Classifier(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits (b, labels) of a feature map that `features` gave."""
-        logits = self.head(features)
-        return self._exclude(logits) if self.exclusive else logits
+        return self.logits_of(self.head(features))
+
+    def logits_of(self, scores: Tensor) -> Tensor:
+        """Logits (b, labels) of the head's scores (b, labels): these, but for the states of an exclusive device."""
+        return self._exclude(scores) if self.exclusive else scores
 
     def features_and_maps(self, x: Tensor, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What `features` gives, and the logits of the films' heatmaps (b, maps, h/2, w/2); only with one.

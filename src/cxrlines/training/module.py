@@ -135,8 +135,7 @@ class StageModule(lightning.LightningModule):
         """
         assert self.average is not None
         self.model.load_state_dict(self.average.module.state_dict())
-        self.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.on_fit_start()
+        self._to_device()
         self.model.train()
         self.frozen.hold(bool(self.frozen.parameters) and self.thaw_at >= self.total)
         batches = epoch_batches(
@@ -149,6 +148,11 @@ class StageModule(lightning.LightningModule):
         )
         self._draw()
         estimate_norms(self.model, self._load(batches), self._show)
+
+    def _to_device(self) -> None:
+        """Move all networks to where Lightning trains them; NCCL, for one, adds up what is on GPUs alone."""
+        self.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.on_fit_start()
 
     def _show(self, batch: Mapping[str, Any] | Parts) -> None:
         there = self.transfer_batch_to_device(batch, self.device, 0)
@@ -183,7 +187,9 @@ class StageModule(lightning.LightningModule):
 
     def leaves_unused(self) -> bool:
         """Whether a step leaves parameters of the model without a gradient, as learning features does the head's."""
-        batch = self.films.collate([self.films[Key(0, 0, True)]])
+        self._to_device()
+        film = self.films.collate([self.films[Key(0, 0, True)]])
+        batch = self.transfer_batch_to_device(film, self.device, 0)
         return distributed.leaves_unused(self.model, lambda: torch.cat([sums.total for _, sums in self._losses(batch)]))
 
     def _losses(self, batch: Mapping[str, Any]) -> Losses:

@@ -120,8 +120,7 @@ class Frozen:
                 f"schedule.freeze: {', '.join(wanted)} leaves nothing to train", "freeze less, or leave the stage out"
             )
         self.parameters = [named[name] for name in sorted(held)]
-        of = {id(parameter) for parameter in self.parameters}
-        self.modules = [m for m in network.modules() if _all_in(m, of)]
+        self.network = network
         self.holds = False
 
     def hold(self, holds: bool) -> None:
@@ -129,7 +128,9 @@ class Frozen:
         self.holds = holds
         for parameter in self.parameters:
             parameter.requires_grad_(not holds)
-        for module in self.modules:
+        of = {id(parameter) for parameter in self.parameters}
+        # Found anew: `distributed.synchronise` puts other batch norms, of the same parameters, in the place of some.
+        for module in [each for each in self.network.modules() if _all_in(each, of)]:
             module.train(not holds)
 
 

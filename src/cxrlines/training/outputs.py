@@ -11,6 +11,7 @@ from torch.nn import functional
 from cxrlines.models.classifier import Classifier, Model, TwoStep
 from cxrlines.training import distributed
 from cxrlines.training.config import StageConfig
+from cxrlines.training.optimizers import reader
 from cxrlines.training.targets.base import Losses, Sums
 
 
@@ -33,7 +34,7 @@ class Outputs:
 
     def __init__(self, stage: Networks, batch: Mapping[str, Any]) -> None:
         model, film = stage.model, batch[stage.shown]
-        self._model, self._batch, self._teachers = model, batch, stage.teachers
+        self._reader, self._batch, self._teachers = reader(model), batch, stage.teachers
         self._maps: Tensor | None = None
         self._map_teachers = stage.map_teachers
         self._maps_all = stage.config.targets.maps_all
@@ -47,8 +48,20 @@ class Outputs:
             self._features = model.features(film)
 
     @cached_property
+    def _head(self) -> Tensor:
+        return self._reader.head(self._features)  # once: dropout draws again for another pass
+
+    @cached_property
     def logits(self) -> Tensor:
-        return _as_float32(self._model.classify(self._features))
+        return _as_float32(self._reader.logits_of(self._head))
+
+    @cached_property
+    def scores(self) -> Tensor:
+        return _as_float32(self._head)
+
+    @property
+    def exclusive(self) -> bool:
+        return self._reader.exclusive
 
     @cached_property
     def features(self) -> Tensor:

@@ -194,10 +194,10 @@ def _environment() -> dict[str, str]:
 
 def _notes(run: Run, leaks: Sequence[str], members_per_film: pd.Series, trained: Frames) -> list[str]:
     notes = [
-        f"{name} uses early stopping on the very fold it is then scored on (schedule.patience keeps the epoch with the "
-        "best AUC): its out-of-fold figures are a little too good."
+        f"{name} chooses its epoch on the very fold it is then scored on (schedule.keep: best and schedule.patience "
+        "keep that with the best AUC): its out-of-fold figures are a little too good."
         for name, member in run.recipe.members.items()
-        if any(stage.schedule.patience is not None for stage in member.stages.values())
+        if any(stage.schedule.keeps_best for stage in member.stages.values())
     ]
     if members_per_film.nunique() > 1:
         counts = ", ".join(f"{films:,} films of {n}" for n, films in sorted(members_per_film.value_counts().items()))

@@ -148,6 +148,14 @@ class BatchOutputs(Protocol):
         """(b, labels)."""
 
     @property
+    def scores(self) -> "Tensor":
+        """(b, labels): the logits, but of states that exclude each other what their softmax with "none" (0) is of."""
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the model lets the states of an exclusive device (`task.EXCLUSIVE`) exclude each other."""
+
+    @property
     def features(self) -> "Tensor":
         """(b, channels, h/32, w/32): the last feature map before pooling."""
 

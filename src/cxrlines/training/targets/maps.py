@@ -27,7 +27,8 @@ assert all(kind is MapKind.LINE for kind, _ in MAPS[:_LINES])  # slices, since a
 class MapTarget(Target):
     """Towards heatmaps of the annotated films: where lines run, where they end, where the carina lies.
 
-    In an `all` stage films without annotation count for the other targets alone. Landmarks need a `landmarks.csv`.
+    In an `all` stage films without annotation count for the other targets alone. On an annotated film, a device without
+    a line teaches an empty map where all its labels are 0, else nothing. Landmarks need a `landmarks.csv`.
     Where the tip of a line is not seen (`tip_seen` 0), its film teaches no tip of the device, and nothing ahead of the
     line's end (`heatmaps.BEYOND`).
     """
@@ -49,13 +50,13 @@ class MapTarget(Target):
     def data(self, films: FilmSource) -> TargetData:
         """`mapped` (n, maps) float32: 1 where the ground truth of a heatmap is known.
 
-        Of a device: on annotated films with a line or a known label of it, as a person may have corrected others
-        alone. Of its tips: where each is seen.
+        Of a device: on annotated films with a line of it, or whose labels all say that it is not there. One that is
+        there, or may be, without a line was not drawn. Of its tips: where each is seen.
         """
         landmarks = iter(np.isfinite(films.landmarks).all(axis=2).T)
-        labelled = np.isfinite(films.labels)
+        none = films.labels == 0
         of_device = {
-            device: films.annotated & (labelled[:, [LABEL_INDEX[label] for label in labels]].any(axis=1) | shown)
+            device: films.annotated & (none[:, [LABEL_INDEX[label] for label in labels]].all(axis=1) | shown)
             for (device, labels), shown in zip(LABELS_OF.items(), films.shown.T, strict=True)
         }
         of_tip = {device: of_device[device] & seen for device, seen in zip(Device, films.tips_seen.T, strict=True)}
