@@ -26,6 +26,7 @@ from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import STUDY_COLUMN
+from cxrlines.training.config import WARMUP_AT_MOST
 from cxrlines.training.targets.base import TEST_SET
 
 ANNOTATED = 9_095 / 30_083
@@ -69,7 +70,11 @@ def planned(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
     if recipe.learns_test_films:
         external[TEST_SET] = _test(data, root, recipe)
     for source in recipe.sources():
-        fold = recipe.first_fold(source.member)
+        schedule, fold = recipe.spec(source).schedule, recipe.first_fold(source.member)
+        if schedule.cuts_warmup:
+            where = f"members.{source.member}.stages.{source.stage}.schedule"
+            asked, share = f"{schedule.warmup_epochs:g} of {schedule.epochs:g}", f"{WARMUP_AT_MOST:.0%} of the training"
+            notes.append(f"{where}: the warm-up would take {asked} epochs; it takes {share}")
         check_file_teacher(recipe, source, fold)
         files = files_of(recipe.spec(source), fold).values()
         notes += [f"{path}: is not there; training needs it" for path in files if not path.is_file()]
