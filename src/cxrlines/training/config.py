@@ -46,9 +46,8 @@ class ScheduleSpec(Strict):
     end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6  # at the end of a cosine; lr at most
     shape: Literal["constant", "cosine", "restarts"] = "cosine"  # restarts: cosines one after another
     restart_epochs: Annotated[float, Field(gt=0)] | None = None  # of each cosine of restarts
-    warmup_epochs: Annotated[float, Field(ge=0)] = (
-        0.0  # linear, from a tenth of lr; of epochs or more: a tenth of the training
-    )
+    # Linear, from a tenth of lr. One as long as the training, or longer, takes a tenth of the training instead.
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # rate of a backbone's layer over that of the one above it
     head_lr: Annotated[float, Field(gt=0, le=1000)] = 1.0  # rate of head and decoder over lr
     # What is not trained: `backbone`, `head`, or patterns of parameters' names, as backbone.net.layer[12].*
