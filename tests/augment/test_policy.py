@@ -13,6 +13,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
 from cxrlines.augment import POLICIES, Policy, make_policy
+from cxrlines.augment.policy import PARAMETERS
 from cxrlines.lab.bench.augmentation_speed import oracle
 
 SIZE = 96
@@ -226,6 +227,42 @@ def test_what_a_mapping_gets_wrong_is_named_by_its_path(given, said):
         make_policy(given, SIZE)
 
 
+def other(name: str) -> object:
+    """A value of a parameter that no policy has."""
+    usual = getattr(Policy(SIZE), name)
+    if isinstance(usual, tuple):
+        return [usual[0]] if name == "blur_kernels" else [usual[0], usual[0]]
+    return usual + 1 if isinstance(usual, int) else usual / 2 if name != "elastic_sigma" else usual + 1
+
+
+@pytest.mark.parametrize("transform", PARAMETERS)
+def test_a_parameter_of_a_transform_that_is_never_drawn_is_refused(transform):
+    for name in PARAMETERS[transform]:
+        given = {"policy": "none", name: other(name)}
+        said = (
+            rf"augment.{name} is .*, but the probability augment.{transform} is 0, .*make it above 0.*leave {name} out"
+        )
+        with pytest.raises(ValueError, match=said):
+            make_policy(given, SIZE)
+        with pytest.raises(ValueError, match=said):
+            make_policy({"policy": "hotwater-code", transform: 0, name: other(name)}, SIZE)
+        assert make_policy(given | {transform: 0.1}, SIZE) != make_policy({"policy": "none", transform: 0.1}, SIZE)
+        unchanged = {"policy": "none", name: getattr(Policy(SIZE), name)}
+        assert make_policy(unchanged, SIZE) == make_policy("none", SIZE), "as the policy has it, it may be named"
+
+
+def test_a_parameter_of_a_transform_that_is_left_out_of_the_order_is_refused():
+    with pytest.raises(ValueError, match=r"augment.clahe_clip is \[1, 2\], but augment.order leaves clahe out"):
+        make_policy({"policy": "hotwater", "order": ["value"], "clahe_clip": [1, 2]}, SIZE)
+
+
+def test_every_parameter_is_of_one_transform():
+    owned = [name for parameters in PARAMETERS.values() for name in parameters]
+    chances = {field.name for field in dataclasses.fields(Policy) if field.default == 0.0}
+    others = {field.name for field in dataclasses.fields(Policy)} - chances - {"size", "crop_area", "order"}
+    assert PARAMETERS.keys() <= chances and len(owned) == len(set(owned)) and set(owned) == others
+
+
 def test_a_flip_that_is_forbidden_is_refused():
     with pytest.raises(ValueError, match=r"augment.flip is 0.2, but flip is false"):
         make_policy({"policy": "none", "flip": 0.2}, SIZE, flip=False)
@@ -248,7 +285,7 @@ def test_grays_change_in_the_order_that_is_named(film):
         assert (out == expected).all()
         seen.append(out.tobytes())
     assert len(set(seen)) == 6
-    partly = always | {"order": ["invert"], "sharpen": 0, "gamma": 0}
+    partly = {"policy": "none", "invert": 1.0, "order": ["invert"]}
     assert (make_policy(partly, 128)(film, rng()).film == 255 - film).all()
     assert (make_policy({"policy": "hotwater", "order": []}, 128).change_grays(film, rng()) == film).all()
 

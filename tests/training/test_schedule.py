@@ -1,6 +1,7 @@
 """The learning rate at every step, against PyTorch's own schedulers."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -45,9 +46,30 @@ def test_constant():
     assert set(ours(20, shape="constant")) == {0.1}
 
 
-def test_a_warm_up_longer_than_the_stage_still_ends_at_the_peak():
-    schedule = ScheduleSpec(lr=0.1, end_lr=0, shape="cosine", warmup_epochs=9)
-    assert learning_rate(schedule, 4, total=5, per_epoch=10) == 0.1
+@pytest.mark.parametrize(("epochs", "warmup_epochs"), [(1, 1), (1, 5), (4, 5), (0.5, 9)])
+def test_a_warm_up_as_long_as_the_stage_or_longer_takes_a_tenth_of_it_and_the_rate_falls_again(epochs, warmup_epochs):
+    schedule, total = ScheduleSpec(lr=0.1, end_lr=1e-4, epochs=epochs, warmup_epochs=warmup_epochs), round(200 * epochs)
+    rates = [learning_rate(schedule, i, total=total, per_epoch=200) for i in range(total)]
+    assert rates[0] == pytest.approx(0.01) and rates.index(max(rates)) == total // 10 and max(rates) == 0.1
+    rise, fall = rates[: total // 10 + 1], rates[total // 10 :]
+    assert all(earlier < later for earlier, later in itertools.pairwise(rise))
+    assert all(earlier > later for earlier, later in itertools.pairwise(fall))
+    assert fall[-1] == pytest.approx(1e-4, abs=1e-4)
+
+
+def test_a_stage_of_fewer_than_ten_steps_has_no_warm_up_as_long_as_itself():
+    schedule = ScheduleSpec(lr=0.1, end_lr=0, epochs=0.5, warmup_epochs=9)
+    rates = [learning_rate(schedule, i, total=5, per_epoch=10) for i in range(5)]
+    assert rates[0] == 0.1 and rates[-1] < 0.02
+
+
+def test_a_shorter_warm_up_is_taken_whole():
+    """The rates of the formula, to the bit: the warm-up first, and the cosine over what is left."""
+    for warmup, total in ((1, 50), (4.9, 50), (0.2, 50)):
+        rates, steps = ours(total, warmup_epochs=warmup), round(10 * warmup)
+        assert rates[:steps] == [0.1 * (0.1 + (1 - 0.1) * step / steps) for step in range(steps)]
+        left = total - steps
+        assert rates[steps:] == [1e-4 + (0.1 - 1e-4) * (1 + math.cos(math.pi * (i / left))) / 2 for i in range(left)]
 
 
 def test_averaged_steps_have_a_rate_of_their_own():
@@ -68,11 +90,24 @@ def test_averaged_steps_have_a_rate_of_their_own():
         ({"swa_from": 0.5, "patience": 3}, "leave either out"),
         ({"swa_from": 0.5, "keep": "best"}, "leave either out"),
         ({"keep": "best", "validate_films": 0}, "keep: best needs an AUC to watch"),
+        (
+            {"lr": 5e-7},
+            "end_lr is 1e-06 and lr 5e-07: with shape: cosine the rate falls from lr to end_lr; make end_lr",
+        ),
+        (
+            {"end_lr": 1e-3, "shape": "restarts", "restart_epochs": 1},
+            "end_lr is 0.001 and lr 0.0005: with shape: restarts",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused(fields, said):
     with pytest.raises(ValueError, match=said):
         ScheduleSpec(**fields)
+
+
+def test_an_end_is_the_peak_at_most_where_the_rate_falls_to_it():
+    assert ScheduleSpec(lr=1e-6).end_lr == 1e-6
+    assert ScheduleSpec(lr=5e-7, shape="constant").lr == 5e-7
 
 
 @pytest.mark.parametrize(

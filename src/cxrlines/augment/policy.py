@@ -263,6 +263,22 @@ POLICIES: dict[str, dict[str, Any]] = {
 """What each named policy sets; everything else is as in `Policy`."""
 
 
+PARAMETERS: dict[str, tuple[str, ...]] = {
+    "shift_scale_rotate": ("shift", "scale", "rotate"),
+    "distort": ("lens", "grid_steps", "grid_limit", "elastic_alpha", "elastic_sigma", "elastic_affine"),
+    "piecewise_affine": ("piecewise_mesh", "piecewise_scale"),
+    "value": ("value_shift",),
+    "brightness_contrast": ("brightness", "contrast"),
+    "clahe": ("clahe_clip",),
+    "degrade": ("noise_variance", "blur_kernels"),
+    "coarsen": ("jpeg_quality", "downscale"),
+    "sharpen": ("sharpen_alpha", "sharpen_lightness"),
+    "cutout": ("cutout_holes", "cutout_side"),
+    "gamma": ("gammas",),
+}
+"""The parameters of each transform: they do nothing where its probability is 0."""
+
+
 def make_policy(augment: str | Mapping[str, Any], size: Size, *, flip: bool = True) -> Policy:
     """The policy that a recipe says, for augmented films of `size`.
 
@@ -294,7 +310,26 @@ def make_policy(augment: str | Mapping[str, Any], size: Size, *, flip: bool = Tr
         raise ValueError(f"augment.flip is {policy.flip:g}, but flip is false: leave out one of them")
     if undone := [name for name in ORDER if name not in policy.order and changed.get(name)]:
         raise ValueError(f"augment.{undone[0]} is {changed[undone[0]]}, but augment.order leaves {undone[0]} out")
+    _refuse_idle(policy, Policy(size, **POLICIES[name]), changed)
     return policy
+
+
+def _refuse_idle(policy: Policy, usual: Policy, changed: Mapping[str, Any]) -> None:
+    """`ValueError` where a parameter is changed from the usual policy's, and its transform is never drawn."""
+    for transform, parameters in PARAMETERS.items():
+        left_out = transform in ORDER and transform not in policy.order
+        if getattr(policy, transform) and not left_out:
+            continue
+        for name in parameters:
+            if getattr(policy, name) != getattr(usual, name):
+                if left_out:
+                    why, way_out = f"augment.order leaves {transform} out", f"name {transform} there"
+                else:
+                    why, way_out = f"the probability augment.{transform} is 0", "make it above 0"
+                raise ValueError(
+                    f"augment.{name} is {changed[name]}, but {why}, so that it changes nothing: {way_out}, or leave "
+                    f"{name} out"
+                )
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -23,6 +23,8 @@ Precision = Literal["32", "bf16", "16"]
 
 WARMUP_FROM = 0.1
 """Share of the peak learning rate that a warm-up begins with."""
+WARMUP_AT_MOST = 0.1
+"""Share of the training that a warm-up takes which would be as long as the training, or longer."""
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 """The optimisers that have a momentum to choose, and the usual one of each."""
 
@@ -41,10 +43,11 @@ class ScheduleSpec(Strict):
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # of sgd (none: 0.9) and muon (none: 0.95)
     nesterov: bool = False  # Nesterov's momentum, of sgd and muon
     lr: Annotated[float, Field(gt=0, le=1)] = 5e-4  # the highest learning rate
-    end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6  # at the end of a cosine
+    end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6  # at the end of a cosine; lr at most
     shape: Literal["constant", "cosine", "restarts"] = "cosine"  # restarts: cosines one after another
     restart_epochs: Annotated[float, Field(gt=0)] | None = None  # of each cosine of restarts
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0  # linear, from a tenth of lr
+    # Linear, from a tenth of lr. One as long as the training, or longer, takes a tenth of the training instead.
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # rate of a backbone's layer over that of the one above it
     head_lr: Annotated[float, Field(gt=0, le=1000)] = 1.0  # rate of head and decoder over lr
     # What is not trained: `backbone`, `head`, or patterns of parameters' names, as backbone.net.layer[12].*
@@ -67,6 +70,11 @@ class ScheduleSpec(Strict):
     def _agrees(self) -> "ScheduleSpec":
         if (self.shape == "restarts") != (self.restart_epochs is not None):
             raise ValueError("shape: restarts and restart_epochs go together")
+        if self.shape != "constant" and self.end_lr > self.lr:
+            raise ValueError(
+                f"end_lr is {self.end_lr:g} and lr {self.lr:g}: with shape: {self.shape} the rate falls from lr to "
+                "end_lr; make end_lr at most lr, or take shape: constant"
+            )
         if self.patience is not None and self.validate_films == 0:
             raise ValueError("patience needs an AUC to watch: leave validate_films out or make it larger than 0")
         if self.keep == "best" and self.validate_films == 0:
@@ -93,6 +101,11 @@ class ScheduleSpec(Strict):
         return self
 
     @property
+    def cuts_warmup(self) -> bool:
+        """Whether the warm-up would leave nothing to train after it, so that it takes `WARMUP_AT_MOST` instead."""
+        return self.warmup_epochs >= self.epochs
+
+    @property
     def keeps_best(self) -> bool:
         """Whether the epoch with the highest watched AUC is handed on, and not the last."""
         return self.keep == "best" or self.patience is not None
@@ -101,14 +114,18 @@ class ScheduleSpec(Strict):
 def learning_rate(schedule: ScheduleSpec, step: int, *, total: int, per_epoch: int) -> float:
     """The learning rate of optimiser step `step` (from 0) of `total`, of which `per_epoch` are an epoch.
 
-    Linear warm-up from `WARMUP_FROM` of the peak over `warmup_epochs`; then `constant`, `cosine` from `lr` to `end_lr`
-    over what is left, or `restarts`: the same cosine begun again every `restart_epochs` (SGDR, Loshchilov and Hutter
-    2017, with equal periods). From `swa_start` on, `swa_lr` where there is one.
+    Linear warm-up from `WARMUP_FROM` of the peak over `warmup_epochs`, or over `WARMUP_AT_MOST` of the training where
+    they are as long as it or longer (as in a quick run, `--set 'members.*.stages.*.schedule.epochs=1'`); then
+    `constant`, `cosine` from `lr` to `end_lr` over what is left, or `restarts`: the same cosine begun again every
+    `restart_epochs` (SGDR, Loshchilov and Hutter 2017, with equal periods). From `swa_start` on, `swa_lr` where there
+    is one.
     """
     if schedule.swa_lr is not None and step >= swa_start(schedule, total):
         return schedule.swa_lr
     peak, end = schedule.lr, schedule.end_lr
     warmup = min(round(schedule.warmup_epochs * per_epoch), total - 1)
+    if schedule.cuts_warmup:
+        warmup = int(WARMUP_AT_MOST * total)
     if step < warmup:
         return peak * (WARMUP_FROM + (1 - WARMUP_FROM) * step / warmup)
     if schedule.shape == "constant":

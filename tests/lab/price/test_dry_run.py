@@ -119,6 +119,14 @@ def test_what_training_would_refuse_is_refused(phantom, tiny_recipe, tmp_path):
         dry_run(load_recipe(str(tmp_path / "self.yaml")), phantom, tmp_path, None)
 
 
+def test_a_warm_up_that_is_cut_is_noted(phantom, tiny_recipe, tmp_path):
+    warm, short = "members.plain.stages.only.schedule.warmup_epochs=3", "members.*.stages.*.schedule.epochs=1"
+    note = "members.plain.stages.only.schedule: the warm-up would take 3 of 1 epochs; it takes 10% of the training"
+    assert note in planned(load_recipe(str(tiny_recipe), [warm, short]), phantom, tmp_path, None).notes
+    longer = "members.plain.stages.only.schedule.epochs=4"
+    assert not planned(load_recipe(str(tiny_recipe), [warm, longer]), phantom, tmp_path, None).notes
+
+
 def test_films_that_a_store_could_not_take_are_not_counted(phantom, tiny_recipe, tmp_path):
     """The number of films of a step is that of its training, once the store is built."""
     run = prepare(load_recipe(str(tiny_recipe)), phantom, tmp_path / "run", 1)

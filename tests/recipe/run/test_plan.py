@@ -443,7 +443,7 @@ def test_a_fold_without_films_says_why():
 def test_a_policy_changed_in_a_recipe_changes_its_steps():
     recipe, where = recipe_of("plain", "self", "multi-task"), "members.multi-task.stages.only.films.augment"
     before = planned(changed(recipe, where, {"policy": "light"}))
-    for more in ({"rotate": 5}, {"crop_area": [0.7, 1.0]}, {"order": ["gamma"]}):
+    for more in ({"shift_scale_rotate": 0.5, "rotate": 5}, {"crop_area": [0.7, 1.0]}, {"order": ["gamma"]}):
         after = planned(changed(recipe, where, {"policy": "light", **more}))
         assert redone(before, after) == {"multi-task/only"}, more
 

@@ -164,8 +164,16 @@ def test_a_field_below_a_value_is_refused_with_the_fields_there_are(write, field
 @pytest.mark.parametrize(("given", "policy"), [("", "light"), ("films: {augment: hotwater}", "hotwater")])
 def test_a_field_of_a_policy_is_set_whether_it_is_named_or_left_out(write, place, given, policy):
     path = write(SMALL + (f"defaults: {{{given}}}\n" if given else ""))
-    stage = load_recipe(path, [f"{place}.films.augment.rotate=10"]).members["one"].stages["student"]
-    assert stage.films.augment == {"policy": policy, "rotate": 10}
+    stage = load_recipe(path, [f"{place}.films.augment.clahe=0.1"]).members["one"].stages["student"]
+    assert stage.films.augment == {"policy": policy, "clahe": 0.1}
+
+
+def test_a_parameter_that_changes_nothing_is_refused_by_its_path(write):
+    said = (
+        r"members.one: stages.student.films.augment.rotate is 10, but the probability augment.shift_scale_rotate is 0"
+    )
+    with pytest.raises(RecipeError, match=said):
+        load_recipe(write(SMALL), ["members.*.stages.stud*.films.augment.rotate=10"])
 
 
 def test_an_overlay_stage_cannot_start_from_a_plain_one(write):

@@ -1,6 +1,7 @@
 """Heatmaps of a teacher as a target: least at the teacher's own, on films without annotations, traced by the guard."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,17 @@ from torch.nn import functional
 from cxrlines.core.heatmaps import DrawnLine
 from cxrlines.core.transform import Affine
 from cxrlines.io.patients import tokens
+from cxrlines.lab.price.dry_run import dry_run
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import load_weights, save_weights
-from cxrlines.recipe.run.folder import LINEAGE_ENTRY, WEIGHTS, Role, StepId
-from cxrlines.recipe.run.map_teachers import map_teachers, network_of
+from cxrlines.reading.bundle import EMBEDDED, MANIFEST
+from cxrlines.recipe.run.folder import LINEAGE_ENTRY, RECORD, WEIGHTS, Role, StepId
+from cxrlines.recipe.run.map_teachers import check_file_teacher, map_teachers, network_of
 from cxrlines.recipe.run.pipeline import plan_of, prepare, read_tables
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.run.step_lineage import made_from
-from cxrlines.recipe.spec.load import load_recipe
+from cxrlines.recipe.spec.load import RecipeError, load_recipe
+from cxrlines.recipe.spec.recipe import Source
 from cxrlines.task import LABELS, MAPS, MapKind
 from cxrlines.training.config import ScheduleSpec, StageConfig
 from cxrlines.training.lineage import LeakError
@@ -269,6 +273,103 @@ def test_a_file_teaches_and_is_traced_like_a_start(taught_run, recipe_file, phan
     assert lineage.vouched_for() == trusted and not lineage.untraced()
     (teacher,) = map_teachers(run, step, stage)
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in teacher.state_dict().items())
+
+
+def taught_by(recipe_file: str, file: Path, *settings: str):
+    """The recipe whose student learns the lines of a file on films without annotations."""
+    student = "members.small.stages"
+    lines = [f"{SOFT_MAPS}={{file: {file}, kinds: [line], ancestry: trusted}}"]
+    return load_recipe(recipe_file, [*lines, f"{student}.finetune.targets={{labels: {{}}}}", *settings])
+
+
+FLIPS, LARGER = "members.small.stages.unlabelled.films.flip=true", "members.small.stages.unlabelled.size=96"
+AS_EMBEDDED = "members.small.stages.unlabelled.size=512"
+STUDENT = Source("small", "unlabelled")
+UNFLIPPED = r"members.small.stages.unlabelled.targets.soft_maps.file is '.*', which was trained without flips, and this"
+UNKNOWN = "of which nothing says whether it was trained with flips, .*set films.flip: false, or name the file where it"
+
+
+@pytest.fixture
+def weights_of(taught_run, tmp_path):
+    """A step's weights in the folder of its run, of another run that flips, or alone."""
+
+    def weights(kept: str) -> Path:
+        step = taught_run.folder(StepId("big", (0,), "maps"))
+        if kept == "run":
+            return step / WEIGHTS
+        folder = tmp_path / "big/fold0/maps"
+        folder.mkdir(parents=True)
+        shutil.copy(step / WEIGHTS, folder)
+        if kept == "flipping run":
+            record = json.loads((step / RECORD).read_text())
+            record["spec"]["films"]["flip"] = True
+            (folder / RECORD).write_text(json.dumps(record))
+            shutil.copy(taught_run.root / "recipe.json", tmp_path)
+        return folder / WEIGHTS
+
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("kept", "setting", "said"),
+    [
+        ("run", "seed=1", None),
+        ("run", FLIPS, UNFLIPPED),
+        ("run", LARGER, "which sees 32 px, and this stage 96 px: both read the same film, make it one size"),
+        ("flipping run", FLIPS, None),
+        ("flipping run", LARGER, "which sees 32 px, and this stage 96 px"),
+        ("alone", FLIPS, UNKNOWN),
+        ("alone", LARGER, None),
+    ],
+)
+def test_a_step_teaches_only_films_as_it_saw_them_as_far_as_that_is_known(recipe_file, weights_of, kept, setting, said):
+    recipe = taught_by(recipe_file, weights_of(kept), setting)
+    if not said:
+        return check_file_teacher(recipe, STUDENT, 0)
+    with pytest.raises(RecipeError, match=said):
+        check_file_teacher(recipe, STUDENT, 0)
+
+
+@pytest.mark.parametrize(
+    ("flip", "settings", "said"),
+    [
+        (False, [AS_EMBEDDED], None),
+        (False, [AS_EMBEDDED, FLIPS], UNFLIPPED),
+        (False, [], "which sees 512 px, and this stage 32 px"),
+        (True, [AS_EMBEDDED, FLIPS], None),
+        (None, [AS_EMBEDDED, FLIPS], UNKNOWN),
+        (None, [AS_EMBEDDED], None),
+    ],
+)
+def test_a_network_of_a_bundle_teaches_only_films_as_its_manifest_says(recipe_file, tmp_path, flip, settings, said):
+    bundle = shutil.copytree(EMBEDDED, tmp_path / "bundle")
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["meta"]["flip"] = flip
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    recipe = taught_by(recipe_file, bundle / "reader-fold0.safetensors", *settings)
+    if not said:
+        return check_file_teacher(recipe, STUDENT, 0)
+    with pytest.raises(RecipeError, match=said):
+        check_file_teacher(recipe, STUDENT, 0)
+
+
+def test_training_and_its_plan_refuse_a_file_that_cannot_teach(recipe_file, taught_run, phantom, tmp_path):
+    file = taught_run.folder(StepId("big", (0,), "maps")) / WEIGHTS
+    folder = f"external.b.folder={taught_run.recipe.external['b'].folder}"
+    recipe = taught_by(recipe_file, file, folder, FLIPS)
+    with pytest.raises(RecipeError, match=UNFLIPPED):
+        read_tables(recipe, phantom)
+    with pytest.raises(RecipeError, match=UNFLIPPED):
+        dry_run(recipe, phantom, tmp_path, [0])
+
+
+def test_the_embedded_network_teaches_the_shipped_recipe_and_none_that_flips_or_is_smaller():
+    file = f"defaults.targets.soft_maps.file={EMBEDDED}/reader-fold{{fold}}.safetensors"
+    quick = Source("reader", "quick")
+    check_file_teacher(load_recipe("embedded-quick", [file]), quick, 0)
+    for setting in ("size=320", "defaults.films={augment: light}"):
+        with pytest.raises(RecipeError, match=r"members.reader.stages.quick.targets.soft_maps.file is '"):
+            check_file_teacher(load_recipe("embedded-quick", [file, setting]), quick, 0)
 
 
 def test_files_that_are_no_network_with_these_heatmaps_are_refused(tmp_path: Path):

@@ -19,12 +19,14 @@ from cxrlines.lab.price.estimate import PUBLISHED, estimate
 from cxrlines.lab.price.plan_text import plan_text
 from cxrlines.recipe.run.external import ExternalSet, open_set, own_test
 from cxrlines.recipe.run.folder import Inventory, Step, StepId, is_finished, read_record, untraced_files
+from cxrlines.recipe.run.map_teachers import check_file_teacher
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, open_patient_groups
 from cxrlines.recipe.run.pipeline import check_networks, chosen_folds, folds_for
 from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import STUDY_COLUMN
+from cxrlines.training.config import WARMUP_AT_MOST
 from cxrlines.training.targets.base import TEST_SET
 
 ANNOTATED = 9_095 / 30_083
@@ -68,7 +70,13 @@ def planned(recipe: Recipe, data: Path, root: Path, wanted: Sequence[int] | None
     if recipe.learns_test_films:
         external[TEST_SET] = _test(data, root, recipe)
     for source in recipe.sources():
-        files = files_of(recipe.spec(source), recipe.first_fold(source.member)).values()
+        schedule, fold = recipe.spec(source).schedule, recipe.first_fold(source.member)
+        if schedule.cuts_warmup:
+            where = f"members.{source.member}.stages.{source.stage}.schedule"
+            asked, share = f"{schedule.warmup_epochs:g} of {schedule.epochs:g}", f"{WARMUP_AT_MOST:.0%} of the training"
+            notes.append(f"{where}: the warm-up would take {asked} epochs; it takes {share}")
+        check_file_teacher(recipe, source, fold)
+        files = files_of(recipe.spec(source), fold).values()
         notes += [f"{path}: is not there; training needs it" for path in files if not path.is_file()]
     if recipe.guard == "refuse":
         notes += [f"{where}: {path} has no record of its patients" for where, path in untraced_files(recipe).items()]

@@ -28,6 +28,7 @@ from cxrlines.reading.probe import Probe, embedded_probe, read_probe
 from cxrlines.recipe.run.execute import RunError, Start, do_plan
 from cxrlines.recipe.run.external import own_test, prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, Run, Step, inventory, untraced_files
+from cxrlines.recipe.run.map_teachers import check_file_teacher
 from cxrlines.recipe.run.patient_groups import SAME_FILMS, check_patient_groups, find_patient_groups
 from cxrlines.recipe.run.plan import files_of, make_plan
 from cxrlines.recipe.run.report import write_run_report
@@ -174,11 +175,12 @@ def _check_places(recipe: Recipe) -> None:
 
 
 def _check_files(recipe: Recipe, source: Source, fold: int) -> None:
-    """`RecipeError` where a file that a stage reads which holds out `fold` is not there."""
+    """`RecipeError` where a file that a stage reads which holds out `fold` is not there, or cannot teach it."""
     for name, path in files_of(recipe.spec(source), fold).items():
         if not path.is_file():
             field = f"members.{source.member}.stages.{source.stage}.{name}.file"
             raise RecipeError(f"{field}: {path} is no file", f"set it with --set {field}=PATH")
+    check_file_teacher(recipe, source, fold)
 
 
 def _check_sets(recipe: Recipe) -> None:

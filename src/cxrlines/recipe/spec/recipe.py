@@ -97,7 +97,7 @@ class Recipe(Strict):
             try:
                 self._check_references(source.member, stage)
                 if stage.targets.soft_maps:
-                    stage.targets.soft_maps.check_teachers(self._taught(source), self._able(source))
+                    stage.targets.soft_maps.check_teachers(self.taught(source), self._able(source))
                 if stage.films.maps_of:
                     self._check_sizes(*source, stage.films.maps_of)
             except ValueError as error:
@@ -154,13 +154,14 @@ class Recipe(Strict):
         if stage.films.maps_of and other != member:
             raise ValueError(f"start is {start!r}: a network that sees heatmaps starts from a stage of its own member")
 
-    def _taught(self, source: Source) -> Taught:
+    def taught(self, source: Source) -> Taught:
+        """What a stage learns of heatmaps: their kinds, the size of its films, and whether they are flipped."""
         return Taught(self.spec(source).targets.map_kinds, self.size_of(*source), self.saw_flips(*source))
 
     def _able(self, student: Source) -> dict[str, Taught]:
         """The others that learn heatmaps: stages, as `member/stage`, and members whose last stage does."""
         named = {str(other): other for other in self.sources()} | {name: self.source(name) for name in self.members}
-        return {name: taught for name, s in named.items() if s != student and (taught := self._taught(s)).kinds}
+        return {name: taught for name, s in named.items() if s != student and (taught := self.taught(s)).kinds}
 
     def _check_folds(self) -> None:
         """`ValueError` where members name folds that there are not, or that the ensemble cannot do with."""

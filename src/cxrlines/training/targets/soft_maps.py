@@ -26,11 +26,14 @@ _PLACES = {kind: slice(_NAMES.index(kind), _NAMES.index(kind) + _NAMES.count(kin
 
 
 class Taught(NamedTuple):
-    """What a stage that learns heatmaps can teach: its kinds, the size of its films, and whether it saw flips."""
+    """What a stage that learns heatmaps can teach: its kinds, the size of its films, and whether it saw flips.
+
+    Of a file, size and flips may not be known (None).
+    """
 
     kinds: tuple[str, ...]
-    size: Size
-    flips: bool
+    size: Size | None
+    flips: bool | None
 
 
 class SoftMapTarget(Target):
@@ -46,7 +49,8 @@ class SoftMapTarget(Target):
 
     # a member (its last stage), or member/stage; of several, the mean
     of: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    # weights.safetensors of a run, or of a bundle beside its bundle.json; `{fold}` in it: the fold held out
+    # weights.safetensors of a run, or of a bundle beside its bundle.json; `{fold}` in it: the fold held out. It sees
+    # films of this stage's size, and teaches flipped ones where it was trained with flips.
     file: str | None = None
     ancestry: Literal["trusted"] | None = None  # of a file, as in a start from one
     kinds: MapKinds = KINDS  # which heatmaps
@@ -95,16 +99,14 @@ class SoftMapTarget(Target):
                     f"targets.soft_maps.kinds names {', '.join(lacking)}, but {name} learns "
                     f"{', '.join(teacher.kinds)}; name what it learns"
                 )
-            if teacher.size != student.size:
-                raise ValueError(
-                    f"targets.soft_maps.of is {name!r}, which sees {size_text(teacher.size)}, and this stage "
-                    f"{size_text(student.size)}: both read the same film, make it one size"
-                )
-            if student.flips and not teacher.flips:
-                raise ValueError(
-                    f"targets.soft_maps.of is {name!r}, which was trained without flips, and this stage flips films: a "
-                    "network that never saw a flipped film misreads one; make films.flip the same"
-                )
+            _check_films(f"targets.soft_maps.of is {name!r}", teacher, student)
+
+    def check_file(self, student: Taught, size: Size | None, flips: bool | None) -> None:
+        """As `check_teachers` for the network of `file`: the size of the films it saw and whether some were flipped.
+
+        None: not known. Then any size is taken, and flips are refused.
+        """
+        _check_films(f"targets.soft_maps.file is {self.file!r}", Taught(self.kinds, size, flips), student)
 
     def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return soft_maps_loss(outputs.all_maps, outputs.teacher_maps, self.kinds)
@@ -117,6 +119,26 @@ class SoftMapTarget(Target):
             *super().code(),
             CodePart("training/targets/maps.py", ("LINE_PIXELS",)),
             CodePart("recipe/run/map_teachers.py"),
+        )
+
+
+def _check_films(what: str, teacher: Taught, student: Taught) -> None:
+    """`ValueError`, from `what` on, where a teacher would be shown films of another size, or flips it never saw."""
+    if teacher.size and student.size and teacher.size != student.size:
+        raise ValueError(
+            f"{what}, which sees {size_text(teacher.size)}, and this stage {size_text(student.size)}: both read the "
+            "same film, make it one size"
+        )
+    if student.flips and teacher.flips is None:
+        raise ValueError(
+            f"{what}, of which nothing says whether it was trained with flips, and this stage flips films: a network "
+            "that never saw a flipped film misreads one; set films.flip: false, or name the file where it was made, in "
+            "its run's folder or beside its bundle.json"
+        )
+    if student.flips and not teacher.flips:
+        raise ValueError(
+            f"{what}, which was trained without flips, and this stage flips films: a network that never saw a flipped "
+            "film misreads one; make films.flip the same"
         )
 
 
