@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from cxrlines.core.film import Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.text import plural
+from cxrlines.io import jpeg
 from cxrlines.io.contrast import FEW, LEAST_KEPT, colour_note, luma, spread
 from cxrlines.io.dicom import streams
 
@@ -33,14 +34,11 @@ def decode_image(data: bytes, kind: str, max_pixels: int) -> Film:
 
 
 def _jpeg(data: bytes, max_pixels: int) -> Film:
-    try:
-        stream = streams.parse(data)
-    except streams.StreamError as error:
-        raise FilmError(f"its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
+    stream = _decoded(streams.parse, data)
     check_size("", stream.width, stream.height, max_pixels)
     if stream.kind != streams.Kind.JPEG or stream.bits != 8:
         raise FilmError(f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone", "save it as PNG")
-    return _by_pillow(data, "JPEG", _after(data, stream.end))
+    return _of_pillow(_decoded(jpeg.decoded, data, stream), "JPEG", _after(data, stream.end))
 
 
 def _png(data: bytes, max_pixels: int) -> Film:
@@ -223,7 +221,12 @@ def _opened(data: bytes, kind: str) -> Image.Image:
 def _by_pillow(
     data: bytes, kind: str, notes: tuple[Note, ...] = (), *, inverted: bool = False, unsigned: bool = False
 ) -> Film:
-    image = _decoded(_opened, data, kind)
+    return _of_pillow(_decoded(_opened, data, kind), kind, notes, inverted=inverted, unsigned=unsigned)
+
+
+def _of_pillow(
+    image: Image.Image, kind: str, notes: tuple[Note, ...] = (), *, inverted: bool = False, unsigned: bool = False
+) -> Film:
     mode = image.mode
     if mode not in MODES:
         what = "float pixels, of unknown black and white" if mode == "F" else f"pixels of the kind {mode}"
@@ -297,5 +300,7 @@ def _decoded(decode: Callable[..., Result], *arguments: Any) -> Result:
     """What a decoder gives; `FilmError` for whatever it raises: of sizes and kinds that were checked, damage."""
     try:
         return decode(*arguments)
+    except streams.StreamError as error:
+        raise FilmError(f"its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
     except Exception as error:
         raise FilmError(f"is damaged or of a kind its decoder does not know ({type(error).__name__})", AGAIN) from None
