@@ -282,7 +282,8 @@ def _in_fork() -> None:
     _decoder = _Decoder()
 
 
-os.register_at_fork(after_in_child=_in_fork)
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_in_fork)
 
 
 def deaths() -> int:

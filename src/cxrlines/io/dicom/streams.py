@@ -101,7 +101,6 @@ _AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _AFTER_LS_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FRAMES: dict[int, tuple[Kind, Container[int]]] = {
     0xC0: (Kind.JPEG, (8,)),
     0xC1: (Kind.JPEG, (8, 12)),
