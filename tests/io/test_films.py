@@ -379,6 +379,27 @@ class TestBadFilms:
     def test_what_films_are_packed_in_is_named(self, head, said):
         assert said in says(head + bytes(300))
 
+    @pytest.mark.parametrize("big", [False, True])
+    def test_tags_of_a_tiff_that_share_their_bytes_take_no_memory_each(self, big):
+        shared = bytes(200_000)
+        for tags in ([*range(40_000, 40_400)], [273] * 400):
+            entries = [(256, 1, 60), (257, 1, 50), *((tag, len(shared) // 4, 16) for tag in tags)]
+            form, head = ("<HHQQ", b"II+\0\x08\0\0\0") if big else ("<HHII", b"II*\0")
+            start = 16 + len(shared)
+            data = head + struct.pack("<Q" if big else "<I", start) + bytes(0 if big else 8) + shared
+            data += struct.pack("<Q" if big else "<H", len(entries))
+            data += b"".join(struct.pack(form, tag, 4, number, value) for tag, number, value in entries) + bytes(8)
+            tracemalloc.start()
+            film_or_error(data)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < 20 * len(data)  # each of the 400 takes ten times the file
+
+    def test_numbers_of_a_tiff_tag_are_bounded(self):
+        for tag, most in ((258, 256), (273, 2**18)):
+            data = b"II*\0" + struct.pack("<IHHHII", 8, 1, tag, 1, most + 1, 26) + bytes(4 + most + 1)
+            assert f"tag {tag} has {most + 1:,} numbers; at most {most:,} are read" in says(data)
+
     def test_deep_png_cut_off_or_smaller_than_it_says(self):
         data = png(deep(3), 2)
         for place in range(40, len(data) - 12, 97):

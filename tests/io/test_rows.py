@@ -4,12 +4,23 @@ import csv
 import gzip
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cxrlines.io.rows import CHANGED_ID, GARBLED_ID, NO_PATIENT, Problem, TableError, doubted, read_rows, rows_left_out
+from cxrlines.io.rows import (
+    CHANGED_ID,
+    GARBLED_ID,
+    NO_PATIENT,
+    Problem,
+    TableError,
+    check_columns,
+    doubted,
+    read_rows,
+    rows_left_out,
+)
 
 HEAD = "study,label,data\n"
 
@@ -91,6 +102,30 @@ class TestOtherFormats:
     def test_utf_16_is_named(self, tmp_path, encoding):
         with pytest.raises(TableError, match=r"UTF-16.*UTF-8"):
             read(tmp_path, "\ufeff" * (encoding == "utf-16-be") + HEAD, encoding)
+
+
+class TestColumns:
+    def test_of_a_table_without_a_header_no_cell_is_quoted(self, tmp_path):
+        for first in ("img001,Doe^Jane\n", "img001,Doe^Jane,Studie Meier\n", "Study Lable Miller,Labelle\n"):
+            with pytest.raises(TableError, match="lacks the column") as caught:
+                read(tmp_path, first + "img002,Roe^Jim\n")
+            said = str(caught.value)
+            assert "first line is no header" in said and "a table needs study, label" in said
+            assert not any(cell in said for cell in first.strip().split(","))
+
+    def test_of_one_with_a_header_the_names_it_may_mean_are(self, tmp_path):
+        for header, said in (
+            ("study,device", "'label' (its other columns: 'device')"),
+            ("study,lable", "'label' (did you mean 'lable'?)"),
+            ("Study,Label", "'study' (did you mean 'Study'?), 'label' (did you mean 'Label'?)"),
+        ):
+            with pytest.raises(TableError) as caught:
+                read(tmp_path, header + "\ns,CVC\n")
+            assert said in str(caught.value)
+
+    def test_optional_ones_are_known_too(self):
+        with pytest.raises(TableError, match=r"its other columns: 'view'"):
+            check_columns(Path("t.csv"), ["view"], ["study"], ["view"])
 
 
 class TestHost:

@@ -48,7 +48,7 @@ class Child:
         with theirs:
             # In a session of its own Ctrl-C does not reach it: what is to end, the parent decides.
             self.process = subprocess.Popen(
-                command, stdin=theirs.fileno(), stdout=out, stderr=out, start_new_session=True
+                command, stdin=_stdin_of(theirs), stdout=out, stderr=out, start_new_session=True
             )
         self.connection = ours
         self._end = weakref.finalize(self, _kill, self.process, ours, os.getpid())
@@ -79,6 +79,26 @@ class Child:
         self._end.detach()
         self.connection.close()
         self.process.returncode = 0  # else `Popen` warns of a child that still runs
+
+
+# On Windows a connection is a named pipe with a handle, where a process's standard input is wanted by its number.
+if sys.platform == "win32":
+    import msvcrt
+    from multiprocessing.connection import PipeConnection
+
+    def _stdin_of(connection: PipeConnection) -> int:
+        return msvcrt.open_osfhandle(connection.fileno(), 0)  # which ends with the connection
+
+    def _connection_of(number: int) -> PipeConnection:
+        return PipeConnection(msvcrt.get_osfhandle(number))
+
+else:
+
+    def _stdin_of(connection: Connection) -> int:
+        return connection.fileno()
+
+    def _connection_of(number: int) -> Connection:
+        return Connection(number)
 
 
 def _kill(process: subprocess.Popen[bytes], connection: Connection, owner: int) -> None:
@@ -113,7 +133,7 @@ def serving(answer: Callable[[Callable[[], bytes], Callable[[bytes | memoryview]
     """
     quiet_libraries()
     parent = os.getppid()
-    connection = Connection(os.dup(0))
+    connection = _connection_of(os.dup(0))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
 

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from cxrlines.core.film import Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.text import plural
+from cxrlines.io import jpeg
 from cxrlines.io.contrast import FEW, LEAST_KEPT, colour_note, luma, spread
 from cxrlines.io.dicom import streams
 
@@ -33,14 +34,11 @@ def decode_image(data: bytes, kind: str, max_pixels: int) -> Film:
 
 
 def _jpeg(data: bytes, max_pixels: int) -> Film:
-    try:
-        stream = streams.parse(data)
-    except streams.StreamError as error:
-        raise FilmError(f"its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
+    stream = _decoded(streams.parse, data)
     check_size("", stream.width, stream.height, max_pixels)
     if stream.kind != streams.Kind.JPEG or stream.bits != 8:
         raise FilmError(f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone", "save it as PNG")
-    return _by_pillow(data, "JPEG", _after(data, stream.end))
+    return _of_pillow(_decoded(jpeg.decoded, data, stream), "JPEG", _after(data, stream.end))
 
 
 def _png(data: bytes, max_pixels: int) -> Film:
@@ -165,12 +163,22 @@ def _tiff(data: bytes, max_pixels: int) -> Film:
 
 
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of TIFF tags
+_PLACES = (273, 279, 324, 325)
+"""Tags that have a number a strip or tile."""
+_OTHERS = (256, 257, 258, 259, 262, 266, 274, 277, 278, 284, 317, 322, 323, 338, 339)
+_MOST_PLACES, _MOST_OTHERS = 2**18, 256
+"""Most numbers of these tags: 50 megapixels are fewer tiles of 16 x 16 px, the smallest; of others one a sample."""
 
 
 def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
-    """(integer tags of the first page, whether there is another) of a TIFF or BigTIFF file; no tags if cut off."""
+    """(tags that are used of the first page, whether there is another) of a TIFF or BigTIFF file; none if cut off.
+
+    A tag's numbers take far more memory than its bytes, and any number of tags may lie on the same bytes: only those
+    that are used are read, and each once.
+    """
     order, big = "<" if data[:2] == b"II" else ">", 43 in data[2:4]
     count, entry, word = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
+    found: dict[int, tuple[str, bytes]] = {}
     tags: dict[int, tuple[int, ...]] = {}
     try:
         (place,) = struct.unpack_from(order + word, data, 8 if big else 4)
@@ -182,11 +190,15 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
             if kind in _INTEGERS:
                 if number * struct.calcsize(_INTEGERS[kind]) > len(data):
                     return {}, False
-                form = f"{order}{number}{_INTEGERS[kind]}"
-                inside = struct.calcsize(form) <= len(value)
-                source, offset = (value, 0) if inside else (data, *struct.unpack(order + word, value))
-                if numbers := struct.unpack_from(form, source, offset):
-                    tags[tag] = numbers
+                if number and tag in _PLACES + _OTHERS:
+                    if number > (most := _MOST_PLACES if tag in _PLACES else _MOST_OTHERS):
+                        what = f"is a TIFF file whose tag {tag} has {number:,} numbers; at most {most:,} are read"
+                        raise FilmError(what, "save it as PNG")
+                    found[tag] = f"{order}{number}{_INTEGERS[kind]}", value
+        for tag, (form, value) in found.items():
+            inside = struct.calcsize(form) <= len(value)
+            source, offset = (value, 0) if inside else (data, *struct.unpack(order + word, value))
+            tags[tag] = struct.unpack_from(form, source, offset)
         return tags, struct.unpack_from(order + word, data, place)[0] != 0
     except (struct.error, OverflowError):
         return {}, False
@@ -223,7 +235,12 @@ def _opened(data: bytes, kind: str) -> Image.Image:
 def _by_pillow(
     data: bytes, kind: str, notes: tuple[Note, ...] = (), *, inverted: bool = False, unsigned: bool = False
 ) -> Film:
-    image = _decoded(_opened, data, kind)
+    return _of_pillow(_decoded(_opened, data, kind), kind, notes, inverted=inverted, unsigned=unsigned)
+
+
+def _of_pillow(
+    image: Image.Image, kind: str, notes: tuple[Note, ...] = (), *, inverted: bool = False, unsigned: bool = False
+) -> Film:
     mode = image.mode
     if mode not in MODES:
         what = "float pixels, of unknown black and white" if mode == "F" else f"pixels of the kind {mode}"
@@ -297,5 +314,7 @@ def _decoded(decode: Callable[..., Result], *arguments: Any) -> Result:
     """What a decoder gives; `FilmError` for whatever it raises: of sizes and kinds that were checked, damage."""
     try:
         return decode(*arguments)
+    except streams.StreamError as error:
+        raise FilmError(f"its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
     except Exception as error:
         raise FilmError(f"is damaged or of a kind its decoder does not know ({type(error).__name__})", AGAIN) from None

@@ -186,13 +186,20 @@ def _check_format(path: Path, text: str, columns: Sequence[str], needed: Sequenc
             raise TableError(f"{path}: its cells are separated by {name}, not commas", SAVE_AS)
 
 
-def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
-    """`TableError` if a needed column is missing or is there twice."""
+def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str], optional: Sequence[str] = ()) -> None:
+    """`TableError` if a needed column is missing or is there twice.
+
+    Names are quoted only of a line with a column that is known; any other may be the first row, and name a patient.
+    """
     if not columns:
         raise TableError(f"{path}: is empty", f"it needs a header with the columns {', '.join(needed)}")
     if twice := sorted({name for name in columns if name in needed and columns.count(name) > 1}):
         raise TableError(f"{path}: the header has the column {twice[0]!r} twice", "remove one")
     missing = [name for name in needed if name not in columns]
+    if missing and {_letters(name) for name in columns}.isdisjoint(map(_letters, (*needed, *optional))):
+        named = ", ".join(map(repr, missing[:_NAMED])) + f" and {len(missing) - _NAMED} more" * (len(missing) > _NAMED)
+        what = f"{path}: lacks the column{'s' * (len(missing) > 1)} {named}; its first line is no header that is known"
+        raise TableError(what, f"write one above it; a table needs {', '.join(needed)}")
     if missing:
         free = [name for name in columns if name and name not in needed]
         named = ", ".join(repr(name) + did_you_mean(name, free) for name in missing[:_NAMED])
@@ -202,6 +209,11 @@ def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> 
             named += f" (its other columns: {', '.join(map(shown, free))})"
         what = f"{path}: lacks the column{'s' * (len(missing) > 1)} {named}"
         raise TableError(what, f"a table needs {', '.join(needed)}")
+
+
+def _letters(name: str) -> str:
+    """A column's name as it is compared with another's: without case, spaces and marks."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 NO_PATIENT, CHANGED_ID, GARBLED_ID = "row of no patient", "id changed by a spreadsheet", "id not in UTF-8"

@@ -910,3 +910,21 @@ def test_implicit_files_are_read_too():
     explicit = gray(dataset)
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
     assert np.array_equal(read_film(file(dataset)).pixels, explicit)
+
+
+WITHOUT_UNIX = """
+import os, sys
+for name in ("register_at_fork", "set_blocking", "sched_getaffinity", "fork"):
+    delattr(os, name)
+for name in ("resource", "fcntl", "pwd", "grp", "termios"):
+    sys.modules[name] = None  # an import of it fails
+import cxrlines.core.pool, cxrlines.io.dicom.native
+from cxrlines.io.films import read_film
+assert read_film(sys.stdin.buffer.read()).pixels.std() > 0
+"""
+
+
+def test_nothing_of_unix_alone_is_needed_to_read():
+    film = made(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) & 0xFFF, **TWELVE)
+    data = file(film)
+    subprocess.run([sys.executable, "-c", WITHOUT_UNIX], input=data, check=True)

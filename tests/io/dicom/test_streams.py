@@ -1,9 +1,12 @@
 """What encoded streams say of themselves, and where they end."""
 
+import io
+import re
 import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cxrlines.io.dicom.streams import MAX_SCANS, Kind, StreamError, fragments, parse
 from cxrlines.lab.intact_films import by_gdcm, by_openjpeg, by_pillow, coloured, picture
@@ -111,6 +114,19 @@ class TestBadStreams:
     def test_a_process_that_is_not_read_is_named(self):
         with pytest.raises(StreamError, match="SOF9"):
             parse(STREAMS["JPEG"].replace(b"\xff\xc0", b"\xff\xc9"))
+
+    def test_restart_markers_are_counted_and_in_order(self):
+        out = io.BytesIO()
+        Image.fromarray(GRAY).save(out, "JPEG", restart_marker_rows=1)
+        stream = out.getvalue()
+        first, second, *_ = (mark.start() for mark in re.finditer(rb"\xff[\xd0-\xd7]", stream))
+        rows = -(-len(GRAY) // 8)
+        assert parse(stream).by_line and parse(stream[:-2] + bytes([0xFF, 0xD0 + (rows - 1) % 8]) + b"\xff\xd9")
+        for damaged in (stream[:first] + stream[second:], stream[:second] + stream[first:]):
+            with pytest.raises(StreamError, match="not in order"):
+                parse(damaged)
+        with pytest.raises(StreamError, match=f"1 of {rows - 1} restart markers"):
+            parse(stream[:second] + b"\xff\xd9")
 
     def test_any_byte_may_be_wrong(self):
         rng = np.random.default_rng(0)

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,9 @@ def serve() -> None:
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # NumPy comes along with OpenJPEG; nothing is multiplied here
     _limit_memory()
     messages, stderr = os.pipe()
-    os.set_blocking(messages, False)
-    os.set_blocking(stderr, False)  # what finds no room is lost
+    if hasattr(os, "set_blocking"):  # Windows has it from Python 3.12 on
+        os.set_blocking(messages, False)
+        os.set_blocking(stderr, False)  # what finds no room is lost
     os.dup2(stderr, 2)
 
     def answer(receive: Callable[[], bytes], send: Callable[[bytes | memoryview], None]) -> None:
@@ -46,9 +46,10 @@ def serve() -> None:
             header = {"missing": PACKAGES.get(str(error.name), str(error.name))}
         except Exception as error:  # whatever a decoder raises, the stream is why
             header = {"failed": type(error).__name__}
-        with contextlib.suppress(BlockingIOError):  # nothing was printed
-            if CORRUPT.search(os.read(messages, 2**16)):
-                header, values = {"failed": "it is not whole"}, b""
+        with contextlib.suppress(BlockingIOError):  # no room for more
+            os.write(2, b"\n")  # so that reading finds something, and never waits
+        if CORRUPT.search(os.read(messages, 2**16)):
+            header, values = {"failed": "it is not whole"}, b""
         send(json.dumps(header).encode())
         send(values)
 
@@ -61,8 +62,10 @@ def _limit_memory() -> None:
         with contextlib.suppress(ImportError):
             __import__(name)
     status = Path("/proc/self/statm")
-    if not status.exists():  # macOS has neither this nor a limit that it keeps
+    if not status.exists():  # macOS and Windows have neither this nor a limit that they keep
         return
+    import resource  # Windows has none
+
     limit = int(status.read_text().split()[0]) * resource.getpagesize() + MEMORY
     most = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))

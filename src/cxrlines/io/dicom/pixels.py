@@ -4,7 +4,6 @@ A stream is decoded by what it says of itself, and that is compared with the hea
 kind of stream has one decoder: what that refuses is damaged, and no other is tried that might make noise of it.
 """
 
-import io
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.processes import Child, Died
 from cxrlines.core.text import plural
+from cxrlines.io import jpeg
 from cxrlines.io.dicom import streams
 from cxrlines.io.dicom.header import Elements
 from cxrlines.io.dicom.streams import Buffer, Kind, Stream, StreamError
@@ -251,10 +251,9 @@ def _by_pillow(header: PixelHeader, stream: Stream, frame: Buffer, luma: bool) -
         # Without a word in the stream libjpeg takes it for YBR: let the stream say what it is.
         frame = bytes(frame[:2]) + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0" + bytes(frame[2:])
     try:
-        image = Image.open(io.BytesIO(frame), formats=["JPEG"])
-        if luma:
-            image.draft("L", image.size)
-        return np.asarray(image)
+        return np.asarray(jpeg.decoded(bytes(frame), stream._replace(end=len(frame)), gray=luma))
+    except StreamError as error:
+        raise FilmError(f"its compressed pixels {error}", EXPORT) from None
     except Exception as error:  # whatever a decoder raises of a damaged stream
         raise _damaged(stream, type(error).__name__) from None
 
@@ -283,7 +282,8 @@ def _in_fork() -> None:
     _decoder = _Decoder()
 
 
-os.register_at_fork(after_in_child=_in_fork)
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_in_fork)
 
 
 def deaths() -> int:

@@ -49,6 +49,7 @@ class Stream(NamedTuple):
         signed: Whether values are signed; None where the kind of stream has no word for it.
         colour: "RGB" or "YBR" where it says so; of JPEG 2000 RGB if it undoes a transform itself.
         start, end: Where its first byte is, and the byte after its last.
+        by_line: Of JPEG, whether it is decoded line by line: in one scan, and not progressive.
     """
 
     kind: Kind
@@ -60,6 +61,7 @@ class Stream(NamedTuple):
     colour: str | None
     start: int
     end: int
+    by_line: bool = False
 
 
 def fragments(value: Buffer) -> list[Buffer]:
@@ -98,6 +100,7 @@ def parse(data: Buffer) -> Stream:
 _AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _AFTER_LS_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 _MARKER = re.compile(rb"\xff+[^\x00\xff]")
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FRAMES: dict[int, tuple[Kind, Container[int]]] = {
     0xC0: (Kind.JPEG, (8,)),
     0xC1: (Kind.JPEG, (8, 12)),
@@ -109,8 +112,9 @@ _FRAMES: dict[int, tuple[Kind, Container[int]]] = {
 
 def _jpeg(data: Buffer) -> Stream:
     """ISO 10918-1, Annex B; ISO 14495-1, Annex C."""
-    place, scans, least = 2, 0, 0
+    place, scans, least, interval = 2, 0, 0, 0
     frame: Stream | None = None
+    header, in_order = b"", False
     ids, jfif, adobe = b"", False, None
     for _ in range(MAX_PARTS):
         at = _MARKER.match(data, place)
@@ -122,7 +126,7 @@ def _jpeg(data: Buffer) -> Stream:
                 raise StreamError("hold no picture")
             if place < least:
                 raise StreamError("are cut off: so few bytes cannot be so many pixels")
-            return frame._replace(colour=_jpeg_colour(ids, jfif, adobe), end=place)
+            return frame._replace(colour=_jpeg_colour(ids, jfif, adobe), end=place, by_line=in_order and scans == 1)
         if marker == 1 or 0xD0 <= marker <= 0xD7:  # no length, no content
             continue
         (length,) = struct.unpack_from(">H", data, place)
@@ -133,12 +137,14 @@ def _jpeg(data: Buffer) -> Stream:
         if marker in _FRAMES:
             if frame:
                 raise StreamError("hold two pictures in one")
-            frame = _jpeg_frame(marker, body)
+            frame, header, in_order = _jpeg_frame(marker, body), body, marker in (0xC0, 0xC1)
             ids, size = body[6 : 6 + 3 * frame.components : 3], frame.width * frame.height
             # Without loss a bit a value; else two a block, unless a run of empty blocks is one code (progressive).
             least = {0xC0: size // 256, 0xC1: size // 256, 0xC3: size * frame.components // 8}.get(marker, 0)
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             raise StreamError(f"are JPEG of a process (SOF{marker - 0xC0}) that is not read")
+        elif marker == 0xDD:
+            (interval,) = struct.unpack_from(">H", body)
         elif marker == 0xE0 and body.startswith(b"JFIF\0"):
             jfif = True
         elif marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12:
@@ -150,8 +156,31 @@ def _jpeg(data: Buffer) -> Stream:
             after = (_AFTER_LS_SCAN if frame.kind == Kind.JPEG_LS else _AFTER_SCAN).search(data, place)
             if after is None:
                 raise StreamError(CUT_OFF)
+            if interval and in_order and body[0] == frame.components:
+                _check_restarts(data[place : after.start()], -(-_blocks(frame, header) // interval) - 1)
             place = after.start()
     raise StreamError(TOO_MANY)
+
+
+def _blocks(frame: Stream, header: bytes) -> int:
+    """How many units of 8 x 8 px, or of as many as the coarsest colour needs, a scan of all components has."""
+    factors = list(header[7 : 6 + 3 * frame.components : 3]) if frame.components > 1 else [0x11]
+    across, down = 8 * max(1, *(each >> 4 for each in factors)), 8 * max(1, *(each & 15 for each in factors))
+    return -(-frame.width // across) * -(-frame.height // down)
+
+
+def _check_restarts(scan: Buffer, wanted: int) -> None:
+    """`StreamError` unless a scan has `wanted` restart markers, numbered 0 to 7 again and again; one more may end it.
+
+    At each of them a decoder begins anew, so that damage before it does not show at the end.
+    """
+    found = 0
+    for mark in _RESTART.finditer(scan):
+        if scan[mark.end() - 1] != 0xD0 + found % 8 or found > wanted:
+            raise StreamError("are damaged: their restart markers are not in order")
+        found += 1
+    if found < wanted:
+        raise StreamError(f"are damaged: they have {found} of {wanted} restart markers")
 
 
 def _jpeg_frame(marker: int, body: bytes) -> Stream:

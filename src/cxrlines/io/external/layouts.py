@@ -150,7 +150,7 @@ def padchest_presence(labels: str) -> tuple[float, ...]:
 def _read_columns(table: Path, layout: Layout) -> tuple[dict[str, list[str]], Counter[str]]:
     """The columns a layout reads, stripped, and how many lines could not be read. Rows may end in blank cells."""
     cells, columns = read_header(table)
-    check_columns(table, columns, layout.needed)
+    check_columns(table, columns, layout.needed, layout.optional)
     names = [name for name in (*layout.needed, *layout.optional) if name in columns]
     places = [columns.index(name) for name in names]
     lengths = {cells, len(columns)}
