@@ -246,6 +246,20 @@ def test_the_guard_knows_who_labelled_the_films(films, bundle, scripted, tmp_pat
     assert refused == keep_seen, "the fold that holds out a patient whom the bundle saw"
 
 
+def test_the_guard_knows_who_labelled_an_external_set(phantom, films, bundle, scripted, tmp_path):
+    write_pseudo_labels(find_films([films]), bundle, tmp_path / "out")
+    text = RECIPE.replace("only: {", "only: {films: {set: rest}, ").replace("maps: {}, ", "")
+    (tmp_path / "noisy.yaml").write_text(f"{text}external: {{rest: {{folder: {tmp_path / 'out'}}}}}\n")
+    recipe = load_recipe(str(tmp_path / "noisy.yaml"))
+    run = prepare(recipe, phantom, tmp_path / "run", 1)
+    step, *_ = plan_of(run, None)
+    stage = run.recipe.spec(step.key.source)
+    lineage = made_from(run, step, stage, run.films.training(stage, step.key.held), None)
+    by = json.loads((tmp_path / "out" / META_FILE).read_text())["labelled_by"]
+    ((role, labeller),) = lineage.parents
+    assert role == "pseudo-labels" and labeller.patients == frozenset(by["patients"]) != frozenset()
+
+
 def test_the_embedded_reader_labels_a_film_by_the_command(tmp_path):
     done = CliRunner().invoke(app, ["pseudo-label", str(EXAMPLE), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cxrlines.core.errors import Error
 from cxrlines.io.dedup.twins import Twin
 from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.patients import tokens
@@ -14,6 +15,7 @@ from cxrlines.io.tables import read_dataset
 from cxrlines.recipe.run import external
 from cxrlines.recipe.run.external import ExternalSet, open_set, prepare_set
 from cxrlines.recipe.run.folder import LINEAGE, StepId
+from cxrlines.recipe.run.patient_groups import PatientGroups
 from cxrlines.recipe.run.pipeline import plan_of, prepare
 from cxrlines.recipe.run.step import do_step
 from cxrlines.recipe.spec.load import load_recipe
@@ -23,12 +25,14 @@ from cxrlines.training.lineage import LeakError, read_lineage
 TWIN_COLUMNS = ["study", "own_study", "own_patient", "split"]
 
 
-def of(twins=(), patients="AABBCD", **columns) -> ExternalSet:
+def of(twins=(), patients="AABBCD", own=None, **columns) -> ExternalSet:
     """Six films, x0 to x5, of four patients."""
     studies = pd.DataFrame({"study": [f"x{i}" for i in range(len(patients))], "patient": list(patients)})
     tubes = pd.DataFrame(np.nan, index=studies.index, columns=list(PRESENCE)).assign(**columns)
     table = pd.DataFrame(list(twins), columns=TWIN_COLUMNS, dtype=object)
-    return ExternalSet("b", studies.join(tubes), "fingerprint", table)
+    if own is not None:
+        own = pd.DataFrame(list(own), columns=["study", "own_patient", "split"], dtype=object)
+    return ExternalSet("b", studies.join(tubes), "fingerprint", table, own=own)
 
 
 def test_without_twins_every_film_is_trained_on():
@@ -59,6 +63,18 @@ def test_whom_films_show_are_the_sets_patients_and_the_own_patients_of_twins_amo
     assert found.patients(np.array([1, 2])) == {"b:A", "b:B", "p1"}
 
 
+def test_films_of_held_out_and_of_test_patients_are_left_out_where_the_identifiers_are_the_own_ones():
+    found = of(own=[("x0", "A", "train"), ("x1", "A", "train"), ("x5", "D", "test")])
+    assert found.rows(set()).tolist() == [0, 1, 2, 3, 4]
+    assert found.rows({"A", "D"}).tolist() == [2, 3, 4]
+    assert found.patients(np.array([0, 2])) == {"A", "B"}, "under their own names, those without own films too"
+    twin = of([("x1", "s1", "p1", "train")], own=[("x4", "C", "train")])
+    assert twin.rows({"p1"}).tolist() == [2, 3, 4, 5] and twin.rows({"C"}).tolist() == [0, 1, 2, 3, 5]
+    assert twin.patients(np.array([1])) == {"A", "p1"}
+    rows = np.arange(3)
+    assert found.identity(rows, presence=False) != of().identity(rows, presence=False)
+
+
 def test_identity_knows_films_store_twins_and_learnt_tubes():
     rows, everyone = np.arange(4), of()
     same = everyone.identity(rows, presence=False)
@@ -87,8 +103,10 @@ def own(phantom, tmp_path):
     return found
 
 
-def prepared(folder, root, own):
-    made, _ = prepare_set("b", ExternalSpec(folder=str(folder)), root, own, size=72, aspect="stretch", workers=1)
+def prepared(folder, root, own, patients=None, groups=None):
+    spec = ExternalSpec(folder=str(folder), patients=patients)
+    groups = groups or PatientGroups("phantom")
+    made, _ = prepare_set("b", spec, root, own, groups, size=72, aspect="stretch", workers=1)
     return made, open_set("b", root)
 
 
@@ -151,6 +169,37 @@ def test_films_that_cannot_be_read_are_left_out_and_counted(site_b, tmp_path, ow
     _, (opened, store) = prepared(folder, tmp_path / "b", own)
     assert len(opened.studies) == len(store) == 15
     assert opened.left_out["film that could not be read"] == 1
+
+
+@pytest.fixture
+def ward(site_b, own, tmp_path):
+    """More real films of a site: of two own training patients and of an own test patient, and of nobody else's."""
+    folder = tmp_path / "ward"
+    shutil.copytree(site_b, folder)
+    (folder / "phantom.json").unlink()
+    theirs = own["train"][0].studies["patient"].unique()[:2].tolist() + own["test"][0].studies["patient"].tolist()[:1]
+    table = pd.read_csv(folder / "train.csv", dtype=str)
+    table.assign(PatientID=[*theirs, *(f"w{k}" for k in range(len(table) - 3))]).to_csv(
+        folder / "train.csv", index=False
+    )
+    return folder, theirs
+
+
+def test_a_set_with_identifiers_of_own_patients_has_to_say_whether_they_are_the_same_people(ward, tmp_path, own):
+    folder, (first, _, tested) = ward
+    with pytest.raises(Error, match=r"external\.b: 3 patients have the identifier of an own one; set .*patients: own"):
+        prepared(folder, tmp_path / "b", own)
+    others, _ = prepared(folder, tmp_path / "b", own, "site")
+    everyone = np.arange(16)
+    assert others.rows({first}).tolist() == everyone.tolist() and f"b:{first}" in others.patients(everyone)
+    groups = PatientGroups("phantom")
+    made, (opened, _) = prepared(folder, tmp_path / "b", own, "own", groups)
+    for found in (made, opened):
+        patient = found.studies["patient"]
+        assert set(patient[found.rows({first})]) == set(patient) - {first, tested}
+        assert found.tokens(everyone, groups) == set(tokens(sorted(set(patient)), "phantom"))
+    again, _ = prepared(folder, tmp_path / "b", own, "site")
+    assert again.rows({first}).tolist() == everyone.tolist()
 
 
 # -- in a lineage

@@ -6,18 +6,21 @@ that are held out, and all films of their patients, are left out of training.
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cxrlines.core.errors import Error
 from cxrlines.core.files import write_text
+from cxrlines.core.text import plural
 from cxrlines.core.transform import Size
 from cxrlines.io.dedup.twins import twins_of_stores
 from cxrlines.io.external.layouts import LAYOUTS, PRESENCE
 from cxrlines.io.external.sets import read_external
-from cxrlines.io.patients import SITE, is_phantom, key_name
+from cxrlines.io.patients import PSEUDO, SITE, is_phantom, key_name
 from cxrlines.io.prepare import Aspect, LeaveOut, Probe
 from cxrlines.io.store import Store, build_store, open_store
 from cxrlines.io.tables import Dataset
@@ -25,7 +28,9 @@ from cxrlines.recipe.run.patient_groups import PatientGroups, tokens_of_set
 from cxrlines.recipe.spec.parts import ExternalSpec
 from cxrlines.training.targets.base import TEST_SET
 
-STUDIES, TWINS, COUNTS = "studies.csv", "twins.csv", "set.json"
+STUDIES, TWINS, OWN_PATIENTS, COUNTS = "studies.csv", "twins.csv", "own_patients.csv", "set.json"
+OWN = "own"
+"""What `ExternalSpec.patients` is of a set whose identifiers are those of the own films."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class ExternalSet:
 
     `twins` has a row for each film of it that is also one of the own set: study (here), own_study, own_patient, split.
     `store` is the store's fingerprint, `taken` the studies that the gate takes along (None: all), `key` the name of the
-    key under which its patients are hashed.
+    key under which its patients are hashed. `own` has a row for each film of it whose patient has own films too: study,
+    own_patient, split; None where its patients are others. `meta` says who labelled it, if a bundle did.
     """
 
     name: str
@@ -44,11 +50,14 @@ class ExternalSet:
     left_out: dict[str, int] = field(default_factory=dict)
     taken: frozenset[str] | None = None
     key: str = SITE
+    own: pd.DataFrame | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
     _identities: dict[tuple[bytes, bool], str] = field(default_factory=dict, repr=False, compare=False)
 
     def rows(self, held: set[str]) -> np.ndarray:
         """Rows to train on, (n,), without films of the own patients `held`, nor of any patient of the test films."""
-        twin = self.twins[(self.twins["split"] == "test") | self.twins["own_patient"].isin(held)]
+        twin = self.twins if self.own is None else pd.concat([self.twins, self.own])
+        twin = twin[(twin["split"] == "test") | twin["own_patient"].isin(held)]
         patients = self.studies["patient"][self.studies["study"].isin(set(twin["study"]))]
         wanted = ~self.studies["patient"].isin(set(patients)).to_numpy()
         if self.taken is not None:
@@ -67,8 +76,9 @@ class ExternalSet:
 
     def _patients(self, rows: np.ndarray) -> tuple[set[str], set[str]]:
         some = self.studies.iloc[rows]
-        own = self.twins["own_patient"][self.twins["study"].isin(set(some["study"]))]
-        return set(some["patient"].astype(str)), set(own.astype(str))
+        patients = set(some["patient"].astype(str))
+        own = set(self.twins["own_patient"][self.twins["study"].isin(set(some["study"]))].astype(str))
+        return (patients, own) if self.own is None else (set(), patients | own)
 
     def identity(self, rows: np.ndarray, *, presence: bool) -> str:
         """Hash of the store, the studies, their twins' patients, and, where learnt from, the tube labels."""
@@ -89,24 +99,28 @@ class ExternalSet:
 
 @dataclass(frozen=True)
 class OwnTest(ExternalSet):
-    """The own test films as a stage sees them that learns soft labels of them: their patients are own ones."""
-
-    def _patients(self, rows: np.ndarray) -> tuple[set[str], set[str]]:
-        return set(), set(self.studies["patient"].iloc[rows].astype(str))
+    """The own test films as a stage sees them that learns soft labels of them."""
 
 
 def own_test(test: Dataset, store: Store, gate: LeaveOut, key: str) -> tuple[ExternalSet, Store]:
     """The own test films as `OwnTest`, without their labels: none can be read."""
     table = test.studies[["study", "patient", "film"]].set_index("study").loc[store.studies].reset_index()
-    twins = pd.DataFrame({"study": [], "own_study": [], "own_patient": [], "split": []}, dtype=object)
-    return OwnTest(TEST_SET, table, store.fingerprint, twins, {}, frozenset(store.taken(gate)), key), store
+    none = pd.DataFrame({"study": [], "own_study": [], "own_patient": [], "split": []}, dtype=object)
+    return OwnTest(TEST_SET, table, store.fingerprint, none, {}, frozenset(store.taken(gate)), key, none), store
 
 
 def prepare_set(
-    name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], *, size: Size, aspect: Aspect,
-    probe: Probe | None = None, workers: int, gate: LeaveOut = "not-films",
+    name: str, spec: ExternalSpec, root: Path, own: dict[str, tuple[Dataset, Store]], groups: PatientGroups, *,
+    size: Size, aspect: Aspect, probe: Probe | None = None, workers: int, gate: LeaveOut = "not-films",
 ) -> tuple[ExternalSet, Store]:  # fmt: skip
-    """Read a set, prepare its films in `root`, find its twins in the own splits. Cheap when done before."""
+    """Read a set, prepare its films in `root`, find its twins in the own splits. Cheap when done before.
+
+    `groups`: the own patients; `own` has one identifier for each group.
+
+    Raises:
+        Error: Patients of a set of the site have the identifiers of own ones, and the recipe does not say whether they
+            are the same people.
+    """
     assert spec.folder is not None  # the run saw to it
     found = read_external(Path(spec.folder), laterals=spec.laterals, children=spec.children)
     dataset = Dataset(found.root, found.studies, left_out=found.left_out)
@@ -117,9 +131,23 @@ def prepare_set(
         counts["film that could not be read"] = len(store.left_out)
     _write_twins(root / TWINS, own, store, workers)
     declared = spec.patients or (found.kind if found.kind in LAYOUTS else SITE)
-    key = key_name(declared, phantom=is_phantom(found))
+    key = groups.key if declared == OWN else key_name(declared, phantom=is_phantom(found))
+    same = _of_own_patients(table, own, groups)
+    if spec.patients is None and key.startswith(f"{SITE}-") and len(same):
+        count = plural(same["own_patient"].nunique(), "patient has", "patients have")
+        raise Error(
+            f"external.{name}: {count} the identifier of an own one",
+            f"set external.{name}.patients: own where they are the same people, so that no held-out patient is trained "
+            f"on; {SITE} where they are not",
+        )
+    if declared == OWN:
+        table = groups.merged(replace(dataset, studies=table)).studies
+        write_text(root / OWN_PATIENTS, same.to_csv(index=False))
+    else:
+        (root / OWN_PATIENTS).unlink(missing_ok=True)
     write_text(root / STUDIES, table.to_csv(index=False))
-    write_text(root / COUNTS, json.dumps({"patients": key, "left_out": counts}, indent=1))
+    meta = found.meta if found.meta.get("kind") == PSEUDO else {}
+    write_text(root / COUNTS, json.dumps({"patients": key, "left_out": counts, "meta": meta}, indent=1))
     return open_set(name, root, gate)
 
 
@@ -130,7 +158,19 @@ def open_set(name: str, root: Path, gate: LeaveOut = "not-films") -> tuple[Exter
     kept = json.loads((root / COUNTS).read_text())
     counts = kept["left_out"] | {f"left out: {code}": count for code, count in store.counts(gate)[0].items()}
     taken = frozenset(store.taken(gate))
-    return ExternalSet(name, table, store.fingerprint, twins, counts, taken, kept["patients"]), store
+    own = _read_table(root / OWN_PATIENTS) if (root / OWN_PATIENTS).is_file() else None
+    meta = kept.get("meta", {})
+    return ExternalSet(name, table, store.fingerprint, twins, counts, taken, kept["patients"], own, meta), store
+
+
+def _of_own_patients(table: pd.DataFrame, own: dict[str, tuple[Dataset, Store]], groups: PatientGroups) -> pd.DataFrame:
+    """The films of a set whose patients have own films, by identifier: study, own_patient, split."""
+    patients = table["patient"].astype(str).map(lambda patient: groups.group_of.get(patient, patient))
+    rows = []
+    for split, (dataset, _) in own.items():
+        there = patients.isin(set(dataset.studies["patient"].astype(str)))
+        rows.append(pd.DataFrame({"study": table["study"][there], "own_patient": patients[there]}).assign(split=split))
+    return pd.concat(rows, ignore_index=True)
 
 
 def _read_table(path: Path) -> pd.DataFrame:

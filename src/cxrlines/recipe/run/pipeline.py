@@ -229,7 +229,7 @@ def prepare(
             check_patient_groups(train, test, folds)
     external = {
         name: prepare_set(
-            name, recipe.external[name], root / "external" / name, own,
+            name, recipe.external[name], root / "external" / name, own, groups,
             size=spec.size, aspect=spec.aspect, probe=probe, workers=workers, gate=gate,
         )
         for name in recipe.used_sets

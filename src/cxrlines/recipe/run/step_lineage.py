@@ -32,7 +32,7 @@ def made_from(run: Run, step: Step, stage: StageSpec, rows: np.ndarray, adoption
         (trusted if trusts else unknown).extend(gaps)
     if (soft := stage.targets.soft) and (file := soft.file_of(step.key.held[0])):
         (trusted if soft.ancestry == TRUSTED else unknown).append(f"soft labels of {file.name}")
-    if stage.films.set == OWN and (bundle := _labelled_by(run)):
+    if bundle := _labelled_by(run, stage.films.set):
         scored = _identifiers(run, run.films.own, run.films.held(step.key.held)) | _identifiers(run, run.test)
         unknown += [f"{bundle.step}: {gap}" for gap in bundle.gaps(scored, run.recipe.patients)]
         parents[PSEUDO] = bundle
@@ -50,9 +50,9 @@ def made_from(run: Run, step: Step, stage: StageSpec, rows: np.ndarray, adoption
     )
 
 
-def _labelled_by(run: Run) -> Lineage | None:
-    """The lineage of the bundle that labelled the own films; None where people, or a phantom, did."""
-    meta = run.films.own.meta
+def _labelled_by(run: Run, name: str) -> Lineage | None:
+    """The lineage of the bundle that labelled a set of films; None where people, or a phantom, did."""
+    meta = run.films.own.meta if name == OWN else run.external[name][0].meta
     if meta.get("kind") != PSEUDO:
         return None
     try:
@@ -60,8 +60,9 @@ def _labelled_by(run: Run) -> Lineage | None:
         patients, unknown, trusted = ([str(each) for each in by[name]] for name in ("patients", "unknown", "trusted"))
         return Lineage(f"bundle {by['bundle'][:12]}", frozenset(patients), (), tuple(unknown), tuple(trusted))
     except (KeyError, TypeError):
+        where = run.data / META_FILE if name == OWN else f"external.{name}: its {META_FILE}"
         raise Error(
-            f"{run.data / META_FILE}: does not say whom the bundle that labelled these films was trained on",
+            f"{where}: does not say whom the bundle that labelled these films was trained on",
             "make the folder again with `cxrlines pseudo-label`",
         ) from None
 

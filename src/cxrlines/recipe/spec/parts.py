@@ -42,8 +42,9 @@ class ExternalSpec(Strict):
     folder: str | None = None  # its films and tables
     laterals: bool = False  # take lateral films too
     children: bool = False  # take films of children too
-    # none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
-    patients: PatientKey | None = None
+    # own: its identifiers are those of the own films, and films of held-out patients are left out. site, or a public
+    # name: its patients are others. none: NIH, PadChest, VinBigData, CheXpert are public, all others are the site's
+    patients: Literal["own"] | PatientKey | None = None
 
 
 class FoldsSpec(Strict):
