@@ -173,6 +173,15 @@ class TestGoodFilms:
         assert "signed values of 8 bits" in says(head + tiff_directory(tags, start))
         assert np.array_equal(read_film(head + tiff_directory(tags | {339: (1,)}, start)).pixels, ramp())
 
+    def test_a_tag_that_points_beyond_the_file_is_refused_used_or_not(self):
+        tags = {256: (8,), 257: (8,), 258: (16,), 259: (1,), 262: (1,), 273: (8,), 277: (1,), 278: (8,), 279: (128,)}
+        pixels = struct.pack("<HI", 42, 136) + np.arange(64, dtype="<u2").tobytes()
+        data = bytearray(b"II" + pixels + tiff_directory(tags | {40000: (1, 2, 3)}, 136))
+        assert read_film(bytes(data)).pixels.shape == (8, 8)
+        place = data.index(struct.pack("<HHI", 40000, 4, 3)) + 8
+        data[place : place + 4] = struct.pack("<I", len(data) - 11)
+        assert "without an image, or cut off" in says(bytes(data))
+
     @pytest.mark.parametrize(("channels", "kind"), [(1, 0), (2, 4), (3, 2), (4, 6)])
     def test_deep_png_is_kept_deep(self, channels, kind):
         film = read_film(png(deep(channels), kind))

@@ -188,7 +188,8 @@ def _directory(data: bytes) -> tuple[dict[int, tuple[int, ...]], bool]:
             tag, kind, number, value = struct.unpack_from(order + entry, data, place)
             place += struct.calcsize("=" + entry)
             if kind in _INTEGERS:
-                if number * struct.calcsize(_INTEGERS[kind]) > len(data):
+                size = number * struct.calcsize(_INTEGERS[kind])
+                if size > len(data) or (size > len(value) and struct.unpack(order + word, value)[0] + size > len(data)):
                     return {}, False
                 if number and tag in _PLACES + _OTHERS:
                     if number > (most := _MOST_PLACES if tag in _PLACES else _MOST_OTHERS):
