@@ -591,6 +591,7 @@ def test_threads_that_share_a_gpu_read_the_same_and_overlap(folder: Path, bundle
 
     class Waits:
         map_size = None
+        at_once = None
 
         def __call__(self, films: list, *, maps: bool = False) -> tuple[np.ndarray, None]:
             begun.wait()  # broken, by its time limit, if only one batch is under way

@@ -11,8 +11,10 @@ for line in findings.lines:
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +33,7 @@ from cxrlines.reading.bundle import EMBEDDED, MANIFEST, PROBE_FILE, Bundle, Bund
 from cxrlines.reading.engines import Engine, FilmViews
 from cxrlines.reading.engines.choice import engine_of
 from cxrlines.reading.interpretation import FilmMaps, findings_of
-from cxrlines.reading.prefetch import in_batches
+from cxrlines.reading.prefetch import ahead, in_batches
 from cxrlines.reading.probe import Probe, read_probe
 from cxrlines.reading.tta import SCALES, VIEWS, views
 
@@ -40,6 +42,8 @@ Progress = Callable[[int, int | None], None]
 """Called with (films done, films in all; None where that is not known)."""
 FindingsWithMaps = tuple[Findings, FilmMaps | None]
 """Findings and the heatmaps they come from; None of a refused film, and where no lines are sought."""
+Computed = tuple[float, np.ndarray, np.ndarray | None]
+"""Seconds that the engine took for a film, its probabilities, and its heatmaps where they are sought."""
 
 
 class Reader:
@@ -206,21 +210,31 @@ class Reader:
         return [one[0] if isinstance(one, tuple) else one for one in self._read_batch_with_maps(films)]
 
     def _read_batch_with_maps(self, films: list["ReadyFilm"]) -> list[FindingsWithMaps | FilmError | ReadingFault]:
-        usable = [film for film in films if film.prepared.quality.usable]
-        if not usable:
-            return [_guarded(film.name, self._interpret, film) for film in films]
-        start = time.monotonic()
-        rows, maps = self.engine([film.views for film in usable], maps=self.lines)
-        seconds_each = (time.monotonic() - start) / len(usable)
-        outputs = iter(zip(rows, [None] * len(rows) if maps is None else maps, strict=True))
         readings = []
-        for film in films:
-            if film.prepared.quality.usable:
-                timed = replace(film, seconds=film.seconds + seconds_each)
-                readings.append(_guarded(film.name, self._interpret, timed, *next(outputs)))
-            else:
-                readings.append(_guarded(film.name, self._interpret, film))
+        with closing(self._computed([film.views for film in films if film.prepared.quality.usable])) as computed:
+            for film in films:
+                if film.prepared.quality.usable:
+                    seconds, row, maps = next(computed)
+                    timed = replace(film, seconds=film.seconds + seconds)
+                    readings.append(_guarded(film.name, self._interpret, timed, row, maps))
+                else:
+                    readings.append(_guarded(film.name, self._interpret, film))
         return readings
+
+    def _computed(self, films: Sequence[FilmViews]) -> Generator[Computed, None, None]:
+        """What the engine gives for each film; while one's findings are made, it computes the next ones."""
+
+        def compute(part: Sequence[FilmViews]) -> list[Computed]:
+            start = time.monotonic()
+            rows, maps = self.engine(part, maps=self.lines)
+            seconds_each = (time.monotonic() - start) / len(part)
+            each = zip(rows, [None] * len(part) if maps is None else maps, strict=True)
+            return [(seconds_each, row, heat) for row, heat in each]
+
+        size = self.engine.at_once or max(1, len(films))
+        parts = (films[start : start + size] for start in range(0, len(films), size))
+        with closing(ahead(compute, parts, 1, 1)) as computed:
+            yield from chain.from_iterable(computed)
 
     def _embed_batch(self, films: list["ReadyFilm"]) -> list["Embedded | FilmError | ReadingFault"]:
         usable = [film.views for film in films if film.prepared.quality.usable]

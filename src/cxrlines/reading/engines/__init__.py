@@ -16,9 +16,11 @@ class Engine(Protocol):
 
     Attributes:
         map_size: of the film whose heatmaps are given; None where no model gives any.
+        at_once: how many films it computes beside each other; None: all that it is given, in one pass.
     """
 
     map_size: Size | None
+    at_once: int | None
 
     def __call__(self, films: Sequence[FilmViews], *, maps: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities of the bundle's labels, float64 (b, labels), and where wanted and given its heatmaps.

@@ -24,8 +24,9 @@ class AveragedNetworks(Engine):
         BundleError: a network that lacks a label.
     """
 
-    def __init__(self, bundle: Bundle, networks: Sequence[Network]) -> None:
+    def __init__(self, bundle: Bundle, networks: Sequence[Network], *, at_once: int | None = None) -> None:
         self.manifest, self.map_names, self.averaging = bundle.manifest, bundle.map_names, bundle.averaging
+        self.at_once = at_once
         self.networks = list(zip(networks, bundle.sizes, strict=True))
         for network, entry in zip(networks, bundle.manifest.models, strict=True):
             if lacking := [name for name in self.manifest.labels if name not in network.labels]:

@@ -109,7 +109,8 @@ class OnnxEngine(AveragedNetworks):
 
         entries, cores = bundle.manifest.models, cores or usable_cores()
         threads = max(1, min(MOST_THREADS, cores // len(entries)))
-        pool = ThreadPoolExecutor(max(1, cores // threads), thread_name_prefix="network")
+        at_once = max(1, cores // threads)
+        pool = ThreadPoolExecutor(at_once, thread_name_prefix="network")
 
         def network(entry: ModelEntry, size: Size) -> OnnxNetwork:
             if entry.onnx is None:
@@ -124,7 +125,7 @@ class OnnxEngine(AveragedNetworks):
                 raise OnnxError(f"{bundle.folder / entry.file}: {error}", _AGAIN) from error
             return OnnxNetwork(path.read_bytes(), str(path), weights, height_width(size), pool, threads=threads)
 
-        super().__init__(bundle, list(pool.map(network, entries, bundle.sizes)))
+        super().__init__(bundle, list(pool.map(network, entries, bundle.sizes)), at_once=at_once)
 
 
 _AGAIN = "copy the bundle again, or export it again with `cxrlines bundle`"
