@@ -7,6 +7,7 @@ share a vein) is continued along it.
 Points are [x, y] in px of the heatmap; lengths are fractions of the heatmap's longer side unless they say px.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def link(segments: list[Segment], strengths: np.ndarray, scale: float) -> Links:
 def turn_between(one: Pose, other: Pose) -> tuple[float, float]:
     """The gap in px between two ends, and the degrees by which a line turns that goes on from one to the other."""
     chord = other.place - one.place
-    gap = float(np.hypot(*chord))
+    gap = math.hypot(*chord.tolist())
     total = 0.0 if one.direction is None or other.direction is None else _angle(one.direction, -other.direction)
     if gap < 3:
         return gap, total
@@ -143,7 +144,7 @@ def turn_between(one: Pose, other: Pose) -> tuple[float, float]:
 
 def _angle(one: np.ndarray, other: np.ndarray) -> float:
     """Degrees between two unit vectors."""
-    return float(np.degrees(np.arccos(min(max(one @ other, -1.0), 1.0))))
+    return math.degrees(math.acos(min(max(float(one @ other), -1.0), 1.0)))
 
 
 def _link_junction(
@@ -325,8 +326,8 @@ def refine(line: Points, line_map: np.ndarray) -> Points:
 
 def sample(values: np.ndarray, points: Points) -> np.ndarray:
     """(n,) float32: a heatmap (h, w) at points (n, 2) [x, y], interpolated bilinearly; 0 outside."""
-    x, y = points.astype(np.float32).T[:, :, None]
-    found = cv2.remap(np.ascontiguousarray(values, np.float32), x, y, cv2.INTER_LINEAR, borderValue=0)
+    places = points.astype(np.float32)[:, None]
+    found = cv2.remap(np.ascontiguousarray(values, np.float32), places, None, cv2.INTER_LINEAR, borderValue=0)
     return np.asarray(found)[:, 0]
 
 

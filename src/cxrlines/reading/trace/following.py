@@ -48,7 +48,7 @@ def extension(line_map: np.ndarray, start: np.ndarray, heading: float) -> Points
         possible = np.abs(headings - heading) <= MAX_HEADING_CHANGE
         possible &= scores >= scores[possible].max(initial=0.0) - MAX_BEHIND
         kept = np.flatnonzero(possible)[np.argsort(-scores[possible], kind="stable")]
-        kept = kept[_first_of_each_cell(places[kept], headings[kept], scale)][:BEAM_WIDTH]
+        kept = kept[_first_of_each_cell(places[kept], headings[kept], scale)]
         places, headings, scores = places[kept], headings[kept], scores[kept]
         steps.append((places, predecessors[kept]))
         if scores.max(initial=0.0) > best_score:
@@ -63,7 +63,12 @@ def extension(line_map: np.ndarray, start: np.ndarray, heading: float) -> Points
 
 
 def _first_of_each_cell(places: Points, headings: np.ndarray, scale: float) -> np.ndarray:
-    """Indices of the first of all paths that came to the same place in the same direction, in order."""
+    """Indices of the first of all paths that came to the same place in the same direction, in order; of `BEAM_WIDTH`."""
     x, y = np.round(places / 2).T
     cells = (y * scale + x) * 100 + np.round(headings / (2 * TURN))
-    return np.sort(np.unique(cells, return_index=True)[1])
+    first: dict[float, int] = {}
+    for k, cell in enumerate(cells.tolist()):
+        first.setdefault(cell, k)
+        if len(first) == BEAM_WIDTH:
+            break
+    return np.array(list(first.values()), np.intp)

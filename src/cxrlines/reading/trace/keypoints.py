@@ -26,10 +26,14 @@ def find_keypoints(heat: np.ndarray) -> list[Keypoint]:
     sigma = KEYPOINT_SIGMA * scale
     # Smoothed by 0.6 of its deviation, a Gaussian keeps 1 / 1.36 of its height; noise keeps much less.
     smooth = 1.36 * cv2.GaussianBlur(heat, (0, 0), 0.6 * sigma)
+    high = smooth >= PEAK
+    left, top, width, height = cv2.boundingRect(high.view(np.uint8))
+    near = (slice(max(0, top - radius), top + height + radius), slice(max(0, left - radius), left + width + radius))
     # Rows and columns in turn: a square window, which is all that keeping peaks apart needs.
-    highest = cv2.dilate(smooth, np.ones((2 * radius + 1, 1), np.uint8))
+    highest = cv2.dilate(smooth[near], np.ones((2 * radius + 1, 1), np.uint8))
     highest = cv2.dilate(highest, np.ones((1, 2 * radius + 1), np.uint8))
-    rows, columns = np.divmod(np.flatnonzero((smooth == highest) & (smooth >= PEAK)), smooth.shape[1])
+    rows, columns = np.nonzero((smooth[near] == highest) & high[near])
+    rows, columns = rows + near[0].start, columns + near[1].start
     highest_first = np.argsort(-smooth[rows, columns], kind="stable")[:MAX_KEYPOINTS]
     return [
         Keypoint(_place(heat, row, column, sigma), min(1.0, float(smooth[row, column])))

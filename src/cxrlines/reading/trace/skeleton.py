@@ -105,12 +105,17 @@ def _ridges(line_map: np.ndarray) -> np.ndarray:
     if np.count_nonzero(smooth >= LOW) > MAX_AREA * (smooth.size - 1):  # else it is below LOW, and changes nothing
         haze = float(np.quantile(smooth, 1 - MAX_AREA))
     low = smooth >= max(LOW, haze)
-    high = smooth >= max(HIGH, min(2 * haze, (1 + haze) / 2))
-    count, component = cv2.connectedComponents(low.astype(np.uint8), connectivity=8)
-    has_high = np.zeros(count, bool)
-    has_high[component[high]] = True
-    curvature = cv2.Laplacian(cv2.GaussianBlur(line_map, (0, 0), 1.0), cv2.CV_32F, ksize=1)
-    return np.asarray(has_high[component] & low & (curvature <= VALLEY))
+    ridges = np.zeros(low.shape, bool)
+    left, top, width, height = cv2.boundingRect(low.view(np.uint8))
+    inner = (slice(top, top + height), slice(left, left + width))  # around it nothing is probable enough
+    low, high = low[inner], smooth[inner] >= max(HIGH, min(2 * haze, (1 + haze) / 2))
+    if high.any():
+        count, component = cv2.connectedComponents(low.view(np.uint8), connectivity=8)
+        has_high = np.zeros(count, bool)
+        has_high[component[high]] = True
+        curvature = cv2.Laplacian(cv2.GaussianBlur(line_map, (0, 0), 1.0), cv2.CV_32F, ksize=1)[inner]
+        ridges[inner] = has_high[component] & low & (curvature <= VALLEY)
+    return ridges
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
