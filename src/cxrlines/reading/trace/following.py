@@ -63,7 +63,7 @@ def extension(line_map: np.ndarray, start: np.ndarray, heading: float) -> Points
 
 
 def _first_of_each_cell(places: Points, headings: np.ndarray, scale: float) -> np.ndarray:
-    """Indices of the first of all paths that came to the same place in the same direction, in order; of `BEAM_WIDTH`."""
+    """Indices, in order, of the first path to each place and direction: `BEAM_WIDTH` at most."""
     x, y = np.round(places / 2).T
     cells = (y * scale + x) * 100 + np.round(headings / (2 * TURN))
     first: dict[float, int] = {}
