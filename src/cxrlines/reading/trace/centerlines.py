@@ -39,6 +39,8 @@ MAX_AHEAD, MIN_COSINE_AHEAD = 0.10, 0.85
 SMOOTHING = 1.5
 """Standard deviation in px by which a centerline is smoothed along itself."""
 
+_XY = np.empty((0, 0), np.float32)  # to `cv2.remap`: its first map holds x and y
+
 End = tuple[int, int]
 """A segment's index, and 0 for its start or 1 for its end."""
 Links = dict[End, End]
@@ -327,7 +329,7 @@ def refine(line: Points, line_map: np.ndarray) -> Points:
 def sample(values: np.ndarray, points: Points) -> np.ndarray:
     """(n,) float32: a heatmap (h, w) at points (n, 2) [x, y], interpolated bilinearly; 0 outside."""
     places = points.astype(np.float32)[:, None]
-    found = cv2.remap(np.ascontiguousarray(values, np.float32), places, None, cv2.INTER_LINEAR, borderValue=0)
+    found = cv2.remap(np.ascontiguousarray(values, np.float32), places, _XY, cv2.INTER_LINEAR, borderValue=0)
     return np.asarray(found)[:, 0]
 
 
