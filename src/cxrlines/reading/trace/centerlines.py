@@ -39,8 +39,6 @@ MAX_AHEAD, MIN_COSINE_AHEAD = 0.10, 0.85
 SMOOTHING = 1.5
 """Standard deviation in px by which a centerline is smoothed along itself."""
 
-_XY = np.empty((0, 0), np.float32)  # to `cv2.remap`: its first map holds x and y
-
 End = tuple[int, int]
 """A segment's index, and 0 for its start or 1 for its end."""
 Links = dict[End, End]
@@ -195,15 +193,17 @@ def _link_gaps(
         for side, node in enumerate(segments[k].nodes)
         if (node < 0 or (k, side) in unpaired) and not segments[k].tipped[side] and (k, side) not in links
     ]
-    places = np.array([pose(end).place for end in ends]).reshape(-1, 2)
+    x, y = np.array([pose(end).place for end in ends]).reshape(-1, 2).T
+    near = np.triu(np.hypot(x[:, None] - x, y[:, None] - y) <= MAX_GAP * scale, 1)
     costs = []
-    for i, one in enumerate(ends):
-        near = np.hypot(*(places[i + 1 :] - places[i]).T) <= MAX_GAP * scale
-        for other in (ends[i + 1 + j] for j in np.flatnonzero(near).tolist()):
-            gap, turn = turn_between(pose(one), pose(other))
-            allowed = MAX_TURN_TO_TIP + (MAX_TURN_ACROSS_GAP - MAX_TURN_TO_TIP) * gap / (MAX_GAP * scale)
-            if one[0] != other[0] and turn <= allowed:
-                costs.append((gap * (1 + turn / 30), one, other))
+    for i, j in np.argwhere(near).tolist():
+        one, other = ends[i], ends[j]
+        if one[0] == other[0]:
+            continue
+        gap, turn = turn_between(pose(one), pose(other))
+        allowed = MAX_TURN_TO_TIP + (MAX_TURN_ACROSS_GAP - MAX_TURN_TO_TIP) * gap / (MAX_GAP * scale)
+        if turn <= allowed:
+            costs.append((gap * (1 + turn / 30), one, other))
     for _, one, other in sorted(costs):
         if one in links or other in links:
             continue
@@ -318,8 +318,8 @@ def refine(line: Points, line_map: np.ndarray) -> Points:
         tangent = np.concatenate([line[1:2] - line[:1], line[2:] - line[:-2], line[-1:] - line[-2:-1]])
         tangent /= np.maximum(np.hypot(*tangent.T)[:, None], 1e-9)
         normal = np.stack([-tangent[:, 1], tangent[:, 0]], 1)
-        across = line[:, None] + offsets[:, None] * normal[:, None]
-        weight = sample(line_map, across.reshape(-1, 2)).reshape(across.shape[:2]) ** 2
+        x, y = (line[:, axis, None] + offsets * normal[:, axis, None] for axis in (0, 1))
+        weight = _remapped(line_map, x.astype(np.float32), y.astype(np.float32)) ** 2
         mass = weight.sum(1)
         shift = np.where(mass > 0.02, (weight * offsets).sum(1) / np.maximum(mass, 1e-9), 0)
         line = _smoothed(resample(line + np.clip(shift, -1, 1)[:, None] * normal, 1.0))
@@ -328,9 +328,15 @@ def refine(line: Points, line_map: np.ndarray) -> Points:
 
 def sample(values: np.ndarray, points: Points) -> np.ndarray:
     """(n,) float32: a heatmap (h, w) at points (n, 2) [x, y], interpolated bilinearly; 0 outside."""
-    places = points.astype(np.float32)[:, None]
-    found = cv2.remap(np.ascontiguousarray(values, np.float32), places, _XY, cv2.INTER_LINEAR, borderValue=0)
-    return np.asarray(found)[:, 0]
+    return _remapped(values, points.astype(np.float32)[:, None], _NO_Y)[:, 0]
+
+
+_NO_Y = np.empty((0, 0), np.float32)  # where x and y are the channels of one array
+
+
+def _remapped(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    found = cv2.remap(np.ascontiguousarray(values, np.float32), x, y, cv2.INTER_LINEAR, borderValue=0)
+    return np.asarray(found)
 
 
 def _smoothed(points: Points) -> Points:
@@ -340,10 +346,15 @@ def _smoothed(points: Points) -> Points:
         return points
     before = 2 * points[0] - points[reach:0:-1]
     after = 2 * points[-1] - points[-2 : -reach - 2 : -1]
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SMOOTHING) ** 2)
-    kernel /= kernel.sum()
+    kernel = _gaussian(reach)
     extended = np.concatenate([before, points, after])
     smooth = np.empty_like(points)
     for axis in (0, 1):
         smooth[:, axis] = np.convolve(extended[:, axis], kernel, "valid")
     return smooth
+
+
+@cache
+def _gaussian(reach: int) -> np.ndarray:
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SMOOTHING) ** 2)
+    return np.asarray(kernel / kernel.sum())

@@ -23,6 +23,9 @@ MIN_SCORE, MAX_BEHIND = 8.0, 12.0
 """The least score of a path that is taken, and by how much one may fall behind the best (at least 0) before it is
 dropped."""
 BEAM_WIDTH = 48
+_TURNS = np.arange(-2, 3)
+_TURN_COSTS = TURN_COST * _TURNS**2
+_PREDECESSORS = np.repeat(np.arange(BEAM_WIDTH), len(_TURNS))
 
 
 def extension(line_map: np.ndarray, start: np.ndarray, heading: float) -> Points:
@@ -34,22 +37,25 @@ def extension(line_map: np.ndarray, start: np.ndarray, heading: float) -> Points
         heading: In which direction it goes on there, radians from x to y.
     """
     scale = max(line_map.shape)
-    turns = TURN * np.arange(-2, 3)
-    turn_costs = TURN_COST * (turns / TURN) ** 2
-    places, headings, scores = start[None], np.array([heading]), np.zeros(1)
+    most = int(MAX_HEADING_CHANGE / TURN)
+    # By the number of turns so far, from the most to one side to the most to the other and a step beyond.
+    headings = heading + TURN * np.arange(-most - 2, most + 3)
+    moves = STEP * scale * np.stack([np.cos(headings), np.sin(headings)], axis=1)
+    sectors = np.round(headings / (2 * TURN))
+    places, turned, scores = start[None], np.array([most + 2]), np.zeros(1)
     steps: list[tuple[Points, np.ndarray]] = []  # after each step the places, and the index of each one's predecessor
     best_score, best_step = 0.0, -1
     while len(places) and len(steps) < MAX_STEPS:
-        predecessors = np.repeat(np.arange(len(places)), len(turns))
-        headings = (headings[:, None] + turns).ravel()
-        places = places[predecessors] + STEP * scale * np.stack([np.cos(headings), np.sin(headings)], axis=1)
+        predecessors = _PREDECESSORS[: len(places) * len(_TURNS)]
+        turned = (turned[:, None] + _TURNS).ravel()
+        places = places[predecessors] + moves[turned]
         gains = np.log(np.maximum(sample(line_map, places), MIN_PROBABILITY) / FAINT)
-        scores = (scores[:, None] - turn_costs).ravel() + gains
-        possible = np.abs(headings - heading) <= MAX_HEADING_CHANGE
+        scores = (scores[:, None] - _TURN_COSTS).ravel() + gains
+        possible = np.abs(turned - most - 2) <= most
         possible &= scores >= scores[possible].max(initial=0.0) - MAX_BEHIND
         kept = np.flatnonzero(possible)[np.argsort(-scores[possible], kind="stable")]
-        kept = kept[_first_of_each_cell(places[kept], headings[kept], scale)]
-        places, headings, scores = places[kept], headings[kept], scores[kept]
+        kept = kept[_first_of_each_cell(places[kept], sectors[turned[kept]], scale)]
+        places, turned, scores = places[kept], turned[kept], scores[kept]
         steps.append((places, predecessors[kept]))
         if scores.max(initial=0.0) > best_score:
             best_score, best_step = float(scores[0]), len(steps) - 1
@@ -62,12 +68,11 @@ def extension(line_map: np.ndarray, start: np.ndarray, heading: float) -> Points
     return np.array(path[::-1])
 
 
-def _first_of_each_cell(places: Points, headings: np.ndarray, scale: float) -> np.ndarray:
+def _first_of_each_cell(places: Points, sectors: np.ndarray, scale: float) -> np.ndarray:
     """Indices, in order, of the first path to each place and direction: `BEAM_WIDTH` at most."""
     x, y = np.round(places / 2).T
-    cells = (y * scale + x) * 100 + np.round(headings / (2 * TURN))
     first: dict[float, int] = {}
-    for k, cell in enumerate(cells.tolist()):
+    for k, cell in enumerate(((y * scale + x) * 100 + sectors).tolist()):
         first.setdefault(cell, k)
         if len(first) == BEAM_WIDTH:
             break
