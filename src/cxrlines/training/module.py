@@ -28,8 +28,8 @@ from cxrlines.training.trainer import as_found, trainer
 from cxrlines.training.watching import label_aucs, macro_auc
 from cxrlines.training.weight_averaging import Average, estimate_norms, moving_share, norms_kept
 
-PACE_OF = 60
-"""Reports, at least a second apart, over which the speed is taken: what an earlier run took says little of this one."""
+SPEED_WINDOW = 60
+"""Reports, at least a second apart, over which films per second are measured, in this run alone."""
 
 
 class StageModule(lightning.LightningModule):
@@ -97,7 +97,7 @@ class StageModule(lightning.LightningModule):
         self.batches: list[list[Key]] = []  # of the loader of training films
         self.loaders: dict[str, DataLoader[dict[str, Any]]] = {}
         self.clock = self.saved_at = self.reported_at = time.monotonic()
-        self.pace: deque[tuple[float, int]] = deque(maxlen=PACE_OF)  # times and steps, of this run
+        self.recent: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)  # (time, step) of this run
 
     def resume(self, state: State | None) -> "StageModule":
         """Go on from the state of a killed run, where there is one."""
@@ -283,8 +283,8 @@ class StageModule(lightning.LightningModule):
         torch.manual_seed((self.config.seed * 1_000_003 + self.step_now) * self.schedule.accumulate + part)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if not self.pace:
-            self.pace.append((time.monotonic(), self.step_now))
+        if not self.recent:
+            self.recent.append((time.monotonic(), self.step_now))
         self._draw()
         self.rate = learning_rate(self.schedule, self.step_now, total=self.total, per_epoch=self.per_epoch)
         set_rate(self._optimizer, self.rate)
@@ -352,8 +352,8 @@ class StageModule(lightning.LightningModule):
     def _report(self, now: float) -> None:
         self.reported_at = now
         self._fetch_losses()
-        self.pace.append((now, self.step_now))
-        (then, step), *_ = self.pace
+        self.recent.append((now, self.step_now))
+        (then, step), *_ = self.recent
         speed = (self.step_now - step) / max(now - then, 1e-9)
         self.report(
             {
