@@ -22,6 +22,8 @@ BRIDGE, STRAIGHT = 0.15, 0.85
 """A peak so far off is still a centerline's tip if it lies straight ahead (cosine)."""
 PRIOR = 0.2
 """What the likelier end of a centerline has ahead of the other, in the units of a peak's height."""
+SAME = 2
+"""Decimals of a score: lines that share their last stretch fit a peak equally, but for rounding."""
 DOWNWARD = (Device.ETT, Device.NGT)
 """Devices whose lower end is the tip where the tips' heatmap does not say."""
 
@@ -55,7 +57,7 @@ def directed(
 ) -> list[Ending]:
     """The centerlines of a device from entry to tip, in their order; the best fits choose their peak first.
 
-    A peak ends one line; only where none is left may two lines end at the same one.
+    Of equal fits the longest line's is first. A peak ends one line; only where none is left may two lines end at the same one.
 
     Args:
         lines: (n, 2) px each, in either direction, 1 px between their points.
@@ -92,7 +94,7 @@ def distance_to_others(path: Points, others: Sequence[Points]) -> np.ndarray:
 def _candidates(
     lines: Sequence[Points], tips: Sequence[Keypoint], priors: Sequence[tuple[float, float]], scale: float
 ) -> list[_Candidate]:
-    """Every way in which a line may end at a peak, the best first."""
+    """Every way in which a line may end at a peak, the best first; of equal ones that of the longest line."""
     if not tips:
         return []
     found = []
@@ -103,7 +105,7 @@ def _candidates(
                 fit = _fit(path, shares, tip, scale)
                 if fit is not None:
                     found.append(_Candidate(fit.score + prior, k, path, j, fit.leaves_at))
-    return sorted(found, key=lambda candidate: -candidate.score)
+    return sorted(found, key=lambda candidate: (-round(candidate.score, SAME), -len(candidate.path)))
 
 
 def _fit(path: Points, shared: np.ndarray, tip: Keypoint, scale: float) -> _Fit | None:
