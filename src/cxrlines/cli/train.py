@@ -171,8 +171,8 @@ def evaluate(
 ) -> None:
     """Score predictions against labels: AUC with 95 % intervals by patient, Brier score, calibration error.
 
-    With --against, both are scored on the same resamples of patients, which tells apart what their own
-    intervals cannot.
+    With --against, both are scored on the same resamples of patients: the interval of the difference is
+    narrower than the two intervals suggest.
     """
     from cxrlines.evaluation.predictions import read_predictions, read_truth
     from cxrlines.evaluation.scores import compare_predictions
@@ -269,7 +269,7 @@ def quality(
     steps: Annotated[int, typer.Option(min=0, help="Batches to learn from; 0 only measures the probe at OUT.")] = 400,
     seed: Annotated[int, typer.Option(help="The same seed gives the same probe.")] = 0,
 ) -> None:
-    """Fit the quality probe, which detects turned, inverted and cropped films and what is no chest film."""
+    """Fit the quality probe, which detects turned, inverted and cropped films and images that are not chest films."""
     from cxrlines.core.pool import keep_buffers
     from cxrlines.lab.probe.fit import run_quality
 

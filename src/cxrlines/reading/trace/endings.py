@@ -57,7 +57,8 @@ def directed(
 ) -> list[Ending]:
     """The centerlines of a device from entry to tip, in their order; the best fits choose their peak first.
 
-    Of equal fits the longest line's is first. A peak ends one line; only where none is left may two lines end at the same one.
+    Of equal fits the longest line's is first. A peak ends one line; only where none is left may two lines end at the
+    same one.
 
     Args:
         lines: (n, 2) px each, in either direction, 1 px between their points.
