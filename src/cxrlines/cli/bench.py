@@ -55,7 +55,7 @@ def bench_predict(
     folder: FilmFolder = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the speed of reading, decoding included, film by film and in batches, against PyTorch with two networks."""
+    """Measure the speed of reading, decoding included, one by one and in batches, against PyTorch with two networks."""
     from cxrlines.lab.bench.inference_speed import bench_predict as measure
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
 
