@@ -39,7 +39,7 @@ def state_of(
     `path`: (n, 2) [x, y] px from outside the patient to the tip, n >= 2. `film_shape`: (height, width) px.
     "Above" and "below" are along the patient's spine, so a tilted film changes nothing. Limits belong to the
     better state (a tip exactly 2 cm above the carina is normal). Distances in cm on the patient. The limits follow
-    general clinical references, not the (unpublished) ones of the RANZCR readers.
+    general clinical references, not the criteria of RANZCR's annotators.
 
     ETT, by the height of the tip above the carina: `core.rules.ett_state`.
 
