@@ -1,4 +1,4 @@
-"""A node whose destination refuses, puts off, or speaks TLS; and what it takes in, seen from within."""
+"""A node whose destination refuses, defers, or speaks TLS; and what it takes in, seen from within."""
 
 import io
 import socket
@@ -45,7 +45,7 @@ def test_a_refusal_is_a_dead_letter_until_it_is_retried(node, pacs, films):
     assert len(pacs.taken) == 3
 
 
-def test_what_is_put_off_is_tried_again(node, pacs, films):
+def test_what_is_deferred_is_tried_again(node, pacs, films):
     pacs.start()
     pacs.statuses[SR_3D] = 0xA700
     running = node([f"PACS@127.0.0.1:{pacs.port}"]).start()
@@ -57,7 +57,7 @@ def test_what_is_put_off_is_tried_again(node, pacs, films):
     assert len({uid for uid, _ in pacs.taken}) == len(pacs.taken) == 3
 
 
-def test_a_connection_that_ends_over_a_result_puts_that_one_off(node, pacs, films):
+def test_a_connection_that_ends_over_a_result_defers_that_one(node, pacs, films):
     pacs.start()
     pacs.statuses[SR_3D] = None
     running = node([f"PACS@127.0.0.1:{pacs.port}"]).start()
@@ -71,7 +71,7 @@ def test_a_connection_that_ends_over_a_result_puts_that_one_off(node, pacs, film
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfull"])
 def test_a_service_that_ends_the_connection_over_a_result(answer, films):
-    """It puts that one off; one that is not there is no matter of the result."""
+    """It defers that one; one that is not there is no matter of the result."""
     (result,) = films(dicom_film(1))
     with socket.create_server(("127.0.0.1", 0)) as service:
         address = f"http://127.0.0.1:{service.getsockname()[1]}/dicom-web"
@@ -84,7 +84,7 @@ def test_a_service_that_ends_the_connection_over_a_result(answer, films):
 
         thread = threading.Thread(target=once, daemon=True)
         thread.start()
-        assert [*StowService(address).send([result, result])] == [(Verdict.PUT_OFF, CUT)]
+        assert [*StowService(address).send([result, result])] == [(Verdict.DEFERRED, CUT)]
         thread.join(60)
     with pytest.raises(Unreachable):
         next(StowService(address).send([result]))

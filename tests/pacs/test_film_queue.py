@@ -157,22 +157,22 @@ class TestFilms:
 
 
 class TestDeliveries:
-    def test_urgent_ones_first_and_those_put_off_last(self, queue):
+    def test_urgent_ones_first_and_those_deferred_last(self, queue):
         for number in range(3):
             add(queue, number)
         for film, urgent in zip(queue.take(3), (False, False, True), strict=True):
             read(queue, film, SR[:1], urgent, [TO])
         assert [parcel.film for parcel in queue.waiting(TO, 9)] == [3, 1, 2]
         assert [film["film"] for film in queue.status()["urgent_waiting"]] == [3]
-        queue.put_off(queue.waiting(TO, 1)[0], "status 0xA700")
+        queue.defer(queue.waiting(TO, 1)[0], "status 0xA700")
         assert [parcel.film for parcel in queue.waiting(TO, 9)] == [1, 2, 3]
 
-    def test_those_that_rest_are_left_out_until_they_are_retried(self, queue):
+    def test_those_deferred_are_left_out_until_they_are_retried(self, queue):
         add(queue, 1)
         read(queue, queue.take(1)[0], SR, False, [TO])
         report, capture = queue.waiting(TO, 9)
-        assert queue.waiting(TO, 9, {report.number}) == [report, capture]  # not put off yet, or taken up once more
-        queue.put_off(report, "status 0xA700")
+        assert queue.waiting(TO, 9, {report.number}) == [report, capture]  # not deferred yet, or taken up once more
+        queue.defer(report, "status 0xA700")
         assert queue.waiting(TO, 9, {report.number}) == [capture]
         assert [parcel.number for parcel in queue.waiting(TO, 9, {7})] == [capture.number, report.number]
 
@@ -189,13 +189,13 @@ class TestDeliveries:
         deliver(queue)
         assert states(queue) == {"delivered": 1}
 
-    def test_one_that_is_put_off_again_and_again(self, queue):
+    def test_one_that_is_deferred_again_and_again(self, queue):
         add(queue, 1)
         read(queue, queue.take(1)[0], SR[:1], False, [TO])
         for tries in range(MAX_TRIES):
             (parcel,) = queue.waiting(TO, 9)
             assert parcel.tries == tries
-            queue.put_off(parcel, "status 0xA700")
+            queue.defer(parcel, "status 0xA700")
         assert states(queue) == {"dead": 1} and queue.waiting(TO, 9) == []
 
     def test_a_film_is_delivered_once_all_destinations_have_it(self, queue):

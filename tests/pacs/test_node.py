@@ -123,7 +123,7 @@ def test_a_film_without_a_study_is_a_dead_letter(bench):
 
 
 def test_a_destination_that_comes_and_goes(bench):
-    off = Answer(Verdict.PUT_OFF, "status 0xA700")
+    off = Answer(Verdict.DEFERRED, "status 0xA700")
     destination = Destination(None, None, off, Answer(Verdict.TAKEN), None, off)
     queue = bench([film(0), film(1)], Pool({}), destination)
     assert counts(queue) == {"delivered": 2} and queue.status()["unreachable"] == []
@@ -175,8 +175,8 @@ class TestAPacsThatIsDownForAnHour:
         taken = [int(name.partition("-")[0]) for name, _ in destination.sent]  # numbers of the queue begin at 1
         assert taken == [number for number in (5, 10, 1, 2, 3, 4, 6, 7, 8, 9) for _ in range(3)]
 
-    def test_one_that_puts_off_gets_what_is_no_dead_letter_by_the_rule(self, bench):
-        """A result that is put off 11 times and then taken is delivered; a 12th makes it a dead letter."""
+    def test_one_that_defers_gets_what_is_no_dead_letter_by_the_rule(self, bench):
+        """A result that is deferred 11 times and then taken is delivered; a 12th makes it a dead letter."""
 
         class Busy(Destination):
             def send(self, results: Sequence[Path]) -> Iterator[Answer]:
@@ -184,7 +184,7 @@ class TestAPacsThatIsDownForAnHour:
                     self.asked[path.name] += 1
                     most = {"1-0.dcm": MAX_TRIES - 1, "2-0.dcm": MAX_TRIES}.get(path.name, 0)
                     off = self.asked[path.name] <= most
-                    yield Answer(Verdict.PUT_OFF, "status 0xA700") if off else Answer(Verdict.TAKEN)
+                    yield Answer(Verdict.DEFERRED, "status 0xA700") if off else Answer(Verdict.TAKEN)
 
         destination = Busy()
         destination.asked = Counter()
@@ -204,7 +204,7 @@ def test_a_result_that_a_destination_breaks_on_keeps_back_no_other(bench):
             for path in results:
                 self.asked[path.name] += 1
                 if path.name == "1-0.dcm":
-                    yield Answer(Verdict.PUT_OFF, CUT)
+                    yield Answer(Verdict.DEFERRED, CUT)
                     return
                 yield Answer(Verdict.TAKEN)
 
@@ -217,15 +217,15 @@ def test_a_result_that_a_destination_breaks_on_keeps_back_no_other(bench):
     assert CUT in queue.status()["dead_letters"][0]["reason"]
 
 
-def test_what_is_put_off_rests_while_others_go(tmp_path, monkeypatch, wait_until):
-    """Whatever comes meanwhile does not wait for it, and what was put off is not asked again at once."""
+def test_what_is_deferred_waits_while_others_go(tmp_path, monkeypatch, wait_until):
+    """Whatever comes meanwhile does not wait for it, and what was deferred is not asked again at once."""
     asked: Counter[str] = Counter()
 
     class Full(Destination):
         def send(self, results: Sequence[Path]) -> Iterator[Answer]:
             for path in results:
                 asked[path.name] += 1
-                yield Answer(Verdict.PUT_OFF, "status 0xA700") if path.name == "1-0.dcm" else Answer(Verdict.TAKEN)
+                yield Answer(Verdict.DEFERRED, "status 0xA700") if path.name == "1-0.dcm" else Answer(Verdict.TAKEN)
 
     def until(number: int) -> None:
         wait_until(lambda: sum(asked.values()) >= number)

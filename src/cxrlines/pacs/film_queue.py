@@ -23,7 +23,7 @@ from cxrlines.core.files import replacing
 from cxrlines.pacs.queue_database import FilmState, QueueDatabase, now, unusable
 
 MAX_TRIES = 12
-"""How often a destination may put off one result before it is a dead letter; with the rests between, hours."""
+"""How often a destination may defer one result before it is a dead letter; with the waits between, hours."""
 
 DONE = (FilmState.DELIVERED, FilmState.SKIPPED)
 """States of films whose files are deleted."""
@@ -47,7 +47,7 @@ class Parcel:
         number: Ours, of this delivery.
         film: Number of the film that it is of.
         path: The result, a DICOM file.
-        tries: How often the destination put it off.
+        tries: How often the destination deferred it.
         urgent: Whether its film is.
     """
 
@@ -196,14 +196,14 @@ class FilmQueue(QueueDatabase):
 
     # Results are delivered.
 
-    def waiting(self, destination: str, limit: int, resting: Collection[int] = ()) -> list[Parcel]:
-        """The next results for a destination: urgent ones first; those that it put off after all others, and those of
-        them whose numbers are in `resting` not at all."""
+    def waiting(self, destination: str, limit: int, deferred: Collection[int] = ()) -> list[Parcel]:
+        """The next results for a destination: urgent ones first; those that it deferred after all others, and those of
+        them whose numbers are in `deferred` not at all."""
         rows = self.rows(
             "SELECT * FROM deliveries WHERE destination=? AND state='waiting' "
             "AND NOT (tries>0 AND number IN (SELECT value FROM json_each(?))) "
             "ORDER BY tries>0, urgent DESC, number LIMIT ?",
-            (destination, json.dumps(list(resting)), limit),
+            (destination, json.dumps(list(deferred)), limit),
         )
         return [
             Parcel(
@@ -229,10 +229,10 @@ class FilmQueue(QueueDatabase):
         """A destination will not take a result: a dead letter."""
         self._end_delivery(parcel, "state='dead', reason=?", (reason,))
 
-    def put_off(self, parcel: Parcel, reason: str) -> None:
+    def defer(self, parcel: Parcel, reason: str) -> None:
         """A destination cannot take a result now; after `MAX_TRIES` it is a dead letter."""
         if parcel.tries + 1 >= MAX_TRIES:
-            self.refused(parcel, f"put off {MAX_TRIES} times; the last reason: {reason}")
+            self.refused(parcel, f"deferred {MAX_TRIES} times; the last reason: {reason}")
         else:
             self.execute("UPDATE deliveries SET tries=tries+1, reason=? WHERE number=?", (reason, parcel.number))
 

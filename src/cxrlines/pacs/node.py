@@ -225,7 +225,7 @@ def why_not_read(film: bytes) -> str | None:
 class Courier(threading.Thread):
     """Takes results to one destination, urgent ones first, until `stop`.
 
-    What it puts off rests, longer each time, while others go; the destination itself is left alone for longer and
+    What it defers waits, longer each time, while others go; the destination itself is left alone for longer and
     longer while it answers nothing but that.
     """
 
@@ -234,7 +234,7 @@ class Courier(threading.Thread):
         self.destination, self.wake = destination, threading.Event()
         self._queue, self._audit, self._stop_event = queue, audit, stop
         self._rng = random.Random()
-        self._resting: dict[int, float] = {}  # numbers of results that were put off, until when (`time.monotonic`)
+        self._deferred: dict[int, float] = {}  # numbers of results that were deferred, until when (`time.monotonic`)
         self._answered = False
 
     def run(self) -> None:
@@ -251,7 +251,7 @@ class Courier(threading.Thread):
             failures = failures + 1 if trouble and not self._answered else 0
             if trouble and failures == 1:
                 self._audit.write("not delivered", to=self.destination.name, why=trouble)
-            if trouble or (trouble == "" and not self._resting):
+            if trouble or (trouble == "" and not self._deferred):
                 try:
                     self._queue.problem(self.destination.name, trouble)
                 except sqlite3.Error:
@@ -265,8 +265,8 @@ class Courier(threading.Thread):
     def _deliver(self) -> str | None:
         """One batch; what is wrong with it, "" if nothing, None where nothing waits."""
         name, now = self.destination.name, time.monotonic()
-        self._resting = {number: end for number, end in self._resting.items() if end > now}
-        parcels = self._queue.waiting(name, BATCH, self._resting)
+        self._deferred = {number: end for number, end in self._deferred.items() if end > now}
+        parcels = self._queue.waiting(name, BATCH, self._deferred)
         if not parcels:
             return None
         for lost in (parcel for parcel in parcels if not parcel.path.is_file()):
@@ -281,23 +281,23 @@ class Courier(threading.Thread):
                 if (answer := next(answers, None)) is None:
                     break
                 verdict, reason = answer
-                self._answered = self._answered or verdict is not Verdict.PUT_OFF
-                self._resting.pop(parcel.number, None)
+                self._answered = self._answered or verdict is not Verdict.DEFERRED
+                self._deferred.pop(parcel.number, None)
                 match verdict:
                     case Verdict.TAKEN:
                         self._queue.delivered(parcel, reason)
                     case Verdict.REFUSED:
                         self._queue.refused(parcel, reason)
-                    case Verdict.PUT_OFF:
-                        self._queue.put_off(parcel, reason)
-                        self._rest(parcel)
-                        trouble = f"puts off results ({reason})"
+                    case Verdict.DEFERRED:
+                        self._queue.defer(parcel, reason)
+                        self._defer(parcel)
+                        trouble = f"defers results ({reason})"
                 facts: dict[str, str | int] = {"film": parcel.film, "result": parcel.number, "to": name}
                 self._audit.write(verdict.value, **facts | ({"why": reason} if reason else {}))
         return trouble
 
-    def _rest(self, parcel: Parcel) -> None:
-        """Leave a result that was put off alone for a while: seconds at first, up to an hour, hours in all."""
+    def _defer(self, parcel: Parcel) -> None:
+        """Leave a result that was deferred alone for a while: seconds at first, up to an hour, hours in all."""
         tries = parcel.tries + 1
         if tries < MAX_TRIES:  # then it is a dead letter
-            self._resting[parcel.number] = time.monotonic() + (tries + 1) * pause_s(tries, self._rng)
+            self._deferred[parcel.number] = time.monotonic() + (tries + 1) * pause_s(tries, self._rng)

@@ -107,7 +107,7 @@ class NodeSettings(BaseModel):
         associations: Open at once, at most.
         film_mib: Largest film accepted.
         free_mib: Films are refused (out of resources) while the queue's disk has less space than that.
-        bundle: Folder of the bundle that reads; none: the one in the box.
+        bundle: Folder of the bundle that reads; none: the embedded reader.
         processes: That read, each with the models in its memory.
         film_s: Seconds that reading a film may take.
         keep: Whether films and results stay in the queue's folder once they are delivered.

@@ -112,9 +112,7 @@ def page(title: str, status: Status, still: bool = False) -> str:
     retry = "<p>Dead letters are taken up once more by <code>cxrlines listen --retry --queue DIR</code>.</p>"
     parts = [
         _table("Urgent, not delivered", status["urgent_waiting"], film="film", received="since", state="state"),
-        _table(
-            "Destinations that take nothing", status["unreachable"], name="destination", since="since", problem="why"
-        ),
+        _table("Unreachable destinations", status["unreachable"], name="destination", since="since", problem="why"),
         _table(
             "Dead letters", status["dead_letters"], film="film", received="received", destination="to", reason="why"
         ),
