@@ -69,7 +69,7 @@ def http_error(code: int, body: bytes = b"") -> requests.HTTPError:
 
 @pytest.mark.parametrize(
     ("code", "verdict"),
-    [(400, Verdict.REFUSED), (404, Verdict.REFUSED), (409, Verdict.REFUSED), (413, Verdict.REFUSED)]
+    [(400, Verdict.REFUSED), (415, Verdict.REFUSED), (409, Verdict.REFUSED), (413, Verdict.REFUSED)]
     + [(code, Verdict.DEFERRED) for code in (408, 425, 429, 500, 502, 503, 507)],
 )
 def test_http_errors(code, verdict):
@@ -79,6 +79,12 @@ def test_http_errors(code, verdict):
 @pytest.mark.parametrize("code", [401, 403, 407])
 def test_a_wrong_token_is_no_matter_of_the_result(code):
     with pytest.raises(Unreachable, match=str(code)):
+        answer_to_http(http_error(code), UID)
+
+
+@pytest.mark.parametrize("code", [404, 405, 410])
+def test_a_wrong_address_is_no_matter_of_the_result(code):
+    with pytest.raises(Unreachable, match=f"HTTP {code}: no STOW-RS service is at this address"):
         answer_to_http(http_error(code), UID)
 
 

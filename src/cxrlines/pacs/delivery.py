@@ -224,6 +224,8 @@ def answer_to_http(error: requests.HTTPError, sop_uid: str) -> Answer:
     text = f"HTTP {code}"
     if code in (401, 403, 407):
         raise Unreachable(f"{text}: it wants another token or certificate")
+    if code in (404, 405, 410):
+        raise Unreachable(f"{text}: no STOW-RS service is at this address")
     if code == 409 and response is not None:  # the instance is named, with why
         try:
             answer = answer_to_stow(pydicom.Dataset.from_json(response.text), sop_uid)
