@@ -15,15 +15,19 @@ from typer.testing import CliRunner
 
 from cxrlines import cli
 from cxrlines.core.errors import ReadingFault
+from cxrlines.core.files import OutputError
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.findings import Findings
+from cxrlines.core.quality import Quality
 from cxrlines.lab.intact_films import as_dicom
-from cxrlines.pacs import node
+from cxrlines.pacs import node, result_writers
 from cxrlines.pacs.audit_log import AuditLog
 from cxrlines.pacs.delivery import CUT, LONGEST_PAUSE_S, Answer, Unreachable, Verdict, pause_s
 from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue
-from cxrlines.pacs.node import FAULTS, Courier, why_not_read
-from cxrlines.pacs.result_writers import ResultWriters
+from cxrlines.pacs.node import FAULTS, NO_RESULT, Courier, why_not_read
+from cxrlines.pacs.queue_database import FilmState
+from cxrlines.pacs.result_writers import ResultWriters, write_results
+from cxrlines.reading.results.dicom.objects import Kind, result_objects
 from cxrlines.reading.results.dicom.read_by import OperatingPoint, ReadBy
 
 NGT = "NGT - Abnormal"
@@ -75,12 +79,14 @@ def bench(tmp_path, monkeypatch, wait_until):
     monkeypatch.setattr(node, "POLL_S", 0.01)
     queue, audit, writers = FilmQueue(tmp_path), AuditLog(tmp_path), ResultWriters(1)
 
-    def run(films: Sequence[bytes], pool: Pool, destination: Destination) -> FilmQueue:
+    def run(
+        films: Sequence[bytes], pool: Pool, destination: Destination, kinds: tuple[Kind, ...] = tuple(Kind)
+    ) -> FilmQueue:
         for place, data in enumerate(films):
             queue.add(data, str(place), f"1.2.3.{place}", "MODALITY@10.0.0.7")
         stop = threading.Event()
         courier = Courier(queue, audit, destination, stop)
-        reading = node._Reading(queue, audit, pool, writers, [courier])
+        reading = node._Reading(queue, audit, pool, writers, [courier], kinds)
         threads = [threading.Thread(target=reading.run, args=(stop,), daemon=True), courier]
         for thread in threads:
             thread.start()
@@ -120,6 +126,51 @@ def test_outcomes_become_results_skips_and_dead_letters(bench):
 def test_a_film_without_a_study_is_a_dead_letter(bench):
     queue = bench([film(0, StudyInstanceUID=None)], Pool({}), Destination())
     assert counts(queue) == {"dead": 1} and "StudyInstanceUID" in queue.status()["dead_letters"][0]["reason"]
+
+
+def test_a_film_whose_results_cannot_be_encoded_costs_the_others_nothing(bench, monkeypatch):
+    """pydicom raises OSError for it, which is no error of the disk."""
+    asked = []
+
+    def written(self, order):
+        outcome: Future = Future()
+        outcome.set_result(write_results(order()))
+        return outcome
+
+    def made(source, *_, **more):
+        asked.append(source[-1])
+        if source[-1] == 0:
+            raise OSError("cannot write LUTData")
+        return result_objects(source, *_, **more)
+
+    monkeypatch.setattr(ResultWriters, "write", written)
+    monkeypatch.setattr(result_writers, "result_objects", made)
+    queue = bench([film(number) for number in range(3)], Pool({}), Destination())
+    assert counts(queue) == {"delivered": 2, "dead": 1} and sorted(asked) == [*[0] * FAULTS, 1, 2]
+    assert "OSError" in queue.status()["dead_letters"][0]["reason"]
+
+
+def test_a_disk_that_cannot_be_written_for_a_while_costs_nothing(bench, monkeypatch):
+    times = iter(range(9))
+
+    def written(self, order):
+        outcome: Future = Future()
+        full = OutputError("results: cannot be written", "free space")
+        outcome.set_result(full if next(times) < 2 * FAULTS else write_results(order()))
+        return outcome
+
+    monkeypatch.setattr(ResultWriters, "write", written)
+    assert counts(bench([film(0)], Pool({}), Destination())) == {"delivered": 1}
+
+
+def test_results_of_the_wanted_kinds_alone(bench):
+    """A film that is not read has a report alone; without reports nothing says so but its state."""
+    refused = Findings((40, 30), (), {}, (), None, quality=Quality(usable=False))
+    pool = Pool({1: FilmError("is cut off", "send it again"), 2: refused})
+    queue = bench([film(number) for number in range(3)], pool, Destination(), (Kind.PRESENTATION, Kind.CAPTURE))
+    assert counts(queue) == {"delivered": 1, "skipped": 2} and queue.status()["results"] == {"delivered": 2}
+    assert queue.status()["skipped"] == {NO_RESULT: 1, f"{NO_RESULT}: is cut off; send it again": 1}
+    assert not [*bench.folder.glob("*/*.dcm")]
 
 
 def test_a_destination_that_comes_and_goes(bench):

@@ -30,6 +30,12 @@ def listen(
     stow: Annotated[list[str] | None, typer.Option(help="Send results by STOW-RS to a URL; may be repeated.")] = None,
     queue: Annotated[Path | None, typer.Option(help="Folder of films and results until they are delivered.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of all settings; flags override it.")] = None,
+    results: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Kind of result: sr report, pr presentation state, sc capture; may be repeated; default: all."
+        ),
+    ] = None,
     bundle: BundleFolder = None,
     processes: Annotated[int | None, typer.Option(help="Processes that read; default: one for two cores.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep films and results once they are delivered.")] = False,
@@ -71,6 +77,7 @@ def listen(
     flags |= {
         "to": tuple(to or ()),
         "stow": tuple(stow or ()),
+        "results": tuple(results or ()),
         "processes": processes,
         "keep": keep or None,
         "status_port": status_port,

@@ -42,6 +42,8 @@ POLL_S = 1.0
 """How often the queue is looked into all the same: another process may have changed it (`--retry`)."""
 LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
 """View Positions of films that are not frontal."""
+NO_RESULT = "has no result of the kinds in `results`"
+"""Why a film is skipped that none of the wanted kinds of results is made of."""
 DISK_ERRORS = (OSError, OutputError, sqlite3.Error)
 
 
@@ -75,7 +77,7 @@ def run_node(
     ):
         queue.resume(names)
         couriers = [Courier(queue, audit, destination, stop) for destination in destinations]
-        reading = _Reading(queue, audit, pool, writers, couriers)
+        reading = _Reading(queue, audit, pool, writers, couriers, settings.results)
         receiver = Receiver(settings, queue, audit, reading.arrived)
         try:
             audit.write("started", reads=pool.read_by.name)
@@ -111,8 +113,10 @@ class _Reading:
         pool: ReadingPool,
         writers: ResultWriters,
         couriers: Sequence["Courier"],
+        kinds: tuple[Kind, ...],
     ) -> None:
         self._queue, self._audit, self._pool, self._writers, self._couriers = queue, audit, pool, writers, couriers
+        self._kinds = kinds
         self._done: queues.SimpleQueue[_Done | None] = queues.SimpleQueue()
         self._in_flight = 0
 
@@ -173,12 +177,12 @@ class _Reading:
 
     def _write(self, film: QueuedFilm, outcome: Findings | FilmError) -> None:
         """Have the results of a film written."""
-        found = str(outcome).removeprefix(f"{film.path}: ") if isinstance(outcome, FilmError) else outcome
+        found = _said(film, outcome) if isinstance(outcome, FilmError) else outcome
 
         def order() -> Order:
             earlier = tuple(Replaced(Kind(kind), uid) for kind, uid in self._queue.earlier_results(film))
-            places = self._queue.result_places(film, len(Kind))
-            return Order(film.path, found, self._pool.read_by, earlier, places)
+            places = self._queue.result_places(film, len(self._kinds))
+            return Order(film.path, found, self._pool.read_by, earlier, self._kinds, places)
 
         future = self._writers.write(order)
         future.add_done_callback(lambda future: self._done.put(_Done(film, outcome, future.result())))
@@ -189,15 +193,18 @@ class _Reading:
         if isinstance(outcome, NotAFilm):
             return self._give_up(film, FilmState.SKIPPED, outcome.kind)
         problem = outcome if isinstance(outcome, ReadingFault) else made
-        if isinstance(problem, tuple):
+        if isinstance(problem, tuple) and problem:
             return self._has_results(film, outcome, problem)
+        if isinstance(problem, tuple):  # what is not read has a report alone
+            why = f"{NO_RESULT}: {_said(film, outcome)}" if isinstance(outcome, FilmError) else NO_RESULT
+            return self._give_up(film, FilmState.SKIPPED, why)
         if isinstance(problem, DISK_ERRORS):
             raise problem
         if isinstance(problem, ReadingFault) and film.tries + 1 < FAULTS:
             self._queue.put_back(film)
             self._audit.write("to be read again", film=film.number)
         else:
-            self._give_up(film, FilmState.DEAD, str(problem).removeprefix(f"{film.path}: "))
+            self._give_up(film, FilmState.DEAD, _said(film, problem))
 
     def _give_up(self, film: QueuedFilm, state: FilmState, why: str) -> None:
         """End with a film without results."""
@@ -220,6 +227,11 @@ def why_not_read(film: bytes) -> str | None:
     if (kind := own_or_derived(header)) is not None:
         return kind
     return "lateral film, by its header" if header.text("ViewPosition").upper() in LATERAL else None
+
+
+def _said(film: QueuedFilm, problem: object) -> str:
+    """What is wrong with a film, without its place in the queue."""
+    return str(problem).removeprefix(f"{film.path}: ")
 
 
 class Courier(threading.Thread):
