@@ -40,7 +40,7 @@ def test_a_refusal_is_a_dead_letter_until_it_is_retried(node, pacs, films):
     pacs.statuses.clear()
     retry = running.command("--retry", "--queue", str(running.queue), "--json")
     done = subprocess.run(retry, env=running.environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "1 films" in done.stderr
+    assert done.returncode == 0 and "1 film taken up" in done.stderr
     until(lambda: running.status()["films"]["delivered"] == 1)
     assert len(pacs.taken) == 3
 

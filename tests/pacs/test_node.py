@@ -342,5 +342,36 @@ def test_the_command_shows_how_a_queue_stands(tmp_path):
     text = CliRunner().invoke(cli.app, command).output
     assert "1 received" in text and "PACS@10.0.0.5:104: does not answer" in text and "oldest waiting: film 1" in text
     assert json.loads(CliRunner().invoke(cli.app, [*command, "--json"]).output)["films"]["received"] == 1
+    both = CliRunner().invoke(cli.app, [*command, "--retry", "--discard"])
+    assert both.exit_code == 2 and "--retry and --discard" in both.output
     wrong = CliRunner().invoke(cli.app, ["listen", "--status", "--queue", str(tmp_path)])
     assert wrong.exit_code == 2 and not (tmp_path / "queue.sqlite").exists()
+
+
+def test_the_command_takes_up_and_gives_up_dead_letters(tmp_path):
+    queue = FilmQueue(tmp_path / "queue")
+    (tmp_path / "node.toml").write_text('queue = "queue"\n')
+    (tmp_path / "keep.toml").write_text('queue = "queue"\nkeep = true\n')
+
+    def dead(number: int) -> Path:
+        queue.add(b"film", str(number), f"1.2.{number}", "MODALITY@10.0.0.7")
+        (taken,) = queue.take(1)
+        queue.give_up(taken, FilmState.DEAD, "a fault")
+        return taken.path
+
+    def said(*flags: str) -> str:
+        done = CliRunner().invoke(cli.app, ["listen", *flags])
+        assert done.exit_code == 0
+        return done.output
+
+    first = dead(1)
+    assert "1 film taken up once more" in said("--retry", "--queue", str(tmp_path / "queue"))
+    queue.give_up(*queue.take(1), FilmState.DEAD, "a fault")
+    assert first.exists()
+    discarded = said("--discard", "--config", str(tmp_path / "node.toml"))
+    assert "discarded: 0 results not delivered, 1 film not read" in discarded
+    assert not first.exists() and counts(queue) == {"skipped": 1}
+    kept = dead(2)
+    said("--discard", "--config", str(tmp_path / "keep.toml"))
+    assert kept.exists() and counts(queue) == {"skipped": 2}
+    queue.close()
