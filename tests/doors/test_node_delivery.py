@@ -45,6 +45,25 @@ def test_a_refusal_is_a_dead_letter_until_it_is_retried(node, pacs, films):
     assert len(pacs.taken) == 3
 
 
+def test_a_pacs_that_takes_no_reports(node, pacs, films):
+    """What it refused is discarded while the node runs; a node that makes no reports has nothing refused."""
+    pacs.start()
+    pacs.statuses[SR_3D] = 0x0122
+    running = node([f"PACS@127.0.0.1:{pacs.port}"]).start()
+    paths = films(dicom_film(1))
+    assert running.store(*paths).returncode == 0
+    assert running.settled(1)["results"] == {"dead": 1, "delivered": 2}
+    discard = running.command("--discard", "--queue", str(running.queue))
+    done = subprocess.run(discard, env=running.environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "1 result not delivered" in done.stderr
+    status = running.status()
+    assert status["films"]["delivered"] == 1 and status["results"] == {"delivered": 2, "dropped": 1}
+    assert not status["dead_letters"] and not list(running.queue.glob("*/*.dcm"))
+    without = node([f"PACS@127.0.0.1:{pacs.port}"], results=["pr", "sc"]).start()
+    assert without.store(*paths).returncode == 0
+    assert without.settled(1)["results"] == {"delivered": 2}
+
+
 def test_what_is_deferred_is_tried_again(node, pacs, films):
     pacs.start()
     pacs.statuses[SR_3D] = 0xA700
