@@ -1,4 +1,4 @@
-"""A node whose destination refuses, puts off, or speaks TLS; and what it takes in, seen from within."""
+"""A node whose destination refuses, defers, or speaks TLS; and what it takes in, seen from within."""
 
 import io
 import socket
@@ -40,12 +40,31 @@ def test_a_refusal_is_a_dead_letter_until_it_is_retried(node, pacs, films):
     pacs.statuses.clear()
     retry = running.command("--retry", "--queue", str(running.queue), "--json")
     done = subprocess.run(retry, env=running.environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "1 films" in done.stderr
+    assert done.returncode == 0 and "1 film taken up" in done.stderr
     until(lambda: running.status()["films"]["delivered"] == 1)
     assert len(pacs.taken) == 3
 
 
-def test_what_is_put_off_is_tried_again(node, pacs, films):
+def test_a_pacs_that_takes_no_reports(node, pacs, films):
+    """What it refused is discarded while the node runs; a node that makes no reports has nothing refused."""
+    pacs.start()
+    pacs.statuses[SR_3D] = 0x0122
+    running = node([f"PACS@127.0.0.1:{pacs.port}"]).start()
+    paths = films(dicom_film(1))
+    assert running.store(*paths).returncode == 0
+    assert running.settled(1)["results"] == {"dead": 1, "delivered": 2}
+    discard = running.command("--discard", "--queue", str(running.queue))
+    done = subprocess.run(discard, env=running.environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "1 result not delivered" in done.stderr
+    status = running.status()
+    assert status["films"]["delivered"] == 1 and status["results"] == {"delivered": 2, "dropped": 1}
+    assert not status["dead_letters"] and not list(running.queue.glob("*/*.dcm"))
+    without = node([f"PACS@127.0.0.1:{pacs.port}"], results=["pr", "sc"]).start()
+    assert without.store(*paths).returncode == 0
+    assert without.settled(1)["results"] == {"delivered": 2}
+
+
+def test_what_is_deferred_is_tried_again(node, pacs, films):
     pacs.start()
     pacs.statuses[SR_3D] = 0xA700
     running = node([f"PACS@127.0.0.1:{pacs.port}"]).start()
@@ -57,7 +76,7 @@ def test_what_is_put_off_is_tried_again(node, pacs, films):
     assert len({uid for uid, _ in pacs.taken}) == len(pacs.taken) == 3
 
 
-def test_a_connection_that_ends_over_a_result_puts_that_one_off(node, pacs, films):
+def test_a_connection_that_ends_over_a_result_defers_that_one(node, pacs, films):
     pacs.start()
     pacs.statuses[SR_3D] = None
     running = node([f"PACS@127.0.0.1:{pacs.port}"]).start()
@@ -71,7 +90,7 @@ def test_a_connection_that_ends_over_a_result_puts_that_one_off(node, pacs, film
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nfull"])
 def test_a_service_that_ends_the_connection_over_a_result(answer, films):
-    """It puts that one off; one that is not there is no matter of the result."""
+    """It defers that one; one that is not there is no matter of the result."""
     (result,) = films(dicom_film(1))
     with socket.create_server(("127.0.0.1", 0)) as service:
         address = f"http://127.0.0.1:{service.getsockname()[1]}/dicom-web"
@@ -84,7 +103,7 @@ def test_a_service_that_ends_the_connection_over_a_result(answer, films):
 
         thread = threading.Thread(target=once, daemon=True)
         thread.start()
-        assert [*StowService(address).send([result, result])] == [(Verdict.PUT_OFF, CUT)]
+        assert [*StowService(address).send([result, result])] == [(Verdict.DEFERRED, CUT)]
         thread.join(60)
     with pytest.raises(Unreachable):
         next(StowService(address).send([result]))

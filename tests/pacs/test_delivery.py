@@ -45,8 +45,8 @@ UID = "1.2.826.0.1.3680043.10.1.3"
         (0x0111, Verdict.TAKEN),
         (0xB000, Verdict.TAKEN),
         (0xB007, Verdict.TAKEN),
-        (0xA700, Verdict.PUT_OFF),
-        (0x0110, Verdict.PUT_OFF),
+        (0xA700, Verdict.DEFERRED),
+        (0x0110, Verdict.DEFERRED),
         (0xA900, Verdict.REFUSED),
         (0xA9FF, Verdict.REFUSED),
         (0xC000, Verdict.REFUSED),
@@ -69,8 +69,8 @@ def http_error(code: int, body: bytes = b"") -> requests.HTTPError:
 
 @pytest.mark.parametrize(
     ("code", "verdict"),
-    [(400, Verdict.REFUSED), (404, Verdict.REFUSED), (409, Verdict.REFUSED), (413, Verdict.REFUSED)]
-    + [(code, Verdict.PUT_OFF) for code in (408, 425, 429, 500, 502, 503, 507)],
+    [(400, Verdict.REFUSED), (415, Verdict.REFUSED), (409, Verdict.REFUSED), (413, Verdict.REFUSED)]
+    + [(code, Verdict.DEFERRED) for code in (408, 425, 429, 500, 502, 503, 507)],
 )
 def test_http_errors(code, verdict):
     assert answer_to_http(http_error(code, b"<html>"), UID) == (verdict, f"HTTP {code}")
@@ -79,6 +79,12 @@ def test_http_errors(code, verdict):
 @pytest.mark.parametrize("code", [401, 403, 407])
 def test_a_wrong_token_is_no_matter_of_the_result(code):
     with pytest.raises(Unreachable, match=str(code)):
+        answer_to_http(http_error(code), UID)
+
+
+@pytest.mark.parametrize("code", [404, 405, 410])
+def test_a_wrong_address_is_no_matter_of_the_result(code):
+    with pytest.raises(Unreachable, match=f"HTTP {code}: no STOW-RS service is at this address"):
         answer_to_http(http_error(code), UID)
 
 
@@ -96,7 +102,7 @@ def reply(reason: int | None, uid: str = UID) -> pydicom.Dataset:
 
 @pytest.mark.parametrize(
     ("reason", "verdict"),
-    [(None, Verdict.TAKEN), (0x0111, Verdict.TAKEN), (0xA700, Verdict.PUT_OFF), (0xC122, Verdict.REFUSED)],
+    [(None, Verdict.TAKEN), (0x0111, Verdict.TAKEN), (0xA700, Verdict.DEFERRED), (0xC122, Verdict.REFUSED)],
 )
 def test_what_a_service_says_of_an_instance(reason, verdict):
     assert answer_to_stow(reply(reason), UID).verdict is verdict
@@ -112,13 +118,13 @@ def test_what_a_service_stores_with_a_warning_is_taken():
 
 def test_only_an_instance_that_is_named_and_did_not_fail_is_taken():
     for silent in (pydicom.Dataset(), reply(None, f"{UID}.1")):
-        assert answer_to_stow(silent, UID) == (Verdict.PUT_OFF, NOT_NAMED)
+        assert answer_to_stow(silent, UID) == (Verdict.DEFERRED, NOT_NAMED)
         assert answer_to_http(http_error(409, silent.to_json().encode()), UID) == (Verdict.REFUSED, "HTTP 409")
-    assert answer_to_stow(reply(0x0111, f"{UID}.1"), UID).verdict is Verdict.PUT_OFF  # another is there already
+    assert answer_to_stow(reply(0x0111, f"{UID}.1"), UID).verdict is Verdict.DEFERRED  # another is there already
     for reason in (0xA700, 0xB000, 0x0000):
         both = reply(reason)
         both.ReferencedSOPSequence = reply(None).ReferencedSOPSequence
-        assert answer_to_stow(both, UID).verdict is Verdict.PUT_OFF
+        assert answer_to_stow(both, UID).verdict is Verdict.DEFERRED
 
 
 @pytest.fixture
@@ -262,7 +268,7 @@ class TestStowService:
 
     def test_errors_pass_as_they_are(self, service, result):
         service.status, service.headers, service.body = 503, {"Content-Type": "text/html"}, b"busy"
-        assert [*StowService(service.url).send([result])] == [(Verdict.PUT_OFF, "HTTP 503")]
+        assert [*StowService(service.url).send([result])] == [(Verdict.DEFERRED, "HTTP 503")]
 
     def test_a_renewed_token_is_used_with_the_next_batch(self, service, result, tmp_path, caplog):
         caplog.set_level(logging.DEBUG)

@@ -157,22 +157,22 @@ class TestFilms:
 
 
 class TestDeliveries:
-    def test_urgent_ones_first_and_those_put_off_last(self, queue):
+    def test_urgent_ones_first_and_those_deferred_last(self, queue):
         for number in range(3):
             add(queue, number)
         for film, urgent in zip(queue.take(3), (False, False, True), strict=True):
             read(queue, film, SR[:1], urgent, [TO])
         assert [parcel.film for parcel in queue.waiting(TO, 9)] == [3, 1, 2]
         assert [film["film"] for film in queue.status()["urgent_waiting"]] == [3]
-        queue.put_off(queue.waiting(TO, 1)[0], "status 0xA700")
+        queue.defer(queue.waiting(TO, 1)[0], "status 0xA700")
         assert [parcel.film for parcel in queue.waiting(TO, 9)] == [1, 2, 3]
 
-    def test_those_that_rest_are_left_out_until_they_are_retried(self, queue):
+    def test_those_deferred_are_left_out_until_they_are_retried(self, queue):
         add(queue, 1)
         read(queue, queue.take(1)[0], SR, False, [TO])
         report, capture = queue.waiting(TO, 9)
-        assert queue.waiting(TO, 9, {report.number}) == [report, capture]  # not put off yet, or taken up once more
-        queue.put_off(report, "status 0xA700")
+        assert queue.waiting(TO, 9, {report.number}) == [report, capture]  # not deferred yet, or taken up once more
+        queue.defer(report, "status 0xA700")
         assert queue.waiting(TO, 9, {report.number}) == [capture]
         assert [parcel.number for parcel in queue.waiting(TO, 9, {7})] == [capture.number, report.number]
 
@@ -189,13 +189,31 @@ class TestDeliveries:
         deliver(queue)
         assert states(queue) == {"delivered": 1}
 
-    def test_one_that_is_put_off_again_and_again(self, queue):
+    def test_a_refusal_is_a_dead_letter_while_another_destination_waits(self, queue):
+        add(queue, 1)
+        read(queue, queue.take(1)[0], SR[:1], True, [TO, "http://archive"])
+        queue.refused(queue.waiting(TO, 9)[0], "status 0xA900")
+        assert states(queue) == {"read": 1}
+        (letter,) = queue.status()["dead_letters"]
+        assert (letter["film"], letter["destination"], letter["reason"]) == (1, TO, "status 0xA900")
+        assert queue.retry() == 1 and len(queue.waiting(TO, 9)) == 1 and queue.status()["dead_letters"] == []
+        deliver(queue)
+        deliver(queue, "http://archive")
+        assert states(queue) == {"delivered": 1}
+
+    def test_an_urgent_film_with_a_refusal_is_still_urgent(self, queue):
+        add(queue, 1)
+        read(queue, queue.take(1)[0], SR[:1], True, [TO])
+        queue.refused(queue.waiting(TO, 9)[0], "status 0xA900")
+        assert [film["state"] for film in queue.status()["urgent_waiting"]] == ["dead"]
+
+    def test_one_that_is_deferred_again_and_again(self, queue):
         add(queue, 1)
         read(queue, queue.take(1)[0], SR[:1], False, [TO])
         for tries in range(MAX_TRIES):
             (parcel,) = queue.waiting(TO, 9)
             assert parcel.tries == tries
-            queue.put_off(parcel, "status 0xA700")
+            queue.defer(parcel, "status 0xA700")
         assert states(queue) == {"dead": 1} and queue.waiting(TO, 9) == []
 
     def test_a_film_is_delivered_once_all_destinations_have_it(self, queue):
@@ -211,7 +229,47 @@ class TestDeliveries:
         read(queue, queue.take(1)[0], SR[:1], False, [TO])
         queue.resume(["OTHER@10.0.0.5:104"])
         assert states(queue) == {"dead": 1}
-        assert "no longer configured" in queue.status()["dead_letters"][0]["reason"]
+        assert "no longer in the settings" in queue.status()["dead_letters"][0]["reason"]
+        assert queue.retry() == 0 and states(queue) == {"dead": 1}  # nobody would take it there
+
+    def test_one_that_comes_back_gets_what_waited_for_it(self, queue):
+        """What it refused before as well: it is asked once more."""
+        add(queue, 1)
+        read(queue, queue.take(1)[0], SR, False, [TO, "OTHER"])
+        deliver(queue, "OTHER")
+        queue.refused(queue.waiting(TO, 1)[0], "status 0xA900")
+        queue.resume(["OTHER"])
+        assert len(queue.status()["dead_letters"]) == 2
+        queue.resume([TO, "OTHER"])
+        assert states(queue) == {"delivering": 1} and len(queue.waiting(TO, 9)) == 2
+        deliver(queue)
+        assert states(queue) == {"delivered": 1}
+
+    def test_what_is_discarded_is_done_with_and_its_files_go(self, queue):
+        """A film with a result delivered, one without, one not read, and one that another destination waits for."""
+        for number in range(4):
+            add(queue, number)
+        one, none, unread, waits = queue.take(4)
+        read(queue, one, SR, False, [TO])
+        read(queue, none, SR[:1], False, ["GONE"])
+        queue.give_up(unread, FilmState.DEAD, "a fault")
+        report, capture = queue.waiting(TO, 9)
+        queue.delivered(capture)
+        queue.refused(report, "status 0xA900")
+        read(queue, waits, SR[:1], False, [TO, "OTHER"])
+        queue.refused(queue.waiting(TO, 9)[0], "status 0xA900")
+        queue.resume([TO, "OTHER"])
+        assert len(queue.status()["dead_letters"]) == 4
+        assert queue.discard() == (3, 1)
+        status = queue.status()
+        assert status["dead_letters"] == [] and queue.retry() == 0 and queue.discard() == (0, 0)
+        assert states(queue) == {"delivered": 1, "skipped": 2, "read": 1}
+        assert status["results"] == {"delivered": 1, "dropped": 3, "waiting": 1}
+        assert status["skipped"] == {"discarded: a fault": 1, "discarded: no result was delivered": 1}
+        assert {path.name for path in queue.folder.glob("*/*.dcm")} == {waits.path.name, "4-0.dcm"}
+        assert [add(queue, number) for number in range(3)] == [None] * 3  # they are known
+        deliver(queue, "OTHER")
+        assert states(queue) == {"delivered": 2, "skipped": 2} and not [*queue.folder.glob("*/*.dcm")]
 
     def test_what_is_wrong_with_a_destination_is_known_until_it_is_not(self, queue):
         queue.problem(TO, "does not answer")
@@ -244,6 +302,16 @@ class TestFaults:
         assert states(queue) == {} and not [*queue.folder.glob("films/*")]
         monkeypatch.undo()
         assert add(queue, 1) == 1
+
+    def test_a_discard_that_a_kill_cut_off_is_swept_at_the_next_start(self, queue, monkeypatch):
+        add(queue, 1)
+        read(queue, queue.take(1)[0], SR, False, ["GONE"])
+        queue.resume([TO])
+        monkeypatch.setattr(queue, "_delete", lambda paths: None)
+        queue.discard()
+        assert len([*queue.folder.glob("*/*.dcm")]) == 3
+        queue.resume([TO])
+        assert states(queue) == {"skipped": 1} and not [*queue.folder.glob("*/*.dcm")]
 
     def test_a_clock_that_jumps_changes_nothing(self, queue, monkeypatch):
         times = iter(["2026-01-01T00:00:00+00:00", "1970-01-01T00:00:00+00:00", "2099-01-01T00:00:00+00:00"] * 9)

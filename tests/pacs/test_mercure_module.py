@@ -10,8 +10,9 @@ import pydicom
 import pytest
 
 from cxrlines.core.errors import Error
+from cxrlines.pacs import mercure_module
 from cxrlines.pacs.mercure_module import RESULT, TASK, ModuleSettings, module_folders, read_settings, run_module
-from cxrlines.reading.results.dicom.objects import Kind
+from cxrlines.reading.results.dicom.objects import Kind, result_objects
 from cxrlines.reading.results.dicom.wrapped_film import wrapped
 
 EXAMPLE = Path(__file__).parents[2] / "src/cxrlines/embedded/example.jpg"
@@ -66,6 +67,36 @@ def test_its_own_results_are_passed_over(done, tmp_path):
         (again / path.name).write_bytes(path.read_bytes())
     run = run_module(again, tmp_path / "out")
     assert run.read == 0 and not run.errors and run.passed_over == {"result of cxrlines": 2}
+
+
+def test_a_film_whose_results_cannot_be_made_costs_the_others_nothing(tmp_path, monkeypatch):
+    """pydicom raises OSError for a value that it cannot encode; a film without a study is for its sender to correct."""
+    there, out = tmp_path / "in", tmp_path / "out"
+    there.mkdir()
+    film = wrapped(EXAMPLE.read_bytes(), "P-SECRET", "1.2.826.0.1.3680043.10.7")
+    for name in ("a", "b", "c"):
+        (there / f"{name}.dcm").write_bytes(film)
+    without = pydicom.dcmread(there / "b.dcm")
+    del without.StudyInstanceUID
+    without.save_as(there / "b.dcm")
+    made = []
+
+    def odd(*given, **more):
+        made.append(1)
+        if len(made) == 1:
+            raise OSError("cannot write P-SECRET")
+        return result_objects(*given, **more)
+
+    monkeypatch.setattr(mercure_module, "result_objects", odd)
+    run = run_module(there, out)
+    assert (run.read, sorted(run.errors), run.faults) == (3, ["a.dcm", "b.dcm"], 1)
+    assert "OSError" in run.errors["a.dcm"] and "P-SECRET" not in (out / RESULT).read_text()
+    assert (
+        "StudyInstanceUID" in run.errors["b.dcm"]
+        and "sender" in run.errors["b.dcm"]
+        and "--" not in run.errors["b.dcm"]
+    )
+    assert {path.name for path in out.glob("*.dcm")} == {f"c#{kind}.dcm" for kind in ("sr", "sc")} | {"c#pr.dcm"}
 
 
 @pytest.mark.parametrize("process", [{}, [], {"settings": {}}, {"settings": None}])

@@ -15,15 +15,19 @@ from typer.testing import CliRunner
 
 from cxrlines import cli
 from cxrlines.core.errors import ReadingFault
+from cxrlines.core.files import OutputError
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.findings import Findings
+from cxrlines.core.quality import Quality
 from cxrlines.lab.intact_films import as_dicom
-from cxrlines.pacs import node
+from cxrlines.pacs import node, result_writers
 from cxrlines.pacs.audit_log import AuditLog
 from cxrlines.pacs.delivery import CUT, LONGEST_PAUSE_S, Answer, Unreachable, Verdict, pause_s
 from cxrlines.pacs.film_queue import MAX_TRIES, FilmQueue
-from cxrlines.pacs.node import FAULTS, Courier, why_not_read
-from cxrlines.pacs.result_writers import ResultWriters
+from cxrlines.pacs.node import FAULTS, NO_RESULT, Courier, why_not_read
+from cxrlines.pacs.queue_database import FilmState
+from cxrlines.pacs.result_writers import ResultWriters, write_results
+from cxrlines.reading.results.dicom.objects import Kind, result_objects
 from cxrlines.reading.results.dicom.read_by import OperatingPoint, ReadBy
 
 NGT = "NGT - Abnormal"
@@ -75,12 +79,14 @@ def bench(tmp_path, monkeypatch, wait_until):
     monkeypatch.setattr(node, "POLL_S", 0.01)
     queue, audit, writers = FilmQueue(tmp_path), AuditLog(tmp_path), ResultWriters(1)
 
-    def run(films: Sequence[bytes], pool: Pool, destination: Destination) -> FilmQueue:
+    def run(
+        films: Sequence[bytes], pool: Pool, destination: Destination, kinds: tuple[Kind, ...] = tuple(Kind)
+    ) -> FilmQueue:
         for place, data in enumerate(films):
             queue.add(data, str(place), f"1.2.3.{place}", "MODALITY@10.0.0.7")
         stop = threading.Event()
         courier = Courier(queue, audit, destination, stop)
-        reading = node._Reading(queue, audit, pool, writers, [courier])
+        reading = node._Reading(queue, audit, pool, writers, [courier], kinds)
         threads = [threading.Thread(target=reading.run, args=(stop,), daemon=True), courier]
         for thread in threads:
             thread.start()
@@ -122,8 +128,53 @@ def test_a_film_without_a_study_is_a_dead_letter(bench):
     assert counts(queue) == {"dead": 1} and "StudyInstanceUID" in queue.status()["dead_letters"][0]["reason"]
 
 
+def test_a_film_whose_results_cannot_be_encoded_costs_the_others_nothing(bench, monkeypatch):
+    """pydicom raises OSError for it, which is no error of the disk."""
+    asked = []
+
+    def written(self, order):
+        outcome: Future = Future()
+        outcome.set_result(write_results(order()))
+        return outcome
+
+    def made(source, *_, **more):
+        asked.append(source[-1])
+        if source[-1] == 0:
+            raise OSError("cannot write LUTData")
+        return result_objects(source, *_, **more)
+
+    monkeypatch.setattr(ResultWriters, "write", written)
+    monkeypatch.setattr(result_writers, "result_objects", made)
+    queue = bench([film(number) for number in range(3)], Pool({}), Destination())
+    assert counts(queue) == {"delivered": 2, "dead": 1} and sorted(asked) == [*[0] * FAULTS, 1, 2]
+    assert "OSError" in queue.status()["dead_letters"][0]["reason"]
+
+
+def test_a_disk_that_cannot_be_written_for_a_while_costs_nothing(bench, monkeypatch):
+    times = iter(range(9))
+
+    def written(self, order):
+        outcome: Future = Future()
+        full = OutputError("results: cannot be written", "free space")
+        outcome.set_result(full if next(times) < 2 * FAULTS else write_results(order()))
+        return outcome
+
+    monkeypatch.setattr(ResultWriters, "write", written)
+    assert counts(bench([film(0)], Pool({}), Destination())) == {"delivered": 1}
+
+
+def test_results_of_the_wanted_kinds_alone(bench):
+    """A film that is not read has a report alone; without reports nothing says so but its state."""
+    refused = Findings((40, 30), (), {}, (), None, quality=Quality(usable=False))
+    pool = Pool({1: FilmError("is cut off", "send it again"), 2: refused})
+    queue = bench([film(number) for number in range(3)], pool, Destination(), (Kind.PRESENTATION, Kind.CAPTURE))
+    assert counts(queue) == {"delivered": 1, "skipped": 2} and queue.status()["results"] == {"delivered": 2}
+    assert queue.status()["skipped"] == {NO_RESULT: 1, f"{NO_RESULT}: is cut off; send it again": 1}
+    assert not [*bench.folder.glob("*/*.dcm")]
+
+
 def test_a_destination_that_comes_and_goes(bench):
-    off = Answer(Verdict.PUT_OFF, "status 0xA700")
+    off = Answer(Verdict.DEFERRED, "status 0xA700")
     destination = Destination(None, None, off, Answer(Verdict.TAKEN), None, off)
     queue = bench([film(0), film(1)], Pool({}), destination)
     assert counts(queue) == {"delivered": 2} and queue.status()["unreachable"] == []
@@ -175,8 +226,8 @@ class TestAPacsThatIsDownForAnHour:
         taken = [int(name.partition("-")[0]) for name, _ in destination.sent]  # numbers of the queue begin at 1
         assert taken == [number for number in (5, 10, 1, 2, 3, 4, 6, 7, 8, 9) for _ in range(3)]
 
-    def test_one_that_puts_off_gets_what_is_no_dead_letter_by_the_rule(self, bench):
-        """A result that is put off 11 times and then taken is delivered; a 12th makes it a dead letter."""
+    def test_one_that_defers_gets_what_is_no_dead_letter_by_the_rule(self, bench):
+        """A result that is deferred 11 times and then taken is delivered; a 12th makes it a dead letter."""
 
         class Busy(Destination):
             def send(self, results: Sequence[Path]) -> Iterator[Answer]:
@@ -184,7 +235,7 @@ class TestAPacsThatIsDownForAnHour:
                     self.asked[path.name] += 1
                     most = {"1-0.dcm": MAX_TRIES - 1, "2-0.dcm": MAX_TRIES}.get(path.name, 0)
                     off = self.asked[path.name] <= most
-                    yield Answer(Verdict.PUT_OFF, "status 0xA700") if off else Answer(Verdict.TAKEN)
+                    yield Answer(Verdict.DEFERRED, "status 0xA700") if off else Answer(Verdict.TAKEN)
 
         destination = Busy()
         destination.asked = Counter()
@@ -204,7 +255,7 @@ def test_a_result_that_a_destination_breaks_on_keeps_back_no_other(bench):
             for path in results:
                 self.asked[path.name] += 1
                 if path.name == "1-0.dcm":
-                    yield Answer(Verdict.PUT_OFF, CUT)
+                    yield Answer(Verdict.DEFERRED, CUT)
                     return
                 yield Answer(Verdict.TAKEN)
 
@@ -217,15 +268,15 @@ def test_a_result_that_a_destination_breaks_on_keeps_back_no_other(bench):
     assert CUT in queue.status()["dead_letters"][0]["reason"]
 
 
-def test_what_is_put_off_rests_while_others_go(tmp_path, monkeypatch, wait_until):
-    """Whatever comes meanwhile does not wait for it, and what was put off is not asked again at once."""
+def test_what_is_deferred_waits_while_others_go(tmp_path, monkeypatch, wait_until):
+    """Whatever comes meanwhile does not wait for it, and what was deferred is not asked again at once."""
     asked: Counter[str] = Counter()
 
     class Full(Destination):
         def send(self, results: Sequence[Path]) -> Iterator[Answer]:
             for path in results:
                 asked[path.name] += 1
-                yield Answer(Verdict.PUT_OFF, "status 0xA700") if path.name == "1-0.dcm" else Answer(Verdict.TAKEN)
+                yield Answer(Verdict.DEFERRED, "status 0xA700") if path.name == "1-0.dcm" else Answer(Verdict.TAKEN)
 
     def until(number: int) -> None:
         wait_until(lambda: sum(asked.values()) >= number)
@@ -291,5 +342,36 @@ def test_the_command_shows_how_a_queue_stands(tmp_path):
     text = CliRunner().invoke(cli.app, command).output
     assert "1 received" in text and "PACS@10.0.0.5:104: does not answer" in text and "oldest waiting: film 1" in text
     assert json.loads(CliRunner().invoke(cli.app, [*command, "--json"]).output)["films"]["received"] == 1
+    both = CliRunner().invoke(cli.app, [*command, "--retry", "--discard"])
+    assert both.exit_code == 2 and "--retry and --discard" in both.output
     wrong = CliRunner().invoke(cli.app, ["listen", "--status", "--queue", str(tmp_path)])
     assert wrong.exit_code == 2 and not (tmp_path / "queue.sqlite").exists()
+
+
+def test_the_command_takes_up_and_gives_up_dead_letters(tmp_path):
+    queue = FilmQueue(tmp_path / "queue")
+    (tmp_path / "node.toml").write_text('queue = "queue"\n')
+    (tmp_path / "keep.toml").write_text('queue = "queue"\nkeep = true\n')
+
+    def dead(number: int) -> Path:
+        queue.add(b"film", str(number), f"1.2.{number}", "MODALITY@10.0.0.7")
+        (taken,) = queue.take(1)
+        queue.give_up(taken, FilmState.DEAD, "a fault")
+        return taken.path
+
+    def said(*flags: str) -> str:
+        done = CliRunner().invoke(cli.app, ["listen", *flags])
+        assert done.exit_code == 0
+        return done.output
+
+    first = dead(1)
+    assert "1 film taken up once more" in said("--retry", "--queue", str(tmp_path / "queue"))
+    queue.give_up(*queue.take(1), FilmState.DEAD, "a fault")
+    assert first.exists()
+    discarded = said("--discard", "--config", str(tmp_path / "node.toml"))
+    assert "discarded: 0 results not delivered, 1 film not read" in discarded
+    assert not first.exists() and counts(queue) == {"skipped": 1}
+    kept = dead(2)
+    said("--discard", "--config", str(tmp_path / "keep.toml"))
+    assert kept.exists() and counts(queue) == {"skipped": 2}
+    queue.close()

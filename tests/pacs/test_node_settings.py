@@ -8,6 +8,7 @@ import pytest
 
 from cxrlines.core.errors import Error
 from cxrlines.pacs.node_settings import PATHS, Certificates, NodeSettings, client_tls, load_settings, server_tls
+from cxrlines.reading.results.dicom.objects import Kind
 
 CONFIG = """
 aet = "CXRLINES"
@@ -74,6 +75,11 @@ def test_flags_go_before_the_file(tmp_path):
         (("aet =", "ate ="), ["ate"]),
         (("ca =", "kay ="), ["field tls_to.kay", "not a setting", "there are: cert, key, ca"]),
         (('to = ["PACS@10.0.0.5:104", "ARCHIVE@[::1]:11112"]', 'to = "PACS@10.0.0.5:104"'), ["field to", "a list in"]),
+        (
+            ('queue = "queue"', 'queue = "queue"\nresults = ["sr", "pdf"]'),
+            ["field results.1", "'pdf'", "'sr', 'pr' or 'sc'"],
+        ),
+        (('queue = "queue"', 'queue = "queue"\nresults = []'), ["field results is", "at least one of sr, pr, sc"]),
         (('queue = "queue"', ""), ["queue is missing"]),
         (
             ('to = ["PACS@10.0.0.5:104", "ARCHIVE@[::1]:11112"]\nstow = ["https://pacs/dicom-web/"]', ""),
@@ -90,6 +96,12 @@ def test_what_is_wrong_is_said_with_its_field(tmp_path, change, words):
         load_settings(tmp_path / "node.toml", {})
     text = str(caught.value)
     assert all(word in text for word in (*words, "node.toml")), text
+
+
+def test_results_are_all_kinds_or_those_named(tmp_path):
+    flags = {"aet": "A", "queue": tmp_path, "stow": ("http://pacs",)}
+    assert load_settings(None, flags | {"results": ()}).results == tuple(Kind)
+    assert load_settings(None, flags | {"results": ("sc", "pr")}).results == (Kind.CAPTURE, Kind.PRESENTATION)
 
 
 def test_a_flag_is_called_by_its_name(tmp_path):

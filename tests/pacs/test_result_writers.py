@@ -11,7 +11,8 @@ from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.files import OutputError
 from cxrlines.core.findings import Findings
 from cxrlines.lab.intact_films import as_dicom
-from cxrlines.pacs.result_writers import Order, ResultWriters
+from cxrlines.pacs import result_writers
+from cxrlines.pacs.result_writers import Order, ResultWriters, write_results
 from cxrlines.reading.results.dicom.objects import Kind, Replaced, result_objects
 from cxrlines.reading.results.dicom.read_by import ReadBy
 
@@ -30,11 +31,13 @@ def writers():
 def order(tmp_path):
     """Makes an order of results."""
 
-    def make(found: Findings | str, to: str = "results", **elements: object) -> Order:
+    def make(
+        found: Findings | str, to: str = "results", kinds: tuple[Kind, ...] = tuple(Kind), **elements: object
+    ) -> Order:
         film = tmp_path / "film.dcm"
         film.write_bytes(as_dicom(np.full((40, 30), 9, np.uint8), 8, **{**UIDS, **elements}))
         places = tuple(tmp_path / to / f"{k}.dcm" for k in range(len(Kind)))
-        return Order(film, found, READ_BY, (Replaced(Kind.REPORT, "2.25.1"),), places)
+        return Order(film, found, READ_BY, (Replaced(Kind.REPORT, "2.25.1"),), kinds, places)
 
     return make
 
@@ -56,10 +59,28 @@ def test_what_is_wrong_is_a_value_of_its_kind(writers, order, tmp_path):
     assert isinstance(writers.write(lambda: order(FOUND, "taken")).result(60), (OutputError, OSError))
     without_study = writers.write(lambda: order(FOUND, StudyInstanceUID=None)).result(60)
     assert isinstance(without_study, Error) and "StudyInstanceUID" in str(without_study)
+    assert "sender" in without_study.way_out and "--" not in str(without_study)
     gone = order(FOUND)._replace(film=Path("/nowhere/Planted^Name.dcm"))
     fault = writers.write(lambda: gone).result(60)
     assert isinstance(fault, ReadingFault) and "Planted" not in str(fault)
     assert isinstance(writers.write(lambda: 1 / 0).result(60), ReadingFault)
+
+
+def test_only_the_kinds_that_are_wanted_are_made(writers, order):
+    made = writers.write(lambda: order(FOUND, kinds=(Kind.PRESENTATION, Kind.CAPTURE))).result(60)
+    assert [each.kind for each in made] == ["pr", "sc"]
+    assert writers.write(lambda: order("is cut off", kinds=(Kind.CAPTURE,))).result(60) == ()
+
+
+def test_an_error_of_pydicom_is_no_error_of_the_disk(order, monkeypatch):
+    """It raises OSError for a value that it cannot encode."""
+    monkeypatch.setattr(result_writers, "result_objects", lambda *_, **__: raises(OSError("Planted^Name in LUTData")))
+    fault = write_results(order(FOUND))
+    assert isinstance(fault, ReadingFault) and "OSError" in str(fault) and "Planted" not in str(fault)
+
+
+def raises(error: Exception) -> None:
+    raise error
 
 
 def test_a_process_that_is_killed_is_replaced(writers, order):

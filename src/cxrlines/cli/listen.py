@@ -10,6 +10,7 @@ import typer
 
 from cxrlines.cli.options import BundleFolder, Json, say, signals
 from cxrlines.core.errors import Error
+from cxrlines.core.text import plural
 from cxrlines.core.toml_file import read_config
 
 app = typer.Typer()
@@ -30,6 +31,12 @@ def listen(
     stow: Annotated[list[str] | None, typer.Option(help="Send results by STOW-RS to a URL; may be repeated.")] = None,
     queue: Annotated[Path | None, typer.Option(help="Folder of films and results until they are delivered.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of all settings; flags override it.")] = None,
+    results: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Kind of result: sr report, pr presentation state, sc capture; may be repeated; default: all."
+        ),
+    ] = None,
     bundle: BundleFolder = None,
     processes: Annotated[int | None, typer.Option(help="Processes that read; default: one for two cores.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep films and results once they are delivered.")] = False,
@@ -45,23 +52,30 @@ def listen(
     retry: Annotated[
         bool, typer.Option("--retry", help="Try failed films and results again; the node may be running.")
     ] = False,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Give up failed films and results for good, and delete their files.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Receive films by DICOM, read them, and send the results to a PACS.
 
-    Results are a structured report, a presentation state and a secondary capture of each film.
+    Results are a structured report, a presentation state and a secondary capture of each film, or what --results names.
     SIGTERM ends it once films being read are finished; others stay in the queue.
     For research only.
     """
-    from cxrlines.pacs.queue_database import DATABASE, QueueDatabase
+    from cxrlines.pacs.film_queue import FilmQueue
+    from cxrlines.pacs.queue_database import DATABASE
 
-    if status or retry:
-        queue = queue or _queue_of(config)
+    if retry and discard:
+        raise Error("--retry and --discard: a dead letter is tried again or given up", "give one of them")
+    if status or retry or discard:
+        named = read_config(config, ("queue",))
+        queue = queue or (named["queue"] if isinstance(named.get("queue"), Path) else None)
         if queue is None:
             raise Error("--queue is missing", "name the node's folder by --queue, or its file by --config")
         if not (queue / DATABASE).is_file():
             raise Error(f"--queue {queue}: is no queue of a node", "name the folder of its --queue")
-        look_into(QueueDatabase(queue), retry, as_json)
+        look_into(FilmQueue(queue, keep=keep or named.get("keep") is True), retry, discard, as_json)
         return
 
     from cxrlines.pacs.node import run_node
@@ -71,6 +85,7 @@ def listen(
     flags |= {
         "to": tuple(to or ()),
         "stow": tuple(stow or ()),
+        "results": tuple(results or ()),
         "processes": processes,
         "keep": keep or None,
         "status_port": status_port,
@@ -86,16 +101,13 @@ def listen(
     say("stopped; what is in the queue is taken up at the next start")
 
 
-def _queue_of(config: Path | None) -> Path | None:
-    """The queue that the file of --config names; None where it names none."""
-    named = read_config(config, ("queue",)).get("queue")
-    return named if isinstance(named, Path) else None
-
-
-def look_into(queue: Any, retry: bool, as_json: bool) -> None:
-    """Print how a queue stands, once its dead letters are taken up if `retry`."""
+def look_into(queue: Any, retry: bool, discard: bool, as_json: bool) -> None:
+    """Print how a queue stands, once its dead letters are taken up (`retry`) or given up (`discard`)."""
     if retry:
-        say(f"{queue.retry()} films are taken up once more")
+        say(f"{plural(queue.retry(), 'film')} taken up once more")
+    if discard:
+        dropped, unread = queue.discard()
+        say(f"discarded: {plural(dropped, 'result')} not delivered, {plural(unread, 'film')} not read")
     found = queue.status()
     queue.close()
     if as_json:

@@ -1,7 +1,7 @@
 """Results on their way: C-STORE to a node, STOW-RS to a DICOMweb service, and which answers are final.
 
 Each `send` yields an answer for each result in turn, and raises `Unreachable` where the destination itself is the
-matter; what had no answer then stays as it was. Where a connection ends over a result, that one is put off and is the
+matter; what had no answer then stays as it was. Where a connection ends over a result, that one is deferred and is the
 last to be answered: an object that a destination breaks on does not keep back all others. The same object sent twice is
 the same bytes.
 """
@@ -41,7 +41,7 @@ class Verdict(StrEnum):
 
     TAKEN = "taken"
     REFUSED = "refused"  # and would be again
-    PUT_OFF = "put off"
+    DEFERRED = "deferred"
 
 
 class Answer(NamedTuple):
@@ -106,7 +106,7 @@ class StorageNode:
                     raise Unreachable("the association was cut")
                 status = association.send_c_store(path)
                 if "Status" not in status:
-                    yield Answer(Verdict.PUT_OFF, CUT)
+                    yield Answer(Verdict.DEFERRED, CUT)
                     return
                 yield answer_to_status(int(status.Status))
         finally:
@@ -152,7 +152,7 @@ class StowService:
                 yield answer_to_http(error, str(result.SOPInstanceUID))
             except (requests.RequestException, ValueError) as error:  # no answer, or one that is no DICOM
                 if _ended_over_it(error):
-                    yield Answer(Verdict.PUT_OFF, CUT)
+                    yield Answer(Verdict.DEFERRED, CUT)
                     return
                 raise Unreachable(f"no answer that can be understood ({type(error).__name__})") from None
             else:
@@ -181,7 +181,7 @@ def answer_to_status(status: int) -> Answer:
     if status in (0x0000, 0x0111) or 0xB000 <= status <= 0xBFFF:  # 0x0111: it has that instance already
         return Answer(Verdict.TAKEN, text if status else "")
     final = status in (0x0117, 0x0122, 0x0124, 0x0115, 0x0106) or status >> 8 == 0xA9 or status >> 12 == 0xC
-    return Answer(Verdict.REFUSED if final else Verdict.PUT_OFF, text)
+    return Answer(Verdict.REFUSED if final else Verdict.DEFERRED, text)
 
 
 def no_other_page(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
@@ -212,9 +212,9 @@ def answer_to_stow(reply: pydicom.Dataset, sop_uid: str) -> Answer:
         reason = int(failed[0].get("FailureReason") or 0x0110)
         answer = answer_to_status(reason)
         known = reason == 0x0111 and failed[0].get("ReferencedSOPInstanceUID") == sop_uid  # it has it already
-        return answer if known or answer.verdict is not Verdict.TAKEN else Answer(Verdict.PUT_OFF, answer.reason)
+        return answer if known or answer.verdict is not Verdict.TAKEN else Answer(Verdict.DEFERRED, answer.reason)
     stored = [item.get("ReferencedSOPInstanceUID") for item in reply.get("ReferencedSOPSequence") or ()]
-    return Answer(Verdict.TAKEN) if sop_uid in stored else Answer(Verdict.PUT_OFF, NOT_NAMED)
+    return Answer(Verdict.TAKEN) if sop_uid in stored else Answer(Verdict.DEFERRED, NOT_NAMED)
 
 
 def answer_to_http(error: requests.HTTPError, sop_uid: str) -> Answer:
@@ -224,6 +224,8 @@ def answer_to_http(error: requests.HTTPError, sop_uid: str) -> Answer:
     text = f"HTTP {code}"
     if code in (401, 403, 407):
         raise Unreachable(f"{text}: it wants another token or certificate")
+    if code in (404, 405, 410):
+        raise Unreachable(f"{text}: no STOW-RS service is at this address")
     if code == 409 and response is not None:  # the instance is named, with why
         try:
             answer = answer_to_stow(pydicom.Dataset.from_json(response.text), sop_uid)
@@ -232,7 +234,7 @@ def answer_to_http(error: requests.HTTPError, sop_uid: str) -> Answer:
         return Answer(Verdict.REFUSED, text) if answer.reason in ("", NOT_NAMED) else answer
     if 400 <= code < 500 and code not in (408, 425, 429):
         return Answer(Verdict.REFUSED, text)
-    return Answer(Verdict.PUT_OFF, text)
+    return Answer(Verdict.DEFERRED, text)
 
 
 def destinations_of(

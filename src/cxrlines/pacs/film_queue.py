@@ -13,17 +13,17 @@ No decision rests on the clock: times are kept for people.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cxrlines.core.files import replacing
-from cxrlines.pacs.queue_database import FilmState, QueueDatabase, now, unusable
+from cxrlines.pacs.queue_database import GONE, FilmState, QueueDatabase, now, revive, unusable
 
 MAX_TRIES = 12
-"""How often a destination may put off one result before it is a dead letter; with the rests between, hours."""
+"""How often a destination may defer one result before it is a dead letter; with the waits between, hours."""
 
 DONE = (FilmState.DELIVERED, FilmState.SKIPPED)
 """States of films whose files are deleted."""
@@ -47,15 +47,13 @@ class Parcel:
         number: Ours, of this delivery.
         film: Number of the film that it is of.
         path: The result, a DICOM file.
-        tries: How often the destination put it off.
-        urgent: Whether its film is.
+        tries: How often the destination deferred it.
     """
 
     number: int
     film: int
     path: Path
     tries: int
-    urgent: bool
 
 
 class FilmQueue(QueueDatabase):
@@ -112,22 +110,17 @@ class FilmQueue(QueueDatabase):
     def resume(self, destinations: Sequence[str]) -> None:
         """After a start: take up what a kill left, and delete files without a row.
 
-        Deliveries to destinations that are no longer configured become dead letters.
+        Deliveries to destinations that are not among these become dead letters, and wait again once they are.
         """
         with self.transaction() as db:
             db.execute("UPDATE films SET state=? WHERE state=?", (FilmState.RECEIVED, FilmState.READING))
             db.execute("DELETE FROM destinations")
             marks = ",".join("?" * len(destinations))
-            gone = db.execute(
-                f"SELECT number, film FROM deliveries WHERE state='waiting' AND destination NOT IN ({marks})",
-                tuple(destinations),
-            ).fetchall()
-            for row in gone:
-                db.execute(
-                    "UPDATE deliveries SET state='dead', reason='this destination is no longer configured' "
-                    "WHERE number=?",
-                    (row["number"],),
-                )
+            revive(db, f"reason=? AND destination IN ({marks})", (GONE, *destinations))
+            gone = f"state IN ('waiting', 'dead') AND destination NOT IN ({marks})"
+            films = db.execute(f"SELECT DISTINCT film FROM deliveries WHERE {gone}", tuple(destinations)).fetchall()
+            db.execute(f"UPDATE deliveries SET state='dead', reason=? WHERE {gone}", (GONE, *destinations))
+            for row in films:
                 self._settle(db, row["film"])
         if self.keep:
             return
@@ -137,7 +130,7 @@ class FilmQueue(QueueDatabase):
             if path not in wanted:
                 path.unlink(missing_ok=True)
         for path in self._results.iterdir():
-            if not (head := path.name.partition("-")[0]).isdecimal() or int(head) not in numbers:
+            if _film_of(path) not in numbers:
                 path.unlink(missing_ok=True)
 
     def take(self, limit: int) -> list[QueuedFilm]:
@@ -196,23 +189,17 @@ class FilmQueue(QueueDatabase):
 
     # Results are delivered.
 
-    def waiting(self, destination: str, limit: int, resting: Collection[int] = ()) -> list[Parcel]:
-        """The next results for a destination: urgent ones first; those that it put off after all others, and those of
-        them whose numbers are in `resting` not at all."""
+    def waiting(self, destination: str, limit: int, deferred: Collection[int] = ()) -> list[Parcel]:
+        """The next results for a destination: urgent ones first; those that it deferred after all others, and those of
+        them whose numbers are in `deferred` not at all."""
         rows = self.rows(
             "SELECT * FROM deliveries WHERE destination=? AND state='waiting' "
             "AND NOT (tries>0 AND number IN (SELECT value FROM json_each(?))) "
             "ORDER BY tries>0, urgent DESC, number LIMIT ?",
-            (destination, json.dumps(list(resting)), limit),
+            (destination, json.dumps(list(deferred)), limit),
         )
         return [
-            Parcel(
-                row["number"],
-                row["film"],
-                self._result_path(row["film"], row["object"]),
-                row["tries"],
-                bool(row["urgent"]),
-            )
+            Parcel(row["number"], row["film"], self._result_path(row["film"], row["object"]), row["tries"])
             for row in rows
         ]
 
@@ -229,10 +216,10 @@ class FilmQueue(QueueDatabase):
         """A destination will not take a result: a dead letter."""
         self._end_delivery(parcel, "state='dead', reason=?", (reason,))
 
-    def put_off(self, parcel: Parcel, reason: str) -> None:
+    def defer(self, parcel: Parcel, reason: str) -> None:
         """A destination cannot take a result now; after `MAX_TRIES` it is a dead letter."""
         if parcel.tries + 1 >= MAX_TRIES:
-            self.refused(parcel, f"put off {MAX_TRIES} times; the last reason: {reason}")
+            self.refused(parcel, f"deferred {MAX_TRIES} times; the last reason: {reason}")
         else:
             self.execute("UPDATE deliveries SET tries=tries+1, reason=? WHERE number=?", (reason, parcel.number))
 
@@ -247,6 +234,19 @@ class FilmQueue(QueueDatabase):
                     (destination, reason, now()),
                 )
 
+    def discard(self) -> tuple[int, int]:
+        """Give up dead letters, and films that were not read, for good; how many of each. Files go with them, but those
+        of films that others still wait for."""
+        with self.transaction() as db:
+            films = db.execute("SELECT DISTINCT film FROM deliveries WHERE state='dead'").fetchall()
+            dropped = db.execute("UPDATE deliveries SET state='dropped' WHERE state='dead'").rowcount
+            done = {row["film"] for row in films if self._settle(db, row["film"])}
+            unread = {row["number"] for row in db.execute("SELECT number FROM films WHERE state=?", (FilmState.DEAD,))}
+            change = "UPDATE films SET state=?, reason='discarded: ' || reason WHERE state=?"
+            db.execute(change, (FilmState.SKIPPED, FilmState.DEAD))
+        self._delete_films(done | unread)
+        return dropped, len(unread)
+
     # Within.
 
     def _end_delivery(self, parcel: Parcel, change: str, values: tuple[Any, ...]) -> None:
@@ -255,19 +255,28 @@ class FilmQueue(QueueDatabase):
             db.execute(f"UPDATE deliveries SET {change} WHERE number=?", (*values, parcel.number))
             done = self._settle(db, parcel.film)
         if done:
-            row = self.row("SELECT * FROM films WHERE number=?", (parcel.film,))
-            self._delete([self._film_path(row), *self._results.glob(f"{parcel.film}-*.dcm")])
+            self._delete_films({parcel.film})
 
     @staticmethod
     def _settle(db: sqlite3.Connection, film: int) -> bool:
-        """The state of a film by those of its deliveries; whether all of them are delivered."""
+        """The state of a film by those of its deliveries; whether all of them are delivered or dropped."""
         states = {row["state"] for row in db.execute("SELECT DISTINCT state FROM deliveries WHERE film=?", (film,))}
         if "waiting" in states:
             return False
-        state = FilmState.DEAD if "dead" in states else FilmState.DELIVERED
-        reason = "a result was not delivered" if state is FilmState.DEAD else ""
+        if "dead" in states:
+            state, reason = FilmState.DEAD, "a result was not delivered"
+        elif "delivered" in states:
+            state, reason = FilmState.DELIVERED, ""
+        else:
+            state, reason = FilmState.SKIPPED, "discarded: no result was delivered"
         db.execute("UPDATE films SET state=?, reason=? WHERE number=?", (state, reason, film))
-        return state is FilmState.DELIVERED
+        return state in DONE
+
+    def _delete_films(self, numbers: Set[int]) -> None:
+        """Delete the files of films, and their results."""
+        rows = [self.row("SELECT * FROM films WHERE number=?", (number,)) for number in numbers]
+        results = [path for path in self._results.iterdir() if _film_of(path) in numbers]
+        self._delete([*map(self._film_path, rows), *results])
 
     def _delete(self, paths: Sequence[Path]) -> None:
         """Delete files, unless all are kept."""
@@ -282,3 +291,9 @@ class FilmQueue(QueueDatabase):
 
     def _result_path(self, film: int, place: int) -> Path:
         return self._results / f"{film}-{place}.dcm"
+
+
+def _film_of(result: Path) -> int | None:
+    """The number of the film that a file of results is of; None: it is none of ours."""
+    head = result.name.partition("-")[0]
+    return int(head) if head.isdecimal() else None

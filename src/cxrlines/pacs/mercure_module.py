@@ -22,6 +22,7 @@ from cxrlines.core.text import must_be, plural
 from cxrlines.io.dicom.header import parse
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
 from cxrlines.io.films import is_film, kind_of, read_bytes, read_film
+from cxrlines.pacs.result_writers import of_sender
 from cxrlines.reading.bundle import EMBEDDED, NOTICE, load_bundle
 from cxrlines.reading.engines.choice import engine_name
 from cxrlines.reading.reader import Reader
@@ -193,7 +194,7 @@ def _finish(
     read_by: ReadBy,
     run: ModuleRun,
 ) -> None:
-    """Write the results of a film and count it."""
+    """Write the results of a film and count it. Raises `OutputError` alone."""
     if isinstance(found, NotAFilm):
         run.passed_over[found.kind] += 1
         return
@@ -203,6 +204,7 @@ def _finish(
         run.urgent += found.quality.usable and is_urgent(found, read_by)
     else:
         run.errors[path.name] = _reason(path, found)
+    fault = found if isinstance(found, ReadingFault) else None
     try:
         if isinstance(found, Findings) and settings.json_files:
             values = found.as_dict() | {"bundle": read_by.weights, "notice": NOTICE}
@@ -218,8 +220,11 @@ def _finish(
     except OutputError:
         raise
     except Error as error:
-        run.errors.setdefault(path.name, _reason(path, error))
-    run.faults += isinstance(found, ReadingFault)
+        run.errors.setdefault(path.name, _reason(path, of_sender(error)))
+    except Exception as error:  # of pydicom, say, over a value that it cannot encode
+        fault = ReadingFault.of("its results", error)
+        run.errors.setdefault(path.name, str(fault))
+    run.faults += fault is not None
 
 
 def _reason(path: Path, error: Exception) -> str:

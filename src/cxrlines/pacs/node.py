@@ -42,6 +42,8 @@ POLL_S = 1.0
 """How often the queue is looked into all the same: another process may have changed it (`--retry`)."""
 LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
 """View Positions of films that are not frontal."""
+NO_RESULT = "has no result of the kinds in `results`"
+"""Why a film is skipped that none of the wanted kinds of results is made of."""
 DISK_ERRORS = (OSError, OutputError, sqlite3.Error)
 
 
@@ -75,7 +77,7 @@ def run_node(
     ):
         queue.resume(names)
         couriers = [Courier(queue, audit, destination, stop) for destination in destinations]
-        reading = _Reading(queue, audit, pool, writers, couriers)
+        reading = _Reading(queue, audit, pool, writers, couriers, settings.results)
         receiver = Receiver(settings, queue, audit, reading.arrived)
         try:
             audit.write("started", reads=pool.read_by.name)
@@ -111,8 +113,10 @@ class _Reading:
         pool: ReadingPool,
         writers: ResultWriters,
         couriers: Sequence["Courier"],
+        kinds: tuple[Kind, ...],
     ) -> None:
         self._queue, self._audit, self._pool, self._writers, self._couriers = queue, audit, pool, writers, couriers
+        self._kinds = kinds
         self._done: queues.SimpleQueue[_Done | None] = queues.SimpleQueue()
         self._in_flight = 0
 
@@ -173,12 +177,12 @@ class _Reading:
 
     def _write(self, film: QueuedFilm, outcome: Findings | FilmError) -> None:
         """Have the results of a film written."""
-        found = str(outcome).removeprefix(f"{film.path}: ") if isinstance(outcome, FilmError) else outcome
+        found = _said(film, outcome) if isinstance(outcome, FilmError) else outcome
 
         def order() -> Order:
             earlier = tuple(Replaced(Kind(kind), uid) for kind, uid in self._queue.earlier_results(film))
-            places = self._queue.result_places(film, len(Kind))
-            return Order(film.path, found, self._pool.read_by, earlier, places)
+            places = self._queue.result_places(film, len(self._kinds))
+            return Order(film.path, found, self._pool.read_by, earlier, self._kinds, places)
 
         future = self._writers.write(order)
         future.add_done_callback(lambda future: self._done.put(_Done(film, outcome, future.result())))
@@ -189,15 +193,18 @@ class _Reading:
         if isinstance(outcome, NotAFilm):
             return self._give_up(film, FilmState.SKIPPED, outcome.kind)
         problem = outcome if isinstance(outcome, ReadingFault) else made
-        if isinstance(problem, tuple):
+        if isinstance(problem, tuple) and problem:
             return self._has_results(film, outcome, problem)
+        if isinstance(problem, tuple):  # what is not read has a report alone
+            why = f"{NO_RESULT}: {_said(film, outcome)}" if isinstance(outcome, FilmError) else NO_RESULT
+            return self._give_up(film, FilmState.SKIPPED, why)
         if isinstance(problem, DISK_ERRORS):
             raise problem
         if isinstance(problem, ReadingFault) and film.tries + 1 < FAULTS:
             self._queue.put_back(film)
             self._audit.write("to be read again", film=film.number)
         else:
-            self._give_up(film, FilmState.DEAD, str(problem).removeprefix(f"{film.path}: "))
+            self._give_up(film, FilmState.DEAD, _said(film, problem))
 
     def _give_up(self, film: QueuedFilm, state: FilmState, why: str) -> None:
         """End with a film without results."""
@@ -222,10 +229,15 @@ def why_not_read(film: bytes) -> str | None:
     return "lateral film, by its header" if header.text("ViewPosition").upper() in LATERAL else None
 
 
+def _said(film: QueuedFilm, problem: object) -> str:
+    """What is wrong with a film, without its place in the queue."""
+    return str(problem).removeprefix(f"{film.path}: ")
+
+
 class Courier(threading.Thread):
     """Takes results to one destination, urgent ones first, until `stop`.
 
-    What it puts off rests, longer each time, while others go; the destination itself is left alone for longer and
+    What it defers waits, longer each time, while others go; the destination itself is left alone for longer and
     longer while it answers nothing but that.
     """
 
@@ -234,7 +246,7 @@ class Courier(threading.Thread):
         self.destination, self.wake = destination, threading.Event()
         self._queue, self._audit, self._stop_event = queue, audit, stop
         self._rng = random.Random()
-        self._resting: dict[int, float] = {}  # numbers of results that were put off, until when (`time.monotonic`)
+        self._deferred: dict[int, float] = {}  # numbers of results that were deferred, until when (`time.monotonic`)
         self._answered = False
 
     def run(self) -> None:
@@ -251,7 +263,7 @@ class Courier(threading.Thread):
             failures = failures + 1 if trouble and not self._answered else 0
             if trouble and failures == 1:
                 self._audit.write("not delivered", to=self.destination.name, why=trouble)
-            if trouble or (trouble == "" and not self._resting):
+            if trouble or (trouble == "" and not self._deferred):
                 try:
                     self._queue.problem(self.destination.name, trouble)
                 except sqlite3.Error:
@@ -265,8 +277,8 @@ class Courier(threading.Thread):
     def _deliver(self) -> str | None:
         """One batch; what is wrong with it, "" if nothing, None where nothing waits."""
         name, now = self.destination.name, time.monotonic()
-        self._resting = {number: end for number, end in self._resting.items() if end > now}
-        parcels = self._queue.waiting(name, BATCH, self._resting)
+        self._deferred = {number: end for number, end in self._deferred.items() if end > now}
+        parcels = self._queue.waiting(name, BATCH, self._deferred)
         if not parcels:
             return None
         for lost in (parcel for parcel in parcels if not parcel.path.is_file()):
@@ -281,23 +293,23 @@ class Courier(threading.Thread):
                 if (answer := next(answers, None)) is None:
                     break
                 verdict, reason = answer
-                self._answered = self._answered or verdict is not Verdict.PUT_OFF
-                self._resting.pop(parcel.number, None)
+                self._answered = self._answered or verdict is not Verdict.DEFERRED
+                self._deferred.pop(parcel.number, None)
                 match verdict:
                     case Verdict.TAKEN:
                         self._queue.delivered(parcel, reason)
                     case Verdict.REFUSED:
                         self._queue.refused(parcel, reason)
-                    case Verdict.PUT_OFF:
-                        self._queue.put_off(parcel, reason)
-                        self._rest(parcel)
-                        trouble = f"puts off results ({reason})"
+                    case Verdict.DEFERRED:
+                        self._queue.defer(parcel, reason)
+                        self._defer(parcel)
+                        trouble = f"defers results ({reason})"
                 facts: dict[str, str | int] = {"film": parcel.film, "result": parcel.number, "to": name}
                 self._audit.write(verdict.value, **facts | ({"why": reason} if reason else {}))
         return trouble
 
-    def _rest(self, parcel: Parcel) -> None:
-        """Leave a result that was put off alone for a while: seconds at first, up to an hour, hours in all."""
+    def _defer(self, parcel: Parcel) -> None:
+        """Leave a result that was deferred alone for a while: seconds at first, up to an hour, hours in all."""
         tries = parcel.tries + 1
         if tries < MAX_TRIES:  # then it is a dead letter
-            self._resting[parcel.number] = time.monotonic() + (tries + 1) * pause_s(tries, self._rng)
+            self._deferred[parcel.number] = time.monotonic() + (tries + 1) * pause_s(tries, self._rng)

@@ -12,6 +12,7 @@ from cxrlines.core.errors import Error
 from cxrlines.core.pool import cores
 from cxrlines.core.text import did_you_mean, must_be
 from cxrlines.core.toml_file import read_config
+from cxrlines.reading.results.dicom.objects import Kind
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PATHS = (
@@ -76,6 +77,12 @@ def _once(destinations: tuple[Any, ...]) -> tuple[Any, ...]:
     return destinations
 
 
+def _some(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
+    if not kinds:
+        raise ValueError(f"must name at least one of {', '.join(Kind)}")
+    return kinds
+
+
 class Certificates(BaseModel):
     """Files (PEM) of one side of a TLS connection.
 
@@ -107,7 +114,8 @@ class NodeSettings(BaseModel):
         associations: Open at once, at most.
         film_mib: Largest film accepted.
         free_mib: Films are refused (out of resources) while the queue's disk has less space than that.
-        bundle: Folder of the bundle that reads; none: the one in the box.
+        results: Kinds of results that are made and sent: `sr` report, `pr` presentation state, `sc` capture.
+        bundle: Folder of the bundle that reads; none: the embedded reader.
         processes: That read, each with the models in its memory.
         film_s: Seconds that reading a film may take.
         keep: Whether films and results stay in the queue's folder once they are delivered.
@@ -127,6 +135,7 @@ class NodeSettings(BaseModel):
     to: Annotated[tuple[Annotated[Peer, BeforeValidator(_peer)], ...], AfterValidator(_once)] = ()
     stow: Annotated[tuple[Annotated[str, AfterValidator(_url)], ...], AfterValidator(_once)] = ()
     stow_token: Path | None = None
+    results: Annotated[tuple[Kind, ...], AfterValidator(_some)] = tuple(Kind)
     calling: tuple[AETitle, ...] = ()
     addresses: tuple[Network, ...] = ()
     associations: Annotated[int, Field(ge=1, le=1000)] = 8

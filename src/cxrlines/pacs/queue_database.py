@@ -12,6 +12,8 @@ from typing import Any
 from cxrlines.core.errors import Error
 
 DATABASE = "queue.sqlite"
+GONE = "its destination is no longer in the settings"
+"""Why a delivery is a dead letter that nobody can take up: it waits for its destination to be named again."""
 
 
 class FilmState(StrEnum):
@@ -76,17 +78,15 @@ class QueueDatabase:
             self._connection.close()
 
     def retry(self) -> int:
-        """Take up dead letters, and films that were not read, once more; how many films."""
+        """Take up dead letters, and films that were not read, once more; how many films. Not those that are `GONE`."""
         with self.transaction() as db:
-            dead = db.execute("SELECT number FROM films WHERE state=?", (FilmState.DEAD,)).fetchall()
-            for row in dead:
-                number = row["number"]
-                waiting = db.execute(
-                    "UPDATE deliveries SET state='waiting', tries=0, reason='' WHERE film=? AND state='dead'", (number,)
-                )
-                state = FilmState.DELIVERING if waiting.rowcount else FilmState.RECEIVED
-                db.execute("UPDATE films SET state=?, tries=0, reason='' WHERE number=?", (state, number))
-        return len(dead)
+            films = revive(db, "reason<>?", (GONE,))
+            unread = db.execute(
+                "UPDATE films SET state=?, tries=0, reason='' WHERE state=? "
+                "AND NOT EXISTS (SELECT 1 FROM deliveries WHERE film=films.number)",
+                (FilmState.RECEIVED, FilmState.DEAD),
+            )
+        return films + unread.rowcount
 
     def status(self) -> dict[str, Any]:
         """JSON values: films by state, what was passed over, the oldest film waiting, dead letters, destinations."""
@@ -97,13 +97,15 @@ class QueueDatabase:
             "SELECT number, received, state FROM films WHERE state NOT IN (?,?,?) ORDER BY number LIMIT 1", final_states
         )
         dead = self.rows(
-            "SELECT f.number film, f.received, d.destination, coalesce(d.reason, f.reason) reason FROM films f "
-            "LEFT JOIN deliveries d ON d.film = f.number AND d.state='dead' WHERE f.state=? ORDER BY f.number",
+            "SELECT f.number film, f.received, d.destination, d.reason FROM deliveries d "
+            "JOIN films f ON f.number = d.film WHERE d.state='dead' UNION ALL "
+            "SELECT number, received, NULL, reason FROM films WHERE state=? "
+            "AND NOT EXISTS (SELECT 1 FROM deliveries WHERE film=films.number) ORDER BY film",
             (FilmState.DEAD,),
         )
         urgent = self.rows(
-            "SELECT number film, received, state FROM films WHERE urgent AND state IN (?,?) ORDER BY number",
-            (FilmState.READ, FilmState.DELIVERING),
+            "SELECT number film, received, state FROM films WHERE urgent AND state IN (?,?,?) ORDER BY number",
+            (FilmState.READ, FilmState.DELIVERING, FilmState.DEAD),
         )
         return {
             "films": films,
@@ -152,6 +154,17 @@ class QueueDatabase:
         """The first row that a query finds; None if there is none."""
         with self._lock:
             return self._connection.execute(query, values).fetchone()
+
+
+def revive(db: sqlite3.Connection, which: str, values: tuple[Any, ...]) -> int:
+    """Dead letters for which `which` (SQL) holds wait once more; of how many films they are."""
+    which = f"state='dead' AND {which}"
+    films = db.execute(f"SELECT DISTINCT film FROM deliveries WHERE {which}", values).fetchall()
+    db.execute(f"UPDATE deliveries SET state='waiting', tries=0, reason='' WHERE {which}", values)
+    for row in films:
+        change = "UPDATE films SET state=?, reason='' WHERE number=? AND state=?"
+        db.execute(change, (FilmState.DELIVERING, row["film"], FilmState.DEAD))
+    return len(films)
 
 
 def unusable(folder: Path, error: Exception) -> Error:

@@ -33,7 +33,7 @@ FILM_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.1.1.1": "DX for processing",
 }
 """SOP classes whose films are read."""
-SUCCESS, OUT_OF_RESOURCES, INVALID_INSTANCE, FAILURE = 0x0000, 0xA700, 0x0117, 0x0110
+SUCCESS, OUT_OF_RESOURCES, INVALID_INSTANCE = 0x0000, 0xA700, 0x0117
 """C-STORE statuses (DICOM PS3.4 B.2.3, PS3.7 annex C)."""
 MAX_PDU = 131_072
 """Bytes of a PDU that peers are asked to keep to; another is read up to `MAX_PDU_READ`."""

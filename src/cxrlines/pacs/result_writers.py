@@ -6,21 +6,23 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from cxrlines.core.errors import Error, ReadingFault, light
-from cxrlines.core.files import replacing
+from cxrlines.core.files import OutputError, replacing
+from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.core.pool import Team
-from cxrlines.reading.results.dicom.objects import Replaced, result_objects
+from cxrlines.reading.results.dicom.objects import Kind, Replaced, result_objects
 from cxrlines.reading.results.dicom.read_by import ReadBy
 
 
 class Order(NamedTuple):
     """Results to be made: of a film's file, what was found on it or why it cannot be read, by what, which earlier
-    results they replace, and a file for each kind."""
+    results they replace, which kinds are wanted, and a file for each of them."""
 
     film: Path
     found: Findings | str
     read_by: ReadBy
     replaces: tuple[Replaced, ...]
+    kinds: tuple[Kind, ...]
     places: tuple[Path, ...]
 
 
@@ -32,7 +34,7 @@ class Written(NamedTuple):
 
 
 Made: TypeAlias = tuple[Written, ...] | Error | OSError | ReadingFault
-"""Results, in the order of their places; or what is wrong: with the film, with the disk (`OutputError`), with us."""
+"""Results, in the order of their places; or what is wrong: with the film, the disk (`OutputError`, `OSError`) or us."""
 
 
 class ResultWriters:
@@ -64,6 +66,13 @@ class ResultWriters:
         return ReadingFault("its results: the process that writes them ended") if made is None else made
 
 
+def of_sender(error: Error) -> Error:
+    """What is wrong with a film that no result can refer to, with the way out of who receives films from others."""
+    if isinstance(error, FilmError):
+        return error
+    return Error(error.what, "have its sender give it one, and send it again")
+
+
 def unread(error: Exception) -> ReadingFault:
     """The fault of a film whose file in the queue cannot be read."""
     return ReadingFault(f"the film's file in the queue cannot be read ({type(error).__name__})")
@@ -76,10 +85,15 @@ def write_results(order: Order) -> Made:
     except OSError as error:
         return unread(error)
     try:
-        results = result_objects(film, order.found, order.read_by, replaces=order.replaces)
+        results = result_objects(film, order.found, order.read_by, replaces=order.replaces, kinds=order.kinds)
+    except Error as error:
+        return light(of_sender(error))
+    except Exception as error:  # of pydicom, say an OSError over a value that it cannot encode
+        return ReadingFault.of("its results", error)
+    try:
         for place, result in zip(order.places, results, strict=False):
             with replacing(place) as aside:
                 aside.write_bytes(result.content)
-    except (Error, OSError) as error:
+    except (OutputError, OSError) as error:
         return light(error)
     return tuple(Written(result.kind.value, result.sop_instance_uid) for result in results)

@@ -109,12 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
 def page(title: str, status: Status, still: bool = False) -> str:
     """The page (HTML) of a queue that stands as `status` says."""
     trouble = len(status["dead_letters"]) + len(status["unreachable"])
-    retry = "<p>Dead letters are taken up once more by <code>cxrlines listen --retry --queue DIR</code>.</p>"
+    retry = (
+        "<p>Dead letters are taken up once more by <code>cxrlines listen --retry --queue DIR</code>, and given up for "
+        "good by <code>cxrlines listen --discard --queue DIR</code>.</p>"
+    )
     parts = [
         _table("Urgent, not delivered", status["urgent_waiting"], film="film", received="since", state="state"),
-        _table(
-            "Destinations that take nothing", status["unreachable"], name="destination", since="since", problem="why"
-        ),
+        _table("Unreachable destinations", status["unreachable"], name="destination", since="since", problem="why"),
         _table(
             "Dead letters", status["dead_letters"], film="film", received="received", destination="to", reason="why"
         ),
@@ -123,7 +124,7 @@ def page(title: str, status: Status, still: bool = False) -> str:
             _table(what, [{"what": name, "n": f"{n:,}"} for name, n in status[key].items()], what="", n="number")
             for what, key in (
                 ("Results", "results"),
-                ("Films that are not read", "skipped"),
+                ("Skipped films", "skipped"),
                 ("Objects that are no films", "not_films"),
             )
         ),
