@@ -254,6 +254,20 @@ def test_a_film_of_a_killed_save_does_not_stand_for_another(tmp_path, png, said)
     assert [path.name for path in (tmp_path / "p/train").iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("left", [None, b"", b"cut"], ids=["gone", "empty", "cut"])
+def test_a_film_that_went_meanwhile_is_put_back_with_its_next_correction(tmp_path, png, said, left):
+    project = Project(tmp_path / "p")
+    project.save(png(), "a.png", None, said())
+    file = project.load("a").file
+    if left is None:
+        file.unlink()
+        file.parent.rmdir()
+    else:
+        file.write_bytes(left)
+    project.save(png(), "a.png", None, said(comment="again"))
+    assert file.read_bytes() == png() and [path.name for path in file.parent.iterdir()] == ["a.png"]
+
+
 def test_the_same_saves_give_the_same_tables(tmp_path, png, said, line):
     for name in "pq":
         project = Project(tmp_path / name)

@@ -175,6 +175,8 @@ class Project:
                 decoded = decoded or read_film(film, name="the film")
                 known = self._new(film, digest, name, decoded)
                 _put(known.file, film)
+            elif not known.file.is_file() or known.file.stat().st_size != len(film):  # gone or cut meanwhile
+                _put(known.file, film)
             self._append(known, findings, correction)
         return known.id
 
