@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import typer
@@ -21,8 +22,12 @@ from typer.testing import CliRunner
 
 from cxrlines import Error, __version__, cli
 from cxrlines.io.films import read_film
+from cxrlines.io.patients import tokens
 from cxrlines.pacs.queue_database import QueueDatabase
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
+from cxrlines.reading.index import Index, IndexedFilm, embedder_of
+from cxrlines.reading.reader import Reader
+from cxrlines.reading.results.dicom.wrapped_film import wrapped
 from cxrlines.recipe.spec.load import load_recipe, shipped
 from cxrlines.task import LABELS, PATIENT_COLUMN, STUDY_COLUMN
 
@@ -542,3 +547,26 @@ def test_a_terminal_that_knows_few_letters_costs_nothing(data, tmp_path, encodin
     )  # fmt: skip
     assert done.returncode == 2 and b"Traceback" not in done.stderr
     assert b"\\xff" in done.stdout and b"absent" in done.stderr
+
+
+def test_similar_shows_no_film_of_the_patient_that_a_dicom_film_names(tmp_path):
+    """An index of four patients beside the example film: by its header, its study there, and `--patient` fewer."""
+    bundle = load_bundle(EMBEDDED)
+    (example,) = Reader(bundle).embed([EMBEDDED / "example.jpg"])
+    near = example.vector + np.random.default_rng(0).normal(size=(4, len(example.vector))) * 0.01
+    films = tuple(IndexedFilm(f"1.2.{k}", *tokens([f"P-{k}"], "phantom"), f"{k:016x}", None, ()) for k in range(4))
+    index, film = tmp_path / "index.safetensors", tmp_path / "IM000001.dcm"
+    Index(films, (near / np.linalg.norm(near, axis=1)[:, None]).astype(np.float16), embedder_of(bundle)).save(index)
+    film.write_bytes(wrapped((EMBEDDED / "example.jpg").read_bytes(), "P-1", "1.2.2"))
+
+    def shown(film: Path, *words: str) -> set[str]:
+        code, out = run("similar", film, "--index", index, "--json", *words)
+        assert code == 0
+        return {each["study"] for each in json.loads(out)}
+
+    assert shown(EMBEDDED / "example.jpg") == {"1.2.0", "1.2.1", "1.2.2", "1.2.3"}
+    assert shown(film) == {"1.2.0", "1.2.3"}
+    assert shown(film, "--patient", "P-3") == {"1.2.0"}
+    named = tmp_path / "1.2.0.dcm"
+    named.write_bytes(film.read_bytes())
+    assert shown(named) == {"1.2.3"}

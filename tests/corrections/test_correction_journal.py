@@ -71,3 +71,40 @@ def test_a_damaged_line_is_named(tmp_path):
     path.write_text('{"a":1}\nnothing\n{"b":1}\n')
     with pytest.raises(JournalError, match=r"j\.jsonl: line 2 is no JSON object"):
         Journal(path).refresh()
+
+
+@pytest.mark.parametrize("grown", [0, 1, 4], ids=["shorter", "as long", "longer"])
+def test_one_that_was_put_back_from_a_backup_meanwhile_is_not_written(tmp_path, grown):
+    path = tmp_path / "j.jsonl"
+    journal = Journal(path)
+    for number in range(3):
+        with journal.locked():
+            journal.append({"number": number})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: -2 * len(whole) // 3])  # the first line
+    add(path, 7, grown)
+    restored = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(JournalError, match=r"j\.jsonl: .*was replaced or cut.*start .* again"):
+            journal.refresh()
+        with pytest.raises(JournalError), journal.locked():
+            journal.append({"number": 3})
+    assert path.read_bytes() == restored and len(journal.entries) == 3
+    again = Journal(path)  # after a restart
+    again.refresh()
+    assert len(again.entries) == 1 + grown
+    path.write_bytes(whole)
+    with journal.locked():
+        journal.append({"number": 3})
+    assert [json.loads(line)["number"] for line in path.read_text().splitlines()] == [0, 1, 2, 3]
+
+
+def test_one_that_is_gone_is_not_begun_anew(tmp_path):
+    path = tmp_path / "j.jsonl"
+    journal = Journal(path)
+    with journal.locked():
+        journal.append({"number": 0})
+    path.unlink()
+    with pytest.raises((JournalError, OutputError), match=r"j\.jsonl: cannot be .*No such file"), journal.locked():
+        journal.append({"number": 1})
+    assert not path.exists()

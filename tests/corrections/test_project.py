@@ -100,11 +100,6 @@ def test_dicom_stays_dicom_and_its_patient_a_hash(tmp_path, dicom, png, said):
         assert b"P-1" not in file.read_bytes(), file
 
 
-def test_plain_patients_where_asked(tmp_path, dicom, said):
-    Project(tmp_path / "p", plain_patients=True).save(dicom(), "x", None, said())
-    assert read_dataset(tmp_path / "p").studies["patient"].tolist() == ["P-1"]
-
-
 def test_the_audit_finds_nothing(tmp_path, png, said, line):
     project = Project(tmp_path / "p")
     for seed in range(3):
@@ -248,8 +243,8 @@ def test_tables_that_cannot_be_written_lose_no_correction(tmp_path, png, said):
         project.save(png(), "a.png", None, said(comment="kept"))
     (tmp_path / "p/train.csv").rmdir()
     assert Project(tmp_path / "p").load("a").correction.comment == "kept"
-    project.write_tables()
-    assert read_dataset(tmp_path / "p").studies["study"].tolist() == ["a"]
+    project.save(png(1), "b.png", None, said())
+    assert read_dataset(tmp_path / "p").studies["study"].tolist() == ["a", "b"]
 
 
 def test_a_film_of_a_killed_save_does_not_stand_for_another(tmp_path, png, said):
@@ -257,6 +252,20 @@ def test_a_film_of_a_killed_save_does_not_stand_for_another(tmp_path, png, said)
     (tmp_path / "p/train/a.jpg").write_bytes(b"left over")
     project.save(png(), "a.png", None, said())
     assert [path.name for path in (tmp_path / "p/train").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize("left", [None, b"", b"cut"], ids=["gone", "empty", "cut"])
+def test_a_film_that_went_meanwhile_is_put_back_with_its_next_correction(tmp_path, png, said, left):
+    project = Project(tmp_path / "p")
+    project.save(png(), "a.png", None, said())
+    file = project.load("a").file
+    if left is None:
+        file.unlink()
+        file.parent.rmdir()
+    else:
+        file.write_bytes(left)
+    project.save(png(), "a.png", None, said(comment="again"))
+    assert file.read_bytes() == png() and [path.name for path in file.parent.iterdir()] == ["a.png"]
 
 
 def test_the_same_saves_give_the_same_tables(tmp_path, png, said, line):

@@ -115,3 +115,15 @@ def test_a_correction_does_not_replace_one_that_its_author_never_saw(web, tmp_pa
     assert server("GET", one).json()["correction"]["author"] == "B"
     for wrong in ("1", True, 1.5):
         assert server("PUT", one, json=SAID | {"after": wrong}).status_code == 422
+
+
+def test_a_project_that_was_put_back_from_a_backup_meanwhile_takes_none_until_a_restart(web, tmp_path):
+    server, journal = web(project=tmp_path / "project"), tmp_path / "project/corrections.jsonl"
+    path = kept(server)
+    server("PUT", path, json=SAID)
+    journal.write_bytes(restored := journal.read_bytes().splitlines(keepends=True)[0])
+    for method, code, given in (("GET", "readable", {}), ("PUT", "writable", {"json": SAID})):
+        answer = server(method, path, **given)
+        assert (answer.status_code, answer.json()["code"]) == (507, f"project-not-{code}"), answer.text
+        assert "again" in answer.json()["way_out"]
+    assert journal.read_bytes() == restored

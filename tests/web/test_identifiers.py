@@ -6,11 +6,15 @@ import numpy as np
 import pydicom
 import pytest
 
+from cxrlines.core.errors import Error
 from cxrlines.io.films import read_film
+from cxrlines.reading.results.dicom.film_identifiers import Identifiers
 from cxrlines.reading.results.dicom.objects import Kind as Result
 from cxrlines.reading.results.dicom.objects import result_objects
 from cxrlines.reading.results.dicom.wrapped_film import wrapped
+from cxrlines.web import rendering
 from cxrlines.web.identifiers import PATIENT, STUDY
+from cxrlines.web.rendering import Kind
 
 from .conftest import EXAMPLE, found
 
@@ -50,12 +54,66 @@ def test_those_that_are_not_valid_are_refused_and_not_repeated(web, given):
     assert "PLANTED" not in answer.text
 
 
-def test_a_dicom_film_keeps_its_own(web, read_by):
-    own = wrapped(EXAMPLE, "OWN", "1.2.3")
-    headers = {"Content-Type": "application/dicom"} | NAMED
-    assert web()("POST", "/v1/film.dcm", content=own, headers=headers).content == own
-    report = web()("POST", "/v1/read", content=own, headers=headers | {"Accept": "application/dicom"})
-    assert pydicom.dcmread(io.BytesIO(report.content)).PatientID == "OWN"
+OWN = {PATIENT: "PLANTED-OWN", STUDY: "1.2.3"}
+DICOM = {"Content-Type": "application/dicom"}
+ASKED = (("/v1/film.dcm", {}), ("/v1/read", {"Accept": "application/dicom"}))
+
+
+def own_film(**changes: str | None) -> bytes:
+    """A DICOM film of `OWN`; elements that are None are left out."""
+    film = pydicom.dcmread(io.BytesIO(wrapped(EXAMPLE, OWN[PATIENT], OWN[STUDY])))
+    for keyword, value in changes.items():
+        if value is None:
+            delattr(film, keyword)
+        else:
+            setattr(film, keyword, value)
+    film.save_as(file := io.BytesIO())
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("given", [{}, OWN, OWN | {PATIENT: " PLANTED-OWN "}], ids=["none", "its own", "padded"])
+def test_a_dicom_film_keeps_its_own(web, given):
+    own = own_film()
+    assert web()("POST", "/v1/film.dcm", content=own, headers=DICOM | given).content == own
+    report = web()("POST", "/v1/read", content=own, headers=DICOM | given | {"Accept": "application/dicom"})
+    assert pydicom.dcmread(io.BytesIO(report.content)).PatientID == OWN[PATIENT]
+
+
+@pytest.mark.parametrize("given", [NAMED, OWN | {PATIENT: "PLANTED-7"}, OWN | {STUDY: STUDY_UID}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"PatientID": ""}, {"PatientID": "PLANTED-\xd6"}], ids=["both", "no patient", "not ASCII"]
+)
+def test_a_dicom_film_is_not_filed_under_another_patient_or_study(web, given, changes):
+    serving, own = web(), own_film(**changes)
+    for path, extra in ASKED:
+        answer = serving("POST", path, content=own, headers=DICOM | given | extra)
+        assert (answer.status_code, answer.json()["code"]) == (422, "not-possible")
+        assert PATIENT in answer.json()["detail"] and "leave" in answer.json()["way_out"]
+        assert "PLANTED" not in answer.text and STUDY_UID not in answer.text
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["sent", "kept"])
+def test_a_dicom_film_without_a_study_says_by_which_headers_it_is_named(web, kept):
+    serving, bare = web(), own_film(StudyInstanceUID=None)
+    if kept:
+        film = serving("POST", "/v1/films", content=bare, headers=DICOM).json()["id"]
+        answer = serving("GET", f"/v1/films/{film}/report.dcm")
+    else:
+        answer = serving("POST", "/v1/read", content=bare, headers=DICOM | {"Accept": "application/dicom"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "not-possible")
+    assert "StudyInstanceUID" in answer.json()["detail"]
+    assert PATIENT in answer.json()["way_out"] and STUDY in answer.json()["way_out"] and "--" not in answer.text
+
+
+def test_one_without_a_study_that_is_of_another_patient_says_by_headers_too(monkeypatch, read_by):
+    def refuse(source: bytes, *identifiers: str) -> bytes:
+        raise Error("the film's file names another patient", "give --patient-id")
+
+    monkeypatch.setattr(rendering, "wrapped", refuse)
+    asked = rendering.Asked(Kind.FILM, own_film(StudyInstanceUID=None), None, read_by, Identifiers("P-7", "1.2.3"))
+    with pytest.raises(Error, match=r"names another patient; .*Patient-ID") as raised:
+        rendering.make(asked)
+    assert "--" not in str(raised.value)
 
 
 def test_a_film_that_the_page_keeps_gets_the_same_objects(web):

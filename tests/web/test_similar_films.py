@@ -45,14 +45,14 @@ def _line() -> Line:
 
 
 def test_the_nearest_are_shown_and_none_of_the_same_patient(index):
-    found = similar(Query(EXAMPLE, "", None, index))
+    found = similar(Query(EXAMPLE, None, index))
     assert len(found) == COUNT and [each["distance"] for each in found] == sorted(each["distance"] for each in found)
     assert "1.2.0" not in {each["study"] for each in found}  # the same pixels
     nearest = found[0]["study"]
-    without = similar(Query(EXAMPLE, nearest, None, index))
+    without = similar(Query(wrapped(EXAMPLE, "p99", nearest), None, index))
     assert nearest not in {each["study"] for each in without} and len(without) == COUNT
     number = nearest.rpartition(".")[2]
-    of_patient = similar(Query(wrapped(EXAMPLE, f"p{number}", "1.9.9"), "", None, index))
+    of_patient = similar(Query(wrapped(EXAMPLE, f"p{number}", "1.9.9"), None, index))
     assert nearest not in {each["study"] for each in of_patient}
 
 
@@ -65,8 +65,8 @@ def test_an_index_of_another_kind_is_refused_at_the_start(tmp_path):
 class Known:
     """A search that answers at once with what it was asked."""
 
-    async def of(self, source: bytes, study: str) -> list[dict[str, object]]:
-        return [{"distance": 0.1, "study": study, "labels": None, "lines": [], "bytes": len(source)}]
+    async def of(self, source: bytes) -> list[dict[str, object]]:
+        return [{"distance": 0.1, "study": "1.2", "labels": None, "lines": [], "bytes": len(source)}]
 
     def close(self) -> None:
         """Nothing."""
@@ -82,7 +82,7 @@ def test_the_page_may_ask_where_there_is_an_index(web):
     serving.guard = make_guard(serving.service)
     assert serving("GET", "/v1/about").json()["similar"] is True
     (one,) = serving("GET", f"/v1/films/{film}/similar").json()["films"]
-    assert one["bytes"] == len(EXAMPLE) and one["study"] == ""
+    assert one["bytes"] == len(EXAMPLE) and one["study"] == "1.2"
     assert serving("GET", "/v1/films/none/similar").json()["code"] == "film-not-kept"
 
 
@@ -90,15 +90,15 @@ def test_the_page_may_ask_where_there_is_an_index(web):
 def test_another_process_searches_and_a_new_one_when_that_dies(index):
     search = SimilarFilms(None, index)
     try:
-        wanted = similar(Query(EXAMPLE, "", None, index))
-        assert asyncio.run(search.of(EXAMPLE, "")) == wanted
+        wanted = similar(Query(EXAMPLE, None, index))
+        assert asyncio.run(search.of(EXAMPLE)) == wanted
         (child,) = search._team.children.values()
         os.kill(child.process.pid, signal.SIGKILL)
         child.process.wait()
         with pytest.raises(ReadingFault):
-            asyncio.run(search.of(EXAMPLE, ""))
-        assert asyncio.run(search.of(EXAMPLE, "")) == wanted
+            asyncio.run(search.of(EXAMPLE))
+        assert asyncio.run(search.of(EXAMPLE)) == wanted
         with pytest.raises(FilmError):
-            asyncio.run(search.of(b"no film", ""))
+            asyncio.run(search.of(b"no film"))
     finally:
         search.close()

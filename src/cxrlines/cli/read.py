@@ -376,11 +376,17 @@ def similar(
         Path | None, typer.Option(help="The bundle it was built with; default: the embedded reader.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many films.")] = 5,
-    patient: Annotated[str | None, typer.Option(help="The film's patient, none of whose films is shown.")] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="The film's patient, where its file does not name it: JPEG, PNG, TIFF.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the most similar films of an index, with labels and lines; never films of the same patient."""
+    """Show the most similar films of an index, with labels and lines; never films of the same patient.
+
+    The patient is known by the film's pixels, its file's name, its DICOM header and --patient.
+    """
     from cxrlines.core.film import film_name
+    from cxrlines.io.films import read_bytes
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.index import open_index
     from cxrlines.reading.reader import Reader
@@ -390,7 +396,7 @@ def similar(
     (asked,) = Reader(read).embed([film])
     if isinstance(asked, Exception):
         raise asked
-    own = known.patients_of(key=asked.key, study=film_name(film), patient=patient or "")
+    own = known.own_patients(read_bytes(film), asked.key, study=film_name(film), patient=patient or "")
     (found,) = known.nearest(asked.vector[None], count, [own])
     if as_json:
         typer.echo(json.dumps([neighbour.as_dict() for neighbour in found], indent=1))

@@ -13,14 +13,16 @@ from cxrlines.core.files import WAYS_OUT, OutputError, sync
 
 
 class JournalError(Error):
-    """A journal cannot be read."""
+    """A journal cannot be read, or is no longer the one that was read."""
 
 
 class Journal:
     """The entries of a journal. Reading needs no permission to write.
 
     The file's lines are added to in one write, forced to disk, under a lock of the file (`flock`) that a killed process
-    gives up. What a killed process left of a line has no end of line, and is cut off by the next one to write.
+    gives up. What a killed process left of a line has no end of line, and is cut off by the next one to write. A file
+    that was put back from a backup meanwhile no longer has the last line where it was read: it is neither read on nor
+    written.
 
     Attributes:
         path: The file.
@@ -31,7 +33,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: list[dict[str, Any]] = []
-        self._read = 0
+        self._read, self._last = 0, b""  # bytes read, and the last line of them
         self.lock = threading.RLock()
 
     def refresh(self) -> None:
@@ -42,10 +44,16 @@ class Journal:
     def _refresh(self) -> None:
         try:
             with self.path.open("rb") as file:
-                file.seek(self._read)
+                file.seek(self._read - len(self._last))
                 data = file.read()
         except OSError as error:
-            raise JournalError(f"{self.path}: cannot be read ({error.strerror})", "check its permissions") from None
+            gone = isinstance(error, FileNotFoundError)
+            way_out = "put back the file from a backup" if gone else "check its permissions"
+            raise JournalError(f"{self.path}: cannot be read ({error.strerror})", way_out) from None
+        if not data.startswith(self._last):
+            what = f"{self.path}: was replaced or cut while it was in use"
+            raise JournalError(what, "start what uses it again, e.g. `cxrlines serve`")
+        data = data[len(self._last) :]
         for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
             try:
                 entry = json.loads(line)
@@ -55,20 +63,21 @@ class Journal:
                 number = len(self.entries) + 1
                 raise JournalError(f"{self.path}: line {number} is no JSON object", "put back the file from a backup")
             self.entries.append(entry)
-            self._read += len(line)
+            self._read, self._last = self._read + len(line), line
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the journal for this thread alone; its `entries` are then all there are.
 
         Raises:
-            OutputError: the file cannot be written.
+            OutputError: the file cannot be written. JournalError: it cannot be read.
         """
         import fcntl  # not on Windows, where films are only read
 
         with self.lock:
             try:
-                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                create = 0 if self._read else os.O_CREAT  # one that is gone is not begun anew
+                handle = os.open(self.path, os.O_RDWR | create | os.O_CLOEXEC, 0o666)
             except OSError as error:
                 raise self._refused(error) from None
             try:
@@ -99,7 +108,7 @@ class Journal:
         except OSError as error:
             raise self._refused(error) from None
         self.entries.append(entry)
-        self._read += len(line)
+        self._read, self._last = self._read + len(line), line
 
     def _refused(self, error: OSError) -> OutputError:
         what = f"{self.path}: cannot be written ({error.strerror})"

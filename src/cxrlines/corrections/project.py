@@ -89,18 +89,14 @@ class SavedFilm:
 class Project:
     """A project's folder, made if it is not there or empty. Several threads and processes may use it at once.
 
-    Args:
-        folder: The folder.
-        plain_patients: Whether the table names patients by the PatientID of their DICOM files, not by its keyed hash.
-
     Raises:
         ProjectError: the folder is no project and not empty.
         JournalError: its journal cannot be read.
         OutputError: it cannot be made.
     """
 
-    def __init__(self, folder: Path, *, plain_patients: bool = False) -> None:
-        self.folder, self.plain_patients = Path(folder), plain_patients
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
         self._journal = Journal(self.folder / JOURNAL)
         self._films: dict[str, SavedFilm] = {}
         self._replayed = 0
@@ -179,6 +175,8 @@ class Project:
                 decoded = decoded or read_film(film, name="the film")
                 known = self._new(film, digest, name, decoded)
                 _put(known.file, film)
+            elif not known.file.is_file() or known.file.stat().st_size != len(film):  # gone or cut meanwhile
+                _put(known.file, film)
             self._append(known, findings, correction)
         return known.id
 
@@ -189,12 +187,6 @@ class Project:
         with self._journal.locked():
             self._replay()
             self._append(self._films[id], None, correction)
-
-    def write_tables(self) -> None:
-        """Rewrite `train.csv`, `train_annotations.csv` and `landmarks.csv` from the journal, as each save does."""
-        with self._journal.locked():
-            self._replay()
-            self._write_tables()
 
     def _make(self) -> None:
         folder = self.folder
@@ -236,7 +228,7 @@ class Project:
         patient = _patient(film) if decoded.format == "DICOM" else ""
         if patient.lower() in PLACEHOLDERS:
             patient = ""
-        if patient and not self.plain_patients:
+        if patient:
             (patient,) = tokens([patient], key_name())
         file = self.folder / FILMS / f"{id}{SUFFIXES[kind_of(film) or decoded.format]}"
         return SavedFilm(id, file, digest, _shape(decoded), patient or id, name, None, ())

@@ -21,7 +21,10 @@ from cxrlines.core.errors import Error
 from cxrlines.core.files import replacing
 from cxrlines.core.nearest import nearest_rows
 from cxrlines.io.annotations import Line
+from cxrlines.io.dicom.header import parse
+from cxrlines.io.films import kind_of, read_bytes
 from cxrlines.io.patients import BARE, as_known, is_phantom, key_name, names_in, tokens
+from cxrlines.io.rows import PLACEHOLDERS
 from cxrlines.io.studies import Studies
 from cxrlines.io.tables import DataFolder
 from cxrlines.reading.bundle import NOTICE, Bundle
@@ -172,6 +175,15 @@ class Index:
         own = {film.patient for film in self.films if film.key == key or film.study == study}
         return own.union(*as_known([patient], names_in(self._rows))) if patient else own
 
+    def own_patients(self, film: bytes, key: str, *, study: str = "", patient: str = "") -> set[str]:
+        """`patients_of` a film's file and the key of its pixels: also by the study and patient that a DICOM file names.
+
+        `study` and `patient` are what else it may be known by.
+        """
+        own_study, own_patient = _dicom_names(film)
+        own = self.patients_of(key=key, study=own_study, patient=own_patient)
+        return own | self.patients_of(study=study, patient=patient)
+
     def save(self, path: Path) -> None:
         """Write the index as one file, atomically."""
         text = json.dumps([film.as_dict() for film in self.films], separators=(",", ":")).encode()
@@ -200,7 +212,8 @@ def build_index(
 ) -> Index:
     """The index of a folder's films, as a bundle's first model sees them; the order of its studies does not matter.
 
-    Films that cannot be read are left out, see `Index.left_out`; `IndexFileError` if none is left.
+    A DICOM film that no table gives a patient is of the one that its file names. Films that cannot be read are left
+    out, see `Index.left_out`; `IndexFileError` if none is left.
     """
     studies = sorted(data.studies, key=lambda study: study.id)
     reader = Reader(bundle, batch_size=batch_size)
@@ -214,7 +227,8 @@ def build_index(
         labels = tuple(label for label, value in study.labels.items() if value == 1) if study.labels else None
         size = np.array(embedded.shape[::-1])
         lines = tuple(Line(line.label, (line.points + 0.5) / size) for line in data.lines.get(study.id, ()))
-        films.append(IndexedFilm(study.id, tokens([study.patient], own)[0], embedded.key, labels, lines))
+        of_file = _dicom_names(read_bytes(Path(study.film)))[1] if study.patient == study.id else ""
+        films.append(IndexedFilm(study.id, tokens([of_file or study.patient], own)[0], embedded.key, labels, lines))
         vectors.append(embedded.vector)
     if not films:
         first = next(iter(left_out.values()), "the data has no films")
@@ -288,6 +302,15 @@ def embedder_of(bundle: Bundle) -> str:
     first = manifest.models[0]
     parts = [manifest.files[first.file].sha256, first.config, manifest.store.model_dump(), bundle.sizes[0]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _dicom_names(film: bytes) -> tuple[str, str]:
+    """StudyInstanceUID and PatientID of a film's file; each empty where there is none, or it is no DICOM file."""
+    if kind_of(film) != "DICOM":
+        return "", ""
+    header = parse(film, ("TransferSyntaxUID", "StudyInstanceUID", "PatientID"))
+    patient = header.text("PatientID")
+    return header.text("StudyInstanceUID"), "" if patient.lower() in PLACEHOLDERS else patient
 
 
 def _film_of(values: dict[str, Any]) -> IndexedFilm:

@@ -239,8 +239,7 @@ def _add_similar(app: FastAPI, service: Service) -> None:
     async def nearest(film: str) -> dict[str, Any]:
         """Nearest first, none of the film's own patient: `distance` (0 the same, at most 2), `study`, `labels`, and
         `lines` in shares of the film's width and height."""
-        kept = service.film(film)
-        return {"films": await similar.of(kept.source, kept.findings.study_uid or "")}
+        return {"films": await similar.of(service.film(film).source)}
 
 
 def _add_watching(app: FastAPI, service: Service, guard: Guard) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from cxrlines.core.files import OutputError
 from cxrlines.corrections.correction import Correction, CorrectionError
-from cxrlines.corrections.project import CorrectedMeanwhile, Project
+from cxrlines.corrections.correction_journal import JournalError
+from cxrlines.corrections.project import CorrectedMeanwhile, Project, ProjectError
 from cxrlines.web.kept_films import KeptFilm
 from cxrlines.web.problems import Problem
 
@@ -16,11 +17,17 @@ LONGEST_NAME = 255
 
 
 def saved_correction(project: Project, film: KeptFilm) -> dict[str, Any]:
-    """The latest correction of a film (null: none), and whether the model had found then what it finds now (`same`)."""
-    known = project.find(film.source)
-    if known is None:
-        return {"correction": None, "same": False, "count": 0}
-    lines = None if known.findings is None else known.findings.get("lines")
+    """The latest correction of a film (null: none), and whether the model had found then what it finds now (`same`).
+
+    `Problem` 507 where the folder cannot be read.
+    """
+    try:
+        known = project.find(film.source)
+        if known is None:
+            return {"correction": None, "same": False, "count": 0}
+        lines = None if known.findings is None else known.findings.get("lines")
+    except (JournalError, ProjectError) as error:
+        raise Problem(507, "project-not-readable", error.what, error.way_out) from None
     return {
         "correction": known.correction.model_dump(mode="json"),
         "same": lines == film.findings.as_dict()["lines"],
@@ -32,7 +39,7 @@ def save_correction(project: Project, film: KeptFilm, values: Any) -> dict[str, 
     """Save a correction in the project: its id of the film, and the correction with its time, which is now.
 
     `values` may say `after` how many corrections of the film it comes. `Problem` 409 where there are others of them,
-    422 for values that are no correction of the film, 507 where the folder cannot be written.
+    422 for values that are no correction of the film, 507 where the folder cannot be read or written.
     """
     if not isinstance(values, Mapping):
         raise Problem(422, "correction", "the correction is no JSON object", "see /openapi.json")
@@ -48,7 +55,7 @@ def save_correction(project: Project, film: KeptFilm, values: Any) -> dict[str, 
         raise Problem(409, "corrected-meanwhile", error.what, error.way_out) from None
     except CorrectionError as error:
         raise Problem(422, "correction", error.what, error.way_out) from None
-    except OutputError as error:
+    except (JournalError, OutputError) as error:
         raise Problem(507, "project-not-writable", error.what, error.way_out) from None
     except OSError as error:
         what = f"{project.folder}: cannot be written ({error.strerror})"

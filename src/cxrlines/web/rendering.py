@@ -12,13 +12,15 @@ import cv2
 import numpy as np
 
 from cxrlines.core.errors import Error, OverTime, ReadingFault
+from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.core.processes import Child, Died, Overdue
 from cxrlines.io.films import kind_of, read_film
-from cxrlines.reading.results.dicom.film_identifiers import Identifiers, has_identifiers
+from cxrlines.reading.results.dicom.film_identifiers import Identifiers
 from cxrlines.reading.results.dicom.objects import Kind as Result
 from cxrlines.reading.results.dicom.objects import result_objects
 from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.dicom.source_film import SourceFilm
 from cxrlines.reading.results.dicom.wrapped_film import wrapped
 from cxrlines.reading.results.drawing import draw_findings
 from cxrlines.web.identifiers import PATIENT, STUDY
@@ -127,13 +129,33 @@ def make(asked: Asked) -> bytes:
 
 
 def _as_dicom(source: bytes, identifiers: Identifiers | None) -> bytes:
-    """A film that results can refer to: as it is, or of the patient and study that are named for it."""
-    if identifiers is not None and not has_identifiers(source):
-        return wrapped(source, *identifiers)
-    if kind_of(source) != "DICOM":
-        what = "a DICOM object is of a DICOM film; this is another file, whose patient and study are not named"
-        raise Error(what, f"name them by the headers {PATIENT} and {STUDY}, or take JSON or the drawing")
+    """A film that results can refer to: as it is, or of the patient and study that are named for it.
+
+    `Error` where none are named for a film without, or others than its own.
+    """
+    try:
+        film = SourceFilm.of(source)
+    except Error as error:
+        if identifiers is not None:
+            return _wrapped(source, identifiers)
+        what = error.what
+        if kind_of(source) != "DICOM":
+            what = "a DICOM object is of a DICOM film; this is another file, whose patient and study are not named"
+        raise Error(what, f"name them by the headers {PATIENT} and {STUDY}, or take JSON or the drawing") from None
+    own = Identifiers(film.header.text("PatientID"), film.study_uid)
+    if identifiers is not None and own != (identifiers.patient_id.strip(), identifiers.study_uid):
+        what = f"{PATIENT} and {STUDY} are not those of the film, which is a DICOM film with its own"
+        raise Error(what, "leave out both headers, or send them with the film that they are of")
     return source
+
+
+def _wrapped(source: bytes, identifiers: Identifiers) -> bytes:
+    try:
+        return wrapped(source, *identifiers)
+    except FilmError:
+        raise
+    except Error as error:  # its way out is the command's
+        raise Error(error.what, f"send the film's own by the headers {PATIENT} and {STUDY}") from None
 
 
 def _png(pixels: np.ndarray) -> bytes:

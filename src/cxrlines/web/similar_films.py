@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 
 from cxrlines.core.errors import ReadingFault
 from cxrlines.core.pool import Team
-from cxrlines.io.dicom.header import parse
-from cxrlines.io.films import kind_of
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.reading.index import Index, open_index
 from cxrlines.reading.reader import Reader
@@ -19,11 +17,9 @@ COUNT = 5
 
 
 class Query(NamedTuple):
-    """A film's file and its StudyInstanceUID (empty: none), the bundle that embeds it (None: the embedded one),
-    and the index of known films."""
+    """A film's file, the bundle that embeds it (None: the embedded one), and the index of known films."""
 
     source: bytes
-    study: str
     bundle: Path | None
     known: Path
 
@@ -43,17 +39,17 @@ class SimilarFilms:
         self._bundle, self._index = bundle, index
         self._team, self._threads = Team(similar), ThreadPoolExecutor(1, thread_name_prefix="similar")
         try:
-            self._threads.submit(self._team.ask, self._query(b"", "")).result()
+            self._threads.submit(self._team.ask, self._query(b"")).result()
         except BaseException:
             self.close()
             raise
 
-    async def of(self, source: bytes, study: str) -> list[dict[str, Any]]:
+    async def of(self, source: bytes) -> list[dict[str, Any]]:
         """The nearest films, as `Neighbour.as_dict` gives them; none of the film's own patient.
 
         `Error` where the film has no embedding, `ReadingFault` where making it failed.
         """
-        ask = asyncio.get_running_loop().run_in_executor(self._threads, self._team.ask, self._query(source, study))
+        ask = asyncio.get_running_loop().run_in_executor(self._threads, self._team.ask, self._query(source))
         found: list[dict[str, Any]] | None = await ask
         if found is None:
             raise ReadingFault("the film: similar films were not found; the process that searches them ended")
@@ -64,8 +60,8 @@ class SimilarFilms:
         self._team.stop()
         self._threads.shutdown(cancel_futures=True)
 
-    def _query(self, source: bytes, study: str) -> Query:
-        return Query(source, study, self._bundle, self._index)
+    def _query(self, source: bytes) -> Query:
+        return Query(source, self._bundle, self._index)
 
 
 def similar(query: Query) -> list[dict[str, Any]]:
@@ -76,9 +72,7 @@ def similar(query: Query) -> list[dict[str, Any]]:
     (asked,) = reader.embed([query.source])
     if isinstance(asked, Exception):
         raise asked
-    patient = parse(query.source, ("PatientID",)).text("PatientID") if kind_of(query.source) == "DICOM" else ""
-    own = index.patients_of(key=asked.key, study=query.study, patient=patient)
-    (found,) = index.nearest(asked.vector[None], COUNT, [own])
+    (found,) = index.nearest(asked.vector[None], COUNT, [index.own_patients(query.source, asked.key)])
     return [each.as_dict() for each in found]
 
 
