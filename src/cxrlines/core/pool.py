@@ -58,11 +58,12 @@ def keep_buffers() -> bool:
 def in_parallel(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str
 ) -> Iterator[tuple[int, Result | None]]:
-    """(index, work(items[index])) of every item, as they get done; None for an item whose process died of it.
+    """(index, work(items[index])) of every item, as they get done; None for an item whose process died of it, twice.
 
-    With one worker the work is done here, in order, and nothing outlives a crash. `work`, the items and the results
-    must be picklable, and `work` importable: not of the caller's script. At most AHEAD items a worker are under way,
-    however many there are. What `work` raises is raised here.
+    An item whose process died, by a fault of a decoder or for lack of memory, is tried once more after all others, and
+    alone. With one worker the work is done here, in order, and nothing outlives a crash. `work`, the items and the
+    results must be picklable, and `work` importable: not of the caller's script. At most AHEAD items a worker are under
+    way, however many there are. What `work` raises is raised here.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -78,15 +79,24 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers:
     """As `in_parallel`, always in processes, without a bar."""
     team, todo = Team(work), iter(range(len(items)))
     pending: dict[Future[Any], int] = {}
+    died: list[int] = []
     with ThreadPoolExecutor(workers) as threads:
         try:
             while True:
                 for index in islice(todo, AHEAD * workers - len(pending)):
-                    pending[threads.submit(team.ask, items[index])] = index
+                    pending[threads.submit(team.result, items[index])] = index
                 if not pending:
-                    return
+                    break
                 future = next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
-                yield pending.pop(future), future.result()
+                index = pending.pop(future)
+                if isinstance(future.exception(), Died):
+                    died.append(index)
+                else:
+                    yield index, future.result()
+            team.stop()  # and with it the memory that its processes take
+            team = Team(work)
+            for index in died:
+                yield index, team.ask(items[index])
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             team.stop()
@@ -101,14 +111,21 @@ class Team:
 
     def ask(self, item: Any) -> Any:
         """What the work makes of an item; None if the process died of it. Raises what the work raises."""
+        try:
+            return self.result(item)
+        except Died:
+            return None
+
+    def result(self, item: Any) -> Any:
+        """As `ask`; `Died` if the process died: a native decoder took it down, or the system did."""
         message, me = pickle.dumps(item), threading.get_ident()
         child = self.children.get(me) or self._begin(me)
         try:
             return _answer(child, message)
-        except Died:  # a native decoder took its process down, or the system did
+        except Died:
             with self.lock:
                 self.children.pop(me).kill()
-            return None
+            raise
 
     def stop(self) -> None:
         """End the processes; what they are at is lost."""

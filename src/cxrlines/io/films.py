@@ -61,6 +61,9 @@ def read_film(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None 
         return _decoded(source, max_pixels)
     except FilmError as error:
         raise error.named(name) from None
+    except MemoryError:
+        what = f"{name}: the memory of this computer does not suffice to read it"
+        raise FilmError(what, "close other programs", passing=True) from None
 
 
 def is_source(value: object) -> bool:
@@ -146,4 +149,5 @@ def read_bytes(path: Path) -> bytes:
             raise FilmError(f"{name}: has {size:,} bytes; a film has at most {MAX_BYTES:,}", "export one frame, shrunk")
         return path.read_bytes()
     except OSError as error:
-        raise FilmError(f"{name}: cannot be read ({error.strerror})", "check the path and its permissions") from None
+        what, way_out = f"{name}: cannot be read ({error.strerror})", "check the path and its permissions"
+        raise FilmError(what, way_out, passing=not isinstance(error, FileNotFoundError)) from None
