@@ -19,15 +19,13 @@ from cxrlines.core.notes import Code, Note
 from cxrlines.core.spacing import spacing_of
 from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
 from cxrlines.io.dicom.display import displayed, span_of
-from cxrlines.io.dicom.header import KEYWORDS, Elements, parse, valid_uid
+from cxrlines.io.dicom.header import KEYWORDS, Elements, parse, valid_uid, view_of
 from cxrlines.io.dicom.origin import OWN_RESULT, is_own
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
 
 MONOCHROME, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 OTHER_COLOURS = ("PALETTE COLOR", "HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB")
 """Photometric interpretations that are not read; what is none of DICOM's may be any text, and is not quoted."""
-VIEWS = ("PA", "AP", "LL", "RL", "LATERAL", "RLD", "LLD", "RLO", "LLO")
-"""Values of View Position that are passed on: those of DICOM PS3.3 C.8.1.9, C.8.11.5, and what some machines write."""
 MIRRORED = {("R", "F"), ("L", "H"), ("F", "L"), ("H", "R")}
 """Directions of rows and of columns (PS3.3 C.7.6.1.1.1) of a frontal film that no turn makes one of a patient who faces
 the reader, with the left side on the right."""
@@ -60,10 +58,11 @@ def decode_dicom(data: bytes, max_pixels: int) -> Film:
     if elements.text("PresentationIntentType").upper() == "FOR PROCESSING":
         text = "it is FOR PROCESSING: values of the detector, not the film as a machine prepares it for reading"
         notes.append(Note(Code.FOR_PROCESSING, text))
-    if _is_child(elements.text("PatientAge")):
-        text = (
-            f"PatientAge is below {ADULT} years: the networks were trained on adults, and no position rule is applied"
-        )
+    age = elements.text("PatientAge")
+    born, seen = elements.text("PatientBirthDate"), elements.text("StudyDate")
+    if _is_child(age) if age else _was_child(born, seen):
+        by = "PatientAge is" if age else "by PatientBirthDate and StudyDate the patient is"
+        text = f"{by} below {ADULT} years: the networks were trained on adults, and no position rule is applied"
         notes.append(Note(Code.CHILD, text))
     if tuple(end[:1] for end in elements.text("PatientOrientation").upper().split("\\")) in MIRRORED:
         text = "by PatientOrientation it lies mirrored in its file; it was read so, which networks are not trained for"
@@ -94,13 +93,12 @@ def decode_dicom(data: bytes, max_pixels: int) -> Film:
         elements.number("DistanceSourceToDetector"),
         elements.number("DistanceSourceToPatient"),
     )
-    view = elements.text("ViewPosition").upper()
     return Film(
         pixels,
         "DICOM",
         header.bits,
         spacing,
-        view if view in VIEWS else None,  # free text may name the patient
+        view_of(elements),
         (*notes, *ignored),
         valid_uid(elements.text("StudyInstanceUID")),
         valid_uid(elements.text("SOPInstanceUID")),
@@ -111,6 +109,15 @@ def _is_child(age: str) -> bool:
     """Whether an age, as PS3.5 6.2 writes it (`004M`) or in years without unit, is below `ADULT`; no age is not."""
     found = re.fullmatch(r"([0-9]{1,3})([DWMY]?)", age.strip().upper())
     return found is not None and int(found[1]) < ADULT * {"D": 365, "W": 52, "M": 12}.get(found[2], 1)
+
+
+def _was_child(born: str, seen: str) -> bool:
+    """Whether between two dates, as PS3.5 6.2 writes them, lie less than `ADULT` years; not where one is none."""
+    dates = [re.fullmatch(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})", text) for text in (born, seen)]
+    if not all(dates):
+        return False
+    first, last = (int("".join(found.groups())) for found in dates if found)
+    return 0 <= last - first < ADULT * 10_000
 
 
 def gray_span(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[float, float]:
