@@ -1,7 +1,6 @@
 """Parallel map over many films in worker processes, with a progress bar on stderr."""
 
 import ctypes
-import os
 import pickle
 import platform
 import signal
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cxrlines.core.errors import Error
 from cxrlines.core.processes import Child, Died, serving
+from cxrlines.core.processes import cores as cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,11 +28,6 @@ AHEAD = 4
 # malloc.h of glibc: the parameters of mallopt and values that never trim and never mmap.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER_TRIM, _TOP_PAD, _NO_MMAP = 2**31 - 1, 256 * 2**20, 0
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def keep_buffers() -> bool:
