@@ -142,7 +142,11 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
                     if text.strip()
                 ]
             elif wrong:
-                problems.append(Problem("row not readable", path.name, line, wrong, "correct or remove the row"))
+                long = _too_long("".join(raw), columns)
+                message, way_out = (
+                    (long, "round its numbers, or give fewer") if long else (wrong, "correct or remove the row")
+                )
+                problems.append(Problem("row not readable", path.name, line, message, way_out))
             elif not any(map(str.strip, row)):
                 pass  # a blank line
             elif len(row) != len(columns):
@@ -160,6 +164,15 @@ def _kept(lines: Iterable[str], raw: list[str]) -> Iterator[str]:
     for line in lines:
         raw.append(line)
         yield line
+
+
+def _too_long(text: str, columns: Sequence[str]) -> str:
+    """Which cell of a row is longer than the csv module reads, whose limit is the whole process's; "" if none is."""
+    limit = csv.field_size_limit()
+    begun = next(csv.reader([text[:limit]]), []) if len(text) > limit else []  # it is the last that has begun there
+    if not 0 < len(begun) <= len(columns):
+        return ""
+    return f"its cell of the column {columns[len(begun) - 1]!r} has more than {limit:,} characters"
 
 
 def _is_open(raw: Sequence[str]) -> bool:
