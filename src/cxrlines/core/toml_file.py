@@ -20,7 +20,7 @@ def read_config(config: Path | None, paths: Iterable[str] = ()) -> dict[str, Any
     if config is None:
         return {}
     try:
-        found = tomllib.loads(config.read_text("utf-8"))
+        found = tomllib.loads(config.read_text("utf-8-sig"))
     except OSError as error:
         raise Error(f"--config {config}: cannot be read ({error.strerror})", "name a TOML file") from None
     except ValueError as error:
