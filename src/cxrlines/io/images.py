@@ -131,7 +131,8 @@ def _after(data: bytes, end: int) -> tuple[Note, ...]:
 
 def _tiff(data: bytes, max_pixels: int) -> Film:
     """TIFF tags by number: 256 width, 257 height, 258 bits a sample, 262 photometric, 273 strips, 274 orientation, 277
-    samples a pixel, 284 planar configuration, 317 predictor, 322 and 323 sides of a tile, 324 tiles, 338 extra samples, 339 sample format."""
+    samples a pixel, 284 planar configuration, 317 predictor, 322 and 323 sides of a tile, 324 tiles, 338 extra samples,
+    339 sample format."""
     tags, more = _directory(data)
     width, height, samples = (tags.get(tag, (default,))[0] for tag, default in ((256, 0), (257, 0), (277, 1)))
     if not tags or (273 not in tags and 324 not in tags):

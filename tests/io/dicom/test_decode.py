@@ -435,9 +435,11 @@ class TestHowItIsShown:
             lut(CURVE.astype(np.uint16), 12, LUTDescriptor=None),
             lut(np.full(4096, 4095, np.uint16), 12),  # all white
             lut((CURVE * 4095).astype(np.uint16), 12, 30_000),  # begins above all values
+            lut(np.zeros(4096, np.uint16), 0),
         ],
-        ids=["none", "empty", "short", "no descriptor", "white", "beside"],
+        ids=["none", "empty", "short", "no descriptor", "white", "beside", "no bits"],
     )  # fmt: skip
+    @pytest.mark.filterwarnings("error::RuntimeWarning")
     def test_a_lut_that_shows_nothing_gives_way(self, item):
         good = lut((CURVE * 4095).astype(np.uint16), 12)
         window, table = gray(made(RAMP, **TWELVE, **WINDOW)), gray(made(RAMP, **TWELVE, VOILUTSequence=[good]))

@@ -240,7 +240,7 @@ class _Lut(NamedTuple):
         those it needs, as Horos, Cornerstone and dcmtk (--ignore-vlut-depth) have it."""
         top = int(self.table.max())
         needed: int = max(2 ** (top - 1).bit_length() - 1, top, 1)
-        return needed if top.bit_length() != self.bits else 2**self.bits - 1
+        return needed if top.bit_length() != self.bits else max(2**self.bits - 1, 1)
 
 
 def _lut(item: Elements, values: np.ndarray) -> _Lut | None:

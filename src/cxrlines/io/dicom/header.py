@@ -151,7 +151,9 @@ def view_of(elements: Elements) -> str | None:
     of ViewCodeSequence; None where neither says it. `elements` are those of `VIEW_KEYWORDS` at least."""
     if (view := elements.text("ViewPosition").upper()) in VIEWS:
         return view
-    codes = [(item.text("CodingSchemeDesignator"), item.text("CodeValue")) for item in elements["ViewCodeSequence"].items]
+    codes = [
+        (item.text("CodingSchemeDesignator"), item.text("CodeValue")) for item in elements["ViewCodeSequence"].items
+    ]
     return next((SIDE_VIEWS[code] for scheme, code in codes if scheme in SCHEMES and code in SIDE_VIEWS), None)
 
 
