@@ -28,5 +28,5 @@ def test_a_file_that_is_none_is_named(tmp_path, content):
     path = tmp_path / "settings.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(Error, match=r"--config .*settings.toml: (is no TOML|cannot be read)"):
+    with pytest.raises(Error, match=r"--config .*settings.toml: (is not valid TOML|cannot be read)"):
         read_config(path)

@@ -254,7 +254,7 @@ def _check_free(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"{path}: is a folder", f"name a file, e.g. {path / 'name'}")
     if path.exists() and not path.is_file():
-        raise OutputError(f"{path}: is no regular file but a device or the like", "name a file")
+        raise OutputError(f"{path}: is not a regular file but a device or the like", "name a file")
 
 
 def _refused(what: str, error: OSError) -> OutputError:

@@ -187,7 +187,7 @@ def _is_open(raw: Sequence[str]) -> bool:
 def _check_format(path: Path, text: str, columns: Sequence[str], needed: Sequence[str]) -> None:
     """`TableError` for a first line that is no header of cells separated by commas, where its format is recognised."""
     if "\0" in text:
-        raise TableError(f"{path}: is no text in UTF-8 (it has zero bytes, as UTF-16 has)", SAVE_AS)
+        raise TableError(f"{path}: is not text in UTF-8 (it has zero bytes, as UTF-16 has)", SAVE_AS)
     if text.strip('"').lower().startswith("sep="):
         way_out = f"remove that line; if commas do not separate its cells, {SAVE_AS}"
         raise TableError(f"{path}: its first line is {shown(text.strip())}, which is for Excel, not a header", way_out)
@@ -211,7 +211,7 @@ def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str], opt
     missing = [name for name in needed if name not in columns]
     if missing and {_letters(name) for name in columns}.isdisjoint(map(_letters, (*needed, *optional))):
         named = ", ".join(map(repr, missing[:_NAMED])) + f" and {len(missing) - _NAMED} more" * (len(missing) > _NAMED)
-        what = f"{path}: lacks the column{'s' * (len(missing) > 1)} {named}; its first line is no header that is known"
+        what = f"{path}: lacks the column{'s' * (len(missing) > 1)} {named}; its first line is not a known header"
         raise TableError(what, f"write one above it; a table needs {', '.join(needed)}")
     if missing:
         free = [name for name in columns if name and name not in needed]

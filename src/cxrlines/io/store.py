@@ -97,7 +97,7 @@ class Store:
         except StoreError:
             raise
         except FileNotFoundError as error:
-            raise StoreError(f"{folder}: is no finished store ({Path(error.filename).name} is missing)") from None
+            raise StoreError(f"{folder}: is not a finished store ({Path(error.filename).name} is missing)") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{folder}: is damaged ({type(error).__name__})", again) from None
         if self.films.shape != (len(self.studies), *height_width(self.size)) or len(self.kept) != len(self.studies):

@@ -190,7 +190,7 @@ def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHead
         if (value := elements.integer(keyword)) is not None:
             return value
         if default is None:
-            what = "is no whole number" if elements[keyword].data else "is missing"
+            what = "is not a whole number" if elements[keyword].data else "is missing"
             raise FilmError(f"{keyword} {what}, and pixels mean nothing without it", "export it again")
         notes.append(Note(Code.ELEMENT_ASSUMED, f"{keyword} is missing; {default} is assumed"))
         return default
@@ -201,7 +201,7 @@ def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHead
         raise refused("NumberOfFrames", frames, "a film is one frame", "export the frame that is the film")
     photometric = elements.text("PhotometricInterpretation").upper()
     if photometric not in MONOCHROME + COLOUR:
-        found = repr(photometric) if photometric in OTHER_COLOURS else "missing or no known one"
+        found = repr(photometric) if photometric in OTHER_COLOURS else "missing or not a known one"
         raise refused("PhotometricInterpretation", found, f"{', '.join(MONOCHROME + COLOUR)} are read", "convert it")
     colour = photometric in COLOUR
     channels = 3 if colour else 1
@@ -224,7 +224,7 @@ def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHead
     by_plane = colour and whole("PlanarConfiguration", 0) == 1
     syntax = elements.text("TransferSyntaxUID")
     if syntax and not valid_uid(syntax):
-        raise FilmError("TransferSyntaxUID is no UID", "correct the header, or save it uncompressed")
+        raise FilmError("TransferSyntaxUID is not a valid UID", "correct the header, or save it uncompressed")
     uid = UID(syntax) if syntax else _syntax(elements.implicit, elements.little)
     signed = representation == 1
     return PixelHeader(rows, columns, samples, allocated, bits, high_bit, signed, photometric, by_plane, uid)
