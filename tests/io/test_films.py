@@ -30,9 +30,9 @@ def ramp(height: int = 40, width: int = 64) -> np.ndarray:
     return np.add.outer(np.arange(height) * 2, np.arange(width)).astype(np.uint8)
 
 
-def says(data: bytes, **options: int) -> str:
+def says(data: bytes) -> str:
     with pytest.raises(FilmError) as caught:
-        read_film(data, **options)
+        read_film(data)
     assert caught.value.what.startswith("the film: ") and caught.value.way_out
     return str(caught.value)
 
@@ -410,7 +410,8 @@ class TestBadFilms:
         header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
         bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**7)))
         message = says(bomb + chunk(b"IEND", b""))
-        assert message.endswith("at least 1 and at most 50,000,000 px; shrink it") and "damaged" not in message
+        said = f"is {side} x {side} px; a film has at least 1 and at most 50,000,000 px; shrink it"
+        assert message == f"the film: {said}"
 
     @pytest.mark.parametrize("deep", [False, True])
     def test_a_tile_far_larger_than_its_film_is_not_decoded(self, deep):
@@ -421,10 +422,6 @@ class TestBadFilms:
         tags |= {322: [side], 323: [side], 324: [8], 325: [len(packed)]} | ({258: [16] * 3, 277: [3]} if deep else {})
         data = b"II" + struct.pack("<HI", 42, 8 + len(packed)) + packed + tiff_directory(tags, 8 + len(packed))
         assert "tiles of 16000 x 16000 px" in says(data)
-
-    def test_the_limit_is_in_the_message(self):
-        message = says(encoded(ramp(), "PNG"), max_pixels=1000)
-        assert message == "the film: is 64 x 40 px; a film has at least 1 and at most 1,000 px; shrink it"
 
     def test_float_and_many_pages_are_refused(self):
         assert "float pixels, of unknown black and white; save it as" in says(

@@ -76,10 +76,10 @@ class Film:
         return self.spacing.mm_per_px
 
 
-def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
-    """`FilmError` for a film without pixels or with more than `max_pixels`; an empty name is left out."""
-    if width < 1 or height < 1 or width * height > max_pixels:
-        error = FilmError(f"is {width} x {height} px; a film has at least 1 and at most {max_pixels:,} px", "shrink it")
+def check_size(name: str, width: int, height: int) -> None:
+    """`FilmError` for a film without pixels or with more than `MAX_PIXELS`; an empty name is left out."""
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        error = FilmError(f"is {width} x {height} px; a film has at least 1 and at most {MAX_PIXELS:,} px", "shrink it")
         raise error.named(name) if name else error
 
 

@@ -83,7 +83,9 @@ def _message(note: Note, quality: Quality) -> str:
         case Code.INVERTED:
             return "is inverted: bone is black"
         case Code.NOT_A_CHEST_FILM if quality.frontal_chest is not None:
-            return f"is not a frontal chest film, as far as a network can tell (probability {quality.frontal_chest:.2f})"
+            return (
+                f"is not a frontal chest film, as far as a network can tell (probability {quality.frontal_chest:.2f})"
+            )
     return note.text
 
 

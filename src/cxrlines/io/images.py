@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from cxrlines.core.film import Film, FilmError, check_size
+from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.text import plural
 from cxrlines.io import jpeg
@@ -28,24 +28,24 @@ LARGE_CHUNK = 2**20
 AGAIN = "copy or export it again"
 
 
-def decode_image(data: bytes, kind: str, max_pixels: int) -> Film:
+def decode_image(data: bytes, kind: str) -> Film:
     """A film of kind JPEG, PNG or TIFF; `FilmError` for what is not read or damaged."""
-    return {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}[kind](data, max_pixels)
+    return {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}[kind](data)
 
 
-def _jpeg(data: bytes, max_pixels: int) -> Film:
+def _jpeg(data: bytes) -> Film:
     stream = _decoded(streams.parse, data)
-    check_size("", stream.width, stream.height, max_pixels)
+    check_size("", stream.width, stream.height)
     if stream.kind != streams.Kind.JPEG or stream.bits != 8:
         raise FilmError(f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone", "save it as PNG")
     return _of_pillow(_decoded(jpeg.decoded, data, stream), "JPEG", _after(data, stream.end))
 
 
-def _png(data: bytes, max_pixels: int) -> Film:
+def _png(data: bytes) -> Film:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise FilmError("is a PNG file cut off within its header", AGAIN)
     width, height, bits, colour, interlaced = struct.unpack(">IIBBxx?", data[16:29])
-    check_size("", width, height, max_pixels)
+    check_size("", width, height)
     data, notes = _essential(data)
     if bits < 16 or colour == 0:
         image = _decoded(_opened, data, "PNG")
@@ -129,7 +129,7 @@ def _after(data: bytes, end: int) -> tuple[Note, ...]:
     )
 
 
-def _tiff(data: bytes, max_pixels: int) -> Film:
+def _tiff(data: bytes) -> Film:
     """TIFF tags by number: 256 width, 257 height, 258 bits a sample, 262 photometric, 273 strips, 274 orientation, 277
     samples a pixel, 284 planar configuration, 317 predictor, 322 and 323 sides of a tile, 324 tiles, 338 extra samples,
     339 sample format."""
@@ -137,12 +137,12 @@ def _tiff(data: bytes, max_pixels: int) -> Film:
     width, height, samples = (tags.get(tag, (default,))[0] for tag, default in ((256, 0), (257, 0), (277, 1)))
     if not tags or (273 not in tags and 324 not in tags):
         raise FilmError("is a TIFF file without an image, or cut off", AGAIN)
-    check_size("", width, height, max_pixels)
+    check_size("", width, height)
     tile = 0
     if 324 in tags:  # each is decoded whole, whatever of it lies within the film
         across, down = (tags.get(tag, (0,))[0] for tag in (322, 323))
-        if (tile := across * down) > max_pixels:
-            what = f"has tiles of {across} x {down} px; at most {max_pixels:,} px are read"
+        if (tile := across * down) > MAX_PIXELS:
+            what = f"has tiles of {across} x {down} px; at most {MAX_PIXELS:,} px are read"
             raise FilmError(what, "save it without tiles")
     if more:
         raise FilmError("has several pages; a film is one", "save the page that is the film")

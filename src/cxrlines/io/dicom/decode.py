@@ -14,7 +14,7 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 
-from cxrlines.core.film import MAX_PIXELS, Film, FilmError, NotAFilm, check_size
+from cxrlines.core.film import Film, FilmError, NotAFilm, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.spacing import spacing_of
 from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
@@ -49,12 +49,12 @@ CORRECT, EXPORT = "correct the header, or export it again", "export the film wit
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
-def decode_dicom(data: bytes, max_pixels: int) -> Film:
+def decode_dicom(data: bytes) -> Film:
     """A DICOM file's one frame; `NotAFilm`, `FilmError`, which do not name the file, for what it is not."""
     elements = parse(data)
     _check_kind(elements)
     notes: list[Note] = []
-    header = _header(elements, max_pixels, notes)
+    header = _header(elements, notes)
     if elements.text("PresentationIntentType").upper() == "FOR PROCESSING":
         text = "it is FOR PROCESSING: values of the detector, not the film as a machine prepares it for reading"
         notes.append(Note(Code.FOR_PROCESSING, text))
@@ -120,14 +120,14 @@ def _was_child(born: str, seen: str) -> bool:
     return 0 <= last - first < ADULT * 10_000
 
 
-def gray_span(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[float, float]:
+def gray_span(data: bytes) -> tuple[float, float]:
     """The values, after Modality LUT or rescale, that a gray film without a window is shown from black to white by.
 
     As `decode_dicom`, raises `NotAFilm` or `FilmError`; `FilmError` for a film in colour too.
     """
     elements = parse(data)
     _check_kind(elements)
-    values, header = stored_values(_header(elements, max_pixels, []), elements, [])
+    values, header = stored_values(_header(elements, []), elements, [])
     if values.ndim != 2:
         raise FilmError("is in colour, which has no window", "")
     return span_of(elements, values, header)
@@ -180,7 +180,7 @@ def _check_kind(elements: Elements) -> None:
         raise FilmError("PixelData (7FE0,0010) is empty", EXPORT)
 
 
-def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHeader:
+def _header(elements: Elements, notes: list[Note]) -> PixelHeader:
     """The header's elements, checked, and those that may be missing; `notes` gets what is assumed."""
 
     def refused(keyword: str, found: object, allowed: str, way_out: str = CORRECT) -> FilmError:
@@ -196,7 +196,7 @@ def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHead
         return default
 
     rows, columns = whole("Rows"), whole("Columns")
-    check_size("", columns, rows, max_pixels)
+    check_size("", columns, rows)
     if (frames := elements.integer("NumberOfFrames") or 1) != 1:
         raise refused("NumberOfFrames", frames, "a film is one frame", "export the frame that is the film")
     photometric = elements.text("PhotometricInterpretation").upper()

@@ -177,8 +177,8 @@ def _read_folder(root: Path) -> External:
     except TableError:
         tables = "; ".join(f"{kind}: {layout.table}" for kind, layout in LAYOUTS.items())
         raise TableError(
-            f"{root}: is not an external set; looked for tables ({tables}; each also as .gz; ranzcr: {TRAIN_TABLE} with "
-            f"{STUDY_COLUMN}) and for films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name)",
+            f"{root}: is not an external set; looked for tables ({tables}; each also as .gz; ranzcr: {TRAIN_TABLE} "
+            f"with {STUDY_COLUMN}) and for films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name)",
             "give the folder that holds one of them",
         ) from None
     return External("folder", root, _with_presence(dataset.studies), dict(dataset.left_out))
