@@ -297,6 +297,32 @@ def test_a_system_that_syncs_no_folder_is_no_error(tmp_path, monkeypatch):
         sync(tmp_path / "file")
 
 
+def test_windows_syncs_files_that_are_open_to_write_and_opens_no_folder(tmp_path, monkeypatch):
+    import fcntl  # no system but Windows lacks it
+
+    opened, synced = os.open, []
+
+    def as_windows_opens(path, flags):
+        if Path(path).is_dir():
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, flags)
+
+    def as_windows_syncs(handle: int) -> None:
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        synced.append(handle)
+
+    monkeypatch.setattr(files, "WINDOWS", True)
+    monkeypatch.setattr(files.os, "open", as_windows_opens)
+    monkeypatch.setattr(files.os, "fsync", as_windows_syncs)
+    write_text(tmp_path / "x.txt", "new")
+    assert len(synced) == 1
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done/y.txt").write_text("y")
+    put_folder(tmp_path / "done", tmp_path / "place")
+    assert len(synced) == 2 and tree(tmp_path) == {"x.txt", "place", "place/y.txt"}
+
+
 def test_a_folder_replaces_an_older_one(tmp_path):
     for content in ("old", "new"):
         (tmp_path / "made/deep").mkdir(parents=True)

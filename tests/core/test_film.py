@@ -14,9 +14,15 @@ def test_a_named_error_arrives_whole_from_another_process():
     assert (error.what, error.way_out, error.kind) == ("a.dcm: is a report", "skip it", "structured report")
 
 
-@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (11, 10)])
+def test_whose_failure_it_was_arrives_too():
+    passing = FilmError("cannot be read", "try again", passing=True).named("a.dcm")
+    assert pickle.loads(pickle.dumps(passing)).passing  # noqa: S301 - made here
+    assert not pickle.loads(pickle.dumps(FilmError("is damaged"))).passing  # noqa: S301
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (10_001, 5_000)])
 def test_a_film_without_or_with_too_many_pixels_is_refused(width, height):
-    check_size("a.png", 10, 10, 100)
+    check_size("a.png", 10_000, 5_000)
     with pytest.raises(FilmError) as caught:
-        check_size("a.png", width, height, 100)
-    assert caught.value.what.startswith(f"a.png: is {width} x {height} px") and "100" in caught.value.what
+        check_size("a.png", width, height)
+    assert caught.value.what.startswith(f"a.png: is {width} x {height} px") and "50,000,000" in caught.value.what

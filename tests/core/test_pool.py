@@ -25,6 +25,16 @@ def die_of_seven(number: int) -> int:
     return number
 
 
+def die_once_of_seven(folder: Path, number: int) -> int:
+    """As where the system ends a process for lack of memory."""
+    tries = len(list(folder.iterdir()))
+    if number == 7:
+        (folder / str(tries)).touch()
+        if not tries:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
 def interrupt_myself(number: int) -> int:
     os.kill(os.getpid(), signal.SIGINT)
     return number
@@ -67,6 +77,11 @@ class TestParallel:
 
     def test_an_item_that_kills_its_process_costs_no_other(self):
         assert dict(in_parallel(die_of_seven, range(10), 2, "")) == {n: None if n == 7 else n for n in range(10)}
+
+    def test_an_item_whose_process_was_ended_is_tried_once_more_and_last(self, tmp_path):
+        done = list(in_parallel(partial(die_once_of_seven, tmp_path), range(10), 2, ""))
+        assert dict(done) == {n: n for n in range(10)} and done[-1] == (7, 7)
+        assert len(list(tmp_path.iterdir())) == 2
 
     def test_an_interrupt_is_for_the_parent_alone(self):
         assert dict(in_parallel(interrupt_myself, range(4), 2, "")) == {n: n for n in range(4)}

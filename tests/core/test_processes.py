@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cxrlines.core import processes as child
+from cxrlines.core.pool import cores
 from cxrlines.core.processes import Child, Died
 
 MODULE = "child_that_answers"
@@ -31,6 +32,29 @@ def module(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     return MODULE
+
+
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "1000 100000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "1600000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu.max": "odd\n"}, 8),
+        ({}, 8),
+    ],
+)
+def test_cores_keep_within_a_containers_quota(tmp_path, monkeypatch, files, most):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(child, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert child.cores() == cores() == most
 
 
 def gone(pid: int, seconds: float = 60) -> bool:

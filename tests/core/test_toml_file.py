@@ -12,6 +12,8 @@ def test_what_it_says(tmp_path):
     (tmp_path / "a.toml").write_text('port = 1\nto = ["A"]\n[tls]\nca = "x"\n')
     assert read_config(tmp_path / "a.toml") == {"port": 1, "to": ["A"], "tls": {"ca": "x"}}
     assert read_config(None) == {}
+    (tmp_path / "b.toml").write_bytes(b"\xef\xbb\xbfport = 1\n")  # as some editors save it
+    assert read_config(tmp_path / "b.toml") == {"port": 1}
 
 
 def test_paths_are_relative_to_the_file(tmp_path):
@@ -26,5 +28,5 @@ def test_a_file_that_is_none_is_named(tmp_path, content):
     path = tmp_path / "settings.toml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(Error, match=r"--config .*settings.toml: (is no TOML|cannot be read)"):
+    with pytest.raises(Error, match=r"--config .*settings.toml: (is not valid TOML|cannot be read)"):
         read_config(path)

@@ -79,12 +79,12 @@ class TestReadAnnotations:
 
     def test_a_column_says_which_tips_are_seen(self, tmp_path):
         csv = tmp_path / "train_annotations.csv"
-        cells = enumerate(("1", "0", "yes", ""))
+        cells = enumerate(("1", "0", "yes", "1.0", "0.0", "", "2"))
         rows = [f'a,CVC - Normal,"[[1, 2], [3, {row}]]",{cell}\n' for row, cell in cells]
         csv.write_text("StudyInstanceUID,label,data,tip_seen\n" + "".join(rows))
         annotated, problems = read_annotations(csv)
-        assert [row.line.tip_seen for row in annotated] == [True, False]
-        assert [problem.row for problem in problems] == [4, 5] and "tip_seen is 'yes'" in problems[0].text()
+        assert [row.line.tip_seen for row in annotated] == [True, False, True, False, True]
+        assert [problem.row for problem in problems] == [4, 8] and "tip_seen is 'yes'" in problems[0].text()
 
     def test_of_the_same_line_in_two_rows_the_first_stays(self, tmp_path):
         csv = tmp_path / "train_annotations.csv"
@@ -105,6 +105,17 @@ class TestReadAnnotations:
             "train_annotations.csv:7: the same line of study 'a' is already in line 2, as CVC - Normal; keep the row "
             "that is right",
         ]
+
+    def test_a_cell_that_csv_does_not_read_is_named_with_the_way_out(self, tmp_path):
+        csv = tmp_path / "train_annotations.csv"
+        points = np.random.default_rng(0).uniform(100, 3000, (4000, 2))
+        cells = [json.dumps(each.tolist()) for each in (points, np.rint(points).astype(int))]
+        csv.write_text(
+            "StudyInstanceUID,label,data\n" + "".join(f'{k},CVC - Normal,"{cell}"\n' for k, cell in enumerate(cells))
+        )
+        (row,), (problem,) = read_annotations(csv)
+        assert np.array_equal(row.line.points, np.rint(points)) and problem.row == 2
+        assert "column 'data' has more than 131,072 characters; round its numbers" in problem.text()
 
     @pytest.mark.parametrize("data", ["[[5, 6]]", "[[5, 6], [5, 6], [5, 6]]"])
     def test_a_single_point_is_no_line(self, tmp_path, data):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -275,6 +276,31 @@ class TestOneProblem:
             "both it falsifies every figure",
             "test_truth.csv:7: ETT - Abnormal and ETT - Borderline at once; keep the one that is true",
         ]
+
+    @pytest.mark.parametrize(
+        ("trained", "tested", "kinds_found"),
+        [
+            ("0012", "12", {"patient perhaps in training and test": 1}),
+            ("12", "0012.0", {"patient perhaps in training and test": 1}),
+            ("Zo\u00eb", "Zoe\u0308", {"patient perhaps in training and test": 1}),
+            ("12", "12.0", {"patient in training and test": 1}),
+            ("12", "120", {}),
+            ("0", "00", {"patient perhaps in training and test": 1}),
+            ("Zoe", "Zo\u00eb", {}),
+        ],
+    )
+    def test_a_patient_of_both_whose_id_is_written_in_two_ways(self, folder, tmp_path, trained, tested, kinds_found):
+        folder.rows[5][-1] = trained
+        root = folder.write()
+        (root / "test").mkdir()
+        cv2.imwrite(str(root / "test/t0.png"), 255 - folder.films["s000"])
+        folder._table("sample_submission.csv", folder.header[:1], [["t0"]])
+        folder._table("test_truth.csv", folder.header, [["t0", *folder.rows[0][1:-1], tested]])
+        problems = audit(root).problems
+        assert dict(Counter(problem.kind for problem in problems)) == kinds_found
+        for problem in problems:
+            assert "train.csv:7" in problem.message and (problem.file, problem.row) == ("test_truth.csv", 2)
+            assert trained not in problem.text().replace("train.csv:7", "").replace("csv:2", "") or trained in "0 12"
 
     @pytest.mark.parametrize("workers", [1, 2])
     def test_a_folder_without_data(self, tmp_path, workers):

@@ -38,6 +38,12 @@ def test_what_is_marked(tmp_path):
     assert films["b"].carina is None and films["c"].carina is None and films["c"].lines == ()
 
 
+def test_marks_may_begin_with_a_byte_order_mark(tmp_path):
+    path = write(tmp_path, {"a": GOOD})
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert list(read_marks(path)) == ["a"]
+
+
 @pytest.mark.parametrize("name, device", [("NGT", Device.NGT), ("swan", Device.SWAN), ("Cvc", Device.CVC)])
 def test_names_of_devices_in_any_letters(tmp_path, name, device):
     line = {"device": name, "path": [[1, 2], [3, 4]]}

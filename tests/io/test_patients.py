@@ -1,5 +1,6 @@
 """Keys: made once, kept by their user; tokens that reveal no patient without the key."""
 
+import errno
 import hashlib
 import hmac
 import os
@@ -38,6 +39,35 @@ def test_processes_that_make_it_at_the_same_time_agree(key_file):
     code = "from cxrlines.io.patients import key_name; print(key_name())"
     made = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     assert {process.communicate(timeout=120)[0].strip() for process in made} == {key_name()}
+
+
+WITHOUT_LINKS = """
+import errno, os
+def no_links(*_):
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+os.link = no_links
+from cxrlines.io.patients import key_name
+print(key_name())
+"""
+
+
+def test_it_is_made_where_there_are_no_hard_links(key_file):
+    made = [subprocess.Popen([sys.executable, "-c", WITHOUT_LINKS], stdout=subprocess.PIPE, text=True) for _ in "abc"]
+    assert {process.communicate(timeout=120)[0].strip() for process in made} == {site_name()}
+    assert stat.S_IMODE(key_file.stat().st_mode) == 0o600 and [*key_file.parent.iterdir()] == [key_file]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_full_disk_leaves_no_secret_behind(key_file, monkeypatch, links):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("cxrlines.io.patients.os.link" if not links else "cxrlines.io.patients.os.fsync", full)
+    if not links:
+        monkeypatch.setattr("cxrlines.io.patients._make_without_links", full)
+    with pytest.raises(KeyFileError, match="No space left"):
+        key_name()
+    assert not [*key_file.parent.iterdir()]
 
 
 def test_a_token_is_a_keyed_hash(key_file):

@@ -110,7 +110,7 @@ class TestColumns:
             with pytest.raises(TableError, match="lacks the column") as caught:
                 read(tmp_path, first + "img002,Roe^Jim\n")
             said = str(caught.value)
-            assert "first line is no header" in said and "a table needs study, label" in said
+            assert "first line is not a known header" in said and "a table needs study, label" in said
             assert not any(cell in said for cell in first.strip().split(","))
 
     def test_of_one_with_a_header_the_names_it_may_mean_are(self, tmp_path):

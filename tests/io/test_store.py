@@ -1,11 +1,13 @@
 """The store: what a film becomes, where its points go, and what survives a kill."""
 
+import errno
 import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,11 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cxrlines.core.film import FilmError
+from cxrlines.io import store as module
 from cxrlines.io.prepare import shrink
 from cxrlines.io.store import Store, StoreError, build_store, open_store
 from cxrlines.io.tables import read_dataset
 
 sides = st.integers(1, 300)
+PREPARED = module._prepared
 
 
 class TestShrink:
@@ -90,6 +95,21 @@ def build(folder, where: Path, **options) -> Store:
     return build_store(read_dataset(folder.write()), where, **settings)
 
 
+def prepared_or_not(out_of_order: Path, path: Path, **how):
+    """As by a disk that does not answer for two films while a file is there."""
+    if path.name in ("s003.png", "s007.png") and out_of_order.exists():
+        return FilmError(f"{path}: cannot be read ({os.strerror(errno.EIO)})", "check the path", passing=True)
+    return PREPARED(path, **how)
+
+
+def prepared_by_a_process_that_ends(ended: Path, path: Path, **how):
+    """As where the system ends a process for lack of memory, once."""
+    if path.name == "s003.png" and not ended.exists():
+        ended.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return PREPARED(path, **how)
+
+
 class TestBuild:
     def test_rows_are_the_datasets_whatever_the_workers(self, folder, tmp_path):
         one, two = build(folder, tmp_path / "1", workers=1), build(folder, tmp_path / "2", workers=2)
@@ -108,6 +128,66 @@ class TestBuild:
         assert np.array_equal(store.films[3], shrink(folder.films["s005"], 32, "pad")[0])
         with pytest.raises(KeyError, match="is empty"):
             store.row("s000")
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_failure_of_the_machine_leaves_no_film_out_for_good(self, folder, tmp_path, monkeypatch, workers):
+        whole = build(folder, tmp_path / "whole")
+        dataset, out_of_order = read_dataset(folder.root), tmp_path / "out of order"
+        out_of_order.touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_prepared", partial(prepared_or_not, out_of_order))
+            for _ in range(2):
+                with pytest.raises(StoreError, match=r"2 of 12 films.*s003\.png.*Input/output error") as caught:
+                    build_store(dataset, tmp_path / "st", size=32, aspect="pad", workers=workers)
+                assert "same command" in caught.value.way_out
+        out_of_order.unlink()
+        read = TestKill.count_films(monkeypatch)
+        repaired = build_store(dataset, tmp_path / "st", size=32, aspect="pad")
+        assert sorted(path.name for path in read) == ["s003.png", "s007.png"]  # the others were kept
+        assert repaired.fingerprint == whole.fingerprint and not repaired.left_out
+        assert (tmp_path / "st/films.npy").read_bytes() == (tmp_path / "whole/films.npy").read_bytes()
+
+    def test_a_film_that_ends_its_process_once_is_tried_again(self, folder, tmp_path, monkeypatch):
+        whole = build(folder, tmp_path / "whole")
+        monkeypatch.setattr(module, "_prepared", partial(prepared_by_a_process_that_ends, tmp_path / "ended"))
+        store = build_store(read_dataset(folder.root), tmp_path / "st", size=32, aspect="pad", workers=2)
+        assert (tmp_path / "ended").exists() and store.fingerprint == whole.fingerprint and not store.left_out
+
+    def test_films_that_cannot_be_asked_for_leave_a_finished_store_as_it_is(self, folder, tmp_path, monkeypatch):
+        build(folder, tmp_path / "st")
+        dataset, stat = read_dataset(folder.root), Path.stat
+
+        def unreachable(path: Path, **how):
+            if path.name == "s003.png":
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return stat(path, **how)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "stat", unreachable)
+            with pytest.raises(StoreError, match=r"s003\.png.*Input/output error"):
+                build_store(dataset, tmp_path / "st", size=32, aspect="pad")
+        assert len(open_store(tmp_path / "st")) == 12
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system limits no file's size")
+    def test_a_full_disk_is_an_error_of_the_store(self, folder, tmp_path, monkeypatch):
+        import resource
+
+        folder.write()
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        start = module._start
+
+        def full(path: Path) -> int:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (600, before[1]))
+            return start(path)
+
+        monkeypatch.setattr(module, "_start", full)
+        try:
+            with pytest.raises(StoreError, match="cannot be written"):
+                build(folder, tmp_path / "st")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        monkeypatch.undo()
+        assert len(build(folder, tmp_path / "st")) == 12
 
     def test_a_finished_store_is_opened_not_built(self, folder, tmp_path):
         build(folder, tmp_path / "st")

@@ -244,6 +244,8 @@ class TestReadDataset:
             read_dataset(tmp_path / "empty")
         with pytest.raises(TableError, match=r"sample_submission\.csv.*test"):
             read_dataset(folder.write(), "test")
+        (folder.root / "phantom.json").write_bytes(b'\xef\xbb\xbf{"kind": "x"}')  # as some editors save it
+        assert read_dataset(folder.root).meta == {"kind": "x"}
         (folder.root / "phantom.json").write_text("{")
         with pytest.raises(TableError, match="JSON"):
             read_dataset(folder.root)

@@ -86,7 +86,7 @@ def test_flags_go_before_the_file(tmp_path):
             ["--to (or --stow) is missing"],
         ),
         (('"PACS@10.0.0.5:104", "ARCHIVE@[::1]:11112"', '{aet = "A", port = 1}'), ["field to.0.host is missing"]),
-        (("port = 11113", "port = = 1"), ["is no TOML"]),
+        (("port = 11113", "port = = 1"), ["is not valid TOML"]),
     ],
 )
 def test_what_is_wrong_is_said_with_its_field(tmp_path, change, words):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from cxrlines.core.errors import Error
 
+WINDOWS = os.name == "nt"
 MAX_NAME = 255
 """Bytes of a file's name, at most, on the file systems in use."""
 WAYS_OUT = {
@@ -232,7 +233,9 @@ def _percent(found: re.Match[str]) -> str:
 
 def sync(path: Path) -> None:
     """Force a file, or a folder's list of names, to disk. A system that cannot sync folders leaves them."""
-    handle = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():  # it cannot be opened there
+        return
+    handle = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # Windows syncs none that is open to read alone
     try:
         os.fsync(handle)
     except OSError as error:
@@ -251,7 +254,7 @@ def _check_free(path: Path) -> None:
     if path.is_dir():
         raise OutputError(f"{path}: is a folder", f"name a file, e.g. {path / 'name'}")
     if path.exists() and not path.is_file():
-        raise OutputError(f"{path}: is no regular file but a device or the like", "name a file")
+        raise OutputError(f"{path}: is not a regular file but a device or the like", "name a file")
 
 
 def _refused(what: str, error: OSError) -> OutputError:

@@ -15,7 +15,16 @@ MAX_PIXELS = 50_000_000
 
 
 class FilmError(Error):
-    """A film cannot be read: which file, what was found, what is allowed, the way out. Holds no patient data."""
+    """A film cannot be read: which file, what was found, what is allowed, the way out. Holds no patient data.
+
+    Attributes:
+        passing: Whether it is the machine's failure and not the file's (a disk, memory, a decoder that is not installed
+            or takes too long): the same file may be read another time.
+    """
+
+    def __init__(self, what: str, way_out: str = "", *, passing: bool = False) -> None:
+        super().__init__(what, way_out)
+        self.passing = passing
 
     def named(self, name: str) -> Self:
         """The same error with what messages call the film before it."""
@@ -46,7 +55,7 @@ class Film:
         format: JPEG, PNG, TIFF, DICOM or array.
         bits: Bits per pixel stored in the file.
         spacing: mm per px, where the file has it (DICOM only), and what it rests on.
-        view: DICOM ViewPosition (PA, AP, LL, ...), where the file has one.
+        view: DICOM ViewPosition (PA, AP, LL, ...), where the file has one, or a side view by its ViewCodeSequence.
         notes: What is odd about the file, in the order found.
         study_uid: DICOM StudyInstanceUID, where the file has one that is a valid UID.
         sop_uid: DICOM SOPInstanceUID, likewise.
@@ -67,10 +76,10 @@ class Film:
         return self.spacing.mm_per_px
 
 
-def check_size(name: str, width: int, height: int, max_pixels: int) -> None:
-    """`FilmError` for a film without pixels or with more than `max_pixels`; an empty name is left out."""
-    if width < 1 or height < 1 or width * height > max_pixels:
-        error = FilmError(f"is {width} x {height} px; a film has at least 1 and at most {max_pixels:,} px", "shrink it")
+def check_size(name: str, width: int, height: int) -> None:
+    """`FilmError` for a film without pixels or with more than `MAX_PIXELS`; an empty name is left out."""
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        error = FilmError(f"is {width} x {height} px; a film has at least 1 and at most {MAX_PIXELS:,} px", "shrink it")
         raise error.named(name) if name else error
 
 

@@ -51,11 +51,6 @@ def to_map(points: np.ndarray) -> np.ndarray:
     return (np.asarray(points, np.float64) + 0.5) / STRIDE - 0.5
 
 
-def from_map(points: np.ndarray) -> np.ndarray:
-    """Points [x, y] in px of a film's maps as px of the film: the inverse of `to_map`."""
-    return (np.asarray(points, np.float64) + 0.5) * STRIDE - 0.5
-
-
 def draw_maps(
     lines: Sequence[DrawnLine | tuple[str, np.ndarray]],
     landmarks: Mapping[str, np.ndarray] | Sequence[np.ndarray],

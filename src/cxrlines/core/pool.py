@@ -1,7 +1,6 @@
 """Parallel map over many films in worker processes, with a progress bar on stderr."""
 
 import ctypes
-import os
 import pickle
 import platform
 import signal
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cxrlines.core.errors import Error
 from cxrlines.core.processes import Child, Died, serving
+from cxrlines.core.processes import cores as cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,11 +28,6 @@ AHEAD = 4
 # malloc.h of glibc: the parameters of mallopt and values that never trim and never mmap.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _NEVER_TRIM, _TOP_PAD, _NO_MMAP = 2**31 - 1, 256 * 2**20, 0
-
-
-def cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def keep_buffers() -> bool:
@@ -58,11 +53,12 @@ def keep_buffers() -> bool:
 def in_parallel(
     work: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str
 ) -> Iterator[tuple[int, Result | None]]:
-    """(index, work(items[index])) of every item, as they get done; None for an item whose process died of it.
+    """(index, work(items[index])) of every item, as they get done; None for an item whose process died of it, twice.
 
-    With one worker the work is done here, in order, and nothing outlives a crash. `work`, the items and the results
-    must be picklable, and `work` importable: not of the caller's script. At most AHEAD items a worker are under way,
-    however many there are. What `work` raises is raised here.
+    An item whose process died, by a fault of a decoder or for lack of memory, is tried once more after all others, and
+    alone. With one worker the work is done here, in order, and nothing outlives a crash. `work`, the items and the
+    results must be picklable, and `work` importable: not of the caller's script. At most AHEAD items a worker are under
+    way, however many there are. What `work` raises is raised here.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -78,15 +74,24 @@ def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers:
     """As `in_parallel`, always in processes, without a bar."""
     team, todo = Team(work), iter(range(len(items)))
     pending: dict[Future[Any], int] = {}
+    died: list[int] = []
     with ThreadPoolExecutor(workers) as threads:
         try:
             while True:
                 for index in islice(todo, AHEAD * workers - len(pending)):
-                    pending[threads.submit(team.ask, items[index])] = index
+                    pending[threads.submit(team.result, items[index])] = index
                 if not pending:
-                    return
+                    break
                 future = next(iter(wait(pending, return_when=FIRST_COMPLETED).done))
-                yield pending.pop(future), future.result()
+                index = pending.pop(future)
+                if isinstance(future.exception(), Died):
+                    died.append(index)
+                else:
+                    yield index, future.result()
+            team.stop()  # and with it the memory that its processes take
+            team = Team(work)
+            for index in died:
+                yield index, team.ask(items[index])
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             team.stop()
@@ -101,14 +106,21 @@ class Team:
 
     def ask(self, item: Any) -> Any:
         """What the work makes of an item; None if the process died of it. Raises what the work raises."""
+        try:
+            return self.result(item)
+        except Died:
+            return None
+
+    def result(self, item: Any) -> Any:
+        """As `ask`; `Died` if the process died: a native decoder took it down, or the system did."""
         message, me = pickle.dumps(item), threading.get_ident()
         child = self.children.get(me) or self._begin(me)
         try:
             return _answer(child, message)
-        except Died:  # a native decoder took its process down, or the system did
+        except Died:
             with self.lock:
                 self.children.pop(me).kill()
-            return None
+            raise
 
     def stop(self) -> None:
         """End the processes; what they are at is lost."""

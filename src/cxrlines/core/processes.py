@@ -18,12 +18,27 @@ from pathlib import Path
 
 PATIENCE_S = 5.0
 """How often a child checks that its parent is alive: the connection stays open where a fork of the parent holds it."""
+CGROUP = Path("/sys/fs/cgroup")
+"""Where a Linux container sees its own limits."""
 BOOT = """
 import importlib, json, sys
 paths = json.loads(sys.argv[1])
 sys.path[:] = paths + [path for path in sys.path if path not in paths]
 importlib.import_module(sys.argv[2]).serve()
 """
+
+
+def cores() -> int:
+    """Processor cores this process may use: those it may run on, and no more than its container's quota, rounded up."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # cgroups of version 2, and 1
+        try:
+            quota, period = map(int, " ".join((CGROUP / name).read_text() for name in names).split())
+        except (OSError, ValueError):  # no such file, or `max`: no quota
+            continue
+        if quota > 0 and period > 0:  # -1: no quota
+            return min(allowed, -(-quota // period))
+    return allowed
 
 
 class Died(Exception):

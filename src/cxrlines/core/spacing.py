@@ -82,7 +82,7 @@ def spacing_of(
     given = {"PixelSpacing": pixel, "ImagerPixelSpacing": imager, "NominalScannedPixelSpacing": nominal}
     found = {name: (value[0], value[1]) for name, value in given.items() if _is_spacing(value)}
     notes = [
-        Note(Code.SPACING_IGNORED, f"{name} is no spacing of a film, and not used")
+        Note(Code.SPACING_IGNORED, f"{name} is not a possible spacing of a film and is ignored")
         for name, value in given.items()
         if value and name not in found
     ]

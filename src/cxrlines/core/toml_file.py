@@ -20,11 +20,11 @@ def read_config(config: Path | None, paths: Iterable[str] = ()) -> dict[str, Any
     if config is None:
         return {}
     try:
-        found = tomllib.loads(config.read_text("utf-8"))
+        found = tomllib.loads(config.read_text("utf-8-sig"))
     except OSError as error:
         raise Error(f"--config {config}: cannot be read ({error.strerror})", "name a TOML file") from None
     except ValueError as error:
-        raise Error(f"--config {config}: is no TOML ({error})", "write lines such as port = 8080") from None
+        raise Error(f"--config {config}: is not valid TOML ({error})", "write lines such as port = 8080") from None
     for path in paths:
         table, _, field = path.rpartition(".")
         part = found.get(table) if table else found

@@ -16,6 +16,8 @@ from cxrlines.io.rows import Problem, read_rows
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, STUDY_COLUMN, Device
 
 LABEL_COLUMN, DATA_COLUMN, TIP_SEEN_COLUMN = "label", "data", "tip_seen"
+TIP_SEEN_CELLS = {"1": True, "0": False, "1.0": True, "0.0": False, "": True}
+"""What a cell of `tip_seen` says; with a decimal or empty, as data frames write it of tables put together."""
 MAX_POINTS = 10_000
 """Points of one line; RANZCR's longest line has a few hundred."""
 MAX_COORDINATE = 1e6  # px
@@ -113,14 +115,14 @@ class _Unusable(Error):
 def read_annotations(csv: Path) -> tuple[list[AnnotatedLine], list[Problem]]:
     """The rows of a `train_annotations.csv` in order, and the rows that had to be left out and why.
 
-    Columns: the study, `label`, `data`, and where tips are not all seen `tip_seen`, 0 or 1. A line has two points or
-    more; of two rows of a study with the same points and device the first one stays. `TableError` only if the file as a
-    whole cannot be read or lacks a column.
+    Columns: the study, `label`, `data`, and where tips are not all seen `tip_seen`, 0 or 1 (empty: 1). A line has two
+    points or more; of two rows of a study with the same points and device the first one stays. `TableError` only if the
+    file as a whole cannot be read or lacks a column.
     """
     columns = (STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN)
     table = read_rows(csv, columns)
     problems, annotated = list(table.problems), []
-    seen = table.column(TIP_SEEN_COLUMN) if TIP_SEEN_COLUMN in table.columns else ["1"] * len(table.lines)
+    seen = table.column(TIP_SEEN_COLUMN) if TIP_SEEN_COLUMN in table.columns else [""] * len(table.lines)
     first: dict[tuple[str, Device, bytes], AnnotatedLine] = {}
     for row, study, *cells in zip(table.lines, *map(table.column, columns), seen, strict=True):
         try:
@@ -153,7 +155,7 @@ def _line(label: str, data: str, tip_seen: str) -> Line:
     if not has_length(points):
         message = f"data is a single point, [{points[0, 0]:g}, {points[0, 1]:g}], and a line has two or more"
         raise _Unusable(message, "give the points from entry to tip, or remove the row", SINGLE_POINT)
-    if tip_seen not in ("0", "1"):
+    if tip_seen not in TIP_SEEN_CELLS:
         way_out = "write 1 where the line's tip is seen, else 0"
         raise _Unusable(f"{TIP_SEEN_COLUMN} is {shown(tip_seen)}", way_out, UNREADABLE)
-    return Line(label, points, tip_seen == "1")
+    return Line(label, points, TIP_SEEN_CELLS[tip_seen])

@@ -58,17 +58,20 @@ def colour_note(rgb: np.ndarray) -> tuple[Note, ...]:
     return (Note(Code.COLOUR_TO_GRAY, "it is in colour; its gray is the luma of the colours"),)
 
 
-def spread(pixels: np.ndarray, visible: np.ndarray | None = None) -> tuple[np.ndarray, tuple[Note, ...]]:
+def spread(
+    pixels: np.ndarray, visible: np.ndarray | None = None, *, inverted: bool = False
+) -> tuple[np.ndarray, tuple[Note, ...]]:
     """Gray of integers (h, w) of any depth as uint8, and what was left out of it: `contrast` becomes black to white.
 
-    Pixels that are not `visible` (h, w) bool take no part in the contrast.
+    Pixels that are not `visible` (h, w) bool take no part in the contrast. `inverted`: the lowest values are white.
     """
     few = pixels.dtype.kind == "u" and pixels.itemsize <= 2
     words = pixels.astype(f"u{pixels.itemsize}", copy=False) if few else _from_lowest(pixels)  # OpenCV: no byte order
     counts = count(words if visible is None else words[visible])
     values = np.flatnonzero(counts)
     span = contrast(values, counts[values])
-    gray = np.asarray(cv2.LUT(words, span.gray(np.arange(len(counts)))))
+    shown = span.gray(np.arange(len(counts)))
+    gray = np.asarray(cv2.LUT(words, 255 - shown if inverted else shown))
     return border_black(gray) if span.notes else gray, span.notes
 
 

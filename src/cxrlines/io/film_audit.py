@@ -16,7 +16,7 @@ from cxrlines.io.dedup.copies import copies, signature
 from cxrlines.io.films import read_bytes, read_film
 from cxrlines.io.prepare import Probe, assess
 
-LOOK = "look at it, and take it out if it is no film to learn from"
+LOOK = "look at it, and take it out if it is not a film to learn from"
 FILM_PROBLEMS = {
     Code.NO_CONTRAST: ("film without contrast", "export it again"),
     Code.LATERAL: ("lateral film", LOOK),
@@ -83,7 +83,9 @@ def _message(note: Note, quality: Quality) -> str:
         case Code.INVERTED:
             return "is inverted: bone is black"
         case Code.NOT_A_CHEST_FILM if quality.frontal_chest is not None:
-            return f"is no frontal chest film, as far as a network can tell (probability {quality.frontal_chest:.2f})"
+            return (
+                f"is not a frontal chest film, as far as a network can tell (probability {quality.frontal_chest:.2f})"
+            )
     return note.text
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 import numpy as np
 
 from cxrlines.core.files import readable
-from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
+from cxrlines.core.film import Film, FilmError, check_size
 
 if TYPE_CHECKING:
     import pydicom  # takes a quarter of a second, and is imported where a film is DICOM
@@ -35,7 +35,7 @@ OTHERS = (
 """(first bytes, what it is, the way out) of other files given for films, or that films are packed in."""
 
 
-def read_film(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None = None) -> Film:
+def read_film(source: Source, *, name: str | None = None) -> Film:
     """The film of a source; `name` is what messages call it (default: its path, or "the film").
 
     Colour becomes gray by luma (ITU-R 601); what is wholly transparent is black; JPEG, PNG and TIFF orientation tags
@@ -43,7 +43,7 @@ def read_film(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None 
 
     Raises:
         NotAFilm: a sound file of another kind that comes along with films, such as a report or a DICOMDIR.
-        FilmError: all else: no such file, a folder, another format, truncated, damaged, larger than `max_pixels`,
+        FilmError: all else: no such file, a folder, another format, truncated, damaged, larger than `MAX_PIXELS`,
             float pixels, many pages, an array of another kind, nothing that is a film.
     """
     if isinstance(source, str | os.PathLike) and "\0" not in os.fspath(source):
@@ -51,16 +51,19 @@ def read_film(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None 
         source, name = read_bytes(path), name or readable(path)
     name = name or "the film"
     if isinstance(source, np.ndarray):
-        return _of_array(source, max_pixels, name)
+        return _of_array(source, name)
     if not isinstance(source, bytes) and not _is_dataset(source):
         raise FilmError(
             f"{name} is a {type(source).__name__} that names or holds no film",
             "give a path, a file's bytes, an (h, w) uint8 array or a pydicom Dataset",
         )
     try:
-        return _decoded(source, max_pixels)
+        return _decoded(source)
     except FilmError as error:
         raise error.named(name) from None
+    except MemoryError:
+        what = f"{name}: the memory of this computer does not suffice to read it"
+        raise FilmError(what, "close other programs", passing=True) from None
 
 
 def is_source(value: object) -> bool:
@@ -74,14 +77,14 @@ def _is_dataset(value: object) -> "TypeGuard[pydicom.Dataset]":
     return pydicom is not None and isinstance(value, pydicom.Dataset)
 
 
-def _of_array(pixels: np.ndarray, max_pixels: int, name: str) -> Film:
+def _of_array(pixels: np.ndarray, name: str) -> Film:
     if pixels.dtype != np.uint8 or pixels.ndim != 2:
         raise FilmError(f"{name} is an array of {pixels.dtype} {pixels.shape}", "give (h, w) uint8, white = bone")
-    check_size(name, pixels.shape[1], pixels.shape[0], max_pixels)
+    check_size(name, pixels.shape[1], pixels.shape[0])
     return Film(np.asarray(pixels), "array", 8)
 
 
-def _decoded(source: "bytes | pydicom.Dataset", max_pixels: int) -> Film:
+def _decoded(source: "bytes | pydicom.Dataset") -> Film:
     if isinstance(source, bytes):
         data = source
     else:
@@ -97,10 +100,10 @@ def _decoded(source: "bytes | pydicom.Dataset", max_pixels: int) -> Film:
     if kind == "DICOM":
         from cxrlines.io.dicom.decode import decode_dicom
 
-        return decode_dicom(data, max_pixels)
+        return decode_dicom(data)
     from cxrlines.io.images import decode_image
 
-    return decode_image(data, kind, max_pixels)
+    return decode_image(data, kind)
 
 
 def kind_of(head: bytes) -> str | None:
@@ -146,4 +149,5 @@ def read_bytes(path: Path) -> bytes:
             raise FilmError(f"{name}: has {size:,} bytes; a film has at most {MAX_BYTES:,}", "export one frame, shrunk")
         return path.read_bytes()
     except OSError as error:
-        raise FilmError(f"{name}: cannot be read ({error.strerror})", "check the path and its permissions") from None
+        what, way_out = f"{name}: cannot be read ({error.strerror})", "check the path and its permissions"
+        raise FilmError(what, way_out, passing=not isinstance(error, FileNotFoundError)) from None

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from cxrlines.core.film import Film, FilmError, check_size
+from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.text import plural
 from cxrlines.io import jpeg
@@ -28,27 +28,30 @@ LARGE_CHUNK = 2**20
 AGAIN = "copy or export it again"
 
 
-def decode_image(data: bytes, kind: str, max_pixels: int) -> Film:
+def decode_image(data: bytes, kind: str) -> Film:
     """A film of kind JPEG, PNG or TIFF; `FilmError` for what is not read or damaged."""
-    return {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}[kind](data, max_pixels)
+    return {"JPEG": _jpeg, "PNG": _png, "TIFF": _tiff}[kind](data)
 
 
-def _jpeg(data: bytes, max_pixels: int) -> Film:
+def _jpeg(data: bytes) -> Film:
     stream = _decoded(streams.parse, data)
-    check_size("", stream.width, stream.height, max_pixels)
+    check_size("", stream.width, stream.height)
     if stream.kind != streams.Kind.JPEG or stream.bits != 8:
         raise FilmError(f"is {stream.kind} of {stream.bits} bits, which is read within DICOM alone", "save it as PNG")
     return _of_pillow(_decoded(jpeg.decoded, data, stream), "JPEG", _after(data, stream.end))
 
 
-def _png(data: bytes, max_pixels: int) -> Film:
+def _png(data: bytes) -> Film:
     if len(data) < 33 or data[12:16] != b"IHDR":
         raise FilmError("is a PNG file cut off within its header", AGAIN)
     width, height, bits, colour, interlaced = struct.unpack(">IIBBxx?", data[16:29])
-    check_size("", width, height, max_pixels)
+    check_size("", width, height)
     data, notes = _essential(data)
     if bits < 16 or colour == 0:
-        return _by_pillow(data, "PNG", notes)
+        image = _decoded(_opened, data, "PNG")
+        if bits < 8 and colour == 0 and "transparency" in image.info:  # Pillow spreads the pixels alone to 8 bits
+            image.info["transparency"] = min(255, image.info["transparency"] * (255 // (2**bits - 1)))
+        return _of_pillow(image, "PNG", notes)
     # Of 16 bits in several channels Pillow keeps 8. OpenCV does not, but takes the header's word for what it allocates.
     channels = {2: 3, 4: 2, 6: 4}.get(colour, 1)
     _check_values(width * height * channels)
@@ -61,7 +64,11 @@ def _png(data: bytes, max_pixels: int) -> Film:
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
         orientation = 1
     pixels = _turned(pixels, orientation)
-    return _film(pixels[..., 2::-1], "PNG", 16, notes, alpha=pixels[..., 3] if colour in (4, 6) else None)
+    rgb, alpha = pixels[..., 2::-1], pixels[..., 3] if colour in (4, 6) else None
+    clear = next((data[start + 8 : end - 4] for kind, start, end in png_chunks(data) if kind == b"tRNS"), b"")
+    if colour == 2 and len(clear) == 6:
+        alpha = (rgb != struct.unpack(">3H", clear)).any(axis=2)
+    return _film(rgb, "PNG", 16, notes, alpha=alpha)
 
 
 def _inflated_size(width: int, height: int, per_pixel: int, interlaced: bool) -> int:
@@ -122,14 +129,21 @@ def _after(data: bytes, end: int) -> tuple[Note, ...]:
     )
 
 
-def _tiff(data: bytes, max_pixels: int) -> Film:
+def _tiff(data: bytes) -> Film:
     """TIFF tags by number: 256 width, 257 height, 258 bits a sample, 262 photometric, 273 strips, 274 orientation, 277
-    samples a pixel, 284 planar configuration, 317 predictor, 324 tiles, 338 extra samples, 339 sample format."""
+    samples a pixel, 284 planar configuration, 317 predictor, 322 and 323 sides of a tile, 324 tiles, 338 extra samples,
+    339 sample format."""
     tags, more = _directory(data)
     width, height, samples = (tags.get(tag, (default,))[0] for tag, default in ((256, 0), (257, 0), (277, 1)))
     if not tags or (273 not in tags and 324 not in tags):
         raise FilmError("is a TIFF file without an image, or cut off", AGAIN)
-    check_size("", width, height, max_pixels)
+    check_size("", width, height)
+    tile = 0
+    if 324 in tags:  # each is decoded whole, whatever of it lies within the film
+        across, down = (tags.get(tag, (0,))[0] for tag in (322, 323))
+        if (tile := across * down) > MAX_PIXELS:
+            what = f"has tiles of {across} x {down} px; at most {MAX_PIXELS:,} px are read"
+            raise FilmError(what, "save it without tiles")
     if more:
         raise FilmError("has several pages; a film is one", "save the page that is the film")
     depths = tags.get(258, (1,))
@@ -152,7 +166,7 @@ def _tiff(data: bytes, max_pixels: int) -> Film:
         raise FilmError(f"is a TIFF file of {what}, which is not read", "save it as PNG")
     if max(map(max, tags.values())) >= 2**32:
         raise FilmError("is a TIFF file whose directory points beyond it, or cut off", AGAIN)
-    _check_values(width * height * samples)
+    _check_values(max(width * height, tile) * samples)
     wide = np.asarray(_decoded(_opened, _as_one_channel(data, tags, samples), "TIFF"), np.uint16)
     pixels = wide.reshape(height, width, samples)
     if predictor == 2:
@@ -254,7 +268,10 @@ def _of_pillow(
     if mode.startswith("I"):
         pixels = np.asarray(image)  # of 32 bits as signed, whatever they are
         pixels = pixels.view(np.uint32) if unsigned and pixels.dtype == np.int32 else pixels
-        return _film(pixels, kind, 16, notes, inverted=inverted)
+        clear = image.info.get("transparency")
+        return _film(pixels, kind, 16, notes, inverted=inverted, alpha=None if clear is None else pixels != clear)
+    if "transparency" in image.info:  # a PNG's gray value or colour that is not seen
+        image = _decoded(image.convert, "LA" if mode in ("1", "L") else "RGBA")
     if through := {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}.get(mode):  # Pillow converts them no other way
         image = image.convert(through)
     gray = np.array(image if image.mode == "L" else image.convert("L"))
@@ -293,8 +310,7 @@ def _film(
         notes += colour_note(pixels)
         pixels = luma(pixels)
     visible, transparent = (None, ()) if alpha is None else _visible(alpha)
-    gray, left_out = spread(pixels, visible)
-    gray = 255 - gray if inverted else gray
+    gray, left_out = spread(pixels, visible, inverted=inverted)
     if visible is not None:
         gray[~visible] = 0
     return Film(gray, kind, bits, notes=notes + transparent + left_out)
@@ -317,5 +333,7 @@ def _decoded(decode: Callable[..., Result], *arguments: Any) -> Result:
         return decode(*arguments)
     except streams.StreamError as error:
         raise FilmError(f"its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
+    except MemoryError:  # it says nothing of the file
+        raise
     except Exception as error:
         raise FilmError(f"is damaged or of a kind its decoder does not know ({type(error).__name__})", AGAIN) from None

@@ -89,7 +89,7 @@ def read_marks(*paths: Path) -> dict[str, FilmMarks]:
 
 def _read(path: Path) -> dict[str, FilmMarks]:
     try:
-        found = json.loads(path.read_text("utf-8"), object_pairs_hook=partial(_each_once, path))
+        found = json.loads(path.read_text("utf-8-sig"), object_pairs_hook=partial(_each_once, path))
     except OSError as error:
         raise MarksError(f"{path}: cannot be read ({error.strerror})", "give the path of a marks file (JSON)") from None
     except MarksError:

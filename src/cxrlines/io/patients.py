@@ -12,18 +12,17 @@ With the site key, identifiers can be tried one by one; without it, a file revea
 which are the same in two files of one site.
 """
 
-import contextlib
 import hashlib
 import hmac
 import os
 import re
 import secrets
+import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cxrlines.core.errors import Error
-from cxrlines.core.files import sync
 from cxrlines.io.external.layouts import LAYOUTS
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 SITE, BARE, PHANTOM = "site", "sha256", "phantom"
 PSEUDO = "pseudo-labels"
 """The kind of a data folder of real films that a bundle labelled."""
+PATIENCE_S = 5.0
+"""How long the key of another process, which it is about to write, is waited for."""
 DIGITS = 16
 CUT = 5
 """Digits of the cut tokens in a bundle, which travels: so few that many identifiers share one, should a key get out."""
@@ -165,9 +166,37 @@ def _site_secret(*, make: bool = False) -> bytes | None:
 def _make_key(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(3)}")
-    aside.touch(0o600, exist_ok=False)
-    aside.write_text(secrets.token_hex(32) + "\n")
-    sync(aside)
-    with contextlib.suppress(FileExistsError):  # of several processes the first makes everyone's key
+    try:
+        _write_key(aside)
         os.link(aside, path)
-    aside.unlink()
+    except FileExistsError:  # of several processes the first makes everyone's key
+        pass
+    except OSError:
+        if not aside.exists():
+            raise
+        _make_without_links(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _write_key(path: Path) -> None:
+    """Write a new key to a file that is not there yet, for its user alone; `FileExistsError` if it is."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)  # part of a key is none
+        raise
+
+
+def _make_without_links(path: Path) -> None:
+    """Make the key where it belongs, on a disk that has no hard links. Others may see it before it is written."""
+    try:
+        _write_key(path)
+    except FileExistsError:
+        until = time.monotonic() + PATIENCE_S
+        while not path.stat().st_size and time.monotonic() < until:
+            time.sleep(0.05)

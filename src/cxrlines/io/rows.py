@@ -142,7 +142,11 @@ def read_rows(path: Path, needed: Sequence[str]) -> Rows:
                     if text.strip()
                 ]
             elif wrong:
-                problems.append(Problem("row not readable", path.name, line, wrong, "correct or remove the row"))
+                long = _too_long("".join(raw), columns)
+                message, way_out = (
+                    (long, "round its numbers, or give fewer") if long else (wrong, "correct or remove the row")
+                )
+                problems.append(Problem("row not readable", path.name, line, message, way_out))
             elif not any(map(str.strip, row)):
                 pass  # a blank line
             elif len(row) != len(columns):
@@ -162,6 +166,15 @@ def _kept(lines: Iterable[str], raw: list[str]) -> Iterator[str]:
         yield line
 
 
+def _too_long(text: str, columns: Sequence[str]) -> str:
+    """Which cell of a row is longer than the csv module reads, whose limit is the whole process's; "" if none is."""
+    limit = csv.field_size_limit()
+    begun = next(csv.reader([text[:limit]]), []) if len(text) > limit else []  # it is the last that has begun there
+    if not 0 < len(begun) <= len(columns):
+        return ""
+    return f"its cell of the column {columns[len(begun) - 1]!r} has more than {limit:,} characters"
+
+
 def _is_open(raw: Sequence[str]) -> bool:
     """Whether the lines of one row have a quote that is not closed, or text behind a closed one."""
     try:
@@ -174,7 +187,7 @@ def _is_open(raw: Sequence[str]) -> bool:
 def _check_format(path: Path, text: str, columns: Sequence[str], needed: Sequence[str]) -> None:
     """`TableError` for a first line that is no header of cells separated by commas, where its format is recognised."""
     if "\0" in text:
-        raise TableError(f"{path}: is no text in UTF-8 (it has zero bytes, as UTF-16 has)", SAVE_AS)
+        raise TableError(f"{path}: is not text in UTF-8 (it has zero bytes, as UTF-16 has)", SAVE_AS)
     if text.strip('"').lower().startswith("sep="):
         way_out = f"remove that line; if commas do not separate its cells, {SAVE_AS}"
         raise TableError(f"{path}: its first line is {shown(text.strip())}, which is for Excel, not a header", way_out)
@@ -198,7 +211,7 @@ def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str], opt
     missing = [name for name in needed if name not in columns]
     if missing and {_letters(name) for name in columns}.isdisjoint(map(_letters, (*needed, *optional))):
         named = ", ".join(map(repr, missing[:_NAMED])) + f" and {len(missing) - _NAMED} more" * (len(missing) > _NAMED)
-        what = f"{path}: lacks the column{'s' * (len(missing) > 1)} {named}; its first line is no header that is known"
+        what = f"{path}: lacks the column{'s' * (len(missing) > 1)} {named}; its first line is not a known header"
         raise TableError(what, f"write one above it; a table needs {', '.join(needed)}")
     if missing:
         free = [name for name in columns if name and name not in needed]

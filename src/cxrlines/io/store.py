@@ -24,12 +24,13 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import TypeAdapter
 
-from cxrlines.core.errors import Error
+from cxrlines.core.errors import Error, light
 from cxrlines.core.files import replacing
 from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Note
 from cxrlines.core.pool import in_parallel
 from cxrlines.core.quality import Quality
+from cxrlines.core.text import plural
 from cxrlines.core.transform import Affine, Sides, Size, height_width, size_text
 from cxrlines.io.films import read_bytes, read_film
 from cxrlines.io.prepare import PREPARATION, Aspect, LeaveOut, Probe, prepare, why_left_out
@@ -96,7 +97,7 @@ class Store:
         except StoreError:
             raise
         except FileNotFoundError as error:
-            raise StoreError(f"{folder}: is no finished store ({Path(error.filename).name} is missing)") from None
+            raise StoreError(f"{folder}: is not a finished store ({Path(error.filename).name} is missing)") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{folder}: is damaged ({type(error).__name__})", again) from None
         if self.films.shape != (len(self.studies), *height_width(self.size)) or len(self.kept) != len(self.studies):
@@ -161,7 +162,10 @@ def build_store(
 
     Films that cannot be read are left out, with the reason in `Store.left_out`. Rows are in the dataset's order
     whatever the number of workers. Memory does not grow with the number of films. Films are assessed by `probe`, which
-    must be picklable, or by rules alone. `StoreError` if none can be read, or the disk does not take it.
+    must be picklable, or by rules alone.
+
+    `StoreError` if none can be read, or the disk does not take it, or some could not be read for a passing failure: the
+    same command tries these alone again.
     """
     folder = Path(folder)
     studies = [str(study) for study in dataset.studies["study"]]
@@ -185,9 +189,10 @@ def build_store(
     todo = [row for row in range(len(films)) if row not in done]
     # Written, not mapped: pages of a mapped file would count as this process's memory, and grow with the films.
     start = _start(folder / PARTIAL)
-    with (folder / JOURNAL).open("a") as journal, (folder / PARTIAL).open("r+b") as pixels:
+    with _opened(folder, JOURNAL, "a") as journal, _opened(folder, PARTIAL, "r+b") as pixels:
         work = partial(_prepared, size=size, aspect=aspect, probe=probe)
         batch: list[_Entry] = []
+        failed: dict[int, FilmError] = {}
         title = f"preparing films, {size_text(size)}"
         for place, made in in_parallel(work, [films[row] for row in todo], workers, title):
             row = todo[place]
@@ -197,14 +202,23 @@ def build_store(
                     pixels.seek(start + row * math.prod(height_width(size)))
                     pixels.write(film.tobytes())
                     entry = _Entry(row, digest, asdict(kept))
+                elif made is not None and made.passing:
+                    failed[row] = made
+                    continue
                 else:
-                    entry = _Entry(row, reason=made or f"{films[row]}: its decoder crashed on it; export it again")
+                    reason = f"{films[row]}: its decoder crashed on it; export it again" if made is None else str(made)
+                    entry = _Entry(row, reason=reason)
                 done[row] = entry
                 batch.append(entry)
                 if len(batch) >= BATCH:
                     _record(pixels, journal, batch)
         with _writing(folder):
             _record(pixels, journal, batch)
+    if failed:
+        first = failed[min(failed)]
+        what = f"{folder}: {len(failed):,} of {plural(len(films), 'film')} cannot be read now; the first: {first.what}"
+        way_out = f"{first.way_out}, or take the film out of the data; the same command goes on where it was"
+        raise StoreError(what, way_out)
     with _writing(folder):
         return _finish(folder, source, [done[row] for row in range(len(films))], studies, how)
 
@@ -230,13 +244,25 @@ def _writing(folder: Path) -> Iterator[None]:
         raise StoreError(f"{folder}: the store cannot be written ({why})", way_out) from error
 
 
-def _prepared(path: Path, size: Size, aspect: Aspect, probe: Probe | None) -> tuple[np.ndarray, Kept, str] | str:
+@contextlib.contextmanager
+def _opened(folder: Path, name: str, mode: str) -> Iterator[IO[Any]]:
+    """A file of a store, open; `StoreError` also where the disk does not take what is left to write at its closing."""
+    with _writing(folder):
+        file = (folder / name).open(mode)
+    try:
+        yield file
+    finally:
+        with _writing(folder):
+            file.close()
+
+
+def _prepared(path: Path, size: Size, aspect: Aspect, probe: Probe | None) -> tuple[np.ndarray, Kept, str] | FilmError:
     """The pixels, what else is kept of a film, and the SHA-256 of its file; or why it cannot be read."""
     try:
         data = read_bytes(path)
         film = read_film(data, name=str(path))
     except FilmError as error:
-        return str(error)
+        return light(error)
     made = prepare(film, size, aspect, probe)
     kept = Kept(made.placement, made.film_shape, made.within, made.quality, film.notes)
     return made.pixels, kept, hashlib.sha256(data).hexdigest()
@@ -254,8 +280,11 @@ def _source(root: Path, studies: list[str], films: list[Path], how: dict[str, An
         try:
             stat = film.stat()
             state = f"{stat.st_size}\t{stat.st_mtime_ns}"
-        except OSError:
+        except FileNotFoundError:
             state = "missing"
+        except OSError as error:
+            what, way_out = f"{film}: cannot be read ({error.strerror})", "check the path and its permissions"
+            raise StoreError(what, way_out) from None
         name = film.relative_to(root) if film.is_relative_to(root) else film
         digest.update(f"{study}\t{name}\t{state}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -3,6 +3,7 @@
 Films are looked for by name here, and opened by `film_audit`.
 """
 
+import unicodedata
 from functools import partial
 from pathlib import Path
 
@@ -57,12 +58,26 @@ def check_test(state: AuditState, train: Rows | None) -> Rows | None:
             continue
         # A data frame writes the patient 12 as 12.0 where another row has none.
         line_of = {cell.removesuffix(".0"): at for cell, at in zip(train.column(column), train.lines, strict=True)}
+        bare_line_of = {_bare(cell): at for cell, at in line_of.items()} if column == PATIENT_COLUMN else {}
         for cell, line in zip(truth.column(column), truth.lines, strict=True):
             if cell and (there := line_of.get(cell.removesuffix(".0"))):
                 message = f"the {what} of this row is in {tables.TRAIN_TABLE}:{there} as well"
                 way_out = "keep it in one of the two: in both it falsifies every figure"
                 state.add(f"{what} in training and test", tables.TRUTH_TABLE, line, message, way_out)
+            elif cell and (there := bare_line_of.get(_bare(cell))):
+                message = (
+                    f"the patient of this row may be the same as in {tables.TRAIN_TABLE}:{there}: their ids differ by "
+                    "zeros in front or the coding of an accent alone"
+                )
+                way_out = "write both alike if they are one patient, and keep it in one of the two tables"
+                state.add("patient perhaps in training and test", tables.TRUTH_TABLE, line, message, way_out)
     return truth
+
+
+def _bare(patient: str) -> str:
+    """A patient's id without what spreadsheets and systems change of it: `.0` behind, zeros in front, how accents are
+    coded."""
+    return unicodedata.normalize("NFC", patient).removesuffix(".0").lstrip("0") or "0" * bool(patient)
 
 
 def _check_labels(state: AuditState, name: str) -> Rows | None:

@@ -255,7 +255,7 @@ def _with_truth(studies: Studies, csv: Path) -> tuple[Studies, list[Problem]]:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

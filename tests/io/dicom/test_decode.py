@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.pixels import apply_windowing
+from pydicom.sr.codedict import codes as codes_of
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -30,6 +31,7 @@ from cxrlines.core.film import Film, FilmError, NotAFilm
 from cxrlines.core.notes import Code
 from cxrlines.core.spacing import SpacingKind
 from cxrlines.io.films import read_film
+from cxrlines.io.prepare import by_rule
 
 # Listed here rather than by `get_testdata_files`, which downloads what is missing.
 OWN = Path(pydicom.__file__).parent / "data/test_files"
@@ -191,6 +193,36 @@ class TestChain:
         )
         colour.PixelData, colour.ViewPosition = bytes(8 * 8 * 3), written
         assert read_film(file(colour)).view == view
+
+    @pytest.mark.parametrize("undefined", [False, True])
+    @pytest.mark.parametrize(
+        ("scheme", "code", "position", "view"),
+        [
+            ("SCT", codes_of.SCT.LateralProjection.value, "", "LATERAL"),
+            ("SCT", codes_of.SCT.LeftLateral.value, "", "LL"),
+            ("SCT", codes_of.SCT.RightLateral.value, SECRET, "RL"),
+            ("SRT", "R-102CD", "", "LATERAL"),
+            ("SRT", "R-10236", "", "LL"),
+            ("SNM3", "R-10232", "", "RL"),
+            ("SCT", codes_of.SCT.LateralProjection.value, "PA", "PA"),
+            ("SCT", codes_of.SCT.AnteroPosterior.value, "", None),
+            ("SRT", "R-10206", "", None),  # antero-posterior
+            ("99DOE", codes_of.SCT.LateralProjection.value, "", None),
+        ],
+    )
+    def test_a_side_view_may_be_named_by_its_code_alone(self, scheme, code, position, view, undefined):
+        item = pydicom.Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, scheme, SECRET
+        dataset = made(RAMP, ViewPosition=position, ViewCodeSequence=[item])
+        dataset["ViewCodeSequence"].is_undefined_length = undefined
+        assert film_of(dataset).view == read_film(file(dataset)).view == view
+        assert by_rule(read_film(file(dataset)), RAMP).usable == (view in (None, "PA"))
+
+    def test_a_damaged_view_code_costs_no_film(self):
+        data = file(made(RAMP, ViewCodeSequence=[pydicom.Dataset()]))
+        item = bytes.fromhex("54002002") + b"SQ" + bytes(2) + struct.pack("<I", 8) + bytes.fromhex("feff00e000000000")
+        assert item in data
+        assert read_film(data.replace(item, item[:-8] + b"\7" * 8)).view is None
 
     def test_a_film_without_a_view_has_none(self):
         assert read_film(file(made(RAMP))).view is None
@@ -403,9 +435,11 @@ class TestHowItIsShown:
             lut(CURVE.astype(np.uint16), 12, LUTDescriptor=None),
             lut(np.full(4096, 4095, np.uint16), 12),  # all white
             lut((CURVE * 4095).astype(np.uint16), 12, 30_000),  # begins above all values
+            lut(np.zeros(4096, np.uint16), 0),
         ],
-        ids=["none", "empty", "short", "no descriptor", "white", "beside"],
+        ids=["none", "empty", "short", "no descriptor", "white", "beside", "no bits"],
     )  # fmt: skip
+    @pytest.mark.filterwarnings("error::RuntimeWarning")
     def test_a_lut_that_shows_nothing_gives_way(self, item):
         good = lut((CURVE * 4095).astype(np.uint16), 12)
         window, table = gray(made(RAMP, **TWELVE, **WINDOW)), gray(made(RAMP, **TWELVE, VOILUTSequence=[good]))
@@ -515,6 +549,27 @@ class TestHowItIsShown:
     @pytest.mark.parametrize("age", ["016Y", "192M", "900W", "51", "", "Doe", "4m x", "-1Y", "1234Y"])
     def test_anybody_else_is_not(self, age):
         assert film_of(made(RAMP, **TWELVE, **WINDOW, PatientAge=age)).notes == ()
+
+    @pytest.mark.parametrize(
+        ("born", "seen", "age", "child"),
+        [
+            ("20080301", "20240229", "", True),
+            ("20080301", "20240301", "", False),
+            ("20240301", "20240301", "", True),
+            ("2010.03.01", "20240301", "", True),
+            ("19500101", "20240301", "", False),
+            ("20240302", "20240301", "", False),  # of nobody who was born
+            ("20200101", "20240301", "051Y", False),
+            ("20200101", "", "", False),
+            ("", "20240301", "", False),
+            (SECRET, "20240301", "", False),
+        ],
+    )
+    def test_without_an_age_the_dates_say_who_is_a_child(self, born, seen, age, child):
+        dates = {"PatientBirthDate": born, "StudyDate": seen, "PatientAge": age}
+        film = film_of(made(RAMP, **TWELVE, **WINDOW, **dates))
+        assert codes(film) == [Code.CHILD] * child
+        assert not any(date and date in str(film.notes) for date in (born, seen))
 
     def test_a_window_on_one_dead_pixel_shows_nothing(self):
         values = smooth(4096)

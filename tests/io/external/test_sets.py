@@ -201,7 +201,7 @@ class TestOtherFolders:
         assert external.studies[list(PRESENCE)].isna().all(axis=None)
 
     def test_nothing(self, tmp_path):
-        with pytest.raises(TableError, match="no external set") as caught:
+        with pytest.raises(TableError, match="not an external set") as caught:
             read_external(tmp_path)
         said = str(caught.value)
         assert all(f"{kind}: " in said for kind in KINDS if kind != "folder")

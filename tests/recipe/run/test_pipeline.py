@@ -200,7 +200,7 @@ def test_an_external_set_that_is_not_there_is_said_before_anything_is_written(ph
     for settings, said in (
         ([], r"external.b.folder is not given; name the folder of its films with --external b=FOLDER"),
         (["external.b.folder=/nowhere"], r"external.b.folder /nowhere is no folder; .*--external b=FOLDER"),
-        ([f"external.b.folder={empty}"], r"external.b: .*empty: is no external set; .*--external b=FOLDER"),
+        ([f"external.b.folder={empty}"], r"external.b: .*empty: is not an external set; .*--external b=FOLDER"),
     ):
         with pytest.raises(RecipeError, match=said):
             train(load_recipe(str(soft_recipe), settings), phantom, tmp_path / "run")

@@ -14,20 +14,18 @@ from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID
 
-from cxrlines.core.film import MAX_PIXELS, Film, FilmError, NotAFilm, check_size
+from cxrlines.core.film import Film, FilmError, NotAFilm, check_size
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.spacing import spacing_of
 from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
 from cxrlines.io.dicom.display import displayed, span_of
-from cxrlines.io.dicom.header import KEYWORDS, Elements, parse, valid_uid
+from cxrlines.io.dicom.header import KEYWORDS, Elements, parse, valid_uid, view_of
 from cxrlines.io.dicom.origin import OWN_RESULT, is_own
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
 
 MONOCHROME, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 OTHER_COLOURS = ("PALETTE COLOR", "HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB")
 """Photometric interpretations that are not read; what is none of DICOM's may be any text, and is not quoted."""
-VIEWS = ("PA", "AP", "LL", "RL", "LATERAL", "RLD", "LLD", "RLO", "LLO")
-"""Values of View Position that are passed on: those of DICOM PS3.3 C.8.1.9, C.8.11.5, and what some machines write."""
 MIRRORED = {("R", "F"), ("L", "H"), ("F", "L"), ("H", "R")}
 """Directions of rows and of columns (PS3.3 C.7.6.1.1.1) of a frontal film that no turn makes one of a patient who faces
 the reader, with the left side on the right."""
@@ -51,19 +49,20 @@ CORRECT, EXPORT = "correct the header, or export it again", "export the film wit
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
-def decode_dicom(data: bytes, max_pixels: int) -> Film:
+def decode_dicom(data: bytes) -> Film:
     """A DICOM file's one frame; `NotAFilm`, `FilmError`, which do not name the file, for what it is not."""
     elements = parse(data)
     _check_kind(elements)
     notes: list[Note] = []
-    header = _header(elements, max_pixels, notes)
+    header = _header(elements, notes)
     if elements.text("PresentationIntentType").upper() == "FOR PROCESSING":
         text = "it is FOR PROCESSING: values of the detector, not the film as a machine prepares it for reading"
         notes.append(Note(Code.FOR_PROCESSING, text))
-    if _is_child(elements.text("PatientAge")):
-        text = (
-            f"PatientAge is below {ADULT} years: the networks were trained on adults, and no position rule is applied"
-        )
+    age = elements.text("PatientAge")
+    born, seen = elements.text("PatientBirthDate"), elements.text("StudyDate")
+    if _is_child(age) if age else _was_child(born, seen):
+        by = "PatientAge is" if age else "by PatientBirthDate and StudyDate the patient is"
+        text = f"{by} below {ADULT} years: the networks were trained on adults, and no position rule is applied"
         notes.append(Note(Code.CHILD, text))
     if tuple(end[:1] for end in elements.text("PatientOrientation").upper().split("\\")) in MIRRORED:
         text = "by PatientOrientation it lies mirrored in its file; it was read so, which networks are not trained for"
@@ -94,13 +93,12 @@ def decode_dicom(data: bytes, max_pixels: int) -> Film:
         elements.number("DistanceSourceToDetector"),
         elements.number("DistanceSourceToPatient"),
     )
-    view = elements.text("ViewPosition").upper()
     return Film(
         pixels,
         "DICOM",
         header.bits,
         spacing,
-        view if view in VIEWS else None,  # free text may name the patient
+        view_of(elements),
         (*notes, *ignored),
         valid_uid(elements.text("StudyInstanceUID")),
         valid_uid(elements.text("SOPInstanceUID")),
@@ -113,14 +111,23 @@ def _is_child(age: str) -> bool:
     return found is not None and int(found[1]) < ADULT * {"D": 365, "W": 52, "M": 12}.get(found[2], 1)
 
 
-def gray_span(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[float, float]:
+def _was_child(born: str, seen: str) -> bool:
+    """Whether between two dates, as PS3.5 6.2 writes them, lie less than `ADULT` years; not where one is none."""
+    dates = [re.fullmatch(r"([0-9]{4})\.?([0-9]{2})\.?([0-9]{2})", text) for text in (born, seen)]
+    if not all(dates):
+        return False
+    first, last = (int("".join(found.groups())) for found in dates if found)
+    return 0 <= last - first < ADULT * 10_000
+
+
+def gray_span(data: bytes) -> tuple[float, float]:
     """The values, after Modality LUT or rescale, that a gray film without a window is shown from black to white by.
 
     As `decode_dicom`, raises `NotAFilm` or `FilmError`; `FilmError` for a film in colour too.
     """
     elements = parse(data)
     _check_kind(elements)
-    values, header = stored_values(_header(elements, max_pixels, []), elements, [])
+    values, header = stored_values(_header(elements, []), elements, [])
     if values.ndim != 2:
         raise FilmError("is in colour, which has no window", "")
     return span_of(elements, values, header)
@@ -173,7 +180,7 @@ def _check_kind(elements: Elements) -> None:
         raise FilmError("PixelData (7FE0,0010) is empty", EXPORT)
 
 
-def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHeader:
+def _header(elements: Elements, notes: list[Note]) -> PixelHeader:
     """The header's elements, checked, and those that may be missing; `notes` gets what is assumed."""
 
     def refused(keyword: str, found: object, allowed: str, way_out: str = CORRECT) -> FilmError:
@@ -183,18 +190,18 @@ def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHead
         if (value := elements.integer(keyword)) is not None:
             return value
         if default is None:
-            what = "is no whole number" if elements[keyword].data else "is missing"
+            what = "is not a whole number" if elements[keyword].data else "is missing"
             raise FilmError(f"{keyword} {what}, and pixels mean nothing without it", "export it again")
         notes.append(Note(Code.ELEMENT_ASSUMED, f"{keyword} is missing; {default} is assumed"))
         return default
 
     rows, columns = whole("Rows"), whole("Columns")
-    check_size("", columns, rows, max_pixels)
+    check_size("", columns, rows)
     if (frames := elements.integer("NumberOfFrames") or 1) != 1:
         raise refused("NumberOfFrames", frames, "a film is one frame", "export the frame that is the film")
     photometric = elements.text("PhotometricInterpretation").upper()
     if photometric not in MONOCHROME + COLOUR:
-        found = repr(photometric) if photometric in OTHER_COLOURS else "missing or no known one"
+        found = repr(photometric) if photometric in OTHER_COLOURS else "missing or not a known one"
         raise refused("PhotometricInterpretation", found, f"{', '.join(MONOCHROME + COLOUR)} are read", "convert it")
     colour = photometric in COLOUR
     channels = 3 if colour else 1
@@ -217,7 +224,7 @@ def _header(elements: Elements, max_pixels: int, notes: list[Note]) -> PixelHead
     by_plane = colour and whole("PlanarConfiguration", 0) == 1
     syntax = elements.text("TransferSyntaxUID")
     if syntax and not valid_uid(syntax):
-        raise FilmError("TransferSyntaxUID is no UID", "correct the header, or save it uncompressed")
+        raise FilmError("TransferSyntaxUID is not a valid UID", "correct the header, or save it uncompressed")
     uid = UID(syntax) if syntax else _syntax(elements.implicit, elements.little)
     signed = representation == 1
     return PixelHeader(rows, columns, samples, allocated, bits, high_bit, signed, photometric, by_plane, uid)

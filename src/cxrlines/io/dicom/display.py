@@ -161,7 +161,7 @@ def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tupl
     if items := elements["ModalityLUTSequence"].items:
         if lut := _lut(items[0], stored):
             return lut.of(stored), True
-        text = "the Modality LUT is missing or short, and not used; nor are windows, which rest on it"
+        text = "the Modality LUT is missing or short and is ignored; so are windows, which rest on it"
         notes.append(Note(Code.LUT_IGNORED, text))
         return stored, False
     slope, intercept = (next(iter(elements.numbers(name)), 0.0) for name in ("RescaleSlope", "RescaleIntercept"))
@@ -169,7 +169,7 @@ def _rescaled(elements: Elements, stored: np.ndarray, notes: list[Note]) -> tupl
     if (slope, intercept) == (1, 0):
         return stored, True
     if not (1e-9 < abs(slope) < 1e9 and abs(intercept) <= 1e9):  # NaN, what is no number, is neither
-        text = f"a rescale by {slope:g} and {intercept:g} is none, and not used; nor are windows, which rest on it"
+        text = f"a rescale by {slope:g} and {intercept:g} is invalid and ignored; so are windows, which rest on it"
         notes.append(Note(Code.METADATA_IGNORED, text))
         return stored, False
     return stored * slope + intercept, True
@@ -188,7 +188,7 @@ def _voi_transforms(elements: Elements, values: np.ndarray, notes: list[Note]) -
     """Each VOI LUT, then each window, that can be computed; `notes` gets those that cannot."""
     for item in elements["VOILUTSequence"].items:
         if (lut := _lut(item, values)) is None:
-            notes.append(Note(Code.LUT_IGNORED, "a VOI LUT is missing or short, and not used"))
+            notes.append(Note(Code.LUT_IGNORED, "a VOI LUT is missing or short and is ignored"))
             continue
         white = lut.white
         text = f"the VOI LUT says {lut.bits} bits and reaches {lut.table.max()}; {white} is shown white"
@@ -202,11 +202,11 @@ def _voi_transforms(elements: Elements, values: np.ndarray, notes: list[Note]) -
         function = functions[place if len(functions) == len(windows) else 0].strip() or "LINEAR"
         assumed = []
         if function not in FUNCTIONS:
-            text = f"VOILUTFunction is none of {', '.join(FUNCTIONS)}; LINEAR is assumed"
+            text = f"VOILUTFunction is not one of {', '.join(FUNCTIONS)}; LINEAR is assumed"
             function, assumed = "LINEAR", [Note(Code.ELEMENT_ASSUMED, text)]
         name = f"the window of centre {centre:g} and width {width:g}"
         if (share := windowed(values, centre, width, function)) is None:
-            notes.append(Note(Code.WINDOW_IGNORED, f"{name} is none ({function}), and not used"))
+            notes.append(Note(Code.WINDOW_IGNORED, f"{name} is invalid ({function}) and ignored"))
         else:
             yield _VoiTransform(name, share, assumed, Code.WINDOW_IGNORED)
 
@@ -240,7 +240,7 @@ class _Lut(NamedTuple):
         those it needs, as Horos, Cornerstone and dcmtk (--ignore-vlut-depth) have it."""
         top = int(self.table.max())
         needed: int = max(2 ** (top - 1).bit_length() - 1, top, 1)
-        return needed if top.bit_length() != self.bits else 2**self.bits - 1
+        return needed if top.bit_length() != self.bits else max(2**self.bits - 1, 1)
 
 
 def _lut(item: Elements, values: np.ndarray) -> _Lut | None:

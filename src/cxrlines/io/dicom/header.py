@@ -22,11 +22,20 @@ KEYWORDS = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelPaddingValue", "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
-    *("PresentationLUTShape", "PresentationIntentType", "Manufacturer", "PatientAge"),
-    "PatientOrientation",
+    *("PresentationLUTShape", "PresentationIntentType", "Manufacturer", "PatientOrientation"),
+    *("PatientAge", "PatientBirthDate", "StudyDate", "ViewCodeSequence", "CodeValue", "CodingSchemeDesignator"),
     *("FloatPixelData", "DoubleFloatPixelData", "PixelData"),
 )
 """Elements that are kept to decode a film; the values of all others are passed over."""
+VIEWS = ("PA", "AP", "LL", "RL", "LATERAL", "RLD", "LLD", "RLO", "LLO")
+"""Values of View Position that are passed on: those of DICOM PS3.3 C.8.1.9, C.8.11.5, and what some machines write."""
+VIEW_KEYWORDS = ("ViewPosition", "ViewCodeSequence", "CodeValue", "CodingSchemeDesignator")
+SCHEMES = ("SCT", "SRT", "SNM3")
+SIDE_VIEWS = {
+    **{"399067008": "LATERAL", "399173006": "LL", "399198007": "RL"},
+    **{"R-102CD": "LATERAL", "R-10236": "LL", "R-10232": "RL"},
+}
+"""Codes of side views of context group 4010 (PS3.16), in SNOMED CT and as SNOMED RT had them, by View Position."""
 MAX_DEPTH = 32
 """Sequences within sequences; more are not walked through."""
 MAX_ITEMS = 64
@@ -37,6 +46,8 @@ MAX_NUMBERS = 0xFFFE
 _UID = re.compile(r"[0-2](\.(0|[1-9][0-9]*)){2,}")
 _TAGS = {keyword: int(tag_for_keyword(keyword) or 0) for keyword in KEYWORDS}
 _KEPT = frozenset(_TAGS.values())
+_VIEW_CODES = _TAGS["ViewCodeSequence"]
+_SEQUENCES = (_TAGS["ModalityLUTSequence"], _TAGS["VOILUTSequence"], _VIEW_CODES)
 _PIXELS, _ITEM, _ITEM_END, _SEQUENCE_END = 0x7FE00010, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF  # the length of what ends with a delimiter
 _LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})  # 32-bit lengths
@@ -135,6 +146,17 @@ class _Head(NamedTuple):
     start: int
 
 
+def view_of(elements: Elements) -> str | None:
+    """The view by ViewPosition, if it is one of `VIEWS` (free text may name the patient), else a side view by the code
+    of ViewCodeSequence; None where neither says it. `elements` are those of `VIEW_KEYWORDS` at least."""
+    if (view := elements.text("ViewPosition").upper()) in VIEWS:
+        return view
+    codes = [
+        (item.text("CodingSchemeDesignator"), item.text("CodeValue")) for item in elements["ViewCodeSequence"].items
+    ]
+    return next((SIDE_VIEWS[code] for scheme, code in codes if scheme in SCHEMES and code in SIDE_VIEWS), None)
+
+
 def valid_uid(text: str) -> str | None:
     """A UID; None for what is none, which may be anything."""
     return text if len(text) <= 64 and _UID.fullmatch(text) else None
@@ -216,8 +238,14 @@ def _read(data: bytes, place: int, into: Elements, implicit: bool, limit: int, d
             into.by_tag[tag] = Element(vr, b"", little, items)
     elif end > limit:
         raise _Cut
-    elif tag in into.kept and tag in (_TAGS["ModalityLUTSequence"], _TAGS["VOILUTSequence"]):
-        into.by_tag[tag] = Element(vr, b"", little, _sequence(data, start, end, little, implicit, depth, into.kept)[0])
+    elif tag in into.kept and tag in _SEQUENCES:
+        items = ()
+        try:
+            items = _sequence(data, start, end, little, implicit, depth, into.kept)[0]
+        except _Cut:
+            if tag != _VIEW_CODES:  # which a film is shown without
+                raise
+        into.by_tag[tag] = Element(vr, b"", little, items)
     elif tag in into.kept or (tag >> 24 == 0x60 and tag & 0xFFFF in (0x0102, 0x3000)):
         into.by_tag[tag] = Element(vr, data[start:end], little)
     return end

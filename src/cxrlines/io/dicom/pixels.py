@@ -17,7 +17,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, RLELos
 
 from cxrlines.core.film import FilmError
 from cxrlines.core.notes import Code, Note
-from cxrlines.core.processes import Child, Died
+from cxrlines.core.processes import Child, Died, Overdue
 from cxrlines.core.text import plural
 from cxrlines.io import jpeg
 from cxrlines.io.dicom import streams
@@ -254,6 +254,8 @@ def _by_pillow(header: PixelHeader, stream: Stream, frame: Buffer, luma: bool) -
         return np.asarray(jpeg.decoded(bytes(frame), stream._replace(end=len(frame)), gray=luma))
     except StreamError as error:
         raise FilmError(f"its compressed pixels {error}", EXPORT) from None
+    except MemoryError:  # it says nothing of the stream
+        raise
     except Exception as error:  # whatever a decoder raises of a damaged stream
         raise _damaged(stream, type(error).__name__) from None
 
@@ -287,7 +289,7 @@ if hasattr(os, "register_at_fork"):  # Windows has no forks
 
 
 def deaths() -> int:
-    """How many films the decoder process has died of, in this process."""
+    """How often the decoder process has died of a film, in this process."""
     return _decoder.deaths
 
 
@@ -297,25 +299,32 @@ def decoding_pid() -> int | None:
 
 
 def _by_native(stream: Stream, frame: Buffer, size: int) -> bytes:
-    """What the decoder process makes of a stream: `size` bytes. A film that kills it costs only itself."""
+    """What the decoder process makes of a stream: `size` bytes. A film that kills it, twice, costs only itself."""
     request = {name: getattr(stream, name) for name in ("kind", "width", "height", "components", "bits")}
     own = _decoder
     with own.lock:
-        child, own.child = own.child or Child("cxrlines.io.dicom.native", silent=True), None
-        try:
-            child.send(json.dumps(request).encode(), frame)
-            answer, values = json.loads(child.receive(SECONDS)), child.receive(SECONDS)
-        except Died as end:
-            own.deaths += 1
-            child.kill()
-            raise _damaged(stream, f"its decoder {end}") from None
-        except BaseException:  # Ctrl-C: what it would answer is of this film, not of the next
-            child.kill()
-            raise
+        for again in (True, False):  # the system may have ended it, for lack of memory
+            child, own.child = own.child or Child("cxrlines.io.dicom.native", silent=True), None
+            try:
+                child.send(json.dumps(request).encode(), frame)
+                answer, values = json.loads(child.receive(SECONDS)), child.receive(SECONDS)
+                break
+            except Died as end:
+                own.deaths += 1
+                child.kill()
+                if isinstance(end, Overdue):
+                    what = f"its {stream.kind} pixels are not decoded: its decoder {end}"
+                    way_out = f"try again on a machine that is less busy, or {EXPORT}"
+                    raise FilmError(what, way_out, passing=True) from None
+                if not again:
+                    raise _damaged(stream, f"its decoder {end}") from None
+            except BaseException:  # Ctrl-C: what it would answer is of this film, not of the next
+                child.kill()
+                raise
         own.child = child
     if missing := answer.get("missing"):
         way_out = f"install {missing}, or save the film uncompressed"
-        raise FilmError(f"no decoder for {stream.kind} is installed", way_out)
+        raise FilmError(f"no decoder for {stream.kind} is installed", way_out, passing=True)
     if len(values) != size:
         raise _damaged(stream, answer.get("failed", "another size"))
     return values

@@ -143,7 +143,7 @@ def _kind_of(table: Path) -> str:
         if set(layout.mark) <= columns:
             return kind
     marks = "; ".join(f"{kind}: {', '.join(layout.mark)}" for kind, layout in LAYOUTS.items())
-    what = f"{table}: is no table of a known set; the header of each needs: {marks}; ranzcr: {STUDY_COLUMN}"
+    what = f"{table}: is not a table of a known set; the header of each needs: {marks}; ranzcr: {STUDY_COLUMN}"
     raise TableError(what, "give the table as its authors distribute it")
 
 
@@ -177,8 +177,8 @@ def _read_folder(root: Path) -> External:
     except TableError:
         tables = "; ".join(f"{kind}: {layout.table}" for kind, layout in LAYOUTS.items())
         raise TableError(
-            f"{root}: is no external set; looked for tables ({tables}; each also as .gz; ranzcr: {TRAIN_TABLE} with "
-            f"{STUDY_COLUMN}) and for films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name)",
+            f"{root}: is not an external set; looked for tables ({tables}; each also as .gz; ranzcr: {TRAIN_TABLE} "
+            f"with {STUDY_COLUMN}) and for films ({', '.join(FILM_SUFFIXES)}, or DICOM of any name)",
             "give the folder that holds one of them",
         ) from None
     return External("folder", root, _with_presence(dataset.studies), dict(dataset.left_out))
