@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import Dataset
 from typer.testing import CliRunner
 
 from cxrlines import cli
@@ -319,11 +320,16 @@ def test_urgent_films_are_marked(bench, tmp_path):
     assert {line["film"]: line["urgent"] for line in lines if line["event"] == "read"} == {1: 0, 2: 1}
 
 
+LATERAL_VIEW = Dataset()
+LATERAL_VIEW.CodeValue, LATERAL_VIEW.CodingSchemeDesignator = "399067008", "SCT"
+
+
 @pytest.mark.parametrize(
     ("elements", "why"),
     [
         ({"ViewPosition": "AP", "Modality": "DX"}, None),
         ({"ViewPosition": "LL"}, "lateral"),
+        ({"ViewCodeSequence": [LATERAL_VIEW]}, "lateral"),
         ({"Manufacturer": "cxrlines"}, "result of cxrlines"),
         ({"ImageType": ["DERIVED", "SECONDARY"]}, "derived"),
     ],

@@ -4,6 +4,7 @@ A file is written under a hidden name beside its place, and renamed once it is c
 or an exception leaves the old file as it was.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -62,7 +63,8 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
         raise _refused(str(path), error) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what the disk failed at is said already
+            aside.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -18,8 +18,8 @@ class FilmError(Error):
     """A film cannot be read: which file, what was found, what is allowed, the way out. Holds no patient data.
 
     Attributes:
-        passing: Whether it is the machine's failure and not the file's (a disk, memory, a decoder that is not installed
-            or takes too long): the same file may be read another time.
+        passing: Whether it is the machine's failure and not the file's (a disk, memory, a decoder that is not
+            installed): the same file may be read another time.
     """
 
     def __init__(self, what: str, way_out: str = "", *, passing: bool = False) -> None:

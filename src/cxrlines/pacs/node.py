@@ -18,7 +18,7 @@ from cxrlines.core.errors import ReadingFault
 from cxrlines.core.files import OutputError
 from cxrlines.core.film import FilmError, NotAFilm
 from cxrlines.core.findings import Findings
-from cxrlines.io.dicom.header import parse
+from cxrlines.io.dicom.header import VIEW_KEYWORDS, parse, view_of
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
 from cxrlines.pacs.audit_log import AuditLog
 from cxrlines.pacs.delivery import Destination, Unreachable, Verdict, destinations_of, pause_s
@@ -223,10 +223,10 @@ class _Reading:
 
 def why_not_read(film: bytes) -> str | None:
     """Why a DICOM file of a class of films is none to be read, by its header; None: it is read."""
-    header = parse(film, (*ORIGIN_KEYWORDS, "ViewPosition"))
+    header = parse(film, (*ORIGIN_KEYWORDS, *VIEW_KEYWORDS))
     if (kind := own_or_derived(header)) is not None:
         return kind
-    return "lateral film, by its header" if header.text("ViewPosition").upper() in LATERAL else None
+    return "lateral film, by its header" if view_of(header) in LATERAL else None
 
 
 def _said(film: QueuedFilm, problem: object) -> str:

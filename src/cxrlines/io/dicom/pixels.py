@@ -315,7 +315,7 @@ def _by_native(stream: Stream, frame: Buffer, size: int) -> bytes:
                 if isinstance(end, Overdue):
                     what = f"its {stream.kind} pixels are not decoded: its decoder {end}"
                     way_out = f"try again on a machine that is less busy, or {EXPORT}"
-                    raise FilmError(what, way_out, passing=True) from None
+                    raise FilmError(what, way_out) from None
                 if not again:
                     raise _damaged(stream, f"its decoder {end}") from None
             except BaseException:  # Ctrl-C: what it would answer is of this film, not of the next

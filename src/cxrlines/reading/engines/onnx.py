@@ -1,13 +1,13 @@
 """The networks of a bundle as ONNX files, run by ONNX Runtime: on any processor, without PyTorch."""
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from cxrlines.core.processes import cores as usable_cores
 from cxrlines.core.transform import Size, height_width
 from cxrlines.reading.bundle import Bundle, BundleError, ModelEntry
 from cxrlines.reading.engines.averaged import AveragedNetworks
@@ -183,11 +183,6 @@ def filled(content: bytes, name: str, weights: Mapping[str, np.ndarray]) -> byte
         tensor.raw_data = values.astype(dtype).tobytes()
     whole: bytes = model.SerializeToString() if found else content
     return whole
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_graph(content: bytes, name: str) -> Any:
