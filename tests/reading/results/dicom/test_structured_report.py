@@ -237,6 +237,26 @@ def test_codes_are_codes(results):
     assert set(codes.DEVICE_CODES) == set(Device)
 
 
+def test_codes_of_standards_have_the_meanings_that_pydicom_has_for_them():
+    """Its tables lack some; the nasogastric tube, and a meaning of the Swan-Ganz catheter without its spelling."""
+    from pydicom.sr.codedict import codes as standard
+
+    tables = ("DEVICE_CODES", "STATE_CODES", "LANDMARK_CODES", "MODALITIES")
+    used = [each for table in tables for each in getattr(codes, table).values()]
+    used += [each for each in vars(codes).values() if isinstance(each, codes.Concept)]
+    known: dict[tuple[str, str], set[str]] = {}
+    for scheme in ("DCM", "SCT"):
+        for each in getattr(standard, scheme).concepts.values():
+            known.setdefault((scheme, each.value), set()).add(each.meaning)
+    known["SCT", "397755005"].add("Swan-Ganz catheter")
+    compared = {each for each in used if (each.scheme, each.value) in known}
+    assert len(compared) > 35
+    assert {each for each in compared if each.meaning not in known[each.scheme, each.value]} == set()
+    assert {each.value for each in used if each.scheme in ("DCM", "SCT")} - {each.value for each in compared} == {
+        codes.DEVICE_CODES[Device.NGT].value
+    }
+
+
 def test_highdicom_reads_it(results):
     pytest.importorskip("highdicom", reason="highdicom has no wheel for this Python")
     from highdicom.sr import srread

@@ -79,7 +79,9 @@ def _displayed_area(source: SourceFilm, findings: Findings) -> Dataset:
         if len(spacing) == 2 and all(0 < mm < 100 for mm in spacing):
             area.PresentationPixelSpacing = [f"{mm:.10g}" for mm in spacing]
             return area
-    area.PresentationPixelAspectRatio = [1, 1]
+    aspect = source.header.numbers("PixelAspectRatio")
+    whole = len(aspect) == 2 and all(0 < side < 2**31 and side == int(side) for side in aspect)
+    area.PresentationPixelAspectRatio = [int(side) for side in aspect] if whole else [1, 1]
     return area
 
 
@@ -208,12 +210,14 @@ def _voi_lut(dataset: Dataset, source: SourceFilm) -> None:
 
 def _lut(item: Elements, header: Elements) -> Dataset | None:
     """A LUT of the film; None for one that is not whole."""
-    signed = header.integer("PixelRepresentation") == 1
-    descriptor = item.numbers("LUTDescriptor", signed)
-    data = item.words("LUTData")
+    descriptor, data = item.words("LUTDescriptor"), item.words("LUTData")
     if len(descriptor) != 3 or not len(data):
         return None
-    lut = Dataset()
-    lut.add_new("LUTDescriptor", "SS" if descriptor[1] < 0 else "US", [int(value) for value in descriptor])
+    signed = item["LUTDescriptor"].vr == "SS" or header.integer("PixelRepresentation") == 1
+    entries, first, bits = descriptor.tolist()
+    if signed and first >= 2**15:
+        first -= 2**16
+    lut = Dataset()  # the number of entries is unsigned in either VR (PS3.3 C.11.2.1.1)
+    lut.add_new("LUTDescriptor", "SS" if first < 0 else "US", [entries, first, bits])
     lut.add_new("LUTData", "OW", data.astype("<u2").tobytes())
     return lut
