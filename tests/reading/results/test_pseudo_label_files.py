@@ -1,7 +1,6 @@
 """The data folder of pseudo-labels: what it is made of outlives it."""
 
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def test_earlier_films_stay_until_the_new_ones_are_there(earlier, tmp_path):
     assert (earlier / TRAIN_TABLE).read_text() == before
     assert write_films(earlier, labelled(tmp_path / "films/new.png")) == 1
     assert [path.name for path in (earlier / "train").iterdir()] == ["new.png"]
-    assert not [name for name in os.listdir(earlier) if "partial" in name]
+    assert not [path for path in earlier.iterdir() if "partial" in path.name]
 
 
 def test_tables_are_utf8_whatever_the_locale(tmp_path, monkeypatch):
