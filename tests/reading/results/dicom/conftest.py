@@ -125,6 +125,7 @@ def found(
         spacing,
         quality=Quality(rotation=rotation),
         calibrated=True,
+        evidence=dict.fromkeys(Device.__members__, 0.5),
     )
     return replace(result, distances=tuple(distances_of(result)))
 

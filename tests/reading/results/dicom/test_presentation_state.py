@@ -1,6 +1,7 @@
 """The presentation state: the film as it is shown here, and lines a layer a device."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -10,6 +11,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from cxrlines.io.films import read_film
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
+from cxrlines.reading.results.report_text import NOT_LOOKED_FOR
 
 
 @pytest.fixture
@@ -128,6 +130,13 @@ def test_the_mark_is_where_people_look(results, state):
         assert made.ContentDescription.startswith("FOR RESEARCH USE ONLY")
         words = made.GraphicAnnotationSequence[-1].TextObjectSequence[0].UnformattedTextValue
         assert words.startswith("FOR RESEARCH USE ONLY") and "cxrlines 1.2.3, weights 0123456789ab" in words
+
+
+@pytest.mark.parametrize(("evidence", "said"), [({}, "No line found."), (None, NOT_LOOKED_FOR)])
+def test_what_was_not_looked_for_is_not_called_not_found(results, state, evidence, said):
+    findings = replace(results.found(lines=False, carina=False), evidence=evidence)
+    text = state(results.film_file(), findings).GraphicAnnotationSequence[-1].TextObjectSequence[0]
+    assert text.UnformattedTextValue.splitlines()[-1] == said
 
 
 def test_a_film_in_colour_has_none(results):

@@ -9,9 +9,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from cxrlines.core.findings import Findings
+from cxrlines.core.findings import Distance, Findings
 from cxrlines.reading.results.dicom import codes
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
+from cxrlines.reading.results.report_text import NOT_LOOKED_FOR
 from cxrlines.task import LABELS, Device, State
 
 
@@ -179,6 +180,20 @@ def test_without_a_carina_there_is_neither_its_group_nor_a_distance(results, rep
     named = by_name(report(results.found(carina=False)))
     assert "carina" not in named
     assert not list(values(named["ETT 1 tip"]))
+
+
+def test_what_was_not_looked_for_is_not_called_not_found(results, report):
+    findings = replace(results.found(lines=False, carina=False), evidence=None)
+    said = [item.TextValue for item in children(by_name(report(findings))["film"], codes.COMMENT)]
+    assert NOT_LOOKED_FOR in said and not any("not found" in each or "No line" in each for each in said)
+
+
+def test_a_straight_distance_alone_has_its_code(results, report):
+    findings = results.found()
+    straight = Distance("CVC tip to the carina, straight", 2, 10.0, 10.0, 3.5, (2.9, 3.5))
+    named = by_name(report(replace(findings, distances=(straight,))))
+    (item,) = children(named["CVC 1 tip"], codes.DISTANCE)
+    assert concept(item, codes.DIRECTION) == "STRAIGHT" and not list(values(named["ETT 1 tip"]))
 
 
 def test_not_found_is_not_absent(results, report):

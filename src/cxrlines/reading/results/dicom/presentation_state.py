@@ -18,7 +18,7 @@ from cxrlines.reading.results.dicom.codes import LANDMARK_CODES
 from cxrlines.reading.results.dicom.datasets import MARK, image_coordinates, new_result, reference_item, replaced_item
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.dicom.source_film import SourceFilm
-from cxrlines.reading.results.report_text import spacing_words, tip_words
+from cxrlines.reading.results.report_text import NOT_LOOKED_FOR, looked_for, spacing_words, tip_words
 from cxrlines.task import DEVICE_COLOURS, DEVICES, Device
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.11.1"
@@ -93,7 +93,8 @@ def _layers(findings: Findings, read_by: ReadBy) -> list[_Layer]:
     ]
     if findings.landmarks:
         layers.append(_landmark_layer(findings, radius))
-    words = (MARK, read_by.name, *([] if findings.lines else ["No line found."]), spacing_words(findings) or "")
+    lacking = "" if findings.lines else "No line found." if looked_for(findings) else NOT_LOOKED_FOR
+    words = (MARK, read_by.name, lacking, spacing_words(findings))
     text = _text_on_top("\r\n".join(filter(None, words)))
     layers.append(_Layer(_annotation(MARK_LAYER, [], [text]), MARK, WHITE))
     return layers
