@@ -110,6 +110,7 @@ def predict(
     from cxrlines.reading.batch import predict as read
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.results import prediction_files as files
+    from cxrlines.reading.results.dicom.read_by import operating_points_of
     from cxrlines.reading.sources import find_films
 
     as_json, form = _form(form, out, as_json)
@@ -161,7 +162,7 @@ def predict(
             else:
                 for text in _printed(result, form):
                     typer.echo(text, nl=False)
-            writers = [files.drawings(result, draw)] if draw else []
+            writers = [files.drawings(result, draw, operating_points_of(loaded))] if draw else []
             if dicom:
                 from cxrlines.reading.engines.choice import engine_name
                 from cxrlines.reading.results.dicom import result_files
@@ -174,7 +175,7 @@ def predict(
                     with counted("writing", "written") as progress:
                         undrawn = files.write_each(result, writers, progress)
                     if dicom:
-                        result_files.write_reports_of_unread(result, dicom, read_by)
+                        undrawn += result_files.write_reports_of_unread(result, dicom, read_by)
                 except KeyboardInterrupt:
                     stopped = True
                 for writer in writers:

@@ -86,17 +86,18 @@ def write_pseudo_labels(
         keep_seen: keep films of patients whom the bundle was trained on, which the guard of a run then refuses.
 
     Raises:
-        Error: `out` holds another data folder, the bundle does not list its training patients (nor `keep_seen`), or no
-            film is kept. JournalError: the journal in `out` is of another call. OutputError: the disk is full.
+        Error: `out` holds another data folder or one of the films, the bundle does not list its training patients (nor
+            `keep_seen`), or no film is kept. JournalError: the journal in `out` is of another call. OutputError: the
+            disk is full.
     """
-    check_folder(out, JOURNAL)
+    paths = [path for path, _ in found.films]
+    check_folder(out, JOURNAL, paths)
     seen = training_patients(bundle)
     if seen is None and not keep_seen:
         raise Error(
             f"{bundle.folder}: does not list the patients that it was trained on: it may have seen any of these",
             "export it again with `cxrlines bundle`, or keep all films with --seen keep",
         )
-    paths = [path for path, _ in found.films]
     settings = {"bundle": bundle.identity, "second view": f"turned {TURN}, {SCALE} of its size, gamma {GAMMA}"}
     journal = Journal(out / JOURNAL, [path for path in paths for _ in range(2)], settings, resume=True)
     with closing(journal):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from cxrlines.core.findings import Findings
 from cxrlines.core.heatmaps import draw_maps
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
@@ -23,12 +24,14 @@ from cxrlines.io.marks import backdrop_patient
 from cxrlines.io.patients import SOME, tokens
 from cxrlines.io.prepare import prepare
 from cxrlines.io.tables import read_dataset
+from cxrlines.metrics.line_figures import EvaluatedFilm
 from cxrlines.models.classifier import Classifier
 from cxrlines.models.weights import save_weights
 from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.bundle import BundleError, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.interpretation import FilmMaps, findings_of
+from cxrlines.reading.results.report_text import looked_for
 from cxrlines.reading.training_patients import SEEN, patients_text
 from cxrlines.task import LABELS, LABELS_OF, Device
 
@@ -116,6 +119,22 @@ def test_films_are_drawn_with_the_truth_on_the_left(phantom, known, bundle_of, t
         assert colour(found) == 0, "an untrained network finds nothing"
         with_lines += film.path.stem in lines
     assert with_lines
+
+
+def test_on_the_left_lines_were_looked_for_on_a_film_that_was_refused_too(known, tmp_path, monkeypatch):
+    drawn = []
+
+    def noted(pixels, findings, **more):
+        drawn.append(findings)
+        return np.zeros((2, 2, 3), np.uint8)
+
+    monkeypatch.setattr(module, "draw_findings", noted)
+    path = known.films[0].path
+    shape = read_film(path).pixels.shape
+    refused = Findings(shape, (), {}, (), quality=Quality(usable=False))
+    module._draw_both(path, EvaluatedFilm("p", shape, (), ()), refused, tmp_path, "")
+    true, found = drawn
+    assert looked_for(true) and true.quality.usable and not looked_for(found)
 
 
 def test_what_cannot_be_evaluated_is_named(known, bundle_of):

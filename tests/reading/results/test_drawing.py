@@ -13,6 +13,7 @@ from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import Spacing, SpacingKind
 from cxrlines.reading.interpretation import distances_of
 from cxrlines.reading.results.drawing import MIN_SIDE, NOTICE, draw_findings, save_drawing
+from cxrlines.reading.results.report_text import NOT_LOOKED_FOR
 from cxrlines.task import DEVICE_COLOURS, LABELS, Device, Landmark
 
 
@@ -123,6 +124,15 @@ def test_a_refused_film_is_drawn_with_why_it_was_not_read(written):
     assert (drawn[:, :700] == plain[:, :, None]).all()
     words = " ".join(written)
     assert "Not read: its view is lateral" in words and "No line" not in words and "Carina" not in words
+
+
+@pytest.mark.parametrize(("evidence", "said"), [({}, "No line found. Carina not found."), (None, NOT_LOOKED_FOR)])
+def test_what_was_not_looked_for_is_not_called_not_found(written, evidence, said):
+    shape = (900, 900)
+    draw_findings(film(shape), findings(shape, lines=False, evidence=evidence))
+    words = " ".join(written)
+    assert said in words
+    assert ("not found" in words or "No line" in words) == (evidence is not None)
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])

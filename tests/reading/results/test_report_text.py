@@ -5,15 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cxrlines.core.findings import Findings, Keypoint, Line
+from cxrlines.core.findings import Distance, Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
 from cxrlines.reading.interpretation import distances_of
 from cxrlines.reading.results.report_text import (
+    NOT_LOOKED_FOR,
     as_text,
     carina_words,
     line_words,
+    looked_for,
     note_words,
     rule_words,
     spacing_words,
@@ -23,14 +25,15 @@ from cxrlines.task import LABELS, Device, Landmark
 
 SHAPE = (1000, 800)
 CARINA = {Landmark.CARINA: Keypoint(np.array([400.0, 500.0]), 0.8)}
+EVIDENCE = dict.fromkeys(Device.__members__, 0.25)
 LIKELY = dict.fromkeys(LABELS, 0.1) | {"ETT - Normal": 0.9}
 CALIBRATED = Spacing(SpacingKind.CALIBRATED, (0.4, 0.4))
 DETECTOR = Spacing(SpacingKind.DETECTOR, (0.4, 0.4))
 NOT_BELIEVED = Spacing(SpacingKind.NOT_BELIEVED)
 
 
-def found(*lines, landmarks=CARINA, labels=None, spacing=NO_SPACING, **more):
-    findings = Findings(SHAPE, lines, landmarks, (), labels, spacing, **more)
+def found(*lines, landmarks=CARINA, labels=None, spacing=NO_SPACING, evidence=EVIDENCE, **more):
+    findings = Findings(SHAPE, lines, landmarks, (), labels, spacing, evidence=evidence, **more)
     return replace(findings, distances=tuple(distances_of(findings)))
 
 
@@ -133,10 +136,11 @@ def test_the_text_has_every_device_every_label_line_and_note_once():
     notes = (Note(Code.WINDOW_IGNORED, "its window is ignored"), *quality.notes)
     text = as_text(found(TUBE, labels=LIKELY, spacing=CALIBRATED, quality=quality, notes=notes))
     assert text.splitlines() == [
-        "ETT   1.00   Abnormal 0.10  Borderline 0.10  Normal 0.90",
-        "NGT   0.34   Abnormal 0.10  Borderline 0.10  Incompletely Imaged 0.10  Normal 0.10",
-        "CVC   0.27   Abnormal 0.10  Borderline 0.10  Normal 0.10",
-        "SWAN  0.10   Present 0.10",
+        "Presence score, and probability of each state:",
+        "ETT   0.50   Abnormal 0.10  Borderline 0.10  Normal 0.90",
+        "NGT   0.29   Abnormal 0.10  Borderline 0.10  Incompletely Imaged 0.10  Normal 0.10",
+        "CVC   0.26   Abnormal 0.10  Borderline 0.10  Normal 0.10",
+        "SWAN  0.16   Present 0.10",
         "ETT 4.0 cm above carina, confidence 0.90",
         "  by rule normal; classifier agrees",
         "Carina found, confidence 0.80",
@@ -145,6 +149,43 @@ def test_the_text_has_every_device_every_label_line_and_note_once():
         "its window is ignored",
     ]
     assert carina_words(found(landmarks={})) == as_text(found(landmarks={})) == "Carina not found."
+
+
+def test_what_was_not_looked_for_is_not_called_not_found():
+    nothing = found(landmarks={}, labels=LIKELY, evidence=None)
+    assert not looked_for(nothing) and looked_for(found(landmarks={})) and looked_for(found(TUBE, evidence=None))
+    assert carina_words(nothing) == as_text(nothing).splitlines()[-1] == NOT_LOOKED_FOR
+    assert "not found" not in as_text(nothing)
+
+
+def test_how_far_a_catheter_lies_beside_the_carina_is_said_where_its_rule_goes_by_that():
+    left = found(line(Device.CVC, (625.0, 600.0)), spacing=CALIBRATED)
+    assert tip_words(left, 0) == "CVC 4.0 cm below carina, 9.0 cm to the patient's left"
+    assert line_words(left, 0) == f"{tip_words(left, 0)}, confidence 0.90" and rules(left) == ["by rule abnormal"]
+    right = found(line(Device.CVC, (250.0, 600.0)), spacing=DETECTOR)
+    assert line_words(right, 0) == (
+        "CVC 4.0 cm below carina (3.3 to 4.0 cm in the patient), 6.0 cm to the patient's right (5.0 to 6.0 cm in the "
+        "patient), confidence 0.90"
+    )
+    within = found(line(Device.CVC, (380.0, 600.0)), spacing=CALIBRATED)
+    assert tip_words(within, 0) == "CVC 4.0 cm below carina"
+    child = found(line(Device.CVC, (625.0, 600.0)), spacing=CALIBRATED, notes=(Note(Code.CHILD, "a child"),))
+    assert tip_words(child, 0) == "CVC 4.0 cm below carina"
+    tube = found(line(Device.ETT, (625.0, 600.0)), spacing=CALIBRATED)
+    assert tip_words(tube, 0) == "ETT 4.0 cm below carina"
+
+
+@pytest.mark.parametrize("device", [Device.ETT, Device.CVC])
+def test_a_straight_distance_alone_is_said_without_a_direction(device):
+    """All that is known of a film that may be turned."""
+    straight = Distance(f"{device.name} tip to the carina, straight", 0, 100.0, 10.0, 4.0, (3.3, 4.0))
+    alone = replace(found(line(device, (400.0, 400.0)), spacing=DETECTOR), distances=(straight,))
+    assert tip_words(alone, 0) == f"{device.name} 4.0 cm from carina, straight"
+    assert line_words(alone, 0) == (
+        f"{device.name} 4.0 cm from carina, straight (3.3 to 4.0 cm in the patient), confidence 0.90"
+    )
+    assert rules(alone) == [] and "at the detector" in spacing_words(alone)
+    assert not any(word in as_text(alone) for word in ("above", "below", "left", "right"))
 
 
 def test_a_refused_film_says_why_and_nothing_of_what_it_was_not_asked_for():

@@ -226,6 +226,7 @@ def _draw_both(path: Path, read: EvaluatedFilm, found: Findings, folder: Path, n
     carina = {} if read.true_carina is None else {Landmark.CARINA: Keypoint(read.true_carina, 1.0)}
     as_turned = Quality(rotation=found.quality.rotation)  # without notes; the truth is shown of a refused film, too
     true = replace(found, lines=tuple(read.true), landmarks=carina, labels=None, quality=as_turned, notes=())
+    true = replace(true, evidence={})  # also of such a film, lines were looked for by who marked it
     true = replace(true, distances=tuple(distances_of(true)))
     pixels, name = read_film(path).pixels, film_name(path)
     left = draw_findings(pixels, true, name=f"{name}: true", notes=(AS_MARKED,))

@@ -13,8 +13,10 @@ from cxrlines.core.findings import Findings
 from cxrlines.core.line_drawing import draw_lines
 from cxrlines.reading.interpretation import turned
 from cxrlines.reading.results.report_text import (
+    NOT_LOOKED_FOR,
     carina_words,
     line_words,
+    looked_for,
     note_words,
     rules_of,
     spacing_words,
@@ -284,6 +286,9 @@ class _Strip:
 
     def _write_found(self, findings: Findings) -> None:
         """The lines with their rules, the carina, and what distances rest on."""
+        if not looked_for(findings):
+            self._write(NOT_LOOKED_FOR, _INK)
+            return
         if not findings.lines:
             self._write("No line found.", _INK)
         for k, line in enumerate(findings.lines):

@@ -7,13 +7,15 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.files import (
     OutputError,
     begins,
@@ -24,12 +26,12 @@ from cxrlines.core.files import (
     readable,
     replacing,
 )
-from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.io.films import read_film
 from cxrlines.reading.batch import Predictions, reason
 from cxrlines.reading.journal import HEAD
 from cxrlines.reading.reader import Progress
+from cxrlines.reading.results.dicom.read_by import OperatingPoint, marks_words
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.results.report_text import as_text
 from cxrlines.reading.sources import Found
@@ -155,20 +157,22 @@ class FilmWriter:
     Attributes:
         done: what becomes of a film, in one word: "drawn".
         folder: where its files are put.
-        write: called with the film's file, its name and its findings, in the order of films; a `FilmError` of it costs
-            that film alone.
+        write: called with the film's file, its name and its findings, in the order of films; what it raises costs that
+            film alone, but for `OutputError`.
+        names: by a film's name, what its file or folder in `folder` is called.
         refused: whether it has something to say of films that were refused, too.
     """
 
     done: str
     folder: Path
     write: Callable[[Path, str, Findings], None]
+    names: Mapping[str, str]
     refused: bool = False
 
-    @property
-    def key(self) -> str:
-        """By which the journal knows for which films it has written."""
-        return f"{self.done} {self.folder.absolute()}"
+    def key(self, name: str) -> str:
+        """By which the journal knows that the film of a name was written: films are named anew when others can be read
+        that could not be before."""
+        return f"{self.done} {self.folder.absolute() / self.names[name]}"
 
 
 def write_each(
@@ -185,19 +189,32 @@ def write_each(
     errors = []
     films = list(_films_to_write(predictions, writers))
     for number, (place, film, name, own_writers) in enumerate(films, start=1):
-        due = [writer for writer in own_writers if not predictions.journal.has_made(place, writer.key)]
+        due = [writer for writer in own_writers if not predictions.journal.has_made(place, writer.key(name))]
         findings = predictions.journal.reading(place) if due else None
         for writer in due:
             assert isinstance(findings, Findings)
-            try:
-                writer.write(film, name, findings)
-            except FilmError as error:
-                errors.append((str(film), f"not {writer.done}: {reason(film, error)}"))
+            if own_errors := failed(film, writer.done, partial(writer.write, film, name, findings)):
+                errors += own_errors
             else:
-                predictions.journal.made(place, writer.key)
+                predictions.journal.made(place, writer.key(name))
         if progress:
             progress(number, len(films))
     return errors
+
+
+def failed(film: Path, done: str, write: Callable[[], None]) -> list[tuple[str, str]]:
+    """(file, what is wrong) of a film whose files `write` cannot write, by the film or by a fault of cxrlines.
+
+    `done`: see `FilmWriter`. `OutputError`, which holds for all films, is passed on.
+    """
+    try:
+        write()
+    except OutputError:
+        raise
+    except Exception as error:  # such as pydicom raises for values that it cannot encode
+        why = error if isinstance(error, Error) else ReadingFault.of(readable(film), error)
+        return [(str(film), f"not {done}: {reason(film, why)}")]
+    return []
 
 
 def _films_to_write(
@@ -214,12 +231,22 @@ def _films_to_write(
             yield place, film, name, of_refused
 
 
-def drawings(predictions: Predictions, folder: Path) -> FilmWriter:
-    """Draws films with their findings, as PNG under the film's name (`files.file_names`) in a folder."""
+def drawings(predictions: Predictions, folder: Path, points: Mapping[str, OperatingPoint] | None = None) -> FilmWriter:
+    """Draws films with their findings, as PNG under the film's name (`files.file_names`) in a folder.
+
+    `points`: by label, the operating points of the bundle that read the films; see `operating_points_of`.
+    """
     names = file_names(predictions.studies, ".png")
 
     def draw(film: Path, name: str, findings: Findings) -> None:
-        pixels = read_film(film).pixels
-        save_drawing(folder / names[name], draw_findings(pixels, findings, name=name, notice=predictions.notice))
+        drawn = draw_findings(
+            read_film(film).pixels,
+            findings,
+            name=name,
+            notes=marks_words(points or {}, findings),
+            notice=predictions.notice,
+            operating_points={label: point.probability for label, point in (points or {}).items()},
+        )
+        save_drawing(folder / names[name], drawn)
 
-    return FilmWriter("drawn", folder, draw)
+    return FilmWriter("drawn", folder, draw, names)

@@ -4,14 +4,14 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cxrlines.core.errors import Error
-from cxrlines.core.files import replacing, write_text
+from cxrlines.core.files import put_folder, replacing, write_text
 from cxrlines.core.film import FILM_SUFFIXES
 from cxrlines.io.annotations import DATA_COLUMN, LABEL_COLUMN, TIP_SEEN_COLUMN
 from cxrlines.io.patients import PSEUDO
@@ -29,8 +29,15 @@ class LabelledFilm(NamedTuple):
     known: Agreement
 
 
-def check_folder(out: Path, begun: str) -> None:
-    """`Error` where `out` holds what no earlier call wrote: its films are replaced. `begun`: what one leaves there."""
+def check_folder(out: Path, begun: str, films: Sequence[Path]) -> None:
+    """`Error` where `out` holds what no earlier call wrote, or one of `films`: its films are replaced.
+
+    `begun`: what a call that was stopped leaves there.
+    """
+    place = os.path.realpath(out)
+    inside = next((film for film in films if place in map(str, Path(os.path.realpath(film)).parents)), None)
+    if inside is not None:
+        raise Error(f"--out {out}: holds {inside}, one of the films that are read", "name a new folder")
     if (out / begun).exists() or not out.is_dir() or not any(out.iterdir()):
         return
     try:
@@ -42,11 +49,13 @@ def check_folder(out: Path, begun: str) -> None:
 
 
 def write_films(out: Path, films: Iterable[LabelledFilm]) -> int:
-    """Write the tables and the folder of films, each film as it comes; how many there were."""
-    folder, count = out / "train", 0
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.iterdir():
-        old.unlink()
+    """Write the tables and the folder of films, each film as it comes; how many there were.
+
+    Those of an earlier call are replaced once all of it is written.
+    """
+    folder, count = out / ".train.partial", 0
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed
+    folder.mkdir(parents=True)
     heads = (
         [STUDY_COLUMN, LABEL_COLUMN, DATA_COLUMN, TIP_SEEN_COLUMN],
         [STUDY_COLUMN, *(f"{name}_{axis}" for name in Landmark for axis in "xy")],
@@ -56,9 +65,9 @@ def write_films(out: Path, films: Iterable[LabelledFilm]) -> int:
         replacing(out / ANNOTATION_TABLE) as lines,
         replacing(out / LANDMARK_TABLE) as landmarks,
         replacing(out / TRAIN_TABLE) as labels,
-        lines.open("w", newline="") as a,
-        landmarks.open("w", newline="") as b,
-        labels.open("w", newline="") as c,
+        lines.open("w", encoding="utf-8", newline="") as a,
+        landmarks.open("w", encoding="utf-8", newline="") as b,
+        labels.open("w", encoding="utf-8", newline="") as c,
     ):
         tables = [csv.writer(file, lineterminator="\n") for file in (a, b, c)]
         for table, head in zip(tables, heads, strict=True):
@@ -68,6 +77,7 @@ def write_films(out: Path, films: Iterable[LabelledFilm]) -> int:
             for table, rows in zip(tables, _rows(film), strict=True):
                 table.writerows(rows)
             _put(film.path, folder / f"{film.id}{_suffix(film.path)}")
+        put_folder(folder, out / "train")
     return count
 
 

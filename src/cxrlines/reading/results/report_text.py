@@ -2,43 +2,41 @@
 
 from cxrlines.core.findings import Distance, Findings
 from cxrlines.core.notes import Code
+from cxrlines.core.rules import CVC_LEFT, CVC_RIGHT
 from cxrlines.core.spacing import MAGNIFICATION, SpacingKind
 from cxrlines.reading.interpretation import LONG_SIDE_CM, has_plate_size
-from cxrlines.task import DEVICE_OF, STATE_OF, Landmark
+from cxrlines.task import DEVICE_OF, STATE_OF, Device, Landmark
+
+NOT_LOOKED_FOR = "Lines and carina were not looked for: there are no heatmaps."
+_ABOVE, _BELOW, _RIGHT = "above carina", "below carina", "to the patient's right"
+_DIRECTIONS = {
+    "above the carina": (_ABOVE, _BELOW),
+    "below the carina": (_BELOW, _ABOVE),
+    "to the patient's right of the carina": (_RIGHT, "to the patient's left"),
+    "to the carina, straight": ("from carina, straight", "from carina, straight"),
+}
+"""By the words of `Distance.what`: where a tip at a positive, and at a negative distance lies."""
+
+
+def looked_for(findings: Findings) -> bool:
+    """Whether lines and the carina were looked for: not without heatmaps, which a bundle, or a reader, may lack."""
+    return findings.evidence is not None or bool(findings.lines or findings.landmarks)
 
 
 def tip_words(findings: Findings, k: int) -> str:
     """What stands where line `k` ends: `ETT 3.1 cm above carina`, in % of the film's height where it has no spacing.
 
-    `NGT followed to here` where its tip is not seen; its device alone where it leaves the film, or without a carina.
+    Of a central catheter how far it lies beside the carina too, where that may make it abnormal. `NGT followed to here`
+    where its tip is not seen; its device alone where it leaves the film, or without a carina.
     """
-    name = findings.lines[k].device.name
-    if findings.lines[k].followed_to is not None:
-        return f"{name} followed to here"
-    distance = _first(findings, k)
-    if distance is None:
-        return name
-    what = distance.what.removeprefix(f"{name} tip ").replace(" the ", " ")
-    value = distance.cm if distance.cm is not None else distance.percent_of_height
-    assert value is not None
-    if value < 0:
-        what = {"above carina": "below carina", "below carina": "above carina"}.get(what, what)
-    unit = "cm" if distance.cm is not None else "% of height"
-    return f"{name} {abs(value):.1f} {unit} {what}"
+    return _end_words(findings, k, in_patient=False)
 
 
 def line_words(findings: Findings, k: int) -> str:
     """Where line `k` ends, what that may be in the patient, and the confidence in the line."""
     line = findings.lines[k]
-    distance = _first(findings, k)
-    patient = ""
-    if distance is not None and distance.patient_cm is not None:
-        ends = sorted(abs(end) for end in distance.patient_cm)
-        span = " to ".join(dict.fromkeys(f"{end:.1f}" for end in ends))
-        if distance.cm is None or span != f"{abs(distance.cm):.1f}":
-            patient = f" ({span} cm in the patient)"
     end = ", leaves the film" if line.leaves_film else ", further course not seen" if line.tip is None else ""
-    return f"{tip_words(findings, k)}{patient}{end}, confidence {line.confidence:.2f}"
+    return f"{_end_words(findings, k, in_patient=True)}{end}, confidence {line.confidence:.2f}"
 
 
 def rule_words(findings: Findings, distance: Distance) -> str | None:
@@ -86,9 +84,11 @@ def spacing_words(findings: Findings) -> str | None:
 
 
 def carina_words(findings: Findings) -> str:
-    """Whether the carina was found, and the confidence in it."""
+    """Whether the carina was found, and the confidence in it; or that nothing was looked for."""
     carina = findings.landmarks.get(Landmark.CARINA)
-    return "Carina not found." if carina is None else f"Carina found, confidence {carina.confidence:.2f}"
+    if carina is not None:
+        return f"Carina found, confidence {carina.confidence:.2f}"
+    return "Carina not found." if looked_for(findings) else NOT_LOOKED_FOR
 
 
 def note_words(findings: Findings) -> list[str]:
@@ -104,7 +104,7 @@ def as_text(findings: Findings) -> str:
     """
     if not findings.quality.usable:
         return "\n".join(note_words(findings))
-    rows = []
+    rows = ["Presence score, and probability of each state:"] if findings.presence else []
     for name, presence in (findings.presence or {}).items():
         p = {STATE_OF[label].value: p for label, p in (findings.labels or {}).items() if DEVICE_OF[label].name == name}
         rows.append(f"{name:<5} {presence:.2f}   {'  '.join(f'{state} {p[state]:.2f}' for state in p)}")
@@ -114,6 +114,49 @@ def as_text(findings: Findings) -> str:
     rows.append(carina_words(findings))
     spacing = spacing_words(findings)
     return "\n".join([*rows, *([spacing] if spacing else []), *note_words(findings)])
+
+
+def _end_words(findings: Findings, k: int, *, in_patient: bool) -> str:
+    """`tip_words`; with what each distance may be `in_patient`, where that is another one."""
+    name = findings.lines[k].device.name
+    if findings.lines[k].followed_to is not None:
+        return f"{name} followed to here"
+    words = []
+    for distance in (_first(findings, k), _beside(findings, k)):
+        if distance is not None:
+            words.append(_distance_words(distance) + (_patient_words(distance) if in_patient else ""))
+    return f"{name} {', '.join(words)}".strip()
+
+
+def _distance_words(distance: Distance) -> str:
+    value = distance.cm if distance.cm is not None else distance.percent_of_height
+    assert value is not None
+    unit = "cm" if distance.cm is not None else "% of height"
+    where = _DIRECTIONS[distance.what.split(" tip ", 1)[-1]][int(value < 0)]
+    return f"{abs(value):.1f} {unit} {where}"
+
+
+def _patient_words(distance: Distance) -> str:
+    if distance.patient_cm is None:
+        return ""
+    span = " to ".join(dict.fromkeys(f"{end:.1f}" for end in sorted(abs(end) for end in distance.patient_cm)))
+    if distance.cm is not None and span == f"{abs(distance.cm):.1f}":
+        return ""
+    return f" ({span} cm in the patient)"
+
+
+def _beside(findings: Findings, k: int) -> Distance | None:
+    """How far the tip of a central catheter lies beside the carina, where its rule goes by that."""
+    along = _first(findings, k)
+    if findings.lines[k].device is not Device.CVC or along is None or not along.possible:
+        return None
+    across = (each for each in findings.distances if each.line == k and each.what.endswith("right of the carina"))
+    return next((each for each in across if each.patient_cm and _is_beside(*each.patient_cm)), None)
+
+
+def _is_beside(low: float, high: float) -> bool:
+    """Whether a tip so many cm to the patient's right may be abnormal for that, as `core.rules.cvc_states` has it."""
+    return low < -CVC_LEFT or high > CVC_RIGHT
 
 
 def _first(findings: Findings, k: int) -> Distance | None:

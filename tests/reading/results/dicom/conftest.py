@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 
 from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
@@ -74,6 +75,21 @@ def film_file(shape: tuple[int, int] = (120, 100), sop_class: str = DX, **tags: 
     return out.getvalue()
 
 
+def jpeg_film(**tags: object) -> bytes:
+    """A film of 8 bits in a lossy transfer syntax; tags as of `film_file`."""
+    window = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "WindowCenter": 128, "WindowWidth": 256}
+    dataset = pydicom.dcmread(io.BytesIO(film_file(**window, **tags)))
+    jpeg = cv2.imencode(".jpg", chest((120, 100), 8).astype(np.uint8))[1].tobytes()
+    dataset.PixelData = encapsulate([jpeg])
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pydicom.dcmwrite(out, dataset)
+    return out.getvalue()
+
+
 def found(
     shape: tuple[int, int] = (120, 100),
     *,
@@ -109,6 +125,7 @@ def found(
         spacing,
         quality=Quality(rotation=rotation),
         calibrated=True,
+        evidence=dict.fromkeys(Device.__members__, 0.5),
     )
     return replace(result, distances=tuple(distances_of(result)))
 
@@ -154,5 +171,13 @@ FILMS = {
 @pytest.fixture(scope="session")
 def results() -> SimpleNamespace:
     return SimpleNamespace(
-        film_file=film_file, found=found, refused=refused, films=FILMS, findings=FINDINGS, read_by=READ_BY, CR=CR, DX=DX
+        film_file=film_file,
+        jpeg_film=jpeg_film,
+        found=found,
+        refused=refused,
+        films=FILMS,
+        findings=FINDINGS,
+        read_by=READ_BY,
+        CR=CR,
+        DX=DX,
     )

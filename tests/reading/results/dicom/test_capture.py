@@ -47,6 +47,25 @@ def test_it_is_an_image_derived_from_the_film(results, capture):
     assert made.DerivationDescription.startswith("FOR RESEARCH USE ONLY")
 
 
+@pytest.mark.parametrize(("given", "said"), [("YES", "YES"), ("NO", "NO"), ("perhaps", None), (None, None)])
+def test_whether_names_are_burnt_in_is_said_where_the_film_says_it(results, capture, given, said):
+    tags = {} if given is None else {"BurnedInAnnotation": given}
+    assert capture(results.film_file(**tags), results.found()).get("BurnedInAnnotation") == said
+
+
+def test_loss_of_the_film_is_loss_of_its_picture(results, capture):
+    assert "LossyImageCompression" not in capture(results.film_file(LossyImageCompression="00"), results.found())
+    earlier = {
+        "LossyImageCompression": "01",
+        "LossyImageCompressionRatio": ["12", "3.5"],
+        "LossyImageCompressionMethod": ["ISO_10918_1", "ISO_15444_1"],
+    }
+    made = capture(results.film_file(**earlier), results.found())
+    assert {name: made.get(name) for name in earlier} == earlier
+    jpeg = capture(results.jpeg_film(), results.found())  # its header says nothing of it
+    assert (jpeg.LossyImageCompression, jpeg.LossyImageCompressionMethod) == ("01", "ISO_10918_1")
+
+
 def test_operating_points_are_marked(results, capture):
     source, findings = results.film_file(), results.found()
     with_points = capture(source, findings).pixel_array

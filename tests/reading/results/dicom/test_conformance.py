@@ -48,6 +48,15 @@ def test_every_finding(results, tmp_path, name):
         check(each.content, tmp_path)
 
 
+def test_a_film_that_lacks_identifiers(results, tmp_path):
+    spacing = {"ImagerPixelSpacing": None, "PixelSpacing": ["3.5", "3.5"], "PixelSpacingCalibrationType": "FIDUCIAL"}
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": "12", "BurnedInAnnotation": "YES"}
+    for tags in ({}, spacing, lossy):
+        film = wrapped(results.film_file(SeriesInstanceUID=None, **tags), "P-1", "1.2.826.0.1.3680043.10.1.2")
+        for content in (film, *(each.content for each in result_objects(film, results.found(), results.read_by))):
+            check(content, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["refused", "unreadable"])
 def test_a_film_that_is_not_read(results, tmp_path, name):
     (report,) = result_objects(results.film_file(), results.findings[name]((120, 100)), results.read_by)

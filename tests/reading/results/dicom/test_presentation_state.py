@@ -1,6 +1,7 @@
 """The presentation state: the film as it is shown here, and lines a layer a device."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pydicom
@@ -10,6 +11,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from cxrlines.io.films import read_film
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
+from cxrlines.reading.results.report_text import NOT_LOOKED_FOR
 
 
 @pytest.fixture
@@ -61,6 +63,36 @@ def test_a_lut_goes_along(results, state):
     assert "WindowCenter" not in voi
 
 
+@pytest.mark.parametrize(
+    ("vr", "descriptor", "wanted"),
+    [
+        ("US", [40000, 0, 16], ("US", [40000, 0, 16])),
+        ("US", [40000, 65000, 16], ("SS", [40000, 65000 - 2**16, 16])),
+        ("SS", [4096, -2048, 16], ("SS", [4096, -2048, 16])),
+        ("SS", [40000, 0, 16], ("US", [40000, 0, 16])),
+    ],
+)
+def test_the_number_of_entries_of_a_lut_is_unsigned(results, state, vr, descriptor, wanted):
+    """Of signed pixels only the first value mapped is signed."""
+    lut = Dataset()
+    lut.add_new("LUTDescriptor", vr, descriptor)
+    lut.add_new("LUTData", "OW", np.linspace(0, 65535, descriptor[0]).astype("<u2").tobytes())
+    source = results.film_file(PixelRepresentation=1, VOILUTSequence=[lut])
+    (voi,) = state(source).SoftcopyVOILUTSequence
+    made = voi.VOILUTSequence[0]["LUTDescriptor"]
+    assert (made.VR, list(made.value)) == wanted
+    assert voi.VOILUTSequence[0].LUTData == lut.LUTData
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [([2, 1], [2, 1]), ([1, 1], [1, 1]), ([0, 1], [1, 1]), (None, [1, 1]), ([3, 2, 1], [1, 1])]
+)
+def test_pixels_that_are_not_square_are_shown_so(results, state, given, wanted):
+    tags = {} if given is None else {"PixelAspectRatio": given}
+    (area,) = state(results.film_file(ImagerPixelSpacing=None, **tags)).DisplayedAreaSelectionSequence
+    assert list(area.PresentationPixelAspectRatio) == wanted
+
+
 def test_lines_lie_in_a_layer_for_each_device(results, state):
     findings = results.found()
     made = state(results.film_file())
@@ -98,6 +130,13 @@ def test_the_mark_is_where_people_look(results, state):
         assert made.ContentDescription.startswith("FOR RESEARCH USE ONLY")
         words = made.GraphicAnnotationSequence[-1].TextObjectSequence[0].UnformattedTextValue
         assert words.startswith("FOR RESEARCH USE ONLY") and "cxrlines 1.2.3, weights 0123456789ab" in words
+
+
+@pytest.mark.parametrize(("evidence", "said"), [({}, "No line found."), (None, NOT_LOOKED_FOR)])
+def test_what_was_not_looked_for_is_not_called_not_found(results, state, evidence, said):
+    findings = replace(results.found(lines=False, carina=False), evidence=evidence)
+    text = state(results.film_file(), findings).GraphicAnnotationSequence[-1].TextObjectSequence[0]
+    assert text.UnformattedTextValue.splitlines()[-1] == said
 
 
 def test_a_film_in_colour_has_none(results):

@@ -96,6 +96,35 @@ def test_no_second_picture_is_filed_under_the_patient_of_the_first(tmp_path):
     assert run(films, *identified)[0] == 0 and (out / "one" / "film.dcm").is_file()
 
 
+def test_a_film_that_names_its_patient_is_filed_under_no_other(results, tmp_path):
+    film, out = tmp_path / "film.dcm", tmp_path / "out"
+    film.write_bytes(results.film_file(SeriesInstanceUID=None, StudyInstanceUID=STUDY, PatientID="REAL-A"))
+    code, said = run(film, "--dicom", out, "--patient-id", "OTHER-B", "--study-uid", STUDY)
+    assert code == 2 and "film.dcm: not written as DICOM: PatientID" in said and "REAL-A" not in said
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("name", ["film.dcm", "frames.dcm"])
+def test_a_fault_at_one_film_costs_no_other_its_results(results, tmp_path, monkeypatch, name):
+    """Such as pydicom raises for a value that it cannot encode; of films read, and of those that are not."""
+    films, out = tmp_path / "films", tmp_path / "out"
+    films.mkdir()
+    (films / "film.dcm").write_bytes(wrapped(picture(".png"), "P-7", STUDY))
+    (films / "other.dcm").write_bytes(wrapped(picture(".png"), "P-7", f"{STUDY}.2"))
+    (films / "frames.dcm").write_bytes(results.film_file(NumberOfFrames=2, SOPInstanceUID="1.2.3.4"))
+
+    def made(source, *args, **more):
+        if source == (films / name).read_bytes():
+            raise OSError("ushort format requires 0 <= number <= 65535\nfor data_element: P-7")
+        return result_objects(source, *args, **more)
+
+    monkeypatch.setattr("cxrlines.reading.results.dicom.result_files.result_objects", made)
+    code, said = run(films, "--dicom", out)
+    assert code == 2 and f"{name}: not written as DICOM: a fault of cxrlines (OSError" in said and "P-7" not in said
+    assert {path.parent.name for path in out.rglob("sr.dcm")} >= {f"{STUDY}.2"}
+    assert len(list(out.rglob("sr.dcm"))) == 2
+
+
 def test_films_of_a_folder_get_the_patients_of_a_table(tmp_path):
     films, out, table = tmp_path / "films", tmp_path / "out", tmp_path / "train.csv"
     films.mkdir()

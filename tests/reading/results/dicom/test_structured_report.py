@@ -9,9 +9,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from cxrlines.core.findings import Findings
+from cxrlines.core.findings import Distance, Findings
 from cxrlines.reading.results.dicom import codes
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
+from cxrlines.reading.results.report_text import NOT_LOOKED_FOR
 from cxrlines.task import LABELS, Device, State
 
 
@@ -181,6 +182,20 @@ def test_without_a_carina_there_is_neither_its_group_nor_a_distance(results, rep
     assert not list(values(named["ETT 1 tip"]))
 
 
+def test_what_was_not_looked_for_is_not_called_not_found(results, report):
+    findings = replace(results.found(lines=False, carina=False), evidence=None)
+    said = [item.TextValue for item in children(by_name(report(findings))["film"], codes.COMMENT)]
+    assert NOT_LOOKED_FOR in said and not any("not found" in each or "No line" in each for each in said)
+
+
+def test_a_straight_distance_alone_has_its_code(results, report):
+    findings = results.found()
+    straight = Distance("CVC tip to the carina, straight", 2, 10.0, 10.0, 3.5, (2.9, 3.5))
+    named = by_name(report(replace(findings, distances=(straight,))))
+    (item,) = children(named["CVC 1 tip"], codes.DISTANCE)
+    assert concept(item, codes.DIRECTION) == "STRAIGHT" and not list(values(named["ETT 1 tip"]))
+
+
 def test_not_found_is_not_absent(results, report):
     """Absent is what the classifier holds for absent; a line that is not found is undetermined."""
     low = {label: 0.001 for label in LABELS}
@@ -235,6 +250,26 @@ def test_codes_are_codes(results):
         for distance in results.found(rotation=rotation).distances:
             assert distance.px is None or distance.what.split(" tip ")[1] in codes.DIRECTIONS
     assert set(codes.DEVICE_CODES) == set(Device)
+
+
+def test_codes_of_standards_have_the_meanings_that_pydicom_has_for_them():
+    """Its tables lack some; the nasogastric tube, and a meaning of the Swan-Ganz catheter without its spelling."""
+    from pydicom.sr.codedict import codes as standard
+
+    tables = ("DEVICE_CODES", "STATE_CODES", "LANDMARK_CODES", "MODALITIES")
+    used = [each for table in tables for each in getattr(codes, table).values()]
+    used += [each for each in vars(codes).values() if isinstance(each, codes.Concept)]
+    known: dict[tuple[str, str], set[str]] = {}
+    for scheme in ("DCM", "SCT"):
+        for each in getattr(standard, scheme).concepts.values():
+            known.setdefault((scheme, each.value), set()).add(each.meaning)
+    known["SCT", "397755005"].add("Swan-Ganz catheter")
+    compared = {each for each in used if (each.scheme, each.value) in known}
+    assert len(compared) > 35
+    assert {each for each in compared if each.meaning not in known[each.scheme, each.value]} == set()
+    assert {each.value for each in used if each.scheme in ("DCM", "SCT")} - {each.value for each in compared} == {
+        codes.DEVICE_CODES[Device.NGT].value
+    }
 
 
 def test_highdicom_reads_it(results):

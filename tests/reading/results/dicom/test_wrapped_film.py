@@ -7,12 +7,16 @@ import numpy as np
 import pydicom
 import pytest
 
+from cxrlines.core.errors import Error
 from cxrlines.io.dicom.header import parse
 from cxrlines.io.dicom.origin import ORIGIN_KEYWORDS, own_or_derived
 from cxrlines.io.films import read_film
 from cxrlines.reading.results.dicom.film_identifiers import has_identifiers
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
 from cxrlines.reading.results.dicom.wrapped_film import wrapped
+
+STUDY = "1.2.826.0.1.3680043.10.1.2"
+"""Of `results.film_file`."""
 
 
 def picture(ending: str) -> bytes:
@@ -52,5 +56,51 @@ def test_results_refer_to_it(results):
 def test_a_film_without_a_study_is_given_one(results):
     bare = results.film_file(StudyInstanceUID=None)
     assert not has_identifiers(bare)
-    made = wrapped(bare, "P-7", "1.2.3.4")
+    made = wrapped(bare, "P-1", "1.2.3.4")
     assert np.array_equal(read_film(made).pixels, read_film(bare).pixels)
+
+
+@pytest.mark.parametrize(
+    ("own", "given"),
+    [
+        ({"SOPInstanceUID": "1.02.3"}, ("OTHER-B", STUDY)),
+        ({"SOPInstanceUID": "1.02.3"}, ("P-1", "1.9.9")),
+        ({"StudyInstanceUID": None}, ("OTHER-B", "1.9.9")),
+    ],
+)
+def test_a_film_that_names_its_patient_or_study_is_given_no_other(results, own, given):
+    with pytest.raises(Error, match=r"(PatientID|StudyInstanceUID): .*another") as caught:
+        wrapped(results.film_file(**own), *given)
+    assert not any(text in str(caught.value) for text in ("P-1", "OTHER-B", STUDY, "1.9.9"))
+
+
+@pytest.mark.parametrize("own", ["P-1", "ANON", None])
+def test_what_the_film_says_of_itself_stays(results, own):
+    """Its patient and study where they are the given ones, or it names none; when it was taken; its spacing."""
+    bare = results.film_file(
+        SeriesInstanceUID=None,
+        PatientID=own,
+        PatientName="Doe^Jane",
+        BurnedInAnnotation="YES",
+        PatientOrientation=["R", "F"],
+        DistanceSourceToDetector="1800",
+    )
+    made = wrapped(bare, "P-1", STUDY)
+    film, dataset = read_film(made), pydicom.dcmread(io.BytesIO(made))
+    assert (dataset.PatientID, dataset.StudyInstanceUID) == ("P-1", STUDY)
+    assert (dataset.PatientName, dataset.StudyDate, dataset.AccessionNumber) == ("Doe^Jane", "20250203", "A-1")
+    assert (dataset.ContentDate, dataset.ContentTime, dataset.BurnedInAnnotation) == ("20250203", "101213.5", "YES")
+    assert film.spacing == read_film(bare).spacing and film.spacing.mm_per_px
+    assert film.notes == read_film(bare).notes != ()
+    assert wrapped(bare, "P-1", STUDY) == made
+
+
+def test_what_is_not_valid_is_not_taken_over(results):
+    bare = results.film_file(SeriesInstanceUID=None, ImagerPixelSpacing=[0, 1], ContentDate="today", PatientSex="Q")
+    dataset = pydicom.dcmread(io.BytesIO(wrapped(bare, "P-1", STUDY)))
+    assert "ImagerPixelSpacing" not in dataset and "ContentDate" not in dataset and dataset.PatientSex == ""
+
+
+def test_a_jpeg_within_dicom_is_lossy_too(results):
+    dataset = pydicom.dcmread(io.BytesIO(wrapped(results.jpeg_film(SeriesInstanceUID=None), "P-1", STUDY)))
+    assert (dataset.LossyImageCompression, dataset.LossyImageCompressionMethod) == ("01", "ISO_10918_1")

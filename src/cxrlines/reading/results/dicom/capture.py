@@ -7,8 +7,15 @@ from pydicom.dataset import Dataset
 from cxrlines.core.findings import Findings
 from cxrlines.io.films import read_film
 from cxrlines.reading.results.dicom import codes
-from cxrlines.reading.results.dicom.datasets import MARK, code_item, new_result, reference_item, replaced_item
-from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.dicom.datasets import (
+    MARK,
+    code_item,
+    copy_history,
+    new_result,
+    reference_item,
+    replaced_item,
+)
+from cxrlines.reading.results.dicom.read_by import ReadBy, marks_words
 from cxrlines.reading.results.dicom.source_film import SourceFilm
 from cxrlines.reading.results.drawing import draw_findings
 
@@ -28,7 +35,7 @@ def capture(source: SourceFilm, findings: Findings, read_by: ReadBy, replaced: S
         read_film(source.data).pixels,
         findings,
         name=MARK,
-        notes=_operating_points(findings, read_by),
+        notes=marks_words(read_by.operating_points, findings),
         notice=f"{MARK}. Not a medical device. {read_by.name}, {read_by.engine}.",
         largest=LARGEST,
         operating_points={label: point.probability for label, point in read_by.operating_points.items()},
@@ -41,7 +48,7 @@ def capture(source: SourceFilm, findings: Findings, read_by: ReadBy, replaced: S
     dataset.ContentDate, dataset.ContentTime = source.date, source.time
     dataset.PatientOrientation = None
     dataset.BodyPartExamined = "CHEST"
-    dataset.BurnedInAnnotation = "YES" if source.header.text("BurnedInAnnotation").upper() == "YES" else "NO"
+    copy_history(source.header, dataset)
     dataset.DerivationDescription = f"{MARK}: tubes and lines drawn by {read_by.name}"
     film = reference_item(source.sop_class, source.sop_uid)
     film.PurposeOfReferenceCodeSequence = [code_item(codes.SOURCE_IMAGE)]
@@ -54,11 +61,3 @@ def capture(source: SourceFilm, findings: Findings, read_by: ReadBy, replaced: S
     dataset.HighBit, dataset.PixelRepresentation = 7, 0
     dataset.add_new("PixelData", "OB", drawn.tobytes() + b"\0" * (drawn.size % 2))
     return dataset
-
-
-def _operating_points(findings: Findings, read_by: ReadBy) -> list[str]:
-    """What the marks on the bars of the labels are."""
-    words = dict.fromkeys(
-        point.words for label, point in read_by.operating_points.items() if label in (findings.labels or {})
-    )
-    return [f"Marks on the bars: operating points ({', '.join(words)})."] if words else []

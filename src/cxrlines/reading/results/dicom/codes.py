@@ -66,7 +66,7 @@ COMMENT = Concept("121106", "DCM", "Comment")
 FOR_RESEARCH = Concept("113009", "DCM", "For Research")
 PRESENT = Concept("52101004", "SCT", "Present")
 ABSENT = Concept("272519000", "SCT", "Absent")
-UNDETERMINED = Concept("371934000", "SCT", "Undetermined")
+UNDETERMINED = Concept("373068000", "SCT", "Undetermined")
 SOURCE_IMAGE = Concept("121322", "DCM", "Source image for image processing operation")
 
 PURPOSE = _private("PURPOSE", "Purpose of the result")
@@ -101,7 +101,7 @@ MODALITIES = {
     "CR": Concept("CR", "DCM", "Computed Radiography"),
     "DX": Concept("DX", "DCM", "Digital Radiography"),
     "RG": Concept("RG", "DCM", "Radiographic imaging"),
-    "RF": Concept("RF", "DCM", "Radio Fluoroscopy"),
+    "RF": Concept("RF", "DCM", "Radiofluoroscopy"),
 }
 OTHER_MODALITY = Concept("OT", "DCM", "Other")
 DIRECTIONS = {

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import uuid
 from collections.abc import Sequence
 
@@ -14,16 +15,21 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from cxrlines import __version__
+from cxrlines.io.dicom.header import Elements
 from cxrlines.io.dicom.origin import MANUFACTURER
 from cxrlines.reading.results.dicom.codes import PRIVATE, REPLACED, Concept
 from cxrlines.reading.results.dicom.read_by import ReadBy
-from cxrlines.reading.results.dicom.source_film import FREE_TEXT, PATTERNS, SourceFilm, valid
+from cxrlines.reading.results.dicom.source_film import FREE_TEXT, PATTERNS, SourceFilm, charset_of, valid
 
 MARK = "FOR RESEARCH USE ONLY"
 """Where people look: in the description of each series and state, the algorithm's parameters, and on the capture."""
 
 MAX_POINTS = 4000
 """Points of a line: their coordinates must fit in an element of 64 kB."""
+LOSSY = {f"1.2.840.10008.1.2.4.{number}": "ISO_10918_1" for number in range(50, 57)} | {
+    "1.2.840.10008.1.2.4.81": "ISO_14495_1"
+}
+"""Transfer syntaxes that always lose, with their method; whether JPEG 2000 did is for the header to say."""
 
 
 REQUIRED = (
@@ -58,11 +64,9 @@ def new_result(
         series_number: Of its series.
     """
     dataset = Dataset()
-    if source.charset:
-        _set_raw(dataset, "SpecificCharacterSet", source.charset)
     dataset.SOPClassUID = sop_class
     dataset.StudyInstanceUID = source.study_uid
-    _copy_patient_and_study(source, dataset)
+    copy_patient_and_study(source.header, dataset)
     dataset.Modality = modality
     dataset.SeriesNumber = series_number
     dataset.SeriesDescription = f"{MARK}: {what}"
@@ -79,16 +83,37 @@ def new_result(
     return dataset
 
 
-def _copy_patient_and_study(source: SourceFilm, dataset: Dataset) -> None:
+def copy_patient_and_study(header: Elements, dataset: Dataset) -> None:
     """Copy the elements of `FREE_TEXT` as they are, those of `PATTERNS` where they are valid."""
+    if charset := charset_of(header):
+        set_raw(dataset, "SpecificCharacterSet", charset)
     for name in REQUIRED:
-        _set_raw(dataset, name, b"")
+        set_raw(dataset, name, b"")
     for name in FREE_TEXT:
-        if name in source.header:
-            _set_raw(dataset, name, source.header[name].data)
+        if name in header:
+            set_raw(dataset, name, header[name].data)
     for name in PATTERNS:
-        if valid(source.header, name):
-            _set_raw(dataset, name, source.header.text(name).encode("ascii"))
+        if valid(header, name):
+            set_raw(dataset, name, header.text(name).encode("ascii"))
+
+
+def copy_history(header: Elements, dataset: Dataset) -> None:
+    """What an image that is made of a film has to say of that: names burnt into it, and loss by compression.
+
+    Burned In Annotation is whether the picture says whose it is (PS3.3 C.7.6.1), which drawn findings do not; of a film
+    that leaves it open so does the image, where it is of type 3. Loss is never taken back (C.7.6.1.1.5).
+    """
+    burned_in, method = header.text("BurnedInAnnotation").upper(), LOSSY.get(header.text("TransferSyntaxUID"))
+    if burned_in in ("YES", "NO"):
+        dataset.BurnedInAnnotation = burned_in
+    if method is None and header.text("LossyImageCompression") != "01":
+        return
+    dataset.LossyImageCompression = "01"
+    for name in ("LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+        if re.fullmatch(r"[A-Z0-9_.\\ ]+", header.text(name)):
+            set_raw(dataset, name, header[name].data)
+    if method is not None and "LossyImageCompressionMethod" not in dataset:
+        dataset.LossyImageCompressionMethod = method
 
 
 def finalize(dataset: Dataset, *identity: str) -> tuple[str, bytes]:
@@ -162,7 +187,7 @@ def image_coordinates(points: np.ndarray, film_shape: tuple[int, int]) -> np.nda
     return clipped
 
 
-def _set_raw(dataset: Dataset, keyword: str, value: bytes) -> None:
+def set_raw(dataset: Dataset, keyword: str, value: bytes) -> None:
     """Set an element to bytes as they are: decoding a patient's name and encoding it again could change it."""
     tag = Tag(tag_for_keyword(keyword) or 0)
     value = value.rstrip(b"\0")

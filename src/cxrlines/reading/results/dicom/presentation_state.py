@@ -18,7 +18,7 @@ from cxrlines.reading.results.dicom.codes import LANDMARK_CODES
 from cxrlines.reading.results.dicom.datasets import MARK, image_coordinates, new_result, reference_item, replaced_item
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.dicom.source_film import SourceFilm
-from cxrlines.reading.results.report_text import spacing_words, tip_words
+from cxrlines.reading.results.report_text import NOT_LOOKED_FOR, looked_for, spacing_words, tip_words
 from cxrlines.task import DEVICE_COLOURS, DEVICES, Device
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.11.1"
@@ -79,7 +79,9 @@ def _displayed_area(source: SourceFilm, findings: Findings) -> Dataset:
         if len(spacing) == 2 and all(0 < mm < 100 for mm in spacing):
             area.PresentationPixelSpacing = [f"{mm:.10g}" for mm in spacing]
             return area
-    area.PresentationPixelAspectRatio = [1, 1]
+    aspect = source.header.numbers("PixelAspectRatio")
+    whole = len(aspect) == 2 and all(0 < side < 2**31 and side == int(side) for side in aspect)
+    area.PresentationPixelAspectRatio = [int(side) for side in aspect] if whole else [1, 1]
     return area
 
 
@@ -91,7 +93,8 @@ def _layers(findings: Findings, read_by: ReadBy) -> list[_Layer]:
     ]
     if findings.landmarks:
         layers.append(_landmark_layer(findings, radius))
-    words = (MARK, read_by.name, *([] if findings.lines else ["No line found."]), spacing_words(findings) or "")
+    lacking = "" if findings.lines else "No line found." if looked_for(findings) else NOT_LOOKED_FOR
+    words = (MARK, read_by.name, lacking, spacing_words(findings))
     text = _text_on_top("\r\n".join(filter(None, words)))
     layers.append(_Layer(_annotation(MARK_LAYER, [], [text]), MARK, WHITE))
     return layers
@@ -208,12 +211,14 @@ def _voi_lut(dataset: Dataset, source: SourceFilm) -> None:
 
 def _lut(item: Elements, header: Elements) -> Dataset | None:
     """A LUT of the film; None for one that is not whole."""
-    signed = header.integer("PixelRepresentation") == 1
-    descriptor = item.numbers("LUTDescriptor", signed)
-    data = item.words("LUTData")
+    descriptor, data = item.words("LUTDescriptor"), item.words("LUTData")
     if len(descriptor) != 3 or not len(data):
         return None
-    lut = Dataset()
-    lut.add_new("LUTDescriptor", "SS" if descriptor[1] < 0 else "US", [int(value) for value in descriptor])
+    signed = item["LUTDescriptor"].vr == "SS" or header.integer("PixelRepresentation") == 1
+    entries, first, bits = descriptor.tolist()
+    if signed and first >= 2**15:
+        first -= 2**16
+    lut = Dataset()  # the number of entries is unsigned in either VR (PS3.3 C.11.2.1.1)
+    lut.add_new("LUTDescriptor", "SS" if first < 0 else "US", [entries, first, bits])
     lut.add_new("LUTData", "OW", data.astype("<u2").tobytes())
     return lut

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from cxrlines import __version__
+from cxrlines.core.findings import Findings
 from cxrlines.reading.bundle import Bundle
 
 
@@ -15,6 +16,22 @@ class OperatingPoint(NamedTuple):
 
     probability: float
     words: str
+
+
+def operating_points_of(bundle: Bundle) -> dict[str, OperatingPoint]:
+    """By label, of the labels that have one: the first threshold of the manifest."""
+    points = {}
+    for label, thresholds in (bundle.manifest.thresholds or {}).items():
+        first = next((each for each in thresholds if each.probability is not None), None)
+        if first is not None and first.probability is not None:
+            points[label] = OperatingPoint(first.probability, f"{first.wanted} {first.at_least:g}")
+    return points
+
+
+def marks_words(points: Mapping[str, OperatingPoint], findings: Findings) -> list[str]:
+    """What the marks on the bars of a drawing's labels are, as a note of it; none where there are none."""
+    words = dict.fromkeys(point.words for label, point in points.items() if label in (findings.labels or {}))
+    return [f"Marks on the bars: operating points ({', '.join(words)})."] if words else []
 
 
 @dataclass(frozen=True)
@@ -39,12 +56,8 @@ class ReadBy:
 
     @classmethod
     def of(cls, bundle: Bundle, engine: str, tta: tuple[str, ...]) -> Self:
-        """What a bundle is, run by an engine, averaged over views. The operating point is a label's first threshold."""
-        points = {}
-        for label, thresholds in (bundle.manifest.thresholds or {}).items():
-            first = next((each for each in thresholds if each.probability is not None), None)
-            if first is not None and first.probability is not None:
-                points[label] = OperatingPoint(first.probability, f"{first.wanted} {first.at_least:g}")
+        """What a bundle is, run by an engine, averaged over views."""
+        points = operating_points_of(bundle)
         return cls(bundle.identity, engine, tta, operating_points=points, denied=bundle.manifest.denied or {})
 
     @property

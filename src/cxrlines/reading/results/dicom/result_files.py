@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from cxrlines.core.errors import Error
-from cxrlines.core.files import file_names, replacing
+from cxrlines.core.files import OutputError, file_names, replacing
 from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.io.dicom.header import parse
@@ -16,10 +17,13 @@ from cxrlines.reading.results.dicom.film_identifiers import Identifiers, has_ide
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.dicom.wrapped_film import wrapped
-from cxrlines.reading.results.prediction_files import FilmWriter
+from cxrlines.reading.results.prediction_files import FilmWriter, failed
 
 FILM = "film.dcm"
 """A film that is no DICOM file, as one: what its results refer to."""
+WRITTEN = "written as DICOM"
+NAME_THEM = "give both --patient-id and --study-uid, or the film's row in a table of --studies"
+"""The way out for a film that names no patient and study."""
 
 
 def check_one_unnamed(films: Iterable[Path]) -> None:
@@ -56,17 +60,22 @@ def dicom_objects(
                 data = wrapped(data, *given)
                 _write(folder / names[name] / FILM, data)
             _write_results(folder / names[name], data, findings, read_by)
+        except (FilmError, OutputError):
+            raise
         except Error as error:
-            raise error if isinstance(error, FilmError) else FilmError(error.what, error.way_out) from None
+            raise FilmError(error.what, error.way_out or NAME_THEM) from None
 
-    return FilmWriter("written as DICOM", folder, write, refused=True)
+    return FilmWriter(WRITTEN, folder, write, names, refused=True)
 
 
-def write_reports_of_unread(predictions: Predictions, folder: Path, read_by: ReadBy) -> None:
-    """A report that says why for each DICOM image that cannot be read, in a folder by its path."""
+def write_reports_of_unread(predictions: Predictions, folder: Path, read_by: ReadBy) -> list[tuple[str, str]]:
+    """A report that says why for each DICOM image that cannot be read, in a folder by its path.
+
+    Returns (file, what is wrong) of those without one by a fault of cxrlines. Raises `OutputError`.
+    """
     known = {str(film) for film, _ in predictions.refused} | {film for film, _ in predictions.faults}
     unread = {film: why for film, why in predictions.errors if film not in known and Path(film).is_file()}
-    names = file_names(unread, "")
+    names, errors = file_names(unread, ""), []
     for film, why in unread.items():
         try:
             data = read_bytes(Path(film))
@@ -74,7 +83,8 @@ def write_reports_of_unread(predictions: Predictions, folder: Path, read_by: Rea
             continue
         header = parse(data, (*ORIGIN_KEYWORDS, "Rows"))
         if header.integer("Rows") and not own_or_derived(header) and has_identifiers(data):
-            _write_results(folder / names[film], data, why, read_by)
+            errors += failed(Path(film), WRITTEN, partial(_write_results, folder / names[film], data, why, read_by))
+    return errors
 
 
 def _write_results(folder: Path, data: bytes, findings: Findings | str, read_by: ReadBy) -> None:

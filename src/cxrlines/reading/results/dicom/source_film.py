@@ -31,19 +31,30 @@ NO_DATE, NO_TIME = "19000101", "000000"
 _DISPLAY = (
     *("PhotometricInterpretation", "PresentationLUTShape", "WindowCenter", "WindowWidth", "VOILUTFunction"),
     *("RescaleIntercept", "RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "LUTDescriptor", "LUTData"),
-    *("PixelRepresentation", "PixelSpacing", "ImagerPixelSpacing", "PixelAspectRatio", "Rows", "Columns"),
+    *("PixelRepresentation", "PixelAspectRatio", "Rows", "Columns"),
 )
-_KEYWORDS = (
+SPACING = (
+    *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
+    *("EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient"),
+)
+"""Elements of numbers that the size of a film follows from."""
+KEYWORDS = (
     *ORIGIN_KEYWORDS,
     *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SpecificCharacterSet", "BurnedInAnnotation"),
-    *("PatientOrientation", "Laterality", "BodyPartExamined"),
+    *("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+    *("PatientOrientation", "PixelSpacingCalibrationType", *SPACING),
     *FREE_TEXT,
     *PATTERNS,
     *DATES,
     *(name.replace("Date", "Time") for name in DATES),
     *_DISPLAY,
 )
-_WHOLE = {**{name: PATTERNS["StudyDate"] for name in DATES}, **PATTERNS}
+"""Elements that results, and a film that is given identifiers, take something from."""
+_WHOLE = {
+    **{name: PATTERNS["StudyDate"] for name in DATES},
+    **{name.replace("Date", "Time"): PATTERNS["StudyTime"] for name in DATES},
+    **PATTERNS,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +64,6 @@ class SourceFilm:
     Attributes:
         data: The file.
         header: Its elements, as bytes.
-        charset: Its SpecificCharacterSet; where it names none for letters beyond ASCII, the one that they are in.
         date, time: Of the film.
     """
 
@@ -63,24 +73,20 @@ class SourceFilm:
     sop_uid: str
     series_uid: str
     study_uid: str
-    charset: bytes
     date: str
     time: str
 
     @classmethod
     def of(cls, data: bytes) -> Self:
         """Of a DICOM file. `Error`: it is none, or lacks a UID without which nothing can refer to it."""
-        header = parse(data, _KEYWORDS)
+        header = parse(data, KEYWORDS)
         uids = {name: header.text(name) for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")}
         uids["SOPClassUID"] = header.text("SOPClassUID") or header.text("MediaStorageSOPClassUID")
         for name, uid in uids.items():
             if not valid_uid(uid):
-                raise Error(
-                    f"the film has no valid {name}, and a DICOM result must name its patient's film and study",
-                    "give both --patient-id and --study-uid, or the film's row in a table of --studies",
-                )
+                raise Error(f"the film has no valid {name}, and a DICOM result must name its patient's film and study")
         date = next((name for name in DATES if valid(header, name)), None)
-        time = "" if date is None else header.text(date.replace("Date", "Time"))
+        time = None if date is None else date.replace("Date", "Time")
         return cls(
             data,
             header,
@@ -88,9 +94,8 @@ class SourceFilm:
             uids["SOPInstanceUID"],
             uids["SeriesInstanceUID"],
             uids["StudyInstanceUID"],
-            _charset(header),
             NO_DATE if date is None else header.text(date),
-            time if re.fullmatch(PATTERNS["StudyTime"], time) else NO_TIME,
+            header.text(time) if time and valid(header, time) else NO_TIME,
         )
 
     @property
@@ -113,11 +118,12 @@ class SourceFilm:
 
 
 def valid(header: Elements, keyword: str) -> bool:
-    """Whether an element of `PATTERNS`, or a date, has a value that is allowed."""
+    """Whether an element of `PATTERNS`, or a date or time, has a value that is allowed."""
     return re.fullmatch(_WHOLE[keyword], header.text(keyword)) is not None
 
 
-def _charset(header: Elements) -> bytes:
+def charset_of(header: Elements) -> bytes:
+    """Its SpecificCharacterSet; where it names none for letters beyond ASCII, the one that they are in."""
     given = header["SpecificCharacterSet"].data
     known = [term.strip() in python_encoding for term in header.text("SpecificCharacterSet").split("\\")]
     if header.text("SpecificCharacterSet") and all(known):
