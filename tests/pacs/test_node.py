@@ -29,7 +29,8 @@ from cxrlines.pacs.node import FAULTS, NO_RESULT, Courier, why_not_read
 from cxrlines.pacs.queue_database import FilmState
 from cxrlines.pacs.result_writers import ResultWriters, write_results
 from cxrlines.reading.results.dicom.objects import Kind, result_objects
-from cxrlines.reading.results.dicom.read_by import OperatingPoint, ReadBy
+from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.operating_points import OperatingPoint
 
 NGT = "NGT - Abnormal"
 READ_BY = ReadBy("0123456789ab", "none", operating_points={NGT: OperatingPoint(0.5, "sensitivity 0.9")})

@@ -97,3 +97,13 @@ def test_the_sentence_names_devices_distances_what_was_not_found_and_what_read(r
         assert words in text
     assert "Swan-Ganz catheter" in text and "Carina not found" not in text
     assert "Carina not found" in sentence(found(landmarks={}), read_by)
+
+
+def test_what_was_not_looked_for_is_not_called_not_found(read_by):
+    without = found(lines=(), landmarks={}, distances=(), evidence=None)
+    text = sentence(without, read_by)
+    assert "were not looked for" in text and "ot found" not in text
+    assert {one["said"] for one in page_words(without, read_by)["devices"]} <= {
+        "lines not looked for",
+        "probably present, no line found",
+    }

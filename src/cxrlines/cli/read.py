@@ -110,7 +110,7 @@ def predict(
     from cxrlines.reading.batch import predict as read
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
     from cxrlines.reading.results import prediction_files as files
-    from cxrlines.reading.results.dicom.read_by import operating_points_of
+    from cxrlines.reading.results.operating_points import operating_points_of
     from cxrlines.reading.sources import find_films
 
     as_json, form = _form(form, out, as_json)

@@ -210,7 +210,9 @@ def _finish(
             values = found.as_dict() | {"bundle": read_by.weights, "notice": NOTICE}
             write_text(place.with_name(f"{place.name}.json"), json.dumps(values, indent=1) + "\n")
         if isinstance(found, Findings) and settings.drawing:
-            drawn = draw_findings(read_film(path).pixels, found, name=place.name)
+            drawn = draw_findings(
+                read_film(path).pixels, found, name=place.name, operating_points=read_by.operating_points
+            )
             save_drawing(place.with_name(f"{place.name}.png"), drawn)
         if settings.dicom and _is_dicom(path) and not isinstance(found, ReadingFault):
             content = found if isinstance(found, Findings) else _reason(path, found)

@@ -6,8 +6,10 @@ from cxrlines.core.findings import Findings
 from cxrlines.core.spacing import SpacingKind
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.report_text import (
+    NOT_LOOKED_FOR,
     carina_words,
     line_words,
+    looked_for,
     note_words,
     rules_of,
     spacing_words,
@@ -92,10 +94,12 @@ def sentence(findings: Findings, read_by: ReadBy) -> str:
             rules = f" ({'; '.join(rules_of(findings, k))})" if rules_of(findings, k) else ""
             each.append(f"{name[0].upper()}{name[1:]}: {_words(findings, k)}{rules}.")
         lacking = [device for device in Device if all(line.device is not device for line in findings.lines)]
-        if lacking:
+        if not looked_for(findings):
+            each.append(NOT_LOOKED_FOR)
+        elif lacking:
             names = ", ".join(DEVICES[device].text for device in lacking)
             each.append(f"Not found, which is not proof of absence: {names}.")
-        if Landmark.CARINA not in findings.landmarks:
+        if looked_for(findings) and Landmark.CARINA not in findings.landmarks:
             each.append("Carina not found.")
         each += [rests_on] if (rests_on := spacing_words(findings)) else []
         found = " ".join(each)
@@ -136,6 +140,6 @@ def _device(findings: Findings, read_by: ReadBy, device: Device) -> dict[str, An
     elif presence is not None and presence >= LIKELY:
         result = "probably present, no line found"
     else:
-        result = "not found"
+        result = "not found" if looked_for(findings) else "lines not looked for"
     name = {"device": device.name, "text": DEVICES[device].text}
     return name | {"said": result, "lines": lines, "presence": presence, "states": states}

@@ -125,7 +125,11 @@ def make(asked: Asked) -> bytes:
     if kind is Kind.PIXELS:
         return _png(film.pixels)
     assert findings is not None
-    return _png(draw_findings(film.pixels, findings, notes=[read_by.name])[:, :, ::-1])
+    return _png(
+        draw_findings(film.pixels, findings, notes=[read_by.name], operating_points=read_by.operating_points)[
+            :, :, ::-1
+        ]
+    )
 
 
 def _as_dicom(source: bytes, identifiers: Identifiers | None) -> bytes:

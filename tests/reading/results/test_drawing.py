@@ -13,6 +13,7 @@ from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import Spacing, SpacingKind
 from cxrlines.reading.interpretation import distances_of
 from cxrlines.reading.results.drawing import MIN_SIDE, NOTICE, draw_findings, save_drawing
+from cxrlines.reading.results.operating_points import OperatingPoint
 from cxrlines.reading.results.report_text import NOT_LOOKED_FOR
 from cxrlines.task import DEVICE_COLOURS, LABELS, Device, Landmark
 
@@ -190,10 +191,15 @@ def test_operating_points_decide_which_labels_are_bright():
     shape = (900, 900)
     found = findings(shape, lines=False)
     plain = draw_findings(film(shape), found)
-    low, high = (draw_findings(film(shape), found, operating_points=dict.fromkeys(LABELS, p)) for p in (0.2, 0.8))
+    low, high = (
+        draw_findings(film(shape), found, operating_points=dict.fromkeys(LABELS, OperatingPoint(p, "sensitivity 0.9")))
+        for p in (0.2, 0.8)
+    )
     strip = (slice(None), slice(900, None))
     assert plain[strip].astype(int).sum() < low[strip].astype(int).sum()  # as bright, and marked
     assert high[strip].astype(int).sum() < low[strip].astype(int).sum()
+    other = dict.fromkeys(LABELS, OperatingPoint(0.2, "precision 0.5"))
+    assert (draw_findings(film(shape), found, operating_points=other)[strip] != low[strip]).any()  # it is said
 
 
 def test_an_end_that_is_no_tip_has_a_square_instead_of_a_ring_and_stays_visible():

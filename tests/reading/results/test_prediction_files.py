@@ -14,8 +14,8 @@ from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.reading.batch import Predictions, collect
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
-from cxrlines.reading.results.dicom.read_by import operating_points_of
 from cxrlines.reading.results.drawing import draw_findings
+from cxrlines.reading.results.operating_points import operating_points_of
 from cxrlines.reading.results.prediction_files import FilmWriter, drawings, write_each
 from cxrlines.reading.sources import find_films
 from cxrlines.task import LABELS
@@ -109,6 +109,4 @@ def test_drawings_have_the_operating_points_of_the_bundle(predict, tmp_path, mon
         assert write_each(predictions, [drawings(predictions, tmp_path / "drawn", points)]) == []
     assert len(given) == 3
     for each in given:
-        assert each["operating_points"] == {label: point.probability for label, point in points.items()}
-        (note,) = each["notes"]
-        assert note.startswith("Marks on the bars: operating points")
+        assert each["operating_points"] == points

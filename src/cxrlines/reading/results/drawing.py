@@ -12,6 +12,7 @@ from cxrlines.core.files import replacing
 from cxrlines.core.findings import Findings
 from cxrlines.core.line_drawing import draw_lines
 from cxrlines.reading.interpretation import turned
+from cxrlines.reading.results.operating_points import OperatingPoint
 from cxrlines.reading.results.report_text import (
     NOT_LOOKED_FOR,
     carina_words,
@@ -50,7 +51,7 @@ def draw_findings(
     notes: Sequence[str] = (),
     notice: str = NOTICE,
     largest: int | None = None,
-    operating_points: Mapping[str, float] | None = None,
+    operating_points: Mapping[str, OperatingPoint] | None = None,
 ) -> np.ndarray:
     """The film in RGB with lines, tips and the carina, and a strip to its right: (H, W, 3) uint8.
 
@@ -67,8 +68,8 @@ def draw_findings(
         notes: Further ones than those of the findings, a paragraph each, below what was found.
         notice: At the foot of the strip.
         largest: Longer side in px that a film is shrunk to, if it is larger.
-        operating_points: By label, the probability from which on it is positive: a mark on its bar, and what makes it
-            bright instead of `SHOWN`.
+        operating_points: By label, from which probability on it is positive: a mark on its bar, what makes it bright
+            instead of `SHOWN`, and a note of what they were chosen for.
 
     Raises `ValueError` for a film of another shape than its findings, or of another type.
     """
@@ -210,13 +211,21 @@ class _StripText:
     name: str
     notes: Sequence[str]
     notice: str
-    operating_points: Mapping[str, float]
+    operating_points: Mapping[str, OperatingPoint]
 
     @property
     def all_notes(self) -> list[str]:
         """The notes of the findings, then the further ones, each once."""
         own = {note.text for note in self.findings.all_notes}
-        return [*note_words(self.findings), *(note for note in dict.fromkeys(self.notes) if note not in own)]
+        further = dict.fromkeys([*self.notes, *self._marks])
+        return [*note_words(self.findings), *(note for note in further if note not in own)]
+
+    @property
+    def _marks(self) -> list[str]:
+        """What the marks on the bars are, as a note; none where there are none."""
+        labels = self.findings.labels or {}
+        words = dict.fromkeys(point.words for label, point in self.operating_points.items() if label in labels)
+        return [f"Marks on the bars: operating points ({', '.join(words)})."] if words else []
 
 
 def _strip(text: _StripText, size: tuple[int, int], letters: int) -> Image.Image:
@@ -253,7 +262,8 @@ class _Strip:
             self._write(text.name, _INK)
             self.y += self.step // 2
         for label, p in (findings.labels or {}).items():
-            self._write_label(label, p, text.operating_points.get(label))
+            point = text.operating_points.get(label)
+            self._write_label(label, p, None if point is None else point.probability)
         if findings.labels:
             self.y += self.step // 2
         if findings.quality.usable:

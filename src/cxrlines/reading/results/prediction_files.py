@@ -31,8 +31,8 @@ from cxrlines.io.films import read_film
 from cxrlines.reading.batch import Predictions, reason
 from cxrlines.reading.journal import HEAD
 from cxrlines.reading.reader import Progress
-from cxrlines.reading.results.dicom.read_by import OperatingPoint, marks_words
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
+from cxrlines.reading.results.operating_points import OperatingPoint
 from cxrlines.reading.results.report_text import as_text
 from cxrlines.reading.sources import Found
 from cxrlines.task import STUDY_COLUMN
@@ -243,9 +243,8 @@ def drawings(predictions: Predictions, folder: Path, points: Mapping[str, Operat
             read_film(film).pixels,
             findings,
             name=name,
-            notes=marks_words(points or {}, findings),
             notice=predictions.notice,
-            operating_points={label: point.probability for label, point in (points or {}).items()},
+            operating_points=points,
         )
         save_drawing(folder / names[name], drawn)
 

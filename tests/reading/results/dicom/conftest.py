@@ -17,7 +17,8 @@ from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
 from cxrlines.reading.interpretation import distances_of
-from cxrlines.reading.results.dicom.read_by import OperatingPoint, ReadBy
+from cxrlines.reading.results.dicom.read_by import ReadBy
+from cxrlines.reading.results.operating_points import OperatingPoint
 from cxrlines.task import LABELS, Device, Landmark
 
 CR = "1.2.840.10008.5.1.4.1.1.1"

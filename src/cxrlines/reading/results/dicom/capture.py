@@ -15,7 +15,7 @@ from cxrlines.reading.results.dicom.datasets import (
     reference_item,
     replaced_item,
 )
-from cxrlines.reading.results.dicom.read_by import ReadBy, marks_words
+from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.dicom.source_film import SourceFilm
 from cxrlines.reading.results.drawing import draw_findings
 
@@ -35,10 +35,9 @@ def capture(source: SourceFilm, findings: Findings, read_by: ReadBy, replaced: S
         read_film(source.data).pixels,
         findings,
         name=MARK,
-        notes=marks_words(read_by.operating_points, findings),
         notice=f"{MARK}. Not a medical device. {read_by.name}, {read_by.engine}.",
         largest=LARGEST,
-        operating_points={label: point.probability for label, point in read_by.operating_points.items()},
+        operating_points=read_by.operating_points,
     )
     dataset = new_result(source, read_by, SOP_CLASS, "OT", "findings drawn", SERIES_NUMBER)
     dataset.ConversionType = "WSD"

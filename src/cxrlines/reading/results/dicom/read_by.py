@@ -4,34 +4,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Self
 
 from cxrlines import __version__
-from cxrlines.core.findings import Findings
 from cxrlines.reading.bundle import Bundle
-
-
-class OperatingPoint(NamedTuple):
-    """The probability from which on a label counts as positive, and what it was chosen for."""
-
-    probability: float
-    words: str
-
-
-def operating_points_of(bundle: Bundle) -> dict[str, OperatingPoint]:
-    """By label, of the labels that have one: the first threshold of the manifest."""
-    points = {}
-    for label, thresholds in (bundle.manifest.thresholds or {}).items():
-        first = next((each for each in thresholds if each.probability is not None), None)
-        if first is not None and first.probability is not None:
-            points[label] = OperatingPoint(first.probability, f"{first.wanted} {first.at_least:g}")
-    return points
-
-
-def marks_words(points: Mapping[str, OperatingPoint], findings: Findings) -> list[str]:
-    """What the marks on the bars of a drawing's labels are, as a note of it; none where there are none."""
-    words = dict.fromkeys(point.words for label, point in points.items() if label in (findings.labels or {}))
-    return [f"Marks on the bars: operating points ({', '.join(words)})."] if words else []
+from cxrlines.reading.results.operating_points import OperatingPoint, operating_points_of
 
 
 @dataclass(frozen=True)
