@@ -213,9 +213,7 @@ def bundle(
     ] = None,
     limits: Annotated[
         Path | None,
-        typer.Option(
-            help="Limits by device, as `evaluate-bundle --limits --json` printed them of this bundle; --prior moves them."
-        ),
+        typer.Option(help="Limits by device, as `evaluate-bundle --limits --json` printed them of this bundle."),
     ] = None,
     may_share: Annotated[
         list[str] | None,

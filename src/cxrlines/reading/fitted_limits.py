@@ -42,10 +42,10 @@ def with_limits(bundle: Bundle, evaluation: Path) -> Manifest:
         ) from None
     if evaluated.bundle != bundle.identity:
         raise Error(
-            f"--limits {evaluation}: its limits were fitted to what bundle {evaluated.bundle} finds; {bundle.folder} is "
-            f"bundle {bundle.identity}",
-            "evaluate that one (`cxrlines evaluate-bundle FILMS --bundle BUNDLE --limits 0.25 --json`), or name the one "
-            "that was evaluated",
+            f"--limits {evaluation}: its limits were fitted to what bundle {evaluated.bundle} finds, and "
+            f"{bundle.folder} is bundle {bundle.identity}",
+            "evaluate that one (`cxrlines evaluate-bundle FILMS --bundle BUNDLE --limits 0.25 --json`), or name the "
+            "one that was evaluated",
         )
     manifest, limits = bundle.manifest, evaluated.limits
     about = {"films": limits.films, "wanted": limits.wanted, "bundle": bundle.identity}

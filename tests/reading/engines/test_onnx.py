@@ -247,6 +247,15 @@ def test_without_onnx_runtime_it_is_said(
     assert "pip install onnxruntime" in said.value.way_out and "AVX" in said.value.way_out
 
 
+def test_a_network_that_fails_at_a_film_does_not_blame_its_file(
+    exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor
+) -> None:
+    network = OnnxNetwork(exported, "m.onnx", weights, SIZE, pool)
+    with pytest.raises(Exception, match="films") as said:
+        network.start(np.zeros((1, 1, 9, 9), np.uint8))()
+    assert not isinstance(said.value, BundleError) and "bundle again" not in str(said.value)
+
+
 def test_a_cut_file_is_refused_and_so_is_one_that_was_exchanged(
     bundle: Bundle, exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
