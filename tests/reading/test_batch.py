@@ -29,6 +29,8 @@ from cxrlines.reading import batch
 from cxrlines.reading.batch import Predictions, Stopped, by_threads, predict
 from cxrlines.reading.bundle import Bundle, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
+from cxrlines.reading.engines import choice
+from cxrlines.reading.engines.choice import reads_on_gpu
 from cxrlines.reading.engines.pytorch import load_models
 from cxrlines.reading.journal import JournalError
 from cxrlines.reading.reader import Reader
@@ -578,8 +580,8 @@ def test_a_reading_is_not_resumed_by_another_engine_nor_in_other_passes(
     stopped.value.predictions.journal.close()
     with pytest.raises(JournalError, match=r"begun with another number of films a pass \(--batch\): 2; now it is 3"):
         predict([folder], bundle, batch_size=3, journal=journal, resume=True)
-    monkeypatch.setattr(batch, "engine_name", lambda bundle: "another")
-    with pytest.raises(JournalError, match=r"begun with another engine: (onnx|torch); now it is another"):
+    monkeypatch.setattr(choice, "reads_on_gpu", lambda: not reads_on_gpu())
+    with pytest.raises(JournalError, match=r"another engine: torch on (the processor|a GPU); now it is torch on "):
         predict([folder], bundle, batch_size=2, journal=journal, resume=True)
 
 

@@ -19,7 +19,7 @@ from cxrlines.core.film import FilmError, NotAFilm, film_name
 from cxrlines.core.findings import Findings
 from cxrlines.core.pool import cores, in_processes, keep_buffers
 from cxrlines.reading.bundle import NOTICE, Bundle, load_bundle
-from cxrlines.reading.engines.choice import engine_name, engine_of, reads_on_gpu
+from cxrlines.reading.engines.choice import computed_by, engine_of, reads_on_gpu
 from cxrlines.reading.journal import Journal, Reading
 from cxrlines.reading.prefetch import ahead
 from cxrlines.reading.reader import Progress, Reader, allowed_views
@@ -188,7 +188,7 @@ def predict(
         journal=journal,
         resume=resume,
         progress=progress,
-        engine=engine_name(bundle),
+        engine=computed_by(bundle),
         pass_size=1 if by_processes else batch_size,
     )
 

@@ -107,7 +107,7 @@ def test_both_engines_give_the_same_one_film_or_several(bundle: Bundle) -> None:
 def test_the_processor_reads_by_onnx_and_a_bundle_without_it_by_pytorch(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(engine_of(bundle), OnnxEngine) and isinstance(engine_of(bundle, "torch"), PyTorchEngine)
+    assert isinstance(engine_of(bundle), OnnxEngine)
     bare = tuple(entry.model_copy(update={"onnx": None}) for entry in bundle.manifest.models)
     without = Bundle(bundle.folder, bundle.manifest.model_copy(update={"models": bare}), "")
     assert isinstance(engine_of(without), PyTorchEngine)
