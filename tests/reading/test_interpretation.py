@@ -298,7 +298,7 @@ def test_of_two_catheters_in_two_states_neither_is_said_to_differ_from_the_class
     tubes = line(Device.ETT, (400.0, 340.0)), line(Device.ETT, (400.0, 390.0))
     two = replace(found_with(tubes[0], mm=(0.5, 0.5), labels=probabilities(ETT_Normal=0.9)), lines=tubes)
     called = [each for each in distances_of(two) if each.state]
-    assert [each.agrees for each in called] == [True, False], "a film has one state of a device whose states exclude"
+    assert [each.agrees for each in called] == [True, False], "of a tube of which there is one, a second line is false"
 
 
 def test_a_gastric_tube_that_leaves_the_film_is_incompletely_imaged_with_or_without_a_carina():

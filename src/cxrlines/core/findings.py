@@ -120,7 +120,7 @@ class Distance:
             may be turned, is mirrored or is a child's.
         classifier: Probability of that state by the classifier.
         agrees: Whether that state is the classifier's most probable one of the device. None where the film shows
-            several lines of a device that may be in several states, as the classifier has one probability a film.
+            several of a device of which it may (`task.DeviceSpec.several`): the probabilities are the film's.
         possible: Every state that the rule leaves open, `state` alone where it decides; none where it says nothing.
     """
 

@@ -31,7 +31,7 @@ from cxrlines.core.spacing import MAGNIFICATION, NO_SPACING, Spacing, SpacingKin
 from cxrlines.core.transform import Affine
 from cxrlines.reading.trace.bounds import Bounds
 from cxrlines.reading.trace.lines import Channel, find_landmarks, given_lines, traced_lines
-from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
+from cxrlines.task import DEVICES, LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
 
 LONG_SIDE_CM = (35.0, 43.0)
 """Longer side of the plates that chest films of adults are taken on (35 x 35, 35 x 43, 43 x 43 cm): what sizes are
@@ -386,7 +386,7 @@ def _in_patient(px: float, cm: float | None, found: Findings) -> tuple[float, fl
 def _with_states(distance: Distance, possible: tuple[State, ...], found: Findings) -> Distance:
     """With the states that a rule leaves open; of a single one the classifier's probability, where it has labels.
 
-    Its labels are of the film: of several lines of a device that may be in several states, none is compared with them.
+    Its labels are of the film: where that may show several of a device, and does, no line is compared with them.
     """
     distance = replace(distance, possible=possible)
     if len(possible) != 1:
@@ -397,6 +397,6 @@ def _with_states(distance: Distance, possible: tuple[State, ...], found: Finding
     if not known:
         return replace(distance, state=state)
     agrees = None
-    if device in EXCLUSIVE or sum(line.device is device for line in found.lines) == 1:
+    if not DEVICES[device].several or sum(line.device is device for line in found.lines) == 1:
         agrees = STATE_OF[max(known, key=lambda label: labels[label])] is state
     return replace(distance, state=state, classifier=labels.get(label_of(device, state)), agrees=agrees)
