@@ -246,6 +246,23 @@ def test_limits_that_an_evaluation_fitted_go_into_a_bundle(data, tmp_path):
     assert {name: manifest.denied[name] for name in fitted} == {name: one["presence"] for name, one in fitted.items()}
 
 
+def test_limits_are_those_of_the_bundle_that_was_evaluated_and_a_prior_moves_them(tmp_path):
+    """The other way round, limits of one frequency would stand beside probabilities at another."""
+    bundle = load_bundle(EMBEDDED)
+    limits = {"films": 9, "wanted": 0.25, "fitted": {"CVC": {"confidence": 0.9, "presence": 0.5}}}
+    given = tmp_path / "evaluation.json"
+    given.write_text(json.dumps({"bundle": bundle.identity, "limits": limits}))
+    assert run("bundle", EMBEDDED, "--out", tmp_path / "limited", "--limits", given)[0] == 0
+    assert run("bundle", tmp_path / "limited", "--out", tmp_path / "moved", "--prior", "ranzcr")[0] == 0
+    code, _ = run("bundle", EMBEDDED, "--out", tmp_path / "both", "--limits", given, "--prior", "ranzcr")
+    limited, moved, both = (load_bundle(tmp_path / name).manifest for name in ("limited", "moved", "both"))
+    assert code == 0 and both == moved and both.denied["CVC"] != limited.denied["CVC"] == 0.5
+    words = ["bundle", str(tmp_path / "limited"), "--out", str(tmp_path / "none"), "--limits", str(given)]
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 2 and not (tmp_path / "none").exists()
+    assert bundle.identity in result.stderr and load_bundle(tmp_path / "limited").identity in result.stderr
+
+
 def test_show_draws_a_sheet(data, tmp_path):
     code, out = run("show", data, "--out", tmp_path / "sheet.png", "--films", 4, "--size", 96)
     assert code == 0 and out.strip() == str(tmp_path / "sheet.png")
@@ -371,6 +388,7 @@ def test_a_fault_on_one_film_is_counted_apart_and_costs_no_other(data, monkeypat
         "index films --out index.csv",
         "evaluate-bundle films --draw FILE",
         "evaluate-bundle films --draw films",
+        "evaluate-bundle films --draw films/drawn",
         "quality films --out FILE/q.safetensors",
         "quality films --out quality.csv",
         "weights FILE --out FILE/w.safetensors",

@@ -154,6 +154,7 @@ def test_real_films_are_judged_there_by_their_marks(place, phantoms):
         shutil.copy(film, films)
         marks[film.stem] = {"carina": [60, 50], "lines": [{"device": "drain", "path": [[9, 9], [60, 60]]}]}
     (place / "marks.json").write_text(json.dumps({"films": marks}))
+    (films / "index.csv").write_text("".join(["image_id,patient_id\n", *(f"{name},{name}\n" for name in marks)]))
     words = ["evaluate-bundle", films, "--marks", "marks.json", "--resamples", 10, "--json"]
     assert json.loads(call(place / "bare/bin/cxrlines", *words, folder=place))["films"] == 3
 

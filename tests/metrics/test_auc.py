@@ -27,6 +27,21 @@ def test_auc_is_scikit_learns_with_ties(cases):
     assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
 
 
+@settings(deadline=None)
+@given(cases=CASES, seed=st.integers(0, 5))
+def test_films_of_unknown_truth_have_no_part_in_the_curve(cases, seed):
+    rng = np.random.default_rng(seed)
+    truth, score = np.array([t for t, _ in cases], float), np.array([s / 6 for _, s in cases])
+    truth[rng.random(len(truth)) < 0.3] = rng.choice([UNKNOWN, np.nan])
+    if why_undefined(truth):
+        return
+    false, true = roc_curve(truth, score)
+    assert np.trapezoid(true, false) == pytest.approx(auc(truth, score), abs=1e-12)
+    known = np.isin(truth, (0, 1))
+    for got, expected in zip((false, true), roc_curve(truth[known], score[known]), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
 @settings(deadline=None, max_examples=50)
 @given(cases=CASES, seed=st.integers(0, 5))
 def test_weights_mean_repeated_films(cases, seed):

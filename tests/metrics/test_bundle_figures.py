@@ -64,6 +64,8 @@ def test_text_and_json_say_the_same():
     assert set(values["presence"]) == set(values["lines"]["devices"]) == {"ETT", "NGT", "CVC", "SWAN"}
     assert values["presence"]["ETT"]["presence"] == {"value": 1.0, "ci95": [1.0, 1.0]}
     assert values["lines"]["devices"]["ETT"]["dice"]["value"] == pytest.approx(1)
+    counts = {"right": 1, "wrong": 0, "unseen": 0, "not_given": 0, "of_false_lines": 0}
+    assert values["lines"]["devices"]["ETT"]["tip_counts"] == counts
     text = told.text()
     assert "ETT, no tracheostomy" in text and "1.000 (1.000-1.000)" in text and "carina, all known (2 films)" in text
 

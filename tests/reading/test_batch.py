@@ -29,7 +29,10 @@ from cxrlines.reading import batch
 from cxrlines.reading.batch import Predictions, Stopped, by_threads, predict
 from cxrlines.reading.bundle import Bundle, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
+from cxrlines.reading.engines import choice
+from cxrlines.reading.engines.choice import reads_on_gpu
 from cxrlines.reading.engines.pytorch import load_models
+from cxrlines.reading.journal import JournalError
 from cxrlines.reading.reader import Reader
 from cxrlines.reading.results.prediction_files import check_places, drawings, report_text, write_each, write_predictions
 from cxrlines.reading.sources import Found, find_films
@@ -561,6 +564,25 @@ def test_a_killed_reading_that_goes_on_ends_as_one_that_was_not(
     assert got.resumed == max(0, stop // 2 * 2 - 2) + (stop == 7), "whole batches, but that of the empty file"
     assert len(decoded) == 7 - got.resumed and calls[-1] == (7, 7)
     assert _written(got, tmp_path / "parts") == expected
+
+
+def test_a_reading_is_not_resumed_by_another_engine_nor_in_other_passes(
+    folder: Path, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = tmp_path / "r.journal.jsonl"
+
+    def stop(done: int, films: int | None) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        predict([folder], bundle, batch_size=2, journal=journal, progress=stop)
+    stopped.value.predictions.journal.close()
+    with pytest.raises(JournalError, match=r"begun with another number of films a pass \(--batch\): 2; now it is 3"):
+        predict([folder], bundle, batch_size=3, journal=journal, resume=True)
+    monkeypatch.setattr(choice, "reads_on_gpu", lambda: not reads_on_gpu())
+    with pytest.raises(JournalError, match=r"another engine: torch on (the processor|a GPU); now it is torch on "):
+        predict([folder], bundle, batch_size=2, journal=journal, resume=True)
 
 
 def test_drawing_goes_on_where_it_was_killed(folder: Path, bundle: Bundle, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def evaluation(tmp_path):
     counts = FilmCounts(0.9, 1, (1,) * len(CONFIDENCES), (0,) * len(CONFIDENCES))
     told = limit_trade([{Device.ETT: counts}], ["a"], 0.25, resamples=5)
     path = tmp_path / "evaluation.json"
-    path.write_text(json.dumps({"films": 1, "limits": told.as_dict()}))
+    path.write_text(json.dumps({"bundle": load_bundle(EMBEDDED).identity, "limits": told.as_dict()}))
     return path, told.fitted[Device.ETT]
 
 
@@ -57,7 +57,13 @@ def test_a_limit_of_confidence_decides_which_lines_of_its_device_are_given():
 
 @pytest.mark.parametrize(
     "content",
-    [None, "[", "{}", '{"limits": {"fitted": {"ETT": {"confidence": 2, "presence": 0}}, "films": 1, "wanted": 1}}'],
+    [
+        None,
+        "[",
+        "{}",
+        '{"bundle": "1", "limits": {"fitted": {"ETT": {"confidence": 2, "presence": 0}}, "films": 1, "wanted": 1}}',
+        '{"limits": {"fitted": {"ETT": {"confidence": 1, "presence": 0}}, "films": 1, "wanted": 1}}',
+    ],
 )
 def test_a_file_without_limits_is_named(tmp_path, content):
     path = tmp_path / "other.json"
@@ -65,3 +71,11 @@ def test_a_file_without_limits_is_named(tmp_path, content):
         path.write_text(content)
     with pytest.raises(Error, match=r"--limits .*other\.json: .*evaluate-bundle FILMS --marks MARKS --limits"):
         with_limits(load_bundle(EMBEDDED), path)
+
+
+def test_limits_of_another_bundle_are_refused_with_both_named(evaluation):
+    path, _ = evaluation
+    embedded = load_bundle(EMBEDDED)
+    other = replace(embedded, identity="0123456789ab")
+    with pytest.raises(Error, match=rf"--limits .*evaluation\.json: .*{embedded.identity}.*0123456789ab; evaluate"):
+        with_limits(other, path)

@@ -189,8 +189,17 @@ def test_sides_of_a_mirrored_film_are_the_patients():
 
 def test_of_a_film_that_may_be_turned_no_state_follows_from_the_height():
     unsure = Quality(notes=(Note(Code.POSE_UNSURE, "it may be turned"),))
-    above = above_carina(60, mm=(0.5, 0.5), quality=unsure)
-    assert above.patient_cm == pytest.approx((3, 3)) and above.state is None
+    for device in Device:
+        (only,) = distances(device, (400.0, 340.0), mm=(0.5, 0.5), quality=unsure).values()
+        assert only.what == f"{device.name} tip to the carina, straight", "neither above nor right is sure"
+        assert only.patient_cm == pytest.approx((3, 3)) and only.state is None and only.possible == ()
+
+
+def test_no_rule_of_adults_nor_of_upright_films_says_that_a_tube_is_incompletely_imaged():
+    for code in (Code.CHILD, Code.MIRRORED):
+        (only,) = distances_of(found_with(line(Device.NGT, None), notes=(Note(code, "so"),), labels=probabilities()))
+        assert only.what == "NGT tip off the film" and only.rule == NGT_RULE, "that it leaves the film is seen"
+        assert only.state is None and only.possible == () and only.classifier is None and only.agrees is None
 
 
 @settings(max_examples=200, deadline=None)
@@ -274,6 +283,22 @@ def test_the_classifier_agrees_if_the_state_is_its_most_probable():
     labels = probabilities(ETT_Normal=0.3, ETT_Abnormal=0.6)
     differs = distances(Device.ETT, (400.0, 340.0), mm=(0.5, 0.5), labels=labels)
     assert (differs["ETT tip above the carina"].classifier, differs["ETT tip above the carina"].agrees) == (0.3, False)
+
+
+def test_of_two_catheters_in_two_states_neither_is_said_to_differ_from_the_classifier():
+    """Its labels are of the film: it may be as sure of both states."""
+    labels = probabilities(CVC_Normal=0.95, CVC_Abnormal=0.93)
+    normal, abnormal = line(Device.CVC, (370.0, 460.0)), line(Device.CVC, (490.0, 400.0))
+    both = replace(found_with(normal, mm=(0.5, 0.5), labels=labels), lines=(normal, abnormal))
+    called = [each for each in distances_of(both) if each.state]
+    assert [each.state for each in called] == [State.NORMAL, State.ABNORMAL]
+    assert [each.classifier for each in called] == [0.95, 0.93] and [each.agrees for each in called] == [None, None]
+    alone = [each for each in distances_of(found_with(abnormal, mm=(0.5, 0.5), labels=labels)) if each.state]
+    assert [each.agrees for each in alone] == [False]
+    tubes = line(Device.ETT, (400.0, 340.0)), line(Device.ETT, (400.0, 390.0))
+    two = replace(found_with(tubes[0], mm=(0.5, 0.5), labels=probabilities(ETT_Normal=0.9)), lines=tubes)
+    called = [each for each in distances_of(two) if each.state]
+    assert [each.agrees for each in called] == [True, False], "of a tube of which there is one, a second line is false"
 
 
 def test_a_gastric_tube_that_leaves_the_film_is_incompletely_imaged_with_or_without_a_carina():

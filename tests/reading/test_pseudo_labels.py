@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,6 +214,31 @@ def test_a_bundle_that_does_not_say_whom_it_saw_labels_only_where_that_is_accept
     assert by["patients"] == [] and len(by["unknown"]) == 1
 
 
+def test_films_whose_patients_nobody_names_are_labelled_only_where_that_is_accepted(films, bundle, scripted, tmp_path):
+    (films / "index.csv").write_text("file,patient_id\n" + "".join(f"{name}.png,P-{name}\n" for name in FILMS[1:]))
+    with pytest.raises(Error, match=r"1 of 5 films: .*index\.csv.*--seen keep"):
+        write_pseudo_labels(find_films([films]), bundle, tmp_path / "out")
+    assert not scripted and not (tmp_path / "out").exists(), "before any is read"
+    write_pseudo_labels(find_films([films]), bundle, tmp_path / "out", keep_seen=True)
+    by = json.loads((tmp_path / "out" / META_FILE).read_text())["labelled_by"]
+    assert by["patients"] and by["unknown"] == ["the patients of 1 film that it labelled are not named"]
+    assert read_data_folder(tmp_path / "out").studies.patients[0] == "agree"
+
+
+def test_patients_are_those_of_the_index_beside_a_film_in_each_folder_and_of_a_film_that_is_named(
+    films, bundle, scripted, tmp_path
+):
+    """Two films of one name are two patients'."""
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(films / "agree.png", other / "seen.png")
+    (other / "index.csv").write_text("file,patient_id\nseen.png,P-new\n")
+    counts = write_pseudo_labels(find_films([films, other]), bundle, tmp_path / "out")
+    assert counts.left_out[SEEN] == 1 and "P-new" in read_data_folder(tmp_path / "out").studies.patients
+    named = write_pseudo_labels(find_films([films / "seen.png", films / "agree.png"]), bundle, tmp_path / "named")
+    assert named.left_out == {SEEN: 1} and named.kept == 1
+
+
 RECIPE = """
 name: noisy
 size: 64
@@ -261,11 +287,15 @@ def test_the_guard_knows_who_labelled_an_external_set(phantom, films, bundle, sc
 
 
 def test_the_embedded_reader_labels_a_film_by_the_command(tmp_path):
-    done = CliRunner().invoke(app, ["pseudo-label", str(EXAMPLE), "--out", str(tmp_path / "out")])
+    film = tmp_path / "film/example.jpg"
+    film.parent.mkdir()
+    shutil.copy(EXAMPLE, film)
+    (film.parent / "index.csv").write_text("file,patient_id\nexample.jpg,somebody\n")
+    done = CliRunner().invoke(app, ["pseudo-label", str(film), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output
     assert "1 of 1 films kept" in done.output
     data = read_data_folder(tmp_path / "out")
     assert data.lines["example"] and all(isinstance(line, AnnotatedLine) for line in data.lines["example"])
     again = tmp_path / "again"
-    assert CliRunner().invoke(app, ["pseudo-label", str(EXAMPLE), "--out", str(again)]).exit_code == 0
+    assert CliRunner().invoke(app, ["pseudo-label", str(film), "--out", str(again)]).exit_code == 0
     assert content(again) == content(tmp_path / "out")

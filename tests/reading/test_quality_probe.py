@@ -2,6 +2,7 @@
 
 import importlib.resources
 import importlib.util
+import json
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from cxrlines.models.weights import WeightsError
 from cxrlines.phantom.render import render
 from cxrlines.phantom.scene import make_scene
 from cxrlines.reading import probe as probing
-from cxrlines.reading.bundle import EMBEDDED, PROBE_FILE, BundleError, load_bundle
+from cxrlines.reading.bundle import EMBEDDED, MANIFEST, PROBE_FILE, BundleError, load_bundle
 from cxrlines.reading.probe import MIRRORED, NOT_A_FILM, Probe, embedded_probe, read_probe
 from cxrlines.reading.reader import Reader, load_probe
 
@@ -410,6 +411,20 @@ def test_a_bundles_probe_is_the_one_in_it_and_a_damaged_one_is_the_bundles_error
     with pytest.raises(BundleError) as told:
         load_probe(replace(bundle, folder=tmp_path))
     assert str(tmp_path) in told.value.what and told.value.way_out
+
+
+def test_a_probes_onnx_file_that_the_manifest_does_not_list_is_not_believed(tmp_path: Path) -> None:
+    """Its content is what films are assessed by, and nothing would have checked it."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(EMBEDDED, folder)
+    content = json.loads((folder / MANIFEST).read_text())
+    del content["files"]["quality.onnx"]
+    (folder / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(BundleError, match=r"bundle\.json: files has no entry for quality\.onnx.*; .*remove"):
+        load_probe(load_bundle(folder))
+    (folder / "quality.onnx").unlink()
+    found = load_probe(load_bundle(folder))
+    assert found is not None and found.identity == embedded_probe().identity, "then PyTorch computes it"
 
 
 def test_the_mirror_image_of_a_pose_of_a_symmetric_film_is_the_pose_named() -> None:

@@ -502,6 +502,36 @@ def test_the_next_film_is_computed_while_one_is_interpreted(
     assert decoders() == []
 
 
+class _Stumbles:
+    """An engine that fails at its second film."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.map_size, self.at_once, self.begun = engine, engine.map_size, 1, 0
+
+    def __call__(self, shown: list, *, maps: bool = False) -> Any:
+        self.begun += 1
+        if self.begun == 2:
+            raise RuntimeError("bad allocation")
+        return self.engine(shown, maps=maps)
+
+    def embed(self, shown: list) -> Any:
+        raise RuntimeError("bad allocation")
+
+
+def test_an_engine_that_fails_costs_the_films_that_it_was_given_alone(reader: Reader, film: np.ndarray) -> None:
+    films = [film, film[:, ::-1].copy(), film[20:]]
+    expected = [said(reader.read(one)) for one in films]
+    first, failed, last = Reader(reader.bundle, engine=_Stumbles(reader.engine)).read_many(films)
+    assert isinstance(first, Findings) and isinstance(last, Findings) and isinstance(failed, ReadingFault)
+    assert [said(first), said(last)] == [expected[0], expected[2]]
+    assert "bad allocation" in "".join(traceback.format_exception(failed)), "in full where it is looked for"
+    assert "bundle again" not in str(failed)
+    stumbles = Reader(reader.bundle, engine=_Stumbles(reader.engine))
+    blank = np.zeros((300, 300), np.uint8)
+    refused, *lost = stumbles.embed([blank, *films])
+    assert isinstance(refused, FilmError) and [type(one) for one in lost] == [ReadingFault] * 3
+
+
 def test_threads_share_a_reader(reader: Reader, film: np.ndarray) -> None:
     films = [film, film[:, ::-1].copy(), film[20:], 255 - film]
     expected = [said(one) for one in map(reader.read, films)]

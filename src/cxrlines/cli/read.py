@@ -315,10 +315,13 @@ def evaluate_bundle(
     from cxrlines.evaluation.bundles import evaluate_bundle as evaluation
     from cxrlines.evaluation.bundles.reference import data_films, marked_films
     from cxrlines.reading.bundle import EMBEDDED, load_bundle
+    from cxrlines.reading.results.prediction_files import check_places
+    from cxrlines.reading.sources import Found
 
     if marks and split:
         raise Error("--split: is of a data folder; films with --marks have no splits", "leave it out")
     check_outputs(folders={"--draw": draw}, inputs=[films, *(marks or []), patients, bundle])
+    check_places(Found([], [], folders=(films,)), None, draw=draw)
     read = load_bundle(bundle or EMBEDDED)
     read = read if fold is None else evaluation.of_fold(read, fold)
     reference = marked_films(films, *marks) if marks else data_films(films, split.value if split else None)

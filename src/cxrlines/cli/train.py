@@ -213,7 +213,7 @@ def bundle(
     ] = None,
     limits: Annotated[
         Path | None,
-        typer.Option(help="Limits by device, as `evaluate-bundle --limits --json` prints them; RUN may be any bundle."),
+        typer.Option(help="Limits by device, as `evaluate-bundle --limits --json` printed them of this bundle."),
     ] = None,
     may_share: Annotated[
         list[str] | None,
@@ -235,20 +235,19 @@ def bundle(
         table = None if prior == "ranzcr" else Path(prior)
         wanted = frequencies.RANZCR if table is None else frequencies.Frequencies.of_table(table)
     check_outputs(made={"--out": out}, inputs=[run, limits])
-    if not (run / MANIFEST).is_file():
+    made, is_bundle = run, (run / MANIFEST).is_file()
+    if not is_bundle:
         if size is not None:
             raise Error(f"--size {size}: {run} is no bundle", "export it without --size first, then the bundle with it")
         made = export_run(run, out, half=half, onnx=onnx, may_share=may_share or [])
     elif may_share:
         raise Error("--may-share: a bundle's list of patients cannot be changed", "name the run that it was made from")
-    elif size is not None or (wanted is None and limits is None):
-        made = with_onnx(load_bundle(run), out, size=size)
-    else:
-        made = run
+    if limits is not None:  # first, as they hold for the bundle that was evaluated: the prior moves them with the rest
+        made = with_manifest(packed := load_bundle(made), with_limits(packed, limits), out)
+    if is_bundle and (size is not None or (wanted is None and limits is None)):
+        made = with_onnx(load_bundle(made), out, size=size)
     if wanted is not None:
         made = with_manifest(packed := load_bundle(made), frequencies.at_frequencies(packed, wanted), out)
-    if limits is not None:
-        made = with_manifest(packed := load_bundle(made), with_limits(packed, limits), out)
     typer.echo(made)
 
 

@@ -58,7 +58,17 @@ def predict_on_ray(
             for index, reading in each(ray, paths, inputs, batch_size, views, lines):
                 yield places[index], reading
 
-    return collect(found, read, bundle, tta=views, lines=lines, journal=journal, resume=resume, progress=progress)
+    return collect(
+        found,
+        read,
+        bundle,
+        tta=views,
+        lines=lines,
+        journal=journal,
+        resume=resume,
+        progress=progress,
+        engine=f"the cluster's, {batch_size} films a pass",  # which films share one is not fixed there
+    )
 
 
 def _from_outside(ray: Any, paths: Sequence[Path], *options: Any) -> Iterator[Outcome]:

@@ -105,8 +105,8 @@ class Distance:
     Attributes:
         what: In words; a negative distance is the other way.
         line: Index of the line in `Findings.lines`.
-        px: Along the rows or columns of the upright film, or straight, as `what` says; None where the tip is off the
-            film.
+        px: Along the rows or columns of the upright film, or straight, as `what` says (of a film that may be turned,
+            straight alone); None where the tip is off the film.
         percent_of_height: px as a share of `Findings.upright_shape`'s height, also for distances across.
         cm: px times the film's spacing, in the plane that `Findings.spacing` is of: in the patient if its kind is
             calibrated, at the detector if it is detector, as a viewer's ruler has it. None without a spacing that is
@@ -115,11 +115,12 @@ class Distance:
             detector's, `cm` divided by `spacing.MAGNIFICATION`; without one, of a film of `LONG_SIDE_CM`, divided
             likewise. None where the spacing is not believed, and without one where the film may be cropped or is a
             child's. Rules go by this.
-        rule: The position rule that applies, in words; None where there is none by the carina alone.
+        rule: The position rule of the device, in words; None where there is none by the carina alone.
         state: The state by that rule; None where `patient_cm`, or where anatomy lies, leaves several open, or the film
             may be turned, is mirrored or is a child's.
         classifier: Probability of that state by the classifier.
-        agrees: Whether that state is the classifier's most probable one of the device.
+        agrees: Whether that state is the classifier's most probable one of the device. None where the film shows
+            several of a device of which it may (`task.DeviceSpec.several`): the probabilities are the film's.
         possible: Every state that the rule leaves open, `state` alone where it decides; none where it says nothing.
     """
 

@@ -87,9 +87,12 @@ def roc_curve(truth: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndar
     """
     if reason := why_undefined(truth):
         raise ValueError(f"no ROC curve: {reason}")
-    order = np.argsort(-np.asarray(score), kind="stable")
-    truth = np.asarray(truth)[order]
-    last = np.flatnonzero(np.diff(np.asarray(score)[order], append=-np.inf))
+    truth, score = np.asarray(truth), np.asarray(score)
+    known = (truth == 0) | (truth == 1)
+    truth, score = truth[known], score[known]
+    order = np.argsort(-score, kind="stable")
+    truth = truth[order]
+    last = np.flatnonzero(np.diff(score[order], append=-np.inf))
     true, false = (np.r_[0, np.cumsum(truth == value)[last]] for value in (1, 0))
     turns = np.diff(true)[1:] * np.diff(false)[:-1] != np.diff(true)[:-1] * np.diff(false)[1:]
     corner = np.r_[True, turns, True]

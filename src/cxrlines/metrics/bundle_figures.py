@@ -7,7 +7,7 @@ from typing import Any
 from cxrlines.core.text import plural
 from cxrlines.metrics.device_presence import EvaluatedReading, PresenceFigures, presence_figures
 from cxrlines.metrics.intervals import RESAMPLES
-from cxrlines.metrics.line_figures import INTERVALS, Figure, LineFigures, line_figures, table
+from cxrlines.metrics.line_figures import INTERVALS, Figure, LineFigures, TipCounts, line_figures, table
 from cxrlines.task import Device
 
 
@@ -67,9 +67,11 @@ class FoundFigures:
 
 
 def _plain(value: Any) -> Any:
-    """Devices by name and tuples as lists, however deep."""
+    """Devices by name, tuples as lists and those whose fields have names as objects, however deep."""
     if isinstance(value, dict):
         return {key.name if isinstance(key, Device) else key: _plain(each) for key, each in value.items()}
+    if isinstance(value, TipCounts):
+        return value._asdict()
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -19,7 +19,7 @@ from cxrlines.core.film import FilmError, NotAFilm, film_name
 from cxrlines.core.findings import Findings
 from cxrlines.core.pool import cores, in_processes, keep_buffers
 from cxrlines.reading.bundle import NOTICE, Bundle, load_bundle
-from cxrlines.reading.engines.choice import engine_of, reads_on_gpu
+from cxrlines.reading.engines.choice import computed_by, engine_of, reads_on_gpu
 from cxrlines.reading.journal import Journal, Reading
 from cxrlines.reading.prefetch import ahead
 from cxrlines.reading.reader import Progress, Reader, allowed_views
@@ -188,6 +188,7 @@ def predict(
         journal=journal,
         resume=resume,
         progress=progress,
+        engine=computed_by(bundle),
         pass_size=1 if by_processes else batch_size,
     )
 
@@ -202,6 +203,7 @@ def collect(
     journal: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    engine: str,
     pass_size: int = 1,
 ) -> Predictions:
     """The predictions from what `read` gives for places in `found.films`, in any order, as it comes.
@@ -212,6 +214,7 @@ def collect(
     Args:
         found: The films.
         read: Called with places in `found.films`; gives (place, reading) of each.
+        engine: What computes them: no reading is resumed by another one, as it may round differently.
         pass_size: Films computed in a pass.
 
     Raises:
@@ -223,6 +226,8 @@ def collect(
         "bundle": bundle.identity,
         "test-time augmentation": ", ".join(tta) or "none",
         "search for lines (--json, --draw)": "on" if lines else "off",
+        "engine": engine,
+        "number of films a pass (--batch)": str(pass_size),
     }
     kept = Journal(journal, [path for path, _ in found.films], settings, resume=resume)
     for start in range(0, count, pass_size):

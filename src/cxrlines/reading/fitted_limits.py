@@ -22,24 +22,32 @@ class _Fitted(BaseModel):
 
 
 class _Evaluation(BaseModel):
+    bundle: str
     limits: _Fitted
 
 
 def with_limits(bundle: Bundle, evaluation: Path) -> Manifest:
     """The bundle's manifest with the limits in the JSON of an evaluation; devices that it does not name keep theirs.
 
-    `meta["limits"]` says on what they were fitted. `Error` for a file without such limits.
+    `meta["limits"]` says on what they were fitted. `Error` for a file without such limits, or with another bundle's.
     """
     try:
         content = json.loads(evaluation.read_text("utf-8"))
-        limits = _Evaluation.model_validate(content).limits
+        evaluated = _Evaluation.model_validate(content)
     except (OSError, ValueError, RecursionError) as error:
         why = first_problem(error) if isinstance(error, ValidationError) else "is not readable as JSON"
         raise Error(
             f"--limits {evaluation}: {why}",
             "write it by `cxrlines evaluate-bundle FILMS --marks MARKS --limits 0.25 --json`",
         ) from None
-    manifest = bundle.manifest
+    if evaluated.bundle != bundle.identity:
+        raise Error(
+            f"--limits {evaluation}: its limits were fitted to what bundle {evaluated.bundle} finds, and "
+            f"{bundle.folder} is bundle {bundle.identity}",
+            "evaluate that one (`cxrlines evaluate-bundle FILMS --bundle BUNDLE --limits 0.25 --json`), or name the "
+            "one that was evaluated",
+        )
+    manifest, limits = bundle.manifest, evaluated.limits
     about = {"films": limits.films, "wanted": limits.wanted, "bundle": bundle.identity}
     fields: dict[str, Any] = {
         "format": FORMAT,

@@ -31,7 +31,7 @@ from cxrlines.core.spacing import MAGNIFICATION, NO_SPACING, Spacing, SpacingKin
 from cxrlines.core.transform import Affine
 from cxrlines.reading.trace.bounds import Bounds
 from cxrlines.reading.trace.lines import Channel, find_landmarks, given_lines, traced_lines
-from cxrlines.task import LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
+from cxrlines.task import DEVICES, LABELS, LABELS_OF, MAPS, STATE_OF, Device, Landmark, MapKind, State, label_of
 
 LONG_SIDE_CM = (35.0, 43.0)
 """Longer side of the plates that chest films of adults are taken on (35 x 35, 35 x 43, 43 x 43 cm): what sizes are
@@ -51,6 +51,8 @@ CVC_RULE = (
     "higher in the vena cava or in the upper atrium borderline, elsewhere abnormal, as is one more than "
     f"{CVC_LEFT:g} cm to the patient's left of the carina or {CVC_RIGHT:g} cm to the right"
 )
+TIP_RULES = {Device.ETT: ETT_RULE, Device.NGT: NGT_TIP_RULE, Device.CVC: CVC_RULE}
+"""The rule that goes by where a tip lies from the carina."""
 UNRULED = (Code.POSE_UNSURE, Code.MIRRORED, Code.CHILD)
 """Notes on films to which no position rule is applied: which way is up or left is not sure, or the patient no adult."""
 SUPPRESS_BELOW = 0.2
@@ -236,8 +238,8 @@ def distances_of(found: Findings) -> list[Distance]:
     distances = []
     for k, line in enumerate(found.lines):
         if line.device is Device.NGT and leaves_below(line, found):
-            by_rule = Distance(f"{line.device.name} tip off the film", k, rule=NGT_RULE)
-            distances.append(_with_states(by_rule, (State.INCOMPLETE,), found))
+            off = Distance(f"{line.device.name} tip off the film", k, rule=NGT_RULE)
+            distances.append(off if _is_unruled(found) else _with_states(off, (State.INCOMPLETE,), found))
         if line.tip is not None and carina is not None:
             distances += _from_carina(k, turned(line.tip - carina.xy, found.quality.rotation), found)
     return distances
@@ -252,6 +254,7 @@ def turned(vector: np.ndarray, degrees: int) -> np.ndarray:
 def _from_carina(k: int, vector: np.ndarray, found: Findings) -> list[Distance]:
     """The distances of the tip of line `k` from the carina, the one along the film with its states by rule.
 
+    Of a film that may be turned the straight one alone.
     `vector`: [right, down] px from the carina to the tip on the upright film.
     """
     right, down = vector
@@ -268,20 +271,23 @@ def _from_carina(k: int, vector: np.ndarray, found: Findings) -> list[Distance]:
         percent = 100 * px / found.upright_shape[0]
         return Distance(f"{device.name} tip {what}", k, px, percent, cm, _in_patient(px, cm, found))
 
+    straight = distance("to the carina, straight", right, down)
+    if found.has(Code.POSE_UNSURE):  # which way is up, and which is right, is not sure
+        return [replace(straight, rule=TIP_RULES.get(device))]
     across = distance("to the patient's right of the carina", right, 0, -1 if right > 0 else 1)
     if device is not Device.ETT:
         below = distance("below the carina", 0, down, 1 if down >= 0 else -1)
         return [_by_rule(below, across, found), across]
     above = _by_rule(distance("above the carina", 0, down, -1 if down > 0 else 1), across, found)
-    return [above, across, distance("to the carina, straight", right, down)]
+    return [above, across, straight]
 
 
 def _by_rule(along: Distance, across: Distance, found: Findings) -> Distance:
     """The distance along the film with its device's position rule and the states that this leaves open."""
     line = found.lines[along.line]
-    rule = {Device.ETT: ETT_RULE, Device.NGT: NGT_TIP_RULE, Device.CVC: CVC_RULE}.get(line.device)
+    rule = TIP_RULES.get(line.device)
     along = replace(along, rule=rule)
-    if rule is None or any(map(found.has, UNRULED)):
+    if rule is None or _is_unruled(found):
         return along
     if along.patient_cm is None or across.patient_cm is None:
         return along
@@ -291,6 +297,11 @@ def _by_rule(along: Distance, across: Distance, found: Findings) -> Distance:
         return _with_states(along, cvc_states(along.patient_cm, across.patient_cm), found)
     beyond, beside = _beyond_junction(along, found), _beside_carina(along, found)
     return _with_states(along, ngt_states(along.patient_cm, beyond, beside), found)
+
+
+def _is_unruled(found: Findings) -> bool:
+    """Whether no position rule is applied to a film."""
+    return any(map(found.has, UNRULED))
 
 
 def leaves_below(line: Line, found: Findings) -> bool:
@@ -373,7 +384,10 @@ def _in_patient(px: float, cm: float | None, found: Findings) -> tuple[float, fl
 
 
 def _with_states(distance: Distance, possible: tuple[State, ...], found: Findings) -> Distance:
-    """With the states that a rule leaves open; of a single one the classifier's probability, where it has labels."""
+    """With the states that a rule leaves open; of a single one the classifier's probability, where it has labels.
+
+    Its labels are of the film: where that may show several of a device, and does, no line is compared with them.
+    """
     distance = replace(distance, possible=possible)
     if len(possible) != 1:
         return distance
@@ -382,5 +396,7 @@ def _with_states(distance: Distance, possible: tuple[State, ...], found: Finding
     known = [label for label in LABELS_OF[device] if label in labels]
     if not known:
         return replace(distance, state=state)
-    agrees = STATE_OF[max(known, key=lambda label: labels[label])] is state
+    agrees = None
+    if not DEVICES[device].several or sum(line.device is device for line in found.lines) == 1:
+        agrees = STATE_OF[max(known, key=lambda label: labels[label])] is state
     return replace(distance, state=state, classifier=labels.get(label_of(device, state)), agrees=agrees)

@@ -64,7 +64,7 @@ class Journal:
         if path is None:
             self._file, self._end = tempfile.SpooledTemporaryFile(IN_MEMORY), 0  # noqa: SIM115 - closed with this
             return
-        settings = {**settings, "version of cxrlines": __version__, "list of films": _digest(films)}
+        settings = {"version of cxrlines": __version__, "list of films": _digest(films), **settings}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("r+b" if path.exists() else "x+b", buffering=0)

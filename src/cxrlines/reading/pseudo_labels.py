@@ -5,7 +5,7 @@ The folder is in RANZCR's layout: `train.csv` (-1 where nothing is known), `trai
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,20 +14,19 @@ from typing import Any
 
 from cxrlines.core.errors import Error, ReadingFault
 from cxrlines.core.files import file_names
-from cxrlines.core.film import FilmError, film_name
+from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings
 from cxrlines.core.pool import cores, in_processes, keep_buffers
-from cxrlines.io.dicom.header import parse
-from cxrlines.io.films import kind_of, read_bytes, read_film
+from cxrlines.core.text import plural
+from cxrlines.io.films import read_film
 from cxrlines.io.marks import backdrop_patient, patients_of
-from cxrlines.io.rows import PLACEHOLDERS
 from cxrlines.reading.batch import FILMS_A_PROCESS
 from cxrlines.reading.bundle import Bundle, load_bundle
-from cxrlines.reading.engines.choice import engine_of, reads_on_gpu
+from cxrlines.reading.engines.choice import computed_by, engine_of, reads_on_gpu
 from cxrlines.reading.journal import Journal, Reading
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.pseudo_label_files import LabelledFilm, check_folder, write_films, write_origin
-from cxrlines.reading.sources import Found
+from cxrlines.reading.sources import Found, patient_of
 from cxrlines.reading.training_patients import is_training_patient, training_patients
 from cxrlines.reading.view_agreement import GAMMA, SCALE, TURN, Agreement, agreement, on_first, second_view
 from cxrlines.task import Device
@@ -83,12 +82,14 @@ def write_pseudo_labels(
     Args:
         found: the films.
         out: the folder; its tables are replaced, where an earlier call wrote them.
-        keep_seen: keep films of patients whom the bundle was trained on, which the guard of a run then refuses.
+        keep_seen: keep films of patients whom the bundle was trained on, or may have been, which the guard of a run
+            then refuses.
 
     Raises:
-        Error: `out` holds another data folder or one of the films, the bundle does not list its training patients (nor
-            `keep_seen`), or no film is kept. JournalError: the journal in `out` is of another call. OutputError: the
-            disk is full.
+        Error: `out` holds another data folder or one of the films, the bundle does not list its training patients or a
+            film's patient is named by nobody (nor `keep_seen`), or no film is kept.
+        JournalError: the journal in `out` is of another call.
+        OutputError: the disk is full.
     """
     paths = [path for path, _ in found.films]
     check_folder(out, JOURNAL, paths)
@@ -98,15 +99,24 @@ def write_pseudo_labels(
             f"{bundle.folder}: does not list the patients that it was trained on: it may have seen any of these",
             "export it again with `cxrlines bundle`, or keep all films with --seen keep",
         )
-    settings = {"bundle": bundle.identity, "second view": f"turned {TURN}, {SCALE} of its size, gamma {GAMMA}"}
+    patients = _patients(found)
+    unnamed = len(paths) - len(patients) if seen else 0
+    if unnamed and not keep_seen:
+        raise Error(
+            f"{unnamed} of {plural(len(paths), 'film')}: neither an index.csv beside them nor a DICOM header names "
+            f"their patients, whom {bundle.folder} may have been trained on",
+            "name them in an index.csv of file and patient_id, or keep all films with --seen keep",
+        )
+    way = f"turned {TURN}, {SCALE} of its size, gamma {GAMMA}"
+    settings = {"bundle": bundle.identity, "second view": way, "engine": computed_by(bundle)}
     journal = Journal(out / JOURNAL, [path for path in paths for _ in range(2)], settings, resume=True)
     with closing(journal):
         _read(paths, bundle, journal, progress)
-        kept = _Kept(found, journal, seen or frozenset(), leave_out=not keep_seen)
+        kept = _Kept(found, journal, patients, seen or frozenset(), leave_out=not keep_seen)
         count, counts = write_films(out, kept), kept.counts
         if not count:
             raise Error(f"no film is kept:\n{counts.text()}", "give other films, or another bundle")
-        write_origin(out, count, _labelled_by(bundle, seen), counts.as_dict())
+        write_origin(out, count, _labelled_by(bundle, seen, unnamed), counts.as_dict())
         journal.remove()
     return counts
 
@@ -159,11 +169,12 @@ def both_views(reader: Reader, film: Path) -> tuple[Reading, Reading]:
 class _Kept:
     """The films that are kept, in order, from their readings; a loop over it counts them.
 
-    `leave_out`: whether those of patients in `seen` are left out.
+    `patients`: of the films whose patient is named. `leave_out`: whether those of patients in `seen` are left out.
     """
 
     found: Found
     journal: Journal
+    patients: Mapping[Path, str]
     seen: frozenset[str]
     leave_out: bool
     counts: Counts = field(default_factory=Counts)
@@ -172,12 +183,11 @@ class _Kept:
         counts, films = self.counts, [path for path, _ in self.found.films]
         names = self.found.names(self._studies(films))
         ids = file_names(names.values(), "")
-        patients = {name: own for folder in self.found.folders for name, own in patients_of(folder).items()}
         for place, path in enumerate(films):
             counts.films += 1
             one, other = self.journal.reading(2 * place), self.journal.reading(2 * place + 1)
             known = _known(one, other)
-            patient = patients.get(film_name(path)) or _dicom_patient(path) or ids[names[path]]
+            patient = self.patients.get(path) or ids[names[path]]
             by = next(
                 (name for name in (patient, backdrop_patient(patient)) if is_training_patient(name, self.seen)), None
             )
@@ -202,11 +212,24 @@ class _Kept:
         return {path: one.study_uid for path, one in used if one.study_uid}
 
 
-def _labelled_by(bundle: Bundle, seen: frozenset[str] | None) -> dict[str, Any]:
-    """Which bundle labels films, and whom it was trained on, as `recipe.run.step_lineage` reads it."""
+def _patients(found: Found) -> dict[Path, str]:
+    """The patients of the films whose patient is named: by an `index.csv` beside them, or their DICOM header."""
+    of_folder = {folder: patients_of(folder) for folder in {folder for _, folder in found.films}}
+    named = ((path, patient_of(path, of_folder[folder])) for path, folder in found.films)
+    return {path: patient for path, patient in named if patient}
+
+
+def _labelled_by(bundle: Bundle, seen: frozenset[str] | None, unnamed: int) -> dict[str, Any]:
+    """Which bundle labels films, and whom it was trained on, as `recipe.run.step_lineage` reads it.
+
+    `unnamed`: of how many films nobody can say whether it saw their patients.
+    """
     origins = {kind: bundle.manifest.meta.get(f"ancestry_{kind}") or [] for kind in ("unknown", "trusted")}
     if seen is None:
         origins["unknown"] = [*origins["unknown"], "it does not list the patients that it was trained on"]
+    if unnamed:
+        films = plural(unnamed, "film")
+        origins["unknown"] = [*origins["unknown"], f"the patients of {films} that it labelled are not named"]
     return {"bundle": bundle.identity, "patients": sorted(seen or ()), **origins}
 
 
@@ -219,13 +242,3 @@ def _known(one: Reading, other: Reading) -> Agreement | str:
     if (one.quality.rotation, one.quality.inverted) != (other.quality.rotation, other.quality.inverted):
         return TURNED
     return agreement(one, on_first(other))
-
-
-def _dicom_patient(path: Path) -> str:
-    """PatientID of a DICOM file; empty where there is none, or the film cannot be read."""
-    try:
-        data = read_bytes(path)
-        text = parse(data, ("TransferSyntaxUID", "PatientID")).text("PatientID") if kind_of(data) == "DICOM" else ""
-    except FilmError:
-        return ""
-    return "" if text.lower() in PLACEHOLDERS else text

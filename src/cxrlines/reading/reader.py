@@ -210,23 +210,31 @@ class Reader:
         return [one[0] if isinstance(one, tuple) else one for one in self._read_batch_with_maps(films)]
 
     def _read_batch_with_maps(self, films: list["ReadyFilm"]) -> list[FindingsWithMaps | FilmError | ReadingFault]:
-        readings = []
-        with closing(self._computed([film.views for film in films if film.prepared.quality.usable])) as computed:
+        readings: list[FindingsWithMaps | FilmError | ReadingFault] = []
+        with closing(self._computed([film for film in films if film.prepared.quality.usable])) as computed:
             for film in films:
-                if film.prepared.quality.usable:
-                    seconds, row, maps = next(computed)
+                if not film.prepared.quality.usable:
+                    readings.append(_guarded(film.name, self._interpret, film))
+                elif isinstance(given := next(computed), tuple):
+                    seconds, row, maps = given
                     timed = replace(film, seconds=film.seconds + seconds)
                     readings.append(_guarded(film.name, self._interpret, timed, row, maps))
                 else:
-                    readings.append(_guarded(film.name, self._interpret, film))
+                    readings.append(given)
         return readings
 
-    def _computed(self, films: Sequence[FilmViews]) -> Generator[Computed, None, None]:
-        """What the engine gives for each film; while one's findings are made, it computes the next ones."""
+    def _computed(self, films: Sequence["ReadyFilm"]) -> Generator[Computed | FilmError | ReadingFault, None, None]:
+        """What the engine gives for each film; while one's findings are made, it computes the next ones.
 
-        def compute(part: Sequence[FilmViews]) -> list[Computed]:
+        Where it fails, each film that it was given together has the error in its place.
+        """
+
+        def compute(part: Sequence["ReadyFilm"]) -> Sequence[Computed | FilmError | ReadingFault]:
             start = time.monotonic()
-            rows, maps = self.engine(part, maps=self.lines)
+            try:
+                rows, maps = self.engine([film.views for film in part], maps=self.lines)
+            except Exception as error:
+                return _failures(part, error)
             seconds_each = (time.monotonic() - start) / len(part)
             each = zip(rows, [None] * len(part) if maps is None else maps, strict=True)
             return [(seconds_each, row, heat) for row, heat in each]
@@ -237,10 +245,16 @@ class Reader:
             yield from chain.from_iterable(computed)
 
     def _embed_batch(self, films: list["ReadyFilm"]) -> list["Embedded | FilmError | ReadingFault"]:
-        usable = [film.views for film in films if film.prepared.quality.usable]
-        vectors = iter(self.engine.embed(usable) if usable else ())
+        usable = [film for film in films if film.prepared.quality.usable]
+        found: Iterator[Embedded | FilmError | ReadingFault]
+        try:
+            vectors = self.engine.embed([film.views for film in usable]) if usable else ()
+            each = zip(vectors, usable, strict=True)
+            found = iter([Embedded(vector, film.key, film.prepared.film_shape) for vector, film in each])
+        except Exception as error:
+            found = iter(_failures(usable, error))
         return [
-            Embedded(next(vectors), film.key, film.prepared.film_shape)
+            next(found)
             if film.prepared.quality.usable
             else FilmError(f"{film.name}: {film.prepared.quality.notes[0].text}")
             for film in films
@@ -263,10 +277,18 @@ def load_probe(bundle: Bundle) -> Probe | None:
     """The network that assesses films for the bundle; None if it has none.
 
     Raises:
-        BundleError: Its file is damaged, or holds another network.
+        BundleError: Its file is damaged, or holds another network; or an ONNX file of it, which would be computed, is
+            not in the manifest.
     """
     if PROBE_FILE not in bundle.manifest.files:
         return None
+    onnx = Path(PROBE_FILE).with_suffix(".onnx").name
+    if onnx not in bundle.manifest.files and (bundle.folder / onnx).exists():
+        raise BundleError(
+            f"{bundle.folder / MANIFEST}: files has no entry for {onnx}, which lies beside it and would assess films "
+            "unchecked",
+            f"remove {bundle.folder / onnx}, or copy the bundle again",
+        )
     try:
         return read_probe(bundle.folder / PROBE_FILE)
     except Error as error:
@@ -356,9 +378,20 @@ def _guarded(name: str, work: Callable[..., Out], *args: object) -> Out | FilmEr
     """What `work(*args)` returns for the film called `name`, or the error that it raised."""
     try:
         return work(*args)
-    except FilmError as error:
-        return light(error)
-    except MemoryError:
-        return FilmError(f"{name}: the memory of this computer does not suffice to read it", "close other programs")
     except Exception as error:
-        return ReadingFault.of(name, error)
+        return _failure(name, error)
+
+
+def _failure(name: str, error: Exception) -> FilmError | ReadingFault:
+    """What stands in the place of the film called `name` for an exception that was raised over it."""
+    if isinstance(error, FilmError):
+        return light(error)
+    if isinstance(error, MemoryError):
+        return FilmError(f"{name}: the memory of this computer does not suffice to read it", "close other programs")
+    return ReadingFault.of(name, error)
+
+
+def _failures(films: Sequence[ReadyFilm], error: Exception) -> list[FilmError | ReadingFault]:
+    """`_failure` of each of the films that were computed together."""
+    trace = error.__traceback__  # each fault shows it, and takes it from the exception
+    return [_failure(film.name, error.with_traceback(trace)) for film in films]

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxrlines.core.files import readable
-from cxrlines.core.film import FILM_SUFFIXES, film_name
-from cxrlines.io.films import is_film
+from cxrlines.core.film import FILM_SUFFIXES, FilmError, film_name
+from cxrlines.io.films import is_film, kind_of, read_bytes
+from cxrlines.io.rows import PLACEHOLDERS
 
 NO_FILM, ARCHIVE, LINKED, BROKEN = "no film", "archive, not unpacked", "link to a folder", "link to nothing"
 FOLDER, PERMISSIONS = "folder", "check the path and its permissions"
@@ -92,6 +93,29 @@ def find_films(sources: Iterable[Path]) -> Found:
         else:
             errors.append((str(source), fault))
     return Found(list(films.values()), errors, +skipped, frozenset(named), tuple(searched))
+
+
+def patient_of(path: Path, indexed: Mapping[str, str]) -> str:
+    """The patient of a film: as an index has it (film's name -> patient), else PatientID of a DICOM file.
+
+    Empty where neither names one: a placeholder such as `unknown` does not.
+    """
+    named = indexed.get(film_name(path), "")
+    return named if named.lower() not in PLACEHOLDERS and named else _dicom_patient(path)
+
+
+def _dicom_patient(path: Path) -> str:
+    """PatientID of a DICOM file; empty where there is none, or the film cannot be read."""
+    try:
+        with path.open("rb") as file:
+            if kind_of(file.read(132)) != "DICOM":
+                return ""
+        from cxrlines.io.dicom.header import parse
+
+        text = parse(read_bytes(path), ("TransferSyntaxUID", "PatientID")).text("PatientID")
+    except (OSError, FilmError):
+        return ""
+    return "" if text.lower() in PLACEHOLDERS else text
 
 
 def _fault(path: Path) -> str | None:

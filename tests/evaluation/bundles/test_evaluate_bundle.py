@@ -102,6 +102,22 @@ def test_a_patient_is_seen_under_the_name_of_his_backdrop(known, bundle_of):
     assert told.figures.films == 1 and told.left_out == {SEEN_PATIENT: 1}
 
 
+def test_films_whose_patients_nobody_names_are_refused_as_nobody_can_say_whether_they_were_seen(known, bundle_of):
+    bare = [replace(film, named=False) for film in known.films[:2]]
+    mixed = ReferenceFilms([*bare, *known.films[2:]], {}, ())
+    bundle = bundle_of(["somebody"], [])
+    with pytest.raises(EvaluationError, match=r"2 of 8 films: .*index\.csv.*--seen report") as said:
+        evaluate_bundle(mixed, bundle, resamples=5)
+    assert all(film.patient not in str(said.value) for film in bare)
+    told = evaluate_bundle(mixed, bundle, report_seen=True, resamples=5)
+    assert told.figures.films == 8 and "The patients of 2 films are not named: they may be training" in told.text()
+    # What is known by its name all the same is left out; a bundle that was trained on nobody asks nobody's name.
+    patients = [film.patient for film in bare]
+    told = evaluate_bundle(mixed, bundle_of(patients, []), resamples=5)
+    assert told.figures.films == sum(film.patient not in patients for film in known.films)
+    assert evaluate_bundle(mixed, bundle_of([], []), resamples=5).figures.films == 8
+
+
 def test_films_are_drawn_with_the_truth_on_the_left(phantom, known, bundle_of, tmp_path):
     evaluate_bundle(known, bundle_of([], []), resamples=5, draw=tmp_path / "drawn")
     assert {path.stem for path in (tmp_path / "drawn").iterdir()} == {film.path.stem for film in known.films}

@@ -5,10 +5,12 @@ import json
 import cv2
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.evaluation.bundles.reference import NOT_NAMED, EvaluationError, data_films, marked_films
-from cxrlines.io.marks import MarksError, read_marks
+from cxrlines.io.marks import MarksError, backdrop_patient, read_marks
 from cxrlines.io.rows import TableError
 from cxrlines.io.tables import read_dataset
 from cxrlines.phantom.backdrop import find_backdrops
@@ -20,6 +22,20 @@ SHAPE = (90, 120)
 
 def mark(device, sure=3, **more):
     return {"device": device, "path": PATH, "sure": sure} | more
+
+
+def dicom_of(pixels, patient):
+    """A DICOM file of a film."""
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID = SecondaryCaptureImageStorage
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = "1.2.3"
+    made.Rows, made.Columns = pixels.shape
+    made.SamplesPerPixel, made.PhotometricInterpretation, made.PixelRepresentation = 1, "MONOCHROME2", 0
+    made.BitsAllocated, made.BitsStored, made.HighBit = 8, 8, 7
+    made.PatientID, made.PixelData = patient, pixels.tobytes()
+    return made
 
 
 @pytest.fixture
@@ -81,9 +97,30 @@ def test_patients_are_known_by_the_name_that_drawing_onto_their_films_gave_them_
     assert {film.aliases for film in known.films} == {(backdrop.patient,) for backdrop in backdrops}
     assert known.left_out == {"without marks": 1}
     (tmp_path / "index.csv").unlink()
+    assert all(film.named for film in known.films)
     alone = marked_films(films, marks)
-    assert [film.patient for film in alone.films] == ["a", "b"]
+    assert [(film.patient, film.named) for film in alone.films] == [("a", False), ("b", False)]
     assert "each film counts as a patient of its own" in alone.remarks[-1]
+    (tmp_path / "index.csv").write_text("image_id,patient_id\na,one\n")
+    part = marked_films(films, marks)
+    assert [(film.patient, film.named) for film in part.films] == [("one", True), ("b", False)]
+    assert part.remarks[-1].startswith("Of 1 film ")
+
+
+def test_a_patient_whom_no_index_names_is_the_dicom_files_own(folder, tmp_path):
+    films, marks = folder({"a": {}, "b": {}, "c": {}})
+    for name, patient in (("a", "p7"), ("b", "ANONYMOUS")):
+        dicom_of(np.full(SHAPE, 99, np.uint8), patient).save_as(films / f"{name}.dcm", enforce_file_format=True)
+        (films / f"{name}.png").unlink()
+    known = marked_films(films, marks)
+    assert [(film.patient, film.named) for film in known.films] == [("p7", True), ("b", False), ("c", False)]
+    assert {backdrop_patient("p7"), backdrop_patient("a")} == {*known.films[0].aliases}, "as films drawn onto are named"
+    (tmp_path / "index.csv").write_text("image_id,patient_id\na,one\nc,Unknown\n")
+    assert [(film.patient, film.named) for film in marked_films(films, marks).films] == [
+        ("one", True),
+        ("b", False),
+        ("c", False),
+    ]
 
 
 def test_a_uid_as_the_name_of_a_file_keeps_its_last_number(folder, tmp_path):
@@ -170,6 +207,16 @@ def test_test_films_of_which_nothing_is_known_are_refused(phantom, tmp_path):
         (tmp_path / name).symlink_to(phantom / name)
     with pytest.raises(EvaluationError, match="its test films have no labels; label them"):
         data_films(tmp_path)
+
+
+def test_a_study_without_a_row_of_ground_truth_has_no_patient_that_is_named(phantom, tmp_path):
+    for name in ("test", "sample_submission.csv"):
+        (tmp_path / name).symlink_to(phantom / name)
+    head, first, *others = (phantom / "test_truth.csv").read_text().splitlines()
+    (tmp_path / "test_truth.csv").write_text("\n".join([head, *others]) + "\n")
+    unnamed = [film for film in data_films(tmp_path).films if not film.named]
+    assert [film.path.stem for film in unnamed] == [first.split(",")[0]]
+    assert all(film.named for film in data_films(phantom).films)
 
 
 def test_views_and_patients_come_from_an_index_of_either_form(folder, tmp_path):

@@ -107,7 +107,7 @@ def test_both_engines_give_the_same_one_film_or_several(bundle: Bundle) -> None:
 def test_the_processor_reads_by_onnx_and_a_bundle_without_it_by_pytorch(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(engine_of(bundle), OnnxEngine) and isinstance(engine_of(bundle, "torch"), PyTorchEngine)
+    assert isinstance(engine_of(bundle), OnnxEngine)
     bare = tuple(entry.model_copy(update={"onnx": None}) for entry in bundle.manifest.models)
     without = Bundle(bundle.folder, bundle.manifest.model_copy(update={"models": bare}), "")
     assert isinstance(engine_of(without), PyTorchEngine)
@@ -245,6 +245,15 @@ def test_without_onnx_runtime_it_is_said(
     with pytest.raises(OnnxError, match=r"m\.onnx: ONNX Runtime cannot be loaded here") as said:
         OnnxNetwork(exported, "m.onnx", weights, SIZE, pool)
     assert "pip install onnxruntime" in said.value.way_out and "AVX" in said.value.way_out
+
+
+def test_a_network_that_fails_at_a_film_does_not_blame_its_file(
+    exported: bytes, weights: dict[str, np.ndarray], pool: ThreadPoolExecutor
+) -> None:
+    network = OnnxNetwork(exported, "m.onnx", weights, SIZE, pool)
+    with pytest.raises(Exception, match="films") as said:
+        network.start(np.zeros((1, 1, 9, 9), np.uint8))()
+    assert not isinstance(said.value, BundleError) and "bundle again" not in str(said.value)
 
 
 def test_a_cut_file_is_refused_and_so_is_one_that_was_exchanged(

@@ -110,7 +110,8 @@ def evaluate_bundle(
         progress: called with (films read, films in all).
 
     Raises:
-        EvaluationError: the bundle does not say which patients it was trained on, or no film is left.
+        EvaluationError: the bundle does not say which patients it was trained on, nobody says whose films are (nor
+            `report_seen`), or no film is left.
     """
     seen = training_patients(bundle)
     left_out, remarks = Counter(reference.left_out), list(reference.remarks)
@@ -126,6 +127,18 @@ def evaluate_bundle(
         remarks.append("The bundle does not list its training patients: these films may be of them.")
     else:
         own = [any(is_training_patient(name, seen) for name in (film.patient, *film.aliases)) for film in films]
+        unnamed = sum(not (film.named or is_seen) for film, is_seen in zip(films, own, strict=True)) if seen else 0
+        if unnamed and not report_seen:
+            raise EvaluationError(
+                f"{unnamed} of {plural(len(films), 'film')}: neither an index.csv beside them nor a DICOM header names "
+                f"their patients, whom the models of {bundle.folder} may have been trained on",
+                "name them in an index.csv of file and patient_id, or evaluate all films with --seen report, which the "
+                "figures then say",
+            )
+        if unnamed:
+            remarks.append(
+                f"The patients of {plural(unnamed, 'film')} are not named: they may be training patients, too."
+            )
         if report_seen:
             verb = "is" if sum(own) == 1 else "are"
             remarks.append(

@@ -28,7 +28,7 @@ from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, r
 from cxrlines.metrics.device_presence import EvaluatedReading, without_doubtful
 from cxrlines.metrics.line_figures import EvaluatedFilm, StateCall
 from cxrlines.reading.interpretation import distances_of
-from cxrlines.reading.sources import find_films
+from cxrlines.reading.sources import find_films, patient_of
 from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, MAPPED, STATE_OF, STUDY_COLUMN, Device, Landmark, State
 
 NOT_NAMED = "of patients that --patients does not name"
@@ -47,6 +47,7 @@ class ReferenceFilm:
     """A film with ground truth: its file, its patient, and how findings are compared with the truth.
 
     `aliases`: what else its patient may have been called in training. `view`: AP or PA; None where it is not known.
+    `named`: whether the patient is named; else `patient` is the film's own name, and nobody can say who was seen.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class ReferenceFilm:
     compare: Callable[[Findings], EvaluatedReading]
     aliases: tuple[str, ...] = ()
     view: str | None = None
+    named: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,9 @@ class ReferenceFilms:
 
 
 def marked_films(folder: Path, *marks: Path) -> ReferenceFilms:
-    """Real films, however deep in a folder, with the hand marks of files; patients as of `backdrop.patients_of`.
+    """Real films, however deep in a folder, with the hand marks of files.
+
+    Patients are those of `patients_of`, else the PatientID of DICOM files.
 
     Films without marks are left out. `EvaluationError` if none has any; `MarksError` for bad marks.
     """
@@ -107,9 +111,12 @@ def marked_films(folder: Path, *marks: Path) -> ReferenceFilms:
     for path in found:
         name = film_name(path)
         if name in every:
-            patient = patients.get(name, name)
+            given = patient_of(path, patients)
+            patient = given or name
             compare = _against_marks(every[name], patient)
-            films.append(ReferenceFilm(path, patient, compare, (backdrop_patient(patient),), views.get(name)))
+            # A film that was drawn onto goes by the index, or by its name.
+            aliases = {backdrop_patient(patient), backdrop_patient(patients.get(name, name))}
+            films.append(ReferenceFilm(path, patient, compare, tuple(aliases), views.get(name), bool(given)))
     if not films:
         here = f"here: {film_name(found[0])!r}" if found else "it has no films"
         raise EvaluationError(
@@ -129,8 +136,11 @@ def marked_films(folder: Path, *marks: Path) -> ReferenceFilms:
         remarks.append(
             f"On {plural(partly, 'film')} not all devices were looked for: of the others nothing is counted there."
         )
-    if not patients:
-        remarks.append("There is no index.csv of the patients: each film counts as a patient of its own.")
+    if unnamed := sum(not film.named for film in films):
+        remarks.append(
+            f"Of {plural(unnamed, 'film')} neither an index.csv nor a DICOM header names the patient: each film counts "
+            "as a patient of its own."
+        )
     return ReferenceFilms(films, left_out, tuple(remarks))
 
 
@@ -154,7 +164,8 @@ def data_films(root: Path, split: Split | None = None) -> ReferenceFilms:
         known_lines = _known_lines(study.labels, lines, annotated)
         carina = data.landmarks.get(study.id, {}).get(Landmark.CARINA.value)
         compare = _against_tables(study.patient, study.labels, lines, known_lines, carina, spacing.get(study.id))
-        films.append(ReferenceFilm(Path(study.film), study.patient, compare))
+        named = study.patient != study.id or bool(study.labels)  # a test film without a row of truth has neither
+        films.append(ReferenceFilm(Path(study.film), study.patient, compare, named=named))
     remarks = [f"Films of the {split} split."]
     if spacing:
         remarks.append("Rules go by each film's spacing in the patient, from the landmark table.")

@@ -4,7 +4,7 @@
     evidence              = log odds of the label among the neighbours - log odds of it among all films searched
 
 A label's weight is fitted out of fold, by a logistic regression of the truth on both, and is 0 unless neighbours pay
-for themselves (`PAYS`). As in `ensemble.weights`, its own slope and intercept are dropped. (The weights of `fitted`
+for themselves (`PAYS`). As in `fitted_weights`, its own slope and intercept are dropped. (The weights of `fitted`
 share out a whole between members and leave each some of it; they cannot say that neighbours are of no use.)
 """
 

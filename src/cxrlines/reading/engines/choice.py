@@ -4,12 +4,11 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
-from cxrlines.reading.bundle import Bundle, BundleError
+from cxrlines.reading.bundle import Bundle
 from cxrlines.reading.engines import Engine
 from cxrlines.reading.engines.onnx import OnnxEngine
 from cxrlines.reading.engines.pytorch import PyTorchEngine
 
-EngineName = Literal["auto", "onnx", "torch"]
 _NVIDIA = Path("/proc/driver/nvidia/version")
 """There where NVIDIA's driver is loaded: importing PyTorch to ask would take longer than reading a film."""
 
@@ -20,14 +19,19 @@ def reads_on_gpu() -> bool:
 
 
 def engine_name(bundle: Bundle) -> Literal["onnx", "torch"]:
-    """The engine that `engine_of` takes by itself."""
+    """The engine that `engine_of` takes."""
     installed = importlib.util.find_spec("torch") is not None
     exported = all(entry.onnx for entry in bundle.manifest.models)
     return "torch" if reads_on_gpu() or (installed and not exported) else "onnx"
 
 
-def engine_of(bundle: Bundle, name: EngineName = "auto", *, cores: int | None = None) -> Engine:
-    """The engine of a name for a bundle. `auto`: ONNX Runtime, which is several times as fast on a processor.
+def computed_by(bundle: Bundle) -> str:
+    """What computes a bundle here, in words: another engine, or a GPU, rounds otherwise."""
+    return f"{engine_name(bundle)} on {'a GPU' if reads_on_gpu() else 'the processor'}"
+
+
+def engine_of(bundle: Bundle, *, cores: int | None = None) -> Engine:
+    """The engine for a bundle: ONNX Runtime, which is several times as fast on a processor.
 
     PyTorch is taken where it is installed and there is a GPU, or where the bundle has no ONNX files.
     `cores`: how many of the processor compute; default: all.
@@ -35,13 +39,7 @@ def engine_of(bundle: Bundle, name: EngineName = "auto", *, cores: int | None = 
     Raises:
         BundleError: no engine can run the bundle here.
     """
-    installed = importlib.util.find_spec("torch") is not None
-    name = engine_name(bundle) if name == "auto" else name
-    if name == "torch" and not installed:
-        raise BundleError(
-            f"{bundle.folder}: PyTorch is to read it, which is not installed", "pip install 'cxrlines[train]'"
-        )
-    if name == "onnx":
+    if engine_name(bundle) == "onnx":
         return OnnxEngine(bundle, cores=cores)
     if cores is not None:
         import torch

@@ -50,7 +50,7 @@ class OnnxNetwork:
         *,
         threads: int = 1,
     ) -> None:
-        self._session, self._pool, self._name = session_of(content, name, weights, threads=threads), pool, name
+        self._session, self._pool = session_of(content, name, weights, threads=threads), pool
         takes = [(value.name, value.type, value.shape[1:]) for value in self._session.get_inputs()]
         if takes != [("films", "tensor(uint8)", [1, *size])]:
             raise OnnxError(f"{name}: takes {takes}, not films of 8 bits of 1 x {size[0]} x {size[1]}", _AGAIN)
@@ -83,10 +83,7 @@ class OnnxNetwork:
         return lambda: [np.concatenate(parts) for parts in zip(*(one.result() for one in each), strict=True)]
 
     def _run(self, outputs: Sequence[str], film: np.ndarray) -> list[np.ndarray]:
-        try:
-            given: list[np.ndarray] = self._session.run(outputs, {"films": film})
-        except Exception as error:
-            raise _refused(error, self._name) from error
+        given: list[np.ndarray] = self._session.run(outputs, {"films": film})
         return given
 
 
@@ -150,16 +147,9 @@ def session_of(content: bytes, name: str, weights: Mapping[str, np.ndarray] | No
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise _refused(error, name) from error
-
-
-def _refused(error: Exception, name: str) -> OnnxError:
-    """What ONNX Runtime says of a file; its errors have no class in common."""
-    import onnxruntime
-
-    why = " ".join(str(error).split())[:300]
-    return OnnxError(f"{name}: ONNX Runtime {onnxruntime.__version__} cannot use it: {why}", _AGAIN)
+    except Exception as error:  # its errors have no class in common
+        why = " ".join(str(error).split())[:300]
+        raise OnnxError(f"{name}: ONNX Runtime {onnxruntime.__version__} cannot use it: {why}", _AGAIN) from error
 
 
 def filled(content: bytes, name: str, weights: Mapping[str, np.ndarray]) -> bytes:
