@@ -106,6 +106,11 @@ class ScheduleSpec(Strict):
         return self.warmup_epochs >= self.epochs
 
     @property
+    def pass_films(self) -> int:
+        """Films of a forward pass in training: those of a micro-batch."""
+        return self.batch // self.accumulate
+
+    @property
     def keeps_best(self) -> bool:
         """Whether the epoch with the highest watched AUC is handed on, and not the last."""
         return self.keep == "best" or self.patience is not None

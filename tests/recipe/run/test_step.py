@@ -21,6 +21,7 @@ from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.patients import key_name, tokens
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.reading.bundle import load_bundle
+from cxrlines.recipe.run import scored_predictions as scored_module
 from cxrlines.recipe.run import step as step_module
 from cxrlines.recipe.run import training_data as films_module
 from cxrlines.recipe.run.execute import RunError, do_plan
@@ -482,6 +483,26 @@ def test_every_stage_that_reads_plain_films_predicts_what_it_holds_out_and_judge
         assert sorted(predicted) == sorted(studies[np.isin(folds, step.key.held)])
         judged = step.fold is not None and step.key.stage != "tubes"
         assert is_scored(soft_run.recipe, step) == judged == (folder / "test_predictions.csv").exists()
+
+
+def test_a_step_predicts_no_more_films_at_once_than_it_was_trained_on(phantom, tmp_path, monkeypatch):
+    """Of soft labels and test films too, and over views: one that is trained on few would not fit in the memory."""
+    shown, usual = [], films_module.predict_films
+
+    def predicting(model, films, *, batch=32):
+        shown.append(batch)
+        return usual(model, films, batch=batch)
+
+    for module in (films_module, scored_module):
+        monkeypatch.setattr(module, "predict_films", predicting)
+    text = LEAK.replace("{schedule: {batch: 8,", "{schedule: {batch: 8, accumulate: 4,").replace(
+        "members:", "ensemble: {views: {flip: true}}\nmembers:"
+    )
+    run = prepare(load_recipe(written(tmp_path, text)), phantom, tmp_path / "run", 1)
+    for step in plan_of(run, [0]):
+        if step.name in ("mixed/fold1/first", "mixed/fold0/last"):
+            do_step(run, step, lambda status: None)
+    assert shown == [2] * 5, "held out of both, the test films of the last, and both over views"
 
 
 def test_a_full_disk_in_the_middle_of_a_step_is_told_and_costs_that_step_alone(

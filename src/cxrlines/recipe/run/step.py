@@ -39,7 +39,7 @@ from cxrlines.recipe.run.folder import (
 from cxrlines.recipe.run.map_teachers import map_teachers
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
 from cxrlines.recipe.run.step_lineage import made_from, refuse_held_out, refuse_test
-from cxrlines.recipe.run.training_data import films_of, load_step, predict_rows, training_films
+from cxrlines.recipe.run.training_data import films_of, load_step, plain_view, predict_rows, training_films
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import MAPS
@@ -87,7 +87,9 @@ def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> No
     begun, predictions = time.monotonic(), None
     if inputs.stage.films.view == "plain" and inputs.stage.targets.classifies:
         report({"doing": "predicting"})
-        predictions = predict_rows(run.films.own, run.store, inputs.held_out, inputs.model, inputs.size)
+        predictions = predict_rows(
+            run.films.own, run.store, inputs.held_out, inputs.model, plain_view(run.recipe, step.key.source)
+        )
     record = _record(step, inputs, progress.seconds, time.monotonic() - begun)
     with distributed.first() as shared:
         if shared.mine:
