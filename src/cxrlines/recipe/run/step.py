@@ -102,7 +102,6 @@ def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> No
 def _inputs(run: Run, step: Step, report: Report) -> _Inputs:
     """Model, lineage and films of a step; `LeakError` before hours of training, not after."""
     stage = run.recipe.members[step.key.member].stages[step.key.stage]
-    torch.manual_seed(_seed(run.recipe.seed, step))
     model, adoption = _start(run, step, stage)
     rows, held_out = run.films.training(stage, step.key.held), run.films.held(step.key.held)
     lineage = made_from(run, step, stage, rows, adoption)
@@ -116,6 +115,18 @@ def _train(
     run: Run, step: Step, inputs: _Inputs, work: Path, report: Report, loader_workers: int
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Train the step, from where a killed try of it was. How it went, and the final weights."""
+    state = work / "state.safetensors"
+    module = _module(run, step, inputs)
+    module.keep, module.report, module.loader_workers = partial(save_state, state, step.identity), report, loader_workers
+    module.resume(load_state(state, step.identity))
+    with _tracker(run, step, inputs.lineage, work / TRACKED) as tracker:
+        module.track = tracker.metrics
+        weights = module.fit()
+    return module.progress, weights
+
+
+def _module(run: Run, step: Step, inputs: _Inputs) -> StageModule:
+    """What trains the step: on which films, how seen, towards what."""
     recipe, stage, films, seed = run.recipe, inputs.stage, inputs.films, _seed(run.recipe.seed, step)
     targets, overlay = stage.targets, stage.films.view == "overlay"
     teacher = step.parent(Role.TEACHER)
@@ -146,8 +157,7 @@ def _train(
     plain = FilmSet(
         watched, "none", inputs.size, seed=seed, overlay=overlay, colour_by=drawn.colour_by, draw=drawn.draw
     )
-    state = work / "state.safetensors"
-    module = StageModule(
+    return StageModule(
         inputs.model,
         StageConfig(stage.schedule, targets, seed),
         seen,
@@ -156,14 +166,7 @@ def _train(
         teacher=load_step(run, teacher) if teacher else None,
         segmenters=[load_segmenter(run, key) for key in step.by_fold(Role.MAPS).values()],
         map_teachers=map_teachers(run, step, stage),
-        keep=partial(save_state, state, step.identity),
-        report=report,
-        loader_workers=loader_workers,
-    ).resume(load_state(state, step.identity))
-    with _tracker(run, step, inputs.lineage, work / TRACKED) as tracker:
-        module.track = tracker.metrics
-        weights = module.fit()
-    return module.progress, weights
+    )
 
 
 def _tracker(run: Run, step: Step, lineage: Lineage, folder: Path) -> Tracker:
@@ -230,6 +233,7 @@ def _write(
 
 def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | None]:
     """A model as the stage starts it: pretrained, random on purpose, an earlier step's, or from a file."""
+    torch.manual_seed(_seed(run.recipe.seed, step))
     member = run.recipe.members[step.key.member]
     channels = 3 if stage.films.view == "overlay" else 1 + len(MAPS) if stage.films.maps_of else 1
     origin: Start = "imagenet" if stage.start == "imagenet" else "none"
