@@ -325,6 +325,34 @@ def test_a_start_from_a_file_is_recorded_with_what_became_of_it(outside):
     assert read_record(outside.root / "plain/fold0/only")["weights"] == "random"
 
 
+STARTED = """
+name: started
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+defaults: {schedule: {batch: 8, lr: 0.001, epochs: 0.1, validate_films: 0}}
+members:
+  one:
+    backbone: resnet10t
+    stages:
+      teacher: {start: scratch, films: {which: annotated, view: overlay}}
+      last: {start: teacher}
+  other: {backbone: resnet10t, head: gem, stages: {only: {start: one/last}}}
+"""
+
+
+def test_a_start_from_a_stage_is_recorded_with_what_was_adapted_and_what_began_anew(phantom, tmp_path):
+    run = prepare(load_recipe(written(tmp_path, STARTED)), phantom, tmp_path / "run", 1)
+    for step in plan_of(run, [0]):
+        do_step(run, step, lambda status: None)
+    found = {name: read_record(run.root / name)["weights"] for name in ("one/fold0/last", "other/fold0/only")}
+    last, only = found.values()
+    assert last["source"] == "one/fold0/teacher" and last["fresh"] == []
+    assert len(last["adapted"]) == 1 and "3 input channels summed into 1" in last["adapted"][0]
+    assert only["source"] == "one/fold0/last" and only["adapted"] == []
+    assert only["fresh"] and all(name.startswith("head.") for name in only["fresh"])
+
+
 def test_soft_labels_of_a_file_are_what_is_learnt(outside, soft_labels_of, tmp_path):
     step = next(step for step in plan_of(outside, [0]) if step.name == "taught/fold0/only")
     stage = outside.recipe.members["taught"].stages["only"]

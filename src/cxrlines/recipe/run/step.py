@@ -57,12 +57,16 @@ from cxrlines.training.watching import macro_auc
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What a step is trained with; `soft`: figures of its soft labels; leaks: those that guard: report lets pass."""
+    """What a step is trained with.
+
+    `weights`: where its first ones come from, as the record says; `soft`: figures of its soft labels; leaks: those that
+    guard: report lets pass.
+    """
 
     stage: StageSpec
     size: Size
     model: Model
-    adoption: Adoption | None
+    weights: str | dict[str, Any]
     lineage: Lineage
     leak: str | None
     test_leak: str | None
@@ -102,13 +106,13 @@ def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> No
 def _inputs(run: Run, step: Step, report: Report) -> _Inputs:
     """Model, lineage and films of a step; `LeakError` before hours of training, not after."""
     stage = run.recipe.members[step.key.member].stages[step.key.stage]
-    model, adoption = _start(run, step, stage)
+    model, adoption, weights = _start(run, step, stage)
     rows, held_out = run.films.training(stage, step.key.held), run.films.held(step.key.held)
     lineage = made_from(run, step, stage, rows, adoption)
     leak, test_leak = refuse_held_out(run, lineage, held_out), refuse_test(run, lineage)
     films, soft = training_films(run, step, stage, rows, report)
     size = run.recipe.size_of(step.key.member, step.key.stage)
-    return _Inputs(stage, size, model, adoption, lineage, leak, test_leak, films, soft, held_out)
+    return _Inputs(stage, size, model, weights, lineage, leak, test_leak, films, soft, held_out)
 
 
 def _train(
@@ -192,7 +196,7 @@ def _record(step: Step, inputs: _Inputs, seconds: float, predict_seconds: float)
         "predict_seconds": predict_seconds,
         "spec": inputs.stage.model_dump(mode="json"),
         "parents": {parent.name: str(parent.key) for parent in step.parents},
-        "weights": inputs.adoption.as_dict() if inputs.adoption else inputs.model.backbone.source,
+        "weights": inputs.weights,
         "soft_labels": inputs.soft,
         "leak": inputs.leak,
         "test_leak": inputs.test_leak,
@@ -231,8 +235,11 @@ def _write(
     shutil.rmtree(done.parent)
 
 
-def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | None]:
-    """A model as the stage starts it: pretrained, random on purpose, an earlier step's, or from a file."""
+def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | None, str | dict[str, Any]]:
+    """A model as the stage starts it: pretrained, random on purpose, an earlier step's, or from a file.
+
+    With what was adopted of a file, and what the record says of the weights.
+    """
     torch.manual_seed(_seed(run.recipe.seed, step))
     member = run.recipe.members[step.key.member]
     channels = 3 if stage.films.view == "overlay" else 1 + len(MAPS) if stage.films.maps_of else 1
@@ -247,9 +254,11 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
         exclusive=member.exclusive,
     )
     if isinstance(stage.start, FileStart):
-        return classifier, adopt(classifier, stage.start.of(step.key.held[0]), head=stage.start.head == "adopt")
+        adoption = adopt(classifier, stage.start.of(step.key.held[0]), head=stage.start.head == "adopt")
+        return classifier, adoption, adoption.as_dict()
     maps, start = step.parent(Role.MAPS), step.parent(Role.START)
     model = TwoStep(load_segmenter(run, maps), classifier) if maps else classifier
+    source: str | dict[str, Any] = classifier.backbone.source
     if start:
         tensors, _ = load_weights(run.folder(start) / WEIGHTS)
         theirs = run.recipe.members[start.member]
@@ -257,12 +266,11 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
         begun = [] if same else ["decoder."]
         if (theirs.head, theirs.exclusive) != (member.head, member.exclusive):  # of another member
             begun.append("head.")
-        if begun:
-            fresh, parts = model.state_dict(), tuple(begun)
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
-            tensors |= {name: tensor for name, tensor in fresh.items() if name.startswith(parts)}
-        load_into(model, tensors)
-    return model, None
+        parts = tuple(begun)
+        fresh = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(parts)}
+        theirs_kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
+        source = {"source": str(start), "adapted": load_into(model, theirs_kept | fresh), "fresh": sorted(fresh)}
+    return model, None, source
 
 
 def load_segmenter(run: Run, key: StepId) -> Classifier:
