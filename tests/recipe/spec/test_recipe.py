@@ -144,6 +144,15 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
          "which sees 64 x 63 px, and this stage 64 x 63 px: make it one even size"),
         ({"size": 511, "three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}}},
          "which sees 511 px, and this stage 511 px: make it one even size"),
+        ({"three": {"segmenter": SEGMENTED["segmenter"] | {"films": {"which": "annotated", "flip": False}},
+                    "last": {"films": {"maps_of": "segmenter"}}}},
+         "members.three.stages.last.films.maps_of is 'segmenter', which was trained without flips, and this stage flips"),
+        # features
+        ({"one__stages__teacher": {"films": {"which": "annotated", "view": "overlay", "flip": False}}},
+         "members.one.stages.student.targets.features.of is 'teacher', which was trained without flips, and this stage "
+         "flips films: .*; make films.flip the same"),
+        ({"one__stages__teacher": {"films": {"which": "annotated", "view": "overlay"}, "size": 256}},
+         "targets.features.of is 'teacher', which sees 256 px, and this stage 512 px: both read the same film, make it"),
         ({"three": SEGMENTED | {"last": {}}, "ensemble": {"members": ["three/segmenter"]}},
          "ensemble.members names 'three/segmenter'; stages of three that read plain films: last"),
         # test films
@@ -306,8 +315,8 @@ def test_views_name_views_and_flips_need_members_that_saw_flips():
             averaging(views=views)
 
 
-@pytest.mark.parametrize(("segmenter", "classifier"), [(True, True), (True, False), (False, True)])
-def test_a_two_step_model_saw_flips_if_its_segmenter_did_too(segmenter, classifier):
+@pytest.mark.parametrize(("segmenter", "classifier"), [(True, True), (True, False), (False, False)])
+def test_a_two_step_model_saw_flips_if_both_of_it_did(segmenter, classifier):
     stages = {
         "segmenter": {"films": {"which": "annotated", "flip": segmenter}, "targets": {"maps": {}}},
         "classifier": {"films": {"maps_of": "segmenter", "flip": classifier}},
