@@ -107,10 +107,22 @@ class Recipe(Strict):
             self._check_source("ensemble.members names", name)
         self.ensemble.check_weights(self.averaged)
         refuse_circles({source: self.parents(source) for source in self.sources()})
+        for name in self.members:
+            self._check_decoder(name)
         self._check_folds()
         if self.ensemble.views and self.ensemble.views.flip:
             self._check_flips()
         return self
+
+    def _check_decoder(self, name: str) -> None:
+        """`ValueError` where a member says which decoder it has, and has none."""
+        member = self.members[name]
+        usual = type(member).model_fields["decoder"].default
+        if member.decoder != usual and not any(self.decodes(source) for source in self.sources() if source.member == name):
+            raise ValueError(
+                f"members.{name}.decoder is {member.decoder!r}, but no stage of it learns heatmaps (targets.maps, "
+                "targets.soft_maps): leave it out, or name such a target"
+            )
 
     def _check_flips(self) -> None:
         if unflipped := [name for name in self.averaged if not self.saw_flips(*self.source(name))]:
