@@ -81,7 +81,10 @@ def test_averaged_steps_have_a_rate_of_their_own():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"batch": 16, "accumulate": 3}, r"accumulate: 3 micro-batches do not divide batch: 16; allowed: 1, 2, 4, 8, 16"),
+        (
+            {"batch": 16, "accumulate": 3},
+            r"accumulate: 3 micro-batches do not divide batch: 16; allowed: 1, 2, 4, 8, 16",
+        ),
         ({"momentum": 0.9}, "momentum and nesterov are of sgd and muon; optimizer is adam"),
         ({"optimizer": "lion", "nesterov": True}, "optimizer is lion: leave them out"),
         ({"optimizer": "sgd", "nesterov": True, "momentum": 0}, "nesterov needs a momentum above 0"),

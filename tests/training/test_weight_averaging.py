@@ -1,4 +1,4 @@
-"""Averages of weights are torch's own, and so are the moments of batch norms that are taken for them."""
+"""Averages of weights are torch's own, and so are the running statistics of batch norms that are taken for them."""
 
 import copy
 import itertools
@@ -43,7 +43,7 @@ def test_a_moving_average_forgets_the_first_step_of_a_short_training_and_then_ke
     assert moving_share(0.998, 10_000) == moving_share(0.998, 100_000) == pytest.approx(0.002)
 
 
-def test_moments_are_torchs_own_but_for_what_is_frozen():
+def test_running_statistics_are_torchs_own_but_for_what_is_frozen():
     mine, batches = network().train(), [torch.rand(4, 1, 9, 9) for _ in range(3)]
     theirs = copy.deepcopy(mine)
     update_bn(batches, theirs)

@@ -38,7 +38,8 @@ class ScheduleSpec(Strict):
     # The backbone's activations are computed again as the gradients need them: less memory, a third slower.
     checkpoint_gradients: bool = False
     compile: bool = False  # backbone, head and decoder by torch.compile: minutes at first, faster steps then
-    # muon moves a backbone's kernels and matrices, and all else as AdamW, with nesterov as NAdamW (timm); lion wants a tenth of AdamW's rate.
+    # muon moves a backbone's kernels and matrices, and all else as AdamW, with nesterov as NAdamW (timm); lion wants a
+    # tenth of AdamW's rate.
     optimizer: Literal["adam", "adamw", "sgd", "nadamw", "lion", "muon"] = "adam"
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # of sgd (none: 0.9) and muon (none: 0.95)
     nesterov: bool = False  # Nesterov's momentum, of sgd and muon
@@ -78,14 +79,14 @@ class ScheduleSpec(Strict):
         end = type(self).model_fields["end_lr"].default
         if self.shape == "constant" and self.end_lr != end:
             raise ValueError(
-                f"end_lr is {self.end_lr:g}, but with shape: constant the rate stays at lr: leave it out (it is {end:g} "
-                "then), or take shape: cosine"
+                f"end_lr is {self.end_lr:g}, but with shape: constant the rate stays at lr: leave it out (it is "
+                f"{end:g} then), or take shape: cosine"
             )
         frozen = (self.freeze,) if isinstance(self.freeze, str) else self.freeze
         if "backbone" in frozen and self.freeze_epochs is None and self.layer_decay < 1:
             raise ValueError(
-                f"layer_decay is {self.layer_decay:g}, but freeze: backbone leaves no layer of it to train: leave one of "
-                "them out, or say with freeze_epochs how long it is frozen"
+                f"layer_decay is {self.layer_decay:g}, but freeze: backbone leaves no layer of it to train: leave one "
+                "of them out, or say with freeze_epochs how long it is frozen"
             )
         if self.patience is not None and self.validate_films == 0:
             raise ValueError("patience needs an AUC to watch: leave validate_films out or make it larger than 0")

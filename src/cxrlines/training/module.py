@@ -76,8 +76,8 @@ class StageModule(lightning.LightningModule):
         self.in_batch = min(self.schedule.batch, len(films.films))
         if self.in_batch % self.schedule.accumulate:
             raise Error(
-                f"schedule.accumulate: {self.schedule.accumulate} passes do not divide a batch of {self.in_batch}, all "
-                "films there are",
+                f"schedule.accumulate: {self.schedule.accumulate} micro-batches do not divide a batch of "
+                f"{self.in_batch}, all films there are",
                 "leave it out",
             )
         averages = self.schedule.ema is not None or self.schedule.swa_from is not None
@@ -136,7 +136,7 @@ class StageModule(lightning.LightningModule):
         return cpu_copy(self.evaluated.state_dict())
 
     def _become_average(self) -> None:
-        """Make the model the mean of its weights, with the moments of batch norms that it has on an epoch's films.
+        """Make the model the mean of its weights, with the running statistics that it has on an epoch's films.
 
         That epoch is the one that would come next.
         """
@@ -310,17 +310,17 @@ class StageModule(lightning.LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
         if self.accumulated is not None:
-            passing = self.trainer.precision_plugin.forward_context
-            self.accumulated.backward(loss, passing=passing, returning=self._returning)
+            in_forward = self.trainer.precision_plugin.forward_context
+            self.accumulated.backward(loss, in_forward=in_forward, in_backward=self._in_backward)
             self.accumulated = None
         else:
-            with self._returning():
+            with self._in_backward():
                 loss.backward()
         if self._averages_gradients:
             distributed.average_gradients(self.model)
 
-    def _returning(self) -> AbstractContextManager[None]:
-        """The context of a way back: layers that are passed again on it tell their batch norms nothing new."""
+    def _in_backward(self) -> AbstractContextManager[None]:
+        """The context of a backward pass: layers that are computed again in it tell their batch norms nothing new."""
         return norms_kept(self.model) if self.schedule.checkpoint_gradients else nullcontext()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

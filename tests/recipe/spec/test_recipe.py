@@ -81,7 +81,8 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
          "stages.finetune.films.colour_by is 'device', but no lines are shown; use view: overlay, or leave it out"),
         ({"one__stages__finetune": {"films": {"rare_below": 0.2}}}, "films.rare_below is 0.2, which sampling"),
         ({"one__stages__finetune": {"films": {"mixup": 0.2}, "schedule": {"batch": 8, "accumulate": 8}}},
-         "schedule.accumulate is 8: a micro-batch has one film, but films.mixup mixes the films of a micro-batch; use fewer"),
+         "schedule.accumulate is 8: a micro-batch has one film, but films.mixup mixes the films of a micro-batch; "
+         "use fewer of them"),
         ({"one__stages__finetune": {"films": {"cutmix": 1}, "schedule": {"batch": 6, "accumulate": 6}}},
          "a micro-batch has one film, but films.cutmix mixes the films of a micro-batch"),
         ({"one__stages__finetune": {"targets": {"labels": {}, "retrieval": {}}, "schedule": {"accumulate": 16}}},
@@ -146,7 +147,7 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
          "which sees 511 px, and this stage 511 px: make it one even size"),
         ({"three": {"segmenter": SEGMENTED["segmenter"] | {"films": {"which": "annotated", "flip": False}},
                     "last": {"films": {"maps_of": "segmenter"}}}},
-         "members.three.stages.last.films.maps_of is 'segmenter', which was trained without flips, and this stage flips"),
+         "three.stages.last.films.maps_of is 'segmenter', which was trained without flips, and this stage flips"),
         ({"three": {"segmenter": SEGMENTED["segmenter"] | {"schedule": {"validate_films": 100}}, "last": {}}},
          "stages.segmenter.schedule.validate_films is 100, films whose AUC of labels is watched, but "
          "targets names maps alone; leave it out, or make it 0"),
@@ -154,10 +155,10 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
          r"members.two.decoder is 'separable', but no stage of it learns heatmaps \(targets.maps, targets.soft_maps\)"),
         # features
         ({"one__stages__teacher": {"films": {"which": "annotated", "view": "overlay", "flip": False}}},
-         "members.one.stages.student.targets.features.of is 'teacher', which was trained without flips, and this stage "
+         "one.stages.student.targets.features.of is 'teacher', which was trained without flips, and this stage "
          "flips films: .*; make films.flip the same"),
         ({"one__stages__teacher": {"films": {"which": "annotated", "view": "overlay"}, "size": 256}},
-         "targets.features.of is 'teacher', which sees 256 px, and this stage 512 px: both read the same film, make it"),
+         "targets.features.of is 'teacher', which sees 256 px, and this stage 512 px: both read the same film, "),
         ({"three": SEGMENTED | {"last": {}}, "ensemble": {"members": ["three/segmenter"]}},
          "ensemble.members names 'three/segmenter'; stages of three that read plain films: last"),
         # test films

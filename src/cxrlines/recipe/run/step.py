@@ -121,7 +121,11 @@ def _train(
     """Train the step, from where a killed try of it was. How it went, and the final weights."""
     state = work / "state.safetensors"
     module = _module(run, step, inputs)
-    module.keep, module.report, module.loader_workers = partial(save_state, state, step.identity), report, loader_workers
+    module.keep, module.report, module.loader_workers = (
+        partial(save_state, state, step.identity),
+        report,
+        loader_workers,
+    )
     module.resume(load_state(state, step.identity))
     with _tracker(run, step, inputs.lineage, work / TRACKED) as tracker:
         module.track = tracker.metrics

@@ -118,7 +118,9 @@ class Recipe(Strict):
         """`ValueError` where a member says which decoder it has, and has none."""
         member = self.members[name]
         usual = type(member).model_fields["decoder"].default
-        if member.decoder != usual and not any(self.decodes(source) for source in self.sources() if source.member == name):
+        if member.decoder != usual and not any(
+            self.decodes(source) for source in self.sources() if source.member == name
+        ):
             raise ValueError(
                 f"members.{name}.decoder is {member.decoder!r}, but no stage of it learns heatmaps (targets.maps, "
                 "targets.soft_maps): leave it out, or name such a target"
