@@ -1,4 +1,4 @@
-"""A step of several passes has the gradients of the whole batch: of labels some of which are unknown, and of maps."""
+"""A step of micro-batches has the gradients of the whole batch: of labels some of which are unknown, and of maps."""
 
 import numpy as np
 import pytest
@@ -95,5 +95,5 @@ def test_each_part_without_a_known_map_draws_one():
 
 
 def test_fewer_films_than_a_batch_that_it_does_not_divide_are_refused():
-    with pytest.raises(Error, match="3 passes do not divide a batch of 8, all films there are"):
+    with pytest.raises(Error, match="3 micro-batches do not divide a batch of 8, all films there are"):
         stage(3, batch=12)

@@ -43,7 +43,8 @@ def test_warm_up_is_linear_then_the_shape_begins_at_its_peak():
 
 
 def test_constant():
-    assert set(ours(20, shape="constant")) == {0.1}
+    schedule = ScheduleSpec(lr=0.1, shape="constant")
+    assert {learning_rate(schedule, step, total=20, per_epoch=10) for step in range(20)} == {0.1}
 
 
 @pytest.mark.parametrize(("epochs", "warmup_epochs"), [(1, 1), (1, 5), (4, 5), (0.5, 9)])
@@ -80,7 +81,10 @@ def test_averaged_steps_have_a_rate_of_their_own():
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"batch": 16, "accumulate": 3}, r"accumulate: 3 passes do not divide batch: 16; allowed: 1, 2, 4, 8, 16"),
+        (
+            {"batch": 16, "accumulate": 3},
+            r"accumulate: 3 micro-batches do not divide batch: 16; allowed: 1, 2, 4, 8, 16",
+        ),
         ({"momentum": 0.9}, "momentum and nesterov are of sgd and muon; optimizer is adam"),
         ({"optimizer": "lion", "nesterov": True}, "optimizer is lion: leave them out"),
         ({"optimizer": "sgd", "nesterov": True, "momentum": 0}, "nesterov needs a momentum above 0"),
@@ -98,6 +102,14 @@ def test_averaged_steps_have_a_rate_of_their_own():
             {"end_lr": 1e-3, "shape": "restarts", "restart_epochs": 1},
             "end_lr is 0.001 and lr 0.0005: with shape: restarts",
         ),
+        (
+            {"end_lr": 1e-5, "shape": "constant"},
+            r"end_lr is 1e-05, but with shape: constant the rate stays at lr: leave it out \(it is 1e-06 then\)",
+        ),
+        (
+            {"freeze": ["head", "backbone"], "layer_decay": 0.8},
+            "layer_decay is 0.8, but freeze: backbone leaves no layer of it to train",
+        ),
     ],
 )
 def test_what_contradicts_itself_is_refused(fields, said):
@@ -108,6 +120,16 @@ def test_what_contradicts_itself_is_refused(fields, said):
 def test_an_end_is_the_peak_at_most_where_the_rate_falls_to_it():
     assert ScheduleSpec(lr=1e-6).end_lr == 1e-6
     assert ScheduleSpec(lr=5e-7, shape="constant").lr == 5e-7
+
+
+def test_what_is_idle_at_its_usual_value_is_no_fault():
+    """A run's recipe.json names every field."""
+    for fields in (
+        {"shape": "constant"}, {"freeze": "backbone"}, {"freeze": "backbone", "freeze_epochs": 1, "layer_decay": 0.8},
+        {"freeze": "head", "layer_decay": 0.8},
+    ):  # fmt: skip
+        schedule = ScheduleSpec.model_validate(fields)
+        assert ScheduleSpec.model_validate_json(schedule.model_dump_json()) == schedule
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,61 @@ def test_half_precision_skips_steps_whose_loss_is_not_finite(scaled):
     assert any(not torch.equal(untouched[name], weights[name]) for name in weights)
 
 
+def overflowing_inside(some: StageModule, steps: set[int]) -> StageModule:
+    """The stage with an activation that is infinite at these steps, as where half precision overflows in a pass."""
+
+    def spoil(norm: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        if some.step_now not in steps or not norm.training:
+            return None
+        spoilt = given[0].clone()
+        spoilt[0, 0, 0, 0] = float("inf")
+        return (spoilt, *given[1:])
+
+    some.model.backbone.net.bn1.register_forward_pre_hook(spoil)
+    return some
+
+
+@pytest.mark.parametrize("schedule", [{}, {"ema": 0.5}, {"accumulate": 2}, {"checkpoint_gradients": True}])
+def test_a_pass_that_overflows_leaves_no_trace_in_batch_norms(scaled, schedule):
+    kept: list[State] = []
+    some = overflowing_inside(stage({}, config(**schedule), keep=kept.append, keep_every_s=0), {2, 5})
+    weights = some.fit()
+    assert some.finished and scaled[0].get_scale() == 65536 / 4, "two steps were skipped"
+    assert finite(weights) and all(finite(group) for state in kept for group in state.tensors.values())
+    some.model.load_state_dict(weights)
+    assert np.isfinite(predict_films(some.model, film_set())).all()
+    before, after = (state.tensors["model"] for state in kept[1:3])
+    moved = {name for name in before if not torch.equal(before[name], after[name]) and "num_batches" not in name}
+    there = {f"backbone.net.bn1.{name}" for name in ("running_mean", "running_var")}
+    assert all(torch.equal(before[name][:1], after[name][:1]) for name in there), "of the channel that overflowed"
+    stem = {name for name in before if "net.conv1" in name and "running" in name}
+    assert moved == there | stem, "what comes before it and beside it saw the batch; what comes after nothing finite"
+
+
+class Spoilt(StageModule):
+    """Its running statistics are no numbers from step 2 on; in training no loss shows it."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.step_now == 2:
+            self.model.backbone.net.bn1.running_mean.fill_(float("nan"))
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_state_that_is_not_finite_is_not_kept():
+    kept: list[State] = []
+    some = Spoilt(model(), config(precision="32"), film_set(), None, view="plain", keep=kept.append, keep_every_s=0)
+    with pytest.raises(DivergedError, match=r"by step 3 backbone\.net\.bn1\.running_mean was no longer finite"):
+        some.fit()
+    assert len(kept) == 2 and all(finite(state.tensors["model"]) for state in kept)
+
+
+def test_predictions_that_are_not_finite_are_watched_by_no_auc():
+    some = Spoilt(model(), config(precision="32"), film_set(), film_set(6), view="plain")
+    with pytest.raises(DivergedError, match="by step 4 predictions were no longer finite"):
+        some.fit()
+    assert not some.progress.history
+
+
 def test_a_step_of_several_passes_is_skipped_as_a_whole(scaled):
     factors = {1: float("inf")}
     some = stage(factors, config(accumulate=2, epochs=0.5))

@@ -1,4 +1,4 @@
-"""Averages of weights are torch's own, and so are the moments of batch norms that are taken for them."""
+"""Averages of weights are torch's own, and so are the running statistics of batch norms that are taken for them."""
 
 import copy
 import itertools
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from cxrlines.training.weight_averaging import Average, estimate_norms, moving_share, norms_kept
+from cxrlines.training.weight_averaging import Average, estimate_norms, keep_finite, moving_share, norms_kept
 
 
 def network() -> nn.Module:
@@ -43,7 +43,7 @@ def test_a_moving_average_forgets_the_first_step_of_a_short_training_and_then_ke
     assert moving_share(0.998, 10_000) == moving_share(0.998, 100_000) == pytest.approx(0.002)
 
 
-def test_moments_are_torchs_own_but_for_what_is_frozen():
+def test_running_statistics_are_torchs_own_but_for_what_is_frozen():
     mine, batches = network().train(), [torch.rand(4, 1, 9, 9) for _ in range(3)]
     theirs = copy.deepcopy(mine)
     update_bn(batches, theirs)
@@ -66,3 +66,29 @@ def test_norms_that_are_kept_learn_nothing_of_a_pass():
         assert not torch.equal(model[1].running_mean, before["1.running_mean"])
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_what_is_not_finite_of_norms_is_put_back_and_nothing_else():
+    model, films = network().train(), torch.rand(4, 1, 9, 9)
+    model(films)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    restore = keep_finite(model)
+    with torch.no_grad():
+        model[0].weight[1] = math.inf
+    model(films)
+    spoilt = model[1].running_mean.isfinite().logical_not()
+    assert spoilt.tolist() == [False, True, False, False] and not model[4].running_var.isfinite().any()
+    restore()
+    for name in ("running_mean", "running_var"):
+        assert torch.equal(model.state_dict()[f"1.{name}"][1], before[f"1.{name}"][1])
+        assert not torch.equal(model.state_dict()[f"1.{name}"], before[f"1.{name}"])
+        assert torch.equal(model.state_dict()[f"4.{name}"], before[f"4.{name}"])
+
+
+def test_where_no_batch_norm_learns_nothing_is_shown():
+    model, shown = network().train(), []
+    for norm in (model[1], model[4]):
+        norm.eval()
+    estimate_norms(model, range(3), shown.append)
+    estimate_norms(nn.Linear(2, 2).train(), range(3), shown.append)
+    assert not shown

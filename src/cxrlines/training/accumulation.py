@@ -1,10 +1,10 @@
-"""A step in several passes: the gradients of a whole batch, in the memory of a part of it.
+"""A step of several micro-batches: the gradients of a whole batch, in the memory of a part of it.
 
 A loss is divided by counts over the whole batch, and Dice sums overlap and sizes over it: the mean of the losses of
 parts would be another loss. So the parts are passed twice. The first time, without gradients, their sums are added
 up, and the loss of the whole is taken from them; the second time each part's sums go backward with the slope that this
 loss has in them. That is exact for every loss of sums, and costs a forward pass (Gao et al., 2021, "Scaling deep
-contrastive learning batch size under memory limited setup"). Batch norm takes its moments over a part.
+contrastive learning batch size under memory limited setup"). Batch norm takes its statistics over a part.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,18 +42,18 @@ class Accumulated:
         self,
         loss: Tensor,
         *,
-        passing: Callable[[], AbstractContextManager[Any]] = nullcontext,
-        returning: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        in_forward: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        in_backward: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         """Add the gradients of `loss`, which is `self.loss` or, for half precision, a multiple.
 
-        `passing` and `returning` are contexts of a pass and of its way back.
+        `in_forward` and `in_backward` are the contexts of a forward and of a backward pass.
         """
         loss.backward()
         for place in range(len(self._parts)):
-            with passing():
+            with in_forward():
                 sums = stacked(self._terms(place))
-            with returning():
+            with in_backward():
                 sums.backward(self._sums.grad)
 
     def _terms(self, place: int) -> Losses:

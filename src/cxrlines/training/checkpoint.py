@@ -116,12 +116,13 @@ class LossLog:
         for step, loss in enumerate(losses, start=step_now - len(losses)):
             self.not_finite = 0 if math.isfinite(loss) else self.not_finite + 1
             if self.not_finite > (MAX_SKIPPED if scaler else 0):
-                raise self._diverged(f"the loss became {loss} at step {step - self.not_finite + 1}")
+                raise self.diverged(f"the loss became {loss} at step {step - self.not_finite + 1}")
         if scaler and scaler.get_scale() < MIN_SCALE:
-            raise self._diverged(f"by step {step_now} most gradients were too large for 16 bits")
+            raise self.diverged(f"by step {step_now} most gradients were too large for 16 bits")
         self.losses += losses
 
-    def _diverged(self, what: str) -> DivergedError:
+    def diverged(self, what: str) -> DivergedError:
+        """The error of what shows that."""
         return DivergedError(
             f"{what} with {self.settings}",
             "lower schedule.lr, set schedule.clip, or use precision 32 (bf16 instead of 16, where the GPU has it)",

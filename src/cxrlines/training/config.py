@@ -34,16 +34,17 @@ class ScheduleSpec(Strict):
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 5  # passes over the films; may be a fraction
     batch: Annotated[int, Field(ge=2, le=4096)] = 16  # films of a step
-    accumulate: Annotated[int, Field(ge=1, le=256)] = 1  # passes of a step, each of batch / accumulate films
+    accumulate: Annotated[int, Field(ge=1, le=256)] = 1  # micro-batches of a step, each of batch / accumulate films
     # The backbone's activations are computed again as the gradients need them: less memory, a third slower.
     checkpoint_gradients: bool = False
     compile: bool = False  # backbone, head and decoder by torch.compile: minutes at first, faster steps then
-    # muon moves a backbone's kernels and matrices, and all else as AdamW (timm); lion wants a tenth of AdamW's rate.
+    # muon moves a backbone's kernels and matrices, and all else as AdamW, with nesterov as NAdamW (timm); lion wants a
+    # tenth of AdamW's rate.
     optimizer: Literal["adam", "adamw", "sgd", "nadamw", "lion", "muon"] = "adam"
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None  # of sgd (none: 0.9) and muon (none: 0.95)
     nesterov: bool = False  # Nesterov's momentum, of sgd and muon
     lr: Annotated[float, Field(gt=0, le=1)] = 5e-4  # the highest learning rate
-    end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6  # at the end of a cosine; lr at most
+    end_lr: Annotated[float, Field(ge=0, le=1)] = 1e-6  # at the end of a cosine or of each restart; lr at most
     shape: Literal["constant", "cosine", "restarts"] = "cosine"  # restarts: cosines one after another
     restart_epochs: Annotated[float, Field(gt=0)] | None = None  # of each cosine of restarts
     # Linear, from a tenth of lr. One as long as the training, or longer, takes a tenth of the training instead.
@@ -73,7 +74,19 @@ class ScheduleSpec(Strict):
         if self.shape != "constant" and self.end_lr > self.lr:
             raise ValueError(
                 f"end_lr is {self.end_lr:g} and lr {self.lr:g}: with shape: {self.shape} the rate falls from lr to "
-                "end_lr; make end_lr at most lr, or take shape: constant"
+                "end_lr; make end_lr at most lr, or take shape: constant without end_lr"
+            )
+        end = type(self).model_fields["end_lr"].default
+        if self.shape == "constant" and self.end_lr != end:
+            raise ValueError(
+                f"end_lr is {self.end_lr:g}, but with shape: constant the rate stays at lr: leave it out (it is "
+                f"{end:g} then), or take shape: cosine"
+            )
+        frozen = (self.freeze,) if isinstance(self.freeze, str) else self.freeze
+        if "backbone" in frozen and self.freeze_epochs is None and self.layer_decay < 1:
+            raise ValueError(
+                f"layer_decay is {self.layer_decay:g}, but freeze: backbone leaves no layer of it to train: leave one "
+                "of them out, or say with freeze_epochs how long it is frozen"
             )
         if self.patience is not None and self.validate_films == 0:
             raise ValueError("patience needs an AUC to watch: leave validate_films out or make it larger than 0")
@@ -81,8 +94,8 @@ class ScheduleSpec(Strict):
             raise ValueError("keep: best needs an AUC to watch: leave validate_films out or make it larger than 0")
         if self.batch % self.accumulate:
             raise ValueError(
-                f"accumulate: {self.accumulate} passes do not divide batch: {self.batch}; allowed: "
-                + ", ".join(str(passes) for passes in range(1, min(self.batch, 256) + 1) if not self.batch % passes)
+                f"accumulate: {self.accumulate} micro-batches do not divide batch: {self.batch}; allowed: "
+                + ", ".join(str(count) for count in range(1, min(self.batch, 256) + 1) if not self.batch % count)
             )
         if (self.momentum is not None or self.nesterov) and self.optimizer not in MOMENTUM:
             raise ValueError(
@@ -104,6 +117,11 @@ class ScheduleSpec(Strict):
     def cuts_warmup(self) -> bool:
         """Whether the warm-up would leave nothing to train after it, so that it takes `WARMUP_AT_MOST` instead."""
         return self.warmup_epochs >= self.epochs
+
+    @property
+    def pass_films(self) -> int:
+        """Films of a forward pass in training, those of a micro-batch."""
+        return self.batch // self.accumulate
 
     @property
     def keeps_best(self) -> bool:

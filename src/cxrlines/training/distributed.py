@@ -2,7 +2,7 @@
 
 torchrun starts the same command once for each process. A batch is split over them so that the weights they end with
 are those of one process but for rounding: gradients are averaged (Lightning's DDP), batch normalisation takes its
-moments over the whole batch, and dropout draws for the whole batch. Only the first process writes files.
+statistics over the whole batch, and dropout draws for the whole batch. Only the first process writes files.
 
 Alone (`world` is 1) training asks nothing of this file: the collectives below are for several processes.
 """
@@ -274,18 +274,18 @@ def leaves_unused(model: nn.Module, use: Callable[[], Tensor]) -> bool:
     return any(gradient is None for gradient in gradients)
 
 
-def synchronise(model: nn.Module, batch: int, passes: int = 1) -> None:
+def synchronise(model: nn.Module, batch: int, parts: int = 1) -> None:
     """Make `model`, in place, train on this process's part of a batch of `batch` films as on the whole of it.
 
-    A batch that is passed in several `passes` comes in so many parts; a process has its part of each.
+    A batch of several micro-batches comes in so many `parts`; a process has its share of each.
     Names and values of its state stay as they are; in evaluation nothing changes. `DevicesError` for a batch of fewer
     films than there are processes.
     """
-    batch //= passes
+    batch //= parts
     if batch < world:
         raise DevicesError(
-            f"schedule.batch: {batch} films{' of a pass' * (passes > 1)} cannot be split over {world} processes",
-            "give fewer --devices or a larger batch" + ", or accumulate fewer passes" * (passes > 1),
+            f"schedule.batch: {batch} films{' of a micro-batch' * (parts > 1)} cannot be split over {world} processes",
+            "give fewer --devices or a larger batch" + ", or make schedule.accumulate smaller" * (parts > 1),
         )
     if torch.cuda.is_available():
         # timm's: torch's own drops the activation of timm's layers. Both take a part of no film, as a decoder's may be.
@@ -308,7 +308,7 @@ def _whole_dropout(batch: int) -> Callable[[nn.Dropout, Tensor], Tensor]:
 
 
 def _whole_norm(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Batch normalisation with the moments of the whole batch, on processors, where torch's SyncBatchNorm has none."""
+    """Batch norm with the statistics of the whole batch, on processors, where torch's SyncBatchNorm has none."""
     if not self.training:
         return type(self).forward(self, x)
     ours = x.to(self.weight.dtype)  # of no film where the others have all that is annotated

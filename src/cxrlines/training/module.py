@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -26,7 +27,7 @@ from cxrlines.training.sampling import Key, batches_per_epoch, epoch_batches
 from cxrlines.training.targets.base import Losses
 from cxrlines.training.trainer import as_found, trainer
 from cxrlines.training.watching import label_aucs, macro_auc
-from cxrlines.training.weight_averaging import Average, estimate_norms, moving_share, norms_kept
+from cxrlines.training.weight_averaging import Average, estimate_norms, keep_finite, moving_share, norms_kept
 
 SPEED_WINDOW = 60
 """Reports, at least a second apart, over which films per second are measured, in this run alone."""
@@ -75,8 +76,8 @@ class StageModule(lightning.LightningModule):
         self.in_batch = min(self.schedule.batch, len(films.films))
         if self.in_batch % self.schedule.accumulate:
             raise Error(
-                f"schedule.accumulate: {self.schedule.accumulate} passes do not divide a batch of {self.in_batch}, all "
-                "films there are",
+                f"schedule.accumulate: {self.schedule.accumulate} micro-batches do not divide a batch of "
+                f"{self.in_batch}, all films there are",
                 "leave it out",
             )
         averages = self.schedule.ema is not None or self.schedule.swa_from is not None
@@ -89,6 +90,7 @@ class StageModule(lightning.LightningModule):
             for part in reader(model).children():
                 part.compile()
         self.accumulated: Accumulated | None = None  # of the step being done
+        self.restore_norms: Callable[[], None] = lambda: None  # after a step
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()
         self.resumed: State | None = None
@@ -134,7 +136,7 @@ class StageModule(lightning.LightningModule):
         return cpu_copy(self.evaluated.state_dict())
 
     def _become_average(self) -> None:
-        """Make the model the mean of its weights, with the moments of batch norms that it has on an epoch's films.
+        """Make the model the mean of its weights, with the running statistics that it has on an epoch's films.
 
         That epoch is the one that would come next.
         """
@@ -250,7 +252,7 @@ class StageModule(lightning.LightningModule):
             pin = self.device.type == "cuda"
             self.loaders["validation"] = in_order(
                 self.validation,
-                2 * self.schedule.batch // self.schedule.accumulate,
+                2 * self.schedule.pass_films,
                 self.loader_workers,
                 mine,
                 pin=pin,
@@ -290,6 +292,8 @@ class StageModule(lightning.LightningModule):
         set_rate(self._optimizer, self.rate)
         if self.frozen.holds and self.step_now >= self.thaw_at:
             self.frozen.hold(False)
+        if self.precision == "16":
+            self.restore_norms = keep_finite(self.model)
 
     def training_step(self, batch: Mapping[str, Any] | Parts, batch_idx: int) -> Tensor:
         if isinstance(batch, Mapping):
@@ -306,22 +310,23 @@ class StageModule(lightning.LightningModule):
 
     def backward(self, loss: Tensor, *args: Any, **options: Any) -> None:
         if self.accumulated is not None:
-            passing = self.trainer.precision_plugin.forward_context
-            self.accumulated.backward(loss, passing=passing, returning=self._returning)
+            in_forward = self.trainer.precision_plugin.forward_context
+            self.accumulated.backward(loss, in_forward=in_forward, in_backward=self._in_backward)
             self.accumulated = None
         else:
-            with self._returning():
+            with self._in_backward():
                 loss.backward()
         if self._averages_gradients:
             distributed.average_gradients(self.model)
 
-    def _returning(self) -> AbstractContextManager[None]:
-        """The context of a way back: layers that are passed again on it tell their batch norms nothing new."""
+    def _in_backward(self) -> AbstractContextManager[None]:
+        """The context of a backward pass: layers that are computed again in it tell their batch norms nothing new."""
         return norms_kept(self.model) if self.schedule.checkpoint_gradients else nullcontext()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.progress.batch += 1
         self.log_of_losses.fresh.append(outputs["loss"].detach())
+        self.restore_norms()
         if self.average is not None and (share := self._share()) > 0:
             self.average.update(self.model, share)
         now = time.monotonic()
@@ -345,7 +350,11 @@ class StageModule(lightning.LightningModule):
         self._fetch_losses()  # what has diverged is not saved
         begun = time.monotonic()
         if distributed.rank == 0:
-            self.keep(self.state())
+            state = self.state()
+            for name, tensor in (pair for group in state.tensors.values() for pair in group.items()):
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise self.log_of_losses.diverged(f"by step {self.step_now} {name} was no longer finite")
+            self.keep(state)
         self.saved_at = time.monotonic()
         self.pause_s = max(self.keep_every_s, 20 * (self.saved_at - begun)) if self.keep_every_s else 0.0
 
@@ -381,6 +390,8 @@ class StageModule(lightning.LightningModule):
         scores, truth = torch.cat(self.scores).cpu().numpy(), self.validation.films.labels
         if len(scores) < len(truth):
             scores = distributed.gather_rows(scores)
+        if not np.isfinite(scores).all():
+            raise self.log_of_losses.diverged(f"by step {self.step_now} predictions were no longer finite")
         each = zip(self.model.labels, label_aucs(truth, scores), strict=True)
         return {"auc": macro_auc(truth, scores), **{f"auc {label}": value for label, value in each}}
 

@@ -98,7 +98,8 @@ def reader(model: Model) -> Classifier:
 class Frozen:
     """What `freeze` names of a model: parameters that do not move, in modules that evaluate.
 
-    A module whose parameters are all frozen evaluates: its batch norm keeps its moments, its dropout drops nothing.
+    A module whose parameters are all frozen evaluates: its batch norm keeps its running statistics, its dropout drops
+    nothing.
 
     Raises:
         Error: a pattern that matches no parameter, with examples of those there are, or one that leaves none.

@@ -48,7 +48,7 @@ def moving_share(decay: float, step: int) -> float:
 
 
 def learning_norms(model: nn.Module) -> list[BatchNorm]:
-    """The batch norms that take their moments from the batch, and keep them: none that is frozen."""
+    """The batch norms that keep running statistics of the batches they see: none that is frozen."""
     return [m for m in model.modules() if isinstance(m, BatchNorm) and m.training and m.track_running_stats]
 
 
@@ -65,13 +65,33 @@ def norms_kept(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
+def keep_finite(model: nn.Module) -> Callable[[], None]:
+    """Note the running statistics of batch norms; the call returned puts back those that are not finite by then.
+
+    In half precision a pass may overflow. The scaler then skips the step of the optimiser, but a running mean that is
+    once infinite stays so. Nothing waits for a GPU.
+    """
+    buffers = [b for norm in learning_norms(model) for b in norm.buffers() if b.is_floating_point()]
+    before = torch.cat(buffers) if buffers else None
+
+    def restore() -> None:
+        if before is not None:
+            now = torch.cat(buffers)
+            finite = torch.where(now.isfinite(), now, before)
+            torch._foreach_copy_(buffers, finite.split([len(buffer) for buffer in buffers]))
+
+    return restore
+
+
 @torch.no_grad()
 def estimate_norms(model: nn.Module, batches: Iterable[Any], show: Callable[[Any], object]) -> None:
-    """Take new moments of a training model's batch norms: their means over `batches`, each shown by `show`.
+    """Take new running statistics of a training model's batch norms: means over `batches`, each shown by `show`.
 
     What torch's `update_bn` does, but for what is frozen.
     """
     norms = learning_norms(model)
+    if not norms:
+        return
     usual = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -70,6 +70,12 @@ def test_the_same_code_elsewhere_is_the_same(recipe, package):
         ("evaluation/ensemble/sharpen.py", "def sharpen(", "X = 1\n\n\ndef sharpen(", {"soft"}),
         ("training/config.py", "math.cos", "math.sin", None),
         ("recipe/run/step.py", "in_channels=channels", "in_channels=1 + channels", None),
+        ("recipe/run/step.py", "torch.manual_seed(", "print(", None),
+        ("recipe/run/step.py", "flip=stage.films.flip", "flip=True", None),
+        ("recipe/run/step.py", "(stage.schedule, targets, seed)", "(stage.schedule, targets)", None),
+        ("recipe/run/step.py", "group=recipe.name", 'group=""', set()),
+        ("training/trainer.py", "gradient_clip_val=schedule.clip", "gradient_clip_val=None", None),
+        ("training/trainer.py", "logging.ERROR", "logging.WARNING", set()),
         ("recipe/run/step.py", "inputs.model.load_state_dict(weights)", "pass", set()),
     ],
 )  # fmt: skip

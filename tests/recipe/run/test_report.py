@@ -4,9 +4,16 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import yaml
 
 from cxrlines.recipe.run.report import _notes
-from cxrlines.recipe.spec.recipe import MemberSpec
+from cxrlines.recipe.spec.load import load_recipe
+from cxrlines.recipe.spec.recipe import Recipe
+
+
+def notes_of(recipe: Recipe) -> list[str]:
+    run = SimpleNamespace(recipe=recipe, groups=SimpleNamespace(text=lambda: ""))
+    return _notes(run, [], pd.Series([2, 2]), dict.fromkeys(recipe.members))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -16,10 +23,42 @@ from cxrlines.recipe.spec.recipe import MemberSpec
 def test_an_epoch_chosen_on_the_fold_that_is_scored_is_noted(schedule: dict, chosen: bool) -> None:
     stages = {"first": {"schedule": schedule}, "last": {"start": "first"}}
     members = {
-        name: MemberSpec.model_validate({"backbone": "resnet10t", "stages": of})
-        for name, of in {"plain": {"only": {}}, "chooser": stages}.items()
+        name: {"backbone": "resnet10t", "stages": of} for name, of in {"plain": {"only": {}}, "chooser": stages}.items()
     }
-    run = SimpleNamespace(recipe=SimpleNamespace(members=members), groups=SimpleNamespace(text=lambda: ""))
-    notes = _notes(run, [], pd.Series([2, 2]), dict.fromkeys(members))  # type: ignore[arg-type]
+    notes = notes_of(Recipe.model_validate({"name": "test", "members": members}))
     assert [note.split()[0] for note in notes] == ["chooser"] * chosen
     assert all("out-of-fold figures are a little too good" in note for note in notes)
+
+
+MADE_FROM = {
+    "start": "{start: chooser/only}",
+    "soft labels": "{targets: {soft: {of: chooser}}}",
+    "features": "{films: {which: annotated}, targets: {labels: {}, features: {of: teacher}}}",
+    "heatmaps": "{targets: {labels: {}, soft_maps: {of: chooser/only}}}",
+    "maps": "{films: {maps_of: teacher}}",
+}
+
+
+@pytest.mark.parametrize("made_from", MADE_FROM)
+def test_whatever_is_made_from_such_a_stage_is_noted_with_its_name(made_from: str) -> None:
+    chooser, other = "{schedule: {keep: best}, targets: {labels: {}, maps: {}}}", "{}"
+    teacher = {
+        "features": "teacher: {films: {which: annotated, view: overlay}, schedule: {patience: 2}}, ",
+        "maps": "teacher: {targets: {labels: {}, maps: {}}, schedule: {patience: 2}}, ",
+    }.get(made_from, "")
+    text = f"""
+name: test
+members:
+  chooser: {{backbone: resnet10t, stages: {{only: {chooser if not teacher else other}}}}}
+  child: {{backbone: resnet10t, stages: {{{teacher}first: {MADE_FROM[made_from]}, last: {{start: first
+    {", films: {maps_of: teacher}" if made_from == "maps" else ""}}}}}}}
+  alone: {{backbone: resnet10t, stages: {{only: {{}}}}}}
+"""
+    notes = {note.split()[0]: note for note in notes_of(Recipe.model_validate(yaml.safe_load(text)))}
+    assert set(notes) == ({"child"} if teacher else {"chooser", "child"})
+    assert ("child/teacher" if teacher else "chooser/only") in notes["child"]
+
+
+def test_of_the_published_system_both_multi_head_members_are_noted() -> None:
+    notes = [note.split()[0] for note in notes_of(load_recipe("hotwater"))]
+    assert notes == ["multi-head", "multi-head-soft"]

@@ -21,6 +21,7 @@ from cxrlines.io.external.layouts import PRESENCE
 from cxrlines.io.patients import key_name, tokens
 from cxrlines.models.weights import load_weights, save_weights
 from cxrlines.reading.bundle import load_bundle
+from cxrlines.recipe.run import scored_predictions as scored_module
 from cxrlines.recipe.run import step as step_module
 from cxrlines.recipe.run import training_data as films_module
 from cxrlines.recipe.run.execute import RunError, do_plan
@@ -324,6 +325,34 @@ def test_a_start_from_a_file_is_recorded_with_what_became_of_it(outside):
     assert read_record(outside.root / "plain/fold0/only")["weights"] == "random"
 
 
+STARTED = """
+name: started
+size: 64
+store: {size: 72, aspect: stretch}
+folds: {count: 2, seed: 0}
+defaults: {schedule: {batch: 8, lr: 0.001, epochs: 0.1, validate_films: 0}}
+members:
+  one:
+    backbone: resnet10t
+    stages:
+      teacher: {start: scratch, films: {which: annotated, view: overlay}}
+      last: {start: teacher}
+  other: {backbone: resnet10t, head: gem, stages: {only: {start: one/last}}}
+"""
+
+
+def test_a_start_from_a_stage_is_recorded_with_what_was_adapted_and_what_began_anew(phantom, tmp_path):
+    run = prepare(load_recipe(written(tmp_path, STARTED)), phantom, tmp_path / "run", 1)
+    for step in plan_of(run, [0]):
+        do_step(run, step, lambda status: None)
+    found = {name: read_record(run.root / name)["weights"] for name in ("one/fold0/last", "other/fold0/only")}
+    last, only = found.values()
+    assert last["source"] == "one/fold0/teacher" and last["fresh"] == []
+    assert len(last["adapted"]) == 1 and "3 input channels summed into 1" in last["adapted"][0]
+    assert only["source"] == "one/fold0/last" and only["adapted"] == []
+    assert only["fresh"] and all(name.startswith("head.") for name in only["fresh"])
+
+
 def test_soft_labels_of_a_file_are_what_is_learnt(outside, soft_labels_of, tmp_path):
     step = next(step for step in plan_of(outside, [0]) if step.name == "taught/fold0/only")
     stage = outside.recipe.members["taught"].stages["only"]
@@ -482,6 +511,26 @@ def test_every_stage_that_reads_plain_films_predicts_what_it_holds_out_and_judge
         assert sorted(predicted) == sorted(studies[np.isin(folds, step.key.held)])
         judged = step.fold is not None and step.key.stage != "tubes"
         assert is_scored(soft_run.recipe, step) == judged == (folder / "test_predictions.csv").exists()
+
+
+def test_a_step_predicts_no_more_films_at_once_than_it_was_trained_on(phantom, tmp_path, monkeypatch):
+    """Of soft labels and test films too, and over views: one that is trained on few would not fit in the memory."""
+    shown, usual = [], films_module.predict_films
+
+    def predicting(model, films, *, batch=32):
+        shown.append(batch)
+        return usual(model, films, batch=batch)
+
+    for module in (films_module, scored_module):
+        monkeypatch.setattr(module, "predict_films", predicting)
+    text = LEAK.replace("{schedule: {batch: 8,", "{schedule: {batch: 8, accumulate: 4,").replace(
+        "members:", "ensemble: {views: {flip: true}}\nmembers:"
+    )
+    run = prepare(load_recipe(written(tmp_path, text)), phantom, tmp_path / "run", 1)
+    for step in plan_of(run, [0]):
+        if step.name in ("mixed/fold1/first", "mixed/fold0/last"):
+            do_step(run, step, lambda status: None)
+    assert shown == [2] * 5, "held out of both, the test films of the last, and both over views"
 
 
 def test_a_full_disk_in_the_middle_of_a_step_is_told_and_costs_that_step_alone(

@@ -81,11 +81,12 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
          "stages.finetune.films.colour_by is 'device', but no lines are shown; use view: overlay, or leave it out"),
         ({"one__stages__finetune": {"films": {"rare_below": 0.2}}}, "films.rare_below is 0.2, which sampling"),
         ({"one__stages__finetune": {"films": {"mixup": 0.2}, "schedule": {"batch": 8, "accumulate": 8}}},
-         "schedule.accumulate is 8: a pass has one film, but films.mixup mixes the films of a pass; use fewer passes"),
+         "schedule.accumulate is 8: a micro-batch has one film, but films.mixup mixes the films of a micro-batch; "
+         "use fewer of them"),
         ({"one__stages__finetune": {"films": {"cutmix": 1}, "schedule": {"batch": 6, "accumulate": 6}}},
-         "a pass has one film, but films.cutmix mixes the films of a pass"),
+         "a micro-batch has one film, but films.cutmix mixes the films of a micro-batch"),
         ({"one__stages__finetune": {"targets": {"labels": {}, "retrieval": {}}, "schedule": {"accumulate": 16}}},
-         "a pass has one film, but targets.retrieval compares the films of a pass"),
+         "a micro-batch has one film, but targets.retrieval compares the films of a micro-batch"),
         ({"one__stages__teacher": {"films": {"which": "annotated", "view": "overlay", "cutmix": 1}}},
          "films.cutmix is 1.0: films that are seen with lines or heatmaps are not mixed"),
         ({"one__stages__student": {"films": {"which": "annotated", "mixup": 0.2},
@@ -144,6 +145,20 @@ SEGMENTED = {"segmenter": {"films": {"which": "annotated"}, "targets": MAPPED}}
          "which sees 64 x 63 px, and this stage 64 x 63 px: make it one even size"),
         ({"size": 511, "three": SEGMENTED | {"last": {"films": {"maps_of": "segmenter"}}}},
          "which sees 511 px, and this stage 511 px: make it one even size"),
+        ({"three": {"segmenter": SEGMENTED["segmenter"] | {"films": {"which": "annotated", "flip": False}},
+                    "last": {"films": {"maps_of": "segmenter"}}}},
+         "three.stages.last.films.maps_of is 'segmenter', which was trained without flips, and this stage flips"),
+        ({"three": {"segmenter": SEGMENTED["segmenter"] | {"schedule": {"validate_films": 100}}, "last": {}}},
+         "stages.segmenter.schedule.validate_films is 100, films whose AUC of labels is watched, but "
+         "targets names maps alone; leave it out, or make it 0"),
+        ({"two__decoder": "separable"},
+         r"members.two.decoder is 'separable', but no stage of it learns heatmaps \(targets.maps, targets.soft_maps\)"),
+        # features
+        ({"one__stages__teacher": {"films": {"which": "annotated", "view": "overlay", "flip": False}}},
+         "one.stages.student.targets.features.of is 'teacher', which was trained without flips, and this stage "
+         "flips films: .*; make films.flip the same"),
+        ({"one__stages__teacher": {"films": {"which": "annotated", "view": "overlay"}, "size": 256}},
+         "targets.features.of is 'teacher', which sees 256 px, and this stage 512 px: both read the same film, "),
         ({"three": SEGMENTED | {"last": {}}, "ensemble": {"members": ["three/segmenter"]}},
          "ensemble.members names 'three/segmenter'; stages of three that read plain films: last"),
         # test films
@@ -236,6 +251,18 @@ def test_a_stage_may_see_films_of_its_own_size():
     assert (recipe.size_of("two", "last"), recipe.size_of("two", "soft")) == (96, recipe.size)
 
 
+def test_a_decoder_is_named_where_one_is_learnt_or_taken_over():
+    learns = {"only": {"targets": MAPPED | {"labels": {}}}}
+    for stages in (learns, learns | {"last": {"start": "only"}}, SEGMENTED | {"last": {}}):
+        content = copy.deepcopy(BASE)
+        content["members"]["three"] = {"backbone": "resnet10t", "decoder": "separable", "stages": stages}
+        assert Recipe.model_validate(content).members["three"].decoder == "separable"
+
+
+def test_films_to_watch_are_none_where_no_labels_are_learnt():
+    assert made(three={"segmenter": SEGMENTED["segmenter"] | {"schedule": {"validate_films": 0}}, "last": {}})
+
+
 def test_a_file_to_start_from_is_no_earlier_stage():
     stage = made(two__stages__last={"start": {"file": "w.pt"}}).members["two"].stages["last"]
     assert stage.start == FileStart(file="w.pt") and stage.started_from is None
@@ -306,8 +333,8 @@ def test_views_name_views_and_flips_need_members_that_saw_flips():
             averaging(views=views)
 
 
-@pytest.mark.parametrize(("segmenter", "classifier"), [(True, True), (True, False), (False, True)])
-def test_a_two_step_model_saw_flips_if_its_segmenter_did_too(segmenter, classifier):
+@pytest.mark.parametrize(("segmenter", "classifier"), [(True, True), (True, False), (False, False)])
+def test_a_two_step_model_saw_flips_if_both_of_it_did(segmenter, classifier):
     stages = {
         "segmenter": {"films": {"which": "annotated", "flip": segmenter}, "targets": {"maps": {}}},
         "classifier": {"films": {"maps_of": "segmenter", "flip": classifier}},

@@ -17,7 +17,7 @@ from cxrlines.training.module import StageModule
 from cxrlines.training.outputs import Outputs
 from cxrlines.training.targets import LabelTarget, RetrievalTarget, TargetsSpec
 from cxrlines.training.targets.base import FilmsSpec
-from cxrlines.training.targets.retrieval import label_likeness, retrieval_loss, tip_nearness, tip_places
+from cxrlines.training.targets.retrieval import label_similarity, retrieval_loss, tip_nearness, tip_places
 
 from ..small_stages import MemoryStore
 
@@ -106,9 +106,9 @@ def test_the_order_of_films_is_of_no_matter_and_their_parts_add_up() -> None:
     whole = value(RetrievalTarget(), embedding, batch)
     turned = value(RetrievalTarget(), embedding[order], {name: values[order] for name, values in batch.items()})
     assert float(turned) == pytest.approx(float(whole), rel=1e-5)
-    likeness = label_likeness(batch["labels"])
-    every = retrieval_loss(embedding, likeness, 0.1)
-    parts = [retrieval_loss(embedding, likeness, 0.1, part) for part in (slice(0, 3), slice(3, 8))]
+    similarity = label_similarity(batch["labels"])
+    every = retrieval_loss(embedding, similarity, 0.1)
+    parts = [retrieval_loss(embedding, similarity, 0.1, part) for part in (slice(0, 3), slice(3, 8))]
     assert float(sum(part.total for part in parts)) == pytest.approx(float(every.total), rel=1e-5)
     assert float(sum(part.count for part in parts)) == float(every.count) == 8
 
@@ -123,16 +123,16 @@ def test_a_film_alone_and_films_of_which_nothing_is_known_teach_nothing() -> Non
         assert float(loss.detach()) == 0 and not embedding.grad.any()
 
 
-def test_likeness_of_labels_by_hand() -> None:
+def test_similarity_of_labels_by_hand() -> None:
     labels = torch.zeros(5, len(LABELS))
     labels[0, [2, 9]] = 1
     labels[1, [2, 9]] = 1
     labels[2, [2, 8]] = 1
     labels[4, 2] = NAN
-    likeness = label_likeness(labels)
-    assert likeness[0, 1] == 1 and likeness[0, 2] == pytest.approx(1 / 3) and likeness[0, 3] == 0
-    assert likeness[3, 3] == 1 and likeness[3, 4] == 1 and likeness[0, 4] == 0, "neither has any of what is known"
-    assert torch.equal(likeness, likeness.T)
+    similarity = label_similarity(labels)
+    assert similarity[0, 1] == 1 and similarity[0, 2] == pytest.approx(1 / 3) and similarity[0, 3] == 0
+    assert similarity[3, 3] == 1 and similarity[3, 4] == 1 and similarity[0, 4] == 0, "neither has any of what is known"
+    assert torch.equal(similarity, similarity.T)
 
 
 def test_places_of_tips_are_shares_of_the_film_and_the_last_points_of_lines() -> None:
@@ -233,7 +233,7 @@ def test_what_contradicts_it_is_refused() -> None:
     with pytest.raises(ValueError, match=r"films\.mixup is 0\.2, but targets\.retrieval is not learnt"):
         TargetsSpec(retrieval=RetrievalTarget()).check(FilmsSpec(mixup=0.2), {})
     stages["near"] |= {"schedule": {"batch": 4, "accumulate": 4}}
-    with pytest.raises(ValueError, match=r"stages\.near\.schedule\.accumulate is 4: a pass has one film"):
+    with pytest.raises(ValueError, match=r"stages\.near\.schedule\.accumulate is 4: a micro-batch has one film"):
         MemberSpec.model_validate({"backbone": "resnet10t", "stages": stages})
     for field, wrong in (("temperature", 0), ("tips", 0), ("tips", 2)):
         with pytest.raises(ValueError, match=field):

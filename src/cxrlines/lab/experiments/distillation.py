@@ -19,7 +19,7 @@ from cxrlines.lab.experiments.claims import Films, check_begun, only
 from cxrlines.lab.experiments.comparisons import Comparison, Row, read_rows, table_of
 from cxrlines.recipe.run.folder import Run, StepId
 from cxrlines.recipe.run.pipeline import train
-from cxrlines.recipe.run.training_data import load_step, predict_rows
+from cxrlines.recipe.run.training_data import load_step, plain_view, predict_rows
 from cxrlines.recipe.spec.load import load_recipe
 
 RECIPE = str(Path(__file__).with_name("distillation.yaml"))
@@ -118,7 +118,7 @@ def _label_own(run: Run, seen: Mapping[str, str], folder: Path) -> list[str]:
         (stage,) = run.recipe.members[teacher].stages
         key = StepId(teacher, (0,), stage)
         rows = run.films.training(run.recipe.members[teacher].stages[stage], key.held)
-        labels = predict_rows(run.train, run.store, rows, load_step(run, key), run.recipe.size_of(teacher, stage))
+        labels = predict_rows(run.train, run.store, rows, load_step(run, key), plain_view(run.recipe, key.source))
         path = folder / f"{teacher}.csv"
         folder.mkdir(parents=True, exist_ok=True)
         write_predictions(labels, path)

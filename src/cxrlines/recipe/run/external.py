@@ -97,16 +97,11 @@ class ExternalSet:
         return self.studies[list(PRESENCE)].iloc[rows].to_numpy(np.float32)
 
 
-@dataclass(frozen=True)
-class OwnTest(ExternalSet):
-    """The own test films as a stage sees them that learns soft labels of them."""
-
-
 def own_test(test: Dataset, store: Store, gate: LeaveOut, key: str) -> tuple[ExternalSet, Store]:
-    """The own test films as `OwnTest`, without their labels: none can be read."""
+    """The own test films as a stage sees them that learns soft labels of them; no label of theirs can be read."""
     table = test.studies[["study", "patient", "film"]].set_index("study").loc[store.studies].reset_index()
     none = pd.DataFrame({"study": [], "own_study": [], "own_patient": [], "split": []}, dtype=object)
-    return OwnTest(TEST_SET, table, store.fingerprint, none, {}, frozenset(store.taken(gate)), key, none), store
+    return ExternalSet(TEST_SET, table, store.fingerprint, none, {}, frozenset(store.taken(gate)), key, none), store
 
 
 def prepare_set(

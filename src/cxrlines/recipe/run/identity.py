@@ -55,7 +55,8 @@ def _parts(recipe: Recipe, source: Source) -> Iterator[CodePart]:
         yield CodePart("training/mixing.py")
     yield CodePart("training/module.py")
     yield CodePart("recipe/run/training_data.py", ("films_of", "training_films"))
-    yield CodePart("recipe/run/step.py", ("_start", "_watched", "_seed"))
+    yield CodePart("recipe/run/step.py", ("_start", "_module"))
+    yield CodePart("training/trainer.py", ("trainer",))
     yield CodePart(
         "models/weights.py", ("load_into", "imagenet_tensors") if stage.start == "imagenet" else ("load_into",)
     )

@@ -35,6 +35,7 @@ from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
 from cxrlines.recipe.run.folder import HELD_OUT, TEST, Run, Step
 from cxrlines.recipe.run.scored_predictions import HELD_OUT_VIEWS, TEST_VIEWS, is_scored
+from cxrlines.recipe.spec.recipe import Recipe, Source
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import LABELS
 from cxrlines.training.lineage import Ancestry, Lineage, state_of
@@ -193,11 +194,13 @@ def _environment() -> dict[str, str]:
 
 
 def _notes(run: Run, leaks: Sequence[str], members_per_film: pd.Series, trained: Frames) -> list[str]:
+    recipe = run.recipe
     notes = [
-        f"{name} chooses its epoch on the very fold it is then scored on (schedule.keep: best and schedule.patience "
-        "keep that with the best AUC): its out-of-fold figures are a little too good."
-        for name, member in run.recipe.members.items()
-        if any(stage.schedule.keeps_best for stage in member.stages.values())
+        f"{name} is made with an epoch chosen on the very fold it is then scored on (schedule.keep: best and "
+        f"schedule.patience of {', '.join(map(str, sorted(chosen)))} keep that with the best AUC): its out-of-fold "
+        "figures are a little too good."
+        for name in dict.fromkeys((*recipe.members, *recipe.averaged))
+        if (chosen := _chosen(recipe, recipe.source(name)))
     ]
     if members_per_film.nunique() > 1:
         counts = ", ".join(f"{films:,} films of {n}" for n, films in sorted(members_per_film.value_counts().items()))
@@ -210,6 +213,12 @@ def _notes(run: Run, leaks: Sequence[str], members_per_film: pd.Series, trained:
         notes.append(f"Not trained, as their folds are none of those asked for: {', '.join(untrained)}.")
     notes += [f"leak, reported and not refused (guard: report): {leak}" for leak in dict.fromkeys(leaks)]
     return notes + ([f"{run.groups.text()}."] if run.groups.text() else [])
+
+
+def _chosen(recipe: Recipe, source: Source) -> set[Source]:
+    """Of a stage and all that it is made from, those whose epoch is chosen on the fold held out."""
+    own = {source} if recipe.spec(source).schedule.keeps_best else set()
+    return own.union(*(_chosen(recipe, parent) for parent in recipe.parents(source)))
 
 
 def _summary(run: Run) -> DataSummary:

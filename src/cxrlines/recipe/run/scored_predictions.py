@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from cxrlines.core.files import write_text
-from cxrlines.core.transform import Size
 from cxrlines.evaluation.predictions import write_predictions
 from cxrlines.io.store import Store
 from cxrlines.io.tables import Dataset
@@ -20,7 +19,7 @@ from cxrlines.models.classifier import Model
 from cxrlines.reading.tta import views
 from cxrlines.recipe.run.folder import RECORD, TEST, Run, Step
 from cxrlines.recipe.run.step_lineage import refuse_test
-from cxrlines.recipe.run.training_data import films_of, load_step, predict_rows
+from cxrlines.recipe.run.training_data import PlainView, films_of, load_step, plain_view, predict_rows
 from cxrlines.recipe.spec.ensemble import ViewsSpec
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.task import LABELS
@@ -47,20 +46,20 @@ def predict_scored(run: Run, step: Step, model: Model | None = None) -> None:
     `model` is the step's, where it need not be loaded.
     """
     recipe, test = run.recipe, run.test_store.fingerprint if run.test_store else None
-    size = recipe.size_of(step.key.member, step.key.stage)
+    view = plain_view(recipe, step.key.source)
 
     def of_test_films() -> tuple[Predicted, dict[str, Any]]:
         if run.test is None or run.test_store is None:
             return {}, {}
         leak = refuse_test(run, run.lineage(step.key))
         network = model or load_step(run, step.key)
-        return {TEST: predict_rows(run.test, run.test_store, _present(run), network, size)}, {"test_leak": leak}
+        return {TEST: predict_rows(run.test, run.test_store, _present(run), network, view)}, {"test_leak": leak}
 
     def of_views(spec: ViewsSpec) -> tuple[Predicted, dict[str, Any]]:
         network = model or load_step(run, step.key)
-        made = {HELD_OUT_VIEWS: over_views(run.train, run.store, run.films.held(step.key.held), network, size, spec)}
+        made = {HELD_OUT_VIEWS: over_views(run.train, run.store, run.films.held(step.key.held), network, view, spec)}
         if run.test is not None and run.test_store is not None:
-            made[TEST_VIEWS] = over_views(run.test, run.test_store, _present(run), network, size, spec)
+            made[TEST_VIEWS] = over_views(run.test, run.test_store, _present(run), network, view, spec)
         return made, {}
 
     _renew(run, step, "test", test, (TEST,), of_test_films)
@@ -107,11 +106,11 @@ def _present(run: Run) -> np.ndarray:
 
 
 def over_views(
-    dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: Size, spec: ViewsSpec
+    dataset: Dataset, store: Store, rows: np.ndarray, model: Model, view: PlainView, spec: ViewsSpec
 ) -> pd.DataFrame:
     """As `predict_rows`, each film's probabilities the mean over its plain view and those of `spec`."""
-    shown = _Viewed(films_of(dataset, store, rows), "none", size, seed=0, tta=spec.names, scales=spec.scales)
-    scores = predict_films(_OverViews(model), shown)
+    shown = _Viewed(films_of(dataset, store, rows), "none", view.size, seed=0, tta=spec.names, scales=spec.scales)
+    scores = predict_films(_OverViews(model), shown, batch=view.batch)
     return pd.DataFrame(scores, columns=list(LABELS)).assign(study=dataset.studies["study"].iloc[rows].to_numpy())
 
 

@@ -39,7 +39,7 @@ from cxrlines.recipe.run.folder import (
 from cxrlines.recipe.run.map_teachers import map_teachers
 from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
 from cxrlines.recipe.run.step_lineage import made_from, refuse_held_out, refuse_test
-from cxrlines.recipe.run.training_data import films_of, load_step, predict_rows, training_films
+from cxrlines.recipe.run.training_data import films_of, load_step, plain_view, predict_rows, training_films
 from cxrlines.recipe.spec.recipe import Recipe
 from cxrlines.recipe.spec.stage import FileStart, StageSpec
 from cxrlines.task import MAPS
@@ -57,12 +57,16 @@ from cxrlines.training.watching import macro_auc
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What a step is trained with; `soft`: figures of its soft labels; leaks: those that guard: report lets pass."""
+    """What a step is trained with.
+
+    `weights`: where its first ones come from, as the record says; `soft`: figures of its soft labels; leaks: those that
+    guard: report lets pass.
+    """
 
     stage: StageSpec
     size: Size
     model: Model
-    adoption: Adoption | None
+    weights: str | dict[str, Any]
     lineage: Lineage
     leak: str | None
     test_leak: str | None
@@ -87,7 +91,9 @@ def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> No
     begun, predictions = time.monotonic(), None
     if inputs.stage.films.view == "plain" and inputs.stage.targets.classifies:
         report({"doing": "predicting"})
-        predictions = predict_rows(run.films.own, run.store, inputs.held_out, inputs.model, inputs.size)
+        predictions = predict_rows(
+            run.films.own, run.store, inputs.held_out, inputs.model, plain_view(run.recipe, step.key.source)
+        )
     record = _record(step, inputs, progress.seconds, time.monotonic() - begun)
     with distributed.first() as shared:
         if shared.mine:
@@ -100,20 +106,35 @@ def do_step(run: Run, step: Step, report: Report, loader_workers: int = 0) -> No
 def _inputs(run: Run, step: Step, report: Report) -> _Inputs:
     """Model, lineage and films of a step; `LeakError` before hours of training, not after."""
     stage = run.recipe.members[step.key.member].stages[step.key.stage]
-    torch.manual_seed(_seed(run.recipe.seed, step))
-    model, adoption = _start(run, step, stage)
+    model, adoption, weights = _start(run, step, stage)
     rows, held_out = run.films.training(stage, step.key.held), run.films.held(step.key.held)
     lineage = made_from(run, step, stage, rows, adoption)
     leak, test_leak = refuse_held_out(run, lineage, held_out), refuse_test(run, lineage)
     films, soft = training_films(run, step, stage, rows, report)
     size = run.recipe.size_of(step.key.member, step.key.stage)
-    return _Inputs(stage, size, model, adoption, lineage, leak, test_leak, films, soft, held_out)
+    return _Inputs(stage, size, model, weights, lineage, leak, test_leak, films, soft, held_out)
 
 
 def _train(
     run: Run, step: Step, inputs: _Inputs, work: Path, report: Report, loader_workers: int
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Train the step, from where a killed try of it was. How it went, and the final weights."""
+    state = work / "state.safetensors"
+    module = _module(run, step, inputs)
+    module.keep, module.report, module.loader_workers = (
+        partial(save_state, state, step.identity),
+        report,
+        loader_workers,
+    )
+    module.resume(load_state(state, step.identity))
+    with _tracker(run, step, inputs.lineage, work / TRACKED) as tracker:
+        module.track = tracker.metrics
+        weights = module.fit()
+    return module.progress, weights
+
+
+def _module(run: Run, step: Step, inputs: _Inputs) -> StageModule:
+    """What trains the step: on which films, how seen, towards what."""
     recipe, stage, films, seed = run.recipe, inputs.stage, inputs.films, _seed(run.recipe.seed, step)
     targets, overlay = stage.targets, stage.films.view == "overlay"
     teacher = step.parent(Role.TEACHER)
@@ -144,8 +165,7 @@ def _train(
     plain = FilmSet(
         watched, "none", inputs.size, seed=seed, overlay=overlay, colour_by=drawn.colour_by, draw=drawn.draw
     )
-    state = work / "state.safetensors"
-    module = StageModule(
+    return StageModule(
         inputs.model,
         StageConfig(stage.schedule, targets, seed),
         seen,
@@ -154,14 +174,7 @@ def _train(
         teacher=load_step(run, teacher) if teacher else None,
         segmenters=[load_segmenter(run, key) for key in step.by_fold(Role.MAPS).values()],
         map_teachers=map_teachers(run, step, stage),
-        keep=partial(save_state, state, step.identity),
-        report=report,
-        loader_workers=loader_workers,
-    ).resume(load_state(state, step.identity))
-    with _tracker(run, step, inputs.lineage, work / TRACKED) as tracker:
-        module.track = tracker.metrics
-        weights = module.fit()
-    return module.progress, weights
+    )
 
 
 def _tracker(run: Run, step: Step, lineage: Lineage, folder: Path) -> Tracker:
@@ -187,7 +200,7 @@ def _record(step: Step, inputs: _Inputs, seconds: float, predict_seconds: float)
         "predict_seconds": predict_seconds,
         "spec": inputs.stage.model_dump(mode="json"),
         "parents": {parent.name: str(parent.key) for parent in step.parents},
-        "weights": inputs.adoption.as_dict() if inputs.adoption else inputs.model.backbone.source,
+        "weights": inputs.weights,
         "soft_labels": inputs.soft,
         "leak": inputs.leak,
         "test_leak": inputs.test_leak,
@@ -226,8 +239,12 @@ def _write(
     shutil.rmtree(done.parent)
 
 
-def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | None]:
-    """A model as the stage starts it: pretrained, random on purpose, an earlier step's, or from a file."""
+def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | None, str | dict[str, Any]]:
+    """A model as the stage starts it: pretrained, random on purpose, an earlier step's, or from a file.
+
+    With what was adopted of a file, and what the record says of the weights.
+    """
+    torch.manual_seed(_seed(run.recipe.seed, step))
     member = run.recipe.members[step.key.member]
     channels = 3 if stage.films.view == "overlay" else 1 + len(MAPS) if stage.films.maps_of else 1
     origin: Start = "imagenet" if stage.start == "imagenet" else "none"
@@ -241,9 +258,11 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
         exclusive=member.exclusive,
     )
     if isinstance(stage.start, FileStart):
-        return classifier, adopt(classifier, stage.start.of(step.key.held[0]), head=stage.start.head == "adopt")
+        adoption = adopt(classifier, stage.start.of(step.key.held[0]), head=stage.start.head == "adopt")
+        return classifier, adoption, adoption.as_dict()
     maps, start = step.parent(Role.MAPS), step.parent(Role.START)
     model = TwoStep(load_segmenter(run, maps), classifier) if maps else classifier
+    source: str | dict[str, Any] = classifier.backbone.source
     if start:
         tensors, _ = load_weights(run.folder(start) / WEIGHTS)
         theirs = run.recipe.members[start.member]
@@ -251,12 +270,11 @@ def _start(run: Run, step: Step, stage: StageSpec) -> tuple[Model, Adoption | No
         begun = [] if same else ["decoder."]
         if (theirs.head, theirs.exclusive) != (member.head, member.exclusive):  # of another member
             begun.append("head.")
-        if begun:
-            fresh, parts = model.state_dict(), tuple(begun)
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
-            tensors |= {name: tensor for name, tensor in fresh.items() if name.startswith(parts)}
-        load_into(model, tensors)
-    return model, None
+        parts = tuple(begun)
+        fresh = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(parts)}
+        theirs_kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(parts)}
+        source = {"source": str(start), "adapted": load_into(model, theirs_kept | fresh), "fresh": sorted(fresh)}
+    return model, None, source
 
 
 def load_segmenter(run: Run, key: StepId) -> Classifier:

@@ -21,6 +21,7 @@ from cxrlines.models.classifier import Model, model_of
 from cxrlines.models.weights import load_into, load_weights
 from cxrlines.recipe.run.folder import HELD_OUT, WEIGHTS, Role, Run, Step, StepId
 from cxrlines.recipe.run.soft_labels import read_soft_labels, soft_labels
+from cxrlines.recipe.spec.recipe import Recipe, Source
 from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, Device, Landmark
 from cxrlines.training import distributed
@@ -30,6 +31,8 @@ from cxrlines.training.targets import SoftTarget, TargetsSpec
 from cxrlines.training.targets.base import OWN, TargetData
 
 NO_TARGETS = TargetsSpec()
+AT_ONCE = 32
+"""Films predicted at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -240,8 +243,8 @@ def _label_set(run: Run, teacher: StepId, name: str) -> pd.DataFrame:
             shared.value = path.is_file()
         if not shared.value:
             dataset = Dataset(run.root, found.studies)
-            size = run.recipe.size_of(teacher.member, teacher.stage)
-            predictions = predict_rows(dataset, store, np.arange(len(store)), load_step(run, teacher), size)
+            view = plain_view(run.recipe, teacher.source)
+            predictions = predict_rows(dataset, store, np.arange(len(store)), load_step(run, teacher), view)
             with distributed.first() as shared:
                 if shared.mine:
                     write_predictions(predictions, path)
@@ -256,7 +259,20 @@ def load_step(run: Run, key: StepId) -> Model:
     return model
 
 
-def predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Model, size: Size) -> pd.DataFrame:
+class PlainView(NamedTuple):
+    """How films are shown to a finished step that predicts them: at which size, and how many at once."""
+
+    size: Size
+    batch: int
+
+
+def plain_view(recipe: Recipe, source: Source) -> PlainView:
+    """That of a stage: no more films at once than it was trained on, whose memory is enough without gradients."""
+    return PlainView(recipe.size_of(*source), min(AT_ONCE, recipe.spec(source).schedule.pass_films))
+
+
+def predict_rows(dataset: Dataset, store: Store, rows: np.ndarray, model: Model, view: PlainView) -> pd.DataFrame:
     """Predictions of some rows, seen plain and without augmentation: `study` and the labels' probabilities."""
-    scores = predict_films(model, FilmSet(films_of(dataset, store, rows), "none", size, seed=0))
+    films = FilmSet(films_of(dataset, store, rows), "none", view.size, seed=0)
+    scores = predict_films(model, films, batch=view.batch)
     return pd.DataFrame(scores, columns=list(LABELS)).assign(study=dataset.studies["study"].iloc[rows].to_numpy())

@@ -14,7 +14,7 @@ from cxrlines.recipe.spec.graph import Source, refuse_circles
 from cxrlines.recipe.spec.parts import ExternalSpec, FoldsSpec, PatientKey, QualitySpec, TrackingSpec
 from cxrlines.recipe.spec.stage import ORIGINS, FilmSize, StageSpec, check_stage, check_start
 from cxrlines.training.targets.base import OWN, TEST_SET, Strict
-from cxrlines.training.targets.soft_maps import Taught
+from cxrlines.training.targets.soft_maps import Taught, check_films
 
 RESERVED = (*ORIGINS, OWN, "ensemble")
 
@@ -100,16 +100,31 @@ class Recipe(Strict):
                     stage.targets.soft_maps.check_teachers(self.taught(source), self._able(source))
                 if stage.films.maps_of:
                     self._check_sizes(*source, stage.films.maps_of)
+                self._check_frozen(source)
             except ValueError as error:
                 raise ValueError(f"members.{source.member}.stages.{source.stage}.{error}") from None
         for name in self.ensemble.members:
             self._check_source("ensemble.members names", name)
         self.ensemble.check_weights(self.averaged)
         refuse_circles({source: self.parents(source) for source in self.sources()})
+        for name in self.members:
+            self._check_decoder(name)
         self._check_folds()
         if self.ensemble.views and self.ensemble.views.flip:
             self._check_flips()
         return self
+
+    def _check_decoder(self, name: str) -> None:
+        """`ValueError` where a member says which decoder it has, and has none."""
+        member = self.members[name]
+        usual = type(member).model_fields["decoder"].default
+        if member.decoder != usual and not any(
+            self.decodes(source) for source in self.sources() if source.member == name
+        ):
+            raise ValueError(
+                f"members.{name}.decoder is {member.decoder!r}, but no stage of it learns heatmaps (targets.maps, "
+                "targets.soft_maps): leave it out, or name such a target"
+            )
 
     def _check_flips(self) -> None:
         if unflipped := [name for name in self.averaged if not self.saw_flips(*self.source(name))]:
@@ -186,6 +201,15 @@ class Recipe(Strict):
                 f"films.maps_of is {maps_of!r}, which sees {size_text(maps)}, and this stage {size_text(sees)}: "
                 "make it one even size"
             )
+
+    def _check_frozen(self, source: Source) -> None:
+        """`ValueError` where a frozen network of the member saw films of another size, or none of the flipped ones."""
+        spec = self.spec(source)
+        features = spec.targets.features
+        named = {"targets.features.of": features.of if features else None, "films.maps_of": spec.films.maps_of}
+        for field, of in named.items():
+            if of:
+                check_films(f"{field} is {of!r}", self.taught(Source(source.member, of)), self.taught(source))
 
     def _check_source(self, what: str, source: str) -> None:
         member, slash, stage = source.partition("/")
@@ -285,10 +309,9 @@ class Recipe(Strict):
         return [spec, *(found for other in before if other for found in self.made_of(other))]
 
     def saw_flips(self, member: str, stage: str) -> bool:
-        """Whether every network of a stage was trained with flips, the segmenter of its heatmaps among them."""
+        """Whether a stage flips films; then every network of it was trained with flips, as it refuses others."""
         films = self.members[member].stages[stage].films
-        flips = make_policy(films.augment, self.size_of(member, stage), flip=films.flip).flip > 0
-        return flips and (films.maps_of is None or self.saw_flips(member, films.maps_of))
+        return make_policy(films.augment, self.size_of(member, stage), flip=films.flip).flip > 0
 
     def size_of(self, member: str, stage: str) -> Size:
         """The size of the films a stage sees."""

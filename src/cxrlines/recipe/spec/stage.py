@@ -100,14 +100,19 @@ def _check_schedule(stage: StageSpec) -> None:
     pairs += [(f"films.{name} mixes", getattr(stage.films, name) > 0) for name in ("mixup", "cutmix")]
     if schedule.batch < 2 * schedule.accumulate and (needs := [what for what, wanted in pairs if wanted]):
         raise ValueError(
-            f"schedule.accumulate is {schedule.accumulate}: a pass has one film, but {needs[0]} the films of a pass; "
-            "use fewer passes or a larger batch"
+            f"schedule.accumulate is {schedule.accumulate}: a micro-batch has one film, but {needs[0]} the films of a "
+            "micro-batch; use fewer of them or a larger batch"
         )
     if schedule.keeps_best and not stage.targets.classifies:
         name, value = ("patience", schedule.patience) if schedule.patience else ("keep", schedule.keep)
         raise ValueError(
             f"schedule.{name} is {value}, which watches the AUC of labels, but targets names "
             f"{' and '.join(stage.targets.named)} alone; leave it out"
+        )
+    if schedule.validate_films and not stage.targets.classifies:
+        raise ValueError(
+            f"schedule.validate_films is {schedule.validate_films}, films whose AUC of labels is watched, but targets "
+            f"names {' and '.join(stage.targets.named)} alone; leave it out, or make it 0"
         )
 
 

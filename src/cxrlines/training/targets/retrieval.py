@@ -1,10 +1,10 @@
-"""Retrieval as a training target: films of like labels and like tips become near neighbours of each other.
+"""Retrieval as a training target: films of similar labels and tips become near neighbours of each other.
 
 A metric is learnt on the embedding that the index and the neighbours' blend search: the last feature map, pooled by its
 mean, at length 1. The loss is the contrastive one of Khosla et al. (2020, Supervised contrastive learning) with graded
 positives, as Dufumier et al. (2021, Contrastive learning with continuous proxy meta-data for 3D MRI classification)
-weigh them: each film's softmax of its cosines with the others of the batch is drawn to the softmax of their likeness.
-It is least where cosines differ as likenesses do.
+weigh them: each film's softmax of its cosines with the others of the batch is drawn to the softmax of their similarity.
+It is least where cosines differ as similarities do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class RetrievalTarget(Target):
 
     Two films are as alike as the labels they share are among those that either has (Jaccard). Where the tips of a
     shared label's device are annotated on both films, the label counts by how near those tips lie. All pairs of a batch
-    are learnt from, those of several processes too; with accumulation, pairs within a pass.
+    are learnt from, those of several processes too; with accumulation, pairs within a micro-batch.
     """
 
     key = "retrieval"
@@ -37,7 +37,7 @@ class RetrievalTarget(Target):
     lacking = "have no labels; their targets are soft and presence"
     classifies = False
 
-    # Of both softmaxes: the lower, the more the likest films count alone.
+    # Of both softmaxes: the lower, the more the most similar films count alone.
     temperature: Annotated[float, Field(ge=0.01, le=1)] = 0.1
     # Share of the film's side: a shared label counts exp(-distance of the tips / this). none: labels alone.
     tips: Annotated[float, Field(gt=0, le=1)] | None = 0.1
@@ -58,27 +58,27 @@ class RetrievalTarget(Target):
         if self.tips is not None:
             (tips, _), (carina, _) = distributed.of_all(batch["tips"]), distributed.of_all(batch["carina"])
             nearness = tip_nearness(tips, carina, self.tips)
-        likeness = label_likeness(labels, nearness)
-        return [(1.0, retrieval_loss(embedding, likeness, self.temperature, mine))]
+        similarity = label_similarity(labels, nearness)
+        return [(1.0, retrieval_loss(embedding, similarity, self.temperature, mine))]
 
     def describe(self) -> tuple[str, str]:
-        return f"neighbours of like labels{'' if self.tips is None else ' and tips'}", "contrastive"
+        return f"neighbours of similar labels{'' if self.tips is None else ' and tips'}", "contrastive"
 
 
-def retrieval_loss(embedding: "Tensor", likeness: "Tensor", temperature: float, mine: slice = slice(None)) -> Sums:
-    """Mean over films of the Kullback-Leibler divergence from the softmax of likenesses to that of cosines.
+def retrieval_loss(embedding: "Tensor", similarity: "Tensor", temperature: float, mine: slice = slice(None)) -> Sums:
+    """Mean over films of the Kullback-Leibler divergence from the softmax of similarities to that of cosines.
 
-    `embedding` (b, c) of length 1; `likeness` (b, b) in [0, 1], NaN where unknown: such a pair is left out, and so is a
-    film with itself. Only the films `mine` are summed up, each against all others. 0 where cosines and likenesses of a
-    film differ by a constant.
+    `embedding` (b, c) of length 1; `similarity` (b, b) in [0, 1], NaN where unknown: such a pair is left out, and so is
+    a film with itself. Only the films `mine` are summed up, each against all others. 0 where cosines and similarities
+    of a film differ by a constant.
     """
     import torch
     from torch.nn import functional
 
     with torch.autocast(embedding.device.type, enabled=False):
         cosine = embedding[mine] @ embedding.T
-    out = (likeness.isnan() | torch.eye(len(likeness), dtype=torch.bool, device=likeness.device))[mine]
-    alike = likeness[mine].to(cosine.dtype).nan_to_num()
+    out = (similarity.isnan() | torch.eye(len(similarity), dtype=torch.bool, device=similarity.device))[mine]
+    alike = similarity[mine].to(cosine.dtype).nan_to_num()
     predicted = (cosine / temperature).masked_fill(out, _NEVER).log_softmax(dim=1)
     wanted = (alike / temperature).masked_fill(out, _NEVER).log_softmax(dim=1)
     divergence = functional.kl_div(predicted, wanted, reduction="none", log_target=True).sum(dim=1)
@@ -86,7 +86,7 @@ def retrieval_loss(embedding: "Tensor", likeness: "Tensor", temperature: float, 
     return Sums.mean((divergence * has_others).sum(), has_others.sum())
 
 
-def label_likeness(labels: "Tensor", nearness: "Tensor | None" = None) -> "Tensor":
+def label_similarity(labels: "Tensor", nearness: "Tensor | None" = None) -> "Tensor":
     """How alike films are by their `labels` (b, labels) in [0, 1], NaN where unknown: (b, b) in [0, 1].
 
     The labels that both have, over those that either has, among those known of both; 1 where neither has any, NaN where

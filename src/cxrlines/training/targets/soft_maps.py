@@ -99,14 +99,14 @@ class SoftMapTarget(Target):
                     f"targets.soft_maps.kinds names {', '.join(lacking)}, but {name} learns "
                     f"{', '.join(teacher.kinds)}; name what it learns"
                 )
-            _check_films(f"targets.soft_maps.of is {name!r}", teacher, student)
+            check_films(f"targets.soft_maps.of is {name!r}", teacher, student)
 
     def check_file(self, student: Taught, size: Size | None, flips: bool | None) -> None:
         """As `check_teachers` for the network of `file`: the size of the films it saw and whether some were flipped.
 
         None: not known. Then any size is taken, and flips are refused.
         """
-        _check_films(f"targets.soft_maps.file is {self.file!r}", Taught(self.kinds, size, flips), student)
+        check_films(f"targets.soft_maps.file is {self.file!r}", Taught(self.kinds, size, flips), student)
 
     def losses(self, outputs: BatchOutputs, batch: Mapping[str, Any]) -> Losses:
         return soft_maps_loss(outputs.all_maps, outputs.teacher_maps, self.kinds)
@@ -122,8 +122,11 @@ class SoftMapTarget(Target):
         )
 
 
-def _check_films(what: str, teacher: Taught, student: Taught) -> None:
-    """`ValueError`, from `what` on, where a teacher would be shown films of another size, or flips it never saw."""
+def check_films(what: str, teacher: Taught, student: Taught) -> None:
+    """`ValueError`, from `what` on, where a frozen network would be shown films of another size, or flips it never saw.
+
+    `student`: the stage whose films it reads.
+    """
     if teacher.size and student.size and teacher.size != student.size:
         raise ValueError(
             f"{what}, which sees {size_text(teacher.size)}, and this stage {size_text(student.size)}: both read the "
