@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -79,12 +80,13 @@ def test_folds_of_a_member_are_those_it_is_trained_on_and_more_only_for_others(r
 
 def test_a_start_of_another_member_is_its_network_and_another_head_begins_anew(run, steps):
     step = steps["onward/fold0/only"]
-    model, _ = _start(run, step, run.recipe.members["onward"].stages["only"])
+    model, _, _ = _start(run, step, run.recipe.members["onward"].stages["only"])
     theirs, _ = load_weights(run.root / "base/fold0/only" / WEIGHTS)
     mine = model.state_dict()
     shared = [name for name in mine if not name.startswith("head.")]
     assert shared and all(torch.equal(mine[name], theirs[name]) for name in shared)
-    fresh = _start(run, step, run.recipe.members["onward"].stages["only"])[0].state_dict()
+    other = replace(run, recipe=run.recipe.model_copy(update={"seed": 1}))
+    fresh = _start(other, step, run.recipe.members["onward"].stages["only"])[0].state_dict()
     assert any(not torch.equal(fresh[n], mine[n]) for n in mine if n.startswith("head.") and "weight" in n)
 
 
@@ -106,7 +108,7 @@ members:
     do_step(run, steps["base/fold0/maps"], lambda status: None)
     theirs, _ = load_weights(run.root / "base/fold0/maps" / WEIGHTS)
     for name, kept in (("same", True), ("light", False)):
-        model, _ = _start(run, steps[f"{name}/fold0/only"], run.recipe.members[name].stages["only"])
+        model, _, _ = _start(run, steps[f"{name}/fold0/only"], run.recipe.members[name].stages["only"])
         mine = model.state_dict()
         others = [key for key in mine if not key.startswith("decoder.")]
         assert all(torch.equal(mine[key], theirs[key]) for key in others)
