@@ -53,7 +53,7 @@ class TestReadLabels:
     @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe", b"\0" * 100, b'"' * 999])
     def test_what_is_no_table_is_said_to_be_none(self, tmp_path, content):
         (tmp_path / "t.csv").write_bytes(content)
-        with pytest.raises(TableError, match=r"t\.csv: (is empty|lacks the column|is UTF-16|is no text)"):
+        with pytest.raises(TableError, match=r"t\.csv: (is empty|lacks the column|is UTF-16|is not text)"):
             read_labels(tmp_path / "t.csv")
 
     def test_no_file_no_rows(self, tmp_path):

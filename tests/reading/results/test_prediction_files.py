@@ -41,7 +41,8 @@ def predict(tmp_path):
                 one = replace(findings, study_uid=STUDIES[name])
                 yield place, FilmError("its disk is away", "") if name in unread else one
 
-        return collect(found, read, bundle, tta=(), lines=True, journal=tmp_path / "journal", resume=resume)
+        journal = tmp_path / "journal"
+        return collect(found, read, bundle, tta=(), lines=True, journal=journal, resume=resume, engine="none")
 
     return of
 
