@@ -13,9 +13,9 @@ from cxrlines.training.loader import FilmSet, in_order
 def predict_films(model: nn.Module, films: FilmSet, *, batch: int = 32) -> np.ndarray:
     """Probabilities (n, labels) float32 of every film in order, `batch` at once, without augmentation.
 
-    In float32, whatever a stage was trained in. The model is moved to the GPU where there is
-    one, and evaluates from then on; it can be trained further. Several processes predict a part each and all get the
-    whole: all of them must call it.
+    In float32, whatever a stage was trained in. The model is moved to the GPU where there is one, and evaluates from
+    then on; it can be trained further. Several processes predict a part each and all get the whole: all of them must
+    call it.
 
     Raises:
         Error: the GPU's memory does not hold the films of a batch, or a probability is not finite.
@@ -35,7 +35,7 @@ def predict_films(model: nn.Module, films: FilmSet, *, batch: int = 32) -> np.nd
     except torch.OutOfMemoryError as error:
         raise Error(
             f"the GPU's memory does not hold the prediction of {batch} films at once",
-            "free it of other programs; else raise schedule.accumulate of the stage, which trains it anew",
+            "free it of other programs; else raise schedule.accumulate of the stage, which is then trained again",
         ) from error
     scores = distributed.gather_rows(scores) if together else scores
     if count := int((~np.isfinite(scores)).any(axis=1).sum()):

@@ -13,7 +13,7 @@ from cxrlines.recipe.spec.recipe import Recipe
 
 def notes_of(recipe: Recipe) -> list[str]:
     run = SimpleNamespace(recipe=recipe, groups=SimpleNamespace(text=lambda: ""))
-    return _notes(run, [], pd.Series([2, 2]), dict.fromkeys(recipe.members))  # type: ignore[arg-type]
+    return _notes(run, [], pd.Series([2, 2]), dict.fromkeys(recipe.members))
 
 
 @pytest.mark.parametrize(

@@ -239,13 +239,8 @@ def drawings(predictions: Predictions, folder: Path, points: Mapping[str, Operat
     names = file_names(predictions.studies, ".png")
 
     def draw(film: Path, name: str, findings: Findings) -> None:
-        drawn = draw_findings(
-            read_film(film).pixels,
-            findings,
-            name=name,
-            notice=predictions.notice,
-            operating_points=points,
-        )
+        pixels = read_film(film).pixels
+        drawn = draw_findings(pixels, findings, name=name, notice=predictions.notice, operating_points=points)
         save_drawing(folder / names[name], drawn)
 
     return FilmWriter("drawn", folder, draw, names)
