@@ -326,6 +326,43 @@ def test_alone_nothing_waits_and_everything_is_mine():
         fail_first()
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_batch_norm_over_the_films_of_all_is_pytorchs_where_all_are_here(monkeypatch, layout):
+    monkeypatch.setattr(distributed.dist, "all_reduce", lambda tensor: None)
+    generator = torch.Generator().manual_seed(2)
+    x, towards = (3 + 2 * torch.randn((3, 5, 7, 6), generator=generator) for _ in range(2))
+    ends = []
+    for over_all in (False, True):
+        norm = torch.nn.BatchNorm2d(5)
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(-1, 2, 5))
+            norm.bias.copy_(torch.linspace(0, 1, 5))
+        if over_all:
+            distributed.synchronise(norm, batch=3)
+        film = x.to(memory_format=layout, copy=True).requires_grad_()
+        y = norm(film)
+        (y * towards).sum().backward()
+        assert norm.num_batches_tracked == 1 and y.is_contiguous(memory_format=layout)
+        ends.append([y, film.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var])
+    for wanted, found in zip(*ends, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norm_of_a_process_without_films_takes_the_moments_of_the_others(monkeypatch):
+    def from_others(sums: torch.Tensor) -> None:
+        if sums.shape == (1, 3):  # the count, mean and variance of a channel
+            sums += torch.tensor([[8.0, 2.0, 4.0]])
+
+    monkeypatch.setattr(distributed.dist, "all_reduce", from_others)
+    norm = torch.nn.BatchNorm2d(1, momentum=1.0)
+    distributed.synchronise(norm, batch=3)
+    none = torch.empty((0, 1, 2, 2), requires_grad=True)
+    y = norm(none)
+    y.sum().backward()
+    assert y.shape == none.shape == none.grad.shape and norm.weight.grad.tolist() == norm.bias.grad.tolist() == [0.0]
+    assert norm.running_mean.tolist() == [2.0] and norm.running_var.tolist() == pytest.approx([4 * 8 / 7])
+
+
 def test_slurm_variables_are_no_order_to_wait_for_others(monkeypatch):
     for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}.items():
         monkeypatch.setenv(name, value)

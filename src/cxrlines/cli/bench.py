@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cxrlines.cli.options import BundleFolder, Json, counted, signals
+from cxrlines.cli.options import BundleFolder, Json, signals
+from cxrlines.core.counted import counted
 
 app = typer.Typer(help="Measure speed and robustness on this machine.", no_args_is_help=True)
 
@@ -77,7 +78,7 @@ def bench_serve(
     from cxrlines.lab.bench.serving_speed import bench_serve as measure
 
     # Ended as by Ctrl-C, so that the services end as well.
-    with signals(signal.default_int_handler, signal.SIGTERM), counted("measuring", "done") as progress:
+    with signals(signal.default_int_handler, signal.SIGTERM), counted("measuring") as progress:
         found = measure(films, clients, folder=folder, bundle=bundle, processes=processes, progress=progress)
     _print(found, as_json)
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cxrlines.cli.options import PROBLEMS, BundleFolder, Json, Workers, counted, resumable, say
+from cxrlines.cli.options import PROBLEMS, BundleFolder, Json, Workers, resumable, say
+from cxrlines.core.counted import counted
 from cxrlines.core.errors import Error
 from cxrlines.core.files import check_outputs, check_table, readable
 from cxrlines.core.text import plural

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cxrlines.cli.options import ERROR, FAULT, counted, say, signals
+from cxrlines.cli.options import ERROR, FAULT, say, signals
+from cxrlines.core.counted import counted
 
 app = typer.Typer()
 

@@ -1,25 +1,19 @@
-"""Options that several commands share, exit codes, messages and progress on stderr."""
+"""Options that several commands share, exit codes, messages on stderr."""
 
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cxrlines.core.errors import Error
-from cxrlines.recipe.run.progress import clock
 
 PROBLEMS, ERROR, FAULT, STOPPED = 1, 2, 70, 130
 """Exit codes; see docs/commands.md."""
 DEBUG = "CXRLINES_DEBUG"
 """The environment variable that shows tracebacks."""
-LINE_EVERY_S = 30.0
-"""Without a terminal, progress is a line this often."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 On = Annotated[str | None, typer.Option(help="Ray cluster: ray (started here) or ray://HOST:PORT.")]
@@ -61,33 +55,3 @@ def signals(handler: Any, *numbers: signal.Signals) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-@contextmanager
-def counted(doing: str = "reading", done_to: str = "read") -> Iterator[Callable[[int, int | None], None]]:
-    """Progress on stderr, called with (films done, films in all): a bar, or lines without a terminal.
-
-    A first call with more than one film done tells what was done before. Time left is estimated without them.
-    """
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(doing, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    begun = last = time.monotonic()
-    before: int | None = None
-
-    def line(done: int, total: int | None) -> None:
-        nonlocal last, before
-        now = time.monotonic()
-        if before is None:
-            before = done if done > 1 else 0
-        if now - last >= LINE_EVERY_S and before < done != total:
-            last = now
-            count = f"{done} of {total}" if total else f"{done}"
-            left = f", {clock((total - done) * (now - begun) / (done - before))} left" if total else ""
-            say(f"{count} films {done_to}{left}")
-
-    yield line

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, BundleFolder, Json, On, counted, say, signals
+from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, BundleFolder, Json, On, say, signals
+from cxrlines.core.counted import counted
 from cxrlines.core.errors import Error
 from cxrlines.core.files import SAFETENSORS, OutputError, beside, check_ending, check_outputs, readable
 from cxrlines.core.text import plural
@@ -172,7 +173,7 @@ def predict(
                 writers.append(result_files.dicom_objects(result, dicom, read_by, identifiers))
             if writers and not stopped:
                 try:
-                    with counted("writing", "written") as progress:
+                    with counted("writing results") as progress:
                         undrawn = files.write_each(result, writers, progress)
                     if dicom:
                         undrawn += result_files.write_reports_of_unread(result, dicom, read_by)

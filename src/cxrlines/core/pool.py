@@ -1,4 +1,4 @@
-"""Parallel map over many films in worker processes, with a progress bar on stderr."""
+"""Parallel map over many films in worker processes, with progress on stderr."""
 
 import ctypes
 import pickle
@@ -11,9 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from cxrlines.core.counted import counted
 from cxrlines.core.errors import Error
 from cxrlines.core.processes import Child, Died, serving
 from cxrlines.core.processes import cores as cores
@@ -60,18 +58,15 @@ def in_parallel(
     results must be picklable, and `work` importable: not of the caller's script. At most AHEAD items a worker are under
     way, however many there are. What `work` raises is raised here.
     """
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(title, total=len(items))
-        serial = ((index, work(item)) for index, item in enumerate(items))
-        for done in in_processes(work, items, workers) if workers > 1 else serial:
-            progress.advance(bar)
+    serial = ((index, work(item)) for index, item in enumerate(items))
+    with counted(title) as progress:
+        for count, done in enumerate(in_processes(work, items, workers) if workers > 1 else serial, 1):
+            progress(count, len(items))
             yield done
 
 
 def in_processes(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[tuple[int, Any]]:
-    """As `in_parallel`, always in processes, without a bar."""
+    """As `in_parallel`, always in processes, without progress."""
     team, todo = Team(work), iter(range(len(items)))
     pending: dict[Future[Any], int] = {}
     died: list[int] = []

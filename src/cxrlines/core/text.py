@@ -17,6 +17,15 @@ def plural(count: float, one: str, many: str = "") -> str:
     return f"{count:,.12g} {one if count == 1 else many or f'{one}s'}"
 
 
+def clock(seconds: float | None) -> str:
+    """`2:05:09` or `5:09`; `-` where unknown."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """` (did you mean 'X'?)` with the nearest of the known names, whatever its case; empty where none is near."""
     by_lower = {each.lower(): each for each in known}

@@ -129,7 +129,7 @@ def _head(number: int, text: str) -> None:
 
 def _figures(metrics: dict[str, Any]) -> str:
     """Members and ensemble, each with its interval and training time."""
-    from cxrlines.recipe.run.progress import clock
+    from cxrlines.core.text import clock
 
     lines = [f"{'':16} macro AUC   95 % interval    training"]
     for name, figures in [*metrics["members"].items(), ("ensemble", metrics["ensemble"])]:

@@ -13,10 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cxrlines.core.text import plural
-
-LINE_EVERY_S = 30.0
-"""Without a terminal, each running step gets a line this often."""
+from cxrlines.core.counted import LINE_EVERY_S
+from cxrlines.core.text import clock, plural
 
 
 class StatusFile:
@@ -38,15 +36,6 @@ def read_status(path: Path) -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError):
         return json.loads(path.read_text())
     return {}
-
-
-def clock(seconds: float | None) -> str:
-    """`2:05:09` or `5:09`; `-` where unknown."""
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def describe(name: str, status: dict[str, Any]) -> str:
