@@ -27,9 +27,9 @@ begun = []
 
 def answer(receive, send):
     if not begun:
-        receive()
+        weights = Path(os.fsdecode(receive()) or os.devnull).read_text()
         begun.append(True)
-        send(pickle.dumps(ReadBy("weights", "none")))
+        send(pickle.dumps(ReadBy(weights, "none")))
         return
     kind, film = receive(), receive()
     word, _, rest = film.partition(b" ")
@@ -113,6 +113,18 @@ def test_idle_workers_that_are_killed_are_replaced(worker):
             for pid in pids:
                 os.kill(pid, signal.SIGKILL)
             assert pool.read(b"again").result(60).study_uid == "again"
+
+
+def test_a_worker_that_is_begun_again_does_not_read_with_another_bundle(worker, tmp_path):
+    bundle = tmp_path / "weights"
+    bundle.write_text("first")
+    with ReadingPool(bundle, 1, 60, module=worker) as pool:
+        bundle.write_text("second")
+        fault = pool.read(b"die").result(60)
+        assert isinstance(fault, ReadingFault) and "exchanged for second while first was in use" in str(fault)
+        assert "second" in str(pool.read(b"a film").result(60)) and pool.read_by.weights == "first"
+        bundle.write_text("first")
+        assert isinstance(pool.read(b"a film").result(60), Findings)
 
 
 def test_leaving_drains_and_an_exception_drops(worker, wait_until):

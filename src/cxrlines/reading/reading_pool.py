@@ -32,7 +32,8 @@ class ReadingPool:
     """A bundle's reader in processes of its own; a context manager. Threads may share it.
 
     Entering starts the workers and raises what loading the bundle raises. Leaving waits for the films that were given;
-    leaving by an exception drops them.
+    leaving by an exception drops them. All workers read with the bundle that was there at first: one that finds another
+    in its place does not begin.
 
     Args:
         bundle: Its folder; None: that of the embedded reader.
@@ -145,7 +146,12 @@ class ReadingPool:
         if isinstance(loaded, Error):
             self._end(child)
             raise loaded
-        self._read_by = loaded
+        with self._lock:
+            self._read_by = self._read_by or loaded
+        if loaded != self._read_by:
+            self._end(child)
+            what = f"the bundle was exchanged for {loaded.weights} while {self._read_by.weights} was in use"
+            raise Error(what, "start again to read with the new one, or put the old one back")
         return child
 
     def _end(self, child: Child) -> None:
