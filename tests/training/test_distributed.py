@@ -381,8 +381,11 @@ def test_devices_on_one_machine_start_torchrun_of_the_same_command(monkeypatch):
     monkeypatch.setattr("os.execve", lambda path, arguments, environment: called.append((arguments, environment)))
     monkeypatch.setattr("sys.argv", ["cxrlines", "train", "baseline", "--devices", "3"])
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(distributed, "cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     distributed.begin(3)
     arguments, environment = called[0]
+    assert environment["OMP_NUM_THREADS"] == "2"  # 8 cores for 3 processes
     assert environment[distributed.LAUNCHER] == str(os.getpid()) and distributed.LAUNCHER not in os.environ
     assert arguments[1:] == [
         "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3",
@@ -391,6 +394,9 @@ def test_devices_on_one_machine_start_torchrun_of_the_same_command(monkeypatch):
     distributed.begin(1)
     distributed.begin()
     assert len(called) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    distributed.begin(3)
+    assert called[1][1]["OMP_NUM_THREADS"] == "5"
 
 
 def test_a_process_whose_torchrun_was_killed_before_it_began_ends(monkeypatch):

@@ -53,7 +53,8 @@ def begin(devices: int | None = None, nodes: int | None = None) -> None:
     """Join the processes that torchrun started, or start them: `devices` on each of `nodes` machines.
 
     None takes torchrun's number; alone, one. With more than one device on one machine and no torchrun, this process
-    becomes torchrun of its own command. Called once, before anything else is done.
+    becomes torchrun of its own command, and the cores are shared out unless OMP_NUM_THREADS is set. Called once, before
+    anything else is done.
 
     Raises:
         DevicesError: more devices than there are, other numbers than torchrun's, or several nodes without torchrun.
@@ -69,7 +70,9 @@ def begin(devices: int | None = None, nodes: int | None = None) -> None:
         if (devices or 1) > 1:
             _enough_gpus(devices or 1)
             torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-            launched = os.environ | {LAUNCHER: str(os.getpid())}  # which becomes torchrun's
+            # Else torchrun gives a process one thread, and says so in a box of asterisks.
+            threads = {"OMP_NUM_THREADS": str(max(1, cores() // (devices or 1)))}
+            launched = threads | os.environ | {LAUNCHER: str(os.getpid())}  # which becomes torchrun's
             os.execve(sys.executable, [*torchrun, "-m", "cxrlines", *sys.argv[1:]], launched)
         return
     here, in_all = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
