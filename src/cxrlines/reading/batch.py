@@ -283,10 +283,8 @@ def _predictions(found: Found, kept: Journal, bundle: Bundle, tta: tuple[str, ..
                     faults.append((str(path), error))
     with_row = {studies.get(found.films[place][0]) for place in read}
     for path in (found.films[place][0] for place in refused):
-        if (
-            path in studies and studies[path] in with_row
-        ):  # a lateral film has no row, and takes no name from the frontal one
-            del studies[path]
+        if path in studies and studies[path] in with_row:
+            del studies[path]  # a lateral film has no row, and takes no name from the frontal one
     names = found.names(studies)
     films = [found.films[place][0] for place in read]
     return Predictions(
