@@ -112,9 +112,8 @@ def test_listen(node, pacs, rude_service):
         answers = [browser.get(path) for path in ("/", "/?still", "/status.json", f"/{PLANTED}", f"/?{PLANTED}")]
         answers.append(browser.get("/", headers={"Host": PLANTED, "Referer": PLANTED, "Cookie": PLANTED}))
     assert [answer.status_code for answer in answers] == [200, 200, 200, 404, 200, 421]
-    assert (
-        "Dead letters" in answers[0].text and answers[2].json()["dead_letters"]
-    )  # the films are there, by their numbers
+    # The films are there, by their numbers.
+    assert "Dead letters" in answers[0].text and answers[2].json()["dead_letters"]
     shown += [answer.text + str(answer.headers) for answer in answers]
     for flags in (["--status"], ["--status", "--json"], ["--retry"]):
         done = subprocess.run(
