@@ -389,7 +389,5 @@ class TestAnyTable:
             read(write(NIH, nih_row(view="L"), nih_row("b.png", age="3")), "nih")
 
     def test_a_field_too_long_costs_its_own_row(self, write):
-        studies, left_out = read(
-            write(NIH, nih_row("x" * (csv.field_size_limit(2**20) or 2**20) * 9), nih_row()), "nih"
-        )
+        studies, left_out = read(write(NIH, nih_row("x" * (csv.field_size_limit() + 1)), nih_row()), "nih")
         assert len(studies) == 1 and left_out == {"row not readable": 1}
