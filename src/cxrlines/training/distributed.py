@@ -353,7 +353,7 @@ class _WholeNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, variance, total = ctx.saved_tensors
         by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(weight)
         if x.numel():
