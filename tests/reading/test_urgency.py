@@ -10,7 +10,7 @@ from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
 from cxrlines.reading.bundle import EMBEDDED, load_bundle
-from cxrlines.reading.interpretation import distances_of
+from cxrlines.reading.distances import distances_of
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent
 from cxrlines.task import Device, Landmark

@@ -3,7 +3,7 @@
 from cxrlines.core.findings import Findings, Line
 from cxrlines.core.notes import Code
 from cxrlines.core.rules import ETT_CARINA
-from cxrlines.reading.interpretation import turned
+from cxrlines.reading.distances import turned
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.task import Device, Landmark, State, label_of
 

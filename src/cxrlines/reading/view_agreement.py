@@ -15,7 +15,8 @@ from cxrlines.core.film import Film
 from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.core.transform import Affine
 from cxrlines.metrics.line_matching import match
-from cxrlines.reading.interpretation import SUPPRESS_BELOW, leaves_below
+from cxrlines.reading.distances import leaves_below
+from cxrlines.reading.interpretation import SUPPRESS_BELOW
 from cxrlines.task import LABELS_OF, MAPPED, STATE_OF, Device, Landmark, State, label_of
 
 TURN, SCALE, GAMMA = 5.0, 0.95, 1.25

@@ -11,7 +11,7 @@ from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import Spacing, SpacingKind
-from cxrlines.reading.interpretation import distances_of
+from cxrlines.reading.distances import distances_of
 from cxrlines.reading.results.drawing import MIN_SIDE, NOTICE, draw_findings, save_drawing
 from cxrlines.reading.results.operating_points import OperatingPoint
 from cxrlines.reading.results.report_text import NOT_LOOKED_FOR

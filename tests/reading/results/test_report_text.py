@@ -9,7 +9,7 @@ from cxrlines.core.findings import Distance, Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
-from cxrlines.reading.interpretation import distances_of
+from cxrlines.reading.distances import distances_of
 from cxrlines.reading.results.report_text import (
     NOT_LOOKED_FOR,
     as_text,

@@ -25,7 +25,8 @@ from cxrlines.metrics.intervals import RESAMPLES
 from cxrlines.metrics.limit_trade import LimitTrade, limit_trade
 from cxrlines.metrics.line_figures import EvaluatedFilm
 from cxrlines.reading.bundle import Bundle, BundleError
-from cxrlines.reading.interpretation import FilmMaps, distances_of
+from cxrlines.reading.distances import distances_of
+from cxrlines.reading.interpretation import FilmMaps
 from cxrlines.reading.reader import Progress, Reader
 from cxrlines.reading.results.drawing import draw_findings, save_drawing
 from cxrlines.reading.training_patients import has_other_sites, is_training_patient, training_patients

@@ -27,7 +27,7 @@ from cxrlines.io.rows import TableError, read_rows
 from cxrlines.io.tables import LANDMARK_TABLE, TEST_TABLE, TRAIN_TABLE, Split, read_data_folder
 from cxrlines.metrics.device_presence import EvaluatedReading, without_doubtful
 from cxrlines.metrics.line_figures import EvaluatedFilm, StateCall
-from cxrlines.reading.interpretation import distances_of
+from cxrlines.reading.distances import distances_of
 from cxrlines.reading.sources import find_films, patient_of
 from cxrlines.task import DEVICE_OF, LABELS, LABELS_OF, MAPPED, STATE_OF, STUDY_COLUMN, Device, Landmark, State
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cxrlines.core.files import replacing
 from cxrlines.core.findings import Findings
 from cxrlines.core.line_drawing import draw_lines
-from cxrlines.reading.interpretation import turned
+from cxrlines.reading.distances import turned
 from cxrlines.reading.results.operating_points import OperatingPoint
 from cxrlines.reading.results.report_text import (
     NOT_LOOKED_FOR,

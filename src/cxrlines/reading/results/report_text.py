@@ -4,7 +4,7 @@ from cxrlines.core.findings import Distance, Findings
 from cxrlines.core.notes import Code
 from cxrlines.core.rules import CVC_LEFT, CVC_RIGHT
 from cxrlines.core.spacing import MAGNIFICATION, SpacingKind
-from cxrlines.reading.interpretation import LONG_SIDE_CM, has_plate_size
+from cxrlines.reading.distances import LONG_SIDE_CM, has_plate_size
 from cxrlines.task import DEVICE_OF, STATE_OF, Device, Landmark
 
 NOT_LOOKED_FOR = "Lines and carina were not looked for: there are no heatmaps."

@@ -16,7 +16,7 @@ from cxrlines.core.findings import Findings, Keypoint, Line
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
 from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind
-from cxrlines.reading.interpretation import distances_of
+from cxrlines.reading.distances import distances_of
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.operating_points import OperatingPoint
 from cxrlines.task import LABELS, Device, Landmark
