@@ -419,7 +419,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path, mon
 STOPS = """
 import signal, sys, time
 from contextlib import contextmanager
-from cxrlines.cli import main, read
+from cxrlines.cli import main, predict
 
 @contextmanager
 def counted():
@@ -429,7 +429,7 @@ def counted():
             time.sleep(100)
     yield tell
 
-read.counted = counted
+predict.counted = counted
 signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """

@@ -100,6 +100,6 @@ def test_the_reading_of_a_film_is_followed(phantom):
         [sys.executable, "-m", walks.__name__, "--json", "predict", str(film)], capture_output=True, check=True
     )
     walk = json.loads(done.stdout)
-    assert walk["files"][0] == "cli/read.py" and "io/films.py" in walk["files"]
+    assert walk["files"][0] == "cli/predict.py" and "io/films.py" in walk["files"]
     assert walk["count"] == len(walk["files"]) == len(set(walk["files"]))
     assert {tuple(turn) for turn in walk["turns"]} <= {(a, b) for a in walk["files"] for b in walk["files"]}

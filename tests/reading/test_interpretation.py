@@ -27,7 +27,6 @@ from cxrlines.reading.interpretation import (
 from cxrlines.reading.trace.lines import TIP_PEAK
 from cxrlines.task import DEVICE_OF, LABEL_INDEX, LABELS, LABELS_OF, MAPS, Device, Landmark, MapKind
 
-
 SHAPE = (1000, 800)
 
 

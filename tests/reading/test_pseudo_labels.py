@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from cxrlines.cli import app
-from cxrlines.cli.read import EXAMPLE
+from cxrlines.cli.predict import EXAMPLE
 from cxrlines.core.errors import Error
 from cxrlines.core.film import FilmError
 from cxrlines.core.findings import Findings, Keypoint, Line

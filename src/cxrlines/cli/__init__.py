@@ -14,7 +14,20 @@ import typer
 from typer.core import TyperGroup
 
 from cxrlines import Error, __version__
-from cxrlines.cli import bench, corrections, data, doctor, experiment, folder_module, listen, read, serve, train
+from cxrlines.cli import (
+    bench,
+    corrections,
+    data,
+    doctor,
+    evaluate,
+    experiment,
+    folder_module,
+    listen,
+    predict,
+    serve,
+    similar,
+    train,
+)
 from cxrlines.cli.extras import lacking
 from cxrlines.cli.options import DEBUG, ERROR, FAULT, PROBLEMS, STOPPED, say
 from cxrlines.core.processes import quiet_libraries
@@ -72,12 +85,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PANELS = (
-    (read, "Read films"),
+    (predict, "Read films"),
+    (similar, "Read films"),
     (serve, "Serve findings"),
     (listen, "Serve findings"),
     (folder_module, "Serve findings"),
     (data, "Films and tables"),
     (train, "Train and evaluate"),
+    (evaluate, "Train and evaluate"),
     (doctor, "Install"),
 )
 for room, title in PANELS:

@@ -1,4 +1,4 @@
-"""Commands that train, average, score and export."""
+"""Commands that train and export."""
 
 import json
 import os
@@ -6,11 +6,11 @@ import shlex
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from cxrlines.cli.options import Json, On, Workers, numbers, resumable, say
+from cxrlines.cli.options import On, Workers, numbers, resumable, say
 from cxrlines.core.errors import Error
 from cxrlines.core.files import SAFETENSORS, check_ending, check_outputs
 from cxrlines.core.text import did_you_mean, plural
@@ -118,73 +118,6 @@ def _folders(external: list[str] | None, known: tuple[str, ...]) -> list[str]:
             raise Error(f"--external {text}: the recipe has no external set {name!r}", way_out)
         settings.append(f"external.{name}.folder={json.dumps(folder)}")
     return settings
-
-
-@app.command(epilog="Example: cxrlines ensemble a.csv b.csv --out mean.csv")
-def ensemble(
-    predictions: Annotated[list[Path], typer.Argument(help="Two or more prediction files of the same studies.")],
-    out: Annotated[Path, typer.Option(help="File to write.")],
-    how: Annotated[
-        Literal["mean", "rank", "power", "weighted", "fitted"],
-        typer.Option(
-            help="Mean of probabilities or ranks, power mean, or mean under given (weighted) or fitted weights."
-        ),
-    ] = "mean",
-    power: Annotated[float | None, typer.Option(help="Exponent of the power mean.")] = None,
-    truth: Annotated[
-        Path | None, typer.Option(help="With fitted: the label table; the predictions must be out of fold.")
-    ] = None,
-    folds: Annotated[
-        Path | None,
-        typer.Option(help="With fitted: the folds file; each fold is averaged by weights of the others."),
-    ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="With weighted: a number for each file, e.g. 2,1. With fitted: a file of weights, written with "
-            "--truth, read without."
-        ),
-    ] = None,
-) -> None:
-    """Average the predictions of several models."""
-    from cxrlines.evaluation.ensemble.average import POWER
-    from cxrlines.evaluation.ensemble.blend import blend_files
-
-    if power is not None and how != "power":
-        raise Error(f"--power: --how {how} takes no such option", "leave it out, or add --how power")
-    exponent = POWER if power is None else power
-    for path in blend_files(predictions, out, how, power=exponent, truth=truth, folds=folds, weights=weights):
-        typer.echo(path)
-
-
-@app.command(epilog="Example: cxrlines evaluate predictions.csv ranzcr/train.csv --against other.csv")
-def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="Predictions: a CSV of StudyInstanceUID and the labels.")],
-    truth: Annotated[Path, typer.Argument(help="train.csv, or another table with the labels (and PatientID).")],
-    against: Annotated[
-        Path | None,
-        typer.Option(help="Other predictions to compare with: the difference in macro AUC, with its interval."),
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of patients for each interval.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Score predictions against labels: AUC with 95 % intervals by patient, Brier score, calibration error.
-
-    With --against, both are scored on the same resamples of patients: the interval of the difference is
-    narrower than the two intervals suggest.
-    """
-    from cxrlines.evaluation.predictions import read_predictions, read_truth
-    from cxrlines.evaluation.scores import compare_predictions
-    from cxrlines.evaluation.scores import evaluate as score
-
-    scored, labels = read_predictions(predictions), read_truth(truth)
-    result = score(scored, labels, resamples=resamples, seed=seed)
-    figures, text = result.as_dict(), result.text()
-    if against is not None:
-        found = compare_predictions(scored, read_predictions(against), labels, resamples=resamples, seed=seed)
-        figures["against"], text = found.as_dict(), f"{text}\n{found.text(str(against))}"
-    typer.echo(json.dumps(figures, indent=1) if as_json else text)
 
 
 @app.command(epilog="Example: cxrlines bundle runs/three-stage --out bundle --half")

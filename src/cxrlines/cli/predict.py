@@ -1,6 +1,5 @@
-"""Commands that read films with a bundle, and evaluate how well it reads."""
+"""The commands that read films with a bundle, and print the schema of what is read."""
 
-import functools
 import json
 import os
 import signal
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, BundleFolder, Json, On, say, signals
+from cxrlines.cli.options import DEBUG, ERROR, FAULT, STOPPED, BundleFolder, On, say, signals
 from cxrlines.core.counted import counted
 from cxrlines.core.errors import Error
-from cxrlines.core.files import SAFETENSORS, OutputError, beside, check_ending, check_outputs, readable
+from cxrlines.core.files import OutputError, beside, readable
 from cxrlines.core.text import plural
 
 if TYPE_CHECKING:
@@ -30,16 +29,6 @@ class View(StrEnum):
     flip = "flip"
     scale = "scale"
     plain = "plain"
-
-
-class Seen(StrEnum):
-    leave_out = "leave-out"
-    report = "report"
-
-
-class Split(StrEnum):
-    train = "train"
-    test = "test"
 
 
 class Form(StrEnum):
@@ -270,142 +259,3 @@ def schema() -> None:
     from cxrlines.core.findings import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=1))
-
-
-@app.command("evaluate-bundle", epilog="Example: cxrlines evaluate-bundle ranzcr --bundle bundle --json")
-def evaluate_bundle(
-    films: Annotated[
-        Path, typer.Argument(help="Folder of real films (with --marks), or a data folder with its annotations.")
-    ],
-    marks: Annotated[
-        list[Path] | None,
-        typer.Option(help="JSON with the carina and the lines of real films; may be repeated."),
-    ] = None,
-    patients: Annotated[
-        Path | None, typer.Option(help="Text file of patient ids, one a line: only films of these are evaluated.")
-    ] = None,
-    bundle: BundleFolder = None,
-    fold: Annotated[int | None, typer.Option(help="Evaluate the bundle's models of this fold alone.")] = None,
-    seen: Annotated[
-        Seen, typer.Option(help="Films of patients that a model was trained on: leave them out, or report them.")
-    ] = Seen.leave_out,
-    split: Annotated[
-        Split | None, typer.Option(help="Split of a data folder; default: test, where there is one.")
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples of patients for each interval.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
-    draw: Annotated[
-        Path | None,
-        typer.Option(help="Folder for drawings as PNG: ground truth on the left, findings on the right."),
-    ] = None,
-    limits: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Fit limits of confidence and presence, by device, to this many false positives a film; show what "
-            "other limits give.",
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Evaluate a bundle on films with reference annotations.
-
-    Gives presence AUC, recall, false positives, errors of tips and carina, and states.
-    Says why lines are missed and what false ones lie on; by view where index.csv names it.
-    """
-    from cxrlines.evaluation.bundles import evaluate_bundle as evaluation
-    from cxrlines.evaluation.bundles.reference import data_films, marked_films
-    from cxrlines.reading.bundle import EMBEDDED, load_bundle
-    from cxrlines.reading.results.prediction_files import check_places
-    from cxrlines.reading.sources import Found
-
-    if marks and split:
-        raise Error("--split: is of a data folder; films with --marks have no splits", "leave it out")
-    check_outputs(folders={"--draw": draw}, inputs=[films, *(marks or []), patients, bundle])
-    check_places(Found([], [], folders=(films,)), None, draw=draw)
-    read = load_bundle(bundle or EMBEDDED)
-    read = read if fold is None else evaluation.of_fold(read, fold)
-    reference = marked_films(films, *marks) if marks else data_films(films, split.value if split else None)
-    reference = reference.of_patients(patients) if patients else reference
-    with counted() as progress:
-        result = evaluation.evaluate_bundle(
-            reference,
-            read,
-            report_seen=seen is Seen.report,
-            resamples=resamples,
-            seed=seed,
-            draw=draw,
-            false_positives=limits,
-            progress=progress,
-        )
-    typer.echo(json.dumps(result.as_dict(), indent=1) if as_json else result.text())
-    say(result.notice)
-
-
-@app.command("judge", hidden=True)
-@functools.wraps(evaluate_bundle)
-def _judge(**options: Any) -> None:
-    say("judge is now evaluate-bundle; the old name goes with the next release")
-    evaluate_bundle(**options)
-
-
-@app.command(epilog="Example: cxrlines index ranzcr --out ranzcr.safetensors")
-def index(
-    data: Annotated[Path, typer.Argument(help="A data folder: train.csv and train/, or any folder of films.")],
-    out: Annotated[Path, typer.Option(help="The index to write, a .safetensors file.")],
-    bundle: BundleFolder = None,
-) -> None:
-    """Index films for `similar`.
-
-    The index holds studies, hashed patients, labels and lines: keep it as safe as the films.
-    """
-    from cxrlines.io.tables import read_data_folder
-    from cxrlines.reading.bundle import EMBEDDED, load_bundle
-    from cxrlines.reading.index import build_index
-
-    check_outputs(files={"--out": out}, inputs=[data, bundle])
-    check_ending("--out", out, *SAFETENSORS)
-    with counted() as progress:
-        built = build_index(load_bundle(bundle or EMBEDDED), read_data_folder(data), progress=progress)
-    built.save(out)
-    typer.echo(f"{out}: {plural(len(built.films), 'film')}")
-    for study, reason in built.left_out.items():
-        say(f"{readable(study)}: {readable(reason)}")
-
-
-@app.command(epilog="Example: cxrlines similar film.dcm --index ranzcr.safetensors --count 3")
-def similar(
-    film: Annotated[Path, typer.Argument(help="A film.")],
-    index: Annotated[Path, typer.Option(help="An index that `cxrlines index` wrote.")],
-    bundle: Annotated[
-        Path | None, typer.Option(help="The bundle it was built with; default: the embedded reader.")
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many films.")] = 5,
-    patient: Annotated[
-        str | None, typer.Option(help="The film's patient, where its file does not name it: JPEG, PNG, TIFF.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Show the most similar films of an index, with labels and lines; never films of the same patient.
-
-    The patient is known by the film's pixels, its file's name, its DICOM header and --patient.
-    """
-    from cxrlines.core.film import film_name
-    from cxrlines.io.films import read_bytes
-    from cxrlines.reading.bundle import EMBEDDED, load_bundle
-    from cxrlines.reading.index import open_index
-    from cxrlines.reading.reader import Reader
-
-    read = load_bundle(bundle or EMBEDDED)
-    known = open_index(index, read)
-    (asked,) = Reader(read).embed([film])
-    if isinstance(asked, Exception):
-        raise asked
-    own = known.own_patients(read_bytes(film), asked.key, study=film_name(film), patient=patient or "")
-    (found,) = known.nearest(asked.vector[None], count, [own])
-    if as_json:
-        typer.echo(json.dumps([neighbour.as_dict() for neighbour in found], indent=1))
-    else:
-        for neighbour in found:
-            typer.echo(f"{neighbour.film.study}  distance {neighbour.distance:.4f}\n  {neighbour.film.text()}")
-    say(read.notice)
