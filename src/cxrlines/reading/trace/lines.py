@@ -44,9 +44,9 @@ for a centerline. A catheter that has been followed to its end would be led past
 IN_VEINS = (Device.CVC, Device.SWAN)
 """Devices that lie in the same veins: a heatmap that is not sure which it sees shows both."""
 TIP_PEAK = 0.2
-"""The least height of a peak at which a line ends for that to be its tip, and of the heatmap for a line not to leave the
-film beyond it: of .15 to .5 a good trade of wrong tips for ones that are not given, on phantoms and on training films
-(docs/experiments.md, 2026-11-28)."""
+"""The least height of a peak at which a line ends for that to be its tip: of .15 to .5 a good trade of wrong tips for
+ones that are not given, on phantoms and on training films (docs/experiments.md, 2026-11-28). Past so high a value of
+the tip's heatmap no tube leaves the film."""
 
 Channel = tuple[MapKind, Device | Landmark]
 """What a heatmap shows."""
