@@ -1,6 +1,7 @@
 """The types of findings are read-only, and their JSON is what the schema in docs says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,13 @@ def test_a_line_ends_at_a_tip_or_is_followed_to_a_point_or_leaves_the_film() -> 
         faded.followed_to[0] = 5  # type: ignore[index]
     with pytest.raises(ValueError, match="both a tip and a point"):
         Line(Device.NGT, path, path[-1], 1.0, path[-1])
+
+
+def test_a_film_without_a_frame_is_within_nothing():
+    whole, framed = ((0, 0, 800, 1000), (0, 3, 800, 1000))
+    assert FOUND.within is replace(FOUND, within=whole).within is None
+    assert replace(FOUND, within=whole).as_dict()["within"] is None
+    assert replace(FOUND, within=framed).as_dict()["within"] == list(framed)
 
 
 def test_presence_is_of_devices_that_have_labels() -> None:

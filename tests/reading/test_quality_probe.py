@@ -129,6 +129,15 @@ def test_a_frame_that_is_cut_off_is_said_and_the_probe_is_shown_what_it_leaves()
     assert len(shown) == 2, "what a rule refuses the network is not asked about"
 
 
+def test_a_frame_of_up_to_a_hundredth_of_each_side_is_cut_off_without_a_word() -> None:
+    film = _film(shape=(990, 495))
+    for (rows, columns), said in (((5, 0), False), ((5, 2), False), ((6, 0), True), ((0, 3), True)):
+        framed = np.pad(film, ((rows, rows), (columns, columns)))
+        told, within = assess(Film(framed, "PNG", 8), None)
+        assert within == (columns, rows, columns + 495, rows + 990)
+        assert (Code.FRAME_CUT in [note.code for note in told.notes]) is said
+
+
 def test_the_gate_leaves_out_what_is_no_film_or_also_what_is_doubtful() -> None:
     def note(code: Code) -> Note:
         return Note(code, "said")

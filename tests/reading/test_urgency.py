@@ -13,8 +13,9 @@ from cxrlines.reading.bundle import EMBEDDED, load_bundle
 from cxrlines.reading.distances import distances_of
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent
-from cxrlines.task import Device, Landmark
+from cxrlines.task import LABELS_OF, Device, Landmark, State, label_of
 
+NGT_NORMAL = label_of(Device.NGT, State.NORMAL)
 READ_BY = ReadBy.of(load_bundle(EMBEDDED), "onnx", ())
 MM = Spacing(SpacingKind.CALIBRATED, (0.2, 0.2))
 
@@ -70,7 +71,19 @@ def test_a_nasogastric_tube_at_the_operating_point():
     assert 0 < point < 1
     quiet = film(4)
     for p, urgent in ((point - 1e-6, False), (point, True), (0.99, True)):
-        assert is_urgent(replace(quiet, labels={NGT_ABNORMAL: p}), READ_BY) is urgent
+        assert is_urgent(replace(quiet, labels={NGT_NORMAL: 0.5, NGT_ABNORMAL: p}), READ_BY) is urgent
+
+
+def test_a_nasogastric_tube_that_the_reader_holds_for_absent_is_not_urgent():
+    """Of such a film no line of one is given either."""
+    point = READ_BY.operating_points[NGT_ABNORMAL].probability
+    denied = replace(READ_BY, denied=READ_BY.denied | {"NGT": point + 0.01})
+    for p, urgent in ((point, False), (point + 0.02, True)):
+        assert is_urgent(replace(film(4), labels={NGT_ABNORMAL: p}), denied) is urgent
+    # Together with its other states it is present.
+    others = {label: 0.02 for label in LABELS_OF[Device.NGT]}
+    assert is_urgent(replace(film(4), labels=others | {NGT_ABNORMAL: point}), denied)
+    assert is_urgent(replace(film(0.3), labels={NGT_ABNORMAL: point}), denied)  # for its endotracheal tube
 
 
 def test_a_refused_film_is_not_urgent():

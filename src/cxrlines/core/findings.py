@@ -172,6 +172,10 @@ class Findings:
     notes: tuple[Note, ...] = ()
     study_uid: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.within == (0, 0, *self.film_shape[::-1]):
+            object.__setattr__(self, "within", None)
+
     @property
     def mm_per_px(self) -> tuple[float, float] | None:
         """(row, column) spacing in mm of the original film; None where there is none, or none that is believed."""

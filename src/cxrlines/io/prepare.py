@@ -32,6 +32,8 @@ MAX_FRAME_RANGE = 6
 """Gray levels by which a row of a frame of one value may vary, by the noise of a JPEG."""
 MIN_WITHIN = 0.3
 """Share of a side that a film within a frame has at least."""
+MIN_FRAME = 0.01
+"""Share of a side above which it is said that a frame was cut off."""
 MIN_CONTRAST = 8
 """Gray levels between the 1st and 99th percentile; less shows nothing."""
 LATERAL = ("LL", "RL", "LATERAL")
@@ -99,7 +101,7 @@ class Framed:
     def assessed(self, probed: Quality | None) -> Quality:
         """The quality by rule and by a probe's answer, if one was asked, with the notes of both."""
         quality = self.quality if probed is None else replace(probed, notes=probed.notes + self.quality.notes)
-        if self.pixels.shape != self.film_shape:
+        if any(left < (1 - MIN_FRAME) * side for left, side in zip(self.pixels.shape, self.film_shape, strict=True)):
             sizes = " of ".join(f"{width} x {height}" for height, width in (self.pixels.shape, self.film_shape))
             text = f"a frame of one gray value was cut off, which left {sizes} px; points are of the whole film"
             quality = replace(quality, notes=(*quality.notes, Note(Code.FRAME_CUT, text)))

@@ -4,6 +4,7 @@ from cxrlines.core.findings import Findings, Line
 from cxrlines.core.notes import Code
 from cxrlines.core.rules import ETT_CARINA
 from cxrlines.reading.distances import turned
+from cxrlines.reading.interpretation import possible_devices
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.task import Device, Landmark, State, label_of
 
@@ -14,13 +15,10 @@ def is_urgent(findings: Findings, read_by: ReadBy) -> bool:
     """Whether a film is to be seen before others.
 
     That is: the tip of an endotracheal tube lies at the carina, by the position rule, or below it, or the tube is
-    followed to below it, wherever its tip may be; or a nasogastric tube ends in the chest, by the position rule; or the
-    probability of an abnormal one is at the operating point of what read the film, or above it.
+    followed to below it, wherever its tip may be; or a nasogastric tube ends in the chest, by the position rule; or
+    `ngt_is_probably_abnormal`.
     """
-    point = read_by.operating_points.get(NGT_ABNORMAL)
-    if point is not None and (findings.labels or {}).get(NGT_ABNORMAL, 0.0) >= point.probability:
-        return True
-    if ngt_ends_in_chest(findings):
+    if ngt_is_probably_abnormal(findings, read_by) or ngt_ends_in_chest(findings):
         return True
     for distance in findings.distances:
         if findings.lines[distance.line].device is Device.ETT and distance.what.endswith("above the carina"):
@@ -28,6 +26,15 @@ def is_urgent(findings: Findings, read_by: ReadBy) -> bool:
             if abnormal and distance.patient_cm is not None and distance.patient_cm[1] < ETT_CARINA:
                 return True
     return any(_reaches_carina(line, findings) for line in findings.lines)
+
+
+def ngt_is_probably_abnormal(findings: Findings, read_by: ReadBy) -> bool:
+    """Whether the probability of an abnormal nasogastric tube is at the operating point of what read the film, or above
+    it, and that does not hold such a tube for absent: else it gives no line of one either."""
+    point, labels = read_by.operating_points.get(NGT_ABNORMAL), findings.labels or {}
+    if point is None or labels.get(NGT_ABNORMAL, 0.0) < point.probability:
+        return False
+    return Device.NGT in possible_devices(labels, read_by.denied)
 
 
 def ngt_ends_in_chest(findings: Findings) -> bool:

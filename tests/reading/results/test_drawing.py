@@ -136,6 +136,24 @@ def test_what_was_not_looked_for_is_not_called_not_found(written, evidence, said
     assert ("not found" in words or "No line" in words) == (evidence is not None)
 
 
+def test_lines_of_a_device_that_end_at_one_place_have_one_label(written):
+    shape = (900, 900)
+    one = findings(shape)
+    catheter = one.lines[0]
+    both = replace(one, lines=(catheter, replace(catheter, path=catheter.path[25:])))
+    draw_findings(film(shape), replace(both, distances=tuple(distances_of(both))))
+    words = " ".join(written)
+    assert words.count("CVC 0.0 % of height") == 2  # beside the end, and in the strip
+    assert words.count("perhaps it is the same") == 1
+
+
+def test_the_strip_says_which_device_may_be_there_without_a_line(written):
+    shape = (900, 900)
+    draw_findings(film(shape), findings(shape, evidence=dict.fromkeys(Device.__members__, 0.9)))
+    words = " ".join(written)
+    assert words.count("but no line of it was found") == 2 and "No line found" not in words  # NGT and SWAN
+
+
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_the_mark_of_the_carina_turns_with_the_film(rotation):
     shape = (600, 600)

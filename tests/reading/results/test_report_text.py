@@ -14,12 +14,15 @@ from cxrlines.reading.results.report_text import (
     NOT_LOOKED_FOR,
     as_text,
     carina_words,
+    ends_at_earlier,
     line_words,
     looked_for,
     note_words,
     rule_words,
+    rules_of,
     spacing_words,
     tip_words,
+    unfound_words,
 )
 from cxrlines.task import LABELS, Device, Landmark
 
@@ -87,9 +90,56 @@ def test_of_a_line_whose_tip_is_not_seen_no_distance_and_no_state_is_said():
     path = np.linspace((400.0, 0.0), (400.0, 700.0), 20)
     fades = found(Line(Device.NGT, path, None, 0.97, followed_to=path[-1]), spacing=CALIBRATED, labels=LIKELY)
     assert tip_words(fades, 0) == "NGT followed to here"
-    assert line_words(fades, 0) == "NGT followed to here, further course not seen, confidence 0.97"
     assert rules(fades) == [] and spacing_words(fades) is None
-    assert "carina" not in as_text(fades).replace("Carina found", "") and "rule" not in as_text(fades)
+    assert "cm" not in as_text(fades) and "rule" not in as_text(fades)
+
+
+def test_a_line_whose_tip_is_not_seen_is_followed_to_a_place_that_is_said():
+    """In % of the height alone, as it is a place and measures nothing."""
+    path = np.linspace((400.0, 0.0), (340.4, 541.0), 20)
+    fades = Line(Device.CVC, path, None, 0.97, followed_to=path[-1])
+    rest = ", further course not seen, confidence 0.97"
+    place = "CVC followed to 4.1 % of height below carina, 6.0 % to the patient's right"
+    for spacing in (NO_SPACING, CALIBRATED):
+        assert line_words(found(fades, spacing=spacing), 0) == place + rest
+    framed = found(fades, within=(0, 500, 800, 1000))
+    assert "8.2 % of height below carina, 11.9 % to" in line_words(framed, 0)
+    mirrored = found(fades, quality=Quality(notes=(Note(Code.MIRRORED, "it lies mirrored"),)))
+    assert line_words(mirrored, 0) == place.replace("right", "left") + rest
+    turned = found(fades, quality=Quality(rotation=180))
+    assert line_words(turned, 0) == place.replace("below", "above").replace("right", "left") + rest
+    unsure = found(fades, quality=Quality(notes=(Note(Code.POSE_UNSURE, "turned?"),)))
+    for nowhere in (unsure, found(fades, landmarks={})):
+        assert line_words(nowhere, 0) == "CVC followed to (340, 541) px" + rest
+
+
+def test_lines_that_end_at_the_same_place_say_so_and_give_it_once():
+    one, other = line(Device.CVC, (400.0, 600.0), 0.95), line(Device.CVC, (400.4, 600.4))
+    both = found(one, other, spacing=CALIBRATED)
+    assert not ends_at_earlier(both, 0) and ends_at_earlier(both, 1)
+    assert line_words(both, 0) == "CVC 4.0 cm below carina, confidence 0.95" and rules_of(both, 0)
+    assert line_words(both, 1) == "CVC ends where a CVC above ends; perhaps it is the same, confidence 0.90"
+    assert rules_of(both, 1) == [] and as_text(both).count("below carina") == 1
+    apart = found(one, line(Device.CVC, (402.0, 600.0)), line(Device.SWAN, (400.0, 600.0)), spacing=CALIBRATED)
+    assert not any(ends_at_earlier(apart, k) for k in range(3))
+    off = found(line(Device.NGT, None), line(Device.NGT, None))
+    assert not ends_at_earlier(off, 1)
+
+
+def test_a_device_that_is_probably_there_without_a_line_is_said():
+    seen = EVIDENCE | {"ETT": 0.9, "SWAN": 0.9}
+    labels = LIKELY | {"Swan Ganz Catheter Present": 0.7}
+    swan = "SWAN may be there (presence score 0.79), but no line of it was found: nothing is said of its position."
+    assert found(labels=labels, evidence=seen).presence["SWAN"] == pytest.approx(0.794, abs=1e-3)
+    assert unfound_words(found(TUBE, labels=labels, evidence=seen)) == [swan]
+    words = unfound_words(found(labels=labels, evidence=seen))
+    assert [part.split()[0] for part in words] == ["No", "ETT", "SWAN"] and words[0] == "No line found."
+    for sentence in words:
+        assert sentence in as_text(found(labels=labels, evidence=seen)).splitlines()
+    assert unfound_words(found(TUBE)) == unfound_words(found(TUBE, labels=LIKELY)) == []
+    # Lines of it were not looked for.
+    assert unfound_words(found(TUBE, labels=labels, evidence={"ETT": 0.9})) == []
+    assert unfound_words(found(landmarks={}, labels=labels, evidence=None)) == []
 
 
 @pytest.mark.parametrize(
@@ -148,7 +198,8 @@ def test_the_text_has_every_device_every_label_line_and_note_once():
         turned,
         "its window is ignored",
     ]
-    assert carina_words(found(landmarks={})) == as_text(found(landmarks={})) == "Carina not found."
+    assert carina_words(found(landmarks={})) == "Carina not found."
+    assert as_text(found(landmarks={})).splitlines() == ["No line found.", "Carina not found."]
 
 
 def test_what_was_not_looked_for_is_not_called_not_found():

@@ -187,6 +187,31 @@ def test_a_peak_on_the_line_s_way_and_far_from_its_end_is_no_tip_of_it():
     assert line.tip is None and line.followed_to[1] > 145
 
 
+@pytest.mark.parametrize(
+    ("device", "height", "leaves"),
+    [
+        (Device.NGT, 0.8 * TIP_PEAK, True),
+        (Device.NGT, 1.2 * TIP_PEAK, False),
+        (Device.ETT, 1.2 * TIP_PEAK, False),
+        (Device.CVC, 1.2 * TIP_PEAK, True),  # which may have come in at either edge
+    ],
+)
+def test_a_line_does_not_leave_the_film_past_where_its_tip_may_be(device, height, leaves):
+    """Too far from the end of the line for a tip of it, and too likely for a line that goes on beyond the film."""
+    maps = np.zeros((len(MAPS), SIDE, SIDE), np.float32)
+    maps[MAPS.index((MapKind.LINE, device)), :, 95:98] = 0.9
+    y, x = np.mgrid[:SIDE, :SIDE]
+    heat = height * np.exp(-((x - 96) ** 2 + (y - 160) ** 2) / 2 / (KEYPOINT_SIGMA * SIDE) ** 2)
+    maps[MAPS.index((MapKind.TIP, device))] = heat
+    (line,) = find_lines(maps)
+    assert line.tip is None and line.leaves_film is leaves
+    if leaves:
+        assert line.path[:, 1].min() < 1 and line.path[:, 1].max() > SIDE - 2
+    else:
+        assert line.path[0, 1] < 1
+        assert (line.followed_to == line.path[-1]).all() and line.followed_to == pytest.approx((96, 160), abs=1)
+
+
 def test_there_is_one_endotracheal_tube_at_most():
     maps = np.zeros((9, SIDE, SIDE), np.float32)
     maps[0, 10:150, 60:63] = 0.9

@@ -16,12 +16,14 @@ from cxrlines.reading.results.operating_points import OperatingPoint
 from cxrlines.reading.results.report_text import (
     NOT_LOOKED_FOR,
     carina_words,
+    ends_at_earlier,
     line_words,
     looked_for,
     note_words,
     rules_of,
     spacing_words,
     tip_words,
+    unfound_words,
 )
 from cxrlines.task import DEVICE_COLOURS, DEVICE_OF, Landmark
 
@@ -132,7 +134,7 @@ def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
     """Mark the carina and the ends of lines on the scaled film, in place.
 
     A Y at the carina, its arms where the bronchi leave; rings at tips, squares where lines are followed to without a
-    tip, both with their names and heights beside them.
+    tip, both with their names and heights beside them; where several lines of a device end, once.
     """
     pen = ImageDraw.Draw(canvas)
     side = max(canvas.size)
@@ -157,6 +159,8 @@ def _mark_points(canvas: Image.Image, findings: Findings, scale: float) -> None:
         mark(taken[-1], outline=DEVICE_COLOURS[line.device], width=width)
     font = ImageFont.load_default(_letters(side))
     for k, line, x, y in ends:
+        if ends_at_earlier(findings, k):
+            continue
         text = tip_words(findings, k)
         left, top, right, bottom = pen.textbbox((0, 0), text, font)
         place = _free_place((x, y), (right - left, bottom - top), 1.6 * radius, taken, canvas.size)
@@ -295,16 +299,16 @@ class _Strip:
         self.y += self.step
 
     def _write_found(self, findings: Findings) -> None:
-        """The lines with their rules, the carina, and what distances rest on."""
+        """The lines with their rules, devices without one, the carina, and what distances rest on."""
         if not looked_for(findings):
             self._write(NOT_LOOKED_FOR, _INK)
             return
-        if not findings.lines:
-            self._write("No line found.", _INK)
         for k, line in enumerate(findings.lines):
             self._write(line_words(findings, k), DEVICE_COLOURS[line.device])
             for rule in rules_of(findings, k):
                 self._write(rule, _INK, self.letters)
+        for words in unfound_words(findings):
+            self._write(words, _INK)
         self._write(carina_words(findings), _PALE)
         rests_on = spacing_words(findings)
         if rests_on:

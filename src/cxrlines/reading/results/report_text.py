@@ -1,18 +1,25 @@
 """Findings in words: for the strip beside a drawn film, and for a terminal."""
 
+import numpy as np
+
 from cxrlines.core.findings import Distance, Findings
 from cxrlines.core.notes import Code
 from cxrlines.core.rules import CVC_LEFT, CVC_RIGHT
 from cxrlines.core.spacing import MAGNIFICATION, SpacingKind
-from cxrlines.reading.distances import LONG_SIDE_CM, has_plate_size
+from cxrlines.reading.distances import LONG_SIDE_CM, has_plate_size, turned
 from cxrlines.task import DEVICE_OF, STATE_OF, Device, Landmark
 
 NOT_LOOKED_FOR = "Lines and carina were not looked for: there are no heatmaps."
-_ABOVE, _BELOW, _RIGHT = "above carina", "below carina", "to the patient's right"
+LIKELY = 0.5
+"""Presence score from which a device without a line is said to be perhaps there."""
+SAME_END = 1.0
+"""px of the film: lines of a device whose ends are no farther apart end at the same place."""
+_ABOVE, _BELOW = "above carina", "below carina"
+_RIGHT, _LEFT = "to the patient's right", "to the patient's left"
 _DIRECTIONS = {
     "above the carina": (_ABOVE, _BELOW),
     "below the carina": (_BELOW, _ABOVE),
-    "to the patient's right of the carina": (_RIGHT, "to the patient's left"),
+    "to the patient's right of the carina": (_RIGHT, _LEFT),
     "to the carina, straight": ("from carina, straight", "from carina, straight"),
 }
 """By the words of `Distance.what`: where a tip at a positive, and at a negative distance lies."""
@@ -29,14 +36,50 @@ def tip_words(findings: Findings, k: int) -> str:
     Of a central catheter how far it lies beside the carina too, where that may make it abnormal. `NGT followed to here`
     where its tip is not seen; its device alone where it leaves the film, or without a carina.
     """
-    return _end_words(findings, k, in_patient=False)
+    line = findings.lines[k]
+    if line.followed_to is not None:
+        return f"{line.device.name} followed to here"
+    return _tip_words(findings, k, in_patient=False)
 
 
 def line_words(findings: Findings, k: int) -> str:
-    """Where line `k` ends, what that may be in the patient, and the confidence in the line."""
+    """Where line `k` ends, what that may be in the patient, and the confidence in the line.
+
+    Of one that is followed to a point, where that is; of one that `ends_at_earlier` only that.
+    """
     line = findings.lines[k]
-    end = ", leaves the film" if line.leaves_film else ", further course not seen" if line.tip is None else ""
-    return f"{_end_words(findings, k, in_patient=True)}{end}, confidence {line.confidence:.2f}"
+    name = line.device.name
+    if ends_at_earlier(findings, k):
+        end = f"{name} ends where a {name} above ends; perhaps it is the same"
+    elif line.followed_to is not None:
+        end = f"{name} followed to {_place_words(findings, line.followed_to)}, further course not seen"
+    else:
+        end = _tip_words(findings, k, in_patient=True) + (", leaves the film" if line.leaves_film else "")
+    return f"{end}, confidence {line.confidence:.2f}"
+
+
+def ends_at_earlier(findings: Findings, k: int) -> bool:
+    """Whether line `k` ends on the film at the same place as one of its device before it."""
+    line = findings.lines[k]
+    return not line.leaves_film and any(
+        other.device is line.device
+        and not other.leaves_film
+        and np.hypot(*(other.path[-1] - line.path[-1])) <= SAME_END
+        for other in findings.lines[:k]
+    )
+
+
+def unfound_words(findings: Findings) -> list[str]:
+    """That no line was found, and which devices may be there without one; none of those not looked for."""
+    words = ["No line found."] if looked_for(findings) and not findings.lines else []
+    found = {line.device.name for line in findings.lines}
+    for name, presence in (findings.presence or {}).items():
+        if presence >= LIKELY and name not in found and name in (findings.evidence or {}):
+            words.append(
+                f"{name} may be there (presence score {presence:.2f}), but no line of it was found: "
+                "nothing is said of its position."
+            )
+    return words
 
 
 def rule_words(findings: Findings, distance: Distance) -> str | None:
@@ -59,7 +102,9 @@ def rule_words(findings: Findings, distance: Distance) -> str | None:
 
 
 def rules_of(findings: Findings, k: int) -> list[str]:
-    """`rule_words` of line `k`."""
+    """`rule_words` of line `k`; none if it `ends_at_earlier`, which has them."""
+    if ends_at_earlier(findings, k):
+        return []
     rules = (rule_words(findings, distance) for distance in findings.distances if distance.line == k)
     return [rule for rule in rules if rule]
 
@@ -98,7 +143,8 @@ def note_words(findings: Findings) -> list[str]:
 
 
 def as_text(findings: Findings) -> str:
-    """All of it: a row for each device with `Findings.presence` and its labels, lines, the carina, spacing, notes.
+    """All of it: a row for each device with `Findings.presence` and its labels; lines, and which devices may be there
+    without one; the carina, spacing, notes.
 
     Of a refused film only the notes.
     """
@@ -111,21 +157,30 @@ def as_text(findings: Findings) -> str:
     for k in range(len(findings.lines)):
         rows.append(line_words(findings, k))
         rows += [f"  {rule}" for rule in rules_of(findings, k)]
-    rows.append(carina_words(findings))
+    rows += [*unfound_words(findings), carina_words(findings)]
     spacing = spacing_words(findings)
     return "\n".join([*rows, *([spacing] if spacing else []), *note_words(findings)])
 
 
-def _end_words(findings: Findings, k: int, *, in_patient: bool) -> str:
-    """`tip_words`; with what each distance may be `in_patient`, where that is another one."""
-    name = findings.lines[k].device.name
-    if findings.lines[k].followed_to is not None:
-        return f"{name} followed to here"
+def _tip_words(findings: Findings, k: int, *, in_patient: bool) -> str:
+    """Device and distances of line `k`; with what each may be `in_patient`, where that is another one."""
     words = []
     for distance in (_first(findings, k), _beside(findings, k)):
         if distance is not None:
             words.append(_distance_words(distance) + (_patient_words(distance) if in_patient else ""))
-    return f"{name} {', '.join(words)}".strip()
+    return f"{findings.lines[k].device.name} {', '.join(words)}".strip()
+
+
+def _place_words(findings: Findings, point: np.ndarray) -> str:
+    """Where a point [x, y] px lies from the carina; in px of the film without one, or where the film may be turned."""
+    carina = findings.landmarks.get(Landmark.CARINA)
+    if carina is None or findings.has(Code.POSE_UNSURE):
+        x, y = point
+        return f"({x:.0f}, {y:.0f}) px"
+    right, down = 100 / findings.upright_shape[0] * turned(point - carina.xy, findings.quality.rotation)
+    patients_right = (right < 0) != findings.has(Code.MIRRORED)
+    down_words, right_words = _BELOW if down > 0 else _ABOVE, _RIGHT if patients_right else _LEFT
+    return f"{abs(down):.1f} % of height {down_words}, {abs(right):.1f} % {right_words}"
 
 
 def _distance_words(distance: Distance) -> str:

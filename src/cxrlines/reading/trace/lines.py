@@ -13,7 +13,7 @@ from cxrlines.core.findings import Keypoint, Line
 from cxrlines.core.polyline import Points, length, resample
 from cxrlines.reading.trace.bounds import EDGE, Bounds, end_direction, to_edge
 from cxrlines.reading.trace.centerlines import sample, trace
-from cxrlines.reading.trace.endings import BESIDE, Ending, directed, distance_to_others
+from cxrlines.reading.trace.endings import BESIDE, DOWNWARD, Ending, directed, distance_to_others
 from cxrlines.reading.trace.following import extension
 from cxrlines.reading.trace.keypoints import SEPARATION, find_keypoints
 from cxrlines.task import DEVICES, MAPS, Device, Landmark, MapKind
@@ -45,7 +45,8 @@ IN_VEINS = (Device.CVC, Device.SWAN)
 """Devices that lie in the same veins: a heatmap that is not sure which it sees shows both."""
 TIP_PEAK = 0.2
 """The least height of a peak at which a line ends for that to be its tip: of .15 to .5 a good trade of wrong tips for
-ones that are not given, on phantoms and on training films (docs/experiments.md, 2026-11-28)."""
+ones that are not given, on phantoms and on training films (docs/experiments.md, 2026-11-28). Past so high a value of
+the tip's heatmap no tube leaves the film."""
 
 Channel = tuple[MapKind, Device | Landmark]
 """What a heatmap shows."""
@@ -60,7 +61,8 @@ def find_lines(
     """The lines of a film, in the order of `Device` and of confidence, one for each instance of a device.
 
     A line has a tip where it ends at a peak of the tip's heatmap of at least `TIP_PEAK`. Of others, those that end near
-    the film's edge leave the film; the rest are followed to their last point.
+    the film's edge leave the film; but one of `DOWNWARD` is followed only to where that heatmap is highest on its way,
+    if it reaches `TIP_PEAK` there. The rest are followed to their last point.
 
     A line's confidence comes from the mean probability of the heatmap along its path and its length (`_confidence`),
     raised by the peak of the tip's heatmap: c + (1 - c) c peak. A rank, not a probability.
@@ -165,7 +167,7 @@ def _lines_of(device: Device, line_map: np.ndarray, tip_map: np.ndarray, bounds:
         first_weight = first_weight or weight
         kept.append(line)
     kept.sort(key=lambda line: -line.confidence)
-    extended = [_extended(line, line_map, bounds) for line in kept]
+    extended = [_not_past_tip(_extended(line, line_map, bounds), tip_map) for line in kept]
     return [replace(line, path=resample(line.path, STEP * scale)) for line in extended]
 
 
@@ -231,6 +233,21 @@ def _extension(path: Points, line_map: np.ndarray, bounds: Bounds) -> Points:
     found = extension(without_path, path[-1], float(np.arctan2(ahead[1], ahead[0])))
     found = found[np.logical_and.accumulate(bounds.distance(found) >= 0)]
     return to_edge(found, bounds, scale) if len(found) else found
+
+
+def _not_past_tip(line: Line, tip_map: np.ndarray) -> Line:
+    """A line that leaves the film, followed only to where the tip's heatmap says that it may end before.
+
+    Of `DOWNWARD` alone: a catheter that reaches two edges may have come in at either.
+    """
+    if not line.leaves_film or line.device not in DOWNWARD:
+        return line
+    path = resample(line.path, 1.0)
+    tip = sample(tip_map, path)
+    last = int(tip.argmax())
+    if tip[last] < TIP_PEAK or last < MIN_LENGTH * max(tip_map.shape):
+        return line
+    return replace(line, path=path[: last + 1], followed_to=path[last].copy())
 
 
 def _checked(

@@ -124,6 +124,14 @@ def test_where_a_line_is_followed_to_without_a_tip_there_is_a_square_and_no_ring
     assert text.UnformattedTextValue == "CVC followed to here"
 
 
+def test_lines_of_a_device_that_end_at_one_place_have_one_text(results, state):
+    findings = results.found()
+    made = state(results.film_file(), replace(findings, lines=(*findings.lines, findings.lines[2])))
+    (cvc,) = [each for each in made.GraphicAnnotationSequence if each.GraphicLayer == "CVC"]
+    assert [each.GraphicType for each in cvc.GraphicObjectSequence].count("POLYLINE") == 2
+    assert len(cvc.TextObjectSequence) == 1
+
+
 def test_the_mark_is_where_people_look(results, state):
     for findings in (results.found(), results.found(lines=False, carina=False)):
         made = state(results.film_file(), findings)

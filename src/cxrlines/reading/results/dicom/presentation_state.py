@@ -18,7 +18,7 @@ from cxrlines.reading.results.dicom.codes import LANDMARK_CODES
 from cxrlines.reading.results.dicom.datasets import MARK, image_coordinates, new_result, reference_item, replaced_item
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.dicom.source_film import SourceFilm
-from cxrlines.reading.results.report_text import NOT_LOOKED_FOR, looked_for, spacing_words, tip_words
+from cxrlines.reading.results.report_text import NOT_LOOKED_FOR, ends_at_earlier, looked_for, spacing_words, tip_words
 from cxrlines.task import DEVICE_COLOURS, DEVICES, Device
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.11.1"
@@ -117,7 +117,8 @@ def _device_layer(device: Device, findings: Findings, radius: float) -> _Layer:
         if line.followed_to is not None:
             (end,) = image_coordinates(line.followed_to[None], shape)
             graphics.append(_graphic("POLYLINE", end + radius * SQUARE))
-        texts.append(_text_at(tip_words(findings, k), path[-1] + np.array([1.6 * radius, 0])))
+        if not ends_at_earlier(findings, k):
+            texts.append(_text_at(tip_words(findings, k), path[-1] + np.array([1.6 * radius, 0])))
     return _Layer(_annotation(device.name, graphics, texts), DEVICES[device].text, DEVICE_COLOURS[device])
 
 
