@@ -159,6 +159,7 @@ class Reader:
                 film.spacing,
                 quality=prepared.quality,
                 within=prepared.within,
+                notes=film.notes,
             )
         else:
             placement = prepared.placement.at(self._store.size, (STRIDE * maps.shape[1], STRIDE * maps.shape[2]))
@@ -168,12 +169,12 @@ class Reader:
                 labels,
                 film.spacing,
                 quality=prepared.quality,
+                notes=film.notes,
                 suppress_below=manifest.denied,
                 min_confidence=manifest.confident,
             )
         found = replace(
             found,
-            notes=film.notes,
             study_uid=film.study_uid,
             calibrated=row is not None and self._calibration is not None,
             seconds=film.seconds + time.monotonic() - start,
