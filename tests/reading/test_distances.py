@@ -336,6 +336,14 @@ def test_tubes_and_catheters_have_the_states_that_the_carina_leaves_open(device,
     assert all(each.possible == () for each in (*unsure.values(), *cropped.values()))
 
 
+def test_no_size_is_estimated_of_a_film_whose_pixels_are_not_square():
+    notes = (Note(Code.PIXELS_NOT_SQUARE, "3:2"),)
+    assert above_carina(100).patient_cm and above_carina(100).possible
+    odd = above_carina(100, notes=notes)
+    assert odd.px == 100 and odd.patient_cm is None and odd.possible == ()
+    assert above_carina(100, notes=notes, mm=(0.5, 0.25)).possible, "where a spacing says it, it is known"
+
+
 def test_the_length_beyond_the_junction_is_along_the_tube():
     """A tube that turns level in the stomach: 17 cm deep, then 12 cm to the patient's left."""
     path = np.array([[400.0, 0.0], [400.0, 740.0], [640.0, 740.0]])

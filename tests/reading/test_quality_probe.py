@@ -91,6 +91,25 @@ def test_a_lateral_view_and_a_film_of_one_gray_value_are_refused_with_the_reason
         assert ruled(_film(), view=view) == Quality()
 
 
+def test_what_is_too_wide_or_too_high_for_one_film_is_refused_by_its_true_proportions() -> None:
+    """Two films side by side, and a stretched one; pixels that are not square by the header count as they are."""
+    for shape, aspect, one in [
+        ((200, 320), 1.0, True), ((320, 200), 1.0, True), ((200, 330), 1.0, False), ((330, 200), 1.0, False),
+        ((300, 300), 1.5, True), ((300, 300), 1.7, False), ((300, 300), 0.5, False),
+        ((200, 330), 1.5, True), ((330, 200), 0.7, True), ((300, 200), 1.5, False),
+    ]:  # fmt: skip
+        film = Film(_film(shape=shape), "DICOM", 8, pixel_aspect=aspect)
+        ruled_by = by_rule(film, film.pixels)
+        assert ruled_by.usable == one, (shape, aspect)
+        assert _codes(ruled_by) == ([] if one else [Code.NOT_A_CHEST_FILM])
+        assert one or "give each alone" in ruled_by.notes[0].text
+    framed = Film(np.pad(_film(shape=(150, 150)), ((0, 0), (100, 100)), constant_values=255), "PNG", 8)
+    assert assess(framed, None)[0].usable, "a frame is no part of the film"
+    for gate in ("not-films", "doubtful"):
+        assert why_left_out(ruled(_film(shape=(200, 400))), gate) is not None
+    assert why_left_out(ruled(_film(shape=(200, 400))), "nothing") is None
+
+
 def test_the_percentiles_of_a_film_are_those_of_its_pixels() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -59,6 +59,7 @@ class Film:
         notes: What is odd about the file, in the order found.
         study_uid: DICOM StudyInstanceUID, where the file has one that is a valid UID.
         sop_uid: DICOM SOPInstanceUID, likewise.
+        pixel_aspect: Height of a pixel by its width, where the file says it (DICOM only).
     """
 
     pixels: np.ndarray
@@ -69,6 +70,7 @@ class Film:
     notes: tuple[Note, ...] = ()
     study_uid: str | None = None
     sop_uid: str | None = None
+    pixel_aspect: float = 1.0
 
     @property
     def mm_per_px(self) -> tuple[float, float] | None:

@@ -22,6 +22,7 @@ class Code(StrEnum):
     # how large it is
     SPACING_NOT_BELIEVED = "spacing-not-believed"
     SPACING_IGNORED = "spacing-ignored"
+    PIXELS_NOT_SQUARE = "pixels-not-square"
     # what it shows
     NOT_A_CHEST_FILM = "not-a-chest-film"
     LATERAL = "lateral"

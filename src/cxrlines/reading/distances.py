@@ -185,9 +185,10 @@ def _course(tip: Distance, found: Findings) -> np.ndarray:
 def has_plate_size(found: Findings) -> bool:
     """Whether a film without a spacing that is believed may be taken for a whole plate of `LONG_SIDE_CM`.
 
-    Not one that may be cropped, nor a child's, nor one whose spacing says that it is smaller or larger.
+    Not one that may be cropped, nor a child's, nor one whose pixels are not square, nor one whose spacing says that it
+    is smaller or larger.
     """
-    odd = found.has(Code.CROPPED) or found.has(Code.CHILD)
+    odd = any(map(found.has, (Code.CROPPED, Code.CHILD, Code.PIXELS_NOT_SQUARE)))
     return not odd and found.spacing.kind is not SpacingKind.NOT_BELIEVED
 
 

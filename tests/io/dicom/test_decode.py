@@ -542,6 +542,14 @@ class TestHowItIsShown:
         assert codes(film) == [Code.MIRRORED] * mirrored
         assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
 
+    def test_the_proportions_of_pixels_are_the_spacings_else_the_ratios(self):
+        by_ratio = film_of(made(RAMP, **TWELVE, **WINDOW, PixelAspectRatio=[3, 2]))
+        assert by_ratio.pixel_aspect == 1.5 and codes(by_ratio) == [Code.PIXELS_NOT_SQUARE]
+        by_spacing = film_of(made(RAMP, **TWELVE, **WINDOW, ImagerPixelSpacing=[0.2, 0.1]))
+        assert by_spacing.pixel_aspect == 2 and Code.PIXELS_NOT_SQUARE not in codes(by_spacing)
+        ignored = film_of(made(RAMP, **TWELVE, **WINDOW, PixelSpacing=[0.1, 0.5]))
+        assert ignored.pixel_aspect == 1 and codes(ignored) == [Code.PIXELS_NOT_SQUARE, Code.SPACING_IGNORED]
+
     @pytest.mark.parametrize("age", ["004M", "015Y", "000D", "100W", "7", "0 "])
     def test_a_child_is_noted(self, age):
         assert codes(film_of(made(RAMP, **TWELVE, **WINDOW, PatientAge=age))) == [Code.CHILD]

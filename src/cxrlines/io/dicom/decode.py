@@ -16,7 +16,7 @@ from pydicom.uid import UID
 
 from cxrlines.core.film import Film, FilmError, NotAFilm, check_size
 from cxrlines.core.notes import Code, Note
-from cxrlines.core.spacing import spacing_of
+from cxrlines.core.spacing import pixel_aspect, spacing_of
 from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
 from cxrlines.io.dicom.display import displayed, span_of
 from cxrlines.io.dicom.header import KEYWORDS, Elements, parse, valid_uid, view_of
@@ -79,15 +79,11 @@ def decode_dicom(data: bytes) -> Film:
         else:
             pixels, left_out = spread(gray)
             notes += left_out
-    aspect = elements.numbers("PixelAspectRatio")
-    if len(aspect) == 2 and all(aspect) and abs(aspect[0] / aspect[1] - 1) > 0.01:
-        text = f"PixelAspectRatio is {aspect[0]:g}:{aspect[1]:g}; the film is shown as if its pixels were square"
-        notes.append(Note(Code.METADATA_IGNORED, text))
+    spacings = [elements.numbers(f"{name}Spacing") for name in ("Pixel", "ImagerPixel", "NominalScannedPixel")]
+    aspect, not_square = pixel_aspect(spacings, elements.numbers("PixelAspectRatio"))
     spacing, ignored = spacing_of(
         header.columns,
-        elements.numbers("PixelSpacing"),
-        elements.numbers("ImagerPixelSpacing"),
-        elements.numbers("NominalScannedPixelSpacing"),
+        *spacings,
         elements.text("PixelSpacingCalibrationType").upper(),
         elements.number("EstimatedRadiographicMagnificationFactor"),
         elements.number("DistanceSourceToDetector"),
@@ -99,9 +95,10 @@ def decode_dicom(data: bytes) -> Film:
         header.bits,
         spacing,
         view_of(elements),
-        (*notes, *ignored),
+        (*notes, *not_square, *ignored),
         valid_uid(elements.text("StudyInstanceUID")),
         valid_uid(elements.text("SOPInstanceUID")),
+        aspect,
     )
 
 
