@@ -55,7 +55,8 @@ class Film:
         format: JPEG, PNG, TIFF, DICOM or array.
         bits: Bits per pixel stored in the file.
         spacing: mm per px, where the file has it (DICOM only), and what it rests on.
-        view: DICOM ViewPosition (PA, AP, LL, ...), where the file has one, or a side view by its ViewCodeSequence.
+        view: DICOM ViewPosition (PA, AP, LL, ...), where the file has one, or a side view by other words of it, by its
+            ViewCodeSequence or PatientOrientation.
         notes: What is odd about the file, in the order found.
         study_uid: DICOM StudyInstanceUID, where the file has one that is a valid UID.
         sop_uid: DICOM SOPInstanceUID, likewise.

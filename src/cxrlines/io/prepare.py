@@ -151,7 +151,7 @@ def by_rule(film: Film, inner: np.ndarray) -> Quality:
     height, width = inner.shape
     low, high = _percentiles(inner[:: max(1, height // 512), :: max(1, width // 512)], (1, 99))
     if film.view in LATERAL:
-        note = Note(Code.LATERAL, f"not a frontal chest film: its DICOM view position is {film.view}")
+        note = Note(Code.LATERAL, f"not a frontal chest film: by its DICOM header its view is {film.view}")
         return Quality(usable=False, notes=(note,))
     if high - low < MIN_CONTRAST:
         text = f"not a frontal chest film: it is almost all of one gray value ({low:.0f} to {high:.0f} of 0 to 255)"

@@ -183,7 +183,9 @@ class TestChain:
         ("written", "view"),
         [
             ("LL", "LL"), ("AP", "AP"), (" pa ", "PA"), ("Lateral", "LATERAL"), ("", None), (SECRET, None),
-            (["LL", "PA"], None),
+            (["LL", "PA"], None), ("LAT", "LATERAL"), ("L LAT", "LATERAL"), ("LLAT", "LATERAL"), ("RLAT", "LATERAL"),
+            ("XTABLE LATERAL", "LATERAL"), ("LATERO-LATERAL", "LATERAL"), ("l-lat", "LATERAL"), ("AP SUPINE", None),
+            ("LAO", None), ("LEFT LATERAL DECUBITUS", None), ("PA/LAT", None), ("LATIF^JANE", None), ("PLATE", None),
         ],
     )  # fmt: skip
     def test_the_view_is_passed_on_if_it_is_one_of_those_known(self, written, view):
@@ -217,6 +219,19 @@ class TestChain:
         dataset["ViewCodeSequence"].is_undefined_length = undefined
         assert film_of(dataset).view == read_film(file(dataset)).view == view
         assert by_rule(read_film(file(dataset)), RAMP).usable == (view in (None, "PA"))
+
+    @pytest.mark.parametrize(
+        ("orientation", "position", "view"),
+        [
+            (["A", "F"], "", "LATERAL"), (["P", "F"], "", "LATERAL"), (["AL", "FP"], SECRET, "LATERAL"),
+            (["F", "A"], "", "LATERAL"), (["H", "P"], "", "LATERAL"), (["L", "F"], "", None), (["L", "P"], "", None),
+            ("PA", "", None), (["A", "F"], "PA", "PA"), ("", "", None),
+        ],
+    )  # fmt: skip
+    def test_a_side_view_may_be_named_by_its_orientation_alone(self, orientation, position, view):
+        film = film_of(made(RAMP, ViewPosition=position, PatientOrientation=orientation))
+        assert film.view == view and SECRET not in repr(film.notes)
+        assert by_rule(film, RAMP).usable == (view in (None, "PA"))
 
     def test_a_damaged_view_code_costs_no_film(self):
         data = file(made(RAMP, ViewCodeSequence=[pydicom.Dataset()]))
@@ -520,6 +535,8 @@ class TestHowItIsShown:
         film = film_of(made(RAMP, **TWELVE, **WINDOW, PresentationIntentType="FOR PROCESSING"))
         assert codes(film) == [Code.FOR_PROCESSING]
         assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
+        by_class = made(RAMP, **TWELVE, **WINDOW, SOPClassUID=pydicom.uid.DigitalXRayImageStorageForProcessing)
+        assert codes(film_of(by_class)) == [Code.FOR_PROCESSING]
 
     @pytest.mark.parametrize(
         ("orientation", "mirrored"),

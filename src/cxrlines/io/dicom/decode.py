@@ -19,7 +19,7 @@ from cxrlines.core.notes import Code, Note
 from cxrlines.core.spacing import pixel_aspect, spacing_of
 from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
 from cxrlines.io.dicom.display import displayed, span_of
-from cxrlines.io.dicom.header import KEYWORDS, Elements, parse, valid_uid, view_of
+from cxrlines.io.dicom.header import KEYWORDS, Elements, orientation_of, parse, valid_uid, view_of
 from cxrlines.io.dicom.origin import OWN_RESULT, is_own
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
 
@@ -44,7 +44,7 @@ NO_FILMS = {
     IMAGE + "67": "real world value mapping",
 }
 """SOP classes, or their beginnings, that come along with films in an export and hold none."""
-RT_IMAGE = IMAGE + "481.1"
+RT_IMAGE, DX_FOR_PROCESSING = IMAGE + "481.1", IMAGE + "1.1.1"
 CORRECT, EXPORT = "correct the header, or export it again", "export the film with its pixels"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -55,7 +55,9 @@ def decode_dicom(data: bytes) -> Film:
     _check_kind(elements)
     notes: list[Note] = []
     header = _header(elements, notes)
-    if elements.text("PresentationIntentType").upper() == "FOR PROCESSING":
+    if _sop_class(elements) == DX_FOR_PROCESSING or (
+        elements.text("PresentationIntentType").upper() == "FOR PROCESSING"
+    ):
         text = "it is FOR PROCESSING: values of the detector, not the film as a machine prepares it for reading"
         notes.append(Note(Code.FOR_PROCESSING, text))
     age = elements.text("PatientAge")
@@ -64,7 +66,7 @@ def decode_dicom(data: bytes) -> Film:
         by = "PatientAge is" if age else "by PatientBirthDate and StudyDate the patient is"
         text = f"{by} below {ADULT} years: the networks were trained on adults, and no position rule is applied"
         notes.append(Note(Code.CHILD, text))
-    if tuple(end[:1] for end in elements.text("PatientOrientation").upper().split("\\")) in MIRRORED:
+    if orientation_of(elements) in MIRRORED:
         text = "by PatientOrientation it lies mirrored in its file; it was read so, which networks are not trained for"
         notes.append(Note(Code.MIRRORED, f"{text}, and no position rule is applied"))
     values, header = stored_values(header, elements, notes)
@@ -151,6 +153,10 @@ def _syntax(implicit: bool, little: bool) -> UID:
     return UID("1.2.840.10008.1.2" + ("" if implicit else ".1" if little else ".2"))
 
 
+def _sop_class(elements: Elements) -> str:
+    return elements.text("SOPClassUID") or elements.text("MediaStorageSOPClassUID")
+
+
 def _check_kind(elements: Elements) -> None:
     """`NotAFilm` or `FilmError` unless it is a DICOM file with one frame of pixels."""
 
@@ -159,7 +165,7 @@ def _check_kind(elements: Elements) -> None:
 
     if elements.text("TransferSyntaxUID") == _DEFLATED:  # the header sets no limit to what inflates
         raise FilmError("is a deflated DICOM file; only its pixels may be compressed", "save it undeflated")
-    sop_class = elements.text("SOPClassUID") or elements.text("MediaStorageSOPClassUID")
+    sop_class = _sop_class(elements)
     for begin, kind in NO_FILMS.items():
         if f"{sop_class}.".startswith(f"{begin}.") and sop_class != RT_IMAGE:
             raise no_film(kind)
