@@ -332,6 +332,8 @@ def test_tubes_and_catheters_have_the_states_that_the_carina_leaves_open(device,
     assert below.state == (below.possible[0] if len(states) == 1 else None)
     assert (below.rule is None) == (not states)
     unsure = distances(device, tip, mm=(0.5, 0.5), quality=Quality(notes=(Note(Code.POSE_UNSURE, "turned?"),)))
+    doubted = Quality(notes=(Note(Code.PERHAPS_NO_CHEST_FILM, "none?"),))
+    assert all(each.possible == () for each in distances(device, tip, mm=(0.5, 0.5), quality=doubted).values())
     cropped = distances(device, tip, quality=Quality(notes=(Note(Code.CROPPED, "cropped?"),)))
     assert all(each.possible == () for each in (*unsure.values(), *cropped.values()))
 

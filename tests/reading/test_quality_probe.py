@@ -153,7 +153,7 @@ def test_the_gate_leaves_out_what_is_no_film_or_also_what_is_doubtful() -> None:
         return Note(code, "said")
 
     refused = Quality(usable=False, notes=(note(Code.NO_CONTRAST), note(Code.SMALL)))
-    for code in (Code.TURNED, Code.INVERTED, Code.POSE_UNSURE, Code.CROPPED):
+    for code in (Code.PERHAPS_NO_CHEST_FILM, Code.TURNED, Code.INVERTED, Code.POSE_UNSURE, Code.CROPPED):
         doubtful = Quality(notes=(note(Code.FRAME_CUT), note(code)))
         assert why_left_out(doubtful, "not-films") is None is why_left_out(doubtful, "nothing")
         assert why_left_out(doubtful, "doubtful") == note(code)
@@ -226,6 +226,28 @@ def test_what_is_no_film_is_refused_kinds_it_was_not_fitted_on_among_them(probe:
     assert told.frontal_chest is not None and told.frontal_chest <= 0.5
     assert (told.rotation, told.inverted, told.cropped) == (0, False, None)
     assert told.notes == (NOT_A_FILM,) and _codes(told) == [Code.NOT_A_CHEST_FILM]
+
+
+@pytest.mark.parametrize("pose", [0, 1, 4])
+@pytest.mark.parametrize(
+    ("frontal", "noted"), [(0.4, [Code.NOT_A_CHEST_FILM]), (0.6, [Code.PERHAPS_NO_CHEST_FILM]), (0.99, [])]
+)
+def test_a_film_that_is_perhaps_none_is_read_with_a_note(frontal: float, noted: list[Code], pose: int) -> None:
+    """A film of that pose; once it is righted it is upright."""
+    calls = iter([pose, 0])
+
+    def run(films: np.ndarray) -> np.ndarray:
+        shown = next(calls)
+        share = np.full((2, 10), 1e-9)
+        share[:, 8], share[:, 9] = 1 - frontal, 1.0
+        share[0, shown] = share[1, MIRRORED[shown]] = frontal
+        logits = np.log(share)
+        logits[:, 9] = -5  # not cut off
+        return logits
+
+    told = Probe(run, "made")(_film())
+    assert told.usable == (frontal > 0.5) and told.frontal_chest == pytest.approx(frontal, abs=1e-6)
+    assert [code for code in _codes(told) if code not in (Code.TURNED, Code.INVERTED)] == noted
 
 
 def test_a_film_cut_to_a_part_of_the_chest_is_said_to_be_cropped_and_a_whole_one_is_not(probe: Probe) -> None:

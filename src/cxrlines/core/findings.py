@@ -117,7 +117,7 @@ class Distance:
             child's, or has pixels that are not square. Rules go by this.
         rule: The position rule of the device, in words; None where there is none by the carina alone.
         state: The state by that rule; None where `patient_cm`, or where anatomy lies, leaves several open, or the film
-            may be turned, is mirrored or is a child's.
+            may be none of a chest or turned, is mirrored or is a child's.
         classifier: Probability of that state by the classifier.
         agrees: Whether that state is the classifier's most probable one of the device. None where the film shows
             several of a device of which it may (`task.DeviceSpec.several`): the probabilities are the film's.

@@ -26,6 +26,7 @@ class Code(StrEnum):
     # what it shows
     NOT_A_CHEST_FILM = "not-a-chest-film"
     LATERAL = "lateral"
+    PERHAPS_NO_CHEST_FILM = "perhaps-no-chest-film"
     NO_CONTRAST = "no-contrast"
     TURNED = "turned"
     INVERTED = "inverted"

@@ -23,7 +23,7 @@ alone was taken for frontal. 3: several films in one picture, and side views by 
 Aspect = Literal["pad", "stretch"]
 LeaveOut = Literal["nothing", "not-films", "doubtful"]
 """What the quality gate keeps out of training; see `why_left_out`."""
-DOUBTFUL = (Code.TURNED, Code.INVERTED, Code.POSE_UNSURE, Code.CROPPED)
+DOUBTFUL = (Code.PERHAPS_NO_CHEST_FILM, Code.TURNED, Code.INVERTED, Code.POSE_UNSURE, Code.CROPPED)
 """Notes on films that can be used, and that the gate leaves out as `doubtful`."""
 
 MIN_SIDE = 100

@@ -47,8 +47,9 @@ CVC_RULE = (
 )
 TIP_RULES = {Device.ETT: ETT_RULE, Device.NGT: NGT_TIP_RULE, Device.CVC: CVC_RULE}
 """The rule that goes by where a tip lies from the carina."""
-UNRULED = (Code.POSE_UNSURE, Code.MIRRORED, Code.CHILD)
-"""Notes on films to which no position rule is applied: which way is up or left is not sure, or the patient no adult."""
+UNRULED = (Code.PERHAPS_NO_CHEST_FILM, Code.POSE_UNSURE, Code.MIRRORED, Code.CHILD)
+"""Notes on films to which no position rule is applied: it is not sure that they show a chest from the front, or which
+way is up or left, or the patient is no adult."""
 
 
 def distances_of(found: Findings) -> list[Distance]:

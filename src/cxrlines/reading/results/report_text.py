@@ -46,6 +46,8 @@ def rule_words(findings: Findings, distance: Distance) -> str | None:
     if distance.state is not None:
         verdict = {None: "", True: "; classifier agrees", False: "; classifier differs"}[distance.agrees]
         return f"by rule {distance.state.value.lower()}{verdict}"
+    if findings.has(Code.PERHAPS_NO_CHEST_FILM):
+        return "no state by rule: it may be no frontal chest film"
     if findings.has(Code.POSE_UNSURE):
         return "no state by rule: the film may be turned"
     if findings.has(Code.MIRRORED):
