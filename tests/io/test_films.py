@@ -20,6 +20,13 @@ from cxrlines.io.films import is_film, kind_of, read_film
 from cxrlines.io.images import tiff_directory
 
 
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(FilmError, match="its path is empty; name the film"):
+        read_film("")
+    with pytest.raises(FilmError, match=r"is empty \(0 bytes\)"):
+        read_film(b"")
+
+
 def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind, **options)

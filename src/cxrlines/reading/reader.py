@@ -271,7 +271,7 @@ def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] | None =
     Raises:
         BundleError: It cannot be trusted; the message names the file, what is wrong, and the way out.
     """
-    return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)
+    return Reader(load_bundle(EMBEDDED if bundle is None else Path(bundle)), tta=tta, batch_size=batch_size)
 
 
 def load_probe(bundle: Bundle) -> Probe | None:
