@@ -230,14 +230,17 @@ class TestGoodFilms:
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_orientation_of_deep_images(self, orientation):
-        shown = read_film(tiff(deep(1), orientation=orientation)).pixels  # by Pillow
+        by_pillow = read_film(tiff(deep(1), orientation=orientation))
+        noted = [Code.ORIENTATION_OBEYED] * (orientation != 1)
+        assert codes(by_pillow) == noted
         exif = Image.Exif()
         exif[0x0112] = orientation
         for data in (
             tiff(deep(3), orientation=orientation),
             png(deep(3), 2, chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))),
         ):
-            assert np.array_equal(read_film(data).pixels, shown)
+            film = read_film(data)
+            assert np.array_equal(film.pixels, by_pillow.pixels) and codes(film) == noted
 
     def test_colour_is_noted_and_gray_in_colour_is_not(self):
         gray = np.repeat(ramp()[..., None], 3, axis=2)
@@ -367,7 +370,7 @@ class TestGoodFilms:
         for kind in ("JPEG", "TIFF"):
             plain = read_film(encoded(ramp(), kind)).pixels
             film = read_film(encoded(ramp(), kind, exif=exif.tobytes()))
-            assert np.array_equal(film.pixels, np.rot90(plain, -1))
+            assert np.array_equal(film.pixels, np.rot90(plain, -1)) and codes(film) == [Code.ORIENTATION_OBEYED]
             film.pixels[:] = 0  # an array of its own, to write on
 
     def test_one_pixel_and_one_gray(self):

@@ -43,6 +43,7 @@ class Code(StrEnum):
     CHILD = "child"
     # how it is turned, too
     MIRRORED = "mirrored"
+    ORIENTATION_OBEYED = "orientation-obeyed"
 
 
 @dataclass(frozen=True)
