@@ -389,6 +389,20 @@ class TestGoodFilms:
 
 
 class TestBadFilms:
+    @pytest.mark.parametrize(
+        "tags",
+        [{258: [10]}, {258: [24]}, {258: [64]}, {259: [34712]}, {259: [34887]}, {262: [9], 277: [3]}, {262: [32803]}],
+        ids=["10 bits", "24 bits", "64 bits", "JPEG 2000", "LERC", "CIELab", "colour filter array"],
+    )
+    def test_a_sound_tiff_of_a_kind_that_is_not_read_is_not_said_to_be_damaged(self, tags):
+        size = 64 * 64 * 8
+        sound = {256: [64], 257: [64], 258: [8], 259: [1], 262: [1], 273: [8], 277: [1], 278: [64], 279: [size]}
+        data = b"II*\0" + struct.pack("<I", 8 + size) + bytes(size) + tiff_directory({**sound, **tags}, 8 + size)
+        with pytest.raises(
+            FilmError, match=r"which is not read; save it as|of a kind that is not read.*save it as PNG"
+        ):
+            read_film(data)
+
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
     def test_truncated_anywhere(self, kind):
         data = encoded(np.random.default_rng(0).integers(0, 255, (50, 60), dtype=np.uint8), kind)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
@@ -153,7 +153,9 @@ def _tiff(data: bytes) -> Film:
     if more:
         raise FilmError("has several pages; a film is one", "save the page that is the film")
     depths = tags.get(258, (1,))
-    if (max(depths) > 16 and set(tags.get(339, (1,))) & {3, 6}) or max(depths) > 32:
+    if max(depths) > 32 and not set(tags.get(339, (1,))) & {3, 6}:
+        raise FilmError(f"is a TIFF file of {max(depths)} bits, which is not read", "save it as 8 or 16 bit gray")
+    if max(depths) > 16 and set(tags.get(339, (1,))) & {3, 6}:
         raise FilmError("has float pixels, of unknown black and white", "save it as 8 or 16 bit gray")
     photometric, planes, predictor = (tags.get(tag, (1,))[0] for tag in (262, 284, 317))
     inverted = photometric == 0 and max(depths) > 8  # Pillow turns the others round itself
@@ -349,5 +351,9 @@ def _decoded(decode: Callable[..., Result], *arguments: Any) -> Result:
         raise FilmError(f"its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
     except MemoryError:  # it says nothing of the file
         raise
+    except UnidentifiedImageError:  # its beginning, and a TIFF's tags, were read before
+        what = "is of a kind that is not read, by its bits, colours or compression, or its header is damaged"
+        raise FilmError(what, "save it as PNG, or export it again") from None
     except Exception as error:
-        raise FilmError(f"is damaged or of a kind its decoder does not know ({type(error).__name__})", AGAIN) from None
+        what = f"is damaged or of a kind its decoder does not know ({type(error).__name__})"
+        raise FilmError(what, f"{AGAIN}, or save it as PNG") from None
