@@ -398,10 +398,9 @@ class TestBadFilms:
         size = 64 * 64 * 8
         sound = {256: [64], 257: [64], 258: [8], 259: [1], 262: [1], 273: [8], 277: [1], 278: [64], 279: [size]}
         data = b"II*\0" + struct.pack("<I", 8 + size) + bytes(size) + tiff_directory({**sound, **tags}, 8 + size)
-        with pytest.raises(
-            FilmError, match=r"which is not read; save it as|of a kind that is not read.*save it as PNG"
-        ):
+        with pytest.raises(FilmError, match=r"is not read.*; save it as") as caught:
             read_film(data)
+        assert "is damaged or" not in str(caught.value)
 
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
     def test_truncated_anywhere(self, kind):

@@ -836,6 +836,12 @@ class TestDatasets:
         path = OWN / "MR_small_RLE.dcm"
         assert np.array_equal(read_film(pydicom.dcmread(path)).pixels, read_film(path).pixels)
 
+    def test_pixels_that_were_replaced_under_a_compressed_syntax_are_named_with_the_way_out(self):
+        dataset = pydicom.dcmread(OWN / "MR_small_RLE.dcm")
+        dataset.PixelData = bytes(2 * dataset.Rows * dataset.Columns)
+        with pytest.raises(FilmError, match=r"TransferSyntaxUID is RLE Lossless.*; set .*ExplicitVRLittleEndian"):
+            read_film(dataset)
+
     def test_what_cannot_be_a_film(self):
         with pytest.raises(FilmError):
             read_film(pydicom.Dataset())

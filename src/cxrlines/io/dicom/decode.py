@@ -22,6 +22,7 @@ from cxrlines.io.dicom.display import displayed, span_of
 from cxrlines.io.dicom.header import KEYWORDS, Elements, orientation_of, parse, valid_uid, view_of
 from cxrlines.io.dicom.origin import OWN_RESULT, is_own
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
+from cxrlines.io.dicom.streams import ITEM
 
 MONOCHROME, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 OTHER_COLOURS = ("PALETTE COLOR", "HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB")
@@ -143,10 +144,23 @@ def bytes_of(dataset: pydicom.Dataset) -> bytes:
         plain.file_meta = FileMetaDataset()
         plain.file_meta.TransferSyntaxUID = syntax or _syntax(bool(implicit), little is not False)
         out = io.BytesIO()
+        _check_encapsulated(plain)
         plain.save_as(out)
+    except FilmError:
+        raise
     except Exception as error:  # pydicom raises anything on odd values
         raise FilmError(f"cannot be written as DICOM ({type(error).__name__})", "give its file") from None
     return out.getvalue()
+
+
+def _check_encapsulated(dataset: pydicom.Dataset) -> None:
+    """`FilmError` where pixels lie uncompressed under a transfer syntax of compressed ones: pydicom does not write it."""
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    if syntax.is_transfer_syntax and syntax.is_encapsulated and "PixelData" in dataset:
+        if not bytes(dataset.PixelData[:4]).startswith(ITEM):
+            what = f"TransferSyntaxUID is {syntax.name}, but PixelData is not compressed"
+            way_out = "set file_meta.TransferSyntaxUID to ExplicitVRLittleEndian where the pixels were replaced"
+            raise FilmError(what, way_out)
 
 
 def _syntax(implicit: bool, little: bool) -> UID:
