@@ -154,7 +154,7 @@ def bytes_of(dataset: pydicom.Dataset) -> bytes:
 
 
 def _check_encapsulated(dataset: pydicom.Dataset) -> None:
-    """`FilmError` where pixels lie uncompressed under a transfer syntax of compressed ones: pydicom does not write it."""
+    """`FilmError` where pixels lie uncompressed under a transfer syntax of compressed ones, which pydicom refuses."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     if syntax.is_transfer_syntax and syntax.is_encapsulated and "PixelData" in dataset:
         if not bytes(dataset.PixelData[:4]).startswith(ITEM):
