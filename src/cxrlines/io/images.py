@@ -274,7 +274,7 @@ def _of_pillow(
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         if orientation in ORIENTATIONS:  # not of a TIFF, which Pillow has turned; else that would be a copy
-            image, notes = ImageOps.exif_transpose(image), notes + _obeyed(orientation)
+            image, notes = ImageOps.exif_transpose(image), (*notes, OBEYED)
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
         notes += (Note(Code.METADATA_IGNORED, "its orientation tag is damaged, and not obeyed"),)
     if mode.startswith("I"):

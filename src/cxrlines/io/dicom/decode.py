@@ -82,7 +82,11 @@ def decode_dicom(data: bytes) -> Film:
         else:
             pixels, left_out = spread(gray)
             notes += left_out
-    spacings = [elements.numbers(f"{name}Spacing") for name in ("Pixel", "ImagerPixel", "NominalScannedPixel")]
+    spacings = (
+        elements.numbers("PixelSpacing"),
+        elements.numbers("ImagerPixelSpacing"),
+        elements.numbers("NominalScannedPixelSpacing"),
+    )
     aspect, not_square = pixel_aspect(spacings, elements.numbers("PixelAspectRatio"))
     spacing, ignored = spacing_of(
         header.columns,
@@ -156,11 +160,11 @@ def bytes_of(dataset: pydicom.Dataset) -> bytes:
 def _check_encapsulated(dataset: pydicom.Dataset) -> None:
     """`FilmError` where pixels lie uncompressed under a transfer syntax of compressed ones, which pydicom refuses."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
-    if syntax.is_transfer_syntax and syntax.is_encapsulated and "PixelData" in dataset:
-        if not bytes(dataset.PixelData[:4]).startswith(ITEM):
-            what = f"TransferSyntaxUID is {syntax.name}, but PixelData is not compressed"
-            way_out = "set file_meta.TransferSyntaxUID to ExplicitVRLittleEndian where the pixels were replaced"
-            raise FilmError(what, way_out)
+    compressed = syntax.is_transfer_syntax and syntax.is_encapsulated
+    if compressed and "PixelData" in dataset and bytes(dataset.PixelData[:4]) != ITEM:
+        what = f"TransferSyntaxUID is {syntax.name}, but PixelData is not compressed"
+        way_out = "set file_meta.TransferSyntaxUID to ExplicitVRLittleEndian where the pixels were replaced"
+        raise FilmError(what, way_out)
 
 
 def _syntax(implicit: bool, little: bool) -> UID:
