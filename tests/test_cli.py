@@ -54,6 +54,24 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("predict", ""), "predict: argument 1"),
+        (("predict", "film.png", ""), "predict: argument 2"),
+        (("predict", "--example", "--out", ""), "predict: --out"),
+        (("predict", "--example", "--out="), "predict: --out"),
+        (("check", ""), "check: argument 1"),
+        (("corrections", "export", ""), "corrections: argument 2"),
+    ],
+)
+def test_an_empty_word_is_not_the_current_folder(words, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 2 and not result.stdout and not list(tmp_path.iterdir())
+    assert f"{name} is empty; " in result.stderr
+
+
 def truth_and_predictions(folder: Path) -> tuple[Path, Path]:
     """A table of six films of three patients, and predictions that are right about the first label."""
     truth = pd.DataFrame({STUDY_COLUMN: [f"s{i}" for i in range(6)], PATIENT_COLUMN: list("aabbcc")})

@@ -3,7 +3,7 @@
 import pytest
 
 from cxrlines.core.notes import Code
-from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind, spacing_of
+from cxrlines.core.spacing import NO_SPACING, Spacing, SpacingKind, pixel_aspect, spacing_of
 
 D, C = SpacingKind.DETECTOR, SpacingKind.CALIBRATED
 A, B = (0.14, 0.14), (0.1273, 0.1273)
@@ -90,6 +90,39 @@ def test_a_film_of_no_width_is_not_believed(columns, believed):
         spacing, notes = spacing_of(columns, imager=A, factor=factor)
         assert (spacing.kind != SpacingKind.NOT_BELIEVED) == believed == (spacing.mm_per_px is not None)
         assert [note.code for note in notes] == [Code.SPACING_NOT_BELIEVED] * (not believed)
+
+
+@pytest.mark.parametrize("given", [{"pixel": (1, 1)}, {"imager": (1, 1)}, {"pixel": (1, 1), "imager": (1, 1)}])
+def test_exactly_one_millimetre_only_fills_the_element(given):
+    """Of 400 px it would make a film of 40 cm."""
+    spacing, notes = spacing_of(400, **given)
+    assert spacing == Spacing(SpacingKind.NOT_BELIEVED)
+    assert [note.code for note in notes] == [Code.SPACING_NOT_BELIEVED]
+    beside, notes = spacing_of(2500, pixel=(1, 1), imager=A)
+    assert beside == Spacing(D, A) and [note.code for note in notes] == [Code.SPACING_IGNORED]
+    assert spacing_of(400, pixel=(1.0, 0.99))[0].kind is D
+
+
+@pytest.mark.parametrize(
+    ("spacings", "ratio", "aspect", "noted"),
+    [
+        ([(), (), ()], (), 1.0, False),
+        ([(), (), ()], (1, 1), 1.0, False),
+        ([(), (), ()], (3, 2), 1.5, True),
+        ([(), (), ()], (0, 2), 1.0, False),
+        ([(), (), ()], (float("nan"), 2), 1.0, False),
+        ([(0.2, 0.1), (), ()], (), 2.0, False),
+        ([(0.2, 0.1), (), ()], (3, 2), 2.0, False),
+        ([(0.14, 0.5), (0.1, 0.2), ()], (), 0.5, False),
+        ([(0.14, 0.5), (), ()], (), 1.0, True),
+        ([(0.14, 0.5), (), ()], (2, 3), 2 / 3, True),
+        ([(0, 0), (), ()], (), 1.0, False),
+    ],
+)
+def test_pixels_that_are_not_square(spacings, ratio, aspect, noted):
+    found, notes = pixel_aspect(spacings, ratio)
+    assert found == pytest.approx(aspect)
+    assert [note.code for note in notes] == [Code.PIXELS_NOT_SQUARE] * noted
 
 
 def test_a_file_that_names_none_has_none():

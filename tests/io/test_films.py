@@ -20,6 +20,13 @@ from cxrlines.io.films import is_film, kind_of, read_film
 from cxrlines.io.images import tiff_directory
 
 
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(FilmError, match="its path is empty; name the film"):
+        read_film("")
+    with pytest.raises(FilmError, match=r"is empty \(0 bytes\)"):
+        read_film(b"")
+
+
 def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, kind, **options)
@@ -223,14 +230,17 @@ class TestGoodFilms:
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_orientation_of_deep_images(self, orientation):
-        shown = read_film(tiff(deep(1), orientation=orientation)).pixels  # by Pillow
+        by_pillow = read_film(tiff(deep(1), orientation=orientation))
+        noted = [Code.ORIENTATION_OBEYED] * (orientation != 1)
+        assert codes(by_pillow) == noted
         exif = Image.Exif()
         exif[0x0112] = orientation
         for data in (
             tiff(deep(3), orientation=orientation),
             png(deep(3), 2, chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))),
         ):
-            assert np.array_equal(read_film(data).pixels, shown)
+            film = read_film(data)
+            assert np.array_equal(film.pixels, by_pillow.pixels) and codes(film) == noted
 
     def test_colour_is_noted_and_gray_in_colour_is_not(self):
         gray = np.repeat(ramp()[..., None], 3, axis=2)
@@ -360,7 +370,7 @@ class TestGoodFilms:
         for kind in ("JPEG", "TIFF"):
             plain = read_film(encoded(ramp(), kind)).pixels
             film = read_film(encoded(ramp(), kind, exif=exif.tobytes()))
-            assert np.array_equal(film.pixels, np.rot90(plain, -1))
+            assert np.array_equal(film.pixels, np.rot90(plain, -1)) and codes(film) == [Code.ORIENTATION_OBEYED]
             film.pixels[:] = 0  # an array of its own, to write on
 
     def test_one_pixel_and_one_gray(self):
@@ -379,6 +389,19 @@ class TestGoodFilms:
 
 
 class TestBadFilms:
+    @pytest.mark.parametrize(
+        "tags",
+        [{258: [10]}, {258: [24]}, {258: [64]}, {259: [34712]}, {259: [34887]}, {262: [9], 277: [3]}, {262: [32803]}],
+        ids=["10 bits", "24 bits", "64 bits", "JPEG 2000", "LERC", "CIELab", "colour filter array"],
+    )
+    def test_a_sound_tiff_of_a_kind_that_is_not_read_is_not_said_to_be_damaged(self, tags):
+        size = 64 * 64 * 8
+        sound = {256: [64], 257: [64], 258: [8], 259: [1], 262: [1], 273: [8], 277: [1], 278: [64], 279: [size]}
+        data = b"II*\0" + struct.pack("<I", 8 + size) + bytes(size) + tiff_directory({**sound, **tags}, 8 + size)
+        with pytest.raises(FilmError, match=r"is not read.*; save it as") as caught:
+            read_film(data)
+        assert "is damaged or" not in str(caught.value)
+
     @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
     def test_truncated_anywhere(self, kind):
         data = encoded(np.random.default_rng(0).integers(0, 255, (50, 60), dtype=np.uint8), kind)

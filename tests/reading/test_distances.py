@@ -332,8 +332,18 @@ def test_tubes_and_catheters_have_the_states_that_the_carina_leaves_open(device,
     assert below.state == (below.possible[0] if len(states) == 1 else None)
     assert (below.rule is None) == (not states)
     unsure = distances(device, tip, mm=(0.5, 0.5), quality=Quality(notes=(Note(Code.POSE_UNSURE, "turned?"),)))
+    doubted = Quality(notes=(Note(Code.PERHAPS_NO_CHEST_FILM, "none?"),))
+    assert all(each.possible == () for each in distances(device, tip, mm=(0.5, 0.5), quality=doubted).values())
     cropped = distances(device, tip, quality=Quality(notes=(Note(Code.CROPPED, "cropped?"),)))
     assert all(each.possible == () for each in (*unsure.values(), *cropped.values()))
+
+
+def test_no_size_is_estimated_of_a_film_whose_pixels_are_not_square():
+    notes = (Note(Code.PIXELS_NOT_SQUARE, "3:2"),)
+    assert above_carina(100).patient_cm and above_carina(100).possible
+    odd = above_carina(100, notes=notes)
+    assert odd.px == 100 and odd.patient_cm is None and odd.possible == ()
+    assert above_carina(100, notes=notes, mm=(0.5, 0.25)).possible, "where a spacing says it, it is known"
 
 
 def test_the_length_beyond_the_junction_is_along_the_tube():

@@ -91,6 +91,25 @@ def test_a_lateral_view_and_a_film_of_one_gray_value_are_refused_with_the_reason
         assert ruled(_film(), view=view) == Quality()
 
 
+def test_what_is_too_wide_or_too_high_for_one_film_is_refused_by_its_true_proportions() -> None:
+    """Two films side by side, and a stretched one; pixels that are not square by the header count as they are."""
+    for shape, aspect, one in [
+        ((200, 320), 1.0, True), ((320, 200), 1.0, True), ((200, 330), 1.0, False), ((330, 200), 1.0, False),
+        ((300, 300), 1.5, True), ((300, 300), 1.7, False), ((300, 300), 0.5, False),
+        ((200, 330), 1.5, True), ((330, 200), 0.7, True), ((300, 200), 1.5, False),
+    ]:  # fmt: skip
+        film = Film(_film(shape=shape), "DICOM", 8, pixel_aspect=aspect)
+        ruled_by = by_rule(film, film.pixels)
+        assert ruled_by.usable == one, (shape, aspect)
+        assert _codes(ruled_by) == ([] if one else [Code.NOT_A_CHEST_FILM])
+        assert one or "give each alone" in ruled_by.notes[0].text
+    framed = Film(np.pad(_film(shape=(150, 150)), ((0, 0), (100, 100)), constant_values=255), "PNG", 8)
+    assert assess(framed, None)[0].usable, "a frame is no part of the film"
+    for gate in ("not-films", "doubtful"):
+        assert why_left_out(ruled(_film(shape=(200, 400))), gate) is not None
+    assert why_left_out(ruled(_film(shape=(200, 400))), "nothing") is None
+
+
 def test_the_percentiles_of_a_film_are_those_of_its_pixels() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -143,7 +162,7 @@ def test_the_gate_leaves_out_what_is_no_film_or_also_what_is_doubtful() -> None:
         return Note(code, "said")
 
     refused = Quality(usable=False, notes=(note(Code.NO_CONTRAST), note(Code.SMALL)))
-    for code in (Code.TURNED, Code.INVERTED, Code.POSE_UNSURE, Code.CROPPED):
+    for code in (Code.PERHAPS_NO_CHEST_FILM, Code.TURNED, Code.INVERTED, Code.POSE_UNSURE, Code.CROPPED):
         doubtful = Quality(notes=(note(Code.FRAME_CUT), note(code)))
         assert why_left_out(doubtful, "not-films") is None is why_left_out(doubtful, "nothing")
         assert why_left_out(doubtful, "doubtful") == note(code)
@@ -216,6 +235,28 @@ def test_what_is_no_film_is_refused_kinds_it_was_not_fitted_on_among_them(probe:
     assert told.frontal_chest is not None and told.frontal_chest <= 0.5
     assert (told.rotation, told.inverted, told.cropped) == (0, False, None)
     assert told.notes == (NOT_A_FILM,) and _codes(told) == [Code.NOT_A_CHEST_FILM]
+
+
+@pytest.mark.parametrize("pose", [0, 1, 4])
+@pytest.mark.parametrize(
+    ("frontal", "noted"), [(0.4, [Code.NOT_A_CHEST_FILM]), (0.6, [Code.PERHAPS_NO_CHEST_FILM]), (0.99, [])]
+)
+def test_a_film_that_is_perhaps_none_is_read_with_a_note(frontal: float, noted: list[Code], pose: int) -> None:
+    """A film of that pose; once it is righted it is upright."""
+    calls = iter([pose, 0])
+
+    def run(films: np.ndarray) -> np.ndarray:
+        shown = next(calls)
+        share = np.full((2, 10), 1e-9)
+        share[:, 8], share[:, 9] = 1 - frontal, 1.0
+        share[0, shown] = share[1, MIRRORED[shown]] = frontal
+        logits = np.log(share)
+        logits[:, 9] = -5  # not cut off
+        return logits
+
+    told = Probe(run, "made")(_film())
+    assert told.usable == (frontal > 0.5) and told.frontal_chest == pytest.approx(frontal, abs=1e-6)
+    assert [code for code in _codes(told) if code not in (Code.TURNED, Code.INVERTED)] == noted
 
 
 def test_a_film_cut_to_a_part_of_the_chest_is_said_to_be_cropped_and_a_whole_one_is_not(probe: Probe) -> None:

@@ -116,6 +116,29 @@ def test_lines_are_in_pixels_of_the_film_whatever_its_size(reader: Reader, film:
         assert np.abs((one.path[0] + 0.5) * 2 - 0.5 - other.path[0]).max() < 0.02 * max(large.shape)
 
 
+def test_no_state_is_given_of_a_childs_or_a_mirrored_film(reader: Reader) -> None:
+    """Of the notes that a file's header makes, as they come by the file itself."""
+    pixels = cv2.imread(str(EMBEDDED / "example.jpg"), cv2.IMREAD_GRAYSCALE)
+
+    def found_with(**header: Any) -> Findings:
+        dataset = dicom(pixels)
+        for keyword, value in header.items():
+            setattr(dataset, keyword, value)
+        return reader.read(saved(dataset))
+
+    adult = found_with(PatientAge="040Y", PatientOrientation=["L", "F"])
+    child, mirrored = found_with(PatientAge="003Y"), found_with(PatientOrientation=["R", "F"])
+    assert Code.CHILD in codes(child) and Code.MIRRORED in codes(mirrored)
+    assert any(each.state for each in adult.distances) and any(len(each.possible) > 1 for each in adult.distances)
+    for odd in (child, mirrored):
+        assert [each.what for each in odd.distances] == [each.what for each in adult.distances]
+        assert all(each.state is None and each.possible == () for each in odd.distances)
+    assert all(each.patient_cm is None for each in child.distances)
+    for one, other in zip(adult.distances, mirrored.distances, strict=True):
+        to_the_right = one.what.endswith("right of the carina")
+        assert other.px == (-one.px if to_the_right and one.px else one.px)
+
+
 OddFilms = dict[str, tuple[bytes, str | None]]
 
 

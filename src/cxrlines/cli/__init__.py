@@ -8,6 +8,7 @@ import io
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -39,6 +40,12 @@ DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 class Commands(TyperGroup):
     """The commands; an exception of one becomes a message and an exit code."""
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command that is named, and its words."""
+        name, command, words = super().resolve_command(ctx, args)
+        _check_none_empty(name or "", words)
+        return name, command, words
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
@@ -50,6 +57,15 @@ class Commands(TyperGroup):
             if hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError):
                 raise  # a normal end, a wrong option, or `| head`
             raise typer.Exit(explain(error, ctx.invoked_subcommand or "")) from None
+
+
+def _check_none_empty(command: str, words: Sequence[str]) -> None:
+    """`Error` for an empty word, as of a shell's variable that is not set: as a path it would be the current folder."""
+    for place, word in enumerate(words):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            before = word or (words[place - 1] if place else "")
+            name = before.rstrip("=") if before.startswith("--") else f"argument {place + 1}"
+            raise Error(f"{command}: {name} is empty", 'write what it is; the current folder is "."')
 
 
 def explain(error: Exception, command: str = "") -> int:

@@ -55,10 +55,12 @@ class Film:
         format: JPEG, PNG, TIFF, DICOM or array.
         bits: Bits per pixel stored in the file.
         spacing: mm per px, where the file has it (DICOM only), and what it rests on.
-        view: DICOM ViewPosition (PA, AP, LL, ...), where the file has one, or a side view by its ViewCodeSequence.
+        view: DICOM ViewPosition (PA, AP, LL, ...), where the file has one, or a side view by other words of it, by its
+            ViewCodeSequence or PatientOrientation.
         notes: What is odd about the file, in the order found.
         study_uid: DICOM StudyInstanceUID, where the file has one that is a valid UID.
         sop_uid: DICOM SOPInstanceUID, likewise.
+        pixel_aspect: Height of a pixel by its width, where the file says it (DICOM only).
     """
 
     pixels: np.ndarray
@@ -69,6 +71,7 @@ class Film:
     notes: tuple[Note, ...] = ()
     study_uid: str | None = None
     sop_uid: str | None = None
+    pixel_aspect: float = 1.0
 
     @property
     def mm_per_px(self) -> tuple[float, float] | None:

@@ -22,9 +22,11 @@ class Code(StrEnum):
     # how large it is
     SPACING_NOT_BELIEVED = "spacing-not-believed"
     SPACING_IGNORED = "spacing-ignored"
+    PIXELS_NOT_SQUARE = "pixels-not-square"
     # what it shows
     NOT_A_CHEST_FILM = "not-a-chest-film"
     LATERAL = "lateral"
+    PERHAPS_NO_CHEST_FILM = "perhaps-no-chest-film"
     NO_CONTRAST = "no-contrast"
     TURNED = "turned"
     INVERTED = "inverted"
@@ -41,6 +43,7 @@ class Code(StrEnum):
     CHILD = "child"
     # how it is turned, too
     MIRRORED = "mirrored"
+    ORIENTATION_OBEYED = "orientation-obeyed"
 
 
 @dataclass(frozen=True)

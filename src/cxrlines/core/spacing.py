@@ -1,7 +1,7 @@
 """Pixel spacing of a film in mm: detector, calibrated or not believed, by DICOM's elements and magnification."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -17,7 +17,7 @@ class SpacingKind(StrEnum):
     DETECTOR = "detector"
     """At the detector: the patient is smaller by an unknown magnification, `MAGNIFICATION`."""
     NOT_BELIEVED = "not-believed"
-    """The file has one, but no chest film is of that width."""
+    """The file has one, but no chest film is of that width, or it only fills the element."""
     NONE = "none"
     """The file has none."""
 
@@ -30,6 +30,8 @@ WIDTH_CM = (25.0, 60.0)
 35 to 43 cm wide; the upper limit leaves room for stitched ones, the lower one for crops."""
 MAX_MM_PER_PX, MAX_ANISOTROPY = 10.0, 2.0
 """A spacing beyond either is no spacing of a film."""
+FILLER = (1.0, 1.0)
+"""mm, exactly: what software writes where it knows no spacing."""
 MAX_FACTOR, MIN_BY_DISTANCE = 1.6, 1.05
 """Magnifications that are applied: above 1 (which only fills the element) to MAX_FACTOR; from distances, at least
 MIN_BY_DISTANCE. In DX files Distance Source to Patient ends at the table or bucky (PS3.3 C.8.11.5): a ratio near 1
@@ -88,6 +90,12 @@ def spacing_of(
     ]
     if not found:
         return NO_SPACING, notes
+    if fillers := [name for name, value in found.items() if value == FILLER]:
+        text = f"{' and '.join(fillers)} of exactly 1 mm stands for a spacing not known: no distance in mm rests on it"
+        if len(fillers) == len(found):
+            return Spacing(SpacingKind.NOT_BELIEVED), [*notes, Note(Code.SPACING_NOT_BELIEVED, text)]
+        notes.append(Note(Code.SPACING_IGNORED, text))
+        found = {name: value for name, value in found.items() if value != FILLER}
     mm = next(iter(found.values()))
     at_detector = found.get("ImagerPixelSpacing", mm)
     corrected = not _same(mm, at_detector)  # for what, only the calibration type says, or a magnification that fits
@@ -106,6 +114,25 @@ def spacing_of(
         text = f"{what}; frontal chest films are {low:.0f} to {high:.0f} cm: no distance in mm rests on it"
         return Spacing(SpacingKind.NOT_BELIEVED), [*notes, Note(Code.SPACING_NOT_BELIEVED, text)]
     return Spacing(kind, _divided(mm, divided or 1.0), divided), notes
+
+
+def pixel_aspect(spacings: Iterable[Sequence[float]], ratio: Sequence[float] = ()) -> tuple[float, list[Note]]:
+    """Height of a pixel by its width, and a note where pixels are not square and no spacing makes up for it.
+
+    It is that of the first possible one of `spacings`, (vertical, horizontal) in mm, else Pixel Aspect Ratio
+    (vertical, horizontal), as PS3.3 C.7.6.3.1.7 has it; 1 where the file has neither.
+    """
+    given = [value for value in spacings if value]
+    if found := next((value for value in given if _is_spacing(value)), None):
+        return found[0] / found[1], []
+    text = "the film is shown as if its pixels were square, and its size in the patient is not known"
+    if len(ratio) == 2 and all(0 < side < math.inf for side in ratio) and not math.isclose(*ratio, rel_tol=0.01):
+        by = f"PixelAspectRatio is {ratio[0]:g}:{ratio[1]:g}"
+        return ratio[0] / ratio[1], [Note(Code.PIXELS_NOT_SQUARE, f"{by}: {text}")]
+    if any(len(value) == 2 and all(0 < mm < MAX_MM_PER_PX for mm in value) for value in given):
+        by = f"a spacing is more than {MAX_ANISOTROPY:g} times as much one way as the other"
+        return 1.0, [Note(Code.PIXELS_NOT_SQUARE, f"{by}: {text}")]
+    return 1.0, []
 
 
 def _is_spacing(value: Sequence[float]) -> bool:

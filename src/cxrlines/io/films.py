@@ -46,6 +46,8 @@ def read_film(source: Source, *, name: str | None = None) -> Film:
         FilmError: all else: no such file, a folder, another format, truncated, damaged, larger than `MAX_PIXELS`,
             float pixels, many pages, an array of another kind, nothing that is a film.
     """
+    if isinstance(source, str) and not source:  # as a path it would be the current folder
+        raise FilmError(f"{name or 'the film'}: its path is empty", "name the film")
     if isinstance(source, str | os.PathLike) and "\0" not in os.fspath(source):
         path = Path(source)
         source, name = read_bytes(path), name or readable(path)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cxrlines.core.film import MAX_PIXELS, Film, FilmError, check_size
 from cxrlines.core.notes import Code, Note
@@ -26,6 +26,12 @@ MAX_VALUES = 75_000_000
 LARGE_CHUNK = 2**20
 """Bytes of a PNG chunk beside the pixels from which on a note says that it is left out; Pillow refuses such files."""
 AGAIN = "copy or export it again"
+ORIENTATIONS = range(2, 9)
+"""Values of the orientation tag of EXIF and TIFF by which a picture is turned or mirrored to be shown."""
+OBEYED = Note(
+    Code.ORIENTATION_OBEYED,
+    "it was turned or mirrored as its orientation tag says; points are of the picture as it is then shown",
+)
 
 
 def decode_image(data: bytes, kind: str) -> Film:
@@ -63,7 +69,7 @@ def _png(data: bytes) -> Film:
         orientation = Image.open(io.BytesIO(data), formats=["PNG"]).getexif().get(0x0112, 1)
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
         orientation = 1
-    pixels = _turned(pixels, orientation)
+    pixels, notes = _turned(pixels, orientation), notes + _obeyed(orientation)
     rgb, alpha = pixels[..., 2::-1], pixels[..., 3] if colour in (4, 6) else None
     clear = next((data[start + 8 : end - 4] for kind, start, end in png_chunks(data) if kind == b"tRNS"), b"")
     if colour == 2 and len(clear) == 6:
@@ -147,7 +153,9 @@ def _tiff(data: bytes) -> Film:
     if more:
         raise FilmError("has several pages; a film is one", "save the page that is the film")
     depths = tags.get(258, (1,))
-    if (max(depths) > 16 and set(tags.get(339, (1,))) & {3, 6}) or max(depths) > 32:
+    if max(depths) > 32 and not set(tags.get(339, (1,))) & {3, 6}:
+        raise FilmError(f"is a TIFF file of {max(depths)} bits, which is not read", "save it as 8 or 16 bit gray")
+    if max(depths) > 16 and set(tags.get(339, (1,))) & {3, 6}:
         raise FilmError("has float pixels, of unknown black and white", "save it as 8 or 16 bit gray")
     photometric, planes, predictor = (tags.get(tag, (1,))[0] for tag in (262, 284, 317))
     inverted = photometric == 0 and max(depths) > 8  # Pillow turns the others round itself
@@ -155,9 +163,11 @@ def _tiff(data: bytes) -> Film:
     if signed and max(depths) <= 8:  # Pillow takes them for unsigned
         raise FilmError("is a TIFF file of signed values of 8 bits, which is not read", "save it as PNG")
     unsigned = set(depths) == {16} and not signed
+    orientation = tags.get(274, (1,))[0]
+    notes = _obeyed(orientation)
     by_pillow = data[:4] != b"MM\0+" and not (unsigned and samples == 1 and inverted and data[:2] == b"MM")
     if by_pillow and (samples == 1 or set(depths) != {16}):
-        return _by_pillow(data, "TIFF", inverted=inverted, unsigned=not signed)
+        return _by_pillow(data, "TIFF", notes, inverted=inverted, unsigned=not signed)
     # Of 16 bits in several channels Pillow keeps 8, or refuses them: they are read as one channel, as wide as all. So
     # are those of one, white at zero, with the highest byte first, which it does not know.
     colours = samples <= 2 if photometric in (0, 1) else photometric == 2 and samples in (3, 4)
@@ -171,9 +181,10 @@ def _tiff(data: bytes) -> Film:
     pixels = wide.reshape(height, width, samples)
     if predictor == 2:
         pixels = np.cumsum(pixels, axis=1, dtype=np.uint16)
-    pixels = _turned(pixels, tags.get(274, (1,))[0])
+    pixels = _turned(pixels, orientation)
     alpha = pixels[..., -1] if samples in (2, 4) and tags.get(338, (0,))[0] in (1, 2) else None
-    return _film(pixels[..., :3] if photometric == 2 else pixels[..., 0], "TIFF", 16, inverted=inverted, alpha=alpha)
+    gray_or_rgb = pixels[..., :3] if photometric == 2 else pixels[..., 0]
+    return _film(gray_or_rgb, "TIFF", 16, notes, inverted=inverted, alpha=alpha)
 
 
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}  # types of TIFF tags
@@ -261,8 +272,9 @@ def _of_pillow(
         what = "float pixels, of unknown black and white" if mode == "F" else f"pixels of the kind {mode}"
         raise FilmError(f"has {what}", "save it as 8 or 16 bit gray")
     try:
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else that would be a copy
-            image = ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        if orientation in ORIENTATIONS:  # not of a TIFF, which Pillow has turned; else that would be a copy
+            image, notes = ImageOps.exif_transpose(image), (*notes, OBEYED)
     except Exception:  # what Pillow makes of a damaged tag does not concern the pixels
         notes += (Note(Code.METADATA_IGNORED, "its orientation tag is damaged, and not obeyed"),)
     if mode.startswith("I"):
@@ -327,6 +339,10 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(pixels)
 
 
+def _obeyed(orientation: int) -> tuple[Note, ...]:
+    return (OBEYED,) if orientation in ORIENTATIONS else ()
+
+
 def _decoded(decode: Callable[..., Result], *arguments: Any) -> Result:
     """What a decoder gives; `FilmError` for whatever it raises: of sizes and kinds that were checked, damage."""
     try:
@@ -335,5 +351,9 @@ def _decoded(decode: Callable[..., Result], *arguments: Any) -> Result:
         raise FilmError(f"its compressed pixels {error}", f"{AGAIN}, or save it as PNG") from None
     except MemoryError:  # it says nothing of the file
         raise
+    except UnidentifiedImageError:  # its beginning, and a TIFF's tags, were read before
+        what = "is of a kind that is not read, by its bits, colours or compression, or its header is damaged"
+        raise FilmError(what, "save it as PNG, or export it again") from None
     except Exception as error:
-        raise FilmError(f"is damaged or of a kind its decoder does not know ({type(error).__name__})", AGAIN) from None
+        what = f"is damaged or of a kind its decoder does not know ({type(error).__name__})"
+        raise FilmError(what, f"{AGAIN}, or save it as PNG") from None

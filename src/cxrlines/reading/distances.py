@@ -47,8 +47,9 @@ CVC_RULE = (
 )
 TIP_RULES = {Device.ETT: ETT_RULE, Device.NGT: NGT_TIP_RULE, Device.CVC: CVC_RULE}
 """The rule that goes by where a tip lies from the carina."""
-UNRULED = (Code.POSE_UNSURE, Code.MIRRORED, Code.CHILD)
-"""Notes on films to which no position rule is applied: which way is up or left is not sure, or the patient no adult."""
+UNRULED = (Code.PERHAPS_NO_CHEST_FILM, Code.POSE_UNSURE, Code.MIRRORED, Code.CHILD)
+"""Notes on films to which no position rule is applied: it is not sure that they show a chest from the front, or which
+way is up or left, or the patient is no adult."""
 
 
 def distances_of(found: Findings) -> list[Distance]:
@@ -185,9 +186,10 @@ def _course(tip: Distance, found: Findings) -> np.ndarray:
 def has_plate_size(found: Findings) -> bool:
     """Whether a film without a spacing that is believed may be taken for a whole plate of `LONG_SIDE_CM`.
 
-    Not one that may be cropped, nor a child's, nor one whose spacing says that it is smaller or larger.
+    Not one that may be cropped, nor a child's, nor one whose pixels are not square, nor one whose spacing says that it
+    is smaller or larger.
     """
-    odd = found.has(Code.CROPPED) or found.has(Code.CHILD)
+    odd = any(map(found.has, (Code.CROPPED, Code.CHILD, Code.PIXELS_NOT_SQUARE)))
     return not odd and found.spacing.kind is not SpacingKind.NOT_BELIEVED
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cxrlines.core.findings import Findings, Keypoint, Line, presence_of
 from cxrlines.core.heatmaps import STRIDE
+from cxrlines.core.notes import Note
 from cxrlines.core.quality import NOT_ASSESSED, Quality
 from cxrlines.core.spacing import NO_SPACING, Spacing
 from cxrlines.core.transform import Affine
@@ -153,6 +154,7 @@ def findings_of(
     spacing: Spacing = NO_SPACING,
     *,
     quality: Quality = NOT_ASSESSED,
+    notes: tuple[Note, ...] = (),
     suppress_below: Mapping[str, float] | None = None,
     min_confidence: Mapping[str, float] | None = None,
 ) -> Findings:
@@ -164,6 +166,7 @@ def findings_of(
             lines, nor can it take the place of another one.
         spacing: The original film's.
         quality: How the original film is turned, and whether it may be cropped.
+        notes: What is odd about the original film's file; of a child's or a mirrored film no state is given.
         suppress_below: See `possible_devices`.
         min_confidence: By `Device.name`, the least confidence of a line that is given; see `find_lines`.
 
@@ -187,5 +190,6 @@ def findings_of(
         quality=quality,
         evidence=evidence_of(film.maps, film.channels),
         within=film.within,
+        notes=notes,
     )
     return replace(found, distances=tuple(distances_of(found)))

@@ -30,10 +30,16 @@ SIDE = 320
 """px a side to which a film is shrunk before it is turned to be looked at again."""
 FRONTAL = 0.5
 """Probability of a frontal chest film below which nothing is read."""
+SURELY_FRONTAL = 0.95
+"""Probability of one from which nothing is noted: of 907 real films none has less than .999."""
 CUT_OFF = 0.5
 """Probability of being cut off from which it is noted."""
 SURE = 0.9
 """Probability of a pose among the poses from which a film is turned back."""
+DOUBT = Note(
+    Code.PERHAPS_NO_CHEST_FILM,
+    "it may be no frontal chest film: findings are doubtful, and no position rule is applied",
+)
 NOT_A_FILM = Note(Code.NOT_A_CHEST_FILM, "not a frontal chest film, as far as the image shows: nothing was read")
 
 
@@ -83,9 +89,10 @@ class Probe:
         scores = self._scores(pixels)
         if scores.frontal < FRONTAL:
             return Quality(scores.frontal, usable=False, notes=(NOT_A_FILM,))
+        doubt = (DOUBT,) if scores.frontal < SURELY_FRONTAL else ()
         best = int(np.argmax(scores.poses))
         if best == 0:
-            return Quality(scores.frontal, 0, False, scores.cropped, scores.notes())
+            return Quality(scores.frontal, 0, False, scores.cropped, (*doubt, *scores.notes()))
         rotation, inverted = POSES[best]
         turned = Quality(scores.frontal, rotation, inverted)
         righted = np.rot90(_square(pixels, SIDE), -rotation // 90)
@@ -94,14 +101,14 @@ class Probe:
         if min(scores.poses[best], again.poses[0]) < SURE or again.frontal < FRONTAL:
             pose = " and ".join([*([rotated] if rotation else []), *(["inverted"] if inverted else [])])
             note = Note(Code.POSE_UNSURE, f"it may be {pose}, but that is not sure: it was read as it is")
-            return Quality(scores.frontal, 0, False, scores.cropped, (note, *scores.notes()))
+            return Quality(scores.frontal, 0, False, scores.cropped, (*doubt, note, *scores.notes()))
         notes = []
         if rotation:
             text = f"it is {rotated}, and was turned upright before reading; points are of the original"
             notes.append(Note(Code.TURNED, text))
         if inverted:
             notes.append(Note(Code.INVERTED, "it is inverted (bone is black), and was inverted back before reading"))
-        return replace(turned, cropped=again.cropped, notes=(*notes, *again.notes()))
+        return replace(turned, cropped=again.cropped, notes=(*doubt, *notes, *again.notes()))
 
     def _scores(self, pixels: np.ndarray) -> _Scores:
         film = _square(np.ascontiguousarray(pixels), SIZE)

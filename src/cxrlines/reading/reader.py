@@ -159,6 +159,7 @@ class Reader:
                 film.spacing,
                 quality=prepared.quality,
                 within=prepared.within,
+                notes=film.notes,
             )
         else:
             placement = prepared.placement.at(self._store.size, (STRIDE * maps.shape[1], STRIDE * maps.shape[2]))
@@ -168,12 +169,12 @@ class Reader:
                 labels,
                 film.spacing,
                 quality=prepared.quality,
+                notes=film.notes,
                 suppress_below=manifest.denied,
                 min_confidence=manifest.confident,
             )
         found = replace(
             found,
-            notes=film.notes,
             study_uid=film.study_uid,
             calibrated=row is not None and self._calibration is not None,
             seconds=film.seconds + time.monotonic() - start,
@@ -270,7 +271,7 @@ def load_reader(bundle: str | Path | None = None, *, tta: Sequence[str] | None =
     Raises:
         BundleError: It cannot be trusted; the message names the file, what is wrong, and the way out.
     """
-    return Reader(load_bundle(Path(bundle) if bundle else EMBEDDED), tta=tta, batch_size=batch_size)
+    return Reader(load_bundle(EMBEDDED if bundle is None else Path(bundle)), tta=tta, batch_size=batch_size)
 
 
 def load_probe(bundle: Bundle) -> Probe | None:

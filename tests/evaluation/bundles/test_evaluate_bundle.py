@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxrlines.core.findings import Findings
+from cxrlines.core.findings import Findings, Line
 from cxrlines.core.heatmaps import draw_maps
 from cxrlines.core.notes import Code, Note
 from cxrlines.core.quality import Quality
@@ -31,7 +31,7 @@ from cxrlines.phantom.dataset import write_phantom
 from cxrlines.reading.bundle import BundleError, load_bundle
 from cxrlines.reading.bundle_writing import BundleMember, write_bundle
 from cxrlines.reading.interpretation import FilmMaps, findings_of
-from cxrlines.reading.results.report_text import looked_for
+from cxrlines.reading.results.report_text import as_text, looked_for
 from cxrlines.reading.training_patients import SEEN, patients_text
 from cxrlines.task import LABELS, LABELS_OF, Device
 
@@ -151,6 +151,25 @@ def test_on_the_left_lines_were_looked_for_on_a_film_that_was_refused_too(known,
     module._draw_both(path, EvaluatedFilm("p", shape, (), ()), refused, tmp_path, "")
     true, found = drawn
     assert looked_for(true) and true.quality.usable and not looked_for(found)
+
+
+def test_on_the_left_no_state_is_given_of_a_film_to_which_no_rule_is_applied(known, tmp_path, monkeypatch):
+    drawn = []
+
+    def noted(pixels, findings, **more):
+        drawn.append(findings)
+        return np.zeros((2, 2, 3), np.uint8)
+
+    monkeypatch.setattr(module, "draw_findings", noted)
+    path = known.films[0].path
+    shape = read_film(path).pixels.shape
+    tip = np.array([40.0, 30.0])
+    tube = Line(Device.ETT, np.stack([[40.0, 0.0], tip]), tip)
+    read = EvaluatedFilm("p", shape, (tube,), (), true_carina=np.array([40.0, 40.0]))
+    for notes in ((), (Note(Code.MIRRORED, "mirrored"),)):
+        module._draw_both(path, read, Findings(shape, (), {}, (), notes=notes), tmp_path, "")
+        true, _ = drawn[-2:]
+        assert bool(true.distances[0].possible) == (not notes) and as_text(true)
 
 
 def test_what_cannot_be_evaluated_is_named(known, bundle_of):

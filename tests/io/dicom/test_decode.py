@@ -183,7 +183,9 @@ class TestChain:
         ("written", "view"),
         [
             ("LL", "LL"), ("AP", "AP"), (" pa ", "PA"), ("Lateral", "LATERAL"), ("", None), (SECRET, None),
-            (["LL", "PA"], None),
+            (["LL", "PA"], None), ("LAT", "LATERAL"), ("L LAT", "LATERAL"), ("LLAT", "LATERAL"), ("RLAT", "LATERAL"),
+            ("XTABLE LATERAL", "LATERAL"), ("LATERO-LATERAL", "LATERAL"), ("l-lat", "LATERAL"), ("AP SUPINE", None),
+            ("LAO", None), ("LEFT LATERAL DECUBITUS", None), ("PA/LAT", None), ("LATIF^JANE", None), ("PLATE", None),
         ],
     )  # fmt: skip
     def test_the_view_is_passed_on_if_it_is_one_of_those_known(self, written, view):
@@ -217,6 +219,19 @@ class TestChain:
         dataset["ViewCodeSequence"].is_undefined_length = undefined
         assert film_of(dataset).view == read_film(file(dataset)).view == view
         assert by_rule(read_film(file(dataset)), RAMP).usable == (view in (None, "PA"))
+
+    @pytest.mark.parametrize(
+        ("orientation", "position", "view"),
+        [
+            (["A", "F"], "", "LATERAL"), (["P", "F"], "", "LATERAL"), (["AL", "FP"], SECRET, "LATERAL"),
+            (["F", "A"], "", "LATERAL"), (["H", "P"], "", "LATERAL"), (["L", "F"], "", None), (["L", "P"], "", None),
+            ("PA", "", None), (["A", "F"], "PA", "PA"), ("", "", None),
+        ],
+    )  # fmt: skip
+    def test_a_side_view_may_be_named_by_its_orientation_alone(self, orientation, position, view):
+        film = film_of(made(RAMP, ViewPosition=position, PatientOrientation=orientation))
+        assert film.view == view and SECRET not in repr(film.notes)
+        assert by_rule(film, RAMP).usable == (view in (None, "PA"))
 
     def test_a_damaged_view_code_costs_no_film(self):
         data = file(made(RAMP, ViewCodeSequence=[pydicom.Dataset()]))
@@ -520,6 +535,8 @@ class TestHowItIsShown:
         film = film_of(made(RAMP, **TWELVE, **WINDOW, PresentationIntentType="FOR PROCESSING"))
         assert codes(film) == [Code.FOR_PROCESSING]
         assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
+        by_class = made(RAMP, **TWELVE, **WINDOW, SOPClassUID=pydicom.uid.DigitalXRayImageStorageForProcessing)
+        assert codes(film_of(by_class)) == [Code.FOR_PROCESSING]
 
     @pytest.mark.parametrize(
         ("orientation", "mirrored"),
@@ -541,6 +558,14 @@ class TestHowItIsShown:
         film = film_of(made(RAMP, **TWELVE, **WINDOW, PatientOrientation=orientation))
         assert codes(film) == [Code.MIRRORED] * mirrored
         assert np.array_equal(film.pixels, gray(made(RAMP, **TWELVE, **WINDOW)))
+
+    def test_the_proportions_of_pixels_are_the_spacings_else_the_ratios(self):
+        by_ratio = film_of(made(RAMP, **TWELVE, **WINDOW, PixelAspectRatio=[3, 2]))
+        assert by_ratio.pixel_aspect == 1.5 and codes(by_ratio) == [Code.PIXELS_NOT_SQUARE]
+        by_spacing = film_of(made(RAMP, **TWELVE, **WINDOW, ImagerPixelSpacing=[0.2, 0.1]))
+        assert by_spacing.pixel_aspect == 2 and Code.PIXELS_NOT_SQUARE not in codes(by_spacing)
+        ignored = film_of(made(RAMP, **TWELVE, **WINDOW, PixelSpacing=[0.1, 0.5]))
+        assert ignored.pixel_aspect == 1 and codes(ignored) == [Code.PIXELS_NOT_SQUARE, Code.SPACING_IGNORED]
 
     @pytest.mark.parametrize("age", ["004M", "015Y", "000D", "100W", "7", "0 "])
     def test_a_child_is_noted(self, age):
@@ -810,6 +835,12 @@ class TestDatasets:
     def test_compressed(self):
         path = OWN / "MR_small_RLE.dcm"
         assert np.array_equal(read_film(pydicom.dcmread(path)).pixels, read_film(path).pixels)
+
+    def test_pixels_that_were_replaced_under_a_compressed_syntax_are_named_with_the_way_out(self):
+        dataset = pydicom.dcmread(OWN / "MR_small_RLE.dcm")
+        dataset.PixelData = bytes(2 * dataset.Rows * dataset.Columns)
+        with pytest.raises(FilmError, match=r"TransferSyntaxUID is RLE Lossless.*; set .*ExplicitVRLittleEndian"):
+            read_film(dataset)
 
     def test_what_cannot_be_a_film(self):
         with pytest.raises(FilmError):

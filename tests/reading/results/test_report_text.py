@@ -162,6 +162,8 @@ def test_a_rule_that_does_not_decide_says_between_what_or_why():
     assert rules(cropped) == ["no state by rule: neither the spacing nor the size of the film is known"]
     unsure = found(TUBE, spacing=CALIBRATED, quality=Quality(notes=(Note(Code.POSE_UNSURE, "turned?"),)))
     assert rules(unsure) == ["no state by rule: the film may be turned"]
+    doubtful = found(TUBE, spacing=CALIBRATED, quality=Quality(notes=(Note(Code.PERHAPS_NO_CHEST_FILM, "none?"),)))
+    assert rules(doubtful) == ["no state by rule: it may be no frontal chest film"]
     assert rules(found(line(Device.NGT, None))) == ["by rule incompletely imaged"]
 
 

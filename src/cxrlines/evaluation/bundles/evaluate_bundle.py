@@ -238,8 +238,8 @@ def of_fold(bundle: Bundle, fold: int) -> Bundle:
 
 def _draw_both(path: Path, read: EvaluatedFilm, found: Findings, folder: Path, notice: str) -> None:
     carina = {} if read.true_carina is None else {Landmark.CARINA: Keypoint(read.true_carina, 1.0)}
-    as_turned = Quality(rotation=found.quality.rotation)  # without notes; the truth is shown of a refused film, too
-    true = replace(found, lines=tuple(read.true), landmarks=carina, labels=None, quality=as_turned, notes=())
+    as_turned = Quality(rotation=found.quality.rotation)  # without its notes: the truth is shown of a refused film, too
+    true = replace(found, lines=tuple(read.true), landmarks=carina, labels=None, quality=as_turned)
     true = replace(true, evidence={})  # also of such a film, lines were looked for by who marked it
     true = replace(true, distances=tuple(distances_of(true)))
     pixels, name = read_film(path).pixels, film_name(path)

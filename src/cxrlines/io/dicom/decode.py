@@ -16,12 +16,13 @@ from pydicom.uid import UID
 
 from cxrlines.core.film import Film, FilmError, NotAFilm, check_size
 from cxrlines.core.notes import Code, Note
-from cxrlines.core.spacing import spacing_of
+from cxrlines.core.spacing import pixel_aspect, spacing_of
 from cxrlines.io.contrast import colour_note, luma, spread, to_uint8
 from cxrlines.io.dicom.display import displayed, span_of
-from cxrlines.io.dicom.header import KEYWORDS, Elements, parse, valid_uid, view_of
+from cxrlines.io.dicom.header import KEYWORDS, Elements, orientation_of, parse, valid_uid, view_of
 from cxrlines.io.dicom.origin import OWN_RESULT, is_own
 from cxrlines.io.dicom.pixels import PixelHeader, stored_values
+from cxrlines.io.dicom.streams import ITEM
 
 MONOCHROME, COLOUR = ("MONOCHROME1", "MONOCHROME2"), ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 OTHER_COLOURS = ("PALETTE COLOR", "HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB")
@@ -44,7 +45,7 @@ NO_FILMS = {
     IMAGE + "67": "real world value mapping",
 }
 """SOP classes, or their beginnings, that come along with films in an export and hold none."""
-RT_IMAGE = IMAGE + "481.1"
+RT_IMAGE, DX_FOR_PROCESSING = IMAGE + "481.1", IMAGE + "1.1.1"
 CORRECT, EXPORT = "correct the header, or export it again", "export the film with its pixels"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -55,7 +56,9 @@ def decode_dicom(data: bytes) -> Film:
     _check_kind(elements)
     notes: list[Note] = []
     header = _header(elements, notes)
-    if elements.text("PresentationIntentType").upper() == "FOR PROCESSING":
+    if _sop_class(elements) == DX_FOR_PROCESSING or (
+        elements.text("PresentationIntentType").upper() == "FOR PROCESSING"
+    ):
         text = "it is FOR PROCESSING: values of the detector, not the film as a machine prepares it for reading"
         notes.append(Note(Code.FOR_PROCESSING, text))
     age = elements.text("PatientAge")
@@ -64,7 +67,7 @@ def decode_dicom(data: bytes) -> Film:
         by = "PatientAge is" if age else "by PatientBirthDate and StudyDate the patient is"
         text = f"{by} below {ADULT} years: the networks were trained on adults, and no position rule is applied"
         notes.append(Note(Code.CHILD, text))
-    if tuple(end[:1] for end in elements.text("PatientOrientation").upper().split("\\")) in MIRRORED:
+    if orientation_of(elements) in MIRRORED:
         text = "by PatientOrientation it lies mirrored in its file; it was read so, which networks are not trained for"
         notes.append(Note(Code.MIRRORED, f"{text}, and no position rule is applied"))
     values, header = stored_values(header, elements, notes)
@@ -79,15 +82,15 @@ def decode_dicom(data: bytes) -> Film:
         else:
             pixels, left_out = spread(gray)
             notes += left_out
-    aspect = elements.numbers("PixelAspectRatio")
-    if len(aspect) == 2 and all(aspect) and abs(aspect[0] / aspect[1] - 1) > 0.01:
-        text = f"PixelAspectRatio is {aspect[0]:g}:{aspect[1]:g}; the film is shown as if its pixels were square"
-        notes.append(Note(Code.METADATA_IGNORED, text))
-    spacing, ignored = spacing_of(
-        header.columns,
+    spacings = (
         elements.numbers("PixelSpacing"),
         elements.numbers("ImagerPixelSpacing"),
         elements.numbers("NominalScannedPixelSpacing"),
+    )
+    aspect, not_square = pixel_aspect(spacings, elements.numbers("PixelAspectRatio"))
+    spacing, ignored = spacing_of(
+        header.columns,
+        *spacings,
         elements.text("PixelSpacingCalibrationType").upper(),
         elements.number("EstimatedRadiographicMagnificationFactor"),
         elements.number("DistanceSourceToDetector"),
@@ -99,9 +102,10 @@ def decode_dicom(data: bytes) -> Film:
         header.bits,
         spacing,
         view_of(elements),
-        (*notes, *ignored),
+        (*notes, *not_square, *ignored),
         valid_uid(elements.text("StudyInstanceUID")),
         valid_uid(elements.text("SOPInstanceUID")),
+        aspect,
     )
 
 
@@ -144,14 +148,31 @@ def bytes_of(dataset: pydicom.Dataset) -> bytes:
         plain.file_meta = FileMetaDataset()
         plain.file_meta.TransferSyntaxUID = syntax or _syntax(bool(implicit), little is not False)
         out = io.BytesIO()
+        _check_encapsulated(plain)
         plain.save_as(out)
+    except FilmError:
+        raise
     except Exception as error:  # pydicom raises anything on odd values
         raise FilmError(f"cannot be written as DICOM ({type(error).__name__})", "give its file") from None
     return out.getvalue()
 
 
+def _check_encapsulated(dataset: pydicom.Dataset) -> None:
+    """`FilmError` where pixels lie uncompressed under a transfer syntax of compressed ones, which pydicom refuses."""
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    compressed = syntax.is_transfer_syntax and syntax.is_encapsulated
+    if compressed and "PixelData" in dataset and bytes(dataset.PixelData[:4]) != ITEM:
+        what = f"TransferSyntaxUID is {syntax.name}, but PixelData is not compressed"
+        way_out = "set file_meta.TransferSyntaxUID to ExplicitVRLittleEndian where the pixels were replaced"
+        raise FilmError(what, way_out)
+
+
 def _syntax(implicit: bool, little: bool) -> UID:
     return UID("1.2.840.10008.1.2" + ("" if implicit else ".1" if little else ".2"))
+
+
+def _sop_class(elements: Elements) -> str:
+    return elements.text("SOPClassUID") or elements.text("MediaStorageSOPClassUID")
 
 
 def _check_kind(elements: Elements) -> None:
@@ -162,7 +183,7 @@ def _check_kind(elements: Elements) -> None:
 
     if elements.text("TransferSyntaxUID") == _DEFLATED:  # the header sets no limit to what inflates
         raise FilmError("is a deflated DICOM file; only its pixels may be compressed", "save it undeflated")
-    sop_class = elements.text("SOPClassUID") or elements.text("MediaStorageSOPClassUID")
+    sop_class = _sop_class(elements)
     for begin, kind in NO_FILMS.items():
         if f"{sop_class}.".startswith(f"{begin}.") and sop_class != RT_IMAGE:
             raise no_film(kind)

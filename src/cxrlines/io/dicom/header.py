@@ -29,13 +29,18 @@ KEYWORDS = (
 """Elements that are kept to decode a film; the values of all others are passed over."""
 VIEWS = ("PA", "AP", "LL", "RL", "LATERAL", "RLD", "LLD", "RLO", "LLO")
 """Values of View Position that are passed on: those of DICOM PS3.3 C.8.1.9, C.8.11.5, and what some machines write."""
-VIEW_KEYWORDS = ("ViewPosition", "ViewCodeSequence", "CodeValue", "CodingSchemeDesignator")
+VIEW_KEYWORDS = ("ViewPosition", "ViewCodeSequence", "CodeValue", "CodingSchemeDesignator", "PatientOrientation")
+SIDE_WORDS, NO_SIDE_WORDS = re.compile("[LR]?LAT|LATER.*"), re.compile("PA|AP|DECUB.*")
+"""Words of a View Position in free text that make it a side view, and those beside which they do not: a film of a
+patient who lies on a side is frontal."""
 SCHEMES = ("SCT", "SRT", "SNM3")
 SIDE_VIEWS = {
     **{"399067008": "LATERAL", "399173006": "LL", "399198007": "RL"},
     **{"R-102CD": "LATERAL", "R-10236": "LL", "R-10232": "RL"},
 }
 """Codes of side views of context group 4010 (PS3.16), in SNOMED CT and as SNOMED RT had them, by View Position."""
+SIDE_ORIENTATIONS = [{"A", "F"}, {"A", "H"}, {"P", "F"}, {"P", "H"}]
+"""Directions of rows and columns, in either order, of a picture from the side, turned or not."""
 MAX_DEPTH = 32
 """Sequences within sequences; more are not walked through."""
 MAX_ITEMS = 64
@@ -147,14 +152,24 @@ class _Head(NamedTuple):
 
 
 def view_of(elements: Elements) -> str | None:
-    """The view by ViewPosition, if it is one of `VIEWS` (free text may name the patient), else a side view by the code
-    of ViewCodeSequence; None where neither says it. `elements` are those of `VIEW_KEYWORDS` at least."""
+    """The view by ViewPosition, if it is one of `VIEWS` (free text may name the patient), else LATERAL if its words say
+    so, else a side view by the code of ViewCodeSequence or by PatientOrientation; None where none of them says it.
+    `elements` are those of `VIEW_KEYWORDS` at least."""
     if (view := elements.text("ViewPosition").upper()) in VIEWS:
         return view
+    words = re.findall("[A-Z]+", view)
+    if any(map(SIDE_WORDS.fullmatch, words)) and not any(map(NO_SIDE_WORDS.fullmatch, words)):
+        return "LATERAL"
     codes = [
         (item.text("CodingSchemeDesignator"), item.text("CodeValue")) for item in elements["ViewCodeSequence"].items
     ]
-    return next((SIDE_VIEWS[code] for scheme, code in codes if scheme in SCHEMES and code in SIDE_VIEWS), None)
+    by_code = next((SIDE_VIEWS[code] for scheme, code in codes if scheme in SCHEMES and code in SIDE_VIEWS), None)
+    return by_code or ("LATERAL" if {*orientation_of(elements)} in SIDE_ORIENTATIONS else None)
+
+
+def orientation_of(elements: Elements) -> tuple[str, ...]:
+    """The first letters of PatientOrientation: where rows and columns lead, as PS3.3 C.7.6.1.1.1 has them."""
+    return tuple(end[:1] for end in elements.text("PatientOrientation").upper().split("\\"))
 
 
 def valid_uid(text: str) -> str | None:

@@ -89,6 +89,8 @@ def rule_words(findings: Findings, distance: Distance) -> str | None:
     if distance.state is not None:
         verdict = {None: "", True: "; classifier agrees", False: "; classifier differs"}[distance.agrees]
         return f"by rule {distance.state.value.lower()}{verdict}"
+    if findings.has(Code.PERHAPS_NO_CHEST_FILM):
+        return "no state by rule: it may be no frontal chest film"
     if findings.has(Code.POSE_UNSURE):
         return "no state by rule: the film may be turned"
     if findings.has(Code.MIRRORED):
@@ -122,7 +124,11 @@ def spacing_words(findings: Findings) -> str | None:
         return f"Distances at the detector: magnification unknown, {low} to {high} assumed."
     why = "no spacing" if spacing.kind is SpacingKind.NONE else "spacing not believed"
     if not has_plate_size(findings):
-        odd = {Code.CROPPED: ", and the film may be cropped", Code.CHILD: ", and the film is a child's"}
+        odd = {
+            Code.CROPPED: ", and the film may be cropped",
+            Code.CHILD: ", and the film is a child's",
+            Code.PIXELS_NOT_SQUARE: ", and pixels may not be square",
+        }
         return f"Distances without cm: {why}{next((text for code, text in odd.items() if findings.has(code)), '')}."
     side = " to ".join(f"{cm:g}" for cm in LONG_SIDE_CM)
     return f"Distances estimated: {why}, longer side of {side} cm and magnification of {low} to {high} assumed."
