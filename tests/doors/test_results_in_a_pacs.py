@@ -73,9 +73,7 @@ def test_a_captured_film_is_rendered(orthanc, objects):
     assert orthanc.request(f"/instances/{identifier}/preview").startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    "tags", [{}, {"WindowCenter": [100, 128], "WindowWidth": [200, 256]}], ids=["one", "several"]
-)
+@pytest.mark.parametrize("tags", [{}, {"WindowCenter": [100, 128], "WindowWidth": [200, 256]}], ids=["one", "several"])
 def test_a_presentation_state_is_valid_by_dcmtk(film, tags, tmp_path):
     source, out = dataset(film), io.BytesIO()
     source.PatientName = "Doe^Jane"

@@ -42,6 +42,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
   UNIQUE (film, object, destination));
 CREATE INDEX IF NOT EXISTS deliveries_by_state ON deliveries (destination, state, urgent, number);
 CREATE INDEX IF NOT EXISTS deliveries_by_film ON deliveries (film);
+CREATE TABLE IF NOT EXISTS studies (film INTEGER PRIMARY KEY, uid TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counts (what TEXT PRIMARY KEY, number INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS destinations (name TEXT PRIMARY KEY, problem TEXT NOT NULL, since TEXT NOT NULL);
 """

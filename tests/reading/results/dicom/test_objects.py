@@ -111,6 +111,14 @@ def test_results_name_those_that_they_replace(results):
     assert not uids(old) & uids(new)
 
 
+def test_earlier_reports_are_named_in_the_studies_in_which_they_are(results):
+    replaces = [Replaced(Kind.REPORT, f"2.25.{n}", study) for n, study in enumerate(("1.2.9", "", "1.2.9"))]
+    made = result_objects(results.film_file(), results.found(), results.read_by, replaces=replaces)
+    moved, own = opened(made[0]).PredecessorDocumentsSequence
+    assert (moved.StudyInstanceUID, own.StudyInstanceUID) == ("1.2.9", opened(made[0]).StudyInstanceUID)
+    assert [len(each.ReferencedSeriesSequence) for each in (moved, own)] == [2, 1]
+
+
 def test_patient_study_and_time_are_the_film_s(results):
     for name in ("dx", "latin1", "no-type-2", "no-dates"):
         tags = results.films[name]
