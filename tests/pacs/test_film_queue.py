@@ -53,6 +53,13 @@ def deliver(queue: FilmQueue, to: str = TO) -> None:
             queue.delivered(parcel)
 
 
+def test_its_folder_is_for_its_user_alone(tmp_path):
+    with held(tmp_path / "node/queue"):
+        FilmQueue(tmp_path / "node/queue").close()
+    for place in ("queue", "queue/films", "queue/results"):
+        assert (tmp_path / "node" / place).stat().st_mode & 0o777 == 0o700
+
+
 class TestFilms:
     def test_one_is_on_disk_before_it_counts_and_goes_with_its_results(self, queue):
         assert add(queue, 7) == 1

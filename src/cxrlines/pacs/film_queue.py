@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrlines.core.files import replacing
-from cxrlines.pacs.queue_database import GONE, FilmState, QueueDatabase, now, revive, unusable
+from cxrlines.pacs.queue_database import GONE, PRIVATE, FilmState, QueueDatabase, now, revive, unusable
 
 MAX_TRIES = 12
 """How often a destination may defer one result before it is a dead letter; with the waits between, hours."""
@@ -71,7 +71,7 @@ class FilmQueue(QueueDatabase):
         self._films, self._results = self.folder / "films", self.folder / "results"
         for place in (self._films, self._results):
             try:
-                place.mkdir(parents=True, exist_ok=True)
+                place.mkdir(PRIVATE, parents=True, exist_ok=True)
             except OSError as error:
                 raise unusable(folder, error) from None
 

@@ -2,7 +2,7 @@
 
 import { corrections, saveCorrections } from "./api.js";
 import { capital, h, s, say } from "./dom.js";
-import { drawnOf } from "./worklist.js";
+import { drawnOf, takeOver } from "./worklist.js";
 
 const REACH = 10; // screen pixels within which a point is taken hold of
 const MOST_BACK = 100; // steps that can be undone
@@ -101,6 +101,7 @@ export class Corrector {
     if (!film.edit) {
       try {
         film.edit = begun(film, await this.list.kept(film, corrections), this.devices);
+        if (film.before) takeOver(film);
       } catch (problem) {
         return say(problem.message);
       }
