@@ -176,7 +176,7 @@ def test_films_of_the_page_are_kept_by_a_random_name_until_they_are_forgotten(we
 )
 def test_the_weights_of_accept_count(web, accept, status, given):
     server = web()
-    answer = server("POST", "/v1/read", headers={**JPEG, "Accept": accept}, content=EXAMPLE.read_bytes())
+    answer = server("POST", "/v1/read", headers={**JPEG, "Accept": accept}, content=EXAMPLE)
     assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (status, given)
 
 

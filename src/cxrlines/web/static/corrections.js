@@ -307,7 +307,8 @@ export class Corrector {
   part(film) {
     const button = h("button", { type: "button", "aria-expanded": String(Boolean(film.correcting)), "data-correct": "", onclick: () => this.toggle(film) },
       film.correcting ? "Close" : "Correct", h("kbd", {}, "E"));
-    if (!film.correcting) return h("div", { class: "row" }, button, film.edit?.saved && h("span", { class: "dim" }, film.edit.saved));
+    const said = film.before ? "Read again by another model; what you had not saved comes back here." : film.edit?.saved;
+    if (!film.correcting) return h("div", { class: "row" }, button, said && h("span", { class: "dim" }, said));
     const { edit } = film;
     const open = edit.lines.filter((line) => line.mark === null).length;
     const author = h("input", { type: "text", value: localStorage.getItem("author") ?? "", autocomplete: "name", maxlength: 200,
@@ -413,7 +414,7 @@ export class Corrector {
   }
 
   _note(film, note, failed) {
-    Object.assign(film.edit, { note, failed });
+    Object.assign(film.edit ?? {}, { note, failed }); // there is none once another model has read the film
     this.redraw();
   }
 }
