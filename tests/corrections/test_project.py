@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 
 import numpy as np
@@ -18,6 +19,11 @@ from cxrlines.io.tables import read_dataset
 from cxrlines.task import DEVICE_OF, LABELS, UNKNOWN, Device, Landmark, State
 
 FINDINGS = {"lines": [{"device": "CVC"}, {"device": "NGT"}], "bundle": "abc"}
+
+
+def test_its_folder_is_for_its_user_alone(tmp_path):
+    Project(tmp_path / "of/p")
+    assert (tmp_path / "of/p").stat().st_mode & 0o777 == 0o700
 
 
 def test_what_is_saved_is_read_back(tmp_path, png, said, line):
@@ -141,6 +147,19 @@ def test_what_is_wrong_with_one_film_changes_nothing(tmp_path, png, said, line):
     with pytest.raises(CorrectionError, match=r"line 7 of the model, which found 2"):
         wrong = line(Device.CVC, State.NORMAL, (5, 5), (9, 9), mark=Mark.ACCEPTED, of=7)
         project.save(png(), "a.png", FINDINGS, said(lines=[wrong]))
+    found = FINDINGS | {
+        "lines": [{"device": "CVC", "path": [[5, 5], [30, 40]]}, {"device": "NGT", "path": [[8, 8], [9, 9]]}]
+    }
+    accepted = line(Device.CVC, State.NORMAL, (5, 5), (30.04, 40), mark=Mark.ACCEPTED, of=0)
+    elsewhere = line(Device.CVC, State.NORMAL, (5, 5), (35, 40), mark=Mark.ACCEPTED, of=0)
+    another = line(Device.ETT, State.NORMAL, (5, 5), (30, 40), mark=Mark.ACCEPTED, of=0)
+    for lines, what in (
+        ([accepted, accepted], "lines.1 is of line 0 of the model, as lines.0 is"),
+        ([elsewhere], "lines.0 is accepted, but its points are not those of line 0"),
+        ([another], "lines.0 is accepted as ETT, but line 0 of the model is CVC"),
+    ):
+        with pytest.raises(CorrectionError, match=re.escape(what)):
+            project.save(png(), "a.png", found, said(lines=lines))
     with pytest.raises(ProjectError, match="has no film 'b'"):
         project.correct("b", said())
     assert before == {path: path.read_bytes() for path in (tmp_path / "p").rglob("*") if path.is_file()}

@@ -134,4 +134,6 @@ def test_compose_is_whole():
     listen = commands()["listen"]
     aet, host, port = orthanc["DicomModalities"]["cxrlines"]
     assert (aet, host, str(port)) == (listen[listen.index("--aet") + 1], "listen", listen[listen.index("--port") + 1])
+    # Failed jobs are what deploy/route.lua sends again: of the default, 10, all others would be forgotten.
+    assert orthanc["JobsHistorySize"] >= 1000 and orthanc["LuaHeartBeatPeriod"]
     assert listen[listen.index("--to") + 1] == f"{orthanc['DicomAet']}@orthanc:{orthanc['DicomPort']}"

@@ -66,6 +66,11 @@ class Orthanc:
             )
         )
 
+    def set(self, **settings: Any) -> None:
+        """Settings beside those it has, from its next start on."""
+        place = self.folder / "orthanc.json"
+        place.write_text(json.dumps(json.loads(place.read_text()) | settings))
+
     def start(self) -> None:
         """Until it answers; `AssertionError` with what it printed if it does not."""
         log = (self.folder / "orthanc.log").open("ab")

@@ -104,6 +104,36 @@ def test_a_pacs_that_is_down_gets_everything_once_it_is_up(node, orthanc, films)
     assert len(results(orthanc)) == 9
 
 
+def test_films_that_a_node_missed_while_it_was_down_are_sent_again(node, orthanc, films):
+    """By deploy/route.lua: once it takes another film, and 60 s (here one) after that came; across a restart too."""
+    running = node([to(orthanc)])
+    orthanc.stop()
+    nodes = {"cxrlines": [running.aet, "127.0.0.1", running.port]}
+    orthanc.set(DicomModalities=nodes, LuaScripts=[str(ROOT / "deploy/route.lua")], JobsHistorySize=1000)
+    orthanc.start()
+
+    def store(number: int) -> None:
+        peer = ["-aec", orthanc.aet, "127.0.0.1", str(orthanc.port)]
+        subprocess.run(["storescu", *peer, *map(str, films(dicom_film(number)))], check=True, timeout=60)
+
+    for number in range(3):
+        store(number)
+    until(lambda: [job["State"] for job in orthanc.get("/jobs?expand")] == ["Failure"] * 3)  # which can be seen
+    time.sleep(3)  # nor do they go on by themselves for ever
+    orthanc.stop()
+    orthanc.start()
+    running.start()
+    store(3)
+    assert running.settled(4)["films"]["delivered"] == 4
+    running.stop()
+    store(4)
+    until(lambda: "Failure" in [job["State"] for job in orthanc.get("/jobs?expand")])
+    running.start()
+    store(5)
+    assert running.settled(6)["films"]["delivered"] == 6
+    assert len(results(orthanc)) == 18
+
+
 def test_nodes_that_may_not(node, orthanc, films):
     """Another calling or called AE title, another network: refused; the same port or folder: said."""
     running = node([to(orthanc)], calling=["MODALITY"]).start()

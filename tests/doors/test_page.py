@@ -466,3 +466,33 @@ def test_a_tip_that_is_not_seen_is_said_and_saved(page, address, project, tmp_pa
     page.keyboard.press("e")
     page.locator(".correct", has_text="Saved by A reader").wait_for()
     assert {device: chosen(page, device) for device in ENDINGS} == ENDINGS
+
+
+def test_another_model_s_answer_replaces_the_first_and_unsaved_corrections_stay(page, address):
+    """After a restart by another bundle, here by a changed answer; nor do they go with a film unasked."""
+    ids = []
+    page.on("request", lambda sent: ids.append(sent.url.split("/")[-2]) if sent.url.endswith("pixels.png") else None)
+    drop(page, EXAMPLE)
+    page.keyboard.press("e")
+    page.get_by_role("button", name="Accept all").click()
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+    page.get_by_label("Remove example.jpg").click()
+    assert len(asked) == 1 and "not saved" in asked[0] and page.locator("#films li").count() == 1
+
+    def changed(route):
+        answer = route.fetch(timeout=1000 * DEADLINE_S)
+        route.fulfill(response=answer, body=answer.text().replace(weights, "f" * 12))
+
+    weights = httpx.get(f"{address}/v1/about").json()["bundle"]
+    for place in ("films", "about"):
+        page.route(f"**/v1/{place}", changed)
+    httpx.delete(f"{address}/v1/films/{ids[0]}").raise_for_status()
+    page.get_by_label("Your name").fill("A reader")
+    page.get_by_role("button", name="Save").click()
+    page.locator("#what-reads", has_text="f" * 12).wait_for()
+    page.locator("#findings", has_text="Read again by another model").wait_for()
+    page.keyboard.press("e")
+    page.locator(".correct .name", has_text="drawn").first.wait_for()
+    assert page.locator(".correct .name").count() == 2 * page.locator(".correct .name", has_text="drawn").count()
+    assert page.get_by_role("button", name="Save").is_disabled()  # until the new model's lines are decided on

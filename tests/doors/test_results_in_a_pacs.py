@@ -1,4 +1,4 @@
-"""Results in Orthanc, sent by dcmtk and by HTTP: stored, found, and given back as they were."""
+"""Results in Orthanc, sent by dcmtk and by HTTP: stored, found, and given back as they were; checked by dcmtk."""
 
 import io
 import subprocess
@@ -71,3 +71,18 @@ def test_a_captured_film_is_rendered(orthanc, objects):
     orthanc.request("/instances", capture.content)
     identifier = orthanc.instances()[capture.sop_instance_uid]
     assert orthanc.request(f"/instances/{identifier}/preview").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("tags", [{}, {"WindowCenter": [100, 128], "WindowWidth": [200, 256]}], ids=["one", "several"])
+def test_a_presentation_state_is_valid_by_dcmtk(film, tags, tmp_path):
+    source, out = dataset(film), io.BytesIO()
+    source.PatientName = "Doe^Jane"
+    for name, value in tags.items():
+        setattr(source, name, value)
+    pydicom.dcmwrite(out, source)
+    reader = load_reader()
+    read_by = ReadBy.of(reader.bundle, "onnx", reader.tta)
+    (state,) = result_objects(out.getvalue(), reader.read(film), read_by, kinds=[Kind.PRESENTATION])
+    (tmp_path / "pr.dcm").write_bytes(state.content)
+    said = subprocess.run(["dcmpschk", str(tmp_path / "pr.dcm")], capture_output=True, text=True, timeout=120)
+    assert said.returncode == 0 and "Test passed" in said.stdout + said.stderr, said.stdout + said.stderr

@@ -7,25 +7,32 @@ import random
 import re
 import socket
 import threading
+import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pytest
 import requests
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, evt
 
 from cxrlines.core.errors import Error
 from cxrlines.lab.intact_films import as_dicom
+from cxrlines.pacs import delivery
 from cxrlines.pacs.delivery import (
+    CUT,
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     NOT_NAMED,
+    SLOWEST,
     Answer,
     StorageNode,
     StowService,
     Unreachable,
     Verdict,
+    allowed_s,
     answer_to_http,
     answer_to_status,
     answer_to_stow,
@@ -193,14 +200,98 @@ class TestStorageNode:
         yield Peer(aet="PACS", host="127.0.0.1", port=port)
         server.shutdown()
 
+    @pytest.fixture
+    def listener(self):
+        """Starts a node that answers as it is given, in some transfer syntaxes alone."""
+        servers = []
+
+        def start(store, syntaxes=None):
+            ae = AE("PACS")
+            ae.add_supported_context(DX, syntaxes or [ExplicitVRLittleEndian])
+            servers.append(ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)]))
+            return Peer(aet="PACS", host="127.0.0.1", port=servers[-1].server_address[1])
+
+        yield start
+        for server in servers:
+            server.shutdown()
+
     def test_a_class_that_is_not_accepted_is_refused_alone_and_among_others(self, peer, make_result):
         taken, other = make_result(DX), make_result(CR)
         refusal = Answer(
-            Verdict.REFUSED, "does not accept Computed Radiography Image Storage in Explicit VR Little Endian"
+            Verdict.REFUSED,
+            "does not accept Computed Radiography Image Storage in Explicit VR Little Endian "
+            "or Implicit VR Little Endian",
         )
         node = StorageNode(peer, "CXRLINES")
         assert [*node.send([other, taken])] == [refusal, Answer(Verdict.TAKEN)]
         assert [*node.send([other, other])] == [refusal, refusal]
+
+    @pytest.mark.parametrize("taken", [[ImplicitVRLittleEndian], [ImplicitVRLittleEndian, ExplicitVRLittleEndian]])
+    def test_one_of_implicit_vr_alone_gets_the_same_values_so_encoded(self, listener, make_result, taken):
+        path = make_result()
+        sent = pydicom.dcmread(path)
+        name = "Müller^^Jörg=  .".encode("latin-1")  # which encoded anew would be another
+        item = pydicom.Dataset()
+        item.PatientName, item.ReferencedSOPInstanceUID = "x" * len(name), UID
+        sent.PatientName, sent.ReferencedImageSequence, sent.SpecificCharacterSet = (
+            item.PatientName,
+            [item],
+            "ISO_IR 100",
+        )
+        sent.save_as(path)
+        path.write_bytes(path.read_bytes().replace(b"x" * len(name), name))
+        got = []
+
+        def store(event):
+            got.append((event.context.transfer_syntax, event.encoded_dataset(include_meta=False)))
+            return 0
+
+        peer = listener(store, taken)
+        assert [*StorageNode(peer, "CXRLINES").send([path, path])] == [Answer(Verdict.TAKEN)] * 2
+        assert {syntax for syntax, _ in got} == {taken[-1]}
+        encoded = got[0][1]
+        assert encoded.count(name) == 2 and b"ISO_IR 100" in encoded
+        if len(taken) == 1:
+            came = pydicom.dcmread(io.BytesIO(encoded), force=True)
+            assert {one.tag: one.value for one in came} == {one.tag: one.value for one in pydicom.dcmread(path)}
+
+    def test_a_result_has_time_by_its_size_and_what_went_wrong_is_said(self, listener, make_result, monkeypatch):
+        monkeypatch.setattr(delivery, "TIMEOUT_S", 0.5)
+        slow, aborted = threading.Event(), threading.Event()
+
+        def store(event):
+            if aborted.is_set():
+                event.assoc.abort()
+            elif not slow.is_set():
+                time.sleep(1)
+            else:
+                time.sleep(4)
+            return 0
+
+        path, peer = make_result(), listener(store)
+        size = path.stat().st_size
+        with monkeypatch.context() as patched:
+            patched.setattr(delivery, "SLOWEST", size / 2)  # 2.5 s
+            assert [*StorageNode(peer, "CXRLINES").send([path])] == [Answer(Verdict.TAKEN)]
+            slow.set()
+            words = f"no answer within 2 s, for {size} bytes"
+            assert [*StorageNode(peer, "CXRLINES").send([path])] == [Answer(Verdict.DEFERRED, words)]
+            aborted.set()
+            assert [*StorageNode(peer, "CXRLINES").send([path])] == [Answer(Verdict.DEFERRED, CUT)]
+        assert allowed_s(path) == pytest.approx(0.5 + size / SLOWEST)
+
+    def test_what_is_being_sent_can_be_cut(self, listener, make_result):
+        """So that a peer that says nothing does not keep a node from ending."""
+        begun = threading.Event()
+
+        def store(event):
+            begun.set()
+            time.sleep(5)
+            return 0
+
+        node = StorageNode(listener(store), "CXRLINES")
+        threading.Thread(target=lambda: (begun.wait(), node.cut())).start()
+        assert [*node.send([make_result()])] == [Answer(Verdict.DEFERRED, CUT)]
 
     def test_a_node_that_is_down_refuses_nothing(self, result):
         with socket.socket() as bound:  # and does not listen
@@ -265,6 +356,22 @@ class TestStowService:
             next(StowService(service.url).send([result]))
         assert "PLANTED" not in str(caught.value) and UID not in str(caught.value)
         assert [method for method, _ in service.asked] == ["POST"]
+
+    def test_an_answer_byte_by_byte_has_a_time_too(self, result, monkeypatch):
+        monkeypatch.setattr(delivery, "TIMEOUT_S", 0.5)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def trickle():
+                connection, _ = server.accept()
+                with connection, suppress(OSError):
+                    for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n" + b"X" * 1000:
+                        connection.sendall(bytes([byte]))
+                        time.sleep(0.1)
+
+            threading.Thread(target=trickle, daemon=True).start()
+            to = StowService(f"http://127.0.0.1:{server.getsockname()[1]}/dicom-web")
+            words = f"no answer within 1 s, for {result.stat().st_size} bytes"
+            assert [*to.send([result])] == [Answer(Verdict.DEFERRED, words)]
 
     def test_errors_pass_as_they_are(self, service, result):
         service.status, service.headers, service.body = 503, {"Content-Type": "text/html"}, b"busy"

@@ -53,6 +53,13 @@ def deliver(queue: FilmQueue, to: str = TO) -> None:
             queue.delivered(parcel)
 
 
+def test_its_folder_is_for_its_user_alone(tmp_path):
+    with held(tmp_path / "node/queue"):
+        FilmQueue(tmp_path / "node/queue").close()
+    for place in ("queue", "queue/films", "queue/results"):
+        assert (tmp_path / "node" / place).stat().st_mode & 0o777 == 0o700
+
+
 class TestFilms:
     def test_one_is_on_disk_before_it_counts_and_goes_with_its_results(self, queue):
         assert add(queue, 7) == 1
@@ -112,18 +119,43 @@ class TestFilms:
         read(queue, first, SR, False, [TO, "OTHER"])
         (second,) = queue.take(9)
         assert second.path != first.path
-        assert queue.earlier_results(second) == (("sr", "2.25.1"), ("sc", "2.25.2"))
+        assert queue.earlier_results(second) == (("sr", "2.25.1", ""), ("sc", "2.25.2", ""))
+        queue.is_of(first, "1.2.9")
+        assert queue.earlier_results(second) == (("sr", "2.25.1", "1.2.9"), ("sc", "2.25.2", "1.2.9"))
         read(queue, second, [("sr", "2.25.3", b"new")], False, [TO])
         deliver(queue)
         deliver(queue, "OTHER")
         assert states(queue) == {"delivered": 2}
+
+    def test_a_version_that_comes_back_after_another_is_the_last_word_again(self, queue):
+        uids = iter(range(1, 99))
+        for number, content in enumerate(["", "", "corrected", "", "", "corrected", ""], 1):
+            is_new = number not in (2, 5)
+            assert (add(queue, 1, content) is not None) is is_new
+            for film in queue.take(9):
+                earlier = next(uids)
+                assert len(queue.earlier_results(film)) == earlier - 1
+                assert film.path.read_bytes() == b"film 1"
+                read(queue, film, [("sr", f"2.25.{earlier}", b"report")], False, [TO])
+                deliver(queue)
+        assert states(queue) == {"delivered": 5} and queue.status()["sent_again"] == 2
+
+    def test_one_that_comes_back_before_it_was_read_has_a_file_of_its_own(self, queue):
+        assert [add(queue, 1, content) for content in ("", "corrected", "", "")] == [1, 2, 3, None]
+        paths = set()
+        for number in (1, 2, 3):
+            (film,) = queue.take(9)
+            paths.add(film.path)
+            read(queue, film, [("sr", f"2.25.{number}", b"report")], False, [TO])
+            deliver(queue)
+        assert len(paths) == 3 and states(queue) == {"delivered": 3}
 
     def test_another_model_reads_it_again(self, queue):
         add(queue, 1)
         read(queue, queue.take(1)[0], SR, False, [TO])
         other = FilmQueue(queue.folder, model="new")
         assert add(other, 1) == 2
-        assert other.earlier_results(other.take(1)[0]) == (("sr", "2.25.1"), ("sc", "2.25.2"))
+        assert other.earlier_results(other.take(1)[0]) == (("sr", "2.25.1", ""), ("sc", "2.25.2", ""))
         other.close()
 
     def test_failures_come_last_and_are_counted(self, queue):

@@ -175,6 +175,35 @@ def test_results_of_the_wanted_kinds_alone(bench):
     assert not [*bench.folder.glob("*/*.dcm")]
 
 
+def test_a_destination_that_hangs_does_not_keep_a_node_from_ending(tmp_path, monkeypatch):
+    monkeypatch.setattr(node, "STOP_S", 0.2)
+    queue, audit, stop = FilmQueue(tmp_path), AuditLog(tmp_path), threading.Event()
+    begun, over = threading.Event(), threading.Event()
+
+    class Hanging(Destination):
+        def send(self, results: Sequence[Path]) -> Iterator[Answer]:
+            begun.set()
+            over.wait(60)
+            yield Answer(Verdict.DEFERRED, "it was cut")
+
+        def cut(self) -> None:
+            over.set()
+
+    queue.add(film(1), "1", "1.2.3.1", "MODALITY@10.0.0.7")
+    (taken,) = queue.take(1)
+    queue.result_places(taken, 1)[0].write_bytes(b"report")
+    queue.read(taken, [("sr", "2.25.1")], False, [Hanging.name])
+    courier = Courier(queue, audit, Hanging(), stop)
+    courier.start()
+    assert begun.wait(60)
+    stop.set()
+    node.end_all([courier])
+    assert over.is_set() and not courier.is_alive()
+    assert queue.status()["results"] == {"waiting": 1}
+    audit.close()
+    queue.close()
+
+
 def test_a_destination_that_comes_and_goes(bench):
     off = Answer(Verdict.DEFERRED, "status 0xA700")
     destination = Destination(None, None, off, Answer(Verdict.TAKEN), None, off)

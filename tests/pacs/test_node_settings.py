@@ -65,6 +65,8 @@ def test_flags_go_before_the_file(tmp_path):
     [
         (("port = 11113", "port = 70000"), ["field port", "70000", "1 to 65535"]),
         (("port = 11113", 'port = "x"'), ["field port", "'x'"]),
+        (("PACS@10.0.0.5:104", "CXRLINES@127.0.0.1:11113"), ["field to is 'CXRLINES@127.0.0.1:11113'", "itself"]),
+        (("ARCHIVE@[::1]:11112", "CXRLINES@localhost:11113"), ["field to is 'CXRLINES@localhost:11113'", "itself"]),
         (("MODALITY", "A NAME THAT IS TOO LONG"), ["field calling.0", "1 to 16"]),
         (("PACS@10.0.0.5:104", "PACS:104"), ["field to.0", "AET@HOST:PORT"]),
         (("PACS@10.0.0.5:104", "PACS@10.0.0.5:0"), ["field to.0", "1 to 65535"]),
@@ -96,6 +98,12 @@ def test_what_is_wrong_is_said_with_its_field(tmp_path, change, words):
         load_settings(tmp_path / "node.toml", {})
     text = str(caught.value)
     assert all(word in text for word in (*words, "node.toml")), text
+
+
+def test_another_node_may_have_the_same_name_or_port(tmp_path):
+    for other in ("CXRLINES@127.0.0.1:11114", "OTHER@127.0.0.1:11113", "CXRLINES@192.0.2.7:11113"):
+        (tmp_path / "node.toml").write_text(CONFIG.replace("PACS@10.0.0.5:104", other))
+        assert str(load_settings(tmp_path / "node.toml", {}).to[0]) == other
 
 
 def test_results_are_all_kinds_or_those_named(tmp_path):

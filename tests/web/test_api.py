@@ -163,6 +163,30 @@ def test_films_of_the_page_are_kept_by_a_random_name_until_they_are_forgotten(we
     assert server("GET", f"/v1/films/{second['id']}/drawing.png").status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("accept", "status", "given"),
+    [
+        ("image/png;q=0.1, application/json", 200, "application/json"),
+        ("application/json;q=0.5, image/png;q=0.6", 200, "image/png"),
+        ("text/html, application/json;q=0.9, image/png; q=0.9", 200, "application/json"),
+        ("*/*;q=0.1, image/png", 200, "image/png"),
+        ("image/png;q=0, */*;q=0", 406, "application/problem+json"),
+        ("image/png;q=often", 200, "image/png"),
+    ],
+)
+def test_the_weights_of_accept_count(web, accept, status, given):
+    server = web()
+    answer = server("POST", "/v1/read", headers={**JPEG, "Accept": accept}, content=EXAMPLE)
+    assert (answer.status_code, answer.headers["content-type"].split(";")[0]) == (status, given)
+
+
+def test_head_is_answered_where_services_are_watched(web):
+    server = web()
+    for path in ("/", "/healthz"):
+        answer = server("HEAD", path)
+        assert answer.status_code == 200 and answer.content == b""
+
+
 def test_a_drawing_is_given_to_who_accepts_pictures(web):
     answer = web()("POST", "/v1/read", headers={**JPEG, "Accept": "image/png"}, content=EXAMPLE)
     assert answer.headers["content-type"] == "image/png"

@@ -18,11 +18,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cxrlines.core.errors import Error
 from cxrlines.core.files import OutputError, replacing, write_text
 from cxrlines.core.film import Film, film_name
 from cxrlines.core.text import plural, shown
-from cxrlines.corrections.correction import Correction, CorrectionError
+from cxrlines.corrections.correction import CorrectedLine, Correction, CorrectionError, Mark
 from cxrlines.corrections.correction_journal import Journal, JournalError, line_of
 from cxrlines.corrections.project_tables import CorrectedFilm, write_tables
 from cxrlines.io.dicom.header import parse
@@ -196,7 +198,8 @@ class Project:
             what = f"{folder}: is not a project of corrections (it has no {JOURNAL}) and not empty"
             raise ProjectError(what, "name a project, or a new folder")
         try:
-            (folder / FILMS).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(0o700, parents=True, exist_ok=True)  # it holds films of patients
+            (folder / FILMS).mkdir(exist_ok=True)
             (folder / FINDINGS).mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"{folder}: cannot be made ({error.strerror})", "name another folder") from None
@@ -219,6 +222,13 @@ class Project:
             if findings and line.of is not None and line.of >= lines:
                 what = f"lines.{number} is of line {line.of} of the model, which found {lines}"
                 raise CorrectionError(what, "count its lines from 0")
+            if line.of is not None and line.of in (of := [each.of for each in correction.lines[:number]]):
+                what = f"lines.{number} is of line {line.of} of the model, as lines.{of.index(line.of)} is"
+                raise CorrectionError(
+                    what, "name each of the model's lines once; a further line is drawn, without `of`"
+                )
+            if findings and line.of is not None and line.mark is Mark.ACCEPTED:
+                _check_accepted(f"lines.{number}", line, findings["lines"][line.of])
 
     def _new(self, film: bytes, digest: str, name: str, decoded: Film) -> SavedFilm:
         plain = re.sub(r"[^A-Za-z0-9_-]+", "_", film_name(Path(name.replace("\\", "/")))).strip("_")[:64] or "film"
@@ -301,6 +311,17 @@ class Project:
             findings_file=self.folder / FINDINGS / Path(findings).name if findings else None,
             history=(*(earlier.history if earlier else ()), Correction.of(entry["correction"])),
         )
+
+
+def _check_accepted(name: str, line: CorrectedLine, found: Mapping[str, Any]) -> None:
+    """`CorrectionError` unless an accepted line is the model's, to a pixel as it may have been rounded."""
+    if line.device.name != found["device"]:
+        what = f"{name} is accepted as {line.device.name}, but line {line.of} of the model is {found['device']}"
+        raise CorrectionError(what, "reject that line, and draw another")
+    path, points = np.array(found["path"]), np.array(line.points)
+    if path.shape != points.shape or np.abs(path - points).max() > 1:
+        what = f"{name} is accepted, but its points are not those of line {line.of} of the model"
+        raise CorrectionError(what, "give the model's points, or mark it as moved")
 
 
 def _shape(film: Film | None) -> tuple[int, int]:

@@ -8,7 +8,10 @@ the same bytes.
 
 import random
 import re
+import socket
 import ssl
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from enum import StrEnum
@@ -19,8 +22,10 @@ from urllib.parse import urljoin
 import pydicom
 import requests
 from dicomweb_client.api import DICOMwebClient
-from pydicom.uid import UID
-from pynetdicom import AE, build_context
+from pydicom.uid import UID, ImplicitVRLittleEndian
+from pynetdicom import AE, build_context, evt
+from requests.adapters import HTTPAdapter
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ProtocolError
 
 from cxrlines.core.errors import Error
@@ -28,7 +33,9 @@ from cxrlines.pacs.node_settings import Certificates, Peer, client_tls
 from cxrlines.pacs.receiver import TIMEOUT_S
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
-CUT = "the connection ended over it, or no answer came in time"
+SLOWEST = 50_000
+"""Bytes/s that a result may take to get there."""
+CUT = "the connection ended over it"
 NOT_NAMED = "the response names it neither as stored nor as failed"
 MEDIA_TYPES = ("application/dicom+json", "application/json", "application/dicom+xml", "application/xml")
 """Of a Store Instances Response."""
@@ -65,6 +72,15 @@ class Destination(Protocol):
         `Unreachable`."""
         ...
 
+    def cut(self) -> None:
+        """End what another thread sends: its result is deferred, or the destination unreachable."""
+        ...
+
+
+def allowed_s(result: Path) -> float:
+    """Seconds that a result may take from its first byte to the answer."""
+    return TIMEOUT_S + result.stat().st_size / SLOWEST
+
 
 def pause_s(failures: int, rng: random.Random) -> float:
     """Seconds to wait after so many failures in a row (from 1 on): doubled each time, with jitter."""
@@ -76,6 +92,7 @@ class StorageNode:
 
     def __init__(self, peer: Peer, aet: str, tls: ssl.SSLContext | None = None) -> None:
         self.name, self._peer, self._tls = str(peer), peer, tls
+        self._connection: socket.socket | None = None
         self._ae = AE(ae_title=aet)
         self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = TIMEOUT_S
         self._ae.connection_timeout = TIMEOUT_S
@@ -83,12 +100,15 @@ class StorageNode:
     def send(self, results: Sequence[Path]) -> Iterator[Answer]:
         """As `Destination`."""
         kinds = [_kind(path) for path in results]
+        # The default transfer syntax too (PS3.5 10.1), in a context of its own: who takes both gets files as they are.
+        offered = dict.fromkeys(each for kind in kinds for each in (kind, (kind[0], str(ImplicitVRLittleEndian))))
         association = self._ae.associate(
             self._peer.host,
             self._peer.port,
-            [build_context(sop_class, syntax) for sop_class, syntax in dict.fromkeys(kinds)],
+            [build_context(sop_class, syntax) for sop_class, syntax in offered],
             self._peer.aet,
             tls_args=(self._tls, self._peer.host) if self._tls else None,
+            evt_handlers=[(evt.EVT_CONN_OPEN, self._opened)],
         )
         if not association.is_established:
             if association.rejected_contexts and not association.accepted_contexts:
@@ -99,19 +119,30 @@ class StorageNode:
         try:
             accepted = {(str(c.abstract_syntax), str(c.transfer_syntax[0])) for c in association.accepted_contexts}
             for path, (sop_class, syntax) in zip(results, kinds, strict=True):
-                if (sop_class, syntax) not in accepted:
+                implicit = (sop_class, syntax) not in accepted
+                if implicit and (sop_class, str(ImplicitVRLittleEndian)) not in accepted:
                     yield _not_accepted(sop_class, syntax)
                     continue
                 if not association.is_established:
                     raise Unreachable("the association was cut")
-                status = association.send_c_store(path)
+                association.dimse_timeout, begun = allowed_s(path), time.monotonic()
+                status = association.send_c_store(_in_implicit_vr(path) if implicit else path)
                 if "Status" not in status:
-                    yield Answer(Verdict.DEFERRED, CUT)
+                    yield Answer(Verdict.DEFERRED, _no_answer(path, begun, allowed_s(path)))
                     return
                 yield answer_to_status(int(status.Status))
         finally:
             if association.is_established:
                 association.release()
+
+    def cut(self) -> None:
+        """As `Destination`."""
+        if self._connection is not None:
+            _shut(self._connection)
+
+    def _opened(self, event: Any) -> None:
+        self._connection = event.assoc.dul.socket.socket
+        self._connection.settimeout(TIMEOUT_S)  # for a peer that reads no more; the answer has a time of its own
 
 
 class StowService:
@@ -129,6 +160,9 @@ class StowService:
     def __init__(self, url: str, token: Path | None = None, tls: Certificates | None = None) -> None:
         self.name, self._token = url, token
         self._session = session = requests.Session()
+        self._connections = _Connections()
+        session.mount("http://", self._connections)
+        session.mount("https://", self._connections)
         if tls is not None:
             session.verify = str(tls.ca) if tls.ca else True
             if tls.cert:
@@ -145,18 +179,30 @@ class StowService:
             with suppress(Error):  # while the file is being replaced the last token holds
                 self._authorize(read_token(self._token))
         for path in results:
+            allowed, begun = TIMEOUT_S + allowed_s(path), time.monotonic()  # to connect, too
+            late = threading.Timer(allowed, self.cut)  # a time for each read is none for an answer byte by byte
+            late.daemon = True
+            late.start()
             try:
                 result = pydicom.dcmread(path)
                 reply = self._client.store_instances([result])
             except requests.HTTPError as error:
                 yield answer_to_http(error, str(result.SOPInstanceUID))
             except (requests.RequestException, ValueError) as error:  # no answer, or one that is no DICOM
-                if _ended_over_it(error):
-                    yield Answer(Verdict.DEFERRED, CUT)
+                why = _no_answer(path, begun, TIMEOUT_S if isinstance(error, requests.ReadTimeout) else allowed)
+                if _ended_over_it(error) or why != CUT:
+                    yield Answer(Verdict.DEFERRED, why)
                     return
                 raise Unreachable(f"no answer that can be understood ({type(error).__name__})") from None
             else:
                 yield answer_to_stow(reply, str(result.SOPInstanceUID))
+            finally:
+                late.cancel()
+
+    def cut(self) -> None:
+        """As `Destination`."""
+        for connection in self._connections.opened:
+            _shut(connection)
 
     def _authorize(self, token: str) -> None:
         self._session.headers["Authorization"] = f"Bearer {token}"
@@ -248,6 +294,63 @@ def destinations_of(
     ]
 
 
+class _Connections(HTTPAdapter):
+    """Opens connections of a session.
+
+    Attributes:
+        opened: The last one, which another thread may end.
+    """
+
+    def __init__(self) -> None:
+        self.opened: list[socket.socket] = []
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **more: Any) -> None:
+        """As of `HTTPAdapter`."""
+        super().init_poolmanager(*args, **more)
+        opened = self.opened
+
+        def noting(pool: type[HTTPConnectionPool]) -> type[HTTPConnectionPool]:
+            class Connection(pool.ConnectionCls):  # type: ignore[name-defined,misc]
+                def connect(self) -> None:
+                    super().connect()
+                    opened[:] = [self.sock]
+
+            return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+        pools = {"http": noting(HTTPConnectionPool), "https": noting(HTTPSConnectionPool)}
+        self.poolmanager.pool_classes_by_scheme = pools
+
+
+def _shut(connection: socket.socket) -> None:
+    """End a connection that another thread reads or writes."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _no_answer(path: Path, begun: float, allowed: float) -> str:
+    """Why a result that was begun at a time (`time.monotonic`) has no answer: too slow, or the connection ended."""
+    if time.monotonic() - begun < allowed:
+        return CUT
+    return f"no answer within {allowed:.0f} s, for {path.stat().st_size} bytes"
+
+
+def _in_implicit_vr(path: Path) -> pydicom.Dataset:
+    """A file in explicit VR little endian, to be sent in implicit VR; values stay as they are, byte for byte."""
+    dataset = pydicom.dcmread(path)
+    _made_implicit(dataset)
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return dataset
+
+
+def _made_implicit(dataset: pydicom.Dataset) -> None:
+    for tag, element in list(dataset.items()):
+        if element.VR == "SQ":
+            for item in dataset[tag].value:
+                _made_implicit(item)
+    dataset.set_original_encoding(True, True)  # or names would be read and encoded anew
+
+
 def _ended_over_it(error: Exception) -> bool:
     """Whether a service took a connection, and ended it, or was silent, instead of an answer."""
     ended = isinstance(error, requests.ConnectionError) and isinstance(error.args[0], ProtocolError)
@@ -262,7 +365,8 @@ def _kind(path: Path) -> tuple[str, str]:
 
 def _not_accepted(sop_class: str, syntax: str) -> Answer:
     """The answer to a result whose presentation context a node does not accept."""
-    return Answer(Verdict.REFUSED, f"does not accept {UID(sop_class).name} in {UID(syntax).name}")
+    names = " or ".join(UID(each).name for each in dict.fromkeys((syntax, str(ImplicitVRLittleEndian))))
+    return Answer(Verdict.REFUSED, f"does not accept {UID(sop_class).name} in {names}")
 
 
 def _rejection(association: object) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrlines.core.files import replacing
-from cxrlines.pacs.queue_database import GONE, FilmState, QueueDatabase, now, revive, unusable
+from cxrlines.pacs.queue_database import GONE, PRIVATE, FilmState, QueueDatabase, now, revive, unusable
 
 MAX_TRIES = 12
 """How often a destination may defer one result before it is a dead letter; with the waits between, hours."""
@@ -71,7 +71,7 @@ class FilmQueue(QueueDatabase):
         self._films, self._results = self.folder / "films", self.folder / "results"
         for place in (self._films, self._results):
             try:
-                place.mkdir(parents=True, exist_ok=True)
+                place.mkdir(PRIVATE, parents=True, exist_ok=True)
             except OSError as error:
                 raise unusable(folder, error) from None
 
@@ -80,11 +80,20 @@ class FilmQueue(QueueDatabase):
     def add(self, data: bytes, digest: str, sop_uid: str, peer: str) -> int | None:
         """Keep a film, its DICOM file's bytes, and return its number once it is on disk; None if it is known.
 
-        `digest` is that of its dataset (sha256, hex): with its UID and the model it says whether it is known.
+        `digest` is that of its dataset (sha256, hex). A film is known if it is the last version of its UID that came,
+        for this model: one that comes back after another is read again, as that one's results were the last word.
         """
-        known = "SELECT number FROM films WHERE sop_uid=? AND digest=? AND model=?"
+        versions = self.rows("SELECT digest, model FROM films WHERE sop_uid=? ORDER BY number", (sop_uid,))
+        same = [
+            row["digest"] for row in versions if row["digest"].split("#")[0] == digest and row["model"] == self.model
+        ]
+        is_known = bool(same) and (versions[-1]["digest"], versions[-1]["model"]) == (same[-1], self.model)
+        if is_known:
+            digest = same[-1]
+        elif same:
+            digest = f"{digest}#{len(same) + 1}"
         key = (sop_uid, digest, self.model)
-        if not self.row(known, key):
+        if not is_known:
             path = self._film_path({"sop_uid": sop_uid, "digest": digest, "model": self.model})
             with replacing(path) as aside:
                 aside.write_bytes(data)
@@ -148,14 +157,20 @@ class FilmQueue(QueueDatabase):
                 db.execute("UPDATE films SET state=? WHERE number=?", (FilmState.READING, row["number"]))
         return [QueuedFilm(row["number"], row["sop_uid"], self._film_path(row), row["tries"]) for row in rows]
 
-    def earlier_results(self, film: QueuedFilm) -> tuple[tuple[str, str], ...]:
-        """(kind, SOP Instance UID) of the results of the same instance with other content, or by another model."""
+    def earlier_results(self, film: QueuedFilm) -> tuple[tuple[str, str, str], ...]:
+        """(kind, SOP Instance UID, Study Instance UID) of the results of the same instance with other content, or by
+        another model; the study is empty where an earlier release did not note it."""
         rows = self.rows(
-            "SELECT d.kind, d.sop_uid, min(d.number) first FROM deliveries d JOIN films f ON d.film = f.number "
+            "SELECT d.kind, d.sop_uid, coalesce(s.uid, '') study, min(d.number) first FROM deliveries d "
+            "JOIN films f ON d.film = f.number LEFT JOIN studies s ON s.film = f.number "
             "WHERE f.sop_uid=? AND f.number<? GROUP BY d.kind, d.sop_uid ORDER BY first",
             (film.sop_uid, film.number),
         )
-        return tuple((row["kind"], row["sop_uid"]) for row in rows)
+        return tuple((row["kind"], row["sop_uid"], row["study"]) for row in rows)
+
+    def is_of(self, film: QueuedFilm, study_uid: str) -> None:
+        """Note a film's study, for results that replace its own."""
+        self.execute("INSERT OR REPLACE INTO studies VALUES (?,?)", (film.number, study_uid))
 
     def result_places(self, film: QueuedFilm, count: int) -> tuple[Path, ...]:
         """Where the results of a film are to be, whole and on disk, before `read`."""

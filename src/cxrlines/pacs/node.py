@@ -40,6 +40,8 @@ BATCH = 12
 """Results an association; urgent ones that come meanwhile go before the next batch."""
 POLL_S = 1.0
 """How often the queue is looked into all the same: another process may have changed it (`--retry`)."""
+STOP_S = 45.0
+"""How long results on their way are waited for at the end; then they are cut off, to be sent again."""
 LATERAL = ("LL", "RL", "LATERAL", "LLD", "RLD")
 """View Positions of films that are not frontal."""
 NO_RESULT = "has no result of the kinds in `results`"
@@ -88,10 +90,7 @@ def run_node(
         finally:
             stop.set()
             receiver.close()
-            for courier in couriers:
-                courier.wake.set()
-                if courier.is_alive():
-                    courier.join()
+            end_all(couriers)
             audit.write("stopped")
 
 
@@ -180,7 +179,8 @@ class _Reading:
         found = _said(film, outcome) if isinstance(outcome, FilmError) else outcome
 
         def order() -> Order:
-            earlier = tuple(Replaced(Kind(kind), uid) for kind, uid in self._queue.earlier_results(film))
+            earlier = tuple(Replaced(Kind(kind), *uids) for kind, *uids in self._queue.earlier_results(film))
+            self._queue.is_of(film, parse(film.path.read_bytes(), ("StudyInstanceUID",)).text("StudyInstanceUID"))
             places = self._queue.result_places(film, len(self._kinds))
             return Order(film.path, found, self._pool.read_by, earlier, self._kinds, places)
 
@@ -313,3 +313,15 @@ class Courier(threading.Thread):
         tries = parcel.tries + 1
         if tries < MAX_TRIES:  # then it is a dead letter
             self._deferred[parcel.number] = time.monotonic() + (tries + 1) * pause_s(tries, self._rng)
+
+
+def end_all(couriers: Sequence[Courier]) -> None:
+    """Wait, after a stop, for what couriers are sending; what takes longer than `STOP_S` is cut off."""
+    for courier in couriers:
+        courier.wake.set()
+    for late in (False, True):
+        end = time.monotonic() + STOP_S
+        for courier in filter(Courier.is_alive, couriers):
+            if late:
+                courier.destination.cut()
+            courier.join(max(0.0, end - time.monotonic()))

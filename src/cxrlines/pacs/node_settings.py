@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import socket
 import ssl
 from pathlib import Path
 from typing import Annotated, Any
@@ -164,7 +165,24 @@ def load_settings(config: Path | None, flags: dict[str, Any]) -> NodeSettings:
         raise _problem(error, config, given) or _missing(found, config) from None
     if not made.to and not made.stow:
         raise _missing(found, config)
+    if itself := next((peer for peer in made.to if _is_itself(peer, made)), None):
+        where = "--to" if "to" in given or config is None else f"--config {config}: field to"
+        what = f"{where} is {str(itself)!r}: that is this node itself, which would get its own results"
+        raise Error(what, "name the PACS, AET@HOST:PORT")
     return made
+
+
+def _is_itself(peer: Peer, settings: NodeSettings) -> bool:
+    """Whether a destination has the node's AE title and port, and an address of this computer."""
+    if (peer.aet, peer.port) != (settings.aet, settings.port):
+        return False
+    try:
+        address = socket.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)[0][4]
+        with socket.socket(socket.AF_INET6 if len(address) == 4 else socket.AF_INET, socket.SOCK_STREAM) as trial:
+            trial.bind((address[0], 0))  # which only an address of this computer allows
+    except OSError:
+        return False
+    return True
 
 
 def server_tls(files: Certificates | None) -> ssl.SSLContext | None:

@@ -12,6 +12,8 @@ from typing import Any
 from cxrlines.core.errors import Error
 
 DATABASE = "queue.sqlite"
+PRIVATE = 0o700
+"""Mode of a queue's folder: it holds films of patients."""
 GONE = "its destination is no longer in the settings"
 """Why a delivery is a dead letter that nobody can take up: it waits for its destination to be named again."""
 
@@ -42,6 +44,7 @@ CREATE TABLE IF NOT EXISTS deliveries (
   UNIQUE (film, object, destination));
 CREATE INDEX IF NOT EXISTS deliveries_by_state ON deliveries (destination, state, urgent, number);
 CREATE INDEX IF NOT EXISTS deliveries_by_film ON deliveries (film);
+CREATE TABLE IF NOT EXISTS studies (film INTEGER PRIMARY KEY, uid TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counts (what TEXT PRIMARY KEY, number INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS destinations (name TEXT PRIMARY KEY, problem TEXT NOT NULL, since TEXT NOT NULL);
 """
@@ -61,7 +64,7 @@ class QueueDatabase:
     def __init__(self, folder: Path) -> None:
         self.folder, self._lock = Path(folder), threading.RLock()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(PRIVATE, parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
                 self.folder / DATABASE, isolation_level=None, check_same_thread=False, timeout=60
             )
@@ -177,7 +180,7 @@ def unusable(folder: Path, error: Exception) -> Error:
 def held(folder: Path) -> Iterator[None]:
     """Hold a queue's folder, until the block or the process ends. `Error` where another node holds it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(PRIVATE, parents=True, exist_ok=True)
         lock = sqlite3.connect(folder / "lock", isolation_level=None, timeout=0)
     except (OSError, sqlite3.Error) as error:
         raise unusable(folder, error) from None

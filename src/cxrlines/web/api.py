@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def _add_reading(app: FastAPI, service: Service) -> None:
 
 
 def _add_page(app: FastAPI, service: Service) -> None:
-    @app.get("/", include_in_schema=False)
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> Response:
         return FileResponse(STATIC / "index.html", media_type="text/html; charset=utf-8")
 
@@ -243,6 +244,7 @@ def _add_similar(app: FastAPI, service: Service) -> None:
 
 
 def _add_watching(app: FastAPI, service: Service, guard: Guard) -> None:
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", summary="Whether it takes films")
     async def health() -> Response:
         status = "draining" if guard.draining else "ready"
@@ -274,10 +276,12 @@ async def _read_all(service: Service, uploads: list[Upload]) -> dict[str, Any]:
 
 
 def _wanted(request: Request) -> str:
-    """The first media type of `Accept` that there is; JSON where everything is accepted. `Problem` 406 for none."""
-    accept = request.headers.get("accept", "*/*")
-    given = [part.split(";")[0].strip().lower() for part in accept.split(",")]
-    for media in given:
+    """The media type that `Accept` wants most (by q, then the first) of those that there are; JSON where everything is
+    accepted. `Problem` 406 for none."""
+    given = [_weighed(part) for part in request.headers.get("accept", "*/*").split(",")]
+    for weight, media in sorted(given, key=lambda each: -each[0]):
+        if weight <= 0:
+            break
         if media in ("*/*", "application/*", JSON):
             return JSON
         if media in KINDS or media == "image/*":
@@ -285,6 +289,13 @@ def _wanted(request: Request) -> str:
     raise Problem(
         406, "not-acceptable", "Accept names nothing that can be answered", f"accept {JSON}, {DICOM} or {PNG}"
     )
+
+
+def _weighed(part: str) -> tuple[float, str]:
+    """(q, media type) of a part of `Accept`; a q that is no number counts as 1."""
+    media, *parameters = part.lower().split(";")
+    weight = next((text.partition("=")[2] for text in map(str.strip, parameters) if text.startswith("q=")), "1")
+    return float(weight) if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{0,9})?", weight.strip()) else 1.0, media.strip()
 
 
 def _device(device: Device) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import { corrections, saveCorrections } from "./api.js";
 import { capital, h, s, say } from "./dom.js";
-import { drawnOf } from "./worklist.js";
+import { drawnOf, takeOver } from "./worklist.js";
 
 const REACH = 10; // screen pixels within which a point is taken hold of
 const MOST_BACK = 100; // steps that can be undone
@@ -101,6 +101,7 @@ export class Corrector {
     if (!film.edit) {
       try {
         film.edit = begun(film, await this.list.kept(film, corrections), this.devices);
+        if (film.before) takeOver(film);
       } catch (problem) {
         return say(problem.message);
       }
@@ -306,7 +307,8 @@ export class Corrector {
   part(film) {
     const button = h("button", { type: "button", "aria-expanded": String(Boolean(film.correcting)), "data-correct": "", onclick: () => this.toggle(film) },
       film.correcting ? "Close" : "Correct", h("kbd", {}, "E"));
-    if (!film.correcting) return h("div", { class: "row" }, button, film.edit?.saved && h("span", { class: "dim" }, film.edit.saved));
+    const said = film.before ? "Read again by another model; what you had not saved comes back here." : film.edit?.saved;
+    if (!film.correcting) return h("div", { class: "row" }, button, said && h("span", { class: "dim" }, said));
     const { edit } = film;
     const open = edit.lines.filter((line) => line.mark === null).length;
     const author = h("input", { type: "text", value: localStorage.getItem("author") ?? "", autocomplete: "name", maxlength: 200,
@@ -412,7 +414,7 @@ export class Corrector {
   }
 
   _note(film, note, failed) {
-    Object.assign(film.edit, { note, failed });
+    Object.assign(film.edit ?? {}, { note, failed }); // there is none once another model has read the film
     this.redraw();
   }
 }

@@ -6,7 +6,7 @@ import { $, h, say } from "./dom.js";
 import { findingsPanel } from "./findings.js";
 import { similarPart } from "./similar.js";
 import { Viewer } from "./viewer.js";
-import { Worklist, stateOf } from "./worklist.js";
+import { Worklist, mayGo, stateOf } from "./worklist.js";
 
 const list = new Worklist();
 const main = new Viewer("Film; arrow keys pan, plus and minus zoom");
@@ -30,6 +30,10 @@ async function begin() {
   showDevices(true);
   if (state.about.project) corrector = new Corrector(main, state.devices, list, redraw);
   if (state.about.project) $("stored").textContent = "They are read by this server and kept in its memory; what you correct and save is stored.";
+  sayWhatReads();
+}
+
+function sayWhatReads() {
   $("what-reads").textContent = `cxrlines ${state.about.version} · weights ${state.about.bundle}`;
   $("what-reads").title = state.about.notice;
 }
@@ -179,7 +183,7 @@ const actions = {
   help: () => ($("help").open ? $("help").close() : $("help").showModal()),
   choose: () => $("file").click(),
   clear() {
-    for (const film of [...list.films]) list.remove(film);
+    if (mayGo(list.films)) for (const film of [...list.films]) list.remove(film);
   },
   async example() {
     try {
@@ -262,7 +266,7 @@ document.addEventListener("paste", (event) => {
   if (event.clipboardData?.files.length) list.add(event.clipboardData.files);
 });
 window.addEventListener("beforeunload", (event) => {
-  if (list.films.some((film) => film.edit?.changed)) event.preventDefault();
+  if (list.films.some((film) => film.edit?.changed || film.before)) event.preventDefault();
 });
 window.addEventListener("unhandledrejection", (event) => {
   if (event.reason instanceof Problem) say(event.reason.message);
@@ -270,6 +274,12 @@ window.addEventListener("unhandledrejection", (event) => {
 
 list.addEventListener("choose", chosen);
 list.addEventListener("read", buttons);
+list.addEventListener("answered", async () => {
+  const asked = list.films.filter((film) => film.answer).map((film) => film.answer.findings.bundle);
+  if (asked.every((bundle) => bundle === state.about.bundle)) return;
+  state.about = await about(); // the server was started again with another model
+  sayWhatReads();
+});
 for (const viewer of [main, beside]) {
   viewer.addEventListener("touched", () => {
     state.active = viewer;

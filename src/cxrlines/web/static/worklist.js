@@ -1,6 +1,6 @@
 // The films of the page: read one after the other, the urgent first in the list.
 
-import { forget, part, readFilm } from "./api.js";
+import { forget, part, Problem, readFilm } from "./api.js";
 import { $, capital, h, say } from "./dom.js";
 import { pictures } from "./viewer.js";
 
@@ -40,13 +40,16 @@ export class Worklist extends EventTarget {
 
   remove(film) {
     const place = this.films.indexOf(film);
+    const focused = document.activeElement?.parentElement?.querySelector("[data-film]")?.dataset.film === String(film.key);
     if (film.answer) forget(film.answer.id);
     this.films = this.films.filter((each) => each !== film);
     this.recent = this.recent.filter((each) => each !== film);
     film.levels = null;
     film.gone = true;
-    if (this.current === film) this.choose(this.films[Math.min(place, this.films.length - 1)] ?? null);
+    const next = this.films[Math.min(place, this.films.length - 1)] ?? null;
+    if (this.current === film) this.choose(next);
     this.render();
+    if (focused) (document.querySelector(`[data-film="${next?.key}"]`) ?? document.querySelector(".welcome button"))?.focus();
   }
 
   choose(film) {
@@ -80,9 +83,34 @@ export class Worklist extends EventTarget {
       return await asking(film.answer.id);
     } catch (problem) {
       if (problem.code !== "film-not-kept") throw problem;
-      film.answer.id = (await readFilm(film.file)).id;
+      const answer = await readFilm(film.file);
+      const { bundle } = film.answer.findings;
+      if (answer.findings.bundle === bundle) film.answer.id = answer.id;
+      else throw this._readByAnother(film, answer);
       return asking(film.answer.id);
     }
+  }
+
+  /** Another model reads here since: its answer replaces the film's, as the two do not go together. */
+  _readByAnother(film, answer) {
+    const before = film.edit?.changed ? film.edit : film.before;
+    Object.assign(film, { before, edit: null, correcting: false, levels: null });
+    this._answered(film, answer);
+    if (this.current === film) this.dispatchEvent(new Event("choose"));
+    this.render();
+    const unsaved = before ? " What you corrected and did not save comes back with Correct, as lines drawn." : "";
+    say(`${film.name} was read again by another model.`);
+    return new Problem({
+      code: "another-model", detail: "another model reads here now, and the film was read again",
+      way_out: `look at its findings, and ask once more.${unsaved}`,
+    });
+  }
+
+  _answered(film, answer) {
+    film.answer = answer;
+    film.drawn = drawnOf(answer);
+    film.status = answer.words.refused ? "refused" : answer.words.urgent ? "urgent" : "done";
+    this.dispatchEvent(new Event("answered"));
   }
 
   part = (film, name, headers) => this.kept(film, (id) => part(id, name, headers));
@@ -97,9 +125,7 @@ export class Worklist extends EventTarget {
     try {
       const answer = await readFilm(film.file);
       if (film.gone) return void forget(answer.id);
-      film.answer = answer;
-      film.drawn = drawnOf(answer);
-      film.status = answer.words.refused ? "refused" : answer.words.urgent ? "urgent" : "done";
+      this._answered(film, answer);
     } catch (problem) {
       film.problem = problem.message;
       film.status = "failed";
@@ -116,11 +142,12 @@ export class Worklist extends EventTarget {
   }
 
   render() {
-    const focused = document.activeElement?.dataset?.film;
+    const row = $("films").contains(document.activeElement) && document.activeElement;
+    const focused = row && `[data-film="${row.parentElement.querySelector("[data-film]").dataset.film}"]${row.className === "remove" ? " + .remove" : ""}`;
     $("films").replaceChildren(...this.films.map((film) => this._row(film)));
     $("count").textContent = countOf(this.films);
     $("clear").hidden = this.films.length < 2;
-    if (focused) document.querySelector(`[data-film="${focused}"]`)?.focus();
+    if (focused) document.querySelector(focused)?.focus();
   }
 
   _row(film) {
@@ -129,10 +156,25 @@ export class Worklist extends EventTarget {
       "aria-current": film === this.current ? "true" : null, onclick: () => this.choose(film),
     }, h("span", { class: "name" }, film.name), h("span", { class: "state" }, stateOf(film)));
     const away = h("button", {
-      type: "button", class: "remove", "aria-label": `Remove ${film.name}`, title: "Remove", onclick: () => this.remove(film),
+      type: "button", class: "remove", "aria-label": `Remove ${film.name}`, title: "Remove", onclick: () => mayGo([film]) && this.remove(film),
     }, "×");
     return h("li", {}, main, away);
   }
+}
+
+/** What was said of a film and not saved before another model read it: its lines, as drawn, labels and the rest. */
+export function takeOver(film) {
+  const { lines, labels, landmarks, comment } = film.before;
+  const kept = lines.filter((line) => line.mark && line.mark !== "rejected").map((line) => ({ ...line, of: null, mark: "drawn", handles: null }));
+  Object.assign(film.edit, { lines: [...film.edit.lines, ...kept], labels, landmarks, comment, changed: true });
+  film.before = null;
+}
+
+/** Whether films may be removed: a person is asked where corrections of them are not saved. */
+export function mayGo(films) {
+  const unsaved = films.filter((film) => film.edit?.changed || film.before);
+  const names = unsaved.map((film) => film.name).join(", ");
+  return !unsaved.length || window.confirm(`Corrections of ${names} are not saved. Remove all the same?`);
 }
 
 /** How many films were read, and how many were not and why; the others are still to come. */

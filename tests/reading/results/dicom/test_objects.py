@@ -111,6 +111,44 @@ def test_results_name_those_that_they_replace(results):
     assert not uids(old) & uids(new)
 
 
+def test_earlier_reports_are_named_in_the_studies_in_which_they_are(results):
+    replaces = [Replaced(Kind.REPORT, f"2.25.{n}", study) for n, study in enumerate(("1.2.9", "", "1.2.9"))]
+    made = result_objects(results.film_file(), results.found(), results.read_by, replaces=replaces)
+    moved, own = opened(made[0]).PredecessorDocumentsSequence
+    assert (moved.StudyInstanceUID, own.StudyInstanceUID) == ("1.2.9", opened(made[0]).StudyInstanceUID)
+    assert [len(each.ReferencedSeriesSequence) for each in (moved, own)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ("ISO_IR 144", "ISO_IR 144"),
+        ("ISO-IR 144", "ISO_IR 144"),
+        ("ISO IR 144", "ISO_IR 144"),
+        ("iso_ir_144", "ISO_IR 144"),
+        ("UTF-8", "ISO_IR 192"),
+        ("utf8", "ISO_IR 192"),
+        ("ISO2022IR100\\ISO-2022-IR-144", "ISO 2022 IR 100\\ISO 2022 IR 144"),
+        ("ISO_IR 203", "ISO_IR 203"),
+        ("ISO 2022 IR 203", "ISO 2022 IR 203"),
+        ("KOI8-R", "KOI8-R"),
+        ("", "ISO_IR 100"),
+    ],
+)
+def test_a_character_set_is_rightly_spelt_or_as_the_film_has_it(results, given, written, capfd):
+    """A name in another character set than its own is another's name."""
+    name = b"\xb8\xd2\xd0\xdd"
+    source = results.film_file(PatientName="x" * len(name), SpecificCharacterSet=given.split("\\"))
+    source = source.replace(b"x" * len(name), name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = result_objects(source, results.found(), results.read_by)
+    for each in made:
+        found = parse(each.content, ["TransferSyntaxUID", "SpecificCharacterSet", "PatientName"])
+        assert found.text("SpecificCharacterSet") == written and found["PatientName"].data == name
+    assert capfd.readouterr() == ("", "")
+
+
 def test_patient_study_and_time_are_the_film_s(results):
     for name in ("dx", "latin1", "no-type-2", "no-dates"):
         tags = results.films[name]

@@ -52,6 +52,50 @@ def test_a_viewer_shows_the_film_as_it_is_shown_here(results, state, name):
     assert np.abs(shown(source, state(source)) - ours).max() <= 1
 
 
+def lut_of(entries: int = 4096, data: int | None = None) -> Dataset:
+    lut = Dataset()
+    lut.add_new("LUTDescriptor", "US", [entries, 0, 16])
+    lut.add_new("LUTData", "OW", (np.arange(entries, dtype="<u2") * 16)[:data].tobytes())
+    return lut
+
+
+@pytest.mark.parametrize(
+    ("tags", "wanted"),
+    [
+        ({"WindowCenter": [1000, 2048], "WindowWidth": [1500, 4096]}, (1000, 1500, None)),
+        ({"WindowCenter": [60000, 2000], "WindowWidth": [10, 3000]}, (2000, 3000, None)),  # the first shows nothing
+        ({"WindowCenter": [0, 2000], "WindowWidth": [0, 3000]}, (2000, 3000, None)),
+        ({"WindowCenter": [2000, 1900], "WindowWidth": [-1, 3000]}, (1900, 3000, None)),
+        (
+            {"WindowCenter": [60000, 2000], "WindowWidth": [10, 3000], "VOILUTFunction": ["LINEAR", "SIGMOID"]},
+            (2000, 3000, "SIGMOID"),
+        ),
+        ({"VOILUTSequence": [lut_of()]}, None),  # beside its window
+        ({"VOILUTSequence": [lut_of(), lut_of(2048)]}, None),
+        ({"VOILUTSequence": [lut_of(data=100), lut_of()]}, None),
+        ({"VOILUTSequence": [lut_of(data=100)]}, (2048, 4096, None)),
+    ],
+)
+def test_a_state_has_one_lut_or_one_window_by_which_the_film_is_shown_here(results, state, tags, wanted):
+    """PS3.3 C.11.8: there is no other choice for a viewer."""
+    source = results.film_file(**tags)
+    made = state(source, replace(results.found(), notes=read_film(source).notes))
+    (voi,) = made.SoftcopyVOILUTSequence
+    assert ("VOILUTSequence" in voi) is (wanted is None) is ("WindowCenter" not in voi) is ("WindowWidth" not in voi)
+    if wanted is None:
+        (lut,) = voi.VOILUTSequence
+        assert lut == lut_of() and "VOILUTFunction" not in voi
+    else:
+        assert (voi.WindowCenter, voi.WindowWidth, voi.get("VOILUTFunction")) == wanted
+
+
+def test_windows_that_rest_on_a_broken_rescale_are_not_taken_over(results, state):
+    source = results.film_file(RescaleSlope="1e20", WindowCenter=1, WindowWidth=2)
+    made = state(source, replace(results.found(), notes=read_film(source).notes))
+    assert "RescaleSlope" not in made and made.SoftcopyVOILUTSequence[0].WindowWidth > 1000
+    assert np.abs(shown(source, made) - read_film(source).pixels.astype(int)).max() <= 1
+
+
 def test_a_lut_goes_along(results, state):
     lut = Dataset()
     lut.LUTDescriptor, lut.LUTData = [4096, 0, 16], (np.arange(4096, dtype="<u2") * 16).tobytes()

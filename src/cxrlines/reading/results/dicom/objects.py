@@ -23,10 +23,11 @@ class Kind(StrEnum):
 
 
 class Replaced(NamedTuple):
-    """An earlier result that is no longer true."""
+    """An earlier result that is no longer true; without a study it is of that of the film."""
 
     kind: Kind
     sop_instance_uid: str
+    study_uid: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def result_objects(
             continue
         replaced = [each.sop_instance_uid for each in replaces if each.kind is kind]
         if kind is Kind.REPORT:
-            dataset = structured_report(film, findings, read_by, replaced)
+            studies = [each.study_uid or film.study_uid for each in replaces if each.kind is kind]
+            dataset = structured_report(film, findings, read_by, tuple(zip(studies, replaced, strict=True)))
         elif isinstance(findings, str) or not findings.quality.usable:
             continue
         elif kind is Kind.CAPTURE:

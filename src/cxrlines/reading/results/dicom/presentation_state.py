@@ -12,7 +12,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from cxrlines.core.findings import Findings
+from cxrlines.core.notes import Code
 from cxrlines.io.dicom.decode import gray_span
+from cxrlines.io.dicom.display import FUNCTIONS, windowed
 from cxrlines.io.dicom.header import Elements
 from cxrlines.reading.results.dicom.codes import LANDMARK_CODES
 from cxrlines.reading.results.dicom.datasets import MARK, image_coordinates, new_result, reference_item, replaced_item
@@ -63,8 +65,8 @@ def presentation_state(
     layers = _layers(findings, read_by)
     dataset.GraphicAnnotationSequence = [layer.annotation for layer in layers]
     dataset.GraphicLayerSequence = [_layer_item(order, layer) for order, layer in enumerate(layers, start=1)]
-    _modality_lut(dataset, source.header)
-    _voi_lut(dataset, source)
+    rescaled = _modality_lut(dataset, source.header)
+    dataset.SoftcopyVOILUTSequence = [_voi_lut(source, findings, rescaled)]
     dataset.PresentationLUTShape = "INVERSE" if source.is_inverse else "IDENTITY"
     return dataset
 
@@ -180,34 +182,53 @@ def _text_on_top(words: str) -> Dataset:
     return text
 
 
-def _modality_lut(dataset: Dataset, header: Elements) -> None:
-    items = header["ModalityLUTSequence"].items
-    if items and (lut := _lut(items[0], header)):
-        lut.ModalityLUTType = "US"
-        dataset.ModalityLUTSequence = [lut]
-        return
-    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
-    if slope and intercept is not None:
+def _modality_lut(dataset: Dataset, header: Elements) -> bool:
+    """The film's Modality LUT, else its rescale; whether they can be used, as LUTs and windows rest on them."""
+    if items := header["ModalityLUTSequence"].items:
+        if lut := _lut(items[0], header):
+            lut.ModalityLUTType = "US"
+            dataset.ModalityLUTSequence = [lut]
+        return lut is not None
+    names = ("RescaleSlope", "RescaleIntercept")
+    slope, intercept = (next(iter(header.numbers(name)), 0.0) for name in names)
+    slope = slope or 1.0
+    if not (1e-9 < abs(slope) < 1e9 and abs(intercept) <= 1e9):  # NaN, what is no number, is neither
+        return False
+    if any(name in header for name in names):
         dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = f"{intercept:.10g}", f"{slope:.10g}", "US"
+    return True
 
 
-def _voi_lut(dataset: Dataset, source: SourceFilm) -> None:
-    """The film's LUTs, else its windows; of a film with neither the window that it is shown by here."""
-    header = source.header
-    voi = Dataset()
-    if luts := [lut for item in header["VOILUTSequence"].items if (lut := _lut(item, header))]:
-        voi.VOILUTSequence = luts
-    pairs = zip(header.numbers("WindowCenter"), header.numbers("WindowWidth"), strict=False)
-    windows = [pair for pair in pairs if np.isfinite(pair).all() and pair[1] >= 1]
-    if not windows and not luts:
+def _voi_lut(source: SourceFilm, findings: Findings, rescaled: bool) -> Dataset:
+    """The VOI LUT or the window that the film is shown by here: one of them, no more (PS3.3 C.11.8).
+
+    LUTs go before windows, and of each that shows nothing there is a note. A film with neither gets the window that its
+    values are shown by.
+    """
+    header, voi = source.header, Dataset()
+    passed = [note.code for note in findings.notes]
+    luts = [_lut(item, header) for item in header["VOILUTSequence"].items][passed.count(Code.LUT_IGNORED) :]
+    if rescaled and (lut := next(filter(None, luts), None)):
+        voi.VOILUTSequence = [lut]
+        return voi
+    functions = header.text("VOILUTFunction").upper().split("\\")
+    pairs = list(zip(header.numbers("WindowCenter"), header.numbers("WindowWidth"), strict=False))
+    named = functions if len(functions) == len(pairs) else functions[:1] * len(pairs)
+    windows = [(*pair, name.strip()) for pair, name in zip(pairs, named, strict=True) if pair != (0, 0)]
+    windows = [each for each in windows[passed.count(Code.WINDOW_IGNORED) :] if _has_meaning(*each)]
+    if rescaled and windows:
+        centre, width, function = windows[0]
+        if function in FUNCTIONS:
+            voi.VOILUTFunction = function
+    else:
         black, white = gray_span(source.data)
-        windows = [((black + white + 1) / 2, white - black + 1)]
-    elif windows and (function := header.text("VOILUTFunction").upper()) in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        voi.VOILUTFunction = function
-    if windows:
-        voi.WindowCenter = [f"{centre:.10g}" for centre, _ in windows]
-        voi.WindowWidth = [f"{width:.10g}" for _, width in windows]
-    dataset.SoftcopyVOILUTSequence = [voi]
+        centre, width = (black + white + 1) / 2, white - black + 1
+    voi.WindowCenter, voi.WindowWidth = f"{centre:.10g}", f"{width:.10g}"
+    return voi
+
+
+def _has_meaning(centre: float, width: float, function: str) -> bool:
+    return windowed(np.zeros(1), centre, width, function if function in FUNCTIONS else "LINEAR") is not None
 
 
 def _lut(item: Elements, header: Elements) -> Dataset | None:
@@ -217,6 +238,8 @@ def _lut(item: Elements, header: Elements) -> Dataset | None:
         return None
     signed = item["LUTDescriptor"].vr == "SS" or header.integer("PixelRepresentation") == 1
     entries, first, bits = descriptor.tolist()
+    if (len(data) if bits > 8 else len(item["LUTData"].data)) < (entries or 2**16):
+        return None
     if signed and first >= 2**15:
         first -= 2**16
     lut = Dataset()  # the number of entries is unsigned in either VR (PS3.3 C.11.2.1.1)

@@ -38,6 +38,8 @@ SPACING = (
     *("EstimatedRadiographicMagnificationFactor", "DistanceSourceToDetector", "DistanceSourceToPatient"),
 )
 """Elements of numbers that the size of a film follows from."""
+KNOWN = frozenset(python_encoding)
+"""Defined terms of SpecificCharacterSet."""
 KEYWORDS = (
     *ORIGIN_KEYWORDS,
     *("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SpecificCharacterSet", "BurnedInAnnotation"),
@@ -123,10 +125,20 @@ def valid(header: Elements, keyword: str) -> bool:
 
 
 def charset_of(header: Elements) -> bytes:
-    """Its SpecificCharacterSet; where it names none for letters beyond ASCII, the one that they are in."""
+    """Its SpecificCharacterSet, rightly spelt where it can be made out, else as it is: it may be a newer one.
+
+    Only where it names none for letters beyond ASCII it is the one that they are in.
+    """
     given = header["SpecificCharacterSet"].data
-    known = [term.strip() in python_encoding for term in header.text("SpecificCharacterSet").split("\\")]
-    if header.text("SpecificCharacterSet") and all(known):
+    if header.text("SpecificCharacterSet"):
+        terms = header.text("SpecificCharacterSet").split("\\")
+        if all(term.strip() in KNOWN for term in terms):
+            return given
+        spelt = [_spelt(term) for term in terms]
+        if all(term in KNOWN for term in spelt):
+            return "\\".join(spelt).encode("ascii")
+        for term in terms:  # pydicom then writes what is ours, ASCII, without a warning for each element
+            python_encoding.setdefault(term.strip(), "iso8859")
         return given
     written = b"".join(header[name].data for name in FREE_TEXT)
     if written.isascii():
@@ -136,3 +148,13 @@ def charset_of(header: Elements) -> bytes:
     except UnicodeDecodeError:
         return b"ISO_IR 100"
     return b"ISO_IR 192"
+
+
+def _spelt(term: str) -> str:
+    """A defined term of SpecificCharacterSet (PS3.3 C.12.1.1.2) for one with other signs between its parts."""
+    parts = re.findall(r"[A-Z]+|[0-9]+", term.upper())
+    if parts in (["UTF", "8"], ["UNICODE", "UTF", "8"]):
+        return "ISO_IR 192"
+    if parts[:2] == ["ISO", "2022"]:
+        return " ".join(parts)
+    return f"{'_'.join(parts[:-1])} {parts[-1]}" if len(parts) > 1 else term.strip()

@@ -34,13 +34,13 @@ SERIES_NUMBER = 9901
 
 
 def structured_report(
-    source: SourceFilm, findings: Findings | str, read_by: ReadBy, replaced: Sequence[str] = ()
+    source: SourceFilm, findings: Findings | str, read_by: ReadBy, replaced: Sequence[tuple[str, str]] = ()
 ) -> Dataset:
     """The report without its own UIDs.
 
     Args:
         findings: Of the film; or in a sentence why it was not read.
-        replaced: SOP instances of earlier reports that this one replaces.
+        replaced: (study, SOP instance) UIDs of earlier reports that this one replaces.
     """
     dataset = new_result(source, read_by, SOP_CLASS, "SR", "report", SERIES_NUMBER)
     dataset.ReferencedPerformedProcedureStepSequence = []
@@ -51,8 +51,10 @@ def structured_report(
     film = (source.series_uid, source.sop_class, source.sop_uid)
     dataset.CurrentRequestedProcedureEvidenceSequence = [study_reference(source.study_uid, [film])]
     if replaced:
-        earlier = [(series_of(uid), SOP_CLASS, uid) for uid in replaced]
-        dataset.PredecessorDocumentsSequence = [study_reference(source.study_uid, earlier)]
+        earlier: dict[str, list[tuple[str, str, str]]] = {}
+        for study, uid in replaced:
+            earlier.setdefault(study, []).append((series_of(uid), SOP_CLASS, uid))
+        dataset.PredecessorDocumentsSequence = [study_reference(*each) for each in earlier.items()]
     groups = _groups(source, findings, read_by)
     children = [
         items.code(items.MODIFIER, codes.LANGUAGE, codes.ENGLISH),
