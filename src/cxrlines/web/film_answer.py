@@ -6,6 +6,7 @@ from cxrlines.core.findings import Findings
 from cxrlines.core.spacing import SpacingKind
 from cxrlines.reading.results.dicom.read_by import ReadBy
 from cxrlines.reading.results.report_text import (
+    LIKELY,
     NOT_LOOKED_FOR,
     carina_words,
     line_words,
@@ -15,11 +16,8 @@ from cxrlines.reading.results.report_text import (
     spacing_words,
     tip_words,
 )
-from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent, ngt_ends_in_chest
+from cxrlines.reading.urgency import NGT_ABNORMAL, is_urgent, ngt_ends_in_chest, ngt_is_probably_abnormal
 from cxrlines.task import DEVICES, LABELS_OF, STATE_OF, STUDY_COLUMN, Device, Landmark
-
-LIKELY = 0.5
-"""Presence score from which a device without a line is called probable."""
 
 
 def film_json(findings: Findings, read_by: ReadBy, notice: str, name: str) -> dict[str, Any]:
@@ -77,9 +75,8 @@ def urgency(findings: Findings, read_by: ReadBy) -> str | None:
     """Why a film is to be seen first, see `reading.urgency`; None: it is not."""
     if not is_urgent(findings, read_by):
         return None
-    point = read_by.operating_points.get(NGT_ABNORMAL)
-    if point is not None and (findings.labels or {}).get(NGT_ABNORMAL, 0.0) >= point.probability:
-        return f"NGT abnormal, above its operating point of {point.probability:.2f}"
+    if ngt_is_probably_abnormal(findings, read_by):
+        return f"NGT abnormal, above its operating point of {read_by.operating_points[NGT_ABNORMAL].probability:.2f}"
     return "NGT ends in the chest, by rule" if ngt_ends_in_chest(findings) else "ETT at or below the carina"
 
 
