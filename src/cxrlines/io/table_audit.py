@@ -3,7 +3,6 @@
 Films are looked for by name here, and opened by `film_audit`.
 """
 
-import unicodedata
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from cxrlines.io.audit_state import AuditState
 from cxrlines.io.film_lookup import bare_names, film_instead, find_films, packed_as
 from cxrlines.io.folds import FOLD_COLUMN, fold_problems
 from cxrlines.io.landmarks import SPLITS, read_landmarks
-from cxrlines.io.rows import Rows, TableError, read_rows
+from cxrlines.io.rows import Rows, TableError, bare, read_rows
 from cxrlines.io.tables import LABEL_CELLS
 from cxrlines.task import EXCLUSIVE, LABELS, LABELS_OF, PATIENT_COLUMN, STUDY_COLUMN
 
@@ -58,13 +57,13 @@ def check_test(state: AuditState, train: Rows | None) -> Rows | None:
             continue
         # A data frame writes the patient 12 as 12.0 where another row has none.
         line_of = {cell.removesuffix(".0"): at for cell, at in zip(train.column(column), train.lines, strict=True)}
-        bare_line_of = {_bare(cell): at for cell, at in line_of.items()} if column == PATIENT_COLUMN else {}
+        bare_line_of = {bare(cell): at for cell, at in line_of.items()} if column == PATIENT_COLUMN else {}
         for cell, line in zip(truth.column(column), truth.lines, strict=True):
             if cell and (there := line_of.get(cell.removesuffix(".0"))):
                 message = f"the {what} of this row is in {tables.TRAIN_TABLE}:{there} as well"
                 way_out = "keep it in one of the two: in both it falsifies every figure"
                 state.add(f"{what} in training and test", tables.TRUTH_TABLE, line, message, way_out)
-            elif cell and (there := bare_line_of.get(_bare(cell))):
+            elif cell and (there := bare_line_of.get(bare(cell))):
                 message = (
                     f"the patient of this row may be the same as in {tables.TRAIN_TABLE}:{there}: their ids differ by "
                     "zeros in front or the coding of an accent alone"
@@ -72,12 +71,6 @@ def check_test(state: AuditState, train: Rows | None) -> Rows | None:
                 way_out = "write both alike if they are one patient, and keep it in one of the two tables"
                 state.add("patient perhaps in training and test", tables.TRUTH_TABLE, line, message, way_out)
     return truth
-
-
-def _bare(patient: str) -> str:
-    """A patient's id without what spreadsheets and systems change of it: `.0` behind, zeros in front, how accents are
-    coded."""
-    return unicodedata.normalize("NFC", patient).removesuffix(".0").lstrip("0") or "0" * bool(patient)
 
 
 def _check_labels(state: AuditState, name: str) -> Rows | None:
