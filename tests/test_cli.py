@@ -81,6 +81,16 @@ def test_every_command_explains_itself(words):
     assert code == 0 and "Usage" in out
 
 
+def test_no_seed_is_negative():
+    seeds = {
+        " ".join(words): option.type.min
+        for words in commands(typer.main.get_command(cli.app))
+        for option in command_of(words).params
+        if option.name == "seed"
+    }
+    assert len(seeds) > 5 and set(seeds.values()) == {0}
+
+
 def command_of(words: tuple[str, ...]) -> Any:
     command: Any = typer.main.get_command(cli.app)
     for word in words:

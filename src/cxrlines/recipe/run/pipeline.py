@@ -37,6 +37,7 @@ from cxrlines.recipe.run.scored_predictions import is_scored, predict_scored
 from cxrlines.recipe.run.step_lineage import renew_lineages
 from cxrlines.recipe.spec.load import RecipeError
 from cxrlines.recipe.spec.recipe import Recipe, Source
+from cxrlines.recipe.spec.stage import StageSpec
 from cxrlines.task import LABELS
 from cxrlines.tracking.settings import check_trackers
 from cxrlines.tracking.tracker import Tracker
@@ -165,13 +166,27 @@ def check_networks(recipe: Recipe) -> None:
                 if kind not in networks:
                     with torch.device("meta"):  # names and shapes alone
                         networks[kind] = Classifier(*kind[:2], weights="none", decoder=kind[2])
-                Frozen(networks[kind], schedule.freeze)
+                _check_frozen(networks[kind], recipe.spec(source))
                 make_optimizer(networks[kind], schedule)
                 if schedule.checkpoint_gradients:
                     networks[kind].backbone.checkpoint_gradients(True)
             except Error as error:
                 where = f"members.{source.member}.stages.{source.stage}"
                 raise RecipeError(f"{where}.{error.what}", error.way_out) from None
+
+
+def _check_frozen(network: Classifier, stage: StageSpec) -> None:
+    """`Error` for a pattern of `freeze` that matches nothing, or if all is frozen that the stage's targets move."""
+    frozen, named = stage.schedule.freeze, stage.targets.named.items()
+    held = set(map(id, Frozen(network, frozen).parameters))
+    heads = any(target.classifies for key, target in named if key != "features")  # those are the backbone's
+    moved = ("backbone.", *["head."] * heads, *["decoder."] * stage.targets.reads_maps)
+    if not any(name.startswith(moved) and id(each) not in held for name, each in network.named_parameters()):
+        raise Error(
+            f"schedule.freeze: {', '.join([frozen] if isinstance(frozen, str) else frozen)} leaves nothing to train: "
+            f"the stage's targets ({', '.join(stage.targets.named)}) move {', '.join(moved).replace('.', '')} alone",
+            "freeze less, or leave the stage out",
+        )
 
 
 def _check_places(recipe: Recipe) -> None:
