@@ -405,7 +405,7 @@ def test_the_recipe_of_a_run_that_is_cut_or_of_another_version_is_refused(tmp_pa
             "members.one.stages.student.schedule.clip=yes",
             "members.one.stages.student.schedule.clip is true; give a number",
         ),
-        ("members.one.stages.student.schedule.batch=true", "schedule.batch is true; give a number"),
+        ("members.one.stages.teacher.schedule.validate_films=true", "schedule.validate_films is true; give a number"),
         ("members.one.stages.student.schedule.epochs=on", "schedule.epochs is true; give a number"),
         ("seed=false", "seed is false; give a number"),
         ("size=[true, 64]", "size"),
